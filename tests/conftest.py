@@ -1,0 +1,19 @@
+"""Fixtures shared by all tests: where the recorded references are."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def reference() -> Path:
+    """The folder of recorded references (``XLM_REFERENCE``, else ``../shared``); skips where it is absent."""
+    folder = Path(os.environ.get("XLM_REFERENCE", REPOSITORY.parent / "shared"))
+    if not (folder / "FACTS.md").is_file():
+        pytest.skip(f"the recorded references are not at {folder}; set XLM_REFERENCE to their folder")
+    return folder

@@ -1,0 +1,56 @@
+"""XLM causal language models: the original's numbers, from converted weights, in PyTorch.
+
+The public names; each is imported on first use, so that ``import xlm`` stays light and the tokenizer works
+without importing torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from xlm._version import __version__
+from xlm.errors import XLMError, XLMWarning
+
+if TYPE_CHECKING:
+    from xlm.checkpoint.convert import convert
+    from xlm.model.cache import XLMCache
+    from xlm.model.config import XLMConfig
+    from xlm.model.lm import XLMOutput, XLMWithLMHeadModel
+    from xlm.scoring.score import score
+    from xlm.tokenizer.tokenizer import XLMTokenizer
+
+_LAZY = {
+    "XLMCache": "xlm.model.cache",
+    "XLMConfig": "xlm.model.config",
+    "XLMOutput": "xlm.model.lm",
+    "XLMTokenizer": "xlm.tokenizer.tokenizer",
+    "XLMWithLMHeadModel": "xlm.model.lm",
+    "convert": "xlm.checkpoint.convert",
+    "score": "xlm.scoring.score",
+}
+
+__all__ = [
+    "XLMCache",
+    "XLMConfig",
+    "XLMError",
+    "XLMOutput",
+    "XLMTokenizer",
+    "XLMWarning",
+    "XLMWithLMHeadModel",
+    "__version__",
+    "convert",
+    "score",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_LAZY[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(_LAZY))

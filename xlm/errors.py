@@ -1,0 +1,92 @@
+"""What a user can cause, as exceptions that say what, where, found, expected and remedy.
+
+XLMError
+├── ConfigError      a configuration whose values cannot make a model
+├── CheckpointError  a file that is not the checkpoint it should be
+├── VocabularyError  a vocabulary, merges or codes file that is broken or of another model
+├── InputError       ids, languages, lengths or positions that the model or tokenizer cannot take
+├── LanguageError    a language the model does not have, or one that is missing
+├── WriteError       a target that exists or could not be written
+└── DependencyError  an optional library that is not installed
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class XLMError(Exception):
+    """Base of everything this library raises for a cause that lies with its input.
+
+    Args:
+        what: What went wrong, one sentence without a full stop.
+        where: The file, line, argument or tensor it went wrong in.
+        found: What was there.
+        expected: What should have been there.
+        remedy: What to do about it.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: object = None,
+        found: object = None,
+        expected: object = None,
+        remedy: str | None = None,
+    ) -> None:
+        self.what = what
+        self.where = where
+        self.found = found
+        self.expected = expected
+        self.remedy = remedy
+        super().__init__(what)
+
+    def __str__(self) -> str:
+        fields = (("where", self.where), ("found", self.found), ("expected", self.expected), ("remedy", self.remedy))
+        return "\n".join([self.what, *(f"  {name}: {value}" for name, value in fields if value is not None)])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.what, self.where, self.found, self.expected, self.remedy)
+
+
+def _rebuild(kind: type[XLMError], what: str, where: object, found: object, expected: object, remedy: str) -> XLMError:
+    return kind(what, where=where, found=found, expected=expected, remedy=remedy)
+
+
+class ConfigError(XLMError, ValueError):
+    """A configuration whose values cannot make a model; names every wrong key at once."""
+
+
+class CheckpointError(XLMError, ValueError):
+    """A file that is not the checkpoint it should be; names every wrong tensor at once."""
+
+
+class VocabularyError(XLMError, ValueError):
+    """A vocabulary, merges or codes file that is broken, or that belongs to another model."""
+
+
+class InputError(XLMError, ValueError):
+    """Ids, lengths, positions or texts that the model or tokenizer cannot take."""
+
+
+class LanguageError(XLMError, ValueError):
+    """A language that the model does not have, or that is missing where one is needed."""
+
+
+class WriteError(XLMError, OSError):
+    """A target that exists already or that could not be written; nothing was left behind."""
+
+    def __str__(self) -> str:
+        return XLMError.__str__(self)
+
+
+class DependencyError(XLMError, ImportError):
+    """An optional library that is not installed; the remedy names the extra."""
+
+    def __str__(self) -> str:
+        return XLMError.__str__(self)
+
+
+class XLMWarning(UserWarning):
+    """Something that is allowed and probably not what was meant."""
