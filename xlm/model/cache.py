@@ -1,0 +1,113 @@
+"""Keys and values of the positions a model has already seen.
+
+Shapes: B batch, N heads, S cache slots, H head width, T new positions, L layers.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from xlm.errors import InputError
+from xlm.model.config import XLMConfig
+
+
+class XLMCache:
+    """Preallocated keys and values; give it to ``forward`` and take it back from the output.
+
+    Each row keeps its own length, so rows of different lengths share one cache. A forward with ``T`` positions of
+    which ``n`` are real advances a row by ``n``; what stands in the slots after a row's length is never looked at.
+
+    Args:
+        config: Of the model that will fill it.
+        batch_size: Rows B.
+        capacity: Slots S, in tokens; ``None`` means the model's longest input.
+        dtype: Of keys and values; the model's own.
+        device: Where keys and values live; the model's own.
+
+    Attributes:
+        keys: (L, B, N, S, H).
+        values: (L, B, N, S, H).
+        lengths: (B,) int64, tokens held by each row.
+
+    Raises:
+        InputError: ``batch_size`` or ``capacity`` out of range.
+    """
+
+    def __init__(
+        self,
+        config: XLMConfig,
+        batch_size: int,
+        *,
+        capacity: int | None = None,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
+    ) -> None:
+        capacity = config.max_position_embeddings if capacity is None else capacity
+        if batch_size < 1 or not 1 <= capacity <= config.max_position_embeddings:
+            raise InputError(
+                "a cache of this size cannot be made",
+                where="XLMCache",
+                found=f"batch_size = {batch_size}, capacity = {capacity}",
+                expected=f"batch_size of at least 1, capacity from 1 to {config.max_position_embeddings} tokens",
+            )
+        shape = (config.n_layers, batch_size, config.n_heads, capacity, config.head_dim)
+        # Zeros, not empty: a masked slot still enters the weighted sum with weight 0, and 0 * NaN is NaN.
+        self.keys = torch.zeros(shape, dtype=dtype, device=device)
+        self.values = torch.zeros(shape, dtype=dtype, device=device)
+        self.lengths = torch.zeros(batch_size, dtype=torch.int64, device=device)
+        # The common length of all rows while there is one: slices are then enough, and nothing waits on a GPU.
+        self.uniform_length: int | None = 0
+        # The longest row, known without asking the device.
+        self.longest = 0
+
+    @property
+    def batch_size(self) -> int:
+        """Rows B."""
+        return self.keys.shape[1]
+
+    @property
+    def capacity(self) -> int:
+        """Slots S of each row, in tokens."""
+        return self.keys.shape[3]
+
+    def write(self, layer: int, key_BNTH: Tensor, value_BNTH: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of all slots in use, the new ones written behind each row's length.
+
+        Args:
+            layer: Whose keys and values these are.
+            key_BNTH: New keys.
+            value_BNTH: New values.
+
+        Returns:
+            Keys and values, each (B, N, S', H) with S' the longest row after the write.
+        """
+        new = key_BNTH.shape[2]
+        end = self.longest + new
+        keys_BNSH, values_BNSH = self.keys[layer], self.values[layer]
+        if self.uniform_length is not None:
+            keys_BNSH[:, :, self.uniform_length : end] = key_BNTH
+            values_BNSH[:, :, self.uniform_length : end] = value_BNTH
+        else:
+            slots_BT = self.lengths[:, None] + torch.arange(new, device=self.lengths.device)
+            index = slots_BT[:, None, :, None].expand_as(key_BNTH)
+            keys_BNSH.scatter_(2, index, key_BNTH)
+            values_BNSH.scatter_(2, index, value_BNTH)
+        return keys_BNSH[:, :, :end], values_BNSH[:, :, :end]
+
+    def advance(self, positions: int, counts_B: Tensor | None) -> None:
+        """Count new tokens into each row, after every layer has written.
+
+        Args:
+            positions: T, written for every row.
+            counts_B: How many of them are real in each row, (B,) int64; ``None`` means all.
+        """
+        if counts_B is None:
+            self.lengths += positions
+            if self.uniform_length is not None:
+                self.uniform_length += positions
+            self.longest += positions
+        else:
+            self.lengths += counts_B
+            self.uniform_length = None
+            self.longest = int(self.lengths.max())

@@ -1,0 +1,218 @@
+"""The architecture of one model, frozen and checked once."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from xlm.errors import ConfigError, LanguageError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class XLMConfig:
+    """What a model is made of; names are those of the ``transformers`` configuration file.
+
+    Attributes:
+        vocab_size: Words in the vocabulary, special tokens included.
+        emb_dim: Width D of the embeddings and of every layer.
+        n_layers: Transformer layers.
+        n_heads: Attention heads; divides ``emb_dim``.
+        max_position_embeddings: Longest input, in tokens.
+        n_langs: Languages the model was trained on.
+        lang2id: Language name to row of the language embeddings; ids are 0 … n_langs-1. May be empty when unknown.
+        lang_id: Language that ``transformers``' own ``generate`` uses for everything; nothing here reads it.
+        use_lang_emb: Whether languages have embeddings (they exist only when ``n_langs > 1``).
+        sinusoidal_embeddings: Fixed sine and cosine positions instead of learned ones.
+        gelu_activation: Exact (erf) GELU in the feed-forward layers; ReLU when false.
+        causal: Whether a position sees only itself and what is left of it.
+        share_inout_emb: Whether the output projection is the word embedding matrix.
+        asm: Whether the head is an adaptive softmax (never tied).
+        asm_cutoffs: Adaptive softmax: first word id of each tail cluster, ascending, below ``vocab_size``.
+        asm_div_value: Adaptive softmax: by how much each next cluster is narrower.
+        dropout: Probability of dropping an activation, in training.
+        attention_dropout: Probability of dropping an attention weight, in training.
+        layer_norm_eps: Added to the variance in every LayerNorm.
+        embed_init_std: Standard deviation of new embeddings; ``None`` means ``emb_dim ** -0.5``, as in the original.
+        bos_token_id: Id of ``<s>``; the original never trains it.
+        eos_token_id: Id of ``</s>``, which stands at both ends of every sentence.
+        pad_token_id: Id of ``<pad>``.
+        unk_token_id: Id of ``<unk>``.
+        mask_token_id: Id of ``<special1>``, the mask of the MLM objective.
+
+    Raises:
+        ConfigError: Any value that cannot make a model; all of them in one error.
+
+    Source: paper section 5.1 and the original's ``src/model/transformer.py``, ``TransformerModel.__init__``.
+    """
+
+    vocab_size: int
+    emb_dim: int
+    n_layers: int
+    n_heads: int
+    max_position_embeddings: int = 512
+    n_langs: int = 1
+    lang2id: Mapping[str, int] = field(default_factory=dict)
+    lang_id: int = 0
+    use_lang_emb: bool = True
+    sinusoidal_embeddings: bool = False
+    gelu_activation: bool = True
+    causal: bool = True
+    share_inout_emb: bool = True
+    asm: bool = False
+    asm_cutoffs: tuple[int, ...] = ()
+    asm_div_value: float = 4.0
+    dropout: float = 0.1
+    attention_dropout: float = 0.1
+    layer_norm_eps: float = 1e-12
+    embed_init_std: float | None = None
+    bos_token_id: int = 0
+    eos_token_id: int = 1
+    pad_token_id: int = 2
+    unk_token_id: int = 3
+    mask_token_id: int = 5
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "lang2id", MappingProxyType(dict(self.lang2id)))
+        object.__setattr__(self, "asm_cutoffs", tuple(self.asm_cutoffs))
+        problems = _wrong_types(self) or _wrong_values(self)
+        if problems:
+            raise ConfigError(
+                "the configuration cannot make a model",
+                where="; ".join(key for key, _, _ in problems),
+                found="; ".join(f"{key} = {value!r}" for key, value, _ in problems),
+                expected="; ".join(f"{key}: {rule}" for key, _, rule in problems),
+                remedy="correct these keys; when they come from a file, the file is damaged or not of an XLM model",
+            )
+
+    @classmethod
+    def clm_ende_1024(cls, **changes: Any) -> XLMConfig:
+        """The configuration of the published English-German causal model, ``xlm-clm-ende-1024``.
+
+        Args:
+            **changes: Fields to set otherwise.
+
+        Returns:
+            6 layers of width 1024 with 8 heads, 64,699 words, 512 positions, 2 languages: 142,422,203 parameters.
+
+        Source: paper section 5.1; the published ``config.json``.
+        """
+        published = {
+            "vocab_size": 64699,
+            "emb_dim": 1024,
+            "n_layers": 6,
+            "n_heads": 8,
+            "n_langs": 2,
+            "lang2id": {"de": 0, "en": 1},
+        }
+        return cls(**{**published, **changes})
+
+    @property
+    def head_dim(self) -> int:
+        """Width H of one attention head."""
+        return self.emb_dim // self.n_heads
+
+    @property
+    def has_language_embeddings(self) -> bool:
+        """Whether language ids change what the model computes."""
+        return self.use_lang_emb and self.n_langs > 1
+
+    @property
+    def tied(self) -> bool:
+        """Whether the output projection and the word embeddings are one matrix."""
+        return self.share_inout_emb and not self.asm
+
+    @property
+    def id2lang(self) -> dict[int, str]:
+        """Language names by id."""
+        return {index: name for name, index in self.lang2id.items()}
+
+    def language_id(self, language: str | int) -> int:
+        """Row of the language embeddings that belongs to a language.
+
+        Args:
+            language: A name in ``lang2id``, or an id from 0 to ``n_langs - 1``.
+
+        Raises:
+            LanguageError: The model does not have this language.
+        """
+        if isinstance(language, str) and language in self.lang2id:
+            return self.lang2id[language]
+        if isinstance(language, int) and not isinstance(language, bool) and 0 <= language < self.n_langs:
+            return language
+        known = ", ".join(f"{name} ({index})" for name, index in sorted(self.lang2id.items(), key=lambda kv: kv[1]))
+        raise LanguageError(
+            "the model does not have this language",
+            where="langs",
+            found=repr(language),
+            expected=known or f"an id from 0 to {self.n_langs - 1} (this model's file names no languages)",
+            remedy="give one of these names or ids",
+        )
+
+    def replace(self, **changes: Any) -> XLMConfig:
+        """A copy with some fields changed, checked again."""
+        return dataclasses.replace(self, **changes)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return _from_fields, ({**values, "lang2id": dict(self.lang2id)},)
+
+
+def _from_fields(values: dict[str, Any]) -> XLMConfig:
+    return XLMConfig(**values)
+
+
+_Problem = tuple[str, object, str]
+
+
+def _wrong_types(config: XLMConfig) -> list[_Problem]:
+    checks = {
+        "int": lambda v: isinstance(v, int) and not isinstance(v, bool),
+        "bool": lambda v: isinstance(v, bool),
+        "float": lambda v: isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v),
+        "float | None": lambda v: v is None or (isinstance(v, int | float) and not isinstance(v, bool)),
+        "tuple[int, ...]": lambda v: all(isinstance(x, int) and not isinstance(x, bool) for x in v),
+        "Mapping[str, int]": lambda v: all(
+            isinstance(k, str) and isinstance(x, int) and not isinstance(x, bool) for k, x in v.items()
+        ),
+    }
+    return [
+        (f.name, getattr(config, f.name), f"a value of type {f.type}")
+        for f in dataclasses.fields(config)
+        if not checks[str(f.type)](getattr(config, f.name))
+    ]
+
+
+def _wrong_values(c: XLMConfig) -> list[_Problem]:
+    rules: list[tuple[str, bool, str]] = [
+        (name, getattr(c, name) >= 1, "at least 1")
+        for name in ("vocab_size", "emb_dim", "n_layers", "n_heads", "max_position_embeddings", "n_langs")
+    ]
+    rules += [(name, 0 <= getattr(c, name) < 1, "from 0 to below 1") for name in ("dropout", "attention_dropout")]
+    rules += [
+        (name, 0 <= getattr(c, name) < c.vocab_size, f"an id from 0 to {c.vocab_size - 1}")
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id", "mask_token_id")
+    ]
+    edges = (0, *c.asm_cutoffs, c.vocab_size)
+    ascending = all(a < b for a, b in zip(edges, edges[1:], strict=False))
+    rules += [
+        ("n_heads", c.n_heads < 1 or c.emb_dim % c.n_heads == 0, f"a divisor of emb_dim = {c.emb_dim}"),
+        ("layer_norm_eps", c.layer_norm_eps > 0, "above 0"),
+        ("embed_init_std", c.embed_init_std is None or c.embed_init_std > 0, "above 0, or None"),
+        ("lang_id", 0 <= c.lang_id < max(c.n_langs, 1), f"an id from 0 to {c.n_langs - 1}"),
+        (
+            "lang2id",
+            not c.lang2id or sorted(c.lang2id.values()) == list(range(c.n_langs)),
+            f"{c.n_langs} names with the ids 0 to {c.n_langs - 1}, each once, or nothing",
+        ),
+        (
+            "asm_cutoffs",
+            not c.asm or (bool(c.asm_cutoffs) and ascending),
+            f"ascending, above 0 and below vocab_size = {c.vocab_size}",
+        ),
+        ("asm_div_value", not c.asm or c.asm_div_value >= 1, "at least 1"),
+    ]
+    return [(name, getattr(c, name), rule) for name, holds, rule in rules if not holds]

@@ -1,0 +1,201 @@
+"""Token ids to hidden states: embeddings, then post-norm transformer layers.
+
+Shapes: B batch, T positions, D model width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from xlm.model.attention import Attention, Visibility
+from xlm.model.cache import XLMCache
+from xlm.model.config import XLMConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TransformerInputs:
+    """Checked inputs of one forward, as ``xlm.model.inputs`` makes them.
+
+    Attributes:
+        input_ids: (B, T) int64, each from 0 to V - 1.
+        position_ids: (B, T) or (1, T) int64, each below ``max_position_embeddings``.
+        langs: (B, T) or (B, 1) or (1, 1) int64, each below ``n_langs``; ``None`` adds no language embedding.
+        valid: (B, T) boolean, true at real positions; ``None`` when nothing is padding.
+        right_padded: Whether padding, if any, stands behind all real positions.
+    """
+
+    input_ids: Tensor
+    position_ids: Tensor
+    langs: Tensor | None = None
+    valid: Tensor | None = None
+    right_padded: bool = True
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TransformerOutput:
+    """What the stack of layers gives.
+
+    Attributes:
+        hidden: (B, T, D), after the last layer; zero at padded positions.
+        hidden_states: The embeddings and each layer's output, L + 1 tensors (B, T, D), when asked for.
+        attentions: Each layer's attention weights, L tensors (B, N, T, S), when asked for.
+    """
+
+    hidden: Tensor
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+def sinusoidal_positions(positions: int, width: int) -> Tensor:
+    """Fixed position embeddings, sine in even columns and cosine in odd ones.
+
+    Args:
+        positions: Rows.
+        width: Columns D.
+
+    Returns:
+        (positions, width) float32; the angle in column j of row p is ``p / 10000 ** (2 * (j // 2) / width)``.
+
+    Source: the original's ``create_sinusoidal_embeddings``.
+    """
+    column_D = torch.arange(width)
+    # In float64, like the original, which computes in numpy and rounds once.
+    frequency_D = 10000.0 ** (2 * (column_D // 2).double() / width)
+    angle_TD = torch.arange(positions).double()[:, None] / frequency_D
+    return torch.where(column_D % 2 == 0, angle_TD.sin(), angle_TD.cos()).float()
+
+
+class Embeddings(nn.Module):
+    """Sum of word, position and language embeddings, normalised.
+
+    Source: paper section 3.1 and figure 1; the original's ``TransformerModel.fwd``.
+    """
+
+    def __init__(self, config: XLMConfig) -> None:
+        super().__init__()
+        self.word = nn.Embedding(config.vocab_size, config.emb_dim, padding_idx=config.pad_token_id)
+        self.position = nn.Embedding(config.max_position_embeddings, config.emb_dim)
+        self.language = nn.Embedding(config.n_langs, config.emb_dim) if config.has_language_embeddings else None
+        self.norm = nn.LayerNorm(config.emb_dim, eps=config.layer_norm_eps)
+        self.dropout = config.dropout
+        if config.sinusoidal_embeddings:
+            self.position.weight = nn.Parameter(
+                sinusoidal_positions(config.max_position_embeddings, config.emb_dim), requires_grad=False
+            )
+
+    def forward(self, inputs: TransformerInputs) -> Tensor:
+        """Embedded tokens, (B, T, D)."""
+        x_BTD = self.word(inputs.input_ids) + self.position(inputs.position_ids)
+        if self.language is not None and inputs.langs is not None:
+            x_BTD = x_BTD + self.language(inputs.langs)
+        return F.dropout(self.norm(x_BTD), p=self.dropout, training=self.training)
+
+
+class FeedForward(nn.Module):
+    """Two linear maps, four times as wide in between.
+
+    Source: the original's ``TransformerFFN``.
+    """
+
+    def __init__(self, config: XLMConfig) -> None:
+        super().__init__()
+        self.up = nn.Linear(config.emb_dim, 4 * config.emb_dim)
+        self.down = nn.Linear(4 * config.emb_dim, config.emb_dim)
+        self.activation = F.gelu if config.gelu_activation else F.relu
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        """(B, T, D) to (B, T, D)."""
+        out_BTD: Tensor = self.down(self.activation(self.up(x_BTD)))
+        return out_BTD
+
+
+class Layer(nn.Module):
+    """Attention, then feed-forward; each added to its input and normalised after that (post-norm)."""
+
+    def __init__(self, config: XLMConfig) -> None:
+        super().__init__()
+        self.attention = Attention(config)
+        self.attention_norm = nn.LayerNorm(config.emb_dim, eps=config.layer_norm_eps)
+        self.ffn = FeedForward(config)
+        self.ffn_norm = nn.LayerNorm(config.emb_dim, eps=config.layer_norm_eps)
+        self.dropout = config.dropout
+
+    def forward(
+        self,
+        x_BTD: Tensor,
+        visibility: Visibility,
+        *,
+        layer: int,
+        cache: XLMCache | None = None,
+        output_attentions: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """(B, T, D) to (B, T, D), and the attention weights when asked for."""
+        attended_BTD, weights_BNTS = self.attention(
+            x_BTD, visibility, layer=layer, cache=cache, output_attentions=output_attentions
+        )
+        x_BTD = self.attention_norm(x_BTD + F.dropout(attended_BTD, p=self.dropout, training=self.training))
+        x_BTD = self.ffn_norm(x_BTD + F.dropout(self.ffn(x_BTD), p=self.dropout, training=self.training))
+        return x_BTD, weights_BNTS
+
+
+class Transformer(nn.Module):
+    """The stack: embeddings and layers, without a head.
+
+    Source: paper section 3.1; the original's ``TransformerModel``.
+    """
+
+    def __init__(self, config: XLMConfig) -> None:
+        super().__init__()
+        self.causal = config.causal
+        self.embeddings = Embeddings(config)
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.n_layers))
+
+    def forward(
+        self,
+        inputs: TransformerInputs,
+        *,
+        cache: XLMCache | None = None,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+    ) -> TransformerOutput:
+        """Hidden states of checked inputs.
+
+        Args:
+            inputs: Ids, positions, languages and padding.
+            cache: Keys and values of earlier positions; written in place and advanced.
+            output_hidden_states: Also return the embeddings and every layer's output.
+            output_attentions: Also return every layer's attention weights.
+        """
+        if cache is None:
+            visibility = Visibility.without_cache(
+                causal=self.causal, valid_BT=inputs.valid, right_padded=inputs.right_padded
+            )
+        else:
+            visibility = Visibility.with_cache(cache, inputs.input_ids.shape[1])
+        padding_BT1 = None if inputs.valid is None else ~inputs.valid[:, :, None]
+        x_BTD = _zero_padding(self.embeddings(inputs), padding_BT1)
+        states, attentions = [x_BTD], []
+        for index, layer in enumerate(self.layers):
+            x_BTD, weights_BNTS = layer(
+                x_BTD, visibility, layer=index, cache=cache, output_attentions=output_attentions
+            )
+            x_BTD = _zero_padding(x_BTD, padding_BT1)
+            if output_hidden_states:
+                states.append(x_BTD)
+            if weights_BNTS is not None:
+                attentions.append(weights_BNTS)
+        if cache is not None:
+            cache.advance(inputs.input_ids.shape[1], None if inputs.valid is None else inputs.valid.sum(1))
+        return TransformerOutput(
+            hidden=x_BTD,
+            hidden_states=tuple(states) if output_hidden_states else None,
+            attentions=tuple(attentions) if output_attentions else None,
+        )
+
+
+def _zero_padding(x_BTD: Tensor, padding_BT1: Tensor | None) -> Tensor:
+    return x_BTD if padding_BT1 is None else x_BTD.masked_fill(padding_BT1, 0.0)
