@@ -1,0 +1,174 @@
+"""Token ids. Oracle: transformers, as recorded on real text (``../shared``), and live on texts made by hypothesis."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from tests.tokenizer.small import MERGES, TEXT, VOCABULARY
+from xlm.tokenizer.tokenizer import XLMTokenizer
+
+PUBLISHED = "published/xlm-clm-ende-1024"
+CASED = {"do_lowercase_and_remove_accent": False}
+VARIANTS: dict[str, tuple[dict[str, Any], str | None]] = {
+    "transformers": ({}, None),
+    "transformers-cased": (CASED, None),
+    "transformers-lang-de": ({}, "de"),
+    "transformers-cased-lang-de": (CASED, "de"),
+}
+
+
+def differing_lines(reference: Path, variant: str, lines_of_a_file: int | None) -> tuple[int, list[str]]:
+    """Returns how many lines were compared, and those whose ids differ; all lines, or a fixed sample of each file."""
+    options, lang = VARIANTS[variant]
+    tokenizer = XLMTokenizer.from_pretrained(reference / PUBLISHED, **options)
+    compared, differing = 0, []
+    for recorded in sorted((reference / "tokenizer/transformers").glob(f"*.{variant}.ids")):
+        name = recorded.name.removesuffix(f".{variant}.ids")
+        texts = (reference / f"tokenizer/text/{name}.txt").read_bytes().decode("utf-8").split("\n")
+        pairs = list(zip(texts, recorded.read_text().split("\n"), strict=True))[:-1]
+        if lines_of_a_file is not None and lines_of_a_file < len(pairs):
+            pairs = random.Random(name).sample(pairs, lines_of_a_file)
+        for text, expected in pairs:
+            # lang= was recorded from _tokenize, which adds no special tokens
+            ids = tokenizer.encode(text, lang=lang, add_special_tokens=lang is None)
+            compared += 1
+            if " ".join(map(str, ids)) != expected:
+                differing.append(f"{name}: {text!r}")
+    return compared, differing
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_recorded_ids_on_a_sample(reference: Path, variant: str) -> None:
+    compared, differing = differing_lines(reference, variant, 100)
+    assert compared >= 700
+    assert differing == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_recorded_ids_on_all_lines(reference: Path, variant: str) -> None:
+    compared, differing = differing_lines(reference, variant, None)
+    assert compared > 10_000
+    assert differing == []
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["lower-cased", "cased"])
+def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[XLMTokenizer, Any]:
+    """Our tokenizer and that of transformers, on the same small vocabulary; its files are not written by ours."""
+    transformers = pytest.importorskip("transformers")
+    directory = tmp_path_factory.mktemp("small")
+    (directory / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(VOCABULARY.tokens)}))
+    (directory / "merges.txt").write_text("".join(f"{left} {right}\n" for left, right in MERGES), encoding="utf-8")
+    peer = transformers.XLMTokenizer(
+        str(directory / "vocab.json"), str(directory / "merges.txt"), do_lowercase_and_remove_accent=request.param
+    )
+    return XLMTokenizer(VOCABULARY, MERGES, do_lowercase_and_remove_accent=request.param), peer
+
+
+SNIPPETS = (
+    *TEXT.split(" "),
+    *("<s>", "</s>", "<pad>", "<unk>", "<special1>", "<special9>", "<special10>", "<special", "<", ">", "<s", "/"),
+    *(" ", "  ", "\n", "\t", "\r", "\u00a0", "\u3000", "\u2028", "\u200b", "\u00ad", "\x00", "\x1f", "\x85"),
+    *("...", "..", ".", ".'", '."', ',"', "''", '"', "'", "`", "``", "--", "-", "@-@", "&amp;", "&", "|", "[", "]"),
+    *("can't", "l'eau", "O'Neill", "1990's", "'s", "St.", "z.B.", "No. 5", "Nr. 7", "5,300", "1.5", "10 %", "nº\u00a0"),
+    *("。", "． ", "，", "…", "「", "！", "１", "«\u00a0", "\u00a0»", "„", "“", "”", "’", "–", "—", "´´", "1\u00a0000"),
+    *("DOTMULTI", "DOTDOTMULTI", "THISISPROTECTED000", "</w>", "@@", "http://a.b/c?d=e", "#a", "@b", "a@b.de"),
+    *(
+        "İ",
+        "ı",
+        "Σ",
+        "ΑΣ",
+        "ß",
+        "ẞ",
+        "ﬁ",
+        "é",
+        "e\u0301",
+        "\u0301",
+        "ǅ",
+        "Å",
+        "中文",
+        "ไทย",
+        "ー",
+        "Şţă",
+        "🚴",
+        "\U0001f468\u200d",
+    ),
+)
+TEXTS = st.lists(
+    st.one_of(
+        st.sampled_from(SNIPPETS),
+        st.sampled_from(SNIPPETS).map(lambda snippet: f" {snippet} "),
+        st.characters(exclude_categories=()),  # surrogates too
+    ),
+    max_size=20,
+).map("".join)
+
+live = settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@live
+@given(text=TEXTS)
+def test_live_without_a_language(both: tuple[XLMTokenizer, Any], text: str) -> None:
+    ours, peer = both
+    assert ours.tokenize(text) == peer.tokenize(text)
+    assert ours.encode(text) == peer.encode(text)
+    assert ours.encode(text, add_special_tokens=False) == peer.encode(text, add_special_tokens=False)
+    ids = ours.encode(text)
+    for skip in (False, True):
+        assert ours.decode(ids, skip) == peer.decode(ids, skip_special_tokens=skip)
+
+
+@live
+@example(text="Ţară şi Înţelepciune, Școala Ţării", lang="ro")
+@example(text='„Nein.", sagte er: "1\u00a0000"', lang="de")
+@example(text="l'eau d'été, aujourd'hui", lang="fr")
+@given(text=TEXTS, lang=st.sampled_from(["en", "de", "fr", "it", "ro", "fi", "ko", "cs", "xx"]))
+def test_live_with_a_language(both: tuple[XLMTokenizer, Any], text: str, lang: str) -> None:
+    ours, peer = both
+    assert ours.tokenize(text, lang=lang) == peer._tokenize(text, lang=lang)
+
+
+@pytest.mark.slow
+@settings(live, max_examples=20_000)
+@given(text=TEXTS, lang=st.sampled_from([None, "en", "de", "fr", "ro"]))
+def test_live_at_length(both: tuple[XLMTokenizer, Any], text: str, lang: str | None) -> None:
+    ours, peer = both
+    assert ours.tokenize(text, lang) == (peer.tokenize(text) if lang is None else peer._tokenize(text, lang=lang))
+
+
+def test_live_names_and_values(both: tuple[XLMTokenizer, Any]) -> None:
+    ours, peer = both
+    for name in ("bos", "unk", "sep", "pad", "cls", "mask"):
+        assert getattr(ours, f"{name}_token") == getattr(peer, f"{name}_token")
+        assert getattr(ours, f"{name}_token_id") == getattr(peer, f"{name}_token_id")
+    assert ours.all_special_tokens == peer.all_special_tokens
+    assert ours.all_special_ids == peer.all_special_ids
+    assert (ours.vocab_size, len(ours), ours.get_vocab()) == (peer.vocab_size, len(peer), peer.get_vocab())
+    tokens = ["the</w>", "unheard", "<special1>"]
+    ids = peer.convert_tokens_to_ids(tokens)
+    assert ours.convert_tokens_to_ids(tokens) == ids
+    assert ours.convert_tokens_to_ids("the</w>") == ids[0]
+    assert ours.convert_ids_to_tokens(ids) == peer.convert_ids_to_tokens(ids) == ["the</w>", "<unk>", "<special1>"]
+    assert ours.convert_ids_to_tokens(ids, skip_special_tokens=True) == ["the</w>"]
+    assert ours.convert_ids_to_tokens(5) == peer.convert_ids_to_tokens(5)
+    assert ours.convert_tokens_to_string(tokens) == peer.convert_tokens_to_string(tokens)
+
+
+@pytest.mark.parametrize("texts", ["the dogs", ["the dogs", "a child is running", ""]])
+def test_live_calls(both: tuple[XLMTokenizer, Any], texts: str | list[str]) -> None:
+    ours, peer = both
+    for options in ({}, {"padding": True}, {"padding": "longest", "add_special_tokens": False}):
+        assert dict(ours(texts, **options)) == dict(peer(texts, **options))
+    for kind in ("np", "pt"):
+        mine, theirs = ours(texts, padding=True, return_tensors=kind), peer(texts, padding=True, return_tensors=kind)
+        assert type(mine.input_ids) is type(theirs.input_ids)
+        for name in ("input_ids", "attention_mask"):
+            assert mine[name].dtype == theirs[name].dtype
+            assert mine[name].tolist() == theirs[name].tolist()

@@ -1,0 +1,120 @@
+"""BPE of one word. Oracles: a plain reading of the algorithm, written here, and fastBPE where it is installed."""
+
+from __future__ import annotations
+
+import pickle
+import random
+import time
+from itertools import pairwise, product
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.tokenizer.small import MERGES, VOCABULARY, merge_everywhere
+from xlm.tokenizer import bpe as bpe_module
+from xlm.tokenizer.bpe import BPE
+from xlm.tokenizer.merges import read_codes, write_codes
+
+Merge = tuple[str, str]
+
+
+def plain_bpe(word: str, merges: tuple[Merge, ...]) -> tuple[str, ...]:
+    """Merges the best pair everywhere, until there is none: the algorithm as the paper has it."""
+    ranks = {merge: rank for rank, merge in enumerate(merges)}
+    pieces = [*word[:-1], word[-1] + "</w>"]
+    while True:
+        known = [pair for pair in pairwise(pieces) if pair in ranks]
+        if not known:
+            return tuple(pieces)
+        pieces = merge_everywhere(pieces, min(known, key=ranks.__getitem__))
+
+
+PIECES = ["".join(letters) + end for n in (1, 2, 3) for letters in product("ab", repeat=n) for end in ("", "</w>")]
+
+
+# Merges in any order, not only one that could have been learnt: there a later merge can make an earlier one possible.
+@settings(max_examples=500)
+@given(
+    merges=st.lists(st.tuples(st.sampled_from(PIECES), st.sampled_from(PIECES)), unique=True, max_size=30),
+    word=st.text("ab", min_size=1, max_size=30),
+)
+def test_equals_the_plain_algorithm_for_any_merges(merges: list[Merge], word: str) -> None:
+    assert BPE(merges)(word) == plain_bpe(word, tuple(merges))
+
+
+@given(word=st.text(st.sampled_from("thedogrunißuläsz'."), min_size=1, max_size=200))
+def test_equals_the_plain_algorithm_for_learnt_merges(word: str) -> None:
+    pieces = BPE(MERGES)(word)
+    assert pieces == plain_bpe(word, MERGES)
+    assert "".join(pieces) == word + "</w>"
+
+
+@pytest.mark.parametrize(
+    ("word", "merges", "expected"),
+    [
+        ("a", [("a", "b")], ("a</w>",)),
+        ("ab", [], ("a", "b</w>")),
+        ("ab", [("a", "b")], ("a", "b</w>")),  # the last piece is not b
+        ("ab", [("a", "b</w>")], ("ab</w>",)),
+        ("aaaa", [("a", "a")], ("aa", "a", "a</w>")),
+        ("aaaaa", [("a", "a")], ("aa", "aa", "a</w>")),
+        # bc makes (a, bc), which is better than (b, c) and must still not come before the second (b, c)
+        ("abcbcd", [("bc", "bc"), ("a", "bc"), ("b", "c")], ("a", "bcbc", "d</w>")),
+    ],
+)
+def test_cases_worked_out_by_hand(word: str, merges: list[Merge], expected: tuple[str, ...]) -> None:
+    assert BPE(merges)(word) == expected
+
+
+def test_long_words_take_nearly_linear_time() -> None:
+    bpe = BPE(MERGES)
+    letters = random.Random(0).choices("thedogrunis", k=200_000)
+
+    def seconds(length: int) -> float:
+        start = time.process_time()
+        bpe("".join(letters[:length]))
+        return time.process_time() - start
+
+    seconds(1000)
+    assert seconds(200_000) < 60 * max(seconds(10_000), 0.01)  # quadratic would be 400 times
+
+
+def test_the_cache_is_bounded_and_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bpe_module, "_CACHED_WORDS", 10)
+    bpe = BPE(MERGES)
+    words = [f"the{i}dog{i}" for i in range(50)] + ["dog" * 100]
+    first = [bpe(word) for word in words]
+    assert 0 < len(bpe._cache) <= 10
+    assert "dog" * 100 not in bpe._cache
+    assert [bpe(word) for word in words] == first == [plain_bpe(word, MERGES) for word in words]
+    assert pickle.loads(pickle.dumps(bpe))("thedog") == bpe("thedog")
+
+
+def test_equals_fastbpe(tmp_path: Path) -> None:
+    fast_bpe = pytest.importorskip("fastBPE")
+    write_codes(tmp_path / "codes", MERGES)
+    peer = fast_bpe.fastBPE(str(tmp_path / "codes"), "")
+    generator = random.Random(1)
+    words = ["".join(generator.choices("thedogrunißuläsz", k=generator.randint(1, 20))) for _ in range(2000)]
+    assert in_fastbpe_notation(BPE(MERGES), words) == peer.apply([" ".join(words)])
+
+
+def test_equals_fastbpe_with_the_published_codes(reference: Path) -> None:
+    fast_bpe = pytest.importorskip("fastBPE")
+    codes = reference / "published/codes_ende"
+    peer = fast_bpe.fastBPE(str(codes), "")
+    bpe = BPE(read_codes(codes))
+    for name in ("valid.de", "valid.en"):
+        lines = (reference / "checkpoints/clm_ende_multi30k" / name).read_text(encoding="utf-8").split("\n")
+        words = " ".join(lines).split()
+        assert in_fastbpe_notation(bpe, words) == peer.apply([" ".join(words)])
+
+
+def in_fastbpe_notation(bpe: BPE, words: list[str]) -> list[str]:
+    return [" ".join(" ".join(bpe(word)).replace(" ", "@@ ").removesuffix("</w>") for word in words)]
+
+
+def test_every_piece_of_the_small_text_is_in_the_small_vocabulary() -> None:
+    assert {left + right for left, right in MERGES} <= VOCABULARY.ids.keys()

@@ -1,0 +1,210 @@
+"""The tokenizer's own behaviour: what it refuses and with which words, and that it does without torch.
+
+Oracle: the contract; what is equal to transformers is in ``test_against_transformers.py``.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.tokenizer.small import MERGES, VOCABULARY
+from xlm.errors import InputError, LanguageError, VocabularyError, XLMError
+from xlm.tokenizer.merges import write_codes
+from xlm.tokenizer.tokenizer import XLMTokenizer
+
+LANG2ID = {"de": 0, "en": 1}
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> XLMTokenizer:
+    return XLMTokenizer(VOCABULARY, MERGES, lang2id=LANG2ID)
+
+
+def test_without_a_language_special_tokens_in_the_text_count_and_with_one_all_text_is_text(
+    tokenizer: XLMTokenizer,
+) -> None:
+    assert tokenizer.tokenize(" the<special1> dog</s>") == ["the</w>", "<special1>", "dog</w>", "</s>"]
+    pieces = tokenizer.tokenize("the </s>", lang="en")
+    assert pieces[:2] == ["the</w>", "<</w>"]
+    assert not set(tokenizer.all_special_tokens) & set(pieces)
+
+
+def test_encode_puts_the_chosen_tokens_around_the_text() -> None:
+    tokenizer = XLMTokenizer(VOCABULARY, MERGES, bos_token="</s>", sep_token="<special2>")
+    the = VOCABULARY.ids["the</w>"]
+    assert tokenizer.encode("the") == [1, the, 6]
+    assert tokenizer.encode("the", add_special_tokens=False) == [the]
+    assert tokenizer.encode("") == [1, 6]
+    assert tokenizer("the").input_ids == [1, the, 6]
+    assert tokenizer(("the", "")) == {"input_ids": [[1, the, 6], [1, 6]], "attention_mask": [[1, 1, 1], [1, 1]]}
+
+
+def test_the_language_changes_the_rules(tokenizer: XLMTokenizer) -> None:
+    assert tokenizer.tokenize("the dog's", lang="en") != tokenizer.tokenize("the dog's", lang="de")
+    assert tokenizer("the dog's", lang="de").input_ids == tokenizer.encode("the dog's", lang="de")
+
+
+def test_a_language_of_another_model_is_refused(tokenizer: XLMTokenizer) -> None:
+    for call in (tokenizer.tokenize, tokenizer.encode, tokenizer):
+        with pytest.raises(LanguageError, match="'de' or 'en'"):
+            call("text", lang="fr")
+    with pytest.raises(LanguageError, match="'de' or 'en'"):
+        tokenizer.decode([15], lang="fr")
+    assert tokenizer.decode([15], lang="de") == tokenizer.decode(15)
+    anything = XLMTokenizer(VOCABULARY, MERGES)
+    assert anything.tokenize("text", lang="fr")
+    assert anything.lang2id is None
+    assert anything.id2lang is None
+    assert tokenizer.id2lang == {0: "de", 1: "en"}
+
+
+@pytest.mark.parametrize("text", [None, 1, b"text", ["a"], ("a",)])
+def test_what_is_no_text_is_refused(tokenizer: XLMTokenizer, text: Any) -> None:
+    with pytest.raises(InputError, match="str"):
+        tokenizer.encode(text)
+    with pytest.raises(InputError, match="str"):
+        tokenizer([text])
+    with pytest.raises(InputError, match="str"):
+        tokenizer.encode("text", lang=1)  # type: ignore[arg-type]
+
+
+def test_calls_that_make_no_tensor_are_refused(tokenizer: XLMTokenizer) -> None:
+    with pytest.raises(InputError, match="padding=True"):
+        tokenizer(["the", "the dog"], return_tensors="np")
+    with pytest.raises(InputError, match="'longest'"):
+        tokenizer("the", padding="max_length")
+    with pytest.raises(InputError, match="'pt', 'np' or None"):
+        tokenizer("the", return_tensors="tf")
+    nothing: tuple[Any, ...] = ([], None, 5)
+    for texts in nothing:
+        with pytest.raises(InputError, match="text"):
+            tokenizer(texts)
+
+
+@pytest.mark.parametrize(
+    "ids", [-1, len(VOCABULARY), True, 1.0, None, "1", [0, -1], [0, len(VOCABULARY)], [1.0], [[1]], np.array([0.5])]
+)
+def test_what_is_no_id_is_refused(tokenizer: XLMTokenizer, ids: Any) -> None:
+    for call in (tokenizer.convert_ids_to_tokens, tokenizer.decode):
+        with pytest.raises(InputError, match=rf"0 to {len(VOCABULARY) - 1}"):
+            call(ids)
+
+
+@pytest.mark.parametrize("make", [list, tuple, iter, np.array, torch.tensor, np.int32])
+def test_ids_come_in_any_container(tokenizer: XLMTokenizer, make: Any) -> None:
+    assert tokenizer.convert_ids_to_tokens(make([1, 5])) == ["</s>", "<special1>"]
+    for one in (1, np.int64(1), torch.tensor(1)):
+        assert tokenizer.convert_ids_to_tokens(one) == "</s>"
+
+
+def test_what_is_no_token_is_refused(tokenizer: XLMTokenizer) -> None:
+    for tokens in ([1], [["a"]], [None]):
+        with pytest.raises(InputError, match="str"):
+            tokenizer.convert_tokens_to_ids(tokens)  # type: ignore[arg-type]
+
+
+@given(text=st.text(st.characters(exclude_categories=())))
+def test_anything_that_is_a_str_becomes_ids_of_the_vocabulary(tokenizer: XLMTokenizer, text: str) -> None:
+    for lang in (None, "de"):
+        ids = tokenizer.encode(text, lang=lang)
+        assert ids[0] == tokenizer.bos_token_id
+        assert ids[-1] == tokenizer.sep_token_id
+        assert all(0 <= index < len(tokenizer) for index in ids)
+
+
+def test_long_input(tokenizer: XLMTokenizer) -> None:
+    assert tokenizer.encode("the " * 10_000) == [0, *[VOCABULARY.ids["the</w>"]] * 10_000, 1]
+    assert "".join(tokenizer.tokenize("the" * 10_000)) == "the" * 10_000 + "</w>"
+
+
+@pytest.mark.parametrize(
+    ("settings", "where"),
+    [
+        ({"preset": "moses"}, "preset"),
+        ({"do_lowercase_and_remove_accent": "no"}, "do_lowercase_and_remove_accent"),
+        ({"model_max_length": 0}, "model_max_length"),
+        ({"model_max_length": "512"}, "model_max_length"),
+        ({"lang2id": {"de": 0, "en": 0}}, "lang2id"),
+        ({"lang2id": {"de": "0"}}, "lang2id"),
+        ({"lang2id": ["de"]}, "lang2id"),
+        ({"additional_special_tokens": "<s>"}, "additional_special_tokens"),
+        ({"additional_special_tokens": ["<new>"]}, "additional_special_tokens"),
+        ({"additional_special_tokens": [{}]}, "additional_special_tokens"),
+        ({"pad_token": "<new>"}, "pad_token"),
+        ({"bos_token": None}, "bos_token"),
+    ],
+)
+def test_wrong_settings_are_named(settings: dict[str, Any], where: str) -> None:
+    with pytest.raises(XLMError, match=f"where: {where}\n"):
+        XLMTokenizer(VOCABULARY, MERGES, **settings)
+
+
+def test_no_merges_are_refused() -> None:
+    with pytest.raises(VocabularyError, match="merges"):
+        XLMTokenizer(VOCABULARY, ())
+
+
+def test_it_cannot_be_changed_by_accident(tokenizer: XLMTokenizer) -> None:
+    # transformers lets one set bos_token and then uses it; here that must not pass silently without effect
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        tokenizer.bos_token = "</s>"  # type: ignore[misc]
+    languages = dict(LANG2ID)
+    mine = XLMTokenizer(VOCABULARY, MERGES, lang2id=languages)
+    languages["fr"] = 2
+    assert mine.lang2id == LANG2ID
+
+
+def test_copies_are_equal_and_work(tokenizer: XLMTokenizer) -> None:
+    for twin in (copy.deepcopy(tokenizer), pickle.loads(pickle.dumps(tokenizer))):
+        assert twin == tokenizer
+        assert hash(twin) == hash(tokenizer)
+        assert twin.encode("the dogs <s>") == tokenizer.encode("the dogs <s>")
+    assert dataclasses.replace(tokenizer, bos_token="</s>") != tokenizer
+
+
+def test_repr_says_what_it_is(tokenizer: XLMTokenizer) -> None:
+    text = repr(tokenizer)
+    for part in ("'transformers'", "lower-cased", f"{len(VOCABULARY)} tokens", "80 merges", "de=0, en=1", "<s> … </s>"):
+        assert part in text
+    assert len(text) < 200
+
+
+def test_from_codes_reads_the_two_files_of_the_original(tmp_path: Path) -> None:
+    VOCABULARY.to_words(tmp_path / "vocab")
+    write_codes(tmp_path / "codes", MERGES)
+    tokenizer = XLMTokenizer.from_codes(tmp_path / "codes", str(tmp_path / "vocab"), lang2id=LANG2ID, bos_token="</s>")
+    assert tokenizer.vocabulary.tokens == VOCABULARY.tokens
+    assert tokenizer.merges == MERGES
+    assert tokenizer.encode("the dog", lang="en")[0] == 1
+    with pytest.raises(VocabularyError, match="vocab, line 1"):
+        XLMTokenizer.from_codes(tmp_path / "vocab", tmp_path / "vocab")
+
+
+def test_the_tokenizer_imports_no_torch_and_sacremoses_only_when_used(tmp_path: Path) -> None:
+    VOCABULARY.to_words(tmp_path / "vocab")
+    write_codes(tmp_path / "codes", MERGES)
+    script = f"""
+import sys, xlm
+tokenizer = xlm.XLMTokenizer.from_codes({str(tmp_path / "codes")!r}, {str(tmp_path / "vocab")!r})
+tokenizer.save_pretrained({str(tmp_path / "saved")!r})
+tokenizer = xlm.XLMTokenizer.from_pretrained({str(tmp_path / "saved")!r})
+assert "sacremoses" not in sys.modules
+ids = tokenizer(["the dog", "the"], padding=True).input_ids
+assert tokenizer.decode(ids[0], skip_special_tokens=True) == "the dog"
+assert "sacremoses" in sys.modules
+print(sorted({{"torch", "transformers", "safetensors"}} & sys.modules.keys()))
+"""
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (result.stdout, result.stderr) == ("[]\n", "")

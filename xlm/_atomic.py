@@ -1,0 +1,126 @@
+"""Files that are either the old ones or the new ones, whole: written beside the target, then moved onto it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from xlm.errors import WriteError, XLMError
+
+_REMEDIES = {
+    errno.ENOSPC: "free some space on that file system, or write somewhere else",
+    errno.EDQUOT: "free some of the disk quota, or write somewhere else",
+    errno.EFBIG: "raise the limit on the size of files (ulimit -f), or write to a file system that takes larger ones",
+    errno.EACCES: "check who may write in that directory, or write somewhere else",
+    errno.EPERM: "check who may write in that directory, or write somewhere else",
+    errno.EROFS: "the file system is read-only; write somewhere else",
+    errno.ENOENT: "make the directory first",
+    errno.ENOTDIR: "one of the parents is a file; choose another path",
+    errno.EISDIR: "a directory has that name; choose another path",
+    errno.EEXIST: "a file has that name; choose another path",
+    errno.ENAMETOOLONG: "choose a shorter name",
+}
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yields a temporary sibling of ``path`` to write to, and moves it onto ``path`` when the block ends well.
+
+    When the block raises, whatever it raises, the temporary file is removed and ``path`` is what it was before.
+
+    Args:
+        path: The file to make or to replace; its directory must exist.
+
+    Yields:
+        The path to write to, in the same directory; no file is there yet.
+
+    Raises:
+        WriteError: The block or the move raised an ``OSError`` (disk full, no permission, …).
+    """
+    # A name of its own, not the target's with a suffix: that could exceed the longest name that is allowed.
+    temporary = path.parent / f".{secrets.token_hex(8)}.tmp"
+    try:
+        yield temporary
+        _flush_to_disk(temporary)
+        temporary.replace(path)
+    except XLMError:
+        raise  # A WriteError is an OSError too, and says more than we could add.
+    except OSError as error:
+        raise write_error(path, error) from error
+    finally:
+        with suppress(OSError):  # most often it is gone already; a second failure must not hide the first
+            temporary.unlink()
+
+
+@contextmanager
+def replacing_directory(path: Path) -> Iterator[Path]:
+    """Yields a new directory beside ``path`` to fill, and gives it that name when the block ends well.
+
+    When the block raises, whatever it raises, the new directory is removed with all that is in it.
+
+    Args:
+        path: The directory to make; nothing of that name may exist.
+
+    Raises:
+        WriteError: The block or the move raised an ``OSError``.
+    """
+    temporary = path.parent / f".{secrets.token_hex(8)}.tmp"
+    try:
+        temporary.mkdir()
+        yield temporary
+        temporary.replace(path)
+    except WriteError as error:
+        # The temporary name is none of the user's business.
+        raise WriteError(error.what, where=path, found=error.found, remedy=error.remedy) from error
+    except XLMError:
+        raise
+    except OSError as error:
+        raise write_error(path, error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    r"""Writes ``text`` to ``path`` as UTF-8 with ``\n`` line ends on every platform, whole or not at all.
+
+    Raises:
+        WriteError: The file could not be written.
+    """
+    with replacing(path) as temporary:
+        temporary.write_bytes(text.encode("utf-8"))
+
+
+def make_directory(path: Path) -> None:
+    """Makes a directory and its parents; one that is there already is fine.
+
+    Raises:
+        WriteError: It could not be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise write_error(path, error) from error
+
+
+def write_error(path: Path, error: OSError) -> WriteError:
+    """The error that says why ``path`` could not be written, and what to do about it."""
+    return WriteError(
+        "The target could not be written; what stood under its name is untouched",
+        where=path,
+        found=error.strerror or str(error),
+        remedy=_REMEDIES.get(error.errno or 0, "check the path and the file system it is on"),
+    )
+
+
+def _flush_to_disk(path: Path) -> None:
+    # Without this a power cut shortly after the move can leave an empty file under the target's name.
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

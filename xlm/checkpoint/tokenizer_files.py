@@ -1,0 +1,232 @@
+"""The tokenizer of a model directory or of a checkpoint of the original, read and written; never imports torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from xlm._atomic import make_directory, write_text
+from xlm.errors import CheckpointError, InputError, VocabularyError, XLMWarning
+from xlm.tokenizer.merges import Merges, read_codes, read_merges, write_merges
+from xlm.tokenizer.text_files import read_json_object
+from xlm.tokenizer.tokenizer import SPECIAL_TOKEN_NAMES, XLMTokenizer
+from xlm.tokenizer.vocabulary import Vocabulary
+
+VOCABULARY_FILE = "vocab.json"
+_MERGES = "merges.txt"
+_CONFIG = "tokenizer_config.json"
+_SPECIAL_TOKENS_MAP = "special_tokens_map.json"
+_ADDED_TOKENS = "added_tokens.json"
+
+# What only this library knows stands under this key of tokenizer_config.json, where transformers leaves it alone.
+_OURS = "xlm"
+
+# The keyword arguments of XLMTokenizer that tokenizer_config.json holds under their own names.
+_SETTINGS = tuple(
+    field.name for field in dataclasses.fields(XLMTokenizer) if field.init and field.kw_only and field.name != "preset"
+)
+
+# Settings of transformers that change the result and have only this value here.
+_FIXED = {"clean_up_tokenization_spaces": False, "split_special_tokens": False, "padding_side": "right"}
+
+# The original: cased text, accents kept, and every sentence is "</s> … </s>".
+_ORIGINAL_SETTINGS = {"do_lowercase_and_remove_accent": False, "bos_token": "</s>"}
+
+
+def load_tokenizer(
+    name_or_path: str | os.PathLike[str],
+    *,
+    preset: str | None = None,
+    codes: str | os.PathLike[str] | None = None,
+    **settings: Any,
+) -> XLMTokenizer:
+    """Returns the tokenizer of a directory in the transformers layout, or of an original ``.pth``.
+
+    Args:
+        name_or_path: The directory or the file.
+        preset: The text pipeline; None for the one that was saved, or ``"transformers"``.
+        codes: fastBPE's codes, instead of ``merges.txt``; a ``.pth`` holds none, so it needs them.
+        **settings: Any other keyword argument of ``XLMTokenizer``, instead of what was saved.
+
+    Raises:
+        CheckpointError: There is nothing of that name, or the file is not a checkpoint.
+        VocabularyError: A file is missing or broken, or the tokenizer is not XLM's.
+        InputError: An unknown setting, or a wrong value.
+    """
+    unknown = sorted(settings.keys() - set(_SETTINGS))
+    if unknown:
+        raise InputError(
+            "Unknown settings of the tokenizer", where=", ".join(unknown), expected=", ".join(("preset", *_SETTINGS))
+        )
+    if preset is not None:
+        settings["preset"] = preset
+    path, merges_path = Path(name_or_path), None if codes is None else Path(codes)
+    if path.is_dir():
+        return _from_directory(path, merges_path, settings)
+    if path.is_file():
+        return _from_original(path, merges_path, settings)
+    raise CheckpointError(
+        "There is no model of that name",
+        where=str(name_or_path),
+        found="neither a directory nor a file",
+        expected="a model directory in the transformers layout, or a .pth of the original",
+        remedy="check the path; models of the Hugging Face hub must be fetched first, which is not supported yet",
+    )
+
+
+def has_tokenizer(path: Path) -> bool:
+    """Whether a directory holds a tokenizer: its words and its merges."""
+    return (path / VOCABULARY_FILE).is_file() and (path / _MERGES).is_file()
+
+
+def save_tokenizer(tokenizer: XLMTokenizer, directory: str | os.PathLike[str]) -> None:
+    """Writes a tokenizer into a directory, made when missing, in the layout that transformers opens.
+
+    Each file is written whole or not at all.
+
+    Raises:
+        WriteError: The directory or a file could not be written.
+    """
+    target = Path(directory)
+    make_directory(target)
+    tokenizer.vocabulary.to_json(target / VOCABULARY_FILE)
+    write_merges(target / _MERGES, tokenizer.merges)
+    _write_json(target / _CONFIG, _config_of(tokenizer))
+    special = {name: getattr(tokenizer, name) for name in (*SPECIAL_TOKEN_NAMES, "additional_special_tokens")}
+    _write_json(target / _SPECIAL_TOKENS_MAP, special)
+
+
+def _config_of(tokenizer: XLMTokenizer) -> dict[str, Any]:
+    plain = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
+    added = sorted(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
+    return {
+        **_FIXED,
+        **{name: getattr(tokenizer, name) for name in _SETTINGS},
+        "id2lang": tokenizer.id2lang,
+        "added_tokens_decoder": {str(index): {"content": token, **plain} for index, token in added},
+        "tokenizer_class": "XLMTokenizer",
+        _OURS: {"preset": tokenizer.preset},
+    }
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def _from_original(path: Path, codes: Path | None, settings: dict[str, Any]) -> XLMTokenizer:
+    if codes is None:
+        raise VocabularyError(
+            "A checkpoint of the original holds its vocabulary, but not its byte-pair codes",
+            where=path,
+            expected="codes=FILE",
+            remedy="pass the codes file the model was trained with, such as codes_ende",
+        )
+    from xlm.checkpoint.original import read_dictionary  # imports torch
+
+    dictionary = read_dictionary(path)
+    vocabulary = Vocabulary.from_dictionary(dictionary.words, dictionary.counts, where=path)
+    values = {**_ORIGINAL_SETTINGS, "lang2id": dict(dictionary.lang2id), **settings}
+    return XLMTokenizer(vocabulary, read_codes(codes), **values)
+
+
+def _from_directory(directory: Path, codes: Path | None, settings: dict[str, Any]) -> XLMTokenizer:
+    needed = (VOCABULARY_FILE,) if codes is not None else (VOCABULARY_FILE, _MERGES)
+    missing = [name for name in needed if not (directory / name).exists()]
+    if missing:
+        raise VocabularyError(
+            "The directory does not hold a tokenizer",
+            where=directory,
+            found=f"no {' and no '.join(missing)}",
+            expected=" and ".join(needed),
+            remedy="fetch the missing files of the model"
+            + (", or pass codes=FILE with its byte-pair codes" if _MERGES in missing else ""),
+        )
+    config_path = directory / _CONFIG
+    config = read_json_object(config_path) if config_path.exists() else {}
+    vocabulary = Vocabulary.from_json(directory / VOCABULARY_FILE)
+    merges: Merges = read_merges(directory / _MERGES) if codes is None else read_codes(codes)
+    saved = _saved_settings(directory, config, vocabulary)
+    ours = config.get(_OURS, {})
+    if not isinstance(ours, dict):
+        raise _wrong(config_path, _OURS, ours, "an object")
+    if "preset" in ours:
+        saved["preset"] = ours["preset"]
+    try:
+        return XLMTokenizer(vocabulary, merges, **{**saved, **settings})
+    except (InputError, VocabularyError) as error:
+        if error.where not in saved or error.where in settings:
+            raise  # what the caller passed, not what the file holds
+        raise _wrong(config_path, str(error.where), error.found, error.expected) from error
+
+
+def _saved_settings(directory: Path, config: Mapping[str, Any], vocabulary: Vocabulary) -> dict[str, Any]:
+    """Returns the settings that a directory holds, as keyword arguments of ``XLMTokenizer``."""
+    path = directory / _CONFIG
+    kind = config.get("tokenizer_class") or "XLMTokenizer"
+    if kind != "XLMTokenizer":
+        raise _wrong(path, "tokenizer_class", kind, "XLMTokenizer")
+    values = dict(config)
+    if "added_tokens_decoder" in config:
+        added = {
+            key: _content(path, key, token) for key, token in _object(path, config, "added_tokens_decoder").items()
+        }
+        _check_added(path, added, vocabulary)
+    else:  # what transformers wrote before 4.34; it reads these files only then
+        if (special_path := directory / _SPECIAL_TOKENS_MAP).exists():
+            values |= read_json_object(special_path)
+        if (added_path := directory / _ADDED_TOKENS).exists():
+            _check_added(added_path, {str(i): token for token, i in read_json_object(added_path).items()}, vocabulary)
+    # Its name in transformers 5.x, which writes both, and an empty object where it was not set.
+    if values.get("extra_special_tokens"):
+        values["additional_special_tokens"] = values["extra_special_tokens"]
+    for name, only in _FIXED.items():
+        if values.get(name, only) != only:
+            warnings.warn(
+                f"{path}: {name} = {values[name]!r} is not supported and has no effect", XLMWarning, stacklevel=5
+            )
+    saved = {name: values[name] for name in _SETTINGS if values.get(name) is not None}
+    for name in SPECIAL_TOKEN_NAMES:
+        if name in saved:
+            saved[name] = _content(path, name, saved[name])
+    if isinstance(tokens := saved.get("additional_special_tokens"), list):
+        saved["additional_special_tokens"] = [_content(path, "additional_special_tokens", token) for token in tokens]
+    return saved
+
+
+def _content(path: Path, name: str, token: object) -> object:
+    """Returns a special token, which transformers saves as its text or as an object with options."""
+    if not isinstance(token, dict):
+        return token
+    options = [option for option in ("lstrip", "rstrip", "single_word") if token.get(option)]
+    if options:
+        raise _wrong(path, name, f"{', '.join(options)} set", "a special token without options")
+    return token.get("content")
+
+
+def _check_added(path: Path, added: Mapping[str, object], vocabulary: Vocabulary) -> None:
+    for index, token in added.items():
+        if not isinstance(token, str) or str(vocabulary.ids.get(token)) != index:
+            raise VocabularyError(
+                "A token was added to the vocabulary, which is not supported",
+                where=path,
+                found=f"{token!r} with id {index}",
+                expected="only tokens of vocab.json, with their ids",
+            )
+
+
+def _object(path: Path, config: Mapping[str, Any], name: str) -> dict[str, Any]:
+    value = config[name]
+    if not isinstance(value, dict):
+        raise _wrong(path, name, value, "an object")
+    return value
+
+
+def _wrong(path: Path, name: str, found: object, expected: object) -> VocabularyError:
+    return VocabularyError(
+        "A saved setting of the tokenizer is wrong", where=f"{path}, {name}", found=found, expected=expected
+    )

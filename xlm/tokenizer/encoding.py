@@ -1,0 +1,68 @@
+"""What calling the tokenizer returns: ids and attention mask of one text or of several, as lists or tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from xlm.errors import InputError
+
+
+class Encoding(dict[str, Any]):
+    """The keyword arguments of a model's forward pass: ``input_ids`` and ``attention_mask``, also as attributes.
+
+    Lists of ints, or int64 tensors or arrays (B, T). In ``attention_mask`` 1 is a token and 0 is padding.
+    """
+
+    @property
+    def input_ids(self) -> Any:
+        """The token ids."""
+        return self["input_ids"]
+
+    @property
+    def attention_mask(self) -> Any:
+        """1 where a token is, 0 where padding is."""
+        return self["attention_mask"]
+
+
+def collate(rows: Sequence[list[int]], *, pad_id: int, padding: bool | str, return_tensors: str | None) -> Encoding:
+    """Returns the ids of several texts as one ``Encoding``, padded on the right.
+
+    Args:
+        rows: The ids of each text.
+        pad_id: The id to pad with.
+        padding: True or ``"longest"`` to pad to the longest row, False not to pad.
+        return_tensors: ``"pt"`` for torch, ``"np"`` for numpy, None for lists.
+
+    Raises:
+        InputError: A value that is not one of these, no rows, or tensors asked for from rows of different lengths.
+    """
+    if padding not in (True, False, "longest"):
+        raise InputError("Unknown padding", where="padding", found=repr(padding), expected="True, False or 'longest'")
+    if return_tensors not in (None, "pt", "np"):
+        raise InputError(
+            "Unknown kind of tensors", where="return_tensors", found=repr(return_tensors), expected="'pt', 'np' or None"
+        )
+    if not rows:
+        raise InputError("There are no texts to encode", where="text", found="an empty list")
+    mask = [[1] * len(row) for row in rows]
+    if padding:
+        longest = max(map(len, rows))
+        rows = [row + [pad_id] * (longest - len(row)) for row in rows]
+        mask = [row + [0] * (longest - len(row)) for row in mask]
+    if return_tensors is None:
+        return Encoding(input_ids=list(rows), attention_mask=mask)
+    if len({len(row) for row in rows}) > 1:
+        raise InputError(
+            "Rows of different lengths cannot be one tensor",
+            where="return_tensors",
+            found=f"lengths from {min(map(len, rows))} to {max(map(len, rows))} tokens",
+            remedy="pass padding=True",
+        )
+    if return_tensors == "np":
+        import numpy as np
+
+        return Encoding(input_ids=np.array(rows, dtype=np.int64), attention_mask=np.array(mask, dtype=np.int64))
+    import torch
+
+    return Encoding(input_ids=torch.tensor(rows), attention_mask=torch.tensor(mask))

@@ -1,0 +1,88 @@
+"""Small text files from outside, read with errors that name the file and the line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from xlm.errors import VocabularyError
+
+
+def read_text(path: Path) -> str:
+    """Returns the text of a UTF-8 file.
+
+    Raises:
+        VocabularyError: The file is missing, a directory, unreadable, empty or not UTF-8.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        found = "a directory" if path.is_dir() else error.strerror
+        raise VocabularyError(
+            "The file could not be read", where=path, found=found, expected="a text file", remedy="check the path"
+        ) from error
+    if not data:
+        raise VocabularyError("The file is empty", where=path, found="0 bytes", remedy="fetch or write it again")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise VocabularyError(
+            "The file is not UTF-8 text",
+            where=at_line(path, line),
+            found=f"byte 0x{data[error.start]:02x} at offset {error.start}",
+            remedy="convert the file to UTF-8 (iconv), or fetch it again if it is compressed or damaged",
+        ) from error
+
+
+def read_lines(path: Path) -> list[str]:
+    r"""Returns the lines of a UTF-8 file, split at ``\n`` only, since a word may hold any other line separator.
+
+    A ``\r`` before the ``\n`` is dropped: no word of these files ends in one, but git on Windows adds them.
+
+    Raises:
+        VocabularyError: The file is missing, a directory, unreadable, empty or not UTF-8.
+    """
+    lines = read_text(path).split("\n")
+    if not lines[-1]:
+        del lines[-1]  # what follows the last line end is not a line
+    return [line.removesuffix("\r") for line in lines]
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """Returns the object that a JSON file holds.
+
+    Raises:
+        VocabularyError: As for ``read_text``; or not JSON, not an object, or a key that stands there twice.
+    """
+
+    def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        result = dict(pairs)
+        if len(result) != len(pairs):
+            keys = [key for key, _ in pairs]
+            twice = next(key for key in result if keys.count(key) > 1)
+            raise VocabularyError("A key stands twice in the file", where=path, found=repr(twice))
+        return result
+
+    try:
+        value = json.loads(read_text(path), object_pairs_hook=without_duplicates)
+    except json.JSONDecodeError as error:
+        raise VocabularyError(
+            "The file is not JSON",
+            where=at_line(path, error.lineno),
+            found=error.msg,
+            remedy="fetch or write it again",
+        ) from error
+    except RecursionError as error:
+        raise VocabularyError("The file is not JSON of this kind", where=path, found="endless nesting") from error
+    if not isinstance(value, dict):
+        raise VocabularyError(
+            "The file does not hold a JSON object", where=path, found=type(value).__name__, expected="{…}"
+        )
+    return value
+
+
+def at_line(path: Path, line: int) -> str:
+    """Returns the place of a line (counted from 1) in a file, as errors name it."""
+    return f"{path}, line {line}"

@@ -1,0 +1,384 @@
+"""The tokenizer: raw text to token ids and back, with the names and the meaning it has in transformers.
+
+Longer than other files since it is the whole public surface: short methods under long docstrings, the work done by
+the files beside it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field
+from pathlib import Path
+from typing import Any, SupportsIndex, overload
+
+from xlm.errors import InputError, LanguageError, VocabularyError
+from xlm.tokenizer.bpe import BPE
+from xlm.tokenizer.encoding import Encoding, collate
+from xlm.tokenizer.ids import Ids, checked_ids
+from xlm.tokenizer.merges import Merges, read_codes
+from xlm.tokenizer.moses import split_words
+from xlm.tokenizer.vocabulary import END_OF_WORD, SPECIAL_TOKENS, Vocabulary
+
+PRESETS = ("transformers",)
+"""The text pipelines there are, by name."""
+
+SPECIAL_TOKEN_NAMES = ("bos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+"""The special tokens that have a name, in the order of transformers."""
+
+
+@dataclass(frozen=True, repr=False)
+class XLMTokenizer:
+    """Splits text into pieces of words by Moses' rules and byte-pair encoding, and numbers them.
+
+    Args:
+        vocabulary: The tokens by id.
+        merges: The merges of byte-pair encoding, best first.
+        preset: The text pipeline. ``"transformers"`` equals ``XLMTokenizer`` of transformers 5.x.
+        do_lowercase_and_remove_accent: Whether to lower-case the words and strip their accents. The published
+            configurations say so although the published models were trained on cased text.
+        lang2id: The id of each language of the model; None where that is unknown, and then any language is taken.
+        bos_token: Stands before every text that is encoded. ``"<s>"`` in transformers, ``"</s>"`` in the original.
+        sep_token: Stands after every text that is encoded.
+        cls_token: For classification; nothing here uses it.
+        pad_token: Fills up shorter rows of a batch.
+        unk_token: Stands for a piece that is not in the vocabulary.
+        mask_token: For masked language models; nothing here uses it.
+        additional_special_tokens: Further tokens that are recognised in a text as they stand.
+        model_max_length: How many tokens the model takes; nothing is cut off.
+
+    Raises:
+        VocabularyError: A special token that is not in the vocabulary, or no merges.
+        InputError: A setting that is none of those.
+    """
+
+    vocabulary: Vocabulary
+    merges: Merges = field(hash=False)
+    _: KW_ONLY
+    preset: str = "transformers"
+    do_lowercase_and_remove_accent: bool = True
+    lang2id: dict[str, int] | None = field(default=None, hash=False)
+    bos_token: str = "<s>"
+    sep_token: str = "</s>"
+    cls_token: str = "</s>"
+    pad_token: str = "<pad>"
+    unk_token: str = "<unk>"
+    mask_token: str = "<special1>"
+    additional_special_tokens: tuple[str, ...] = SPECIAL_TOKENS[4:]
+    model_max_length: int = 512
+
+    bos_token_id: int = field(init=False, compare=False)
+    sep_token_id: int = field(init=False, compare=False)
+    cls_token_id: int = field(init=False, compare=False)
+    pad_token_id: int = field(init=False, compare=False)
+    unk_token_id: int = field(init=False, compare=False)
+    mask_token_id: int = field(init=False, compare=False)
+    _bpe: BPE = field(init=False, compare=False)
+    _special: re.Pattern[str] = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        self._check_settings()
+        if not self.merges:
+            raise VocabularyError("There are no merges", where="merges", remedy="pass the merges of the model")
+        derived: dict[str, Any] = {
+            "merges": tuple(self.merges),
+            "lang2id": None if self.lang2id is None else dict(self.lang2id),
+            "additional_special_tokens": tuple(self.additional_special_tokens),
+            "_bpe": BPE(self.merges),
+        }
+        for name in SPECIAL_TOKEN_NAMES:
+            derived[f"{name}_id"] = self._id_of_special(name, getattr(self, name))
+        for token in derived["additional_special_tokens"]:
+            self._id_of_special("additional_special_tokens", token)
+        for name, value in derived.items():
+            object.__setattr__(self, name, value)
+        # The longest first: one may begin with another.
+        longest_first = sorted(self.all_special_tokens, key=len, reverse=True)
+        object.__setattr__(self, "_special", re.compile(f"({'|'.join(map(re.escape, longest_first))})"))
+
+    def _check_settings(self) -> None:
+        def check(name: str, holds: bool, expected: str) -> None:
+            if not holds:
+                found = repr(getattr(self, name))
+                raise InputError("A setting of the tokenizer is wrong", where=name, found=found, expected=expected)
+
+        check("preset", self.preset in PRESETS, " or ".join(map(repr, PRESETS)))
+        check("do_lowercase_and_remove_accent", isinstance(self.do_lowercase_and_remove_accent, bool), "true or false")
+        length = self.model_max_length
+        check("model_max_length", type(length) is int and length > 0, "a number of tokens above 0")
+        check("additional_special_tokens", isinstance(self.additional_special_tokens, (list, tuple)), "a list")
+        ids = self.lang2id
+        check(
+            "lang2id",
+            ids is None or (isinstance(ids, Mapping) and _are_language_ids(ids)),
+            "for each language an id of its own",
+        )
+
+    def _id_of_special(self, where: str, token: object) -> int:
+        index = self.vocabulary.ids.get(token) if isinstance(token, str) else None
+        if index is None:
+            raise VocabularyError(
+                "A special token is not in the vocabulary",
+                where=where,
+                found=repr(token),
+                expected="a token of the vocabulary; adding tokens to a model is not supported",
+            )
+        return index
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | os.PathLike[str],
+        *,
+        preset: str | None = None,
+        codes: str | os.PathLike[str] | None = None,
+        **settings: Any,
+    ) -> XLMTokenizer:
+        """Returns the tokenizer of a model directory, or of a checkpoint of the original.
+
+        Args:
+            name_or_path: A directory in the transformers layout, or an original ``.pth``.
+            preset: The text pipeline; None for the one that was saved.
+            codes: fastBPE's codes, instead of ``merges.txt``; a ``.pth`` holds none, so it needs them.
+            **settings: Any argument of ``XLMTokenizer`` by its name, instead of what was saved.
+
+        Raises:
+            CheckpointError: There is nothing of that name.
+            VocabularyError: A file is missing or broken.
+            InputError: An unknown setting.
+        """
+        from xlm.checkpoint.tokenizer_files import load_tokenizer
+
+        return load_tokenizer(name_or_path, preset=preset, codes=codes, **settings)
+
+    @classmethod
+    def from_codes(
+        cls,
+        codes: str | os.PathLike[str],
+        vocab: str | os.PathLike[str],
+        *,
+        lang2id: Mapping[str, int] | None = None,
+        **settings: Any,
+    ) -> XLMTokenizer:
+        """Returns the tokenizer of the original's two files, such as ``codes_ende`` and ``vocab_ende``.
+
+        Args:
+            codes: fastBPE's codes.
+            vocab: fastBPE's vocabulary, ``word count`` a line.
+            lang2id: The id of each language.
+            **settings: Any other argument of ``XLMTokenizer`` by its name.
+
+        Raises:
+            VocabularyError: A file is missing or broken.
+        """
+        languages = None if lang2id is None else dict(lang2id)
+        return cls(Vocabulary.from_words(Path(vocab)), read_codes(Path(codes)), lang2id=languages, **settings)
+
+    def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
+        """Writes the tokenizer into a directory, made when missing, in the layout that transformers opens.
+
+        Raises:
+            WriteError: A file could not be written.
+        """
+        from xlm.checkpoint.tokenizer_files import save_tokenizer
+
+        save_tokenizer(self, directory)
+
+    def tokenize(self, text: str, lang: str | None = None) -> list[str]:
+        """Returns the pieces of a text, in ``</w>`` notation; those that the vocabulary lacks are among them.
+
+        Args:
+            text: Any text.
+            lang: The language whose rules to apply. None means what ``XLMTokenizer.tokenize`` of transformers does:
+                English rules, and special tokens that stand in the text are recognised. A language means what its
+                ``_tokenize(text, lang=…)`` does: the rules of that language, and all text is text.
+
+        Raises:
+            InputError: The text is not a str.
+            LanguageError: The model does not have the language, or its words cannot be divided yet.
+        """
+        if not isinstance(text, str):
+            raise InputError("The text is not a str", where="text", found=type(text).__name__, expected="str")
+        if lang is not None:
+            self._check_language(lang)
+            return list(self._pieces(text, lang))
+        pieces: list[str] = []
+        for i, part in enumerate(self._special.split(text)):
+            if i % 2:  # what the pattern matched stands between what it did not
+                pieces.append(part)
+            elif part:
+                pieces.extend(self._pieces(part, "en"))
+        return pieces
+
+    def _pieces(self, text: str, language: str) -> Iterator[str]:
+        words = split_words(text, language, do_lowercase_and_remove_accent=self.do_lowercase_and_remove_accent)
+        for word in words:
+            yield from self._bpe(word)
+
+    def _check_language(self, lang: str) -> None:
+        if not isinstance(lang, str):
+            raise InputError("The language is not a str", where="lang", found=repr(lang), expected="such as 'en'")
+        # transformers only logs an error, and goes on with English or general rules.
+        if self.lang2id and lang not in self.lang2id:
+            raise LanguageError(
+                "The model does not have this language",
+                where="lang",
+                found=repr(lang),
+                expected=" or ".join(map(repr, self.lang2id)),
+            )
+
+    def encode(self, text: str, *, lang: str | None = None, add_special_tokens: bool = True) -> list[int]:
+        """Returns the ids of a text: ``bos_token``, its pieces, ``sep_token``.
+
+        Args:
+            text: Any text.
+            lang: As for ``tokenize``.
+            add_special_tokens: Whether to put ``bos_token`` before and ``sep_token`` after.
+
+        Raises:
+            InputError: The text is not a str.
+            LanguageError: The model does not have the language, or its words cannot be divided yet.
+        """
+        ids = self.convert_tokens_to_ids(self.tokenize(text, lang))
+        return [self.bos_token_id, *ids, self.sep_token_id] if add_special_tokens else ids
+
+    def __call__(
+        self,
+        text: str | Sequence[str],
+        *,
+        lang: str | None = None,
+        add_special_tokens: bool = True,
+        padding: bool | str = False,
+        return_tensors: str | None = None,
+    ) -> Encoding:
+        """Returns ``input_ids`` and ``attention_mask`` of a text or of several.
+
+        Args:
+            text: A text, or a list of texts.
+            lang: As for ``tokenize``, for all of them.
+            add_special_tokens: As for ``encode``.
+            padding: True or ``"longest"`` to pad on the right to the longest text.
+            return_tensors: ``"pt"`` or ``"np"`` for int64 (B, T), B being 1 for a single text; None for lists.
+
+        Raises:
+            InputError: A text is not a str, or the rows cannot be one tensor.
+            LanguageError: The model does not have the language, or its words cannot be divided yet.
+        """
+        if isinstance(text, str) or not isinstance(text, Sequence):  # encode refuses what is neither
+            texts: Sequence[str] = [text]
+        else:
+            texts = text
+        rows = [self.encode(one, lang=lang, add_special_tokens=add_special_tokens) for one in texts]
+        encoding = collate(rows, pad_id=self.pad_token_id, padding=padding, return_tensors=return_tensors)
+        if texts is text or return_tensors is not None:
+            return encoding
+        return Encoding({name: value[0] for name, value in encoding.items()})
+
+    def decode(self, token_ids: Ids, skip_special_tokens: bool = False, *, lang: str | None = None) -> str:
+        """Returns the text that ids stand for, its words separated by one space as Moses left them.
+
+        Args:
+            token_ids: One id, or a sequence, array or tensor (T,) of them.
+            skip_special_tokens: Whether to leave out special tokens.
+            lang: The language of the text, which must be one of the model's; words are joined alike in all of them.
+
+        Raises:
+            InputError: Something that is not an id of the vocabulary.
+            LanguageError: The model does not have the language.
+        """
+        if lang is not None:
+            self._check_language(lang)
+        tokens = self.convert_ids_to_tokens(token_ids, skip_special_tokens)
+        return self.convert_tokens_to_string([tokens] if isinstance(tokens, str) else tokens)
+
+    @overload
+    def convert_tokens_to_ids(self, tokens: str) -> int: ...  # type: ignore[overload-overlap]  # a str is iterable too
+
+    @overload
+    def convert_tokens_to_ids(self, tokens: Iterable[str]) -> list[int]: ...
+
+    def convert_tokens_to_ids(self, tokens: str | Iterable[str]) -> int | list[int]:
+        """Returns the id of each token, that of ``unk_token`` for those that the vocabulary lacks.
+
+        Raises:
+            InputError: Something that is not a str.
+        """
+        if isinstance(tokens, str):
+            return self.vocabulary.ids.get(tokens, self.unk_token_id)
+        ids = []
+        for token in tokens:
+            if not isinstance(token, str):
+                raise InputError("A token is not a str", where="tokens", found=repr(token), expected="str")
+            ids.append(self.vocabulary.ids.get(token, self.unk_token_id))
+        return ids
+
+    @overload
+    def convert_ids_to_tokens(self, ids: int, skip_special_tokens: bool = False) -> str: ...
+
+    @overload
+    def convert_ids_to_tokens(
+        self, ids: Iterable[SupportsIndex], skip_special_tokens: bool = False
+    ) -> str | list[str]: ...
+
+    def convert_ids_to_tokens(self, ids: Ids, skip_special_tokens: bool = False) -> str | list[str]:
+        """Returns the token of each id; a str for a single id, which is never left out.
+
+        Args:
+            ids: One id, or a sequence, array or tensor (T,) of them.
+            skip_special_tokens: Whether to leave out special tokens.
+
+        Raises:
+            InputError: Something that is not an id of the vocabulary (transformers gives ``<unk>``).
+        """
+        tokens = self.vocabulary.tokens
+        checked = checked_ids(ids, vocab_size=len(tokens))
+        if isinstance(checked, int):
+            return tokens[checked]
+        left_out = frozenset(self.all_special_ids) if skip_special_tokens else frozenset()
+        return [tokens[index] for index in checked if index not in left_out]
+
+    def convert_tokens_to_string(self, tokens: Iterable[str]) -> str:
+        """Returns the text that tokens stand for, its words separated by one space."""
+        return "".join(tokens).replace(END_OF_WORD, " ").strip()
+
+    @property
+    def id2lang(self) -> dict[int, str] | None:
+        """The language of each id; None where the languages are unknown."""
+        return None if self.lang2id is None else {index: lang for lang, index in self.lang2id.items()}
+
+    @property
+    def vocab_size(self) -> int:
+        """How many tokens there are."""
+        return len(self.vocabulary)
+
+    def __len__(self) -> int:
+        return len(self.vocabulary)
+
+    def get_vocab(self) -> dict[str, int]:
+        """Returns the id of each token."""
+        return dict(self.vocabulary.ids)
+
+    @property
+    def all_special_tokens(self) -> list[str]:
+        """The special tokens, each once, in the order of transformers."""
+        named = (getattr(self, name) for name in SPECIAL_TOKEN_NAMES)
+        return list(dict.fromkeys([*named, *self.additional_special_tokens]))
+
+    @property
+    def all_special_ids(self) -> list[int]:
+        """The ids of ``all_special_tokens``."""
+        return self.convert_tokens_to_ids(self.all_special_tokens)
+
+    def __repr__(self) -> str:
+        case = "lower-cased, accents removed" if self.do_lowercase_and_remove_accent else "cased"
+        languages = "unknown" if self.lang2id is None else ", ".join(f"{k}={v}" for k, v in self.lang2id.items())
+        return (
+            f"XLMTokenizer(preset={self.preset!r}, {case}, {len(self.vocabulary)} tokens, {len(self.merges)} merges, "
+            f"languages: {languages}, {self.bos_token} … {self.sep_token})"
+        )
+
+
+def _are_language_ids(ids: Mapping[Any, Any]) -> bool:
+    typed = all(isinstance(lang, str) and type(index) is int and index >= 0 for lang, index in ids.items())
+    return typed and len(set(ids.values())) == len(ids)

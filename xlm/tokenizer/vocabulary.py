@@ -1,0 +1,211 @@
+"""The vocabulary: tokens by id, with its two file formats.
+
+The same pieces are written in two notations. The original marks what does *not* end a word (``wi@@ ki``), transformers
+what does (``wi ki</w>``). Inside this library tokens are always in the notation of transformers; the special tokens
+are the same in both.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from xlm._atomic import write_text
+from xlm.errors import VocabularyError
+from xlm.tokenizer.text_files import at_line, read_json_object, read_lines
+
+SPECIAL_TOKENS = ("<s>", "</s>", "<pad>", "<unk>", *(f"<special{i}>" for i in range(10)))
+"""The first ids of every XLM vocabulary, in order. Source: the original's ``xlm/data/dictionary.py``."""
+
+END_OF_WORD = "</w>"
+_CONTINUES = "@@"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vocabulary:
+    """Tokens in id order, and what is known of how often each was seen.
+
+    Attributes:
+        tokens: The tokens by id, in ``</w>`` notation; the first 14 are ``SPECIAL_TOKENS``.
+        counts: How often each token stood in the training corpus, by id; None where that is unknown.
+        ids: The id of each token.
+
+    Raises:
+        VocabularyError: The special tokens are not at their places, a token stands twice or cannot be written as
+            UTF-8, or there is not one count a token.
+    """
+
+    tokens: tuple[str, ...]
+    counts: tuple[int, ...] | None = field(default=None, compare=False)
+    ids: Mapping[str, int] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        _check_tokens(self.tokens, "the vocabulary")
+        ids = {token: index for index, token in enumerate(self.tokens)}
+        if len(ids) != len(self.tokens):
+            index, token = next((i, token) for i, token in enumerate(self.tokens) if ids[token] != i)
+            raise VocabularyError("Two ids have the same token", where=f"ids {index} and {ids[token]}", found=token)
+        if self.counts is not None and len(self.counts) != len(self.tokens):
+            raise VocabularyError(
+                "There is not one count a token",
+                where="the vocabulary",
+                found=f"{len(self.counts)} counts",
+                expected=len(self.tokens),
+            )
+        object.__setattr__(self, "ids", ids)
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @classmethod
+    def from_json(cls, path: Path) -> Vocabulary:
+        """Returns the vocabulary in the ``vocab.json`` of a transformers directory: an object from token to id.
+
+        Raises:
+            VocabularyError: The file is not that.
+        """
+        ids = read_json_object(path)
+        tokens: list[str | None] = [None] * len(ids)
+        for token, index in ids.items():
+            expected = f"each id from 0 to {len(ids) - 1} once"
+            if type(index) is not int or not 0 <= index < len(ids):
+                found = f"{json.dumps(token)}: {json.dumps(index)}"
+                raise VocabularyError("A token's id is out of place", where=path, found=found, expected=expected)
+            if tokens[index] is not None:
+                found = f"{json.dumps(tokens[index])} and {json.dumps(token)} with id {index}"
+                raise VocabularyError("Two tokens have the same id", where=path, found=found, expected=expected)
+            tokens[index] = token
+        # Every place is filled: as many ids as places, none of them twice.
+        result = tuple(token for token in tokens if token is not None)
+        _check_tokens(result, path)
+        return cls(tokens=result)
+
+    @classmethod
+    def from_words(cls, path: Path) -> Vocabulary:
+        """Returns the vocabulary in a file of the original: ``word count`` a line, without the special tokens.
+
+        A word may hold any character but a newline; only the last space of a line divides it from its count.
+
+        Raises:
+            VocabularyError: The file is not that.
+        """
+        words, counts = list(SPECIAL_TOKENS), [0] * len(SPECIAL_TOKENS)
+        for number, line in enumerate(read_lines(path), start=1):
+            word, _, count = line.rpartition(" ")
+            if not word:
+                raise VocabularyError(
+                    "A line does not hold a word and its count",
+                    where=at_line(path, number),
+                    found=repr(line),
+                    expected="WORD COUNT",
+                    remedy="use the file that fastBPE getvocab wrote, such as vocab_ende",
+                )
+            if not (count.isascii() and count.isdigit()):
+                raise VocabularyError(
+                    "A count is not a whole number", where=at_line(path, number), found=repr(count), expected="digits"
+                )
+            words.append(word)
+            counts.append(int(count))
+        tokens = _tokens_of(words, lambda index: at_line(path, index - len(SPECIAL_TOKENS) + 1))
+        return cls(tokens=tokens, counts=tuple(counts))
+
+    @classmethod
+    def from_dictionary(
+        cls, words: Sequence[str], counts: Sequence[int] | None = None, *, where: object = "the dictionary"
+    ) -> Vocabulary:
+        """Returns the vocabulary in the dictionary of a checkpoint: all words in id order, ``@@`` notation.
+
+        Args:
+            words: The words by id, the special tokens first.
+            counts: How often each was seen, by id; None where that is unknown.
+            where: The file that errors name.
+
+        Raises:
+            VocabularyError: The special tokens are not at their places, or two words are the same.
+        """
+        _check_tokens(words, where)
+        tokens = _tokens_of(words, lambda index: f"{where}, id {index}")
+        return cls(tokens=tokens, counts=None if counts is None else tuple(counts))
+
+    def words(self) -> tuple[str, ...]:
+        """Returns the words by id in ``@@`` notation, special tokens first: what ``from_dictionary`` takes.
+
+        Raises:
+            VocabularyError: A token has no place in that notation.
+        """
+        words = [*SPECIAL_TOKENS, *map(_to_word, self.tokens[len(SPECIAL_TOKENS) :])]
+        for index, (word, token) in enumerate(zip(words, self.tokens, strict=True)):
+            if index >= len(SPECIAL_TOKENS) and (not word or "\n" in word or _to_token(word) != token):
+                raise VocabularyError(
+                    "A token cannot be written in the original's notation",
+                    where=f"the vocabulary, id {index}",
+                    found=repr(token),
+                    expected=f"one that is not empty, without a newline and without {_CONTINUES} at its end",
+                )
+        return tuple(words)
+
+    def to_json(self, path: Path) -> None:
+        """Writes ``vocab.json`` as transformers writes it.
+
+        Raises:
+            WriteError: The file could not be written.
+        """
+        write_text(path, json.dumps(self.ids, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+
+    def to_words(self, path: Path) -> None:
+        """Writes the original's vocabulary file, ``word count`` a line; unknown counts are written as 0.
+
+        Raises:
+            VocabularyError: A token has no place in that notation.
+            WriteError: The file could not be written.
+        """
+        counts = self.counts or (0,) * len(self.tokens)
+        lines = [f"{word} {count}\n" for word, count in zip(self.words(), counts, strict=True)]
+        write_text(path, "".join(lines[len(SPECIAL_TOKENS) :]))
+
+
+def _to_token(word: str) -> str:
+    return word.removesuffix(_CONTINUES) if word.endswith(_CONTINUES) else word + END_OF_WORD
+
+
+def _to_word(token: str) -> str:
+    return token.removesuffix(END_OF_WORD) if token.endswith(END_OF_WORD) else token + _CONTINUES
+
+
+def _tokens_of(words: Sequence[str], place: Callable[[int], str]) -> tuple[str, ...]:
+    """Returns the tokens of words whose first are the special tokens; ``place`` names an id in errors."""
+    first: dict[str, int] = {}
+    for index, word in enumerate(words):
+        token = word if index < len(SPECIAL_TOKENS) else _to_token(word)
+        if (other := first.setdefault(token, index)) != index:
+            same = words[other] == word
+            raise VocabularyError(
+                "A word stands twice in the vocabulary" if same else "Two words are one token in the </w> notation",
+                where=place(index),
+                found=repr(word) if same else f"{word!r} and {words[other]!r}, both {token!r}",
+                expected=f"{token!r} only once" + ("" if other < len(SPECIAL_TOKENS) else f" (first: {place(other)})"),
+            )
+    return tuple(first)
+
+
+def _check_tokens(tokens: Sequence[str], where: object) -> None:
+    for index, expected in enumerate(SPECIAL_TOKENS):
+        if index >= len(tokens) or tokens[index] != expected:
+            raise VocabularyError(
+                "The vocabulary does not begin with the special tokens of XLM",
+                where=where,
+                found=f"id {index} is {tokens[index]!r}" if index < len(tokens) else f"only {len(tokens)} tokens",
+                expected=f"id {index} is {expected!r}",
+                remedy="use the vocabulary of an XLM model",
+            )
+    for index, token in enumerate(tokens):
+        # Half of a surrogate pair: JSON can hold it, UTF-8 and so no file of ours can.
+        if not token.isascii() and any("\ud800" <= character <= "\udfff" for character in token):
+            raise VocabularyError(
+                "A token is not text that UTF-8 can hold",
+                where=f"{where}, id {index}",
+                found=ascii(token),
+                remedy="write the file again from its source",
+            )
