@@ -1,0 +1,210 @@
+"""Oracle: the demo's checkpoint, which is made without this library; and it again, spoilt in one way each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.checkpoint.original_files import demo_data, save, spoilt
+from xlm import XLMWithLMHeadModel
+from xlm.checkpoint.convert import convert
+from xlm.checkpoint.keys import ORIGINAL
+from xlm.checkpoint.original import read_dictionary, read_original
+from xlm.errors import CheckpointError
+
+Change = Callable[[dict[str, Any]], object]
+
+
+def prefixed(data: dict[str, Any]) -> None:
+    data["model"] = {f"module.{name}": tensor for name, tensor in data["model"].items()}
+
+
+def doubled(data: dict[str, Any]) -> None:
+    data["model"]["pred_layer.proj.weight"] = data["model"]["embeddings.weight"].clone()
+
+
+def halved(data: dict[str, Any]) -> None:
+    data["model"] = {name: tensor.half() for name, tensor in data["model"].items()}
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+@pytest.mark.parametrize("change", [lambda data: None, prefixed, doubled], ids=["plain", "module.", "doubled"])
+def test_reads_every_form(change: Change, legacy: bool, tmp_path: Path) -> None:
+    data = demo_data(tmp_path)
+    expected = dict(data["model"])
+    del expected["pred_layer.proj.weight"]
+    change(data)
+    checkpoint = read_original(save(data, tmp_path / "x.pth", legacy=legacy))
+    assert {ORIGINAL.theirs(name) for name in checkpoint.tensors} == set(expected)
+    for name, tensor in checkpoint.tensors.items():
+        assert torch.equal(tensor, expected[ORIGINAL.theirs(name)]), name
+    assert checkpoint.words == tuple(data["dico_id2word"].values())
+    assert checkpoint.record is not None
+    assert checkpoint.record.counts == tuple(data["dico_counts"].values())
+    assert checkpoint.record.training["best_metrics"] == data["best_metrics"]
+    assert checkpoint.config.causal
+    assert dict(checkpoint.config.lang2id) == {"de": 0, "en": 1}
+    assert checkpoint.config.max_position_embeddings == 64
+
+
+def test_half_precision_keeps_its_type_and_loads_as_float32(tmp_path: Path) -> None:
+    path = spoilt(tmp_path, halved)
+    assert {tensor.dtype for tensor in read_original(path).tensors.values()} == {torch.float16}
+    assert XLMWithLMHeadModel.from_pretrained(path).dtype == torch.float32
+    assert XLMWithLMHeadModel.from_pretrained(path, dtype="auto").dtype == torch.float16
+    assert XLMWithLMHeadModel.from_pretrained(path, dtype="bfloat16").dtype == torch.bfloat16
+
+
+def test_optimiser_state_is_left_out_and_said_so(tmp_path: Path) -> None:
+    path = spoilt(tmp_path, lambda data: data.update(model_optimizer={"state": {}, "param_groups": []}))
+    assert any("optimiser" in note for note in read_original(path).notes)
+
+
+def test_direction_follows_the_training_steps(tmp_path: Path) -> None:
+    def masked(data: dict[str, Any]) -> None:
+        data["params"] |= {"clm_steps": [], "mlm_steps": [("en", None)]}
+
+    path = spoilt(tmp_path, masked)
+    assert not read_original(path).config.causal
+    assert not XLMWithLMHeadModel.from_pretrained(path).config.causal
+    assert XLMWithLMHeadModel.from_pretrained(path, causal=True).config.causal
+
+
+def test_dictionary(tmp_path: Path) -> None:
+    data = demo_data(tmp_path)
+    found = read_dictionary(tmp_path / "demo.pth")
+    assert found.words == tuple(data["dico_id2word"].values())
+    assert found.lang2id == {"de": 0, "en": 1}
+
+
+def with_weights(**changes: Any) -> Change:
+    """Replaces tensors of the state dict, or removes those set to None."""
+
+    def change(data: dict[str, Any]) -> None:
+        for name, tensor in changes.items():
+            data["model"].pop(name, None)
+            if tensor is not None:
+                data["model"][name] = tensor
+
+    return change
+
+
+def with_params(**changes: Any) -> Change:
+    return lambda data: data["params"].update(changes)
+
+
+def drop(*path: Any) -> Change:
+    def change(data: dict[str, Any]) -> None:
+        for key in path[:-1]:
+            data = data[key]
+        del data[path[-1]]
+
+    return change
+
+
+def put(value: Any, *path: Any) -> Change:
+    def change(data: dict[str, Any]) -> None:
+        for key in path[:-1]:
+            data = data[key]
+        data[path[-1]] = value
+
+    return change
+
+
+def with_nan(data: dict[str, Any]) -> None:
+    data["model"]["ffns.1.lin1.weight"][3, 4] = float("nan")
+    data["model"]["layer_norm1.0.bias"][1] = float("-inf")
+
+
+def both_prefixes(data: dict[str, Any]) -> None:
+    data["model"]["module.embeddings.weight"] = data["model"]["embeddings.weight"]
+
+
+def untied_copy(data: dict[str, Any]) -> None:
+    data["model"]["pred_layer.proj.weight"] = data["model"]["embeddings.weight"] + 1
+
+
+def expanded(data: dict[str, Any]) -> None:
+    data["model"]["ffns.0.lin1.weight"] = torch.zeros(1).expand(128, 32)
+
+
+def more_words(data: dict[str, Any]) -> None:
+    data["dico_id2word"][len(data["dico_id2word"])] = "new"
+    data["dico_word2id"]["new"] = len(data["dico_word2id"])
+    data["dico_counts"]["new"] = 1
+
+
+BAD: dict[str, tuple[Change, list[str]]] = {
+    "MT": (lambda data: data.update(encoder=data.pop("model"), decoder={}), ["machine translation"]),
+    "encoder_only": (with_params(encoder_only=False), ["machine translation"]),
+    "memory layers": (with_params(use_memory=True), ["memory layers"]),
+    "no model": (drop("model"), ["no dictionary under model"]),
+    "no params": (drop("params"), ["no dictionary under params"]),
+    "params are a list": (put([], "params"), ["no dictionary under params"]),
+    "missing tensors": (
+        with_weights(**{"attentions.1.q_lin.bias": None, "pred_layer.proj.bias": None}),
+        ["missing: ", "attentions.1.q_lin.bias", "pred_layer.proj.bias"],
+    ),
+    "extra tensors": (
+        with_weights(**{"encoder_attn.0.q_lin.weight": torch.zeros(2), "attentions.7.q_lin.bias": torch.zeros(32)}),
+        ["extra: ", "encoder_attn.0.q_lin.weight", "attentions.7.q_lin.bias"],
+    ),
+    "wrong shapes": (
+        with_weights(**{"ffns.0.lin2.bias": torch.zeros(31), "layer_norm_emb.weight": torch.zeros(1, 32)}),
+        ["wrong shape: ", "ffns.0.lin2.bias (31,) instead of (32,)", "layer_norm_emb.weight (1, 32)"],
+    ),
+    "NaN and infinity": (
+        with_nan,
+        ["not finite: ", "ffns.1.lin1.weight (1 of 4096 values)", "layer_norm1.0.bias (1 of 32 values)"],
+    ),
+    "not a tensor": (with_weights(**{"ffns.0.lin2.bias": [0.0] * 32}), ["not a tensor: ffns.0.lin2.bias (list)"]),
+    "whole numbers": (with_weights(**{"ffns.0.lin2.bias": torch.zeros(32).long()}), ["not floating point"]),
+    "expanded": (expanded, ["not a plain tensor: ffns.0.lin1.weight"]),
+    "both prefixes": (both_prefixes, ["with and without the module. prefix", "embeddings.weight"]),
+    "copy that differs": (untied_copy, ["not equal to the word embeddings", "pred_layer.proj.weight"]),
+    "n_words": (with_params(n_words=50), ["another size", "50 n_words"]),
+    "more words": (more_words, ["another size", "words in dico_id2word"]),
+    "fewer rows": (with_weights(**{"embeddings.weight": torch.zeros(50, 32)}), ["another size", "50 rows"]),
+    "gap in ids": (lambda data: data["dico_id2word"].pop(20), ["gaps"]),
+    "ids are text": (put({"a": "b"}, "dico_id2word"), ["gaps"]),
+    "word is a number": (put(5, "dico_id2word", 20), ["gaps"]),
+    "special words": (put("oops", "dico_id2word", 1), ["special words"]),
+    "word twice": (put("the", "dico_id2word", 20), ["not one to one"]),
+    "word2id differs": (put(3, "dico_word2id", "the"), ["not one to one"]),
+    "counts missing": (put({}, "dico_counts"), ["counts do not fit"]),
+    "counts of text": (put("many", "dico_counts", "the"), ["counts do not fit"]),
+    "no emb_dim": (drop("params", "emb_dim"), ["no emb_dim"]),
+    "heads": (with_params(n_heads=5), ["n_heads", "divisor"]),
+    "layers": (with_params(n_layers=10**9), ["missing: 999999998 of the 1000000000 layers"]),
+    "languages": (with_params(lang2id={"de": 0, "en": 5}), ["lang2id"]),
+    "languages of a wrong type": (with_params(lang2id=7), ["parameters cannot make a model"]),
+    "n_langs": (with_params(n_langs=3), ["lang2id"]),
+    "dropout is text": (with_params(dropout="much"), ["dropout"]),
+    "numpy dropout": (with_params(dropout=np.array([1, 2])), ["dropout"]),
+}
+
+
+@pytest.mark.parametrize(("change", "words"), BAD.values(), ids=BAD.keys())
+def test_bad_checkpoints(change: Change, words: list[str], tmp_path: Path) -> None:
+    path = spoilt(tmp_path, change)
+    target = tmp_path / "target"
+    with pytest.raises(CheckpointError) as error:
+        convert(path, target)
+    text = str(error.value)
+    assert str(path) in text
+    for word in words:
+        assert word in text
+    assert not target.exists()
+    assert not list(tmp_path.glob(".*.tmp"))
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"a": torch.zeros(2)}, torch.zeros(3), "text", None])
+def test_other_things_that_torch_saved(content: object, tmp_path: Path) -> None:
+    path = save(content, tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match="not a language model checkpoint"):
+        read_original(path)

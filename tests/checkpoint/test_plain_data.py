@@ -1,0 +1,111 @@
+"""Oracle: the value itself, after a way through JSON and back."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from xlm import XLMError
+from xlm.checkpoint.plain_data import from_json, to_json, without_numpy
+
+NUMBERS = st.sampled_from(["<f8", "<f4", "<f2", "<i8", "<i4", "|i1", "|u1", "|b1"])
+ARRAYS = NUMBERS.flatmap(lambda code: hnp.arrays(np.dtype(code), hnp.array_shapes(min_dims=0, max_dims=2, min_side=0)))
+LEAVES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(allow_nan=False),
+    st.text(),
+    st.binary(),
+    ARRAYS,
+    ARRAYS.map(lambda array: array.ravel()[0] if array.size else np.float64(1)),
+    ARRAYS.map(lambda array: torch.from_numpy(array.copy())),
+)
+KEYS = st.one_of(st.text(), st.integers(), st.tuples(st.text(), st.integers()), st.sampled_from(["$tuple", "$dict"]))
+VALUES = st.recursive(
+    LEAVES,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.tuples(inner, inner),
+        st.dictionaries(KEYS, inner, max_size=3),
+        st.sets(st.integers(), max_size=3),
+    ),
+    max_leaves=12,
+)
+
+
+def same(a: Any, b: Any) -> bool:
+    """Equal in value and type, NaN being equal to itself."""
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, dict):
+        return list(a) == list(b) and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+    if isinstance(a, torch.Tensor):
+        return same(a.numpy(), b.numpy())
+    if isinstance(a, np.ndarray | np.generic):
+        return bool(a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes())
+    return bool(a == b)
+
+
+@given(VALUES)
+def test_there_and_back(value: Any) -> None:
+    assert same(from_json(json.loads(json.dumps(to_json(value), allow_nan=False))), value)
+
+
+@given(VALUES)
+def test_without_numpy_opens_with_a_plain_load(value: Any) -> None:
+    def plain(item: Any) -> bool:
+        if isinstance(item, dict):
+            return all(plain(key) and plain(entry) for key, entry in item.items())
+        if isinstance(item, list | tuple | set):
+            return all(map(plain, item))
+        return not isinstance(item, np.ndarray | np.generic)
+
+    assert plain(without_numpy(value))
+
+
+def test_infinities() -> None:
+    assert from_json(to_json([float("inf"), float("-inf")])) == [float("inf"), float("-inf")]
+    assert str(from_json(to_json(float("nan")))) == "nan"
+
+
+@pytest.mark.parametrize("value", [object(), print, np.array([object()]), np.array(["text"]), 1j])
+def test_other_types_are_refused(value: object) -> None:
+    with pytest.raises(XLMError, match="cannot be kept"):
+        to_json({"key": value})
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"$unknown": 1},
+        {"$array": ["|O", [1], "eJwDAAAAAAE="]},
+        {"$array": ["<f8", [3], "eJwDAAAAAAE="]},
+        {"$array": ["<f8", [1 << 40], "eJwDAAAAAAE="]},
+        {"$array": ["<f8", [-1], "eJwDAAAAAAE="]},
+        {"$array": "nonsense"},
+        {"$tuple": 3},
+        {"$bytes": "é"},
+    ],
+)
+def test_broken_text_is_an_error(value: object) -> None:
+    with pytest.raises(XLMError, match="cannot be read"):
+        from_json(value)
+
+
+def test_a_small_text_cannot_become_a_large_array() -> None:
+    import base64
+    import zlib
+
+    bomb = base64.b64encode(zlib.compress(bytes(1 << 24), 9)).decode()
+    with pytest.raises(XLMError, match="cannot be read"):
+        from_json({"$array": ["|u1", [8], bomb]})

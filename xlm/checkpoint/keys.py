@@ -1,0 +1,96 @@
+"""One reversible table a source: its tensor names beside ours.
+
+A row is (ours, theirs); ``{}`` stands for a whole number, the same ones in the same order on both sides.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+_LAYER_PARTS = (
+    ("attention.query", "attentions.{}.q_lin"),
+    ("attention.key", "attentions.{}.k_lin"),
+    ("attention.value", "attentions.{}.v_lin"),
+    ("attention.output", "attentions.{}.out_lin"),
+    ("attention_norm", "layer_norm1.{}"),
+    ("ffn.up", "ffns.{}.lin1"),
+    ("ffn.down", "ffns.{}.lin2"),
+    ("ffn_norm", "layer_norm2.{}"),
+)
+
+_STACK_ROWS = (
+    ("transformer.embeddings.position.weight", "position_embeddings.weight"),
+    ("transformer.embeddings.language.weight", "lang_embeddings.weight"),
+    ("transformer.embeddings.word.weight", "embeddings.weight"),
+    ("transformer.embeddings.norm.weight", "layer_norm_emb.weight"),
+    ("transformer.embeddings.norm.bias", "layer_norm_emb.bias"),
+    *(
+        (f"transformer.layers.{{}}.{ours}.{kind}", f"{theirs}.{kind}")
+        for ours, theirs in _LAYER_PARTS
+        for kind in ("weight", "bias")
+    ),
+)
+
+_HEAD_ROWS = (
+    ("head.weight", "pred_layer.proj.weight"),
+    ("head.bias", "pred_layer.proj.bias"),
+    ("head.adaptive.head.weight", "pred_layer.proj.head.weight"),
+    ("head.adaptive.head.bias", "pred_layer.proj.head.bias"),
+    ("head.adaptive.tail.{}.{}.weight", "pred_layer.proj.tail.{}.{}.weight"),
+)
+
+
+@dataclass(frozen=True)
+class KeyTable:
+    """Tensor names of one source beside ours.
+
+    Attributes:
+        rows: (ours, theirs), one to one.
+        dropped: Names of theirs that hold nothing we keep.
+    """
+
+    rows: tuple[tuple[str, str], ...]
+    dropped: frozenset[str] = frozenset()
+
+    @cached_property
+    def _to_ours(self) -> dict[str, str]:
+        return {theirs: ours for ours, theirs in self.rows}
+
+    @cached_property
+    def _to_theirs(self) -> dict[str, str]:
+        return dict(self.rows)
+
+    def ours(self, theirs: str) -> str | None:
+        """Our name of a tensor of theirs; ``None`` when the table does not have it."""
+        return _translate(theirs, self._to_ours)
+
+    def theirs(self, ours: str) -> str:
+        """Their name of a tensor of ours."""
+        name = _translate(ours, self._to_theirs)
+        assert name is not None, f"{ours} is missing in a key table"
+        return name
+
+
+def _translate(name: str, patterns: dict[str, str]) -> str | None:
+    if "{" in name:
+        return None
+    parts = name.split(".")
+    numbers = [part for part in parts if _is_number(part)]
+    pattern = patterns.get(".".join("{}" if _is_number(part) else part for part in parts))
+    return None if pattern is None else pattern.format(*numbers)
+
+
+def _is_number(part: str) -> bool:
+    return part.isascii() and part.isdecimal() and (part == "0" or part[0] != "0")
+
+
+ORIGINAL = KeyTable((*_STACK_ROWS, *_HEAD_ROWS))
+"""The original's ``TransformerModel``, without the ``module.`` that multi-GPU runs put in front."""
+
+TRANSFORMERS = KeyTable(
+    (*((ours, f"transformer.{theirs}") for ours, theirs in _STACK_ROWS), *_HEAD_ROWS),
+    # A buffer with the numbers 0 to 511 that transformers 4 saved.
+    dropped=frozenset({"transformer.position_ids"}),
+)
+"""``XLMWithLMHeadModel`` of ``transformers``."""

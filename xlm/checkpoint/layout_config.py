@@ -1,0 +1,211 @@
+"""``config.json`` of the ``transformers`` layout, to our configuration and back."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from xlm._version import __version__
+from xlm.checkpoint import plain_data
+from xlm.checkpoint.checkpoint import OriginalRecord
+from xlm.errors import CheckpointError, ConfigError, VocabularyError, XLMWarning
+from xlm.model.config import XLMConfig
+from xlm.tokenizer.text_files import read_json_object
+
+CONFIG_FILE = "config.json"
+OUR_KEY = "xlm"
+"""The one key under which stands what only this project knows."""
+
+# Ours to theirs, where the names differ; a file may hold a token's id under either of their two names.
+_INDEX_NAMES = {
+    "bos_token_id": "bos_index",
+    "eos_token_id": "eos_index",
+    "pad_token_id": "pad_index",
+    "unk_token_id": "unk_index",
+    "mask_token_id": "mask_index",
+}
+_PLAIN = tuple(f.name for f in fields(XLMConfig) if f.name not in _INDEX_NAMES and f.name != "lang2id")
+# What their configuration also says in a second way; written from ours, never kept.
+_DERIVED = {"id2lang", "tie_word_embeddings", "model_type", "architectures", "is_encoder", "torch_dtype", "dtype"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LayoutConfig:
+    """What ``config.json`` says.
+
+    Attributes:
+        config: The architecture.
+        extra: Keys that say nothing about it.
+        record: What was kept of an original checkpoint, if the directory was made from one.
+    """
+
+    config: XLMConfig
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    record: OriginalRecord | None = None
+
+
+def read_config(directory: Path, *, causal: bool | None = None) -> LayoutConfig:
+    """The configuration of a directory.
+
+    Args:
+        directory: In the ``transformers`` layout.
+        causal: Overrides what the file says.
+
+    Raises:
+        CheckpointError: No ``config.json``, not JSON, of another kind of model, or values that make no model.
+    """
+    path = directory / CONFIG_FILE
+    data = read_json(path)
+    if data.get("model_type", "xlm") != "xlm" or not data.get("is_encoder", True):
+        raise CheckpointError(
+            "the directory holds another kind of model",
+            where=path,
+            found=f"model_type {data.get('model_type')!r}, is_encoder {data.get('is_encoder')!r}",
+            expected="model_type 'xlm', is_encoder true",
+        )
+    ours = data.get(OUR_KEY, {})
+    if not isinstance(ours, dict):
+        raise CheckpointError("the key xlm is not an object", where=path, found=type(ours).__name__)
+    values = _values(data)
+    required = [f.name for f in fields(XLMConfig) if f.default is MISSING and f.default_factory is MISSING]
+    if missing := [name for name in required if name not in values]:
+        raise CheckpointError(
+            "keys of the configuration are missing",
+            where=path,
+            found=f"no {', '.join(missing)}",
+            expected="the configuration of an XLM model",
+        )
+    values["causal"] = _causal(data, ours, causal, path)
+    try:
+        config = XLMConfig(**values)
+    except ConfigError as error:
+        raise CheckpointError(
+            "the configuration cannot make a model", where=path, found=error.found, expected=error.expected
+        ) from error
+    except (TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError("the configuration cannot make a model", where=path, found=error) from error
+    known = {*_PLAIN, "lang2id", "causal", OUR_KEY, *_INDEX_NAMES, *_INDEX_NAMES.values(), "n_words", *_DERIVED}
+    return LayoutConfig(
+        config=config,
+        extra={key: value for key, value in data.items() if key not in known},
+        record=_record(ours, config, path),
+    )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object that a JSON file of a checkpoint holds.
+
+    Raises:
+        CheckpointError: The file is missing, unreadable, not JSON, or holds something else.
+    """
+    try:
+        return read_json_object(path)
+    except VocabularyError as error:
+        raise CheckpointError(
+            error.what, where=error.where, found=error.found, expected=error.expected, remedy=error.remedy
+        ) from error
+
+
+def _values(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of our configuration, as far as the file has them."""
+    values = {key: data[key] for key in _PLAIN if key in data}
+    if "vocab_size" not in values and "n_words" in data:
+        values["vocab_size"] = data["n_words"]
+    for ours, theirs in _INDEX_NAMES.items():
+        # Their mask_token_id is a leftover of generation and 0 in the published files; mask_index is the mask.
+        names = (theirs,) if ours == "mask_token_id" else (theirs, ours)
+        for name in names:
+            if data.get(name) is not None:
+                values[ours] = data[name]
+                break
+    if data.get("lang2id") is not None:
+        values["lang2id"] = data["lang2id"]
+    values["share_inout_emb"] = bool(data.get("share_inout_emb", True) and data.get("tie_word_embeddings", True))
+    return values
+
+
+def _causal(data: Mapping[str, Any], ours: Mapping[str, Any], override: bool | None, path: Path) -> bool:
+    if override is not None:
+        return override
+    if isinstance(ours.get("causal"), bool):
+        return bool(ours["causal"])
+    if not data.get("causal", False):
+        warnings.warn(
+            f"{path} says causal: false, as the published configurations of causal models do too; the model is "
+            "taken for a causal one; for a masked language model give causal=False",
+            XLMWarning,
+            stacklevel=2,
+        )
+    return True
+
+
+def _record(ours: Mapping[str, Any], config: XLMConfig, path: Path) -> OriginalRecord | None:
+    kept = ours.get("original")
+    if kept is None:
+        return None
+    try:
+        record = OriginalRecord(
+            params=plain_data.from_json(kept["params"]),
+            counts=tuple(plain_data.from_json(kept["counts"]).tolist()),
+            training=plain_data.from_json(kept["training"]),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(
+            "what was kept of the original checkpoint cannot be read",
+            where=f"{path}, key xlm.original",
+            found=f"{type(error).__name__}: {error}",
+            remedy="convert the original checkpoint again, or remove the key",
+        ) from error
+    if len(record.counts) != config.vocab_size:
+        raise CheckpointError(
+            "what was kept of the original checkpoint is of another vocabulary",
+            where=f"{path}, key xlm.original.counts",
+            found=f"{len(record.counts)} counts",
+            expected=f"{config.vocab_size}, one a word",
+        )
+    return record
+
+
+def config_to_json(
+    config: XLMConfig,
+    *,
+    dtype: str,
+    extra: Mapping[str, Any] | None = None,
+    record: OriginalRecord | None = None,
+) -> dict[str, Any]:
+    """The contents of ``config.json``, as ``transformers`` reads it.
+
+    Args:
+        config: The architecture.
+        dtype: Of the weights, for instance ``"float32"``.
+        extra: Further keys to carry along; those that the architecture defines win.
+        record: What to keep of an original checkpoint.
+    """
+    theirs: dict[str, Any] = {name: getattr(config, name) for name in _PLAIN}
+    theirs["asm_cutoffs"] = list(config.asm_cutoffs)
+    if not config.asm:
+        del theirs["asm_cutoffs"], theirs["asm_div_value"]
+    if config.embed_init_std is None:
+        theirs["embed_init_std"] = config.emb_dim**-0.5
+    for ours, name in _INDEX_NAMES.items():
+        theirs[name] = theirs[ours] = getattr(config, ours)
+    theirs |= {
+        "architectures": ["XLMWithLMHeadModel"],
+        "model_type": "xlm",
+        "is_encoder": True,
+        "dtype": dtype,
+        "tie_word_embeddings": config.tied,
+        "lang2id": dict(config.lang2id),
+        "id2lang": {str(index): name for index, name in config.id2lang.items()},
+    }
+    our_part: dict[str, Any] = {"version": __version__, "causal": config.causal}
+    if record is not None:
+        our_part["original"] = {
+            "params": plain_data.to_json(dict(record.params)),
+            "counts": plain_data.pack_integers(record.counts),
+            "training": plain_data.to_json(dict(record.training)),
+        }
+    return {**dict(sorted({**(extra or {}), **theirs}.items())), OUR_KEY: our_part}

@@ -1,0 +1,99 @@
+"""Weights of the ``transformers`` layout: ``model.safetensors``, its shards, or ``pytorch_model.bin``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from xlm.checkpoint.layout_config import read_json
+from xlm.checkpoint.pickles import load_pickle
+from xlm.errors import CheckpointError
+
+WEIGHTS_FILE = "model.safetensors"
+_PICKLED_FILE = "pytorch_model.bin"
+_INDEX_SUFFIX = ".index.json"
+
+
+def read_weights(directory: Path) -> dict[str, Tensor]:
+    """Tensors of a directory under their own names, mapped from its files.
+
+    Args:
+        directory: Holds ``model.safetensors``, ``model.safetensors.index.json``, ``pytorch_model.bin`` or
+            ``pytorch_model.bin.index.json``; the first of these that is there is read.
+
+    Raises:
+        CheckpointError: None of them is there, or one is damaged, or the shards are not those of the index.
+    """
+    for name in (WEIGHTS_FILE, _PICKLED_FILE):
+        if (directory / name).is_file():
+            return _read_file(directory / name)
+        if (directory / (name + _INDEX_SUFFIX)).is_file():
+            return _read_shards(directory / (name + _INDEX_SUFFIX))
+    raise CheckpointError(
+        "the directory holds no weights",
+        where=directory,
+        found=", ".join(sorted(entry.name for entry in directory.iterdir())[:12]) or "nothing",
+        expected=f"{WEIGHTS_FILE} or {_PICKLED_FILE}, or one of them with {_INDEX_SUFFIX}",
+        remedy="fetch the missing file, or convert the original checkpoint into a new directory",
+    )
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """Tensors of one safetensors file, mapped.
+
+    Raises:
+        CheckpointError: The file cannot be opened or is not what it should be.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
+        raise CheckpointError(
+            "the file cannot be read as safetensors",
+            where=path,
+            found=str(error),
+            expected="a whole safetensors file",
+            remedy="fetch it again",
+        ) from error
+
+
+def _read_file(path: Path) -> dict[str, Tensor]:
+    if path.suffix == ".safetensors":
+        return read_safetensors(path)
+    loaded: Any = load_pickle(path)
+    if not isinstance(loaded, dict) or not all(isinstance(name, str) for name in loaded):
+        raise CheckpointError(
+            "the file does not hold a model's weights", where=path, found=type(loaded).__name__, expected="a state dict"
+        )
+    return dict(loaded)
+
+
+def _read_shards(index: Path) -> dict[str, Tensor]:
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
+        raise CheckpointError(
+            "the index names no shards", where=index, found=repr(weight_map)[:80], expected="weight_map: names to files"
+        )
+    tensors: dict[str, Tensor] = {}
+    stray: list[str] = []
+    for shard in sorted(set(weight_map.values())):
+        # An index from a stranger must not point out of its directory.
+        if Path(shard).name != shard or shard in (".", ".."):
+            raise CheckpointError("the index points elsewhere", where=index, found=shard, expected="a file beside it")
+        for name, tensor in _read_file(index.parent / shard).items():
+            if weight_map.get(name) != shard or name in tensors:
+                stray.append(f"{name} (in {shard}, the index says {weight_map.get(name, 'nothing')})")
+            tensors[name] = tensor
+    missing = [f"{name} (said to be in {shard})" for name, shard in weight_map.items() if name not in tensors]
+    if stray or missing:
+        raise CheckpointError(
+            "the shards are not those of the index",
+            where=index,
+            found="; ".join([*(f"extra: {name}" for name in stray[:8]), *(f"missing: {name}" for name in missing[:8])]),
+            expected="each tensor of weight_map once, in the file that it names",
+            remedy="fetch the index and all its shards again, of one revision",
+        )
+    return tensors

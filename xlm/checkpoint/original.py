@@ -1,0 +1,247 @@
+"""Reading the original's checkpoints: ``best-*.pth``, ``periodic-*.pth``, ``checkpoint.pth``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from xlm.checkpoint import plain_data
+from xlm.checkpoint.checkpoint import Checkpoint, OriginalRecord
+from xlm.checkpoint.keys import ORIGINAL
+from xlm.checkpoint.pickles import load_pickle
+from xlm.checkpoint.tensors import match_tensors
+from xlm.errors import CheckpointError, ConfigError
+from xlm.model.config import XLMConfig
+from xlm.tokenizer.vocabulary import SPECIAL_TOKENS
+
+EXTRA_CONFIG_KEY = "xlm_config"
+"""Key of ``params`` under which our exports carry what the original has no name for."""
+
+LAYER_NORM_EPS = 1e-12
+"""Added to the variance in every LayerNorm of the original; not a parameter there."""
+
+_PREFIX = "module."
+_TRAINING_KEYS = ("epoch", "n_total_iter", "best_metrics", "best_stopping_criterion")
+_REQUIRED = ("emb_dim", "n_layers", "n_heads", "n_words", "n_langs", "gelu_activation", "sinusoidal_embeddings")
+# Names of params that are ours too; the first group must be there.
+_SAME_NAME = (
+    *("emb_dim", "n_layers", "n_heads", "n_langs", "gelu_activation", "sinusoidal_embeddings"),
+    *("lang2id", "use_lang_emb", "share_inout_emb", "asm", "asm_div_value", "dropout", "attention_dropout"),
+)
+UNNAMED_FIELDS = ("embed_init_std", "lang_id")
+"""Fields of our configuration that the original has no name for."""
+
+_TOKEN_IDS = {f"{name}_index": f"{name}_token_id" for name in ("bos", "eos", "pad", "unk", "mask")}
+
+
+@dataclass(frozen=True, slots=True)
+class OriginalDictionary:
+    """The vocabulary inside an original checkpoint.
+
+    Attributes:
+        words: In id order, in the original's ``@@`` notation.
+        counts: How often each stood in the training text, by id.
+        lang2id: Language names to ids.
+    """
+
+    words: tuple[str, ...]
+    counts: tuple[int, ...]
+    lang2id: dict[str, int]
+
+
+def read_original(path: Path, *, causal: bool | None = None) -> Checkpoint:
+    """A checkpoint of the original's language model.
+
+    Args:
+        path: The ``.pth`` file, in either serialisation of torch.
+        causal: Overrides what the training steps say about the attention's direction.
+
+    Raises:
+        CheckpointError: It cannot be read, or is not a checkpoint of a language model that this library implements.
+    """
+    data = _load(path)
+    params = dict(data["params"])
+    extra = _extra_config(params.pop(EXTRA_CONFIG_KEY, {}), path)
+    dictionary = _dictionary(data, path)
+    weights, notes = _weights(data, path), []
+    config = _config(params, weights, extra, causal, path)
+    _check_sizes(config, dictionary, weights, path)
+    if "model_optimizer" in data:
+        notes.append("the optimiser's state is left out: only the weights, the dictionary and the parameters are kept")
+    return Checkpoint(
+        source=path,
+        config=config,
+        tensors=match_tensors(ORIGINAL, weights, config, where=path),
+        words=dictionary.words,
+        record=OriginalRecord(
+            params=params,
+            counts=dictionary.counts,
+            training={key: data[key] for key in _TRAINING_KEYS if key in data},
+        ),
+        extra_config=extra,
+        notes=tuple(notes),
+    )
+
+
+def read_dictionary(path: Path) -> OriginalDictionary:
+    """The vocabulary of an original checkpoint, without looking at its weights.
+
+    Raises:
+        CheckpointError: As ``read_original``.
+    """
+    return _dictionary(_load(path), path)
+
+
+def _load(path: Path) -> dict[str, Any]:
+    data = load_pickle(path)
+    if not isinstance(data, dict):
+        raise _not_an_lm(path, f"an object of type {type(data).__name__}")
+    if "encoder" in data or "decoder" in data:
+        raise _not_an_lm(path, "a machine translation checkpoint (encoder and decoder)")
+    missing = [key for key in ("model", "params", "dico_id2word", "dico_counts") if not isinstance(data.get(key), dict)]
+    if missing:
+        keys = ", ".join(sorted(map(str, data))[:8])
+        raise _not_an_lm(path, f"no dictionary under {', '.join(missing)}; the file has: {keys or 'nothing'}")
+    if not data["params"].get("encoder_only", True):
+        raise _not_an_lm(path, "a machine translation model (params say encoder_only = False)")
+    if data["params"].get("use_memory") or any(".values.weight" in str(key) for key in data["model"]):
+        raise _not_an_lm(path, "a model with product-key memory layers (params say use_memory)")
+    return data
+
+
+def _not_an_lm(path: Path, found: str) -> CheckpointError:
+    return CheckpointError(
+        "the file is not a language model checkpoint of the original",
+        where=path,
+        found=found,
+        expected="a checkpoint with model, params, dico_id2word, dico_word2id and dico_counts, of a model without "
+        "decoder and memory layers",
+        remedy="give a best-*.pth, periodic-*.pth or checkpoint.pth of a CLM or MLM training run",
+    )
+
+
+def _weights(data: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
+    """The state dict without the prefix of multi-GPU runs; tensors that stand there twice are found later."""
+    weights: dict[str, Tensor] = {}
+    doubled = []
+    for key, tensor in data["model"].items():
+        name = str(key).removeprefix(_PREFIX)
+        if name in weights:
+            doubled.append(name)
+        weights[name] = tensor
+    if doubled:
+        raise CheckpointError(
+            "tensors stand in the file with and without the module. prefix",
+            where=path,
+            found=", ".join(doubled[:12]),
+            expected="each tensor once",
+        )
+    return weights
+
+
+def _extra_config(kept: object, path: Path) -> dict[str, Any]:
+    extra = plain_data.from_json(kept)
+    if not isinstance(extra, dict):
+        raise CheckpointError(
+            "a parameter is of the wrong type", where=f"{path}, params, {EXTRA_CONFIG_KEY}", found=kept
+        )
+    return extra
+
+
+def _config(
+    params: Mapping[str, Any],
+    weights: Mapping[str, Tensor],
+    extra: Mapping[str, Any],
+    causal: bool | None,
+    path: Path,
+) -> XLMConfig:
+    missing = [key for key in _REQUIRED if key not in params]
+    if missing:
+        raise CheckpointError(
+            "parameters of the model are missing", where=f"{path}, params", found=f"no {', '.join(missing)}"
+        )
+    fields = {key: params[key] for key in _SAME_NAME if key in params}
+    fields |= {ours: params[theirs] for theirs, ours in _TOKEN_IDS.items() if theirs in params}
+    positions = weights.get("position_embeddings.weight")
+    if isinstance(positions, Tensor) and positions.dim() == 2:
+        fields["max_position_embeddings"] = positions.shape[0]
+    if params.get("asm"):
+        fields["asm_cutoffs"] = tuple(params.get("asm_cutoffs", ()))
+    try:
+        if causal is None:
+            # A run with CLM steps was trained to predict the next word, whatever else it was trained on.
+            causal = bool(params.get("clm_steps")) or not params.get("mlm_steps")
+        # The original has no default language; transformers' generate() takes this one, its tokenizer English rules.
+        fields["lang_id"] = (params.get("lang2id") or {}).get("en", 0)
+        fields |= {key: extra[key] for key in UNNAMED_FIELDS if key in extra}
+        return XLMConfig(vocab_size=params["n_words"], causal=causal, layer_norm_eps=LAYER_NORM_EPS, **fields)
+    except ConfigError as error:
+        raise CheckpointError(
+            "the parameters cannot make a model",
+            where=f"{path}, params",
+            found=error.found,
+            expected=error.expected,
+        ) from error
+    except (TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError("the parameters cannot make a model", where=f"{path}, params", found=error) from error
+
+
+def _dictionary(data: Mapping[str, Any], path: Path) -> OriginalDictionary:
+    id2word, counts = data["dico_id2word"], data["dico_counts"]
+    where = f"{path}, dico_id2word"
+    if set(id2word) != set(range(len(id2word))) or not all(isinstance(word, str) for word in id2word.values()):
+        raise CheckpointError(
+            "the dictionary's ids have gaps", where=where, found=f"{len(id2word)} words", expected="ids 0, 1, 2, …"
+        )
+    words = tuple(id2word[index] for index in range(len(id2word)))
+    if words[: len(SPECIAL_TOKENS)] != SPECIAL_TOKENS:
+        raise CheckpointError(
+            "the dictionary does not begin with the special words",
+            where=where,
+            found=" ".join(words[: len(SPECIAL_TOKENS)]),
+            expected=" ".join(SPECIAL_TOKENS),
+        )
+    word2id = data.get("dico_word2id")
+    if len(set(words)) != len(words) or (word2id is not None and word2id != {w: i for i, w in enumerate(words)}):
+        raise CheckpointError(
+            "the dictionary is not one to one",
+            where=f"{path}, dico_id2word and dico_word2id",
+            found=f"{len(words)} ids, {len(set(words))} words, {len(word2id or ())} entries the other way",
+            expected="the same words both ways, each once",
+        )
+    numbers = [counts.get(word) for word in words]
+    if not all(isinstance(count, int) for count in numbers):
+        raise CheckpointError(
+            "the dictionary's counts do not fit its words",
+            where=f"{path}, dico_counts",
+            found=f"{sum(isinstance(count, int) for count in numbers)} counts for {len(words)} words",
+            expected="a whole number for each",
+        )
+    lang2id = data["params"].get("lang2id")
+    return OriginalDictionary(words, tuple(numbers), dict(lang2id) if isinstance(lang2id, dict) else {})
+
+
+def _check_sizes(
+    config: XLMConfig,
+    dictionary: OriginalDictionary,
+    weights: Mapping[str, Tensor],
+    path: Path,
+) -> None:
+    rows = weights.get("embeddings.weight")
+    sizes = {
+        "words in dico_id2word": len(dictionary.words),
+        "n_words in params": config.vocab_size,
+        "rows of embeddings.weight": rows.shape[0] if isinstance(rows, Tensor) and rows.dim() else config.vocab_size,
+    }
+    if len(set(sizes.values())) != 1:
+        raise CheckpointError(
+            "the vocabulary is of another size than the model",
+            where=path,
+            found=", ".join(f"{size} {what}" for what, size in sizes.items()),
+            expected="the same number three times",
+            remedy="use the dictionary and the weights of one and the same training run",
+        )

@@ -1,0 +1,140 @@
+"""Python's plain data, numpy's and torch's numbers included, as JSON and back without loss.
+
+JSON has no tuples, no dicts with keys that are numbers, no bytes, no infinities and no arrays: each is written as an
+object with one key, ``$tuple`` or the like, that says what it was.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from xlm.errors import CheckpointError
+
+_LARGEST_ARRAY_BYTES = 1 << 28
+
+
+def to_json(value: Any) -> Any:
+    """The value as what ``json.dumps`` takes.
+
+    Args:
+        value: None, booleans, numbers, text, bytes, lists, tuples, sets, dicts, numpy scalars and arrays of numbers,
+            tensors of numbers; nested as deep as one likes.
+
+    Raises:
+        CheckpointError: A value of another type.
+    """
+    if value is None or isinstance(value, bool | str) or type(value) is int:
+        return value
+    if type(value) is float:
+        return value if math.isfinite(value) else {"$float": repr(value)}
+    if isinstance(value, bytes):
+        return {"$bytes": base64.b64encode(value).decode()}
+    if isinstance(value, list):
+        return [to_json(item) for item in value]
+    if type(value) is tuple:
+        return {"$tuple": [to_json(item) for item in value]}
+    if isinstance(value, set):
+        return {"$set": [to_json(item) for item in sorted(value, key=repr)]}
+    if isinstance(value, dict):
+        if all(isinstance(key, str) and not key.startswith("$") for key in value):
+            return {key: to_json(item) for key, item in value.items()}
+        return {"$dict": [[to_json(key), to_json(item)] for key, item in value.items()]}
+    if isinstance(value, np.generic):
+        return {"$number": _pack(np.asarray(value))}
+    if isinstance(value, np.ndarray):
+        return {"$array": _pack(value)}
+    if isinstance(value, torch.Tensor):
+        return {"$tensor": _pack(value.numpy())}
+    raise CheckpointError(
+        "a value of this type cannot be kept",
+        where="params",
+        found=f"{type(value).__name__}: {value!r:.80}",
+        expected="plain data: numbers, text, lists, tuples, dicts, arrays",
+    )
+
+
+def from_json(value: Any) -> Any:
+    """The value that ``to_json`` was given.
+
+    Raises:
+        CheckpointError: Not written by ``to_json``.
+    """
+    if isinstance(value, list):
+        return [from_json(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    tag = next(iter(value), "")
+    if not tag.startswith("$"):
+        return {key: from_json(item) for key, item in value.items()}
+    try:
+        return _READERS[tag](value[tag])
+    except (KeyError, ValueError, TypeError, zlib.error) as error:
+        raise CheckpointError(
+            "a kept value cannot be read",
+            where=f"config.json, key xlm: {tag}",
+            found=str(error),
+            remedy="convert again",
+        ) from error
+
+
+def pack_integers(numbers: Sequence[int]) -> Any:
+    """Many whole numbers as one short piece of JSON, which ``from_json`` turns into an array."""
+    return to_json(np.asarray(numbers, dtype=np.int64))
+
+
+def without_numpy(value: Any) -> Any:
+    """The value with Python numbers for numpy's, and tensors for arrays, all equal to what they were.
+
+    A plain ``torch.load`` opens files without numpy objects, and refuses those with them.
+    """
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return torch.from_numpy(value.copy())
+    if isinstance(value, dict):
+        return {without_numpy(key): without_numpy(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set):
+        return type(value)(without_numpy(item) for item in value)
+    return value
+
+
+def _pack(array: np.ndarray[Any, Any]) -> list[Any]:
+    if array.dtype.kind not in "biuf":
+        raise CheckpointError(
+            "an array of this type cannot be kept", where="params", found=array.dtype, expected="an array of numbers"
+        )
+    raw = base64.b64encode(zlib.compress(np.ascontiguousarray(array).tobytes(), 9)).decode()
+    return [array.dtype.str, list(array.shape), raw]
+
+
+def _unpack(packed: list[Any]) -> np.ndarray[Any, Any]:
+    code, shape, raw = packed
+    dtype = np.dtype(code)
+    if dtype.kind not in "biuf":
+        raise ValueError(f"array of type {code}")
+    size = math.prod(shape) * dtype.itemsize
+    if not 0 <= size <= _LARGEST_ARRAY_BYTES:
+        raise ValueError(f"array of {size} bytes")
+    # One byte more than it may be, so that text which unpacks to more is caught without unpacking all of it.
+    data = zlib.decompressobj().decompress(base64.b64decode(raw), size + 1)
+    array: np.ndarray[Any, Any] = np.frombuffer(data, dtype=dtype).reshape(shape).copy()
+    return array
+
+
+_READERS: dict[str, Any] = {
+    "$float": float,
+    "$bytes": base64.b64decode,
+    "$tuple": lambda items: tuple(from_json(items)),
+    "$set": lambda items: set(from_json(items)),
+    "$dict": lambda items: {from_json(key): from_json(item) for key, item in items},
+    "$number": lambda packed: _unpack(packed)[()],
+    "$array": _unpack,
+    "$tensor": lambda packed: torch.from_numpy(_unpack(packed)),
+}

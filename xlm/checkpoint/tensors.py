@@ -1,0 +1,124 @@
+"""Are these the tensors of that model? Every one that is not is named, in one error."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from xlm.checkpoint.keys import KeyTable
+from xlm.errors import CheckpointError
+from xlm.model.config import XLMConfig
+from xlm.model.lm import XLMWithLMHeadModel
+
+_LISTED = 12
+_LAYER = re.compile(r"^transformer\.layers\.(\d+)\.")
+
+
+def empty_model(config: XLMConfig) -> XLMWithLMHeadModel:
+    """A model without memory for its weights (on torch's ``meta`` device), for shapes and for assigning into."""
+    with torch.device("meta"):
+        return XLMWithLMHeadModel(config)
+
+
+def match_tensors(table: KeyTable, found: Mapping[str, object], config: XLMConfig, *, where: Path) -> dict[str, Tensor]:
+    """A file's tensors under our names, all of them there and sound.
+
+    Args:
+        table: Names of the file's format.
+        found: Names to tensors, as read.
+        config: The architecture they must fit.
+        where: The file, for the message.
+
+    Returns:
+        Our names to tensors. The head's weight is left out when it is the word embeddings.
+
+    Raises:
+        CheckpointError: Names every tensor that is missing, extra, doubled, of the wrong shape or type, shares memory
+            with itself, is not finite, or should equal the word embeddings and does not.
+    """
+    tensors: dict[str, Tensor] = {}
+    names: dict[str, str] = {}
+    problems: dict[str, list[str]] = {}
+
+    def problem(kind: str, text: str) -> None:
+        problems.setdefault(kind, []).append(text)
+
+    for theirs, tensor in found.items():
+        ours = table.ours(theirs)
+        if theirs in table.dropped:
+            continue
+        if ours is None:
+            problem("extra", theirs)
+        elif not isinstance(tensor, Tensor):
+            problem("not a tensor", f"{theirs} ({type(tensor).__name__})")
+        elif ours in tensors:
+            problem("doubled", f"{theirs} (also as {names[ours]})")
+        else:
+            tensors[ours], names[ours] = tensor, theirs
+
+    # A file that claims a million layers must not make us build them.
+    present = {int(match[1]) for match in map(_LAYER.match, tensors) if match}
+    if config.n_layers > len(present):
+        problem("missing", f"{config.n_layers - len(present)} of the {config.n_layers} layers that the file claims")
+    else:
+        _compare_shapes(table, tensors, names, config, problem)
+    for ours, tensor in tensors.items():
+        if not tensor.dtype.is_floating_point:
+            problem("not floating point", f"{names[ours]} ({tensor.dtype})")
+        elif tensor.is_sparse or tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size():
+            problem("not a plain tensor", f"{names[ours]} (fewer numbers stored than its shape has)")
+        elif bad := _not_finite(tensor):
+            problem("not finite", f"{names[ours]} ({bad} of {tensor.numel()} values)")
+    if not problems and config.tied and "head.weight" in tensors:
+        head, words = tensors.pop("head.weight"), tensors["transformer.embeddings.word.weight"]
+        if head.data_ptr() != words.data_ptr() and not torch.equal(head, words):
+            problem("not equal to the word embeddings, although they are said to be shared", names["head.weight"])
+    if problems:
+        raise CheckpointError(
+            "the tensors are not those of the model that the file describes",
+            where=where,
+            found="".join(f"\n    {kind}: {_listing(items)}" for kind, items in problems.items()),
+            expected=f"an XLM model with {config.n_layers} layers of width {config.emb_dim}, "
+            f"{config.vocab_size} words, {config.n_langs} language(s), "
+            f"{'adaptive' if config.asm else 'tied' if config.tied else 'untied'} head",
+            remedy="fetch the file again if it is damaged; if it is of another kind of model, this is not the tool",
+        )
+    return tensors
+
+
+def _compare_shapes(
+    table: KeyTable,
+    tensors: Mapping[str, Tensor],
+    names: Mapping[str, str],
+    config: XLMConfig,
+    problem: Callable[[str, str], None],
+) -> None:
+    expected = {name: tuple(tensor.shape) for name, tensor in empty_model(config).state_dict().items()}
+    if config.tied:
+        expected["head.weight"] = expected["transformer.embeddings.word.weight"]
+    for ours, shape in expected.items():
+        if ours in tensors:
+            if tuple(tensors[ours].shape) != shape:
+                problem("wrong shape", f"{names[ours]} {tuple(tensors[ours].shape)} instead of {shape}")
+        elif not (config.tied and ours == "head.weight"):
+            problem("missing", table.theirs(ours))
+    for ours in tensors.keys() - expected.keys():
+        problem("extra", names[ours])
+
+
+def _not_finite(tensor: Tensor) -> int:
+    """How many values are NaN or infinite."""
+    # A sum with a NaN or an infinity in it is never finite, and it takes one pass without a temporary.
+    if math.isfinite(float(tensor.sum(dtype=torch.float32))):
+        return 0
+    return int(tensor.numel() - torch.isfinite(tensor).sum())
+
+
+def _listing(items: list[str]) -> str:
+    rest = len(items) - _LISTED
+    return ", ".join(items[:_LISTED]) + (f" and {rest} more" if rest > 0 else "")
