@@ -1,0 +1,125 @@
+"""Figures of a benchmark, with what they were taken on; as a table and as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+
+from xlm._atomic import write_text
+from xlm._version import __version__
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Figure:
+    """One measured quantity over all rounds.
+
+    Attributes:
+        name: What was measured.
+        unit: Of the values.
+        values: One a round.
+    """
+
+    name: str
+    unit: str
+    values: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        """The middle of the values."""
+        return statistics.median(self.values)
+
+    def __str__(self) -> str:
+        return f"{self.median:.3g} {self.unit} ({min(self.values):.3g} to {max(self.values):.3g})"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bar:
+    """A ratio that should stay below a limit.
+
+    Attributes:
+        name: What is divided by what.
+        value: Median of the rounds' ratios.
+        limit: The largest that is allowed.
+    """
+
+    name: str
+    value: float
+    limit: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether the value is within the limit."""
+        return self.value <= self.limit
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BenchReport:
+    """A benchmark's result.
+
+    Attributes:
+        title: What was run, on which sizes.
+        machine: Device, threads, versions.
+        figures: What was measured.
+        bars: What it is held against.
+    """
+
+    title: str
+    machine: Mapping[str, str]
+    figures: tuple[Figure, ...]
+    bars: tuple[Bar, ...]
+
+    def __str__(self) -> str:
+        width = max(len(name) for name in [f.name for f in self.figures] + [bar.name for bar in self.bars])
+        lines = [self.title, *(f"  {key}: {value}" for key, value in self.machine.items())]
+        lines += [f"  {figure.name:<{width}}  {figure}" for figure in self.figures]
+        for bar in self.bars:
+            verdict = "holds" if bar.holds else "MISSED"
+            lines.append(f"  {bar.name:<{width}}  {bar.value:.2f} (at most {bar.limit:g}: {verdict})")
+        return "\n".join(lines)
+
+    def write(self, path: Path) -> None:
+        """Writes everything as JSON.
+
+        Raises:
+            WriteError: The file could not be written.
+        """
+        write_text(path, json.dumps(asdict(self), indent=2) + "\n")
+
+
+def machine_facts(packages: Sequence[str]) -> dict[str, str]:
+    """What a figure depends on besides the code: processor, threads, versions.
+
+    Args:
+        packages: Whose versions to name, where installed.
+    """
+    versions = [f"xlm {__version__}", f"Python {platform.python_version()}"]
+    for package in packages:
+        try:
+            versions.append(f"{package} {metadata.version(package)}")
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "device": f"{_processor()}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}",
+        "versions": ", ".join(versions),
+    }
+
+
+def ratio_of_rounds(numerator: Figure, denominator: Figure) -> float:
+    """Median of the ratios of values that were taken in the same round, which a machine's drift leaves alone."""
+    return statistics.median(a / b for a, b in zip(numerator.values, denominator.values, strict=True))
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
