@@ -123,7 +123,9 @@ def _values(data: Mapping[str, Any]) -> dict[str, Any]:
                 break
     if data.get("lang2id") is not None:
         values["lang2id"] = data["lang2id"]
-    values["share_inout_emb"] = bool(data.get("share_inout_emb", True) and data.get("tie_word_embeddings", True))
+    # An adaptive softmax is never tied, so that its file says nothing about what the run was asked for.
+    tied = data.get("tie_word_embeddings", True) or data.get("asm", False)
+    values["share_inout_emb"] = bool(data.get("share_inout_emb", True) and tied)
     return values
 
 

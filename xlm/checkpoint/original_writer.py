@@ -60,7 +60,11 @@ def write_original(
         "params": without_numpy(params),
     }
     with path.open("wb") as file:
-        torch.save(data, file)
+        try:
+            torch.save(data, file)
+        except RuntimeError as error:
+            # On a full disk torch fails a second time, and hides the first error behind that.
+            raise error.__context__ if isinstance(error.__context__, OSError) else OSError(str(error)) from error
 
 
 def state_dict(checkpoint: Checkpoint, dtype: torch.dtype | None) -> OrderedDict[str, Tensor]:

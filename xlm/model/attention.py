@@ -39,13 +39,14 @@ class Visibility:
         """
         if valid_BT is None or (causal and right_padded):
             return cls(is_causal=causal)
-        keys_B1S = valid_BT[:, None, :]
-        T = valid_BT.shape[1]
-        if causal:
-            keys_B1S = keys_B1S & torch.ones(T, T, dtype=torch.bool, device=valid_BT.device).tril()
-        # A padded query may see nothing at all, and a softmax over nothing is NaN: let each position see itself.
-        # For a real query that changes nothing.
-        mask_BTS = keys_B1S | torch.eye(T, dtype=torch.bool, device=valid_BT.device)
+        if not causal:
+            # Every row has a real token, so no query is left with nothing to look at.
+            return cls(mask=valid_BT[:, None, None, :])
+        T, device = valid_BT.shape[1], valid_BT.device
+        mask_BTS = valid_BT[:, None, :] & torch.ones(T, T, dtype=torch.bool, device=device).tril()
+        # Padding with only padding before it sees nothing, and a softmax over nothing is NaN: let each position see
+        # itself. For a real query that changes nothing.
+        mask_BTS |= torch.eye(T, dtype=torch.bool, device=device)
         return cls(mask=mask_BTS[:, None])
 
     @classmethod
@@ -132,9 +133,14 @@ class Attention(nn.Module):
 
 
 def _attention_weights(query_BNTH: Tensor, key_BNSH: Tensor, visibility: Visibility) -> Tensor:
-    scores_BNTS = (query_BNTH * query_BNTH.shape[-1] ** -0.5) @ key_BNSH.transpose(-2, -1)
+    scores_BNTS: Tensor = (query_BNTH * query_BNTH.shape[-1] ** -0.5) @ key_BNSH.transpose(-2, -1)
     mask = visibility.as_mask(scores_BNTS.shape[-2], scores_BNTS.shape[-1], scores_BNTS.device)
     if mask is not None:
         scores_BNTS = scores_BNTS.masked_fill(~mask, float("-inf"))
-    # The original's softmax is in float32 whatever the type of the model.
-    return scores_BNTS.float().softmax(-1).type_as(scores_BNTS)
+    # As in the original, half precision ends before the softmax.
+    return at_least_float32(scores_BNTS).softmax(-1).to(query_BNTH.dtype)
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Half-precision numbers as float32, wider ones as they are."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -80,7 +80,7 @@ class XLMCache:
             value_BNTH: New values.
 
         Returns:
-            Keys and values, each (B, N, S', H) with S' the longest row after the write.
+            Keys and values in the type of the new ones, each (B, N, S', H) with S' the longest row after the write.
         """
         new = key_BNTH.shape[2]
         end = self.longest + new
@@ -91,9 +91,10 @@ class XLMCache:
         else:
             slots_BT = self.lengths[:, None] + torch.arange(new, device=self.lengths.device)
             index = slots_BT[:, None, :, None].expand_as(key_BNTH)
-            keys_BNSH.scatter_(2, index, key_BNTH)
-            values_BNSH.scatter_(2, index, value_BNTH)
-        return keys_BNSH[:, :, :end], values_BNSH[:, :, :end]
+            # Unlike the slices above, scatter_ does not convert, and under autocast the new ones are narrower.
+            keys_BNSH.scatter_(2, index, key_BNTH.to(keys_BNSH.dtype))
+            values_BNSH.scatter_(2, index, value_BNTH.to(values_BNSH.dtype))
+        return keys_BNSH[:, :, :end].type_as(key_BNTH), values_BNSH[:, :, :end].type_as(value_BNTH)
 
     def advance(self, positions: int, counts_B: Tensor | None) -> None:
         """Count new tokens into each row, after every layer has written.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -44,7 +45,7 @@ class XLMConfig:
         mask_token_id: Id of ``<special1>``, the mask of the MLM objective.
 
     Raises:
-        ConfigError: Any value that cannot make a model; all of them in one error.
+        ConfigError: Any value that cannot make a model; all of them in one error (wrong types first, by themselves).
 
     Source: paper section 5.1 and the original's ``src/model/transformer.py``, ``TransformerModel.__init__``.
     """
@@ -76,8 +77,10 @@ class XLMConfig:
     mask_token_id: int = 5
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "lang2id", MappingProxyType(dict(self.lang2id)))
-        object.__setattr__(self, "asm_cutoffs", tuple(self.asm_cutoffs))
+        if isinstance(self.lang2id, Mapping):
+            object.__setattr__(self, "lang2id", MappingProxyType(dict(self.lang2id)))
+        if isinstance(self.asm_cutoffs, Iterable):
+            object.__setattr__(self, "asm_cutoffs", tuple(self.asm_cutoffs))
         problems = _wrong_types(self) or _wrong_values(self)
         if problems:
             raise ConfigError(
@@ -169,14 +172,14 @@ _Problem = tuple[str, object, str]
 
 
 def _wrong_types(config: XLMConfig) -> list[_Problem]:
-    checks = {
+    checks: dict[str, Callable[[Any], bool]] = {
         "int": lambda v: isinstance(v, int) and not isinstance(v, bool),
         "bool": lambda v: isinstance(v, bool),
         "float": lambda v: isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v),
-        "float | None": lambda v: v is None or (isinstance(v, int | float) and not isinstance(v, bool)),
-        "tuple[int, ...]": lambda v: all(isinstance(x, int) and not isinstance(x, bool) for x in v),
-        "Mapping[str, int]": lambda v: all(
-            isinstance(k, str) and isinstance(x, int) and not isinstance(x, bool) for k, x in v.items()
+        "float | None": lambda v: v is None or checks["float"](v),
+        "tuple[int, ...]": lambda v: isinstance(v, tuple) and all(checks["int"](x) for x in v),
+        "Mapping[str, int]": lambda v: (
+            isinstance(v, Mapping) and all(isinstance(k, str) and checks["int"](x) for k, x in v.items())
         ),
     }
     return [
@@ -197,7 +200,7 @@ def _wrong_values(c: XLMConfig) -> list[_Problem]:
         for name in ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id", "mask_token_id")
     ]
     edges = (0, *c.asm_cutoffs, c.vocab_size)
-    ascending = all(a < b for a, b in zip(edges, edges[1:], strict=False))
+    ascending = all(a < b for a, b in itertools.pairwise(edges))
     rules += [
         ("n_heads", c.n_heads < 1 or c.emb_dim % c.n_heads == 0, f"a divisor of emb_dim = {c.emb_dim}"),
         ("layer_norm_eps", c.layer_norm_eps > 0, "above 0"),

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from xlm.model.attention import at_least_float32
 from xlm.model.config import XLMConfig
 
 IGNORED_LABEL = -100
@@ -31,8 +32,9 @@ class LinearHead(nn.Module):
         return F.linear(hidden_BTD, word_embeddings_VD if self.weight is None else self.weight, self.bias)
 
     def loss(self, logits_BTV: Tensor, hidden_BTD: Tensor, labels_BT: Tensor) -> Tensor:
-        """Mean negative log-probability of the labels that count, in nats; a scalar in float32."""
-        return F.cross_entropy(logits_BTV.flatten(0, 1).float(), labels_BT.flatten(), ignore_index=IGNORED_LABEL)
+        """Mean negative log-probability of the labels that count, in nats; a scalar in float32 or wider."""
+        logits_CV = at_least_float32(logits_BTV).flatten(0, 1)
+        return F.cross_entropy(logits_CV, labels_BT.flatten(), ignore_index=IGNORED_LABEL)
 
 
 class AdaptiveHead(nn.Module):
@@ -53,7 +55,7 @@ class AdaptiveHead(nn.Module):
         return logits_CV.view(*hidden_BTD.shape[:2], -1)
 
     def loss(self, logits_BTV: Tensor, hidden_BTD: Tensor, labels_BT: Tensor) -> Tensor:
-        """Mean negative log-probability of the labels that count, in nats; a scalar in float32."""
+        """Mean negative log-probability of the labels that count, in nats; a scalar in float32 or wider."""
         counted_BT = labels_BT != IGNORED_LABEL
         output: Tensor = self.adaptive(hidden_BTD[counted_BT], labels_BT[counted_BT]).output
-        return -output.float().mean()
+        return -at_least_float32(output).mean()

@@ -18,6 +18,8 @@ from xlm.model.transformer import TransformerInputs
 Languages = str | int | Sequence[str | int] | Tensor
 """A language name or id for all, one a row, or a (B, T) tensor of ids."""
 
+_WHOLE_NUMBERS = (torch.int64, torch.int32)
+
 
 def prepare_inputs(
     config: XLMConfig,
@@ -39,11 +41,11 @@ def prepare_inputs(
     B, T = input_ids.shape
     valid, right_padded = _valid_positions(config, input_ids, lengths, attention_mask)
     if cache is not None:
-        _check_cache(config, cache, B, T, right_padded=right_padded, valid=valid)
+        _check_cache(config, cache, B, T, right_padded=right_padded)
     if position_ids is None:
         position_ids = _default_positions(config, T, cache, input_ids.device)
     else:
-        _check_shape("position_ids", position_ids, (B, T))
+        check_shape("position_ids", position_ids, (B, T))
         _check_ids("position_ids", position_ids, limit=config.max_position_embeddings, what="positions")
     return TransformerInputs(
         input_ids=input_ids,
@@ -55,7 +57,7 @@ def prepare_inputs(
 
 
 def _check_ids(name: str, ids: Tensor, *, limit: int, what: str) -> None:
-    if not isinstance(ids, Tensor) or ids.dim() != 2 or ids.is_floating_point() or ids.dtype == torch.bool:
+    if not isinstance(ids, Tensor) or ids.dim() != 2 or ids.dtype not in _WHOLE_NUMBERS:
         raise InputError(
             f"{name} must be a matrix of whole numbers",
             where=name,
@@ -78,9 +80,17 @@ def _check_ids(name: str, ids: Tensor, *, limit: int, what: str) -> None:
         )
 
 
-def _check_shape(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
-    if tuple(tensor.shape) != shape:
-        raise InputError(f"{name} has the wrong shape", where=name, found=tuple(tensor.shape), expected=shape)
+def check_shape(name: str, tensor: object, shape: tuple[int, ...]) -> None:
+    """Raises ``InputError`` unless this is a tensor of that shape."""
+    found = tuple(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__
+    if found != shape:
+        raise InputError(f"{name} has the wrong shape", where=name, found=found, expected=f"a tensor of shape {shape}")
+
+
+def check_whole(name: str, tensor: Tensor) -> None:
+    """Raises ``InputError`` unless these are int64 or int32."""
+    if tensor.dtype not in _WHOLE_NUMBERS:
+        raise InputError(f"{name} must be whole numbers", where=name, found=tensor.dtype, expected="an int64 tensor")
 
 
 def _valid_positions(
@@ -96,15 +106,19 @@ def _valid_positions(
             expected="one of them, or neither (<pad> is then padding)",
         )
     if lengths is not None:
-        _check_shape("lengths", lengths, (B,))
-        if int(lengths.min()) < 1 or int(lengths.max()) > T:
+        check_shape("lengths", lengths, (B,))
+        check_whole("lengths", lengths)
+        shortest, longest = (int(bound) for bound in torch.aminmax(lengths))
+        if shortest < 1 or longest > T:
             raise InputError("lengths out of range", where="lengths", found=lengths.tolist(), expected=f"1 to {T} each")
+        if shortest == T:
+            return None, True
         valid_BT = torch.arange(T, device=lengths.device) < lengths[:, None]
         return valid_BT.to(input_ids.device), True
     if attention_mask is None:
         valid_BT = input_ids != config.pad_token_id
     else:
-        _check_shape("attention_mask", attention_mask, (B, T))
+        check_shape("attention_mask", attention_mask, (B, T))
         valid_BT = attention_mask.to(input_ids.device) != 0
     if bool(valid_BT.all()):
         return None, True
@@ -116,9 +130,7 @@ def _valid_positions(
     return valid_BT, bool((valid_BT[:, :-1] >= valid_BT[:, 1:]).all())
 
 
-def _check_cache(
-    config: XLMConfig, cache: XLMCache, B: int, T: int, *, right_padded: bool, valid: Tensor | None
-) -> None:
+def _check_cache(config: XLMConfig, cache: XLMCache, B: int, T: int, *, right_padded: bool) -> None:
     if not config.causal:
         raise InputError(
             "a bidirectional model cannot use a cache",
@@ -133,6 +145,15 @@ def _check_cache(
             where="cache",
             found="gradients enabled",
             expected="torch.no_grad() or torch.inference_mode()",
+        )
+    made_for = tuple(cache.keys.shape[dim] for dim in (0, 2, 4))
+    if made_for != (config.n_layers, config.n_heads, config.head_dim):
+        raise InputError(
+            "the cache was made for another model",
+            where="cache",
+            found=f"{made_for} layers, heads and head width",
+            expected=(config.n_layers, config.n_heads, config.head_dim),
+            remedy="model.new_cache(batch_size)",
         )
     if cache.batch_size != B:
         raise InputError("the cache has another batch size", where="cache", found=cache.batch_size, expected=B)
@@ -167,8 +188,7 @@ def _default_positions(config: XLMConfig, T: int, cache: XLMCache | None, device
         return positions_T[None]
     if cache.uniform_length is not None:
         return positions_T[None] + cache.uniform_length
-    # A row's padding may reach past the last position; what is computed there is never looked at.
-    return (cache.lengths[:, None] + positions_T).clamp(max=config.max_position_embeddings - 1)
+    return cache.lengths[:, None] + positions_T
 
 
 def _language_ids(config: XLMConfig, langs: Languages, B: int, T: int, device: torch.device) -> Tensor:
@@ -179,13 +199,14 @@ def _language_ids(config: XLMConfig, langs: Languages, B: int, T: int, device: t
         langs = torch.tensor([config.language_id(language) for language in langs], device=device)
     if langs.shape == (B,):
         langs = langs[:, None]
-    if langs.shape not in ((B, T), (B, 1)):
+    if tuple(langs.shape) not in ((B, T), (B, 1)):
         raise InputError(
             "langs has the wrong shape",
             where="langs",
             found=tuple(langs.shape),
             expected=f"one language for all, one for each of {B} rows, or a tensor of shape {(B, T)}",
         )
+    check_whole("langs", langs)
     if not torch.compiler.is_compiling():
         for bound in torch.aminmax(langs):
             config.language_id(int(bound))

@@ -18,7 +18,7 @@ from xlm.errors import InputError, XLMWarning
 from xlm.model.cache import XLMCache
 from xlm.model.config import XLMConfig
 from xlm.model.head import IGNORED_LABEL, AdaptiveHead, LinearHead
-from xlm.model.inputs import Languages, prepare_inputs
+from xlm.model.inputs import Languages, check_shape, check_whole, prepare_inputs
 from xlm.model.transformer import Transformer
 
 
@@ -70,14 +70,14 @@ class XLMWithLMHeadModel(nn.Module):
     @torch.no_grad()
     def _initialise(self) -> None:
         config, embeddings = self.config, self.transformer.embeddings
+        if self.device.type == "meta":
+            return
         std = config.emb_dim**-0.5 if config.embed_init_std is None else config.embed_init_std
-        for table in (
-            embeddings.word,
-            None if config.sinusoidal_embeddings else embeddings.position,
-            embeddings.language,
-        ):
-            if table is not None:
-                nn.init.normal_(table.weight, std=std)
+        nn.init.normal_(embeddings.word.weight, std=std)
+        if not config.sinusoidal_embeddings:
+            nn.init.normal_(embeddings.position.weight, std=std)
+        if embeddings.language is not None:
+            nn.init.normal_(embeddings.language.weight, std=std)
         embeddings.word.weight[config.pad_token_id].zero_()
         if isinstance(self.head, LinearHead):
             bound = config.emb_dim**-0.5
@@ -201,11 +201,9 @@ class XLMWithLMHeadModel(nn.Module):
         )
 
     def _loss(self, logits_BTV: Tensor, hidden_BTD: Tensor, labels_BT: Tensor) -> Tensor:
-        expected = tuple(logits_BTV.shape[:2])
-        if tuple(labels_BT.shape) != expected:
-            raise InputError(
-                "labels has the wrong shape", where="labels", found=tuple(labels_BT.shape), expected=expected
-            )
+        check_shape("labels", labels_BT, tuple(logits_BTV.shape[:2]))
+        check_whole("labels", labels_BT)
+        labels_BT = labels_BT.long()
         if self.config.causal:
             # Shifting the labels instead of cutting the logits keeps the large tensor whole, and uncopied.
             labels_BT = F.pad(labels_BT[:, 1:], (0, 1), value=IGNORED_LABEL)
@@ -229,5 +227,5 @@ class XLMWithLMHeadModel(nn.Module):
             f"this model has language embeddings ({names}) and was called without langs: no language embedding is "
             "added, which it never saw in training, and its predictions are much worse; give langs=",
             XLMWarning,
-            stacklevel=3,
+            stacklevel=5,  # past this, forward and the two frames of nn.Module.__call__
         )

@@ -77,9 +77,9 @@ class Embeddings(nn.Module):
 
     def __init__(self, config: XLMConfig) -> None:
         super().__init__()
-        self.word = nn.Embedding(config.vocab_size, config.emb_dim, padding_idx=config.pad_token_id)
-        self.position = nn.Embedding(config.max_position_embeddings, config.emb_dim)
-        self.language = nn.Embedding(config.n_langs, config.emb_dim) if config.has_language_embeddings else None
+        self.word = _table(config.vocab_size, config.emb_dim, padding_idx=config.pad_token_id)
+        self.position = _table(config.max_position_embeddings, config.emb_dim)
+        self.language = _table(config.n_langs, config.emb_dim) if config.has_language_embeddings else None
         self.norm = nn.LayerNorm(config.emb_dim, eps=config.layer_norm_eps)
         self.dropout = config.dropout
         if config.sinusoidal_embeddings:
@@ -93,6 +93,15 @@ class Embeddings(nn.Module):
         if self.language is not None and inputs.langs is not None:
             x_BTD = x_BTD + self.language(inputs.langs)
         return F.dropout(self.norm(x_BTD), p=self.dropout, training=self.training)
+
+
+def _table(rows: int, width: int, *, padding_idx: int | None = None) -> nn.Embedding:
+    # Made from an empty tensor: nn.Embedding's own constructor draws numbers that are drawn again or loaded over, and
+    # on the meta device that draw imports half of torch's compiler, three seconds.
+    table: nn.Embedding = nn.Embedding.from_pretrained(  # type: ignore[no-untyped-call]
+        torch.empty(rows, width), freeze=False, padding_idx=padding_idx
+    )
+    return table
 
 
 class FeedForward(nn.Module):

@@ -1,0 +1,78 @@
+"""The same model as ``transformers`` builds it: one explicit name map, and both models with equal weights."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from xlm.model.lm import XLMWithLMHeadModel
+
+# Name in transformers → name here; the first pattern that matches counts.
+NAMES = {
+    r"transformer\.embeddings\.": "transformer.embeddings.word.",
+    r"transformer\.position_embeddings\.": "transformer.embeddings.position.",
+    r"transformer\.lang_embeddings\.": "transformer.embeddings.language.",
+    r"transformer\.layer_norm_emb\.": "transformer.embeddings.norm.",
+    r"transformer\.attentions\.(\d+)\.q_lin\.": r"transformer.layers.\1.attention.query.",
+    r"transformer\.attentions\.(\d+)\.k_lin\.": r"transformer.layers.\1.attention.key.",
+    r"transformer\.attentions\.(\d+)\.v_lin\.": r"transformer.layers.\1.attention.value.",
+    r"transformer\.attentions\.(\d+)\.out_lin\.": r"transformer.layers.\1.attention.output.",
+    r"transformer\.layer_norm1\.(\d+)\.": r"transformer.layers.\1.attention_norm.",
+    r"transformer\.ffns\.(\d+)\.lin1\.": r"transformer.layers.\1.ffn.up.",
+    r"transformer\.ffns\.(\d+)\.lin2\.": r"transformer.layers.\1.ffn.down.",
+    r"transformer\.layer_norm2\.(\d+)\.": r"transformer.layers.\1.ffn_norm.",
+    r"pred_layer\.proj\.(head|tail)\.": r"head.adaptive.\1.",
+    r"pred_layer\.proj\.": "head.",
+}
+
+
+def name_here(name: str) -> str:
+    """The name in this project of one of the tensors of ``transformers``."""
+    for pattern, replacement in NAMES.items():
+        if re.match(pattern, name):
+            return re.sub(pattern, replacement, name, count=1)
+    raise AssertionError(f"transformers has a tensor {name} that the map does not know")
+
+
+def copy_weights(ours: XLMWithLMHeadModel, theirs: Any) -> None:
+    """Puts our weights into their model; every tensor on both sides must have a counterpart."""
+    weights = ours.state_dict()
+    unused = set(weights)
+    found = {}
+    for name in theirs.state_dict():
+        counterpart = name_here(name)
+        if counterpart == "head.weight" and ours.config.tied:
+            counterpart = "transformer.embeddings.word.weight"
+        found[name] = weights[counterpart]
+        unused.discard(counterpart)
+    assert not unused
+    theirs.load_state_dict(found, strict=True)
+
+
+def peer_of(ours: XLMWithLMHeadModel) -> Any:
+    """``transformers``' model of the same architecture with the same weights, in evaluation mode."""
+    transformers = pytest.importorskip("transformers", reason="transformers is the oracle: install xlm[test]")
+    config = ours.config
+    theirs = transformers.XLMWithLMHeadModel(
+        transformers.XLMConfig(
+            vocab_size=config.vocab_size,
+            emb_dim=config.emb_dim,
+            n_layers=config.n_layers,
+            n_heads=config.n_heads,
+            max_position_embeddings=config.max_position_embeddings,
+            n_langs=config.n_langs,
+            use_lang_emb=config.use_lang_emb,
+            sinusoidal_embeddings=config.sinusoidal_embeddings,
+            gelu_activation=config.gelu_activation,
+            causal=config.causal,
+            # share_inout_emb is read by nothing in transformers 5; this is what unties the two matrices there.
+            tie_word_embeddings=config.tied,
+            asm=config.asm,
+            asm_cutoffs=list(config.asm_cutoffs),
+            asm_div_value=config.asm_div_value,
+        )
+    ).eval()
+    copy_weights(ours, theirs)
+    return theirs

@@ -1,0 +1,172 @@
+"""Oracle: the original's recorded numbers; and models that are wrong on purpose, which must be found out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.demo_files import write_demo_files
+from xlm import XLMError, XLMWithLMHeadModel
+from xlm.checkpoint.convert import convert
+from xlm.parity import against_reference, against_transformers
+
+RECORDED = (
+    "plain",
+    "fp16_module_legacy",
+    "monolingual_relu_sinusoidal",
+    "adaptive_softmax",
+    "untied",
+    "no_lang_emb",
+)
+EVERYTHING = {
+    "causal.hidden",
+    "causal.logits",
+    "causal.position_ids.logits",
+    "bidirectional.hidden",
+    "bidirectional.logits",
+    "train.loss",
+    "train.grad",
+}
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_recorded_checkpoints(name: str, reference: Path) -> None:
+    """Logits, hidden states, given positions, training loss and every gradient, within the bounds of xlm.parity."""
+    folder = reference / "checkpoints"
+    report = against_reference(folder / f"{name}.pth", folder / f"{name}.reference.safetensors")
+    assert report.holds, str(report)
+    assert {comparison.name for comparison in report.comparisons} == EVERYTHING
+
+
+@pytest.mark.parametrize("name", ["plain", "fp16_module_legacy", "adaptive_softmax"])
+def test_recorded_checkpoints_after_conversion(name: str, reference: Path, tmp_path: Path) -> None:
+    folder = reference / "checkpoints"
+    convert(folder / f"{name}.pth", tmp_path / "converted")
+    report = against_reference(tmp_path / "converted", folder / f"{name}.reference.safetensors")
+    assert report.holds, str(report)
+
+
+def test_trained_checkpoint(reference: Path) -> None:
+    """80 sentences of a model that the original trained, from their ids; and all logits of the first."""
+    folder = reference / "checkpoints" / "clm_ende_multi30k"
+    for file, compared in (("reference.json", 1329), ("first_sentence.safetensors", 12 * 64)):
+        report = against_reference(folder / "clm_ende_multi30k.pth", folder / file)
+        assert report.holds, str(report)
+        assert report.comparisons[0].compared == compared
+
+
+def test_trained_checkpoint_against_transformers(reference: Path, tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    folder = reference / "checkpoints" / "clm_ende_multi30k"
+    convert(folder / "clm_ende_multi30k.pth", tmp_path / "model", codes=reference / "published" / "codes_ende")
+    texts = (folder / "test.de").read_text(encoding="utf-8").splitlines()[:40]
+    report = against_transformers(tmp_path / "model", texts=texts, lang="de")
+    assert report.holds, str(report)
+    assert [comparison.compared for comparison in report.comparisons[:2]] == [54, 40]
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    write_demo_files(tmp_path)
+    convert(tmp_path / "demo.pth", tmp_path / "model", codes=tmp_path / "codes")
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def recorded(model: Path, tmp_path: Path) -> Path:
+    """Answers of this very model, in the form of a reference."""
+    ours = XLMWithLMHeadModel.from_pretrained(model)
+    ids = torch.randint(14, 60, (2, 7), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        output = ours(ids, langs=1, output_hidden_states=True)
+    assert output.hidden_states is not None
+    tensors = {
+        "input_ids": ids,
+        "langs": torch.ones_like(ids),
+        "logits": output.logits,
+        "hidden": output.hidden_states[-1],
+    }
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, tmp_path / "reference.safetensors")
+    return tmp_path / "reference.safetensors"
+
+
+def test_the_same_model_holds(model: Path, recorded: Path) -> None:
+    report = against_reference(model, recorded)
+    assert report.holds
+    assert "parity holds" in str(report)
+    assert [comparison.name for comparison in report.comparisons] == ["hidden", "logits"]
+
+
+WRONG: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "a little": lambda tensor: tensor + 1e-4,
+    "one value": lambda tensor: tensor.index_fill(0, torch.tensor([3]), 0.5),
+    "order": lambda tensor: tensor.flip(0),
+}
+
+
+@pytest.mark.parametrize("change", WRONG.values(), ids=WRONG.keys())
+@pytest.mark.parametrize(
+    "name", ["pred_layer.proj.bias", "transformer.layer_norm2.0.bias", "transformer.ffns.1.lin1.bias"]
+)
+def test_a_wrong_model_is_found_out(
+    name: str, change: Callable[[torch.Tensor], torch.Tensor], model: Path, recorded: Path
+) -> None:
+    weights = load_file(model / "model.safetensors")
+    if name == "transformer.layer_norm2.0.bias":
+        weights[name] = torch.arange(32.0) / 100
+        save_file(weights, model / "model.safetensors")
+    weights[name] = change(weights[name])
+    save_file(weights, model / "model.safetensors")
+    report = against_reference(model, recorded)
+    assert not report.holds
+    assert "DOES NOT HOLD" in str(report)
+
+
+def test_not_a_number_never_holds(model: Path, recorded: Path) -> None:
+    tensors = load_file(recorded)
+    tensors["logits"][0, 0, 0] = float("nan")
+    save_file(tensors, recorded)
+    assert not against_reference(model, recorded).holds
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tensors: tensors.pop("input_ids"),
+        lambda tensors: [tensors.pop(name) for name in ("logits", "hidden")],
+        lambda tensors: tensors.update(logits=tensors["logits"][:, :, :5].contiguous()),
+    ],
+)
+def test_bad_references(change: Callable[[dict[str, torch.Tensor]], object], model: Path, recorded: Path) -> None:
+    tensors = load_file(recorded)
+    change(tensors)
+    save_file(tensors, recorded)
+    with pytest.raises(XLMError, match="reference"):
+        against_reference(model, recorded)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"sentences": [{"ids": [1]}]}', '{"sentences": []}'])
+def test_bad_json_references(content: str, model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "reference.json"
+    path.write_text(content)
+    with pytest.raises(XLMError, match="reference") as error:
+        against_reference(model, path)
+    assert str(path) in str(error.value)
+
+
+def test_json_reference(model: Path, tmp_path: Path) -> None:
+    ours = XLMWithLMHeadModel.from_pretrained(model)
+    ids = [1, 20, 30, 40, 1]
+    with torch.inference_mode():
+        logits = ours(torch.tensor([ids[:-1]]), langs="de").logits[0]
+    logprobs = [float(row.log_softmax(0)[token]) for row, token in zip(logits, ids[1:], strict=True)]
+    path = tmp_path / "reference.json"
+    for difference, holds in ((0.0, True), (0.5, False)):
+        row = {"lang": "de", "ids": ids, "logprobs": [logprobs[0] + difference, *logprobs[1:]]}
+        path.write_text(json.dumps({"sentences": [row]}))
+        assert against_reference(model, path).holds is holds
