@@ -16,6 +16,22 @@ IGNORED_LABEL = -100
 """Label of a position that does not count in the loss; torch's and ``transformers``' convention."""
 
 
+def target_logprobs(logits: Tensor, targets: Tensor) -> Tensor:
+    """Log-probability of one word a position.
+
+    Args:
+        logits: (…, V) scores, or log-probabilities, which are scores whose exponentials sum to one.
+        targets: (…) int64, ids from 0 to V - 1.
+
+    Returns:
+        (…) nats, in float32 or wider.
+    """
+    # Not log_softmax, nor cross_entropy, which is built on it: over 64,699 words its float32 sum is off by up to 6e-5
+    # nats on the CPU (torch 2.13), 20 times what the rest of the model adds; logsumexp is not.
+    logits = at_least_float32(logits)
+    return logits.gather(-1, targets[..., None])[..., 0] - logits.logsumexp(-1)
+
+
 class LinearHead(nn.Module):
     """One score a word: ``hidden @ weight.T + bias``, with the word embeddings for weight when they are shared.
 
@@ -33,8 +49,9 @@ class LinearHead(nn.Module):
 
     def loss(self, logits_BTV: Tensor, hidden_BTD: Tensor, labels_BT: Tensor) -> Tensor:
         """Mean negative log-probability of the labels that count, in nats; a scalar in float32 or wider."""
-        logits_CV = at_least_float32(logits_BTV).flatten(0, 1)
-        return F.cross_entropy(logits_CV, labels_BT.flatten(), ignore_index=IGNORED_LABEL)
+        counted_BT = labels_BT != IGNORED_LABEL
+        logprobs_BT = target_logprobs(logits_BTV, labels_BT.masked_fill(~counted_BT, 0))
+        return -logprobs_BT[counted_BT].mean()
 
 
 class AdaptiveHead(nn.Module):

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from xlm.model.head import target_logprobs
 from xlm.model.lm import XLMWithLMHeadModel
 
 
@@ -30,8 +31,4 @@ def token_logprobs(model: XLMWithLMHeadModel, ids: Sequence[int], language: str 
     # The last token predicts nothing, so it is not fed: that leaves its position to one token more.
     fed_1T = torch.tensor([list(ids[:-1])], device=model.device)
     logits_TV = model(fed_1T, langs=language).logits[0]
-    # An adaptive softmax gives log-probabilities already. They sum to one, so what log_softmax takes off is the
-    # logarithm of one: it changes them by rounding alone, and both heads go the same way.
-    logprobs_TV = torch.log_softmax(logits_TV.float(), dim=-1)
-    predicted_T1 = torch.tensor(ids[1:], device=model.device)[:, None]
-    return logprobs_TV.gather(1, predicted_T1)[:, 0]
+    return target_logprobs(logits_TV, torch.tensor(list(ids[1:]), device=model.device))

@@ -1,0 +1,208 @@
+"""The command as a whole: help, start-up time, errors, warnings, interruptions.
+
+Oracle: the contract of exit statuses (0 done, 1 failed, 2 wrong usage), and what well-behaved Unix commands do.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.conftest import Invoke
+from xlm import __version__
+from xlm.cli import COMMANDS
+from xlm.errors import CheckpointError, WriteError, XLMWarning
+from xlm.tokenizer.tokenizer import XLMTokenizer
+
+XLM = [sys.executable, "-m", "xlm"]
+SECONDS_FOR_HELP = 0.4
+
+
+def fail_with(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(XLMTokenizer, "from_pretrained", fail)
+
+
+def test_version_and_help(invoke: Invoke) -> None:
+    assert invoke("--version").stdout == f"xlm, version {__version__}\n"
+    result = invoke("--help")
+    assert result.exit_code == 0
+    listed = [line.split()[0] for line in result.stdout.partition("Commands:")[2].splitlines() if line.strip()]
+    assert tuple(name for name in listed if name in COMMANDS) == COMMANDS
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_has_help_with_an_example(invoke: Invoke, name: str) -> None:
+    result = invoke(name, "--help")
+    assert result.exit_code == 0
+    assert f"Usage: xlm {name} " in result.stdout
+    example = result.stdout.partition("Example:\n")[2].splitlines()
+    assert example, "no example, or one that was rewrapped"
+    assert f"xlm {name}" in example[0]
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["score", "--help"]], ids=" ".join)
+def test_help_is_quick(arguments: list[str]) -> None:
+    def seconds() -> float:
+        start = time.perf_counter()
+        subprocess.run([*XLM, *arguments], check=True, capture_output=True)
+        return time.perf_counter() - start
+
+    best = min(seconds() for _ in range(5))
+    assert best < SECONDS_FOR_HELP
+
+
+@pytest.mark.parametrize("arguments", [["--help"], *([name, "--help"] for name in COMMANDS)], ids=" ".join)
+def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
+    program = (
+        "import sys\nfrom xlm.cli import xlm\n"
+        f"xlm({arguments!r}, standalone_mode=False)\n"
+        "print({'torch', 'numpy', 'sacremoses', 'transformers'} & set(sys.modules), file=sys.stderr)"
+    )
+    run = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert run.stderr == "set()\n"
+
+
+def test_the_installed_command_is_the_module() -> None:
+    installed = Path(sys.executable).with_name("xlm")
+    if not installed.exists():
+        pytest.skip("the package is not installed in this environment, only importable")
+    output = [subprocess.run([*command, "--help"], capture_output=True, text=True) for command in ([installed], XLM)]
+    assert output[0].stdout == output[1].stdout
+    assert output[0].returncode == output[1].returncode == 0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nonsense"],
+        ["--nonsense"],
+        ["tokenize"],
+        ["tokenize", "MODEL"],
+        ["tokenize", "MODEL", "--lang", "en", "--output", "words"],
+        ["tokenize", "MODEL", "--lang", "en", "no-such-file"],
+        ["score", "MODEL", "--lang", "en", "--by", "letter"],
+        ["score", "MODEL", "--lang", "en", "--format", "xml"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_is_2(invoke: Invoke, arguments: list[str]) -> None:
+    result = invoke(*arguments)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert result.stderr.startswith("Usage: xlm")
+
+
+def test_an_error_is_its_message(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    error = CheckpointError("the file is damaged", where="a.pth", remedy="fetch it again")
+    fail_with(monkeypatch, error)
+    result = invoke("tokenize", "MODEL", "--lang", "en", input="")
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert result.stderr == "Error: the file is damaged\n  where: a.pth\n  remedy: fetch it again\n"
+    assert invoke("--debug", "tokenize", "MODEL", "--lang", "en", input="").exception is error
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (PermissionError(13, "Permission denied", "codes"), "Error: codes: Permission denied\n"),
+        (OSError(28, "No space left on device"), "Error: No space left on device\n"),
+        (OSError("something else"), "Error: something else\n"),
+        (WriteError("cannot write", where="there"), "Error: cannot write\n  where: there\n"),
+    ],
+)
+def test_an_error_of_the_system_is_its_message(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch, error: OSError, message: str
+) -> None:
+    fail_with(monkeypatch, error)
+    result = invoke("tokenize", "MODEL", "--lang", "en", input="")
+    assert (result.exit_code, result.stdout, result.stderr) == (1, "", message)
+
+
+def test_a_bug_keeps_its_traceback(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    error = RuntimeError("ours")
+    fail_with(monkeypatch, error)
+    assert invoke("tokenize", "MODEL", "--lang", "en", input="").exception is error
+
+
+def test_debug_shows_the_traceback() -> None:
+    command = [*XLM, "tokenize", "no-such-model", "--lang", "en"]
+    plain = subprocess.run(command, input="", capture_output=True, text=True)
+    debug = subprocess.run([*XLM, "--debug", *command[3:]], input="", capture_output=True, text=True)
+    assert plain.returncode == debug.returncode == 1
+    assert "Traceback" not in plain.stderr
+    assert "no-such-model" in plain.stderr
+    assert "Traceback" in debug.stderr
+
+
+def test_a_warning_is_one_line_each(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    def warn(*_: Any, **__: Any) -> None:
+        for _repetition in range(3):
+            warnings.warn("the first\n  of two", XLMWarning, stacklevel=1)
+        warnings.warn("the second", XLMWarning, stacklevel=1)
+
+    monkeypatch.setattr(XLMTokenizer, "from_pretrained", warn)
+    result = invoke("tokenize", "MODEL", "--lang", "en", input="")
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert result.stderr == "warning: the first of two\nwarning: the second\n"
+
+
+def start(demo_files: Path) -> subprocess.Popen[bytes]:
+    """``xlm tokenize``, waiting for text."""
+    command = [*XLM, "tokenize", str(demo_files / "demo.pth"), "--codes", str(demo_files / "codes"), "--lang", "en"]
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        # What runs in the background of a script inherits that interrupts are ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+
+
+def test_lines_come_out_one_by_one_and_ctrl_c_is_quiet(demo_files: Path) -> None:
+    with start(demo_files) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdin.write(b"the dog\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == b"the</w> dog</w>\n"  # the input is still open
+        process.send_signal(signal.SIGINT)
+        errors = process.stderr.read()
+        assert process.wait() == 130
+        assert errors.strip() == b""
+
+
+def test_a_reader_that_leaves_is_no_error(demo_files: Path) -> None:
+    with start(demo_files) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdin.write(b"the dog\n")
+        process.stdin.flush()
+        process.stdout.readline()
+        process.stdout.close()
+        process.stdin.write(b"the dog\n" * 2)
+        process.stdin.close()
+        assert process.stderr.read() == b""
+        assert process.wait() == 141
+
+
+def test_text_is_utf8_whatever_the_locale_says(demo_files: Path) -> None:
+    command = [*XLM, "tokenize", str(demo_files / "demo.pth"), "--codes", str(demo_files / "codes"), "--lang", "de"]
+    environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    run = subprocess.run(command, input="schläft\n".encode(), capture_output=True, env=environment)
+    assert run.stdout.decode() == "schläft</w>\n"
+    assert run.returncode == 0

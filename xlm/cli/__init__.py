@@ -1,0 +1,102 @@
+"""The command ``xlm``: one file a command, each with a ``click`` command of the name ``command``.
+
+Only what ``--help`` needs is imported here and at the head of those files; torch and the like inside the commands.
+"""
+
+from __future__ import annotations
+
+import importlib
+import signal
+import sys
+import warnings
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NoReturn, TextIO
+
+import click
+
+from xlm._version import __version__
+from xlm.errors import XLMError, XLMWarning
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+COMMANDS = ("convert", "parity", "tokenize", "score", "bench")
+"""The commands in the order of ``xlm --help``; each is ``xlm.cli.NAME.command``."""
+
+
+class _XLMGroup(click.Group):
+    """The commands, imported when asked for, and what their errors, warnings and interruptions look like."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"xlm.cli.{cmd_name}").command
+        # Docstrings are raw, as the linter wants them, and so hold click's mark for "do not rewrap" as two characters.
+        command.help = (command.help or "").replace("\\b\n", "\b\n")
+        return command
+
+    def invoke(self, ctx: click.Context) -> None:
+        try:
+            with _warnings_as_lines():
+                super().invoke(ctx)
+                sys.stdout.flush()  # here, where a reader that has gone is still handled
+        except BrokenPipeError:
+            # The reader of our output has gone (``| head``): end as other programs do, by that signal's status.
+            ctx.exit(128 + 13)  # SIGPIPE, which Windows does not name
+        except KeyboardInterrupt:
+            click.echo(err=True)  # ends the line on which the terminal showed ^C
+            ctx.exit(128 + signal.SIGINT)
+        except (XLMError, OSError) as error:
+            if ctx.params["debug"]:
+                raise
+            raise click.ClickException(_message(error)) from error
+
+
+@contextmanager
+def _warnings_as_lines() -> Iterator[None]:
+    """Shows each of our warnings as one line on stderr, without the source line it came from."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("default", category=XLMWarning)
+        otherwise = warnings.showwarning
+
+        def show(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
+            if issubclass(category, XLMWarning):
+                click.echo(f"warning: {' '.join(str(message).split())}", err=True)
+            else:
+                otherwise(message, category, filename, lineno, file, line)
+
+        warnings.showwarning = show
+        yield
+
+
+def _message(error: XLMError | OSError) -> str:
+    if isinstance(error, XLMError) or not error.strerror:
+        return str(error)
+    return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
+
+
+@click.group(cls=_XLMGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="xlm")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error, not only its message.")
+def xlm(debug: bool) -> None:
+    """XLM causal language models: the original's numbers, from converted weights.
+
+    Results go to standard output, progress and warnings to standard error. Exit status: 0 done, 1 the work failed or
+    parity does not hold, 2 wrong usage.
+    """
+
+
+def main() -> NoReturn:
+    """Runs the command line of this process and exits with its status."""
+    xlm(prog_name="xlm")
+    raise AssertionError("click exits by itself")
