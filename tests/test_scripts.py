@@ -1,0 +1,134 @@
+"""The scripts. Oracle: bash's own parser; codes applied to words by the definition of byte-pair encoding."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.conftest import REPOSITORY
+from tests.demo_files import demo_maker
+from xlm.model.lm import XLMWithLMHeadModel
+from xlm.scoring.score import score
+from xlm.tokenizer.tokenizer import XLMTokenizer
+
+SCRIPTS = ("scripts/demo", "scripts/test", "scripts/_setup.sh", ".ci/run")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("made") / "new"
+    script = REPOSITORY / "scripts" / "make_demo_checkpoint.py"
+    subprocess.run([sys.executable, script, directory], check=True, capture_output=True)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def checkpoint(made: Path) -> dict[str, Any]:
+    loaded: dict[str, Any] = torch.load(made / "demo.pth", weights_only=False)
+    return loaded
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_bash_can_read_it(name: str) -> None:
+    run = subprocess.run(["bash", "-n", REPOSITORY / name], capture_output=True, text=True)
+    assert (run.returncode, run.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("name", [name for name in SCRIPTS if not name.endswith(".sh")])
+def test_it_can_be_started_and_stops_at_errors(name: str) -> None:
+    path = REPOSITORY / name
+    assert path.stat().st_mode & 0o111
+    assert "\nset -euo pipefail\n" in path.read_text(encoding="utf-8")
+
+
+def test_constraints_pin_every_requirement_once_a_python() -> None:
+    lines = (REPOSITORY / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = [line for line in lines if not line.startswith("#")]
+    pattern = re.compile(r'([A-Za-z0-9._-]+)==[0-9][A-Za-z0-9.]*(; python_version (?:<|>=) "3\.11")?')
+    matches = [pattern.fullmatch(pin) for pin in pins]
+    assert [pin for pin, match in zip(pins, matches, strict=True) if match is None] == []
+    keys = [(match[1], match[2]) for match in matches if match is not None]
+    assert len(set(keys)) == len(keys)
+    for name, marker in keys:
+        assert marker is None or (name, None) not in keys, f"{name} is pinned with and without a marker"
+    project = (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
+    required = set(re.findall(r'^ *"?([a-z-]+)(?:\[[a-z]+\])?(?:>=[^"]*)"', project, flags=re.MULTILINE))
+    required |= set(re.findall(r'transformers = \["([a-z]+)>=', project))
+    assert {"torch", "click", "pytest", "transformers"} <= required
+    assert required - {name for name, _ in keys} == set()
+
+
+def test_the_demo_checkpoint_holds_what_the_original_saves(checkpoint: dict[str, Any], reference: Path) -> None:
+    original = torch.load(reference / "checkpoints" / "plain.pth", weights_only=False)
+    assert set(checkpoint) == set(original)
+    assert list(checkpoint["model"]) == list(original["model"])
+    for key in checkpoint["params"]:
+        assert type(checkpoint["params"][key]) is type(original["params"][key]), key
+    assert {type(value) for value in checkpoint["best_metrics"].values()} == {
+        type(value) for value in original["best_metrics"].values()
+    }
+
+
+def test_its_words_are_one_dictionary(checkpoint: dict[str, Any]) -> None:
+    words = checkpoint["dico_id2word"]
+    assert list(words) == list(range(len(words))) == list(range(checkpoint["params"]["n_words"]))
+    assert checkpoint["dico_word2id"] == {word: index for index, word in words.items()}
+    assert list(checkpoint["dico_counts"]) == list(words.values())
+    assert [words[i] for i in (0, 1, 2, 3, 4, 13)] == ["<s>", "</s>", "<pad>", "<unk>", "<special0>", "<special9>"]
+    assert checkpoint["model"]["embeddings.weight"].shape[0] == len(words)
+    assert torch.equal(checkpoint["model"]["embeddings.weight"], checkpoint["model"]["pred_layer.proj.weight"])
+
+
+def apply_codes(word: str, ranks: dict[tuple[str, str], int]) -> list[str]:
+    """Byte-pair encoding by its definition: the pair that stands first in the codes is merged, until there is none."""
+    symbols = [*word[:-1], word[-1] + "</w>"]
+    while True:
+        present = [pair for pair in pairwise(symbols) if pair in ranks]
+        if not present:
+            return [*(symbol + "@@" for symbol in symbols[:-1]), symbols[-1].removesuffix("</w>")]
+        best = min(present, key=ranks.__getitem__)
+        i = 0
+        while i < len(symbols) - 1:
+            if (symbols[i], symbols[i + 1]) == best:
+                symbols[i : i + 2] = ["".join(best)]
+            i += 1
+
+
+def test_its_codes_split_its_sentences_into_its_words(made: Path, checkpoint: dict[str, Any]) -> None:
+    lines = (made / "codes").read_text(encoding="utf-8").splitlines()
+    ranks = {(left, right): rank for rank, (left, right, _) in enumerate(line.split() for line in lines)}
+    assert len(ranks) == len(lines) > 20
+    pieces = {
+        piece for sentence in demo_maker().SENTENCES for word in sentence.split() for piece in apply_codes(word, ranks)
+    }
+    assert pieces <= set(checkpoint["dico_word2id"])
+    assert any(piece.endswith("@@") for piece in pieces)
+    vocabulary = [line.split() for line in (made / "vocab").read_text(encoding="utf-8").splitlines()]
+    assert [(word, int(count)) for word, count in vocabulary] == list(checkpoint["dico_counts"].items())[14:]
+
+
+def test_the_seed_decides_the_weights(checkpoint: dict[str, Any], tmp_path: Path) -> None:
+    maker = demo_maker()
+    (same, other) = (maker.write_files(tmp_path, seed) for seed in (0, 1))
+    assert all(torch.equal(same["model"][name], tensor) for name, tensor in checkpoint["model"].items())
+    assert not torch.equal(other["model"]["embeddings.weight"], checkpoint["model"]["embeddings.weight"])
+
+
+@pytest.mark.parametrize(
+    ("lang", "sentence"),
+    re.findall(r'^score demo (en|de) "([^"]+)"$', (REPOSITORY / "scripts" / "demo").read_text("utf-8"), re.MULTILINE),
+)
+def test_the_sentences_of_the_demo_are_known_and_scored(made: Path, lang: str, sentence: str) -> None:
+    tokenizer = XLMTokenizer.from_pretrained(made / "demo.pth", codes=made / "codes")
+    model = XLMWithLMHeadModel.from_pretrained(made / "demo.pth")
+    (result,) = score(model, tokenizer, [sentence], lang=lang)
+    assert tokenizer.unk_token_id not in result.ids
+    assert tokenizer.decode(list(result.ids[:-1])) == sentence.replace(".", " .")
+    assert len(result.logprobs) > len(sentence.split())
