@@ -16,6 +16,7 @@ from tests.tokenizer.small import MERGES, VOCABULARY, merge_everywhere
 from xlm.tokenizer import bpe as bpe_module
 from xlm.tokenizer.bpe import BPE
 from xlm.tokenizer.merges import read_codes, write_codes
+from xlm.tokenizer.vocabulary import Vocabulary
 
 Merge = tuple[str, str]
 
@@ -44,6 +45,7 @@ def test_equals_the_plain_algorithm_for_any_merges(merges: list[Merge], word: st
     assert BPE(merges)(word) == plain_bpe(word, tuple(merges))
 
 
+@settings(deadline=None)
 @given(word=st.text(st.sampled_from("thedogrunißuläsz'."), min_size=1, max_size=200))
 def test_equals_the_plain_algorithm_for_learnt_merges(word: str) -> None:
     pieces = BPE(MERGES)(word)
@@ -118,3 +120,51 @@ def in_fastbpe_notation(bpe: BPE, words: list[str]) -> list[str]:
 
 def test_every_piece_of_the_small_text_is_in_the_small_vocabulary() -> None:
     assert {left + right for left, right in MERGES} <= VOCABULARY.ids.keys()
+
+
+# Merges such as learning gives: parts made before, nothing made twice. Some pieces are still never reached.
+@settings(max_examples=500, deadline=None)
+@given(
+    choices=st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), max_size=25),
+    words=st.lists(st.text("abc", min_size=1, max_size=30), min_size=1),
+)
+def test_equals_the_plain_algorithm_for_merges_in_order(choices: list[tuple[int, int]], words: list[str]) -> None:
+    made: dict[str, Merge] = {}
+    for left, right in choices:
+        lefts = [*"abc", *(piece for piece in made if not piece.endswith("</w>"))]
+        rights = [*"abc", "a</w>", "b</w>", "c</w>", *made]
+        pair = (lefts[left % len(lefts)], rights[right % len(rights)])
+        made.setdefault("".join(pair), pair)
+    merges = tuple(made.values())
+    bpe = BPE(merges)
+    assert bpe._learnt
+    for word in words:
+        assert bpe(word) == plain_bpe(word, merges) == tuple(bpe._merge(word))
+
+
+def test_pieces_outside_the_vocabulary_are_split_again_as_fastbpe_does(tmp_path: Path) -> None:
+    fast_bpe = pytest.importorskip("fastBPE")
+    write_codes(tmp_path / "codes", MERGES)
+    generator = random.Random(2)
+    words = ["".join(generator.choices("thedogrunißuläsz", k=generator.randint(1, 20))) for _ in range(1000)]
+    for share in (0.0, 0.3, 0.7):
+        known = [token for token in VOCABULARY.tokens[14:] if generator.random() < share]
+        text = "".join(f"{token[:-4] if token.endswith('</w>') else token + '@@'} 1\n" for token in known)
+        (tmp_path / "vocab").write_text(text or "x 1\n", encoding="utf-8")
+        peer = fast_bpe.fastBPE(str(tmp_path / "codes"), str(tmp_path / "vocab"))
+        assert in_fastbpe_notation(BPE(MERGES, frozenset(known)), words) == peer.apply([" ".join(words)])
+
+
+@pytest.mark.parametrize("limited", [False, True])
+def test_all_words_of_the_reference_texts_equal_fastbpe(reference: Path, limited: bool) -> None:
+    fast_bpe = pytest.importorskip("fastBPE")
+    codes, vocab = reference / "published/codes_ende", reference / "published/vocab_ende"
+    peer = fast_bpe.fastBPE(str(codes), str(vocab) if limited else "")
+    bpe = BPE(read_codes(codes), Vocabulary.from_words(vocab).ids if limited else None)
+    words: set[str] = set()
+    for path in (reference / "tokenizer/text").glob("*.txt"):
+        # fastBPE reads lines divided by spaces; it cannot take a line of nothing but other whitespace
+        words.update(word for word in path.read_bytes().decode("utf-8").split() if "\x00" not in word)
+    ordered = sorted(words)
+    assert len(ordered) > 100_000
+    assert in_fastbpe_notation(bpe, ordered) == peer.apply([" ".join(ordered)])

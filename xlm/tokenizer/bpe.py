@@ -6,12 +6,14 @@ Source: Sennrich, Haddow and Birch (2016), "Neural Machine Translation of Rare W
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 from xlm.tokenizer.vocabulary import END_OF_WORD
 
 _CACHED_WORDS = 1 << 16
 _LONGEST_CACHED_WORD = 64  # characters; real words are shorter, and longer ones would make the cache large
+_LONG_WORD = 100  # characters, from where quadratic time is slower
+_LAST = 1 + len(END_OF_WORD)  # length of a single character that ends a word
 
 
 class BPE:
@@ -19,10 +21,24 @@ class BPE:
 
     Args:
         merges: Pairs of pieces, best first, in ``</w>`` notation.
+        vocabulary: Where given, a merged piece that is not in it is split again into the two it was merged from, and
+            these in turn. Source: fastBPE's ``applybpe`` with a vocabulary file.
     """
 
-    def __init__(self, merges: Sequence[tuple[str, str]]) -> None:
+    def __init__(self, merges: Sequence[tuple[str, str]], vocabulary: Container[str] | None = None) -> None:
+        self._merges = merges
+        self._vocabulary = vocabulary
         self._ranks = {merge: rank for rank, merge in enumerate(merges)}
+        # The merge that makes each piece, and whether they are such as learning gives: each part a single character
+        # or made by an earlier merge, and nothing made twice.
+        self._made: dict[str, int] = {}
+        self._learnt = True
+        for rank, (left, right) in enumerate(merges):
+            made_before = (len(left) == 1 or left in self._made) and (
+                len(right) == 1 or right in self._made or (len(right) == _LAST and right.endswith(END_OF_WORD))
+            )
+            if not made_before or self._made.setdefault(left + right, rank) != rank:
+                self._learnt = False
         self._cache: dict[str, tuple[str, ...]] = {}
 
     def __call__(self, word: str) -> tuple[str, ...]:
@@ -33,14 +49,55 @@ class BPE:
         """
         pieces = self._cache.get(word)
         if pieces is None:
-            pieces = self._merge(word)
+            pieces = tuple(self.split(word))
             if len(word) <= _LONGEST_CACHED_WORD:
                 if len(self._cache) >= _CACHED_WORDS:
                     self._cache.clear()  # cheaper than keeping an order, and the frequent words are soon back
                 self._cache[word] = pieces
         return pieces
 
-    def _merge(self, word: str) -> tuple[str, ...]:
+    def split(self, word: str) -> Sequence[str]:
+        """Returns the same as calling, without remembering it."""
+        pieces = self._merge_short(word) if self._learnt and len(word) < _LONG_WORD else self._merge(word)
+        if self._vocabulary is not None:
+            known = self._vocabulary
+            for piece in pieces:
+                if piece not in known:
+                    return [part for piece in pieces for part in self._parts_within(piece, known)]
+        return pieces
+
+    def _parts_within(self, piece: str, known: Container[str]) -> list[str]:
+        parts: list[str] = []
+        waiting = [piece]
+        while waiting:
+            part = waiting.pop()
+            rank = None if part in known else self._made.get(part)
+            if rank is None:  # known, or a single character
+                parts.append(part)
+            else:
+                waiting += reversed(self._merges[rank])
+        return parts
+
+    def _merge_short(self, word: str) -> list[str]:
+        # With learnt merges what a merge makes possible is always worse than itself, so that the best pair furthest
+        # left is the next to merge. Quadratic, and for real words several times as fast as what is below.
+        pieces = [*word[:-1], word[-1] + END_OF_WORD]
+        rank_of, none = self._ranks.get, len(self._ranks)
+        ranks = [rank_of(pair, none) for pair in zip(pieces, pieces[1:])]  # noqa: B905, RUF007 (the fastest way)
+        while ranks:
+            best = min(ranks)
+            if best == none:
+                break
+            place = ranks.index(best)
+            piece = pieces[place] = pieces[place] + pieces.pop(place + 1)
+            del ranks[place]
+            if place:
+                ranks[place - 1] = rank_of((pieces[place - 1], piece), none)
+            if place < len(ranks):
+                ranks[place] = rank_of((piece, pieces[place + 1]), none)
+        return pieces
+
+    def _merge(self, word: str) -> list[str]:
         # A linked list of pieces and a heap of the pairs that can be merged: O(n log n) for n characters. A piece is
         # named by the place of its first character; one that was merged into its left neighbour becomes "".
         pieces = [*word[:-1], word[-1] + END_OF_WORD]
@@ -79,4 +136,4 @@ class BPE:
             for left in merged:
                 offer(preceding[left])
                 offer(left)
-        return tuple(piece for piece in pieces if piece)
+        return [piece for piece in pieces if piece]
