@@ -302,7 +302,7 @@ def _tokenized(directory: Path, texts: Sequence[str], lang: str, longest: int) -
     """Ids of the texts, and how many of them ``transformers`` tokenizes otherwise when told the language."""
     import transformers
 
-    ours = load_tokenizer(directory)
+    ours = load_tokenizer(directory, preset="transformers")
     theirs = transformers.XLMTokenizer.from_pretrained(directory)
     rows, differing = [], 0
     for text in texts:

@@ -28,6 +28,9 @@ TOKENIZERS = {
     "as the original": XLMTokenizer(
         VOCABULARY, MERGES, lang2id=LANG2ID, bos_token="</s>", do_lowercase_and_remove_accent=False
     ),
+    "converted": XLMTokenizer(
+        VOCABULARY, MERGES, preset="original", preset_without_lang="transformers", lang2id=LANG2ID
+    ),
     "all else": XLMTokenizer(
         VOCABULARY,
         MERGES,
@@ -208,13 +211,16 @@ def test_a_checkpoint_of_the_original_needs_codes_and_is_cased(reference: Path, 
     assert tokenizer.vocabulary.tokens == published.vocabulary.tokens
     assert tokenizer.merges == published.merges
     assert tokenizer.lang2id == LANG2ID
+    assert (tokenizer.preset, tokenizer.preset_without_lang) == ("original", None)
     assert tokenizer.decode(tokenizer.encode("Über Straßen", lang="de")) == "</s>Über Straßen </s>"
     tokenizer.save_pretrained(tmp_path)
     assert XLMTokenizer.from_pretrained(tmp_path) == tokenizer
+    assert XLMTokenizer.from_pretrained(reference / "published/xlm-clm-ende-1024", preset="original") == tokenizer
     overridden = XLMTokenizer.from_pretrained(
-        path, codes=reference / "published/codes_ende", do_lowercase_and_remove_accent=True
+        path, codes=reference / "published/codes_ende", preset="transformers", do_lowercase_and_remove_accent=True
     )
     assert overridden.tokenize("Über") == published.tokenize("Über")
+    assert overridden.bos_token == "</s>"  # as the model was trained
 
 
 def test_a_file_that_is_no_checkpoint_is_said(tmp_path: Path) -> None:

@@ -143,7 +143,9 @@ def test_long_input(tokenizer: XLMTokenizer) -> None:
         ({"additional_special_tokens": ["<new>"]}, "additional_special_tokens"),
         ({"additional_special_tokens": [{}]}, "additional_special_tokens"),
         ({"pad_token": "<new>"}, "pad_token"),
-        ({"bos_token": None}, "bos_token"),
+        ({"bos_token": "<new>"}, "bos_token"),
+        ({"preset_without_lang": "original"}, "preset_without_lang"),
+        ({"preset": None}, "preset"),
     ],
 )
 def test_wrong_settings_are_named(settings: dict[str, Any], where: str) -> None:
@@ -188,6 +190,7 @@ def test_from_codes_reads_the_two_files_of_the_original(tmp_path: Path) -> None:
     assert tokenizer.vocabulary.tokens == VOCABULARY.tokens
     assert tokenizer.merges == MERGES
     assert tokenizer.encode("the dog", lang="en")[0] == 1
+    assert (tokenizer.preset, tokenizer.do_lowercase_and_remove_accent) == ("original", False)
     with pytest.raises(VocabularyError, match="vocab, line 1"):
         XLMTokenizer.from_codes(tmp_path / "vocab", tmp_path / "vocab")
 
@@ -201,10 +204,51 @@ tokenizer = xlm.XLMTokenizer.from_codes({str(tmp_path / "codes")!r}, {str(tmp_pa
 tokenizer.save_pretrained({str(tmp_path / "saved")!r})
 tokenizer = xlm.XLMTokenizer.from_pretrained({str(tmp_path / "saved")!r})
 assert "sacremoses" not in sys.modules
-ids = tokenizer(["the dog", "the"], padding=True).input_ids
+ids = tokenizer(["the dog", "the"], lang="en", padding=True).input_ids
 assert tokenizer.decode(ids[0], skip_special_tokens=True) == "the dog"
 assert "sacremoses" in sys.modules
 print(sorted({{"torch", "transformers", "safetensors"}} & sys.modules.keys()))
 """
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert (result.stdout, result.stderr) == ("[]\n", "")
+
+
+ORIGINAL = XLMTokenizer(VOCABULARY, MERGES, preset="original", lang2id=LANG2ID)
+
+
+def test_the_preset_brings_its_settings_unless_they_are_given() -> None:
+    assert (ORIGINAL.bos_token, ORIGINAL.do_lowercase_and_remove_accent) == ("</s>", False)
+    mine = XLMTokenizer(VOCABULARY, MERGES, preset="original", bos_token="<s>", do_lowercase_and_remove_accent=True)
+    assert (mine.bos_token, mine.do_lowercase_and_remove_accent) == ("<s>", True)
+    for preset in ("transformers", "transformers-v4"):
+        theirs = XLMTokenizer(VOCABULARY, MERGES, preset=preset)
+        assert (theirs.bos_token, theirs.do_lowercase_and_remove_accent) == ("<s>", True)
+
+
+def test_the_original_needs_a_language() -> None:
+    for call in (ORIGINAL.tokenize, ORIGINAL.encode, ORIGINAL):
+        with pytest.raises(LanguageError, match=r"(?s)missing.*'de' or 'en'.*lang=.*preset='transformers'"):
+            call("the dog")
+    assert ORIGINAL.encode("the </s>", lang="en")[-2:] != [1, 1]  # what looks like a special token is text
+
+
+def test_what_holds_without_a_language_can_be_said(caplog: pytest.LogCaptureFixture) -> None:
+    tokenizer = dataclasses.replace(ORIGINAL, preset_without_lang="transformers")
+    plain = dataclasses.replace(ORIGINAL, preset="transformers")
+    for _ in range(2):
+        assert tokenizer.encode("the dog's <special1>") == plain.encode("the dog's <special1>")
+    assert [record.levelname for record in caplog.records] == ["WARNING"]  # once
+    assert tokenizer.encode("the dog", lang="de") == ORIGINAL.encode("the dog", lang="de")
+
+
+@pytest.mark.parametrize("lang", ["zh", "ja", "th"])
+def test_languages_that_moses_cannot_divide(lang: str) -> None:
+    with pytest.raises(LanguageError, match="preset='transformers'"):
+        XLMTokenizer(VOCABULARY, MERGES, preset="original").encode("the", lang=lang)
+
+
+def test_capital_letters_can_hide_special_tokens_from_transformers_4_only() -> None:
+    v4, v5 = (XLMTokenizer(VOCABULARY, MERGES, preset=name) for name in ("transformers-v4", "transformers"))
+    assert v4.tokenize("the <S>") == ["the</w>", "<s>"]
+    assert v5.tokenize("the <S>") == ["the</w>", "<</w>", "s</w>", "></w>"]
+    assert v4.tokenize("the <S>", lang="en") == v5.tokenize("the <S>", lang="en")

@@ -134,7 +134,10 @@ def _write_layout(
     notes = list(checkpoint.notes)
     vocabulary = _vocabulary(checkpoint, source)
     if codes is not None or has_tokenizer(source):
-        save_tokenizer(load_tokenizer(source, codes=codes), directory)
+        # The original's preset needs a language. Programs written for transformers give none, so that the directory
+        # also says what then holds: what transformers itself does with it.
+        settings = {} if source.is_dir() else {"preset_without_lang": "transformers"}
+        save_tokenizer(load_tokenizer(source, codes=codes, **settings), directory)
     elif vocabulary is not None:
         vocabulary.to_json(directory / VOCABULARY_FILE)
         notes.append(

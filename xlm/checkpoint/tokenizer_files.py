@@ -13,6 +13,7 @@ from typing import Any
 from xlm._atomic import make_directory, write_text
 from xlm.errors import CheckpointError, InputError, VocabularyError, XLMWarning
 from xlm.tokenizer.merges import Merges, read_codes, read_merges, write_merges
+from xlm.tokenizer.presets import PRESETS
 from xlm.tokenizer.text_files import read_json_object
 from xlm.tokenizer.tokenizer import SPECIAL_TOKEN_NAMES, XLMTokenizer
 from xlm.tokenizer.vocabulary import Vocabulary
@@ -26,16 +27,17 @@ _ADDED_TOKENS = "added_tokens.json"
 # What only this library knows stands under this key of tokenizer_config.json, where transformers leaves it alone.
 _OURS = "xlm"
 
+_OUR_SETTINGS = ("preset", "preset_without_lang")
+
 # The keyword arguments of XLMTokenizer that tokenizer_config.json holds under their own names.
 _SETTINGS = tuple(
-    field.name for field in dataclasses.fields(XLMTokenizer) if field.init and field.kw_only and field.name != "preset"
+    field.name
+    for field in dataclasses.fields(XLMTokenizer)
+    if field.init and field.kw_only and field.name not in _OUR_SETTINGS
 )
 
 # Settings of transformers that change the result and have only this value here.
 _FIXED = {"clean_up_tokenization_spaces": False, "split_special_tokens": False, "padding_side": "right"}
-
-# The original: cased text, accents kept, and every sentence is "</s> … </s>".
-_ORIGINAL_SETTINGS = {"do_lowercase_and_remove_accent": False, "bos_token": "</s>"}
 
 
 def load_tokenizer(
@@ -49,7 +51,8 @@ def load_tokenizer(
 
     Args:
         name_or_path: The directory or the file.
-        preset: The text pipeline; None for the one that was saved, or ``"transformers"``.
+        preset: The text pipeline; None for the one that was saved, else ``"original"`` for a ``.pth`` and
+            ``"transformers"`` for a directory. ``"original"`` brings its own settings where another was saved.
         codes: fastBPE's codes, instead of ``merges.txt``; a ``.pth`` holds none, so it needs them.
         **settings: Any other keyword argument of ``XLMTokenizer``, instead of what was saved.
 
@@ -58,10 +61,12 @@ def load_tokenizer(
         VocabularyError: A file is missing or broken, or the tokenizer is not XLM's.
         InputError: An unknown setting, or a wrong value.
     """
-    unknown = sorted(settings.keys() - set(_SETTINGS))
+    unknown = sorted(settings.keys() - {*_OUR_SETTINGS, *_SETTINGS})
     if unknown:
         raise InputError(
-            "Unknown settings of the tokenizer", where=", ".join(unknown), expected=", ".join(("preset", *_SETTINGS))
+            "Unknown settings of the tokenizer",
+            where=", ".join(unknown),
+            expected=", ".join((*_OUR_SETTINGS, *_SETTINGS)),
         )
     if preset is not None:
         settings["preset"] = preset
@@ -110,7 +115,7 @@ def _config_of(tokenizer: XLMTokenizer) -> dict[str, Any]:
         "id2lang": tokenizer.id2lang,
         "added_tokens_decoder": {str(index): {"content": token, **plain} for index, token in added},
         "tokenizer_class": "XLMTokenizer",
-        _OURS: {"preset": tokenizer.preset},
+        _OURS: {name: getattr(tokenizer, name) for name in _OUR_SETTINGS},
     }
 
 
@@ -130,7 +135,12 @@ def _from_original(path: Path, codes: Path | None, settings: dict[str, Any]) -> 
 
     dictionary = read_dictionary(path)
     vocabulary = Vocabulary.from_dictionary(dictionary.words, dictionary.counts, where=path)
-    values = {**_ORIGINAL_SETTINGS, "lang2id": dict(dictionary.lang2id), **settings}
+    values: dict[str, Any] = {"preset": "original", "lang2id": dict(dictionary.lang2id), **settings}
+    # The text the model was trained on is the original's, whatever divides it now.
+    if values["preset"] in PRESETS:
+        original = PRESETS["original"]
+        values.setdefault("do_lowercase_and_remove_accent", original.do_lowercase_and_remove_accent)
+        values.setdefault("bos_token", original.bos_token)
     return XLMTokenizer(vocabulary, read_codes(codes), **values)
 
 
@@ -154,8 +164,12 @@ def _from_directory(directory: Path, codes: Path | None, settings: dict[str, Any
     ours = config.get(_OURS, {})
     if not isinstance(ours, dict):
         raise _wrong(config_path, _OURS, ours, "an object")
-    if "preset" in ours:
-        saved["preset"] = ours["preset"]
+    saved |= {name: ours[name] for name in _OUR_SETTINGS if name in ours}
+    if "preset" in settings:
+        saved.pop("preset_without_lang", None)  # it belongs to the preset that was saved
+        if settings["preset"] == "original" != saved.get("preset"):
+            # What was saved is how transformers reads the model, not how it was trained.
+            saved = {name: saved[name] for name in saved if name not in ("do_lowercase_and_remove_accent", "bos_token")}
     try:
         return XLMTokenizer(vocabulary, merges, **{**saved, **settings})
     except (InputError, VocabularyError) as error:

@@ -1,148 +1,216 @@
-"""From raw text to words: the steps of Moses, each named after its script, as transformers 5.x applies them.
+"""From raw text to words: the steps of Moses, each rule once.
 
-sacremoses does the two large ones. It differs from today's Perl scripts on a few lines in a thousand; here it is what
-is wanted, since it is what transformers runs.
+There are two dialects, what the Perl scripts do today and what transformers does through sacremoses; where they
+differ, ``perl`` is the switch, at the rule that differs. The rules of tokenizer.perl stand here, those of the scripts
+before it in ``normalization.py``.
 """
 
 from __future__ import annotations
 
 import re
+import sys
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
 
-from xlm.errors import LanguageError
-
-UNSUPPORTED_LANGUAGES = ("ja", "th", "zh")
-"""Languages whose words Moses cannot divide; transformers asks KyTea, PyThaiNLP and rjieba."""
-
-# The characters of replace-unicode-punctuation.perl, but for the two full stops, which also take the space after them.
-_PUNCTUATION = str.maketrans(
-    dict(
-        zip(
-            "，、∶：？《》）！（；」「”“～’━〈〉【】％０１２３４５６７８９",
-            ',,::?"")!(;""""~\'-<>[]%0123456789',
-            strict=True,
-        )
-    )
-    | {"…": "..."}
+from xlm.tokenizer.characters import CharacterClasses, classes_of
+from xlm.tokenizer.normalization import (
+    normalize_punctuation,
+    remove_non_printing_char,
+    replace_unicode_punctuation,
+    romanian,
 )
-_WIDE_FULL_STOP = re.compile(r"[。．]\s*")
+from xlm.tokenizer.prefixes import prefixes_of
+from xlm.tokenizer.rules import AlignedText, Piece, Rule, apply, apply_aligned
 
-_CEDILLA_TO_COMMA = str.maketrans("ŞşŢţ", "ȘșȚț")
-_ROMANIAN_WITHOUT_DIACRITICS = str.maketrans("ȘșȚțĂăÂâÎî", "SsTtAaAaIi")
+DIALECTS = ("sacremoses", "perl")
+"""The two readings of Moses' rules."""
 
 
-def split_words(text: str, language: str, *, do_lowercase_and_remove_accent: bool) -> list[str]:
-    """Returns the words of a text, as ``XLMTokenizer._tokenize`` of transformers 5.x finds them before its BPE.
+class Moses:
+    """Divides a text into words, by the rules of one language in one dialect.
 
     Args:
-        text: Any text.
+        dialect: ``"sacremoses"`` or ``"perl"``.
         language: The language whose rules to apply; the ones Moses does not know get its general rules.
-        do_lowercase_and_remove_accent: Whether to lower-case the words and strip their accents.
-
-    Raises:
-        LanguageError: The language needs a word divider of its own, which is not supported yet.
     """
-    if language in UNSUPPORTED_LANGUAGES:
-        raise LanguageError(
-            "The words of this language cannot be divided yet",
-            where="lang",
-            found=language,
-            expected=f"a language other than {', '.join(UNSUPPORTED_LANGUAGES)}",
-            remedy="divide the text into words first; without lang, the English rules apply to them",
+
+    def __init__(self, dialect: str, language: str) -> None:
+        assert dialect in DIALECTS
+        self.dialect, self.language = dialect, language
+        self._perl = perl = dialect == "perl"
+        classes = classes_of(dialect, language)
+        self.classes = classes
+        self._normalization = (
+            *replace_unicode_punctuation(perl=perl),
+            *normalize_punctuation(language, perl=perl),
+            *remove_non_printing_char(perl=perl),
+            # a step of transformers, which takes it from the pipeline of the English-Romanian model
+            *(romanian() if language == "ro" and not perl else ()),
         )
-    text = replace_unicode_punctuation(text)
-    text = normalize_punctuation(text, language)
-    text = remove_non_printing_char(text)
-    if language == "ro":
-        text = remove_diacritics(normalise_romanian(text))
-    words = tokenize(text, language)
-    return lowercase_and_remove_accent(words) if do_lowercase_and_remove_accent else words
+        self._prefixes = prefixes_of(language, perl=perl)
+        self._tokenization = tuple(self._tokenizer_rules())
+
+    def words(self, text: str) -> list[str]:
+        """Returns the words of a text, punctuation divided from them."""
+        if not self._perl:
+            return apply(self._tokenization, apply(self._normalization, text)).split()
+        words: list[str] = []
+        for line in text.split("\n"):  # the scripts read lines, and see each with its newline
+            words += apply(self._tokenization, apply(self._normalization, f"{line}\n")).split()
+        return words
+
+    def normalize(self, text: str) -> str:
+        """Returns a text as it is before it is divided into words; transformers does that alone for Thai and others."""
+        return apply(self._normalization, text).strip()
+
+    def aligned_words(self, text: str) -> list[AlignedText]:
+        """Returns the words of a text with the spans of raw text that their characters came from."""
+        words: list[AlignedText] = []
+        start = 0
+        for line in text.split("\n") if self._perl else [text]:
+            end = start + len(line)
+            source = AlignedText(line, [(i, i + 1) for i in range(start, end)])
+            if self._perl:
+                source = AlignedText(f"{line}\n", [*source.spans, (end, end)])
+            result = apply_aligned(self._tokenization, apply_aligned(self._normalization, source))
+            for match in re.finditer(r"\S+", result.text):
+                words.append(AlignedText(match[0], result.spans[match.start() : match.end()]))
+            start = end + 1
+        return words
+
+    def full_stop_stays(self, prefix: str, following: str) -> bool:
+        """Whether the full stop at the end of a word stays with it.
+
+        Args:
+            prefix: What stands before the full stop; not empty.
+            following: The first character of the next word; empty if there is none.
+        """
+        if self._perl and not following:
+            return False  # the last word is unlikely to be an abbreviation
+        return (
+            prefix in self._prefixes.always
+            or (prefix in self._prefixes.before_numbers and following in DIGITS)
+            or ("." in prefix and self.classes.has_alpha.search(prefix) is not None)
+            or self.classes.lower_first.match(following) is not None
+        )
+
+    def _tokenizer_rules(self) -> list[Rule]:
+        """Returns the rules of the tokenizer, in order.
+
+        Source: Moses, scripts/tokenizer/tokenizer.perl -no-escape.
+        """
+        number = self.classes.number
+        one_space = Rule(r"\s\s+|[^\S ]", (" ",))
+        no_space_at_ends = Rule("^ | $", ())
+        return [
+            one_space,
+            no_space_at_ends,
+            *_other_special_characters(self.language, self.classes, perl=self._perl),
+            *_multi_dots(perl=self._perl),
+            # "," is divided off except within numbers
+            Rule(f"([^{number}]),", (1, " , "), needs=","),
+            Rule(f",([^{number}])", (" , ", 1), needs=","),
+            Rule(f"([{number}]),$", (1, " , "), needs=","),
+            *_apostrophes(self.language, self.classes, perl=self._perl),
+            # a full stop is divided off the end of a word, unless that is an abbreviation or the sentence goes on
+            _full_stop_rule(self.full_stop_stays),
+            one_space,
+            no_space_at_ends,
+            # ".'" at the end of a sentence is missed
+            Rule(r"\.' ?$", (" . ' ",), needs=".'"),
+            # multi-dots are restored
+            Rule("(?:DOT)+MULTI", _dots_of, needs="DOTMULTI"),
+        ]
 
 
-def replace_unicode_punctuation(text: str) -> str:
-    """Returns the text with full-width and typographic punctuation and digits made ASCII.
-
-    Source: Moses, scripts/tokenizer/replace-unicode-punctuation.perl.
-    """
-    # No replacement is itself replaced or is a space, so that the order of the script's rules does not matter.
-    return _WIDE_FULL_STOP.sub(". ", text.translate(_PUNCTUATION))
+@lru_cache(maxsize=64)
+def moses(dialect: str, language: str) -> Moses:
+    """Returns the rules of a language in a dialect, made once."""
+    return Moses(dialect, language)
 
 
-def normalize_punctuation(text: str, language: str) -> str:
-    """Returns the text with quotes, dashes, and spaces beside punctuation made uniform.
-
-    Source: Moses, scripts/tokenizer/normalize-punctuation.perl, through sacremoses.
-    """
-    normalized: str = _punctuation_normalizer(language).normalize(text)
-    return normalized
-
-
-def remove_non_printing_char(text: str) -> str:
-    """Returns the text without control, format, private, unassigned characters and surrogates (Unicode's class C).
-
-    Tabs and newlines are among them: what stands on either side of one becomes one word.
-
-    Source: Moses, scripts/tokenizer/remove-non-printing-char.perl.
-    """
-    if text.isprintable():  # then nothing of class C is in it, which is the usual case
-        return text
-    return "".join(character for character in text if not unicodedata.category(character).startswith("C"))
+def _other_special_characters(language: str, classes: CharacterClasses, *, perl: bool) -> list[Rule]:
+    """Divides off whatever is not a letter, a digit, or treated further on."""
+    inside, apart = "", ""
+    if perl and language in ("fi", "sv"):  # the colon can stand in a word, as an apostrophe does: USA:n, 20:een
+        inside = apart = ":"
+    elif perl and language == "tdt":  # the apostrophe can stand in a word
+        apart = "'"
+    elif perl and language == "ca":
+        # The middle dot can stand in a word, il·lusió. The script means to divide it off elsewhere, but is read as
+        # Latin-1 and looks for the two bytes of the dot as two letters.
+        inside, apart = "·", "Â·"
+    rules = [Rule(rf"([^{classes.alnum}\s.'`,\-{inside}])", (" ", 1, " "))]
+    if apart:  # where no lower-case letter follows
+        rules.append(Rule(f"({apart})(?=$|[^{_lower_case_letters()}])", (" ", 1, " "), needs=apart))
+    return rules
 
 
-def normalise_romanian(text: str) -> str:
-    """Returns the text with s and t with a cedilla written with the comma below that Romanian has.
-
-    Source: Sennrich's wmt16-scripts, preprocess/normalise-romanian.py.
-    """
-    return text.translate(_CEDILLA_TO_COMMA)
-
-
-def remove_diacritics(text: str) -> str:
-    """Returns the text without the diacritics of Romanian.
-
-    Source: Sennrich's wmt16-scripts, preprocess/remove-diacritics.py.
-    """
-    return text.translate(_ROMANIAN_WITHOUT_DIACRITICS)
+@lru_cache(maxsize=1)
+def _lower_case_letters() -> str:
+    """The body of a ``[…]`` of Unicode's class Ll."""
+    letters = map(chr, range(sys.maxunicode + 1))
+    return "".join(letter for letter in letters if unicodedata.category(letter) == "Ll")
 
 
-def tokenize(text: str, language: str) -> list[str]:
-    """Returns the words of a normalised text, punctuation divided from them.
+def _multi_dots(*, perl: bool) -> list[Rule]:
+    """Keeps several dots together, as a word of letters until the other rules are done: DOT a dot, and MULTI."""
 
-    Source: Moses, scripts/tokenizer/tokenizer.perl -no-escape, through sacremoses.
-    """
-    words: list[str] = _tokenizer(language).tokenize(text, return_str=False, escape=False)
-    return words
+    def marked(match: re.Match[str]) -> list[Piece]:
+        start, end = match.span()
+        dots: list[Piece] = [("DOT", place, place + 1) for place in range(start, end)]
+        after: list[Piece] = [] if end == len(match.string) else [(" ", end - 1, end)]
+        return [(" ", start, start + 1), *dots, ("MULTI", end - 1, end), *after]
 
+    rules = [Rule(r"\.\.+", marked, needs="..")]
+    if perl:
+        # The script's loop also finds the marker where the text itself holds it, with a dot after it.
 
-def lowercase_and_remove_accent(words: Sequence[str]) -> list[str]:
-    """Returns the words in lower case and without combining marks; a word of nothing but marks is dropped.
+        def longer(match: re.Match[str]) -> list[Piece]:
+            start, end = match.span()
+            after: list[Piece] = [] if end == len(match.string) else [(" ", end - 1, end)]
+            return [("DOT", end - 1, end), ("DOTMULTI", start, end - 1), *after]
 
-    Source: the original, tools/lowercase_and_remove_accent.py.
-    """
-    folded = (_fold(word) for word in words)
-    return [word for word in folded if word]
-
-
-def _fold(word: str) -> str:
-    if word.isascii():
-        return word.lower()
-    decomposed = unicodedata.normalize("NFD", word.lower())
-    return "".join(character for character in decomposed if unicodedata.category(character) != "Mn")
+        rules.append(Rule(r"DOTMULTI\.", longer, needs="DOTMULTI."))
+    return rules
 
 
-# Rules compiled for a language, made once; sacremoses itself takes 0.4 s to import, so only where it is used.
-@lru_cache(maxsize=32)
-def _punctuation_normalizer(language: str) -> Any:
-    from sacremoses import MosesPunctNormalizer
-
-    return MosesPunctNormalizer(lang=language)
+def _dots_of(match: re.Match[str]) -> list[Piece]:
+    start, end = match.span()
+    last = end - len("DOTMULTI")
+    return [*((".", place, place + 3) for place in range(start, last, 3)), (".", last, end)]
 
 
-@lru_cache(maxsize=32)
-def _tokenizer(language: str) -> Any:
-    from sacremoses import MosesTokenizer
+def _apostrophes(language: str, classes: CharacterClasses, *, perl: bool) -> list[Rule]:
+    alpha, number = classes.alpha, classes.number
+    neither = Rule(f"([^{alpha}])'([^{alpha}])", (1, " ' ", 2), needs="'")
+    before_letter = Rule(f"([^{alpha}])'([{alpha}])", (1, " ' ", 2), needs="'")
+    after_letter = Rule(f"([{alpha}])'([^{alpha}])", (1, " ' ", 2), needs="'")
+    between = f"([{alpha}])'([{alpha}])"
+    if language == "en":  # contractions are divided before the apostrophe, and after a number only before an s
+        return [
+            neither,
+            Rule(f"([^{alpha}{number}])'([{alpha}])", (1, " ' ", 2), needs="'"),
+            after_letter,
+            Rule(between, (1, " '", 2), needs="'"),
+            Rule(f"([{number}])'(s)", (1, " '", 2), needs="'"),
+        ]
+    if language in ("fr", "it") or (perl and language in ("ga", "ca")):  # after the apostrophe
+        return [neither, before_letter, after_letter, Rule(between, (1, "' ", 2), needs="'")]
+    if perl and language in ("so", "tdt"):  # glottal stops are not divided
+        return [neither, before_letter, after_letter]
+    return [Rule("'", (" ' ",))]
 
-    return MosesTokenizer(lang=language)
+
+def _full_stop_rule(stays: Callable[[str, str], bool]) -> Rule:
+    def divided(match: re.Match[str]) -> list[Piece]:
+        text, place = match.string, match.start()
+        prefix = text[text.rfind(" ", 0, place) + 1 : place]
+        return [("." if not prefix or stays(prefix, match[1] or "") else " .", place, place + 1)]
+
+    return Rule(r"\.(?:(?=\s+(\S?))|$)", divided, needs=".")
+
+
+DIGITS = frozenset("0123456789")
+"""What counts as a digit after an abbreviation that stands before numbers."""

@@ -6,9 +6,10 @@ the files beside it.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any, SupportsIndex, overload
@@ -18,11 +19,9 @@ from xlm.tokenizer.bpe import BPE
 from xlm.tokenizer.encoding import Encoding, collate
 from xlm.tokenizer.ids import Ids, checked_ids
 from xlm.tokenizer.merges import Merges, read_codes
-from xlm.tokenizer.moses import split_words
+from xlm.tokenizer.pipeline import Pipeline
+from xlm.tokenizer.presets import PRESETS
 from xlm.tokenizer.vocabulary import END_OF_WORD, SPECIAL_TOKENS, Vocabulary
-
-PRESETS = ("transformers",)
-"""The text pipelines there are, by name."""
 
 SPECIAL_TOKEN_NAMES = ("bos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 """The special tokens that have a name, in the order of transformers."""
@@ -35,11 +34,17 @@ class XLMTokenizer:
     Args:
         vocabulary: The tokens by id.
         merges: The merges of byte-pair encoding, best first.
-        preset: The text pipeline. ``"transformers"`` equals ``XLMTokenizer`` of transformers 5.x.
+        preset: The text pipeline. ``"transformers"`` equals ``XLMTokenizer`` of transformers 5.x, ``"transformers-v4"``
+            that of 4.57; ``"original"`` is what the models were trained with: the Perl scripts of Moses for the
+            language, which must be given, then byte-pair encoding limited to the vocabulary.
+        preset_without_lang: The pipeline of a text whose language is not given, where ``preset`` needs it; it then says
+            so once, in the log. None refuses such a text.
         do_lowercase_and_remove_accent: Whether to lower-case the words and strip their accents. The published
-            configurations say so although the published models were trained on cased text.
+            configurations say so although the published models were trained on cased text. By default False with the
+            preset ``"original"``, else True.
         lang2id: The id of each language of the model; None where that is unknown, and then any language is taken.
-        bos_token: Stands before every text that is encoded. ``"<s>"`` in transformers, ``"</s>"`` in the original.
+        bos_token: Stands before every text that is encoded. By default ``"</s>"`` with the preset ``"original"``, else
+            ``"<s>"``.
         sep_token: Stands after every text that is encoded.
         cls_token: For classification; nothing here uses it.
         pad_token: Fills up shorter rows of a batch.
@@ -57,9 +62,10 @@ class XLMTokenizer:
     merges: Merges = field(hash=False)
     _: KW_ONLY
     preset: str = "transformers"
-    do_lowercase_and_remove_accent: bool = True
+    preset_without_lang: str | None = None
+    do_lowercase_and_remove_accent: bool = None  # type: ignore[assignment]  # None stands for the preset's value
     lang2id: dict[str, int] | None = field(default=None, hash=False)
-    bos_token: str = "<s>"
+    bos_token: str = None  # type: ignore[assignment]  # None stands for the preset's value
     sep_token: str = "</s>"
     cls_token: str = "</s>"
     pad_token: str = "<pad>"
@@ -74,10 +80,14 @@ class XLMTokenizer:
     pad_token_id: int = field(init=False, compare=False)
     unk_token_id: int = field(init=False, compare=False)
     mask_token_id: int = field(init=False, compare=False)
-    _bpe: BPE = field(init=False, compare=False)
+    _pipeline: Pipeline = field(init=False, compare=False)
+    _other: dict[str, Pipeline] = field(init=False, compare=False, default_factory=dict)
     _special: re.Pattern[str] = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
+        for name in ("do_lowercase_and_remove_accent", "bos_token"):
+            if getattr(self, name) is None and self.preset in PRESETS:
+                object.__setattr__(self, name, getattr(PRESETS[self.preset], name))
         self._check_settings()
         if not self.merges:
             raise VocabularyError("There are no merges", where="merges", remedy="pass the merges of the model")
@@ -85,7 +95,6 @@ class XLMTokenizer:
             "merges": tuple(self.merges),
             "lang2id": None if self.lang2id is None else dict(self.lang2id),
             "additional_special_tokens": tuple(self.additional_special_tokens),
-            "_bpe": BPE(self.merges),
         }
         for name in SPECIAL_TOKEN_NAMES:
             derived[f"{name}_id"] = self._id_of_special(name, getattr(self, name))
@@ -96,6 +105,17 @@ class XLMTokenizer:
         # The longest first: one may begin with another.
         longest_first = sorted(self.all_special_tokens, key=len, reverse=True)
         object.__setattr__(self, "_special", re.compile(f"({'|'.join(map(re.escape, longest_first))})"))
+        object.__setattr__(self, "_pipeline", self._make_pipeline(self.preset))
+
+    def _make_pipeline(self, preset: str) -> Pipeline:
+        return Pipeline(
+            PRESETS[preset],
+            BPE(self.merges, self.vocabulary.ids if PRESETS[preset].limits_pieces else None),
+            self.vocabulary.ids,
+            fold_words=self.do_lowercase_and_remove_accent,
+            unk_id=self.unk_token_id,
+            special=self._special,
+        )
 
     def _check_settings(self) -> None:
         def check(name: str, holds: bool, expected: str) -> None:
@@ -104,6 +124,9 @@ class XLMTokenizer:
                 raise InputError("A setting of the tokenizer is wrong", where=name, found=found, expected=expected)
 
         check("preset", self.preset in PRESETS, " or ".join(map(repr, PRESETS)))
+        without = self.preset_without_lang
+        free = [name for name, preset in PRESETS.items() if not preset.lang_required]
+        check("preset_without_lang", without is None or without in free, " or ".join(map(repr, [None, *free])))
         check("do_lowercase_and_remove_accent", isinstance(self.do_lowercase_and_remove_accent, bool), "true or false")
         length = self.model_max_length
         check("model_max_length", type(length) is int and length > 0, "a number of tokens above 0")
@@ -139,7 +162,7 @@ class XLMTokenizer:
 
         Args:
             name_or_path: A directory in the transformers layout, or an original ``.pth``.
-            preset: The text pipeline; None for the one that was saved.
+            preset: The text pipeline; None for the one that was saved, ``"original"`` for a ``.pth``.
             codes: fastBPE's codes, instead of ``merges.txt``; a ``.pth`` holds none, so it needs them.
             **settings: Any argument of ``XLMTokenizer`` by its name, instead of what was saved.
 
@@ -163,6 +186,8 @@ class XLMTokenizer:
     ) -> XLMTokenizer:
         """Returns the tokenizer of the original's two files, such as ``codes_ende`` and ``vocab_ende``.
 
+        The preset is ``"original"`` if no other is given.
+
         Args:
             codes: fastBPE's codes.
             vocab: fastBPE's vocabulary, ``word count`` a line.
@@ -172,8 +197,8 @@ class XLMTokenizer:
         Raises:
             VocabularyError: A file is missing or broken.
         """
-        languages = None if lang2id is None else dict(lang2id)
-        return cls(Vocabulary.from_words(Path(vocab)), read_codes(Path(codes)), lang2id=languages, **settings)
+        values: dict[str, Any] = {"preset": "original", "lang2id": None if lang2id is None else dict(lang2id)}
+        return cls(Vocabulary.from_words(Path(vocab)), read_codes(Path(codes)), **(values | settings))
 
     def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
         """Writes the tokenizer into a directory, made when missing, in the layout that transformers opens.
@@ -191,30 +216,46 @@ class XLMTokenizer:
         Args:
             text: Any text.
             lang: The language whose rules to apply. None means what ``XLMTokenizer.tokenize`` of transformers does:
-                English rules, and special tokens that stand in the text are recognised. A language means what its
-                ``_tokenize(text, lang=…)`` does: the rules of that language, and all text is text.
+                English rules, and special tokens that stand in the text are recognised; the preset ``"original"``
+                refuses it, unless ``preset_without_lang`` says otherwise. A language means what
+                ``XLMTokenizer._tokenize(text, lang=…)`` does: the rules of that language, and all text is text.
 
         Raises:
             InputError: The text is not a str.
-            LanguageError: The model does not have the language, or its words cannot be divided yet.
+            LanguageError: The model does not have the language, or it is missing.
+            DependencyError: The library that divides the language into words is not installed.
         """
+        return self._pipeline_for(text, lang).pieces(text, lang)
+
+    def _pipeline_for(self, text: object, lang: str | None) -> Pipeline:
+        """Returns the pipeline for a text of a language, both checked."""
         if not isinstance(text, str):
             raise InputError("The text is not a str", where="text", found=type(text).__name__, expected="str")
         if lang is not None:
             self._check_language(lang)
-            return list(self._pieces(text, lang))
-        pieces: list[str] = []
-        for i, part in enumerate(self._special.split(text)):
-            if i % 2:  # what the pattern matched stands between what it did not
-                pieces.append(part)
-            elif part:
-                pieces.extend(self._pieces(part, "en"))
-        return pieces
+        elif PRESETS[self.preset].lang_required:
+            return self._without_lang()
+        return self._pipeline
 
-    def _pieces(self, text: str, language: str) -> Iterator[str]:
-        words = split_words(text, language, do_lowercase_and_remove_accent=self.do_lowercase_and_remove_accent)
-        for word in words:
-            yield from self._bpe(word)
+    def _without_lang(self) -> Pipeline:
+        preset = self.preset_without_lang
+        if preset is None:
+            raise LanguageError(
+                "The language of the text is missing",
+                where="lang",
+                expected=" or ".join(map(repr, self.lang2id)) if self.lang2id else "a language such as 'en'",
+                remedy=f"pass lang=…: the preset {self.preset!r} divides text by the rules of its language; "
+                "or open the tokenizer with preset='transformers', which takes English rules where none is given",
+            )
+        if (pipeline := self._other.get(preset)) is None:
+            logging.getLogger("xlm").warning(
+                "The language of a text was not given: it is divided by the rules of the preset %r, which are those of "
+                "English, and not as the model's training text was. Pass lang=… to have the preset %r.",
+                preset,
+                self.preset,
+            )
+            pipeline = self._other[preset] = self._make_pipeline(preset)
+        return pipeline
 
     def _check_language(self, lang: str) -> None:
         if not isinstance(lang, str):
@@ -238,9 +279,9 @@ class XLMTokenizer:
 
         Raises:
             InputError: The text is not a str.
-            LanguageError: The model does not have the language, or its words cannot be divided yet.
+            LanguageError: The model does not have the language, or it is missing.
         """
-        ids = self.convert_tokens_to_ids(self.tokenize(text, lang))
+        ids = self._pipeline_for(text, lang).ids(text, lang)
         return [self.bos_token_id, *ids, self.sep_token_id] if add_special_tokens else ids
 
     def __call__(
@@ -263,7 +304,7 @@ class XLMTokenizer:
 
         Raises:
             InputError: A text is not a str, or the rows cannot be one tensor.
-            LanguageError: The model does not have the language, or its words cannot be divided yet.
+            LanguageError: The model does not have the language, or it is missing.
         """
         if isinstance(text, str) or not isinstance(text, Sequence):  # encode refuses what is neither
             texts: Sequence[str] = [text]

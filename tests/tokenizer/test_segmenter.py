@@ -1,0 +1,86 @@
+"""The fast path. Oracle: the same rules applied to whole texts, without any short cut."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from tests.tokenizer.texts import TEXTS
+from xlm.tokenizer import segmenter as segmenter_module
+from xlm.tokenizer.moses import moses
+from xlm.tokenizer.segmenter import Segmenter
+
+KINDS = [("sacremoses", lang) for lang in ("en", "de", "fr", "ro", "ko", "cs")] + [
+    ("perl", lang) for lang in ("en", "de", "fr", "fi", "ca", "tdt", "so", "xx")
+]
+# Kept over all examples, so that what one text leaves behind is what the next one finds.
+SEGMENTERS = {
+    (kind, fold): Segmenter(moses(*kind), fold_words=fold, of_word=lambda word: (word,))
+    for kind in KINDS
+    for fold in (False, True)
+}
+EDGES = st.lists(
+    st.one_of(
+        st.sampled_from("aZ5.,;:!?'\"()-–—[]{}<>%$&`´‘’‚„“”«»…。．\u00a0\u200b\u0301\tºéß中ไº/@#*+=|~^_"),
+        st.sampled_from([" ", " ", " ", "St", "z.B.", "No", "Nr", "MULTI", "DOT", "...", "cm", "ºC", "nº"]),
+    ),
+    max_size=14,
+).map("".join)
+
+
+def check(text: str) -> None:
+    for segmenter in SEGMENTERS.values():
+        expected = segmenter.by_rules(text)
+        assert segmenter(text) == expected, (segmenter._rules.dialect, segmenter._rules.language)
+        assert segmenter(text) == expected  # from what is remembered
+
+
+@settings(max_examples=1500, deadline=None)
+@example(text="No. 5 no. X")
+@example(text="( a ) . b")
+@example(text="' 'a ' 5 %")
+@example(text='a." "b. c')
+@example(text='a." ')
+@example(text="a. b\nc. ")
+@example(text=" a  b. 5")
+@example(text="a.\u200b b")
+@given(text=EDGES)
+def test_the_short_cut_changes_nothing_at_edges(text: str) -> None:
+    check(text)
+
+
+@settings(max_examples=500, deadline=None)
+@given(text=TEXTS)
+def test_the_short_cut_changes_nothing(text: str) -> None:
+    check(text)
+
+
+@pytest.mark.parametrize("kind", [("sacremoses", "en"), ("sacremoses", "de"), ("perl", "de")])
+def test_the_short_cut_changes_nothing_on_real_text(reference: Path, kind: tuple[str, str]) -> None:
+    segmenter = SEGMENTERS[kind, True]
+    compared = 0
+    for path in sorted((reference / "tokenizer/text").glob("*.txt")):
+        lines = path.read_bytes().decode("utf-8").split("\n")
+        generator = random.Random(path.name)
+        for line in generator.sample(lines, min(len(lines), 150)):
+            shuffled = line.split(" ")
+            generator.shuffle(shuffled)
+            for text in (line, " ".join(shuffled)):
+                compared += 1
+                assert segmenter(text) == segmenter.by_rules(text), text
+    assert compared > 5000
+
+
+def test_caches_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(segmenter_module, "CACHED_CHUNKS", 20)
+    segmenter = Segmenter(moses("sacremoses", "en"), fold_words=True, of_word=lambda word: (word,))
+    for i in range(200):
+        text = f"word{i}, (word{i}). {'long' * 50} {i} "
+        assert segmenter(text) == segmenter.by_rules(text)
+        assert len(segmenter._chunks) <= 20 + 1
+        assert len(segmenter._words) <= 20
+    assert not any("longlong" in key for key in (*segmenter._chunks, *segmenter._words))

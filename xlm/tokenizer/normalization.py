@@ -1,0 +1,164 @@
+"""What Moses does to a text before dividing it into words: three of its scripts, and Sennrich's for Romanian.
+
+``perl=True`` is what the scripts do, ``perl=False`` what transformers does in their place: sacremoses for
+normalize-punctuation.perl, ports of its own for the others. Each difference stands where its rule stands.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+from xlm.tokenizer.rules import Rule
+
+NBSP = "\u00a0"
+
+# Of the transformers ports and the scripts alike, but for the two full stops, which also take the spaces after them.
+_PUNCTUATION = {
+    **dict(
+        zip(
+            "，、”“∶：？《》）！（；」「～’━〈〉【】％０１２３４５６７８９",
+            ',,"":' + ':?"")!(;""~\'-<>[]%0123456789',
+            strict=True,
+        )
+    ),
+    "…": "...",
+}
+
+_ROMANIAN = dict(zip("ŞşŢţȘșȚțĂăÂâÎî", "SsTtSsTtAaAaIi", strict=True))
+
+
+def translation(table: dict[str, str]) -> Rule:
+    """Returns the rule that puts for each character of a table what the table says."""
+    return Rule(f"[{''.join(table)}]", lambda match: [(table[match[0]], *match.span())])
+
+
+def replace_unicode_punctuation(*, perl: bool) -> list[Rule]:
+    """Returns the rules that make full-width and typographic punctuation and digits ASCII.
+
+    No replacement is itself replaced, so that the order of the script's rules does not matter.
+
+    Source: Moses, scripts/tokenizer/replace-unicode-punctuation.perl.
+    """
+    return [
+        translation(_PUNCTUATION),
+        # The script takes the ASCII spaces that follow, the port of transformers any whitespace.
+        Rule("[。．] *" if perl else r"[。．]\s*", (". ",)),
+    ]
+
+
+def normalize_punctuation(language: str, *, perl: bool) -> list[Rule]:
+    """Returns the rules that make quotes, dashes and spaces beside punctuation uniform.
+
+    The script reads bytes: there only ASCII is a digit or a space.
+
+    Source: Moses, scripts/tokenizer/normalize-punctuation.perl.
+    """
+    flags = re.ASCII if perl else 0
+    one_space = Rule("  +", (" ",), needs="  ")
+    return [
+        Rule("\r", ()),
+        # extra spaces
+        Rule(r"\(", (" (",)),
+        Rule(r"\)", (") ",)),
+        one_space,
+        Rule(r"\) ([.!:?;,])", (")", 1), needs=") "),
+        Rule(r"\( ", ("(",)),
+        Rule(r" \)", (")",)),
+        Rule(r"(\d) %", (1, "%"), needs=" %", flags=flags),
+        Rule(" :", (":",)),
+        Rule(" ;", (";",)),
+        # Unicode punctuation, where the style of Penn is not asked for
+        Rule("`", ("'",)),
+        Rule("''", (' " ',)),
+        # Unicode punctuation
+        Rule("„", ('"',)),
+        Rule("“", ('"',)),
+        Rule("”", ('"',)),
+        Rule("–", ("-",)),
+        Rule("—", (" - ",)),
+        one_space,
+        Rule("´", ("'",)),
+        Rule("([a-zA-Z])‘([a-zA-Z])", (1, "'", 2), needs="‘"),
+        Rule("([a-zA-Z])’([a-zA-Z])", (1, "'", 2), needs="’"),
+        Rule("‘", ("'",)),
+        Rule("‚", ("'",)),
+        Rule("’", ('"',) if perl else ("'",)),
+        Rule("''", ('"',)),
+        Rule("´´", ('"',)),
+        Rule("…", ("...",)),
+        # French quotes
+        Rule(f"{NBSP}«{NBSP}", (' "',) if perl else ('"',)),
+        Rule(f"«{NBSP}", ('"',)),
+        Rule("«", ('"',)),
+        Rule(f"{NBSP}»{NBSP}", ('" ',) if perl else ('"',)),
+        Rule(f"{NBSP}»", ('"',)),
+        Rule("»", ('"',)),
+        # pseudo-spaces
+        Rule(f"{NBSP}%", ("%",)),
+        Rule(f"nº{NBSP}", ("nº ",)),
+        Rule(f"{NBSP}:", (":",)),
+        Rule(f"{NBSP}ºC", (" ºC",)),
+        Rule(f"{NBSP}cm", (" cm",)),
+        Rule(rf"{NBSP}\?", ("?",)),
+        Rule(f"{NBSP}!", ("!",)),
+        Rule(f"{NBSP};", (";",)),
+        Rule(f",{NBSP}", (", ",)),
+        one_space,
+        *_quotation_and_comma(language, perl=perl),
+        Rule(
+            rf"(\d){NBSP}(\d)",
+            (1, "," if language in ("de", "es", "cz", "cs", "fr") else ".", 2),
+            needs=NBSP,
+            flags=flags,
+        ),
+    ]
+
+
+def _quotation_and_comma(language: str, *, perl: bool) -> list[Rule]:
+    if language == "en":
+        return [Rule('"([,.]+)', (1, '"'), needs='"')]
+    # The script's style of German, Spanish and French is its style of every other language; "Czech is confused".
+    if language in ("cs", "cz") if perl else language not in ("de", "es", "fr"):
+        return []
+
+    def full_stops_after(match: re.Match[str]) -> list[tuple[str, int, int]]:
+        start, end = match.span()
+        if match[2] is None:
+            return [(match[0], start, end)]
+        quote = match.start(2)
+        return [(f'"{match[1]}', start, quote), (match[2], quote, end)]
+
+    # The script's pattern is (\.+)"(\s*[^<]); taking a run of full stops whole, whether or not a quote follows, gives
+    # the same and looks at each of them once.
+    flags = re.ASCII if perl else 0
+    return [
+        Rule(',"', ('",',)),
+        Rule(r'(\.+)(?:"(\s*[^<]))?', full_stops_after, needs='."', flags=flags),
+    ]
+
+
+def remove_non_printing_char(*, perl: bool) -> list[Rule]:
+    """Returns the rule against control, format, private, unassigned characters and surrogates (Unicode's class C).
+
+    Tabs and newlines are among them: transformers makes one word of what stands on either side, the script two.
+
+    Source: Moses, scripts/tokenizer/remove-non-printing-char.perl.
+    """
+    replacement = " " if perl else ""
+
+    def without(match: re.Match[str]) -> list[tuple[str, int, int]]:
+        return [
+            (replacement if unicodedata.category(character).startswith("C") else character, place, place + 1)
+            for place, character in enumerate(match[0], start=match.start())
+        ]
+
+    return [Rule(r"[^ -~\u00a1-\u00ac\u00ae-\u0377]+", without)]
+
+
+def romanian() -> list[Rule]:
+    """Returns the rules that take the diacritics of Romanian away, whether comma or cedilla.
+
+    Source: Sennrich's wmt16-scripts, preprocess/normalise-romanian.py and remove-diacritics.py.
+    """
+    return [translation(_ROMANIAN)]

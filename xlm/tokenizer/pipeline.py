@@ -1,0 +1,132 @@
+"""From a text to its pieces or their ids: the choices of a preset, and what is remembered for each language."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from xlm.errors import LanguageError
+from xlm.tokenizer import dividers
+from xlm.tokenizer.bpe import BPE
+from xlm.tokenizer.folding import lowercase_and_remove_accent
+from xlm.tokenizer.moses import moses
+from xlm.tokenizer.presets import Preset
+from xlm.tokenizer.segmenter import Segmenter
+
+_REMEMBERED = 4
+"""Languages, and kinds of results, whose chunks are remembered; the one used longest ago is forgotten first."""
+
+_WITHOUT_LANG = "en"
+"""Whose rules a text gets whose language is not given."""
+
+
+class Pipeline:
+    """Divides texts into pieces as a preset says.
+
+    Args:
+        preset: The choices.
+        bpe: Splits words into pieces.
+        ids: The id of each piece.
+        fold_words: Whether words are put into lower case without accents.
+        unk_id: The id of a piece that is not among ``ids``.
+        special: Finds the special tokens that count where a text's language is not given.
+    """
+
+    def __init__(
+        self,
+        preset: Preset,
+        bpe: BPE,
+        ids: Mapping[str, int],
+        *,
+        fold_words: bool,
+        unk_id: int,
+        special: re.Pattern[str],
+    ) -> None:
+        self._preset = preset
+        self._bpe = bpe
+        self._ids = ids
+        self._fold_words = fold_words
+        self._unk_id = unk_id
+        self._special = special
+        self._segmenters: dict[tuple[str, str], Callable[[str], list[Any]]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_segmenters": {}}  # what they remember is soon back, and rules cannot be pickled
+
+    def pieces(self, text: str, lang: str | None) -> list[str]:
+        """Returns the pieces of a text, whether or not they have an id.
+
+        Raises:
+            LanguageError: The preset does not say how to divide the language into words.
+            DependencyError: The library that does is not installed.
+        """
+        return self._run(text, lang, "pieces", lambda token: token)
+
+    def ids(self, text: str, lang: str | None) -> list[int]:
+        """Returns the ids of the pieces of a text.
+
+        Raises:
+            LanguageError: The preset does not say how to divide the language into words.
+            DependencyError: The library that does is not installed.
+        """
+        return self._run(text, lang, "ids", lambda token: self._ids.get(token, self._unk_id))
+
+    def _run(self, text: str, lang: str | None, kind: str, of_token: Callable[[str], Any]) -> list[Any]:
+        segmenter = self._segmenters.get((kind, lang or _WITHOUT_LANG)) or self._segmenter(kind, lang or _WITHOUT_LANG)
+        if lang is not None:
+            return segmenter(text)
+        if self._preset.lowers_first and self._fold_words:
+            text = self._lowered(text)
+        if self._special.search(text) is None:
+            return segmenter(text) if text else []
+        result: list[Any] = []
+        for i, part in enumerate(self._special.split(text)):
+            if i % 2:  # what the pattern matched stands between what it did not
+                result.append(of_token(part))
+            elif part:
+                result += segmenter(part)
+        return result
+
+    def _lowered(self, text: str) -> str:
+        """Returns a text in lower case, letter by letter as transformers 4 does it, but for its special tokens."""
+        parts = self._special.split(text)
+        parts[::2] = [
+            part.lower() if part.isascii() else "".join(character.lower() for character in part) for part in parts[::2]
+        ]
+        return "".join(parts)
+
+    def _segmenter(self, kind: str, language: str) -> Callable[[str], list[Any]]:
+        of_word = self._bpe.split if kind == "pieces" else self._ids_of_word
+        rules = moses(self._preset.dialect, language)
+        made: Callable[[str], list[Any]]
+        if language not in dividers.LANGUAGES:
+            made = Segmenter(rules, fold_words=self._fold_words, of_word=of_word)
+        elif self._preset.dialect == "perl":
+            raise LanguageError(
+                "This preset cannot divide the language into words",
+                where="lang",
+                found=language,
+                expected=f"a language other than {', '.join(dividers.LANGUAGES)}",
+                remedy="open the tokenizer with preset='transformers'",
+            )
+        else:
+            made = self._dividing(dividers.Divider(rules), of_word)
+        while len(self._segmenters) >= _REMEMBERED:
+            self._segmenters.pop(next(iter(self._segmenters)), None)
+        self._segmenters[kind, language] = made
+        return made
+
+    def _dividing(
+        self, divider: dividers.Divider, of_word: Callable[[str], Sequence[Any]]
+    ) -> Callable[[str], list[Any]]:
+        def divided(text: str) -> list[Any]:
+            words = divider.words(text)
+            if self._fold_words:
+                words = lowercase_and_remove_accent(words)
+            return [part for word in words for part in of_word(word)]
+
+        return divided
+
+    def _ids_of_word(self, word: str) -> Sequence[int]:
+        return tuple([self._ids.get(piece, self._unk_id) for piece in self._bpe.split(word)])

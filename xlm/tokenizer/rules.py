@@ -1,0 +1,151 @@
+"""Rewriting rules as data, so that each is written once and read in two ways: for the text, and for where it came from.
+
+A rule is a pattern and what to put in its place: literal text and numbers of groups. Applied to a ``str`` it is one
+``re.sub``; applied to an ``AlignedText`` it also carries along, for each character, the span of raw text it came from.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+Span = tuple[int, int]
+"""Where something stands in the raw text: first character, one past the last."""
+
+Piece = tuple[str, int, int]
+"""Text that a rule writes, and the range of its input (start, end) that this text comes from."""
+
+Part = str | int
+"""What a rule writes: literal text, or the group of that number."""
+
+
+@dataclass(frozen=True, slots=True)
+class AlignedText:
+    """A text and, for each of its characters, the span of raw text it came from.
+
+    Attributes:
+        text: The text as rewritten so far.
+        spans: One span a character.
+    """
+
+    text: str
+    spans: list[Span]
+
+    @classmethod
+    def of(cls, raw: str) -> AlignedText:
+        """Returns a raw text, each character coming from itself."""
+        return cls(raw, [(i, i + 1) for i in range(len(raw))])
+
+    def from_pieces(self, pieces: Iterable[Piece]) -> AlignedText:
+        """Returns the text made of pieces of this one.
+
+        A piece that equals its range keeps the spans one by one; every character of another takes the whole range.
+        """
+        texts: list[str] = []
+        spans: list[Span] = []
+        for text, start, end in pieces:
+            texts.append(text)
+            if self.text[start:end] == text:
+                spans += self.spans[start:end]
+            elif text:
+                spans += [self.span(start, end)] * len(text)
+        return AlignedText("".join(texts), spans)
+
+    def span(self, start: int, end: int) -> Span:
+        """Returns the raw span of a range; of an empty one, that of the character before it, else after it."""
+        if start == end:
+            start = max(start - 1, 0)
+            end = min(start + 1, len(self.spans))
+        some = self.spans[start:end]
+        return (min(first for first, _ in some), max(last for _, last in some)) if some else (0, 0)
+
+
+class Rule:
+    """One substitution, wherever its pattern matches, from left to right.
+
+    Args:
+        pattern: A regular expression.
+        parts: What to write; or a function from a match to its pieces, for what parts cannot say.
+        needs: A text without which the pattern cannot match: looking for it is faster than the pattern.
+        flags: Of ``re``.
+    """
+
+    __slots__ = ("_parts", "needs", "pattern", "sub")
+
+    def __init__(
+        self,
+        pattern: str,
+        parts: Sequence[Part] | Callable[[re.Match[str]], list[Piece]],
+        *,
+        needs: str = "",
+        flags: int = 0,
+    ) -> None:
+        self.pattern = re.compile(pattern, flags)
+        self.needs = needs
+        self._parts = parts
+        self.sub = self._substitution()
+
+    def __reduce__(self) -> tuple[object, ...]:
+        raise TypeError("rules are made anew in each process, from the preset and the language")
+
+    def _substitution(self) -> Callable[[str], str]:
+        parts, substitute = self._parts, self.pattern.sub
+        if callable(parts):
+            return lambda text: substitute(lambda match: "".join(piece[0] for piece in parts(match)), text)
+        if len(parts) <= 1 and all(isinstance(part, str) for part in parts) and _is_literal(self.pattern):
+            old, new = re.sub(r"\\(.)", r"\1", self.pattern.pattern), "".join(map(str, parts))
+            return lambda text: text.replace(old, new)
+        template = "".join(part.replace("\\", r"\\") if isinstance(part, str) else rf"\g<{part}>" for part in parts)
+        return lambda text: substitute(template, text)
+
+    def aligned(self, source: AlignedText) -> AlignedText:
+        """Returns an aligned text with this rule applied to it."""
+        pieces: list[Piece] = []
+        done = 0
+        for match in self.pattern.finditer(source.text):
+            pieces.append((source.text[done : match.start()], done, match.start()))
+            pieces += self._parts(match) if callable(self._parts) else _pieces_of(match, self._parts)
+            done = match.end()
+        if not pieces:
+            return source
+        pieces.append((source.text[done:], done, len(source.text)))
+        return source.from_pieces(pieces)
+
+
+def _is_literal(pattern: re.Pattern[str]) -> bool:
+    return re.fullmatch(r"(?:[^\\.^$*+?{}\[\]|()]|\\\W)+", pattern.pattern) is not None
+
+
+def _pieces_of(match: re.Match[str], parts: Sequence[Part]) -> list[Piece]:
+    groups = [part for part in parts if isinstance(part, int)]
+    if groups != sorted(groups):
+        # Exchanged: each takes the span of all, so that spans stay in the order of the text.
+        return [(match[part] if isinstance(part, int) else part, *match.span()) for part in parts]
+    pieces: list[Piece] = []
+    done = match.start()
+    for i, part in enumerate(parts):
+        if isinstance(part, int):
+            pieces.append((match[part], *match.span(part)))
+            done = match.end(part)
+        else:  # literal text stands for what was between the groups
+            end = next((match.start(later) for later in parts[i + 1 :] if isinstance(later, int)), match.end())
+            pieces.append((part, done, end))
+            done = end
+    return pieces
+
+
+def apply(rules: Iterable[Rule], text: str) -> str:
+    """Returns a text with rules applied to it, one after the other."""
+    for rule in rules:
+        if rule.needs in text:
+            text = rule.sub(text)
+    return text
+
+
+def apply_aligned(rules: Iterable[Rule], text: AlignedText) -> AlignedText:
+    """Returns an aligned text with rules applied to it, one after the other."""
+    for rule in rules:
+        if rule.needs in text.text:
+            text = rule.aligned(text)
+    return text

@@ -1,0 +1,186 @@
+"""The fast path: each distinct chunk of text is worked out once and remembered.
+
+A chunk is what stands between two spaces. Most chunks come out the same whatever their neighbours are; where that is
+certain, the result of a text is that of its chunks, one after the other. Three things can reach across a space:
+
+- Rules that look at punctuation at the edge of a chunk (``) .``, ``5 %``, an apostrophe beside another). So a chunk
+  stands alone only if the one before ends, and it begins, with a character of which no rule takes notice across a
+  space. A row of chunks that do not is one unit, worked out together.
+- A full stop at the end of a unit, which stays or goes by the character that follows: lower case, digit, other.
+- The end of the text, which a last unit that does not end in a letter or digit can see.
+
+A unit is worked out by the rules themselves, between two neutral words in place of what stands around it, so that
+nothing is said twice here. The units of letters, digits and hyphens alone, on which no rule acts, and those with one
+sign at an end, on which few do, take a short cut. The tests compare all this with the rules applied to whole texts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
+
+from xlm.tokenizer.folding import fold
+from xlm.tokenizer.moses import DIGITS, Moses
+
+T = TypeVar("T")
+
+CACHED_CHUNKS = 1 << 16
+"""How many chunks, and how many words, a segmenter remembers at most."""
+_LONGEST_CACHED = 48  # characters, so that what is remembered stays small
+
+# Signs that no rule looks at across a space: at the beginning, where no rule looks left of them, and at the end,
+# where none looks right of them but to see whether the text goes on.
+_FREE_STARTS = frozenset('"„“”([{$€£#@&*+=/-–_~<|')
+_FREE_ENDS = frozenset("\"„“”)]},;:!?$€£%#@&*+=/-–_~|>'’`")
+_DIVIDED_AT_THE_END = frozenset(",;:!?")  # what every rule set divides from letters and digits before it
+_DIVIDED_AT_THE_START = frozenset('"(')
+
+# What follows a unit, as the rules can tell: the end of the text, a lower-case letter, a digit, something else.
+_END, _LOWER, _DIGIT, _OTHER = "$", "x", "1", "X"
+
+
+class Segmenter(Generic[T]):
+    """Divides texts into pieces of words, and gives for each piece what is asked for: itself, or its id.
+
+    Args:
+        rules: That divide a text into words.
+        fold_words: Whether the words are put into lower case without accents.
+        of_word: Returns what is asked for of one word.
+    """
+
+    def __init__(self, rules: Moses, *, fold_words: bool, of_word: Callable[[str], Sequence[T]]) -> None:
+        self._rules = rules
+        self._fold_words = fold_words
+        self._of_word = of_word
+        self._lower_first = rules.classes.lower_first.match
+        self._alnum = re.compile(f"[{rules.classes.alnum}]").match
+        letters = "" if rules.language == "ro" else _latin_letters(self._alnum)
+        self._inert = re.compile(f"[A-Za-z0-9{letters}-]+").fullmatch
+        self._words: dict[str, Sequence[T]] = {}
+        # Results by chunk; of a unit whose result depends on what follows, by unit, newline and what that is.
+        self._chunks: dict[str, Sequence[T]] = {"": ()}
+
+    def __call__(self, text: str) -> list[T]:
+        """Returns what is asked for of all pieces of a text."""
+        result: list[T] = []
+        known = self._chunks.get
+        chunks = text.split(" ")
+        last = chunks.pop()
+        for chunk in chunks:
+            of_chunk = known(chunk)
+            if of_chunk is None:
+                of_chunk = self._learn(chunk)
+                if of_chunk is None:
+                    return self._by_units(text)
+            result += of_chunk
+        of_chunk = known(f"{last}\n{_END}")
+        if of_chunk is None:
+            of_chunk = self._learn_last(last)
+            if of_chunk is None:
+                return self._by_units(text)
+        result += of_chunk
+        return result
+
+    def by_rules(self, text: str) -> list[T]:
+        """Returns the same without any short cut."""
+        return self._of_words(self._rules.words(text))
+
+    def _of_words(self, words: Sequence[str]) -> list[T]:
+        result: list[T] = []
+        remembered = self._words
+        for word in words:
+            if self._fold_words:
+                word = fold(word)
+                if not word:
+                    continue
+            of_word = remembered.get(word)
+            if of_word is None:
+                of_word = self._of_word(word)
+                if len(word) <= _LONGEST_CACHED:
+                    if len(remembered) >= CACHED_CHUNKS:
+                        remembered.clear()  # cheaper than keeping an order, and the frequent words are soon back
+                    remembered[word] = of_word
+            result += of_word
+        return result
+
+    def _learn(self, chunk: str) -> Sequence[T] | None:
+        """Returns the result of a chunk that is not the last, None where it depends on what stands around it."""
+        if self._inert(chunk) and "MULTI" not in chunk:
+            return self._remember(chunk, (chunk,))
+        if chunk[-1] in _DIVIDED_AT_THE_END and self._inert(chunk, 0, len(chunk) - 1) and "MULTI" not in chunk:
+            return self._remember(chunk, (chunk[:-1], chunk[-1]))
+        if chunk[-1] == "." or not (self._starts_freely(chunk) and self._ends_freely(chunk)):
+            return None
+        return self._remember(chunk, self._unit_words(chunk, _OTHER))
+
+    def _learn_last(self, chunk: str) -> Sequence[T] | None:
+        if not chunk or not self._starts_freely(chunk) or chunk[-1].isspace():
+            return None
+        return self._remember(f"{chunk}\n{_END}", self._unit_words(chunk, _END))
+
+    def _remember(self, key: str, words: Sequence[str]) -> Sequence[T]:
+        result = self._of_words(words)
+        if len(key) <= _LONGEST_CACHED:
+            if len(self._chunks) >= CACHED_CHUNKS:
+                self._chunks.clear()
+                self._chunks[""] = ()
+            self._chunks[key] = result
+        return result
+
+    def _starts_freely(self, chunk: str) -> bool:
+        first = chunk[0]
+        return first in _FREE_STARTS or first in DIGITS or (first.isalpha() and self._alnum(first) is not None)
+
+    def _ends_freely(self, chunk: str) -> bool:
+        last = chunk[-1]
+        return last in _FREE_ENDS or last in DIGITS or (last.isalpha() and self._alnum(last) is not None)
+
+    def _by_units(self, text: str) -> list[T]:
+        """Returns the result of a text by its units: the chunks, joined where one cannot stand alone."""
+        if text[-1:].isspace():
+            return self.by_rules(text)
+        result: list[T] = []
+        chunks = [chunk for chunk in text.split(" ") if chunk]
+        unit = ""
+        begins = True
+        for chunk in chunks:
+            if not unit:
+                unit = chunk
+            elif self._starts_freely(chunk) and (unit[-1] == "." or self._ends_freely(unit)):
+                result += self._of_unit(unit, self._kind(chunk), begins=begins)
+                unit, begins = chunk, False
+            else:
+                unit = f"{unit} {chunk}"
+        if unit:
+            result += self._of_unit(unit, _END, begins=begins)
+        return result
+
+    def _kind(self, chunk: str) -> str:
+        first = chunk[0]
+        return _DIGIT if first in DIGITS else _LOWER if self._lower_first(first) else _OTHER
+
+    def _of_unit(self, unit: str, following: str, *, begins: bool) -> Sequence[T]:
+        if begins and not self._starts_freely(unit):
+            return self._of_words(self._unit_words(unit, following, begins=True))
+        if following != _END and unit[-1] != ".":
+            following = _OTHER
+        key = unit if following == _OTHER and unit[-1] != "." else f"{unit}\n{following}"
+        of_unit = self._chunks.get(key)
+        return self._remember(key, self._unit_words(unit, following)) if of_unit is None else of_unit
+
+    def _unit_words(self, unit: str, following: str, *, begins: bool = False) -> Sequence[str]:
+        """Returns the words of a unit by the rules, with a neutral word before it and what follows after it."""
+        if unit[-1] == "." and self._inert(unit, 0, len(unit) - 1) and "MULTI" not in unit:
+            stays = self._rules.full_stop_stays(unit[:-1], "" if following == _END else following)
+            return (unit,) if stays else (unit[:-1], ".")
+        if unit[0] in _DIVIDED_AT_THE_START and self._inert(unit, 1) and "MULTI" not in unit:
+            return (unit[0], unit[1:])
+        before, after = "" if begins else f"{_OTHER} ", "" if following == _END else f" {following}"
+        words = self._rules.words(f"{before}{unit}{after}")
+        return words[len(before) // 2 : len(words) - len(after) // 2]
+
+
+def _latin_letters(alnum: Callable[[str], object]) -> str:
+    letters = (chr(code) for code in range(0xC0, 0x250))
+    return "".join(letter for letter in letters if letter.isalpha() and alnum(letter))
