@@ -246,7 +246,7 @@ def test_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module, "_verify", interrupt)
+    monkeypatch.setattr(module, "_compare", interrupt)
     for to in ("transformers", "original"):
         with pytest.raises(KeyboardInterrupt):
             convert(tmp_path / "demo.pth", tmp_path / "target", to=to)

@@ -79,6 +79,24 @@ def load_tokenizer(
     )
 
 
+def original_tokenizer(
+    vocabulary: Vocabulary, lang2id: Mapping[str, int], codes: Path, **settings: Any
+) -> XLMTokenizer:
+    """Returns the tokenizer of an original checkpoint whose dictionary has been read already.
+
+    Args:
+        vocabulary: Its dictionary.
+        lang2id: Its languages.
+        codes: fastBPE's codes.
+        **settings: Keyword arguments of ``XLMTokenizer``, instead of the original's ways.
+
+    Raises:
+        VocabularyError: The codes are broken.
+        InputError: A wrong setting.
+    """
+    return XLMTokenizer(vocabulary, read_codes(codes), **{**_ORIGINAL_SETTINGS, "lang2id": dict(lang2id), **settings})
+
+
 def has_tokenizer(path: Path) -> bool:
     """Whether a directory holds a tokenizer: its words and its merges."""
     return (path / VOCABULARY_FILE).is_file() and (path / _MERGES).is_file()
@@ -130,8 +148,7 @@ def _from_original(path: Path, codes: Path | None, settings: dict[str, Any]) -> 
 
     dictionary = read_dictionary(path)
     vocabulary = Vocabulary.from_dictionary(dictionary.words, dictionary.counts, where=path)
-    values = {**_ORIGINAL_SETTINGS, "lang2id": dict(dictionary.lang2id), **settings}
-    return XLMTokenizer(vocabulary, read_codes(codes), **values)
+    return original_tokenizer(vocabulary, dictionary.lang2id, codes, **settings)
 
 
 def _from_directory(directory: Path, codes: Path | None, settings: dict[str, Any]) -> XLMTokenizer:
