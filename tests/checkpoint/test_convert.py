@@ -54,6 +54,7 @@ def assert_same_checkpoint(found: dict[str, Any], expected: dict[str, Any]) -> N
 
 @pytest.mark.parametrize("name", RECORDED)
 def test_recorded_there_and_back(name: str, reference: Path, tmp_path: Path) -> None:
+    pytest.importorskip("numpy._core", reason="plain unpickling, the oracle, needs the numpy that wrote the files")
     source = reference / "checkpoints" / f"{name}.pth"
     convert(source, tmp_path / "there")
     convert(tmp_path / "there", tmp_path / "back.pth", to="original")
