@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from tests.checkpoint.original_files import demo_data, save
+from tests.conftest import RECORDED
 from tests.demo_files import write_demo_files
 from xlm import XLMConfig, XLMTokenizer, XLMWithLMHeadModel
 from xlm.checkpoint import convert as module
@@ -20,15 +21,7 @@ from xlm.checkpoint.convert import ConversionReport, convert
 from xlm.errors import CheckpointError, ConfigError, VocabularyError, WriteError
 from xlm.tokenizer.merges import read_codes
 
-RECORDED = (
-    "plain",
-    "fp16_module_legacy",
-    "monolingual_relu_sinusoidal",
-    "adaptive_softmax",
-    "untied",
-    "no_lang_emb",
-    "clm_ende_multi30k/clm_ende_multi30k",
-)
+TRAINED = "clm_ende_multi30k/clm_ende_multi30k"
 
 
 def left_in(directory: Path) -> list[str]:
@@ -52,7 +45,7 @@ def assert_same_checkpoint(found: dict[str, Any], expected: dict[str, Any]) -> N
             assert type(found["params"][key]) is type(value), key
 
 
-@pytest.mark.parametrize("name", RECORDED)
+@pytest.mark.parametrize("name", [*RECORDED, TRAINED])
 def test_recorded_there_and_back(name: str, reference: Path, tmp_path: Path) -> None:
     pytest.importorskip("numpy._core", reason="plain unpickling, the oracle, needs the numpy that wrote the files")
     source = reference / "checkpoints" / f"{name}.pth"
