@@ -249,9 +249,9 @@ def test_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_wrong_arguments(tmp_path: Path) -> None:
     write_demo_files(tmp_path)
-    with pytest.raises(ConfigError, match="no such format"):
+    with pytest.raises(ConfigError, match="No such format"):
         convert(tmp_path / "demo.pth", tmp_path / "target", to="onnx")  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="no such type"):
+    with pytest.raises(ConfigError, match="No such type"):
         convert(tmp_path / "demo.pth", tmp_path / "target", dtype="int8")
     with pytest.raises(VocabularyError):
         convert(tmp_path / "demo.pth", tmp_path / "target", codes=tmp_path / "demo.pth")
