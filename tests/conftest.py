@@ -7,6 +7,16 @@ from pathlib import Path
 
 import pytest
 
+RECORDED = (
+    "plain",
+    "fp16_module_legacy",
+    "monolingual_relu_sinusoidal",
+    "adaptive_softmax",
+    "untied",
+    "no_lang_emb",
+)
+"""The recorded checkpoints of the original, one feature each."""
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 

@@ -10,19 +10,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.conftest import RECORDED
 from tests.demo_files import write_demo_files
 from xlm import XLMError, XLMWithLMHeadModel
 from xlm.checkpoint.convert import convert
-from xlm.parity import against_reference, against_transformers
+from xlm.parity.peer import against_transformers
+from xlm.parity.reference import against_reference
 
-RECORDED = (
-    "plain",
-    "fp16_module_legacy",
-    "monolingual_relu_sinusoidal",
-    "adaptive_softmax",
-    "untied",
-    "no_lang_emb",
-)
 EVERYTHING = {
     "causal.hidden",
     "causal.logits",

@@ -46,7 +46,9 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = path.parent / f".{secrets.token_hex(8)}.tmp"
     try:
         yield temporary
-        _flush_to_disk(temporary)
+        if path.exists():
+            # A power cut shortly after the move could otherwise take the new file and the old one.
+            _flush_to_disk(temporary)
         temporary.replace(path)
     except XLMError:
         raise  # A WriteError is an OSError too, and says more than we could add.
@@ -118,7 +120,6 @@ def write_error(path: Path, error: OSError) -> WriteError:
 
 
 def _flush_to_disk(path: Path) -> None:
-    # Without this a power cut shortly after the move can leave an empty file under the target's name.
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

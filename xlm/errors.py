@@ -44,7 +44,8 @@ class XLMError(Exception):
 
     def __str__(self) -> str:
         fields = (("where", self.where), ("found", self.found), ("expected", self.expected), ("remedy", self.remedy))
-        return "\n".join([self.what, *(f"  {name}: {value}" for name, value in fields if value is not None)])
+        sentence = self.what[:1].upper() + self.what[1:]
+        return "\n".join([sentence, *(f"  {name}: {value}" for name, value in fields if value is not None)])
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.what, self.where, self.found, self.expected, self.remedy)

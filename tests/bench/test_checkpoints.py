@@ -50,7 +50,7 @@ def test_a_missed_bar_is_said(tmp_path: Path) -> None:
 
 
 def test_a_failed_measurement_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(XLMError, match="a measurement failed"):
+    with pytest.raises(XLMError, match="A measurement failed"):
         measure("load", str(tmp_path / "nothing"), "xlm")
 
 

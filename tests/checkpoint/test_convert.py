@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from tests.checkpoint.original_files import demo_data, save
+from tests.conftest import RECORDED
 from tests.demo_files import write_demo_files
 from xlm import XLMConfig, XLMTokenizer, XLMWithLMHeadModel
 from xlm.checkpoint import convert as module
@@ -20,15 +21,7 @@ from xlm.checkpoint.convert import ConversionReport, convert
 from xlm.errors import CheckpointError, ConfigError, VocabularyError, WriteError
 from xlm.tokenizer.merges import read_codes
 
-RECORDED = (
-    "plain",
-    "fp16_module_legacy",
-    "monolingual_relu_sinusoidal",
-    "adaptive_softmax",
-    "untied",
-    "no_lang_emb",
-    "clm_ende_multi30k/clm_ende_multi30k",
-)
+TRAINED = "clm_ende_multi30k/clm_ende_multi30k"
 
 
 def left_in(directory: Path) -> list[str]:
@@ -52,8 +45,9 @@ def assert_same_checkpoint(found: dict[str, Any], expected: dict[str, Any]) -> N
             assert type(found["params"][key]) is type(value), key
 
 
-@pytest.mark.parametrize("name", RECORDED)
+@pytest.mark.parametrize("name", [*RECORDED, TRAINED])
 def test_recorded_there_and_back(name: str, reference: Path, tmp_path: Path) -> None:
+    pytest.importorskip("numpy._core", reason="plain unpickling, the oracle, needs the numpy that wrote the files")
     source = reference / "checkpoints" / f"{name}.pth"
     convert(source, tmp_path / "there")
     convert(tmp_path / "there", tmp_path / "back.pth", to="original")
@@ -246,7 +240,7 @@ def test_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module, "_verify", interrupt)
+    monkeypatch.setattr(module, "_compare", interrupt)
     for to in ("transformers", "original"):
         with pytest.raises(KeyboardInterrupt):
             convert(tmp_path / "demo.pth", tmp_path / "target", to=to)
@@ -255,9 +249,9 @@ def test_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_wrong_arguments(tmp_path: Path) -> None:
     write_demo_files(tmp_path)
-    with pytest.raises(ConfigError, match="no such format"):
+    with pytest.raises(ConfigError, match="No such format"):
         convert(tmp_path / "demo.pth", tmp_path / "target", to="onnx")  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="no such type"):
+    with pytest.raises(ConfigError, match="No such type"):
         convert(tmp_path / "demo.pth", tmp_path / "target", dtype="int8")
     with pytest.raises(VocabularyError):
         convert(tmp_path / "demo.pth", tmp_path / "target", codes=tmp_path / "demo.pth")

@@ -76,7 +76,7 @@ def test_types(dtype: str, directory: Path, tmp_path: Path) -> None:
     assert {tensor.dtype for tensor in load_file(tmp_path / "low" / "model.safetensors").values()} == {kind}
     assert XLMWithLMHeadModel.from_pretrained(tmp_path / "low", dtype="auto").dtype == kind
     assert XLMWithLMHeadModel.from_pretrained(tmp_path / "low").dtype == torch.float32
-    with pytest.raises(ConfigError, match="no such type"):
+    with pytest.raises(ConfigError, match="No such type"):
         XLMWithLMHeadModel.from_pretrained(directory, dtype="float8")
 
 

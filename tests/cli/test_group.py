@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -54,9 +53,11 @@ def test_each_command_has_help_with_an_example(invoke: Invoke, name: str) -> Non
 @pytest.mark.parametrize("arguments", [["--help"], ["score", "--help"]], ids=" ".join)
 def test_help_is_quick(arguments: list[str]) -> None:
     def seconds() -> float:
-        start = time.perf_counter()
+        # Of processor time: on an idle machine that is what one waits, and other tests beside this one do not count.
+        before = os.times()
         subprocess.run([*XLM, *arguments], check=True, capture_output=True)
-        return time.perf_counter() - start
+        after = os.times()
+        return after.children_user + after.children_system - before.children_user - before.children_system
 
     best = min(seconds() for _ in range(5))
     assert best < SECONDS_FOR_HELP
@@ -109,7 +110,7 @@ def test_an_error_is_its_message(invoke: Invoke, monkeypatch: pytest.MonkeyPatch
     result = invoke("tokenize", "MODEL", "--lang", "en", input="")
     assert result.exit_code == 1
     assert result.stdout == ""
-    assert result.stderr == "Error: the file is damaged\n  where: a.pth\n  remedy: fetch it again\n"
+    assert result.stderr == "Error: The file is damaged\n  where: a.pth\n  remedy: fetch it again\n"
     assert invoke("--debug", "tokenize", "MODEL", "--lang", "en", input="").exception is error
 
 
@@ -119,7 +120,7 @@ def test_an_error_is_its_message(invoke: Invoke, monkeypatch: pytest.MonkeyPatch
         (PermissionError(13, "Permission denied", "codes"), "Error: codes: Permission denied\n"),
         (OSError(28, "No space left on device"), "Error: No space left on device\n"),
         (OSError("something else"), "Error: something else\n"),
-        (WriteError("cannot write", where="there"), "Error: cannot write\n  where: there\n"),
+        (WriteError("cannot write", where="there"), "Error: Cannot write\n  where: there\n"),
     ],
 )
 def test_an_error_of_the_system_is_its_message(

@@ -128,7 +128,7 @@ def test_the_last_allowed_position_and_not_one_more() -> None:
     model(ids[:, :-1], langs="en", cache=cache)
     last = model(ids[:, -1:], langs="en", cache=cache).logits
     assert relative_error(last, model(ids, langs="en").logits[:, -1:]) < BOUND
-    with pytest.raises(InputError, match="the cache is full"):
+    with pytest.raises(InputError, match="The cache is full"):
         model(ids[:, -1:], langs="en", cache=cache)
     assert cache.lengths.tolist() == [LONGEST, LONGEST]
 

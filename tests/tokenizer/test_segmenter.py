@@ -79,8 +79,9 @@ def test_caches_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(segmenter_module, "CACHED_CHUNKS", 20)
     segmenter = Segmenter(moses("sacremoses", "en"), fold_words=True, of_word=lambda word: (word,))
     for i in range(200):
-        text = f"word{i}, (word{i}). {'long' * 50} {i} "
+        text = f"word{i}, (word{i}). {'long' * 50} a. {i} b. A b. c c{i}"
         assert segmenter(text) == segmenter.by_rules(text)
-        assert len(segmenter._chunks) <= 20 + 1
-        assert len(segmenter._words) <= 20
-    assert not any("longlong" in key for key in (*segmenter._chunks, *segmenter._words))
+        caches = (segmenter._chunks, segmenter._ends, segmenter._words, *segmenter._stops.values())
+        assert all(len(cache) <= 20 for cache in caches)
+    assert all(caches)
+    assert not any("longlong" in key for cache in caches for key in cache)

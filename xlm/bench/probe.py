@@ -83,6 +83,26 @@ def _load(directory: str, library: str) -> dict[str, float]:
     return {**figures, "with_forward_seconds": time.perf_counter() - start}
 
 
+def _tokenize(directory: str, library: str, texts: str, ids_file: str) -> dict[str, float]:
+    lines = Path(texts).read_text(encoding="utf-8").split("\n")[:-1]
+    if library == "transformers":
+        import transformers
+
+        encode = transformers.XLMTokenizer.from_pretrained(directory).encode
+    else:
+        from xlm.tokenizer.tokenizer import XLMTokenizer
+
+        encode = XLMTokenizer.from_pretrained(directory, preset="transformers").encode
+    encode("x")  # what is imported and compiled on first use; all caches are empty but for this
+    start = time.process_time()
+    cold, figures = _time(lambda: [encode(line) for line in lines])
+    figures["cpu_seconds"] = time.process_time() - start
+    figures["warm_seconds"] = _time(lambda: [encode(line) for line in lines])[1]["seconds"]
+    Path(ids_file).write_text("".join(" ".join(map(str, ids)) + "\n" for ids in cold), encoding="utf-8")
+    return figures
+
+
 if __name__ == "__main__":
-    work = {"convert": _convert, "load": _load}[sys.argv[1]]
+    kinds: dict[str, Callable[..., dict[str, float]]] = {"convert": _convert, "load": _load, "tokenize": _tokenize}
+    work = kinds[sys.argv[1]]
     print(json.dumps(work(*sys.argv[2:])))  # noqa: T201 (this is what the parent process reads)

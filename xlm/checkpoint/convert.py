@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from xlm._atomic import replacing, replacing_directory
 from xlm.checkpoint.checkpoint import Checkpoint
+from xlm.checkpoint.keys import TRANSFORMERS
+from xlm.checkpoint.layout_config import read_config
+from xlm.checkpoint.layout_weights import WEIGHTS_FILE
 from xlm.checkpoint.load import open_checkpoint, parse_dtype
+from xlm.checkpoint.original import read_original
 from xlm.checkpoint.original_writer import write_original
-from xlm.checkpoint.safetensors_writer import chunks, dtype_name, raw_bytes
+from xlm.checkpoint.safetensors_writer import bits, chunks, differing_tensors, dtype_name
 from xlm.checkpoint.save import write_layout
-from xlm.checkpoint.tokenizer_files import VOCABULARY_FILE, has_tokenizer, load_tokenizer, save_tokenizer
+from xlm.checkpoint.tokenizer_files import (
+    VOCABULARY_FILE,
+    has_tokenizer,
+    load_tokenizer,
+    original_tokenizer,
+    save_tokenizer,
+)
 from xlm.errors import CheckpointError, ConfigError, WriteError, XLMError
 from xlm.model.config import XLMConfig
 from xlm.tokenizer.merges import write_codes
+from xlm.tokenizer.tokenizer import XLMTokenizer
 from xlm.tokenizer.vocabulary import Vocabulary
 
 CODES_SUFFIX = ".codes"
@@ -69,15 +79,6 @@ class ConversionReport:
         return "\n".join(f"{name:<12}{value}" for name, value in rows.items())
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Written:
-    """What must be found again in the target."""
-
-    digests: Mapping[str, bytes]
-    words: tuple[str, ...] | None
-    report: ConversionReport
-
-
 def convert(
     source: str | PathLike[str],
     target: str | PathLike[str],
@@ -107,104 +108,121 @@ def convert(
     wanted = None if dtype is None else parse_dtype(dtype)
     if to not in ("transformers", "original"):
         raise ConfigError("no such format", where="to", found=to, expected="transformers or original")
-    outputs = [target] if to == "transformers" else [target, target.with_suffix(CODES_SUFFIX)]
-    for output in outputs:
+    for output in (target,) if to == "transformers" else (target, target.with_suffix(CODES_SUFFIX)):
         _refuse_existing(output)
-    if to == "transformers":
-        with replacing_directory(target) as temporary:
-            written = _write_layout(source, temporary, target, codes, wanted)
-            _verify(temporary, written)
-    else:
-        with replacing(target) as temporary:
-            written = _write_original(source, temporary, target, codes, wanted)
-            _verify(temporary, written)
-            if len(written.report.files) > 1:
-                write_codes(target.with_suffix(CODES_SUFFIX), load_tokenizer(source, codes=codes).merges)
-    return written.report
+    checkpoint = open_checkpoint(source)
+    vocabulary = _vocabulary(checkpoint, source)
+    tokenizer = _tokenizer(checkpoint, vocabulary, source, codes)
+    write = _write_layout if to == "transformers" else _write_original
+    files, notes = write(target, checkpoint, vocabulary, tokenizer, wanted)
+    words = checkpoint.tensors["transformer.embeddings.word.weight"]
+    return ConversionReport(
+        source=source,
+        target=target,
+        files=files,
+        config=checkpoint.config,
+        tensors=len(checkpoint.tensors),
+        parameters=sum(tensor.numel() for tensor in checkpoint.tensors.values()),
+        dtype=dtype_name(wanted or words.dtype),
+        notes=(*checkpoint.notes, *notes),
+    )
 
 
-# The two writers hold the source's tensors only while they run: the target is then read back into the memory that
-# the source has left, and a conversion needs the size of one file, not of two.
+_Result = tuple[tuple[str, ...], list[str]]
+"""Names of the files written, and notes."""
 
 
 def _write_layout(
-    source: Path, directory: Path, target: Path, codes: str | PathLike[str] | None, dtype: torch.dtype | None
-) -> _Written:
-    checkpoint = open_checkpoint(source)
-    notes = list(checkpoint.notes)
-    vocabulary = _vocabulary(checkpoint, source)
-    if codes is not None or has_tokenizer(source):
-        # The original's preset needs a language. Programs written for transformers give none, so that the directory
-        # also says what then holds: what transformers itself does with it.
-        settings = {} if source.is_dir() else {"preset_without_lang": "transformers"}
-        save_tokenizer(load_tokenizer(source, codes=codes, **settings), directory)
-    elif vocabulary is not None:
-        vocabulary.to_json(directory / VOCABULARY_FILE)
-        notes.append(
-            "no BPE codes: the target holds weights and vocabulary only, and no tokenizer; "
-            "to have one, convert again with the codes of the training run"
+    target: Path,
+    checkpoint: Checkpoint,
+    vocabulary: Vocabulary | None,
+    tokenizer: XLMTokenizer | None,
+    dtype: torch.dtype | None,
+) -> _Result:
+    theirs = {TRANSFORMERS.theirs(name): tensor for name, tensor in checkpoint.tensors.items()}
+    with replacing_directory(target) as directory:
+        write_layout(
+            directory,
+            checkpoint.config,
+            checkpoint.tensors,
+            dtype=dtype,
+            extra=checkpoint.extra_config,
+            record=checkpoint.record,
         )
-    else:
-        notes.append("the source has no vocabulary: the target holds weights only")
-    write_layout(
-        directory,
-        checkpoint.config,
-        checkpoint.tensors,
-        dtype=dtype,
-        extra=checkpoint.extra_config,
-        record=checkpoint.record,
-    )
-    files = tuple(sorted(entry.name for entry in directory.iterdir()))
-    return _written(checkpoint, dtype, vocabulary, target, files, notes)
+        notes = []
+        if tokenizer is not None:
+            save_tokenizer(tokenizer, directory)
+        elif vocabulary is not None:
+            vocabulary.to_json(directory / VOCABULARY_FILE)
+            notes.append(
+                "no BPE codes: the target holds weights and vocabulary only, and no tokenizer; "
+                "to have one, convert again with the codes of the training run"
+            )
+        else:
+            notes.append("the source has no vocabulary: the target holds weights only")
+        with _reading_back(target):
+            differing = differing_tensors(directory / WEIGHTS_FILE, theirs, dtype=dtype)
+            found = read_config(directory).config
+            words = None if vocabulary is None else Vocabulary.from_json(directory / VOCABULARY_FILE)
+            _compare(target, checkpoint.config, found, vocabulary, words, differing)
+        return tuple(sorted(entry.name for entry in directory.iterdir())), notes
 
 
 def _write_original(
-    source: Path, file: Path, target: Path, codes: str | PathLike[str] | None, dtype: torch.dtype | None
-) -> _Written:
-    checkpoint = open_checkpoint(source)
-    notes = list(checkpoint.notes)
-    vocabulary = _vocabulary(checkpoint, source)
+    target: Path,
+    checkpoint: Checkpoint,
+    vocabulary: Vocabulary | None,
+    tokenizer: XLMTokenizer | None,
+    dtype: torch.dtype | None,
+) -> _Result:
     if vocabulary is None:
         raise CheckpointError(
             "the source has no vocabulary, which a checkpoint of the original must hold",
-            where=source,
+            where=checkpoint.source,
             found=f"no {VOCABULARY_FILE}",
             remedy="fetch the model's vocab.json into the directory",
         )
+    with replacing(target) as temporary:
+        write_original(temporary, checkpoint, vocabulary.words(), dtype=dtype)
+        with _reading_back(target):
+            again = read_original(temporary, causal=checkpoint.config.causal)
+            words = Vocabulary.from_dictionary(again.words or (), where=target)
+            differing = [
+                name
+                for name, tensor in {**again.tensors, **checkpoint.tensors}.items()
+                if not _same_bits(again.tensors.get(name), checkpoint.tensors.get(name), dtype or tensor.dtype)
+            ]
+            _compare(target, checkpoint.config, again.config, vocabulary, words, differing)
+        files = [target.name]
+        if tokenizer is not None:
+            write_codes(target.with_suffix(CODES_SUFFIX), tokenizer.merges)
+            files.append(target.with_suffix(CODES_SUFFIX).name)
+    notes = []
     if checkpoint.record is None:
         notes.append(
-            "the source holds no word counts and no training parameters: counts are 0, params the least needed"
+            "the source holds no word counts and no training parameters: counts are 0, params the fewest needed"
         )
-    write_original(file, checkpoint, vocabulary.words(), dtype=dtype)
-    files = [target.name]
-    if codes is not None or has_tokenizer(source):
-        files.append(target.with_suffix(CODES_SUFFIX).name)
-    return _written(checkpoint, dtype, vocabulary, target, tuple(files), notes)
+    return tuple(files), notes
 
 
-def _written(
-    checkpoint: Checkpoint,
-    dtype: torch.dtype | None,
-    vocabulary: Vocabulary | None,
-    target: Path,
-    files: tuple[str, ...],
-    notes: list[str],
-) -> _Written:
-    words = checkpoint.tensors["transformer.embeddings.word.weight"]
-    return _Written(
-        digests=_digests(checkpoint.tensors, dtype),
-        words=None if vocabulary is None else vocabulary.words(),
-        report=ConversionReport(
-            source=checkpoint.source,
-            target=target,
-            files=files,
-            config=checkpoint.config,
-            tensors=len(checkpoint.tensors),
-            parameters=sum(tensor.numel() for tensor in checkpoint.tensors.values()),
-            dtype=dtype_name(dtype or words.dtype),
-            notes=tuple(notes),
-        ),
-    )
+def _same_bits(found: Tensor | None, expected: Tensor | None, dtype: torch.dtype) -> bool:
+    if found is None or expected is None or found.dtype != dtype or found.shape != expected.shape:
+        return False
+    pieces = zip(chunks(found, dtype), chunks(expected, dtype), strict=True)
+    return all(torch.equal(bits(a), bits(b)) for a, b in pieces)
+
+
+def _tokenizer(
+    checkpoint: Checkpoint, vocabulary: Vocabulary | None, source: Path, codes: str | PathLike[str] | None
+) -> XLMTokenizer | None:
+    if checkpoint.words is not None and vocabulary is not None:
+        # Not by load_tokenizer(source), which would read the whole file a second time.
+        # The original's preset needs a language. Programs written for transformers give none, so that the directory
+        # also says what then holds: what transformers itself does with it.
+        without_lang = {"preset_without_lang": "transformers"}
+        languages = checkpoint.config.lang2id
+        return None if codes is None else original_tokenizer(vocabulary, languages, Path(codes), **without_lang)
+    return load_tokenizer(source, codes=codes) if codes is not None or has_tokenizer(source) else None
 
 
 def _vocabulary(checkpoint: Checkpoint, source: Path) -> Vocabulary | None:
@@ -227,35 +245,36 @@ def _vocabulary(checkpoint: Checkpoint, source: Path) -> Vocabulary | None:
     return vocabulary
 
 
-def _digests(tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[str, bytes]:
-    def digest(tensor: Tensor) -> bytes:
-        kind = dtype or tensor.dtype
-        total = hashlib.sha256(f"{dtype_name(kind)} {tuple(tensor.shape)}".encode())
-        for piece in chunks(tensor, kind):
-            total.update(raw_bytes(piece))
-        return total.digest()
-
-    # hashlib lets go of the interpreter lock, so that threads help.
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        return dict(zip(tensors, pool.map(digest, tensors.values()), strict=True))
-
-
-def _verify(target: Path, written: _Written) -> None:
-    """Reads the target as any user would, and compares."""
+@contextmanager
+def _reading_back(target: Path) -> Iterator[None]:
     try:
-        checkpoint = open_checkpoint(target, causal=written.report.config.causal)
-        vocabulary = _vocabulary(checkpoint, target)
-        found = _digests(checkpoint.tensors, None)
-        differing = [name for name in {**written.digests, **found} if written.digests.get(name) != found.get(name)]
-        if (None if vocabulary is None else vocabulary.words()) != written.words:
-            differing.append("the vocabulary")
-    except XLMError as error:
-        raise WriteError("what was written cannot be read back", where=written.report.target, found=error) from error
-    if differing:
+        yield
+    except WriteError:
+        raise
+    except (XLMError, SafetensorError, OSError) as error:
+        raise WriteError("what was written cannot be read back", where=target, found=error) from error
+
+
+def _compare(
+    target: Path,
+    config: XLMConfig,
+    found: XLMConfig,
+    vocabulary: Vocabulary | None,
+    words: Vocabulary | None,
+    differing: list[str],
+) -> None:
+    # An unset embed_init_std is written as the number that it stands for; languages without names get some.
+    unstable: dict[str, Any] = {"embed_init_std": None, "lang2id": {}}
+    problems = [*differing[:8]]
+    if found.replace(**unstable) != config.replace(**unstable):
+        problems.append("the configuration")
+    if words != vocabulary:
+        problems.append("the vocabulary")
+    if problems:
         raise WriteError(
             "what was written is not what was read back",
-            where=written.report.target,
-            found=f"differences in {', '.join(differing[:8])}",
+            where=target,
+            found=f"differences in {', '.join(problems)}",
             remedy="the disk or memory of this machine is at fault; try another target",
         )
 

@@ -58,6 +58,14 @@ def read_config(directory: Path, *, causal: bool | None = None) -> LayoutConfig:
         CheckpointError: No ``config.json``, not JSON, of another kind of model, or values that make no model.
     """
     path = directory / CONFIG_FILE
+    if not path.exists():
+        raise CheckpointError(
+            "the directory holds no model",
+            where=directory,
+            found=f"no {CONFIG_FILE}; {listing(directory)}",
+            expected=f"{CONFIG_FILE} and weights, in the transformers layout",
+            remedy="give the directory that xlm convert or save_pretrained wrote, or a .pth of the original",
+        )
     data = read_json(path)
     if data.get("model_type", "xlm") != "xlm" or not data.get("is_encoder", True):
         raise CheckpointError(
@@ -93,6 +101,11 @@ def read_config(directory: Path, *, causal: bool | None = None) -> LayoutConfig:
         extra={key: value for key, value in data.items() if key not in known},
         record=_record(ours, config, path),
     )
+
+
+def listing(directory: Path) -> str:
+    """The first names in a directory, for messages."""
+    return ", ".join(sorted(entry.name for entry in directory.iterdir())[:12]) or "nothing in it"
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from xlm.checkpoint.layout_config import read_json
+from xlm.checkpoint.layout_config import listing, read_json
 from xlm.checkpoint.pickles import load_pickle
 from xlm.errors import CheckpointError
 
@@ -35,7 +35,7 @@ def read_weights(directory: Path) -> dict[str, Tensor]:
     raise CheckpointError(
         "the directory holds no weights",
         where=directory,
-        found=", ".join(sorted(entry.name for entry in directory.iterdir())[:12]) or "nothing",
+        found=listing(directory),
         expected=f"{WEIGHTS_FILE} or {_PICKLED_FILE}, or one of them with {_INDEX_SUFFIX}",
         remedy="fetch the missing file, or convert the original checkpoint into a new directory",
     )

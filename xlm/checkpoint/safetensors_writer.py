@@ -10,15 +10,20 @@ Source: the format description of the safetensors project.
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Iterator, Mapping
+from io import RawIOBase
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 _DTYPE_CODES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.float64: "F64"}
-_CHUNK = 1 << 21
+_BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+_CHUNK = 1 << 20
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -37,9 +42,9 @@ def chunks(tensor: Tensor, dtype: torch.dtype) -> Iterator[Tensor]:
         yield piece.to(dtype)
 
 
-def raw_bytes(piece: Tensor) -> memoryview:
-    """The memory of a flat tensor."""
-    return piece.contiguous().view(torch.uint8).numpy().data
+def bits(piece: Tensor) -> Tensor:
+    """The memory of a flat tensor as whole numbers of the same width: equal only where every bit is."""
+    return piece.contiguous().view(_BITS[piece.element_size()])
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor], *, dtype: torch.dtype | None = None) -> None:
@@ -67,8 +72,66 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], *, dtype: torch
         }
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    with path.open("wb") as file:
+    with path.open("wb", buffering=0) as file:
+        _reserve(file.fileno(), 8 + len(text) + end)
         file.write(len(text).to_bytes(8, "little") + text)
         for name in order:
             for piece in chunks(tensors[name], dtype or tensors[name].dtype):
-                file.write(raw_bytes(piece))
+                file.write(bits(piece).numpy().data)
+
+
+def _reserve(descriptor: int, size: int) -> None:
+    """Claims the space first: a full disk shows at once, and the writing is several times faster (ext4, Linux)."""
+    if not hasattr(os, "posix_fallocate"):
+        return
+    try:
+        os.posix_fallocate(descriptor, 0, size)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # a file system that cannot; writing will do
+            raise
+
+
+def differing_tensors(path: Path, tensors: Mapping[str, Tensor], *, dtype: torch.dtype | None = None) -> list[str]:
+    """Names whose values in a file are not, bit for bit, those that ``write_safetensors`` was given.
+
+    The file is read with plain reads through one small buffer, not mapped, so that comparing needs no more memory.
+
+    Args:
+        path: The file.
+        tensors: What was written.
+        dtype: The type it was written in; ``None`` means each tensor's own.
+
+    Returns:
+        The names that differ, are missing, or are there without having been given.
+
+    Raises:
+        SafetensorError: The library itself cannot open the file.
+        OSError: The file cannot be read.
+    """
+    with safe_open(path, framework="pt") as opened:
+        names = set(opened.keys())
+    differing = sorted(names ^ set(tensors))
+    buffer = torch.empty(_CHUNK * 8, dtype=torch.uint8)
+    with path.open("rb", buffering=0) as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        for name in sorted(names & set(tensors), key=lambda name: header[name]["data_offsets"]):
+            kind = dtype or tensors[name].dtype
+            entry = header[name]
+            file.seek(8 + length + entry["data_offsets"][0])
+            same = entry["dtype"] == _DTYPE_CODES[kind] and entry["shape"] == list(tensors[name].shape)
+            if not same or not all(_next_bytes_are(file, piece, buffer) for piece in chunks(tensors[name], kind)):
+                differing.append(name)
+    return differing
+
+
+def _next_bytes_are(file: RawIOBase, piece: Tensor, buffer: Tensor) -> bool:
+    found = buffer[: piece.numel() * piece.element_size()]
+    view = found.numpy().data
+    filled = 0
+    while filled < len(view):
+        count = file.readinto(view[filled:])
+        if not count:
+            return False
+        filled += count
+    return torch.equal(found.view(_BITS[piece.element_size()]), bits(piece))

@@ -40,6 +40,14 @@ _SETTINGS = tuple(
 _FIXED = {"clean_up_tokenization_spaces": False, "split_special_tokens": False, "padding_side": "right"}
 
 
+# The original: cased text, accents kept, and every sentence is "</s> … </s>". What the model was trained on does not
+# change with the preset, so that these hold with another preset too.
+_ORIGINAL_SETTINGS: dict[str, Any] = {
+    "preset": "original",
+    **{name: getattr(PRESETS["original"], name) for name in ("do_lowercase_and_remove_accent", "bos_token")},
+}
+
+
 def load_tokenizer(
     name_or_path: str | os.PathLike[str],
     *,
@@ -82,6 +90,24 @@ def load_tokenizer(
         expected="a model directory in the transformers layout, or a .pth of the original",
         remedy="check the path; models of the Hugging Face hub must be fetched first, which is not supported yet",
     )
+
+
+def original_tokenizer(
+    vocabulary: Vocabulary, lang2id: Mapping[str, int], codes: Path, **settings: Any
+) -> XLMTokenizer:
+    """Returns the tokenizer of an original checkpoint whose dictionary has been read already.
+
+    Args:
+        vocabulary: Its dictionary.
+        lang2id: Its languages.
+        codes: fastBPE's codes.
+        **settings: Keyword arguments of ``XLMTokenizer``, instead of the original's ways.
+
+    Raises:
+        VocabularyError: The codes are broken.
+        InputError: A wrong setting.
+    """
+    return XLMTokenizer(vocabulary, read_codes(codes), **{**_ORIGINAL_SETTINGS, "lang2id": dict(lang2id), **settings})
 
 
 def has_tokenizer(path: Path) -> bool:
@@ -135,13 +161,7 @@ def _from_original(path: Path, codes: Path | None, settings: dict[str, Any]) -> 
 
     dictionary = read_dictionary(path)
     vocabulary = Vocabulary.from_dictionary(dictionary.words, dictionary.counts, where=path)
-    values: dict[str, Any] = {"preset": "original", "lang2id": dict(dictionary.lang2id), **settings}
-    # The text the model was trained on is the original's, whatever divides it now.
-    if values["preset"] in PRESETS:
-        original = PRESETS["original"]
-        values.setdefault("do_lowercase_and_remove_accent", original.do_lowercase_and_remove_accent)
-        values.setdefault("bos_token", original.bos_token)
-    return XLMTokenizer(vocabulary, read_codes(codes), **values)
+    return original_tokenizer(vocabulary, dictionary.lang2id, codes, **settings)
 
 
 def _from_directory(directory: Path, codes: Path | None, settings: dict[str, Any]) -> XLMTokenizer:

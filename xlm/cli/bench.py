@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 
 import click
 
+_NEWSTEST = [f"tokenizer/text/newstest{year}.{lang}.txt" for year in (2012, 2013, 2014) for lang in ("de", "en")]
 
-@click.command(short_help="Measure conversion and loading, beside transformers.")
-@click.argument("what", type=click.Choice(["convert", "load"]))
+
+def _reference(name: str) -> Path:
+    path = Path(os.environ.get("XLM_REFERENCE", "../shared")) / name
+    if not path.exists():
+        raise click.UsageError(f"{path} is missing: give --model and --text, or set XLM_REFERENCE")
+    return path
+
+
+@click.command(short_help="Measure conversion, loading and tokenizing, beside transformers.")
+@click.argument("what", type=click.Choice(["convert", "load", "tokenizer"]))
 @click.option("--against", type=click.Choice(["transformers"]), help="Measure this library too, in turn with xlm.")
 @click.option(
     "--size",
@@ -25,13 +35,35 @@ import click
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="Directory for the temporary files.  [default: the system's]",
 )
+@click.option(
+    "--model",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Directory whose tokenizer to measure.  [default: the published one among the recorded references]",
+)
+@click.option(
+    "--text",
+    "texts",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    multiple=True,
+    help="Text to tokenize, may be repeated.  [default: newstest 2012 to 2014, German and English, among them]",
+)
 def command(
-    what: str, against: str | None, size: str, rounds: int, json_file: Path | None, scratch: Path | None
+    what: str,
+    against: str | None,
+    size: str,
+    rounds: int,
+    json_file: Path | None,
+    scratch: Path | None,
+    model: Path | None,
+    texts: tuple[Path, ...],
 ) -> None:
-    r"""Measures WHAT on a model with random weights, and prints medians, spreads and ratios.
+    r"""Measures WHAT, and prints medians, spreads and ratios.
 
-    convert: an original checkpoint to the transformers layout, beside cp and sha256.
+    convert: an original checkpoint with random weights to the transformers layout, beside cp and sha256.
     load: from_pretrained of the result, beside that of --against.
+    tokenizer: encode of each line of --text, beside that of --against; the ids must be the same.
+
+    The recorded references are looked for where XLM_REFERENCE says.
 
     Each measurement runs in a process of its own. Exits with 1 when a ratio is over its limit.
 
@@ -39,14 +71,26 @@ def command(
     Example:
       xlm bench load --against transformers
       xlm bench convert --json convert.json
+      xlm bench tokenizer --against transformers --model MODEL --text newstest2014.en.txt
     """
     if what == "convert" and against is not None:
         raise click.UsageError("transformers has no conversion to measure against")
+    if what != "tokenizer" and (model is not None or texts):
+        raise click.UsageError("--model and --text belong to xlm bench tokenizer")
     from xlm.bench.checkpoints import bench_convert, bench_load
+    from xlm.bench.tokenizers import bench_tokenizer
 
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         if what == "convert":
             report = bench_convert(Path(folder), size=size, rounds=rounds)
+        elif what == "tokenizer":
+            report = bench_tokenizer(
+                Path(folder),
+                model=model or _reference("published/xlm-clm-ende-1024"),
+                texts=texts or tuple(map(_reference, _NEWSTEST)),
+                rounds=rounds,
+                against=against,
+            )
         else:
             report = bench_load(Path(folder), size=size, rounds=rounds, against=against)
     click.echo(str(report))

@@ -34,7 +34,8 @@ def command(model: str, reference: Path | None, text: BinaryIO | None, lang: str
         raise click.UsageError("--reference brings its own inputs; give either it or --text")
     if (text is None) != (lang is None):
         raise click.UsageError("--text and --lang go together")
-    from xlm.parity import against_reference, against_transformers
+    from xlm.parity.peer import against_transformers
+    from xlm.parity.reference import against_reference
 
     if reference is not None:
         report = against_reference(model, reference)

@@ -17,7 +17,9 @@ sign at an end, on which few do, take a short cut. The tests compare all this wi
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from itertools import chain
 from typing import Generic, TypeVar
 
 from xlm.tokenizer.folding import fold
@@ -26,7 +28,7 @@ from xlm.tokenizer.moses import DIGITS, Moses
 T = TypeVar("T")
 
 CACHED_CHUNKS = 1 << 16
-"""How many chunks, and how many words, a segmenter remembers at most."""
+"""How many chunks of a kind, and how many words, a segmenter remembers at most."""
 _LONGEST_CACHED = 48  # characters, so that what is remembered stays small
 
 # Signs that no rule looks at across a space: at the beginning, where no rule looks left of them, and at the end,
@@ -38,6 +40,30 @@ _DIVIDED_AT_THE_START = frozenset('"(')
 
 # What follows a unit, as the rules can tell: the end of the text, a lower-case letter, a digit, something else.
 _END, _LOWER, _DIGIT, _OTHER = "$", "x", "1", "X"
+
+
+class _NeedsNeighboursError(Exception):
+    """The result of a chunk depends on what stands around it."""
+
+
+class _Remembered(dict[str, Sequence[T]]):
+    """Results by chunk, which are worked out when they are first asked for."""
+
+    def __init__(self, learn: Callable[[str], Sequence[T]]) -> None:
+        super().__init__()
+        self._learn = learn
+
+    def __missing__(self, chunk: str) -> Sequence[T]:
+        result = self._learn(chunk)
+        self.remember(chunk, result)
+        return result
+
+    def remember(self, chunk: str, result: Sequence[T]) -> None:
+        """Keeps a result, unless its chunk is a long one; forgets all others when there are too many."""
+        if len(chunk) <= _LONGEST_CACHED:
+            if len(self) >= CACHED_CHUNKS:
+                self.clear()  # cheaper than keeping an order, and the frequent ones are soon back
+            self[chunk] = result
 
 
 class Segmenter(Generic[T]):
@@ -52,81 +78,59 @@ class Segmenter(Generic[T]):
     def __init__(self, rules: Moses, *, fold_words: bool, of_word: Callable[[str], Sequence[T]]) -> None:
         self._rules = rules
         self._fold_words = fold_words
-        self._of_word = of_word
         self._lower_first = rules.classes.lower_first.match
         self._alnum = re.compile(f"[{rules.classes.alnum}]").match
         letters = "" if rules.language == "ro" else _latin_letters(self._alnum)
         self._inert = re.compile(f"[A-Za-z0-9{letters}-]+").fullmatch
-        self._words: dict[str, Sequence[T]] = {}
-        # Results by chunk; of a unit whose result depends on what follows, by unit, newline and what that is.
-        self._chunks: dict[str, Sequence[T]] = {"": ()}
+        self._words = _Remembered(of_word)
+        # Chunks before another one that begins freely; at the end of a text; and those with a full stop at the end,
+        # by what follows.
+        self._chunks = _Remembered(self._learn)
+        self._ends = _Remembered(self._learn_end)
+        self._stops = {
+            following: _Remembered(partial(self._learn_stop, following)) for following in (_LOWER, _DIGIT, _OTHER)
+        }
 
     def __call__(self, text: str) -> list[T]:
         """Returns what is asked for of all pieces of a text."""
-        result: list[T] = []
-        known = self._chunks.get
         chunks = text.split(" ")
         last = chunks.pop()
-        for chunk in chunks:
-            of_chunk = known(chunk)
-            if of_chunk is None:
-                of_chunk = self._learn(chunk)
-                if of_chunk is None:
-                    return self._by_units(text)
-            result += of_chunk
-        of_chunk = known(f"{last}\n{_END}")
-        if of_chunk is None:
-            of_chunk = self._learn_last(last)
-            if of_chunk is None:
-                return self._by_units(text)
-        result += of_chunk
+        try:
+            result = list(chain.from_iterable(map(self._chunks.__getitem__, chunks)))
+            result += self._ends[last]
+        except _NeedsNeighboursError:
+            return self._by_units(text)
         return result
 
     def by_rules(self, text: str) -> list[T]:
         """Returns the same without any short cut."""
         return self._of_words(self._rules.words(text))
 
-    def _of_words(self, words: Sequence[str]) -> list[T]:
-        result: list[T] = []
-        remembered = self._words
-        for word in words:
-            if self._fold_words:
-                word = fold(word)
-                if not word:
-                    continue
-            of_word = remembered.get(word)
-            if of_word is None:
-                of_word = self._of_word(word)
-                if len(word) <= _LONGEST_CACHED:
-                    if len(remembered) >= CACHED_CHUNKS:
-                        remembered.clear()  # cheaper than keeping an order, and the frequent words are soon back
-                    remembered[word] = of_word
-            result += of_word
-        return result
+    def _of_words(self, words: Iterable[str]) -> list[T]:
+        if self._fold_words:
+            words = filter(None, map(fold, words))
+        return list(chain.from_iterable(map(self._words.__getitem__, words)))
 
-    def _learn(self, chunk: str) -> Sequence[T] | None:
-        """Returns the result of a chunk that is not the last, None where it depends on what stands around it."""
+    def _learn(self, chunk: str) -> Sequence[T]:
+        if not chunk:
+            return ()
         if self._inert(chunk) and "MULTI" not in chunk:
-            return self._remember(chunk, (chunk,))
-        if chunk[-1] in _DIVIDED_AT_THE_END and self._inert(chunk, 0, len(chunk) - 1) and "MULTI" not in chunk:
-            return self._remember(chunk, (chunk[:-1], chunk[-1]))
-        if chunk[-1] == "." or not (self._starts_freely(chunk) and self._ends_freely(chunk)):
-            return None
-        return self._remember(chunk, self._unit_words(chunk, _OTHER))
+            return self._words[fold(chunk) if self._fold_words else chunk]
+        last = chunk[-1]
+        if last in _DIVIDED_AT_THE_END and self._inert(chunk, 0, len(chunk) - 1) and "MULTI" not in chunk:
+            word = fold(chunk[:-1]) if self._fold_words else chunk[:-1]
+            return (*self._words[word], *self._words[last])
+        if last == "." or not (self._starts_freely(chunk) and self._ends_freely(chunk)):
+            raise _NeedsNeighboursError
+        return tuple(self._of_words(self._unit_words(chunk, _OTHER)))
 
-    def _learn_last(self, chunk: str) -> Sequence[T] | None:
+    def _learn_end(self, chunk: str) -> Sequence[T]:
         if not chunk or not self._starts_freely(chunk) or chunk[-1].isspace():
-            return None
-        return self._remember(f"{chunk}\n{_END}", self._unit_words(chunk, _END))
+            raise _NeedsNeighboursError
+        return tuple(self._of_words(self._unit_words(chunk, _END)))
 
-    def _remember(self, key: str, words: Sequence[str]) -> Sequence[T]:
-        result = self._of_words(words)
-        if len(key) <= _LONGEST_CACHED:
-            if len(self._chunks) >= CACHED_CHUNKS:
-                self._chunks.clear()
-                self._chunks[""] = ()
-            self._chunks[key] = result
-        return result
+    def _learn_stop(self, following: str, chunk: str) -> Sequence[T]:
+        return tuple(self._of_words(self._unit_words(chunk, following)))
 
     def _starts_freely(self, chunk: str) -> bool:
         first = chunk[0]
@@ -141,19 +145,18 @@ class Segmenter(Generic[T]):
         if text[-1:].isspace():
             return self.by_rules(text)
         result: list[T] = []
-        chunks = [chunk for chunk in text.split(" ") if chunk]
-        unit = ""
+        joined: list[str] = []  # the chunks of the unit so far
         begins = True
-        for chunk in chunks:
-            if not unit:
-                unit = chunk
-            elif self._starts_freely(chunk) and (unit[-1] == "." or self._ends_freely(unit)):
-                result += self._of_unit(unit, self._kind(chunk), begins=begins)
-                unit, begins = chunk, False
-            else:
-                unit = f"{unit} {chunk}"
-        if unit:
-            result += self._of_unit(unit, _END, begins=begins)
+        for chunk in text.split(" "):
+            if not chunk:
+                continue
+            if joined and self._starts_freely(chunk) and (joined[-1][-1] == "." or self._ends_freely(joined[-1])):
+                result += self._of_unit(" ".join(joined), self._kind(chunk), begins=begins)
+                joined.clear()
+                begins = False
+            joined.append(chunk)
+        if joined:
+            result += self._of_unit(" ".join(joined), _END, begins=begins)
         return result
 
     def _kind(self, chunk: str) -> str:
@@ -163,11 +166,11 @@ class Segmenter(Generic[T]):
     def _of_unit(self, unit: str, following: str, *, begins: bool) -> Sequence[T]:
         if begins and not self._starts_freely(unit):
             return self._of_words(self._unit_words(unit, following, begins=True))
-        if following != _END and unit[-1] != ".":
-            following = _OTHER
-        key = unit if following == _OTHER and unit[-1] != "." else f"{unit}\n{following}"
-        of_unit = self._chunks.get(key)
-        return self._remember(key, self._unit_words(unit, following)) if of_unit is None else of_unit
+        if not self._starts_freely(unit) or " " in unit:
+            return self._of_words(self._unit_words(unit, following))
+        if following == _END:
+            return self._ends[unit]
+        return self._stops[following][unit] if unit[-1] == "." else self._chunks[unit]
 
     def _unit_words(self, unit: str, following: str, *, begins: bool = False) -> Sequence[str]:
         """Returns the words of a unit by the rules, with a neutral word before it and what follows after it."""

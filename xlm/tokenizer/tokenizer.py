@@ -9,8 +9,10 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
+from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, SupportsIndex, overload
 
@@ -19,6 +21,7 @@ from xlm.tokenizer.bpe import BPE
 from xlm.tokenizer.encoding import Encoding, collate
 from xlm.tokenizer.ids import Ids, checked_ids
 from xlm.tokenizer.merges import Merges, read_codes
+from xlm.tokenizer.parallel import in_order
 from xlm.tokenizer.pipeline import Pipeline
 from xlm.tokenizer.presets import PRESETS
 from xlm.tokenizer.vocabulary import END_OF_WORD, SPECIAL_TOKENS, Vocabulary
@@ -284,6 +287,26 @@ class XLMTokenizer:
         ids = self._pipeline_for(text, lang).ids(text, lang)
         return [self.bos_token_id, *ids, self.sep_token_id] if add_special_tokens else ids
 
+    def encode_batch(
+        self, texts: Iterable[str], *, lang: str | None = None, workers: int = 1, add_special_tokens: bool = True
+    ) -> list[list[int]]:
+        """Returns the ids of each text, as ``encode`` does.
+
+        Args:
+            texts: Any number of texts.
+            lang: As for ``tokenize``, for all of them.
+            workers: How many processes share the work.
+            add_special_tokens: As for ``encode``.
+
+        Raises:
+            InputError: A text is not a str, ``texts`` is a single one, or there are no workers.
+            LanguageError: The model does not have the language, or it is missing.
+        """
+        if isinstance(texts, str):
+            raise InputError("A single text is no batch", where="texts", found="a str", expected="a list of str")
+        encode = partial(_encode_each, self, lang=lang, add_special_tokens=add_special_tokens)
+        return list(chain.from_iterable(in_order(encode, _in_batches(texts), workers=workers)))
+
     def __call__(
         self,
         text: str | Sequence[str],
@@ -418,6 +441,18 @@ class XLMTokenizer:
             f"XLMTokenizer(preset={self.preset!r}, {case}, {len(self.vocabulary)} tokens, {len(self.merges)} merges, "
             f"languages: {languages}, {self.bos_token} … {self.sep_token})"
         )
+
+
+def _encode_each(
+    tokenizer: XLMTokenizer, texts: Sequence[str], *, lang: str | None, add_special_tokens: bool
+) -> list[list[int]]:
+    return [tokenizer.encode(text, lang=lang, add_special_tokens=add_special_tokens) for text in texts]
+
+
+def _in_batches(texts: Iterable[str]) -> Iterator[list[str]]:
+    iterator = iter(texts)
+    while batch := list(islice(iterator, 2000)):
+        yield batch
 
 
 def _are_language_ids(ids: Mapping[Any, Any]) -> bool:

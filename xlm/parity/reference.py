@@ -1,0 +1,138 @@
+"""Against answers of the original that were recorded in a file.
+
+Shapes: B batch, T positions, X either the model's width or its vocabulary.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xlm.checkpoint.keys import ORIGINAL
+from xlm.checkpoint.layout_weights import read_safetensors
+from xlm.checkpoint.load import load_model
+from xlm.errors import CheckpointError
+from xlm.model.head import IGNORED_LABEL
+from xlm.model.lm import XLMWithLMHeadModel
+from xlm.parity.report import GRADIENT_BOUND, LOGPROB_BOUND, LOSS_BOUND, Comparison, ParityReport, relative
+from xlm.scoring.logprobs import token_logprobs
+
+
+def against_reference(model: str | PathLike[str], reference: str | PathLike[str]) -> ParityReport:
+    """Holds a model against answers of the original that were recorded in a file.
+
+    Args:
+        model: A checkpoint of the original or a directory in the ``transformers`` layout.
+        reference: Either a safetensors file with ``input_ids`` (B, T), perhaps ``langs``, ``position_ids`` (B, T) and
+            ``lengths`` (B,), and any of ``causal.hidden``, ``causal.logits``, ``bidirectional.hidden``,
+            ``bidirectional.logits``, ``causal.position_ids.logits``, ``hidden``, ``logits``, ``train.rows``,
+            ``train.loss``, ``train.grad.NAME``; or a JSON file with ``sentences``, each with ``lang``, ``ids`` and
+            ``logprobs`` (nats, one for each id but the first).
+
+    Raises:
+        CheckpointError: The model or the reference cannot be read, or they do not belong together.
+    """
+    path = Path(reference)
+    if path.suffix == ".json":
+        comparisons: Iterator[Comparison] = _sentences(model, path)
+    else:
+        recorded = read_safetensors(path)
+        if "input_ids" not in recorded:
+            raise CheckpointError(
+                "the reference has no input_ids",
+                where=path,
+                found=", ".join(sorted(recorded)[:8]),
+                expected="input_ids",
+            )
+        comparisons = _recorded(model, recorded)
+    report = ParityReport(model=str(model), against=str(reference), comparisons=tuple(comparisons))
+    if not report.comparisons:
+        raise CheckpointError(
+            "the reference holds nothing to compare", where=path, expected="logits, hidden, train.loss"
+        )
+    return report
+
+
+def _recorded(model: str | PathLike[str], recorded: dict[str, Tensor]) -> Iterator[Comparison]:
+    ids_BT = recorded["input_ids"]
+    inputs: dict[str, Any] = {"langs": recorded.get("langs"), "lengths": recorded.get("lengths")}
+    lengths_B = recorded.get("lengths", torch.full(ids_BT.shape[:1], ids_BT.shape[1]))
+    valid_BT = torch.arange(ids_BT.shape[1]) < lengths_B[:, None]
+    for direction in ("causal", "bidirectional"):
+        wanted = [name for name in recorded if name.startswith(f"{direction}.")]
+        if direction == "causal":
+            wanted += [name for name in ("hidden", "logits") if name in recorded]
+        if not wanted:
+            continue
+        ours = load_model(model, causal=direction == "causal")
+        for name in sorted(wanted):
+            positions = recorded["position_ids"] if ".position_ids." in name else None
+            with torch.inference_mode():
+                output = ours(ids_BT, **inputs, position_ids=positions, output_hidden_states=True)
+            found_BTX = output.logits if name.endswith("logits") else output.hidden_states[-1]
+            yield relative(name, found_BTX[valid_BT], recorded[name][valid_BT])
+    if "train.loss" in recorded:
+        yield from _training(load_model(model, causal=True), recorded, inputs, valid_BT)
+
+
+def _training(
+    ours: XLMWithLMHeadModel, recorded: dict[str, Tensor], inputs: dict[str, Any], valid_BT: Tensor
+) -> Iterator[Comparison]:
+    rows = recorded["train.rows"]
+    ids_BT = recorded["input_ids"][rows]
+    chosen = {name: None if value is None else value[rows] for name, value in inputs.items()}
+    loss = ours(ids_BT, **chosen, labels=ids_BT.masked_fill(~valid_BT[rows], IGNORED_LABEL)).loss
+    loss.backward()
+    worst = abs(float(loss.detach()) - float(recorded["train.loss"]))
+    yield Comparison(name="train.loss", compared=1, worst=worst, bound=LOSS_BOUND, unit="nats")
+    gradients = {ORIGINAL.theirs(name): weight.grad for name, weight in ours.named_parameters()}
+    worst_gradient, compared = 0.0, 0
+    for name, expected in recorded.items():
+        if not name.startswith("train.grad."):
+            continue
+        found = gradients.get(name.removeprefix("train.grad."))
+        if found is None:
+            raise CheckpointError("the reference is of another model", where=name, found="no such weight in the model")
+        # A bias added to all keys moves all scores of a query alike, which a softmax does not see: its true gradient
+        # is zero, and both sides hold rounding noise. That noise is held against the gradient of the keys' weight.
+        scale = recorded[name.replace(".k_lin.bias", ".k_lin.weight")].norm()
+        worst_gradient = max(worst_gradient, float((found - expected).norm() / scale))
+        compared += expected.numel()
+    if compared:
+        yield Comparison(
+            name="train.grad", compared=compared, worst=worst_gradient, bound=GRADIENT_BOUND, unit="of the norm"
+        )
+
+
+def _sentences(model: str | PathLike[str], path: Path) -> Iterator[Comparison]:
+    try:
+        sentences = json.loads(path.read_text(encoding="utf-8"))["sentences"]
+        expected = [(row["lang"], list(row["ids"]), torch.tensor(row["logprobs"])) for row in sentences]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            "the reference cannot be read",
+            where=path,
+            found=f"{type(error).__name__}: {error}",
+            expected="JSON with sentences, each with lang, ids, logprobs",
+        ) from error
+    ours = load_model(model)
+    worst, compared = 0.0, 0
+    for lang, ids, logprobs in expected:
+        with torch.inference_mode():
+            found = token_logprobs(ours, ids, lang)
+        worst = max(worst, float((found - logprobs).abs().max()))
+        compared += len(found)
+    if compared:
+        yield Comparison(
+            name=f"log-probabilities of {len(expected)} sentences",
+            compared=compared,
+            worst=worst,
+            bound=LOGPROB_BOUND,
+            unit="nats",
+        )

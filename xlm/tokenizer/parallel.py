@@ -1,0 +1,70 @@
+"""Work on batches in several processes: in order, as a stream, never far ahead of who takes the results."""
+
+from __future__ import annotations
+
+import multiprocessing
+import sys
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from typing import Any, TypeVar
+
+from xlm.errors import InputError
+
+Batch = TypeVar("Batch")
+Result = TypeVar("Result")
+
+_AHEAD = 3
+"""Batches a worker that are read before the first of them is done."""
+
+_work: Callable[[Any], Any] | None = None
+"""What a worker process does; set once, when it starts."""
+
+
+def in_order(work: Callable[[Batch], Result], batches: Iterable[Batch], *, workers: int) -> Iterator[Result]:
+    """Yields the result of each batch, in order.
+
+    Args:
+        work: What to do with a batch; with several workers it is pickled, once for each of them.
+        batches: Read as they are needed, so that they may come from a stream.
+        workers: How many processes work; with 1 it is this one.
+
+    Raises:
+        InputError: No number of workers above 0.
+    """
+    if type(workers) is not int or workers < 1:
+        raise InputError(
+            "The number of workers is wrong", where="workers", found=repr(workers), expected="a whole number above 0"
+        )
+    return map(work, batches) if workers == 1 else _in_processes(work, batches, workers)
+
+
+def _in_processes(work: Callable[[Batch], Result], batches: Iterable[Batch], workers: int) -> Iterator[Result]:
+    # Forked workers have the interpreter and its modules at once, and need no guard in the main module of a program.
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    waiting: deque[Future[Result]] = deque()
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(work,)) as pool:
+        try:
+            for batch in batches:
+                with warnings.catch_warnings():
+                    # Newer Pythons warn of threads, such as those of torch: the workers use nothing that they hold.
+                    warnings.simplefilter("ignore", DeprecationWarning)
+                    waiting.append(pool.submit(_run, batch))
+                if len(waiting) >= _AHEAD * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def _start(work: Callable[[Any], Any]) -> None:
+    global _work
+    _work = work
+
+
+def _run(batch: Any) -> Any:
+    assert _work is not None
+    return _work(batch)
