@@ -125,3 +125,22 @@ def test_live_calls(both: tuple[XLMTokenizer, Any], texts: str | list[str]) -> N
         for name in ("input_ids", "attention_mask"):
             assert mine[name].dtype == theirs[name].dtype
             assert mine[name].tolist() == theirs[name].tolist()
+
+
+@live
+@given(
+    first=TEXTS,
+    second=st.none() | TEXTS,
+    truncation=st.sampled_from([False, True, "longest_first", "only_first", "only_second"]),
+    padding=st.sampled_from([False, "max_length"]),
+    max_length=st.integers(3, 30),
+    add_special_tokens=st.booleans(),
+)
+def test_live_pairs_truncation_and_padding(both: tuple[XLMTokenizer, Any], **arguments: Any) -> None:
+    ours, peer = both
+    first, second = arguments.pop("first"), arguments.pop("second")
+    arguments["max_length"] = arguments["max_length"] if arguments["truncation"] or arguments["padding"] else None
+    mine, theirs = ours(first, second, **arguments), peer(first, second, **arguments)
+    assert {name: mine[name] for name in theirs} == dict(theirs)
+    del arguments["padding"]
+    assert ours.encode(first, second, **arguments) == peer.encode(first, second, **arguments)

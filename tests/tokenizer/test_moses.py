@@ -197,7 +197,7 @@ def test_the_classes_are_those_of_perl(tmp_path: Path) -> None:
 @given(text=TEXTS, language=st.sampled_from(LANGUAGES))
 def test_aligned_words_are_the_words(dialect: str, text: str, language: str) -> None:
     rules = moses(dialect, language)
-    aligned = rules.aligned_words(text)
+    aligned = rules.aligned_words(AlignedText.of(text))
     assert [word.text for word in aligned] == rules.words(text)
     for word in aligned:
         assert len(word.spans) == len(word.text)

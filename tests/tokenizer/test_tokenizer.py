@@ -10,6 +10,7 @@ import dataclasses
 import pickle
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from tests.tokenizer.small import MERGES, VOCABULARY
 from xlm.errors import InputError, LanguageError, VocabularyError, XLMError
 from xlm.tokenizer.merges import write_codes
 from xlm.tokenizer.tokenizer import XLMTokenizer
+from xlm.tokenizer.vocabulary import Vocabulary
 
 LANG2ID = {"de": 0, "en": 1}
 
@@ -84,7 +86,7 @@ def test_calls_that_make_no_tensor_are_refused(tokenizer: XLMTokenizer) -> None:
     with pytest.raises(InputError, match="padding=True"):
         tokenizer(["the", "the dog"], return_tensors="np")
     with pytest.raises(InputError, match="'longest'"):
-        tokenizer("the", padding="max_length")
+        tokenizer("the", padding="shortest")
     with pytest.raises(InputError, match="'pt', 'np' or None"):
         tokenizer("the", return_tensors="tf")
     nothing: tuple[Any, ...] = ([], None, 5)
@@ -166,6 +168,57 @@ def test_it_cannot_be_changed_by_accident(tokenizer: XLMTokenizer) -> None:
     mine = XLMTokenizer(VOCABULARY, MERGES, lang2id=languages)
     languages["fr"] = 2
     assert mine.lang2id == LANG2ID
+
+
+def test_what_cannot_be_cut_or_paired_is_refused(tokenizer: XLMTokenizer) -> None:
+    wrong: tuple[tuple[dict[str, Any], str], ...] = (
+        ({"truncation": "left"}, "truncation"),
+        ({"truncation": True, "max_length": -1}, "max_length"),
+        ({"text_pair": ["the"]}, "text_pair"),
+        ({"text_pair": "the"}, "text_pair"),
+        ({"text_pair": ["the", "dog"], "return_offsets": True}, "return_offsets"),
+        ({"truncation": True, "return_offsets": True}, "return_offsets"),
+    )
+    for arguments, where in wrong:
+        with pytest.raises(InputError, match=f"where: {where}\n"):
+            tokenizer(["the dog", "a"], **arguments)
+
+
+def test_detokenized_text_reads_as_written(tokenizer: XLMTokenizer) -> None:
+    vocabulary = Vocabulary(tokens=(*VOCABULARY.tokens, *(f"{sign}</w>" for sign in "?[{")))
+    mine = XLMTokenizer(vocabulary, MERGES, do_lowercase_and_remove_accent=False)
+    for lang, text in (
+        ("en", 'The dog, "running" (two) children\'s.'),
+        ("de", 'Der Hund, "Nein" (vielleicht) 1,5 - Kinder!'),
+    ):
+        ids = mine.encode(text, lang=lang)
+        assert mine.decode(ids, skip_special_tokens=True, lang=lang, detokenize=True) == text
+        assert mine.decode(ids, skip_special_tokens=True, lang=lang) != text
+
+
+def test_batches(tokenizer: XLMTokenizer) -> None:
+    texts = [f"the dog {i} <s> runs" for i in range(4500)]
+    for lang in (None, "de"):
+        expected = [tokenizer.encode(text, lang=lang) for text in texts]
+        for workers in (1, 2):
+            assert tokenizer.encode_batch(iter(texts), lang=lang, workers=workers) == expected
+    assert tokenizer.encode_batch([]) == []
+    assert tokenizer.encode_batch(["the"], add_special_tokens=False) == [[VOCABULARY.ids["the</w>"]]]
+    with pytest.raises(InputError, match="batch"):
+        tokenizer.encode_batch("the")
+    wrong: tuple[Any, ...] = (0, True, 1.5, None)
+    for number in wrong:
+        with pytest.raises(InputError, match="workers"):
+            tokenizer.encode_batch(["the"], workers=number)
+
+
+def test_threads_share_it(tokenizer: XLMTokenizer) -> None:
+    texts = [f'the dog {i} is, "running" ({i}).' for i in range(300)]
+    expected = [XLMTokenizer(VOCABULARY, MERGES).encode(text) for text in texts]
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(5):
+            fresh = XLMTokenizer(VOCABULARY, MERGES)
+            assert list(pool.map(fresh.encode, texts)) == expected
 
 
 def test_copies_are_equal_and_work(tokenizer: XLMTokenizer) -> None:

@@ -25,20 +25,63 @@ class Encoding(dict[str, Any]):
         return self["attention_mask"]
 
 
-def collate(rows: Sequence[list[int]], *, pad_id: int, padding: bool | str, return_tensors: str | None) -> Encoding:
+PADDINGS = (True, False, "longest", "max_length")
+"""Ways of padding; True is ``"longest"``."""
+
+TRUNCATIONS = (True, False, "longest_first", "only_first", "only_second")
+"""Ways of cutting texts that are too long; True is ``"longest_first"``."""
+
+
+def truncate(
+    ids: list[int], pair: list[int] | None, *, longest: int, truncation: bool | str
+) -> tuple[list[int], list[int] | None]:
+    """Returns the ids of a text, or of two, cut at the end to be no more than some number together.
+
+    Args:
+        ids: Of the first text.
+        pair: Of the second, if there is one.
+        longest: How many there may be.
+        truncation: One of ``TRUNCATIONS``. ``"longest_first"`` cuts the longer of two texts to the length of the
+            other, then both by half of what remains.
+    """
+    surplus = len(ids) + len(pair or ()) - longest
+    if truncation is False or surplus <= 0:
+        return ids, pair
+    if truncation == "only_second":
+        return ids, pair and pair[: max(len(pair) - surplus, 0)]
+    if truncation == "only_first" or pair is None:
+        return ids[: max(len(ids) - surplus, 0)], pair
+    from_longer = min(abs(len(pair) - len(ids)), surplus)
+    half, rest = (surplus - from_longer) // 2, (surplus - from_longer + 1) // 2
+    if len(ids) > len(pair):
+        from_ids, from_pair = from_longer + half, rest
+    else:
+        from_ids, from_pair = half, from_longer + rest
+    return ids[: max(len(ids) - from_ids, 0)], pair[: max(len(pair) - from_pair, 0)]
+
+
+def collate(
+    rows: Sequence[list[int]], *, pad_id: int, padding: bool | str, longest: int, return_tensors: str | None
+) -> Encoding:
     """Returns the ids of several texts as one ``Encoding``, padded on the right.
 
     Args:
         rows: The ids of each text.
         pad_id: The id to pad with.
-        padding: True or ``"longest"`` to pad to the longest row, False not to pad.
+        padding: True or ``"longest"`` to pad to the longest row, ``"max_length"`` to ``longest``, False not to pad.
+        longest: Number of ids that ``"max_length"`` pads to.
         return_tensors: ``"pt"`` for torch, ``"np"`` for numpy, None for lists.
 
     Raises:
         InputError: A value that is not one of these, no rows, or tensors asked for from rows of different lengths.
     """
-    if padding not in (True, False, "longest"):
-        raise InputError("Unknown padding", where="padding", found=repr(padding), expected="True, False or 'longest'")
+    if padding not in PADDINGS:
+        raise InputError(
+            "Unknown padding",
+            where="padding",
+            found=repr(padding),
+            expected="True, False, 'longest' or 'max_length'",
+        )
     if return_tensors not in (None, "pt", "np"):
         raise InputError(
             "Unknown kind of tensors", where="return_tensors", found=repr(return_tensors), expected="'pt', 'np' or None"
@@ -47,7 +90,7 @@ def collate(rows: Sequence[list[int]], *, pad_id: int, padding: bool | str, retu
         raise InputError("There are no texts to encode", where="text", found="an empty list")
     mask = [[1] * len(row) for row in rows]
     if padding:
-        longest = max(map(len, rows))
+        longest = longest if padding == "max_length" else max(map(len, rows))
         rows = [row + [pad_id] * (longest - len(row)) for row in rows]
         mask = [row + [0] * (longest - len(row)) for row in mask]
     if return_tensors is None:

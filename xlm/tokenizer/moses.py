@@ -64,16 +64,16 @@ class Moses:
         """Returns a text as it is before it is divided into words; transformers does that alone for Thai and others."""
         return apply(self._normalization, text).strip()
 
-    def aligned_words(self, text: str) -> list[AlignedText]:
+    def aligned_words(self, source: AlignedText) -> list[AlignedText]:
         """Returns the words of a text with the spans of raw text that their characters came from."""
         words: list[AlignedText] = []
         start = 0
-        for line in text.split("\n") if self._perl else [text]:
+        for line in source.text.split("\n") if self._perl else [source.text]:
             end = start + len(line)
-            source = AlignedText(line, [(i, i + 1) for i in range(start, end)])
+            part = AlignedText(line, source.spans[start:end])
             if self._perl:
-                source = AlignedText(f"{line}\n", [*source.spans, (end, end)])
-            result = apply_aligned(self._tokenization, apply_aligned(self._normalization, source))
+                part = AlignedText(f"{line}\n", [*part.spans, source.span(end, end)])
+            result = apply_aligned(self._tokenization, apply_aligned(self._normalization, part))
             for match in re.finditer(r"\S+", result.text):
                 words.append(AlignedText(match[0], result.spans[match.start() : match.end()]))
             start = end + 1

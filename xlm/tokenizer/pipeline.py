@@ -10,9 +10,11 @@ from xlm.errors import LanguageError
 from xlm.tokenizer import dividers
 from xlm.tokenizer.bpe import BPE
 from xlm.tokenizer.folding import lowercase_and_remove_accent
-from xlm.tokenizer.moses import moses
+from xlm.tokenizer.moses import Moses, moses
 from xlm.tokenizer.presets import Preset
+from xlm.tokenizer.rules import AlignedText, Piece, Span
 from xlm.tokenizer.segmenter import Segmenter
+from xlm.tokenizer.spans import folded, in_order_and_complete, spans_of_pieces
 
 _REMEMBERED = 4
 """Languages, and kinds of results, whose chunks are remembered; the one used longest ago is forgotten first."""
@@ -71,6 +73,65 @@ class Pipeline:
             DependencyError: The library that does is not installed.
         """
         return self._run(text, lang, "ids", lambda token: self._ids.get(token, self._unk_id))
+
+    def spans(self, text: str, lang: str | None) -> list[tuple[str, Span]]:
+        """Returns the pieces of a text, each with the span of the text it came from.
+
+        Raises:
+            LanguageError: The language is divided by a library that does not say where its words come from.
+        """
+        language = lang or _WITHOUT_LANG
+        if language in dividers.LANGUAGES:
+            raise LanguageError(
+                "There are no spans for this language",
+                where="lang",
+                found=language,
+                expected=f"a language other than {', '.join(dividers.LANGUAGES)}",
+                remedy="divide the text into words first",
+            )
+        rules = moses(self._preset.dialect, language)
+        if lang is not None:
+            return self._with_order(text, self._aligned_pieces(rules, AlignedText.of(text)))
+        source = AlignedText.of(text)
+        if self._preset.lowers_first and self._fold_words:
+            source = self._lowered_aligned(source)
+        found: list[tuple[str, Span]] = []
+        place = 0
+        for i, part in enumerate(self._special.split(source.text)):
+            end = place + len(part)
+            if i % 2:
+                found.append((part, source.span(place, end)))
+            elif part:
+                found += self._aligned_pieces(rules, AlignedText(part, source.spans[place:end]))
+            place = end
+        return self._with_order(text, found)
+
+    @staticmethod
+    def _with_order(text: str, found: list[tuple[str, Span]]) -> list[tuple[str, Span]]:
+        ordered = in_order_and_complete(text, [span for _, span in found])
+        return [(piece, span) for (piece, _), span in zip(found, ordered, strict=True)]
+
+    def _aligned_pieces(self, rules: Moses, source: AlignedText) -> list[tuple[str, Span]]:
+        found: list[tuple[str, Span]] = []
+        for word in rules.aligned_words(source):
+            if self._fold_words:
+                word = folded(word)
+                if not word.text:
+                    continue
+            pieces = self._bpe(word.text)
+            found += zip(pieces, spans_of_pieces(word, pieces), strict=True)
+        return found
+
+    def _lowered_aligned(self, source: AlignedText) -> AlignedText:
+        pieces: list[Piece] = []
+        place = 0
+        for i, part in enumerate(self._special.split(source.text)):
+            if i % 2:
+                pieces.append((part, place, place + len(part)))
+            else:
+                pieces += [(character.lower(), place + j, place + j + 1) for j, character in enumerate(part)]
+            place += len(part)
+        return source.from_pieces(pieces)
 
     def _run(self, text: str, lang: str | None, kind: str, of_token: Callable[[str], Any]) -> list[Any]:
         segmenter = self._segmenters.get((kind, lang or _WITHOUT_LANG)) or self._segmenter(kind, lang or _WITHOUT_LANG)

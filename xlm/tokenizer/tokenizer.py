@@ -18,12 +18,15 @@ from typing import Any, SupportsIndex, overload
 
 from xlm.errors import InputError, LanguageError, VocabularyError
 from xlm.tokenizer.bpe import BPE
-from xlm.tokenizer.encoding import Encoding, collate
+from xlm.tokenizer.detokenizer import detokenized
+from xlm.tokenizer.encoding import PADDINGS, TRUNCATIONS, Encoding, collate, truncate
 from xlm.tokenizer.ids import Ids, checked_ids
 from xlm.tokenizer.merges import Merges, read_codes
 from xlm.tokenizer.parallel import in_order
 from xlm.tokenizer.pipeline import Pipeline
 from xlm.tokenizer.presets import PRESETS
+from xlm.tokenizer.rules import Span
+from xlm.tokenizer.spans import word_numbers
 from xlm.tokenizer.vocabulary import END_OF_WORD, SPECIAL_TOKENS, Vocabulary
 
 SPECIAL_TOKEN_NAMES = ("bos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -272,20 +275,56 @@ class XLMTokenizer:
                 expected=" or ".join(map(repr, self.lang2id)),
             )
 
-    def encode(self, text: str, *, lang: str | None = None, add_special_tokens: bool = True) -> list[int]:
+    def encode(
+        self,
+        text: str,
+        text_pair: str | None = None,
+        *,
+        lang: str | None = None,
+        add_special_tokens: bool = True,
+        truncation: bool | str = False,
+        max_length: int | None = None,
+    ) -> list[int]:
         """Returns the ids of a text: ``bos_token``, its pieces, ``sep_token``.
 
         Args:
             text: Any text.
-            lang: As for ``tokenize``.
+            text_pair: A second one, whose pieces and another ``sep_token`` follow.
+            lang: As for ``tokenize``, for both.
             add_special_tokens: Whether to put ``bos_token`` before and ``sep_token`` after.
+            truncation: Whether to cut off what goes beyond ``max_length``: True or ``"longest_first"`` from the
+                longer of two texts first, ``"only_first"`` or ``"only_second"`` from one of them.
+            max_length: How many ids there may be, special tokens included; None for ``model_max_length``.
 
         Raises:
-            InputError: The text is not a str.
+            InputError: The text is not a str, or an unknown way of truncation.
             LanguageError: The model does not have the language, or it is missing.
         """
         ids = self._pipeline_for(text, lang).ids(text, lang)
-        return [self.bos_token_id, *ids, self.sep_token_id] if add_special_tokens else ids
+        pair = None if text_pair is None else self._pipeline_for(text_pair, lang).ids(text_pair, lang)
+        if truncation is not False:
+            if truncation not in TRUNCATIONS:
+                raise InputError(
+                    "Unknown truncation",
+                    where="truncation",
+                    found=repr(truncation),
+                    expected=" or ".join(map(repr, TRUNCATIONS)),
+                )
+            added = 0 if not add_special_tokens else 2 if pair is None else 3
+            ids, pair = truncate(ids, pair, longest=self._longest(max_length) - added, truncation=truncation)
+        if not add_special_tokens:
+            return ids if pair is None else ids + pair
+        first = [self.bos_token_id, *ids, self.sep_token_id]
+        return first if pair is None else [*first, *pair, self.sep_token_id]
+
+    def _longest(self, max_length: int | None) -> int:
+        if max_length is None:
+            return self.model_max_length
+        if type(max_length) is not int or max_length < 0:
+            raise InputError(
+                "The longest length is wrong", where="max_length", found=repr(max_length), expected="a number of ids"
+            )
+        return max_length
 
     def encode_batch(
         self, texts: Iterable[str], *, lang: str | None = None, workers: int = 1, add_special_tokens: bool = True
@@ -310,20 +349,31 @@ class XLMTokenizer:
     def __call__(
         self,
         text: str | Sequence[str],
+        text_pair: str | Sequence[str] | None = None,
         *,
         lang: str | None = None,
         add_special_tokens: bool = True,
         padding: bool | str = False,
+        truncation: bool | str = False,
+        max_length: int | None = None,
         return_tensors: str | None = None,
+        return_offsets: bool = False,
     ) -> Encoding:
         """Returns ``input_ids`` and ``attention_mask`` of a text or of several.
 
         Args:
             text: A text, or a list of texts.
+            text_pair: A second text for each, as for ``encode``.
             lang: As for ``tokenize``, for all of them.
             add_special_tokens: As for ``encode``.
-            padding: True or ``"longest"`` to pad on the right to the longest text.
+            padding: True or ``"longest"`` to pad on the right to the longest text, ``"max_length"`` to ``max_length``.
+            truncation: As for ``encode``.
+            max_length: As for ``encode``.
             return_tensors: ``"pt"`` or ``"np"`` for int64 (B, T), B being 1 for a single text; None for lists.
+            return_offsets: Whether to return ``offsets`` too, for each token the span of the raw text it came from
+                (first character, one past the last), and ``word_ids``, the number of the word, counted from 0 between
+                spaces, that it begins in. Special tokens that stand around the text have (0, 0) and None. Always
+                lists, which are not padded; for single texts that are not truncated.
 
         Raises:
             InputError: A text is not a str, or the rows cannot be one tensor.
@@ -331,21 +381,70 @@ class XLMTokenizer:
         """
         if isinstance(text, str) or not isinstance(text, Sequence):  # encode refuses what is neither
             texts: Sequence[str] = [text]
+            pairs: Sequence[Any] = [text_pair]
         else:
             texts = text
-        rows = [self.encode(one, lang=lang, add_special_tokens=add_special_tokens) for one in texts]
-        encoding = collate(rows, pad_id=self.pad_token_id, padding=padding, return_tensors=return_tensors)
+            pairs = [None] * len(texts) if text_pair is None else text_pair
+        if isinstance(pairs, str) or len(pairs) != len(texts):
+            raise InputError(
+                "There is not one second text for each first",
+                where="text_pair",
+                found="a str" if isinstance(pairs, str) else f"{len(pairs)} texts",
+                expected=f"{len(texts)} texts",
+            )
+        if return_offsets and (text_pair is not None or truncation is not False):
+            raise InputError(
+                "Offsets go with single texts that are not truncated",
+                where="return_offsets",
+                found="text_pair" if text_pair is not None else f"truncation={truncation!r}",
+            )
+        rows = [
+            self.encode(
+                one,
+                other,
+                lang=lang,
+                add_special_tokens=add_special_tokens,
+                truncation=truncation,
+                max_length=max_length,
+            )
+            for one, other in zip(texts, pairs, strict=True)
+        ]
+        encoding = collate(
+            rows,
+            pad_id=self.pad_token_id,
+            # transformers pads a text without any ids only among others
+            padding=padding if any(rows) or texts is text else padding not in PADDINGS and padding,
+            longest=self._longest(max_length),
+            return_tensors=return_tensors,
+        )
+        if return_offsets:
+            found = [self._offsets(one, lang, add_special_tokens) for one in texts]
+            encoding["offsets"], encoding["word_ids"] = map(list, zip(*found, strict=True))
         if texts is text or return_tensors is not None:
             return encoding
         return Encoding({name: value[0] for name, value in encoding.items()})
 
-    def decode(self, token_ids: Ids, skip_special_tokens: bool = False, *, lang: str | None = None) -> str:
+    def _offsets(self, text: str, lang: str | None, add_special_tokens: bool) -> tuple[list[Span], list[int | None]]:
+        spans = [span for _, span in self._pipeline_for(text, lang).spans(text, lang)]
+        numbers: list[int | None] = [*word_numbers(text, spans)]
+        return ([(0, 0), *spans, (0, 0)], [None, *numbers, None]) if add_special_tokens else (spans, numbers)
+
+    def decode(
+        self,
+        token_ids: Ids,
+        skip_special_tokens: bool = False,
+        *,
+        lang: str | None = None,
+        detokenize: bool = False,
+    ) -> str:
         """Returns the text that ids stand for, its words separated by one space as Moses left them.
 
         Args:
             token_ids: One id, or a sequence, array or tensor (T,) of them.
             skip_special_tokens: Whether to leave out special tokens.
-            lang: The language of the text, which must be one of the model's; words are joined alike in all of them.
+            lang: The language of the text, which must be one of the model's.
+            detokenize: Whether to join words and punctuation as one writes them, by the rules of Moses for the
+                language, those of English if it is not given; special tokens count as words.
 
         Raises:
             InputError: Something that is not an id of the vocabulary.
@@ -354,7 +453,8 @@ class XLMTokenizer:
         if lang is not None:
             self._check_language(lang)
         tokens = self.convert_ids_to_tokens(token_ids, skip_special_tokens)
-        return self.convert_tokens_to_string([tokens] if isinstance(tokens, str) else tokens)
+        text = self.convert_tokens_to_string([tokens] if isinstance(tokens, str) else tokens)
+        return detokenized(text.split(), lang or "en") if detokenize else text
 
     @overload
     def convert_tokens_to_ids(self, tokens: str) -> int: ...  # type: ignore[overload-overlap]  # a str is iterable too
