@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from tests.tokenizer.small import TEXT
 
-SNIPPETS = (
+SNIPPETS: tuple[str, ...] = (
     *TEXT.split(" "),
     *("<s>", "</s>", "<pad>", "<unk>", "<special1>", "<special9>", "<special10>", "<special", "<", ">", "<s", "/"),
     *(" ", "  ", "\n", "\t", "\r", "\u00a0", "\u3000", "\u2028", "\u200b", "\u00ad", "\x00", "\x1f", "\x85"),

@@ -1,0 +1,78 @@
+#!/usr/bin/env python3
+"""Compares the tokenizer with live transformers on random texts, for as long as one likes.
+
+    PYTHONPATH=. .venv/bin/python scripts/fuzz_tokenizer.py --minutes 30 [--seed N]
+
+The preset is that of the transformers installed: ``transformers`` for 5.x, ``transformers-v4`` for 4.x. Uses the
+published vocabulary and lines of the reference texts where XLM_REFERENCE (default ../shared) has them, else
+small ones. Prints how many texts were compared, and each that differs; exits with 1 if any does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from tests.tokenizer import fuzzing
+from tests.tokenizer.small import MERGES, VOCABULARY
+from xlm.tokenizer.tokenizer import XLMTokenizer
+
+
+def main() -> int:
+    """Runs until the time is over; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=1.0)
+    parser.add_argument("--seed", type=int, default=None, help="by default the time")
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore")
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    preset = "transformers-v4" if transformers.__version__.startswith("4.") else "transformers"
+    seed = int(time.time()) if arguments.seed is None else arguments.seed
+    reference = Path(os.environ.get("XLM_REFERENCE", "../shared"))
+    lines = [line for path in sorted(reference.glob("tokenizer/text/*.txt")) for line in path.read_text().split("\n")]
+    directory = reference / "published/xlm-clm-ende-1024"
+    with tempfile.TemporaryDirectory() as folder:
+        if not directory.is_dir():
+            directory = Path(folder)
+            ids = {token: index for index, token in enumerate(VOCABULARY.tokens)}
+            (directory / "vocab.json").write_text(json.dumps(ids), encoding="utf-8")
+            merges = "".join(f"{left} {right}\n" for left, right in MERGES)
+            (directory / "merges.txt").write_text(merges, encoding="utf-8")
+        pairs = [
+            (
+                XLMTokenizer.from_pretrained(
+                    directory, preset=preset, lang2id=None, do_lowercase_and_remove_accent=lowers
+                ),
+                transformers.XLMTokenizer.from_pretrained(
+                    directory, lang2id=None, id2lang=None, do_lowercase_and_remove_accent=lowers
+                ),
+            )
+            for lowers in (True, False)
+        ]
+    print(f"seed {seed}, {len(lines)} real lines, transformers {transformers.__version__}", flush=True)
+    texts = fuzzing.Texts(seed, lines)
+    compared = differing = 0
+    end = time.monotonic() + 60 * arguments.minutes
+    while time.monotonic() < end:
+        for ours, peer in pairs:
+            difference = fuzzing.check(ours, peer, texts)
+            compared += 1
+            if difference is not None:
+                differing += 1
+                print(difference, flush=True)
+    print(f"{compared} texts compared, {differing} differ")
+    return 1 if differing else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
