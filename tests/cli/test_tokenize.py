@@ -82,3 +82,22 @@ def test_a_checkpoint_needs_its_codes(invoke: Invoke, model: tuple[str, ...]) ->
     result = invoke("tokenize", model[0], "--lang", "en", input="the dog\n")
     assert (result.exit_code, result.stdout) == (1, "")
     assert "codes" in result.stderr
+
+
+@pytest.mark.parametrize("output", ["tokens", "ids"])
+def test_several_processes_write_the_same(invoke: Invoke, model: tuple[str, ...], output: str) -> None:
+    text = "".join(f"{line} {i}\n" for i in range(3000) for line in LINES)
+    one, two = (
+        invoke("tokenize", *model, "--output", output, "--workers", workers, input=text.encode())
+        for workers in ("1", "2")
+    )
+    assert (one.exit_code, two.exit_code, two.stderr) == (0, 0, "")
+    assert one.stdout == two.stdout
+    assert len(one.stdout.splitlines()) == 3000 * len(LINES)
+
+
+def test_several_processes_write_what_stands_before_an_error(invoke: Invoke, model: tuple[str, ...]) -> None:
+    result = invoke("tokenize", *model, "--workers", "2", input=b"the dog\n" * 6000 + b"\xff\n")
+    assert (result.exit_code, result.stdout) == (1, "the</w> dog</w>\n" * 6000)
+    assert "line 6001" in result.stderr
+    assert invoke("tokenize", *model[:-1], "fr", "--workers", "2", input="the dog\n").exit_code == 1

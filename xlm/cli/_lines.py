@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import BinaryIO
 
@@ -39,6 +39,11 @@ def read_lines(file: BinaryIO) -> Iterator[tuple[int, str]]:
 def write_line(line: str) -> None:
     """Writes one line to standard output, at once."""
     click.echo(line.encode("utf-8"))
+
+
+def write_lines(lines: Sequence[str]) -> None:
+    """Writes several lines to standard output."""
+    click.echo("".join(f"{line}\n" for line in lines).encode("utf-8"), nl=False)
 
 
 @contextmanager

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from typing import BinaryIO
+import sys
+from collections.abc import Iterator
+from functools import partial
+from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
-from xlm.cli._lines import naming_line, read_lines, write_line
+from xlm.cli._lines import naming_line, read_lines, write_line, write_lines
 from xlm.cli._options import model_and_text
+from xlm.errors import InputError
+
+if TYPE_CHECKING:
+    from xlm.tokenizer.tokenizer import XLMTokenizer
+
+_BATCH_LINES = 5000
+_BATCH_CHARACTERS = 1 << 20
 
 
 @click.command(name="tokenize", short_help="Text to the tokens or ids of a model.")
@@ -20,7 +30,16 @@ from xlm.cli._options import model_and_text
     help="tokens: the pieces of the text, in </w> notation, those that the vocabulary lacks too. "
     "ids: their numbers, with the special tokens that stand at both ends of a sentence.",
 )
-def command(model: str, file: BinaryIO, lang: str, preset: str | None, codes: str | None, output: str) -> None:
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="How many processes share the work. The lines stay in order, and only some thousands are held at a time.",
+)
+def command(
+    model: str, file: BinaryIO, lang: str, preset: str | None, codes: str | None, output: str, workers: int
+) -> None:
     r"""Writes the tokens of each line of FILE, or of standard input: one line out for one line in.
 
     MODEL is a model directory or a checkpoint of the original (.pth); FILE is UTF-8 text, one sentence a line, split
@@ -30,12 +49,62 @@ def command(model: str, file: BinaryIO, lang: str, preset: str | None, codes: st
     Example:
         echo "Wikipedia was used to" | xlm tokenize MODEL --lang en
     """
+    from xlm.tokenizer.parallel import in_order
     from xlm.tokenizer.tokenizer import XLMTokenizer
 
     tokenizer = XLMTokenizer.from_pretrained(model, preset=preset, codes=codes)
-    for number, line in read_lines(file):
-        with naming_line(file, number):
-            if output == "tokens":
-                write_line(" ".join(tokenizer.tokenize(line, lang)))
-            else:
-                write_line(" ".join(map(str, tokenizer.encode(line, lang=lang))))
+    written = partial(_line, tokenizer, lang=lang, output=output)
+    if workers == 1:
+        for number, line in read_lines(file):
+            with naming_line(file, number):
+                write_line(written(line))
+            _show(number)
+        return
+    written("")  # a wrong language is said before any process starts
+    reading = _Batches(file)
+    number = 0
+    for lines in in_order(partial(_lines, tokenizer, lang=lang, output=output), reading, workers=workers):
+        write_lines(lines)
+        number += len(lines)
+        _show(number)
+    if reading.error is not None:
+        raise reading.error
+
+
+def _line(tokenizer: XLMTokenizer, line: str, *, lang: str, output: str) -> str:
+    return " ".join(
+        tokenizer.tokenize(line, lang) if output == "tokens" else map(str, tokenizer.encode(line, lang=lang))
+    )
+
+
+def _lines(tokenizer: XLMTokenizer, lines: list[str], *, lang: str, output: str) -> list[str]:
+    return [_line(tokenizer, line, lang=lang, output=output) for line in lines]
+
+
+class _Batches:
+    """The lines of a file in batches; an error ends them and is kept, so that what stands before it comes out."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.error: InputError | None = None
+
+    def __iter__(self) -> Iterator[list[str]]:
+        batch: list[str] = []
+        characters = 0
+        try:
+            for _, line in read_lines(self._file):
+                batch.append(line)
+                characters += len(line)
+                if characters > _BATCH_CHARACTERS or len(batch) >= _BATCH_LINES:
+                    yield batch
+                    batch, characters = [], 0
+        except InputError as error:
+            self.error = error
+        if batch:
+            yield batch
+
+
+def _show(lines: int) -> None:
+    """Shows on a terminal how far the work is."""
+    if lines % _BATCH_LINES == 0 and sys.stderr.isatty() and not sys.stdout.isatty():
+        click.echo(f"\r{lines:,} lines", nl=False, err=True)
