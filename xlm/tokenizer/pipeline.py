@@ -172,20 +172,20 @@ class Pipeline:
                 remedy="open the tokenizer with preset='transformers'",
             )
         else:
-            made = self._dividing(dividers.Divider(rules), of_word)
+            made = self._dividing(dividers.Divider(rules), kind)
         while len(self._segmenters) >= _REMEMBERED:
             self._segmenters.pop(next(iter(self._segmenters)), None)
         self._segmenters[kind, language] = made
         return made
 
-    def _dividing(
-        self, divider: dividers.Divider, of_word: Callable[[str], Sequence[Any]]
-    ) -> Callable[[str], list[Any]]:
+    def _dividing(self, divider: dividers.Divider, kind: str) -> Callable[[str], list[Any]]:
         def divided(text: str) -> list[Any]:
             words = divider.words(text)
             if self._fold_words:
-                words = lowercase_and_remove_accent(words)
-            return [part for word in words for part in of_word(word)]
+                words = [part for word in lowercase_and_remove_accent(words) for part in word.split(" ") if part]
+            # A word can be a space or hold one here, and transformers joins and divides its pieces at spaces.
+            pieces = [piece for word in words for piece in " ".join(self._bpe.split(word)).split(" ")]
+            return pieces if kind == "pieces" else [self._ids.get(piece, self._unk_id) for piece in pieces]
 
         return divided
 
