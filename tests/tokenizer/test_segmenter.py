@@ -75,6 +75,18 @@ def test_the_short_cut_changes_nothing_on_real_text(reference: Path, kind: tuple
     assert compared > 5000
 
 
+@settings(max_examples=500, deadline=None)
+@example(text="a. b No. 5 x. (y )z.")
+@given(text=EDGES | TEXTS)
+def test_windows_change_nothing(text: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        for window in (1, 3, 10):
+            patch.setattr(segmenter_module, "_WINDOW", window)
+            for kind in (("sacremoses", "en"), ("sacremoses", "de"), ("perl", "de")):
+                segmenter = SEGMENTERS[kind, False]
+                assert segmenter(text) == segmenter.by_rules(text)
+
+
 def test_caches_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(segmenter_module, "CACHED_CHUNKS", 20)
     segmenter = Segmenter(moses("sacremoses", "en"), fold_words=True, of_word=lambda word: (word,))

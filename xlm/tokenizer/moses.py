@@ -48,16 +48,18 @@ class Moses:
             # a step of transformers, which takes it from the pipeline of the English-Romanian model
             *(romanian() if language == "ro" and not perl else ()),
         )
+        self._normalization_of_ascii = tuple(rule for rule in self._normalization if rule.acts_on_ascii)
         self._prefixes = prefixes_of(language, perl=perl)
         self._tokenization = tuple(self._tokenizer_rules())
 
     def words(self, text: str) -> list[str]:
         """Returns the words of a text, punctuation divided from them."""
+        normalization = self._normalization_of_ascii if text.isascii() else self._normalization
         if not self._perl:
-            return apply(self._tokenization, apply(self._normalization, text)).split()
+            return apply(self._tokenization, apply(normalization, text)).split()
         words: list[str] = []
         for line in text.split("\n"):  # the scripts read lines, and see each with its newline
-            words += apply(self._tokenization, apply(self._normalization, f"{line}\n")).split()
+            words += apply(self._tokenization, apply(normalization, f"{line}\n")).split()
         return words
 
     def normalize(self, text: str) -> str:

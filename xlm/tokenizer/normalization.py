@@ -30,7 +30,12 @@ _ROMANIAN = dict(zip("ŞşŢţȘșȚțĂăÂâÎî", "SsTtSsTtAaAaIi", strict=Tr
 
 def translation(table: dict[str, str]) -> Rule:
     """Returns the rule that puts for each character of a table what the table says."""
-    return Rule(f"[{''.join(table)}]", lambda match: [(table[match[0]], *match.span())])
+    characters = "".join(table)
+    return Rule(
+        f"[{characters}]",
+        lambda match: [(table[match[0]], *match.span())],
+        acts_on_ascii=any(map(str.isascii, characters)),
+    )
 
 
 def replace_unicode_punctuation(*, perl: bool) -> list[Rule]:
@@ -43,7 +48,7 @@ def replace_unicode_punctuation(*, perl: bool) -> list[Rule]:
     return [
         translation(_PUNCTUATION),
         # The script takes the ASCII spaces that follow, the port of transformers any whitespace.
-        Rule("[。．] *" if perl else r"[。．]\s*", (". ",)),
+        Rule("[。．] *" if perl else r"[。．]\s*", (". ",), acts_on_ascii=False),
     ]
 
 

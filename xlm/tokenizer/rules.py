@@ -67,11 +67,13 @@ class Rule:
     Args:
         pattern: A regular expression.
         parts: What to write; or a function from a match to its pieces, for what parts cannot say.
-        needs: A text without which the pattern cannot match: looking for it is faster than the pattern.
+        needs: A text without which the pattern cannot match: looking for it is faster than the pattern. A pattern that
+            is a text needs itself.
         flags: Of ``re``.
+        acts_on_ascii: Whether the pattern can match in a text of ASCII alone.
     """
 
-    __slots__ = ("_parts", "needs", "pattern", "sub")
+    __slots__ = ("_parts", "acts_on_ascii", "needs", "pattern", "sub")
 
     def __init__(
         self,
@@ -80,9 +82,12 @@ class Rule:
         *,
         needs: str = "",
         flags: int = 0,
+        acts_on_ascii: bool = True,
     ) -> None:
         self.pattern = re.compile(pattern, flags)
-        self.needs = needs
+        literal = re.sub(r"\\(.)", r"\1", pattern) if _is_literal(self.pattern) else ""
+        self.needs = needs or literal
+        self.acts_on_ascii = acts_on_ascii and self.needs.isascii()
         self._parts = parts
         self.sub = self._substitution()
 
@@ -94,7 +99,7 @@ class Rule:
         if callable(parts):
             return lambda text: substitute(lambda match: "".join(piece[0] for piece in parts(match)), text)
         if len(parts) <= 1 and all(isinstance(part, str) for part in parts) and _is_literal(self.pattern):
-            old, new = re.sub(r"\\(.)", r"\1", self.pattern.pattern), "".join(map(str, parts))
+            old, new = self.needs, "".join(map(str, parts))
             return lambda text: text.replace(old, new)
         template = "".join(part.replace("\\", r"\\") if isinstance(part, str) else rf"\g<{part}>" for part in parts)
         return lambda text: substitute(template, text)

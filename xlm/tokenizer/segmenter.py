@@ -29,6 +29,7 @@ T = TypeVar("T")
 
 CACHED_CHUNKS = 1 << 16
 """How many chunks of a kind, and how many words, a segmenter remembers at most."""
+_WINDOW = 1 << 16  # characters that are divided into chunks at once, so that a long text takes little memory
 _LONGEST_CACHED = 48  # characters, so that what is remembered stays small
 
 # Signs that no rule looks at across a space: at the beginning, where no rule looks left of them, and at the end,
@@ -93,13 +94,37 @@ class Segmenter(Generic[T]):
 
     def __call__(self, text: str) -> list[T]:
         """Returns what is asked for of all pieces of a text."""
+        if len(text) <= _WINDOW:
+            return self._of_window(text, _END, begins=True)
+        result: list[T] = []
+        start = 0
+        while (end := self._window_end(text, start)) != len(text):
+            result += self._of_window(text[start:end], self._kind(text[end + 1]), begins=not start)
+            start = end + 1
+        result += self._of_window(text[start:], _END, begins=not start)
+        return result
+
+    def _window_end(self, text: str, start: int) -> int:
+        """Returns the place of the next space, a window on, at which nothing reaches across; else the text's end."""
+        end = text.find(" ", start + _WINDOW)
+        while end != -1:
+            before, after = text[end - 1], text[end + 1 : end + 2]
+            if after and self._starts_freely(after) and (before == "." or self._ends_freely(before)):
+                return end
+            end = text.find(" ", end + 1)
+        return len(text)
+
+    def _of_window(self, text: str, following: str, *, begins: bool) -> list[T]:
         chunks = text.split(" ")
         last = chunks.pop()
         try:
             result = list(chain.from_iterable(map(self._chunks.__getitem__, chunks)))
-            result += self._ends[last]
+            if following == _END:
+                result += self._ends[last]
+            else:
+                result += self._stops[following][last] if last[-1] == "." else self._chunks[last]
         except _NeedsNeighboursError:
-            return self._by_units(text)
+            return self._by_units(text, following, begins=begins)
         return result
 
     def by_rules(self, text: str) -> list[T]:
@@ -140,13 +165,12 @@ class Segmenter(Generic[T]):
         last = chunk[-1]
         return last in _FREE_ENDS or last in DIGITS or (last.isalpha() and self._alnum(last) is not None)
 
-    def _by_units(self, text: str) -> list[T]:
+    def _by_units(self, text: str, following: str, *, begins: bool) -> list[T]:
         """Returns the result of a text by its units: the chunks, joined where one cannot stand alone."""
         if text[-1:].isspace():
             return self.by_rules(text)
         result: list[T] = []
         joined: list[str] = []  # the chunks of the unit so far
-        begins = True
         for chunk in text.split(" "):
             if not chunk:
                 continue
@@ -156,7 +180,7 @@ class Segmenter(Generic[T]):
                 begins = False
             joined.append(chunk)
         if joined:
-            result += self._of_unit(" ".join(joined), _END, begins=begins)
+            result += self._of_unit(" ".join(joined), following, begins=begins)
         return result
 
     def _kind(self, chunk: str) -> str:
