@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from xlm import XLMError, XLMWithLMHeadModel
 from xlm.checkpoint.convert import convert
 from xlm.parity.peer import against_transformers
 from xlm.parity.reference import against_reference
+from xlm.parity.report import larger
 
 EVERYTHING = {
     "causal.hidden",
@@ -159,3 +161,91 @@ def test_json_reference(model: Path, tmp_path: Path) -> None:
         row = {"lang": "de", "ids": ids, "logprobs": [logprobs[0] + difference, *logprobs[1:]]}
         path.write_text(json.dumps({"sentences": [row]}))
         assert against_reference(model, path).holds is holds
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"logprobs": [-1.0]},
+        {"logprobs": []},
+        {"logprobs": ["a", "b", "c", "d"]},
+        {"ids": ["a", "b", "c", "d", "e"]},
+        {"ids": 7},
+    ],
+)
+def test_sentences_that_do_not_fit(row: dict[str, object], model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "reference.json"
+    whole = {"lang": "de", "ids": [1, 20, 30, 40, 1], "logprobs": [-1.0] * 4}
+    path.write_text(json.dumps({"sentences": [{**whole, **row}]}))
+    with pytest.raises(XLMError, match="reference cannot be read"):
+        against_reference(model, path)
+
+
+@pytest.mark.parametrize("place", [0, 3])
+def test_not_a_number_never_holds_in_sentences(place: int, model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "reference.json"
+    logprobs = [-1.0] * 4
+    logprobs[place] = float("nan")
+    rows = [{"lang": "de", "ids": [1, 20, 30, 40, 1], "logprobs": row} for row in (logprobs, [-1.0] * 4)]
+    path.write_text(json.dumps({"sentences": rows}))
+    report = against_reference(model, path)
+    assert not report.holds
+    assert math.isnan(report.comparisons[0].worst)
+
+
+def test_the_larger_of_two() -> None:
+    nan = float("nan")
+    assert larger(1.0, 2.0) == larger(2.0, 1.0) == 2.0
+    assert all(math.isnan(value) for value in (larger(nan, 1.0), larger(1.0, nan), larger(nan, nan)))
+
+
+def with_gradients(model: Path, recorded: Path) -> dict[str, torch.Tensor]:
+    ours = XLMWithLMHeadModel.from_pretrained(model)
+    tensors = load_file(recorded)
+    loss = ours(tensors["input_ids"], langs=tensors["langs"], labels=tensors["input_ids"]).loss
+    assert loss is not None
+    loss.backward()
+    gradient = dict(ours.named_parameters())["transformer.layers.0.ffn.up.weight"].grad
+    assert gradient is not None
+    return {
+        **tensors,
+        "train.rows": torch.tensor([0, 1]),
+        "train.loss": loss.detach()[None],
+        "train.grad.ffns.0.lin1.weight": gradient,
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "holds"),
+    [
+        ({}, True),
+        ({"train.grad.ffns.0.lin1.weight": torch.full((128, 32), float("nan"))}, False),
+        ({"train.grad.ffns.0.lin1.weight": torch.ones(128, 32)}, False),
+        ({"train.loss": torch.tensor([float("nan")])}, False),
+    ],
+)
+def test_gradients(change: dict[str, torch.Tensor], holds: bool, model: Path, recorded: Path) -> None:
+    save_file({**with_gradients(model, recorded), **change}, recorded)
+    assert against_reference(model, recorded).holds is holds
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"train.rows": torch.tensor([0, 9])},
+        {"train.rows": torch.tensor([0.5])},
+        {"train.grad.nothing": torch.ones(2)},
+        {"train.grad.ffns.0.lin1.weight": torch.ones(2)},
+    ],
+)
+def test_gradients_that_do_not_fit(change: dict[str, torch.Tensor], model: Path, recorded: Path) -> None:
+    save_file({**with_gradients(model, recorded), **change}, recorded)
+    with pytest.raises(XLMError, match="reference"):
+        against_reference(model, recorded)
+
+
+def test_texts_that_cannot_be_tokenized(model: Path, tmp_path: Path) -> None:
+    cases: list[tuple[Path, list[str]]] = [(model, []), (tmp_path / "demo.pth", ["text"])]
+    for path, texts in cases:
+        with pytest.raises(XLMError, match="no texts"):
+            against_transformers(path, texts=texts, lang="de")

@@ -93,8 +93,17 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         WriteError: The file could not be written.
     """
+    try:
+        data = text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise WriteError(
+            "the text cannot be written as UTF-8",
+            where=path,
+            found=ascii(text[error.start : error.end]),
+            remedy="half a surrogate pair has no place in a file; correct the name or value that holds it",
+        ) from error
     with replacing(path) as temporary:
-        temporary.write_bytes(text.encode("utf-8"))
+        temporary.write_bytes(data)
 
 
 def make_directory(path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,14 +14,17 @@ import numpy as np
 import pytest
 import torch
 
-from tests.checkpoint.original_files import demo_data, save
+from tests.checkpoint.original_files import demo_data, spoilt
 from tests.conftest import RECORDED
 from tests.demo_files import write_demo_files
 from xlm import XLMConfig, XLMTokenizer, XLMWithLMHeadModel
+from xlm.bench.checkpoints import bench_convert
 from xlm.checkpoint import convert as module
 from xlm.checkpoint.convert import ConversionReport, convert
+from xlm.checkpoint.tokenizer_files import check_merges
 from xlm.errors import CheckpointError, ConfigError, VocabularyError, WriteError
 from xlm.tokenizer.merges import read_codes
+from xlm.tokenizer.vocabulary import Vocabulary
 
 TRAINED = "clm_ende_multi30k/clm_ende_multi30k"
 
@@ -181,7 +186,7 @@ from xlm.checkpoint.convert import convert
 from xlm.errors import WriteError
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[4]), int(sys.argv[4])))
 try:
-    convert(sys.argv[1], sys.argv[2], to=sys.argv[3])
+    convert(sys.argv[1], sys.argv[2], to=sys.argv[3], codes=sys.argv[5] or None)
 except WriteError as error:
     print(error)
     sys.exit(3)
@@ -190,13 +195,15 @@ except WriteError as error:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on the size of files")
 @pytest.mark.parametrize("limit", [0, 1000, 50_000, 120_000])
+@pytest.mark.parametrize("with_codes", [False, True])
 @pytest.mark.parametrize("to", ["transformers", "original"])
-def test_disk_full(to: str, limit: int, tmp_path: Path) -> None:
+def test_disk_full(to: str, limit: int, with_codes: bool, tmp_path: Path) -> None:
     """The operating system itself refuses to write more, at several points of the conversion."""
     demo_data(tmp_path)
     target = tmp_path / "target"
     before = left_in(tmp_path)
-    command = [sys.executable, "-c", LIMITED, str(tmp_path / "demo.pth"), str(target), to, str(limit)]
+    codes = str(tmp_path / "codes") if with_codes else ""
+    command = [sys.executable, "-c", LIMITED, str(tmp_path / "demo.pth"), str(target), to, str(limit), codes]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 3, done.stderr
     assert str(target) in done.stdout
@@ -282,7 +289,77 @@ def test_models_that_the_original_cannot_represent(tmp_path: Path) -> None:
     assert "layer_norm_eps" in str(error.value)
 
 
-def test_reading_never_needs_memory_for_two(tmp_path: Path) -> None:
-    """A legacy file is not mapped; what it holds is let go of before the target is read back."""
-    save(demo_data(tmp_path), tmp_path / "legacy.pth", legacy=True)
-    assert convert(tmp_path / "legacy.pth", tmp_path / "there").tensors > 0
+@pytest.mark.parametrize("name", ["out.codes", ".", "/", "a\0b", "a\ud800"])
+def test_targets_without_a_name_of_their_own(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_demo_files(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    before = left_in(tmp_path)
+    with pytest.raises(WriteError):
+        convert(tmp_path / "demo.pth", name, to="original")
+    assert left_in(tmp_path) == before
+
+
+@pytest.mark.parametrize("to", ["transformers", "original"])
+def test_weights_too_large_for_the_type(to: Any, tmp_path: Path) -> None:
+    def large(data: dict[str, Any]) -> None:
+        data["model"]["ffns.0.lin1.bias"][3] = 1e5
+
+    path = spoilt(tmp_path, large)
+    with pytest.raises(CheckpointError, match="too large") as error:
+        convert(path, tmp_path / "half", to=to, dtype="float16")
+    assert "transformer.layers.0.ffn.up.bias" in str(error.value)
+    assert not (tmp_path / "half").exists()
+    convert(path, tmp_path / "bfloat", to=to, dtype="bfloat16")
+
+
+def test_codes_of_another_model(tmp_path: Path) -> None:
+    write_demo_files(tmp_path)
+    (tmp_path / "other").write_text("".join(f"{a} {b} 1\n" for a in "xyzqj" for b in "xyzqj"), encoding="utf-8")
+    with pytest.raises(VocabularyError, match="of another model") as error:
+        convert(tmp_path / "demo.pth", tmp_path / "there", codes=tmp_path / "other")
+    assert str(tmp_path / "other") in str(error.value)
+    assert not (tmp_path / "there").exists()
+
+
+def test_published_codes_belong_to_their_vocabulary_only(reference: Path) -> None:
+    published = reference / "published"
+    for words in ("ende", "enfr"):
+        vocabulary = Vocabulary.from_words(published / f"vocab_{words}")
+        for codes in ("ende", "enfr", "xnli_15"):
+            path = published / f"codes_{codes}"
+            expectation = contextlib.nullcontext() if words == codes else pytest.raises(VocabularyError)
+            with expectation:
+                check_merges(vocabulary, read_codes(path), path)
+
+
+def test_a_model_carries_its_record_along(tmp_path: Path) -> None:
+    """from_pretrained and save_pretrained on the same directory lose nothing of what convert kept there."""
+    write_demo_files(tmp_path)
+    convert(tmp_path / "demo.pth", tmp_path / "there", codes=tmp_path / "codes")
+    before = json.loads((tmp_path / "there" / "config.json").read_text())
+    assert before["xlm"]["original"]
+    XLMWithLMHeadModel.from_pretrained(tmp_path / "there").save_pretrained(tmp_path / "there")
+    assert json.loads((tmp_path / "there" / "config.json").read_text()) == before
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_ended_by_a_signal(number: signal.Signals, tmp_path: Path) -> None:
+    """The command, stopped while it writes: nothing is left."""
+    write_demo_files(tmp_path)
+    before = left_in(tmp_path)
+    code = (
+        "import os, sys, time\nfrom xlm.checkpoint import convert as module\nfrom xlm.cli import main\n"
+        f"module._compare = lambda *a: (os.kill(os.getpid(), {int(number)}), time.sleep(30))\n"
+        "sys.argv[1:] = ['convert', 'demo.pth', 'target']\nmain()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 128 + number, done.stderr
+    assert left_in(tmp_path) == before
+
+
+@pytest.mark.slow
+def test_memory_at_the_published_size(tmp_path: Path) -> None:
+    """At most 1.3 times the file's size above the interpreter with torch imported; measured in its own process."""
+    report = bench_convert(tmp_path, size="published", rounds=1)
+    assert report.bars[1].holds, str(report)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from xlm import XLMConfig, XLMWarning, XLMWithLMHeadModel
 from xlm.checkpoint.convert import convert
 from xlm.checkpoint.layout_config import read_config
 from xlm.checkpoint.load import open_checkpoint
+from xlm.checkpoint.plain_data import pack_integers
 from xlm.errors import CheckpointError, ConfigError, XLMError
 
 SMALL = XLMConfig(vocab_size=60, emb_dim=16, n_layers=2, n_heads=2, n_langs=2, lang2id={"de": 0, "en": 1})
@@ -127,6 +129,17 @@ def test_keys_of_others_are_kept(directory: Path, tmp_path: Path) -> None:
     assert values["mine"] == {"a": [1, 2.5, None]}
 
 
+def deep(levels: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+def record(**changes: Any) -> dict[str, Any]:
+    return {"params": {}, "training": {}, "counts": pack_integers([0] * 60), **changes}
+
+
 def shard(directory: Path) -> None:
     tensors = load_file(directory / "model.safetensors")
     (directory / "model.safetensors").unlink()
@@ -224,6 +237,26 @@ BAD: dict[str, tuple[Callable[[Path], object], list[str]]] = {
     "our record": (lambda d: edit(d, lambda v: v["xlm"].update(original={"params": 1})), ["xlm.original"]),
     "more layers than there are": (lambda d: edit(d, lambda v: v.update(n_layers=10**9)), ["layers"]),
     "another vocabulary": (lambda d: edit(d, lambda v: v.update(vocab_size=61)), ["wrong shape", "(61, 16)"]),
+    "tied is text": (lambda d: edit(d, lambda v: v.update(share_inout_emb="no")), ["share_inout_emb: 'no'"]),
+    "our causal is text": (lambda d: edit(d, lambda v: v["xlm"].update(causal="no")), ["causal: 'no'"]),
+    "huge width": (lambda d: edit(d, lambda v: v.update(emb_dim=10**30)), ["emb_dim"]),
+    "huge positions": (lambda d: edit(d, lambda v: v.update(max_position_embeddings=2**31 - 1)), ["2147483647"]),
+    "huge epsilon": (lambda d: edit(d, lambda v: v.update(layer_norm_eps=10**400)), ["layer_norm_eps"]),
+    "languages without end": (lambda d: edit(d, lambda v: v.update(n_langs=10**9)), ["lang2id"]),
+    "endless digits": (
+        lambda d: (d / "config.json").write_text('{"n_layers": ' + "9" * 5000 + "}"),
+        ["config.json"],
+    ),
+    "our record's params": (
+        lambda d: edit(d, lambda v: v["xlm"].update(original=record(params=5))),
+        ["xlm.original"],
+    ),
+    "our record's training": (
+        lambda d: edit(d, lambda v: v["xlm"].update(original=record(training=5))),
+        ["xlm.original"],
+    ),
+    "deep nesting": (lambda d: edit(d, lambda v: v.update(x=deep(150))), ["levels"]),
+    "shard with a null byte": (index_with(**{"pred_layer.proj.bias": "a\0b"}), ["points elsewhere"]),
     "no weights": (lambda d: (d / "model.safetensors").unlink(), ["no weights", "pytorch_model.bin"]),
     "empty weights": (lambda d: (d / "model.safetensors").write_bytes(b""), ["model.safetensors"]),
     "cut weights": (cut, ["model.safetensors"]),
@@ -261,3 +294,29 @@ def test_no_such_model(tmp_path: Path) -> None:
     for path in (tmp_path / "nothing", "xlm-no-such-model"):
         with pytest.raises(XLMError, match="no such model"):
             open_checkpoint(path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), "\ud800"])
+def test_what_has_no_place_in_a_file(value: object, directory: Path, tmp_path: Path) -> None:
+    """Python's JSON reads it, and nothing may write it."""
+    edit(directory, lambda values: values.update(mine=value))
+    with pytest.raises(XLMError):
+        convert(directory, tmp_path / "target")
+    assert not (tmp_path / "target").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_pipes_are_refused_and_not_waited_for(directory: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(CheckpointError, match="no such model"):
+        open_checkpoint(tmp_path / "pipe")
+    (directory / "config.json").unlink()
+    os.mkfifo(directory / "config.json")
+    with pytest.raises(CheckpointError, match="holds no model"):
+        open_checkpoint(directory)
+
+
+@pytest.mark.parametrize("name", ["a\0b", ""])
+def test_names_that_are_no_paths(name: str) -> None:
+    with pytest.raises(CheckpointError):
+        open_checkpoint(name)

@@ -139,6 +139,21 @@ def more_words(data: dict[str, Any]) -> None:
     data["dico_counts"]["new"] = 1
 
 
+def doubling(levels: int) -> list[Any]:
+    """Sixty bytes that stand for more parts than there are atoms."""
+    value: list[Any] = []
+    for _ in range(levels):
+        value = [value, value]
+    return value
+
+
+def nested(levels: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
 BAD: dict[str, tuple[Change, list[str]]] = {
     "MT": (lambda data: data.update(encoder=data.pop("model"), decoder={}), ["machine translation"]),
     "encoder_only": (with_params(encoder_only=False), ["machine translation"]),
@@ -170,6 +185,21 @@ BAD: dict[str, tuple[Change, list[str]]] = {
     "n_words": (with_params(n_words=50), ["another size", "50 n_words"]),
     "more words": (more_words, ["another size", "words in dico_id2word"]),
     "fewer rows": (with_weights(**{"embeddings.weight": torch.zeros(50, 32)}), ["another size", "50 rows"]),
+    "endless parts": (lambda data: data["params"].update(x=doubling(60)), ["cannot be kept", "parts"]),
+    "endless depth": (lambda data: data["params"].update(x=nested(150)), ["cannot be kept", "levels"]),
+    "tensor of a terabyte": (
+        lambda data: data["params"].update(x=torch.zeros(1).expand(10**6, 10**6)),
+        ["cannot be kept", "1000000"],
+    ),
+    "bfloat16 parameter": (with_params(x=torch.zeros(2, dtype=torch.bfloat16)), ["cannot be kept", "bfloat16"]),
+    "sparse parameter": (with_params(x=torch.zeros(2).to_sparse()), ["cannot be read"]),
+    "bytearray": (with_params(x=bytearray(5)), ["cannot be read", "bytearray"]),
+    "languages without end": (with_params(n_langs=10**10), ["n_langs", "at most"]),
+    "huge width": (with_params(emb_dim=10**30), ["emb_dim"]),
+    "huge dropout": (with_params(dropout=10**400), ["dropout"]),
+    "cutoffs": (with_params(asm=True, asm_cutoffs=5), ["parameters cannot make a model"]),
+    "float8": (with_weights(**{"ffns.0.lin2.bias": torch.zeros(32).to(torch.float8_e4m3fn)}), ["cannot be read"]),
+    "meta tensor": (with_weights(**{"ffns.0.lin2.bias": torch.zeros(32, device="meta")}), []),
     "gap in ids": (lambda data: data["dico_id2word"].pop(20), ["gaps"]),
     "ids are text": (put({"a": "b"}, "dico_id2word"), ["gaps"]),
     "word is a number": (put(5, "dico_id2word", 20), ["gaps"]),

@@ -195,3 +195,35 @@ def test_missing_file_and_directory(tmp_path: Path) -> None:
     for path in (tmp_path / "missing.pth", tmp_path):
         with pytest.raises(CheckpointError, match="cannot be opened"):
             load_pickle(path)
+
+
+def test_a_flipped_bit_in_a_weight_is_found(tmp_path: Path) -> None:
+    """Torch itself checks no checksum when it maps a file."""
+    path = save(demo_data(tmp_path), tmp_path / "whole.pth")
+    with zipfile.ZipFile(path) as archive:
+        entry = max(archive.infolist(), key=lambda info: info.file_size if "/data/" in info.filename else 0)
+    content = bytearray(path.read_bytes())
+    content[entry.header_offset + 200 + entry.file_size // 2] ^= 1
+    path.write_bytes(content)
+    torch.load(path, weights_only=False, mmap=True)
+    with pytest.raises(CheckpointError, match="checksum") as error:
+        read_original(path)
+    assert entry.filename in str(error.value)
+
+
+def test_files_without_checksums_are_read(tmp_path: Path) -> None:
+    data = demo_data(tmp_path)
+    torch.serialization.set_crc32_options(False)
+    try:
+        save(data, tmp_path / "x.pth")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert read_original(tmp_path / "x.pth").words
+
+
+def test_what_is_shared_is_read_once(tmp_path: Path) -> None:
+    value: list[Any] = [np.float64(1)]
+    for _ in range(60):
+        value = [value, value]
+    found = load_pickle(save({"x": value}, tmp_path / "x.pth"))
+    assert found["x"][0] is found["x"][1]

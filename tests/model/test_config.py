@@ -50,7 +50,7 @@ WRONG_ADAPTIVE = [
     ("asm_cutoffs", (0, 20), "ascending"),
     ("asm_cutoffs", (20.0,), "tuple[int, ...]"),
     ("asm_cutoffs", None, "tuple[int, ...]"),
-    ("asm_div_value", 0.5, "at least 1"),
+    ("asm_div_value", 0.5, "from 1 to"),
 ]
 
 

@@ -28,6 +28,19 @@ class OriginalRecord:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Provenance:
+    """What a loaded model carries along of its file, for ``save_pretrained`` to write again.
+
+    Attributes:
+        extra_config: As in ``Checkpoint``.
+        record: As in ``Checkpoint``.
+    """
+
+    extra_config: Mapping[str, Any] = field(default_factory=dict)
+    record: OriginalRecord | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Checkpoint:
     """Weights under our names, with what is known about them.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -108,9 +109,17 @@ def convert(
     wanted = None if dtype is None else parse_dtype(dtype)
     if to not in ("transformers", "original"):
         raise ConfigError("no such format", where="to", found=to, expected="transformers or original")
+    if not target.name or (to == "original" and target.suffix == CODES_SUFFIX):
+        raise WriteError(
+            "the target has no name of its own",
+            where=target,
+            found=target.name or "nothing",
+            expected=f"a new name, and not one in {CODES_SUFFIX}, which is for the codes beside a .pth",
+        )
     for output in (target,) if to == "transformers" else (target, target.with_suffix(CODES_SUFFIX)):
         _refuse_existing(output)
     checkpoint = open_checkpoint(source)
+    _check_range(checkpoint, wanted)
     vocabulary = _vocabulary(checkpoint, source)
     tokenizer = _tokenizer(checkpoint, vocabulary, source, codes)
     write = _write_layout if to == "transformers" else _write_original
@@ -279,7 +288,34 @@ def _compare(
         )
 
 
+def _check_range(checkpoint: Checkpoint, dtype: torch.dtype | None) -> None:
+    """Raises when a weight would become infinite in a narrower type."""
+    overflowing = [
+        name
+        for name, tensor in checkpoint.tensors.items()
+        if dtype is not None
+        and torch.finfo(dtype).max < torch.finfo(tensor.dtype).max
+        and not all(bool(piece.isfinite().all()) for piece in chunks(tensor, dtype))
+    ]
+    if overflowing:
+        raise CheckpointError(
+            "weights are too large for the type",
+            where=checkpoint.source,
+            found=", ".join(overflowing[:8]),
+            expected=f"values up to {torch.finfo(dtype).max:g}" if dtype is not None else None,
+            remedy="choose bfloat16 or float32",
+        )
+
+
 def _refuse_existing(target: Path) -> None:
+    try:
+        encoded = os.fsencode(target)
+    except UnicodeEncodeError:
+        encoded = b"\0"
+    if b"\0" in encoded:
+        raise WriteError(
+            "the target is no file name", where=ascii(str(target)), found="a null byte or half a surrogate"
+        )
     if target.exists() or target.is_symlink():
         raise WriteError(
             "the target exists already",

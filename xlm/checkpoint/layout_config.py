@@ -58,7 +58,7 @@ def read_config(directory: Path, *, causal: bool | None = None) -> LayoutConfig:
         CheckpointError: No ``config.json``, not JSON, of another kind of model, or values that make no model.
     """
     path = directory / CONFIG_FILE
-    if not path.exists():
+    if not path.is_file():
         raise CheckpointError(
             "the directory holds no model",
             where=directory,
@@ -77,6 +77,14 @@ def read_config(directory: Path, *, causal: bool | None = None) -> LayoutConfig:
     ours = data.get(OUR_KEY, {})
     if not isinstance(ours, dict):
         raise CheckpointError("the key xlm is not an object", where=path, found=type(ours).__name__)
+    flags = {"share_inout_emb": data, "tie_word_embeddings": data, "asm": data, "causal": ours}
+    if wrong := [name for name, where in flags.items() if not isinstance(where.get(name, True), bool)]:
+        raise CheckpointError(
+            "keys of the configuration are neither true nor false",
+            where=path,
+            found=", ".join(f"{name}: {flags[name][name]!r}" for name in wrong),
+            expected="true or false",
+        )
     values = _values(data)
     required = [f.name for f in fields(XLMConfig) if f.default is MISSING and f.default_factory is MISSING]
     if missing := [name for name in required if name not in values]:
@@ -96,9 +104,11 @@ def read_config(directory: Path, *, causal: bool | None = None) -> LayoutConfig:
     except (TypeError, ValueError, AttributeError) as error:
         raise CheckpointError("the configuration cannot make a model", where=path, found=error) from error
     known = {*_PLAIN, "lang2id", "causal", OUR_KEY, *_INDEX_NAMES, *_INDEX_NAMES.values(), "n_words", *_DERIVED}
+    extra = {key: value for key, value in data.items() if key not in known}
+    plain_data.check_plain(extra, path)
     return LayoutConfig(
         config=config,
-        extra={key: value for key, value in data.items() if key not in known},
+        extra=extra,
         record=_record(ours, config, path),
     )
 
@@ -174,6 +184,13 @@ def _record(ours: Mapping[str, Any], config: XLMConfig, path: Path) -> OriginalR
             found=f"{type(error).__name__}: {error}",
             remedy="convert the original checkpoint again, or remove the key",
         ) from error
+    if not isinstance(record.params, dict) or not isinstance(record.training, dict):
+        raise CheckpointError(
+            "what was kept of the original checkpoint cannot be read",
+            where=f"{path}, key xlm.original",
+            found="params or training of another type",
+            expected="objects",
+        )
     if len(record.counts) != config.vocab_size:
         raise CheckpointError(
             "what was kept of the original checkpoint is of another vocabulary",

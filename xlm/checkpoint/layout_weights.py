@@ -81,7 +81,7 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
     stray: list[str] = []
     for shard in sorted(set(weight_map.values())):
         # An index from a stranger must not point out of its directory.
-        if Path(shard).name != shard or shard in (".", ".."):
+        if Path(shard).name != shard or shard in (".", "..") or "\0" in shard:
             raise CheckpointError("the index points elsewhere", where=index, found=shard, expected="a file beside it")
         for name, tensor in _read_file(index.parent / shard).items():
             if weight_map.get(name) != shard or name in tensors:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from xlm.checkpoint.checkpoint import Checkpoint
+from xlm.checkpoint.checkpoint import Checkpoint, Provenance
 from xlm.checkpoint.keys import TRANSFORMERS
 from xlm.checkpoint.layout_config import read_config
 from xlm.checkpoint.layout_weights import read_weights
@@ -43,7 +43,7 @@ def open_checkpoint(name_or_path: str | PathLike[str], *, causal: bool | None = 
         CheckpointError: Nothing is there, or it is not what it should be.
     """
     path = Path(name_or_path)
-    if path.is_dir():
+    if "\0" not in str(path) and path.is_dir():
         layout = read_config(path, causal=causal)
         return Checkpoint(
             source=path,
@@ -52,12 +52,12 @@ def open_checkpoint(name_or_path: str | PathLike[str], *, causal: bool | None = 
             record=layout.record,
             extra_config=layout.extra,
         )
-    if path.exists():
+    if "\0" not in str(path) and path.is_file():
         return read_original(path, causal=causal)
     raise CheckpointError(
         "there is no such model",
         where=path,
-        found="no directory and no file of that name",
+        found="neither a directory nor a regular file of that name",
         expected="a directory with config.json and weights, or a .pth checkpoint of the original",
         remedy="check the path; models are not fetched from the Hugging Face hub yet: fetch the repository "
         "(for instance with `hf download`) and give its directory",
@@ -84,4 +84,5 @@ def load_model(
         for name, tensor in checkpoint.tensors.items()
     }
     model.load_state_dict(state, assign=True)
+    model.provenance = Provenance(extra_config=checkpoint.extra_config, record=checkpoint.record)
     return model.eval()

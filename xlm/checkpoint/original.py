@@ -9,10 +9,10 @@ from typing import Any
 
 from torch import Tensor
 
-from xlm.checkpoint import plain_data
 from xlm.checkpoint.checkpoint import Checkpoint, OriginalRecord
 from xlm.checkpoint.keys import ORIGINAL
 from xlm.checkpoint.pickles import load_pickle
+from xlm.checkpoint.plain_data import check_plain, from_json
 from xlm.checkpoint.tensors import match_tensors
 from xlm.errors import CheckpointError, ConfigError
 from xlm.model.config import XLMConfig
@@ -65,6 +65,8 @@ def read_original(path: Path, *, causal: bool | None = None) -> Checkpoint:
     """
     data = _load(path)
     params = dict(data["params"])
+    training = {key: data[key] for key in _TRAINING_KEYS if key in data}
+    check_plain([params, training], f"{path}, params and {', '.join(training)}")
     extra = _extra_config(params.pop(EXTRA_CONFIG_KEY, {}), path)
     dictionary = _dictionary(data, path)
     weights, notes = _weights(data, path), []
@@ -80,7 +82,7 @@ def read_original(path: Path, *, causal: bool | None = None) -> Checkpoint:
         record=OriginalRecord(
             params=params,
             counts=dictionary.counts,
-            training={key: data[key] for key in _TRAINING_KEYS if key in data},
+            training=training,
         ),
         extra_config=extra,
         notes=tuple(notes),
@@ -144,7 +146,7 @@ def _weights(data: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
 
 
 def _extra_config(kept: object, path: Path) -> dict[str, Any]:
-    extra = plain_data.from_json(kept)
+    extra = from_json(kept)
     if not isinstance(extra, dict):
         raise CheckpointError(
             "a parameter is of the wrong type", where=f"{path}, params, {EXTRA_CONFIG_KEY}", found=kept
@@ -169,9 +171,9 @@ def _config(
     positions = weights.get("position_embeddings.weight")
     if isinstance(positions, Tensor) and positions.dim() == 2:
         fields["max_position_embeddings"] = positions.shape[0]
-    if params.get("asm"):
-        fields["asm_cutoffs"] = tuple(params.get("asm_cutoffs", ()))
     try:
+        if params.get("asm"):
+            fields["asm_cutoffs"] = tuple(params.get("asm_cutoffs", ()))
         if causal is None:
             # A run with CLM steps was trained to predict the next word, whatever else it was trained on.
             causal = bool(params.get("clm_steps")) or not params.get("mlm_steps")
@@ -214,12 +216,12 @@ def _dictionary(data: Mapping[str, Any], path: Path) -> OriginalDictionary:
             expected="the same words both ways, each once",
         )
     numbers = [counts.get(word) for word in words]
-    if not all(isinstance(count, int) for count in numbers):
+    if not all(isinstance(count, int) and not isinstance(count, bool) and count >= 0 for count in numbers):
         raise CheckpointError(
             "the dictionary's counts do not fit its words",
             where=f"{path}, dico_counts",
-            found=f"{sum(isinstance(count, int) for count in numbers)} counts for {len(words)} words",
-            expected="a whole number for each",
+            found=f"{len(counts)} counts for {len(words)} words",
+            expected="a whole number from 0 up for each",
         )
     lang2id = data["params"].get("lang2id")
     return OriginalDictionary(words, tuple(numbers), dict(lang2id) if isinstance(lang2id, dict) else {})

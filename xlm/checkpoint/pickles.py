@@ -8,10 +8,12 @@ become numpy objects only after the file is closed.
 
 from __future__ import annotations
 
+import mmap
 import re
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from xlm.checkpoint.zip_check import damaged_entries, read_directory, read_entry
 from xlm.errors import CheckpointError
 
 _NUMBER = re.compile(r"[<>=|]?(b1|[iu][1248]|f[248])")
@@ -85,7 +88,7 @@ def _new_array(kind: object, *_: object) -> _Array:
 
 _AllowList = list[Callable[..., Any] | tuple[Callable[..., Any], str]]
 
-_ALLOWED: _AllowList = [
+_STAND_INS: list[tuple[Callable[..., Any], str]] = [
     (_Dtype, "numpy.dtype"),
     (_Array, "numpy.ndarray"),
     # numpy 2 renamed the module; files of both times exist.
@@ -94,6 +97,20 @@ _ALLOWED: _AllowList = [
     (_new_array, "numpy._core.multiarray._reconstruct"),
     (_Scalar, "numpy._core.multiarray.scalar"),
 ]
+
+
+# A name in a pickle stands there in plain text. Of other modules nothing is on torch's allow-list anyway.
+_GLOBAL = re.compile(rb"c((?:torch|numpy|builtins|__builtin__|collections|_codecs)[\w.]*)\n([\w.]+)\n")
+_NAMES = frozenset(
+    {
+        *(name for _, name in _STAND_INS),
+        "_codecs.encode",
+        "collections.OrderedDict",
+        "torch._utils._rebuild_tensor_v2",
+        "torch._utils._rebuild_parameter",
+    }
+)
+_STORAGE = re.compile(r"torch\.(Half|Float|Double|BFloat16|Long|Int|Short|Char|Byte|Bool)Storage")
 
 
 def load_pickle(path: Path) -> Any:
@@ -110,11 +127,16 @@ def load_pickle(path: Path) -> Any:
         CheckpointError: The file is missing, empty, cut short, damaged, or not of this kind, or it asks for
             something beside plain data; then nothing of that was run.
     """
-    is_zip = _check_file(path)
+    entries = _check_file(path)
     try:
-        with _allowing_only(_ALLOWED):
-            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
-        return _resolve(loaded)
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            damaged = None if entries is None else pool.submit(damaged_entries, path, entries)
+            _refuse_other_names(path, entries)
+            with _allowing_only([*_STAND_INS]):
+                loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=entries is not None)
+            if damaged is not None and damaged.result():
+                raise ValueError(f"damaged: the checksum of {', '.join(damaged.result()[:4])} is wrong")
+        return _resolve(loaded, {})
     except Exception as error:
         # Whatever a damaged or hostile file makes the reader stumble over, the answer to the user is one and the same.
         raise CheckpointError(
@@ -126,23 +148,28 @@ def load_pickle(path: Path) -> Any:
         ) from error
 
 
-def _check_file(path: Path) -> bool:
-    """Whether the file is in torch's zip format; raises when it cannot be a checkpoint at all."""
+def _check_file(path: Path) -> list[zipfile.ZipInfo] | None:
+    """The entries of a file in torch's zip format, else ``None``; raises when it cannot be a checkpoint at all."""
     try:
+        if path.exists() and not path.is_file():
+            raise CheckpointError(
+                "the file cannot be opened", where=path, found="not a regular file", expected="a checkpoint on a disk"
+            )
         with path.open("rb") as file:
             head = file.read(len(_ZIP_MAGIC))
-    except OSError as error:
-        raise CheckpointError("the file cannot be opened", where=path, found=error.strerror) from error
+    except (OSError, ValueError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError("the file cannot be opened", where=path, found=error) from error
     if not head:
         raise CheckpointError(
             "the file is empty", where=path, found="0 bytes", expected="a checkpoint", remedy="fetch it again"
         )
     if head != _ZIP_MAGIC:
-        return False
+        return None
     try:
-        with zipfile.ZipFile(path) as archive:
-            packed = [entry.filename for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED]
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
+        entries = read_directory(path)
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise CheckpointError(
             "the file is cut short or damaged",
             where=path,
@@ -150,12 +177,30 @@ def _check_file(path: Path) -> bool:
             expected="a whole file written by torch.save",
             remedy="fetch it again",
         ) from error
+    packed = [entry.filename for entry in entries if entry.compress_type != zipfile.ZIP_STORED]
     if packed:
         # torch never compresses; a compressed entry can unpack to any size.
         raise CheckpointError(
             "the file holds compressed entries", where=path, found=packed[0], expected="a file written by torch.save"
         )
-    return True
+    return entries
+
+
+def _refuse_other_names(path: Path, entries: list[zipfile.ZipInfo] | None) -> None:
+    """Raises when a pickle uses a name of Python, torch or numpy that no checkpoint needs.
+
+    torch's own allow-list holds more than that, for instance ``bytearray``, with which a short file fills the memory.
+    """
+    if entries is None:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            found = set(_GLOBAL.findall(content))
+    else:
+        pickles = [read_entry(path, entry) for entry in entries if entry.filename.endswith("data.pkl")]
+        found = {name for pickle in pickles for name in _GLOBAL.findall(pickle)}
+    for module, name in sorted(found):
+        full = f"{module.decode()}.{name.decode()}"
+        if full not in _NAMES and not _STORAGE.fullmatch(full):
+            raise ValueError(f"Unsupported global: GLOBAL {full}")
 
 
 @contextmanager
@@ -172,22 +217,26 @@ def _allowing_only(allowed: _AllowList) -> Iterator[None]:
             torch.serialization.add_safe_globals(others)
 
 
-def _resolve(value: Any) -> Any:
-    """The same with numpy objects in place of their records."""
+def _resolve(value: Any, known: dict[int, Any]) -> Any:
+    """The same with numpy objects in place of their records; what is shared is looked at once and stays shared."""
+    if id(value) in known:
+        return known[id(value)]
     if isinstance(value, _Scalar | _Array | _Dtype):
-        return value.value()
-    if isinstance(value, dict):
+        known[id(value)] = value.value()
+    elif isinstance(value, dict):
+        known[id(value)] = value
         # A dictionary of words has a hundred thousand entries, none of which is a record.
         for key, item in value.items():
             if type(item) not in _ATOMS:
-                value[key] = _resolve(item)
+                value[key] = _resolve(item, known)
+    elif isinstance(value, list):
+        known[id(value)] = value
+        value[:] = [_resolve(item, known) for item in value]
+    elif type(value) is tuple:
+        known[id(value)] = tuple(_resolve(item, known) for item in value)
+    else:
         return value
-    if isinstance(value, list):
-        value[:] = [_resolve(item) for item in value]
-        return value
-    if type(value) is tuple:
-        return tuple(_resolve(item) for item in value)
-    return value
+    return known[id(value)]
 
 
 def _first_sentence(error: Exception) -> str:

@@ -18,6 +18,47 @@ import torch
 from xlm.errors import CheckpointError
 
 _LARGEST_ARRAY_BYTES = 1 << 28
+_MOST_PARTS = 1_000_000
+_DEEPEST = 100
+_TENSOR_TYPES = frozenset(
+    {
+        *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
+        *(torch.float16, torch.float32, torch.float64),
+    }
+)
+
+
+def check_plain(value: Any, where: object) -> None:
+    """Raises unless the value can be kept: plain data of a sane size.
+
+    A few bytes of a pickle can stand for a list of lists that doubles at each level, or for a tensor of a terabyte.
+
+    Args:
+        value: What a file gave.
+        where: The file and key, for the message.
+
+    Raises:
+        CheckpointError: Too many parts, too deep, or an array or tensor that is not plain numbers.
+    """
+    stack, parts, problem = [(value, 0)], 0, None
+    while stack and problem is None:
+        item, depth = stack.pop()
+        parts += 1
+        if parts > _MOST_PARTS or depth > _DEEPEST:
+            problem = f"more than {_MOST_PARTS:,} parts, or deeper than {_DEEPEST} levels"
+        elif isinstance(item, dict):
+            stack += [(part, depth + 1) for pair in item.items() for part in pair]
+        elif isinstance(item, list | tuple | set):
+            stack += [(part, depth + 1) for part in item]
+        elif isinstance(item, torch.Tensor):
+            kept = item.layout == torch.strided and item.device.type == "cpu" and not item.is_conj()
+            size = item.numel() * item.element_size()
+            if not kept or item.dtype not in _TENSOR_TYPES or size > item.untyped_storage().nbytes():
+                problem = f"a tensor that is not plain numbers ({item.dtype}, {tuple(item.shape)})"
+    if problem is not None:
+        raise CheckpointError(
+            "parameters that cannot be kept", where=where, found=problem, expected="plain data of a sane size"
+        )
 
 
 def to_json(value: Any) -> Any:
@@ -51,7 +92,7 @@ def to_json(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return {"$array": _pack(value)}
     if isinstance(value, torch.Tensor):
-        return {"$tensor": _pack(value.numpy())}
+        return {"$tensor": _pack(value.detach().numpy())}
     raise CheckpointError(
         "a value of this type cannot be kept",
         where="params",
@@ -98,6 +139,8 @@ def without_numpy(value: Any) -> Any:
         return value.item()
     if isinstance(value, np.ndarray):
         return torch.from_numpy(value.copy())
+    if isinstance(value, torch.Tensor):
+        return value.detach()
     if isinstance(value, dict):
         return {without_numpy(key): without_numpy(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set):

@@ -35,11 +35,11 @@ def chunks(tensor: Tensor, dtype: torch.dtype) -> Iterator[Tensor]:
     """The tensor's values in order, in flat pieces of a few megabytes, as ``dtype``.
 
     Args:
-        tensor: Of any shape, on the CPU.
-        dtype: Of the pieces.
+        tensor: Of any shape, on any device.
+        dtype: Of the pieces, which are on the CPU.
     """
     for piece in torch.split(tensor.detach().reshape(-1), _CHUNK):
-        yield piece.to(dtype)
+        yield piece.to(device="cpu", dtype=dtype)
 
 
 def bits(piece: Tensor) -> Tensor:

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from xlm._atomic import make_directory, replacing, write_text
-from xlm.checkpoint.checkpoint import OriginalRecord
+from xlm.checkpoint.checkpoint import OriginalRecord, Provenance
 from xlm.checkpoint.keys import TRANSFORMERS
 from xlm.checkpoint.layout_config import CONFIG_FILE, config_to_json
 from xlm.checkpoint.layout_weights import WEIGHTS_FILE
 from xlm.checkpoint.safetensors_writer import dtype_name, write_safetensors
+from xlm.errors import WriteError
 from xlm.model.config import XLMConfig
 from xlm.model.lm import XLMWithLMHeadModel
 
@@ -25,7 +26,8 @@ def save_model(model: XLMWithLMHeadModel, directory: str | PathLike[str]) -> Non
     """``XLMWithLMHeadModel.save_pretrained``, which has the documentation."""
     target = Path(directory)
     make_directory(target)
-    write_layout(target, model.config, model.state_dict())
+    provenance = model.provenance if isinstance(model.provenance, Provenance) else Provenance()
+    write_layout(target, model.config, model.state_dict(), extra=provenance.extra_config, record=provenance.record)
 
 
 def write_layout(
@@ -55,4 +57,8 @@ def write_layout(
         write_safetensors(temporary, theirs, dtype=dtype)
     kind = dtype or tensors["transformer.embeddings.word.weight"].dtype
     contents = config_to_json(config, dtype=dtype_name(kind), extra=extra, record=record)
-    write_text(directory / CONFIG_FILE, json.dumps(contents, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    try:
+        text = json.dumps(contents, indent=2, ensure_ascii=False, allow_nan=False)
+    except (ValueError, TypeError) as error:
+        raise WriteError("the configuration has no form in JSON", where=directory / CONFIG_FILE, found=error) from error
+    write_text(directory / CONFIG_FILE, text + "\n")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from xlm.checkpoint.keys import KeyTable
-from xlm.errors import CheckpointError
+from xlm.errors import CheckpointError, ConfigError
 from xlm.model.config import XLMConfig
 from xlm.model.lm import XLMWithLMHeadModel
 
@@ -19,10 +19,23 @@ _LISTED = 12
 _LAYER = re.compile(r"^transformer\.layers\.(\d+)\.")
 
 
+FLOAT_TYPES = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
+"""Types of the numbers that a checkpoint may hold."""
+
+
 def empty_model(config: XLMConfig) -> XLMWithLMHeadModel:
-    """A model without memory for its weights (on torch's ``meta`` device), for shapes and for assigning into."""
-    with torch.device("meta"):
-        return XLMWithLMHeadModel(config)
+    """A model without memory for its weights (on torch's ``meta`` device), for shapes and for assigning into.
+
+    Raises:
+        ConfigError: The sizes are larger than a tensor can be.
+    """
+    try:
+        with torch.device("meta"):
+            return XLMWithLMHeadModel(config)
+    except (RuntimeError, OverflowError) as error:
+        raise ConfigError(
+            "the configuration makes no tensors", where="sizes", found=str(error).split("\n")[0]
+        ) from error
 
 
 def match_tensors(table: KeyTable, found: Mapping[str, object], config: XLMConfig, *, where: Path) -> dict[str, Tensor]:
@@ -68,9 +81,11 @@ def match_tensors(table: KeyTable, found: Mapping[str, object], config: XLMConfi
     else:
         _compare_shapes(table, tensors, names, config, problem)
     for ours, tensor in tensors.items():
-        if not tensor.dtype.is_floating_point:
+        if tensor.dtype not in FLOAT_TYPES:
             problem("not floating point", f"{names[ours]} ({tensor.dtype})")
-        elif tensor.is_sparse or tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size():
+        elif tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_nested:
+            problem("not a plain tensor", f"{names[ours]} ({tensor.layout}, {tensor.device})")
+        elif tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size():
             problem("not a plain tensor", f"{names[ours]} (fewer numbers stored than its shape has)")
         elif bad := _not_finite(tensor):
             problem("not finite", f"{names[ours]} ({bad} of {tensor.numel()} values)")

@@ -16,7 +16,7 @@ from xlm.tokenizer.merges import Merges, read_codes, read_merges, write_merges
 from xlm.tokenizer.presets import PRESETS
 from xlm.tokenizer.text_files import read_json_object
 from xlm.tokenizer.tokenizer import SPECIAL_TOKEN_NAMES, XLMTokenizer
-from xlm.tokenizer.vocabulary import Vocabulary
+from xlm.tokenizer.vocabulary import END_OF_WORD, SPECIAL_TOKENS, Vocabulary
 
 VOCABULARY_FILE = "vocab.json"
 _MERGES = "merges.txt"
@@ -107,7 +107,31 @@ def original_tokenizer(
         VocabularyError: The codes are broken.
         InputError: A wrong setting.
     """
-    return XLMTokenizer(vocabulary, read_codes(codes), **{**_ORIGINAL_SETTINGS, "lang2id": dict(lang2id), **settings})
+    merges = read_codes(codes)
+    check_merges(vocabulary, merges, codes)
+    return XLMTokenizer(vocabulary, merges, **{**_ORIGINAL_SETTINGS, "lang2id": dict(lang2id), **settings})
+
+
+def check_merges(vocabulary: Vocabulary, merges: Merges, where: Path) -> None:
+    """Raises when a vocabulary cannot have come from these merges.
+
+    Every token of a vocabulary is a single character or what some merge makes; of the published pairs of files all
+    are, and of a published vocabulary with another model's codes at most 56 in 100.
+
+    Raises:
+        VocabularyError: Under 90 in 100 are.
+    """
+    made = {left + right for left, right in merges}
+    tokens = vocabulary.tokens[len(SPECIAL_TOKENS) :]
+    found = sum(token in made or len(token.removesuffix(END_OF_WORD)) <= 1 for token in tokens)
+    if found < 0.9 * len(tokens):
+        raise VocabularyError(
+            "The codes are of another model than the vocabulary",
+            where=where,
+            found=f"{len(merges)} merges that make {found} of the vocabulary's {len(tokens)} tokens",
+            expected="merges that make all of them",
+            remedy="use the codes that the model was trained with",
+        )
 
 
 def has_tokenizer(path: Path) -> bool:
@@ -166,7 +190,7 @@ def _from_original(path: Path, codes: Path | None, settings: dict[str, Any]) -> 
 
 def _from_directory(directory: Path, codes: Path | None, settings: dict[str, Any]) -> XLMTokenizer:
     needed = (VOCABULARY_FILE,) if codes is not None else (VOCABULARY_FILE, _MERGES)
-    missing = [name for name in needed if not (directory / name).exists()]
+    missing = [name for name in needed if not (directory / name).is_file()]
     if missing:
         raise VocabularyError(
             "The directory does not hold a tokenizer",
@@ -179,6 +203,7 @@ def _from_directory(directory: Path, codes: Path | None, settings: dict[str, Any
     config_path = directory / _CONFIG
     config = read_json_object(config_path) if config_path.exists() else {}
     vocabulary = Vocabulary.from_json(directory / VOCABULARY_FILE)
+    _check_languages(directory, config)
     merges: Merges = read_merges(directory / _MERGES) if codes is None else read_codes(codes)
     saved = _saved_settings(directory, config, vocabulary)
     ours = config.get(_OURS, {})
@@ -196,6 +221,21 @@ def _from_directory(directory: Path, codes: Path | None, settings: dict[str, Any
         if error.where not in saved or error.where in settings:
             raise  # what the caller passed, not what the file holds
         raise _wrong(config_path, str(error.where), error.found, error.expected) from error
+
+
+def _check_languages(directory: Path, config: Mapping[str, Any]) -> None:
+    """Raises when the directory's two files give a language different ids: the model would take one for another."""
+    path = directory / "config.json"
+    of_model = read_json_object(path).get("lang2id") if path.is_file() else None
+    of_tokenizer = config.get("lang2id")
+    if of_model and of_tokenizer and of_model != of_tokenizer:
+        raise VocabularyError(
+            "The model and its tokenizer disagree on the ids of languages",
+            where=f"{path} and {directory / _CONFIG}, lang2id",
+            found=f"{of_model} and {of_tokenizer}",
+            expected="the same twice",
+            remedy="correct the one that is wrong; the original's ids follow the sorted names",
+        )
 
 
 def _saved_settings(directory: Path, config: Mapping[str, Any], vocabulary: Vocabulary) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -170,12 +169,15 @@ def _from_fields(values: dict[str, Any]) -> XLMConfig:
 
 _Problem = tuple[str, object, str]
 
+# Far above any model, and far below what overflows a tensor's size: files from strangers may say anything.
+_LARGEST = 2**31 - 1
+
 
 def _wrong_types(config: XLMConfig) -> list[_Problem]:
     checks: dict[str, Callable[[Any], bool]] = {
-        "int": lambda v: isinstance(v, int) and not isinstance(v, bool),
+        "int": lambda v: isinstance(v, int) and not isinstance(v, bool) and abs(v) <= _LARGEST,
         "bool": lambda v: isinstance(v, bool),
-        "float": lambda v: isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v),
+        "float": lambda v: isinstance(v, int | float) and not isinstance(v, bool) and abs(v) <= _LARGEST,
         "float | None": lambda v: v is None or checks["float"](v),
         "tuple[int, ...]": lambda v: isinstance(v, tuple) and all(checks["int"](x) for x in v),
         "Mapping[str, int]": lambda v: (
@@ -183,7 +185,7 @@ def _wrong_types(config: XLMConfig) -> list[_Problem]:
         ),
     }
     return [
-        (f.name, getattr(config, f.name), f"a value of type {f.type}")
+        (f.name, getattr(config, f.name), f"a value of type {f.type}, at most {_LARGEST:,}")
         for f in dataclasses.fields(config)
         if not checks[str(f.type)](getattr(config, f.name))
     ]
@@ -208,7 +210,8 @@ def _wrong_values(c: XLMConfig) -> list[_Problem]:
         ("lang_id", 0 <= c.lang_id < max(c.n_langs, 1), f"an id from 0 to {c.n_langs - 1}"),
         (
             "lang2id",
-            not c.lang2id or sorted(c.lang2id.values()) == list(range(c.n_langs)),
+            not c.lang2id
+            or (len(c.lang2id) == c.n_langs and sorted(c.lang2id.values()) == list(range(len(c.lang2id)))),
             f"{c.n_langs} names with the ids 0 to {c.n_langs - 1}, each once, or nothing",
         ),
         (
@@ -216,6 +219,6 @@ def _wrong_values(c: XLMConfig) -> list[_Problem]:
             not c.asm or (bool(c.asm_cutoffs) and ascending),
             f"ascending, above 0 and below vocab_size = {c.vocab_size}",
         ),
-        ("asm_div_value", not c.asm or c.asm_div_value >= 1, "at least 1"),
+        ("asm_div_value", not c.asm or 1 <= c.asm_div_value <= c.emb_dim, f"from 1 to emb_dim = {c.emb_dim}"),
     ]
     return [(name, getattr(c, name), rule) for name, holds, rule in rules if not holds]

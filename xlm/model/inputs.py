@@ -196,6 +196,13 @@ def _language_ids(config: XLMConfig, langs: Languages, B: int, T: int, device: t
     if isinstance(langs, str | int):
         return torch.tensor([[config.language_id(langs)]], device=device)
     if not isinstance(langs, Tensor):
+        if not isinstance(langs, Sequence):
+            raise InputError(
+                "langs is of the wrong type",
+                where="langs",
+                found=type(langs).__name__,
+                expected="a language name or id, a list of them, or a tensor of ids",
+            )
         langs = torch.tensor([config.language_id(language) for language in langs], device=device)
     if langs.shape == (B,):
         langs = langs[:, None]

@@ -65,6 +65,8 @@ class XLMWithLMHeadModel(nn.Module):
         self.transformer = Transformer(config)
         self.head: LinearHead | AdaptiveHead = AdaptiveHead(config) if config.asm else LinearHead(config)
         self._warned_about_langs = False
+        # What the file it was loaded from held beside weights and architecture; save_pretrained writes it again.
+        self.provenance: object = None
         self._initialise()
 
     @torch.no_grad()

@@ -20,7 +20,7 @@ from xlm.checkpoint.tokenizer_files import has_tokenizer, load_tokenizer
 from xlm.errors import DependencyError, InputError
 from xlm.model.config import XLMConfig
 from xlm.model.lm import XLMWithLMHeadModel
-from xlm.parity.report import LOGITS_BOUND, Comparison, ParityReport, count
+from xlm.parity.report import LOGITS_BOUND, Comparison, ParityReport, count, larger
 
 _RANDOM_ROWS, _RANDOM_LENGTH = 4, 64
 _BATCH = 16
@@ -37,8 +37,17 @@ def against_transformers(
         lang: Language of the texts; needed with them.
 
     Raises:
+        InputError: Texts without a language or without a tokenizer, or none at all.
         DependencyError: ``transformers`` is not installed.
     """
+    if texts is not None and (not texts or lang is None or not has_tokenizer(Path(model))):
+        raise InputError(
+            "there are no texts, or they cannot be tokenized",
+            where=model,
+            found=f"{len(texts)} texts, language {lang}, {'a' if has_tokenizer(Path(model)) else 'no'} tokenizer",
+            expected="at least one text, its language, and a model directory with a tokenizer",
+            remedy="convert a .pth first: xlm convert MODEL.pth DIRECTORY --codes CODES",
+        )
     try:
         import transformers
     except ImportError as error:
@@ -62,8 +71,7 @@ def against_transformers(
         if texts is None:
             batches: Iterator[tuple[list[list[int]], str | int | None]] = iter([(_random_rows(ours.config), 0)])
         else:
-            if lang is None or not has_tokenizer(directory):
-                raise InputError("texts need a language and a model with a tokenizer", where=directory, found=lang)
+            assert lang is not None
             rows, difference = _tokenized(directory, texts, lang, ours.config.max_position_embeddings)
             comparisons.append(difference)
             batches = ((rows[start : start + _BATCH], lang) for start in range(0, len(rows), _BATCH))
@@ -93,7 +101,7 @@ def _both_models(
             expected_BTV = _their_logits(theirs, input_ids=ids_BT, langs=langs_BT, lengths=lengths_B)
         for index, length in enumerate(lengths_B.tolist()):
             found_TV, expected_TV = found_BTV[index, :length], expected_BTV[index, :length]
-            worst = max(worst, float((found_TV - expected_TV).abs().max()))
+            worst = larger(worst, float((found_TV - expected_TV).abs().max()))
             largest = max(largest, float(expected_TV.abs().max()))
             compared += found_TV.numel()
     return [

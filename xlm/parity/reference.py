@@ -20,7 +20,7 @@ from xlm.checkpoint.load import load_model
 from xlm.errors import CheckpointError
 from xlm.model.head import IGNORED_LABEL
 from xlm.model.lm import XLMWithLMHeadModel
-from xlm.parity.report import GRADIENT_BOUND, LOGPROB_BOUND, LOSS_BOUND, Comparison, ParityReport, relative
+from xlm.parity.report import GRADIENT_BOUND, LOGPROB_BOUND, LOSS_BOUND, Comparison, ParityReport, larger, relative
 from xlm.scoring.logprobs import token_logprobs
 
 
@@ -84,7 +84,14 @@ def _recorded(model: str | PathLike[str], recorded: dict[str, Tensor]) -> Iterat
 def _training(
     ours: XLMWithLMHeadModel, recorded: dict[str, Tensor], inputs: dict[str, Any], valid_BT: Tensor
 ) -> Iterator[Comparison]:
-    rows = recorded["train.rows"]
+    rows = recorded.get("train.rows")
+    if rows is None or rows.dtype != torch.int64 or not bool(((rows >= 0) & (rows < len(valid_BT))).all()):
+        raise CheckpointError(
+            "the reference does not say on which rows it was trained",
+            where="train.rows",
+            found=rows,
+            expected=f"rows from 0 to {len(valid_BT) - 1}",
+        )
     ids_BT = recorded["input_ids"][rows]
     chosen = {name: None if value is None else value[rows] for name, value in inputs.items()}
     loss = ours(ids_BT, **chosen, labels=ids_BT.masked_fill(~valid_BT[rows], IGNORED_LABEL)).loss
@@ -97,12 +104,13 @@ def _training(
         if not name.startswith("train.grad."):
             continue
         found = gradients.get(name.removeprefix("train.grad."))
-        if found is None:
-            raise CheckpointError("the reference is of another model", where=name, found="no such weight in the model")
+        if found is None or found.shape != expected.shape:
+            shape = None if found is None else tuple(found.shape)
+            raise CheckpointError("the reference is of another model", where=name, found=shape, expected=expected.shape)
         # A bias added to all keys moves all scores of a query alike, which a softmax does not see: its true gradient
         # is zero, and both sides hold rounding noise. That noise is held against the gradient of the keys' weight.
-        scale = recorded[name.replace(".k_lin.bias", ".k_lin.weight")].norm()
-        worst_gradient = max(worst_gradient, float((found - expected).norm() / scale))
+        scale = recorded.get(name.replace(".k_lin.bias", ".k_lin.weight"), expected).norm()
+        worst_gradient = larger(worst_gradient, float((found - expected).norm() / scale))
         compared += expected.numel()
     if compared:
         yield Comparison(
@@ -113,7 +121,13 @@ def _training(
 def _sentences(model: str | PathLike[str], path: Path) -> Iterator[Comparison]:
     try:
         sentences = json.loads(path.read_text(encoding="utf-8"))["sentences"]
-        expected = [(row["lang"], list(row["ids"]), torch.tensor(row["logprobs"])) for row in sentences]
+        expected = [
+            (row["lang"], [int(index) for index in row["ids"]], torch.tensor(row["logprobs"], dtype=torch.float32))
+            for row in sentences
+        ]
+        for number, (_, ids, logprobs) in enumerate(expected, start=1):
+            if logprobs.shape != (len(ids) - 1,):
+                raise ValueError(f"sentence {number} does not have one log-probability for each id but the first")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
             "the reference cannot be read",
@@ -126,7 +140,7 @@ def _sentences(model: str | PathLike[str], path: Path) -> Iterator[Comparison]:
     for lang, ids, logprobs in expected:
         with torch.inference_mode():
             found = token_logprobs(ours, ids, lang)
-        worst = max(worst, float((found - logprobs).abs().max()))
+        worst = larger(worst, float((found - logprobs).abs().max()))
         compared += len(found)
     if compared:
         yield Comparison(

@@ -76,6 +76,11 @@ class ParityReport:
         return "\n".join(lines)
 
 
+def larger(a: float, b: float) -> float:
+    """The larger of two differences; not a number when one of them is not, which Python's ``max`` can lose."""
+    return b if b > a or b != b else a
+
+
 def relative(name: str, found: Tensor, expected: Tensor) -> Comparison:
     """Two tensors of one shape, compared relative to the largest expected value.
 

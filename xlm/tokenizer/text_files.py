@@ -17,8 +17,8 @@ def read_text(path: Path) -> str:
     """
     try:
         data = path.read_bytes()
-    except OSError as error:
-        found = "a directory" if path.is_dir() else error.strerror
+    except (OSError, ValueError) as error:
+        found = "a directory" if path.is_dir() else error
         raise VocabularyError(
             "The file could not be read", where=path, found=found, expected="a text file", remedy="check the path"
         ) from error
@@ -65,8 +65,11 @@ def read_json_object(path: Path) -> dict[str, Any]:
             raise VocabularyError("A key stands twice in the file", where=path, found=repr(twice))
         return result
 
+    text = read_text(path)
     try:
-        value = json.loads(read_text(path), object_pairs_hook=without_duplicates)
+        value = json.loads(text, object_pairs_hook=without_duplicates)
+    except VocabularyError:
+        raise
     except json.JSONDecodeError as error:
         raise VocabularyError(
             "The file is not JSON",
@@ -74,6 +77,8 @@ def read_json_object(path: Path) -> dict[str, Any]:
             found=error.msg,
             remedy="fetch or write it again",
         ) from error
+    except ValueError as error:  # a whole number of more digits than Python reads
+        raise VocabularyError("The file is not JSON of this kind", where=path, found=error) from error
     except RecursionError as error:
         raise VocabularyError("The file is not JSON of this kind", where=path, found="endless nesting") from error
     if not isinstance(value, dict):
