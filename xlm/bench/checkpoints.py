@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import subprocess
 import time
@@ -58,7 +59,9 @@ def bench_convert(scratch: Path, *, size: str, rounds: int) -> BenchReport:
     source_mb = source.stat().st_size / 1e6
     copying, converting, memory = [], [], []
     for _ in range(rounds + 1):
+        _settle()
         copying.append(_copy_and_hash(source, scratch / "copy.pth"))
+        _settle()
         figures = measure("convert", str(source), str(scratch / "converted"))
         shutil.rmtree(scratch / "converted")
         converting.append(figures["seconds"])
@@ -129,6 +132,12 @@ def bench_load(scratch: Path, *, size: str, rounds: int, against: str | None) ->
         figures=tuple(figures.values()),
         bars=tuple(bars),
     )
+
+
+def _settle() -> None:
+    # What an earlier step left for the disk to write would be charged to the next one.
+    if hasattr(os, "sync"):
+        os.sync()
 
 
 def _copy_and_hash(source: Path, target: Path) -> float:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 _DTYPE_CODES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.float64: "F64"}
 _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
-_CHUNK = 1 << 20
+_CHUNK = 1 << 18
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -32,7 +32,7 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 def chunks(tensor: Tensor, dtype: torch.dtype) -> Iterator[Tensor]:
-    """The tensor's values in order, in flat pieces of a few megabytes, as ``dtype``.
+    """The tensor's values in order, in flat pieces of up to a megabyte or two, as ``dtype``.
 
     Args:
         tensor: Of any shape, on any device.
