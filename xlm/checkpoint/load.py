@@ -43,7 +43,7 @@ def open_checkpoint(name_or_path: str | PathLike[str], *, causal: bool | None = 
         CheckpointError: Nothing is there, or it is not what it should be.
     """
     path = Path(name_or_path)
-    if "\0" not in str(path) and path.is_dir():
+    if path.is_dir():
         layout = read_config(path, causal=causal)
         return Checkpoint(
             source=path,
@@ -52,7 +52,7 @@ def open_checkpoint(name_or_path: str | PathLike[str], *, causal: bool | None = 
             record=layout.record,
             extra_config=layout.extra,
         )
-    if "\0" not in str(path) and path.is_file():
+    if path.is_file():
         return read_original(path, causal=causal)
     raise CheckpointError(
         "there is no such model",
