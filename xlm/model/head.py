@@ -43,9 +43,9 @@ class LinearHead(nn.Module):
         self.bias = nn.Parameter(torch.empty(config.vocab_size))
         self.weight = None if config.tied else nn.Parameter(torch.empty(config.vocab_size, config.emb_dim))
 
-    def logits(self, hidden_BTD: Tensor, word_embeddings_VD: Tensor) -> Tensor:
-        """Unnormalised scores, (B, T, V)."""
-        return F.linear(hidden_BTD, word_embeddings_VD if self.weight is None else self.weight, self.bias)
+    def logits(self, hidden: Tensor, word_embeddings_VD: Tensor) -> Tensor:
+        """Unnormalised scores, (…, V), of hidden states (…, D)."""
+        return F.linear(hidden, word_embeddings_VD if self.weight is None else self.weight, self.bias)
 
     def loss(self, logits_BTV: Tensor, hidden_BTD: Tensor, labels_BT: Tensor) -> Tensor:
         """Mean negative log-probability of the labels that count, in nats; a scalar in float32 or wider."""
@@ -66,10 +66,10 @@ class AdaptiveHead(nn.Module):
             config.emb_dim, config.vocab_size, list(config.asm_cutoffs), config.asm_div_value, head_bias=True
         )
 
-    def logits(self, hidden_BTD: Tensor, word_embeddings_VD: Tensor) -> Tensor:
-        """Log-probabilities, (B, T, V): this head has no unnormalised scores."""
-        logits_CV: Tensor = self.adaptive.log_prob(hidden_BTD.flatten(0, 1))
-        return logits_CV.view(*hidden_BTD.shape[:2], -1)
+    def logits(self, hidden: Tensor, word_embeddings_VD: Tensor) -> Tensor:
+        """Log-probabilities, (…, V), of hidden states (…, D): this head has no unnormalised scores."""
+        logits: Tensor = self.adaptive.log_prob(hidden.reshape(-1, hidden.shape[-1]))
+        return logits.view(*hidden.shape[:-1], -1)
 
     def loss(self, logits_BTV: Tensor, hidden_BTD: Tensor, labels_BT: Tensor) -> Tensor:
         """Mean negative log-probability of the labels that count, in nats; a scalar in float32 or wider."""

@@ -19,7 +19,7 @@ from xlm.model.cache import XLMCache
 from xlm.model.config import XLMConfig
 from xlm.model.head import IGNORED_LABEL, AdaptiveHead, LinearHead
 from xlm.model.inputs import Languages, check_shape, check_whole, prepare_inputs
-from xlm.model.transformer import Transformer
+from xlm.model.transformer import Transformer, TransformerOutput
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -179,6 +179,66 @@ class XLMWithLMHeadModel(nn.Module):
             InputError: A shape, type or value that the model cannot take.
             LanguageError: A language that the model does not have.
         """
+        states = self._states(
+            input_ids,
+            langs=langs,
+            lengths=lengths,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            cache=cache,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+        )
+        logits_BTV = self.logits(states.hidden)
+        return XLMOutput(
+            loss=None if labels is None else self._loss(logits_BTV, states.hidden, labels),
+            logits=logits_BTV,
+            hidden_states=states.hidden_states,
+            attentions=states.attentions,
+            cache=cache,
+        )
+
+    def hidden(
+        self,
+        input_ids: Tensor,
+        *,
+        langs: Languages | None = None,
+        lengths: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        cache: XLMCache | None = None,
+    ) -> Tensor:
+        """The last layer's output alone, for work that needs few of the logits or none; arguments as ``forward``'s.
+
+        Returns:
+            (B, T, D) in the model's type; ``logits`` of any of its rows gives what ``forward`` would have.
+        """
+        states = self._states(
+            input_ids,
+            langs=langs,
+            lengths=lengths,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            cache=cache,
+        )
+        return states.hidden
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Scores of the next token, (…, V), for hidden states (…, D); log-probabilities for an adaptive softmax."""
+        return self.head.logits(hidden, self.transformer.embeddings.word.weight)
+
+    def _states(
+        self,
+        input_ids: Tensor,
+        *,
+        langs: Languages | None,
+        lengths: Tensor | None,
+        attention_mask: Tensor | None,
+        position_ids: Tensor | None,
+        cache: XLMCache | None,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+    ) -> TransformerOutput:
         if langs is None:
             self._warn_about_langs()
         inputs = prepare_inputs(
@@ -190,16 +250,8 @@ class XLMWithLMHeadModel(nn.Module):
             position_ids=position_ids,
             cache=cache,
         )
-        states = self.transformer(
+        return self.transformer(  # type: ignore[no-any-return]
             inputs, cache=cache, output_hidden_states=output_hidden_states, output_attentions=output_attentions
-        )
-        logits_BTV = self.head.logits(states.hidden, self.transformer.embeddings.word.weight)
-        return XLMOutput(
-            loss=None if labels is None else self._loss(logits_BTV, states.hidden, labels),
-            logits=logits_BTV,
-            hidden_states=states.hidden_states,
-            attentions=states.attentions,
-            cache=cache,
         )
 
     def _loss(self, logits_BTV: Tensor, hidden_BTD: Tensor, labels_BT: Tensor) -> Tensor:
@@ -229,5 +281,5 @@ class XLMWithLMHeadModel(nn.Module):
             f"this model has language embeddings ({names}) and was called without langs: no language embedding is "
             "added, which it never saw in training, and its predictions are much worse; give langs=",
             XLMWarning,
-            stacklevel=5,  # past this, forward and the two frames of nn.Module.__call__
+            stacklevel=6,  # past this, _states, forward and the two frames of nn.Module.__call__
         )
