@@ -117,7 +117,7 @@ def beam_search(stepper: Stepper, prompts: Prompts, options: DecodingOptions) ->
         if not going_on:
             return [group.finished for group in groups]
         rows = [place * width + beam.place for place, group in going_on for beam in group.running]
-        regrouped = len(rows) != len(active) * width
+        regrouped = len(going_on) < len(active) or width < options.num_beams
         active = [group for _, group in going_on]
         if regrouped or rows != list(range(len(rows))):
             rows_R = torch.tensor(rows, device=device)
