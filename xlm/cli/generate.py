@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 from collections import Counter
@@ -17,8 +18,6 @@ from xlm.cli._options import model_and_text
 from xlm.errors import InputError
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from xlm.model.decoding.result import Continuation
     from xlm.model.lm import XLMWithLMHeadModel
     from xlm.tokenizer.tokenizer import XLMTokenizer
@@ -186,7 +185,7 @@ class _Run:
         form: str,
         options: dict[str, Any],
     ) -> None:
-        from xlm.model.decoding.options import DecodingOptions
+        from xlm.model.decoding.options import DecodingOptions, derived_seed
 
         self.stops: Counter[str] = Counter()
         self._network, self._tokenizer, self._lang, self._form = network, tokenizer, lang, form
@@ -196,8 +195,9 @@ class _Run:
             "langs": self._language(lang),
             "continuation_langs": self._language(continuation_lang),
         }
-        (self._seed,) = DecodingOptions(seed=seed).row_seeds(1)
-        self._row = 0  # of the results, over all batches
+        (first,) = DecodingOptions(seed=seed).row_seeds(1)
+        # One for each row of the results, over all batches.
+        self._seeds = itertools.chain([first], (derived_seed(first, row) for row in itertools.count(1)))
 
     def _language(self, lang: str) -> str | int | None:
         config = self._network.config
@@ -236,7 +236,7 @@ class _Run:
         input_ids = pad_sequence([torch.tensor(prompt.ids) for prompt in batch], batch_first=True)
         lengths = torch.tensor([len(prompt.ids) for prompt in batch])
         rows = len(batch) * self._options["num_return_sequences"]
-        seeds = [self._next_seed() for _ in range(rows)]
+        seeds = list(itertools.islice(self._seeds, rows))
         for found in self._network.continuations(input_ids, lengths=lengths, seed=seeds, **self._options):
             self.stops[found.stop] += 1
             prompt = batch[found.prompt]
@@ -245,9 +245,10 @@ class _Run:
 
     def stream(self, prompt: _Prompt) -> None:
         """Continues one prompt, and writes each word when it has come."""
-        input_ids = self._ids(prompt)
+        import torch
+
         options = {name: value for name, value in self._options.items() if name != "num_return_sequences"}
-        tokens = self._network.stream(input_ids, seed=self._next_seed(), **options)
+        tokens = self._network.stream(torch.tensor([prompt.ids]), seed=next(self._seeds), **options)
         continued = self._continued(prompt)
         _write(prompt.text)
         for token in tokens:
@@ -255,17 +256,6 @@ class _Run:
         _write(continued.rest() + "\n")
         assert tokens.continuation is not None
         self.stops[tokens.continuation.stop] += 1
-
-    def _ids(self, prompt: _Prompt) -> Tensor:
-        import torch
-
-        return torch.tensor([prompt.ids])
-
-    def _next_seed(self) -> int:
-        from xlm.model.decoding.options import derived_seed
-
-        self._row += 1
-        return self._seed if self._row == 1 else derived_seed(self._seed, self._row - 1)
 
     def _continued(self, prompt: _Prompt) -> ContinuedText:
         return ContinuedText(self._tokenizer, prompt.text, prompt.ids, lang=self._continuation_lang)

@@ -15,8 +15,9 @@ from xlm.model.decoding.options import DecodingOptions
 
 NEVER = float("-inf")
 
-# Tokens that top-p looks at before it sorts them all: on most steps they hold enough of the probability.
-_HEAD = 1024
+# How many of the best tokens top-p looks at before it sorts them all: on most steps the first hold enough of the
+# probability, and finding them takes a thirtieth of the time.
+_HEADS = (256, 2048)
 
 
 class Constraints:
@@ -101,7 +102,7 @@ def top_p_threshold(scores_BV: Tensor, p: float) -> Tensor:
     """(B, 1), the score of the last token of the nucleus: before it the probabilities sum up to less than ``p``."""
     V = scores_BV.shape[-1]
     normaliser_B1 = scores_BV.logsumexp(-1, keepdim=True)
-    for K in (min(_HEAD, V), V):
+    for K in (*(head for head in _HEADS if head < V), V):
         best_BK = scores_BV.topk(K).values
         probability_BK = (best_BK - normaliser_B1).double().exp()
         kept_BK = probability_BK.cumsum(-1) - probability_BK < p
