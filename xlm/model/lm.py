@@ -136,8 +136,25 @@ class XLMWithLMHeadModel(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Type of the weights."""
-        return self.transformer.embeddings.word.weight.dtype
+        """Type of the weights, and of what is computed with them."""
+        return self.transformer.embeddings.norm.weight.dtype
+
+    def for_inference(self, weights: str | None = None) -> XLMWithLMHeadModel:
+        """The same model with its matrices laid out for speed; for the CPU, and for nothing but inference.
+
+        Args:
+            weights: Type the matrices are kept in: ``"float32"``, ``"bfloat16"``, ``"float16"`` or ``"int8"``;
+                ``None`` means this model's own. ``xlm.model.inference`` says what each costs in accuracy.
+
+        Returns:
+            A model that shares its embeddings with this one, and nothing else: the matrices are copied.
+
+        Raises:
+            InputError: An unknown type, or weights that are not on the CPU.
+        """
+        from xlm.model.inference import prepare_for_inference
+
+        return prepare_for_inference(self, weights)
 
     def new_cache(self, batch_size: int, *, capacity: int | None = None) -> XLMCache:
         """An empty cache of this model's type, on its device.
