@@ -13,7 +13,8 @@ import pytest
 from tests.cli.conftest import Invoke
 from tests.demo_files import demo_maker
 from xlm.model.lm import XLMWithLMHeadModel
-from xlm.scoring.score import SentenceScore, score
+from xlm.scoring.score import score
+from xlm.scoring.sentence import SentenceScore
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
 LINES = ["The small dog is sleeping.", "", " the dog \r", 'the\tdog \\t "and\rthe\u2028cat', "A ü 漢 \U0001f600 \\"]

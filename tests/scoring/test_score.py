@@ -22,7 +22,8 @@ from xlm.errors import InputError, LanguageError, XLMWarning
 from xlm.model.config import XLMConfig
 from xlm.model.head import LinearHead
 from xlm.model.lm import XLMWithLMHeadModel
-from xlm.scoring.score import SentenceScore, score
+from xlm.scoring.score import score
+from xlm.scoring.sentence import SentenceScore
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
 POSITIONS = 24

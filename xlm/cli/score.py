@@ -12,7 +12,7 @@ from xlm.cli._lines import naming_line, read_lines, write_line
 from xlm.cli._options import model_and_text
 
 if TYPE_CHECKING:
-    from xlm.scoring.score import SentenceScore
+    from xlm.scoring.sentence import SentenceScore
 
 COLUMNS = {
     "sentence": ("line", "tokens", "logprob", "text"),
