@@ -12,7 +12,8 @@ import torch
 from xlm.errors import InputError
 from xlm.model.lm import XLMWithLMHeadModel
 from xlm.scoring.logprobs import score_sequences
-from xlm.scoring.score import Scorer, evaluating, read_ahead
+from xlm.scoring.score import Scorer, evaluating, length_of, read_ahead
+from xlm.scoring.windows import checked_stride
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
 PROTOCOLS = ("sentence", "stream")
@@ -73,11 +74,13 @@ class Perplexity:
     Attributes:
         protocol: ``"sentence"`` or ``"stream"``.
         window: Tokens of a window of the stream; ``None`` for sentences.
+        stride: Tokens by which the windows of a long sentence advance; ``None`` for the stream.
         languages: One result a language, in the order they were given in.
     """
 
     protocol: str
     window: int | None
+    stride: int | None
     languages: tuple[LanguagePerplexity, ...]
 
     @property
@@ -161,7 +164,8 @@ def perplexity(
                 whole=window is None,
             )
         )
-    return Perplexity(protocol=protocol, window=window, languages=tuple(found))
+    stride = checked_stride(stride, model.config.max_position_embeddings) if window is None else None
+    return Perplexity(protocol=protocol, window=window, stride=stride, languages=tuple(found))
 
 
 class _Counted:
@@ -174,7 +178,7 @@ class _Counted:
         self.texts = self.characters = self.utf8_bytes = 0
 
     def windows(self) -> Iterable[list[str]]:
-        for texts in read_ahead(self._texts):
+        for texts in read_ahead(self._texts, length_of):
             yield texts
             self.texts += len(texts)
             self.characters += sum(map(len, texts)) + len(texts)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -16,6 +16,8 @@ from xlm.scoring.logprobs import score_sequences
 from xlm.scoring.sentence import SentenceScore
 from xlm.scoring.windows import checked_stride, windows_of
 from xlm.tokenizer.tokenizer import XLMTokenizer
+
+Item = TypeVar("Item")
 
 READ_AHEAD = 4096
 """Texts that are read before the first of them is scored, so that those of one length can share a batch."""
@@ -237,7 +239,7 @@ def _stream(scorer: Scorer, texts: Iterable[str]) -> Iterator[SentenceScore]:
             remedy="for one text: score(model, tokenizer, [text], lang=...)",
         )
     first = 0
-    for window in read_ahead(texts):
+    for window in read_ahead(texts, length_of):
         for result in scorer.score_window(window, first=first):
             if isinstance(result, InputError):
                 raise result
@@ -245,18 +247,29 @@ def _stream(scorer: Scorer, texts: Iterable[str]) -> Iterator[SentenceScore]:
         first += len(window)
 
 
-def read_ahead(texts: Iterable[str]) -> Iterator[list[str]]:
-    """Yields the texts in windows: as many as can be held, so that those of one length find each other."""
-    window: list[str] = []
+def read_ahead(items: Iterable[Item], length: Callable[[Item], int], *, most: int = READ_AHEAD) -> Iterator[list[Item]]:
+    """Yields texts in windows: as many as can be held, so that those of one length find each other.
+
+    Args:
+        items: The texts, or what holds them.
+        length: Says how many characters one of them has.
+        most: Most items of a window; it is also full at ``READ_AHEAD_CHARACTERS``.
+    """
+    window: list[Item] = []
     characters = 0
-    for text in texts:
-        window.append(text)
-        characters += len(text) if isinstance(text, str) else 0
-        if len(window) == READ_AHEAD or characters >= READ_AHEAD_CHARACTERS:
+    for item in items:
+        window.append(item)
+        characters += length(item)
+        if len(window) == most or characters >= READ_AHEAD_CHARACTERS:
             yield window
             window, characters = [], 0
     if window:
         yield window
+
+
+def length_of(text: object) -> int:
+    """Characters of a text; 0 for what is none, which is refused later, where its place is known."""
+    return len(text) if isinstance(text, str) else 0
 
 
 def _language_id(model: XLMWithLMHeadModel, tokenizer: XLMTokenizer, lang: str) -> int | None:
