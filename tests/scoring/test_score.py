@@ -20,51 +20,15 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.demo_files import write_demo_files
+from tests.scoring.small import POSITIONS, make_model, open_tokenizer
 from xlm.errors import InputError, LanguageError, XLMWarning
-from xlm.model.config import XLMConfig
 from xlm.model.head import LinearHead
 from xlm.model.lm import XLMWithLMHeadModel
 from xlm.scoring.score import score, score_stream
 from xlm.scoring.sentence import SentenceScore
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
-POSITIONS = 24
 TEXTS = ["The small dog is sleeping on the grass.", "", "A cat .", "xylophone \U0001f600 the"]
-
-
-@pytest.fixture(scope="module")
-def demo_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_demo_files(tmp_path_factory.mktemp("demo"))
-
-
-def open_tokenizer(files: Path, **settings: Any) -> XLMTokenizer:
-    values: dict[str, Any] = {
-        "lang2id": {"de": 0, "en": 1},
-        "bos_token": "</s>",
-        "do_lowercase_and_remove_accent": False,
-    }
-    return XLMTokenizer.from_codes(files / "codes", files / "vocab", **(values | settings))
-
-
-@pytest.fixture(scope="module")
-def tokenizer(demo_files: Path) -> XLMTokenizer:
-    return open_tokenizer(demo_files)
-
-
-def make_model(vocab_size: int, **changes: Any) -> XLMWithLMHeadModel:
-    torch.manual_seed(0)
-    values: dict[str, Any] = {
-        "vocab_size": vocab_size,
-        "emb_dim": 16,
-        "n_layers": 2,
-        "n_heads": 2,
-        "max_position_embeddings": POSITIONS,
-        "n_langs": 2,
-        "lang2id": {"de": 0, "en": 1},
-        "dropout": 0.5,
-    }
-    return XLMWithLMHeadModel(XLMConfig(**{**values, **changes})).eval()
 
 
 def by_hand(model: XLMWithLMHeadModel, ids: list[int], language_id: int | None) -> list[float]:
