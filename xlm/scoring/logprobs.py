@@ -126,17 +126,18 @@ def _scores_of_batch(
     ranks: bool,
     entropies: bool,
 ) -> TargetScores:
-    lengths_B = torch.tensor([window.end - window.start for window in batch])
-    T = int(lengths_B.max())
-    fed_BT = torch.full((len(batch), T), model.config.pad_token_id)
+    lengths = [window.end - window.start for window in batch]
+    T = max(lengths)
+    fed: list[list[int]] = []
     targets: list[int] = []
     scored: list[int] = []  # places in the flattened batch
     for row, w in enumerate(batch):
         ids = sequences[w.sequence]
-        fed_BT[row, : w.end - w.start] = torch.tensor(ids[w.start : w.end])
+        fed.append([*ids[w.start : w.end], *[model.config.pad_token_id] * (T - lengths[row])])
         targets += ids[w.first + 1 : w.end + 1]
-        scored += range(row * T + w.first - w.start, row * T + w.end - w.start)
-    hidden_BTD = model.hidden(fed_BT.to(model.device), langs=language, lengths=lengths_B)
+        scored += range(row * T + w.first - w.start, row * T + lengths[row])
+    fed_BT = torch.tensor(fed, device=model.device)
+    hidden_BTD = model.hidden(fed_BT, langs=language, lengths=torch.tensor(lengths))
     hidden_ND = hidden_BTD.flatten(0, 1)[torch.tensor(scored, device=model.device)]
     return score_targets(
         model.head,

@@ -180,12 +180,13 @@ class Scorer:
             _warn_about_bos(self.tokenizer.bos_token)
         with evaluating(self.model), torch.inference_mode():
             scores = score_sequences(self.model, list(encoded.values()), self.language, **self._options)
+        words = self.tokenizer.vocabulary.tokens
         for (i, ids), of_tokens in zip(encoded.items(), scores, strict=True):
             windows = windows_of(0, len(ids) - 1, positions=config.max_position_embeddings, stride=self.stride)
             found[i] = SentenceScore(
                 text=texts[i],
                 lang=self.lang,
-                tokens=tuple(self.tokenizer.convert_ids_to_tokens(ids[1:])),
+                tokens=tuple([words[index] for index in ids[1:]]),
                 ids=tuple(ids[1:]),
                 logprobs=of_tokens.logprobs,
                 ranks=of_tokens.ranks,
