@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from tests.model.small_models import random_ids, relative_error, small_model
 from xlm.errors import InputError
 from xlm.model import packed_linear
+from xlm.model.head import score_targets, target_logprobs
 from xlm.model.lm import XLMWithLMHeadModel
 from xlm.model.packed_linear import FEW_ROWS, ROUNDINGS, Bfloat16Linear, Float32Linear
 
@@ -59,6 +60,17 @@ def test_float32_gives_the_same_numbers(variant: str) -> None:
         assert relative_error(found.logits, expected.logits) < ORDER_OF_SUMS
         assert relative_error(found.hidden_states[-1], expected.hidden_states[-1]) < ORDER_OF_SUMS
         assert float(found.loss) == pytest.approx(float(expected.loss), abs=ORDER_OF_SUMS)
+
+
+@pytest.mark.parametrize("weights", ["float32", "bfloat16", "float16"])
+@torch.no_grad()
+def test_targets_in_blocks(weights: str) -> None:
+    fast, generator = small_model(seed=2).for_inference(weights), torch.Generator().manual_seed(0)
+    hidden_ND, targets_N = torch.randn(7, 24, generator=generator), torch.randint(61, (7,), generator=generator)
+    embeddings_VD = fast.transformer.embeddings.word.weight
+    found = score_targets(fast.head, hidden_ND, embeddings_VD, targets_N, block_elements=61 * 3)
+    expected_N = target_logprobs(fast.logits(hidden_ND), targets_N)
+    torch.testing.assert_close(found.logprobs, expected_N, rtol=0, atol=ORDER_OF_SUMS)
 
 
 @pytest.mark.parametrize("weights", ["float32", "bfloat16", "float16"])

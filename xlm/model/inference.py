@@ -13,6 +13,7 @@ Shapes: K input width, M output width.
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from typing import Any, NoReturn, TypeVar
 
 import torch
@@ -142,6 +143,10 @@ class _PackedHead(LinearHead):
     def logits(self, hidden: Tensor, word_embeddings_VD: Tensor) -> Tensor:
         logits: Tensor = self.packed(hidden)
         return logits
+
+    def logit_blocks(self, hidden_ND: Tensor, word_embeddings_VD: Tensor, rows: int) -> Iterator[tuple[int, Tensor]]:
+        for start in range(0, len(hidden_ND), rows or 1):
+            yield start, self.packed(hidden_ND[start : start + rows])
 
 
 def _pack(weights: str, *linears: Any) -> nn.Module:
