@@ -43,6 +43,9 @@ def model() -> XLMWithLMHeadModel:
         ({"num_return_sequences": 0}, "num_return_sequences"),
         ({"repetition_penalty": 0}, "repetition_penalty"),
         ({"num_beams": 2, "length_penalty": float("nan")}, "length_penalty"),
+        ({"num_beams": 2, "length_penalty": 1000.0}, "length_penalty"),
+        ({"do_sample": True, "temperature": 1e-30}, "temperature"),
+        ({"repetition_penalty": 1e30}, "repetition_penalty"),
         ({"num_beams": 2, "early_stopping": "never"}, "early_stopping"),
         ({"seed": -1}, "seed"),
         ({"seed": 2**63}, "seed"),
@@ -84,6 +87,18 @@ def test_the_most_that_is_allowed(model: XLMWithLMHeadModel) -> None:
     both = torch.ones(2, 5, dtype=torch.int64)
     model.generate(random_ids(2, 3), langs="en", continuation_langs=both, max_new_tokens=5)
     model.generate(random_ids(1, 3), langs="en", seed=2**63 - 1, do_sample=True, temperature=1e-3, min_p=1.0, top_p=1)
+
+
+def test_the_ends_of_the_ranges(model: XLMWithLMHeadModel) -> None:
+    for options in (
+        {"num_beams": 2, "length_penalty": 100.0},
+        {"num_beams": 2, "length_penalty": -100},
+        {"do_sample": True, "temperature": 1e-6},
+        {"do_sample": True, "temperature": 1e6, "repetition_penalty": 1e-6},
+        {"repetition_penalty": 1e6},
+    ):
+        for c in model.continuations(random_ids(2, 3), langs="en", **options):
+            assert all(token == 1 or 14 <= token < 61 for token in c.tokens)
 
 
 def test_several_wrong_options_come_in_one_error(model: XLMWithLMHeadModel) -> None:

@@ -32,7 +32,7 @@ class DecodingOptions:
         max_new_tokens: The most tokens to produce for each row, ``</s>`` included.
         min_new_tokens: Tokens before which ``</s>`` is not allowed.
         do_sample: Draw each token from the distribution; otherwise take the best one.
-        temperature: The scores are divided by it; above 0.
+        temperature: The scores are divided by it; from 1e-6 to 1e6.
         top_k: Only the k best tokens, and what ties with the last of them; ``None`` or 0 means all.
         top_p: Only the smallest set of best tokens whose probabilities reach this sum, and what ties with the last
             of them; 1 or ``None`` means all.
@@ -40,8 +40,8 @@ class DecodingOptions:
         num_beams: Hypotheses that beam search keeps; 1 means no beam search.
         num_return_sequences: Continuations of each prompt: so many samples, or so many best beams.
         repetition_penalty: Scores of tokens that the row already holds, its prompt included, are divided by it when
-            positive and multiplied when negative; above 0, and 1 changes nothing.
-        length_penalty: Beam search ranks by the sum of log-probabilities / tokens produced ** this.
+            positive and multiplied when negative; from 1e-6 to 1e6, and 1 changes nothing.
+        length_penalty: Beam search ranks by the sum of log-probabilities / tokens produced ** this, from -100 to 100.
         early_stopping: Beam search stops a row as soon as it has ``num_beams`` finished hypotheses. Otherwise it
             stops when no running one can still come among them, whatever its next tokens.
         eos_token_id: Id or ids that end a row; ``None`` means the model's ``</s>``, ``()`` means none.
@@ -139,11 +139,19 @@ class DecodingOptions:
                 (name, isinstance(getattr(self, name), bool), "true or false")
                 for name in ("do_sample", "early_stopping")
             ),
-            *((name, _real(getattr(self, name), above=0), "a number above 0") for name in _FACTORS),
+            *(
+                # Beyond these bounds float32 scores overflow.
+                (name, _real(getattr(self, name), above=0) and 1e-6 <= getattr(self, name) <= 1e6, "from 1e-6 to 1e6")
+                for name in _FACTORS
+            ),
             ("top_k", self.top_k is None or _whole(self.top_k, at_least=0), "a whole number, 0 or None for all"),
             ("top_p", self.top_p is None or (_real(self.top_p, above=0) and self.top_p <= 1), "above 0, at most 1"),
             ("min_p", self.min_p is None or (_real(self.min_p, above=-1) and 0 <= self.min_p <= 1), "from 0 to 1"),
-            ("length_penalty", _real(self.length_penalty, above=-math.inf), "a number"),
+            (
+                "length_penalty",
+                _real(self.length_penalty, above=-101) and abs(self.length_penalty) <= 100,
+                "-100 to 100",
+            ),
             ("seed", all(_whole(s, at_least=0) and s < 2**63 for s in seeds), "0 to 2**63 - 1, one or one a row"),
         ]
         wrong = [(name, getattr(self, name), rule) for name, holds, rule in rules if not holds]
