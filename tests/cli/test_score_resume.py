@@ -62,7 +62,8 @@ def test_killed_at_random_and_resumed_is_byte_for_byte_the_same(
     if "parquet" in options:
         invoke(*arguments(demo_files, texts, tmp_path / "lines", "--format", "jsonl"))
     size = (tmp_path / "lines" if "parquet" in options else whole).stat().st_size
-    points = sorted(random.Random(options[-1]).uniform(0, 0.9) for _ in range(3))
+    choose = random.Random(options[-1])
+    points = sorted([choose.uniform(0, 0.9) for _ in range(3)])
     command = arguments(demo_files, texts, output, *options, "--resume")
     killed = [run_until(command, part, int(point * size)) for point in points]
     assert killed == [True, True, True]

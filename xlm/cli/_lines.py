@@ -52,6 +52,6 @@ def naming_line(file: BinaryIO, number: int) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        if error.where in ("text", "texts[0]"):
+        if error.where == "text":
             error.where = place(file, number)
         raise

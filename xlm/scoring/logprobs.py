@@ -16,7 +16,7 @@ from xlm.model.head import TargetScores, score_targets
 from xlm.model.lm import XLMWithLMHeadModel
 from xlm.scoring.windows import Window, batches_by_length, checked_stride, windows_of
 
-_BATCH_TOKENS_CPU = 2048
+_BATCH_TOKENS_CPU = 1024
 _BATCH_TOKENS_GPU = 32_768
 
 

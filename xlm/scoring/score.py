@@ -54,7 +54,7 @@ def score(
         texts: Raw texts. An empty text scores its closing ``</s>``.
         lang: Name of the language of all of them.
         batch_size: Most texts of a batch; ``None`` for as many as ``batch_tokens`` allows.
-        batch_tokens: Most tokens of a batch; ``None`` for 2,048 on a CPU and 32,768 elsewhere.
+        batch_tokens: Most tokens of a batch; ``None`` for 1,024 on a CPU and 32,768 elsewhere.
         ranks: Also give the rank of each token.
         entropies: Also give the entropy of each prediction.
         too_long: A text longer than the model's positions, counted in tokens with the opening one and without the
