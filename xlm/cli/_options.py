@@ -30,6 +30,19 @@ _LANG: Decorator = click.option(
 )
 
 
+_COMPUTING: tuple[Decorator, ...] = (
+    click.option(
+        "--dtype",
+        type=click.Choice(["float32", "bfloat16", "float16", "int8", "auto"]),
+        default="float32",
+        show_default=True,
+        help="Type of the weights. On a CPU, where all but int8 still compute in float32 or as well, bfloat16 and "
+        "float16 change the third digit of a logarithm, int8, for the CPU only, the second. auto: what the file holds.",
+    ),
+    click.option("--device", default="cpu", show_default=True, help="Where to compute: cpu, cuda, cuda:1, …"),
+)
+
+
 def _together(*parts: Decorator) -> Decorator:
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         for part in reversed(parts):
@@ -44,6 +57,9 @@ model_and_text = _together(
 )
 """Adds ``MODEL [FILE] --lang L --preset P --codes FILE``; FILE arrives open for bytes."""
 
+computing = _together(*_COMPUTING)
+"""Adds ``--dtype`` and ``--device``; for ``open_model`` and ``made_fast``."""
+
 one_language = _LANG
 """Adds ``--lang L``."""
 
@@ -55,14 +71,7 @@ scoring = _together(
         help="Form of the input; by default by the files' names, text where they say nothing.",
     ),
     click.option("--column", metavar="NAME", help="Column or key that holds the text.  [default: text]"),
-    click.option(
-        "--dtype",
-        type=click.Choice(["float32", "bfloat16", "auto"]),
-        default="float32",
-        show_default=True,
-        help="Type to compute in. bfloat16 is faster and good to two digits; auto: what the file holds.",
-    ),
-    click.option("--device", default="cpu", show_default=True, help="Where to compute: cpu, cuda, cuda:1, …"),
+    *_COMPUTING,
     click.option(
         "--stride",
         type=click.IntRange(1),
@@ -79,10 +88,10 @@ scoring = _together(
 
 
 def open_model(model: str, *, dtype: str, device: str) -> XLMWithLMHeadModel:
-    """The model of a command line.
+    """The model of a command line; ``made_fast`` makes of it what is computed with.
 
     Raises:
-        InputError: There is no such device.
+        InputError: There is no such device, or it cannot compute in that type.
         CheckpointError: There is no such model.
     """
     import torch
@@ -96,4 +105,22 @@ def open_model(model: str, *, dtype: str, device: str) -> XLMWithLMHeadModel:
         raise InputError(
             "there is no such device", where="--device", found=device, expected="cpu, or cuda where torch has it"
         ) from error
-    return XLMWithLMHeadModel.from_pretrained(model, dtype=dtype, device=device)
+    if dtype == "int8" and torch.device(device).type != "cpu":
+        raise InputError(
+            "int8 is for the CPU", where="--dtype, --device", found=device, expected="cpu", remedy="--dtype bfloat16"
+        )
+    return XLMWithLMHeadModel.from_pretrained(model, dtype="float32" if dtype == "int8" else dtype, device=device)
+
+
+def made_fast(network: XLMWithLMHeadModel, *, dtype: str, few_rows: bool) -> XLMWithLMHeadModel:
+    """The same model in the form that computes fastest: on a CPU, its matrices are packed.
+
+    Args:
+        network: What ``open_model`` returned.
+        dtype: As for ``open_model``.
+        few_rows: Whether it is to work on few tokens at a time, where packing pays in float32 too.
+    """
+    weights = str(network.dtype).removeprefix("torch.") if dtype == "auto" else dtype
+    if network.device.type != "cpu" or (weights == "float32" and not few_rows):
+        return network
+    return network.for_inference(weights)

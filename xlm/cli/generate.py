@@ -14,7 +14,7 @@ import click
 
 from xlm.cli._continued import ContinuedText
 from xlm.cli._lines import naming_line, place, read_lines, write_line
-from xlm.cli._options import model_and_text
+from xlm.cli._options import computing, made_fast, model_and_text, open_model
 from xlm.errors import InputError
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ _SAMPLING = ("temperature", "top_k", "top_p", "min_p")
 
 @click.command(name="generate", short_help="Continue each line of a text.")
 @model_and_text
+@computing
 @click.option("--prompt", metavar="TEXT", help="The prompt, instead of FILE; may be empty.")
 @click.option("--continuation-lang", metavar="L", help="Language of what is generated.  [default: that of --lang]")
 @click.option(
@@ -75,6 +76,8 @@ def command(
     lang: str,
     preset: str | None,
     codes: str | None,
+    dtype: str,
+    device: str,
     prompt: str | None,
     continuation_lang: str | None,
     seed: int | None,
@@ -116,9 +119,7 @@ def command(
     # The tokenizer first: it is read in no time, and most mistakes show there.
     tokenizer = XLMTokenizer.from_pretrained(model, preset=preset, codes=codes)
 
-    from xlm.model.lm import XLMWithLMHeadModel
-
-    network = XLMWithLMHeadModel.from_pretrained(model)
+    network = made_fast(open_model(model, dtype=dtype, device=device), dtype=dtype, few_rows=True)
     run = _Run(
         network,
         tokenizer,

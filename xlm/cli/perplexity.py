@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from xlm.cli._lines import write_line
-from xlm.cli._options import TEXT_FILES, open_model, scoring
+from xlm.cli._options import TEXT_FILES, made_fast, open_model, scoring
 from xlm.errors import InputError
 
 if TYPE_CHECKING:
@@ -83,9 +83,11 @@ def command(model: str, files: tuple[Path, ...], langs: tuple[str, ...], form: s
     tokenizer = XLMTokenizer.from_pretrained(model, preset=options["preset"], codes=options["codes"])
 
     from xlm.scoring.perplexity import perplexity
-    from xlm.scoring.signature import signature
+    from xlm.scoring.signature import model_digest, signature
 
     network = open_model(model, dtype=options["dtype"], device=options["device"])
+    digest = model_digest(network)
+    network = made_fast(network, dtype=options["dtype"], few_rows=False)
     found = perplexity(
         network,
         tokenizer,
@@ -108,7 +110,7 @@ def command(model: str, files: tuple[Path, ...], langs: tuple[str, ...], form: s
             write_line(json.dumps(dict(zip(_COLUMNS, row, strict=True)), ensure_ascii=False))
     protocol = "sentence" if found.window is None else f"stream {found.window}"
     long = "none" if found.stride is None else f"stride {found.stride}"
-    made_with = signature(network, tokenizer, lang="+".join(langs), protocol=protocol, long=long)
+    made_with = signature(network, tokenizer, lang="+".join(langs), protocol=protocol, long=long, digest=digest)
     click.echo(f"signature: {made_with}", err=True)
 
 

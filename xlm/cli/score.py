@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from xlm.cli._options import TEXT_FILES, one_language, open_model, scoring
+from xlm.cli._options import TEXT_FILES, made_fast, one_language, open_model, scoring
 from xlm.cli._progress import Progress
 
 if TYPE_CHECKING:
@@ -121,10 +121,12 @@ def command(model: str, files: tuple[Path, ...], by: str, form: str, **options: 
     tokenizer("", lang=options["lang"], return_offsets=by == "word")
 
     from xlm.scoring.score import Scorer
-    from xlm.scoring.signature import signature
+    from xlm.scoring.signature import model_digest, signature
 
+    network = open_model(model, dtype=options["dtype"], device=options["device"])
+    digest = model_digest(network)
     scorer = Scorer(
-        open_model(model, dtype=options["dtype"], device=options["device"]),
+        made_fast(network, dtype=options["dtype"], few_rows=False),
         tokenizer,
         lang=options["lang"],
         batch_size=options["batch_size"],
@@ -135,7 +137,7 @@ def command(model: str, files: tuple[Path, ...], by: str, form: str, **options: 
         stride=options["stride"],
     )
     long = "refuse" if scorer.too_long == "refuse" else f"stride {scorer.stride}"
-    made_with = signature(scorer.model, tokenizer, lang=scorer.lang, long=long)
+    made_with = signature(scorer.model, tokenizer, lang=scorer.lang, long=long, digest=digest)
     click.echo(f"signature: {made_with}", err=True)
     run = _Run(scorer, corpus, table, options)
     if output is None:

@@ -35,7 +35,7 @@ def prepare_for_inference(model: XLMWithLMHeadModel, weights: str | None = None)
     Raises:
         InputError: An unknown type, or weights that are not on the CPU.
     """
-    weights = str(model.dtype).removeprefix("torch.") if weights is None else weights
+    weights = model.weights if weights is None else weights
     if weights not in ROUNDINGS:
         raise InputError("weights cannot be kept so", where="weights", found=weights, expected=" or ".join(ROUNDINGS))
     if model.device.type != "cpu":
@@ -61,7 +61,7 @@ class InferenceModel(XLMWithLMHeadModel):
         nn.Module.__init__(self)
         self.config = model.config
         self.provenance = model.provenance
-        self.weights = weights
+        self._weights = weights
         self._warned_about_langs = model._warned_about_langs
         with torch.device("meta"):
             self.transformer = Transformer(model.config)
@@ -83,6 +83,11 @@ class InferenceModel(XLMWithLMHeadModel):
         else:
             self.head = _float32(model.head)
         self.eval()
+
+    @property
+    def weights(self) -> str:
+        """Name of the type that the matrices are kept in."""
+        return self._weights
 
     def _states(self, *args: Any, **kwargs: Any) -> TransformerOutput:
         with torch.no_grad():

@@ -139,6 +139,11 @@ class XLMWithLMHeadModel(nn.Module):
         """Type of the weights, and of what is computed with them."""
         return self.transformer.embeddings.norm.weight.dtype
 
+    @property
+    def weights(self) -> str:
+        """Name of the type that the matrices are kept in: ``"float32"``, or ``"int8"`` after ``for_inference``."""
+        return str(self.dtype).removeprefix("torch.")
+
     def for_inference(self, weights: str | None = None) -> XLMWithLMHeadModel:
         """The same model with its matrices laid out for speed; for the CPU, and for nothing but inference.
 

@@ -49,9 +49,15 @@ class Signature:
 
 
 def signature(
-    model: XLMWithLMHeadModel, tokenizer: XLMTokenizer, *, lang: str, protocol: str = "sentence", long: str = "none"
+    model: XLMWithLMHeadModel,
+    tokenizer: XLMTokenizer,
+    *,
+    lang: str,
+    protocol: str = "sentence",
+    long: str = "none",
+    digest: str | None = None,
 ) -> Signature:
-    """The signature of figures made with a model and a tokenizer; reads every weight once.
+    """The signature of figures made with a model and a tokenizer; reads every weight once, unless told their digest.
 
     Args:
         model: The model.
@@ -59,15 +65,16 @@ def signature(
         lang: As in ``Signature``.
         protocol: As in ``Signature``.
         long: As in ``Signature``.
+        digest: ``model_digest`` of the model; of the one that ``for_inference`` was called on, where that made this.
     """
     return Signature(
-        model=model_digest(model),
+        model=model_digest(model) if digest is None else digest,
         tokenizer=tokenizer_digest(tokenizer),
         preset=tokenizer.preset,
         lang=lang,
         protocol=protocol,
         long=long,
-        dtype=str(model.dtype).removeprefix("torch."),
+        dtype=model.weights,
         device=model.device.type,
         torch=torch.__version__,
         xlm=__version__,
