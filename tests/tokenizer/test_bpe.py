@@ -137,7 +137,7 @@ def test_equals_the_plain_algorithm_for_merges_in_order(choices: list[tuple[int,
         made.setdefault("".join(pair), pair)
     merges = tuple(made.values())
     bpe = BPE(merges)
-    assert bpe._learnt
+    assert bpe.learnt
     for word in words:
         assert bpe(word) == plain_bpe(word, merges) == tuple(bpe._merge(word))
 

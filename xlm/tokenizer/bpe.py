@@ -23,22 +23,27 @@ class BPE:
         merges: Pairs of pieces, best first, in ``</w>`` notation.
         vocabulary: Where given, a merged piece that is not in it is split again into the two it was merged from, and
             these in turn. Source: fastBPE's ``applybpe`` with a vocabulary file.
+
+    Attributes:
+        merges: As given.
+        vocabulary: As given.
+        made: The rank of the merge that makes each piece, in the order of the ranks.
+        learnt: Whether the merges are such as learning gives: each part a single character or made by an earlier
+            merge, and nothing made twice.
     """
 
     def __init__(self, merges: Sequence[tuple[str, str]], vocabulary: Container[str] | None = None) -> None:
-        self._merges = merges
-        self._vocabulary = vocabulary
+        self.merges = merges
+        self.vocabulary = vocabulary
         self._ranks = {merge: rank for rank, merge in enumerate(merges)}
-        # The merge that makes each piece, and whether they are such as learning gives: each part a single character
-        # or made by an earlier merge, and nothing made twice.
-        self._made: dict[str, int] = {}
-        self._learnt = True
+        self.made: dict[str, int] = {}
+        self.learnt = True
         for rank, (left, right) in enumerate(merges):
-            made_before = (len(left) == 1 or left in self._made) and (
-                len(right) == 1 or right in self._made or (len(right) == _LAST and right.endswith(END_OF_WORD))
+            made_before = (len(left) == 1 or left in self.made) and (
+                len(right) == 1 or right in self.made or (len(right) == _LAST and right.endswith(END_OF_WORD))
             )
-            if not made_before or self._made.setdefault(left + right, rank) != rank:
-                self._learnt = False
+            if not made_before or self.made.setdefault(left + right, rank) != rank:
+                self.learnt = False
         self._cache: dict[str, tuple[str, ...]] = {}
 
     def __call__(self, word: str) -> tuple[str, ...]:
@@ -58,9 +63,9 @@ class BPE:
 
     def split(self, word: str) -> Sequence[str]:
         """Returns the same as calling, without remembering it."""
-        pieces = self._merge_short(word) if self._learnt and len(word) < _LONG_WORD else self._merge(word)
-        if self._vocabulary is not None:
-            known = self._vocabulary
+        pieces = self._merge_short(word) if self.learnt and len(word) < _LONG_WORD else self._merge(word)
+        if self.vocabulary is not None:
+            known = self.vocabulary
             for piece in pieces:
                 if piece not in known:
                     return [part for piece in pieces for part in self._parts_within(piece, known)]
@@ -71,11 +76,11 @@ class BPE:
         waiting = [piece]
         while waiting:
             part = waiting.pop()
-            rank = None if part in known else self._made.get(part)
+            rank = None if part in known else self.made.get(part)
             if rank is None:  # known, or a single character
                 parts.append(part)
             else:
-                waiting += reversed(self._merges[rank])
+                waiting += reversed(self.merges[rank])
         return parts
 
     def _merge_short(self, word: str) -> list[str]:
