@@ -47,6 +47,18 @@ def _reference(name: str) -> Path:
     multiple=True,
     help="Text to tokenize, may be repeated.  [default: newstest 2012 to 2014, German and English, among them]",
 )
+@click.option(
+    "--workers",
+    type=click.IntRange(2),
+    help="For tokenizer: compare this many processes with one, on a stream of --megabytes.",
+)
+@click.option(
+    "--megabytes",
+    type=click.FloatRange(min=0, min_open=True),
+    default=100.0,
+    show_default=True,
+    help="Size of that stream; --text is repeated as often as needed.",
+)
 def command(
     what: str,
     against: str | None,
@@ -56,12 +68,15 @@ def command(
     scratch: Path | None,
     model: Path | None,
     texts: tuple[Path, ...],
+    workers: int | None,
+    megabytes: float,
 ) -> None:
     r"""Measures WHAT, and prints medians, spreads and ratios.
 
     convert: an original checkpoint with random weights to the transformers layout, beside cp and sha256.
     load: from_pretrained of the result, beside that of --against.
-    tokenizer: encode of each line of --text, beside that of --against; the ids must be the same.
+    tokenizer: all lines of --text by encode_batch, beside a loop of encode and that of --against; the ids must be the
+    same. With --workers, several processes beside one.
 
     The recorded references are looked for where XLM_REFERENCE says.
 
@@ -75,22 +90,25 @@ def command(
     """
     if what == "convert" and against is not None:
         raise click.UsageError("transformers has no conversion to measure against")
-    if what != "tokenizer" and (model is not None or texts):
-        raise click.UsageError("--model and --text belong to xlm bench tokenizer")
+    if what != "tokenizer" and (model is not None or texts or workers):
+        raise click.UsageError("--model, --text and --workers belong to xlm bench tokenizer")
+    if workers is not None and against is not None:
+        raise click.UsageError("--workers compares xlm with itself, not with --against")
     from xlm.bench.checkpoints import bench_convert, bench_load
-    from xlm.bench.tokenizers import bench_tokenizer
+    from xlm.bench.tokenizers import bench_tokenizer, bench_workers
 
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         if what == "convert":
             report = bench_convert(Path(folder), size=size, rounds=rounds)
         elif what == "tokenizer":
-            report = bench_tokenizer(
-                Path(folder),
-                model=model or _reference("published/xlm-clm-ende-1024"),
-                texts=texts or tuple(map(_reference, _NEWSTEST)),
-                rounds=rounds,
-                against=against,
-            )
+            model = model or _reference("published/xlm-clm-ende-1024")
+            texts = texts or tuple(map(_reference, _NEWSTEST))
+            if workers is None:
+                report = bench_tokenizer(Path(folder), model=model, texts=texts, rounds=rounds, against=against)
+            else:
+                report = bench_workers(
+                    Path(folder), model=model, texts=texts, rounds=rounds, workers=workers, megabytes=megabytes
+                )
         else:
             report = bench_load(Path(folder), size=size, rounds=rounds, against=against)
     click.echo(str(report))

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from xlm.tokenizer.folding import fold_all
 from xlm.tokenizer.moses import Moses
-from xlm.tokenizer.remembered import LONGEST, MOST
+from xlm.tokenizer.remembered import LONGEST, MOST, Memory
 from xlm.tokenizer.segmenter import (
     DIVIDED_AT_THE_END,
     DIVIDED_AT_THE_START,
@@ -22,7 +22,7 @@ from xlm.tokenizer.segmenter import (
 
 T = TypeVar("T")
 
-_CHARACTERS = 1 << 20  # of texts whose new chunks are worked out together
+_CHARACTERS = 1 << 21  # of texts whose new chunks are worked out together
 
 
 class BatchSegmenter(Segmenter[T]):
@@ -33,6 +33,7 @@ class BatchSegmenter(Segmenter[T]):
         fold_words: As for ``Segmenter``.
         of_word: As for ``Segmenter``.
         of_words: Returns the same as ``of_word`` for each of many words.
+        memory: As for ``Segmenter``.
     """
 
     def __init__(
@@ -42,8 +43,9 @@ class BatchSegmenter(Segmenter[T]):
         fold_words: bool,
         of_word: Callable[[str], Sequence[T]],
         of_words: Callable[[Sequence[str]], Iterable[Sequence[T]]],
+        memory: Memory | None = None,
     ) -> None:
-        super().__init__(rules, fold_words=fold_words, of_word=of_word)
+        super().__init__(rules, fold_words=fold_words, of_word=of_word, memory=memory)
         self._of_new_words = of_words
         inert = self._inert_body
         self._find_inert = re.compile(f"^{inert}$", re.MULTILINE).findall
@@ -80,8 +82,12 @@ class BatchSegmenter(Segmenter[T]):
 
     def _learn_ahead(self, chunks: set[str], ends: set[str]) -> None:
         """Works out those of the chunks that are new and stand alone, and remembers them."""
-        inert, divided = self._divided(self._new(chunks, self._chunks), OTHER)
-        inert_ends, divided_ends = self._divided(self._new(ends, self._ends), END)
+        new, new_ends = self._new(chunks, self._chunks), self._new(ends, self._ends)
+        if not self._memory.has_room(2 * (len(new) + len(new_ends))):  # as many words as chunks, at most, in real text
+            self._memory.forget()
+            new, new_ends = self._new(chunks, self._chunks), self._new(ends, self._ends)
+        inert, divided = self._divided(new, OTHER)
+        inert_ends, divided_ends = self._divided(new_ends, END)
         words = {*inert, *inert_ends, *chain.from_iterable(chain(divided.values(), divided_ends.values()))}
         distinct = list(words)
         folded = dict(zip(distinct, fold_all(distinct) if self._fold_words else distinct, strict=True))
@@ -108,14 +114,15 @@ class BatchSegmenter(Segmenter[T]):
 
     def _divided(self, chunks: Sequence[str], following: str) -> tuple[list[str], dict[str, Sequence[str]]]:
         """Returns those of some chunks that are one word, and the words of others that stand alone."""
-        lines = "\n".join(chunks)
-        inert: list[str] = self._find_inert(lines)
+        inert: list[str] = self._find_inert("\n".join(chunks))
+        others = set(chunks).difference(inert)
+        lines = "\n".join(others)
         divided: dict[str, Sequence[str]] = {
             first + second: (first, second)
             for first, second in chain(self._find_inert_and_sign(lines), self._find_sign_and_inert(lines))
         }
         units = []
-        for chunk in set(chunks).difference(inert, divided):
+        for chunk in others.difference(divided):
             if not self._starts_freely(chunk):
                 continue
             if chunk[-1] == "." and self._inert(chunk, 0, len(chunk) - 1):

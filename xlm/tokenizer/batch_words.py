@@ -67,8 +67,8 @@ class BatchWords(Generic[T]):
         symbols, counts_W = bpe.split([word[:LONGEST] for word in words] if long else words)
         ends_W = np.cumsum(counts_W)
         ends: list[int] = ends_W.tolist()
-        values: list[T] = value_S[symbols].tolist()
-        result: list[Sequence[T]] = [tuple(values[start:end]) for start, end in zip([0, *ends], ends, strict=False)]
+        values: tuple[T, ...] = tuple(value_S[symbols].tolist())
+        result: list[Sequence[T]] = [values[start:end] for start, end in zip([0, *ends], ends, strict=False)]
         hard = np.searchsorted(ends_W, np.flatnonzero(is_hard_S[symbols]), side="right")
         for index in {*long, *hard.tolist()}:
             result[index] = self._of_word(words[index])

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from xlm.errors import InputError
 
-_TEXTS = 1 << 14
+_TEXTS = 1 << 15
 _CHARACTERS = 1 << 21
 """Of a batch, at least: enough that what the texts share is worked out once, and little beside other memory."""
 

@@ -15,11 +15,12 @@ from xlm.tokenizer.bpe import BPE
 from xlm.tokenizer.folding import lowercase_and_remove_accent
 from xlm.tokenizer.moses import Moses, moses
 from xlm.tokenizer.presets import Preset
+from xlm.tokenizer.remembered import Memory
 from xlm.tokenizer.rules import AlignedText, Piece, Span
 from xlm.tokenizer.spans import folded, in_order_and_complete, spans_of_pieces
 
-_REMEMBERED = 4
-"""Languages, and kinds of results, whose chunks are remembered; the one used longest ago is forgotten first."""
+_REMEMBERED = 8
+"""Languages, and kinds of results, whose chunks are remembered; with one more all are forgotten."""
 
 _WITHOUT_LANG = "en"
 """Whose rules a text gets whose language is not given."""
@@ -54,9 +55,12 @@ class Pipeline:
         self._unk_id = unk_id
         self._special = special
         self._segmenters: dict[tuple[str, str], Callable[[str], list[Any]]] = {}
+        self._words_at_once: dict[str, BatchWords[Any]] = {}
+        self._memory = Memory()
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_segmenters": {}}  # what they remember is soon back, and rules cannot be pickled
+        # What they remember is soon back, and rules cannot be pickled.
+        return self.__dict__ | {"_segmenters": {}, "_words_at_once": {}, "_memory": Memory()}
 
     def pieces(self, text: str, lang: str | None) -> list[str]:
         """Returns the pieces of a text, whether or not they have an id.
@@ -192,18 +196,19 @@ class Pipeline:
         return self._segmenters.get((kind, language)) or self._segmenter(kind, language)
 
     def _segmenter(self, kind: str, language: str) -> Callable[[str], list[Any]]:
+        if len(self._segmenters) >= _REMEMBERED:
+            self._segmenters, self._memory = {}, Memory()
         of_word = self._bpe.split if kind == "pieces" else self._ids_of_word
         rules = moses(self._preset.dialect, language)
         made: Callable[[str], list[Any]]
         if language not in dividers.LANGUAGES:
-            of_words: BatchWords[Any] = BatchWords(
-                self._bpe,
-                self._ids,
+            made = BatchSegmenter(
+                rules,
+                fold_words=self._fold_words,
                 of_word=of_word,
-                of_pieces=iter if kind == "pieces" else self._ids_of_pieces,
-                unknown=None if kind == "pieces" else self._unk_id,
+                of_words=self._batch_words(kind, of_word),
+                memory=self._memory,
             )
-            made = BatchSegmenter(rules, fold_words=self._fold_words, of_word=of_word, of_words=of_words)
         elif self._preset.dialect == "perl":
             raise LanguageError(
                 "This preset cannot divide the language into words",
@@ -214,10 +219,20 @@ class Pipeline:
             )
         else:
             made = self._dividing(dividers.Divider(rules), kind)
-        while len(self._segmenters) >= _REMEMBERED:
-            self._segmenters.pop(next(iter(self._segmenters)), None)
         self._segmenters[kind, language] = made
         return made
+
+    def _batch_words(self, kind: str, of_word: Callable[[str], Sequence[Any]]) -> BatchWords[Any]:
+        """Returns what splits many words, one for all languages since its tables are large."""
+        if kind not in self._words_at_once:
+            self._words_at_once[kind] = BatchWords(
+                self._bpe,
+                self._ids,
+                of_word=of_word,
+                of_pieces=iter if kind == "pieces" else self._ids_of_pieces,
+                unknown=None if kind == "pieces" else self._unk_id,
+            )
+        return self._words_at_once[kind]
 
     def _dividing(self, divider: dividers.Divider, kind: str) -> Callable[[str], list[Any]]:
         def divided(text: str) -> list[Any]:

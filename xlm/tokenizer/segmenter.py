@@ -24,7 +24,7 @@ from typing import Generic, TypeVar
 
 from xlm.tokenizer.folding import fold
 from xlm.tokenizer.moses import DIGITS, Moses
-from xlm.tokenizer.remembered import Remembered
+from xlm.tokenizer.remembered import Memory, Remembered
 from xlm.tokenizer.shapes import Shapes
 
 T = TypeVar("T")
@@ -53,6 +53,7 @@ class Segmenter(Generic[T]):
         rules: That divide a text into words.
         fold_words: Whether the words are put into lower case without accents.
         of_word: Returns what is asked for of one word.
+        memory: Counts what is remembered; one of its own if it is not given.
     """
 
     def __init__(
@@ -61,7 +62,9 @@ class Segmenter(Generic[T]):
         *,
         fold_words: bool,
         of_word: Callable[[str], Sequence[T]],
+        memory: Memory | None = None,
     ) -> None:
+        self._memory = memory = memory or Memory()
         self._rules = rules
         self._fold_words = fold_words
         self._lower_first = rules.classes.lower_first.match
@@ -70,13 +73,13 @@ class Segmenter(Generic[T]):
         self._inert_body = f"[A-Za-z0-9{letters}-]+"
         self._inert = re.compile(self._inert_body).fullmatch
         self._shapes = Shapes(rules, letters, self._unit_words_by_rules)
-        self._words = Remembered(of_word)
+        self._words = Remembered(of_word, memory)
         # Chunks before another one that begins freely; at the end of a text; and those with a full stop at the end,
         # by what follows.
-        self._chunks = Remembered(self._learn)
-        self._ends = Remembered(self._learn_end)
+        self._chunks = Remembered(self._learn, memory)
+        self._ends = Remembered(self._learn_end, memory)
         self._stops = {
-            following: Remembered(partial(self._learn_stop, following)) for following in (_LOWER, _DIGIT, OTHER)
+            following: Remembered(partial(self._learn_stop, following), memory) for following in (_LOWER, _DIGIT, OTHER)
         }
 
     def __call__(self, text: str) -> list[T]:
