@@ -13,6 +13,8 @@ from xlm.tokenizer.vocabulary import END_OF_WORD
 _CACHED_WORDS = 1 << 16
 _LONGEST_CACHED_WORD = 64  # characters; real words are shorter, and longer ones would make the cache large
 _LONG_WORD = 100  # characters, from where quadratic time is slower
+_WINDOW = 1 << 16  # characters of a very long word that are merged at once
+_OVERLAP = 64  # pieces at the end of a window that are merged again in the next one
 _LAST = 1 + len(END_OF_WORD)  # length of a single character that ends a word
 
 
@@ -63,7 +65,12 @@ class BPE:
 
     def split(self, word: str) -> Sequence[str]:
         """Returns the same as calling, without remembering it."""
-        pieces = self._merge_short(word) if self.learnt and len(word) < _LONG_WORD else self._merge(word)
+        if not self.learnt:
+            pieces = self._merge(_characters(word))
+        elif len(word) < _LONG_WORD:
+            pieces = self._merge_short(word)
+        else:
+            pieces = self._merge(_characters(word)) if len(word) <= _WINDOW else self._merge_windows(word)
         if self.vocabulary is not None:
             known = self.vocabulary
             for piece in pieces:
@@ -82,6 +89,38 @@ class BPE:
             else:
                 waiting += reversed(self.merges[rank])
         return parts
+
+    def _merge_windows(self, word: str) -> list[str]:
+        # With learnt merges, pieces are the right ones of a text if each two neighbours are the right ones of theirs.
+        # So windows can be merged one after the other, where their pieces meet so; memory then stays small.
+        pieces: list[str] = []
+        same: dict[str, str] = {}  # one text a piece, not one an occurrence
+        start = 0
+        while True:
+            kept = len(pieces)
+            is_last = start + _WINDOW >= len(word)
+            end = len(word) if is_last else start + _WINDOW
+            found = self._merge_part(word, start, end)
+            while pieces and not self._meet(pieces[-1], found[0], ends=is_last and len(found) == 1):
+                start -= len(pieces.pop())
+                found = self._merge_part(word, start, end)
+                if kept - len(pieces) > _OVERLAP:
+                    return self._merge(_characters(word))  # no luck: all at once, whatever memory it takes
+            if is_last:
+                return pieces + found
+            done = found[:-_OVERLAP]
+            if not done:
+                return self._merge(_characters(word))
+            pieces += (same.setdefault(piece, piece) for piece in done)
+            start += sum(map(len, done))
+
+    def _merge_part(self, word: str, start: int, end: int) -> list[str]:
+        return self._merge(_characters(word[start:]) if end == len(word) else list(word[start:end]))
+
+    def _meet(self, left: str, right: str, *, ends: bool) -> bool:
+        """Whether two pieces stay two where they are neighbours."""
+        characters = _characters(right.removesuffix(END_OF_WORD)) if ends else list(right)
+        return self._merge([*left, *characters]) == [left, right]
 
     def _merge_short(self, word: str) -> list[str]:
         # With learnt merges what a merge makes possible is always worse than itself, so that the best pair furthest
@@ -102,10 +141,9 @@ class BPE:
                 ranks[place] = rank_of((piece, pieces[place + 1]), none)
         return pieces
 
-    def _merge(self, word: str) -> list[str]:
+    def _merge(self, pieces: list[str]) -> list[str]:
         # A linked list of pieces and a heap of the pairs that can be merged: O(n log n) for n characters. A piece is
         # named by the place of its first character; one that was merged into its left neighbour becomes "".
-        pieces = [*word[:-1], word[-1] + END_OF_WORD]
         end = len(pieces)
         following = list(range(1, end + 1))
         preceding = list(range(-1, end - 1))
@@ -142,3 +180,8 @@ class BPE:
                 offer(preceding[left])
                 offer(left)
         return [piece for piece in pieces if piece]
+
+
+def _characters(word: str) -> list[str]:
+    """Returns the pieces that a word is made of before anything is merged."""
+    return [*word[:-1], word[-1] + END_OF_WORD]
