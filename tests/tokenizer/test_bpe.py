@@ -137,9 +137,9 @@ def test_equals_the_plain_algorithm_for_merges_in_order(choices: list[tuple[int,
         made.setdefault("".join(pair), pair)
     merges = tuple(made.values())
     bpe = BPE(merges)
-    assert bpe._learnt
+    assert bpe.learnt
     for word in words:
-        assert bpe(word) == plain_bpe(word, merges) == tuple(bpe._merge(word))
+        assert bpe(word) == plain_bpe(word, merges) == tuple(bpe._merge(bpe_module._characters(word)))
 
 
 def test_pieces_outside_the_vocabulary_are_split_again_as_fastbpe_does(tmp_path: Path) -> None:
@@ -168,3 +168,38 @@ def test_all_words_of_the_reference_texts_equal_fastbpe(reference: Path, limited
     ordered = sorted(words)
     assert len(ordered) > 100_000
     assert in_fastbpe_notation(bpe, ordered) == peer.apply([" ".join(ordered)])
+
+
+# The windows of very long words, made short: what meets at their edges must not show.
+@settings(max_examples=1000, deadline=None)
+@given(
+    choices=st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60)), max_size=40),
+    word=st.text("abc", min_size=12, max_size=120),
+    window=st.integers(6, 20),
+    overlap=st.integers(1, 4),
+)
+def test_windows_of_long_words_change_nothing(
+    choices: list[tuple[int, int]], word: str, window: int, overlap: int
+) -> None:
+    made: dict[str, Merge] = {}
+    for left, right in choices:
+        lefts = [*"abc", *(piece for piece in made if not piece.endswith("</w>"))]
+        rights = [*"abc", "a</w>", "b</w>", "c</w>", *made]
+        pair = (lefts[left % len(lefts)], rights[right % len(rights)])
+        made.setdefault("".join(pair), pair)
+    bpe = BPE(tuple(made.values()))
+    assert bpe.learnt
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bpe_module, "_WINDOW", window)
+        patch.setattr(bpe_module, "_OVERLAP", overlap)
+        assert bpe._merge_windows(word) == bpe._merge(bpe_module._characters(word))
+
+
+def test_windows_of_long_words_change_nothing_with_the_published_codes(
+    reference: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bpe = BPE(read_codes(reference / "published/codes_ende"))
+    text = (reference / "tokenizer/text/newstest2014.de.txt").read_text(encoding="utf-8")[:100_000]
+    monkeypatch.setattr(bpe_module, "_WINDOW", 700)
+    for word in ("".join(text.split()), "ab" * 20_000, "a" * 20_001, "-" * 10_000):
+        assert bpe._merge_windows(word) == bpe._merge(bpe_module._characters(word))

@@ -10,19 +10,22 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.tokenizer.texts import TEXTS
+from xlm.tokenizer import remembered as remembered_module
 from xlm.tokenizer import segmenter as segmenter_module
+from xlm.tokenizer.batch_segmenter import BatchSegmenter
 from xlm.tokenizer.moses import moses
-from xlm.tokenizer.segmenter import Segmenter
 
 KINDS = [("sacremoses", lang) for lang in ("en", "de", "fr", "ro", "ko", "cs")] + [
     ("perl", lang) for lang in ("en", "de", "fr", "fi", "ca", "tdt", "so", "xx")
 ]
+
+
+def segmenter_of(kind: tuple[str, str], fold: bool) -> BatchSegmenter[str]:
+    return BatchSegmenter(moses(*kind), fold_words=fold, of_word=lambda word: (word,), of_words=zip)
+
+
 # Kept over all examples, so that what one text leaves behind is what the next one finds.
-SEGMENTERS = {
-    (kind, fold): Segmenter(moses(*kind), fold_words=fold, of_word=lambda word: (word,))
-    for kind in KINDS
-    for fold in (False, True)
-}
+SEGMENTERS = {(kind, fold): segmenter_of(kind, fold) for kind in KINDS for fold in (False, True)}
 EDGES = st.lists(
     st.one_of(
         st.sampled_from("aZ5.,;:!?'\"()-–—[]{}<>%$&`´‘’‚„“”«»…。．\u00a0\u200b\u0301\tºéß中ไº/@#*+=|~^_"),
@@ -37,6 +40,9 @@ def check(text: str) -> None:
         expected = segmenter.by_rules(text)
         assert segmenter(text) == expected, (segmenter._rules.dialect, segmenter._rules.language)
         assert segmenter(text) == expected  # from what is remembered
+        for memory in (segmenter._words, segmenter._chunks, segmenter._ends):
+            memory.clear()
+        assert list(segmenter.of_texts([text, text])) == [expected, expected]
 
 
 @settings(max_examples=1500, deadline=None)
@@ -77,23 +83,34 @@ def test_the_short_cut_changes_nothing_on_real_text(reference: Path, kind: tuple
 
 @settings(max_examples=500, deadline=None)
 @example(text="a. b No. 5 x. (y )z.")
+@example(text=",0... The ")
 @given(text=EDGES | TEXTS)
 def test_windows_change_nothing(text: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         for window in (1, 3, 10):
-            patch.setattr(segmenter_module, "_WINDOW", window)
+            patch.setattr(segmenter_module, "WINDOW", window)
             for kind in (("sacremoses", "en"), ("sacremoses", "de"), ("perl", "de")):
                 segmenter = SEGMENTERS[kind, False]
                 assert segmenter(text) == segmenter.by_rules(text)
+                assert list(segmenter.of_texts(["a. b", text, "c"]))[1] == segmenter.by_rules(text)
+
+
+@pytest.mark.parametrize("kind", [("sacremoses", "en"), ("sacremoses", "de"), ("perl", "de")])
+def test_many_texts_at_once_are_the_same(reference: Path, kind: tuple[str, str]) -> None:
+    at_once, one_by_one = segmenter_of(kind, True), segmenter_of(kind, True)
+    for path in sorted((reference / "tokenizer/text").glob("*.txt")):
+        lines = path.read_bytes().decode("utf-8").split("\n")
+        assert list(at_once.of_texts(lines)) == list(map(one_by_one, lines)), path.name
 
 
 def test_caches_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(segmenter_module, "CACHED_CHUNKS", 20)
-    segmenter = Segmenter(moses("sacremoses", "en"), fold_words=True, of_word=lambda word: (word,))
+    monkeypatch.setattr(remembered_module, "MOST", 20)
+    segmenter = segmenter_of(("sacremoses", "en"), True)
     for i in range(200):
         text = f"word{i}, (word{i}). {'long' * 50} a. {i} b. A b. c c{i}"
         assert segmenter(text) == segmenter.by_rules(text)
         caches = (segmenter._chunks, segmenter._ends, segmenter._words, *segmenter._stops.values())
-        assert all(len(cache) <= 20 for cache in caches)
-    assert all(caches)
+        assert sum(map(len, caches)) <= 20
+    list(segmenter.of_texts([f"word{i}, word{i}" for i in range(100)]))
+    assert sum(map(len, caches)) <= 20
     assert not any("longlong" in key for cache in caches for key in cache)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from pathlib import Path
 
 from xlm._atomic import replacing
 from xlm.bench.report import BenchReport, Figure
 from xlm.errors import DependencyError
 
-_PER_BAR, _PER_AXES = 0.42, 0.9
+_PER_BAR, _PER_AXES = 0.5, 0.7  # inches
+_LABEL_WIDTH = 44  # characters
 
 
 def plot(report: BenchReport, path: Path) -> None:
-    """Draws the medians of a report as bars, one group a unit, with the spread over the rounds; writes a PNG.
+    """Draws the medians of a report as bars, one group a unit and zeros left out, with the spread over the rounds; writes a PNG.
 
     Args:
         report: The figures.
@@ -31,7 +33,8 @@ def plot(report: BenchReport, path: Path) -> None:
         ) from error
     groups: dict[str, list[Figure]] = {}
     for figure in report.figures:
-        groups.setdefault(figure.unit, []).append(figure)
+        if figure.median > 0:
+            groups.setdefault(figure.unit, []).append(figure)
     heights = [_PER_BAR * len(figures) + _PER_AXES for figures in groups.values()]
     canvas = Canvas(figsize=(10, sum(heights) + 1.2), layout="constrained")
     canvas.suptitle(report.title, fontsize=12, fontweight="bold")
@@ -41,10 +44,11 @@ def plot(report: BenchReport, path: Path) -> None:
         below = [figure.median - min(figure.values) for figure in figures]
         above = [max(figure.values) - figure.median for figure in figures]
         colours = ["#1f6feb" if figure.name.startswith("xlm") else "#9aa4af" for figure in figures]
-        bars = axes.barh([figure.name for figure in figures], medians, xerr=(below, above), color=colours, capsize=3)
+        labels = [textwrap.fill(figure.name, _LABEL_WIDTH) for figure in figures]
+        bars = axes.barh(labels, medians, xerr=(below, above), color=colours, capsize=3)
         axes.bar_label(bars, labels=[f"{median:.3g} {unit}" for median in medians], padding=6)
         axes.invert_yaxis()
-        axes.margins(x=0.25)
+        axes.margins(x=0.35)
         axes.spines[["top", "right", "bottom"]].set_visible(False)
         axes.xaxis.set_visible(False)
     canvas.supxlabel("\n".join(f"{key}: {value}" for key, value in report.machine.items()), fontsize=8)

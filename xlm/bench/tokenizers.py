@@ -1,4 +1,4 @@
-"""Tokenizing: time and memory, with the ids compared in the same run."""
+"""Tokenizing: time and memory, with the ids compared in the same run; and what further processes bring."""
 
 from __future__ import annotations
 
@@ -12,48 +12,58 @@ TIME_LIMIT = 1 / 20
 """Time of tokenizing with empty caches, in times of transformers'."""
 MEMORY_LIMIT = 300.0
 """Megabytes that tokenizing may add."""
+GAIN_OF_A_WORKER = 0.9
+"""Of N processes, how many times one they must be, in N."""
 
 _KINDS = {
-    "seconds": ("encode of each line, caches empty at the start", "s"),
+    "seconds": ("all lines, caches empty at the start", "s"),
     "cpu_seconds": ("the same, processor time", "s"),
     "warm_seconds": ("once more, caches filled", "s"),
     "peak_mb": ("memory that the first pass added", "MB"),
+}
+_WAYS = {
+    "xlm": "xlm: encode_batch",
+    "xlm-encode": "xlm: a loop of encode",
+    "transformers": "transformers: a loop of encode",
 }
 
 
 def bench_tokenizer(
     scratch: Path, *, model: Path, texts: Sequence[Path], rounds: int, against: str | None
 ) -> BenchReport:
-    """Tokenizes all lines of some files, one after the other, each time in a fresh process, beside a peer.
+    """Tokenizes all lines of some files, each time in a fresh process, beside a peer.
 
     Args:
         scratch: A directory for the files in between.
         model: A directory with a tokenizer; the preset is ``transformers``.
         texts: UTF-8 files, one text a line.
-        rounds: How often to measure; the two alternate.
-        against: ``"transformers"`` or nobody.
+        rounds: How often to measure; the ways alternate.
+        against: ``"transformers"`` or nobody. The limits hold for ``encode_batch``; a loop of ``encode``, which cannot
+            look ahead, is measured beside it.
     """
-    joined = scratch / "text"
-    joined.write_bytes(b"".join(path.read_bytes().rstrip(b"\n") + b"\n" for path in texts))
-    libraries = ("xlm", *((against,) if against else ()))
-    rows: dict[str, list[dict[str, float]]] = {library: [] for library in libraries}
+    joined = _join(scratch, texts)
+    ways = ("xlm", "xlm-encode", *((against,) if against else ()))
+    rows: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
     for _ in range(rounds):
-        for library in libraries:
-            rows[library].append(measure("tokenize", str(model), library, str(joined), str(scratch / library)))
+        for way in ways:
+            rows[way].append(measure("tokenize", str(model), way, str(joined), str(scratch / way)))
     figures = {
-        (library, kind): Figure(name=f"{library}: {label}", unit=unit, values=tuple(row[kind] for row in rows[library]))
+        (way, kind): Figure(name=f"{_WAYS[way]}, {label}", unit=unit, values=tuple(row[kind] for row in rows[way]))
         for kind, (label, unit) in _KINDS.items()
-        for library in libraries
+        for way in ways
     }
-    ids = {library: (scratch / library).read_text(encoding="utf-8").split("\n") for library in libraries}
+    ids = {way: (scratch / way).read_text(encoding="utf-8").split("\n") for way in ways}
     lines = len(ids["xlm"]) - 1
-    bars = [Bar(name=f"xlm: {_KINDS['peak_mb'][0]}, MB", value=figures["xlm", "peak_mb"].median, limit=MEMORY_LIMIT)]
+    bars = [
+        Bar(name=f"{_WAYS['xlm']}, {_KINDS['peak_mb'][0]}", value=figures["xlm", "peak_mb"].median, limit=MEMORY_LIMIT)
+    ]
+    for way in ways[1:]:
+        differing = sum(ours != theirs for ours, theirs in zip(ids["xlm"], ids[way], strict=True))
+        bars.append(Bar(name=f"lines whose ids differ from those of {_WAYS[way]}", value=differing, limit=0))
     if against:
-        differing = sum(ours != theirs for ours, theirs in zip(ids["xlm"], ids[against], strict=True))
-        bars.append(Bar(name=f"lines whose ids differ from those of {against}", value=differing, limit=0))
         for kind in ("seconds", "cpu_seconds"):
             ratio = ratio_of_rounds(figures["xlm", kind], figures[against, kind])
-            bars.append(Bar(name=f"xlm / {against}: {_KINDS[kind][0]}", value=ratio, limit=TIME_LIMIT))
+            bars.append(Bar(name=f"{_WAYS['xlm']} / {against}, {_KINDS[kind][0]}", value=ratio, limit=TIME_LIMIT))
     size = joined.stat().st_size / 1e6
     return BenchReport(
         title=f"tokenizing {lines} lines ({size:.2f} MB), {rounds} rounds",
@@ -61,3 +71,54 @@ def bench_tokenizer(
         figures=tuple(figures.values()),
         bars=tuple(bars),
     )
+
+
+def bench_workers(
+    scratch: Path, *, model: Path, texts: Sequence[Path], rounds: int, workers: int, megabytes: float
+) -> BenchReport:
+    """Tokenizes a long stream of lines with one process and with several.
+
+    Args:
+        scratch: As for ``bench_tokenizer``.
+        model: As for ``bench_tokenizer``.
+        texts: As for ``bench_tokenizer``.
+        rounds: How often to measure; the two alternate.
+        workers: How many processes to compare with one.
+        megabytes: Size of the stream; the texts are repeated as often as needed.
+    """
+    joined = _join(scratch, texts, at_least=int(megabytes * 1e6))
+    rows: dict[int, list[dict[str, float]]] = {1: [], workers: []}
+    for _ in range(rounds):
+        for number, measured in rows.items():
+            measured.append(measure("tokenize-stream", str(model), str(number), str(joined)))
+    figures = {
+        number: Figure(
+            name="one process" if number == 1 else f"{number} processes",
+            unit="s",
+            values=tuple(row["seconds"] for row in measured),
+        )
+        for number, measured in rows.items()
+    }
+    ids = {row["ids"] for measured in rows.values() for row in measured}
+    return BenchReport(
+        title=f"tokenizing {joined.stat().st_size / 1e6:.1f} MB as a stream, {rounds} rounds",
+        machine=machine_facts(("sacremoses",)),
+        figures=tuple(figures.values()),
+        bars=(
+            Bar(name="different numbers of ids, beside one", value=len(ids) - 1, limit=0),
+            Bar(
+                name=f"time of {workers} processes / of one",
+                value=ratio_of_rounds(figures[workers], figures[1]),
+                limit=1 / (GAIN_OF_A_WORKER * workers),
+            ),
+        ),
+    )
+
+
+def _join(scratch: Path, texts: Sequence[Path], *, at_least: int = 0) -> Path:
+    data = b"".join(path.read_bytes().rstrip(b"\n") + b"\n" for path in texts)
+    joined = scratch / "text"
+    with joined.open("wb") as file:
+        for _ in range(max(-(-at_least // len(data)), 1)):
+            file.write(data)
+    return joined

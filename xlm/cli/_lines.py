@@ -13,8 +13,13 @@ from xlm.errors import InputError
 
 def place(file: BinaryIO, number: int) -> str:
     """The name of a line (counted from 1) in errors."""
+    return f"{'standard input' if is_standard_input(file) else file.name}, line {number}"
+
+
+def is_standard_input(file: BinaryIO) -> bool:
+    """Whether lines come from standard input rather than from a file that has a name."""
     name = getattr(file, "name", "-")
-    return f"{name if isinstance(name, str) and name not in ('-', '<stdin>') else 'standard input'}, line {number}"
+    return not isinstance(name, str) or name in ("-", "<stdin>")
 
 
 def read_lines(file: BinaryIO) -> Iterator[tuple[int, str]]:

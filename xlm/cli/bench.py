@@ -131,13 +131,39 @@ def load(against: str | None, size: str, rounds: int) -> Measurement:
 @against
 @tokenizer_directory
 @text_files
+@click.option(
+    "--workers", type=click.IntRange(2), help="Compare this many processes with one, on a stream of --megabytes."
+)
+@click.option(
+    "--megabytes",
+    type=click.FloatRange(min=0, min_open=True),
+    default=100.0,
+    show_default=True,
+    help="Size of that stream; --text is repeated as often as needed.",
+)
 @_measuring(5)
-def tokenizer(against: str | None, model: Path | None, texts: tuple[Path, ...], rounds: int) -> Measurement:
-    """Encodes each line of the texts, each time in a process of its own, caches empty at the start and then filled."""
-    from xlm.bench.tokenizers import bench_tokenizer
+def tokenizer(
+    against: str | None,
+    model: Path | None,
+    texts: tuple[Path, ...],
+    workers: int | None,
+    megabytes: float,
+    rounds: int,
+) -> Measurement:
+    """Encodes all lines of the texts with encode_batch, beside a loop of encode, each time in a process of its own.
+
+    Caches are empty at the start; then once more with caches filled.
+    """
+    if workers is not None and against is not None:
+        raise click.UsageError("--workers compares xlm with itself, not with --against")
+    from xlm.bench.tokenizers import bench_tokenizer, bench_workers
 
     model, texts = _tokenizer_directory(model), texts or tuple(map(_reference, _NEWSTEST))
-    return lambda folder: bench_tokenizer(folder, model=model, texts=texts, rounds=rounds, against=against)
+    if workers is None:
+        return lambda folder: bench_tokenizer(folder, model=model, texts=texts, rounds=rounds, against=against)
+    return lambda folder: bench_workers(
+        folder, model=model, texts=texts, rounds=rounds, workers=workers, megabytes=megabytes
+    )
 
 
 @command.command(short_help="A forward with all logits.")

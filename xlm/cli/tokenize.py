@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
-from xlm.cli._lines import naming_line, read_lines, write_line, write_lines
+from xlm.cli._lines import is_standard_input, naming_line, read_lines, write_line, write_lines
 from xlm.cli._options import model_and_text
 from xlm.errors import InputError
 
@@ -53,17 +53,17 @@ def command(
     from xlm.tokenizer.tokenizer import XLMTokenizer
 
     tokenizer = XLMTokenizer.from_pretrained(model, preset=preset, codes=codes)
-    written = partial(_line, tokenizer, lang=lang, output=output)
-    if workers == 1:
+    written = partial(_lines, tokenizer, lang=lang, output=output)
+    if workers == 1 and is_standard_input(file):  # someone may be waiting for each line
         for number, line in read_lines(file):
             with naming_line(file, number):
-                write_line(written(line))
+                write_line(written([line])[0])
             _show(number)
         return
-    written("")  # a wrong language is said before any process starts
+    written([""])  # a wrong language is said before any process starts
     reading = _Batches(file)
     number = 0
-    for lines in in_order(partial(_lines, tokenizer, lang=lang, output=output), reading, workers=workers):
+    for lines in in_order(written, reading, workers=workers):
         write_lines(lines)
         number += len(lines)
         _show(number)
@@ -71,14 +71,10 @@ def command(
         raise reading.error
 
 
-def _line(tokenizer: XLMTokenizer, line: str, *, lang: str, output: str) -> str:
-    return " ".join(
-        tokenizer.tokenize(line, lang) if output == "tokens" else map(str, tokenizer.encode(line, lang=lang))
-    )
-
-
 def _lines(tokenizer: XLMTokenizer, lines: list[str], *, lang: str, output: str) -> list[str]:
-    return [_line(tokenizer, line, lang=lang, output=output) for line in lines]
+    if output == "tokens":
+        return [" ".join(tokens) for tokens in tokenizer.tokenize_batch(lines, lang)]
+    return [" ".join(map(str, ids)) for ids in tokenizer.encode_batch(lines, lang=lang)]
 
 
 class _Batches:

@@ -13,6 +13,8 @@ from xlm.tokenizer.vocabulary import END_OF_WORD
 _CACHED_WORDS = 1 << 16
 _LONGEST_CACHED_WORD = 64  # characters; real words are shorter, and longer ones would make the cache large
 _LONG_WORD = 100  # characters, from where quadratic time is slower
+_WINDOW = 1 << 16  # characters of a very long word that are merged at once
+_OVERLAP = 64  # pieces at the end of a window that are merged again in the next one
 _LAST = 1 + len(END_OF_WORD)  # length of a single character that ends a word
 
 
@@ -23,22 +25,27 @@ class BPE:
         merges: Pairs of pieces, best first, in ``</w>`` notation.
         vocabulary: Where given, a merged piece that is not in it is split again into the two it was merged from, and
             these in turn. Source: fastBPE's ``applybpe`` with a vocabulary file.
+
+    Attributes:
+        merges: As given.
+        vocabulary: As given.
+        made: The rank of the merge that makes each piece, in the order of the ranks.
+        learnt: Whether the merges are such as learning gives: each part a single character or made by an earlier
+            merge, and nothing made twice.
     """
 
     def __init__(self, merges: Sequence[tuple[str, str]], vocabulary: Container[str] | None = None) -> None:
-        self._merges = merges
-        self._vocabulary = vocabulary
+        self.merges = merges
+        self.vocabulary = vocabulary
         self._ranks = {merge: rank for rank, merge in enumerate(merges)}
-        # The merge that makes each piece, and whether they are such as learning gives: each part a single character
-        # or made by an earlier merge, and nothing made twice.
-        self._made: dict[str, int] = {}
-        self._learnt = True
+        self.made: dict[str, int] = {}
+        self.learnt = True
         for rank, (left, right) in enumerate(merges):
-            made_before = (len(left) == 1 or left in self._made) and (
-                len(right) == 1 or right in self._made or (len(right) == _LAST and right.endswith(END_OF_WORD))
+            made_before = (len(left) == 1 or left in self.made) and (
+                len(right) == 1 or right in self.made or (len(right) == _LAST and right.endswith(END_OF_WORD))
             )
-            if not made_before or self._made.setdefault(left + right, rank) != rank:
-                self._learnt = False
+            if not made_before or self.made.setdefault(left + right, rank) != rank:
+                self.learnt = False
         self._cache: dict[str, tuple[str, ...]] = {}
 
     def __call__(self, word: str) -> tuple[str, ...]:
@@ -58,9 +65,14 @@ class BPE:
 
     def split(self, word: str) -> Sequence[str]:
         """Returns the same as calling, without remembering it."""
-        pieces = self._merge_short(word) if self._learnt and len(word) < _LONG_WORD else self._merge(word)
-        if self._vocabulary is not None:
-            known = self._vocabulary
+        if not self.learnt:
+            pieces = self._merge(_characters(word))
+        elif len(word) < _LONG_WORD:
+            pieces = self._merge_short(word)
+        else:
+            pieces = self._merge(_characters(word)) if len(word) <= _WINDOW else self._merge_windows(word)
+        if self.vocabulary is not None:
+            known = self.vocabulary
             for piece in pieces:
                 if piece not in known:
                     return [part for piece in pieces for part in self._parts_within(piece, known)]
@@ -71,12 +83,44 @@ class BPE:
         waiting = [piece]
         while waiting:
             part = waiting.pop()
-            rank = None if part in known else self._made.get(part)
+            rank = None if part in known else self.made.get(part)
             if rank is None:  # known, or a single character
                 parts.append(part)
             else:
-                waiting += reversed(self._merges[rank])
+                waiting += reversed(self.merges[rank])
         return parts
+
+    def _merge_windows(self, word: str) -> list[str]:
+        # With learnt merges, pieces are the right ones of a text if each two neighbours are the right ones of theirs.
+        # So windows can be merged one after the other, where their pieces meet so; memory then stays small.
+        pieces: list[str] = []
+        same: dict[str, str] = {}  # one text a piece, not one an occurrence
+        start = 0
+        while True:
+            kept = len(pieces)
+            is_last = start + _WINDOW >= len(word)
+            end = len(word) if is_last else start + _WINDOW
+            found = self._merge_part(word, start, end)
+            while pieces and not self._meet(pieces[-1], found[0], ends=is_last and len(found) == 1):
+                start -= len(pieces.pop())
+                found = self._merge_part(word, start, end)
+                if kept - len(pieces) > _OVERLAP:
+                    return self._merge(_characters(word))  # no luck: all at once, whatever memory it takes
+            if is_last:
+                return pieces + found
+            done = found[:-_OVERLAP]
+            if not done:
+                return self._merge(_characters(word))
+            pieces += (same.setdefault(piece, piece) for piece in done)
+            start += sum(map(len, done))
+
+    def _merge_part(self, word: str, start: int, end: int) -> list[str]:
+        return self._merge(_characters(word[start:]) if end == len(word) else list(word[start:end]))
+
+    def _meet(self, left: str, right: str, *, ends: bool) -> bool:
+        """Whether two pieces stay two where they are neighbours."""
+        characters = _characters(right.removesuffix(END_OF_WORD)) if ends else list(right)
+        return self._merge([*left, *characters]) == [left, right]
 
     def _merge_short(self, word: str) -> list[str]:
         # With learnt merges what a merge makes possible is always worse than itself, so that the best pair furthest
@@ -97,10 +141,9 @@ class BPE:
                 ranks[place] = rank_of((piece, pieces[place + 1]), none)
         return pieces
 
-    def _merge(self, word: str) -> list[str]:
+    def _merge(self, pieces: list[str]) -> list[str]:
         # A linked list of pieces and a heap of the pairs that can be merged: O(n log n) for n characters. A piece is
         # named by the place of its first character; one that was merged into its left neighbour becomes "".
-        pieces = [*word[:-1], word[-1] + END_OF_WORD]
         end = len(pieces)
         following = list(range(1, end + 1))
         preceding = list(range(-1, end - 1))
@@ -137,3 +180,8 @@ class BPE:
                 offer(preceding[left])
                 offer(left)
         return [piece for piece in pieces if piece]
+
+
+def _characters(word: str) -> list[str]:
+    """Returns the pieces that a word is made of before anything is merged."""
+    return [*word[:-1], word[-1] + END_OF_WORD]

@@ -22,6 +22,20 @@ def fold(word: str) -> str:
     return "".join(character for character in decomposed if unicodedata.category(character) != "Mn")
 
 
+def fold_all(words: Sequence[str]) -> list[str]:
+    r"""Returns ``fold`` of each word, at once.
+
+    Args:
+        words: Without a ``\n``, which divides them here: no rule of Unicode reaches across it.
+    """
+    text = "\n".join(words).lower()
+    if not text.isascii():
+        text = unicodedata.normalize("NFD", text)
+        for mark in {character for character in set(text) if unicodedata.category(character) == "Mn"}:
+            text = text.replace(mark, "")
+    return text.split("\n") if words else []
+
+
 def fold_characters(word: str) -> list[tuple[str, int]]:
     """Returns the characters of ``fold(word)``, each with the place in the word of the character it came from."""
     # A capital sigma becomes one of two letters by its neighbours; the number of letters is always the same.

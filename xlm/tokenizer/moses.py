@@ -81,6 +81,10 @@ class Moses:
             start = end + 1
         return words
 
+    def is_abbreviation(self, word: str) -> bool:
+        """Whether a word is one of those after which a full stop stays, always or before a number."""
+        return word in self._prefixes.always or word in self._prefixes.before_numbers
+
     def full_stop_stays(self, prefix: str, following: str) -> bool:
         """Whether the full stop at the end of a word stays with it.
 

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import repeat
 from typing import Any
 
 from xlm.errors import LanguageError
 from xlm.tokenizer import dividers
+from xlm.tokenizer.batch_segmenter import BatchSegmenter
+from xlm.tokenizer.batch_words import BatchWords
 from xlm.tokenizer.bpe import BPE
 from xlm.tokenizer.folding import lowercase_and_remove_accent
 from xlm.tokenizer.moses import Moses, moses
 from xlm.tokenizer.presets import Preset
+from xlm.tokenizer.remembered import Memory
 from xlm.tokenizer.rules import AlignedText, Piece, Span
-from xlm.tokenizer.segmenter import Segmenter
 from xlm.tokenizer.spans import folded, in_order_and_complete, spans_of_pieces
 
-_REMEMBERED = 4
-"""Languages, and kinds of results, whose chunks are remembered; the one used longest ago is forgotten first."""
+_REMEMBERED = 8
+"""Languages, and kinds of results, whose chunks are remembered; with one more all are forgotten."""
 
 _WITHOUT_LANG = "en"
 """Whose rules a text gets whose language is not given."""
@@ -52,9 +55,12 @@ class Pipeline:
         self._unk_id = unk_id
         self._special = special
         self._segmenters: dict[tuple[str, str], Callable[[str], list[Any]]] = {}
+        self._words_at_once: dict[str, BatchWords[Any]] = {}
+        self._memory = Memory()
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_segmenters": {}}  # what they remember is soon back, and rules cannot be pickled
+        # What they remember is soon back, and rules cannot be pickled.
+        return self.__dict__ | {"_segmenters": {}, "_words_at_once": {}, "_memory": Memory()}
 
     def pieces(self, text: str, lang: str | None) -> list[str]:
         """Returns the pieces of a text, whether or not they have an id.
@@ -73,6 +79,34 @@ class Pipeline:
             DependencyError: The library that does is not installed.
         """
         return self._run(text, lang, "ids", lambda token: self._ids.get(token, self._unk_id))
+
+    def ids_of_each(self, texts: Sequence[str], lang: str | None) -> Iterable[list[int]]:
+        """Returns the ids of the pieces of each text, the same as ``ids`` of each.
+
+        Raises:
+            LanguageError: The preset does not say how to divide the language into words.
+            DependencyError: The library that does is not installed.
+        """
+        return self._run_each(texts, lang, "ids", self.ids)
+
+    def pieces_of_each(self, texts: Sequence[str], lang: str | None) -> Iterable[list[str]]:
+        """Returns the pieces of each text, the same as ``pieces`` of each.
+
+        Raises:
+            LanguageError: The preset does not say how to divide the language into words.
+            DependencyError: The library that does is not installed.
+        """
+        return self._run_each(texts, lang, "pieces", self.pieces)
+
+    def _run_each(
+        self, texts: Sequence[str], lang: str | None, kind: str, of_text: Callable[[str, str | None], list[Any]]
+    ) -> Iterable[list[Any]]:
+        segmenter = self._find_segmenter(kind, lang)
+        if not isinstance(segmenter, BatchSegmenter) or (lang is None and self._special.search(" ".join(texts))):
+            return [of_text(text, lang) for text in texts]
+        if lang is None and self._preset.lowers_first and self._fold_words:
+            texts = [self._lowered(text) for text in texts]
+        return segmenter.of_texts(texts)
 
     def spans(self, text: str, lang: str | None) -> list[tuple[str, Span]]:
         """Returns the pieces of a text, each with the span of the text it came from.
@@ -134,7 +168,7 @@ class Pipeline:
         return source.from_pieces(pieces)
 
     def _run(self, text: str, lang: str | None, kind: str, of_token: Callable[[str], Any]) -> list[Any]:
-        segmenter = self._segmenters.get((kind, lang or _WITHOUT_LANG)) or self._segmenter(kind, lang or _WITHOUT_LANG)
+        segmenter = self._find_segmenter(kind, lang)
         if lang is not None:
             return segmenter(text)
         if self._preset.lowers_first and self._fold_words:
@@ -157,12 +191,24 @@ class Pipeline:
         ]
         return "".join(parts)
 
+    def _find_segmenter(self, kind: str, lang: str | None) -> Callable[[str], list[Any]]:
+        language = lang or _WITHOUT_LANG
+        return self._segmenters.get((kind, language)) or self._segmenter(kind, language)
+
     def _segmenter(self, kind: str, language: str) -> Callable[[str], list[Any]]:
+        if len(self._segmenters) >= _REMEMBERED:
+            self._segmenters, self._memory = {}, Memory()
         of_word = self._bpe.split if kind == "pieces" else self._ids_of_word
         rules = moses(self._preset.dialect, language)
         made: Callable[[str], list[Any]]
         if language not in dividers.LANGUAGES:
-            made = Segmenter(rules, fold_words=self._fold_words, of_word=of_word)
+            made = BatchSegmenter(
+                rules,
+                fold_words=self._fold_words,
+                of_word=of_word,
+                of_words=self._batch_words(kind, of_word),
+                memory=self._memory,
+            )
         elif self._preset.dialect == "perl":
             raise LanguageError(
                 "This preset cannot divide the language into words",
@@ -173,10 +219,20 @@ class Pipeline:
             )
         else:
             made = self._dividing(dividers.Divider(rules), kind)
-        while len(self._segmenters) >= _REMEMBERED:
-            self._segmenters.pop(next(iter(self._segmenters)), None)
         self._segmenters[kind, language] = made
         return made
+
+    def _batch_words(self, kind: str, of_word: Callable[[str], Sequence[Any]]) -> BatchWords[Any]:
+        """Returns what splits many words, one for all languages since its tables are large."""
+        if kind not in self._words_at_once:
+            self._words_at_once[kind] = BatchWords(
+                self._bpe,
+                self._ids,
+                of_word=of_word,
+                of_pieces=iter if kind == "pieces" else self._ids_of_pieces,
+                unknown=None if kind == "pieces" else self._unk_id,
+            )
+        return self._words_at_once[kind]
 
     def _dividing(self, divider: dividers.Divider, kind: str) -> Callable[[str], list[Any]]:
         def divided(text: str) -> list[Any]:
@@ -190,4 +246,7 @@ class Pipeline:
         return divided
 
     def _ids_of_word(self, word: str) -> Sequence[int]:
-        return tuple([self._ids.get(piece, self._unk_id) for piece in self._bpe.split(word)])
+        return tuple(self._ids_of_pieces(self._bpe.split(word)))
+
+    def _ids_of_pieces(self, pieces: Iterable[str]) -> Iterator[int]:
+        return map(self._ids.get, pieces, repeat(self._unk_id))

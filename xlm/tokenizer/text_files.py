@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,8 @@ def read_json_object(path: Path) -> dict[str, Any]:
         if len(result) != len(pairs):
             keys = [key for key, _ in pairs]
             twice = next(key for key in result if keys.count(key) > 1)
-            raise VocabularyError("A key stands twice in the file", where=path, found=repr(twice))
+            where = place_of_key(path, twice, occurrence=1)
+            raise VocabularyError("A key stands twice in the file", where=where, found=repr(twice))
         return result
 
     text = read_text(path)
@@ -91,3 +93,20 @@ def read_json_object(path: Path) -> dict[str, Any]:
 def at_line(path: Path, line: int) -> str:
     """Returns the place of a line (counted from 1) in a file, as errors name it."""
     return f"{path}, line {line}"
+
+
+def place_of_key(path: Path, key: str, *, occurrence: int = 0) -> str:
+    """Returns the place of a key in a JSON file, as errors name it; only the file's where its line cannot be told.
+
+    Args:
+        path: The file.
+        key: Any key.
+        occurrence: Which of several, from 0.
+    """
+    text = read_text(path)
+    written = {json.dumps(key, ensure_ascii=ensure_ascii) for ensure_ascii in (True, False)}
+    pattern = rf"(?:{'|'.join(map(re.escape, sorted(written)))})\s*:"
+    starts = [match.start() for match in re.finditer(pattern, text)]
+    if occurrence >= len(starts):
+        return str(path)  # written with escapes that nobody needs
+    return at_line(path, text.count("\n", 0, starts[occurrence]) + 1)

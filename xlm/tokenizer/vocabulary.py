@@ -15,7 +15,7 @@ from pathlib import Path
 
 from xlm._atomic import write_text
 from xlm.errors import VocabularyError
-from xlm.tokenizer.text_files import at_line, read_json_object, read_lines
+from xlm.tokenizer.text_files import at_line, place_of_key, read_json_object, read_lines
 
 SPECIAL_TOKENS = ("<s>", "</s>", "<pad>", "<unk>", *(f"<special{i}>" for i in range(10)))
 """The first ids of every XLM vocabulary, in order. Source: the original's ``xlm/data/dictionary.py``."""
@@ -73,10 +73,12 @@ class Vocabulary:
             expected = f"each id from 0 to {len(ids) - 1} once"
             if type(index) is not int or not 0 <= index < len(ids):
                 found = f"{json.dumps(token)}: {json.dumps(index)}"
-                raise VocabularyError("A token's id is out of place", where=path, found=found, expected=expected)
+                where = place_of_key(path, token)
+                raise VocabularyError("A token's id is out of place", where=where, found=found, expected=expected)
             if tokens[index] is not None:
                 found = f"{json.dumps(tokens[index])} and {json.dumps(token)} with id {index}"
-                raise VocabularyError("Two tokens have the same id", where=path, found=found, expected=expected)
+                where = place_of_key(path, token)
+                raise VocabularyError("Two tokens have the same id", where=where, found=found, expected=expected)
             tokens[index] = token
         # Every place is filled: as many ids as places, none of them twice.
         result = tuple(token for token in tokens if token is not None)

@@ -1,0 +1,101 @@
+"""BPE of many words at once. Oracle: BPE of one word, which is held against the plain algorithm and fastBPE."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.tokenizer.small import MERGES, VOCABULARY
+from xlm.tokenizer import batch_words as batch_words_module
+from xlm.tokenizer.batch_bpe import LONGEST, BatchBPE
+from xlm.tokenizer.batch_words import BatchWords
+from xlm.tokenizer.bpe import BPE
+from xlm.tokenizer.merges import read_codes
+from xlm.tokenizer.vocabulary import Vocabulary
+
+Merge = tuple[str, str]
+
+
+def pieces_at_once(bpe: BPE, words: list[str]) -> list[list[str]]:
+    batch = BatchBPE(bpe.merges, bpe.made, VOCABULARY.tokens)
+    symbols, counts = batch.split(words)
+    ends = counts.cumsum().tolist()
+    pieces = [batch.pieces[symbol] for symbol in symbols.tolist()]
+    return [pieces[start:end] for start, end in pairwise([0, *ends])]
+
+
+def without_unknown(pieces: list[str], known: BatchBPE) -> list[str]:
+    return [piece if piece in known.pieces else "" for piece in pieces]
+
+
+# Merges such as learning gives: parts made before, nothing made twice. Some pieces are still never reached.
+@settings(max_examples=500, deadline=None)
+@given(
+    choices=st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), min_size=1, max_size=25),
+    words=st.lists(st.text("abcä\ud800🚴", min_size=1, max_size=LONGEST), min_size=1),
+)
+def test_equals_one_after_the_other(choices: list[tuple[int, int]], words: list[str]) -> None:
+    made: dict[str, Merge] = {}
+    for left, right in choices:
+        lefts = [*"abc", *(piece for piece in made if not piece.endswith("</w>"))]
+        rights = [*"abc", "a</w>", "b</w>", "c</w>", *made]
+        pair = (lefts[left % len(lefts)], rights[right % len(rights)])
+        made.setdefault("".join(pair), pair)
+    bpe = BPE(tuple(made.values()))
+    assert bpe.learnt
+    known = BatchBPE(bpe.merges, bpe.made, VOCABULARY.tokens)
+    assert pieces_at_once(bpe, words) == [without_unknown(list(bpe.split(word)), known) for word in words]
+
+
+def test_a_piece_that_looks_like_the_end_of_a_word_is_one() -> None:
+    # "a</w>" written out is the same piece as an a that ends a word: as text, pieces know no difference.
+    merges = (("<", "/"), ("</", "w"), ("</w", ">"), ("a", "</w>"), ("b", "a</w>"))
+    bpe = BPE(merges)
+    assert bpe.learnt
+    known = BatchBPE(merges, bpe.made, VOCABULARY.tokens)
+    for words in (["ba</w>x", "ba", "a", "a</w>"], ["ba"]):
+        assert pieces_at_once(bpe, words) == [without_unknown(list(bpe.split(word)), known) for word in words]
+
+
+@pytest.mark.parametrize("share", [None, 0.3, 0.9])
+@pytest.mark.parametrize("unknown", [None, -1])
+def test_values_of_words(share: float | None, unknown: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch_words_module, "_FEW", 0)
+    generator = random.Random(3)
+    limits = None if share is None else frozenset(t for t in VOCABULARY.tokens if generator.random() < share)
+    bpe = BPE(MERGES, limits)
+
+    def of_pieces(pieces: Iterable[str]) -> list[Any]:
+        return [piece if unknown is None else VOCABULARY.ids.get(piece, unknown) for piece in pieces]
+
+    def of_word(word: str) -> tuple[Any, ...]:
+        return tuple(of_pieces(bpe.split(word)))
+
+    batch: BatchWords[Any] = BatchWords(bpe, VOCABULARY.tokens, of_word=of_word, of_pieces=of_pieces, unknown=unknown)
+    words = ["".join(generator.choices("thedogrunißuläsz中", k=generator.randint(1, 60))) for _ in range(3000)]
+    assert [tuple(values) for values in batch(words)] == [of_word(word) for word in words]
+    assert list(batch([])) == []
+
+
+def test_equals_one_after_the_other_on_all_words_of_the_reference_texts(reference: Path) -> None:
+    bpe = BPE(read_codes(reference / "published/codes_ende"))
+    tokens = Vocabulary.from_words(reference / "published/vocab_ende").tokens
+    words: set[str] = set()
+    for path in (reference / "tokenizer/text").glob("*.txt"):
+        words.update(word for word in path.read_bytes().decode("utf-8").split() if len(word) <= LONGEST)
+    ordered = sorted(words)
+    batch = BatchBPE(bpe.merges, bpe.made, tokens)
+    symbols, counts = batch.split(ordered)
+    pieces = [batch.pieces[symbol] for symbol in symbols.tolist()]
+    ends = counts.cumsum().tolist()
+    known = set(batch.pieces)
+    assert len(ordered) > 100_000
+    for word, (start, end) in zip(ordered, pairwise([0, *ends]), strict=True):
+        assert pieces[start:end] == [piece if piece in known else "" for piece in bpe.split(word)]

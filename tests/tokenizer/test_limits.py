@@ -1,0 +1,92 @@
+"""Memory and time on the worst inputs. Oracle: 300 MB for the process, and time that grows as the input does."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.tokenizer.small import MERGES, VOCABULARY
+from xlm.tokenizer.tokenizer import XLMTokenizer
+
+MOST_MB = 300
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+INPUTS = {
+    "no space in 10 MB": "['thedog' * 1_700_000]",
+    "random letters in 10 MB": f"[''.join(generator.choices({LETTERS!r}, k=10_000_000))]",
+    "a million different words": "(' '.join(word(8) for _ in range(20)) for _ in range(50_000))",
+    "a million different words in one line": "[' '.join(word(8) for _ in range(1_000_000))]",
+    "different long chunks": "('(' + ' '.join(word(45) for _ in range(20)) + ')' for _ in range(10_000))",
+    "dots in 10 MB": "['. ' * 5_000_000]",
+}
+SCRIPT = f"""
+import random, sys
+from pathlib import Path
+from tests.tokenizer.small import MERGES, VOCABULARY
+from xlm.tokenizer.tokenizer import XLMTokenizer
+generator = random.Random(0)
+word = lambda length: ''.join(generator.choices({LETTERS!r}, k=length))
+tokenizer = XLMTokenizer(VOCABULARY, MERGES)
+ids = sum(map(len, tokenizer.encode_stream(TEXTS)))
+status = Path('/proc/self/status').read_text()
+print(ids, status.partition('VmHWM:')[2].split()[0])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("name", INPUTS)
+def test_memory_stays_small_whatever_the_input(name: str) -> None:
+    command = [sys.executable, "-c", SCRIPT.replace("TEXTS", INPUTS[name])]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    ids, kilobytes = map(int, result.stdout.split())
+    assert ids > 100_000
+    assert kilobytes < MOST_MB * 1024
+
+
+PATTERNS = {
+    "dots": "....",
+    "dots and spaces": ". ",
+    "words and dots": "a.b. ",
+    "spaces": "   ",
+    "quotes": "\"'",
+    "quotes and spaces": "\" ' ",
+    "hyphens": "-- -",
+    "digits and commas": "1,2,",
+    "digits": "12 34",
+    "brackets": "([{)]} ",
+    "brackets and dots": ") .(",
+    "mixed": "a.\" ,5 %'(b) …",
+    "markers": "DOTMULTI.",
+}
+
+
+def seconds(tokenizer: XLMTokenizer, text: str) -> float:
+    start = time.process_time()
+    tokenizer.encode(text, lang="en")
+    return time.process_time() - start
+
+
+def check_linear(pattern: str, *, shortest: int, longest: int) -> None:
+    tokenizer = XLMTokenizer(VOCABULARY, MERGES)
+    tokenizer.encode("x", lang="en")
+    length, before = shortest, seconds(tokenizer, pattern * (shortest // len(pattern)))
+    while length < longest:
+        length *= 2
+        now = seconds(tokenizer, pattern * (length // len(pattern)))
+        # linear is 2, quadratic 4; half a second for what a busy machine adds to a short measurement
+        assert now < 3 * before + 0.5, length
+        before = now
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_time_is_linear(pattern: str) -> None:
+    check_linear(PATTERNS[pattern], shortest=20_000, longest=80_000)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_time_is_linear_up_to_10_mb(pattern: str) -> None:
+    check_linear(PATTERNS[pattern], shortest=1_250_000, longest=10_000_000)
