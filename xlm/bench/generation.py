@@ -108,6 +108,7 @@ def bench_generate(
                 bars.append(Bar(name=name, value=differing, limit=0))
             else:
                 shares.append(Figure(name=name, unit=f"of {rows * new_tokens}", values=(differing,)))
+    prompts = f"{rows} prompts" if rows > 1 else "1 prompt"
     return BenchReport(
         title=f"greedy continuation, {rows} prompt{'s' if rows > 1 else ''}, {new_tokens} new tokens, {size} size, {rounds} rounds",
         machine=machine_facts(("torch", *((against,) if against else ()))),
