@@ -54,10 +54,10 @@ def command(
                 preset=preset,
                 lang=lang,
                 workers=workers,
-                progress=partial(_show, f"{path}: {{:,}} lines"),
+                progress=partial(_show, f"{path}:", "lines"),
             )
         )
-    learnt = learn_merges(words, merges, progress=partial(_show, "{:,} merges"))
+    learnt = learn_merges(words, merges, progress=partial(_show, "", "merges"))
     pairs = [(merge.left, merge.right) for merge in learnt]
     write_codes(codes, pairs, [merge.count for merge in learnt])
     click.echo(f"{codes}: {len(learnt):,} merges of {words.total():,} words, {len(words):,} of them different")
@@ -72,7 +72,7 @@ def command(
             click.echo(f"warning: no vocabulary file can hold {len(left_out)} pieces, left out: {shown}", err=True)
 
 
-def _show(text: str, number: int) -> None:
+def _show(where: str, what: str, number: int) -> None:
     """Shows on a terminal how far the work is."""
     if sys.stderr.isatty():
-        click.echo(f"\r{text.format(number)} ", nl=False, err=True)
+        click.echo(f"\r{where} {number:,} {what} ", nl=False, err=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +71,7 @@ def open_streams(
 
 def batches(
     streams: Mapping[str, Stream], order: Order, position: Position, *, first_row: int = 0, rows: int | None = None
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """Yields batches without end; the next one is read in a thread while a batch is at work.
 
     Args:

@@ -126,7 +126,7 @@ class _Learner:
     def _standing(self, pair: int, left: int, right: int) -> Array:
         """The places where the pair stands now, ascending; of those that overlap, the ones from the left."""
         parts = self.places.pop(pair)
-        places = np.unique(np.concatenate(parts) if len(parts) > 1 else parts[0])
+        places: Array = np.unique(np.concatenate(parts) if len(parts) > 1 else parts[0])
         places = places[self.pieces[places] == left]
         rights = self.following[places]
         kept = (rights != _NONE) & (self.pieces[rights] == right)
