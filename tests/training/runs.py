@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,16 @@ def small_run(data: Path, output: Path, **changes: Any) -> TrainConfig:
         names = {f.name for f in dataclasses.fields(part)} & set(changes)
         parts[name] = dataclasses.replace(part, **{key: changes[key] for key in names})
     return TrainConfig(data=str(data), output=str(output), **{**parts, **top})
+
+
+def write_config(path: Path, data: Path, output: Path, **run: int) -> Path:
+    """The same configuration as ``small_run``, in a file, with other keys of ``run``."""
+    lines = [f"data = {json.dumps(str(data))}", f"output = {json.dumps(str(output))}"]
+    lines += ["[model]", "emb_dim = 16", "n_layers = 1", "n_heads = 2", "max_position_embeddings = 16"]
+    lines += ["[batch]", "rows = 4", "width = 8", "[optimiser]", "lr = 5e-3", "warmup = 4", "[run]", 'device = "cpu"']
+    lines += [f"{key} = {value}" for key, value in run.items()]
+    path.write_text("\n".join(lines) + "\n", "utf-8")
+    return path
 
 
 def weights(run: Path, name: str = "last") -> dict[str, Tensor]:

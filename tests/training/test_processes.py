@@ -14,8 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.training.runs import events, small_run, updates, weights
-from tests.training.test_resume import write_config
+from tests.training.runs import events, small_run, updates, weights, write_config
 from xlm.errors import ConfigError
 from xlm.training.checkpoints import newest_checkpoint
 from xlm.training.config import ModelSettings

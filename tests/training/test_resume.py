@@ -24,7 +24,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import xlm.training.checkpoints as checkpoints
-from tests.training.runs import equal, events, small_run, updates, weights
+from tests.training.runs import equal, events, small_run, updates, weights, write_config
 from xlm.checkpoint.safetensors_writer import write_safetensors
 from xlm.errors import CheckpointError, ConfigError, WriteError
 from xlm.training.log import Event
@@ -177,15 +177,6 @@ def _start(config_file: Path, *options: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "xlm", "train", str(config_file), "--resume", *options]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-
-
-def write_config(path: Path, data: Path, output: Path, **run: int) -> Path:
-    lines = [f"data = {json.dumps(str(data))}", f"output = {json.dumps(str(output))}"]
-    lines += ["[model]", "emb_dim = 16", "n_layers = 1", "n_heads = 2", "max_position_embeddings = 16"]
-    lines += ["[batch]", "rows = 4", "width = 8", "[optimiser]", "lr = 5e-3", "warmup = 4", "[run]", 'device = "cpu"']
-    lines += [f"{key} = {value}" for key, value in run.items()]
-    path.write_text("\n".join(lines) + "\n", "utf-8")
-    return path
 
 
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM", "SIGUSR1"])
