@@ -35,7 +35,7 @@ def test_from_raw_text_to_ids(invoke: Invoke, text: Path, tmp_path: Path) -> Non
         assert "train en" in run.stdout
     tokenizer = XLMTokenizer.from_codes(codes, vocab, lang2id={"de": 0, "en": 1})
     index = Index.read(data)
-    sequence = ShardSequence(data, index.splits["train"]["de"].shards, dtype=index.dtype)
+    sequence = ShardSequence(data, index.splits["train"]["de"].shards, dtype=index.dtype, vocab_size=index.vocab_size)
     lines = text.read_text("utf-8").splitlines()
     expected = [i for line in lines for i in [*tokenizer.encode(line, lang="de", add_special_tokens=False), 1]]
     assert sequence.slice(0, len(sequence)).tolist() == expected

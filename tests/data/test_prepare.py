@@ -42,7 +42,9 @@ def _expected(tokenizer: XLMTokenizer, lines: list[str], lang: str) -> list[int]
 
 def _ids(directory: Path, split: str, language: str) -> list[int]:
     index = Index.read(directory)
-    sequence = ShardSequence(directory, index.splits[split][language].shards, dtype=index.dtype)
+    sequence = ShardSequence(
+        directory, index.splits[split][language].shards, dtype=index.dtype, vocab_size=index.vocab_size
+    )
     return [int(index) for index in sequence.slice(0, len(sequence))]
 
 
@@ -75,7 +77,7 @@ def test_any_slice_across_shards(tokenizer: XLMTokenizer, tmp_path: Path, monkey
     index = prepare(tokenizer, {"train": {"en": en}}, tmp_path / "data", shard_tokens=30)
     shards = index.splits["train"]["en"].shards
     assert len(shards) > 2
-    sequence = ShardSequence(tmp_path / "data", shards, dtype="uint16")
+    sequence = ShardSequence(tmp_path / "data", shards, dtype="uint16", vocab_size=index.vocab_size)
     expected = _expected(tokenizer, LINES, "en")
     assert len(sequence) == len(expected)
     for begin, end in itertools.combinations_with_replacement(range(len(expected) + 1), 2):
@@ -150,15 +152,17 @@ def test_damage_is_seen(tokenizer: XLMTokenizer, tmp_path: Path) -> None:
     (shard,) = index.splits["train"]["en"].shards
     path = tmp_path / "data" / shard.file
     data = path.read_bytes()
+    with pytest.raises(InputError, match="ids below 20"):
+        ShardSequence(tmp_path / "data", [shard], dtype="uint16", vocab_size=20)
     path.write_bytes(data[:-2])
     with pytest.raises(InputError, match="not what its index says"):
-        ShardSequence(tmp_path / "data", [shard], dtype="uint16", check=False)
+        ShardSequence(tmp_path / "data", [shard], dtype="uint16", vocab_size=index.vocab_size, check=False)
     path.write_bytes(bytes([data[0] ^ 1]) + data[1:])
     with pytest.raises(InputError, match="SHA-256"):
-        ShardSequence(tmp_path / "data", [shard], dtype="uint16")
+        ShardSequence(tmp_path / "data", [shard], dtype="uint16", vocab_size=index.vocab_size)
     path.unlink()
     with pytest.raises(InputError, match="no such file"):
-        ShardSequence(tmp_path / "data", [shard], dtype="uint16")
+        ShardSequence(tmp_path / "data", [shard], dtype="uint16", vocab_size=index.vocab_size)
 
 
 @pytest.mark.parametrize(

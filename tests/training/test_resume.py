@@ -27,6 +27,7 @@ import xlm.training.checkpoints as checkpoints
 from tests.training.runs import equal, events, small_run, updates, weights, write_config
 from xlm.checkpoint.safetensors_writer import write_safetensors
 from xlm.errors import CheckpointError, ConfigError, WriteError
+from xlm.training.config import ModelSettings
 from xlm.training.log import Event
 from xlm.training.loop import train
 
@@ -70,6 +71,37 @@ def test_cut_off_anywhere_and_any_number_of_times(data: Path, whole_run: Path, c
                 continue
         train(config, resume=True)
         _same(Path(folder) / "run", whole_run)
+
+
+def test_means_of_losses_go_across_a_cut(data: Path, tmp_path: Path) -> None:
+    """The log has a line every 5 updates; the run stops after 7."""
+    train(small_run(data, tmp_path / "whole", log_every=5))
+    asked = iter([False] * 6 + [True])
+    stopped = train(small_run(data, tmp_path / "run", log_every=5), should_stop=lambda: next(asked))
+    assert stopped.updates == 7
+    assert events(tmp_path / "run", "end")[-1]["reason"] == "stopped"
+    train(small_run(data, tmp_path / "run", log_every=5), resume=True)
+    assert [number for number, _, _ in updates(tmp_path / "run")] == [5, 10, 12]
+    assert updates(tmp_path / "run") == updates(tmp_path / "whole")
+
+
+def test_what_a_killed_process_began_to_write_is_removed(data: Path, whole_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole_run, tmp_path / "run")
+    (tmp_path / "run/checkpoints/.0123.tmp").mkdir()
+    (tmp_path / "run/checkpoints/.0123.tmp/model.safetensors").write_bytes(b"half")
+    train(small_run(data, tmp_path / "run"), resume=True)
+    assert not list((tmp_path / "run").rglob(".*"))
+
+
+def test_a_model_to_start_from_is_needed_once(data: Path, whole_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole_run / "last", tmp_path / "start")
+    model = ModelSettings(start_from=str(tmp_path / "start"), dropout=0.3)
+    train(small_run(data, tmp_path / "whole", model=model))
+    train(small_run(data, tmp_path / "run", model=model, updates=4))
+    shutil.rmtree(tmp_path / "start")
+    train(small_run(data, tmp_path / "run", model=model), resume=True)
+    assert updates(tmp_path / "run")[4:] == updates(tmp_path / "whole")[4:]
+    assert equal(weights(tmp_path / "run"), weights(tmp_path / "whole"))
 
 
 def test_accumulation_and_length_may_change(data: Path, whole_run: Path, tmp_path: Path) -> None:

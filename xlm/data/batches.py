@@ -63,7 +63,9 @@ def open_streams(
         )
     return {
         language: Stream(
-            sequence=ShardSequence(directory, text.shards, dtype=index.dtype, check=check), rows=rows, width=width
+            sequence=ShardSequence(directory, text.shards, dtype=index.dtype, vocab_size=index.vocab_size, check=check),
+            rows=rows,
+            width=width,
         )
         for language, text in sorted(texts.items())
     }

@@ -136,7 +136,7 @@ class Index:
             raise InputError(
                 "There are no prepared shards", where=path, found="no such file", remedy="make them with xlm prepare"
             ) from error
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise InputError(
                 "The index of the shards cannot be read", where=path, found=error, remedy="prepare the text again"
             ) from error
@@ -174,13 +174,16 @@ class ShardSequence:
         directory: The prepared directory.
         shards: The files, in order.
         dtype: ``uint16`` or ``uint32``.
-        check: Also read every file and compare its checksum.
+        vocab_size: Every id is below it.
+        check: Also read every file, and compare its checksum and its ids.
 
     Raises:
         InputError: A file is missing, or is not what the index says.
     """
 
-    def __init__(self, directory: Path, shards: Sequence[Shard], *, dtype: str, check: bool = True) -> None:
+    def __init__(
+        self, directory: Path, shards: Sequence[Shard], *, dtype: str, vocab_size: int, check: bool = True
+    ) -> None:
         kind = np.dtype(dtype).newbyteorder("<")
         self._ends = list(itertools.accumulate(shard.tokens for shard in shards))
         self._arrays: list[np.ndarray[Any, Any]] = []
@@ -192,7 +195,10 @@ class ShardSequence:
             if check and (found := file_sha256(path)) != shard.sha256:
                 raise _damaged(path, f"SHA-256 {found}", shard.sha256)
             # A file without a byte cannot be mapped.
-            self._arrays.append(np.memmap(path, kind, mode="r") if size else np.empty(0, kind))
+            array = np.memmap(path, kind, mode="r") if size else np.empty(0, kind)
+            if check and size and (largest := int(array.max())) >= vocab_size:
+                raise _damaged(path, f"id {largest}", f"ids below {vocab_size}")
+            self._arrays.append(array)
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0

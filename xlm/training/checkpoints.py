@@ -121,8 +121,14 @@ def newest_checkpoint(run: Path) -> tuple[Path, dict[str, Any]] | None:
     return None
 
 
-def set_aside_after(run: Path, path: Path) -> None:
-    """Renames the states newer than ``path``, which are damaged, so that the run can write its own."""
+def clean_up(run: Path, path: Path | None) -> None:
+    """Makes room for what the run will write: nothing else may be writing there.
+
+    What an earlier process began to write when it was killed is removed. States newer than ``path``, which are
+    damaged, get other names.
+    """
+    for unfinished in (run / DIRECTORY).glob(".*.tmp"):
+        shutil.rmtree(unfinished, ignore_errors=True)
     for newer in _found(run):
         if newer == path:
             return

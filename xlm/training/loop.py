@@ -23,11 +23,11 @@ from xlm.data.shards import Index
 from xlm.errors import ConfigError, InputError, TrainingError, WriteError
 from xlm.model.lm import XLMWithLMHeadModel
 from xlm.training.checkpoints import (
+    clean_up,
     has_checkpoints,
     load_optimiser,
     newest_checkpoint,
     save_checkpoint,
-    set_aside_after,
 )
 from xlm.training.config import TrainConfig
 from xlm.training.evaluate import stream_perplexities
@@ -51,6 +51,7 @@ class Progress:
         skipped: Steps without a finite gradient.
         skipped_in_a_row: How many of them were the last ones.
         best: The lowest mean perplexity so far.
+        losses: Of the updates since the last line of the log.
         position: In the data.
     """
 
@@ -59,6 +60,7 @@ class Progress:
     skipped: int = 0
     skipped_in_a_row: int = 0
     best: float | None = None
+    losses: list[float] = field(default_factory=list)
     position: Position = field(default_factory=Position)
 
     def to_json(self) -> dict[str, Any]:
@@ -123,13 +125,14 @@ class _Run:
                 remedy="go on with it (--resume), or choose another output",
             )
         self.index, self.tokenizer, self.streams, self.valid = open_data(config)
-        self.progress, self.model = Progress(), build_model(config, self.tokenizer, list(self.streams))
         found = newest_checkpoint(self.output) if resume else None
-        if found is not None:
+        if found is None:
+            self.progress, self.model = Progress(), build_model(config, self.tokenizer, list(self.streams))
+        else:
             _check_same_run(found[1]["state"]["run"], self._identity())
-            loaded = XLMWithLMHeadModel.from_pretrained(found[0])
-            self.model = with_weights_of(loaded, self.model.config)
             self.progress = Progress.from_json(found[1]["state"]["progress"])
+            loaded = XLMWithLMHeadModel.from_pretrained(found[0])
+            self.model = with_weights_of(loaded, loaded.config)
         self.model.to(processes.device).train()
         self.optimiser = OriginalAdam(
             [parameter for parameter in self.model.parameters() if parameter.requires_grad],
@@ -145,8 +148,7 @@ class _Run:
         self.observers: list[Observer] = []
         if processes.is_first:
             make_directory(self.output)
-            if found is not None:
-                set_aside_after(self.output, found[0])
+            clean_up(self.output, None if found is None else found[0])
             self.observers = [LogFile(self.output, step=self.progress.step), *observers]
             if config.run.tensorboard:
                 self.observers.append(TensorBoard(self.output))
@@ -191,7 +193,7 @@ class _Run:
             exponent=self.config.batch.sampling_exponent,
             shuffle=self.config.batch.shuffle,
         )
-        meter = _Meter(self.config, self.progress.updates)
+        meter = _Meter(self.config, self.progress)
         reading = batches(self.streams, order, self.progress.position, first_row=rows * self.processes.rank, rows=rows)
         with closing(reading):
             while self.progress.updates < self.config.run.updates:
@@ -215,7 +217,6 @@ class _Run:
     def _after(self, result: StepResult, language: str, meter: _Meter) -> None:
         """Counts and tells a step; evaluates and saves where it is time."""
         progress, run = self.progress, self.config.run
-        meter.add(result)
         if not result.updated:
             progress.skipped += 1
             progress.skipped_in_a_row += 1
@@ -232,8 +233,18 @@ class _Run:
             return
         progress.updates += 1
         progress.skipped_in_a_row = 0
+        progress.losses.append(result.loss)
         if progress.updates % run.log_every == 0 or progress.updates == run.updates:
-            self._tell("update", updates=progress.updates, language=language, **meter.read(progress.updates))
+            self._tell(
+                "update",
+                updates=progress.updates,
+                loss=sum(progress.losses) / len(progress.losses),
+                grad_norm=result.grad_norm,
+                lr=result.lr,
+                language=language,
+                **meter.read(),
+            )
+            progress.losses.clear()
         last = progress.updates == run.updates
         if self.valid and (progress.updates % run.evaluate_every == 0 or last):
             self._evaluate()
@@ -290,32 +301,26 @@ class _Run:
 
 
 class _Meter:
-    """Losses and times since they were last read."""
+    """Times since it was last read, and estimates from all of them."""
 
-    def __init__(self, config: TrainConfig, updates: int) -> None:
+    def __init__(self, config: TrainConfig, progress: Progress) -> None:
         self._tokens = config.batch.rows * (config.batch.width - 1)
         self._last = config.run.updates
+        self._progress = progress
         self._begun = self._read = time.perf_counter()
-        self._first = updates
-        self._results: list[StepResult] = []
+        self._first, self._read_step = progress.updates, progress.step
 
-    def add(self, result: StepResult) -> None:
-        """Takes a step into account."""
-        self._results.append(result)
-
-    def read(self, updates: int) -> dict[str, Any]:
-        """Means of what is known of the steps since the last time, and estimates from all."""
-        now = time.perf_counter()
-        counted = [result for result in self._results if result.updated]
+    def read(self) -> dict[str, Any]:
+        """Predicted tokens a second since the last time, seconds so far and to come."""
+        now, progress = time.perf_counter(), self._progress
         values = {
-            "loss": sum(result.loss for result in counted) / len(counted),
-            "grad_norm": counted[-1].grad_norm,
-            "lr": counted[-1].lr,
-            "tokens_per_second": round(len(self._results) * self._tokens / max(now - self._read, 1e-9), 1),
+            "tokens_per_second": round(
+                (progress.step - self._read_step) * self._tokens / max(now - self._read, 1e-9), 1
+            ),
             "seconds": round(now - self._begun, 2),
-            "left": round((now - self._begun) / (updates - self._first) * (self._last - updates)),
+            "left": round((now - self._begun) / (progress.updates - self._first) * (self._last - progress.updates)),
         }
-        self._read, self._results = now, []
+        self._read, self._read_step = now, progress.step
         return values
 
 
