@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from xlm.model.cache import XLMCache
     from xlm.model.config import XLMConfig
     from xlm.model.lm import XLMOutput, XLMWithLMHeadModel
-    from xlm.scoring.score import score
+    from xlm.scoring.perplexity import perplexity
+    from xlm.scoring.score import score, score_stream
     from xlm.tokenizer.tokenizer import XLMTokenizer
 
 _LAZY = {
@@ -27,7 +28,9 @@ _LAZY = {
     "XLMTokenizer": "xlm.tokenizer.tokenizer",
     "XLMWithLMHeadModel": "xlm.model.lm",
     "convert": "xlm.checkpoint.convert",
+    "perplexity": "xlm.scoring.perplexity",
     "score": "xlm.scoring.score",
+    "score_stream": "xlm.scoring.score",
 }
 
 __all__ = [
@@ -40,7 +43,9 @@ __all__ = [
     "XLMWithLMHeadModel",
     "__version__",
     "convert",
+    "perplexity",
     "score",
+    "score_stream",
 ]
 
 

@@ -46,7 +46,12 @@ def test_a_missed_bar_is_said(tmp_path: Path) -> None:
     assert "holds" in good
     assert "MISSED" in bad
     report.write(tmp_path / "report.json")
-    assert json.loads((tmp_path / "report.json").read_text())["bars"][1] == {"name": "bad", "value": 1.01, "limit": 1.0}
+    assert json.loads((tmp_path / "report.json").read_text())["bars"][1] == {
+        "name": "bad",
+        "value": 1.01,
+        "limit": 1.0,
+        "at_least": False,
+    }
 
 
 def test_a_failed_measurement_is_an_error(tmp_path: Path) -> None:

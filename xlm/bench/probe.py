@@ -9,7 +9,9 @@ import json
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,11 @@ def _resident_peak_mb() -> float:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (1e6 if sys.platform == "darwin" else 1e3)
+
+
+def _forget_peak() -> None:
+    with suppress(OSError):  # elsewhere than on Linux, the peak then holds what came before, too
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 def _time(work: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
@@ -102,7 +109,64 @@ def _tokenize(directory: str, library: str, texts: str, ids_file: str) -> dict[s
     return figures
 
 
+def _score(directory: str, library: str, dtype: str, texts: str, logprobs_file: str) -> dict[str, float]:
+    import torch
+    from safetensors.torch import save_file
+
+    lines = Path(texts).read_text(encoding="utf-8").split("\n")[:-1]
+    if library == "transformers":
+        work = _their_scoring(directory)
+    else:
+        from xlm.checkpoint.load import load_model
+        from xlm.scoring.score import score
+        from xlm.tokenizer.tokenizer import XLMTokenizer
+
+        model = load_model(directory)
+        if dtype != "float32":
+            model = model.for_inference(dtype)
+        tokenizer = XLMTokenizer.from_pretrained(directory)
+        work = lambda lines: [list(result.logprobs) for result in score(model, tokenizer, lines, lang="en")]  # noqa: E731
+    warnings.simplefilter("ignore")
+    work(lines[:1])  # reads the weights in, and loads what is loaded on first use
+    _forget_peak()
+    logprobs, figures = _time(lambda: work(lines))
+    save_file({"logprobs": torch.tensor([x for row in logprobs for x in row])}, logprobs_file)
+    return figures
+
+
+def _their_scoring(directory: str) -> Callable[[list[str]], list[list[float]]]:
+    """Padded batches of 16 in the order of the lines, and the log-softmax of all logits."""
+    import torch
+    import transformers
+
+    from xlm.bench.pair import load_peer
+
+    model, tokenizer = load_peer(Path(directory)), transformers.XLMTokenizer.from_pretrained(directory)
+    language, pad = model.config.lang2id["en"], model.config.pad_index
+
+    @torch.inference_mode()
+    def work(lines: list[str]) -> list[list[float]]:
+        result: list[list[float]] = []
+        for start in range(0, len(lines), 16):
+            # Its tokenizer does not know the language, and ours was told to do the same.
+            rows = [tokenizer.encode(line) for line in lines[start : start + 16]]
+            longest = max(map(len, rows))
+            ids_BT = torch.tensor([row + [pad] * (longest - len(row)) for row in rows])
+            lengths_B = torch.tensor([len(row) for row in rows])
+            logits_BTV = model(input_ids=ids_BT, langs=torch.full_like(ids_BT, language), lengths=lengths_B).logits
+            logprobs_BT = logits_BTV.log_softmax(-1)[:, :-1].gather(2, ids_BT[:, 1:, None])[..., 0]
+            result += [logprobs_T[: len(row) - 1].tolist() for logprobs_T, row in zip(logprobs_BT, rows, strict=True)]
+        return result
+
+    return work
+
+
 if __name__ == "__main__":
-    kinds: dict[str, Callable[..., dict[str, float]]] = {"convert": _convert, "load": _load, "tokenize": _tokenize}
+    kinds: dict[str, Callable[..., dict[str, float]]] = {
+        "convert": _convert,
+        "load": _load,
+        "score": _score,
+        "tokenize": _tokenize,
+    }
     work = kinds[sys.argv[1]]
     print(json.dumps(work(*sys.argv[2:])))  # noqa: T201 (this is what the parent process reads)

@@ -40,22 +40,24 @@ class Figure:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Bar:
-    """A ratio that should stay below a limit.
+    """A ratio that should stay on one side of a limit.
 
     Attributes:
         name: What is divided by what.
         value: Median of the rounds' ratios.
-        limit: The largest that is allowed.
+        limit: The largest that is allowed, or the smallest.
+        at_least: Whether the limit is the smallest.
     """
 
     name: str
     value: float
     limit: float
+    at_least: bool = False
 
     @property
     def holds(self) -> bool:
-        """Whether the value is within the limit."""
-        return self.value <= self.limit
+        """Whether the value is on the right side of the limit; NaN never is."""
+        return self.value >= self.limit if self.at_least else self.value <= self.limit
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,7 +82,8 @@ class BenchReport:
         lines += [f"  {figure.name:<{width}}  {figure}" for figure in self.figures]
         for bar in self.bars:
             verdict = "holds" if bar.holds else "MISSED"
-            lines.append(f"  {bar.name:<{width}}  {bar.value:.2f} (at most {bar.limit:g}: {verdict})")
+            side = "at least" if bar.at_least else "at most"
+            lines.append(f"  {bar.name:<{width}}  {bar.value:.3g} ({side} {bar.limit:g}: {verdict})")
         return "\n".join(lines)
 
     def write(self, path: Path) -> None:
@@ -104,10 +107,15 @@ def machine_facts(packages: Sequence[str]) -> dict[str, str]:
             versions.append(f"{package} {metadata.version(package)}")
         except metadata.PackageNotFoundError:
             continue
-    return {
+    facts = {
         "device": f"{_processor()}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}",
         "versions": ", ".join(versions),
     }
+    if "torch" in packages:
+        import torch
+
+        facts["threads"] = f"{torch.get_num_threads()}, {torch.backends.cpu.get_cpu_capability()}"
+    return facts
 
 
 def ratio_of_rounds(numerator: Figure, denominator: Figure) -> float:

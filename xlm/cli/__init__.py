@@ -20,7 +20,19 @@ from xlm.errors import XLMError, XLMWarning
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-COMMANDS = ("convert", "parity", "tokenize", "score", "learn-bpe", "prepare", "train", "train-report", "bench")
+COMMANDS = (
+    "convert",
+    "parity",
+    "tokenize",
+    "score",
+    "perplexity",
+    "generate",
+    "learn-bpe",
+    "prepare",
+    "train",
+    "train-report",
+    "bench",
+)
 """The commands in the order of ``xlm --help``; each is ``xlm.cli.NAME.command``, an underscore for a dash."""
 
 

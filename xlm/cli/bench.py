@@ -2,13 +2,82 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
+if TYPE_CHECKING:
+    from xlm.bench.report import BenchReport
+
 _NEWSTEST = [f"tokenizer/text/newstest{year}.{lang}.txt" for year in (2012, 2013, 2014) for lang in ("de", "en")]
+_NEWS = ["text/newstest2016.en.txt", "text/newstest2016.de.txt"]
+
+Measurement = Callable[[Path], "BenchReport"]
+"""Takes a directory for temporary files."""
+
+against = click.option(
+    "--against", type=click.Choice(["transformers"]), help="Measure this library too, in turn with xlm."
+)
+size = click.option(
+    "--size",
+    type=click.Choice(["published", "small"]),
+    default="published",
+    show_default=True,
+    help="Size of the random model: that of xlm-clm-ende-1024 (570 MB), or one to try this command with.",
+)
+tokenizer_directory = click.option(
+    "--model",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Directory whose tokenizer to use.  [default: the published one among the recorded references]",
+)
+text_files = click.option(
+    "--text",
+    "texts",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    multiple=True,
+    help="UTF-8 text, one a line; may be repeated.  [default: news among the recorded references]",
+)
+
+
+def _measuring(rounds: int) -> Callable[[Callable[..., Measurement]], Callable[..., None]]:
+    """Makes a command of a function that returns a measurement: options that all share, and the report."""
+
+    def decorate(function: Callable[..., Measurement]) -> Callable[..., None]:
+        @click.option(
+            "--rounds", type=click.IntRange(1), default=rounds, show_default=True, help="How often to measure."
+        )
+        @click.option(
+            "--scratch",
+            type=click.Path(path_type=Path, exists=True, file_okay=False),
+            help="Directory for the temporary files.  [default: the system's]",
+        )
+        @click.option(
+            "--json", "json_file", type=click.Path(path_type=Path), help="Also write everything to this file."
+        )
+        @click.option("--plot", "plot_file", type=click.Path(path_type=Path), help="Also draw the figures (PNG).")
+        @functools.wraps(function)
+        def command(scratch: Path | None, json_file: Path | None, plot_file: Path | None, **options: Any) -> None:
+            measurement = function(**options)
+            with tempfile.TemporaryDirectory(dir=scratch) as folder:
+                report = measurement(Path(folder))
+            click.echo(str(report))
+            if json_file is not None:
+                report.write(json_file)
+            if plot_file is not None:
+                from xlm.bench.plot import plot
+
+                plot(report, plot_file)
+            if not all(bar.holds for bar in report.bars):
+                raise SystemExit(1)
+
+        return command
+
+    return decorate
 
 
 def _reference(name: str) -> Path:
@@ -18,83 +87,99 @@ def _reference(name: str) -> Path:
     return path
 
 
-@click.command(short_help="Measure conversion, loading and tokenizing, beside transformers.")
-@click.argument("what", type=click.Choice(["convert", "load", "tokenizer"]))
-@click.option("--against", type=click.Choice(["transformers"]), help="Measure this library too, in turn with xlm.")
-@click.option(
-    "--size",
-    type=click.Choice(["published", "small"]),
-    default="published",
-    show_default=True,
-    help="Size of the random model: that of xlm-clm-ende-1024 (570 MB), or one to try this command with.",
-)
-@click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="How often to measure.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write everything to this file.")
-@click.option(
-    "--scratch",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Directory for the temporary files.  [default: the system's]",
-)
-@click.option(
-    "--model",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Directory whose tokenizer to measure.  [default: the published one among the recorded references]",
-)
-@click.option(
-    "--text",
-    "texts",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    multiple=True,
-    help="Text to tokenize, may be repeated.  [default: newstest 2012 to 2014, German and English, among them]",
-)
-def command(
-    what: str,
-    against: str | None,
-    size: str,
-    rounds: int,
-    json_file: Path | None,
-    scratch: Path | None,
-    model: Path | None,
-    texts: tuple[Path, ...],
-) -> None:
-    r"""Measures WHAT, and prints medians, spreads and ratios.
+def _tokenizer_directory(given: Path | None) -> Path:
+    return given or _reference("published/xlm-clm-ende-1024")
 
-    convert: an original checkpoint with random weights to the transformers layout, beside cp and sha256.
-    load: from_pretrained of the result, beside that of --against.
-    tokenizer: encode of each line of --text, beside that of --against; the ids must be the same.
 
-    The recorded references are looked for where XLM_REFERENCE says.
+@click.group(short_help="Measure time and memory, beside transformers and the machine's limits.")
+def command() -> None:
+    r"""Measures, and prints medians, spreads and ratios.
 
-    Each measurement runs in a process of its own. Exits with 1 when a ratio is over its limit.
+    What is compared alternates in one run; outputs are compared in the same run. Models have random weights; the
+    recorded references, which the default texts and tokenizer come from, are looked for where XLM_REFERENCE says.
+    Exits with 1 when a ratio is on the wrong side of its limit.
 
     \b
     Example:
-      xlm bench load --against transformers
-      xlm bench convert --json convert.json
+      xlm bench generate --against transformers --plot generate.png
       xlm bench tokenizer --against transformers --model MODEL --text newstest2014.en.txt
     """
-    if what == "convert" and against is not None:
-        raise click.UsageError("transformers has no conversion to measure against")
-    if what != "tokenizer" and (model is not None or texts):
-        raise click.UsageError("--model and --text belong to xlm bench tokenizer")
-    from xlm.bench.checkpoints import bench_convert, bench_load
+
+
+@command.command(short_help="An original checkpoint to the transformers layout, beside cp and sha256.")
+@size
+@_measuring(5)
+def convert(size: str, rounds: int) -> Measurement:
+    """Converts an original checkpoint to the transformers layout, in turn with cp and sha256 of the same file."""
+    from xlm.bench.checkpoints import bench_convert
+
+    return lambda folder: bench_convert(folder, size=size, rounds=rounds)
+
+
+@command.command(short_help="from_pretrained of a directory.")
+@against
+@size
+@_measuring(5)
+def load(against: str | None, size: str, rounds: int) -> Measurement:
+    """Loads a converted checkpoint, each time in a process of its own."""
+    from xlm.bench.checkpoints import bench_load
+
+    return lambda folder: bench_load(folder, size=size, rounds=rounds, against=against)
+
+
+@command.command(short_help="Texts to ids; the ids must be the same.")
+@against
+@tokenizer_directory
+@text_files
+@_measuring(5)
+def tokenizer(against: str | None, model: Path | None, texts: tuple[Path, ...], rounds: int) -> Measurement:
+    """Encodes each line of the texts, each time in a process of its own, caches empty at the start and then filled."""
     from xlm.bench.tokenizers import bench_tokenizer
 
-    with tempfile.TemporaryDirectory(dir=scratch) as folder:
-        if what == "convert":
-            report = bench_convert(Path(folder), size=size, rounds=rounds)
-        elif what == "tokenizer":
-            report = bench_tokenizer(
-                Path(folder),
-                model=model or _reference("published/xlm-clm-ende-1024"),
-                texts=texts or tuple(map(_reference, _NEWSTEST)),
-                rounds=rounds,
-                against=against,
-            )
-        else:
-            report = bench_load(Path(folder), size=size, rounds=rounds, against=against)
-    click.echo(str(report))
-    if json_file is not None:
-        report.write(json_file)
-    if not all(bar.holds for bar in report.bars):
-        raise SystemExit(1)
+    model, texts = _tokenizer_directory(model), texts or tuple(map(_reference, _NEWSTEST))
+    return lambda folder: bench_tokenizer(folder, model=model, texts=texts, rounds=rounds, against=against)
+
+
+@command.command(short_help="A forward with all logits.")
+@against
+@size
+@_measuring(5)
+def forward(against: str | None, size: str, rounds: int) -> Measurement:
+    """Runs 8 x 128 tokens to all logits, beside the largest speed that the machine multiplies matrices at."""
+    from xlm.bench.forward import bench_forward
+
+    return lambda folder: bench_forward(folder, size=size, rounds=rounds, against=against)
+
+
+@command.command(short_help="Log-probabilities of lines of text; they must be the same.")
+@against
+@size
+@tokenizer_directory
+@text_files
+@click.option("--lines", type=click.IntRange(1), default=2000, show_default=True, help="How many lines to score.")
+@_measuring(1)
+def score(
+    against: str | None, size: str, model: Path | None, texts: tuple[Path, ...], lines: int, rounds: int
+) -> Measurement:
+    """Scores lines of text, each time in a process of its own; the other library in padded batches of 16, as read."""
+    from xlm.bench.scoring import bench_score
+
+    model, texts = _tokenizer_directory(model), texts or tuple(map(_reference, _NEWS))
+    return lambda folder: bench_score(
+        folder, size=size, rounds=rounds, against=against, model=model, texts=texts, lines=lines
+    )
+
+
+@command.command(short_help="Continuations of one prompt or of 32; they must be the same.")
+@against
+@size
+@click.option("--rows", type=click.Choice(["1", "32"]), default="1", show_default=True, help="Prompts at once.")
+@click.option("--new-tokens", type=click.IntRange(1), default=64, show_default=True, help="How many each is to get.")
+@_measuring(3)
+def generate(against: str | None, size: str, rows: str, new_tokens: int, rounds: int) -> Measurement:
+    """Continues random prompts greedily, beside the speed that memory gives up the weights at."""
+    from xlm.bench.generation import bench_generate
+
+    return lambda folder: bench_generate(
+        folder, size=size, rounds=rounds, against=against, rows=int(rows), new_tokens=new_tokens
+    )

@@ -1,90 +1,216 @@
-"""``xlm score``: lines of text to log-probabilities."""
+"""``xlm score``: rows of text to log-probabilities."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, BinaryIO
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from xlm.cli._lines import naming_line, read_lines, write_line
-from xlm.cli._options import model_and_text
+from xlm.cli._options import TEXT_FILES, one_language, open_model, scoring
+from xlm.cli._progress import Progress
 
 if TYPE_CHECKING:
-    from xlm.scoring.score import SentenceScore
+    from collections.abc import Iterator
 
-COLUMNS = {
-    "sentence": ("line", "tokens", "logprob", "text"),
-    "token": ("line", "position", "id", "token", "logprob"),
-}
-_ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
+    from xlm.scoring.corpus import ScoredWindow
+    from xlm.scoring.resumable import ResumableFile
+    from xlm.scoring.rows import Corpus
+    from xlm.scoring.score import Scorer
+    from xlm.scoring.signature import Signature
+    from xlm.scoring.table import Table
 
-Cell = int | float | str
 
-
-@click.command(name="score", short_help="Log-probability of each line or token of a text.")
-@model_and_text
+@click.command(name="score", short_help="Log-probability of each line, word or token of texts.")
+@click.argument("model")
+@click.argument("files", nargs=-1, type=TEXT_FILES)
+@one_language
+@scoring
 @click.option(
-    "--by", type=click.Choice(list(COLUMNS)), default="sentence", show_default=True, help="What one row of output is."
+    "--by",
+    type=click.Choice(["sentence", "word", "token"]),
+    default="sentence",
+    show_default=True,
+    help="What one row of output is.",
 )
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["tsv", "jsonl"]),
+    type=click.Choice(["tsv", "jsonl", "parquet"]),
     default="tsv",
     show_default=True,
     help="tsv: a header line, then tab-separated rows without quoting; a tab, line end or backslash inside a cell is "
-    r"written \t, \n, \r, \\. jsonl: the same columns as one JSON object a line.",
+    r"written \t, \n, \r, \\. jsonl: the same columns as one JSON object a line. parquet: the same, with all digits; "
+    "needs --output.",
 )
-def command(model: str, file: BinaryIO, lang: str, preset: str | None, codes: str | None, by: str, form: str) -> None:
-    r"""Writes what MODEL gives to each line of FILE, or of standard input, in nats (natural logarithms).
+@click.option(
+    "--output", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write there, not to stdout."
+)
+@click.option("--resume", is_flag=True, help="Go on with the --output of a run that was cut off.")
+@click.option("--bits", is_flag=True, help="Add the surprisal in bits, -logprob / log 2.")
+@click.option("--ranks", is_flag=True, help="Add each token's rank, 1 the most likely; --by token only.")
+@click.option("--entropy", is_flag=True, help="Add the entropy of each prediction in nats; --by token only.")
+@click.option(
+    "--too-long",
+    type=click.Choice(["windows", "refuse"]),
+    default="windows",
+    show_default=True,
+    help="What to do with a text that is longer than the model's positions.",
+)
+@click.option(
+    "--read-ahead",
+    type=click.IntRange(1),
+    default=4096,
+    show_default=True,
+    help="Rows to read before the first of them is scored: those of one length share a batch. 1: each at once.",
+)
+@click.option("--progress/--no-progress", default=None, help="Show progress.  [default: on a terminal]")
+def command(model: str, files: tuple[Path, ...], by: str, form: str, **options: Any) -> None:
+    r"""Writes what MODEL gives to each row of FILES, or of standard input, in nats (natural logarithms).
 
-    MODEL is a model directory or a checkpoint of the original (.pth); FILE is UTF-8 text, one sentence a line, split
-    at line feeds only. Each sentence is scored by itself. The opening token is given; what is predicted, and counted
-    under "tokens", is every token of the sentence and the closing </s>, so an empty line counts 1.
+    MODEL is a model directory or a checkpoint of the original (.pth). FILES are UTF-8 text, one sentence a line, split
+    at line feeds only; JSON lines (.jsonl), CSV (.csv), TSV (.tsv) or Parquet (.parquet) with a column of text; all but
+    the last also compressed (.gz). Each row is scored by itself. The opening token is given; what is predicted, and
+    counted under "tokens", is every token of the row and the closing </s>, so an empty row counts 1.
+
+    Every row of input has its row of output (by word or token, one or more), in order. The last column, "status", says
+    "ok", "empty", "long: N windows", or "error: " and why the row has no figures.
 
     \b
-    Columns:
-        --by sentence: line (from 1), tokens, logprob (their sum), text
-        --by token:    line (from 1), position (from 1), id, token, logprob
+    Columns, after "file" where there are several:
+        --by sentence: line (from 1), tokens, logprob (their sum), text, status
+        --by word:     line (from 1), word (from 1), start, end (characters of the row), tokens, logprob, text, status
+        --by token:    line (from 1), position (from 1), id, token, logprob, status
+    A word is what stands between spaces, its punctuation with it; the closing </s> is a row of its own, at the end.
+
+    With --output, results are in FILE.part until all are there. A run that was cut off, even killed, goes on with
+    --resume and writes the same bytes that it would have written at once. Beside FILE, FILE.meta.json says what it was
+    made with; the same signature goes to standard error.
 
     \b
     Example:
         echo "Wikipedia was used to" | xlm score MODEL --lang en --by token
+        xlm score MODEL --lang de news.de.gz --output news.tsv --resume
     """
+    if (options["ranks"] or options["entropy"]) and by != "token":
+        raise click.UsageError("--ranks and --entropy go with --by token")
+    output: Path | None = options["output"]
+    if output is None and (options["resume"] or form == "parquet"):
+        raise click.UsageError("--resume and --format parquet need --output")
+    from xlm.scoring.rows import Corpus
+    from xlm.scoring.table import Table
+
+    corpus = Corpus(
+        files or (Path("-"),),
+        form=options["input_format"],
+        column=options["column"],
+    )
+    table = Table(
+        unit=by,
+        form=form,
+        files=len(files) > 1,
+        bits=options["bits"],
+        ranks=options["ranks"],
+        entropies=options["entropy"],
+    )
     from xlm.tokenizer.tokenizer import XLMTokenizer
 
     # The tokenizer first: it is read in no time, and most mistakes show there.
-    tokenizer = XLMTokenizer.from_pretrained(model, preset=preset, codes=codes)
+    tokenizer = XLMTokenizer.from_pretrained(model, preset=options["preset"], codes=options["codes"])
+    tokenizer("", lang=options["lang"], return_offsets=by == "word")
 
-    from xlm.model.lm import XLMWithLMHeadModel
-    from xlm.scoring.score import score
+    from xlm.scoring.score import Scorer
+    from xlm.scoring.signature import signature
 
-    network = XLMWithLMHeadModel.from_pretrained(model)
-    columns = COLUMNS[by]
-    if form == "tsv":
-        write_line("\t".join(columns))
-    for number, line in read_lines(file):
-        with naming_line(file, number):
-            (result,) = score(network, tokenizer, [line], lang=lang)
-        for row in _rows(number, result, by):
-            write_line(_tsv(row) if form == "tsv" else _json(columns, row))
+    scorer = Scorer(
+        open_model(model, dtype=options["dtype"], device=options["device"]),
+        tokenizer,
+        lang=options["lang"],
+        batch_size=options["batch_size"],
+        batch_tokens=options["batch_tokens"],
+        ranks=options["ranks"],
+        entropies=options["entropy"],
+        too_long=options["too_long"],
+        stride=options["stride"],
+    )
+    long = "refuse" if scorer.too_long == "refuse" else f"stride {scorer.stride}"
+    made_with = signature(scorer.model, tokenizer, lang=scorer.lang, long=long)
+    click.echo(f"signature: {made_with}", err=True)
+    run = _Run(scorer, corpus, table, options)
+    if output is None:
+        run.to_stdout()
+    else:
+        run.to_file(output, made_with)
+    if run.problems:
+        click.echo(f"{run.problems:,} rows could not be scored; their column status says why", err=True)
+    if corpus.damaged:
+        raise click.ClickException(f"read only in part, the rest being damaged: {', '.join(corpus.damaged)}")
 
 
-def _rows(number: int, result: SentenceScore, by: str) -> Iterator[tuple[Cell, ...]]:
-    if by == "sentence":
-        yield number, len(result.tokens), result.logprob, result.text
-        return
-    predicted = zip(result.ids, result.tokens, result.logprobs, strict=True)
-    for position, (index, token, logprob) in enumerate(predicted, start=1):
-        yield number, position, index, token, logprob
+class _Run:
+    """One pass over a corpus."""
 
+    def __init__(self, scorer: Scorer, corpus: Corpus, table: Table, options: dict[str, Any]) -> None:
+        self._scorer, self._corpus, self._table, self._options = scorer, corpus, table, options
+        self.problems = 0
 
-def _tsv(row: tuple[Cell, ...]) -> str:
-    return "\t".join(f"{cell:.6f}" if isinstance(cell, float) else str(cell).translate(_ESCAPES) for cell in row)
+    def to_stdout(self) -> None:
+        click.echo(self._table.header.encode(), nl=False)
+        for window in self._windows(done=0, digest=""):
+            click.echo(window.data, nl=False)
+            sys.stdout.flush()
 
+    def to_file(self, output: Path, made_with: Signature) -> None:
+        from dataclasses import asdict
 
-def _json(columns: tuple[str, ...], row: tuple[Cell, ...]) -> str:
-    cells = (round(cell, 6) if isinstance(cell, float) else cell for cell in row)
-    return json.dumps(dict(zip(columns, cells, strict=True)), ensure_ascii=False)
+        import torch
+
+        from xlm.scoring.resumable import ResumableFile
+
+        named = ("by", "form", "column", "input_format", "batch_size", "batch_tokens", "read_ahead")
+        options = {**self._options, "by": self._table.unit, "form": self._table.form}
+        identity = {
+            "signature": str(made_with),
+            **asdict(made_with),
+            **{name: options[name] for name in named},
+            "columns": list(self._table.columns),
+            "inputs": self._corpus.sizes,
+        }
+        file = ResumableFile(
+            output, identity=identity, threads=torch.get_num_threads(), resume=bool(self._options["resume"])
+        )
+        if file.complete:
+            click.echo(f"{output} is complete already", err=True)
+            return
+        if file.threads != torch.get_num_threads():
+            torch.set_num_threads(file.threads)  # sums split among other threads end in other digits
+        try:
+            self._fill(file)
+        finally:
+            file.close()
+        if self._table.form == "parquet":
+            metadata = {"xlm.signature": str(made_with)}
+            file.finish(convert=lambda lines, target: self._table.to_parquet(lines, target, metadata=metadata))
+        else:
+            file.finish()
+
+    def _fill(self, file: ResumableFile) -> None:
+        if not file.size:
+            file.append(self._table.header.encode(), rows=0, digest="")
+        for window in self._windows(done=file.rows, digest=file.digest):
+            file.append(window.data, rows=window.rows, digest=window.digest)
+
+    def _windows(self, *, done: int, digest: str) -> Iterator[ScoredWindow]:
+        from xlm.scoring.corpus import score_rows
+
+        progress = Progress(shown=self._options["progress"], total=sum(size for _, size in self._corpus.sizes))
+        progress.start(rows=done)
+        read_at_once = self._options["read_ahead"]
+        for window in score_rows(
+            self._scorer, self._corpus, self._table, read_at_once=read_at_once, done=done, digest=digest
+        ):
+            yield window
+            self.problems += window.problems
+            progress.update(rows=window.rows, tokens=window.tokens, read=self._corpus.bytes_read())
+        progress.end()

@@ -84,7 +84,7 @@ class Attention(nn.Module):
         self.query = nn.Linear(config.emb_dim, config.emb_dim)
         self.key = nn.Linear(config.emb_dim, config.emb_dim)
         self.value = nn.Linear(config.emb_dim, config.emb_dim)
-        self.output = nn.Linear(config.emb_dim, config.emb_dim)
+        self.output: nn.Module = nn.Linear(config.emb_dim, config.emb_dim)
 
     def forward(
         self,
@@ -107,9 +107,7 @@ class Attention(nn.Module):
         Returns:
             (B, T, D), and the attention weights (B, N, T, S) or ``None``.
         """
-        query_BNTH = self._heads(self.query(x_BTD))
-        key_BNSH = self._heads(self.key(x_BTD))
-        value_BNSH = self._heads(self.value(x_BTD))
+        query_BNTH, key_BNSH, value_BNSH = (self._heads(part_BTD) for part_BTD in self.project(x_BTD))
         if cache is not None:
             key_BNSH, value_BNSH = cache.write(layer, key_BNSH, value_BNSH)
         dropout = self.dropout if self.training else 0.0
@@ -127,6 +125,10 @@ class Attention(nn.Module):
                 is_causal=visibility.is_causal,
             )
         return self.output(context_BNTH.transpose(1, 2).flatten(2)), weights_BNTS
+
+    def project(self, x_BTD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of all heads side by side, each (B, T, D)."""
+        return self.query(x_BTD), self.key(x_BTD), self.value(x_BTD)
 
     def _heads(self, x_BTD: Tensor) -> Tensor:
         return x_BTD.view(*x_BTD.shape[:2], self.n_heads, -1).transpose(1, 2)

@@ -112,3 +112,22 @@ class XLMCache:
             self.lengths += counts_B
             self.uniform_length = None
             self.longest = int(self.lengths.max())
+
+    def select_rows(self, rows_R: Tensor, *, shared: int = 0) -> None:
+        """Row i takes what row ``rows_R[i]`` held; rows may be left out or taken several times.
+
+        Args:
+            rows_R: (R,) int64, rows of the cache as it is now.
+            shared: When above 0: R is the batch size, the new row i is as long as the old one, and they hold the
+                same in their first ``shared`` slots, so that only the slots behind those move.
+        """
+        if shared > 0:
+            for held in (self.keys, self.values):
+                moving = held[:, :, :, shared : self.longest]
+                moving.copy_(moving.index_select(1, rows_R))
+            return
+        self.keys, self.values = self.keys.index_select(1, rows_R), self.values.index_select(1, rows_R)
+        self.lengths = self.lengths[rows_R]
+        if self.uniform_length is None:
+            shortest, self.longest = (int(bound) for bound in torch.aminmax(self.lengths))
+            self.uniform_length = self.longest if shortest == self.longest else None

@@ -50,7 +50,7 @@ def prepare_inputs(
     return TransformerInputs(
         input_ids=input_ids,
         position_ids=position_ids,
-        langs=None if langs is None else _language_ids(config, langs, B, T, input_ids.device),
+        langs=None if langs is None else language_ids(config, langs, B, T, input_ids.device),
         valid=valid,
         right_padded=right_padded,
     )
@@ -191,8 +191,13 @@ def _default_positions(config: XLMConfig, T: int, cache: XLMCache | None, device
     return cache.lengths[:, None] + positions_T
 
 
-def _language_ids(config: XLMConfig, langs: Languages, B: int, T: int, device: torch.device) -> Tensor:
-    """Language ids as a tensor that broadcasts to (B, T)."""
+def language_ids(config: XLMConfig, langs: Languages, B: int, T: int, device: torch.device) -> Tensor:
+    """Language ids as an int64 tensor that broadcasts to (B, T).
+
+    Raises:
+        InputError: A shape or type that is none of ``Languages``.
+        LanguageError: A language that the model does not have.
+    """
     if isinstance(langs, str | int):
         return torch.tensor([[config.language_id(langs)]], device=device)
     if not isinstance(langs, Tensor):

@@ -17,6 +17,10 @@ from torch.nn import functional as F
 from xlm.errors import InputError, XLMWarning
 from xlm.model.cache import XLMCache
 from xlm.model.config import XLMConfig
+from xlm.model.decoding.generate import TokenStream, continue_prompts, with_prompts
+from xlm.model.decoding.options import DecodingOptions
+from xlm.model.decoding.prompts import Prompts, prepare_prompts
+from xlm.model.decoding.result import Continuation
 from xlm.model.head import IGNORED_LABEL, AdaptiveHead, LinearHead
 from xlm.model.inputs import Languages, check_shape, check_whole, prepare_inputs
 from xlm.model.transformer import Transformer, TransformerOutput
@@ -132,8 +136,25 @@ class XLMWithLMHeadModel(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Type of the weights."""
-        return self.transformer.embeddings.word.weight.dtype
+        """Type of the weights, and of what is computed with them."""
+        return self.transformer.embeddings.norm.weight.dtype
+
+    def for_inference(self, weights: str | None = None) -> XLMWithLMHeadModel:
+        """The same model with its matrices laid out for speed; for the CPU, and for nothing but inference.
+
+        Args:
+            weights: Type the matrices are kept in: ``"float32"``, ``"bfloat16"``, ``"float16"`` or ``"int8"``;
+                ``None`` means this model's own. ``xlm.model.inference`` says what each costs in accuracy.
+
+        Returns:
+            A model that shares its embeddings with this one, and nothing else: the matrices are copied.
+
+        Raises:
+            InputError: An unknown type, or weights that are not on the CPU.
+        """
+        from xlm.model.inference import prepare_for_inference
+
+        return prepare_for_inference(self, weights)
 
     def new_cache(self, batch_size: int, *, capacity: int | None = None) -> XLMCache:
         """An empty cache of this model's type, on its device.
@@ -227,6 +248,109 @@ class XLMWithLMHeadModel(nn.Module):
         """Scores of the next token, (…, V), for hidden states (…, D); log-probabilities for an adaptive softmax."""
         return self.head.logits(hidden, self.transformer.embeddings.word.weight)
 
+    def generate(
+        self,
+        input_ids: Tensor,
+        *,
+        langs: Languages | None = None,
+        lengths: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        continuation_langs: Languages | None = None,
+        **options: Any,
+    ) -> Tensor:
+        """Prompts with their continuations: greedy, sampled, or the best of a beam search.
+
+        A row stops behind ``</s>``, after ``max_new_tokens`` (64 when not given), or when the model has no position
+        left: behind a prompt of P tokens there is room for ``max_position_embeddings - P + 1`` new ones. For which of
+        these it was, and for log-probabilities, see ``continuations``.
+
+        A prompt is given as the model saw it in training, ``</s>`` and the tokens, *without* the ``</s>`` at the end,
+        behind which a new sentence would begin: ``tokenizer.encode(text, lang=...)[:-1]``.
+
+        Args:
+            input_ids: (B, T) int64, ids from 0 to V - 1.
+            langs: Language of the prompts, as for ``forward``.
+            lengths: (B,) int64, real tokens of each prompt. Without it and ``attention_mask``, ``<pad>`` is padding;
+                padding stands on the right.
+            attention_mask: (B, T), 0 at padding; instead of ``lengths``.
+            continuation_langs: Language of the new tokens: a name or id for all, one a row, or (B, max_new_tokens),
+                one for each new token. By default that of each prompt's last token. The first new token is predicted
+                from the prompt alone; its own language counts when the second is.
+            **options: Attributes of ``DecodingOptions`` by name: ``max_new_tokens``, ``min_new_tokens``,
+                ``do_sample``, ``temperature``, ``top_k``, ``top_p``, ``min_p``, ``num_beams``,
+                ``num_return_sequences``, ``repetition_penalty``, ``length_penalty``, ``early_stopping``,
+                ``eos_token_id``, ``suppress_tokens``, ``seed``; with the meaning that they have in ``transformers``.
+
+        Returns:
+            (B * num_return_sequences, T') int64, padded on the right with ``<pad>``; the continuations of prompt i
+            begin at row ``i * num_return_sequences``, best first when they are beams.
+
+        Raises:
+            InputError: An input or option that is wrong, or a bidirectional model.
+            LanguageError: A language that the model does not have.
+        """
+        prompts, chosen = self._prompts(input_ids, langs, lengths, attention_mask, continuation_langs, options)
+        continuations = continue_prompts(self, prompts, chosen, with_logprobs=False)
+        return with_prompts(prompts, continuations, pad_id=self.config.pad_token_id)
+
+    def continuations(
+        self,
+        input_ids: Tensor,
+        *,
+        langs: Languages | None = None,
+        lengths: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        continuation_langs: Languages | None = None,
+        **options: Any,
+    ) -> list[Continuation]:
+        """The new tokens alone, with their log-probabilities and why each row stopped; arguments as ``generate``'s.
+
+        Returns:
+            B * num_return_sequences of them, in the order of ``generate``'s rows.
+        """
+        prompts, chosen = self._prompts(input_ids, langs, lengths, attention_mask, continuation_langs, options)
+        return continue_prompts(self, prompts, chosen)
+
+    def stream(
+        self,
+        input_ids: Tensor,
+        *,
+        langs: Languages | None = None,
+        lengths: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        continuation_langs: Languages | None = None,
+        **options: Any,
+    ) -> TokenStream:
+        """The new tokens of one prompt as an iterator of ids, each computed when asked for; not for beam search.
+
+        Args as ``generate``'s, with B = 1. After the last token the iterator's ``continuation`` tells the rest.
+        """
+        prompts, chosen = self._prompts(input_ids, langs, lengths, attention_mask, continuation_langs, options)
+        return TokenStream(self, prompts, chosen)
+
+    def _prompts(
+        self,
+        input_ids: Tensor,
+        langs: Languages | None,
+        lengths: Tensor | None,
+        attention_mask: Tensor | None,
+        continuation_langs: Languages | None,
+        options: dict[str, Any],
+    ) -> tuple[Prompts, DecodingOptions]:
+        chosen = DecodingOptions.checked(self.config, **options)
+        if langs is None:
+            self._warn_about_langs(stacklevel=4)
+        prompts = prepare_prompts(
+            self,
+            input_ids,
+            langs=langs,
+            lengths=lengths,
+            attention_mask=attention_mask,
+            continuation_langs=continuation_langs,
+            options=chosen,
+        )
+        return prompts, chosen
+
     def _states(
         self,
         input_ids: Tensor,
@@ -240,7 +364,7 @@ class XLMWithLMHeadModel(nn.Module):
         output_attentions: bool = False,
     ) -> TransformerOutput:
         if langs is None:
-            self._warn_about_langs()
+            self._warn_about_langs(stacklevel=6)  # past this, _states, forward, the two frames of nn.Module.__call__
         inputs = prepare_inputs(
             self.config,
             input_ids,
@@ -272,7 +396,7 @@ class XLMWithLMHeadModel(nn.Module):
             )
         return self.head.loss(logits_BTV, hidden_BTD, labels_BT)
 
-    def _warn_about_langs(self) -> None:
+    def _warn_about_langs(self, *, stacklevel: int) -> None:
         if not self.config.has_language_embeddings or self._warned_about_langs:
             return
         self._warned_about_langs = True
@@ -281,5 +405,5 @@ class XLMWithLMHeadModel(nn.Module):
             f"this model has language embeddings ({names}) and was called without langs: no language embedding is "
             "added, which it never saw in training, and its predictions are much worse; give langs=",
             XLMWarning,
-            stacklevel=6,  # past this, _states, forward and the two frames of nn.Module.__call__
+            stacklevel=stacklevel,
         )

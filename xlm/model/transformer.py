@@ -112,8 +112,8 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: XLMConfig) -> None:
         super().__init__()
-        self.up = nn.Linear(config.emb_dim, 4 * config.emb_dim)
-        self.down = nn.Linear(4 * config.emb_dim, config.emb_dim)
+        self.up: nn.Module = nn.Linear(config.emb_dim, 4 * config.emb_dim)
+        self.down: nn.Module = nn.Linear(4 * config.emb_dim, config.emb_dim)
         self.activation = F.gelu if config.gelu_activation else F.relu
 
     def forward(self, x_BTD: Tensor) -> Tensor:

@@ -1,25 +1,46 @@
-"""Log-probabilities of given tokens.
+"""Log-probabilities of given tokens, in batches.
 
-Shapes: T predicted tokens, V vocabulary.
+Shapes: B rows of a batch, T fed positions, N scored positions of a batch, D model width.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
 
-from xlm.model.head import target_logprobs
+from xlm.model.head import TargetScores, score_targets
 from xlm.model.lm import XLMWithLMHeadModel
+from xlm.scoring.windows import Window, batches_by_length, checked_stride, windows_of
+
+_BATCH_TOKENS_CPU = 2048
+_BATCH_TOKENS_GPU = 32_768
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenScores:
+    """What a model gives to the tokens of one sequence, all but the opening one.
+
+    Attributes:
+        logprobs: Nats.
+        ranks: From 1, when asked for.
+        entropies: Nats, when asked for.
+    """
+
+    logprobs: tuple[float, ...]
+    ranks: tuple[int, ...] | None = None
+    entropies: tuple[float, ...] | None = None
 
 
 def token_logprobs(model: XLMWithLMHeadModel, ids: Sequence[int], language: str | int | None) -> Tensor:
     """Log-probability of every token but the first, each given all that stands before it.
 
     Args:
-        model: A causal model, in evaluation mode.
-        ids: T + 1 token ids, T at least 1.
+        model: A causal model, in evaluation mode, without gradients.
+        ids: T + 1 token ids, T at least 1 and at most the model's positions.
         language: Name or id of their language; ``None`` for a model without language embeddings.
 
     Returns:
@@ -29,6 +50,109 @@ def token_logprobs(model: XLMWithLMHeadModel, ids: Sequence[int], language: str 
         InputError: More tokens than the model has positions, or ids that are not in its vocabulary.
     """
     # The last token predicts nothing, so it is not fed: that leaves its position to one token more.
-    fed_1T = torch.tensor([list(ids[:-1])], device=model.device)
-    logits_TV = model(fed_1T, langs=language).logits[0]
-    return target_logprobs(logits_TV, torch.tensor(list(ids[1:]), device=model.device))
+    return _scores_of_batch(
+        model, [ids], [Window(0, 0, len(ids) - 1, 0)], language, ranks=False, entropies=False
+    ).logprobs
+
+
+def score_sequences(
+    model: XLMWithLMHeadModel,
+    sequences: Sequence[Sequence[int]],
+    language: str | int | None,
+    *,
+    stride: int | None = None,
+    batch_tokens: int | None = None,
+    batch_size: int | None = None,
+    ranks: bool = False,
+    entropies: bool = False,
+) -> list[TokenScores]:
+    """Log-probability of every token but the first of each sequence, given what stands before it.
+
+    Sequences of similar length share a batch, so that there is hardly any padding, and only positions that are scored
+    reach the head. Sequences longer than the model's positions are scored in windows, see ``windows_of``.
+
+    Args:
+        model: A causal model, in evaluation mode, without gradients.
+        sequences: Ids, at least two each.
+        language: Name or id of their language; ``None`` for a model without language embeddings.
+        stride: How many tokens each further window scores; ``None`` for half of the model's positions.
+        batch_tokens: Most tokens of a batch; ``None`` for what suits the device.
+        batch_size: Most rows of a batch; ``None`` for no limit.
+        ranks: Also give the rank of each token.
+        entropies: Also give the entropy of each prediction.
+    """
+    positions = model.config.max_position_embeddings
+    stride = checked_stride(stride, positions)
+    counts = [len(ids) - 1 for ids in sequences]
+    starts = [0, *accumulate(counts)]
+    windows = [
+        window
+        for sequence, count in enumerate(counts)
+        for window in windows_of(sequence, count, positions=positions, stride=stride)
+    ]
+    if batch_tokens is None:
+        batch_tokens = _BATCH_TOKENS_CPU if model.device.type == "cpu" else _BATCH_TOKENS_GPU
+    found = _empty_scores(model, starts[-1], ranks=ranks, entropies=entropies)
+    lengths = [window.end - window.start for window in windows]
+    for rows in batches_by_length(lengths, batch_tokens=batch_tokens, batch_size=batch_size):
+        batch = [windows[row] for row in rows]
+        scores = _scores_of_batch(model, sequences, batch, language, ranks=ranks, entropies=entropies)
+        places_N = torch.tensor([place + starts[w.sequence] for w in batch for place in range(w.first, w.end)])
+        found.logprobs[places_N] = scores.logprobs.cpu()
+        if found.ranks is not None and scores.ranks is not None:
+            found.ranks[places_N] = scores.ranks.cpu()
+        if found.entropies is not None and scores.entropies is not None:
+            found.entropies[places_N] = scores.entropies.cpu()
+
+    def of_each(values: Tensor) -> list[tuple[float, ...]]:
+        flat = values.tolist()
+        return [tuple(flat[start : start + count]) for start, count in zip(starts, counts, strict=False)]
+
+    each_logprobs = of_each(found.logprobs)
+    each_ranks = [None] * len(counts) if found.ranks is None else of_each(found.ranks)
+    each_entropies = [None] * len(counts) if found.entropies is None else of_each(found.entropies)
+    return [
+        TokenScores(logprobs=logprobs, ranks=of_ranks, entropies=of_entropies)  # type: ignore[arg-type]  # ranks are ints
+        for logprobs, of_ranks, of_entropies in zip(each_logprobs, each_ranks, each_entropies, strict=True)
+    ]
+
+
+def _scores_of_batch(
+    model: XLMWithLMHeadModel,
+    sequences: Sequence[Sequence[int]],
+    batch: Sequence[Window],
+    language: str | int | None,
+    *,
+    ranks: bool,
+    entropies: bool,
+) -> TargetScores:
+    lengths = [window.end - window.start for window in batch]
+    T = max(lengths)
+    fed: list[list[int]] = []
+    targets: list[int] = []
+    scored: list[int] = []  # places in the flattened batch
+    for row, w in enumerate(batch):
+        ids = sequences[w.sequence]
+        fed.append([*ids[w.start : w.end], *[model.config.pad_token_id] * (T - lengths[row])])
+        targets += ids[w.first + 1 : w.end + 1]
+        scored += range(row * T + w.first - w.start, row * T + lengths[row])
+    fed_BT = torch.tensor(fed, device=model.device)
+    hidden_BTD = model.hidden(fed_BT, langs=language, lengths=torch.tensor(lengths))
+    hidden_ND = hidden_BTD.flatten(0, 1)[torch.tensor(scored, device=model.device)]
+    return score_targets(
+        model.head,
+        hidden_ND,
+        model.transformer.embeddings.word.weight,
+        torch.tensor(targets, device=model.device),
+        ranks=ranks,
+        entropies=entropies,
+    )
+
+
+def _empty_scores(model: XLMWithLMHeadModel, count: int, *, ranks: bool, entropies: bool) -> TargetScores:
+    wide = torch.promote_types(model.dtype, torch.float32)
+    return TargetScores(
+        logprobs=torch.empty(count, dtype=wide),
+        ranks=torch.empty(count, dtype=torch.int64) if ranks else None,
+        entropies=torch.empty(count, dtype=wide) if entropies else None,
+    )

@@ -1,0 +1,130 @@
+"""``xlm perplexity``. Oracle: the library's own figures; and the original's, for a model it trained (reference)."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Invoke
+from xlm.model.lm import XLMWithLMHeadModel
+from xlm.scoring.perplexity import Perplexity, perplexity
+from xlm.tokenizer.tokenizer import XLMTokenizer
+
+TEXTS = {"en": ["The small dog is sleeping.", "", "A ü cat"], "de": ["Der kleine Hund schläft.", "Hund"]}
+HEADER = ["lang", "perplexity", "tokens", "nats_per_token", "bits_per_character", "bits_per_byte", "texts"]
+
+
+@pytest.fixture
+def model(demo_files: Path) -> tuple[Path | str, ...]:
+    return demo_files / "demo.pth", "--codes", demo_files / "codes"
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, Path]:
+    found = {}
+    for lang, texts in TEXTS.items():
+        found[lang] = tmp_path / f"text.{lang}"
+        found[lang].write_bytes("".join(f"{text}\n" for text in texts).encode())
+    return found
+
+
+def by_library(demo_files: Path, **options: object) -> Perplexity:
+    tokenizer = XLMTokenizer.from_pretrained(demo_files / "demo.pth", codes=demo_files / "codes")
+    return perplexity(
+        XLMWithLMHeadModel.from_pretrained(demo_files / "demo.pth"),
+        tokenizer,
+        TEXTS,
+        **options,  # type: ignore[arg-type]
+    )
+
+
+@pytest.mark.parametrize(
+    "options", [(), ("--protocol", "sentence"), ("--protocol", "stream", "--window", "7"), ("--protocol", "stream")]
+)
+def test_rows_are_the_languages_and_their_mean(
+    invoke: Invoke, model: tuple[str, ...], demo_files: Path, files: dict[str, Path], options: tuple[str, ...]
+) -> None:
+    arguments = ("--lang", "en", files["en"], "--lang", "de", files["de"])
+    result = invoke("perplexity", *model, *arguments, *options)
+    assert result.exit_code == 0
+    protocol = options[1] if options else "sentence"
+    expected = by_library(demo_files, protocol=protocol, window=7 if "--window" in options else None)
+    header, *rows = (line.split("\t") for line in result.stdout.splitlines())
+    assert header == HEADER
+    for row, each in zip(rows, expected.languages, strict=False):
+        assert (row[0], int(row[2]), int(row[6])) == (each.lang, each.tokens, each.texts)
+        assert float(row[1]) == pytest.approx(each.perplexity, abs=1e-6)
+        assert float(row[3]) == pytest.approx(each.nats_per_token, abs=1e-6)
+        for cell, figure in ((row[4], each.bits_per_character), (row[5], each.bits_per_byte)):
+            assert cell == ("" if figure is None else f"{figure:.6f}")
+    assert rows[2] == ["mean", f"{expected.perplexity:.6f}", *[""] * 5]
+    shown = protocol if expected.window is None else f"stream {expected.window}"
+    assert f"|lang:en+de|protocol:{shown}|" in result.stderr
+    lines = invoke("perplexity", *model, *arguments, *options, "--format", "jsonl").stdout.splitlines()
+    assert [list(json.loads(line)) for line in lines] == [HEADER] * 3
+    assert json.loads(lines[2])["perplexity"] == pytest.approx(expected.perplexity, rel=1e-12)
+
+
+def test_one_language_has_no_mean_and_reads_standard_input(
+    invoke: Invoke, model: tuple[str, ...], files: dict[str, Path], tmp_path: Path
+) -> None:
+    alone = invoke("perplexity", *model, "--lang", "en", files["en"])
+    assert [line.split("\t")[0] for line in alone.stdout.splitlines()] == ["lang", "en"]
+    piped = invoke("perplexity", *model, "--lang", "en", input=files["en"].read_bytes())
+    assert piped.stdout == alone.stdout
+    zipped = tmp_path / "text.jsonl.gz"
+    zipped.write_bytes(gzip.compress("".join(json.dumps({"x": t}) + "\n" for t in TEXTS["en"]).encode()))
+    assert invoke("perplexity", *model, "--lang", "en", zipped, "--column", "x").stdout == alone.stdout
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        (),
+        ("--lang", "en", "--lang", "de"),
+        ("--lang", "en", "FILE", "FILE"),
+        ("--lang", "en", "--lang", "en", "FILE", "FILE"),
+        ("--lang", "en", "--protocol", "stream", "--stride", "3", "FILE"),
+        ("--lang", "en", "--window", "1", "FILE"),
+        ("--lang", "en", "--protocol", "document"),
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage(invoke: Invoke, model: tuple[str, ...], files: dict[str, Path], options: tuple[str, ...]) -> None:
+    arguments = [files["en"] if option == "FILE" else option for option in options]
+    result = invoke("perplexity", *model, *arguments, input="the dog\n")
+    assert (result.exit_code, result.stdout) == (2, "")
+
+
+@pytest.mark.parametrize(
+    ("options", "text", "message"),
+    [
+        ((), b"", "There are no texts"),
+        ((), b"the\n\xff\n", "not UTF-8"),
+        (("--window", "5"), b"the\n", "Sentences have no window"),
+        (("--protocol", "stream", "--window", "9999"), b"the\n", "The window is wrong"),
+    ],
+)
+def test_what_cannot_be_done_is_said(
+    invoke: Invoke, model: tuple[str, ...], options: tuple[str, ...], text: bytes, message: str
+) -> None:
+    result = invoke("perplexity", *model, "--lang", "en", *options, input=text)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert message in result.stderr
+
+
+def test_equals_what_the_original_reported(invoke: Invoke, reference: Path) -> None:
+    folder = reference / "checkpoints" / "clm_ende_multi30k"
+    reported = json.loads((folder / "reference.json").read_text(encoding="utf-8"))["evaluate_clm"]
+    codes = reference / "published" / "codes_ende"
+    languages = ("--lang", "de", folder / "valid.de", "--lang", "en", folder / "valid.en")
+    options = ("--codes", codes, "--protocol", "stream", "--window", "64")
+    result = invoke("perplexity", folder / "clm_ende_multi30k.pth", *options, *languages)
+    found = {cells[0]: float(cells[1]) for cells in (line.split("\t") for line in result.stdout.splitlines()[1:])}
+    # Measured: 2e-6, the error of torch's float32 log_softmax over 64,699 words, which the original uses.
+    for lang in ("de", "en"):
+        assert found[lang] == pytest.approx(reported[f"valid_{lang}_clm_ppl"], rel=1e-5)
+    assert found["mean"] == pytest.approx((found["de"] + found["en"]) / 2, rel=1e-6)

@@ -1,0 +1,152 @@
+"""Scores of given words out of hidden states, block by block.
+
+Oracle: the definitions written out in float64 on all logits at once; and, for memory, the size of every tensor that
+torch makes on the way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from tests.model.small_models import small_model
+from xlm.model.head import LinearHead, TargetScores, score_targets
+from xlm.model.lm import XLMWithLMHeadModel
+
+V, D = 61, 24
+HEADS: dict[str, dict[str, Any]] = {
+    "tied": {},
+    "untied": {"share_inout_emb": False},
+    "adaptive": {"asm": True, "asm_cutoffs": (20, 40), "asm_div_value": 2.0},
+}
+each_head = pytest.mark.parametrize("head", HEADS)
+
+
+def some(positions: int, *, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(positions)
+    hidden_ND = torch.randn(positions, D, generator=generator).to(dtype)
+    return hidden_ND, torch.randint(0, V, (positions,), generator=generator)
+
+
+def scores(model: XLMWithLMHeadModel, hidden_ND: Tensor, targets_N: Tensor, **options: Any) -> TargetScores:
+    with torch.inference_mode():
+        return score_targets(model.head, hidden_ND, model.transformer.embeddings.word.weight, targets_N, **options)
+
+
+def by_definition(logits_NV: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    weights_NV = logits_NV.double().exp()
+    shares_NV = weights_NV / weights_NV.sum(1, keepdim=True)
+    target_N1 = targets_N[:, None]
+    return (
+        shares_NV.gather(1, target_N1)[:, 0].log(),
+        (logits_NV > logits_NV.gather(1, target_N1)).sum(1) + 1,
+        -(shares_NV * shares_NV.log()).sum(1),
+    )
+
+
+@each_head
+@pytest.mark.parametrize("block_elements", [1, V, 16 * V, 23 * V, 10**7])
+def test_blocks_give_what_the_definitions_give(head: str, block_elements: int) -> None:
+    model = small_model(**HEADS[head])
+    hidden_ND, targets_N = some(70)
+    with torch.inference_mode():
+        logprobs, ranks, entropies = by_definition(model.logits(hidden_ND), targets_N)
+    found = scores(model, hidden_ND, targets_N, ranks=True, entropies=True, block_elements=block_elements)
+    assert found.ranks is not None
+    assert found.entropies is not None
+    # Float32 sums of 61 numbers; the logits, of a width of 24, are of one rounding or two.
+    torch.testing.assert_close(found.logprobs.double(), logprobs, atol=3e-6, rtol=1e-6)
+    torch.testing.assert_close(found.entropies.double(), entropies, atol=3e-6, rtol=1e-6)
+    assert torch.equal(found.ranks, ranks)
+    assert int(ranks.min()) < 10 < int(ranks.max())
+    alone = scores(model, hidden_ND, targets_N, block_elements=block_elements)
+    assert (alone.ranks, alone.entropies) == (None, None)
+    torch.testing.assert_close(alone.logprobs, found.logprobs, atol=1e-6, rtol=0)
+
+
+@each_head
+def test_no_positions_no_scores(head: str) -> None:
+    found = scores(small_model(**HEADS[head]), *some(0), ranks=True, entropies=True)
+    assert found.ranks is not None
+    assert found.entropies is not None
+    assert found.logprobs.shape == found.ranks.shape == found.entropies.shape == (0,)
+
+
+def test_words_of_one_score_share_the_best_rank() -> None:
+    model = small_model()
+    with torch.no_grad():
+        model.transformer.embeddings.word.weight.zero_()
+        cast(LinearHead, model.head).bias.zero_()[:3] = torch.tensor([2.0, 1.0, 1.0])
+    hidden_ND, _ = some(4)
+    found = scores(model, hidden_ND, torch.tensor([0, 1, 2, 50]), ranks=True)
+    assert found.ranks is not None
+    assert found.ranks.tolist() == [1, 2, 2, 4]
+
+
+def test_scores_far_apart_stay_finite() -> None:
+    model = small_model()
+    with torch.no_grad():
+        cast(LinearHead, model.head).bias.copy_(torch.linspace(-2e4, 2e4, V))
+    found = scores(model, *some(9), entropies=True)
+    assert found.entropies is not None
+    assert bool(found.logprobs.isfinite().all())
+    assert bool((found.logprobs <= 0).all())
+    # All weight is on the last word, whose neighbour is 667 nats below it.
+    assert found.entropies.abs().max() < 1e-6
+
+
+@each_head
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_the_type_of_the_result(head: str, dtype: torch.dtype) -> None:
+    model = small_model(dtype=dtype, **HEADS[head])
+    hidden_ND, targets_N = some(40, dtype=dtype)
+    found = scores(model, hidden_ND, targets_N, entropies=True)
+    assert found.entropies is not None
+    exact = small_model(dtype=torch.float64, **HEADS[head])
+    exact.load_state_dict(model.state_dict())
+    with torch.inference_mode():
+        logprobs, _, entropies = by_definition(exact.logits(hidden_ND.double()), targets_N)
+    assert found.logprobs.dtype == found.entropies.dtype == torch.promote_types(dtype, torch.float32)
+    # Logits up to 8 in bfloat16 have steps of 2 ** -5, so are off by up to 2 ** -6 each, an adaptive head's twice.
+    bound = 1e-12 if dtype == torch.float64 else 2**-4
+    assert (found.logprobs.double() - logprobs).abs().max() < bound
+    assert (found.entropies.double() - entropies).abs().max() < bound
+
+
+class Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes the number of elements of the largest tensor that any operation gives."""
+
+    elements = 0
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, tuple | list) else [result]:
+            if isinstance(tensor, Tensor):
+                self.elements = max(self.elements, tensor.numel())
+        return result
+
+
+@each_head
+def test_logits_are_never_more_than_a_block(head: str) -> None:
+    model = small_model(**HEADS[head])
+    hidden_ND, targets_N = some(2000)
+    block = 16 * V
+    with torch.no_grad(), Largest() as largest:  # type: ignore[no-untyped-call]
+        score_targets(
+            model.head,
+            hidden_ND,
+            model.transformer.embeddings.word.weight,
+            targets_N,
+            ranks=True,
+            entropies=True,
+            block_elements=block,
+        )
+    # The weight matrix, 61 x 24, passes too, and the results of 2,000 positions each.
+    assert largest.elements <= max(block, V * D, 2000) < 2000 * V

@@ -1,0 +1,180 @@
+"""Models made ready for inference.
+
+Oracle: the model they were made from; where its weights are rounded, a copy of it whose matrices were rounded by plain
+arithmetic here. Packed kernels compute in float32, so that only the order of sums remains: 1e-5 of the largest value.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.model.small_models import random_ids, relative_error, small_model
+from xlm.errors import InputError
+from xlm.model import packed_linear
+from xlm.model.head import score_targets, target_logprobs
+from xlm.model.lm import XLMWithLMHeadModel
+from xlm.model.packed_linear import FEW_ROWS, ROUNDINGS, Bfloat16Linear, Float32Linear
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "tied": {},
+    "untied": {"share_inout_emb": False},
+    "adaptive": {"asm": True, "asm_cutoffs": (20, 40), "asm_div_value": 2.0},
+    "monolingual": {"n_langs": 1},
+    "sinusoidal, relu": {"sinusoidal_embeddings": True, "gelu_activation": False},
+}
+ORDER_OF_SUMS = 1e-5
+needs_fbgemm = pytest.mark.skipif(not packed_linear._has_fbgemm(), reason="this torch has no FBGEMM kernels")
+
+
+def _rounded(model: XLMWithLMHeadModel, weights: str) -> XLMWithLMHeadModel:
+    """A float32 copy whose matrices, head included, hold rounded numbers, and whose embeddings do not."""
+    model = copy.deepcopy(model).float()
+    for module in model.transformer.layers.modules():
+        if isinstance(module, nn.Linear):
+            module.weight.data = _round(module.weight.data, weights)
+    head = copy.deepcopy(model.transformer.embeddings.word.weight.data)
+    model.logits = lambda hidden: nn.functional.linear(hidden, _round(head, weights), model.head.bias)  # type: ignore[method-assign,arg-type]
+    return model
+
+
+def _round(weight_MK: Tensor, weights: str) -> Tensor:
+    types = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    return weight_MK.to(types[weights]).float()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@torch.no_grad()
+def test_float32_gives_the_same_numbers(variant: str) -> None:
+    model = small_model(seed=1, **VARIANTS[variant])
+    fast, ids = model.for_inference("float32"), random_ids(3, 9)
+    langs = "en" if model.config.n_langs > 1 else None
+    for padding in ({}, {"lengths": torch.tensor([9, 4, 1])}):
+        found, expected = (
+            each(ids, langs=langs, labels=ids, output_hidden_states=True, **padding) for each in (fast, model)
+        )
+        assert relative_error(found.logits, expected.logits) < ORDER_OF_SUMS
+        assert relative_error(found.hidden_states[-1], expected.hidden_states[-1]) < ORDER_OF_SUMS
+        assert float(found.loss) == pytest.approx(float(expected.loss), abs=ORDER_OF_SUMS)
+
+
+@pytest.mark.parametrize("weights", ["float32", "bfloat16", "float16"])
+@torch.no_grad()
+def test_targets_in_blocks(weights: str) -> None:
+    fast, generator = small_model(seed=2).for_inference(weights), torch.Generator().manual_seed(0)
+    hidden_ND, targets_N = torch.randn(7, 24, generator=generator), torch.randint(61, (7,), generator=generator)
+    embeddings_VD = fast.transformer.embeddings.word.weight
+    found = score_targets(fast.head, hidden_ND, embeddings_VD, targets_N, block_elements=61 * 3)
+    expected_N = target_logprobs(fast.logits(hidden_ND), targets_N)
+    torch.testing.assert_close(found.logprobs, expected_N, rtol=0, atol=ORDER_OF_SUMS)
+
+
+@pytest.mark.parametrize("weights", ["float32", "bfloat16", "float16"])
+@torch.no_grad()
+def test_packed_weights_are_only_rounded(weights: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed_linear, "_multiplies_bfloat16", lambda: False)
+    model, ids = small_model(seed=2), random_ids(2, 8)
+    found, expected = (
+        each(ids, langs="de").logits for each in (model.for_inference(weights), _rounded(model, weights))
+    )
+    assert relative_error(found, expected) < ORDER_OF_SUMS
+
+
+@pytest.mark.parametrize("weights", ROUNDINGS)
+@torch.no_grad()
+def test_cached_is_uncached(weights: str) -> None:
+    """Step by step a call has one row and, for int8, its own scale: the bound of that type is the one below."""
+    fast, ids = small_model(seed=3).for_inference(weights), random_ids(2, 8)
+    cache = fast.new_cache(2)
+    assert cache.keys.dtype == torch.float32
+    found = torch.cat([fast(ids[:, t : t + 1], langs="en", cache=cache).logits for t in range(8)], dim=1)
+    bound = {"int8": 0.1, "bfloat16": 0.1}.get(weights, ORDER_OF_SUMS)
+    assert relative_error(found, fast(ids, langs="en").logits) < bound
+
+
+@pytest.mark.parametrize(("weights", "bound"), [("bfloat16", 0.02), ("float16", 0.002), ("int8", 0.1)])
+@torch.no_grad()
+def test_error_against_float32(weights: str, bound: float) -> None:
+    """Of the largest logit; two to four times the worst of seeds 0 to 9 (0.0054, 0.0005, 0.044), and not nothing."""
+    model, ids = small_model(seed=4), random_ids(4, 9)
+    error = relative_error(model.for_inference(weights)(ids, langs="en").logits, model(ids, langs="en").logits)
+    assert 1e-5 < error < bound
+
+
+@needs_fbgemm
+@pytest.mark.parametrize("rows", [1, 3, 40])
+@pytest.mark.parametrize("size", [(1, 1), (61, 24), (17, 300)])
+def test_int8_is_within_its_steps(rows: int, size: tuple[int, int]) -> None:
+    """Each weight moves by half a step of its row, each input by at most one of the call's: no sum moves further."""
+    generator = torch.Generator().manual_seed(rows)
+    weight_MK, bias_M = torch.randn(size, generator=generator), torch.randn(size[0], generator=generator)
+    x_NK = torch.randn(rows, size[1], generator=generator)
+    steps_M = weight_MK.abs().amax(1) / 127
+    step_x = float(x_NK.amax().clamp_min(0) - x_NK.amin().clamp_max(0)) / 127
+    bound_NM = x_NK.abs().sum(1)[:, None] * steps_M / 2 + weight_MK.abs().sum(1) * step_x
+    bound_NM = bound_NM + size[1] * steps_M * step_x / 2 + 1e-5
+    found_NM = packed_linear.packed_linear("int8", weight_MK, bias_M)(x_NK)
+    assert ((found_NM - nn.functional.linear(x_NK, weight_MK, bias_M)).abs() <= bound_NM).all()
+
+
+@needs_fbgemm
+@torch.no_grad()
+def test_bfloat16_takes_few_and_many_rows() -> None:
+    """The kernel for many rows rounds its input and output too: three roundings of a half of 2**-8 each."""
+    linear = nn.Linear(24, 61)
+    packed = Bfloat16Linear(linear.weight.detach(), linear.bias.detach())
+    for rows in (1, FEW_ROWS, FEW_ROWS + 1, 50):
+        x = torch.randn(rows, 24, generator=torch.Generator().manual_seed(rows))
+        assert relative_error(packed(x), linear(x)) < 3 * 2**-8
+
+
+def test_weights_beyond_float16_stay_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    linear = nn.Linear(8, 8)
+    linear.weight.data[0, 0] = 1e6
+    packed = packed_linear.packed_linear("bfloat16", linear.weight, linear.bias)
+    assert isinstance(packed, Float32Linear)
+    expected = nn.functional.linear(torch.eye(8), linear.weight.bfloat16().float(), linear.bias)
+    torch.testing.assert_close(packed(torch.eye(8)), expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("weights", ["bfloat16", "float16", "int8"])
+def test_without_the_kernels_the_numbers_remain(weights: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed_linear, "_has_fbgemm", lambda: False)
+    model, ids = small_model(seed=5), random_ids(2, 8)
+    fast = model.for_inference(weights)
+    assert all(isinstance(module, Float32Linear) for module in fast.modules() if hasattr(module, "pack"))
+    found, expected = fast(ids, langs="en").logits, model(ids, langs="en").logits.detach()
+    assert 1e-5 < relative_error(found, expected) < 0.1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_the_model_is_left_alone(dtype: torch.dtype) -> None:
+    model, ids = small_model(seed=6, dtype=dtype), random_ids(1, 5)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    fast = model.for_inference()
+    logits = fast(ids, langs="en").logits
+    assert fast.dtype == logits.dtype == torch.float32
+    assert not logits.requires_grad
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert relative_error(logits, model(ids, langs="en").logits.detach().float()) < 0.05
+    assert fast.transformer.embeddings.word.weight is model.transformer.embeddings.word.weight
+
+
+@pytest.mark.parametrize("what", ["train", "state_dict", "save_pretrained", "for_inference"])
+def test_it_only_infers(what: str) -> None:
+    fast = small_model().for_inference()
+    with pytest.raises(InputError, match=f"(?i){what} is not for a model made ready for inference"):
+        getattr(fast, what)(*(["directory"] if what == "save_pretrained" else []))
+    assert not fast.eval().training
+
+
+def test_what_cannot_be_prepared() -> None:
+    with pytest.raises(InputError, match="int8"):
+        small_model().for_inference("int4")
+    with pytest.raises(InputError, match="CPU"):
+        small_model().to("meta").for_inference()

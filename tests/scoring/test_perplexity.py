@@ -1,0 +1,148 @@
+"""Perplexities.
+
+Oracle: the original's own figures for a model it trained (reference); its stream written out on nested lists, one
+forward a window; sums of sentence scores.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.scoring.small import POSITIONS, make_model, open_tokenizer
+from xlm.errors import InputError, LanguageError
+from xlm.model.lm import XLMWithLMHeadModel
+from xlm.scoring.perplexity import LanguagePerplexity, perplexity
+from xlm.scoring.score import score
+from xlm.tokenizer.tokenizer import XLMTokenizer
+
+TEXTS = ["The small dog is sleeping on the grass.", "", "A cat .", "xylophone ü the", "the dog " * 20]
+
+
+def stream_by_hand(
+    model: XLMWithLMHeadModel, tokenizer: XLMTokenizer, texts: list[str], lang: str, window: int
+) -> tuple[float, int]:
+    sentences = [[*tokenizer.encode(text, lang=lang, add_special_tokens=False), 1] for text in texts]
+    stream = [token for sentence in sentences for token in sentence]
+    columns = math.ceil(len(stream) / window) * window
+    row = [1] + [1] * (columns - len(stream)) + stream
+    nats, predicted = 0.0, 0
+    for start in range(0, columns, window):
+        tokens = row[start : start + window]
+        with torch.no_grad():
+            logprobs = model(torch.tensor([tokens]), langs=lang).logits[0].double().log_softmax(-1)
+        for t in range(1, window):
+            nats -= float(logprobs[t - 1, tokens[t]])
+            predicted += 1
+    return nats, predicted
+
+
+@pytest.mark.parametrize("window", [2, 5, POSITIONS])
+@pytest.mark.parametrize("texts", [TEXTS, TEXTS[:3], [""], ["", ""]], ids=len)
+def test_the_stream_is_that_of_the_original(tokenizer: XLMTokenizer, texts: list[str], window: int) -> None:
+    model = make_model(tokenizer.vocab_size)
+    nats, predicted = stream_by_hand(model, tokenizer, texts, "en", window)
+    for batching in ({}, {"batch_size": 1}, {"batch_tokens": 100}):
+        found = perplexity(model, tokenizer, iter(texts), lang="en", protocol="stream", window=window, **batching)
+        (english,) = found.languages
+        assert (english.lang, english.texts, english.tokens) == ("en", len(texts), predicted)
+        assert english.nats == pytest.approx(nats, rel=1e-6)
+        assert found.perplexity == english.perplexity == pytest.approx(math.exp(nats / predicted), rel=1e-6)
+        assert (english.bits_per_character, english.bits_per_byte) == (None, None)
+        assert (found.protocol, found.window, found.stride) == ("stream", window, None)
+
+
+def test_the_opening_token_of_the_tokenizer_plays_no_part_in_the_stream(
+    demo_files: Path, tokenizer: XLMTokenizer
+) -> None:
+    model = make_model(tokenizer.vocab_size)
+    other = open_tokenizer(demo_files, bos_token="<s>")
+    first, second = (perplexity(model, t, TEXTS, lang="en", protocol="stream", window=5) for t in (tokenizer, other))
+    assert first == second
+
+
+def test_sentences_by_themselves(tokenizer: XLMTokenizer) -> None:
+    model = make_model(tokenizer.vocab_size)
+    results = score(model, tokenizer, TEXTS, lang="en")
+    found = perplexity(model, tokenizer, TEXTS, lang="en")
+    (english,) = found.languages
+    nats = -sum(result.logprob for result in results)
+    assert english.tokens == sum(len(result.tokens) for result in results)
+    assert english.nats == pytest.approx(nats, rel=1e-7)
+    assert english.nats_per_token == pytest.approx(nats / english.tokens, rel=1e-7)
+    text = "".join(f"{text}\n" for text in TEXTS)
+    assert (english.characters, english.utf8_bytes) == (len(text), len(text.encode()))
+    assert english.bits_per_character == pytest.approx(nats / math.log(2) / len(text), rel=1e-7)
+    assert english.bits_per_byte == pytest.approx(nats / math.log(2) / len(text.encode()), rel=1e-7)
+    assert (found.protocol, found.window, found.stride) == ("sentence", None, POSITIONS // 2)
+
+
+def test_several_languages_and_the_mean_of_their_perplexities(tokenizer: XLMTokenizer) -> None:
+    model = make_model(tokenizer.vocab_size)
+    found = perplexity(model, tokenizer, {"en": TEXTS, "de": TEXTS[:1]}, protocol="stream", window=7)
+    alone = [
+        perplexity(model, tokenizer, texts, lang=lang, protocol="stream", window=7).perplexity
+        for lang, texts in (("en", TEXTS), ("de", TEXTS[:1]))
+    ]
+    assert [each.lang for each in found.languages] == ["en", "de"]
+    assert [each.perplexity for each in found.languages] == pytest.approx(alone, rel=1e-7)
+    assert found.perplexity == pytest.approx(sum(alone) / 2, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("texts", "options", "where"),
+    [
+        (TEXTS, {}, "lang"),
+        ({"en": TEXTS}, {"lang": "en"}, "lang"),
+        ({}, {}, "texts"),
+        ([], {"lang": "en"}, "texts"),
+        ([], {"lang": "en", "protocol": "stream"}, "texts"),
+        ("the dog", {"lang": "en"}, "texts"),
+        (["the", 3], {"lang": "en"}, "texts[1]"),
+        (["the", 3], {"lang": "en", "protocol": "stream"}, "texts[1]"),
+        (TEXTS, {"lang": "en", "protocol": "document"}, "protocol"),
+        (TEXTS, {"lang": "en", "window": 5}, "window"),
+        (TEXTS, {"lang": "en", "protocol": "stream", "window": 1}, "window"),
+        (TEXTS, {"lang": "en", "protocol": "stream", "window": POSITIONS + 1}, "window"),
+        (TEXTS, {"lang": "en", "stride": 0}, "stride"),
+    ],
+)
+def test_what_cannot_be_is_refused(tokenizer: XLMTokenizer, texts: Any, options: dict[str, Any], where: str) -> None:
+    with pytest.raises(InputError) as error:
+        perplexity(make_model(tokenizer.vocab_size), tokenizer, texts, **options)
+    assert error.value.where == where
+
+
+def test_an_unknown_language_is_refused(tokenizer: XLMTokenizer) -> None:
+    with pytest.raises(LanguageError):
+        perplexity(make_model(tokenizer.vocab_size), tokenizer, TEXTS, lang="fr")
+
+
+def test_a_perplexity_too_large_for_a_float_is_infinite() -> None:
+    found = LanguagePerplexity(lang="en", texts=1, tokens=1, nats=800.0, characters=1, utf8_bytes=1, whole=True)
+    assert found.perplexity == math.inf
+
+
+def _figures() -> Iterator[tuple[str, str]]:
+    return ((split, lang) for split in ("valid", "test") for lang in ("de", "en"))
+
+
+@pytest.mark.parametrize(("split", "lang"), list(_figures()))
+def test_equals_what_the_original_reported(reference: Path, split: str, lang: str) -> None:
+    folder = reference / "checkpoints" / "clm_ende_multi30k"
+    reported = json.loads((folder / "reference.json").read_text(encoding="utf-8"))["evaluate_clm"]
+    model = XLMWithLMHeadModel.from_pretrained(folder / "clm_ende_multi30k.pth")
+    tokenizer = XLMTokenizer.from_pretrained(
+        folder / "clm_ende_multi30k.pth", codes=reference / "published" / "codes_ende"
+    )
+    texts = (folder / f"{split}.{lang}").read_text(encoding="utf-8").split("\n")[:-1]
+    assert len(texts) == 500
+    found = perplexity(model, tokenizer, texts, lang=lang, protocol="stream", window=reported["bptt"])
+    # Measured: 2e-6, the error of torch's float32 log_softmax over 64,699 words, which the original uses.
+    assert found.perplexity == pytest.approx(reported[f"{split}_{lang}_clm_ppl"], rel=1e-5)

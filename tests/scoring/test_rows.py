@@ -1,0 +1,225 @@
+"""Rows of text out of files.
+
+Oracle: the texts that were written to the files, with Python's own csv, json and gzip and with pyarrow; and, for what
+is wrong with a row, the one row that says so among others that come out unchanged.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from xlm.errors import DependencyError, InputError
+from xlm.scoring import rows as rows_module
+from xlm.scoring.rows import Corpus, Row
+
+TEXTS = ["the dog", "", 'say "no", or\tnot', "ü 漢 \U0001f600 \u2028 \x00 \x85 \x0b", " , ", "\\t"]
+
+
+def read(path: Path, **options: str) -> list[str | None]:
+    rows = list(Corpus([path], **options))
+    assert [row.number for row in rows] == list(range(1, len(rows) + 1))
+    assert all(row.file == str(path) for row in rows)
+    assert all((row.text is None) != (row.problem is None) for row in rows)
+    return [row.text for row in rows]
+
+
+def written(path: Path, data: bytes) -> Path:
+    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+    return path
+
+
+def as_csv(texts: list[str]) -> bytes:
+    file = io.StringIO()
+    writer = csv.writer(file)
+    writer.writerow(["id", "text"])
+    writer.writerows(enumerate(texts))
+    return file.getvalue().encode()
+
+
+def as_jsonl(texts: list[str]) -> bytes:
+    return "".join(json.dumps({"id": i, "text": text}) + "\n" for i, text in enumerate(texts)).encode()
+
+
+@pytest.mark.parametrize("zipped", ["", ".gz"])
+def test_every_format_gives_the_texts(tmp_path: Path, zipped: str) -> None:
+    text = "\n".join(TEXTS).encode()
+    tsv = "\n".join(["id\ttext", *(f"{i}\t{text}" for i, text in enumerate(TEXTS) if "\t" not in text)]).encode()
+    with_lines = [*TEXTS, "two\nlines", "and\r\nthese"]
+    assert read(written(tmp_path / f"a.txt{zipped}", text)) == TEXTS
+    assert read(written(tmp_path / f"b{zipped}", text + b"\n")) == TEXTS
+    assert read(written(tmp_path / f"c.jsonl{zipped}", as_jsonl(with_lines))) == with_lines
+    assert read(written(tmp_path / f"e.tsv{zipped}", tsv)) == [text for text in TEXTS if "\t" not in text]
+    without_nul = [text.replace("\x00", "") for text in with_lines]  # Python 3.10 cannot write it
+    assert read(written(tmp_path / f"d.csv{zipped}", as_csv(without_nul))) == without_nul
+
+
+def test_a_format_can_be_named_and_a_column_too(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.txt", b'{"source": "the dog", "text": 3}\n')
+    assert read(path, form="jsonl", column="source") == ["the dog"]
+
+
+def test_parquet(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "a.parquet"
+    values = [*TEXTS * 500, None]
+    parquet.write_table(pyarrow.table({"x": list(range(len(values))), "text": values}), path, row_group_size=700)
+    rows = list(Corpus([path]))
+    assert [row.text for row in rows] == values
+    assert rows[-1].problem == "'text' is not text: NoneType"
+    assert {row.problem for row in Corpus([path], column="y")} == {"there is no column 'y'; the file has 'x', 'text'"}
+    assert len(list(Corpus([path], column="x"))) == len(values)
+    cut = written(tmp_path / "cut.parquet", path.read_bytes()[:-20])
+    corpus = Corpus([cut])
+    (row,) = corpus
+    assert row.problem is not None
+    assert row.problem.startswith("the file is damaged from here on")
+    assert corpus.damaged == [str(cut)]
+
+
+def test_parquet_without_pyarrow_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(DependencyError, match=r"xlm\[parquet\]"):
+        Corpus([tmp_path / "a.parquet"])
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "problem"),
+    [
+        ("a.txt", b"a \xff b", "not UTF-8: byte 0xff at byte 3 of the line"),
+        ("a.txt", b"\xed\xa0\x80", "not UTF-8: byte 0xed at byte 1 of the line"),
+        ("a.jsonl", b"\xff", "not UTF-8: byte 0xff at byte 1 of the line"),
+        ("a.jsonl", b"", "the line is empty, not a JSON object"),
+        ("a.jsonl", b'{"text": "a"', "not JSON: "),
+        ("a.jsonl", b"[" * 100_000, "not JSON: "),
+        ("a.jsonl", b"1" * 10_000, "not JSON"),
+        ("a.jsonl", b'["text"]', "not a JSON object: list"),
+        ("a.jsonl", b'"text"', "not a JSON object: str"),
+        ("a.jsonl", b'{"txt": "a"}', "there is no 'text'; the row has 'txt'"),
+        ("a.jsonl", b"{}", "there is no 'text'; the row has none"),
+        ("a.jsonl", b'{"text": null}', "'text' is not text: NoneType"),
+        (
+            "a.jsonl",
+            b'{"text": "a \\ud800 b"}',
+            "'text' is not Unicode text: half a surrogate pair, '\\ud800', at char",
+        ),
+        ("a.csv", b'1,"a\xff"', "not UTF-8: byte 0xff at byte 2 of the column 'text'"),
+        ("a.csv", b"1", "the row ends before the column 'text': 1 of 2 columns"),
+        ("a.csv", b"", "the row ends before the column 'text': 0 of 2 columns"),
+        ("a.csv", b'1,"a"b', "not CSV: "),
+        ("a.csv", b"1,a\rb", "not CSV: "),
+        ("a.tsv", b"1", "the row ends before the column 'text': 1 of 2 columns"),
+        ("a.tsv", b"1\t\xff", "not UTF-8: byte 0xff at byte 1 of the column 'text'"),
+    ],
+)
+def test_what_is_wrong_with_a_row_costs_that_row(tmp_path: Path, name: str, line: bytes, problem: str) -> None:
+    good = {
+        ".txt": ["", "the dog"],
+        ".jsonl": ["", '{"text": "the dog"}'],
+        ".csv": ["id,text\n", "2,the dog"],
+        ".tsv": ["id\ttext\n", "2\tthe dog"],
+    }
+    header, row = good[Path(name).suffix]
+    data = f"{header}{row}\n".encode() + line + f"\n{row}\n".encode()
+    before, wrong, after = Corpus([written(tmp_path / name, data)])
+    assert (before.text, after.text) == ("the dog", "the dog")
+    assert (wrong.number, wrong.text) == (2, None)
+    assert wrong.problem is not None
+    assert wrong.problem.startswith(problem)
+
+
+def test_a_quote_that_is_never_closed_is_said(tmp_path: Path) -> None:
+    found = list(Corpus([written(tmp_path / "a.csv", b'text\nthe dog\n"the\ncat\n')]))
+    assert [row.text for row in found] == ["the dog", None]
+    assert "not CSV" in str(found[1].problem)
+
+
+@pytest.mark.parametrize("form", ["csv", "tsv"])
+def test_a_missing_column_is_said_in_every_row(tmp_path: Path, form: str) -> None:
+    found = list(Corpus([written(tmp_path / f"a.{form}", b"id\n1\n2\n")]))
+    assert [row.problem for row in found] == ["there is no column 'text'; the file has 'id'"] * 2
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.csv", "a.tsv", "a.txt.gz"])
+def test_an_empty_file_has_no_rows(tmp_path: Path, name: str) -> None:
+    assert read(written(tmp_path / name, b"")) == []
+
+
+def test_a_byte_order_mark_and_carriage_returns(tmp_path: Path) -> None:
+    mark = b"\xef\xbb\xbf"
+    assert read(written(tmp_path / "a.txt", mark + b"the\r\ndog\r\n")) == ["the\r", "dog\r"]
+    assert read(written(tmp_path / "a.csv", mark + b"text,x\r\nthe,1\r\ndog,2\r\n")) == ["the", "dog"]
+    assert read(written(tmp_path / "a.tsv", mark + b"x\ttext\r\n1\tthe\r\n")) == ["the"]
+    assert read(written(tmp_path / "a.jsonl", mark + as_jsonl(["the"]).replace(b"\n", b"\r\n"))) == ["the"]
+    assert read(written(tmp_path / "b.txt", b"the\n" + mark + b"dog")) == ["the", "\ufeffdog"]
+
+
+def test_a_long_line_is_a_row_and_one_too_long_to_hold_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    megabyte = "the " * (1 << 18)
+    assert read(written(tmp_path / "a.txt", f"{megabyte}\nend".encode())) == [megabyte, "end"]
+    assert read(written(tmp_path / "a.csv", f"text\n{megabyte}\nend".encode())) == [megabyte, "end"]
+    monkeypatch.setattr(rows_module, "_LONGEST_ROW", 10)
+    lines = ["x" * length for length in (9, 10, 11, 12, 13, 25, 3)]
+    for end in ("", "\n"):
+        found = list(Corpus([written(tmp_path / "b.txt", ("\n".join(lines) + end).encode())]))
+        assert [row.text for row in found] == [line if len(line) <= 10 else None for line in lines]
+        assert {row.problem for row in found} == {None, "the line is longer than 10 bytes"}
+
+
+@pytest.mark.parametrize("cut", [5, 12, -12, -1])
+def test_a_compressed_file_that_was_cut_gives_what_is_left(tmp_path: Path, cut: int) -> None:
+    lines = [f"the dog {i * i}" for i in range(2000)]
+    path = tmp_path / "a.txt.gz"
+    path.write_bytes(gzip.compress("\n".join(lines).encode())[:cut])
+    after = written(tmp_path / "b.txt", b"the cat")
+    corpus = Corpus([path, after])
+    *found, wrong, last = corpus
+    assert [row.text for row in found] == lines[: len(found)]
+    assert (wrong.file, wrong.number, wrong.text) == (str(path), len(found) + 1, None)
+    assert str(wrong.problem).startswith("the file is damaged from here on: ")
+    assert last == Row(file=str(after), number=1, text="the cat")
+    assert corpus.damaged == [str(path)]
+
+
+def test_what_is_not_compressed_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "a.gz"
+    path.write_bytes(b"the dog\n")
+    corpus = Corpus([path])
+    assert [row.text for row in corpus] == [None]
+    assert corpus.damaged == [str(path)]
+
+
+def test_plain_text_has_no_columns(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no columns"):
+        Corpus([tmp_path / "a.txt"], column="text")
+
+
+@settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.binary(max_size=60) | st.text(st.sampled_from('a,"\n\r\t{}:[]\x00')).map(str.encode))
+@pytest.mark.parametrize("form", ["text", "jsonl", "csv", "tsv"])
+def test_no_bytes_stop_it(tmp_path: Path, form: str, data: bytes) -> None:
+    rows = list(Corpus([written(tmp_path / "any", data)], form=form))
+    assert all((row.text is None) != (row.problem is None) for row in rows)
+    if form in ("text", "jsonl"):
+        assert len(rows) == len(data.split(b"\n")) - (data.endswith(b"\n") or not data)
+    for row in rows:
+        (row.text or row.problem or "").encode("utf-8")
+
+
+def test_how_far_it_is_read(tmp_path: Path) -> None:
+    first, second = (written(tmp_path / name, b"the dog\n" * 40_000) for name in "ab")
+    corpus = Corpus([first, second])
+    assert corpus.sizes == [(str(first), 320_000), (str(second), 320_000)]
+    places = [corpus.bytes_read() for _ in corpus]
+    assert places == sorted(places)
+    assert 0 < places[0] < 320_000 <= places[40_000] < places[-1] + 1
+    assert corpus.bytes_read() == 640_000

@@ -1,0 +1,156 @@
+"""Continuing prompts: one row and many, in each type, beside a peer and beside reading the weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xlm.bench.limits import reading_bandwidth, seconds
+from xlm.bench.pair import load_pair, write_random_directory
+from xlm.bench.report import Bar, BenchReport, Figure, machine_facts, ratio_of_rounds
+from xlm.model.lm import XLMWithLMHeadModel
+
+_PROMPT = 16
+_LANGUAGE = 1
+_NEAR_TIE = 1e-3
+"""Logits nearer to each other than this may change places between two libraries."""
+_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Case:
+    rows: int
+    weights: str
+    at_least: float
+    """Times the peer's speed."""
+
+    @property
+    def name(self) -> str:
+        return f"xlm {self.weights}, {self.rows} row{'s' if self.rows > 1 else ''}"
+
+
+ONE_ROW = (
+    _Case(rows=1, weights="float32", at_least=3),
+    _Case(rows=1, weights="bfloat16", at_least=6),
+    _Case(rows=1, weights="int8", at_least=10),
+)
+MANY_ROWS = (_Case(rows=32, weights="bfloat16", at_least=30),)
+
+
+def bench_generate(
+    scratch: Path, *, size: str, rounds: int, against: str | None, rows: int, new_tokens: int
+) -> BenchReport:
+    """Continues random prompts greedily, ours in several types, in turn with a peer in float32.
+
+    Args:
+        scratch: A directory for the files.
+        size: One of ``SIZES``.
+        rounds: How often to measure; all alternate.
+        against: ``"transformers"`` or nobody.
+        rows: 1, for one prompt of 16 tokens, or 32, for prompts of 8 to 23 tokens in one batch.
+        new_tokens: How many tokens each row gets.
+    """
+    pair = load_pair(write_random_directory(scratch, size), against)
+    cases = ONE_ROW if rows == 1 else MANY_ROWS
+    models = {case: pair.ours.for_inference(case.weights) for case in cases}
+    config = pair.ours.config
+    lengths_B = torch.tensor([_PROMPT] if rows == 1 else [8 + row % 16 for row in range(rows)])
+    ids_BT = torch.randint(
+        14, config.vocab_size, (rows, int(lengths_B.max())), generator=torch.Generator().manual_seed(0)
+    )
+    ids_BT[torch.arange(ids_BT.shape[1]) >= lengths_B[:, None]] = config.pad_token_id
+    speeds: dict[str, list[float]] = {
+        name: [] for name in (*(case.name for case in cases), *([against] if against else []))
+    }
+    bandwidths, results = [], {}
+    for _ in range(rounds):
+        bandwidths.append(reading_bandwidth())
+        for case, model in models.items():
+            taken, results[case] = seconds(partial(_ours, model, ids_BT, lengths_B, new_tokens))
+            speeds[case.name].append(rows * new_tokens / taken)
+        if against:
+            taken, _ = seconds(partial(_theirs, pair.theirs, ids_BT, lengths_B, new_tokens))
+            speeds[against].append(rows * new_tokens / taken)
+    figures = {name: Figure(name=name, unit="tokens/s", values=tuple(values)) for name, values in speeds.items()}
+    bandwidth = Figure(name="reading memory", unit="GB/s", values=tuple(bandwidths))
+    shares, bars = [], []
+    weights = sum(p.numel() for name, p in pair.ours.named_parameters() if "position" not in name)
+    for case in cases:
+        if rows == 1:
+            per_token = weights * _BYTES[case.weights] / 1e9
+            limit = Figure(
+                name=f"{case.name}, share of reading its weights",
+                unit="of the limit",
+                values=tuple(
+                    speed * per_token / rate for speed, rate in zip(speeds[case.name], bandwidths, strict=True)
+                ),
+            )
+            shares.append(limit)
+        if against and size == "published":
+            bars.append(
+                Bar(
+                    name=f"{case.name} / {against}",
+                    value=ratio_of_rounds(figures[case.name], figures[against]),
+                    limit=case.at_least,
+                    at_least=True,
+                )
+            )
+    if against:
+        for case, ids in results.items():
+            differing = _differing(pair.theirs, ids, lengths_B, new_tokens)
+            name = f"{case.name}: tokens that {against} would not have chosen"
+            if case.weights == "float32":
+                bars.append(Bar(name=name, value=differing, limit=0))
+            else:
+                shares.append(Figure(name=name, unit=f"of {rows * new_tokens}", values=(differing,)))
+    return BenchReport(
+        title=f"greedy continuation, {rows} prompts, {new_tokens} new tokens, {size} size, {rounds} rounds",
+        machine=machine_facts(("torch", *((against,) if against else ()))),
+        figures=(*figures.values(), bandwidth, *shares),
+        bars=tuple(bars),
+    )
+
+
+def _ours(model: XLMWithLMHeadModel, ids_BT: Tensor, lengths_B: Tensor, new_tokens: int) -> Tensor:
+    return model.generate(
+        ids_BT,
+        langs=_LANGUAGE,
+        lengths=lengths_B,
+        max_new_tokens=new_tokens,
+        min_new_tokens=new_tokens,
+        do_sample=False,
+    )
+
+
+@torch.inference_mode()
+def _theirs(model: Any, ids_BT: Tensor, lengths_B: Tensor, new_tokens: int) -> None:
+    # Its way of taking prompts of several lengths is padding on the left.
+    rows = [row[:length] for row, length in zip(ids_BT.tolist(), lengths_B.tolist(), strict=True)]
+    pad, longest = model.config.pad_index, ids_BT.shape[1]
+    padded = torch.tensor([[pad] * (longest - len(row)) + row for row in rows])
+    model.generate(
+        input_ids=padded,
+        attention_mask=(padded != pad).long(),
+        max_new_tokens=new_tokens,
+        min_new_tokens=new_tokens,
+        do_sample=False,
+        num_beams=1,
+    )
+
+
+@torch.inference_mode()
+def _differing(model: Any, ids_BT: Tensor, lengths_B: Tensor, new_tokens: int) -> float:
+    """How many of the new tokens are not the best of the peer's forward over the same text, near ties aside."""
+    differing = 0
+    for row, length in zip(ids_BT, lengths_B.tolist(), strict=True):
+        row_1T = row[None, : length + new_tokens]
+        logits_TV = model(input_ids=row_1T, langs=torch.full_like(row_1T, _LANGUAGE)).logits[0, length - 1 : -1]
+        logits_TV[:, :14] = float("-inf")  # special tokens, which ours never continues with, and an early end
+        chosen_T = logits_TV.gather(1, row_1T[0, length:, None])[:, 0]
+        differing += int((logits_TV.amax(1) - chosen_T > _NEAR_TIE).sum())
+    return float(differing)

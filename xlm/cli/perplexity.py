@@ -1,0 +1,138 @@
+"""``xlm perplexity``: how well a model predicts texts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from xlm.cli._lines import write_line
+from xlm.cli._options import TEXT_FILES, open_model, scoring
+from xlm.errors import InputError
+
+if TYPE_CHECKING:
+    from xlm.scoring.perplexity import LanguagePerplexity
+    from xlm.scoring.rows import Corpus
+
+_COLUMNS = ("lang", "perplexity", "tokens", "nats_per_token", "bits_per_character", "bits_per_byte", "texts")
+
+
+@click.command(name="perplexity", short_help="Perplexity of texts, by sentence or by the original's stream.")
+@click.argument("model")
+@click.argument("files", nargs=-1, type=TEXT_FILES)
+@click.option(
+    "--lang",
+    "langs",
+    required=True,
+    multiple=True,
+    metavar="L",
+    help="Language of a file, one of the model's; once for each file, in their order.",
+)
+@click.option(
+    "--protocol",
+    type=click.Choice(["sentence", "stream"]),
+    default="sentence",
+    show_default=True,
+    help="sentence: each row by itself, every token predicted. stream: exactly the original's evaluation, all rows as "
+    "one sequence in windows of --window, of which all tokens but the first are predicted.",
+)
+@click.option("--window", type=click.IntRange(2), metavar="N", help="Tokens of a window of the stream.  [default: 256]")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["tsv", "jsonl"]),
+    default="tsv",
+    show_default=True,
+    help="Form of the output: a header and tab-separated rows, or one JSON object a row.",
+)
+@scoring
+def command(model: str, files: tuple[Path, ...], langs: tuple[str, ...], form: str, **options: Any) -> None:
+    r"""Writes the perplexity of MODEL on each of FILES, or on standard input.
+
+    MODEL is a model directory or a checkpoint of the original (.pth); FILES are what xlm score reads. With several
+    files, each of its own language, a last row gives the mean of their perplexities, as the original does.
+
+    \b
+    Columns:
+        lang, perplexity, tokens (predicted), nats_per_token, bits_per_character and bits_per_byte (of the raw text,
+        the end of each row counting as one; empty for the stream, which does not predict every token), texts
+
+    \b
+    Example:
+        xlm perplexity MODEL --lang en news.en.txt
+        xlm perplexity MODEL --lang de valid.de --lang en valid.en --protocol stream --window 64
+    """
+    paths = files or (Path("-"),)
+    if len(langs) != len(paths):
+        raise click.UsageError(f"{len(langs)} languages for {len(paths)} files: give --lang once for each file")
+    if len(set(langs)) != len(langs):
+        raise click.UsageError("give one file a language: the perplexity of two files is that of both in one")
+    if options["stride"] is not None and options["protocol"] == "stream":
+        raise click.UsageError("--stride goes with --protocol sentence; the windows of the stream do not overlap")
+    from xlm.scoring.rows import Corpus
+
+    corpora = {
+        lang: Corpus([path], form=options["input_format"], column=options["column"])
+        for lang, path in zip(langs, paths, strict=True)
+    }
+    from xlm.tokenizer.tokenizer import XLMTokenizer
+
+    tokenizer = XLMTokenizer.from_pretrained(model, preset=options["preset"], codes=options["codes"])
+
+    from xlm.scoring.perplexity import perplexity
+    from xlm.scoring.signature import signature
+
+    network = open_model(model, dtype=options["dtype"], device=options["device"])
+    found = perplexity(
+        network,
+        tokenizer,
+        {lang: _texts(corpus) for lang, corpus in corpora.items()},
+        protocol=options["protocol"],
+        window=options["window"],
+        stride=options["stride"],
+        batch_size=options["batch_size"],
+        batch_tokens=options["batch_tokens"],
+    )
+    rows = [_cells(each) for each in found.languages]
+    if len(rows) > 1:
+        rows.append(("mean", found.perplexity, *[None] * (len(_COLUMNS) - 2)))
+    if form == "tsv":
+        write_line("\t".join(_COLUMNS))
+    for row in rows:
+        if form == "tsv":
+            write_line("\t".join("" if x is None else f"{x:.6f}" if isinstance(x, float) else str(x) for x in row))
+        else:
+            write_line(json.dumps(dict(zip(_COLUMNS, row, strict=True)), ensure_ascii=False))
+    protocol = "sentence" if found.window is None else f"stream {found.window}"
+    long = "none" if found.stride is None else f"stride {found.stride}"
+    made_with = signature(network, tokenizer, lang="+".join(langs), protocol=protocol, long=long)
+    click.echo(f"signature: {made_with}", err=True)
+
+
+def _texts(corpus: Corpus) -> Iterator[str]:
+    for row in corpus:
+        if row.text is None:
+            # A perplexity of the rest would be of another corpus, and would not say so.
+            raise InputError(
+                "a row cannot be read",
+                where="standard input" if row.file == "-" else f"{row.file}, row {row.number}",
+                found=row.problem,
+                expected="UTF-8 text",
+                remedy="correct or remove the row; xlm score goes on past such rows",
+            )
+        yield row.text
+
+
+def _cells(found: LanguagePerplexity) -> tuple[object, ...]:
+    return (
+        found.lang,
+        found.perplexity,
+        found.tokens,
+        found.nats_per_token,
+        found.bits_per_character,
+        found.bits_per_byte,
+        found.texts,
+    )

@@ -1,0 +1,236 @@
+"""How to continue a prompt: every knob of decoding, checked once."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from xlm.errors import InputError, XLMWarning
+from xlm.model.config import XLMConfig
+
+SPECIAL_IDS = range(14)
+"""Ids of ``<s>``, ``</s>``, ``<pad>``, ``<unk>`` and ``<special0>`` to ``<special9>``.
+
+Source: the original's ``src/data/dictionary.py``.
+"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DecodingOptions:
+    """Knobs of decoding; names, meaning and order of effect are those of ``transformers``.
+
+    The scores of the next token pass, in this order: ``repetition_penalty``, ``min_new_tokens``, ``suppress_tokens``;
+    when sampling also ``temperature``, ``top_k``, ``top_p``, ``min_p``.
+
+    Attributes:
+        max_new_tokens: The most tokens to produce for each row, ``</s>`` included.
+        min_new_tokens: Tokens before which ``</s>`` is not allowed.
+        do_sample: Draw each token from the distribution; otherwise take the best one.
+        temperature: The scores are divided by it; from 1e-6 to 1e6.
+        top_k: Only the k best tokens, and what ties with the last of them; ``None`` or 0 means all.
+        top_p: Only the smallest set of best tokens whose probabilities reach this sum, and what ties with the last
+            of them; 1 or ``None`` means all.
+        min_p: Only tokens at least this share as probable as the best one; ``None`` or 0 means all.
+        num_beams: Hypotheses that beam search keeps; 1 means no beam search.
+        num_return_sequences: Continuations of each prompt: so many samples, or so many best beams.
+        repetition_penalty: Scores of tokens that the row already holds, its prompt included, are divided by it when
+            positive and multiplied when negative; from 1e-6 to 1e6, and 1 changes nothing.
+        length_penalty: Beam search ranks by the sum of log-probabilities / tokens produced ** this, from -100 to 100.
+        early_stopping: Beam search stops a row as soon as it has ``num_beams`` finished hypotheses. Otherwise it
+            stops when no running one can still come among them, whatever its next tokens.
+        eos_token_id: Id or ids that end a row; ``None`` means the model's ``</s>``, ``()`` means none.
+        suppress_tokens: Ids that are never produced. ``None`` means all special tokens but those of ``eos_token_id``:
+            the training never had them as targets, and ``<unk>``, which it had, stands for no text.
+        seed: Of the samples: an int, or one for each row of the result. From an int each row gets a seed of its own
+            (the first row that int itself), so that no row's samples depend on the rows beside it. ``None`` takes one
+            from torch's global generator.
+    """
+
+    max_new_tokens: int = 64
+    min_new_tokens: int = 0
+    do_sample: bool = False
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    num_beams: int = 1
+    num_return_sequences: int = 1
+    repetition_penalty: float = 1.0
+    length_penalty: float = 1.0
+    early_stopping: bool = False
+    eos_token_id: int | Sequence[int] | None = None
+    suppress_tokens: Sequence[int] | None = None
+    seed: int | Sequence[int] | None = None
+
+    @classmethod
+    def checked(cls, config: XLMConfig, **options: object) -> DecodingOptions:
+        """Options for a model; every id is a tuple of ids of its vocabulary.
+
+        Raises:
+            InputError: An unknown option, a value out of range, or two that contradict each other.
+        """
+        known = {field.name for field in dataclasses.fields(cls)}
+        if not options.keys() <= known:
+            raise InputError(
+                "there is no such option of decoding",
+                where=", ".join(sorted(options.keys() - known)),
+                expected=", ".join(sorted(known)),
+            )
+        given = cls(**options)  # type: ignore[arg-type]  # the types are checked now
+        given._check_values()
+        eos = _ids(config, "eos_token_id", (config.eos_token_id,) if given.eos_token_id is None else given.eos_token_id)
+        named = {config.bos_token_id, config.pad_token_id, config.unk_token_id, config.mask_token_id, *SPECIAL_IDS}
+        special = sorted(index for index in named - set(eos) if index < config.vocab_size)
+        suppressed = special if given.suppress_tokens is None else given.suppress_tokens
+        result = dataclasses.replace(
+            given, eos_token_id=eos, suppress_tokens=_ids(config, "suppress_tokens", suppressed)
+        )
+        result._check_choices(config)
+        result._warn_of_unused()
+        return result
+
+    @property
+    def eos_ids(self) -> tuple[int, ...]:
+        """Ids that end a row, of checked options."""
+        assert isinstance(self.eos_token_id, tuple)
+        return self.eos_token_id
+
+    @property
+    def suppressed_ids(self) -> tuple[int, ...]:
+        """Ids that are never produced, of checked options."""
+        assert isinstance(self.suppress_tokens, tuple)
+        return self.suppress_tokens
+
+    def row_seeds(self, rows: int) -> tuple[int, ...]:
+        """One seed for each row of the result.
+
+        Raises:
+            InputError: A list of seeds of another length.
+        """
+        if isinstance(self.seed, Sequence):
+            if len(self.seed) != rows:
+                raise InputError(
+                    "there is not one seed for each row of the result",
+                    where="seed",
+                    found=f"{len(self.seed)} seeds",
+                    expected=f"an int, or {rows} of them",
+                )
+            return tuple(self.seed)
+        first = int(torch.randint(2**63 - 1, ())) if self.seed is None else self.seed
+        return (first, *(derived_seed(first, row) for row in range(1, rows)))
+
+    def _check_values(self) -> None:
+        seeds = self.seed if isinstance(self.seed, Sequence) else () if self.seed is None else (self.seed,)
+        rules = [
+            *((name, _whole(getattr(self, name), at_least=1), "a whole number of at least 1") for name in _COUNTS),
+            (
+                "min_new_tokens",
+                _whole(self.min_new_tokens, at_least=0)
+                and (not _whole(self.max_new_tokens, at_least=1) or self.min_new_tokens <= self.max_new_tokens),
+                "a whole number from 0 to max_new_tokens",
+            ),
+            *(
+                (name, isinstance(getattr(self, name), bool), "true or false")
+                for name in ("do_sample", "early_stopping")
+            ),
+            *(
+                # Beyond these bounds float32 scores overflow.
+                (name, _real(getattr(self, name), above=0) and 1e-6 <= getattr(self, name) <= 1e6, "from 1e-6 to 1e6")
+                for name in _FACTORS
+            ),
+            ("top_k", self.top_k is None or _whole(self.top_k, at_least=0), "a whole number, 0 or None for all"),
+            ("top_p", self.top_p is None or (_real(self.top_p, above=0) and self.top_p <= 1), "above 0, at most 1"),
+            ("min_p", self.min_p is None or (_real(self.min_p, above=-1) and 0 <= self.min_p <= 1), "from 0 to 1"),
+            (
+                "length_penalty",
+                _real(self.length_penalty, above=-101) and abs(self.length_penalty) <= 100,
+                "-100 to 100",
+            ),
+            ("seed", all(_whole(s, at_least=0) and s < 2**63 for s in seeds), "0 to 2**63 - 1, one or one a row"),
+        ]
+        wrong = [(name, getattr(self, name), rule) for name, holds, rule in rules if not holds]
+        if wrong:
+            raise InputError(
+                "options of decoding are wrong",
+                where="; ".join(name for name, _, _ in wrong),
+                found="; ".join(f"{name} = {value!r}" for name, value, _ in wrong),
+                expected="; ".join(f"{name}: {rule}" for name, _, rule in wrong),
+            )
+
+    def _check_choices(self, config: XLMConfig) -> None:
+        n, beams = self.num_return_sequences, self.num_beams
+        if self.do_sample and beams > 1:
+            raise InputError(
+                "beam search does not sample",
+                where="do_sample, num_beams",
+                found=f"do_sample = True, num_beams = {beams}",
+                expected="one of them",
+            )
+        if not self.do_sample and n > beams:
+            raise InputError(
+                "there are fewer different continuations than asked for",
+                where="num_return_sequences",
+                found=f"{n} of {beams} beam{'s' if beams > 1 else ': the best continuation is one'}",
+                expected="at most num_beams, unless sampling",
+                remedy="do_sample=True, or more num_beams",
+            )
+        free = config.vocab_size - len({*self.suppressed_ids, *self.eos_ids})
+        if free < beams:
+            raise InputError(
+                "too few tokens are left to choose from",
+                where="suppress_tokens, eos_token_id, num_beams",
+                found=f"{free} tokens that are neither suppressed nor end a row",
+                expected=f"at least {beams}",
+                remedy="suppress_tokens=() allows all",
+            )
+
+    def _warn_of_unused(self) -> None:
+        unused = {
+            "do_sample=True": not self.do_sample
+            and [name for name in ("temperature", "top_k", "top_p", "min_p") if self._is_set(name)],
+            "num_beams above 1": self.num_beams == 1
+            and [name for name in ("length_penalty", "early_stopping") if self._is_set(name)],
+        }
+        for condition, names in unused.items():
+            if names:
+                warnings.warn(f"{', '.join(names)}: has no effect without {condition}", XLMWarning, stacklevel=5)
+
+    def _is_set(self, name: str) -> bool:
+        default = next(field.default for field in dataclasses.fields(self) if field.name == name)
+        return bool(getattr(self, name) != default)
+
+
+def derived_seed(seed: int, row: int) -> int:
+    """A seed from 0 to 2**63 - 1 of a row's own; nearby seeds and rows have nothing to do with each other."""
+    digest = hashlib.blake2b(f"{seed} {row}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+_COUNTS = ("max_new_tokens", "num_beams", "num_return_sequences")
+_FACTORS = ("temperature", "repetition_penalty")
+
+
+def _whole(value: object, *, at_least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= at_least
+
+
+def _real(value: object, *, above: float) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and above < value < math.inf
+
+
+def _ids(config: XLMConfig, name: str, ids: object) -> tuple[int, ...]:
+    values = tuple(ids) if isinstance(ids, Sequence | set | frozenset | range) else (ids,)
+    if not all(_whole(value, at_least=0) and value < config.vocab_size for value in values):
+        raise InputError(
+            f"{name} holds what is not an id of the vocabulary",
+            where=name,
+            found=repr(ids),
+            expected=f"ids from 0 to {config.vocab_size - 1}",
+        )
+    return values

@@ -1,0 +1,120 @@
+"""What is to be continued, checked: prompts, their languages, and how far each can go.
+
+Shapes: B prompts, T positions, S new tokens at most.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from xlm.errors import InputError, LanguageError, XLMError
+from xlm.model.decoding.options import DecodingOptions
+from xlm.model.inputs import Languages, language_ids, prepare_inputs
+from xlm.model.transformer import TransformerInputs
+
+if TYPE_CHECKING:
+    from xlm.model.lm import XLMWithLMHeadModel
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prompts:
+    """Checked prompts.
+
+    Attributes:
+        inputs: The prompts, padded on the right.
+        lengths: Tokens of each prompt, B of them.
+        limits: The most new tokens that each prompt can get, B of them.
+        new_langs: (B, S) int64, the language of each new token; ``None`` adds no language embedding.
+    """
+
+    inputs: TransformerInputs
+    lengths: tuple[int, ...]
+    limits: tuple[int, ...]
+    new_langs: Tensor | None
+
+    @property
+    def capacity(self) -> int:
+        """Tokens that the longest row comes to hold; the last token of a row is not fed again."""
+        kept = (length + limit - 1 for length, limit in zip(self.lengths, self.limits, strict=True))
+        return max(self.inputs.input_ids.shape[1], *kept)
+
+
+def prepare_prompts(
+    model: XLMWithLMHeadModel,
+    input_ids: Tensor,
+    *,
+    langs: Languages | None,
+    lengths: Tensor | None,
+    attention_mask: Tensor | None,
+    continuation_langs: Languages | None,
+    options: DecodingOptions,
+) -> Prompts:
+    """Prompts for a model; the arguments are those of its ``generate``.
+
+    Raises:
+        InputError: A shape, type or value that the model cannot take.
+        LanguageError: A language that the model does not have.
+    """
+    config = model.config
+    if not config.causal:
+        raise InputError(
+            "a bidirectional model does not generate: it predicts a word from both sides",
+            where="model",
+            found="causal = False",
+            expected="a causal model",
+            remedy="load it with causal=True, if it was trained as a causal model",
+        )
+    inputs = prepare_inputs(config, input_ids, langs=langs, lengths=lengths, attention_mask=attention_mask)
+    if not inputs.right_padded:
+        raise InputError(
+            "padding must stand behind the prompts",
+            where="input_ids" if attention_mask is None else "attention_mask",
+            found="padding left of real tokens",
+            expected="each row's tokens first, then its padding",
+            remedy="a prompt that holds <pad> on purpose: say how long it is with lengths=",
+        )
+    B, T = inputs.input_ids.shape
+    counts = (T,) * B if inputs.valid is None else tuple(inputs.valid.sum(1).tolist())
+    # The last new token is not fed again, so it needs no position.
+    room = (config.max_position_embeddings - count + 1 for count in counts)
+    return Prompts(
+        inputs=inputs,
+        lengths=counts,
+        limits=tuple(min(options.max_new_tokens, places) for places in room),
+        new_langs=_new_langs(model, inputs, counts, continuation_langs, options.max_new_tokens),
+    )
+
+
+def _new_langs(
+    model: XLMWithLMHeadModel,
+    inputs: TransformerInputs,
+    lengths: tuple[int, ...],
+    continuation_langs: Languages | None,
+    S: int,
+) -> Tensor | None:
+    (B, T), device = inputs.input_ids.shape, inputs.input_ids.device
+    if inputs.langs is None:
+        if continuation_langs is not None:
+            raise InputError(
+                "the continuation has a language and the prompt has none",
+                where="langs",
+                found="continuation_langs without langs",
+                expected="both, or neither",
+            )
+        return None
+    if continuation_langs is None:
+        last_B1 = torch.tensor(lengths, device=device)[:, None] - 1
+        return inputs.langs.expand(B, T).gather(1, last_B1).expand(B, S)
+    try:
+        return language_ids(model.config, continuation_langs, B, S, device).expand(B, S)
+    except (InputError, LanguageError) as error:
+        raise _about_continuation(error) from None
+
+
+def _about_continuation(error: XLMError) -> XLMError:
+    error.where = "continuation_langs"
+    return error

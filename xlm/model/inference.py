@@ -1,0 +1,160 @@
+"""A model made ready for inference on the CPU: fused and packed matrices in place of the layers' own.
+
+What the types of the matrices cost, and everything else stays in float32:
+
+- ``float32``: nothing; the same numbers up to the order of sums.
+- ``bfloat16``, ``float16``: the rounding of the weights, and on processors that multiply bfloat16, that of many rows.
+- ``int8``: weights rounded to 8 bits with one scale an output, inputs to 8 bits (7 without VNNI instructions) with one
+  scale for all rows of a call, so that the last digits depend on what else is in the batch.
+
+Shapes: K input width, M output width.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any, NoReturn, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from xlm.errors import InputError
+from xlm.model.attention import Attention
+from xlm.model.head import LinearHead
+from xlm.model.lm import XLMWithLMHeadModel
+from xlm.model.packed_linear import ROUNDINGS, packed_linear
+from xlm.model.transformer import Layer, Transformer, TransformerOutput
+
+_Module = TypeVar("_Module", bound=nn.Module)
+
+
+def prepare_for_inference(model: XLMWithLMHeadModel, weights: str | None = None) -> XLMWithLMHeadModel:
+    """A model with the same numbers, faster, that only infers; what ``XLMWithLMHeadModel.for_inference`` returns.
+
+    Raises:
+        InputError: An unknown type, or weights that are not on the CPU.
+    """
+    weights = str(model.dtype).removeprefix("torch.") if weights is None else weights
+    if weights not in ROUNDINGS:
+        raise InputError("weights cannot be kept so", where="weights", found=weights, expected=" or ".join(ROUNDINGS))
+    if model.device.type != "cpu":
+        raise InputError(
+            "matrices are packed for the CPU only",
+            where="for_inference",
+            found=f"a model on {model.device}",
+            expected="a model on the CPU",
+            remedy="use the model as it is, or model.to('cpu') before",
+        )
+    return InferenceModel(model, weights)
+
+
+class InferenceModel(XLMWithLMHeadModel):
+    """An ``XLMWithLMHeadModel`` that cannot train or be saved.
+
+    Args:
+        model: Whose weights to take.
+        weights: Type to keep the matrices in.
+    """
+
+    def __init__(self, model: XLMWithLMHeadModel, weights: str) -> None:
+        nn.Module.__init__(self)
+        self.config = model.config
+        self.provenance = model.provenance
+        self.weights = weights
+        self._warned_about_langs = model._warned_about_langs
+        with torch.device("meta"):
+            self.transformer = Transformer(model.config)
+        theirs = model.transformer
+        ours = self.transformer.embeddings
+        # The table is large and a few of its rows are read, so it stays as it is; float32 added to it is float32.
+        ours.word = theirs.embeddings.word
+        ours.position, ours.norm = _float32(theirs.embeddings.position), _float32(theirs.embeddings.norm)
+        ours.language = None if theirs.embeddings.language is None else _float32(theirs.embeddings.language)
+        for layer, source in zip(self.transformer.layers, theirs.layers, strict=True):
+            assert isinstance(layer, Layer)
+            assert isinstance(source, Layer)
+            layer.attention = _PackedAttention(source.attention, weights)
+            layer.ffn.up = _pack(weights, source.ffn.up)
+            layer.ffn.down = _pack(weights, source.ffn.down)
+            layer.attention_norm, layer.ffn_norm = _float32(source.attention_norm), _float32(source.ffn_norm)
+        if isinstance(model.head, LinearHead):
+            self.head = _PackedHead(model.head, theirs.embeddings.word.weight, weights)
+        else:
+            self.head = _float32(model.head)
+        self.eval()
+
+    def _states(self, *args: Any, **kwargs: Any) -> TransformerOutput:
+        with torch.no_grad():
+            return super()._states(*args, **kwargs)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """As ``XLMWithLMHeadModel.logits``, without gradients."""
+        with torch.no_grad():
+            return super().logits(hidden)
+
+    def train(self, mode: bool = True) -> InferenceModel:
+        """Only leaves training mode."""
+        if mode:
+            _refuse("train")
+        super().train(False)
+        return self
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Refused: the packed matrices have no tensors to name."""
+        _refuse("state_dict")
+
+    def save_pretrained(self, directory: object) -> NoReturn:
+        """Refused: save the model that this was made from."""
+        _refuse("save_pretrained")
+
+    def for_inference(self, weights: str | None = None) -> NoReturn:
+        """Refused: this is one already."""
+        _refuse("for_inference")
+
+
+def _refuse(what: str) -> NoReturn:
+    raise InputError(
+        f"{what} is not for a model made ready for inference",
+        where=what,
+        found="what for_inference returned",
+        expected="the model it was called on",
+    )
+
+
+class _PackedAttention(Attention):
+    def __init__(self, attention: Attention, weights: str) -> None:
+        nn.Module.__init__(self)
+        self.n_heads, self.dropout = attention.n_heads, 0.0
+        self.query_key_value = _pack(weights, attention.query, attention.key, attention.value)
+        self.output = _pack(weights, attention.output)
+
+    def project(self, x_BTD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        query_BTD, key_BTD, value_BTD = self.query_key_value(x_BTD).chunk(3, dim=-1)
+        return query_BTD, key_BTD, value_BTD
+
+
+class _PackedHead(LinearHead):
+    def __init__(self, head: LinearHead, word_embeddings_VD: Tensor, weights: str) -> None:
+        nn.Module.__init__(self)
+        weight_VD = word_embeddings_VD if head.weight is None else head.weight
+        self.packed = packed_linear(weights, weight_VD, head.bias)
+
+    def logits(self, hidden: Tensor, word_embeddings_VD: Tensor) -> Tensor:
+        logits: Tensor = self.packed(hidden)
+        return logits
+
+    def logit_blocks(self, hidden_ND: Tensor, word_embeddings_VD: Tensor, rows: int) -> Iterator[tuple[int, Tensor]]:
+        for start in range(0, len(hidden_ND), rows or 1):
+            yield start, self.packed(hidden_ND[start : start + rows])
+
+
+def _pack(weights: str, *linears: Any) -> nn.Module:
+    """One map whose output is that of several side by side."""
+    return packed_linear(
+        weights, torch.cat([linear.weight for linear in linears]), torch.cat([linear.bias for linear in linears])
+    )
+
+
+def _float32(module: _Module) -> _Module:
+    return copy.deepcopy(module).float().requires_grad_(False)

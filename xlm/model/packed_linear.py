@@ -1,0 +1,160 @@
+"""Linear maps that only infer, on the CPU: weights copied once into the layout that is read fastest.
+
+With one row, a map costs what reading its weights costs, so half the bytes are half the time. torch carries FBGEMM's
+kernels for x86, which multiply float32 rows with weights kept in float16 or int8, converted on the way; they reach the
+bandwidth of memory where torch's own bfloat16 kernels need a processor that multiplies bfloat16, and then half of it.
+
+Shapes: K input width, M output width.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+_LARGEST_FLOAT16 = torch.finfo(torch.float16).max
+
+FEW_ROWS = 8
+"""Up to here a map is bound by reading its weights, not by multiplying."""
+
+
+class PackedLinear(nn.Module):
+    """``x @ weight.T + bias`` for float32 rows, without gradients.
+
+    Args:
+        weight_MK: Weights, any floating type.
+        bias_M: Bias.
+    """
+
+    def __init__(self, weight_MK: Tensor, bias_M: Tensor) -> None:
+        super().__init__()
+        self.pack(weight_MK, bias_M.float())
+
+    def pack(self, weight_MK: Tensor, bias_M: Tensor) -> None:
+        """Keeps copies of weight and bias in this class's layout."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, K) float32 to (…, M) float32."""
+        raise NotImplementedError
+
+
+class Float32Linear(PackedLinear):
+    """Exact; transposed, which torch's matrix product reads faster than the other way round."""
+
+    def pack(self, weight_MK: Tensor, bias_M: Tensor) -> None:  # noqa: D102 (as the base class)
+        self.weight_KM = weight_MK.float().t().contiguous()
+        self.bias_M = bias_M
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+        return torch.addmm(self.bias_M, x.reshape(-1, x.shape[-1]), self.weight_KM).view(*x.shape[:-1], -1)
+
+
+class Float16Linear(PackedLinear):
+    """Weights rounded to float16, everything else in float32; by FBGEMM."""
+
+    def pack(self, weight_MK: Tensor, bias_M: Tensor) -> None:  # noqa: D102 (as the base class)
+        self.packed = torch.ops.quantized.linear_prepack_fp16(weight_MK.float(), bias_M)
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+        out: Tensor = torch.ops.quantized.linear_dynamic_fp16(x, self.packed)
+        return out
+
+
+class Int8Linear(PackedLinear):
+    """Weights as int8 with one scale an output, rows as 8-bit numbers with one scale a call; by FBGEMM."""
+
+    def pack(self, weight_MK: Tensor, bias_M: Tensor) -> None:  # noqa: D102 (as the base class)
+        zeros_M = torch.zeros(len(weight_MK), dtype=torch.int64)
+        with warnings.catch_warnings():
+            # torch 2.13 announces the end of quantized tensors; without them _has_fbgemm is false.
+            warnings.simplefilter("ignore", UserWarning)
+            quantized = torch.quantize_per_channel(weight_MK.float(), _int8_scales(weight_MK), zeros_M, 0, torch.qint8)
+        self.packed = torch.ops.quantized.linear_prepack(quantized, bias_M)
+        # Without these instructions, sums of two products are kept in 16 bits, which rows of 8 bits overflow.
+        self.seven_bits = not _multiplies_int8()
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+        out: Tensor = torch.ops.quantized.linear_dynamic(x, self.packed, self.seven_bits)
+        return out
+
+
+class Bfloat16Linear(PackedLinear):
+    """Weights rounded to bfloat16, twice: for many rows on a processor that multiplies bfloat16, for few by FBGEMM."""
+
+    def pack(self, weight_MK: Tensor, bias_M: Tensor) -> None:  # noqa: D102 (as the base class)
+        self.weight_MK = weight_MK.bfloat16().contiguous()
+        self.bias_M = bias_M.bfloat16()
+        self.few_rows = Float16Linear(self.weight_MK, bias_M)
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+        if x.numel() <= FEW_ROWS * x.shape[-1]:
+            out: Tensor = self.few_rows(x)
+            return out
+        return F.linear(x.bfloat16(), self.weight_MK, self.bias_M).float()
+
+
+def _int8_scales(weight_MK: Tensor) -> Tensor:
+    return weight_MK.float().abs().amax(1).clamp_min(1e-12) / 127
+
+
+def _multiplies_int8() -> bool:
+    supported = getattr(torch.cpu, "_is_vnni_supported", None)
+    return supported is not None and bool(supported())
+
+
+def _multiplies_bfloat16() -> bool:
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def _has_fbgemm() -> bool:
+    return torch.backends.quantized.engine in ("x86", "fbgemm") and hasattr(torch, "quantize_per_channel")
+
+
+def _rounded_to_bfloat16(weight_MK: Tensor) -> Tensor:
+    return weight_MK.bfloat16()
+
+
+def _rounded_to_float16(weight_MK: Tensor) -> Tensor:
+    return weight_MK.half()
+
+
+def _rounded_to_int8(weight_MK: Tensor) -> Tensor:
+    scale_M1 = _int8_scales(weight_MK)[:, None]
+    return (weight_MK.float() / scale_M1).round() * scale_M1
+
+
+ROUNDINGS: dict[str, Callable[[Tensor], Tensor]] = {
+    "float32": Tensor.float,
+    "bfloat16": _rounded_to_bfloat16,
+    "float16": _rounded_to_float16,
+    "int8": _rounded_to_int8,
+}
+"""Types that weights can be kept in, and what each makes of a weight."""
+
+
+def packed_linear(weights: str, weight_MK: Tensor, bias_M: Tensor) -> PackedLinear:
+    """The fastest map that this processor has for weights of a type.
+
+    Args:
+        weights: One of ``ROUNDINGS``.
+        weight_MK: Weights.
+        bias_M: Bias.
+
+    Returns:
+        Where torch lacks the kernels (other processors than x86), or float16 cannot hold the weights, the rounded
+        weights are kept in float32: the same numbers, without the gain.
+    """
+    weight_MK, bias_M = weight_MK.detach(), bias_M.detach()
+    if weights == "int8" and _has_fbgemm():
+        return Int8Linear(weight_MK, bias_M)
+    rounded_MK = ROUNDINGS[weights](weight_MK)
+    if weights not in ("bfloat16", "float16") or not _has_fbgemm() or float(rounded_MK.abs().amax()) > _LARGEST_FLOAT16:
+        return Float32Linear(rounded_MK, bias_M)
+    if weights == "bfloat16" and _multiplies_bfloat16():
+        return Bfloat16Linear(rounded_MK, bias_M)
+    return Float16Linear(rounded_MK, bias_M)

@@ -1,0 +1,235 @@
+"""Perplexity of a corpus: of its sentences one by one, or of the stream of all of them as the original takes it."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from xlm.errors import InputError
+from xlm.model.lm import XLMWithLMHeadModel
+from xlm.model.modes import evaluating
+from xlm.scoring.logprobs import score_sequences
+from xlm.scoring.score import Scorer, length_of, read_ahead
+from xlm.scoring.windows import checked_stride
+from xlm.tokenizer.tokenizer import XLMTokenizer
+
+PROTOCOLS = ("sentence", "stream")
+_STREAM_WINDOW = 256  # what the published models were trained on
+_WINDOWS_AT_ONCE = 1024
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LanguagePerplexity:
+    """How well a model predicts the texts of one language.
+
+    Attributes:
+        lang: The language.
+        texts: How many texts there were.
+        tokens: How many tokens were predicted.
+        nats: Negative log-probability of all of them together.
+        characters: Of the raw texts, with one for the end of each.
+        utf8_bytes: The same in UTF-8, with one for the end of each.
+        whole: Whether every token was predicted; not so in the stream, where each window's first is given.
+    """
+
+    lang: str
+    texts: int
+    tokens: int
+    nats: float
+    characters: int
+    utf8_bytes: int
+    whole: bool
+
+    @property
+    def nats_per_token(self) -> float:
+        """Cross-entropy in nats a token; NaN when there is none."""
+        return self.nats / self.tokens if self.tokens else math.nan
+
+    @property
+    def perplexity(self) -> float:
+        """The exponential of ``nats_per_token``; infinity when it is too large for a float."""
+        try:
+            return math.exp(self.nats_per_token)
+        except OverflowError:
+            return math.inf
+
+    @property
+    def bits_per_character(self) -> float | None:
+        """Bits a character of the raw text, the end of each text counting as one; ``None`` unless ``whole``."""
+        return self.nats / math.log(2) / self.characters if self.whole and self.characters else None
+
+    @property
+    def bits_per_byte(self) -> float | None:
+        """Bits a byte of the raw text in UTF-8, the end of each text counting as one; ``None`` unless ``whole``."""
+        return self.nats / math.log(2) / self.utf8_bytes if self.whole and self.utf8_bytes else None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Perplexity:
+    """The perplexities of one or several languages.
+
+    Attributes:
+        protocol: ``"sentence"`` or ``"stream"``.
+        window: Tokens of a window of the stream; ``None`` for sentences.
+        stride: Tokens by which the windows of a long sentence advance; ``None`` for the stream.
+        languages: One result a language, in the order they were given in.
+    """
+
+    protocol: str
+    window: int | None
+    stride: int | None
+    languages: tuple[LanguagePerplexity, ...]
+
+    @property
+    def perplexity(self) -> float:
+        """The mean of the languages' perplexities, which is what the original reports and selects models by."""
+        return math.fsum(each.perplexity for each in self.languages) / len(self.languages)
+
+
+def perplexity(
+    model: XLMWithLMHeadModel,
+    tokenizer: XLMTokenizer,
+    texts: Iterable[str] | Mapping[str, Iterable[str]],
+    *,
+    lang: str | None = None,
+    protocol: str = "sentence",
+    window: int | None = None,
+    stride: int | None = None,
+    batch_size: int | None = None,
+    batch_tokens: int | None = None,
+) -> Perplexity:
+    """The perplexity of a corpus, or of one corpus a language.
+
+    Args:
+        model: A causal model.
+        tokenizer: The tokenizer that belongs to it.
+        texts: Raw texts, read as they are needed; or a mapping from language to texts.
+        lang: The language of ``texts``; not with a mapping.
+        protocol: ``"sentence"``: each text by itself, as ``score`` does it, every token predicted, the closing one
+            included. ``"stream"``: exactly the original's ``evaluate_clm``. All texts are one sequence, each followed
+            by ``</s>`` (an empty text is one ``</s>``), behind as many more as it takes to cut it into windows of one
+            length, and one in front; positions begin anew in each window, whose first token is given and whose others
+            are predicted. The figure depends on ``window`` and cannot be compared across window lengths.
+        window: Tokens of a window of the stream, from 2 to the model's positions; ``None`` for 256.
+        stride: As for ``score``; with ``"sentence"`` only.
+        batch_size: Most texts or windows of a batch; ``None`` for as many as ``batch_tokens`` allows.
+        batch_tokens: As for ``score``.
+
+    Raises:
+        InputError: No texts, one that is not a str or not of this model's vocabulary, no language or two, a
+            bidirectional model, or an option is none of those.
+        LanguageError: A language that the model does not have.
+
+    Source: the original's ``EncoderDecoderEvaluator.evaluate_clm``, ``StreamDataset`` and ``Dictionary.index_data``.
+    """
+    if isinstance(texts, Mapping) != (lang is None):
+        raise InputError(
+            "the language is missing or given twice",
+            where="lang",
+            found=repr(lang),
+            expected="lang=… with texts of one language, none with a mapping from language to texts",
+        )
+    if protocol not in PROTOCOLS:
+        raise InputError("no such protocol", where="protocol", found=repr(protocol), expected=" or ".join(PROTOCOLS))
+    if protocol == "stream":
+        window = _checked_window(window, model.config.max_position_embeddings)
+    elif window is not None:
+        raise InputError("sentences have no window", where="window", found=window, expected="protocol='stream'")
+    corpora = texts if isinstance(texts, Mapping) else {lang or "": texts}
+    if not corpora:
+        raise InputError(
+            "there is no corpus", where="texts", found="an empty mapping", expected="at least one language"
+        )
+    found = []
+    for language, corpus in corpora.items():
+        scorer = Scorer(
+            model, tokenizer, lang=language, batch_size=batch_size, batch_tokens=batch_tokens, stride=stride
+        )
+        counted = _Counted(corpus)
+        if window is None:
+            nats, tokens = _of_sentences(scorer, counted)
+        else:
+            nats, tokens = _of_stream(scorer, counted, window)
+        found.append(
+            LanguagePerplexity(
+                lang=language,
+                texts=counted.texts,
+                tokens=tokens,
+                nats=nats,
+                characters=counted.characters,
+                utf8_bytes=counted.utf8_bytes,
+                whole=window is None,
+            )
+        )
+    stride = checked_stride(stride, model.config.max_position_embeddings) if window is None else None
+    return Perplexity(protocol=protocol, window=window, stride=stride, languages=tuple(found))
+
+
+class _Counted:
+    """Texts in windows, counted as they pass."""
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        if isinstance(texts, str):
+            raise InputError("texts is a single str", where="texts", found="a str", expected="a list of texts")
+        self._texts = texts
+        self.texts = self.characters = self.utf8_bytes = 0
+
+    def windows(self) -> Iterable[list[str]]:
+        for texts in read_ahead(self._texts, length_of):
+            yield texts
+            self.texts += len(texts)
+            self.characters += sum(map(len, texts)) + len(texts)
+            self.utf8_bytes += sum(len(text.encode("utf-8", "surrogatepass")) for text in texts) + len(texts)
+        if not self.texts:
+            raise InputError("there are no texts", where="texts", found="none", expected="at least one")
+
+
+def _of_sentences(scorer: Scorer, corpus: _Counted) -> tuple[float, int]:
+    nats, tokens = 0.0, 0
+    for texts in corpus.windows():
+        for result in scorer.score_window(texts, first=corpus.texts):
+            if isinstance(result, InputError):
+                raise result
+            nats -= math.fsum(result.logprobs)
+            tokens += len(result.logprobs)
+    return nats, tokens
+
+
+def _of_stream(scorer: Scorer, corpus: _Counted, window: int) -> tuple[float, int]:
+    end = scorer.model.config.eos_token_id
+    stream = array("i")  # four bytes a token: how it is cut depends on where it ends
+    for texts in corpus.windows():
+        for i, text in enumerate(texts):
+            # Without the special tokens around it, whichever they are.
+            stream.extend(scorer.encode(text, where=f"texts[{corpus.texts + i}]")[1:-1])
+            stream.append(end)
+    count = -(-len(stream) // window)
+    padding = array("i", [end]) * (count * window - len(stream) + 1)
+    stream = padding + stream
+    nats = 0.0
+    with evaluating(scorer.model), torch.inference_mode():
+        for start in range(0, count, _WINDOWS_AT_ONCE):
+            windows = [
+                stream[i * window : (i + 1) * window].tolist()
+                for i in range(start, min(start + _WINDOWS_AT_ONCE, count))
+            ]
+            scores = score_sequences(scorer.model, windows, scorer.language, **scorer.batching)
+            nats -= math.fsum(logprob for scored in scores for logprob in scored.logprobs)
+    return nats, count * (window - 1)
+
+
+def _checked_window(window: int | None, positions: int) -> int:
+    if window is None:
+        return min(_STREAM_WINDOW, positions)
+    if type(window) is not int or not 2 <= window <= positions:
+        raise InputError(
+            "the window is wrong",
+            where="window",
+            found=repr(window),
+            expected=f"from 2 to the model's {positions} positions",
+        )
+    return window

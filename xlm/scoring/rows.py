@@ -1,0 +1,275 @@
+"""Rows of text out of files of several formats: one at a time, and none is dropped, whatever is wrong with it."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import sys
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from xlm.errors import DependencyError, InputError
+
+FORMATS = ("text", "jsonl", "csv", "tsv", "parquet")
+_SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
+_LONGEST_ROW = 1 << 26
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_STDIN = Path("-")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """One row of an input file.
+
+    Attributes:
+        file: The file's name as it was given; ``-`` for standard input.
+        number: From 1 in its file; a header is not counted. In CSV a row can span several lines.
+        text: Its text; ``None`` when it has none that can be read.
+        problem: Then why not, else ``None``.
+    """
+
+    file: str
+    number: int
+    text: str | None = None
+    problem: str | None = None
+
+
+class Corpus:
+    """The rows of several files, one after the other.
+
+    A file that ends in ``.gz`` is decompressed. Text is split at line feeds only; JSON lines are one object a line;
+    CSV has a header and may quote; TSV has a header, is split at tabs and line ends and never quotes; Parquet needs
+    pyarrow. All text is UTF-8; a byte order mark at the start of a file is dropped.
+
+    Args:
+        files: Paths; ``-`` is standard input.
+        form: One of ``FORMATS``; ``None`` goes by each file's name, text where that says nothing.
+        column: Which column (or key) holds the text; ``None`` means ``text``.
+
+    Raises:
+        InputError: A column of plain text, or a Parquet file on standard input or compressed.
+        DependencyError: A Parquet file, and pyarrow is not installed.
+    """
+
+    def __init__(
+        self,
+        files: Iterable[Path],
+        *,
+        form: str | None = None,
+        column: str | None = None,
+    ) -> None:
+        self.files = tuple(files)
+        self.damaged: list[str] = []
+        """Files that end before their time, as far as they were read."""
+        self._forms = [
+            form or _SUFFIXES.get(path.with_suffix("").suffix if _zipped(path) else path.suffix, "text")
+            for path in self.files
+        ]
+        self._column = column or "text"
+        self._done = 0  # bytes, or rows of Parquet
+        self._at: Any = None  # says how far the open file is read
+        for path, kind in zip(self.files, self._forms, strict=True):
+            if kind == "text" and column is not None:
+                raise InputError(
+                    "plain text has no columns",
+                    where=path,
+                    found=f"column {column!r}",
+                    expected="JSON lines, CSV, TSV or Parquet",
+                    remedy="name the format, where the file's name does not",
+                )
+            if kind == "parquet":
+                import_pyarrow()
+                if path == _STDIN or _zipped(path):
+                    raise InputError("Parquet is read from plain files only", where=path)
+
+    @property
+    def sizes(self) -> list[tuple[str, int]]:
+        """Each file's name and its bytes; 0 for standard input."""
+        return [(str(path), 0 if path == _STDIN else path.stat().st_size) for path in self.files]
+
+    def bytes_read(self) -> int:
+        """How far the files are read, in bytes on disk; for Parquet a file at a time."""
+        return self._done + (self._at() if self._at is not None else 0)
+
+    def __iter__(self) -> Iterator[Row]:
+        for path, kind in zip(self.files, self._forms, strict=True):
+            name, number = str(path), 0
+            try:
+                for number, (text, problem) in enumerate(self._texts(path, kind), start=1):
+                    yield Row(file=name, number=number, text=text, problem=problem)
+            except (EOFError, zlib.error, OSError) as error:
+                # What a cut or damaged file or a failing disk raises on the way.
+                self.damaged.append(name)
+                yield Row(file=name, number=number + 1, problem=f"the file is damaged from here on: {error}")
+            self._at = None
+            self._done += 0 if path == _STDIN else path.stat().st_size
+
+    def _texts(self, path: Path, kind: str) -> Iterator[tuple[str | None, str | None]]:
+        if kind == "parquet":
+            yield from _parquet(path, self._column)
+            return
+        if path == _STDIN:
+            yield from self._parsed(sys.stdin.buffer, kind)
+            return
+        with path.open("rb") as file:
+            self._at = file.tell if path.is_file() else None  # a pipe has no place
+            if _zipped(path):
+                with gzip.GzipFile(fileobj=file) as unzipped:
+                    yield from self._parsed(io.BufferedReader(unzipped), kind)
+            else:
+                yield from self._parsed(file, kind)
+
+    def _parsed(self, file: BinaryIO | io.BufferedReader, kind: str) -> Iterator[tuple[str | None, str | None]]:
+        lines = _lines(file)
+        if kind == "csv":
+            yield from _csv(lines, self._column)
+        elif kind == "tsv":
+            yield from _tsv(lines, self._column)
+        else:
+            for line in lines:
+                text, problem = _decoded(line)
+                if text is None or kind == "text":
+                    yield text, problem
+                else:
+                    yield _of_json(text, self._column)
+
+
+def _zipped(path: Path) -> bool:
+    return path.suffix == ".gz"
+
+
+def _lines(file: BinaryIO | io.BufferedReader) -> Iterator[bytes]:
+    r"""Yields lines without their ``\n``; of a line too long to hold, one byte more than may be held."""
+    first = True
+    while line := file.readline(_LONGEST_ROW + 2):
+        if not line.endswith(b"\n") and len(line) > _LONGEST_ROW:
+            line = line[: _LONGEST_ROW + 1]
+            while (rest := file.readline(_LONGEST_ROW)) and not rest.endswith(b"\n"):
+                pass
+        yield line.removeprefix(_BYTE_ORDER_MARK if first else b"").removesuffix(b"\n")
+        first = False
+
+
+def _decoded(line: bytes) -> tuple[str | None, str | None]:
+    if len(line) > _LONGEST_ROW:
+        return None, f"the line is longer than {_LONGEST_ROW:,} bytes"
+    try:
+        return line.decode("utf-8"), None
+    except UnicodeDecodeError as error:
+        return None, f"not UTF-8: byte 0x{line[error.start]:02x} at byte {error.start + 1} of the line"
+
+
+def _of_json(line: str, column: str) -> tuple[str | None, str | None]:
+    if not line.strip():
+        return None, "the line is empty, not a JSON object"
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        return None, f"not JSON: {error}"
+    if not isinstance(found, dict):
+        return None, f"not a JSON object: {type(found).__name__}"
+    if column not in found:
+        return None, f"there is no {column!r}; the row has {_listed(found)}"
+    return _checked(found[column], column)
+
+
+def _checked(value: object, column: str) -> tuple[str | None, str | None]:
+    if not isinstance(value, str):
+        return None, f"{column!r} is not text: {type(value).__name__}"
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        half = ascii(value[error.start : error.end])
+        return None, f"{column!r} is not Unicode text: half a surrogate pair, {half}, at character {error.start + 1}"
+    return value, None
+
+
+def _csv(lines: Iterator[bytes], column: str) -> Iterator[tuple[str | None, str | None]]:
+    # The module's own limit is of the process, and 128 KiB, which real texts exceed.
+    csv.field_size_limit(max(csv.field_size_limit(), _LONGEST_ROW))
+    # Bytes that are not UTF-8 pass as what _cell refuses, so that they cost one row and not the file. Strict: a quote
+    # that is never closed must not make one text of the rest of the file.
+    reader = csv.reader((line.decode("utf-8", "surrogateescape") + "\n" for line in lines), strict=True)
+    header: list[str] | None = None
+    while True:
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield None, f"not CSV: {error}"
+            continue
+        if header is None:
+            header = row
+        else:
+            yield _cell(row, header, column)
+
+
+def _tsv(lines: Iterator[bytes], column: str) -> Iterator[tuple[str | None, str | None]]:
+    header: list[str] | None = None
+    for line in lines:
+        row = line.decode("utf-8", "surrogateescape").removesuffix("\r").split("\t")
+        if header is None:
+            header = row
+        else:
+            yield _cell(row, header, column)
+
+
+def _cell(row: list[str], header: list[str], column: str) -> tuple[str | None, str | None]:
+    if column not in header:
+        return None, f"there is no column {column!r}; the file has {_listed(header)}"
+    place = header.index(column)
+    if place >= len(row):
+        return None, f"the row ends before the column {column!r}: {len(row)} of {len(header)} columns"
+    if len(row[place]) > _LONGEST_ROW:
+        return None, f"the row is longer than {_LONGEST_ROW:,} bytes"
+    text, problem = _decoded(row[place].encode("utf-8", "surrogateescape"))
+    return text, problem and problem.replace("of the line", f"of the column {column!r}")
+
+
+def _parquet(path: Path, column: str) -> Iterator[tuple[str | None, str | None]]:
+    pyarrow, parquet = import_pyarrow()
+    try:
+        with parquet.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            if column not in names:
+                for _ in range(file.metadata.num_rows):
+                    yield None, f"there is no column {column!r}; the file has {_listed(names)}"
+                return
+            for batch in file.iter_batches(batch_size=1024, columns=[column]):
+                for value in batch.column(0):
+                    try:
+                        yield _checked(value.as_py(), column)
+                    except UnicodeDecodeError as error:
+                        yield None, f"{column!r} is not UTF-8: byte {error.start + 1}"
+    except pyarrow.ArrowException as error:
+        raise OSError(str(error)) from error
+
+
+def _listed(names: Iterable[str]) -> str:
+    shown = ", ".join(repr(name) for name in names)
+    return ascii(shown[:200])[1:-1] if shown else "none"
+
+
+def import_pyarrow() -> tuple[Any, Any]:
+    """``pyarrow`` and ``pyarrow.parquet``.
+
+    Raises:
+        DependencyError: They are not installed.
+    """
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise DependencyError(
+            "Parquet needs pyarrow",
+            where="pyarrow",
+            found="not installed",
+            remedy="pip install 'xlm[parquet]'",
+        ) from error
+    return pyarrow, pyarrow.parquet

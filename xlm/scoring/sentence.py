@@ -1,0 +1,90 @@
+"""What a model gives to one text: by token, by word of the raw text, and as a whole."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from xlm.tokenizer.tokenizer import XLMTokenizer
+
+_WORD = re.compile(r"\S+")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WordScore:
+    """A word of the raw text: what stands between spaces of any kind, with the punctuation that is glued to it.
+
+    Attributes:
+        text: The word as it stands in the raw text.
+        start: Its first character in the raw text.
+        end: One past its last character.
+        tokens: How many tokens begin in it; 0 for a word of characters that the tokenizer drops.
+        surprisal: Nats, the negative log-probability of those tokens together.
+    """
+
+    text: str
+    start: int
+    end: int
+    tokens: int
+    surprisal: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class SentenceScore:
+    """What a model gives to one text. The opening token is not predicted, so it is in none of the tuples.
+
+    Attributes:
+        text: The text as it was given.
+        lang: Its language.
+        tokens: The predicted tokens in ``</w>`` notation, n of them, the closing ``</s>`` included.
+        ids: Their n ids.
+        logprobs: Their n log-probabilities in nats, each given what stands before the token.
+        ranks: Their n ranks among all words of the vocabulary, when asked for: 1 for the most likely one; words of
+            equal probability share the best rank.
+        entropies: The n entropies, in nats, of the predictions that they were judged by, when asked for.
+        windows: In how many windows the text was scored; 1 unless it is longer than the model's positions.
+    """
+
+    text: str
+    lang: str
+    tokens: tuple[str, ...]
+    ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    ranks: tuple[int, ...] | None = None
+    entropies: tuple[float, ...] | None = None
+    windows: int = 1
+    _tokenizer: XLMTokenizer | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def logprob(self) -> float:
+        """Log-probability of the whole text in nats: the sum of ``logprobs``."""
+        return sum(self.logprobs)
+
+    @cached_property
+    def words(self) -> tuple[WordScore, ...]:
+        """The words of the raw text in order, found when first asked for: it takes longer than dividing into tokens.
+
+        The closing ``</s>`` belongs to no word: the words' surprisals and that of the last token are ``-logprob``.
+
+        Raises:
+            LanguageError: The language is divided by a library that does not say where its words come from.
+        """
+        assert self._tokenizer is not None
+        numbers = self._tokenizer(self.text, lang=self.lang, return_offsets=True)["word_ids"][1:-1]
+        found = list(_WORD.finditer(self.text))
+        tokens, surprisals = [0] * len(found), [0.0] * len(found)
+        for number, logprob in zip(numbers, self.logprobs[:-1], strict=True):
+            tokens[number] += 1
+            surprisals[number] -= logprob
+        return tuple(
+            WordScore(text=word.group(), start=word.start(), end=word.end(), tokens=count, surprisal=surprisal)
+            for word, count, surprisal in zip(found, tokens, surprisals, strict=True)
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        # With its words, a result needs no tokenizer, which would be pickled with every one.
+        if self._tokenizer is None:
+            return dict(self.__dict__)
+        return {**self.__dict__, "words": self.words, "_tokenizer": None}
