@@ -33,6 +33,11 @@ def test_from_raw_text_to_ids(invoke: Invoke, text: Path, tmp_path: Path) -> Non
         run = invoke(*preparing, "--train", f"en={text}", "--train", f"de={text}", "--valid", f"en={text}")
         assert run.exit_code == 0, run.output
         assert "train en" in run.stdout
+    run = invoke(*preparing, "--test", f"de={text}")  # a text more, of a language that is there
+    assert run.exit_code == 0, run.output
+    run = invoke(*preparing, "--train", f"cs={text}")
+    assert run.exit_code == 1
+    assert "another tokenizer" in run.stderr
     tokenizer = XLMTokenizer.from_codes(codes, vocab, lang2id={"de": 0, "en": 1})
     index = Index.read(data)
     sequence = ShardSequence(data, index.splits["train"]["de"].shards, dtype=index.dtype, vocab_size=index.vocab_size)

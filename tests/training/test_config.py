@@ -5,10 +5,12 @@ Oracle: what the error must name, listed here; the shipped files.
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import REPOSITORY
 from xlm.errors import ConfigError
 from xlm.model.config import XLMConfig
 from xlm.training.config import SHIPPED, TrainConfig, load_config
@@ -129,3 +131,15 @@ def test_the_published_settings() -> None:
     assert (config.batch.rows, config.batch.width, config.run.precision) == (64 * 64, 256, "float16")
     assert 1e-4 <= config.optimiser.lr <= 5e-4
     assert config.optimiser.warmup > 0
+
+
+def test_every_key_is_documented() -> None:
+    """Oracle: the dataclasses, with their defaults."""
+    page = (REPOSITORY / "docs/training.md").read_text("utf-8")
+    config = load_config("clm_ende_small", ["data=d", "output=o"])
+    for part in dataclasses.fields(config):
+        value = getattr(config, part.name)
+        names = [f.name for f in dataclasses.fields(value)] if dataclasses.is_dataclass(value) else [part.name]
+        rows = page.partition(f"| `{part.name}.` |")[2].partition("\n\n")[0] if len(names) > 1 else page
+        for name in names:
+            assert f"`{name}`" in rows, f"{part.name}.{name}"

@@ -14,9 +14,12 @@ import pytest
 import torch
 
 from tests.model.small_models import small_model
+from tests.training.runs import events
 from xlm.checkpoint.original import read_dictionary
 from xlm.data.stream import ArraySequence, Stream
 from xlm.model.lm import XLMWithLMHeadModel
+from xlm.scoring.perplexity import perplexity
+from xlm.tokenizer.tokenizer import XLMTokenizer
 from xlm.training.evaluate import stream_perplexities
 from xlm.training.processes import Processes
 
@@ -35,9 +38,19 @@ def test_the_original_s_perplexities(reference: Path, split: str) -> None:
         streams[lang] = Stream(sequence=ArraySequence(np.array(ids)), rows=1, width=recorded["bptt"])
     model = XLMWithLMHeadModel.from_pretrained(folder / "clm_ende_multi30k.pth")
     found = stream_perplexities(model, streams, processes=ALONE)
-    for lang, perplexity in found.items():
+    for lang, value in found.items():
         # The original sums in float32 and has log_softmax, which is off by up to 6e-5 nats a token.
-        assert perplexity == pytest.approx(recorded[f"{split}_{lang}_clm_ppl"], rel=2e-5)
+        assert value == pytest.approx(recorded[f"{split}_{lang}_clm_ppl"], rel=2e-5)
+
+
+def test_what_the_log_says_is_what_the_command_says(data: Path, whole_run: Path) -> None:
+    """The best model of a run, on the raw text, by the function behind ``xlm perplexity``."""
+    evaluation = [event for event in events(whole_run, "evaluation") if event["best"]][-1]
+    model = XLMWithLMHeadModel.from_pretrained(whole_run / "best")
+    tokenizer = XLMTokenizer.from_pretrained(whole_run / "best")
+    texts = {lang: (data.parent / lang).read_text("utf-8").split("\n")[:-1] for lang in ("de", "en")}
+    found = perplexity(model, tokenizer, texts, protocol="stream", window=8)
+    assert found.perplexity == pytest.approx(evaluation["mean"], rel=1e-5)
 
 
 def test_by_hand_and_in_any_number_of_rows() -> None:

@@ -22,7 +22,7 @@ from xlm.cli._texts import by_language
 @click.option("--preset", metavar="P", help="Text pipeline; by default the model's own, original for --codes.")
 @click.option("--train", multiple=True, metavar="LANG=FILE", help="Text to train on, once for each language.")
 @click.option("--valid", multiple=True, metavar="LANG=FILE", help="Held-out text to evaluate on while training.")
-@click.option("--test", multiple=True, metavar="LANG=FILE", help="Held-out text to evaluate on at the end.")
+@click.option("--test", multiple=True, metavar="LANG=FILE", help="Held-out text that training never reads.")
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes that share the work.")
 def command(
     directory: Path,
@@ -39,7 +39,7 @@ def command(
 
     Each FILE is UTF-8 text, one sentence a line; .gz is decompressed. Run again, the command goes on where it was cut
     off, and adds texts that are new; it refuses a DIRECTORY with ids of another tokenizer. With --codes and --vocab,
-    language ids follow the sorted names of all languages given.
+    language ids follow the sorted names of all languages; so a further language needs another DIRECTORY.
 
     \b
     Example:
@@ -53,6 +53,7 @@ def command(
         raise click.UsageError("give at least one text: --train LANG=FILE")
 
     from xlm.data.prepare import prepare
+    from xlm.data.shards import INDEX_FILE, Index
     from xlm.tokenizer.tokenizer import XLMTokenizer
 
     if model is not None:
@@ -60,10 +61,12 @@ def command(
     else:
         assert codes is not None
         assert vocab is not None
-        languages = sorted({language for given in texts.values() for language in given})
+        there = Index.read(directory).splits if (directory / INDEX_FILE).exists() else {}
+        languages = {language for given in texts.values() for language in given}
+        languages |= {language for given in there.values() for language in given}
         settings = {} if preset is None else {"preset": preset}
         tokenizer = XLMTokenizer.from_codes(
-            codes, vocab, lang2id={name: number for number, name in enumerate(languages)}, **settings
+            codes, vocab, lang2id={name: number for number, name in enumerate(sorted(languages))}, **settings
         )
     index = prepare(tokenizer, texts, directory, workers=workers, progress=_show)
     for split, by_name in index.splits.items():
