@@ -207,5 +207,11 @@ def test_another_vocabulary(demo_files: Path, data: Path, tmp_path: Path) -> Non
         train(small_run(data, tmp_path / "run", model=start))
 
 
+def test_the_caller_s_random_numbers_are_left_alone(data: Path, tmp_path: Path) -> None:
+    before = torch.get_rng_state()
+    train(small_run(data, tmp_path / "run", updates=1))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_sums_over_processes_need_no_group() -> None:
     assert Processes(rank=0, count=1, device=torch.device("cpu")).sums([1.5]) == [1.5]

@@ -99,7 +99,8 @@ def train(
         TrainingError: Too many steps in a row without a finite gradient; the state was saved.
         WriteError: The last state could not be saved.
     """
-    with joined(config.run.device) as processes:
+    # Steps seed the CPU's generator; whoever calls this finds it as it was.
+    with joined(config.run.device) as processes, torch.random.fork_rng(devices=[]):
         return _Run(config, processes, resume=resume, observers=observers).go(should_stop)
 
 
