@@ -6,6 +6,7 @@ XLMError
 ├── VocabularyError  a vocabulary, merges or codes file that is broken or of another model
 ├── InputError       ids, languages, lengths or positions that the model or tokenizer cannot take
 ├── LanguageError    a language the model does not have, or one that is missing
+├── TrainingError    a training run that cannot go on
 ├── WriteError       a target that exists or could not be written
 └── DependencyError  an optional library that is not installed
 """
@@ -73,6 +74,10 @@ class InputError(XLMError, ValueError):
 
 class LanguageError(XLMError, ValueError):
     """A language that the model does not have, or that is missing where one is needed."""
+
+
+class TrainingError(XLMError, RuntimeError):
+    """A training run that cannot go on; its state was kept."""
 
 
 class WriteError(XLMError, OSError):

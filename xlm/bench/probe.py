@@ -150,6 +150,13 @@ def _score(directory: str, library: str, dtype: str, texts: str, logprobs_file: 
     return figures
 
 
+def _train(way: str, size: str, precision: str) -> dict[str, float]:
+    from xlm.bench.training import take_steps
+
+    figures, usage = _time(lambda: take_steps(way, size, precision))
+    return {**usage, **figures}
+
+
 def _their_scoring(directory: str) -> Callable[[list[str]], list[list[float]]]:
     """Padded batches of 16 in the order of the lines, and the log-softmax of all logits."""
     import torch
@@ -184,6 +191,7 @@ if __name__ == "__main__":
         "score": _score,
         "tokenize": _tokenize,
         "tokenize-stream": _tokenize_stream,
+        "train": _train,
     }
     work = kinds[sys.argv[1]]
     print(json.dumps(work(*sys.argv[2:])))  # noqa: T201 (this is what the parent process reads)

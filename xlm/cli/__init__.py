@@ -20,8 +20,20 @@ from xlm.errors import XLMError, XLMWarning
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-COMMANDS = ("convert", "parity", "tokenize", "score", "perplexity", "generate", "bench")
-"""The commands in the order of ``xlm --help``; each is ``xlm.cli.NAME.command``."""
+COMMANDS = (
+    "convert",
+    "parity",
+    "tokenize",
+    "score",
+    "perplexity",
+    "generate",
+    "learn-bpe",
+    "prepare",
+    "train",
+    "train-report",
+    "bench",
+)
+"""The commands in the order of ``xlm --help``; each is ``xlm.cli.NAME.command``, an underscore for a dash."""
 
 
 class _XLMGroup(click.Group):
@@ -33,7 +45,7 @@ class _XLMGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = importlib.import_module(f"xlm.cli.{cmd_name}").command
+        command: click.Command = importlib.import_module(f"xlm.cli.{cmd_name.replace('-', '_')}").command
         # Docstrings are raw, as the linter wants them, and so hold click's mark for "do not rewrap" as two characters.
         command.help = (command.help or "").replace("\\b\n", "\b\n")
         return command

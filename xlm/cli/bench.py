@@ -209,3 +209,14 @@ def generate(against: str | None, size: str, rows: str, new_tokens: int, rounds:
     return lambda folder: bench_generate(
         folder, size=size, rounds=rounds, against=against, rows=int(rows), new_tokens=new_tokens
     )
+
+
+@command.command(short_help="Training steps, beside a plain loop; the losses must be the same.")
+@size
+@click.option("--precision", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True)
+@_measuring(3)
+def train(size: str, precision: str, rounds: int) -> Measurement:
+    """Takes training steps, each time in a process of its own, in turn with a loop as one would write it."""
+    from xlm.bench.training import bench_train
+
+    return lambda folder: bench_train(size=size, precision=precision, rounds=rounds)

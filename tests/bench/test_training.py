@@ -1,0 +1,39 @@
+"""Oracle: two ways of taking a step see the same loss; what the figures must satisfy whatever the machine."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import xlm.bench.training as training
+from xlm.bench.training import WAYS, bench_train, take_steps
+from xlm.model.config import XLMConfig
+
+TINY = (XLMConfig.clm_ende_1024(vocab_size=300, emb_dim=16, n_layers=1, n_heads=2), 4, 8)
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(training.SETTINGS, "small", TINY)
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-6), ("bfloat16", 1e-2)])
+def test_both_ways_see_the_same_loss(precision: str, tolerance: float) -> None:
+    ours, plain = (take_steps(way, "small", precision) for way in WAYS)
+    assert ours["loss"] == pytest.approx(plain["loss"], rel=tolerance)
+    assert min(ours["step_seconds"], plain["step_seconds"]) > 0
+
+
+def test_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    def in_this_process(kind: str, way: str, size: str, precision: str) -> dict[str, float]:
+        assert kind == "train"
+        return {**take_steps(way, size, precision), "peak_mb": {"xlm": 10.0, "plain loop": 40.0}[way]}
+
+    monkeypatch.setattr(training, "measure", in_this_process)
+    monkeypatch.setattr(training, "matrix_peak", lambda dtype: {torch.float32: 100.0}[dtype])
+    report = bench_train(size="small", precision="float32", rounds=2)
+    assert [len(figure.values) for figure in report.figures] == [2] * 7
+    bars = {bar.name: bar for bar in report.bars}
+    assert bars["losses, relative difference"].holds
+    assert bars["xlm / plain loop, memory"].value == 0.25
+    assert "xlm / matrix product" not in bars  # that bar is for the published size

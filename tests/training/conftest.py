@@ -1,0 +1,31 @@
+"""Fixtures of the tests of runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.demo_files import write_demo_files
+from tests.training.runs import prepare_text, small_run
+from xlm.training.loop import train
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Prepared text."""
+    return prepare_text(tmp_path_factory.mktemp("text"))
+
+
+@pytest.fixture(scope="session")
+def whole_run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a run of ``small_run`` that nothing interrupted."""
+    output = tmp_path_factory.mktemp("runs") / "whole"
+    train(small_run(data, output))
+    return output
+
+
+@pytest.fixture(scope="session")
+def demo_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with ``demo.pth``, ``codes`` and ``vocab``."""
+    return write_demo_files(tmp_path_factory.mktemp("demo"))

@@ -1,0 +1,76 @@
+"""What the tests of runs share: a little text, prepared, and a configuration that takes a fraction of a second."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tests.tokenizer.small import MERGES, TEXT, VOCABULARY
+from xlm.data.prepare import prepare
+from xlm.model.lm import XLMWithLMHeadModel
+from xlm.tokenizer.tokenizer import XLMTokenizer
+from xlm.training.config import BatchSettings, ModelSettings, OptimiserSettings, RunSettings, TrainConfig
+from xlm.training.log import Event, read_log
+
+
+def small_tokenizer() -> XLMTokenizer:
+    return XLMTokenizer(VOCABULARY, MERGES, preset="original", lang2id={"de": 0, "en": 1})
+
+
+def prepare_text(directory: Path) -> Path:
+    """Prepares the small text as German and English, to train and to evaluate on; returns the data's directory."""
+    words = TEXT.split()
+    for name, first in (("de", 0), ("en", 7)):
+        lines = [" ".join(words[i : i + 6]) for i in range(first, len(words) - 6)] * 3
+        (directory / name).write_text("\n".join(lines) + "\n", "utf-8")
+    texts = {language: directory / language for language in ("de", "en")}
+    prepare(small_tokenizer(), {"train": texts, "valid": texts}, directory / "data")
+    return directory / "data"
+
+
+def small_run(data: Path, output: Path, **changes: Any) -> TrainConfig:
+    """12 updates of a one-layer model with dropout; keys of any part of the configuration can be changed."""
+    parts: dict[str, Any] = {
+        "model": ModelSettings(emb_dim=16, n_layers=1, n_heads=2, max_position_embeddings=16),
+        "batch": BatchSettings(rows=4, width=8),
+        "optimiser": OptimiserSettings(lr=5e-3, warmup=4),
+        "run": RunSettings(updates=12, device="cpu", log_every=1, evaluate_every=6, save_every=3, keep_last=3),
+    }
+    top = {name: value for name, value in changes.items() if name in ("seed", "model")}
+    for name, part in parts.items():
+        names = {f.name for f in dataclasses.fields(part)} & set(changes)
+        parts[name] = dataclasses.replace(part, **{key: changes[key] for key in names})
+    return TrainConfig(data=str(data), output=str(output), **{**parts, **top})
+
+
+def write_config(path: Path, data: Path, output: Path, **run: int) -> Path:
+    """The same configuration as ``small_run``, in a file, with other keys of ``run``."""
+    lines = [f"data = {json.dumps(str(data))}", f"output = {json.dumps(str(output))}"]
+    lines += ["[model]", "emb_dim = 16", "n_layers = 1", "n_heads = 2", "max_position_embeddings = 16"]
+    lines += ["[batch]", "rows = 4", "width = 8", "[optimiser]", "lr = 5e-3", "warmup = 4", "[run]", 'device = "cpu"']
+    lines += [f"{key} = {value}" for key, value in run.items()]
+    path.write_text("\n".join(lines) + "\n", "utf-8")
+    return path
+
+
+def weights(run: Path, name: str = "last") -> dict[str, Tensor]:
+    return dict(XLMWithLMHeadModel.from_pretrained(run / name).state_dict())
+
+
+def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    """Whether every bit is the same."""
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def updates(run: Path) -> list[tuple[int, float, float]]:
+    """Number, loss and gradient norm of each update in the log of a run."""
+    return [(event["updates"], event["loss"], event["grad_norm"]) for event in events(run, "update")]
+
+
+def events(run: Path, kind: str) -> list[Event]:
+    return [event for event in read_log(run) if event["event"] == kind]

@@ -1,0 +1,145 @@
+"""Configurations.
+
+Oracle: what the error must name, listed here; the shipped files.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPOSITORY
+from xlm.errors import ConfigError
+from xlm.model.config import XLMConfig
+from xlm.training.config import SHIPPED, TrainConfig, load_config
+
+SMALL = """
+data = "data"
+output = "run"
+[model]
+emb_dim = 8
+n_layers = 1
+n_heads = 2
+[optimiser]
+lr = 1
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "config.toml"
+    path.write_text(SMALL, "utf-8")
+    return path
+
+
+def test_file_and_changes(file: Path) -> None:
+    changes = [
+        "run.updates = 7",
+        "batch.sampling_exponent=0.7",
+        "data=some where",
+        "run.compile=true",
+        "model.n_layers=3",
+    ]
+    config = load_config(str(file), changes)
+    assert (config.run.updates, config.batch.sampling_exponent, config.data) == (7, 0.7, "some where")
+    assert (config.run.compile, config.model.n_layers) == (True, 3)
+    assert config.optimiser.lr == 1.0
+    assert isinstance(config.optimiser.lr, float)
+    assert TrainConfig.from_dict(config.to_dict()) == config
+
+
+def test_all_mistakes_at_once(file: Path) -> None:
+    changes = ["run.update=7", "batch.rows=many", "optimiser.lr=true", "nothing=1", "model=3"]
+    with pytest.raises(ConfigError) as caught:
+        load_config(str(file), changes)
+    for name in ("run.update", "batch.rows = 'many'", "optimiser.lr = True", "nothing = 1", "model = 3"):
+        assert name in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "seed=-1",
+        "batch.rows=0",
+        "batch.width=1",
+        "batch.accumulation=5",
+        "batch.sampling_exponent=-1",
+        "optimiser.lr=0",
+        "optimiser.lr=inf",
+        "optimiser.lr=nan",
+        "optimiser.beta1=1",
+        "optimiser.warmup=-1",
+        "optimiser.eps=0",
+        "optimiser.clip_norm=0",
+        "optimiser.schedule=linear",
+        "run.precision=float64",
+        "run.device=tpu",
+        "run.updates=0",
+        "run.keep_last=0",
+        "run.evaluate_every=-1",
+        "model.start_from=somewhere",
+        'data=""',
+    ],
+)
+def test_values(file: Path, change: str) -> None:
+    key = change.partition("=")[0]
+    with pytest.raises(ConfigError) as caught:
+        load_config(str(file), [change])
+    named = {"batch.accumulation": "batch.rows", "model.start_from": "model.emb_dim"}.get(key, key)
+    assert f"{named} = " in str(caught.value.found)
+    assert f"{named}: " in str(caught.value.expected)
+
+
+def test_two_wrong_values_come_together(file: Path) -> None:
+    with pytest.raises(ConfigError, match=r"where: optimiser.eps; run.updates"):
+        load_config(str(file), ["run.updates=0", "optimiser.eps=0"])
+
+
+def test_what_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "empty.toml").write_text("", "utf-8")
+    with pytest.raises(ConfigError, match="where: data; output"):
+        load_config(str(tmp_path / "empty.toml"))
+    with pytest.raises(ConfigError, match=r"model.emb_dim; model.n_layers; model.n_heads"):
+        load_config(str(tmp_path / "empty.toml"), ["data=d", "output=o"])
+    with pytest.raises(ConfigError, match="one of clm_ende_1024"):
+        load_config("no such name")
+    (tmp_path / "broken.toml").write_text("a = = 1", "utf-8")
+    with pytest.raises(ConfigError, match="not TOML"):
+        load_config(str(tmp_path / "broken.toml"))
+    with pytest.raises(ConfigError, match="key=value"):
+        load_config(str(tmp_path / "empty.toml"), ["data"])
+    with pytest.raises(ConfigError, match="no table"):
+        load_config(str(tmp_path / "empty.toml"), ["data=d", "data.x=1"])
+
+
+@pytest.mark.parametrize("path", sorted(SHIPPED.glob("*.toml")), ids=lambda path: path.stem)
+def test_shipped_configurations_stand(path: Path) -> None:
+    with pytest.raises(ConfigError, match="where: data; output"):  # that much is left to say
+        load_config(path.stem)
+    config = load_config(path.stem, ["data=d", "output=o"])
+    XLMConfig(vocab_size=100, n_langs=2, lang2id={"de": 0, "en": 1}, **config.model.given())
+
+
+def test_the_published_settings() -> None:
+    config = load_config("clm_ende_1024", ["data=d", "output=o"])
+    published = XLMConfig.clm_ende_1024()
+    built = XLMConfig(vocab_size=64699, n_langs=2, lang2id={"de": 0, "en": 1}, **config.model.given())
+    assert built == published
+    # Facts: 64 GPUs with batches of 64, windows of 256, float16, Adam with a linear warm-up, 1e-4 to 5e-4.
+    assert (config.batch.rows, config.batch.width, config.run.precision) == (64 * 64, 256, "float16")
+    assert 1e-4 <= config.optimiser.lr <= 5e-4
+    assert config.optimiser.warmup > 0
+
+
+def test_every_key_is_documented() -> None:
+    """Oracle: the dataclasses, with their defaults."""
+    page = (REPOSITORY / "docs/training.md").read_text("utf-8")
+    config = load_config("clm_ende_small", ["data=d", "output=o"])
+    for part in dataclasses.fields(config):
+        value = getattr(config, part.name)
+        names = [f.name for f in dataclasses.fields(value)] if dataclasses.is_dataclass(value) else [part.name]
+        rows = page.partition(f"| `{part.name}.` |")[2].partition("\n\n")[0] if len(names) > 1 else page
+        for name in names:
+            assert f"`{name}`" in rows, f"{part.name}.{name}"

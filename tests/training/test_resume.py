@@ -1,0 +1,244 @@
+"""Runs that are cut off, checkpoints that are damaged, disks that are full.
+
+Oracle: the run that nothing interrupted; every loss and every bit of the weights must be the same.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+import xlm.training.checkpoints as checkpoints
+from tests.training.runs import equal, events, small_run, updates, weights, write_config
+from xlm.checkpoint.safetensors_writer import write_safetensors
+from xlm.errors import CheckpointError, ConfigError, WriteError
+from xlm.training.config import ModelSettings
+from xlm.training.log import Event
+from xlm.training.loop import train
+
+
+class _Cut(BaseException):
+    """Ends a run as nothing inside it expects."""
+
+
+def _cut_at(number: int) -> Callable[[Event], None]:
+    seen = 0
+
+    def observe(event: Event) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == number:
+            raise _Cut
+
+    return observe
+
+
+def _same(run: Path, whole_run: Path) -> None:
+    assert updates(run) == updates(whole_run)
+    assert [e["perplexity"] for e in events(run, "evaluation")] == [
+        e["perplexity"] for e in events(whole_run, "evaluation")
+    ]
+    assert equal(weights(run), weights(whole_run))
+    assert equal(weights(run, "best"), weights(whole_run, "best"))
+
+
+@given(st.lists(st.integers(1, 19), min_size=1, max_size=3))
+@example([1])
+@example([19])
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_cut_off_anywhere_and_any_number_of_times(data: Path, whole_run: Path, cuts: list[int]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        config = small_run(data, Path(folder) / "run")
+        for cut in cuts:
+            try:
+                train(config, resume=True, observers=[_cut_at(cut)])
+            except _Cut:
+                continue
+        train(config, resume=True)
+        _same(Path(folder) / "run", whole_run)
+
+
+def test_means_of_losses_go_across_a_cut(data: Path, tmp_path: Path) -> None:
+    """The log has a line every 5 updates; the run stops after 7."""
+    train(small_run(data, tmp_path / "whole", log_every=5))
+    asked = iter([False] * 6 + [True])
+    stopped = train(small_run(data, tmp_path / "run", log_every=5), should_stop=lambda: next(asked))
+    assert stopped.updates == 7
+    assert events(tmp_path / "run", "end")[-1]["reason"] == "stopped"
+    train(small_run(data, tmp_path / "run", log_every=5), resume=True)
+    assert [number for number, _, _ in updates(tmp_path / "run")] == [5, 10, 12]
+    assert updates(tmp_path / "run") == updates(tmp_path / "whole")
+
+
+def test_what_a_killed_process_began_to_write_is_removed(data: Path, whole_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole_run, tmp_path / "run")
+    (tmp_path / "run/checkpoints/.0123.tmp").mkdir()
+    (tmp_path / "run/checkpoints/.0123.tmp/model.safetensors").write_bytes(b"half")
+    train(small_run(data, tmp_path / "run"), resume=True)
+    assert not list((tmp_path / "run").rglob(".*"))
+
+
+def test_a_model_to_start_from_is_needed_once(data: Path, whole_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole_run / "last", tmp_path / "start")
+    model = ModelSettings(start_from=str(tmp_path / "start"), dropout=0.3)
+    train(small_run(data, tmp_path / "whole", model=model))
+    train(small_run(data, tmp_path / "run", model=model, updates=4))
+    shutil.rmtree(tmp_path / "start")
+    train(small_run(data, tmp_path / "run", model=model), resume=True)
+    assert updates(tmp_path / "run")[4:] == updates(tmp_path / "whole")[4:]
+    assert equal(weights(tmp_path / "run"), weights(tmp_path / "whole"))
+
+
+def test_accumulation_and_length_may_change(data: Path, whole_run: Path, tmp_path: Path) -> None:
+    train(small_run(data, tmp_path / "run", updates=9))
+    train(small_run(data, tmp_path / "run"), resume=True)
+    assert updates(tmp_path / "run") == updates(whole_run)
+    train(small_run(data, tmp_path / "run", updates=13, accumulation=2), resume=True)
+
+
+@pytest.mark.parametrize(
+    ("key", "changes"), [("seed", {"seed": 5}), ("batch", {"rows": 2}), ("batch", {"shuffle": False})]
+)
+def test_other_settings_are_refused(data: Path, tmp_path: Path, key: str, changes: dict[str, Any]) -> None:
+    train(small_run(data, tmp_path / "run", updates=1))
+    with pytest.raises(ConfigError, match=f"where: {key}"):
+        train(small_run(data, tmp_path / "run", **changes), resume=True)
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "missing", "emptied"])
+@pytest.mark.parametrize("name", ["state.json", "model.safetensors", "optimiser.safetensors", "config.json"])
+def test_a_damaged_checkpoint_is_passed_over(
+    whole_run: Path, data: Path, tmp_path: Path, name: str, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(whole_run, tmp_path / "run")
+    file = tmp_path / "run/checkpoints/step-000000012" / name
+    content = file.read_bytes()
+    middle = len(content) // 2
+    if damage == "missing":
+        file.unlink()
+    else:
+        file.write_bytes(
+            {
+                "cut": content[:-1] if name != "state.json" else content[:-3],
+                "flipped": content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :],
+                "emptied": b"",
+            }[damage]
+        )
+    with caplog.at_level(logging.WARNING, "xlm"):
+        train(small_run(data, tmp_path / "run"), resume=True)
+    assert "A checkpoint is damaged" in caplog.text
+    assert name in caplog.text
+    assert events(tmp_path / "run", "start")[-1]["updates"] == 9
+    _same(tmp_path / "run", whole_run)
+    assert (tmp_path / "run/checkpoints/step-000000012.damaged").is_dir()
+
+
+def test_all_damaged(whole_run: Path, data: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole_run, tmp_path / "run")
+    for file in (tmp_path / "run/checkpoints").glob("*/state.json"):
+        file.write_text("{}", "utf-8")
+    with pytest.raises(CheckpointError, match="All checkpoints"):
+        train(small_run(data, tmp_path / "run"), resume=True)
+
+
+def test_a_forged_state_is_no_state(whole_run: Path, tmp_path: Path) -> None:
+    """Valid JSON with another number in it has another checksum."""
+    shutil.copytree(whole_run, tmp_path / "run")
+    for file in (tmp_path / "run/checkpoints").glob("*/state.json"):
+        contents = json.loads(file.read_text("utf-8"))
+        contents["state"]["progress"]["updates"] += 1
+        file.write_text(json.dumps(contents), "utf-8")
+    with pytest.raises(CheckpointError):
+        checkpoints.newest_checkpoint(tmp_path / "run")
+
+
+def _full_disk(monkeypatch: pytest.MonkeyPatch, *full: int) -> None:
+    """Makes the disk full at some of the calls that write moments, counted from 1."""
+    genuine, calls = write_safetensors, 0
+
+    def write(path: Path, *arguments: Any, **options: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls in full:
+            path.write_bytes(b"half")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        genuine(path, *arguments, **options)
+
+    monkeypatch.setattr("xlm.training.checkpoints.write_safetensors", write)
+
+
+def test_a_disk_that_is_full_for_a_while(
+    data: Path, whole_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    _full_disk(monkeypatch, 2)
+    train(small_run(data, tmp_path / "run"))
+    assert "could not be saved, and the run goes on" in caplog.text
+    assert [event["step"] for event in events(tmp_path / "run", "not_saved")] == [6]
+    names = sorted(path.name for path in (tmp_path / "run/checkpoints").iterdir())
+    assert names == ["step-000000003", "step-000000009", "step-000000012"]  # and nothing half-written
+    _same(tmp_path / "run", whole_run)
+
+
+def test_a_disk_that_is_full_at_the_end(
+    data: Path, whole_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _full_disk(monkeypatch, 3, 4)
+    with pytest.raises(WriteError, match="free some space"):
+        train(small_run(data, tmp_path / "run"))
+    assert sorted(path.name for path in (tmp_path / "run/checkpoints").iterdir())[-1] == "step-000000006"
+    train(small_run(data, tmp_path / "run"), resume=True)
+    _same(tmp_path / "run", whole_run)
+
+
+def _start(config_file: Path, *options: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "xlm", "train", str(config_file), "--resume", *options]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM", "SIGUSR1"])
+def test_signals(data: Path, tmp_path: Path, name: str) -> None:
+    """A real process, long enough to be hit; what the others save is where the run goes on."""
+    settings = {"updates": 600, "log_every": 1, "evaluate_every": 0, "save_every": 20}
+    config = write_config(tmp_path / "config.toml", data, tmp_path / "run", **settings)
+    process = _start(config)
+    try:
+        deadline = time.monotonic() + 60
+        while len(updates(tmp_path / "run")) < 30:
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        process.send_signal(getattr(signal, name))
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == (-9 if name == "SIGKILL" else 0), errors
+    found = checkpoints.newest_checkpoint(tmp_path / "run")
+    assert found is not None
+    done = found[1]["step"]
+    assert 20 <= done < 600
+    logged = updates(tmp_path / "run")
+    if name != "SIGKILL":
+        assert b"stopped after" in errors
+        assert done == len(logged)
+    small = small_run(data, tmp_path / "run", updates=done + 5, evaluate_every=0, save_every=20)
+    train(small, resume=True)
+    train(small_run(data, tmp_path / "whole", updates=done + 5, evaluate_every=0, save_every=20))
+    assert updates(tmp_path / "run") == updates(tmp_path / "whole")
+    assert equal(weights(tmp_path / "run"), weights(tmp_path / "whole"))

@@ -1,0 +1,37 @@
+"""Texts with their languages on a command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+def split_language(text: str) -> tuple[str, Path]:
+    """Language and file of ``LANG=FILE``.
+
+    Raises:
+        click.UsageError: It is not that.
+    """
+    language, equals, file = text.partition("=")
+    if not (language and equals and file):
+        raise click.UsageError(f"{text!r} is not LANG=FILE, such as en=text.en.txt")
+    return language, Path(file)
+
+
+def by_language(option: str, texts: tuple[str, ...]) -> dict[str, Path]:
+    """The file of each language.
+
+    Args:
+        option: Where they were given.
+        texts: ``LANG=FILE`` each.
+
+    Raises:
+        click.UsageError: One is not that, or a language stands there twice.
+    """
+    found: dict[str, Path] = {}
+    for language, file in map(split_language, texts):
+        if language in found:
+            raise click.UsageError(f"{option}: {language} is given twice; join its files into one")
+        found[language] = file
+    return found

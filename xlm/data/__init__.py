@@ -1,0 +1,1 @@
+"""Text to batches: byte-pair codes, shards of ids on disk, the stream layout, the order of the batches."""

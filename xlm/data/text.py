@@ -1,0 +1,76 @@
+"""Text files, plain or compressed, line by line."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, cast
+
+from xlm.errors import InputError
+
+_BATCH_LINES = 2000
+_BATCH_CHARACTERS = 1 << 19
+
+
+@contextmanager
+def open_text(path: Path) -> Iterator[IO[bytes]]:
+    """Opens a file for bytes; one whose name ends in ``.gz`` is decompressed.
+
+    Raises:
+        InputError: It cannot be read.
+    """
+    try:
+        with _opened(path) as file:
+            yield file
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise InputError("The file is not complete gzip data", where=path, found=error) from error
+    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+        raise InputError(
+            "The text could not be read", where=path, found=error.strerror, expected="a text file", remedy="check it"
+        ) from error
+
+
+def _opened(path: Path) -> IO[bytes]:
+    return cast("IO[bytes]", gzip.open(path)) if path.suffix == ".gz" else path.open("rb")
+
+
+def read_lines(file: Iterable[bytes], *, name: object, skip: int = 0) -> Iterator[str]:
+    r"""Yields the lines without their ``\n``; an unfinished last line counts too.
+
+    Args:
+        file: Lines of bytes.
+        name: What errors call the file.
+        skip: How many lines to leave out at the start.
+
+    Raises:
+        InputError: A line is not UTF-8.
+    """
+    for number, line in enumerate(file, start=1):
+        if number <= skip:
+            continue
+        try:
+            yield line.removesuffix(b"\n").decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise InputError(
+                "The text is not UTF-8",
+                where=f"{name}, line {number}",
+                found=f"byte 0x{line[error.start]:02x} at byte {error.start + 1} of the line",
+                remedy="convert the text, for example: iconv -f LATIN1 -t UTF-8",
+            ) from error
+
+
+def in_batches(lines: Iterable[str]) -> Iterator[list[str]]:
+    """Yields the lines in lists that are worth sending to another process."""
+    batch: list[str] = []
+    characters = 0
+    for line in lines:
+        batch.append(line)
+        characters += len(line)
+        if len(batch) >= _BATCH_LINES or characters >= _BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch

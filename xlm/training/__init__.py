@@ -1,0 +1,1 @@
+"""The causal language modelling objective: optimiser, loop, checkpoints, what is seen of a run."""

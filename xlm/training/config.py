@@ -1,0 +1,331 @@
+"""The configuration of a training run: typed, checked as a whole, written in TOML."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from xlm.errors import ConfigError
+from xlm.training.schedule import SCHEDULES
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+PRECISIONS = ("float32", "bfloat16", "float16")
+DEVICES = ("auto", "cpu", "cuda")
+SHIPPED = Path(__file__).parent / "configs"
+"""Configurations that come with the package, found by their names."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelSettings:
+    """What is trained.
+
+    Attributes:
+        start_from: A model directory or ``.pth`` to train on; empty for a new model, whose architecture the keys below
+            give (see ``XLMConfig``; vocabulary and languages are those of the data).
+        emb_dim: Width; a new model needs it.
+        n_layers: Layers; a new model needs them.
+        n_heads: Attention heads; a new model needs them.
+        max_position_embeddings: Longest input; 512 by default.
+        sinusoidal_embeddings: Fixed positions; false by default.
+        gelu_activation: GELU, else ReLU; true by default.
+        use_lang_emb: Language embeddings; true by default.
+        share_inout_emb: One matrix for input and output words; true by default.
+        dropout: By default 0.1, or that of ``start_from``.
+        attention_dropout: The same.
+    """
+
+    start_from: str = ""
+    emb_dim: int | None = None
+    n_layers: int | None = None
+    n_heads: int | None = None
+    max_position_embeddings: int | None = None
+    sinusoidal_embeddings: bool | None = None
+    gelu_activation: bool | None = None
+    use_lang_emb: bool | None = None
+    share_inout_emb: bool | None = None
+    dropout: float | None = None
+    attention_dropout: float | None = None
+
+    def given(self) -> dict[str, Any]:
+        """The keys of the architecture that are set."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "start_from"}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BatchSettings:
+    """What one update sees.
+
+    Attributes:
+        rows: Rows of a batch, over all processes and pieces together.
+        width: Tokens of a row.
+        accumulation: Pieces in which each process takes its rows, one after the other.
+        sampling_exponent: Draw languages with probabilities proportional to their shares to this power; unset: each
+            language once a round.
+        shuffle: Whether the windows of a text come in an order drawn anew for each pass.
+        check: Whether to compare the checksums of the shards at the start.
+    """
+
+    rows: int = 32
+    width: int = 256
+    accumulation: int = 1
+    sampling_exponent: float | None = None
+    shuffle: bool = True
+    check: bool = True
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OptimiserSettings:
+    """How weights change; see ``OriginalAdam`` and ``learning_rate``.
+
+    Attributes:
+        lr: Highest learning rate.
+        schedule: ``inverse_sqrt`` (the original's), ``cosine`` or ``constant``.
+        warmup: Updates over which the rate rises.
+        beta1: Of the first moment.
+        beta2: Of the second.
+        eps: Added to the root of the second moment.
+        weight_decay: Of every weight, in units of the learning rate.
+        clip_norm: Longest gradient; a longer one is shortened to this.
+    """
+
+    lr: float = 1e-4
+    schedule: str = "inverse_sqrt"
+    warmup: int = 4000
+    beta1: float = 0.9
+    beta2: float = 0.98
+    eps: float = 1e-6
+    weight_decay: float = 0.01
+    clip_norm: float = 5.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunSettings:
+    """How long, where, and what is kept.
+
+    Attributes:
+        updates: After how many the run is done.
+        precision: Of the products: ``float32``, ``bfloat16`` or ``float16`` (with loss scaling). Weights, moments and
+            sums are float32.
+        device: ``cpu``, ``cuda``, or ``auto`` for a GPU where there is one.
+        activation_checkpointing: Compute each layer again in the backward pass instead of keeping what is inside it.
+        compile: Have ``torch.compile`` work on the layers.
+        log_every: Updates between two lines of the log.
+        evaluate_every: Updates between two evaluations on the split ``valid``; 0 for none.
+        save_every: Updates between two checkpoints.
+        keep_last: How many checkpoints stay.
+        bad_steps: After how many steps in a row without a finite gradient the run ends.
+        tensorboard: Whether to write TensorBoard's files too.
+    """
+
+    updates: int = 100_000
+    precision: str = "float32"
+    device: str = "auto"
+    activation_checkpointing: bool = False
+    compile: bool = False
+    log_every: int = 10
+    evaluate_every: int = 1000
+    save_every: int = 1000
+    keep_last: int = 2
+    bad_steps: int = 20
+    tensorboard: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """A training run.
+
+    Attributes:
+        data: Directory that ``xlm prepare`` filled.
+        output: Directory of the run, made when missing.
+        seed: Of new weights, order of batches and dropout.
+        model: What is trained.
+        batch: What one update sees.
+        optimiser: How weights change.
+        run: How long, where, and what is kept.
+
+    Raises:
+        ConfigError: Values that make no run, all of them in one error.
+    """
+
+    data: str
+    output: str
+    seed: int = 0
+    model: ModelSettings = field(default_factory=ModelSettings)
+    batch: BatchSettings = field(default_factory=BatchSettings)
+    optimiser: OptimiserSettings = field(default_factory=OptimiserSettings)
+    run: RunSettings = field(default_factory=RunSettings)
+
+    def __post_init__(self) -> None:
+        problems = _wrong_values(self)
+        if problems:
+            raise _error(problems)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:
+        """The configuration of nested keys and values, as in the file.
+
+        Raises:
+            ConfigError: Unknown or missing keys, wrong types or values; each is named.
+        """
+        problems: list[_Problem] = []
+        built = _built(cls, values, "", problems)
+        if problems:
+            raise _error(problems)
+        return cls(**built)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested keys and values, without those that are unset."""
+
+        def without_none(values: dict[str, Any]) -> dict[str, Any]:
+            return {
+                key: without_none(value) if isinstance(value, dict) else value
+                for key, value in values.items()
+                if value is not None
+            }
+
+        return without_none(dataclasses.asdict(self))
+
+
+def load_config(name_or_path: str, changes: Sequence[str] = ()) -> TrainConfig:
+    """The configuration in a TOML file, with some keys changed.
+
+    Args:
+        name_or_path: A file, or the name of a shipped configuration.
+        changes: ``key=value`` each, such as ``optimiser.lr=0.001``; what is no TOML value counts as text.
+
+    Raises:
+        ConfigError: No such file, not TOML, or values that make no run.
+    """
+    path = Path(name_or_path)
+    if not path.is_file():
+        shipped = sorted(found.stem for found in SHIPPED.glob("*.toml"))
+        if name_or_path not in shipped:
+            raise ConfigError(
+                "There is no such configuration",
+                where=name_or_path,
+                expected=f"a TOML file, or one of {', '.join(shipped)}",
+            )
+        path = SHIPPED / f"{name_or_path}.toml"
+    try:
+        values = tomllib.loads(path.read_text("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError("The configuration is not TOML", where=path, found=error) from error
+    for change in changes:
+        _change(values, change)
+    return TrainConfig.from_dict(values)
+
+
+def _change(values: dict[str, Any], change: str) -> None:
+    key, equals, text = change.partition("=")
+    *tables, name = key.strip().split(".")
+    if not equals or not name:
+        raise ConfigError("A change is not key=value", where="--set", found=change, expected="such as run.updates=9")
+    try:
+        value: Any = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    for table in tables:
+        values = values.setdefault(table, {})
+        if not isinstance(values, dict):
+            raise ConfigError("A change goes into what is no table", where="--set", found=change)
+    values[name] = value
+
+
+_Problem = tuple[str, object, str]
+
+
+def _error(problems: Sequence[_Problem]) -> ConfigError:
+    return ConfigError(
+        "the configuration makes no training run",
+        where="; ".join(key for key, _, _ in problems),
+        found="; ".join(f"{key} = {value!r}" for key, value, _ in problems),
+        expected="; ".join(f"{key}: {rule}" for key, _, rule in problems),
+        remedy="correct these keys in the file, or with --set key=value",
+    )
+
+
+def _built(kind: type[Any], values: object, prefix: str, problems: list[_Problem]) -> dict[str, Any]:
+    """Arguments for a dataclass, its own dataclasses built; what is wrong goes to ``problems``."""
+    if not isinstance(values, Mapping):
+        problems.append((prefix.rstrip("."), values, "a table of keys"))
+        return {}
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    hints = get_type_hints(kind)
+    for key in values:
+        if key not in fields:
+            problems.append((f"{prefix}{key}", values[key], f"one of the keys {', '.join(fields)}"))
+    found: dict[str, Any] = {}
+    for name, definition in fields.items():
+        if name not in values:
+            if definition.default is definition.default_factory is dataclasses.MISSING:
+                problems.append((f"{prefix}{name}", None, "it must be given"))
+            continue
+        if dataclasses.is_dataclass(hints[name]):
+            before = len(problems)
+            inner = _built(hints[name], values[name], f"{prefix}{name}.", problems)
+            if len(problems) == before:
+                found[name] = hints[name](**inner)
+            continue
+        accepts, rule = _TYPES[str(definition.type).removesuffix(" | None")]
+        if accepts(values[name]):
+            found[name] = float(values[name]) if rule == "a number" else values[name]
+        else:
+            problems.append((f"{prefix}{name}", values[name], rule))
+    return found
+
+
+_TYPES: dict[str, tuple[Callable[[object], bool], str]] = {
+    "str": (lambda value: isinstance(value, str), "text"),
+    "bool": (lambda value: isinstance(value, bool), "true or false"),
+    "int": (lambda value: isinstance(value, int) and not isinstance(value, bool), "a whole number"),
+    "float": (lambda value: isinstance(value, int | float) and not isinstance(value, bool), "a number"),
+}
+
+
+def _wrong_values(c: TrainConfig) -> list[_Problem]:
+    rules: list[tuple[str, bool, str]] = [
+        ("data", bool(c.data), "a directory"),
+        ("output", bool(c.output), "a directory"),
+        ("seed", 0 <= c.seed < 2**63, "from 0 to 2**63 - 1"),
+        ("batch.width", c.batch.width >= 2, "at least 2"),
+        ("optimiser.lr", 0 < c.optimiser.lr < float("inf"), "above 0"),
+        ("optimiser.schedule", c.optimiser.schedule in SCHEDULES, " or ".join(SCHEDULES)),
+        ("optimiser.eps", c.optimiser.eps > 0, "above 0"),
+        ("optimiser.clip_norm", c.optimiser.clip_norm > 0, "above 0"),
+        ("run.precision", c.run.precision in PRECISIONS, " or ".join(PRECISIONS)),
+        ("run.device", c.run.device in DEVICES, " or ".join(DEVICES)),
+    ]
+    at_least_1 = ("batch.rows", "batch.accumulation", "run.updates", "run.log_every", "run.save_every")
+    rules += [(key, _value(c, key) >= 1, "at least 1") for key in (*at_least_1, "run.keep_last", "run.bad_steps")]
+    at_least_0 = ("optimiser.warmup", "optimiser.weight_decay", "run.evaluate_every")
+    rules += [(key, _value(c, key) >= 0, "at least 0") for key in at_least_0]
+    rules += [(key, 0 <= _value(c, key) < 1, "from 0 to below 1") for key in ("optimiser.beta1", "optimiser.beta2")]
+    exponent = c.batch.sampling_exponent
+    rules.append(("batch.sampling_exponent", exponent is None or exponent >= 0, "at least 0, or left out"))
+    pieces = max(c.batch.accumulation, 1)
+    rules.append(("batch.rows", c.batch.rows % pieces == 0, f"a multiple of batch.accumulation, {pieces}"))
+    architecture = set(c.model.given()) - {"dropout", "attention_dropout"}
+    if c.model.start_from:
+        rules += [
+            (f"model.{key}", False, "left out: model.start_from says what the model is") for key in sorted(architecture)
+        ]
+    else:
+        needed = ("emb_dim", "n_layers", "n_heads")
+        rules += [(f"model.{key}", key in architecture, "given, or model.start_from") for key in needed]
+    return [(key, _value(c, key), rule) for key, holds, rule in rules if not holds]
+
+
+def _value(config: TrainConfig, key: str) -> Any:
+    value: Any = config
+    for name in key.split("."):
+        value = getattr(value, name)
+    return value

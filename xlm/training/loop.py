@@ -1,0 +1,342 @@
+"""The run: steps, evaluations, checkpoints, and where it ends."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from xlm._atomic import make_directory
+from xlm.data.batches import batches
+from xlm.data.order import Order, Position
+from xlm.data.shards import Index
+from xlm.errors import ConfigError, InputError, TrainingError, WriteError
+from xlm.model.lm import XLMWithLMHeadModel
+from xlm.training.checkpoints import (
+    clean_up,
+    has_checkpoints,
+    load_optimiser,
+    newest_checkpoint,
+    save_checkpoint,
+)
+from xlm.training.config import TrainConfig
+from xlm.training.evaluate import stream_perplexities
+from xlm.training.log import Event, LogFile, Observer, TensorBoard
+from xlm.training.optimiser import OriginalAdam
+from xlm.training.processes import Processes, joined
+from xlm.training.setup import LossModule, build_model, open_data, recompute_layers, with_weights_of
+from xlm.training.step import Stepper, StepResult
+
+BEST_DIRECTORY, LAST_DIRECTORY = "best", "last"
+_LOG = logging.getLogger("xlm")
+
+
+@dataclass(kw_only=True, slots=True)
+class Progress:
+    """How far a run is; with weights and moments, all that decides what comes next.
+
+    Attributes:
+        step: Batches taken.
+        updates: Updates made; fewer than steps when some were skipped.
+        skipped: Steps without a finite gradient.
+        skipped_in_a_row: How many of them were the last ones.
+        best: The lowest mean perplexity so far.
+        losses: Of the updates since the last line of the log.
+        position: In the data.
+    """
+
+    step: int = 0
+    updates: int = 0
+    skipped: int = 0
+    skipped_in_a_row: int = 0
+    best: float | None = None
+    losses: list[float] = field(default_factory=list)
+    position: Position = field(default_factory=Position)
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON object."""
+        return {**dataclasses.asdict(self), "position": self.position.to_json()}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Progress:
+        """The progress that ``to_json`` gave."""
+        return cls(**{**values, "position": Position.from_json(values["position"])})
+
+
+def train(
+    config: TrainConfig,
+    *,
+    resume: bool = False,
+    observers: Sequence[Observer] = (),
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Progress:
+    """Trains a model, and leaves it in the output directory as ``last`` and, if it was evaluated, ``best``.
+
+    Args:
+        config: All settings.
+        resume: Whether to go on from the newest checkpoint in the output directory that is whole; where there is none,
+            the run begins.
+        observers: Told each event, in the first process; see ``xlm.training.log``.
+        should_stop: Asked after each step; when it says so in any process, the state is saved and the run ends.
+
+    Returns:
+        How far the run came.
+
+    Raises:
+        ConfigError: Settings that do not fit each other or the run that is resumed.
+        InputError: Data that cannot be trained on, or an output directory that holds another run.
+        CheckpointError: No checkpoint is whole.
+        TrainingError: Too many steps in a row without a finite gradient; the state was saved.
+        WriteError: The last state could not be saved.
+    """
+    # Steps seed the CPU's generator; whoever calls this finds it as it was.
+    with joined(config.run.device) as processes, torch.random.fork_rng(devices=[]):
+        return _Run(config, processes, resume=resume, observers=observers).go(should_stop)
+
+
+class _Run:
+    """A run in one of its processes."""
+
+    def __init__(
+        self, config: TrainConfig, processes: Processes, *, resume: bool, observers: Sequence[Observer]
+    ) -> None:
+        pieces = processes.count * config.batch.accumulation
+        if config.batch.rows % pieces:
+            raise ConfigError(
+                "the rows of a batch cannot be shared out",
+                where="batch.rows",
+                found=config.batch.rows,
+                expected=f"a multiple of {processes.count} processes * batch.accumulation = {pieces}",
+            )
+        self.config, self.processes, self.output = config, processes, Path(config.output)
+        if not resume and has_checkpoints(self.output):
+            raise InputError(
+                "The output directory holds another run",
+                where=self.output,
+                remedy="go on with it (--resume), or choose another output",
+            )
+        self.index, self.tokenizer, self.streams, self.valid = open_data(config)
+        found = newest_checkpoint(self.output) if resume else None
+        if found is None:
+            self.progress, self.model = Progress(), build_model(config, self.tokenizer, list(self.streams))
+        else:
+            _check_same_run(found[1]["state"]["run"], self._identity())
+            self.progress = Progress.from_json(found[1]["state"]["progress"])
+            loaded = XLMWithLMHeadModel.from_pretrained(found[0])
+            self.model = with_weights_of(loaded, loaded.config)
+        self.model.to(processes.device).train()
+        self.optimiser = OriginalAdam(
+            [parameter for parameter in self.model.parameters() if parameter.requires_grad],
+            betas=(config.optimiser.beta1, config.optimiser.beta2),
+            eps=config.optimiser.eps,
+            weight_decay=config.optimiser.weight_decay,
+        )
+        self.stepper = Stepper(self._module(), self.optimiser, config, processes=processes)
+        if found is not None:
+            load_optimiser(found[0], found[1], self.model, self.optimiser)
+            self.stepper.scaler.load_state_dict(found[1]["state"]["scaler"])
+        processes.wait()  # all have read what the first is about to change
+        self.observers: list[Observer] = []
+        if processes.is_first:
+            make_directory(self.output)
+            clean_up(self.output, None if found is None else found[0])
+            self.observers = [LogFile(self.output, step=self.progress.step), *observers]
+            if config.run.tensorboard:
+                self.observers.append(TensorBoard(self.output))
+
+    def _module(self) -> nn.Module:
+        if self.config.run.activation_checkpointing:
+            recompute_layers(self.model)
+        if self.config.run.compile:
+            self.model.transformer.compile()
+        module = LossModule(self.model)
+        if self.processes.count == 1:
+            return module
+        # An adaptive softmax leaves a tail cluster alone when none of its words is to be predicted.
+        return DistributedDataParallel(module, find_unused_parameters=self.model.config.asm)
+
+    def _identity(self) -> dict[str, Any]:
+        """What a run that is resumed must have in common with what it was."""
+        settings = self.config.to_dict()
+        for name in ("accumulation", "check"):
+            settings["batch"].pop(name)
+        return {
+            "signature": self.index.signature,
+            "text": _checksums(self.index),
+            **{name: settings[name] for name in ("seed", "model", "batch")},
+        }
+
+    def go(self, should_stop: Callable[[], bool]) -> Progress:
+        """Takes steps until the run is done, is stopped or cannot go on."""
+        self._tell(
+            "start",
+            config=self.config.to_dict(),
+            parameters=sum(parameter.numel() for parameter in self.model.parameters()),
+            processes=self.processes.count,
+            device=str(self.processes.device),
+            updates=self.progress.updates,
+        )
+        reason = "done"
+        rows = self.config.batch.rows // self.processes.count
+        order = Order(
+            windows={language: len(stream) for language, stream in self.streams.items()},
+            seed=self.config.seed,
+            exponent=self.config.batch.sampling_exponent,
+            shuffle=self.config.batch.shuffle,
+        )
+        meter = _Meter(self.config, self.progress)
+        reading = batches(self.streams, order, self.progress.position, first_row=rows * self.processes.rank, rows=rows)
+        with closing(reading):
+            while self.progress.updates < self.config.run.updates:
+                batch = next(reading)
+                result = self.stepper(
+                    torch.from_numpy(batch.input_ids),
+                    self.model.config.language_id(batch.language),
+                    step=self.progress.step,
+                    update=self.progress.updates,
+                )
+                loss, stopping = self.processes.sums([result.loss / self.processes.count, float(should_stop())])
+                self.progress.step += 1
+                self.progress.position = batch.position
+                self._after(dataclasses.replace(result, loss=loss), batch.language, meter)
+                if stopping:
+                    reason = "stopped"
+                    break
+        self._end(reason)
+        return self.progress
+
+    def _after(self, result: StepResult, language: str, meter: _Meter) -> None:
+        """Counts and tells a step; evaluates and saves where it is time."""
+        progress, run = self.progress, self.config.run
+        if not result.updated:
+            progress.skipped += 1
+            progress.skipped_in_a_row += 1
+            self._tell("skipped", in_a_row=progress.skipped_in_a_row, skipped=progress.skipped)
+            if progress.skipped_in_a_row >= run.bad_steps:
+                self._end("no finite gradient")
+                raise TrainingError(
+                    "The gradient is not finite, again and again",
+                    where=f"step {progress.step}",
+                    found=f"{progress.skipped_in_a_row} steps in a row without a finite gradient",
+                    remedy="lower optimiser.lr or lengthen optimiser.warmup; with float16, try bfloat16. The weights "
+                    f"from before these steps are in {self.output / LAST_DIRECTORY}",
+                )
+            return
+        progress.updates += 1
+        progress.skipped_in_a_row = 0
+        progress.losses.append(result.loss)
+        if progress.updates % run.log_every == 0 or progress.updates == run.updates:
+            self._tell(
+                "update",
+                updates=progress.updates,
+                loss=sum(progress.losses) / len(progress.losses),
+                grad_norm=result.grad_norm,
+                lr=result.lr,
+                language=language,
+                **meter.read(),
+            )
+            progress.losses.clear()
+        last = progress.updates == run.updates
+        if self.valid and (progress.updates % run.evaluate_every == 0 or last):
+            self._evaluate()
+        if progress.updates % run.save_every == 0 and not last:
+            try:
+                self._save()
+            except WriteError as error:  # the disk may have room again by the next time
+                self._tell("not_saved", path=str(error.where), why=str(error.found))
+                _LOG.warning("The state could not be saved, and the run goes on. %s", error)
+
+    def _evaluate(self) -> None:
+        found = stream_perplexities(self.model, self.valid, processes=self.processes)
+        mean = sum(found.values()) / len(found)
+        best = math.isfinite(mean) and (self.progress.best is None or mean < self.progress.best)
+        if best:
+            self.progress.best = mean
+        if best and self.processes.is_first:
+            try:
+                self._write_model(BEST_DIRECTORY)
+            except WriteError as error:
+                self._tell("not_saved", path=str(error.where), why=str(error.found))
+                _LOG.warning("The best model could not be saved, and the run goes on. %s", error)
+        self._tell("evaluation", updates=self.progress.updates, perplexity=found, mean=mean, best=best)
+
+    def _end(self, reason: str) -> None:
+        try:
+            self._save()
+            if self.processes.is_first:
+                self._write_model(LAST_DIRECTORY)
+        finally:
+            self.processes.wait()
+        self._tell("end", reason=reason, updates=self.progress.updates)
+
+    def _save(self) -> None:
+        if not self.processes.is_first:
+            return
+        state = {
+            "run": self._identity(),
+            "progress": self.progress.to_json(),
+            "scaler": self.stepper.scaler.state_dict(),
+        }
+        keep = self.config.run.keep_last
+        path = save_checkpoint(self.output, self.progress.step, self.model, self.optimiser, state, keep_last=keep)
+        self._tell("saved", path=str(path))
+
+    def _write_model(self, name: str) -> None:
+        self.model.save_pretrained(self.output / name)
+        self.tokenizer.save_pretrained(self.output / name)
+
+    def _tell(self, kind: str, **values: Any) -> None:
+        event: Event = {"event": kind, "step": self.progress.step, **values}
+        for observer in self.observers:
+            observer(event)
+
+
+class _Meter:
+    """Times since it was last read, and estimates from all of them."""
+
+    def __init__(self, config: TrainConfig, progress: Progress) -> None:
+        self._tokens = config.batch.rows * (config.batch.width - 1)
+        self._last = config.run.updates
+        self._progress = progress
+        self._begun = self._read = time.perf_counter()
+        self._first, self._read_step = progress.updates, progress.step
+
+    def read(self) -> dict[str, Any]:
+        """Predicted tokens a second since the last time, seconds so far and to come."""
+        now, progress = time.perf_counter(), self._progress
+        values = {
+            "tokens_per_second": round(
+                (progress.step - self._read_step) * self._tokens / max(now - self._read, 1e-9), 1
+            ),
+            "seconds": round(now - self._begun, 2),
+            "left": round((now - self._begun) / (progress.updates - self._first) * (self._last - progress.updates)),
+        }
+        self._read, self._read_step = now, progress.step
+        return values
+
+
+def _checksums(index: Index) -> dict[str, list[str]]:
+    return {language: [shard.sha256 for shard in text.shards] for language, text in index.splits["train"].items()}
+
+
+def _check_same_run(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raises unless a run that is resumed has the data and settings that it began with."""
+    differing = [name for name in now if before.get(name) != now[name]]
+    if differing:
+        raise ConfigError(
+            "the run that is resumed began with other settings",
+            where="; ".join(differing),
+            found="; ".join(f"{name} = {now[name]!r}" for name in differing),
+            expected="; ".join(f"{name} = {before.get(name)!r}" for name in differing),
+            remedy="give the settings it began with; optimiser and run may change",
+        )
