@@ -110,7 +110,7 @@ def bench_generate(
                 shares.append(Figure(name=name, unit=f"of {rows * new_tokens}", values=(differing,)))
     prompts = f"{rows} prompts" if rows > 1 else "1 prompt"
     return BenchReport(
-        title=f"greedy continuation, {rows} prompt{'s' if rows > 1 else ''}, {new_tokens} new tokens, {size} size, {rounds} rounds",
+        title=f"greedy continuation, {prompts}, {new_tokens} new tokens, {size} size, {rounds} rounds",
         machine=machine_facts(("torch", *((against,) if against else ()))),
         figures=(*figures.values(), bandwidth, *shares),
         bars=tuple(bars),

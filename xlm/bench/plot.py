@@ -15,11 +15,11 @@ _LABEL_WIDTH = 44  # characters
 
 
 def plot(report: BenchReport, path: Path) -> None:
-    """Draws the medians of a report as bars, one group a unit and zeros left out, with the spread over the rounds; writes a PNG.
+    """Draws the medians of a report as bars with the spread over the rounds, one group a unit, zeros left out.
 
     Args:
         report: The figures.
-        path: The file.
+        path: The PNG file.
 
     Raises:
         DependencyError: matplotlib is not installed.
