@@ -111,6 +111,12 @@ def test_accumulation_and_length_may_change(data: Path, whole_run: Path, tmp_pat
     train(small_run(data, tmp_path / "run", updates=13, accumulation=2), resume=True)
 
 
+@pytest.mark.parametrize(("before", "after"), [("float32", "float16"), ("float16", "float32")])
+def test_the_precision_may_change(data: Path, tmp_path: Path, before: str, after: str) -> None:
+    train(small_run(data, tmp_path / "run", updates=3, precision=before))
+    assert train(small_run(data, tmp_path / "run", updates=5, precision=after), resume=True).updates == 5
+
+
 @pytest.mark.parametrize(
     ("key", "changes"), [("seed", {"seed": 5}), ("batch", {"rows": 2}), ("batch", {"shuffle": False})]
 )

@@ -1,4 +1,7 @@
-"""The configuration of a training run: typed, checked as a whole, written in TOML."""
+"""The configuration of a training run: typed, checked as a whole, written in TOML.
+
+Longer than other files since all keys stand here with what they mean.
+"""
 
 from __future__ import annotations
 

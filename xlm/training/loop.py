@@ -5,10 +5,8 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from xlm._atomic import make_directory
 from xlm.data.batches import batches
-from xlm.data.order import Order, Position
+from xlm.data.order import Order
 from xlm.data.shards import Index
 from xlm.errors import ConfigError, InputError, TrainingError, WriteError
 from xlm.model.lm import XLMWithLMHeadModel
@@ -34,43 +32,12 @@ from xlm.training.evaluate import stream_perplexities
 from xlm.training.log import Event, LogFile, Observer, TensorBoard
 from xlm.training.optimiser import OriginalAdam
 from xlm.training.processes import Processes, joined
+from xlm.training.progress import Meter, Progress
 from xlm.training.setup import LossModule, build_model, open_data, recompute_layers, with_weights_of
 from xlm.training.step import Stepper, StepResult
 
 BEST_DIRECTORY, LAST_DIRECTORY = "best", "last"
 _LOG = logging.getLogger("xlm")
-
-
-@dataclass(kw_only=True, slots=True)
-class Progress:
-    """How far a run is; with weights and moments, all that decides what comes next.
-
-    Attributes:
-        step: Batches taken.
-        updates: Updates made; fewer than steps when some were skipped.
-        skipped: Steps without a finite gradient.
-        skipped_in_a_row: How many of them were the last ones.
-        best: The lowest mean perplexity so far.
-        losses: Of the updates since the last line of the log.
-        position: In the data.
-    """
-
-    step: int = 0
-    updates: int = 0
-    skipped: int = 0
-    skipped_in_a_row: int = 0
-    best: float | None = None
-    losses: list[float] = field(default_factory=list)
-    position: Position = field(default_factory=Position)
-
-    def to_json(self) -> dict[str, Any]:
-        """As a JSON object."""
-        return {**dataclasses.asdict(self), "position": self.position.to_json()}
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Progress:
-        """The progress that ``to_json`` gave."""
-        return cls(**{**values, "position": Position.from_json(values["position"])})
 
 
 def train(
@@ -144,7 +111,8 @@ class _Run:
         self.stepper = Stepper(self._module(), self.optimiser, config, processes=processes)
         if found is not None:
             load_optimiser(found[0], found[1], self.model, self.optimiser)
-            self.stepper.scaler.load_state_dict(found[1]["state"]["scaler"])
+            if self.stepper.scaler.is_enabled() and (kept := found[1]["state"]["scaler"]):
+                self.stepper.scaler.load_state_dict(kept)
         processes.wait()  # all have read what the first is about to change
         self.observers: list[Observer] = []
         if processes.is_first:
@@ -194,7 +162,7 @@ class _Run:
             exponent=self.config.batch.sampling_exponent,
             shuffle=self.config.batch.shuffle,
         )
-        meter = _Meter(self.config, self.progress)
+        meter = Meter(self.config, self.progress)
         reading = batches(self.streams, order, self.progress.position, first_row=rows * self.processes.rank, rows=rows)
         with closing(reading):
             while self.progress.updates < self.config.run.updates:
@@ -215,7 +183,7 @@ class _Run:
         self._end(reason)
         return self.progress
 
-    def _after(self, result: StepResult, language: str, meter: _Meter) -> None:
+    def _after(self, result: StepResult, language: str, meter: Meter) -> None:
         """Counts and tells a step; evaluates and saves where it is time."""
         progress, run = self.progress, self.config.run
         if not result.updated:
@@ -299,30 +267,6 @@ class _Run:
         event: Event = {"event": kind, "step": self.progress.step, **values}
         for observer in self.observers:
             observer(event)
-
-
-class _Meter:
-    """Times since it was last read, and estimates from all of them."""
-
-    def __init__(self, config: TrainConfig, progress: Progress) -> None:
-        self._tokens = config.batch.rows * (config.batch.width - 1)
-        self._last = config.run.updates
-        self._progress = progress
-        self._begun = self._read = time.perf_counter()
-        self._first, self._read_step = progress.updates, progress.step
-
-    def read(self) -> dict[str, Any]:
-        """Predicted tokens a second since the last time, seconds so far and to come."""
-        now, progress = time.perf_counter(), self._progress
-        values = {
-            "tokens_per_second": round(
-                (progress.step - self._read_step) * self._tokens / max(now - self._read, 1e-9), 1
-            ),
-            "seconds": round(now - self._begun, 2),
-            "left": round((now - self._begun) / (progress.updates - self._first) * (self._last - progress.updates)),
-        }
-        self._read, self._read_step = now, progress.step
-        return values
 
 
 def _checksums(index: Index) -> dict[str, list[str]]:
