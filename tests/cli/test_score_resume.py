@@ -183,14 +183,15 @@ def test_a_finished_output_of_another_input_is_refused(
 
 def test_problems_and_damage_are_said_again(invoke: Invoke, demo_files: Path, tmp_path: Path) -> None:
     path, output = tmp_path / "in.txt.gz", tmp_path / "out"
-    path.write_bytes(gzip.compress(b"\xff\nthe dog\n\xff\nthe cat\n" * 50)[:-12])
+    lines = [line for i in range(4000) for line in (b"\xff", b"%d" % (i * i))]
+    path.write_bytes(gzip.compress(b"\n".join(lines))[:-12])
     first = invoke(*arguments(demo_files, path, output))
     again = invoke(*arguments(demo_files, path, output, "--resume"))
     problems = output.read_bytes().count(b"\terror: ")
     assert problems > 50
     for result in (first, again):
         assert result.exit_code == 1
-        assert f"{problems} rows could not be scored" in result.stderr
+        assert f"{problems:,} rows could not be scored" in result.stderr
         assert "read only in part" in result.stderr
         assert result.stderr.count(str(path)) == 1
     assert "complete already" in again.stderr
