@@ -10,7 +10,7 @@ import pytest
 
 from tests.cli.conftest import Invoke
 from xlm.model.lm import XLMWithLMHeadModel
-from xlm.scoring.perplexity import Perplexity, perplexity
+from xlm.scoring.perplexity import LanguagePerplexity, Perplexity, perplexity
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
 TEXTS = {"en": ["The small dog is sleeping.", "", "A ü cat"], "de": ["Der kleine Hund schläft.", "Hund"]}
@@ -89,6 +89,10 @@ def test_one_language_has_no_mean_and_reads_standard_input(
         ("--lang", "en", "--lang", "en", "FILE", "FILE"),
         ("--lang", "en", "--protocol", "stream", "--stride", "3", "FILE"),
         ("--lang", "en", "--window", "1", "FILE"),
+        ("--lang", "en", "--window", "5", "FILE"),
+        ("--lang", "en", "--protocol", "stream", "--window", "9999", "FILE"),
+        ("--lang", "en", "--stride", "9999", "FILE"),
+        ("--lang", "en", "--column", "text", "FILE"),
         ("--lang", "en", "--protocol", "document"),
     ],
     ids=" ".join,
@@ -103,9 +107,8 @@ def test_wrong_usage(invoke: Invoke, model: tuple[str, ...], files: dict[str, Pa
     ("options", "text", "message"),
     [
         ((), b"", "There are no texts"),
-        ((), b"the\n\xff\n", "not UTF-8"),
-        (("--window", "5"), b"the\n", "Sentences have no window"),
-        (("--protocol", "stream", "--window", "9999"), b"the\n", "The window is wrong"),
+        ((), b"the\n\xff\n", "standard input, row 2\n  found: not UTF-8"),
+        (("--device", "meta"), b"the\n", "There is no such device"),
     ],
 )
 def test_what_cannot_be_done_is_said(
@@ -114,6 +117,16 @@ def test_what_cannot_be_done_is_said(
     result = invoke("perplexity", *model, "--lang", "en", *options, input=text)
     assert (result.exit_code, result.stdout) == (1, "")
     assert message in result.stderr
+
+
+def test_infinite_figures_are_null(
+    invoke: Invoke, model: tuple[str, ...], files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LanguagePerplexity, "nats_per_token", 1000.0)
+    result = invoke("perplexity", *model, "--lang", "en", files["en"], "--format", "jsonl")
+    assert result.exit_code == 0
+    (row,) = [json.loads(line, parse_constant=pytest.fail) for line in result.stdout.splitlines()]
+    assert (row["perplexity"], row["nats_per_token"]) == (None, 1000.0)
 
 
 def test_equals_what_the_original_reported(invoke: Invoke, reference: Path) -> None:

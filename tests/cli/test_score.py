@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import math
+import os
 import re
 import subprocess
 import sys
@@ -289,6 +290,9 @@ def test_each_line_at_once_when_nothing_is_read_ahead(demo_files: Path) -> None:
         ("no-such-file",),
         (".",),
         ("--stride", "0"),
+        ("--stride", "100000"),
+        ("--column", "text"),
+        ("--input-format", "parquet"),
     ],
     ids=" ".join,
 )
@@ -300,9 +304,8 @@ def test_wrong_usage(invoke: Invoke, model: tuple[str, ...], options: tuple[str,
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--column", "text"), "Plain text has no columns"),
         (("--device", "tpu9"), "There is no such device"),
-        (("--stride", "100000"), "The stride is wrong"),
+        (("--device", "meta"), "There is no such device"),
     ],
 )
 def test_what_cannot_be_done_is_said(
@@ -311,3 +314,48 @@ def test_what_cannot_be_done_is_said(
     result = invoke("score", *model, *options, input="the dog\n")
     assert (result.exit_code, result.stdout) == (1, "")
     assert message in result.stderr
+
+
+def test_the_output_is_not_an_input(invoke: Invoke, model: tuple[str, ...], tmp_path: Path) -> None:
+    text, link = tmp_path / "in.txt", tmp_path / "link"
+    text.write_bytes(b"the dog\n")
+    link.symlink_to(text)
+    (tmp_path / "hard").hardlink_to(text)
+    (tmp_path / "out.meta.json").write_bytes(b"the dog\n")
+    pairs = [(text, text), (text, link), (link, text), (text, tmp_path / "hard")]
+    pairs.append((tmp_path / "out.meta.json", tmp_path / "out"))
+    for given, output in pairs:
+        result = invoke("score", *model, given, "--output", output)
+        assert result.exit_code == 2
+        assert "would overwrite an input" in result.stderr
+    assert text.read_bytes() == (tmp_path / "out.meta.json").read_bytes() == b"the dog\n"
+
+
+def test_a_device_is_not_replaced_by_a_file(invoke: Invoke, model: tuple[str, ...]) -> None:
+    result = invoke("score", *model, "--output", os.devnull, input="the dog\n")
+    assert result.exit_code == 1
+    assert "no regular file" in result.stderr
+    assert Path(os.devnull).is_char_device()
+
+
+def test_parquet_without_pyarrow_is_noticed_first(
+    invoke: Invoke, model: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    result = invoke("score", *model, "--format", "parquet", "--output", tmp_path / "out", input="the dog\n")
+    assert result.exit_code == 1
+    assert "xlm[parquet]" in result.stderr
+    assert "signature" not in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_name_that_is_not_utf8(invoke: Invoke, model: tuple[str, ...], tmp_path: Path) -> None:
+    strange, plain = tmp_path / os.fsdecode(b"a\xff.txt"), tmp_path / "b.txt"
+    try:
+        strange.write_bytes(b"the dog\n")
+    except OSError:
+        pytest.skip("the file system takes UTF-8 only")
+    plain.write_bytes(b"the dog\n")
+    result = invoke("score", *model, strange, plain)
+    assert result.exit_code == 0
+    assert [row["file"] for row in rows_of(result.stdout, "tsv")] == [f"{tmp_path}/a\\xff.txt", str(plain)]

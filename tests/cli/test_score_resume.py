@@ -6,6 +6,7 @@ SIGKILL, which leaves them no time for anything.
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import random
@@ -16,6 +17,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.cli.conftest import Invoke
 
@@ -109,7 +111,7 @@ def test_another_text_of_the_same_size_is_noticed(
         texts.write_bytes(b"T" + data[1:])
         result = invoke(*arguments(demo_files, texts, unfinished, "--resume"))
         assert result.exit_code == 1
-        assert "not that of the run that was cut off" in result.stderr
+        assert "not that of the run that is to be resumed" in result.stderr
     finally:
         texts.write_bytes(data)
 
@@ -142,12 +144,91 @@ def test_an_input_that_lost_rows_is_noticed(invoke: Invoke, demo_files: Path, te
     invoke(*arguments(demo_files, "-", output), input=texts.read_bytes())
     # As if it had been killed before its end: the state of a run that has all rows and not its name yet.
     state = json.loads((tmp_path / "out.meta.json").read_text(encoding="utf-8"))
-    identity = {name: value for name, value in state.items() if name != "rows"}
+    of_run = ("rows", "problems", "digest", "threads", "bytes")
+    identity = {name: value for name, value in state.items() if name not in of_run}
     (tmp_path / "out").rename(tmp_path / "out.part")
-    progress = {"rows": ROWS, "bytes": (tmp_path / "out.part").stat().st_size, "digest": "x", "threads": 1}
+    progress = {**{name: state[name] for name in of_run}, "digest": "x"}
     (tmp_path / "out.part.json").write_text(
-        json.dumps({"identity": identity, "finished": False, **progress}), encoding="utf-8"
+        json.dumps({"identity": identity, "final_bytes": None, **progress}), encoding="utf-8"
     )
     result = invoke(*arguments(demo_files, "-", output, "--resume"), input="the dog\n")
     assert result.exit_code == 1
     assert "found: 1 rows" in result.stderr
+
+
+def test_a_finished_output_of_another_input_is_refused(
+    invoke: Invoke, demo_files: Path, texts: Path, tmp_path: Path
+) -> None:
+    output, again = tmp_path / "out", ("--resume",)
+    few = b"\n".join(texts.read_bytes().split(b"\n")[:200])
+    assert invoke(*arguments(demo_files, "-", output), input=few).exit_code == 0
+    scored = output.read_bytes()
+    same = invoke(*arguments(demo_files, "-", output, *again), input=few)
+    assert same.exit_code == 0
+    assert "complete already" in same.stderr
+    for other in (b"T" + few[1:], few + b"\nthe dog", few[:2000], b""):
+        result = invoke(*arguments(demo_files, "-", output, *again), input=other)
+        assert result.exit_code == 1
+        assert "not that of the run that is to be resumed" in result.stderr
+    # A file that was changed and has the size that it had.
+    path = tmp_path / "in.txt"
+    path.write_bytes(few)
+    assert invoke(*arguments(demo_files, path, tmp_path / "file")).exit_code == 0
+    path.write_bytes(b"T" + few[1:])
+    result = invoke(*arguments(demo_files, path, tmp_path / "file", *again))
+    assert result.exit_code == 1
+    assert "other texts" in result.stderr
+    assert output.read_bytes() == scored
+
+
+def test_problems_and_damage_are_said_again(invoke: Invoke, demo_files: Path, tmp_path: Path) -> None:
+    path, output = tmp_path / "in.txt.gz", tmp_path / "out"
+    lines = [line for i in range(4000) for line in (b"\xff", b"%d" % (i * i))]
+    path.write_bytes(gzip.compress(b"\n".join(lines))[:-12])
+    first = invoke(*arguments(demo_files, path, output))
+    again = invoke(*arguments(demo_files, path, output, "--resume"))
+    problems = output.read_bytes().count(b"\terror: ")
+    assert problems > 50
+    for result in (first, again):
+        assert result.exit_code == 1
+        assert f"{problems:,} rows could not be scored" in result.stderr
+        assert "read only in part" in result.stderr
+        assert result.stderr.count(str(path)) == 1
+    assert "complete already" in again.stderr
+
+
+def test_problems_before_a_kill_are_counted(invoke: Invoke, demo_files: Path, texts: Path, unfinished: Path) -> None:
+    state = Path(f"{unfinished}.part.json")
+    assert json.loads(state.read_text(encoding="utf-8"))["problems"] >= 1  # row 18 is not UTF-8
+    result = invoke(*arguments(demo_files, texts, unfinished, "--resume"))
+    assert result.exit_code == 0
+    assert "2 rows could not be scored" in result.stderr
+
+
+def test_another_processor_does_not_go_on(
+    invoke: Invoke, demo_files: Path, texts: Path, unfinished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "ABACUS")
+    result = invoke(*arguments(demo_files, texts, unfinished, "--resume"))
+    assert result.exit_code == 1
+    assert "processor: ABACUS" in result.stderr
+
+
+def test_a_second_run_beside_the_first_is_refused(
+    invoke: Invoke, demo_files: Path, texts: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("fcntl")
+    command = [sys.executable, "-m", "xlm", *arguments(demo_files, "-", tmp_path / "out")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdin is not None
+        while not (tmp_path / "out.part.json").exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        for options in ((), ("--resume",)):
+            result = invoke(*arguments(demo_files, "-", tmp_path / "out", *options), input="the dog\n")
+            assert result.exit_code == 1
+            assert "Another run is writing this file" in result.stderr
+        process.stdin.write(b"the dog\n")
+        process.stdin.close()
+        assert process.wait() == 0
+    assert b"the dog" in (tmp_path / "out").read_bytes()

@@ -112,10 +112,31 @@ def test_the_type_of_the_result(head: str, dtype: torch.dtype) -> None:
     with torch.inference_mode():
         logprobs, _, entropies = by_definition(exact.logits(hidden_ND.double()), targets_N)
     assert found.logprobs.dtype == found.entropies.dtype == torch.promote_types(dtype, torch.float32)
-    # Logits up to 8 in bfloat16 have steps of 2 ** -5, so are off by up to 2 ** -6 each, an adaptive head's twice.
-    bound = 1e-12 if dtype == torch.float64 else 2**-4
+    # A linear head sums products of bfloat16 in float32, whose rounding is all there is; an adaptive head is torch's
+    # and rounds twice to bfloat16, which for logits up to 8 has steps of 2 ** -5.
+    bound = 1e-12 if dtype == torch.float64 else 2**-4 if head == "adaptive" else 3e-6
     assert (found.logprobs.double() - logprobs).abs().max() < bound
     assert (found.entropies.double() - entropies).abs().max() < bound
+
+
+@pytest.mark.parametrize("head", ["tied", "untied"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_does_not_make_ranks_better(head: str, dtype: torch.dtype) -> None:
+    model = small_model(dtype=dtype, **{**HEADS[head], "vocab_size": 9001})
+    hidden_ND, _ = some(30, dtype=dtype)
+    targets_N = torch.arange(30) * 300
+    found = scores(model, hidden_ND, targets_N, ranks=True)
+    exact = small_model(dtype=torch.float64, **{**HEADS[head], "vocab_size": 9001})
+    exact.load_state_dict(model.state_dict())
+    with torch.inference_mode():
+        logits_NV = exact.logits(hidden_ND.double())
+    logprobs, ranks, _ = by_definition(logits_NV, targets_N)
+    assert found.ranks is not None
+    # Float32 can tell all but neighbours apart.
+    assert (found.ranks - ranks).abs().max() <= 1
+    assert (found.logprobs.double() - logprobs).abs().max() < 5e-6
+    _, of_rounded, _ = by_definition(logits_NV.to(dtype), targets_N)
+    assert (of_rounded - ranks).sum() < -10  # 30 positions; what rounding would do
 
 
 class Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]

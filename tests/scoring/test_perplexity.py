@@ -111,6 +111,7 @@ def test_several_languages_and_the_mean_of_their_perplexities(tokenizer: XLMToke
         (TEXTS, {"lang": "en", "protocol": "stream", "window": 1}, "window"),
         (TEXTS, {"lang": "en", "protocol": "stream", "window": POSITIONS + 1}, "window"),
         (TEXTS, {"lang": "en", "stride": 0}, "stride"),
+        (TEXTS, {"lang": "en", "protocol": "stream", "stride": 3}, "stride"),
     ],
 )
 def test_what_cannot_be_is_refused(tokenizer: XLMTokenizer, texts: Any, options: dict[str, Any], where: str) -> None:
@@ -122,6 +123,13 @@ def test_what_cannot_be_is_refused(tokenizer: XLMTokenizer, texts: Any, options:
 def test_an_unknown_language_is_refused(tokenizer: XLMTokenizer) -> None:
     with pytest.raises(LanguageError):
         perplexity(make_model(tokenizer.vocab_size), tokenizer, TEXTS, lang="fr")
+
+
+def test_an_unknown_second_language_is_refused_before_anything_is_read(tokenizer: XLMTokenizer) -> None:
+    english = iter(TEXTS)
+    with pytest.raises(LanguageError):
+        perplexity(make_model(tokenizer.vocab_size), tokenizer, {"en": english, "fr": TEXTS})
+    assert list(english) == TEXTS
 
 
 def test_a_perplexity_too_large_for_a_float_is_infinite() -> None:

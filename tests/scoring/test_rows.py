@@ -10,6 +10,7 @@ import csv
 import gzip
 import io
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -137,10 +138,63 @@ def test_what_is_wrong_with_a_row_costs_that_row(tmp_path: Path, name: str, line
     assert wrong.problem.startswith(problem)
 
 
-def test_a_quote_that_is_never_closed_is_said(tmp_path: Path) -> None:
-    found = list(Corpus([written(tmp_path / "a.csv", b'text\nthe dog\n"the\ncat\n')]))
-    assert [row.text for row in found] == ["the dog", None]
+def test_a_quote_that_is_never_closed_costs_its_line(tmp_path: Path) -> None:
+    found = list(Corpus([written(tmp_path / "a.csv", b'text\nthe dog\n"the\ncat\nthe dog\n')]))
+    assert [row.text for row in found] == ["the dog", None, "cat", "the dog"]
     assert "not CSV" in str(found[1].problem)
+
+
+def test_a_stray_quote_costs_its_line_and_not_those_up_to_the_next(tmp_path: Path) -> None:
+    lines = [f"{i},the dog {i}" for i in range(2000)]
+    lines[3], lines[1500], lines[1800] = '3,"the', '1500,"the', '1800,"the'
+    rows = list(Corpus([written(tmp_path / "a.csv", "\n".join(["id,text", *lines]).encode())]))
+    assert [row.number for row in rows if row.problem] == [4, 1501, 1801]
+    assert [row.text for row in rows if row.text] == [line.split(",")[1] for line in lines if '"' not in line]
+
+
+def test_how_far_the_end_of_a_quote_is_looked_for(tmp_path: Path) -> None:
+    megabyte = 1 << 20
+    for size in (megabyte - 3, megabyte + 3):
+        text = "a\n" + "x" * (size - 2) + "\n"  # its last line has the closing quote
+        rows = list(Corpus([written(tmp_path / "a.csv", f'text\n"{text}"\nend'.encode())]))
+        assert (rows[0].text == text) == (size < megabyte)
+        assert rows[-1].text == "end"
+        assert len(rows) == (2 if size < megabyte else 4)
+
+
+def test_many_stray_quotes_do_not_take_forever(tmp_path: Path) -> None:
+    # Each opens a quote that the next closes and opens again, so that each is looked behind for a megabyte.
+    lines = 'x","y\n' + "the dog\n" * 1000
+    rows = list(Corpus([written(tmp_path / "a.csv", f"text\n{lines * 30}".encode())]))
+    assert len(rows) == 30 * 1001
+    assert sum(row.text == "the dog" for row in rows) == 30 * 1000
+
+
+@pytest.mark.parametrize("data", [b'"text\nthe dog\nthe cat\n', b'"text"x\nthe dog\nthe cat\n'])
+def test_a_header_that_is_not_csv_is_not_replaced_by_a_row(tmp_path: Path, data: bytes) -> None:
+    rows = list(Corpus([written(tmp_path / "a.csv", data)]))
+    assert [row.text for row in rows] == [None, None]
+    assert all(str(row.problem).startswith("the header is not CSV: ") for row in rows)
+
+
+@pytest.mark.parametrize("form", ["csv", "tsv"])
+@pytest.mark.parametrize("quote", ["", '"'])
+def test_a_row_too_long_to_hold_costs_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str, quote: str
+) -> None:
+    monkeypatch.setattr(rows_module, "_LONGEST_ROW", 100)
+    mark = "," if form == "csv" else "\t"
+    # Cut off at 101 bytes, the cell would be short enough.
+    lines = [f"id{mark}text", f"1{mark}a", f"2{mark}{quote}{'x' * 300}{quote}", f"3{mark}b", f"4{mark}c"]
+    rows = list(Corpus([written(tmp_path / f"a.{form}", "\n".join(lines).encode())]))
+    assert [row.text for row in rows] == ["a", None, "b", "c"]
+    assert rows[1].problem == "the row is longer than 100 bytes"
+
+
+def test_a_row_too_long_to_hold_ends_a_quote_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows_module, "_LONGEST_ROW", 100)
+    data = b'text\n"a\nb\n' + b"x" * 200 + b'\nc\n"d"\n'
+    assert read(written(tmp_path / "a.csv", data)) == [None, "b", None, "c", "d"]
 
 
 @pytest.mark.parametrize("form", ["csv", "tsv"])
@@ -223,3 +277,58 @@ def test_how_far_it_is_read(tmp_path: Path) -> None:
     assert places == sorted(places)
     assert 0 < places[0] < 320_000 <= places[40_000] < places[-1] + 1
     assert corpus.bytes_read() == 640_000
+    # Read again, it is counted again, and not twice.
+    assert len(list(corpus)) == 80_000
+    assert corpus.bytes_read() == 640_000
+
+
+def test_how_far_parquet_is_read(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "a.parquet"
+    parquet.write_table(pyarrow.table({"text": [f"the dog {i}" for i in range(4000)]}), path)
+    corpus = Corpus([path])
+    places = [corpus.bytes_read() for _ in corpus]
+    size = path.stat().st_size
+    assert places[1999] == pytest.approx(size / 2, abs=1)
+    assert places == sorted(places)
+    assert corpus.bytes_read() == size
+
+
+def test_a_damaged_file_that_was_just_left_has_a_place(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt.gz"
+    path.write_bytes(gzip.compress(b"the dog\n" * 1000)[:-12])
+    corpus = Corpus([path])
+    places = [corpus.bytes_read() for row in corpus if row.problem]
+    assert places == [path.stat().st_size]
+    assert [row.problem for row in corpus if row.problem]
+    assert corpus.damaged == [str(path)]  # once, though it was read twice
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.csv", "a.parquet"])
+def test_a_file_that_is_gone_is_said(tmp_path: Path, name: str) -> None:
+    if name.endswith("parquet"):
+        pytest.importorskip("pyarrow")
+    after = written(tmp_path / "b.txt", b"the cat")
+    corpus = Corpus([tmp_path / name, after])
+    assert corpus.sizes == [(str(tmp_path / name), 0), (str(after), 7)]
+    first, second = corpus
+    assert (first.text, first.problem, second.text) == (None, "the file is gone", "the cat")
+    assert corpus.damaged == [str(tmp_path / name)]
+
+
+def test_a_name_that_is_not_utf8_can_be_written(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"a\xff.txt")
+    try:
+        path.write_bytes(b"the dog")
+    except OSError:
+        pytest.skip("the file system takes UTF-8 only")
+    corpus = Corpus([path])
+    (row,) = corpus
+    assert row.file == f"{tmp_path}/a\\xff.txt" == corpus.sizes[0][0]
+
+
+def test_suffixes_in_capitals(tmp_path: Path) -> None:
+    assert read(written(tmp_path / "NEWS.CSV", b'text\n"the, dog"\n')) == ["the, dog"]
+    (tmp_path / "NEWS.TSV.GZ").write_bytes(gzip.compress(b"text\nthe dog\n"))
+    assert read(tmp_path / "NEWS.TSV.GZ") == ["the dog"]

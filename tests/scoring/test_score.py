@@ -92,9 +92,14 @@ def test_any_iterable_of_texts(tokenizer: XLMTokenizer) -> None:
 def test_a_half_precision_model_is_scored_in_float32(tokenizer: XLMTokenizer) -> None:
     model = make_model(tokenizer.vocab_size).to(torch.bfloat16)
     (result,) = score(model, tokenizer, [TEXTS[0]], lang="en")
-    expected = by_hand(model, tokenizer.encode(TEXTS[0], lang="en"), 1)
-    # The logits are bfloat16 on both sides; a bfloat16 softmax of them would be off by 0.01 and more.
-    np.testing.assert_allclose(result.logprobs, expected, atol=2e-3)
+    ids = torch.tensor([tokenizer.encode(TEXTS[0], lang="en")])
+    with torch.no_grad():
+        hidden_TD = model.hidden(ids[:, :-1], langs=1)[0].double()
+    head = cast(LinearHead, model.head)
+    logits_TV = hidden_TD @ model.transformer.embeddings.word.weight.double().T + head.bias.double()
+    expected = logits_TV.log_softmax(-1).gather(1, ids[0, 1:, None])[:, 0]
+    # The hidden states are bfloat16 on both sides; logits rounded to bfloat16 would be off by 2e-3 and more.
+    np.testing.assert_allclose(result.logprobs, expected.detach(), atol=5e-6)
 
 
 def test_bfloat16_is_close_to_float32(reference: Path) -> None:

@@ -15,7 +15,14 @@ from xlm.tokenizer.tokenizer import XLMTokenizer
 
 
 @pytest.mark.parametrize(
-    "changes", [{"n_heads": 4}, {"gelu_activation": False}, {"causal": False}, {"lang2id": {"de": 1, "en": 0}}]
+    "changes",
+    [
+        {"n_heads": 4},
+        {"gelu_activation": False},
+        {"causal": False},
+        {"lang2id": {"de": 1, "en": 0}},
+        {"eos_token_id": 7},
+    ],
 )
 def test_what_changes_the_numbers_changes_the_digest(changes: dict[str, Any]) -> None:
     model, other = make_model(50), make_model(50, **changes)

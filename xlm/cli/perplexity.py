@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from xlm.cli._lines import write_line
-from xlm.cli._options import TEXT_FILES, made_fast, open_model, scoring
+from xlm.cli._options import TEXT_FILES, made_fast, open_corpus, open_model, scoring, wrong_usage
 from xlm.errors import InputError
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ _COLUMNS = ("lang", "perplexity", "tokens", "nats_per_token", "bits_per_characte
     type=click.Choice(["tsv", "jsonl"]),
     default="tsv",
     show_default=True,
-    help="Form of the output: a header and tab-separated rows, or one JSON object a row.",
+    help="Form of the output: a header and tab-separated rows, or one JSON object a row, null for what is infinite.",
 )
 @scoring
 def command(model: str, files: tuple[Path, ...], langs: tuple[str, ...], form: str, **options: Any) -> None:
@@ -72,10 +73,10 @@ def command(model: str, files: tuple[Path, ...], langs: tuple[str, ...], form: s
         raise click.UsageError("give one file a language: the perplexity of two files is that of both in one")
     if options["stride"] is not None and options["protocol"] == "stream":
         raise click.UsageError("--stride goes with --protocol sentence; the windows of the stream do not overlap")
-    from xlm.scoring.rows import Corpus
-
+    if options["window"] is not None and options["protocol"] != "stream":
+        raise click.UsageError("--window goes with --protocol stream")
     corpora = {
-        lang: Corpus([path], form=options["input_format"], column=options["column"])
+        lang: open_corpus([path], form=options["input_format"], column=options["column"])
         for lang, path in zip(langs, paths, strict=True)
     }
     from xlm.tokenizer.tokenizer import XLMTokenizer
@@ -88,16 +89,17 @@ def command(model: str, files: tuple[Path, ...], langs: tuple[str, ...], form: s
     network = open_model(model, dtype=options["dtype"], device=options["device"])
     digest = model_digest(network)
     network = made_fast(network, dtype=options["dtype"], few_rows=False)
-    found = perplexity(
-        network,
-        tokenizer,
-        {lang: _texts(corpus) for lang, corpus in corpora.items()},
-        protocol=options["protocol"],
-        window=options["window"],
-        stride=options["stride"],
-        batch_size=options["batch_size"],
-        batch_tokens=options["batch_tokens"],
-    )
+    with wrong_usage("stride", "window"):
+        found = perplexity(
+            network,
+            tokenizer,
+            {lang: _texts(corpus) for lang, corpus in corpora.items()},
+            protocol=options["protocol"],
+            window=options["window"],
+            stride=options["stride"],
+            batch_size=options["batch_size"],
+            batch_tokens=options["batch_tokens"],
+        )
     rows = [_cells(each) for each in found.languages]
     if len(rows) > 1:
         rows.append(("mean", found.perplexity, *[None] * (len(_COLUMNS) - 2)))
@@ -107,7 +109,8 @@ def command(model: str, files: tuple[Path, ...], langs: tuple[str, ...], form: s
         if form == "tsv":
             write_line("\t".join("" if x is None else f"{x:.6f}" if isinstance(x, float) else str(x) for x in row))
         else:
-            write_line(json.dumps(dict(zip(_COLUMNS, row, strict=True)), ensure_ascii=False))
+            finite = [None if isinstance(x, float) and not math.isfinite(x) else x for x in row]
+            write_line(json.dumps(dict(zip(_COLUMNS, finite, strict=True)), ensure_ascii=False, allow_nan=False))
     protocol = "sentence" if found.window is None else f"stream {found.window}"
     long = "none" if found.stride is None else f"stride {found.stride}"
     made_with = signature(network, tokenizer, lang="+".join(langs), protocol=protocol, long=long, digest=digest)
@@ -120,7 +123,7 @@ def _texts(corpus: Corpus) -> Iterator[str]:
             # A perplexity of the rest would be of another corpus, and would not say so.
             raise InputError(
                 "a row cannot be read",
-                where="standard input" if row.file == "-" else f"{row.file}, row {row.number}",
+                where=f"{'standard input' if row.file == '-' else row.file}, row {row.number}",
                 found=row.problem,
                 expected="UTF-8 text",
                 remedy="correct or remove the row; xlm score goes on past such rows",

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from xlm.cli._options import TEXT_FILES, made_fast, one_language, open_model, scoring
+from xlm.cli._options import TEXT_FILES, made_fast, one_language, open_corpus, open_model, scoring, wrong_usage
 from xlm.cli._progress import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    import torch
 
     from xlm.scoring.corpus import ScoredWindow
     from xlm.scoring.resumable import ResumableFile
@@ -82,10 +84,12 @@ def command(model: str, files: tuple[Path, ...], by: str, form: str, **options: 
         --by sentence: line (from 1), tokens, logprob (their sum), text, status
         --by word:     line (from 1), word (from 1), start, end (characters of the row), tokens, logprob, text, status
         --by token:    line (from 1), position (from 1), id, token, logprob, status
+    "line" is the number of the row in its file, a header not counted: the line's number in plain text and JSON lines.
     A word is what stands between spaces, its punctuation with it; the closing </s> is a row of its own, at the end.
 
     With --output, results are in FILE.part until all are there. A run that was cut off, even killed, goes on with
-    --resume and writes the same bytes that it would have written at once. Beside FILE, FILE.meta.json says what it was
+    --resume, on the same kind of processor, and writes the same bytes that it would have written at once; where FILE is
+    finished, --resume reads the input again to see that it is the same. Beside FILE, FILE.meta.json says what it was
     made with; the same signature goes to standard error.
 
     \b
@@ -98,14 +102,11 @@ def command(model: str, files: tuple[Path, ...], by: str, form: str, **options: 
     output: Path | None = options["output"]
     if output is None and (options["resume"] or form == "parquet"):
         raise click.UsageError("--resume and --format parquet need --output")
-    from xlm.scoring.rows import Corpus
+    if output is not None:
+        _refuse_inputs(output, files)
     from xlm.scoring.table import Table
 
-    corpus = Corpus(
-        files or (Path("-"),),
-        form=options["input_format"],
-        column=options["column"],
-    )
+    corpus = open_corpus(files or (Path("-"),), form=options["input_format"], column=options["column"])
     table = Table(
         unit=by,
         form=form,
@@ -125,17 +126,18 @@ def command(model: str, files: tuple[Path, ...], by: str, form: str, **options: 
 
     network = open_model(model, dtype=options["dtype"], device=options["device"])
     digest = model_digest(network)
-    scorer = Scorer(
-        made_fast(network, dtype=options["dtype"], few_rows=False),
-        tokenizer,
-        lang=options["lang"],
-        batch_size=options["batch_size"],
-        batch_tokens=options["batch_tokens"],
-        ranks=options["ranks"],
-        entropies=options["entropy"],
-        too_long=options["too_long"],
-        stride=options["stride"],
-    )
+    with wrong_usage("stride"):
+        scorer = Scorer(
+            made_fast(network, dtype=options["dtype"], few_rows=False),
+            tokenizer,
+            lang=options["lang"],
+            batch_size=options["batch_size"],
+            batch_tokens=options["batch_tokens"],
+            ranks=options["ranks"],
+            entropies=options["entropy"],
+            too_long=options["too_long"],
+            stride=options["stride"],
+        )
     long = "refuse" if scorer.too_long == "refuse" else f"stride {scorer.stride}"
     made_with = signature(scorer.model, tokenizer, lang=scorer.lang, long=long, digest=digest)
     click.echo(f"signature: {made_with}", err=True)
@@ -148,6 +150,22 @@ def command(model: str, files: tuple[Path, ...], by: str, form: str, **options: 
         click.echo(f"{run.problems:,} rows could not be scored; their column status says why", err=True)
     if corpus.damaged:
         raise click.ClickException(f"read only in part, the rest being damaged: {', '.join(corpus.damaged)}")
+
+
+def _refuse_inputs(output: Path, files: tuple[Path, ...]) -> None:
+    from xlm.scoring.resumable import real_target, written_beside
+
+    written = [path for path in written_beside(real_target(output)) if path.exists()]
+    for file in files:
+        if file.exists() and any(file.samefile(path) for path in written):
+            raise click.UsageError(f"--output {output} would overwrite an input: {file}")
+
+
+def _processor(device: torch.device) -> str:
+    # Others add up in another order, and round otherwise.
+    import torch
+
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
 
 
 class _Run:
@@ -168,6 +186,7 @@ class _Run:
 
         import torch
 
+        from xlm.scoring.corpus import check_same
         from xlm.scoring.resumable import ResumableFile
 
         named = ("by", "form", "column", "input_format", "batch_size", "batch_tokens", "read_ahead")
@@ -176,13 +195,16 @@ class _Run:
             "signature": str(made_with),
             **asdict(made_with),
             **{name: options[name] for name in named},
+            "processor": _processor(self._scorer.model.device),
             "columns": list(self._table.columns),
             "inputs": self._corpus.sizes,
         }
         file = ResumableFile(
             output, identity=identity, threads=torch.get_num_threads(), resume=bool(self._options["resume"])
         )
+        self.problems = file.problems
         if file.complete:
+            check_same(self._corpus, done=file.rows, digest=file.digest)
             click.echo(f"{output} is complete already", err=True)
             return
         if file.threads != torch.get_num_threads():
@@ -201,7 +223,7 @@ class _Run:
         if not file.size:
             file.append(self._table.header.encode(), rows=0, digest="")
         for window in self._windows(done=file.rows, digest=file.digest):
-            file.append(window.data, rows=window.rows, digest=window.digest)
+            file.append(window.data, rows=window.rows, digest=window.digest, problems=window.problems)
 
     def _windows(self, *, done: int, digest: str) -> Iterator[ScoredWindow]:
         from xlm.scoring.corpus import score_rows

@@ -36,8 +36,11 @@ def target_logprobs(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 _BLOCK_ELEMENTS = 12_000_000
-"""Logits that are held at a time: 48 MB in float32. From about 100 rows on, the product is as fast as an unlimited one:
-reading the weights once a block then costs nothing beside the multiplying."""
+"""Logits that are held at a time: 48 MB in float32, twice that with entropies. From about 100 rows on, the product is
+as fast as an unlimited one: reading the weights once a block then costs nothing beside the multiplying."""
+
+_WIDENED_ROWS = 4096
+"""Rows of half-precision weights that are held in float32 at a time on a CPU: 16 MB for a model of width 1,024."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -122,24 +125,41 @@ class LinearHead(nn.Module):
     def logit_blocks(self, hidden_ND: Tensor, word_embeddings_VD: Tensor, rows: int) -> Iterator[tuple[int, Tensor]]:
         """Yields the first position and the logits of each block of positions.
 
-        The logits are (R, V), R at most ``rows``, in float32 or wider, and overwritten with the next block.
+        The logits are (R, V), R at most ``rows``, in float32 or wider, and overwritten with the next block. Those of
+        half precision are summed and kept in float32: rounded, many words would share one score, and one rank.
         """
-        weight_DV = (word_embeddings_VD if self.weight is None else self.weight).T
-        logits_RV = hidden_ND.new_empty(rows, weight_DV.shape[1])
-        wide_RV = at_least_float32(logits_RV)  # the same tensor, unless it is of half precision
+        weight_VD = word_embeddings_VD if self.weight is None else self.weight
+        wide = torch.promote_types(hidden_ND.dtype, torch.float32)
+        logits_RV = hidden_ND.new_empty(rows, len(weight_VD), dtype=wide)
         for start in range(0, len(hidden_ND), rows or 1):
             block_RD = hidden_ND[start : start + rows]
-            R = len(block_RD)
-            torch.addmm(self.bias, block_RD, weight_DV, out=logits_RV[:R])
-            if wide_RV is not logits_RV:
-                wide_RV[:R] = logits_RV[:R]
-            yield start, wide_RV[:R]
+            out_RV = logits_RV[: len(block_RD)]
+            if block_RD.dtype == wide:
+                torch.addmm(self.bias, block_RD, weight_VD.T, out=out_RV)
+            else:
+                _wide_logits(block_RD, weight_VD, self.bias, out_RV)
+            yield start, out_RV
 
     def loss(self, logits_BTV: Tensor, hidden_BTD: Tensor, labels_BT: Tensor) -> Tensor:
         """Mean negative log-probability of the labels that count, in nats; a scalar in float32 or wider."""
         counted_BT = labels_BT != IGNORED_LABEL
         logprobs_BT = target_logprobs(logits_BTV, labels_BT.masked_fill(~counted_BT, 0))
         return -logprobs_BT[counted_BT].mean()
+
+
+def _wide_logits(hidden_RD: Tensor, weight_VD: Tensor, bias_V: Tensor, out_RV: Tensor) -> None:
+    """Writes the logits of half-precision hidden states and weights to ``out_RV``, which is float32."""
+    if hidden_RD.device.type != "cpu":
+        if hasattr(torch.ops.aten.mm, "dtype_out"):  # from torch 2.8
+            torch.ops.aten.mm.dtype_out(hidden_RD, weight_VD.T, out_RV.dtype, out=out_RV)
+            out_RV += bias_V
+        else:
+            out_RV.copy_(torch.addmm(bias_V, hidden_RD, weight_VD.T))
+        return
+    wide_RD = hidden_RD.float()
+    for first in range(0, len(weight_VD), _WIDENED_ROWS):
+        some = slice(first, first + _WIDENED_ROWS)
+        torch.addmm(bias_V[some].float(), wide_RD, weight_VD[some].float().T, out=out_RV[:, some])
 
 
 class AdaptiveHead(nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -59,20 +60,8 @@ def score_rows(
         InputError: The rows that are left out are not those of the other run.
         LanguageError: A language that the tokenizer does not have, or that cannot be divided into words.
     """
-    seen = hashlib.blake2b()
     source = iter(rows)
-    skipped = 0
-    for row in islice(source, done):
-        seen.update(_identity(row))
-        skipped += 1
-    if done and (skipped < done or seen.hexdigest() != digest):
-        raise InputError(
-            "the input is not that of the run that was cut off",
-            where=f"the first {done:,} rows",
-            found=f"{skipped:,} rows" if skipped < done else "other texts",
-            expected="the same rows as then",
-            remedy="start again, without what the other run left",
-        )
+    seen = _skipped(source, done=done, digest=digest)
     for window in read_ahead(source, lambda row: len(row.text or ""), most=read_at_once):
         for row in window:
             seen.update(_identity(row))
@@ -81,7 +70,7 @@ def score_rows(
         lines: list[str] = []
         problems = tokens = 0
         for row in window:
-            result = None if row.text is None else next(results)
+            result = None if row.text is None else _finite(next(results))
             lines += table.lines(row, result)
             if isinstance(result, SentenceScore):
                 tokens += len(result.tokens)
@@ -94,6 +83,53 @@ def score_rows(
             tokens=tokens,
             digest=seen.hexdigest(),
         )
+
+
+def check_same(rows: Iterable[Row], *, done: int, digest: str) -> None:
+    """Reads all rows, to see that they are those of a run that is finished.
+
+    Args:
+        rows: The input.
+        done: How many rows that run had.
+        digest: What its last window had for ``digest``.
+
+    Raises:
+        InputError: They are others, fewer or more.
+    """
+    source = iter(rows)
+    _skipped(source, done=done, digest=digest)
+    more = sum(1 for _ in source)
+    if more:
+        raise _other_input(done, found=f"{done + more:,} rows")
+
+
+def _skipped(rows: Iterator[Row], *, done: int, digest: str) -> hashlib.blake2b:
+    seen = hashlib.blake2b()
+    skipped = 0
+    for row in islice(rows, done):
+        seen.update(_identity(row))
+        skipped += 1
+    if skipped < done:
+        raise _other_input(done, found=f"{skipped:,} rows")
+    if done and seen.hexdigest() != digest:
+        raise _other_input(done, found="other texts")
+    return seen
+
+
+def _other_input(done: int, *, found: str) -> InputError:
+    return InputError(
+        "the input is not that of the run that is to be resumed",
+        where=f"its {done:,} rows",
+        found=found,
+        expected="the same rows as then",
+        remedy="start again without --resume, after removing what the other run left unfinished",
+    )
+
+
+def _finite(result: SentenceScore | InputError) -> SentenceScore | InputError:
+    if isinstance(result, SentenceScore) and not all(map(math.isfinite, (*result.logprobs, *(result.entropies or ())))):
+        return InputError("the scores are not finite")
+    return result
 
 
 def _identity(row: Row) -> bytes:

@@ -137,6 +137,10 @@ def perplexity(
         raise InputError("no such protocol", where="protocol", found=repr(protocol), expected=" or ".join(PROTOCOLS))
     if protocol == "stream":
         window = _checked_window(window, model.config.max_position_embeddings)
+        if stride is not None:
+            raise InputError(
+                "the windows of the stream do not overlap", where="stride", found=stride, expected="protocol='sentence'"
+            )
     elif window is not None:
         raise InputError("sentences have no window", where="window", found=window, expected="protocol='stream'")
     corpora = texts if isinstance(texts, Mapping) else {lang or "": texts}
@@ -144,11 +148,18 @@ def perplexity(
         raise InputError(
             "there is no corpus", where="texts", found="an empty mapping", expected="at least one language"
         )
-    found = []
-    for language, corpus in corpora.items():
-        scorer = Scorer(
+    # All of them before any text is read: a mistake in the last shows at once.
+    scorers = {
+        language: Scorer(
             model, tokenizer, lang=language, batch_size=batch_size, batch_tokens=batch_tokens, stride=stride
         )
+        for language in corpora
+    }
+    for language, scorer in scorers.items():
+        scorer.encode("", where=f"texts[{language!r}]")
+    found = []
+    for language, corpus in corpora.items():
+        scorer = scorers[language]
         counted = _Counted(corpus)
         if window is None:
             nats, tokens = _of_sentences(scorer, counted)
@@ -189,14 +200,15 @@ class _Counted:
 
 
 def _of_sentences(scorer: Scorer, corpus: _Counted) -> tuple[float, int]:
-    nats, tokens = 0.0, 0
+    sums = array("d")  # summed up at last: a running sum of millions would lose digits
+    tokens = 0
     for texts in corpus.windows():
         for result in scorer.score_window(texts, first=corpus.texts):
             if isinstance(result, InputError):
                 raise result
-            nats -= math.fsum(result.logprobs)
+            sums.append(result.logprob)
             tokens += len(result.logprobs)
-    return nats, tokens
+    return 0.0 - math.fsum(sums), tokens
 
 
 def _of_stream(scorer: Scorer, corpus: _Counted, window: int) -> tuple[float, int]:
@@ -210,7 +222,7 @@ def _of_stream(scorer: Scorer, corpus: _Counted, window: int) -> tuple[float, in
     count = -(-len(stream) // window)
     padding = array("i", [end]) * (count * window - len(stream) + 1)
     stream = padding + stream
-    nats = 0.0
+    sums = array("d")
     with evaluating(scorer.model), torch.inference_mode():
         for start in range(0, count, _WINDOWS_AT_ONCE):
             windows = [
@@ -218,8 +230,8 @@ def _of_stream(scorer: Scorer, corpus: _Counted, window: int) -> tuple[float, in
                 for i in range(start, min(start + _WINDOWS_AT_ONCE, count))
             ]
             scores = score_sequences(scorer.model, windows, scorer.language, **scorer.batching)
-            nats -= math.fsum(logprob for scored in scores for logprob in scored.logprobs)
-    return nats, count * (window - 1)
+            sums.extend(math.fsum(scored.logprobs) for scored in scores)
+    return 0.0 - math.fsum(sums), count * (window - 1)
 
 
 def _checked_window(window: int | None, positions: int) -> int:

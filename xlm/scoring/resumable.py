@@ -1,78 +1,129 @@
 """An output file that a killed run leaves in a state from which the same run can go on.
 
-While it is written the file is called ``NAME.part``. ``NAME.part.json`` says what the run is (``identity``) and up to
-where everything is on disk: how many input rows are done and how many bytes they took. It is replaced as a whole after
-each window of rows, so that whatever stands behind that many bytes is of an unfinished window and is cut off.
+While it is written the file is called ``NAME.part``, and locked. ``NAME.part.json`` says what the run is (``identity``)
+and up to where everything is on disk: how many input rows are done and how many bytes they took. It is replaced as a
+whole after each window of rows, so that whatever stands behind that many bytes is of an unfinished window and is cut
+off. Beside the finished file, ``NAME.meta.json`` says the same of all of it.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from xlm._atomic import replacing, write_error, write_text
-from xlm.errors import InputError, WriteError
+from xlm._atomic import write_error
+from xlm.errors import InputError, WriteError, XLMError
+
+if sys.platform != "win32":  # where nothing keeps two runs apart
+    import fcntl
+
+_SUFFIXES = ("", ".part", ".part.json", ".part.tmp", ".meta.json")
 
 
 class ResumableFile:
     """Output that grows by whole windows of rows and takes its name when it is complete.
 
     Args:
-        target: The file to make or to replace; its directory must exist.
+        target: The file to make or to replace; its directory must exist. Links are followed.
         identity: What the run is: a run with another one must not go on with this file. JSON values.
+        threads: Threads that this run computes with.
         resume: Go on where a run of the same identity stopped; start when there is none.
 
     Attributes:
         rows: Input rows that are done.
+        problems: How many of them could not be scored.
         size: Bytes that they took, with whatever stands before them.
         digest: What the last ``append`` gave: identifies the rows that are done.
-        complete: Whether nothing is left to do.
+        complete: Whether the file is finished; whether it is of the same input is for the caller to check.
         threads: Threads of the run that began the file; other numbers of threads can round otherwise.
 
     Raises:
-        InputError: The unfinished file is of a run with another identity.
-        WriteError: An unfinished file is there and is not to be resumed, or the files could not be written.
+        InputError: The unfinished file is of a run with another identity, or a file is not as it was left.
+        WriteError: An unfinished file is there and is not to be resumed, another run is writing it, the target is no
+            regular file, or the files could not be written.
     """
 
     def __init__(self, target: Path, *, identity: Mapping[str, Any], threads: int, resume: bool) -> None:
-        self.target = target
-        self._part = target.with_name(target.name + ".part")
-        self._state_file = target.with_name(target.name + ".part.json")
-        self._meta_file = target.with_name(target.name + ".meta.json")
+        self.target = real_target(target)
+        _, self._part, self._state_file, self._temporary, self._meta_file = written_beside(self.target)
         self._identity: dict[str, Any] = json.loads(json.dumps(dict(identity)))
-        self.rows, self.size, self.digest = 0, 0, ""
-        self.complete = False
+        self.rows, self.problems, self.size, self.digest = 0, 0, 0, ""
         self.threads = threads
-        unfinished = self._state_file.exists() or self._part.exists()
-        if unfinished and not (resume and self._state_file.exists()):
+        self.complete = False
+        self._file: BinaryIO | None = None
+        try:
+            if resume and not self._part.exists() and not self._state_file.exists() and self._is_done():
+                self.complete = True
+            else:
+                self._open(resume=resume)
+        except BaseException as error:
+            self.close()
+            if isinstance(error, OSError) and not isinstance(error, XLMError):
+                raise write_error(self._part, error) from error
+            raise
+
+    def _open(self, *, resume: bool) -> None:
+        made = not self._part.exists()
+        self._file = self._part.open("a+b")
+        self._lock()
+        try:
+            self._begin(resume=resume)
+        except Exception:
+            if made:
+                self._part.unlink()
+            raise
+
+    def _begin(self, *, resume: bool) -> None:
+        assert self._file is not None
+        length = self._part.stat().st_size
+        started = self._state_file.exists()
+        # An empty file without a state is what a run leaves that is killed at once.
+        if (started or length) and not (resume and started):
             raise WriteError(
                 "an unfinished file is in the way",
                 where=self._part,
-                found="the output of a run that was cut off" if self._state_file.exists() else "a file of that name",
-                remedy="go on with it (--resume), or remove it and its .part.json",
+                found="the output of a run that was cut off" if started else "a file of that name",
+                remedy="go on with it (--resume), or remove it and its .part.json"
+                if started
+                else "remove it, or write somewhere else",
             )
-        if unfinished:
-            self._take_up()
-        elif resume and self._is_done():
-            self.complete = True
+        if started:
+            self._take_up(length)
         else:
-            self._save_state(finished=False)
-        if not self.complete:
-            try:
-                self._file = self._part.open("r+b" if self._part.exists() else "wb")
-                self._file.truncate(self.size)
-                self._file.seek(self.size)
-            except OSError as error:
-                raise write_error(self._part, error) from error
+            self._save_state()
+        if self.complete:
+            self._part.unlink()
+            self._state_file.unlink()
+            self.close()
+        else:
+            self._file.truncate(self.size)
 
-    def _take_up(self) -> None:
+    def _lock(self) -> None:
+        if sys.platform == "win32" or self._file is None:
+            return
+        busy = WriteError(
+            "another run is writing this file", where=self._part, remedy="wait for it, or write somewhere else"
+        )
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise busy from error
+        except OSError:
+            return  # a file system without locks
+        # The other run can have ended, and moved the file away, between our opening and our locking it.
+        if not self._part.exists() or not os.path.samestat(os.fstat(self._file.fileno()), self._part.stat()):
+            raise busy
+
+    def _take_up(self, length: int) -> None:
         try:
             state = json.loads(self._state_file.read_text(encoding="utf-8"))
-            identity, finished = dict(state["identity"]), state["finished"]
-            self.rows, self.size = int(state["rows"]), int(state["bytes"])
+            identity, final_size = dict(state["identity"]), state["final_bytes"]
+            self.rows, self.problems, self.size = int(state["rows"]), int(state["problems"]), int(state["bytes"])
             self.digest, self.threads = str(state["digest"]), int(state["threads"])
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(
@@ -92,9 +143,10 @@ class ResumableFile:
                 expected="; ".join(f"{key}: {self._identity.get(key)}" for key in differing),
                 remedy="resume with the same model, inputs and options, or remove this file and the .part beside it",
             )
-        length = self._part.stat().st_size if self._part.exists() else 0
-        if finished and not self._part.exists():
-            self._state_file.unlink()  # it was cut off after everything else
+        if final_size is not None and not length and (self.size or self._target_size() == final_size):
+            # It was cut off after the move.
+            self._check_target(final_size)
+            self._write_meta(final_size)
             self.complete = True
         elif length < self.size:
             raise InputError(
@@ -108,21 +160,44 @@ class ResumableFile:
     def _is_done(self) -> bool:
         try:
             meta = json.loads(self._meta_file.read_text(encoding="utf-8"))
-            return self.target.exists() and meta == {**self._identity, "rows": meta["rows"]}
-        except (OSError, ValueError, KeyError, TypeError):
+            of_run = {name: meta.pop(name) for name in ("rows", "problems", "threads", "bytes", "digest")}
+            rows, problems, threads, size = (int(of_run[name]) for name in ("rows", "problems", "threads", "bytes"))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return False
+        if meta != self._identity or not self.target.exists():
+            return False
+        self._check_target(size)
+        self.rows, self.problems, self.threads, self.size = rows, problems, threads, size
+        self.digest = str(of_run["digest"])
+        return True
 
-    def append(self, data: bytes, *, rows: int, digest: str) -> None:
+    def _target_size(self) -> int | None:
+        return self.target.stat().st_size if self.target.exists() else None
+
+    def _check_target(self, size: int) -> None:
+        found = self._target_size()
+        if found != size:
+            raise InputError(
+                "the finished file is not what the run wrote",
+                where=self.target,
+                found="no such file" if found is None else f"{found:,} bytes",
+                expected=f"{size:,} bytes",
+                remedy="remove its .part.json if there is one, and start again without --resume",
+            )
+
+    def append(self, data: bytes, *, rows: int, digest: str, problems: int = 0) -> None:
         """Writes the output of some more rows, and notes that they are done once it is on disk.
 
         Args:
             data: The output of whole rows; may be empty.
             rows: How many input rows it is of.
             digest: Identifies all rows up to here.
+            problems: How many of the rows could not be scored.
 
         Raises:
             WriteError: The files could not be written.
         """
+        assert self._file is not None
         try:
             self._file.write(data)
             self._file.flush()
@@ -130,9 +205,10 @@ class ResumableFile:
         except OSError as error:
             raise write_error(self._part, error) from error
         self.rows += rows
+        self.problems += problems
         self.size += len(data)
         self.digest = digest
-        self._save_state(finished=False)
+        self._save_state()
 
     def finish(self, *, convert: Callable[[Path, Path], None] | None = None) -> None:
         """Gives the file its name.
@@ -143,33 +219,92 @@ class ResumableFile:
         Raises:
             WriteError: The files could not be written.
         """
-        self._file.close()
-        if convert is not None:
-            with replacing(self.target) as temporary:
-                convert(self._part, temporary)
-        self._save_state(finished=True)
-        write_text(self._meta_file, json.dumps({**self._identity, "rows": self.rows}, indent=1) + "\n")
+        if sys.platform == "win32":
+            self.close()  # Windows moves no open file; elsewhere the lock is held to the end
         try:
             if convert is None:
+                self._save_state(final_size=self.size)
                 self._part.replace(self.target)
+                self._write_meta(self.size)
             else:
+                self._replace(self.target, lambda temporary: convert(self._part, temporary))
+                final_size = self.target.stat().st_size
+                self._save_state(final_size=final_size)
+                self._write_meta(final_size)
                 self._part.unlink()
             self._state_file.unlink()
+        except XLMError:
+            raise
         except OSError as error:
             raise write_error(self.target, error) from error
+        finally:
+            self.close()
 
     def close(self) -> None:
         """Leaves everything as it is, to be resumed."""
-        if not self.complete:
+        if self._file is not None:
             self._file.close()
 
-    def _save_state(self, *, finished: bool) -> None:
-        state = {
-            "identity": self._identity,
-            "rows": self.rows,
-            "bytes": self.size,
-            "digest": self.digest,
-            "threads": self.threads,
-            "finished": finished,
-        }
-        write_text(self._state_file, json.dumps(state, indent=1) + "\n")
+    def _save_state(self, *, final_size: int | None = None) -> None:
+        self._write_json(
+            self._state_file,
+            {"identity": self._identity, **self._of_run(), "bytes": self.size, "final_bytes": final_size},
+        )
+
+    def _write_meta(self, final_size: int) -> None:
+        self._write_json(self._meta_file, {**self._identity, **self._of_run(), "bytes": final_size})
+
+    def _of_run(self) -> dict[str, Any]:
+        return {"rows": self.rows, "problems": self.problems, "digest": self.digest, "threads": self.threads}
+
+    def _write_json(self, path: Path, values: Mapping[str, Any]) -> None:
+        data = (json.dumps(values, indent=1) + "\n").encode("utf-8")
+        self._replace(path, lambda temporary: _write_bytes(temporary, data))
+
+    def _replace(self, path: Path, write: Callable[[Path], None]) -> None:
+        # One name, which the lock makes ours, so that a killed run's leftover is overwritten and not one more file.
+        try:
+            self._temporary.unlink(missing_ok=True)
+            write(self._temporary)
+            with self._temporary.open("r+b") as file:
+                os.fsync(file.fileno())
+            self._temporary.replace(path)
+        except XLMError:
+            raise
+        except OSError as error:
+            with suppress(OSError):
+                self._temporary.unlink()
+            raise write_error(path, error) from error
+
+
+def real_target(target: Path) -> Path:
+    """Where an output file really goes, links followed.
+
+    Raises:
+        WriteError: Something that is no regular file has that name, or no file can.
+    """
+    target = Path(os.path.realpath(target))
+    try:
+        if target.exists() and not target.is_file():
+            raise WriteError(
+                "the output is no regular file, which alone can be replaced and resumed",
+                where=target,
+                remedy="without --output, results go to standard output",
+            )
+        for path in written_beside(target):
+            path.exists()  # raises for a name that is too long
+    except WriteError:
+        raise
+    except OSError as error:
+        raise write_error(target, error) from error
+    return target
+
+
+def written_beside(target: Path) -> list[Path]:
+    """Every file that is written for a target: itself, its unfinished form, state, temporary file and description."""
+    return [target.with_name(target.name + suffix) for suffix in _SUFFIXES]
+
+
+def _write_bytes(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import gzip
 import io
 import json
+import os
 import sys
 import zlib
 from collections.abc import Iterable, Iterator
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from xlm.errors import DependencyError, InputError
+from xlm.scoring.csv_records import csv_records
 
 FORMATS = ("text", "jsonl", "csv", "tsv", "parquet")
 _SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
@@ -24,10 +25,10 @@ _STDIN = Path("-")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    """One row of an input file.
+    r"""One row of an input file.
 
     Attributes:
-        file: The file's name as it was given; ``-`` for standard input.
+        file: The file's name as it was given, bytes of it that are not UTF-8 as ``\xff``; ``-`` for standard input.
         number: From 1 in its file; a header is not counted. In CSV a row can span several lines.
         text: Its text; ``None`` when it has none that can be read.
         problem: Then why not, else ``None``.
@@ -43,8 +44,9 @@ class Corpus:
     """The rows of several files, one after the other.
 
     A file that ends in ``.gz`` is decompressed. Text is split at line feeds only; JSON lines are one object a line;
-    CSV has a header and may quote; TSV has a header, is split at tabs and line ends and never quotes; Parquet needs
-    pyarrow. All text is UTF-8; a byte order mark at the start of a file is dropped.
+    CSV has a header and may quote, and a quoted cell may hold line ends (see ``csv_records``); TSV has a header, is
+    split at tabs and line ends and never quotes; Parquet needs pyarrow. All text is UTF-8; a byte order mark at the
+    start of a file is dropped. Each iteration reads the files anew, standard input only once.
 
     Args:
         files: Paths; ``-`` is standard input.
@@ -66,10 +68,7 @@ class Corpus:
         self.files = tuple(files)
         self.damaged: list[str] = []
         """Files that end before their time, as far as they were read."""
-        self._forms = [
-            form or _SUFFIXES.get(path.with_suffix("").suffix if _zipped(path) else path.suffix, "text")
-            for path in self.files
-        ]
+        self._forms = [form or _form_of(path) for path in self.files]
         self._column = column or "text"
         self._done = 0  # bytes, or rows of Parquet
         self._at: Any = None  # says how far the open file is read
@@ -89,29 +88,35 @@ class Corpus:
 
     @property
     def sizes(self) -> list[tuple[str, int]]:
-        """Each file's name and its bytes; 0 for standard input."""
-        return [(str(path), 0 if path == _STDIN else path.stat().st_size) for path in self.files]
+        """Each file's name and its bytes; 0 for standard input and for a file that is gone."""
+        return [(_name(path), _size(path)) for path in self.files]
 
     def bytes_read(self) -> int:
-        """How far the files are read, in bytes on disk; for Parquet a file at a time."""
+        """How far the files are read, in bytes on disk; for Parquet by its share of rows."""
         return self._done + (self._at() if self._at is not None else 0)
 
     def __iter__(self) -> Iterator[Row]:
+        self.damaged.clear()
+        self._done, self._at = 0, None
         for path, kind in zip(self.files, self._forms, strict=True):
-            name, number = str(path), 0
+            name, number, problem = _name(path), 0, None
             try:
-                for number, (text, problem) in enumerate(self._texts(path, kind), start=1):
-                    yield Row(file=name, number=number, text=text, problem=problem)
+                for number, (text, wrong) in enumerate(self._texts(path, kind), start=1):
+                    yield Row(file=name, number=number, text=text, problem=wrong)
+            except FileNotFoundError:
+                problem = "the file is gone"
             except (EOFError, zlib.error, OSError) as error:
                 # What a cut or damaged file or a failing disk raises on the way.
-                self.damaged.append(name)
-                yield Row(file=name, number=number + 1, problem=f"the file is damaged from here on: {error}")
+                problem = f"the file is damaged from here on: {error}"
             self._at = None
-            self._done += 0 if path == _STDIN else path.stat().st_size
+            self._done += _size(path)
+            if problem is not None:
+                self.damaged.append(name)
+                yield Row(file=name, number=number + 1, problem=problem)
 
     def _texts(self, path: Path, kind: str) -> Iterator[tuple[str | None, str | None]]:
         if kind == "parquet":
-            yield from _parquet(path, self._column)
+            yield from self._of_parquet(path)
             return
         if path == _STDIN:
             yield from self._parsed(sys.stdin.buffer, kind)
@@ -123,6 +128,13 @@ class Corpus:
                     yield from self._parsed(io.BufferedReader(unzipped), kind)
             else:
                 yield from self._parsed(file, kind)
+
+    def _of_parquet(self, path: Path) -> Iterator[tuple[str | None, str | None]]:
+        size, share = _size(path), 0.0
+        self._at = lambda: int(size * share)
+        for done, (total, text, problem) in enumerate(_parquet(path, self._column), start=1):
+            share = done / total
+            yield text, problem
 
     def _parsed(self, file: BinaryIO | io.BufferedReader, kind: str) -> Iterator[tuple[str | None, str | None]]:
         lines = _lines(file)
@@ -140,7 +152,23 @@ class Corpus:
 
 
 def _zipped(path: Path) -> bool:
-    return path.suffix == ".gz"
+    return path.suffix.lower() == ".gz"
+
+
+def _form_of(path: Path) -> str:
+    suffix = path.with_suffix("").suffix if _zipped(path) else path.suffix
+    return _SUFFIXES.get(suffix.lower(), "text")
+
+
+def _name(path: Path) -> str:
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def _size(path: Path) -> int:
+    try:
+        return 0 if path == _STDIN else path.stat().st_size
+    except OSError:
+        return 0
 
 
 def _lines(file: BinaryIO | io.BufferedReader) -> Iterator[bytes]:
@@ -155,13 +183,13 @@ def _lines(file: BinaryIO | io.BufferedReader) -> Iterator[bytes]:
         first = False
 
 
-def _decoded(line: bytes) -> tuple[str | None, str | None]:
-    if len(line) > _LONGEST_ROW:
-        return None, f"the line is longer than {_LONGEST_ROW:,} bytes"
+def _decoded(data: bytes, *, name: str = "the line") -> tuple[str | None, str | None]:
+    if len(data) > _LONGEST_ROW:
+        return None, f"{name} is longer than {_LONGEST_ROW:,} bytes"
     try:
-        return line.decode("utf-8"), None
+        return data.decode("utf-8"), None
     except UnicodeDecodeError as error:
-        return None, f"not UTF-8: byte 0x{line[error.start]:02x} at byte {error.start + 1} of the line"
+        return None, f"not UTF-8: byte 0x{data[error.start]:02x} at byte {error.start + 1} of {name}"
 
 
 def _of_json(line: str, column: str) -> tuple[str | None, str | None]:
@@ -190,24 +218,15 @@ def _checked(value: object, column: str) -> tuple[str | None, str | None]:
 
 
 def _csv(lines: Iterator[bytes], column: str) -> Iterator[tuple[str | None, str | None]]:
-    # The module's own limit is of the process, and 128 KiB, which real texts exceed.
-    csv.field_size_limit(max(csv.field_size_limit(), _LONGEST_ROW))
-    # Bytes that are not UTF-8 pass as what _cell refuses, so that they cost one row and not the file. Strict: a quote
-    # that is never closed must not make one text of the rest of the file.
-    reader = csv.reader((line.decode("utf-8", "surrogateescape") + "\n" for line in lines), strict=True)
-    header: list[str] | None = None
-    while True:
-        try:
-            row = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            yield None, f"not CSV: {error}"
-            continue
-        if header is None:
-            header = row
+    records = csv_records(lines, longest=_LONGEST_ROW)
+    header = next(records, None)
+    for record in records:
+        if isinstance(header, str):
+            yield None, f"the header is not CSV: {header.removeprefix('not CSV: ')}"
+        elif isinstance(record, str):
+            yield None, record
         else:
-            yield _cell(row, header, column)
+            yield _cell(record, header or [], column)
 
 
 def _tsv(lines: Iterator[bytes], column: str) -> Iterator[tuple[str | None, str | None]]:
@@ -216,6 +235,8 @@ def _tsv(lines: Iterator[bytes], column: str) -> Iterator[tuple[str | None, str 
         row = line.decode("utf-8", "surrogateescape").removesuffix("\r").split("\t")
         if header is None:
             header = row
+        elif len(line) > _LONGEST_ROW:
+            yield None, f"the row is longer than {_LONGEST_ROW:,} bytes"
         else:
             yield _cell(row, header, column)
 
@@ -226,27 +247,24 @@ def _cell(row: list[str], header: list[str], column: str) -> tuple[str | None, s
     place = header.index(column)
     if place >= len(row):
         return None, f"the row ends before the column {column!r}: {len(row)} of {len(header)} columns"
-    if len(row[place]) > _LONGEST_ROW:
-        return None, f"the row is longer than {_LONGEST_ROW:,} bytes"
-    text, problem = _decoded(row[place].encode("utf-8", "surrogateescape"))
-    return text, problem and problem.replace("of the line", f"of the column {column!r}")
+    return _decoded(row[place].encode("utf-8", "surrogateescape"), name=f"the column {column!r}")
 
 
-def _parquet(path: Path, column: str) -> Iterator[tuple[str | None, str | None]]:
+def _parquet(path: Path, column: str) -> Iterator[tuple[int, str | None, str | None]]:
     pyarrow, parquet = import_pyarrow()
     try:
         with parquet.ParquetFile(path) as file:
-            names = file.schema_arrow.names
+            names, total = file.schema_arrow.names, file.metadata.num_rows
             if column not in names:
-                for _ in range(file.metadata.num_rows):
-                    yield None, f"there is no column {column!r}; the file has {_listed(names)}"
+                for _ in range(total):
+                    yield total, None, f"there is no column {column!r}; the file has {_listed(names)}"
                 return
             for batch in file.iter_batches(batch_size=1024, columns=[column]):
                 for value in batch.column(0):
                     try:
-                        yield _checked(value.as_py(), column)
+                        yield total, *_checked(value.as_py(), column)
                     except UnicodeDecodeError as error:
-                        yield None, f"{column!r} is not UTF-8: byte {error.start + 1}"
+                        yield total, None, f"{column!r} is not UTF-8: byte {error.start + 1}"
     except pyarrow.ArrowException as error:
         raise OSError(str(error)) from error
 

@@ -45,8 +45,8 @@ def score(
 
     Each text is one sentence to the model: it is encoded with the tokenizer's special tokens at both ends, starts at
     position 0 and sees no other text. Texts of one length share a batch; what a text gets does not depend on the
-    others, up to the rounding of float32. The log-softmax is computed in float32, without dropout; each module of
-    the model is afterwards in the mode it was in before.
+    others, up to rounding in the type that the model computes in. The logits and the log-softmax are computed in
+    float32, without dropout; each module of the model is afterwards in the mode it was in before.
 
     Args:
         model: A causal model.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -60,7 +61,7 @@ class SentenceScore:
     @property
     def logprob(self) -> float:
         """Log-probability of the whole text in nats: the sum of ``logprobs``."""
-        return sum(self.logprobs)
+        return math.fsum(self.logprobs)
 
     @cached_property
     def words(self) -> tuple[WordScore, ...]:

@@ -16,7 +16,9 @@ _SHOWN_DIGITS = 12
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Signature:
-    """Everything that a log-probability depends on, but for the text.
+    """What a log-probability depends on, but for the text and for what changes its last digits only.
+
+    Those are the sizes of batches, what is read ahead, the number of threads and the processor or GPU.
 
     Attributes:
         model: SHA-256 of the weights as they are in memory, in hexadecimal: a ``.pth`` and the directory that was
@@ -97,6 +99,7 @@ def _architecture(model: XLMWithLMHeadModel) -> tuple[object, ...]:
         c.n_heads,
         c.gelu_activation,
         c.causal,
+        c.eos_token_id,  # stands between the texts of a stream
         c.layer_norm_eps,
         c.asm_cutoffs,
         c.use_lang_emb,

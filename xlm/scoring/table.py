@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ _COLUMNS = {
 _TEXTS = frozenset(("file", "text", "token", "status"))
 _NUMBERS = frozenset(("logprob", "bits", "entropy"))
 _ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
-_CONVERTED_AT_ONCE = 20_000
+_CONVERTED_AT_ONCE = 8_000_000  # bytes of lines; a few times as many are held
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,9 +42,11 @@ class Table:
         bits: Whether a column ``bits`` follows ``logprob``: the surprisal, ``-logprob / log 2``.
         ranks: Whether each token's rank follows.
         entropies: Whether the entropy of each token's prediction follows.
+        columns: The columns in order; ``status`` is the last.
 
     Raises:
         InputError: Ranks or entropies of anything but tokens.
+        DependencyError: Parquet, and pyarrow is not installed.
     """
 
     unit: str
@@ -54,19 +55,18 @@ class Table:
     bits: bool = False
     ranks: bool = False
     entropies: bool = False
+    columns: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         if self.unit != "token" and (self.ranks or self.entropies):
             raise InputError("only tokens have ranks and entropies", where="unit", found=self.unit, expected="token")
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """The columns in order; ``status`` is the last."""
+        if self.form == "parquet":
+            import_pyarrow()
         names = [*(["file"] if self.files else []), "line", *_COLUMNS[self.unit]]
         further = (("bits", self.bits), ("rank", self.ranks), ("entropy", self.entropies))
         place = names.index("logprob") + 1
         names[place:place] = [name for name, wanted in further if wanted]
-        return (*names, "status")
+        object.__setattr__(self, "columns", (*names, "status"))
 
     @property
     def header(self) -> str:
@@ -86,7 +86,7 @@ class Table:
             found = {**cell, **shared}
             logprob = cell.get("logprob")
             if self.bits and isinstance(logprob, float):
-                found["bits"] = -logprob / math.log(2)
+                found["bits"] = (0.0 - logprob) / math.log(2)
             yield self._line(found)
 
     def _line(self, cells: Mapping[str, Cell]) -> str:
@@ -95,10 +95,10 @@ class Table:
             return "\t".join(map(_tsv, values)) + "\n"
         if self.form == "jsonl":
             values = [round(value, 6) if isinstance(value, float) else value for value in values]
-        return json.dumps(dict(zip(self.columns, values, strict=True)), ensure_ascii=False) + "\n"
+        return json.dumps(dict(zip(self.columns, values, strict=True)), ensure_ascii=False, allow_nan=False) + "\n"
 
     def to_parquet(self, lines: Path, target: Path, *, metadata: Mapping[str, str]) -> None:
-        """Writes the lines that were made for Parquet as a Parquet file, some thousand at a time.
+        """Writes the lines that were made for Parquet as a Parquet file, some megabytes at a time.
 
         Args:
             lines: A file of what ``lines`` gave.
@@ -114,15 +114,16 @@ class Table:
             [(name, kinds.get(name, pyarrow.int64())) for name in self.columns], metadata=dict(metadata)
         )
         with lines.open("rb") as source, parquet.ParquetWriter(target, schema) as writer:
-            while some := [json.loads(line) for line in islice(source, _CONVERTED_AT_ONCE)]:
-                writer.write_batch(pyarrow.RecordBatch.from_pylist(some, schema=schema))
+            while lines_read := source.readlines(_CONVERTED_AT_ONCE):
+                cells = [json.loads(line) for line in lines_read]
+                writer.write_batch(pyarrow.RecordBatch.from_pylist(cells, schema=schema))
 
 
 def _status(row: Row, result: SentenceScore | InputError | None) -> str:
     if row.problem is not None:
         return f"error: {row.problem}"
     if isinstance(result, InputError):
-        return f"error: {result.what}: {result.found}"
+        return f"error: {result.what}" + ("" if result.found is None else f": {result.found}")
     assert result is not None
     if result.windows > 1:
         return f"long: {result.windows} windows"
