@@ -126,7 +126,7 @@ def _multiplies_int8() -> bool:
 def multiplies_bfloat16() -> bool:
     """Whether this processor has instructions that multiply bfloat16, and torch the library that uses them."""
     instructions = _processor_has("_is_avx512_bf16_supported") or _processor_has("_is_amx_tile_supported")
-    return instructions and torch.backends.mkldnn.is_available()
+    return instructions and bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
 
 
 def _processor_has(question: str) -> bool:
