@@ -105,6 +105,8 @@ def _allowed(package: str, path: str, found: Import) -> bool:
         return False  # optional: an import outside a function would make it a requirement
     if library == "torch" and package == "tokenizer":
         return bool(found.functions)  # for return_tensors="pt"; whoever only wants ids never waits for torch
+    if library == "typing_extensions":
+        return found.typing_only  # no dependency: mypy knows it without its being installed
     if package == "model" and found.functions:
         return False  # torch, at the head of the file
     return library in LIBRARIES.get(package, {library})

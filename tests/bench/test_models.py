@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import json
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from click.testing import CliRunner
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tests.demo_files import write_demo_files
+from xlm.bench import generation, limits
 from xlm.bench.forward import bench_forward, forward_operations
 from xlm.bench.generation import bench_generate
-from xlm.bench.limits import matrix_peak, reading_bandwidth
 from xlm.bench.plot import plot
 from xlm.bench.report import Bar, BenchReport, Figure
 from xlm.bench.scoring import bench_score
 from xlm.checkpoint.convert import convert
 from xlm.cli import xlm
+from xlm.errors import XLMError
 from xlm.model.config import XLMConfig
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -26,6 +33,7 @@ def _check(report: BenchReport) -> None:
     assert all(value >= 0 for figure in report.figures for value in figure.values)
     assert "transformers 5." in report.machine["versions"]
     assert "threads" in report.machine
+    assert report.bars
     for bar in report.bars:
         assert bar.holds, bar
 
@@ -42,7 +50,32 @@ def test_generate(tmp_path: Path, rows: int) -> None:
     pytest.importorskip("transformers")
     report = bench_generate(tmp_path, size="small", rounds=1, against="transformers", rows=rows, new_tokens=3)
     _check(report)
-    assert sum(figure.unit == "tokens/s" for figure in report.figures) == (4 if rows == 1 else 2)
+    speeds = [figure for figure in report.figures if figure.unit == "tokens/s"]
+    assert len(speeds) == (4 if rows == 1 else 2)
+    assert {len(figure.values) for figure in speeds} == {1}
+    limits = {bar.name: bar.limit for bar in report.bars}
+    said = f"of {rows * 3} tokens, those that transformers would not have chosen"
+    assert limits == {f"xlm float32: {said}": 0, f"xlm bfloat16: {said}": 0.05 * rows * 3}
+
+
+def test_the_first_round_of_generation_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([1000.0] * 3 + [0.5] * 6)
+    monkeypatch.setattr(generation, "seconds", lambda work: (next(times), work()))
+    monkeypatch.setattr(generation, "reading_bandwidth", lambda: 1.0)
+    report = bench_generate(tmp_path, size="small", rounds=2, against=None, rows=1, new_tokens=2)
+    speeds = [figure.values for figure in report.figures if figure.unit == "tokens/s"]
+    assert speeds == [(4.0, 4.0)] * 3
+
+
+def test_a_peer_that_stops_early_is_no_peer() -> None:
+    class Stops:
+        config = SimpleNamespace(pad_index=2)
+
+        def generate(self, input_ids: torch.Tensor, **_: object) -> torch.Tensor:
+            return input_ids
+
+    with pytest.raises(XLMError, match="did not produce"):
+        generation._theirs(Stops(), torch.tensor([[14, 15]]), torch.tensor([2]), 3)
 
 
 def test_score(tmp_path: Path) -> None:
@@ -73,10 +106,47 @@ def test_operations() -> None:
     assert forward_operations(config, 4, 5) == 2 * (4 * 5 * per_token + 4 * attention)
 
 
-def test_limits() -> None:
-    """A processor of any kind does more than a thousandth of what one of today does."""
-    assert matrix_peak(torch.float32) > 0.1
-    assert reading_bandwidth() > 0.05
+@pytest.mark.parametrize(
+    ("dtype", "native", "rows"),
+    [
+        (torch.float32, False, 2048),
+        (torch.bfloat16, True, 2048),
+        (torch.bfloat16, False, 256),
+        (torch.float16, True, 256),
+    ],
+    ids=str,
+)
+def test_limits(dtype: torch.dtype, native: bool, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Had each taken half a second: two operations a product of numbers, four bytes a number."""
+    shapes = []
+
+    def half_a_second(work: Callable[[], torch.Tensor]) -> float:
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            shapes.append(tuple(work().shape))
+        return 0.5
+
+    monkeypatch.setattr(limits, "fastest", half_a_second)
+    monkeypatch.setattr(limits, "multiplies_bfloat16", lambda: native)
+    assert limits.matrix_peak(dtype) == pytest.approx(2 * rows * 2048**2 / 0.5 / 1e9)
+    assert shapes == [(rows, 2048)]
+    assert limits.reading_bandwidth() == pytest.approx(4 * 2**26 / 0.5 / 1e9)
+
+
+def test_the_fastest_run_counts_and_the_first_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 3.0, 10.0, 12.0, 20.0, 24.0, 30.0, 35.0, 40.0, 46.0])
+    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
+    runs: list[None] = []
+    assert limits.fastest(lambda: runs.append(None)) == 2.0
+    assert len(runs) == 6
+
+
+def test_report_as_json(tmp_path: Path) -> None:
+    bars = (Bar(name="a", value=1.0, limit=2.0), Bar(name="b", value=3.0, limit=2.0))
+    figures = (Figure(name="f", unit="s", values=(1.0,)),)
+    BenchReport(title="t", machine={}, figures=figures, bars=bars, command="xlm bench x").write(tmp_path / "r.json")
+    found = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))
+    assert [bar["holds"] for bar in found["bars"]] == [True, False]
+    assert found["command"] == "xlm bench x"
 
 
 def test_bars_on_either_side() -> None:
@@ -96,8 +166,12 @@ def test_plot(tmp_path: Path) -> None:
 def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("XLM_REFERENCE", raising=False)
     monkeypatch.chdir(tmp_path)
-    result = CliRunner().invoke(xlm, ["bench", "generate", "--size", "small", "--rounds", "1", "--new-tokens", "2"])
+    arguments = ["bench", "generate", "--size", "small", "--rounds", "1", "--new-tokens", "2", "--json", "r.json"]
+    monkeypatch.setattr(sys, "argv", ["/somewhere/xlm", *arguments])
+    result = CliRunner().invoke(xlm, arguments)
     assert result.exit_code == 0, result.output
+    written = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))
+    assert written["command"] == "xlm bench generate --size small --rounds 1 --new-tokens 2 --json r.json"
     assert "reading memory" in result.stdout
     missing = CliRunner().invoke(xlm, ["bench", "score", "--size", "small"])
     assert missing.exit_code == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import torch
 from tests.cli.conftest import Invoke
 from tests.demo_files import demo_maker
 from xlm.cli._continued import ContinuedText
+from xlm.cli.generate import _batches, _Prompt
+from xlm.errors import LanguageError
 from xlm.model.decoding.options import derived_seed
 from xlm.model.decoding.result import Continuation
 from xlm.model.lm import XLMWithLMHeadModel
@@ -71,17 +74,16 @@ def test_every_prompt_as_if_alone(
     batch_size: int,
 ) -> None:
     text = "".join(f"{prompt}\n" for prompt in PROMPTS)
-    result = invoke(
-        "generate", *model, "--format", "jsonl", "--seed", 7, "--batch-size", batch_size, *arguments, input=text
-    )
+    seed = ("--seed", 7) if options.get("do_sample") else ()
+    result = invoke("generate", *model, "--format", "jsonl", *seed, "--batch-size", batch_size, *arguments, input=text)
     assert result.exit_code == 0, result.stderr
     rows = [json.loads(line) for line in result.stdout.splitlines()]
     n = options.get("num_return_sequences", 1)
     assert len(rows) == len(PROMPTS) * n
     for number, prompt in enumerate(PROMPTS):
         seeds = [7 if row == 0 else derived_seed(7, row) for row in range(number * n, number * n + n)]
-        expected = expected_for(network, tokenizer, prompt, seed=seeds, **options)
-        for row, found, seed in zip(rows[number * n : number * n + n], expected, seeds, strict=True):
+        expected = expected_for(network, tokenizer, prompt, **options, **({"seed": seeds} if seed else {}))
+        for row, found, row_seed in zip(rows[number * n : number * n + n], expected, seeds, strict=True):
             assert row == {
                 "line": number + 1,
                 "prompt": prompt,
@@ -91,7 +93,7 @@ def test_every_prompt_as_if_alone(
                 "logprobs": pytest.approx(found.logprobs, abs=1e-5),
                 "logprob": pytest.approx(found.logprob, abs=1e-4),  # up to 64 of them
                 "stop": found.stop,
-                "seed": seed if options.get("do_sample") else None,
+                "seed": row_seed if seed else None,
                 "score": None if found.score is None else pytest.approx(found.score, abs=1e-5),
             }
             assert row["text"].startswith(prompt)
@@ -155,6 +157,8 @@ def test_a_prompt_that_is_too_long_is_named_after_those_before_it(
     assert len(result.stdout.splitlines()) == 1
     assert f"where: {file}, line 2\n" in result.stderr
     assert f"at most {positions}" in result.stderr
+    both = invoke("generate", *model, "--greedy", "--format", "jsonl", "--prompt", "the\ndog")
+    assert json.loads(both.stdout)["prompt"] == "the\ndog"
     result = invoke("generate", *model, "--prompt", "the " * positions)
     assert result.exit_code == 1
     assert "where: --prompt\n" in result.stderr
@@ -164,6 +168,9 @@ def test_a_prompt_that_is_too_long_is_named_after_those_before_it(
     ("arguments", "said"),
     [
         (("--greedy", "--num-beams", "2"), "two ways"),
+        (("--greedy", "--seed", "2"), "--seed: nothing is drawn with --greedy"),
+        (("--num-beams", "2", "--seed", "2"), "--seed: nothing is drawn with --num-beams"),
+        (("--prompt", "the\ndog"), "--prompt holds a line feed"),
         (("--greedy", "--top-k", "2"), "--top-k: nothing is drawn with --greedy"),
         (("--num-beams", "2", "--temperature", "2"), "--temperature: nothing is drawn"),
         (("--num-beams", "2", "--num-return-sequences", "3"), "only 2"),
@@ -205,3 +212,14 @@ def test_words_are_joined_as_one_writes_them(tokenizer: XLMTokenizer) -> None:
     assert ContinuedText(tokenizer, "", [], lang="en").whole(pieces("the cat .")) == "the cat."
     assert ContinuedText(tokenizer, "The dog ", pieces("The dog"), lang="en").whole(pieces("is")) == "is"
     assert ContinuedText(tokenizer, "The dog", pieces("The dog"), lang="en").whole([*pieces("."), 1]) == "."
+
+
+def test_any_error_comes_after_the_prompts_before_it() -> None:
+    def prompts() -> Iterator[_Prompt]:
+        yield _Prompt(1, "the", [1, 14])
+        raise LanguageError("no such language")
+
+    batches = _batches(prompts(), 2)
+    assert [prompt.line for prompt in next(batches)] == [1]
+    with pytest.raises(LanguageError):
+        next(batches)

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 
 from tests.model.small_models import random_ids, small_model
-from xlm.errors import InputError, LanguageError, XLMWarning
+from xlm.errors import InputError, LanguageError, XLMError, XLMWarning
+from xlm.model.decoding.options import DecodingKeywords, DecodingOptions
+from xlm.model.decoding.prompts import prepare_prompts
 from xlm.model.lm import XLMWithLMHeadModel
+
+WAYS: tuple[dict[str, Any], ...] = ({}, {"do_sample": True}, {"do_sample": True, "top_p": 0.9}, {"num_beams": 2})
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +53,8 @@ def model() -> XLMWithLMHeadModel:
         ({"num_beams": 2, "length_penalty": 1000.0}, "length_penalty"),
         ({"do_sample": True, "temperature": 1e-30}, "temperature"),
         ({"repetition_penalty": 1e30}, "repetition_penalty"),
-        ({"num_beams": 2, "early_stopping": "never"}, "early_stopping"),
+        ({"num_beams": 2, "early_stopping": "soon"}, "early_stopping"),
+        ({"num_beams": 2, "early_stopping": 1}, "early_stopping"),
         ({"seed": -1}, "seed"),
         ({"seed": 2**63}, "seed"),
         ({"seed": "7"}, "seed"),
@@ -166,3 +174,95 @@ def test_a_missing_language_warns_once() -> None:
         warnings.simplefilter("error")
         model.continuations(random_ids(1, 3), max_new_tokens=2)
         small_model(n_langs=1).generate(random_ids(1, 3), max_new_tokens=2)
+
+
+@pytest.mark.parametrize("method", ["generate", "continuations", "stream"])
+def test_the_signature_names_every_option(method: str) -> None:
+    parameters = inspect.signature(getattr(XLMWithLMHeadModel, method)).parameters
+    fields = dataclasses.fields(DecodingOptions)
+    assert {field.name: field.default for field in fields}.items() <= {
+        name: parameter.default for name, parameter in parameters.items()
+    }.items()
+    assert all(parameters[field.name].kind == inspect.Parameter.KEYWORD_ONLY for field in fields)
+    assert not any(parameter.kind == inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
+    assert DecodingKeywords.__annotations__.keys() == {field.name for field in fields}
+
+
+@pytest.mark.parametrize("options", WAYS, ids=str)
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_scores_that_are_not_finite_are_refused(options: dict[str, Any], bad: float) -> None:
+    model = small_model(seed=1)
+    model.state_dict()["head.bias"][20] = bad
+    methods: tuple[Callable[..., Any], ...] = (model.generate, model.continuations)
+    for method in methods:
+        with pytest.raises(XLMError, match="scores of the next token are not finite") as caught:
+            method(random_ids(2, 3), langs="en", **options)
+        assert caught.value.found == "NaN or infinity in 2 of 2 rows"
+
+
+@pytest.mark.parametrize("options", WAYS, ids=str)
+def test_a_device_without_float64(
+    model: XLMWithLMHeadModel, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(XLMWithLMHeadModel, "device", torch.device("mps"))
+    arguments: dict[str, Any] = {"langs": "en", "lengths": None, "attention_mask": None, "continuation_langs": None}
+    chosen = DecodingOptions(**options)
+    if options:
+        with pytest.raises(InputError, match="float64") as caught:
+            prepare_prompts(model, random_ids(2, 3), options=chosen, **arguments)
+        assert caught.value.found == "a model on mps"
+    else:
+        prepare_prompts(model, random_ids(2, 3), options=chosen, **arguments)
+
+
+def test_an_interrupted_stream_has_not_finished(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small_model(seed=1)
+    stream = model.stream(random_ids(1, 3), langs="en", max_new_tokens=5, min_new_tokens=5)
+    next(stream)
+
+    def interrupted(_: torch.Tensor) -> torch.Tensor:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(model, "logits", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            next(stream)
+    for _ in range(2):
+        with pytest.raises(XLMError, match="interrupted") as caught:
+            next(stream)
+        assert isinstance(caught.value.__cause__, KeyboardInterrupt)
+    assert stream.continuation is None
+
+
+def test_columns_of_padding_are_cut(model: XLMWithLMHeadModel) -> None:
+    ids, arguments = random_ids(2, 6), dict.fromkeys(("attention_mask", "continuation_langs"))
+    for lengths, langs in ((None, "en"), (torch.tensor([4, 4]), torch.ones(2, 6, dtype=torch.int64))):
+        padded = ids.clone()
+        padded[:, 4:] = 2
+        found = prepare_prompts(
+            model, padded, langs=langs, lengths=lengths, options=DecodingOptions(max_new_tokens=3), **arguments
+        )
+        assert torch.equal(found.inputs.input_ids, ids[:, :4])
+        assert found.inputs.valid is None
+        assert (found.lengths, found.capacity) == ((4, 4), 6)
+        assert found.inputs.langs is not None
+        assert found.inputs.langs.shape[1] in (1, 4)
+    mixed = prepare_prompts(
+        model, ids, langs="en", lengths=torch.tensor([4, 2]), options=DecodingOptions(max_new_tokens=3), **arguments
+    )
+    assert mixed.inputs.valid is not None
+    assert mixed.inputs.valid.tolist() == [[True] * 4, [True, True, False, False]]
+    expected = model.generate(ids[:, :4], langs="en", max_new_tokens=3)
+    assert torch.equal(model.generate(ids, lengths=torch.tensor([4, 4]), langs="en", max_new_tokens=3), expected)
+    both: dict[str, Any] = {"langs": "en", "max_new_tokens": 3}
+    assert torch.equal(
+        model.generate(ids, lengths=torch.tensor([4, 2]), **both),
+        model.generate(ids[:, :4], lengths=torch.tensor([4, 2]), **both),
+    )
+
+
+def test_never_stopping_early_is_the_exact_search(model: XLMWithLMHeadModel) -> None:
+    ids = random_ids(3, 3)
+    options: dict[str, Any] = {"langs": "en", "num_beams": 3, "length_penalty": 0.3}
+    never = model.continuations(ids, early_stopping="never", **options)
+    assert never == model.continuations(ids, early_stopping=False, **options)

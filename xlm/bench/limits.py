@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from xlm.model.packed_linear import multiplies_bfloat16
+
 _SIDE = 2048
 _ROUNDS = 5
 
@@ -15,8 +17,10 @@ _ROUNDS = 5
 def matrix_peak(dtype: torch.dtype) -> float:
     """The most operations a second, in GFLOP/s, that square matrix products of a type reached in a few tries."""
     left, right = (torch.ones(_SIDE, _SIDE, dtype=dtype) for _ in range(2))
-    # Processors without units for a type take a hundred times as long: fewer rows then do.
-    rows = _SIDE if dtype == torch.float32 else _SIDE // 8
+    # Processors without units for a type take a hundred times as long: fewer rows then do. Those with units reach
+    # their peak only with many.
+    native = dtype == torch.float32 or (dtype == torch.bfloat16 and multiplies_bfloat16())
+    rows = _SIDE if native else _SIDE // 8
     return 2 * rows * _SIDE * _SIDE / fastest(lambda: left[:rows] @ right) / 1e9
 
 

@@ -11,7 +11,6 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +48,13 @@ def _resident_peak_mb() -> float:
     return peak / (1e6 if sys.platform == "darwin" else 1e3)
 
 
-def _forget_peak() -> None:
-    with suppress(OSError):  # elsewhere than on Linux, the peak then holds what came before, too
+def _forget_peak() -> bool:
+    """Makes the peak begin anew; false where the system cannot, which then holds what came before, too."""
+    try:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:  # elsewhere than on Linux, and where a sandbox forbids it
+        return False
+    return True
 
 
 def _time(work: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
@@ -144,8 +147,10 @@ def _score(directory: str, library: str, dtype: str, texts: str, logprobs_file: 
         work = lambda lines: [list(result.logprobs) for result in score(model, tokenizer, lines, lang="en")]  # noqa: E731
     warnings.simplefilter("ignore")
     work(lines[:1])  # reads the weights in, and loads what is loaded on first use
-    _forget_peak()
+    forgotten = _forget_peak()
     logprobs, figures = _time(lambda: work(lines))
+    if not forgotten:
+        del figures["peak_mb"]
     save_file({"logprobs": torch.tensor([x for row in logprobs for x in row])}, logprobs_file)
     return figures
 
@@ -158,7 +163,7 @@ def _train(way: str, size: str, precision: str) -> dict[str, float]:
 
 
 def _their_scoring(directory: str) -> Callable[[list[str]], list[list[float]]]:
-    """Padded batches of 16 in the order of the lines, and the log-softmax of all logits."""
+    """Padded batches of 16 in the order of the lines, and the logits of all their positions at a time."""
     import torch
     import transformers
 
@@ -177,7 +182,9 @@ def _their_scoring(directory: str) -> Callable[[list[str]], list[list[float]]]:
             ids_BT = torch.tensor([row + [pad] * (longest - len(row)) for row in rows])
             lengths_B = torch.tensor([len(row) for row in rows])
             logits_BTV = model(input_ids=ids_BT, langs=torch.full_like(ids_BT, language), lengths=lengths_B).logits
-            logprobs_BT = logits_BTV.log_softmax(-1)[:, :-1].gather(2, ids_BT[:, 1:, None])[..., 0]
+            # Not log_softmax, which would hold the logits twice: that is no fault of the peer's.
+            chosen_BT = logits_BTV[:, :-1].gather(2, ids_BT[:, 1:, None])[..., 0]
+            logprobs_BT = chosen_BT - logits_BTV[:, :-1].logsumexp(-1)
             result += [logprobs_T[: len(row) - 1].tolist() for logprobs_T, row in zip(logprobs_BT, rows, strict=True)]
         return result
 

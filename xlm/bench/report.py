@@ -69,12 +69,14 @@ class BenchReport:
         machine: Device, threads, versions.
         figures: What was measured.
         bars: What it is held against.
+        command: What was typed, where it came from a command line.
     """
 
     title: str
     machine: Mapping[str, str]
     figures: tuple[Figure, ...]
     bars: tuple[Bar, ...]
+    command: str | None = None
 
     def __str__(self) -> str:
         width = max(len(name) for name in [f.name for f in self.figures] + [bar.name for bar in self.bars])
@@ -87,12 +89,13 @@ class BenchReport:
         return "\n".join(lines)
 
     def write(self, path: Path) -> None:
-        """Writes everything as JSON.
+        """Writes everything as JSON, each bar with whether it ``holds``.
 
         Raises:
             WriteError: The file could not be written.
         """
-        write_text(path, json.dumps(asdict(self), indent=2) + "\n")
+        bars = [{**asdict(bar), "holds": bar.holds} for bar in self.bars]
+        write_text(path, json.dumps({**asdict(self), "bars": bars}, indent=2) + "\n")
 
 
 def machine_facts(packages: Sequence[str]) -> dict[str, str]:

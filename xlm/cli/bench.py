@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import functools
 import os
+import shlex
+import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,7 +67,7 @@ def _measuring(rounds: int) -> Callable[[Callable[..., Measurement]], Callable[.
         def command(scratch: Path | None, json_file: Path | None, plot_file: Path | None, **options: Any) -> None:
             measurement = function(**options)
             with tempfile.TemporaryDirectory(dir=scratch) as folder:
-                report = measurement(Path(folder))
+                report = replace(measurement(Path(folder)), command=shlex.join(["xlm", *sys.argv[1:]]))
             click.echo(str(report))
             if json_file is not None:
                 report.write(json_file)

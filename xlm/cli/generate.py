@@ -15,7 +15,7 @@ import click
 from xlm.cli._continued import ContinuedText
 from xlm.cli._lines import naming_line, place, read_lines, write_line
 from xlm.cli._options import computing, made_fast, model_and_text, open_model
-from xlm.errors import InputError
+from xlm.errors import InputError, XLMError
 
 if TYPE_CHECKING:
     from xlm.model.decoding.result import Continuation
@@ -92,7 +92,8 @@ def command(
     MODEL is a model directory or a checkpoint of the original (.pth); FILE is UTF-8 text, one prompt a line. The model
     is given </s> and the prompt, and stops at </s>, after --max-new-tokens, or when it has no position left. Tokens
     are drawn at random, from the best ones that together have 90% of the probability, unless --greedy or --num-beams
-    says otherwise. A line's samples depend on the seed and its place in the file, not on --batch-size.
+    says otherwise. A line's samples depend on the seed and its place in the file, not on --batch-size; but with
+    --dtype int8, whose scales are those of a batch, they may depend on the lines beside it.
 
     \b
     With --format jsonl:
@@ -107,7 +108,7 @@ def command(
     """
     beams = options["num_beams"]
     sampling = {name: options.pop(name) for name in _SAMPLING}
-    _check_usage(file, prompt, greedy=greedy, stream=stream, form=form, sampling=sampling, **options)
+    _check_usage(file, prompt, greedy=greedy, stream=stream, form=form, sampling=sampling, seed=seed, **options)
     if not greedy and beams == 1:
         sampling["top_p"] = 0.9 if sampling["top_p"] is None else sampling["top_p"]
         options |= {"do_sample": True, **{name: value for name, value in sampling.items() if value is not None}}
@@ -148,6 +149,7 @@ def _check_usage(
     stream: bool | None,
     form: str,
     sampling: dict[str, Any],
+    seed: int | None,
     num_beams: int,
     num_return_sequences: int,
     **_: object,
@@ -156,7 +158,10 @@ def _check_usage(
         raise click.UsageError("--prompt and FILE both give prompts")
     if greedy and num_beams > 1:
         raise click.UsageError("--greedy and --num-beams are two ways of choosing")
-    given = [f"--{name.replace('_', '-')}" for name, value in sampling.items() if value is not None]
+    if prompt is not None and "\n" in prompt and form == "text":
+        raise click.UsageError("--prompt holds a line feed, and text is one line each: --format jsonl keeps it")
+    choices = {**sampling, "seed": seed}
+    given = [f"--{name.replace('_', '-')}" for name, value in choices.items() if value is not None]
     if given and (greedy or num_beams > 1):
         raise click.UsageError(f"{', '.join(given)}: nothing is drawn with {'--greedy' if greedy else '--num-beams'}")
     if num_return_sequences > num_beams and (greedy or num_beams > 1):
@@ -274,20 +279,20 @@ class _Run:
             "seed": found.seed,
             "score": None if found.score is None else round(found.score, 6),
         }
-        return json.dumps(cells, ensure_ascii=False)
+        return json.dumps(cells, ensure_ascii=False, allow_nan=False)
 
 
 def _batches(prompts: Iterable[_Prompt], size: int) -> Iterator[list[_Prompt]]:
     """Prompts in lists; an error comes after the list of those that stand before it."""
     batch: list[_Prompt] = []
-    error: InputError | None = None
+    error: XLMError | None = None
     try:
         for prompt in prompts:
             batch.append(prompt)
             if len(batch) == size:
                 yield batch
                 batch = []
-    except InputError as caught:
+    except XLMError as caught:
         error = caught
     if batch:
         yield batch

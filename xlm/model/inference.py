@@ -1,11 +1,16 @@
 """A model made ready for inference on the CPU: fused and packed matrices in place of the layers' own.
 
-What the types of the matrices cost, and everything else stays in float32:
+What the types of the matrices cost:
 
 - ``float32``: nothing; the same numbers up to the order of sums.
-- ``bfloat16``, ``float16``: the rounding of the weights, and on processors that multiply bfloat16, that of many rows.
+- ``float16``: the rounding of the weights.
+- ``bfloat16``: the same. On processors that multiply bfloat16 also, in the layers but not in the head and only where
+  more than ``FEW_ROWS`` rows come together, the rounding of a matrix's input and of its output before the bias.
 - ``int8``: weights rounded to 8 bits with one scale an output, inputs to 8 bits (7 without VNNI instructions) with one
-  scale for all rows of a call, so that the last digits depend on what else is in the batch.
+  scale for all rows of a call. So a row's numbers depend on what else is in its batch, as much as they differ from
+  float32's: a token decoded in a batch need not be the one decoded alone.
+
+All else, the embeddings, norms, attention, biases and an adaptive head, is computed in float32 whatever the type.
 
 Shapes: K input width, M output width.
 """
@@ -14,6 +19,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn, TypeVar
 
 import torch
@@ -24,7 +30,7 @@ from xlm.model.attention import Attention
 from xlm.model.head import LinearHead
 from xlm.model.lm import XLMWithLMHeadModel
 from xlm.model.packed_linear import ROUNDINGS, packed_linear
-from xlm.model.transformer import Layer, Transformer, TransformerOutput
+from xlm.model.transformer import Layer, Transformer, TransformerInputs, TransformerOutput
 
 _Module = TypeVar("_Module", bound=nn.Module)
 
@@ -50,7 +56,10 @@ def prepare_for_inference(model: XLMWithLMHeadModel, weights: str | None = None)
 
 
 class InferenceModel(XLMWithLMHeadModel):
-    """An ``XLMWithLMHeadModel`` that cannot train or be saved.
+    """An ``XLMWithLMHeadModel`` that cannot train, move, or be saved or loaded over; it can be copied and pickled.
+
+    The word embeddings are in the same memory as the other model's, all else is a copy: make a new one after the other
+    has changed.
 
     Args:
         model: Whose weights to take.
@@ -64,11 +73,17 @@ class InferenceModel(XLMWithLMHeadModel):
         self._weights = weights
         self._warned_about_langs = model._warned_about_langs
         with torch.device("meta"):
-            self.transformer = Transformer(model.config)
+            self.transformer = _PackedTransformer(model.config)
         theirs = model.transformer
         ours = self.transformer.embeddings
-        # The table is large and a few of its rows are read, so it stays as it is; float32 added to it is float32.
-        ours.word = theirs.embeddings.word
+        # The table is large and few of its rows are read, so its memory and its type stay, but for a wider one:
+        # float32 added to a narrower one is float32. A parameter of its own, since each model sets its own modes.
+        table_VD = theirs.embeddings.word.weight.detach()
+        ours.word = nn.Embedding.from_pretrained(  # type: ignore[no-untyped-call]
+            table_VD.float() if table_VD.dtype == torch.float64 else table_VD,
+            freeze=True,
+            padding_idx=model.config.pad_token_id,
+        )
         ours.position, ours.norm = _float32(theirs.embeddings.position), _float32(theirs.embeddings.norm)
         ours.language = None if theirs.embeddings.language is None else _float32(theirs.embeddings.language)
         for layer, source in zip(self.transformer.layers, theirs.layers, strict=True):
@@ -89,13 +104,9 @@ class InferenceModel(XLMWithLMHeadModel):
         """Name of the type that the matrices are kept in."""
         return self._weights
 
-    def _states(self, *args: Any, **kwargs: Any) -> TransformerOutput:
-        with torch.no_grad():
-            return super()._states(*args, **kwargs)
-
     def logits(self, hidden: Tensor) -> Tensor:
         """As ``XLMWithLMHeadModel.logits``, without gradients."""
-        with torch.no_grad():
+        with _in_float32():
             return super().logits(hidden)
 
     def train(self, mode: bool = True) -> InferenceModel:
@@ -104,6 +115,19 @@ class InferenceModel(XLMWithLMHeadModel):
             _refuse("train")
         super().train(False)
         return self
+
+    def requires_grad_(self, requires_grad: bool = True) -> InferenceModel:
+        """Only leaves gradients off."""
+        if requires_grad:
+            _refuse("requires_grad_")
+        return self
+
+    def _apply(self, *args: Any, **kwargs: Any) -> NoReturn:
+        _refuse("a move to another device or type")
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Refused: load into the model that this was made from, and make another."""
+        _refuse("load_state_dict")
 
     def state_dict(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Refused: the packed matrices have no tensors to name."""
@@ -127,6 +151,19 @@ def _refuse(what: str) -> NoReturn:
     )
 
 
+@contextmanager
+def _in_float32() -> Iterator[None]:
+    """Without gradients, and whatever autocast the caller is under: packed matrices take float32 alone."""
+    with torch.no_grad(), torch.autocast("cpu", enabled=False):
+        yield
+
+
+class _PackedTransformer(Transformer):
+    def forward(self, inputs: TransformerInputs, **options: Any) -> TransformerOutput:
+        with _in_float32():
+            return super().forward(inputs, **options)
+
+
 class _PackedAttention(Attention):
     def __init__(self, attention: Attention, weights: str) -> None:
         nn.Module.__init__(self)
@@ -143,15 +180,17 @@ class _PackedHead(LinearHead):
     def __init__(self, head: LinearHead, word_embeddings_VD: Tensor, weights: str) -> None:
         nn.Module.__init__(self)
         weight_VD = word_embeddings_VD if head.weight is None else head.weight
-        self.packed = packed_linear(weights, weight_VD, head.bias)
+        # Scores of some tens that differ in the third digit decide on tokens: they are not rounded to bfloat16.
+        self.packed = packed_linear(weights, weight_VD, head.bias, rounds_rows=False)
 
     def logits(self, hidden: Tensor, word_embeddings_VD: Tensor) -> Tensor:
-        logits: Tensor = self.packed(hidden)
+        with _in_float32():
+            logits: Tensor = self.packed(hidden)
         return logits
 
     def logit_blocks(self, hidden_ND: Tensor, word_embeddings_VD: Tensor, rows: int) -> Iterator[tuple[int, Tensor]]:
         for start in range(0, len(hidden_ND), rows or 1):
-            yield start, self.packed(hidden_ND[start : start + rows])
+            yield start, self.logits(hidden_ND[start : start + rows], word_embeddings_VD)
 
 
 def _pack(weights: str, *linears: Any) -> nn.Module:

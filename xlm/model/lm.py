@@ -8,7 +8,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass, fields
 from os import PathLike
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -18,12 +18,15 @@ from xlm.errors import InputError, XLMWarning
 from xlm.model.cache import XLMCache
 from xlm.model.config import XLMConfig
 from xlm.model.decoding.generate import TokenStream, continue_prompts, with_prompts
-from xlm.model.decoding.options import DecodingOptions
+from xlm.model.decoding.options import DecodingKeywords, DecodingOptions, shows_decoding_options
 from xlm.model.decoding.prompts import Prompts, prepare_prompts
 from xlm.model.decoding.result import Continuation
 from xlm.model.head import IGNORED_LABEL, AdaptiveHead, LinearHead
 from xlm.model.inputs import Languages, check_shape, check_whole, prepare_inputs
 from xlm.model.transformer import Transformer, TransformerOutput
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -152,7 +155,8 @@ class XLMWithLMHeadModel(nn.Module):
                 ``None`` means this model's own. ``xlm.model.inference`` says what each costs in accuracy.
 
         Returns:
-            A model that shares its embeddings with this one, and nothing else: the matrices are copied.
+            A model that stays on the CPU and in these types, and is not saved. Its word embeddings are in the same
+            memory as this one's, all else is copied: later changes to this model do not reach it, or in part.
 
         Raises:
             InputError: An unknown type, or weights that are not on the CPU.
@@ -253,6 +257,7 @@ class XLMWithLMHeadModel(nn.Module):
         """Scores of the next token, (…, V), for hidden states (…, D); log-probabilities for an adaptive softmax."""
         return self.head.logits(hidden, self.transformer.embeddings.word.weight)
 
+    @shows_decoding_options
     def generate(
         self,
         input_ids: Tensor,
@@ -261,7 +266,7 @@ class XLMWithLMHeadModel(nn.Module):
         lengths: Tensor | None = None,
         attention_mask: Tensor | None = None,
         continuation_langs: Languages | None = None,
-        **options: Any,
+        **options: Unpack[DecodingKeywords],
     ) -> Tensor:
         """Prompts with their continuations: greedy, sampled, or the best of a beam search.
 
@@ -281,10 +286,8 @@ class XLMWithLMHeadModel(nn.Module):
             continuation_langs: Language of the new tokens: a name or id for all, one a row, or (B, max_new_tokens),
                 one for each new token. By default that of each prompt's last token. The first new token is predicted
                 from the prompt alone; its own language counts when the second is.
-            **options: Attributes of ``DecodingOptions`` by name: ``max_new_tokens``, ``min_new_tokens``,
-                ``do_sample``, ``temperature``, ``top_k``, ``top_p``, ``min_p``, ``num_beams``,
-                ``num_return_sequences``, ``repetition_penalty``, ``length_penalty``, ``early_stopping``,
-                ``eos_token_id``, ``suppress_tokens``, ``seed``; with the meaning that they have in ``transformers``.
+            **options: Attributes of ``DecodingOptions``, by name; it says what each does, and in what it differs from
+                the ``transformers`` option of the same name.
 
         Returns:
             (B * num_return_sequences, T') int64, padded on the right with ``<pad>``; the continuations of prompt i
@@ -293,11 +296,13 @@ class XLMWithLMHeadModel(nn.Module):
         Raises:
             InputError: An input or option that is wrong, or a bidirectional model.
             LanguageError: A language that the model does not have.
+            XLMError: The model's scores are not finite.
         """
         prompts, chosen = self._prompts(input_ids, langs, lengths, attention_mask, continuation_langs, options)
         continuations = continue_prompts(self, prompts, chosen, with_logprobs=False)
         return with_prompts(prompts, continuations, pad_id=self.config.pad_token_id)
 
+    @shows_decoding_options
     def continuations(
         self,
         input_ids: Tensor,
@@ -306,7 +311,7 @@ class XLMWithLMHeadModel(nn.Module):
         lengths: Tensor | None = None,
         attention_mask: Tensor | None = None,
         continuation_langs: Languages | None = None,
-        **options: Any,
+        **options: Unpack[DecodingKeywords],
     ) -> list[Continuation]:
         """The new tokens alone, with their log-probabilities and why each row stopped; arguments as ``generate``'s.
 
@@ -316,6 +321,7 @@ class XLMWithLMHeadModel(nn.Module):
         prompts, chosen = self._prompts(input_ids, langs, lengths, attention_mask, continuation_langs, options)
         return continue_prompts(self, prompts, chosen)
 
+    @shows_decoding_options
     def stream(
         self,
         input_ids: Tensor,
@@ -324,7 +330,7 @@ class XLMWithLMHeadModel(nn.Module):
         lengths: Tensor | None = None,
         attention_mask: Tensor | None = None,
         continuation_langs: Languages | None = None,
-        **options: Any,
+        **options: Unpack[DecodingKeywords],
     ) -> TokenStream:
         """The new tokens of one prompt as an iterator of ids, each computed when asked for; not for beam search.
 
@@ -340,7 +346,7 @@ class XLMWithLMHeadModel(nn.Module):
         lengths: Tensor | None,
         attention_mask: Tensor | None,
         continuation_langs: Languages | None,
-        options: dict[str, Any],
+        options: DecodingKeywords,
     ) -> tuple[Prompts, DecodingOptions]:
         chosen = DecodingOptions.checked(self.config, **options)
         if langs is None:

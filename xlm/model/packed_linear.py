@@ -9,6 +9,7 @@ Shapes: K input width, M output width.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
 
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-_LARGEST_FLOAT16 = torch.finfo(torch.float16).max
+from xlm.errors import InputError
 
 FEW_ROWS = 8
 """Up to here a map is bound by reading its weights, not by multiplying."""
@@ -51,7 +52,8 @@ class Float32Linear(PackedLinear):
         self.bias_M = bias_M
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
-        return torch.addmm(self.bias_M, x.reshape(-1, x.shape[-1]), self.weight_KM).view(*x.shape[:-1], -1)
+        K, M = self.weight_KM.shape
+        return torch.addmm(self.bias_M, x.reshape(-1, K), self.weight_KM).view(*x.shape[:-1], M)
 
 
 class Float16Linear(PackedLinear):
@@ -66,7 +68,10 @@ class Float16Linear(PackedLinear):
 
 
 class Int8Linear(PackedLinear):
-    """Weights as int8 with one scale an output, rows as 8-bit numbers with one scale a call; by FBGEMM."""
+    """Weights as int8 with one scale an output, rows as 8-bit numbers with one scale a call; by FBGEMM.
+
+    The kernel has no scale a row: what a row gives depends on the largest and the smallest number beside it.
+    """
 
     def pack(self, weight_MK: Tensor, bias_M: Tensor) -> None:  # noqa: D102 (as the base class)
         zeros_M = torch.zeros(len(weight_MK), dtype=torch.int64)
@@ -79,23 +84,35 @@ class Int8Linear(PackedLinear):
         self.seven_bits = not _multiplies_int8()
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+        # The kernel makes ordinary numbers of most that are not, so that nobody would notice later.
+        if not math.isfinite(float(x.sum())):
+            raise InputError(
+                "what comes into a layer with int8 weights is not finite",
+                where="weights",
+                found="NaN or infinity",
+                expected="finite numbers",
+                remedy="another type shows where they come from: for_inference('float32')",
+            )
         out: Tensor = torch.ops.quantized.linear_dynamic(x, self.packed, self.seven_bits)
         return out
 
 
 class Bfloat16Linear(PackedLinear):
-    """Weights rounded to bfloat16, twice: for many rows on a processor that multiplies bfloat16, for few by FBGEMM."""
+    """Weights rounded to bfloat16, twice: for many rows on a processor that multiplies bfloat16, for few by FBGEMM.
+
+    Of many rows the numbers and their products with the weights are rounded to bfloat16 too; the bias is not.
+    """
 
     def pack(self, weight_MK: Tensor, bias_M: Tensor) -> None:  # noqa: D102 (as the base class)
         self.weight_MK = weight_MK.bfloat16().contiguous()
-        self.bias_M = bias_M.bfloat16()
+        self.bias_M = bias_M
         self.few_rows = Float16Linear(self.weight_MK, bias_M)
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
         if x.numel() <= FEW_ROWS * x.shape[-1]:
             out: Tensor = self.few_rows(x)
             return out
-        return F.linear(x.bfloat16(), self.weight_MK, self.bias_M).float()
+        return F.linear(x.bfloat16(), self.weight_MK).float().add_(self.bias_M)
 
 
 def _int8_scales(weight_MK: Tensor) -> Tensor:
@@ -103,12 +120,19 @@ def _int8_scales(weight_MK: Tensor) -> Tensor:
 
 
 def _multiplies_int8() -> bool:
-    supported = getattr(torch.cpu, "_is_vnni_supported", None)
+    return _processor_has("_is_vnni_supported")
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether this processor has instructions that multiply bfloat16, and torch the library that uses them."""
+    instructions = _processor_has("_is_avx512_bf16_supported") or _processor_has("_is_amx_tile_supported")
+    return instructions and bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
+
+
+def _processor_has(question: str) -> bool:
+    # Torch's private names come and go with its versions; one that is missing counts as a no.
+    supported = getattr(torch.cpu, question, None)
     return supported is not None and bool(supported())
-
-
-def _multiplies_bfloat16() -> bool:
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _has_fbgemm() -> bool:
@@ -137,24 +161,36 @@ ROUNDINGS: dict[str, Callable[[Tensor], Tensor]] = {
 """Types that weights can be kept in, and what each makes of a weight."""
 
 
-def packed_linear(weights: str, weight_MK: Tensor, bias_M: Tensor) -> PackedLinear:
+def packed_linear(weights: str, weight_MK: Tensor, bias_M: Tensor, *, rounds_rows: bool = True) -> PackedLinear:
     """The fastest map that this processor has for weights of a type.
 
     Args:
         weights: One of ``ROUNDINGS``.
         weight_MK: Weights.
         bias_M: Bias.
+        rounds_rows: Whether, for ``bfloat16``, rows and products may be rounded too where that is faster.
 
     Returns:
-        Where torch lacks the kernels (other processors than x86), or float16 cannot hold the weights, the rounded
-        weights are kept in float32: the same numbers, without the gain.
+        Where torch lacks the kernels (other processors than x86), or float16 cannot hold the weights, weights are
+        kept in float32, without the gain: the rounded ones, or as they were where the rounding to float16 itself
+        would have lost them. So are int8's where some are not finite.
     """
     weight_MK, bias_M = weight_MK.detach(), bias_M.detach()
-    if weights == "int8" and _has_fbgemm():
+    if weights == "int8" and _has_fbgemm() and bool(weight_MK.isfinite().all()):
         return Int8Linear(weight_MK, bias_M)
+    if weights == "float16" and not _float16_holds(weight_MK):
+        return Float32Linear(weight_MK, bias_M)
     rounded_MK = ROUNDINGS[weights](weight_MK)
-    if weights not in ("bfloat16", "float16") or not _has_fbgemm() or float(rounded_MK.abs().amax()) > _LARGEST_FLOAT16:
+    if weights not in ("bfloat16", "float16") or not _has_fbgemm() or not _float16_holds(rounded_MK):
         return Float32Linear(rounded_MK, bias_M)
-    if weights == "bfloat16" and _multiplies_bfloat16():
+    if weights == "bfloat16" and rounds_rows and multiplies_bfloat16():
         return Bfloat16Linear(rounded_MK, bias_M)
     return Float16Linear(rounded_MK, bias_M)
+
+
+def _float16_holds(weight_MK: Tensor) -> bool:
+    """Whether float16 neither overflows nor loses more than its own last place of any row's largest weight."""
+    weight_MK = weight_MK.float()
+    lost_M = weight_MK.half().float().sub_(weight_MK).abs_().amax(1)
+    # NaN compares as false, so that weights that are not finite are not held either.
+    return bool((lost_M <= 2**-10 * weight_MK.abs().amax(1)).all())

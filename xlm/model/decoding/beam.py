@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from xlm.model.attention import at_least_float32
+from xlm.model.decoding.finite import check_finite
 from xlm.model.decoding.options import DecodingOptions
 from xlm.model.decoding.prompts import Prompts
 from xlm.model.decoding.result import Continuation, stop_of
@@ -78,7 +79,7 @@ class _Group:
             return True
         if len(self.finished) < options.num_beams:
             return False
-        if options.early_stopping:
+        if options.early_stopping is True:
             return True
         # No token raises the total, so the best that can come of a beam is its total at the length that weighs least.
         length = self.limit if options.length_penalty > 0 else produced + 1
@@ -91,9 +92,8 @@ def _score(continuation: Continuation) -> float:
     return continuation.score
 
 
-@torch.inference_mode()
 def beam_search(stepper: Stepper, prompts: Prompts, options: DecodingOptions) -> list[list[Continuation]]:
-    """The ``num_beams`` best continuations found for each prompt, best first.
+    """The ``num_beams`` best continuations found for each prompt, best first; to be run under inference mode.
 
     Args:
         stepper: Fresh, with a row for each prompt.
@@ -141,6 +141,7 @@ def _best_candidates(
     C = options.num_beams * (1 + max(1, len(options.eos_ids)))
     logits_BV = at_least_float32(logits_BV)
     normaliser_B1 = logits_BV.logsumexp(-1, keepdim=True)
+    check_finite(normaliser_B1[:, 0])
     # Without a penalty what is subtracted from a whole row does not change its order: then only from its best tokens.
     logprobs_BV = logits_BV - normaliser_B1 if constraints.rescales else logits_BV
     best_Bc, tokens_Bc = constraints.apply(logprobs_BV, step).topk(min(C, logits_BV.shape[1]))

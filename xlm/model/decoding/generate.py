@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from xlm.errors import InputError
+from xlm.errors import InputError, XLMError
 from xlm.model.decoding.beam import beam_search
 from xlm.model.decoding.options import DecodingOptions
 from xlm.model.decoding.prompts import Prompts
@@ -105,6 +105,7 @@ class TokenStream(Iterator[int]):
         self._model = model
         self._seeds = options.row_seeds(1) if options.do_sample else ()
         self._produced: list[Produced] = []
+        self._interruption: BaseException | None = None
         with torch.inference_mode():
             stepper = Stepper(model, rows=1, capacity=prompts.capacity)
         self._steps = sequential(stepper, prompts, options, seeds=self._seeds, with_logprobs=True)
@@ -112,9 +113,21 @@ class TokenStream(Iterator[int]):
     def __next__(self) -> int:
         if self.continuation is not None:
             raise StopIteration
-        # Entered anew for each token: the caller's code between two tokens must not run under either.
-        with evaluating(self._model), torch.inference_mode():
-            (token,) = next(self._steps)
+        if self._interruption is not None:
+            raise XLMError(
+                "the stream was interrupted, and cannot go on",
+                where="stream",
+                found=repr(self._interruption),
+                remedy="start another one",
+            ) from self._interruption
+        try:
+            # Entered anew for each token: the caller's code between two tokens must not run under either.
+            with evaluating(self._model), torch.inference_mode():
+                (token,) = next(self._steps)
+        except BaseException as error:
+            # What is left of the steps would only say that there are no more, as if the last token had come.
+            self._interruption = error
+            raise
         self._produced.append(token)
         if token.stop is not None:
             (self.continuation,) = collected(self._produced, 1, self._seeds)

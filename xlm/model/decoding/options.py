@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import inspect
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, Literal, TypedDict, TypeVar
 
 import torch
 
 from xlm.errors import InputError, XLMWarning
 from xlm.model.config import XLMConfig
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 SPECIAL_IDS = range(14)
 """Ids of ``<s>``, ``</s>``, ``<pad>``, ``<unk>`` and ``<special0>`` to ``<special9>``.
@@ -23,7 +27,13 @@ Source: the original's ``src/data/dictionary.py``.
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DecodingOptions:
-    """Knobs of decoding; names, meaning and order of effect are those of ``transformers``.
+    """Knobs of decoding; names, meaning and order of effect are those of ``transformers``, but for four differences.
+
+    - ``early_stopping=False`` is exact, what ``transformers`` calls ``"never"``; its own ``False``, which stops when
+      the best running hypothesis as it is now would not come among the finished, does not exist here;
+    - ``suppress_tokens=None`` suppresses the special tokens; ``()`` allows all;
+    - ``top_k=None`` means all tokens, whatever a configuration says;
+    - what ties with the last token of ``top_p`` stays, too.
 
     The scores of the next token pass, in this order: ``repetition_penalty``, ``min_new_tokens``, ``suppress_tokens``;
     when sampling also ``temperature``, ``top_k``, ``top_p``, ``min_p``.
@@ -43,13 +53,14 @@ class DecodingOptions:
             positive and multiplied when negative; from 1e-6 to 1e6, and 1 changes nothing.
         length_penalty: Beam search ranks by the sum of log-probabilities / tokens produced ** this, from -100 to 100.
         early_stopping: Beam search stops a row as soon as it has ``num_beams`` finished hypotheses. Otherwise it
-            stops when no running one can still come among them, whatever its next tokens.
+            stops when no running one can still come among them, whatever its next tokens; ``"never"`` is the same as
+            ``False``.
         eos_token_id: Id or ids that end a row; ``None`` means the model's ``</s>``, ``()`` means none.
         suppress_tokens: Ids that are never produced. ``None`` means all special tokens but those of ``eos_token_id``:
             the training never had them as targets, and ``<unk>``, which it had, stands for no text.
         seed: Of the samples: an int, or one for each row of the result. From an int each row gets a seed of its own
-            (the first row that int itself), so that no row's samples depend on the rows beside it. ``None`` takes one
-            from torch's global generator.
+            (the first row that int itself), so that no row's draws depend on the rows beside it. What is drawn from
+            does, in the last digits, with int8 weights by more. ``None`` takes one from torch's global generator.
     """
 
     max_new_tokens: int = 64
@@ -63,7 +74,7 @@ class DecodingOptions:
     num_return_sequences: int = 1
     repetition_penalty: float = 1.0
     length_penalty: float = 1.0
-    early_stopping: bool = False
+    early_stopping: bool | Literal["never"] = False
     eos_token_id: int | Sequence[int] | None = None
     suppress_tokens: Sequence[int] | None = None
     seed: int | Sequence[int] | None = None
@@ -135,9 +146,11 @@ class DecodingOptions:
                 and (not _whole(self.max_new_tokens, at_least=1) or self.min_new_tokens <= self.max_new_tokens),
                 "a whole number from 0 to max_new_tokens",
             ),
-            *(
-                (name, isinstance(getattr(self, name), bool), "true or false")
-                for name in ("do_sample", "early_stopping")
+            ("do_sample", isinstance(self.do_sample, bool), "true or false"),
+            (
+                "early_stopping",
+                isinstance(self.early_stopping, bool) or self.early_stopping == "never",
+                "true, false or 'never'",
             ),
             *(
                 # Beyond these bounds float32 scores overflow.
@@ -204,6 +217,38 @@ class DecodingOptions:
     def _is_set(self, name: str) -> bool:
         default = next(field.default for field in dataclasses.fields(self) if field.name == name)
         return bool(getattr(self, name) != default)
+
+
+class DecodingKeywords(TypedDict, total=False):
+    """``DecodingOptions`` as keyword arguments, for those who check types; each may be left out."""
+
+    max_new_tokens: int
+    min_new_tokens: int
+    do_sample: bool
+    temperature: float
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
+    num_beams: int
+    num_return_sequences: int
+    repetition_penalty: float
+    length_penalty: float
+    early_stopping: bool | Literal["never"]
+    eos_token_id: int | Sequence[int] | None
+    suppress_tokens: Sequence[int] | None
+    seed: int | Sequence[int] | None
+
+
+def shows_decoding_options(function: _Function) -> _Function:
+    """Makes ``inspect.signature`` and ``help`` name the options, with their defaults, in place of ``**options``."""
+    signature = inspect.signature(function)
+    own = [parameter for parameter in signature.parameters.values() if parameter.kind != parameter.VAR_KEYWORD]
+    options = [
+        inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.type)
+        for field in dataclasses.fields(DecodingOptions)
+    ]
+    function.__signature__ = signature.replace(parameters=[*own, *options])  # type: ignore[attr-defined]
+    return function
 
 
 def derived_seed(seed: int, row: int) -> int:

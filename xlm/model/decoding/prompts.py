@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from xlm.model.lm import XLMWithLMHeadModel
 
 
+_WITHOUT_FLOAT64 = ("mps",)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prompts:
     """Checked prompts.
@@ -77,8 +80,18 @@ def prepare_prompts(
             expected="each row's tokens first, then its padding",
             remedy="a prompt that holds <pad> on purpose: say how long it is with lengths=",
         )
+    if (options.do_sample or options.num_beams > 1) and model.device.type in _WITHOUT_FLOAT64:
+        raise InputError(
+            "sampling and beam search compute in float64, which this device does not have",
+            where="do_sample, num_beams",
+            found=f"a model on {model.device}",
+            expected="a device with float64, or greedy decoding",
+            remedy="model.to('cpu')",
+        )
     B, T = inputs.input_ids.shape
     counts = (T,) * B if inputs.valid is None else tuple(inputs.valid.sum(1).tolist())
+    if inputs.valid is not None:
+        inputs = _without_common_padding(inputs, counts)
     # The last new token is not fed again, so it needs no position.
     room = (config.max_position_embeddings - count + 1 for count in counts)
     return Prompts(
@@ -86,6 +99,19 @@ def prepare_prompts(
         lengths=counts,
         limits=tuple(min(options.max_new_tokens, places) for places in room),
         new_langs=_new_langs(model, inputs, counts, continuation_langs, options.max_new_tokens),
+    )
+
+
+def _without_common_padding(inputs: TransformerInputs, counts: tuple[int, ...]) -> TransformerInputs:
+    """Without the columns that are padding in every row; rows of one length then need no padding at all."""
+    longest = max(counts)
+    langs, valid_BT = inputs.langs, inputs.valid
+    assert valid_BT is not None
+    return TransformerInputs(
+        input_ids=inputs.input_ids[:, :longest],
+        position_ids=inputs.position_ids[:, :longest],
+        langs=None if langs is None else langs[:, :longest],
+        valid=None if min(counts) == longest else valid_BT[:, :longest],
     )
 
 
