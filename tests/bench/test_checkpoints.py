@@ -51,6 +51,7 @@ def test_a_missed_bar_is_said(tmp_path: Path) -> None:
         "value": 1.01,
         "limit": 1.0,
         "at_least": False,
+        "holds": False,
     }
 
 
