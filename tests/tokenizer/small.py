@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from itertools import pairwise
 
 from xlm.tokenizer.vocabulary import SPECIAL_TOKENS, Vocabulary
@@ -12,6 +13,21 @@ TEXT = (
     "Der kleine Hund läuft die Straße hinunter, und die Kinder laufen dem Hund hinterher. "
     "Two children's dogs can't run; they don't like running... \"Nein\", sagte er - (vielleicht) 1,5 % später! "
 )
+
+
+def merges_of_choices(choices: Iterable[tuple[int, int]]) -> tuple[tuple[str, str], ...]:
+    """Returns merges such as learning gives: parts made before, nothing made twice; some pieces are never reached.
+
+    Args:
+        choices: For each merge, two numbers that choose its left and right part.
+    """
+    made: dict[str, tuple[str, str]] = {}
+    for left, right in choices:
+        lefts = [*"abc", *(piece for piece in made if not piece.endswith("</w>"))]
+        rights = [*"abc", "a</w>", "b</w>", "c</w>", *made]
+        pair = (lefts[left % len(lefts)], rights[right % len(rights)])
+        made.setdefault("".join(pair), pair)
+    return tuple(made.values())
 
 
 def learn_merges(text: str, number: int) -> tuple[tuple[str, str], ...]:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.tokenizer.small import MERGES, VOCABULARY
+from tests.tokenizer.small import MERGES, VOCABULARY, merges_of_choices
 from xlm.tokenizer import batch_words as batch_words_module
 from xlm.tokenizer.batch_bpe import LONGEST, BatchBPE
 from xlm.tokenizer.batch_words import BatchWords
@@ -42,13 +42,7 @@ def without_unknown(pieces: list[str], known: BatchBPE) -> list[str]:
     words=st.lists(st.text("abcä\ud800🚴", min_size=1, max_size=LONGEST), min_size=1),
 )
 def test_equals_one_after_the_other(choices: list[tuple[int, int]], words: list[str]) -> None:
-    made: dict[str, Merge] = {}
-    for left, right in choices:
-        lefts = [*"abc", *(piece for piece in made if not piece.endswith("</w>"))]
-        rights = [*"abc", "a</w>", "b</w>", "c</w>", *made]
-        pair = (lefts[left % len(lefts)], rights[right % len(rights)])
-        made.setdefault("".join(pair), pair)
-    bpe = BPE(tuple(made.values()))
+    bpe = BPE(merges_of_choices(choices))
     assert bpe.learnt
     known = BatchBPE(bpe.merges, bpe.made, VOCABULARY.tokens)
     assert pieces_at_once(bpe, words) == [without_unknown(list(bpe.split(word)), known) for word in words]

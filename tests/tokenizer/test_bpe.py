@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.tokenizer.small import MERGES, VOCABULARY, merge_everywhere
+from tests.tokenizer.small import MERGES, VOCABULARY, merge_everywhere, merges_of_choices
 from xlm.tokenizer import bpe as bpe_module
 from xlm.tokenizer.bpe import BPE
 from xlm.tokenizer.merges import read_codes, write_codes
@@ -181,13 +181,7 @@ def test_all_words_of_the_reference_texts_equal_fastbpe(reference: Path, limited
 def test_windows_of_long_words_change_nothing(
     choices: list[tuple[int, int]], word: str, window: int, overlap: int
 ) -> None:
-    made: dict[str, Merge] = {}
-    for left, right in choices:
-        lefts = [*"abc", *(piece for piece in made if not piece.endswith("</w>"))]
-        rights = [*"abc", "a</w>", "b</w>", "c</w>", *made]
-        pair = (lefts[left % len(lefts)], rights[right % len(rights)])
-        made.setdefault("".join(pair), pair)
-    bpe = BPE(tuple(made.values()))
+    bpe = BPE(merges_of_choices(choices))
     assert bpe.learnt
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bpe_module, "_WINDOW", window)

@@ -139,14 +139,6 @@ def _has_fbgemm() -> bool:
     return torch.backends.quantized.engine in ("x86", "fbgemm") and hasattr(torch, "quantize_per_channel")
 
 
-def _rounded_to_bfloat16(weight_MK: Tensor) -> Tensor:
-    return weight_MK.bfloat16()
-
-
-def _rounded_to_float16(weight_MK: Tensor) -> Tensor:
-    return weight_MK.half()
-
-
 def _rounded_to_int8(weight_MK: Tensor) -> Tensor:
     scale_M1 = _int8_scales(weight_MK)[:, None]
     return (weight_MK.float() / scale_M1).round() * scale_M1
@@ -154,8 +146,8 @@ def _rounded_to_int8(weight_MK: Tensor) -> Tensor:
 
 ROUNDINGS: dict[str, Callable[[Tensor], Tensor]] = {
     "float32": Tensor.float,
-    "bfloat16": _rounded_to_bfloat16,
-    "float16": _rounded_to_float16,
+    "bfloat16": Tensor.bfloat16,
+    "float16": Tensor.half,
     "int8": _rounded_to_int8,
 }
 """Types that weights can be kept in, and what each makes of a weight."""
