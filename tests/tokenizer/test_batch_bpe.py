@@ -35,7 +35,6 @@ def without_unknown(pieces: list[str], known: BatchBPE) -> list[str]:
     return [piece if piece in known.pieces else "" for piece in pieces]
 
 
-# Merges such as learning gives: parts made before, nothing made twice. Some pieces are still never reached.
 @settings(max_examples=500, deadline=None)
 @given(
     choices=st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), min_size=1, max_size=25),

@@ -122,20 +122,13 @@ def test_every_piece_of_the_small_text_is_in_the_small_vocabulary() -> None:
     assert {left + right for left, right in MERGES} <= VOCABULARY.ids.keys()
 
 
-# Merges such as learning gives: parts made before, nothing made twice. Some pieces are still never reached.
 @settings(max_examples=500, deadline=None)
 @given(
     choices=st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), max_size=25),
     words=st.lists(st.text("abc", min_size=1, max_size=30), min_size=1),
 )
 def test_equals_the_plain_algorithm_for_merges_in_order(choices: list[tuple[int, int]], words: list[str]) -> None:
-    made: dict[str, Merge] = {}
-    for left, right in choices:
-        lefts = [*"abc", *(piece for piece in made if not piece.endswith("</w>"))]
-        rights = [*"abc", "a</w>", "b</w>", "c</w>", *made]
-        pair = (lefts[left % len(lefts)], rights[right % len(rights)])
-        made.setdefault("".join(pair), pair)
-    merges = tuple(made.values())
+    merges = merges_of_choices(choices)
     bpe = BPE(merges)
     assert bpe.learnt
     for word in words:
