@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.model.small_models import small_model
-from xlm.model.head import LinearHead, TargetScores, score_targets
+from xlm.model.head import LinearHead
 from xlm.model.lm import XLMWithLMHeadModel
+from xlm.model.target_scores import TargetScores, score_targets
 
 V, D = 61, 24
 HEADS: dict[str, dict[str, Any]] = {
@@ -88,11 +89,12 @@ def test_words_of_one_score_share_the_best_rank() -> None:
     assert found.ranks.tolist() == [1, 2, 2, 4]
 
 
-def test_scores_far_apart_stay_finite() -> None:
+@pytest.mark.parametrize("block_elements", [None, 9, 9 * 16])
+def test_scores_far_apart_stay_finite(block_elements: int | None) -> None:
     model = small_model()
     with torch.no_grad():
         cast(LinearHead, model.head).bias.copy_(torch.linspace(-2e4, 2e4, V))
-    found = scores(model, *some(9), entropies=True)
+    found = scores(model, *some(9), entropies=True, block_elements=block_elements)
     assert found.entropies is not None
     assert bool(found.logprobs.isfinite().all())
     assert bool((found.logprobs <= 0).all())
@@ -169,5 +171,5 @@ def test_logits_are_never_more_than_a_block(head: str) -> None:
             entropies=True,
             block_elements=block,
         )
-    # The weight matrix, 61 x 24, passes too, and the results of 2,000 positions each.
-    assert largest.elements <= max(block, V * D, 2000) < 2000 * V
+    # Views of the weights and of the hidden states pass too.
+    assert largest.elements <= max(block, V * D, 2000 * D) < 2000 * V

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from tests.model.small_models import random_ids, relative_error, small_model
 from xlm.errors import InputError
 from xlm.model import packed_linear
-from xlm.model.head import score_targets, target_logprobs
+from xlm.model.head import target_logprobs
 from xlm.model.lm import XLMWithLMHeadModel
 from xlm.model.packed_linear import FEW_ROWS, ROUNDINGS, Bfloat16Linear, Float16Linear, Float32Linear
+from xlm.model.target_scores import score_targets
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "tied": {},

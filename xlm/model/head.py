@@ -1,12 +1,12 @@
 """Hidden states to scores of the next word.
 
-Shapes: B batch, T positions, N positions of any rows, R positions of one block, D model width, V vocabulary.
+Shapes: B batch, T positions, N positions of any rows, D model width, V vocabulary; R positions and S words of a block.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -35,76 +35,30 @@ def target_logprobs(logits: Tensor, targets: Tensor) -> Tensor:
     return logits.gather(-1, targets[..., None])[..., 0] - logits.logsumexp(-1)
 
 
-_BLOCK_ELEMENTS = 12_000_000
-"""Logits that are held at a time: 48 MB in float32, twice that with entropies. From about 100 rows on, the product is
-as fast as an unlimited one: reading the weights once a block then costs nothing beside the multiplying."""
+_WIDE_BLOCK_ELEMENTS = 6_000_000
+"""Logits of a block that is as wide as the vocabulary: 24 MB in float32. With some tens of rows, reading the weights
+once a block costs little beside the multiplying."""
 
-_WIDENED_ROWS = 4096
-"""Rows of half-precision weights that are held in float32 at a time on a CPU: 16 MB for a model of width 1,024."""
+_NARROW_BLOCK_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 26}
+"""Logits of a block of some words: on a CPU 4 MB, which stay in its cache from the product to their sum."""
+
+_NARROW_BLOCK_ROWS = 1024
+"""Positions of such a block: the more, the less often each weight is read; on a CPU no more are scored at a time."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TargetScores:
-    """What a model says about given next words.
+class LogitBlock(NamedTuple):
+    """Scores of some positions for some words.
 
     Attributes:
-        logprobs: (N,) nats, float32 or wider.
-        ranks: (N,) int64, when asked for: 1 for the most likely word; words of equal score share the best rank.
-        entropies: (N,) nats, when asked for: the entropy of the whole prediction, 0 to log V.
+        rows: Which positions.
+        first: Id of the first word.
+        logits: (R, S), of the words ``first`` to ``first + S - 1``; float32 or wider. It may be overwritten, and is
+            with the next block.
     """
 
-    logprobs: Tensor
-    ranks: Tensor | None = None
-    entropies: Tensor | None = None
-
-
-def score_targets(
-    head: LinearHead | AdaptiveHead,
-    hidden_ND: Tensor,
-    word_embeddings_VD: Tensor,
-    targets_N: Tensor,
-    *,
-    ranks: bool = False,
-    entropies: bool = False,
-    block_elements: int = _BLOCK_ELEMENTS,
-) -> TargetScores:
-    """Log-probabilities of given words, without ever holding the logits of more than a few positions.
-
-    Torch's fused ``linear_cross_entropy`` (from 2.13) takes as long, is off by three times as much over 64,699 words,
-    and gives neither ranks nor entropies. Without gradients only: the block of logits is used again.
-
-    Args:
-        head: The model's head.
-        hidden_ND: (N, D), the last layer's output at the positions before the targets; N may be 0.
-        word_embeddings_VD: (V, D), the model's.
-        targets_N: (N,) int64, ids from 0 to V - 1.
-        ranks: Also give ranks.
-        entropies: Also give entropies; they take a second block.
-        block_elements: How many logits are held at a time, at least V.
-    """
-    N, device = len(targets_N), hidden_ND.device
-    wide = torch.promote_types(hidden_ND.dtype, torch.float32)
-    logprobs_N = torch.empty(N, dtype=wide, device=device)
-    ranks_N = torch.empty(N, dtype=torch.int64, device=device) if ranks else None
-    entropies_N = torch.empty(N, dtype=wide, device=device) if entropies else None
-    rows = max(1, block_elements // len(word_embeddings_VD))
-    rows = min(N, rows - rows % 16 or rows)  # what the processors' kernels divide into tiles without a rest
-    for start, logits_RV in head.logit_blocks(hidden_ND, word_embeddings_VD, rows):
-        block = slice(start, start + len(logits_RV))
-        target_R1 = logits_RV.gather(1, targets_N[block, None])
-        if ranks_N is not None:
-            ranks_N[block] = (logits_RV > target_R1).sum(1) + 1
-        # The sum as in logsumexp, whose accuracy it has (see target_logprobs), but in place.
-        highest_R1 = logits_RV.amax(1, keepdim=True)
-        logits_RV.sub_(highest_R1)
-        if entropies_N is None:
-            logprobs_N[block] = (target_R1 - highest_R1)[:, 0] - logits_RV.exp_().sum(1).log()
-            continue
-        weights_RV = logits_RV.exp()
-        sum_R = weights_RV.sum(1)
-        logprobs_N[block] = (target_R1 - highest_R1)[:, 0] - sum_R.log()
-        entropies_N[block] = sum_R.log() - weights_RV.mul_(logits_RV).sum(1) / sum_R
-    return TargetScores(logprobs=logprobs_N, ranks=ranks_N, entropies=entropies_N)
+    rows: slice
+    first: int
+    logits: Tensor
 
 
 class LinearHead(nn.Module):
@@ -122,23 +76,34 @@ class LinearHead(nn.Module):
         """Unnormalised scores, (…, V), of hidden states (…, D)."""
         return F.linear(hidden, word_embeddings_VD if self.weight is None else self.weight, self.bias)
 
-    def logit_blocks(self, hidden_ND: Tensor, word_embeddings_VD: Tensor, rows: int) -> Iterator[tuple[int, Tensor]]:
-        """Yields the first position and the logits of each block of positions.
+    def logit_blocks(
+        self, hidden_ND: Tensor, word_embeddings_VD: Tensor, *, elements: int | None = None
+    ) -> Iterator[LogitBlock]:
+        """Yields the logits in blocks: all words for the first positions, then for the next ones.
 
-        The logits are (R, V), R at most ``rows``, in float32 or wider, and overwritten with the next block. Those of
-        half precision are summed and kept in float32: rounded, many words would share one score, and one rank.
+        Those of half precision are summed and kept in float32: rounded, many words would share one score, and one rank.
+
+        Args:
+            hidden_ND: (N, D) hidden states.
+            word_embeddings_VD: (V, D), the model's.
+            elements: Most logits of a block; ``None`` for what is fastest.
         """
         weight_VD = word_embeddings_VD if self.weight is None else self.weight
+        N, V = len(hidden_ND), len(weight_VD)
+        elements = elements or _NARROW_BLOCK_ELEMENTS.get(hidden_ND.device.type, _WIDE_BLOCK_ELEMENTS)
+        R = min(N, _NARROW_BLOCK_ROWS, elements)
+        S = min(V, _tiled(elements // max(R, 1)))
         wide = torch.promote_types(hidden_ND.dtype, torch.float32)
-        logits_RV = hidden_ND.new_empty(rows, len(weight_VD), dtype=wide)
-        for start in range(0, len(hidden_ND), rows or 1):
-            block_RD = hidden_ND[start : start + rows]
-            out_RV = logits_RV[: len(block_RD)]
-            if block_RD.dtype == wide:
-                torch.addmm(self.bias, block_RD, weight_VD.T, out=out_RV)
-            else:
-                _wide_logits(block_RD, weight_VD, self.bias, out_RV)
-            yield start, out_RV
+        memory = hidden_ND.new_empty(R * S, dtype=wide)
+        for start in range(0, N, R or 1):
+            rows = slice(start, min(start + R, N))
+            hidden_RD = hidden_ND[rows]
+            for first in range(0, V, S):
+                words = slice(first, min(first + S, V))
+                shape = (len(hidden_RD), words.stop - first)
+                logits_RS = memory[: shape[0] * shape[1]].view(shape)
+                _write_logits(hidden_RD, weight_VD[words], self.bias[words], logits_RS)
+                yield LogitBlock(rows, first, logits_RS)
 
     def loss(self, logits_BTV: Tensor, hidden_BTD: Tensor, labels_BT: Tensor) -> Tensor:
         """Mean negative log-probability of the labels that count, in nats; a scalar in float32 or wider."""
@@ -147,19 +112,29 @@ class LinearHead(nn.Module):
         return -logprobs_BT[counted_BT].mean()
 
 
-def _wide_logits(hidden_RD: Tensor, weight_VD: Tensor, bias_V: Tensor, out_RV: Tensor) -> None:
-    """Writes the logits of half-precision hidden states and weights to ``out_RV``, which is float32."""
-    if hidden_RD.device.type != "cpu":
-        if hasattr(torch.ops.aten.mm, "dtype_out"):  # from torch 2.8
-            torch.ops.aten.mm.dtype_out(hidden_RD, weight_VD.T, out_RV.dtype, out=out_RV)
-            out_RV += bias_V
-        else:
-            out_RV.copy_(torch.addmm(bias_V, hidden_RD, weight_VD.T))
-        return
-    wide_RD = hidden_RD.float()
-    for first in range(0, len(weight_VD), _WIDENED_ROWS):
-        some = slice(first, first + _WIDENED_ROWS)
-        torch.addmm(bias_V[some].float(), wide_RD, weight_VD[some].float().T, out=out_RV[:, some])
+def _tiled(count: int) -> int:
+    """At most ``count``, and where that is possible what the processors' kernels divide into tiles without a rest."""
+    return max(1, count - count % 16 or count)
+
+
+def _write_logits(hidden_RD: Tensor, weight_SD: Tensor, bias_S: Tensor, out_RS: Tensor) -> None:
+    """Writes ``hidden @ weight.T + bias`` to ``out_RS``, which is wider where they are of half precision."""
+    if hidden_RD.dtype == out_RS.dtype:
+        torch.addmm(bias_S, hidden_RD, weight_SD.T, out=out_RS)
+    elif hidden_RD.device.type == "cpu":
+        torch.addmm(bias_S.float(), hidden_RD.float(), weight_SD.float().T, out=out_RS)
+    elif hasattr(torch.ops.aten.mm, "dtype_out"):  # from torch 2.8
+        torch.ops.aten.mm.dtype_out(hidden_RD, weight_SD.T, out_RS.dtype, out=out_RS)
+        out_RS += bias_S
+    else:
+        out_RS.copy_(torch.addmm(bias_S, hidden_RD, weight_SD.T))
+
+
+def whole_rows(count: int, width: int, elements: int | None) -> Iterator[slice]:
+    """Divides ``count`` positions for a head that computes the scores of all ``width`` words at once."""
+    rows = min(count, _tiled((elements or _WIDE_BLOCK_ELEMENTS) // width))
+    for start in range(0, count, rows or 1):
+        yield slice(start, min(start + rows, count))
 
 
 class AdaptiveHead(nn.Module):
@@ -179,10 +154,12 @@ class AdaptiveHead(nn.Module):
         logits: Tensor = self.adaptive.log_prob(hidden.reshape(-1, hidden.shape[-1]))
         return logits.view(*hidden.shape[:-1], -1)
 
-    def logit_blocks(self, hidden_ND: Tensor, word_embeddings_VD: Tensor, rows: int) -> Iterator[tuple[int, Tensor]]:
-        """Yields the first position and the log-probabilities of each block of positions, as a linear head does."""
-        for start in range(0, len(hidden_ND), rows or 1):
-            yield start, at_least_float32(self.logits(hidden_ND[start : start + rows], word_embeddings_VD))
+    def logit_blocks(
+        self, hidden_ND: Tensor, word_embeddings_VD: Tensor, *, elements: int | None = None
+    ) -> Iterator[LogitBlock]:
+        """Yields log-probabilities of some positions and all words at a time, as a linear head does its logits."""
+        for rows in whole_rows(len(hidden_ND), len(word_embeddings_VD), elements):
+            yield LogitBlock(rows, 0, at_least_float32(self.logits(hidden_ND[rows], word_embeddings_VD)))
 
     def loss(self, logits_BTV: Tensor, hidden_BTD: Tensor, labels_BT: Tensor) -> Tensor:
         """Mean negative log-probability of the labels that count, in nats; a scalar in float32 or wider."""

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from xlm.errors import InputError
 from xlm.model.attention import Attention
-from xlm.model.head import LinearHead
+from xlm.model.head import LinearHead, LogitBlock, whole_rows
 from xlm.model.lm import XLMWithLMHeadModel
 from xlm.model.packed_linear import ROUNDINGS, packed_linear
 from xlm.model.transformer import Layer, Transformer, TransformerInputs, TransformerOutput
@@ -188,9 +188,11 @@ class _PackedHead(LinearHead):
             logits: Tensor = self.packed(hidden)
         return logits
 
-    def logit_blocks(self, hidden_ND: Tensor, word_embeddings_VD: Tensor, rows: int) -> Iterator[tuple[int, Tensor]]:
-        for start in range(0, len(hidden_ND), rows or 1):
-            yield start, self.logits(hidden_ND[start : start + rows], word_embeddings_VD)
+    def logit_blocks(
+        self, hidden_ND: Tensor, word_embeddings_VD: Tensor, *, elements: int | None = None
+    ) -> Iterator[LogitBlock]:
+        for rows in whole_rows(len(hidden_ND), len(word_embeddings_VD), elements):
+            yield LogitBlock(rows, 0, self.logits(hidden_ND[rows], word_embeddings_VD))
 
 
 def _pack(weights: str, *linears: Any) -> nn.Module:

@@ -12,8 +12,8 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from xlm.model.head import TargetScores, score_targets
 from xlm.model.lm import XLMWithLMHeadModel
+from xlm.model.target_scores import TargetScores, score_targets
 from xlm.scoring.windows import Window, batches_by_length, checked_stride, windows_of
 
 _BATCH_TOKENS_CPU = 1024
