@@ -248,7 +248,7 @@ def test_from_codes_reads_the_two_files_of_the_original(tmp_path: Path) -> None:
         XLMTokenizer.from_codes(tmp_path / "vocab", tmp_path / "vocab")
 
 
-def test_the_tokenizer_imports_no_torch_and_sacremoses_only_when_used(tmp_path: Path) -> None:
+def test_the_tokenizer_imports_no_torch_and_only_the_data_of_sacremoses(tmp_path: Path) -> None:
     VOCABULARY.to_words(tmp_path / "vocab")
     write_codes(tmp_path / "codes", MERGES)
     script = f"""
@@ -256,11 +256,10 @@ import sys, xlm
 tokenizer = xlm.XLMTokenizer.from_codes({str(tmp_path / "codes")!r}, {str(tmp_path / "vocab")!r})
 tokenizer.save_pretrained({str(tmp_path / "saved")!r})
 tokenizer = xlm.XLMTokenizer.from_pretrained({str(tmp_path / "saved")!r})
-assert "sacremoses" not in sys.modules
 ids = tokenizer(["the dog", "the"], lang="en", padding=True).input_ids
-assert tokenizer.decode(ids[0], skip_special_tokens=True) == "the dog"
-assert "sacremoses" in sys.modules
-print(sorted({{"torch", "transformers", "safetensors"}} & sys.modules.keys()))
+for detokenize in (False, True):
+    assert tokenizer.decode(ids[0], skip_special_tokens=True, detokenize=detokenize) == "the dog"
+print(sorted({{"torch", "transformers", "safetensors", "numpy", "sacremoses", "joblib"}} & sys.modules.keys()))
 """
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert (result.stdout, result.stderr) == ("[]\n", "")
