@@ -15,7 +15,7 @@ from typing import Any
 from xlm.tokenizer.corpus_encoder import CorpusEncoder
 from xlm.tokenizer.decoder import Decoder
 from xlm.tokenizer.encoder import Encoder
-from xlm.tokenizer.merges import read_codes
+from xlm.tokenizer.merges import check_merges, read_codes
 from xlm.tokenizer.settings import SPECIAL_TOKEN_NAMES
 from xlm.tokenizer.vocabulary import Vocabulary
 
@@ -99,10 +99,12 @@ class XLMTokenizer(Encoder, CorpusEncoder, Decoder):
             **settings: Any other argument of ``XLMTokenizer`` by its name.
 
         Raises:
-            VocabularyError: A file is missing or broken.
+            VocabularyError: A file is missing or broken, or the two are of different models.
         """
         values: dict[str, Any] = {"preset": "original", "lang2id": None if lang2id is None else dict(lang2id)}
-        return cls(Vocabulary.from_words(Path(vocab)), read_codes(Path(codes)), **(values | settings))
+        vocabulary, merges = Vocabulary.from_words(Path(vocab)), read_codes(Path(codes))
+        check_merges(vocabulary, merges, Path(codes))
+        return cls(vocabulary, merges, **(values | settings))
 
     def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
         """Writes the tokenizer into a directory, made when missing, in the layout that transformers opens.
