@@ -12,6 +12,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import numpy as np
@@ -174,6 +175,8 @@ def test_what_cannot_be_cut_or_paired_is_refused(tokenizer: XLMTokenizer) -> Non
     wrong: tuple[tuple[dict[str, Any], str], ...] = (
         ({"truncation": "left"}, "truncation"),
         ({"truncation": True, "max_length": -1}, "max_length"),
+        ({"truncation": True, "max_length": 0}, "max_length"),
+        ({"padding": "max_length", "max_length": 2.0}, "max_length"),
         ({"text_pair": ["the"]}, "text_pair"),
         ({"text_pair": "the"}, "text_pair"),
         ({"text_pair": ["the", "dog"], "return_offsets": True}, "return_offsets"),
@@ -212,13 +215,36 @@ def test_batches(tokenizer: XLMTokenizer) -> None:
             tokenizer.encode_batch(["the"], workers=number)
 
 
-def test_threads_share_it(tokenizer: XLMTokenizer) -> None:
+@pytest.mark.parametrize(
+    "option",
+    [
+        *("stride", "pad_to_multiple_of", "return_offsets_mapping", "return_token_type_ids", "padding_side"),
+        *("return_special_tokens_mask", "is_split_into_words", "return_overflowing_tokens"),
+    ],
+)
+def test_options_of_transformers_that_are_not_supported_are_refused(tokenizer: XLMTokenizer, option: str) -> None:
+    options: dict[str, Any] = {option: 2}
+    for call in (tokenizer, tokenizer.encode):
+        with pytest.raises(TypeError, match=option):
+            call("the dog", **options)
+
+
+@pytest.mark.parametrize("preset", ["transformers", "transformers-v4", "original"])
+def test_threads_share_it(preset: str) -> None:
     texts = [f'the dog {i} is, "running" ({i}).' for i in range(300)]
-    expected = [XLMTokenizer(VOCABULARY, MERGES).encode(text) for text in texts]
-    with ThreadPoolExecutor(8) as pool:
-        for _ in range(5):
-            fresh = XLMTokenizer(VOCABULARY, MERGES)
-            assert list(pool.map(fresh.encode, texts)) == expected
+    expected = XLMTokenizer(VOCABULARY, MERGES, preset=preset).encode_batch(texts, lang="en")
+    for _ in range(5):
+        fresh = XLMTokenizer(VOCABULARY, MERGES, preset=preset)
+        cold = Barrier(8)  # all of them find nothing remembered
+
+        def work(number: int, tokenizer: XLMTokenizer = fresh, start: Barrier = cold) -> list[list[int]]:
+            start.wait(60)
+            if number % 2:
+                return tokenizer.encode_batch(texts, lang="en")
+            return [tokenizer.encode(text, lang="en") for text in texts]
+
+        with ThreadPoolExecutor(8) as pool:
+            assert list(pool.map(work, range(8))) == [expected] * 8
 
 
 def test_copies_are_equal_and_work(tokenizer: XLMTokenizer) -> None:
@@ -226,6 +252,9 @@ def test_copies_are_equal_and_work(tokenizer: XLMTokenizer) -> None:
         assert twin == tokenizer
         assert hash(twin) == hash(tokenizer)
         assert twin.encode("the dogs <s>") == tokenizer.encode("the dogs <s>")
+        assert twin.encode_batch(["the dogs", "(a)"], lang="de", workers=2) == tokenizer.encode_batch(
+            ["the dogs", "(a)"], lang="de"
+        )
     assert dataclasses.replace(tokenizer, bos_token="</s>") != tokenizer
 
 

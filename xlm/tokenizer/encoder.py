@@ -51,7 +51,8 @@ class Encoder(TokenizerSettings):
             add_special_tokens: Whether to put ``bos_token`` before and ``sep_token`` after.
             truncation: Whether to cut off what goes beyond ``max_length``: True or ``"longest_first"`` from the
                 longer of two texts first, ``"only_first"`` or ``"only_second"`` from one of them.
-            max_length: How many ids there may be, special tokens included; None for ``model_max_length``.
+            max_length: How many ids there may be, special tokens included, which stay even where there is no room for
+                them; None for ``model_max_length``.
 
         Raises:
             InputError: The text is not a str, or an unknown way of truncation.
@@ -77,9 +78,12 @@ class Encoder(TokenizerSettings):
     def _longest(self, max_length: int | None) -> int:
         if max_length is None:
             return self.model_max_length
-        if type(max_length) is not int or max_length < 0:
+        if type(max_length) is not int or max_length < 1:  # transformers takes 0 for no limit
             raise InputError(
-                "The longest length is wrong", where="max_length", found=repr(max_length), expected="a number of ids"
+                "The longest length is wrong",
+                where="max_length",
+                found=repr(max_length),
+                expected="a number of ids above 0, or None for model_max_length",
             )
         return max_length
 

@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from xlm.tokenizer.moses_data import data_module
 
-_NAMES = dict(
+LANGUAGE_NAMES = dict(
     re.findall(
         r"(\w+) (\w+)",
         "assamese as, bengali bn, catalan ca, czech cs, german de, greek el, english en, spanish es, estonian et, "
@@ -46,8 +46,8 @@ def prefixes_of(language: str, *, perl: bool) -> Prefixes:
             not, and takes the English names of languages too.
     """
     lists = data_module("_data_nonbreaking_prefixes").NONBREAKING_PREFIXES
-    code = language if perl else _NAMES.get(language, language)
-    text = lists[f"nonbreaking_prefix.{code if code in _NAMES.values() else 'en'}"]
+    code = language if perl else LANGUAGE_NAMES.get(language, language)
+    text = lists[f"nonbreaking_prefix.{code if code in LANGUAGE_NAMES.values() else 'en'}"]
     lines = text.split("\n") if perl else [line.strip() for line in text.splitlines()]
     lines = [line for line in lines if line and not line.startswith("#")]
     if perl:  # one table from prefix to kind: the later line counts
