@@ -138,6 +138,7 @@ def test_live_decode_of_any_ids(both: tuple[XLMTokenizer, Any], ids: list[int], 
     assert ours.convert_ids_to_tokens(ids, skip) == peer.convert_ids_to_tokens(ids, skip_special_tokens=skip)
 
 
+@pytest.mark.filterwarnings("ignore:`max_length` is ignored:UserWarning")  # what transformers says of it
 @live
 @given(
     texts=TEXTS | st.lists(TEXTS, min_size=1, max_size=3),
