@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Compares the tokenizer with live transformers on random texts, for as long as one likes.
+"""Compares the tokenizer with live transformers and with itself on random texts, for as long as one likes.
 
     PYTHONPATH=. .venv/bin/python scripts/fuzz_tokenizer.py --minutes 30 [--seed N]
 
 The preset is that of the transformers installed: ``transformers`` for 5.x, ``transformers-v4`` for 4.x. Uses the
 published vocabulary and lines of the reference texts where XLM_REFERENCE (default ../shared) has them, else
-small ones. Prints how many texts were compared, and each that differs; exits with 1 if any does.
+small ones. With itself: one text, a batch and spans give the same ids, and the rules on the whole text the same pieces,
+for the preset ``original`` too. Prints how many texts were compared, and each that differs; exits with 1 if any does.
 """
 
 from __future__ import annotations
@@ -61,7 +62,9 @@ def main() -> int:
         ]
     print(f"seed {seed}, {len(lines)} real lines, transformers {transformers.__version__}", flush=True)
     texts = fuzzing.Texts(seed, lines)
-    compared = differing = 0
+    compared = compared_batches = differing = 0
+    alone = [ours for ours, _ in pairs]
+    alone.append(XLMTokenizer(alone[0].vocabulary, alone[0].merges, preset="original"))
     end = time.monotonic() + 60 * arguments.minutes
     while time.monotonic() < end:
         for ours, peer in pairs:
@@ -70,6 +73,13 @@ def main() -> int:
             if difference is not None:
                 differing += 1
                 print(difference, flush=True)
+        for tokenizer in alone:
+            difference = fuzzing.check_itself(tokenizer, texts)
+            compared_batches += 1
+            if difference is not None:
+                differing += 1
+                print(difference, flush=True)
+    print(f"{compared_batches} batches of 1 to 4 texts compared among themselves")
     print(f"{compared} texts compared, {differing} differ")
     return 1 if differing else 0
 

@@ -21,9 +21,8 @@ from xlm import XLMConfig, XLMTokenizer, XLMWithLMHeadModel
 from xlm.bench.checkpoints import bench_convert
 from xlm.checkpoint import convert as module
 from xlm.checkpoint.convert import ConversionReport, convert
-from xlm.checkpoint.tokenizer_files import check_merges
 from xlm.errors import CheckpointError, ConfigError, VocabularyError, WriteError
-from xlm.tokenizer.merges import read_codes
+from xlm.tokenizer.merges import check_merges, read_codes
 from xlm.tokenizer.vocabulary import Vocabulary
 
 TRAINED = "clm_ende_multi30k/clm_ende_multi30k"

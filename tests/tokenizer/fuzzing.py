@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import sys
 import unicodedata
@@ -10,6 +11,9 @@ from typing import Any
 
 from tests.tokenizer.small import TEXT
 from tests.tokenizer.texts import SNIPPETS
+from xlm.tokenizer.folding import lowercase_and_remove_accent
+from xlm.tokenizer.moses import moses
+from xlm.tokenizer.presets import PRESETS
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
 # Characters that rules of text take notice of, those that combine, join, turn or hide, and halves of pairs.
@@ -98,4 +102,47 @@ def check(ours: XLMTokenizer, peer: Any, texts: Texts, *, cut: bool = True) -> s
         other = texts.text()
         if ours.encode(text, other, **options) != peer.encode(text, other, **options):
             return f"encode({text!r}, {other!r}, **{options!r})"
+    return None
+
+
+def check_spans(tokenizer: XLMTokenizer, text: str, lang: str | None) -> None:
+    """Asserts that the spans of a text are what they are defined to be, and the ids those without them."""
+    encoding = tokenizer(text, lang=lang, return_offsets=True)
+    pieces, spans, words = tokenizer.tokenize(text, lang), encoding["offsets"], encoding["word_ids"]
+    assert encoding.input_ids == tokenizer.encode(text, lang=lang)
+    assert len(spans) == len(words) == len(encoding.input_ids) == len(pieces) + 2
+    assert (spans[0], spans[-1], words[0], words[-1]) == ((0, 0), (0, 0), None, None)
+    spans, words = spans[1:-1], words[1:-1]
+    covered = {place for start, end in spans for place in range(start, end)}
+    assert all(0 <= start <= end <= len(text) for start, end in spans)
+    assert [start for start, _ in spans] == sorted(start for start, _ in spans)
+    if pieces:  # where everything was dropped nothing is left to have a span
+        assert {place for place, character in enumerate(text) if not character.isspace()} <= covered
+    assert words == sorted(words)
+    assert all(0 <= word < max(len(text.split()), 1) for word in words)
+
+
+def check_itself(tokenizer: XLMTokenizer, texts: Texts) -> str | None:
+    """Compares all ways to the ids of some more texts with each other; returns what differs, None if nothing does."""
+    lang = texts.random.choice(_LANGUAGES[3:] if tokenizer.preset == "original" else _LANGUAGES)
+    batch = [texts.text() for _ in range(texts.random.randint(1, 4))]
+    rows = [tokenizer.tokenize(text, lang=lang) for text in batch]
+    ids = [tokenizer.encode(text, lang=lang) for text in batch]
+    if texts.random.random() < 0.002:
+        twin = dataclasses.replace(tokenizer)  # which remembers nothing yet, and takes its time
+        if twin.encode_batch(batch, lang=lang) != ids:
+            return f"encode_batch({batch!r}, lang={lang!r}) on a new tokenizer"
+    if tokenizer.encode_batch(batch, lang=lang) != ids or tokenizer.tokenize_batch(batch, lang=lang) != rows:
+        return f"encode_batch or tokenize_batch({batch!r}, lang={lang!r})"
+    try:
+        check_spans(tokenizer, batch[0], lang)
+    except AssertionError as error:
+        return f"spans of {batch[0]!r}, lang={lang!r}: {error}"
+    if lang is not None:  # without a language special tokens count, and then the rules see parts
+        for text, row in zip(batch, rows, strict=True):
+            words = moses(PRESETS[tokenizer.preset].dialect, lang).words(text)
+            if tokenizer.do_lowercase_and_remove_accent:
+                words = lowercase_and_remove_accent(words)
+            if [piece for word in words for piece in tokenizer._pipeline._bpe.split(word)] != row:
+                return f"tokenize({text!r}, lang={lang!r}) and the rules on the whole text"
     return None

@@ -58,9 +58,12 @@ def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     (directory / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(VOCABULARY.tokens)}))
     (directory / "merges.txt").write_text("".join(f"{left} {right}\n" for left, right in MERGES), encoding="utf-8")
     peer = transformers.XLMTokenizer(
-        str(directory / "vocab.json"), str(directory / "merges.txt"), do_lowercase_and_remove_accent=request.param
+        str(directory / "vocab.json"),
+        str(directory / "merges.txt"),
+        do_lowercase_and_remove_accent=request.param,
+        model_max_length=40,
     )
-    return XLMTokenizer(VOCABULARY, MERGES, do_lowercase_and_remove_accent=request.param), peer
+    return XLMTokenizer(VOCABULARY, MERGES, do_lowercase_and_remove_accent=request.param, model_max_length=40), peer
 
 
 live = settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -128,19 +131,37 @@ def test_live_calls(both: tuple[XLMTokenizer, Any], texts: str | list[str]) -> N
 
 
 @live
+@given(ids=st.lists(st.integers(0, len(VOCABULARY) - 1), max_size=30), skip=st.booleans())
+def test_live_decode_of_any_ids(both: tuple[XLMTokenizer, Any], ids: list[int], skip: bool) -> None:
+    ours, peer = both
+    assert ours.decode(ids, skip) == peer.decode(ids, skip_special_tokens=skip)
+    assert ours.convert_ids_to_tokens(ids, skip) == peer.convert_ids_to_tokens(ids, skip_special_tokens=skip)
+
+
+@pytest.mark.filterwarnings("ignore:`max_length` is ignored:UserWarning")  # what transformers says of it
+@live
 @given(
-    first=TEXTS,
-    second=st.none() | TEXTS,
+    texts=TEXTS | st.lists(TEXTS, min_size=1, max_size=3),
+    pair=st.none() | TEXTS,
     truncation=st.sampled_from([False, True, "longest_first", "only_first", "only_second"]),
-    padding=st.sampled_from([False, "max_length"]),
-    max_length=st.integers(3, 30),
+    padding=st.sampled_from([False, True, "longest", "max_length"]),
+    max_length=st.none() | st.integers(1, 30),
     add_special_tokens=st.booleans(),
+    return_tensors=st.sampled_from([None, "np", "pt"]),
 )
 def test_live_pairs_truncation_and_padding(both: tuple[XLMTokenizer, Any], **arguments: Any) -> None:
     ours, peer = both
-    first, second = arguments.pop("first"), arguments.pop("second")
-    arguments["max_length"] = arguments["max_length"] if arguments["truncation"] or arguments["padding"] else None
-    mine, theirs = ours(first, second, **arguments), peer(first, second, **arguments)
-    assert {name: mine[name] for name in theirs} == dict(theirs)
-    del arguments["padding"]
-    assert ours.encode(first, second, **arguments) == peer.encode(first, second, **arguments)
+    texts, pair = arguments.pop("texts"), arguments.pop("pair")
+    if isinstance(texts, list):
+        # transformers makes lists of arrays of rows of different lengths, which is refused here
+        arguments["return_tensors"] = arguments["return_tensors"] if arguments["padding"] == "longest" else None
+        pair = None if pair is None else [pair] * len(texts)
+    mine, theirs = ours(texts, pair, **arguments), peer(texts, pair, **arguments)
+    for name in theirs:
+        assert type(mine[name]) is type(theirs[name])
+        assert (
+            mine[name] == theirs[name] if isinstance(mine[name], list) else mine[name].tolist() == theirs[name].tolist()
+        )
+    if not isinstance(texts, list):
+        del arguments["padding"], arguments["return_tensors"]
+        assert ours.encode(texts, pair, **arguments) == peer.encode(texts, pair, **arguments)

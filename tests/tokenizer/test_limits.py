@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from functools import lru_cache
 
 import pytest
 
@@ -60,22 +62,46 @@ PATTERNS = {
     "brackets and dots": ") .(",
     "mixed": "a.\" ,5 %'(b) …",
     "markers": "DOTMULTI.",
+    "one word": "thedog",
+    "one letter": "a",
+    "marks": "e\u0301\u0301\u0327",
+    "marks alone": "\u0301",
+    "ideographs": "中文字，",
+    "full-width": "１，。 ",
+    "special tokens": "<s><special1>",
 }
 
 
-def seconds(tokenizer: XLMTokenizer, text: str) -> float:
-    start = time.process_time()
-    tokenizer.encode(text, lang="en")
-    return time.process_time() - start
+@lru_cache(maxsize=3)
+def tokenizer_of(preset: str) -> XLMTokenizer:
+    return XLMTokenizer(VOCABULARY, MERGES, preset=preset)
 
 
-def check_linear(pattern: str, *, shortest: int, longest: int) -> None:
-    tokenizer = XLMTokenizer(VOCABULARY, MERGES)
-    tokenizer.encode("x", lang="en")
-    length, before = shortest, seconds(tokenizer, pattern * (shortest // len(pattern)))
+CALLS: dict[str, Callable[[str], object]] = {
+    "encode": lambda text: tokenizer_of("transformers").encode(text, lang="en"),
+    "without a language": lambda text: tokenizer_of("transformers-v4").encode(text),
+    "original": lambda text: tokenizer_of("original").encode(text, lang="de"),
+    "pieces": lambda text: tokenizer_of("original").tokenize(text, lang="fr"),
+    "batch": lambda text: tokenizer_of("transformers").encode_batch([text], lang="en"),
+    "spans": lambda text: tokenizer_of("original")(text, lang="de", return_offsets=True),
+    "decoding": lambda text: tokenizer_of("transformers").decode(
+        [VOCABULARY.ids.get(character, 3) for character in text], lang="en", detokenize=True
+    ),
+}
+
+
+def check_linear(pattern: str, call: str, *, shortest: int, longest: int) -> None:
+    def seconds(length: int) -> float:
+        text = pattern * (length // len(pattern))
+        start = time.process_time()
+        CALLS[call](text)
+        return time.process_time() - start
+
+    CALLS[call]("x")
+    length, before = shortest, seconds(shortest)
     while length < longest:
         length *= 2
-        now = seconds(tokenizer, pattern * (length // len(pattern)))
+        now = seconds(length)
         # linear is 2, quadratic 4; half a second for what a busy machine adds to a short measurement
         assert now < 3 * before + 0.5, length
         before = now
@@ -83,10 +109,17 @@ def check_linear(pattern: str, *, shortest: int, longest: int) -> None:
 
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_time_is_linear(pattern: str) -> None:
-    check_linear(PATTERNS[pattern], shortest=20_000, longest=80_000)
+    check_linear(PATTERNS[pattern], "encode", shortest=20_000, longest=80_000)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_time_is_linear_up_to_10_mb(pattern: str) -> None:
-    check_linear(PATTERNS[pattern], shortest=1_250_000, longest=10_000_000)
+    check_linear(PATTERNS[pattern], "encode", shortest=1_250_000, longest=10_000_000)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_time_of_every_call_is_linear(pattern: str, call: str) -> None:
+    check_linear(PATTERNS[pattern], call, shortest=50_000, longest=400_000)

@@ -23,6 +23,7 @@ from tests.tokenizer.texts import TEXTS
 from xlm.tokenizer import folding, normalization
 from xlm.tokenizer.characters import classes_of
 from xlm.tokenizer.moses import Moses, moses
+from xlm.tokenizer.prefixes import LANGUAGE_NAMES, prefixes_of
 from xlm.tokenizer.rules import AlignedText, Rule, apply, apply_aligned
 
 CHARACTERS = [chr(code) for code in range(sys.maxunicode + 1)]
@@ -156,6 +157,12 @@ def test_recorded_words_of_the_scripts(reference: Path) -> None:
         ("cs", 'řekl "ano." a', 'řekl " ano . " a', 'řekl " ano . " a'),
         ("en", "one\ntwo.", "one two .", "onetwo ."),
         ("fi", "USA:n ja EU: ei", "USA:n ja EU : ei", "USA : n ja EU : ei"),
+        ("sv", "USA:s och EU: nej", "USA:s och EU : nej", "USA : s och EU : nej"),
+        ("tdt", "ha'u 'b", "ha'u ' b", "ha ' u ' b"),
+        ("ca", "l'aigua", "l' aigua", "l ' aigua"),
+        ("fr", "l'eau 1'a", "l' eau 1 ' a", "l' eau 1 ' a"),
+        ("cs", "2\u00a0000 Kč", "2,000 Kč", "2,000 Kč"),
+        ("ro", "Şi ţara", "Şi ţara", "Si tara"),
         ("ga", "d'fhág sé", "d' fhág sé", "d ' fhág sé"),
         ("so", "lo'da", "lo'da", "lo ' da"),
         ("ca", "il·lusió", "il·lusió", "il · lusió"),
@@ -166,6 +173,19 @@ def test_where_the_dialects_differ(language: str, text: str, perl: str, sacremos
     # The scripts' side was read off the scripts; what real text shows of it is recorded above.
     assert " ".join(moses("perl", language).words(text)) == perl
     assert " ".join(moses("sacremoses", language).words(text)) == sacremoses
+
+
+def test_abbreviations_are_those_of_sacremoses() -> None:
+    from sacremoses.corpus import NonbreakingPrefixes
+
+    peer = NonbreakingPrefixes()
+    assert {name: code for name, code in peer.available_langs.items() if name != code} == LANGUAGE_NAMES
+    for language in (*peer.available_langs, "xx", "txt", ""):
+        prefixes = prefixes_of(language, perl=False)
+        expected = list(peer.words(language)) if language else list(peer.words("en"))
+        numeric = {line.rpartition(" ")[0] for line in expected if "#NUMERIC_ONLY#" in line}
+        assert prefixes.before_numbers == numeric
+        assert prefixes.always == set(expected) - numeric
 
 
 def test_the_classes_are_those_of_perl(tmp_path: Path) -> None:

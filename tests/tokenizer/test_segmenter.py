@@ -9,11 +9,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tests.tokenizer.texts import TEXTS
+from tests.tokenizer.texts import SNIPPETS, TEXTS
 from xlm.tokenizer import remembered as remembered_module
 from xlm.tokenizer import segmenter as segmenter_module
 from xlm.tokenizer.batch_segmenter import BatchSegmenter
 from xlm.tokenizer.moses import moses
+from xlm.tokenizer.prefixes import LANGUAGE_NAMES
 
 KINDS = [("sacremoses", lang) for lang in ("en", "de", "fr", "ro", "ko", "cs")] + [
     ("perl", lang) for lang in ("en", "de", "fr", "fi", "ca", "tdt", "so", "xx")
@@ -114,3 +115,13 @@ def test_caches_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     list(segmenter.of_texts([f"word{i}, word{i}" for i in range(100)]))
     assert sum(map(len, caches)) <= 20
     assert not any("longlong" in key for cache in caches for key in cache)
+
+
+@pytest.mark.parametrize("dialect", ["sacremoses", "perl"])
+def test_every_language_of_moses(dialect: str) -> None:
+    """The short cuts change nothing for any language that there is a list of abbreviations for."""
+    text = " ".join((*SNIPPETS, "EU:n l'eau il·lusió ha'u No. 5 z.B. x. 1 U.S. a"))
+    for language in LANGUAGE_NAMES.values():
+        segmenter = segmenter_of((dialect, language), False)
+        assert segmenter(text) == segmenter.by_rules(text), language
+        assert len(segmenter(text)) > len(text.split())

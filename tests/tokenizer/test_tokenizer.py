@@ -12,6 +12,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import numpy as np
@@ -174,6 +175,8 @@ def test_what_cannot_be_cut_or_paired_is_refused(tokenizer: XLMTokenizer) -> Non
     wrong: tuple[tuple[dict[str, Any], str], ...] = (
         ({"truncation": "left"}, "truncation"),
         ({"truncation": True, "max_length": -1}, "max_length"),
+        ({"truncation": True, "max_length": 0}, "max_length"),
+        ({"padding": "max_length", "max_length": 2.0}, "max_length"),
         ({"text_pair": ["the"]}, "text_pair"),
         ({"text_pair": "the"}, "text_pair"),
         ({"text_pair": ["the", "dog"], "return_offsets": True}, "return_offsets"),
@@ -212,13 +215,36 @@ def test_batches(tokenizer: XLMTokenizer) -> None:
             tokenizer.encode_batch(["the"], workers=number)
 
 
-def test_threads_share_it(tokenizer: XLMTokenizer) -> None:
+@pytest.mark.parametrize(
+    "option",
+    [
+        *("stride", "pad_to_multiple_of", "return_offsets_mapping", "return_token_type_ids", "padding_side"),
+        *("return_special_tokens_mask", "is_split_into_words", "return_overflowing_tokens"),
+    ],
+)
+def test_options_of_transformers_that_are_not_supported_are_refused(tokenizer: XLMTokenizer, option: str) -> None:
+    options: dict[str, Any] = {option: 2}
+    for call in (tokenizer, tokenizer.encode):
+        with pytest.raises(TypeError, match=option):
+            call("the dog", **options)
+
+
+@pytest.mark.parametrize("preset", ["transformers", "transformers-v4", "original"])
+def test_threads_share_it(preset: str) -> None:
     texts = [f'the dog {i} is, "running" ({i}).' for i in range(300)]
-    expected = [XLMTokenizer(VOCABULARY, MERGES).encode(text) for text in texts]
-    with ThreadPoolExecutor(8) as pool:
-        for _ in range(5):
-            fresh = XLMTokenizer(VOCABULARY, MERGES)
-            assert list(pool.map(fresh.encode, texts)) == expected
+    expected = XLMTokenizer(VOCABULARY, MERGES, preset=preset).encode_batch(texts, lang="en")
+    for _ in range(5):
+        fresh = XLMTokenizer(VOCABULARY, MERGES, preset=preset)
+        cold = Barrier(8)  # all of them find nothing remembered
+
+        def work(number: int, tokenizer: XLMTokenizer = fresh, start: Barrier = cold) -> list[list[int]]:
+            start.wait(60)
+            if number % 2:
+                return tokenizer.encode_batch(texts, lang="en")
+            return [tokenizer.encode(text, lang="en") for text in texts]
+
+        with ThreadPoolExecutor(8) as pool:
+            assert list(pool.map(work, range(8))) == [expected] * 8
 
 
 def test_copies_are_equal_and_work(tokenizer: XLMTokenizer) -> None:
@@ -226,6 +252,9 @@ def test_copies_are_equal_and_work(tokenizer: XLMTokenizer) -> None:
         assert twin == tokenizer
         assert hash(twin) == hash(tokenizer)
         assert twin.encode("the dogs <s>") == tokenizer.encode("the dogs <s>")
+        assert twin.encode_batch(["the dogs", "(a)"], lang="de", workers=2) == tokenizer.encode_batch(
+            ["the dogs", "(a)"], lang="de"
+        )
     assert dataclasses.replace(tokenizer, bos_token="</s>") != tokenizer
 
 
@@ -248,7 +277,7 @@ def test_from_codes_reads_the_two_files_of_the_original(tmp_path: Path) -> None:
         XLMTokenizer.from_codes(tmp_path / "vocab", tmp_path / "vocab")
 
 
-def test_the_tokenizer_imports_no_torch_and_sacremoses_only_when_used(tmp_path: Path) -> None:
+def test_the_tokenizer_imports_no_torch_and_only_the_data_of_sacremoses(tmp_path: Path) -> None:
     VOCABULARY.to_words(tmp_path / "vocab")
     write_codes(tmp_path / "codes", MERGES)
     script = f"""
@@ -256,11 +285,10 @@ import sys, xlm
 tokenizer = xlm.XLMTokenizer.from_codes({str(tmp_path / "codes")!r}, {str(tmp_path / "vocab")!r})
 tokenizer.save_pretrained({str(tmp_path / "saved")!r})
 tokenizer = xlm.XLMTokenizer.from_pretrained({str(tmp_path / "saved")!r})
-assert "sacremoses" not in sys.modules
 ids = tokenizer(["the dog", "the"], lang="en", padding=True).input_ids
-assert tokenizer.decode(ids[0], skip_special_tokens=True) == "the dog"
-assert "sacremoses" in sys.modules
-print(sorted({{"torch", "transformers", "safetensors"}} & sys.modules.keys()))
+for detokenize in (False, True):
+    assert tokenizer.decode(ids[0], skip_special_tokens=True, detokenize=detokenize) == "the dog"
+print(sorted({{"torch", "transformers", "safetensors", "numpy", "sacremoses", "joblib"}} & sys.modules.keys()))
 """
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert (result.stdout, result.stderr) == ("[]\n", "")

@@ -109,10 +109,10 @@ def good_json(**changes: object) -> bytes:
         (good_json()[:-1] + b',\n"b":\n14}', ", line 2"),
         (good_json()[:-1] + '",\n"é": 16}'.encode()[1:], ", line 2"),
         (good_json()[:-1] + b',\n"\\u0062": 16}', ""),  # b, with an escape that nobody needs
-        (b'{"a": 0}', ""),
+        (b'{"a": 0}', ", line 1"),
         (b"{}", ""),
-        (good_json().replace(b'"</s>": 1', b'"x": 1'), ""),
-        (good_json().replace(b'"a"', b'"\\ud800"'), ", id 14"),
+        (good_json().replace(b'"</s>": 1', b'"x": 1'), ", line 1"),
+        (good_json().replace(b'"a"', b'"\\ud800"'), ", line 1"),
     ],
 )
 def test_broken_json_names_the_file(tmp_path: Path, content: bytes, place: str) -> None:

@@ -12,11 +12,11 @@ from typing import Any
 
 from xlm._atomic import make_directory, write_text
 from xlm.errors import CheckpointError, InputError, VocabularyError, XLMWarning
-from xlm.tokenizer.merges import Merges, read_codes, read_merges, write_merges
+from xlm.tokenizer.merges import check_merges, read_codes, read_merges, write_merges
 from xlm.tokenizer.presets import PRESETS
-from xlm.tokenizer.text_files import read_json_object
+from xlm.tokenizer.text_files import place_of_key, read_json_object, shortened
 from xlm.tokenizer.tokenizer import SPECIAL_TOKEN_NAMES, XLMTokenizer
-from xlm.tokenizer.vocabulary import END_OF_WORD, SPECIAL_TOKENS, Vocabulary
+from xlm.tokenizer.vocabulary import Vocabulary
 
 VOCABULARY_FILE = "vocab.json"
 _MERGES = "merges.txt"
@@ -112,28 +112,6 @@ def original_tokenizer(
     return XLMTokenizer(vocabulary, merges, **{**_ORIGINAL_SETTINGS, "lang2id": dict(lang2id), **settings})
 
 
-def check_merges(vocabulary: Vocabulary, merges: Merges, where: Path) -> None:
-    """Raises when a vocabulary cannot have come from these merges.
-
-    Every token of a vocabulary is a single character or what some merge makes; of the published pairs of files all
-    are, and of a published vocabulary with another model's codes at most 56 in 100.
-
-    Raises:
-        VocabularyError: Under 90 in 100 are.
-    """
-    made = {left + right for left, right in merges}
-    tokens = vocabulary.tokens[len(SPECIAL_TOKENS) :]
-    found = sum(token in made or len(token.removesuffix(END_OF_WORD)) <= 1 for token in tokens)
-    if found < 0.9 * len(tokens):
-        raise VocabularyError(
-            "The codes are of another model than the vocabulary",
-            where=where,
-            found=f"{len(merges)} merges that make {found} of the vocabulary's {len(tokens)} tokens",
-            expected="merges that make all of them",
-            remedy="use the codes that the model was trained with",
-        )
-
-
 def has_tokenizer(path: Path) -> bool:
     """Whether a directory holds a tokenizer: its words and its merges."""
     return (path / VOCABULARY_FILE).is_file() and (path / _MERGES).is_file()
@@ -190,7 +168,7 @@ def _from_original(path: Path, codes: Path | None, settings: dict[str, Any]) -> 
 
 def _from_directory(directory: Path, codes: Path | None, settings: dict[str, Any]) -> XLMTokenizer:
     needed = (VOCABULARY_FILE,) if codes is not None else (VOCABULARY_FILE, _MERGES)
-    missing = [name for name in needed if not (directory / name).is_file()]
+    missing = [name for name in needed if not (directory / name).exists()]
     if missing:
         raise VocabularyError(
             "The directory does not hold a tokenizer",
@@ -204,7 +182,9 @@ def _from_directory(directory: Path, codes: Path | None, settings: dict[str, Any
     config = read_json_object(config_path) if config_path.exists() else {}
     vocabulary = Vocabulary.from_json(directory / VOCABULARY_FILE)
     _check_languages(directory, config)
-    merges: Merges = read_merges(directory / _MERGES) if codes is None else read_codes(codes)
+    merges_path = directory / _MERGES if codes is None else codes
+    merges = read_merges(merges_path) if codes is None else read_codes(codes)
+    check_merges(vocabulary, merges, merges_path)
     saved = _saved_settings(directory, config, vocabulary)
     ours = config.get(_OURS, {})
     if not isinstance(ours, dict):
@@ -220,7 +200,8 @@ def _from_directory(directory: Path, codes: Path | None, settings: dict[str, Any
     except (InputError, VocabularyError) as error:
         if error.where not in saved or error.where in settings:
             raise  # what the caller passed, not what the file holds
-        raise _wrong(config_path, str(error.where), error.found, error.expected) from error
+        path = _file_of(directory, config, str(error.where))
+        raise _wrong(path, str(error.where), error.found, error.expected) from error
 
 
 def _check_languages(directory: Path, config: Mapping[str, Any]) -> None:
@@ -266,9 +247,9 @@ def _saved_settings(directory: Path, config: Mapping[str, Any], vocabulary: Voca
     saved = {name: values[name] for name in _SETTINGS if values.get(name) is not None}
     for name in SPECIAL_TOKEN_NAMES:
         if name in saved:
-            saved[name] = _content(path, name, saved[name])
-    if isinstance(tokens := saved.get("additional_special_tokens"), list):
-        saved["additional_special_tokens"] = [_content(path, "additional_special_tokens", token) for token in tokens]
+            saved[name] = _content(_file_of(directory, config, name), name, saved[name])
+    if isinstance(tokens := saved.get(name := "additional_special_tokens"), list):
+        saved[name] = [_content(_file_of(directory, config, name), name, token) for token in tokens]
     return saved
 
 
@@ -300,7 +281,18 @@ def _object(path: Path, config: Mapping[str, Any], name: str) -> dict[str, Any]:
     return value
 
 
+def _file_of(directory: Path, config: Mapping[str, Any], name: str) -> Path:
+    """Returns the file that a saved setting stands in."""
+    special = directory / _SPECIAL_TOKENS_MAP
+    in_special = "added_tokens_decoder" not in config and special.exists() and name in read_json_object(special)
+    return special if in_special else directory / _CONFIG
+
+
 def _wrong(path: Path, name: str, found: object, expected: object) -> VocabularyError:
     return VocabularyError(
-        "A saved setting of the tokenizer is wrong", where=f"{path}, {name}", found=found, expected=expected
+        "A saved setting of the tokenizer is wrong",
+        where=f"{place_of_key(path, name)}, {name}",
+        found=shortened(found),
+        expected=expected,
+        remedy="correct the file, fetch it again, or pass the setting by its name",
     )

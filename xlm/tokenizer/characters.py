@@ -7,13 +7,16 @@ older Unicode, without most ideographs and with the vowel killers of Indic scrip
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
-# Marks that are letters since Unicode 16. Perl 5.36, which made the recorded words, knows Unicode 14.
-_LETTERS_SINCE_16 = r"\u0363-\u036f\u0c04\u0f82\u0f83\u1dd3-\u1de6\U00011080\U00011081"
+from xlm.tokenizer.moses_data import data_module
+
+# Perl 5.36, which made the recorded words, knows Unicode 14. Since then these became letters, and these lower case or
+# ceased to be.
+_NEW_LETTERS = r"\u0363-\u036f\u0c04\u0f82\u0f83\u1dd3-\u1de6\U00011080\U00011081"
+_NEW_LOWER, _OLD_LOWER = r"\u10fc\ua7f2-\ua7f4\uab69", r"\u0295"
 
 # sacremoses adds these, for these languages, to its letters.
 _SCRIPTS = {"ko": ("Hangul",), "zh": ("Han",), "ja": ("Hiragana", "Katakana", "Han")}
@@ -40,15 +43,15 @@ class CharacterClasses:
 
 @lru_cache(maxsize=8)
 def _sacremoses_classes(scripts: tuple[str, ...]) -> CharacterClasses:
-    from sacremoses.tokenize import MosesTokenizer, perluniprops
-
-    more = [ord(character) for script in scripts for character in perluniprops.chars(script)]
+    properties = data_module("_data_perluniprops").PERLUNIPROPS
+    indic = data_module("indic")  # the vowel killers and dots below, which its letters lack
+    more = [*indic.VIRAMAS, *indic.NUKTAS, *(letter for name in scripts for letter in properties[name])]
     # The classes are used as the ranges that sacremoses itself pastes into its patterns, character by character.
     return _classes(
-        alnum=[*map(ord, MosesTokenizer.IsAlnum), *more],
-        alpha=[*map(ord, MosesTokenizer.IsAlpha), *more],
-        number=map(ord, MosesTokenizer.IsN),
-        lower=map(ord, MosesTokenizer.IsLower),
+        alnum=body_of([*properties["IsAlnum"], *more]),
+        alpha=body_of([*properties["IsAlpha"], *more]),
+        number=body_of(properties["IsN"]),
+        lower=body_of(properties["IsLower"]),
     )
 
 
@@ -56,17 +59,18 @@ def _sacremoses_classes(scripts: tuple[str, ...]) -> CharacterClasses:
 def _perl_classes() -> CharacterClasses:
     import regex  # which sacremoses needs too; it knows Unicode's derived property Alphabetic, unicodedata does not
 
-    everything = "".join(map(chr, range(sys.maxunicode + 1)))
+    # Of Unicode's 17 planes the others hold no letter or numeral: two are for private use, the rest is unassigned.
+    everything = "".join(map(chr, (*range(0x40000), *range(0xE0000, 0xF0000))))
 
-    def having(properties: str) -> Iterable[int]:
-        runs = regex.findall(f"(?V1)[[{properties}]--[{_LETTERS_SINCE_16}]]+", everything)
-        return (code for run in runs for code in map(ord, run))
+    def having(properties: str, but: str = _NEW_LETTERS) -> str:
+        found = regex.finditer(f"(?V1)[[{properties}]--[{but}]]+", everything)
+        return _ranges((ord(match[0][0]), ord(match[0][-1])) for match in found)
 
     return _classes(
         alnum=having(r"\p{Alphabetic}\p{Nd}"),
         alpha=having(r"\p{Alphabetic}"),
         number=having(r"\p{N}"),
-        lower=(code for code, character in enumerate(everything) if character.islower()),
+        lower=having(rf"\p{{Lowercase}}{_OLD_LOWER}", _NEW_LOWER),
     )
 
 
@@ -80,25 +84,29 @@ def classes_of(dialect: str, language: str) -> CharacterClasses:
     return _perl_classes() if dialect == "perl" else _sacremoses_classes(_SCRIPTS.get(language, ()))
 
 
-def _classes(
-    *, alnum: Iterable[int], alpha: Iterable[int], number: Iterable[int], lower: Iterable[int]
-) -> CharacterClasses:
-    letters = _body(alpha)
+def _classes(*, alnum: str, alpha: str, number: str, lower: str) -> CharacterClasses:
     return CharacterClasses(
-        alnum=_body(alnum),
-        alpha=letters,
-        number=_body(number),
-        has_alpha=re.compile(f"[{letters}]"),
-        lower_first=re.compile(f"[{_body(lower)}]"),
+        alnum=alnum,
+        alpha=alpha,
+        number=number,
+        has_alpha=re.compile(f"[{alpha}]"),
+        lower_first=re.compile(f"[{lower}]"),
     )
 
 
-def _body(codes: Iterable[int]) -> str:
-    """Returns code points as ranges: a pattern looks through ranges much faster than through single characters."""
+def body_of(characters: Iterable[str]) -> str:
+    """Returns the body of a ``[…]`` of characters.
+
+    As ranges: a pattern looks through them much faster than through single characters.
+    """
     runs: list[list[int]] = []
-    for code in sorted(set(codes)):
+    for code in sorted(set(map(ord, characters))):
         if runs and runs[-1][1] == code - 1:
             runs[-1][1] = code
         else:
             runs.append([code, code])
+    return _ranges((first, last) for first, last in runs)
+
+
+def _ranges(runs: Iterable[tuple[int, int]]) -> str:
     return "".join(f"\\U{first:08x}-\\U{last:08x}" for first, last in runs)

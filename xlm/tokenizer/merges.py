@@ -11,7 +11,8 @@ from pathlib import Path
 
 from xlm._atomic import write_text
 from xlm.errors import VocabularyError
-from xlm.tokenizer.text_files import at_line, read_lines
+from xlm.tokenizer.text_files import COUNT, at_line, is_count, read_lines, shown
+from xlm.tokenizer.vocabulary import END_OF_WORD, SPECIAL_TOKENS, Vocabulary
 
 Merges = tuple[tuple[str, str], ...]
 
@@ -55,6 +56,28 @@ def write_codes(path: Path, merges: Sequence[tuple[str, str]], counts: Sequence[
     write_text(path, "".join(f"{left} {right} {count}\n" for (left, right), count in rows))
 
 
+def check_merges(vocabulary: Vocabulary, merges: Merges, where: Path) -> None:
+    """Raises when a vocabulary cannot have come from these merges.
+
+    Every token of a vocabulary is a single character or what some merge makes; of the published pairs of files all
+    are, and of a published vocabulary with another model's codes at most 56 in 100.
+
+    Raises:
+        VocabularyError: Under 90 in 100 are.
+    """
+    made = {left + right for left, right in merges}
+    tokens = vocabulary.tokens[len(SPECIAL_TOKENS) :]
+    found = sum(token in made or len(token.removesuffix(END_OF_WORD)) <= 1 for token in tokens)
+    if found < 0.9 * len(tokens):
+        raise VocabularyError(
+            "The codes are of another model than the vocabulary",
+            where=where,
+            found=f"{len(merges)} merges, of which {found} of the vocabulary's {len(tokens)} tokens can come",
+            expected="merges of which all of them come",
+            remedy="use the codes that the model was trained with",
+        )
+
+
 def _read(path: Path, *, columns: tuple[int, ...], expected: str) -> Merges:
     lines: dict[tuple[str, str], int] = {}
     for number, line in enumerate(read_lines(path), start=1):
@@ -66,22 +89,29 @@ def _read(path: Path, *, columns: tuple[int, ...], expected: str) -> Merges:
             raise VocabularyError(
                 "A line does not hold a merge",
                 where=at_line(path, number),
-                found=repr(line),
+                found=shown(line),
                 expected=expected,
                 remedy="use the codes or merges file of the model, not its vocabulary or text",
             )
-        if len(fields) == 3 and not (fields[2].isascii() and fields[2].isdigit()):
+        if len(fields) == 3 and not is_count(fields[2]):
             raise VocabularyError(
-                "A count is not a whole number", where=at_line(path, number), found=repr(fields[2]), expected=expected
+                "A count is not a whole number",
+                where=at_line(path, number),
+                found=shown(fields[2]),
+                expected=COUNT,
+                remedy="use the codes or merges file of the model",
             )
         first = lines.setdefault((fields[0], fields[1]), number)
         if first != number:
             raise VocabularyError(
                 "A merge stands twice in the file",
                 where=at_line(path, number),
-                found=repr(line),
+                found=shown(line),
                 expected=f"each merge once (first: line {first})",
+                remedy="take out the second, which can never be reached",
             )
     if not lines:
-        raise VocabularyError("The file holds no merges", where=path, expected=expected)
+        raise VocabularyError(
+            "The file holds no merges", where=path, expected=expected, remedy="fetch the merges of the model again"
+        )
     return tuple(lines)

@@ -66,6 +66,13 @@ class Moses:
         """Returns a text as it is before it is divided into words; transformers does that alone for Thai and others."""
         return apply(self._normalization, text).strip()
 
+    def normalize_aligned(self, source: AlignedText) -> AlignedText:
+        """Returns the same with the spans of raw text that its characters came from."""
+        result = apply_aligned(self._normalization, source)
+        start = len(result.text) - len(result.text.lstrip())
+        end = len(result.text.rstrip())
+        return AlignedText(result.text[start:end], result.spans[start:end])
+
     def aligned_words(self, source: AlignedText) -> list[AlignedText]:
         """Returns the words of a text with the spans of raw text that their characters came from."""
         words: list[AlignedText] = []
@@ -75,9 +82,7 @@ class Moses:
             part = AlignedText(line, source.spans[start:end])
             if self._perl:
                 part = AlignedText(f"{line}\n", [*part.spans, source.span(end, end)])
-            result = apply_aligned(self._tokenization, apply_aligned(self._normalization, part))
-            for match in re.finditer(r"\S+", result.text):
-                words.append(AlignedText(match[0], result.spans[match.start() : match.end()]))
+            words += split_at_spaces(apply_aligned(self._tokenization, apply_aligned(self._normalization, part)))
             start = end + 1
         return words
 
@@ -128,6 +133,12 @@ class Moses:
             # multi-dots are restored
             Rule("(?:DOT)+MULTI", _dots_of, needs="DOTMULTI"),
         ]
+
+
+def split_at_spaces(text: AlignedText) -> list[AlignedText]:
+    """Returns the words of an aligned text between spaces of any kind."""
+    found = re.finditer(r"\S+", text.text)
+    return [AlignedText(match[0], text.spans[match.start() : match.end()]) for match in found]
 
 
 @lru_cache(maxsize=64)

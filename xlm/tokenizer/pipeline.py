@@ -112,18 +112,12 @@ class Pipeline:
         """Returns the pieces of a text, each with the span of the text it came from.
 
         Raises:
-            LanguageError: The language is divided by a library that does not say where its words come from.
+            LanguageError: The preset does not say how to divide the language into words.
+            DependencyError: The library that does is not installed.
         """
-        language = lang or _WITHOUT_LANG
-        if language in dividers.LANGUAGES:
-            raise LanguageError(
-                "There are no spans for this language",
-                where="lang",
-                found=language,
-                expected=f"a language other than {', '.join(dividers.LANGUAGES)}",
-                remedy="divide the text into words first",
-            )
-        rules = moses(self._preset.dialect, language)
+        rules = moses(self._preset.dialect, lang or _WITHOUT_LANG)
+        if rules.language in dividers.LANGUAGES:
+            return self._with_order(text, self._divided_pieces(self._divider(rules), AlignedText.of(text)))
         if lang is not None:
             return self._with_order(text, self._aligned_pieces(rules, AlignedText.of(text)))
         source = AlignedText.of(text)
@@ -154,6 +148,15 @@ class Pipeline:
                     continue
             pieces = self._bpe(word.text)
             found += zip(pieces, spans_of_pieces(word, pieces), strict=True)
+        return found
+
+    def _divided_pieces(self, divider: dividers.Divider, source: AlignedText) -> list[tuple[str, Span]]:
+        found: list[tuple[str, Span]] = []
+        for word in divider.aligned_words(source):
+            for part in _between_spaces(folded(word)) if self._fold_words else [word]:
+                pieces = self._bpe(part.text) if part.text else []
+                for piece, span in zip(pieces, spans_of_pieces(part, pieces), strict=True):
+                    found += [(one, span) for one in piece.split(" ")]
         return found
 
     def _lowered_aligned(self, source: AlignedText) -> AlignedText:
@@ -209,18 +212,21 @@ class Pipeline:
                 of_words=self._batch_words(kind, of_word),
                 memory=self._memory,
             )
-        elif self._preset.dialect == "perl":
+        else:
+            made = self._dividing(self._divider(rules), kind)
+        self._segmenters[kind, language] = made
+        return made
+
+    def _divider(self, rules: Moses) -> dividers.Divider:
+        if self._preset.dialect == "perl":
             raise LanguageError(
                 "This preset cannot divide the language into words",
                 where="lang",
-                found=language,
+                found=rules.language,
                 expected=f"a language other than {', '.join(dividers.LANGUAGES)}",
                 remedy="open the tokenizer with preset='transformers'",
             )
-        else:
-            made = self._dividing(dividers.Divider(rules), kind)
-        self._segmenters[kind, language] = made
-        return made
+        return dividers.Divider(rules)
 
     def _batch_words(self, kind: str, of_word: Callable[[str], Sequence[Any]]) -> BatchWords[Any]:
         """Returns what splits many words, one for all languages since its tables are large."""
@@ -250,3 +256,8 @@ class Pipeline:
 
     def _ids_of_pieces(self, pieces: Iterable[str]) -> Iterator[int]:
         return map(self._ids.get, pieces, repeat(self._unk_id))
+
+
+def _between_spaces(word: AlignedText) -> Iterator[AlignedText]:
+    for match in re.finditer("[^ ]+", word.text):
+        yield AlignedText(match[0], word.spans[match.start() : match.end()])

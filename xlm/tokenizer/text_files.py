@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 from pathlib import Path
@@ -9,12 +10,20 @@ from typing import Any
 
 from xlm.errors import VocabularyError
 
+AGAIN = "fetch the file again, or write it again from its source"
+"""What to do about a file that is damaged."""
+
+_SHOWN = 100
+_LONGEST_COUNT = 18  # digits: more than any corpus has words, and less than 64 bits
+COUNT = f"at most {_LONGEST_COUNT} digits"
+"""What is expected of a count."""
+
 
 def read_text(path: Path) -> str:
     """Returns the text of a UTF-8 file.
 
     Raises:
-        VocabularyError: The file is missing, a directory, unreadable, empty or not UTF-8.
+        VocabularyError: The file is missing, a directory, unreadable, empty, not UTF-8, or has a byte order mark.
     """
     try:
         data = path.read_bytes()
@@ -23,8 +32,16 @@ def read_text(path: Path) -> str:
         raise VocabularyError(
             "The file could not be read", where=path, found=found, expected="a text file", remedy="check the path"
         ) from error
+    if data.startswith(codecs.BOM_UTF8):
+        raise VocabularyError(
+            "The file begins with a byte order mark",
+            where=at_line(path, 1),
+            found="EF BB BF",
+            expected="UTF-8 text without a mark, which would be part of the first word",
+            remedy="save the file as UTF-8 without BOM",
+        )
     if not data:
-        raise VocabularyError("The file is empty", where=path, found="0 bytes", remedy="fetch or write it again")
+        raise VocabularyError("The file is empty", where=path, found="0 bytes", remedy=AGAIN)
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -64,7 +81,13 @@ def read_json_object(path: Path) -> dict[str, Any]:
             keys = [key for key, _ in pairs]
             twice = next(key for key in result if keys.count(key) > 1)
             where = place_of_key(path, twice, occurrence=1)
-            raise VocabularyError("A key stands twice in the file", where=where, found=repr(twice))
+            raise VocabularyError(
+                "A key stands twice in the file",
+                where=where,
+                found=shown(twice),
+                expected="each key once",
+                remedy=AGAIN,
+            )
         return result
 
     text = read_text(path)
@@ -76,18 +99,41 @@ def read_json_object(path: Path) -> dict[str, Any]:
         raise VocabularyError(
             "The file is not JSON",
             where=at_line(path, error.lineno),
-            found=error.msg,
-            remedy="fetch or write it again",
+            found=f"{error.msg}, at column {error.colno}",
+            expected="JSON, whole",
+            remedy=AGAIN,
         ) from error
-    except ValueError as error:  # a whole number of more digits than Python reads
-        raise VocabularyError("The file is not JSON of this kind", where=path, found=error) from error
-    except RecursionError as error:
-        raise VocabularyError("The file is not JSON of this kind", where=path, found="endless nesting") from error
+    except (ValueError, RecursionError) as error:
+        # a whole number of more digits than Python reads
+        found = "endless nesting" if isinstance(error, RecursionError) else "a number of thousands of digits"
+        raise VocabularyError(
+            "The file is not JSON of this kind", where=path, found=found, expected="an object of names", remedy=AGAIN
+        ) from error
     if not isinstance(value, dict):
         raise VocabularyError(
-            "The file does not hold a JSON object", where=path, found=type(value).__name__, expected="{…}"
+            "The file does not hold a JSON object",
+            where=path,
+            found=type(value).__name__,
+            expected="{…}",
+            remedy=AGAIN,
         )
     return value
+
+
+def is_count(text: str) -> bool:
+    """Whether a text is a whole number as these files hold them."""
+    return text.isascii() and text.isdigit() and len(text) <= _LONGEST_COUNT
+
+
+def shown(text: str) -> str:
+    """Returns a text from a file as errors quote it: its beginning, where it is long."""
+    return shortened(repr(text))
+
+
+def shortened(value: object) -> str:
+    """Returns a value from a file as errors name it: its beginning, where it is long."""
+    text = str(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}… ({len(text)} characters)"
 
 
 def at_line(path: Path, line: int) -> str:

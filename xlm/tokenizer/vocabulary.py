@@ -15,7 +15,17 @@ from pathlib import Path
 
 from xlm._atomic import write_text
 from xlm.errors import VocabularyError
-from xlm.tokenizer.text_files import at_line, place_of_key, read_json_object, read_lines
+from xlm.tokenizer.text_files import (
+    AGAIN,
+    COUNT,
+    at_line,
+    is_count,
+    place_of_key,
+    read_json_object,
+    read_lines,
+    shortened,
+    shown,
+)
 
 SPECIAL_TOKENS = ("<s>", "</s>", "<pad>", "<unk>", *(f"<special{i}>" for i in range(10)))
 """The first ids of every XLM vocabulary, in order. Source: the original's ``xlm/data/dictionary.py``."""
@@ -43,11 +53,17 @@ class Vocabulary:
     ids: Mapping[str, int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        _check_tokens(self.tokens, "the vocabulary")
+        _check_tokens(self.tokens, lambda index: f"the vocabulary, id {index}")
         ids = {token: index for index, token in enumerate(self.tokens)}
         if len(ids) != len(self.tokens):
             index, token = next((i, token) for i, token in enumerate(self.tokens) if ids[token] != i)
-            raise VocabularyError("Two ids have the same token", where=f"ids {index} and {ids[token]}", found=token)
+            raise VocabularyError(
+                "Two ids have the same token",
+                where=f"ids {index} and {ids[token]}",
+                found=shown(token),
+                expected="each token once",
+                remedy=AGAIN,
+            )
         if self.counts is not None and len(self.counts) != len(self.tokens):
             raise VocabularyError(
                 "There is not one count a token",
@@ -72,17 +88,21 @@ class Vocabulary:
         for token, index in ids.items():
             expected = f"each id from 0 to {len(ids) - 1} once"
             if type(index) is not int or not 0 <= index < len(ids):
-                found = f"{json.dumps(token)}: {json.dumps(index)}"
+                found = f"{shown(token)} with id {shortened(json.dumps(index))}"
                 where = place_of_key(path, token)
-                raise VocabularyError("A token's id is out of place", where=where, found=found, expected=expected)
+                raise VocabularyError(
+                    "A token's id is out of place", where=where, found=found, expected=expected, remedy=AGAIN
+                )
             if tokens[index] is not None:
-                found = f"{json.dumps(tokens[index])} and {json.dumps(token)} with id {index}"
+                found = f"{shown(str(tokens[index]))} and {shown(token)} with id {index}"
                 where = place_of_key(path, token)
-                raise VocabularyError("Two tokens have the same id", where=where, found=found, expected=expected)
+                raise VocabularyError(
+                    "Two tokens have the same id", where=where, found=found, expected=expected, remedy=AGAIN
+                )
             tokens[index] = token
         # Every place is filled: as many ids as places, none of them twice.
         result = tuple(token for token in tokens if token is not None)
-        _check_tokens(result, path)
+        _check_tokens(result, lambda index: place_of_key(path, result[index]) if result else str(path))
         return cls(tokens=result)
 
     @classmethod
@@ -101,13 +121,17 @@ class Vocabulary:
                 raise VocabularyError(
                     "A line does not hold a word and its count",
                     where=at_line(path, number),
-                    found=repr(line),
+                    found=shown(line),
                     expected="WORD COUNT",
                     remedy="use the file that fastBPE getvocab wrote, such as vocab_ende",
                 )
-            if not (count.isascii() and count.isdigit()):
+            if not is_count(count):
                 raise VocabularyError(
-                    "A count is not a whole number", where=at_line(path, number), found=repr(count), expected="digits"
+                    "A count is not a whole number",
+                    where=at_line(path, number),
+                    found=shown(count),
+                    expected=COUNT,
+                    remedy="use the file that fastBPE getvocab wrote, such as vocab_ende",
                 )
             words.append(word)
             counts.append(int(count))
@@ -128,7 +152,7 @@ class Vocabulary:
         Raises:
             VocabularyError: The special tokens are not at their places, or two words are the same.
         """
-        _check_tokens(words, where)
+        _check_tokens(words, lambda index: f"{where}, id {index}")
         tokens = _tokens_of(words, lambda index: f"{where}, id {index}")
         return cls(tokens=tokens, counts=None if counts is None else tuple(counts))
 
@@ -189,19 +213,22 @@ def _tokens_of(words: Sequence[str], place: Callable[[int], str]) -> tuple[str, 
             raise VocabularyError(
                 "A word stands twice in the vocabulary" if same else "Two words are one token in the </w> notation",
                 where=place(index),
-                found=repr(word) if same else f"{word!r} and {words[other]!r}, both {token!r}",
-                expected=f"{token!r} only once" + ("" if other < len(SPECIAL_TOKENS) else f" (first: {place(other)})"),
+                found=shown(word) if same else f"{shown(word)} and {shown(words[other])}, both {shown(token)}",
+                expected=f"{shown(token)} only once"
+                + ("" if other < len(SPECIAL_TOKENS) else f" (first: {place(other)})"),
+                remedy="use the file that the model was trained with: without a line all later ids change",
             )
     return tuple(first)
 
 
-def _check_tokens(tokens: Sequence[str], where: object) -> None:
+def _check_tokens(tokens: Sequence[str], place: Callable[[int], str]) -> None:
+    """Raises where tokens cannot be a vocabulary; ``place`` names an id in errors."""
     for index, expected in enumerate(SPECIAL_TOKENS):
         if index >= len(tokens) or tokens[index] != expected:
             raise VocabularyError(
                 "The vocabulary does not begin with the special tokens of XLM",
-                where=where,
-                found=f"id {index} is {tokens[index]!r}" if index < len(tokens) else f"only {len(tokens)} tokens",
+                where=place(max(min(index, len(tokens) - 1), 0)),
+                found=f"id {index} is {shown(tokens[index])}" if index < len(tokens) else f"only {len(tokens)} tokens",
                 expected=f"id {index} is {expected!r}",
                 remedy="use the vocabulary of an XLM model",
             )
@@ -210,7 +237,8 @@ def _check_tokens(tokens: Sequence[str], where: object) -> None:
         if not token.isascii() and any("\ud800" <= character <= "\udfff" for character in token):
             raise VocabularyError(
                 "A token is not text that UTF-8 can hold",
-                where=f"{where}, id {index}",
-                found=ascii(token),
-                remedy="write the file again from its source",
+                where=place(index),
+                found=f"id {index} is {token!a}",
+                expected="whole characters: half of a surrogate pair is none",
+                remedy=AGAIN,
             )

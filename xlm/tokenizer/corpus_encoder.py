@@ -1,0 +1,83 @@
+"""Many texts to pieces and ids: the same as one by one, faster, in several processes and as a stream."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from itertools import chain
+
+from xlm.errors import InputError
+from xlm.tokenizer.batches import PackedRows, in_batches
+from xlm.tokenizer.parallel import in_order
+from xlm.tokenizer.settings import TokenizerSettings
+
+
+class CorpusEncoder(TokenizerSettings):
+    """Encodes any number of texts."""
+
+    def encode_batch(
+        self, texts: Iterable[str], *, lang: str | None = None, workers: int = 1, add_special_tokens: bool = True
+    ) -> list[list[int]]:
+        """Returns the ids of each text, as ``encode`` does.
+
+        Args:
+            texts: Any number of texts.
+            lang: As for ``tokenize``, for all of them.
+            workers: How many processes share the work.
+            add_special_tokens: As for ``encode``.
+
+        Raises:
+            InputError: A text is not a str, ``texts`` is a single one, or there are no workers.
+            LanguageError: The model does not have the language, or it is missing.
+        """
+        return list(self.encode_stream(texts, lang=lang, workers=workers, add_special_tokens=add_special_tokens))
+
+    def encode_stream(
+        self, texts: Iterable[str], *, lang: str | None = None, workers: int = 1, add_special_tokens: bool = True
+    ) -> Iterator[list[int]]:
+        """Returns an iterator over the ids of each text, as ``encode_batch`` does; for more than memory can hold.
+
+        Args:
+            texts: Any number of texts, read as they are needed, some thousands ahead.
+            lang: As for ``tokenize``, for all of them.
+            workers: How many processes share the work.
+            add_special_tokens: As for ``encode``.
+
+        Raises:
+            InputError: A text is not a str, ``texts`` is a single one, or there are no workers.
+            LanguageError: The model does not have the language, or it is missing.
+        """
+        if isinstance(texts, str):
+            raise InputError("A single text is no batch", where="texts", found="a str", expected="a list of str")
+        encode = partial(self._encode_each, lang=lang, add_special_tokens=add_special_tokens)
+        if type(workers) is int and workers > 1:
+            packed = in_order(partial(_packed, encode), in_batches(texts), workers=workers)
+            return chain.from_iterable(batch.rows() for batch in packed)
+        return chain.from_iterable(in_order(encode, in_batches(texts), workers=workers))
+
+    def tokenize_batch(self, texts: Sequence[str], lang: str | None = None) -> list[list[str]]:
+        """Returns the pieces of each text, as ``tokenize`` does; faster for many texts.
+
+        Args:
+            texts: Any number of texts.
+            lang: As for ``tokenize``, for all of them.
+
+        Raises:
+            InputError: A text is not a str.
+            LanguageError: The model does not have the language, or it is missing.
+        """
+        return [
+            pieces for batch in in_batches(texts) for pieces in self._pipeline_for("", lang).pieces_of_each(batch, lang)
+        ]
+
+    def _encode_each(self, texts: Sequence[str], *, lang: str | None, add_special_tokens: bool) -> list[list[int]]:
+        rows = list(self._pipeline_for("", lang).ids_of_each(texts, lang))
+        if add_special_tokens:
+            for row in rows:  # in place: a tenth of the time of new lists
+                row.insert(0, self.bos_token_id)
+                row.append(self.sep_token_id)
+        return rows
+
+
+def _packed(encode: Callable[[list[str]], list[list[int]]], texts: list[str]) -> PackedRows:
+    return PackedRows.of(encode(texts))
