@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_MOST_CHARACTERS = 1 << 22  # of texts that are worked out together
+# Of texts that are worked out together: a chunk that is new takes some 500 bytes meanwhile.
+_MOST_CHARACTERS = 1 << 21
+_MOST_CHUNKS = 1 << 18
 _FEW = 1 << 12  # characters, up to which one text after the other is faster
 
 
@@ -126,17 +128,19 @@ class _AtRest:
 
 def _together(texts: Sequence[str]) -> Iterator[Sequence[str]]:
     """Yields texts that are worked out together, not too many; one that cannot be, by itself."""
-    if not any(map(_goes_alone, texts)) and sum(map(len, texts)) < _MOST_CHARACTERS:
-        yield texts
-        return
     some: list[str] = []
-    characters = 0
+    characters = chunks = 0
     for text in texts:
-        if some and (characters + len(text) > _MOST_CHARACTERS or _goes_alone(text) or _goes_alone(some[0])):
-            yield some
-            some, characters = [], 0
-        some.append(text)
+        alone = len(text) > WINDOW or MARK in text
         characters += len(text)
+        chunks += text.count(" ") + 1
+        if some and (alone or characters > _MOST_CHARACTERS or chunks > _MOST_CHUNKS):
+            yield some
+            some, characters, chunks = [], len(text), text.count(" ") + 1
+        some.append(text)
+        if alone:
+            yield some
+            some, characters, chunks = [], 0, 0
     if some:
         yield some
 
