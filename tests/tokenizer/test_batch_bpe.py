@@ -18,6 +18,7 @@ from xlm.tokenizer.batch_bpe import LONGEST, BatchBPE
 from xlm.tokenizer.batch_words import BatchWords
 from xlm.tokenizer.bpe import BPE
 from xlm.tokenizer.merges import read_codes
+from xlm.tokenizer.rows import Rows
 from xlm.tokenizer.vocabulary import Vocabulary
 
 Merge = tuple[str, str]
@@ -73,8 +74,8 @@ def test_values_of_words(share: float | None, unknown: int | None, monkeypatch: 
 
     batch: BatchWords[Any] = BatchWords(bpe, VOCABULARY.tokens, of_word=of_word, of_pieces=of_pieces, unknown=unknown)
     words = ["".join(generator.choices("thedogrunißuläsz中", k=generator.randint(1, 60))) for _ in range(3000)]
-    assert [tuple(values) for values in batch(words)] == [of_word(word) for word in words]
-    assert list(batch([])) == []
+    assert Rows(*batch(words)).lists() == [list(of_word(word)) for word in words]
+    assert Rows(*batch([])).lists() == []
 
 
 def test_equals_one_after_the_other_on_all_words_of_the_reference_texts(reference: Path) -> None:

@@ -17,18 +17,38 @@ PARTS = 4
 EXAMPLES = 20_000
 
 
+def pair(folder: Path, *, cased: bool) -> tuple[XLMTokenizer, Any]:
+    """Returns this library's tokenizer and that of transformers, with the small vocabulary."""
+    transformers: Any = pytest.importorskip("transformers")
+    (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(VOCABULARY.tokens)}))
+    (folder / "merges.txt").write_text("".join(f"{left} {right}\n" for left, right in MERGES), encoding="utf-8")
+    peer = transformers.XLMTokenizer(
+        str(folder / "vocab.json"), str(folder / "merges.txt"), do_lowercase_and_remove_accent=not cased
+    )
+    return XLMTokenizer(VOCABULARY, MERGES, do_lowercase_and_remove_accent=not cased), peer
+
+
+def random_texts(part: int) -> fuzzing.Texts:
+    folder = Path(os.environ.get("XLM_REFERENCE", "../shared")) / "tokenizer/text"
+    lines = [line for path in sorted(folder.glob("*.txt")) for line in path.read_text("utf-8").split("\n")[part::97]]
+    return fuzzing.Texts(part, lines)
+
+
 @pytest.mark.parametrize("cased", [False, True])
 @pytest.mark.parametrize("part", range(PARTS))
 def test_random_texts(tmp_path: Path, part: int, cased: bool) -> None:
-    transformers: Any = pytest.importorskip("transformers")
-    (tmp_path / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(VOCABULARY.tokens)}))
-    (tmp_path / "merges.txt").write_text("".join(f"{left} {right}\n" for left, right in MERGES), encoding="utf-8")
-    peer = transformers.XLMTokenizer(
-        str(tmp_path / "vocab.json"), str(tmp_path / "merges.txt"), do_lowercase_and_remove_accent=not cased
-    )
-    ours = XLMTokenizer(VOCABULARY, MERGES, do_lowercase_and_remove_accent=not cased)
-    folder = Path(os.environ.get("XLM_REFERENCE", "../shared")) / "tokenizer/text"
-    lines = [line for path in sorted(folder.glob("*.txt")) for line in path.read_text("utf-8").split("\n")[part::97]]
-    texts = fuzzing.Texts(part, lines)
+    ours, peer = pair(tmp_path, cased=cased)
+    texts = random_texts(part)
     differing = [fuzzing.check(ours, peer, texts) for _ in range(EXAMPLES // PARTS // 2)]
     assert list(filter(None, differing)) == []
+
+
+@pytest.mark.parametrize("cased", [False, True])
+def test_many_random_texts_at_once(tmp_path: Path, cased: bool) -> None:
+    ours, peer = pair(tmp_path, cased=cased)
+    source = random_texts(PARTS)
+    for _ in range(3):  # later ones find what is remembered of those before
+        texts = [source.text() for _ in range(400)]
+        found = ours.encode_batch(texts)
+        differing = [text for text, ids in zip(texts, found, strict=True) if ids != peer.encode(text)]
+        assert differing == []

@@ -19,6 +19,8 @@ INPUTS = {
     "no space in 10 MB": "['thedog' * 1_700_000]",
     "random letters in 10 MB": f"[''.join(generator.choices({LETTERS!r}, k=10_000_000))]",
     "a million different words": "(' '.join(word(8) for _ in range(20)) for _ in range(50_000))",
+    "a million words of two characters": "(' '.join(chr(0x4E00 + n % 20_000) + chr(0x4E00 + n // 20_000)"
+    " for n in range(i, i + 500)) for i in range(0, 1_000_000, 500))",
     "a million different words in one line": "[' '.join(word(8) for _ in range(1_000_000))]",
     "different long chunks": "('(' + ' '.join(word(45) for _ in range(20)) + ')' for _ in range(10_000))",
     "dots in 10 MB": "['. ' * 5_000_000]",

@@ -9,13 +9,11 @@ W words, L places (the first piece of a word stands at place 0), S symbols, P pa
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
+from xlm.tokenizer.batch_arrays import Array, codes_of
 from xlm.tokenizer.vocabulary import END_OF_WORD
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 LONGEST = 48
 """Characters of the longest word that is split here."""
@@ -77,7 +75,7 @@ class BatchBPE:
         lengths_W = np.fromiter(map(len, words), np.int64, len(words))
         ends_W = np.cumsum(lengths_W)
         starts_W = ends_W - lengths_W
-        codes = np.frombuffer("".join(words).encode("utf-32-le", "surrogatepass"), np.uint32)
+        codes = codes_of("".join(words))
         symbols = self._inside[np.minimum(codes, len(self._inside) - 1)]
         symbols[ends_W - 1] = self._at_end[np.minimum(codes[ends_W - 1], len(self._at_end) - 1)]
         shorter = 1  # a word of one character is one symbol

@@ -1,28 +1,38 @@
-"""Many texts at once: the chunks that are new in them are worked out together before the texts are put together."""
+"""Many texts at once: what is new in them is worked out together, in arrays, before the texts are put together."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import chain
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from xlm.tokenizer.folding import fold_all
 from xlm.tokenizer.moses import Moses
-from xlm.tokenizer.remembered import LONGEST, MOST, Memory
-from xlm.tokenizer.segmenter import (
-    DIVIDED_AT_THE_END,
-    DIVIDED_AT_THE_START,
-    END,
-    OTHER,
-    WINDOW,
-    NeedsNeighboursError,
-    Segmenter,
-)
+from xlm.tokenizer.remembered import MARK, Memory
+from xlm.tokenizer.segmenter import WINDOW, Segmenter
+
+if TYPE_CHECKING:
+    from xlm.tokenizer.batch_arrays import Array
+    from xlm.tokenizer.batch_tables import BatchTables
+    from xlm.tokenizer.rows import Rows
 
 T = TypeVar("T")
 
-_CHARACTERS = 1 << 21  # of texts whose new chunks are worked out together
+# Of texts that are worked out together: a chunk that is new takes some 500 bytes meanwhile.
+_MOST_CHARACTERS = 1 << 21
+_MOST_CHUNKS = 1 << 18
+_FEW = 1 << 12  # characters, up to which one text after the other is faster
+
+
+class OfWords(Protocol):
+    """Gives what is asked for of many words."""
+
+    @property
+    def dtype(self) -> str:
+        """That of the values."""
+        ...
+
+    def __call__(self, words: Sequence[str]) -> tuple[Array, Array]:
+        """Returns the values of words (S,), one word after the other, and how many each word has (W,)."""
+        ...
 
 
 class BatchSegmenter(Segmenter[T]):
@@ -32,7 +42,7 @@ class BatchSegmenter(Segmenter[T]):
         rules: As for ``Segmenter``.
         fold_words: As for ``Segmenter``.
         of_word: As for ``Segmenter``.
-        of_words: Returns the same as ``of_word`` for each of many words.
+        of_words: Gives the same as ``of_word`` for each of many words.
         memory: As for ``Segmenter``.
     """
 
@@ -42,93 +52,98 @@ class BatchSegmenter(Segmenter[T]):
         *,
         fold_words: bool,
         of_word: Callable[[str], Sequence[T]],
-        of_words: Callable[[Sequence[str]], Iterable[Sequence[T]]],
+        of_words: OfWords,
         memory: Memory | None = None,
     ) -> None:
         super().__init__(rules, fold_words=fold_words, of_word=of_word, memory=memory)
         self._of_new_words = of_words
-        inert = self._inert_body
-        self._find_inert = re.compile(f"^{inert}$", re.MULTILINE).findall
-        self._find_inert_and_sign = re.compile(f"^({inert})([{DIVIDED_AT_THE_END}])$", re.MULTILINE).findall
-        self._find_sign_and_inert = re.compile(f"^([{DIVIDED_AT_THE_START}])({inert})$", re.MULTILINE).findall
+        self._tables = _AtRest()
+        self._memory.add(self._tables)
 
-    def of_texts(self, texts: Sequence[str]) -> Iterator[list[T]]:
-        """Yields what is asked for of all pieces of each text."""
-        some: list[str] = []
-        characters = 0
-        for text in texts:
-            if len(text) > WINDOW:
-                yield from self._of_some(some)
-                some, characters = [], 0
-                yield self(text)
-                continue
-            some.append(text)
-            characters += len(text)
-            if characters > _CHARACTERS:
-                yield from self._of_some(some)
-                some, characters = [], 0
-        yield from self._of_some(some)
+    def of_texts(self, texts: Sequence[str]) -> Rows:
+        """Returns what is asked for of all pieces of each text."""
+        from xlm.tokenizer.rows import Rows
 
-    def _of_some(self, texts: Sequence[str]) -> Iterator[list[T]]:
-        chunks_of = [text.split(" ") for text in texts]
-        last_of = [chunks.pop() for chunks in chunks_of]
-        self._learn_ahead(set().union(*chunks_of), set(last_of))
-        chunks_known, ends_known = self._chunks.__getitem__, self._ends.__getitem__
-        for text, chunks, last in zip(texts, chunks_of, last_of, strict=True):
-            try:
-                yield [*chain.from_iterable(map(chunks_known, chunks)), *ends_known(last)]
-            except NeedsNeighboursError:
-                yield self._by_units(text, END, begins=True)
+        dtype = self._of_new_words.dtype
+        if sum(map(len, texts)) <= _FEW:
+            return Rows.of([self(text) for text in texts], dtype)
+        parts = [
+            Rows.of([self(text) for text in some], dtype) if _goes_alone(some[0]) else self._at_once(some)
+            for some in _together(texts)
+        ]
+        return Rows.joined(parts)
 
-    def _learn_ahead(self, chunks: set[str], ends: set[str]) -> None:
-        """Works out those of the chunks that are new and stand alone, and remembers them."""
-        new, new_ends = self._new(chunks, self._chunks), self._new(ends, self._ends)
-        if not self._memory.has_room(2 * (len(new) + len(new_ends))):  # as many words as chunks, at most, in real text
+    def _at_once(self, texts: Sequence[str]) -> Rows:
+        from xlm.tokenizer.rows import Rows
+
+        tables = self._tables.take() or self._make_tables()
+        rows = Rows(*tables.of_texts(texts))
+        # Only here, after all went well: tables of which a part is missing must not be used again.
+        if not self._memory.has_room(len(tables)):
             self._memory.forget()
-            new, new_ends = self._new(chunks, self._chunks), self._new(ends, self._ends)
-        inert, divided = self._divided(new, OTHER)
-        inert_ends, divided_ends = self._divided(new_ends, END)
-        words = {*inert, *inert_ends, *chain.from_iterable(chain(divided.values(), divided_ends.values()))}
-        distinct = list(words)
-        folded = dict(zip(distinct, fold_all(distinct) if self._fold_words else distinct, strict=True))
-        new = list({word for word in folded.values() if 0 < len(word) <= LONGEST}.difference(self._words))
-        self._words.remember(new, self._of_new_words(new))
-        known = self._words.__getitem__
-        for memory, plain, others in ((self._chunks, inert, divided), (self._ends, inert_ends, divided_ends)):
-            memory.remember(plain, map(known, map(folded.__getitem__, plain)))
-            memory.remember(
-                list(others),
-                [
-                    tuple(chain.from_iterable(map(known, filter(None, map(folded.__getitem__, words)))))
-                    for words in others.values()
-                ],
-            )
+        if self._memory.has_room(len(tables)):
+            self._tables.put_back(tables)
+        return rows
 
-    def _new(self, chunks: set[str], memory: dict[str, Sequence[T]]) -> list[str]:
-        """Returns those of some chunks that are not remembered and may be simple, no more than can be remembered."""
-        new = list(chunks.difference(memory))
-        everything = " ".join(new)
-        if "\n" in everything or "MULTI" in everything:
-            new = [chunk for chunk in new if "\n" not in chunk and "MULTI" not in chunk]
-        return [chunk for chunk in new if 0 < len(chunk) <= LONGEST][: MOST // 2]
+    def _make_tables(self) -> BatchTables:
+        # Here, since numpy takes longer to import than a tokenizer to load.
+        from xlm.tokenizer.batch_shapes import BatchShapes
+        from xlm.tokenizer.batch_tables import BatchTables
 
-    def _divided(self, chunks: Sequence[str], following: str) -> tuple[list[str], dict[str, Sequence[str]]]:
-        """Returns those of some chunks that are one word, and the words of others that stand alone."""
-        inert: list[str] = self._find_inert("\n".join(chunks))
-        others = set(chunks).difference(inert)
-        lines = "\n".join(others)
-        divided: dict[str, Sequence[str]] = {
-            first + second: (first, second)
-            for first, second in chain(self._find_inert_and_sign(lines), self._find_sign_and_inert(lines))
-        }
-        units = []
-        for chunk in others.difference(divided):
-            if not self._starts_freely(chunk):
-                continue
-            if chunk[-1] == "." and self._inert(chunk, 0, len(chunk) - 1):
-                if following == END:
-                    divided[chunk] = self._unit_words(chunk, END)
-            elif not chunk[-1].isspace() if following == END else chunk[-1] != "." and self._ends_freely(chunk):
-                units.append(chunk)
-        divided.update(zip(units, self._shapes.words_of_all(units, following), strict=True))
-        return inert, divided
+        return BatchTables(
+            BatchShapes(self._rules, self._shapes, words=self._unit_words, words_by_rules=self._unit_words_by_rules),
+            starts_freely=self._starts_freely,
+            ends_freely=self._ends_freely,
+            kind=self._kind,
+            fold_words=self._fold_words,
+            of_words=self._of_new_words,
+            dtype=self._of_new_words.dtype,
+        )
+
+
+class _AtRest:
+    """Holds tables while nobody uses them; who takes them has them alone, so that threads do not meet in them."""
+
+    def __init__(self) -> None:
+        self._tables: list[BatchTables] = []
+
+    def __len__(self) -> int:
+        return sum(map(len, self._tables))
+
+    def clear(self) -> None:
+        """Forgets everything."""
+        self._tables.clear()
+
+    def take(self) -> BatchTables | None:
+        """Returns the tables, which are here no longer; None if there are none, or somebody else has them."""
+        try:
+            return self._tables.pop()
+        except IndexError:
+            return None
+
+    def put_back(self, tables: BatchTables) -> None:
+        """Takes tables back, instead of others that somebody has put here meanwhile."""
+        self._tables[:] = [tables]
+
+
+def _together(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Yields texts that are worked out together, not too many; one that cannot be, by itself."""
+    some: list[str] = []
+    characters = chunks = 0
+    for text in texts:
+        alone = len(text) > WINDOW or MARK in text
+        characters += len(text)
+        chunks += text.count(" ") + 1
+        if some and (alone or characters > _MOST_CHARACTERS or chunks > _MOST_CHUNKS):
+            yield some
+            some, characters, chunks = [], len(text), text.count(" ") + 1
+        some.append(text)
+        if alone:
+            yield some
+            some, characters, chunks = [], 0, 0
+    if some:
+        yield some
+
+
+def _goes_alone(text: str) -> bool:
+    return len(text) > WINDOW or MARK in text

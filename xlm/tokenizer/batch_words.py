@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from xlm.tokenizer.bpe import BPE
 
 if TYPE_CHECKING:
-    from xlm.tokenizer.batch_bpe import Array, BatchBPE
+    from xlm.tokenizer.batch_arrays import Array
+    from xlm.tokenizer.batch_bpe import BatchBPE
 
 T = TypeVar("T")
 
 _FEW = 256  # words, up to which one after the other is faster
+_MOST = 1 << 16  # words that are split at once, so that the arrays stay small
 
 
 class BatchWords(Generic[T]):
@@ -31,7 +33,7 @@ class BatchWords(Generic[T]):
     def __init__(
         self,
         bpe: BPE,
-        tokens: Iterable[str],
+        tokens: Collection[str],
         *,
         of_word: Callable[[str], Sequence[T]],
         of_pieces: Callable[[Iterable[str]], Iterable[T]],
@@ -44,35 +46,64 @@ class BatchWords(Generic[T]):
         self._unknown = unknown
         self._made: tuple[BatchBPE, Array, Array] | None = None
 
-    def __call__(self, words: Sequence[str]) -> Iterator[Sequence[T]]:
-        """Returns what is asked for of each word.
+    @property
+    def dtype(self) -> str:
+        """That of the values: ids are numbers, pieces are objects."""
+        return "object" if self._unknown is None else "int32"
+
+    def __call__(self, words: Sequence[str]) -> tuple[Array, Array]:
+        """Returns the values of words, one word after the other, and how many each word has.
 
         Args:
             words: Of at least one character each.
-        """
-        if not self._bpe.learnt or not words:
-            return map(self._of_word, words)
-        self._made = self._made or self._make()
-        if len(words) <= _FEW:
-            return map(self._of_word, words)
-        return chain.from_iterable(self._of_some(words[i : i + (1 << 16)]) for i in range(0, len(words), 1 << 16))
 
-    def _of_some(self, words: Sequence[str]) -> list[Sequence[T]]:
+        Returns:
+            (S,) and int64 (W,).
+        """
         import numpy as np
 
+        if self._bpe.learnt:
+            self._made = self._made or self._make()
+        if self._bpe.learnt and len(words) > _FEW:
+            values, counts = zip(
+                *(self._of_some(words[i : i + _MOST]) for i in range(0, len(words), _MOST)), strict=True
+            )
+            return np.concatenate(values), np.concatenate(counts)
+        rows = [self._of_word(word) for word in words]
+        counts_W = np.fromiter(map(len, rows), np.int64, len(rows))
+        return np.fromiter(chain.from_iterable(rows), self.dtype, int(counts_W.sum())), counts_W
+
+    def _of_some(self, words: Sequence[str]) -> tuple[Array, Array]:
+        import numpy as np
+
+        from xlm.tokenizer.batch_arrays import places_of_slices, starts_of
         from xlm.tokenizer.batch_bpe import LONGEST
 
-        bpe, value_S, is_hard_S = self._made or self._make()
+        bpe, value_S, is_hard_S = self._made = self._made or self._make()
         long = [index for index, word in enumerate(words) if len(word) > LONGEST]
         symbols, counts_W = bpe.split([word[:LONGEST] for word in words] if long else words)
-        ends_W = np.cumsum(counts_W)
-        ends: list[int] = ends_W.tolist()
-        values: tuple[T, ...] = tuple(value_S[symbols].tolist())
-        result: list[Sequence[T]] = [values[start:end] for start, end in zip([0, *ends], ends, strict=False)]
-        hard = np.searchsorted(ends_W, np.flatnonzero(is_hard_S[symbols]), side="right")
-        for index in {*long, *hard.tolist()}:
-            result[index] = self._of_word(words[index])
-        return result
+        values = value_S[symbols]
+        is_hard = is_hard_S[symbols]
+        if not long and not is_hard.any():
+            return values, counts_W
+        starts_W = starts_of(counts_W)
+        is_easy_W = np.ones(len(words), bool)
+        is_easy_W[long] = False
+        is_easy_W[np.searchsorted(starts_W, np.flatnonzero(is_hard), side="right") - 1] = False
+        hard = np.flatnonzero(~is_easy_W).tolist()
+        rows = [self._of_word(words[index]) for index in hard]
+        all_counts_W = counts_W.copy()
+        all_counts_W[hard] = [len(row) for row in rows]
+        all_starts_W = starts_of(all_counts_W)
+        result = np.empty(all_counts_W.sum(), self.dtype)
+        easy_counts = counts_W[is_easy_W]
+        result[places_of_slices(all_starts_W[is_easy_W], easy_counts)] = values[
+            places_of_slices(starts_W[is_easy_W], easy_counts)
+        ]
+        result[places_of_slices(all_starts_W[hard], all_counts_W[hard])] = np.fromiter(
+            chain.from_iterable(rows), self.dtype, sum(map(len, rows))
+        )
+        return result, all_counts_W
 
     def _make(self) -> tuple[BatchBPE, Array, Array]:
         """Returns the BPE, what is asked for of each symbol, and whether a word with that symbol is a hard one."""
@@ -86,5 +117,4 @@ class BatchWords(Generic[T]):
         is_hard_S[-1] = self._unknown is None
         if (vocabulary := self._bpe.vocabulary) is not None:  # such pieces are split again
             is_hard_S[: len(self._bpe.merges)] = [piece not in vocabulary for piece in self._bpe.made]
-        of_ints = isinstance(values[0], int)
-        return bpe, np.array(values, np.int64 if of_ints else object), is_hard_S
+        return bpe, np.fromiter(values, self.dtype, len(values)), is_hard_S

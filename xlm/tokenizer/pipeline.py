@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import repeat
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from xlm.errors import LanguageError
 from xlm.tokenizer import dividers
@@ -18,6 +18,10 @@ from xlm.tokenizer.presets import Preset
 from xlm.tokenizer.remembered import Memory
 from xlm.tokenizer.rules import AlignedText, Piece, Span
 from xlm.tokenizer.spans import folded, in_order_and_complete, spans_of_pieces
+
+if TYPE_CHECKING:
+    from xlm.tokenizer.batch_arrays import Array
+    from xlm.tokenizer.rows import Rows
 
 _REMEMBERED = 8
 """Languages, and kinds of results, whose chunks are remembered; with one more all are forgotten."""
@@ -36,6 +40,7 @@ class Pipeline:
         fold_words: Whether words are put into lower case without accents.
         unk_id: The id of a piece that is not among ``ids``.
         special: Finds the special tokens that count where a text's language is not given.
+        special_starts: The first characters of these.
     """
 
     def __init__(
@@ -47,6 +52,7 @@ class Pipeline:
         fold_words: bool,
         unk_id: int,
         special: re.Pattern[str],
+        special_starts: frozenset[str],
     ) -> None:
         self._preset = preset
         self._bpe = bpe
@@ -54,13 +60,15 @@ class Pipeline:
         self._fold_words = fold_words
         self._unk_id = unk_id
         self._special = special
+        self._special_starts = special_starts
+        self._id_objects: Array | None = None
         self._segmenters: dict[tuple[str, str], Callable[[str], list[Any]]] = {}
         self._words_at_once: dict[str, BatchWords[Any]] = {}
         self._memory = Memory()
 
     def __getstate__(self) -> dict[str, Any]:
         # What they remember is soon back, and rules cannot be pickled.
-        return self.__dict__ | {"_segmenters": {}, "_words_at_once": {}, "_memory": Memory()}
+        return self.__dict__ | {"_segmenters": {}, "_words_at_once": {}, "_memory": Memory(), "_id_objects": None}
 
     def pieces(self, text: str, lang: str | None) -> list[str]:
         """Returns the pieces of a text, whether or not they have an id.
@@ -80,7 +88,7 @@ class Pipeline:
         """
         return self._run(text, lang, "ids", lambda token: self._ids.get(token, self._unk_id))
 
-    def ids_of_each(self, texts: Sequence[str], lang: str | None) -> Iterable[list[int]]:
+    def ids_of_each(self, texts: Sequence[str], lang: str | None) -> Rows:
         """Returns the ids of the pieces of each text, the same as ``ids`` of each.
 
         Raises:
@@ -89,24 +97,47 @@ class Pipeline:
         """
         return self._run_each(texts, lang, "ids", self.ids)
 
-    def pieces_of_each(self, texts: Sequence[str], lang: str | None) -> Iterable[list[str]]:
+    def lists_of_ids(self, rows: Rows) -> list[list[int]]:
+        """Returns rows of ids as lists."""
+        if self._id_objects is None:  # shared by all lists: less memory than a new int for each id, and faster
+            import numpy as np
+
+            self._id_objects = np.fromiter(range(len(self._ids)), object, len(self._ids))
+        return rows.lists(self._id_objects)
+
+    def pieces_of_each(self, texts: Sequence[str], lang: str | None) -> list[list[str]]:
         """Returns the pieces of each text, the same as ``pieces`` of each.
 
         Raises:
             LanguageError: The preset does not say how to divide the language into words.
             DependencyError: The library that does is not installed.
         """
-        return self._run_each(texts, lang, "pieces", self.pieces)
+        return self._run_each(texts, lang, "pieces", self.pieces).lists()
 
     def _run_each(
         self, texts: Sequence[str], lang: str | None, kind: str, of_text: Callable[[str, str | None], list[Any]]
-    ) -> Iterable[list[Any]]:
+    ) -> Rows:
+        from xlm.tokenizer.rows import Rows
+
         segmenter = self._find_segmenter(kind, lang)
-        if not isinstance(segmenter, BatchSegmenter) or (lang is None and self._special.search(" ".join(texts))):
-            return [of_text(text, lang) for text in texts]
-        if lang is None and self._preset.lowers_first and self._fold_words:
-            texts = [self._lowered(text) for text in texts]
-        return segmenter.of_texts(texts)
+        dtype = "object" if kind == "pieces" else "int32"
+        if not isinstance(segmenter, BatchSegmenter):
+            return Rows.of([of_text(text, lang) for text in texts], dtype)
+        if lang is not None:
+            return segmenter.of_texts(texts)
+        lowers = self._preset.lowers_first and self._fold_words
+        seen = [self._lowered(text) for text in texts] if lowers else texts
+        everything = "\n".join(seen)
+        # The first characters are quickly found not to be there.
+        if not any(first in everything for first in self._special_starts) or not self._special.search(everything):
+            return segmenter.of_texts(seen)
+        is_special = [self._special.search(text) is not None for text in seen]
+        plain = segmenter.of_texts([text for text, special in zip(seen, is_special, strict=True) if not special])
+        rows = iter(plain.lists())
+        return Rows.of(
+            [of_text(text, lang) if special else next(rows) for text, special in zip(texts, is_special, strict=True)],
+            dtype,
+        )
 
     def spans(self, text: str, lang: str | None) -> list[tuple[str, Span]]:
         """Returns the pieces of a text, each with the span of the text it came from.

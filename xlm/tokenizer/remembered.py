@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
 
 T = TypeVar("T")
 
@@ -11,15 +11,27 @@ MOST = 1 << 17
 """How many results are remembered at most. The largest take 800 bytes, those of real text 300."""
 LONGEST = 48
 """Characters of the longest chunk whose result is remembered."""
+MARK = "\x1f"
+"""Stands in the keys of some results where no text stands; a control character, of those that are rare."""
+
+
+class Kind(Protocol):
+    """Results of one kind."""
+
+    def __len__(self) -> int: ...
+
+    def clear(self) -> None:
+        """Forgets all of them."""
+        ...
 
 
 class Memory:
     """Keeps account of everything that is remembered, and forgets all of it when it is too much."""
 
     def __init__(self) -> None:
-        self._kinds: list[Remembered[Any]] = []
+        self._kinds: list[Kind] = []
 
-    def add(self, kind: Remembered[Any]) -> None:
+    def add(self, kind: Kind) -> None:
         """Takes one more kind of results into account."""
         self._kinds.append(kind)
 
@@ -54,8 +66,3 @@ class Remembered(dict[str, Sequence[T]]):
                 self._memory.forget()
             self[chunk] = result
         return result
-
-    def remember(self, chunks: Sequence[str], results: Iterable[Sequence[T]]) -> None:
-        """Keeps the results of chunks of at most ``LONGEST`` characters, if there is room for all of them."""
-        if self._memory.has_room(len(chunks)):
-            self.update(zip(chunks, results, strict=True))

@@ -39,7 +39,7 @@ DIVIDED_AT_THE_END = ",;:!?"  # what every rule set divides from letters and dig
 DIVIDED_AT_THE_START = '"('
 
 # What follows a unit, as the rules can tell: the end of the text, a lower-case letter, a digit, something else.
-END, _LOWER, _DIGIT, OTHER = "$", "x", "1", "X"
+END, LOWER, DIGIT, OTHER = "$", "x", "1", "X"
 
 
 class NeedsNeighboursError(Exception):
@@ -79,7 +79,7 @@ class Segmenter(Generic[T]):
         self._chunks = Remembered(self._learn, memory)
         self._ends = Remembered(self._learn_end, memory)
         self._stops = {
-            following: Remembered(partial(self._learn_stop, following), memory) for following in (_LOWER, _DIGIT, OTHER)
+            following: Remembered(partial(self._learn_stop, following), memory) for following in (LOWER, DIGIT, OTHER)
         }
 
     def __call__(self, text: str) -> list[T]:
@@ -188,7 +188,7 @@ class Segmenter(Generic[T]):
 
     def _kind(self, chunk: str) -> str:
         first = chunk[0]
-        return _DIGIT if first in DIGITS else _LOWER if self._lower_first(first) else OTHER
+        return DIGIT if first in DIGITS else LOWER if self._lower_first(first) else OTHER
 
     def _of_unit(self, unit: str, following: str, *, begins: bool) -> Sequence[T]:
         if begins and not self._starts_freely(unit):

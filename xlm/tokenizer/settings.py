@@ -80,6 +80,7 @@ class TokenizerSettings:
             fold_words=self.do_lowercase_and_remove_accent,
             unk_id=self.unk_token_id,
             special=self._special,
+            special_starts=frozenset(token[:1] for token in self.all_special_tokens),
         )
 
     def _check_settings(self) -> None:

@@ -13,17 +13,28 @@ from collections.abc import Callable, Sequence
 
 from xlm.tokenizer.moses import Moses
 
-_MOST = 1 << 13  # shapes that are remembered
-_LONGEST = 48  # characters of a unit
+MOST = 1 << 13
+"""Shapes that are remembered."""
+LONGEST = 48
+"""Characters of the longest unit that goes by its shape."""
+FIRST_BEYOND = 0x250
+"""The first code of which no character is in a run."""
+SEEN_WHOLE = ("DOT", "MULTI", "\u00a0")
+"""What the rules look for by name: their marker of dots, and a no-break space by what stands beside it."""
+
 # A rule of English looks for an s, so that it stands for itself.
 _LETTERS = str.maketrans(
     {letter: "q" for letter in string.ascii_lowercase if letter != "s"}
     | dict.fromkeys(string.ascii_uppercase, "Q")
     | dict.fromkeys(string.digits, "1")
 )
-# These the rules look for by name: their marker of dots, and what stands beside a no-break space.
-_SEEN_WHOLE = re.compile(r"DOT|MULTI|\u00a0").search
+_SEEN_WHOLE = re.compile("|".join(SEEN_WHOLE)).search
 _FULL_STOP = re.compile("[.。．…]").search  # or what the rules make one of
+
+
+def has_full_stop(unit: str) -> bool:
+    """Whether there is a full stop in a unit, or what the rules make one of: an abbreviation can matter."""
+    return _FULL_STOP(unit) is not None
 
 
 class Shapes:
@@ -40,8 +51,10 @@ class Shapes:
         self._is_abbreviation = rules.is_abbreviation
         self._words = words
         any_of, letter = f"[A-Za-z0-9{letters}-]", f"[A-Za-z{letters}]"
-        self._runs = re.compile(f"{any_of}+").findall
-        self._parts = re.compile(f"({any_of}+)").split
+        self.is_in_run = _is(any_of)
+        self.is_letter = _is(letter)
+        self.runs: Callable[[str], list[str]] = re.compile(f"{any_of}+").findall
+        self._parts: Callable[[str], list[str]] = re.compile(f"({any_of}+)").split
         # Lookarounds rather than groups, so that the replacement is plain text, which is much faster.
         self._shorten = re.compile(f"(?<={any_of}){any_of}*{letter}{any_of}*(?={any_of})").sub
         self._shorten_number = re.compile(f"(?<={any_of})[0-9-]+(?={any_of})").sub
@@ -56,42 +69,52 @@ class Shapes:
         """
         return self._words_by_shape(unit, self._shape(unit), following)
 
-    def words_of_all(self, units: Sequence[str], following: str) -> list[Sequence[str]]:
-        r"""Returns the words of each of several units.
-
-        Args:
-            units: Texts without a ``\n`` that stand alone.
-            following: What stands after each of them, as the rules can tell.
-        """
-        shapes = self._shape("\n".join(units)).split("\n") if units else []
-        return [self._words_by_shape(unit, shape, following) for unit, shape in zip(units, shapes, strict=True)]
-
     def _shape(self, text: str) -> str:
-        return self._shorten_number("1", self._shorten("q", text.translate(_LETTERS)))
+        return self._shorten_number("1", self._shorten("q", self.letters_alike(text)))
 
     def _words_by_shape(self, unit: str, shape: str, following: str) -> Sequence[str]:
-        if len(unit) > _LONGEST or _SEEN_WHOLE(unit):
+        if len(unit) > LONGEST or _SEEN_WHOLE(unit):
             return self._words(unit, following)
-        runs = self._runs(unit)
-        if _FULL_STOP(unit) and any(map(self._is_abbreviation, runs)):
+        runs = self.runs(unit)
+        if has_full_stop(unit) and any(map(self._is_abbreviation, runs)):
             return self._words(unit, following)
         key = shape, following
         if key not in self._known:
-            if len(self._known) >= _MOST:
+            if len(self._known) >= MOST:
                 self._known.clear()
             self._known[key] = self._template(shape, following)
         template = self._known.get(key)
         return self._words(unit, following) if template is None else (template % tuple(runs)).split(" ")
 
-    def _template(self, shape: str, following: str) -> str | None:
-        """Returns the words of a shape, ``%s`` for each run; None if the rules change a run, or know it by name."""
-        runs = self._runs(shape)
-        if _FULL_STOP(shape) and any(map(self._is_abbreviation, runs)):
+    def letters_alike(self, text: str) -> str:
+        """Returns a text with the letters and digits of ASCII put alike that the rules do not tell apart."""
+        return text.translate(_LETTERS)
+
+    def parts(self, shape: str, words: Sequence[str]) -> list[str] | None:
+        """Returns the words of a shape, joined by spaces and split at its runs, which are every other part.
+
+        None if the rules change a run, or know it by name: then a unit does not come out as its shape does.
+
+        Args:
+            shape: A unit that stands for those of its shape.
+            words: Its words.
+        """
+        runs = self.runs(shape)
+        if has_full_stop(shape) and any(map(self._is_abbreviation, runs)):
             return None
-        # What is split at runs has a run at every other place.
-        parts = self._parts(" ".join(self._words(shape, following)))
-        if parts[1::2] != runs:
+        parts = self._parts(" ".join(words))
+        return parts if parts[1::2] == runs else None
+
+    def _template(self, shape: str, following: str) -> str | None:
+        """Returns the words of a shape, ``%s`` for each run; None if there are none for all units of it."""
+        parts = self.parts(shape, self._words(shape, following))
+        if parts is None:
             return None
         parts[::2] = [part.replace("%", "%%") for part in parts[::2]]
-        parts[1::2] = ["%s"] * len(runs)
+        parts[1::2] = ["%s"] * (len(parts) // 2)
         return "".join(parts)
+
+
+def _is(class_of_characters: str) -> Callable[[str], bool]:
+    match = re.compile(class_of_characters).match
+    return lambda character: match(character) is not None

@@ -1,0 +1,257 @@
+"""The results of many texts at once: numbers of chunks, looked up and put together in arrays.
+
+Each distinct chunk of the texts gets a number, and what is remembered of it stands in arrays at that place. From there
+on a text is a row of numbers, and where its units are, and what their results are, is found for all texts together.
+The units themselves are those of ``segmenter.py``, to whose rules of what stands alone this file adds nothing.
+
+N chunks, U units, K units that are new, W words, S values (ids, or pieces of words).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from itertools import count, islice
+
+import numpy as np
+
+from xlm.tokenizer.batch_arrays import Array, Growing, codes_of, places_of_slices, starts_of, text_of
+from xlm.tokenizer.batch_folding import FoldedCodes
+from xlm.tokenizer.batch_shapes import BETWEEN, BatchShapes, key_of
+from xlm.tokenizer.remembered import LONGEST, MARK
+from xlm.tokenizer.segmenter import DIGIT, END, LOWER, OTHER
+
+# What is known of a chunk.
+_STARTS, _ENDS, _STOP = 1, 2, 4  # it starts freely, it ends freely, it ends in a full stop
+_LAST, _EMPTY, _HARD = 8, 16, 32  # the last of its text, no character, whitespace at the end of the text
+_IS_DIGIT, _IS_LOWER = 64, 128  # what it starts with
+_SEEN = 256  # of a character: it was looked at
+_AT_START, _AT_END = _STARTS | _IS_DIGIT | _IS_LOWER, _ENDS | _STOP
+
+
+class Table:
+    """Numbers of texts, and for each number a slice of an array of values.
+
+    Attributes:
+        starts: Of the slices.
+        lengths: Of the slices.
+    """
+
+    def __init__(self) -> None:
+        self._count = count()
+        self._numbers: defaultdict[str, int] = defaultdict(self._count.__next__)
+        self.starts, self.lengths = Growing(np.int64), Growing(np.int64)
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def numbers(self, texts: Sequence[str]) -> tuple[Array, list[str]]:
+        """Returns the number of each text, int64 (N,), and the texts that got one now, in the order of the numbers."""
+        before = len(self._numbers)
+        numbers = np.array([*map(self._numbers.__getitem__, texts)], np.int64)
+        new = [*islice(reversed(self._numbers), len(self._numbers) - before)]
+        new.reverse()
+        return numbers, new
+
+    def forget(self, texts: Sequence[str]) -> None:
+        """Gives texts new numbers when they come again."""
+        for text in texts:
+            del self._numbers[text]
+
+
+class BatchTables:
+    """What is known of the chunks, units and words of one language.
+
+    Args:
+        shapes: Divides units into words.
+        starts_freely: Whether a unit can begin with a character, whatever stands before it.
+        ends_freely: The same of the end.
+        kind: What a unit that starts with a character is to the one before it.
+        fold_words: Whether words are put into lower case without accents.
+        of_words: Returns the values of words, and how many each word has.
+        dtype: Of the values.
+    """
+
+    def __init__(
+        self,
+        shapes: BatchShapes,
+        *,
+        starts_freely: Callable[[str], bool],
+        ends_freely: Callable[[str], bool],
+        kind: Callable[[str], str],
+        fold_words: bool,
+        of_words: Callable[[Sequence[str]], tuple[Array, Array]],
+        dtype: str,
+    ) -> None:
+        self._shapes = shapes
+        self._starts_freely, self._ends_freely, self._kind = starts_freely, ends_freely, kind
+        self._fold = FoldedCodes() if fold_words else None
+        self._of_words = of_words
+        self._units, self._words = Table(), Table()
+        self._known_of_units = Growing(np.uint8)
+        self._known_of_characters = np.zeros(sys.maxunicode + 1, np.uint16)
+        self._values = Growing(dtype)
+
+    def __len__(self) -> int:
+        """How many results are remembered; long ones count as several."""
+        return max(len(self._units) + len(self._words), len(self._values) // 8)
+
+    def of_texts(self, texts: Sequence[str]) -> tuple[Array, Array]:
+        """Returns the values of all texts, one text after the other, and how many each text has.
+
+        Args:
+            texts: At least one, all without ``MARK``.
+
+        Returns:
+            (S,) and int64 (number of texts,).
+        """
+        chunks = f"{f'{MARK} '.join(texts)}{MARK}".split(" ")
+        numbers_N, new = self._units.numbers(chunks)
+        self._learn(new)
+        known_N = self._known_of_units.values[numbers_N]
+        if (known_N & _EMPTY).any():  # spaces beside another: it is one
+            there = known_N & _EMPTY == 0
+            numbers_N, known_N = numbers_N[there], known_N[there]
+            chunks = [chunk for chunk in chunks if chunk]
+        # Units begin where a text does, and where one chunk ends freely and the next one starts so.
+        begins_N = np.ones(len(numbers_N), bool)
+        begins_N[1:] = known_N[:-1] & _LAST != 0
+        is_free_N = known_N & _STARTS != 0
+        is_free_N[1:] &= known_N[:-1] & (_ENDS | _STOP) != 0
+        is_unit_N = begins_N | is_free_N
+        is_hard_N = known_N & _HARD != 0
+        if is_hard_N.any():
+            text_of_N = np.cumsum(begins_N) - 1
+            is_unit_N &= begins_N | ~np.isin(text_of_N, text_of_N[is_hard_N])
+        first_U = np.flatnonzero(is_unit_N)
+        last_U = np.append(first_U[1:], len(numbers_N)) - 1
+        numbers_U = numbers_N[first_U]
+        begins_U, at_start_U, at_end_U = begins_N[first_U], known_N[first_U], known_N[last_U]
+        odd_U = (first_U != last_U) | (at_end_U & (_STOP | _LAST) == _STOP) | (at_end_U & _HARD != 0)
+        odd_U |= begins_U & (at_start_U & _STARTS == 0)
+        odd = np.flatnonzero(odd_U)
+        if len(odd):
+            is_begun = begins_U[odd] & ((at_start_U[odd] & _STARTS == 0) | (at_end_U[odd] & _HARD != 0))
+            following = np.append(at_start_U[1:], 0)[odd]
+            keys = [
+                key_of(" ".join(chunks[first : last + 1]).removesuffix(MARK), _following(end, start), begins=begun)
+                for first, last, end, start, begun in zip(
+                    first_U[odd].tolist(),
+                    last_U[odd].tolist(),
+                    at_end_U[odd].tolist(),
+                    following.tolist(),
+                    is_begun.tolist(),
+                    strict=True,
+                )
+            ]
+            hard = np.flatnonzero(at_end_U[odd] & _HARD)
+            texts_U = np.cumsum(begins_U) - 1
+            for index, text in zip(hard.tolist(), texts_U[odd[hard]].tolist(), strict=True):
+                keys[index] = key_of(texts[text], END, begins=True)
+            numbers_U[odd], new_keys = self._units.numbers(keys)
+            self._learn(new_keys, are_keys=True)
+            new += new_keys
+        lengths_U = self._units.lengths.values[numbers_U]
+        values = self._values.values[places_of_slices(self._units.starts.values[numbers_U], lengths_U)]
+        lengths = np.add.reduceat(lengths_U, np.flatnonzero(begins_U))
+        self._units.forget([key for key in new if len(key) > LONGEST])
+        return values, lengths
+
+    def _learn(self, keys: Sequence[str], *, are_keys: bool = False) -> None:
+        """Works out units that are new, those of them that can stand alone, and remembers them."""
+        if not keys:
+            return
+        if are_keys:
+            known_K = np.zeros(len(keys), np.uint8)
+            alone_K = np.ones(len(keys), bool)
+        else:
+            known_K = self._known(keys)
+            alone_K = (known_K & _STARTS != 0) & (known_K & (_ENDS | _LAST) != 0)
+        self._known_of_units.add(known_K)
+        starts_K, lengths_K = np.zeros(len(keys), np.int64), np.zeros(len(keys), np.int64)
+        some = np.flatnonzero(alone_K)
+        if len(some):
+            alone = [keys[index] for index in some.tolist()] if len(some) < len(keys) else keys
+            starts_K[some], lengths_K[some] = self._values_of(alone)
+        self._units.starts.add(starts_K)
+        self._units.lengths.add(lengths_K)
+
+    def _known(self, chunks: Sequence[str]) -> Array:
+        """Returns what is known of chunks by their characters: uint8 (K,)."""
+        codes = codes_of(f"{BETWEEN}{BETWEEN.join(chunks)}{BETWEEN}")
+        lengths_K = np.fromiter(map(len, chunks), np.int64, len(chunks))
+        starts_K = starts_of(lengths_K + len(BETWEEN)) + len(BETWEEN)
+        ends_K = starts_K + lengths_K
+        is_last_K = (codes[ends_K - 1] == ord(MARK)) & (lengths_K > 0)
+        first_K = codes[starts_K]
+        last_K = codes[ends_K - 1 - is_last_K]
+        has_text_K = lengths_K > is_last_K
+        known_K = self._of_characters(first_K) & _AT_START
+        known_K |= self._of_characters(last_K) & (_AT_END | _HARD)
+        known_K[~has_text_K] = 0
+        known_K &= np.where(is_last_K, 0xFF, 0xFF - _HARD).astype(np.uint16)
+        known_K[is_last_K] |= _LAST
+        known_K[lengths_K == 0] = _EMPTY
+        known: Array = known_K.astype(np.uint8)
+        return known
+
+    def _of_characters(self, codes: Array) -> Array:
+        known = self._known_of_characters[codes]
+        if not known.all():
+            for code in np.unique(codes[known == 0]).tolist():
+                self._known_of_characters[code] = self._of_character(chr(code))
+            known = self._known_of_characters[codes]
+        return known
+
+    def _of_character(self, character: str) -> int:
+        kind = self._kind(character)
+        return (
+            _SEEN
+            | (_STARTS if self._starts_freely(character) else 0)
+            | (_STOP if character == "." else _ENDS if self._ends_freely(character) else 0)
+            | (_HARD if character.isspace() and character != "\n" else 0)
+            | (_IS_DIGIT if kind == DIGIT else _IS_LOWER if kind == LOWER else 0)
+        )
+
+    def _values_of(self, keys: Sequence[str]) -> tuple[Array, Array]:
+        """Returns for each unit where its values stand, and how many they are: int64 (K,) and (K,)."""
+        codes = self._shapes.words(keys)
+        if self._fold is not None:
+            codes = self._fold(codes)
+        is_mark = codes == ord(MARK)
+        is_text = ~is_mark & (codes != ord(" "))
+        is_first = is_text.copy()
+        is_first[1:] &= ~is_text[:-1]
+        words_so_far = np.cumsum(is_first)[is_mark]
+        words_K = np.diff(words_so_far, prepend=0)
+        words = text_of(codes).split()
+        assert len(words) == words_so_far[-1]
+        numbers_W = self._numbers_of_words(words)
+        starts_W, lengths_W = self._words.starts.values[numbers_W], self._words.lengths.values[numbers_W]
+        # A unit of one word shares its values; those of others are put together.
+        several_K = words_K != 1
+        several_W = np.repeat(several_K, words_K)
+        starts_K, lengths_K = np.zeros(len(keys), np.int64), np.zeros(len(keys), np.int64)
+        starts_K[~several_K], lengths_K[~several_K] = starts_W[~several_W], lengths_W[~several_W]
+        values = self._values.values[places_of_slices(starts_W[several_W], lengths_W[several_W])]
+        so_far = np.append(0, np.cumsum(lengths_W[several_W]))
+        words_so_far = np.cumsum(words_K[several_K])
+        ends = so_far[words_so_far]
+        lengths_K[several_K] = np.diff(ends, prepend=0)
+        starts_K[several_K] = ends - lengths_K[several_K] + self._values.add(values)
+        return starts_K, lengths_K
+
+    def _numbers_of_words(self, words: Sequence[str]) -> Array:
+        numbers_W, new = self._words.numbers(words)
+        if new:
+            values, lengths = self._of_words(new)
+            self._words.starts.add(starts_of(lengths) + self._values.add(values))
+            self._words.lengths.add(lengths)
+            self._words.forget([word for word in new if len(word) > LONGEST])
+        return numbers_W
+
+
+def _following(end: int, start: int) -> str:
+    """Returns what follows a unit: by what is known of its last chunk, and of the first one of the next."""
+    return END if end & _LAST else DIGIT if start & _IS_DIGIT else LOWER if start & _IS_LOWER else OTHER
