@@ -26,6 +26,7 @@ from safetensors.torch import save
 
 from tests.checkpoint.fake_hub import FakeHub, Repository, commit_of, repository
 from tests.cli.conftest import Invoke, invoke  # noqa: F401 (a fixture)
+from tests.test_snippet import SNIPPET
 from tests.tokenizer.small import MERGES, TEXT, VOCABULARY
 from xlm import XLMConfig, XLMTokenizer, XLMWarning, XLMWithLMHeadModel
 from xlm.checkpoint.convert import convert
@@ -176,6 +177,14 @@ def test_the_old_name_without_owner(hub: FakeHub, saved: Path) -> None:
     assert same_weights(XLMWithLMHeadModel.from_pretrained(LEGACY), saved)
     assert hub.asked()[0] == f"/api/models/FacebookAI/{LEGACY}/revision/main"
     assert same_weights(XLMWithLMHeadModel.from_pretrained(f"FacebookAI/{LEGACY}", local_files_only=True), saved)
+
+
+def test_the_model_cards_snippet(hub: FakeHub, saved: Path) -> None:
+    hub.repositories[f"FacebookAI/{LEGACY}"] = hub.repositories[ID]
+    names: dict[str, Any] = {}
+    exec(SNIPPET, names)
+    expected = XLMWithLMHeadModel.from_pretrained(saved)(names["input_ids"], langs="en").logits
+    assert torch.equal(names["outputs"].logits, expected)
 
 
 @pytest.mark.parametrize("name", [LEGACY, f"FacebookAI/{LEGACY}"])
@@ -465,6 +474,7 @@ def test_errors(fault: Callable[[FakeHub], None], hub: FakeHub, tmp_path: Path) 
         assert word in str(error)
     assert error.__cause__ is not None
     assert hub.url in str(error.where)
+    assert "a directory, a file, or an id" in str(error)
     assert error.remedy
     assert str(error).isprintable() or set(str(error)) - {"\n"} == {c for c in str(error) if c.isprintable()}
     assert "model.safetensors" not in cached_files(tmp_path / "cache")
@@ -626,6 +636,8 @@ def test_an_index_that_points_elsewhere(shard: str, hub: FakeHub, files: Files) 
     hub.repositories[ID] = repository(hostile)
     with pytest.raises(CheckpointError, match="points elsewhere") as error:
         XLMWithLMHeadModel.from_pretrained(ID)
+    assert type(error.value) is CheckpointError
+    assert error.value.__cause__ is None
     assert "\x1b" not in str(error.value)
     assert hub.asked() == [f"/api/models/{ID}/revision/main", "model.safetensors.index.json"]
 
@@ -667,6 +679,7 @@ def test_other_wrong_indexes(spoil: Callable[[Files], None], words: list[str], h
     hub.repositories[ID] = repository(hostile)
     with pytest.raises(CheckpointError) as error:
         XLMWithLMHeadModel.from_pretrained(ID)
+    assert "not the hub" not in str(error.value)
     for word in words:
         assert word in str(error.value)
 

@@ -12,7 +12,7 @@ import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from xlm.errors import DependencyError, HubError, InputError, XLMWarning
+from xlm.errors import DependencyError, HubError, InputError, XLMError, XLMWarning
 
 _PART = r"[A-Za-z0-9_](?:[\w.-]*[A-Za-z0-9_])?"
 _ID = re.compile(rf"({_PART}/)?({_PART})", re.ASCII)
@@ -136,6 +136,7 @@ def fetch(model: HubModel, part: Part, options: HubOptions) -> Path:
         options: How to fetch; ``revision`` is not looked at.
 
     Raises:
+        CheckpointError: The index of its weights is wrong or hostile.
         HubError: The repository, its revision or a file is not there, not to be read, damaged, or not to be reached
             while the cache does not hold it either.
         DependencyError: The hub's library is not installed.
@@ -169,8 +170,8 @@ def fetch(model: HubModel, part: Part, options: HubOptions) -> Path:
     where = f"{constants.ENDPOINT}/{model.names[0]}, revision {model.revision}"
     try:
         return Download(model, part, options, where).directory()
-    except (HubError, InputError):
-        raise
+    except XLMError:
+        raise  # ours, and not from the library
     except Exception as error:
         # The library's generations raise errors of three HTTP libraries and of their own, some without a common base.
         explained = explain(error, where, cache=_cache_of(options))

@@ -26,7 +26,13 @@ def explain(error: Exception, where: str, *, cache: Path) -> HubError:
         cache: Where files are kept.
     """
     what, remedy = _what_and_remedy(_root(error), cache)
-    return HubError(what, where=where, found=_text(_root(error)), remedy=remedy)
+    return HubError(
+        what,
+        where=where,
+        found=_text(_root(error)),
+        expected="a directory, a file, or an id on the hub that can be read",
+        remedy=remedy,
+    )
 
 
 def is_passing(error: Exception) -> bool:
