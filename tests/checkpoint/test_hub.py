@@ -201,6 +201,16 @@ def test_a_cache_filled_under_the_old_name_serves(name: str, hub: FakeHub, saved
     assert hub.asked() == [f"/api/models/FacebookAI/{LEGACY}/revision/main"]
 
 
+def test_a_cache_with_a_part_under_the_old_name(hub: FakeHub, saved: Path) -> None:
+    hub.repositories[f"FacebookAI/{LEGACY}"] = hub.repositories[ID]
+    hub.moved[LEGACY] = f"FacebookAI/{LEGACY}"
+    huggingface_hub.hf_hub_download(LEGACY, "config.json")
+    assert same_weights(XLMWithLMHeadModel.from_pretrained(LEGACY), saved)
+    hub.asked()
+    assert same_weights(XLMWithLMHeadModel.from_pretrained(LEGACY), saved)
+    assert hub.asked() == [f"/api/models/FacebookAI/{LEGACY}/revision/main"]
+
+
 def test_a_repository_that_moved(hub: FakeHub, saved: Path) -> None:
     hub.moved["someone/before"] = ID
     assert same_weights(XLMWithLMHeadModel.from_pretrained("someone/before"), saved)

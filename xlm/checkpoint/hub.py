@@ -12,7 +12,7 @@ import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from xlm.errors import DependencyError, HubError, InputError, XLMError, XLMWarning
+from xlm.errors import CheckpointError, DependencyError, HubError, InputError, XLMError, XLMWarning
 
 _PART = r"[A-Za-z0-9_](?:[\w.-]*[A-Za-z0-9_])?"
 _ID = re.compile(rf"({_PART}/)?({_PART})", re.ASCII)
@@ -204,7 +204,11 @@ def _lacks_weights(directory: Path) -> bool:
     form = first_form({entry.name for entry in directory.iterdir() if entry.is_file()})
     if form is None or not is_index(form):
         return form is None
-    return not all((directory / shard).is_file() for shard in read_weight_map(directory / form).values())
+    try:
+        shards = set(read_weight_map(directory / form).values())
+    except CheckpointError:
+        return True  # it may be damaged; when it is fetched as it is, it is refused
+    return not all((directory / shard).is_file() for shard in shards)
 
 
 def _folder(options: HubOptions) -> Path | None:

@@ -10,7 +10,7 @@ from typing import Any
 from huggingface_hub import HfApi, constants, hf_hub_download, try_to_load_from_cache
 
 from xlm._version import __version__
-from xlm.checkpoint.hub import COMMIT, HubModel, HubOptions, Part
+from xlm.checkpoint.hub import COMMIT, HubModel, HubOptions, Part, cached
 from xlm.errors import HubError
 
 _LARGEST_TEXT = 1 << 28
@@ -47,7 +47,7 @@ class Download:
     def __init__(self, model: HubModel, part: Part, options: HubOptions, where: str) -> None:
         self._model = model
         self._part = part
-        self._token = options.token
+        self._options = options
         self._cache_dir = None if options.cache_dir is None else str(Path(options.cache_dir).expanduser())
         self._where = where
         self._name = model.names[0]
@@ -85,7 +85,7 @@ class Download:
             revision=self._model.revision,
             files_metadata=True,
             timeout=constants.HF_HUB_ETAG_TIMEOUT,
-            token=self._token,
+            token=self._options.token,
         )
         if not COMMIT.fullmatch(str(info.sha)):
             raise ValueError(f"a listing without the hash of a commit: {info.sha!r}")
@@ -97,8 +97,9 @@ class Download:
             for file in info.siblings or []
         }
         # What another library has fetched under the other name is not fetched again.
-        held = (name for name in self._model.names if self._cached_as(name, self._part.required, self._commit))
-        self._name = next(held, self._model.names[0])
+        names, at = self._model.names, self._commit
+        held = [name for name in names if cached(HubModel(names=(name,), revision=at), self._part, self._options)]
+        self._name = (*held, *names)[0]
 
     def _check_listing(self) -> None:
         if self._part.required not in self._files:
@@ -176,10 +177,7 @@ class Download:
         )
 
     def _cached(self, name: str, revision: str | None = None) -> Path | None:
-        return self._cached_as(self._name, name, revision or self._commit)
-
-    def _cached_as(self, model_id: str, name: str, revision: str) -> Path | None:
-        found = try_to_load_from_cache(model_id, name, self._cache_dir, revision)
+        found = try_to_load_from_cache(self._name, name, self._cache_dir, revision or self._commit)
         return Path(found) if isinstance(found, str) else None
 
     def _library_download(self, name: str, revision: str) -> Path:
@@ -188,7 +186,7 @@ class Download:
             name,
             revision=revision,
             cache_dir=self._cache_dir,
-            token=self._token,
+            token=self._options.token,
             library_name="xlm",
             library_version=__version__,
         )

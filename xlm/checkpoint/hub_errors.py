@@ -13,6 +13,7 @@ _NOT_WRITABLE = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
 )
 _LONGEST = 300
+_ADVICE = ("Please make sure", "If you are trying", "For more")  # lines of the library's messages; ours say it too
 _TOKEN = "give token=, set HF_TOKEN, or run `hf auth login`"
 _CACHED = "what was fetched before opens with HF_HUB_OFFLINE=1"
 
@@ -110,8 +111,9 @@ def _is_ours(error: BaseException) -> bool:
 
 
 def _text(error: BaseException) -> str:
+    lines = [line for line in str(error).splitlines() if not line.startswith(_ADVICE)]
     # Part of it may be what a server sent: nothing that moves a cursor reaches the terminal.
-    printable = "".join(letter if letter.isprintable() else " " for letter in str(error))
+    printable = "".join(letter if letter.isprintable() else " " for letter in " ".join(lines))
     status = _status(error)
     kind = type(error).__name__ if status is None else f"{type(error).__name__}, status {status}"
     return f"{kind}: {' '.join(printable.split())}"[:_LONGEST]
