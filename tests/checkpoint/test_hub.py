@@ -434,6 +434,10 @@ def bad_request(hub: FakeHub) -> None:
     hub.faults.listing_status = 400
 
 
+def another_server(hub: FakeHub) -> None:
+    hub.faults.status = 404
+
+
 def no_revision(hub: FakeHub) -> None:
     hub.repositories[ID].refs.clear()
 
@@ -466,6 +470,7 @@ ERRORS: dict[Callable[[FakeHub], None], tuple[str, ...]] = {
     unauthorized: ("private", "token"),
     broken: ("out of order", "500", "try again later"),
     bad_request: ("refuses the request", "400"),
+    another_server: ("refuses the request", "404", "HF_ENDPOINT"),
     no_revision: ("no such revision", "branch, a tag or"),
     file_gone: ("does not have a file that it lists", "model.safetensors"),
     not_a_commit: ("not the hub", "../../x"),
@@ -567,9 +572,13 @@ def test_xet_is_not_needed(hub: FakeHub, saved: Path, monkeypatch: pytest.Monkey
     assert same_weights(XLMWithLMHeadModel.from_pretrained(ID), saved)
 
 
+class XetAuthenticationError(PermissionError):
+    """As that of the library of xet, which may be missing."""
+
+
 def test_xet_that_fails(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(**_: object) -> None:
-        raise PermissionError("XetAuthenticationError: no access to the store of chunks")
+        raise XetAuthenticationError("no access to the store of chunks")
 
     monkeypatch.setattr("huggingface_hub.file_download.is_xet_available", lambda: True)
     monkeypatch.setattr("huggingface_hub.file_download.xet_get", fail)

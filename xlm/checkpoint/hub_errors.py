@@ -61,7 +61,7 @@ def _what_and_remedy(error: BaseException, cache: Path) -> tuple[str, str]:
         )
     if isinstance(error, errors.RevisionNotFoundError):
         return "the model has no such revision", "give a branch, a tag or the whole hash of a commit of the repository"
-    if status == 404:
+    if isinstance(error, errors.EntryNotFoundError) and status == 404:
         return "the hub does not have a file that it lists", "try again; the repository may just have changed"
     if status == 429:
         return "the hub takes no more requests for now", f"wait some minutes; or {_TOKEN}, which allows more of them"
@@ -73,7 +73,7 @@ def _what_and_remedy(error: BaseException, cache: Path) -> tuple[str, str]:
         return "there is no token on this machine", _TOKEN
     if isinstance(error, errors.HFValidationError):
         return "this cannot be a model's id on the hub", "check the name; an id is owner/name"
-    if "xet" in f"{type(error).__name__} {error}".lower():
+    if "xet" in f"{type(error).__module__}.{type(error).__name__}".lower():
         return "the download by the xet protocol failed", "set HF_HUB_DISABLE_XET=1 to download by HTTP, and try again"
     if _is_ours(error):
         return (
