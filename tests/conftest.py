@@ -17,6 +17,9 @@ RECORDED = (
 )
 """The recorded checkpoints of the original, one feature each."""
 
+# No test asks the hub of the world; the library reads this when it is first imported, here and in processes of tests.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 

@@ -3,6 +3,7 @@
 XLMError
 ├── ConfigError      a configuration whose values cannot make a model
 ├── CheckpointError  a file that is not the checkpoint it should be
+│   └── HubError     a model that could not be fetched from the Hugging Face hub
 ├── VocabularyError  a vocabulary, merges or codes file that is broken or of another model
 ├── InputError       ids, languages, lengths or positions that the model or tokenizer cannot take
 ├── LanguageError    a language the model does not have, or one that is missing
@@ -62,6 +63,10 @@ class ConfigError(XLMError, ValueError):
 
 class CheckpointError(XLMError, ValueError):
     """A file that is not the checkpoint it should be; names every wrong tensor at once."""
+
+
+class HubError(CheckpointError):
+    """A model that could not be fetched from the Hugging Face hub; raised from the error of its library."""
 
 
 class VocabularyError(XLMError, ValueError):

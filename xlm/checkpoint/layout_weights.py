@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,19 @@ from xlm.errors import CheckpointError
 WEIGHTS_FILE = "model.safetensors"
 _PICKLED_FILE = "pytorch_model.bin"
 _INDEX_SUFFIX = ".index.json"
+# No path, no device name, nothing hidden: what every tool that cuts weights into shards makes.
+_SHARD = re.compile(r"[A-Za-z0-9_][\w.-]*", re.ASCII)
+_FORMS = (WEIGHTS_FILE, WEIGHTS_FILE + _INDEX_SUFFIX, _PICKLED_FILE, _PICKLED_FILE + _INDEX_SUFFIX)
+
+
+def first_form(names: Container[str]) -> str | None:
+    """Which of some files the weights are read from: ``model.safetensors`` or its index, else the pickled ones."""
+    return next((name for name in _FORMS if name in names), None)
+
+
+def is_index(name: str) -> bool:
+    """Whether a file of weights is the index of its shards."""
+    return name.endswith(_INDEX_SUFFIX)
 
 
 def read_weights(directory: Path) -> dict[str, Tensor]:
@@ -27,11 +42,9 @@ def read_weights(directory: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: None of them is there, or one is damaged, or the shards are not those of the index.
     """
-    for name in (WEIGHTS_FILE, _PICKLED_FILE):
-        if (directory / name).is_file():
-            return _read_file(directory / name)
-        if (directory / (name + _INDEX_SUFFIX)).is_file():
-            return _read_shards(directory / (name + _INDEX_SUFFIX))
+    found = first_form({name for name in _FORMS if (directory / name).is_file()})
+    if found is not None:
+        return _read_shards(directory / found) if is_index(found) else _read_file(directory / found)
     raise CheckpointError(
         "the directory holds no weights",
         where=directory,
@@ -71,18 +84,35 @@ def _read_file(path: Path) -> dict[str, Tensor]:
     return dict(loaded)
 
 
-def _read_shards(index: Path) -> dict[str, Tensor]:
+def read_weight_map(index: Path) -> dict[str, str]:
+    """What an index says: names of tensors to the names of the files beside it that hold them.
+
+    Raises:
+        CheckpointError: It says something else, or points out of its directory, which a stranger's must not.
+    """
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
         raise CheckpointError(
             "the index names no shards", where=index, found=repr(weight_map)[:80], expected="weight_map: names to files"
         )
+    suffix = Path(index.name.removesuffix(_INDEX_SUFFIX)).suffix
+    for shard in sorted(set(weight_map.values())):
+        if not _SHARD.fullmatch(shard) or not shard.endswith(suffix):
+            raise CheckpointError(
+                "the index points elsewhere",
+                where=index,
+                found=repr(shard)[:200],
+                expected=f"the plain name of a {suffix} file beside it",
+                remedy="do not use this model: no tool writes such an index",
+            )
+    return weight_map
+
+
+def _read_shards(index: Path) -> dict[str, Tensor]:
+    weight_map = read_weight_map(index)
     tensors: dict[str, Tensor] = {}
     stray: list[str] = []
     for shard in sorted(set(weight_map.values())):
-        # An index from a stranger must not point out of its directory.
-        if Path(shard).name != shard or shard in (".", "..") or "\0" in shard:
-            raise CheckpointError("the index points elsewhere", where=index, found=shard, expected="a file beside it")
         for name, tensor in _read_file(index.parent / shard).items():
             if weight_map.get(name) != shard or name in tensors:
                 stray.append(f"{name} (in {shard}, the index says {weight_map.get(name, 'nothing')})")

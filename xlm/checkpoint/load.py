@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from os import PathLike
-from pathlib import Path
 
 import torch
 
 from xlm.checkpoint.checkpoint import Checkpoint, Provenance
+from xlm.checkpoint.hub import MODEL, HubOptions
 from xlm.checkpoint.keys import TRANSFORMERS
 from xlm.checkpoint.layout_config import read_config
 from xlm.checkpoint.layout_weights import read_weights
+from xlm.checkpoint.names import find_model
 from xlm.checkpoint.original import read_original
 from xlm.checkpoint.tensors import empty_model, match_tensors
-from xlm.errors import CheckpointError, ConfigError
+from xlm.errors import ConfigError
 from xlm.model.lm import XLMWithLMHeadModel
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -32,17 +33,20 @@ def parse_dtype(dtype: torch.dtype | str) -> torch.dtype:
     return found
 
 
-def open_checkpoint(name_or_path: str | PathLike[str], *, causal: bool | None = None) -> Checkpoint:
+def open_checkpoint(
+    name_or_path: str | PathLike[str], *, causal: bool | None = None, hub: HubOptions | None = None
+) -> Checkpoint:
     """The checkpoint that a name or path stands for, checked; its weights are mapped, not yet in memory.
 
     Args:
-        name_or_path: A directory in the ``transformers`` layout, or a ``.pth`` file of the original.
+        name_or_path: A directory in the ``transformers`` layout, a ``.pth`` file of the original, or an id on the hub.
         causal: Overrides what the files say about the attention's direction.
+        hub: How to fetch from the hub.
 
     Raises:
         CheckpointError: Nothing is there, or it is not what it should be.
     """
-    path = Path(name_or_path)
+    path = find_model(name_or_path, MODEL, hub)
     if path.is_dir():
         layout = read_config(path, causal=causal)
         return Checkpoint(
@@ -52,16 +56,7 @@ def open_checkpoint(name_or_path: str | PathLike[str], *, causal: bool | None = 
             record=layout.record,
             extra_config=layout.extra,
         )
-    if path.is_file():
-        return read_original(path, causal=causal)
-    raise CheckpointError(
-        "there is no such model",
-        where=path,
-        found="neither a directory nor a regular file of that name",
-        expected="a directory with config.json and weights, or a .pth checkpoint of the original",
-        remedy="check the path; models are not fetched from the Hugging Face hub yet: fetch the repository "
-        "(for instance with `hf download`) and give its directory",
-    )
+    return read_original(path, causal=causal)
 
 
 def load_model(
@@ -70,11 +65,12 @@ def load_model(
     dtype: torch.dtype | str | None = None,
     device: torch.device | str | None = None,
     causal: bool | None = None,
+    hub: HubOptions | None = None,
 ) -> XLMWithLMHeadModel:
     """``XLMWithLMHeadModel.from_pretrained``, which has the documentation."""
     kept = dtype == "auto"
     wanted = torch.float32 if dtype is None or kept else parse_dtype(dtype)
-    checkpoint = open_checkpoint(name_or_path, causal=causal)
+    checkpoint = open_checkpoint(name_or_path, causal=causal, hub=hub)
     model = empty_model(checkpoint.config)
     # A .pth is rewritten in place by the training run that owns it, and mapped weights would change with it: those
     # are copied. A safetensors file is replaced as a whole, so its weights can stay mapped until they are written to.

@@ -102,22 +102,34 @@ class XLMWithLMHeadModel(nn.Module):
         dtype: torch.dtype | str | None = None,
         device: torch.device | str | None = None,
         causal: bool | None = None,
+        revision: str | None = None,
+        cache_dir: str | PathLike[str] | None = None,
+        local_files_only: bool = False,
+        token: str | bool | None = None,
     ) -> XLMWithLMHeadModel:
         """A model with the weights of a file, in evaluation mode.
 
         Args:
-            name_or_path: A directory in the ``transformers`` layout, or a checkpoint of the original (``.pth``).
+            name_or_path: A directory in the ``transformers`` layout, a checkpoint of the original (``.pth``), or an id
+                on the Hugging Face hub, perhaps with ``@revision``; looked for in that order.
             dtype: Of the weights; ``None`` means float32 whatever the file holds, ``"auto"`` the file's own.
             device: Where the weights go; the CPU when ``None``.
             causal: Overrides what the file says. ``None``: causal, unless the file is known to have been trained
                 otherwise (the published configurations' ``causal: false`` does not count, and a warning says so).
+            revision: Of a model on the hub: a branch, a tag or a commit; ``main`` when ``None``.
+            cache_dir: Where fetched files are kept; where ``HF_HOME`` or ``HF_HUB_CACHE`` say when ``None``.
+            local_files_only: Whether to take what the cache holds and ask nobody, as ``HF_HUB_OFFLINE=1`` does.
+            token: For a model that is not public; when ``None`` it is ``HF_TOKEN`` or what ``hf auth login`` left.
 
         Raises:
             CheckpointError: What was found is not such a model; nothing in a file is ever executed.
+            HubError: It could not be fetched from the hub; one of the above.
         """
+        from xlm.checkpoint.hub import HubOptions
         from xlm.checkpoint.load import load_model
 
-        return load_model(name_or_path, dtype=dtype, device=device, causal=causal)
+        hub = HubOptions(revision=revision, cache_dir=cache_dir, local_files_only=local_files_only, token=token)
+        return load_model(name_or_path, dtype=dtype, device=device, causal=causal, hub=hub)
 
     def save_pretrained(self, directory: str | PathLike[str]) -> None:
         """Writes ``config.json`` and ``model.safetensors`` in the ``transformers`` layout.

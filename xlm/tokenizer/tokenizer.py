@@ -60,24 +60,36 @@ class XLMTokenizer(Encoder, CorpusEncoder, Decoder):
         *,
         preset: str | None = None,
         codes: str | os.PathLike[str] | None = None,
+        revision: str | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        local_files_only: bool = False,
+        token: str | bool | None = None,
         **settings: Any,
     ) -> XLMTokenizer:
-        """Returns the tokenizer of a model directory, or of a checkpoint of the original.
+        """Returns the tokenizer of a model directory, of a checkpoint of the original, or of a model on the hub.
 
         Args:
-            name_or_path: A directory in the transformers layout, or an original ``.pth``.
+            name_or_path: A directory in the transformers layout, an original ``.pth``, or an id on the Hugging Face
+                hub, perhaps with ``@revision``; looked for in that order.
             preset: The text pipeline; None for the one that was saved, ``"original"`` for a ``.pth``.
             codes: fastBPE's codes, instead of ``merges.txt``; a ``.pth`` holds none, so it needs them.
+            revision: Of a model on the hub: a branch, a tag or a commit; ``main`` when ``None``.
+            cache_dir: Where fetched files are kept; where ``HF_HOME`` or ``HF_HUB_CACHE`` say when ``None``.
+            local_files_only: Whether to take what the cache holds and ask nobody, as ``HF_HUB_OFFLINE=1`` does.
+            token: For a model that is not public; when ``None`` it is ``HF_TOKEN`` or what ``hf auth login`` left.
             **settings: Any argument of ``XLMTokenizer`` by its name, instead of what was saved.
 
         Raises:
             CheckpointError: There is nothing of that name.
+            HubError: It could not be fetched from the hub; one of the above.
             VocabularyError: A file is missing or broken.
             InputError: An unknown setting.
         """
+        from xlm.checkpoint.hub import HubOptions
         from xlm.checkpoint.tokenizer_files import load_tokenizer
 
-        return load_tokenizer(name_or_path, preset=preset, codes=codes, **settings)
+        hub = HubOptions(revision=revision, cache_dir=cache_dir, local_files_only=local_files_only, token=token)
+        return load_tokenizer(name_or_path, preset=preset, codes=codes, hub=hub, **settings)
 
     @classmethod
     def from_codes(
