@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.training.runs import equal, events, small_run, small_tokenizer, updates, weights
+from tests.training.runs import equal, events, small_run, small_tokenizer, updates, weights, without_dropout
 from xlm.data.batches import batches, open_streams
 from xlm.data.order import Order, Position
 from xlm.data.prepare import prepare
@@ -27,11 +27,7 @@ from xlm.training.optimiser import OriginalAdam
 from xlm.training.processes import Processes
 from xlm.training.schedule import learning_rate
 
-NO_DROPOUT = {
-    "model": ModelSettings(
-        emb_dim=16, n_layers=1, n_heads=2, max_position_embeddings=16, dropout=0.0, attention_dropout=0.0
-    )
-}
+NO_DROPOUT = {"model": without_dropout()}
 
 
 def test_a_plain_loop(data: Path, tmp_path: Path) -> None:

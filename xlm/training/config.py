@@ -22,6 +22,7 @@ else:
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda")
+SHARDINGS = ("none", "full")
 SHIPPED = Path(__file__).parent / "configs"
 """Configurations that come with the package, found by their names."""
 
@@ -119,11 +120,14 @@ class RunSettings:
         precision: Of the products: ``float32``, ``bfloat16`` or ``float16`` (with loss scaling). Weights, moments and
             sums are float32.
         device: ``cpu``, ``cuda``, or ``auto`` for a GPU where there is one.
+        sharding: What several processes share out: ``none``, each has the whole model; or ``full``, weights, gradients
+            and moments.
+        timeout: Seconds after which a process that waits for another gives up, and the run ends with an error.
         activation_checkpointing: Compute each layer again in the backward pass instead of keeping what is inside it.
         compile: Have ``torch.compile`` work on the layers.
         log_every: Updates between two lines of the log.
         evaluate_every: Updates between two evaluations on the split ``valid``; 0 for none.
-        save_every: Updates between two checkpoints.
+        save_every: Updates between two checkpoints; 0 for one at the end only.
         keep_last: How many checkpoints stay.
         bad_steps: After how many steps in a row without a finite gradient the run ends.
         tensorboard: Whether to write TensorBoard's files too.
@@ -132,6 +136,8 @@ class RunSettings:
     updates: int = 100_000
     precision: str = "float32"
     device: str = "auto"
+    sharding: str = "none"
+    timeout: int = 600
     activation_checkpointing: bool = False
     compile: bool = False
     log_every: int = 10
@@ -306,10 +312,11 @@ def _wrong_values(c: TrainConfig) -> list[_Problem]:
         ("optimiser.clip_norm", c.optimiser.clip_norm > 0, "above 0"),
         ("run.precision", c.run.precision in PRECISIONS, " or ".join(PRECISIONS)),
         ("run.device", c.run.device in DEVICES, " or ".join(DEVICES)),
+        ("run.sharding", c.run.sharding in SHARDINGS, " or ".join(SHARDINGS)),
     ]
-    at_least_1 = ("batch.rows", "batch.accumulation", "run.updates", "run.log_every", "run.save_every")
+    at_least_1 = ("batch.rows", "batch.accumulation", "run.updates", "run.timeout", "run.log_every")
     rules += [(key, _value(c, key) >= 1, "at least 1") for key in (*at_least_1, "run.keep_last", "run.bad_steps")]
-    at_least_0 = ("optimiser.warmup", "optimiser.weight_decay", "run.evaluate_every")
+    at_least_0 = ("optimiser.warmup", "optimiser.weight_decay", "run.evaluate_every", "run.save_every")
     rules += [(key, _value(c, key) >= 0, "at least 0") for key in at_least_0]
     rules += [(key, 0 <= _value(c, key) < 1, "from 0 to below 1") for key in ("optimiser.beta1", "optimiser.beta2")]
     exponent = c.batch.sampling_exponent

@@ -15,10 +15,10 @@ from xlm.checkpoint.tensors import empty_model
 from xlm.checkpoint.tokenizer_files import VOCABULARY_FILE, has_tokenizer, load_tokenizer
 from xlm.data.batches import open_streams
 from xlm.data.shards import TOKENIZER_DIRECTORY, Index, tokenizer_signature
-from xlm.data.stream import Stream
 from xlm.errors import ConfigError, InputError, VocabularyError
 from xlm.model.config import XLMConfig
 from xlm.model.lm import XLMWithLMHeadModel
+from xlm.scoring.stream import Stream
 from xlm.tokenizer.tokenizer import XLMTokenizer
 from xlm.tokenizer.vocabulary import Vocabulary
 from xlm.training.config import TrainConfig
