@@ -5,12 +5,14 @@ Oracle: a plain loop over the same batches with the model's own loss; one run ag
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from tests.model.small_models import small_model
 from tests.training.runs import equal, events, small_run, small_tokenizer, updates, weights, without_dropout
 from xlm.data.batches import batches, open_streams
 from xlm.data.order import Order, Position
@@ -20,12 +22,13 @@ from xlm.errors import ConfigError, InputError, TrainingError, VocabularyError
 from xlm.model.lm import XLMWithLMHeadModel
 from xlm.scoring.score import score
 from xlm.tokenizer.tokenizer import XLMTokenizer
-from xlm.training.config import ModelSettings
+from xlm.training.config import ModelSettings, RunSettings
 from xlm.training.loop import train
 from xlm.training.loss import stream_loss
 from xlm.training.optimiser import OriginalAdam
 from xlm.training.processes import Processes
 from xlm.training.schedule import learning_rate
+from xlm.training.setup import LossModule, distributed
 
 NO_DROPOUT = {"model": without_dropout()}
 
@@ -176,6 +179,24 @@ def test_too_many_of_them_end_the_run_with_its_state(
     with pytest.raises(InputError, match="holds another run"):
         train(small_run(data, tmp_path / "run"))
     assert train(small_run(data, tmp_path / "run"), resume=True).updates == 12
+
+
+def test_one_state_at_the_end_and_an_output_with_models_only(data: Path, tmp_path: Path) -> None:
+    config = small_run(data, tmp_path / "run", updates=4, save_every=0, evaluate_every=2)
+    train(config)
+    assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["step-000000004"]
+    shutil.rmtree(tmp_path / "run/checkpoints")
+    before = weights(tmp_path / "run")
+    with pytest.raises(InputError, match="holds another run"):
+        train(config)
+    assert equal(weights(tmp_path / "run"), before)
+
+
+def test_an_adaptive_softmax_is_not_shared_out() -> None:
+    loss = LossModule(small_model(asm=True, asm_cutoffs=(20, 40)))
+    several = Processes(rank=0, count=2, device=torch.device("cpu"))
+    with pytest.raises(ConfigError, match="adaptive softmax"):
+        distributed(loss, RunSettings(sharding="full"), several)
 
 
 def test_settings_that_do_not_fit(data: Path, whole_run: Path, tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ def _ended(*processes: subprocess.Popen[bytes]) -> Iterator[None]:
 def _finish(*processes: subprocess.Popen[bytes]) -> None:
     with _ended(*processes):
         for process in processes:
-            output, _ = process.communicate(timeout=240)
+            output, _ = process.communicate(timeout=600)
             assert process.returncode == 0, output.decode()
 
 
@@ -125,7 +125,7 @@ def test_weights_that_are_shared_out(data: Path, tmp_path: Path) -> None:
 
 
 def _long_run(data: Path, tmp_path: Path) -> Path:
-    settings = {"updates": 100_000, "log_every": 1, "evaluate_every": 0, "save_every": 10, "timeout": 5}
+    settings = {"updates": 100_000, "log_every": 1, "evaluate_every": 0, "save_every": 10, "timeout": 20}
     return write_config(tmp_path / "config.toml", data, tmp_path / "run", **settings)
 
 

@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from xlm._atomic import make_directory
 from xlm.data.batches import batches
@@ -34,8 +32,8 @@ from xlm.training.log import Event, LogFile, Observer, TensorBoard
 from xlm.training.optimiser import OriginalAdam
 from xlm.training.processes import Processes, joined
 from xlm.training.progress import Meter, Progress
-from xlm.training.setup import LossModule, build_model, open_data, recompute_layers, with_weights_of
-from xlm.training.sharding import share_out, whole_model
+from xlm.training.setup import LossModule, build_model, distributed, open_data, with_weights_of
+from xlm.training.sharding import whole_model
 from xlm.training.step import Stepper, StepResult
 
 BEST_DIRECTORY, LAST_DIRECTORY = "best", "last"
@@ -88,7 +86,8 @@ class _Run:
                 expected=f"a multiple of {processes.count} processes * batch.accumulation = {pieces}",
             )
         self.config, self.processes, self.output = config, processes, Path(config.output)
-        if not resume and has_checkpoints(self.output):
+        models = any((self.output / name).exists() for name in (BEST_DIRECTORY, LAST_DIRECTORY))
+        if not resume and (models or has_checkpoints(self.output)):
             raise InputError(
                 "The output directory holds another run",
                 where=self.output,
@@ -104,7 +103,7 @@ class _Run:
             loaded = XLMWithLMHeadModel.from_pretrained(found[0])
             self.model = with_weights_of(loaded, loaded.config)
         self.loss = LossModule(self.model).train()
-        module = self._distributed()
+        module = distributed(self.loss, config.run, processes)
         self.optimiser = OriginalAdam(
             [parameter for parameter in self.model.parameters() if parameter.requires_grad],
             betas=(config.optimiser.beta1, config.optimiser.beta2),
@@ -124,29 +123,6 @@ class _Run:
             self.observers = [LogFile(self.output, step=self.progress.step), *observers]
             if config.run.tensorboard:
                 self.observers.append(TensorBoard(self.output))
-
-    def _distributed(self) -> nn.Module:
-        """Prepares the model for its device and processes; returns what steps call, perhaps a wrapper of the loss."""
-        run, processes = self.config.run, self.processes
-        if run.activation_checkpointing:
-            recompute_layers(self.model)
-        if processes.count > 1 and run.sharding == "full":
-            if run.compile:
-                for layer in self.model.transformer.layers:
-                    layer.compile()
-            if self.model.config.asm:  # where a tail cluster is left alone in some processes, the others would wait
-                raise ConfigError(
-                    "an adaptive softmax cannot be shared out", where="run.sharding", found="full", expected="none"
-                )
-            share_out(self.loss, self.model, processes)
-            return self.loss
-        self.model.to(processes.device)
-        if run.compile:
-            self.model.transformer.compile()
-        if processes.count == 1:
-            return self.loss
-        # An adaptive softmax leaves a tail cluster alone when none of its words is to be predicted.
-        return DistributedDataParallel(self.loss, find_unused_parameters=self.model.config.asm)
 
     def _identity(self) -> dict[str, Any]:
         """What a run that is resumed must have in common with what it was."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 from xlm.checkpoint.original import read_dictionary
@@ -21,8 +22,10 @@ from xlm.model.lm import XLMWithLMHeadModel
 from xlm.scoring.stream import Stream
 from xlm.tokenizer.tokenizer import XLMTokenizer
 from xlm.tokenizer.vocabulary import Vocabulary
-from xlm.training.config import TrainConfig
+from xlm.training.config import RunSettings, TrainConfig
 from xlm.training.loss import stream_loss
+from xlm.training.processes import Processes
+from xlm.training.sharding import share_out
 
 
 def open_data(config: TrainConfig) -> tuple[Index, XLMTokenizer, dict[str, Stream], dict[str, Stream]]:
@@ -139,15 +142,8 @@ def with_weights_of(model: XLMWithLMHeadModel, config: XLMConfig) -> XLMWithLMHe
     return copy
 
 
-def recompute_layers(model: XLMWithLMHeadModel) -> None:
-    """Makes each layer keep its input only, and compute what is inside it again in the backward pass."""
-    for layer in model.transformer.layers:
-        forward: Any = partial(checkpoint, layer.forward, use_reentrant=False)
-        object.__setattr__(layer, "forward", forward)
-
-
 class LossModule(nn.Module):
-    """The loss as a module's forward, which is what ``DistributedDataParallel`` wraps."""
+    """The loss as a module's forward, which is what several processes wrap."""
 
     def __init__(self, model: XLMWithLMHeadModel) -> None:
         super().__init__()
@@ -156,3 +152,46 @@ class LossModule(nn.Module):
     def forward(self, input_ids: torch.Tensor, language: int) -> torch.Tensor:
         """``stream_loss`` of the model."""
         return stream_loss(self.model, input_ids, language)
+
+
+def distributed(loss: LossModule, run: RunSettings, processes: Processes) -> nn.Module:
+    """Brings a model to its device and its processes.
+
+    Args:
+        loss: Of the model, which is on the CPU and the same in all processes.
+        run: Says how.
+        processes: Of the run.
+
+    Returns:
+        What steps call, perhaps a wrapper of ``loss``.
+
+    Raises:
+        ConfigError: Weights are to be shared out that cannot be.
+    """
+    model = loss.model
+    if run.activation_checkpointing:
+        _recompute_layers(model)
+    if processes.count > 1 and run.sharding == "full":
+        if model.config.asm:  # where a tail cluster is left alone in some processes, the others would wait for them
+            raise ConfigError(
+                "an adaptive softmax cannot be shared out", where="run.sharding", found=run.sharding, expected="none"
+            )
+        if run.compile:
+            for layer in model.transformer.layers:
+                layer.compile()
+        share_out(loss, model, processes)
+        return loss
+    model.to(processes.device)
+    if run.compile:
+        model.transformer.compile()
+    if processes.count == 1:
+        return loss
+    # An adaptive softmax leaves a tail cluster alone when none of its words is to be predicted.
+    return DistributedDataParallel(loss, find_unused_parameters=model.config.asm)
+
+
+def _recompute_layers(model: XLMWithLMHeadModel) -> None:
+    """Makes each layer keep its input only, and compute what is inside it again in the backward pass."""
+    for layer in model.transformer.layers:
+        forward: Any = partial(checkpoint, layer.forward, use_reentrant=False)
+        object.__setattr__(layer, "forward", forward)
