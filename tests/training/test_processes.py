@@ -122,6 +122,10 @@ def test_weights_that_are_shared_out(data: Path, tmp_path: Path) -> None:
         _same_run(tmp_path / "one", tmp_path / name)
     _same_run(tmp_path / "whole-float16", tmp_path / "shared-float16")
     assert updates(tmp_path / "shared-float16") != updates(tmp_path / "shared")
+    for name, share in (("whole", 1.0), ("shared", 0.5), ("pieces", 0.5)):
+        (start, *_) = events(tmp_path / name, "start")
+        # Odd numbers of rows are not halved evenly.
+        assert start["kept"] / start["parameters"] == pytest.approx(share, rel=0.02), name
 
 
 def _long_run(data: Path, tmp_path: Path) -> Path:

@@ -33,7 +33,7 @@ from xlm.training.optimiser import OriginalAdam
 from xlm.training.processes import Processes, joined
 from xlm.training.progress import Meter, Progress
 from xlm.training.setup import LossModule, build_model, distributed, open_data, with_weights_of
-from xlm.training.sharding import whole_model
+from xlm.training.sharding import local, whole_model
 from xlm.training.step import Stepper, StepResult
 
 BEST_DIRECTORY, LAST_DIRECTORY = "best", "last"
@@ -141,6 +141,7 @@ class _Run:
             "start",
             config=self.config.to_dict(),
             parameters=sum(parameter.numel() for parameter in self.model.parameters()),
+            kept=sum(local(parameter).numel() for parameter in self.model.parameters()),
             processes=self.processes.count,
             device=str(self.processes.device),
             updates=self.progress.updates,

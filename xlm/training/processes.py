@@ -64,15 +64,15 @@ def joined(device: str, *, timeout: int) -> Iterator[Processes]:
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("There is no GPU", where="run.device", found=device, expected="cpu, or auto")
     on_gpu = device != "cpu" and torch.cuda.is_available()
-    count = int(os.environ.get("WORLD_SIZE", "1"))
+    is_joined = dist.is_available() and dist.is_initialized()
+    count = dist.get_world_size() if is_joined else int(os.environ.get("WORLD_SIZE", "1"))
     local = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if on_gpu else torch.device("cpu")
     if on_gpu:
         torch.cuda.set_device(local)
     if count == 1:
         yield Processes(rank=0, count=1, device=local)
         return
-    is_ours = not dist.is_initialized()
-    if is_ours:
+    if not is_joined:
         dist.init_process_group("nccl" if on_gpu else "gloo", timeout=timedelta(seconds=timeout))
     try:
         yield Processes(rank=dist.get_rank(), count=dist.get_world_size(), device=local)
@@ -86,5 +86,5 @@ def joined(device: str, *, timeout: int) -> Iterator[Processes]:
             remedy="see what the others said last; --resume goes on from the last checkpoint",
         ) from error
     finally:
-        if is_ours:
+        if not is_joined:
             dist.destroy_process_group()

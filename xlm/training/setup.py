@@ -116,7 +116,7 @@ def _model_to_train_on(config: TrainConfig, tokenizer: XLMTokenizer) -> XLMWithL
     changes = config.model.given()
     if not model.config.lang2id and len(tokenizer.lang2id or {}) == model.config.n_langs:
         changes["lang2id"] = tokenizer.lang2id  # a file that does not name its languages
-    vocabulary = _vocabulary(Path(start))
+    vocabulary = _vocabulary(start)
     if model.config.vocab_size != tokenizer.vocab_size or (vocabulary and vocabulary != tokenizer.vocabulary.tokens):
         raise VocabularyError(
             "The model has another vocabulary than the data",
@@ -128,11 +128,14 @@ def _model_to_train_on(config: TrainConfig, tokenizer: XLMTokenizer) -> XLMWithL
     return with_weights_of(model, model.config.replace(**changes))
 
 
-def _vocabulary(start: Path) -> tuple[str, ...] | None:
+def _vocabulary(start: str) -> tuple[str, ...] | None:
     """The tokens of a model by id; None where its directory does not hold them."""
-    if start.is_file():
-        return Vocabulary.from_dictionary(read_dictionary(start).words, where=start).tokens
-    return Vocabulary.from_json(start / VOCABULARY_FILE).tokens if has_tokenizer(start) else None
+    path = Path(start)
+    if path.is_file():
+        return Vocabulary.from_dictionary(read_dictionary(path).words, where=path).tokens
+    if path.is_dir():
+        return Vocabulary.from_json(path / VOCABULARY_FILE).tokens if has_tokenizer(path) else None
+    return XLMTokenizer.from_pretrained(start).vocabulary.tokens
 
 
 def with_weights_of(model: XLMWithLMHeadModel, config: XLMConfig) -> XLMWithLMHeadModel:
