@@ -48,6 +48,13 @@ def small_run(data: Path, output: Path, **changes: Any) -> TrainConfig:
     return TrainConfig(data=str(data), output=str(output), **{**parts, **top})
 
 
+def without_dropout() -> ModelSettings:
+    """The model of ``small_run`` without dropout, which is drawn anew in each process."""
+    return ModelSettings(
+        emb_dim=16, n_layers=1, n_heads=2, max_position_embeddings=16, dropout=0.0, attention_dropout=0.0
+    )
+
+
 def write_config(path: Path, data: Path, output: Path, **run: int) -> Path:
     """The same configuration as ``small_run``, in a file, with other keys of ``run``."""
     lines = [f"data = {json.dumps(str(data))}", f"output = {json.dumps(str(output))}"]

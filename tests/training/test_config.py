@@ -58,6 +58,20 @@ def test_all_mistakes_at_once(file: Path) -> None:
         assert name in str(caught.value)
 
 
+def test_wrong_types_and_wrong_values_come_together(file: Path) -> None:
+    """Each key once, even where what it is left at would be wrong too."""
+    changes = ["batch.rows=many", "batch.width=1", "model.emb_dim=wide", "run.timeout=0", "seed=-1"]
+    with pytest.raises(ConfigError) as caught:
+        load_config(str(file), changes)
+    assert sorted(str(caught.value.where).split("; ")) == [
+        "batch.rows",
+        "batch.width",
+        "model.emb_dim",
+        "run.timeout",
+        "seed",
+    ]
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -79,6 +93,9 @@ def test_all_mistakes_at_once(file: Path) -> None:
         "run.updates=0",
         "run.keep_last=0",
         "run.evaluate_every=-1",
+        "run.save_every=-1",
+        "run.timeout=0",
+        "run.sharding=some",
         "model.start_from=somewhere",
         'data=""',
     ],

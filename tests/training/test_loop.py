@@ -5,13 +5,15 @@ Oracle: a plain loop over the same batches with the model's own loss; one run ag
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from tests.training.runs import equal, events, small_run, small_tokenizer, updates, weights
+from tests.model.small_models import small_model
+from tests.training.runs import equal, events, small_run, small_tokenizer, updates, weights, without_dropout
 from xlm.data.batches import batches, open_streams
 from xlm.data.order import Order, Position
 from xlm.data.prepare import prepare
@@ -20,18 +22,16 @@ from xlm.errors import ConfigError, InputError, TrainingError, VocabularyError
 from xlm.model.lm import XLMWithLMHeadModel
 from xlm.scoring.score import score
 from xlm.tokenizer.tokenizer import XLMTokenizer
-from xlm.training.config import ModelSettings
+from xlm.tokenizer.vocabulary import Vocabulary
+from xlm.training.config import ModelSettings, RunSettings
 from xlm.training.loop import train
 from xlm.training.loss import stream_loss
 from xlm.training.optimiser import OriginalAdam
 from xlm.training.processes import Processes
 from xlm.training.schedule import learning_rate
+from xlm.training.setup import LossModule, build_model, distributed
 
-NO_DROPOUT = {
-    "model": ModelSettings(
-        emb_dim=16, n_layers=1, n_heads=2, max_position_embeddings=16, dropout=0.0, attention_dropout=0.0
-    )
-}
+NO_DROPOUT = {"model": without_dropout()}
 
 
 def test_a_plain_loop(data: Path, tmp_path: Path) -> None:
@@ -103,6 +103,17 @@ def test_activation_checkpointing_changes_not_one_bit(data: Path, whole_run: Pat
     train(small_run(data, tmp_path / "run", activation_checkpointing=True))
     assert updates(tmp_path / "run") == updates(whole_run)
     assert equal(weights(tmp_path / "run"), weights(whole_run))
+
+
+@pytest.mark.slow
+def test_compiled_layers_change_nothing(data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("torch._inductor")
+    if shutil.which("g++") is None:
+        pytest.skip("torch.compile needs a compiler here")
+    train(small_run(data, tmp_path / "one", **NO_DROPOUT))
+    train(small_run(data, tmp_path / "compiled", compile=True, **NO_DROPOUT))
+    for one, other in zip(updates(tmp_path / "one"), updates(tmp_path / "compiled"), strict=True):
+        assert other == pytest.approx(one, rel=1e-5)
 
 
 def test_dropout_is_at_work(data: Path, whole_run: Path, tmp_path: Path) -> None:
@@ -182,6 +193,24 @@ def test_too_many_of_them_end_the_run_with_its_state(
     assert train(small_run(data, tmp_path / "run"), resume=True).updates == 12
 
 
+def test_one_state_at_the_end_and_an_output_with_models_only(data: Path, tmp_path: Path) -> None:
+    config = small_run(data, tmp_path / "run", updates=4, save_every=0, evaluate_every=2)
+    train(config)
+    assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["step-000000004"]
+    shutil.rmtree(tmp_path / "run/checkpoints")
+    before = weights(tmp_path / "run")
+    with pytest.raises(InputError, match="holds another run"):
+        train(config)
+    assert equal(weights(tmp_path / "run"), before)
+
+
+def test_an_adaptive_softmax_is_not_shared_out() -> None:
+    loss = LossModule(small_model(asm=True, asm_cutoffs=(20, 40)))
+    several = Processes(rank=0, count=2, device=torch.device("cpu"))
+    with pytest.raises(ConfigError, match="adaptive softmax"):
+        distributed(loss, RunSettings(sharding="full"), several)
+
+
 def test_settings_that_do_not_fit(data: Path, whole_run: Path, tmp_path: Path) -> None:
     def refused(error: type[Exception], match: str, **changes: Any) -> None:
         with pytest.raises(error, match=match):
@@ -205,6 +234,22 @@ def test_another_vocabulary(demo_files: Path, data: Path, tmp_path: Path) -> Non
     start = ModelSettings(start_from=str(demo_files / "demo.pth"))
     with pytest.raises(VocabularyError, match="another vocabulary"):
         train(small_run(data, tmp_path / "run", model=start))
+
+
+def test_another_vocabulary_of_a_model_found_by_name(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many tokens, but others: the tokenizer of that name says so."""
+    words = list(small_tokenizer().vocabulary.tokens)
+    other = XLMTokenizer(Vocabulary(tokens=(*words[:-2], words[-1], words[-2])), small_tokenizer().merges)
+    model = small_model(vocab_size=len(words), lang2id={"de": 0, "en": 1})
+    monkeypatch.setattr(XLMWithLMHeadModel, "from_pretrained", lambda name: {"known": model}[name])
+    monkeypatch.setattr(XLMTokenizer, "from_pretrained", lambda name: {"known": other}[name])
+    config = small_run(data, tmp_path / "run", model=ModelSettings(start_from="known"))
+    with pytest.raises(VocabularyError, match="another vocabulary"):
+        build_model(config, small_tokenizer(), ["de", "en"])
+    monkeypatch.setattr(XLMTokenizer, "from_pretrained", lambda name: {"known": small_tokenizer()}[name])
+    assert build_model(config, small_tokenizer(), ["de", "en"]).config.vocab_size == len(words)
 
 
 def test_the_caller_s_random_numbers_are_left_alone(data: Path, tmp_path: Path) -> None:

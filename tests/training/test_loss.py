@@ -23,10 +23,14 @@ HEADS: dict[str, dict[str, Any]] = {
 B, T = 3, 7
 
 
+@pytest.mark.parametrize("small", [0.0, 1e9])  # each column's maximum is taken off its scores, or never
 @pytest.mark.parametrize("rows", [1, 5, 100])
 @pytest.mark.parametrize("head", HEADS)
-def test_the_model_s_own_loss_and_gradients(head: str, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_model_s_own_loss_and_gradients(
+    head: str, rows: int, small: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "_SCORES_CPU", 61 * rows)  # 61 words
+    monkeypatch.setattr(module, "_SMALL_SCORE", small)
     ids = random_ids(B, T)
     dtype = torch.float32 if head == "adaptive" else torch.float64
     expected_model, found_model = (small_model(dtype=dtype, **HEADS[head]) for _ in range(2))
@@ -98,3 +102,27 @@ def test_a_large_vocabulary_is_summed_well() -> None:
     found = module.linear_cross_entropy(hidden, weight, bias, targets)
     expected = torch.nn.functional.cross_entropy(hidden.double() @ weight.double().t(), targets)
     assert float(found) == pytest.approx(float(expected), abs=3e-6)
+
+
+@pytest.mark.parametrize("size", [1.0, 30.0, 1e4])
+def test_scores_of_any_size(size: float) -> None:
+    """Scores that an exponential in float32 does not hold are shifted; the bound on them is one."""
+    generator = torch.Generator().manual_seed(3)
+    hidden, weight = torch.randn(6, 8, generator=generator) * size, torch.randn(50, 8, generator=generator)
+    bias, targets = torch.randn(50, generator=generator), torch.randint(0, 50, (6,), generator=generator)
+    assert float((hidden @ weight.t() + bias).abs().max()) <= module._largest_score(hidden, weight, bias)
+    leaves = [tensor.clone().requires_grad_() for tensor in (hidden, weight, bias)]
+    found = module.linear_cross_entropy(leaves[0], leaves[1], leaves[2], targets)
+    wide = [tensor.double().requires_grad_() for tensor in (hidden, weight, bias)]
+    expected = torch.nn.functional.cross_entropy(wide[0] @ wide[1].t() + wide[2], targets)
+    # A score of 1e5 is rounded by 4e-3 in float32, and its exponential by that share.
+    tolerance = 1e-6 * max(1.0, size)
+    assert float(found.detach()) == pytest.approx(float(expected.detach()), rel=tolerance)
+    gradients = torch.autograd.grad(found, leaves)
+    for one, other in zip(gradients, torch.autograd.grad(expected, wide), strict=True):
+        assert relative_error(one, other) < tolerance
+
+
+def test_scores_that_are_no_numbers_give_a_loss_that_is_none() -> None:
+    hidden, weight = torch.full((2, 4), float("nan")), torch.ones(5, 4)
+    assert module.linear_cross_entropy(hidden, weight, torch.zeros(5), torch.tensor([0, 1])).isnan()

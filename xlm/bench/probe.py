@@ -157,10 +157,10 @@ def _score(directory: str, library: str, dtype: str, texts: str, logprobs_file: 
     return figures
 
 
-def _train(way: str, size: str, precision: str) -> dict[str, float]:
+def _train(way: str, size: str, precision: str, rows: str, steps: str) -> dict[str, float]:
     from xlm.bench.training import take_steps
 
-    figures, usage = _time(lambda: take_steps(way, size, precision))
+    figures, usage = _time(lambda: take_steps(way, size, precision, int(rows), int(steps)))
     return {**usage, **figures}
 
 

@@ -15,6 +15,7 @@ from xlm.bench.probe import measure
 from xlm.bench.report import Bar, BenchReport, Figure, machine_facts, ratio_of_rounds
 from xlm.model.config import XLMConfig
 from xlm.model.lm import XLMWithLMHeadModel
+from xlm.model.packed_linear import multiplies_bfloat16
 from xlm.training.config import BatchSettings, ModelSettings, OptimiserSettings, RunSettings, TrainConfig
 from xlm.training.optimiser import OriginalAdam
 from xlm.training.processes import Processes
@@ -28,24 +29,33 @@ SETTINGS = {
 """Model, rows and tokens of a row: the published size, and that of the recorded ``clm_ende_multi30k``."""
 
 WAYS = ("xlm", "plain loop")
-_STEPS = 3
+STEPS = {"published": 1, "small": 3}
+"""Steps that are timed, after one that is not: with the default of 2 rounds, no size takes more than some minutes."""
+
+_EMULATED_SHARE = 8
+"""A processor without units for bfloat16 takes a hundred times as long, so it is given this much less to do."""
 
 
-def bench_train(*, size: str, precision: str, rounds: int) -> BenchReport:
+def bench_train(*, size: str, precision: str, rounds: int, steps: int | None = None) -> BenchReport:
     """Takes training steps on random tokens, each time in a process of its own; the two ways alternate.
 
     Args:
         size: One of ``SETTINGS``.
         precision: ``float32`` or ``bfloat16``.
         rounds: How often to measure.
+        steps: How many steps each time, of which the fastest counts; None for those of ``STEPS``.
     """
     config, B, T = SETTINGS[size]
+    emulated = precision == "bfloat16" and not multiplies_bfloat16()
+    if emulated:
+        B = max(1, B // _EMULATED_SHARE)
+    steps = STEPS[size] if steps is None else steps
     rows: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
     peaks = []
     for _ in range(rounds):
         peaks.append(matrix_peak(getattr(torch, precision)))
         for way in WAYS:
-            rows[way].append(measure("train", way, size, precision))
+            rows[way].append(measure("train", way, size, precision, str(B), str(steps)))
     # The gradients take twice the operations of the forward pass.
     operations = 3 * forward_operations(config, B, T) / 1e9
     peak = Figure(name=f"matrix product, {precision}", unit="GFLOP/s", values=tuple(peaks))
@@ -82,23 +92,30 @@ def bench_train(*, size: str, precision: str, rounds: int) -> BenchReport:
     if size == "published":
         ratio = ratio_of_rounds(found["xlm", "operations"], peak)
         bars.append(Bar(name="xlm / matrix product", value=ratio, limit=0.6, at_least=True))
+    machine = {**machine_facts(("torch",)), "threads": str(torch.get_num_threads())}
+    if emulated:
+        machine["bfloat16"] = f"emulated, since this processor has no units for it; hence {B} rows a step"
     return BenchReport(
         title=f"training steps of {B} x {T} tokens, {size} size, {precision}, {rounds} rounds",
-        machine={**machine_facts(("torch",)), "threads": str(torch.get_num_threads())},
+        machine=machine,
         figures=tuple(figures),
         bars=tuple(bars),
     )
 
 
-def take_steps(way: str, size: str, precision: str) -> dict[str, float]:
-    """A few steps in one of the ``WAYS``: ``step_seconds`` of the fastest but for the first, and the first ``loss``."""
-    config, B, T = SETTINGS[size]
+def take_steps(way: str, size: str, precision: str, rows: int, steps: int) -> dict[str, float]:
+    """Takes one step and then some more in one of the ``WAYS``.
+
+    Returns:
+        ``step_seconds`` of the fastest but for the first, and the ``loss`` before the first.
+    """
+    config, _, T = SETTINGS[size]
     torch.manual_seed(0)
     model = XLMWithLMHeadModel(config.replace(dropout=0.0, attention_dropout=0.0)).train()
-    ids_BT = torch.randint(14, config.vocab_size, (B, T))
+    ids_BT = torch.randint(14, config.vocab_size, (rows, T))
     step = _our_step(model, ids_BT, precision) if way == "xlm" else _plain_step(model, ids_BT, precision)
     losses, times = [], []
-    for number in range(_STEPS + 1):
+    for number in range(steps + 1):
         begun = time.perf_counter()
         losses.append(step(number))
         times.append(time.perf_counter() - begun)

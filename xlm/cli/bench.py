@@ -217,9 +217,17 @@ def generate(against: str | None, size: str, rows: str, new_tokens: int, rounds:
 @command.command(short_help="Training steps, beside a plain loop; the losses must be the same.")
 @size
 @click.option("--precision", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True)
-@_measuring(3)
-def train(size: str, precision: str, rounds: int) -> Measurement:
-    """Takes training steps, each time in a process of its own, in turn with a loop as one would write it."""
+@click.option(
+    "--steps",
+    type=click.IntRange(1),
+    help="Steps each time, after one that does not count.  [default: 1 of the published size, 3 of the small one]",
+)
+@_measuring(2)
+def train(size: str, precision: str, steps: int | None, rounds: int) -> Measurement:
+    """Takes training steps, each time in a process of its own, in turn with a loop as one would write it.
+
+    A processor that has no units for bfloat16 takes fewer rows in it, and the report says so.
+    """
     from xlm.bench.training import bench_train
 
-    return lambda folder: bench_train(size=size, precision=precision, rounds=rounds)
+    return lambda folder: bench_train(size=size, precision=precision, rounds=rounds, steps=steps)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from xlm.data.order import Order, Position
 from xlm.data.shards import Index, ShardSequence
-from xlm.data.stream import Ids, Stream
 from xlm.errors import InputError
+from xlm.scoring.stream import Ids, Stream
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

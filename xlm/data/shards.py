@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from xlm._atomic import write_text
-from xlm.data.stream import Ids
 from xlm.errors import InputError
+from xlm.scoring.stream import Ids
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
 INDEX_FILE = "index.json"

@@ -7,6 +7,7 @@ from array import array
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from xlm.errors import InputError
@@ -14,6 +15,7 @@ from xlm.model.lm import XLMWithLMHeadModel
 from xlm.model.modes import evaluating
 from xlm.scoring.logprobs import score_sequences
 from xlm.scoring.score import Scorer, length_of, read_ahead
+from xlm.scoring.stream import ArraySequence, Stream
 from xlm.scoring.windows import checked_stride
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
@@ -213,22 +215,18 @@ def _of_sentences(scorer: Scorer, corpus: _Counted) -> tuple[float, int]:
 
 def _of_stream(scorer: Scorer, corpus: _Counted, window: int) -> tuple[float, int]:
     end = scorer.model.config.eos_token_id
-    stream = array("i")  # four bytes a token: how it is cut depends on where it ends
+    ids = array("i")  # four bytes a token: how they are cut depends on where they end
     for texts in corpus.windows():
         for i, text in enumerate(texts):
             # Without the special tokens around it, whichever they are.
-            stream.extend(scorer.encode(text, where=f"texts[{corpus.texts + i}]")[1:-1])
-            stream.append(end)
-    count = -(-len(stream) // window)
-    padding = array("i", [end]) * (count * window - len(stream) + 1)
-    stream = padding + stream
+            ids.extend(scorer.encode(text, where=f"texts[{corpus.texts + i}]")[1:-1])
+            ids.append(end)
+    stream = Stream(sequence=ArraySequence(np.frombuffer(ids, np.int32)), rows=1, width=window, eos_id=end)
+    count = len(stream)
     sums = array("d")
     with evaluating(scorer.model), torch.inference_mode():
         for start in range(0, count, _WINDOWS_AT_ONCE):
-            windows = [
-                stream[i * window : (i + 1) * window].tolist()
-                for i in range(start, min(start + _WINDOWS_AT_ONCE, count))
-            ]
+            windows = [stream.window(index)[0].tolist() for index in range(start, min(start + _WINDOWS_AT_ONCE, count))]
             scores = score_sequences(scorer.model, windows, scorer.language, **scorer.batching)
             sums.extend(math.fsum(scored.logprobs) for scored in scores)
     return 0.0 - math.fsum(sums), count * (window - 1)

@@ -12,6 +12,7 @@ import json
 import logging
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from xlm.checkpoint.safetensors_writer import write_safetensors
 from xlm.data.shards import file_sha256
 from xlm.errors import CheckpointError
 from xlm.model.lm import XLMWithLMHeadModel
+from xlm.training.sharding import placed_like, whole
 
 DIRECTORY = "checkpoints"
 _STATE = "state.json"
@@ -34,16 +36,48 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 _LOG = logging.getLogger("xlm")
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Moments:
+    """What an optimiser keeps.
+
+    Attributes:
+        tensors: By ``exp_avg.`` or ``exp_avg_sq.`` and the parameter's name; whole ones.
+        ages: How many updates each parameter has seen, by its name.
+    """
+
+    tensors: dict[str, Tensor]
+    ages: dict[str, int]
+
+
+def moments_of(model: XLMWithLMHeadModel, optimiser: Optimizer, *, keep: bool) -> Moments | None:
+    """The moments of all parameters, put together where they are shared out; all processes must call this.
+
+    Args:
+        model: Gives the names.
+        optimiser: Of its parameters.
+        keep: Whether this process wants them; the others get None.
+    """
+    tensors, ages = {}, {}
+    for name, parameter in model.named_parameters():
+        if state := optimiser.state.get(parameter):
+            ages[name] = int(state["step"])
+            for moment in _MOMENTS:
+                gathered = whole(state[moment].detach())
+                if keep:
+                    tensors[f"{moment}.{name}"] = gathered.cpu()
+    return Moments(tensors=tensors, ages=ages) if keep else None
+
+
 def save_checkpoint(
-    run: Path, step: int, model: XLMWithLMHeadModel, optimiser: Optimizer, state: Mapping[str, Any], *, keep_last: int
+    run: Path, step: int, model: XLMWithLMHeadModel, moments: Moments, state: Mapping[str, Any], *, keep_last: int
 ) -> Path:
     """Writes the state of a run, and removes the oldest states when there are more than are to be kept.
 
     Args:
         run: Directory of the run.
         step: Number of the step after which this is the state; one that is there already stays as it is.
-        model: The model.
-        optimiser: Its optimiser.
+        model: The model, with whole weights.
+        moments: Its optimiser's.
         state: Everything else, as JSON.
         keep_last: How many states stay.
 
@@ -58,28 +92,16 @@ def save_checkpoint(
         make_directory(target.parent)
         with replacing_directory(target) as directory:
             model.save_pretrained(directory)
-            moments, ages = _moments(model, optimiser)
             try:
-                write_safetensors(directory / _OPTIMISER, moments)
+                write_safetensors(directory / _OPTIMISER, moments.tensors)
             except OSError as error:
                 raise write_error(directory / _OPTIMISER, error) from error
             files = {path.name: file_sha256(path) for path in sorted(directory.iterdir())}
-            contents = {"format": _FORMAT, "step": step, "ages": ages, "files": files, "state": dict(state)}
+            contents = {"format": _FORMAT, "step": step, "ages": moments.ages, "files": files, "state": dict(state)}
             write_text(directory / _STATE, json.dumps({**contents, "sha256": _checksum(contents)}, indent=1) + "\n")
     for old in _found(run)[keep_last:]:
         shutil.rmtree(old, ignore_errors=True)
     return target
-
-
-def _moments(model: XLMWithLMHeadModel, optimiser: Optimizer) -> tuple[dict[str, Tensor], dict[str, int]]:
-    """The optimiser's tensors by name, and how many updates each parameter has seen."""
-    moments, ages = {}, {}
-    for name, parameter in model.named_parameters():
-        if state := optimiser.state.get(parameter):
-            ages[name] = int(state["step"])
-            for moment in _MOMENTS:
-                moments[f"{moment}.{name}"] = state[moment].detach()
-    return moments, ages
 
 
 def _checksum(contents: Mapping[str, Any]) -> str:
@@ -154,7 +176,7 @@ def _checked(path: Path) -> dict[str, Any]:
 
 
 def load_optimiser(path: Path, contents: Mapping[str, Any], model: XLMWithLMHeadModel, optimiser: Optimizer) -> None:
-    """Gives the optimiser the moments of a checkpoint that ``newest_checkpoint`` found.
+    """Gives the optimiser the moments of a checkpoint that ``newest_checkpoint`` found; all processes must call this.
 
     Args:
         path: The checkpoint.
@@ -176,5 +198,5 @@ def load_optimiser(path: Path, contents: Mapping[str, Any], model: XLMWithLMHead
             tensor = moments.get(f"{moment}.{name}")
             if tensor is None or name not in parameters or tensor.shape != parameters[name].shape:
                 raise CheckpointError("the moments are of another model", where=path / _OPTIMISER, found=name)
-            state[moment] = tensor.to(parameters[name].device)
+            state[moment] = placed_like(tensor, parameters[name])
         optimiser.state[parameters[name]] = state

@@ -1,19 +1,17 @@
-"""The configuration of a training run: typed, checked as a whole, written in TOML.
-
-Longer than other files since all keys stand here with what they mean.
-"""
+"""The configuration of a training run: typed, checked as a whole, written in TOML."""
 
 from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 from xlm.errors import ConfigError
 from xlm.training.schedule import SCHEDULES
+from xlm.training.typed import Problem, typed, wrong_keys
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -22,6 +20,7 @@ else:
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda")
+SHARDINGS = ("none", "full")
 SHIPPED = Path(__file__).parent / "configs"
 """Configurations that come with the package, found by their names."""
 
@@ -119,11 +118,14 @@ class RunSettings:
         precision: Of the products: ``float32``, ``bfloat16`` or ``float16`` (with loss scaling). Weights, moments and
             sums are float32.
         device: ``cpu``, ``cuda``, or ``auto`` for a GPU where there is one.
+        sharding: What several processes share out: ``none``, each has the whole model; or ``full``, weights, gradients
+            and moments.
+        timeout: Seconds after which a process that waits for another gives up, and the run ends with an error.
         activation_checkpointing: Compute each layer again in the backward pass instead of keeping what is inside it.
         compile: Have ``torch.compile`` work on the layers.
         log_every: Updates between two lines of the log.
         evaluate_every: Updates between two evaluations on the split ``valid``; 0 for none.
-        save_every: Updates between two checkpoints.
+        save_every: Updates between two checkpoints; 0 for one at the end only.
         keep_last: How many checkpoints stay.
         bad_steps: After how many steps in a row without a finite gradient the run ends.
         tensorboard: Whether to write TensorBoard's files too.
@@ -132,6 +134,8 @@ class RunSettings:
     updates: int = 100_000
     precision: str = "float32"
     device: str = "auto"
+    sharding: str = "none"
+    timeout: int = 600
     activation_checkpointing: bool = False
     compile: bool = False
     log_every: int = 10
@@ -170,7 +174,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         problems = _wrong_values(self)
         if problems:
-            raise _error(problems)
+            raise wrong_keys(problems)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:
@@ -179,11 +183,15 @@ class TrainConfig:
         Raises:
             ConfigError: Unknown or missing keys, wrong types or values; each is named.
         """
-        problems: list[_Problem] = []
-        built = _built(cls, values, "", problems)
-        if problems:
-            raise _error(problems)
-        return cls(**built)
+        built, problems = typed(cls, values)
+        if not problems:
+            return cls(**built)
+        # What has the right type is checked for its value too: all mistakes come at once.
+        unchecked = object.__new__(cls)
+        for part in dataclasses.fields(cls):
+            object.__setattr__(unchecked, part.name, built.get(part.name, "left out" if part.type == "str" else 0))
+        named = {key for key, _, _ in problems}
+        raise wrong_keys([*problems, *(found for found in _wrong_values(unchecked) if found[0] not in named)])
 
     def to_dict(self) -> dict[str, Any]:
         """Nested keys and values, without those that are unset."""
@@ -243,58 +251,7 @@ def _change(values: dict[str, Any], change: str) -> None:
     values[name] = value
 
 
-_Problem = tuple[str, object, str]
-
-
-def _error(problems: Sequence[_Problem]) -> ConfigError:
-    return ConfigError(
-        "the configuration makes no training run",
-        where="; ".join(key for key, _, _ in problems),
-        found="; ".join(f"{key} = {value!r}" for key, value, _ in problems),
-        expected="; ".join(f"{key}: {rule}" for key, _, rule in problems),
-        remedy="correct these keys in the file, or with --set key=value",
-    )
-
-
-def _built(kind: type[Any], values: object, prefix: str, problems: list[_Problem]) -> dict[str, Any]:
-    """Arguments for a dataclass, its own dataclasses built; what is wrong goes to ``problems``."""
-    if not isinstance(values, Mapping):
-        problems.append((prefix.rstrip("."), values, "a table of keys"))
-        return {}
-    fields = {f.name: f for f in dataclasses.fields(kind)}
-    hints = get_type_hints(kind)
-    for key in values:
-        if key not in fields:
-            problems.append((f"{prefix}{key}", values[key], f"one of the keys {', '.join(fields)}"))
-    found: dict[str, Any] = {}
-    for name, definition in fields.items():
-        if name not in values:
-            if definition.default is definition.default_factory is dataclasses.MISSING:
-                problems.append((f"{prefix}{name}", None, "it must be given"))
-            continue
-        if dataclasses.is_dataclass(hints[name]):
-            before = len(problems)
-            inner = _built(hints[name], values[name], f"{prefix}{name}.", problems)
-            if len(problems) == before:
-                found[name] = hints[name](**inner)
-            continue
-        accepts, rule = _TYPES[str(definition.type).removesuffix(" | None")]
-        if accepts(values[name]):
-            found[name] = float(values[name]) if rule == "a number" else values[name]
-        else:
-            problems.append((f"{prefix}{name}", values[name], rule))
-    return found
-
-
-_TYPES: dict[str, tuple[Callable[[object], bool], str]] = {
-    "str": (lambda value: isinstance(value, str), "text"),
-    "bool": (lambda value: isinstance(value, bool), "true or false"),
-    "int": (lambda value: isinstance(value, int) and not isinstance(value, bool), "a whole number"),
-    "float": (lambda value: isinstance(value, int | float) and not isinstance(value, bool), "a number"),
-}
-
-
-def _wrong_values(c: TrainConfig) -> list[_Problem]:
+def _wrong_values(c: TrainConfig) -> list[Problem]:
     rules: list[tuple[str, bool, str]] = [
         ("data", bool(c.data), "a directory"),
         ("output", bool(c.output), "a directory"),
@@ -306,10 +263,11 @@ def _wrong_values(c: TrainConfig) -> list[_Problem]:
         ("optimiser.clip_norm", c.optimiser.clip_norm > 0, "above 0"),
         ("run.precision", c.run.precision in PRECISIONS, " or ".join(PRECISIONS)),
         ("run.device", c.run.device in DEVICES, " or ".join(DEVICES)),
+        ("run.sharding", c.run.sharding in SHARDINGS, " or ".join(SHARDINGS)),
     ]
-    at_least_1 = ("batch.rows", "batch.accumulation", "run.updates", "run.log_every", "run.save_every")
+    at_least_1 = ("batch.rows", "batch.accumulation", "run.updates", "run.timeout", "run.log_every")
     rules += [(key, _value(c, key) >= 1, "at least 1") for key in (*at_least_1, "run.keep_last", "run.bad_steps")]
-    at_least_0 = ("optimiser.warmup", "optimiser.weight_decay", "run.evaluate_every")
+    at_least_0 = ("optimiser.warmup", "optimiser.weight_decay", "run.evaluate_every", "run.save_every")
     rules += [(key, _value(c, key) >= 0, "at least 0") for key in at_least_0]
     rules += [(key, 0 <= _value(c, key) < 1, "from 0 to below 1") for key in ("optimiser.beta1", "optimiser.beta2")]
     exponent = c.batch.sampling_exponent

@@ -2,7 +2,8 @@
 
 An event is a JSON object. All have ``event`` and ``step``; by ``event``:
 
-- ``start``: the configuration, the number of parameters, of processes, the device.
+- ``start``: the configuration, the number of parameters, how many of them the first process keeps, the number of
+  processes, the device.
 - ``update``: ``updates``, ``loss`` (nats, mean over the updates since the last one), ``grad_norm``, ``lr``,
   ``language``, ``tokens_per_second``, ``seconds`` (of this process so far), ``left`` (seconds, estimated).
 - ``evaluation``: ``updates``, ``perplexity`` by language, ``mean``, ``best`` (whether it is).

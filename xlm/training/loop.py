@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from xlm._atomic import make_directory
 from xlm.data.batches import batches
@@ -24,6 +22,7 @@ from xlm.training.checkpoints import (
     clean_up,
     has_checkpoints,
     load_optimiser,
+    moments_of,
     newest_checkpoint,
     save_checkpoint,
 )
@@ -33,7 +32,8 @@ from xlm.training.log import Event, LogFile, Observer, TensorBoard
 from xlm.training.optimiser import OriginalAdam
 from xlm.training.processes import Processes, joined
 from xlm.training.progress import Meter, Progress
-from xlm.training.setup import LossModule, build_model, open_data, recompute_layers, with_weights_of
+from xlm.training.setup import LossModule, build_model, distributed, open_data, with_weights_of
+from xlm.training.sharding import local, whole_model
 from xlm.training.step import Stepper, StepResult
 
 BEST_DIRECTORY, LAST_DIRECTORY = "best", "last"
@@ -67,7 +67,7 @@ def train(
         WriteError: The last state could not be saved.
     """
     # Steps seed the CPU's generator; whoever calls this finds it as it was.
-    with joined(config.run.device) as processes, torch.random.fork_rng(devices=[]):
+    with joined(config.run.device, timeout=config.run.timeout) as processes, torch.random.fork_rng(devices=[]):
         return _Run(config, processes, resume=resume, observers=observers).go(should_stop)
 
 
@@ -86,7 +86,8 @@ class _Run:
                 expected=f"a multiple of {processes.count} processes * batch.accumulation = {pieces}",
             )
         self.config, self.processes, self.output = config, processes, Path(config.output)
-        if not resume and has_checkpoints(self.output):
+        models = any((self.output / name).exists() for name in (BEST_DIRECTORY, LAST_DIRECTORY))
+        if not resume and (models or has_checkpoints(self.output)):
             raise InputError(
                 "The output directory holds another run",
                 where=self.output,
@@ -101,14 +102,15 @@ class _Run:
             self.progress = Progress.from_json(found[1]["state"]["progress"])
             loaded = XLMWithLMHeadModel.from_pretrained(found[0])
             self.model = with_weights_of(loaded, loaded.config)
-        self.model.to(processes.device).train()
+        self.loss = LossModule(self.model).train()
+        module = distributed(self.loss, config.run, processes)
         self.optimiser = OriginalAdam(
             [parameter for parameter in self.model.parameters() if parameter.requires_grad],
             betas=(config.optimiser.beta1, config.optimiser.beta2),
             eps=config.optimiser.eps,
             weight_decay=config.optimiser.weight_decay,
         )
-        self.stepper = Stepper(self._module(), self.optimiser, config, processes=processes)
+        self.stepper = Stepper(module, self.optimiser, config, processes=processes)
         if found is not None:
             load_optimiser(found[0], found[1], self.model, self.optimiser)
             if self.stepper.scaler.is_enabled() and (kept := found[1]["state"]["scaler"]):
@@ -121,17 +123,6 @@ class _Run:
             self.observers = [LogFile(self.output, step=self.progress.step), *observers]
             if config.run.tensorboard:
                 self.observers.append(TensorBoard(self.output))
-
-    def _module(self) -> nn.Module:
-        if self.config.run.activation_checkpointing:
-            recompute_layers(self.model)
-        if self.config.run.compile:
-            self.model.transformer.compile()
-        module = LossModule(self.model)
-        if self.processes.count == 1:
-            return module
-        # An adaptive softmax leaves a tail cluster alone when none of its words is to be predicted.
-        return DistributedDataParallel(module, find_unused_parameters=self.model.config.asm)
 
     def _identity(self) -> dict[str, Any]:
         """What a run that is resumed must have in common with what it was."""
@@ -150,6 +141,7 @@ class _Run:
             "start",
             config=self.config.to_dict(),
             parameters=sum(parameter.numel() for parameter in self.model.parameters()),
+            kept=sum(local(parameter).numel() for parameter in self.model.parameters()),
             processes=self.processes.count,
             device=str(self.processes.device),
             updates=self.progress.updates,
@@ -217,7 +209,7 @@ class _Run:
         last = progress.updates == run.updates
         if self.valid and (progress.updates % run.evaluate_every == 0 or last):
             self._evaluate()
-        if progress.updates % run.save_every == 0 and not last:
+        if run.save_every and progress.updates % run.save_every == 0 and not last:
             try:
                 self._save()
             except WriteError as error:  # the disk may have room again by the next time
@@ -225,14 +217,15 @@ class _Run:
                 _LOG.warning("The state could not be saved, and the run goes on. %s", error)
 
     def _evaluate(self) -> None:
-        found = stream_perplexities(self.model, self.valid, processes=self.processes)
+        found = stream_perplexities(self.loss, self.valid, processes=self.processes)
         mean = sum(found.values()) / len(found)
         best = math.isfinite(mean) and (self.progress.best is None or mean < self.progress.best)
         if best:
             self.progress.best = mean
-        if best and self.processes.is_first:
+        model = whole_model(self.model, keep=self.processes.is_first) if best else None
+        if model is not None:
             try:
-                self._write_model(BEST_DIRECTORY)
+                self._write_model(BEST_DIRECTORY, model)
             except WriteError as error:
                 self._tell("not_saved", path=str(error.where), why=str(error.found))
                 _LOG.warning("The best model could not be saved, and the run goes on. %s", error)
@@ -240,27 +233,31 @@ class _Run:
 
     def _end(self, reason: str) -> None:
         try:
-            self._save()
-            if self.processes.is_first:
-                self._write_model(LAST_DIRECTORY)
+            model = self._save()
+            if model is not None:
+                self._write_model(LAST_DIRECTORY, model)
         finally:
             self.processes.wait()
         self._tell("end", reason=reason, updates=self.progress.updates)
 
-    def _save(self) -> None:
-        if not self.processes.is_first:
-            return
+    def _save(self) -> XLMWithLMHeadModel | None:
+        """Saves the state, in the first process; returns the model with whole weights there."""
+        model = whole_model(self.model, keep=self.processes.is_first)
+        moments = moments_of(self.model, self.optimiser, keep=self.processes.is_first)
+        if model is None or moments is None:
+            return None
         state = {
             "run": self._identity(),
             "progress": self.progress.to_json(),
             "scaler": self.stepper.scaler.state_dict(),
         }
         keep = self.config.run.keep_last
-        path = save_checkpoint(self.output, self.progress.step, self.model, self.optimiser, state, keep_last=keep)
+        path = save_checkpoint(self.output, self.progress.step, model, moments, state, keep_last=keep)
         self._tell("saved", path=str(path))
+        return model
 
-    def _write_model(self, name: str) -> None:
-        self.model.save_pretrained(self.output / name)
+    def _write_model(self, name: str, model: XLMWithLMHeadModel) -> None:
+        model.save_pretrained(self.output / name)
         self.tokenizer.save_pretrained(self.output / name)
 
     def _tell(self, kind: str, **values: Any) -> None:

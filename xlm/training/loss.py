@@ -19,6 +19,9 @@ _SCORES_CPU = 1 << 22
 _SCORES_GPU = 1 << 26
 """Scores that are held at a time: on a CPU what its caches hold, on a GPU what keeps it busy."""
 
+_SMALL_SCORE = 40.0
+"""Exponentials of scores that are no farther from zero than this, and their sums and reciprocals, fit float32 well."""
+
 
 def linear_cross_entropy(hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor, targets_N: Tensor) -> Tensor:
     """Mean negative log-probability of ``targets_N`` under ``softmax(hidden_ND @ weight_VD.T + bias_V)``.
@@ -62,6 +65,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
             grad_weight = torch.zeros_like(weight, dtype=high) if wanted else None
             grad_bias = torch.zeros_like(bias, dtype=high) if wanted else None
             total = torch.zeros((), dtype=high, device=hidden.device)
+            # With a narrow model, to pass over the scores takes as long as their products do. Where they need no lower
+            # type, the probabilities are never written: rows of the other factors are scaled, and the words that
+            # were to be predicted are taken off at the end.
+            sparing = kind == "cpu" and low == high
+            small = sparing and _largest_score(hidden, weight, bias) <= _SMALL_SCORE
             # One piece of memory for the scores of all chunks in turn.
             memory = torch.empty(V * rows, dtype=low, device=hidden.device)
             for begin in range(0, N, rows):
@@ -71,12 +79,20 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 # Words down, tokens across: with so narrow a model the products are up to twice as fast that way.
                 torch.addmm(bias[:, None], weight, hidden[chunk].t(), out=scores_VC)
                 scores_VC = scores_VC.to(high)
-                scores_VC -= scores_VC.amax(0)
+                if not small:
+                    scores_VC -= scores_VC.amax(0)
                 # Not log_softmax: in float32 over many words its sum is off, see xlm.model.head.target_logprobs.
                 total -= scores_VC.gather(0, targets_1C).sum()
                 sums_1C = scores_VC.exp_().sum(0, keepdim=True)
                 total += sums_1C.log().sum()
-                if grad_hidden is not None and grad_weight is not None and grad_bias is not None:
+                if grad_hidden is None or grad_weight is None or grad_bias is None:
+                    continue
+                if sparing:
+                    shares_C = sums_1C[0].reciprocal()
+                    torch.mm(scores_VC.t(), weight, out=grad_hidden[chunk]).mul_(shares_C[:, None])
+                    grad_weight.addmm_(scores_VC, hidden[chunk] * shares_C[:, None])
+                    grad_bias.addmv_(scores_VC, shares_C)
+                else:
                     scores_VC.scatter_add_(0, targets_1C, -sums_1C)
                     scores_VC /= sums_1C
                     grad_bias += scores_VC.sum(1)
@@ -86,6 +102,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
                         grad_weight.addmm_(scores_low, hidden[chunk])
                     else:
                         grad_weight += scores_low @ hidden[chunk]
+            if sparing and grad_hidden is not None and grad_weight is not None and grad_bias is not None:
+                grad_hidden -= weight[targets_N]
+                grad_weight.index_add_(0, targets_N, hidden, alpha=-1)
+                grad_bias -= targets_N.bincount(minlength=V)
         ctx.gradients = (grad_hidden, grad_weight, grad_bias)
         ctx.types = (hidden_ND.dtype, weight_VD.dtype, bias_V.dtype)
         ctx.count = N
@@ -104,6 +124,12 @@ class _LinearCrossEntropy(torch.autograd.Function):
             for gradient, kind in zip(gradients, ctx.types, strict=True)
         )
         return hidden, weight, bias, None, None
+
+
+def _largest_score(hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor) -> float:
+    """No score is farther from zero than this (Cauchy and Schwarz); NaN where one may be."""
+    longest = hidden_ND.norm(dim=1).max() * weight_VD.norm(dim=1).max()
+    return float(longest + bias_V.abs().max())
 
 
 def stream_loss(model: XLMWithLMHeadModel, input_ids: Tensor, language: int) -> Tensor:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from xlm.training.sharding import local
+
 
 class OriginalAdam(Optimizer):
     """Adam with ``eps`` inside the bias correction, and a decay of every weight that gradients have no part in.
@@ -21,7 +23,7 @@ class OriginalAdam(Optimizer):
         p = p - lr * sqrt(1 - beta2**t) / (1 - beta1**t) * m / (sqrt(v) + eps)
 
     torch's ``AdamW`` differs: it adds ``eps`` to the corrected ``sqrt(v)``, which in the first updates is a much larger
-    number. Moments are kept in float32 or wider.
+    number. Moments are kept in float32 or wider, and shared out among processes as their parameters are.
 
     Args:
         params: Parameters, or groups of them.
@@ -79,11 +81,12 @@ class OriginalAdam(Optimizer):
     def _update(self, owners: list[nn.Parameter], updates: int, group: dict[str, Any]) -> None:
         beta1, beta2 = group["betas"]
         lr: float = group["lr"]
-        parameters: list[Tensor] = [*owners]
-        first: list[Tensor] = [self.state[parameter]["exp_avg"] for parameter in owners]
-        second: list[Tensor] = [self.state[parameter]["exp_avg_sq"] for parameter in owners]
+        # Each number is updated by itself, so that a process needs nothing but its part of the tensors.
+        parameters: list[Tensor] = [local(parameter) for parameter in owners]
+        first: list[Tensor] = [local(self.state[parameter]["exp_avg"]) for parameter in owners]
+        second: list[Tensor] = [local(self.state[parameter]["exp_avg_sq"]) for parameter in owners]
         gradients = [
-            parameter.grad.to(moment.dtype)
+            local(parameter.grad).to(moment.dtype)
             for parameter, moment in zip(owners, first, strict=True)
             if parameter.grad is not None
         ]

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 from xlm.checkpoint.names import find_model
@@ -16,14 +17,16 @@ from xlm.checkpoint.tensors import empty_model
 from xlm.checkpoint.tokenizer_files import VOCABULARY_FILE, has_tokenizer, load_tokenizer
 from xlm.data.batches import open_streams
 from xlm.data.shards import TOKENIZER_DIRECTORY, Index, tokenizer_signature
-from xlm.data.stream import Stream
 from xlm.errors import ConfigError, InputError, VocabularyError
 from xlm.model.config import XLMConfig
 from xlm.model.lm import XLMWithLMHeadModel
+from xlm.scoring.stream import Stream
 from xlm.tokenizer.tokenizer import XLMTokenizer
 from xlm.tokenizer.vocabulary import Vocabulary
-from xlm.training.config import TrainConfig
+from xlm.training.config import RunSettings, TrainConfig
 from xlm.training.loss import stream_loss
+from xlm.training.processes import Processes
+from xlm.training.sharding import share_out
 
 
 def open_data(config: TrainConfig) -> tuple[Index, XLMTokenizer, dict[str, Stream], dict[str, Stream]]:
@@ -127,11 +130,11 @@ def _model_to_train_on(config: TrainConfig, tokenizer: XLMTokenizer) -> XLMWithL
     return with_weights_of(model, model.config.replace(**changes))
 
 
-def _vocabulary(start: Path) -> tuple[str, ...] | None:
+def _vocabulary(path: Path) -> tuple[str, ...] | None:
     """The tokens of a model by id; None where its directory does not hold them."""
-    if start.is_file():
-        return Vocabulary.from_dictionary(read_dictionary(start).words, where=start).tokens
-    return Vocabulary.from_json(start / VOCABULARY_FILE).tokens if has_tokenizer(start) else None
+    if path.is_file():
+        return Vocabulary.from_dictionary(read_dictionary(path).words, where=path).tokens
+    return Vocabulary.from_json(path / VOCABULARY_FILE).tokens if has_tokenizer(path) else None
 
 
 def with_weights_of(model: XLMWithLMHeadModel, config: XLMConfig) -> XLMWithLMHeadModel:
@@ -141,15 +144,8 @@ def with_weights_of(model: XLMWithLMHeadModel, config: XLMConfig) -> XLMWithLMHe
     return copy
 
 
-def recompute_layers(model: XLMWithLMHeadModel) -> None:
-    """Makes each layer keep its input only, and compute what is inside it again in the backward pass."""
-    for layer in model.transformer.layers:
-        forward: Any = partial(checkpoint, layer.forward, use_reentrant=False)
-        object.__setattr__(layer, "forward", forward)
-
-
 class LossModule(nn.Module):
-    """The loss as a module's forward, which is what ``DistributedDataParallel`` wraps."""
+    """The loss as a module's forward, which is what several processes wrap."""
 
     def __init__(self, model: XLMWithLMHeadModel) -> None:
         super().__init__()
@@ -158,3 +154,46 @@ class LossModule(nn.Module):
     def forward(self, input_ids: torch.Tensor, language: int) -> torch.Tensor:
         """``stream_loss`` of the model."""
         return stream_loss(self.model, input_ids, language)
+
+
+def distributed(loss: LossModule, run: RunSettings, processes: Processes) -> nn.Module:
+    """Brings a model to its device and its processes.
+
+    Args:
+        loss: Of the model, which is on the CPU and the same in all processes.
+        run: Says how.
+        processes: Of the run.
+
+    Returns:
+        What steps call, perhaps a wrapper of ``loss``.
+
+    Raises:
+        ConfigError: Weights are to be shared out that cannot be.
+    """
+    model = loss.model
+    if run.activation_checkpointing:
+        _recompute_layers(model)
+    if processes.count > 1 and run.sharding == "full":
+        if model.config.asm:  # where a tail cluster is left alone in some processes, the others would wait for them
+            raise ConfigError(
+                "an adaptive softmax cannot be shared out", where="run.sharding", found=run.sharding, expected="none"
+            )
+        if run.compile:
+            for layer in model.transformer.layers:
+                layer.compile()
+        share_out(loss, model, processes)
+        return loss
+    model.to(processes.device)
+    if run.compile:
+        model.transformer.compile()
+    if processes.count == 1:
+        return loss
+    # An adaptive softmax leaves a tail cluster alone when none of its words is to be predicted.
+    return DistributedDataParallel(loss, find_unused_parameters=model.config.asm)
+
+
+def _recompute_layers(model: XLMWithLMHeadModel) -> None:
+    """Makes each layer keep its input only, and compute what is inside it again in the backward pass."""
+    for layer in model.transformer.layers:
+        forward: Any = partial(checkpoint, layer.forward, use_reentrant=False)
+        object.__setattr__(layer, "forward", forward)

@@ -14,6 +14,7 @@ from xlm.training.config import TrainConfig
 from xlm.training.optimiser import OriginalAdam
 from xlm.training.processes import Processes
 from xlm.training.schedule import learning_rate
+from xlm.training.sharding import whole
 
 _TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -78,7 +79,7 @@ class Stepper:
                 torch.autograd.backward(self.scaler.scale(loss))
             total += loss.detach()
         self.scaler.unscale_(self._optimiser)
-        norm = float(nn.utils.clip_grad_norm_(self._parameters, settings.clip_norm, foreach=True))
+        norm = float(whole(nn.utils.clip_grad_norm_(self._parameters, settings.clip_norm, foreach=True)))
         rate = learning_rate(
             update,
             schedule=settings.schedule,
@@ -97,7 +98,7 @@ class Stepper:
         return StepResult(loss=float(total), grad_norm=norm, lr=rate, updated=finite)
 
     def _exchanging(self, now: bool) -> AbstractContextManager[None]:
-        """Several processes exchange their gradients once a step, with the last piece."""
+        """Processes that hold whole gradients exchange them once a step, with the last piece; others have no room."""
         if now or not isinstance(self._module, DistributedDataParallel):
             return nullcontext()
         return self._module.no_sync()

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xlm.data.stream import ArraySequence, Stream
 from xlm.errors import InputError
+from xlm.scoring.stream import ArraySequence, Stream
 
 
 def _by_the_facts(ids: list[int], B: int, W: int) -> list[list[list[int]]]:

@@ -70,7 +70,7 @@ class Stream:
 
     def __post_init__(self) -> None:
         if len(self.sequence) == 0:
-            raise InputError("There is no text to train on", where="the stream", found="0 tokens")
+            raise InputError("There is no text in the stream", where="the stream", found="0 tokens")
         if self.rows < 1 or self.width < 2:
             raise InputError(
                 "A stream cannot be cut like that",
