@@ -79,7 +79,7 @@ def main() -> int:
             if difference is not None:
                 differing += 1
                 print(difference, flush=True)
-    print(f"{compared_batches} batches of 1 to 4 texts compared among themselves")
+    print(f"{compared_batches} batches of 1 to 300 texts compared among themselves")
     print(f"{compared} texts compared, {differing} differ")
     return 1 if differing else 0
 
