@@ -1,6 +1,7 @@
 """Hidden states to scores of the next word.
 
-Shapes: B batch, T positions, N positions of any rows, R positions of one block, D model width, V vocabulary.
+Shapes: B batch, T positions, N positions of any rows, R positions of one block, D model width, V vocabulary,
+K most likely words.
 """
 
 from __future__ import annotations
@@ -51,11 +52,15 @@ class TargetScores:
         logprobs: (N,) nats, float32 or wider.
         ranks: (N,) int64, when asked for: 1 for the most likely word; words of equal score share the best rank.
         entropies: (N,) nats, when asked for: the entropy of the whole prediction, 0 to log V.
+        top_ids: (N, K) int64, when asked for: the K most likely words, best first, those of equal score in any order.
+        top_logprobs: (N, K) nats, theirs.
     """
 
     logprobs: Tensor
     ranks: Tensor | None = None
     entropies: Tensor | None = None
+    top_ids: Tensor | None = None
+    top_logprobs: Tensor | None = None
 
 
 def score_targets(
@@ -66,6 +71,7 @@ def score_targets(
     *,
     ranks: bool = False,
     entropies: bool = False,
+    top: int = 0,
     block_elements: int = _BLOCK_ELEMENTS,
 ) -> TargetScores:
     """Log-probabilities of given words, without ever holding the logits of more than a few positions.
@@ -80,6 +86,7 @@ def score_targets(
         targets_N: (N,) int64, ids from 0 to V - 1.
         ranks: Also give ranks.
         entropies: Also give entropies; they take a second block.
+        top: Also give this many of the most likely words; all V when that is fewer.
         block_elements: How many logits are held at a time, at least V.
     """
     N, device = len(targets_N), hidden_ND.device
@@ -87,6 +94,9 @@ def score_targets(
     logprobs_N = torch.empty(N, dtype=wide, device=device)
     ranks_N = torch.empty(N, dtype=torch.int64, device=device) if ranks else None
     entropies_N = torch.empty(N, dtype=wide, device=device) if entropies else None
+    K = min(top, len(word_embeddings_VD))
+    top_ids_NK = torch.empty(N, K, dtype=torch.int64, device=device) if top else None
+    top_logprobs_NK = torch.empty(N, K, dtype=wide, device=device) if top else None
     rows = max(1, block_elements // len(word_embeddings_VD))
     rows = min(N, rows - rows % 16 or rows)  # what the processors' kernels divide into tiles without a rest
     for start, logits_RV in head.logit_blocks(hidden_ND, word_embeddings_VD, rows):
@@ -97,14 +107,25 @@ def score_targets(
         # The sum as in logsumexp, whose accuracy it has (see target_logprobs), but in place.
         highest_R1 = logits_RV.amax(1, keepdim=True)
         logits_RV.sub_(highest_R1)
+        best_RK = None if top_ids_NK is None else logits_RV.topk(K)
         if entropies_N is None:
-            logprobs_N[block] = (target_R1 - highest_R1)[:, 0] - logits_RV.exp_().sum(1).log()
-            continue
-        weights_RV = logits_RV.exp()
-        sum_R = weights_RV.sum(1)
-        logprobs_N[block] = (target_R1 - highest_R1)[:, 0] - sum_R.log()
-        entropies_N[block] = sum_R.log() - weights_RV.mul_(logits_RV).sum(1) / sum_R
-    return TargetScores(logprobs=logprobs_N, ranks=ranks_N, entropies=entropies_N)
+            log_sum_R = logits_RV.exp_().sum(1).log()
+        else:
+            weights_RV = logits_RV.exp()
+            sum_R = weights_RV.sum(1)
+            log_sum_R = sum_R.log()
+            entropies_N[block] = log_sum_R - weights_RV.mul_(logits_RV).sum(1) / sum_R
+        logprobs_N[block] = (target_R1 - highest_R1)[:, 0] - log_sum_R
+        if best_RK is not None and top_ids_NK is not None and top_logprobs_NK is not None:
+            top_ids_NK[block] = best_RK.indices
+            top_logprobs_NK[block] = best_RK.values - log_sum_R[:, None]
+    return TargetScores(
+        logprobs=logprobs_N,
+        ranks=ranks_N,
+        entropies=entropies_N,
+        top_ids=top_ids_NK,
+        top_logprobs=top_logprobs_NK,
+    )
 
 
 class LinearHead(nn.Module):
