@@ -61,10 +61,11 @@ def command(
         from xlm.explore.server import address_of, is_loopback, listen, serve
         from xlm.explore.worker import Worker
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in ("starlette", "uvicorn", "anyio"):
+        missing = (error.name or "").partition(".")[0]
+        if missing not in ("starlette", "uvicorn", "anyio"):
             raise
         raise DependencyError(
-            f"{error.name} is not installed", where="xlm explore", remedy="pip install 'xlm[explore]'"
+            f"the library {missing} is not installed", where="xlm explore", remedy="pip install 'xlm[explore]'"
         ) from error
     from xlm.tokenizer.tokenizer import XLMTokenizer
 

@@ -80,6 +80,15 @@ def serve(app: ASGIApp, worker: Worker, listening: socket.socket) -> None:
     Raises:
         KeyboardInterrupt: It ended by Ctrl-C.
     """
+    try:
+        make_server(app, worker).run(sockets=[listening])
+    finally:
+        worker.close()
+        listening.close()
+
+
+def make_server(app: ASGIApp, worker: Worker) -> uvicorn.Server:
+    """The server that ``serve`` runs."""
     config = uvicorn.Config(
         app,
         lifespan="off",
@@ -93,11 +102,7 @@ def serve(app: ASGIApp, worker: Worker, listening: socket.socket) -> None:
         limit_concurrency=_MOST_CONNECTIONS,
         timeout_graceful_shutdown=_SECONDS_TO_END,
     )
-    try:
-        _Server(config, worker).run(sockets=[listening])
-    finally:
-        worker.close()
-        listening.close()
+    return _Server(config, worker)
 
 
 class _Server(uvicorn.Server):

@@ -3,12 +3,14 @@
 import { element, inUnit, isSpecial, percent, piece, shown, surprisal } from "./display.js";
 
 const HINT =
-  "Point at a word, or go to it with Tab and the arrow keys, to see its tokens and what else could have stood there.";
+  "Point at a word, or go to it with Tab and the arrow keys, to see its tokens and what else could have stood there. " +
+  "A click keeps it.";
 
 export class Inspector {
   constructor(box, { onClose }) {
     this.box = box;
     this.onClose = onClose;
+    this.height = 0;
   }
 
   // looks: for each reading { title, word }, word being that of the same place.
@@ -26,6 +28,14 @@ export class Inspector {
     const parts = known.map(({ title, word }, number) => look(title, word, unit, number ? first : null));
     this.box.replaceChildren(head, element("div", { className: "looks" }, ...parts));
     this.box.scrollTop = 0;
+    // It only grows while one looks around: otherwise the page would jump, and other words come under the pointer.
+    this.height = Math.max(this.height, this.box.offsetHeight);
+    this.box.style.minHeight = `${this.height}px`;
+  }
+
+  forgetHeight() {
+    this.height = 0;
+    this.box.style.minHeight = "";
   }
 
   open(opened) {

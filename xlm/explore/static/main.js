@@ -19,8 +19,8 @@ class Page {
   constructor(model) {
     this.model = model;
     this.readings = [];
-    this.chosen = null;
-    this.hovered = null;
+    this.looked = null; // the place of the word that is looked at
+    this.pinned = false; // whether pointing at another word changes that
     this.inspector = new Inspector($("inspector"), { onClose: () => this.close() });
     const lang = model.languages.includes("en") ? "en" : model.languages[0];
     $("text").value = EXAMPLES[lang] ?? "";
@@ -71,6 +71,7 @@ class Page {
     $("looking").classList.toggle("two", !isOn);
     if (isOn) {
       this.readings.pop().box.remove();
+      this.inspector.forgetHeight();
       this.drawn();
       return;
     }
@@ -90,6 +91,7 @@ class Page {
 
   refresh() {
     this.nameWhatContinues();
+    this.inspector.forgetHeight();
     for (const reading of this.readings) reading.refresh();
   }
 
@@ -130,29 +132,32 @@ class Page {
     $("status").classList.toggle("wrong", isWrong);
   }
 
-  choose(index, { opened = false }) {
-    this.chosen = index;
-    if (opened) this.inspector.open(true);
+  look(index) {
+    this.looked = index;
     this.drawn();
   }
 
-  hover(index) {
-    this.hovered = index;
-    this.drawn();
+  // What one points at stays when the pointer leaves: the way to the inspector leads over other things.
+  pointAt(index) {
+    if (!this.pinned) this.look(index);
+  }
+
+  pin(index) {
+    this.pinned = !(this.pinned && this.looked === index);
+    this.inspector.open(this.pinned);
+    this.look(index);
   }
 
   close() {
+    this.pinned = false;
     this.inspector.open(false);
-    this.chosen = null;
-    this.drawn();
+    this.look(null);
   }
 
-  // Shows the word that the pointer is on, or else the chosen one.
   drawn() {
-    const index = this.hovered ?? this.chosen;
-    for (const reading of this.readings) reading.mark(this.chosen, this.hovered);
+    for (const reading of this.readings) reading.mark(this.looked, this.pinned);
     this.inspector.show(
-      this.readings.map((reading) => ({ title: reading.title, word: reading.wordAt(index) })),
+      this.readings.map((reading) => ({ title: reading.title, word: reading.wordAt(this.looked) })),
       this.unit(),
     );
   }

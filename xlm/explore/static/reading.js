@@ -4,7 +4,7 @@ import { score } from "./api.js";
 import { count, element, inUnit, level, markInsides, options, shown, surprisal } from "./display.js";
 
 export class Reading {
-  // page: { text(), unit(), choose(index), hover(index or null), told(message, isWrong) }
+  // page: { text(), unit(), look(index), pointAt(index), pin(index), changed(reading), drawn(), told(message, isWrong) }
   constructor(model, page, { lang, preset }) {
     this.page = page;
     this.box = document.getElementById("reading").content.firstElementChild.cloneNode(true);
@@ -21,7 +21,6 @@ export class Reading {
     this.current = 0;
     for (const choice of [this.lang, this.preset]) choice.addEventListener("change", () => page.changed(this));
     this.words.addEventListener("keydown", (event) => this.onKey(event));
-    this.words.addEventListener("pointerleave", () => page.hover(null));
   }
 
   get title() {
@@ -84,10 +83,10 @@ export class Reading {
       });
       button.append(element("span", { className: "form", textContent: form }));
       button.append(element("span", { className: "number", textContent: number }));
-      button.addEventListener("pointerenter", (event) => event.pointerType !== "touch" && this.page.hover(index));
+      button.addEventListener("pointerenter", (event) => event.pointerType !== "touch" && this.page.pointAt(index));
       button.addEventListener("focus", () => this.focusOn(index));
       button.addEventListener("click", () => {
-        this.page.choose(index, { opened: true });
+        this.page.pin(index);
         button.scrollIntoView({ block: "nearest" });
       });
       this.buttons.push(button);
@@ -125,10 +124,10 @@ export class Reading {
     return index === words.length ? { text: "end of sentence", tokens: [end] } : null;
   }
 
-  mark(chosen, hovered) {
+  mark(looked, pinned) {
     this.buttons.forEach((button, index) => {
-      button.classList.toggle("chosen", index === chosen);
-      button.classList.toggle("same", index === hovered && index !== chosen);
+      button.classList.toggle("looked", index === looked);
+      button.classList.toggle("pinned", index === looked && pinned);
     });
   }
 
@@ -136,7 +135,7 @@ export class Reading {
     this.buttons[this.current].tabIndex = -1;
     this.current = index;
     this.buttons[index].tabIndex = 0;
-    this.page.choose(index, {});
+    this.page.look(index);
   }
 
   onKey(event) {
