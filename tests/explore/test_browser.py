@@ -217,7 +217,7 @@ def test_a_stream_can_be_watched_and_stopped(opened: Opened, small: Small, monke
     opened.write("")
     opened.page.check("input[value=greedy]")
     opened.page.click("#start")
-    opened.expect(opened.page.locator("#progress")).to_have_text(re.compile(r"^\d+ tokens? …$"))
+    opened.expect(opened.page.locator("#counter")).to_have_text(re.compile(r"^\d+ tokens? …$"))
     opened.page.click("#stop")
     opened.expect(opened.page.locator("#progress")).to_have_text(re.compile(r"^stopped after \d+ tokens?$"))
     opened.expect(opened.page.locator("#stop")).to_be_disabled()

@@ -65,7 +65,7 @@ export class Continuing {
       for await (const step of continuation(this.request(text), own.signal)) {
         $("continuation").append(step.text);
         if (step.stop) told = this.ended(step);
-        else this.tell(`${count(++tokens, "token")} …`);
+        else $("counter").textContent = `${count(++tokens, "token")} …`;
       }
       this.tell(told);
     } catch (error) {
@@ -95,7 +95,9 @@ export class Continuing {
     this.running?.abort();
   }
 
+  // Read out, unlike the counter: once, not with every token.
   tell(message, isWrong = false) {
+    $("counter").textContent = "";
     $("progress").textContent = message;
     $("progress").classList.toggle("wrong", isWrong);
   }

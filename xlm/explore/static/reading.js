@@ -33,27 +33,30 @@ export class Reading {
     if (this.busy) return;
     this.busy = true;
     this.words.classList.add("old");
+    while (this.stale) {
+      this.stale = false;
+      await this.scoreOnce();
+    }
+    this.busy = false;
+    this.words.classList.remove("old");
+  }
+
+  async scoreOnce() {
+    const text = this.page.text();
+    if (text === null) {
+      this.clear();
+      return;
+    }
     try {
-      while (this.stale) {
-        this.stale = false;
-        const text = this.page.text();
-        if (text === null) {
-          this.clear();
-          continue;
-        }
-        const found = await score({ text, lang: this.lang.value, preset: this.preset.value });
-        if (this.stale) continue;
-        markInsides([...found.words.flatMap((word) => word.tokens), found.end]);
-        this.found = found;
-        this.draw();
-        this.page.told(`${count(found.words.length, "word")} in ${count(found.tokens, "token")}`);
-      }
+      const found = await score({ text, lang: this.lang.value, preset: this.preset.value });
+      if (this.stale) return;
+      markInsides([...found.words.flatMap((word) => word.tokens), found.end]);
+      this.found = found;
+      this.draw();
+      this.page.told(`${count(found.words.length, "word")} in ${count(found.tokens, "token")}`);
     } catch (error) {
       this.clear();
       this.page.told(error.message, true);
-    } finally {
-      this.busy = false;
-      this.words.classList.remove("old");
     }
   }
 
@@ -99,6 +102,7 @@ export class Reading {
     parts.push(after.includes("\n") ? after : `${after} `);
     add("end", [end], "word end");
     this.words.replaceChildren(...parts);
+    this.words.lang = this.found.lang;
     this.words.setAttribute("aria-label", `Words by surprisal, ${this.title}; arrow keys go from word to word`);
     this.current = Math.min(this.current, this.buttons.length - 1);
     this.buttons[this.current].tabIndex = 0;
