@@ -27,9 +27,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "scoring": {"model", "tokenizer"},
     "data": {"model", "tokenizer", "checkpoint", "scoring"},
     "training": {"model", "tokenizer", "checkpoint", "scoring", "data"},
+    "explore": {"model", "tokenizer", "checkpoint", "scoring"},
     "parity": EVERYTHING,
     "bench": {*EVERYTHING, "parity"},
-    "cli": {*EVERYTHING, "parity", "bench"},
+    "cli": {*EVERYTHING, "parity", "bench", "explore"},
 }
 # Which libraries, beside the standard one; a package that is not named here may use any.
 LIBRARIES: dict[str, set[str]] = {"": set(), "model": {"torch"}}
@@ -144,6 +145,9 @@ UPWARD = "class A:\n    def {}(self):\n        from xlm.checkpoint.load import l
         ("training/loop.py", "from xlm.cli import main"),
         ("bench/forward.py", "import xlm.cli.bench"),
         ("scoring/score.py", "from xlm.parity import compare"),
+        ("scoring/score.py", "from xlm.explore.explorer import Explorer"),
+        ("explore/explorer.py", "from xlm.training.loop import train"),
+        ("explore/app.py", "from xlm.cli.generate import command"),
         ("parity/peer.py", "from xlm.cli import main"),
         ("__init__.py", "from xlm.model.lm import XLMWithLMHeadModel"),
         ("__init__.py", "import torch"),
@@ -163,6 +167,7 @@ def test_the_rules_catch(path: str, source: str) -> None:
         ("tokenizer/tokenizer.py", UPWARD.format("save_pretrained")),
         ("tokenizer/moses.py", "import sacremoses"),
         ("tokenizer/encoding.py", "def f():\n    import torch"),
+        ("explore/app.py", "import starlette\nfrom xlm.scoring.score import score"),
         ("parity/peer.py", "import torch\nfrom xlm.checkpoint.load import load_model"),
         ("checkpoint/load.py", "import numpy\nfrom xlm._atomic import replacing\nimport xlm.model.lm"),
         ("checkpoint/load.py", "def f():\n    import transformers"),

@@ -12,12 +12,12 @@ import torch
 
 from tests.cli.conftest import Invoke
 from tests.demo_files import demo_maker
-from xlm.cli._continued import ContinuedText
 from xlm.cli.generate import _batches, _Prompt
 from xlm.errors import LanguageError
 from xlm.model.decoding.options import derived_seed
 from xlm.model.decoding.result import Continuation
 from xlm.model.lm import XLMWithLMHeadModel
+from xlm.tokenizer.continued import ContinuedText
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
 PROMPTS = ["The small dog", "", 'A woman "reads" ', "the\tdog ü 漢"]

@@ -71,10 +71,34 @@ def test_blocks_give_what_the_definitions_give(head: str, block_elements: int) -
 
 
 @each_head
+@pytest.mark.parametrize("block_elements", [1, 16 * V, 10**7])
+@pytest.mark.parametrize("entropies", [False, True])
+def test_the_most_likely_words_are_those_of_a_sort(head: str, block_elements: int, entropies: bool) -> None:
+    model = small_model(**HEADS[head])
+    hidden_ND, targets_N = some(70)
+    with torch.inference_mode():
+        logprobs_NV = model.logits(hidden_ND).double().log_softmax(1)
+    by_logprob = logprobs_NV.sort(1, descending=True)
+    for K in (1, 5, V, V + 9):
+        found = scores(model, hidden_ND, targets_N, top=K, entropies=entropies, block_elements=block_elements)
+        assert found.top_ids is not None
+        assert found.top_logprobs is not None
+        assert found.top_ids.shape == (70, min(K, V))
+        assert torch.equal(found.top_ids, by_logprob.indices[:, :K])
+        # As for the log-probabilities of targets, above.
+        torch.testing.assert_close(found.top_logprobs.double(), by_logprob.values[:, :K], atol=3e-6, rtol=1e-6)
+        alone = scores(model, hidden_ND, targets_N, entropies=entropies, block_elements=block_elements)
+        assert torch.equal(alone.logprobs, found.logprobs)
+        assert (alone.top_ids, alone.top_logprobs) == (None, None)
+
+
+@each_head
 def test_no_positions_no_scores(head: str) -> None:
-    found = scores(small_model(**HEADS[head]), *some(0), ranks=True, entropies=True)
+    found = scores(small_model(**HEADS[head]), *some(0), ranks=True, entropies=True, top=3)
     assert found.ranks is not None
     assert found.entropies is not None
+    assert found.top_ids is not None
+    assert found.top_ids.shape == (0, 3)
     assert found.logprobs.shape == found.ranks.shape == found.entropies.shape == (0,)
 
 
@@ -169,6 +193,7 @@ def test_logits_are_never_more_than_a_block(head: str) -> None:
             targets_N,
             ranks=True,
             entropies=True,
+            top=1,
             block_elements=block,
         )
     # Views of the weights and of the hidden states pass too.

@@ -25,7 +25,7 @@ from tests.scoring.small import POSITIONS, make_model, open_tokenizer
 from xlm.errors import InputError, LanguageError, XLMWarning
 from xlm.model.head import LinearHead
 from xlm.model.lm import XLMWithLMHeadModel
-from xlm.scoring.score import score, score_stream
+from xlm.scoring.score import _as_tokens, score, score_stream
 from xlm.scoring.sentence import SentenceScore
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
@@ -234,6 +234,40 @@ def test_ranks_and_entropies_only_when_asked_for(tokenizer: XLMTokenizer) -> Non
         assert full.entropies[t] == pytest.approx(float(-(shares * shares.log()).sum()), abs=2e-6)
 
 
+@pytest.mark.parametrize("stride", [None, 5])
+def test_the_most_likely_tokens_at_every_place_of_any_window(tokenizer: XLMTokenizer, stride: int | None) -> None:
+    model = make_model(tokenizer.vocab_size)
+    texts = ["The small dog", "the dog is " * POSITIONS, ""]
+    plain = score(model, tokenizer, texts, lang="en", stride=stride)
+    found = score(model, tokenizer, texts, lang="en", stride=stride, ranks=True, top=4)
+    vocabulary = tokenizer.get_vocab()
+    for text, without, result in zip(texts, plain, found, strict=True):
+        assert without.top is None
+        assert without.logprobs == result.logprobs
+        assert result.top is not None
+        assert result.ranks is not None
+        assert len(result.top) == len(result.tokens)
+        for token, logprob, rank, best in zip(result.tokens, result.logprobs, result.ranks, result.top, strict=True):
+            assert len(best) == 4
+            assert sorted(best, key=lambda pair: -pair[1]) == list(best)
+            # The same number by the same formula; the target's comes from another place of the block.
+            assert (rank <= 4) == (token in dict(best))
+            assert dict(best).get(token, logprob) == pytest.approx(logprob, abs=1e-6)
+        if result.windows == 1:
+            with torch.no_grad():
+                ids = torch.tensor([tokenizer.encode(text, lang="en")[:-1]])
+                shares_TV = model(ids, langs="en").logits[0].double().log_softmax(1)
+            for best, shares_V in zip(result.top, shares_TV, strict=True):
+                by_hand = shares_V[[vocabulary[token] for token, _ in best]]
+                np.testing.assert_allclose([logprob for _, logprob in best], by_hand, atol=2e-6, rtol=1e-6)
+                assert int((shares_V > by_hand[-1]).sum()) == 3
+    assert found[1].windows > 1
+
+
+def test_a_word_that_the_tokenizer_lacks_has_its_number() -> None:
+    assert _as_tokens([[(1, -0.5), (2, -1.0)]], ["a", "b"]) == ((("b", -0.5), ("<2>", -1.0)),)
+
+
 def test_a_stream_is_read_and_given_in_windows(tokenizer: XLMTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("xlm.scoring.score.READ_AHEAD_CHARACTERS", 40)
     model = make_model(tokenizer.vocab_size)
@@ -267,7 +301,9 @@ def test_a_stream_refuses_at_once_what_it_cannot_do(tokenizer: XLMTokenizer) -> 
         score_stream(make_model(tokenizer.vocab_size, causal=False), tokenizer, [], lang="en")
 
 
-@pytest.mark.parametrize("options", [{"batch_size": 0}, {"batch_tokens": -1}, {"too_long": "cut"}, {"stride": 0}])
+@pytest.mark.parametrize(
+    "options", [{"batch_size": 0}, {"batch_tokens": -1}, {"too_long": "cut"}, {"stride": 0}, {"top": -1}]
+)
 def test_a_wrong_option_is_refused(tokenizer: XLMTokenizer, options: dict[str, Any]) -> None:
     with pytest.raises(InputError) as error:
         score(make_model(tokenizer.vocab_size), tokenizer, TEXTS, lang="en", **options)

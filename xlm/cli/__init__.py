@@ -27,6 +27,8 @@ COMMANDS = (
     "score",
     "perplexity",
     "generate",
+    "explore",
+    "plot",
     "learn-bpe",
     "prepare",
     "train",

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
-from xlm.cli._continued import ContinuedText
 from xlm.cli._lines import naming_line, place, read_lines, write_line
 from xlm.cli._options import computing, made_fast, model_and_text, open_model
-from xlm.errors import InputError, XLMError
+from xlm.errors import XLMError
+from xlm.tokenizer.continued import ContinuedText, prompt_ids
 
 if TYPE_CHECKING:
     from xlm.model.decoding.result import Continuation
@@ -218,20 +218,15 @@ class _Run:
                 yield self.prompt(number, line, where=place(file, number))
 
     def prompt(self, number: int, text: str, *, where: str = "--prompt") -> _Prompt:
-        """The prompt as the model met sentences: behind ``</s>``, and not ended by another."""
         config = self._network.config
-        ids = [
-            config.eos_token_id,
-            *self._tokenizer.encode(text, lang=self._lang, add_special_tokens=False),
-        ]
-        if len(ids) > config.max_position_embeddings:
-            raise InputError(
-                "a prompt is longer than the model's positions",
-                where=where,
-                found=f"{len(ids)} tokens with the opening one: {text[:40]!r}…",
-                expected=f"at most {config.max_position_embeddings}",
-                remedy="give the last sentence of it only",
-            )
+        ids = prompt_ids(
+            self._tokenizer,
+            text,
+            lang=self._lang,
+            eos_token_id=config.eos_token_id,
+            positions=config.max_position_embeddings,
+            where=where,
+        )
         return _Prompt(number, text, ids)
 
     def write(self, batch: list[_Prompt]) -> None:

@@ -1,6 +1,7 @@
-"""Hidden states to log-probabilities, ranks and entropies of given next words.
+"""Hidden states to log-probabilities, ranks and entropies of given next words, and to the most likely ones.
 
-Shapes: N positions of any rows, D model width, V vocabulary; R positions and S words of a block of logits.
+Shapes: N positions of any rows, D model width, V vocabulary, K most likely words; R positions and S words of a block of
+logits.
 """
 
 from __future__ import annotations
@@ -24,11 +25,15 @@ class TargetScores:
         logprobs: (N,) nats, float32 or wider.
         ranks: (N,) int64, when asked for: 1 for the most likely word; words of equal score share the best rank.
         entropies: (N,) nats, when asked for: the entropy of the whole prediction, 0 to log V.
+        top_ids: (N, K) int64, when asked for: the K most likely words, best first, those of equal score in any order.
+        top_logprobs: (N, K) nats, theirs.
     """
 
     logprobs: Tensor
     ranks: Tensor | None = None
     entropies: Tensor | None = None
+    top_ids: Tensor | None = None
+    top_logprobs: Tensor | None = None
 
 
 def score_targets(
@@ -39,6 +44,7 @@ def score_targets(
     *,
     ranks: bool = False,
     entropies: bool = False,
+    top: int = 0,
     block_elements: int | None = None,
 ) -> TargetScores:
     """Log-probabilities of given words, without ever holding the logits of more than some positions and words.
@@ -53,6 +59,7 @@ def score_targets(
         targets_N: (N,) int64, ids from 0 to V - 1.
         ranks: Also give ranks; they take all products a second time.
         entropies: Also give entropies; they take a second block.
+        top: Also give this many of the most likely words; all V when that is fewer.
         block_elements: How many logits are held at a time; ``None`` for what is fastest.
     """
     N, device = len(targets_N), hidden_ND.device
@@ -63,7 +70,14 @@ def score_targets(
     highest_N = torch.full((N,), _BELOW_ALL, dtype=wide, device=device)
     sum_N = torch.zeros(N, dtype=wide, device=device)
     weighted_N = torch.zeros(N, dtype=wide, device=device) if entropies else None
+    K = min(top, len(word_embeddings_VD))
+    top_NK = torch.full((N, K), _BELOW_ALL, dtype=wide, device=device)
+    top_ids_NK = torch.zeros(N, K, dtype=torch.int64, device=device)
     for rows, first, logits_RS in head.logit_blocks(hidden_ND, word_embeddings_VD, elements=block_elements):
+        if K:
+            best = logits_RS.topk(min(K, logits_RS.shape[1]))
+            top_NK[rows], chosen_RK = torch.cat([top_NK[rows], best.values], 1).topk(K)
+            top_ids_NK[rows] = torch.cat([top_ids_NK[rows], best.indices + first], 1).gather(1, chosen_RK)
         places_R = targets_N[rows] - first
         S = logits_RS.shape[1]
         here_R = (places_R >= 0) & (places_R < S)
@@ -89,4 +103,6 @@ def score_targets(
         logprobs=(target_N - highest_N) - sum_N.log(),
         ranks=ranks_N,
         entropies=None if weighted_N is None else sum_N.log() - weighted_N / sum_N,
+        top_ids=top_ids_NK if top else None,
+        top_logprobs=(top_NK - highest_N[:, None]) - sum_N.log()[:, None] if top else None,
     )

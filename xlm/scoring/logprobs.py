@@ -1,13 +1,14 @@
 """Log-probabilities of given tokens, in batches.
 
-Shapes: B rows of a batch, T fed positions, N scored positions of a batch, D model width.
+Shapes: B rows of a batch, T fed positions, N scored positions of a batch, D model width, K most likely tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import accumulate
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from itertools import accumulate, islice
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,11 +29,13 @@ class TokenScores:
         logprobs: Nats.
         ranks: From 1, when asked for.
         entropies: Nats, when asked for.
+        top: Ids and log-probabilities of the most likely tokens at each place, best first, when asked for.
     """
 
     logprobs: tuple[float, ...]
     ranks: tuple[int, ...] | None = None
     entropies: tuple[float, ...] | None = None
+    top: tuple[tuple[tuple[int, float], ...], ...] | None = None
 
 
 def token_logprobs(model: XLMWithLMHeadModel, ids: Sequence[int], language: str | int | None) -> Tensor:
@@ -50,9 +53,7 @@ def token_logprobs(model: XLMWithLMHeadModel, ids: Sequence[int], language: str 
         InputError: More tokens than the model has positions, or ids that are not in its vocabulary.
     """
     # The last token predicts nothing, so it is not fed: that leaves its position to one token more.
-    return _scores_of_batch(
-        model, [ids], [Window(0, 0, len(ids) - 1, 0)], language, ranks=False, entropies=False
-    ).logprobs
+    return _scores_of_batch(model, [ids], [Window(0, 0, len(ids) - 1, 0)], language).logprobs
 
 
 def score_sequences(
@@ -65,6 +66,7 @@ def score_sequences(
     batch_size: int | None = None,
     ranks: bool = False,
     entropies: bool = False,
+    top: int = 0,
 ) -> list[TokenScores]:
     """Log-probability of every token but the first of each sequence, given what stands before it.
 
@@ -80,6 +82,7 @@ def score_sequences(
         batch_size: Most rows of a batch; ``None`` for no limit.
         ranks: Also give the rank of each token.
         entropies: Also give the entropy of each prediction.
+        top: Also give this many of the most likely tokens at each place.
     """
     positions = model.config.max_position_embeddings
     stride = checked_stride(stride, positions)
@@ -92,28 +95,31 @@ def score_sequences(
     ]
     if batch_tokens is None:
         batch_tokens = _BATCH_TOKENS_CPU if model.device.type == "cpu" else _BATCH_TOKENS_GPU
-    found = _empty_scores(model, starts[-1], ranks=ranks, entropies=entropies)
+    found = _empty_scores(model, starts[-1], ranks=ranks, entropies=entropies, top=top)
     lengths = [window.end - window.start for window in windows]
     for rows in batches_by_length(lengths, batch_tokens=batch_tokens, batch_size=batch_size):
         batch = [windows[row] for row in rows]
-        scores = _scores_of_batch(model, sequences, batch, language, ranks=ranks, entropies=entropies)
+        scores = _scores_of_batch(model, sequences, batch, language, ranks=ranks, entropies=entropies, top=top)
         places_N = torch.tensor([place + starts[w.sequence] for w in batch for place in range(w.first, w.end)])
-        found.logprobs[places_N] = scores.logprobs.cpu()
-        if found.ranks is not None and scores.ranks is not None:
-            found.ranks[places_N] = scores.ranks.cpu()
-        if found.entropies is not None and scores.entropies is not None:
-            found.entropies[places_N] = scores.entropies.cpu()
+        for field in fields(TargetScores):
+            if (values := getattr(scores, field.name)) is not None:
+                getattr(found, field.name)[places_N] = values.cpu()
 
-    def of_each(values: Tensor) -> list[tuple[float, ...]]:
-        flat = values.tolist()
-        return [tuple(flat[start : start + count]) for start, count in zip(starts, counts, strict=False)]
+    def of_each(values: Iterable[Any] | None) -> list[Any]:
+        if values is None:
+            return [None] * len(counts)
+        each = iter(values)
+        return [tuple(islice(each, count)) for count in counts]
 
-    each_logprobs = of_each(found.logprobs)
-    each_ranks = [None] * len(counts) if found.ranks is None else of_each(found.ranks)
-    each_entropies = [None] * len(counts) if found.entropies is None else of_each(found.entropies)
+    columns = [None if values is None else values.tolist() for values in (found.logprobs, found.ranks, found.entropies)]
+    if found.top_ids is not None and found.top_logprobs is not None:
+        pairs = zip(found.top_ids.tolist(), found.top_logprobs.tolist(), strict=True)
+        columns.append([tuple(zip(ids, logprobs, strict=True)) for ids, logprobs in pairs])
+    else:
+        columns.append(None)
     return [
-        TokenScores(logprobs=logprobs, ranks=of_ranks, entropies=of_entropies)  # type: ignore[arg-type]  # ranks are ints
-        for logprobs, of_ranks, of_entropies in zip(each_logprobs, each_ranks, each_entropies, strict=True)
+        TokenScores(logprobs=logprobs, ranks=of_ranks, entropies=of_entropies, top=of_top)
+        for logprobs, of_ranks, of_entropies, of_top in zip(*map(of_each, columns), strict=True)
     ]
 
 
@@ -122,9 +128,7 @@ def _scores_of_batch(
     sequences: Sequence[Sequence[int]],
     batch: Sequence[Window],
     language: str | int | None,
-    *,
-    ranks: bool,
-    entropies: bool,
+    **wanted: Any,
 ) -> TargetScores:
     lengths = [window.end - window.start for window in batch]
     T = max(lengths)
@@ -144,15 +148,17 @@ def _scores_of_batch(
         hidden_ND,
         model.transformer.embeddings.word.weight,
         torch.tensor(targets, device=model.device),
-        ranks=ranks,
-        entropies=entropies,
+        **wanted,
     )
 
 
-def _empty_scores(model: XLMWithLMHeadModel, count: int, *, ranks: bool, entropies: bool) -> TargetScores:
+def _empty_scores(model: XLMWithLMHeadModel, count: int, *, ranks: bool, entropies: bool, top: int) -> TargetScores:
+    K = min(top, model.config.vocab_size)
     wide = torch.promote_types(model.dtype, torch.float32)
     return TargetScores(
         logprobs=torch.empty(count, dtype=wide),
         ranks=torch.empty(count, dtype=torch.int64) if ranks else None,
         entropies=torch.empty(count, dtype=wide) if entropies else None,
+        top_ids=torch.empty(count, K, dtype=torch.int64) if top else None,
+        top_logprobs=torch.empty(count, K, dtype=wide) if top else None,
     )

@@ -38,6 +38,7 @@ def score(
     batch_tokens: int | None = None,
     ranks: bool = False,
     entropies: bool = False,
+    top: int = 0,
     too_long: str = "windows",
     stride: int | None = None,
 ) -> list[SentenceScore]:
@@ -57,6 +58,7 @@ def score(
         batch_tokens: Most tokens of a batch; ``None`` for 1,024 on a CPU and 32,768 elsewhere.
         ranks: Also give the rank of each token.
         entropies: Also give the entropy of each prediction.
+        top: Also give this many of the most likely tokens at each place, with their log-probabilities.
         too_long: A text longer than the model's positions, counted in tokens with the opening one and without the
             closing one, is scored in overlapping windows (``"windows"``) or refused (``"refuse"``). The first window
             begins at the opening token and is as long as the model allows; each next one scores ``stride`` tokens
@@ -79,6 +81,7 @@ def score(
         batch_tokens=batch_tokens,
         ranks=ranks,
         entropies=entropies,
+        top=top,
         too_long=too_long,
         stride=stride,
     )
@@ -129,6 +132,7 @@ class Scorer:
         batch_tokens: int | None = None,
         ranks: bool = False,
         entropies: bool = False,
+        top: int = 0,
         too_long: str = "windows",
         stride: int | None = None,
     ) -> None:
@@ -147,6 +151,8 @@ class Scorer:
         for name, limit in (("batch_size", batch_size), ("batch_tokens", batch_tokens)):
             if limit is not None and (type(limit) is not int or limit < 1):
                 raise InputError("the size of batches is wrong", where=name, found=repr(limit), expected="1 or more")
+        if type(top) is not int or top < 0:
+            raise InputError("the number of alternatives is wrong", where="top", found=repr(top), expected="0 or more")
         self.model = model
         self.tokenizer = tokenizer
         self.lang = lang
@@ -154,7 +160,13 @@ class Scorer:
         self.too_long = too_long
         self.language = _language_id(model, tokenizer, lang)
         self.batching: dict[str, Any] = {"batch_size": batch_size, "batch_tokens": batch_tokens}
-        self._options = {**self.batching, "stride": self.stride, "ranks": ranks, "entropies": entropies}
+        self._options = {
+            **self.batching,
+            "stride": self.stride,
+            "ranks": ranks,
+            "entropies": entropies,
+            "top": top,
+        }
 
     def score_window(self, texts: Sequence[str], *, first: int = 0) -> list[SentenceScore | InputError]:
         """One result a text, in order; for a text that cannot be scored, the error that says why.
@@ -190,6 +202,7 @@ class Scorer:
                 logprobs=of_tokens.logprobs,
                 ranks=of_tokens.ranks,
                 entropies=of_tokens.entropies,
+                top=None if of_tokens.top is None else _as_tokens(of_tokens.top, words),
                 windows=len(windows),
                 _tokenizer=self.tokenizer,
             )
@@ -227,6 +240,16 @@ class Scorer:
                 remedy="use the tokenizer that belongs to this model",
             )
         return ids
+
+
+def _as_tokens(
+    top: Iterable[Iterable[tuple[int, float]]], words: Sequence[str]
+) -> tuple[tuple[tuple[str, float], ...], ...]:
+    # A model may have more rows than its tokenizer has tokens.
+    def name(index: int) -> str:
+        return words[index] if index < len(words) else f"<{index}>"
+
+    return tuple(tuple((name(index), logprob) for index, logprob in best) for best in top)
 
 
 def _stream(scorer: Scorer, texts: Iterable[str]) -> Iterator[SentenceScore]:

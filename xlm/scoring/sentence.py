@@ -45,6 +45,8 @@ class SentenceScore:
         ranks: Their n ranks among all words of the vocabulary, when asked for: 1 for the most likely one; words of
             equal probability share the best rank.
         entropies: The n entropies, in nats, of the predictions that they were judged by, when asked for.
+        top: At each of the n places the most likely tokens with their log-probabilities in nats, best first, when asked
+            for; tokens of equal probability in any order.
         windows: In how many windows the text was scored; 1 unless it is longer than the model's positions.
     """
 
@@ -55,6 +57,7 @@ class SentenceScore:
     logprobs: tuple[float, ...]
     ranks: tuple[int, ...] | None = None
     entropies: tuple[float, ...] | None = None
+    top: tuple[tuple[tuple[str, float], ...], ...] | None = None
     windows: int = 1
     _tokenizer: XLMTokenizer | None = field(default=None, repr=False, compare=False)
 

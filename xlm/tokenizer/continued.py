@@ -5,10 +5,40 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from xlm.errors import InputError
 from xlm.tokenizer.vocabulary import END_OF_WORD
 
 if TYPE_CHECKING:
     from xlm.tokenizer.tokenizer import XLMTokenizer
+
+
+def prompt_ids(
+    tokenizer: XLMTokenizer, text: str, *, lang: str, eos_token_id: int, positions: int, where: str
+) -> list[int]:
+    """The ids of a prompt as the model met sentences: behind ``</s>``, and not ended by another.
+
+    Args:
+        tokenizer: Of the model.
+        text: The text of the prompt; may be empty.
+        lang: Its language.
+        eos_token_id: The model's ``</s>``.
+        positions: How many tokens the model can take.
+        where: The prompt's name in errors.
+
+    Raises:
+        InputError: It is longer than that.
+        LanguageError: The tokenizer does not have the language.
+    """
+    ids = [eos_token_id, *tokenizer.encode(text, lang=lang, add_special_tokens=False)]
+    if len(ids) > positions:
+        raise InputError(
+            "a prompt is longer than the model's positions",
+            where=where,
+            found=f"{len(ids)} tokens with the opening one: {text[:40]!r}…",
+            expected=f"at most {positions}",
+            remedy="give the last sentence of it only",
+        )
+    return ids
 
 
 class ContinuedText:

@@ -1,0 +1,114 @@
+"""The figure of a sentence. Oracles: the bars and labels that matplotlib holds; an XML parser; the same bytes twice."""
+
+from __future__ import annotations
+
+import math
+import sys
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.scoring.small import make_model
+from xlm.errors import DependencyError, InputError, WriteError, XLMWarning
+from xlm.model.lm import XLMWithLMHeadModel
+from xlm.scoring.figure import _canvas, _lines_of, draw_surprisals
+from xlm.scoring.score import score
+from xlm.scoring.sentence import SentenceScore
+from xlm.tokenizer.tokenizer import XLMTokenizer
+
+TEXT = "The small dog is sleeping on the grass."
+
+
+@pytest.fixture(scope="module")
+def model(tokenizer: XLMTokenizer) -> XLMWithLMHeadModel:
+    return make_model(tokenizer.vocab_size)
+
+
+def scored(model: XLMWithLMHeadModel, tokenizer: XLMTokenizer, text: str, *langs: str) -> list[SentenceScore]:
+    return [score(model, tokenizer, [text], lang=lang)[0] for lang in langs]
+
+
+def heights(axes: Any, number: int = 0) -> list[float]:
+    return [bar.get_height() for bar in axes.containers[number]]
+
+
+@pytest.mark.parametrize(("unit", "nats"), [("bits", math.log(2)), ("nats", 1.0)])
+def test_bars_are_the_surprisals_and_stand_above_their_words(
+    model: XLMWithLMHeadModel, tokenizer: XLMTokenizer, unit: str, nats: float
+) -> None:
+    results = scored(model, tokenizer, TEXT, "en", "de")
+    (axes,) = _canvas([results], unit, None).axes
+    for number, result in enumerate(results):
+        assert heights(axes, number) == pytest.approx([word.surprisal / nats for word in result.words])
+    assert [label.get_text() for label in axes.get_xticklabels()] == TEXT.split()
+    numbers = [text.get_text() for text in axes.texts]
+    assert numbers == [f"{height:.1f}" for number in range(2) for height in heights(axes, number)]
+    legend = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert legend == [f"{result.lang}: {-result.logprob / nats:.1f} {unit} in all" for result in results]
+    colours = [axes.containers[number][0].get_facecolor() for number in range(2)]
+    hatches = [axes.containers[number][0].get_hatch() for number in range(2)]
+    assert len(set(colours)) == len(set(hatches)) == 2
+
+
+def test_a_long_text_has_lines_that_hold_each_word_once() -> None:
+    words = TEXT.split() * 9 + ["x" * 200]
+    lines = _lines_of(words)
+    assert [word for line in lines for word in words[line]] == words
+    lengths = [sum(len(word) + 1 for word in words[line]) for line in lines]
+    assert 4 < len(lines) < 9
+    assert max(lengths[:-1]) - min(lengths[:-1]) < 24
+    assert _lines_of([]) == [slice(0, 0)]
+
+
+@pytest.mark.parametrize("form", ["png", "svg"])
+@pytest.mark.parametrize(
+    "text",
+    [TEXT, "", "$\\frac{1$ _{x} $$ \\n %s", "<script>alert(1)</script> ]]> --> &amp;", "a\x00b\x1b \ud800 \u202eabc"],
+    ids=ascii,
+)
+def test_any_text_gives_a_whole_file_and_the_same_again(
+    model: XLMWithLMHeadModel, tokenizer: XLMTokenizer, tmp_path: Path, form: str, text: str
+) -> None:
+    paths = [tmp_path / f"{name}.{form}" for name in "ab"]
+    for path in paths:
+        draw_surprisals([scored(model, tokenizer, text, "en")], path, title=text or None)
+    data = paths[0].read_bytes()
+    assert data == paths[1].read_bytes()
+    if form == "png":
+        assert data.startswith(b"\x89PNG\r\n\x1a\n")
+        assert data[-8:-4] == b"IEND"
+    else:
+        names = {element.tag.rpartition("}")[2] for element in ET.fromstring(data).iter()}
+        assert "path" in names
+        assert "script" not in names
+    assert sorted(tmp_path.iterdir()) == paths
+
+
+def test_a_character_without_a_glyph_is_told_once(
+    model: XLMWithLMHeadModel, tokenizer: XLMTokenizer, tmp_path: Path
+) -> None:
+    with pytest.warns(XLMWarning, match="drawn as boxes") as caught:
+        draw_surprisals([scored(model, tokenizer, "\U00012000 \U00012001", "en")], tmp_path / "a.svg")
+    assert len(caught) == 1
+
+
+def test_what_cannot_be_drawn_is_refused(
+    model: XLMWithLMHeadModel, tokenizer: XLMTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = scored(model, tokenizer, "the", "en")
+    for panels, name, options in (
+        ([results], "a.pdf", {}),
+        ([results], "a.png", {"unit": "hartleys"}),
+        ([], "a.png", {}),
+        ([results + scored(model, tokenizer, "dog", "en")], "a.png", {}),
+    ):
+        with pytest.raises(InputError):
+            draw_surprisals(panels, tmp_path / name, **options)
+    with pytest.raises(WriteError):
+        draw_surprisals([results], tmp_path / "missing" / "a.png")
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(DependencyError, match="Matplotlib"):
+        draw_surprisals([results], tmp_path / "a.png")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,86 @@
+"""``xlm plot``: the surprisals of sentences as a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from xlm.cli._options import computing, made_fast, open_model
+
+
+@click.command(name="plot", short_help="The surprisal of each word as a picture.")
+@click.argument("model")
+@click.argument("texts", nargs=-1, required=True, metavar="TEXT...")
+@click.option(
+    "--lang",
+    "languages",
+    multiple=True,
+    required=True,
+    metavar="L",
+    help="Language: one for all texts, or one for each. With a single text, several compare it.",
+)
+@click.option("--preset", metavar="P", help="Text pipeline; by default the model's own.")
+@click.option(
+    "--codes",
+    type=click.Path(),
+    metavar="FILE",
+    help="BPE codes (fastBPE). Needed for a checkpoint of the original, which holds none.",
+)
+@computing
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    required=True,
+    metavar="FILE",
+    help="The picture, .png or .svg.",
+)
+@click.option("--unit", type=click.Choice(["bits", "nats"]), default="bits", show_default=True, help="Of surprisal.")
+@click.option("--title", help="Stands above the picture.")
+def command(
+    model: str,
+    texts: tuple[str, ...],
+    languages: tuple[str, ...],
+    preset: str | None,
+    codes: str | None,
+    dtype: str,
+    device: str,
+    output: Path,
+    unit: str,
+    title: str | None,
+) -> None:
+    r"""Draws how surprised MODEL is by each word of TEXT, one panel a text.
+
+    MODEL is a model directory or a checkpoint of the original (.pth). A word is what stands between spaces; its
+    surprisal is the negative log-probability of its tokens together, given what stands before it. What a text has
+    in all counts its end, the closing </s>, too. Needs matplotlib: pip install 'xlm[plot]'.
+
+    \b
+    Example:
+        xlm plot MODEL --lang en "A dog runs on the beach." --output dog.svg
+        xlm plot MODEL --lang en --lang de "A dog runs on the beach." --output both.png
+        xlm plot MODEL --lang en "A dog runs." --lang de "Ein Hund rennt." --output two.png
+    """
+    if len(languages) not in (1, len(texts)) and len(texts) > 1:
+        raise click.UsageError(
+            f"--lang: one for all texts or one for each, not {len(languages)} for {len(texts)} texts"
+        )
+    if output.suffix.lower() not in (".png", ".svg"):
+        raise click.UsageError(f"--output {output}: its name must end in .png or .svg")
+    from xlm.scoring.figure import check_matplotlib, draw_surprisals
+    from xlm.scoring.score import score
+    from xlm.tokenizer.tokenizer import XLMTokenizer
+
+    check_matplotlib()
+    tokenizer = XLMTokenizer.from_pretrained(model, preset=preset, codes=codes)
+    network = made_fast(open_model(model, dtype=dtype, device=device), dtype=dtype, few_rows=True)
+
+    panels: list[tuple[str, tuple[str, ...]]]
+    if len(texts) == 1:
+        panels = [(texts[0], languages)]
+    else:
+        each = languages * len(texts) if len(languages) == 1 else languages
+        panels = [(text, (lang,)) for text, lang in zip(texts, each, strict=True)]
+    results = [[score(network, tokenizer, [text], lang=lang)[0] for lang in chosen] for text, chosen in panels]
+    draw_surprisals(results, output, unit=unit, title=title)
+    click.echo(f"{output}: {', '.join(dict.fromkeys(languages))}", err=True)

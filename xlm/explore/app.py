@@ -1,0 +1,172 @@
+"""The pages and answers of ``xlm explore`` by their paths."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack
+from importlib import resources
+from typing import Any
+
+import anyio
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from xlm.errors import InputError, LanguageError, XLMError
+from xlm.explore.explorer import Explorer, Json
+from xlm.explore.guard import Guard
+from xlm.explore.requests import ContinueRequest, ScoreRequest, TooLargeError, read_request
+from xlm.explore.worker import BusyError, Worker
+
+_SECONDS_FOR_BODY = 10
+_MEDIA_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+_STATUS: tuple[tuple[type[XLMError], int], ...] = (
+    (TooLargeError, 413),
+    (BusyError, 503),
+    (InputError, 400),
+    (LanguageError, 400),
+    (XLMError, 500),
+)
+
+
+def make_app(
+    explorer: Explorer, worker: Worker, *, names: frozenset[str] = frozenset(), any_address: bool = False
+) -> Guard:
+    """The application that serves the page.
+
+    Args:
+        explorer: Computes.
+        worker: Where it does.
+        names: As for ``Guard``.
+        any_address: As for ``Guard``.
+    """
+    files = _static_files()
+    description = explorer.describe()
+
+    async def file(request: Request) -> Response:
+        name = request.path_params.get("name", "index.html")
+        if name not in files:
+            raise HTTPException(404)
+        content, media_type = files[name]
+        return Response(content, media_type=media_type)
+
+    async def model(request: Request) -> Response:
+        return _JSON(description)
+
+    async def score(request: Request) -> Response:
+        asked = read_request(ScoreRequest, await _body(request, explorer.limits.body), explorer.limits)
+        with worker.admitted():
+            return _JSON(await worker.run(explorer.score, asked))
+
+    async def generate(request: Request) -> Response:
+        asked = read_request(ContinueRequest, await _body(request, explorer.limits.body), explorer.limits)
+        with ExitStack() as admission:
+            admission.enter_context(worker.admitted())
+            steps = explorer.continuation(asked)
+            # The first step before the answer begins: what is wrong with the request is still told by its status.
+            first = await worker.run(next, steps)
+            return _Lines(_lines(worker, first, steps), admission.pop_all())
+
+    routes = [
+        Route("/", file),
+        Route("/static/{name}", file),
+        Route("/api/model", model),
+        Route("/api/score", score, methods=["POST"]),
+        Route("/api/generate", generate, methods=["POST"]),
+    ]
+    handlers = {XLMError: _on_xlm_error, HTTPException: _on_http_error, Exception: _on_bug}
+    # Around all of it, not as Starlette's middleware: the answer to a bug is made outside of that.
+    return Guard(Starlette(routes=routes, exception_handlers=handlers), names=names, any_address=any_address)
+
+
+class _JSON(Response):
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        # ASCII: half a surrogate pair, which a text may hold, has no UTF-8.
+        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode("ascii")
+
+
+class _Lines(StreamingResponse):
+    """JSON lines, sent as they come; the request has left when they end or nobody reads them any more."""
+
+    def __init__(self, lines: AsyncIterator[bytes], admission: ExitStack) -> None:
+        super().__init__(lines, media_type="application/jsonl")
+        self._admission = admission
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._admission:
+            await super().__call__(scope, receive, send)
+
+
+async def _lines(worker: Worker, first: Json, steps: Iterator[Json]) -> AsyncIterator[bytes]:
+    def line(content: Json) -> bytes:
+        return bytes(_JSON(content).body) + b"\n"
+
+    yield line(first)
+    try:
+        while not worker.ending and (step := await worker.run(next, steps, None)) is not None:
+            yield line(step)
+    except XLMError as error:
+        yield line(_described(error))
+
+
+async def _body(request: Request, most: int) -> bytes:
+    kind = request.headers.get("content-type", "")
+    if kind.partition(";")[0].strip().lower() != "application/json":
+        raise HTTPException(415, "POST takes Content-Type: application/json")
+    body = bytearray()
+    try:
+        with anyio.fail_after(_SECONDS_FOR_BODY):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > most:
+                    raise TooLargeError(
+                        "the request is too large for this page",
+                        where="body",
+                        found=f"more than {most:,} bytes",
+                        expected=f"at most {most:,}",
+                        remedy="take a part of the text; xlm score reads texts of any length",
+                    )
+    except ClientDisconnect:
+        raise HTTPException(400, "the request was cut off") from None
+    except TimeoutError:
+        raise HTTPException(408, f"the request did not come within {_SECONDS_FOR_BODY} seconds") from None
+    return bytes(body)
+
+
+def _static_files() -> dict[str, tuple[bytes, str]]:
+    """The content and type of each file, all there are: no path from outside ever reaches the file system."""
+    folder = resources.files("xlm.explore") / "static"
+    found = {}
+    for entry in folder.iterdir():
+        suffix = "." + entry.name.rpartition(".")[2]
+        if suffix in _MEDIA_TYPES:
+            found[entry.name] = (entry.read_bytes(), _MEDIA_TYPES[suffix])
+    return found
+
+
+def _described(error: XLMError) -> Json:
+    named = ("what", "where", "found", "expected", "remedy")
+    fields = {name: str(value) for name in named if (value := getattr(error, name)) is not None}
+    return {"error": {**fields, "what": error.what[:1].upper() + error.what[1:]}}
+
+
+async def _on_xlm_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, XLMError)
+    status = next(status for kind, status in _STATUS if isinstance(error, kind))
+    return _JSON(_described(error), status_code=status, headers={"Retry-After": "1"} if status == 503 else None)
+
+
+async def _on_http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return _JSON({"error": {"what": error.detail}}, status_code=error.status_code, headers=error.headers)
+
+
+async def _on_bug(request: Request, error: Exception) -> Response:
+    # Its traceback goes to the log, not to the page.
+    return _JSON({"error": {"what": "Something went wrong; the log of xlm explore says what"}}, status_code=500)

@@ -1,0 +1,115 @@
+"""From an application to a port of this machine, until Ctrl-C."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import socket
+import sys
+from types import FrameType
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from xlm.errors import InputError
+from xlm.explore.worker import Worker
+
+_MOST_CONNECTIONS = 64
+_SECONDS_TO_END = 3
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that takes connections from now on; they are answered once ``serve`` runs.
+
+    Args:
+        host: Name or address of this machine.
+        port: 0 for any that is free.
+
+    Raises:
+        InputError: The port is taken or not allowed, or the host is not this machine's.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listening = socket.socket(family, kind, protocol)
+        try:
+            if sys.platform != "win32":  # there it would let another program take the port away
+                listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.bind(address)
+            listening.listen(128)
+        except OSError:
+            listening.close()
+            raise
+    except OSError as error:
+        taken = error.errno in (errno.EADDRINUSE, errno.EACCES)
+        raise InputError(
+            "the page cannot be served there",
+            where="--port" if taken else "--host",
+            found=f"{host}, port {port}: {error.strerror or error}",
+            remedy="--port 0 takes any port that is free" if taken else "--host 127.0.0.1, this machine itself",
+        ) from error
+    return listening
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine itself can reach a server there."""
+    try:
+        addresses = {entry[4][0] for entry in socket.getaddrinfo(host, None)}
+    except OSError:
+        return False
+    return all(ipaddress.ip_address(str(address).partition("%")[0]).is_loopback for address in addresses)
+
+
+def address_of(listening: socket.socket) -> str:
+    """The page's address, for a browser on this machine."""
+    host, port = listening.getsockname()[:2]
+    if ipaddress.ip_address(host).is_unspecified:  # all addresses, of which one is wanted
+        host = "::1" if listening.family == socket.AF_INET6 else "127.0.0.1"
+    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+
+
+def serve(app: ASGIApp, worker: Worker, listening: socket.socket) -> None:
+    """Answers requests until Ctrl-C or SIGTERM; what is being streamed ends early.
+
+    Args:
+        app: What ``make_app`` returned.
+        worker: Its worker, which is closed at the end.
+        listening: What ``listen`` returned; closed at the end.
+
+    Raises:
+        KeyboardInterrupt: It ended by Ctrl-C.
+    """
+    try:
+        make_server(app, worker).run(sockets=[listening])
+    finally:
+        worker.close()
+        listening.close()
+
+
+def make_server(app: ASGIApp, worker: Worker) -> uvicorn.Server:
+    """The server that ``serve`` runs."""
+    config = uvicorn.Config(
+        app,
+        lifespan="off",
+        ws="none",
+        http="h11",
+        loop="asyncio",
+        log_config=None,  # Python's own: warnings and errors to stderr
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        limit_concurrency=_MOST_CONNECTIONS,
+        timeout_graceful_shutdown=_SECONDS_TO_END,
+    )
+    return _Server(config, worker)
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, worker: Worker) -> None:
+        super().__init__(config)
+        self._worker = worker
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._worker.ending = True
+        super().handle_exit(sig, frame)

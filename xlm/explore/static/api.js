@@ -1,0 +1,57 @@
+// The program's answers. Whatever goes wrong becomes a Refusal, whose message can be shown as it is.
+
+export class Refusal extends Error {}
+
+function sentence({ what, where, found, expected, remedy }) {
+  const details = [where && `in ${where}`, found && `found ${found}`, expected && `expected ${expected}`];
+  const told = details.filter(Boolean).join(", ");
+  return `${what}${told ? ` (${told})` : ""}.${remedy ? ` What helps: ${remedy}.` : ""}`;
+}
+
+async function ask(path, options) {
+  let response;
+  try {
+    response = await fetch(path, { credentials: "omit", cache: "no-store", ...options });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Refusal("The program does not answer; is xlm explore still running?");
+  }
+  if (response.ok) return response;
+  const answer = await response.json().catch(() => null);
+  throw new Refusal(answer?.error ? sentence(answer.error) : `The program answered with status ${response.status}.`);
+}
+
+const posted = (content, signal) => ({
+  method: "POST",
+  headers: { "Content-Type": "application/json" },
+  body: JSON.stringify(content),
+  signal,
+});
+
+export const describe = async () => (await ask("/api/model")).json();
+
+export const score = async (request) => (await ask("/api/score", posted(request))).json();
+
+// Each line of a continuation as it comes: { id, text }, the last one with "stop".
+export async function* continuation(request, signal) {
+  const response = await ask("/api/generate", posted(request, signal));
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (;;) {
+    let part;
+    try {
+      part = await reader.read();
+    } catch (error) {
+      if (error.name === "AbortError") throw error;
+      throw new Refusal("The connection broke off; is xlm explore still running?");
+    }
+    if (part.done) return;
+    const lines = (rest + part.value).split("\n");
+    rest = lines.pop();
+    for (const line of lines) {
+      const step = JSON.parse(line);
+      if (step.error) throw new Refusal(sentence(step.error));
+      yield step;
+    }
+  }
+}

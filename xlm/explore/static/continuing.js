@@ -1,0 +1,104 @@
+// The text goes on as the model would have it, word by word as they come.
+
+import { continuation } from "./api.js";
+import { count, options, shown } from "./display.js";
+
+const STOPS = {
+  eos: "the model ended the sentence",
+  max_new_tokens: "as many tokens as asked for",
+  positions: "the model has no position left",
+};
+
+const $ = (id) => document.getElementById(id);
+
+export class Continuing {
+  // page: { text(), reading(), takeOver(text) }
+  constructor(model, page) {
+    this.page = page;
+    this.running = null;
+    $("continuation-lang").append(...options(["as the text", ...model.languages], "as the text"));
+    $("max-new-tokens").max = model.limits.new_tokens;
+    $("knobs").addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.start();
+    });
+    $("knobs").addEventListener("change", () => this.showKnobs());
+    $("stop").addEventListener("click", () => this.stop());
+    $("take-over").addEventListener("click", () => page.takeOver($("prompt").textContent + $("continuation").textContent));
+    this.showKnobs();
+  }
+
+  get isSampling() {
+    return document.querySelector("input[name=method]:checked").value === "sample";
+  }
+
+  showKnobs() {
+    for (const label of document.querySelectorAll(".drawing")) label.hidden = !this.isSampling;
+    for (const field of document.querySelectorAll(".drawing input")) field.disabled = !this.isSampling;
+  }
+
+  request(text) {
+    const number = (id) => ($(id).value === "" ? null : Number($(id).value));
+    const { lang, preset } = this.page.reading();
+    const language = $("continuation-lang").selectedIndex === 0 ? null : $("continuation-lang").value;
+    const request = { text, lang, preset, continuation_lang: language, max_new_tokens: number("max-new-tokens") };
+    if (!this.isSampling) return { ...request, do_sample: false };
+    const knobs = { temperature: number("temperature"), top_k: number("top-k"), top_p: number("top-p"), seed: number("seed") };
+    return { ...request, do_sample: true, ...knobs };
+  }
+
+  async start() {
+    if (!$("knobs").reportValidity()) return;
+    this.stop();
+    const own = (this.running = new AbortController());
+    const text = this.page.text() ?? "";
+    $("prompt").textContent = text;
+    $("continuation").textContent = "";
+    $("output").hidden = false;
+    $("output").classList.add("running");
+    $("take-over").hidden = true;
+    $("stop").disabled = false;
+    this.tell("");
+    let tokens = 0;
+    let told = "the program ended it";
+    try {
+      for await (const step of continuation(this.request(text), own.signal)) {
+        $("continuation").append(step.text);
+        if (step.stop) told = this.ended(step);
+        else $("counter").textContent = `${count(++tokens, "token")} …`;
+      }
+      this.tell(told);
+    } catch (error) {
+      if (error.name === "AbortError") {
+        if (this.running === own) this.tell(`stopped after ${count(tokens, "token")}`);
+      } else {
+        this.tell(error.message, true);
+      }
+    } finally {
+      if (this.running === own) {
+        this.running = null;
+        $("output").classList.remove("running");
+        $("stop").disabled = true;
+        $("take-over").hidden = !tokens;
+        $("output").hidden = !tokens;
+      }
+    }
+  }
+
+  ended({ stop, tokens, logprob, seed }) {
+    const parts = [`${count(tokens, "token")}: ${STOPS[stop]}`, `log-probability ${shown(logprob, 2).replace("-", "−")}`];
+    if (seed !== null) parts.push(`seed ${seed}`);
+    return parts.join(" · ");
+  }
+
+  stop() {
+    this.running?.abort();
+  }
+
+  // Read out, unlike the counter: once, not with every token.
+  tell(message, isWrong = false) {
+    $("counter").textContent = "";
+    $("progress").textContent = message;
+    $("progress").classList.toggle("wrong", isWrong);
+  }
+}

@@ -1,0 +1,192 @@
+// The page: one text, one or two readings of it, the word that is looked at, and its continuation.
+
+import { describe } from "./api.js";
+import { Continuing } from "./continuing.js";
+import { element, levels, shown } from "./display.js";
+import { Inspector } from "./inspector.js";
+import { Reading } from "./reading.js";
+
+const WAIT_FOR_TYPING = 180; // milliseconds
+const EXAMPLES = {
+  en: "The small dog is sleeping on the grass.",
+  de: "Der kleine Hund schläft auf der Wiese.",
+  fr: "Le petit chien dort sur l’herbe.",
+};
+
+const $ = (id) => document.getElementById(id);
+
+class Page {
+  constructor(model) {
+    this.model = model;
+    this.readings = [];
+    this.looked = null; // the place of the word that is looked at
+    this.pinned = false; // whether pointing at another word changes that
+    this.inspector = new Inspector($("inspector"), { onClose: () => this.close() });
+    const lang = model.languages.includes("en") ? "en" : model.languages[0];
+    $("text").value = EXAMPLES[lang] ?? "";
+    this.add({ lang, preset: model.preset });
+    this.continuing = new Continuing(model, {
+      text: () => this.text(),
+      reading: () => ({ lang: this.readings[0].lang.value, preset: this.readings[0].preset.value }),
+      takeOver: (text) => this.takeOver(text),
+    });
+    this.listen();
+    this.drawLegend();
+    this.refresh();
+  }
+
+  listen() {
+    let timer;
+    $("text").addEventListener("input", () => {
+      clearTimeout(timer);
+      timer = setTimeout(() => this.refresh(), WAIT_FOR_TYPING);
+    });
+    $("text").addEventListener("keydown", (event) => {
+      if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;
+      event.preventDefault();
+      this.continuing.start();
+    });
+    document.addEventListener("keydown", (event) => event.key === "Escape" && this.close());
+    $("numbers").addEventListener("change", () => {
+      $("readings").classList.toggle("without-numbers", !$("numbers").checked);
+    });
+    $("unit").addEventListener("change", () => {
+      this.drawLegend();
+      for (const reading of this.readings) if (reading.found) reading.draw();
+    });
+    $("compare").addEventListener("click", () => this.compare());
+  }
+
+  add(choice) {
+    const reading = new Reading(this.model, this, choice);
+    this.readings.push(reading);
+    $("readings").append(reading.box);
+    return reading;
+  }
+
+  // Another language beside the first, or where the model has one only, another preset.
+  compare() {
+    const isOn = this.readings.length > 1;
+    $("compare").setAttribute("aria-pressed", String(!isOn));
+    $("looking").classList.toggle("two", !isOn);
+    if (isOn) {
+      this.readings.pop().box.remove();
+      this.inspector.forgetHeight();
+      this.drawn();
+      return;
+    }
+    const { lang, preset } = this.readings[0];
+    const other = (values, value) => values.find((one) => one !== value) ?? value;
+    const several = this.model.languages.length > 1;
+    this.add({
+      lang: several ? other(this.model.languages, lang.value) : lang.value,
+      preset: several ? preset.value : other(this.model.presets, preset.value),
+    }).refresh();
+  }
+
+  changed(reading) {
+    if (reading === this.readings[0]) this.nameWhatContinues();
+    reading.refresh();
+  }
+
+  refresh() {
+    this.nameWhatContinues();
+    this.inspector.forgetHeight();
+    for (const reading of this.readings) reading.refresh();
+  }
+
+  nameWhatContinues() {
+    $("continues").textContent = `of the text above, as ${this.readings[0].title}; Ctrl+Enter in the text does the same`;
+  }
+
+  unit() {
+    return $("unit").value;
+  }
+
+  // The text to score; null where there is none, or too much of it, which is told.
+  text() {
+    const text = $("text").value;
+    const most = this.model.limits.characters;
+    const length = text.length > most / 2 ? [...text].length : text.length;
+    $("characters").textContent = length > most / 2 ? `${length.toLocaleString("en")} of ${most.toLocaleString("en")} characters` : "";
+    if (!text.trim()) {
+      this.told("Type a text to see how surprising each word is.");
+      return null;
+    }
+    if (length > most) {
+      const [has, may] = [length, most].map((number) => number.toLocaleString("en"));
+      this.told(`The text is too long for this page: ${has} characters, and ${may} are the most. xlm score reads texts of any length.`, true);
+      return null;
+    }
+    return text;
+  }
+
+  takeOver(text) {
+    $("text").value = text;
+    $("text").focus();
+    this.refresh();
+  }
+
+  told(message, isWrong = false) {
+    $("status").textContent = message;
+    $("status").classList.toggle("wrong", isWrong);
+  }
+
+  look(index) {
+    this.looked = index;
+    this.drawn();
+  }
+
+  // What one points at stays when the pointer leaves: the way to the inspector leads over other things.
+  pointAt(index) {
+    if (!this.pinned) this.look(index);
+  }
+
+  pin(index) {
+    this.pinned = !(this.pinned && this.looked === index);
+    this.inspector.open(this.pinned);
+    this.look(index);
+  }
+
+  close() {
+    this.pinned = false;
+    this.inspector.open(false);
+    this.look(null);
+  }
+
+  drawn() {
+    for (const reading of this.readings) reading.mark(this.looked, this.pinned);
+    this.inspector.show(
+      this.readings.map((reading) => ({ title: reading.title, word: reading.wordAt(this.looked) })),
+      this.unit(),
+    );
+  }
+
+  drawLegend() {
+    const unit = this.unit();
+    const steps = levels(unit);
+    $("legend").replaceChildren(
+      ...steps.map(({ level, from }, number) => {
+        const label = number % 5 ? "" : shown(from, unit === "bits" ? 0 : 1) + (number === steps.length - 1 ? "+" : "");
+        return element("span", {}, element("i", { "data-level": level }), label);
+      }),
+    );
+    $("legend").setAttribute("aria-label", `Colours from 0 to ${shown(steps.at(-1).from)} ${unit} and more, pale to strong`);
+  }
+}
+
+try {
+  const model = await describe();
+  document.title = `${model.name} – xlm explore`;
+  $("model").textContent = [
+    model.name,
+    `${model.layers} layers of width ${model.width}`,
+    `${model.vocabulary.toLocaleString("en")} tokens`,
+    `${model.positions} positions`,
+    model.weights,
+  ].join(" · ");
+  new Page(model);
+} catch (error) {
+  $("model").textContent = error.message;
+  $("model").classList.add("wrong");
+}

@@ -1,0 +1,154 @@
+// One look at the text: a language, a preset, and the words in the colours of their surprisal.
+
+import { score } from "./api.js";
+import { count, element, inUnit, level, markInsides, options, shown, surprisal } from "./display.js";
+
+export class Reading {
+  // page: { text(), unit(), look(index), pointAt(index), pin(index), changed(reading), drawn(), told(message, isWrong) }
+  constructor(model, page, { lang, preset }) {
+    this.page = page;
+    this.box = document.getElementById("reading").content.firstElementChild.cloneNode(true);
+    this.words = this.box.querySelector(".words");
+    this.summary = this.box.querySelector(".summary");
+    this.lang = this.box.querySelector(".lang");
+    this.preset = this.box.querySelector(".preset");
+    this.lang.append(...options(model.languages, lang));
+    this.preset.append(...options(model.presets, preset));
+    this.found = null;
+    this.busy = false;
+    this.stale = false;
+    this.buttons = [];
+    this.current = 0;
+    for (const choice of [this.lang, this.preset]) choice.addEventListener("change", () => page.changed(this));
+    this.words.addEventListener("keydown", (event) => this.onKey(event));
+  }
+
+  get title() {
+    return `${this.lang.value} · ${this.preset.value}`;
+  }
+
+  // One request at a time, and always the newest text: typing faster than the model computes piles nothing up.
+  async refresh() {
+    this.stale = true;
+    if (this.busy) return;
+    this.busy = true;
+    this.words.classList.add("old");
+    while (this.stale) {
+      this.stale = false;
+      await this.scoreOnce();
+    }
+    this.busy = false;
+    this.words.classList.remove("old");
+  }
+
+  async scoreOnce() {
+    const text = this.page.text();
+    if (text === null) {
+      this.clear();
+      return;
+    }
+    try {
+      const found = await score({ text, lang: this.lang.value, preset: this.preset.value });
+      if (this.stale) return;
+      markInsides([...found.words.flatMap((word) => word.tokens), found.end]);
+      this.found = found;
+      this.draw();
+      this.page.told(`${count(found.words.length, "word")} in ${count(found.tokens, "token")}`);
+    } catch (error) {
+      this.clear();
+      this.page.told(error.message, true);
+    }
+  }
+
+  clear() {
+    this.found = null;
+    this.buttons = [];
+    this.words.replaceChildren();
+    this.summary.textContent = "";
+    this.page.drawn();
+  }
+
+  draw() {
+    const { words, after, end } = this.found;
+    const unit = this.page.unit();
+    const parts = [];
+    this.buttons = [];
+    const add = (form, tokens, className) => {
+      const nats = surprisal(tokens);
+      const number = shown(inUnit(nats, unit));
+      const index = this.buttons.length;
+      const button = element("button", {
+        type: "button",
+        className,
+        tabIndex: -1,
+        "data-level": level(nats),
+        "aria-label": `${form}, ${number} ${unit}`,
+      });
+      button.append(element("span", { className: "form", textContent: form }));
+      button.append(element("span", { className: "number", textContent: number }));
+      button.addEventListener("pointerenter", (event) => event.pointerType !== "touch" && this.page.pointAt(index));
+      button.addEventListener("focus", () => this.focusOn(index));
+      button.addEventListener("click", () => {
+        this.page.pin(index);
+        button.scrollIntoView({ block: "nearest" });
+      });
+      this.buttons.push(button);
+      parts.push(button);
+    };
+    for (const word of words) {
+      parts.push(word.before);
+      add(word.text, word.tokens, "word");
+    }
+    parts.push(after.includes("\n") ? after : `${after} `);
+    add("end", [end], "word end");
+    this.words.replaceChildren(...parts);
+    this.words.lang = this.found.lang;
+    this.words.setAttribute("aria-label", `Words by surprisal, ${this.title}; arrow keys go from word to word`);
+    this.current = Math.min(this.current, this.buttons.length - 1);
+    this.buttons[this.current].tabIndex = 0;
+    this.summarise();
+    this.page.drawn();
+  }
+
+  summarise() {
+    const { words, logprob, tokens, windows } = this.found;
+    const unit = this.page.unit();
+    const parts = [`${shown(inUnit(-logprob, unit))} ${unit}`];
+    if (words.length) parts.push(`${shown(inUnit(surprisal(words.flatMap((w) => w.tokens)), unit) / words.length)} a word`);
+    parts.push(`perplexity ${shown(Math.exp(-logprob / tokens))}`);
+    if (windows > 1) parts.push(`${windows} windows: longer than the model’s positions`);
+    this.summary.textContent = parts.join(" · ");
+  }
+
+  // The word of a place, as the inspector shows it; the last place is the end.
+  wordAt(index) {
+    if (!this.found || index === null) return null;
+    const { words, end } = this.found;
+    if (index < words.length) return words[index];
+    return index === words.length ? { text: "end of sentence", tokens: [end] } : null;
+  }
+
+  mark(looked, pinned) {
+    this.buttons.forEach((button, index) => {
+      button.classList.toggle("looked", index === looked);
+      button.classList.toggle("pinned", index === looked && pinned);
+    });
+  }
+
+  focusOn(index) {
+    this.buttons[this.current].tabIndex = -1;
+    this.current = index;
+    this.buttons[index].tabIndex = 0;
+    this.page.look(index);
+  }
+
+  onKey(event) {
+    const rightToLeft = getComputedStyle(this.words).direction === "rtl";
+    const [next, previous] = rightToLeft ? ["ArrowLeft", "ArrowRight"] : ["ArrowRight", "ArrowLeft"];
+    const last = this.buttons.length - 1;
+    const goal = { [next]: this.current + 1, [previous]: this.current - 1, Home: 0, End: last }[event.key];
+    if (goal === undefined || !this.buttons.length) return;
+    event.preventDefault();
+    this.buttons[Math.max(0, Math.min(last, goal))].focus();
+  }
+}
