@@ -9,8 +9,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
-import subprocess
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
@@ -184,24 +184,30 @@ def test_the_counts_of_tokens(found: Any, tokenizer: XLMTokenizer) -> None:
     assert found.tokens["de"]["as it comes"].tokens_that_differ > 0
 
 
-def test_the_command(files: Path, tmp_path: Path) -> None:
-    pytest.importorskip("transformers")
+def test_the_command(
+    script: ModuleType,
+    files: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["compare_with_transformers.py", *map(str, arguments)])
+        with warnings.catch_warnings():
+            status = script.main()
+        return (status, *capsys.readouterr())
+
     text = tmp_path / "text"
     text.write_text("The dog\n\nA dog\nThe grass\n", encoding="utf-8")
-    command = [sys.executable, SCRIPT, files / "demo.pth", "--codes", files / "codes", "--text", f"en={text}"]
-    done = subprocess.run(
-        [*map(str, command), "--lines", "2", "--json", str(tmp_path / "out.json")],
-        capture_output=True,
-        text=True,
-        check=False,
+    status, printed, _ = run(
+        files / "demo.pth", "--codes", files / "codes", "--text", f"en={text}", "--lines", 2, "--json", tmp_path / "out"
     )
-    assert done.returncode == 0, done.stderr
-    assert "| xlm.score" in done.stdout
-    written = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
+    assert status == 0
+    assert "| xlm.score" in printed
+    written = json.loads((tmp_path / "out").read_text(encoding="utf-8"))
     (model,) = written["models"]
     assert list(model["figures"]) == ["en"]
     assert model["tokens"]["en"]["as it comes"]["lines"] == 2
-    done = subprocess.run([sys.executable, str(SCRIPT), "no-such-model"], capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert done.stderr.startswith("Error: ")
-    assert "Traceback" not in done.stderr
+    status, _, errors = run(tmp_path / "no-such-model")
+    assert status == 1
+    assert errors.startswith("Error: ")

@@ -29,6 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "training": {"model", "tokenizer", "checkpoint", "scoring", "data"},
     "parity": EVERYTHING,
     "bench": {*EVERYTHING, "parity"},
+    "integrations": EVERYTHING,
     "cli": {*EVERYTHING, "parity", "bench"},
 }
 # Which libraries, beside the standard one; a package that is not named here may use any.
