@@ -39,6 +39,7 @@ ELSEWHERE = {
     "scripts/": "makes an environment of its own, or takes minutes; has tests of its own",
     "python scripts/": "takes minutes; has tests of its own",
     "xlm bench": "takes minutes; tests/bench",
+    "torchrun ": "several processes; tests/training/test_processes.py",
 }
 # The pages train in earnest; here a few updates of a smaller batch are enough.
 BRIEFLY = (
@@ -105,9 +106,9 @@ def prepare(directory: Path, *, bundled: Path | None = None) -> None:
     write_demo_files(directory)
     (directory / "demo.pth").rename(directory / "best-valid_clm_ppl.pth")
     (directory / "codes").rename(directory / "codes_ende")
-    for name in ("news.en.txt", "prompts.txt", "valid.en", "train.en"):
+    for name in ("news.en.txt", "prompts.txt", "valid.en", "train.en", "en.txt", "dev.en.txt"):
         (directory / name).write_text("The small dog is sleeping .\n" * 20, encoding="utf-8")
-    for name in ("valid.de", "train.de"):
+    for name in ("valid.de", "train.de", "de.txt", "dev.de.txt"):
         (directory / name).write_text("Der kleine Hund schläft .\n" * 20, encoding="utf-8")
     (directory / "news.de.gz").write_bytes(gzip.compress("Der kleine Hund schläft .\n".encode()))
     for name in ("xlm-clm-ende-1024", *([] if bundled else [BUNDLED])):
