@@ -79,6 +79,18 @@ def test_the_entry_point_names_the_class() -> None:
 
 
 @needs_harness
+def test_the_harness_finds_the_class_by_what_the_entry_point_says() -> None:
+    # What a harness that reads entry points does with ours: a name for now, the class when it is asked for.
+    program = (
+        "from lm_eval.api.registry import get_model, model_registry\n"
+        "model_registry.register('xlm', target='xlm.integrations.lm_eval:XLMForHarness')\n"
+        "print(get_model('xlm').__qualname__)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout == "XLMForHarness\n", done.stderr
+
+
+@needs_harness
 def test_rolling_is_score(harness_model: Any) -> None:
     texts = [a + b for a, b in PAIRS] + [" ".join(["The small dog is sleeping on the grass."] * 70)]
     expected = score(harness_model.model, harness_model.tokenizer, texts, lang="en")
