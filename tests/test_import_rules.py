@@ -30,6 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "explore": {"model", "tokenizer", "checkpoint", "scoring"},
     "parity": EVERYTHING,
     "bench": {*EVERYTHING, "parity"},
+    "integrations": EVERYTHING,
     "cli": {*EVERYTHING, "parity", "bench", "explore"},
 }
 # Which libraries, beside the standard one; a package that is not named here may use any.

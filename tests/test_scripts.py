@@ -18,7 +18,7 @@ from xlm.model.lm import XLMWithLMHeadModel
 from xlm.scoring.score import score
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
-SCRIPTS = ("scripts/demo", "scripts/test", "scripts/_setup.sh", ".ci/run")
+SCRIPTS = ("scripts/demo", "scripts/docs", "scripts/test", "scripts/_setup.sh", ".ci/run")
 
 
 @pytest.fixture(scope="module")

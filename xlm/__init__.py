@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from xlm.model.cache import XLMCache
     from xlm.model.config import XLMConfig
     from xlm.model.lm import XLMOutput, XLMWithLMHeadModel
+    from xlm.scoring.frames import score_frame
     from xlm.scoring.perplexity import perplexity
     from xlm.scoring.score import score, score_stream
     from xlm.tokenizer.tokenizer import XLMTokenizer
@@ -30,6 +31,7 @@ _LAZY = {
     "convert": "xlm.checkpoint.convert",
     "perplexity": "xlm.scoring.perplexity",
     "score": "xlm.scoring.score",
+    "score_frame": "xlm.scoring.frames",
     "score_stream": "xlm.scoring.score",
 }
 
@@ -45,6 +47,7 @@ __all__ = [
     "convert",
     "perplexity",
     "score",
+    "score_frame",
     "score_stream",
 ]
 

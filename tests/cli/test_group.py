@@ -50,7 +50,7 @@ def test_each_command_has_help_with_an_example(invoke: Invoke, name: str) -> Non
     assert f"xlm {name}" in example[0]
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["score", "--help"]], ids=" ".join)
+@pytest.mark.parametrize("arguments", [["--help"], *([name, "--help"] for name in COMMANDS)], ids=" ".join)
 def test_help_is_quick(arguments: list[str]) -> None:
     def seconds() -> float:
         # Of processor time: on an idle machine that is what one waits, and other tests beside this one do not count.
@@ -59,8 +59,8 @@ def test_help_is_quick(arguments: list[str]) -> None:
         after = os.times()
         return after.children_user + after.children_system - before.children_user - before.children_system
 
-    best = min(seconds() for _ in range(5))
-    assert best < SECONDS_FOR_HELP
+    # The least of up to ten: what disturbs a run only ever makes it longer.
+    assert any(seconds() < SECONDS_FOR_HELP for _ in range(10))
 
 
 @pytest.mark.parametrize("arguments", [["--help"], *([name, "--help"] for name in COMMANDS)], ids=" ".join)

@@ -11,6 +11,7 @@ import torch
 from xlm.errors import InputError, XLMWarning
 from xlm.model.lm import XLMWithLMHeadModel
 from xlm.model.modes import evaluating
+from xlm.scoring.frames import frame_of, is_frame
 from xlm.scoring.logprobs import score_sequences
 from xlm.scoring.sentence import SentenceScore
 from xlm.scoring.windows import checked_stride, windows_of
@@ -52,7 +53,8 @@ def score(
     Args:
         model: A causal model.
         tokenizer: The tokenizer that belongs to it.
-        texts: Raw texts. An empty text scores its closing ``</s>``.
+        texts: Raw texts. An empty text scores its closing ``</s>``. For a ``Series`` or ``DataFrame`` of pandas the
+            result is what ``score_frame`` gives, by sentence.
         lang: Name of the language of all of them.
         batch_size: Most texts of a batch; ``None`` for as many as ``batch_tokens`` allows.
         batch_tokens: Most tokens of a batch; ``None`` for 1,024 on a CPU and 32,768 elsewhere.
@@ -85,6 +87,8 @@ def score(
         too_long=too_long,
         stride=stride,
     )
+    if is_frame(texts):
+        return frame_of(texts, lambda column: list(_stream(scorer, column)))  # type: ignore[no-any-return]
     return list(_stream(scorer, texts))
 
 

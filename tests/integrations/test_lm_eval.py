@@ -1,0 +1,183 @@
+"""The model class for lm-evaluation-harness, run by the real harness on a small local task.
+
+Oracle: ``xlm.score`` of the same texts; for generation ``model.continuations``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import REPOSITORY
+from tests.demo_files import write_demo_files
+from xlm import XLMTokenizer, XLMWithLMHeadModel, convert, score
+from xlm.errors import DependencyError, InputError
+
+try:
+    import lm_eval
+except ImportError:
+    lm_eval = None
+needs_harness = pytest.mark.skipif(lm_eval is None, reason="lm-evaluation-harness is not installed: xlm[lm-eval]")
+# The harness and what it imports warn of their own affairs.
+pytestmark = pytest.mark.filterwarnings("default")
+
+PAIRS = [
+    ("The small dog", " is sleeping."),
+    ("", "The small dog is sleeping on the grass."),
+    ("The small dog ", "is"),
+    ("The dog is sleeping", "."),
+]
+CHOICES = [("The small dog is", ["sleeping", "on"]), ("", ["The grass is small.", "Grass the small is."])]
+
+
+@pytest.fixture(scope="module")
+def model_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = write_demo_files(tmp_path_factory.mktemp("harness"))
+    convert(directory / "demo.pth", directory / "model", codes=directory / "codes")
+    return directory / "model"
+
+
+class Request:
+    """What the harness gives to a model, as far as the model looks."""
+
+    def __init__(self, *args: Any) -> None:
+        self.args = args
+
+
+@pytest.fixture(scope="module")
+def harness_model(model_directory: Path) -> Any:
+    pytest.importorskip("lm_eval")
+    from xlm.integrations.lm_eval import XLMForHarness
+
+    return XLMForHarness(str(model_directory), "en")
+
+
+def test_without_the_harness_the_error_says_what_to_install() -> None:
+    program = (
+        "import sys; sys.modules['lm_eval'] = None\n"
+        "from xlm.errors import DependencyError\n"
+        "try:\n    import xlm.integrations.lm_eval\n"
+        "except DependencyError as error:\n    print(error.remedy)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout == "pip install 'xlm[lm-eval]'\n", done.stderr
+    assert issubclass(DependencyError, ImportError)
+
+
+def test_the_entry_point_names_the_class() -> None:
+    project = (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
+    assert '[project.entry-points."lm_eval.models"]\nxlm = "xlm.integrations.lm_eval:XLMForHarness"\n' in project
+    assert "\nclass XLMForHarness(LM)" in (REPOSITORY / "xlm/integrations/lm_eval/__init__.py").read_text(
+        encoding="utf-8"
+    )
+
+
+@needs_harness
+def test_the_harness_finds_the_class_by_what_the_entry_point_says() -> None:
+    # What a harness that reads entry points does with ours: a name for now, the class when it is asked for.
+    program = (
+        "from lm_eval.api.registry import get_model, model_registry\n"
+        "model_registry.register('xlm', target='xlm.integrations.lm_eval:XLMForHarness')\n"
+        "print(get_model('xlm').__qualname__)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout == "XLMForHarness\n", done.stderr
+
+
+@needs_harness
+def test_rolling_is_score(harness_model: Any) -> None:
+    texts = [a + b for a, b in PAIRS] + [" ".join(["The small dog is sleeping on the grass."] * 70)]
+    expected = score(harness_model.model, harness_model.tokenizer, texts, lang="en")
+    assert expected[-1].windows > 1
+    found = harness_model.loglikelihood_rolling([Request(text) for text in texts])
+    assert found == [result.logprob for result in expected]
+
+
+@needs_harness
+@pytest.mark.parametrize("closing", [False, True])
+def test_continuations_are_the_last_tokens_of_score(harness_model: Any, closing: bool) -> None:
+    harness_model.closing = closing
+    found = harness_model.loglikelihood([Request(*pair) for pair in PAIRS])
+    harness_model.closing = False
+    for (context, continuation), (logprob, greedy) in zip(PAIRS, found, strict=True):
+        (result,) = score(harness_model.model, harness_model.tokenizer, [context + continuation], lang="en", ranks=True)
+        assert result.ranks is not None
+        before = len(harness_model.tokenizer.tokenize(context, lang="en"))
+        end = len(result.logprobs) - (not closing)
+        assert logprob == pytest.approx(sum(result.logprobs[before:end]), abs=1e-6)  # other batches, other roundings
+        assert greedy == all(rank == 1 for rank in result.ranks[before:end])
+
+
+@needs_harness
+def test_generation_stops_where_it_is_told(harness_model: Any) -> None:
+    (whole,) = harness_model.generate_until([Request("The dog", {"until": [], "max_gen_toks": 12})])
+    assert len(whole.split()) > 2
+    middle = whole.split()[2]
+    (cut,) = harness_model.generate_until([Request("The dog", {"until": [middle], "max_gen_toks": 12})])
+    assert cut == whole.partition(middle)[0]
+
+
+@needs_harness
+def test_wrong_arguments(model_directory: Path) -> None:
+    from xlm.integrations.lm_eval import XLMForHarness
+
+    with pytest.raises(InputError, match="closing"):
+        XLMForHarness(str(model_directory), "en", closing="yes")  # type: ignore[arg-type]
+
+
+def write_task(directory: Path) -> None:
+    lines = [
+        json.dumps({"context": context, "choices": choices, "label": 0, "text": context + " " + choices[0]})
+        for context, choices in CHOICES
+    ]
+    (directory / "data.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    shared = (
+        f"dataset_path: json\ndataset_kwargs: {{data_files: {{test: {directory / 'data.jsonl'}}}}}\ntest_split: test\n"
+    )
+    (directory / "choose.yaml").write_text(
+        "task: choose\n" + shared + "output_type: multiple_choice\n"
+        'doc_to_text: "{{context}}"\ndoc_to_choice: "{{choices}}"\ndoc_to_target: label\n'
+        "metric_list: [{metric: acc}]\n",
+        encoding="utf-8",
+    )
+    (directory / "roll.yaml").write_text(
+        "task: roll\n" + shared + "output_type: loglikelihood_rolling\n"
+        'doc_to_text: ""\ndoc_to_target: "{{text}}"\nmetric_list: [{metric: bits_per_byte}]\n',
+        encoding="utf-8",
+    )
+
+
+@needs_harness
+def test_the_real_harness_from_its_command_line(model_directory: Path, tmp_path: Path) -> None:
+    write_task(tmp_path)
+    command = [sys.executable, "-m", "xlm.integrations.lm_eval", "--model", "xlm", "--include_path", str(tmp_path)]
+    command += ["--model_args", f"pretrained={model_directory},lang=en", "--tasks", "choose,roll", "--device", "cpu"]
+    done = subprocess.run(
+        [*command, "--output_path", str(tmp_path / "out"), "--log_samples"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(tmp_path / "home")},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    tokenizer = XLMTokenizer.from_pretrained(model_directory)
+    model = XLMWithLMHeadModel.from_pretrained(model_directory)
+    (results,) = (tmp_path / "out").rglob("results_*.json")
+    found = json.loads(results.read_text(encoding="utf-8"))["results"]
+    texts = [context + " " + choices[0] for context, choices in CHOICES]
+    logprobs = [result.logprob for result in score(model, tokenizer, texts, lang="en")]
+    size = sum(len(text.encode()) for text in texts)
+    assert found["roll"]["bits_per_byte,none"] == pytest.approx(-sum(logprobs) / size / 0.6931471805599453, rel=1e-6)
+    (samples,) = (tmp_path / "out").rglob("samples_choose_*.jsonl")
+    for line, (context, choices) in zip(samples.read_text(encoding="utf-8").splitlines(), CHOICES, strict=True):
+        answers = [float(one[0][0]) for one in json.loads(line)["resps"]]
+        for choice, answer in zip(choices, answers, strict=True):
+            (result,) = score(model, tokenizer, [f"{context} {choice}"], lang="en")
+            before = len(tokenizer.tokenize(context, lang="en"))
+            assert answer == pytest.approx(sum(result.logprobs[before:-1]), abs=1e-5)

@@ -1,0 +1,88 @@
+"""Data frames in and out of ``score``. Oracle: ``score`` of the same texts as a list."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from tests.scoring.small import make_model
+from xlm import XLMTokenizer, XLMWithLMHeadModel, score, score_frame
+from xlm.errors import InputError
+
+pd = pytest.importorskip("pandas")
+TEXTS = ["the dog is sleeping", "", "the grass"]
+
+
+@pytest.fixture(scope="module")
+def model(tokenizer: XLMTokenizer) -> XLMWithLMHeadModel:
+    return make_model(tokenizer.vocab_size)
+
+
+def items() -> Any:
+    # An index with a value twice: rows must not be joined by it.
+    return pd.DataFrame({"n": [1, 2, 3], "text": TEXTS}, index=["b", "a", "b"])
+
+
+def test_a_frame_and_a_series_by_sentence(model: XLMWithLMHeadModel, tokenizer: XLMTokenizer) -> None:
+    expected = score(model, tokenizer, TEXTS, lang="en")
+    frame = items()
+    found: Any = score(model, tokenizer, frame, lang="en")
+    assert list(found.index) == ["b", "a", "b"]
+    assert list(found.columns) == ["n", "text", "tokens", "logprob"]
+    assert found["logprob"].tolist() == [result.logprob for result in expected]
+    assert found["tokens"].tolist() == [len(result.logprobs) for result in expected]
+    assert list(frame.columns) == ["n", "text"]  # what was given stays as it was
+    of_series: Any = score(model, tokenizer, frame["text"], lang="en")
+    assert list(of_series.columns) == ["text", "tokens", "logprob"]
+    assert of_series["logprob"].tolist() == found["logprob"].tolist()
+    assert list(of_series.index) == ["b", "a", "b"]
+
+
+def test_by_word_and_token(model: XLMWithLMHeadModel, tokenizer: XLMTokenizer) -> None:
+    expected = score(model, tokenizer, TEXTS, lang="en", ranks=True, entropies=True)
+    words = score_frame(model, tokenizer, items(), lang="en", by="word")
+    assert words[["n", "word", "start", "end", "tokens", "surprisal"]].values.tolist() == [
+        [n, word.text, word.start, word.end, word.tokens, word.surprisal]
+        for n, result in enumerate(expected, 1)
+        for word in result.words
+    ]
+    assert list(words.index) == ["b"] * 4 + ["b"] * 2
+    tokens = score_frame(model, tokenizer, items(), lang="en", by="token", ranks=True, entropies=True)
+    assert tokens["token"].tolist() == [token for result in expected for token in result.tokens]
+    assert tokens["rank"].tolist() == [rank for result in expected for rank in result.ranks or ()]
+    assert tokens["entropy"].tolist() == [value for result in expected for value in result.entropies or ()]
+    assert tokens["id"].tolist() == [index for result in expected for index in result.ids]
+    assert tokens["logprob"].tolist() == [value for result in expected for value in result.logprobs]
+
+
+def test_another_column_and_nothing_at_all(model: XLMWithLMHeadModel, tokenizer: XLMTokenizer) -> None:
+    renamed = items().rename(columns={"text": "satz"})
+    found = score_frame(model, tokenizer, renamed, lang="en", column="satz")
+    assert found["logprob"].tolist() == score(model, tokenizer, items(), lang="en")["logprob"].tolist()  # type: ignore[call-overload]
+    assert len(score_frame(model, tokenizer, items().iloc[:0], lang="en", by="word")) == 0
+
+
+@pytest.mark.parametrize(
+    ("frame", "options", "where"),
+    [
+        (items().rename(columns={"text": "satz"}), {}, "column"),
+        (items().rename(columns={"n": "logprob"}), {}, "frame"),
+        (items(), {"by": "letter"}, "by"),
+        (TEXTS, {}, "frame"),
+        (pd.DataFrame({"text": ["a", None]}), {}, "texts[1]"),
+    ],
+)
+def test_errors(
+    model: XLMWithLMHeadModel, tokenizer: XLMTokenizer, frame: Any, options: dict[str, Any], where: str
+) -> None:
+    with pytest.raises(InputError) as found:
+        score_frame(model, tokenizer, frame, lang="en", **options)
+    assert found.value.where == where
+
+
+def test_pandas_is_never_imported_by_us() -> None:
+    program = "import sys, xlm.scoring.score, xlm.scoring.frames; print('pandas' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "False\n"

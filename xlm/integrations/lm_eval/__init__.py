@@ -1,0 +1,153 @@
+"""The model class for EleutherAI's lm-evaluation-harness, and its command for versions that read no entry points.
+
+lm_eval --model xlm --model_args pretrained=my-model,lang=en --tasks …
+python -m xlm.integrations.lm_eval --model xlm --model_args pretrained=my-model,lang=en --tasks …
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from xlm.errors import DependencyError, InputError
+from xlm.model.lm import XLMWithLMHeadModel
+from xlm.scoring.score import score
+from xlm.scoring.sentence import SentenceScore
+from xlm.tokenizer.tokenizer import XLMTokenizer
+
+try:
+    from lm_eval.api.model import LM
+    from lm_eval.api.registry import register_model
+except ImportError as error:
+    raise DependencyError(
+        "lm-evaluation-harness is not installed",
+        where="xlm.integrations.lm_eval",
+        found=str(error),
+        remedy="pip install 'xlm[lm-eval]'",
+    ) from error
+
+_SAMPLING = ("do_sample", "temperature", "top_k", "top_p", "num_beams", "repetition_penalty", "length_penalty")
+
+
+@register_model("xlm")  # type: ignore[untyped-decorator, unused-ignore]
+class XLMForHarness(LM):  # type: ignore[misc]
+    """A model of this library as the harness asks it.
+
+    Args:
+        pretrained: What ``from_pretrained`` takes.
+        lang: Language of all texts.
+        codes: BPE codes of an original's checkpoint.
+        preset: Text pipeline; by default the model's own.
+        dtype: Type of the weights: ``float32``, ``bfloat16``, ``float16``, ``int8``.
+        device: Where to compute; ``None`` for the CPU.
+        closing: Whether the closing ``</s>`` of a continuation counts.
+        batch_size: Most texts of a batch; ``None`` and ``"auto"`` for as many as suit the device.
+        max_batch_size: Not used; batches have a limit of tokens.
+        max_gen_toks: Most tokens to generate where a task does not say.
+
+    Raises:
+        InputError: An argument that is none of those.
+        CheckpointError: There is no such model.
+    """
+
+    def __init__(
+        self,
+        pretrained: str,
+        lang: str,
+        *,
+        codes: str | None = None,
+        preset: str | None = None,
+        dtype: str = "float32",
+        device: str | None = None,
+        closing: bool = False,
+        batch_size: int | str | None = None,
+        max_batch_size: int | None = None,
+        max_gen_toks: int = 64,
+    ) -> None:
+        super().__init__()
+        if not isinstance(closing, bool):
+            raise InputError("closing is wrong", where="closing", found=repr(closing), expected="true or false")
+        self._device = torch.device(device or "cpu")
+        on_cpu = self._device.type == "cpu"
+        weights = "float32" if dtype == "int8" else dtype
+        self.model = XLMWithLMHeadModel.from_pretrained(str(pretrained), dtype=weights, device=self._device)
+        if on_cpu and dtype != "float32":
+            self.model = self.model.for_inference(dtype)
+        self.tokenizer = XLMTokenizer.from_pretrained(str(pretrained), codes=codes, preset=preset)
+        self.lang = lang
+        self.closing = closing
+        self._batch_size = None if batch_size is None or str(batch_size).startswith("auto") else int(batch_size)
+        self._max_gen_toks = max_gen_toks
+
+    def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        """For each request the log-probability of its continuation, in nats, and whether it is what greedy gives.
+
+        Args:
+            requests: Their ``args`` are context and continuation; both are divided into tokens together. A token
+                belongs to the continuation if its first character does.
+            disable_tqdm: Nothing is shown anyway.
+        """
+        pairs = [request.args for request in requests]
+        answers = []
+        for (context, _), result in zip(pairs, self._scores([a + b for a, b in pairs], ranks=True), strict=True):
+            spans = self.tokenizer(result.text, lang=self.lang, return_offsets=True)["offsets"][1:-1]
+            counted = [place for place, (start, _) in enumerate(spans) if start >= len(context)]
+            counted += [len(spans)] if self.closing else []
+            ranks = result.ranks or ()
+            answers.append(
+                (sum(result.logprobs[place] for place in counted), all(ranks[place] == 1 for place in counted))
+            )
+        return self._remembered("loglikelihood", requests, answers)
+
+    def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
+        """For each request the log-probability of its text as a sentence, in nats: that of ``score``.
+
+        Args:
+            requests: Their ``args`` hold the text. One longer than the model's positions is scored in windows.
+            disable_tqdm: Nothing is shown anyway.
+        """
+        answers = [result.logprob for result in self._scores([request.args[0] for request in requests])]
+        return self._remembered("loglikelihood_rolling", requests, answers)
+
+    def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
+        """For each request a continuation of its context, up to the first of the strings that end it.
+
+        Args:
+            requests: Their ``args`` are the context and the arguments of generation.
+            disable_tqdm: Nothing is shown anyway.
+        """
+        answers = []
+        for request in requests:
+            context, arguments = request.args
+            until = arguments.get("until") or []
+            sampling = {name: arguments[name] for name in _SAMPLING if arguments.get(name) is not None}
+            if not sampling.get("do_sample"):
+                sampling = {name: value for name, value in sampling.items() if name not in ("temperature", "top_p")}
+            length = int(arguments.get("max_gen_toks") or self._max_gen_toks)
+            positions = self.model.config.max_position_embeddings
+            prompt = self.tokenizer.encode(context, lang=self.lang)[:-1][-max(1, positions - length) :]
+            (found,) = self.model.continuations(
+                torch.tensor([prompt], device=self._device), langs=self.lang, max_new_tokens=length, **sampling
+            )
+            text = self.tokenizer.decode(found.tokens, skip_special_tokens=True, lang=self.lang, detokenize=True)
+            for end in [until] if isinstance(until, str) else until:
+                text = text.partition(end)[0] if end else text
+            answers.append(text)
+        return self._remembered("generate_until", requests, answers)
+
+    def _scores(self, texts: list[str], *, ranks: bool = False) -> list[SentenceScore]:
+        return score(self.model, self.tokenizer, texts, lang=self.lang, ranks=ranks, batch_size=self._batch_size)
+
+    def _remembered(self, name: str, requests: Sequence[Any], answers: list[Any]) -> list[Any]:
+        for request, answer in zip(requests, answers, strict=True):
+            self.cache_hook.add_partial(name, request.args, answer)
+        return answers
+
+
+def main() -> None:
+    """The harness's own command, with this model among those that it knows."""
+    from lm_eval.__main__ import cli_evaluate
+
+    cli_evaluate()
