@@ -21,6 +21,7 @@ from xlm.checkpoint.keys import TRANSFORMERS
 from xlm.checkpoint.layout_config import read_config
 from xlm.checkpoint.layout_weights import WEIGHTS_FILE
 from xlm.checkpoint.load import open_checkpoint, parse_dtype
+from xlm.checkpoint.names import find_model
 from xlm.checkpoint.original import read_original
 from xlm.checkpoint.original_writer import write_original
 from xlm.checkpoint.safetensors_writer import bits, chunks, differing_tensors, dtype_name
@@ -92,7 +93,7 @@ def convert(
     """Converts a checkpoint, and reads the result back before it takes the target's name.
 
     Args:
-        source: A ``.pth`` of the original, or a directory in the ``transformers`` layout.
+        source: A ``.pth`` of the original, a directory in the ``transformers`` layout, or the name of a bundled model.
         target: A directory (``to="transformers"``) or file (``to="original"``) that does not exist yet.
         to: The format to write.
         codes: The BPE codes that belong to a ``.pth``; without them the target has no tokenizer, only a vocabulary.
@@ -106,7 +107,7 @@ def convert(
         VocabularyError: The codes or vocabulary are not what they should be.
         WriteError: The target exists or could not be written. Nothing is left behind then.
     """
-    source, target = Path(source), Path(target)
+    source, target = find_model(source), Path(target)
     wanted = None if dtype is None else parse_dtype(dtype)
     if to not in ("transformers", "original"):
         raise ConfigError("no such format", where="to", found=to, expected="transformers or original")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from os import PathLike
-from pathlib import Path
 
 import torch
 
@@ -11,9 +10,10 @@ from xlm.checkpoint.checkpoint import Checkpoint, Provenance
 from xlm.checkpoint.keys import TRANSFORMERS
 from xlm.checkpoint.layout_config import read_config
 from xlm.checkpoint.layout_weights import read_weights
+from xlm.checkpoint.names import find_model
 from xlm.checkpoint.original import read_original
 from xlm.checkpoint.tensors import empty_model, match_tensors
-from xlm.errors import CheckpointError, ConfigError
+from xlm.errors import ConfigError
 from xlm.model.lm import XLMWithLMHeadModel
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -36,31 +36,23 @@ def open_checkpoint(name_or_path: str | PathLike[str], *, causal: bool | None = 
     """The checkpoint that a name or path stands for, checked; its weights are mapped, not yet in memory.
 
     Args:
-        name_or_path: A directory in the ``transformers`` layout, or a ``.pth`` file of the original.
+        name_or_path: A directory in the ``transformers`` layout, a ``.pth`` file of the original, or the name of a
+            bundled model.
         causal: Overrides what the files say about the attention's direction.
 
     Raises:
         CheckpointError: Nothing is there, or it is not what it should be.
     """
-    path = Path(name_or_path)
-    if path.is_dir():
-        layout = read_config(path, causal=causal)
-        return Checkpoint(
-            source=path,
-            config=layout.config,
-            tensors=match_tensors(TRANSFORMERS, read_weights(path), layout.config, where=path),
-            record=layout.record,
-            extra_config=layout.extra,
-        )
+    path = find_model(name_or_path)
     if path.is_file():
         return read_original(path, causal=causal)
-    raise CheckpointError(
-        "there is no such model",
-        where=path,
-        found="neither a directory nor a regular file of that name",
-        expected="a directory with config.json and weights, or a .pth checkpoint of the original",
-        remedy="check the path; models are not fetched from the Hugging Face hub yet: fetch the repository "
-        "(for instance with `hf download`) and give its directory",
+    layout = read_config(path, causal=causal)
+    return Checkpoint(
+        source=path,
+        config=layout.config,
+        tensors=match_tensors(TRANSFORMERS, read_weights(path), layout.config, where=path),
+        record=layout.record,
+        extra_config=layout.extra,
     )
 
 

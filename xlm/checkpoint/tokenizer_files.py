@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from xlm._atomic import make_directory, write_text
-from xlm.errors import CheckpointError, InputError, VocabularyError, XLMWarning
+from xlm.checkpoint.names import find_model
+from xlm.errors import InputError, VocabularyError, XLMWarning
 from xlm.tokenizer.merges import Merges, read_codes, read_merges, write_merges
 from xlm.tokenizer.presets import PRESETS
 from xlm.tokenizer.text_files import read_json_object
@@ -55,10 +56,10 @@ def load_tokenizer(
     codes: str | os.PathLike[str] | None = None,
     **settings: Any,
 ) -> XLMTokenizer:
-    """Returns the tokenizer of a directory in the transformers layout, or of an original ``.pth``.
+    """Returns the tokenizer of a directory in the transformers layout, of an original ``.pth``, or of a bundled model.
 
     Args:
-        name_or_path: The directory or the file.
+        name_or_path: The directory, the file or the name.
         preset: The text pipeline; None for the one that was saved, else ``"original"`` for a ``.pth`` and
             ``"transformers"`` for a directory. ``"original"`` brings its own settings where another was saved.
         codes: fastBPE's codes, instead of ``merges.txt``; a ``.pth`` holds none, so it needs them.
@@ -78,18 +79,9 @@ def load_tokenizer(
         )
     if preset is not None:
         settings["preset"] = preset
-    path, merges_path = Path(name_or_path), None if codes is None else Path(codes)
-    if path.is_dir():
-        return _from_directory(path, merges_path, settings)
-    if path.is_file():
-        return _from_original(path, merges_path, settings)
-    raise CheckpointError(
-        "There is no model of that name",
-        where=str(name_or_path),
-        found="neither a directory nor a file",
-        expected="a model directory in the transformers layout, or a .pth of the original",
-        remedy="check the path; models of the Hugging Face hub must be fetched first, which is not supported yet",
-    )
+    path, merges_path = find_model(name_or_path), None if codes is None else Path(codes)
+    read = _from_original if path.is_file() else _from_directory
+    return read(path, merges_path, settings)
 
 
 def original_tokenizer(

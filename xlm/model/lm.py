@@ -106,7 +106,8 @@ class XLMWithLMHeadModel(nn.Module):
         """A model with the weights of a file, in evaluation mode.
 
         Args:
-            name_or_path: A directory in the ``transformers`` layout, or a checkpoint of the original (``.pth``).
+            name_or_path: A directory in the ``transformers`` layout, a checkpoint of the original (``.pth``), or the
+                name of a model that comes with the package: ``"xlm-clm-ende-small"``.
             dtype: Of the weights; ``None`` means float32 whatever the file holds, ``"auto"`` the file's own.
             device: Where the weights go; the CPU when ``None``.
             causal: Overrides what the file says. ``None``: causal, unless the file is known to have been trained

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from xlm.checkpoint.convert import convert
 from xlm.checkpoint.load import load_model
+from xlm.checkpoint.names import find_model
 from xlm.checkpoint.tokenizer_files import has_tokenizer, load_tokenizer
 from xlm.errors import DependencyError, InputError
 from xlm.model.config import XLMConfig
@@ -32,7 +33,7 @@ def against_transformers(
     """Holds a model against ``transformers`` on the same files, attention causal or not as ours has it.
 
     Args:
-        model: A checkpoint of the original or a directory in the ``transformers`` layout.
+        model: A checkpoint of the original, a directory in the ``transformers`` layout, or a bundled model's name.
         texts: What to run both on, one sentence each, cut to the model's positions; random ids when ``None``.
         lang: Language of the texts; needed with them.
 
@@ -40,11 +41,12 @@ def against_transformers(
         InputError: Texts without a language or without a tokenizer, or none at all.
         DependencyError: ``transformers`` is not installed.
     """
-    if texts is not None and (not texts or lang is None or not has_tokenizer(Path(model))):
+    source = find_model(model)
+    if texts is not None and (not texts or lang is None or not has_tokenizer(source)):
         raise InputError(
             "there are no texts, or they cannot be tokenized",
             where=model,
-            found=f"{len(texts)} texts, language {lang}, {'a' if has_tokenizer(Path(model)) else 'no'} tokenizer",
+            found=f"{len(texts)} texts, language {lang}, {'a' if has_tokenizer(source) else 'no'} tokenizer",
             expected="at least one text, its language, and a model directory with a tokenizer",
             remedy="convert a .pth first: xlm convert MODEL.pth DIRECTORY --codes CODES",
         )
@@ -57,10 +59,10 @@ def against_transformers(
             remedy="pip install 'xlm[transformers]', or give --reference FILE",
         ) from error
     with tempfile.TemporaryDirectory() as scratch:
-        directory = Path(model)
+        directory = source
         if not directory.is_dir():
             directory = Path(scratch) / "converted"
-            convert(model, directory)
+            convert(source, directory)
         ours = load_model(directory)
         theirs, info = transformers.XLMWithLMHeadModel.from_pretrained(
             directory, causal=ours.config.causal, dtype=torch.float32, output_loading_info=True

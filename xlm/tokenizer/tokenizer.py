@@ -165,10 +165,11 @@ class XLMTokenizer:
         codes: str | os.PathLike[str] | None = None,
         **settings: Any,
     ) -> XLMTokenizer:
-        """Returns the tokenizer of a model directory, or of a checkpoint of the original.
+        """Returns the tokenizer of a model directory, of a checkpoint of the original, or of a bundled model.
 
         Args:
-            name_or_path: A directory in the transformers layout, or an original ``.pth``.
+            name_or_path: A directory in the transformers layout, an original ``.pth``, or the name of a model that
+                comes with the package: ``"xlm-clm-ende-small"``.
             preset: The text pipeline; None for the one that was saved, ``"original"`` for a ``.pth``.
             codes: fastBPE's codes, instead of ``merges.txt``; a ``.pth`` holds none, so it needs them.
             **settings: Any argument of ``XLMTokenizer`` by its name, instead of what was saved.

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from xlm.checkpoint.names import find_model
 from xlm.checkpoint.original import read_dictionary
 from xlm.checkpoint.tensors import empty_model
 from xlm.checkpoint.tokenizer_files import VOCABULARY_FILE, has_tokenizer, load_tokenizer
@@ -113,7 +114,7 @@ def _model_to_train_on(config: TrainConfig, tokenizer: XLMTokenizer) -> XLMWithL
     changes = config.model.given()
     if not model.config.lang2id and len(tokenizer.lang2id or {}) == model.config.n_langs:
         changes["lang2id"] = tokenizer.lang2id  # a file that does not name its languages
-    vocabulary = _vocabulary(Path(start))
+    vocabulary = _vocabulary(find_model(start))
     if model.config.vocab_size != tokenizer.vocab_size or (vocabulary and vocabulary != tokenizer.vocabulary.tokens):
         raise VocabularyError(
             "The model has another vocabulary than the data",
