@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from itertools import islice
+from pathlib import Path
 
 import compare_with_ngram
 import kneser_ney
@@ -17,7 +19,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.demo_files import write_demo_files
+from tests.training.runs import prepare_text, small_run
 from xlm import XLMTokenizer, XLMWithLMHeadModel, perplexity
+from xlm.data.batches import batches, open_streams
+from xlm.data.order import Order, Position
+from xlm.data.shards import Index
 from xlm.scoring.logprobs import token_logprobs
 
 VOCAB_SIZE = 7
@@ -144,7 +150,7 @@ def test_sentences_are_predicted_by_both_as_perplexity_does_it(
     model, tokenizer = small
     lines = [tokenizer.encode(line, lang="en")[1:] for line in LINES]
     ngrams = ngrams_of(lines, tokenizer.vocab_size, across=False)
-    tokens, of_ngrams, of_model = compare_with_ngram.perplexities(model, ngrams, lines, "en")
+    tokens, of_model, (of_ngrams,) = compare_with_ngram.perplexities(model, [ngrams], lines, "en")
     expected = perplexity(model, tokenizer, LINES, lang="en").languages[0]
     assert tokens == expected.tokens == sum(map(len, lines))
     assert of_model == pytest.approx(expected.perplexity, rel=1e-6)  # float32 scores, summed in another order
@@ -158,7 +164,7 @@ def test_in_the_stream_both_predict_all_but_the_first_token_of_each_window(
     model, tokenizer = small
     lines = [tokenizer.encode(line, lang="en")[1:] for line in LINES]
     ngrams = ngrams_of(lines, tokenizer.vocab_size, across=True)
-    tokens, of_ngrams, of_model = compare_with_ngram.perplexities(model, ngrams, lines, "en")
+    tokens, of_model, (of_ngrams,) = compare_with_ngram.perplexities(model, [ngrams], lines, "en")
     stream = [EOS, *(index for line in lines for index in line)]
     width = model.config.max_position_embeddings
     assert len(stream) > 3 * width
@@ -173,3 +179,20 @@ def test_in_the_stream_both_predict_all_but_the_first_token_of_each_window(
     assert tokens == len(by_model) == len(by_ngrams)
     assert of_model == pytest.approx(math.exp(-np.mean(by_model)), rel=1e-6)
     assert of_ngrams == pytest.approx(math.exp(-np.mean(by_ngrams)), rel=1e-9)
+
+
+def test_the_tokens_that_a_run_saw(tmp_path: Path) -> None:
+    data = prepare_text(tmp_path)
+    config = small_run(data, tmp_path / "run").to_dict()
+    streams = open_streams(data, Index.read(data), "train", rows=4, width=8)
+    order = Order(windows={lang: len(stream) for lang, stream in streams.items()}, seed=config["seed"])
+    read: dict[str, list[int]] = {"de": [], "en": []}
+    for batch in islice(batches(streams, order, Position()), 6):
+        read[batch.language] += batch.input_ids.ravel().tolist()
+    found = compare_with_ngram.training_ids(data, config, 6)
+    for lang, (seen, everything) in found.items():
+        assert len(streams[lang]) > 3  # no window came twice
+        assert everything.tolist() == streams[lang].sequence.slice(0, len(streams[lang].sequence)).tolist()
+        # The stream has more </s> than the text, in front of it and of each row.
+        assert Counter(seen[seen != EOS].tolist()) == Counter(index for index in read[lang] if index != EOS)
+        assert EOS in seen
