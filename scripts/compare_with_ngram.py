@@ -70,12 +70,16 @@ class Row:
 
 
 def run_settings(run: Path) -> tuple[dict[str, Any], int]:
-    """The configuration of a run as it was when it last went on, and how many steps it took."""
+    """The configuration of a run as it was when it last went on, and the step of its best model.
+
+    A run that was never evaluated has its last model only.
+    """
     events = list(read_log(run))
     starts = [event["config"] for event in events if event["event"] == "start"]
     if not starts:
         sys.exit(f"{run} is not the directory of a run")
-    return starts[-1], max(event["step"] for event in events)
+    best = [event["step"] for event in events if event["event"] == "evaluation" and event["best"]]
+    return starts[-1], best[-1] if best else max(event["step"] for event in events)
 
 
 def training_ids(data: Path, config: Mapping[str, Any], steps: int) -> dict[str, tuple[Ids, Ids]]:
@@ -146,9 +150,25 @@ def perplexities(
 
 
 def compare(
-    model: XLMWithLMHeadModel, tokenizer: XLMTokenizer, *, data: Path, run: Path, text: Path, order: int = 5
+    model: XLMWithLMHeadModel,
+    tokenizer: XLMTokenizer,
+    *,
+    data: Path,
+    run: Path,
+    text: Path,
+    order: int = 5,
+    steps: int | None = None,
 ) -> list[Row]:
     """A row for each protocol, held-out part and language.
+
+    Args:
+        model: The model.
+        tokenizer: Its tokenizer, as ``load`` gives it.
+        data: The prepared text.
+        run: The training run.
+        text: The directory of the held-out parts.
+        order: Tokens of the longest n-gram.
+        steps: How many batches the model had seen; ``None`` for as many as the run's best model.
 
     Raises:
         InputError: Data or texts that cannot be read.
@@ -156,7 +176,8 @@ def compare(
     if Index.read(data).signature != tokenizer_signature(tokenizer):
         sys.exit(f"{data} was prepared with another tokenizer than the model's")
     rows = []
-    for lang, trained_on in training_ids(data, *run_settings(run)).items():
+    config, best = run_settings(run)
+    for lang, trained_on in training_ids(data, config, best if steps is None else steps).items():
         print(f"{lang}: {order}-grams of {' and '.join(f'{len(ids):,}' for ids in trained_on)} tokens", file=sys.stderr)
         held_out = [held_out_ids(text / f"{part}.{lang}.txt", tokenizer, lang) for part in HELD_OUT]
         for protocol in PROTOCOLS:

@@ -1,9 +1,10 @@
 """Prints every figure of the card of ``xlm-clm-ende-small``, as markdown.
 
-    python scripts/evaluate_small_model.py --work WORK --text TEXT [--model xlm-clm-ende-small] [--card CARD]
+    python scripts/evaluate_small_model.py --work WORK --text TEXT [--card CARD] [--sections text run …] [--steps N]
 
 WORK is what ``scripts/train_small_model`` worked in (``data/`` and ``run/``), TEXT the directory of the texts. With
-``--card`` the figures also go into that file, each section between the comments that bear its name.
+``--card`` the figures also go into that file, each section between the comments that bear its name. The model is
+taken for the best of the run; ``--steps`` says otherwise. The section of the n-grams takes minutes.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import argparse
 import math
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,7 +34,9 @@ from xlm.scoring.logprobs import score_sequences
 from xlm.training.config import load_config
 from xlm.training.log import read_log
 
+NAME = "xlm-clm-ende-small"
 SHIPPED = "clm_ende_small"
+SECTIONS = ("text", "run", "perplexity", "n-grams")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,19 +87,20 @@ def text_figures(data: Path) -> str:
     return _table(("split", "language", "lines", "tokens", "unknown"), rows, words=2)
 
 
-def run_figures(model: XLMWithLMHeadModel, directory: Path, data: Path, run: Path) -> str:
+def run_figures(model: XLMWithLMHeadModel, directory: Path, *, data: Path, run: Path, steps: int | None) -> str:
     """How the model was trained, and which file it is."""
-    config, steps = run_settings(run)
+    config, best = run_settings(run)
+    steps = best if steps is None else steps
     shipped = load_config(SHIPPED, ["data=data", "output=run"]).to_dict()
     different = [name for name in ("model", "batch", "optimiser") if config[name] != shipped[name]]
     different += ["run.updates"] * (config["run"]["updates"] != shipped["run"]["updates"])
-    updates = [event for event in read_log(run) if event["event"] == "update"]
+    updates = [event for event in read_log(run) if event["event"] == "update" and event["step"] <= steps]
     seen = {lang: f"{len(ids):,} of {len(every):,}" for lang, (ids, every) in training_ids(data, config, steps).items()}
     rows = [
         ("parameters", f"{sum(parameter.numel() for parameter in model.parameters()):,}"),
         ("updates", f"{steps:,} of {config['batch']['rows']} x {config['batch']['width']} tokens"),
         ("training tokens seen", ", ".join(f"{lang}: {count}" for lang, count in seen.items())),
-        ("mean training loss of the last updates logged", f"{updates[-1]['loss']:.3f} nats a token"),
+        ("training loss at the end", f"{updates[-1]['loss']:.3f} nats a token"),
         (f"settings other than those of `{SHIPPED}`", ", ".join(different) or "none"),
         (f"SHA-256 of `{WEIGHTS_FILE}`", f"`{file_sha256(directory / WEIGHTS_FILE)}`"),
     ]
@@ -125,7 +129,7 @@ def fill(card: str, name: str, figures: str) -> str:
     pattern = re.compile(f"({re.escape(begin)}).*?({re.escape(end)})", re.DOTALL)
     if not pattern.search(card):
         raise XLMError("the card has no place for these figures", where=name, expected=begin + end)
-    return pattern.sub(lambda match: f"{match[1]}\n{figures}\n{match[2]}", card)
+    return pattern.sub(lambda match: f"{match[1]}\n{figures.strip()}\n\n{match[2]}", card)
 
 
 def main() -> int:
@@ -133,25 +137,24 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     for name in ("--work", "--text"):
         parser.add_argument(name, type=Path, required=True)
-    parser.add_argument("--model", default="xlm-clm-ende-small")
     parser.add_argument("--card", type=Path)
+    parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=SECTIONS)
+    parser.add_argument("--steps", type=int)
     arguments = parser.parse_args()
-    data, run, text = arguments.work / "data", arguments.work / "run", arguments.text
+    data, run, text, steps = arguments.work / "data", arguments.work / "run", arguments.text, arguments.steps
     try:
-        model, tokenizer = load(arguments.model)
-        figures = {
-            "text": text_figures(data),
-            "run": run_figures(model, find_model(arguments.model), data, run),
-            "perplexity": perplexity_figures(model, tokenizer, text),
-            "n-grams": report(compare(model, tokenizer, data=data, run=run, text=text)).rstrip("\n") + "\n",
+        model, tokenizer = load(NAME)
+        sections: dict[str, Callable[[], str]] = {
+            "text": lambda: text_figures(data),
+            "run": lambda: run_figures(model, find_model(NAME), data=data, run=run, steps=steps),
+            "perplexity": lambda: perplexity_figures(model, tokenizer, text),
+            "n-grams": lambda: report(compare(model, tokenizer, data=data, run=run, text=text, steps=steps)),
         }
-        for name, section in figures.items():
-            print(f"## {name}\n\n{section}")
-        if arguments.card is not None:
-            card = arguments.card.read_text("utf-8")
-            for name, section in figures.items():
-                card = fill(card, name, section)
-            write_text(arguments.card, card)
+        for name in arguments.sections:
+            figures = sections[name]()
+            print(f"## {name}\n\n{figures}", flush=True)
+            if arguments.card is not None:
+                write_text(arguments.card, fill(arguments.card.read_text("utf-8"), name, figures))
     except XLMError as error:
         print(error, file=sys.stderr)
         return 1
