@@ -15,6 +15,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -91,6 +92,10 @@ def run_figures(model: XLMWithLMHeadModel, directory: Path, *, data: Path, run: 
     """How the model was trained, and which file it is."""
     config, best = run_settings(run)
     steps = best if steps is None else steps
+    planned = {
+        event["updates"]: event["config"]["run"]["updates"] for event in read_log(run) if event["event"] == "start"
+    }
+    changes = [at for before, at in pairwise([None, *planned]) if before is None or planned[before] != planned[at]]
     shipped = load_config(SHIPPED, ["data=data", "output=run"]).to_dict()
     different = [name for name in ("model", "batch", "optimiser") if config[name] != shipped[name]]
     different += ["run.updates"] * (config["run"]["updates"] != shipped["run"]["updates"])
@@ -99,6 +104,7 @@ def run_figures(model: XLMWithLMHeadModel, directory: Path, *, data: Path, run: 
     rows = [
         ("parameters", f"{sum(parameter.numel() for parameter in model.parameters()):,}"),
         ("updates", f"{steps:,} of {config['batch']['rows']} x {config['batch']['width']} tokens"),
+        ("learning rate as for", ", ".join(f"{planned[at]:,} updates from {at:,} on" for at in changes)),
         ("training tokens seen", ", ".join(f"{lang}: {count}" for lang, count in seen.items())),
         ("training loss at the end", f"{updates[-1]['loss']:.3f} nats a token"),
         (f"settings other than those of `{SHIPPED}`", ", ".join(different) or "none"),
