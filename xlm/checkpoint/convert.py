@@ -93,7 +93,8 @@ def convert(
     """Converts a checkpoint, and reads the result back before it takes the target's name.
 
     Args:
-        source: A ``.pth`` of the original, a directory in the ``transformers`` layout, or an id on the hub.
+        source: A ``.pth`` of the original, a directory in the ``transformers`` layout, the name of a bundled model, or
+            an id on the hub.
         target: A directory (``to="transformers"``) or file (``to="original"``) that does not exist yet.
         to: The format to write.
         codes: The BPE codes that belong to a ``.pth``; without them the target has no tokenizer, only a vocabulary.

@@ -39,7 +39,8 @@ def open_checkpoint(
     """The checkpoint that a name or path stands for, checked; its weights are mapped, not yet in memory.
 
     Args:
-        name_or_path: A directory in the ``transformers`` layout, a ``.pth`` file of the original, or an id on the hub.
+        name_or_path: A directory in the ``transformers`` layout, a ``.pth`` file of the original, the name of a bundled
+            model, or an id on the hub.
         causal: Overrides what the files say about the attention's direction.
         hub: How to fetch from the hub.
 

@@ -1,19 +1,28 @@
-"""What a model's name stands for: a directory, a file, or a repository of the Hugging Face hub."""
+"""What a model's name stands for: a directory, a file, a bundled model, or a repository of the Hugging Face hub."""
 
 from __future__ import annotations
 
-from os import PathLike
+import difflib
+import os
+from importlib import resources
 from pathlib import Path
 
 from xlm.checkpoint.hub import WHOLE, HubOptions, Part, as_hub_model, fetch
-from xlm.errors import CheckpointError
+from xlm.errors import CheckpointError, HubError
 
 
-def find_model(name_or_path: str | PathLike[str], part: Part = WHOLE, hub: HubOptions | None = None) -> Path:
+def bundled_models() -> dict[str, Path]:
+    """The models that come with the package, by name, each with its directory."""
+    directory = Path(str(resources.files("xlm"))) / "models"
+    return {path.name: path for path in sorted(directory.glob("*")) if path.is_dir()}
+
+
+def find_model(name_or_path: str | os.PathLike[str], part: Part = WHOLE, hub: HubOptions | None = None) -> Path:
     """The directory or file that a name stands for; one that is on the hub is fetched.
 
     Args:
-        name_or_path: A directory, a file, or an id on the hub, perhaps with ``@revision``, in that order.
+        name_or_path: A directory, a file, a bundled model's name, or an id on the hub, perhaps with ``@revision``,
+            looked for in that order.
         part: What of a repository is wanted.
         hub: How to fetch it.
 
@@ -25,14 +34,23 @@ def find_model(name_or_path: str | PathLike[str], part: Part = WHOLE, hub: HubOp
     path, options = Path(name_or_path), hub or HubOptions()
     if path.is_dir() or path.is_file():
         return path
-    model = as_hub_model(str(name_or_path), options.revision)
+    bundled = bundled_models()
+    if (name := os.fspath(name_or_path)) in bundled:
+        return bundled[name]
+    near = difflib.get_close_matches(name, bundled, n=1, cutoff=0.75)
+    model = as_hub_model(name, options.revision)
     if model is not None:
-        return fetch(model, part, options)
+        try:
+            return fetch(model, part, options)
+        except HubError as error:
+            if near:
+                error.remedy = f"did you mean the bundled model {near[0]!r}? Otherwise: {error.remedy}"
+            raise
     raise CheckpointError(
         "there is no such model",
         where=path,
         found="neither a directory nor a regular file of that name",
-        expected="a directory with config.json and weights, a .pth checkpoint of the original, or an id on the "
-        "Hugging Face hub, such as xlm-clm-ende-1024",
+        expected="a directory with config.json and weights, a .pth checkpoint of the original, a bundled model "
+        f"({', '.join(bundled)}), or an id on the Hugging Face hub, such as xlm-clm-ende-1024",
         remedy="check the path",
     )

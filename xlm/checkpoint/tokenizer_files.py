@@ -58,10 +58,10 @@ def load_tokenizer(
     hub: HubOptions | None = None,
     **settings: Any,
 ) -> XLMTokenizer:
-    """Returns the tokenizer of a directory in the transformers layout, of an original ``.pth``, or of a hub id.
+    """Returns the tokenizer of a transformers directory, of an original ``.pth``, of a bundled model or of a hub id.
 
     Args:
-        name_or_path: The directory, the file or the id.
+        name_or_path: The directory, the file, the name or the id.
         preset: The text pipeline; None for the one that was saved, else ``"original"`` for a ``.pth`` and
             ``"transformers"`` for a directory. ``"original"`` brings its own settings where another was saved.
         codes: fastBPE's codes, instead of ``merges.txt``; a ``.pth`` holds none, so it needs them.

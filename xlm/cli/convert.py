@@ -29,9 +29,9 @@ def command(
 ) -> None:
     r"""Converts the checkpoint SOURCE into TARGET, which must not exist yet.
 
-    SOURCE is a .pth of the original or a directory in the transformers layout. What was written is read back and
-    compared before it takes its name; when anything goes wrong, nothing is left behind. Nothing in a file is ever
-    executed.
+    SOURCE is a .pth of the original, a directory in the transformers layout, or the bundled xlm-clm-ende-small. What
+    was written is read back and compared before it takes its name; when anything goes wrong, nothing is left behind.
+    Nothing in a file is ever executed.
 
     Without --codes a .pth gives weights and vocabulary only, since it holds no BPE codes.
 

@@ -12,7 +12,7 @@ from xlm.cli._texts import by_language
 
 @click.command(short_help="Raw text to files of ids, for training.")
 @click.argument("directory", type=click.Path(path_type=Path, file_okay=False))
-@click.option("--model", metavar="MODEL", help="Model directory or .pth whose tokenizer to use.")
+@click.option("--model", metavar="MODEL", help="Model whose tokenizer to use: a directory, .pth or bundled name.")
 @click.option("--codes", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="BPE codes (fastBPE).")
 @click.option(
     "--vocab",

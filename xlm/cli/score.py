@@ -71,10 +71,11 @@ if TYPE_CHECKING:
 def command(model: str, files: tuple[Path, ...], by: str, form: str, **options: Any) -> None:
     r"""Writes what MODEL gives to each row of FILES, or of standard input, in nats (natural logarithms).
 
-    MODEL is a model directory or a checkpoint of the original (.pth). FILES are UTF-8 text, one sentence a line, split
-    at line feeds only; JSON lines (.jsonl), CSV (.csv), TSV (.tsv) or Parquet (.parquet) with a column of text; all but
-    the last also compressed (.gz). Each row is scored by itself. The opening token is given; what is predicted, and
-    counted under "tokens", is every token of the row and the closing </s>, so an empty row counts 1.
+    MODEL is a model directory, a checkpoint of the original (.pth) or the bundled xlm-clm-ende-small. FILES are
+    UTF-8 text, one sentence a line, split at line feeds only; JSON lines (.jsonl), CSV (.csv), TSV (.tsv) or
+    Parquet (.parquet) with a column of text; all but the last also compressed (.gz). Each row is scored by itself.
+    The opening token is given; what is predicted, and counted under "tokens", is every token of the row and the
+    closing </s>, so an empty row counts 1.
 
     Every row of input has its row of output (by word or token, one or more), in order. The last column, "status", says
     "ok", "empty", "long: N windows", or "error: " and why the row has no figures.
@@ -94,7 +95,7 @@ def command(model: str, files: tuple[Path, ...], by: str, form: str, **options: 
 
     \b
     Example:
-        echo "Wikipedia was used to" | xlm score MODEL --lang en --by token
+        echo "Wikipedia was used to" | xlm score xlm-clm-ende-small --lang en --by token
         xlm score MODEL --lang de news.de.gz --output news.tsv --resume
     """
     if (options["ranks"] or options["entropy"]) and by != "token":

@@ -42,12 +42,12 @@ def command(
 ) -> None:
     r"""Writes the tokens of each line of FILE, or of standard input: one line out for one line in.
 
-    MODEL is a model directory or a checkpoint of the original (.pth); FILE is UTF-8 text, one sentence a line, split
-    at line feeds only. Empty lines stay.
+    MODEL is a model directory, a checkpoint of the original (.pth) or the bundled xlm-clm-ende-small. FILE is UTF-8
+    text, one sentence a line, split at line feeds only. Empty lines stay.
 
     \b
     Example:
-        echo "Wikipedia was used to" | xlm tokenize MODEL --lang en
+        echo "Wikipedia was used to" | xlm tokenize xlm-clm-ende-small --lang en
     """
     from xlm.tokenizer.parallel import in_order
     from xlm.tokenizer.tokenizer import XLMTokenizer

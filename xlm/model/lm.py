@@ -110,8 +110,9 @@ class XLMWithLMHeadModel(nn.Module):
         """A model with the weights of a file, in evaluation mode.
 
         Args:
-            name_or_path: A directory in the ``transformers`` layout, a checkpoint of the original (``.pth``), or an id
-                on the Hugging Face hub, perhaps with ``@revision``; looked for in that order.
+            name_or_path: A directory in the ``transformers`` layout, a checkpoint of the original (``.pth``), the name
+                of a model that comes with the package (``"xlm-clm-ende-small"``), or an id on the Hugging Face hub,
+                perhaps with ``@revision``; looked for in that order.
             dtype: Of the weights; ``None`` means float32 whatever the file holds, ``"auto"`` the file's own.
             device: Where the weights go; the CPU when ``None``.
             causal: Overrides what the file says. ``None``: causal, unless the file is known to have been trained

@@ -33,7 +33,8 @@ def against_transformers(
     """Holds a model against ``transformers`` on the same files, attention causal or not as ours has it.
 
     Args:
-        model: A checkpoint of the original, a directory in the ``transformers`` layout, or an id on the hub.
+        model: A checkpoint of the original, a directory in the ``transformers`` layout, a bundled model's name, or an
+            id on the hub.
         texts: What to run both on, one sentence each, cut to the model's positions; random ids when ``None``.
         lang: Language of the texts; needed with them.
 

@@ -66,11 +66,12 @@ class XLMTokenizer(Encoder, CorpusEncoder, Decoder):
         token: str | bool | None = None,
         **settings: Any,
     ) -> XLMTokenizer:
-        """Returns the tokenizer of a model directory, of a checkpoint of the original, or of a model on the hub.
+        """Returns the tokenizer of a model directory, of a checkpoint of the original, or of a name.
 
         Args:
-            name_or_path: A directory in the transformers layout, an original ``.pth``, or an id on the Hugging Face
-                hub, perhaps with ``@revision``; looked for in that order.
+            name_or_path: A directory in the transformers layout, an original ``.pth``, the name of a model that comes
+                with the package (``"xlm-clm-ende-small"``), or an id on the Hugging Face hub, perhaps with
+                ``@revision``; looked for in that order.
             preset: The text pipeline; None for the one that was saved, ``"original"`` for a ``.pth``.
             codes: fastBPE's codes, instead of ``merges.txt``; a ``.pth`` holds none, so it needs them.
             revision: Of a model on the hub: a branch, a tag or a commit; ``main`` when ``None``.

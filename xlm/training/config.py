@@ -30,8 +30,8 @@ class ModelSettings:
     """What is trained.
 
     Attributes:
-        start_from: A model directory or ``.pth`` to train on; empty for a new model, whose architecture the keys below
-            give (see ``XLMConfig``; vocabulary and languages are those of the data).
+        start_from: A model directory, ``.pth`` or bundled model to train on; empty for a new model, whose architecture
+            the keys below give (see ``XLMConfig``; vocabulary and languages are those of the data).
         emb_dim: Width; a new model needs it.
         n_layers: Layers; a new model needs them.
         n_heads: Attention heads; a new model needs them.

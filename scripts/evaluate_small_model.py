@@ -1,0 +1,171 @@
+"""Prints every figure of the card of ``xlm-clm-ende-small``, as markdown.
+
+    python scripts/evaluate_small_model.py --work WORK --text TEXT [--card CARD] [--sections text run …] [--steps N]
+
+WORK is what ``scripts/train_small_model`` worked in (``data/`` and ``run/``), TEXT the directory of the texts. With
+``--card`` the figures also go into that file, each section between the comments that bear its name. The model is
+taken for the best of the run; ``--steps`` says otherwise. The section of the n-grams takes minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from compare_with_ngram import compare, held_out_ids, load, report, run_settings, training_ids
+from deduplicate_text import HELD_OUT, lines_of
+
+from xlm import XLMTokenizer, XLMWithLMHeadModel
+from xlm._atomic import write_text
+from xlm.checkpoint.layout_weights import WEIGHTS_FILE
+from xlm.checkpoint.names import find_model
+from xlm.data.shards import Index, file_sha256
+from xlm.errors import XLMError
+from xlm.scoring.logprobs import score_sequences
+from xlm.training.config import load_config
+from xlm.training.log import read_log
+
+NAME = "xlm-clm-ende-small"
+SHIPPED = "clm_ende_small"
+SECTIONS = ("text", "run", "perplexity", "n-grams")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Found:
+    """How well one text is predicted, every token of it.
+
+    Attributes:
+        tokens: How many were predicted.
+        characters: Of the text, the end of each line counting as one.
+        nats: By the language that the model was told, the sum over the tokens.
+    """
+
+    tokens: int
+    characters: int
+    nats: dict[str, float]
+
+    def cells(self, lang: str) -> tuple[str, str]:
+        """Perplexity and bits a character under a language."""
+        nats = self.nats[lang]
+        return f"{math.exp(nats / self.tokens):.1f}", f"{nats / math.log(2) / self.characters:.3f}"
+
+
+def evaluate(model: XLMWithLMHeadModel, tokenizer: XLMTokenizer, path: Path, lang: str) -> Found:
+    """Predicts the lines of a text one by one, in its own language and then, the same tokens, in every other one."""
+    lines = list(lines_of(path))
+    sequences = [[model.config.eos_token_id, *ids] for ids in held_out_ids(path, tokenizer, lang)]
+    nats = {}
+    for told in model.config.lang2id:
+        with torch.inference_mode():
+            scores = score_sequences(model, sequences, told)
+        nats[told] = -math.fsum(logprob for score in scores for logprob in score.logprobs)
+    return Found(tokens=sum(len(ids) - 1 for ids in sequences), characters=sum(map(len, lines)) + len(lines), nats=nats)
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[object]], *, words: int) -> str:
+    """A markdown table; the first columns hold words, the others numbers."""
+    rule = ["---"] * words + ["---:"] * (len(heads) - words)
+    return "".join(f"| {' | '.join(map(str, row))} |\n" for row in (heads, rule, *rows))
+
+
+def text_figures(data: Path) -> str:
+    """What the model was trained on, and what was held out."""
+    rows = [
+        (split, lang, f"{text.lines:,}", f"{text.tokens:,}", f"{sum(shard.unknown for shard in text.shards):,}")
+        for split, texts in Index.read(data).splits.items()
+        for lang, text in sorted(texts.items())
+    ]
+    return _table(("split", "language", "lines", "tokens", "unknown"), rows, words=2)
+
+
+def run_figures(model: XLMWithLMHeadModel, directory: Path, *, data: Path, run: Path, steps: int | None) -> str:
+    """How the model was trained, and which file it is."""
+    config, best = run_settings(run)
+    steps = best if steps is None else steps
+    planned = {
+        event["updates"]: event["config"]["run"]["updates"] for event in read_log(run) if event["event"] == "start"
+    }
+    changes = [at for before, at in pairwise([None, *planned]) if before is None or planned[before] != planned[at]]
+    shipped = load_config(SHIPPED, ["data=data", "output=run"]).to_dict()
+    different = [name for name in ("model", "batch", "optimiser") if config[name] != shipped[name]]
+    different += ["run.updates"] * (config["run"]["updates"] != shipped["run"]["updates"])
+    updates = [event for event in read_log(run) if event["event"] == "update" and event["step"] <= steps]
+    seen = {lang: f"{len(ids):,} of {len(every):,}" for lang, (ids, every) in training_ids(data, config, steps).items()}
+    rows = [
+        ("parameters", f"{sum(parameter.numel() for parameter in model.parameters()):,}"),
+        ("updates", f"{steps:,} of {config['batch']['rows']} x {config['batch']['width']} tokens"),
+        ("learning rate as for", ", ".join(f"{planned[at]:,} updates from {at:,} on" for at in changes)),
+        ("training tokens seen", ", ".join(f"{lang}: {count}" for lang, count in seen.items())),
+        ("training loss at the end", f"{updates[-1]['loss']:.3f} nats a token"),
+        (f"settings other than those of `{SHIPPED}`", ", ".join(different) or "none"),
+        (f"SHA-256 of `{WEIGHTS_FILE}`", f"`{file_sha256(directory / WEIGHTS_FILE)}`"),
+    ]
+    return _table(("", ""), rows, words=2)
+
+
+def perplexity_figures(model: XLMWithLMHeadModel, tokenizer: XLMTokenizer, text: Path) -> str:
+    """Perplexity and bits a character of every held-out part, in its own language and under the other one."""
+    heads = ("held-out part", "language", "tokens", "characters", "perplexity", "bits a character")
+    rows = []
+    for part in HELD_OUT:
+        for lang in sorted(model.config.lang2id):
+            found = evaluate(model, tokenizer, text / f"{part}.{lang}.txt", lang)
+            wrong = [cell for told in found.nats if told != lang for cell in found.cells(told)]
+            rows.append((part, lang, f"{found.tokens:,}", f"{found.characters:,}", *found.cells(lang), *wrong))
+    return _table((*heads, "perplexity, wrong language", "bits, wrong language"), rows, words=2)
+
+
+def fill(card: str, name: str, figures: str) -> str:
+    """A card with one section replaced.
+
+    Raises:
+        XLMError: The card has no such section.
+    """
+    begin, end = f"<!-- figures: {name} -->\n", "<!-- end of figures -->"
+    pattern = re.compile(f"({re.escape(begin)}).*?({re.escape(end)})", re.DOTALL)
+    if not pattern.search(card):
+        raise XLMError("the card has no place for these figures", where=name, expected=begin + end)
+    return pattern.sub(lambda match: f"{match[1]}\n{figures.strip()}\n\n{match[2]}", card)
+
+
+def main() -> int:
+    """The command; its exit status."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    for name in ("--work", "--text"):
+        parser.add_argument(name, type=Path, required=True)
+    parser.add_argument("--card", type=Path)
+    parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=SECTIONS)
+    parser.add_argument("--steps", type=int)
+    arguments = parser.parse_args()
+    data, run, text, steps = arguments.work / "data", arguments.work / "run", arguments.text, arguments.steps
+    try:
+        model, tokenizer = load(NAME)
+        sections: dict[str, Callable[[], str]] = {
+            "text": lambda: text_figures(data),
+            "run": lambda: run_figures(model, find_model(NAME), data=data, run=run, steps=steps),
+            "perplexity": lambda: perplexity_figures(model, tokenizer, text),
+            "n-grams": lambda: report(compare(model, tokenizer, data=data, run=run, text=text, steps=steps)),
+        }
+        for name in arguments.sections:
+            figures = sections[name]()
+            print(f"## {name}\n\n{figures}", flush=True)
+            if arguments.card is not None:
+                write_text(arguments.card, fill(arguments.card.read_text("utf-8"), name, figures))
+    except XLMError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
