@@ -9,6 +9,7 @@ import pytest
 
 from tests.conftest import REPOSITORY
 from tests.documents import README, blocks_of, commands_of, prepare, run_page
+from xlm import XLMTokenizer, XLMWithLMHeadModel, score
 
 TEXT = README.read_text(encoding="utf-8")
 
@@ -31,3 +32,14 @@ def test_links_inside_the_repository() -> None:
         assert (REPOSITORY / name).is_file()
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", TEXT):
         assert (REPOSITORY / target).exists(), target
+
+
+def test_what_the_demo_is_shown_to_print() -> None:
+    shown = re.findall(r'echo "(.+)" \| xlm score (\S+) --lang (\w+) .*\n.*\n1\t(\d+)\t(-[\d.]+)\t', TEXT)
+    assert len(shown) == 2
+    for sentence, name, lang, tokens, logprob in shown:
+        model, tokenizer = XLMWithLMHeadModel.from_pretrained(name), XLMTokenizer.from_pretrained(name)
+        [result] = score(model, tokenizer, [sentence], lang=lang)
+        assert len(result.logprobs) == int(tokens)
+        # Another processor sums in another order.
+        assert result.logprob == pytest.approx(float(logprob), abs=1e-3)
