@@ -105,8 +105,9 @@ def _message(error: XLMError | OSError) -> str:
 def xlm(debug: bool) -> None:
     """XLM causal language models: the original's numbers, from converted weights.
 
-    A MODEL that is neither a directory nor a file is an id on the Hugging Face hub, such as xlm-clm-ende-1024, perhaps
-    with @revision; its files are fetched once and kept. HF_HUB_OFFLINE=1 fetches nothing.
+    A MODEL that is neither a directory nor a file is the bundled xlm-clm-ende-small, or an id on the Hugging Face hub,
+    such as xlm-clm-ende-1024, perhaps with @revision; its files are fetched once and kept. HF_HUB_OFFLINE=1 fetches
+    nothing.
 
     Results go to standard output, progress and warnings to standard error. Exit status: 0 done, 1 the work failed or
     parity does not hold, 2 wrong usage.

@@ -45,10 +45,10 @@ def command(
 ) -> None:
     r"""Serves a page on this machine that shows what MODEL makes of a text.
 
-    MODEL is a model directory or a checkpoint of the original (.pth). The page shows the surprisal of each word as you
-    type, the alternatives at each place, two languages or presets side by side, and continuations as they come. It
-    loads nothing from the network, and only this machine can reach it. Ctrl-C ends it. Needs two libraries:
-    pip install 'xlm[explore]'.
+    MODEL is a model directory, a checkpoint of the original (.pth), the bundled xlm-clm-ende-small, or an id on the
+    Hugging Face hub. The page shows the surprisal of each word as you type, the alternatives at each place, two
+    languages or presets side by side, and continuations as they come. It loads nothing from the network, and only
+    this machine can reach it. Ctrl-C ends it. Needs two libraries: pip install 'xlm[explore]'.
 
     \b
     Example:

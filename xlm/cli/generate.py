@@ -89,12 +89,12 @@ def command(
 ) -> None:
     r"""Continues --prompt, or each line of FILE or of standard input, with what MODEL would say next.
 
-    MODEL is a model directory, a checkpoint of the original (.pth) or the bundled xlm-clm-ende-small. FILE is UTF-8
-    text, one prompt a line. The model is given </s> and the prompt, and stops at </s>, after --max-new-tokens, or
-    when it has no position left. Tokens are drawn at random, from the best ones that together have 90% of the
-    probability, unless --greedy or --num-beams says otherwise. A line's samples depend on the seed and its place in
-    the file, not on --batch-size; but with --dtype int8, whose scales are those of a batch, they may depend on the
-    lines beside it.
+    MODEL is a model directory, a checkpoint of the original (.pth), the bundled xlm-clm-ende-small, or an id on the
+    Hugging Face hub. FILE is UTF-8 text, one prompt a line. The model is given </s> and the prompt, and stops at
+    </s>, after --max-new-tokens, or when it has no position left. Tokens are drawn at random, from the best ones
+    that together have 90% of the probability, unless --greedy or --num-beams says otherwise. A line's samples
+    depend on the seed and its place in the file, not on --batch-size; but with --dtype int8, whose scales are those
+    of a batch, they may depend on the lines beside it.
 
     \b
     With --format jsonl:

@@ -51,9 +51,10 @@ def command(
 ) -> None:
     r"""Draws how surprised MODEL is by each word of TEXT, one panel a text.
 
-    MODEL is a model directory or a checkpoint of the original (.pth). A word is what stands between spaces; its
-    surprisal is the negative log-probability of its tokens together, given what stands before it. What a text has
-    in all counts its end, the closing </s>, too. Needs matplotlib: pip install 'xlm[plot]'.
+    MODEL is a model directory, a checkpoint of the original (.pth), the bundled xlm-clm-ende-small, or an id on the
+    Hugging Face hub. A word is what stands between spaces; its surprisal is the negative log-probability of its
+    tokens together, given what stands before it. What a text has in all counts its end, the closing </s>, too.
+    Needs matplotlib: pip install 'xlm[plot]'.
 
     \b
     Example:

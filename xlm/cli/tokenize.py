@@ -42,8 +42,8 @@ def command(
 ) -> None:
     r"""Writes the tokens of each line of FILE, or of standard input: one line out for one line in.
 
-    MODEL is a model directory, a checkpoint of the original (.pth) or the bundled xlm-clm-ende-small. FILE is UTF-8
-    text, one sentence a line, split at line feeds only. Empty lines stay.
+    MODEL is a model directory, a checkpoint of the original (.pth), the bundled xlm-clm-ende-small, or an id on the
+    Hugging Face hub. FILE is UTF-8 text, one sentence a line, split at line feeds only. Empty lines stay.
 
     \b
     Example:
