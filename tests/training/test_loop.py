@@ -14,6 +14,7 @@ import torch
 
 from tests.model.small_models import small_model
 from tests.training.runs import equal, events, small_run, small_tokenizer, updates, weights, without_dropout
+from xlm.checkpoint import names
 from xlm.data.batches import batches, open_streams
 from xlm.data.order import Order, Position
 from xlm.data.prepare import prepare
@@ -226,7 +227,8 @@ def test_settings_that_do_not_fit(data: Path, whole_run: Path, tmp_path: Path) -
     prepare(other, {"train": {"fr": english}}, tmp_path / "french")
     start = ModelSettings(start_from=str(whole_run / "last"))
     refused(ConfigError, "a language of the model: de, en", from_data=tmp_path / "french", model=start)
-    (tmp_path / "french/tokenizer/merges.txt").write_text("a b\n", "utf-8")
+    merges = tmp_path / "french/tokenizer/merges.txt"
+    merges.write_text("".join(merges.read_text("utf-8").splitlines(keepends=True)[:-1]), "utf-8")
     refused(InputError, "not the one that made them", from_data=tmp_path / "french")
 
 
@@ -243,12 +245,15 @@ def test_another_vocabulary_of_a_model_found_by_name(
     words = list(small_tokenizer().vocabulary.tokens)
     other = XLMTokenizer(Vocabulary(tokens=(*words[:-2], words[-1], words[-2])), small_tokenizer().merges)
     model = small_model(vocab_size=len(words), lang2id={"de": 0, "en": 1})
-    monkeypatch.setattr(XLMWithLMHeadModel, "from_pretrained", lambda name: {"known": model}[name])
-    monkeypatch.setattr(XLMTokenizer, "from_pretrained", lambda name: {"known": other}[name])
+    model.save_pretrained(tmp_path / "other")
+    other.save_pretrained(tmp_path / "other")
+    monkeypatch.setattr(names, "bundled_models", lambda: {"known": tmp_path / "other"})
     config = small_run(data, tmp_path / "run", model=ModelSettings(start_from="known"))
     with pytest.raises(VocabularyError, match="another vocabulary"):
         build_model(config, small_tokenizer(), ["de", "en"])
-    monkeypatch.setattr(XLMTokenizer, "from_pretrained", lambda name: {"known": small_tokenizer()}[name])
+    model.save_pretrained(tmp_path / "same")
+    small_tokenizer().save_pretrained(tmp_path / "same")
+    monkeypatch.setattr(names, "bundled_models", lambda: {"known": tmp_path / "same"})
     assert build_model(config, small_tokenizer(), ["de", "en"]).config.vocab_size == len(words)
 
 
