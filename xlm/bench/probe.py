@@ -117,19 +117,6 @@ def _tokenize(directory: str, library: str, texts: str, ids_file: str) -> dict[s
     return figures
 
 
-def _tokenize_stream(directory: str, workers: str, texts: str) -> dict[str, float]:
-    from xlm.tokenizer.tokenizer import XLMTokenizer
-
-    tokenizer = XLMTokenizer.from_pretrained(directory, preset="transformers")
-    tokenizer.encode_batch(["x"] * 5000)
-    ids = 0
-    start = time.perf_counter()
-    with Path(texts).open(encoding="utf-8", newline="\n") as lines:
-        for row in tokenizer.encode_stream(lines, workers=int(workers)):
-            ids += len(row)
-    return {"seconds": time.perf_counter() - start, "ids": ids}
-
-
 def _score(directory: str, library: str, dtype: str, texts: str, logprobs_file: str) -> dict[str, float]:
     import torch
     from safetensors.torch import save_file
@@ -199,7 +186,6 @@ if __name__ == "__main__":
         "load": _load,
         "score": _score,
         "tokenize": _tokenize,
-        "tokenize-stream": _tokenize_stream,
         "train": _train,
     }
     work = kinds[sys.argv[1]]

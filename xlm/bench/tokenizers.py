@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import subprocess
+import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from xlm.bench.probe import measure
 from xlm.bench.report import Bar, BenchReport, Figure, machine_facts, ratio_of_rounds
+from xlm.errors import XLMError
 
 TIME_LIMIT = 1 / 20
 """Time of tokenizing with empty caches, in times of transformers'."""
@@ -76,7 +81,7 @@ def bench_tokenizer(
 def bench_workers(
     scratch: Path, *, model: Path, texts: Sequence[Path], rounds: int, workers: int, megabytes: float
 ) -> BenchReport:
-    """Tokenizes a long stream of lines with one process and with several.
+    """Tokenizes a long file by ``xlm tokenize``, with one process and with several; each time a new command.
 
     Args:
         scratch: As for ``bench_tokenizer``.
@@ -84,28 +89,30 @@ def bench_workers(
         texts: As for ``bench_tokenizer``.
         rounds: How often to measure; the two alternate.
         workers: How many processes to compare with one.
-        megabytes: Size of the stream; the texts are repeated as often as needed.
+        megabytes: Size of the file; the texts are repeated as often as needed.
     """
     joined = _join(scratch, texts, at_least=int(megabytes * 1e6))
-    rows: dict[int, list[dict[str, float]]] = {1: [], workers: []}
+    times: dict[int, list[float]] = {1: [], workers: []}
+    written = set()
     for _ in range(rounds):
-        for number, measured in rows.items():
-            measured.append(measure("tokenize-stream", str(model), str(number), str(joined)))
+        for number, measured in times.items():
+            spent, digest = _tokenized(model, joined, number, scratch / "ids")
+            measured.append(spent)
+            written.add(digest)
     figures = {
         number: Figure(
             name="one process" if number == 1 else f"{number} processes",
             unit="s",
-            values=tuple(row["seconds"] for row in measured),
+            values=tuple(measured),
         )
-        for number, measured in rows.items()
+        for number, measured in times.items()
     }
-    ids = {row["ids"] for measured in rows.values() for row in measured}
     return BenchReport(
-        title=f"tokenizing {joined.stat().st_size / 1e6:.1f} MB as a stream, {rounds} rounds",
+        title=f"tokenizing {joined.stat().st_size / 1e6:.1f} MB by xlm tokenize --output ids, {rounds} rounds",
         machine=machine_facts(("sacremoses",)),
         figures=tuple(figures.values()),
         bars=(
-            Bar(name="different numbers of ids, beside one", value=len(ids) - 1, limit=0),
+            Bar(name="different outputs, beside one", value=len(written) - 1, limit=0),
             Bar(
                 name=f"time of {workers} processes / of one",
                 value=ratio_of_rounds(figures[workers], figures[1]),
@@ -113,6 +120,24 @@ def bench_workers(
             ),
         ),
     )
+
+
+def _tokenized(model: Path, text: Path, workers: int, output: Path) -> tuple[float, str]:
+    """Seconds that the command takes, the start of Python included, and the digest of what it writes."""
+    command = ["tokenize", str(model), "--lang", "en", "--output", "ids", "--workers", str(workers), str(text)]
+    with output.open("wb") as file:
+        start = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, "-m", "xlm", *command], stdout=file, stderr=subprocess.PIPE, text=True, check=False
+        )
+        spent = time.perf_counter() - start
+    if done.returncode != 0:
+        raise XLMError("a measurement failed", where="xlm tokenize", found=done.stderr[-2000:].strip())
+    with output.open("rb") as file:
+        digest = hashlib.new("sha256")
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return spent, digest.hexdigest()
 
 
 def _join(scratch: Path, texts: Sequence[Path], *, at_least: int = 0) -> Path:

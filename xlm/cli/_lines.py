@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
 
@@ -22,13 +22,18 @@ def is_standard_input(file: BinaryIO) -> bool:
     return not isinstance(name, str) or name in ("-", "<stdin>")
 
 
-def read_lines(file: BinaryIO) -> Iterator[tuple[int, str]]:
-    r"""Yields each line's number, from 1, and its text without the ``\n``; an unfinished last line counts too.
+def read_lines(file: BinaryIO, *, lines: Iterable[bytes] | None = None, first: int = 1) -> Iterator[tuple[int, str]]:
+    r"""Yields each line's number and its text without the ``\n``; an unfinished last line counts too.
+
+    Args:
+        file: What is read, and named in errors.
+        lines: Some lines of it that have been read already, instead of those that are left.
+        first: The first line's number.
 
     Raises:
         InputError: A line is not UTF-8.
     """
-    for number, line in enumerate(file, start=1):
+    for number, line in enumerate(file if lines is None else lines, start=first):
         try:
             yield number, line.removesuffix(b"\n").decode("utf-8")
         except UnicodeDecodeError as error:
@@ -44,11 +49,6 @@ def read_lines(file: BinaryIO) -> Iterator[tuple[int, str]]:
 def write_line(line: str) -> None:
     """Writes one line to standard output, at once."""
     click.echo(line.encode("utf-8"))
-
-
-def write_lines(lines: Sequence[str]) -> None:
-    """Writes several lines to standard output."""
-    click.echo("".join(f"{line}\n" for line in lines).encode("utf-8"), nl=False)
 
 
 @contextmanager

@@ -135,14 +135,14 @@ def load(against: str | None, size: str, rounds: int) -> Measurement:
 @tokenizer_directory
 @text_files
 @click.option(
-    "--workers", type=click.IntRange(2), help="Compare this many processes with one, on a stream of --megabytes."
+    "--workers", type=click.IntRange(2), help="Compare this many processes with one, on a file of --megabytes."
 )
 @click.option(
     "--megabytes",
     type=click.FloatRange(min=0, min_open=True),
     default=100.0,
     show_default=True,
-    help="Size of that stream; --text is repeated as often as needed.",
+    help="Size of that file; --text is repeated as often as needed.",
 )
 @_measuring(5)
 def tokenizer(

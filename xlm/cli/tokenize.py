@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Iterator
-from functools import partial
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
-from xlm.cli._lines import is_standard_input, naming_line, read_lines, write_line, write_lines
+from xlm.cli._lines import is_standard_input, naming_line, read_lines, write_line
 from xlm.cli._options import model_and_text
-from xlm.errors import InputError
 
 if TYPE_CHECKING:
     from xlm.tokenizer.tokenizer import XLMTokenizer
 
-_BATCH_LINES = 5000
-_BATCH_CHARACTERS = 1 << 20
+_BLOCK_BYTES = 1 << 20
+_LINES_BETWEEN_REPORTS = 5000
 
 
 @click.command(name="tokenize", short_help="Text to the tokens or ids of a model.")
@@ -53,54 +53,62 @@ def command(
     from xlm.tokenizer.tokenizer import XLMTokenizer
 
     tokenizer = XLMTokenizer.from_pretrained(model, preset=preset, codes=codes)
-    written = partial(_lines, tokenizer, lang=lang, output=output)
+    work = _Work(tokenizer=tokenizer, lang=lang, output=output)
     if workers == 1 and is_standard_input(file):  # someone may be waiting for each line
         for number, line in read_lines(file):
             with naming_line(file, number):
-                write_line(written([line])[0])
-            _show(number)
+                write_line(work.of_lines([line])[0])
+            if number % _LINES_BETWEEN_REPORTS == 0:
+                _show(number)
         return
-    written([""])  # a wrong language is said before any process starts
-    reading = _Batches(file)
-    number = 0
-    for lines in in_order(written, reading, workers=workers):
-        write_lines(lines)
-        number += len(lines)
-        _show(number)
-    if reading.error is not None:
-        raise reading.error
+    work.of_lines([""])  # a wrong language is said before any process starts
+    done = 0
+    for block in in_order(work, _blocks(file), workers=workers):
+        if block.unread:
+            for _, line in read_lines(file, lines=io.BytesIO(block.unread), first=done + 1):
+                write_line(work.of_lines([line])[0])
+        click.echo(block.written, nl=False)
+        done += block.lines
+        _show(done)
 
 
-def _lines(tokenizer: XLMTokenizer, lines: list[str], *, lang: str, output: str) -> list[str]:
-    if output == "tokens":
-        return [" ".join(tokens) for tokens in tokenizer.tokenize_batch(lines, lang)]
-    return [" ".join(map(str, ids)) for ids in tokenizer.encode_batch(lines, lang=lang)]
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Block:
+    """What has become of a block of lines: bytes, which go from one process to another fastest."""
+
+    written: bytes = b""
+    lines: int = 0
+    unread: bytes = b""
+    """The block itself, if it is not UTF-8."""
 
 
-class _Batches:
-    """The lines of a file in batches; an error ends them and is kept, so that what stands before it comes out."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Work:
+    tokenizer: XLMTokenizer
+    lang: str
+    output: str
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.error: InputError | None = None
-
-    def __iter__(self) -> Iterator[list[str]]:
-        batch: list[str] = []
-        characters = 0
+    def __call__(self, block: bytes) -> _Block:
         try:
-            for _, line in read_lines(self._file):
-                batch.append(line)
-                characters += len(line)
-                if characters > _BATCH_CHARACTERS or len(batch) >= _BATCH_LINES:
-                    yield batch
-                    batch, characters = [], 0
-        except InputError as error:
-            self.error = error
-        if batch:
-            yield batch
+            lines = block.decode("utf-8").removesuffix("\n").split("\n")
+        except UnicodeDecodeError:
+            return _Block(unread=block)
+        written = "".join([f"{line}\n" for line in self.of_lines(lines)])
+        return _Block(written=written.encode("utf-8"), lines=len(lines))
+
+    def of_lines(self, lines: list[str]) -> list[str]:
+        if self.output == "tokens":
+            return [" ".join(tokens) for tokens in self.tokenizer.tokenize_batch(lines, self.lang)]
+        return [" ".join(map(str, ids)) for ids in self.tokenizer.encode_batch(lines, lang=self.lang)]
+
+
+def _blocks(file: BinaryIO) -> Iterator[bytes]:
+    """Yields whole lines, about a megabyte of them at a time."""
+    while block := file.read(_BLOCK_BYTES):
+        yield block if block.endswith(b"\n") else block + file.readline()
 
 
 def _show(lines: int) -> None:
     """Shows on a terminal how far the work is."""
-    if lines % _BATCH_LINES == 0 and sys.stderr.isatty() and not sys.stdout.isatty():
+    if sys.stderr.isatty() and not sys.stdout.isatty():
         click.echo(f"\r{lines:,} lines", nl=False, err=True)
