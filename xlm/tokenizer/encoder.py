@@ -126,11 +126,12 @@ class Encoder(TokenizerSettings):
         else:
             texts = text
             pairs = [None] * len(texts) if text_pair is None else text_pair
-        if isinstance(pairs, str) or len(pairs) != len(texts):
+        is_list = isinstance(pairs, Sequence) and not isinstance(pairs, str)
+        if not is_list or len(pairs) != len(texts):
             raise InputError(
                 "There is not one second text for each first",
                 where="text_pair",
-                found="a str" if isinstance(pairs, str) else f"{len(pairs)} texts",
+                found=f"{len(pairs)} texts" if is_list else f"a {type(pairs).__name__}",
                 expected=f"{len(texts)} texts",
             )
         if return_offsets and (text_pair is not None or truncation is not False):

@@ -50,9 +50,10 @@ class TokenizerSettings:
     _special: re.Pattern[str] = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
+        preset = PRESETS.get(self.preset) if isinstance(self.preset, str) else None
         for name in ("do_lowercase_and_remove_accent", "bos_token"):
-            if getattr(self, name) is None and self.preset in PRESETS:
-                object.__setattr__(self, name, getattr(PRESETS[self.preset], name))
+            if getattr(self, name) is None and preset is not None:
+                object.__setattr__(self, name, getattr(preset, name))
         self._check_settings()
         if not self.merges:
             raise VocabularyError("There are no merges", where="merges", remedy="pass the merges of the model")
@@ -89,7 +90,7 @@ class TokenizerSettings:
                 found = repr(getattr(self, name))
                 raise InputError("A setting of the tokenizer is wrong", where=name, found=found, expected=expected)
 
-        check("preset", self.preset in PRESETS, " or ".join(map(repr, PRESETS)))
+        check("preset", self.preset in [*PRESETS], " or ".join(map(repr, PRESETS)))
         without = self.preset_without_lang
         free = [name for name, preset in PRESETS.items() if not preset.lang_required]
         check("preset_without_lang", without is None or without in free, " or ".join(map(repr, [None, *free])))
