@@ -142,6 +142,8 @@ def test_long_input(tokenizer: XLMTokenizer) -> None:
         ({"lang2id": {"de": 0, "en": 0}}, "lang2id"),
         ({"lang2id": {"de": "0"}}, "lang2id"),
         ({"lang2id": ["de"]}, "lang2id"),
+        ({"lang2id": {"": 0}}, "lang2id"),
+        ({"lang2id": {"\ud800": 0}}, "lang2id"),
         ({"additional_special_tokens": "<s>"}, "additional_special_tokens"),
         ({"additional_special_tokens": ["<new>"]}, "additional_special_tokens"),
         ({"additional_special_tokens": [{}]}, "additional_special_tokens"),

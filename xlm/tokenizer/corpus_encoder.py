@@ -32,6 +32,7 @@ class CorpusEncoder(TokenizerSettings):
         Raises:
             InputError: A text is not a str, ``texts`` is a single one, or there are no workers.
             LanguageError: The model does not have the language, or it is missing.
+            DependencyError: The library that divides the language into words is not installed.
         """
         return list(self.encode_stream(texts, lang=lang, workers=workers, add_special_tokens=add_special_tokens))
 
@@ -41,7 +42,7 @@ class CorpusEncoder(TokenizerSettings):
         """Returns an iterator over the ids of each text, as ``encode_batch`` does; for more than memory can hold.
 
         Args:
-            texts: Any number of texts, read as they are needed, some thousands ahead.
+            texts: Any number of texts, read as they are needed, tens of thousands ahead for each worker.
             lang: As for ``tokenize``, for all of them.
             workers: How many processes share the work.
             add_special_tokens: As for ``encode``.
@@ -49,6 +50,7 @@ class CorpusEncoder(TokenizerSettings):
         Raises:
             InputError: A text is not a str, ``texts`` is a single one, or there are no workers.
             LanguageError: The model does not have the language, or it is missing.
+            DependencyError: The library that divides the language into words is not installed.
         """
         encode = partial(self._encode_each, lang=lang, add_special_tokens=add_special_tokens)
         listed = self._pipeline.lists_of_ids  # here and not in the workers: arrays are quick to hand over
@@ -64,6 +66,7 @@ class CorpusEncoder(TokenizerSettings):
         Raises:
             InputError: A text is not a str, or ``texts`` is a single one.
             LanguageError: The model does not have the language, or it is missing.
+            DependencyError: The library that divides the language into words is not installed.
         """
         return [
             pieces for batch in in_batches(texts) for pieces in self._pipeline_for("", lang).pieces_of_each(batch, lang)

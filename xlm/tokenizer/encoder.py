@@ -57,6 +57,7 @@ class Encoder(TokenizerSettings):
         Raises:
             InputError: The text is not a str, or an unknown way of truncation.
             LanguageError: The model does not have the language, or it is missing.
+            DependencyError: The library that divides the language into words is not installed.
         """
         ids = self._pipeline_for(text, lang).ids(text, lang)
         pair = None if text_pair is None else self._pipeline_for(text_pair, lang).ids(text_pair, lang)
@@ -119,6 +120,7 @@ class Encoder(TokenizerSettings):
         Raises:
             InputError: A text is not a str, or the rows cannot be one tensor.
             LanguageError: The model does not have the language, or it is missing.
+            DependencyError: The library that divides the language into words is not installed.
         """
         if isinstance(text, str) or not isinstance(text, Sequence):  # encode refuses what is neither
             texts: Sequence[str] = [text]

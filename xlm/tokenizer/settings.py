@@ -102,7 +102,7 @@ class TokenizerSettings:
         check(
             "lang2id",
             ids is None or (isinstance(ids, Mapping) and _are_language_ids(ids)),
-            "for each language an id of its own",
+            "for each language, by a printable name, an id of its own",
         )
 
     def _id_of_special(self, where: str, token: object) -> int:
@@ -189,4 +189,5 @@ class TokenizerSettings:
 
 def _are_language_ids(ids: Mapping[Any, Any]) -> bool:
     typed = all(isinstance(lang, str) and type(index) is int and index >= 0 for lang, index in ids.items())
-    return typed and len(set(ids.values())) == len(ids)
+    # Names stand in errors and in files: none is empty, half of a surrogate pair or an escape sequence.
+    return typed and all(lang and lang.isprintable() for lang in ids) and len(set(ids.values())) == len(ids)
