@@ -84,6 +84,7 @@ BROKEN: dict[str, tuple[tuple[str, ...], Change, int]] = {
     "no special token": (("vocab.json",), lambda data: data.replace(b'"</s>"', b'"<x>"'), -1),
     "another special token": (OBJECTS[1:], with_mask(b'"<m>"'), -1),
     "a special token that is a list": (OBJECTS[1:], with_mask(b"[1]"), -1),
+    "an added token": (OBJECTS[1:2], lambda data: data.replace(b'": "<s>"', b'": "' + b"x" * 5000 + b'"'), 0),
     "one column": (LINES, with_line(3, b"abc"), 3),
     "four columns": (LINES, with_line(3, b"a b c d"), 3),
     "an empty line": (LINES, with_line(3, b""), 3),

@@ -7,10 +7,14 @@ import sys
 import time
 from collections.abc import Callable
 from functools import lru_cache
+from pathlib import Path
 
 import pytest
 
 from tests.tokenizer.small import MERGES, VOCABULARY
+from xlm.errors import VocabularyError
+from xlm.tokenizer.spans import in_order_and_complete
+from xlm.tokenizer.text_files import read_json_object
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
 MOST_MB = 300
@@ -71,6 +75,7 @@ PATTERNS = {
     "ideographs": "中文字，",
     "full-width": "１，。 ",
     "special tokens": "<s><special1>",
+    "dropped signs": "a\u200b ",
 }
 
 
@@ -112,6 +117,31 @@ def check_linear(pattern: str, call: str, *, shortest: int, longest: int) -> Non
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_time_is_linear(pattern: str) -> None:
     check_linear(PATTERNS[pattern], "encode", shortest=20_000, longest=80_000)
+
+
+def test_time_of_spans_is_linear_where_much_is_dropped() -> None:
+    def seconds(length: int) -> float:
+        text = "ab " * length
+        spans = [(start, start + 1) for start in range(0, len(text), 3)]  # every b was dropped
+        begin = time.process_time()
+        assert in_order_and_complete(text, spans)[-1] == (3 * length - 3, 3 * length - 1)
+        return time.process_time() - begin
+
+    # Eight times the length: quadratic is 64.
+    assert seconds(320_000) < 20 * max(seconds(40_000), 0.05)
+
+
+def test_time_to_find_a_key_that_stands_twice_is_linear(tmp_path: Path) -> None:
+    def seconds(keys: int) -> float:
+        path = tmp_path / "object.json"
+        path.write_text("{" + "".join(f'"{key}": 1,' for key in range(keys)) + f'"{keys - 1}": 1' + "}")
+        begin = time.process_time()
+        with pytest.raises(VocabularyError, match="twice"):
+            read_json_object(path)
+        return time.process_time() - begin
+
+    # Eight times as many: quadratic is 64.
+    assert seconds(16_000) < 20 * max(seconds(2_000), 0.05)
 
 
 @pytest.mark.slow

@@ -187,9 +187,24 @@ def test_making_lists_leaves_the_garbage_collector_as_it_was(collects: bool) -> 
         (gc.enable if collects else gc.disable)()
         assert Rows.of([[1, 2], [], [3]], "int32").lists() == [[1, 2], [], [3]]
         assert gc.isenabled() is collects
-        with pytest.raises(TypeError):
-            Rows.of([[1, 2]], "int32").lists(5)  # type: ignore[arg-type]
-        assert gc.isenabled() is collects
+    finally:
+        (gc.enable if before else gc.disable)()
+
+
+def test_two_threads_that_make_lists_do_not_leave_the_garbage_collector_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The other thread has stopped it when this one looks, and starts it again right after.
+    before = gc.isenabled()
+    try:
+        gc.disable()
+
+        def looked() -> bool:
+            gc.enable()
+            return False
+
+        monkeypatch.setattr(gc, "isenabled", looked)
+        Rows.of([[1, 2]], "int32").lists()
+        monkeypatch.undo()
+        assert gc.isenabled()
     finally:
         (gc.enable if before else gc.disable)()
 

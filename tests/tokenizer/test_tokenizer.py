@@ -142,6 +142,8 @@ def test_long_input(tokenizer: XLMTokenizer) -> None:
         ({"lang2id": {"de": 0, "en": 0}}, "lang2id"),
         ({"lang2id": {"de": "0"}}, "lang2id"),
         ({"lang2id": ["de"]}, "lang2id"),
+        ({"lang2id": {"": 0}}, "lang2id"),
+        ({"lang2id": {"\ud800": 0}}, "lang2id"),
         ({"additional_special_tokens": "<s>"}, "additional_special_tokens"),
         ({"additional_special_tokens": ["<new>"]}, "additional_special_tokens"),
         ({"additional_special_tokens": [{}]}, "additional_special_tokens"),
@@ -149,6 +151,8 @@ def test_long_input(tokenizer: XLMTokenizer) -> None:
         ({"bos_token": "<new>"}, "bos_token"),
         ({"preset_without_lang": "original"}, "preset_without_lang"),
         ({"preset": None}, "preset"),
+        ({"preset": ["original"]}, "preset"),
+        ({"preset": {}}, "preset"),
     ],
 )
 def test_wrong_settings_are_named(settings: dict[str, Any], where: str) -> None:
@@ -179,6 +183,7 @@ def test_what_cannot_be_cut_or_paired_is_refused(tokenizer: XLMTokenizer) -> Non
         ({"padding": "max_length", "max_length": 2.0}, "max_length"),
         ({"text_pair": ["the"]}, "text_pair"),
         ({"text_pair": "the"}, "text_pair"),
+        ({"text_pair": 2}, "text_pair"),
         ({"text_pair": ["the", "dog"], "return_offsets": True}, "return_offsets"),
         ({"truncation": True, "return_offsets": True}, "return_offsets"),
     )
@@ -207,8 +212,11 @@ def test_batches(tokenizer: XLMTokenizer) -> None:
             assert tokenizer.encode_batch(iter(texts), lang=lang, workers=workers) == expected
     assert tokenizer.encode_batch([]) == []
     assert tokenizer.encode_batch(["the"], add_special_tokens=False) == [[VOCABULARY.ids["the</w>"]]]
-    with pytest.raises(InputError, match="batch"):
-        tokenizer.encode_batch("the")
+    no_batch: tuple[Any, ...] = ("the", None, 5)
+    for texts in no_batch:
+        for call in (tokenizer.encode_batch, tokenizer.encode_stream, tokenizer.tokenize_batch):
+            with pytest.raises(InputError, match="batch"):
+                call(texts)
     wrong: tuple[Any, ...] = (0, True, 1.5, None)
     for number in wrong:
         with pytest.raises(InputError, match="workers"):

@@ -209,7 +209,7 @@ def _check_languages(directory: Path, config: Mapping[str, Any]) -> None:
         raise VocabularyError(
             "The model and its tokenizer disagree on the ids of languages",
             where=f"{path} and {directory / _CONFIG}, lang2id",
-            found=f"{of_model} and {of_tokenizer}",
+            found=f"{shortened(of_model)} and {shortened(of_tokenizer)}",
             expected="the same twice",
             remedy="correct the one that is wrong; the original's ids follow the sorted names",
         )
@@ -265,8 +265,9 @@ def _check_added(path: Path, added: Mapping[str, object], vocabulary: Vocabulary
             raise VocabularyError(
                 "A token was added to the vocabulary, which is not supported",
                 where=path,
-                found=f"{token!r} with id {index}",
+                found=f"{shortened(repr(token))} with id {shortened(index)}",
                 expected="only tokens of vocab.json, with their ids",
+                remedy="take it out of the file, unless the model was trained with it",
             )
 
 

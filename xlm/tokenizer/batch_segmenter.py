@@ -131,7 +131,7 @@ def _together(texts: Sequence[str]) -> Iterator[Sequence[str]]:
     some: list[str] = []
     characters = chunks = 0
     for text in texts:
-        alone = len(text) > WINDOW or MARK in text
+        alone = _goes_alone(text)
         characters += len(text)
         chunks += text.count(" ") + 1
         if some and (alone or characters > _MOST_CHARACTERS or chunks > _MOST_CHUNKS):

@@ -13,14 +13,19 @@ _BLOCK = 64  # texts that are looked at together
 
 
 def in_batches(texts: Iterable[str]) -> Iterator[list[str]]:
-    """Yields texts in batches.
+    """Returns an iterator over texts in batches.
 
     Raises:
-        InputError: Something that is not a str.
+        InputError: ``texts`` is a single one, or nothing that holds texts; later, something that is not a str.
     """
-    if isinstance(texts, (list, tuple)):  # no look at each: a third of the time
-        yield from _in_batches_of_blocks(texts)
-        return
+    if isinstance(texts, str) or not isinstance(texts, Iterable):
+        found = "a str" if isinstance(texts, str) else type(texts).__name__
+        raise InputError("A single text is no batch", where="texts", found=found, expected="a list of str")
+    # no look at each text of a list: a third of the time
+    return _in_batches_of_blocks(texts) if isinstance(texts, (list, tuple)) else _in_batches_one_by_one(texts)
+
+
+def _in_batches_one_by_one(texts: Iterable[str]) -> Iterator[list[str]]:
     batch: list[str] = []
     characters = 0
     for text in texts:

@@ -7,7 +7,6 @@ from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from xlm.errors import InputError
 from xlm.tokenizer.batches import in_batches
 from xlm.tokenizer.parallel import in_order
 from xlm.tokenizer.settings import TokenizerSettings
@@ -33,6 +32,7 @@ class CorpusEncoder(TokenizerSettings):
         Raises:
             InputError: A text is not a str, ``texts`` is a single one, or there are no workers.
             LanguageError: The model does not have the language, or it is missing.
+            DependencyError: The library that divides the language into words is not installed.
         """
         return list(self.encode_stream(texts, lang=lang, workers=workers, add_special_tokens=add_special_tokens))
 
@@ -42,7 +42,7 @@ class CorpusEncoder(TokenizerSettings):
         """Returns an iterator over the ids of each text, as ``encode_batch`` does; for more than memory can hold.
 
         Args:
-            texts: Any number of texts, read as they are needed, some thousands ahead.
+            texts: Any number of texts, read as they are needed, tens of thousands ahead for each worker.
             lang: As for ``tokenize``, for all of them.
             workers: How many processes share the work.
             add_special_tokens: As for ``encode``.
@@ -50,14 +50,13 @@ class CorpusEncoder(TokenizerSettings):
         Raises:
             InputError: A text is not a str, ``texts`` is a single one, or there are no workers.
             LanguageError: The model does not have the language, or it is missing.
+            DependencyError: The library that divides the language into words is not installed.
         """
-        if isinstance(texts, str):
-            raise InputError("A single text is no batch", where="texts", found="a str", expected="a list of str")
         encode = partial(self._encode_each, lang=lang, add_special_tokens=add_special_tokens)
         listed = self._pipeline.lists_of_ids  # here and not in the workers: arrays are quick to hand over
         return chain.from_iterable(map(listed, in_order(encode, in_batches(texts), workers=workers)))
 
-    def tokenize_batch(self, texts: Sequence[str], lang: str | None = None) -> list[list[str]]:
+    def tokenize_batch(self, texts: Iterable[str], lang: str | None = None) -> list[list[str]]:
         """Returns the pieces of each text, as ``tokenize`` does; faster for many texts.
 
         Args:
@@ -65,8 +64,9 @@ class CorpusEncoder(TokenizerSettings):
             lang: As for ``tokenize``, for all of them.
 
         Raises:
-            InputError: A text is not a str.
+            InputError: A text is not a str, or ``texts`` is a single one.
             LanguageError: The model does not have the language, or it is missing.
+            DependencyError: The library that divides the language into words is not installed.
         """
         return [
             pieces for batch in in_batches(texts) for pieces in self._pipeline_for("", lang).pieces_of_each(batch, lang)

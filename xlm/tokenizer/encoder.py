@@ -57,6 +57,7 @@ class Encoder(TokenizerSettings):
         Raises:
             InputError: The text is not a str, or an unknown way of truncation.
             LanguageError: The model does not have the language, or it is missing.
+            DependencyError: The library that divides the language into words is not installed.
         """
         ids = self._pipeline_for(text, lang).ids(text, lang)
         pair = None if text_pair is None else self._pipeline_for(text_pair, lang).ids(text_pair, lang)
@@ -119,6 +120,7 @@ class Encoder(TokenizerSettings):
         Raises:
             InputError: A text is not a str, or the rows cannot be one tensor.
             LanguageError: The model does not have the language, or it is missing.
+            DependencyError: The library that divides the language into words is not installed.
         """
         if isinstance(text, str) or not isinstance(text, Sequence):  # encode refuses what is neither
             texts: Sequence[str] = [text]
@@ -126,11 +128,12 @@ class Encoder(TokenizerSettings):
         else:
             texts = text
             pairs = [None] * len(texts) if text_pair is None else text_pair
-        if isinstance(pairs, str) or len(pairs) != len(texts):
+        is_list = isinstance(pairs, Sequence) and not isinstance(pairs, str)
+        if not is_list or len(pairs) != len(texts):
             raise InputError(
                 "There is not one second text for each first",
                 where="text_pair",
-                found="a str" if isinstance(pairs, str) else f"{len(pairs)} texts",
+                found=f"{len(pairs)} texts" if is_list else f"a {type(pairs).__name__}",
                 expected=f"{len(texts)} texts",
             )
         if return_offsets and (text_pair is not None or truncation is not False):

@@ -48,7 +48,8 @@ class Rows:
         ends = np.cumsum(self.lengths).tolist()
         # Lists of numbers and texts hold no garbage, but so many new ones make it look through all objects there are.
         collects = gc.isenabled()
-        gc.disable()
+        if collects:  # else another thread may be here, and will start it again: then it must not be stopped anew
+            gc.disable()
         try:
             return [values[start:end] for start, end in zip([0, *ends], ends, strict=False)]
         finally:

@@ -50,9 +50,10 @@ class TokenizerSettings:
     _special: re.Pattern[str] = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
+        preset = PRESETS.get(self.preset) if isinstance(self.preset, str) else None
         for name in ("do_lowercase_and_remove_accent", "bos_token"):
-            if getattr(self, name) is None and self.preset in PRESETS:
-                object.__setattr__(self, name, getattr(PRESETS[self.preset], name))
+            if getattr(self, name) is None and preset is not None:
+                object.__setattr__(self, name, getattr(preset, name))
         self._check_settings()
         if not self.merges:
             raise VocabularyError("There are no merges", where="merges", remedy="pass the merges of the model")
@@ -89,7 +90,7 @@ class TokenizerSettings:
                 found = repr(getattr(self, name))
                 raise InputError("A setting of the tokenizer is wrong", where=name, found=found, expected=expected)
 
-        check("preset", self.preset in PRESETS, " or ".join(map(repr, PRESETS)))
+        check("preset", self.preset in [*PRESETS], " or ".join(map(repr, PRESETS)))
         without = self.preset_without_lang
         free = [name for name, preset in PRESETS.items() if not preset.lang_required]
         check("preset_without_lang", without is None or without in free, " or ".join(map(repr, [None, *free])))
@@ -101,7 +102,7 @@ class TokenizerSettings:
         check(
             "lang2id",
             ids is None or (isinstance(ids, Mapping) and _are_language_ids(ids)),
-            "for each language an id of its own",
+            "for each language, by a printable name, an id of its own",
         )
 
     def _id_of_special(self, where: str, token: object) -> int:
@@ -188,4 +189,5 @@ class TokenizerSettings:
 
 def _are_language_ids(ids: Mapping[Any, Any]) -> bool:
     typed = all(isinstance(lang, str) and type(index) is int and index >= 0 for lang, index in ids.items())
-    return typed and len(set(ids.values())) == len(ids)
+    # Names stand in errors and in files: none is empty, half of a surrogate pair or an escape sequence.
+    return typed and all(lang and lang.isprintable() for lang in ids) and len(set(ids.values())) == len(ids)

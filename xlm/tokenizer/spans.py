@@ -49,7 +49,7 @@ def in_order_and_complete(text: str, spans: Sequence[Span]) -> list[Span]:
             done += 1
         if done < start:  # something was dropped here
             if result:
-                dropped_end = len(text[:start].rstrip())
+                dropped_end = done + len(text[done:start].rstrip())
                 result[-1] = (result[-1][0], max(result[-1][1], dropped_end))
             else:
                 start = done

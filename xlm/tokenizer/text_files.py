@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import json
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -78,8 +79,8 @@ def read_json_object(path: Path) -> dict[str, Any]:
     def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         result = dict(pairs)
         if len(result) != len(pairs):
-            keys = [key for key, _ in pairs]
-            twice = next(key for key in result if keys.count(key) > 1)
+            times = Counter(key for key, _ in pairs)
+            twice = next(key for key in result if times[key] > 1)
             where = place_of_key(path, twice, occurrence=1)
             raise VocabularyError(
                 "A key stands twice in the file",

@@ -46,7 +46,7 @@ class XLMTokenizer(Encoder, CorpusEncoder, Decoder):
         unk_token: Stands for a piece that is not in the vocabulary.
         mask_token: For masked language models; nothing here uses it.
         additional_special_tokens: Further tokens that are recognised in a text as they stand.
-        model_max_length: How many tokens the model takes; nothing is cut off.
+        model_max_length: How many tokens the model takes; texts are cut to it only where ``truncation`` asks for it.
 
     Raises:
         VocabularyError: A special token that is not in the vocabulary, or no merges.
