@@ -60,6 +60,7 @@ class Faults:
         size: What to say that files have, instead of the truth.
         unlisted_404: Files that are listed, and not there when asked for.
         xet: Whether large files are said to be stored by xet.
+        headers: What to send in place of these headers, where they are sent; ``*`` stands for what is right.
     """
 
     status: int | None = None
@@ -71,6 +72,7 @@ class Faults:
     size: dict[str, int] = field(default_factory=dict)
     unlisted_404: set[str] = field(default_factory=set)
     xet: bool = False
+    headers: dict[str, str] = field(default_factory=dict)
 
 
 def commit_of(text: str) -> str:
@@ -276,7 +278,7 @@ class _Handler(BaseHTTPRequestHandler):
     ) -> None:
         self.send_response(status)
         for name, value in (headers or {}).items():
-            self.send_header(name, value)
+            self.send_header(name, self.hub.faults.headers.get(name, value).replace("*", value.strip('"')))
         self.send_header("Content-Length", str(len(body) if length is None else length))
         self.end_headers()
         if self.command == "HEAD":

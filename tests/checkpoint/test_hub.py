@@ -31,6 +31,7 @@ from tests.tokenizer.small import MERGES, TEXT, VOCABULARY
 from xlm import XLMConfig, XLMTokenizer, XLMWarning, XLMWithLMHeadModel
 from xlm.checkpoint.convert import convert
 from xlm.checkpoint.hub import as_hub_model
+from xlm.checkpoint.hub_errors import explain
 from xlm.errors import CheckpointError, DependencyError, HubError, InputError, XLMError
 
 ID = "someone/small"
@@ -596,6 +597,12 @@ def test_what_cannot_be_a_token_is_not_printed(token: str, hub: FakeHub) -> None
     assert hub.requests == []
 
 
+def test_a_token_that_an_error_prints_is_left_out() -> None:
+    # What h11 says of a saved token with a NUL in it.
+    error = explain(RuntimeError("Illegal header value b'Bearer hf_secret\\x00 tail'"), "the hub", cache=Path())
+    assert error.found == "RuntimeError: Illegal header value b'Bearer …"
+
+
 def test_a_saved_token_that_is_not_there(hub: FakeHub) -> None:
     with pytest.raises(HubError, match="no token on this machine"):
         XLMTokenizer.from_pretrained(ID, token=True)
@@ -628,6 +635,44 @@ def test_a_text_file_that_is_far_too_large(
 
 
 # ---- what strangers put into repositories
+
+
+def test_names_that_move_the_cursor(hub: FakeHub) -> None:
+    hub.repositories[ID] = repository({"\x1b[2J\n": b"", "README.md": b"", "a" * 1000: b""})
+    with pytest.raises(HubError, match="holds no model") as error:
+        XLMWithLMHeadModel.from_pretrained(ID)
+    assert str(error.value.found).isprintable()
+    assert "README.md" in str(error.value.found)
+    assert len(str(error.value.found)) <= 300
+
+
+@pytest.mark.parametrize("there", [False, True])
+@pytest.mark.parametrize("header", ["ETag", "X-Linked-Etag"])
+def test_a_tag_that_points_elsewhere(header: str, there: bool, hub: FakeHub, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    if there:
+        outside.write_text("mine")
+    # From the directory of the blobs; relative, as the library strips a slash from the front.
+    hub.faults.headers[header] = (
+        f'"{os.path.relpath(outside, tmp_path / "cache" / "models--someone--small" / "blobs")}"'
+    )
+    with pytest.raises(HubError, match="answered is not the hub"):
+        XLMWithLMHeadModel.from_pretrained(ID)
+    assert (outside.read_text() if outside.exists() else None) == ("mine" if there else None)
+
+
+def test_a_commit_that_points_elsewhere(hub: FakeHub, tmp_path: Path) -> None:
+    hub.faults.unlisted_404.add("model.safetensors")
+    hub.faults.headers["X-Repo-Commit"] = str(tmp_path / "outside")
+    with pytest.raises(HubError, match="does not have a file that it lists"):
+        XLMWithLMHeadModel.from_pretrained(ID)
+    assert not (tmp_path / "outside").exists()
+
+
+@pytest.mark.parametrize("tag", ['W/"*"', '"*-5"', "*"])
+def test_tags_of_other_servers(tag: str, hub: FakeHub, saved: Path) -> None:
+    hub.faults.headers["ETag"] = tag
+    assert XLMTokenizer.from_pretrained(ID) == XLMTokenizer.from_pretrained(saved)
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,15 @@ def test_another_column_and_nothing_at_all(model: XLMWithLMHeadModel, tokenizer:
     renamed = items().rename(columns={"text": "satz"})
     found = score_frame(model, tokenizer, renamed, lang="en", column="satz")
     assert found["logprob"].tolist() == score(model, tokenizer, items(), lang="en")["logprob"].tolist()  # type: ignore[call-overload]
-    assert len(score_frame(model, tokenizer, items().iloc[:0], lang="en", by="word")) == 0
+
+
+@pytest.mark.parametrize("by", ["sentence", "word", "token"])
+def test_no_rows_have_the_columns_of_some(model: XLMWithLMHeadModel, tokenizer: XLMTokenizer, by: str) -> None:
+    some = score_frame(model, tokenizer, items(), lang="en", by=by)
+    for none in (items().iloc[:0], items().iloc[1:2]) if by == "word" else (items().iloc[:0],):
+        found = score_frame(model, tokenizer, none, lang="en", by=by)
+        assert len(found) == 0
+        assert list(found.columns) == list(some.columns)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,8 @@ from huggingface_hub import HfApi, constants, hf_hub_download, try_to_load_from_
 
 from xlm._version import __version__
 from xlm.checkpoint.hub import COMMIT, HubModel, HubOptions, Part, cached
+from xlm.checkpoint.hub_errors import shown
+from xlm.checkpoint.hub_headers import plain_headers
 from xlm.errors import HubError
 
 _LARGEST_TEXT = 1 << 28
@@ -106,7 +108,7 @@ class Download:
             raise HubError(
                 f"the repository holds no {self._part.what} of this kind",
                 where=self._where,
-                found=", ".join(sorted(self._files)[:12]) or "no files",
+                found=shown(", ".join(sorted(self._files)[:12])) or "no files",
                 expected=f"{self._part.required}, in the transformers layout",
                 remedy="check the name",
             )
@@ -136,7 +138,7 @@ class Download:
             raise HubError(
                 "the repository holds no weights that can be read",
                 where=self._where,
-                found=", ".join(sorted(self._files)[:12]),
+                found=shown(", ".join(sorted(self._files)[:12])),
                 expected="model.safetensors or pytorch_model.bin, or one of them in shards with its index",
                 remedy="weights of other frameworks must be converted first, with transformers",
             )
@@ -148,7 +150,7 @@ class Download:
             raise HubError(
                 "the repository lacks shards of the weights",
                 where=f"{self._where}, {form}",
-                found=f"no {', '.join(missing[:8])}",
+                found=shown(f"no {', '.join(missing[:8])}"),
                 expected=f"the {len(shards)} files that the index names",
                 remedy="give another revision, or tell the repository's owner",
             )
@@ -172,7 +174,7 @@ class Download:
             "a file came twice with another content than the hub lists; it was removed",
             where=f"{self._where}, {name}",
             found=found,
-            expected=f"{listed.size} bytes, {listed.sha256 or listed.git}",
+            expected=shown(f"{listed.size} bytes, {listed.sha256 or listed.git}"),
             remedy="try again from another network, and check HF_ENDPOINT and proxies; do not use the file",
         )
 
@@ -181,15 +183,16 @@ class Download:
         return Path(found) if isinstance(found, str) else None
 
     def _library_download(self, name: str, revision: str) -> Path:
-        path: Any = hf_hub_download(
-            self._name,
-            name,
-            revision=revision,
-            cache_dir=self._cache_dir,
-            token=self._options.token,
-            library_name="xlm",
-            library_version=__version__,
-        )
+        with plain_headers():
+            path: Any = hf_hub_download(
+                self._name,
+                name,
+                revision=revision,
+                cache_dir=self._cache_dir,
+                token=self._options.token,
+                library_name="xlm",
+                library_version=__version__,
+            )
         return Path(path)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 from pathlib import Path
 
 from huggingface_hub import errors
@@ -14,6 +15,7 @@ _NOT_WRITABLE = frozenset(
 )
 _LONGEST = 300
 _ADVICE = ("Please make sure", "If you are trying", "For more")  # lines of the library's messages; ours say it too
+_BEARER = re.compile(r"\bBearer .*", re.DOTALL)
 _TOKEN = "give token=, set HF_TOKEN, or run `hf auth login`"
 _CACHED = "what was fetched before opens with HF_HUB_OFFLINE=1"
 
@@ -34,6 +36,12 @@ def explain(error: Exception, where: str, *, cache: Path) -> HubError:
         expected="a directory, a file, or an id on the hub that can be read",
         remedy=remedy,
     )
+
+
+def shown(text: object) -> str:
+    """What a server sent, on one line and short: nothing that moves a cursor reaches the terminal."""
+    printable = "".join(letter if letter.isprintable() else " " for letter in str(text))
+    return " ".join(printable.split())[:_LONGEST]
 
 
 def is_passing(error: Exception) -> bool:
@@ -112,8 +120,7 @@ def _is_ours(error: BaseException) -> bool:
 
 def _text(error: BaseException) -> str:
     lines = [line for line in str(error).splitlines() if not line.startswith(_ADVICE)]
-    # Part of it may be what a server sent: nothing that moves a cursor reaches the terminal.
-    printable = "".join(letter if letter.isprintable() else " " for letter in " ".join(lines))
     status = _status(error)
     kind = type(error).__name__ if status is None else f"{type(error).__name__}, status {status}"
-    return f"{kind}: {' '.join(printable.split())}"[:_LONGEST]
+    # HTTP libraries print a header that cannot be sent, that of the token among them.
+    return shown(f"{kind}: {_BEARER.sub('Bearer …', ' '.join(lines))}")

@@ -15,6 +15,12 @@ if TYPE_CHECKING:
 
 _Scores = Callable[[list[str]], list[SentenceScore]]
 
+_COLUMNS = {
+    "sentence": ["tokens", "logprob"],
+    "word": ["word", "start", "end", "tokens", "surprisal"],
+    "token": ["token", "id", "logprob"],
+}
+
 
 def is_frame(texts: object) -> bool:
     """Whether these are a ``Series`` or ``DataFrame``; pandas is not imported to find out."""
@@ -79,7 +85,8 @@ def frame_of(frame: Any, scores: _Scores, *, column: str = "text", by: str = "se
     rows = [columns[by](result) for result in results]
     # Rows are told by place: an index may hold a value twice.
     found = frame.iloc[[place for place, row in enumerate(rows) for _ in row]]
-    names = next((list(row[0]) for row in rows if row), [])
+    # Without any row, the columns that there always are.
+    names = next((list(row[0]) for row in rows if row), _COLUMNS[by])
     taken = [name for name in names if name in frame.columns]
     if taken:
         raise InputError(
