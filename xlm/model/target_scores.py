@@ -97,8 +97,13 @@ def score_targets(
     ranks_N = None
     if ranks:
         ranks_N = torch.ones(N, dtype=torch.int64, device=device)
-        for rows, _, logits_RS in head.logit_blocks(hidden_ND, word_embeddings_VD, elements=block_elements):
-            ranks_N[rows] += (logits_RS > target_N[rows, None]).sum(1)
+        for rows, first, logits_RS in head.logit_blocks(hidden_ND, word_embeddings_VD, elements=block_elements):
+            above_RS = logits_RS > target_N[rows, None]
+            # A word is not above itself, even if its product were not the same the second time.
+            places_R = targets_N[rows] - first
+            here_R = (places_R >= 0) & (places_R < logits_RS.shape[1])
+            itself_R = above_RS.gather(1, places_R.clamp(0, logits_RS.shape[1] - 1)[:, None])[:, 0] & here_R
+            ranks_N[rows] += above_RS.sum(1) - itself_R.long()
     return TargetScores(
         logprobs=(target_N - highest_N) - sum_N.log(),
         ranks=ranks_N,
