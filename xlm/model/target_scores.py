@@ -78,11 +78,8 @@ def score_targets(
             best = logits_RS.topk(min(K, logits_RS.shape[1]))
             top_NK[rows], chosen_RK = torch.cat([top_NK[rows], best.values], 1).topk(K)
             top_ids_NK[rows] = torch.cat([top_ids_NK[rows], best.indices + first], 1).gather(1, chosen_RK)
-        places_R = targets_N[rows] - first
-        S = logits_RS.shape[1]
-        here_R = (places_R >= 0) & (places_R < S)
-        of_places_R = logits_RS.gather(1, places_R.clamp(0, S - 1)[:, None])[:, 0]
-        target_N[rows] = torch.where(here_R, of_places_R, target_N[rows])
+        here_R, of_target_R = _at_targets(logits_RS, targets_N[rows] - first)
+        target_N[rows] = torch.where(here_R, of_target_R, target_N[rows])
         highest_R = torch.maximum(highest_N[rows], logits_RS.amax(1))
         step_R = highest_N[rows] - highest_R
         highest_N[rows] = highest_R
@@ -100,10 +97,8 @@ def score_targets(
         for rows, first, logits_RS in head.logit_blocks(hidden_ND, word_embeddings_VD, elements=block_elements):
             above_RS = logits_RS > target_N[rows, None]
             # A word is not above itself, even if its product were not the same the second time.
-            places_R = targets_N[rows] - first
-            here_R = (places_R >= 0) & (places_R < logits_RS.shape[1])
-            itself_R = above_RS.gather(1, places_R.clamp(0, logits_RS.shape[1] - 1)[:, None])[:, 0] & here_R
-            ranks_N[rows] += above_RS.sum(1) - itself_R.long()
+            here_R, itself_R = _at_targets(above_RS, targets_N[rows] - first)
+            ranks_N[rows] += above_RS.sum(1) - (here_R & itself_R).long()
     return TargetScores(
         logprobs=(target_N - highest_N) - sum_N.log(),
         ranks=ranks_N,
@@ -111,3 +106,9 @@ def score_targets(
         top_ids=top_ids_NK if top else None,
         top_logprobs=(top_NK - highest_N[:, None]) - sum_N.log()[:, None] if top else None,
     )
+
+
+def _at_targets(block_RS: Tensor, places_R: Tensor) -> tuple[Tensor, Tensor]:
+    """Whether each row's target is in a block, and the block's value at it; any value where it is not."""
+    S = block_RS.shape[1]
+    return (places_R >= 0) & (places_R < S), block_RS.gather(1, places_R.clamp(0, S - 1)[:, None])[:, 0]
