@@ -61,6 +61,9 @@ model_and_text = _together(
 )
 """Adds ``MODEL [FILE] --lang L --preset P --codes FILE``; FILE arrives open for bytes."""
 
+pipeline = _together(*_TOKENIZER)
+"""Adds ``--preset P --codes FILE``."""
+
 computing = _together(*_COMPUTING)
 """Adds ``--dtype`` and ``--device``; for ``open_model`` and ``made_fast``."""
 

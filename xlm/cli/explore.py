@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from xlm.cli._options import computing, made_fast, open_model
+from xlm.cli._options import computing, made_fast, open_model, pipeline
 from xlm.errors import DependencyError
 
 _LOOPBACK = "127.0.0.1"
@@ -17,13 +17,7 @@ _LOOPBACK = "127.0.0.1"
 @click.command(name="explore", short_help="A model in the browser: surprisals, alternatives, continuations.")
 @click.argument("model")
 @click.option("--lang", "languages", multiple=True, metavar="L", help="Language to offer; repeat.  [default: all]")
-@click.option("--preset", metavar="P", help="Text pipeline to begin with; by default the model's own.")
-@click.option(
-    "--codes",
-    type=click.Path(),
-    metavar="FILE",
-    help="BPE codes (fastBPE). Needed for a checkpoint of the original, which holds none.",
-)
+@pipeline
 @computing
 @click.option("--host", default=_LOOPBACK, show_default=True, help="Address to serve at.")
 @click.option(

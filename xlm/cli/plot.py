@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from xlm.cli._options import computing, made_fast, open_model
+from xlm.cli._options import computing, made_fast, open_model, pipeline
 
 
 @click.command(name="plot", short_help="The surprisal of each word as a picture.")
@@ -20,13 +20,7 @@ from xlm.cli._options import computing, made_fast, open_model
     metavar="L",
     help="Language: one for all texts, or one for each. With a single text, several compare it.",
 )
-@click.option("--preset", metavar="P", help="Text pipeline; by default the model's own.")
-@click.option(
-    "--codes",
-    type=click.Path(),
-    metavar="FILE",
-    help="BPE codes (fastBPE). Needed for a checkpoint of the original, which holds none.",
-)
+@pipeline
 @computing
 @click.option(
     "--output",
