@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from xlm.checkpoint.convert import convert
     from xlm.model.cache import XLMCache
     from xlm.model.config import XLMConfig
-    from xlm.model.lm import XLMOutput, XLMWithLMHeadModel
+    from xlm.model.lm import XLMWithLMHeadModel
+    from xlm.model.network import XLMOutput
     from xlm.scoring.frames import score_frame
     from xlm.scoring.perplexity import perplexity
     from xlm.scoring.score import score, score_stream
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 _LAZY = {
     "XLMCache": "xlm.model.cache",
     "XLMConfig": "xlm.model.config",
-    "XLMOutput": "xlm.model.lm",
+    "XLMOutput": "xlm.model.network",
     "XLMTokenizer": "xlm.tokenizer.tokenizer",
     "XLMWithLMHeadModel": "xlm.model.lm",
     "convert": "xlm.checkpoint.convert",

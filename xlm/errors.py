@@ -14,7 +14,14 @@ XLMError
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+Problem = tuple[str, object, str]
+"""The name of a value, the value, and what is allowed."""
 
 
 class XLMError(Exception):
@@ -43,6 +50,23 @@ class XLMError(Exception):
         self.expected = expected
         self.remedy = remedy
         super().__init__(what)
+
+    @classmethod
+    def of_values(cls, what: str, problems: Sequence[Problem], *, remedy: str | None = None) -> Self:
+        """One error that names several wrong values.
+
+        Args:
+            what: What they do not make, one sentence without a full stop.
+            problems: At least one.
+            remedy: What to do about them.
+        """
+        return cls(
+            what,
+            where="; ".join(name for name, _, _ in problems),
+            found="; ".join(f"{name} = {value!r}" for name, value, _ in problems),
+            expected="; ".join(f"{name}: {rule}" for name, _, rule in problems),
+            remedy=remedy,
+        )
 
     def __str__(self) -> str:
         fields = (("where", self.where), ("found", self.found), ("expected", self.expected), ("remedy", self.remedy))

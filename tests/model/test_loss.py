@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from tests.model.small_models import random_ids, small_model
-from xlm.model.lm import XLMOutput, XLMWithLMHeadModel
+from xlm.model.lm import XLMWithLMHeadModel
+from xlm.model.network import XLMOutput
 
 B, T = 3, 6
 HEADS: dict[str, dict[str, Any]] = {

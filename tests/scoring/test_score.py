@@ -25,7 +25,8 @@ from tests.scoring.small import POSITIONS, make_model, open_tokenizer
 from xlm.errors import InputError, LanguageError, XLMWarning
 from xlm.model.head import LinearHead
 from xlm.model.lm import XLMWithLMHeadModel
-from xlm.scoring.score import _as_tokens, score, score_stream
+from xlm.scoring.score import score, score_stream
+from xlm.scoring.scorer import _as_tokens
 from xlm.scoring.sentence import SentenceScore
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
@@ -269,7 +270,7 @@ def test_a_word_that_the_tokenizer_lacks_has_its_number() -> None:
 
 
 def test_a_stream_is_read_and_given_in_windows(tokenizer: XLMTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("xlm.scoring.score.READ_AHEAD_CHARACTERS", 40)
+    monkeypatch.setattr("xlm.scoring.read_ahead.READ_AHEAD_CHARACTERS", 40)
     model = make_model(tokenizer.vocab_size)
     read = 0
 

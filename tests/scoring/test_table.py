@@ -18,7 +18,7 @@ from tests.scoring.small import make_model
 from xlm.model.head import LinearHead
 from xlm.scoring.corpus import score_rows
 from xlm.scoring.rows import Row
-from xlm.scoring.score import Scorer
+from xlm.scoring.scorer import Scorer
 from xlm.scoring.sentence import SentenceScore
 from xlm.scoring.table import TABLE_FORMATS, UNITS, Table
 from xlm.tokenizer.tokenizer import XLMTokenizer

@@ -266,6 +266,17 @@ def test_copies_are_equal_and_work(tokenizer: XLMTokenizer) -> None:
     assert dataclasses.replace(tokenizer, bos_token="</s>") != tokenizer
 
 
+def test_what_is_remembered_is_not_pickled() -> None:
+    tokenizer = XLMTokenizer(VOCABULARY, MERGES)
+    fresh = len(pickle.dumps(tokenizer))
+    texts = [f"dog{i} run{i}" for i in range(2000)]
+    tokenizer.encode_batch(texts, lang="en")
+    for text in texts:
+        tokenizer.encode(text, lang="de")
+        tokenizer(text, return_offsets=True)
+    assert len(pickle.dumps(tokenizer)) == fresh
+
+
 def test_repr_says_what_it_is(tokenizer: XLMTokenizer) -> None:
     text = repr(tokenizer)
     for part in ("'transformers'", "lower-cased", f"{len(VOCABULARY)} tokens", "80 merges", "de=0, en=1", "<s> … </s>"):

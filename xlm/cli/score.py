@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from xlm.scoring.corpus import ScoredWindow
     from xlm.scoring.resumable import ResumableFile
     from xlm.scoring.rows import Corpus
-    from xlm.scoring.score import Scorer
+    from xlm.scoring.scorer import Scorer
     from xlm.scoring.signature import Signature
     from xlm.scoring.table import Table
 
@@ -121,7 +121,7 @@ def command(model: str, files: tuple[Path, ...], by: str, form: str, **options: 
     tokenizer = XLMTokenizer.from_pretrained(model, preset=options["preset"], codes=options["codes"])
     tokenizer("", lang=options["lang"], return_offsets=by == "word")
 
-    from xlm.scoring.score import Scorer
+    from xlm.scoring.scorer import Scorer
     from xlm.scoring.signature import model_digest, signature
 
     network = open_model(model, dtype=options["dtype"], device=options["device"])
@@ -153,7 +153,7 @@ def command(model: str, files: tuple[Path, ...], by: str, form: str, **options: 
 
 
 def _refuse_inputs(output: Path, files: tuple[Path, ...]) -> None:
-    from xlm.scoring.resumable import real_target, written_beside
+    from xlm.scoring.run_files import real_target, written_beside
 
     written = [path for path in written_beside(real_target(output)) if path.exists()]
     for file in files:

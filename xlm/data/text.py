@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, cast
 
 from xlm.errors import InputError
+from xlm.tokenizer.batches import grouped
 
 _BATCH_LINES = 2000
 _BATCH_CHARACTERS = 1 << 19
@@ -63,14 +64,5 @@ def read_lines(file: Iterable[bytes], *, name: object, skip: int = 0) -> Iterato
 
 
 def in_batches(lines: Iterable[str]) -> Iterator[list[str]]:
-    """Yields the lines in lists that are worth sending to another process."""
-    batch: list[str] = []
-    characters = 0
-    for line in lines:
-        batch.append(line)
-        characters += len(line)
-        if len(batch) >= _BATCH_LINES or characters >= _BATCH_CHARACTERS:
-            yield batch
-            batch, characters = [], 0
-    if batch:
-        yield batch
+    """Returns an iterator over the lines in lists that are worth sending to another process."""
+    return grouped(lines, most=_BATCH_LINES, characters=_BATCH_CHARACTERS, length=len)

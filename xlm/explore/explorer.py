@@ -12,7 +12,7 @@ from xlm._version import __version__
 from xlm.errors import InputError, LanguageError
 from xlm.explore.requests import ContinueRequest, Limits, ScoreRequest, TextRequest, TooLargeError
 from xlm.model.lm import XLMWithLMHeadModel
-from xlm.scoring.score import Scorer
+from xlm.scoring.scorer import Scorer
 from xlm.scoring.sentence import SentenceScore
 from xlm.tokenizer.continued import ContinuedText, prompt_ids
 from xlm.tokenizer.presets import PRESETS

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from xlm.errors import ConfigError, LanguageError
+from xlm.errors import ConfigError, LanguageError, Problem
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,11 +82,9 @@ class XLMConfig:
             object.__setattr__(self, "asm_cutoffs", tuple(self.asm_cutoffs))
         problems = _wrong_types(self) or _wrong_values(self)
         if problems:
-            raise ConfigError(
+            raise ConfigError.of_values(
                 "the configuration cannot make a model",
-                where="; ".join(key for key, _, _ in problems),
-                found="; ".join(f"{key} = {value!r}" for key, value, _ in problems),
-                expected="; ".join(f"{key}: {rule}" for key, _, rule in problems),
+                problems,
                 remedy="correct these keys; when they come from a file, the file is damaged or not of an XLM model",
             )
 
@@ -167,13 +165,11 @@ def _from_fields(values: dict[str, Any]) -> XLMConfig:
     return XLMConfig(**values)
 
 
-_Problem = tuple[str, object, str]
-
 # Far above any model, and far below what overflows a tensor's size: files from strangers may say anything.
 _LARGEST = 2**31 - 1
 
 
-def _wrong_types(config: XLMConfig) -> list[_Problem]:
+def _wrong_types(config: XLMConfig) -> list[Problem]:
     checks: dict[str, Callable[[Any], bool]] = {
         "int": lambda v: isinstance(v, int) and not isinstance(v, bool) and abs(v) <= _LARGEST,
         "bool": lambda v: isinstance(v, bool),
@@ -191,7 +187,7 @@ def _wrong_types(config: XLMConfig) -> list[_Problem]:
     ]
 
 
-def _wrong_values(c: XLMConfig) -> list[_Problem]:
+def _wrong_values(c: XLMConfig) -> list[Problem]:
     rules: list[tuple[str, bool, str]] = [
         (name, getattr(c, name) >= 1, "at least 1")
         for name in ("vocab_size", "emb_dim", "n_layers", "n_heads", "max_position_embeddings", "n_langs")

@@ -6,6 +6,7 @@ Shapes: B batch, T positions.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypedDict
 
 import torch
 from torch import Tensor
@@ -17,6 +18,16 @@ from xlm.model.transformer import TransformerInputs
 
 Languages = str | int | Sequence[str | int] | Tensor
 """A language name or id for all, one a row, or a (B, T) tensor of ids."""
+
+
+class InputKeywords(TypedDict):
+    """What belongs to ``input_ids``, as keyword arguments; ``XLMWithLMHeadModel.forward`` says what each is."""
+
+    langs: Languages | None
+    lengths: Tensor | None
+    attention_mask: Tensor | None
+    position_ids: Tensor | None
+
 
 _WHOLE_NUMBERS = (torch.int64, torch.int32)
 

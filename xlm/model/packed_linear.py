@@ -68,24 +68,30 @@ class Float16Linear(PackedLinear):
 
 
 class Int8Linear(PackedLinear):
-    """Weights as int8 with one scale an output, rows as 8-bit numbers with one scale a call; by FBGEMM.
+    """Weights as int8 with one scale an output, rows as 8-bit numbers with one scale a row; by FBGEMM.
 
-    The kernel has no scale a row: what a row gives depends on the largest and the smallest number beside it.
+    The kernel takes one scale a call, from the smallest and the largest number of all rows. So each row is first moved
+    and stretched to reach from 0 to 1, where that scale is the same for any rows, and what it gives is brought back: it
+    has the same bits whatever stands beside it.
     """
 
     def pack(self, weight_MK: Tensor, bias_M: Tensor) -> None:  # noqa: D102 (as the base class)
-        zeros_M = torch.zeros(len(weight_MK), dtype=torch.int64)
+        scale_M, zeros_M = _int8_scales(weight_MK), torch.zeros(len(weight_MK), dtype=torch.int64)
         with warnings.catch_warnings():
             # torch 2.13 announces the end of quantized tensors; without them _has_fbgemm is false.
             warnings.simplefilter("ignore", UserWarning)
-            quantized = torch.quantize_per_channel(weight_MK.float(), _int8_scales(weight_MK), zeros_M, 0, torch.qint8)
-        self.packed = torch.ops.quantized.linear_prepack(quantized, bias_M)
+            quantized = torch.quantize_per_channel(weight_MK.float(), scale_M, zeros_M, 0, torch.qint8)
+        self.packed = torch.ops.quantized.linear_prepack(quantized, None)
+        self.sum_M = (quantized.int_repr().sum(1) * scale_M.double()).float()
+        self.bias_M = bias_M
         # Without these instructions, sums of two products are kept in 16 bits, which rows of 8 bits overflow.
         self.seven_bits = not _multiplies_int8()
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+        low, high = torch.aminmax(x, dim=-1, keepdim=True)
+        span = high - low
         # The kernel makes ordinary numbers of most that are not, so that nobody would notice later.
-        if not math.isfinite(float(x.sum())):
+        if not math.isfinite(float(span.sum())):
             raise InputError(
                 "what comes into a layer with int8 weights is not finite",
                 where="weights",
@@ -93,8 +99,9 @@ class Int8Linear(PackedLinear):
                 expected="finite numbers",
                 remedy="another type shows where they come from: for_inference('float32')",
             )
-        out: Tensor = torch.ops.quantized.linear_dynamic(x, self.packed, self.seven_bits)
-        return out
+        from_0_to_1 = (x - low).div_(span.clamp_min(torch.finfo(torch.float32).tiny))
+        out: Tensor = torch.ops.quantized.linear_dynamic(from_0_to_1, self.packed, self.seven_bits)
+        return out.mul_(span).addcmul_(low, self.sum_M).add_(self.bias_M)
 
 
 class Bfloat16Linear(PackedLinear):

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from itertools import islice
 
 from xlm.errors import InputError
+from xlm.scoring.read_ahead import READ_AHEAD, read_ahead
 from xlm.scoring.rows import Row
-from xlm.scoring.score import READ_AHEAD, Scorer, read_ahead
+from xlm.scoring.scorer import Scorer
 from xlm.scoring.sentence import SentenceScore
 from xlm.scoring.table import Table
 

@@ -12,17 +12,12 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from xlm._atomic import write_error
 from xlm.errors import InputError, WriteError, XLMError
-
-if sys.platform != "win32":  # where nothing keeps two runs apart
-    import fcntl
-
-_SUFFIXES = ("", ".part", ".part.json", ".part.tmp", ".meta.json")
+from xlm.scoring.run_files import RunFiles
 
 
 class ResumableFile:
@@ -49,44 +44,44 @@ class ResumableFile:
     """
 
     def __init__(self, target: Path, *, identity: Mapping[str, Any], threads: int, resume: bool) -> None:
-        self.target = real_target(target)
-        _, self._part, self._state_file, self._temporary, self._meta_file = written_beside(self.target)
+        self._files = RunFiles(target)
+        self.target = self._files.target
         self._identity: dict[str, Any] = json.loads(json.dumps(dict(identity)))
         self.rows, self.problems, self.size, self.digest = 0, 0, 0, ""
         self.threads = threads
         self.complete = False
         self._file: BinaryIO | None = None
         try:
-            if resume and not self._part.exists() and not self._state_file.exists() and self._is_done():
+            if resume and not self._files.part.exists() and not self._files.state.exists() and self._is_done():
                 self.complete = True
             else:
                 self._open(resume=resume)
         except BaseException as error:
             self.close()
             if isinstance(error, OSError) and not isinstance(error, XLMError):
-                raise write_error(self._part, error) from error
+                raise write_error(self._files.part, error) from error
             raise
 
     def _open(self, *, resume: bool) -> None:
-        made = not self._part.exists()
-        self._file = self._part.open("a+b")
-        self._lock()
+        made = not self._files.part.exists()
+        self._file = self._files.part.open("a+b")
+        self._files.lock(self._file)
         try:
             self._begin(resume=resume)
         except Exception:
             if made:
-                self._part.unlink()
+                self._files.part.unlink()
             raise
 
     def _begin(self, *, resume: bool) -> None:
         assert self._file is not None
-        length = self._part.stat().st_size
-        started = self._state_file.exists()
+        length = self._files.part.stat().st_size
+        started = self._files.state.exists()
         # An empty file without a state is what a run leaves that is killed at once.
         if (started or length) and not (resume and started):
             raise WriteError(
                 "an unfinished file is in the way",
-                where=self._part,
+                where=self._files.part,
                 found="the output of a run that was cut off" if started else "a file of that name",
                 remedy="go on with it (--resume), or remove it and its .part.json"
                 if started
@@ -97,38 +92,22 @@ class ResumableFile:
         else:
             self._save_state()
         if self.complete:
-            self._part.unlink()
-            self._state_file.unlink()
+            self._files.part.unlink()
+            self._files.state.unlink()
             self.close()
         else:
             self._file.truncate(self.size)
 
-    def _lock(self) -> None:
-        if sys.platform == "win32" or self._file is None:
-            return
-        busy = WriteError(
-            "another run is writing this file", where=self._part, remedy="wait for it, or write somewhere else"
-        )
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise busy from error
-        except OSError:
-            return  # a file system without locks
-        # The other run can have ended, and moved the file away, between our opening and our locking it.
-        if not self._part.exists() or not os.path.samestat(os.fstat(self._file.fileno()), self._part.stat()):
-            raise busy
-
     def _take_up(self, length: int) -> None:
         try:
-            state = json.loads(self._state_file.read_text(encoding="utf-8"))
+            state = json.loads(self._files.state.read_text(encoding="utf-8"))
             identity, final_size = dict(state["identity"]), state["final_bytes"]
             self.rows, self.problems, self.size = int(state["rows"]), int(state["problems"]), int(state["bytes"])
             self.digest, self.threads = str(state["digest"]), int(state["threads"])
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(
                 "the state of the run that was cut off cannot be read",
-                where=self._state_file,
+                where=self._files.state,
                 found=repr(error),
                 remedy="remove this file and the .part beside it, and start again",
             ) from error
@@ -138,7 +117,7 @@ class ResumableFile:
         if differing:
             raise InputError(
                 "the run that was cut off was another one",
-                where=self._state_file,
+                where=self._files.state,
                 found="; ".join(f"{key}: {identity.get(key)}" for key in differing),
                 expected="; ".join(f"{key}: {self._identity.get(key)}" for key in differing),
                 remedy="resume with the same model, inputs and options, or remove this file and the .part beside it",
@@ -151,7 +130,7 @@ class ResumableFile:
         elif length < self.size:
             raise InputError(
                 "the unfinished file is shorter than what was written to it",
-                where=self._part,
+                where=self._files.part,
                 found=f"{length:,} bytes",
                 expected=f"{self.size:,} bytes or more",
                 remedy="remove it and its .part.json, and start again",
@@ -159,7 +138,7 @@ class ResumableFile:
 
     def _is_done(self) -> bool:
         try:
-            meta = json.loads(self._meta_file.read_text(encoding="utf-8"))
+            meta = json.loads(self._files.meta.read_text(encoding="utf-8"))
             of_run = {name: meta.pop(name) for name in ("rows", "problems", "threads", "bytes", "digest")}
             rows, problems, threads, size = (int(of_run[name]) for name in ("rows", "problems", "threads", "bytes"))
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -203,7 +182,7 @@ class ResumableFile:
             self._file.flush()
             os.fsync(self._file.fileno())
         except OSError as error:
-            raise write_error(self._part, error) from error
+            raise write_error(self._files.part, error) from error
         self.rows += rows
         self.problems += problems
         self.size += len(data)
@@ -224,15 +203,15 @@ class ResumableFile:
         try:
             if convert is None:
                 self._save_state(final_size=self.size)
-                self._part.replace(self.target)
+                self._files.part.replace(self.target)
                 self._write_meta(self.size)
             else:
-                self._replace(self.target, lambda temporary: convert(self._part, temporary))
+                self._files.replace(self.target, lambda temporary: convert(self._files.part, temporary))
                 final_size = self.target.stat().st_size
                 self._save_state(final_size=final_size)
                 self._write_meta(final_size)
-                self._part.unlink()
-            self._state_file.unlink()
+                self._files.part.unlink()
+            self._files.state.unlink()
         except XLMError:
             raise
         except OSError as error:
@@ -246,65 +225,13 @@ class ResumableFile:
             self._file.close()
 
     def _save_state(self, *, final_size: int | None = None) -> None:
-        self._write_json(
-            self._state_file,
+        self._files.write_json(
+            self._files.state,
             {"identity": self._identity, **self._of_run(), "bytes": self.size, "final_bytes": final_size},
         )
 
     def _write_meta(self, final_size: int) -> None:
-        self._write_json(self._meta_file, {**self._identity, **self._of_run(), "bytes": final_size})
+        self._files.write_json(self._files.meta, {**self._identity, **self._of_run(), "bytes": final_size})
 
     def _of_run(self) -> dict[str, Any]:
         return {"rows": self.rows, "problems": self.problems, "digest": self.digest, "threads": self.threads}
-
-    def _write_json(self, path: Path, values: Mapping[str, Any]) -> None:
-        data = (json.dumps(values, indent=1) + "\n").encode("utf-8")
-        self._replace(path, lambda temporary: _write_bytes(temporary, data))
-
-    def _replace(self, path: Path, write: Callable[[Path], None]) -> None:
-        # One name, which the lock makes ours, so that a killed run's leftover is overwritten and not one more file.
-        try:
-            self._temporary.unlink(missing_ok=True)
-            write(self._temporary)
-            with self._temporary.open("r+b") as file:
-                os.fsync(file.fileno())
-            self._temporary.replace(path)
-        except XLMError:
-            raise
-        except OSError as error:
-            with suppress(OSError):
-                self._temporary.unlink()
-            raise write_error(path, error) from error
-
-
-def real_target(target: Path) -> Path:
-    """Where an output file really goes, links followed.
-
-    Raises:
-        WriteError: Something that is no regular file has that name, or no file can.
-    """
-    target = Path(os.path.realpath(target))
-    try:
-        if target.exists() and not target.is_file():
-            raise WriteError(
-                "the output is no regular file, which alone can be replaced and resumed",
-                where=target,
-                remedy="without --output, results go to standard output",
-            )
-        for path in written_beside(target):
-            path.exists()  # raises for a name that is too long
-    except WriteError:
-        raise
-    except OSError as error:
-        raise write_error(target, error) from error
-    return target
-
-
-def written_beside(target: Path) -> list[Path]:
-    """Every file that is written for a target: itself, its unfinished form, state, temporary file and description."""
-    return [target.with_name(target.name + suffix) for suffix in _SUFFIXES]
-
-
-def _write_bytes(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)

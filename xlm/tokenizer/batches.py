@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
 
 from xlm.errors import InputError
+
+Item = TypeVar("Item")
 
 _TEXTS = 1 << 15
 _CHARACTERS = 1 << 21
@@ -22,21 +25,34 @@ def in_batches(texts: Iterable[str]) -> Iterator[list[str]]:
         found = "a str" if isinstance(texts, str) else type(texts).__name__
         raise InputError("A single text is no batch", where="texts", found=found, expected="a list of str")
     # no look at each text of a list: a third of the time
-    return _in_batches_of_blocks(texts) if isinstance(texts, (list, tuple)) else _in_batches_one_by_one(texts)
+    return (
+        _in_batches_of_blocks(texts)
+        if isinstance(texts, (list, tuple))
+        else grouped(map(_checked, texts), most=_TEXTS, characters=_CHARACTERS, length=len)
+    )
 
 
-def _in_batches_one_by_one(texts: Iterable[str]) -> Iterator[list[str]]:
-    batch: list[str] = []
-    characters = 0
-    for text in texts:
-        _check(text)
-        batch.append(text)
-        characters += len(text)
-        if len(batch) >= _TEXTS or characters >= _CHARACTERS:
-            yield batch
-            batch, characters = [], 0
-    if batch:
-        yield batch
+def grouped(
+    items: Iterable[Item], *, most: int, characters: int, length: Callable[[Item], int]
+) -> Iterator[list[Item]]:
+    """Yields items in lists, each ended by the item that fills it.
+
+    Args:
+        items: Read as they are needed.
+        most: Items of a full list.
+        characters: Or characters of a full list.
+        length: Says how many characters an item has.
+    """
+    group: list[Item] = []
+    so_far = 0
+    for item in items:
+        group.append(item)
+        so_far += length(item)
+        if len(group) >= most or so_far >= characters:
+            yield group
+            group, so_far = [], 0
+    if group:
+        yield group
 
 
 def _in_batches_of_blocks(texts: Sequence[str]) -> Iterator[list[str]]:
@@ -46,7 +62,7 @@ def _in_batches_of_blocks(texts: Sequence[str]) -> Iterator[list[str]]:
         block = texts[start : start + _BLOCK]
         if set(map(type, block)) != {str}:
             for text in block:
-                _check(text)
+                _checked(text)
         batch += block
         characters += sum(map(len, block))
         if len(batch) >= _TEXTS or characters >= _CHARACTERS:
@@ -56,6 +72,7 @@ def _in_batches_of_blocks(texts: Sequence[str]) -> Iterator[list[str]]:
         yield batch
 
 
-def _check(text: object) -> None:
+def _checked(text: object) -> str:
     if not isinstance(text, str):
         raise InputError("The text is not a str", where="texts", found=type(text).__name__, expected="str")
+    return text

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Container, Sequence
+from typing import Any
 
 from xlm.tokenizer.vocabulary import END_OF_WORD
 
@@ -47,6 +48,9 @@ class BPE:
             if not made_before or self.made.setdefault(left + right, rank) != rank:
                 self.learnt = False
         self._cache: dict[str, tuple[str, ...]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_cache": {}}  # a copy in another process soon has its own
 
     def __call__(self, word: str) -> tuple[str, ...]:
         """Returns the pieces of a word, the last one ending in ``</w>``.

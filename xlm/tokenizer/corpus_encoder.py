@@ -33,6 +33,7 @@ class CorpusEncoder(TokenizerSettings):
             InputError: A text is not a str, ``texts`` is a single one, or there are no workers.
             LanguageError: The model does not have the language, or it is missing.
             DependencyError: The library that divides the language into words is not installed.
+            XLMError: A worker process was killed; one of the above.
         """
         return list(self.encode_stream(texts, lang=lang, workers=workers, add_special_tokens=add_special_tokens))
 
@@ -43,14 +44,12 @@ class CorpusEncoder(TokenizerSettings):
 
         Args:
             texts: Any number of texts, read as they are needed, tens of thousands ahead for each worker.
-            lang: As for ``tokenize``, for all of them.
-            workers: How many processes share the work.
+            lang: As for ``encode_batch``.
+            workers: As for ``encode_batch``.
             add_special_tokens: As for ``encode``.
 
         Raises:
-            InputError: A text is not a str, ``texts`` is a single one, or there are no workers.
-            LanguageError: The model does not have the language, or it is missing.
-            DependencyError: The library that divides the language into words is not installed.
+            XLMError: As for ``encode_batch``; what a text causes, after the results of those before it.
         """
         encode = partial(self._encode_each, lang=lang, add_special_tokens=add_special_tokens)
         listed = self._pipeline.lists_of_ids  # here and not in the workers: arrays are quick to hand over

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from xlm._atomic import write_text
 from xlm.errors import VocabularyError
-from xlm.tokenizer.text_files import COUNT, at_line, is_count, read_lines, shown
+from xlm.tokenizer.text_files import at_line, count_of, read_lines, shown
 from xlm.tokenizer.vocabulary import END_OF_WORD, SPECIAL_TOKENS, Vocabulary
 
 Merges = tuple[tuple[str, str], ...]
@@ -93,14 +93,8 @@ def _read(path: Path, *, columns: tuple[int, ...], expected: str) -> Merges:
                 expected=expected,
                 remedy="use the codes or merges file of the model, not its vocabulary or text",
             )
-        if len(fields) == 3 and not is_count(fields[2]):
-            raise VocabularyError(
-                "A count is not a whole number",
-                where=at_line(path, number),
-                found=shown(fields[2]),
-                expected=COUNT,
-                remedy="use the codes or merges file of the model",
-            )
+        if len(fields) == 3:
+            count_of(fields[2], where=at_line(path, number), remedy="use the codes or merges file of the model")
         first = lines.setdefault((fields[0], fields[1]), number)
         if first != number:
             raise VocabularyError(

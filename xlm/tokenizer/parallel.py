@@ -8,9 +8,10 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
-from xlm.errors import InputError
+from xlm.errors import InputError, XLMError
 
 Batch = TypeVar("Batch")
 Result = TypeVar("Result")
@@ -32,6 +33,7 @@ def in_order(work: Callable[[Batch], Result], batches: Iterable[Batch], *, worke
 
     Raises:
         InputError: No number of workers above 0.
+        XLMError: A worker process ended before its work; while results are taken.
     """
     if type(workers) is not int or workers < 1:
         raise InputError(
@@ -55,6 +57,14 @@ def _in_processes(work: Callable[[Batch], Result], batches: Iterable[Batch], wor
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
+        except BrokenProcessPool as error:
+            raise XLMError(
+                "a worker process was ended from outside, and its work with it",
+                where="workers",
+                found=f"{workers} workers, of which one is gone without a result",
+                expected="workers that stay to the end; what kills them is most often that memory ran out",
+                remedy="take fewer workers, or one, which works in this process",
+            ) from error
         finally:
             for future in waiting:
                 future.cancel()

@@ -16,8 +16,6 @@ AGAIN = "fetch the file again, or write it again from its source"
 
 _SHOWN = 100
 _LONGEST_COUNT = 18  # digits: more than any corpus has words, and less than 64 bits
-COUNT = f"at most {_LONGEST_COUNT} digits"
-"""What is expected of a count."""
 
 
 def read_text(path: Path) -> str:
@@ -121,9 +119,26 @@ def read_json_object(path: Path) -> dict[str, Any]:
     return value
 
 
-def is_count(text: str) -> bool:
-    """Whether a text is a whole number as these files hold them."""
-    return text.isascii() and text.isdigit() and len(text) <= _LONGEST_COUNT
+def count_of(text: str, *, where: str, remedy: str) -> int:
+    """Returns a whole number as these files hold them.
+
+    Args:
+        text: Its digits.
+        where: The place that errors name.
+        remedy: What to do when it is none.
+
+    Raises:
+        VocabularyError: It is none, or has too many digits.
+    """
+    if not (text.isascii() and text.isdigit() and len(text) <= _LONGEST_COUNT):
+        raise VocabularyError(
+            "A count is not a whole number",
+            where=where,
+            found=shown(text),
+            expected=f"at most {_LONGEST_COUNT} digits",
+            remedy=remedy,
+        )
+    return int(text)
 
 
 def shown(text: str) -> str:

@@ -17,9 +17,8 @@ from xlm._atomic import write_text
 from xlm.errors import VocabularyError
 from xlm.tokenizer.text_files import (
     AGAIN,
-    COUNT,
     at_line,
-    is_count,
+    count_of,
     place_of_key,
     read_json_object,
     read_lines,
@@ -115,6 +114,7 @@ class Vocabulary:
             VocabularyError: The file is not that.
         """
         words, counts = list(SPECIAL_TOKENS), [0] * len(SPECIAL_TOKENS)
+        remedy = "use the file that fastBPE getvocab wrote, such as vocab_ende"
         for number, line in enumerate(read_lines(path), start=1):
             word, _, count = line.rpartition(" ")
             if not word:
@@ -123,18 +123,10 @@ class Vocabulary:
                     where=at_line(path, number),
                     found=shown(line),
                     expected="WORD COUNT",
-                    remedy="use the file that fastBPE getvocab wrote, such as vocab_ende",
-                )
-            if not is_count(count):
-                raise VocabularyError(
-                    "A count is not a whole number",
-                    where=at_line(path, number),
-                    found=shown(count),
-                    expected=COUNT,
-                    remedy="use the file that fastBPE getvocab wrote, such as vocab_ende",
+                    remedy=remedy,
                 )
             words.append(word)
-            counts.append(int(count))
+            counts.append(count_of(count, where=at_line(path, number), remedy=remedy))
         tokens = _tokens_of(words, lambda index: at_line(path, index - len(SPECIAL_TOKENS) + 1))
         return cls(tokens=tokens, counts=tuple(counts))
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from xlm.errors import ConfigError
+from xlm.errors import ConfigError, Problem
 from xlm.training.schedule import SCHEDULES
-from xlm.training.typed import Problem, typed, wrong_keys
+from xlm.training.typed import typed, wrong_keys
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -17,7 +17,7 @@ from xlm.checkpoint.tensors import empty_model
 from xlm.checkpoint.tokenizer_files import VOCABULARY_FILE, has_tokenizer, load_tokenizer
 from xlm.data.batches import open_streams
 from xlm.data.shards import TOKENIZER_DIRECTORY, Index, tokenizer_signature
-from xlm.errors import ConfigError, InputError, VocabularyError
+from xlm.errors import ConfigError, InputError, Problem, VocabularyError
 from xlm.model.config import XLMConfig
 from xlm.model.lm import XLMWithLMHeadModel
 from xlm.scoring.stream import Stream
@@ -91,7 +91,7 @@ def build_model(config: TrainConfig, tokenizer: XLMTokenizer, languages: list[st
             )
         )
     known = model.config.lang2id
-    problems: list[tuple[str, object, str]] = [
+    problems: list[Problem] = [
         ("data", language, f"a language of the model: {', '.join(known)}")
         for language in languages
         if language not in known
@@ -102,12 +102,7 @@ def build_model(config: TrainConfig, tokenizer: XLMTokenizer, languages: list[st
     if not model.config.causal:
         problems.append(("model.start_from", config.model.start_from, "a causal model"))
     if problems:
-        raise ConfigError(
-            "model, batch and data do not fit each other",
-            where="; ".join(key for key, _, _ in problems),
-            found="; ".join(f"{key} = {value!r}" for key, value, _ in problems),
-            expected="; ".join(f"{key}: {rule}" for key, _, rule in problems),
-        )
+        raise ConfigError.of_values("model, batch and data do not fit each other", problems)
     return model
 
 

@@ -6,19 +6,14 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, get_type_hints
 
-from xlm.errors import ConfigError
-
-Problem = tuple[str, object, str]
-"""A key, its value, and what is allowed."""
+from xlm.errors import ConfigError, Problem
 
 
 def wrong_keys(problems: Sequence[Problem]) -> ConfigError:
     """The error that names all of them."""
-    return ConfigError(
+    return ConfigError.of_values(
         "the configuration makes no training run",
-        where="; ".join(key for key, _, _ in problems),
-        found="; ".join(f"{key} = {value!r}" for key, value, _ in problems),
-        expected="; ".join(f"{key}: {rule}" for key, _, rule in problems),
+        problems,
         remedy="correct these keys in the file, or with --set key=value",
     )
 

@@ -6,7 +6,6 @@ Shapes: B prompts, T positions, R rows of the result.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -19,13 +18,11 @@ from xlm.model.decoding.result import Continuation, Stop
 from xlm.model.decoding.sequential import Produced, sequential
 from xlm.model.decoding.stepper import Stepper
 from xlm.model.modes import evaluating
-
-if TYPE_CHECKING:
-    from xlm.model.lm import XLMWithLMHeadModel
+from xlm.model.network import Network
 
 
 def continue_prompts(
-    model: XLMWithLMHeadModel, prompts: Prompts, options: DecodingOptions, *, with_logprobs: bool = True
+    model: Network, prompts: Prompts, options: DecodingOptions, *, with_logprobs: bool = True
 ) -> list[Continuation]:
     """The continuations of each prompt, ``num_return_sequences`` a prompt, best first when they are beams.
 
@@ -92,7 +89,7 @@ class TokenStream(Iterator[int]):
         options: Checked, for this model.
     """
 
-    def __init__(self, model: XLMWithLMHeadModel, prompts: Prompts, options: DecodingOptions) -> None:
+    def __init__(self, model: Network, prompts: Prompts, options: DecodingOptions) -> None:
         if len(prompts.lengths) != 1 or options.num_beams > 1 or options.num_return_sequences > 1:
             raise InputError(
                 "only a single continuation can be streamed",

@@ -169,12 +169,7 @@ class DecodingOptions:
         ]
         wrong = [(name, getattr(self, name), rule) for name, holds, rule in rules if not holds]
         if wrong:
-            raise InputError(
-                "options of decoding are wrong",
-                where="; ".join(name for name, _, _ in wrong),
-                found="; ".join(f"{name} = {value!r}" for name, value, _ in wrong),
-                expected="; ".join(f"{name}: {rule}" for name, _, rule in wrong),
-            )
+            raise InputError.of_values("options of decoding are wrong", wrong)
 
     def _check_choices(self, config: XLMConfig) -> None:
         n, beams = self.num_return_sequences, self.num_beams

@@ -6,7 +6,6 @@ Shapes: B prompts, T positions, S new tokens at most.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,11 +13,8 @@ from torch import Tensor
 from xlm.errors import InputError, LanguageError, XLMError
 from xlm.model.decoding.options import DecodingOptions
 from xlm.model.inputs import Languages, language_ids, prepare_inputs
+from xlm.model.network import Network
 from xlm.model.transformer import TransformerInputs
-
-if TYPE_CHECKING:
-    from xlm.model.lm import XLMWithLMHeadModel
-
 
 _WITHOUT_FLOAT64 = ("mps",)
 
@@ -47,7 +43,7 @@ class Prompts:
 
 
 def prepare_prompts(
-    model: XLMWithLMHeadModel,
+    model: Network,
     input_ids: Tensor,
     *,
     langs: Languages | None,
@@ -116,7 +112,7 @@ def _without_common_padding(inputs: TransformerInputs, counts: tuple[int, ...]) 
 
 
 def _new_langs(
-    model: XLMWithLMHeadModel,
+    model: Network,
     inputs: TransformerInputs,
     lengths: tuple[int, ...],
     continuation_langs: Languages | None,

@@ -5,15 +5,11 @@ Shapes: B rows, T prompt positions, R rows afterwards, V vocabulary.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
+from xlm.model.network import Network
 from xlm.model.transformer import TransformerInputs
-
-if TYPE_CHECKING:
-    from xlm.model.lm import XLMWithLMHeadModel
 
 
 class Stepper:
@@ -28,7 +24,7 @@ class Stepper:
         capacity: The most tokens that any row comes to hold.
     """
 
-    def __init__(self, model: XLMWithLMHeadModel, *, rows: int, capacity: int) -> None:
+    def __init__(self, model: Network, *, rows: int, capacity: int) -> None:
         self.capacity = capacity
         self._model = model
         self._cache = model.new_cache(rows, capacity=capacity)
