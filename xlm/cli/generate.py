@@ -93,8 +93,8 @@ def command(
     Hugging Face hub. FILE is UTF-8 text, one prompt a line. The model is given </s> and the prompt, and stops at
     </s>, after --max-new-tokens, or when it has no position left. Tokens are drawn at random, from the best ones
     that together have 90% of the probability, unless --greedy or --num-beams says otherwise. A line's samples
-    depend on the seed and its place in the file, not on --batch-size; but with --dtype int8, whose scales are those
-    of a batch, they may depend on the lines beside it.
+    depend on the seed and its place in the file, not on --batch-size but for the last digits of what is drawn from,
+    which --dtype int8 can magnify to a hundredth of a nat or more.
 
     \b
     With --format jsonl:

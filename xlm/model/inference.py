@@ -7,8 +7,8 @@ What the types of the matrices cost:
 - ``bfloat16``: the same. On processors that multiply bfloat16 also, in the layers but not in the head and only where
   more than ``FEW_ROWS`` rows come together, the rounding of a matrix's input and of its output before the bias.
 - ``int8``: weights rounded to 8 bits with one scale an output, inputs to 8 bits (7 without VNNI instructions) with one
-  scale for all rows of a call. So a row's numbers depend on what else is in its batch, as much as they differ from
-  float32's: a token decoded in a batch need not be the one decoded alone.
+  scale a row. Last digits that differ between batches, as they do in every type, can take an input to its next level,
+  so that now and then a number of a row differs by one such step from what it is alone.
 
 All else, the embeddings, norms, attention, biases and an adaptive head, is computed in float32 whatever the type.
 

@@ -22,6 +22,9 @@ from xlm.errors import InputError
 FEW_ROWS = 8
 """Up to here a map is bound by reading its weights, not by multiplying."""
 
+_FINEST_STEP = 6.1e-5
+"""Between two levels of a row of int8: FBGEMM takes no smaller one."""
+
 
 class PackedLinear(nn.Module):
     """``x @ weight.T + bias`` for float32 rows, without gradients.
@@ -70,9 +73,9 @@ class Float16Linear(PackedLinear):
 class Int8Linear(PackedLinear):
     """Weights as int8 with one scale an output, rows as 8-bit numbers with one scale a row; by FBGEMM.
 
-    The kernel takes one scale a call, from the smallest and the largest number of all rows. So each row is first moved
-    and stretched to reach from 0 to 1, where that scale is the same for any rows, and what it gives is brought back: it
-    has the same bits whatever stands beside it.
+    The kernel rounds what it is given to levels that reach from the smallest to the largest number of the call. One row
+    it is given as it is. Several are first rounded here, each to the levels that are its alone, and brought back after:
+    so a row's numbers do not depend on what stands beside it.
     """
 
     def pack(self, weight_MK: Tensor, bias_M: Tensor) -> None:  # noqa: D102 (as the base class)
@@ -81,17 +84,15 @@ class Int8Linear(PackedLinear):
             # torch 2.13 announces the end of quantized tensors; without them _has_fbgemm is false.
             warnings.simplefilter("ignore", UserWarning)
             quantized = torch.quantize_per_channel(weight_MK.float(), scale_M, zeros_M, 0, torch.qint8)
-        self.packed = torch.ops.quantized.linear_prepack(quantized, None)
+        self.packed = torch.ops.quantized.linear_prepack(quantized, bias_M)
         self.sum_M = (quantized.int_repr().sum(1) * scale_M.double()).float()
         self.bias_M = bias_M
         # Without these instructions, sums of two products are kept in 16 bits, which rows of 8 bits overflow.
         self.seven_bits = not _multiplies_int8()
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
-        low, high = torch.aminmax(x, dim=-1, keepdim=True)
-        span = high - low
         # The kernel makes ordinary numbers of most that are not, so that nobody would notice later.
-        if not math.isfinite(float(span.sum())):
+        if not math.isfinite(float(x.sum())):
             raise InputError(
                 "what comes into a layer with int8 weights is not finite",
                 where="weights",
@@ -99,9 +100,23 @@ class Int8Linear(PackedLinear):
                 expected="finite numbers",
                 remedy="another type shows where they come from: for_inference('float32')",
             )
-        from_0_to_1 = (x - low).div_(span.clamp_min(torch.finfo(torch.float32).tiny))
-        out: Tensor = torch.ops.quantized.linear_dynamic(from_0_to_1, self.packed, self.seven_bits)
-        return out.mul_(span).addcmul_(low, self.sum_M).add_(self.bias_M)
+        if x.numel() > x.shape[-1]:
+            return self._several(x.flatten(0, -2)).view(*x.shape[:-1], -1)
+        out: Tensor = torch.ops.quantized.linear_dynamic(x, self.packed, self.seven_bits)
+        return out
+
+    def _several(self, x_NK: Tensor) -> Tensor:
+        most = 127 if self.seven_bits else 255
+        low_N1, high_N1 = torch.aminmax(x_NK, dim=1, keepdim=True)
+        low_N1 = low_N1.clamp_max(0)
+        step_N1 = (high_N1.clamp_min(0) - low_N1).div_(most).clamp_min_(torch.finfo(torch.float32).tiny)
+        zero_N1 = (-low_N1 / step_N1).round_()  # the level of 0, which the kernel keeps exact too
+        step_N1 = step_N1.clamp_min_(_FINEST_STEP)
+        levels_NK = (x_NK / step_N1).round_().add_(zero_N1).clamp_(0, most)
+        # Beside a row that reaches the highest level (0 always counts), the kernel takes levels as they are.
+        levels_NK = F.pad(levels_NK, (0, 0, 0, 1), value=most)
+        out_NM: Tensor = torch.ops.quantized.linear_dynamic(levels_NK, self.packed, self.seven_bits)[:-1]
+        return out_NM.addcmul_(zero_N1, self.sum_M, value=-1).mul_(step_N1).addcmul_(1 - step_N1, self.bias_M)
 
 
 class Bfloat16Linear(PackedLinear):

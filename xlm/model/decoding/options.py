@@ -60,7 +60,7 @@ class DecodingOptions:
             the training never had them as targets, and ``<unk>``, which it had, stands for no text.
         seed: Of the samples: an int, or one for each row of the result. From an int each row gets a seed of its own
             (the first row that int itself), so that no row's draws depend on the rows beside it. What is drawn from
-            does, in the last digits, with int8 weights by more. ``None`` takes one from torch's global generator.
+            does, in the last digits, which int8 weights can magnify. ``None`` takes one from torch's global generator.
     """
 
     max_new_tokens: int = 64
