@@ -168,7 +168,7 @@ def test_a_row_of_int8_is_the_same_beside_any_others(
     order = torch.randperm(rows, generator=generator)
     assert torch.equal(packed(x_NK[order].view(1, rows, -1))[0], found_NM[order])
     assert torch.equal(packed(x_NK[:2]), found_NM[:2])
-    alone_NM = torch.cat([packed(x_1K) for x_1K in x_NK.split(1)])
+    alone_NM = torch.cat([packed(x_1K) for x_1K in x_NK[:, None]])
     steps_N1 = (x_NK.amax(1).clamp_min(0) - x_NK.amin(1).clamp_max(0))[:, None] / 127
     steps_N1 = steps_N1.clamp_min(packed_linear._FINEST_STEP)
     last_digits_NM = 1e-5 * (steps_N1 * 127 * weight_MK.abs().sum(1) + bias_M.abs())

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 
 from tests.tokenizer.small import MERGES, VOCABULARY
 from xlm.errors import InputError, LanguageError, VocabularyError, XLMError
+from xlm.tokenizer.bpe import BPE
 from xlm.tokenizer.merges import write_codes
 from xlm.tokenizer.tokenizer import XLMTokenizer
 from xlm.tokenizer.vocabulary import Vocabulary
@@ -264,6 +265,18 @@ def test_copies_are_equal_and_work(tokenizer: XLMTokenizer) -> None:
             ["the dogs", "(a)"], lang="de"
         )
     assert dataclasses.replace(tokenizer, bos_token="</s>") != tokenizer
+
+
+def test_many_languages_in_turn_are_all_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = XLMTokenizer(VOCABULARY, MERGES, preset="original")
+    languages = [f"l{number}" for number in range(20)]
+    first = [tokenizer.encode("the dogs", lang=lang) for lang in languages]
+
+    def again(self: BPE, word: str) -> None:
+        raise AssertionError(word)
+
+    monkeypatch.setattr(BPE, "split", again)
+    assert [tokenizer.encode("the dogs", lang=lang) for lang in languages] == first
 
 
 def test_what_is_remembered_is_not_pickled() -> None:

@@ -141,7 +141,7 @@ def split_at_spaces(text: AlignedText) -> list[AlignedText]:
     return [AlignedText(match[0], text.spans[match.start() : match.end()]) for match in found]
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=256)
 def moses(dialect: str, language: str) -> Moses:
     """Returns the rules of a language in a dialect, made once."""
     return Moses(dialect, language)

@@ -23,8 +23,12 @@ if TYPE_CHECKING:
     from xlm.tokenizer.batch_arrays import Array
     from xlm.tokenizer.rows import Rows
 
-_REMEMBERED = 8
-"""Languages, and kinds of results, whose chunks are remembered; with one more all are forgotten."""
+_REMEMBERED = 256
+"""Languages, and kinds of results, whose chunks are remembered; with one more all are forgotten.
+
+Enough for pieces and ids of a hundred languages in turn. Each takes 300 KB for its rules and tables, so all of them
+80 MB at most; the results are bounded for all together (``remembered.MOST``).
+"""
 
 _WITHOUT_LANG = "en"
 """Whose rules a text gets whose language is not given."""

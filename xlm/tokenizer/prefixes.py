@@ -36,7 +36,7 @@ class Prefixes:
     before_numbers: frozenset[str]
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=256)
 def prefixes_of(language: str, *, perl: bool) -> Prefixes:
     """Returns the abbreviations of a language, those of English for a language that Moses does not know.
 
