@@ -11,7 +11,10 @@ from pathlib import Path
 
 from xlm.bench.probe import measure
 from xlm.bench.report import Bar, BenchReport, Figure, machine_facts, ratio_of_rounds
+from xlm.checkpoint.hub import TOKENIZER
+from xlm.checkpoint.names import find_model
 from xlm.errors import XLMError
+from xlm.tokenizer.tokenizer import XLMTokenizer
 
 TIME_LIMIT = 1 / 20
 """Time of tokenizing with empty caches, in times of transformers'."""
@@ -31,6 +34,25 @@ _WAYS = {
     "xlm-encode": "xlm: a loop of encode",
     "transformers": "transformers: a loop of encode",
 }
+
+
+def tokenizer_directory(name: str, codes: Path | None, scratch: Path) -> Path:
+    """The directory of a model's tokenizer, which a peer can open too; made where there is none.
+
+    Args:
+        name: What ``from_pretrained`` takes.
+        codes: BPE codes of a checkpoint of the original.
+        scratch: Where it is made.
+
+    Raises:
+        XLMError: There is no such model, or it has no tokenizer.
+    """
+    path = find_model(name, TOKENIZER)
+    if codes is None and path.is_dir():
+        return path
+    made = scratch / "tokenizer"
+    XLMTokenizer.from_pretrained(path, codes=codes, preset="transformers").save_pretrained(made)
+    return made
 
 
 def bench_tokenizer(
