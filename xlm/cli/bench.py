@@ -69,7 +69,12 @@ def _measuring(rounds: int) -> Callable[[Callable[..., Measurement]], Callable[.
         @click.option("--plot", "plot_file", type=click.Path(path_type=Path), help="Also draw the figures (PNG).")
         @functools.wraps(function)
         def command(scratch: Path | None, json_file: Path | None, plot_file: Path | None, **options: Any) -> None:
+            from xlm._atomic import check_target
+
             measurement = function(**options)
+            for target in (json_file, plot_file):
+                if target is not None:
+                    check_target(target)
             with tempfile.TemporaryDirectory(dir=scratch) as folder:
                 report = replace(measurement(Path(folder)), command=shlex.join(["xlm", *sys.argv[1:]]))
             click.echo(str(report))
