@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -159,6 +160,33 @@ def test_bytes_on_the_command_line_that_are_no_text(good: Path, tmp_path: Path, 
 def test_an_empty_language_is_none_of_the_model(good: Path, invoke: Invoke) -> None:
     said = one_message(invoke("generate", good, "--lang", "en", "--continuation-lang", "", "--prompt", "the"))
     assert "does not have this language" in said
+
+
+def test_benchmarks_of_wrong_texts_and_models(good: Path, tmp_path: Path, invoke: Invoke) -> None:
+    junk(tmp_path / "junk")
+    (tmp_path / "empty").touch()
+    shutil.copytree(good, tmp_path / "model")
+    half(tmp_path / "model" / "vocab.json")
+    (tmp_path / "text").write_text("the dog\n")
+    for kind in ("tokenizer", "score"):
+        for model, text, said in (
+            (good, "junk", "not UTF-8"),
+            (good, "empty", "empty"),
+            (tmp_path / "model", "text", "not JSON"),
+            ("./nothing", "text", "no such model"),
+        ):
+            options = ["--rounds", "1", *(["--size", "small"] if kind == "score" else [])]
+            result = invoke("bench", kind, "--model", model, "--text", tmp_path / text, *options)
+            message = one_message(result)
+            assert said in message
+            assert "Traceback" not in message
+
+
+def test_benchmarks_without_the_peer(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    for kind in ("load", "tokenizer", "forward", "score", "generate"):
+        message = one_message(invoke("bench", kind, "--against", "transformers"))
+        assert "pip install 'xlm[transformers]'" in message
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import os
 import shlex
 import sys
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from xlm.errors import DependencyError
 
 if TYPE_CHECKING:
     from xlm.bench.report import BenchReport
@@ -71,6 +74,12 @@ def _measuring(rounds: int) -> Callable[[Callable[..., Measurement]], Callable[.
         def command(scratch: Path | None, json_file: Path | None, plot_file: Path | None, **options: Any) -> None:
             from xlm._atomic import check_target
 
+            if options.get("against") and importlib.util.find_spec(options["against"]) is None:
+                raise DependencyError(
+                    f"the library {options['against']} is not installed",
+                    where="--against",
+                    remedy=f"pip install 'xlm[{options['against']}]'",
+                )
             measurement = function(**options)
             for target in (json_file, plot_file):
                 if target is not None:
