@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import errno
+import os
 import resource
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from xlm._atomic import make_directory, replacing, write_text
+from xlm._atomic import check_target, make_directory, replacing, write_text
 from xlm.errors import VocabularyError, WriteError
 
 
@@ -113,3 +115,46 @@ def test_directories_are_made_with_their_parents(tmp_path: Path) -> None:
             make_directory(path)
         with pytest.raises(WriteError, match="choose another path"):
             write_text(tmp_path / "file/below", "text")
+
+
+def pipe(target: Path) -> None:
+    os.mkfifo(target)
+
+
+def link_to_a_pipe(target: Path) -> None:
+    os.mkfifo(target.with_name("pipe"))
+    target.symlink_to("pipe")
+
+
+def like_dev_stdout(target: Path) -> None:
+    target.symlink_to("/proc/self/status")  # a regular file, as standard output may be
+
+
+@pytest.mark.parametrize("make", [pipe, link_to_a_pipe, like_dev_stdout])
+def test_what_is_no_regular_file_keeps_its_name(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    """To move a file onto a device is to take the device away from everybody, where one may."""
+    target = tmp_path / "target"
+    make(target)
+    before = sorted(tmp_path.iterdir())
+    kind = stat.S_IFMT(target.lstat().st_mode)
+    with pytest.raises(WriteError, match="no regular file"):
+        write_text(target, "new")
+    with pytest.raises(WriteError, match="no regular file"):
+        check_target(target)
+    assert stat.S_IFMT(target.lstat().st_mode) == kind
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_target_that_will_fail_is_told_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("old")
+    (tmp_path / "directory").mkdir()
+    for name in ("file", "new"):
+        check_target(tmp_path / name)
+    wrong = {"directory": "directory has that name", "missing/new": "make the directory", "file/new": "is a file"}
+    for name, remedy in wrong.items():
+        with pytest.raises(WriteError) as caught:
+            check_target(tmp_path / name)
+        assert remedy in str(caught.value)
+        assert caught.value.where == tmp_path / name
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["directory", "file"]
+    assert (tmp_path / "file").read_text() == "old"

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import published_peer
 import pytest
 import torch
 from hypothesis import given
@@ -84,7 +85,7 @@ def encoded(tokenizer: XLMTokenizer, way: str, text: str, lang: str) -> list[int
 
 def test_each_row_that_is_a_forward(script: ModuleType, found: Any, files: Path, tokenizer: XLMTokenizer) -> None:
     models = {causal: XLMWithLMHeadModel.from_pretrained(files / "demo.pth", causal=causal) for causal in (True, False)}
-    rows = [setting for setting in script.SETTINGS if setting.way != "generate"]
+    rows = [setting for setting in published_peer.SETTINGS if setting.way != "generate"]
     assert len(rows) >= 9
     for lang, texts in TEXTS.items():
         for row in rows:
@@ -120,10 +121,12 @@ def test_the_rows_of_generate_are_what_generate_returns(
 ) -> None:
     import transformers
 
-    script.write_as_published(XLMWithLMHeadModel.from_pretrained(files / "demo.pth"), tokenizer, tmp_path / "model")
+    published_peer.write_as_published(
+        XLMWithLMHeadModel.from_pretrained(files / "demo.pth"), tokenizer, tmp_path / "model"
+    )
     settings = json.loads((tmp_path / "model" / "config.json").read_text(encoding="utf-8"))
     assert (settings["causal"], settings["mask_token_id"], settings["lang_id"]) == (False, 0, 0)
-    for row in script.SETTINGS:
+    for row in published_peer.SETTINGS:
         if row.way != "generate":
             continue
         for lang, lang_id in (("en", 1), ("de", 0)):
@@ -146,7 +149,7 @@ def test_the_rows_of_generate_are_what_generate_returns(
 
 def test_put_right_it_is_our_score(script: ModuleType, found: Any) -> None:
     for figures in found.figures.values():
-        right = figures[script.RIGHT.name]
+        right = figures[published_peer.RIGHT.name]
         assert figures["xlm.score"].tokens == right.tokens
         assert figures["xlm.score"].logprob == pytest.approx(right.logprob, abs=CLOSE)
         assert len({figure.logprob for figure in figures.values()}) > 6  # the settings do change the figures

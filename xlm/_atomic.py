@@ -40,11 +40,13 @@ def replacing(path: Path) -> Iterator[Path]:
         The path to write to, in the same directory; no file is there yet.
 
     Raises:
-        WriteError: The block or the move raised an ``OSError`` (disk full, no permission, …).
+        WriteError: The block or the move raised an ``OSError`` (disk full, no permission, …), or something that is no
+            regular file has that name.
     """
     # A name of its own, not the target's with a suffix: that could exceed the longest name that is allowed.
     temporary = path.parent / f".{secrets.token_hex(8)}.tmp"
     try:
+        _refuse_special(path)
         yield temporary
         if path.exists():
             # A power cut shortly after the move could otherwise take the new file and the old one.
@@ -106,6 +108,25 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_bytes(data)
 
 
+def check_target(path: Path) -> None:
+    """Finds out before a long work whether ``replacing`` could write its result, as far as that shows so early.
+
+    Raises:
+        WriteError: It could not.
+    """
+    try:
+        _refuse_special(path)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        probe = path.parent / f".{secrets.token_hex(8)}.tmp"
+        probe.touch()
+        probe.unlink()
+    except XLMError:
+        raise
+    except OSError as error:
+        raise write_error(path, error) from error
+
+
 def make_directory(path: Path) -> None:
     """Makes a directory and its parents; one that is there already is fine.
 
@@ -126,6 +147,19 @@ def write_error(path: Path, error: OSError) -> WriteError:
         found=error.strerror or str(error),
         remedy=_REMEDIES.get(error.errno or 0, "check the path and the file system it is on"),
     )
+
+
+def _refuse_special(path: Path) -> None:
+    # A device or a pipe would not be written to, but lose its name to a file; /dev/stdout is a link into /proc.
+    into_proc = path.is_symlink() and path.readlink().parts[:2] == ("/", "proc")
+    if into_proc or (path.exists() and not path.is_file() and not path.is_dir()):
+        raise WriteError(
+            "the target is no regular file",
+            where=path,
+            found="a device, a pipe or the like",
+            expected="a file, or a name that is free",
+            remedy="write to a file, and copy it from there",
+        )
 
 
 def _flush_to_disk(path: Path) -> None:

@@ -7,9 +7,13 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from tests.demo_files import write_demo_files
 from tests.tokenizer.small import MERGES, TEXT, VOCABULARY
-from xlm.bench.tokenizers import bench_tokenizer, bench_workers
+from xlm import XLMTokenizer
+from xlm.bench.tokenizers import bench_tokenizer, bench_workers, tokenizer_directory
+from xlm.checkpoint.names import bundled_models
 from xlm.cli import xlm
+from xlm.errors import CheckpointError, VocabularyError
 from xlm.tokenizer.merges import write_merges
 
 
@@ -63,3 +67,19 @@ def test_command(files: tuple[Path, Path, Path]) -> None:
     assert "a loop of encode" in result.output
     assert CliRunner().invoke(xlm, [*arguments, "--workers", "2", "--against", "transformers"]).exit_code == 2
     assert CliRunner().invoke(xlm, ["bench", "load", "--workers", "2"]).exit_code == 2
+
+
+def test_whose_tokenizer(tmp_path: Path) -> None:
+    """What every other command takes; transformers reads what is made of a checkpoint of the original."""
+    transformers = pytest.importorskip("transformers")
+    files = write_demo_files(tmp_path)
+    assert tokenizer_directory("xlm-clm-ende-small", None, tmp_path) == bundled_models()["xlm-clm-ende-small"]
+    made = tokenizer_directory(str(files / "demo.pth"), files / "codes", tmp_path)
+    ours = XLMTokenizer.from_pretrained(files / "demo.pth", codes=files / "codes", preset="transformers")
+    text = "The Small dog is sleeping."
+    assert XLMTokenizer.from_pretrained(made).encode(text) == ours.encode(text)
+    assert transformers.XLMTokenizer.from_pretrained(made).encode(text) == ours.encode(text)
+    with pytest.raises(VocabularyError, match="codes"):
+        tokenizer_directory(str(files / "demo.pth"), None, tmp_path)
+    with pytest.raises(CheckpointError, match="no such model"):
+        tokenizer_directory("./nothing", None, tmp_path)

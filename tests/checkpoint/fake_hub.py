@@ -54,6 +54,7 @@ class Faults:
         status: Answer everything with this.
         listing_status: Answer listings with this.
         html: Answer listings with a page of a captive portal.
+        no_hashes: List files without their hashes.
         silent: Take requests and never answer.
         cut: After how many bytes to cut the next transfers of a file.
         other: What to send instead of a file's content, the next times.
@@ -66,6 +67,7 @@ class Faults:
     status: int | None = None
     listing_status: int | None = None
     html: bool = False
+    no_hashes: bool = False
     silent: bool = False
     cut: list[int] = field(default_factory=list)
     other: dict[str, list[bytes]] = field(default_factory=dict)
@@ -213,8 +215,10 @@ class _Handler(BaseHTTPRequestHandler):
             return
         siblings = []
         for name, content in found.commits[commit].items():
-            file: dict[str, object] = {"rfilename": name, "size": len(content), "blobId": _git(content)}
-            if name.endswith(LARGE):
+            file: dict[str, object] = {"rfilename": name, "size": len(content)}
+            if not faults.no_hashes:
+                file["blobId"] = _git(content)
+            if name.endswith(LARGE) and not faults.no_hashes:
                 sha256 = hashlib.sha256(content).hexdigest()
                 file["lfs"] = {"sha256": sha256, "size": len(content), "pointerSize": 134}
             siblings.append(file)

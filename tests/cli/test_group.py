@@ -201,6 +201,16 @@ def test_a_reader_that_leaves_is_no_error(demo_files: Path) -> None:
         assert process.wait() == 141
 
 
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["score", "--help"]], ids=" ".join)
+def test_a_full_disk_is_one_message(arguments: list[str]) -> None:
+    full = Path("/dev/full")
+    if not full.is_char_device():
+        pytest.skip("there is no /dev/full")
+    with full.open("wb") as output:
+        run = subprocess.run([*XLM, *arguments], stdout=output, stderr=subprocess.PIPE, text=True)
+    assert (run.returncode, run.stderr) == (1, "Error: No space left on device\n")
+
+
 def test_text_is_utf8_whatever_the_locale_says(demo_files: Path) -> None:
     command = [*XLM, "tokenize", str(demo_files / "demo.pth"), "--codes", str(demo_files / "codes"), "--lang", "de"]
     environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}

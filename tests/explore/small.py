@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 from starlette.testclient import TestClient
 
 from tests.scoring.small import make_model, open_tokenizer
@@ -20,6 +21,8 @@ from xlm.model.lm import XLMWithLMHeadModel
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
 ADDRESS = "http://127.0.0.1:8000"
+JSON = {"Content-Type": "application/json"}
+GENERATE = {"text": "The", "lang": "en", "max_new_tokens": 20, "do_sample": False}
 PRESETS = ("transformers", "transformers-v4", "original")
 
 
@@ -59,3 +62,19 @@ class Small:
             thread.join()
             listening.close()
             self.worker.close()
+
+
+class Slow:
+    """Holds every step of a continuation until it is let go."""
+
+    def __init__(self, small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.gate, self.steps = threading.Event(), 0
+        real = small.explorer.continuation
+
+        def continuation(request: Any) -> Iterator[Any]:
+            for step in real(request):
+                assert self.gate.wait(30)
+                self.steps += 1
+                yield step
+
+        monkeypatch.setattr(small.explorer, "continuation", continuation)

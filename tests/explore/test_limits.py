@@ -1,4 +1,4 @@
-"""Wrong requests, large ones, many at once, and clients that leave. Oracle: the statuses of HTTP and the limits."""
+"""Wrong requests, large ones, many at once. Oracle: the statuses of HTTP and the limits."""
 
 from __future__ import annotations
 
@@ -6,20 +6,16 @@ import asyncio
 import json
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
-from starlette.requests import ClientDisconnect
 
-from tests.explore.small import ADDRESS, Small
+from tests.explore.small import ADDRESS, GENERATE, JSON, Slow, Small
 from xlm.errors import XLMError
 from xlm.explore.requests import Limits
 from xlm.explore.worker import BusyError, Worker
-
-JSON = {"Content-Type": "application/json"}
 
 
 def post(small: Small, path: str, body: bytes | str) -> tuple[int, dict[str, str]]:
@@ -121,25 +117,6 @@ def test_a_body_of_any_length_is_not_read_to_its_end(small: Small) -> None:
     assert "more than 262,144 bytes" in response.text
 
 
-class Slow:
-    """Holds every step of a continuation until it is let go."""
-
-    def __init__(self, small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.gate, self.steps = threading.Event(), 0
-        real = small.explorer.continuation
-
-        def continuation(request: Any) -> Iterator[Any]:
-            for step in real(request):
-                assert self.gate.wait(30)
-                self.steps += 1
-                yield step
-
-        monkeypatch.setattr(small.explorer, "continuation", continuation)
-
-
-GENERATE = {"text": "The", "lang": "en", "max_new_tokens": 20, "do_sample": False}
-
-
 def test_too_many_at_once_are_told_to_come_again(demo_files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small = Small(demo_files, limits=Limits(requests=2))
     slow = Slow(small, monkeypatch)
@@ -162,59 +139,6 @@ def test_too_many_at_once_are_told_to_come_again(demo_files: Path, monkeypatch: 
     assert (first.status_code, second.status_code, after.status_code) == (200, 200, 200)
     assert first.text == second.text  # both took turns with one model
     assert len(first.text.splitlines()) > 5
-    small.worker.close()
-
-
-@pytest.mark.parametrize("spec_version", ["2.3", "2.4"])
-def test_a_client_that_leaves_ends_its_stream(
-    demo_files: Path, monkeypatch: pytest.MonkeyPatch, spec_version: str
-) -> None:
-    small = Small(demo_files, positions=120)
-    slow = Slow(small, monkeypatch)
-    slow.gate.set()
-    body = json.dumps({**GENERATE, "max_new_tokens": 100}).encode()
-    alone = small.client().post("/api/generate", content=body, headers=JSON)
-    assert len(alone.text.splitlines()) > 20
-    slow.steps = 0
-
-    async def run() -> None:
-        gone = asyncio.Event()
-        asked = False
-
-        async def receive() -> dict[str, Any]:
-            nonlocal asked
-            if not asked:
-                asked = True
-                return {"type": "http.request", "body": body, "more_body": False}
-            await gone.wait()
-            return {"type": "http.disconnect"}
-
-        async def send(message: Any) -> None:
-            if slow.steps >= 5:
-                gone.set()
-                if spec_version == "2.4":
-                    raise OSError("the client has gone")
-            await asyncio.sleep(0)
-
-        headers = [(b"host", b"127.0.0.1:8000"), (b"content-type", b"application/json")]
-        scope: dict[str, Any] = {
-            "type": "http",
-            "asgi": {"spec_version": spec_version},
-            "http_version": "1.1",
-            "scheme": "http",
-            "method": "POST",
-            "root_path": "",
-            "path": "/api/generate",
-            "query_string": b"",
-            "headers": headers,
-        }
-        with suppress(ClientDisconnect):  # how it is told to the server is the framework's business
-            await small.app(scope, receive, send)
-        with small.worker.admitted():  # and it no longer counts among those inside
-            assert small.worker._inside == 1
-
-    asyncio.run(run())
-    assert 5 <= slow.steps < 10
     small.worker.close()
 
 

@@ -43,6 +43,16 @@ def test_a_host_that_is_not_ours_is_told() -> None:
     assert error.value.where == "--host"
 
 
+@pytest.mark.parametrize("host", ["a" * 64, "a" * 64 + ".example", "a..b", "no-such-machine.invalid", "\udcff", ""])
+@pytest.mark.parametrize("options", [(), ("--allow-remote",)])
+def test_what_is_no_host_is_one_message(host: str, options: tuple[str, ...]) -> None:
+    result = invoke("explore", "MODEL", "--host", host, *options)
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: The page cannot be served there\n  where: --host\n")
+    assert "remedy: --host 127.0.0.1" in result.stderr
+    assert max(map(len, result.stderr.splitlines())) < 160
+
+
 @pytest.mark.parametrize(
     ("host", "local"),
     [("127.0.0.1", True), ("localhost", True), ("::1", True), ("0.0.0.0", False), ("::", False), ("192.0.2.1", False)],

@@ -1,6 +1,7 @@
-"""The model class for lm-evaluation-harness, run by the real harness on a small local task.
+"""The model class for lm-evaluation-harness, by itself and run by the real harness on a small local task.
 
-Oracle: ``xlm.score`` of the same texts; for generation ``model.continuations``.
+Oracle: ``xlm.score`` of the same texts; for generation ``model.continuations``. Where the harness is not installed,
+what the class takes from it is stood in for, and the tests that need the real one are skipped.
 """
 
 from __future__ import annotations
@@ -9,10 +10,13 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from tests.conftest import REPOSITORY
 from tests.demo_files import write_demo_files
@@ -50,12 +54,35 @@ class Request:
         self.args = args
 
 
-@pytest.fixture(scope="module")
-def harness_model(model_directory: Path) -> Any:
-    pytest.importorskip("lm_eval")
-    from xlm.integrations.lm_eval import XLMForHarness
+class StandIn:
+    """What the class has from the harness's."""
 
-    return XLMForHarness(str(model_directory), "en")
+    def __init__(self) -> None:
+        self.cache_hook = self
+
+    def add_partial(self, *_: object) -> None:
+        """Remembers nothing."""
+
+
+@pytest.fixture(scope="module")
+def model_class() -> Iterator[Any]:
+    with pytest.MonkeyPatch.context() as patch:
+        if lm_eval is None:
+            for name in ("lm_eval", "lm_eval.api", "lm_eval.api.model", "lm_eval.api.registry"):
+                patch.setitem(sys.modules, name, ModuleType(name))
+            patch.setattr(sys.modules["lm_eval.api.model"], "LM", StandIn, raising=False)
+            patch.setattr(sys.modules["lm_eval.api.registry"], "register_model", lambda _: lambda it: it, raising=False)
+            patch.delitem(sys.modules, "xlm.integrations.lm_eval", raising=False)
+        from xlm.integrations.lm_eval import XLMForHarness
+
+        yield XLMForHarness
+    if lm_eval is None:
+        del sys.modules["xlm.integrations.lm_eval"]
+
+
+@pytest.fixture(scope="module")
+def harness_model(model_class: Any, model_directory: Path) -> Any:
+    return model_class(str(model_directory), "en")
 
 
 def test_without_the_harness_the_error_says_what_to_install() -> None:
@@ -90,7 +117,6 @@ def test_the_harness_finds_the_class_by_what_the_entry_point_says() -> None:
     assert done.stdout == "XLMForHarness\n", done.stderr
 
 
-@needs_harness
 def test_rolling_is_score(harness_model: Any) -> None:
     texts = [a + b for a, b in PAIRS] + [" ".join(["The small dog is sleeping on the grass."] * 70)]
     expected = score(harness_model.model, harness_model.tokenizer, texts, lang="en")
@@ -99,7 +125,6 @@ def test_rolling_is_score(harness_model: Any) -> None:
     assert found == [result.logprob for result in expected]
 
 
-@needs_harness
 @pytest.mark.parametrize("closing", [False, True])
 def test_continuations_are_the_last_tokens_of_score(harness_model: Any, closing: bool) -> None:
     harness_model.closing = closing
@@ -114,7 +139,6 @@ def test_continuations_are_the_last_tokens_of_score(harness_model: Any, closing:
         assert greedy == all(rank == 1 for rank in result.ranks[before:end])
 
 
-@needs_harness
 def test_generation_stops_where_it_is_told(harness_model: Any) -> None:
     (whole,) = harness_model.generate_until([Request("The dog", {"until": [], "max_gen_toks": 12})])
     assert len(whole.split()) > 2
@@ -123,12 +147,47 @@ def test_generation_stops_where_it_is_told(harness_model: Any) -> None:
     assert cut == whole.partition(middle)[0]
 
 
-@needs_harness
-def test_wrong_arguments(model_directory: Path) -> None:
-    from xlm.integrations.lm_eval import XLMForHarness
+@pytest.mark.parametrize("most", [1, 12, 62, 63, 64, 100])
+@pytest.mark.parametrize("preset", ["original", "transformers"])
+def test_a_long_context_keeps_its_end_and_the_opening(
+    model_class: Any, model_directory: Path, most: int, preset: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What every text of the training begins with stays in front, and is never ``<s>``, which training lacks."""
+    model = model_class(str(model_directory), "en", preset=preset)
+    positions = model.model.config.max_position_embeddings
+    assert positions == 64
+    prompts: list[list[int]] = []
 
+    def continuations(prompt: torch.Tensor, **options: Any) -> list[Any]:
+        prompts.append(prompt[0].tolist())
+        assert options["max_new_tokens"] == most
+        return [SimpleNamespace(tokens=[])]
+
+    monkeypatch.setattr(model.model, "continuations", continuations)
+    contexts = ["", "The dog", "The small dog is sleeping on the grass. " * 12]
+    model.generate_until([Request(context, {"max_gen_toks": most}) for context in contexts])
+    for context, prompt in zip(contexts, prompts, strict=True):
+        tokens = model.tokenizer.encode(context, lang="en", add_special_tokens=False)
+        assert prompt[0] == model.model.config.eos_token_id
+        kept = len(prompt) - 1
+        assert kept == min(len(tokens), max(0, positions - most - 1))
+        assert prompt[1:] == tokens[len(tokens) - kept :]
+
+
+def test_a_long_context_is_continued(harness_model: Any) -> None:
+    context = "The small dog is sleeping on the grass. " * 12
+    (found,) = harness_model.generate_until([Request(context, {"max_gen_toks": 12})])
+    ids = harness_model.tokenizer.encode(context, lang="en")[:-1]
+    prompt = torch.tensor([[1, *ids[-51:]]])
+    (expected,) = harness_model.model.continuations(prompt, langs="en", max_new_tokens=12)
+    assert found == harness_model.tokenizer.decode(
+        expected.tokens, skip_special_tokens=True, lang="en", detokenize=True
+    )
+
+
+def test_wrong_arguments(model_class: Any, model_directory: Path) -> None:
     with pytest.raises(InputError, match="closing"):
-        XLMForHarness(str(model_directory), "en", closing="yes")  # type: ignore[arg-type]
+        model_class(str(model_directory), "en", closing="yes")
 
 
 def write_task(directory: Path) -> None:

@@ -189,4 +189,8 @@ if __name__ == "__main__":
         "train": _train,
     }
     work = kinds[sys.argv[1]]
-    print(json.dumps(work(*sys.argv[2:])))  # noqa: T201 (this is what the parent process reads)
+    try:
+        figures = work(*sys.argv[2:])
+    except XLMError as error:
+        sys.exit(str(error))
+    print(json.dumps(figures))  # noqa: T201 (this is what the parent process reads)

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from xlm.bench.pair import write_random_directory
 from xlm.bench.probe import measure
 from xlm.bench.report import Bar, BenchReport, Figure, machine_facts, ratio_of_rounds
+from xlm.bench.tokenizers import lines_of
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
 SPEED_LIMITS = {"float32": 2.0, "bfloat16": 5.0}
@@ -40,7 +41,7 @@ def bench_score(
     tokenizer.save_pretrained(directory)
     joined = scratch / "text"
     share = -(-lines // len(texts))
-    taken = [line for path in texts for line in path.read_text(encoding="utf-8").split("\n")[:-1][:share]][:lines]
+    taken = [line for path in texts for line in lines_of(path)[:share]][:lines]
     joined.write_text("".join(f"{line}\n" for line in taken), encoding="utf-8")
     kinds = [("xlm", dtype) for dtype in SPEED_LIMITS] + ([(against, "float32")] if against else [])
     names = {kind: f"{kind[0]} {kind[1]}" for kind in kinds}

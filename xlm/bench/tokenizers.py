@@ -11,7 +11,10 @@ from pathlib import Path
 
 from xlm.bench.probe import measure
 from xlm.bench.report import Bar, BenchReport, Figure, machine_facts, ratio_of_rounds
-from xlm.errors import XLMError
+from xlm.checkpoint.hub import TOKENIZER
+from xlm.checkpoint.names import find_model
+from xlm.errors import InputError, XLMError
+from xlm.tokenizer.tokenizer import XLMTokenizer
 
 TIME_LIMIT = 1 / 20
 """Time of tokenizing with empty caches, in times of transformers'."""
@@ -31,6 +34,42 @@ _WAYS = {
     "xlm-encode": "xlm: a loop of encode",
     "transformers": "transformers: a loop of encode",
 }
+
+
+def tokenizer_directory(name: str, codes: Path | None, scratch: Path) -> Path:
+    """The directory of a model's tokenizer, which a peer can open too; made where there is none.
+
+    Args:
+        name: What ``from_pretrained`` takes.
+        codes: BPE codes of a checkpoint of the original.
+        scratch: Where it is made.
+
+    Raises:
+        XLMError: There is no such model, or it has no tokenizer.
+    """
+    path = find_model(name, TOKENIZER)
+    if codes is None and path.is_dir():
+        return path
+    made = scratch / "tokenizer"
+    XLMTokenizer.from_pretrained(path, codes=codes, preset="transformers").save_pretrained(made)
+    return made
+
+
+def lines_of(path: Path) -> list[str]:
+    """The lines of a text.
+
+    Raises:
+        InputError: It is not UTF-8, or empty.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            "the text is not UTF-8", where=path, found=f"byte 0x{error.object[error.start]:02x}", expected="UTF-8"
+        ) from error
+    if lines == [""]:
+        raise InputError("the text is empty", where=path, expected="one text a line")
+    return lines
 
 
 def bench_tokenizer(
@@ -141,7 +180,7 @@ def _tokenized(model: Path, text: Path, workers: int, output: Path) -> tuple[flo
 
 
 def _join(scratch: Path, texts: Sequence[Path], *, at_least: int = 0) -> Path:
-    data = b"".join(path.read_bytes().rstrip(b"\n") + b"\n" for path in texts)
+    data = b"".join("\n".join(lines_of(path)).encode() + b"\n" for path in texts)
     joined = scratch / "text"
     with joined.open("wb") as file:
         for _ in range(max(-(-at_least // len(data)), 1)):

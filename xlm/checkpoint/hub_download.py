@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import re
+import secrets
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ _LARGEST_TEXT = 1 << 28
 """Bytes; the largest published vocabulary has some ten million."""
 _CHUNK = 1 << 20
 _TRIES = 3
+_HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,6 +37,12 @@ class _Listed:
     size: int | None
     sha256: str | None
     git: str | None
+
+    @property
+    def tag(self) -> str:
+        """What the content is called in the cache: by its hash, as the hub calls it; else as nothing else is."""
+        listed = self.sha256 or self.git or ""
+        return listed if _HASH.fullmatch(listed) else secrets.token_hex(32)
 
 
 class Download:
@@ -71,8 +80,10 @@ class Download:
                 self._file(name)
             if self._model.is_commit or self._cached(required, self._model.revision) == self._cached(required):
                 return self._file(required).parent
-            # By its name the library notes what the revision means now, for use without a network.
-            if self._library_download(required, self._model.revision).parent.name == self._commit:
+            # By its name the library notes what the revision means now, for use without a network. Where that is
+            # another commit since the listing, the file is another one too.
+            by_name = self._library_download(required, self._model.revision, secrets.token_hex(32))
+            if by_name.parent.name == self._commit:
                 return self._file(required).parent
         raise HubError(
             "the repository changes faster than it can be fetched",
@@ -157,15 +168,21 @@ class Download:
         return [form, *shards]
 
     def _file(self, name: str) -> Path:
-        """A file in the cache, fetched where it is not there or has another size than it should."""
+        """A file in the cache, fetched where it is not there or is not what it should be."""
         listed, path = self._files[name], self._cached(name)
-        if path is not None and listed.size in (None, path.stat().st_size):
-            return path
+        if path is not None and not _difference(path, listed, hashing=listed.sha256 is None):
+            return path  # a large file was hashed when it was fetched, and is known by its size from then on
         if path is not None:
             _remove(path)
         found = ""
         for _ in range(2):
-            path = self._library_download(name, self._commit)
+            tag = listed.tag
+            path = self._library_download(name, self._commit, tag)
+            if path.is_symlink() and path.readlink().name != tag:
+                # The server's own tag, see plain_headers; other files may have the same, so that it stays.
+                path.unlink()
+                found = "a name that is not this content's alone"
+                continue
             found = _difference(path, listed)
             if not found:
                 return path
@@ -182,8 +199,8 @@ class Download:
         found = try_to_load_from_cache(self._name, name, self._cache_dir, revision or self._commit)
         return Path(found) if isinstance(found, str) else None
 
-    def _library_download(self, name: str, revision: str) -> Path:
-        with plain_headers():
+    def _library_download(self, name: str, revision: str, tag: str) -> Path:
+        with plain_headers(tag):
             path: Any = hf_hub_download(
                 self._name,
                 name,
@@ -196,11 +213,13 @@ class Download:
         return Path(path)
 
 
-def _difference(path: Path, listed: _Listed) -> str:
-    """What is wrong with a fetched file, or nothing."""
+def _difference(path: Path, listed: _Listed, *, hashing: bool = True) -> str:
+    """What is wrong with a fetched file, or nothing; without hashing, whether its size is."""
     size = path.stat().st_size
     if listed.size not in (None, size):
         return f"{size} bytes"
+    if not hashing:
+        return ""
     expected, digest = listed.sha256, hashlib.sha256()
     if expected is None:
         # git's own hash of a file, by which the hub lists those that it does not store apart.

@@ -1,7 +1,8 @@
 """Headers of which the hub's library makes paths in its cache: what is no plain name never gets to it.
 
 It joins a file's ETag to the directory of the blobs as it came, so that one with ``..`` would write to, link or remove
-any file. Who can send it is the server that ``HF_ENDPOINT`` names, or whoever answers in its place.
+any file, and two files of one ETag would be one. Who can send it is the server that ``HF_ENDPOINT`` names, or whoever
+answers in its place.
 """
 
 from __future__ import annotations
@@ -20,8 +21,12 @@ _ALLOWED = {"ETag": _TAG, "X-Linked-Etag": _TAG, "X-Repo-Commit": COMMIT}
 
 
 @contextmanager
-def plain_headers() -> Iterator[None]:
+def plain_headers(tag: str) -> Iterator[None]:
     """A block in which the library sees such headers only where they are plain names; otherwise as if left out.
+
+    Args:
+        tag: What it sees for every ETag that is one: a name for this content alone. For the hub itself these are the
+            same.
 
     It looks at the library's own session: one that the library makes anew inside the block, after a connection that
     could not be made, is not looked at.
@@ -34,6 +39,8 @@ def plain_headers() -> Iterator[None]:
             for name, allowed in _ALLOWED.items():
                 if not allowed.fullmatch(response.headers.get(name, "")):
                     response.headers.pop(name, None)
+                elif allowed is _TAG:
+                    response.headers[name] = f'"{tag}"'
 
     hooks["response"].append(leave_out)
     try:

@@ -61,6 +61,16 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         CheckpointError: The file cannot be opened or is not what it should be.
     """
     try:
+        path.open("rb").close()  # the library calls a file missing that may not be read
+    except OSError as error:
+        raise CheckpointError(
+            "the file cannot be opened",
+            where=path,
+            found=error.strerror or error,
+            expected="a safetensors file",
+            remedy="check the path, and who may read it",
+        ) from error
+    try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:

@@ -31,6 +31,10 @@ def find_model(name_or_path: str | os.PathLike[str], part: Part = WHOLE, hub: Hu
         HubError: It stands for a repository that is not there or could not be fetched.
         InputError: A revision that cannot be.
     """
+    if not os.fspath(name_or_path):  # as a path it would be the current directory
+        raise CheckpointError(
+            "there is no such model", where="the model's name", found="an empty name", remedy="give a name or a path"
+        )
     path, options = Path(name_or_path), hub or HubOptions()
     if path.is_dir() or path.is_file():
         return path

@@ -160,7 +160,14 @@ def _check_file(path: Path) -> list[zipfile.ZipInfo] | None:
     except (OSError, ValueError) as error:
         if isinstance(error, CheckpointError):
             raise
-        raise CheckpointError("the file cannot be opened", where=path, found=error) from error
+        found = getattr(error, "strerror", None) or error
+        raise CheckpointError(
+            "the file cannot be opened",
+            where=path,
+            found=found,
+            expected="a checkpoint",
+            remedy="check the path, and who may read it",
+        ) from error
     if not head:
         raise CheckpointError(
             "the file is empty", where=path, found="0 bytes", expected="a checkpoint", remedy="fetch it again"

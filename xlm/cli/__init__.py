@@ -52,21 +52,31 @@ class _XLMGroup(click.Group):
         command.help = (command.help or "").replace("\\b\n", "\b\n")
         return command
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        with _ending(ctx):  # --help and --version write here
+            return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> None:
-        try:
-            with _warnings_as_lines():
-                super().invoke(ctx)
-                sys.stdout.flush()  # here, where a reader that has gone is still handled
-        except BrokenPipeError:
-            # The reader of our output has gone (``| head``): end as other programs do, by that signal's status.
-            ctx.exit(128 + 13)  # SIGPIPE, which Windows does not name
-        except KeyboardInterrupt:
-            click.echo(err=True)  # ends the line on which the terminal showed ^C
-            ctx.exit(128 + signal.SIGINT)
-        except (XLMError, OSError) as error:
-            if ctx.params["debug"]:
-                raise
-            raise click.ClickException(_message(error)) from error
+        with _ending(ctx), _warnings_as_lines():
+            super().invoke(ctx)
+            sys.stdout.flush()  # here, where a reader that has gone is still handled
+
+
+@contextmanager
+def _ending(ctx: click.Context) -> Iterator[None]:
+    """Ends the command as the contract says when its work is interrupted or fails."""
+    try:
+        yield
+    except BrokenPipeError:
+        # The reader of our output has gone (``| head``): end as other programs do, by that signal's status.
+        ctx.exit(128 + 13)  # SIGPIPE, which Windows does not name
+    except KeyboardInterrupt:
+        click.echo(err=True)  # ends the line on which the terminal showed ^C
+        ctx.exit(128 + signal.SIGINT)
+    except (XLMError, OSError) as error:
+        if ctx.params.get("debug"):
+            raise
+        raise click.ClickException(_message(error)) from error
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 import click
 
-from xlm.errors import InputError
+from xlm.errors import InputError, XLMError
 
 
 def place(file: BinaryIO, number: int) -> str:
@@ -31,9 +31,9 @@ def read_lines(file: BinaryIO, *, lines: Iterable[bytes] | None = None, first: i
         first: The first line's number.
 
     Raises:
-        InputError: A line is not UTF-8.
+        InputError: A line is not UTF-8, or the file cannot be read to its end.
     """
-    for number, line in enumerate(file if lines is None else lines, start=first):
+    for number, line in enumerate(_naming(file, file if lines is None else lines), start=first):
         try:
             yield number, line.removesuffix(b"\n").decode("utf-8")
         except UnicodeDecodeError as error:
@@ -44,6 +44,25 @@ def read_lines(file: BinaryIO, *, lines: Iterable[bytes] | None = None, first: i
                 expected="UTF-8",
                 remedy="convert the text, for example: iconv -f LATIN1 -t UTF-8",
             ) from error
+
+
+def _naming(file: BinaryIO, lines: Iterable[bytes]) -> Iterator[bytes]:
+    with naming_file(file):
+        yield from lines
+
+
+@contextmanager
+def naming_file(file: BinaryIO) -> Iterator[None]:
+    """Makes an error of the system, which does not say what was read, one that does."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, XLMError) or error.filename is not None:
+            raise
+        name = "standard input" if is_standard_input(file) else file.name
+        raise InputError(
+            "the text could not be read", where=name, found=error.strerror or error, expected="a text file"
+        ) from error
 
 
 def write_line(line: str) -> None:

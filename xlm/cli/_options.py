@@ -20,6 +20,23 @@ Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 TEXT_FILES = click.Path(path_type=Path, exists=True, dir_okay=False, allow_dash=True)
 """A file of text, or ``-`` for standard input."""
 
+
+class _Text(click.types.StringParamType):
+    """Text on the command line; bytes that are not of the system's encoding arrive as halves of surrogate pairs."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        text: str = super().convert(value, param, ctx)
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            found = ascii(text[error.start])[1:-1]
+            self.fail(f"{found} at character {error.start + 1} is no text; it must be UTF-8", param, ctx)
+        return text
+
+
+TEXT = _Text()
+"""Text that stands on the command line itself."""
+
 _TOKENIZER = (
     click.option("--preset", metavar="P", help="Text pipeline; by default the model's own."),
     click.option(

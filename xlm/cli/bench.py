@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import os
 import shlex
 import sys
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from xlm.errors import DependencyError
 
 if TYPE_CHECKING:
     from xlm.bench.report import BenchReport
@@ -33,10 +36,14 @@ size = click.option(
     show_default=True,
     help="Size of the random model: that of xlm-clm-ende-1024 (570 MB), or one to try this command with.",
 )
-tokenizer_directory = click.option(
+tokenizer_of = click.option(
     "--model",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Directory whose tokenizer to use.  [default: the published one among the recorded references]",
+    metavar="MODEL",
+    help="Whose tokenizer to use: a directory, a .pth with --codes, the bundled xlm-clm-ende-small, or an id on the "
+    "hub.  [default: the published one among the recorded references]",
+)
+codes_file = click.option(
+    "--codes", type=click.Path(path_type=Path), metavar="FILE", help="BPE codes of a .pth, which holds none itself."
 )
 text_files = click.option(
     "--text",
@@ -65,7 +72,18 @@ def _measuring(rounds: int) -> Callable[[Callable[..., Measurement]], Callable[.
         @click.option("--plot", "plot_file", type=click.Path(path_type=Path), help="Also draw the figures (PNG).")
         @functools.wraps(function)
         def command(scratch: Path | None, json_file: Path | None, plot_file: Path | None, **options: Any) -> None:
+            from xlm._atomic import check_target
+
+            if options.get("against") and importlib.util.find_spec(options["against"]) is None:
+                raise DependencyError(
+                    f"the library {options['against']} is not installed",
+                    where="--against",
+                    remedy=f"pip install 'xlm[{options['against']}]'",
+                )
             measurement = function(**options)
+            for target in (json_file, plot_file):
+                if target is not None:
+                    check_target(target)
             with tempfile.TemporaryDirectory(dir=scratch) as folder:
                 report = replace(measurement(Path(folder)), command=shlex.join(["xlm", *sys.argv[1:]]))
             click.echo(str(report))
@@ -90,8 +108,8 @@ def _reference(name: str) -> Path:
     return path
 
 
-def _tokenizer_directory(given: Path | None) -> Path:
-    return given or _reference("published/xlm-clm-ende-1024")
+def _with_tokenizer(given: str | None) -> str:
+    return given or str(_reference("published/xlm-clm-ende-1024"))
 
 
 @click.group(short_help="Measure time and memory, beside transformers and the machine's limits.")
@@ -105,7 +123,7 @@ def command() -> None:
     \b
     Example:
       xlm bench generate --against transformers --plot generate.png
-      xlm bench tokenizer --against transformers --model MODEL --text newstest2014.en.txt
+      xlm bench tokenizer --against transformers --model xlm-clm-ende-small --text newstest2014.en.txt
     """
 
 
@@ -132,7 +150,8 @@ def load(against: str | None, size: str, rounds: int) -> Measurement:
 
 @command.command(short_help="Texts to ids; the ids must be the same.")
 @against
-@tokenizer_directory
+@tokenizer_of
+@codes_file
 @text_files
 @click.option(
     "--workers", type=click.IntRange(2), help="Compare this many processes with one, on a file of --megabytes."
@@ -147,7 +166,8 @@ def load(against: str | None, size: str, rounds: int) -> Measurement:
 @_measuring(5)
 def tokenizer(
     against: str | None,
-    model: Path | None,
+    model: str | None,
+    codes: Path | None,
     texts: tuple[Path, ...],
     workers: int | None,
     megabytes: float,
@@ -159,14 +179,17 @@ def tokenizer(
     """
     if workers is not None and against is not None:
         raise click.UsageError("--workers compares xlm with itself, not with --against")
-    from xlm.bench.tokenizers import bench_tokenizer, bench_workers
+    from xlm.bench.tokenizers import bench_tokenizer, bench_workers, tokenizer_directory
 
-    model, texts = _tokenizer_directory(model), texts or tuple(map(_reference, _NEWSTEST))
-    if workers is None:
-        return lambda folder: bench_tokenizer(folder, model=model, texts=texts, rounds=rounds, against=against)
-    return lambda folder: bench_workers(
-        folder, model=model, texts=texts, rounds=rounds, workers=workers, megabytes=megabytes
-    )
+    name, texts = _with_tokenizer(model), texts or tuple(map(_reference, _NEWSTEST))
+
+    def measurement(folder: Path) -> BenchReport:
+        directory = tokenizer_directory(name, codes, folder)
+        if workers is None:
+            return bench_tokenizer(folder, model=directory, texts=texts, rounds=rounds, against=against)
+        return bench_workers(folder, model=directory, texts=texts, rounds=rounds, workers=workers, megabytes=megabytes)
+
+    return measurement
 
 
 @command.command(short_help="A forward with all logits.")
@@ -183,19 +206,33 @@ def forward(against: str | None, size: str, rounds: int) -> Measurement:
 @command.command(short_help="Log-probabilities of lines of text; they must be the same.")
 @against
 @size
-@tokenizer_directory
+@tokenizer_of
+@codes_file
 @text_files
 @click.option("--lines", type=click.IntRange(1), default=2000, show_default=True, help="How many lines to score.")
 @_measuring(1)
 def score(
-    against: str | None, size: str, model: Path | None, texts: tuple[Path, ...], lines: int, rounds: int
+    against: str | None,
+    size: str,
+    model: str | None,
+    codes: Path | None,
+    texts: tuple[Path, ...],
+    lines: int,
+    rounds: int,
 ) -> Measurement:
     """Scores lines of text, each time in a process of its own; the other library in padded batches of 16, as read."""
     from xlm.bench.scoring import bench_score
+    from xlm.bench.tokenizers import tokenizer_directory
 
-    model, texts = _tokenizer_directory(model), texts or tuple(map(_reference, _NEWS))
+    name, texts = _with_tokenizer(model), texts or tuple(map(_reference, _NEWS))
     return lambda folder: bench_score(
-        folder, size=size, rounds=rounds, against=against, model=model, texts=texts, lines=lines
+        folder,
+        size=size,
+        rounds=rounds,
+        against=against,
+        model=tokenizer_directory(name, codes, folder),
+        texts=texts,
+        lines=lines,
     )
 
 

@@ -9,7 +9,7 @@ import click
 
 
 @click.command(short_help="Convert a checkpoint of the original to the transformers layout, or back.")
-@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("source")
 @click.argument("target", type=click.Path(path_type=Path))
 @click.option(
     "--to",
@@ -25,13 +25,13 @@ import click
     help="Type of the weights in TARGET.  [default: that of SOURCE]",
 )
 def command(
-    source: Path, target: Path, to: Literal["transformers", "original"], codes: Path | None, dtype: str | None
+    source: str, target: Path, to: Literal["transformers", "original"], codes: Path | None, dtype: str | None
 ) -> None:
     r"""Converts the checkpoint SOURCE into TARGET, which must not exist yet.
 
-    SOURCE is a .pth of the original, a directory in the transformers layout, or the bundled xlm-clm-ende-small. What
-    was written is read back and compared before it takes its name; when anything goes wrong, nothing is left behind.
-    Nothing in a file is ever executed.
+    SOURCE is a .pth of the original, a directory in the transformers layout, the bundled xlm-clm-ende-small, or an id
+    on the Hugging Face hub. What was written is read back and compared before it takes its name; when anything goes
+    wrong, nothing is left behind. Nothing in a file is ever executed.
 
     Without --codes a .pth gives weights and vocabulary only, since it holds no BPE codes.
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import click
 
 from xlm.cli._lines import naming_line, place, read_lines, write_line
-from xlm.cli._options import computing, made_fast, model_and_text, open_model
+from xlm.cli._options import TEXT, computing, made_fast, model_and_text, open_model
 from xlm.errors import XLMError
 from xlm.tokenizer.continued import ContinuedText, prompt_ids
 
@@ -28,7 +28,7 @@ _SAMPLING = ("temperature", "top_k", "top_p", "min_p")
 @click.command(name="generate", short_help="Continue each line of a text.")
 @model_and_text
 @computing
-@click.option("--prompt", metavar="TEXT", help="The prompt, instead of FILE; may be empty.")
+@click.option("--prompt", type=TEXT, help="The prompt, instead of FILE; may be empty.")
 @click.option("--continuation-lang", metavar="L", help="Language of what is generated.  [default: that of --lang]")
 @click.option(
     "--max-new-tokens", type=click.IntRange(1), default=64, show_default=True, help="The most tokens to produce."
@@ -126,7 +126,7 @@ def command(
         network,
         tokenizer,
         lang=lang,
-        continuation_lang=continuation_lang or lang,
+        continuation_lang=lang if continuation_lang is None else continuation_lang,
         seed=seed,
         form=form,
         options=options,

@@ -41,10 +41,13 @@ def command(
     Example:
         xlm learn-bpe --merges 8000 --codes codes --vocab vocab --preset original de=de.txt en=en.txt
     """
+    from xlm._atomic import check_target
     from xlm.data.bpe_learning import learn_merges
     from xlm.data.words import count_pieces, count_words
     from xlm.tokenizer.merges import write_codes
 
+    for target in (codes, *([] if vocab is None else [vocab])):
+        check_target(target)
     words: Counter[str] = Counter()
     for text in texts:
         lang, path = split_language(text) if preset is not None else (None, Path(text))

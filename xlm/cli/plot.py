@@ -6,12 +6,12 @@ from pathlib import Path
 
 import click
 
-from xlm.cli._options import computing, made_fast, open_model, pipeline
+from xlm.cli._options import TEXT, computing, made_fast, open_model, pipeline
 
 
 @click.command(name="plot", short_help="The surprisal of each word as a picture.")
 @click.argument("model")
-@click.argument("texts", nargs=-1, required=True, metavar="TEXT...")
+@click.argument("texts", nargs=-1, type=TEXT, required=True, metavar="TEXT...")
 @click.option(
     "--lang",
     "languages",
@@ -30,7 +30,7 @@ from xlm.cli._options import computing, made_fast, open_model, pipeline
     help="The picture, .png or .svg.",
 )
 @click.option("--unit", type=click.Choice(["bits", "nats"]), default="bits", show_default=True, help="Of surprisal.")
-@click.option("--title", help="Stands above the picture.")
+@click.option("--title", type=TEXT, help="Stands above the picture.")
 def command(
     model: str,
     texts: tuple[str, ...],
@@ -62,11 +62,13 @@ def command(
         )
     if output.suffix.lower() not in (".png", ".svg"):
         raise click.UsageError(f"--output {output}: its name must end in .png or .svg")
+    from xlm._atomic import check_target
     from xlm.scoring.figure import check_matplotlib, draw_surprisals
     from xlm.scoring.score import score
     from xlm.tokenizer.tokenizer import XLMTokenizer
 
     check_matplotlib()
+    check_target(output)
     tokenizer = XLMTokenizer.from_pretrained(model, preset=preset, codes=codes)
     network = made_fast(open_model(model, dtype=dtype, device=device), dtype=dtype, few_rows=True)
 

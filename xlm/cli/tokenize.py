@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
-from xlm.cli._lines import is_standard_input, naming_line, read_lines, write_line
+from xlm.cli._lines import is_standard_input, naming_file, naming_line, read_lines, write_line
 from xlm.cli._options import model_and_text
 
 if TYPE_CHECKING:
@@ -104,8 +104,13 @@ class _Work:
 
 def _blocks(file: BinaryIO) -> Iterator[bytes]:
     """Yields whole lines, about two megabytes of them at a time."""
-    while block := file.read(_BLOCK_BYTES):
-        yield block if block.endswith(b"\n") else block + file.readline()
+    while True:
+        with naming_file(file):
+            block = file.read(_BLOCK_BYTES)
+            rest = b"" if block.endswith(b"\n") else file.readline()
+        if not block:
+            return
+        yield block + rest
 
 
 def _show(lines: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import zlib
 from collections.abc import Iterable, Iterator
@@ -12,6 +13,7 @@ from typing import IO, cast
 from xlm.errors import InputError
 from xlm.tokenizer.batches import grouped
 
+_NOT_READABLE = frozenset({errno.ENOENT, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOTDIR})
 _BATCH_LINES = 2000
 _BATCH_CHARACTERS = 1 << 19
 
@@ -28,7 +30,10 @@ def open_text(path: Path) -> Iterator[IO[bytes]]:
             yield file
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise InputError("The file is not complete gzip data", where=path, found=error) from error
-    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+    except OSError as error:
+        # What was read before may be written meanwhile; the errors of that are none of this file's.
+        if error.errno not in _NOT_READABLE:
+            raise
         raise InputError(
             "The text could not be read", where=path, found=error.strerror, expected="a text file", remedy="check it"
         ) from error

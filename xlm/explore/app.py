@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import ExitStack
 from importlib import resources
 from typing import Any
@@ -60,7 +61,7 @@ def make_app(
     async def score(request: Request) -> Response:
         asked = read_request(ScoreRequest, await _body(request, explorer.limits.body), explorer.limits)
         with worker.admitted():
-            return _JSON(await worker.run(explorer.score, asked))
+            return _JSON(await _unless_left(request, worker.run(explorer.score, asked)))
 
     async def generate(request: Request) -> Response:
         asked = read_request(ContinueRequest, await _body(request, explorer.limits.body), explorer.limits)
@@ -68,7 +69,7 @@ def make_app(
             admission.enter_context(worker.admitted())
             steps = explorer.continuation(asked)
             # The first step before the answer begins: what is wrong with the request is still told by its status.
-            first = await worker.run(next, steps)
+            first = await _unless_left(request, worker.run(next, steps))
             return _Lines(_lines(worker, first, steps), admission.pop_all())
 
     routes = [
@@ -78,7 +79,12 @@ def make_app(
         Route("/api/score", score, methods=["POST"]),
         Route("/api/generate", generate, methods=["POST"]),
     ]
-    handlers = {XLMError: _on_xlm_error, HTTPException: _on_http_error, Exception: _on_bug}
+    handlers = {
+        XLMError: _on_xlm_error,
+        HTTPException: _on_http_error,
+        _ClientLeftError: _on_nobody,
+        Exception: _on_bug,
+    }
     # Around all of it, not as Starlette's middleware: the answer to a bug is made outside of that.
     return Guard(Starlette(routes=routes, exception_handlers=handlers), names=names, any_address=any_address)
 
@@ -113,6 +119,33 @@ async def _lines(worker: Worker, first: Json, steps: Iterator[Json]) -> AsyncIte
             yield line(step)
     except XLMError as error:
         yield line(_described(error))
+
+
+class _ClientLeftError(Exception):
+    """Nobody is there any more to be answered."""
+
+
+async def _unless_left(request: Request, work: Coroutine[Any, Any, Json]) -> Json:
+    """What the work gives, as long as somebody waits for it.
+
+    Raises:
+        _ClientLeftError: The client has gone away. Work that waits for its turn is given up; what is being computed,
+            which the limits of a request bound, goes on to its end, and nothing comes of it.
+    """
+
+    async def leaves() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(leaves())
+    try:
+        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        raise _ClientLeftError
+    finally:
+        working.cancel()
+        leaving.cancel()
 
 
 async def _body(request: Request, most: int) -> bytes:
@@ -165,6 +198,10 @@ async def _on_xlm_error(request: Request, error: Exception) -> Response:
 async def _on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     return _JSON({"error": {"what": error.detail}}, status_code=error.status_code, headers=error.headers)
+
+
+async def _on_nobody(request: Request, error: Exception) -> Response:
+    return Response(status_code=499)  # which is never sent
 
 
 async def _on_bug(request: Request, error: Exception) -> Response:

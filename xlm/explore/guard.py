@@ -1,4 +1,4 @@
-"""Who may ask: the page itself, and programs on this machine; not other pages of the same browser.
+"""Who may ask: the page itself, and programs on this machine; not other pages of the same browser, nor too many.
 
 A page on the web can make a browser send requests to this machine. Without this guard it could not read the answers
 but for DNS rebinding, where its own name comes to mean 127.0.0.1; it could keep the model busy all the same.
@@ -50,10 +50,14 @@ class Guard:
         app: What answers the others.
         names: Names of this machine that a request may use beside ``localhost`` and loopback addresses.
         any_address: Whether it may also use any address, as it must where the server is not on the loopback only.
+        most: Requests that are answered at a time. (The server's own limit would answer without the headers.)
     """
 
-    def __init__(self, app: ASGIApp, *, names: frozenset[str] = frozenset(), any_address: bool = False) -> None:
+    def __init__(
+        self, app: ASGIApp, *, names: frozenset[str] = frozenset(), any_address: bool = False, most: int = 64
+    ) -> None:
         self._app, self._names, self._any_address = app, names, any_address
+        self._most, self._inside = most, 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request, as ASGI wants it."""
@@ -67,10 +71,18 @@ class Guard:
 
         headers = Headers(scope=scope)
         reason = self.refusal(headers, page=scope["method"] == "GET" and scope["path"] == "/")
-        if reason is None:
-            return await self._app(scope, receive, send_with_headers)
-        refused = JSONResponse({"error": {"what": "The request was refused", "found": reason}}, status_code=403)
-        await refused(scope, receive, send_with_headers)
+        if reason is not None:
+            refused = JSONResponse({"error": {"what": "The request was refused", "found": reason}}, status_code=403)
+            return await refused(scope, receive, send_with_headers)
+        if self._inside >= self._most:
+            error = {"what": "Too many requests at a time", "remedy": "try again in a moment"}
+            busy = JSONResponse({"error": error}, status_code=503, headers={"Retry-After": "1", "Connection": "close"})
+            return await busy(scope, receive, send_with_headers)
+        self._inside += 1
+        try:
+            await self._app(scope, receive, send_with_headers)
+        finally:
+            self._inside -= 1
 
     def refusal(self, headers: Mapping[str, str], *, page: bool) -> str | None:
         """Why a request is refused; ``None`` when it is not.

@@ -6,6 +6,8 @@ import errno
 import ipaddress
 import socket
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 import uvicorn
@@ -14,8 +16,8 @@ from starlette.types import ASGIApp
 from xlm.errors import InputError
 from xlm.explore.worker import Worker
 
-_MOST_CONNECTIONS = 64
 _SECONDS_TO_END = 3
+_LONGEST_SHOWN = 80  # characters of a host
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -28,7 +30,7 @@ def listen(host: str, port: int) -> socket.socket:
     Raises:
         InputError: The port is taken or not allowed, or the host is not this machine's.
     """
-    try:
+    with _telling(host, port):
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
@@ -41,24 +43,35 @@ def listen(host: str, port: int) -> socket.socket:
         except OSError:
             listening.close()
             raise
-    except OSError as error:
-        taken = error.errno in (errno.EADDRINUSE, errno.EACCES)
-        raise InputError(
-            "the page cannot be served there",
-            where="--port" if taken else "--host",
-            found=f"{host}, port {port}: {error.strerror or error}",
-            remedy="--port 0 takes any port that is free" if taken else "--host 127.0.0.1, this machine itself",
-        ) from error
     return listening
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine itself can reach a server there."""
-    try:
+    """Whether only this machine itself can reach a server there.
+
+    Raises:
+        InputError: It is no name or address that is known here.
+    """
+    with _telling(host):
         addresses = {entry[4][0] for entry in socket.getaddrinfo(host, None)}
-    except OSError:
-        return False
     return all(ipaddress.ip_address(str(address).partition("%")[0]).is_loopback for address in addresses)
+
+
+@contextmanager
+def _telling(host: str, port: int | None = None) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, UnicodeError) as error:  # the latter for what cannot be a name, such as 64 letters without a dot
+        system = error if isinstance(error, OSError) else None
+        taken = system is not None and system.errno in (errno.EADDRINUSE, errno.EACCES)
+        why = "that is not the name of a machine" if system is None else system.strerror or str(system)
+        there = ascii(host)[1:-1][:_LONGEST_SHOWN]
+        raise InputError(
+            "the page cannot be served there",
+            where="--port" if taken else "--host",
+            found=f"{there}: {why}" if port is None else f"{there}, port {port}: {why}",
+            remedy="--port 0 takes any port that is free" if taken else "--host 127.0.0.1, this machine itself",
+        ) from error
 
 
 def address_of(listening: socket.socket) -> str:
@@ -99,7 +112,6 @@ def make_server(app: ASGIApp, worker: Worker) -> uvicorn.Server:
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        limit_concurrency=_MOST_CONNECTIONS,
         timeout_graceful_shutdown=_SECONDS_TO_END,
     )
     return _Server(config, worker)

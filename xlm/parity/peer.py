@@ -59,6 +59,7 @@ def against_transformers(
             where="xlm parity without --reference",
             remedy="pip install 'xlm[transformers]', or give --reference FILE",
         ) from error
+    transformers.logging.disable_progress_bar()
     with tempfile.TemporaryDirectory() as scratch:
         directory = path
         if not directory.is_dir():

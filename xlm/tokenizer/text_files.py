@@ -27,7 +27,7 @@ def read_text(path: Path) -> str:
     try:
         data = path.read_bytes()
     except (OSError, ValueError) as error:
-        found = "a directory" if path.is_dir() else error
+        found = "a directory" if path.is_dir() else getattr(error, "strerror", None) or error
         raise VocabularyError(
             "The file could not be read", where=path, found=found, expected="a text file", remedy="check the path"
         ) from error

@@ -115,7 +115,8 @@ class XLMForHarness(LM):  # type: ignore[misc]
         """For each request a continuation of its context, up to the first of the strings that end it.
 
         Args:
-            requests: Their ``args`` are the context and the arguments of generation.
+            requests: Their ``args`` are the context and the arguments of generation. Of a context too long to leave
+                room for what is generated the last tokens are kept, behind the ``</s>`` that every text begins with.
             disable_tqdm: Nothing is shown anyway.
         """
         answers = []
@@ -126,8 +127,10 @@ class XLMForHarness(LM):  # type: ignore[misc]
             if not sampling.get("do_sample"):
                 sampling = {name: value for name, value in sampling.items() if name not in ("temperature", "top_p")}
             length = int(arguments.get("max_gen_toks") or self._max_gen_toks)
-            positions = self.model.config.max_position_embeddings
-            prompt = self.tokenizer.encode(context, lang=self.lang)[:-1][-max(1, positions - length) :]
+            config = self.model.config
+            tokens = self.tokenizer.encode(context, lang=self.lang, add_special_tokens=False)
+            room = max(0, config.max_position_embeddings - length - 1)
+            prompt = [config.eos_token_id, *tokens[max(0, len(tokens) - room) :]]
             (found,) = self.model.continuations(
                 torch.tensor([prompt], device=self._device), langs=self.lang, max_new_tokens=length, **sampling
             )

@@ -1,0 +1,163 @@
+"""What strangers put into repositories and headers. Oracle: no file outside of the cache is made, changed or run."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load, save
+
+from tests.checkpoint.fake_hub import FakeHub, repository
+from tests.checkpoint.hub_files import ID, Files, cached_files, one_pickle, pickled, pickled_shards, safetensors_shards
+from xlm import XLMTokenizer, XLMWithLMHeadModel
+from xlm.errors import CheckpointError, HubError
+
+
+def test_a_text_file_that_is_far_too_large(
+    hub: FakeHub, files: Files, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("xlm.checkpoint.hub_download._LARGEST_TEXT", len(files["config.json"]) - 1)
+    with pytest.raises(HubError, match="far too large"):
+        XLMWithLMHeadModel.from_pretrained(ID)
+    assert cached_files(tmp_path / "cache") == []
+
+
+def test_names_that_move_the_cursor(hub: FakeHub) -> None:
+    hub.repositories[ID] = repository({"\x1b[2J\n": b"", "README.md": b"", "a" * 1000: b""})
+    with pytest.raises(HubError, match="holds no model") as error:
+        XLMWithLMHeadModel.from_pretrained(ID)
+    assert str(error.value.found).isprintable()
+    assert "README.md" in str(error.value.found)
+    assert len(str(error.value.found)) <= 300
+
+
+@pytest.mark.parametrize("there", [False, True])
+@pytest.mark.parametrize("header", ["ETag", "X-Linked-Etag"])
+def test_a_tag_that_points_elsewhere(header: str, there: bool, hub: FakeHub, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    if there:
+        outside.write_text("mine")
+    # From the directory of the blobs; relative, as the library strips a slash from the front.
+    hub.faults.headers[header] = (
+        f'"{os.path.relpath(outside, tmp_path / "cache" / "models--someone--small" / "blobs")}"'
+    )
+    with pytest.raises(HubError, match="answered is not the hub"):
+        XLMWithLMHeadModel.from_pretrained(ID)
+    assert (outside.read_text() if outside.exists() else None) == ("mine" if there else None)
+
+
+def test_a_commit_that_points_elsewhere(hub: FakeHub, tmp_path: Path) -> None:
+    hub.faults.unlisted_404.add("model.safetensors")
+    hub.faults.headers["X-Repo-Commit"] = str(tmp_path / "outside")
+    with pytest.raises(HubError, match="does not have a file that it lists"):
+        XLMWithLMHeadModel.from_pretrained(ID)
+    assert not (tmp_path / "outside").exists()
+
+
+@pytest.mark.parametrize("tag", ['W/"*"', '"*-5"', "*"])
+def test_tags_of_other_servers(tag: str, hub: FakeHub, saved: Path) -> None:
+    hub.faults.headers["ETag"] = tag
+    assert XLMTokenizer.from_pretrained(ID) == XLMTokenizer.from_pretrained(saved)
+
+
+@pytest.mark.parametrize(
+    "shard",
+    [
+        "../../../outside.safetensors",
+        "/etc/passwd.safetensors",
+        "..",
+        ".safetensors",
+        "a/b.safetensors",
+        "a\\b.safetensors",
+        "c:b.safetensors",
+        "a\0.safetensors",
+        "*.safetensors",
+        "pytorch_model.bin",
+        "config.json",
+        "\x1b[2J.safetensors",
+    ],
+)
+def test_an_index_that_points_elsewhere(shard: str, hub: FakeHub, files: Files) -> None:
+    hostile = safetensors_shards(files)
+    index = json.loads(hostile["model.safetensors.index.json"])
+    index["weight_map"]["transformer.embeddings.weight"] = shard
+    hostile["model.safetensors.index.json"] = json.dumps(index).encode()
+    hub.repositories[ID] = repository(hostile)
+    with pytest.raises(CheckpointError, match="points elsewhere") as error:
+        XLMWithLMHeadModel.from_pretrained(ID)
+    assert type(error.value) is CheckpointError
+    assert error.value.__cause__ is None
+    assert "\x1b" not in str(error.value)
+    assert hub.asked() == [f"/api/models/{ID}/revision/main", "model.safetensors.index.json"]
+
+
+def missing_shard(files: Files) -> None:
+    del files["model-00002-of-00002.safetensors"]
+
+
+def tensor_twice(files: Files) -> None:
+
+    first, second = (load(files[f"model-0000{n}-of-00002.safetensors"]) for n in (1, 2))
+    files["model-00002-of-00002.safetensors"] = save({**second, next(iter(first)): next(iter(first.values()))})
+
+
+def key_twice(files: Files) -> None:
+    text = files["model.safetensors.index.json"].decode()
+    files["model.safetensors.index.json"] = text.replace(
+        '"weight_map": {', '"weight_map": {"head": "a.safetensors", "head": "b.safetensors", '
+    ).encode()
+
+
+def no_map(files: Files) -> None:
+    files["model.safetensors.index.json"] = b'{"weight_map": ["model-00001-of-00002.safetensors"]}'
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (missing_shard, ["lacks shards", "model-00002-of-00002.safetensors"]),
+        (tensor_twice, ["shards are not those of the index", "extra"]),
+        (key_twice, ["twice", "'head'"]),
+        (no_map, ["names no shards"]),
+    ],
+)
+def test_other_wrong_indexes(spoil: Callable[[Files], None], words: list[str], hub: FakeHub, files: Files) -> None:
+    hostile = safetensors_shards(files)
+    spoil(hostile)
+    hub.repositories[ID] = repository(hostile)
+    with pytest.raises(CheckpointError) as error:
+        XLMWithLMHeadModel.from_pretrained(ID)
+    assert "not the hub" not in str(error.value)
+    for word in words:
+        assert word in str(error.value)
+
+
+class Trap:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("form", [one_pickle, pickled_shards])
+def test_code_in_a_pickle_is_not_run(
+    form: Callable[[Files], Files], hub: FakeHub, files: Files, tmp_path: Path
+) -> None:
+    hostile = form(files)
+    for name in hostile:
+        if name.endswith(".bin"):
+            hostile[name] = pickled({"transformer.embeddings.weight": Trap(tmp_path / "sprung")})
+    hub.repositories[ID] = repository(hostile)
+    with pytest.raises(CheckpointError, match="wants code to be run is refused"):
+        XLMWithLMHeadModel.from_pretrained(ID)
+    assert not (tmp_path / "sprung").exists()
+    torch.load(next((tmp_path / "cache").rglob("*.bin")), weights_only=False)  # the trap does spring
+    assert (tmp_path / "sprung").exists()
