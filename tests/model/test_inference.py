@@ -210,6 +210,16 @@ def test_bfloat16_takes_few_and_many_rows() -> None:
         assert relative_error(packed(x) - linear.bias, linear(x) - linear.bias) < 3 * 2**-8
 
 
+@pytest.mark.parametrize("rows", [1, 63, 64, 65])
+@pytest.mark.parametrize("width", [4096, 4097, 9000])
+@torch.no_grad()
+def test_wide_products_of_many_rows_are_whole(rows: int, width: int) -> None:
+    linear = nn.Linear(16, width)
+    found = Float32Linear(linear.weight, linear.bias)(x := torch.randn(rows, 16))
+    # Sixteen products a sum: an order of them moves float32's last digits.
+    torch.testing.assert_close(found, linear(x), rtol=0, atol=1e-5)
+
+
 @needs_fbgemm
 @pytest.mark.parametrize("weights", ["bfloat16", "float16"])
 @pytest.mark.parametrize("largest", [1e6, 1e-6, 1e-9], ids=["too large", "too small", "nothing left"])

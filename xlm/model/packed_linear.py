@@ -22,6 +22,10 @@ from xlm.errors import InputError
 FEW_ROWS = 8
 """Up to here a map is bound by reading its weights, not by multiplying."""
 
+_MANY_ROWS, _WIDTH = 64, 4096
+"""From so many rows on, a wider product is made so many outputs at a time, a quarter faster: in one piece, each row
+that it writes is far from the next."""
+
 _FINEST_STEP = 6.1e-5
 """Between two levels of a row of int8: FBGEMM takes no smaller one."""
 
@@ -56,7 +60,14 @@ class Float32Linear(PackedLinear):
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
         K, M = self.weight_KM.shape
-        return torch.addmm(self.bias_M, x.reshape(-1, K), self.weight_KM).view(*x.shape[:-1], M)
+        x_NK = x.reshape(-1, K)
+        if len(x_NK) < _MANY_ROWS or M <= _WIDTH:
+            return torch.addmm(self.bias_M, x_NK, self.weight_KM).view(*x.shape[:-1], M)
+        out_NM = x.new_empty(len(x_NK), M)
+        for first in range(0, M, _WIDTH):
+            columns = slice(first, first + _WIDTH)
+            out_NM[:, columns] = torch.addmm(self.bias_M[columns], x_NK, self.weight_KM[:, columns])
+        return out_NM.view(*x.shape[:-1], M)
 
 
 class Float16Linear(PackedLinear):
