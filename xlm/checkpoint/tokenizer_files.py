@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from xlm._atomic import make_directory, write_text
+from xlm.checkpoint.first_bytes import check_first_bytes
 from xlm.checkpoint.hub import TOKENIZER, HubOptions
 from xlm.checkpoint.names import find_model
-from xlm.errors import CheckpointError, InputError, VocabularyError, XLMWarning
+from xlm.errors import InputError, VocabularyError, XLMWarning
 from xlm.tokenizer.merges import check_merges, read_codes, read_merges, write_merges
 from xlm.tokenizer.presets import PRESETS
 from xlm.tokenizer.text_files import place_of_key, read_json_object, shortened
@@ -28,9 +29,6 @@ _ADDED_TOKENS = "added_tokens.json"
 
 # What only this library knows stands under this key of tokenizer_config.json, where transformers leaves it alone.
 _OURS = "xlm"
-
-# How a file begins that torch.save has written, in its two formats.
-_ZIPPED, _PICKLED = b"PK", b"\x80"
 
 _OUR_SETTINGS = ("preset", "preset_without_lang")
 
@@ -152,7 +150,7 @@ def _write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 def _from_original(path: Path, codes: Path | None, settings: dict[str, Any]) -> XLMTokenizer:
     if codes is None:
-        _check_is_checkpoint(path)
+        check_first_bytes(path)
         raise VocabularyError(
             "A checkpoint of the original holds its vocabulary, but not its byte-pair codes",
             where=path,
@@ -164,33 +162,6 @@ def _from_original(path: Path, codes: Path | None, settings: dict[str, Any]) -> 
     dictionary = read_dictionary(path)
     vocabulary = Vocabulary.from_dictionary(dictionary.words, dictionary.counts, where=path)
     return original_tokenizer(vocabulary, dictionary.lang2id, codes, **settings)
-
-
-def _check_is_checkpoint(path: Path) -> None:
-    """Looks at the first bytes of a file, for which torch, and the seconds to import it, are not needed.
-
-    Raises:
-        CheckpointError: It cannot be read, or torch has not written it.
-    """
-    try:
-        with path.open("rb") as file:
-            head = file.read(len(_ZIPPED))
-    except OSError as error:
-        raise CheckpointError(
-            "the file cannot be opened",
-            where=path,
-            found=error.strerror or error,
-            expected="a checkpoint",
-            remedy="check the path, and who may read it",
-        ) from error
-    if not head.startswith((_ZIPPED, _PICKLED)):
-        raise CheckpointError(
-            "the file is not a checkpoint",
-            where=path,
-            found=f"a file that begins with {head!r}" if head else "0 bytes",
-            expected="a .pth of the original, or a directory with config.json and weights",
-            remedy="check the path, and the order of the arguments; fetch the file again if it is damaged",
-        )
 
 
 def _from_directory(directory: Path, codes: Path | None, settings: dict[str, Any]) -> XLMTokenizer:

@@ -1,0 +1,37 @@
+"""Whether a file can be a checkpoint at all, by its first bytes: for that, torch need not be imported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from xlm.errors import CheckpointError
+
+# How a file begins that torch.save has written, in its two formats.
+_ZIPPED, _PICKLED = b"PK", b"\x80"
+
+
+def check_first_bytes(path: Path) -> None:
+    """Refuses a file that torch cannot have written.
+
+    Raises:
+        CheckpointError: It cannot be read, or torch has not written it.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(len(_ZIPPED))
+    except OSError as error:
+        raise CheckpointError(
+            "the file cannot be opened",
+            where=path,
+            found=error.strerror or error,
+            expected="a checkpoint",
+            remedy="check the path, and who may read it",
+        ) from error
+    if not head.startswith((_ZIPPED, _PICKLED)):
+        raise CheckpointError(
+            "the file is not a checkpoint",
+            where=path,
+            found=f"a file that begins with {head!r}" if head else "0 bytes",
+            expected="a .pth of the original, or a directory with config.json and weights",
+            remedy="check the path, and the order of the arguments; fetch the file again if it is damaged",
+        )
