@@ -45,8 +45,9 @@ def score_rows(
 ) -> Iterator[ScoredWindow]:
     """Scores rows and writes them as lines of a table; every row comes out, in order, whatever is wrong with it.
 
-    Where a window ends depends on the rows and on where the first begins only. So a run that begins at the end of
-    another's window has the same windows, batches and digits that the other would have had.
+    A window holds rows of one file. Where it ends depends on the rows and on where the first begins only. So a file has
+    the same windows, batches and digits whatever is scored beside it, and in a run that begins at the end of another's
+    window they are those that the other would have had.
 
     Args:
         scorer: Model, tokenizer and options.
@@ -62,7 +63,7 @@ def score_rows(
     """
     source = iter(rows)
     seen = _skipped(source, done=done, digest=digest)
-    for window in read_ahead(source, lambda row: len(row.text or ""), most=read_at_once):
+    for window in windows(source, read_at_once=read_at_once):
         for row in window:
             seen.update(_identity(row))
         texts = [row.text for row in window if row.text is not None]
@@ -83,6 +84,16 @@ def score_rows(
             tokens=tokens,
             digest=seen.hexdigest(),
         )
+
+
+def windows(rows: Iterable[Row], *, read_at_once: int = READ_AHEAD) -> Iterator[list[Row]]:
+    """The rows that are scored together: some of one file that follow each other.
+
+    Args:
+        rows: Of any number of files, read as windows are taken.
+        read_at_once: Most rows of a window.
+    """
+    return read_ahead(rows, lambda row: len(row.text or ""), most=read_at_once, begins=lambda row: row.number == 1)
 
 
 def check_same(rows: Iterable[Row], *, done: int, digest: str) -> None:

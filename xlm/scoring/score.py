@@ -274,17 +274,27 @@ def _stream(scorer: Scorer, texts: Iterable[str]) -> Iterator[SentenceScore]:
         first += len(window)
 
 
-def read_ahead(items: Iterable[Item], length: Callable[[Item], int], *, most: int = READ_AHEAD) -> Iterator[list[Item]]:
+def read_ahead(
+    items: Iterable[Item],
+    length: Callable[[Item], int],
+    *,
+    most: int = READ_AHEAD,
+    begins: Callable[[Item], bool] = lambda item: False,
+) -> Iterator[list[Item]]:
     """Yields texts in windows: as many as can be held, so that those of one length find each other.
 
     Args:
         items: The texts, or what holds them.
         length: Says how many characters one of them has.
         most: Most items of a window; it is also full at ``READ_AHEAD_CHARACTERS``.
+        begins: Says of which items a window is to begin with them.
     """
     window: list[Item] = []
     characters = 0
     for item in items:
+        if window and begins(item):
+            yield window
+            window, characters = [], 0
         window.append(item)
         characters += length(item)
         if len(window) == most or characters >= READ_AHEAD_CHARACTERS:
