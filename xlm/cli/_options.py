@@ -12,7 +12,6 @@ import click
 from xlm.errors import InputError
 
 if TYPE_CHECKING:
-    from xlm.model.lm import XLMWithLMHeadModel
     from xlm.scoring.rows import Corpus
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -119,44 +118,3 @@ def wrong_usage(*options: str) -> Iterator[None]:
         if error.where in options:
             raise click.UsageError(str(error)) from error
         raise
-
-
-def open_model(model: str, *, dtype: str, device: str) -> XLMWithLMHeadModel:
-    """The model of a command line; ``made_fast`` makes of it what is computed with.
-
-    Raises:
-        InputError: There is no such device, or it cannot compute in that type.
-        CheckpointError: There is no such model.
-    """
-    import torch
-
-    from xlm.model.lm import XLMWithLMHeadModel
-
-    missing = InputError(
-        "there is no such device", where="--device", found=device, expected="cpu, or cuda where torch has it"
-    )
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise missing from error
-    if torch.device(device).type not in ("cpu", "cuda"):
-        raise missing  # meta, say, which computes nothing
-    if dtype == "int8" and torch.device(device).type != "cpu":
-        raise InputError(
-            "int8 is for the CPU", where="--dtype, --device", found=device, expected="cpu", remedy="--dtype bfloat16"
-        )
-    return XLMWithLMHeadModel.from_pretrained(model, dtype="float32" if dtype == "int8" else dtype, device=device)
-
-
-def made_fast(network: XLMWithLMHeadModel, *, dtype: str, few_rows: bool) -> XLMWithLMHeadModel:
-    """The same model in the form that computes fastest: on a CPU, its matrices are packed.
-
-    Args:
-        network: What ``open_model`` returned.
-        dtype: As for ``open_model``.
-        few_rows: Whether it is to work on few tokens at a time, where packing pays in float32 too.
-    """
-    weights = str(network.dtype).removeprefix("torch.") if dtype == "auto" else dtype
-    if network.device.type != "cpu" or (weights == "float32" and not few_rows):
-        return network
-    return network.for_inference(weights)

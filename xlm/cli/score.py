@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from xlm.cli._options import TEXT_FILES, made_fast, one_language, open_corpus, open_model, scoring, wrong_usage
+from xlm.cli._options import TEXT_FILES, one_language, open_corpus, scoring, wrong_usage
 from xlm.cli._progress import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    import torch
 
     from xlm.scoring.corpus import ScoredWindow
     from xlm.scoring.resumable import ResumableFile
@@ -121,6 +119,7 @@ def command(model: str, files: tuple[Path, ...], by: str, form: str, **options: 
     tokenizer = XLMTokenizer.from_pretrained(model, preset=options["preset"], codes=options["codes"])
     tokenizer("", lang=options["lang"], return_offsets=by == "word")
 
+    from xlm.model.opening import made_fast, open_model
     from xlm.scoring.score import Scorer
     from xlm.scoring.signature import model_digest, signature
 
@@ -161,13 +160,6 @@ def _refuse_inputs(output: Path, files: tuple[Path, ...]) -> None:
             raise click.UsageError(f"--output {output} would overwrite an input: {file}")
 
 
-def _processor(device: torch.device) -> str:
-    # Others add up in another order, and round otherwise.
-    import torch
-
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
-
-
 class _Run:
     """One pass over a corpus."""
 
@@ -186,6 +178,7 @@ class _Run:
 
         import torch
 
+        from xlm.model.opening import processor_of
         from xlm.scoring.corpus import check_same
         from xlm.scoring.resumable import ResumableFile
 
@@ -195,7 +188,7 @@ class _Run:
             "signature": str(made_with),
             **asdict(made_with),
             **{name: options[name] for name in named},
-            "processor": _processor(self._scorer.model.device),
+            "processor": processor_of(self._scorer.model.device),
             "columns": list(self._table.columns),
             "inputs": self._corpus.sizes,
         }

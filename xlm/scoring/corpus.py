@@ -66,12 +66,9 @@ def score_rows(
     for window in windows(source, read_at_once=read_at_once):
         for row in window:
             seen.update(_identity(row))
-        texts = [row.text for row in window if row.text is not None]
-        results: Iterator[SentenceScore | InputError] = iter(scorer.score_window(texts))
         lines: list[str] = []
         problems = tokens = 0
-        for row in window:
-            result = None if row.text is None else _finite(next(results))
+        for row, result in zip(window, results_of(scorer, window), strict=True):
             lines += table.lines(row, result)
             if isinstance(result, SentenceScore):
                 tokens += len(result.tokens)
@@ -84,6 +81,21 @@ def score_rows(
             tokens=tokens,
             digest=seen.hexdigest(),
         )
+
+
+def results_of(scorer: Scorer, window: Iterable[Row]) -> list[SentenceScore | InputError | None]:
+    """What each of some rows has for scores, or why it has none; ``None`` where the row itself has a problem.
+
+    Args:
+        scorer: Model, tokenizer and options.
+        window: The rows; they are scored together.
+
+    Raises:
+        LanguageError: A language that the tokenizer does not have, or that cannot be divided into words.
+    """
+    rows = list(window)
+    results = iter(scorer.score_window([row.text for row in rows if row.text is not None]))
+    return [None if row.text is None else _finite(next(results)) for row in rows]
 
 
 def windows(rows: Iterable[Row], *, read_at_once: int = READ_AHEAD) -> Iterator[list[Row]]:

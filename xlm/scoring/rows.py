@@ -203,10 +203,11 @@ def _of_json(line: str, column: str) -> tuple[str | None, str | None]:
         return None, f"not a JSON object: {type(found).__name__}"
     if column not in found:
         return None, f"there is no {column!r}; the row has {_listed(found)}"
-    return _checked(found[column], column)
+    return checked_text(found[column], column)
 
 
-def _checked(value: object, column: str) -> tuple[str | None, str | None]:
+def checked_text(value: object, column: str) -> tuple[str | None, str | None]:
+    """A cell's text, or ``None`` and what is wrong with it."""
     if not isinstance(value, str):
         return None, f"{column!r} is not text: {type(value).__name__}"
     try:
@@ -262,7 +263,7 @@ def _parquet(path: Path, column: str) -> Iterator[tuple[int, str | None, str | N
             for batch in file.iter_batches(batch_size=1024, columns=[column]):
                 for value in batch.column(0):
                     try:
-                        yield total, *_checked(value.as_py(), column)
+                        yield total, *checked_text(value.as_py(), column)
                     except UnicodeDecodeError as error:
                         yield total, None, f"{column!r} is not UTF-8: byte {error.start + 1}"
     except pyarrow.ArrowException as error:
