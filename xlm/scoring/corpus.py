@@ -65,7 +65,7 @@ def score_rows(
     seen = _skipped(source, done=done, digest=digest)
     for window in windows(source, read_at_once=read_at_once):
         for row in window:
-            seen.update(_identity(row))
+            seen.update(row_identity(row))
         lines: list[str] = []
         problems = tokens = 0
         for row, result in zip(window, results_of(scorer, window), strict=True):
@@ -130,7 +130,7 @@ def _skipped(rows: Iterator[Row], *, done: int, digest: str) -> hashlib.blake2b:
     seen = hashlib.blake2b()
     skipped = 0
     for row in islice(rows, done):
-        seen.update(_identity(row))
+        seen.update(row_identity(row))
         skipped += 1
     if skipped < done:
         raise _other_input(done, found=f"{skipped:,} rows")
@@ -155,5 +155,6 @@ def _finite(result: SentenceScore | InputError) -> SentenceScore | InputError:
     return result
 
 
-def _identity(row: Row) -> bytes:
+def row_identity(row: Row) -> bytes:
+    """What rows are told apart by."""
     return f"{row.file}\t{row.number}\t{row.text}\t{row.problem}\n".encode("utf-8", "backslashreplace")
