@@ -14,15 +14,17 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from xlm import errors
 from xlm.distributed.output import Output, Record
 from xlm.distributed.units import Unit, units_of
-from xlm.distributed.work import Step, Work
 from xlm.errors import InputError, XLMError, XLMWarning
 from xlm.scoring.input_files import InputFile
 from xlm.scoring.rows import Corpus, import_pyarrow
+
+if TYPE_CHECKING:
+    from xlm.distributed.work import Step, Work
 
 UNIT, RESULT, TASK = "unit", "result", "task"
 """Columns."""

@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from xlm.scoring.corpus import row_identity, windows
+from xlm.scoring.read_ahead import row_identity, windows
 from xlm.scoring.rows import Corpus, Row
 
 _MOST_CHARACTERS = 1 << 25

@@ -16,8 +16,9 @@ from xlm.errors import InputError
 from xlm.generation.continuer import Continuer, Prompt, decoding_options, refused_prompt
 from xlm.model.decoding.options import DecodingOptions
 from xlm.scoring.corpus import results_of
+from xlm.scoring.read_ahead import READ_AHEAD
 from xlm.scoring.rows import Row
-from xlm.scoring.score import READ_AHEAD, Scorer
+from xlm.scoring.score import Scorer
 from xlm.scoring.sentence import SentenceScore
 from xlm.scoring.signature import Signature, model_digest, signature, tokenizer_digest
 from xlm.scoring.table import Table
