@@ -14,7 +14,7 @@ from typing import Any
 from xlm.distributed.cluster import ClusterOptions, connected
 from xlm.distributed.output import Output, Record, UnitName
 from xlm.distributed.stages import RESULT, TASK, PartWriter, Reading, read_units, rebuilt, table_of
-from xlm.distributed.storage import Directory
+from xlm.distributed.storage import Directory, absolute
 from xlm.distributed.work import Work
 from xlm.errors import XLMError
 from xlm.scoring.input_files import InputFile
@@ -96,7 +96,7 @@ class Run:
             WriteError: Something is in the way, or cannot be written.
             XLMError: There is no such cluster, or a worker failed; what is done can be resumed.
         """
-        output = Output(Directory(self.output), self.work.suffix)
+        output = Output(Directory(absolute(self.output)), self.work.suffix)
         with connected(self.cluster) as ray:
             workers = self.cluster.workers(ray.cluster_resources())
             windows = self.windows_per_file or self._windows_before(output) or self._windows_for(workers)
