@@ -18,20 +18,22 @@ import pytest
 XLM = Path(__file__).resolve().parent.parent / "xlm"
 
 ANYONE = {"errors", "_version", "_atomic"}
-EVERYTHING = {"model", "tokenizer", "checkpoint", "scoring", "data", "training"}
+EVERYTHING = {"model", "tokenizer", "checkpoint", "scoring", "generation", "data", "training"}
 MAY_IMPORT: dict[str, set[str]] = {
     "": set(),  # the files of xlm/ itself; __init__ also names the public classes, to type checkers only
     "model": set(),
     "tokenizer": set(),
     "checkpoint": {"model", "tokenizer"},
     "scoring": {"model", "tokenizer"},
+    "generation": {"model", "tokenizer"},
     "data": {"model", "tokenizer", "checkpoint", "scoring"},
     "training": {"model", "tokenizer", "checkpoint", "scoring", "data"},
     "explore": {"model", "tokenizer", "checkpoint", "scoring"},
     "parity": EVERYTHING,
     "bench": {*EVERYTHING, "parity"},
     "integrations": EVERYTHING,
-    "cli": {*EVERYTHING, "parity", "bench", "explore"},
+    "distributed": EVERYTHING,  # and only the commands import it
+    "cli": {*EVERYTHING, "parity", "bench", "explore", "distributed"},
 }
 # Which libraries, beside the standard one; a package that is not named here may use any.
 LIBRARIES: dict[str, set[str]] = {"": set(), "model": {"torch"}}
@@ -103,7 +105,7 @@ def _allowed(package: str, path: str, found: Import) -> bool:
         return target in {package, *ANYONE, *MAY_IMPORT[package]} - {""} or bool(upward)
     if library in sys.stdlib_module_names:
         return True
-    if library == "transformers" and not found.functions:
+    if library in ("transformers", "ray") and not found.functions:
         return False  # optional: an import outside a function would make it a requirement
     if library == "torch" and package == "tokenizer":
         return bool(found.functions)  # for return_tensors="pt"; whoever only wants ids never waits for torch
@@ -150,6 +152,11 @@ UPWARD = "class A:\n    def {}(self):\n        from xlm.checkpoint.load import l
         ("explore/explorer.py", "from xlm.training.loop import train"),
         ("explore/app.py", "from xlm.cli.generate import command"),
         ("parity/peer.py", "from xlm.cli import main"),
+        ("generation/continuer.py", "from xlm.scoring.score import score"),
+        ("training/loop.py", "from xlm.distributed.pipeline import run"),
+        ("bench/scoring.py", "from xlm.distributed.pipeline import run"),
+        ("distributed/pipeline.py", "from xlm.cli.score import command"),
+        ("distributed/pipeline.py", "import ray"),
         ("__init__.py", "from xlm.model.lm import XLMWithLMHeadModel"),
         ("__init__.py", "import torch"),
         ("errors.py", "from xlm.model.config import XLMConfig"),
@@ -172,6 +179,8 @@ def test_the_rules_catch(path: str, source: str) -> None:
         ("parity/peer.py", "import torch\nfrom xlm.checkpoint.load import load_model"),
         ("checkpoint/load.py", "import numpy\nfrom xlm._atomic import replacing\nimport xlm.model.lm"),
         ("checkpoint/load.py", "def f():\n    import transformers"),
+        ("distributed/pipeline.py", "from xlm.scoring.corpus import windows\ndef f():\n    import ray.data"),
+        ("cli/generate.py", "def f():\n    from xlm.distributed.pipeline import run"),
         ("cli/score.py", "import xlm\nfrom xlm import score\nfrom xlm.bench import run\nfrom xlm.cli.options import x"),
         ("__main__.py", "from xlm.cli import main"),
         ("__init__.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from xlm.model.lm import XLMOutput"),

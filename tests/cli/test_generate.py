@@ -12,8 +12,9 @@ import torch
 
 from tests.cli.conftest import Invoke
 from tests.demo_files import demo_maker
-from xlm.cli.generate import _batches, _Prompt
+from xlm.cli.generate import _batches
 from xlm.errors import LanguageError
+from xlm.generation.continuer import Prompt
 from xlm.model.decoding.options import derived_seed
 from xlm.model.decoding.result import Continuation
 from xlm.model.lm import XLMWithLMHeadModel
@@ -215,8 +216,8 @@ def test_words_are_joined_as_one_writes_them(tokenizer: XLMTokenizer) -> None:
 
 
 def test_any_error_comes_after_the_prompts_before_it() -> None:
-    def prompts() -> Iterator[_Prompt]:
-        yield _Prompt(1, "the", [1, 14])
+    def prompts() -> Iterator[Prompt]:
+        yield Prompt(1, "the", [1, 14])
         raise LanguageError("no such language")
 
     batches = _batches(prompts(), 2)

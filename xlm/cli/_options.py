@@ -12,13 +12,39 @@ import click
 from xlm.errors import InputError
 
 if TYPE_CHECKING:
-    from xlm.model.lm import XLMWithLMHeadModel
     from xlm.scoring.rows import Corpus
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
-TEXT_FILES = click.Path(path_type=Path, exists=True, dir_okay=False, allow_dash=True)
-"""A file of text, or ``-`` for standard input."""
+
+class _Paths(click.Path):
+    """Paths that are checked here, unless they are read elsewhere, where all kinds of names are."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return str(value) if _read_elsewhere(ctx) else super().convert(value, param, ctx)
+
+
+class _OpenFile(click.File):
+    """A file that is opened here, unless it is read elsewhere: then its name."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return str(value) if _read_elsewhere(ctx) else super().convert(value, param, ctx)
+
+
+def _read_elsewhere(ctx: click.Context | None) -> bool:
+    return ctx is not None and ctx.params.get("engine") == "ray"
+
+
+TEXT_FILES = _Paths(path_type=Path, exists=True, dir_okay=False, allow_dash=True)
+"""A file of text, or ``-`` for standard input; with ``--engine ray``, any name."""
+
+INPUT_FORMAT: Decorator = click.option(
+    "--input-format",
+    type=click.Choice(["text", "jsonl", "csv", "tsv", "parquet"]),
+    help="Form of the input; by default by the files' names, text where they say nothing. A CSV cell that holds "
+    "commas, quotes or line ends stands in quotes, its own doubled, and ends within a megabyte of lines.",
+)
+COLUMN: Decorator = click.option("--column", metavar="NAME", help="Column or key that holds the text.  [default: text]")
 
 
 class _Text(click.types.StringParamType):
@@ -74,7 +100,7 @@ def _together(*parts: Decorator) -> Decorator:
 
 
 model_and_text = _together(
-    click.argument("model"), click.argument("file", type=click.File("rb"), default="-"), _LANG, *_TOKENIZER
+    click.argument("model"), click.argument("file", type=_OpenFile("rb"), default="-"), _LANG, *_TOKENIZER
 )
 """Adds ``MODEL [FILE] --lang L --preset P --codes FILE``; FILE arrives open for bytes."""
 
@@ -89,13 +115,8 @@ one_language = _LANG
 
 scoring = _together(
     *_TOKENIZER,
-    click.option(
-        "--input-format",
-        type=click.Choice(["text", "jsonl", "csv", "tsv", "parquet"]),
-        help="Form of the input; by default by the files' names, text where they say nothing. A CSV cell that holds "
-        "commas, quotes or line ends stands in quotes, its own doubled, and ends within a megabyte of lines.",
-    ),
-    click.option("--column", metavar="NAME", help="Column or key that holds the text.  [default: text]"),
+    INPUT_FORMAT,
+    COLUMN,
     *_COMPUTING,
     click.option(
         "--stride",
@@ -136,44 +157,3 @@ def wrong_usage(*options: str) -> Iterator[None]:
         if error.where in options:
             raise click.UsageError(str(error)) from error
         raise
-
-
-def open_model(model: str, *, dtype: str, device: str) -> XLMWithLMHeadModel:
-    """The model of a command line; ``made_fast`` makes of it what is computed with.
-
-    Raises:
-        InputError: There is no such device, or it cannot compute in that type.
-        CheckpointError: There is no such model.
-    """
-    import torch
-
-    from xlm.model.lm import XLMWithLMHeadModel
-
-    missing = InputError(
-        "there is no such device", where="--device", found=device, expected="cpu, or cuda where torch has it"
-    )
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise missing from error
-    if torch.device(device).type not in ("cpu", "cuda"):
-        raise missing  # meta, say, which computes nothing
-    if dtype == "int8" and torch.device(device).type != "cpu":
-        raise InputError(
-            "int8 is for the CPU", where="--dtype, --device", found=device, expected="cpu", remedy="--dtype bfloat16"
-        )
-    return XLMWithLMHeadModel.from_pretrained(model, dtype="float32" if dtype == "int8" else dtype, device=device)
-
-
-def made_fast(network: XLMWithLMHeadModel, *, dtype: str, few_rows: bool) -> XLMWithLMHeadModel:
-    """The same model in the form that computes fastest: on a CPU, its matrices are packed.
-
-    Args:
-        network: What ``open_model`` returned.
-        dtype: As for ``open_model``.
-        few_rows: Whether it is to work on few tokens at a time, where packing pays in float32 too.
-    """
-    weights = str(network.dtype).removeprefix("torch.") if dtype == "auto" else dtype
-    if network.device.type != "cpu" or (weights == "float32" and not few_rows):
-        return network
-    return network.for_inference(weights)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from xlm.cli._options import computing, made_fast, open_model, pipeline
+from xlm.cli._options import computing, pipeline
 from xlm.errors import DependencyError
 
 _LOOPBACK = "127.0.0.1"
@@ -61,6 +61,7 @@ def command(
         raise DependencyError(
             f"the library {missing} is not installed", where="xlm explore", remedy="pip install 'xlm[explore]'"
         ) from error
+    from xlm.model.opening import made_fast, open_model
     from xlm.tokenizer.tokenizer import XLMTokenizer
 
     local = is_loopback(host)

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
-import itertools
 import json
+import secrets
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
+from xlm.cli._distributed import (
+    RAY_OPTIONS,
+    earlier_run,
+    engines,
+    inputs,
+    resuming,
+    uses_ray,
+    work_on_ray,
+    worker_model,
+)
 from xlm.cli._lines import naming_line, place, read_lines, write_line
-from xlm.cli._options import TEXT, computing, made_fast, model_and_text, open_model
+from xlm.cli._options import COLUMN, INPUT_FORMAT, TEXT, computing, model_and_text
 from xlm.errors import XLMError
-from xlm.tokenizer.continued import ContinuedText, prompt_ids
 
 if TYPE_CHECKING:
-    from xlm.model.decoding.result import Continuation
-    from xlm.model.lm import XLMWithLMHeadModel
-    from xlm.tokenizer.tokenizer import XLMTokenizer
+    from xlm.generation.continuer import Continuer, Prompt
 
+_ONLY_RAY = ("input_format", "column", "resume", "progress")
+_OF_RAY = ("engine", *RAY_OPTIONS, *_ONLY_RAY)
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p")
 
 
@@ -70,9 +78,10 @@ _SAMPLING = ("temperature", "top_k", "top_p", "min_p")
     default=None,
     help="Write each word as it comes, for one sequence of each prompt.  [default: for --prompt on a terminal]",
 )
+@engines(INPUT_FORMAT, COLUMN, *resuming)
 def command(
     model: str,
-    file: BinaryIO,
+    file: Any,
     lang: str,
     preset: str | None,
     codes: str | None,
@@ -96,6 +105,9 @@ def command(
     depend on the seed and its place in the file, not on --batch-size but for the last digits of what is drawn from,
     which --dtype int8 can magnify to a hundredth of a nat or more.
 
+    With --engine ray, a cluster does the work, and FILE may be of any form that xlm score reads. A prompt that cannot
+    be continued is an empty line, or with --format jsonl an object whose "status" says why.
+
     \b
     With --format jsonl:
         line (from 1), prompt, text (prompt and continuation), tokens and ids (of the continuation), logprobs
@@ -107,12 +119,15 @@ def command(
         xlm generate xlm-clm-ende-small --lang en --prompt "Wikipedia was used to" --seed 1
         xlm generate MODEL --lang en prompts.txt --num-beams 4 --format jsonl
     """
+    of_ray = {name: options.pop(name) for name in _OF_RAY}
     beams = options["num_beams"]
     sampling = {name: options.pop(name) for name in _SAMPLING}
     _check_usage(file, prompt, greedy=greedy, stream=stream, form=form, sampling=sampling, seed=seed, **options)
-    if not greedy and beams == 1:
-        sampling["top_p"] = 0.9 if sampling["top_p"] is None else sampling["top_p"]
-        options |= {"do_sample": True, **{name: value for name, value in sampling.items() if value is not None}}
+    if uses_ray(only_ray=_ONLY_RAY, only_local=("prompt", "stream", "device")):
+        work_options = {"greedy": greedy, **sampling, **options}
+        of_ray |= {"preset": preset, "codes": codes, "dtype": dtype}
+        _on_ray(model, file, lang, continuation_lang, work_options, seed, batch_size, form, of_ray)
+        return
     if stream is None:
         single = beams == options["num_return_sequences"] == 1
         stream = prompt is not None and single and form == "text" and sys.stdout.isatty()
@@ -120,26 +135,55 @@ def command(
 
     # The tokenizer first: it is read in no time, and most mistakes show there.
     tokenizer = XLMTokenizer.from_pretrained(model, preset=preset, codes=codes)
+    from xlm.generation.continuer import Continuer, decoding_options
+    from xlm.model.opening import made_fast, open_model
 
+    options = decoding_options(greedy=greedy, **sampling, **options)
     network = made_fast(open_model(model, dtype=dtype, device=device), dtype=dtype, few_rows=True)
-    run = _Run(
-        network,
-        tokenizer,
-        lang=lang,
-        continuation_lang=lang if continuation_lang is None else continuation_lang,
-        seed=seed,
-        form=form,
-        options=options,
-    )
-    prompts = run.prompts(file) if prompt is None else iter([run.prompt(1, prompt)])
+    continuer = Continuer(network, tokenizer, lang=lang, continuation_lang=continuation_lang, options=options)
+    run = _Run(continuer, seed=seed, form=form)
+    prompts = run.prompts(file) if prompt is None else iter([continuer.prompt(1, prompt, where="--prompt")])
     if stream:
         for each in prompts:
             run.stream(each)
     else:
         for batch in _batches(prompts, batch_size):
             run.write(batch)
-    stops = ", ".join(f"{count} at {stop}" for stop, count in run.stops.most_common())
-    click.echo(f"stopped: {stops or 'nothing to continue'}", err=True)
+    _show_stops(run.stops)
+
+
+def _on_ray(
+    model: str,
+    name: str,
+    lang: str,
+    continuation_lang: str | None,
+    decoding: dict[str, Any],
+    seed: int | None,
+    batch_size: int,
+    form: str,
+    options: dict[str, Any],
+) -> None:
+    input_format, column = options["input_format"], options["column"]
+    files = inputs([name], form=input_format, column=column)
+    from xlm.distributed.generate_work import GenerateWork
+
+    if seed is None:
+        seed = earlier_run(options).get("seed", secrets.randbits(63))
+    work = GenerateWork(
+        opened=worker_model(model, lang=lang, options=options),
+        continuation_lang=continuation_lang,
+        options=decoding,
+        form=form,
+        seed=seed,
+        batch_size=batch_size,
+    )
+    summary = work_on_ray(work, files, work.identity(), form=input_format, column=column, options=options)
+    _show_stops(Counter(summary.counts))
+
+
+def _show_stops(stops: Counter[str]) -> None:
+    found = ", ".join(f"{count} at {stop}" for stop, count in stops.most_common())
+    click.echo(f"stopped: {found or 'nothing to continue'}", err=True)
 
 
 def _check_usage(
@@ -171,116 +215,43 @@ def _check_usage(
         raise click.UsageError("--stream writes one sequence as text: not beams, several sequences or jsonl")
 
 
-@dataclass(frozen=True, slots=True)
-class _Prompt:
-    line: int
-    text: str
-    ids: list[int]
-
-
 class _Run:
-    """The model, and how its continuations are asked for and written."""
+    """How prompts are read, and their continuations written."""
 
-    def __init__(
-        self,
-        network: XLMWithLMHeadModel,
-        tokenizer: XLMTokenizer,
-        *,
-        lang: str,
-        continuation_lang: str,
-        seed: int | None,
-        form: str,
-        options: dict[str, Any],
-    ) -> None:
-        from xlm.model.decoding.options import DecodingOptions, derived_seed
+    def __init__(self, continuer: Continuer, *, seed: int | None, form: str) -> None:
+        from xlm.model.decoding.options import DecodingOptions
 
         self.stops: Counter[str] = Counter()
-        self._network, self._tokenizer, self._lang, self._form = network, tokenizer, lang, form
-        self._continuation_lang = continuation_lang
-        self._options = {
-            **options,
-            "langs": self._language(lang),
-            "continuation_langs": self._language(continuation_lang),
-        }
-        (first,) = DecodingOptions(seed=seed).row_seeds(1)
-        # One for each row of the results, over all batches.
-        self._seeds = itertools.chain([first], (derived_seed(first, row) for row in itertools.count(1)))
+        self._continuer, self._form = continuer, form
+        (self._seed,) = DecodingOptions(seed=seed).row_seeds(1)
 
-    def _language(self, lang: str) -> str | int | None:
-        config = self._network.config
-        if not config.has_language_embeddings:
-            return None
-        # The model's file may name no languages where the tokenizer's does.
-        return config.language_id(lang if config.lang2id else (self._tokenizer.lang2id or {}).get(lang, lang))
-
-    def prompts(self, file: BinaryIO) -> Iterator[_Prompt]:
+    def prompts(self, file: BinaryIO) -> Iterator[Prompt]:
         for number, line in read_lines(file):
             with naming_line(file, number):
-                yield self.prompt(number, line, where=place(file, number))
+                yield self._continuer.prompt(number, line, where=place(file, number))
 
-    def prompt(self, number: int, text: str, *, where: str = "--prompt") -> _Prompt:
-        config = self._network.config
-        ids = prompt_ids(
-            self._tokenizer,
-            text,
-            lang=self._lang,
-            eos_token_id=config.eos_token_id,
-            positions=config.max_position_embeddings,
-            where=where,
-        )
-        return _Prompt(number, text, ids)
-
-    def write(self, batch: list[_Prompt]) -> None:
+    def write(self, batch: list[Prompt]) -> None:
         """Continues prompts, and writes one line for each continuation."""
-        import torch
-        from torch.nn.utils.rnn import pad_sequence
+        for continued in self._continuer.continued(batch, seed=self._seed):
+            self.stops[continued.found.stop] += 1
+            if self._form == "text":
+                write_line(continued.text)
+            else:
+                write_line(json.dumps(continued.cells(), ensure_ascii=False, allow_nan=False))
 
-        input_ids = pad_sequence([torch.tensor(prompt.ids) for prompt in batch], batch_first=True)
-        lengths = torch.tensor([len(prompt.ids) for prompt in batch])
-        rows = len(batch) * self._options["num_return_sequences"]
-        seeds = list(itertools.islice(self._seeds, rows))
-        for found in self._network.continuations(input_ids, lengths=lengths, seed=seeds, **self._options):
-            self.stops[found.stop] += 1
-            prompt = batch[found.prompt]
-            text = prompt.text + self._continued(prompt).whole(found.tokens)
-            write_line(text if self._form == "text" else self._json(prompt, text, found))
-
-    def stream(self, prompt: _Prompt) -> None:
+    def stream(self, prompt: Prompt) -> None:
         """Continues one prompt, and writes each word when it has come."""
-        import torch
-
-        options = {name: value for name, value in self._options.items() if name != "num_return_sequences"}
-        tokens = self._network.stream(torch.tensor([prompt.ids]), seed=next(self._seeds), **options)
-        continued = self._continued(prompt)
-        _write(prompt.text)
-        for token in tokens:
-            _write(continued.add(token))
-        _write(continued.rest() + "\n")
-        assert tokens.continuation is not None
-        self.stops[tokens.continuation.stop] += 1
-
-    def _continued(self, prompt: _Prompt) -> ContinuedText:
-        return ContinuedText(self._tokenizer, prompt.text, prompt.ids, lang=self._continuation_lang)
-
-    def _json(self, prompt: _Prompt, text: str, found: Continuation) -> str:
-        cells = {
-            "line": prompt.line,
-            "prompt": prompt.text,
-            "text": text,
-            "tokens": self._tokenizer.convert_ids_to_tokens(found.tokens),
-            "ids": found.tokens,
-            "logprobs": [round(logprob, 6) for logprob in found.logprobs],
-            "logprob": round(found.logprob, 6),
-            "stop": found.stop,
-            "seed": found.seed,
-            "score": None if found.score is None else round(found.score, 6),
-        }
-        return json.dumps(cells, ensure_ascii=False, allow_nan=False)
+        for part in self._continuer.stream(prompt, seed=self._seed):
+            if isinstance(part, str):
+                _write(part)
+            else:
+                self.stops[part.stop] += 1
+        _write("\n")
 
 
-def _batches(prompts: Iterable[_Prompt], size: int) -> Iterator[list[_Prompt]]:
+def _batches(prompts: Iterable[Prompt], size: int) -> Iterator[list[Prompt]]:
     """Prompts in lists; an error comes after the list of those that stand before it."""
-    batch: list[_Prompt] = []
+    batch: list[Prompt] = []
     error: XLMError | None = None
     try:
         for prompt in prompts:

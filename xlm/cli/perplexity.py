@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from xlm.cli._lines import write_line
-from xlm.cli._options import TEXT_FILES, made_fast, open_corpus, open_model, scoring, wrong_usage
+from xlm.cli._options import TEXT_FILES, open_corpus, scoring, wrong_usage
 from xlm.errors import InputError
 
 if TYPE_CHECKING:
@@ -84,6 +84,7 @@ def command(model: str, files: tuple[Path, ...], langs: tuple[str, ...], form: s
 
     tokenizer = XLMTokenizer.from_pretrained(model, preset=options["preset"], codes=options["codes"])
 
+    from xlm.model.opening import made_fast, open_model
     from xlm.scoring.perplexity import perplexity
     from xlm.scoring.signature import model_digest, signature
 

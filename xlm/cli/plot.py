@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from xlm.cli._options import TEXT, computing, made_fast, open_model, pipeline
+from xlm.cli._options import TEXT, computing, pipeline
 
 
 @click.command(name="plot", short_help="The surprisal of each word as a picture.")
@@ -63,6 +63,7 @@ def command(
     if output.suffix.lower() not in (".png", ".svg"):
         raise click.UsageError(f"--output {output}: its name must end in .png or .svg")
     from xlm._atomic import check_target
+    from xlm.model.opening import made_fast, open_model
     from xlm.scoring.figure import check_matplotlib, draw_surprisals
     from xlm.scoring.score import score
     from xlm.tokenizer.tokenizer import XLMTokenizer

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from xlm.cli._options import TEXT_FILES, made_fast, one_language, open_corpus, open_model, scoring, wrong_usage
+from xlm.cli._distributed import engines, inputs, uses_ray, work_on_ray, worker_model
+from xlm.cli._options import TEXT_FILES, one_language, open_corpus, scoring, wrong_usage
 from xlm.cli._progress import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    import torch
 
     from xlm.scoring.corpus import ScoredWindow
     from xlm.scoring.resumable import ResumableFile
@@ -49,7 +48,7 @@ if TYPE_CHECKING:
 @click.option(
     "--output", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write there, not to stdout."
 )
-@click.option("--resume", is_flag=True, help="Go on with the --output of a run that was cut off.")
+@click.option("--resume", is_flag=True, help="Go on with the --output, or --output-dir, of a run that was cut off.")
 @click.option("--bits", is_flag=True, help="Add the surprisal in bits, -logprob / log 2.")
 @click.option("--ranks", is_flag=True, help="Add each token's rank, 1 the most likely; --by token only.")
 @click.option("--entropy", is_flag=True, help="Add the entropy of each prediction in nats; --by token only.")
@@ -68,7 +67,8 @@ if TYPE_CHECKING:
     help="Rows to read before the first of them is scored: those of one length share a batch. 1: each at once.",
 )
 @click.option("--progress/--no-progress", default=None, help="Show progress.  [default: on a terminal]")
-def command(model: str, files: tuple[Path, ...], by: str, form: str, **options: Any) -> None:
+@engines()
+def command(model: str, files: tuple[Any, ...], by: str, form: str, **options: Any) -> None:
     r"""Writes what MODEL gives to each row of FILES, or of standard input, in nats (natural logarithms).
 
     MODEL is a model directory, a checkpoint of the original (.pth), the bundled xlm-clm-ende-small, or an id on the
@@ -92,6 +92,9 @@ def command(model: str, files: tuple[Path, ...], by: str, form: str, **options: 
     finished, --resume reads the input again to see that it is the same. Beside FILE, FILE.meta.json says what it was
     made with; the same signature goes to standard error.
 
+    With --engine ray, a cluster does the work, on any number of files; each row is scored as here, digit for digit on
+    the same kind of processor. Results are in --output-dir, by --resume also those of a run that was cut off.
+
     \b
     Example:
         echo "Wikipedia was used to" | xlm score xlm-clm-ende-small --lang en --by token
@@ -99,28 +102,23 @@ def command(model: str, files: tuple[Path, ...], by: str, form: str, **options: 
     """
     if (options["ranks"] or options["entropy"]) and by != "token":
         raise click.UsageError("--ranks and --entropy go with --by token")
+    if uses_ray(only_local=("output", "device")):
+        _on_ray(model, files, by=by, form=form, options=options)
+        return
     output: Path | None = options["output"]
     if output is None and (options["resume"] or form == "parquet"):
         raise click.UsageError("--resume and --format parquet need --output")
     if output is not None:
         _refuse_inputs(output, files)
-    from xlm.scoring.table import Table
-
     corpus = open_corpus(files or (Path("-"),), form=options["input_format"], column=options["column"])
-    table = Table(
-        unit=by,
-        form=form,
-        files=len(files) > 1,
-        bits=options["bits"],
-        ranks=options["ranks"],
-        entropies=options["entropy"],
-    )
+    table = _table(by, form, files=len(files) > 1, options=options)
     from xlm.tokenizer.tokenizer import XLMTokenizer
 
     # The tokenizer first: it is read in no time, and most mistakes show there.
     tokenizer = XLMTokenizer.from_pretrained(model, preset=options["preset"], codes=options["codes"])
     tokenizer("", lang=options["lang"], return_offsets=by == "word")
 
+    from xlm.model.opening import made_fast, open_model
     from xlm.scoring.scorer import Scorer
     from xlm.scoring.signature import model_digest, signature
 
@@ -152,6 +150,35 @@ def command(model: str, files: tuple[Path, ...], by: str, form: str, **options: 
         raise click.ClickException(f"read only in part, the rest being damaged: {', '.join(corpus.damaged)}")
 
 
+def _on_ray(model: str, names: tuple[str, ...], *, by: str, form: str, options: dict[str, Any]) -> None:
+    files = inputs(names, form=options["input_format"], column=options["column"])
+    from xlm.distributed.work import ScoreWork
+
+    named = ("batch_size", "batch_tokens", "ranks", "too_long", "stride")
+    work = ScoreWork(
+        opened=worker_model(model, lang=options["lang"], options=options),
+        table=_table(by, form, files=len(files) > 1, options=options),
+        options={**{name: options[name] for name in named}, "entropies": options["entropy"]},
+        read_at_once=options["read_ahead"],
+    )
+    with wrong_usage("stride"):
+        identity = work.identity()
+    work_on_ray(work, files, identity, form=options["input_format"], column=options["column"], options=options)
+
+
+def _table(by: str, form: str, *, files: bool, options: dict[str, Any]) -> Table:
+    from xlm.scoring.table import Table
+
+    return Table(
+        unit=by,
+        form=form,
+        files=files,
+        bits=options["bits"],
+        ranks=options["ranks"],
+        entropies=options["entropy"],
+    )
+
+
 def _refuse_inputs(output: Path, files: tuple[Path, ...]) -> None:
     from xlm.scoring.run_files import real_target, written_beside
 
@@ -159,13 +186,6 @@ def _refuse_inputs(output: Path, files: tuple[Path, ...]) -> None:
     for file in files:
         if file.exists() and any(file.samefile(path) for path in written):
             raise click.UsageError(f"--output {output} would overwrite an input: {file}")
-
-
-def _processor(device: torch.device) -> str:
-    # Others add up in another order, and round otherwise.
-    import torch
-
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
 
 
 class _Run:
@@ -186,6 +206,7 @@ class _Run:
 
         import torch
 
+        from xlm.model.opening import processor_of
         from xlm.scoring.corpus import check_same
         from xlm.scoring.resumable import ResumableFile
 
@@ -195,7 +216,7 @@ class _Run:
             "signature": str(made_with),
             **asdict(made_with),
             **{name: options[name] for name in named},
-            "processor": _processor(self._scorer.model.device),
+            "processor": processor_of(self._scorer.model.device),
             "columns": list(self._table.columns),
             "inputs": self._corpus.sizes,
         }

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from xlm.errors import InputError
-from xlm.scoring.read_ahead import READ_AHEAD, read_ahead
+from xlm.scoring.read_ahead import READ_AHEAD, row_identity, windows
 from xlm.scoring.rows import Row
 from xlm.scoring.scorer import Scorer
 from xlm.scoring.sentence import SentenceScore
@@ -46,8 +46,9 @@ def score_rows(
 ) -> Iterator[ScoredWindow]:
     """Scores rows and writes them as lines of a table; every row comes out, in order, whatever is wrong with it.
 
-    Where a window ends depends on the rows and on where the first begins only. So a run that begins at the end of
-    another's window has the same windows, batches and digits that the other would have had.
+    A window holds rows of one file. Where it ends depends on the rows and on where the first begins only. So a file has
+    the same windows, batches and digits whatever is scored beside it, and in a run that begins at the end of another's
+    window they are those that the other would have had.
 
     Args:
         scorer: Model, tokenizer and options.
@@ -63,15 +64,12 @@ def score_rows(
     """
     source = iter(rows)
     seen = _skipped(source, done=done, digest=digest)
-    for window in read_ahead(source, lambda row: len(row.text or ""), most=read_at_once):
+    for window in windows(source, read_at_once=read_at_once):
         for row in window:
-            seen.update(_identity(row))
-        texts = [row.text for row in window if row.text is not None]
-        results: Iterator[SentenceScore | InputError] = iter(scorer.score_window(texts))
+            seen.update(row_identity(row))
         lines: list[str] = []
         problems = tokens = 0
-        for row in window:
-            result = None if row.text is None else _finite(next(results))
+        for row, result in zip(window, results_of(scorer, window), strict=True):
             lines += table.lines(row, result)
             if isinstance(result, SentenceScore):
                 tokens += len(result.tokens)
@@ -84,6 +82,21 @@ def score_rows(
             tokens=tokens,
             digest=seen.hexdigest(),
         )
+
+
+def results_of(scorer: Scorer, window: Iterable[Row]) -> list[SentenceScore | InputError | None]:
+    """What each of some rows has for scores, or why it has none; ``None`` where the row itself has a problem.
+
+    Args:
+        scorer: Model, tokenizer and options.
+        window: The rows; they are scored together.
+
+    Raises:
+        LanguageError: A language that the tokenizer does not have, or that cannot be divided into words.
+    """
+    rows = list(window)
+    results = iter(scorer.score_window([row.text for row in rows if row.text is not None]))
+    return [None if row.text is None else _finite(next(results)) for row in rows]
 
 
 def check_same(rows: Iterable[Row], *, done: int, digest: str) -> None:
@@ -108,7 +121,7 @@ def _skipped(rows: Iterator[Row], *, done: int, digest: str) -> hashlib.blake2b:
     seen = hashlib.blake2b()
     skipped = 0
     for row in islice(rows, done):
-        seen.update(_identity(row))
+        seen.update(row_identity(row))
         skipped += 1
     if skipped < done:
         raise _other_input(done, found=f"{skipped:,} rows")
@@ -131,7 +144,3 @@ def _finite(result: SentenceScore | InputError) -> SentenceScore | InputError:
     if isinstance(result, SentenceScore) and not all(map(math.isfinite, (*result.logprobs, *(result.entropies or ())))):
         return InputError("the scores are not finite")
     return result
-
-
-def _identity(row: Row) -> bytes:
-    return f"{row.file}\t{row.number}\t{row.text}\t{row.problem}\n".encode("utf-8", "backslashreplace")

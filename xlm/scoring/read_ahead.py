@@ -1,10 +1,12 @@
-"""Texts of a stream in windows: enough of them that those of one length can share a batch."""
+"""What is read before the first of it is scored: windows of texts, of which those of one length share a batch."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
+from xlm.scoring.rows import Row
 from xlm.tokenizer.batches import grouped
 
 Item = TypeVar("Item")
@@ -30,3 +32,28 @@ def read_ahead(items: Iterable[Item], length: Callable[[Item], int], *, most: in
 def length_of(text: object) -> int:
     """Characters of a text; 0 for what is none, which is refused later, where its place is known."""
     return len(text) if isinstance(text, str) else 0
+
+
+def windows(rows: Iterable[Row], *, read_at_once: int = READ_AHEAD) -> Iterator[list[Row]]:
+    """The rows that are scored together: some of one file that follow each other.
+
+    Args:
+        rows: Of any number of files, read as windows are taken.
+        read_at_once: Most rows of a window.
+    """
+    files = itertools.count()
+    file = next(files)
+
+    def file_of(row: Row) -> int:
+        nonlocal file
+        if row.number == 1:  # not by its name: a file may be given twice
+            file = next(files)
+        return file
+
+    for _, of_file in itertools.groupby(rows, file_of):
+        yield from read_ahead(of_file, lambda row: length_of(row.text), most=read_at_once)
+
+
+def row_identity(row: Row) -> bytes:
+    """What rows are told apart by."""
+    return f"{row.file}\t{row.number}\t{row.text}\t{row.problem}\n".encode("utf-8", "backslashreplace")

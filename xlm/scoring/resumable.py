@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 
 from xlm._atomic import write_error
 from xlm.errors import InputError, WriteError, XLMError
-from xlm.scoring.run_files import RunFiles
+from xlm.scoring.run_files import RunFiles, check_same_run
 
 
 class ResumableFile:
@@ -111,17 +111,9 @@ class ResumableFile:
                 found=repr(error),
                 remedy="remove this file and the .part beside it, and start again",
             ) from error
-        differing = sorted(
-            key for key in identity.keys() | self._identity.keys() if identity.get(key) != self._identity.get(key)
+        check_same_run(
+            identity, self._identity, where=self._files.state, otherwise="remove this file and the .part beside it"
         )
-        if differing:
-            raise InputError(
-                "the run that was cut off was another one",
-                where=self._files.state,
-                found="; ".join(f"{key}: {identity.get(key)}" for key in differing),
-                expected="; ".join(f"{key}: {self._identity.get(key)}" for key in differing),
-                remedy="resume with the same model, inputs and options, or remove this file and the .part beside it",
-            )
         if final_size is not None and not length and (self.size or self._target_size() == final_size):
             # It was cut off after the move.
             self._check_target(final_size)

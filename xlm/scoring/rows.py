@@ -5,22 +5,20 @@ from __future__ import annotations
 import gzip
 import io
 import json
-import os
-import sys
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, BinaryIO
 
 from xlm.errors import DependencyError, InputError
 from xlm.scoring.csv_records import csv_records
+from xlm.scoring.input_files import STDIN, InputFile, LocalFile
 
 FORMATS = ("text", "jsonl", "csv", "tsv", "parquet")
 _SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
 _LONGEST_ROW = 1 << 26
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-_STDIN = Path("-")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,7 +47,7 @@ class Corpus:
     start of a file is dropped. Each iteration reads the files anew, standard input only once.
 
     Args:
-        files: Paths; ``-`` is standard input.
+        files: Paths, of which ``-`` is standard input, or files that are elsewhere.
         form: One of ``FORMATS``; ``None`` goes by each file's name, text where that says nothing.
         column: Which column (or key) holds the text; ``None`` means ``text``.
 
@@ -60,36 +58,36 @@ class Corpus:
 
     def __init__(
         self,
-        files: Iterable[Path],
+        files: Iterable[Path | InputFile],
         *,
         form: str | None = None,
         column: str | None = None,
     ) -> None:
-        self.files = tuple(files)
+        self._files = tuple(LocalFile(file) if isinstance(file, Path) else file for file in files)
         self.damaged: list[str] = []
         """Files that end before their time, as far as they were read."""
-        self._forms = [form or _form_of(path) for path in self.files]
+        self._forms = [form or _form_of(file.path) for file in self._files]
         self._column = column or "text"
         self._done = 0  # bytes, or rows of Parquet
         self._at: Any = None  # says how far the open file is read
-        for path, kind in zip(self.files, self._forms, strict=True):
+        for file, kind in zip(self._files, self._forms, strict=True):
             if kind == "text" and column is not None:
                 raise InputError(
                     "plain text has no columns",
-                    where=path,
+                    where=file.name,
                     found=f"column {column!r}",
                     expected="JSON lines, CSV, TSV or Parquet",
                     remedy="name the format, where the file's name does not",
                 )
             if kind == "parquet":
                 import_pyarrow()
-                if path == _STDIN or _zipped(path):
-                    raise InputError("Parquet is read from plain files only", where=path)
+                if file.path == STDIN or _zipped(file.path):
+                    raise InputError("Parquet is read from plain files only", where=file.name)
 
     @property
     def sizes(self) -> list[tuple[str, int]]:
         """Each file's name and its bytes; 0 for standard input and for a file that is gone."""
-        return [(_name(path), _size(path)) for path in self.files]
+        return [(file.name, file.size()) for file in self._files]
 
     def bytes_read(self) -> int:
         """How far the files are read, in bytes on disk; for Parquet by its share of rows."""
@@ -98,10 +96,10 @@ class Corpus:
     def __iter__(self) -> Iterator[Row]:
         self.damaged.clear()
         self._done, self._at = 0, None
-        for path, kind in zip(self.files, self._forms, strict=True):
-            name, number, problem = _name(path), 0, None
+        for file, kind in zip(self._files, self._forms, strict=True):
+            name, number, problem = file.name, 0, None
             try:
-                for number, (text, wrong) in enumerate(self._texts(path, kind), start=1):
+                for number, (text, wrong) in enumerate(self._texts(file, kind), start=1):
                     yield Row(file=name, number=number, text=text, problem=wrong)
             except FileNotFoundError:
                 problem = "the file is gone"
@@ -109,30 +107,27 @@ class Corpus:
                 # What a cut or damaged file or a failing disk raises on the way.
                 problem = f"the file is damaged from here on: {error}"
             self._at = None
-            self._done += _size(path)
+            self._done += file.size()
             if problem is not None:
                 self.damaged.append(name)
                 yield Row(file=name, number=number + 1, problem=problem)
 
-    def _texts(self, path: Path, kind: str) -> Iterator[tuple[str | None, str | None]]:
+    def _texts(self, file: InputFile, kind: str) -> Iterator[tuple[str | None, str | None]]:
         if kind == "parquet":
-            yield from self._of_parquet(path)
+            yield from self._of_parquet(file)
             return
-        if path == _STDIN:
-            yield from self._parsed(sys.stdin.buffer, kind)
-            return
-        with path.open("rb") as file:
-            self._at = file.tell if path.is_file() else None  # a pipe has no place
-            if _zipped(path):
-                with gzip.GzipFile(fileobj=file) as unzipped:
+        with file.open() as opened:
+            self._at = opened.tell if file.size() else None  # a pipe has no place
+            if _zipped(file.path):
+                with gzip.GzipFile(fileobj=opened) as unzipped:
                     yield from self._parsed(io.BufferedReader(unzipped), kind)
             else:
-                yield from self._parsed(file, kind)
+                yield from self._parsed(opened, kind)
 
-    def _of_parquet(self, path: Path) -> Iterator[tuple[str | None, str | None]]:
-        size, share = _size(path), 0.0
+    def _of_parquet(self, file: InputFile) -> Iterator[tuple[str | None, str | None]]:
+        size, share = file.size(), 0.0
         self._at = lambda: int(size * share)
-        for done, (total, text, problem) in enumerate(_parquet(path, self._column), start=1):
+        for done, (total, text, problem) in enumerate(_parquet(file, self._column), start=1):
             share = done / total
             yield text, problem
 
@@ -151,24 +146,13 @@ class Corpus:
                     yield _of_json(text, self._column)
 
 
-def _zipped(path: Path) -> bool:
+def _zipped(path: PurePath) -> bool:
     return path.suffix.lower() == ".gz"
 
 
-def _form_of(path: Path) -> str:
+def _form_of(path: PurePath) -> str:
     suffix = path.with_suffix("").suffix if _zipped(path) else path.suffix
     return _SUFFIXES.get(suffix.lower(), "text")
-
-
-def _name(path: Path) -> str:
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
-
-
-def _size(path: Path) -> int:
-    try:
-        return 0 if path == _STDIN else path.stat().st_size
-    except OSError:
-        return 0
 
 
 def _lines(file: BinaryIO | io.BufferedReader) -> Iterator[bytes]:
@@ -203,10 +187,11 @@ def _of_json(line: str, column: str) -> tuple[str | None, str | None]:
         return None, f"not a JSON object: {type(found).__name__}"
     if column not in found:
         return None, f"there is no {column!r}; the row has {_listed(found)}"
-    return _checked(found[column], column)
+    return checked_text(found[column], column)
 
 
-def _checked(value: object, column: str) -> tuple[str | None, str | None]:
+def checked_text(value: object, column: str) -> tuple[str | None, str | None]:
+    """A cell's text, or ``None`` and what is wrong with it."""
     if not isinstance(value, str):
         return None, f"{column!r} is not text: {type(value).__name__}"
     try:
@@ -250,10 +235,10 @@ def _cell(row: list[str], header: list[str], column: str) -> tuple[str | None, s
     return _decoded(row[place].encode("utf-8", "surrogateescape"), name=f"the column {column!r}")
 
 
-def _parquet(path: Path, column: str) -> Iterator[tuple[int, str | None, str | None]]:
+def _parquet(source: InputFile, column: str) -> Iterator[tuple[int, str | None, str | None]]:
     pyarrow, parquet = import_pyarrow()
     try:
-        with parquet.ParquetFile(path) as file:
+        with source.open_parquet() as opened, parquet.ParquetFile(opened) as file:
             names, total = file.schema_arrow.names, file.metadata.num_rows
             if column not in names:
                 for _ in range(total):
@@ -262,7 +247,7 @@ def _parquet(path: Path, column: str) -> Iterator[tuple[int, str | None, str | N
             for batch in file.iter_batches(batch_size=1024, columns=[column]):
                 for value in batch.column(0):
                     try:
-                        yield total, *_checked(value.as_py(), column)
+                        yield total, *checked_text(value.as_py(), column)
                     except UnicodeDecodeError as error:
                         yield total, None, f"{column!r} is not UTF-8: byte {error.start + 1}"
     except pyarrow.ArrowException as error:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from xlm._atomic import write_error
-from xlm.errors import WriteError, XLMError
+from xlm.errors import InputError, WriteError, XLMError
 
 if sys.platform != "win32":  # where nothing keeps two runs apart
     import fcntl
@@ -93,6 +93,29 @@ class RunFiles:
             with suppress(OSError):
                 self.temporary.unlink()
             raise write_error(path, error) from error
+
+
+def check_same_run(found: Mapping[str, Any], expected: Mapping[str, Any], *, where: object, otherwise: str) -> None:
+    """Refuses to go on with another run.
+
+    Args:
+        found: What the run that was cut off is.
+        expected: What this one is.
+        where: The file that says so.
+        otherwise: What to do instead of resuming.
+
+    Raises:
+        InputError: They differ; the message names all that does.
+    """
+    differing = sorted(key for key in found.keys() | expected.keys() if found.get(key) != expected.get(key))
+    if differing:
+        raise InputError(
+            "the run that was cut off was another one",
+            where=where,
+            found="; ".join(f"{key}: {found.get(key)}" for key in differing),
+            expected="; ".join(f"{key}: {expected.get(key)}" for key in differing),
+            remedy=f"resume with the same model, inputs and options, or {otherwise}",
+        )
 
 
 def real_target(target: Path) -> Path:

@@ -74,11 +74,19 @@ class Table:
         return "\t".join(self.columns) + "\n" if self.form == "tsv" else ""
 
     def lines(self, row: Row, result: SentenceScore | InputError | None) -> Iterator[str]:
-        """The lines of one input row, with their ends: one for sentences, one or more for words and tokens.
+        """The lines of one input row, with their ends; arguments as for ``cells``."""
+        for cells in self.cells(row, result):
+            yield self._line(cells)
+
+    def cells(self, row: Row, result: SentenceScore | InputError | None) -> Iterator[dict[str, Cell]]:
+        """What stands in the columns for one input row: once for sentences, once or more for words and tokens.
 
         Args:
             row: The input row.
             result: Its scores, or why it has none; ``None`` when the row itself has a problem.
+
+        Yields:
+            Cells by column; a column without one is empty, and there may be cells of no column.
         """
         shared: dict[str, Cell] = {"file": row.file, "line": row.number, "status": _status(row, result)}
         cells = _cells(result, self.unit) if isinstance(result, SentenceScore) else [{"text": row.text}]
@@ -87,7 +95,7 @@ class Table:
             logprob = cell.get("logprob")
             if self.bits and isinstance(logprob, float):
                 found["bits"] = (0.0 - logprob) / math.log(2)
-            yield self._line(found)
+            yield found
 
     def _line(self, cells: Mapping[str, Cell]) -> str:
         values = [cells.get(name) for name in self.columns]
@@ -96,6 +104,16 @@ class Table:
         if self.form == "jsonl":
             values = [round(value, 6) if isinstance(value, float) else value for value in values]
         return json.dumps(dict(zip(self.columns, values, strict=True)), ensure_ascii=False, allow_nan=False) + "\n"
+
+    def fields(self) -> list[tuple[str, Any]]:
+        """Each column with its type of Arrow.
+
+        Raises:
+            DependencyError: pyarrow is not installed.
+        """
+        pyarrow, _ = import_pyarrow()
+        kinds = {name: pyarrow.string() for name in _TEXTS} | {name: pyarrow.float64() for name in _NUMBERS}
+        return [(name, kinds.get(name, pyarrow.int64())) for name in self.columns]
 
     def to_parquet(self, lines: Path, target: Path, *, metadata: Mapping[str, str]) -> None:
         """Writes the lines that were made for Parquet as a Parquet file, some megabytes at a time.
@@ -109,10 +127,7 @@ class Table:
             DependencyError: pyarrow is not installed.
         """
         pyarrow, parquet = import_pyarrow()
-        kinds = {name: pyarrow.string() for name in _TEXTS} | {name: pyarrow.float64() for name in _NUMBERS}
-        schema = pyarrow.schema(
-            [(name, kinds.get(name, pyarrow.int64())) for name in self.columns], metadata=dict(metadata)
-        )
+        schema = pyarrow.schema(self.fields(), metadata=dict(metadata))
         with lines.open("rb") as source, parquet.ParquetWriter(target, schema) as writer:
             while lines_read := source.readlines(_CONVERTED_AT_ONCE):
                 cells = [json.loads(line) for line in lines_read]

@@ -1,0 +1,78 @@
+"""Columns of an Arrow table: texts out of one, results into others, beside all that the table had."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from xlm.errors import InputError
+from xlm.scoring.rows import checked_text, import_pyarrow
+
+
+def column_of(table: Any, name: str) -> Any:
+    """A column of a batch.
+
+    Args:
+        table: A ``pyarrow.Table``.
+        name: The column's.
+
+    Raises:
+        InputError: No ``pyarrow.Table``, or it has no such column, or several.
+    """
+    pyarrow, _ = import_pyarrow()
+    if not isinstance(table, pyarrow.Table):
+        raise InputError(
+            "the batch is no Arrow table",
+            where="map_batches",
+            found=type(table).__name__,
+            expected="pyarrow.Table",
+            remedy='map_batches(..., batch_format="pyarrow")',
+        )
+    if table.column_names.count(name) != 1:
+        raise InputError(
+            "the dataset has no such column, or several",
+            where="column",
+            found=", ".join(map(repr, table.column_names)),
+            expected=repr(name),
+        )
+    return table.column(name)
+
+
+def texts_of(table: Any, name: str) -> list[tuple[str | None, str | None]]:
+    """Each row's text, or ``None`` and what is wrong with it; arguments and errors as for ``column_of``."""
+    return [_text(value, name) for value in column_of(table, name)]
+
+
+def _text(value: Any, name: str) -> tuple[str | None, str | None]:
+    try:
+        return checked_text(value.as_py(), name)
+    except UnicodeDecodeError as error:
+        return None, f"{name!r} is not UTF-8: byte {error.start + 1}"
+
+
+def with_columns(table: Any, results: Sequence[Sequence[Mapping[str, Any]]], fields: Sequence[tuple[str, Any]]) -> Any:
+    """The table with further columns, each of its rows once for each result that it has.
+
+    Args:
+        table: A ``pyarrow.Table`` of R rows.
+        results: R lists of cells by column; what is missing is null.
+        fields: The new columns in order, each with its type of Arrow.
+
+    Raises:
+        InputError: The table has a column of one of these names.
+    """
+    pyarrow, _ = import_pyarrow()
+    taken = [name for name, _ in fields if name in table.column_names]
+    if taken:
+        raise InputError(
+            "the dataset has a column of a name that the result needs",
+            where="columns",
+            found=", ".join(map(repr, taken)),
+            remedy="rename it: Dataset.rename_columns",
+        )
+    if any(len(cells) != 1 for cells in results):
+        table = table.take([row for row, cells in enumerate(results) for _ in cells])
+    for name, kind in fields:
+        column = pyarrow.array([each.get(name) for cells in results for each in cells], type=kind)
+        table = table.append_column(name, column)
+    return table
