@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 RECORDED = (
     "plain",
@@ -19,6 +20,10 @@ RECORDED = (
 
 # No test asks the hub of the world; the library reads this when it is first imported, here and in processes of tests.
 os.environ["HF_HUB_OFFLINE"] = "1"
+
+# How long an example takes says more of what else the machine does than of the test.
+settings.register_profile("xlm", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("xlm")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
