@@ -1,0 +1,158 @@
+"""A cluster of several node processes, with processes killed under it. Oracle: the same command on one machine.
+
+Equal means all digits: both compute in float32 with one thread, in the same batches.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from measure_score_memory import write_lines
+
+from tests.demo_files import write_demo_files
+from tests.distributed.local_cluster import LocalCluster, wait_until
+from tests.distributed.runs import contents, finish, joined, locally, on, parts, started, table, wait_for_parts
+
+pytest.importorskip("ray")
+pytest.importorskip("pyarrow")
+pytestmark = pytest.mark.slow
+
+ROWS = 50_000
+WINDOW = 1024
+BORDERS = ("--read-ahead", str(WINDOW), "--windows-per-file", "1")
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = write_demo_files(tmp_path_factory.mktemp("files"))
+    write_lines(directory / "lines.txt", ROWS, seed=0)
+    return directory
+
+
+def score(files: Path, *inputs: Path) -> list[str | Path]:
+    options = [files / "demo.pth", "--codes", files / "codes", "--lang", "en", *(inputs or [files / "lines.txt"])]
+    return ["score", *options, "--read-ahead", str(WINDOW)]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[LocalCluster]:
+    with LocalCluster(nodes=3, cpus=1) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def local(files: Path) -> Path:
+    output = files / "local.parquet"
+    done = locally(*score(files), "--format", "parquet", "--output", output)
+    assert done.returncode == 0, done.stderr
+    return output
+
+
+@pytest.fixture(scope="module")
+def undisturbed(files: Path, cluster: LocalCluster) -> Path:
+    """The output of a run on the cluster that nothing happened to."""
+    output = files / "undisturbed"
+    finish(cluster, [*on(cluster, *score(files)), "--format", "parquet", "--output", str(output)])
+    return output
+
+
+def test_fifty_thousand_rows_are_those_of_one_machine_in_all_digits(local: Path, undisturbed: Path) -> None:
+    found, expected = table(*parts(undisturbed)), table(local)
+    assert expected.num_rows == ROWS
+    assert len(parts(undisturbed)) > 10
+    assert found.schema == expected.schema
+    assert found.equals(expected)
+    signatures = [
+        json.loads(path.read_text(encoding="utf-8"))["signature"]
+        for path in (undisturbed / "_SUCCESS", local.with_name("local.parquet.meta.json"))
+    ]
+    assert signatures[0] == signatures[1]
+
+
+@pytest.mark.parametrize("form", ["tsv", "jsonl"])
+@pytest.mark.parametrize("unit", [["--by", "word", "--bits"], ["--by", "token", "--ranks", "--entropy"]])
+def test_words_and_tokens_are_the_same_bytes(
+    files: Path, cluster: LocalCluster, tmp_path: Path, form: str, unit: list[str]
+) -> None:
+    some = tmp_path / "some.txt"
+    write_lines(some, 5000, seed=1)
+    options = [*score(files, some), *unit, "--format", form]
+    done = locally(*options, "--output", tmp_path / "local")
+    assert done.returncode == 0, done.stderr
+    finish(cluster, [*on(cluster, *options), "--output", str(tmp_path / "parts")])
+    assert joined(tmp_path / "parts", header=form == "tsv") == (tmp_path / "local").read_bytes()
+
+
+def test_a_killed_worker_changes_nothing(files: Path, cluster: LocalCluster, undisturbed: Path, tmp_path: Path) -> None:
+    output = tmp_path / "output"
+    with started(cluster, [*on(cluster, *score(files)), "--format", "parquet", "--output", str(output)]) as run:
+        for count in (3, 10):
+            wait_for_parts(output, count, run)
+            worker = wait_until(cluster.workers)[0]
+            worker.kill()
+            wait_until(lambda pid=worker.pid: pid not in [process.pid for process in cluster.workers()])
+        assert len(parts(output)) < len(parts(undisturbed)), "it was killed too late"
+        printed, _ = run.communicate(timeout=600)
+    assert run.returncode == 0, printed
+    assert contents(output) == contents(undisturbed)
+
+
+def test_a_killed_driver_is_taken_up_again(
+    files: Path, cluster: LocalCluster, undisturbed: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "output"
+    line = [*on(cluster, *score(files)), "--format", "parquet", "--output", str(output), "--resume"]
+    for count in (5, 20):
+        with started(cluster, line) as run:
+            wait_for_parts(output, count, run)
+            run.kill()
+    assert not (output / "_SUCCESS").exists()
+    before = {path.name: path.stat().st_mtime_ns for path in parts(output)}
+    assert 20 <= len(before) < len(parts(undisturbed))
+    finish(cluster, line)
+    assert contents(output) == contents(undisturbed)
+    # Parts of the runs that were killed are not made again, but for those that a worker was about to note as done.
+    again = [name for name, time in before.items() if (output / name).stat().st_mtime_ns != time]
+    assert len(again) <= 3
+
+
+def test_a_removed_node_changes_nothing(files: Path, undisturbed: Path, tmp_path: Path) -> None:
+    output = tmp_path / "output"
+    with LocalCluster(nodes=3, cpus=1) as cluster:
+        line = [*on(cluster, *score(files)), "--format", "parquet", "--output", str(output)]
+        with started(cluster, line) as run:
+            wait_for_parts(output, 5, run)
+            cluster.remove_node()
+            assert len(parts(output)) < len(parts(undisturbed)), "it was removed too late"
+            printed, _ = run.communicate(timeout=600)
+    assert run.returncode == 0, printed
+    assert contents(output) == contents(undisturbed)
+
+
+def damaged_lines() -> bytes:
+    """Objects a line, of which some are none, have no text or are not UTF-8; in every window."""
+    lines = []
+    for number in range(5000):
+        text = json.dumps({"text": f"The small dog {number} is sleeping ."}).encode()
+        bad = (text[:-4], b'{"other": 1}', b'{"text": "\xff"}', b'{"text": null}', b"", b"[" * 50, b'{"text": 7}')
+        lines.append(bad[number % len(bad)] if number % 11 == 3 else text)
+    return b"\n".join(lines) + b"\n"
+
+
+@pytest.mark.parametrize("form", ["tsv", "jsonl"])
+def test_bad_rows_say_what_they_say_on_one_machine(
+    files: Path, cluster: LocalCluster, tmp_path: Path, form: str
+) -> None:
+    bad = tmp_path / "bad.jsonl"
+    bad.write_bytes(damaged_lines())
+    options = [*score(files, bad), "--format", form]
+    done = locally(*options, "--output", tmp_path / "local")
+    printed = finish(cluster, [*on(cluster, *options), "--output", str(tmp_path / "parts")], status=done.returncode)
+    found = (tmp_path / "local").read_bytes()
+    assert found.count(b"error: ") > 400
+    assert joined(tmp_path / "parts", header=form == "tsv") == found
+    count = next(line for line in done.stderr.splitlines() if "could not be scored" in line)
+    assert count in printed
