@@ -29,9 +29,10 @@ def locally(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command(*arguments), env=_LOCAL, capture_output=True, text=True, check=False)
 
 
-def on(cluster: LocalCluster, *arguments: str | Path, workers: int = 3) -> list[str]:
-    """The command line of ``xlm`` that does the same on a cluster."""
-    return command(*arguments, "--engine", "ray", "--address", cluster.address, "--concurrency", str(workers))
+def on(cluster: LocalCluster, *arguments: str | Path, output: Path, workers: int = 3) -> list[str]:
+    """The command line of ``xlm`` that does the same on a cluster, into a directory."""
+    where = ("--address", cluster.address, "--concurrency", str(workers))
+    return command(*arguments, "--engine", "ray", *where, "--output-dir", output)
 
 
 @contextmanager

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 ROWS = 50_000
 WINDOW = 1024
-BORDERS = ("--read-ahead", str(WINDOW), "--windows-per-file", "1")
+PARQUET = ("--format", "parquet")
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def cluster() -> Iterator[LocalCluster]:
 @pytest.fixture(scope="module")
 def local(files: Path) -> Path:
     output = files / "local.parquet"
-    done = locally(*score(files), "--format", "parquet", "--output", output)
+    done = locally(*score(files), *PARQUET, "--output", output)
     assert done.returncode == 0, done.stderr
     return output
 
@@ -55,7 +55,7 @@ def local(files: Path) -> Path:
 def undisturbed(files: Path, cluster: LocalCluster) -> Path:
     """The output of a run on the cluster that nothing happened to."""
     output = files / "undisturbed"
-    finish(cluster, [*on(cluster, *score(files)), "--format", "parquet", "--output", str(output)])
+    finish(cluster, on(cluster, *score(files), *PARQUET, output=output))
     return output
 
 
@@ -82,18 +82,17 @@ def test_words_and_tokens_are_the_same_bytes(
     options = [*score(files, some), *unit, "--format", form]
     done = locally(*options, "--output", tmp_path / "local")
     assert done.returncode == 0, done.stderr
-    finish(cluster, [*on(cluster, *options), "--output", str(tmp_path / "parts")])
+    finish(cluster, on(cluster, *options, output=tmp_path / "parts"))
     assert joined(tmp_path / "parts", header=form == "tsv") == (tmp_path / "local").read_bytes()
 
 
 def test_a_killed_worker_changes_nothing(files: Path, cluster: LocalCluster, undisturbed: Path, tmp_path: Path) -> None:
     output = tmp_path / "output"
-    with started(cluster, [*on(cluster, *score(files)), "--format", "parquet", "--output", str(output)]) as run:
+    with started(cluster, on(cluster, *score(files), *PARQUET, output=output)) as run:
         for count in (3, 10):
             wait_for_parts(output, count, run)
             worker = wait_until(cluster.workers)[0]
             worker.kill()
-            wait_until(lambda pid=worker.pid: pid not in [process.pid for process in cluster.workers()])
         assert len(parts(output)) < len(parts(undisturbed)), "it was killed too late"
         printed, _ = run.communicate(timeout=600)
     assert run.returncode == 0, printed
@@ -104,7 +103,7 @@ def test_a_killed_driver_is_taken_up_again(
     files: Path, cluster: LocalCluster, undisturbed: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "output"
-    line = [*on(cluster, *score(files)), "--format", "parquet", "--output", str(output), "--resume"]
+    line = on(cluster, *score(files), *PARQUET, "--resume", output=output)
     for count in (5, 20):
         with started(cluster, line) as run:
             wait_for_parts(output, count, run)
@@ -122,7 +121,7 @@ def test_a_killed_driver_is_taken_up_again(
 def test_a_removed_node_changes_nothing(files: Path, undisturbed: Path, tmp_path: Path) -> None:
     output = tmp_path / "output"
     with LocalCluster(nodes=3, cpus=1) as cluster:
-        line = [*on(cluster, *score(files)), "--format", "parquet", "--output", str(output)]
+        line = on(cluster, *score(files), *PARQUET, output=output)
         with started(cluster, line) as run:
             wait_for_parts(output, 5, run)
             cluster.remove_node()
@@ -150,7 +149,7 @@ def test_bad_rows_say_what_they_say_on_one_machine(
     bad.write_bytes(damaged_lines())
     options = [*score(files, bad), "--format", form]
     done = locally(*options, "--output", tmp_path / "local")
-    printed = finish(cluster, [*on(cluster, *options), "--output", str(tmp_path / "parts")], status=done.returncode)
+    printed = finish(cluster, on(cluster, *options, output=tmp_path / "parts"), status=done.returncode)
     found = (tmp_path / "local").read_bytes()
     assert found.count(b"error: ") > 400
     assert joined(tmp_path / "parts", header=form == "tsv") == found
