@@ -16,8 +16,35 @@ if TYPE_CHECKING:
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
-TEXT_FILES = click.Path(path_type=Path, exists=True, dir_okay=False, allow_dash=True)
-"""A file of text, or ``-`` for standard input."""
+
+class _Paths(click.Path):
+    """Paths that are checked here, unless they are read elsewhere, where all kinds of names are."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return str(value) if _read_elsewhere(ctx) else super().convert(value, param, ctx)
+
+
+class _OpenFile(click.File):
+    """A file that is opened here, unless it is read elsewhere: then its name."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return str(value) if _read_elsewhere(ctx) else super().convert(value, param, ctx)
+
+
+def _read_elsewhere(ctx: click.Context | None) -> bool:
+    return ctx is not None and ctx.params.get("engine") == "ray"
+
+
+TEXT_FILES = _Paths(path_type=Path, exists=True, dir_okay=False, allow_dash=True)
+"""A file of text, or ``-`` for standard input; with ``--engine ray``, any name."""
+
+INPUT_FORMAT: Decorator = click.option(
+    "--input-format",
+    type=click.Choice(["text", "jsonl", "csv", "tsv", "parquet"]),
+    help="Form of the input; by default by the files' names, text where they say nothing. A CSV cell that holds "
+    "commas, quotes or line ends stands in quotes, its own doubled, and ends within a megabyte of lines.",
+)
+COLUMN: Decorator = click.option("--column", metavar="NAME", help="Column or key that holds the text.  [default: text]")
 
 _TOKENIZER = (
     click.option("--preset", metavar="P", help="Text pipeline; by default the model's own."),
@@ -56,7 +83,7 @@ def _together(*parts: Decorator) -> Decorator:
 
 
 model_and_text = _together(
-    click.argument("model"), click.argument("file", type=click.File("rb"), default="-"), _LANG, *_TOKENIZER
+    click.argument("model"), click.argument("file", type=_OpenFile("rb"), default="-"), _LANG, *_TOKENIZER
 )
 """Adds ``MODEL [FILE] --lang L --preset P --codes FILE``; FILE arrives open for bytes."""
 
@@ -71,13 +98,8 @@ one_language = _LANG
 
 scoring = _together(
     *_TOKENIZER,
-    click.option(
-        "--input-format",
-        type=click.Choice(["text", "jsonl", "csv", "tsv", "parquet"]),
-        help="Form of the input; by default by the files' names, text where they say nothing. A CSV cell that holds "
-        "commas, quotes or line ends stands in quotes, its own doubled, and ends within a megabyte of lines.",
-    ),
-    click.option("--column", metavar="NAME", help="Column or key that holds the text.  [default: text]"),
+    INPUT_FORMAT,
+    COLUMN,
     *_COMPUTING,
     click.option(
         "--stride",

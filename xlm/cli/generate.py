@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -10,13 +11,25 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
+from xlm.cli._distributed import (
+    RAY_OPTIONS,
+    earlier_run,
+    engines,
+    inputs,
+    resuming,
+    uses_ray,
+    work_on_ray,
+    worker_model,
+)
 from xlm.cli._lines import naming_line, place, read_lines, write_line
-from xlm.cli._options import computing, model_and_text
+from xlm.cli._options import COLUMN, INPUT_FORMAT, computing, model_and_text
 from xlm.errors import XLMError
 
 if TYPE_CHECKING:
     from xlm.generation.continuer import Continuer, Prompt
 
+_ONLY_RAY = ("input_format", "column", "resume", "progress")
+_OF_RAY = ("engine", *RAY_OPTIONS, *_ONLY_RAY)
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p")
 
 
@@ -65,9 +78,10 @@ _SAMPLING = ("temperature", "top_k", "top_p", "min_p")
     default=None,
     help="Write each word as it comes, for one sequence of each prompt.  [default: for --prompt on a terminal]",
 )
+@engines(INPUT_FORMAT, COLUMN, *resuming)
 def command(
     model: str,
-    file: BinaryIO,
+    file: Any,
     lang: str,
     preset: str | None,
     codes: str | None,
@@ -91,6 +105,9 @@ def command(
     depend on the seed and its place in the file, not on --batch-size; but with --dtype int8, whose scales are those
     of a batch, they may depend on the lines beside it.
 
+    With --engine ray, a cluster does the work, and FILE may be of any form that xlm score reads. A prompt that cannot
+    be continued is an empty line, or with --format jsonl an object whose "status" says why.
+
     \b
     With --format jsonl:
         line (from 1), prompt, text (prompt and continuation), tokens and ids (of the continuation), logprobs
@@ -102,9 +119,15 @@ def command(
         xlm generate xlm-clm-ende-small --lang en --prompt "Wikipedia was used to" --seed 1
         xlm generate MODEL --lang en prompts.txt --num-beams 4 --format jsonl
     """
+    of_ray = {name: options.pop(name) for name in _OF_RAY}
     beams = options["num_beams"]
     sampling = {name: options.pop(name) for name in _SAMPLING}
     _check_usage(file, prompt, greedy=greedy, stream=stream, form=form, sampling=sampling, seed=seed, **options)
+    if uses_ray(only_ray=_ONLY_RAY, only_local=("prompt", "stream", "device")):
+        work_options = {"greedy": greedy, **sampling, **options}
+        of_ray |= {"preset": preset, "codes": codes, "dtype": dtype}
+        _on_ray(model, file, lang, continuation_lang, work_options, seed, batch_size, form, of_ray)
+        return
     if stream is None:
         single = beams == options["num_return_sequences"] == 1
         stream = prompt is not None and single and form == "text" and sys.stdout.isatty()
@@ -126,8 +149,41 @@ def command(
     else:
         for batch in _batches(prompts, batch_size):
             run.write(batch)
-    stops = ", ".join(f"{count} at {stop}" for stop, count in run.stops.most_common())
-    click.echo(f"stopped: {stops or 'nothing to continue'}", err=True)
+    _show_stops(run.stops)
+
+
+def _on_ray(
+    model: str,
+    name: str,
+    lang: str,
+    continuation_lang: str | None,
+    decoding: dict[str, Any],
+    seed: int | None,
+    batch_size: int,
+    form: str,
+    options: dict[str, Any],
+) -> None:
+    input_format, column = options["input_format"], options["column"]
+    files = inputs([name], form=input_format, column=column)
+    from xlm.distributed.work import GenerateWork
+
+    if seed is None:
+        seed = earlier_run(options).get("seed", secrets.randbits(63))
+    work = GenerateWork(
+        opened=worker_model(model, lang=lang, options=options),
+        continuation_lang=continuation_lang,
+        options=decoding,
+        form=form,
+        seed=seed,
+        batch_size=batch_size,
+    )
+    summary = work_on_ray(work, files, work.identity(), form=input_format, column=column, options=options)
+    _show_stops(Counter(summary.counts))
+
+
+def _show_stops(stops: Counter[str]) -> None:
+    found = ", ".join(f"{count} at {stop}" for stop, count in stops.most_common())
+    click.echo(f"stopped: {found or 'nothing to continue'}", err=True)
 
 
 def _check_usage(

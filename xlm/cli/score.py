@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from xlm.cli._distributed import engines, inputs, uses_ray, work_on_ray, worker_model
 from xlm.cli._options import TEXT_FILES, one_language, open_corpus, scoring, wrong_usage
 from xlm.cli._progress import Progress
 
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
 @click.option(
     "--output", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write there, not to stdout."
 )
-@click.option("--resume", is_flag=True, help="Go on with the --output of a run that was cut off.")
+@click.option("--resume", is_flag=True, help="Go on with the --output, or --output-dir, of a run that was cut off.")
 @click.option("--bits", is_flag=True, help="Add the surprisal in bits, -logprob / log 2.")
 @click.option("--ranks", is_flag=True, help="Add each token's rank, 1 the most likely; --by token only.")
 @click.option("--entropy", is_flag=True, help="Add the entropy of each prediction in nats; --by token only.")
@@ -66,7 +67,8 @@ if TYPE_CHECKING:
     help="Rows to read before the first of them is scored: those of one length share a batch. 1: each at once.",
 )
 @click.option("--progress/--no-progress", default=None, help="Show progress.  [default: on a terminal]")
-def command(model: str, files: tuple[Path, ...], by: str, form: str, **options: Any) -> None:
+@engines()
+def command(model: str, files: tuple[Any, ...], by: str, form: str, **options: Any) -> None:
     r"""Writes what MODEL gives to each row of FILES, or of standard input, in nats (natural logarithms).
 
     MODEL is a model directory, a checkpoint of the original (.pth), the bundled xlm-clm-ende-small, or an id on the
@@ -90,6 +92,9 @@ def command(model: str, files: tuple[Path, ...], by: str, form: str, **options: 
     finished, --resume reads the input again to see that it is the same. Beside FILE, FILE.meta.json says what it was
     made with; the same signature goes to standard error.
 
+    With --engine ray, a cluster does the work, on any number of files; each row is scored as here, digit for digit on
+    the same kind of processor. Results are in --output-dir, by --resume also those of a run that was cut off.
+
     \b
     Example:
         echo "Wikipedia was used to" | xlm score xlm-clm-ende-small --lang en --by token
@@ -97,22 +102,16 @@ def command(model: str, files: tuple[Path, ...], by: str, form: str, **options: 
     """
     if (options["ranks"] or options["entropy"]) and by != "token":
         raise click.UsageError("--ranks and --entropy go with --by token")
+    if uses_ray(only_local=("output", "device")):
+        _on_ray(model, files, by=by, form=form, options=options)
+        return
     output: Path | None = options["output"]
     if output is None and (options["resume"] or form == "parquet"):
         raise click.UsageError("--resume and --format parquet need --output")
     if output is not None:
         _refuse_inputs(output, files)
-    from xlm.scoring.table import Table
-
     corpus = open_corpus(files or (Path("-"),), form=options["input_format"], column=options["column"])
-    table = Table(
-        unit=by,
-        form=form,
-        files=len(files) > 1,
-        bits=options["bits"],
-        ranks=options["ranks"],
-        entropies=options["entropy"],
-    )
+    table = _table(by, form, files=len(files) > 1, options=options)
     from xlm.tokenizer.tokenizer import XLMTokenizer
 
     # The tokenizer first: it is read in no time, and most mistakes show there.
@@ -149,6 +148,35 @@ def command(model: str, files: tuple[Path, ...], by: str, form: str, **options: 
         click.echo(f"{run.problems:,} rows could not be scored; their column status says why", err=True)
     if corpus.damaged:
         raise click.ClickException(f"read only in part, the rest being damaged: {', '.join(corpus.damaged)}")
+
+
+def _on_ray(model: str, names: tuple[str, ...], *, by: str, form: str, options: dict[str, Any]) -> None:
+    files = inputs(names, form=options["input_format"], column=options["column"])
+    from xlm.distributed.work import ScoreWork
+
+    named = ("batch_size", "batch_tokens", "ranks", "too_long", "stride")
+    work = ScoreWork(
+        opened=worker_model(model, lang=options["lang"], options=options),
+        table=_table(by, form, files=len(files) > 1, options=options),
+        options={**{name: options[name] for name in named}, "entropies": options["entropy"]},
+        read_at_once=options["read_ahead"],
+    )
+    with wrong_usage("stride"):
+        identity = work.identity()
+    work_on_ray(work, files, identity, form=options["input_format"], column=options["column"], options=options)
+
+
+def _table(by: str, form: str, *, files: bool, options: dict[str, Any]) -> Table:
+    from xlm.scoring.table import Table
+
+    return Table(
+        unit=by,
+        form=form,
+        files=files,
+        bits=options["bits"],
+        ranks=options["ranks"],
+        entropies=options["entropy"],
+    )
 
 
 def _refuse_inputs(output: Path, files: tuple[Path, ...]) -> None:

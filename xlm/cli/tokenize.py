@@ -6,18 +6,20 @@ import io
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
+from xlm.cli._distributed import engines, inputs, resuming, uses_ray, work_on_ray, worker_model
 from xlm.cli._lines import is_standard_input, naming_line, read_lines, write_line
-from xlm.cli._options import model_and_text
+from xlm.cli._options import COLUMN, INPUT_FORMAT, model_and_text
 
 if TYPE_CHECKING:
     from xlm.tokenizer.tokenizer import XLMTokenizer
 
 _BLOCK_BYTES = 1 << 21
 _LINES_BETWEEN_REPORTS = 5000
+_ONLY_RAY = ("input_format", "column", "resume", "progress")
 
 
 @click.command(name="tokenize", short_help="Text to the tokens or ids of a model.")
@@ -37,18 +39,32 @@ _LINES_BETWEEN_REPORTS = 5000
     show_default=True,
     help="How many processes share the work. The lines stay in order, and only some thousands are held at a time.",
 )
+@engines(INPUT_FORMAT, COLUMN, *resuming)
 def command(
-    model: str, file: BinaryIO, lang: str, preset: str | None, codes: str | None, output: str, workers: int
+    model: str,
+    file: Any,
+    lang: str,
+    preset: str | None,
+    codes: str | None,
+    output: str,
+    workers: int,
+    **of_ray: Any,
 ) -> None:
     r"""Writes the tokens of each line of FILE, or of standard input: one line out for one line in.
 
     MODEL is a model directory, a checkpoint of the original (.pth), the bundled xlm-clm-ende-small, or an id on the
     Hugging Face hub. FILE is UTF-8 text, one sentence a line, split at line feeds only. Empty lines stay.
 
+    With --engine ray, a cluster does the work, and FILE may be of any form that xlm score reads. A row that cannot be
+    read is an empty line, which is said at the end.
+
     \b
     Example:
         echo "Wikipedia was used to" | xlm tokenize xlm-clm-ende-small --lang en
     """
+    if uses_ray(only_ray=_ONLY_RAY, only_local=("workers",)):
+        _on_ray(model, file, lang=lang, output=output, options={**of_ray, "preset": preset, "codes": codes})
+        return
     from xlm.tokenizer.parallel import in_order
     from xlm.tokenizer.tokenizer import XLMTokenizer
 
@@ -70,6 +86,15 @@ def command(
         click.echo(block.written, nl=False)
         done += block.lines
         _show(done)
+
+
+def _on_ray(model: str, name: str, *, lang: str, output: str, options: dict[str, Any]) -> None:
+    form, column = options["input_format"], options["column"]
+    files = inputs([name], form=form, column=column)
+    from xlm.distributed.work import TokenizeWork
+
+    work = TokenizeWork(opened=worker_model(model, lang=lang, options=options), output=output)
+    work_on_ray(work, files, work.identity(), form=form, column=column, options=options)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,9 +122,9 @@ class _Work:
         return _Block(written=written.encode("utf-8"), lines=len(lines))
 
     def of_lines(self, lines: list[str]) -> list[str]:
-        if self.output == "tokens":
-            return [" ".join(tokens) for tokens in self.tokenizer.tokenize_batch(lines, self.lang)]
-        return [" ".join(map(str, ids)) for ids in self.tokenizer.encode_batch(lines, lang=self.lang)]
+        from xlm.tokenizer.lines import written_lines
+
+        return written_lines(self.tokenizer, lines, lang=self.lang, output=self.output)
 
 
 def _blocks(file: BinaryIO) -> Iterator[bytes]:

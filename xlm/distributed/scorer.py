@@ -7,7 +7,8 @@ from typing import Any
 
 from xlm.distributed.columns import texts_of, with_columns
 from xlm.distributed.worker_model import WorkerModel
-from xlm.scoring.corpus import results_of, windows
+from xlm.scoring.corpus import results_of
+from xlm.scoring.read_ahead import windows
 from xlm.scoring.rows import Row
 from xlm.scoring.score import Scorer as WindowScorer
 from xlm.scoring.table import Table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import torch
@@ -60,6 +61,10 @@ class WorkerModel:
             torch.set_num_threads(self.threads)
         device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
         return open_model(self.model, dtype=self.dtype, device=device)
+
+    def here(self) -> WorkerModel:
+        """The same, to be looked at where the work is given out: on the CPU, with the threads that there are."""
+        return dataclasses.replace(self, device="cpu", threads=None)
 
     def fast(self, network: XLMWithLMHeadModel, *, few_rows: bool) -> XLMWithLMHeadModel:
         """The model in the form that computes fastest, as ``made_fast``."""

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from itertools import islice
 
 from xlm.errors import InputError
+from xlm.scoring.read_ahead import READ_AHEAD, row_identity, windows
 from xlm.scoring.rows import Row
-from xlm.scoring.score import READ_AHEAD, Scorer, read_ahead
+from xlm.scoring.score import Scorer
 from xlm.scoring.sentence import SentenceScore
 from xlm.scoring.table import Table
 
@@ -65,7 +66,7 @@ def score_rows(
     seen = _skipped(source, done=done, digest=digest)
     for window in windows(source, read_at_once=read_at_once):
         for row in window:
-            seen.update(_identity(row))
+            seen.update(row_identity(row))
         lines: list[str] = []
         problems = tokens = 0
         for row, result in zip(window, results_of(scorer, window), strict=True):
@@ -98,16 +99,6 @@ def results_of(scorer: Scorer, window: Iterable[Row]) -> list[SentenceScore | In
     return [None if row.text is None else _finite(next(results)) for row in rows]
 
 
-def windows(rows: Iterable[Row], *, read_at_once: int = READ_AHEAD) -> Iterator[list[Row]]:
-    """The rows that are scored together: some of one file that follow each other.
-
-    Args:
-        rows: Of any number of files, read as windows are taken.
-        read_at_once: Most rows of a window.
-    """
-    return read_ahead(rows, lambda row: len(row.text or ""), most=read_at_once, begins=lambda row: row.number == 1)
-
-
 def check_same(rows: Iterable[Row], *, done: int, digest: str) -> None:
     """Reads all rows, to see that they are those of a run that is finished.
 
@@ -130,7 +121,7 @@ def _skipped(rows: Iterator[Row], *, done: int, digest: str) -> hashlib.blake2b:
     seen = hashlib.blake2b()
     skipped = 0
     for row in islice(rows, done):
-        seen.update(_identity(row))
+        seen.update(row_identity(row))
         skipped += 1
     if skipped < done:
         raise _other_input(done, found=f"{skipped:,} rows")
@@ -153,7 +144,3 @@ def _finite(result: SentenceScore | InputError) -> SentenceScore | InputError:
     if isinstance(result, SentenceScore) and not all(map(math.isfinite, (*result.logprobs, *(result.entropies or ())))):
         return InputError("the scores are not finite")
     return result
-
-
-def _identity(row: Row) -> bytes:
-    return f"{row.file}\t{row.number}\t{row.text}\t{row.problem}\n".encode("utf-8", "backslashreplace")

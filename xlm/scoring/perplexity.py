@@ -14,7 +14,8 @@ from xlm.errors import InputError
 from xlm.model.lm import XLMWithLMHeadModel
 from xlm.model.modes import evaluating
 from xlm.scoring.logprobs import score_sequences
-from xlm.scoring.score import Scorer, length_of, read_ahead
+from xlm.scoring.read_ahead import read_ahead
+from xlm.scoring.score import Scorer, length_of
 from xlm.scoring.stream import ArraySequence, Stream
 from xlm.scoring.windows import checked_stride
 from xlm.tokenizer.tokenizer import XLMTokenizer

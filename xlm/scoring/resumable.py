@@ -132,17 +132,9 @@ class ResumableFile:
                 found=repr(error),
                 remedy="remove this file and the .part beside it, and start again",
             ) from error
-        differing = sorted(
-            key for key in identity.keys() | self._identity.keys() if identity.get(key) != self._identity.get(key)
+        check_same_run(
+            identity, self._identity, where=self._state_file, otherwise="remove this file and the .part beside it"
         )
-        if differing:
-            raise InputError(
-                "the run that was cut off was another one",
-                where=self._state_file,
-                found="; ".join(f"{key}: {identity.get(key)}" for key in differing),
-                expected="; ".join(f"{key}: {self._identity.get(key)}" for key in differing),
-                remedy="resume with the same model, inputs and options, or remove this file and the .part beside it",
-            )
         if final_size is not None and not length and (self.size or self._target_size() == final_size):
             # It was cut off after the move.
             self._check_target(final_size)
@@ -275,6 +267,29 @@ class ResumableFile:
             with suppress(OSError):
                 self._temporary.unlink()
             raise write_error(path, error) from error
+
+
+def check_same_run(found: Mapping[str, Any], expected: Mapping[str, Any], *, where: object, otherwise: str) -> None:
+    """Refuses to go on with another run.
+
+    Args:
+        found: What the run that was cut off is.
+        expected: What this one is.
+        where: The file that says so.
+        otherwise: What to do instead of resuming.
+
+    Raises:
+        InputError: They differ; the message names all that does.
+    """
+    differing = sorted(key for key in found.keys() | expected.keys() if found.get(key) != expected.get(key))
+    if differing:
+        raise InputError(
+            "the run that was cut off was another one",
+            where=where,
+            found="; ".join(f"{key}: {found.get(key)}" for key in differing),
+            expected="; ".join(f"{key}: {expected.get(key)}" for key in differing),
+            remedy=f"resume with the same model, inputs and options, or {otherwise}",
+        )
 
 
 def real_target(target: Path) -> Path:

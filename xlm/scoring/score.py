@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, TypeVar
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
 
@@ -13,17 +13,10 @@ from xlm.model.lm import XLMWithLMHeadModel
 from xlm.model.modes import evaluating
 from xlm.scoring.frames import frame_of, is_frame
 from xlm.scoring.logprobs import score_sequences
+from xlm.scoring.read_ahead import read_ahead
 from xlm.scoring.sentence import SentenceScore
 from xlm.scoring.windows import checked_stride, windows_of
 from xlm.tokenizer.tokenizer import XLMTokenizer
-
-Item = TypeVar("Item")
-
-READ_AHEAD = 4096
-"""Texts that are read before the first of them is scored, so that those of one length can share a batch."""
-
-READ_AHEAD_CHARACTERS = 1 << 20
-"""Characters after which no more texts are read ahead."""
 
 TOO_LONG = ("windows", "refuse")
 """What to do with a text that is longer than the model's positions."""
@@ -272,36 +265,6 @@ def _stream(scorer: Scorer, texts: Iterable[str]) -> Iterator[SentenceScore]:
                 raise result
             yield result
         first += len(window)
-
-
-def read_ahead(
-    items: Iterable[Item],
-    length: Callable[[Item], int],
-    *,
-    most: int = READ_AHEAD,
-    begins: Callable[[Item], bool] = lambda item: False,
-) -> Iterator[list[Item]]:
-    """Yields texts in windows: as many as can be held, so that those of one length find each other.
-
-    Args:
-        items: The texts, or what holds them.
-        length: Says how many characters one of them has.
-        most: Most items of a window; it is also full at ``READ_AHEAD_CHARACTERS``.
-        begins: Says of which items a window is to begin with them.
-    """
-    window: list[Item] = []
-    characters = 0
-    for item in items:
-        if window and begins(item):
-            yield window
-            window, characters = [], 0
-        window.append(item)
-        characters += length(item)
-        if len(window) == most or characters >= READ_AHEAD_CHARACTERS:
-            yield window
-            window, characters = [], 0
-    if window:
-        yield window
 
 
 def length_of(text: object) -> int:

@@ -1,0 +1,185 @@
+"""What runs on the cluster: a reader that cuts files into units, and workers that write a part for each.
+
+Between the stages of a dataset go tables of one row and one column of bytes, JSON: units, and what has become of them.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import tempfile
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from xlm import errors
+from xlm.distributed.output import Output, Record
+from xlm.distributed.units import Unit, units_of
+from xlm.errors import InputError, XLMError, XLMWarning
+from xlm.scoring.input_files import InputFile
+from xlm.scoring.rows import Corpus, import_pyarrow
+
+if TYPE_CHECKING:
+    from xlm.distributed.work import Step, Work
+
+UNIT, RESULT, TASK = "unit", "result", "task"
+"""Columns."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reading:
+    """How files are read and cut.
+
+    Attributes:
+        form: As for ``Corpus``.
+        column: As for ``Corpus``.
+        read_at_once: As for ``units_of``.
+        windows_per_unit: As for ``units_of``.
+    """
+
+    form: str | None
+    column: str | None
+    read_at_once: int
+    windows_per_unit: int
+
+
+def read_units(tasks: Any, *, files: Sequence[InputFile], reading: Reading) -> Iterator[Any]:
+    """Reads files, and yields a table of one row for each of their units that is not done.
+
+    Args:
+        tasks: A table of tasks: number of a file, and the digests of its units that are done.
+        files: All files.
+        reading: How they are read.
+    """
+    for task in tasks.column(TASK).to_pylist():
+        file, done = json.loads(task)
+        corpus = Corpus([files[file]], form=reading.form, column=reading.column)
+        try:
+            for unit in units_of(
+                corpus,
+                file=file,
+                read_at_once=reading.read_at_once,
+                windows_per_unit=reading.windows_per_unit,
+            ):
+                digest = done.get(str(unit.index))
+                if digest is None:
+                    yield table_of(UNIT, unit.to_bytes())
+                elif digest != unit.digest:
+                    raise _other_input(files[file].name)
+        except Exception as error:  # a worker hands it on to where it is shown
+            yield table_of(UNIT, json.dumps(described(error)).encode())
+
+
+def _other_input(name: str) -> InputError:
+    return InputError(
+        "the input is not that of the run that is to be resumed",
+        where=name,
+        found="other texts",
+        expected="the same rows as then",
+        remedy="start again, in another directory",
+    )
+
+
+class PartWriter:
+    """Does the work on units, and writes the part of each.
+
+    Args:
+        work: What is to be done; loaded with the first unit.
+        identity: Of the work, as it was checked where it was given out.
+        output: Where parts go.
+    """
+
+    def __init__(self, work: Work, identity: dict[str, Any], output: Output) -> None:
+        self._work, self._identity, self._output = work, identity, output
+        self._step: Step | None = None
+
+    def __call__(self, units: Any) -> Any:
+        """Returns a table of what has become of the units in one: records, or errors.
+
+        Nothing is raised: Ray would take it for an accident of the machine.
+        """
+        found = [self._described(data) for data in units.column(UNIT).to_pylist()]
+        return table_of(RESULT, *(json.dumps(each).encode() for each in found))
+
+    def _described(self, data: bytes) -> dict[str, Any]:
+        if data.startswith(b"{"):
+            return dict(json.loads(data))
+        try:
+            return asdict(self._record(Unit.from_bytes(data)))
+        except Exception as error:
+            return described(error)
+
+    def _record(self, unit: Unit) -> Record:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", XLMWarning)
+            self._step = self._step or self._work.start(self._identity)
+            record = self._written(unit, self._step, caught)
+        self._output.add_record(record)
+        return record
+
+    def _written(self, unit: Unit, step: Step, caught: list[warnings.WarningMessage]) -> Record:
+        import torch
+
+        from xlm.model.opening import processor_of
+
+        counts: Counter[str] = Counter()
+        problems, reasons = 0, []
+        with tempfile.TemporaryDirectory(prefix="xlm-") as directory:
+            lines, finished = Path(directory, "lines"), Path(directory, "part")
+            with lines.open("wb") as file:
+                file.write(self._work.header)
+                for window in unit.windows:
+                    found = step.lines(window)
+                    file.write(found.data)
+                    counts += found.counts
+                    problems += found.problems
+                    reasons += found.reasons
+            step.finish(lines, finished)
+            size = self._output.add_part((unit.file, unit.index), finished)
+        return Record(
+            file=unit.file,
+            unit=unit.index,
+            rows=sum(map(len, unit.windows)),
+            problems=problems,
+            reasons=reasons[:5],
+            counts=dict(counts),
+            digest=unit.digest,
+            bytes=size,
+            last=unit.last,
+            damaged=unit.damaged,
+            processor=processor_of(torch.device(self._identity.get("device", "cpu"))),
+            warnings=sorted({str(each.message) for each in caught if issubclass(each.category, XLMWarning)}),
+        )
+
+
+def table_of(column: str, *cells: bytes) -> Any:
+    """A table of one column of bytes."""
+    pyarrow, _ = import_pyarrow()
+    return pyarrow.table({column: pyarrow.array(cells, pyarrow.large_binary())})
+
+
+def described(error: Exception) -> dict[str, Any]:
+    """An error, as what can be sent from one machine to another as JSON."""
+    if isinstance(error, XLMError):
+        fields = {name: getattr(error, name) for name in ("where", "found", "expected", "remedy")}
+        of_error = {name: None if value is None else str(value) for name, value in fields.items()}
+        return {"error": type(error).__name__, "what": error.what, **of_error}
+    return {
+        "error": "XLMError",
+        "what": f"a worker failed: {type(error).__name__}: {error}",
+        "where": socket.gethostname(),
+        "found": "".join(traceback.format_exception(error)).rstrip(),
+        "expected": None,
+        "remedy": None,
+    }
+
+
+def rebuilt(found: dict[str, Any]) -> XLMError:
+    """The error that ``described`` was given; another kind comes as ``XLMError``, with its traceback."""
+    kind = getattr(errors, found["error"])
+    error: XLMError = kind(found["what"], **{name: found[name] for name in ("where", "found", "expected", "remedy")})
+    return error

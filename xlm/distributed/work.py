@@ -1,0 +1,362 @@
+"""What workers do with windows of rows: score them, tokenize them, continue them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from xlm._version import __version__
+from xlm.distributed.worker_model import WorkerModel
+from xlm.errors import InputError
+from xlm.generation.continuer import Continuer, Prompt, decoding_options, refused_prompt
+from xlm.model.decoding.options import DecodingOptions
+from xlm.scoring.corpus import results_of
+from xlm.scoring.read_ahead import READ_AHEAD
+from xlm.scoring.rows import Row
+from xlm.scoring.score import Scorer
+from xlm.scoring.sentence import SentenceScore
+from xlm.scoring.signature import Signature, model_digest, signature, tokenizer_digest
+from xlm.scoring.table import Table
+from xlm.tokenizer.lines import written_lines
+from xlm.tokenizer.tokenizer import XLMTokenizer
+
+_REASONS = 5
+
+
+@dataclass(kw_only=True, slots=True)
+class Lines:
+    """The output of some rows.
+
+    Attributes:
+        data: Lines, UTF-8.
+        problems: How many of the rows have none of their own, but one that says so or is empty.
+        reasons: Why, of the first of them.
+        counts: What else there is to count: tokens, ends of continuations.
+    """
+
+    data: bytes = b""
+    problems: int = 0
+    reasons: list[str] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def add_problem(self, row: Row, reason: str) -> None:
+        """Counts a row that has no output of its own."""
+        self.problems += 1
+        if len(self.reasons) < _REASONS:
+            self.reasons.append(f"{row.file}, line {row.number}: {reason}")
+
+
+class Step(Protocol):
+    """A worker's work, with all that it needs loaded."""
+
+    def lines(self, window: Sequence[Row]) -> Lines:
+        """The output of one window."""
+        ...
+
+    def finish(self, lines: Path, target: Path) -> None:
+        """Gives the output of a unit its final form; ``target`` may be where ``lines`` is."""
+        ...
+
+
+class Work(Protocol):
+    """What is to be done; it is sent to workers, and loads nothing before it is asked to."""
+
+    @property
+    def suffix(self) -> str:
+        """What names of output files end with."""
+        ...
+
+    @property
+    def header(self) -> bytes:
+        """What stands at the head of each of them."""
+        ...
+
+    @property
+    def read_at_once(self) -> int:
+        """Most rows of a window."""
+        ...
+
+    def identity(self) -> dict[str, Any]:
+        """What the output depends on, beside the input; checks, where it is called, all that can be checked there.
+
+        Raises:
+            XLMError: There is no such model, language or option.
+        """
+        ...
+
+    def start(self, identity: Mapping[str, Any]) -> Step:
+        """Loads everything; called once by each worker.
+
+        Args:
+            identity: What ``identity`` returned elsewhere.
+
+        Raises:
+            XLMError: Something is not here, or is another than there.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreWork:
+    """Scores, in the tables of ``xlm score``.
+
+    Attributes:
+        opened: The model.
+        table: The form of the output.
+        options: Those of ``xlm.score``.
+        read_at_once: Most rows of a window.
+    """
+
+    opened: WorkerModel
+    table: Table
+    options: Mapping[str, Any]
+    read_at_once: int
+
+    @property
+    def suffix(self) -> str:
+        """As ``Work``'s."""
+        return f".{self.table.form}"
+
+    @property
+    def header(self) -> bytes:
+        """As ``Work``'s."""
+        return self.table.header.encode()
+
+    def identity(self) -> dict[str, Any]:
+        """As ``Work``'s."""
+        made_with = _elsewhere(self.opened, self._signature(self.opened.here())[0])
+        return {
+            "signature": str(made_with),
+            **asdict(made_with),
+            "by": self.table.unit,
+            "form": self.table.form,
+            "columns": list(self.table.columns),
+            **{name: self.options[name] for name in ("batch_size", "batch_tokens")},
+        }
+
+    def start(self, identity: Mapping[str, Any]) -> Step:
+        """As ``Work``'s."""
+        made_with, scorer = self._signature(self.opened)
+        _check_same(made_with, identity)
+        return _ScoreStep(scorer, self.table, str(made_with))
+
+    def _signature(self, opened: WorkerModel) -> tuple[Signature, Scorer]:
+        tokenizer = opened.tokenizer(offsets=self.table.unit == "word")
+        network = opened.network()
+        digest = model_digest(network)
+        scorer = Scorer(opened.fast(network, few_rows=False), tokenizer, lang=opened.lang, **self.options)
+        long = "refuse" if scorer.too_long == "refuse" else f"stride {scorer.stride}"
+        return signature(scorer.model, tokenizer, lang=opened.lang, long=long, digest=digest), scorer
+
+
+@dataclass(frozen=True)
+class _ScoreStep:
+    scorer: Scorer
+    table: Table
+    signature: str
+
+    def lines(self, window: Sequence[Row]) -> Lines:
+        found = Lines()
+        written: list[str] = []
+        for row, result in zip(window, results_of(self.scorer, window), strict=True):
+            written += self.table.lines(row, result)
+            if isinstance(result, SentenceScore):
+                found.counts["tokens"] += len(result.tokens)
+            else:
+                found.problems += 1  # the column status says why
+        found.data = "".join(written).encode("utf-8")
+        return found
+
+    def finish(self, lines: Path, target: Path) -> None:
+        if self.table.form == "parquet":
+            self.table.to_parquet(lines, target, metadata={"xlm.signature": self.signature})
+        else:
+            lines.replace(target)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizeWork:
+    """Tokens or ids, in the lines of ``xlm tokenize``; an empty line for a row that cannot be read.
+
+    Attributes:
+        opened: The model, of which only the tokenizer is loaded.
+        output: ``"tokens"`` or ``"ids"``.
+        read_at_once: Most rows of a window.
+    """
+
+    opened: WorkerModel
+    output: str
+    read_at_once: int = READ_AHEAD
+
+    suffix = ".txt"
+    header = b""
+
+    def identity(self) -> dict[str, Any]:
+        """As ``Work``'s."""
+        return _of_tokenizer(self.opened.tokenizer(), self.opened.lang) | {"output": self.output}
+
+    def start(self, identity: Mapping[str, Any]) -> Step:
+        """As ``Work``'s."""
+        tokenizer = self.opened.tokenizer()
+        _check_equal(_of_tokenizer(tokenizer, self.opened.lang), identity)
+        return _TokenizeStep(tokenizer, self.opened.lang, self.output)
+
+
+def _of_tokenizer(tokenizer: XLMTokenizer, lang: str) -> dict[str, Any]:
+    return {
+        "tokenizer": tokenizer_digest(tokenizer),
+        "preset": tokenizer.preset,
+        "lang": lang,
+        "xlm": __version__,
+    }
+
+
+class _TextStep:
+    def finish(self, lines: Path, target: Path) -> None:
+        lines.replace(target)
+
+
+@dataclass(frozen=True)
+class _TokenizeStep(_TextStep):
+    tokenizer: XLMTokenizer
+    lang: str
+    output: str
+
+    def lines(self, window: Sequence[Row]) -> Lines:
+        found = Lines()
+        for row in window:
+            if row.problem is not None:
+                found.add_problem(row, row.problem)
+        texts = [row.text for row in window if row.text is not None]
+        written = iter(written_lines(self.tokenizer, texts, lang=self.lang, output=self.output))
+        lines = ["" if row.text is None else next(written) for row in window]
+        found.data = "".join([f"{line}\n" for line in lines]).encode("utf-8")
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateWork:
+    """Continuations, in the lines of ``xlm generate``.
+
+    A row that cannot be continued has one line: an empty one, or an object with the further key ``status``.
+
+    Attributes:
+        opened: The model.
+        continuation_lang: As for ``Continuer``.
+        options: As for ``decoding_options``.
+        form: ``"text"`` or ``"jsonl"``.
+        seed: Of all lines of each file.
+        batch_size: Prompts that are run together, which is a window.
+    """
+
+    opened: WorkerModel
+    continuation_lang: str | None
+    options: Mapping[str, Any]
+    form: str
+    seed: int
+    batch_size: int
+
+    header = b""
+
+    @property
+    def suffix(self) -> str:
+        """As ``Work``'s."""
+        return ".txt" if self.form == "text" else ".jsonl"
+
+    @property
+    def read_at_once(self) -> int:
+        """As ``Work``'s."""
+        return self.batch_size
+
+    def identity(self) -> dict[str, Any]:
+        """As ``Work``'s."""
+        made_with = _elsewhere(self.opened, self._start(self.opened.here())[0])
+        return {
+            "signature": str(made_with),
+            **asdict(made_with),
+            "form": self.form,
+            "continuation_lang": self.continuation_lang,
+            "decoding": dict(self.options),
+            "seed": self.seed,
+        }
+
+    def start(self, identity: Mapping[str, Any]) -> Step:
+        """As ``Work``'s."""
+        made_with, continuer = self._start(self.opened)
+        _check_same(made_with, identity)
+        return _GenerateStep(continuer, self.form, self.seed)
+
+    def _start(self, opened: WorkerModel) -> tuple[Signature, Continuer]:
+        tokenizer = opened.tokenizer()
+        network = opened.network()
+        digest = model_digest(network)
+        fast = opened.fast(network, few_rows=True)
+        options = decoding_options(**self.options)
+        DecodingOptions.checked(fast.config, **options)
+        continuer = Continuer(
+            fast, tokenizer, lang=opened.lang, continuation_lang=self.continuation_lang, options=options
+        )
+        return signature(fast, tokenizer, lang=opened.lang, protocol="generation", digest=digest), continuer
+
+
+@dataclass(frozen=True)
+class _GenerateStep(_TextStep):
+    continuer: Continuer
+    form: str
+    seed: int
+
+    def lines(self, window: Sequence[Row]) -> Lines:
+        found = Lines()
+        written: dict[int, list[str]] = {row.number: [] for row in window}
+        prompts: list[Prompt] = []
+        for row in window:
+            try:
+                prompts.append(self._prompt(row))
+            except InputError as error:
+                reason = refused_prompt(error)
+                found.add_problem(row, reason)
+                cells = {"line": row.number, "prompt": row.text, "status": f"error: {reason}"}
+                written[row.number].append("" if self.form == "text" else _json(cells))
+        for continued in self.continuer.continued(prompts, seed=self.seed) if prompts else []:
+            found.counts[continued.found.stop] += 1
+            line = continued.text if self.form == "text" else _json(continued.cells())
+            written[continued.prompt.line].append(line)
+        found.data = "".join(f"{line}\n" for lines in written.values() for line in lines).encode("utf-8")
+        return found
+
+    def _prompt(self, row: Row) -> Prompt:
+        if row.text is None:
+            raise InputError(row.problem or "there is no text")
+        if self.form == "text" and "\n" in row.text:
+            raise InputError("the prompt holds a line feed, and text is one line each")
+        return self.continuer.prompt(row.number, row.text, where="text")
+
+
+def _json(cells: Mapping[str, Any]) -> str:
+    return json.dumps(cells, ensure_ascii=False, allow_nan=False)
+
+
+def _elsewhere(opened: WorkerModel, made_with: Signature) -> Signature:
+    """The signature that workers will have, of one that was made on a CPU."""
+    return dataclasses.replace(made_with, device=opened.device or made_with.device)
+
+
+def _check_same(made_with: Signature, identity: Mapping[str, Any]) -> None:
+    _check_equal(asdict(made_with), identity)
+
+
+def _check_equal(here: Mapping[str, Any], there: Mapping[str, Any]) -> None:
+    differing = [name for name, value in here.items() if there[name] != value]
+    if differing:
+        raise InputError(
+            "a worker would compute something else than what was asked for",
+            where="; ".join(differing),
+            found="; ".join(str(here[name]) for name in differing),
+            expected="; ".join(str(there[name]) for name in differing),
+            remedy="the same model and the same versions of xlm and torch on every machine",
+        )
