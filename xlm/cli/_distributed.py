@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -186,14 +187,19 @@ def worker_model(model: str, *, lang: str, options: dict[str, Any]) -> WorkerMod
     dtype = options.get("dtype", "float32")
     check_device(dtype=dtype, device=device)
     return WorkerModel(
-        model=model,
+        model=_whole_path(model),
         lang=lang,
         preset=options["preset"],
-        codes=options["codes"],
+        codes=_whole_path(options["codes"]),
         dtype=dtype,
         device=device,
         threads=options["threads_per_worker"] or 1,
     )
+
+
+def _whole_path(name: Any) -> Any:
+    # Workers are in other directories. What is no path here is a bundled model or an id.
+    return str(Path(name).absolute()) if name is not None and Path(name).exists() else name
 
 
 def work_on_ray(

@@ -50,6 +50,22 @@ class RemoteFile:
         return system.open_input_file(path)  # type: ignore[no-any-return]
 
 
+@dataclass(frozen=True)
+class SharedFile(LocalFile):
+    """A file that every machine sees under the same path.
+
+    Attributes:
+        given: Its name as it was given, which need not be a whole path.
+    """
+
+    given: str
+
+    @property
+    def name(self) -> str:
+        """As ``InputFile``'s."""
+        return LocalFile(Path(self.given)).name
+
+
 def input_files(names: list[str]) -> list[InputFile]:
     """The files behind names: files, directories with all that is below, and patterns with ``*``, ``?`` and ``[]``.
 
@@ -83,7 +99,7 @@ def _files_of(name: str) -> list[InputFile]:
 
 
 def _file(name: str, size: int) -> InputFile:
-    return RemoteFile(name, size or 0) if is_address(name) else LocalFile(Path(name))
+    return RemoteFile(name, size or 0) if is_address(name) else SharedFile(Path(name).absolute(), name)
 
 
 def _below(system: Any, directory: str) -> list[Any]:

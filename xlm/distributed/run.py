@@ -14,7 +14,7 @@ from typing import Any
 from xlm.distributed.cluster import ClusterOptions, connected
 from xlm.distributed.output import Output, Record, UnitName
 from xlm.distributed.stages import RESULT, TASK, PartWriter, Reading, read_units, rebuilt, table_of
-from xlm.distributed.storage import Directory
+from xlm.distributed.storage import Directory, absolute
 from xlm.distributed.work import Work
 from xlm.errors import XLMError
 from xlm.scoring.input_files import InputFile
@@ -27,6 +27,7 @@ _PARTS_A_WORKER = 16
 _BYTES_A_WINDOW = 1 << 19
 _IN_FLIGHT = 2  # units that a worker has: one that it works on, one that has come
 _READ_TASKS = 1000
+_IDLE_PASSES = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,7 +97,7 @@ class Run:
             WriteError: Something is in the way, or cannot be written.
             XLMError: There is no such cluster, or a worker failed; what is done can be resumed.
         """
-        output = Output(Directory(self.output), self.work.suffix)
+        output = Output(Directory(absolute(self.output)), self.work.suffix)
         with connected(self.cluster) as ray:
             workers = self.cluster.workers(ray.cluster_resources())
             windows = self.windows_per_file or self._windows_before(output) or self._windows_for(workers)
@@ -135,6 +136,7 @@ class Run:
 
     def _work_off(self, ray: Any, workers: int, reading: Reading, output: Output, identity: dict[str, Any]) -> None:
         """Passes over what is missing, until nothing is: what machines took with them comes again in the next one."""
+        idle = 0
         while tasks := self._tasks():
             done = len(self._records)
             dataset = self._dataset(ray, workers, reading, output, identity, tasks)
@@ -144,9 +146,10 @@ class Run:
                         raise rebuilt(result)
                     record = Record(**result)
                     self._records[record.name] = record
-            if len(self._records) == done:
+            idle = idle + 1 if len(self._records) == done else 0
+            if idle == _IDLE_PASSES:
                 raise XLMError(
-                    "workers ended before any of them had done a unit of work",
+                    "workers ended again and again before any of them had done a unit of work",
                     where=f"{len(tasks):,} files are not done",
                     remedy="Ray's logs say why (/tmp/ray/session_latest/logs); more memory a worker, or fewer windows "
                     "a file, if they were killed for their memory",

@@ -25,6 +25,11 @@ def is_address(name: str) -> bool:
     return "://" in name
 
 
+def absolute(name: str) -> str:
+    """An address, or the whole path of a path: other machines and processes are in other directories."""
+    return name if is_address(name) else str(Path(name).absolute())
+
+
 def file_system(address: str) -> tuple[Any, str]:
     """The ``pyarrow.fs.FileSystem`` of an address or path, and the path in it.
 
@@ -36,7 +41,7 @@ def file_system(address: str) -> tuple[Any, str]:
     from pyarrow import fs
 
     if not is_address(address):
-        return fs.LocalFileSystem(), str(Path(address).absolute())
+        return fs.LocalFileSystem(), absolute(address)
     try:
         return fs.FileSystem.from_uri(address)  # type: ignore[no-any-return]
     except (OSError, ValueError) as error:

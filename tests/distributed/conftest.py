@@ -1,0 +1,90 @@
+"""What the tests of the distributed commands share: a corpus with every kind of row, an engine without a cluster."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from tests.cli.conftest import demo_files, invoke  # noqa: F401 (fixtures)
+from xlm.distributed import cluster, run
+from xlm.distributed.run import Run
+from xlm.distributed.stages import TASK, PartWriter, read_units, table_of
+
+WORDS = ("the", "small", "dog", "is", "sleeping", "on", "grass.", "Xylophon", "ü", "A", "cat,", "\t")
+
+Loses = Callable[[int], bool]
+
+
+def _lines(count: int, *, seed: int, longest: int = 40) -> list[str]:
+    choose = random.Random(seed)
+    return [" ".join(choose.choices(WORDS, k=choose.randrange(longest))) for _ in range(count)]
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Files of several forms, with lines of all lengths, some of which are nothing that could be read; one is empty."""
+    directory = tmp_path_factory.mktemp("corpus")
+    plain = [line.encode() for line in _lines(130, seed=1)]
+    plain[60] = b" ".join(plain)  # longer than the model's positions
+    plain[17] = plain[100] = b"\xff"
+    (directory / "a.txt").write_bytes(b"\n".join(plain))
+    rows = [json.dumps({"text": line}) for line in _lines(75, seed=2)]
+    rows[3], rows[50] = "{", json.dumps({"other": 1})
+    with gzip.open(directory / "b.jsonl.gz", "wt", encoding="utf-8") as file:
+        file.write("\n".join(rows) + "\n")
+    (directory / "c.txt").write_bytes(b"")
+    (directory / "d.txt").write_text("\n".join(_lines(50, seed=3)), encoding="utf-8")
+    return sorted(directory.iterdir())
+
+
+class Engine:
+    """Does what a cluster would do, in this process, one unit after the other.
+
+    Attributes:
+        done: Units that were worked on.
+        loses: Says of which of them, counted from 1, nothing comes back.
+    """
+
+    def __init__(self) -> None:
+        self.done = 0
+        self.loses: Loses = lambda number: False
+
+    def dataset(self, of: Run, _ray: Any, _workers: int, reading: Any, output: Any, identity: Any, tasks: Any) -> Any:
+        """What ``Run._dataset`` returns."""
+
+        def iter_batches(**_: object) -> Iterator[Any]:
+            writer = PartWriter(of.work, identity, output)
+            for task in tasks:
+                table = table_of(TASK, json.dumps(task).encode())
+                for unit in read_units(table, files=of.files, reading=reading):
+                    self.done += 1
+                    if not self.loses(self.done):
+                        yield writer(unit)
+
+        return SimpleNamespace(context=SimpleNamespace(), iter_batches=iter_batches)
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
+    """Makes ``--engine ray`` do its work in this process."""
+    found = Engine()
+
+    @contextmanager
+    def connected(_: object) -> Iterator[Any]:
+        yield SimpleNamespace(cluster_resources=lambda: {"CPU": 2.0})
+
+    monkeypatch.setattr(cluster, "import_ray", lambda: None)
+    monkeypatch.setattr(run, "connected", connected)
+    monkeypatch.setattr(Run, "_dataset", lambda of, *arguments: found.dataset(of, *arguments))
+    threads = torch.get_num_threads()
+    yield found
+    torch.set_num_threads(threads)

@@ -1,0 +1,355 @@
+"""``--engine ray``: what is read, what is written, how it is resumed; with an engine that is no cluster.
+
+Oracle: the bytes that the local command writes for the same files.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.cli.conftest import Invoke
+from tests.distributed.conftest import Engine
+
+pytest.importorskip("pyarrow")
+
+MODEL = ("demo.pth", "--codes", "codes", "--lang", "en")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)  # as a worker's
+
+
+@pytest.fixture
+def model(demo_files: Path) -> list[str]:
+    """A model's arguments."""
+    return [str(demo_files / word) if (demo_files / word).exists() else word for word in MODEL]
+
+
+def parts(directory: Path) -> list[Path]:
+    return sorted(path for path in directory.iterdir() if not path.name.startswith("_"))
+
+
+def joined(directory: Path, *, header: bool) -> bytes:
+    """All parts one after the other, the head of the first one only."""
+    found = [path.read_bytes() for path in parts(directory)]
+    if header:
+        assert len({data.partition(b"\n")[0] for data in found}) == 1
+    return b"".join(data.partition(b"\n")[2] if header and number else data for number, data in enumerate(found))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--by", "sentence"),
+        ("--by", "word", "--format", "jsonl", "--bits"),
+        ("--by", "token", "--ranks", "--entropy", "--too-long", "refuse"),
+    ],
+)
+def test_scores_are_those_of_the_local_command(
+    invoke: Invoke, engine: Engine, model: list[str], corpus: list[Path], tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    command = ["score", *model, *corpus, "--read-ahead", "20", *options]
+    local = invoke(*command)
+    remote = invoke(*command, "--engine", "ray", "--output-dir", tmp_path / "out", "--windows-per-file", "2")
+    assert local.exit_code == remote.exit_code == 0, remote.stderr
+    assert joined(tmp_path / "out", header="jsonl" not in options) == local.stdout_bytes
+    assert engine.done == 4 + 2 + 1 + 2
+    signature = next(line for line in local.stderr.splitlines() if line.startswith("signature"))
+    assert signature in remote.stderr.splitlines()
+    success = json.loads((tmp_path / "out" / "_SUCCESS").read_text())
+    assert success["rows"] == 130 + 75 + 50
+    # Two lines are not UTF-8, one is not JSON, one has no text; and some are too long, where that is refused.
+    assert success["problems"] == 4 + local.stdout.count("longer than the model's positions")
+    assert (success["problems"] > 4) == ("refuse" in options)
+    assert f"{success['problems']} rows could not be" in remote.stderr
+    assert f"signature: {success['signature']}" == signature
+    assert [part[0] for part in success["parts"]] == [path.name for path in parts(tmp_path / "out")]
+    assert not (tmp_path / "out" / "_temporary").exists()
+
+
+def test_a_table_of_parquet_holds_all_digits(
+    invoke: Invoke, engine: Engine, model: list[str], corpus: list[Path], tmp_path: Path
+) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    command = ["score", *model, *corpus, "--format", "parquet", "--read-ahead", "20"]
+    assert invoke(*command, "--output", tmp_path / "whole.parquet").exit_code == 0
+    assert invoke(*command, "--engine", "ray", "--output-dir", tmp_path / "out").exit_code == 0
+    whole = parquet.read_table(tmp_path / "whole.parquet")
+    found = [parquet.read_table(path) for path in parts(tmp_path / "out")]
+    assert pyarrow.concat_tables(found).equals(whole)
+    assert {table.schema.metadata[b"xlm.signature"] for table in found} == {whole.schema.metadata[b"xlm.signature"]}
+
+
+@pytest.mark.parametrize("output", ["tokens", "ids"])
+def test_tokens_are_those_of_the_local_command(
+    invoke: Invoke, engine: Engine, model: list[str], corpus: list[Path], tmp_path: Path, output: str
+) -> None:
+    command = ["tokenize", *model, "--output", output]
+    local = invoke(*command, corpus[-1])
+    remote = invoke(*command, corpus[-1], "--engine", "ray", "--output-dir", tmp_path / "out")
+    assert local.exit_code == remote.exit_code == 0, remote.stderr
+    assert joined(tmp_path / "out", header=False) == local.stdout_bytes
+    # One line out for one line in, whatever is wrong with it.
+    broken = invoke(*command, corpus[0].parent, "--engine", "ray", "--output-dir", tmp_path / "all")
+    assert broken.exit_code == 0
+    assert joined(tmp_path / "all", header=False).count(b"\n") == 130 + 75 + 50
+    assert "4 rows could not be processed" in broken.stderr
+    assert "a.txt, line 18: not UTF-8" in broken.stderr
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--seed", "7", "--num-return-sequences", "2", "--format", "jsonl"),
+        ("--seed", "7"),
+        ("--num-beams", "2", "--format", "jsonl"),
+        ("--greedy",),
+    ],
+)
+def test_continuations_are_those_of_the_local_command(
+    invoke: Invoke, engine: Engine, model: list[str], corpus: list[Path], tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("\n".join(line[:30] for line in corpus[-1].read_text("utf-8").split("\n")), "utf-8")
+    command = ["generate", *model, prompts, "--max-new-tokens", "4", "--batch-size", "8", *options]
+    local = invoke(*command)
+    remote = invoke(*command, "--engine", "ray", "--output-dir", tmp_path / "out", "--windows-per-file", "3")
+    assert local.exit_code == remote.exit_code == 0, remote.stderr
+    assert joined(tmp_path / "out", header=False) == local.stdout_bytes
+    assert len(parts(tmp_path / "out")) == 3  # 50 prompts, 24 a part
+    stops = next(line for line in local.stderr.splitlines() if line.startswith("stopped"))
+    assert stops in remote.stderr.splitlines()
+
+
+def test_a_prompt_that_cannot_be_continued_is_a_row_too(
+    invoke: Invoke, engine: Engine, model: list[str], tmp_path: Path
+) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_bytes(b"the dog\n\xff\n" + b"the " * 500 + b"\na cat\n")
+    command = ["generate", *model, prompts, "--max-new-tokens", "3", "--seed", "1", "--engine", "ray"]
+    result = invoke(*command, "--format", "jsonl", "--output-dir", tmp_path / "out")
+    assert result.exit_code == 0, result.stderr
+    first, second, third, fourth = (json.loads(line) for line in joined(tmp_path / "out", header=False).splitlines())
+    assert [row["line"] for row in (first, second, third, fourth)] == [1, 2, 3, 4]
+    assert "not UTF-8" in second["status"]
+    assert "longer than the model's positions" in third["status"]
+    assert "2 rows could not be processed" in result.stderr
+    text = invoke(*command, "--output-dir", tmp_path / "text")
+    assert text.exit_code == 0
+    assert joined(tmp_path / "text", header=False).decode("utf-8").split("\n") == [
+        first["text"],
+        "",
+        "",
+        fourth["text"],
+        "",
+    ]
+
+
+def test_what_dying_workers_took_with_them_is_done_again(
+    invoke: Invoke, engine: Engine, model: list[str], corpus: list[Path], tmp_path: Path
+) -> None:
+    command = ["score", *model, *corpus, "--read-ahead", "20"]
+    local = invoke(*command)
+    engine.loses = lambda number: number % 3 == 0
+    remote = invoke(*command, "--engine", "ray", "--output-dir", tmp_path / "out")
+    assert remote.exit_code == 0, remote.stderr
+    assert joined(tmp_path / "out", header=True) == local.stdout_bytes
+    assert json.loads((tmp_path / "out" / "_SUCCESS").read_text())["rows"] == 130 + 75 + 50
+    assert engine.done > len(parts(tmp_path / "out"))
+
+
+def test_workers_that_all_die_end_the_run(
+    invoke: Invoke, engine: Engine, model: list[str], corpus: list[Path], tmp_path: Path
+) -> None:
+    engine.loses = lambda number: number > 5
+    command = ["score", *model, *corpus, "--read-ahead", "20", "--engine", "ray", "--output-dir", tmp_path / "out"]
+    result = invoke(*command)
+    assert result.exit_code == 1
+    assert "Workers ended again and again" in result.stderr
+    assert not (tmp_path / "out" / "_SUCCESS").exists()
+    assert len(parts(tmp_path / "out")) == 5
+    engine.loses = lambda number: False
+    engine.done = 0
+    again = invoke(*command, "--resume")
+    assert again.exit_code == 0
+    assert "5 of them from before" in again.stderr
+    assert engine.done == len(parts(tmp_path / "out")) - 5
+    assert joined(tmp_path / "out", header=True) == invoke(*command[: command.index("--engine")]).stdout_bytes
+
+
+def test_only_what_is_missing_is_made_again(
+    invoke: Invoke, engine: Engine, model: list[str], corpus: list[Path], tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    command = ["score", *model, *corpus, "--read-ahead", "20", "--engine", "ray", "--output-dir", output, "--resume"]
+    assert invoke(*command).exit_code == 0
+    whole, all_parts = joined(output, header=True), parts(output)
+    engine.done = 0
+    assert invoke(*command).exit_code == 0
+    assert engine.done == 0
+    all_parts[2].unlink()  # a part without its record, a record without its part, and a part that was cut
+    (output / "_parts" / "00001-0000000.json").unlink()
+    all_parts[-1].write_bytes(b"")
+    assert invoke(*command).exit_code == 0
+    assert engine.done == 3
+    assert joined(output, header=True) == whole
+
+
+def test_only_the_same_run_is_gone_on_with(invoke: Invoke, engine: Engine, model: list[str], tmp_path: Path) -> None:
+    text, output = tmp_path / "a.txt", tmp_path / "out"
+    text.write_text("the dog\na cat\n" * 30)
+    command = ["score", *model, text, "--read-ahead", "20", "--engine", "ray", "--output-dir", output]
+    assert invoke(*command).exit_code == 0
+    without = invoke(*command)
+    assert without.exit_code == 1
+    assert "--resume" in without.stderr
+    for option in (("--bits",), ("--lang", "de"), ("--stride", "3"), ("--threads-per-worker", "2")):
+        other = invoke(*command, "--resume", *option)
+        assert other.exit_code == 1, option
+        assert "was another one" in other.stderr
+    data = text.read_text()
+    text.write_text(data.replace("cat", "dog"))  # of the same size
+    (output / "part-00000-0000002.tsv").unlink()
+    other = invoke(*command, "--resume")
+    assert other.exit_code == 1
+    assert "not that of the run that is to be resumed" in other.stderr
+    text.write_text(data + "the\n")
+    assert "inputs" in invoke(*command, "--resume").stderr
+
+
+def test_an_occupied_directory_is_left_alone(
+    invoke: Invoke, engine: Engine, model: list[str], corpus: list[Path], tmp_path: Path
+) -> None:
+    (tmp_path / "mine").write_text("x")
+    result = invoke("score", *model, corpus[0], "--engine", "ray", "--output-dir", tmp_path)
+    assert result.exit_code == 1
+    assert "is not empty" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_a_damaged_file_is_read_as_far_as_it_goes_and_again_later(
+    invoke: Invoke, engine: Engine, model: list[str], corpus: list[Path], tmp_path: Path
+) -> None:
+    whole = corpus[1].read_bytes()
+    cut = tmp_path / "cut.jsonl.gz"
+    cut.write_bytes(whole[: len(whole) // 2])
+    command = ["score", *model, cut, corpus[-1], "--read-ahead", "20"]
+    local = invoke(*command)
+    remote = invoke(*command, "--engine", "ray", "--output-dir", tmp_path / "out")
+    assert local.exit_code == remote.exit_code == 1
+    assert "read only in part" in remote.stderr
+    assert joined(tmp_path / "out", header=True) == local.stdout_bytes
+    done, engine.done = engine.done, 0
+    assert invoke(*command, "--engine", "ray", "--output-dir", tmp_path / "out", "--resume").exit_code == 1
+    assert engine.done == 1 < done
+
+
+def test_a_seed_that_was_drawn_is_that_of_the_run_that_is_resumed(
+    invoke: Invoke, engine: Engine, model: list[str], corpus: list[Path], tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    command = ["generate", *model, corpus[-1], "--max-new-tokens", "3", "--engine", "ray", "--output-dir", output]
+    assert invoke(*command).exit_code == 0
+    whole = joined(output, header=False)
+    parts(output)[0].unlink()
+    again = invoke(*command, "--resume")
+    assert again.exit_code == 0, again.stderr
+    assert joined(output, header=False) == whole
+
+
+def test_a_model_that_changed_since_the_run_was_given_out_is_noticed(
+    invoke: Invoke,
+    engine: Engine,
+    model: list[str],
+    corpus: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from xlm.distributed import work
+
+    digests = iter(["there", "here"])
+    monkeypatch.setattr(work, "model_digest", lambda network: next(digests))
+    result = invoke("score", *model, corpus[0], "--engine", "ray", "--output-dir", tmp_path / "out")
+    assert result.exit_code == 1
+    assert "compute something else" in result.stderr
+    assert "found: here" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--engine", "ray"), "--output-dir DIR"),
+        (("--engine", "ray", "--output-dir", "o", "--output", "x"), "--output: not with --engine ray"),
+        (("--engine", "ray", "--output-dir", "o", "--device", "cuda"), "--device: not with --engine ray"),
+        (("--engine", "ray", "--output-dir", "o", "--gpus-per-worker", "1", "--dtype", "int8"), "nt8 is for the CPU"),
+        (("--engine", "ray", "--output-dir", "o", "--stride", "100000"), "stride"),
+        (("--engine", "ray", "--output-dir", "o", "--column", "text"), "no columns"),
+        (("--engine", "ray", "--output-dir", "o", "--lang", "xx"), "xx"),
+        (("--concurrency", "2"), "--concurrency: not with --engine local"),
+        (("--output-dir", "o", "--address", "auto"), "--output-dir, --address: not with --engine local"),
+    ],
+)
+def test_wrong_usage_is_said_before_anything_starts(
+    invoke: Invoke,
+    engine: Engine,
+    model: list[str],
+    corpus: list[Path],
+    tmp_path: Path,
+    options: tuple[str, ...],
+    said: str,
+) -> None:
+    result = invoke("score", *model, corpus[0], *(str(tmp_path / "o") if word == "o" else word for word in options))
+    assert result.exit_code == (1 if said in ("nt8 is for the CPU", "xx") else 2)
+    assert said in result.stderr
+    assert not (tmp_path / "o").exists()
+    assert engine.done == 0
+
+
+@pytest.mark.parametrize("name", ["-", "nothing.txt", "empty", "*.gz"])
+def test_there_must_be_files(invoke: Invoke, engine: Engine, model: list[str], tmp_path: Path, name: str) -> None:
+    (tmp_path / "empty").mkdir()
+    named = name if name == "-" else str(tmp_path / name)
+    for command in ("score", "tokenize", "generate"):
+        result = invoke(command, *model, named, "--engine", "ray", "--output-dir", tmp_path / "o")
+        assert result.exit_code == 2, result.stderr
+        assert "standard input" in result.stderr or "no such file" in result.stderr
+
+
+def test_the_output_is_no_input(invoke: Invoke, engine: Engine, model: list[str], corpus: list[Path]) -> None:
+    result = invoke("score", *model, corpus[0], "--engine", "ray", "--output-dir", corpus[0].parent)
+    assert result.exit_code == 2
+    assert "holds an input" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "options", "said"),
+    [
+        ("tokenize", ("--workers", "2"), "--workers"),
+        ("generate", ("--stream",), "--stream"),
+        ("generate", ("--prompt", "x"), "--prompt"),
+    ],
+)
+def test_what_does_not_go_with_ray(
+    invoke: Invoke,
+    engine: Engine,
+    model: list[str],
+    corpus: list[Path],
+    command: str,
+    options: tuple[str, ...],
+    said: str,
+) -> None:
+    file = [] if "--prompt" in options else [corpus[0]]
+    result = invoke(command, *model, *file, *options, "--engine", "ray", "--output-dir", "o")
+    assert result.exit_code == 2
+    assert said in result.stderr
+    for option in (("--resume",), ("--input-format", "jsonl"), ("--column", "x")):
+        local = invoke(command, *model, corpus[0], *option)
+        assert local.exit_code == 2
+        assert "not with --engine local" in local.stderr
