@@ -117,7 +117,7 @@ def make_corpus(arguments: argparse.Namespace) -> set[int]:
     corpus += [(line, False) for line in choose.sample(general, arguments.lines - wanted)]
     choose.shuffle(corpus)
     sample = domain[wanted:]
-    like_corpus = [line for line, _ in choose.sample(corpus, len(sample))]
+    like_corpus = [line for line, _ in choose.sample(corpus, min(len(sample), len(corpus)))]
     for name, lines in (("corpus", [line for line, _ in corpus]), ("domain", sample), ("general", like_corpus)):
         (arguments.out / f"{name}.txt").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     return {number for number, (_, is_domain) in enumerate(corpus, start=1) if is_domain}
