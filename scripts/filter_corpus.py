@@ -5,6 +5,7 @@
 Makes the corpus itself, so that it is known what stands in it: most lines of GENERAL's, a few of DOMAIN's. Trains the
 bundled model on for a few updates, once on other lines of the domain and once on as many of the corpus, scores the
 corpus with both on Ray, joins the scores and keeps the share KEEP of the lines. Prints the commands and what was found.
+Run again with the same arguments, it goes on where it was cut off.
 
 Source: Moore and Lewis, Intelligent Selection of Language Model Training Data, ACL 2010, section 2: a line is the
 better the lower its cross-entropy per token under the model of the domain lies below that under a model of the corpus.
@@ -139,16 +140,16 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     out: Path = arguments.out
-    out.mkdir(parents=True)
+    out.mkdir(parents=True, exist_ok=True)
     inside = make_corpus(arguments)
     (out / "further.toml").write_text(_FURTHER.format(model=arguments.model), encoding="utf-8")
     for name in ("domain", "general"):
         data, trained = out / f"data-{name}", out / f"model-{name}"
         run("prepare", data, "--model", arguments.model, "--train", f"{arguments.lang}={out / name}.txt")
         places = ("--set", f"data={data}", "--set", f"output={trained}")
-        run("train", out / "further.toml", *places, "--set", f"run.updates={arguments.updates}")
+        run("train", out / "further.toml", *places, "--set", f"run.updates={arguments.updates}", "--resume")
         engine = ["--engine", "ray", "--concurrency", arguments.concurrency]
-        output = ["--format", "parquet", "--output-dir", out / f"scores-{name}"]
+        output = ["--format", "parquet", "--output-dir", out / f"scores-{name}", "--resume"]
         run("score", trained / "last", "--lang", arguments.lang, out / "corpus.txt", *engine, *output)
     found = list(differences(scores(out / "scores-domain"), scores(out / "scores-general")))
     kept = heapq.nsmallest(math.ceil(arguments.keep * len(found)), found)
