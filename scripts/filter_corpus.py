@@ -120,7 +120,9 @@ def make_corpus(arguments: argparse.Namespace) -> set[int]:
     sample = domain[wanted:]
     like_corpus = [line for line, _ in choose.sample(corpus, min(len(sample), len(corpus)))]
     for name, lines in (("corpus", [line for line, _ in corpus]), ("domain", sample), ("general", like_corpus)):
-        (arguments.out / f"{name}.txt").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        path, text = arguments.out / f"{name}.txt", "".join(f"{line}\n" for line in lines)
+        if not path.exists() or path.read_text(encoding="utf-8") != text:  # "xlm prepare" sees when a file was written
+            path.write_text(text, encoding="utf-8")
     return {number for number, (_, is_domain) in enumerate(corpus, start=1) if is_domain}
 
 
