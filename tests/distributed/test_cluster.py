@@ -21,7 +21,7 @@ pytest.importorskip("pyarrow")
 pytestmark = pytest.mark.slow
 
 ROWS = 50_000
-WINDOW = 1024
+FEWER_ROWS = 10_000
 PARQUET = ("--format", "parquet")
 
 
@@ -29,12 +29,13 @@ PARQUET = ("--format", "parquet")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = write_demo_files(tmp_path_factory.mktemp("files"))
     write_lines(directory / "lines.txt", ROWS, seed=0)
+    write_lines(directory / "fewer.txt", FEWER_ROWS, seed=1)
     return directory
 
 
-def score(files: Path, *inputs: Path) -> list[str | Path]:
-    options = [files / "demo.pth", "--codes", files / "codes", "--lang", "en", *(inputs or [files / "lines.txt"])]
-    return ["score", *options, "--read-ahead", str(WINDOW)]
+def score(files: Path, *inputs: Path, window: int = 256) -> list[str | Path]:
+    options = [files / "demo.pth", "--codes", files / "codes", "--lang", "en", *inputs]
+    return ["score", *options, "--read-ahead", str(window)]
 
 
 @pytest.fixture(scope="module")
@@ -44,42 +45,43 @@ def cluster() -> Iterator[LocalCluster]:
 
 
 @pytest.fixture(scope="module")
-def local(files: Path) -> Path:
-    output = files / "local.parquet"
-    done = locally(*score(files), *PARQUET, "--output", output)
-    assert done.returncode == 0, done.stderr
-    return output
-
-
-@pytest.fixture(scope="module")
 def undisturbed(files: Path, cluster: LocalCluster) -> Path:
-    """The output of a run on the cluster that nothing happened to."""
-    output = files / "undisturbed"
-    finish(cluster, on(cluster, *score(files), *PARQUET, output=output))
+    """The output of a run on the cluster that nothing happened to, which is that of the local command."""
+    output, options = files / "undisturbed", [*score(files, files / "fewer.txt"), *PARQUET]
+    finish(cluster, on(cluster, *options, output=output))
+    done = locally(*options, "--output", files / "local")
+    assert done.returncode == 0, done.stderr
+    assert table(*parts(output)).equals(table(files / "local"))
+    assert len(parts(output)) == -(-FEWER_ROWS // 256)
     return output
 
 
-def test_fifty_thousand_rows_are_those_of_one_machine_in_all_digits(local: Path, undisturbed: Path) -> None:
-    found, expected = table(*parts(undisturbed)), table(local)
+def test_fifty_thousand_rows_are_those_of_one_machine_in_all_digits(
+    files: Path, cluster: LocalCluster, tmp_path: Path
+) -> None:
+    options = [*score(files, files / "lines.txt", window=1024), *PARQUET]
+    done = locally(*options, "--output", tmp_path / "local")
+    assert done.returncode == 0, done.stderr
+    finish(cluster, on(cluster, *options, output=tmp_path / "parts"))
+    found, expected = table(*parts(tmp_path / "parts")), table(tmp_path / "local")
     assert expected.num_rows == ROWS
-    assert len(parts(undisturbed)) > 10
+    assert len(parts(tmp_path / "parts")) == -(-ROWS // 1024)
     assert found.schema == expected.schema
     assert found.equals(expected)
     signatures = [
         json.loads(path.read_text(encoding="utf-8"))["signature"]
-        for path in (undisturbed / "_SUCCESS", local.with_name("local.parquet.meta.json"))
+        for path in (tmp_path / "parts" / "_SUCCESS", tmp_path / "local.meta.json")
     ]
     assert signatures[0] == signatures[1]
 
 
-@pytest.mark.parametrize("form", ["tsv", "jsonl"])
-@pytest.mark.parametrize("unit", [["--by", "word", "--bits"], ["--by", "token", "--ranks", "--entropy"]])
+@pytest.mark.parametrize(
+    ("form", "unit"), [("tsv", ("--by", "token", "--ranks", "--entropy")), ("jsonl", ("--by", "word", "--bits"))]
+)
 def test_words_and_tokens_are_the_same_bytes(
-    files: Path, cluster: LocalCluster, tmp_path: Path, form: str, unit: list[str]
+    files: Path, cluster: LocalCluster, tmp_path: Path, form: str, unit: tuple[str, ...]
 ) -> None:
-    some = tmp_path / "some.txt"
-    write_lines(some, 5000, seed=1)
-    options = [*score(files, some), *unit, "--format", form]
+    options = [*score(files, files / "fewer.txt", window=1024), *unit, "--format", form]
     done = locally(*options, "--output", tmp_path / "local")
     assert done.returncode == 0, done.stderr
     finish(cluster, on(cluster, *options, output=tmp_path / "parts"))
@@ -88,7 +90,7 @@ def test_words_and_tokens_are_the_same_bytes(
 
 def test_a_killed_worker_changes_nothing(files: Path, cluster: LocalCluster, undisturbed: Path, tmp_path: Path) -> None:
     output = tmp_path / "output"
-    with started(cluster, on(cluster, *score(files), *PARQUET, output=output)) as run:
+    with started(cluster, on(cluster, *score(files, files / "fewer.txt"), *PARQUET, output=output)) as run:
         for count in (3, 10):
             wait_for_parts(output, count, run)
             worker = wait_until(cluster.workers)[0]
@@ -103,7 +105,7 @@ def test_a_killed_driver_is_taken_up_again(
     files: Path, cluster: LocalCluster, undisturbed: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "output"
-    line = on(cluster, *score(files), *PARQUET, "--resume", output=output)
+    line = on(cluster, *score(files, files / "fewer.txt"), *PARQUET, "--resume", output=output)
     for count in (5, 20):
         with started(cluster, line) as run:
             wait_for_parts(output, count, run)
@@ -121,7 +123,7 @@ def test_a_killed_driver_is_taken_up_again(
 def test_a_removed_node_changes_nothing(files: Path, undisturbed: Path, tmp_path: Path) -> None:
     output = tmp_path / "output"
     with LocalCluster(nodes=3, cpus=1) as cluster:
-        line = on(cluster, *score(files), *PARQUET, output=output)
+        line = on(cluster, *score(files, files / "fewer.txt"), *PARQUET, output=output)
         with started(cluster, line) as run:
             wait_for_parts(output, 5, run)
             cluster.remove_node()
