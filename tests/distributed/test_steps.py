@@ -1,0 +1,132 @@
+"""The callable classes for pipelines, called as Ray Data calls them: with tables of Arrow.
+
+Oracle: ``xlm.score``, the tokenizer and ``generate`` on the same texts.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import xlm
+from xlm.distributed import Generator, Scorer, Tokenizer
+from xlm.errors import InputError, LanguageError
+from xlm.generation.continuer import Continuer, decoding_options
+
+pyarrow = pytest.importorskip("pyarrow")
+
+TEXTS = ["the dog is sleeping", None, "", "a cat on grass", "the " * 200]
+
+
+@pytest.fixture(scope="module")
+def opened(demo_files: Path) -> dict[str, Any]:
+    """Which model, for the classes."""
+    return {"model": str(demo_files / "demo.pth"), "codes": str(demo_files / "codes"), "lang": "en"}
+
+
+@pytest.fixture(scope="module")
+def tokenizer(opened: dict[str, Any]) -> Any:
+    return xlm.XLMTokenizer.from_pretrained(opened["model"], codes=opened["codes"])
+
+
+@pytest.fixture(scope="module")
+def model(opened: dict[str, Any]) -> Any:
+    return xlm.XLMWithLMHeadModel.from_pretrained(opened["model"])
+
+
+def table(**columns: Any) -> Any:
+    return pyarrow.table({"key": [{"n": number} for number in range(len(TEXTS))], "text": TEXTS, **columns})
+
+
+def test_scores_stand_beside_all_other_columns(opened: dict[str, Any], model: Any, tokenizer: Any) -> None:
+    given = table()
+    found = Scorer(**opened, bits=True)(given)
+    assert found.column_names == ["key", "text", "tokens", "logprob", "bits", "status"]
+    assert found.select(given.column_names).equals(given)
+    expected = iter(xlm.score(model, tokenizer, [text for text in TEXTS if text is not None], lang="en"))
+    for row in found.to_pylist():
+        if row["text"] is None:
+            assert row["status"] == "error: 'text' is not text: NoneType"
+            assert row["tokens"] is row["logprob"] is row["bits"] is None
+        else:
+            result = next(expected)
+            assert (row["tokens"], row["logprob"]) == (len(result.tokens), result.logprob)
+    assert [row["status"].partition(":")[0] for row in found.to_pylist()] == ["ok", "error", "empty", "ok", "long"]
+
+
+def test_words_and_tokens_are_rows(opened: dict[str, Any], model: Any, tokenizer: Any) -> None:
+    expected = xlm.score(model, tokenizer, [text for text in TEXTS if text is not None], lang="en", ranks=True)
+    words = Scorer(**opened, by="word")(table()).to_pylist()
+    found = [(row["word"], row["start"], row["end"], row["logprob"]) for row in words if row["key"]["n"] == 0]
+    closing = (len(expected[0].words) + 1, len(TEXTS[0] or ""), len(TEXTS[0] or ""), expected[0].logprobs[-1])
+    assert found == [
+        *((number, word.start, word.end, -word.surprisal) for number, word in enumerate(expected[0].words, start=1)),
+        closing,
+    ]
+    tokens = Scorer(**opened, by="token", ranks=True)(table()).to_pylist()
+    of_texts = [row for row in tokens if row["text"] is not None]
+    assert [row["token"] for row in of_texts] == [token for result in expected for token in result.tokens]
+    assert [row["rank"] for row in of_texts] == [rank for result in expected for rank in result.ranks or ()]
+    assert [row["status"] for row in tokens if row["text"] is None] == ["error: 'text' is not text: NoneType"]
+
+
+@pytest.mark.parametrize("output", ["tokens", "ids"])
+def test_tokens_and_ids(opened: dict[str, Any], tokenizer: Any, output: str) -> None:
+    found = Tokenizer(**opened, output=output)(table()).to_pylist()
+    single = tokenizer.tokenize if output == "tokens" else tokenizer.encode
+    assert [row[output] for row in found] == [None if text is None else single(text, lang="en") for text in TEXTS]
+    assert [row["status"] for row in found][1].startswith("error")
+
+
+def test_continuations_are_those_of_the_line(opened: dict[str, Any], model: Any, tokenizer: Any) -> None:
+    options: dict[str, Any] = {"max_new_tokens": 4, "num_return_sequences": 2}
+    numbers = [11, 12, 13, 14, None]
+    generator = Generator(**opened, seed=5, line_column="number", batch_size=2, **options)
+    found = generator(table(number=pyarrow.array(numbers, pyarrow.int64()))).to_pylist()
+    chosen = decoding_options(greedy=False, num_beams=1, **options)
+    continuer = Continuer(model, tokenizer, lang="en", options=chosen)
+    for number, text in zip(numbers, TEXTS, strict=True):
+        rows = [row for row in found if row["number"] == number]
+        if text is None or number is None:
+            assert [row["status"].startswith("error") for row in rows] == [True]
+            continue
+        expected = continuer.continued([continuer.prompt(number, text, where="text")], seed=5)
+        assert [row["continued"] for row in rows] == [each.text for each in expected]
+        assert [tuple(row["ids"]) for row in rows] == [each.found.tokens for each in expected]
+        assert [row["stop"] for row in rows] == [each.found.stop for each in expected]
+        assert [row["seed"] for row in rows] == [each.found.seed for each in expected]
+
+
+def test_a_batch_may_be_empty(opened: dict[str, Any]) -> None:
+    empty = table().slice(0, 0)
+    for step in (Scorer(**opened), Tokenizer(**opened), Generator(**opened, greedy=True)):
+        assert step(empty).num_rows == 0
+        assert "status" in step(empty).column_names
+
+
+@pytest.mark.parametrize(
+    ("batch", "said"),
+    [
+        ({"text": ["x"]}, "is no Arrow table"),
+        (pyarrow.table({"other": ["x"]}), "no such column"),
+        (pyarrow.table({"text": ["x"], "status": ["ok"]}), "a name that the result needs"),
+    ],
+)
+def test_a_dataset_of_another_form_is_refused(opened: dict[str, Any], batch: Any, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        Tokenizer(**opened)(batch)
+
+
+def test_wrong_options_are_said_at_once(opened: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="Only tokens"):
+        Scorer(**opened, ranks=True)
+    with pytest.raises(LanguageError):
+        Scorer(**{**opened, "lang": "xx"})
+    with pytest.raises(InputError, match="No such output"):
+        Tokenizer(**opened, output="words")
+    with pytest.raises(InputError, match="needs the numbers"):
+        Generator(**opened, seed=1)
+    with pytest.raises(InputError, match="max_new_tokens"):
+        Generator(**opened, max_new_tokens=0)
