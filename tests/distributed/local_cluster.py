@@ -117,6 +117,7 @@ class LocalCluster:
             **os.environ,
             _MARK: self._directory,
             "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_worker_niceness": "0",  # of 15, which starves workers beside anything else that computes
             "OMP_NUM_THREADS": "1",
             "PYTHONPATH": str(REPOSITORY),
         }
