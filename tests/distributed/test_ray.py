@@ -5,9 +5,11 @@ Oracle: the bytes that the local command writes, also where a worker kills itsel
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import os
-import signal
-from collections.abc import Iterator, Mapping, Sequence
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,131 +18,93 @@ import pytest
 import torch
 
 from tests.cli.conftest import Invoke
+from tests.conftest import REPOSITORY
 from tests.distributed.test_engine import joined, parts
-from xlm.distributed.cluster import ClusterOptions, connected
-from xlm.distributed.inputs import input_files
-from xlm.distributed.run import Run
-from xlm.distributed.work import Lines, Step, TokenizeWork
-from xlm.distributed.worker_model import WorkerModel
-from xlm.scoring.rows import Row
+from xlm.tokenizer.tokenizer import XLMTokenizer
 
-pytest.importorskip("ray")
-pyarrow = pytest.importorskip("pyarrow")
-# What Ray warns of while it starts, connects and ends is between it and what it is built on.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
-
-
-@pytest.fixture(scope="module")
-def ray() -> Iterator[Any]:
-    """A cluster of this machine, which all tests share."""
-    with connected(ClusterOptions(address="local", concurrency=2)) as found:
-        yield found
-
-
-@pytest.fixture
-def model(demo_files: Path) -> list[str]:
-    return [str(demo_files / "demo.pth"), "--codes", str(demo_files / "codes"), "--lang", "en"]
-
-
-@pytest.mark.usefixtures("ray")
-def test_scores_are_those_of_the_local_command(
-    invoke: Invoke, model: list[str], corpus: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(corpus[0].parent)  # workers are elsewhere
-    command = ["score", *model, *(path.name for path in corpus), "--read-ahead", "20"]
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    local = invoke(*command)
-    torch.set_num_threads(threads)
-    output = tmp_path / "out"
-    remote = invoke(*command, "--engine", "ray", "--concurrency", "2", "--output-dir", output)
-    assert local.exit_code == remote.exit_code == 0, remote.stderr
-    assert remote.stdout == ""
-    assert joined(output, header=True) == local.stdout_bytes
-    assert len(parts(output)) == 7 + 4 + 1 + 3
-    parts(output)[4].unlink()
-    again = invoke(*command, "--engine", "ray", "--concurrency", "1", "--output-dir", output, "--resume")
-    assert again.exit_code == 0, again.stderr
-    assert "14 of them from before" in again.stderr
-    assert joined(output, header=True) == local.stdout_bytes
-
-
-@dataclass(frozen=True, kw_only=True)
-class DyingWork(TokenizeWork):
-    """Tokens, by workers of which the first one that comes to a row kills itself.
-
-    Attributes:
-        marker: A file that is made before, so that it happens once.
-        row: Number of the row.
-    """
-
-    marker: Path
-    row: int
-
-    def start(self, identity: Mapping[str, Any]) -> Step:
-        return _DyingStep(super().start(identity), self.marker, self.row)
+pytest.importorskip("pyarrow")
+if importlib.util.find_spec("ray") is None:
+    pytest.skip("Ray is not installed", allow_module_level=True)
 
 
 @dataclass(frozen=True)
-class _DyingStep:
-    step: Step
-    marker: Path
-    row: int
+class Done:
+    """What was done on the cluster.
 
-    def lines(self, window: Sequence[Row]) -> Lines:
-        if any(row.number == self.row for row in window) and not self.marker.exists():
-            self.marker.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        return self.step.lines(window)
+    Attributes:
+        directory: What was written.
+        told: What there is to tell beside.
+        stdout: Of the process.
+        stderr: Of the process.
+    """
 
-    def finish(self, lines: Path, target: Path) -> None:
-        self.step.finish(lines, target)
+    directory: Path
+    told: dict[str, Any]
+    stdout: str
+    stderr: str
 
 
-@pytest.mark.usefixtures("ray")
-def test_a_killed_worker_changes_nothing(
-    invoke: Invoke, model: list[str], demo_files: Path, corpus: list[Path], tmp_path: Path
+@pytest.fixture(scope="module")
+def opened(demo_files: Path) -> dict[str, str]:
+    return {"model": str(demo_files / "demo.pth"), "codes": str(demo_files / "codes"), "lang": "en"}
+
+
+@pytest.fixture(scope="module")
+def command(opened: dict[str, str], corpus: list[Path]) -> list[str]:
+    """A command whose inputs are named as they are in their directory."""
+    model = [opened["model"], "--codes", opened["codes"], "--lang", "en"]
+    return ["score", *model, *(path.name for path in corpus), "--read-ahead", "20"]
+
+
+@pytest.fixture(scope="module")
+def done(
+    opened: dict[str, str], command: list[str], corpus: list[Path], tmp_path_factory: pytest.TempPathFactory
+) -> Done:
+    directory = tmp_path_factory.mktemp("ray")
+    asked = {"directory": str(directory), "corpus": list(map(str, corpus)), "opened": opened, "command": command}
+    run = subprocess.run(
+        [sys.executable, "-m", "tests.distributed.on_ray", json.dumps(asked)],
+        cwd=REPOSITORY,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    return Done(directory, json.loads((directory / "told.json").read_text()), run.stdout, run.stderr)
+
+
+def test_scores_are_those_of_the_local_command(
+    invoke: Invoke, command: list[str], corpus: list[Path], done: Done, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    work = DyingWork(
-        opened=WorkerModel(model=model[0], codes=model[2], lang="en"),
-        output="ids",
-        read_at_once=10,
-        marker=tmp_path / "killed",
-        row=25,
-    )
-    run = Run(
-        work=work,
-        files=input_files([str(corpus[-1])]),
-        output=str(tmp_path / "out"),
-        cluster=ClusterOptions(concurrency=1),
-        windows_per_file=1,
-    )
-    summary = run(work.identity())
-    assert work.marker.exists()
-    assert (summary.rows, summary.parts, summary.problems) == (50, 5, 0)
-    assert (
-        joined(tmp_path / "out", header=False) == invoke("tokenize", *model, "--output", "ids", corpus[-1]).stdout_bytes
-    )
-    assert not (tmp_path / "out" / "_temporary").exists()
+    monkeypatch.chdir(corpus[0].parent)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as a worker's
+    local = invoke(*command)
+    torch.set_num_threads(threads)
+    output = done.directory / "scores"
+    assert local.exit_code == 0
+    assert joined(output, header=True) == local.stdout_bytes
+    assert len(parts(output)) == 7 + 4 + 1 + 3
+    assert done.stdout == ""
+    assert "255 rows in 15 files\n" in done.stderr
+    assert "255 rows in 15 files, 14 of them from before" in done.stderr
 
 
-def test_the_classes_go_into_pipelines(ray: Any, model: list[str], corpus: list[Path]) -> None:
-    from xlm.distributed import Tokenizer
+def test_a_killed_worker_changes_nothing(
+    invoke: Invoke, opened: dict[str, str], corpus: list[Path], done: Done
+) -> None:
+    output = done.directory / "ids"
+    summary = done.told["summary"]
+    assert (done.directory / "killed").exists()
+    assert (summary["rows"], summary["parts"], summary["problems"]) == (50, 5, 0)
+    model = [opened["model"], "--codes", opened["codes"], "--lang", "en"]
+    local = invoke("tokenize", *model, "--output", "ids", corpus[-1])
+    assert joined(output, header=False) == local.stdout_bytes
+    assert not (output / "_temporary").exists()
 
+
+def test_the_classes_go_into_pipelines(opened: dict[str, str], corpus: list[Path], done: Done) -> None:
+    tokenizer = XLMTokenizer.from_pretrained(opened["model"], codes=opened["codes"])
     texts = corpus[-1].read_text("utf-8").split("\n")
-    dataset = ray.data.from_items([{"number": number, "text": text} for number, text in enumerate(texts)])
-    options = {"model": model[0], "codes": model[2], "lang": "en"}
-    found = dataset.map_batches(
-        Tokenizer,
-        fn_constructor_kwargs=options,
-        batch_format="pyarrow",
-        batch_size=16,
-        compute=ray.data.ActorPoolStrategy(size=1),
-    ).take_all()
-    expected = Tokenizer(**options)(pyarrow.table({"text": texts})).to_pylist()
-    assert [row["ids"] for row in sorted(found, key=lambda row: row["number"])] == [row["ids"] for row in expected]
+    assert done.told["ids"] == [tokenizer.encode(text, lang="en") for text in texts]

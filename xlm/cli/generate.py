@@ -165,7 +165,7 @@ def _on_ray(
 ) -> None:
     input_format, column = options["input_format"], options["column"]
     files = inputs([name], form=input_format, column=column)
-    from xlm.distributed.work import GenerateWork
+    from xlm.distributed.generate_work import GenerateWork
 
     if seed is None:
         seed = earlier_run(options).get("seed", secrets.randbits(63))

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,6 @@ CONNECT_SECONDS = 30.0
 
 _UNLESS_SET = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent anywhere
-    "RAY_BACKEND_LOG_LEVEL": "fatal",  # its files hold the rest
     "RAY_worker_niceness": "0",  # workers are what the run is for
 }
 _CLIENT_PORT = 10001
@@ -105,7 +105,8 @@ def connected(options: ClusterOptions) -> Iterator[Any]:
     except (ConnectionError, RuntimeError, OSError, ValueError) as error:
         raise _unreachable(address or "local", time.monotonic() - started, error) from error
     try:
-        yield ray
+        with redirect_stdout(sys.stderr):  # where Ray prints which of its processes have died
+            yield ray
     finally:
         ray.shutdown()
 

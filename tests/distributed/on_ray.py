@@ -1,0 +1,107 @@
+"""What ``test_ray.py`` runs in a process of its own, since Ray leaves files and processes to the end of its process.
+
+It connects to a cluster of this machine, as the commands do, and does there what its tests look at.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from xlm.cli import xlm
+from xlm.distributed.cluster import ClusterOptions, connected
+from xlm.distributed.inputs import input_files
+from xlm.distributed.run import Run, Summary
+from xlm.distributed.work import Lines, Step, TokenizeWork
+from xlm.distributed.worker_model import WorkerModel
+from xlm.scoring.rows import Row
+
+
+@dataclass(frozen=True, kw_only=True)
+class DyingWork(TokenizeWork):
+    """Ids, by workers of which the first one that comes to a row kills itself.
+
+    Attributes:
+        marker: A file that is made before, so that it happens once.
+        row: Number of the row.
+    """
+
+    marker: Path
+    row: int
+
+    def start(self, identity: Mapping[str, Any]) -> Step:
+        return _DyingStep(super().start(identity), self.marker, self.row)
+
+
+@dataclass(frozen=True)
+class _DyingStep:
+    step: Step
+    marker: Path
+    row: int
+
+    def lines(self, window: Sequence[Row]) -> Lines:
+        if any(row.number == self.row for row in window) and not self.marker.exists():
+            self.marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.step.lines(window)
+
+    def finish(self, lines: Path, target: Path) -> None:
+        self.step.finish(lines, target)
+
+
+def tokenized_by_dying_workers(opened: Mapping[str, str], file: Path, output: Path) -> Summary:
+    """Writes the ids of a file's lines, ten lines a part."""
+    work = DyingWork(
+        opened=WorkerModel(model=opened["model"], codes=opened["codes"], lang=opened["lang"]),
+        output="ids",
+        read_at_once=10,
+        marker=output.with_name("killed"),
+        row=25,
+    )
+    cluster = ClusterOptions(concurrency=1)
+    run = Run(work=work, files=input_files([str(file)]), output=str(output), cluster=cluster, windows_per_file=1)
+    return run(work.identity())
+
+
+def in_a_pipeline(ray: Any, opened: Mapping[str, str], texts: Sequence[str]) -> list[list[int]]:
+    """The ids of texts, by ``Tokenizer`` in a pipeline."""
+    from xlm.distributed import Tokenizer
+
+    found = (
+        ray.data.from_items([{"number": number, "text": text} for number, text in enumerate(texts)])
+        .map_batches(
+            Tokenizer,
+            fn_constructor_kwargs=dict(opened),
+            batch_format="pyarrow",
+            batch_size=16,
+            compute=ray.data.ActorPoolStrategy(size=1),
+        )
+        .take_all()
+    )
+    return [[int(index) for index in row["ids"]] for row in sorted(found, key=lambda row: int(row["number"]))]
+
+
+def main(asked: Mapping[str, Any]) -> None:
+    """Does all of it, and writes what there is to tell beside the output."""
+    directory = Path(asked["directory"])
+    corpus = [Path(path) for path in asked["corpus"]]
+    os.chdir(corpus[0].parent)
+    with connected(ClusterOptions(address="local", concurrency=2)) as ray:
+        command = [*asked["command"], "--engine", "ray", "--output-dir", str(directory / "scores")]
+        xlm.main([*command, "--concurrency", "2"], standalone_mode=False)
+        (directory / "scores" / "part-00000-0000004.tsv").unlink()
+        xlm.main([*command, "--concurrency", "1", "--resume"], standalone_mode=False)
+        summary = tokenized_by_dying_workers(asked["opened"], corpus[-1], directory / "ids")
+        texts = corpus[-1].read_text("utf-8").split("\n")
+        told = {"summary": asdict(summary), "ids": in_a_pipeline(ray, asked["opened"], texts)}
+    (directory / "told.json").write_text(json.dumps(told))
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))

@@ -1,0 +1,118 @@
+"""What workers do with windows of prompts: continue them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from xlm.distributed.work import Lines, Step, TextStep, check_same, elsewhere
+from xlm.distributed.worker_model import WorkerModel
+from xlm.errors import InputError
+from xlm.generation.continuer import Continuer, Prompt, decoding_options, refused_prompt
+from xlm.model.decoding.options import DecodingOptions
+from xlm.scoring.rows import Row
+from xlm.scoring.signature import Signature, model_digest, signature
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateWork:
+    """Continuations, in the lines of ``xlm generate``.
+
+    A row that cannot be continued has one line: an empty one, or an object with the further key ``status``.
+
+    Attributes:
+        opened: The model.
+        continuation_lang: As for ``Continuer``.
+        options: As for ``decoding_options``.
+        form: ``"text"`` or ``"jsonl"``.
+        seed: Of all lines of each file.
+        batch_size: Prompts that are run together, which is a window.
+    """
+
+    opened: WorkerModel
+    continuation_lang: str | None
+    options: Mapping[str, Any]
+    form: str
+    seed: int
+    batch_size: int
+
+    header = b""
+
+    @property
+    def suffix(self) -> str:
+        """As ``Work``'s."""
+        return ".txt" if self.form == "text" else ".jsonl"
+
+    @property
+    def read_at_once(self) -> int:
+        """As ``Work``'s."""
+        return self.batch_size
+
+    def identity(self) -> dict[str, Any]:
+        """As ``Work``'s."""
+        made_with = elsewhere(self.opened, self._start(self.opened.here())[0])
+        return {
+            "signature": str(made_with),
+            **asdict(made_with),
+            "form": self.form,
+            "continuation_lang": self.continuation_lang,
+            "decoding": dict(self.options),
+            "seed": self.seed,
+        }
+
+    def start(self, identity: Mapping[str, Any]) -> Step:
+        """As ``Work``'s."""
+        made_with, continuer = self._start(self.opened)
+        check_same(made_with, identity)
+        return _GenerateStep(continuer, self.form, self.seed)
+
+    def _start(self, opened: WorkerModel) -> tuple[Signature, Continuer]:
+        tokenizer = opened.tokenizer()
+        network = opened.network()
+        digest = model_digest(network)
+        fast = opened.fast(network, few_rows=True)
+        options = decoding_options(**self.options)
+        DecodingOptions.checked(fast.config, **options)
+        continuer = Continuer(
+            fast, tokenizer, lang=opened.lang, continuation_lang=self.continuation_lang, options=options
+        )
+        return signature(fast, tokenizer, lang=opened.lang, protocol="generation", digest=digest), continuer
+
+
+@dataclass(frozen=True)
+class _GenerateStep(TextStep):
+    continuer: Continuer
+    form: str
+    seed: int
+
+    def lines(self, window: Sequence[Row]) -> Lines:
+        found = Lines()
+        written: dict[int, list[str]] = {row.number: [] for row in window}
+        prompts: list[Prompt] = []
+        for row in window:
+            try:
+                prompts.append(self._prompt(row))
+            except InputError as error:
+                reason = refused_prompt(error)
+                found.add_problem(row, reason)
+                cells = {"line": row.number, "prompt": row.text, "status": f"error: {reason}"}
+                written[row.number].append("" if self.form == "text" else _json(cells))
+        for continued in self.continuer.continued(prompts, seed=self.seed) if prompts else []:
+            found.counts[continued.found.stop] += 1
+            line = continued.text if self.form == "text" else _json(continued.cells())
+            written[continued.prompt.line].append(line)
+        found.data = "".join(f"{line}\n" for lines in written.values() for line in lines).encode("utf-8")
+        return found
+
+    def _prompt(self, row: Row) -> Prompt:
+        if row.text is None:
+            raise InputError(row.problem or "there is no text")
+        if self.form == "text" and "\n" in row.text:
+            raise InputError("the prompt holds a line feed, and text is one line each")
+        return self.continuer.prompt(row.number, row.text, where="text")
+
+
+def _json(cells: Mapping[str, Any]) -> str:
+    return json.dumps(cells, ensure_ascii=False, allow_nan=False)
