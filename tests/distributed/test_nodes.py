@@ -34,8 +34,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def score(files: Path, *inputs: Path, window: int = 256) -> list[str | Path]:
-    options = [files / "demo.pth", "--codes", files / "codes", "--lang", "en", *inputs]
-    return ["score", *options, "--read-ahead", str(window)]
+    model: list[str | Path] = [files / "demo.pth", "--codes", files / "codes", "--lang", "en"]
+    return ["score", *model, *inputs, "--read-ahead", str(window)]
 
 
 @pytest.fixture(scope="module")
