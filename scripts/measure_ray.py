@@ -7,8 +7,8 @@
 equal: three node processes of one CPU each against one process of one thread; all digits. overhead: the same command
 twice, two workers of one thread against one process of two; start-up is what it takes for one line. It needs two cores
 with nothing else on them. memory: of every process, while a tiny model scores short lines; flat means that none takes
-more in the second half than 5% above the most that it took in the first. Ends with 1 where what the words above say does not hold.
-Without --text and --model the lines are random words and the model is a tiny one that is made here.
+more in the second half than 5% above the most that it took in the first. Ends with 1 where that does not hold. Without
+--text and --model the lines are random words and the model is a tiny one that is made here.
 """
 
 from __future__ import annotations
