@@ -163,7 +163,9 @@ def main() -> int:
     for title, lines in (("first", kept[:_SHOWN]), ("last", heapq.nlargest(_SHOWN, found))):
         print(f"{title}:")
         for line in lines:
-            print(f"{line.difference:+7.3f}  {'domain ' if line.number in inside else 'general'}  {line.text[:84]}")
+            print(
+                f"{line.difference:+7.3f}  {'domain ' if line.number in inside else 'general'}  {line.text[:84].rstrip()}"
+            )
     return 0
 
 
