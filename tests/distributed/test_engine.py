@@ -186,7 +186,12 @@ def test_only_what_is_missing_is_made_again(
     all_parts[2].unlink()  # a part without its record, a record without its part, and a part that was cut
     (output / "_parts" / "00001-0000000.json").unlink()
     all_parts[-1].write_bytes(b"")
+    engine.loses = lambda number: True
+    assert invoke(*command).exit_code == 1
+    assert not (output / "_SUCCESS").exists()
+    engine.loses, engine.done = lambda number: False, 0
     assert invoke(*command).exit_code == 0
+    assert (output / "_SUCCESS").exists()
     assert engine.done == 3
     assert joined(output, header=True) == whole
 

@@ -118,6 +118,9 @@ def test_a_directory_is_written_and_read(root: str, tmp_path: Path) -> None:
     assert directory.read("_parts/a") == b"22"
     assert directory.read("b") == b"x" * 10_000_000
     assert directory.names("_temporary") == {}
+    directory.remove("_parts/a")
+    directory.remove("_parts/a")
+    assert directory.names("_parts") == {}
     directory.remove_unfinished()
     directory.remove_unfinished()
     assert directory.names() == {"b": 10_000_000}

@@ -172,6 +172,14 @@ class Output:
         """
         self.directory.write(f"{_PARTS}/{_numbers(record.name)}.json", _json(asdict(record)))
 
+    def reopen(self) -> None:
+        """Takes back that all parts are there, where a run had said so.
+
+        Raises:
+            WriteError: It cannot be.
+        """
+        self.directory.remove(_SUCCESS)
+
     def finish(self, identity: Mapping[str, Any], records: Iterable[Record]) -> None:
         """Notes that all parts are there, and what they have together.
 

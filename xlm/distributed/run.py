@@ -137,6 +137,8 @@ class Run:
     def _work_off(self, ray: Any, workers: int, reading: Reading, output: Output, identity: dict[str, Any]) -> None:
         """Passes over what is missing, until nothing is: what machines took with them comes again in the next one."""
         idle = 0
+        if self._tasks():
+            output.reopen()
         while tasks := self._tasks():
             done = len(self._records)
             dataset = self._dataset(ray, workers, reading, output, identity, tasks)

@@ -121,6 +121,16 @@ class Directory:
                 target.write(data)
         return source.stat().st_size
 
+    def remove(self, name: str) -> None:
+        """Removes a file, if there is one.
+
+        Raises:
+            WriteError: It cannot be removed.
+        """
+        system, path = file_system(self.address)
+        with self._errors(), suppress(FileNotFoundError):
+            system.delete_file(_joined(path, name))
+
     def remove_unfinished(self) -> None:
         """Removes what killed workers have left below ``_temporary``; as far as that can be done."""
         system, path = file_system(self.address)
