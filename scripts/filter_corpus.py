@@ -163,9 +163,8 @@ def main() -> int:
     for title, lines in (("first", kept[:_SHOWN]), ("last", heapq.nlargest(_SHOWN, found))):
         print(f"{title}:")
         for line in lines:
-            print(
-                f"{line.difference:+7.3f}  {'domain ' if line.number in inside else 'general'}  {line.text[:84].rstrip()}"
-            )
+            kind = "domain " if line.number in inside else "general"
+            print(f"{line.difference:+7.3f}  {kind}  {line.text[:84].rstrip()}")
     return 0
 
 
