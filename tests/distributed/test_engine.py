@@ -13,6 +13,7 @@ import torch
 
 from tests.cli.conftest import Invoke
 from tests.distributed.conftest import Engine
+from tests.distributed.runs import joined, parts
 
 pytest.importorskip("pyarrow")
 
@@ -28,18 +29,6 @@ def _one_thread() -> None:
 def model(demo_files: Path) -> list[str]:
     """A model's arguments."""
     return [str(demo_files / word) if (demo_files / word).exists() else word for word in MODEL]
-
-
-def parts(directory: Path) -> list[Path]:
-    return sorted(path for path in directory.iterdir() if not path.name.startswith("_"))
-
-
-def joined(directory: Path, *, header: bool) -> bytes:
-    """All parts one after the other, the head of the first one only."""
-    found = [path.read_bytes() for path in parts(directory)]
-    if header:
-        assert len({data.partition(b"\n")[0] for data in found}) == 1
-    return b"".join(data.partition(b"\n")[2] if header and number else data for number, data in enumerate(found))
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ import torch
 
 from tests.cli.conftest import Invoke
 from tests.conftest import REPOSITORY
-from tests.distributed.test_engine import joined, parts
+from tests.distributed.runs import joined, parts
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
 pytest.importorskip("pyarrow")

@@ -1,0 +1,172 @@
+"""Finds the lines of a domain in a mixed corpus by the difference of two models' cross-entropies.
+
+    python scripts/filter_corpus.py OUT --domain news.en.txt --general novels.en.txt.gz [--lang en] [--keep 0.05]
+
+Makes the corpus itself, so that it is known what stands in it: most lines of GENERAL's, a few of DOMAIN's. Trains the
+bundled model on for a few updates, once on other lines of the domain and once on as many of the corpus, scores the
+corpus with both on Ray, joins the scores and keeps the share KEEP of the lines. Prints the commands and what was found.
+Run again with the same arguments, it goes on where it was cut off.
+
+Source: Moore and Lewis, Intelligent Selection of Language Model Training Data, ACL 2010, section 2: a line is the
+better the lower its cross-entropy per token under the model of the domain lies below that under a model of the corpus.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import heapq
+import math
+import random
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet
+
+_NEEDED = ("line", "tokens", "logprob", "text")
+_SHOWN = 5
+_FURTHER = """\
+[model]
+start_from = "{model}"
+
+[batch]
+rows = 8
+width = 128
+
+[optimiser]
+lr = 3e-4
+schedule = "cosine"
+warmup = 10
+
+[run]
+evaluate_every = 0
+"""
+
+
+@dataclass(frozen=True, order=True, slots=True)
+class Line:
+    """A line of the corpus with what both models say to it.
+
+    Attributes:
+        difference: Cross-entropy of the domain's model less that of the corpus' model, nats a token; low is good.
+        number: From 1.
+        text: The line.
+    """
+
+    difference: float
+    number: int
+    text: str
+
+
+def scores(directory: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a directory of parts in Parquet, in order, some thousands at a time."""
+    for part in sorted(directory.glob("part-*.parquet")):
+        for batch in pyarrow.parquet.ParquetFile(part).iter_batches(columns=list(_NEEDED)):
+            yield from batch.to_pylist()
+
+
+def differences(domain: Iterable[dict[str, Any]], general: Iterable[dict[str, Any]]) -> Iterator[Line]:
+    """Joins the scores of two models on the same lines; lines that one of them could not score are left out.
+
+    Args:
+        domain: Rows of the domain's model.
+        general: Rows of the other's, of the same corpus.
+
+    Raises:
+        ValueError: They are not of the same lines.
+    """
+    for one, other in zip(domain, general, strict=True):
+        if (one["line"], one["text"]) != (other["line"], other["text"]):
+            raise ValueError(f"line {one['line']} of one output stands beside line {other['line']} of the other")
+        if one["logprob"] is None or other["logprob"] is None:
+            continue
+        domain_entropy, entropy = (-row["logprob"] / row["tokens"] for row in (one, other))
+        yield Line(domain_entropy - entropy, one["line"], one["text"])
+
+
+def run(*arguments: object) -> None:
+    """Shows a command of ``xlm`` and runs it."""
+    words = [str(argument) for argument in arguments]
+    print("$", shlex.join(["xlm", *words]), flush=True)
+    done = subprocess.run([sys.executable, "-m", "xlm", *words], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise SystemExit(done.stderr)
+
+
+def lines_of(path: Path) -> list[str]:
+    """The lines of a text, each once, without those of fewer than four words."""
+    opened = gzip.open if path.suffix == ".gz" else open
+    with opened(path, "rt", encoding="utf-8") as file:
+        return [line for line in dict.fromkeys(line.strip() for line in file) if len(line.split()) > 3]
+
+
+def make_corpus(arguments: argparse.Namespace) -> set[int]:
+    """Writes the mixed corpus and both samples to train on, and returns the numbers of the domain's lines in it."""
+    choose = random.Random(arguments.seed)
+    domain, general = lines_of(arguments.domain), lines_of(arguments.general)
+    choose.shuffle(domain)
+    wanted = round(arguments.lines * arguments.share)
+    if len(domain) < 2 * wanted:
+        raise SystemExit(f"--domain has {len(domain):,} lines that can be used; {2 * wanted:,} are needed")
+    inside = domain[:wanted]
+    corpus = [(line, True) for line in inside]
+    corpus += [(line, False) for line in choose.sample(general, arguments.lines - wanted)]
+    choose.shuffle(corpus)
+    sample = domain[wanted:]
+    like_corpus = [line for line, _ in choose.sample(corpus, min(len(sample), len(corpus)))]
+    for name, lines in (("corpus", [line for line, _ in corpus]), ("domain", sample), ("general", like_corpus)):
+        path, text = arguments.out / f"{name}.txt", "".join(f"{line}\n" for line in lines)
+        if not path.exists() or path.read_text(encoding="utf-8") != text:  # "xlm prepare" sees when a file was written
+            path.write_text(text, encoding="utf-8")
+    return {number for number, (_, is_domain) in enumerate(corpus, start=1) if is_domain}
+
+
+def main() -> int:
+    """Does all of it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path, metavar="OUT", help="directory for everything")
+    parser.add_argument("--domain", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--general", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--lang", default="en")
+    parser.add_argument("--model", default="xlm-clm-ende-small", help="what both models are trained on from")
+    parser.add_argument("--lines", type=int, default=20_000, help="of the mixed corpus")
+    parser.add_argument("--share", type=float, default=0.05, help="of the domain in it")
+    parser.add_argument("--keep", type=float, default=0.05, help="share of the lines to keep")
+    parser.add_argument("--updates", type=int, default=60)
+    parser.add_argument("--concurrency", type=int, default=2, help="workers of Ray")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    out: Path = arguments.out
+    out.mkdir(parents=True, exist_ok=True)
+    inside = make_corpus(arguments)
+    (out / "further.toml").write_text(_FURTHER.format(model=arguments.model), encoding="utf-8")
+    for name in ("domain", "general"):
+        data, trained = out / f"data-{name}", out / f"model-{name}"
+        run("prepare", data, "--model", arguments.model, "--train", f"{arguments.lang}={out / name}.txt")
+        places = ("--set", f"data={data}", "--set", f"output={trained}")
+        run("train", out / "further.toml", *places, "--set", f"run.updates={arguments.updates}", "--resume")
+        engine = ["--engine", "ray", "--concurrency", arguments.concurrency]
+        output = ["--format", "parquet", "--output-dir", out / f"scores-{name}", "--resume"]
+        run("score", trained / "last", "--lang", arguments.lang, out / "corpus.txt", *engine, *output)
+    found = list(differences(scores(out / "scores-domain"), scores(out / "scores-general")))
+    kept = heapq.nsmallest(math.ceil(arguments.keep * len(found)), found)
+    with (out / "kept.txt").open("w", encoding="utf-8") as file:
+        file.writelines(f"{line.text}\n" for line in sorted(kept, key=lambda line: line.number))
+    right = sum(line.number in inside for line in kept)
+    print(f"corpus: {len(found):,} lines, {len(inside):,} of the domain ({len(inside) / len(found):.1%})")
+    print(f"kept:   {len(kept):,} lines, {right:,} of the domain ({right / len(kept):.1%}); see {out / 'kept.txt'}")
+    for title, lines in (("first", kept[:_SHOWN]), ("last", heapq.nlargest(_SHOWN, found))):
+        print(f"{title}:")
+        for line in lines:
+            kind = "domain " if line.number in inside else "general"
+            print(f"{line.difference:+7.3f}  {kind}  {line.text[:84].rstrip()}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,195 @@
+"""The command on a cluster of this machine beside the command alone: what it writes, how fast, in how much memory.
+
+    python scripts/measure_ray.py equal    [--lines 50000] [--model xlm-clm-ende-small --text en.txt.gz]
+    python scripts/measure_ray.py overhead [--lines 50000] --text en.txt.gz
+    python scripts/measure_ray.py memory   [--lines 1000000]
+
+equal: three node processes of one CPU each against one process of one thread; all digits. overhead: the same command
+twice, two workers of one thread against one process of two; start-up is what it takes for one line. It needs two cores
+with nothing else on them. memory: of every process, while a tiny model scores short lines; flat means that none takes
+more in the second half than 5% above the most that it took in the first. Ends with 1 where that does not hold. Without
+--text and --model the lines are random words and the model is a tiny one that is made here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import itertools
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import make_demo_checkpoint
+from measure_score_memory import write_lines
+
+from tests.distributed.local_cluster import LocalCluster, Process
+from tests.distributed.runs import command, finish, locally, on, parts, started, table
+from xlm.bench.report import machine_facts
+
+_BAR = 0.85
+_GROWTH = 1.05
+_POINTS = 20
+
+
+def say_machine() -> None:
+    """Prints what everything runs on."""
+    for fact in machine_facts(("torch", "ray", "pyarrow")).values():
+        print(fact)
+    print(f"load {os.getloadavg()[0]:.2f}")
+
+
+def make_input(directory: Path, arguments: argparse.Namespace) -> list[str | Path]:
+    """Writes the lines, and the model where none is given; returns the command that scores them."""
+    model: list[str | Path] = [arguments.model]
+    if arguments.model is None:
+        make_demo_checkpoint.write_files(directory)
+        model = [directory / "demo.pth", "--codes", directory / "codes"]
+    lines = directory / "lines.txt"
+    if arguments.text is None:
+        write_lines(lines, arguments.lines, seed=0)
+    else:
+        opened = gzip.open if arguments.text.suffix == ".gz" else open
+        with opened(arguments.text, "rb") as source:
+            lines.write_bytes(b"".join(itertools.islice(source, arguments.lines)))
+    size = lines.stat().st_size
+    print(f"{arguments.lines:,} lines, {size:,} bytes; {arguments.model or 'a tiny model'}", flush=True)
+    return ["score", *model, "--lang", arguments.lang, "--format", "parquet", lines]
+
+
+def equal(arguments: argparse.Namespace, directory: Path) -> bool:
+    """Whether a cluster of several nodes writes what one process does."""
+    score = make_input(directory, arguments)
+    begin = time.monotonic()
+    done = locally(*score, "--output", directory / "local")
+    assert done.returncode == 0, done.stderr
+    print(f"one process, one thread: {time.monotonic() - begin:.1f} s", flush=True)
+    with LocalCluster(nodes=3, cpus=1) as cluster:
+        begin = time.monotonic()
+        finish(cluster, on(cluster, *score, output=directory / "parts"))
+        print(f"three nodes, three workers: {time.monotonic() - begin:.1f} s, {len(parts(directory / 'parts'))} parts")
+    expected = table(directory / "local")
+    same = bool(table(*parts(directory / "parts")).equals(expected))
+    print(f"{expected.num_rows:,} rows: {'all equal, in all digits' if same else 'DIFFERENT'}")
+    return same and expected.num_rows == arguments.lines
+
+
+def _seconds(line: list[str], *, threads: int) -> float:
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    begin = time.monotonic()
+    done = subprocess.run(line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+    if done.returncode != 0:
+        raise SystemExit(done.stdout.decode())
+    return time.monotonic() - begin
+
+
+def overhead(arguments: argparse.Namespace, directory: Path) -> bool:
+    """Whether two workers of one thread keep up with one process of two."""
+    score = make_input(directory, arguments)
+    one = directory / "one.txt"
+    with Path(score[-1]).open("rb") as lines:
+        one.write_bytes(lines.readline())
+    ray = ("--engine", "ray", "--address", "local", "--concurrency", "2", "--output-dir")
+    found = {}
+    for name, threads, output in (("one process, 2 threads", 2, ("--output",)), ("ray, 2 workers of 1 thread", 1, ray)):
+        start = _seconds(command(*score[:-1], one, *output, directory / f"one-{threads}"), threads=threads)
+        whole = _seconds(command(*score, *output, directory / f"all-{threads}"), threads=threads)
+        found[threads] = (arguments.lines / whole, (arguments.lines - 1) / (whole - start))
+        print(
+            f"{name}: {whole:.1f} s, of which start-up {start:.1f} s; "
+            f"{found[threads][0]:,.1f} rows/s, without start-up {found[threads][1]:,.1f} rows/s",
+            flush=True,
+        )
+    same = _same_rows(directory / "all-2", *parts(directory / "all-1"))
+    ratios = [ray / alone for ray, alone in zip(found[1], found[2], strict=True)]
+    print(f"ray / one process: {ratios[0]:.3f}, without start-up {ratios[1]:.3f} (bar {_BAR})")
+    return same and ratios[1] >= _BAR
+
+
+def _same_rows(local: Path, *parts: Path) -> bool:
+    """Whether rows are equal; log-probabilities but for what the number of threads changes in a sum."""
+    expected, found = table(local), table(*parts)
+    logprobs = [each.column("logprob").to_pylist() for each in (expected, found)]
+    off = max(abs(a - b) for a, b in zip(*logprobs, strict=True))
+    same = bool(expected.drop(["logprob"]).equals(found.drop(["logprob"])))
+    print(f"rows equal: {same}; log-probabilities differ by {off:.1e} nats at most, of 1 thread from 2")
+    return same and off < 1e-3
+
+
+def memory(arguments: argparse.Namespace, directory: Path) -> bool:
+    """Whether no process grows."""
+    score = make_input(directory, arguments)
+    names: dict[int, str] = {}  # those of workers say what they are at, and change
+    curves: dict[int, list[int]] = defaultdict(list)
+    with LocalCluster(nodes=2, cpus=1) as cluster:
+        line = on(cluster, *score, "--windows-per-file", "1", output=directory / "parts", workers=2)
+        total = -(-arguments.lines // 4096)
+        begin = time.monotonic()
+        with started(cluster, line) as run:
+            following = 0
+            while run.poll() is None:
+                done = len(parts(directory / "parts"))
+                if done > following:
+                    following = done + total // (10 * _POINTS)
+                    now = {process: process.memory() for process in cluster.processes()}
+                    for process, size in now.items():
+                        curves[process.pid].append(size)
+                        names[process.pid] = process.name
+                    if max(map(len, curves.values())) % 10 == 1:
+                        _say_point(time.monotonic() - begin, done * 4096, now)
+                time.sleep(0.05)
+            if run.returncode != 0:
+                raise SystemExit(run.communicate()[0])
+        rows = json.loads((directory / "parts" / "_SUCCESS").read_text(encoding="utf-8"))["rows"]
+        print(f"{rows:,} rows in {time.monotonic() - begin:.0f} s")
+    points = max(map(len, curves.values()))
+    flat = True
+    for pid, sizes in sorted(curves.items()):
+        if len(sizes) < points // 2:  # gone, or not there, most of the time
+            continue
+        first, second = sizes[: len(sizes) // 2], sizes[len(sizes) // 2 :]
+        grows = max(second) > _GROWTH * max(first)
+        flat = flat and not grows
+        print(
+            f"{pid:8} {names[pid]:48} first half {max(first) / 1e6:6.1f} MB at most, second {max(second) / 1e6:6.1f}"
+            f"{', GROWS' if grows else ''}"
+        )
+    return flat and rows == arguments.lines
+
+
+def _say_point(seconds: float, rows: int, sizes: dict[Process, int]) -> None:
+    by_name: dict[str, int] = defaultdict(int)
+    for process, size in sizes.items():
+        by_name[process.name.partition(".")[0][:30]] += size
+    shown = ", ".join(f"{name} {size / 1e6:.0f}" for name, size in sorted(by_name.items()))
+    print(f"{seconds:7.1f} s {rows:10,} rows  {sum(sizes.values()) / 1e6:7.0f} MB: {shown}", flush=True)
+
+
+def main() -> int:
+    """Measures what is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["equal", "overhead", "memory"])
+    parser.add_argument("--lines", type=int)
+    parser.add_argument("--model")
+    parser.add_argument("--text", type=Path, help="lines of it; .gz is decompressed")
+    parser.add_argument("--lang", default="en")
+    arguments = parser.parse_args()
+    arguments.lines = arguments.lines or (1_000_000 if arguments.what == "memory" else 50_000)
+    if arguments.what == "overhead" and arguments.model is None:
+        arguments.model = "xlm-clm-ende-small"
+    say_machine()
+    with tempfile.TemporaryDirectory() as name:
+        holds = {"equal": equal, "overhead": overhead, "memory": memory}[arguments.what](arguments, Path(name))
+    print("holds" if holds else "DOES NOT HOLD")
+    return 0 if holds else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
