@@ -46,11 +46,14 @@ class Process:
         return self.name.startswith("ray::MapWorker")
 
     def memory(self) -> int:
-        """Bytes of memory that it takes up, its part of what is shared (PSS); 0 when it has ended."""
+        """Bytes that it takes up, its part of what is shared (PSS), but for the object store; 0 when it has ended.
+
+        The store has a size that is set; its pages count once they have been used.
+        """
         with suppress(OSError):
-            for line in Path(f"/proc/{self.pid}/smaps_rollup").read_text(encoding="utf-8").splitlines():
-                if line.startswith("Pss:"):
-                    return int(line.split()[1]) << 10
+            lines = Path(f"/proc/{self.pid}/smaps_rollup").read_text(encoding="utf-8").splitlines()
+            sizes = {line.partition(":")[0]: int(line.split()[1]) << 10 for line in lines[1:]}
+            return sizes["Pss"] - sizes.get("Pss_Shmem", 0)
         return 0
 
     def kill(self) -> None:

@@ -156,4 +156,4 @@ def test_bad_rows_say_what_they_say_on_one_machine(
     assert found.count(b"error: ") > 400
     assert joined(tmp_path / "parts", header=form == "tsv") == found
     count = next(line for line in done.stderr.splitlines() if "could not be scored" in line)
-    assert count in printed
+    assert count.partition("scored")[0] in printed
