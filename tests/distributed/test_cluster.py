@@ -79,6 +79,22 @@ def test_an_address_of_the_environment_is_named_too(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_cluster_of_this_machine_that_does_not_start_is_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = pytest.importorskip("ray")
+
+    def init(**_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise Exception("The current node timed out during startup")  # the very class that Ray raises
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(XLMError, match="could not be started") as error, connected(ClusterOptions()):
+        pass
+    assert "timed out during startup" in str(error.value.found)
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
 @pytest.mark.parametrize("address", ["nowhere", "host:port"])
 def test_what_is_no_address_is_said(address: str) -> None:
     pytest.importorskip("ray")

@@ -102,8 +102,10 @@ def connected(options: ClusterOptions) -> Iterator[Any]:
         started = time.monotonic()
         with _own_signals():
             ray.init(**settings)
-    except (ConnectionError, RuntimeError, OSError, ValueError) as error:
-        raise _unreachable(address or "local", time.monotonic() - started, error) from error
+    except Exception as error:  # of a process of its own that does not start in time, Ray says no more than that
+        seconds = time.monotonic() - started
+        here = settings["address"] == "local"
+        raise (_not_started(seconds, error) if here else _unreachable(settings["address"], seconds, error)) from error
     try:
         with redirect_stdout(sys.stderr):  # where Ray prints which of its processes have died
             yield ray
@@ -118,9 +120,11 @@ def _own_signals() -> Iterator[None]:
         yield
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _wait_for(address: str, seconds: float) -> None:
@@ -145,12 +149,25 @@ def _wait_for(address: str, seconds: float) -> None:
         time.sleep(_SECONDS_BETWEEN)
 
 
+def _not_started(seconds: float, error: Exception) -> XLMError:
+    return XLMError(
+        "Ray could not be started on this machine",
+        where="--engine ray without --address",
+        found=f"{_reason(error)}, after {seconds:.0f} s",
+        remedy="run it again when the machine has less to do; Ray's logs say more (/tmp/ray/session_latest/logs)",
+    )
+
+
 def _unreachable(address: str, seconds: float, error: Exception) -> XLMError:
     return XLMError(
         "there is no cluster of Ray at that address",
         where=address,
-        found=f"{str(error).strip() or type(error).__name__}, after {seconds:.0f} s",
+        found=f"{_reason(error)}, after {seconds:.0f} s",
         expected="HOST:PORT of a cluster's head, ray://HOST:PORT, or auto",
         remedy="ray start --head on the machine that is to be the head; without --address and RAY_ADDRESS, this "
         "machine alone does the work",
     )
+
+
+def _reason(error: Exception) -> str:
+    return str(error).strip() or type(error).__name__

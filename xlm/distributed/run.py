@@ -258,8 +258,15 @@ def _results(dataset: Any, *, progress: bool) -> Generator[dict[str, Any], None,
     before = logger.level
     logger.setLevel(logging.CRITICAL)  # its file has all of it; what cannot be computed is counted and done again
     try:
-        for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-            for data in batch.column(RESULT).to_pylist():
-                yield json.loads(data)
+        with warnings.catch_warnings():
+            # Which a small input causes, and nobody can do anything about.
+            warnings.filterwarnings("ignore", "The minimum number of concurrent actors")
+            yield from _rows(dataset)
     finally:
         logger.setLevel(before)
+
+
+def _rows(dataset: Any) -> Iterator[dict[str, Any]]:
+    for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        for data in batch.column(RESULT).to_pylist():
+            yield json.loads(data)
