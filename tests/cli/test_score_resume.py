@@ -15,11 +15,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 import torch
 
 from tests.cli.conftest import Invoke
+from xlm.scoring.input_files import LocalFile
 
 ROWS = 3000
 WORDS = ("the", "small", "dog", "is", "sleeping", "on", "grass.", "Xylophon", "ü", "A", "cat,", "\t")
@@ -179,6 +181,26 @@ def test_a_finished_output_of_another_input_is_refused(
     assert result.exit_code == 1
     assert "other texts" in result.stderr
     assert output.read_bytes() == scored
+
+
+def test_an_input_that_is_refused_is_closed(
+    invoke: Invoke, demo_files: Path, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, output = tmp_path / "in.txt", tmp_path / "out"
+    path.write_bytes(texts.read_bytes())
+    assert invoke(*arguments(demo_files, path, output)).exit_code == 0
+    path.write_bytes(texts.read_bytes().replace(b"t", b"d", 1))
+    opened: list[BinaryIO] = []
+
+    def noted(file: LocalFile) -> BinaryIO:
+        opened.append(file.path.open("rb"))
+        return opened[-1]
+
+    monkeypatch.setattr(LocalFile, "open", noted)
+    result = invoke(*arguments(demo_files, path, output, "--resume"))
+    assert result.exit_code == 1
+    assert "other texts" in result.stderr
+    assert [file.closed for file in opened] == [True]
 
 
 def test_problems_and_damage_are_said_again(invoke: Invoke, demo_files: Path, tmp_path: Path) -> None:

@@ -332,3 +332,18 @@ def test_suffixes_in_capitals(tmp_path: Path) -> None:
     assert read(written(tmp_path / "NEWS.CSV", b'text\n"the, dog"\n')) == ["the, dog"]
     (tmp_path / "NEWS.TSV.GZ").write_bytes(gzip.compress(b"text\nthe dog\n"))
     assert read(tmp_path / "NEWS.TSV.GZ") == ["the dog"]
+
+
+@pytest.mark.parametrize("name", ["in.txt", "in.txt.gz"])
+def test_a_corpus_closes_the_file_whose_rows_are_not_all_taken(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    data = b"one\ntwo\n"
+    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+    corpus = Corpus([path])
+    rows = iter(corpus)
+    assert next(rows).text == "one"
+    corpus.close()
+    with pytest.raises(ValueError, match="closed"):
+        next(rows)
+    assert [row.text for row in corpus] == ["one", "two"]
+    corpus.close()

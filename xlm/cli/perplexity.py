@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,7 +92,9 @@ def command(model: str, files: tuple[Path, ...], langs: tuple[str, ...], form: s
     network = open_model(model, dtype=options["dtype"], device=options["device"])
     digest = model_digest(network)
     network = made_fast(network, dtype=options["dtype"], few_rows=False)
-    with wrong_usage("stride", "window"):
+    with ExitStack() as opened, wrong_usage("stride", "window"):
+        for corpus in corpora.values():
+            opened.callback(corpus.close)
         found = perplexity(
             network,
             tokenizer,

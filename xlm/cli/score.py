@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -140,10 +141,11 @@ def command(model: str, files: tuple[Any, ...], by: str, form: str, **options: A
     made_with = signature(scorer.model, tokenizer, lang=scorer.lang, long=long, digest=digest)
     click.echo(f"signature: {made_with}", err=True)
     run = _Run(scorer, corpus, table, options)
-    if output is None:
-        run.to_stdout()
-    else:
-        run.to_file(output, made_with)
+    with closing(corpus):
+        if output is None:
+            run.to_stdout()
+        else:
+            run.to_file(output, made_with)
     if run.problems:
         click.echo(f"{run.problems:,} rows could not be scored; their column status says why", err=True)
     if corpus.damaged:

@@ -12,6 +12,7 @@ import traceback
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,17 +60,18 @@ def read_units(tasks: Any, *, files: Sequence[InputFile], reading: Reading) -> I
         file, done = json.loads(task)
         corpus = Corpus([files[file]], form=reading.form, column=reading.column)
         try:
-            for unit in units_of(
-                corpus,
-                file=file,
-                read_at_once=reading.read_at_once,
-                windows_per_unit=reading.windows_per_unit,
-            ):
-                digest = done.get(str(unit.index))
-                if digest is None:
-                    yield table_of(UNIT, unit.to_bytes())
-                elif digest != unit.digest:
-                    raise _other_input(files[file].name)
+            with closing(corpus):
+                for unit in units_of(
+                    corpus,
+                    file=file,
+                    read_at_once=reading.read_at_once,
+                    windows_per_unit=reading.windows_per_unit,
+                ):
+                    digest = done.get(str(unit.index))
+                    if digest is None:
+                        yield table_of(UNIT, unit.to_bytes())
+                    elif digest != unit.digest:
+                        raise _other_input(files[file].name)
         except Exception as error:  # a worker hands it on to where it is shown
             yield table_of(UNIT, json.dumps(described(error)).encode())
 

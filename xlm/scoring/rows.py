@@ -7,6 +7,7 @@ import io
 import json
 import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any, BinaryIO
@@ -70,6 +71,7 @@ class Corpus:
         self._column = column or "text"
         self._done = 0  # bytes, or rows of Parquet
         self._at: Any = None  # says how far the open file is read
+        self._open = ExitStack()
         for file, kind in zip(self._files, self._forms, strict=True):
             if kind == "text" and column is not None:
                 raise InputError(
@@ -92,6 +94,10 @@ class Corpus:
     def bytes_read(self) -> int:
         """How far the files are read, in bytes on disk; for Parquet by its share of rows."""
         return self._done + (self._at() if self._at is not None else 0)
+
+    def close(self) -> None:
+        """Closes the file that is being read, for who does not take all rows."""
+        self._open.close()
 
     def __iter__(self) -> Iterator[Row]:
         self.damaged.clear()
@@ -116,11 +122,13 @@ class Corpus:
         if kind == "parquet":
             yield from self._of_parquet(file)
             return
-        with file.open() as opened:
+        with ExitStack() as self._open:
+            opened = self._open.enter_context(file.open())
             self._at = opened.tell if file.size() else None  # a pipe has no place
             if _zipped(file.path):
-                with gzip.GzipFile(fileobj=opened) as unzipped:
-                    yield from self._parsed(io.BufferedReader(unzipped), kind)
+                unzipped = self._open.enter_context(gzip.GzipFile(fileobj=opened))
+                buffered = self._open.enter_context(io.BufferedReader(unzipped))
+                yield from self._parsed(buffered, kind)
             else:
                 yield from self._parsed(opened, kind)
 
