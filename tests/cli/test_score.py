@@ -205,7 +205,8 @@ def test_several_files_have_a_column(invoke: Invoke, model: tuple[str, ...], tmp
     assert next(iter(rows[0])) == "file"
     assert [row["file"] for row in rows[:3]] == [str(files[0])] * 2 + [str(files[1])]
     assert [row["line"] for row in rows[:4]] == [1, 2, 1, 1]
-    assert len({row["logprob"] for row in rows if row["text"] == "the dog"}) == 1
+    logprobs = [row["logprob"] for row in rows if row["text"] == "the dog"]
+    assert max(logprobs) - min(logprobs) < 1e-5  # rows of two files share no batch
     # What could be read of the damaged file is there; that it is damaged is said three times, and by the status.
     assert rows[-1]["status"].startswith("error: the file is damaged from here on")
     assert result.exit_code == 1

@@ -221,6 +221,36 @@ def test_wide_products_of_many_rows_are_whole(rows: int, width: int) -> None:
 
 
 @needs_fbgemm
+@pytest.mark.parametrize("rows", [1, 2, 65])
+@pytest.mark.parametrize("width", [8192, 8193, 20_000])
+@torch.no_grad()
+def test_wide_products_of_float16_are_whole(rows: int, width: int) -> None:
+    linear = nn.Linear(16, width)
+    linear.weight.copy_(linear.weight.half())  # which leaves nothing to round
+    packed = Float16Linear(linear.weight, linear.bias)
+    found = packed(x := torch.randn(rows, 16))
+    torch.testing.assert_close(found, linear(x), rtol=0, atol=1e-5)
+    firsts, pieces = zip(*packed.pieces(x), strict=True)
+    assert firsts == tuple(range(0, width, 8192))
+    assert torch.equal(torch.cat(pieces, 1), found)
+
+
+@pytest.mark.parametrize("weights", ROUNDINGS)
+@pytest.mark.parametrize("words", [60, 10_000])
+@pytest.mark.parametrize("elements", [None, 30_000])
+@torch.no_grad()
+def test_blocks_are_the_logits_in_pieces(weights: str, words: int, elements: int | None) -> None:
+    fast = small_model(vocab_size=words).for_inference(weights)
+    hidden_ND = torch.randn(150, fast.config.emb_dim)
+    found_NV = torch.full((150, words), float("nan"))
+    for rows, first, logits_RS in fast.head.logit_blocks(hidden_ND, torch.empty(words, 0), elements=elements):
+        assert torch.is_autocast_enabled("cpu") is False
+        found_NV[rows, first : first + logits_RS.shape[1]] = logits_RS
+    # Sums of float32 in another order at most.
+    torch.testing.assert_close(found_NV, fast.logits(hidden_ND), rtol=0, atol=1e-5)
+
+
+@needs_fbgemm
 @pytest.mark.parametrize("weights", ["bfloat16", "float16"])
 @pytest.mark.parametrize("largest", [1e6, 1e-6, 1e-9], ids=["too large", "too small", "nothing left"])
 @torch.no_grad()

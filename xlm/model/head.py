@@ -130,9 +130,17 @@ def _write_logits(hidden_RD: Tensor, weight_SD: Tensor, bias_S: Tensor, out_RS: 
         out_RS.copy_(torch.addmm(bias_S, hidden_RD, weight_SD.T))
 
 
-def whole_rows(count: int, width: int, elements: int | None) -> Iterator[slice]:
-    """Divides ``count`` positions for a head that computes the scores of all ``width`` words at once."""
-    rows = min(count, _tiled((elements or _WIDE_BLOCK_ELEMENTS) // width))
+def row_blocks(count: int, width: int, elements: int | None, *, whole: bool = True) -> Iterator[slice]:
+    """Divides positions for a head that computes a fixed number of scores at a time.
+
+    Args:
+        count: Positions.
+        width: Scores of one position.
+        elements: Most scores of a block; ``None`` for what is fastest.
+        whole: Whether these are all words, or some that stay in a CPU's cache.
+    """
+    elements = elements or (_WIDE_BLOCK_ELEMENTS if whole else _NARROW_BLOCK_ELEMENTS["cpu"])
+    rows = min(count, _tiled(elements // width))
     for start in range(0, count, rows or 1):
         yield slice(start, min(start + rows, count))
 
@@ -158,7 +166,7 @@ class AdaptiveHead(nn.Module):
         self, hidden_ND: Tensor, word_embeddings_VD: Tensor, *, elements: int | None = None
     ) -> Iterator[LogitBlock]:
         """Yields log-probabilities of some positions and all words at a time, as a linear head does its logits."""
-        for rows in whole_rows(len(hidden_ND), len(word_embeddings_VD), elements):
+        for rows in row_blocks(len(hidden_ND), len(word_embeddings_VD), elements):
             yield LogitBlock(rows, 0, at_least_float32(self.logits(hidden_ND[rows], word_embeddings_VD)))
 
     def loss(self, logits_BTV: Tensor, hidden_BTD: Tensor, labels_BT: Tensor) -> Tensor:

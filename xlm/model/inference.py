@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from xlm.errors import InputError
 from xlm.model.attention import Attention
-from xlm.model.head import LinearHead, LogitBlock, whole_rows
+from xlm.model.head import LinearHead, LogitBlock, row_blocks
 from xlm.model.lm import XLMWithLMHeadModel
 from xlm.model.packed_linear import ROUNDINGS, packed_linear
 from xlm.model.transformer import Layer, Transformer, TransformerInputs, TransformerOutput
@@ -191,8 +191,16 @@ class _PackedHead(LinearHead):
     def logit_blocks(
         self, hidden_ND: Tensor, word_embeddings_VD: Tensor, *, elements: int | None = None
     ) -> Iterator[LogitBlock]:
-        for rows in whole_rows(len(hidden_ND), len(word_embeddings_VD), elements):
-            yield LogitBlock(rows, 0, self.logits(hidden_ND[rows], word_embeddings_VD))
+        width = self.packed.width
+        for rows in row_blocks(len(hidden_ND), width, elements, whole=width == self.packed.outputs):
+            pieces = self.packed.pieces(hidden_ND[rows])
+            while piece := self._next(pieces):
+                yield LogitBlock(rows, *piece)
+
+    @staticmethod
+    def _next(pieces: Iterator[tuple[int, Tensor]]) -> tuple[int, Tensor] | None:
+        with _in_float32():  # not around a yield, which would leave the caller in it
+            return next(pieces, None)
 
 
 def _pack(weights: str, *linears: Any) -> nn.Module:

@@ -9,9 +9,10 @@ Shapes: K input width, M output width.
 
 from __future__ import annotations
 
+import itertools
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -23,8 +24,11 @@ FEW_ROWS = 8
 """Up to here a map is bound by reading its weights, not by multiplying."""
 
 _MANY_ROWS, _WIDTH = 64, 4096
-"""From so many rows on, a wider product is made so many outputs at a time, a quarter faster: in one piece, each row
-that it writes is far from the next."""
+"""From so many rows on, a wider product in float32 is made so many outputs at a time, a quarter faster: in one piece,
+each row that it writes is far from the next."""
+
+_PACKED_WIDTH = 8192
+"""Outputs that FBGEMM is given at a time, for the same reason; here every number of rows has the same pieces."""
 
 _FINEST_STEP = 6.1e-5
 """Between two levels of a row of int8: FBGEMM takes no smaller one."""
@@ -40,15 +44,31 @@ class PackedLinear(nn.Module):
 
     def __init__(self, weight_MK: Tensor, bias_M: Tensor) -> None:
         super().__init__()
+        self.outputs = len(bias_M)
         self.pack(weight_MK, bias_M.float())
+
+    @property
+    def width(self) -> int:
+        """Outputs M' of a piece of many rows; M where there is one piece."""
+        return self.outputs
 
     def pack(self, weight_MK: Tensor, bias_M: Tensor) -> None:
         """Keeps copies of weight and bias in this class's layout."""
         raise NotImplementedError
 
+    def pieces(self, x_NK: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """Yields all outputs, some at a time where that is faster: the first one's number, and (N, M')."""
+        raise NotImplementedError
+
     def forward(self, x: Tensor) -> Tensor:
         """(…, K) float32 to (…, M) float32."""
-        raise NotImplementedError
+        pieces = self.pieces(x.reshape(-1, x.shape[-1]))
+        _, out_NM = piece = next(pieces)
+        if out_NM.shape[1] < self.outputs:
+            out_NM = x.new_empty(len(out_NM), self.outputs)
+            for first, part_NM in itertools.chain((piece,), pieces):
+                out_NM[:, first : first + part_NM.shape[1]] = part_NM
+        return out_NM.view(*x.shape[:-1], self.outputs)
 
 
 class Float32Linear(PackedLinear):
@@ -58,27 +78,33 @@ class Float32Linear(PackedLinear):
         self.weight_KM = weight_MK.float().t().contiguous()
         self.bias_M = bias_M
 
-    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
-        K, M = self.weight_KM.shape
-        x_NK = x.reshape(-1, K)
-        if len(x_NK) < _MANY_ROWS or M <= _WIDTH:
-            return torch.addmm(self.bias_M, x_NK, self.weight_KM).view(*x.shape[:-1], M)
-        out_NM = x.new_empty(len(x_NK), M)
-        for first in range(0, M, _WIDTH):
-            columns = slice(first, first + _WIDTH)
-            out_NM[:, columns] = torch.addmm(self.bias_M[columns], x_NK, self.weight_KM[:, columns])
-        return out_NM.view(*x.shape[:-1], M)
+    @property
+    def width(self) -> int:  # noqa: D102
+        return min(self.outputs, _WIDTH)
+
+    def pieces(self, x_NK: Tensor) -> Iterator[tuple[int, Tensor]]:  # noqa: D102
+        width = self.width if len(x_NK) >= _MANY_ROWS else self.outputs
+        for first in range(0, self.outputs, width):
+            columns = slice(first, first + width)
+            yield first, torch.addmm(self.bias_M[columns], x_NK, self.weight_KM[:, columns])
 
 
 class Float16Linear(PackedLinear):
     """Weights rounded to float16, everything else in float32; by FBGEMM."""
 
     def pack(self, weight_MK: Tensor, bias_M: Tensor) -> None:  # noqa: D102 (as the base class)
-        self.packed = torch.ops.quantized.linear_prepack_fp16(weight_MK.float(), bias_M)
+        self.packed = [
+            torch.ops.quantized.linear_prepack_fp16(weight_mK.float(), bias_m)
+            for weight_mK, bias_m in zip(weight_MK.split(_PACKED_WIDTH), bias_M.split(_PACKED_WIDTH), strict=True)
+        ]
 
-    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
-        out: Tensor = torch.ops.quantized.linear_dynamic_fp16(x, self.packed)
-        return out
+    @property
+    def width(self) -> int:  # noqa: D102
+        return min(self.outputs, _PACKED_WIDTH)
+
+    def pieces(self, x_NK: Tensor) -> Iterator[tuple[int, Tensor]]:  # noqa: D102
+        for number, packed in enumerate(self.packed):
+            yield number * _PACKED_WIDTH, torch.ops.quantized.linear_dynamic_fp16(x_NK, packed)
 
 
 class Int8Linear(PackedLinear):
@@ -101,9 +127,9 @@ class Int8Linear(PackedLinear):
         # Without these instructions, sums of two products are kept in 16 bits, which rows of 8 bits overflow.
         self.seven_bits = not _multiplies_int8()
 
-    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+    def pieces(self, x_NK: Tensor) -> Iterator[tuple[int, Tensor]]:  # noqa: D102
         # The kernel makes ordinary numbers of most that are not, so that nobody would notice later.
-        if not math.isfinite(float(x.sum())):
+        if not math.isfinite(float(x_NK.sum())):
             raise InputError(
                 "what comes into a layer with int8 weights is not finite",
                 where="weights",
@@ -111,10 +137,10 @@ class Int8Linear(PackedLinear):
                 expected="finite numbers",
                 remedy="another type shows where they come from: for_inference('float32')",
             )
-        if x.numel() > x.shape[-1]:
-            return self._several(x.flatten(0, -2)).view(*x.shape[:-1], -1)
-        out: Tensor = torch.ops.quantized.linear_dynamic(x, self.packed, self.seven_bits)
-        return out
+        if len(x_NK) > 1:
+            yield 0, self._several(x_NK)
+        else:
+            yield 0, torch.ops.quantized.linear_dynamic(x_NK, self.packed, self.seven_bits)
 
     def _several(self, x_NK: Tensor) -> Tensor:
         most = 127 if self.seven_bits else 255
@@ -141,11 +167,11 @@ class Bfloat16Linear(PackedLinear):
         self.bias_M = bias_M
         self.few_rows = Float16Linear(self.weight_MK, bias_M)
 
-    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
-        if x.numel() <= FEW_ROWS * x.shape[-1]:
-            out: Tensor = self.few_rows(x)
-            return out
-        return F.linear(x.bfloat16(), self.weight_MK).float().add_(self.bias_M)
+    def pieces(self, x_NK: Tensor) -> Iterator[tuple[int, Tensor]]:  # noqa: D102
+        if len(x_NK) <= FEW_ROWS:
+            yield from self.few_rows.pieces(x_NK)
+        else:
+            yield 0, F.linear(x_NK.bfloat16(), self.weight_MK).float().add_(self.bias_M)
 
 
 def _int8_scales(weight_MK: Tensor) -> Tensor:
