@@ -113,6 +113,18 @@ class XLMCache:
             self.uniform_length = None
             self.longest = int(self.lengths.max())
 
+    def put_rows(self, rows_R: Tensor, part: XLMCache) -> None:
+        """Row ``rows_R[i]`` takes what row i of another cache holds.
+
+        Args:
+            rows_R: (R,) int64, rows of this cache, no row twice.
+            part: A cache of R rows of the same model, of no larger capacity.
+        """
+        self.keys[:, rows_R, :, : part.capacity] = part.keys
+        self.values[:, rows_R, :, : part.capacity] = part.values
+        self.lengths[rows_R] = part.lengths
+        self._compare_lengths()
+
     def select_rows(self, rows_R: Tensor, *, shared: int = 0) -> None:
         """Row i takes what row ``rows_R[i]`` held; rows may be left out or taken several times.
 
@@ -129,5 +141,8 @@ class XLMCache:
         self.keys, self.values = self.keys.index_select(1, rows_R), self.values.index_select(1, rows_R)
         self.lengths = self.lengths[rows_R]
         if self.uniform_length is None:
-            shortest, self.longest = (int(bound) for bound in torch.aminmax(self.lengths))
-            self.uniform_length = self.longest if shortest == self.longest else None
+            self._compare_lengths()
+
+    def _compare_lengths(self) -> None:
+        shortest, self.longest = (int(bound) for bound in torch.aminmax(self.lengths))
+        self.uniform_length = self.longest if shortest == self.longest else None

@@ -95,7 +95,9 @@ class Float16Linear(PackedLinear):
     def pack(self, weight_MK: Tensor, bias_M: Tensor) -> None:  # noqa: D102 (as the base class)
         self.packed = [
             torch.ops.quantized.linear_prepack_fp16(weight_mK.float(), bias_m)
-            for weight_mK, bias_m in zip(weight_MK.split(_PACKED_WIDTH), bias_M.split(_PACKED_WIDTH), strict=True)
+            for weight_mK, bias_m in zip(
+                torch.split(weight_MK, _PACKED_WIDTH), torch.split(bias_M, _PACKED_WIDTH), strict=True
+            )
         ]
 
     @property

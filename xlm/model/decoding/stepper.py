@@ -11,6 +11,9 @@ from torch import Tensor
 from xlm.model.network import Network
 from xlm.model.transformer import TransformerInputs
 
+_POSITIONS = 128
+"""Of a group of prompts on a CPU: with fewer, weights are read more often than multiplying takes."""
+
 
 class Stepper:
     """A model with its cache, decoding one batch; nothing is checked here, so the caller checks once, before.
@@ -41,9 +44,23 @@ class Stepper:
         Returns:
             (B, V) logits of each row's last real position.
         """
-        hidden_BTD = self._model.transformer(inputs, cache=self._cache).hidden
-        rows_B = torch.arange(hidden_BTD.shape[0], device=hidden_BTD.device)
-        return self._model.logits(hidden_BTD[rows_B, self._cache.lengths - 1])
+        if inputs.valid is None or inputs.valid.device.type != "cpu":
+            return self._model.logits(self._last_hidden(inputs, self._cache))
+        last_BD = None
+        for rows in _alike(inputs.valid.sum(1).tolist()):
+            rows_R = torch.tensor(rows)
+            group = _rows_of(inputs, rows_R)
+            part = self._model.new_cache(len(rows), capacity=group.input_ids.shape[1])
+            last_RD = self._last_hidden(group, part)
+            self._cache.put_rows(rows_R, part)
+            last_BD = last_RD.new_empty(len(inputs.valid), last_RD.shape[1]) if last_BD is None else last_BD
+            last_BD[rows_R] = last_RD
+        return self._model.logits(last_BD)
+
+    def _last_hidden(self, inputs: TransformerInputs, cache: XLMCache) -> Tensor:
+        hidden_BTD = self._model.transformer(inputs, cache=cache).hidden
+        rows_B = torch.arange(len(hidden_BTD), device=hidden_BTD.device)
+        return hidden_BTD[rows_B, cache.lengths - 1]
 
     def step(self, tokens_B: Tensor, langs_B: Tensor | None) -> Tensor:
         """Takes one token a row.
@@ -70,3 +87,31 @@ class Stepper:
     def reorder(self, rows_R: Tensor, *, shared: int = 0) -> None:
         """Row i goes on from where row ``rows_R[i]`` is; see ``XLMCache.select_rows``."""
         self._cache.select_rows(rows_R, shared=shared)
+
+
+def _alike(lengths: list[int]) -> list[list[int]]:
+    """Rows in groups of similar lengths, so that little of a group is padding; each has enough positions to be fast."""
+    order = sorted(range(len(lengths)), key=lambda row: lengths[row], reverse=True)
+    left = sum(lengths)
+    groups: list[list[int]] = [[]]
+    for row in order:
+        group = groups[-1]
+        if group and len(group) * lengths[group[0]] >= _POSITIONS <= left:
+            groups.append(group := [])
+        group.append(row)
+        left -= lengths[row]
+    return groups
+
+
+def _rows_of(inputs: TransformerInputs, rows_R: Tensor) -> TransformerInputs:
+    assert inputs.valid is not None
+    valid_RT = inputs.valid[rows_R]
+    T = int(valid_RT.sum(1).max())
+    valid_RT = valid_RT[:, :T]
+    positions, langs = inputs.position_ids, inputs.langs
+    return TransformerInputs(
+        input_ids=inputs.input_ids[rows_R, :T],
+        position_ids=positions[:, :T] if len(positions) == 1 else positions[rows_R, :T],
+        langs=langs if langs is None or langs.shape == (1, 1) else langs.expand_as(inputs.input_ids)[rows_R, :T],
+        valid=None if bool(valid_RT.all()) else valid_RT,
+    )
