@@ -74,6 +74,11 @@ class XLMError(Exception):
             remedy=remedy,
         )
 
+    @property
+    def in_short(self) -> str:
+        """What went wrong and what was found, for a cell of a table."""
+        return self.what if self.found is None else f"{self.what}: {self.found}"
+
     def __str__(self) -> str:
         fields = (("where", self.where), ("found", self.found), ("expected", self.expected), ("remedy", self.remedy))
         sentence = self.what[:1].upper() + self.what[1:]
