@@ -181,7 +181,7 @@ def _table(head: list[str], rows: list[list[str]]) -> list[str]:
 
 
 def _read(path: Path, lines: int) -> list[str]:
-    return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()][:lines]
+    return [line for line in path.read_bytes().decode("utf-8").split("\n") if line.strip()][:lines]
 
 
 def _jobs(arguments: argparse.Namespace) -> list[tuple[str, dict[str, list[str]], Path | None]]:

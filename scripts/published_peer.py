@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from xlm import XLMTokenizer, XLMWithLMHeadModel
+from xlm.errors import InputError
 
 _ROWS = 16
 _PUBLISHED_MASK_TOKEN_ID = 0
@@ -134,11 +135,22 @@ class Peer:
         }
 
     def figure(self, setting: Setting, texts: Sequence[str], lang: str) -> Figure:
-        """Runs one row of the table on the texts of a language."""
+        """Runs one row of the table on the texts of a language.
+
+        Raises:
+            InputError: A text is too long for the model's positions.
+        """
         model = self._models[setting.causal]
         rows = [[setting.first, *self.encoders[setting.text](text, lang), _END] for text in texts]
         longest = model.config.max_position_embeddings
-        assert max(map(len, rows)) < longest, "a text is too long"
+        for text, row in zip(texts, rows, strict=True):
+            if len(row) >= longest:
+                raise InputError(
+                    "a text is too long",
+                    where=f"the texts in {lang}",
+                    found=f"{len(row) - 2} tokens as transformers divides it: {text[:40]!r}…",
+                    expected=f"at most {longest - 3}",
+                )
         languages = {"right": model.config.lang2id[lang], "none": None, "lang_id": model.config.lang_id}
         measure = {"forward": _forward, "generate": _generate, "labels": _labels}[setting.way]
         with torch.inference_mode():

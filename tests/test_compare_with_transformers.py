@@ -27,6 +27,7 @@ from hypothesis import strategies as st
 from tests.conftest import REPOSITORY
 from tests.demo_files import write_demo_files
 from xlm import XLMTokenizer, XLMWithLMHeadModel
+from xlm.errors import InputError
 
 SCRIPT = REPOSITORY / "scripts" / "compare_with_transformers.py"
 TEXTS = {
@@ -214,3 +215,17 @@ def test_the_command(
     status, _, errors = run(tmp_path / "no-such-model")
     assert status == 1
     assert errors.startswith("Error: ")
+
+
+def test_a_text_that_is_too_long_is_one_message(script: ModuleType, files: Path) -> None:
+    model = XLMWithLMHeadModel.from_pretrained(files / "demo.pth")
+    text = "The small dog " * model.config.max_position_embeddings
+    with pytest.raises(InputError, match="too long") as error:
+        script.compare(str(files / "demo.pth"), {"en": [*TEXTS["en"], text]}, codes=files / "codes")
+    assert error.value.where == "the texts in en"
+    assert "The small dog" in str(error.value.found)
+
+
+def test_only_line_feeds_end_a_text(script: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "texts").write_bytes("a\u2028b\x85c\x0bd\re\n\n f\n".encode())
+    assert script._read(tmp_path / "texts", 2) == ["a\u2028b\x85c\x0bd\re", " f"]

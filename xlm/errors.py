@@ -14,11 +14,17 @@ XLMError
 
 from __future__ import annotations
 
+import os
+import sys
+import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+_LIBRARY = f"{Path(__file__).parent}{os.sep}"
 
 Problem = tuple[str, object, str]
 """The name of a value, the value, and what is allowed."""
@@ -67,6 +73,11 @@ class XLMError(Exception):
             expected="; ".join(f"{name}: {rule}" for name, _, rule in problems),
             remedy=remedy,
         )
+
+    @property
+    def in_short(self) -> str:
+        """What went wrong and what was found, for a cell of a table."""
+        return self.what if self.found is None else f"{self.what}: {self.found}"
 
     def __str__(self) -> str:
         fields = (("where", self.where), ("found", self.found), ("expected", self.expected), ("remedy", self.remedy))
@@ -125,3 +136,11 @@ class DependencyError(XLMError, ImportError):
 
 class XLMWarning(UserWarning):
     """Something that is allowed and probably not what was meant."""
+
+
+def warn_caller(message: str) -> None:
+    """Warns at the line outside of this library that a call came from, however many functions lie between."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_LIBRARY):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, XLMWarning, stacklevel=level)

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
-from huggingface_hub import constants
+from huggingface_hub import constants, hf_hub_download
 
 from tests.checkpoint.fake_hub import FakeHub, commit_of, repository
 from tests.checkpoint.hub_files import (
@@ -157,3 +158,30 @@ def test_a_small_file_in_the_cache_is_that_of_its_commit(hub: FakeHub, files: Fi
     path = next((tmp_path / "cache").glob("models--*/snapshots/*/config.json")).resolve()
     path.write_bytes(with_more_dropout(files)["config.json"])
     assert XLMWithLMHeadModel.from_pretrained(ID).config.dropout == 0.1
+
+
+# ---- other threads, which have the library's session in common
+
+
+def test_what_another_thread_fetches_meanwhile_is_its_own(hub: FakeHub, files: Files, tmp_path: Path) -> None:
+    """Also within the block, where our own file's tag is looked for."""
+
+    def fetched() -> bytes:
+        return Path(hf_hub_download(ID, "README.md")).read_bytes()
+
+    with ThreadPoolExecutor(1) as other, plain_headers("0" * 40):
+        assert other.submit(fetched).result() == files["README.md"]
+    assert [path.name for path in tmp_path.rglob("blobs/*")] != ["0" * 40]
+
+
+def test_many_threads_and_one_cache(hub: FakeHub, saved: Path, tmp_path: Path) -> None:
+    tokenizer = XLMTokenizer.from_pretrained(saved)
+
+    def right(number: int) -> bool:
+        cache = tmp_path / f"cache {number // 4}"
+        if number % 2:
+            return XLMTokenizer.from_pretrained(ID, cache_dir=cache) == tokenizer
+        return same_weights(XLMWithLMHeadModel.from_pretrained(ID, cache_dir=cache), saved)
+
+    with ThreadPoolExecutor(4) as threads:
+        assert all(threads.map(right, range(12)))

@@ -47,8 +47,9 @@ PASSING: dict[Callable[[FakeHub], None], str] = {
 def test_when_the_hub_fails_the_cache_serves(fault: Callable[[FakeHub], None], hub: FakeHub, saved: Path) -> None:
     XLMWithLMHeadModel.from_pretrained(ID)
     fault(hub)
-    with pytest.warns(XLMWarning, match=rf"{PASSING[fault]}.*commit {commit_of('main')}"):
+    with pytest.warns(XLMWarning, match=rf"{PASSING[fault]}.*commit {commit_of('main')}") as caught:
         assert same_weights(XLMWithLMHeadModel.from_pretrained(ID), saved)
+    assert caught[0].filename == __file__
 
 
 def no_repository(hub: FakeHub) -> None:

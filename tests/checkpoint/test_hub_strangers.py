@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import get_session
 from safetensors.torch import load, save
 
 from tests.checkpoint.fake_hub import FakeHub, repository
@@ -36,19 +38,63 @@ def test_names_that_move_the_cursor(hub: FakeHub) -> None:
     assert len(str(error.value.found)) <= 300
 
 
+def tag_of(outside: Path, cache: Path) -> str:
+    """From the directory of the blobs; relative, as the library strips a slash from the front."""
+    return f'"{os.path.relpath(outside, cache / "models--someone--small" / "blobs")}"'
+
+
 @pytest.mark.parametrize("there", [False, True])
 @pytest.mark.parametrize("header", ["ETag", "X-Linked-Etag"])
 def test_a_tag_that_points_elsewhere(header: str, there: bool, hub: FakeHub, tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     if there:
         outside.write_text("mine")
-    # From the directory of the blobs; relative, as the library strips a slash from the front.
-    hub.faults.headers[header] = (
-        f'"{os.path.relpath(outside, tmp_path / "cache" / "models--someone--small" / "blobs")}"'
-    )
+    hub.faults.headers[header] = tag_of(outside, tmp_path / "cache")
     with pytest.raises(HubError, match="answered is not the hub"):
         XLMWithLMHeadModel.from_pretrained(ID)
     assert (outside.read_text() if outside.exists() else None) == ("mine" if there else None)
+
+
+@pytest.mark.parametrize("refused", [1, 2, 3])
+def test_a_tag_that_points_elsewhere_on_a_connection_made_anew(
+    refused: int, hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The library tries a failed request again, from version 1 in a new session."""
+    hub.faults.headers["ETag"] = tag_of(tmp_path / "outside", tmp_path / "cache")
+    session = get_session()
+    http: Any = importlib.import_module(type(session).__module__.partition(".")[0])
+    no_connection = getattr(http, "ConnectError", None) or http.ConnectionError  # httpx or requests
+    really, tried = type(session).request, []
+
+    def request(session: Any, method: str, url: Any, **options: Any) -> Any:
+        if method == "HEAD":
+            tried.append(url)
+            if len(tried) <= refused:
+                raise no_connection("refused")
+        return really(session, method, url, **options)
+
+    monkeypatch.setattr(type(session), "request", request)
+    with pytest.raises(HubError):
+        XLMTokenizer.from_pretrained(ID)
+    assert tried
+    assert not (tmp_path / "outside").exists()
+
+
+def test_a_link_out_of_the_cache_is_not_followed(hub: FakeHub, saved: Path, tmp_path: Path) -> None:
+    """A file in the cache that is not what the hub lists is removed, but not what a user linked to there."""
+    XLMTokenizer.from_pretrained(ID)
+    mine = tmp_path / "mine"
+    mine.write_text("my own")
+    link = next((tmp_path / "cache").glob("models--*/snapshots/*/config.json"))
+    content = link.resolve()
+    link.unlink()
+    link.symlink_to(mine)
+    assert XLMTokenizer.from_pretrained(ID) == XLMTokenizer.from_pretrained(saved)
+    assert mine.read_text() == "my own"
+    content.unlink()
+    content.symlink_to(mine)
+    assert XLMTokenizer.from_pretrained(ID) == XLMTokenizer.from_pretrained(saved)
+    assert mine.read_text() == "my own"
 
 
 def test_a_commit_that_points_elsewhere(hub: FakeHub, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from tests.checkpoint.original_files import demo_data, save
 from xlm import XLMError, XLMTokenizer, XLMWithLMHeadModel
 from xlm.checkpoint.convert import convert
+from xlm.checkpoint.first_bytes import check_first_bytes
 from xlm.checkpoint.original import read_original
 from xlm.checkpoint.pickles import load_pickle
 from xlm.errors import CheckpointError
@@ -195,6 +196,17 @@ def test_missing_file_and_directory(tmp_path: Path) -> None:
     for path in (tmp_path / "missing.pth", tmp_path):
         with pytest.raises(CheckpointError, match="cannot be opened"):
             load_pickle(path)
+
+
+def test_the_check_of_the_first_bytes_says_the_same(tmp_path: Path) -> None:
+    (tmp_path / "empty.pth").touch()
+    for name, words in (("missing.pth", "cannot be opened"), ("empty.pth", "is empty")):
+        messages = set()
+        for read in (check_first_bytes, load_pickle):
+            with pytest.raises(CheckpointError, match=words) as error:
+                read(tmp_path / name)
+            messages.add(str(error.value))
+        assert len(messages) == 1
 
 
 def test_a_flipped_bit_in_a_weight_is_found(tmp_path: Path) -> None:

@@ -217,7 +217,7 @@ def test_words_are_joined_as_one_writes_them(tokenizer: XLMTokenizer) -> None:
 
 def test_any_error_comes_after_the_prompts_before_it() -> None:
     def prompts() -> Iterator[Prompt]:
-        yield Prompt(1, "the", [1, 14])
+        yield Prompt(line=1, text="the", ids=[1, 14])
         raise LanguageError("no such language")
 
     batches = _batches(prompts(), 2)

@@ -211,6 +211,26 @@ def test_a_full_disk_is_one_message(arguments: list[str]) -> None:
     assert (run.returncode, run.stderr) == (1, "Error: No space left on device\n")
 
 
+@pytest.mark.parametrize(
+    ("command", "closed"), [("tokenize", 0), ("tokenize", 1), ("tokenize", 2), ("score", 0), ("score", 1)]
+)
+def test_a_closed_stream_is_an_empty_one(command: str, closed: int, demo_files: Path, tmp_path: Path) -> None:
+    arguments = [str(demo_files / "demo.pth"), "--codes", str(demo_files / "codes"), "--lang", "en"]
+    output = tmp_path / "scores"
+    if closed == 0:
+        expected = "" if command == "tokenize" else "line\ttokens\tlogprob\ttext\tstatus\n"
+    else:
+        (tmp_path / "text").write_text("the dog\n", encoding="utf-8")
+        arguments += [str(tmp_path / "text"), *(["--output", str(output)] if command == "score" else [])]
+        expected = "the</w> dog</w>\n" if closed == 2 else ""
+    run = subprocess.run(
+        [*XLM, command, *arguments], capture_output=True, text=True, preexec_fn=lambda: os.close(closed)
+    )
+    assert (run.returncode, run.stdout) == (0, expected), run.stderr
+    assert "Traceback" not in run.stderr
+    assert not output.exists() or len(output.read_text(encoding="utf-8").splitlines()) == 2
+
+
 def test_text_is_utf8_whatever_the_locale_says(demo_files: Path) -> None:
     command = [*XLM, "tokenize", str(demo_files / "demo.pth"), "--codes", str(demo_files / "codes"), "--lang", "de"]
     environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -101,3 +104,17 @@ def test_several_processes_write_what_stands_before_an_error(invoke: Invoke, mod
     assert (result.exit_code, result.stdout) == (1, "the</w> dog</w>\n" * 6000)
     assert "line 6001" in result.stderr
     assert invoke("tokenize", *model[:-1], "fr", "--workers", "2", input="the dog\n").exit_code == 1
+
+
+def test_text_from_a_terminal_ends_where_it_ends(model: tuple[str, ...]) -> None:
+    """By Ctrl-D for the text and Ctrl-D for the end, behind which nothing more is waited for."""
+    ours, terminal = os.openpty()
+    command = [sys.executable, "-m", "xlm", "tokenize", *map(str, model), "--workers", "2"]
+    with subprocess.Popen(command, stdin=terminal, stdout=subprocess.PIPE) as process:
+        os.close(terminal)
+        os.write(ours, b"the dog\n\x04\x04")
+        try:
+            assert process.communicate(timeout=30)[0] == b"the</w> dog</w>\n"
+        finally:
+            process.kill()
+            os.close(ours)

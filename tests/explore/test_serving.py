@@ -37,6 +37,23 @@ def test_a_port_that_is_taken_is_told_with_a_remedy() -> None:
         assert "--port 0" in (error.value.remedy or "")
 
 
+def test_a_connection_on_which_nobody_asks_is_closed(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xlm.explore.server._SECONDS_TO_ASK", 0.5)
+    with small.served() as address:
+        port = int(address.rstrip("/").rpartition(":")[2])
+        silent, halting, asking = (socket.create_connection(("127.0.0.1", port), timeout=10) for _ in range(3))
+        with silent, halting, asking:
+            halting.sendall(b"GET / HTTP/1.1\r\nHost:")
+            request = f"GET / HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode()
+            asking.sendall(request)
+            assert asking.recv(15) == b"HTTP/1.1 200 OK"
+            assert silent.recv(1) == halting.recv(1) == b""
+            asking.sendall(request)  # by now the others' time is over
+            asking.shutdown(socket.SHUT_WR)
+            answers = b"".join(iter(lambda: asking.recv(1 << 16), b""))
+            assert answers.count(b"HTTP/1.1 200 OK") == 1
+
+
 def test_a_host_that_is_not_ours_is_told() -> None:
     with pytest.raises(InputError) as error:
         listen("192.0.2.1", 0)

@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -20,8 +20,8 @@ import torch
 
 from tests.conftest import REPOSITORY
 from tests.demo_files import write_demo_files
-from xlm import XLMTokenizer, XLMWithLMHeadModel, convert, score
-from xlm.errors import DependencyError, InputError
+from xlm import XLMConfig, XLMTokenizer, XLMWithLMHeadModel, convert, score
+from xlm.errors import DependencyError, InputError, LanguageError
 
 try:
     import lm_eval
@@ -147,38 +147,43 @@ def test_generation_stops_where_it_is_told(harness_model: Any) -> None:
     assert cut == whole.partition(middle)[0]
 
 
-@pytest.mark.parametrize("most", [1, 12, 62, 63, 64, 100])
+@pytest.mark.parametrize("most", [1, 12, 31, 32, 33, 63, 64, 65, 100])
 @pytest.mark.parametrize("preset", ["original", "transformers"])
 def test_a_long_context_keeps_its_end_and_the_opening(
     model_class: Any, model_directory: Path, most: int, preset: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What every text of the training begins with stays in front, and is never ``<s>``, which training lacks."""
+    """What every text of the training begins with stays in front, and is never ``<s>``, which training lacks.
+
+    Nothing is cut while a position is free: each token that was read has one, and so all of the new but the last.
+    """
     model = model_class(str(model_directory), "en", preset=preset)
     positions = model.model.config.max_position_embeddings
     assert positions == 64
-    prompts: list[list[int]] = []
+    really = model.model.continuations
+    done: list[tuple[list[int], list[int]]] = []
 
-    def continuations(prompt: torch.Tensor, **options: Any) -> list[Any]:
-        prompts.append(prompt[0].tolist())
-        assert options["max_new_tokens"] == most
-        return [SimpleNamespace(tokens=[])]
+    def continuations(prompt: torch.Tensor, **options: Any) -> Any:
+        (found,) = really(prompt, **options, min_new_tokens=options["max_new_tokens"])  # no </s> before
+        done.append((prompt[0].tolist(), list(found.tokens)))
+        return [found]
 
     monkeypatch.setattr(model.model, "continuations", continuations)
-    contexts = ["", "The dog", "The small dog is sleeping on the grass. " * 12]
+    contexts = ["", "The dog", *("The small dog is sleeping on the grass. " * times for times in (1, 3, 4, 12))]
     model.generate_until([Request(context, {"max_gen_toks": most}) for context in contexts])
-    for context, prompt in zip(contexts, prompts, strict=True):
+    for context, (prompt, new) in zip(contexts, done, strict=True):
         tokens = model.tokenizer.encode(context, lang="en", add_special_tokens=False)
         assert prompt[0] == model.model.config.eos_token_id
-        kept = len(prompt) - 1
-        assert kept == min(len(tokens), max(0, positions - most - 1))
+        kept, used = len(prompt) - 1, len(prompt) + len(new) - 1
         assert prompt[1:] == tokens[len(tokens) - kept :]
+        assert kept == len(tokens) or (used == positions and kept >= positions // 2)
+        assert len(new) == most or (used == positions and kept <= positions // 2)
 
 
 def test_a_long_context_is_continued(harness_model: Any) -> None:
     context = "The small dog is sleeping on the grass. " * 12
     (found,) = harness_model.generate_until([Request(context, {"max_gen_toks": 12})])
     ids = harness_model.tokenizer.encode(context, lang="en")[:-1]
-    prompt = torch.tensor([[1, *ids[-51:]]])
+    prompt = torch.tensor([[1, *ids[-52:]]])
     (expected,) = harness_model.model.continuations(prompt, langs="en", max_new_tokens=12)
     assert found == harness_model.tokenizer.decode(
         expected.tokens, skip_special_tokens=True, lang="en", detokenize=True
@@ -188,6 +193,29 @@ def test_a_long_context_is_continued(harness_model: Any) -> None:
 def test_wrong_arguments(model_class: Any, model_directory: Path) -> None:
     with pytest.raises(InputError, match="closing"):
         model_class(str(model_directory), "en", closing="yes")
+    with pytest.raises(InputError, match="Int8 is for the CPU"):
+        model_class(str(model_directory), "en", dtype="int8", device="cuda")
+    with pytest.raises(LanguageError):
+        model_class(str(model_directory), "xx")
+
+
+def test_the_type_of_the_file(model_class: Any, model_directory: Path, tmp_path: Path) -> None:
+    XLMWithLMHeadModel.from_pretrained(model_directory, dtype="bfloat16").save_pretrained(tmp_path)
+    XLMTokenizer.from_pretrained(model_directory).save_pretrained(tmp_path)
+    found = [model_class(str(tmp_path), "en", dtype=dtype).model.weights for dtype in ("auto", "float32")]
+    assert found == ["bfloat16", "float32"]
+
+
+def test_a_model_without_languages(model_class: Any, model_directory: Path, tmp_path: Path) -> None:
+    tokenizer = XLMTokenizer.from_pretrained(model_directory)
+    config = XLMConfig(vocab_size=len(tokenizer), emb_dim=16, n_layers=1, n_heads=2, n_langs=1)
+    network = XLMWithLMHeadModel(config)
+    network.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    (found,) = model_class(str(tmp_path), "en").generate_until([Request("The dog", {"max_gen_toks": 5})])
+    prompt = torch.tensor([tokenizer.encode("The dog", lang="en")[:-1]])
+    (expected,) = network.eval().continuations(prompt, max_new_tokens=5)
+    assert found == tokenizer.decode(expected.tokens, skip_special_tokens=True, lang="en", detokenize=True)
 
 
 def write_task(directory: Path) -> None:

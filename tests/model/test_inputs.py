@@ -156,8 +156,9 @@ def test_without_langs_a_multilingual_model_warns_once_at_the_caller() -> None:
         first = model(ids).logits
     assert [Path(warning.filename) for warning in caught] == [Path(__file__)]
     assert torch.equal(model(ids).logits, first)  # a second warning would be an error here
-    with pytest.warns(XLMWarning):
-        small_model()(ids)
+    with pytest.warns(XLMWarning) as caught:
+        small_model().hidden(ids)
+    assert [warning.filename for warning in caught] == [__file__]
 
 
 @torch.no_grad()

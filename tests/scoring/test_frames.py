@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.scoring.small import make_model
-from xlm import XLMTokenizer, XLMWithLMHeadModel, score, score_frame
+from tests.scoring.small import make_model, open_tokenizer
+from xlm import XLMTokenizer, XLMWarning, XLMWithLMHeadModel, score, score_frame
 from xlm.errors import InputError
 
 pd = pytest.importorskip("pandas")
@@ -94,3 +95,11 @@ def test_errors(
 def test_pandas_is_never_imported_by_us() -> None:
     program = "import sys, xlm.scoring.score, xlm.scoring.frames; print('pandas' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "False\n"
+
+
+def test_a_warning_points_to_the_caller(model: XLMWithLMHeadModel, demo_files: Path) -> None:
+    tokenizer = open_tokenizer(demo_files, bos_token="<s>")
+    for scores in (score, score_frame):
+        with pytest.warns(XLMWarning, match="behind <s>") as caught:
+            scores(model, tokenizer, items(), lang="en")
+        assert caught[0].filename == __file__

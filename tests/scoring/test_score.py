@@ -378,6 +378,9 @@ def test_an_untrained_first_token_warns_once_and_is_scored_as_encoded(demo_files
     np.testing.assert_allclose(
         results[0].logprobs, by_hand(model, tokenizer.encode(TEXTS[0], lang="en"), 1), atol=2e-6, rtol=1e-6
     )
+    with pytest.warns(XLMWarning) as seen_by_stream:
+        assert list(score_stream(model, tokenizer, TEXTS, lang="en")) == results
+    assert seen_by_stream[0].filename == __file__
 
 
 class NumbersTokenizer:

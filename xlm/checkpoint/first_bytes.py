@@ -20,18 +20,32 @@ def check_first_bytes(path: Path) -> None:
         with path.open("rb") as file:
             head = file.read(len(_ZIPPED))
     except OSError as error:
-        raise CheckpointError(
-            "the file cannot be opened",
-            where=path,
-            found=error.strerror or error,
-            expected="a checkpoint",
-            remedy="check the path, and who may read it",
-        ) from error
+        raise not_opened(path, error) from error
+    if not head:
+        raise empty(path)
     if not head.startswith((_ZIPPED, _PICKLED)):
         raise CheckpointError(
             "the file is not a checkpoint",
             where=path,
-            found=f"a file that begins with {head!r}" if head else "0 bytes",
+            found=f"a file that begins with {head!r}",
             expected="a .pth of the original, or a directory with config.json and weights",
             remedy="check the path, and the order of the arguments; fetch the file again if it is damaged",
         )
+
+
+def not_opened(path: Path, error: Exception, *, expected: str = "a checkpoint") -> CheckpointError:
+    """The error for a file that the system does not open."""
+    return CheckpointError(
+        "the file cannot be opened",
+        where=path,
+        found=getattr(error, "strerror", None) or error,
+        expected=expected,
+        remedy="check the path, and who may read it",
+    )
+
+
+def empty(path: Path) -> CheckpointError:
+    """The error for a file without content."""
+    return CheckpointError(
+        "the file is empty", where=path, found="0 bytes", expected="a checkpoint", remedy="fetch it again"
+    )

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import os
 import re
-import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from xlm.errors import CheckpointError, DependencyError, HubError, InputError, XLMError, XLMWarning
+from xlm.errors import CheckpointError, DependencyError, HubError, InputError, XLMError, warn_caller
 
 _PART = r"[A-Za-z0-9_](?:[\w.-]*[A-Za-z0-9_])?"
 _ID = re.compile(rf"({_PART}/)?({_PART})", re.ASCII)
@@ -178,11 +177,9 @@ def fetch(model: HubModel, part: Part, options: HubOptions) -> Path:
         directory = cached(model, part, options) if is_passing(error) else None
         if directory is None:
             raise explained from error
-        warnings.warn(
+        warn_caller(
             f"{where}: {explained.what} ({explained.found}); taken from the cache as it was last fetched, "
-            f"commit {directory.name}",
-            XLMWarning,
-            stacklevel=2,
+            f"commit {directory.name}"
         )
         return directory
 

@@ -231,6 +231,8 @@ def _difference(path: Path, listed: _Listed, *, hashing: bool = True) -> str:
 
 
 def _remove(path: Path) -> None:
-    content = path.resolve()
+    """Removes a file from the cache, and its content if that lies there; a link may lead to a user's file."""
+    content = path.parent / path.readlink() if path.is_symlink() else path
+    if content.parent.resolve() == (path.parents[2] / "blobs").resolve():
+        content.unlink(missing_ok=True)
     path.unlink(missing_ok=True)
-    content.unlink(missing_ok=True)

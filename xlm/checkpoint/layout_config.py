@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 from xlm._version import __version__
 from xlm.checkpoint import plain_data
 from xlm.checkpoint.checkpoint import OriginalRecord
-from xlm.errors import CheckpointError, ConfigError, VocabularyError, XLMWarning
+from xlm.errors import CheckpointError, ConfigError, VocabularyError, warn_caller
 from xlm.model.config import XLMConfig
 from xlm.tokenizer.text_files import read_json_object
 
@@ -158,11 +157,9 @@ def _causal(data: Mapping[str, Any], ours: Mapping[str, Any], override: bool | N
     if isinstance(ours.get("causal"), bool):
         return bool(ours["causal"])
     if not data.get("causal", False):
-        warnings.warn(
+        warn_caller(
             f"{path} says causal: false, as the published configurations of causal models do too; the model is "
-            "taken for a causal one; for a masked language model give causal=False",
-            XLMWarning,
-            stacklevel=2,
+            "taken for a causal one; for a masked language model give causal=False"
         )
     return True
 

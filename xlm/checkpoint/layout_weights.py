@@ -10,6 +10,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from xlm.checkpoint.first_bytes import not_opened
 from xlm.checkpoint.layout_config import listing, read_json
 from xlm.checkpoint.pickles import load_pickle
 from xlm.errors import CheckpointError
@@ -63,13 +64,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         path.open("rb").close()  # the library calls a file missing that may not be read
     except OSError as error:
-        raise CheckpointError(
-            "the file cannot be opened",
-            where=path,
-            found=error.strerror or error,
-            expected="a safetensors file",
-            remedy="check the path, and who may read it",
-        ) from error
+        raise not_opened(path, error, expected="a safetensors file") from error
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)

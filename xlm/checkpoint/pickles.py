@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from xlm.checkpoint.first_bytes import empty, not_opened
 from xlm.checkpoint.zip_check import damaged_entries, read_directory, read_entry
 from xlm.errors import CheckpointError
 
@@ -160,18 +161,9 @@ def _check_file(path: Path) -> list[zipfile.ZipInfo] | None:
     except (OSError, ValueError) as error:
         if isinstance(error, CheckpointError):
             raise
-        found = getattr(error, "strerror", None) or error
-        raise CheckpointError(
-            "the file cannot be opened",
-            where=path,
-            found=found,
-            expected="a checkpoint",
-            remedy="check the path, and who may read it",
-        ) from error
+        raise not_opened(path, error) from error
     if not head:
-        raise CheckpointError(
-            "the file is empty", where=path, found="0 bytes", expected="a checkpoint", remedy="fetch it again"
-        )
+        raise empty(path)
     if head != _ZIP_MAGIC:
         return None
     try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from xlm._atomic import make_directory, write_text
 from xlm.checkpoint.first_bytes import check_first_bytes
 from xlm.checkpoint.hub import TOKENIZER, HubOptions
 from xlm.checkpoint.names import find_model
-from xlm.errors import InputError, VocabularyError, XLMWarning
+from xlm.errors import InputError, VocabularyError, warn_caller
 from xlm.tokenizer.merges import check_merges, read_codes, read_merges, write_merges
 from xlm.tokenizer.presets import PRESETS
 from xlm.tokenizer.text_files import place_of_key, read_json_object, shortened
@@ -239,9 +238,7 @@ def _saved_settings(directory: Path, config: Mapping[str, Any], vocabulary: Voca
         values["additional_special_tokens"] = values["extra_special_tokens"]
     for name, only in _FIXED.items():
         if values.get(name, only) != only:
-            warnings.warn(
-                f"{path}: {name} = {values[name]!r} is not supported and has no effect", XLMWarning, stacklevel=5
-            )
+            warn_caller(f"{path}: {name} = {values[name]!r} is not supported and has no effect")
     saved = {name: values[name] for name in _SETTINGS if values.get(name) is not None}
     for name in SPECIAL_TOKEN_NAMES:
         if name in saved:

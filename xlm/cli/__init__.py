@@ -6,6 +6,7 @@ Only what ``--help`` needs is imported here and at the head of those files; torc
 from __future__ import annotations
 
 import importlib
+import os
 import signal
 import sys
 import warnings
@@ -124,6 +125,14 @@ def xlm(debug: bool) -> None:
     """
 
 
+def _open_closed_streams() -> None:
+    """Puts an empty stream in the place of each standard one that this process was started without (``<&-``)."""
+    # First of all, so that it takes the place of that number too, where no file of ours may be written to by others.
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode, encoding="utf-8"))
+
+
 def _end(number: int, _: object) -> NoReturn:
     # As an exception it passes through every block that removes what is half-written.
     sys.exit(128 + number)
@@ -131,6 +140,7 @@ def _end(number: int, _: object) -> NoReturn:
 
 def main() -> NoReturn:
     """Runs the command line of this process and exits with its status."""
+    _open_closed_streams()
     for name in ("SIGTERM", "SIGHUP"):
         if hasattr(signal, name):  # Windows has no SIGHUP
             signal.signal(getattr(signal, name), _end)

@@ -132,7 +132,8 @@ def _blocks(file: BinaryIO) -> Iterator[bytes]:
     while True:
         with naming_file(file):
             block = file.read(_BLOCK_BYTES)
-            rest = b"" if block.endswith(b"\n") else file.readline()
+            # Behind the end nothing more is read: a terminal would wait for another Ctrl-D.
+            rest = b"" if not block or block.endswith(b"\n") else file.readline()
         if not block:
             return
         yield block + rest

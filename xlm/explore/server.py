@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import ipaddress
 import socket
@@ -12,11 +13,13 @@ from types import FrameType
 
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from xlm.errors import InputError
 from xlm.explore.worker import Worker
 
 _SECONDS_TO_END = 3
+_SECONDS_TO_ASK = 10
 _LONGEST_SHOWN = 80  # characters of a host
 
 
@@ -106,7 +109,7 @@ def make_server(app: ASGIApp, worker: Worker) -> uvicorn.Server:
         app,
         lifespan="off",
         ws="none",
-        http="h11",
+        http=_Connection,
         loop="asyncio",
         log_config=None,  # Python's own: warnings and errors to stderr
         access_log=False,
@@ -115,6 +118,18 @@ def make_server(app: ASGIApp, worker: Worker) -> uvicorn.Server:
         timeout_graceful_shutdown=_SECONDS_TO_END,
     )
     return _Server(config, worker)
+
+
+class _Connection(H11Protocol):
+    """A connection that is closed if no request has come on it in time: there are only so many."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as its base has it
+        super().connection_made(transport)
+        self.loop.call_later(_SECONDS_TO_ASK, self._close_unless_asked)
+
+    def _close_unless_asked(self) -> None:
+        if not self.cycle:
+            self.transport.close()
 
 
 class _Server(uvicorn.Server):

@@ -20,7 +20,7 @@ _SAMPLING = ("temperature", "top_k", "top_p", "min_p")
 _TOP_P = 0.9
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Prompt:
     """A prompt in both forms.
 
@@ -35,7 +35,7 @@ class Prompt:
     ids: list[int]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Continued:
     """A prompt with one of its continuations.
 
@@ -127,7 +127,7 @@ class Continuer:
             positions=config.max_position_embeddings,
             where=where,
         )
-        return Prompt(line, text, ids)
+        return Prompt(line=line, text=text, ids=ids)
 
     def continued(self, prompts: Sequence[Prompt], *, seed: int) -> list[Continued]:
         """Each prompt with each of its continuations, in order; they are run together.
@@ -152,7 +152,8 @@ class Continuer:
 
     def _continued(self, prompt: Prompt, found: Continuation) -> Continued:
         text = prompt.text + self._written(prompt).whole(found.tokens)
-        return Continued(prompt, text, [*self._tokenizer.convert_ids_to_tokens(found.tokens)], found)
+        tokens = self._tokenizer.convert_ids_to_tokens(found.tokens)
+        return Continued(prompt=prompt, text=text, tokens=[*tokens], found=found)
 
     def stream(self, prompt: Prompt, *, seed: int) -> Iterator[str | Continuation]:
         """One continuation of a prompt: the text of both, word by word, and at the end the continuation itself.
@@ -196,4 +197,4 @@ def decoding_options(*, greedy: bool, num_beams: int, **options: Any) -> dict[st
 
 def refused_prompt(error: InputError) -> str:
     """Why there is no continuation, as one line of a status."""
-    return error.what if error.found is None else f"{error.what}: {error.found}"
+    return error.in_short

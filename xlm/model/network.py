@@ -140,6 +140,8 @@ class Network(nn.Module):
             InputError: A shape, type or value that the model cannot take.
             LanguageError: A language that the model does not have.
         """
+        if langs is None:
+            self._warn_about_langs(stacklevel=5)  # past this, forward and the two frames of nn.Module.__call__
         states = self._states(
             input_ids,
             langs=langs,
@@ -174,6 +176,8 @@ class Network(nn.Module):
         Returns:
             (B, T, D) in the model's type; ``logits`` of any of its rows gives what ``forward`` would have.
         """
+        if langs is None:
+            self._warn_about_langs(stacklevel=3)
         states = self._states(
             input_ids,
             langs=langs,
@@ -197,8 +201,6 @@ class Network(nn.Module):
         output_attentions: bool = False,
         **given: Unpack[InputKeywords],
     ) -> TransformerOutput:
-        if given["langs"] is None:
-            self._warn_about_langs(stacklevel=6)  # past this, _states, forward, the two frames of nn.Module.__call__
         inputs = prepare_inputs(self.config, input_ids, cache=cache, **given)
         return self.transformer(  # type: ignore[no-any-return]
             inputs, cache=cache, output_hidden_states=output_hidden_states, output_attentions=output_attentions

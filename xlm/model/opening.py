@@ -33,7 +33,7 @@ def open_model(model: str, *, dtype: str, device: str) -> XLMWithLMHeadModel:
 
 
 def check_device(*, dtype: str, device: str) -> None:
-    """Says whether a device could compute in a type; not whether it is here.
+    """Refuses a device that could not compute in a type, here or elsewhere.
 
     Raises:
         InputError: It is none to compute with, or it cannot compute in that type.

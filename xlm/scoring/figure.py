@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from xlm._atomic import replacing
-from xlm.errors import DependencyError, InputError, XLMWarning
+from xlm.errors import DependencyError, InputError, warn_caller
 from xlm.scoring.sentence import SentenceScore
 
 UNITS = {"bits": math.log(2), "nats": 1.0}
@@ -76,9 +76,7 @@ def draw_surprisals(
         with replacing(path) as temporary:
             canvas.savefig(temporary, format=form, dpi=160, metadata=metadata)
     if any("missing from" in str(warning.message) for warning in caught):
-        warnings.warn(
-            "some characters are drawn as boxes: matplotlib found no font with them", XLMWarning, stacklevel=2
-        )
+        warn_caller("some characters are drawn as boxes: matplotlib found no font with them")
 
 
 def _canvas(panels: Sequence[Sequence[SentenceScore]], unit: str, title: str | None) -> Any:

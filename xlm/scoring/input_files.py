@@ -49,7 +49,7 @@ class InputFile(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LocalFile:
-    r"""A file of this machine, or standard input.
+    """A file of this machine, or standard input.
 
     Attributes:
         path: As it was given.

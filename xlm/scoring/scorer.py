@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 
-from xlm.errors import InputError, XLMWarning
+from xlm.errors import InputError, warn_caller
 from xlm.model.lm import XLMWithLMHeadModel
 from xlm.model.modes import evaluating
 from xlm.scoring.logprobs import score_sequences
@@ -174,10 +173,8 @@ def _language_id(model: XLMWithLMHeadModel, tokenizer: XLMTokenizer, lang: str) 
 
 
 def _warn_about_bos(token: str) -> None:
-    warnings.warn(
+    warn_caller(
         f"texts are scored behind {token}, as this tokenizer encodes them; the original never trained that token, and "
         "behind it the first words score much worse. For the sentences of the training, </s> … </s>: "
-        "XLMTokenizer.from_pretrained(..., bos_token='</s>')",
-        XLMWarning,
-        stacklevel=5,  # past this, score_window, _stream and score
+        "XLMTokenizer.from_pretrained(..., bos_token='</s>')"
     )

@@ -138,7 +138,7 @@ def _status(row: Row, result: SentenceScore | InputError | None) -> str:
     if row.problem is not None:
         return f"error: {row.problem}"
     if isinstance(result, InputError):
-        return f"error: {result.what}" + ("" if result.found is None else f": {result.found}")
+        return f"error: {result.in_short}"
     assert result is not None
     if result.windows > 1:
         return f"long: {result.windows} windows"

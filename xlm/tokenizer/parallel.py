@@ -59,7 +59,7 @@ def _in_processes(work: Callable[[Batch], Result], batches: Iterable[Batch], wor
                 yield waiting.popleft().result()
         except BrokenProcessPool as error:
             raise XLMError(
-                "a worker process was ended from outside, and its work with it",
+                "a worker process ended before its work was done",
                 where="workers",
                 found=f"{workers} workers, of which one is gone without a result",
                 expected="workers that stay to the end; what kills them is most often that memory ran out",

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 
 from xlm.errors import DependencyError, InputError
-from xlm.model.lm import XLMWithLMHeadModel
+from xlm.model.opening import made_fast, open_model
 from xlm.scoring.score import score
+from xlm.scoring.scorer import Scorer
 from xlm.scoring.sentence import SentenceScore
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
@@ -40,7 +41,7 @@ class XLMForHarness(LM):  # type: ignore[misc]
         lang: Language of all texts.
         codes: BPE codes of an original's checkpoint.
         preset: Text pipeline; by default the model's own.
-        dtype: Type of the weights: ``float32``, ``bfloat16``, ``float16``, ``int8``.
+        dtype: Type of the weights: ``float32``, ``bfloat16``, ``float16``, ``int8``; ``auto``: the file's.
         device: Where to compute; ``None`` for the CPU.
         closing: Whether the closing ``</s>`` of a continuation counts.
         batch_size: Most texts of a batch; ``None`` and ``"auto"`` for as many as suit the device.
@@ -48,7 +49,8 @@ class XLMForHarness(LM):  # type: ignore[misc]
         max_gen_toks: Most tokens to generate where a task does not say.
 
     Raises:
-        InputError: An argument that is none of those.
+        InputError: An argument that is none of those, or a bidirectional model.
+        LanguageError: A language that the model does not have.
         CheckpointError: There is no such model.
     """
 
@@ -69,14 +71,11 @@ class XLMForHarness(LM):  # type: ignore[misc]
         super().__init__()
         if not isinstance(closing, bool):
             raise InputError("closing is wrong", where="closing", found=repr(closing), expected="true or false")
-        self._device = torch.device(device or "cpu")
-        on_cpu = self._device.type == "cpu"
-        weights = "float32" if dtype == "int8" else dtype
-        self.model = XLMWithLMHeadModel.from_pretrained(str(pretrained), dtype=weights, device=self._device)
-        if on_cpu and dtype != "float32":
-            self.model = self.model.for_inference(dtype)
+        network = open_model(str(pretrained), dtype=dtype, device=device or "cpu")
+        self.model = made_fast(network, dtype=dtype, few_rows=False)
         self.tokenizer = XLMTokenizer.from_pretrained(str(pretrained), codes=codes, preset=preset)
         self.lang = lang
+        self._language = Scorer(self.model, self.tokenizer, lang=lang).language
         self.closing = closing
         self._batch_size = None if batch_size is None or str(batch_size).startswith("auto") else int(batch_size)
         self._max_gen_toks = max_gen_toks
@@ -116,7 +115,8 @@ class XLMForHarness(LM):  # type: ignore[misc]
 
         Args:
             requests: Their ``args`` are the context and the arguments of generation. Of a context too long to leave
-                room for what is generated the last tokens are kept, behind the ``</s>`` that every text begins with.
+                room for what is generated the last tokens are kept, behind the ``</s>`` that every text begins with;
+                up to half of the model's positions it is kept whole, and what is generated ends with the positions.
             disable_tqdm: Nothing is shown anyway.
         """
         answers = []
@@ -127,12 +127,15 @@ class XLMForHarness(LM):  # type: ignore[misc]
             if not sampling.get("do_sample"):
                 sampling = {name: value for name, value in sampling.items() if name not in ("temperature", "top_p")}
             length = int(arguments.get("max_gen_toks") or self._max_gen_toks)
-            config = self.model.config
+            positions = self.model.config.max_position_embeddings
             tokens = self.tokenizer.encode(context, lang=self.lang, add_special_tokens=False)
-            room = max(0, config.max_position_embeddings - length - 1)
-            prompt = [config.eos_token_id, *tokens[max(0, len(tokens) - room) :]]
+            room = max(positions - length, positions // 2)  # the last new token needs no position, the opening one does
+            prompt = [self.model.config.eos_token_id, *tokens[max(0, len(tokens) - room) :]]
             (found,) = self.model.continuations(
-                torch.tensor([prompt], device=self._device), langs=self.lang, max_new_tokens=length, **sampling
+                torch.tensor([prompt], device=self.model.device),
+                langs=self._language,
+                max_new_tokens=length,
+                **sampling,
             )
             text = self.tokenizer.decode(found.tokens, skip_special_tokens=True, lang=self.lang, detokenize=True)
             for end in [until] if isinstance(until, str) else until:

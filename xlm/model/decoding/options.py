@@ -6,14 +6,13 @@ import dataclasses
 import hashlib
 import inspect
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict, TypeVar
 
 import torch
 
-from xlm.errors import InputError, XLMWarning
+from xlm.errors import InputError, warn_caller
 from xlm.model.config import XLMConfig
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -207,7 +206,7 @@ class DecodingOptions:
         }
         for condition, names in unused.items():
             if names:
-                warnings.warn(f"{', '.join(names)}: has no effect without {condition}", XLMWarning, stacklevel=5)
+                warn_caller(f"{', '.join(names)}: has no effect without {condition}")
 
     def _is_set(self, name: str) -> bool:
         default = next(field.default for field in dataclasses.fields(self) if field.name == name)
