@@ -46,12 +46,22 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return sorted(directory.iterdir())
 
 
+@pytest.fixture
+def model(demo_files: Path) -> list[str]:  # noqa: F811 (a fixture)
+    """A model's arguments."""
+    return [str(demo_files / "demo.pth"), "--codes", str(demo_files / "codes"), "--lang", "en"]
+
+
+class ClusterError(Exception):
+    """What stands for Ray's errors."""
+
+
 class Engine:
     """Does what a cluster would do, in this process, one unit after the other.
 
     Attributes:
         done: Units that were worked on.
-        loses: Says of which of them, counted from 1, nothing comes back.
+        loses: Says of which of them, counted from 1, nothing comes back; called when they are done.
     """
 
     def __init__(self) -> None:
@@ -80,11 +90,13 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
 
     @contextmanager
     def connected(_: object) -> Iterator[Any]:
-        yield SimpleNamespace(cluster_resources=lambda: {"CPU": 2.0})
+        exceptions = SimpleNamespace(RayError=ClusterError)
+        yield SimpleNamespace(cluster_resources=lambda: {"CPU": 2.0}, exceptions=exceptions)
 
     monkeypatch.setattr(cluster, "import_ray", lambda: None)
     monkeypatch.setattr(run, "connected", connected)
     monkeypatch.setattr(Run, "_dataset", lambda of, *arguments: found.dataset(of, *arguments))
     threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as a worker's
     yield found
     torch.set_num_threads(threads)

@@ -9,26 +9,12 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 
 from tests.cli.conftest import Invoke
 from tests.distributed.conftest import Engine
 from tests.distributed.runs import joined, parts
 
 pytest.importorskip("pyarrow")
-
-MODEL = ("demo.pth", "--codes", "codes", "--lang", "en")
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)  # as a worker's
-
-
-@pytest.fixture
-def model(demo_files: Path) -> list[str]:
-    """A model's arguments."""
-    return [str(demo_files / word) if (demo_files / word).exists() else word for word in MODEL]
 
 
 @pytest.mark.parametrize(
