@@ -46,6 +46,12 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return sorted(directory.iterdir())
 
 
+def poison(network: torch.nn.Module) -> None:
+    """Makes a model of the tests find no numbers from its 21st position on."""
+    with torch.no_grad():
+        network.get_parameter("transformer.embeddings.position.weight")[20:] = torch.nan
+
+
 @pytest.fixture
 def model(demo_files: Path) -> list[str]:  # noqa: F811 (a fixture)
     """A model's arguments."""

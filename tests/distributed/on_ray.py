@@ -45,11 +45,11 @@ class _DyingStep:
     marker: Path
     row: int
 
-    def lines(self, window: Sequence[Row]) -> Lines:
+    def lines(self, window: Sequence[Row], *, file: int) -> Lines:
         if any(row.number == self.row for row in window) and not self.marker.exists():
             self.marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        return self.step.lines(window)
+        return self.step.lines(window, file=file)
 
     def finish(self, lines: Path, target: Path) -> None:
         self.step.finish(lines, target)

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.cli.conftest import Invoke
-from tests.distributed.conftest import Engine
+from tests.distributed.conftest import Engine, poison
 from tests.distributed.runs import joined, parts
+from xlm.distributed import worker_model
+from xlm.model.opening import open_model
 
 pytest.importorskip("pyarrow")
 
@@ -125,6 +128,55 @@ def test_a_prompt_that_cannot_be_continued_is_a_row_too(
         fourth["text"],
         "",
     ]
+
+
+def test_a_prompt_whose_scores_are_not_finite_is_a_row_too(
+    invoke: Invoke, engine: Engine, model: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("the dog\n" + "the dog " * 20 + "\na cat\n")
+    command = ["generate", *model, prompts, "--max-new-tokens", "3", "--seed", "1", "--engine", "ray"]
+    assert invoke(*command, "--format", "jsonl", "--output-dir", tmp_path / "whole").exit_code == 0
+
+    def poisoned(*arguments: Any, **options: Any) -> Any:
+        network = open_model(*arguments, **options)
+        poison(network)
+        return network
+
+    monkeypatch.setattr(worker_model, "open_model", poisoned)
+    result = invoke(*command, "--format", "jsonl", "--output-dir", tmp_path / "out")
+    assert result.exit_code == 0, result.stderr
+    whole, found = (
+        [json.loads(line) for line in joined(tmp_path / name, header=False).splitlines()] for name in ("whole", "out")
+    )
+    assert found[1]["status"].startswith("error: the model's scores of the next token are not finite")
+    assert [found[1]["line"], found[1]["prompt"]] == [2, whole[1]["prompt"]]
+    for before, after in ((whole[0], found[0]), (whole[2], found[2])):
+        close = {name: pytest.approx(before[name], abs=1e-4) for name in ("logprobs", "logprob")}  # in another batch
+        assert after == {**before, **close}
+    assert "1 rows could not be processed" in result.stderr
+    assert "prompts.txt, line 2: the model's scores" in result.stderr
+    assert invoke(*command, "--output-dir", tmp_path / "text").exit_code == 0
+    assert joined(tmp_path / "text", header=False).decode() == f"{whole[0]['text']}\n\n{whole[2]['text']}\n"
+
+
+def test_files_of_prompts_have_seeds_of_their_own(
+    invoke: Invoke, engine: Engine, model: list[str], tmp_path: Path
+) -> None:
+    for name in ("a.txt", "b.txt", "c.txt"):
+        (tmp_path / name).write_text("the dog\nthe dog\n")
+    command = ["generate", *model, "--max-new-tokens", "5", "--format", "jsonl"]
+    ray = ["--engine", "ray", "--output-dir", tmp_path / "out"]
+    assert invoke(*command, tmp_path / "*.txt", "--seed", "3", *ray).exit_code == 0
+    rows = [json.loads(line) for line in joined(tmp_path / "out", header=False).splitlines()]
+    assert [(Path(row["file"]).name, row["line"]) for row in rows] == [(a + ".txt", n) for a in "abc" for n in (1, 2)]
+    assert len({row["seed"] for row in rows}) == 6
+    # Each file is what the local command makes of it alone, with the seed of its first line.
+    for first in (0, 2, 4):
+        local = invoke(*command, rows[first]["file"], "--seed", str(rows[first]["seed"]))
+        lines = [{name: value for name, value in row.items() if name != "file"} for row in rows[first : first + 2]]
+        assert [json.loads(line) for line in local.stdout.splitlines()] == lines
+    assert rows[0]["seed"] == 3
 
 
 def test_what_dying_workers_took_with_them_is_done_again(
@@ -312,6 +364,8 @@ def test_the_output_is_no_input(invoke: Invoke, engine: Engine, model: list[str]
     ("command", "options", "said"),
     [
         ("tokenize", ("--workers", "2"), "--workers"),
+        ("tokenize", ("--gpus-per-worker", "1"), "--gpus-per-worker"),
+        ("generate", ("--gpus-per-worker", "1.5"), "whole"),
         ("generate", ("--stream",), "--stream"),
         ("generate", ("--prompt", "x"), "--prompt"),
     ],

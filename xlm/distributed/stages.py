@@ -150,7 +150,7 @@ class PartWriter:
             with lines.open("wb") as file:
                 file.write(self._work.header)
                 for window in unit.windows:
-                    found = step.lines(window)
+                    found = step.lines(window, file=unit.file)
                     file.write(found.data)
                     counts += found.counts
                     problems += found.problems
