@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from xlm.cli import xlm
-from xlm.distributed.cluster import ClusterOptions, connected
+from xlm.distributed.cluster import ClusterOptions, connected, wait_for
 from xlm.distributed.inputs import input_files
 from xlm.distributed.run import Run, Summary
 from xlm.distributed.work import Lines, Step, TokenizeWork
@@ -93,6 +93,7 @@ def main(asked: Mapping[str, Any]) -> None:
     corpus = [Path(path) for path in asked["corpus"]]
     os.chdir(corpus[0].parent)
     with connected(ClusterOptions(address="local", concurrency=2)) as ray:
+        wait_for(ray.get_runtime_context().gcs_address, 60)  # it is answered as is expected of Ray
         command = [*asked["command"], "--engine", "ray", "--output-dir", str(directory / "scores")]
         xlm.main([*command, "--concurrency", "2"], standalone_mode=False)
         (directory / "scores" / "part-00000-0000004.tsv").unlink()

@@ -127,7 +127,7 @@ def connected(options: ClusterOptions) -> Iterator[Any]:
         if options.concurrency is not None:  # else Ray counts what this process may use
             settings["num_cpus"] = options.concurrency * options.threads_per_worker
     else:
-        _wait_for(address, options.connect_seconds)
+        wait_for(address, options.connect_seconds)
     started = time.monotonic()
     try:
         with _own_signals():
@@ -178,8 +178,16 @@ def _own_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _wait_for(address: str, seconds: float) -> None:
-    """Returns when somebody answers there as Ray does: Ray itself waits for minutes, and then ends the process."""
+def wait_for(address: str, seconds: float) -> None:
+    """Returns when somebody answers there as Ray does: Ray itself waits for minutes, and then ends the process.
+
+    Args:
+        address: As for ``ClusterOptions``; ``auto`` is taken for answered.
+        seconds: How long to wait.
+
+    Raises:
+        XLMError: Nobody does, or it is no address to work with.
+    """
     if address == "auto":
         return
     if address.startswith("ray://"):
