@@ -6,6 +6,7 @@ Oracle: the bytes that the local command writes for the same files.
 from __future__ import annotations
 
 import json
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -312,6 +313,7 @@ def test_a_model_that_changed_since_the_run_was_given_out_is_noticed(
     assert result.exit_code == 1
     assert "compute something else" in result.stderr
     assert "found: here" in result.stderr
+    assert f"where: model, on {socket.gethostname()}\n" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from tests.distributed.runs import joined, parts
 from xlm.distributed import stages
 from xlm.distributed.output import Output
 from xlm.distributed.run import Run
-from xlm.errors import WriteError
+from xlm.errors import InputError, WriteError
 from xlm.scoring.rows import Corpus
 
 pytest.importorskip("pyarrow")
@@ -177,6 +177,22 @@ def test_a_directory_that_cannot_be_written_ends_the_run_soon_and_names_the_mach
     for result in (few, many):
         assert "503 slow down" in result.stderr
         assert f"there, on {socket.gethostname()}" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "again"),
+    [
+        (OSError(28, "No space left on device"), True),
+        (WriteError("the output directory cannot be used", where="s3://there"), True),
+        (InputError("the input is another"), False),
+        (RuntimeError("a mistake"), False),
+    ],
+)
+def test_errors_of_disks_and_networks_are_tried_again(error: Exception, again: bool) -> None:
+    found = json.loads(json.dumps(stages.described(error)))
+    assert found["again"] == again
+    assert socket.gethostname() in str(stages.rebuilt(found))
+    assert str(error).splitlines()[0] in str(stages.rebuilt(found))
 
 
 def test_why_workers_die_is_said(

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_SHOWN_LINES = 5
+_SHOWN_LINES = 3
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -52,6 +52,6 @@ def _of_resources(record: logging.LogRecord) -> bool:
 
 
 def brief(text: str) -> str:
-    """The last lines of a message of Ray's, which begins with where it comes from, and is in colours."""
-    lines = [line for line in _COLOURS.sub("", text).splitlines() if line.strip()]
+    """The last lines of a message of Ray's, which begins with where it comes from, underlines, and is in colours."""
+    lines = [line for line in _COLOURS.sub("", text).splitlines() if line.strip(" ^~")]
     return "\n".join(lines[-_SHOWN_LINES:])

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections import Counter
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
 from xlm.distributed.cluster import ClusterOptions, connected
+from xlm.distributed.datasets import blocks_of_one_row, results
 from xlm.distributed.notes import brief, listening
 from xlm.distributed.output import Output, Record, UnitName
-from xlm.distributed.stages import RESULT, TASK, PartWriter, Reading, read_units, rebuilt, table_of
+from xlm.distributed.stages import TASK, PartWriter, Reading, read_units, rebuilt, table_of
 from xlm.distributed.storage import Directory, absolute
 from xlm.distributed.work import Work
 from xlm.errors import XLMError
@@ -159,8 +159,8 @@ class Run:
         """Takes the results of a pass; returns the last error of units that were given up for the next one."""
         last, failures = None, 0
         try:
-            with closing(_results(dataset, progress=self.progress)) as results:
-                for result in results:
+            with closing(results(dataset, progress=self.progress)) as found:
+                for result in found:
                     if "error" not in result:
                         record = Record(**result)
                         self._records[record.name] = record
@@ -212,7 +212,7 @@ class Run:
             table_of(TASK, *(json.dumps(task).encode() for task in tasks[first : first + each]))
             for first in range(0, len(tasks), each)
         ]
-        with _blocks_of_one_row(ray):
+        with blocks_of_one_row(ray):
             return (
                 ray.data.from_arrow(blocks)
                 .map_batches(
@@ -263,32 +263,6 @@ def _complete(units: Mapping[int, Record]) -> bool:
     return [unit for unit, record in units.items() if record.last] == [len(units) - 1]
 
 
-@contextmanager
-def _blocks_of_one_row(ray: Any) -> Iterator[None]:
-    """Lets datasets that are made in here hand on each row as it comes, and give up what cannot be computed.
-
-    Rows that come together in a block would go to one worker together.
-    """
-    context = ray.data.DataContext.get_current()
-    before = context.target_max_block_size, context.max_errored_blocks
-    context.target_max_block_size, context.max_errored_blocks = 1, -1
-    try:
-        with warnings.catch_warnings():
-            # Ray 2.60 announces the end of the only way to say what becomes of the units of a worker that died.
-            warnings.filterwarnings("ignore", "`ray_remote_args_fn` is deprecated")
-            yield
-    finally:
-        context.target_max_block_size, context.max_errored_blocks = before
-
-
-def _results(dataset: Any, *, progress: bool) -> Generator[dict[str, Any], None, None]:
-    dataset.context.enable_progress_bars = progress
-    with warnings.catch_warnings():
-        # Which a small input causes, and nobody can do anything about.
-        warnings.filterwarnings("ignore", "The minimum number of concurrent actors")
-        yield from _rows(dataset)
-
-
 def _no_worker_lives(files: int, reason: str | None) -> XLMError:
     return XLMError(
         "workers ended again and again before any of them had done a unit of work",
@@ -297,9 +271,3 @@ def _no_worker_lives(files: int, reason: str | None) -> XLMError:
         remedy="Ray's logs say more (/tmp/ray/session_latest/logs); more memory a worker, or fewer windows a file, if "
         "they were killed for their memory",
     )
-
-
-def _rows(dataset: Any) -> Iterator[dict[str, Any]]:
-    for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-        for data in batch.column(RESULT).to_pylist():
-            yield json.loads(data)
