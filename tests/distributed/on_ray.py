@@ -95,7 +95,7 @@ def main(asked: Mapping[str, Any]) -> None:
     with connected(ClusterOptions(address="local", concurrency=2)) as ray:
         command = [*asked["command"], "--engine", "ray", "--output-dir", str(directory / "scores")]
         xlm.main([*command, "--concurrency", "2"], standalone_mode=False)
-        (directory / "scores" / "part-00000-0000004.tsv").unlink()
+        (directory / "scores" / "part-0000000-0000004.tsv").unlink()
         xlm.main([*command, "--concurrency", "1", "--resume"], standalone_mode=False)
         summary = tokenized_by_dying_workers(asked["opened"], corpus[-1], directory / "ids")
         texts = corpus[-1].read_text("utf-8").split("\n")
