@@ -203,6 +203,24 @@ def test_an_input_that_is_refused_is_closed(
     assert [file.closed for file in opened] == [True]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no limit of a file's size")
+def test_a_full_disk_is_one_message(demo_files: Path, texts: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    # Windows of some rows, smaller than any buffer.
+    command = [sys.executable, "-m", "xlm", *arguments(demo_files, texts, output, "--read-ahead", "5")]
+    limited = ["bash", "-c", 'ulimit -f 16 && exec "$@"', "bash", *command]  # blocks of 1,024 bytes
+    process = subprocess.run(limited, capture_output=True, text=True, check=False)
+    assert process.returncode == 1
+    assert "could not be written" in process.stderr
+    assert f"where: {output}.part" in process.stderr
+    assert "Traceback" not in process.stderr
+    assert subprocess.run([*command, "--resume"], capture_output=True, check=False).returncode == 0
+    whole = tmp_path / "whole"
+    command[command.index(str(output))] = str(whole)
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 0
+    assert output.read_bytes() == whole.read_bytes()
+
+
 def test_problems_and_damage_are_said_again(invoke: Invoke, demo_files: Path, tmp_path: Path) -> None:
     path, output = tmp_path / "in.txt.gz", tmp_path / "out"
     lines = [line for i in range(4000) for line in (b"\xff", b"%d" % (i * i))]

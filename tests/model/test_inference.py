@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from tests.model.small_models import random_ids, relative_error, small_model
 from xlm.errors import InputError
-from xlm.model import packed_linear
+from xlm.model import opening, packed_linear
 from xlm.model.head import target_logprobs
 from xlm.model.lm import XLMWithLMHeadModel
 from xlm.model.packed_linear import FEW_ROWS, ROUNDINGS, Bfloat16Linear, Float16Linear, Float32Linear
@@ -296,6 +296,16 @@ def test_what_the_processor_has_may_be_unknown(monkeypatch: pytest.MonkeyPatch) 
     assert not packed_linear.multiplies_bfloat16()
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True, raising=False)
     assert packed_linear.multiplies_bfloat16() == torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+
+
+def test_processors_that_round_otherwise_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = set()
+    for int8 in (False, True):
+        for bfloat16 in (False, True):
+            monkeypatch.setattr(opening, "multiplies_int8", lambda int8=int8: int8)
+            monkeypatch.setattr(opening, "multiplies_bfloat16", lambda bfloat16=bfloat16: bfloat16)
+            names.add(opening.processor_of(torch.device("cpu")))
+    assert len(names) == 4
 
 
 @needs_fbgemm

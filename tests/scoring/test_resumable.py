@@ -310,12 +310,21 @@ def test_another_run_is_not_gone_on_with(tmp_path: Path) -> None:
 def test_a_complete_file_is_left_alone_by_the_same_run_only(tmp_path: Path) -> None:
     run(tmp_path / "out")
     assert run(tmp_path / "out").complete
-    assert not run(tmp_path / "out", identity={**IDENTITY, "model": "n"}).complete
+    with pytest.raises(InputError, match="finished file is of another run") as refused:
+        run(tmp_path / "out", identity={**IDENTITY, "model": "n"})
+    assert "found: model: m" in str(refused.value)
+    assert (tmp_path / "out").read_bytes() == WHOLE
+    assert not run(tmp_path / "out", identity={**IDENTITY, "model": "n"}, resume=False).complete
     (tmp_path / "out").unlink()
     assert not run(tmp_path / "out", identity={**IDENTITY, "model": "n"}).complete
 
 
-@pytest.mark.parametrize("state", ["", "{}", "[]", '{"identity": 3}', "\0"])
+NEGATIVE = json.dumps(
+    {"identity": IDENTITY, "final_bytes": None, "rows": 1, "problems": 0, "bytes": -1, "digest": "", "threads": 1}
+)
+
+
+@pytest.mark.parametrize("state", ["", "{}", "[]", '{"identity": 3}', "\0", NEGATIVE])
 def test_a_state_that_cannot_be_read_is_said(tmp_path: Path, state: str) -> None:
     start(tmp_path / "out")
     (tmp_path / "out.part.json").write_text(state, encoding="utf-8")

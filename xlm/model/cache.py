@@ -89,11 +89,11 @@ class XLMCache:
             keys_BNSH[:, :, self.uniform_length : end] = key_BNTH
             values_BNSH[:, :, self.uniform_length : end] = value_BNTH
         else:
+            rows_B = torch.arange(len(self.lengths), device=self.lengths.device)
             slots_BT = self.lengths[:, None] + torch.arange(new, device=self.lengths.device)
-            index = slots_BT[:, None, :, None].expand_as(key_BNTH)
-            # Unlike the slices above, scatter_ does not convert, and under autocast the new ones are narrower.
-            keys_BNSH.scatter_(2, index, key_BNTH.to(keys_BNSH.dtype))
-            values_BNSH.scatter_(2, index, value_BNTH.to(values_BNSH.dtype))
+            # Unlike slices, places do not convert, and under autocast the new ones are narrower.
+            keys_BNSH[rows_B[:, None], :, slots_BT] = key_BNTH.transpose(1, 2).to(keys_BNSH.dtype)
+            values_BNSH[rows_B[:, None], :, slots_BT] = value_BNTH.transpose(1, 2).to(values_BNSH.dtype)
         return keys_BNSH[:, :, :end].type_as(key_BNTH), values_BNSH[:, :, :end].type_as(value_BNTH)
 
     def advance(self, positions: int, counts_B: Tensor | None) -> None:

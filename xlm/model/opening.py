@@ -6,6 +6,7 @@ import torch
 
 from xlm.errors import InputError
 from xlm.model.lm import XLMWithLMHeadModel
+from xlm.model.packed_linear import multiplies_bfloat16, multiplies_int8
 
 
 def open_model(model: str, *, dtype: str, device: str) -> XLMWithLMHeadModel:
@@ -66,5 +67,8 @@ def made_fast(network: XLMWithLMHeadModel, *, dtype: str, few_rows: bool) -> XLM
 
 
 def processor_of(device: torch.device) -> str:
-    """What computes there, as far as digits depend on it: another adds up in another order, and rounds otherwise."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
+    """What computes there, as far as digits depend on it: another adds up in another order, or rounds otherwise."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    int8, bfloat16 = " int8" * multiplies_int8(), " bfloat16" * multiplies_bfloat16()
+    return f"{torch.backends.cpu.get_cpu_capability()}{int8}{bfloat16}"

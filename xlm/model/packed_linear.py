@@ -127,7 +127,7 @@ class Int8Linear(PackedLinear):
         self.sum_M = (quantized.int_repr().sum(1) * scale_M.double()).float()
         self.bias_M = bias_M
         # Without these instructions, sums of two products are kept in 16 bits, which rows of 8 bits overflow.
-        self.seven_bits = not _multiplies_int8()
+        self.seven_bits = not multiplies_int8()
 
     def pieces(self, x_NK: Tensor) -> Iterator[tuple[int, Tensor]]:  # noqa: D102
         # The kernel makes ordinary numbers of most that are not, so that nobody would notice later.
@@ -180,7 +180,8 @@ def _int8_scales(weight_MK: Tensor) -> Tensor:
     return weight_MK.float().abs().amax(1).clamp_min(1e-12) / 127
 
 
-def _multiplies_int8() -> bool:
+def multiplies_int8() -> bool:
+    """Whether this processor has instructions that multiply 8-bit numbers and keep their sums in 32."""
     return _processor_has("_is_vnni_supported")
 
 

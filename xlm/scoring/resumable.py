@@ -8,12 +8,13 @@ off. Beside the finished file, ``NAME.meta.json`` says the same of all of it.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from xlm._atomic import write_error
 from xlm.errors import InputError, WriteError, XLMError
@@ -38,7 +39,8 @@ class ResumableFile:
         threads: Threads of the run that began the file; other numbers of threads can round otherwise.
 
     Raises:
-        InputError: The unfinished file is of a run with another identity, or a file is not as it was left.
+        InputError: The file, finished or not, is of a run with another identity and is to be resumed, or a file is not
+            as it was left.
         WriteError: An unfinished file is there and is not to be resumed, another run is writing it, the target is no
             regular file, or the files could not be written.
     """
@@ -50,7 +52,7 @@ class ResumableFile:
         self.rows, self.problems, self.size, self.digest = 0, 0, 0, ""
         self.threads = threads
         self.complete = False
-        self._file: BinaryIO | None = None
+        self._file: io.FileIO | None = None
         try:
             if resume and not self._files.part.exists() and not self._files.state.exists() and self._is_done():
                 self.complete = True
@@ -64,7 +66,8 @@ class ResumableFile:
 
     def _open(self, *, resume: bool) -> None:
         made = not self._files.part.exists()
-        self._file = self._files.part.open("a+b")
+        # Without a buffer: what could not be written is then not written again, and complained of again, by close().
+        self._file = self._files.part.open("a+b", buffering=0)
         self._files.lock(self._file)
         try:
             self._begin(resume=resume)
@@ -104,6 +107,8 @@ class ResumableFile:
             identity, final_size = dict(state["identity"]), state["final_bytes"]
             self.rows, self.problems, self.size = int(state["rows"]), int(state["problems"]), int(state["bytes"])
             self.digest, self.threads = str(state["digest"]), int(state["threads"])
+            if min(self.rows, self.problems, self.size) < 0 or self.threads < 1:
+                raise ValueError("a number below zero")
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(
                 "the state of the run that was cut off cannot be read",
@@ -135,8 +140,15 @@ class ResumableFile:
             rows, problems, threads, size = (int(of_run[name]) for name in ("rows", "problems", "threads", "bytes"))
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return False
-        if meta != self._identity or not self.target.exists():
+        if not self.target.exists():
             return False
+        check_same_run(
+            meta,
+            self._identity,
+            where=self._files.meta,
+            otherwise="start again without --resume, which replaces the finished file",
+            what="the finished file is of another run",
+        )
         self._check_target(size)
         self.rows, self.problems, self.threads, self.size = rows, problems, threads, size
         self.digest = str(of_run["digest"])
@@ -170,8 +182,9 @@ class ResumableFile:
         """
         assert self._file is not None
         try:
-            self._file.write(data)
-            self._file.flush()
+            left = memoryview(data)
+            while left:
+                left = left[self._file.write(left) :]
             os.fsync(self._file.fileno())
         except OSError as error:
             raise write_error(self._files.part, error) from error

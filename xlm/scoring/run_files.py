@@ -95,14 +95,22 @@ class RunFiles:
             raise write_error(path, error) from error
 
 
-def check_same_run(found: Mapping[str, Any], expected: Mapping[str, Any], *, where: object, otherwise: str) -> None:
+def check_same_run(
+    found: Mapping[str, Any],
+    expected: Mapping[str, Any],
+    *,
+    where: object,
+    otherwise: str,
+    what: str = "the run that was cut off was another one",
+) -> None:
     """Refuses to go on with another run.
 
     Args:
-        found: What the run that was cut off is.
+        found: What the other run is.
         expected: What this one is.
         where: The file that says so.
         otherwise: What to do instead of resuming.
+        what: What is wrong.
 
     Raises:
         InputError: They differ; the message names all that does.
@@ -110,7 +118,7 @@ def check_same_run(found: Mapping[str, Any], expected: Mapping[str, Any], *, whe
     differing = sorted(key for key in found.keys() | expected.keys() if found.get(key) != expected.get(key))
     if differing:
         raise InputError(
-            "the run that was cut off was another one",
+            what,
             where=where,
             found="; ".join(f"{key}: {found.get(key)}" for key in differing),
             expected="; ".join(f"{key}: {expected.get(key)}" for key in differing),

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from xlm.model.attention import at_least_float32
+from xlm.model.decoding.argmax import argmax
 from xlm.model.decoding.finite import check_finite
 from xlm.model.decoding.options import DecodingOptions
 from xlm.model.decoding.prompts import Prompts
@@ -66,7 +67,7 @@ def sequential(
         normaliser_B = logits_BV.logsumexp(-1) if with_logprobs else None
         scores_BV = constraints.apply(logits_BV, step)
         if uniform_BS is None:
-            tokens_B = scores_BV.argmax(-1)  # of NaN, where there is one
+            tokens_B = argmax(scores_BV)  # of NaN, where there is one
             check_finite(scores_BV.gather(1, tokens_B[:, None])[:, 0])
         else:
             check_finite(scores_BV.amax(-1) if normaliser_B is None else normaliser_B)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from xlm.model.cache import XLMCache
 from xlm.model.network import Network
 from xlm.model.transformer import TransformerInputs
 
@@ -46,19 +47,19 @@ class Stepper:
         """
         if inputs.valid is None or inputs.valid.device.type != "cpu":
             return self._model.logits(self._last_hidden(inputs, self._cache))
-        last_BD = None
-        for rows in _alike(inputs.valid.sum(1).tolist()):
+        order: list[int] = []
+        last: list[Tensor] = []
+        for rows in grouped_by_length(inputs.valid.sum(1).tolist()):
             rows_R = torch.tensor(rows)
             group = _rows_of(inputs, rows_R)
             part = self._model.new_cache(len(rows), capacity=group.input_ids.shape[1])
-            last_RD = self._last_hidden(group, part)
+            last.append(self._last_hidden(group, part))
             self._cache.put_rows(rows_R, part)
-            last_BD = last_RD.new_empty(len(inputs.valid), last_RD.shape[1]) if last_BD is None else last_BD
-            last_BD[rows_R] = last_RD
-        return self._model.logits(last_BD)
+            order += rows
+        return self._model.logits(torch.cat(last)[torch.tensor(order).argsort()])
 
     def _last_hidden(self, inputs: TransformerInputs, cache: XLMCache) -> Tensor:
-        hidden_BTD = self._model.transformer(inputs, cache=cache).hidden
+        hidden_BTD: Tensor = self._model.transformer(inputs, cache=cache).hidden
         rows_B = torch.arange(len(hidden_BTD), device=hidden_BTD.device)
         return hidden_BTD[rows_B, cache.lengths - 1]
 
@@ -89,14 +90,14 @@ class Stepper:
         self._cache.select_rows(rows_R, shared=shared)
 
 
-def _alike(lengths: list[int]) -> list[list[int]]:
+def grouped_by_length(lengths: list[int]) -> list[list[int]]:
     """Rows in groups of similar lengths, so that little of a group is padding; each has enough positions to be fast."""
     order = sorted(range(len(lengths)), key=lambda row: lengths[row], reverse=True)
     left = sum(lengths)
     groups: list[list[int]] = [[]]
     for row in order:
         group = groups[-1]
-        if group and len(group) * lengths[group[0]] >= _POSITIONS <= left:
+        if group and lengths[row] < lengths[group[0]] and len(group) * lengths[group[0]] >= _POSITIONS <= left:
             groups.append(group := [])
         group.append(row)
         left -= lengths[row]
