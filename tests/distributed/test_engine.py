@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import random
 from pathlib import Path
 
@@ -117,6 +118,21 @@ def test_continuations_are_those_of_the_local_command(
     assert len(parts(tmp_path / "out")) == 3  # 50 prompts, 24 a part
     stops = next(line for line in local.stderr.splitlines() if line.startswith("stopped"))
     assert stops in remote.stderr.splitlines()
+
+
+def test_names_of_files_need_not_be_utf_8(
+    invoke: Invoke, engine: Engine, model: list[str], corpus: list[Path], tmp_path: Path
+) -> None:
+    files = [tmp_path / os.fsdecode(name) for name in (b"a\xff.txt", b"b.txt")]
+    try:
+        for file in files:
+            file.write_bytes(b"the dog\n")
+    except OSError:
+        pytest.skip("this file system takes names of UTF-8 only")
+    command = ["score", *model, *files]
+    remote = invoke(*command, "--engine", "ray", "--output-dir", tmp_path / "out")
+    assert remote.exit_code == 0, remote.stderr
+    assert joined(tmp_path / "out", header=True) == invoke(*command).stdout_bytes
 
 
 def test_a_prompt_that_cannot_be_continued_is_a_row_too(

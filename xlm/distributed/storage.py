@@ -65,7 +65,7 @@ def file_system(address: str) -> tuple[Any, str]:
     try:
         # No name of a file goes through the parser of URIs, where # and % mean something.
         system, root = fs.FileSystem.from_uri(f"{scheme}://{store}/{question}{options}")
-        return system, _joined(root, path.rstrip("/"))
+        return system, _joined(root, path.rstrip("/")) or root
     except (OSError, ValueError) as error:
         reason = error
     try:
