@@ -44,7 +44,7 @@ def test_parts_are_read_in_their_order(tmp_path: Path) -> None:
     expected = rows(*((line, -float(line), 1) for line in range(1, 31)))
     for part, first in enumerate(range(0, 30, 10)):
         table = pyarrow.Table.from_pylist(expected[first : first + 10]).append_column("status", [["ok"] * 10])
-        parquet.write_table(table, tmp_path / f"part-00000-{part:07}.parquet")
+        parquet.write_table(table, tmp_path / f"part-0000000-{part:07}.parquet")
     with pytest.raises(SystemExit, match="no _SUCCESS"):
         list(filter_corpus.scores(tmp_path))
     (tmp_path / "_SUCCESS").write_text("{}", encoding="utf-8")

@@ -68,16 +68,19 @@ class Engine:
     Attributes:
         done: Units that were worked on.
         loses: Says of which of them, counted from 1, nothing comes back; called when they are done.
+        before_reading: What happens before the files are read.
     """
 
     def __init__(self) -> None:
         self.done = 0
         self.loses: Loses = lambda number: False
+        self.before_reading: Callable[[], object] = lambda: None
 
     def dataset(self, of: Run, _ray: Any, _workers: int, reading: Any, output: Any, identity: Any, tasks: Any) -> Any:
         """What ``Run._dataset`` returns."""
 
         def iter_batches(**_: object) -> Iterator[Any]:
+            self.before_reading()
             writer = PartWriter(of.work, identity, output)
             for task in tasks:
                 table = table_of(TASK, json.dumps(task).encode())

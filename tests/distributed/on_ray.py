@@ -96,7 +96,7 @@ def main(asked: Mapping[str, Any]) -> None:
         wait_for(ray.get_runtime_context().gcs_address, 60)  # it is answered as is expected of Ray
         command = [*asked["command"], "--engine", "ray", "--output-dir", str(directory / "scores")]
         xlm.main([*command, "--concurrency", "2"], standalone_mode=False)
-        (directory / "scores" / "part-00000-0000004.tsv").unlink()
+        (directory / "scores" / "part-0000000-0000004.tsv").unlink()
         xlm.main([*command, "--concurrency", "1", "--resume"], standalone_mode=False)
         summary = tokenized_by_dying_workers(asked["opened"], corpus[-1], directory / "ids")
         texts = corpus[-1].read_text("utf-8").split("\n")

@@ -5,7 +5,10 @@ Oracle: the bytes that the local command writes for the same files.
 
 from __future__ import annotations
 
+import gzip
 import json
+import os
+import random
 import socket
 from pathlib import Path
 from typing import Any
@@ -105,6 +108,21 @@ def test_continuations_are_those_of_the_local_command(
     assert len(parts(tmp_path / "out")) == 3  # 50 prompts, 24 a part
     stops = next(line for line in local.stderr.splitlines() if line.startswith("stopped"))
     assert stops in remote.stderr.splitlines()
+
+
+def test_names_of_files_need_not_be_utf_8(
+    invoke: Invoke, engine: Engine, model: list[str], corpus: list[Path], tmp_path: Path
+) -> None:
+    files = [tmp_path / os.fsdecode(name) for name in (b"a\xff.txt", b"b.txt")]
+    try:
+        for file in files:
+            file.write_bytes(b"the dog\n")
+    except OSError:
+        pytest.skip("this file system takes names of UTF-8 only")
+    command = ["score", *model, *files]
+    remote = invoke(*command, "--engine", "ray", "--output-dir", tmp_path / "out")
+    assert remote.exit_code == 0, remote.stderr
+    assert joined(tmp_path / "out", header=True) == invoke(*command).stdout_bytes
 
 
 def test_a_prompt_that_cannot_be_continued_is_a_row_too(
@@ -223,7 +241,7 @@ def test_only_what_is_missing_is_made_again(
     assert invoke(*command).exit_code == 0
     assert engine.done == 0
     all_parts[2].unlink()  # a part without its record, a record without its part, and a part that was cut
-    (output / "_parts" / "00001-0000000.json").unlink()
+    (output / "_parts" / "0000001-0000000.json").unlink()
     all_parts[-1].write_bytes(b"")
     engine.loses = lambda number: True
     assert invoke(*command).exit_code == 1
@@ -249,7 +267,7 @@ def test_only_the_same_run_is_gone_on_with(invoke: Invoke, engine: Engine, model
         assert "was another one" in other.stderr
     data = text.read_text()
     text.write_text(data.replace("cat", "dog"))  # of the same size
-    (output / "part-00000-0000002.tsv").unlink()
+    (output / "part-0000000-0000002.tsv").unlink()
     other = invoke(*command, "--resume")
     assert other.exit_code == 1
     assert "not that of the run that is to be resumed" in other.stderr
@@ -279,9 +297,67 @@ def test_a_damaged_file_is_read_as_far_as_it_goes_and_again_later(
     assert local.exit_code == remote.exit_code == 1
     assert "read only in part" in remote.stderr
     assert joined(tmp_path / "out", header=True) == local.stdout_bytes
+    assert not (tmp_path / "out" / "_SUCCESS").exists()
     done, engine.done = engine.done, 0
     assert invoke(*command, "--engine", "ray", "--output-dir", tmp_path / "out", "--resume").exit_code == 1
     assert engine.done == 1 < done
+    assert not (tmp_path / "out" / "_SUCCESS").exists()
+
+
+@pytest.mark.parametrize("damage", ["cut in its text", "cut behind its text", "gone"])
+def test_a_file_that_was_repaired_is_gone_on_with(
+    invoke: Invoke, engine: Engine, model: list[str], tmp_path: Path, damage: str
+) -> None:
+    choose = random.Random(4)
+    whole = gzip.compress("".join(f"{choose.randbytes(15).hex()}\n" for _ in range(800)).encode(), mtime=0)
+    file, output = tmp_path / "a.txt.gz", tmp_path / "out"
+    file.write_bytes(
+        {"cut in its text": whole[: len(whole) // 2], "cut behind its text": whole[:-8], "gone": whole}[damage]
+    )
+    command = ["score", *model, file, "--read-ahead", "100"]
+    remote = [*command, "--engine", "ray", "--output-dir", output]
+    if damage == "gone":  # after it was listed
+        engine.before_reading = file.unlink
+    assert invoke(*remote).exit_code == 1
+    assert not (output / "_SUCCESS").exists()
+    done = len(parts(output)) - 1
+    assert done == {"cut in its text": 2, "cut behind its text": 7, "gone": 0}[damage]
+    engine.before_reading = lambda: None
+    file.write_bytes(whole)
+    again = invoke(*remote, "--resume")
+    assert again.exit_code == 0, again.stderr
+    assert f"{done} of them from before" in again.stderr or not done
+    assert joined(output, header=True) == invoke(*command).stdout_bytes
+    assert json.loads((output / "_SUCCESS").read_text())["rows"] == 800
+    file.write_bytes(gzip.compress(b"the\n"))
+    assert "not that of the run" in invoke(*remote, "--resume").stderr
+
+
+@pytest.mark.parametrize("scheme", ["file", "memory"])
+def test_inputs_and_outputs_may_be_anywhere(
+    invoke: Invoke, engine: Engine, model: list[str], corpus: list[Path], tmp_path: Path, scheme: str
+) -> None:
+    fsspec = pytest.importorskip("fsspec")
+    root = f"{scheme}://{tmp_path}"
+    system = fsspec.filesystem(scheme, auto_mkdir=True)
+    for path in corpus:
+        system.pipe(f"{tmp_path}/texts/{path.name}", path.read_bytes())
+    options = ("--output", "ids", "--engine", "ray", "--resume", "--output-dir")
+    command = ["tokenize", *model, f"{root}/texts", *options, f"{root}/texts/ids"]
+    assert invoke(*command).exit_code == 0
+    assert invoke("tokenize", *model, corpus[0].parent, *options, tmp_path / "local").exit_code == 0
+    names = sorted(system.glob(f"{tmp_path}/texts/ids/part-*"))
+    assert b"".join(map(system.cat, names)) == joined(tmp_path / "local", header=False)
+    done, engine.done = engine.done, 0
+    # The second time there are outputs below the inputs, which are none of them.
+    again = invoke(*command)
+    assert again.exit_code == 0, again.stderr
+    assert (done, engine.done) == (2 * len(names), 0)
+    system.rm(f"{tmp_path}/texts/ids/{Path(names[0]).name}")
+    assert invoke(*command).exit_code == 0
+    assert engine.done == 1
+    assert json.loads(system.cat(f"{tmp_path}/texts/ids/_SUCCESS"))["rows"] == 130 + 75 + 50
+    system.rm(str(tmp_path / "texts"), recursive=True)
 
 
 def test_a_seed_that_was_drawn_is_that_of_the_run_that_is_resumed(

@@ -143,7 +143,7 @@ def failing_writes(monkeypatch: pytest.MonkeyPatch, fails: Callable[[int], bool]
 
     def add_part(self: Output, *arguments: Any) -> int:
         if fails(next(count)):
-            raise WriteError("the output directory cannot be used", where="there", found="503 slow down")
+            raise WriteError("it cannot be used", where="there", found="503 slow down") from OSError()
         return add(self, *arguments)
 
     monkeypatch.setattr(Output, "add_part", add_part)
@@ -179,11 +179,18 @@ def test_a_directory_that_cannot_be_written_ends_the_run_soon_and_names_the_mach
         assert f"there, on {socket.gethostname()}" in result.stderr
 
 
+def caused(error: WriteError) -> WriteError:
+    """An error that the system caused."""
+    error.__cause__ = ConnectionError("reset")
+    return error
+
+
 @pytest.mark.parametrize(
     ("error", "again"),
     [
         (OSError(28, "No space left on device"), True),
-        (WriteError("the output directory cannot be used", where="s3://there"), True),
+        (caused(WriteError("the output directory cannot be used", where="s3://there")), True),
+        (WriteError("the output directory is not the one that the run began in"), False),
         (InputError("the input is another"), False),
         (RuntimeError("a mistake"), False),
     ],

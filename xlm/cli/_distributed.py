@@ -35,8 +35,8 @@ _OF_RAY = (
     click.option(
         "--output-dir",
         metavar="DIR",
-        help="Directory or address for the results: files part-00000-0000000 and so on, which in the order of their "
-        "names are what --engine local writes, but that each TSV has the header; and _SUCCESS when all are there.",
+        help="Directory or address for the results: files part-0000000-0000000 and so on, which in the order of their "
+        "names are what --engine local writes, but that each TSV has the header; _SUCCESS when all are there.",
     ),
     click.option(
         "--address",
@@ -150,11 +150,8 @@ def inputs(names: Sequence[str], *, form: str | None, column: str | None) -> lis
     import_ray()
     if not names or "-" in names:
         raise click.UsageError("--engine ray reads files, not standard input")
-    output_dir = click.get_current_context().params["output_dir"].rstrip("/")
-    if any(f"{name}/".startswith(f"{output_dir}/") for name in names):
-        raise click.UsageError(f"--output-dir {output_dir} holds an input")
     try:
-        files = input_files(list(names))
+        files = input_files(list(names), output=click.get_current_context().params["output_dir"])
         Corpus(files, form=form, column=column)
     except InputError as error:
         raise click.UsageError(str(error)) from error

@@ -98,7 +98,8 @@ class Run:
 
         Raises:
             DependencyError: Ray is not installed.
-            InputError: A run of another identity was cut off there, or the input is another one than it was.
+            InputError: A run of another identity was cut off there, another run took the directory, or the input is
+                another one than it was.
             WriteError: Something is in the way, or cannot be written.
             XLMError: There is no such cluster, or a worker failed; what is done can be resumed.
         """
@@ -113,9 +114,9 @@ class Run:
                 "read_ahead": self.work.read_at_once,
                 "threads": self.cluster.threads_per_worker,
                 "windows_per_file": windows,
-                "inputs": [(file.name, file.size()) for file in self.files],
+                "inputs": [file.name for file in self.files],
             }
-            self._records = output.begin(whole, resume=self.resume)
+            self._records = output.begin(whole, sizes=[file.size() for file in self.files], resume=self.resume)
             resumed = len(self._records)
             reading = Reading(
                 form=self.form,

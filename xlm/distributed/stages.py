@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from xlm import errors
 from xlm.distributed.output import Output, Record
 from xlm.distributed.units import Unit, units_of
-from xlm.errors import InputError, XLMError, XLMWarning
+from xlm.errors import InputError, WriteError, XLMError, XLMWarning
 from xlm.scoring.input_files import InputFile
 from xlm.scoring.rows import Corpus, import_pyarrow
 
@@ -186,7 +186,8 @@ def described(error: Exception, *, again: bool = False) -> dict[str, Any]:
         error: The error.
         again: Whether the same may well succeed later; true of all errors of disks and networks.
     """
-    again = again or isinstance(error, OSError)
+    # What we say of a directory, and no system has said, stays so.
+    again = again or isinstance(error.__cause__ if isinstance(error, WriteError) else error, OSError)
     host = socket.gethostname()
     if isinstance(error, XLMError):
         fields = {name: getattr(error, name) for name in ("found", "expected", "remedy")}
