@@ -2,16 +2,13 @@
 
     part-0000000-0000000.tsv     the output of unit 0 of file 0; in the order of their names, parts are all output
     _meta.json                   what the run is: model, inputs and options
-    _run                         who writes here: the last of these lines
+    _run                         who writes here, see ``owner``
     _parts/0000000-0000000.json  that this part is done: rows, problems, digest of its input
     _SUCCESS                     written last: what all parts have together
 
 A part is written before its record, whole. A unit that was worked on twice, because a machine died or was slow, has one
 part, the last one that was written; machines of one kind of processor write the same. What begins with an underscore is
 no data to other engines.
-
-Runs on one directory are kept apart by ``_run``: each begins by writing its line there, and nobody but the one whose
-line is the last writes a part or ``_SUCCESS``. A worker that does not find it does not see the directory.
 """
 
 from __future__ import annotations
@@ -24,11 +21,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from xlm.distributed.owner import check_ours, runs_of, take, taken
 from xlm.distributed.storage import Directory
 from xlm.errors import InputError, WriteError
 from xlm.scoring.run_files import check_same_run
 
-_META, _RUN, _PARTS, _SUCCESS = "_meta.json", "_run", "_parts", "_SUCCESS"
+_META, _PARTS, _SUCCESS = "_meta.json", "_parts", "_SUCCESS"
 _PART, _SIZES = "part-", "sizes"
 
 UnitName = tuple[int, int]
@@ -122,7 +120,7 @@ class Output:
         before = described.pop(_SIZES, [])
         expected = json.loads(json.dumps(dict(identity)))
         check_same_run(described, expected, where=f"{self.directory.address}/{_META}", otherwise="remove the directory")
-        runs = self._runs() or []
+        runs = runs_of(self.directory) or []
         records = self._records(runs)
         self._check_sizes(identity["inputs"], before, sizes, damaged={each.file for each in records if each.damaged})
         self._take(identity, sizes, after=runs)
@@ -149,41 +147,11 @@ class Output:
     def _take(self, identity: Mapping[str, Any], sizes: Sequence[int], *, after: list[str]) -> None:
         described = _json({**identity, _SIZES: list(sizes)})
         self.directory.write(_META, described)
-        self.directory.write(_RUN, "".join(f"{run}\n" for run in [*after, self.directory.writer]).encode())
+        take(self.directory, after=after)
         # Of two that begin at once, one has written its line last. It may not have written last what the run is.
-        self.check_ours()
+        check_ours(self.directory)
         if self.directory.read(_META) != described:
-            raise self._taken()
-
-    def _runs(self) -> list[str] | None:
-        data = self.directory.read(_RUN)
-        return None if data is None else data.decode("ascii", "replace").split()
-
-    def check_ours(self) -> None:
-        """Sees to it that the directory is here, and that no other run has taken it.
-
-        Raises:
-            InputError: Another run has it.
-            WriteError: It is not here: this machine does not see what the one sees that began the run.
-        """
-        runs = self._runs()
-        if runs is None:
-            raise WriteError(
-                "the output directory is not the one that the run began in",
-                where=self.directory.address,
-                found=f"no {_RUN} in it",
-                expected="a directory that every machine sees under this name",
-                remedy="a shared file system, or an object store",
-            )
-        if runs[-1:] != [self.directory.writer]:
-            raise self._taken()
-
-    def _taken(self) -> InputError:
-        return InputError(
-            "another run has taken the output directory",
-            where=self.directory.address,
-            remedy="let it end, or write somewhere else",
-        )
+            raise taken(self.directory)
 
     def _check_sizes(
         self, names: Sequence[str], before: Sequence[int], now: Sequence[int], *, damaged: set[int]
@@ -233,7 +201,7 @@ class Output:
             InputError: As for ``check_ours``.
             WriteError: As for ``check_ours``, or it cannot be written.
         """
-        self.check_ours()
+        check_ours(self.directory)
         return self.directory.copy(source, self.part_name(unit))
 
     def add_record(self, record: Record) -> None:
@@ -266,7 +234,7 @@ class Output:
             InputError: As for ``check_ours``.
             WriteError: Parts are not there as workers wrote them, or it cannot be written.
         """
-        self.check_ours()
+        check_ours(self.directory)
         found = sorted(records, key=lambda record: record.name)
         names = {self.part_name(record.name): record.bytes for record in found}
         sizes = self.directory.names()
