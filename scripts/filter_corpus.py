@@ -64,10 +64,19 @@ class Line:
 
 
 def scores(directory: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a directory of parts in Parquet, in order, some thousands at a time."""
+    """The rows of a directory of parts in Parquet, in order, some thousands at a time.
+
+    Raises:
+        SystemExit: Not all parts are there.
+    """
+    if not (directory / "_SUCCESS").exists():
+        raise SystemExit(f"{directory}: no _SUCCESS, so parts may be missing; run it again")
     for part in sorted(directory.glob("part-*.parquet")):
-        for batch in pyarrow.parquet.ParquetFile(part).iter_batches(columns=list(_NEEDED)):
-            yield from batch.to_pylist()
+        with pyarrow.parquet.ParquetFile(part) as file:
+            # Of one file, rows do not say which it is.
+            names = [name for name in ("file", *_NEEDED) if name in file.schema_arrow.names]
+            for batch in file.iter_batches(columns=names):
+                yield from batch.to_pylist()
 
 
 def differences(domain: Iterable[dict[str, Any]], general: Iterable[dict[str, Any]]) -> Iterator[Line]:
@@ -81,7 +90,7 @@ def differences(domain: Iterable[dict[str, Any]], general: Iterable[dict[str, An
         ValueError: They are not of the same lines.
     """
     for one, other in zip(domain, general, strict=True):
-        if (one["line"], one["text"]) != (other["line"], other["text"]):
+        if any(one.get(name) != other.get(name) for name in ("file", "line", "text")):
             raise ValueError(f"line {one['line']} of one output stands beside line {other['line']} of the other")
         if one["logprob"] is None or other["logprob"] is None:
             continue
@@ -113,6 +122,10 @@ def make_corpus(arguments: argparse.Namespace) -> set[int]:
     wanted = round(arguments.lines * arguments.share)
     if len(domain) < 2 * wanted:
         raise SystemExit(f"--domain has {len(domain):,} lines that can be used; {2 * wanted:,} are needed")
+    if len(general) < arguments.lines - wanted:
+        raise SystemExit(
+            f"--general has {len(general):,} lines that can be used; {arguments.lines - wanted:,} are needed"
+        )
     inside = domain[:wanted]
     corpus = [(line, True) for line in inside]
     corpus += [(line, False) for line in choose.sample(general, arguments.lines - wanted)]
@@ -126,6 +139,18 @@ def make_corpus(arguments: argparse.Namespace) -> set[int]:
     return {number for number, (_, is_domain) in enumerate(corpus, start=1) if is_domain}
 
 
+def share(word: str) -> float:
+    """A number above 0 and up to 1.
+
+    Raises:
+        ValueError: It is none.
+    """
+    found = float(word)
+    if not 0 < found <= 1:
+        raise ValueError(word)
+    return found
+
+
 def main() -> int:
     """Does all of it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -135,8 +160,8 @@ def main() -> int:
     parser.add_argument("--lang", default="en")
     parser.add_argument("--model", default="xlm-clm-ende-small", help="what both models are trained on from")
     parser.add_argument("--lines", type=int, default=20_000, help="of the mixed corpus")
-    parser.add_argument("--share", type=float, default=0.05, help="of the domain in it")
-    parser.add_argument("--keep", type=float, default=0.05, help="share of the lines to keep")
+    parser.add_argument("--share", type=share, default=0.05, help="of the domain in it")
+    parser.add_argument("--keep", type=share, default=0.05, help="share of the lines to keep")
     parser.add_argument("--updates", type=int, default=60)
     parser.add_argument("--concurrency", type=int, default=2, help="workers of Ray")
     parser.add_argument("--seed", type=int, default=0)
@@ -154,6 +179,8 @@ def main() -> int:
         output = ["--format", "parquet", "--output-dir", out / f"scores-{name}", "--resume"]
         run("score", trained / "last", "--lang", arguments.lang, out / "corpus.txt", *engine, *output)
     found = list(differences(scores(out / "scores-domain"), scores(out / "scores-general")))
+    if not found:
+        raise SystemExit("no line has scores of both models")
     kept = heapq.nsmallest(math.ceil(arguments.keep * len(found)), found)
     with (out / "kept.txt").open("w", encoding="utf-8") as file:
         file.writelines(f"{line.text}\n" for line in sorted(kept, key=lambda line: line.number))

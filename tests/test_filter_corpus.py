@@ -33,6 +33,9 @@ def test_the_difference_is_per_token() -> None:
 def test_scores_of_other_lines_are_not_joined() -> None:
     with pytest.raises(ValueError, match="line 1 of one output stands beside line 2"):
         list(filter_corpus.differences(rows((1, -1.0, 1)), rows((2, -1.0, 1))))
+    of_file = [[{**row, "file": name} for row in rows((1, -1.0, 1))] for name in ("a", "b")]
+    with pytest.raises(ValueError, match="line 1 of one output stands beside line 1"):
+        list(filter_corpus.differences(*of_file))
     with pytest.raises(ValueError, match="shorter"):
         list(filter_corpus.differences(rows((1, -1.0, 1), (2, -1.0, 1)), rows((1, -1.0, 1))))
 
@@ -41,11 +44,30 @@ def test_parts_are_read_in_their_order(tmp_path: Path) -> None:
     expected = rows(*((line, -float(line), 1) for line in range(1, 31)))
     for part, first in enumerate(range(0, 30, 10)):
         table = pyarrow.Table.from_pylist(expected[first : first + 10]).append_column("status", [["ok"] * 10])
-        parquet.write_table(table, tmp_path / f"part-00000-{part:07}.parquet")
+        parquet.write_table(table, tmp_path / f"part-0000000-{part:07}.parquet")
+    with pytest.raises(SystemExit, match="no _SUCCESS"):
+        list(filter_corpus.scores(tmp_path))
     (tmp_path / "_SUCCESS").write_text("{}", encoding="utf-8")
     assert [dict(row) for row in filter_corpus.scores(tmp_path)] == [
         {name: row[name] for name in ("line", "tokens", "logprob", "text")} for row in expected
     ]
+
+
+@pytest.mark.parametrize(("lines", "short"), [(400, "--general"), (4000, "--domain")])
+def test_too_few_lines_are_said(tmp_path: Path, lines: int, short: str) -> None:
+    for kind in ("domain", "general"):
+        text = "".join(f"a {kind} line, number {number}\n" for number in range(300))
+        (tmp_path / f"{kind}.txt").write_text(text, encoding="utf-8")
+    sources = {kind: tmp_path / f"{kind}.txt" for kind in ("domain", "general")}
+    with pytest.raises(SystemExit, match=f"{short} has 300 lines"):
+        filter_corpus.make_corpus(argparse.Namespace(out=tmp_path, lines=lines, share=0.05, seed=3, **sources))
+
+
+@pytest.mark.parametrize("word", ["0", "1.1", "-1", "nan", "x"])
+def test_what_is_no_share(word: str) -> None:
+    assert filter_corpus.share("1") == 1
+    with pytest.raises(ValueError, match=word):
+        filter_corpus.share(word)
 
 
 def test_the_corpus_holds_the_share_that_was_asked_for_and_no_line_of_the_sample(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         if path.exists():
             # A power cut shortly after the move could otherwise take the new file and the old one.
-            _flush_to_disk(temporary)
+            flush_to_disk(temporary)
         temporary.replace(path)
     except XLMError:
         raise  # A WriteError is an OSError too, and says more than we could add.
@@ -162,7 +162,8 @@ def _refuse_special(path: Path) -> None:
         )
 
 
-def _flush_to_disk(path: Path) -> None:
+def flush_to_disk(path: Path) -> None:
+    """Returns when a power cut can no longer take what a file holds."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -113,6 +113,17 @@ def test_the_seed_of_a_row_gives_the_row_again(invoke: Invoke, model: tuple[str,
     assert json.loads(again) == {**rows[1], "line": 1, **close}
 
 
+@pytest.mark.parametrize("command", ["generate", "tokenize"])
+def test_a_byte_order_mark_is_no_text(invoke: Invoke, model: tuple[str, ...], tmp_path: Path, command: str) -> None:
+    options = ("--greedy", "--max-new-tokens", 2) if command == "generate" else ()
+    text = "The dog\n\ufeffThe cat\n"  # inside, it is a character
+    (tmp_path / "marked.txt").write_text(f"\ufeff{text}", encoding="utf-8")
+    plain = invoke(command, *model, *options, input=text)
+    assert plain.exit_code == 0
+    assert invoke(command, *model, *options, tmp_path / "marked.txt").stdout == plain.stdout
+    assert invoke(command, *model, *options, input=f"\ufeff{text}").stdout == plain.stdout
+
+
 def test_unseeded_runs_differ(invoke: Invoke, model: tuple[str, ...]) -> None:
     runs = {invoke("generate", *model, "--prompt", "The dog").stdout for _ in range(3)}
     assert len(runs) == 3

@@ -46,22 +46,41 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return sorted(directory.iterdir())
 
 
+def poison(network: torch.nn.Module) -> None:
+    """Makes a model of the tests find no numbers from its 21st position on."""
+    with torch.no_grad():
+        network.get_parameter("transformer.embeddings.position.weight")[20:] = torch.nan
+
+
+@pytest.fixture
+def model(demo_files: Path) -> list[str]:  # noqa: F811 (a fixture)
+    """A model's arguments."""
+    return [str(demo_files / "demo.pth"), "--codes", str(demo_files / "codes"), "--lang", "en"]
+
+
+class ClusterError(Exception):
+    """What stands for Ray's errors."""
+
+
 class Engine:
     """Does what a cluster would do, in this process, one unit after the other.
 
     Attributes:
         done: Units that were worked on.
-        loses: Says of which of them, counted from 1, nothing comes back.
+        loses: Says of which of them, counted from 1, nothing comes back; called when they are done.
+        before_reading: What happens before the files are read.
     """
 
     def __init__(self) -> None:
         self.done = 0
         self.loses: Loses = lambda number: False
+        self.before_reading: Callable[[], object] = lambda: None
 
     def dataset(self, of: Run, _ray: Any, _workers: int, reading: Any, output: Any, identity: Any, tasks: Any) -> Any:
         """What ``Run._dataset`` returns."""
 
         def iter_batches(**_: object) -> Iterator[Any]:
+            self.before_reading()
             writer = PartWriter(of.work, identity, output)
             for task in tasks:
                 table = table_of(TASK, json.dumps(task).encode())
@@ -80,11 +99,13 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
 
     @contextmanager
     def connected(_: object) -> Iterator[Any]:
-        yield SimpleNamespace(cluster_resources=lambda: {"CPU": 2.0})
+        exceptions = SimpleNamespace(RayError=ClusterError)
+        yield SimpleNamespace(cluster_resources=lambda: {"CPU": 2.0}, exceptions=exceptions)
 
     monkeypatch.setattr(cluster, "import_ray", lambda: None)
     monkeypatch.setattr(run, "connected", connected)
     monkeypatch.setattr(Run, "_dataset", lambda of, *arguments: found.dataset(of, *arguments))
     threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as a worker's
     yield found
     torch.set_num_threads(threads)

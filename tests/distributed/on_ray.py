@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from xlm.cli import xlm
-from xlm.distributed.cluster import ClusterOptions, connected
+from xlm.distributed.cluster import ClusterOptions, connected, wait_for
 from xlm.distributed.inputs import input_files
 from xlm.distributed.run import Run, Summary
 from xlm.distributed.work import Lines, Step, TokenizeWork
@@ -45,11 +45,11 @@ class _DyingStep:
     marker: Path
     row: int
 
-    def lines(self, window: Sequence[Row]) -> Lines:
+    def lines(self, window: Sequence[Row], *, file: int) -> Lines:
         if any(row.number == self.row for row in window) and not self.marker.exists():
             self.marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        return self.step.lines(window)
+        return self.step.lines(window, file=file)
 
     def finish(self, lines: Path, target: Path) -> None:
         self.step.finish(lines, target)
@@ -93,9 +93,10 @@ def main(asked: Mapping[str, Any]) -> None:
     corpus = [Path(path) for path in asked["corpus"]]
     os.chdir(corpus[0].parent)
     with connected(ClusterOptions(address="local", concurrency=2)) as ray:
+        wait_for(ray.get_runtime_context().gcs_address, 60)  # it is answered as is expected of Ray
         command = [*asked["command"], "--engine", "ray", "--output-dir", str(directory / "scores")]
         xlm.main([*command, "--concurrency", "2"], standalone_mode=False)
-        (directory / "scores" / "part-00000-0000004.tsv").unlink()
+        (directory / "scores" / "part-0000000-0000004.tsv").unlink()
         xlm.main([*command, "--concurrency", "1", "--resume"], standalone_mode=False)
         summary = tokenized_by_dying_workers(asked["opened"], corpus[-1], directory / "ids")
         texts = corpus[-1].read_text("utf-8").split("\n")

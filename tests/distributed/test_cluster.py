@@ -7,15 +7,23 @@ from __future__ import annotations
 
 import signal
 import socket
+import socketserver
+import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from tests.cli.conftest import Invoke
+from xlm.distributed import cluster
 from xlm.distributed.cluster import ClusterOptions, connected
-from xlm.errors import DependencyError, XLMError
+from xlm.errors import InputError, XLMError, XLMWarning
 
 
 @pytest.fixture
@@ -44,25 +52,151 @@ def test_without_the_extra_it_is_named(invoke: Invoke, demo_files: Path, tmp_pat
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.usefixtures("_without_ray")
 def test_the_classes_are_there_without_ray() -> None:
-    import xlm.distributed
+    lines = (
+        "import sys; sys.modules['ray'] = None",
+        "import xlm.distributed as found; print(found.Scorer.__name__)",
+        "from xlm.distributed.cluster import ClusterOptions, connected",
+        "connected(ClusterOptions()).__enter__()",
+    )
+    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=False)
+    assert done.stdout == "Scorer\n"
+    assert "DependencyError: Ray Data is not installed" in done.stderr
 
-    assert xlm.distributed.Scorer.__name__ == "Scorer"
-    with pytest.raises(DependencyError, match="not installed"), connected(ClusterOptions()):
-        pass
 
-
-@pytest.mark.parametrize("prefix", ["", "ray://"])
-def test_an_address_that_nobody_listens_on_is_waited_for_and_named(nobody: str, prefix: str) -> None:
+def test_an_address_that_nobody_listens_on_is_waited_for_and_named(nobody: str) -> None:
     pytest.importorskip("ray")
     started = time.monotonic()
-    options = ClusterOptions(address=prefix + nobody, connect_seconds=1.2)
+    options = ClusterOptions(address=nobody, connect_seconds=1.2)
     with pytest.raises(XLMError, match="no cluster of Ray") as error, connected(options):
         pass
-    assert error.value.where == prefix + nobody
+    assert error.value.where == nobody
     assert "after 1 s" in str(error.value.found)
     assert time.monotonic() - started < 20  # a second of waiting, on a machine that is busy
+
+
+@contextmanager
+def answering(words: bytes) -> Iterator[str]:
+    """An address of this machine where somebody says this to all who come, and waits for them to go."""
+
+    class Answer(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.sendall(words)
+            while self.request.recv(1024):
+                pass
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Answer) as server:
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield f"127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [(b"", "timed out"), (b"SSH-2.0-OpenSSH_9.6\r\n", "not Ray"), (b"HTTP/1.1 400 No\r\n", "not Ray")],
+)
+def test_somebody_else_who_answers_is_waited_for_no_longer(words: bytes, found: str) -> None:
+    pytest.importorskip("ray")
+    started = time.monotonic()
+    with answering(words) as address:
+        options = ClusterOptions(address=address, connect_seconds=0.7)
+        with pytest.raises(XLMError, match="no cluster of Ray") as error, connected(options):
+            pass
+    assert found in str(error.value.found)
+    assert time.monotonic() - started < 20
+
+
+SETTINGS = bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))  # the first frame of a server, RFC 9113, section 3.4
+
+
+@pytest.mark.parametrize(
+    ("reason", "found"), [(SystemExit(15), "Ray gave up"), (RuntimeError("Version mismatch: 2.9"), "Version mismatch")]
+)
+def test_a_cluster_that_cannot_be_joined_is_not_called_missing(
+    monkeypatch: pytest.MonkeyPatch, reason: BaseException, found: str
+) -> None:
+    ray = pytest.importorskip("ray")
+
+    def init(**_: object) -> None:
+        raise reason
+
+    monkeypatch.setattr(ray, "init", init)
+    with answering(SETTINGS) as address:
+        options = ClusterOptions(address=address, connect_seconds=5)
+        with pytest.raises(XLMError, match="cannot be joined") as error, connected(options):
+            pass
+    assert found in str(error.value.found)
+    assert error.value.where == address
+
+
+@pytest.mark.parametrize("of_environment", [True, False])
+def test_rays_server_for_clients_is_refused(monkeypatch: pytest.MonkeyPatch, of_environment: bool) -> None:
+    pytest.importorskip("ray")
+    address = "ray://127.0.0.1:10001"
+    if of_environment:
+        monkeypatch.setenv("RAY_ADDRESS", address)
+    options = ClusterOptions(address=None if of_environment else address)
+    with pytest.raises(XLMError, match="server for clients") as error, connected(options):
+        pass
+    assert error.value.where == address
+    assert "job submit" in str(error.value)
+
+
+class FakeRay(SimpleNamespace):
+    """Ray, with one machine; keeps what it was started with."""
+
+    def __init__(self, **resources: float) -> None:
+        super().__init__(started=[], is_initialized=lambda: False, shutdown=lambda: None)
+        self.init = lambda **settings: self.started.append(settings)
+        self.nodes = lambda: [
+            {"Alive": True, "Resources": resources},
+            {"Alive": False, "Resources": {"CPU": 99.0, "GPU": 9.0}},
+        ]
+
+
+@pytest.mark.parametrize("options", [ClusterOptions(threads_per_worker=3), ClusterOptions(gpus_per_worker=1)])
+def test_a_worker_that_there_is_no_room_for_is_refused_here_and_waited_for_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, options: ClusterOptions
+) -> None:
+    monkeypatch.setattr(cluster, "import_ray", lambda: FakeRay(CPU=2.0))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(XLMError, match="no room for a worker") as error, connected(options):
+        pass
+    assert error.value.found == "at most 2 CPUs, 0 GPUs"
+    with (
+        answering(SETTINGS) as address,
+        pytest.warns(XLMWarning, match="no machine of the cluster has room"),
+        connected(replace(options, address=address)),
+    ):
+        pass
+    monkeypatch.setattr(cluster, "import_ray", lambda: FakeRay(CPU=3.0, GPU=1.0))
+    with connected(options):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("options", "cpus"),
+    [(ClusterOptions(), None), (ClusterOptions(threads_per_worker=2), None), (ClusterOptions(concurrency=3), 3)],
+)
+def test_ray_counts_the_processors_unless_workers_are_asked_for(
+    monkeypatch: pytest.MonkeyPatch, options: ClusterOptions, cpus: int | None
+) -> None:
+    ray = FakeRay(CPU=2.0)
+    monkeypatch.setattr(cluster, "import_ray", lambda: ray)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with connected(options):
+        pass
+    assert [settings.get("num_cpus") for settings in ray.started] == [cpus]
+
+
+@pytest.mark.parametrize("gpus", [1.5, 2.25])
+def test_a_worker_has_whole_gpus_or_a_part_of_one(gpus: float) -> None:
+    with pytest.raises(InputError, match="whole GPUs"):
+        ClusterOptions(gpus_per_worker=gpus)
+    assert [ClusterOptions(gpus_per_worker=given).gpus_per_worker for given in (0, 0.5, 1, 2.0)] == [0, 0.5, 1, 2]
 
 
 def test_an_address_of_the_environment_is_named_too(

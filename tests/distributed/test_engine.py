@@ -5,30 +5,23 @@ Oracle: the bytes that the local command writes for the same files.
 
 from __future__ import annotations
 
+import gzip
 import json
+import os
+import random
+import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
-import torch
 
 from tests.cli.conftest import Invoke
-from tests.distributed.conftest import Engine
+from tests.distributed.conftest import Engine, poison
 from tests.distributed.runs import joined, parts
+from xlm.distributed import worker_model
+from xlm.model.opening import open_model
 
 pytest.importorskip("pyarrow")
-
-MODEL = ("demo.pth", "--codes", "codes", "--lang", "en")
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)  # as a worker's
-
-
-@pytest.fixture
-def model(demo_files: Path) -> list[str]:
-    """A model's arguments."""
-    return [str(demo_files / word) if (demo_files / word).exists() else word for word in MODEL]
 
 
 @pytest.mark.parametrize(
@@ -117,6 +110,21 @@ def test_continuations_are_those_of_the_local_command(
     assert stops in remote.stderr.splitlines()
 
 
+def test_names_of_files_need_not_be_utf_8(
+    invoke: Invoke, engine: Engine, model: list[str], corpus: list[Path], tmp_path: Path
+) -> None:
+    files = [tmp_path / os.fsdecode(name) for name in (b"a\xff.txt", b"b.txt")]
+    try:
+        for file in files:
+            file.write_bytes(b"the dog\n")
+    except OSError:
+        pytest.skip("this file system takes names of UTF-8 only")
+    command = ["score", *model, *files]
+    remote = invoke(*command, "--engine", "ray", "--output-dir", tmp_path / "out")
+    assert remote.exit_code == 0, remote.stderr
+    assert joined(tmp_path / "out", header=True) == invoke(*command).stdout_bytes
+
+
 def test_a_prompt_that_cannot_be_continued_is_a_row_too(
     invoke: Invoke, engine: Engine, model: list[str], tmp_path: Path
 ) -> None:
@@ -139,6 +147,55 @@ def test_a_prompt_that_cannot_be_continued_is_a_row_too(
         fourth["text"],
         "",
     ]
+
+
+def test_a_prompt_whose_scores_are_not_finite_is_a_row_too(
+    invoke: Invoke, engine: Engine, model: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("the dog\n" + "the dog " * 20 + "\na cat\n")
+    command = ["generate", *model, prompts, "--max-new-tokens", "3", "--seed", "1", "--engine", "ray"]
+    assert invoke(*command, "--format", "jsonl", "--output-dir", tmp_path / "whole").exit_code == 0
+
+    def poisoned(*arguments: Any, **options: Any) -> Any:
+        network = open_model(*arguments, **options)
+        poison(network)
+        return network
+
+    monkeypatch.setattr(worker_model, "open_model", poisoned)
+    result = invoke(*command, "--format", "jsonl", "--output-dir", tmp_path / "out")
+    assert result.exit_code == 0, result.stderr
+    whole, found = (
+        [json.loads(line) for line in joined(tmp_path / name, header=False).splitlines()] for name in ("whole", "out")
+    )
+    assert found[1]["status"].startswith("error: the model's scores of the next token are not finite")
+    assert [found[1]["line"], found[1]["prompt"]] == [2, whole[1]["prompt"]]
+    for before, after in ((whole[0], found[0]), (whole[2], found[2])):
+        close = {name: pytest.approx(before[name], abs=1e-4) for name in ("logprobs", "logprob")}  # in another batch
+        assert after == {**before, **close}
+    assert "1 rows could not be processed" in result.stderr
+    assert "prompts.txt, line 2: the model's scores" in result.stderr
+    assert invoke(*command, "--output-dir", tmp_path / "text").exit_code == 0
+    assert joined(tmp_path / "text", header=False).decode() == f"{whole[0]['text']}\n\n{whole[2]['text']}\n"
+
+
+def test_files_of_prompts_have_seeds_of_their_own(
+    invoke: Invoke, engine: Engine, model: list[str], tmp_path: Path
+) -> None:
+    for name in ("a.txt", "b.txt", "c.txt"):
+        (tmp_path / name).write_text("the dog\nthe dog\n")
+    command = ["generate", *model, "--max-new-tokens", "5", "--format", "jsonl"]
+    ray = ["--engine", "ray", "--output-dir", tmp_path / "out"]
+    assert invoke(*command, tmp_path / "*.txt", "--seed", "3", *ray).exit_code == 0
+    rows = [json.loads(line) for line in joined(tmp_path / "out", header=False).splitlines()]
+    assert [(Path(row["file"]).name, row["line"]) for row in rows] == [(a + ".txt", n) for a in "abc" for n in (1, 2)]
+    assert len({row["seed"] for row in rows}) == 6
+    # Each file is what the local command makes of it alone, with the seed of its first line.
+    for first in (0, 2, 4):
+        local = invoke(*command, rows[first]["file"], "--seed", str(rows[first]["seed"]))
+        lines = [{name: value for name, value in row.items() if name != "file"} for row in rows[first : first + 2]]
+        assert [json.loads(line) for line in local.stdout.splitlines()] == lines
+    assert rows[0]["seed"] == 3
 
 
 def test_what_dying_workers_took_with_them_is_done_again(
@@ -184,7 +241,7 @@ def test_only_what_is_missing_is_made_again(
     assert invoke(*command).exit_code == 0
     assert engine.done == 0
     all_parts[2].unlink()  # a part without its record, a record without its part, and a part that was cut
-    (output / "_parts" / "00001-0000000.json").unlink()
+    (output / "_parts" / "0000001-0000000.json").unlink()
     all_parts[-1].write_bytes(b"")
     engine.loses = lambda number: True
     assert invoke(*command).exit_code == 1
@@ -210,7 +267,7 @@ def test_only_the_same_run_is_gone_on_with(invoke: Invoke, engine: Engine, model
         assert "was another one" in other.stderr
     data = text.read_text()
     text.write_text(data.replace("cat", "dog"))  # of the same size
-    (output / "part-00000-0000002.tsv").unlink()
+    (output / "part-0000000-0000002.tsv").unlink()
     other = invoke(*command, "--resume")
     assert other.exit_code == 1
     assert "not that of the run that is to be resumed" in other.stderr
@@ -240,9 +297,67 @@ def test_a_damaged_file_is_read_as_far_as_it_goes_and_again_later(
     assert local.exit_code == remote.exit_code == 1
     assert "read only in part" in remote.stderr
     assert joined(tmp_path / "out", header=True) == local.stdout_bytes
+    assert not (tmp_path / "out" / "_SUCCESS").exists()
     done, engine.done = engine.done, 0
     assert invoke(*command, "--engine", "ray", "--output-dir", tmp_path / "out", "--resume").exit_code == 1
     assert engine.done == 1 < done
+    assert not (tmp_path / "out" / "_SUCCESS").exists()
+
+
+@pytest.mark.parametrize("damage", ["cut in its text", "cut behind its text", "gone"])
+def test_a_file_that_was_repaired_is_gone_on_with(
+    invoke: Invoke, engine: Engine, model: list[str], tmp_path: Path, damage: str
+) -> None:
+    choose = random.Random(4)
+    whole = gzip.compress("".join(f"{choose.randbytes(15).hex()}\n" for _ in range(800)).encode(), mtime=0)
+    file, output = tmp_path / "a.txt.gz", tmp_path / "out"
+    file.write_bytes(
+        {"cut in its text": whole[: len(whole) // 2], "cut behind its text": whole[:-8], "gone": whole}[damage]
+    )
+    command = ["score", *model, file, "--read-ahead", "100"]
+    remote = [*command, "--engine", "ray", "--output-dir", output]
+    if damage == "gone":  # after it was listed
+        engine.before_reading = file.unlink
+    assert invoke(*remote).exit_code == 1
+    assert not (output / "_SUCCESS").exists()
+    done = len(parts(output)) - 1
+    assert done == {"cut in its text": 2, "cut behind its text": 7, "gone": 0}[damage]
+    engine.before_reading = lambda: None
+    file.write_bytes(whole)
+    again = invoke(*remote, "--resume")
+    assert again.exit_code == 0, again.stderr
+    assert f"{done} of them from before" in again.stderr or not done
+    assert joined(output, header=True) == invoke(*command).stdout_bytes
+    assert json.loads((output / "_SUCCESS").read_text())["rows"] == 800
+    file.write_bytes(gzip.compress(b"the\n"))
+    assert "not that of the run" in invoke(*remote, "--resume").stderr
+
+
+@pytest.mark.parametrize("scheme", ["file", "memory"])
+def test_inputs_and_outputs_may_be_anywhere(
+    invoke: Invoke, engine: Engine, model: list[str], corpus: list[Path], tmp_path: Path, scheme: str
+) -> None:
+    fsspec = pytest.importorskip("fsspec")
+    root = f"{scheme}://{tmp_path}"
+    system = fsspec.filesystem(scheme, auto_mkdir=True)
+    for path in corpus:
+        system.pipe(f"{tmp_path}/texts/{path.name}", path.read_bytes())
+    options = ("--output", "ids", "--engine", "ray", "--resume", "--output-dir")
+    command = ["tokenize", *model, f"{root}/texts", *options, f"{root}/texts/ids"]
+    assert invoke(*command).exit_code == 0
+    assert invoke("tokenize", *model, corpus[0].parent, *options, tmp_path / "local").exit_code == 0
+    names = sorted(system.glob(f"{tmp_path}/texts/ids/part-*"))
+    assert b"".join(map(system.cat, names)) == joined(tmp_path / "local", header=False)
+    done, engine.done = engine.done, 0
+    # The second time there are outputs below the inputs, which are none of them.
+    again = invoke(*command)
+    assert again.exit_code == 0, again.stderr
+    assert (done, engine.done) == (2 * len(names), 0)
+    system.rm(f"{tmp_path}/texts/ids/{Path(names[0]).name}")
+    assert invoke(*command).exit_code == 0
+    assert engine.done == 1
+    assert json.loads(system.cat(f"{tmp_path}/texts/ids/_SUCCESS"))["rows"] == 130 + 75 + 50
+    system.rm(str(tmp_path / "texts"), recursive=True)
 
 
 def test_a_seed_that_was_drawn_is_that_of_the_run_that_is_resumed(
@@ -274,6 +389,7 @@ def test_a_model_that_changed_since_the_run_was_given_out_is_noticed(
     assert result.exit_code == 1
     assert "compute something else" in result.stderr
     assert "found: here" in result.stderr
+    assert f"where: model, on {socket.gethostname()}\n" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -326,6 +442,8 @@ def test_the_output_is_no_input(invoke: Invoke, engine: Engine, model: list[str]
     ("command", "options", "said"),
     [
         ("tokenize", ("--workers", "2"), "--workers"),
+        ("tokenize", ("--gpus-per-worker", "1"), "--gpus-per-worker"),
+        ("generate", ("--gpus-per-worker", "1.5"), "whole"),
         ("generate", ("--stream",), "--stream"),
         ("generate", ("--prompt", "x"), "--prompt"),
     ],

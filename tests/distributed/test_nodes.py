@@ -56,13 +56,28 @@ def undisturbed(files: Path, cluster: LocalCluster) -> Path:
     return output
 
 
-def test_fifty_thousand_rows_are_those_of_one_machine_in_all_digits(
-    files: Path, cluster: LocalCluster, tmp_path: Path
+def test_fifty_thousand_rows_are_those_of_one_machine_in_all_digits_whatever_is_killed(
+    files: Path, tmp_path: Path
 ) -> None:
     options = [*score(files, files / "lines.txt", window=1024), *PARQUET]
     done = locally(*options, "--output", tmp_path / "local")
     assert done.returncode == 0, done.stderr
-    finish(cluster, on(cluster, *options, output=tmp_path / "parts"))
+    output = tmp_path / "parts"
+    with LocalCluster(nodes=3, cpus=1) as cluster:
+        line = on(cluster, *options, "--resume", output=output)
+        with started(cluster, line) as run:
+            wait_for_parts(output, 5, run)
+            wait_until(cluster.workers)[0].kill()
+            wait_for_parts(output, 12, run)
+            run.kill()
+        with started(cluster, line) as run:
+            wait_for_parts(output, 18, run)
+            cluster.remove_node()
+            wait_for_parts(output, 25, run)
+            wait_until(cluster.workers)[0].kill()
+            assert len(parts(output)) < -(-ROWS // 1024), "it was killed too late"
+            printed, _ = run.communicate(timeout=600)
+    assert run.returncode == 0, printed
     found, expected = table(*parts(tmp_path / "parts")), table(tmp_path / "local")
     assert expected.num_rows == ROWS
     assert len(parts(tmp_path / "parts")) == -(-ROWS // 1024)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import xlm
+from tests.distributed.conftest import poison
 from xlm.distributed import Generator, Scorer, Tokenizer
 from xlm.errors import InputError, LanguageError
 from xlm.generation.continuer import Continuer, decoding_options
@@ -104,6 +105,34 @@ def test_a_batch_may_be_empty(opened: dict[str, Any]) -> None:
     for step in (Scorer(**opened), Tokenizer(**opened), Generator(**opened, greedy=True)):
         assert step(empty).num_rows == 0
         assert "status" in step(empty).column_names
+
+
+def test_what_is_not_finite_has_a_status(opened: dict[str, Any], model: Any, tokenizer: Any) -> None:
+    options: dict[str, Any] = {"greedy": True, "max_new_tokens": 2, "num_return_sequences": 1}
+    generator, scorer = Generator(**opened, **options), Scorer(**opened)
+    texts = pyarrow.table({"text": ["the dog", "the dog " * 20, "a cat"]})
+    expected = [row["ids"] for row in generator(texts).to_pylist()]
+    poison(generator._continuer._network)
+    poison(scorer._scorer.model)
+    continued, scored = generator(texts).to_pylist(), scorer(texts).to_pylist()
+    assert [row["status"].partition(":")[0] for row in continued] == ["ok", "error", "ok"]
+    assert [row["status"].partition(":")[0] for row in scored] == ["ok", "error", "ok"]
+    assert "not finite" in continued[1]["status"]
+    assert [row["ids"] for row in continued] == [expected[0], None, expected[2]]
+
+
+def test_a_name_that_is_taken_is_said_before_anything_is_computed(
+    opened: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = table(status=["ok"] * len(TEXTS), ids=["x"] * len(TEXTS))
+    scorer, tokenizer, generator = Scorer(**opened), Tokenizer(**opened), Generator(**opened)
+    monkeypatch.setattr(scorer, "_scorer", None)
+    monkeypatch.setattr(tokenizer, "_tokenizer", None)
+    monkeypatch.setattr(generator, "_continuer", None)
+    for step in (scorer, tokenizer, generator):
+        with pytest.raises(InputError, match="a name that the result needs") as error:
+            step(given)
+        assert "'status'" in str(error.value.found)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from xlm.scoring.read_ahead import windows
 from xlm.scoring.rows import Corpus, Row
 
 _TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
-_ROWS = st.builds(Row, file=st.just("ä"), number=st.integers(1), text=st.none() | _TEXTS, problem=st.none() | _TEXTS)
+_ROWS = st.builds(Row, file=st.just("ä"), number=st.integers(1), text=st.none() | _TEXTS, problem=st.none() | st.text())
 
 
 @given(

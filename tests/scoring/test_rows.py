@@ -13,6 +13,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import IO
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -20,6 +21,7 @@ from hypothesis import strategies as st
 
 from xlm.errors import DependencyError, InputError
 from xlm.scoring import rows as rows_module
+from xlm.scoring.input_files import LocalFile
 from xlm.scoring.rows import Corpus, Row
 
 TEXTS = ["the dog", "", 'say "no", or\tnot', "ü 漢 \U0001f600 \u2028 \x00 \x85 \x0b", " , ", "\\t"]
@@ -347,3 +349,26 @@ def test_a_corpus_closes_the_file_whose_rows_are_not_all_taken(tmp_path: Path, n
         next(rows)
     assert [row.text for row in corpus] == ["one", "two"]
     corpus.close()
+
+
+def test_a_corpus_closes_parquet_whose_rows_are_not_all_taken(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(pyarrow.table({"text": ["one"] * 3000}), tmp_path / "in.parquet", row_group_size=1000)
+    opened: list[IO[bytes]] = []
+
+    class Noted(LocalFile):
+        """A file that is noted when it is opened."""
+
+        def open_parquet(self) -> IO[bytes]:
+            opened.append(self.path.open("rb"))
+            return opened[-1]
+
+    corpus = Corpus([Noted(tmp_path / "in.parquet")])
+    rows = iter(corpus)
+    assert next(rows).text == "one"
+    assert [file.closed for file in opened] == [False]
+    corpus.close()
+    assert [file.closed for file in opened] == [True]
+    assert len(list(corpus)) == 3000
+    assert [file.closed for file in opened] == [True, True]

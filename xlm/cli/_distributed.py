@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _SHOWN_REASONS = 5
 
+
 _ENGINE = click.option(
     "--engine",
     type=click.Choice(["local", "ray"]),
@@ -34,14 +35,14 @@ _OF_RAY = (
     click.option(
         "--output-dir",
         metavar="DIR",
-        help="Directory or address for the results: files part-00000-0000000 and so on, which in the order of their "
-        "names are what --engine local writes, and _SUCCESS when all are there.",
+        help="Directory or address for the results: files part-0000000-0000000 and so on, which in the order of their "
+        "names are what --engine local writes, but that each TSV has the header; _SUCCESS when all are there.",
     ),
     click.option(
         "--address",
         metavar="ADDR",
-        help="The cluster: HOST:PORT of its head, ray://HOST:PORT, or auto.  [default: RAY_ADDRESS; without it, one of "
-        "this machine for the time of the run]",
+        help="The cluster: HOST:PORT of its head, or auto on a machine that belongs to it; not ray://.  [default: "
+        "RAY_ADDRESS; without it, one of this machine for the time of the run]",
     ),
     click.option(
         "--connect-timeout", type=click.FloatRange(0), metavar="S", help="Seconds to wait for it.  [default: 30]"
@@ -66,8 +67,8 @@ _OF_RAY = (
         "--windows-per-file",
         type=click.IntRange(1),
         metavar="N",
-        help="How much goes into one file of results: N times what is read ahead.  [default: 1 to 64, by the size of "
-        "the input]",
+        help="How much goes into one file of results: N times what is computed together, the rows of --read-ahead or "
+        "--batch-size, or 4,096.  [default: by the size of the input, up to 65,536 rows]",
     ),
 )
 RAY_OPTIONS = (
@@ -123,6 +124,10 @@ def uses_ray(*, only_ray: Iterable[str] = (), only_local: Iterable[str] = ()) ->
         raise click.UsageError(f"{', '.join(given)}: not with --engine {'ray' if ray else 'local'}")
     if ray and context.params["output_dir"] is None:
         raise click.UsageError("--engine ray writes to a directory: --output-dir DIR")
+    try:
+        _cluster(context.params)
+    except InputError as error:
+        raise click.UsageError(str(error)) from error
     return ray
 
 
@@ -145,11 +150,8 @@ def inputs(names: Sequence[str], *, form: str | None, column: str | None) -> lis
     import_ray()
     if not names or "-" in names:
         raise click.UsageError("--engine ray reads files, not standard input")
-    output_dir = click.get_current_context().params["output_dir"].rstrip("/")
-    if any(f"{name}/".startswith(f"{output_dir}/") for name in names):
-        raise click.UsageError(f"--output-dir {output_dir} holds an input")
     try:
-        files = input_files(list(names))
+        files = input_files(list(names), output=click.get_current_context().params["output_dir"])
         Corpus(files, form=form, column=column)
     except InputError as error:
         raise click.UsageError(str(error)) from error

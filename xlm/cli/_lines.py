@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
@@ -25,6 +26,8 @@ def is_standard_input(file: BinaryIO) -> bool:
 def read_lines(file: BinaryIO, *, lines: Iterable[bytes] | None = None, first: int = 1) -> Iterator[tuple[int, str]]:
     r"""Yields each line's number and its text without the ``\n``; an unfinished last line counts too.
 
+    A byte order mark at the start is no text.
+
     Args:
         file: What is read, and named in errors.
         lines: Some lines of it that have been read already, instead of those that are left.
@@ -34,13 +37,14 @@ def read_lines(file: BinaryIO, *, lines: Iterable[bytes] | None = None, first: i
         InputError: A line is not UTF-8, or the file cannot be read to its end.
     """
     for number, line in enumerate(_naming(file, file if lines is None else lines), start=first):
+        text = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
         try:
-            yield number, line.removesuffix(b"\n").decode("utf-8")
+            yield number, text.removesuffix(b"\n").decode("utf-8")
         except UnicodeDecodeError as error:
             raise InputError(
                 "the text is not UTF-8",
                 where=place(file, number),
-                found=f"byte 0x{line[error.start]:02x} at byte {error.start + 1} of the line",
+                found=f"byte 0x{text[error.start]:02x} at byte {error.start + 1} of the line",
                 expected="UTF-8",
                 remedy="convert the text, for example: iconv -f LATIN1 -t UTF-8",
             ) from error

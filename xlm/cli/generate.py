@@ -105,8 +105,10 @@ def command(
     depend on the seed and its place in the file, not on --batch-size but for the last digits of what is drawn from,
     which --dtype int8 can magnify to a hundredth of a nat or more.
 
-    With --engine ray, a cluster does the work, and FILE may be of any form that xlm score reads. A prompt that cannot
-    be continued is an empty line, or with --format jsonl an object whose "status" says why.
+    With --engine ray, a cluster does the work, and FILE may be of any form that xlm score reads, by its name too. A
+    prompt that cannot be continued is an empty line, or with --format jsonl an object whose "status" says why. Where
+    FILE stands for several files, objects say of which "file" they are, and each file but the first has a seed of its
+    own, which depends on --seed and its place among them.
 
     \b
     With --format jsonl:
@@ -124,9 +126,17 @@ def command(
     sampling = {name: options.pop(name) for name in _SAMPLING}
     _check_usage(file, prompt, greedy=greedy, stream=stream, form=form, sampling=sampling, seed=seed, **options)
     if uses_ray(only_ray=_ONLY_RAY, only_local=("prompt", "stream", "device")):
-        work_options = {"greedy": greedy, **sampling, **options}
-        of_ray |= {"preset": preset, "codes": codes, "dtype": dtype}
-        _on_ray(model, file, lang, continuation_lang, work_options, seed, batch_size, form, of_ray)
+        _on_ray(
+            model,
+            file,
+            lang=lang,
+            seed=seed,
+            of_ray=of_ray | {"preset": preset, "codes": codes, "dtype": dtype},
+            options={"greedy": greedy, **sampling, **options},
+            continuation_lang=continuation_lang,
+            batch_size=batch_size,
+            form=form,
+        )
         return
     if stream is None:
         single = beams == options["num_return_sequences"] == 1
@@ -153,31 +163,17 @@ def command(
 
 
 def _on_ray(
-    model: str,
-    name: str,
-    lang: str,
-    continuation_lang: str | None,
-    decoding: dict[str, Any],
-    seed: int | None,
-    batch_size: int,
-    form: str,
-    options: dict[str, Any],
+    model: str, name: str, *, lang: str, seed: int | None, of_ray: dict[str, Any], form: str, **of_work: Any
 ) -> None:
-    input_format, column = options["input_format"], options["column"]
+    input_format, column = of_ray["input_format"], of_ray["column"]
     files = inputs([name], form=input_format, column=column)
     from xlm.distributed.generate_work import GenerateWork
 
     if seed is None:
-        seed = earlier_run(options).get("seed", secrets.randbits(63))
-    work = GenerateWork(
-        opened=worker_model(model, lang=lang, options=options),
-        continuation_lang=continuation_lang,
-        options=decoding,
-        form=form,
-        seed=seed,
-        batch_size=batch_size,
-    )
-    summary = work_on_ray(work, files, work.identity(), form=input_format, column=column, options=options)
+        seed = earlier_run(of_ray).get("seed", secrets.randbits(63))
+    opened = worker_model(model, lang=lang, options=of_ray)
+    work = GenerateWork(opened=opened, seed=seed, form=form, files=len(files) > 1, **of_work)
+    summary = work_on_ray(work, files, work.identity(), form=input_format, column=column, options=of_ray)
     _show_stops(Counter(summary.counts))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import sys
 from collections.abc import Iterator
@@ -55,14 +56,15 @@ def command(
     MODEL is a model directory, a checkpoint of the original (.pth), the bundled xlm-clm-ende-small, or an id on the
     Hugging Face hub. FILE is UTF-8 text, one sentence a line, split at line feeds only. Empty lines stay.
 
-    With --engine ray, a cluster does the work, and FILE may be of any form that xlm score reads. A row that cannot be
-    read is an empty line, which is said at the end.
+    With --engine ray, a cluster does the work, and FILE may be of any form that xlm score reads, by its name too:
+    FILE.jsonl then holds objects and FILE.gz is decompressed, where this process takes all for plain text. A row that
+    cannot be read is an empty line, which is said at the end.
 
     \b
     Example:
         echo "Wikipedia was used to" | xlm tokenize xlm-clm-ende-small --lang en
     """
-    if uses_ray(only_ray=_ONLY_RAY, only_local=("workers",)):
+    if uses_ray(only_ray=_ONLY_RAY, only_local=("workers", "gpus_per_worker")):
         _on_ray(model, file, lang=lang, output=output, options={**of_ray, "preset": preset, "codes": codes})
         return
     from xlm.tokenizer.parallel import in_order
@@ -128,7 +130,8 @@ class _Work:
 
 
 def _blocks(file: BinaryIO) -> Iterator[bytes]:
-    """Yields whole lines, about two megabytes of them at a time."""
+    """Yields whole lines, about two megabytes of them at a time; without a byte order mark at the start."""
+    mark = codecs.BOM_UTF8
     while True:
         with naming_file(file):
             block = file.read(_BLOCK_BYTES)
@@ -136,7 +139,8 @@ def _blocks(file: BinaryIO) -> Iterator[bytes]:
             rest = b"" if not block or block.endswith(b"\n") else file.readline()
         if not block:
             return
-        yield block + rest
+        yield (block + rest).removeprefix(mark)
+        mark = b""
 
 
 def _show(lines: int) -> None:

@@ -8,12 +8,13 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from typing import Any
 
-from xlm.errors import DependencyError, XLMError
+from xlm.errors import DependencyError, InputError, XLMError, XLMWarning
 
 CONNECT_SECONDS = 30.0
 """How long a cluster is waited for."""
@@ -22,8 +23,11 @@ _UNLESS_SET = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent anywhere
     "RAY_worker_niceness": "0",  # workers are what the run is for
 }
-_CLIENT_PORT = 10001
 _SECONDS_BETWEEN = 0.5
+_LEAST_SECONDS = 0.1
+# How HTTP/2, which Ray's processes speak, begins: the client's words, then a frame of settings from each side.
+_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
+_FRAME_BYTES, _SETTINGS = 9, 4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,13 +35,16 @@ class ClusterOptions:
     """Where to work, and with how much.
 
     Attributes:
-        address: ``HOST:PORT`` of the cluster's head, ``ray://HOST:PORT`` of its server for clients, or ``auto`` for the
-            cluster that this machine belongs to; ``None`` for what the environment's ``RAY_ADDRESS`` says, and without
-            one for a cluster of this machine alone, which ends with the run.
+        address: ``HOST:PORT`` of the cluster's head, or ``auto`` for the cluster that this machine belongs to; ``None``
+            for what the environment's ``RAY_ADDRESS`` says, and without one for a cluster of this machine alone, which
+            ends with the run. Not ``ray://``: Ray Data does not work through Ray's server for clients.
         concurrency: How many workers; ``None`` for as many as the cluster has CPUs or GPUs for.
-        gpus_per_worker: GPUs of each, of which fractions can be shared; 0 computes on CPUs.
+        gpus_per_worker: GPUs of each: a whole number, or less than 1 to share one; 0 computes on CPUs.
         threads_per_worker: Threads, and CPUs, of each.
         connect_seconds: How long to wait for the cluster.
+
+    Raises:
+        InputError: GPUs that Ray cannot give.
     """
 
     address: str | None = None
@@ -45,6 +52,24 @@ class ClusterOptions:
     gpus_per_worker: float = 0.0
     threads_per_worker: int = 1
     connect_seconds: float = CONNECT_SECONDS
+
+    def __post_init__(self) -> None:
+        if self.gpus_per_worker > 1 and self.gpus_per_worker % 1:
+            raise InputError(
+                "a worker has whole GPUs, or a part of one",
+                where="gpus_per_worker",
+                found=self.gpus_per_worker,
+                expected="a whole number, or less than 1",
+            )
+
+    def fits(self, resources: Mapping[str, float]) -> bool:
+        """Whether a machine has room for a worker.
+
+        Args:
+            resources: What the machine has, by Ray's names.
+        """
+        room = resources.get("CPU", 0) >= self.threads_per_worker
+        return room and resources.get("GPU", 0) >= self.gpus_per_worker
 
     def workers(self, resources: dict[str, float]) -> int:
         """How many workers to start.
@@ -82,35 +107,61 @@ def import_ray() -> Any:
 def connected(options: ClusterOptions) -> Iterator[Any]:
     """Yields ``ray``, connected to a cluster; a connection that was there before stays.
 
+    A cluster of several machines may grow, so that it is only warned of when it has no room for a worker yet.
+
     Raises:
         DependencyError: Ray is not installed.
-        XLMError: There is no such cluster; the message says which address was tried and for how long.
+        XLMError: There is no such cluster, which the message names with how long was tried; or it cannot be joined; or
+            this machine alone has no room for a worker.
     """
     ray = import_ray()
     if ray.is_initialized():
+        _check_room(ray, options, here=False)
         yield ray
         return
-    address = options.address or os.environ.get("RAY_ADDRESS")
-    settings: dict[str, Any] = {"log_to_driver": False, "logging_level": "warning"}
-    if address is None or address == "local":
-        least = (options.concurrency or 1) * options.threads_per_worker
-        settings |= {"address": "local", "num_cpus": max(os.cpu_count() or 1, least), "include_dashboard": False}
+    address = options.address or os.environ.get("RAY_ADDRESS") or "local"
+    here = address == "local"
+    settings: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": "warning"}
+    if here:
+        settings["include_dashboard"] = False
+        if options.concurrency is not None:  # else Ray counts what this process may use
+            settings["num_cpus"] = options.concurrency * options.threads_per_worker
     else:
-        settings["address"] = address
-        _wait_for(address, options.connect_seconds)
+        wait_for(address, options.connect_seconds)
+    started = time.monotonic()
     try:
-        started = time.monotonic()
         with _own_signals():
             ray.init(**settings)
-    except Exception as error:  # of a process of its own that does not start in time, Ray says no more than that
+    except (Exception, SystemExit) as error:  # Ray ends the process when it has waited in vain
         seconds = time.monotonic() - started
-        here = settings["address"] == "local"
-        raise (_not_started(seconds, error) if here else _unreachable(settings["address"], seconds, error)) from error
+        raise (_not_started(seconds, error) if here else _not_joined(address, seconds, error)) from error
     try:
+        _check_room(ray, options, here=here)
         with redirect_stdout(sys.stderr):  # where Ray prints which of its processes have died
             yield ray
     finally:
         ray.shutdown()
+
+
+def _check_room(ray: Any, options: ClusterOptions, *, here: bool) -> None:
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if any(map(options.fits, machines)):
+        return
+    wanted = f"{options.threads_per_worker} CPUs and {options.gpus_per_worker:g} GPUs"
+    most = ", ".join(f"{max((has.get(name, 0) for has in machines), default=0):g} {name}s" for name in ("CPU", "GPU"))
+    if here:
+        raise XLMError(
+            "there is no room for a worker on this machine",
+            where="--threads-per-worker, --gpus-per-worker",
+            found=f"at most {most}",
+            expected=wanted,
+        )
+    warnings.warn(
+        f"no machine of the cluster has room for a worker: wanted are {wanted}, and the most that one has is {most}; "
+        "waiting until one comes",
+        XLMWarning,
+        stacklevel=4,
+    )
 
 
 @contextmanager
@@ -127,29 +178,50 @@ def _own_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _wait_for(address: str, seconds: float) -> None:
-    """Returns when somebody listens there: Ray itself waits long, and then ends the process."""
+def wait_for(address: str, seconds: float) -> None:
+    """Returns when somebody answers there as Ray does: Ray itself waits for minutes, and then ends the process.
+
+    Args:
+        address: As for ``ClusterOptions``; ``auto`` is taken for answered.
+        seconds: How long to wait.
+
+    Raises:
+        XLMError: Nobody does, or it is no address to work with.
+    """
     if address == "auto":
         return
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host and not address.startswith("ray://"):
+    if address.startswith("ray://"):
+        raise XLMError(
+            "Ray Data does not work through Ray's server for clients",
+            where=address,
+            expected="HOST:PORT of the cluster's head, port 6379 where none was chosen, or auto",
+            remedy="run the command on a machine of the cluster, or hand it in: ray job submit -- xlm …",
+        )
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or "/" in host:
         raise _unreachable(address, 0.0, ValueError("it is not HOST:PORT"))
-    try:
-        place = (host or port, int(port) if host else _CLIENT_PORT)
-    except ValueError as error:
-        raise _unreachable(address, 0.0, ValueError("it is not HOST:PORT")) from error
     started = time.monotonic()
     while True:
+        left = started + seconds - time.monotonic()
         try:
-            with socket.create_connection(place, timeout=max(0.1, started + seconds - time.monotonic())):
-                return
-        except OSError as error:
-            if time.monotonic() - started + _SECONDS_BETWEEN > seconds:
+            return _greet((host, int(port)), timeout=max(_LEAST_SECONDS, left))
+        except (OSError, OverflowError) as error:
+            if left < _SECONDS_BETWEEN:
                 raise _unreachable(address, time.monotonic() - started, error) from error
         time.sleep(_SECONDS_BETWEEN)
 
 
-def _not_started(seconds: float, error: Exception) -> XLMError:
+def _greet(place: tuple[str, int], *, timeout: float) -> None:
+    with socket.create_connection(place, timeout=timeout) as connection:
+        if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
+            return  # it would not understand a word
+        connection.sendall(_GREETING)
+        found = connection.recv(_FRAME_BYTES, socket.MSG_WAITALL)
+    if len(found) < _FRAME_BYTES or found[3] != _SETTINGS:
+        raise ConnectionError("somebody answers there, who is not Ray")
+
+
+def _not_started(seconds: float, error: BaseException) -> XLMError:
     return XLMError(
         "Ray could not be started on this machine",
         where="--engine ray without --address",
@@ -158,16 +230,27 @@ def _not_started(seconds: float, error: Exception) -> XLMError:
     )
 
 
+def _not_joined(address: str, seconds: float, error: BaseException) -> XLMError:
+    return XLMError(
+        "the cluster of Ray cannot be joined",
+        where=address,
+        found=f"{_reason(error)}, after {seconds:.0f} s",
+        expected="the head of a cluster, of the versions of Ray and Python that are here",
+    )
+
+
 def _unreachable(address: str, seconds: float, error: Exception) -> XLMError:
     return XLMError(
         "there is no cluster of Ray at that address",
         where=address,
         found=f"{_reason(error)}, after {seconds:.0f} s",
-        expected="HOST:PORT of a cluster's head, ray://HOST:PORT, or auto",
+        expected="HOST:PORT of a cluster's head, or auto",
         remedy="ray start --head on the machine that is to be the head; without --address and RAY_ADDRESS, this "
         "machine alone does the work",
     )
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
+    if isinstance(error, SystemExit):
+        return "Ray gave up"
     return str(error).strip() or type(error).__name__

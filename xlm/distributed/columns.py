@@ -50,18 +50,16 @@ def _text(value: Any, name: str) -> tuple[str | None, str | None]:
         return None, f"{name!r} is not UTF-8: byte {error.start + 1}"
 
 
-def with_columns(table: Any, results: Sequence[Sequence[Mapping[str, Any]]], fields: Sequence[tuple[str, Any]]) -> Any:
-    """The table with further columns, each of its rows once for each result that it has.
+def check_free(table: Any, fields: Sequence[tuple[str, Any]]) -> None:
+    """Sees to it that columns can be added.
 
     Args:
-        table: A ``pyarrow.Table`` of R rows.
-        results: R lists of cells by column; what is missing is null.
-        fields: The new columns in order, each with its type of Arrow.
+        table: A ``pyarrow.Table``.
+        fields: As for ``with_columns``.
 
     Raises:
         InputError: The table has a column of one of these names.
     """
-    pyarrow, _ = import_pyarrow()
     taken = [name for name, _ in fields if name in table.column_names]
     if taken:
         raise InputError(
@@ -70,6 +68,17 @@ def with_columns(table: Any, results: Sequence[Sequence[Mapping[str, Any]]], fie
             found=", ".join(map(repr, taken)),
             remedy="rename it: Dataset.rename_columns",
         )
+
+
+def with_columns(table: Any, results: Sequence[Sequence[Mapping[str, Any]]], fields: Sequence[tuple[str, Any]]) -> Any:
+    """The table with further columns, each of its rows once for each result that it has.
+
+    Args:
+        table: A ``pyarrow.Table`` of R rows, none of whose columns has a name of the new ones.
+        results: R lists of cells by column; what is missing is null.
+        fields: The new columns in order, each with its type of Arrow.
+    """
+    pyarrow, _ = import_pyarrow()
     if any(len(cells) != 1 for cells in results):
         table = table.take([row for row, cells in enumerate(results) for _ in cells])
     for name, kind in fields:

@@ -9,9 +9,9 @@ from typing import Any
 
 from xlm.distributed.work import Lines, Step, TextStep, check_same, elsewhere
 from xlm.distributed.worker_model import WorkerModel
-from xlm.errors import InputError
+from xlm.errors import InputError, XLMError
 from xlm.generation.continuer import Continuer, Prompt, decoding_options, refused_prompt
-from xlm.model.decoding.options import DecodingOptions
+from xlm.model.decoding.options import DecodingOptions, derived_seed
 from xlm.scoring.rows import Row
 from xlm.scoring.signature import Signature, model_digest, signature
 
@@ -27,7 +27,9 @@ class GenerateWork:
         continuation_lang: As for ``Continuer``.
         options: As for ``decoding_options``.
         form: ``"text"`` or ``"jsonl"``.
-        seed: Of all lines of each file.
+        seed: Of all lines of the first file. Each other file has a seed of its own, which depends on this one and its
+            number.
+        files: Whether objects say which file they are of.
         batch_size: Prompts that are run together, which is a window.
     """
 
@@ -36,6 +38,7 @@ class GenerateWork:
     options: Mapping[str, Any]
     form: str
     seed: int
+    files: bool
     batch_size: int
 
     header = b""
@@ -66,7 +69,7 @@ class GenerateWork:
         """As ``Work``'s."""
         made_with, continuer = self._start(self.opened)
         check_same(made_with, identity)
-        return _GenerateStep(continuer, self.form, self.seed)
+        return _GenerateStep(continuer, self.form, self.seed, self.files)
 
     def _start(self, opened: WorkerModel) -> tuple[Signature, Continuer]:
         tokenizer = opened.tokenizer()
@@ -86,25 +89,41 @@ class _GenerateStep(TextStep):
     continuer: Continuer
     form: str
     seed: int
+    files: bool
 
-    def lines(self, window: Sequence[Row]) -> Lines:
+    def lines(self, window: Sequence[Row], *, file: int) -> Lines:
         found = Lines()
+        # Lines take the numbers from 0.
+        seed = derived_seed(self.seed, -file) if file else self.seed
         written: dict[int, list[str]] = {row.number: [] for row in window}
+        rows: list[Row] = []
         prompts: list[Prompt] = []
+        refused: list[tuple[Row, XLMError]] = []
         for row in window:
             try:
                 prompts.append(self._prompt(row))
+                rows.append(row)
             except InputError as error:
-                reason = refused_prompt(error)
-                found.add_problem(row, reason)
-                cells = {"line": row.number, "prompt": row.text, "status": f"error: {reason}"}
-                written[row.number].append("" if self.form == "text" else _json(cells))
-        for continued in self.continuer.continued(prompts, seed=self.seed) if prompts else []:
-            found.counts[continued.found.stop] += 1
-            line = continued.text if self.form == "text" else _json(continued.cells())
-            written[continued.prompt.line].append(line)
+                refused.append((row, error))
+        for row, each in zip(rows, self.continuer.continued_each(prompts, seed=seed), strict=True):
+            if isinstance(each, XLMError):
+                refused.append((row, each))
+                continue
+            found.counts.update(continued.found.stop for continued in each)
+            written[row.number] += [self._line(row, one.text, one.cells()) for one in each]
+        for row, why in sorted(refused, key=lambda pair: pair[0].number):
+            reason = refused_prompt(why)
+            found.add_problem(row, reason)
+            cells = {"line": row.number, "prompt": row.text, "status": f"error: {reason}"}
+            written[row.number].append(self._line(row, "", cells))
         found.data = "".join(f"{line}\n" for lines in written.values() for line in lines).encode("utf-8")
         return found
+
+    def _line(self, row: Row, text: str, cells: Mapping[str, Any]) -> str:
+        if self.form == "text":
+            return text
+        named = {"file": row.file, **cells} if self.files else cells
+        return json.dumps(named, ensure_ascii=False, allow_nan=False)
 
     def _prompt(self, row: Row) -> Prompt:
         if row.text is None:
@@ -112,7 +131,3 @@ class _GenerateStep(TextStep):
         if self.form == "text" and "\n" in row.text:
             raise InputError("the prompt holds a line feed, and text is one line each")
         return self.continuer.prompt(row.number, row.text, where="text")
-
-
-def _json(cells: Mapping[str, Any]) -> str:
-    return json.dumps(cells, ensure_ascii=False, allow_nan=False)

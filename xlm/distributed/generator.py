@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from xlm.distributed.columns import column_of, texts_of, with_columns
+from xlm.distributed.columns import check_free, column_of, texts_of, with_columns
 from xlm.distributed.worker_model import WorkerModel
-from xlm.errors import InputError
+from xlm.errors import InputError, XLMError
 from xlm.generation.continuer import Continued, Continuer, Prompt, decoding_options, refused_prompt
 from xlm.model.decoding.options import DecodingOptions
 from xlm.scoring.rows import import_pyarrow
@@ -19,8 +19,8 @@ class Generator:
     each of its continuations. Further columns: ``continued`` (prompt and continuation, as one writes them), ``tokens``
     and ``ids`` (lists, of the continuation), ``logprobs`` (list, nats), ``logprob`` (their sum), ``stop`` (``eos``,
     ``max_new_tokens`` or ``positions``), ``seed``, ``score`` (what beams are ranked by), ``status`` (``ok``, or
-    ``error: `` and why). A prompt that cannot be continued, a null, no text or too long a one, comes out once, without
-    figures, and raises nothing.
+    ``error: `` and why). A prompt that cannot be continued, a null, no text, too long a one or one whose scores are not
+    finite, comes out once, without figures, and raises nothing.
 
     Args:
         model: As for ``Scorer``.
@@ -106,6 +106,7 @@ class Generator:
             InputError: Something else, without a column that is named, or with one of a name that the result needs.
         """
         texts = texts_of(batch, self._column)
+        check_free(batch, self._fields)
         numbers = range(1, len(texts) + 1) if self._line_column is None else column_of(batch, self._line_column)
         results: list[list[dict[str, Any]]] = [[] for _ in texts]
         prompts: dict[int, Prompt] = {}
@@ -113,13 +114,14 @@ class Generator:
             try:
                 prompts[place] = self._prompt(number if self._line_column is None else number.as_py(), text, problem)
             except InputError as error:
-                results[place].append({"status": f"error: {refused_prompt(error)}"})
+                results[place].append(_refused(error))
         (seed,) = DecodingOptions(seed=self._seed).row_seeds(1)
         places = list(prompts)
         for first in range(0, len(places), self._batch_size):
             together = places[first : first + self._batch_size]
-            for continued in self._continuer.continued([prompts[place] for place in together], seed=seed):
-                results[together[continued.found.prompt]].append(_cells(continued))
+            found = self._continuer.continued_each([prompts[place] for place in together], seed=seed)
+            for place, each in zip(together, found, strict=True):
+                results[place] += [_refused(each)] if isinstance(each, XLMError) else map(_cells, each)
         return with_columns(batch, results, self._fields)
 
     def _prompt(self, number: object, text: str | None, problem: str | None) -> Prompt:
@@ -129,6 +131,10 @@ class Generator:
         if not isinstance(number, int) or number < 1:
             raise InputError(f"{self._line_column!r} is not a number from 1", found=repr(number))
         return self._continuer.prompt(number, text, where=self._column)
+
+
+def _refused(error: XLMError) -> dict[str, Any]:
+    return {"status": f"error: {refused_prompt(error)}"}
 
 
 def _cells(continued: Continued) -> dict[str, Any]:

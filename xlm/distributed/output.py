@@ -1,30 +1,33 @@
 """A directory of output, which any number of workers fill, and from which a run that died is taken up again.
 
-    part-00000-0000000.tsv     the output of unit 0 of file 0; in the order of their names, parts are all output
-    _meta.json                 what the run is: model, inputs and options
-    _parts/00000-0000000.json  that this part is done: rows, problems, digest of its input
-    _SUCCESS                   written last: what all parts have together
+    part-0000000-0000000.tsv     the output of unit 0 of file 0; in the order of their names, parts are all output
+    _meta.json                   what the run is: model, inputs and options
+    _run                         who writes here, see ``owner``
+    _parts/0000000-0000000.json  that this part is done: rows, problems, digest of its input
+    _SUCCESS                     written last: what all parts have together
 
-A part is written before its record and never changes, whoever writes it and however often: a unit that was worked on
-twice, because a machine died or was slow, has one part. What begins with an underscore is no data to other engines.
+A part is written before its record, whole. A unit that was worked on twice, because a machine died or was slow, has one
+part, the last one that was written; machines of one kind of processor write the same. What begins with an underscore is
+no data to other engines.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from xlm.distributed.owner import check_ours, runs_of, take, taken
 from xlm.distributed.storage import Directory
 from xlm.errors import InputError, WriteError
 from xlm.scoring.run_files import check_same_run
 
 _META, _PARTS, _SUCCESS = "_meta.json", "_parts", "_SUCCESS"
-_READ_AT_ONCE = 16
+_PART, _SIZES = "part-", "sizes"
 
 UnitName = tuple[int, int]
 """Number of the file, number of the unit in it."""
@@ -80,18 +83,19 @@ class Output:
     directory: Directory
     suffix: str
 
-    def begin(self, identity: Mapping[str, Any], *, resume: bool) -> dict[UnitName, Record]:
+    def begin(self, identity: Mapping[str, Any], *, sizes: Sequence[int], resume: bool) -> dict[UnitName, Record]:
         """Takes the directory for a run.
 
         Args:
-            identity: What the run is, as values of JSON.
+            identity: What the run is, as values of JSON; ``inputs`` are the names of its files.
+            sizes: Their bytes. Those of a file that was damaged may be others than when it was read.
             resume: Go on where a run of the same identity stopped; begin when there is none.
 
         Returns:
             The parts that are done.
 
         Raises:
-            InputError: A run of another identity was cut off there.
+            InputError: A run of another identity was cut off there, or the files were others.
             WriteError: Something is there and is not to be resumed, or the directory cannot be used.
         """
         described = self.description()
@@ -105,7 +109,7 @@ class Output:
                     expected="a new or empty directory, or one that a run was cut off in",
                     remedy="write somewhere else",
                 )
-            self.directory.write(_META, _json(dict(identity)))
+            self._take(identity, sizes, after=[])
             return {}
         if not resume:
             raise WriteError(
@@ -113,10 +117,15 @@ class Output:
                 where=self.directory.address,
                 remedy="go on with it (--resume), remove it, or write somewhere else",
             )
-        where = f"{self.directory.address}/{_META}"
+        before = described.pop(_SIZES, [])
         expected = json.loads(json.dumps(dict(identity)))
-        check_same_run(described, expected, where=where, otherwise="remove the directory")
-        return self._done()
+        check_same_run(described, expected, where=f"{self.directory.address}/{_META}", otherwise="remove the directory")
+        runs = runs_of(self.directory) or []
+        records = self._records(runs)
+        self._check_sizes(identity["inputs"], before, sizes, damaged={each.file for each in records if each.damaged})
+        self._take(identity, sizes, after=runs)
+        self.directory.remove_unfinished(of_all=True)
+        return self._done(records)
 
     def description(self) -> dict[str, Any] | None:
         """What the run is that the directory belongs to; ``None`` for none.
@@ -125,13 +134,51 @@ class Output:
             InputError: That cannot be read.
         """
         data = self.directory.read(_META)
-        return None if data is None else _read_object(data, f"{self.directory.address}/{_META}")
+        found = None if data is None else _object(data)
+        if data is not None and found is None:
+            raise InputError(
+                "what the run was that wrote here cannot be read",
+                where=f"{self.directory.address}/{_META}",
+                found=ascii(data[:50].decode("latin-1")),
+                remedy="remove the directory, or write somewhere else",
+            )
+        return found
 
-    def _done(self) -> dict[UnitName, Record]:
+    def _take(self, identity: Mapping[str, Any], sizes: Sequence[int], *, after: list[str]) -> None:
+        described = _json({**identity, _SIZES: list(sizes)})
+        self.directory.write(_META, described)
+        take(self.directory, after=after)
+        # Of two that begin at once, one has written its line last. It may not have written last what the run is.
+        check_ours(self.directory)
+        if self.directory.read(_META) != described:
+            raise taken(self.directory)
+
+    def _check_sizes(
+        self, names: Sequence[str], before: Sequence[int], now: Sequence[int], *, damaged: set[int]
+    ) -> None:
+        for file, (name, was, size) in enumerate(zip(names, before, now, strict=True)):
+            if was != size and file not in damaged:
+                raise InputError(
+                    "the input is not that of the run that is to be resumed",
+                    where=f"inputs: {name}",
+                    found=f"{size:,} bytes",
+                    expected=f"{was:,} bytes, as then",
+                    remedy="start again, in another directory",
+                )
+
+    def _records(self, runs: list[str]) -> list[Record]:
+        """What these runs have noted; what was cut short, or is another's, counts as not there."""
+        names = [f"{_PARTS}/{name}" for name in self.directory.names(_PARTS) if name.endswith(".json")]
+        found = map(_object, filter(None, self.directory.read_all(names)))
+        records = []
+        for values in found:
+            if values is not None and values.pop("run", None) in runs:
+                with suppress(TypeError):
+                    records.append(Record(**values))
+        return records
+
+    def _done(self, records: Iterable[Record]) -> dict[UnitName, Record]:
         sizes = self.directory.names()
-        names = [name for name in self.directory.names(_PARTS) if name.endswith(".json")]
-        with ThreadPoolExecutor(_READ_AT_ONCE) as threads:
-            records = [record for record in threads.map(self._record, names) if record is not None]
         # A part that somebody removed or changed is made again.
         return {
             record.name: record
@@ -139,29 +186,22 @@ class Output:
             if not record.damaged and sizes.get(self.part_name(record.name)) == record.bytes
         }
 
-    def _record(self, name: str) -> Record | None:
-        data = self.directory.read(f"{_PARTS}/{name}")
-        if data is None:
-            return None
-        try:
-            return Record(**_read_object(data, name))
-        except TypeError as error:
-            raise _unreadable(f"{self.directory.address}/{_PARTS}/{name}", error) from error
-
     def part_name(self, unit: UnitName) -> str:
         """Name of a part; the order of names is that of files and units."""
-        return f"part-{_numbers(unit)}{self.suffix}"
+        return f"{_PART}{_numbers(unit)}{self.suffix}"
 
     def add_part(self, unit: UnitName, source: Path) -> int:
-        """Makes or replaces a part, whole, and returns its bytes.
+        """Makes or replaces a part of our own run, whole, and returns its bytes.
 
         Args:
             unit: What it is of.
             source: A file of this machine that holds it.
 
         Raises:
-            WriteError: It cannot be written.
+            InputError: As for ``check_ours``.
+            WriteError: As for ``check_ours``, or it cannot be written.
         """
+        check_ours(self.directory)
         return self.directory.copy(source, self.part_name(unit))
 
     def add_record(self, record: Record) -> None:
@@ -170,7 +210,8 @@ class Output:
         Raises:
             WriteError: It cannot be written.
         """
-        self.directory.write(f"{_PARTS}/{_numbers(record.name)}.json", _json(asdict(record)))
+        noted = {**asdict(record), "run": self.directory.writer}
+        self.directory.write(f"{_PARTS}/{_numbers(record.name)}.json", _json(noted))
 
     def reopen(self) -> None:
         """Takes back that all parts are there, where a run had said so.
@@ -181,26 +222,37 @@ class Output:
         self.directory.remove(_SUCCESS)
 
     def finish(self, identity: Mapping[str, Any], records: Iterable[Record]) -> None:
-        """Notes that all parts are there, and what they have together.
+        """Removes parts that are nobody's, and notes that all are there and what they have together.
+
+        That is not noted as long as a file could not be read to its end.
 
         Args:
             identity: What the run is.
             records: Of all parts.
 
         Raises:
-            WriteError: Parts are not where this machine looks for them, or it cannot be written.
+            InputError: As for ``check_ours``.
+            WriteError: Parts are not there as workers wrote them, or it cannot be written.
         """
+        check_ours(self.directory)
         found = sorted(records, key=lambda record: record.name)
+        names = {self.part_name(record.name): record.bytes for record in found}
         sizes = self.directory.names()
-        missing = [name for name in (self.part_name(record.name) for record in found) if name not in sizes]
-        if missing:
+        wrong = [name for name, size in names.items() if sizes.get(name) != size]
+        if wrong:
+            first = wrong[0]
             raise WriteError(
-                "workers wrote parts that are not in the output directory of this machine",
+                "parts are not in the output directory as workers wrote them",
                 where=self.directory.address,
-                found=f"{len(missing):,} of {len(found):,} are not here: {missing[0]}, …",
-                expected="a directory that every machine sees under this name",
-                remedy="a shared file system, or an object store",
+                found=f"{len(wrong):,} of {len(names):,}: {first} has {sizes.get(first, 'no')} bytes, …",
+                expected=f"{names[first]:,} bytes",
+                remedy="a shared file system or an object store, which nobody else writes to; then --resume",
             )
+        for name in sizes.keys() - names.keys():
+            if name.startswith(_PART):  # of a file that was damaged, and now has fewer units
+                self.directory.remove(name)
+        if any(record.damaged for record in found):
+            return
         counts: Counter[str] = Counter()
         for record in found:
             counts.update(record.counts)
@@ -216,24 +268,17 @@ class Output:
 
 
 def _numbers(unit: UnitName) -> str:
-    return f"{unit[0]:05}-{unit[1]:07}"
+    return f"{unit[0]:07}-{unit[1]:07}"
 
 
 def _json(values: Mapping[str, Any]) -> bytes:
     return (json.dumps(values, indent=1) + "\n").encode("utf-8")
 
 
-def _read_object(data: bytes, where: str) -> dict[str, Any]:
+def _object(data: bytes) -> dict[str, Any] | None:
+    """What a file of JSON holds; ``None`` when it was cut short."""
     try:
-        return dict(json.loads(data))
-    except (ValueError, TypeError) as error:
-        raise _unreadable(where, error) from error
-
-
-def _unreadable(where: str, error: Exception) -> InputError:
-    return InputError(
-        "what a run left cannot be read",
-        where=where,
-        found=repr(error),
-        remedy="remove the file; its part is made again",
-    )
+        found = json.loads(data)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None

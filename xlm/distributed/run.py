@@ -3,31 +3,36 @@
 from __future__ import annotations
 
 import json
-import logging
-import warnings
 from collections import Counter
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
 from xlm.distributed.cluster import ClusterOptions, connected
+from xlm.distributed.datasets import blocks_of_one_row, results
+from xlm.distributed.notes import brief, listening
 from xlm.distributed.output import Output, Record, UnitName
-from xlm.distributed.stages import RESULT, TASK, PartWriter, Reading, read_units, rebuilt, table_of
+from xlm.distributed.stages import TASK, PartWriter, Reading, read_units, rebuilt, table_of
 from xlm.distributed.storage import Directory, absolute
 from xlm.distributed.work import Work
 from xlm.errors import XLMError
 from xlm.scoring.input_files import InputFile
 
-MOST_WINDOWS = 64
-"""Windows of a part, at most, when none are given: some tens of megabytes of text, so that terabytes do not end in
-millions of files."""
+MOST_ROWS = 1 << 16
+"""Rows of a part, at most, when no windows are given: some megabytes of text, which a reader holds with ease, while
+terabytes do not end in millions of files."""
 
 _PARTS_A_WORKER = 16
-_BYTES_A_WINDOW = 1 << 19
+_BYTES_A_ROW = 128
+_WORKERS_A_READER = 16
 _IN_FLIGHT = 2  # units that a worker has: one that it works on, one that has come
 _READ_TASKS = 1000
 _IDLE_PASSES = 3
+_FAILURES_A_WORKER = 5
+
+Task = tuple[int, dict[str, tuple[str, bool]]]
+"""Number of a file; of its units that are done, by their numbers, the digest and whether it is the last."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,7 +74,7 @@ class Run:
         form: As for ``Corpus``.
         column: As for ``Corpus``.
         windows_per_file: Windows of a part; ``None`` for as many as give each worker some 16 parts, up to
-            ``MOST_WINDOWS``, or as the run has that is resumed.
+            ``MOST_ROWS`` rows, or as the run has that is resumed.
         resume: Go on where a run of the same identity stopped; begin when there is none.
         progress: Whether Ray shows its bars.
     """
@@ -93,7 +98,8 @@ class Run:
 
         Raises:
             DependencyError: Ray is not installed.
-            InputError: A run of another identity was cut off there, or the input is another one than it was.
+            InputError: A run of another identity was cut off there, another run took the directory, or the input is
+                another one than it was.
             WriteError: Something is in the way, or cannot be written.
             XLMError: There is no such cluster, or a worker failed; what is done can be resumed.
         """
@@ -108,9 +114,9 @@ class Run:
                 "read_ahead": self.work.read_at_once,
                 "threads": self.cluster.threads_per_worker,
                 "windows_per_file": windows,
-                "inputs": [(file.name, file.size()) for file in self.files],
+                "inputs": [file.name for file in self.files],
             }
-            self._records = output.begin(whole, resume=self.resume)
+            self._records = output.begin(whole, sizes=[file.size() for file in self.files], resume=self.resume)
             resumed = len(self._records)
             reading = Reading(
                 form=self.form,
@@ -131,39 +137,64 @@ class Run:
         return found if isinstance(found, int) else None
 
     def _windows_for(self, workers: int) -> int:
-        windows = sum(file.size() for file in self.files) // _BYTES_A_WINDOW
-        return min(MOST_WINDOWS, max(1, windows // (workers * _PARTS_A_WORKER)))
+        rows = sum(file.size() for file in self.files) // _BYTES_A_ROW // (workers * _PARTS_A_WORKER)
+        return max(1, min(MOST_ROWS, rows) // self.work.read_at_once)
 
     def _work_off(self, ray: Any, workers: int, reading: Reading, output: Output, identity: dict[str, Any]) -> None:
         """Passes over what is missing, until nothing is: what machines took with them comes again in the next one."""
         idle = 0
+        last: XLMError | None = None
         if self._tasks():
             output.reopen()
-        while tasks := self._tasks():
-            done = len(self._records)
-            dataset = self._dataset(ray, workers, reading, output, identity, tasks)
-            with closing(_results(dataset, progress=self.progress)) as results:
-                for result in results:
-                    if "error" in result:
-                        raise rebuilt(result)
-                    record = Record(**result)
-                    self._records[record.name] = record
-            idle = idle + 1 if len(self._records) == done else 0
-            if idle == _IDLE_PASSES:
-                raise XLMError(
-                    "workers ended again and again before any of them had done a unit of work",
-                    where=f"{len(tasks):,} files are not done",
-                    remedy="Ray's logs say why (/tmp/ray/session_latest/logs); more memory a worker, or fewer windows "
-                    "a file, if they were killed for their memory",
-                )
+        with listening() as heard:
+            while tasks := self._tasks():
+                if idle == _IDLE_PASSES:
+                    raise last or _no_worker_lives(len(tasks), heard.error)
+                self._forget_damaged(tasks)
+                done = self._undamaged()
+                dataset = self._dataset(ray, workers, reading, output, identity, tasks)
+                last = self._taken(ray, dataset, most_failures=_FAILURES_A_WORKER * workers)
+                idle = idle + 1 if self._undamaged() == done else 0
 
-    def _tasks(self) -> list[tuple[int, dict[str, str]]]:
-        """The files that are not done, with the digests of their units that are."""
+    def _taken(self, ray: Any, dataset: Any, *, most_failures: int) -> XLMError | None:
+        """Takes the results of a pass; returns the last error of units that were given up for the next one."""
+        last, failures = None, 0
+        try:
+            with closing(results(dataset, progress=self.progress)) as found:
+                for result in found:
+                    if "error" not in result:
+                        record = Record(**result)
+                        self._records[record.name] = record
+                        failures = 0
+                        continue
+                    last, failures = rebuilt(result), failures + 1
+                    if not result["again"] or failures > most_failures:
+                        raise last
+        except ray.exceptions.RayError as error:
+            raise XLMError(
+                "the cluster failed",
+                found=brief(str(error)),
+                remedy="what is done stays: run it again with --resume",
+            ) from error
+        return last
+
+    def _undamaged(self) -> int:
+        return sum(not record.damaged for record in self._records.values())
+
+    def _forget_damaged(self, tasks: list[Task]) -> None:
+        """Forgets the ends of files that are to be read again, which may be elsewhere by then."""
+        files = {file for file, _ in tasks}
+        self._records = {
+            name: each for name, each in self._records.items() if not (each.damaged and each.file in files)
+        }
+
+    def _tasks(self) -> list[Task]:
+        """The files that are not done, with the units of them that are, but for those where a file was damaged."""
         units: dict[int, dict[int, Record]] = {}
         for record in self._records.values():
             units.setdefault(record.file, {})[record.unit] = record
         return [
-            (file, {str(unit): record.digest for unit, record in found.items()})
+            (file, {str(unit): (each.digest, each.last) for unit, each in found.items() if not each.damaged})
             for file in range(len(self.files))
             if not _complete(found := units.get(file, {}))
         ]
@@ -175,14 +206,14 @@ class Run:
         reading: Reading,
         output: Output,
         identity: dict[str, Any],
-        tasks: list[tuple[int, dict[str, str]]],
+        tasks: list[Task],
     ) -> Any:
         each = -(-len(tasks) // _READ_TASKS)
         blocks = [
             table_of(TASK, *(json.dumps(task).encode() for task in tasks[first : first + each]))
             for first in range(0, len(tasks), each)
         ]
-        with _blocks_of_one_row(ray):
+        with blocks_of_one_row(ray):
             return (
                 ray.data.from_arrow(blocks)
                 .map_batches(
@@ -192,7 +223,7 @@ class Run:
                     fn_kwargs={"files": list(self.files), "reading": reading},
                     # No CPU of its own: the workers may have taken all that there are.
                     num_cpus=0,
-                    compute=ray.data.TaskPoolStrategy(size=min(workers, len(blocks))),
+                    compute=ray.data.TaskPoolStrategy(size=min(-(-workers // _WORKERS_A_READER), len(blocks))),
                 )
                 .map_batches(
                     PartWriter,
@@ -229,44 +260,15 @@ class Run:
 
 
 def _complete(units: Mapping[int, Record]) -> bool:
-    """Whether these are all units of a file."""
-    last = [unit for unit, record in units.items() if record.last]
-    return bool(last) and len(units) == last[0] + 1
+    """Whether these are all units of a file, of which one is the last."""
+    return [unit for unit, record in units.items() if record.last] == [len(units) - 1]
 
 
-@contextmanager
-def _blocks_of_one_row(ray: Any) -> Iterator[None]:
-    """Lets datasets that are made in here hand on each row as it comes, and give up what cannot be computed.
-
-    Rows that come together in a block would go to one worker together.
-    """
-    context = ray.data.DataContext.get_current()
-    before = context.target_max_block_size, context.max_errored_blocks
-    context.target_max_block_size, context.max_errored_blocks = 1, -1
-    try:
-        with warnings.catch_warnings():
-            # Ray 2.60 announces the end of the only way to say what becomes of the units of a worker that died.
-            warnings.filterwarnings("ignore", "`ray_remote_args_fn` is deprecated")
-            yield
-    finally:
-        context.target_max_block_size, context.max_errored_blocks = before
-
-
-def _results(dataset: Any, *, progress: bool) -> Generator[dict[str, Any], None, None]:
-    dataset.context.enable_progress_bars = progress
-    logger = logging.getLogger("ray.data")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL)  # its file has all of it; what cannot be computed is counted and done again
-    try:
-        with warnings.catch_warnings():
-            # Which a small input causes, and nobody can do anything about.
-            warnings.filterwarnings("ignore", "The minimum number of concurrent actors")
-            yield from _rows(dataset)
-    finally:
-        logger.setLevel(before)
-
-
-def _rows(dataset: Any) -> Iterator[dict[str, Any]]:
-    for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-        for data in batch.column(RESULT).to_pylist():
-            yield json.loads(data)
+def _no_worker_lives(files: int, reason: str | None) -> XLMError:
+    return XLMError(
+        "workers ended again and again before any of them had done a unit of work",
+        where=f"{files:,} files are not done",
+        found=reason,
+        remedy="Ray's logs say more (/tmp/ray/session_latest/logs); more memory a worker, or fewer windows a file, if "
+        "they were killed for their memory",
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from xlm.distributed.columns import texts_of, with_columns
+from xlm.distributed.columns import check_free, texts_of, with_columns
 from xlm.distributed.worker_model import WorkerModel
 from xlm.scoring.corpus import results_of
 from xlm.scoring.read_ahead import windows
@@ -109,9 +109,11 @@ class Scorer:
         Raises:
             InputError: Something else, without the column of texts, or with one of a name that the result needs.
         """
+        texts = texts_of(batch, self._column)
+        check_free(batch, self._fields)
         rows = [
             Row(file="", number=number, text=text, problem=problem)
-            for number, (text, problem) in enumerate(texts_of(batch, self._column), start=1)
+            for number, (text, problem) in enumerate(texts, start=1)
         ]
         return with_columns(batch, list(self._results(rows)), self._fields)
 

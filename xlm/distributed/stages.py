@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from xlm import errors
 from xlm.distributed.output import Output, Record
 from xlm.distributed.units import Unit, units_of
-from xlm.errors import InputError, XLMError, XLMWarning
+from xlm.errors import InputError, WriteError, XLMError, XLMWarning
 from xlm.scoring.input_files import InputFile
 from xlm.scoring.rows import Corpus, import_pyarrow
 
@@ -52,7 +52,8 @@ def read_units(tasks: Any, *, files: Sequence[InputFile], reading: Reading) -> I
     """Reads files, and yields a table of one row for each of their units that is not done.
 
     Args:
-        tasks: A table of tasks: number of a file, and the digests of its units that are done.
+        tasks: A table of tasks: number of a file, and of its units that are done the digests and whether each is the
+            last.
         files: All files.
         reading: How they are read.
     """
@@ -67,13 +68,27 @@ def read_units(tasks: Any, *, files: Sequence[InputFile], reading: Reading) -> I
                     read_at_once=reading.read_at_once,
                     windows_per_unit=reading.windows_per_unit,
                 ):
-                    digest = done.get(str(unit.index))
-                    if digest is None:
+                    if unit.damaged and any(int(index) >= unit.index for index in done):
+                        # No other input, but one that could be read further before, and perhaps can again.
+                        error = _cut_short(files[file].name, unit)
+                        yield table_of(UNIT, json.dumps(described(error, again=True)).encode())
+                        continue
+                    digest, last = done.get(str(unit.index), (None, None))
+                    if digest is None or (digest == unit.digest and last != unit.last):
                         yield table_of(UNIT, unit.to_bytes())
                     elif digest != unit.digest:
                         raise _other_input(files[file].name)
         except Exception as error:  # a worker hands it on to where it is shown
             yield table_of(UNIT, json.dumps(described(error)).encode())
+
+
+def _cut_short(name: str, unit: Unit) -> InputError:
+    return InputError(
+        "the input cannot be read as far as before",
+        where=name,
+        found=unit.windows[-1][-1].problem,
+        remedy="run it again with --resume when it can",
+    )
 
 
 def _other_input(name: str) -> InputError:
@@ -135,7 +150,7 @@ class PartWriter:
             with lines.open("wb") as file:
                 file.write(self._work.header)
                 for window in unit.windows:
-                    found = step.lines(window)
+                    found = step.lines(window, file=unit.file)
                     file.write(found.data)
                     counts += found.counts
                     problems += found.problems
@@ -164,19 +179,29 @@ def table_of(column: str, *cells: bytes) -> Any:
     return pyarrow.table({column: pyarrow.array(cells, pyarrow.large_binary())})
 
 
-def described(error: Exception) -> dict[str, Any]:
-    """An error, as what can be sent from one machine to another as JSON."""
+def described(error: Exception, *, again: bool = False) -> dict[str, Any]:
+    """An error with the name of this machine, as what can be sent to another as JSON.
+
+    Args:
+        error: The error.
+        again: Whether the same may well succeed later; true of all errors of disks and networks.
+    """
+    # What we say of a directory, and no system has said, stays so.
+    again = again or isinstance(error.__cause__ if isinstance(error, WriteError) else error, OSError)
+    host = socket.gethostname()
     if isinstance(error, XLMError):
-        fields = {name: getattr(error, name) for name in ("where", "found", "expected", "remedy")}
+        fields = {name: getattr(error, name) for name in ("found", "expected", "remedy")}
         of_error = {name: None if value is None else str(value) for name, value in fields.items()}
-        return {"error": type(error).__name__, "what": error.what, **of_error}
+        where = host if error.where is None else f"{error.where}, on {host}"
+        return {"error": type(error).__name__, "what": error.what, "where": where, **of_error, "again": again}
     return {
         "error": "XLMError",
         "what": f"a worker failed: {type(error).__name__}: {error}",
-        "where": socket.gethostname(),
+        "where": host,
         "found": "".join(traceback.format_exception(error)).rstrip(),
         "expected": None,
         "remedy": None,
+        "again": again,
     }
 
 

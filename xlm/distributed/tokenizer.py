@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from xlm.distributed.columns import texts_of, with_columns
+from xlm.distributed.columns import check_free, texts_of, with_columns
 from xlm.errors import InputError
 from xlm.scoring.rows import import_pyarrow
 from xlm.tokenizer.tokenizer import XLMTokenizer
@@ -64,6 +64,7 @@ class Tokenizer:
             InputError: Something else, without the column of texts, or with one of a name that the result needs.
         """
         texts = texts_of(batch, self._column)
+        check_free(batch, self._fields)
         found = self._found([text for text, _ in texts if text is not None])
         results = [
             [{"status": f"error: {problem}"} if text is None else {self._output: next(found), "status": "ok"}]

@@ -49,7 +49,9 @@ class Unit:
         """The unit in the form that workers are sent."""
         named = next((window[0].file for window in self.windows), "")
         rows = [[[row.number, row.text, row.problem] for row in window] for window in self.windows]
-        return json.dumps([self.file, self.index, self.last, self.damaged, named, rows]).encode()
+        # Escapes would take twice the room and more, and readers are on machines with little of it.
+        whole = [self.file, self.index, self.last, self.damaged, named, rows]
+        return json.dumps(whole, ensure_ascii=False).encode("utf-8", "surrogatepass")
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Unit:

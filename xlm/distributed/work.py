@@ -12,11 +12,10 @@ from typing import Any, Protocol
 from xlm._version import __version__
 from xlm.distributed.worker_model import WorkerModel
 from xlm.errors import InputError
-from xlm.scoring.corpus import results_of
+from xlm.scoring.corpus import scored_lines
 from xlm.scoring.read_ahead import READ_AHEAD
 from xlm.scoring.rows import Row
 from xlm.scoring.scorer import Scorer
-from xlm.scoring.sentence import SentenceScore
 from xlm.scoring.signature import Signature, model_digest, signature, tokenizer_digest
 from xlm.scoring.table import Table
 from xlm.tokenizer.lines import written_lines
@@ -51,8 +50,13 @@ class Lines:
 class Step(Protocol):
     """A worker's work, with all that it needs loaded."""
 
-    def lines(self, window: Sequence[Row]) -> Lines:
-        """The output of one window."""
+    def lines(self, window: Sequence[Row], *, file: int) -> Lines:
+        """The output of one window.
+
+        Args:
+            window: Rows of one file.
+            file: The file's number, from 0.
+        """
         ...
 
     def finish(self, lines: Path, target: Path) -> None:
@@ -157,17 +161,10 @@ class _ScoreStep:
     table: Table
     signature: str
 
-    def lines(self, window: Sequence[Row]) -> Lines:
-        found = Lines()
-        written: list[str] = []
-        for row, result in zip(window, results_of(self.scorer, window), strict=True):
-            written += self.table.lines(row, result)
-            if isinstance(result, SentenceScore):
-                found.counts["tokens"] += len(result.tokens)
-            else:
-                found.problems += 1  # the column status says why
-        found.data = "".join(written).encode("utf-8")
-        return found
+    def lines(self, window: Sequence[Row], *, file: int) -> Lines:
+        data, problems, tokens = scored_lines(self.scorer, window, self.table)
+        # No reasons: the column status says why.
+        return Lines(data=data, problems=problems, counts=Counter(tokens=tokens))
 
     def finish(self, lines: Path, target: Path) -> None:
         if self.table.form == "parquet":
@@ -227,7 +224,7 @@ class _TokenizeStep(TextStep):
     lang: str
     output: str
 
-    def lines(self, window: Sequence[Row]) -> Lines:
+    def lines(self, window: Sequence[Row], *, file: int) -> Lines:
         found = Lines()
         for row in window:
             if row.problem is not None:

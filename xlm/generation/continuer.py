@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from xlm.errors import InputError
+from xlm.errors import XLMError
 from xlm.model.decoding.options import derived_seed
 from xlm.model.decoding.result import Continuation
 from xlm.model.lm import XLMWithLMHeadModel
@@ -145,6 +145,25 @@ class Continuer:
         results = self._network.continuations(input_ids, lengths=lengths, seed=seeds, **self._options)
         return [self._continued(prompts[found.prompt], found) for found in results]
 
+    def continued_each(self, prompts: Sequence[Prompt], *, seed: int) -> list[list[Continued] | XLMError]:
+        """The continuations of each prompt; where the model's scores are not finite, the error that says so.
+
+        They are run together, and only when that fails each by itself. Arguments as for ``continued``, but there may
+        be no prompts.
+        """
+        if not prompts:
+            return []
+        try:
+            together = self.continued(prompts, seed=seed)
+        except XLMError as error:
+            if len(prompts) == 1:
+                return [error]
+            return [each for prompt in prompts for each in self.continued_each([prompt], seed=seed)]
+        found: list[list[Continued] | XLMError] = []
+        for first in range(0, len(together), self.sequences):
+            found.append(together[first : first + self.sequences])
+        return found
+
     def seeds(self, line: int, *, seed: int) -> list[int]:
         """The seeds of the continuations of a line, of which the very first one is the seed of all."""
         first = (line - 1) * self.sequences
@@ -195,6 +214,6 @@ def decoding_options(*, greedy: bool, num_beams: int, **options: Any) -> dict[st
     return {**options, "num_beams": num_beams}
 
 
-def refused_prompt(error: InputError) -> str:
+def refused_prompt(error: XLMError) -> str:
     """Why there is no continuation, as one line of a status."""
     return error.in_short

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -67,21 +67,30 @@ def score_rows(
     for window in windows(source, read_at_once=read_at_once):
         for row in window:
             seen.update(row_identity(row))
-        lines: list[str] = []
-        problems = tokens = 0
-        for row, result in zip(window, results_of(scorer, window), strict=True):
-            lines += table.lines(row, result)
-            if isinstance(result, SentenceScore):
-                tokens += len(result.tokens)
-            else:
-                problems += 1
-        yield ScoredWindow(
-            data="".join(lines).encode("utf-8"),
-            rows=len(window),
-            problems=problems,
-            tokens=tokens,
-            digest=seen.hexdigest(),
-        )
+        data, problems, tokens = scored_lines(scorer, window, table)
+        yield ScoredWindow(data=data, rows=len(window), problems=problems, tokens=tokens, digest=seen.hexdigest())
+
+
+def scored_lines(scorer: Scorer, window: Sequence[Row], table: Table) -> tuple[bytes, int, int]:
+    """The lines of one window, UTF-8; how many of its rows could not be scored; how many tokens were predicted.
+
+    Args:
+        scorer: Model, tokenizer and options.
+        window: Rows, which are scored together.
+        table: The form of the output.
+
+    Raises:
+        LanguageError: A language that the tokenizer does not have, or that cannot be divided into words.
+    """
+    lines: list[str] = []
+    problems = tokens = 0
+    for row, result in zip(window, results_of(scorer, window), strict=True):
+        lines += table.lines(row, result)
+        if isinstance(result, SentenceScore):
+            tokens += len(result.tokens)
+        else:
+            problems += 1
+    return "".join(lines).encode("utf-8"), problems, tokens
 
 
 def results_of(scorer: Scorer, window: Iterable[Row]) -> list[SentenceScore | InputError | None]:

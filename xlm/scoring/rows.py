@@ -119,10 +119,10 @@ class Corpus:
                 yield Row(file=name, number=number + 1, problem=problem)
 
     def _texts(self, file: InputFile, kind: str) -> Iterator[tuple[str | None, str | None]]:
-        if kind == "parquet":
-            yield from self._of_parquet(file)
-            return
         with ExitStack() as self._open:
+            if kind == "parquet":
+                yield from self._of_parquet(file)
+                return
             opened = self._open.enter_context(file.open())
             self._at = opened.tell if file.size() else None  # a pipe has no place
             if _zipped(file.path):
@@ -135,7 +135,7 @@ class Corpus:
     def _of_parquet(self, file: InputFile) -> Iterator[tuple[str | None, str | None]]:
         size, share = file.size(), 0.0
         self._at = lambda: int(size * share)
-        for done, (total, text, problem) in enumerate(_parquet(file, self._column), start=1):
+        for done, (total, text, problem) in enumerate(_parquet(file, self._column, self._open), start=1):
             share = done / total
             yield text, problem
 
@@ -243,21 +243,22 @@ def _cell(row: list[str], header: list[str], column: str) -> tuple[str | None, s
     return _decoded(row[place].encode("utf-8", "surrogateescape"), name=f"the column {column!r}")
 
 
-def _parquet(source: InputFile, column: str) -> Iterator[tuple[int, str | None, str | None]]:
+def _parquet(source: InputFile, column: str, open_files: ExitStack) -> Iterator[tuple[int, str | None, str | None]]:
     pyarrow, parquet = import_pyarrow()
     try:
-        with source.open_parquet() as opened, parquet.ParquetFile(opened) as file:
-            names, total = file.schema_arrow.names, file.metadata.num_rows
-            if column not in names:
-                for _ in range(total):
-                    yield total, None, f"there is no column {column!r}; the file has {_listed(names)}"
-                return
-            for batch in file.iter_batches(batch_size=1024, columns=[column]):
-                for value in batch.column(0):
-                    try:
-                        yield total, *checked_text(value.as_py(), column)
-                    except UnicodeDecodeError as error:
-                        yield total, None, f"{column!r} is not UTF-8: byte {error.start + 1}"
+        opened = open_files.enter_context(source.open_parquet())
+        file = open_files.enter_context(parquet.ParquetFile(opened))
+        names, total = file.schema_arrow.names, file.metadata.num_rows
+        if column not in names:
+            for _ in range(total):
+                yield total, None, f"there is no column {column!r}; the file has {_listed(names)}"
+            return
+        for batch in file.iter_batches(batch_size=1024, columns=[column]):
+            for value in batch.column(0):
+                try:
+                    yield total, *checked_text(value.as_py(), column)
+                except UnicodeDecodeError as error:
+                    yield total, None, f"{column!r} is not UTF-8: byte {error.start + 1}"
     except pyarrow.ArrowException as error:
         raise OSError(str(error)) from error
 
