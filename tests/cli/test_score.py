@@ -339,6 +339,18 @@ def test_a_device_is_not_replaced_by_a_file(invoke: Invoke, model: tuple[str, ..
     assert Path(os.devnull).is_char_device()
 
 
+@pytest.mark.skipif(not Path("/dev/stdout").exists(), reason="needs /dev/stdout")
+def test_a_pipe_by_its_name_in_dev_is_refused_by_that_name(model: tuple[str, ...]) -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "xlm", "score", *map(str, model), "--output", "/dev/stdout"],
+        input=b"",
+        capture_output=True,
+    )
+    assert run.returncode == 1
+    assert b"no regular file" in run.stderr
+    assert b"where: /dev/stdout" in run.stderr
+
+
 def test_parquet_without_pyarrow_is_noticed_first(
     invoke: Invoke, model: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,12 +6,13 @@ Only what ``--help`` needs is imported here and at the head of those files; torc
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import signal
 import sys
 import warnings
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NoReturn, TextIO
+from typing import TYPE_CHECKING, NoReturn, TextIO, cast
 
 import click
 
@@ -126,11 +127,16 @@ def xlm(debug: bool) -> None:
 
 
 def _open_closed_streams() -> None:
-    """Puts an empty stream in the place of each standard one that this process was started without (``<&-``)."""
+    """Puts a stream in the place of each standard one that this process was started without (``<&-``).
+
+    Input is empty and messages go nowhere; results, which nobody would see, are an error when they are written.
+    """
     # First of all, so that it takes the place of that number too, where no file of ours may be written to by others.
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+    for name, mode, flags in (("stdin", "r", os.O_RDONLY), ("stdout", "w", os.O_RDONLY), ("stderr", "w", os.O_RDWR)):
         if getattr(sys, name) is None:
-            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode, encoding="utf-8"))
+            # Without a buffer, from which the interpreter would try once more, as it ends, to write what failed.
+            file = io.FileIO(os.open(os.devnull, flags), mode)
+            setattr(sys, name, io.TextIOWrapper(cast("io.BufferedIOBase", file), encoding="utf-8", write_through=True))
 
 
 def _end(number: int, _: object) -> NoReturn:

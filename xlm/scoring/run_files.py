@@ -132,14 +132,15 @@ def real_target(target: Path) -> Path:
     Raises:
         WriteError: Something that is no regular file has that name, or no file can.
     """
-    target = Path(os.path.realpath(target))
     try:
+        # Before the links are followed: that of /dev/stdout can lead to "pipe:[4711]", which is no path.
         if target.exists() and not target.is_file():
             raise WriteError(
                 "the output is no regular file, which alone can be replaced and resumed",
                 where=target,
                 remedy="without --output, results go to standard output",
             )
+        target = Path(os.path.realpath(target))
         for path in written_beside(target):
             path.exists()  # raises for a name that is too long
     except WriteError:
