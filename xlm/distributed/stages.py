@@ -23,6 +23,7 @@ from xlm.distributed.units import Unit, units_of
 from xlm.errors import InputError, WriteError, XLMError, XLMWarning
 from xlm.scoring.input_files import InputFile
 from xlm.scoring.rows import Corpus, import_pyarrow
+from xlm.scoring.run_files import other_input
 
 if TYPE_CHECKING:
     from xlm.distributed.work import Step, Work
@@ -77,7 +78,9 @@ def read_units(tasks: Any, *, files: Sequence[InputFile], reading: Reading) -> I
                     if digest is None or (digest == unit.digest and last != unit.last):
                         yield table_of(UNIT, unit.to_bytes())
                     elif digest != unit.digest:
-                        raise _other_input(files[file].name)
+                        raise other_input(
+                            files[file].name, found="other texts", otherwise="start again, in another directory"
+                        )
         except Exception as error:  # a worker hands it on to where it is shown
             yield table_of(UNIT, json.dumps(described(error)).encode())
 
@@ -88,16 +91,6 @@ def _cut_short(name: str, unit: Unit) -> InputError:
         where=name,
         found=unit.windows[-1][-1].problem,
         remedy="run it again with --resume when it can",
-    )
-
-
-def _other_input(name: str) -> InputError:
-    return InputError(
-        "the input is not that of the run that is to be resumed",
-        where=name,
-        found="other texts",
-        expected="the same rows as then",
-        remedy="start again, in another directory",
     )
 
 

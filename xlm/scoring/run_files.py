@@ -126,6 +126,23 @@ def check_same_run(
         )
 
 
+def other_input(where: object, *, found: str, otherwise: str) -> InputError:
+    """The error of a run that is to be resumed on what it did not begin with.
+
+    Args:
+        where: Which input, or how much of it.
+        found: What it holds now.
+        otherwise: What to do instead of resuming.
+    """
+    return InputError(
+        "the input is not that of the run that is to be resumed",
+        where=where,
+        found=found,
+        expected="the same rows as then",
+        remedy=otherwise,
+    )
+
+
 def real_target(target: Path) -> Path:
     """Where an output file really goes, links followed.
 
