@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,9 +15,10 @@ from safetensors.torch import load_file, save_file
 
 from tests.conftest import RECORDED
 from tests.demo_files import write_demo_files
+from tests.model.small_models import random_ids, small_model
 from xlm import XLMError, XLMWithLMHeadModel
 from xlm.checkpoint.convert import convert
-from xlm.parity.peer import against_transformers
+from xlm.parity.peer import _both_models, against_transformers
 from xlm.parity.reference import against_reference
 from xlm.parity.report import larger
 
@@ -249,3 +252,35 @@ def test_texts_that_cannot_be_tokenized(model: Path, tmp_path: Path) -> None:
     for path, texts in cases:
         with pytest.raises(XLMError, match="no texts"):
             against_transformers(path, texts=texts, lang="de")
+
+
+@pytest.mark.parametrize(
+    ("scale", "rounds", "decided"),
+    [(1e-5, False, "float64"), (1e-2, False, "float32"), (0.0, True, "float64")],
+    ids=["another model, by little", "another model", "the same model, which rounds"],
+)
+def test_rounding_is_told_from_another_model_by_float64(scale: float, rounds: bool, decided: str) -> None:
+    ours = small_model()
+    theirs = copy.deepcopy(ours)
+    with torch.no_grad():
+        theirs.transformer.layers[0].ffn.down.weight.mul_(1 + scale)  # type: ignore[union-attr, operator]
+    peer = _Rounding(theirs) if rounds else theirs
+    found = _both_models(ours, peer, [(random_ids(2, 10).tolist(), 0)])
+    assert ("float64" in found.name) == (decided == "float64")
+    assert found.holds == rounds
+
+
+class _Rounding:
+    """A model whose logits are off by 5e-6 of the largest, unless they are in float64."""
+
+    def __init__(self, model: XLMWithLMHeadModel) -> None:
+        self._model = model
+        self.config = model.config
+
+    def double(self) -> XLMWithLMHeadModel:
+        return self._model.double()
+
+    def __call__(self, **inputs: Any) -> Any:
+        output = self._model(**inputs)
+        output.logits.add_(5e-6 * output.logits.abs().max())
+        return output
