@@ -101,13 +101,15 @@ def run_figures(model: XLMWithLMHeadModel, directory: Path, *, data: Path, run: 
     different += ["run.updates"] * (config["run"]["updates"] != shipped["run"]["updates"])
     updates = [event for event in read_log(run) if event["event"] == "update" and event["step"] <= steps]
     seen = {lang: f"{len(ids):,} of {len(every):,}" for lang, (ids, every) in training_ids(data, config, steps).items()}
+    trained_on = steps * config["batch"]["rows"] * config["batch"]["width"]
     rows = [
         ("parameters", f"{sum(parameter.numel() for parameter in model.parameters()):,}"),
         ("updates", f"{steps:,} of {config['batch']['rows']} x {config['batch']['width']} tokens"),
         ("learning rate as for", ", ".join(f"{planned[at]:,} updates from {at:,} on" for at in changes)),
-        ("training tokens seen", ", ".join(f"{lang}: {count}" for lang, count in seen.items())),
+        ("tokens trained on", f"{trained_on:,}, those that came twice counted twice"),
+        ("different ones among them", ", ".join(f"{lang}: {count} of the text" for lang, count in seen.items())),
         ("training loss at the end", f"{updates[-1]['loss']:.3f} nats a token"),
-        (f"settings other than those of `{SHIPPED}`", ", ".join(different) or "none"),
+        (f"model, batches, optimiser, updates other than in `{SHIPPED}`", ", ".join(different) or "none"),
         (f"SHA-256 of `{WEIGHTS_FILE}`", f"`{file_sha256(directory / WEIGHTS_FILE)}`"),
     ]
     return _table(("", ""), rows, words=2)

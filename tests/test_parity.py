@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -255,32 +255,30 @@ def test_texts_that_cannot_be_tokenized(model: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("scale", "rounds", "decided"),
-    [(1e-5, False, "float64"), (1e-2, False, "float32"), (0.0, True, "float64")],
-    ids=["another model, by little", "another model", "the same model, which rounds"],
+    ("scale", "our_error", "their_error", "holds"),
+    [
+        (0.0, 0.0, 0.0, [True]),
+        (1e-5, 0.0, 0.0, [False, False]),  # another model, by little
+        (1e-5, 0.0, 1e-5, [True, False]),  # the same, under rounding that would hide it
+        (0.0, 3e-6, 5e-6, [True, True]),  # both round
+        (0.0, 5e-6, 0.0, [False, True]),  # ours alone is wrong in float32
+        (0.0, float("nan"), 0.0, [False, True]),
+    ],
 )
-def test_rounding_is_told_from_another_model_by_float64(scale: float, rounds: bool, decided: str) -> None:
-    ours = small_model()
-    theirs = copy.deepcopy(ours)
+def test_rounding_is_told_from_another_model(
+    scale: float, our_error: float, their_error: float, holds: list[bool]
+) -> None:
+    ours, theirs = (small_model() for _ in range(2))
     with torch.no_grad():
         theirs.transformer.layers[0].ffn.down.weight.mul_(1 + scale)  # type: ignore[union-attr, operator]
-    peer = _Rounding(theirs) if rounds else theirs
-    found = _both_models(ours, peer, [(random_ids(2, 10).tolist(), 0)])
-    assert ("float64" in found.name) == (decided == "float64")
-    assert found.holds == rounds
+    for model, error in ((ours, our_error), (theirs, their_error)):
+        model.register_forward_hook(partial(_rounds, error))
+    rows = random_ids(20, 10).tolist()  # more than a batch
+    found = _both_models(ours, theirs, rows, [0] * len(rows))
+    assert [comparison.holds for comparison in found] == holds
 
 
-class _Rounding:
-    """A model whose logits are off by 5e-6 of the largest, unless they are in float64."""
-
-    def __init__(self, model: XLMWithLMHeadModel) -> None:
-        self._model = model
-        self.config = model.config
-
-    def double(self) -> XLMWithLMHeadModel:
-        return self._model.double()
-
-    def __call__(self, **inputs: Any) -> Any:
-        output = self._model(**inputs)
-        output.logits.add_(5e-6 * output.logits.abs().max())
-        return output
+def _rounds(error: float, _model: object, _inputs: object, output: Any) -> None:
+    """Logits of float32 that are off by so much of the largest."""
+    if output.logits.dtype == torch.float32:
+        output.logits.add_(error * output.logits.abs().max())

@@ -46,7 +46,7 @@ def replacing(path: Path) -> Iterator[Path]:
     # A name of its own, not the target's with a suffix: that could exceed the longest name that is allowed.
     temporary = path.parent / f".{secrets.token_hex(8)}.tmp"
     try:
-        _refuse_special(path)
+        refuse_special(path)
         yield temporary
         if path.exists():
             # A power cut shortly after the move could otherwise take the new file and the old one.
@@ -115,7 +115,7 @@ def check_target(path: Path) -> None:
         WriteError: It could not.
     """
     try:
-        _refuse_special(path)
+        refuse_special(path)
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         probe = path.parent / f".{secrets.token_hex(8)}.tmp"
@@ -149,10 +149,18 @@ def write_error(path: Path, error: OSError) -> WriteError:
     )
 
 
-def _refuse_special(path: Path) -> None:
-    # A device or a pipe would not be written to, but lose its name to a file; /dev/stdout is a link into /proc.
+def refuse_special(path: Path) -> None:
+    """Refuses what would not be written to, but lose its name to a file, such as a device or a pipe.
+
+    Raises:
+        WriteError: That is what has this name.
+        OSError: The system cannot tell, for instance since the name is too long.
+    """
+    # /dev/stdout is a link into /proc, whose links lead to what is no path: "pipe:[4711]", "/tmp/out (deleted)".
+    real = Path(os.path.realpath(path))
     into_proc = path.is_symlink() and path.readlink().parts[:2] == ("/", "proc")
-    if into_proc or (path.exists() and not path.is_file() and not path.is_dir()):
+    elsewhere = path.is_symlink() and path.exists() and not (real.exists() and path.samefile(real))
+    if into_proc or elsewhere or (path.exists() and not path.is_file() and not path.is_dir()):
         raise WriteError(
             "the target is no regular file",
             where=path,

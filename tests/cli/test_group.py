@@ -231,8 +231,23 @@ def test_a_closed_stream_is_an_empty_one_that_takes_no_results(
     lost = (command, closed) == ("tokenize", 1)  # score writes to its --output
     assert (run.returncode, run.stdout) == (int(lost), expected), run.stderr
     assert "Traceback" not in run.stderr
-    assert run.stderr == "Error: Bad file descriptor\n" or not lost
+    assert "where: standard output\n  found: closed" in run.stderr or not lost
     assert not output.exists() or len(output.read_text(encoding="utf-8").splitlines()) == 2
+
+
+def test_files_are_all_there_before_a_closed_stream_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("the dog the dog\n", encoding="utf-8")
+    arguments = ["--merges", "2", "--codes", "codes", "--vocab", "vocab", "text"]
+    run = subprocess.run(
+        [*XLM, "learn-bpe", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        preexec_fn=lambda: os.close(1),
+    )
+    assert run.returncode == 1
+    assert "where: standard output" in run.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"text", "codes", "vocab"}
 
 
 def test_text_is_utf8_whatever_the_locale_says(demo_files: Path) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NoReturn, TextIO, cast
 import click
 
 from xlm._version import __version__
-from xlm.errors import XLMError, XLMWarning
+from xlm.errors import WriteError, XLMError, XLMWarning
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -126,17 +126,37 @@ def xlm(debug: bool) -> None:
     """
 
 
+class _NoOutput(io.RawIOBase):
+    """Standard output that this process was started without."""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, _: object) -> NoReturn:
+        raise WriteError(
+            "the results cannot be written", where="standard output", found="closed", remedy="leave >&- out"
+        )
+
+
 def _open_closed_streams() -> None:
     """Puts a stream in the place of each standard one that this process was started without (``<&-``).
 
     Input is empty and messages go nowhere; results, which nobody would see, are an error when they are written.
     """
-    # First of all, so that it takes the place of that number too, where no file of ours may be written to by others.
-    for name, mode, flags in (("stdin", "r", os.O_RDONLY), ("stdout", "w", os.O_RDONLY), ("stderr", "w", os.O_RDWR)):
-        if getattr(sys, name) is None:
+    # First of all, so that it takes the place of that number too, where no file of ours, nor of a process that we
+    # start, may be written to by others.
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is not None:
+            continue
+        number = os.open(os.devnull, os.O_RDWR)
+        os.set_inheritable(number, True)
+        if name == "stdout":
             # Without a buffer, from which the interpreter would try once more, as it ends, to write what failed.
-            file = io.FileIO(os.open(os.devnull, flags), mode)
-            setattr(sys, name, io.TextIOWrapper(cast("io.BufferedIOBase", file), encoding="utf-8", write_through=True))
+            nowhere = cast("io.BufferedIOBase", _NoOutput())
+            sys.stdout = io.TextIOWrapper(nowhere, encoding="utf-8", write_through=True)
+        else:
+            mode = "r" if name == "stdin" else "w"
+            setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", errors="backslashreplace"))
 
 
 def _end(number: int, _: object) -> NoReturn:

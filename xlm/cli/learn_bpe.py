@@ -63,16 +63,20 @@ def command(
     learnt = learn_merges(words, merges, progress=partial(_show, "", "merges"))
     pairs = [(merge.left, merge.right) for merge in learnt]
     write_codes(codes, pairs, [merge.count for merge in learnt])
-    click.echo(f"{codes}: {len(learnt):,} merges of {words.total():,} words, {len(words):,} of them different")
+    done = [f"{codes}: {len(learnt):,} merges of {words.total():,} words, {len(words):,} of them different"]
+    warnings = []
     if len(learnt) < merges:
-        click.echo(f"warning: every word is one piece after {len(learnt):,} merges", err=True)
+        warnings.append(f"every word is one piece after {len(learnt):,} merges")
     if vocab is not None:
         vocabulary, left_out = count_pieces(words, pairs)
         vocabulary.to_words(vocab)
-        click.echo(f"{vocab}: {len(vocabulary):,} tokens with the special ones")
+        done.append(f"{vocab}: {len(vocabulary):,} tokens with the special ones")
         if left_out:
             shown = ", ".join(map(repr, left_out[:5]))
-            click.echo(f"warning: no vocabulary file can hold {len(left_out)} pieces, left out: {shown}", err=True)
+            warnings.append(f"no vocabulary file can hold {len(left_out)} pieces, left out: {shown}")
+    for warning in warnings:
+        click.echo(f"warning: {warning}", err=True)
+    click.echo("\n".join(done))
 
 
 def _show(where: str, what: str, number: int) -> None:

@@ -23,7 +23,7 @@ from xlm.distributed.units import Unit, units_of
 from xlm.errors import InputError, WriteError, XLMError, XLMWarning
 from xlm.scoring.input_files import InputFile
 from xlm.scoring.rows import Corpus, import_pyarrow
-from xlm.scoring.run_files import other_input
+from xlm.scoring.run_files import other_input_error
 
 if TYPE_CHECKING:
     from xlm.distributed.work import Step, Work
@@ -78,7 +78,7 @@ def read_units(tasks: Any, *, files: Sequence[InputFile], reading: Reading) -> I
                     if digest is None or (digest == unit.digest and last != unit.last):
                         yield table_of(UNIT, unit.to_bytes())
                     elif digest != unit.digest:
-                        raise other_input(
+                        raise other_input_error(
                             files[file].name, found="other texts", otherwise="start again, in another directory"
                         )
         except Exception as error:  # a worker hands it on to where it is shown

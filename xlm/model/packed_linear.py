@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xlm.errors import InputError
-from xlm.model.large_result import empty_result
+from xlm.model.huge_pages import in_huge_pages
 
 FEW_ROWS = 8
 """Up to here a map is bound by reading its weights, not by multiplying."""
@@ -66,7 +66,7 @@ class PackedLinear(nn.Module):
         pieces = self.pieces(x.reshape(-1, x.shape[-1]))
         _, out_NM = piece = next(pieces)
         if out_NM.shape[1] < self.outputs:
-            out_NM = empty_result(len(out_NM), self.outputs)
+            out_NM = in_huge_pages(x.new_empty(len(out_NM), self.outputs))
             for first, part_NM in itertools.chain((piece,), pieces):
                 out_NM[:, first : first + part_NM.shape[1]] = part_NM
         return out_NM.view(*x.shape[:-1], self.outputs)

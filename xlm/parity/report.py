@@ -9,9 +9,13 @@ from torch import Tensor
 from xlm.errors import CheckpointError
 
 # Why these bounds: float32 carries 6e-8 relative, and a different order of summation over a width of 1,000 and a few
-# layers was seen to move logits by up to 5e-7 of the largest one. The recorded answers themselves are as uncertain.
+# layers was seen to move the recorded models' logits by up to 5e-7 of the largest one. The recorded answers themselves
+# are as uncertain.
 LOGITS_BOUND = 2e-6
 """Largest difference of logits and hidden states, relative to the largest of them."""
+ROUNDING_FACTOR = 2
+"""How many times as far from another program's logits ours may be as those are from the same in float64, where that is
+more than ``LOGITS_BOUND``: both round, in orders of their own."""
 LOSS_BOUND = 1e-5
 """Largest difference of the loss, in nats."""
 GRADIENT_BOUND = 1e-5

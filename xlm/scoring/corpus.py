@@ -11,7 +11,7 @@ from itertools import islice
 from xlm.errors import InputError
 from xlm.scoring.read_ahead import READ_AHEAD, row_identity, windows
 from xlm.scoring.rows import Row
-from xlm.scoring.run_files import other_input
+from xlm.scoring.run_files import other_input_error
 from xlm.scoring.scorer import Scorer
 from xlm.scoring.sentence import SentenceScore
 from xlm.scoring.table import Table
@@ -124,7 +124,7 @@ def check_same(rows: Iterable[Row], *, done: int, digest: str) -> None:
     _skipped(source, done=done, digest=digest)
     more = sum(1 for _ in source)
     if more:
-        raise _other(done, found=f"{done + more:,} rows")
+        raise _other_rows(done, found=f"{done + more:,} rows")
 
 
 def _skipped(rows: Iterator[Row], *, done: int, digest: str) -> hashlib.blake2b:
@@ -134,15 +134,15 @@ def _skipped(rows: Iterator[Row], *, done: int, digest: str) -> hashlib.blake2b:
         seen.update(row_identity(row))
         skipped += 1
     if skipped < done:
-        raise _other(done, found=f"{skipped:,} rows")
+        raise _other_rows(done, found=f"{skipped:,} rows")
     if done and seen.hexdigest() != digest:
-        raise _other(done, found="other texts")
+        raise _other_rows(done, found="other texts")
     return seen
 
 
-def _other(done: int, *, found: str) -> InputError:
+def _other_rows(done: int, *, found: str) -> InputError:
     otherwise = "start again without --resume, after removing what the other run left unfinished"
-    return other_input(f"its {done:,} rows", found=found, otherwise=otherwise)
+    return other_input_error(f"the {done:,} rows of that run", found=found, otherwise=otherwise)
 
 
 def _finite(result: SentenceScore | InputError) -> SentenceScore | InputError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -10,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from xlm._atomic import write_error
+from xlm._atomic import refuse_special, write_error
 from xlm.errors import InputError, WriteError, XLMError
 
 if sys.platform != "win32":  # where nothing keeps two runs apart
@@ -126,7 +127,7 @@ def check_same_run(
         )
 
 
-def other_input(where: object, *, found: str, otherwise: str) -> InputError:
+def other_input_error(where: object, *, found: str, otherwise: str) -> InputError:
     """The error of a run that is to be resumed on what it did not begin with.
 
     Args:
@@ -150,16 +151,13 @@ def real_target(target: Path) -> Path:
         WriteError: Something that is no regular file has that name, or no file can.
     """
     try:
-        # Before the links are followed: that of /dev/stdout can lead to "pipe:[4711]", which is no path.
-        if target.exists() and not target.is_file():
-            raise WriteError(
-                "the output is no regular file, which alone can be replaced and resumed",
-                where=target,
-                remedy="without --output, results go to standard output",
-            )
+        refuse_special(target)
         target = Path(os.path.realpath(target))
+        if target.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         for path in written_beside(target):
-            path.exists()  # raises for a name that is too long
+            with suppress(FileNotFoundError, NotADirectoryError):
+                path.lstat()  # raises for a name that is too long
     except WriteError:
         raise
     except OSError as error:
