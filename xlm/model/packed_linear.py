@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xlm.errors import InputError
-from xlm.model.huge_pages import in_huge_pages
 
 FEW_ROWS = 8
 """Up to here a map is bound by reading its weights, not by multiplying."""
@@ -58,7 +57,10 @@ class PackedLinear(nn.Module):
         raise NotImplementedError
 
     def pieces(self, x_NK: Tensor) -> Iterator[tuple[int, Tensor]]:
-        """Yields all outputs, some at a time where that is faster: the first one's number, and (N, M')."""
+        """Yields all outputs, some at a time where that is faster: the first one's number, and (N, M').
+
+        What is yielded may be overwritten with the next piece.
+        """
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
@@ -66,7 +68,7 @@ class PackedLinear(nn.Module):
         pieces = self.pieces(x.reshape(-1, x.shape[-1]))
         _, out_NM = piece = next(pieces)
         if out_NM.shape[1] < self.outputs:
-            out_NM = in_huge_pages(x.new_empty(len(out_NM), self.outputs))
+            out_NM = x.new_empty(len(out_NM), self.outputs)
             for first, part_NM in itertools.chain((piece,), pieces):
                 out_NM[:, first : first + part_NM.shape[1]] = part_NM
         return out_NM.view(*x.shape[:-1], self.outputs)
@@ -84,10 +86,13 @@ class Float32Linear(PackedLinear):
         return min(self.outputs, _WIDTH)
 
     def pieces(self, x_NK: Tensor) -> Iterator[tuple[int, Tensor]]:  # noqa: D102
-        width = self.width if len(x_NK) >= _MANY_ROWS else self.outputs
+        N, width = len(x_NK), self.width if len(x_NK) >= _MANY_ROWS else self.outputs
+        # One for all, so that the system clears its pages once.
+        memory = x_NK.new_empty(N * width)
         for first in range(0, self.outputs, width):
-            columns = slice(first, first + width)
-            yield first, torch.addmm(self.bias_M[columns], x_NK, self.weight_KM[:, columns])
+            bias_m, weight_Km = self.bias_M[first : first + width], self.weight_KM[:, first : first + width]
+            out_Nm = memory[: N * len(bias_m)].view(N, len(bias_m))
+            yield first, torch.addmm(bias_m, x_NK, weight_Km, out=out_Nm)
 
 
 class Float16Linear(PackedLinear):
