@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from xlm.bench.limits import reading_bandwidth
 from xlm.bench.report import machine_facts
+from xlm.model.packed_linear import _TYPICAL_ROWS
 
 V, D = 64_699, 1024
 RUNS = 25
@@ -30,12 +31,14 @@ def ways(x: Tensor, weight: Tensor, bias: Tensor) -> dict[str, tuple[int, Callab
     transposed, half = weight.t().contiguous(), weight.bfloat16()
     scale = weight.abs().amax(1) / 127
     int8 = (weight / scale[:, None]).round().to(torch.int8)
+    laid_out = torch.ops.mkldnn._reorder_linear_weight(weight, _TYPICAL_ROWS)
     packed_float16 = torch.ops.quantized.linear_prepack_fp16(weight, bias)
     zeros = torch.zeros(len(weight), dtype=torch.int64)
     quantized = torch.quantize_per_channel(weight, scale, zeros, 0, torch.qint8)
     found: dict[str, tuple[int, Callable[[], Any]]] = {
         "float32, F.linear": (4, lambda: F.linear(x, weight, bias)),
         "float32, transposed addmm": (4, lambda: torch.addmm(bias, x, transposed)),
+        "float32, oneDNN": (4, lambda: torch.ops.mkldnn._linear_pointwise(x, laid_out, bias, "none", [], "")),
         "bfloat16, F.linear": (2, lambda: F.linear(x.bfloat16(), half, bias.bfloat16())),
         "float16, FBGEMM": (2, lambda: torch.ops.quantized.linear_dynamic_fp16(x, packed_float16)),
         "int8, _weight_int8pack_mm": (

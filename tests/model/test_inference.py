@@ -35,6 +35,7 @@ ORDER_OF_SUMS = 1e-5
 ONE_STEP = 0.015
 """What differs in the last digits between batches can move an input of int8 to its next level, which is 0.005 of the
 largest logit in such models. Scales of a whole batch moved logits by 0.03 to 0.07."""
+needs_onednn = pytest.mark.skipif(not packed_linear._has_onednn(), reason="this torch has no oneDNN kernels for x86")
 needs_fbgemm = pytest.mark.skipif(not packed_linear._has_fbgemm(), reason="this torch has no FBGEMM kernels")
 
 
@@ -210,14 +211,21 @@ def test_bfloat16_takes_few_and_many_rows() -> None:
         assert relative_error(packed(x) - linear.bias, linear(x) - linear.bias) < 3 * 2**-8
 
 
-@pytest.mark.parametrize("rows", [1, 63, 64, 65])
-@pytest.mark.parametrize("width", [4096, 4097, 9000])
+@pytest.mark.parametrize("onednn", [pytest.param(True, marks=needs_onednn), False], ids=["oneDNN", "without"])
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("rows", [1, 2, 127, 128, 129])
+@pytest.mark.parametrize("width", [5, 4096, 4097, 9000])
 @torch.no_grad()
-def test_wide_products_of_many_rows_are_whole(rows: int, width: int) -> None:
-    linear = nn.Linear(16, width)
-    found = Float32Linear(linear.weight, linear.bias)(x := torch.randn(rows, 16))
+def test_products_of_float32_are_exact(
+    rows: int, width: int, threads: int, onednn: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packed_linear, "_has_onednn", lambda: onednn)
+    linear, x = nn.Linear(16, width), torch.randn(rows, 2 * 16)[:, ::2]
+    packed = Float32Linear(linear.weight, linear.bias)
+    assert (packed.few_rows is not None) == onednn
+    torch.set_num_threads(threads)  # conftest.py sets it back
     # Sixteen products a sum: an order of them moves float32's last digits.
-    torch.testing.assert_close(found, linear(x), rtol=0, atol=1e-5)
+    torch.testing.assert_close(packed(x), linear(x), rtol=0, atol=1e-5)
 
 
 @needs_fbgemm
@@ -260,7 +268,7 @@ def test_weights_beyond_float16_are_kept(weights: str, largest: float) -> None:
     packed = packed_linear.packed_linear(weights, linear.weight, linear.bias)
     assert isinstance(packed, Float32Linear)
     kept = linear.weight.bfloat16().float() if weights == "bfloat16" else linear.weight
-    torch.testing.assert_close(packed.weight_KM.T, kept, rtol=0, atol=0)
+    torch.testing.assert_close(packed.weight_MK, kept, rtol=0, atol=0)
     torch.testing.assert_close(packed(torch.eye(8)), (kept + linear.bias[:, None]).T, rtol=1e-6, atol=1e-6)
 
 
