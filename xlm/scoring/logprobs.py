@@ -15,6 +15,7 @@ from torch import Tensor
 
 from xlm.model.lm import XLMWithLMHeadModel
 from xlm.model.target_scores import TargetScores, score_targets
+from xlm.scoring.leftovers import Leftovers
 from xlm.scoring.windows import Window, batches_by_length, checked_stride, windows_of
 
 _BATCH_TOKENS_CPU = 1024
@@ -97,6 +98,7 @@ def score_sequences(
         batch_tokens = _BATCH_TOKENS_CPU if model.device.type == "cpu" else _BATCH_TOKENS_GPU
     found = _empty_scores(model, starts[-1], ranks=ranks, entropies=entropies, top=top)
     lengths = [window.end - window.start for window in windows]
+    leftovers = Leftovers()
     for rows in batches_by_length(lengths, batch_tokens=batch_tokens, batch_size=batch_size):
         batch = [windows[row] for row in rows]
         scores = _scores_of_batch(model, sequences, batch, language, ranks=ranks, entropies=entropies, top=top)
@@ -104,6 +106,7 @@ def score_sequences(
         for field in fields(TargetScores):
             if (values := getattr(scores, field.name)) is not None:
                 getattr(found, field.name)[places_N] = values.cpu()
+        leftovers.give_back()
 
     def of_each(values: Iterable[Any] | None) -> list[Any]:
         if values is None:

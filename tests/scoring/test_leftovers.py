@@ -1,0 +1,56 @@
+"""Memory that is given back to the system.
+
+Oracle: the kernel's own count of the process's resident memory; and a process that pretends to grow.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from xlm.scoring import leftovers
+from xlm.scoring.leftovers import Leftovers
+
+MB = 1024 * 1024
+HELD = """
+from xlm.scoring.leftovers import Leftovers, _resident_bytes
+watched = Leftovers()
+before = _resident_bytes()
+blocks = [bytes([1]) * 1_000_000 for _ in range(100)]
+del blocks
+held = _resident_bytes()
+watched.give_back()
+print(held - before, _resident_bytes() - before)
+"""
+
+
+@pytest.mark.skipif(leftovers._trim_of_glibc() is None, reason="only glibc has the call")
+def test_what_was_freed_goes_back_to_the_system() -> None:
+    """Told to map nothing by itself and to return nothing by itself, glibc keeps all that is freed."""
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "1000000000", "MALLOC_TRIM_THRESHOLD_": "1000000000"}
+    command = [sys.executable, "-c", HELD]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    held, left = map(int, done.stdout.split())
+    assert held > 90_000_000
+    assert left < 10_000_000
+
+
+def test_only_when_there_is_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    resident = [100 * MB]
+    calls: list[int] = []
+    monkeypatch.setattr(leftovers, "_trim_of_glibc", lambda: calls.append)
+    monkeypatch.setattr(leftovers, "_resident_bytes", lambda: resident[0])
+    watched = Leftovers()
+    for now, expected in ((100, 0), (164, 0), (165, 1), (229, 1), (230, 2), (10, 2)):
+        resident[0] = now * MB
+        watched.give_back()
+        assert len(calls) == expected, now
+
+
+def test_without_glibc_nothing_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leftovers, "_trim_of_glibc", lambda: None)
+    monkeypatch.delattr(leftovers, "_resident_bytes")
+    Leftovers().give_back()
