@@ -285,3 +285,20 @@ def test_padding_on_the_left_is_refused() -> None:
     assert error.what == "with a cache, padding must stand on the right"
     assert error.where == "attention_mask"
     assert "tokens first" in str(error.expected)
+
+
+@torch.no_grad()
+def test_fixed_shapes_change_no_number() -> None:
+    """Rows of one length, then of several, and chosen anew in between."""
+    model, ids = _model(), random_ids(3, 8)
+    plain, fixed = model.new_cache(3), model.new_cache(3)
+    fixed.fix_shapes()
+    chosen = torch.tensor([2, 0])
+    for pieces, lengths in ((ids[:, :3], None), (ids[chosen, 3:5], None), (ids[chosen, 5:8], torch.tensor([1, 3]))):
+        if len(pieces) < plain.batch_size:
+            for cache in (plain, fixed):
+                cache.select_rows(chosen)
+        found, expected = (model(pieces, langs="en", lengths=lengths, cache=cache) for cache in (fixed, plain))
+        assert fixed.slots(1) == fixed.capacity == LONGEST
+        assert fixed.uniform_length is None
+        assert relative_error(found.logits, expected.logits) < BOUND

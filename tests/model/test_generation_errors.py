@@ -35,6 +35,8 @@ def model() -> XLMWithLMHeadModel:
         ({"max_new_tokens": 3, "min_new_tokens": 4}, "min_new_tokens"),
         ({"min_new_tokens": -1}, "min_new_tokens"),
         ({"do_sample": 1}, "do_sample"),
+        ({"cuda_graphs": 1}, "cuda_graphs"),
+        ({"cuda_graphs": True}, "cuda_graphs"),
         ({"do_sample": True, "temperature": 0.0}, "temperature"),
         ({"do_sample": True, "temperature": -1}, "temperature"),
         ({"do_sample": True, "temperature": float("nan")}, "temperature"),

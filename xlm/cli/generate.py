@@ -78,6 +78,9 @@ _SAMPLING = ("temperature", "top_k", "top_p", "min_p")
     default=None,
     help="Write each word as it comes, for one sequence of each prompt.  [default: for --prompt on a terminal]",
 )
+@click.option(
+    "--cuda-graphs", is_flag=True, help="On a CUDA device, record a step once and replay it; not yet tried on a GPU."
+)
 @engines(INPUT_FORMAT, COLUMN, *resuming)
 def command(
     model: str,
@@ -94,6 +97,7 @@ def command(
     batch_size: int,
     form: str,
     stream: bool | None,
+    cuda_graphs: bool,
     **options: Any,
 ) -> None:
     r"""Continues --prompt, or each line of FILE or of standard input, with what MODEL would say next.
@@ -125,7 +129,7 @@ def command(
     beams = options["num_beams"]
     sampling = {name: options.pop(name) for name in _SAMPLING}
     _check_usage(file, prompt, greedy=greedy, stream=stream, form=form, sampling=sampling, seed=seed, **options)
-    if uses_ray(only_ray=_ONLY_RAY, only_local=("prompt", "stream", "device")):
+    if uses_ray(only_ray=_ONLY_RAY, only_local=("prompt", "stream", "device", "cuda_graphs")):
         _on_ray(
             model,
             file,
@@ -148,7 +152,7 @@ def command(
     from xlm.generation.continuer import Continuer, decoding_options
     from xlm.model.opening import made_fast, open_model
 
-    options = decoding_options(greedy=greedy, **sampling, **options)
+    options = decoding_options(greedy=greedy, cuda_graphs=cuda_graphs, **sampling, **options)
     network = made_fast(open_model(model, dtype=dtype, device=device), dtype=dtype, few_rows=True)
     continuer = Continuer(network, tokenizer, lang=lang, continuation_lang=continuation_lang, options=options)
     run = _Run(continuer, seed=seed, form=form)

@@ -61,7 +61,7 @@ class Visibility:
             return cls()
         device = cache.lengths.device
         last_visible_BT = cache.lengths[:, None] + torch.arange(positions, device=device)
-        slots_S = torch.arange(cache.longest + positions, device=device)
+        slots_S = torch.arange(cache.slots(positions), device=device)
         return cls(mask=(slots_S <= last_visible_BT[:, :, None])[:, None])
 
     def as_mask(self, queries: int, keys: int, device: torch.device) -> Tensor | None:

@@ -60,6 +60,7 @@ class XLMCache:
         self.uniform_length: int | None = 0
         # The longest row, known without asking the device.
         self.longest = 0
+        self._fixed = False
 
     @property
     def batch_size(self) -> int:
@@ -71,6 +72,15 @@ class XLMCache:
         """Slots S of each row, in tokens."""
         return self.keys.shape[3]
 
+    def fix_shapes(self) -> None:
+        """From now on every forward looks at all slots, under a mask, so that no shape depends on what is held."""
+        self._fixed = True
+        self.uniform_length = None
+
+    def slots(self, new: int) -> int:
+        """Slots S' that a forward of ``new`` tokens a row looks at."""
+        return self.capacity if self._fixed else self.longest + new
+
     def write(self, layer: int, key_BNTH: Tensor, value_BNTH: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of all slots in use, the new ones written behind each row's length.
 
@@ -80,10 +90,11 @@ class XLMCache:
             value_BNTH: New values.
 
         Returns:
-            Keys and values in the type of the new ones, each (B, N, S', H) with S' the longest row after the write.
+            Keys and values in the type of the new ones, each (B, N, S', H) with S' the longest row after the write,
+            or all slots after ``fix_shapes``.
         """
         new = key_BNTH.shape[2]
-        end = self.longest + new
+        end = self.slots(new)
         keys_BNSH, values_BNSH = self.keys[layer], self.values[layer]
         if self.uniform_length is not None:
             keys_BNSH[:, :, self.uniform_length : end] = key_BNTH
@@ -145,4 +156,4 @@ class XLMCache:
 
     def _compare_lengths(self) -> None:
         shortest, self.longest = (int(bound) for bound in torch.aminmax(self.lengths))
-        self.uniform_length = self.longest if shortest == self.longest else None
+        self.uniform_length = self.longest if shortest == self.longest and not self._fixed else None

@@ -34,12 +34,16 @@ def continue_prompts(
     """
     n = options.num_return_sequences
     with evaluating(model), torch.inference_mode():
-        stepper = Stepper(model, rows=len(prompts.lengths), capacity=prompts.capacity)
+        stepper = _stepper(model, prompts, options)
         if options.num_beams > 1:
             return [best for beams in beam_search(stepper, prompts, options) for best in beams[:n]]
         seeds = options.row_seeds(len(prompts.lengths) * n) if options.do_sample else ()
         steps = sequential(stepper, prompts, options, seeds=seeds, with_logprobs=with_logprobs)
         return collected((token for step in steps for token in step), n, seeds)
+
+
+def _stepper(model: Network, prompts: Prompts, options: DecodingOptions) -> Stepper:
+    return Stepper(model, rows=len(prompts.lengths), capacity=prompts.capacity, cuda_graphs=options.cuda_graphs)
 
 
 def collected(tokens: Iterable[Produced], n: int, seeds: tuple[int, ...]) -> list[Continuation]:
@@ -104,7 +108,7 @@ class TokenStream(Iterator[int]):
         self._produced: list[Produced] = []
         self._interruption: BaseException | None = None
         with torch.inference_mode():
-            stepper = Stepper(model, rows=1, capacity=prompts.capacity)
+            stepper = _stepper(model, prompts, options)
         self._steps = sequential(stepper, prompts, options, seeds=self._seeds, with_logprobs=True)
 
     def __next__(self) -> int:

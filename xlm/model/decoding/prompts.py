@@ -84,6 +84,13 @@ def prepare_prompts(
             expected="a device with float64, or greedy decoding",
             remedy="model.to('cpu')",
         )
+    if options.cuda_graphs and model.device.type != "cuda":
+        raise InputError(
+            "CUDA graphs are for CUDA devices",
+            where="cuda_graphs",
+            found=f"a model on {model.device}",
+            expected="cuda_graphs=False",
+        )
     B, T = inputs.input_ids.shape
     counts = (T,) * B if inputs.valid is None else tuple(inputs.valid.sum(1).tolist())
     if inputs.valid is not None:

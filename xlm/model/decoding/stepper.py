@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from xlm.model.cache import XLMCache
+from xlm.model.decoding.recorded import RecordedStep
 from xlm.model.network import Network
 from xlm.model.transformer import TransformerInputs
 
@@ -26,10 +27,13 @@ class Stepper:
         model: A causal model in evaluation mode.
         rows: Rows B of the prompts.
         capacity: The most tokens that any row comes to hold.
+        cuda_graphs: Whether steps are recorded and replayed; for a model on a CUDA device.
     """
 
-    def __init__(self, model: Network, *, rows: int, capacity: int) -> None:
+    def __init__(self, model: Network, *, rows: int, capacity: int, cuda_graphs: bool = False) -> None:
         self.capacity = capacity
+        self._cuda_graphs = cuda_graphs
+        self._recorded: RecordedStep | None = None
         self._model = model
         self._cache = model.new_cache(rows, capacity=capacity)
         self._positions_1S = torch.arange(model.config.max_position_embeddings, device=model.device)[None]
@@ -73,6 +77,14 @@ class Stepper:
         Returns:
             (B, V) logits.
         """
+        if not self._cuda_graphs:
+            return self._compute(tokens_B, langs_B)
+        if self._recorded is None:
+            self._cache.fix_shapes()
+            self._recorded = RecordedStep(self._compute, self._cache, tokens_B, langs_B)
+        return self._recorded(tokens_B, langs_B)
+
+    def _compute(self, tokens_B: Tensor, langs_B: Tensor | None) -> Tensor:
         cache = self._cache
         if cache.uniform_length is None:
             positions = cache.lengths[:, None]
@@ -87,7 +99,10 @@ class Stepper:
 
     def reorder(self, rows_R: Tensor, *, shared: int = 0) -> None:
         """Row i goes on from where row ``rows_R[i]`` is; see ``XLMCache.select_rows``."""
+        recorded = self._cache.keys
         self._cache.select_rows(rows_R, shared=shared)
+        if self._cache.keys is not recorded:
+            self._recorded = None  # which reads and writes what the cache held before
 
 
 def grouped_by_length(lengths: list[int]) -> list[list[int]]:

@@ -1,0 +1,195 @@
+"""Decoding whose steps are recorded and replayed.
+
+Oracle: the same decoding without recordings. There is no CUDA graph on a CPU: here a recording is replayed by doing the
+work again, into the memory of its first result. That this is all a graph does, one test holds: every step makes the
+same operations on the same shapes and memory, and nothing in it needs a number that only the device knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from tests.model.small_models import random_ids
+from tests.model.test_generation import BOUND, KINDS, POSITIONS, langs_for, model_of, same
+from xlm.model.cache import XLMCache
+from xlm.model.decoding import generate, recorded
+from xlm.model.decoding.stepper import Stepper
+
+WAYS: dict[str, dict[str, Any]] = {
+    "greedy": {},
+    "samples": {"do_sample": True, "seed": 3, "num_return_sequences": 2},
+    "beams": {"num_beams": 3, "num_return_sequences": 3},
+    "one language a token": {"continuation_langs": torch.arange(5 * POSITIONS).view(5, -1) % 2},
+}
+LENGTHS = torch.tensor([5, 1, 3, 5, 2])
+
+
+@pytest.fixture
+def recordings(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    """The results of all recordings that were made; from now on all decoding records its steps."""
+    made: list[Tensor] = []
+    advance = XLMCache.advance
+
+    def record(
+        work: Callable[[], Tensor], undo: Callable[[], None], device: torch.device
+    ) -> tuple[Callable[[], None], Tensor]:
+        work()
+        undo()
+        result = work()
+        made.append(result)
+
+        def replay() -> None:
+            with monkeypatch.context() as patch:
+                patch.setattr(XLMCache, "advance", advance_on_the_device)
+                result.copy_(work())
+
+        return replay, result
+
+    def advance_on_the_device(cache: XLMCache, *given: Any) -> None:
+        longest = cache.longest
+        advance(cache, *given)
+        cache.longest = longest  # which no graph knows
+
+    monkeypatch.setattr(recorded, "record", record)
+    monkeypatch.setattr(generate, "Stepper", lambda *args, **kwargs: Stepper(*args, **{**kwargs, "cuda_graphs": True}))
+    return made
+
+
+@pytest.mark.parametrize("ragged", [True, False], ids=["ragged", "of one length"])
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_recorded_is_not_recorded(kind: str, way: str, ragged: bool, request: pytest.FixtureRequest) -> None:
+    """To the last position of the model; ragged rows end one before the other."""
+    model, ids, options = model_of(kind), random_ids(5, 5), dict(WAYS[way])
+    if langs_for(model, "en") is None:
+        options.pop("continuation_langs", None)
+    given = {"langs": langs_for(model, "en"), "max_new_tokens": POSITIONS, "eos_token_id": (), **options}
+    lengths = LENGTHS if ragged else torch.full((5,), 5)
+    expected = model.continuations(ids, lengths=lengths, **given)
+    assert not ragged or len({len(continuation.tokens) for continuation in expected}) > 1
+    made = request.getfixturevalue("recordings")
+    found = model.continuations(ids, lengths=lengths, **given)
+    assert made
+    for one, other in zip(found, expected, strict=True):
+        same(one, other, bound=BOUND)
+
+
+def test_a_stream(recordings: list[Tensor]) -> None:
+    model, ids = model_of(eos_bias=-20.0), random_ids(1, 4)
+    stream = model.stream(ids, langs="en", max_new_tokens=9)
+    tokens = list(stream)
+    assert len(recordings) == 1
+    assert torch.equal(model.generate(ids, langs="en", max_new_tokens=9)[0, 4:], torch.tensor(tokens))
+
+
+def test_one_recording_serves_all_steps_of_the_same_rows(recordings: list[Tensor]) -> None:
+    model = model_of(eos_bias=-20.0)
+    model.generate(random_ids(3, 4), langs="en", max_new_tokens=12)
+    assert len(recordings) == 1
+    # Beams change places within the memory that the recording knows.
+    model.generate(random_ids(3, 4), langs="en", max_new_tokens=12, num_beams=2)
+    assert len(recordings) == 2
+
+
+@torch.inference_mode()
+def test_what_the_cache_holds_is_counted(recordings: list[Tensor]) -> None:
+    model = model_of()
+    stepper = Stepper(model, rows=3, capacity=12, cuda_graphs=True)
+    prompts, _ = model._prompts(random_ids(3, 4), "en", torch.tensor([4, 2, 3]), None, None, {})
+    stepper.prefill(prompts.inputs)
+    for step in (1, 2, 3):
+        stepper.step(torch.tensor([20, 21, 22]), torch.zeros(3, dtype=torch.int64))
+        assert stepper.longest == 4 + step
+        assert stepper._cache.lengths.tolist() == [4 + step, 2 + step, 3 + step]
+
+
+class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.made: list[tuple[str, ...]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        shown = [
+            f"{tuple(each.shape)} {each.stride()}" if isinstance(each, Tensor) else repr(each)
+            for each in torch.utils._pytree.tree_leaves((args, kwargs))
+        ]
+        self.made.append((str(func), *shown))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@torch.inference_mode()
+def test_every_step_is_the_same_to_the_device(kind: str) -> None:
+    model, ids = model_of(kind), random_ids(3, 4)
+    has_langs = langs_for(model, "en") is not None
+    langs_B = torch.zeros(3, dtype=torch.int64) if has_langs else None
+    stepper = Stepper(model, rows=3, capacity=12)
+    prompts, _ = model._prompts(ids, langs_for(model, "en"), torch.tensor([4, 2, 3]), None, None, {})
+    stepper.prefill(prompts.inputs)
+    stepper._cache.fix_shapes()
+    where = stepper._cache.keys.data_ptr(), stepper._cache.lengths.data_ptr()
+    steps = []
+    for tokens_B in (torch.full((3,), token) for token in (20, 21, 22)):
+        with _Operations() as operations:
+            stepper.step(tokens_B, langs_B)
+        steps.append(operations.made)
+    assert steps[0] == steps[1] == steps[2]
+    assert where == (stepper._cache.keys.data_ptr(), stepper._cache.lengths.data_ptr())
+    waits_or_copies = ("_local_scalar_dense", "nonzero", "lift_fresh", "is_nonzero", "equal", "_to_copy")
+    names = {name for name, *_ in steps[0]}
+    assert "aten.index_put_.default" in names
+    assert not [name for name in names if any(part in name for part in waits_or_copies)]
+
+
+def test_how_a_graph_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Warmed up beside, what that did undone each time, then recorded once; each replay is the graph's own."""
+    log: list[str] = []
+
+    @contextmanager
+    def noted(name: str) -> Iterator[None]:
+        log.append(name)
+        yield
+        log.append(f"end of {name}")
+
+    def stream(name: str) -> SimpleNamespace:
+        return SimpleNamespace(name=name, wait_stream=lambda other: log.append(f"{name} waits for {other.name}"))
+
+    main, beside = stream("main"), stream("beside")
+    fake = SimpleNamespace(
+        device=lambda device: noted(str(device)),
+        Stream=lambda: beside,
+        stream=lambda each: noted(each.name),
+        current_stream=lambda: main,
+        CUDAGraph=lambda: SimpleNamespace(replay=lambda: log.append("replay")),
+        graph=lambda graph: noted("recording"),
+    )
+    monkeypatch.setattr(torch, "cuda", fake)
+
+    def work() -> Tensor:
+        log.append("work")
+        return torch.ones(1)
+
+    replay, result = recorded.record(work, lambda: log.append("undo"), torch.device("cuda:1"))
+    replay()
+    assert result.tolist() == [1]
+    assert log == [
+        "cuda:1",
+        "beside waits for main",
+        "beside",
+        *("work", "undo") * 2,
+        "end of beside",
+        "main waits for beside",
+        "recording",
+        "work",
+        "end of recording",
+        "end of cuda:1",
+        "replay",
+    ]
