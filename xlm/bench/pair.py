@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 
 from xlm.bench.checkpoints import SIZES, write_random_original
+from xlm.bench.place import CPU, Place
 from xlm.checkpoint.convert import convert
 from xlm.checkpoint.load import load_model
 from xlm.errors import DependencyError
@@ -21,12 +23,19 @@ class Pair:
     """Two libraries' models with the same weights.
 
     Attributes:
-        ours: Ours, in float32.
-        theirs: The peer's, causal, in float32; ``None`` when there is no peer.
+        ours: Ours.
+        theirs: The peer's, causal, in the same type on the same device; ``None`` when there is no peer.
     """
 
     ours: XLMWithLMHeadModel
     theirs: Any
+
+    def in_float32(self) -> Pair:
+        """Copies that compute in float32 with the same weights, rounded as these are."""
+        return Pair(
+            ours=copy.deepcopy(self.ours).float(),
+            theirs=None if self.theirs is None else copy.deepcopy(self.theirs).float(),
+        )
 
 
 def write_random_directory(scratch: Path, size: str, *, vocab_size: int | None = None) -> Path:
@@ -47,17 +56,26 @@ def write_random_directory(scratch: Path, size: str, *, vocab_size: int | None =
     return directory
 
 
-def load_pair(directory: Path, against: str | None) -> Pair:
-    """Loads a directory with this library and with a peer.
+def load_pair(directory: Path, against: str | None, place: Place = CPU) -> Pair:
+    """Loads a directory with this library and with a peer, in a place's type.
 
     Raises:
         DependencyError: The peer is not installed.
     """
-    return Pair(ours=load_model(directory), theirs=None if against is None else load_peer(directory))
+    dtype, device = place.loaded_type, place.device
+    return Pair(
+        ours=load_model(directory, dtype=dtype, device=device),
+        theirs=None if against is None else load_peer(directory, dtype=dtype, device=device),
+    )
 
 
-def load_peer(directory: Path) -> Any:
-    """``transformers``' model of a directory, causal, in float32 and evaluation mode.
+def load_peer(directory: Path, *, dtype: str = "float32", device: torch.device = CPU.device) -> Any:
+    """``transformers``' model of a directory, causal and in evaluation mode.
+
+    Args:
+        directory: In its layout.
+        dtype: Name of the type of the weights.
+        device: Where they go.
 
     Raises:
         DependencyError: ``transformers`` is not installed.
@@ -72,5 +90,5 @@ def load_peer(directory: Path) -> Any:
         ) from error
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    model = transformers.XLMWithLMHeadModel.from_pretrained(directory, causal=True, dtype=torch.float32)
-    return model.eval()
+    model = transformers.XLMWithLMHeadModel.from_pretrained(directory, causal=True, dtype=getattr(torch, dtype))
+    return model.eval().to(device)

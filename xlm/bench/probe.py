@@ -12,9 +12,12 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from xlm.errors import XLMError
+
+if TYPE_CHECKING:
+    import torch
 
 
 def measure(*arguments: str) -> dict[str, float]:
@@ -62,6 +65,18 @@ def _time(work: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
     result = work()
     seconds = time.perf_counter() - start
     return result, {"seconds": seconds, "peak_mb": _resident_peak_mb() - before}
+
+
+def _time_on_card(work: Callable[[], Any], device: torch.device) -> tuple[Any, dict[str, float]]:
+    """As ``_time``; memory is what torch handed out on the card above what it had handed out before."""
+    import torch
+
+    from xlm.bench.limits import seconds
+
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.max_memory_allocated(device)
+    taken, result = seconds(work, device)
+    return result, {"seconds": taken, "peak_mb": (torch.cuda.max_memory_allocated(device) - before) / 1e6}
 
 
 def _convert(source: str, target: str) -> dict[str, float]:
@@ -117,29 +132,36 @@ def _tokenize(directory: str, library: str, texts: str, ids_file: str) -> dict[s
     return figures
 
 
-def _score(directory: str, library: str, dtype: str, texts: str, logprobs_file: str) -> dict[str, float]:
+def _score(
+    directory: str, library: str, dtype: str, texts: str, logprobs_file: str, place: str, form: str
+) -> dict[str, float]:
     import torch
     from safetensors.torch import save_file
 
-    lines = Path(texts).read_text(encoding="utf-8").split("\n")[:-1]
+    lines, device = Path(texts).read_text(encoding="utf-8").split("\n")[:-1], torch.device(place)
     if library == "transformers":
-        work = _their_scoring(directory)
+        work = _their_scoring(directory, dtype, device)
     else:
         from xlm.checkpoint.load import load_model
         from xlm.scoring.score import score
         from xlm.tokenizer.tokenizer import XLMTokenizer
 
-        model = load_model(directory)
-        if dtype != "float32":
+        packed = form == "packed" and dtype != "float32"
+        model = load_model(directory, dtype="float32" if packed else dtype, device=device)
+        if packed:
             model = model.for_inference(dtype)
         tokenizer = XLMTokenizer.from_pretrained(directory)
         work = lambda lines: [list(result.logprobs) for result in score(model, tokenizer, lines, lang="en")]  # noqa: E731
     warnings.simplefilter("ignore")
-    work(lines[:1])  # reads the weights in, and loads what is loaded on first use
-    forgotten = _forget_peak()
-    logprobs, figures = _time(lambda: work(lines))
-    if not forgotten:
-        del figures["peak_mb"]
+    # Reads the weights in, and loads what is loaded on first use; on a card that depends on the size of a batch too.
+    work(lines[: 64 if device.type == "cuda" else 1])
+    if device.type == "cuda":
+        logprobs, figures = _time_on_card(lambda: work(lines), device)
+    else:
+        forgotten = _forget_peak()
+        logprobs, figures = _time(lambda: work(lines))
+        if not forgotten:
+            del figures["peak_mb"]
     save_file({"logprobs": torch.tensor([x for row in logprobs for x in row])}, logprobs_file)
     return figures
 
@@ -151,14 +173,15 @@ def _train(way: str, size: str, precision: str, rows: str, steps: str) -> dict[s
     return {**usage, **figures}
 
 
-def _their_scoring(directory: str) -> Callable[[list[str]], list[list[float]]]:
+def _their_scoring(directory: str, dtype: str, device: torch.device) -> Callable[[list[str]], list[list[float]]]:
     """Padded batches of 16 in the order of the lines, and the logits of all their positions at a time."""
     import torch
     import transformers
 
     from xlm.bench.pair import load_peer
 
-    model, tokenizer = load_peer(Path(directory)), transformers.XLMTokenizer.from_pretrained(directory)
+    model = load_peer(Path(directory), dtype=dtype, device=device)
+    tokenizer = transformers.XLMTokenizer.from_pretrained(directory)
     language, pad = model.config.lang2id["en"], model.config.pad_index
 
     @torch.inference_mode()
@@ -168,13 +191,13 @@ def _their_scoring(directory: str) -> Callable[[list[str]], list[list[float]]]:
             # Its tokenizer does not know the language, and ours was told to do the same.
             rows = [tokenizer.encode(line) for line in lines[start : start + 16]]
             longest = max(map(len, rows))
-            ids_BT = torch.tensor([row + [pad] * (longest - len(row)) for row in rows])
-            lengths_B = torch.tensor([len(row) for row in rows])
+            ids_BT = torch.tensor([row + [pad] * (longest - len(row)) for row in rows], device=device)
+            lengths_B = torch.tensor([len(row) for row in rows], device=device)
             logits_BTV = model(input_ids=ids_BT, langs=torch.full_like(ids_BT, language), lengths=lengths_B).logits
             # Not log_softmax, which would hold the logits twice: that is no fault of the peer's.
             chosen_BT = logits_BTV[:, :-1].gather(2, ids_BT[:, 1:, None])[..., 0]
             logprobs_BT = chosen_BT - logits_BTV[:, :-1].logsumexp(-1)
-            result += [logprobs_T[: len(row) - 1].tolist() for logprobs_T, row in zip(logprobs_BT, rows, strict=True)]
+            result += [logprobs[: len(row) - 1] for logprobs, row in zip(logprobs_BT.tolist(), rows, strict=True)]
         return result
 
     return work

@@ -10,9 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from xlm._atomic import write_text
 from xlm._version import __version__
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,11 +102,12 @@ class BenchReport:
         write_text(path, json.dumps({**asdict(self), "bars": bars}, indent=2) + "\n")
 
 
-def machine_facts(packages: Sequence[str]) -> dict[str, str]:
-    """What a figure depends on besides the code: processor, threads, versions.
+def machine_facts(packages: Sequence[str], *, device: torch.device | None = None) -> dict[str, str]:
+    """What a figure depends on besides the code: processor, card, threads, versions.
 
     Args:
         packages: Whose versions to name, where installed.
+        device: Where models computed; a GPU is named too.
     """
     versions = [f"xlm {__version__}", f"Python {platform.python_version()}"]
     for package in packages:
@@ -118,12 +123,19 @@ def machine_facts(packages: Sequence[str]) -> dict[str, str]:
         import torch
 
         facts["threads"] = f"{torch.get_num_threads()}, {torch.backends.cpu.get_cpu_capability()}"
+        if device is not None and device.type == "cuda":
+            facts["card"] = f"{torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}"
     return facts
 
 
 def ratio_of_rounds(numerator: Figure, denominator: Figure) -> float:
     """Median of the ratios of values that were taken in the same round, which a machine's drift leaves alone."""
-    return statistics.median(a / b for a, b in zip(numerator.values, denominator.values, strict=True))
+    return statistics.median(quotients(numerator, denominator))
+
+
+def quotients(numerator: Figure, denominator: Figure) -> tuple[float, ...]:
+    """The ratios of values that were taken in the same round."""
+    return tuple(a / b for a, b in zip(numerator.values, denominator.values, strict=True))
 
 
 def _processor() -> str:

@@ -36,6 +36,13 @@ size = click.option(
     show_default=True,
     help="Size of the random model: that of xlm-clm-ende-1024 (570 MB), or one to try this command with.",
 )
+device_of = click.option(
+    "--device",
+    default="cpu",
+    show_default=True,
+    help="Where to compute: cpu, cuda, cuda:1, … Elsewhere than on the CPU both libraries do so in bfloat16, and the "
+    "ratios are held to other limits.",
+)
 tokenizer_of = click.option(
     "--model",
     metavar="MODEL",
@@ -195,17 +202,21 @@ def tokenizer(
 @command.command(short_help="A forward with all logits.")
 @against
 @size
+@device_of
 @_measuring(5)
-def forward(against: str | None, size: str, rounds: int) -> Measurement:
+def forward(against: str | None, size: str, device: str, rounds: int) -> Measurement:
     """Runs 8 x 128 tokens to all logits, beside the largest speed that the machine multiplies matrices at."""
     from xlm.bench.forward import bench_forward
+    from xlm.bench.place import place_of
 
-    return lambda folder: bench_forward(folder, size=size, rounds=rounds, against=against)
+    place = place_of(device)
+    return lambda folder: bench_forward(folder, size=size, rounds=rounds, against=against, place=place)
 
 
 @command.command(short_help="Log-probabilities of lines of text; they must be the same.")
 @against
 @size
+@device_of
 @tokenizer_of
 @codes_file
 @text_files
@@ -214,6 +225,7 @@ def forward(against: str | None, size: str, rounds: int) -> Measurement:
 def score(
     against: str | None,
     size: str,
+    device: str,
     model: str | None,
     codes: Path | None,
     texts: tuple[Path, ...],
@@ -221,9 +233,11 @@ def score(
     rounds: int,
 ) -> Measurement:
     """Scores lines of text, each time in a process of its own; the other library in padded batches of 16, as read."""
+    from xlm.bench.place import place_of
     from xlm.bench.scoring import bench_score
     from xlm.bench.tokenizers import tokenizer_directory
 
+    place = place_of(device)
     name, texts = _with_tokenizer(model), texts or tuple(map(_reference, _NEWS))
     return lambda folder: bench_score(
         folder,
@@ -233,21 +247,25 @@ def score(
         model=tokenizer_directory(name, codes, folder),
         texts=texts,
         lines=lines,
+        place=place,
     )
 
 
 @command.command(short_help="Continuations of one prompt or of 32; they must be the same.")
 @against
 @size
+@device_of
 @click.option("--rows", type=click.Choice(["1", "32"]), default="1", show_default=True, help="Prompts at once.")
 @click.option("--new-tokens", type=click.IntRange(1), default=64, show_default=True, help="How many each is to get.")
 @_measuring(3)
-def generate(against: str | None, size: str, rows: str, new_tokens: int, rounds: int) -> Measurement:
+def generate(against: str | None, size: str, device: str, rows: str, new_tokens: int, rounds: int) -> Measurement:
     """Continues random prompts greedily, beside the speed that memory gives up the weights at."""
     from xlm.bench.generation import bench_generate
+    from xlm.bench.place import place_of
 
+    place = place_of(device)
     return lambda folder: bench_generate(
-        folder, size=size, rounds=rounds, against=against, rows=int(rows), new_tokens=new_tokens
+        folder, size=size, rounds=rounds, against=against, rows=int(rows), new_tokens=new_tokens, place=place
     )
 
 
