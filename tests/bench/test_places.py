@@ -239,9 +239,9 @@ def test_other_tokens_are_seen(waits: list[torch.device], tmp_path: Path, monkey
     pytest.importorskip("transformers")
     ours = generation._ours
 
-    def astray(model: XLMWithLMHeadModel, ids_BT: Tensor, lengths_B: Tensor, new_tokens: int) -> Tensor:
+    def astray(*given: Any, **options: Any) -> Tensor:
         monkeypatch.setattr(generation, "_LANGUAGE", 0)
-        result = ours(model, ids_BT, lengths_B, new_tokens)
+        result = ours(*given, **options)
         monkeypatch.setattr(generation, "_LANGUAGE", 1)
         return result
 
@@ -250,6 +250,14 @@ def test_other_tokens_are_seen(waits: list[torch.device], tmp_path: Path, monkey
         tmp_path, size="small", rounds=1, against="transformers", rows=1, new_tokens=8, place=LIKE_A_GPU
     )
     assert [bar.holds for bar in report.bars] == [False, False]
+
+
+def test_a_gpu_is_timed_with_graphs_and_without() -> None:
+    cases = generation.cases_of(Place(device=CARD, packed=False), 32)
+    assert [case.name for case in cases] == ["xlm bfloat16, 32 rows", "xlm bfloat16, 32 rows, CUDA graphs"]
+    assert [case.cuda_graphs for case in cases] == [False, True]
+    assert len({case.kind for case in cases}) == 2
+    assert {case.at_least for case in cases} == {10}
 
 
 def test_near_ties_may_change_places() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,10 +34,17 @@ class _Case:
     weights: str
     at_least: float
     """Times the peer's speed."""
+    cuda_graphs: bool = False
 
     @property
     def name(self) -> str:
-        return f"xlm {self.weights}, {self.rows} row{'s' if self.rows > 1 else ''}"
+        graphs = ", CUDA graphs" if self.cuda_graphs else ""
+        return f"xlm {self.weights}, {self.rows} row{'s' if self.rows > 1 else ''}{graphs}"
+
+    @property
+    def kind(self) -> str:
+        """What the tokens depend on."""
+        return f"{self.weights} with CUDA graphs" if self.cuda_graphs else self.weights
 
 
 ONE_ROW = (
@@ -51,7 +58,8 @@ MANY_ROWS = (_Case(rows=32, weights="bfloat16", at_least=30),)
 def cases_of(place: Place, rows: int) -> tuple[_Case, ...]:
     """What is measured at a place with so many rows; off the CPU in bfloat16, beside the peer in bfloat16."""
     if not place.packed:
-        return (_Case(rows=rows, weights=place.loaded_type, at_least=10),)
+        plain = _Case(rows=rows, weights=place.loaded_type, at_least=10)
+        return (plain, replace(plain, cuda_graphs=True)) if place.device.type == "cuda" else (plain,)
     return ONE_ROW if rows == 1 else MANY_ROWS
 
 
@@ -93,8 +101,8 @@ def bench_generate(
         bandwidth_now = reading_bandwidth(device)
         taken: dict[str, float] = {}
         for case, model in models.items():
-            work = partial(_ours, model, ids_BT, lengths_B, new_tokens)
-            taken[case.name], results[case.weights] = seconds(work, device)
+            work = partial(_ours, model, ids_BT, lengths_B, new_tokens, cuda_graphs=case.cuda_graphs)
+            taken[case.name], results[case.kind] = seconds(work, device)
         if peer:
             taken[peer], _ = seconds(partial(_theirs, pair.theirs, ids_BT, lengths_B, new_tokens), device)
         if round_ > 0:
@@ -131,7 +139,7 @@ def bench_generate(
             model = exact.ours.for_inference("float32") if place.packed else exact.ours
             results["float32"] = _ours(model, ids_BT, lengths_B, new_tokens)
         for kind, ids in results.items():
-            differing = _differing(exact.theirs, ids, lengths_B, new_tokens, near_tie=_NEAR_TIES[kind])
+            differing = _differing(exact.theirs, ids, lengths_B, new_tokens, near_tie=_NEAR_TIES[kind.split()[0]])
             name = f"xlm {kind}: of {rows * new_tokens} tokens, those that {against} would not have chosen"
             if kind == "int8":
                 shares.append(Figure(name=name, unit="tokens", values=(differing,)))
@@ -146,8 +154,9 @@ def bench_generate(
     )
 
 
-def _ours(model: XLMWithLMHeadModel, ids_BT: Tensor, lengths_B: Tensor, new_tokens: int) -> Tensor:
-    # These are all the options that ours is timed with.
+def _ours(
+    model: XLMWithLMHeadModel, ids_BT: Tensor, lengths_B: Tensor, new_tokens: int, *, cuda_graphs: bool = False
+) -> Tensor:
     return model.generate(
         ids_BT,
         langs=_LANGUAGE,
@@ -155,6 +164,7 @@ def _ours(model: XLMWithLMHeadModel, ids_BT: Tensor, lengths_B: Tensor, new_toke
         max_new_tokens=new_tokens,
         min_new_tokens=new_tokens,
         do_sample=False,
+        cuda_graphs=cuda_graphs,
     )
 
 

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from xlm.errors import InputError
-from xlm.model.opening import check_device
+from xlm.model.opening import check_device, check_presence
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,14 +42,6 @@ def place_of(device: str) -> Place:
         InputError: There is no such device.
     """
     check_device(dtype="bfloat16", device=device)
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(
-            "there is no such device",
-            where="--device",
-            found=f"{device}: {str(error).splitlines()[0]}",
-            expected="cpu, or cuda where torch has it",
-        ) from error
+    check_presence(device)
     found = torch.device(device)
     return CPU if found.type == "cpu" else Place(device=found, packed=False)

@@ -22,13 +22,7 @@ def open_model(model: str, *, dtype: str, device: str) -> XLMWithLMHeadModel:
         CheckpointError: There is no such model.
     """
     check_device(dtype=dtype, device=device)
-    missing = InputError(
-        "there is no such device", where="device", found=device, expected="cpu, or cuda where torch has it"
-    )
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise missing from error
+    check_presence(device)
     return XLMWithLMHeadModel.from_pretrained(model, dtype="float32" if dtype == "int8" else dtype, device=device)
 
 
@@ -50,6 +44,23 @@ def check_device(*, dtype: str, device: str) -> None:
         raise InputError(
             "int8 is for the CPU", where="dtype, device", found=device, expected="cpu", remedy="the type bfloat16"
         )
+
+
+def check_presence(device: str) -> None:
+    """Refuses a device that this machine does not have.
+
+    Raises:
+        InputError: With torch's own reason.
+    """
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(
+            "there is no such device",
+            where="device",
+            found=f"{device}: {str(error).splitlines()[0]}",
+            expected="cpu, or cuda where torch has it",
+        ) from error
 
 
 def made_fast(network: XLMWithLMHeadModel, *, dtype: str, few_rows: bool) -> XLMWithLMHeadModel:
