@@ -180,6 +180,7 @@ def test_a_prompt_that_is_too_long_is_named_after_those_before_it(
     ("arguments", "said"),
     [
         (("--greedy", "--num-beams", "2"), "two ways"),
+        (("--cuda-graphs",), "--cuda-graphs is for --device cuda"),
         (("--greedy", "--seed", "2"), "--seed: nothing is drawn with --greedy"),
         (("--num-beams", "2", "--seed", "2"), "--seed: nothing is drawn with --num-beams"),
         (("--prompt", "the\ndog"), "--prompt holds a line feed"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,10 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from tests.model.operations import Operations
 from tests.model.small_models import random_ids, relative_error, small_model
 from xlm.errors import InputError
 from xlm.model import opening, packed_linear
-from xlm.model.head import target_logprobs
+from xlm.model.head import LinearHead, target_logprobs
 from xlm.model.lm import XLMWithLMHeadModel
 from xlm.model.packed_linear import FEW_ROWS, ROUNDINGS, Bfloat16Linear, Float16Linear, Float32Linear
 from xlm.model.target_scores import score_targets
@@ -228,6 +230,24 @@ def test_products_of_float32_are_exact(
     torch.testing.assert_close(packed(x), linear(x), rtol=0, atol=1e-5)
 
 
+@needs_onednn
+@pytest.mark.parametrize(
+    ("threads", "rows", "by_onednn"), [(1, 1, False), (2, 1, True), (1, 2, True), (1, 127, True), (2, 128, False)]
+)
+@torch.no_grad()
+def test_the_faster_way_is_taken(threads: int, rows: int, by_onednn: bool) -> None:
+    packed = Float32Linear(torch.ones(3, 4), torch.zeros(3))
+    torch.set_num_threads(threads)
+    with Operations() as operations:
+        packed(torch.ones(rows, 4))
+    assert ("mkldnn._linear_pointwise.default" in [name for name, *_ in operations.made]) == by_onednn
+
+
+def test_private_operations_that_are_gone_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.ops, "mkldnn", SimpleNamespace(_linear_pointwise=None))
+    assert Float32Linear(torch.ones(3, 4), torch.zeros(3)).few_rows is None
+
+
 @needs_fbgemm
 @pytest.mark.parametrize("rows", [1, 2, 65])
 @pytest.mark.parametrize("width", [8192, 8193, 20_000])
@@ -361,6 +381,11 @@ def test_the_model_is_left_alone(dtype: torch.dtype) -> None:
     ours, theirs = fast.transformer.embeddings.word.weight, model.transformer.embeddings.word.weight
     assert ours is not theirs
     assert (ours.data_ptr() == theirs.data_ptr()) == (dtype != torch.float64)
+    if dtype == torch.float32:  # of float16 and bfloat16 FBGEMM has its own copy, of float64 there is one in float32
+        assert isinstance(fast.head.packed, Float32Linear)
+        assert isinstance(model.head, LinearHead)
+        assert fast.head.packed.weight_MK.data_ptr() == theirs.data_ptr()
+        assert fast.head.packed.bias_M.data_ptr() == model.head.bias.data_ptr()
     fast.requires_grad_(False)
     assert theirs.requires_grad
 

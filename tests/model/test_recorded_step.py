@@ -7,20 +7,22 @@ same operations on the same shapes and memory, and nothing in it needs a number 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from tests.model.operations import Operations
 from tests.model.small_models import random_ids
 from tests.model.test_generation import BOUND, KINDS, POSITIONS, langs_for, model_of, same
 from xlm.model.cache import XLMCache
 from xlm.model.decoding import generate, recorded
+from xlm.model.decoding import stepper as stepper_module
 from xlm.model.decoding.stepper import Stepper
 
 WAYS: dict[str, dict[str, Any]] = {
@@ -36,29 +38,33 @@ LENGTHS = torch.tensor([5, 1, 3, 5, 2])
 def recordings(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     """The results of all recordings that were made; from now on all decoding records its steps."""
     made: list[Tensor] = []
+    recorders: list[object] = []
     advance = XLMCache.advance
 
-    def record(
-        work: Callable[[], Tensor], undo: Callable[[], None], device: torch.device
-    ) -> tuple[Callable[[], None], Tensor]:
-        work()
-        undo()
-        result = work()
-        made.append(result)
+    class Recorder:
+        def __init__(self, device: torch.device) -> None:
+            recorders.append(self)
 
-        def replay() -> None:
-            with monkeypatch.context() as patch:
-                patch.setattr(XLMCache, "advance", advance_on_the_device)
-                result.copy_(work())
+        def record(self, work: Callable[[], Tensor], undo: Callable[[], None]) -> tuple[Callable[[], None], Tensor]:
+            work()
+            undo()
+            result = work()
+            made.append(result)
 
-        return replay, result
+            def replay() -> None:
+                with monkeypatch.context() as patch:
+                    patch.setattr(XLMCache, "advance", advance_on_the_device)
+                    result.copy_(work())
+
+            return replay, result
 
     def advance_on_the_device(cache: XLMCache, *given: Any) -> None:
         longest = cache.longest
         advance(cache, *given)
         cache.longest = longest  # which no graph knows
 
-    monkeypatch.setattr(recorded, "record", record)
+    monkeypatch.setattr(stepper_module, "Recorder", Recorder)
+    monkeypatch.setattr(stepper_module, "_WORTH_RECORDING", 1)
     monkeypatch.setattr(generate, "Stepper", lambda *args, **kwargs: Stepper(*args, **{**kwargs, "cuda_graphs": True}))
     return made
 
@@ -105,48 +111,64 @@ def test_what_the_cache_holds_is_counted(recordings: list[Tensor]) -> None:
     stepper = Stepper(model, rows=3, capacity=12, cuda_graphs=True)
     prompts, _ = model._prompts(random_ids(3, 4), "en", torch.tensor([4, 2, 3]), None, None, {})
     stepper.prefill(prompts.inputs)
+    first = torch.tensor([20, 21, 22]), torch.zeros(3, dtype=torch.int64)
     for step in (1, 2, 3):
-        stepper.step(torch.tensor([20, 21, 22]), torch.zeros(3, dtype=torch.int64))
+        stepper.step(*(first if step == 1 else (torch.tensor([30, 31, 32]), torch.ones(3, dtype=torch.int64))))
+        # What was given is the caller's, and later steps have memory of their own.
+        assert [each.tolist() for each in first] == [[20, 21, 22], [0, 0, 0]]
         assert stepper.longest == 4 + step
         assert stepper._cache.lengths.tolist() == [4 + step, 2 + step, 3 + step]
 
 
-class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.made: list[tuple[str, ...]] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        shown = [
-            f"{tuple(each.shape)} {each.stride()}" if isinstance(each, Tensor) else repr(each)
-            for each in torch.utils._pytree.tree_leaves((args, kwargs))
-        ]
-        self.made.append((str(func), *shown))
-        return func(*args, **(kwargs or {}))
+def test_few_steps_are_not_recorded(recordings: list[Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stepper_module, "_WORTH_RECORDING", 9)
+    model = model_of(eos_bias=-20.0)
+    for new_tokens, recorded_now in ((9, 0), (10, 1)):  # the first token needs no step
+        model.generate(random_ids(1, 4), langs="en", max_new_tokens=new_tokens)
+        assert len(recordings) == recorded_now
 
 
+@pytest.mark.parametrize("autocast", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
-@torch.inference_mode()
-def test_every_step_is_the_same_to_the_device(kind: str) -> None:
-    model, ids = model_of(kind), random_ids(3, 4)
+@torch.no_grad()  # under inference mode composite operations would be seen whole
+def test_every_step_is_the_same_to_the_device(kind: str, autocast: bool) -> None:
+    model, ids = copy.deepcopy(model_of(kind)).float(), random_ids(3, 4)
     has_langs = langs_for(model, "en") is not None
     langs_B = torch.zeros(3, dtype=torch.int64) if has_langs else None
     stepper = Stepper(model, rows=3, capacity=12)
     prompts, _ = model._prompts(ids, langs_for(model, "en"), torch.tensor([4, 2, 3]), None, None, {})
-    stepper.prefill(prompts.inputs)
-    stepper._cache.fix_shapes()
-    where = stepper._cache.keys.data_ptr(), stepper._cache.lengths.data_ptr()
-    steps = []
-    for tokens_B in (torch.full((3,), token) for token in (20, 21, 22)):
-        with _Operations() as operations:
-            stepper.step(tokens_B, langs_B)
-        steps.append(operations.made)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        stepper.prefill(prompts.inputs)
+        stepper._cache.fix_shapes()
+        where = stepper._cache.keys.data_ptr(), stepper._cache.lengths.data_ptr()
+        steps = []
+        for tokens_B in (torch.full((3,), token) for token in (20, 21, 22)):
+            # As it is recorded: without a cache of weights that were cast before.
+            uncached = torch.autocast("cpu", torch.bfloat16, enabled=autocast, cache_enabled=False)
+            with uncached, Operations() as operations:
+                stepper.step(tokens_B, langs_B)
+            steps.append(operations.made)
     assert steps[0] == steps[1] == steps[2]
     assert where == (stepper._cache.keys.data_ptr(), stepper._cache.lengths.data_ptr())
-    waits_or_copies = ("_local_scalar_dense", "nonzero", "lift_fresh", "is_nonzero", "equal", "_to_copy")
-    names = {name for name, *_ in steps[0]}
+    names = [name for name, *_ in steps[0]]
     assert "aten.index_put_.default" in names
-    assert not [name for name in names if any(part in name for part in waits_or_copies)]
+    if kind != "adaptive softmax":
+        matrices = 6 * len(model.transformer.layers) + 1
+        assert names.count("aten._to_copy.default") >= (2 * matrices if autocast else 0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@torch.inference_mode()
+def test_no_step_waits_for_the_device(kind: str) -> None:
+    """On the meta device nothing has a value, so that asking for one is an error."""
+    model = copy.deepcopy(model_of(kind)).to("meta")
+    has_langs = langs_for(model, "en") is not None
+    stepper = Stepper(model, rows=3, capacity=12)
+    stepper._cache.fix_shapes()
+    stepper._cache.longest = 4
+    tokens_B = torch.zeros(3, dtype=torch.int64, device="meta")
+    logits_BV = stepper.step(tokens_B, tokens_B if has_langs else None)
+    assert logits_BV.shape == (3, model.config.vocab_size)
 
 
 def test_how_a_graph_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,6 +181,10 @@ def test_how_a_graph_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
         yield
         log.append(f"end of {name}")
 
+    def graph(_: object, *, stream: object, capture_error_mode: str) -> AbstractContextManager[None]:
+        assert stream is beside
+        return noted(f"recording, {capture_error_mode}")
+
     def stream(name: str) -> SimpleNamespace:
         return SimpleNamespace(name=name, wait_stream=lambda other: log.append(f"{name} waits for {other.name}"))
 
@@ -169,27 +195,39 @@ def test_how_a_graph_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
         stream=lambda each: noted(each.name),
         current_stream=lambda: main,
         CUDAGraph=lambda: SimpleNamespace(replay=lambda: log.append("replay")),
-        graph=lambda graph: noted("recording"),
+        graph=graph,
     )
     monkeypatch.setattr(torch, "cuda", fake)
+    monkeypatch.setattr(torch, "autocast", lambda *given, **options: noted(f"autocast {given} {options}"))
+    monkeypatch.setattr(torch, "get_autocast_dtype", lambda kind: torch.float16)
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda kind: kind == "cuda")
 
     def work() -> Tensor:
         log.append("work")
         return torch.ones(1)
 
-    replay, result = recorded.record(work, lambda: log.append("undo"), torch.device("cuda:1"))
-    replay()
-    assert result.tolist() == [1]
-    assert log == [
-        "cuda:1",
-        "beside waits for main",
-        "beside",
-        *("work", "undo") * 2,
-        "end of beside",
-        "main waits for beside",
-        "recording",
-        "work",
-        "end of recording",
-        "end of cuda:1",
-        "replay",
-    ]
+    recorder = recorded.Recorder(torch.device("cuda:1"))
+    assert log == ["cuda:1", "end of cuda:1"]
+    for _ in range(2):
+        log.clear()
+        replay, result = recorder.record(work, lambda: log.append("undo"))
+        replay()
+        assert result.tolist() == [1]
+        autocast = "autocast ('cuda', torch.float16, True) {'cache_enabled': False}"
+        assert log == [
+            "cuda:1",
+            autocast,
+            "main",
+            "beside waits for main",
+            "beside",
+            *("work", "undo") * 2,
+            "end of beside",
+            "main waits for beside",
+            "recording, thread_local",
+            "work",
+            "end of recording, thread_local",
+            "end of main",
+            f"end of {autocast}",
+            "end of cuda:1",
+            "replay",
+        ]

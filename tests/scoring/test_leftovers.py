@@ -11,8 +11,11 @@ import sys
 
 import pytest
 
-from xlm.scoring import leftovers
+from tests.scoring.small import make_model
+from xlm.scoring import leftovers, logprobs
 from xlm.scoring.leftovers import Leftovers
+from xlm.scoring.score import score
+from xlm.tokenizer.tokenizer import XLMTokenizer
 
 MB = 1024 * 1024
 HELD = """
@@ -54,3 +57,16 @@ def test_without_glibc_nothing_is_asked(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(leftovers, "_trim_of_glibc", lambda: None)
     monkeypatch.delattr(leftovers, "_resident_bytes")
     Leftovers().give_back()
+
+
+def test_scoring_asks_after_every_batch(monkeypatch: pytest.MonkeyPatch, tokenizer: XLMTokenizer) -> None:
+    asked: list[int] = []
+
+    class Watched:
+        def give_back(self) -> None:
+            asked.append(1)
+
+    monkeypatch.setattr(logprobs, "Leftovers", Watched)
+    model = make_model(tokenizer.vocab_size)
+    score(model, tokenizer, ["The dog .", "A cat .", "the grass"], lang="en", batch_size=1)
+    assert len(asked) == 3

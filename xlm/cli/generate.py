@@ -125,6 +125,8 @@ def command(
         xlm generate xlm-clm-ende-small --lang en --prompt "Wikipedia was used to" --seed 1
         xlm generate MODEL --lang en prompts.txt --num-beams 4 --format jsonl
     """
+    if cuda_graphs and not device.startswith("cuda"):
+        raise click.UsageError("--cuda-graphs is for --device cuda")
     of_ray = {name: options.pop(name) for name in _OF_RAY}
     beams = options["num_beams"]
     sampling = {name: options.pop(name) for name in _SAMPLING}

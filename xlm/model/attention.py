@@ -55,7 +55,7 @@ class Visibility:
 
         A row's padding stands behind its real tokens, in slots that only later, overwriting tokens come to see.
         """
-        if cache.longest == 0:
+        if cache.longest == 0 and cache.slots(positions) == positions:
             return cls(is_causal=True)
         if cache.uniform_length is not None and positions == 1:
             return cls()

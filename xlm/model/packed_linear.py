@@ -234,7 +234,8 @@ def _has_fbgemm() -> bool:
 def _has_onednn() -> bool:
     """Whether torch carries oneDNN's kernels for x86; elsewhere they have not been measured."""
     available = bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
-    return available and platform.machine().lower() in ("x86_64", "amd64")
+    named = all(hasattr(torch.ops.mkldnn, name) for name in ("_reorder_linear_weight", "_linear_pointwise"))
+    return available and named and platform.machine().lower() in ("x86_64", "amd64")
 
 
 def _rounded_to_int8(weight_MK: Tensor) -> Tensor:

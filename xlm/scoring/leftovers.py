@@ -21,18 +21,23 @@ class Leftovers:
 
     def __init__(self) -> None:
         self._trim = _trim_of_glibc()
-        self._bytes = 0 if self._trim is None else _resident_bytes()
+        self._bytes = _resident_bytes() if self._trim else 0
 
     def give_back(self) -> None:
         """Gives free memory back where the process has grown by much; without glibc it does nothing."""
-        if self._trim is not None and _resident_bytes() - self._bytes > _MUCH:
+        if self._trim and _resident_bytes() - self._bytes > _MUCH:
             self._trim(0)
             self._bytes = _resident_bytes()
 
 
 def _trim_of_glibc() -> Callable[[int], int] | None:
-    # Where there is no /proc, there is no glibc; other C libraries of Linux have no such function.
-    return getattr(ctypes.CDLL(None), "malloc_trim", None) if _STATM.exists() else None
+    try:
+        _STATM.read_bytes()
+        trim = ctypes.CDLL(None).malloc_trim
+    except (OSError, AttributeError):  # no /proc, or another C library, which has no such function
+        return None
+    trim.argtypes, trim.restype = (ctypes.c_size_t,), ctypes.c_int
+    return trim
 
 
 def _resident_bytes() -> int:

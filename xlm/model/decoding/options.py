@@ -60,8 +60,9 @@ class DecodingOptions:
         seed: Of the samples: an int, or one for each row of the result. From an int each row gets a seed of its own
             (the first row that int itself), so that no row's draws depend on the rows beside it. What is drawn from
             does, in the last digits, which int8 weights can magnify. ``None`` takes one from torch's global generator.
-        cuda_graphs: On a CUDA device, record a step once and replay it, which spares launching its kernels one by one;
-            again whenever rows leave the batch. Up to the order of sums it changes no number. It has been tested
+        cuda_graphs: On a CUDA device, record a step once and replay it, which spares launching its kernels one by one.
+            Recording waits for the device and takes as long as several steps, and is done again when rows leave the
+            batch; the last steps are not recorded. Up to the order of sums it changes no number. It has been tested
             without a GPU only, so it is off unless asked for.
     """
 

@@ -22,17 +22,59 @@ Step = Callable[[Tensor, "Tensor | None"], Tensor]
 """One token a row (B,) and its languages (B,), or ``None``, to logits (B, V); takes the tokens into the cache."""
 
 
+class Recorder:
+    """Records work on one device, always on one stream: for every stream they see, libraries keep memory of their own.
+
+    Args:
+        device: A CUDA device.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        with torch.cuda.device(device):
+            self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+
+    def record(self, work: Callable[[], Tensor], undo: Callable[[], None]) -> tuple[Callable[[], None], Tensor]:
+        """What does the work again, on the same memory, and where its result then is.
+
+        Args:
+            work: What to record.
+            undo: Takes back what the work did to its own inputs.
+        """
+        graph = torch.cuda.CUDAGraph()
+        # Without its cache, autocast casts the weights within the recording; what it caches it frees when it ends.
+        kind = self._device.type
+        without_cache = torch.autocast(
+            kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind), cache_enabled=False
+        )
+        # Entered once more, the caller's stream comes back even after a recording that failed.
+        with torch.cuda.device(self._device), without_cache, torch.cuda.stream(torch.cuda.current_stream()):
+            self._stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self._stream):
+                for _ in range(_WARM_UPS):
+                    work()
+                    undo()
+            torch.cuda.current_stream().wait_stream(self._stream)
+            # What other threads do on the device meanwhile does not spoil the recording.
+            with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
+                result = work()
+        return graph.replay, result
+
+
 class RecordedStep:
     """Called like the step that it records, for the same rows in the same memory of the cache.
 
     Args:
+        recorder: Of the model's device.
         step: Its shapes and kernels are the same at every call, and nothing in it waits for the device.
         cache: What the step writes into, its shapes fixed; as if untouched after the recording.
         tokens_B: Of the first call.
         langs_B: Of the first call.
     """
 
-    def __init__(self, step: Step, cache: XLMCache, tokens_B: Tensor, langs_B: Tensor | None) -> None:
+    def __init__(
+        self, recorder: Recorder, step: Step, cache: XLMCache, tokens_B: Tensor, langs_B: Tensor | None
+    ) -> None:
         self._cache = cache
         self._tokens_B = tokens_B.clone()
         self._langs_B = None if langs_B is None else langs_B.clone()
@@ -42,7 +84,7 @@ class RecordedStep:
             cache.lengths.copy_(lengths_B)
             cache.longest = longest
 
-        self._replay, self._logits_BV = record(lambda: step(self._tokens_B, self._langs_B), forget, tokens_B.device)
+        self._replay, self._logits_BV = recorder.record(lambda: step(self._tokens_B, self._langs_B), forget)
         forget()
 
     def __call__(self, tokens_B: Tensor, langs_B: Tensor | None) -> Tensor:
@@ -53,27 +95,3 @@ class RecordedStep:
         self._replay()
         self._cache.longest += 1  # the lengths on the device are the recording's own
         return self._logits_BV
-
-
-def record(
-    work: Callable[[], Tensor], undo: Callable[[], None], device: torch.device
-) -> tuple[Callable[[], None], Tensor]:
-    """What does the work again, on the same memory, and where its result then is.
-
-    Args:
-        work: What to record.
-        undo: Takes back what the work did to its own inputs.
-        device: A CUDA device.
-    """
-    with torch.cuda.device(device):
-        beside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        beside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(beside):
-            for _ in range(_WARM_UPS):
-                work()
-                undo()
-        torch.cuda.current_stream().wait_stream(beside)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            result = work()
-    return graph.replay, result

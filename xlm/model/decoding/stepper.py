@@ -9,12 +9,15 @@ import torch
 from torch import Tensor
 
 from xlm.model.cache import XLMCache
-from xlm.model.decoding.recorded import RecordedStep
+from xlm.model.decoding.recorded import RecordedStep, Recorder
 from xlm.model.network import Network
 from xlm.model.transformer import TransformerInputs
 
 _POSITIONS = 128
 """Of a group of prompts on a CPU: with fewer, weights are read more often than multiplying takes."""
+
+_WORTH_RECORDING = 16
+"""Steps that must still be possible: a recording costs several steps, and rows near their end leave one by one."""
 
 
 class Stepper:
@@ -33,6 +36,7 @@ class Stepper:
     def __init__(self, model: Network, *, rows: int, capacity: int, cuda_graphs: bool = False) -> None:
         self.capacity = capacity
         self._cuda_graphs = cuda_graphs
+        self._recorder: Recorder | None = None
         self._recorded: RecordedStep | None = None
         self._model = model
         self._cache = model.new_cache(rows, capacity=capacity)
@@ -77,11 +81,13 @@ class Stepper:
         Returns:
             (B, V) logits.
         """
-        if not self._cuda_graphs:
-            return self._compute(tokens_B, langs_B)
         if self._recorded is None:
+            if not self._cuda_graphs or self.capacity - self.longest < _WORTH_RECORDING:
+                return self._compute(tokens_B, langs_B)
+            if self._recorder is None:
+                self._recorder = Recorder(self._model.device)
             self._cache.fix_shapes()
-            self._recorded = RecordedStep(self._compute, self._cache, tokens_B, langs_B)
+            self._recorded = RecordedStep(self._recorder, self._compute, self._cache, tokens_B, langs_B)
         return self._recorded(tokens_B, langs_B)
 
     def _compute(self, tokens_B: Tensor, langs_B: Tensor | None) -> Tensor:
