@@ -42,6 +42,9 @@ once a block costs little beside the multiplying."""
 _NARROW_BLOCK_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 26}
 """Logits of a block of some words: on a CPU 4 MB, which stay in its cache from the product to their sum."""
 
+_PIECE_BLOCK_ELEMENTS = 1 << 22
+"""Logits of a block of as many words as packed weights come in: 16 MB, enough rows for each time weights are read."""
+
 _NARROW_BLOCK_ROWS = 1024
 """Positions of such a block: the more, the less often each weight is read; on a CPU no more are scored at a time."""
 
@@ -137,9 +140,9 @@ def row_blocks(count: int, width: int, elements: int | None, *, whole: bool = Tr
         count: Positions.
         width: Scores of one position.
         elements: Most scores of a block; ``None`` for what is fastest.
-        whole: Whether these are all words, or some that stay in a CPU's cache.
+        whole: Whether these are all words, or as many as packed weights come in.
     """
-    elements = elements or (_WIDE_BLOCK_ELEMENTS if whole else _NARROW_BLOCK_ELEMENTS["cpu"])
+    elements = elements or (_WIDE_BLOCK_ELEMENTS if whole else _PIECE_BLOCK_ELEMENTS)
     rows = min(count, _tiled(elements // width))
     for start in range(0, count, rows or 1):
         yield slice(start, min(start + rows, count))
