@@ -21,7 +21,7 @@ from tests.model.operations import Operations
 from tests.model.small_models import random_ids, relative_error, small_model
 from xlm.errors import InputError
 from xlm.model import opening, packed_linear
-from xlm.model.head import LinearHead, target_logprobs
+from xlm.model.head import target_logprobs
 from xlm.model.lm import XLMWithLMHeadModel
 from xlm.model.packed_linear import FEW_ROWS, ROUNDINGS, Bfloat16Linear, Float16Linear, Float32Linear
 from xlm.model.target_scores import score_targets
@@ -381,13 +381,23 @@ def test_the_model_is_left_alone(dtype: torch.dtype) -> None:
     ours, theirs = fast.transformer.embeddings.word.weight, model.transformer.embeddings.word.weight
     assert ours is not theirs
     assert (ours.data_ptr() == theirs.data_ptr()) == (dtype != torch.float64)
-    if dtype == torch.float32:  # of float16 and bfloat16 FBGEMM has its own copy, of float64 there is one in float32
+    if dtype == torch.float32:
         assert isinstance(fast.head.packed, Float32Linear)
-        assert isinstance(model.head, LinearHead)
         assert fast.head.packed.weight_MK.data_ptr() == theirs.data_ptr()
-        assert fast.head.packed.bias_M.data_ptr() == model.head.bias.data_ptr()
     fast.requires_grad_(False)
     assert theirs.requires_grad
+
+
+@pytest.mark.parametrize("weights", ROUNDINGS)
+@torch.no_grad()
+def test_later_changes_reach_only_what_is_shared(weights: str) -> None:
+    model, ids = small_model(seed=6), random_ids(2, 5)
+    fast = model.for_inference(weights)
+    before = fast(ids, langs="en").logits
+    for name, parameter in model.named_parameters():
+        if name != "transformer.embeddings.word.weight":
+            parameter.add_(1)
+    assert torch.equal(fast(ids, langs="en").logits, before)
 
 
 @pytest.mark.parametrize(

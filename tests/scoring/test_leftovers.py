@@ -30,7 +30,7 @@ print(held - before, _resident_bytes() - before)
 """
 
 
-@pytest.mark.skipif(leftovers._trim_of_glibc() is None, reason="only glibc has the call")
+@pytest.mark.skipif(leftovers.trim_of_glibc() is None, reason="only glibc has the call")
 def test_what_was_freed_goes_back_to_the_system() -> None:
     """Told to map nothing by itself and to return nothing by itself, glibc keeps all that is freed."""
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "1000000000", "MALLOC_TRIM_THRESHOLD_": "1000000000"}
@@ -44,7 +44,7 @@ def test_what_was_freed_goes_back_to_the_system() -> None:
 def test_only_when_there_is_much(monkeypatch: pytest.MonkeyPatch) -> None:
     resident = [100 * MB]
     calls: list[int] = []
-    monkeypatch.setattr(leftovers, "_trim_of_glibc", lambda: calls.append)
+    monkeypatch.setattr(leftovers, "trim_of_glibc", lambda: calls.append)
     monkeypatch.setattr(leftovers, "_resident_bytes", lambda: resident[0])
     watched = Leftovers()
     for now, expected in ((100, 0), (164, 0), (165, 1), (229, 1), (230, 2), (10, 2)):
@@ -54,7 +54,7 @@ def test_only_when_there_is_much(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_without_glibc_nothing_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leftovers, "_trim_of_glibc", lambda: None)
+    monkeypatch.setattr(leftovers, "trim_of_glibc", lambda: None)
     monkeypatch.delattr(leftovers, "_resident_bytes")
     Leftovers().give_back()
 

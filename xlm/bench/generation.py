@@ -25,7 +25,7 @@ _NEAR_TIES = {"float32": 1e-3, "bfloat16": 0.125, "int8": 1e-3}
 The best of random logits are between 4 and 8, where bfloat16 has steps of 1/32; what they are computed from is off by a
 hundredth, which moves the difference of two of them by as much (see ``rounding_limit``). Ours in int8 are counted, not
 judged."""
-_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
+_BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

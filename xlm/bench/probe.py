@@ -138,6 +138,8 @@ def _score(
     import torch
     from safetensors.torch import save_file
 
+    from xlm.scoring.leftovers import trim_of_glibc
+
     lines, device = Path(texts).read_text(encoding="utf-8").split("\n")[:-1], torch.device(place)
     if library == "transformers":
         work = _their_scoring(directory, dtype, device)
@@ -153,11 +155,14 @@ def _score(
         tokenizer = XLMTokenizer.from_pretrained(directory)
         work = lambda lines: [list(result.logprobs) for result in score(model, tokenizer, lines, lang="en")]  # noqa: E731
     warnings.simplefilter("ignore")
-    # Reads the weights in, and loads what is loaded on first use; on a card that depends on the size of a batch too.
-    work(lines[: 64 if device.type == "cuda" else 1])
+    # Reads the weights in, and loads what is loaded on first use; on a card that depends on the sizes of batches too.
+    work(lines if device.type == "cuda" else lines[:1])
     if device.type == "cuda":
         logprobs, figures = _time_on_card(lambda: work(lines), device)
     else:
+        # What packing left free is memory that scoring could use without a trace.
+        if trim := trim_of_glibc():
+            trim(0)
         forgotten = _forget_peak()
         logprobs, figures = _time(lambda: work(lines))
         if not forgotten:
@@ -196,7 +201,9 @@ def _their_scoring(directory: str, dtype: str, device: torch.device) -> Callable
             logits_BTV = model(input_ids=ids_BT, langs=torch.full_like(ids_BT, language), lengths=lengths_B).logits
             # Not log_softmax, which would hold the logits twice: that is no fault of the peer's.
             chosen_BT = logits_BTV[:, :-1].gather(2, ids_BT[:, 1:, None])[..., 0]
-            logprobs_BT = chosen_BT - logits_BTV[:, :-1].logsumexp(-1)
+            # In float32, which for one row at a time takes hardly any memory.
+            normaliser_BT = torch.stack([logits_TV[:-1].float().logsumexp(-1) for logits_TV in logits_BTV])
+            logprobs_BT = chosen_BT.float() - normaliser_BT
             result += [logprobs[: len(row) - 1] for logprobs, row in zip(logprobs_BT.tolist(), rows, strict=True)]
         return result
 

@@ -58,8 +58,8 @@ def prepare_for_inference(model: XLMWithLMHeadModel, weights: str | None = None)
 class InferenceModel(XLMWithLMHeadModel):
     """An ``XLMWithLMHeadModel`` that cannot train, move, or be saved or loaded over; it can be copied and pickled.
 
-    The word embeddings, and in float32 weight and bias of the head, are in the same memory as the other model's; all
-    else is a copy. Make a new one after the other has changed: numbers would mix old weights and new.
+    The word embeddings, and in float32 the head's weights, are in the same memory as the other model's; all else is a
+    copy. Make a new one after the other has changed: numbers would mix old weights and new.
 
     Args:
         model: Whose weights to take.

@@ -90,8 +90,9 @@ class XLMWithLMHeadModel(GeneratingNetwork):
                 ``None`` means this model's own. ``xlm.model.inference`` says what each costs in accuracy.
 
         Returns:
-            A model that stays on the CPU and in these types, and is not saved. Its word embeddings are in the same
-            memory as this one's, all else is copied: later changes to this model do not reach it, or in part.
+            A model that stays on the CPU and in these types, and is not saved. Its word embeddings, and in float32 the
+            head's weights, are in the same memory as this one's, all else is copied: later changes to this model do
+            not reach it, or in part.
 
         Raises:
             InputError: An unknown type, or weights that are not on the CPU.

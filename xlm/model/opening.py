@@ -58,7 +58,7 @@ def check_presence(device: str) -> None:
         raise InputError(
             "there is no such device",
             where="device",
-            found=f"{device}: {str(error).splitlines()[0]}",
+            found=f"{device}: {str(error).partition(chr(10))[0]}",
             expected="cpu, or cuda where torch has it",
         ) from error
 

@@ -50,7 +50,7 @@ class PackedLinear(nn.Module):
     def __init__(self, weight_MK: Tensor, bias_M: Tensor) -> None:
         super().__init__()
         self.outputs = len(bias_M)
-        self.pack(weight_MK, bias_M.float())
+        self.pack(weight_MK, bias_M.float().clone())  # FBGEMM keeps what it is given
 
     @property
     def width(self) -> int:

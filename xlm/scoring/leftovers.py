@@ -20,7 +20,7 @@ class Leftovers:
     """Watches how much memory the process holds, from now on."""
 
     def __init__(self) -> None:
-        self._trim = _trim_of_glibc()
+        self._trim = trim_of_glibc()
         self._bytes = _resident_bytes() if self._trim else 0
 
     def give_back(self) -> None:
@@ -30,7 +30,8 @@ class Leftovers:
             self._bytes = _resident_bytes()
 
 
-def _trim_of_glibc() -> Callable[[int], int] | None:
+def trim_of_glibc() -> Callable[[int], int] | None:
+    """The call that gives free memory back, but for so many bytes; ``None`` where there is none."""
     try:
         _STATM.read_bytes()
         trim = ctypes.CDLL(None).malloc_trim

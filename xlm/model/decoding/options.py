@@ -61,9 +61,10 @@ class DecodingOptions:
             (the first row that int itself), so that no row's draws depend on the rows beside it. What is drawn from
             does, in the last digits, which int8 weights can magnify. ``None`` takes one from torch's global generator.
         cuda_graphs: On a CUDA device, record a step once and replay it, which spares launching its kernels one by one.
-            Recording waits for the device and takes as long as several steps, and is done again when rows leave the
-            batch; the last steps are not recorded. Up to the order of sums it changes no number. It has been tested
-            without a GPU only, so it is off unless asked for.
+            Recording waits for the device and returns the memory that torch holds ready on it; it is done again when
+            rows leave the batch, but for the last few steps. Under autocast each replay casts all weights again. Up to
+            the order of sums it changes no number. It has been tested without a GPU only, and from how many steps on
+            it pays has not been measured, so it is off unless asked for.
     """
 
     max_new_tokens: int = 64

@@ -23,7 +23,7 @@ Step = Callable[[Tensor, "Tensor | None"], Tensor]
 
 
 class Recorder:
-    """Records work on one device, always on one stream: for every stream they see, libraries keep memory of their own.
+    """Records work on one device, on one stream: libraries keep memory for every stream that they see.
 
     Args:
         device: A CUDA device.
@@ -55,8 +55,13 @@ class Recorder:
                     work()
                     undo()
             torch.cuda.current_stream().wait_stream(self._stream)
-            # What other threads do on the device meanwhile does not spoil the recording.
-            with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
+            # What other threads do on the device meanwhile does not spoil the recording. It begins outside inference
+            # mode, under which torch would make tensors of its own that nobody could write to outside of it.
+            with (
+                torch.inference_mode(False),
+                torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"),
+                torch.inference_mode(),
+            ):
                 result = work()
         return graph.replay, result
 

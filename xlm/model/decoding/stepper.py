@@ -17,7 +17,8 @@ _POSITIONS = 128
 """Of a group of prompts on a CPU: with fewer, weights are read more often than multiplying takes."""
 
 _WORTH_RECORDING = 16
-"""Steps that must still be possible: a recording costs several steps, and rows near their end leave one by one."""
+"""Steps that must still be possible, for a recording costs several, and rows near their end leave one by one; how many
+pay for one has not been measured."""
 
 
 class Stepper:
