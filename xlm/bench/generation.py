@@ -15,6 +15,7 @@ from xlm.bench.pair import load_pair, write_random_directory
 from xlm.bench.place import CPU, Place
 from xlm.bench.report import Bar, BenchReport, Figure, machine_facts, ratio_of_rounds
 from xlm.errors import XLMError
+from xlm.model.head import target_logprobs
 from xlm.model.lm import XLMWithLMHeadModel
 
 _PROMPT = 16
@@ -25,6 +26,8 @@ _NEAR_TIES = {"float32": 1e-3, "bfloat16": 0.125, "int8": 1e-3}
 The best of random logits are between 4 and 8, where bfloat16 has steps of 1/32; what they are computed from is off by a
 hundredth, which moves the difference of two of them by as much (see ``rounding_limit``). Ours in int8 are counted, not
 judged."""
+_DIFFERENCE_LIMIT = 1e-4
+"""Of a log-probability in float32 from the peer's, in nats: what scoring is held to."""
 _BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
 
 
@@ -135,8 +138,8 @@ def bench_generate(
             )
     if against:
         exact = pair if place.packed else pair.in_float32()
+        model = exact.ours.for_inference("float32") if place.packed else exact.ours
         if "float32" not in results:
-            model = exact.ours.for_inference("float32") if place.packed else exact.ours
             results["float32"] = _ours(model, ids_BT, lengths_B, new_tokens)
         for kind, ids in results.items():
             differing = _differing(exact.theirs, ids, lengths_B, new_tokens, near_tie=_NEAR_TIES[kind.split()[0]])
@@ -145,6 +148,12 @@ def bench_generate(
                 shares.append(Figure(name=name, unit="tokens", values=(differing,)))
                 continue
             bars.append(Bar(name=name, value=differing, limit=0.0))
+        # Tokens would be the same with a cache that held another text; log-probabilities would not.
+        for cuda_graphs in sorted({False, *(case.cuda_graphs for case in cases)}):
+            gap = _largest_gap(exact.theirs, model, ids_BT, lengths_B, new_tokens, cuda_graphs=cuda_graphs)
+            kind = "float32 with CUDA graphs" if cuda_graphs else "float32"
+            name = f"xlm {kind}: log-probabilities of the tokens, largest difference from {against} float32, nats"
+            bars.append(Bar(name=name, value=gap, limit=_DIFFERENCE_LIMIT))
     prompts = f"{rows} prompts" if rows > 1 else "1 prompt"
     return BenchReport(
         title=f"greedy continuation, {prompts}, {new_tokens} new tokens, {size} size, {rounds} rounds",
@@ -157,15 +166,11 @@ def bench_generate(
 def _ours(
     model: XLMWithLMHeadModel, ids_BT: Tensor, lengths_B: Tensor, new_tokens: int, *, cuda_graphs: bool = False
 ) -> Tensor:
-    return model.generate(
-        ids_BT,
-        langs=_LANGUAGE,
-        lengths=lengths_B,
-        max_new_tokens=new_tokens,
-        min_new_tokens=new_tokens,
-        do_sample=False,
-        cuda_graphs=cuda_graphs,
-    )
+    return model.generate(ids_BT, lengths=lengths_B, cuda_graphs=cuda_graphs, **_greedily(new_tokens))
+
+
+def _greedily(new_tokens: int) -> dict[str, Any]:
+    return {"langs": _LANGUAGE, "max_new_tokens": new_tokens, "min_new_tokens": new_tokens, "do_sample": False}
 
 
 @torch.inference_mode()
@@ -196,10 +201,32 @@ def _theirs(model: Any, ids_BT: Tensor, lengths_B: Tensor, new_tokens: int) -> N
 def _differing(model: Any, ids_BT: Tensor, lengths_B: Tensor, new_tokens: int, *, near_tie: float) -> float:
     """How many of the new tokens are not the best of the peer's forward over the same text, near ties aside."""
     differing = 0
-    for row, length in zip(ids_BT, lengths_B.tolist(), strict=True):
-        row_1T = row[None, : length + new_tokens]
-        logits_TV = model(input_ids=row_1T, langs=torch.full_like(row_1T, _LANGUAGE)).logits[0, length - 1 : -1]
+    for row_T, length in zip(ids_BT, lengths_B.tolist(), strict=True):
+        row_T = row_T[: length + new_tokens]
+        logits_TV = _logits_of_peer(model, row_T)[length - 1 :]
         logits_TV[:, :14] = float("-inf")  # special tokens, which ours never continues with, and an early end
-        chosen_T = logits_TV.gather(1, row_1T[0, length:, None])[:, 0]
+        chosen_T = logits_TV.gather(1, row_T[length:, None])[:, 0]
         differing += int((logits_TV.amax(1) - chosen_T > near_tie).sum())
     return float(differing)
+
+
+@torch.inference_mode()
+def _largest_gap(
+    theirs: Any, ours: XLMWithLMHeadModel, ids_BT: Tensor, lengths_B: Tensor, new_tokens: int, *, cuda_graphs: bool
+) -> float:
+    """Between our log-probability of a new token, step by step, and that of the peer's forward over the whole text."""
+    gap = 0.0
+    found = ours.continuations(ids_BT, lengths=lengths_B, cuda_graphs=cuda_graphs, **_greedily(new_tokens))
+    for row_T, length, continuation in zip(ids_BT, lengths_B.tolist(), found, strict=True):
+        new_T = torch.tensor(continuation.tokens, device=ids_BT.device)
+        logits_TV = _logits_of_peer(theirs, torch.cat([row_T[:length], new_T]))[length - 1 :]
+        ours_T = torch.tensor(continuation.logprobs, device=ids_BT.device)
+        gap = max(gap, float((target_logprobs(logits_TV, new_T) - ours_T).abs().max()))
+    return gap
+
+
+def _logits_of_peer(model: Any, row_T: Tensor) -> Tensor:
+    """(T - 1, V), of all tokens but the first, each given those before it."""
+    row_1T = row_T[None]
+    logits_TV: Tensor = model(input_ids=row_1T, langs=torch.full_like(row_1T, _LANGUAGE)).logits[0, :-1]
+    return logits_TV
