@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from xlm.bench.limits import reading_bandwidth
 from xlm.bench.report import machine_facts
-from xlm.model.packed_linear import _TYPICAL_ROWS
+from xlm.model.packed_linear import TYPICAL_ROWS
 
 V, D = 64_699, 1024
 RUNS = 25
@@ -31,7 +31,7 @@ def ways(x: Tensor, weight: Tensor, bias: Tensor) -> dict[str, tuple[int, Callab
     transposed, half = weight.t().contiguous(), weight.bfloat16()
     scale = weight.abs().amax(1) / 127
     int8 = (weight / scale[:, None]).round().to(torch.int8)
-    laid_out = torch.ops.mkldnn._reorder_linear_weight(weight, _TYPICAL_ROWS)
+    laid_out = torch.ops.mkldnn._reorder_linear_weight(weight, TYPICAL_ROWS)
     packed_float16 = torch.ops.quantized.linear_prepack_fp16(weight, bias)
     zeros = torch.zeros(len(weight), dtype=torch.int64)
     quantized = torch.quantize_per_channel(weight, scale, zeros, 0, torch.qint8)

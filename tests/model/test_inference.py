@@ -8,22 +8,19 @@ from __future__ import annotations
 
 import copy
 import pickle
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from tests.model.operations import Operations
 from tests.model.small_models import random_ids, relative_error, small_model
+from tests.model.test_packed_linear import needs_fbgemm
 from xlm.errors import InputError
 from xlm.model import opening, packed_linear
 from xlm.model.head import target_logprobs
 from xlm.model.lm import XLMWithLMHeadModel
-from xlm.model.packed_linear import FEW_ROWS, ROUNDINGS, Bfloat16Linear, Float16Linear, Float32Linear
+from xlm.model.packed_linear import ROUNDINGS, Bfloat16Linear, Float16Linear, Float32Linear
 from xlm.model.target_scores import score_targets
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -37,8 +34,6 @@ ORDER_OF_SUMS = 1e-5
 ONE_STEP = 0.015
 """What differs in the last digits between batches can move an input of int8 to its next level, which is 0.005 of the
 largest logit in such models. Scales of a whole batch moved logits by 0.03 to 0.07."""
-needs_onednn = pytest.mark.skipif(not packed_linear._has_onednn(), reason="this torch has no oneDNN kernels for x86")
-needs_fbgemm = pytest.mark.skipif(not packed_linear._has_fbgemm(), reason="this torch has no FBGEMM kernels")
 
 
 def _rounded(model: XLMWithLMHeadModel, weights: str) -> XLMWithLMHeadModel:
@@ -129,56 +124,6 @@ def test_error_against_float32(weights: str, bound: float) -> None:
 
 
 @needs_fbgemm
-@pytest.mark.parametrize("rows", [1, 3, 40])
-@pytest.mark.parametrize("size", [(1, 1), (61, 24), (17, 300)])
-def test_int8_is_within_its_steps(rows: int, size: tuple[int, int]) -> None:
-    """Each weight moves by half a step of its output, each input by half a step of its row: no sum moves further."""
-    generator = torch.Generator().manual_seed(rows)
-    weight_MK, bias_M = torch.randn(size, generator=generator), torch.randn(size[0], generator=generator)
-    scales_N1 = 10.0 ** torch.arange(rows)[:, None].remainder(5)  # rows beside which others would vanish
-    x_NK = torch.randn(rows, size[1], generator=generator) * scales_N1
-    steps_M = weight_MK.abs().amax(1) / 127
-    steps_N1 = (x_NK.amax(1).clamp_min(0) - x_NK.amin(1).clamp_max(0))[:, None] / 127
-    bound_NM = x_NK.abs().sum(1)[:, None] * steps_M / 2 + weight_MK.abs().sum(1) * steps_N1 / 2
-    bound_NM = bound_NM + size[1] * steps_M * steps_N1 / 4 + 1e-5 * scales_N1
-    found_NM = packed_linear.packed_linear("int8", weight_MK, bias_M)(x_NK)
-    assert ((found_NM - nn.functional.linear(x_NK, weight_MK, bias_M)).abs() <= bound_NM).all()
-
-
-@needs_fbgemm
-@given(
-    size=st.tuples(st.integers(1, 70), st.integers(1, 70)),
-    rows=st.integers(2, 20),
-    exponents=st.tuples(st.integers(-6, 9), st.integers(-6, 9)),
-    seed=st.integers(0, 99),
-)
-@settings(max_examples=60, deadline=None)
-def test_a_row_of_int8_is_the_same_beside_any_others(
-    size: tuple[int, int], rows: int, exponents: tuple[int, int], seed: int
-) -> None:
-    """Some rows are constant, of far larger or smaller numbers than others, or of one sign.
-
-    Beside others to the bit. Alone the kernel rounds it, whose own last digit may take a number to the next level: the
-    result may then be off by one step of one input, where the scale of a large row would leave nothing of a small one.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    weight_MK, bias_M = torch.randn(size, generator=generator), torch.randn(size[0], generator=generator)
-    packed = packed_linear.packed_linear("int8", weight_MK, bias_M)
-    x_NK = torch.randn(rows, size[1], generator=generator) * 10.0 ** exponents[0]
-    x_NK[::2] += 10.0 ** exponents[1]
-    x_NK[0] = x_NK[0, 0]
-    found_NM = packed(x_NK)
-    order = torch.randperm(rows, generator=generator)
-    assert torch.equal(packed(x_NK[order].view(1, rows, -1))[0], found_NM[order])
-    assert torch.equal(packed(x_NK[:2]), found_NM[:2])
-    alone_NM = torch.cat([packed(x_1K) for x_1K in x_NK[:, None]])
-    steps_N1 = (x_NK.amax(1).clamp_min(0) - x_NK.amin(1).clamp_max(0))[:, None] / 127
-    steps_N1 = steps_N1.clamp_min(packed_linear._FINEST_STEP)
-    last_digits_NM = 1e-5 * (steps_N1 * 127 * weight_MK.abs().sum(1) + bias_M.abs())
-    assert ((found_NM - alone_NM).abs() <= steps_N1 * weight_MK.abs().amax(1) + last_digits_NM).all()
-
-
-@needs_fbgemm
 @pytest.mark.parametrize("ragged", [False, True], ids=["of one length", "of many lengths"])
 def test_samples_of_int8_are_those_of_each_prompt_alone(ragged: bool) -> None:
     """None of the 48 rows differs where this was written; elsewhere a step (see ``ONE_STEP``) may tip a draw or two.
@@ -197,72 +142,6 @@ def test_samples_of_int8_are_those_of_each_prompt_alone(ragged: bool) -> None:
     assert differing <= 4
 
 
-@needs_fbgemm
-@torch.no_grad()
-def test_bfloat16_takes_few_and_many_rows() -> None:
-    """The kernel for many rows rounds its input and output too: three roundings of a half of 2**-8 each.
-
-    A bias a thousand times as large, were it rounded, would be off by more.
-    """
-    linear = nn.Linear(24, 61)
-    linear.bias.data += 1000
-    packed = Bfloat16Linear(linear.weight.detach(), linear.bias.detach())
-    for rows in (1, FEW_ROWS, FEW_ROWS + 1, 50):
-        x = torch.randn(rows, 24, generator=torch.Generator().manual_seed(rows))
-        # float32 holds sums near 1000 to 2**-14.
-        assert relative_error(packed(x) - linear.bias, linear(x) - linear.bias) < 3 * 2**-8
-
-
-@pytest.mark.parametrize("onednn", [pytest.param(True, marks=needs_onednn), False], ids=["oneDNN", "without"])
-@pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("rows", [1, 2, 127, 128, 129])
-@pytest.mark.parametrize("width", [5, 4096, 4097, 9000])
-@torch.no_grad()
-def test_products_of_float32_are_exact(
-    rows: int, width: int, threads: int, onednn: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(packed_linear, "_has_onednn", lambda: onednn)
-    linear, x = nn.Linear(16, width), torch.randn(rows, 2 * 16)[:, ::2]
-    packed = Float32Linear(linear.weight, linear.bias)
-    assert (packed.few_rows is not None) == onednn
-    torch.set_num_threads(threads)  # conftest.py sets it back
-    # Sixteen products a sum: an order of them moves float32's last digits.
-    torch.testing.assert_close(packed(x), linear(x), rtol=0, atol=1e-5)
-
-
-@needs_onednn
-@pytest.mark.parametrize(
-    ("threads", "rows", "by_onednn"), [(1, 1, False), (2, 1, True), (1, 2, True), (1, 127, True), (2, 128, False)]
-)
-@torch.no_grad()
-def test_the_faster_way_is_taken(threads: int, rows: int, by_onednn: bool) -> None:
-    packed = Float32Linear(torch.ones(3, 4), torch.zeros(3))
-    torch.set_num_threads(threads)
-    with Operations() as operations:
-        packed(torch.ones(rows, 4))
-    assert ("mkldnn._linear_pointwise.default" in [name for name, *_ in operations.made]) == by_onednn
-
-
-def test_private_operations_that_are_gone_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.ops, "mkldnn", SimpleNamespace(_linear_pointwise=None))
-    assert Float32Linear(torch.ones(3, 4), torch.zeros(3)).few_rows is None
-
-
-@needs_fbgemm
-@pytest.mark.parametrize("rows", [1, 2, 65])
-@pytest.mark.parametrize("width", [8192, 8193, 20_000])
-@torch.no_grad()
-def test_wide_products_of_float16_are_whole(rows: int, width: int) -> None:
-    linear = nn.Linear(16, width)
-    linear.weight.copy_(linear.weight.half())  # which leaves nothing to round
-    packed = Float16Linear(linear.weight, linear.bias)
-    found = packed(x := torch.randn(rows, 16))
-    torch.testing.assert_close(found, linear(x), rtol=0, atol=1e-5)
-    firsts, pieces = zip(*packed.pieces(x), strict=True)
-    assert firsts == tuple(range(0, width, 8192))
-    assert torch.equal(torch.cat(pieces, 1), found)
-
-
 @pytest.mark.parametrize("weights", ROUNDINGS)
 @pytest.mark.parametrize("words", [60, 10_000])
 @pytest.mark.parametrize("elements", [None, 30_000])
@@ -276,54 +155,6 @@ def test_blocks_are_the_logits_in_pieces(weights: str, words: int, elements: int
         found_NV[rows, first : first + logits_RS.shape[1]] = logits_RS
     # Sums of float32 in another order at most.
     torch.testing.assert_close(found_NV, fast.logits(hidden_ND), rtol=0, atol=1e-5)
-
-
-@needs_fbgemm
-@pytest.mark.parametrize("weights", ["bfloat16", "float16"])
-@pytest.mark.parametrize("largest", [1e6, 1e-6, 1e-9], ids=["too large", "too small", "nothing left"])
-@torch.no_grad()
-def test_weights_beyond_float16_are_kept(weights: str, largest: float) -> None:
-    linear = nn.Linear(8, 8)
-    linear.weight[3] *= largest / linear.weight[3].abs().amax()
-    packed = packed_linear.packed_linear(weights, linear.weight, linear.bias)
-    assert isinstance(packed, Float32Linear)
-    kept = linear.weight.bfloat16().float() if weights == "bfloat16" else linear.weight
-    torch.testing.assert_close(packed.weight_MK, kept, rtol=0, atol=0)
-    torch.testing.assert_close(packed(torch.eye(8)), (kept + linear.bias[:, None]).T, rtol=1e-6, atol=1e-6)
-
-
-@pytest.mark.parametrize("weights", ROUNDINGS)
-@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_weights_that_are_not_finite_stay_so(weights: str, bad: float) -> None:
-    weight_MK = torch.ones(3, 4)
-    weight_MK[1, 2] = bad
-    found = packed_linear.packed_linear(weights, weight_MK, torch.zeros(3))(torch.ones(1, 4))[0]
-    assert not bool(found[1].isfinite())
-    assert found[[0, 2]].tolist() == [4, 4]
-
-
-@needs_fbgemm
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
-def test_int8_refuses_what_is_not_finite(bad: float) -> None:
-    packed = packed_linear.packed_linear("int8", torch.ones(3, 4), torch.zeros(3))
-    for x in (torch.full((2, 4), bad), torch.tensor([[1.0, bad, 1.0, 1.0]])):
-        with pytest.raises(InputError, match="not finite"):
-            packed(x)
-
-
-@pytest.mark.parametrize("weights", ROUNDINGS)
-@pytest.mark.parametrize("shape", [(0,), (2, 0), (0, 3)], ids=str)
-def test_no_rows(weights: str, shape: tuple[int, ...]) -> None:
-    packed = packed_linear.packed_linear(weights, torch.ones(3, 4), torch.zeros(3))
-    assert packed(torch.empty(*shape, 4)).shape == (*shape, 3)
-
-
-def test_what_the_processor_has_may_be_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported", "_is_vnni_supported"):
-        monkeypatch.delattr(torch.cpu, name, raising=False)
-    assert not packed_linear.multiplies_bfloat16()
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True, raising=False)
-    assert packed_linear.multiplies_bfloat16() == torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
 
 
 def test_processors_that_round_otherwise_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:

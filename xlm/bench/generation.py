@@ -14,6 +14,7 @@ from xlm.bench.limits import reading_bandwidth, seconds
 from xlm.bench.pair import load_pair, write_random_directory
 from xlm.bench.place import CPU, Place
 from xlm.bench.report import Bar, BenchReport, Figure, machine_facts, ratio_of_rounds
+from xlm.bench.scoring import DIFFERENCE_LIMITS
 from xlm.errors import XLMError
 from xlm.model.head import target_logprobs
 from xlm.model.lm import XLMWithLMHeadModel
@@ -26,8 +27,6 @@ _NEAR_TIES = {"float32": 1e-3, "bfloat16": 0.125, "int8": 1e-3}
 The best of random logits are between 4 and 8, where bfloat16 has steps of 1/32; what they are computed from is off by a
 hundredth, which moves the difference of two of them by as much (see ``rounding_limit``). Ours in int8 are counted, not
 judged."""
-_DIFFERENCE_LIMIT = 1e-4
-"""Of a log-probability in float32 from the peer's, in nats: what scoring is held to."""
 _BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
 
 
@@ -105,7 +104,7 @@ def bench_generate(
         taken: dict[str, float] = {}
         for case, model in models.items():
             work = partial(_ours, model, ids_BT, lengths_B, new_tokens, cuda_graphs=case.cuda_graphs)
-            taken[case.name], results[case.kind] = seconds(work, device)
+            taken[case.name], results[case] = seconds(work, device)
         if peer:
             taken[peer], _ = seconds(partial(_theirs, pair.theirs, ids_BT, lengths_B, new_tokens), device)
         if round_ > 0:
@@ -139,21 +138,22 @@ def bench_generate(
     if against:
         exact = pair if place.packed else pair.in_float32()
         model = exact.ours.for_inference("float32") if place.packed else exact.ours
-        if "float32" not in results:
-            results["float32"] = _ours(model, ids_BT, lengths_B, new_tokens)
-        for kind, ids in results.items():
-            differing = _differing(exact.theirs, ids, lengths_B, new_tokens, near_tie=_NEAR_TIES[kind.split()[0]])
-            name = f"xlm {kind}: of {rows * new_tokens} tokens, those that {against} would not have chosen"
-            if kind == "int8":
+        unrounded = _Case(rows=rows, weights="float32", at_least=0)
+        if all(case.weights != unrounded.weights for case in results):
+            results[unrounded] = _ours(model, ids_BT, lengths_B, new_tokens)
+        for case, ids in results.items():
+            differing = _differing(exact.theirs, ids, lengths_B, new_tokens, near_tie=_NEAR_TIES[case.weights])
+            name = f"xlm {case.kind}: of {rows * new_tokens} tokens, those that {against} would not have chosen"
+            if case.weights == "int8":
                 shares.append(Figure(name=name, unit="tokens", values=(differing,)))
                 continue
             bars.append(Bar(name=name, value=differing, limit=0.0))
         # Tokens would be the same with a cache that held another text; log-probabilities would not.
         for cuda_graphs in sorted({False, *(case.cuda_graphs for case in cases)}):
             gap = _largest_gap(exact.theirs, model, ids_BT, lengths_B, new_tokens, cuda_graphs=cuda_graphs)
-            kind = "float32 with CUDA graphs" if cuda_graphs else "float32"
+            kind = replace(unrounded, cuda_graphs=cuda_graphs).kind
             name = f"xlm {kind}: log-probabilities of the tokens, largest difference from {against} float32, nats"
-            bars.append(Bar(name=name, value=gap, limit=_DIFFERENCE_LIMIT))
+            bars.append(Bar(name=name, value=gap, limit=DIFFERENCE_LIMITS["float32"]))
     prompts = f"{rows} prompts" if rows > 1 else "1 prompt"
     return BenchReport(
         title=f"greedy continuation, {prompts}, {new_tokens} new tokens, {size} size, {rounds} rounds",

@@ -23,9 +23,9 @@ MEMORY_LIMIT = 0.25
 DIFFERENCE_LIMITS = {"float32": 1e-4, "bfloat16": 0.25}
 """Largest difference of a log-probability from the peer's in float32, in nats, by our type.
 
-Logits of these random models have a standard deviation of 1, so the largest of a text's words are about 4; in bfloat16
-they are off by at most a sixteenth of that, see ``rounding_limit``. What they are set against is a sum over all words,
-in which errors of either sign cancel."""
+Logits of these random models have a standard deviation of 1, so the largest of a text's words are about 4. A sixteenth
+of that is twice what logits in bfloat16 may be off by on the whole, see ``rounding_limit``. What they are set against
+is a sum over all words, in which errors of either sign cancel."""
 
 
 def bench_score(

@@ -29,8 +29,8 @@ _MANY_ROWS, _WIDTH = 128, 4096
 """From so many rows on, a wider product in float32 is made so many outputs at a time, a quarter faster: in one piece,
 each row that it writes is far from the next."""
 
-_TYPICAL_ROWS = 32
-"""That oneDNN lays weights out for; from 2 rows to many, the layout is the same."""
+TYPICAL_ROWS = 32
+"""That oneDNN lays weights out for; laid out for 8 or 256 they were multiplied as fast, for 1 slower with more rows."""
 
 _PACKED_WIDTH = 8192
 """Outputs that FBGEMM is given at a time, for the same reason; here every number of rows has the same pieces."""
@@ -90,7 +90,7 @@ class Float32Linear(PackedLinear):
     def _pack_for_few_rows(self) -> None:
         self.few_rows = None
         if _has_onednn():
-            self.few_rows = torch.ops.mkldnn._reorder_linear_weight(self.weight_MK, _TYPICAL_ROWS)
+            self.few_rows = torch.ops.mkldnn._reorder_linear_weight(self.weight_MK, TYPICAL_ROWS)
 
     def __getstate__(self) -> dict[str, Any]:
         # What is in oneDNN's layout can be neither copied nor pickled, only made again.
