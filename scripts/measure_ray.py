@@ -33,9 +33,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import make_demo_checkpoint
 from measure_score_memory import write_lines
 
+from benchmarks.report import machine_facts
 from tests.distributed.local_cluster import LocalCluster, Process
 from tests.distributed.runs import command, finish, locally, on, parts, started, table
-from xlm.bench.report import machine_facts
 
 _BAR = 0.85
 _GROWTH = 1.05

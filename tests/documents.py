@@ -38,7 +38,7 @@ ELSEWHERE = {
     "pip ": "changes the environment",
     "scripts/": "makes an environment of its own, or takes minutes; has tests of its own",
     "python scripts/": "takes minutes; has tests of its own",
-    "xlm bench": "takes minutes; tests/bench",
+    "python -m benchmarks": "takes minutes; tests/benchmarks",
     "torchrun ": "several processes; tests/training/test_processes.py",
 }
 # The pages train in earnest; here a few updates of a smaller batch are enough.

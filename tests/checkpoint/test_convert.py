@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.checkpoints import bench_convert
 from tests.checkpoint.original_files import demo_data, spoilt
 from tests.conftest import RECORDED
 from tests.demo_files import write_demo_files
 from xlm import XLMConfig, XLMTokenizer, XLMWithLMHeadModel
-from xlm.bench.checkpoints import bench_convert
 from xlm.checkpoint import convert as module
 from xlm.checkpoint.convert import ConversionReport, convert
 from xlm.errors import CheckpointError, ConfigError, VocabularyError, WriteError
@@ -361,4 +361,4 @@ def test_ended_by_a_signal(number: signal.Signals, tmp_path: Path) -> None:
 def test_memory_at_the_published_size(tmp_path: Path) -> None:
     """At most 1.3 times the file's size above the interpreter with torch imported; measured in its own process."""
     report = bench_convert(tmp_path, size="published", rounds=1)
-    assert report.bars[1].holds, str(report)
+    assert report.targets[1].holds, str(report)
