@@ -104,7 +104,7 @@ def test_it_goes_on_where_it_was_cut_off(
     done = Index.read(tmp_path / "data").splits["train"]["en"]
     assert not done.complete
     assert len(done.shards) == fail_at
-    with pytest.raises(InputError, match="not prepared to its end"):
+    with pytest.raises(InputError, match="not fully prepared"):
         open_streams(tmp_path / "data", Index.read(tmp_path / "data"), "train", rows=1, width=2)
     first = tmp_path / "data" / done.shards[0].file
     stamp = first.stat().st_mtime_ns
@@ -198,5 +198,5 @@ def test_batches_are_the_windows_in_order(tokenizer: XLMTokenizer, tmp_path: Pat
     (half,) = itertools.islice(batches(streams, order, position, first_row=2, rows=2), 1)
     (whole,) = itertools.islice(batches(streams, order, position), 1)
     assert np.array_equal(half.input_ids, whole.input_ids[2:])
-    with pytest.raises(InputError, match="no such part"):
+    with pytest.raises(InputError, match="no such split"):
         open_streams(tmp_path / "data", index, "valid", rows=1, width=2)

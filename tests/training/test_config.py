@@ -127,7 +127,7 @@ def test_what_is_missing(tmp_path: Path) -> None:
         load_config(str(tmp_path / "broken.toml"))
     with pytest.raises(ConfigError, match="key=value"):
         load_config(str(tmp_path / "empty.toml"), ["data"])
-    with pytest.raises(ConfigError, match="no table"):
+    with pytest.raises(ConfigError, match="not a table"):
         load_config(str(tmp_path / "empty.toml"), ["data=d", "data.x=1"])
 
 
@@ -136,13 +136,13 @@ def test_shipped_configurations_stand(path: Path) -> None:
     with pytest.raises(ConfigError, match="where: data; output"):  # that much is left to say
         load_config(path.stem)
     config = load_config(path.stem, ["data=d", "output=o"])
-    XLMConfig(vocab_size=100, n_langs=2, lang2id={"de": 0, "en": 1}, **config.model.given())
+    XLMConfig(vocab_size=100, n_langs=2, lang2id={"de": 0, "en": 1}, **config.model.config_kwargs())
 
 
 def test_the_published_settings() -> None:
     config = load_config("clm_ende_1024", ["data=d", "output=o"])
     published = XLMConfig.clm_ende_1024()
-    built = XLMConfig(vocab_size=64699, n_langs=2, lang2id={"de": 0, "en": 1}, **config.model.given())
+    built = XLMConfig(vocab_size=64699, n_langs=2, lang2id={"de": 0, "en": 1}, **config.model.config_kwargs())
     assert built == published
     # Facts: 64 GPUs with batches of 64, windows of 256, float16, Adam with a linear warm-up, 1e-4 to 5e-4.
     assert (config.batch.rows, config.batch.width, config.run.precision) == (64 * 64, 256, "float16")

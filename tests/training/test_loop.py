@@ -26,11 +26,10 @@ from xlm.tokenizer.tokenizer import XLMTokenizer
 from xlm.tokenizer.vocabulary import Vocabulary
 from xlm.training.config import ModelSettings, RunSettings
 from xlm.training.loop import train
-from xlm.training.loss import stream_loss
-from xlm.training.optimiser import OriginalAdam
-from xlm.training.processes import Processes
-from xlm.training.schedule import learning_rate
-from xlm.training.setup import LossModule, build_model, distributed
+from xlm.training.objectives.clm import stream_loss
+from xlm.training.optimiser import OriginalAdam, learning_rate
+from xlm.training.processes import ModelCaller, Processes, wrap_model
+from xlm.training.setup import build_model
 
 NO_DROPOUT = {"model": without_dropout()}
 
@@ -166,7 +165,7 @@ def test_steps_without_a_finite_gradient(data: Path, tmp_path: Path, monkeypatch
         loss = genuine(model, input_ids, language)
         return loss * float("nan") if calls in (3, 5, 6) else loss
 
-    monkeypatch.setattr("xlm.training.setup.stream_loss", sometimes)
+    monkeypatch.setattr("xlm.training.objectives.clm.stream_loss", sometimes)
     progress = train(small_run(data, tmp_path / "run", bad_steps=3))
     assert (progress.updates, progress.step, progress.skipped) == (12, 15, 3)
     assert [event["in_a_row"] for event in events(tmp_path / "run", "skipped")] == [1, 1, 2]
@@ -183,10 +182,10 @@ def test_too_many_of_them_end_the_run_with_its_state(
         calls += 1
         return genuine(model, input_ids, language) * (1.0 if calls <= 4 else float("inf"))
 
-    monkeypatch.setattr("xlm.training.setup.stream_loss", soon_never)
+    monkeypatch.setattr("xlm.training.objectives.clm.stream_loss", soon_never)
     with pytest.raises(TrainingError, match="3 steps in a row"):
         train(small_run(data, tmp_path / "run", bad_steps=3))
-    monkeypatch.setattr("xlm.training.setup.stream_loss", genuine)
+    monkeypatch.setattr("xlm.training.objectives.clm.stream_loss", genuine)
     train(small_run(data, tmp_path / "four", updates=4))
     assert equal(weights(tmp_path / "run"), weights(tmp_path / "four"))
     with pytest.raises(InputError, match="holds another run"):
@@ -205,11 +204,11 @@ def test_one_state_at_the_end_and_an_output_with_models_only(data: Path, tmp_pat
     assert equal(weights(tmp_path / "run"), before)
 
 
-def test_an_adaptive_softmax_is_not_shared_out() -> None:
-    loss = LossModule(small_model(asm=True, asm_cutoffs=(20, 40)))
+def test_an_adaptive_softmax_is_not_sharded() -> None:
+    caller = ModelCaller(small_model(asm=True, asm_cutoffs=(20, 40)))
     several = Processes(rank=0, count=2, device=torch.device("cpu"))
     with pytest.raises(ConfigError, match="adaptive softmax"):
-        distributed(loss, RunSettings(sharding="full"), several)
+        wrap_model(caller, RunSettings(sharding="full"), several)
 
 
 def test_settings_that_do_not_fit(data: Path, whole_run: Path, tmp_path: Path) -> None:
@@ -234,7 +233,7 @@ def test_settings_that_do_not_fit(data: Path, whole_run: Path, tmp_path: Path) -
 
 def test_another_vocabulary(demo_files: Path, data: Path, tmp_path: Path) -> None:
     start = ModelSettings(start_from=str(demo_files / "demo.pth"))
-    with pytest.raises(VocabularyError, match="another vocabulary"):
+    with pytest.raises(VocabularyError, match="vocabulary of the model differs"):
         train(small_run(data, tmp_path / "run", model=start))
 
 
@@ -249,7 +248,7 @@ def test_another_vocabulary_of_a_model_found_by_name(
     other.save_pretrained(tmp_path / "other")
     monkeypatch.setattr(names, "bundled_models", lambda: {"known": tmp_path / "other"})
     config = small_run(data, tmp_path / "run", model=ModelSettings(start_from="known"))
-    with pytest.raises(VocabularyError, match="another vocabulary"):
+    with pytest.raises(VocabularyError, match="vocabulary of the model differs"):
         build_model(config, small_tokenizer(), ["de", "en"])
     model.save_pretrained(tmp_path / "same")
     small_tokenizer().save_pretrained(tmp_path / "same")

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from xlm.checkpoint.keys import ORIGINAL
 from xlm.model.lm import XLMWithLMHeadModel
-from xlm.training.loss import stream_loss
-from xlm.training.optimiser import OriginalAdam
-from xlm.training.schedule import SCHEDULES, START, learning_rate
+from xlm.training.config import SCHEDULES
+from xlm.training.objectives.clm import stream_loss
+from xlm.training.optimiser import START, OriginalAdam, learning_rate
 
 
 def test_twenty_updates_of_the_original(reference: Path) -> None:

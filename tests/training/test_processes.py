@@ -161,7 +161,7 @@ def test_a_process_that_dies_or_hangs_ends_the_other(
         processes[victim].send_signal(how)
         output, _ = processes[1 - victim].communicate(timeout=60)
         assert processes[1 - victim].returncode == 1
-        assert b"Another process of the run is gone, or does not answer" in output
+        assert b"Another process of the run died or does not respond" in output
     _goes_on(data, tmp_path / "run")
 
 

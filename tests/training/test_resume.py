@@ -147,7 +147,7 @@ def test_a_damaged_checkpoint_is_passed_over(
         )
     with caplog.at_level(logging.WARNING, "xlm"):
         train(small_run(data, tmp_path / "run"), resume=True)
-    assert "A checkpoint is damaged" in caplog.text
+    assert "a checkpoint is damaged" in caplog.text
     assert name in caplog.text
     assert events(tmp_path / "run", "start")[-1]["updates"] == 9
     _same(tmp_path / "run", whole_run)
@@ -193,7 +193,7 @@ def test_a_disk_that_is_full_for_a_while(
 ) -> None:
     _full_disk(monkeypatch, 2)
     train(small_run(data, tmp_path / "run"))
-    assert "could not be saved, and the run goes on" in caplog.text
+    assert "could not be saved; the run continues" in caplog.text
     assert [event["step"] for event in events(tmp_path / "run", "not_saved")] == [6]
     names = sorted(path.name for path in (tmp_path / "run/checkpoints").iterdir())
     assert names == ["step-000000003", "step-000000009", "step-000000012"]  # and nothing half-written
