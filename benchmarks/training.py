@@ -125,8 +125,8 @@ def _our_step(model: XLMWithLMHeadModel, ids_BT: Tensor, precision: str) -> Call
         data="none",
         output="none",
         model=sizes,
-        batch=BatchSettings(rows=ids_BT.shape[0], width=ids_BT.shape[1]),
-        optimiser=OptimiserSettings(schedule="constant", warmup=0),
+        batch=BatchSettings(batch_size=ids_BT.shape[0], seq_len=ids_BT.shape[1]),
+        optimiser=OptimiserSettings(schedule="constant", warmup_steps=0),
         run=RunSettings(precision=precision, device="cpu"),
     )
     processes = Processes(rank=0, count=1, device=torch.device("cpu"))

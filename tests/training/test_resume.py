@@ -97,7 +97,7 @@ def test_a_model_to_start_from_is_needed_once(data: Path, whole_run: Path, tmp_p
     shutil.copytree(whole_run / "last", tmp_path / "start")
     model = ModelSettings(start_from=str(tmp_path / "start"), dropout=0.3)
     train(small_run(data, tmp_path / "whole", model=model))
-    train(small_run(data, tmp_path / "run", model=model, updates=4))
+    train(small_run(data, tmp_path / "run", model=model, max_steps=4))
     shutil.rmtree(tmp_path / "start")
     train(small_run(data, tmp_path / "run", model=model), resume=True)
     assert updates(tmp_path / "run")[4:] == updates(tmp_path / "whole")[4:]
@@ -105,25 +105,42 @@ def test_a_model_to_start_from_is_needed_once(data: Path, whole_run: Path, tmp_p
 
 
 def test_accumulation_and_length_may_change(data: Path, whole_run: Path, tmp_path: Path) -> None:
-    train(small_run(data, tmp_path / "run", updates=9))
+    train(small_run(data, tmp_path / "run", max_steps=9))
     train(small_run(data, tmp_path / "run"), resume=True)
     assert updates(tmp_path / "run") == updates(whole_run)
-    train(small_run(data, tmp_path / "run", updates=13, accumulation=2), resume=True)
+    train(small_run(data, tmp_path / "run", max_steps=13, gradient_accumulation_steps=2), resume=True)
 
 
 @pytest.mark.parametrize(("before", "after"), [("float32", "float16"), ("float16", "float32")])
 def test_the_precision_may_change(data: Path, tmp_path: Path, before: str, after: str) -> None:
-    train(small_run(data, tmp_path / "run", updates=3, precision=before))
-    assert train(small_run(data, tmp_path / "run", updates=5, precision=after), resume=True).updates == 5
+    train(small_run(data, tmp_path / "run", max_steps=3, precision=before))
+    assert train(small_run(data, tmp_path / "run", max_steps=5, precision=after), resume=True).updates == 5
 
 
 @pytest.mark.parametrize(
-    ("key", "changes"), [("seed", {"seed": 5}), ("batch", {"rows": 2}), ("batch", {"shuffle": False})]
+    ("key", "changes"), [("seed", {"seed": 5}), ("batch", {"batch_size": 2}), ("batch", {"shuffle": False})]
 )
 def test_other_settings_are_refused(data: Path, tmp_path: Path, key: str, changes: dict[str, Any]) -> None:
-    train(small_run(data, tmp_path / "run", updates=1))
+    train(small_run(data, tmp_path / "run", max_steps=1))
     with pytest.raises(ConfigError, match=f"where: {key}"):
         train(small_run(data, tmp_path / "run", **changes), resume=True)
+
+
+def test_a_run_of_an_older_release_goes_on(data: Path, whole_run: Path, tmp_path: Path) -> None:
+    """Its state names the settings as they were called then."""
+    train(small_run(data, tmp_path / "run", max_steps=6))
+    (file,) = (tmp_path / "run/checkpoints").glob("step-000000006/state.json")
+    contents = json.loads(file.read_text("utf-8"))
+    contents.pop("sha256")
+    batch = contents["state"]["run"]["batch"]
+    assert set(batch) == {"batch_size", "seq_len", "shuffle"}
+    batch["rows"], batch["width"] = batch.pop("batch_size"), batch.pop("seq_len")
+    file.write_text(json.dumps({**contents, "sha256": checkpoints._checksum(contents)}), "utf-8")
+    with pytest.raises(ConfigError, match="where: batch"):
+        train(small_run(data, tmp_path / "run", batch_size=2), resume=True)
+    train(small_run(data, tmp_path / "run"), resume=True)
+    assert events(tmp_path / "run", "start")[-1]["updates"] == 6
+    _same(tmp_path / "run", whole_run)
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "missing", "emptied"])
@@ -220,7 +237,7 @@ def _start(config_file: Path, *options: str) -> subprocess.Popen[bytes]:
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM", "SIGUSR1"])
 def test_signals(data: Path, tmp_path: Path, name: str) -> None:
     """A real process, long enough to be hit; what the others save is where the run goes on."""
-    settings = {"updates": 600, "log_every": 1, "evaluate_every": 0, "save_every": 20}
+    settings = {"max_steps": 600, "log_every": 1, "evaluate_every": 0, "save_every": 20}
     config = write_config(tmp_path / "config.toml", data, tmp_path / "run", **settings)
     process = _start(config)
     try:
@@ -243,8 +260,8 @@ def test_signals(data: Path, tmp_path: Path, name: str) -> None:
     if name != "SIGKILL":
         assert b"stopped after" in errors
         assert done == len(logged)
-    small = small_run(data, tmp_path / "run", updates=done + 5, evaluate_every=0, save_every=20)
+    small = small_run(data, tmp_path / "run", max_steps=done + 5, evaluate_every=0, save_every=20)
     train(small, resume=True)
-    train(small_run(data, tmp_path / "whole", updates=done + 5, evaluate_every=0, save_every=20))
+    train(small_run(data, tmp_path / "whole", max_steps=done + 5, evaluate_every=0, save_every=20))
     assert updates(tmp_path / "run") == updates(tmp_path / "whole")
     assert equal(weights(tmp_path / "run"), weights(tmp_path / "whole"))

@@ -29,7 +29,7 @@ class StreamBatch:
 
 
 def open_streams(
-    directory: Path, index: Index, split: str, *, rows: int, width: int, check: bool = True
+    directory: Path, index: Index, split: str, *, batch_size: int, seq_len: int, check: bool = True
 ) -> dict[str, Stream]:
     """Return the streams of a split, by language.
 
@@ -37,8 +37,8 @@ def open_streams(
         directory: Directory of prepared data.
         index: Its index.
         split: ``train``, ``valid`` or another split.
-        rows: Rows B of a window.
-        width: Tokens W of a row.
+        batch_size: Rows of a window.
+        seq_len: Tokens of a row.
         check: Whether to verify the checksums of the shards.
 
     Raises:
@@ -64,8 +64,8 @@ def open_streams(
     return {
         language: Stream(
             sequence=ShardSequence(directory, text.shards, dtype=index.dtype, vocab_size=index.vocab_size, check=check),
-            rows=rows,
-            width=width,
+            rows=batch_size,
+            width=seq_len,
         )
         for language, text in sorted(texts.items())
     }

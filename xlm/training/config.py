@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from xlm.errors import ConfigError, Problem
+from xlm.errors import ConfigError, Problem, warn_caller
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -22,6 +22,17 @@ DEVICES = ("auto", "cpu", "cuda")
 SHARDINGS = ("none", "full")
 SHIPPED = Path(__file__).parent / "configs"
 """Directory of the configurations that come with the package and are found by name."""
+
+RENAMED = {
+    "batch.rows": "batch_size",
+    "batch.width": "seq_len",
+    "batch.accumulation": "gradient_accumulation_steps",
+    "batch.check": "verify_checksums",
+    "optimiser.warmup": "warmup_steps",
+    "run.updates": "max_steps",
+    "run.bad_steps": "max_bad_steps",
+}
+"""New names of keys by their old ones, which are still read."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,21 +77,21 @@ class BatchSettings:
     """The batch of one update.
 
     Attributes:
-        rows: Rows of a batch, over all processes and pieces together.
-        width: Tokens of a row.
-        accumulation: Number of pieces in which each process takes its rows, one after the other.
+        batch_size: Rows of a batch, over all processes and accumulation steps together.
+        seq_len: Tokens of a row.
+        gradient_accumulation_steps: Number of pieces in which each process takes its rows, one after the other.
         sampling_exponent: Draw languages with probabilities proportional to their sizes to this power. Unset: every
             language comes once a round.
         shuffle: Whether to shuffle the windows of a text anew for each pass.
-        check: Whether to verify the checksums of the shards at the start.
+        verify_checksums: Whether to verify the checksums of the shards at the start.
     """
 
-    rows: int = 32
-    width: int = 256
-    accumulation: int = 1
+    batch_size: int = 32
+    seq_len: int = 256
+    gradient_accumulation_steps: int = 1
     sampling_exponent: float | None = None
     shuffle: bool = True
-    check: bool = True
+    verify_checksums: bool = True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,7 +101,7 @@ class OptimiserSettings:
     Attributes:
         lr: Highest learning rate.
         schedule: ``inverse_sqrt`` (the original's), ``cosine`` or ``constant``.
-        warmup: Updates over which the learning rate rises.
+        warmup_steps: Updates over which the learning rate rises.
         beta1: Decay rate of the first moment.
         beta2: Decay rate of the second moment.
         eps: Added to the square root of the second moment.
@@ -100,7 +111,7 @@ class OptimiserSettings:
 
     lr: float = 1e-4
     schedule: str = "inverse_sqrt"
-    warmup: int = 4000
+    warmup_steps: int = 4000
     beta1: float = 0.9
     beta2: float = 0.98
     eps: float = 1e-6
@@ -113,7 +124,7 @@ class RunSettings:
     """How long a run takes, where it runs, and what it keeps.
 
     Attributes:
-        updates: Number of updates after which the run is done.
+        max_steps: Number of updates after which the run is done. Skipped steps do not count.
         precision: Precision of matrix products: ``float32``, ``bfloat16``, or ``float16`` (with loss scaling). Weights,
             moments and sums are float32.
         device: ``cpu``, ``cuda``, or ``auto`` for a GPU where there is one.
@@ -127,11 +138,11 @@ class RunSettings:
         evaluate_every: Updates between two evaluations on the split ``valid``; 0 for none.
         save_every: Updates between two checkpoints; 0 for one at the end only.
         keep_last: Number of checkpoints to keep.
-        bad_steps: The run ends after this many steps in a row without a finite gradient.
+        max_bad_steps: The run ends after this many steps in a row without a finite gradient.
         tensorboard: Whether to write files for TensorBoard too.
     """
 
-    updates: int = 100_000
+    max_steps: int = 100_000
     precision: str = "float32"
     device: str = "auto"
     sharding: str = "none"
@@ -142,7 +153,7 @@ class RunSettings:
     evaluate_every: int = 1000
     save_every: int = 1000
     keep_last: int = 2
-    bad_steps: int = 20
+    max_bad_steps: int = 20
     tensorboard: bool = False
 
 
@@ -183,7 +194,7 @@ class TrainConfig:
             ConfigError: Keys are unknown or missing, or values have the wrong type or are invalid; all are named.
         """
         problems: list[Problem] = []
-        arguments = _typed_arguments(cls, values, "", problems)
+        arguments = _typed_arguments(cls, with_new_names(values), "", problems)
         if not problems:
             return cls(**arguments)
         # Values of the right type are checked too, so that all mistakes are named at once.
@@ -226,7 +237,7 @@ def load_config(name_or_path: str, changes: Sequence[str] = ()) -> TrainConfig:
             raise ConfigError("no such configuration", where=name_or_path, expected=expected)
         path = SHIPPED / f"{name_or_path}.toml"
     try:
-        values = tomllib.loads(path.read_text("utf-8"))
+        values = with_new_names(tomllib.loads(path.read_text("utf-8")))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError("the configuration is not TOML", where=path, found=error) from error
     for change in changes:
@@ -234,13 +245,42 @@ def load_config(name_or_path: str, changes: Sequence[str] = ()) -> TrainConfig:
     return TrainConfig.from_dict(values)
 
 
+def with_new_names(values: Mapping[str, Any], *, warn: bool = True) -> dict[str, Any]:
+    """Return nested keys and values under the new names of the keys in ``RENAMED``.
+
+    Args:
+        values: Nested keys and values, perhaps of an older release.
+        warn: Whether to warn if there are old names.
+    """
+    tables = {name: dict(value) if isinstance(value, Mapping) else value for name, value in values.items()}
+    old_names = []
+    for old, new in RENAMED.items():
+        table, name = old.split(".")
+        keys = tables.get(table)
+        if isinstance(keys, dict) and name in keys and new not in keys:
+            keys[new] = keys.pop(name)
+            old_names.append(old)
+    if old_names and warn:
+        _warn_of_old_names(old_names)
+    return tables
+
+
+def _warn_of_old_names(old_names: Sequence[str]) -> None:
+    renamed = ", ".join(f"{old} is now {old.partition('.')[0]}.{RENAMED[old]}" for old in old_names)
+    warn_caller(f"deprecated configuration keys, which a later release will no longer read: {renamed}")
+
+
 def _override(values: dict[str, Any], change: str) -> None:
     """Set a key among nested keys and values."""
     key, equals, text = change.partition("=")
-    *tables, name = key.strip().split(".")
+    key = key.strip()
+    *tables, name = key.split(".")
+    if key in RENAMED:
+        name = RENAMED[key]
+        _warn_of_old_names([key])
     if not equals or not name:
         raise ConfigError(
-            "the override is not key=value", where="--set", found=change, expected="such as run.updates=9"
+            "the override is not key=value", where="--set", found=change, expected="such as run.max_steps=9"
         )
     try:
         value: Any = tomllib.loads(f"value = {text}")["value"]
@@ -308,7 +348,7 @@ def _invalid_values(c: TrainConfig) -> list[Problem]:
         ("data", bool(c.data), "a directory"),
         ("output", bool(c.output), "a directory"),
         ("seed", 0 <= c.seed < 2**63, "from 0 to 2**63 - 1"),
-        ("batch.width", c.batch.width >= 2, "at least 2"),
+        ("batch.seq_len", c.batch.seq_len >= 2, "at least 2"),
         ("optimiser.lr", 0 < c.optimiser.lr < float("inf"), "above 0"),
         ("optimiser.schedule", c.optimiser.schedule in SCHEDULES, " or ".join(SCHEDULES)),
         ("optimiser.eps", c.optimiser.eps > 0, "above 0"),
@@ -317,15 +357,27 @@ def _invalid_values(c: TrainConfig) -> list[Problem]:
         ("run.device", c.run.device in DEVICES, " or ".join(DEVICES)),
         ("run.sharding", c.run.sharding in SHARDINGS, " or ".join(SHARDINGS)),
     ]
-    at_least_1 = ("batch.rows", "batch.accumulation", "run.updates", "run.timeout", "run.log_every")
-    rules += [(key, _value(c, key) >= 1, "at least 1") for key in (*at_least_1, "run.keep_last", "run.bad_steps")]
-    at_least_0 = ("optimiser.warmup", "optimiser.weight_decay", "run.evaluate_every", "run.save_every")
+    at_least_1 = (
+        "batch.batch_size",
+        "batch.gradient_accumulation_steps",
+        "run.max_steps",
+        "run.timeout",
+        "run.log_every",
+    )
+    rules += [(key, _value(c, key) >= 1, "at least 1") for key in (*at_least_1, "run.keep_last", "run.max_bad_steps")]
+    at_least_0 = ("optimiser.warmup_steps", "optimiser.weight_decay", "run.evaluate_every", "run.save_every")
     rules += [(key, _value(c, key) >= 0, "at least 0") for key in at_least_0]
     rules += [(key, 0 <= _value(c, key) < 1, "from 0 to below 1") for key in ("optimiser.beta1", "optimiser.beta2")]
     exponent = c.batch.sampling_exponent
     rules.append(("batch.sampling_exponent", exponent is None or exponent >= 0, "at least 0, or left out"))
-    pieces = max(c.batch.accumulation, 1)
-    rules.append(("batch.rows", c.batch.rows % pieces == 0, f"a multiple of batch.accumulation, {pieces}"))
+    pieces = max(c.batch.gradient_accumulation_steps, 1)
+    rules.append(
+        (
+            "batch.batch_size",
+            c.batch.batch_size % pieces == 0,
+            f"a multiple of batch.gradient_accumulation_steps, {pieces}",
+        )
+    )
     architecture = set(c.model.config_kwargs()) - {"dropout", "attention_dropout"}
     if c.model.start_from:
         rule = "left out: model.start_from decides the architecture"

@@ -26,7 +26,7 @@ from xlm.training.checkpoints import (
     newest_checkpoint,
     save_checkpoint,
 )
-from xlm.training.config import TrainConfig
+from xlm.training.config import TrainConfig, with_new_names
 from xlm.training.log import Event, LogFile, Observer, TensorBoard
 from xlm.training.objectives.clm import CausalLM
 from xlm.training.objectives.objective import Objective
@@ -163,7 +163,7 @@ class Trainer:
     def _identity(self) -> dict[str, Any]:
         """Return what a resumed run must have in common with the run it continues."""
         settings = self.config.to_dict()
-        for name in ("accumulation", "check"):
+        for name in ("gradient_accumulation_steps", "verify_checksums"):
             settings["batch"].pop(name)
         return {**self.objective.identity(), **{name: settings[name] for name in ("seed", "model", "batch")}}
 
@@ -183,9 +183,9 @@ class Trainer:
             updates=self.progress.updates,
         )
         reason = "done"
-        meter = _Meter(self.config.run.updates, self.progress)
+        meter = _Meter(self.config.run.max_steps, self.progress)
         with closing(self.objective.batches(self.progress.position)) as batches:
-            while self.progress.updates < self.config.run.updates:
+            while self.progress.updates < self.config.run.max_steps:
                 batch = next(batches)
                 result = self.take_step(batch.pieces, step=self.progress.step, update=self.progress.updates)
                 loss, stopping = self.processes.sums([result.loss / self.processes.count, float(should_stop())])
@@ -206,19 +206,19 @@ class Trainer:
             progress.skipped += 1
             progress.skipped_in_a_row += 1
             self._emit("skipped", in_a_row=progress.skipped_in_a_row, skipped=progress.skipped)
-            if progress.skipped_in_a_row >= run.bad_steps:
+            if progress.skipped_in_a_row >= run.max_bad_steps:
                 self._end("no finite gradient")
                 raise TrainingError(
                     f"non-finite gradients in {progress.skipped_in_a_row} steps in a row",
                     where=f"step {progress.step}",
-                    remedy="lower optimiser.lr or raise optimiser.warmup; with float16, try bfloat16. The weights from "
-                    f"before these steps are in {self.output / LAST_DIRECTORY}",
+                    remedy="lower optimiser.lr or raise optimiser.warmup_steps; with float16, try bfloat16. "
+                    f"The weights from before these steps are in {self.output / LAST_DIRECTORY}",
                 )
             return
         progress.updates += 1
         progress.skipped_in_a_row = 0
         progress.losses.append(result.loss)
-        is_last = progress.updates == run.updates
+        is_last = progress.updates == run.max_steps
         if progress.updates % run.log_every == 0 or is_last:
             self._emit(
                 "update",
@@ -325,6 +325,7 @@ def _check_identity(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: It did not; all differences are named.
     """
+    before = with_new_names(before, warn=False)  # it may have begun with an older release
     differing = [name for name in now if before.get(name) != now[name]]
     if differing:
         raise ConfigError(

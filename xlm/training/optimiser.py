@@ -111,7 +111,7 @@ class OriginalAdam(Optimizer):
                 parameter.add_(step, alpha=-corrected)
 
 
-def learning_rate(update: int, *, schedule: str, lr: float, warmup: int, updates: int) -> float:
+def learning_rate(update: int, *, schedule: str, lr: float, warmup_steps: int, max_steps: int) -> float:
     """Return the learning rate of an update.
 
     Args:
@@ -119,16 +119,16 @@ def learning_rate(update: int, *, schedule: str, lr: float, warmup: int, updates
         schedule: Shape after the warm-up: ``inverse_sqrt`` (the original's ``adam_inverse_sqrt``) falls with the square
             root of the number, ``cosine`` falls to a tenth of ``lr`` at the end of the run, ``constant`` stays.
         lr: Highest learning rate.
-        warmup: Updates over which the rate rises linearly from ``START`` to ``lr``.
-        updates: Updates of the whole run.
+        warmup_steps: Updates over which the rate rises linearly from ``START`` to ``lr``.
+        max_steps: Updates of the whole run.
 
     Source: the original's ``AdamInverseSqrtWithWarmup`` in ``src/optim.py``.
     """
-    if update < warmup:
-        return START + update * (lr - START) / warmup
+    if update < warmup_steps:
+        return START + update * (lr - START) / warmup_steps
     if schedule == "inverse_sqrt":
-        return lr * math.sqrt(max(warmup, 1) / max(update, 1))
+        return lr * math.sqrt(max(warmup_steps, 1) / max(update, 1))
     if schedule == "cosine":
-        fraction = min(1.0, (update - warmup) / max(1, updates - warmup))
+        fraction = min(1.0, (update - warmup_steps) / max(1, max_steps - warmup_steps))
         return lr * (0.55 + 0.45 * math.cos(math.pi * fraction))
     return lr

@@ -90,8 +90,8 @@ class TrainingStep:
             update,
             schedule=settings.schedule,
             lr=settings.lr,
-            warmup=settings.warmup,
-            updates=self._config.run.updates,
+            warmup_steps=settings.warmup_steps,
+            max_steps=self._config.run.max_steps,
         )
         for group in self._optimiser.param_groups:
             group["lr"] = rate

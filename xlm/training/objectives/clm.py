@@ -47,29 +47,33 @@ class CausalLM:
 
     def __init__(self, config: TrainConfig, index: Index, tokenizer: XLMTokenizer, processes: Processes) -> None:
         batch = config.batch
-        pieces = processes.count * batch.accumulation
-        if batch.rows % pieces:
+        pieces = processes.count * batch.gradient_accumulation_steps
+        if batch.batch_size % pieces:
             raise ConfigError(
                 "the processes cannot share a batch evenly",
-                where="batch.rows",
-                found=batch.rows,
-                expected=f"a multiple of {processes.count} processes * batch.accumulation = {pieces}",
+                where="batch.batch_size",
+                found=batch.batch_size,
+                expected=f"a multiple of {processes.count} processes * batch.gradient_accumulation_steps = {pieces}",
             )
         self._config, self._index, self._processes = config, index, processes
         data = Path(config.data)
-        self._train = open_streams(data, index, "train", rows=batch.rows, width=batch.width, check=batch.check)
+        self._train = open_streams(
+            data, index, "train", batch_size=batch.batch_size, seq_len=batch.seq_len, check=batch.verify_checksums
+        )
         for language, stream in self._train.items():
-            if len(stream.sequence) < batch.rows * batch.width:
+            if len(stream.sequence) < batch.batch_size * batch.seq_len:
                 raise InputError(
                     "the text is smaller than one batch",
                     where=f"{data}, train {language}",
                     found=f"{len(stream.sequence):,} tokens",
-                    expected=f"at least batch.rows * batch.width = {batch.rows * batch.width:,}",
+                    expected=f"at least batch.batch_size * batch.seq_len = {batch.batch_size * batch.seq_len:,}",
                     remedy="use a smaller batch or more text",
                 )
         self._valid: dict[str, Stream] = {}
         if config.run.evaluate_every and "valid" in index.splits:
-            self._valid = open_streams(data, index, "valid", rows=1, width=batch.width, check=batch.check)
+            self._valid = open_streams(
+                data, index, "valid", batch_size=1, seq_len=batch.seq_len, check=batch.verify_checksums
+            )
         for language in self._valid:
             tokenizer.encode("", lang=language)
 
@@ -93,14 +97,14 @@ class CausalLM:
             ConfigError: It is not, or does not; every problem is named.
         """
         known, longest = model.config.lang2id, model.config.max_position_embeddings
-        width, start_from = self._config.batch.width, self._config.model.start_from
+        seq_len, start_from = self._config.batch.seq_len, self._config.model.start_from
         problems: list[Problem] = [
             ("data", language, f"a language of the model: {', '.join(known)}")
             for language in self.languages
             if language not in known
         ]
-        if width > longest:
-            problems.append(("batch.width", width, f"at most the model's {longest} positions"))
+        if seq_len > longest:
+            problems.append(("batch.seq_len", seq_len, f"at most the model's {longest} positions"))
         if not model.config.causal:
             problems.append(("model.start_from", start_from, "a causal model"))
         if problems:
@@ -120,13 +124,13 @@ class CausalLM:
             shuffle=batch.shuffle,
         )
         start = Position.from_json(position) if position else Position()
-        rows = batch.rows // self._processes.count
+        rows = batch.batch_size // self._processes.count
         with closing(batches(self._train, order, start, first_row=rows * self._processes.rank, rows=rows)) as windows:
             for window in windows:
                 input_ids = torch.from_numpy(window.input_ids).to(self._processes.device, non_blocking=True)
                 yield Batch(
-                    pieces=[(piece, window.language) for piece in input_ids.chunk(batch.accumulation)],
-                    tokens=batch.rows * (batch.width - 1),
+                    pieces=[(piece, window.language) for piece in input_ids.chunk(batch.gradient_accumulation_steps)],
+                    tokens=batch.batch_size * (batch.seq_len - 1),
                     language=window.language,
                     position=window.position.to_json(),
                 )
