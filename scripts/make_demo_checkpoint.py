@@ -30,7 +30,8 @@ SENTENCES = (
 )
 LANGUAGES = ("de", "en")
 SPECIAL_WORDS = ("<s>", "</s>", "<pad>", "<unk>", *(f"<special{i}>" for i in range(10)))
-EMB_DIM, N_LAYERS, N_HEADS, N_POSITIONS = 32, 2, 4, 64
+EMB_DIM, N_LAYERS, N_HEADS, BPTT = 32, 2, 4, 64
+N_POSITIONS = 512  # fixed in the original's code
 
 Merge = tuple[str, str]
 
@@ -146,7 +147,7 @@ def make_checkpoint(counts: list[tuple[str, int]], seed: int) -> dict[str, Any]:
             "asm": False,
             "context_size": 0,
             "lgs": "-".join(LANGUAGES),
-            "bptt": N_POSITIONS,
+            "bptt": BPTT,
             "clm_steps": [(lang, None) for lang in LANGUAGES],
             "mlm_steps": [],
             "langs": list(LANGUAGES),
