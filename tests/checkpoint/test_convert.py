@@ -21,7 +21,7 @@ from xlm import XLMConfig, XLMTokenizer, XLMWithLMHeadModel
 from xlm.bench.checkpoints import bench_convert
 from xlm.checkpoint import convert as module
 from xlm.checkpoint.convert import ConversionReport, convert
-from xlm.errors import CheckpointError, ConfigError, VocabularyError, WriteError
+from xlm.errors import CheckpointError, ConfigError, InputError, VocabularyError, WriteError
 from xlm.tokenizer.merges import check_merges, read_codes
 from xlm.tokenizer.vocabulary import Vocabulary
 
@@ -309,6 +309,17 @@ def test_weights_too_large_for_the_type(to: Any, tmp_path: Path) -> None:
     assert "transformer.layers.0.ffn.up.bias" in str(error.value)
     assert not (tmp_path / "half").exists()
     convert(path, tmp_path / "bfloat", to=to, dtype="bfloat16")
+
+
+@pytest.mark.parametrize("argument", ["source", "target", "codes"])
+@pytest.mark.parametrize("value", [7, ["a"], b"bytes", XLMConfig(vocab_size=60, emb_dim=16, n_layers=1, n_heads=2)])
+def test_something_else_than_a_path(argument: str, value: object, tmp_path: Path) -> None:
+    write_demo_files(tmp_path)
+    before = left_in(tmp_path)
+    arguments: dict[str, Any] = {"source": tmp_path / "demo.pth", "target": tmp_path / "there", argument: value}
+    with pytest.raises(InputError, match="(?s)not a path.*found: " + type(value).__name__):
+        convert(**arguments)
+    assert left_in(tmp_path) == before
 
 
 def test_codes_of_another_model(tmp_path: Path) -> None:

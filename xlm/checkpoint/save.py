@@ -22,6 +22,12 @@ from xlm.errors import WriteError
 from xlm.model.config import XLMConfig
 from xlm.model.lm import XLMWithLMHeadModel
 
+_REMEDY = (
+    "merge adapters and put back what was replaced; gather weights that are shared out among processes (torch's "
+    "get_model_state_dict with full_state_dict=True) into a model of their own; save before quantizing; "
+    "a head with weights of its own needs a model made with share_inout_emb=False"
+)
+
 
 def save_model(model: XLMWithLMHeadModel, directory: str | PathLike[str]) -> None:
     """``XLMWithLMHeadModel.save_pretrained``, which has the documentation."""
@@ -53,7 +59,7 @@ def _checked(model: XLMWithLMHeadModel, target: Path) -> tuple[XLMConfig, dict[s
             where=target,
             found=listed(problems),
             expected=described(config),
-            remedy=_remedy(problems),
+            remedy=_REMEDY,
         )
     return config, tensors
 
@@ -62,7 +68,7 @@ def _replaced_modules(model: XLMWithLMHeadModel, config: XLMConfig) -> list[str]
     """Return the modules that compute something else than those which ``from_pretrained`` would make."""
     kinds = {name: type(module) for name, module in empty_model(config).named_modules() if name}
     return [
-        f"{name} ({type(module).__name__} instead of {kinds[name].__name__})"
+        f"{name} ({type(module).__module__}.{type(module).__name__} instead of {kinds[name].__name__})"
         for name, module in model.named_modules()
         if name in kinds and not _computes_like(type(module), kinds[name])
     ]
@@ -72,19 +78,6 @@ def _computes_like(found: type[nn.Module], expected: type[nn.Module]) -> bool:
     # Wrappers such as FSDP2's derive classes of their own, which leave the methods as they are.
     methods = [name for name, value in vars(expected).items() if callable(value) and not name.startswith("__")]
     return issubclass(found, expected) and all(getattr(found, name) is getattr(expected, name) for name in methods)
-
-
-def _remedy(problems: Mapping[str, list[str]]) -> str:
-    if "not a plain tensor" in problems:
-        return (
-            "save the plain weights: gather what is shared out among processes first "
-            "(torch.distributed.checkpoint.state_dict.get_model_state_dict with full_state_dict=True) and load it into "
-            "a model of its own; save before quantizing"
-        )
-    return (
-        "merge adapters and undo what was replaced; to give the head weights of its own, make the model with "
-        "share_inout_emb=False; torch.save(model.state_dict(), …) keeps anything"
-    )
 
 
 def write_layout(
