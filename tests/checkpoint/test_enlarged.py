@@ -77,7 +77,8 @@ def with_tokenizer(source: Path, target: Path) -> None:
 def test_it_scores_with_the_tokenizer_it_had(converted: Path, tmp_path: Path) -> None:
     theirs = resize(converted, 125, tmp_path / "resized")
     with_tokenizer(converted, tmp_path / "resized")
-    ours, tokenizer = (kind.from_pretrained(tmp_path / "resized") for kind in (XLMWithLMHeadModel, XLMTokenizer))
+    ours = XLMWithLMHeadModel.from_pretrained(tmp_path / "resized")
+    tokenizer = XLMTokenizer.from_pretrained(tmp_path / "resized")
     text = "The small dog is sleeping ."
     result = score(ours, tokenizer, [text], lang="en")[0]
     ids = torch.tensor([tokenizer.encode(text, lang="en")])
@@ -94,7 +95,7 @@ def test_words_that_were_named_go_back_to_the_original(converted: Path, tmp_path
     """Once vocab.json names the new words, the original's format has a place for them: last, never counted."""
     resize(converted, 125, tmp_path / "resized")
     with_tokenizer(converted, tmp_path / "resized")
-    with pytest.raises(CheckpointError, match="(?s)cannot represent.*words = 123.*125, one for each embedding"):
+    with pytest.raises(CheckpointError, match=r"(?s)cannot represent.*words = 123.*125, one for each embedding"):
         convert(tmp_path / "resized", tmp_path / "back.pth", to="original")
     assert not (tmp_path / "back.pth").exists()
     path = tmp_path / "resized" / "vocab.json"

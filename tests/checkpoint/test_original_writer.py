@@ -149,7 +149,7 @@ def test_what_the_original_has_fixed_is_refused(config: XLMConfig, words: str, t
 
 def test_all_are_named_at_once(tmp_path: Path) -> None:
     directory_of(SMALL.replace(max_position_embeddings=256, layer_norm_eps=1e-6), tmp_path / "model")
-    with pytest.raises(CheckpointError, match="(?s)max_position_embeddings = 256; layer_norm_eps = 1e-06"):
+    with pytest.raises(CheckpointError, match=r"(?s)max_position_embeddings = 256; layer_norm_eps = 1e-06"):
         convert(tmp_path / "model", tmp_path / "x.pth", to="original")
 
 

@@ -84,7 +84,7 @@ def enlarge_words_only(model: Any) -> None:
 
 def subclassed(model: Any) -> None:
     norm = model.transformer.layers[0].ffn_norm
-    norm.weight = nn.Parameter(norm.weight.detach().as_subclass(Quantized))  # type: ignore[type-var]
+    norm.weight = nn.Parameter(norm.weight.detach().as_subclass(Quantized))
 
 
 BAD: dict[str, tuple[Callable[[Any], object], list[str]]] = {
@@ -197,6 +197,12 @@ def test_a_vocabulary_of_another_size_is_saved_and_opened(words: int, share_inou
     assert (tmp_path / "again" / "config.json").read_bytes() == (tmp_path / "config.json").read_bytes()
 
 
+@pytest.mark.parametrize("directory", [7, None, b"x", ["x"], small_config(), "a\0b", "\ud800"])
+def test_no_directory(directory: Any) -> None:
+    with pytest.raises(XLMError, match=r"not a path|no file name"):
+        small_model().save_pretrained(directory)
+
+
 class Subclass(XLMWithLMHeadModel):
     """With a forward of its own, and parts that hold no weights."""
 
@@ -211,7 +217,7 @@ class SameForward(nn.Linear):
 def test_what_changes_no_number_is_saved(tmp_path: Path) -> None:
     model = Subclass(small_config())
     model.loss = nn.CrossEntropyLoss()
-    model.transformer.layers[0].ffn.up.__class__ = SameForward
+    model.get_submodule("transformer.layers.0.ffn.up").__class__ = SameForward
     model.transformer.embeddings.word.weight.requires_grad_(False)
     model.register_forward_hook(lambda *_: None)
     model.half().save_pretrained(tmp_path)
@@ -221,6 +227,6 @@ def test_what_changes_no_number_is_saved(tmp_path: Path) -> None:
 
 def test_a_head_that_shares_the_embeddings_by_hand_is_saved_tied(tmp_path: Path) -> None:
     model = small_model()
-    model.head.weight = model.transformer.embeddings.word.weight  # type: ignore[assignment, union-attr]
+    model.head.weight = model.transformer.embeddings.word.weight
     model.save_pretrained(tmp_path)
     assert XLMWithLMHeadModel.from_pretrained(tmp_path).head.weight is None

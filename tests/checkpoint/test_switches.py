@@ -97,7 +97,8 @@ def test_our_own_key_does_not_smuggle_one_in(tmp_path: Path) -> None:
 def logits(path: Path) -> Tensor:
     ids = torch.arange(14, 40)[None]
     with torch.inference_mode():
-        return XLMWithLMHeadModel.from_pretrained(path)(ids, langs=1).logits
+        found: Tensor = XLMWithLMHeadModel.from_pretrained(path)(ids, langs=1).logits
+    return found
 
 
 def test_epsilon_of_the_parameters_is_that_of_every_norm(tmp_path: Path) -> None:
@@ -115,7 +116,7 @@ def test_epsilon_of_the_parameters_is_that_of_every_norm(tmp_path: Path) -> None
     assert torch.equal(logits(tmp_path / "there"), logits(changed))
     packed = model.for_inference()(torch.arange(14, 40)[None], langs=1).logits
     torch.testing.assert_close(packed, logits(changed), rtol=0, atol=1e-5)
-    with pytest.raises(CheckpointError, match="(?s)cannot represent.*layer_norm_eps = 0.5"):
+    with pytest.raises(CheckpointError, match=r"(?s)cannot represent.*layer_norm_eps = 0\.5"):
         convert(tmp_path / "there", tmp_path / "back.pth", to="original")
 
 

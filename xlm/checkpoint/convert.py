@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from xlm._atomic import replacing, replacing_directory
+from xlm._atomic import check_name, replacing, replacing_directory
 from xlm.checkpoint.checkpoint import Checkpoint
 from xlm.checkpoint.keys import TRANSFORMERS
 from xlm.checkpoint.layout_config import read_config
@@ -323,14 +322,7 @@ def _check_range(checkpoint: Checkpoint, dtype: torch.dtype | None) -> None:
 
 
 def _refuse_existing(target: Path) -> None:
-    try:
-        encoded = os.fsencode(target)
-    except UnicodeEncodeError:
-        encoded = b"\0"
-    if b"\0" in encoded:
-        raise WriteError(
-            "the target is no file name", where=ascii(str(target)), found="a null byte or half a surrogate"
-        )
+    check_name(target)
     if target.exists() or target.is_symlink():
         raise WriteError(
             "the target exists already",

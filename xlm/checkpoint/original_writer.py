@@ -82,7 +82,9 @@ def _check_representable(checkpoint: Checkpoint, words: Sequence[str], counts: S
     """Raise when the original's code could not load the model, or would compute something else with it."""
     config = checkpoint.config
     names = sorted(config.lang2id, key=config.lang2id.__getitem__)
-    rules = [(name, getattr(config, name), getattr(config, name) == value, value) for name, value in _FIXED.items()]
+    rules: list[tuple[str, object, bool, object]] = [
+        (name, getattr(config, name), getattr(config, name) == value, value) for name, value in _FIXED.items()
+    ]
     rules += [
         # Its command line takes the names in one argument, joined by hyphens, and numbers them itself.
         ("languages", names, all(name and "-" not in name for name in names), "names without hyphens"),

@@ -16,6 +16,7 @@ from xlm.checkpoint.checkpoint import OriginalRecord, Provenance
 from xlm.checkpoint.keys import OURS, TRANSFORMERS
 from xlm.checkpoint.layout_config import CONFIG_FILE, config_to_json
 from xlm.checkpoint.layout_weights import WEIGHTS_FILE
+from xlm.checkpoint.names import as_path
 from xlm.checkpoint.safetensors_writer import dtype_name, write_safetensors
 from xlm.checkpoint.tensors import described, empty_model, listed, sort_tensors
 from xlm.errors import WriteError
@@ -31,7 +32,7 @@ _REMEDY = (
 
 def save_model(model: XLMWithLMHeadModel, directory: str | PathLike[str]) -> None:
     """``XLMWithLMHeadModel.save_pretrained``, which has the documentation."""
-    target = Path(directory)
+    target = as_path("directory", directory)
     config, tensors = _checked(model, target)
     make_directory(target)
     provenance = model.provenance if isinstance(model.provenance, Provenance) else Provenance()
