@@ -24,7 +24,7 @@ WORDS = 123
 
 @pytest.fixture
 def converted(tmp_path: Path) -> Path:
-    write_demo_files(tmp_path)
+    write_demo_files(tmp_path, as_original=True)
     convert(tmp_path / "demo.pth", tmp_path / "model", codes=tmp_path / "codes")
     return tmp_path / "model"
 

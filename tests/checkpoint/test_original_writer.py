@@ -175,7 +175,7 @@ CHANGES: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("changes", CHANGES.values(), ids=CHANGES.keys())
 def test_the_configuration_wins_over_the_recorded_parameters(changes: dict[str, Any], tmp_path: Path) -> None:
     """A directory that was edited since its conversion is written as it is, not as it was."""
-    demo_data(tmp_path)
+    demo_data(tmp_path, as_original=True)
     convert(tmp_path / "demo.pth", tmp_path / "there")
 
     def change(values: dict[str, Any]) -> None:
@@ -193,7 +193,7 @@ def test_the_configuration_wins_over_the_recorded_parameters(changes: dict[str, 
 
 
 def test_parameters_of_a_fork_are_kept_and_updated(tmp_path: Path) -> None:
-    data = demo_data(tmp_path)
+    data = demo_data(tmp_path, as_original=True)
     data["params"] |= {"layer_norm_eps": 1e-6, "pre_norm": False, "layerdrop": 0.0}
     convert(save(data, tmp_path / "fork.pth"), tmp_path / "there")
     with pytest.raises(CheckpointError, match="layer_norm_eps = 1e-06"):
