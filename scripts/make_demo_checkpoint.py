@@ -169,7 +169,7 @@ def make_checkpoint(counts: list[tuple[str, int]], seed: int, positions: int) ->
     }
 
 
-def write_files(directory: Path, seed: int = 0, *, positions: int = N_POSITIONS) -> dict[str, Any]:
+def write_files(directory: Path, seed: int = 0, *, positions: int = POSITIONS_OF_THE_ORIGINAL) -> dict[str, Any]:
     """Writes ``demo.pth``, ``codes`` and ``vocab`` into a directory; returns what ``demo.pth`` holds."""
     words = Counter(word for sentence in SENTENCES for word in sentence.split())
     codes = learn_codes(words, merges=60)

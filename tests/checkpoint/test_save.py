@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +19,16 @@ from tests.checkpoint.test_convert import left_in
 from tests.model.small_models import random_ids, small_config, small_model
 from xlm import XLMError, XLMWithLMHeadModel
 from xlm.errors import WriteError
-from xlm.model.head import LinearHead
+from xlm.model.head import LinearHead, LogitBlock
 from xlm.model.transformer import FeedForward
 
 
 class Scaled(LinearHead):
-    """Has the weights of the head that it replaces, and other logits."""
+    """Has the weights of the head that it replaces, and other scores."""
 
-    def logits(self, hidden: Tensor, word_embeddings_VD: Tensor) -> Tensor:
-        return 2 * super().logits(hidden, word_embeddings_VD)
+    def logit_blocks(self, *arguments: Any, **options: Any) -> Iterator[LogitBlock]:
+        for block in super().logit_blocks(*arguments, **options):
+            yield block._replace(logits=2 * block.logits)
 
 
 class Gated(FeedForward):
