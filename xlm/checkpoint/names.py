@@ -8,13 +8,35 @@ from importlib import resources
 from pathlib import Path
 
 from xlm.checkpoint.hub import WHOLE, HubOptions, Part, as_hub_model, fetch
-from xlm.errors import CheckpointError, HubError
+from xlm.errors import CheckpointError, HubError, InputError
 
 
 def bundled_models() -> dict[str, Path]:
     """The models that come with the package, by name, each with its directory."""
     directory = Path(str(resources.files("xlm"))) / "models"
     return {path.name: path for path in sorted(directory.glob("*")) if path.is_dir()}
+
+
+def as_path(name: str, value: object) -> Path:
+    """Return a path.
+
+    Args:
+        name: What it is the path of, for the message.
+        value: What the caller gave.
+
+    Raises:
+        InputError: It is something else, such as a model in the place of its directory.
+    """
+    try:
+        return Path(value)  # type: ignore[arg-type]
+    except TypeError as error:
+        raise InputError(
+            "this is not a path",
+            where=name,
+            found=type(value).__name__,
+            expected="a str or path",
+            remedy="a model or tokenizer in memory is saved first, and its directory given",
+        ) from error
 
 
 def find_model(name_or_path: str | os.PathLike[str], part: Part = WHOLE, hub: HubOptions | None = None) -> Path:
@@ -29,13 +51,14 @@ def find_model(name_or_path: str | os.PathLike[str], part: Part = WHOLE, hub: Hu
     Raises:
         CheckpointError: There is nothing of that name.
         HubError: It stands for a repository that is not there or could not be fetched.
-        InputError: A revision that cannot be.
+        InputError: No name at all, or a revision that cannot be.
     """
+    path = as_path("the model's name", name_or_path)
     if not os.fspath(name_or_path):  # as a path it would be the current directory
         raise CheckpointError(
             "there is no such model", where="the model's name", found="an empty name", remedy="give a name or a path"
         )
-    path, options = Path(name_or_path), hub or HubOptions()
+    options = hub or HubOptions()
     if path.is_dir() or path.is_file():
         return path
     bundled = bundled_models()

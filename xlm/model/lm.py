@@ -71,7 +71,8 @@ class XLMWithLMHeadModel(GeneratingNetwork):
             directory: Made when missing; files of the same names in it are replaced, each at once or not at all.
 
         Raises:
-            WriteError: The files could not be written.
+            WriteError: The files could not be written, or ``from_pretrained`` would refuse them; nothing is written
+                then, and the message names every tensor and module at fault.
         """
         from xlm.checkpoint.save import save_model
 

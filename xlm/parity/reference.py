@@ -17,6 +17,7 @@ from torch import Tensor
 from xlm.checkpoint.keys import ORIGINAL
 from xlm.checkpoint.layout_weights import read_safetensors
 from xlm.checkpoint.load import load_model
+from xlm.checkpoint.names import as_path
 from xlm.errors import CheckpointError
 from xlm.model.head import IGNORED_LABEL
 from xlm.model.lm import XLMWithLMHeadModel
@@ -38,7 +39,7 @@ def against_reference(model: str | PathLike[str], reference: str | PathLike[str]
     Raises:
         CheckpointError: The model or the reference cannot be read, or they do not belong together.
     """
-    path = Path(reference)
+    path = as_path("reference", reference)
     if path.suffix == ".json":
         comparisons: Iterator[Comparison] = _sentences(model, path)
     else:
