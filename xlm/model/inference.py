@@ -183,7 +183,7 @@ class _PackedHead(LinearHead):
         # Scores of some tens that differ in the third digit decide on tokens: they are not rounded to bfloat16.
         self.packed = packed_linear(weights, weight_VD, head.bias, rounds_rows=False)
 
-    def logits(self, hidden: Tensor, word_embeddings_VD: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor, word_embeddings_VD: Tensor) -> Tensor:
         with _in_float32():
             logits: Tensor = self.packed(hidden)
         return logits
