@@ -83,7 +83,10 @@ class XLMWithLMHeadModel(GeneratingNetwork):
         return str(self.dtype).removeprefix("torch.")
 
     def for_inference(self, weights: str | None = None) -> XLMWithLMHeadModel:
-        """The same model with its matrices laid out for speed; for the CPU, and for nothing but inference.
+        """Return the same model with its matrices laid out for speed; for the CPU, and for nothing but inference.
+
+        Only plain layers can be packed: adapters, hooks, other layers or heads, and classes that override a method are
+        refused. Subclasses that only add methods are taken, but what comes back does not have these methods.
 
         Args:
             weights: Type the matrices are kept in: ``"float32"``, ``"bfloat16"``, ``"float16"`` or ``"int8"``;
@@ -95,7 +98,7 @@ class XLMWithLMHeadModel(GeneratingNetwork):
             not reach it, or in part.
 
         Raises:
-            InputError: An unknown type, or weights that are not on the CPU.
+            InputError: An unknown type, weights that are not on the CPU, or layers that are not plain.
         """
         from xlm.model.inference import prepare_for_inference
 
