@@ -65,7 +65,7 @@ def _reads(call: Callable[[], object]) -> list[str]:
     with Reads() as functions, Operations() as operations:
         call()
     names = [made[0] for made in operations.made]
-    return functions.made + [name for name in names if any(read in name for read in ("local_scalar", "nonzero"))]
+    return [*functions.made, *(name for name in names if any(read in name for read in ("local_scalar", "nonzero")))]
 
 
 def _forward(model: XLMWithLMHeadModel, inputs: str, **more: Any) -> XLMOutput:
@@ -192,7 +192,7 @@ def test_compiled_it_is_one_graph(head: str, inputs: str) -> None:
     """Also with the checks, which compiled code leaves out; the backend only traces."""
     for model in _pair(**HEADS[head]):
         torch.compiler.reset()
-        compiled = torch.compile(model, backend="eager", fullgraph=True)
+        compiled: Any = torch.compile(model, backend="eager", fullgraph=True)
         found, expected = _forward(compiled, inputs), _forward(model, inputs)
         assert relative_error(found.logits, expected.logits) < BOUND
         assert relative_error(found["loss"], expected["loss"]) < BOUND

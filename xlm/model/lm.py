@@ -7,11 +7,15 @@ continues prompts; here are those that give the model another form, on disk or i
 from __future__ import annotations
 
 from os import PathLike
+from typing import TYPE_CHECKING
 
 import torch
 
 from xlm.model.generation import GeneratingNetwork
 from xlm.model.network import XLMOutput
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["XLMOutput", "XLMWithLMHeadModel"]
 
@@ -34,12 +38,17 @@ class XLMWithLMHeadModel(GeneratingNetwork):
         dtype: torch.dtype | str | None = None,
         device: torch.device | str | None = None,
         causal: bool | None = None,
+        dropout: float | None = None,
+        attention_dropout: float | None = None,
         revision: str | None = None,
         cache_dir: str | PathLike[str] | None = None,
         local_files_only: bool = False,
         token: str | bool | None = None,
-    ) -> XLMWithLMHeadModel:
-        """A model with the weights of a file, in evaluation mode.
+    ) -> Self:
+        """Return a model with the weights of a file, in evaluation mode.
+
+        A subclass gets a model of its own class, made by ``cls(config)``. Weights that it adds are not in the file:
+        they begin as its ``__init__`` makes them, which a warning says.
 
         Args:
             name_or_path: A directory in the ``transformers`` layout, a checkpoint of the original (``.pth``), the name
@@ -49,6 +58,8 @@ class XLMWithLMHeadModel(GeneratingNetwork):
             device: Where the weights go; the CPU when ``None``.
             causal: Overrides what the file says. ``None``: causal, unless the file is known to have been trained
                 otherwise (the published configurations' ``causal: false`` does not count, and a warning says so).
+            dropout: Probability of dropping an activation in training, from 0 to below 1; the file's when ``None``.
+            attention_dropout: Probability of dropping an attention weight in training; likewise.
             revision: Of a model on the hub: a branch, a tag or a commit; ``main`` when ``None``.
             cache_dir: Where fetched files are kept; where ``HF_HOME`` or ``HF_HUB_CACHE`` say when ``None``.
             local_files_only: Whether to take what the cache holds and ask nobody, as ``HF_HUB_OFFLINE=1`` does.
@@ -57,12 +68,25 @@ class XLMWithLMHeadModel(GeneratingNetwork):
         Raises:
             CheckpointError: What was found is not such a model; nothing in a file is ever executed.
             HubError: It could not be fetched from the hub; one of the above.
+            ConfigError: A type or probability that cannot be, or a subclass whose ``__init__`` asks for more.
+            InputError: There is no such device, or a name that is none.
         """
         from xlm.checkpoint.hub import HubOptions
         from xlm.checkpoint.load import load_model
 
         hub = HubOptions(revision=revision, cache_dir=cache_dir, local_files_only=local_files_only, token=token)
-        return load_model(name_or_path, dtype=dtype, device=device, causal=causal, hub=hub)
+        changes = {"dropout": dropout, "attention_dropout": attention_dropout}
+        model = load_model(
+            name_or_path,
+            kind=cls,
+            dtype=dtype,
+            device=device,
+            causal=causal,
+            changes={name: value for name, value in changes.items() if value is not None},
+            hub=hub,
+        )
+        assert isinstance(model, cls)
+        return model
 
     def save_pretrained(self, directory: str | PathLike[str]) -> None:
         """Writes ``config.json`` and ``model.safetensors`` in the ``transformers`` layout.

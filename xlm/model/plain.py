@@ -71,15 +71,16 @@ def _difference(module: nn.Module, plain: nn.Module) -> str:
     if overridden := _overridden(type(module), base):
         return f"{_name(module)}, which overrides {', '.join(overridden)}"
     if patched := [name for name in vars(module) if callable(getattr(base, name, None))]:
-        return f"its own {', '.join(patched)}"
+        return f"{_name(module)} with its own {', '.join(patched)}"
     hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
     if hooks:
-        return f"forward hooks ({', '.join(getattr(hook, '__qualname__', type(hook).__name__) for hook in hooks)})"
+        names = (getattr(hook, "__qualname__", type(hook).__name__) for hook in hooks)
+        return f"{_name(module)} with forward hooks ({', '.join(names)})"
     weights, plain_weights = ([n for n, w in m._parameters.items() if w is not None] for m in (module, plain))
     if weights != plain_weights:
-        return f"the weights {', '.join(weights) or 'none'} in place of {', '.join(plain_weights) or 'none'}"
+        return f"{_name(module)} with the weights {weights} in place of {plain_weights}"
     if foreign := {type(w).__name__ for w in module.parameters(recurse=False)} - {"Parameter"}:
-        return f"weights of type {', '.join(foreign)}"
+        return f"{_name(module)} with weights of type {', '.join(foreign)}"
     return ""
 
 
