@@ -182,6 +182,9 @@ def test_it_is_kept_by_copies() -> None:
     copies = (copy.deepcopy(model), pickle.loads(pickle.dumps(model)), model.for_inference())
     assert not any(each.check_inputs for each in copies)
     assert XLMWithLMHeadModel.check_inputs
+    for value in ("no", 0, None, torch.tensor(False)):
+        with pytest.raises(InputError, match="neither true nor false"):
+            model.check_inputs = value  # type: ignore[assignment]
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ class XLMCache:
             self.lengths = torch.zeros(batch_size, dtype=torch.int64, device=device)
         except torch.OutOfMemoryError:
             raise
-        except (RuntimeError, TypeError) as error:
+        except (RuntimeError, TypeError, ValueError) as error:
             raise InputError(
                 "a cache of this size, type and device cannot be made",
                 where="XLMCache",

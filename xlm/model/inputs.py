@@ -74,7 +74,7 @@ def prepare_inputs(
         _check_matrix("position_ids", position_ids)
         if check_values:
             _check_range("position_ids", position_ids, limit=config.max_position_embeddings, what="positions")
-        position_ids = onto(position_ids, input_ids.device)
+        position_ids = onto("position_ids", position_ids, input_ids.device)
     else:
         _check_length(config, T)
         position_ids = _default_positions(T, cache, None if right_padded else valid_BT, input_ids.device)
@@ -92,15 +92,25 @@ def looks_at_values(tensor: Tensor, wanted: bool) -> bool:
     return wanted and not torch.compiler.is_compiling() and not tensor.is_meta
 
 
-def onto(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on a device; a copy from the CPU to a GPU waits for nothing that the GPU still has to do."""
+def onto(name: str, tensor: Tensor, device: torch.device) -> Tensor:
+    """Return the tensor on a device; a copy from the CPU to a GPU does not wait for what the GPU still has to do."""
+    if device.type != "meta":
+        _check_presence(name, tensor)
     return tensor.to(device, non_blocking=device.type == "cuda")
 
 
-def bounds(tensor: Tensor) -> tuple[int, int]:
+def _bounds(name: str, tensor: Tensor) -> tuple[int, int]:
     """Smallest and largest of whole numbers; waits for a GPU, once."""
+    _check_presence(name, tensor)
     low, high = torch.stack(torch.aminmax(tensor)).tolist()
     return low, high
+
+
+def _check_presence(name: str, tensor: Tensor) -> None:
+    if tensor.is_meta:
+        raise InputError(
+            f"{name} has no values", where=name, found="a tensor on the meta device", expected="where input_ids is"
+        )
 
 
 def check_tensor(name: str, value: object, what: str, *, expected: str) -> None:
@@ -165,7 +175,7 @@ def _check_matrix(name: str, ids: Tensor) -> None:
 
 
 def _check_range(name: str, ids: Tensor, *, limit: int, what: str) -> None:
-    low, high = bounds(ids)
+    low, high = _bounds(name, ids)
     if low < 0 or high >= limit:
         raise InputError(
             f"{name} out of range",
@@ -208,19 +218,19 @@ def _valid_positions(
         check_shape("lengths", lengths, (B,))
         check_whole("lengths", lengths)
         if check_values:
-            shortest, longest = bounds(lengths)
+            shortest, longest = _bounds("lengths", lengths)
             if shortest < 1 or longest > T:
                 raise InputError(
                     "lengths out of range", where="lengths", found=lengths.tolist(), expected=f"1 to {T} each"
                 )
             if shortest == T:
                 return None, True
-        return torch.arange(T, device=device) < onto(lengths, device)[:, None], True
+        return torch.arange(T, device=device) < onto("lengths", lengths, device)[:, None], True
     if attention_mask is None:
         valid_BT = input_ids != config.pad_token_id
     else:
         check_shape("attention_mask", attention_mask, (B, T))
-        attention_mask = onto(attention_mask, device)
+        attention_mask = onto("attention_mask", attention_mask, device)
         valid_BT = attention_mask == 1
     if not check_values:
         return valid_BT, False
@@ -373,6 +383,6 @@ def language_ids(
         )
     check_whole("langs", langs)
     if check_values:
-        for bound in bounds(langs):
+        for bound in _bounds("langs", langs):
             config.language_id(bound)
-    return onto(langs, device)
+    return onto("langs", langs, device)

@@ -62,11 +62,11 @@ class XLMOutput:
         return tuple(getattr(self, name) for name in self.keys())
 
     def __contains__(self, name: object) -> bool:
-        return name in self.keys()
+        return isinstance(name, str) and name in self.keys()
 
     def __getitem__(self, index: str | int | slice) -> Any:
-        if index in self.keys():
-            return getattr(self, str(index))
+        if isinstance(index, str) and index in self.keys():
+            return getattr(self, index)
         try:
             return self.to_tuple()[index]  # type: ignore[index]  # a name that is not there is no index either
         except (IndexError, TypeError) as error:
@@ -118,6 +118,8 @@ class Network(nn.Module):
                 remedy="from_pretrained takes causal=, dropout= and attention_dropout=; or make a new model: "
                 "XLMWithLMHeadModel(model.config.replace(...)), then load_state_dict",
             )
+        if name == "check_inputs" and not isinstance(value, bool):
+            raise InputError("check_inputs is neither true nor false", where="model.check_inputs", found=repr(value))
         super().__setattr__(name, value)
 
     @torch.no_grad()
@@ -271,7 +273,7 @@ class Network(nn.Module):
 
     def _loss(self, logits_BTV: Tensor, labels_BT: Tensor, valid_BT: Tensor | None) -> Tensor:
         """Mean negative log-probability of the labels that count, in nats; a scalar in float32 or wider."""
-        labels_BT = onto(labels_BT, logits_BTV.device).long()
+        labels_BT = onto("labels", labels_BT, logits_BTV.device).long()
         if valid_BT is not None:
             labels_BT = labels_BT.masked_fill(~valid_BT, IGNORED_LABEL)
         if self.config.causal:

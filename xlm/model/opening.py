@@ -54,7 +54,7 @@ def check_presence(device: torch.device | str) -> None:
     """
     try:
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, TypeError) as error:
+    except (RuntimeError, AssertionError, TypeError, ValueError) as error:
         raise InputError(
             "there is no such device",
             where="device",
