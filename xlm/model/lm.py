@@ -23,6 +23,16 @@ __all__ = ["XLMOutput", "XLMWithLMHeadModel"]
 class XLMWithLMHeadModel(GeneratingNetwork):
     """An XLM language model.
 
+    ``generate`` and scoring compute with the transformer and ``logits``, not through ``forward``: what is to reach them
+    too stands in another ``head`` (any module), in an overridden ``logits``, or in hooks on the parts.
+
+    Attributes:
+        config: The architecture; it cannot be changed or replaced.
+        check_inputs: Whether to check the *values* of inputs: ids, languages, positions, lengths, masks and labels. To
+            look at them waits for a GPU. With ``False``, for loops whose inputs are known to be good, nothing in a
+            forward waits, and results are the same up to the order of sums; types and shapes are checked all the same.
+            Then nobody looks where padding stands: to say it with ``lengths`` keeps the fastest kernels.
+
     Args:
         config: The architecture. Weights are drawn as the original draws them: embeddings normal with standard
             deviation ``emb_dim ** -0.5``, linear maps by torch's default.

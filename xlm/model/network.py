@@ -82,14 +82,6 @@ class OutputIndexError(InputError, KeyError, IndexError):
 class Network(nn.Module):
     """The transformer with its head; what ``XLMWithLMHeadModel`` computes with.
 
-    Attributes:
-        config: The architecture; cannot be replaced.
-        check_inputs: Whether to check the *values* of what a forward is given: ids, positions, lengths, masks, labels.
-            To look at them waits for a GPU. False is for loops whose inputs are known to be good: nothing in a forward
-            then waits for the device, and the results are the same up to the order of sums. Types and shapes are
-            always checked. Where padding stands is not looked up either; say it with ``lengths`` to keep the fastest
-            kernels.
-
     Args:
         config: The architecture.
     """
