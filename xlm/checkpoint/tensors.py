@@ -23,15 +23,19 @@ FLOAT_TYPES = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.flo
 """Types of the numbers that a checkpoint may hold."""
 
 
-def empty_model(config: XLMConfig) -> XLMWithLMHeadModel:
+def empty_model(config: XLMConfig, kind: type[XLMWithLMHeadModel] = XLMWithLMHeadModel) -> XLMWithLMHeadModel:
     """A model without memory for its weights (on torch's ``meta`` device), for shapes and for assigning into.
+
+    Args:
+        config: The architecture.
+        kind: Class of the model.
 
     Raises:
         ConfigError: The sizes are larger than a tensor can be.
     """
     try:
         with torch.device("meta"):
-            return XLMWithLMHeadModel(config)
+            return kind(config)
     except (RuntimeError, OverflowError) as error:
         raise ConfigError(
             "the configuration makes no tensors", where="sizes", found=str(error).split("\n")[0]
