@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from xlm._arguments import check_count, check_flags
 from xlm.distributed.columns import check_free, column_of, texts_of, with_columns
 from xlm.distributed.worker_model import WorkerModel
 from xlm.errors import InputError, XLMError
@@ -64,6 +65,8 @@ class Generator:
         threads: int | None = None,
         **options: Any,
     ) -> None:
+        check_flags(greedy=greedy)
+        check_count(num_beams=num_beams, batch_size=batch_size)
         if seed is not None and line_column is None:
             raise InputError(
                 "a seed needs the numbers of the prompts, which the draws depend on too",

@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from xlm.errors import DependencyError, InputError, warn_caller
+from xlm._arguments import check_count, check_flags
+from xlm.errors import DependencyError, warn_caller
 from xlm.model.opening import made_fast, open_model
 from xlm.scoring.score import score
 from xlm.scoring.scorer import Scorer
@@ -71,8 +72,7 @@ class XLMForHarness(LM):  # type: ignore[misc]
         max_gen_toks: int = 64,
     ) -> None:
         super().__init__()
-        if not isinstance(closing, bool):
-            raise InputError("closing is wrong", where="closing", found=repr(closing), expected="true or false")
+        check_flags(closing=closing)
         if device == _DEFAULT_DEVICE and not torch.cuda.is_available():
             warn_caller(f"there is no CUDA here; computing on the CPU instead of {device}")
             device = None
@@ -164,8 +164,8 @@ def _count(**argument: object) -> int:
     ((name, value),) = argument.items()
     if isinstance(value, str) and value.isdecimal():
         value = int(value)
-    if type(value) is not int or value < 1:
-        raise InputError(f"{name} is wrong", where=name, found=repr(value), expected="a whole number of at least 1")
+    check_count(**{name: value})
+    assert isinstance(value, int)
     return value
 
 
