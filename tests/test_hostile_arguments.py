@@ -10,12 +10,10 @@ import importlib
 import inspect
 import itertools
 import re
-import signal
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy
@@ -25,6 +23,7 @@ import torch
 import xlm
 from tests.conftest import REPOSITORY
 from tests.demo_files import write_demo_files
+from tests.waiting import at_most
 from xlm import XLMCache, XLMConfig, XLMError, XLMTokenizer, XLMWithLMHeadModel, convert, score
 from xlm.model.decoding.options import DecodingOptions
 
@@ -90,7 +89,7 @@ def good_arguments(world: World) -> Functions:
     hidden = torch.zeros(1, 2, config.emb_dim)
     small: dict[str, Any] = {"vocab_size": 20, "emb_dim": 4, "n_layers": 1, "n_heads": 1}
     scored = {"model": model, "tokenizer": tokenizer, "lang": "en"}
-    prompt = {"input_ids": ids, "langs": "en", "max_new_tokens": 3}
+    prompt = {"input_ids": ids, "langs": "en", "max_new_tokens": 3, "do_sample": True}
     frame = pandas.DataFrame({"text": ["The small dog"]})
     step = {"model": str(world.directory), "lang": "en"}
     batch = pyarrow.table(frame)
@@ -244,17 +243,11 @@ def call(function: Callable[..., Any], arguments: dict[str, Any]) -> None:
 
 @pytest.fixture(autouse=True)
 def no_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """In a directory of its own, with an end to what waits."""
-
-    def too_long(number: int, frame: FrameType | None) -> None:
-        raise TimeoutError(f"more than {SECONDS} seconds")
-
+    """In a directory of its own, with an end to what waits, and torch's threads as they were."""
     monkeypatch.chdir(tmp_path)
-    threads, before = torch.get_num_threads(), signal.signal(signal.SIGALRM, too_long)
-    signal.alarm(SECONDS)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, before)
+    threads = torch.get_num_threads()
+    with at_most(SECONDS):
+        yield
     torch.set_num_threads(threads)
 
 
@@ -269,7 +262,6 @@ def test_each_public_function_has_good_arguments(good_arguments: Functions) -> N
 
 
 KNOWN: dict[str, tuple[str, ...]] = {
-    "DecodingOptions.checked": ("config", "early_stopping"),
     "Generator": ("model", "preset", "codes"),
     "Scorer": ("model", "preset", "codes", "too_long"),
     "Tokenizer": ("model", "preset", "codes"),
@@ -284,23 +276,20 @@ KNOWN: dict[str, tuple[str, ...]] = {
     "XLMTokenizer.convert_tokens_to_string": ("tokens",),
     "XLMTokenizer.decode": ("skip_special_tokens", "detokenize"),
     "XLMTokenizer.encode": ("add_special_tokens", "truncation"),
-    "XLMTokenizer.encode_batch": ("texts", "workers", "add_special_tokens"),
-    "XLMTokenizer.encode_stream": ("texts", "workers", "add_special_tokens"),
+    "XLMTokenizer.encode_batch": ("texts", "add_special_tokens"),
+    "XLMTokenizer.encode_stream": ("texts", "add_special_tokens"),
     "XLMTokenizer.from_codes": ("codes", "vocab", "lang2id", "preset", "preset_without_lang"),
     "XLMTokenizer.from_pretrained": ("name_or_path", "preset", "codes", "preset_without_lang"),
     "XLMTokenizer.save_pretrained": ("directory",),
     "XLMTokenizer.tokenize_batch": ("texts",),
     "XLMWithLMHeadModel": ("config",),
-    "XLMWithLMHeadModel.continuations": ("max_new_tokens", "early_stopping"),
     "XLMWithLMHeadModel.for_inference": ("weights",),
     "XLMWithLMHeadModel.forward": ("cache", "output_hidden_states", "output_attentions"),
     "XLMWithLMHeadModel.from_pretrained": ("name_or_path", "dtype", "device"),
-    "XLMWithLMHeadModel.generate": ("max_new_tokens", "early_stopping"),
     "XLMWithLMHeadModel.hidden": ("cache",),
     "XLMWithLMHeadModel.logits": ("hidden",),
     "XLMWithLMHeadModel.new_cache": ("batch_size", "capacity"),
     "XLMWithLMHeadModel.save_pretrained": ("directory",),
-    "XLMWithLMHeadModel.stream": ("max_new_tokens", "early_stopping"),
     "convert": ("source", "target", "to", "dtype"),
     "perplexity": ("model", "tokenizer", "texts", "lang", "protocol"),
     "score": ("model", "tokenizer", "texts", "ranks", "entropies", "too_long"),

@@ -80,7 +80,6 @@ class Generator:
         tokenizer = opened.tokenizer()
         network = opened.fast(opened.network(), few_rows=True)
         chosen = decoding_options(greedy=greedy, num_beams=num_beams, **options)
-        DecodingOptions.checked(network.config, **chosen)
         self._continuer = Continuer(network, tokenizer, lang=lang, continuation_lang=continuation_lang, options=chosen)
         pyarrow, _ = import_pyarrow()
         text, whole, real = pyarrow.string(), pyarrow.int64(), pyarrow.float64()
