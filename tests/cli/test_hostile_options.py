@@ -181,7 +181,7 @@ def test_hostile_values(
     assert not failures
 
 
-def keys_of(part: type, prefix: str = "") -> Iterator[str]:
+def keys_of(part: Any, prefix: str = "") -> Iterator[str]:
     """The keys of a configuration, such as ``run.updates``."""
     for field in dataclasses.fields(part):
         factory: Any = field.default_factory
