@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from xlm.cli._texts import split_language
+from xlm.cli._texts import printable, split_language
 
 
 @click.command(short_help="Text to BPE codes and a vocabulary.")
@@ -76,7 +76,7 @@ def command(
             warnings.append(f"no vocabulary file can hold {len(left_out)} pieces, left out: {shown}")
     for warning in warnings:
         click.echo(f"warning: {warning}", err=True)
-    click.echo("\n".join(done))
+    click.echo(printable("\n".join(done)))
 
 
 def _show(where: str, what: str, number: int) -> None:

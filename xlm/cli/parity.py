@@ -9,6 +9,7 @@ from typing import BinaryIO
 import click
 
 from xlm.cli._lines import read_lines
+from xlm.cli._texts import printable
 
 
 @click.command(short_help="Check a model against the original's recorded numbers, or against transformers.")
@@ -42,6 +43,6 @@ def command(model: str, reference: Path | None, text: BinaryIO | None, lang: str
     else:
         texts = None if text is None else [line for _, line in read_lines(text)]
         report = against_transformers(model, texts=texts, lang=lang)
-    click.echo(str(report))
+    click.echo(printable(report))
     if not report.holds:
         sys.exit(1)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from xlm.cli._texts import by_language
+from xlm.cli._texts import by_language, printable
 
 
 @click.command(short_help="Raw text to files of ids, for training.")
@@ -72,7 +72,8 @@ def command(
     for split, by_name in index.splits.items():
         for language, text in by_name.items():
             unknown = sum(shard.unknown for shard in text.shards)
-            click.echo(f"{split} {language}: {text.lines:,} lines, {text.tokens:,} tokens, {unknown:,} unknown")
+            found = f"{text.lines:,} lines, {text.tokens:,} tokens, {unknown:,} unknown"
+            click.echo(printable(f"{split} {language}: {found}"))
 
 
 def _show(split: str, language: str, lines: int, tokens: int) -> None:

@@ -11,7 +11,7 @@ from xlm.distributed.work import Lines, Step, TextStep, check_same, elsewhere
 from xlm.distributed.worker_model import WorkerModel
 from xlm.errors import InputError, XLMError
 from xlm.generation.continuer import Continuer, Prompt, decoding_options, refused_prompt
-from xlm.model.decoding.options import DecodingOptions, derived_seed
+from xlm.model.decoding.options import derived_seed
 from xlm.scoring.rows import Row
 from xlm.scoring.signature import Signature, model_digest, signature
 
@@ -77,7 +77,6 @@ class GenerateWork:
         digest = model_digest(network)
         fast = opened.fast(network, few_rows=True)
         options = decoding_options(**self.options)
-        DecodingOptions.checked(fast.config, **options)
         continuer = Continuer(
             fast, tokenizer, lang=opened.lang, continuation_lang=self.continuation_lang, options=options
         )

@@ -10,7 +10,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from xlm.errors import XLMError
-from xlm.model.decoding.options import derived_seed
+from xlm.model.decoding.options import DecodingOptions, derived_seed
 from xlm.model.decoding.result import Continuation
 from xlm.model.lm import XLMWithLMHeadModel
 from xlm.tokenizer.continued import ContinuedText, prompt_ids
@@ -78,6 +78,7 @@ class Continuer:
         options: Of ``XLMWithLMHeadModel.generate``, by name; no languages and no seed.
 
     Raises:
+        InputError: A wrong option.
         LanguageError: A language that the model does not have.
     """
 
@@ -90,6 +91,7 @@ class Continuer:
         continuation_lang: str | None = None,
         options: Mapping[str, Any],
     ) -> None:
+        DecodingOptions.checked(network.config, **options)
         self._network, self._tokenizer, self._lang = network, tokenizer, lang
         self._continuation_lang = lang if continuation_lang is None else continuation_lang
         self.sequences: int = options.get("num_return_sequences", 1)

@@ -91,6 +91,8 @@ class DecodingOptions:
         Raises:
             InputError: An unknown option, a value out of range, or two that contradict each other.
         """
+        if not isinstance(config, XLMConfig):
+            raise InputError("this is not a configuration", where="config", found=type(config), expected="XLMConfig")
         known = {field.name for field in dataclasses.fields(cls)}
         if not options.keys() <= known:
             raise InputError(
@@ -145,8 +147,8 @@ class DecodingOptions:
         seeds = self.seed if isinstance(self.seed, Sequence) else () if self.seed is None else (self.seed,)
         rules = [
             *(
-                (name, _whole(getattr(self, name), at_least=1), "a whole number from 1 to 2**63 - 1")
-                for name in _COUNTS
+                (name, _whole(getattr(self, name), at_least=1) and getattr(self, name) <= most, f"from 1 to {most:,}")
+                for name, most in _COUNTS.items()
             ),
             (
                 "min_new_tokens",
@@ -157,8 +159,7 @@ class DecodingOptions:
             *((name, isinstance(getattr(self, name), bool), "true or false") for name in ("do_sample", "cuda_graphs")),
             (
                 "early_stopping",
-                isinstance(self.early_stopping, bool)
-                or (isinstance(self.early_stopping, str) and self.early_stopping == "never"),
+                isinstance(self.early_stopping, bool | str) and self.early_stopping in (True, False, "never"),
                 "true, false or 'never'",
             ),
             *(
@@ -262,7 +263,8 @@ def derived_seed(seed: int, row: int) -> int:
     return int.from_bytes(digest, "big") >> 1
 
 
-_COUNTS = ("max_new_tokens", "num_beams", "num_return_sequences")
+# The most rows that run together, and else what tensors can be as large as.
+_COUNTS = {"max_new_tokens": 2**31 - 1, "num_beams": 2**31 - 1, "num_return_sequences": 2**16}
 _FACTORS = ("temperature", "repetition_penalty")
 
 
