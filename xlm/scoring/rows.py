@@ -80,7 +80,7 @@ class Corpus:
         """Files that end before their time, as far as they were read."""
         self.warnings: list[str] = []
         """What was left out of files, as far as they were read."""
-        self._forms = [form or _form_of(file.path) for file in self._files]
+        self._forms = [form or form_of(file.path) for file in self._files]
         self._column = column or "text"
         self._done = 0  # bytes, or rows of Parquet
         self._at: Any = None  # says how far the open file is read
@@ -99,10 +99,16 @@ class Corpus:
                 if file.path == STDIN or _zipped(file.path):
                     raise InputError("Parquet is read from plain files only", where=file.name)
 
-    def place(self, row: Row) -> str:
-        """Where a row is, for messages: its file, and its number, which in tables is no number of a line."""
+    def place(self, number: int, *, file: str | None = None) -> str:
+        """Return where a row is, for messages: its file and its number, which in a table is no number of a line.
+
+        Args:
+            number: Of the row.
+            file: Name of its file; ``None`` for the first.
+        """
+        name = self._files[0].name if file is None else file
         lines = {"text", "jsonl"}.issuperset(self._forms)
-        return f"{'standard input' if row.file == '-' else row.file}, {'line' if lines else 'row'} {row.number}"
+        return f"{'standard input' if name == '-' else name}, {'line' if lines else 'row'} {number}"
 
     @property
     def sizes(self) -> list[tuple[str, int]]:
@@ -139,28 +145,37 @@ class Corpus:
         Raises:
             InputError: A row has no text, or a file cannot be read to its end; after the rows before it.
         """
-        for row in islice(self, skip, None):
-            if row.text is not None:
-                yield row.text
-                continue
-            problem = row.problem or ""
-            if self.damaged:
-                raise InputError(
-                    "the file cannot be read to its end",
-                    where=self.place(row),
-                    found=problem.removeprefix(_DAMAGED),
-                    remedy="fetch or make it again",
-                )
-            remedy = "convert the text, for example: iconv -f LATIN1 -t UTF-8" if "UTF-8" in problem else None
-            raise InputError(
-                "a row cannot be read", where=self.place(row), found=problem, expected="UTF-8 text", remedy=remedy
+        for name, number, text, problem in islice(self._records(), skip, None):
+            if text is not None:
+                yield text
+            else:
+                raise self._error(number, problem or "", name)
+
+    def _error(self, number: int, problem: str, name: str) -> InputError:
+        if self.damaged:
+            return InputError(
+                "the file cannot be read" if number == 1 else f"the file cannot be read behind row {number - 1:,}",
+                where="standard input" if name == "-" else name,
+                found=problem.removeprefix(_DAMAGED),
             )
+        return InputError(
+            "a row cannot be read",
+            where=self.place(number, file=name),
+            found=problem,
+            expected="UTF-8 text",
+            remedy="convert the text, for example: iconv -f LATIN1 -t UTF-8" if "UTF-8" in problem else None,
+        )
 
     def close(self) -> None:
         """Closes the file that is being read, for who does not take all rows."""
         self._open.close()
 
     def __iter__(self) -> Iterator[Row]:
+        for name, number, text, problem in self._records():
+            yield Row(file=name, number=number, text=text, problem=problem)
+
+    def _records(self) -> Iterator[tuple[str, int, str | None, str | None]]:
+        """The fields of each row: for who wants the texts alone, a ``Row`` would be half of the time."""
         self.damaged.clear()
         self.warnings.clear()
         self._done, self._at = 0, None
@@ -168,7 +183,7 @@ class Corpus:
             name, number, problem = file.name, 0, None
             try:
                 for number, (text, wrong) in enumerate(self._texts(file, kind), start=1):
-                    yield Row(file=name, number=number, text=text, problem=wrong)
+                    yield name, number, text, wrong
             except FileNotFoundError:
                 problem = "the file is gone"
             except _DAMAGE as error:
@@ -177,7 +192,7 @@ class Corpus:
             self._done += file.size()
             if problem is not None:
                 self.damaged.append(name)
-                yield Row(file=name, number=number + 1, problem=problem)
+                yield name, number + 1, None, problem
 
     def _texts(self, file: InputFile, kind: str) -> Iterator[tuple[str | None, str | None]]:
         with ExitStack() as self._open:
@@ -227,7 +242,8 @@ def _zipped(path: PurePath) -> bool:
     return path.suffix.lower() == ".gz"
 
 
-def _form_of(path: PurePath) -> str:
+def form_of(path: PurePath) -> str:
+    """Return which of ``FORMATS`` a file is, by its name."""
     suffix = path.with_suffix("").suffix if _zipped(path) else path.suffix
     return _SUFFIXES.get(suffix.lower(), "text")
 
