@@ -99,11 +99,8 @@ COMMANDS = {
     "prepare": run_prepare,
     "learn-bpe": run_learn_bpe,
 }
-STREAMING = (
-    "score",
-    "tokenize",
-    "generate",
-)  # whose output is a line for a line: what is read comes out before an error
+STREAMING = ("score", "tokenize", "generate")
+"""Commands that write what they have read before they show an error."""
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -116,9 +113,10 @@ def test_every_form_gives_what_plain_lines_give(name: str, invoke: Invoke, model
         assert "warning" not in result.stderr
         return found
 
-    expected = run("a.txt")
+    first, *others = FORMS
+    expected = run(first)
     assert expected
-    for form in FORMS:
+    for form in others:
         assert run(form) == expected, form
 
 
@@ -216,7 +214,7 @@ def test_no_rows_out_of_some_bytes_is_an_error(
         options = ("--input-format", form.removeprefix("a.").replace("txt", "text"))
         result = invoke(name, model, "--lang", "en", *options, input=data)
         assert result.exit_code == 1
-        assert said.format(file="-" if "," in said or "No" in said else "-") in result.stderr
+        assert said.format(file="standard input") in result.stderr
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -108,7 +108,7 @@ class Corpus:
         """
         name = self._files[0].name if file is None else file
         lines = {"text", "jsonl"}.issuperset(self._forms)
-        return f"{'standard input' if name == '-' else name}, {'line' if lines else 'row'} {number}"
+        return f"{_shown(name)}, {'line' if lines else 'row'} {number}"
 
     @property
     def sizes(self) -> list[tuple[str, int]]:
@@ -155,7 +155,7 @@ class Corpus:
         if self.damaged:
             return InputError(
                 "the file cannot be read" if number == 1 else f"the file cannot be read behind row {number - 1:,}",
-                where="standard input" if name == "-" else name,
+                where=_shown(name),
                 found=problem.removeprefix(_DAMAGED),
             )
         return InputError(
@@ -223,19 +223,24 @@ class Corpus:
             yield text, problem
 
     def _parsed(self, file: BinaryIO, kind: str, source: InputFile) -> Iterator[tuple[str | None, str | None]]:
+        name = _shown(source.name)
         if kind in ("csv", "tsv"):
             # Latin-1, in which a character is a byte: what is not UTF-8 costs one row.
             characters = io.TextIOWrapper(file, "latin-1", newline="")
             self._open.callback(characters.detach)  # else it closes standard input
-            lines = _from_start(table_lines(characters, longest=_LONGEST_ROW), source.name, blank=b"\n")
-            yield from (_csv if kind == "csv" else _tsv)(lines, self._column, source.name)
+            lines = _from_start(table_lines(characters, longest=_LONGEST_ROW), name, blank=b"\n")
+            yield from (_csv if kind == "csv" else _tsv)(lines, self._column, name)
             return
-        for line in _from_start(_lines(file), source.name):
+        for line in _from_start(_lines(file), name):
             text, problem = _decoded(line)
             if text is None or kind == "text":
                 yield text, problem
             else:
                 yield _of_json(text, self._column)
+
+
+def _shown(name: str) -> str:
+    return "standard input" if name == "-" else name
 
 
 def _zipped(path: PurePath) -> bool:
