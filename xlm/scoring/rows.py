@@ -162,7 +162,6 @@ class Corpus:
             "a row cannot be read",
             where=self.place(number, file=name),
             found=problem,
-            expected="UTF-8 text",
             remedy="convert the text, for example: iconv -f LATIN1 -t UTF-8" if "UTF-8" in problem else None,
         )
 
@@ -275,7 +274,7 @@ def _from_start(lines: Iterator[bytes], name: str, *, blank: bytes = b"") -> Ite
     for first in lines:
         if first.startswith(_MARKS_OF_UTF_16):
             raise InputError(
-                "the file is no UTF-8",
+                "the file is not UTF-8",
                 where=name,
                 found="the byte order mark of UTF-16",
                 expected="UTF-8",
