@@ -11,6 +11,7 @@ import gzip
 import io
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from typing import IO
@@ -19,7 +20,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from xlm.errors import DependencyError, InputError
+from xlm.errors import DependencyError, InputError, XLMWarning
 from xlm.scoring import rows as rows_module
 from xlm.scoring.input_files import LocalFile
 from xlm.scoring.rows import Corpus, Row
@@ -341,6 +342,32 @@ def test_plain_text_has_no_columns(tmp_path: Path) -> None:
         Corpus([tmp_path / "a.txt"], column="text")
 
 
+def test_what_stands_behind_gzip_data_is_said(tmp_path: Path) -> None:
+    whole = gzip.compress(b"one\ntwo\n")
+    for form, data in (("a.txt.gz", whole), ("a.csv.gz", gzip.compress(b"text\none\ntwo\n"))):
+        path = tmp_path / form
+        path.write_bytes(data + b"garbage")
+        corpus = Corpus([path, written(tmp_path / "b.txt.gz", b"three")])
+        said = f"{path}: 7 bytes at byte {len(data)}, behind the gzip data, are left out"
+        for _ in range(2):
+            with pytest.warns(XLMWarning, match=re.escape(said)):
+                assert [row.text for row in corpus] == ["one", "two", "three"]
+            assert corpus.warnings == [said]
+        assert corpus.damaged == []
+
+
+def test_text_whose_only_line_ends_are_carriage_returns_is_one_row_and_said(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.txt", b"A dog.\rA cat.\r")
+    with pytest.warns(XLMWarning, match="one row"):
+        assert read(path) == ["A dog.\rA cat.\r"]
+    path = written(tmp_path / "a.jsonl", b'{"text": "A dog."}\r{"text": "A cat."}\r')
+    with pytest.warns(XLMWarning, match="one row"):
+        assert read(path) == [None]
+    read(written(tmp_path / "b.txt", b"A dog.\r"))  # without a warning, which would be an error here
+    read(written(tmp_path / "c.txt", b"A dog.\rA cat.\nA cow.\n"))
+
+
+@pytest.mark.filterwarnings("ignore::xlm.errors.XLMWarning")
 @settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.binary(max_size=60) | st.text(st.sampled_from('a,"\n\r\t{}:[]\x00')).map(str.encode))
 @pytest.mark.parametrize("form", ["text", "jsonl", "csv", "tsv"])

@@ -50,7 +50,8 @@ class Corpus:
     """The rows of several files, one after the other.
 
     A file that ends in ``.gz`` is decompressed. A line ends at a line feed, with or without a carriage return in front;
-    in tables also at carriage returns alone, where the header ends at one. Text is one row a line; JSON lines are one
+    in tables also at carriage returns alone, where the header ends at one. A text with no other line ends is one row,
+    which a warning says. Text is one row a line; JSON lines are one
     object a line; CSV has a header and may quote, and a quoted cell may hold line ends (see ``csv_records``); TSV has a
     header, is split at tabs and never quotes; Parquet needs pyarrow. All text is UTF-8; a byte order mark at the start
     of a file is dropped. Each iteration reads the files anew, standard input only once.
@@ -230,12 +231,16 @@ class Corpus:
             lines = _from_start(table_lines(characters, longest=_LONGEST_ROW), name, blank=b"\n")
             yield from (_csv if kind == "csv" else _tsv)(lines, self._column, name)
             return
+        count, line = 0, b""
         for line in _from_start(_lines(file), name):
+            count += 1
             text, problem = _decoded(line)
             if text is None or kind == "text":
                 yield text, problem
             else:
                 yield _of_json(text, self._column)
+        if count == 1 and b"\r" in line.rstrip(b"\r"):
+            self._warn(f"{name}: all of it is one row, for it has carriage returns and no line feed between its lines")
 
 
 def _shown(name: str) -> str:
