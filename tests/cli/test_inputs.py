@@ -297,8 +297,8 @@ def test_inputs_of_public_reports(name: str, invoke: Invoke, model: Path, refere
     run = COMMANDS[name]
     expected = run(invoke, model, cases / "lf.txt", tmp_path / "lf")[1]
     assert expected
-    for file in ("crlf.txt", "cr.csv", "cr.tsv"):
-        result, found = run(invoke, model, cases / file, tmp_path / file)
+    for same in ("crlf.txt", "cr.csv", "cr.tsv"):
+        result, found = run(invoke, model, cases / same, tmp_path / same)
         assert result.exit_code == 0
         assert found == expected
     result, _ = run(invoke, model, cases / "open_quote.csv", tmp_path / "open_quote")
