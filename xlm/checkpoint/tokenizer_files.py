@@ -165,7 +165,7 @@ def _from_original(path: Path, codes: Path | None, settings: dict[str, Any]) -> 
 
 def _from_directory(directory: Path, codes: Path | None, settings: dict[str, Any]) -> XLMTokenizer:
     needed = (VOCABULARY_FILE,) if codes is not None else (VOCABULARY_FILE, _MERGES)
-    missing = [name for name in needed if not (directory / name).exists()]
+    missing = [name for name in needed if not _is_there(directory / name)]
     if missing:
         raise VocabularyError(
             "The directory does not hold a tokenizer",
@@ -176,7 +176,7 @@ def _from_directory(directory: Path, codes: Path | None, settings: dict[str, Any
             + (", or pass codes=FILE with its byte-pair codes" if _MERGES in missing else ""),
         )
     config_path = directory / _CONFIG
-    config = read_json_object(config_path) if config_path.exists() else {}
+    config = read_json_object(config_path) if _is_there(config_path) else {}
     vocabulary = Vocabulary.from_json(directory / VOCABULARY_FILE)
     _check_languages(directory, config)
     merges_path = directory / _MERGES if codes is None else codes
@@ -201,10 +201,15 @@ def _from_directory(directory: Path, codes: Path | None, settings: dict[str, Any
         raise _wrong(path, str(error.where), error.found, error.expected) from error
 
 
+def _is_there(path: Path) -> bool:
+    """Return whether something has this name, a link that leads nowhere included: that is no file to do without."""
+    return os.path.lexists(path)
+
+
 def _check_languages(directory: Path, config: Mapping[str, Any]) -> None:
     """Raises when the directory's two files give a language different ids: the model would take one for another."""
     path = directory / "config.json"
-    of_model = read_json_object(path).get("lang2id") if path.is_file() else None
+    of_model = read_json_object(path).get("lang2id") if _is_there(path) else None
     of_tokenizer = config.get("lang2id")
     if of_model and of_tokenizer and of_model != of_tokenizer:
         raise VocabularyError(
@@ -229,9 +234,9 @@ def _saved_settings(directory: Path, config: Mapping[str, Any], vocabulary: Voca
         }
         _check_added(path, added, vocabulary)
     else:  # what transformers wrote before 4.34; it reads these files only then
-        if (special_path := directory / _SPECIAL_TOKENS_MAP).exists():
+        if _is_there(special_path := directory / _SPECIAL_TOKENS_MAP):
             values |= read_json_object(special_path)
-        if (added_path := directory / _ADDED_TOKENS).exists():
+        if _is_there(added_path := directory / _ADDED_TOKENS):
             _check_added(added_path, {str(i): token for token, i in read_json_object(added_path).items()}, vocabulary)
     # Its name in transformers 5.x, which writes both, and an empty object where it was not set.
     if values.get("extra_special_tokens"):
@@ -280,7 +285,7 @@ def _object(path: Path, config: Mapping[str, Any], name: str) -> dict[str, Any]:
 def _file_of(directory: Path, config: Mapping[str, Any], name: str) -> Path:
     """Returns the file that a saved setting stands in."""
     special = directory / _SPECIAL_TOKENS_MAP
-    in_special = "added_tokens_decoder" not in config and special.exists() and name in read_json_object(special)
+    in_special = "added_tokens_decoder" not in config and _is_there(special) and name in read_json_object(special)
     return special if in_special else directory / _CONFIG
 
 
