@@ -223,6 +223,27 @@ def test_a_checkpoint_of_the_original_needs_codes_and_is_cased(reference: Path, 
     assert overridden.bos_token == "</s>"  # as the model was trained
 
 
+class Mine(XLMTokenizer):
+    """A subclass, as a user writes one."""
+
+    def tokenize(self, text: str, lang: str | None = None) -> list[str]:
+        return ["mine", *super().tokenize(text, lang)]
+
+
+def test_a_subclass_gets_itself_back(saved: Path, tmp_path: Path) -> None:
+    VOCABULARY.to_words(tmp_path / "vocab")
+    write_codes(tmp_path / "codes", MERGES)
+    from_files = Mine.from_codes(tmp_path / "codes", tmp_path / "vocab", lang2id=LANG2ID)
+    for mine in (Mine.from_pretrained(saved), Mine.from_pretrained(saved, preset="original"), from_files):
+        assert type(mine) is Mine
+        assert mine.tokenize("the", lang="en") == ["mine", "the</w>"]
+
+
+def test_a_subclass_gets_itself_back_from_a_checkpoint_of_the_original(reference: Path) -> None:
+    path = reference / "checkpoints/clm_ende_multi30k/clm_ende_multi30k.pth"
+    assert type(Mine.from_pretrained(path, codes=reference / "published/codes_ende")) is Mine
+
+
 def test_a_file_that_is_no_checkpoint_is_said(tmp_path: Path) -> None:
     write_codes(tmp_path / "codes", MERGES)
     for content in (b"", b"no checkpoint", pickle.dumps({"a": 1})):

@@ -31,7 +31,7 @@ def read_regular(path: Path, *, error: type[XLMError], most: int = MOST_BYTES) -
         kind = path.stat().st_mode  # before it is opened: that alone can set a device going
         if stat.S_ISREG(kind):
             # Something else may have taken the name meanwhile: not to wait for a pipe, and to look again.
-            with open(path, "rb", opener=_open_at_once) as file:  # noqa: PTH123  Path.open takes no opener
+            with open(path, "rb", opener=_open_at_once) as file:
                 kind = os.fstat(file.fileno()).st_mode
                 data = file.read(most + 1) if stat.S_ISREG(kind) and os.fstat(file.fileno()).st_size <= most else None
     except (OSError, ValueError) as cause:  # ValueError: a null character in the name

@@ -56,6 +56,7 @@ def load_tokenizer(
     preset: str | None = None,
     codes: str | os.PathLike[str] | None = None,
     hub: HubOptions | None = None,
+    kind: type[XLMTokenizer] = XLMTokenizer,
     **settings: Any,
 ) -> XLMTokenizer:
     """Returns the tokenizer of a transformers directory, of an original ``.pth``, of a bundled model or of a hub id.
@@ -66,6 +67,7 @@ def load_tokenizer(
             ``"transformers"`` for a directory. ``"original"`` brings its own settings where another was saved.
         codes: fastBPE's codes, instead of ``merges.txt``; a ``.pth`` holds none, so it needs them.
         hub: How to fetch from the hub.
+        kind: The class to make: ``XLMTokenizer`` or a subclass.
         **settings: Any other keyword argument of ``XLMTokenizer``, instead of what was saved.
 
     Raises:
@@ -84,12 +86,17 @@ def load_tokenizer(
         settings["preset"] = preset
     path, merges_path = find_model(name_or_path, TOKENIZER, hub), None if codes is None else Path(codes)
     if path.is_dir():
-        return _from_directory(path, merges_path, settings)
-    return _from_original(path, merges_path, settings)
+        return _from_directory(path, merges_path, kind, settings)
+    return _from_original(path, merges_path, kind, settings)
 
 
 def original_tokenizer(
-    vocabulary: Vocabulary, lang2id: Mapping[str, int], codes: Path, **settings: Any
+    vocabulary: Vocabulary,
+    lang2id: Mapping[str, int],
+    codes: Path,
+    *,
+    kind: type[XLMTokenizer] = XLMTokenizer,
+    **settings: Any,
 ) -> XLMTokenizer:
     """Returns the tokenizer of an original checkpoint whose dictionary has been read already.
 
@@ -97,6 +104,7 @@ def original_tokenizer(
         vocabulary: Its dictionary.
         lang2id: Its languages.
         codes: fastBPE's codes.
+        kind: As for ``load_tokenizer``.
         **settings: Keyword arguments of ``XLMTokenizer``, instead of the original's ways.
 
     Raises:
@@ -105,7 +113,7 @@ def original_tokenizer(
     """
     merges = read_codes(codes)
     check_merges(vocabulary, merges, codes)
-    return XLMTokenizer(vocabulary, merges, **{**_ORIGINAL_SETTINGS, "lang2id": dict(lang2id), **settings})
+    return kind(vocabulary, merges, **{**_ORIGINAL_SETTINGS, "lang2id": dict(lang2id), **settings})
 
 
 def has_tokenizer(path: Path) -> bool:
@@ -147,7 +155,7 @@ def _write_json(path: Path, value: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
 
 
-def _from_original(path: Path, codes: Path | None, settings: dict[str, Any]) -> XLMTokenizer:
+def _from_original(path: Path, codes: Path | None, kind: type[XLMTokenizer], settings: dict[str, Any]) -> XLMTokenizer:
     if codes is None:
         check_first_bytes(path)
         raise VocabularyError(
@@ -160,10 +168,12 @@ def _from_original(path: Path, codes: Path | None, settings: dict[str, Any]) -> 
 
     dictionary = read_dictionary(path)
     vocabulary = Vocabulary.from_dictionary(dictionary.words, dictionary.counts, where=path)
-    return original_tokenizer(vocabulary, dictionary.lang2id, codes, **settings)
+    return original_tokenizer(vocabulary, dictionary.lang2id, codes, kind=kind, **settings)
 
 
-def _from_directory(directory: Path, codes: Path | None, settings: dict[str, Any]) -> XLMTokenizer:
+def _from_directory(
+    directory: Path, codes: Path | None, kind: type[XLMTokenizer], settings: dict[str, Any]
+) -> XLMTokenizer:
     needed = (VOCABULARY_FILE,) if codes is not None else (VOCABULARY_FILE, _MERGES)
     missing = [name for name in needed if not _is_there(directory / name)]
     if missing:
@@ -193,7 +203,7 @@ def _from_directory(directory: Path, codes: Path | None, settings: dict[str, Any
             # What was saved is how transformers reads the model, not how it was trained.
             saved = {name: saved[name] for name in saved if name not in ("do_lowercase_and_remove_accent", "bos_token")}
     try:
-        return XLMTokenizer(vocabulary, merges, **{**saved, **settings})
+        return kind(vocabulary, merges, **{**saved, **settings})
     except (InputError, VocabularyError) as error:
         if error.where not in saved or error.where in settings:
             raise  # what the caller passed, not what the file holds
