@@ -205,7 +205,7 @@ def test_broken_json_names_the_file(tmp_path: Path, content: bytes, place: str) 
         (b"the 1\n<s>@@ 2\n", 2),  # would be <s>, which is there already
         (b"a 1\nb 1\na</w>@@ 1\n", 3),  # would be a</w>, which is the first word
         (b"the 1\rof x\r", 2),
-        ('{\n  "<s>": 0,\n  "</s>": 1\n}'.encode(), 2),
+        (b'{\n  "<s>": 0,\n  "</s>": 1\n}', 2),
     ],
 )
 def test_broken_words_name_the_file_and_the_line(tmp_path: Path, content: bytes, line: int) -> None:
