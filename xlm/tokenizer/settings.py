@@ -13,6 +13,7 @@ from xlm.tokenizer.bpe import BPE
 from xlm.tokenizer.merges import Merges
 from xlm.tokenizer.pipeline import Pipeline
 from xlm.tokenizer.presets import PRESETS
+from xlm.tokenizer.text_files import shortened
 from xlm.tokenizer.vocabulary import SPECIAL_TOKENS, Vocabulary
 
 SPECIAL_TOKEN_NAMES = ("bos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -185,6 +186,12 @@ class TokenizerSettings:
     def all_special_ids(self) -> list[int]:
         """The ids of ``all_special_tokens``."""
         return [self.vocabulary.ids[token] for token in self.all_special_tokens]
+
+
+def check_flag(name: str, value: object) -> None:
+    """Raise an ``InputError`` unless an argument is True or False."""
+    if not isinstance(value, bool):
+        raise InputError("this is not a flag", where=name, found=shortened(repr(value)), expected="True or False")
 
 
 def _are_language_ids(ids: Mapping[Any, Any]) -> bool:
