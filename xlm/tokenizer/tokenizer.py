@@ -49,6 +49,8 @@ class XLMTokenizer(Encoder, CorpusEncoder, Decoder):
         unk_token: Stands for a piece that is not in the vocabulary.
         mask_token: For masked language models; nothing here uses it.
         additional_special_tokens: Further tokens that are recognised in a text as they stand.
+        added_tokens: Tokens of the vocabulary that are recognised in a text as they stand without being special, or
+            with options; each a str or an ``AddedToken`` (``xlm.tokenizer.added_tokens``).
         model_max_length: How many tokens the model takes; texts are cut to it only where ``truncation`` asks for it.
 
     Raises:
