@@ -23,11 +23,10 @@ from xlm._atomic import write_text
 from xlm._io.files import read_regular
 from xlm.errors import InputError
 from xlm.scoring.stream import Ids
-from xlm.tokenizer.tokenizer import XLMTokenizer
 
 INDEX_FILE = "index.json"
 TOKENIZER_DIRECTORY = "tokenizer"
-_FORMAT = "xlm shards 1"
+_FORMAT = "xlm shards 2"
 _READ = 1 << 22
 
 
@@ -95,7 +94,7 @@ class Index:
     """What a prepared directory holds.
 
     Attributes:
-        signature: Of the tokenizer, see ``tokenizer_signature``.
+        signature: Fingerprint of the tokenizer, ``tokenizer_digest``.
         vocab_size: Tokens in its vocabulary.
         dtype: ``uint16`` or ``uint32``.
         splits: Split (``train``, ``valid``, …) to language to text.
@@ -160,21 +159,6 @@ def _text(values: dict[str, Any]) -> Text:
         if not all(type(number) is int and number >= 0 for number in (shard.lines, shard.tokens, shard.unknown)):
             raise ValueError(f"wrong counts of {shard.file!r}")
     return Text(source=Source(**values["source"]), complete=values["complete"] is True, shards=shards)
-
-
-def tokenizer_signature(tokenizer: XLMTokenizer) -> str:
-    """SHA-256 of all that decides which ids a text becomes."""
-    parts = (
-        tokenizer.vocabulary.tokens,
-        tokenizer.merges,
-        tokenizer.preset,
-        tokenizer.preset_without_lang,
-        tokenizer.do_lowercase_and_remove_accent,
-        tokenizer.unk_token,
-        tokenizer.sep_token,
-        tokenizer.lang2id,
-    )
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 class ShardSequence:
