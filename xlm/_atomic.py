@@ -137,6 +137,10 @@ def make_directory(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise write_error(path, error) from error
+    except ValueError as error:  # a null character, or half of a surrogate pair
+        raise WriteError(
+            "no directory can have this name", where=ascii(str(path)), found=error, remedy="choose another name"
+        ) from error
 
 
 def write_error(path: Path, error: OSError) -> WriteError:

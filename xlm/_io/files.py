@@ -75,6 +75,7 @@ def path_of(value: object, name: str) -> Path:
     Raises:
         InputError: It is not a path.
     """
-    if not isinstance(value, (str, os.PathLike)) or not isinstance(os.fspath(value), str):
+    text = os.fspath(value) if isinstance(value, (str, os.PathLike)) else None
+    if not isinstance(text, str):
         raise InputError("this is not a path", where=name, found=type(value).__name__, expected="a str or a Path")
-    return Path(value)
+    return Path(text)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from xlm._atomic import make_directory, write_text
+from xlm._io.files import path_of
 from xlm.checkpoint.first_bytes import check_first_bytes
 from xlm.checkpoint.hub import TOKENIZER, HubOptions
 from xlm.checkpoint.names import find_model
@@ -17,6 +18,7 @@ from xlm.errors import InputError, VocabularyError, warn_caller
 from xlm.tokenizer.added_tokens import AddedToken
 from xlm.tokenizer.merges import check_merges, read_codes, read_merges, write_merges
 from xlm.tokenizer.presets import PRESETS
+from xlm.tokenizer.settings import check_names
 from xlm.tokenizer.text_files import place_of_key, read_json_object, shortened, shown
 from xlm.tokenizer.tokenizer import SPECIAL_TOKEN_NAMES, XLMTokenizer
 from xlm.tokenizer.vocabulary import Vocabulary
@@ -79,12 +81,13 @@ def load_tokenizer(
         VocabularyError: A file is missing or broken, or the tokenizer is not XLM's.
         InputError: An unknown setting, or a wrong value.
     """
-    known = (*_OUR_SETTINGS, *_SETTINGS, _ADDED)
-    if unknown := sorted(settings.keys() - {*known}):
-        raise InputError("Unknown settings of the tokenizer", where=", ".join(unknown), expected=", ".join(known))
+    check_names(settings)
     if preset is not None:
+        if not isinstance(preset, str):
+            raise InputError("the preset is not a str", where="preset", found=type(preset).__name__, expected="str")
         settings["preset"] = preset
-    path, merges_path = find_model(name_or_path, TOKENIZER, hub), None if codes is None else Path(codes)
+    merges_path = None if codes is None else path_of(codes, "codes")
+    path = find_model(name_or_path, TOKENIZER, hub)
     if path.is_dir():
         return _from_directory(path, merges_path, kind, settings)
     return _from_original(path, merges_path, kind, settings)
@@ -129,7 +132,7 @@ def save_tokenizer(tokenizer: XLMTokenizer, directory: str | os.PathLike[str]) -
     Raises:
         WriteError: The directory or a file could not be written.
     """
-    target = Path(directory)
+    target = path_of(directory, "directory")
     make_directory(target)
     tokenizer.vocabulary.to_json(target / VOCABULARY_FILE)
     write_merges(target / _MERGES, tokenizer.merges)

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from xlm.errors import InputError
-from xlm.tokenizer.encoding import Encoding, check_form, collate, truncate, truncation_for
+from xlm.tokenizer.encoding import MOST_PADDED, Encoding, check_form, collate, truncate, truncation_for
 from xlm.tokenizer.rules import Span
 from xlm.tokenizer.settings import TokenizerSettings, check_flag
 from xlm.tokenizer.spans import word_numbers
-from xlm.tokenizer.text_files import shortened
+from xlm.tokenizer.text_files import shown
 
 
 class Encoder(TokenizerSettings):
@@ -81,7 +81,7 @@ class Encoder(TokenizerSettings):
             raise InputError(
                 "The longest length is wrong",
                 where="max_length",
-                found=shortened(repr(max_length)),
+                found=shown(max_length),
                 expected="a number of ids above 0, or None for model_max_length",
             )
         return max_length
@@ -137,6 +137,15 @@ class Encoder(TokenizerSettings):
         check_flag("return_offsets", return_offsets)
         check_form(padding, return_tensors)
         longest = self._longest(max_length)
+        if padding == "max_length" and longest > MOST_PADDED:
+            if max_length is not None:
+                raise InputError(
+                    "texts cannot be padded to this length",
+                    where="max_length",
+                    found=max_length,
+                    expected=f"at most {MOST_PADDED:,}",
+                )
+            padding = False  # as transformers takes its own value for no limit
         truncation = truncation_for(truncation, max_length=max_length, padding=padding)
         if return_offsets and (text_pair is not None or truncation):
             raise InputError(

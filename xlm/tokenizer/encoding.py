@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from xlm.errors import InputError, warn_caller
-from xlm.tokenizer.text_files import shortened
+from xlm.tokenizer.text_files import shown
 
 
 class Encoding(dict[str, Any]):
@@ -29,6 +29,9 @@ class Encoding(dict[str, Any]):
 PADDINGS = (True, False, "longest", "max_length")
 """Ways of padding; True is ``"longest"``."""
 
+MOST_PADDED = 1 << 24
+"""The longest length that texts can be padded to."""
+
 TRUNCATIONS = (True, False, None, "longest_first", "only_first", "only_second")
 """Ways of cutting texts that are too long; True is ``"longest_first"``, None cuts to a ``max_length`` that is given."""
 
@@ -47,14 +50,14 @@ def check_form(padding: bool | str, return_tensors: str | None) -> None:
         raise InputError(
             "Unknown padding",
             where="padding",
-            found=shortened(repr(padding)),
+            found=shown(padding),
             expected="True, False, 'longest' or 'max_length'",
         )
     if not isinstance(return_tensors, (str, type(None))) or return_tensors not in (None, "pt", "np"):
         raise InputError(
             "Unknown kind of tensors",
             where="return_tensors",
-            found=shortened(repr(return_tensors)),
+            found=shown(return_tensors),
             expected="'pt', 'np' or None",
         )
 
@@ -77,7 +80,7 @@ def truncation_for(truncation: bool | str | None, *, max_length: int | None, pad
         raise InputError(
             "Unknown truncation",
             where="truncation",
-            found=shortened(repr(truncation)),
+            found=shown(truncation),
             expected=" or ".join(map(repr, TRUNCATIONS)),
         )
     if truncation is None and max_length is not None and padding is False:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from dataclasses import KW_ONLY, dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import KW_ONLY, dataclass, field, fields
+from itertools import chain
 from typing import Any
 
 from xlm.errors import InputError, LanguageError, VocabularyError
@@ -13,7 +14,7 @@ from xlm.tokenizer.bpe import BPE
 from xlm.tokenizer.merges import Merges
 from xlm.tokenizer.pipeline import Pipeline
 from xlm.tokenizer.presets import PRESETS
-from xlm.tokenizer.text_files import shortened
+from xlm.tokenizer.text_files import shown
 from xlm.tokenizer.vocabulary import SPECIAL_TOKENS, Vocabulary
 
 SPECIAL_TOKEN_NAMES = ("bos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -98,7 +99,7 @@ class TokenizerSettings:
             raise InputError(
                 "A setting of the tokenizer is wrong",
                 where="added_tokens",
-                found=shortened(repr(self.added_tokens)),
+                found=shown(self.added_tokens),
                 expected="different tokens, each a str or an AddedToken",
             )
         ids = {token.content: self._id_of_special("added_tokens", token.content) for token in tokens}
@@ -109,13 +110,16 @@ class TokenizerSettings:
     def _check_settings(self) -> None:
         def check(name: str, holds: bool, expected: str) -> None:
             if not holds:
-                found = repr(getattr(self, name))
+                found = shown(getattr(self, name))
                 raise InputError("A setting of the tokenizer is wrong", where=name, found=found, expected=expected)
 
-        check("preset", self.preset in [*PRESETS], " or ".join(map(repr, PRESETS)))
+        check("vocabulary", isinstance(self.vocabulary, Vocabulary), "a Vocabulary")
+        check("merges", _are_merges(self.merges), "a list of pairs of str, each a tuple")
+        check("preset", isinstance(self.preset, str) and self.preset in PRESETS, " or ".join(map(repr, PRESETS)))
         without = self.preset_without_lang
         free = [name for name, preset in PRESETS.items() if not preset.lang_required]
-        check("preset_without_lang", without is None or without in free, " or ".join(map(repr, [None, *free])))
+        without_holds = without is None or (isinstance(without, str) and without in free)
+        check("preset_without_lang", without_holds, " or ".join(map(repr, [None, *free])))
         check("do_lowercase_and_remove_accent", isinstance(self.do_lowercase_and_remove_accent, bool), "true or false")
         length = self.model_max_length
         check("model_max_length", type(length) is int and length > 0, "a number of tokens above 0")
@@ -134,7 +138,7 @@ class TokenizerSettings:
             raise VocabularyError(
                 "A special token is not in the vocabulary",
                 where=where,
-                found=repr(token),
+                found=shown(token),
                 expected="a token of the vocabulary; adding tokens to a model is not supported",
             )
         return index
@@ -171,13 +175,13 @@ class TokenizerSettings:
 
     def _check_language(self, lang: str) -> None:
         if not isinstance(lang, str):
-            raise InputError("The language is not a str", where="lang", found=repr(lang), expected="such as 'en'")
+            raise InputError("The language is not a str", where="lang", found=shown(lang), expected="such as 'en'")
         # transformers only logs an error, and goes on with English or general rules.
         if self.lang2id and lang not in self.lang2id:
             raise LanguageError(
                 "The model does not have this language",
                 where="lang",
-                found=repr(lang),
+                found=shown(lang),
                 expected=" or ".join(map(repr, self.lang2id)),
             )
 
@@ -199,6 +203,16 @@ class TokenizerSettings:
         return dict(self.vocabulary.ids)
 
     @property
+    def eos_token(self) -> str:
+        """``</s>``, which ends every sentence; ``XLMTokenizer`` of transformers gives it no such name."""
+        return SPECIAL_TOKENS[self.eos_token_id]
+
+    @property
+    def eos_token_id(self) -> int:
+        """The id of ``</s>``."""
+        return 1
+
+    @property
     def all_special_tokens(self) -> list[str]:
         """The special tokens, each once, in the order of transformers."""
         named = (getattr(self, name) for name in SPECIAL_TOKEN_NAMES)
@@ -210,10 +224,26 @@ class TokenizerSettings:
         return [self.vocabulary.ids[token] for token in self.all_special_tokens]
 
 
+def check_names(settings: Collection[str]) -> None:
+    """Raise an ``InputError`` unless these are names of settings."""
+    known = [field.name for field in fields(TokenizerSettings) if field.init and field.kw_only]
+    if unknown := sorted({*settings}.difference(known)):
+        raise InputError("Unknown settings of the tokenizer", where=", ".join(unknown), expected=", ".join(known))
+
+
 def check_flag(name: str, value: object) -> None:
     """Raise an ``InputError`` unless an argument is True or False."""
     if not isinstance(value, bool):
-        raise InputError("this is not a flag", where=name, found=shortened(repr(value)), expected="True or False")
+        raise InputError("this is not a flag", where=name, found=shown(value), expected="True or False")
+
+
+def _are_merges(merges: object) -> bool:
+    return (
+        isinstance(merges, (list, tuple))
+        and {*map(type, merges)} <= {tuple}
+        and {*map(len, merges)} <= {2}
+        and {*map(type, chain.from_iterable(merges))} <= {str}
+    )
 
 
 def _are_language_ids(ids: Mapping[Any, Any]) -> bool:

@@ -136,9 +136,9 @@ def count_of(text: str, *, where: str, remedy: str) -> int:
     return int(text)
 
 
-def shown(text: str) -> str:
-    """Returns a text from a file as errors quote it: its beginning, where it is long."""
-    return shortened(repr(text))
+def shown(value: object) -> str:
+    """Return a text from a file, or an argument, as errors quote it: its beginning, where it is long."""
+    return shortened(repr(value))
 
 
 def shortened(value: object) -> str:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from xlm._io.files import path_of
 from xlm.tokenizer.corpus_encoder import CorpusEncoder
 from xlm.tokenizer.decoder import Decoder
 from xlm.tokenizer.encoder import Encoder
 from xlm.tokenizer.merges import check_merges, read_codes
-from xlm.tokenizer.settings import SPECIAL_TOKEN_NAMES
+from xlm.tokenizer.settings import SPECIAL_TOKEN_NAMES, check_names
 from xlm.tokenizer.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -119,11 +119,13 @@ class XLMTokenizer(Encoder, CorpusEncoder, Decoder):
 
         Raises:
             VocabularyError: A file is missing or broken, or the two are of different models.
+            InputError: An unknown setting, or a wrong value.
         """
-        values: dict[str, Any] = {"preset": "original", "lang2id": None if lang2id is None else dict(lang2id)}
-        vocabulary, merges = Vocabulary.from_words(Path(vocab)), read_codes(Path(codes))
-        check_merges(vocabulary, merges, Path(codes))
-        return cls(vocabulary, merges, **(values | settings))
+        check_names(settings)
+        codes_path, vocab_path = path_of(codes, "codes"), path_of(vocab, "vocab")
+        vocabulary, merges = Vocabulary.from_words(vocab_path), read_codes(codes_path)
+        check_merges(vocabulary, merges, codes_path)
+        return cls(vocabulary, merges, **{"preset": "original", "lang2id": lang2id, **settings})
 
     def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
         """Writes the tokenizer into a directory, made when missing, in the layout that transformers opens.

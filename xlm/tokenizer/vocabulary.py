@@ -54,6 +54,12 @@ class Vocabulary:
     ids: Mapping[str, int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.tokens, tuple) or not isinstance(self.counts, (tuple, type(None))):
+            raise VocabularyError(
+                "The tokens and counts of a vocabulary are tuples",
+                where="the vocabulary",
+                found=f"{type(self.tokens).__name__} and {type(self.counts).__name__}",
+            )
         _check_tokens(self.tokens, lambda index: f"the vocabulary, id {index}")
         ids = {token: index for index, token in enumerate(self.tokens)}
         if len(ids) != len(self.tokens):
@@ -265,6 +271,8 @@ def _check_tokens(tokens: Sequence[str], place: Callable[[int], str]) -> None:
                 remedy="use the vocabulary of an XLM model",
             )
     for index, token in enumerate(tokens):
+        if not isinstance(token, str):
+            raise VocabularyError("A token is not a str", where=place(index), found=shown(token), expected="str")
         # Half of a surrogate pair: JSON can hold it, UTF-8 and so no file of ours can.
         if not token.isascii() and any("\ud800" <= character <= "\udfff" for character in token):
             raise VocabularyError(
