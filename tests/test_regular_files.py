@@ -10,6 +10,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -44,13 +45,15 @@ def make_loop(path: Path) -> None:
     path.symlink_to(path.name)
 
 
+def make_link_to_pipe(path: Path) -> None:
+    os.mkfifo(path.with_suffix(".pipe"))
+    path.symlink_to(path.with_suffix(".pipe"))
+
+
 ODD: dict[str, tuple[Callable[[Path], None], str]] = {
     "endless": (lambda path: path.symlink_to("/dev/zero"), "a device, a pipe or a socket"),
     "a pipe": (os.mkfifo, "a device, a pipe or a socket"),
-    "a link to a pipe": (
-        lambda path: (os.mkfifo(path.with_suffix(".pipe")), path.symlink_to(path.with_suffix(".pipe")))[1],
-        "a device, a pipe or a socket",
-    ),
+    "a link to a pipe": (make_link_to_pipe, "a device, a pipe or a socket"),
     "a socket": (make_socket, "a device, a pipe or a socket"),
     "a directory": (Path.mkdir, "a directory"),
     "large": (make_large, f"more than {MOST_BYTES:,} bytes"),
@@ -120,7 +123,7 @@ def test_the_other_readers_refuse_it_too(tmp_path: Path, kind: str) -> None:
     }
     for name, (read, expected) in readers.items():
         make(tmp_path / name)
-        error = in_time(lambda read=read, path=tmp_path / name: read(path))
+        error = in_time(partial(read, tmp_path / name))
         assert isinstance(error, expected)
         if (name, kind) != (INDEX_FILE, "a link to nothing"):
             with pytest.raises(expected, match=found):

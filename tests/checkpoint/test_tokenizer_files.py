@@ -135,7 +135,7 @@ def test_old_directories_name_their_special_tokens_in_a_file_of_their_own(saved:
     assert peer.encode("the <special7>") == tokenizer.encode("the <special7>")
 
 
-ADDED = {
+ADDED: dict[str, str | AddedToken] = {
     "a word": "the</w>",
     "a piece": "do",
     "lstrip": AddedToken(content="do", lstrip=True),
@@ -259,7 +259,11 @@ def test_broken_files_are_named(saved: Path, name: str, content: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "setting", [{"clean_up_tokenization_spaces": True}, {"padding_side": "left"}, {"split_special_tokens": True}]
+    "setting",
+    [
+        *({"clean_up_tokenization_spaces": True}, {"padding_side": "left"}, {"split_special_tokens": True}),
+        {"eos_token": "<special3>"},
+    ],
 )
 def test_settings_without_effect_warn(saved: Path, setting: dict[str, Any]) -> None:
     edit(saved, "tokenizer_config.json", **setting)

@@ -149,7 +149,7 @@ def test_the_encoding_is_the_documented_one() -> None:
     line = b'{"fields":{"a":[1,2.5,null,true],"b":"\\u00e9\\ud800"},"format":2,"kind":"k"}\n'
     fields = {"b": "é\ud800", "a": (1, 2.5, None, True)}
     assert fingerprint("k", fields) == hashlib.sha256(line).hexdigest()
-    small = XLMTokenizer(Vocabulary(tokens=(*SPECIAL_TOKENS, "a")), [("a", "b")])
+    small = XLMTokenizer(Vocabulary(tokens=(*SPECIAL_TOKENS, "a")), (("a", "b"),))
     assert (
         tokenizer_digest(small) == "483092064d967e72cccd00835710905feceefe0e181921439a135ad916de8614"
     )  # in whatever process and version

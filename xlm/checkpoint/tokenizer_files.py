@@ -97,8 +97,8 @@ def original_tokenizer(
     vocabulary: Vocabulary,
     lang2id: Mapping[str, int],
     codes: Path,
-    *,
     kind: type[XLMTokenizer] = XLMTokenizer,
+    /,
     **settings: Any,
 ) -> XLMTokenizer:
     """Returns the tokenizer of an original checkpoint whose dictionary has been read already.
@@ -172,7 +172,7 @@ def _from_original(path: Path, codes: Path | None, kind: type[XLMTokenizer], set
 
     dictionary = read_dictionary(path)
     vocabulary = Vocabulary.from_dictionary(dictionary.words, dictionary.counts, where=path)
-    return original_tokenizer(vocabulary, dictionary.lang2id, codes, kind=kind, **settings)
+    return original_tokenizer(vocabulary, dictionary.lang2id, codes, kind, **settings)
 
 
 def _from_directory(
@@ -260,6 +260,9 @@ def _saved_settings(directory: Path, config: Mapping[str, Any], vocabulary: Voca
     for name, only in _FIXED.items():
         if values.get(name, only) != only:
             warn_caller(f"{path}: {name} = {values[name]!r} is not supported and has no effect")
+    eos = values.get("eos_token")
+    if (eos.get("content") if isinstance(eos, dict) else eos) not in (None, XLMTokenizer.sep_token):
+        warn_caller(f"{path}: eos_token = {shown(eos)} is not supported and has no effect")
     saved = {name: values[name] for name in _SETTINGS if values.get(name) is not None}
     options = {token.content: token for token in added.values()}
 

@@ -39,7 +39,7 @@ class TokenizerSettings:
     unk_token: str = "<unk>"
     mask_token: str = "<special1>"
     additional_special_tokens: tuple[str, ...] = SPECIAL_TOKENS[4:]
-    added_tokens: tuple[AddedToken, ...] = ()
+    added_tokens: tuple[AddedToken, ...] = ()  # given, each may be a str too
     model_max_length: int = 512
 
     bos_token_id: int = field(init=False, compare=False)
@@ -93,8 +93,9 @@ class TokenizerSettings:
 
     def _checked_added_tokens(self) -> tuple[AddedToken, ...]:
         """Return the added tokens in the order of their ids, without those that are special anyway."""
-        tokens = [AddedToken(content=token) if isinstance(token, str) else token for token in self.added_tokens]
-        contents = [getattr(token, "content", None) for token in tokens]
+        given: tuple[Any, ...] = self.added_tokens
+        tokens = [AddedToken(content=token) if isinstance(token, str) else token for token in given]
+        contents = [token.content if isinstance(token, AddedToken) else None for token in tokens]
         if not all(isinstance(content, str) and content for content in contents) or len(set(contents)) < len(tokens):
             raise InputError(
                 "A setting of the tokenizer is wrong",
