@@ -65,17 +65,23 @@ def _open_at_once(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
-def path_of(value: object, name: str) -> Path:
-    """Return an argument as a path.
+def as_path(name: str, value: object) -> Path:
+    """Return a path.
 
     Args:
-        value: The argument.
-        name: Its name, for the error.
+        name: What it is the path of, for the message.
+        value: What the caller gave.
 
     Raises:
-        InputError: It is not a path.
+        InputError: It is something else, such as a model in the place of its directory.
     """
-    text = os.fspath(value) if isinstance(value, (str, os.PathLike)) else None
-    if not isinstance(text, str):
-        raise InputError("this is not a path", where=name, found=type(value).__name__, expected="a str or a Path")
-    return Path(text)
+    try:
+        return Path(value)  # type: ignore[arg-type]
+    except TypeError as error:
+        raise InputError(
+            "this is not a path",
+            where=name,
+            found=type(value).__name__,
+            expected="a str or path",
+            remedy="a model or tokenizer in memory is saved first, and its directory given",
+        ) from error

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from xlm._io.files import path_of
+from xlm._io.files import as_path
 from xlm.errors import CheckpointError, DependencyError, HubError, InputError, XLMError, warn_caller
 
 _PART = r"[A-Za-z0-9_](?:[\w.-]*[A-Za-z0-9_])?"
@@ -51,7 +51,7 @@ class HubOptions:
 
     def __post_init__(self) -> None:
         if self.cache_dir is not None:
-            path_of(self.cache_dir, "cache_dir")
+            as_path("cache_dir", self.cache_dir)
         kinds: dict[str, tuple[type, ...]] = {
             "revision": (str, type(None)),
             "local_files_only": (bool,),

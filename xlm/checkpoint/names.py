@@ -7,7 +7,7 @@ import os
 from importlib import resources
 from pathlib import Path
 
-from xlm._io.files import path_of
+from xlm._io.files import as_path
 from xlm.checkpoint.hub import WHOLE, HubOptions, Part, as_hub_model, fetch
 from xlm.errors import CheckpointError, HubError
 
@@ -30,9 +30,9 @@ def find_model(name_or_path: str | os.PathLike[str], part: Part = WHOLE, hub: Hu
     Raises:
         CheckpointError: There is nothing of that name.
         HubError: It stands for a repository that is not there or could not be fetched.
-        InputError: A name or a revision that cannot be.
+        InputError: No name at all, or a revision that cannot be.
     """
-    path = path_of(name_or_path, "name_or_path")
+    path = as_path("the model's name", name_or_path)
     if not os.fspath(name_or_path):  # as a path it would be the current directory
         raise CheckpointError(
             "there is no such model", where="the model's name", found="an empty name", remedy="give a name or a path"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from xlm._atomic import make_directory, write_text
-from xlm._io.files import path_of
+from xlm._io.files import as_path
 from xlm.checkpoint.first_bytes import check_first_bytes
 from xlm.checkpoint.hub import TOKENIZER, HubOptions
 from xlm.checkpoint.names import find_model
@@ -86,7 +86,7 @@ def load_tokenizer(
         if not isinstance(preset, str):
             raise InputError("the preset is not a str", where="preset", found=type(preset).__name__, expected="str")
         settings["preset"] = preset
-    merges_path = None if codes is None else path_of(codes, "codes")
+    merges_path = None if codes is None else as_path("codes", codes)
     path = find_model(name_or_path, TOKENIZER, hub)
     if path.is_dir():
         return _from_directory(path, merges_path, kind, settings)
@@ -132,7 +132,7 @@ def save_tokenizer(tokenizer: XLMTokenizer, directory: str | os.PathLike[str]) -
     Raises:
         WriteError: The directory or a file could not be written.
     """
-    target = path_of(directory, "directory")
+    target = as_path("directory", directory)
     make_directory(target)
     tokenizer.vocabulary.to_json(target / VOCABULARY_FILE)
     write_merges(target / _MERGES, tokenizer.merges)

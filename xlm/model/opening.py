@@ -46,7 +46,7 @@ def check_device(*, dtype: str, device: str) -> None:
         )
 
 
-def check_presence(device: str) -> None:
+def check_presence(device: torch.device | str) -> None:
     """Refuses a device that this machine does not have.
 
     Raises:
@@ -54,7 +54,7 @@ def check_presence(device: str) -> None:
     """
     try:
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, TypeError, ValueError) as error:
         raise InputError(
             "there is no such device",
             where="device",

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from xlm._io.files import path_of
+from xlm._io.files import as_path
 from xlm.tokenizer.corpus_encoder import CorpusEncoder
 from xlm.tokenizer.decoder import Decoder
 from xlm.tokenizer.encoder import Encoder
@@ -122,7 +122,7 @@ class XLMTokenizer(Encoder, CorpusEncoder, Decoder):
             InputError: An unknown setting, or a wrong value.
         """
         check_names(settings)
-        codes_path, vocab_path = path_of(codes, "codes"), path_of(vocab, "vocab")
+        codes_path, vocab_path = as_path("codes", codes), as_path("vocab", vocab)
         vocabulary, merges = Vocabulary.from_words(vocab_path), read_codes(codes_path)
         check_merges(vocabulary, merges, codes_path)
         return cls(vocabulary, merges, **{"preset": "original", "lang2id": lang2id, **settings})

@@ -1,4 +1,4 @@
-"""Oracle: what the figures must satisfy whatever the machine; the commands on a small text."""
+"""Oracle: what the results must satisfy whatever the machine; the commands on a small text."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from benchmarks.__main__ import main
+from benchmarks.tokenizers import bench_tokenizer, bench_workers, tokenizer_directory
 from tests.demo_files import write_demo_files
 from tests.tokenizer.small import MERGES, TEXT, VOCABULARY
 from xlm import XLMTokenizer
-from xlm.bench.tokenizers import bench_tokenizer, bench_workers, tokenizer_directory
 from xlm.checkpoint.names import bundled_models
-from xlm.cli import xlm
 from xlm.errors import CheckpointError, VocabularyError
 from xlm.tokenizer.merges import write_merges
 
@@ -34,14 +34,14 @@ def test_against_transformers(files: tuple[Path, Path, Path]) -> None:
     model, text, scratch = files
     report = bench_tokenizer(scratch, model=model, texts=[text, text], rounds=1, against="transformers")
     assert f"tokenizing {2 * len(text.read_text().splitlines())} lines" in report.title
-    values = {figure.name: figure.median for figure in report.figures}
+    values = {figure.name: figure.median for figure in report.measurements}
     assert all(value > 0 for name, value in values.items() if "memory" not in name)
     assert sum("transformers" in name for name in values) == sum("encode_batch" in name for name in values) == 4
-    differing = [bar for bar in report.bars if "differ" in bar.name]
+    differing = [target for target in report.targets if "differ" in target.name]
     assert len(differing) == 2
-    assert all(bar.value == 0 and bar.holds for bar in differing)
+    assert all(target.value == 0 and target.holds for target in differing)
     # the limit is on the time of ours in times of theirs
-    ratio = next(bar for bar in report.bars if "/ transformers, all lines" in bar.name)
+    ratio = next(target for target in report.targets if "/ transformers, all lines" in target.name)
     ours, theirs = (
         next(value for name, value in values.items() if way in name and "all lines" in name)
         for way in ("encode_batch", "transformers")
@@ -54,19 +54,19 @@ def test_several_processes(files: tuple[Path, Path, Path]) -> None:
     model, text, scratch = files
     report = bench_workers(scratch, model=model, texts=[text], rounds=1, workers=2, megabytes=0.05)
     assert (scratch / "text").stat().st_size >= 50_000
-    one, two = (figure.median for figure in report.figures)
-    assert [bar.value for bar in report.bars] == [0, pytest.approx(two / one)]
-    assert report.bars[1].limit == pytest.approx(1 / 1.8)
+    one, two = (figure.median for figure in report.measurements)
+    assert [target.value for target in report.targets] == [0, pytest.approx(two / one)]
+    assert report.targets[1].limit == pytest.approx(1 / 1.8)
 
 
 def test_command(files: tuple[Path, Path, Path]) -> None:
     model, text, _ = files
-    arguments = ["bench", "tokenizer", "--model", str(model), "--text", str(text), "--rounds", "1"]
-    result = CliRunner().invoke(xlm, arguments)
+    arguments = ["tokenizer", "--model", str(model), "--text", str(text), "--rounds", "1"]
+    result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0, result.output
     assert "a loop of encode" in result.output
-    assert CliRunner().invoke(xlm, [*arguments, "--workers", "2", "--against", "transformers"]).exit_code == 2
-    assert CliRunner().invoke(xlm, ["bench", "load", "--workers", "2"]).exit_code == 2
+    assert CliRunner().invoke(main, [*arguments, "--workers", "2", "--against", "transformers"]).exit_code == 2
+    assert CliRunner().invoke(main, ["load", "--workers", "2"]).exit_code == 2
 
 
 def test_whose_tokenizer(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Tokenizing: time and memory, with the ids compared in the same run; and what further processes bring."""
+"""Time and memory of tokenizing, with the ids compared in the same run; and the speed-up of several processes."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from xlm.bench.probe import measure
-from xlm.bench.report import Bar, BenchReport, Figure, machine_facts, ratio_of_rounds
+from benchmarks.report import Measurement, Report, Target, machine_facts, ratio_of_rounds
+from benchmarks.worker import measure
 from xlm.checkpoint.hub import TOKENIZER
 from xlm.checkpoint.names import find_model
 from xlm.errors import InputError, XLMError
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
 TIME_LIMIT = 1 / 20
-"""Time of tokenizing with empty caches, in times of transformers'."""
+"""Largest time with empty caches, as a multiple of transformers'."""
 MEMORY_LIMIT = 300.0
-"""Megabytes that tokenizing may add."""
-GAIN_OF_A_WORKER = 0.9
-"""Of N processes, how many times one they must be, in N."""
+"""Largest memory that tokenizing may add, in megabytes."""
+WORKER_EFFICIENCY = 0.9
+"""Smallest speed-up of N processes over one, divided by N."""
 
 _KINDS = {
     "seconds": ("all lines, caches empty at the start", "s"),
@@ -37,12 +37,12 @@ _WAYS = {
 
 
 def tokenizer_directory(name: str, codes: Path | None, scratch: Path) -> Path:
-    """The directory of a model's tokenizer, which a peer can open too; made where there is none.
+    """Return a directory with a model's tokenizer that a peer can open too; write one if the model has none.
 
     Args:
-        name: What ``from_pretrained`` takes.
-        codes: BPE codes of a checkpoint of the original.
-        scratch: Where it is made.
+        name: A name that ``from_pretrained`` takes.
+        codes: BPE codes of an original checkpoint.
+        scratch: Where the directory is written.
 
     Raises:
         XLMError: There is no such model, or it has no tokenizer.
@@ -50,16 +50,16 @@ def tokenizer_directory(name: str, codes: Path | None, scratch: Path) -> Path:
     path = find_model(name, TOKENIZER)
     if codes is None and path.is_dir():
         return path
-    made = scratch / "tokenizer"
-    XLMTokenizer.from_pretrained(path, codes=codes, preset="transformers").save_pretrained(made)
-    return made
+    directory = scratch / "tokenizer"
+    XLMTokenizer.from_pretrained(path, codes=codes, preset="transformers").save_pretrained(directory)
+    return directory
 
 
-def lines_of(path: Path) -> list[str]:
-    """The lines of a text.
+def read_lines(path: Path) -> list[str]:
+    """Return the lines of a text.
 
     Raises:
-        InputError: It is not UTF-8, or empty.
+        InputError: The text is not UTF-8, or empty.
     """
     try:
         lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
@@ -72,18 +72,16 @@ def lines_of(path: Path) -> list[str]:
     return lines
 
 
-def bench_tokenizer(
-    scratch: Path, *, model: Path, texts: Sequence[Path], rounds: int, against: str | None
-) -> BenchReport:
-    """Tokenizes all lines of some files, each time in a fresh process, beside a peer.
+def bench_tokenizer(scratch: Path, *, model: Path, texts: Sequence[Path], rounds: int, against: str | None) -> Report:
+    """Tokenize all lines of some files, each time in a fresh process, in turn with a peer.
 
     Args:
-        scratch: A directory for the files in between.
-        model: A directory with a tokenizer; the preset is ``transformers``.
+        scratch: A directory for temporary files.
+        model: A directory with a tokenizer, used with the preset ``transformers``.
         texts: UTF-8 files, one text a line.
-        rounds: How often to measure; the ways alternate.
-        against: ``"transformers"`` or nobody. The limits hold for ``encode_batch``; a loop of ``encode``, which cannot
-            look ahead, is measured beside it.
+        rounds: How often to measure; each round measures everything in turn.
+        against: ``"transformers"`` or ``None``. The targets are for ``encode_batch``; a loop of ``encode``, which
+            cannot look ahead, is only measured.
     """
     joined = _join(scratch, texts)
     ways = ("xlm", "xlm-encode", *((against,) if against else ()))
@@ -91,96 +89,100 @@ def bench_tokenizer(
     for _ in range(rounds):
         for way in ways:
             rows[way].append(measure("tokenize", str(model), way, str(joined), str(scratch / way)))
-    figures = {
-        (way, kind): Figure(name=f"{_WAYS[way]}, {label}", unit=unit, values=tuple(row[kind] for row in rows[way]))
+    measurements = {
+        (way, kind): Measurement(name=f"{_WAYS[way]}, {label}", unit=unit, values=tuple(row[kind] for row in rows[way]))
         for kind, (label, unit) in _KINDS.items()
         for way in ways
     }
     ids = {way: (scratch / way).read_text(encoding="utf-8").split("\n") for way in ways}
     lines = len(ids["xlm"]) - 1
-    bars = [
-        Bar(name=f"{_WAYS['xlm']}, {_KINDS['peak_mb'][0]}", value=figures["xlm", "peak_mb"].median, limit=MEMORY_LIMIT)
+    targets = [
+        Target(
+            name=f"{_WAYS['xlm']}, {_KINDS['peak_mb'][0]}",
+            value=measurements["xlm", "peak_mb"].median,
+            limit=MEMORY_LIMIT,
+        )
     ]
     for way in ways[1:]:
         differing = sum(ours != theirs for ours, theirs in zip(ids["xlm"], ids[way], strict=True))
-        bars.append(Bar(name=f"lines whose ids differ from those of {_WAYS[way]}", value=differing, limit=0))
+        targets.append(Target(name=f"lines whose ids differ from those of {_WAYS[way]}", value=differing, limit=0))
     if against:
         for kind in ("seconds", "cpu_seconds"):
-            ratio = ratio_of_rounds(figures["xlm", kind], figures[against, kind])
-            bars.append(Bar(name=f"{_WAYS['xlm']} / {against}, {_KINDS[kind][0]}", value=ratio, limit=TIME_LIMIT))
+            ratio = ratio_of_rounds(measurements["xlm", kind], measurements[against, kind])
+            targets.append(Target(name=f"{_WAYS['xlm']} / {against}, {_KINDS[kind][0]}", value=ratio, limit=TIME_LIMIT))
     size = joined.stat().st_size / 1e6
-    return BenchReport(
+    return Report(
         title=f"tokenizing {lines} lines ({size:.2f} MB), {rounds} rounds",
         machine=machine_facts(("sacremoses", *((against,) if against else ()))),
-        figures=tuple(figures.values()),
-        bars=tuple(bars),
+        measurements=tuple(measurements.values()),
+        targets=tuple(targets),
     )
 
 
 def bench_workers(
     scratch: Path, *, model: Path, texts: Sequence[Path], rounds: int, workers: int, megabytes: float
-) -> BenchReport:
-    """Tokenizes a long file by ``xlm tokenize``, with one process and with several; each time a new command.
+) -> Report:
+    """Tokenize a long file with ``xlm tokenize``, in turn with one process and with several.
 
     Args:
-        scratch: As for ``bench_tokenizer``.
-        model: As for ``bench_tokenizer``.
-        texts: As for ``bench_tokenizer``.
-        rounds: How often to measure; the two alternate.
-        workers: How many processes to compare with one.
-        megabytes: Size of the file; the texts are repeated as often as needed.
+        scratch: A directory for temporary files.
+        model: A directory with a tokenizer.
+        texts: UTF-8 files, one text a line.
+        rounds: How often to measure.
+        workers: Number of processes to compare with one.
+        megabytes: Size of the long file, which repeats the texts.
     """
     joined = _join(scratch, texts, at_least=int(megabytes * 1e6))
     times: dict[int, list[float]] = {1: [], workers: []}
-    written = set()
+    digests = set()
     for _ in range(rounds):
-        for number, measured in times.items():
-            spent, digest = _tokenized(model, joined, number, scratch / "ids")
-            measured.append(spent)
-            written.add(digest)
-    figures = {
-        number: Figure(
+        for number, seconds in times.items():
+            taken, digest = _run_tokenize(model, joined, number, scratch / "ids")
+            seconds.append(taken)
+            digests.add(digest)
+    measurements = {
+        number: Measurement(
             name="one process" if number == 1 else f"{number} processes",
             unit="s",
-            values=tuple(measured),
+            values=tuple(seconds),
         )
-        for number, measured in times.items()
+        for number, seconds in times.items()
     }
-    return BenchReport(
+    return Report(
         title=f"tokenizing {joined.stat().st_size / 1e6:.1f} MB by xlm tokenize --output ids, {rounds} rounds",
         machine=machine_facts(("sacremoses",)),
-        figures=tuple(figures.values()),
-        bars=(
-            Bar(name="different outputs, beside one", value=len(written) - 1, limit=0),
-            Bar(
+        measurements=tuple(measurements.values()),
+        targets=(
+            Target(name="different outputs, beside one", value=len(digests) - 1, limit=0),
+            Target(
                 name=f"time of {workers} processes / of one",
-                value=ratio_of_rounds(figures[workers], figures[1]),
-                limit=1 / (GAIN_OF_A_WORKER * workers),
+                value=ratio_of_rounds(measurements[workers], measurements[1]),
+                limit=1 / (WORKER_EFFICIENCY * workers),
             ),
         ),
     )
 
 
-def _tokenized(model: Path, text: Path, workers: int, output: Path) -> tuple[float, str]:
-    """Seconds that the command takes, the start of Python included, and the digest of what it writes."""
+def _run_tokenize(model: Path, text: Path, workers: int, output: Path) -> tuple[float, str]:
+    """Return the seconds that the command takes, start-up included, and the digest of its output."""
     command = ["tokenize", str(model), "--lang", "en", "--output", "ids", "--workers", str(workers), str(text)]
     with output.open("wb") as file:
         start = time.perf_counter()
         done = subprocess.run(
             [sys.executable, "-m", "xlm", *command], stdout=file, stderr=subprocess.PIPE, text=True, check=False
         )
-        spent = time.perf_counter() - start
+        taken = time.perf_counter() - start
     if done.returncode != 0:
         raise XLMError("a measurement failed", where="xlm tokenize", found=done.stderr[-2000:].strip())
     with output.open("rb") as file:
         digest = hashlib.new("sha256")
         while block := file.read(1 << 20):
             digest.update(block)
-    return spent, digest.hexdigest()
+    return taken, digest.hexdigest()
 
 
 def _join(scratch: Path, texts: Sequence[Path], *, at_least: int = 0) -> Path:
-    data = b"".join("\n".join(lines_of(path)).encode() + b"\n" for path in texts)
+    data = b"".join("\n".join(read_lines(path)).encode() + b"\n" for path in texts)
     joined = scratch / "text"
     with joined.open("wb") as file:
         for _ in range(max(-(-at_least // len(data)), 1)):

@@ -1,6 +1,6 @@
-"""One measurement in a fresh process: ``python -m xlm.bench.probe WORK …``, which prints one line of JSON.
+"""One measurement in a process of its own: ``python -m benchmarks.worker KIND …`` prints one line of JSON.
 
-A process of its own each time, so that no measurement finds memory, caches or imports of another.
+A fresh process shares no memory, caches or imports with another measurement.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
 
 
 def measure(*arguments: str) -> dict[str, float]:
-    """Runs this module in a new process and returns what it measured.
+    """Run this module in a new process and return its results.
 
     Returns:
-        ``seconds`` of the work, and by how many megabytes ``peak_mb`` it raised the process's resident memory above
-        what the interpreter took with all imports done; more for some kinds of work.
+        ``seconds`` of the work, and ``peak_mb``, the megabytes by which the work raised the peak of the process's
+        resident memory after all imports; some kinds of work add more.
 
     Raises:
-        XLMError: The process failed; with the end of what it said.
+        XLMError: The process failed; the error holds the end of its output.
     """
-    command = [sys.executable, "-W", "ignore", "-m", "xlm.bench.probe", *arguments]
+    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.worker", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise XLMError("a measurement failed", where=" ".join(arguments), found=done.stderr[-2000:].strip())
-    figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return figures
+    results: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return results
 
 
 def _resident_peak_mb() -> float:
@@ -51,40 +51,40 @@ def _resident_peak_mb() -> float:
     return peak / (1e6 if sys.platform == "darwin" else 1e3)
 
 
-def _forget_peak() -> bool:
-    """Makes the peak begin anew; false where the system cannot, which then holds what came before, too."""
+def _reset_peak() -> bool:
+    """Reset the peak of resident memory; return False where the system cannot, so that the peak includes the past."""
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    except OSError:  # elsewhere than on Linux, and where a sandbox forbids it
+    except OSError:  # not Linux, or a sandbox forbids it
         return False
     return True
 
 
-def _time(work: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
+def _measure(work: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
     before, start = _resident_peak_mb(), time.perf_counter()
     result = work()
     seconds = time.perf_counter() - start
     return result, {"seconds": seconds, "peak_mb": _resident_peak_mb() - before}
 
 
-def _time_on_card(work: Callable[[], Any], device: torch.device) -> tuple[Any, dict[str, float]]:
-    """As ``_time``; memory is what torch handed out on the card above what it had handed out before."""
+def _measure_on_gpu(work: Callable[[], Any], device: torch.device) -> tuple[Any, dict[str, float]]:
+    """Do the same on a GPU, where memory is what torch allocated on it beyond what it held before."""
     import torch
 
-    from xlm.bench.limits import seconds
+    from benchmarks.hardware import timed
 
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.max_memory_allocated(device)
-    taken, result = seconds(work, device)
-    return result, {"seconds": taken, "peak_mb": (torch.cuda.max_memory_allocated(device) - before) / 1e6}
+    seconds, result = timed(work, device)
+    return result, {"seconds": seconds, "peak_mb": (torch.cuda.max_memory_allocated(device) - before) / 1e6}
 
 
 def _convert(source: str, target: str) -> dict[str, float]:
-    import torch  # noqa: F401 (the bar is memory above the interpreter with torch imported)
+    import torch  # noqa: F401 (the target is memory beyond the interpreter with torch imported)
 
     from xlm.checkpoint.convert import convert
 
-    return _time(lambda: convert(source, target))[1]
+    return _measure(lambda: convert(source, target))[1]
 
 
 def _load(directory: str, library: str) -> dict[str, float]:
@@ -101,11 +101,11 @@ def _load(directory: str, library: str) -> dict[str, float]:
 
         load = lambda: load_model(directory)  # noqa: E731
     start = time.perf_counter()
-    model, figures = _time(load)
+    model, results = _measure(load)
     ids_1T = torch.arange(14, 30)[None]
     with torch.inference_mode():
         model(ids_1T, langs=torch.zeros_like(ids_1T))
-    return {**figures, "with_forward_seconds": time.perf_counter() - start}
+    return {**results, "with_forward_seconds": time.perf_counter() - start}
 
 
 def _tokenize(directory: str, library: str, texts: str, ids_file: str) -> dict[str, float]:
@@ -121,71 +121,70 @@ def _tokenize(directory: str, library: str, texts: str, ids_file: str) -> dict[s
         ours = XLMTokenizer.from_pretrained(directory, preset="transformers")
         in_a_loop = library == "xlm-encode"
         work = (lambda texts: [ours.encode(text) for text in texts]) if in_a_loop else ours.encode_batch
-    # What is imported, compiled and tabulated on first use, which takes more than a few texts; but for this all caches
-    # are empty.
+    # Warm up what the first few thousand texts import, compile and tabulate. All caches but for this text stay empty.
     work(["x"] * 5000)
     start = time.process_time()
-    cold, figures = _time(lambda: work(lines))
-    figures["cpu_seconds"] = time.process_time() - start
-    figures["warm_seconds"] = _time(lambda: work(lines))[1]["seconds"]
+    cold, results = _measure(lambda: work(lines))
+    results["cpu_seconds"] = time.process_time() - start
+    results["warm_seconds"] = _measure(lambda: work(lines))[1]["seconds"]
     Path(ids_file).write_text("".join(" ".join(map(str, ids)) + "\n" for ids in cold), encoding="utf-8")
-    return figures
+    return results
 
 
 def _score(
-    directory: str, library: str, dtype: str, texts: str, logprobs_file: str, place: str, form: str
+    directory: str, library: str, dtype: str, texts: str, logprobs_file: str, device_name: str, weights: str
 ) -> dict[str, float]:
     import torch
     from safetensors.torch import save_file
 
     from xlm.scoring.leftovers import trim_of_glibc
 
-    lines, device = Path(texts).read_text(encoding="utf-8").split("\n")[:-1], torch.device(place)
+    lines, device = Path(texts).read_text(encoding="utf-8").split("\n")[:-1], torch.device(device_name)
     if library == "transformers":
-        work = _their_scoring(directory, dtype, device)
+        work = _peer_scoring(directory, dtype, device)
     else:
         from xlm.checkpoint.load import load_model
         from xlm.scoring.score import score
         from xlm.tokenizer.tokenizer import XLMTokenizer
 
-        packed = form == "packed" and dtype != "float32"
+        packed = weights == "packed" and dtype != "float32"
         model = load_model(directory, dtype="float32" if packed else dtype, device=device)
         if packed:
             model = model.for_inference(dtype)
         tokenizer = XLMTokenizer.from_pretrained(directory)
         work = lambda lines: [list(result.logprobs) for result in score(model, tokenizer, lines, lang="en")]  # noqa: E731
     warnings.simplefilter("ignore")
-    # Reads the weights in, and loads what is loaded on first use; on a card that depends on the sizes of batches too.
+    # Warm up: read the weights and load libraries. On a GPU, what is loaded also depends on the sizes of the batches.
     work(lines if device.type == "cuda" else lines[:1])
     if device.type == "cuda":
-        logprobs, figures = _time_on_card(lambda: work(lines), device)
+        logprobs, results = _measure_on_gpu(lambda: work(lines), device)
     else:
-        # What packing left free is memory that scoring could use without a trace.
+        # Scoring could use memory that packing left free without raising the peak.
         if trim := trim_of_glibc():
             trim(0)
-        forgotten = _forget_peak()
-        logprobs, figures = _time(lambda: work(lines))
-        if not forgotten:
-            del figures["peak_mb"]
+        reset = _reset_peak()
+        logprobs, results = _measure(lambda: work(lines))
+        if not reset:
+            del results["peak_mb"]
     save_file({"logprobs": torch.tensor([x for row in logprobs for x in row])}, logprobs_file)
-    return figures
+    return results
 
 
 def _train(way: str, size: str, precision: str, rows: str, steps: str) -> dict[str, float]:
-    from xlm.bench.training import take_steps
+    from benchmarks.training import take_steps
 
-    figures, usage = _time(lambda: take_steps(way, size, precision, int(rows), int(steps)))
-    return {**usage, **figures}
+    results, usage = _measure(lambda: take_steps(way, size, precision, int(rows), int(steps)))
+    return {**usage, **results}
 
 
-def _their_scoring(directory: str, dtype: str, device: torch.device) -> Callable[[list[str]], list[list[float]]]:
-    """Padded batches of 16 in the order of the lines, and the logits of all their positions at a time."""
+def _peer_scoring(directory: str, dtype: str, device: torch.device) -> Callable[[list[str]], list[list[float]]]:
+    """Return a function that scores padded batches of 16 lines in their order, with all logits of a batch at once."""
     import torch
     import transformers
 
-    from xlm.bench.pair import load_peer
+    from xlm.parity.peer import load_peer
 
-    model = load_peer(Path(directory), dtype=dtype, device=device)
+    model, _ = load_peer(Path(directory), dtype=dtype, device=device)
     tokenizer = transformers.XLMTokenizer.from_pretrained(directory)
     language, pad = model.config.lang2id["en"], model.config.pad_index
 
@@ -193,15 +192,15 @@ def _their_scoring(directory: str, dtype: str, device: torch.device) -> Callable
     def work(lines: list[str]) -> list[list[float]]:
         result: list[list[float]] = []
         for start in range(0, len(lines), 16):
-            # Its tokenizer does not know the language, and ours was told to do the same.
+            # Its tokenizer ignores the language; ours uses the preset that does the same.
             rows = [tokenizer.encode(line) for line in lines[start : start + 16]]
             longest = max(map(len, rows))
             ids_BT = torch.tensor([row + [pad] * (longest - len(row)) for row in rows], device=device)
             lengths_B = torch.tensor([len(row) for row in rows], device=device)
             logits_BTV = model(input_ids=ids_BT, langs=torch.full_like(ids_BT, language), lengths=lengths_B).logits
-            # Not log_softmax, which would hold the logits twice: that is no fault of the peer's.
+            # log_softmax would hold the logits twice, which is not the peer's fault.
             chosen_BT = logits_BTV[:, :-1].gather(2, ids_BT[:, 1:, None])[..., 0]
-            # In float32, which for one row at a time takes hardly any memory.
+            # In float32, one row at a time, which takes hardly any memory.
             normaliser_BT = torch.stack([logits_TV[:-1].float().logsumexp(-1) for logits_TV in logits_BTV])
             logprobs_BT = chosen_BT.float() - normaliser_BT
             result += [logprobs[: len(row) - 1] for logprobs, row in zip(logprobs_BT.tolist(), rows, strict=True)]
@@ -220,7 +219,7 @@ if __name__ == "__main__":
     }
     work = kinds[sys.argv[1]]
     try:
-        figures = work(*sys.argv[2:])
+        results = work(*sys.argv[2:])
     except XLMError as error:
         sys.exit(str(error))
-    print(json.dumps(figures))  # noqa: T201 (this is what the parent process reads)
+    print(json.dumps(results))  # noqa: T201 (read by the parent process)

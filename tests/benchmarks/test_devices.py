@@ -1,8 +1,8 @@
-"""What `xlm bench` does where there is a GPU, run without one.
+"""What the benchmarks do on a GPU, run without one.
 
-Oracles: a stand-in for ``torch.cuda`` that records what it was asked, tensors that only know their device, and the bars
-themselves, which must hold for right outputs and must not for wrong ones. What is measured on a GPU runs here on the
-CPU, at ``cpu:0``, which is not equal to the ``cpu`` that is used where nobody says where.
+Oracles: a stand-in for ``torch.cuda`` that records its calls, tensors that only know their device, and the targets
+themselves, which must hold for right outputs and not for wrong ones. What is measured on a GPU runs here on the CPU, as
+``cpu:0``, which does not equal the default device ``cpu``.
 """
 
 from __future__ import annotations
@@ -21,15 +21,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from xlm.bench import forward, generation, limits, probe, scoring
-from xlm.bench.checkpoints import SIZES
-from xlm.bench.forward import bench_forward, rounding_limit
-from xlm.bench.generation import bench_generate
-from xlm.bench.limits import matrix_peak, reading_bandwidth, seconds
-from xlm.bench.place import CPU, Place, place_of
-from xlm.bench.report import BenchReport, machine_facts
-from xlm.bench.scoring import bench_score
-from xlm.cli import xlm
+from benchmarks import forward, generation, hardware, scoring, worker
+from benchmarks.__main__ import main
+from benchmarks.forward import bench_forward, rounding_limit
+from benchmarks.generation import bench_generate
+from benchmarks.hardware import CPU, DeviceSetup, device_setup, matrix_peak, memory_bandwidth, timed
+from benchmarks.models import SIZES
+from benchmarks.report import Report, machine_facts
+from benchmarks.scoring import bench_score
 from xlm.errors import InputError
 from xlm.model.cache import XLMCache
 from xlm.model.config import XLMConfig
@@ -37,7 +36,7 @@ from xlm.model.lm import XLMWithLMHeadModel
 
 TINY = XLMConfig.clm_ende_1024(vocab_size=300, emb_dim=32, n_layers=2, n_heads=2)
 CARD = torch.device("cuda:1")
-LIKE_A_GPU = Place(device=torch.device("cpu:0"), packed=False)
+LIKE_A_GPU = DeviceSetup(device=torch.device("cpu:0"), packed=False)
 LOGPROBS = "xlm float32: log-probabilities of the tokens, largest difference from transformers float32, nats"
 WAITED = [LIKE_A_GPU.device] * 2
 
@@ -53,10 +52,10 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[torch.device]:
     """The devices that were waited for; what the machine can do is not measured."""
     found: list[torch.device] = []
-    monkeypatch.setattr(limits, "synchronise", found.append)
-    monkeypatch.setattr(forward, "multiplies", lambda dtype, device: True)
+    monkeypatch.setattr(hardware, "synchronize", found.append)
+    monkeypatch.setattr(forward, "has_matrix_units", lambda dtype, device: True)
     monkeypatch.setattr(forward, "matrix_peak", lambda dtype, device: {LIKE_A_GPU.device: 50.0}[device])
-    monkeypatch.setattr(generation, "reading_bandwidth", lambda device: {LIKE_A_GPU.device: 20.0}[device])
+    monkeypatch.setattr(generation, "memory_bandwidth", lambda device: {LIKE_A_GPU.device: 20.0}[device])
     return found
 
 
@@ -92,12 +91,12 @@ def card(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return asked
 
 
-def _named(report: BenchReport) -> dict[str, tuple[float, ...]]:
-    return {figure.name: figure.values for figure in report.figures}
+def _named(report: Report) -> dict[str, tuple[float, ...]]:
+    return {figure.name: figure.values for figure in report.measurements}
 
 
-def _limits(report: BenchReport) -> dict[str, tuple[float, bool]]:
-    return {bar.name: (bar.limit, bar.at_least) for bar in report.bars}
+def _limits(report: Report) -> dict[str, tuple[float, bool]]:
+    return {target.name: (target.limit, target.at_least) for target in report.targets}
 
 
 def test_time_ends_when_the_card_is_done(card: list[str]) -> None:
@@ -105,12 +104,12 @@ def test_time_ends_when_the_card_is_done(card: list[str]) -> None:
         card.append("work")
         return "done"
 
-    assert seconds(work, CARD) == (2.5, "done")
+    assert timed(work, CARD) == (2.5, "done")
     assert card == ["synchronize", "clock", "work", "synchronize", "clock"]
 
 
 def test_memory_of_a_card_is_above_what_was_taken_before(card: list[str]) -> None:
-    result, figures = probe._time_on_card(lambda: card.append("work"), CARD)
+    result, figures = worker._measure_on_gpu(lambda: card.append("work"), CARD)
     assert figures == {"seconds": 2.5, "peak_mb": 4.0}
     before, after = card[: card.index("work")], card[card.index("work") :]
     assert before == ["reset_peak_memory_stats", "max_memory_allocated", "synchronize", "clock"]
@@ -119,7 +118,7 @@ def test_memory_of_a_card_is_above_what_was_taken_before(card: list[str]) -> Non
 
 
 def test_a_cpu_is_not_waited_for(card: list[str]) -> None:
-    assert seconds(lambda: "done") == (2.5, "done")
+    assert timed(lambda: "done") == (2.5, "done")
     assert card == ["clock", "clock"]
 
 
@@ -138,10 +137,10 @@ def test_limits_of_a_card(monkeypatch: pytest.MonkeyPatch) -> None:
         results.append(work())
         return 0.5
 
-    monkeypatch.setattr(limits, "fastest", half_a_second)
+    monkeypatch.setattr(hardware, "fastest", half_a_second)
     with FakeTensorMode():
         assert matrix_peak(torch.bfloat16, CARD) == pytest.approx(2 * 8192**3 / 0.5 / 1e9)
-        assert reading_bandwidth(CARD) == pytest.approx(2**30 / 0.5 / 1e9)
+        assert memory_bandwidth(CARD) == pytest.approx(2**30 / 0.5 / 1e9)
     assert [(tuple(result.shape), result.dtype) for result in results] == [
         ((8192, 8192), torch.bfloat16),
         ((), torch.float32),
@@ -153,7 +152,7 @@ def test_limits_of_a_card(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_forward(against: str | None, waits: list[torch.device], tmp_path: Path) -> None:
     if against:
         pytest.importorskip("transformers")
-    report = bench_forward(tmp_path, size="published", rounds=2, against=against, place=LIKE_A_GPU)
+    report = bench_forward(tmp_path, size="published", rounds=2, against=against, setup=LIKE_A_GPU)
     assert waits == WAITED * 3 * (2 if against else 1)
     figures = _named(report)
     assert figures["matrix product, bfloat16"] == (50.0, 50.0)
@@ -162,7 +161,7 @@ def test_forward(against: str | None, waits: list[torch.device], tmp_path: Path)
     alone = {"xlm bfloat16", "matrix product, bfloat16", "xlm bfloat16, speed", "xlm / matrix product, bfloat16"}
     error = "logits, error beside transformers float32"
     if against is None:
-        assert report.bars == ()
+        assert report.targets == ()
         assert set(figures) == alone
         return
     assert set(figures) == alone | {
@@ -177,8 +176,8 @@ def test_forward(against: str | None, waits: list[torch.device], tmp_path: Path)
         "xlm float32: logits, largest difference from transformers float32": (1e-5, False),
         f"xlm bfloat16: {error}": (rounding_limit(TINY), False),
     }
-    assert all(bar.holds for bar in report.bars)
-    assert report.bars[1].value > 1e-4  # it was bfloat16
+    assert all(target.holds for target in report.targets)
+    assert report.targets[1].value > 1e-4  # it was bfloat16
 
 
 def test_other_logits_are_seen(waits: list[torch.device], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,8 +189,8 @@ def test_other_logits_are_seen(waits: list[torch.device], tmp_path: Path, monkey
         return right(model, input_ids, langs=1 - langs)
 
     monkeypatch.setattr(XLMWithLMHeadModel, "forward", astray)
-    report = bench_forward(tmp_path, size="small", rounds=1, against="transformers", place=LIKE_A_GPU)
-    assert [bar.holds for bar in report.bars] == [False, False]
+    report = bench_forward(tmp_path, size="small", rounds=1, against="transformers", setup=LIKE_A_GPU)
+    assert [target.holds for target in report.targets] == [False, False]
 
 
 @pytest.mark.parametrize("units", [True, False])
@@ -205,7 +204,7 @@ def test_products_that_a_processor_has_no_units_for_are_no_limit(
         return 50.0
 
     monkeypatch.setattr(forward, "matrix_peak", remember)
-    monkeypatch.setattr(limits, "multiplies_bfloat16", lambda: units)
+    monkeypatch.setattr(hardware, "multiplies_bfloat16", lambda: units)
     report = bench_forward(tmp_path, size="published", rounds=1, against=None)
     assert ("matrix product, bfloat16" in _named(report)) is units
     assert ("xlm / matrix product, bfloat16" in _limits(report)) is units
@@ -219,7 +218,7 @@ def test_products_that_a_processor_has_no_units_for_are_no_limit(
 def test_generate(rows: int, waits: list[torch.device], tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     report = bench_generate(
-        tmp_path, size="published", rounds=2, against="transformers", rows=rows, new_tokens=3, place=LIKE_A_GPU
+        tmp_path, size="published", rounds=2, against="transformers", rows=rows, new_tokens=3, setup=LIKE_A_GPU
     )
     assert waits == WAITED * 3 * 2
     figures, case = _named(report), f"xlm bfloat16, {rows} row{'s' * (rows > 1)}"
@@ -235,12 +234,12 @@ def test_generate(rows: int, waits: list[torch.device], tmp_path: Path) -> None:
         f"xlm float32: {said}": (0, False),
         LOGPROBS: (1e-4, False),
     }
-    assert all(bar.holds for bar in report.bars[1:])
+    assert all(target.holds for target in report.targets[1:])
 
 
 def test_other_tokens_are_seen(waits: list[torch.device], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("transformers")
-    ours = generation._ours
+    ours = generation._generate
 
     def astray(*given: Any, **options: Any) -> Tensor:
         monkeypatch.setattr(generation, "_LANGUAGE", 0)
@@ -248,11 +247,11 @@ def test_other_tokens_are_seen(waits: list[torch.device], tmp_path: Path, monkey
         monkeypatch.setattr(generation, "_LANGUAGE", 1)
         return result
 
-    monkeypatch.setattr(generation, "_ours", astray)
+    monkeypatch.setattr(generation, "_generate", astray)
     report = bench_generate(
-        tmp_path, size="small", rounds=1, against="transformers", rows=1, new_tokens=8, place=LIKE_A_GPU
+        tmp_path, size="small", rounds=1, against="transformers", rows=1, new_tokens=8, setup=LIKE_A_GPU
     )
-    assert [bar.holds for bar in report.bars if bar.name != LOGPROBS] == [False, False]
+    assert [target.holds for target in report.targets if target.name != LOGPROBS] == [False, False]
 
 
 def test_a_wrong_cache_is_seen(waits: list[torch.device], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -267,13 +266,13 @@ def test_a_wrong_cache_is_seen(waits: list[torch.device], tmp_path: Path, monkey
 
     monkeypatch.setattr(XLMCache, "write", hidden)
     report = bench_generate(
-        tmp_path, size="small", rounds=1, against="transformers", rows=1, new_tokens=8, place=LIKE_A_GPU
+        tmp_path, size="small", rounds=1, against="transformers", rows=1, new_tokens=8, setup=LIKE_A_GPU
     )
-    assert [bar.name for bar in report.bars if not bar.holds] == [LOGPROBS]
+    assert [target.name for target in report.targets if not target.holds] == [LOGPROBS]
 
 
 def test_a_gpu_is_timed_with_graphs_and_without() -> None:
-    cases = generation.cases_of(Place(device=CARD, packed=False), 32)
+    cases = generation.cases_for(DeviceSetup(device=CARD, packed=False), 32)
     assert [case.name for case in cases] == ["xlm bfloat16, 32 rows", "xlm bfloat16, 32 rows, CUDA graphs"]
     assert [case.cuda_graphs for case in cases] == [False, True]
     assert len({case.kind for case in cases}) == 2
@@ -289,21 +288,21 @@ def test_near_ties_may_change_places() -> None:
 
     ids_BT = torch.tensor([[1, 20, 14, 15, 16, 15], [1, 14, 14, 16, 15, 2]])
     for near_tie, differing in ((1e-3, 3 + 2), (0.125, 1 + 1), (0.75, 0)):
-        found = generation._differing(peer, ids_BT, torch.tensor([2, 1]), 4, near_tie=near_tie)
+        found = generation._count_differing(peer, ids_BT, torch.tensor([2, 1]), 4, near_tie=near_tie)
         assert found == differing
 
 
 @pytest.fixture
-def scored(demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., BenchReport]:
+def scored(demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Report]:
     """Scores, as on a GPU and in this process."""
     pytest.importorskip("transformers")
 
-    def score(change: Callable[[Tensor], Tensor] = lambda x: x) -> BenchReport:
+    def score(change: Callable[[Tensor], Tensor] = lambda x: x) -> Report:
         def in_this_process(kind: str, *arguments: str) -> dict[str, float]:
             assert kind == "score"
             assert arguments[-2:] == ("cpu:0", "plain")
             with warnings.catch_warnings():  # of which the process that is measured shows none
-                figures = probe._score(*arguments)
+                figures = worker._score(*arguments)
             if arguments[1:3] == ("xlm", "bfloat16"):
                 logprobs = load_file(arguments[4])["logprobs"]
                 save_file({"logprobs": change(logprobs).contiguous()}, arguments[4])
@@ -318,13 +317,13 @@ def scored(demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Calla
             model=demo,
             texts=[demo / "lines"],
             lines=12,
-            place=LIKE_A_GPU,
+            setup=LIKE_A_GPU,
         )
 
     return score
 
 
-def test_score(scored: Callable[..., BenchReport]) -> None:
+def test_score(scored: Callable[..., Report]) -> None:
     report = scored()
     figures, said = _named(report), "log-probabilities, largest difference from transformers float32, nats"
     assert {name: len(values) for name, values in figures.items()} == {
@@ -339,29 +338,29 @@ def test_score(scored: Callable[..., BenchReport]) -> None:
         f"xlm float32: {said}": (1e-4, False),
         "xlm bfloat16 / transformers bfloat16, speed": (2, True),
     }
-    assert [bar.holds for bar in report.bars[:2]] == [True, True]
-    assert report.bars[0].value > 1e-4  # it was bfloat16
+    assert [target.holds for target in report.targets[:2]] == [True, True]
+    assert report.targets[0].value > 1e-4  # it was bfloat16
 
 
-def test_other_log_probabilities_are_seen(scored: Callable[..., BenchReport]) -> None:
+def test_other_log_probabilities_are_seen(scored: Callable[..., Report]) -> None:
     report = scored(lambda logprobs_N: logprobs_N.roll(1))
-    assert [bar.holds for bar in report.bars[:2]] == [False, True]
+    assert [target.holds for target in report.targets[:2]] == [False, True]
 
 
-def test_places() -> None:
-    assert place_of("cpu") is CPU
+def test_device_setups() -> None:
+    assert device_setup("cpu") is CPU
     with FakeTensorMode():
-        assert place_of("cuda:1") == Place(device=CARD, packed=False)
+        assert device_setup("cuda:1") == DeviceSetup(device=CARD, packed=False)
     for nothing in ("meta", "nowhere", "cuda:99"):
         with pytest.raises(InputError, match="no such device"):
-            place_of(nothing)
+            device_setup(nothing)
 
 
 @pytest.mark.parametrize("kind", ["forward", "score", "generate"])
 def test_a_device_that_is_not_there_is_told_before_the_work(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XLM_REFERENCE", "/nowhere")
-    result = CliRunner().invoke(xlm, ["bench", kind, "--device", "cuda:99"])
+    result = CliRunner().invoke(main, [kind, "--device", "cuda:99"])
     assert result.exit_code == 1
     assert "no such device" in result.stderr
     assert "cuda:99" in result.stderr
-    assert "--device" in CliRunner().invoke(xlm, ["bench", kind, "--help"]).stdout
+    assert "--device" in CliRunner().invoke(main, [kind, "--help"]).stdout

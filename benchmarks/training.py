@@ -1,4 +1,4 @@
-"""The training step, beside a plain loop with all logits and torch's own AdamW, and beside the matrix product."""
+"""Speed of a training step, beside a plain loop with all logits and torch's AdamW, and beside the matrix product."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from xlm.bench.forward import forward_operations
-from xlm.bench.limits import matrix_peak
-from xlm.bench.probe import measure
-from xlm.bench.report import Bar, BenchReport, Figure, machine_facts, ratio_of_rounds
+from benchmarks.forward import forward_operations
+from benchmarks.hardware import matrix_peak
+from benchmarks.report import Measurement, Report, Target, machine_facts, ratio_of_rounds
+from benchmarks.worker import measure
 from xlm.model.config import XLMConfig
 from xlm.model.lm import XLMWithLMHeadModel
 from xlm.model.packed_linear import multiplies_bfloat16
@@ -26,29 +26,29 @@ SETTINGS = {
     "published": (XLMConfig.clm_ende_1024(), 8, 256),
     "small": (XLMConfig.clm_ende_1024(emb_dim=64, n_layers=3, n_heads=4), 32, 64),
 }
-"""Model, rows and tokens of a row: the published size, and that of the recorded ``clm_ende_multi30k``."""
+"""Model, rows and tokens a row: the published size, and the size of the recorded ``clm_ende_multi30k``."""
 
 WAYS = ("xlm", "plain loop")
 STEPS = {"published": 1, "small": 3}
-"""Steps that are timed, after one that is not: with the default of 2 rounds, no size takes more than some minutes."""
+"""Timed steps, after a warm-up step; with the default of 2 rounds, no size takes more than a few minutes."""
 
-_EMULATED_SHARE = 8
-"""A processor without units for bfloat16 takes a hundred times as long, so it is given this much less to do."""
+_EMULATION_DIVISOR = 8
+"""Divisor of the rows on a processor without bfloat16 units, which takes a hundred times as long."""
 
 
-def bench_train(*, size: str, precision: str, rounds: int, steps: int | None = None) -> BenchReport:
-    """Takes training steps on random tokens, each time in a process of its own; the two ways alternate.
+def bench_train(*, size: str, precision: str, rounds: int, steps: int | None = None) -> Report:
+    """Take training steps on random tokens, each time in a fresh process, in turn with a plain loop.
 
     Args:
         size: One of ``SETTINGS``.
         precision: ``float32`` or ``bfloat16``.
         rounds: How often to measure.
-        steps: How many steps each time, of which the fastest counts; None for those of ``STEPS``.
+        steps: Number of steps each time, of which the fastest counts; by default that of ``STEPS``.
     """
     config, B, T = SETTINGS[size]
     emulated = precision == "bfloat16" and not multiplies_bfloat16()
     if emulated:
-        B = max(1, B // _EMULATED_SHARE)
+        B = max(1, B // _EMULATION_DIVISOR)
     steps = STEPS[size] if steps is None else steps
     rows: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
     peaks = []
@@ -56,58 +56,55 @@ def bench_train(*, size: str, precision: str, rounds: int, steps: int | None = N
         peaks.append(matrix_peak(getattr(torch, precision)))
         for way in WAYS:
             rows[way].append(measure("train", way, size, precision, str(B), str(steps)))
-    # The gradients take twice the operations of the forward pass.
+    # The backward pass takes twice the operations of the forward pass.
     operations = 3 * forward_operations(config, B, T) / 1e9
-    peak = Figure(name=f"matrix product, {precision}", unit="GFLOP/s", values=tuple(peaks))
-    figures = [peak]
-    found: dict[tuple[str, str], Figure] = {}
+    peak = Measurement(name=f"matrix product, {precision}", unit="GFLOP/s", values=tuple(peaks))
+    measurements = [peak]
+    by_way: dict[tuple[str, str], Measurement] = {}
     for way in WAYS:
         for name, unit, values in (
             ("speed", "tokens/s", [B * T / row["step_seconds"] for row in rows[way]]),
             ("operations", "GFLOP/s", [operations / row["step_seconds"] for row in rows[way]]),
             ("memory that the steps added", "MB", [row["peak_mb"] for row in rows[way]]),
         ):
-            found[way, name] = Figure(name=f"{way}: {name}", unit=unit, values=tuple(values))
-            figures.append(found[way, name])
-    # Without dropout, both see the same loss before their first update.
+            by_way[way, name] = Measurement(name=f"{way}: {name}", unit=unit, values=tuple(values))
+            measurements.append(by_way[way, name])
+    # Without dropout, both have the same loss before their first update.
     losses = {way: rows[way][0]["loss"] for way in WAYS}
-    gap = abs(losses["xlm"] / losses["plain loop"] - 1)
-    bars = [Bar(name="losses, relative difference", value=gap, limit=1e-5 if precision == "float32" else 1e-2)]
-    bars.append(
-        Bar(
+    difference = abs(losses["xlm"] / losses["plain loop"] - 1)
+    memory = "memory that the steps added"
+    targets = [
+        Target(name="losses, relative difference", value=difference, limit=1e-5 if precision == "float32" else 1e-2),
+        Target(
             name="plain loop / xlm, speed",
-            value=ratio_of_rounds(found["plain loop", "speed"], found["xlm", "speed"]),
+            value=ratio_of_rounds(by_way["plain loop", "speed"], by_way["xlm", "speed"]),
             limit=1.0,
-        )
-    )
-    bars.append(
-        Bar(
+        ),
+        Target(
             name="xlm / plain loop, memory",
-            value=ratio_of_rounds(
-                found["xlm", "memory that the steps added"], found["plain loop", "memory that the steps added"]
-            ),
+            value=ratio_of_rounds(by_way["xlm", memory], by_way["plain loop", memory]),
             limit=1.0,
-        )
-    )
+        ),
+    ]
     if size == "published":
-        ratio = ratio_of_rounds(found["xlm", "operations"], peak)
-        bars.append(Bar(name="xlm / matrix product", value=ratio, limit=0.6, at_least=True))
+        ratio = ratio_of_rounds(by_way["xlm", "operations"], peak)
+        targets.append(Target(name="xlm / matrix product", value=ratio, limit=0.6, at_least=True))
     machine = {**machine_facts(("torch",)), "threads": str(torch.get_num_threads())}
     if emulated:
         machine["bfloat16"] = f"emulated, since this processor has no units for it; hence {B} rows a step"
-    return BenchReport(
+    return Report(
         title=f"training steps of {B} x {T} tokens, {size} size, {precision}, {rounds} rounds",
         machine=machine,
-        figures=tuple(figures),
-        bars=tuple(bars),
+        measurements=tuple(measurements),
+        targets=tuple(targets),
     )
 
 
 def take_steps(way: str, size: str, precision: str, rows: int, steps: int) -> dict[str, float]:
-    """Takes one step and then some more in one of the ``WAYS``.
+    """Take a warm-up step and some more in one of the ``WAYS``.
 
     Returns:
-        ``step_seconds`` of the fastest but for the first, and the ``loss`` before the first.
+        ``step_seconds`` of the fastest step after the warm-up, and the ``loss`` before the first.
     """
     config, _, T = SETTINGS[size]
     torch.manual_seed(0)
@@ -116,9 +113,9 @@ def take_steps(way: str, size: str, precision: str, rows: int, steps: int) -> di
     step = _our_step(model, ids_BT, precision) if way == "xlm" else _plain_step(model, ids_BT, precision)
     losses, times = [], []
     for number in range(steps + 1):
-        begun = time.perf_counter()
+        start = time.perf_counter()
         losses.append(step(number))
-        times.append(time.perf_counter() - begun)
+        times.append(time.perf_counter() - start)
     return {"step_seconds": min(times[1:]), "loss": losses[0]}
 
 

@@ -1,12 +1,12 @@
-"""Oracle: two ways of taking a step see the same loss; what the figures must satisfy whatever the machine."""
+"""Oracle: two ways of taking a step see the same loss; what the results must satisfy whatever the machine."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-import xlm.bench.training as training
-from xlm.bench.training import WAYS, bench_train, take_steps
+from benchmarks import training
+from benchmarks.training import WAYS, bench_train, take_steps
 from xlm.model.config import XLMConfig
 
 TINY = (XLMConfig.clm_ende_1024(vocab_size=300, emb_dim=16, n_layers=1, n_heads=2), 4, 8)
@@ -35,11 +35,11 @@ def test_report(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "measure", in_this_process)
     monkeypatch.setattr(training, "matrix_peak", lambda dtype: {torch.float32: 100.0}[dtype])
     report = bench_train(size="small", precision="float32", rounds=2, steps=2)
-    assert [len(figure.values) for figure in report.figures] == [2] * 7
-    bars = {bar.name: bar for bar in report.bars}
-    assert bars["losses, relative difference"].holds
-    assert bars["xlm / plain loop, memory"].value == 0.25
-    assert "xlm / matrix product" not in bars  # that bar is for the published size
+    assert [len(figure.values) for figure in report.measurements] == [2] * 7
+    targets = {target.name: target for target in report.targets}
+    assert targets["losses, relative difference"].holds
+    assert targets["xlm / plain loop, memory"].value == 0.25
+    assert "xlm / matrix product" not in targets  # that target is for the published size
 
 
 @pytest.mark.parametrize("units", [True, False])
