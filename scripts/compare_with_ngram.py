@@ -38,10 +38,11 @@ from kneser_ney import KneserNey
 from xlm import XLMTokenizer, XLMWithLMHeadModel
 from xlm.data.batches import open_streams
 from xlm.data.order import Order, Position
-from xlm.data.shards import Index, tokenizer_signature
+from xlm.data.shards import Index
 from xlm.data.text import texts_of
 from xlm.scoring.logprobs import score_sequences
 from xlm.scoring.stream import ArraySequence, Ids, Stream
+from xlm.tokenizer.fingerprint import tokenizer_digest
 from xlm.training.log import read_log
 
 PROTOCOLS = ("sentence", "stream")
@@ -174,7 +175,7 @@ def compare(
     Raises:
         InputError: Data or texts that cannot be read.
     """
-    if Index.read(data).signature != tokenizer_signature(tokenizer):
+    if Index.read(data).signature != tokenizer_digest(tokenizer):
         sys.exit(f"{data} was prepared with another tokenizer than the model's")
     rows = []
     config, best = run_settings(run)

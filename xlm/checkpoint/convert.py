@@ -15,12 +15,13 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from xlm._atomic import check_name, replacing, replacing_directory
+from xlm._io.files import as_path
 from xlm.checkpoint.checkpoint import Checkpoint
 from xlm.checkpoint.keys import TRANSFORMERS
 from xlm.checkpoint.layout_config import read_config
 from xlm.checkpoint.layout_weights import WEIGHTS_FILE
 from xlm.checkpoint.load import open_checkpoint, parse_dtype
-from xlm.checkpoint.names import as_path, find_model
+from xlm.checkpoint.names import find_model
 from xlm.checkpoint.original import read_original
 from xlm.checkpoint.original_writer import write_original
 from xlm.checkpoint.safetensors_writer import bits, chunks, differing_tensors, dtype_name

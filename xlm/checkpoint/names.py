@@ -7,36 +7,15 @@ import os
 from importlib import resources
 from pathlib import Path
 
+from xlm._io.files import as_path
 from xlm.checkpoint.hub import WHOLE, HubOptions, Part, as_hub_model, fetch
-from xlm.errors import CheckpointError, HubError, InputError
+from xlm.errors import CheckpointError, HubError
 
 
 def bundled_models() -> dict[str, Path]:
     """The models that come with the package, by name, each with its directory."""
     directory = Path(str(resources.files("xlm"))) / "models"
     return {path.name: path for path in sorted(directory.glob("*")) if path.is_dir()}
-
-
-def as_path(name: str, value: object) -> Path:
-    """Return a path.
-
-    Args:
-        name: What it is the path of, for the message.
-        value: What the caller gave.
-
-    Raises:
-        InputError: It is something else, such as a model in the place of its directory.
-    """
-    try:
-        return Path(value)  # type: ignore[arg-type]
-    except TypeError as error:
-        raise InputError(
-            "this is not a path",
-            where=name,
-            found=type(value).__name__,
-            expected="a str or path",
-            remedy="a model or tokenizer in memory is saved first, and its directory given",
-        ) from error
 
 
 def find_model(name_or_path: str | os.PathLike[str], part: Part = WHOLE, hub: HubOptions | None = None) -> Path:
@@ -59,8 +38,11 @@ def find_model(name_or_path: str | os.PathLike[str], part: Part = WHOLE, hub: Hu
             "there is no such model", where="the model's name", found="an empty name", remedy="give a name or a path"
         )
     options = hub or HubOptions()
-    if path.is_dir() or path.is_file():
-        return path
+    try:
+        if path.is_dir() or path.is_file():
+            return path
+    except OSError:
+        pass  # too long for the name of a file
     bundled = bundled_models()
     if (name := os.fspath(name_or_path)) in bundled:
         return bundled[name]

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from xlm._atomic import make_directory, replacing
-from xlm.data.shards import INDEX_FILE, TOKENIZER_DIRECTORY, Index, Shard, Source, Text, tokenizer_signature
+from xlm.data.shards import INDEX_FILE, TOKENIZER_DIRECTORY, Index, Shard, Source, Text
 from xlm.data.text import in_batches, texts_of
 from xlm.errors import InputError
 from xlm.scoring.rows import Corpus, form_of
+from xlm.tokenizer.fingerprint import tokenizer_digest
 from xlm.tokenizer.parallel import in_order
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
@@ -82,7 +83,7 @@ def prepare(
 
 
 def _opened(tokenizer: XLMTokenizer, directory: Path) -> Index:
-    signature, vocab_size = tokenizer_signature(tokenizer), tokenizer.vocab_size
+    signature, vocab_size = tokenizer_digest(tokenizer), tokenizer.vocab_size
     if (directory / INDEX_FILE).exists():
         index = Index.read(directory)
         if index.signature != signature:

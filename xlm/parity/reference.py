@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from xlm._io.files import as_path
 from xlm.checkpoint.keys import ORIGINAL
 from xlm.checkpoint.layout_weights import read_safetensors
 from xlm.checkpoint.load import load_model
-from xlm.checkpoint.names import as_path
 from xlm.errors import CheckpointError
 from xlm.model.head import IGNORED_LABEL
 from xlm.model.lm import XLMWithLMHeadModel

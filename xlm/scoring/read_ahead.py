@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TypeVar
 
+from xlm._io.fingerprints import line_of
 from xlm.errors import InputError
 from xlm.scoring.rows import Row
 from xlm.tokenizer.batches import grouped
@@ -82,4 +83,4 @@ def windows(rows: Iterable[Row], *, read_at_once: int = READ_AHEAD) -> Iterator[
 
 def row_identity(row: Row) -> bytes:
     """What rows are told apart by."""
-    return f"{row.file}\t{row.number}\t{row.text}\t{row.problem}\n".encode("utf-8", "backslashreplace")
+    return line_of([row.file, row.number, row.text, row.problem])
