@@ -13,6 +13,7 @@ from benchmarks.report import Measurement, Report, Target, machine_facts, ratio_
 from benchmarks.worker import measure
 from xlm.checkpoint.hub import TOKENIZER
 from xlm.checkpoint.names import find_model
+from xlm.data.text import texts_of
 from xlm.errors import InputError, XLMError
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
@@ -59,15 +60,10 @@ def read_lines(path: Path) -> list[str]:
     """Return the lines of a text.
 
     Raises:
-        InputError: The text is not UTF-8, or empty.
+        InputError: The text cannot be read, or is empty.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
-    except UnicodeDecodeError as error:
-        raise InputError(
-            "the text is not UTF-8", where=path, found=f"byte 0x{error.object[error.start]:02x}", expected="UTF-8"
-        ) from error
-    if lines == [""]:
+    lines = list(texts_of(path))
+    if not any(lines):
         raise InputError("the text is empty", where=path, expected="one text a line")
     return lines
 

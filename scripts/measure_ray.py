@@ -54,7 +54,7 @@ def make_input(directory: Path, arguments: argparse.Namespace) -> list[str | Pat
     """Writes the lines, and the model where none is given; returns the command that scores them."""
     model: list[str | Path] = [arguments.model]
     if arguments.model is None:
-        make_demo_checkpoint.write_files(directory)
+        make_demo_checkpoint.write_files(directory, positions=make_demo_checkpoint.N_POSITIONS)
         model = [directory / "demo.pth", "--codes", directory / "codes"]
     lines = directory / "lines.txt"
     if arguments.text is None:

@@ -104,7 +104,7 @@ def prepare(directory: Path, *, bundled: Path | None = None) -> None:
         directory: Where.
         bundled: Stands there by the bundled model's name, instead of a tiny one.
     """
-    write_demo_files(directory)
+    write_demo_files(directory, as_original=True)
     (directory / "demo.pth").rename(directory / "best-valid_clm_ppl.pth")
     (directory / "codes").rename(directory / "codes_ende")
     for name in ("news.en.txt", "prompts.txt", "valid.en", "train.en", "en.txt", "dev.en.txt"):

@@ -24,8 +24,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import xlm.training.checkpoints as checkpoints
-from tests.training.runs import equal, events, small_run, updates, weights, write_config
+from tests.training.runs import equal, events, prepare_text, small_run, small_tokenizer, updates, weights, write_config
 from xlm.checkpoint.safetensors_writer import write_safetensors
+from xlm.data.prepare import prepare
 from xlm.errors import CheckpointError, ConfigError, WriteError
 from xlm.training.config import ModelSettings
 from xlm.training.log import Event
@@ -135,12 +136,27 @@ def test_a_run_of_an_older_release_goes_on(data: Path, whole_run: Path, tmp_path
     batch = contents["state"]["run"]["batch"]
     assert set(batch) == {"batch_size", "seq_len", "shuffle"}
     batch["rows"], batch["width"] = batch.pop("batch_size"), batch.pop("seq_len")
+    for name in ("tokenizer", "valid"):  # which older releases did not save
+        contents["state"]["run"].pop(name)
     file.write_text(json.dumps({**contents, "sha256": checkpoints._checksum(contents)}), "utf-8")
     with pytest.raises(ConfigError, match="where: batch"):
         train(small_run(data, tmp_path / "run", batch_size=2), resume=True)
     train(small_run(data, tmp_path / "run"), resume=True)
     assert events(tmp_path / "run", "start")[-1]["updates"] == 6
     _same(tmp_path / "run", whole_run)
+
+
+def test_another_text_to_evaluate_on_is_refused(tmp_path: Path) -> None:
+    data, other = tmp_path / "data", tmp_path / "other/data"
+    other.parent.mkdir()
+    prepare_text(tmp_path)
+    train(small_run(data, tmp_path / "run", max_steps=3))
+    (other.parent / "en").write_text("The dog.\n" * 20, "utf-8")
+    texts = {language: tmp_path / language for language in ("de", "en")}
+    prepare(small_tokenizer(), {"train": texts, "valid": {**texts, "en": other.parent / "en"}}, other)
+    with pytest.raises(ConfigError, match="where: valid\n"):
+        train(small_run(other, tmp_path / "run", max_steps=6), resume=True)
+    train(small_run(data, tmp_path / "run", max_steps=6), resume=True)
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "missing", "emptied"])

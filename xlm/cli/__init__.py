@@ -55,6 +55,8 @@ class _XLMGroup(click.Group):
         return command
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if any("\0" in argument for argument in args):  # which only a program that calls ours can give
+            raise click.UsageError("an argument holds a null character", ctx)
         with _ending(ctx):  # --help and --version write here
             return super().parse_args(ctx, args)
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from xlm.cli._texts import printable
+
 
 @click.command(short_help="Draw the training curves of a run.")
 @click.argument("run", type=click.Path(path_type=Path, exists=True, file_okay=False))
@@ -25,8 +27,9 @@ def command(run: Path, output: Path | None) -> None:
 
     path = output or run / "report.png"
     report = draw_report(run, path)
-    click.echo(f"{path}: {report['updates']:,} updates, loss {report['loss']:.4f}, {report['skipped']} steps skipped")
+    summary = f"{report['updates']:,} updates, loss {report['loss']:.4f}, {report['skipped']} steps skipped"
+    click.echo(printable(f"{path}: {summary}"))
     for language, value in report["perplexity"].items():
-        click.echo(f"perplexity {language}: {value:.3f}")
+        click.echo(printable(f"perplexity {language}: {value:.3f}"))
     if report["best"] is not None:
         click.echo(f"lowest mean perplexity: {report['best']:.3f}")

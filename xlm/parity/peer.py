@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -26,6 +27,7 @@ from xlm.errors import DependencyError, InputError
 from xlm.model.config import XLMConfig
 from xlm.model.lm import XLMWithLMHeadModel
 from xlm.parity.report import LOGITS_BOUND, ROUNDING_FACTOR, Comparison, ParityReport, count, larger
+from xlm.tokenizer.batches import in_batches
 
 _RANDOM_ROWS, _RANDOM_LENGTH = 4, 64
 _BATCH = 16
@@ -34,7 +36,7 @@ _Forward = Callable[..., Tensor]
 
 
 def against_transformers(
-    model: str | PathLike[str], *, texts: Sequence[str] | None = None, lang: str | None = None
+    model: str | PathLike[str], *, texts: Iterable[str] | None = None, lang: str | None = None
 ) -> ParityReport:
     """Holds a model against ``transformers`` on the same files, attention causal or not as ours has it.
 
@@ -49,6 +51,7 @@ def against_transformers(
         DependencyError: ``transformers`` is not installed.
     """
     path = find_model(model)
+    texts = None if texts is None else list(itertools.chain.from_iterable(in_batches(texts)))
     if texts is not None and (not texts or lang is None or not has_tokenizer(path)):
         raise InputError(
             "there are no texts, or they cannot be tokenized",

@@ -345,8 +345,8 @@ def _invalid_config(problems: Sequence[Problem]) -> ConfigError:
 def _invalid_values(c: TrainConfig) -> list[Problem]:
     """Return the values that are out of range or do not fit together."""
     rules: list[tuple[str, bool, str]] = [
-        ("data", bool(c.data), "a directory"),
-        ("output", bool(c.output), "a directory"),
+        *((key, _is_name(_value(c, key)), "a directory, named in UTF-8") for key in ("data", "output")),
+        ("model.start_from", not c.model.start_from or _is_name(c.model.start_from), "a model, named in UTF-8"),
         ("seed", 0 <= c.seed < 2**63, "from 0 to 2**63 - 1"),
         ("batch.seq_len", c.batch.seq_len >= 2, "at least 2"),
         ("optimiser.lr", 0 < c.optimiser.lr < float("inf"), "above 0"),
@@ -386,6 +386,11 @@ def _invalid_values(c: TrainConfig) -> list[Problem]:
         required = ("emb_dim", "n_layers", "n_heads")
         rules += [(f"model.{key}", key in architecture, "given, or model.start_from") for key in required]
     return [(key, _value(c, key), rule) for key, holds, rule in rules if not holds]
+
+
+def _is_name(path: str) -> bool:
+    """Return whether a text can be a path and be written to the files of a run."""
+    return bool(path) and "\0" not in path and path == path.encode("utf-8", "ignore").decode()
 
 
 def _value(config: TrainConfig, key: str) -> Any:

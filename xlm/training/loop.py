@@ -320,18 +320,18 @@ class _Meter:
 
 
 def _check_identity(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Check that a run to resume began with the present data and settings.
+    """Check that a run to resume began with the present data and settings, as far as its release saved them.
 
     Raises:
         ConfigError: It did not; all differences are named.
     """
-    before = with_new_names(before, warn=False)  # it may have begun with an older release
-    differing = [name for name in now if before.get(name) != now[name]]
+    before = with_new_names(before, warn=False)
+    differing = [name for name in now if name in before and before[name] != now[name]]
     if differing:
         raise ConfigError(
             "the run to resume began with other settings",
             where="; ".join(differing),
             found="; ".join(f"{name} = {now[name]!r}" for name in differing),
-            expected="; ".join(f"{name} = {before.get(name)!r}" for name in differing),
+            expected="; ".join(f"{name} = {before[name]!r}" for name in differing),
             remedy="use the settings it began with; only optimiser and run may change",
         )

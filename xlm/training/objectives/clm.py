@@ -83,12 +83,14 @@ class CausalLM:
         return list(self._train)
 
     def identity(self) -> dict[str, Any]:
-        """Return the tokenizer's signature and the checksums of the training text."""
-        texts = self._index.splits["train"].items()
-        return {
-            "signature": self._index.signature,
-            "text": {language: [shard.sha256 for shard in text.shards] for language, text in texts},
+        """Return the fingerprint of the tokenizer and the checksums of the text."""
+        checksums = {
+            split: {language: [shard.sha256 for shard in text.shards] for language, text in texts.items()}
+            for split, texts in self._index.splits.items()
         }
+        # The best score so far is that of the held-out text.
+        valid = checksums.get("valid", {})
+        return {"tokenizer": self._index.signature, "text": checksums["train"], "valid": valid}
 
     def check(self, model: XLMWithLMHeadModel) -> None:
         """Check that a model is causal, knows the languages and has enough positions.
