@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from xlm._atomic import write_text
+from xlm._io.files import read_regular
 from xlm.errors import InputError
 from xlm.scoring.stream import Ids
 from xlm.tokenizer.tokenizer import XLMTokenizer
@@ -120,10 +122,20 @@ class Index:
             InputError: There is none, or it is not one.
         """
         path = directory / INDEX_FILE
+        if not os.path.lexists(path):
+            raise InputError(
+                "There are no prepared shards", where=path, found="no such file", remedy="make them with xlm prepare"
+            )
         try:
-            values = json.loads(path.read_text("utf-8"))
-            if values.pop("format") != _FORMAT:
-                raise ValueError("of another format")
+            values = json.loads(read_regular(path, error=InputError).decode("utf-8"))
+            if (found := values.pop("format")) != _FORMAT:
+                raise InputError(
+                    "the index of the shards cannot be read: it is of another format",
+                    where=path,
+                    found=found,
+                    expected=_FORMAT,
+                    remedy="prepare the text again, in an empty directory",
+                )
             values["splits"] = {
                 split: {language: _text(text) for language, text in texts.items()}
                 for split, texts in values["splits"].items()
@@ -132,11 +144,9 @@ class Index:
             if index.dtype not in ("uint16", "uint32"):
                 raise ValueError(f"dtype {index.dtype}")
             return index
-        except FileNotFoundError as error:
-            raise InputError(
-                "There are no prepared shards", where=path, found="no such file", remedy="make them with xlm prepare"
-            ) from error
-        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        except InputError:
+            raise
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise InputError(
                 "The index of the shards cannot be read", where=path, found=error, remedy="prepare the text again"
             ) from error

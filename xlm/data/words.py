@@ -15,10 +15,7 @@ from xlm.tokenizer.moses import moses
 from xlm.tokenizer.parallel import in_order
 from xlm.tokenizer.presets import PRESETS
 from xlm.tokenizer.segmenter import Segmenter
-from xlm.tokenizer.vocabulary import SPECIAL_TOKENS, Vocabulary
-
-_UNWRITABLE = "@@</w>"
-"""A word that ends in what marks, in a vocabulary file, that a word goes on."""
+from xlm.tokenizer.vocabulary import SPECIAL_TOKENS, Vocabulary, is_writable
 
 
 def count_words(
@@ -116,7 +113,7 @@ def count_pieces(words: Mapping[str, int], merges: Iterable[tuple[str, str]]) ->
     for word, count in words.items():
         for piece in bpe.split(word):
             counts[piece] += count
-    left_out = [piece for piece in counts if piece in SPECIAL_TOKENS or piece.endswith(_UNWRITABLE)]
+    left_out = [piece for piece in counts if not is_writable(piece)]
     for piece in left_out:
         del counts[piece]
     # The order is that of the words as the file has them, with @@.

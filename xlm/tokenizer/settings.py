@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 from xlm.errors import InputError, LanguageError, VocabularyError
+from xlm.tokenizer.added_tokens import AddedToken, AddedTokens
 from xlm.tokenizer.bpe import BPE
 from xlm.tokenizer.merges import Merges
 from xlm.tokenizer.pipeline import Pipeline
 from xlm.tokenizer.presets import PRESETS
+from xlm.tokenizer.text_files import shortened
 from xlm.tokenizer.vocabulary import SPECIAL_TOKENS, Vocabulary
 
 SPECIAL_TOKEN_NAMES = ("bos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -37,6 +38,7 @@ class TokenizerSettings:
     unk_token: str = "<unk>"
     mask_token: str = "<special1>"
     additional_special_tokens: tuple[str, ...] = SPECIAL_TOKENS[4:]
+    added_tokens: tuple[AddedToken, ...] = ()
     model_max_length: int = 512
 
     bos_token_id: int = field(init=False, compare=False)
@@ -47,7 +49,7 @@ class TokenizerSettings:
     mask_token_id: int = field(init=False, compare=False)
     _pipeline: Pipeline = field(init=False, compare=False)
     _other: dict[str, Pipeline] = field(init=False, compare=False, default_factory=dict)
-    _special: re.Pattern[str] = field(init=False, compare=False)
+    _added: AddedTokens = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
         preset = PRESETS.get(self.preset) if isinstance(self.preset, str) else None
@@ -68,9 +70,14 @@ class TokenizerSettings:
             self._id_of_special("additional_special_tokens", token)
         for name, value in derived.items():
             object.__setattr__(self, name, value)
-        # The longest first: one may begin with another.
-        longest_first = sorted(self.all_special_tokens, key=len, reverse=True)
-        object.__setattr__(self, "_special", re.compile(f"({'|'.join(map(re.escape, longest_first))})"))
+        object.__setattr__(self, "added_tokens", self._checked_added_tokens())
+        plain = {token: AddedToken(content=token, special=True, normalized=False) for token in self.all_special_tokens}
+        found_first = [token.content for token in self.added_tokens if token.normalized and not token.special]
+        object.__setattr__(
+            self,
+            "_added",
+            AddedTokens(plain | {token.content: token for token in self.added_tokens}, [*plain, *found_first]),
+        )
         object.__setattr__(self, "_pipeline", self._make_pipeline(self.preset))
 
     def _make_pipeline(self, preset: str) -> Pipeline:
@@ -80,9 +87,24 @@ class TokenizerSettings:
             self.vocabulary.ids,
             fold_words=self.do_lowercase_and_remove_accent,
             unk_id=self.unk_token_id,
-            special=self._special,
-            special_starts=frozenset(token[:1] for token in self.all_special_tokens),
+            added=self._added,
         )
+
+    def _checked_added_tokens(self) -> tuple[AddedToken, ...]:
+        """Return the added tokens in the order of their ids, without those that are special anyway."""
+        tokens = [AddedToken(content=token) if isinstance(token, str) else token for token in self.added_tokens]
+        contents = [getattr(token, "content", None) for token in tokens]
+        if not all(isinstance(content, str) and content for content in contents) or len(set(contents)) < len(tokens):
+            raise InputError(
+                "A setting of the tokenizer is wrong",
+                where="added_tokens",
+                found=shortened(repr(self.added_tokens)),
+                expected="different tokens, each a str or an AddedToken",
+            )
+        ids = {token.content: self._id_of_special("added_tokens", token.content) for token in tokens}
+        special = set(self.all_special_tokens)
+        kept = [token for token in tokens if token.has_options or token.content not in special]
+        return tuple(sorted(kept, key=lambda token: ids[token.content]))
 
     def _check_settings(self) -> None:
         def check(name: str, holds: bool, expected: str) -> None:
@@ -97,7 +119,8 @@ class TokenizerSettings:
         check("do_lowercase_and_remove_accent", isinstance(self.do_lowercase_and_remove_accent, bool), "true or false")
         length = self.model_max_length
         check("model_max_length", type(length) is int and length > 0, "a number of tokens above 0")
-        check("additional_special_tokens", isinstance(self.additional_special_tokens, (list, tuple)), "a list")
+        for name in ("additional_special_tokens", "added_tokens"):
+            check(name, isinstance(getattr(self, name), (list, tuple)), "a list")
         ids = self.lang2id
         check(
             "lang2id",
@@ -185,6 +208,12 @@ class TokenizerSettings:
     def all_special_ids(self) -> list[int]:
         """The ids of ``all_special_tokens``."""
         return [self.vocabulary.ids[token] for token in self.all_special_tokens]
+
+
+def check_flag(name: str, value: object) -> None:
+    """Raise an ``InputError`` unless an argument is True or False."""
+    if not isinstance(value, bool):
+        raise InputError("this is not a flag", where=name, found=shortened(repr(value)), expected="True or False")
 
 
 def _are_language_ids(ids: Mapping[Any, Any]) -> bool:

@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from xlm.tokenizer.corpus_encoder import CorpusEncoder
 from xlm.tokenizer.decoder import Decoder
@@ -18,6 +18,9 @@ from xlm.tokenizer.encoder import Encoder
 from xlm.tokenizer.merges import check_merges, read_codes
 from xlm.tokenizer.settings import SPECIAL_TOKEN_NAMES
 from xlm.tokenizer.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["SPECIAL_TOKEN_NAMES", "XLMTokenizer"]
 
@@ -46,6 +49,8 @@ class XLMTokenizer(Encoder, CorpusEncoder, Decoder):
         unk_token: Stands for a piece that is not in the vocabulary.
         mask_token: For masked language models; nothing here uses it.
         additional_special_tokens: Further tokens that are recognised in a text as they stand.
+        added_tokens: Tokens of the vocabulary that are recognised in a text as they stand without being special, or
+            with options; each a str or an ``AddedToken`` (``xlm.tokenizer.added_tokens``).
         model_max_length: How many tokens the model takes; texts are cut to it only where ``truncation`` asks for it.
 
     Raises:
@@ -65,7 +70,7 @@ class XLMTokenizer(Encoder, CorpusEncoder, Decoder):
         local_files_only: bool = False,
         token: str | bool | None = None,
         **settings: Any,
-    ) -> XLMTokenizer:
+    ) -> Self:
         """Returns the tokenizer of a model directory, of a checkpoint of the original, or of a name.
 
         Args:
@@ -90,7 +95,8 @@ class XLMTokenizer(Encoder, CorpusEncoder, Decoder):
         from xlm.checkpoint.tokenizer_files import load_tokenizer
 
         hub = HubOptions(revision=revision, cache_dir=cache_dir, local_files_only=local_files_only, token=token)
-        return load_tokenizer(name_or_path, preset=preset, codes=codes, hub=hub, **settings)
+        made = load_tokenizer(name_or_path, preset=preset, codes=codes, hub=hub, kind=cls, **settings)
+        return cast("Self", made)
 
     @classmethod
     def from_codes(
@@ -100,7 +106,7 @@ class XLMTokenizer(Encoder, CorpusEncoder, Decoder):
         *,
         lang2id: Mapping[str, int] | None = None,
         **settings: Any,
-    ) -> XLMTokenizer:
+    ) -> Self:
         """Returns the tokenizer of the original's two files, such as ``codes_ende`` and ``vocab_ende``.
 
         The preset is ``"original"`` if no other is given.
