@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import struct
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -44,11 +43,10 @@ def load_pickle(path: Path) -> Any:
         return _read_zip(memory) if memory[: len(_ZIP_MAGIC)] == _ZIP_MAGIC else _read_legacy(memory)
     except Exception as error:
         # Whatever a damaged or hostile file makes the reader stumble over, the answer to the user is one and the same.
-        short = isinstance(error, IndexError | struct.error)  # an opcode or an operand that is not there
         raise CheckpointError(
             "the file cannot be read as a checkpoint",
             where=path,
-            found="a pickle that is cut short or damaged" if short else str(error) or type(error).__name__,
+            found=str(error) if type(error) is ValueError else "a file that is cut short or damaged",
             expected="a file written by torch.save that holds tensors and plain data, whole",
             remedy="fetch it again if it is damaged; a file that wants code to be run is refused, whoever sent it",
         ) from error
