@@ -31,8 +31,7 @@ import torch
 from torch import Tensor
 
 from tests.checkpoint.mutants import ANY, EQUAL, GENERATORS, OPENS, REFUSED, Base, Generator, Mutant
-from xlm import XLMError, XLMWithLMHeadModel
-from xlm.checkpoint.original import read_dictionary
+from xlm import XLMError, XLMTokenizer, XLMWithLMHeadModel
 from xlm.errors import XLMWarning
 
 SECONDS, BYTES = 10, 1 << 30
@@ -46,7 +45,7 @@ def open_one(path: Path, expected: dict[str, Tensor]) -> tuple[str, str]:
             warnings.simplefilter("error")
             warnings.simplefilter("ignore", XLMWarning)
             if path.is_file():
-                read_dictionary(path)
+                XLMTokenizer.from_pretrained(path, codes=path.with_name("codes"))
             state = XLMWithLMHeadModel.from_pretrained(path).state_dict()
     except XLMError as error:
         cause: BaseException | None = error

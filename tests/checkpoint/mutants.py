@@ -16,7 +16,7 @@ import struct
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -448,12 +448,12 @@ def varied(base: Base, rng: random.Random) -> Draft:
     return draft
 
 
-@generator(OPENS, 3)
+@generator(OPENS, 4)
 def zip_as_torch_saves_it(base: Base, rng: random.Random) -> Files:
     return {"": saved(base, rng.randint(1, 5), legacy=False)}
 
 
-@generator(OPENS, 3)
+@generator(OPENS, 4)
 def legacy_as_torch_saves_it(base: Base, rng: random.Random) -> Files:
     return {"": saved(base, rng.randint(1, 5), legacy=True)}
 
@@ -465,7 +465,7 @@ def zip_rearranged(base: Base, rng: random.Random) -> Files:
     return {"": rearranged([first, *others], rng)}
 
 
-@generator(OPENS, 2)
+@generator(OPENS, 3)
 def zip_with_its_pickle_reworked(base: Base, rng: random.Random) -> Files:
     entries = varied(base, rng).entries(rng.choice([2, 3]))
     entries[0].data = reworked(entries[0].data, rng)
@@ -486,7 +486,7 @@ def legacy_in_another_order(base: Base, rng: random.Random) -> Files:
     return {"": draft.legacy(rng.randint(1, 5), order=rng.sample(draft.records(), len(draft.records())))}
 
 
-@generator(OPENS, 3)
+@generator(OPENS, 4)
 def safetensors_rearranged(base: Base, rng: random.Random) -> Files:
     tensors = shuffled(base.tensors, rng)
     header = shuffled({**header_of(tensors), "__metadata__": {"format": "pt", "by": "é" * rng.randrange(9)}}, rng)
@@ -521,7 +521,7 @@ def shards(base: Base, rng: random.Random) -> Files:
     return {**files, f"{stem}{suffix}.index.json": json.dumps(index).encode()}
 
 
-@generator(OPENS, 2)
+@generator(OPENS, 3)
 def directory_of_shards(base: Base, rng: random.Random) -> Files:
     return shards(base, rng)
 
@@ -731,13 +731,12 @@ def a_long_text_as_a_key_again_and_again(base: Base, rng: random.Random) -> File
 def long_words_that_are_equal(base: Base, rng: random.Random) -> Files:
     draft = Draft(base.data)
     words = list(base.data["dico_id2word"].values())
-    code = b"}(" + b"".join(integer(number) + text(word) for number, word in enumerate(words))
-    other = struct.pack("<I", 5001)
-    code += integer(len(words)) + text("a" * _LONG_TEXT) + b"r" + _PLACE
-    code += integer(len(words) + 1) + text("a" * _LONG_TEXT) + b"r" + other
-    for number in range(len(words) + 2, 40_000):
-        code += integer(number) + b"j" + (other if number % 2 else _PLACE)
-    draft.data["dico_id2word"] = Raw(code + b"u")
+    items = [integer(number) + text(word) for number, word in enumerate(words)]
+    places = [b"j" + _PLACE, b"j" + struct.pack("<I", 5001)]
+    for place in places:
+        items.append(integer(len(items)) + text("a" * _LONG_TEXT) + b"r" + place[1:])
+    items += [integer(number) + places[number % 2] for number in range(len(items), 20_000)]
+    draft.data["dico_id2word"] = Raw(b"}(" + b"".join(items) + b"u")
     return draft.file(rng)
 
 
@@ -775,6 +774,36 @@ def nested_without_end(base: Base, rng: random.Random) -> Files:
     return draft.file(rng)
 
 
+@generator(REFUSED, 2)
+def a_list_that_doubles_in_place_of_an_argument(base: Base, rng: random.Random) -> Files:
+    put, get = b"r" + _PLACE, b"j" + _PLACE
+    start = b"(" + text("storage") + b"ctorch\nFloatStorage\n"
+    storage = start + text("0") + text("cpu") + b"K\x00tQ"
+    tensor = b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage
+    codes = [
+        start + text("0") + text("cpu") + get + b"tQ",
+        start + get + text("cpu") + b"K\x00tQ",
+        b"(" + get * 5 + b"tQ",
+        b"c_codecs\nencode\n" + text("a") + get + b"\x86R",
+        b"c_codecs\nencode\n" + get + text("latin1") + b"\x86R",
+        b"cnumpy\ndtype\n" + get + b"\x85R",
+        b"cnumpy\ndtype\n" + text("f8") + b"\x85R" + get + b"b",
+        b"cnumpy.core.multiarray\nscalar\n" + get * 2 + b"\x86R",
+        b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\n\x85R(K\x01" + get * 4 + b"tb",
+        get + text("x") + b"\x93",
+        text("x") + get + b"\x93",
+        tensor + get + b"))\x89NtR",
+        tensor + b"K\x00" + get + b")\x89NtR",
+        tensor + b"K\x00)" + get + b"\x89NtR",
+        b"ctorch._utils\n_rebuild_parameter\n" + get + b"\x89N\x87R",
+        get + b")R",
+        b"}" + get + b"Ns",
+    ]
+    draft = Draft(base.data)
+    draft.put(Raw(b"(]" + (put + get + b"\x86") * 60 + put + rng.choice(codes) + b"t"), rng)
+    return draft.file(rng)
+
+
 @generator(REFUSED)
 def a_tuple_in_tuples_as_a_key(base: Base, rng: random.Random) -> Files:
     draft = Draft(base.data)
@@ -785,8 +814,22 @@ def a_tuple_in_tuples_as_a_key(base: Base, rng: random.Random) -> Files:
 @generator(REFUSED, 0.1)
 def millions_of_nothing(base: Base, rng: random.Random) -> Files:
     draft = Draft(base.data)
-    each, times = rng.choice([(b"}", 12_000_000), (b"N", 12_000_000), (b"ccollections\nOrderedDict\n)R", 700_000)])
-    draft.put(Raw(b"(" + each * times + b"t"), rng)
+    name, other = (opcode + struct.pack("<I", place) for opcode, place in ((b"r", 5000), (b"r", 5001)))
+    call = b"j" + name[1:] + b"j" + other[1:] + b"R"
+    reference = b"(" + text("storage") + b"ctorch\nFloatStorage\n" + text("0") + b"NK\x00t"
+    dtype, array = b"cnumpy\ndtype\n" + name, b"cnumpy.core.multiarray\n_reconstruct\n" + name
+    once, again = rng.choice(
+        [
+            (b"", b"}"),
+            (b"", b"N"),
+            (b"", b"]N\x85a"),
+            (b"ccollections\nOrderedDict\n" + name + b")" + other, call),
+            (dtype + text("f8") + b"\x85" + other, call),
+            (array + b"cnumpy\nndarray\n\x85" + other, call),
+            (reference + name, b"j" + name[1:] + b"Q"),
+        ]
+    )
+    draft.put(Raw(b"(" + once + again * 4_500_000 + b"t"), rng)
     return draft.file(rng)
 
 
@@ -811,7 +854,7 @@ def tensor_out_of_its_storage(base: Base, rng: random.Random) -> Files:
         lambda: (setattr(view, "shape", (16_000_000, columns)), setattr(view, "stride", (0, 1))),
         lambda: (setattr(view, "shape", (1,) * 100_000), setattr(view, "stride", (1,) * 100_000)),
         lambda: setattr(view, "more", rng.choice([({"conj": True},), ({"neg": True},)])),
-        lambda: setattr(view, "storage", rng.choice([None, "0", ("storage", "0"), view, 7])),
+        lambda: setattr(view, "storage", rng.choice([None, "0", ("storage", "0"), replace(view), 7])),
     ]
     rng.choice(changes)()
     return draft.file(rng)

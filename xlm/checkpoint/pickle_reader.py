@@ -11,6 +11,7 @@ Source: the opcodes' descriptions in Python's ``pickletools``; ``torch._utils`` 
 
 from __future__ import annotations
 
+import math
 import pickle
 import re
 from collections import Counter, OrderedDict
@@ -30,6 +31,7 @@ _MOST_STEPS = 1 << 22
 _MOST_TENSORS = 10_000
 _MOST_DIMENSIONS = 8
 _MOST_USES = 8
+_LARGEST_SIZE = 1 << 48
 # Python's hash of text is keyed; those of numbers are not, and keys can be chosen so that all of them collide.
 _MOST_OTHER_KEYS = 5_000
 _LONGEST_KEY = 8
@@ -185,7 +187,7 @@ class _Reader:
     def _put(self, index: int) -> None:
         memo = self.memo
         if index > len(memo):
-            if index > len(self.data):
+            if index > min(len(self.data), _MOST_STEPS):
                 raise ValueError(f"place {index:,} of the memo in a pickle of {len(self.data):,} bytes")
             memo.extend([_EMPTY] * (index - len(memo)))
         memo[index : index + 1] = [self.stack[-1]]
@@ -332,14 +334,16 @@ class _Reader:
 
     def op_stack_global(self, pos: int) -> int:
         name, module = self.stack.pop(), self.stack.pop()
+        if type(module) is not str or type(name) is not str:
+            raise ValueError("a name that is no text")
         self._name(module, name)
         return pos
 
     def _name(self, module: str, name: str) -> None:
-        full = f"{module}.{name}"
-        if full not in _CALLS and full not in _STORAGES and full != "numpy.ndarray":
-            raise ValueError(f"the name {full:.100}, which no checkpoint needs")
-        self.stack.append(_Name(full))
+        known = _NAMES.get(f"{module}.{name}")
+        if known is None:
+            raise ValueError(f"the name {module:.100}.{name:.100}, which no checkpoint needs")
+        self.stack.append(known)
 
     def op_reduce(self, pos: int) -> int:
         arguments, name = self.stack.pop(), self.stack.pop()
@@ -367,7 +371,7 @@ class _Reader:
         if kind != "storage" or type(name) is not _Name or name.full not in _STORAGES or views not in ([], [None]):
             raise ValueError("a reference to something else than a storage")
         if type(key) is not str or type(numel) is not int or numel < 0:
-            raise ValueError(f"a storage of {numel!r:.20} numbers under the key {key!r:.20}")
+            raise ValueError("a storage without a key, or of less than no numbers")
         claim = StorageClaim(key, _STORAGES[name.full], numel)
         if self.storages.setdefault(key, claim) != claim:
             raise ValueError(f"storage {key:.20} with two types or sizes")
@@ -399,15 +403,15 @@ class _Reader:
         return data
 
     def encode(self, text: Any, encoding: Any) -> bytes:
-        if encoding not in ("latin1", "latin-1"):
-            raise ValueError(f"text in the encoding {encoding!r:.40}")
+        if type(encoding) is not str or encoding not in ("latin1", "latin-1"):
+            raise ValueError("text in another encoding than latin1")
         self._count_copy(len(text))
         raw: bytes = str.encode(text, "latin-1")
         return raw
 
     def numpy_type(self, code: Any, *_: Any) -> np.dtype[Any]:
         if type(code) is not str or not _NUMPY_TYPE.fullmatch(code):
-            raise ValueError(f"the numpy type {code!r:.40}, which is not one of plain numbers")
+            raise ValueError("a numpy type that is not one of plain numbers")
         return np.dtype(f"<{code}")
 
     def numpy_scalar(self, dtype: Any, raw: Any) -> Any:
@@ -415,7 +419,7 @@ class _Reader:
         return np.frombuffer(raw, dtype)[0]
 
     def empty_array(self, kind: Any, *_: Any) -> np.ndarray[Any, Any]:
-        if kind != _Name("numpy.ndarray"):
+        if kind is not _NAMES["numpy.ndarray"]:
             raise ValueError("a numpy array of an unknown class")
         return np.empty(0, np.int8)
 
@@ -439,15 +443,12 @@ class _Reader:
 
 
 def _numel(shape: Any) -> int:
-    """Return the number of places of a shape, which is at least that of its dimensions that are not 0."""
+    """Return the product of a shape, after a check that it is one; of values that are none, nothing is shown."""
     if type(shape) is not tuple or len(shape) > _MOST_DIMENSIONS:
-        raise ValueError(f"a shape that is none: {shape!r:.80}")
-    numel = 1
-    for size in shape:
-        if type(size) is not int or not 0 <= size < 1 << 48:
-            raise ValueError(f"a shape that is none: {shape!r:.80}")
-        numel *= size
-    return numel
+        raise ValueError(f"a shape or strides that are not up to {_MOST_DIMENSIONS} whole numbers")
+    if not all(type(size) is int and 0 <= size < _LARGEST_SIZE for size in shape):
+        raise ValueError(f"a shape or strides that are not whole numbers from 0 to {_LARGEST_SIZE:,}")
+    return math.prod(shape)
 
 
 def _check_view(storage: StorageClaim, offset: Any, shape: Any, stride: Any) -> int:
@@ -483,6 +484,8 @@ _CALLS: dict[str, Callable[..., Any]] = {
         )
     },
 }
+
+_NAMES = {full: _Name(full) for full in (*_CALLS, *_STORAGES, "numpy.ndarray")}
 
 _CONSTANTS = {pickle.NONE[0]: None, pickle.NEWTRUE[0]: True, pickle.NEWFALSE[0]: False, pickle.EMPTY_TUPLE[0]: ()}
 _HANDLERS: dict[int, Any] = {

@@ -15,6 +15,7 @@ from struct import Struct
 from typing import NamedTuple
 
 _MOST_ENTRIES = 20_000
+_LARGEST_DIRECTORY = 1 << 24
 _END = Struct("<4s4H2IH")
 _ZIP64_LOCATOR = Struct("<4sIQI")
 _ZIP64_END = Struct("<4sQ2H2I4Q")
@@ -54,8 +55,8 @@ def read_directory(memory: mmap.mmap) -> dict[str, Entry]:
         ValueError, struct.error: The file is cut short, no zip file, or one that ``torch.save`` does not write.
     """
     count, begin, end = _find_directory(memory)
-    if count > _MOST_ENTRIES:
-        raise ValueError(f"{count:,} entries; at most {_MOST_ENTRIES:,} are read")
+    if count > _MOST_ENTRIES or end - begin > _LARGEST_DIRECTORY:
+        raise ValueError(f"{count:,} entries; at most {_MOST_ENTRIES:,} are read, with names of a sane length")
     entries, pos = [], begin
     for _ in range(count):
         entry, pos = _read_entry(memory, pos)
