@@ -383,6 +383,9 @@ class _Reader:
     def ordered_dict(self) -> OrderedDict[Any, Any]:
         return OrderedDict()
 
+    def empty_bytes(self) -> bytes:
+        return b""
+
     def tensor(
         self, storage: Any, offset: Any, shape: Any, stride: Any, requires_grad: Any, hooks: Any, metadata: Any = None
     ) -> Tensor:
@@ -468,6 +471,7 @@ def _unknown(op: int) -> ValueError:
 
 
 _CALLS: dict[str, Callable[..., Any]] = {
+    "__builtin__.bytes": _Reader.empty_bytes,
     "_codecs.encode": _Reader.encode,
     "collections.OrderedDict": _Reader.ordered_dict,
     "numpy.dtype": _Reader.numpy_type,
