@@ -227,14 +227,14 @@ class Draft:
         return zip_file(self.entries(protocol))
 
     def legacy(self, protocol: int = 2, **parts: Any) -> bytes:
-        """The file in the old serialisation, with other ``keys``, ``order`` and ``numels`` (by key) than its own."""
+        """The file in the old serialisation, with other ``keys``, ``order``, … than its own."""
         order = parts.get("order", self.records())
         keys = parts.get("keys", [storage.key for storage in order])
         numels = parts.get("numels", {})
         for storage in order:
             storage.view = storage.view or (None,)
         system = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"short": 2, "int": 4, "long": 4}}
-        pickles = [0x1950A86A20F9469CFC6C, 1001, system, self.data, keys]
+        pickles = [0x1950A86A20F9469CFC6C, 1001, parts.get("system", system), self.data, keys]
         return b"".join(dumps(value, protocol) for value in pickles) + b"".join(
             struct.pack("<q", numels.get(storage.key, storage.numel)) + storage.raw for storage in order
         )
@@ -829,7 +829,10 @@ def millions_of_nothing(base: Base, rng: random.Random) -> Files:
             (reference + name, b"j" + name[1:] + b"Q"),
         ]
     )
-    draft.put(Raw(b"(" + once + again * 4_500_000 + b"t"), rng)
+    many = Raw(b"(" + once + again * 4_500_000 + b"t")
+    if rng.random() < 0.2:
+        return {"": rng.choice([draft.legacy(system=many), draft.legacy(keys=many)])}
+    draft.put(many, rng)
     return draft.file(rng)
 
 

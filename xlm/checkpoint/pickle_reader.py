@@ -27,7 +27,9 @@ from torch import Tensor
 LARGEST_PICKLE = 1 << 26
 """Bytes of a pickle; that of a model with 250,000 words has 15 million."""
 
-_MOST_STEPS = 1 << 22
+MOST_STEPS = 1 << 22
+"""Opcodes of a pickle; that of a model with 250,000 words has 2 million."""
+
 _MOST_TENSORS = 10_000
 _MOST_DIMENSIONS = 8
 _MOST_USES = 8
@@ -112,18 +114,19 @@ class _Name:
 _EMPTY = _Name("an empty place of the memo")
 
 
-def read_pickle(data: bytes, start: int = 0) -> PickledObject:
+def read_pickle(data: bytes, start: int = 0, *, most_steps: int = MOST_STEPS) -> PickledObject:
     """Return what a pickle holds.
 
     Args:
         data: Bytes with the pickle in them.
         start: Where it begins.
+        most_steps: How many opcodes it may have.
 
     Raises:
         ValueError, or another exception that the content of the data causes: not such a pickle.
     """
     reader = _Reader(data)
-    end = reader.run(start)
+    end = reader.run(start, most_steps)
     return PickledObject(reader.stack[-1], reader.storages, reader.tensors, end)
 
 
@@ -140,11 +143,11 @@ class _Reader:
         self.other_keys = 0
         self.copied = 0
 
-    def run(self, pos: int) -> int:
+    def run(self, pos: int, most_steps: int) -> int:
         """Execute a pickle, and return where it ends. The frequent opcodes stand here, for speed."""
         data, stack, memo = self.data, self.stack, self.memo
         # A value that the data is too short for is cut; the opcode behind it is then missing, which is an error.
-        for _ in range(_MOST_STEPS):
+        for _ in range(most_steps):
             op = data[pos]
             pos += 1
             if op == _LONG_BINGET:
@@ -177,7 +180,7 @@ class _Reader:
                 if handler is None:
                     raise _unknown(op)
                 pos = handler(self, pos)
-        raise ValueError(f"a pickle of more than {_MOST_STEPS:,} opcodes")
+        raise ValueError(f"a pickle of more than {most_steps:,} opcodes")
 
     def _text(self, begin: int, size: int) -> int:
         text = str(self.data[begin : begin + size], "utf-8", "surrogatepass")
@@ -187,7 +190,7 @@ class _Reader:
     def _put(self, index: int) -> None:
         memo = self.memo
         if index > len(memo):
-            if index > min(len(self.data), _MOST_STEPS):
+            if index > min(len(self.data), MOST_STEPS):
                 raise ValueError(f"place {index:,} of the memo in a pickle of {len(self.data):,} bytes")
             memo.extend([_EMPTY] * (index - len(memo)))
         memo[index : index + 1] = [self.stack[-1]]

@@ -16,10 +16,11 @@ import torch
 
 from xlm.checkpoint.first_bytes import empty, not_opened, open_regular
 from xlm.checkpoint.pickle_reader import LARGEST_PICKLE, PickledObject, StorageClaim, read_pickle
-from xlm.checkpoint.zip_reader import damaged_entries, read_directory
+from xlm.checkpoint.zip_reader import checksum, read_directory
 from xlm.errors import CheckpointError
 
 _ZIP_MAGIC = b"PK\x03\x04"
+_FEW_STEPS = 1000
 _LEGACY_MAGIC, _LEGACY_VERSION = 0x1950A86A20F9469CFC6C, 1001
 
 
@@ -65,8 +66,10 @@ def _map(path: Path) -> mmap.mmap:
 
 def _read_zip(memory: mmap.mmap) -> Any:
     entries = read_directory(memory)
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        damaged = pool.submit(damaged_entries, memory, entries.values())
+    # torch can be told to write no checksums; then all of them are 0.
+    summed = list(entries.values()) if any(entry.checksum for entry in entries.values()) else []
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        sums = pool.map(checksum, [memory] * len(summed), summed)
         pickles = [name for name in entries if name.partition("/")[2] == "data.pkl"]
         if len(pickles) != 1:
             raise ValueError(f"{len(pickles)} entries data.pkl; there has to be one")
@@ -78,8 +81,9 @@ def _read_zip(memory: mmap.mmap) -> Any:
         if entry.end - entry.begin > LARGEST_PICKLE:
             raise ValueError(f"a pickle of {entry.end - entry.begin:,} bytes; at most {LARGEST_PICKLE:,} are read")
         pickled = read_pickle(memory[entry.begin : entry.end])
-        if damaged.result():
-            raise ValueError(f"damaged: the checksum of {', '.join(damaged.result()[:4])} is wrong")
+        damaged = [entry.name for entry, found in zip(summed, sums, strict=True) if found != entry.checksum]
+    if damaged:
+        raise ValueError(f"damaged: the checksum of {', '.join(damaged[:4])} is wrong")
     begins = {}
     for key, claim in pickled.storages.items():
         record = entries.get(f"{folder}data/{key}")
@@ -93,13 +97,13 @@ def _read_zip(memory: mmap.mmap) -> Any:
 
 def _read_legacy(memory: mmap.mmap) -> Any:
     head = memory[:LARGEST_PICKLE]
-    magic = read_pickle(head)
-    version = read_pickle(head, magic.end)
+    magic = read_pickle(head, most_steps=_FEW_STEPS)
+    version = read_pickle(head, magic.end, most_steps=_FEW_STEPS)
     if magic.value != _LEGACY_MAGIC or version.value != _LEGACY_VERSION:
         raise ValueError("no magic number of torch.save at the beginning")
-    system = read_pickle(head, version.end)
+    system = read_pickle(head, version.end, most_steps=_FEW_STEPS)
     pickled = read_pickle(head, system.end)
-    keys = read_pickle(head, pickled.end)
+    keys = read_pickle(head, pickled.end, most_steps=_FEW_STEPS + 3 * len(pickled.storages))
     texts = type(keys.value) is list and all(type(key) is str for key in keys.value)
     if not texts or len(keys.value) != len(pickled.storages) or set(keys.value) != set(pickled.storages):
         raise ValueError("a list of storages that are not those that the tensors refer to")

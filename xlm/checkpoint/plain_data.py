@@ -76,7 +76,7 @@ def has_own_numbers(tensor: torch.Tensor) -> bool:
     last = 0  # the furthest place from the first, in the dimensions so far
     for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
         if size > 1 and stride <= last:
-            return False
+            return not tensor.numel()
         last += (size - 1) * stride
     return True
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import mmap
 import zlib
-from collections.abc import Iterable
 from struct import Struct
 from typing import NamedTuple
 
@@ -72,23 +71,13 @@ def read_directory(memory: mmap.mmap) -> dict[str, Entry]:
     return {entry.name: entry for entry in entries}
 
 
-def damaged_entries(memory: mmap.mmap, entries: Iterable[Entry]) -> list[str]:
-    """Return the names of the entries whose bytes do not have the checksum that the directory gives them.
-
-    A file in which no entry has a checksum passes: torch can be told to write none. The work is done outside the
-    interpreter lock, so that it costs no time beside a thread that reads the pickle.
-    """
-    if not any(entry.checksum for entry in entries):
-        return []
-    damaged = []
+def checksum(memory: mmap.mmap, entry: Entry) -> int:
+    """Return the CRC-32 of an entry's bytes; most of the work is done outside the interpreter lock."""
+    found = 0
     with memoryview(memory) as view:
-        for entry in entries:
-            checksum = 0
-            for start in range(entry.begin, entry.end, _CHUNK):
-                checksum = zlib.crc32(view[start : min(start + _CHUNK, entry.end)], checksum)
-            if checksum != entry.checksum:
-                damaged.append(entry.name)
-    return damaged
+        for start in range(entry.begin, entry.end, _CHUNK):
+            found = zlib.crc32(view[start : min(start + _CHUNK, entry.end)], found)
+    return found
 
 
 def _find_directory(memory: mmap.mmap) -> tuple[int, int, int]:
