@@ -24,6 +24,7 @@ import traceback
 import warnings
 from collections import Counter, defaultdict
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -115,7 +116,9 @@ def run(seed: int, first: int, files: int, minutes: float) -> tuple[dict[str, Co
             for line in process.stdout:
                 begun, outcome = json.loads(line), process.stdout.readline()
                 number, name = begun["number"] + 1, begun["generator"]
-                result = json.loads(outcome) if outcome else {"result": "killed", "said": "", "seconds": 0.0}
+                result: dict[str, Any] = {"result": "killed", "said": "", "seconds": 0.0}
+                if outcome:
+                    result = json.loads(outcome)
                 slowest = max(slowest, result["seconds"])
                 counts[name][result["result"]] += 1
                 if result["result"] not in ALLOWED[expected[name]]:

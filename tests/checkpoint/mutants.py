@@ -152,10 +152,10 @@ class View:
         if self.parameter:
             plain = View(self.storage, self.offset, self.shape, self.stride, self.more)
             return torch._utils._rebuild_parameter, (plain, True, OrderedDict())
-        return torch._utils._rebuild_tensor_v2, arguments  # type: ignore[attr-defined]
+        return torch._utils._rebuild_tensor_v2, arguments
 
 
-class _Pickler(pickle._Pickler):  # type: ignore[name-defined, misc]
+class _Pickler(pickle._Pickler):
     def persistent_id(self, value: Any) -> Any:
         if not isinstance(value, Storage):
             return None
@@ -163,9 +163,9 @@ class _Pickler(pickle._Pickler):  # type: ignore[name-defined, misc]
 
     def save(self, value: Any, save_persistent_id: bool = True) -> None:
         if isinstance(value, Raw):
-            self.write(value.code)
+            self.write(value.code)  # type: ignore[attr-defined]
         else:
-            super().save(value, save_persistent_id)
+            super().save(value, save_persistent_id)  # type: ignore[misc]
 
 
 def dumps(value: Any, protocol: int = 2) -> bytes:
@@ -265,7 +265,8 @@ class Entry:
 
 def zip_file(entries: list[Entry], *, zip64: bool = True, gaps: Iterator[int] | None = None) -> bytes:
     """Return a zip file; ``gaps`` are the zeros between its entries."""
-    body, directory, offsets = b"", b"", []
+    body, directory = b"", b""
+    offsets: list[int] = []
     for entry in entries:
         raw = zlib.compress(entry.data)[2:-4] if entry.method else entry.data
         checksum = zlib.crc32(entry.data) if entry.checksum is None else entry.checksum
@@ -379,7 +380,7 @@ def reworked(code: bytes, rng: random.Random) -> bytes:
     """Return a pickle of protocol 2 or 3 with the places of its memo renumbered and in longer or shorter opcodes."""
     if rng.random() < 0.3:
         return pickletools.optimize(code)
-    starts = [(op, argument, at) for op, argument, at in pickletools.genops(code) if at is not None]
+    starts: list[tuple[Any, Any, int]] = [found for found in pickletools.genops(code) if found[2] is not None]  # type: ignore[misc]
     used = sorted({argument for op, argument, _ in starts if "PUT" in op.name})
     places = dict(zip(used, rng.sample(range(len(used) + 50), len(used)), strict=True))
     parts = []
@@ -849,17 +850,18 @@ def tensor_out_of_its_storage(base: Base, rng: random.Random) -> Files:
     draft = Draft(base.data)
     view = draft.any_weight(rng)
     rows, columns = view.shape
-    changes: list[Callable[[], object]] = [
-        lambda: setattr(view, "offset", rng.choice([1, -1, 1 << 40, 1 << 62, 1 << 70, None, 0.0, ()])),
-        lambda: setattr(view, "shape", rng.choice([(rows + 1, columns), (rows, -1), (1 << 40, columns), None, [2]])),
-        lambda: setattr(view, "stride", rng.choice([(columns + 1, 1), (-columns, 1), (1 << 62, 1 << 62), (1,), ()])),
-        lambda: setattr(view, "stride", rng.choice([(0, 1), (0, 0), (1, 1), (columns, 0)])),
-        lambda: (setattr(view, "shape", (16_000_000, columns)), setattr(view, "stride", (0, 1))),
-        lambda: (setattr(view, "shape", (1,) * 100_000), setattr(view, "stride", (1,) * 100_000)),
-        lambda: setattr(view, "more", rng.choice([({"conj": True},), ({"neg": True},)])),
-        lambda: setattr(view, "storage", rng.choice([None, "0", ("storage", "0"), replace(view), 7])),
+    changes: list[dict[str, Any]] = [
+        {"offset": rng.choice([1, -1, 1 << 40, 1 << 62, 1 << 70, None, 0.0, ()])},
+        {"shape": rng.choice([(rows + 1, columns), (rows, -1), (1 << 40, columns), None, [2]])},
+        {"stride": rng.choice([(columns + 1, 1), (-columns, 1), (1 << 62, 1 << 62), (1,), ()])},
+        {"stride": rng.choice([(0, 1), (0, 0), (1, 1), (columns, 0)])},
+        {"shape": (16_000_000, columns), "stride": (0, 1)},
+        {"shape": (1,) * 100_000, "stride": (1,) * 100_000},
+        {"more": rng.choice([({"conj": True},), ({"neg": True},)])},
+        {"storage": rng.choice([None, "0", ("storage", "0"), replace(view), 7])},
     ]
-    rng.choice(changes)()
+    for name, value in rng.choice(changes).items():
+        setattr(view, name, value)
     return draft.file(rng)
 
 
