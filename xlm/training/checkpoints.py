@@ -16,12 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 from torch.optim import Optimizer
 
 from xlm._atomic import make_directory, replacing_directory, write_error, write_text
+from xlm.checkpoint.layout_weights import read_safetensors
 from xlm.checkpoint.safetensors_writer import write_safetensors
 from xlm.data.shards import file_sha256
 from xlm.errors import CheckpointError
@@ -163,10 +162,18 @@ def _checked(path: Path) -> dict[str, Any]:
     try:
         contents: dict[str, Any] = json.loads((path / _STATE).read_text("utf-8"))
         checksum = contents.pop("sha256")
-    except (OSError, ValueError, KeyError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise CheckpointError("the state cannot be read", where=path / _STATE, found=error) from error
-    if checksum != _checksum(contents) or contents["format"] != _FORMAT:
+    if checksum != _checksum(contents) or contents.get("format") != _FORMAT:
         raise CheckpointError("the state is not what was written", where=path / _STATE, found="another checksum")
+    objects = all(isinstance(contents.get(key), dict) for key in ("files", "ages", "state"))
+    if not objects or any(Path(name).name != name for name in contents["files"]):
+        raise CheckpointError(
+            "the state is not one of a run",
+            where=path / _STATE,
+            found="files, ages or state of another kind, or a file elsewhere",
+            expected="what xlm train wrote",
+        )
     for name, expected in contents["files"].items():
         file = path / name
         found = file_sha256(file) if file.is_file() else "no such file"
@@ -187,10 +194,7 @@ def load_optimiser(path: Path, contents: Mapping[str, Any], model: XLMWithLMHead
     Raises:
         CheckpointError: They are those of another model.
     """
-    try:
-        moments = load_file(path / _OPTIMISER)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError("the moments cannot be read", where=path / _OPTIMISER, found=error) from error
+    moments = read_safetensors(path / _OPTIMISER)
     parameters = dict(model.named_parameters())
     for name, age in contents["ages"].items():
         state: dict[str, Any] = {"step": int(age)}
