@@ -69,7 +69,7 @@ class XLMError(Exception):
         return cls(
             what,
             where="; ".join(name for name, _, _ in problems),
-            found="; ".join(f"{name} = {value!r}" for name, value, _ in problems),
+            found="; ".join(f"{name} = {value!r:.500}" for name, value, _ in problems),
             expected="; ".join(f"{name}: {rule}" for name, _, rule in problems),
             remedy=remedy,
         )

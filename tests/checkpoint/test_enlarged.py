@@ -91,6 +91,43 @@ def test_it_scores_with_the_tokenizer_it_had(converted: Path, tmp_path: Path) ->
     XLMTokenizer.from_pretrained(tmp_path / "again")
 
 
+@pytest.mark.parametrize("old", [False, True], ids=["added_tokens_decoder", "added_tokens.json"])
+@pytest.mark.parametrize("pad_to_multiple_of", [None, 64])
+def test_it_scores_with_a_tokenizer_that_was_enlarged_too(
+    pad_to_multiple_of: int | None, old: bool, converted: Path, tmp_path: Path
+) -> None:
+    peer = transformers.XLMTokenizer.from_pretrained(converted)
+    assert peer.add_tokens(["dogfood", "grass"]) == 2
+    theirs = resize(converted, len(peer), tmp_path / "resized", pad_to_multiple_of=pad_to_multiple_of)
+    peer.save_pretrained(tmp_path / "resized")
+    assert len(json.loads((tmp_path / "resized" / "vocab.json").read_text())) == WORDS
+    if old:
+        path = tmp_path / "resized" / "tokenizer_config.json"
+        values = json.loads(path.read_text())
+        del values["added_tokens_decoder"]
+        path.write_text(json.dumps(values))
+        (tmp_path / "resized" / "added_tokens.json").write_text(json.dumps({"dogfood": 123, "grass": 124}))
+    assert_the_pair_works(tmp_path / "resized", theirs, peer)
+    convert(tmp_path / "resized", tmp_path / "again")
+    assert_the_pair_works(tmp_path / "again", theirs, transformers.XLMTokenizer.from_pretrained(tmp_path / "again"))
+    if pad_to_multiple_of is None:
+        convert(tmp_path / "resized", tmp_path / "back.pth", to="original")
+        words = torch.load(tmp_path / "back.pth")["dico_id2word"]
+        assert (words[123], words[124]) == ("dogfood@@", "grass@@")
+
+
+def assert_the_pair_works(directory: Path, theirs: Any, peer: Any) -> None:
+    ours = assert_same_logits(directory, theirs, theirs.config.vocab_size)
+    tokenizer = XLMTokenizer.from_pretrained(directory, preset="transformers")
+    assert (len(tokenizer), tokenizer.convert_tokens_to_ids("grass")) == (125, 124)
+    text = "The small dogfood is on the grass ."
+    ids = tokenizer.encode(text)
+    assert ids == peer.encode(text)
+    assert {123, 124} < {*ids}
+    assert tokenizer.decode(ids) == peer.decode(ids)
+    assert len(score(ours, tokenizer, [text], lang="en")[0].logprobs) == len(tokenizer.encode(text, lang="en")) - 1
+
+
 def test_words_that_were_named_go_back_to_the_original(converted: Path, tmp_path: Path) -> None:
     """Once vocab.json names the new words, the original's format has a place for them: last, never counted."""
     resize(converted, 125, tmp_path / "resized")

@@ -6,7 +6,9 @@ import builtins
 import contextlib
 import os
 import pickle
+import warnings
 import zipfile
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.checkpoint.mutants import Draft, Entry, zip_file
 from tests.checkpoint.original_files import demo_data, save
 from xlm import XLMError, XLMTokenizer, XLMWithLMHeadModel
+from xlm.checkpoint import zip_reader
 from xlm.checkpoint.convert import convert
 from xlm.checkpoint.first_bytes import check_first_bytes
 from xlm.checkpoint.original import read_original
@@ -57,6 +61,112 @@ def test_numpy_comes_back(module: str, tmp_path: Path) -> None:
         np.testing.assert_array_equal(found[key], values[key])
     assert found["nested"][0] == (np.float32(2),)
     np.testing.assert_array_equal(found["nested"][1]["x"], [1, 2])
+
+
+def everything() -> dict[str, Any]:
+    """All that a checkpoint may hold: types, strides, shared storages, numpy's objects, what each protocol writes."""
+    whole = torch.arange(24.0).reshape(4, 6)
+    shared = ["one", 2]
+    types = (
+        torch.float16,
+        torch.bfloat16,
+        torch.float64,
+        torch.int64,
+        torch.int32,
+        torch.int16,
+        torch.int8,
+        torch.uint8,
+    )
+    return {
+        "tensors": {str(dtype): torch.arange(3).to(dtype) for dtype in types},
+        "flags": torch.tensor([True, False]),
+        "whole": whole,
+        "turned": whole.T,
+        "part": whole[1:, ::2],
+        "row": whole[2],
+        "number": torch.tensor(7.5),
+        "nothing": torch.empty(0, 3),
+        "parameter": torch.nn.Parameter(torch.ones(2, 2).half()),
+        "model": torch.nn.LayerNorm(2).state_dict(),
+        "numpy": [
+            np.float64(1.5),
+            np.bool_(True),
+            np.arange(6.0).reshape(2, 3),
+            np.asfortranarray(np.eye(3)),
+            np.empty(0),
+        ],
+        "large": np.arange(2000, dtype=np.int16),
+        "integers": [0, 255, 256, 65536, -1, 1 << 31, 1 << 40, -(1 << 70)],
+        "others": [
+            None,
+            True,
+            False,
+            1.5,
+            float("inf"),
+            "",
+            "wörd\U0001f600",
+            b"",
+            b"bytes\xff",
+            b"x" * 300,
+            "y" * 300,
+        ],
+        "containers": [(), (1,), (1, 2), (1, 2, 3), (1, 2, 3, 4), [], {}, OrderedDict(a=1)],
+        "keys": {1: "a", None: 2, ("de", "en"): 3, 140_000_000_000_000: 4, 1.5: 5} | {"x": shared},
+        "shared": [shared, shared],
+        "many": {number: f"word {number}" for number in range(3000)},
+    }
+
+
+def same(found: Any, expected: Any) -> bool:
+    if isinstance(expected, torch.Tensor):
+        kept = type(found) is torch.Tensor and found.dtype == expected.dtype and found.stride() == expected.stride()
+        return kept and torch.equal(found, expected.detach())
+    if type(found) is not type(expected):
+        return False
+    if isinstance(expected, dict):
+        return list(found) == list(expected) and all(same(found[key], expected[key]) for key in expected)
+    if isinstance(expected, list | tuple):
+        return len(found) == len(expected) and all(map(same, found, expected))
+    if isinstance(expected, np.ndarray):
+        return bool(found.dtype == expected.dtype and np.array_equal(found, expected) and found.flags.writeable)
+    return bool(found == expected)
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+@pytest.mark.parametrize("protocol", [1, 2, 3, 4, 5])
+def test_every_protocol_comes_back(protocol: int, legacy: bool, tmp_path: Path) -> None:
+    path = tmp_path / "x.pth"
+    torch.save(everything(), path, pickle_protocol=protocol, _use_new_zipfile_serialization=not legacy)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = load_pickle(path)
+    assert same(found, everything())
+    assert found["shared"][0] is found["shared"][1] is found["keys"]["x"]
+    whole = found["whole"]
+    for part in ("turned", "part", "row"):
+        assert found[part].untyped_storage().data_ptr() == whole.untyped_storage().data_ptr()
+    before = path.read_bytes()
+    whole[2, 2] = -1  # private memory, also where the file is mapped
+    assert found["row"][2] == found["turned"][2, 2] == found["part"][1, 1] == -1
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+@pytest.mark.parametrize("protocol", [0, 1, 4, 5])
+def test_a_checkpoint_of_another_protocol(
+    protocol: int, legacy: bool, data: dict[str, Any], tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    path = tmp_path / "x.pth"
+    torch.save(data, path, pickle_protocol=protocol, _use_new_zipfile_serialization=not legacy)
+    if protocol == 0:
+        # torch does not read it either: its references to storages are written as text.
+        with pytest.raises(CheckpointError, match="protocol 0"):
+            read_original(path)
+    else:
+        assert read_original(path).words == tuple(data["dico_id2word"].values())
+        assert XLMTokenizer.from_pretrained(path, codes=tmp_path / "codes").vocab_size == len(data["dico_id2word"])
+        convert(path, tmp_path / "converted")
+    assert not recwarn.list
 
 
 class Attack:
@@ -207,6 +317,67 @@ def test_the_check_of_the_first_bytes_says_the_same(tmp_path: Path) -> None:
                 read(tmp_path / name)
             messages.add(str(error.value))
         assert len(messages) == 1
+
+
+def uninitialised(draft: Draft) -> bytes:
+    """Torch allocates a storage that the list leaves out, and puts nothing into it."""
+    weights = draft.weights["embeddings.weight"].storage
+    return draft.legacy(order=[storage for storage in draft.records() if storage is not weights])
+
+
+def short(draft: Draft) -> bytes:
+    """Torch maps a record by the count in the pickle, and goes on into the next entry."""
+    storage = draft.weights["embeddings.weight"].storage
+    storage.raw = storage.raw[:64]
+    return draft.zip()
+
+
+def resized(draft: Draft) -> bytes:
+    storage = draft.weights["layer_norm_emb.bias"].storage
+    storage.numel, storage.raw = 1, bytes(4)
+    return draft.legacy()
+
+
+def beyond(draft: Draft) -> bytes:
+    draft.weights["embeddings.weight"].offset = 1
+    return draft.zip()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (uninitialised, "list of storages"),
+        (resized, "in a storage of 1 numbers"),
+        (short, "an entry of 64 bytes"),
+        (beyond, "in a storage of"),
+    ],
+)
+def test_no_memory_but_the_files_own_becomes_a_weight(
+    change: Callable[[Draft], bytes], words: str, data: dict[str, Any], tmp_path: Path
+) -> None:
+    path = tmp_path / "x.pth"
+    draft = Draft(data)
+    path.write_bytes(change(draft))
+    with pytest.raises(CheckpointError, match=words):
+        read_original(path)
+
+
+@pytest.mark.parametrize("name", ["archive/DATA.PKL", "archive/Data/0", "archive/data/0"])
+def test_names_that_are_the_same_to_some_programs(name: str, data: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "x.pth"
+    path.write_bytes(zip_file([*Draft(data).entries(), Entry(name, b"other")]))
+    with pytest.raises(CheckpointError, match="differ only in case"):
+        read_original(path)
+
+
+def test_storages_above_4_gb_are_found_by_their_extra_field() -> None:
+    """A directory entry as it stands in a file of 5 GB, in front of a file that is not there."""
+    sizes = [5 << 30, 5 << 30, 6 << 30]
+    extra = b"FB\x02\x00xx" + b"\x01\x00\x18\x00" + b"".join(size.to_bytes(8, "little") for size in sizes)
+    assert zip_reader._large_numbers([0xFFFFFFFF] * 3, extra) == sizes
+    assert zip_reader._large_numbers([7, 0xFFFFFFFF, 0xFFFFFFFF], extra) == [7, *sizes[:2]]
+    with pytest.raises(ValueError, match="size"):
+        zip_reader._large_numbers([0xFFFFFFFF] * 3, extra[:6])
 
 
 def test_a_flipped_bit_in_a_weight_is_found(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from xlm import XLMError
-from xlm.checkpoint.plain_data import from_json, to_json, without_numpy
+from xlm.checkpoint.plain_data import check_plain, from_json, has_own_numbers, to_json, without_numpy
 
 NUMBERS = st.sampled_from(["<f8", "<f4", "<f2", "<i8", "<i4", "|i1", "|u1", "|b1"])
 ARRAYS = NUMBERS.flatmap(lambda code: hnp.arrays(np.dtype(code), hnp.array_shapes(min_dims=0, max_dims=2, min_side=0)))
@@ -109,3 +109,44 @@ def test_a_small_text_cannot_become_a_large_array() -> None:
     bomb = base64.b64encode(zlib.compress(bytes(1 << 24), 9)).decode()
     with pytest.raises(XLMError, match="cannot be read"):
         from_json({"$array": ["|u1", [8], bomb]})
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        ["x" * (1 << 20)] * 9,
+        [b"x" * (1 << 20)] * 9,
+        [np.zeros(1 << 17)] * 9,
+        [torch.zeros(1 << 17, dtype=torch.float64)] * 9,
+        [1 << 2000] * 40_000,
+        {"a" * (1 << 23): {"b": 1}},
+    ],
+    ids=["text", "bytes", "array", "tensor", "numbers", "key"],
+)
+def test_more_bytes_than_parameters_have(value: object) -> None:
+    with pytest.raises(XLMError, match="more than 8,388,608 bytes"):
+        check_plain(value, "params")
+
+
+def test_a_tensor_with_one_place_for_several_numbers() -> None:
+    base = torch.arange(24.0)
+    own = [
+        base,
+        base.view(4, 6).T,
+        base.view(4, 6)[1:, ::2],
+        base[:0].expand(3, 0),
+        base[:1],
+        base.view(1, 24),
+        base[3],
+    ]
+    assert all(map(has_own_numbers, own))
+    shared = [
+        base[:6].expand(4, 6),
+        base.as_strided((4, 6), (1, 1)),
+        base.as_strided((2, 4), (3, 1)),
+        base[:1].expand(2),
+    ]
+    assert not any(map(has_own_numbers, shared))
+    for tensor in shared:
+        with pytest.raises(XLMError, match="not plain numbers"):
+            check_plain({"x": tensor}, "params")

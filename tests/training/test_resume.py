@@ -195,6 +195,27 @@ def test_all_damaged(whole_run: Path, data: Path, tmp_path: Path) -> None:
         train(small_run(data, tmp_path / "run"), resume=True)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"files": {"../../train.toml": "0"}},
+        {"files": ["config.json"]},
+        {"ages": None},
+        {"state": 3},
+        {"format": None},
+    ],
+)
+def test_a_state_of_another_kind_is_no_state(change: dict[str, Any], whole_run: Path, tmp_path: Path) -> None:
+    """Anybody can write the checksum that belongs to what he has written."""
+    shutil.copytree(whole_run, tmp_path / "run")
+    for file in (tmp_path / "run/checkpoints").glob("*/state.json"):
+        contents = {**json.loads(file.read_text("utf-8")), **change}
+        del contents["sha256"]
+        file.write_text(json.dumps({**contents, "sha256": checkpoints._checksum(contents)}), "utf-8")
+    with pytest.raises(CheckpointError):
+        checkpoints.newest_checkpoint(tmp_path / "run")
+
+
 def test_a_forged_state_is_no_state(whole_run: Path, tmp_path: Path) -> None:
     """Valid JSON with another number in it has another checksum."""
     shutil.copytree(whole_run, tmp_path / "run")

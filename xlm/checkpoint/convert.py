@@ -129,6 +129,9 @@ def convert(
     _check_range(checkpoint, wanted)
     vocabulary = _vocabulary(checkpoint, source)
     tokenizer = _tokenizer(checkpoint, vocabulary, source, codes)
+    if tokenizer is not None:
+        vocabulary = tokenizer.vocabulary  # with the tokens that were added behind those of vocab.json
+    _check_size(checkpoint, vocabulary, source)
     write = _write_layout if to == "transformers" else _write_original
     files, notes = write(target, checkpoint, vocabulary, tokenizer, wanted)
     words = checkpoint.tensors["transformer.embeddings.word.weight"]
@@ -248,23 +251,26 @@ def _tokenizer(
 
 
 def _vocabulary(checkpoint: Checkpoint, source: Path) -> Vocabulary | None:
-    """Return the source's words; those of a directory may be fewer than the model's embeddings, but not more."""
+    """Return the words that the source's own files name, without a look at its tokenizer."""
     if checkpoint.words is not None:
         counts = None if checkpoint.record is None else checkpoint.record.counts
         return Vocabulary.from_dictionary(checkpoint.words, counts, where=source)
     file = source / VOCABULARY_FILE
     if not file.is_file():
         return None
-    vocabulary = Vocabulary.from_json(file)
-    if len(vocabulary) > checkpoint.config.vocab_size:
+    return Vocabulary.from_json(file)
+
+
+def _check_size(checkpoint: Checkpoint, vocabulary: Vocabulary | None, source: Path) -> None:
+    """Raise when there are more words than embeddings; there may be fewer, where the model was enlarged alone."""
+    if vocabulary is not None and len(vocabulary) > checkpoint.config.vocab_size:
         raise CheckpointError(
             "the vocabulary is of another size than the model",
-            where=file,
+            where=source,
             found=f"{len(vocabulary)} words",
             expected=f"at most {checkpoint.config.vocab_size}",
             remedy="use the vocabulary that belongs to these weights",
         )
-    return vocabulary
 
 
 @contextmanager

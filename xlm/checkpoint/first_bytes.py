@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import BinaryIO
 
 from xlm.errors import CheckpointError
 
 # How a file begins that torch.save has written, in its two formats.
-_ZIPPED, _PICKLED = b"PK", b"\x80"
+_ZIPPED, _PICKLED, _PICKLED_AS_TEXT = b"PK", b"\x80", b"L1"
 
 
 def check_first_bytes(path: Path) -> None:
@@ -16,14 +17,14 @@ def check_first_bytes(path: Path) -> None:
     Raises:
         CheckpointError: It cannot be read, or torch has not written it.
     """
-    try:
-        with path.open("rb") as file:
+    with open_regular(path) as file:
+        try:
             head = file.read(len(_ZIPPED))
-    except OSError as error:
-        raise not_opened(path, error) from error
+        except OSError as error:
+            raise not_opened(path, error) from error
     if not head:
         raise empty(path)
-    if not head.startswith((_ZIPPED, _PICKLED)):
+    if not head.startswith((_ZIPPED, _PICKLED, _PICKLED_AS_TEXT)):
         raise CheckpointError(
             "the file is not a checkpoint",
             where=path,
@@ -31,6 +32,20 @@ def check_first_bytes(path: Path) -> None:
             expected="a .pth of the original, or a directory with config.json and weights",
             remedy="check the path, and the order of the arguments; fetch the file again if it is damaged",
         )
+
+
+def open_regular(path: Path, *, expected: str = "a checkpoint") -> BinaryIO:
+    """Open a file for reading, and no pipe or device, which may never end.
+
+    Raises:
+        CheckpointError: It cannot be opened, or is not a regular file.
+    """
+    try:
+        if path.is_file() or not path.exists():
+            return path.open("rb")
+    except (OSError, ValueError) as error:
+        raise not_opened(path, error, expected=expected) from error
+    raise not_opened(path, ValueError("not a regular file"), expected=expected)
 
 
 def not_opened(path: Path, error: Exception, *, expected: str = "a checkpoint") -> CheckpointError:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Container
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from xlm.checkpoint.first_bytes import not_opened
+from xlm.checkpoint.first_bytes import open_regular
 from xlm.checkpoint.layout_config import listing, read_json
 from xlm.checkpoint.pickles import load_pickle
 from xlm.errors import CheckpointError
@@ -20,6 +21,9 @@ _PICKLED_FILE = "pytorch_model.bin"
 _INDEX_SUFFIX = ".index.json"
 # No path, no device name, nothing hidden: what every tool that cuts weights into shards makes.
 _SHARD = re.compile(r"[A-Za-z0-9_][\w.-]*", re.ASCII)
+_LARGEST_HEADER = 1 << 22
+_MOST_TENSORS = 10_000
+_MOST_DIMENSIONS = 8
 _FORMS = (WEIGHTS_FILE, WEIGHTS_FILE + _INDEX_SUFFIX, _PICKLED_FILE, _PICKLED_FILE + _INDEX_SUFFIX)
 
 
@@ -62,13 +66,13 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         CheckpointError: The file cannot be opened or is not what it should be.
     """
     try:
-        path.open("rb").close()  # the library calls a file missing that may not be read
-    except OSError as error:
-        raise not_opened(path, error, expected="a safetensors file") from error
-    try:
+        with open_regular(path, expected="a safetensors file") as raw:
+            _check_header(raw)
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
+    except CheckpointError:
+        raise
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise CheckpointError(
             "the file cannot be read as safetensors",
             where=path,
@@ -76,6 +80,26 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
             expected="a whole safetensors file",
             remedy="fetch it again",
         ) from error
+
+
+def _check_header(file: BinaryIO) -> None:
+    """Raise where the library would spend memory or time on what a header only claims; it checks all else itself."""
+    size = int.from_bytes(file.read(8), "little")
+    if size > _LARGEST_HEADER:
+        raise ValueError(f"a header of {size:,} bytes; at most {_LARGEST_HEADER:,} are read")
+    header = json.loads(file.read(size), object_pairs_hook=_without_doubles)
+    if len(header) > _MOST_TENSORS:
+        raise ValueError(f"{len(header):,} tensors; at most {_MOST_TENSORS:,} are read")
+    for name, entry in header.items():
+        if name != "__metadata__" and len(entry["shape"]) > _MOST_DIMENSIONS:
+            raise ValueError(f"tensor {name:.100} of {len(entry['shape']):,} dimensions")
+
+
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name that stands twice in the header")
+    return found
 
 
 def _read_file(path: Path) -> dict[str, Tensor]:

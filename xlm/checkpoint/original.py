@@ -65,7 +65,6 @@ def read_original(path: Path, *, causal: bool | None = None) -> Checkpoint:
     data = _load(path)
     params = dict(data["params"])
     training = {key: data[key] for key in _TRAINING_KEYS if key in data}
-    check_plain([params, training], f"{path}, params and {', '.join(training)}")
     extra = _extra_config(params.pop(EXTRA_CONFIG_KEY, {}), path)
     refuse_unsupported(extra, f"{path}, params, {EXTRA_CONFIG_KEY}")
     dictionary = _dictionary(data, path)
@@ -108,6 +107,10 @@ def _load(path: Path) -> dict[str, Any]:
     if missing:
         keys = ", ".join(sorted(map(str, data))[:8])
         raise _not_an_lm(path, f"no dictionary under {', '.join(missing)}; the file has: {keys or 'nothing'}")
+    # Before anything looks at the values, or shows them in a message.
+    check_plain(
+        [data.get(key) for key in ("params", *_TRAINING_KEYS)], f"{path}, params and {', '.join(_TRAINING_KEYS)}"
+    )
     if not data["params"].get("encoder_only", True):
         raise _not_an_lm(path, "a machine translation model (params say encoder_only = False)")
     refuse_unsupported(data["params"], f"{path}, params")
@@ -219,7 +222,7 @@ def _dictionary(data: Mapping[str, Any], path: Path) -> OriginalDictionary:
             expected="the same words both ways, each once",
         )
     numbers = [counts.get(word) for word in words]
-    if not all(isinstance(count, int) and not isinstance(count, bool) and count >= 0 for count in numbers):
+    if not all(isinstance(count, int) and not isinstance(count, bool) and 0 <= count < 1 << 63 for count in numbers):
         raise CheckpointError(
             "the dictionary's counts do not fit its words",
             where=f"{path}, dico_counts",

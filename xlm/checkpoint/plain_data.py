@@ -19,6 +19,7 @@ from xlm.errors import CheckpointError
 
 _LARGEST_ARRAY_BYTES = 1 << 28
 _MOST_PARTS = 1_000_000
+_MOST_BYTES = 1 << 23
 _DEEPEST = 100
 _TENSOR_TYPES = frozenset(
     {
@@ -31,16 +32,17 @@ _TENSOR_TYPES = frozenset(
 def check_plain(value: Any, where: object) -> None:
     """Raises unless the value can be kept: plain data of a sane size.
 
-    A few bytes of a pickle can stand for a list of lists that doubles at each level, or for a tensor of a terabyte.
+    A few bytes of a pickle can stand for a list of lists that doubles at each level, or repeat one long text a million
+    times.
 
     Args:
         value: What a file gave.
         where: The file and key, for the message.
 
     Raises:
-        CheckpointError: Too many parts, too deep, or an array or tensor that is not plain numbers.
+        CheckpointError: Too many parts or bytes, too deep, or a tensor that is not plain numbers.
     """
-    stack, parts, problem = [(value, 0)], 0, None
+    stack, parts, size, problem = [(value, 0)], 0, 0, None
     while stack and problem is None:
         item, depth = stack.pop()
         parts += 1
@@ -51,14 +53,32 @@ def check_plain(value: Any, where: object) -> None:
         elif isinstance(item, list | tuple | set):
             stack += [(part, depth + 1) for part in item]
         elif isinstance(item, torch.Tensor):
+            size += item.numel() * item.element_size()
             kept = item.layout == torch.strided and item.device.type == "cpu" and not item.is_conj()
-            size = item.numel() * item.element_size()
-            if not kept or item.dtype not in _TENSOR_TYPES or size > item.untyped_storage().nbytes():
+            if not kept or item.dtype not in _TENSOR_TYPES or not has_own_numbers(item):
                 problem = f"a tensor that is not plain numbers ({item.dtype}, {tuple(item.shape)})"
+        elif isinstance(item, str | bytes):
+            size += len(item)
+        elif isinstance(item, np.ndarray):
+            size += item.nbytes
+        elif type(item) is int:
+            size += item.bit_length() // 8
+        if size > _MOST_BYTES:
+            problem = problem or f"more than {_MOST_BYTES:,} bytes"
     if problem is not None:
         raise CheckpointError(
             "parameters that cannot be kept", where=where, found=problem, expected="plain data of a sane size"
         )
+
+
+def has_own_numbers(tensor: torch.Tensor) -> bool:
+    """Return whether a strided tensor has a place in memory for each of its numbers; an expanded one has not."""
+    last = 0  # the furthest place from the first, in the dimensions so far
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size > 1 and stride <= last:
+            return not tensor.numel()
+        last += (size - 1) * stride
+    return True
 
 
 def to_json(value: Any) -> Any:

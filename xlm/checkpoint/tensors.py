@@ -11,12 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from xlm.checkpoint.keys import KeyTable
+from xlm.checkpoint.plain_data import has_own_numbers
 from xlm.errors import CheckpointError, ConfigError
 from xlm.model.config import XLMConfig
 from xlm.model.lm import XLMWithLMHeadModel
 
 _LISTED = 12
 _LAYER = re.compile(r"^transformer\.layers\.(\d+)\.")
+_TAIL = re.compile(r"^head\.adaptive\.tail\.(\d+)\.")
 
 
 FLOAT_TYPES = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
@@ -105,9 +107,12 @@ def sort_tensors(
             tensors[ours], names[ours] = tensor, theirs
 
     # A file that claims a million layers must not make us build them.
-    present = {int(match[1]) for match in map(_LAYER.match, tensors) if match}
-    if config.n_layers > len(present):
-        problem("missing", f"{config.n_layers - len(present)} of the {config.n_layers} layers that are claimed")
+    layers, tails = (len({match[1] for match in map(part.match, tensors) if match}) for part in (_LAYER, _TAIL))
+    if config.n_layers > layers:
+        problem("missing", f"{config.n_layers - layers} of the {config.n_layers} layers that are claimed")
+    elif config.asm and len(config.asm_cutoffs) > tails:
+        claimed = len(config.asm_cutoffs)
+        problem("missing", f"{claimed - tails} of the {claimed} clusters of words that are claimed")
     else:
         _compare_shapes(table, tensors, names, config, problem)
     for ours, tensor in tensors.items():
@@ -117,7 +122,7 @@ def sort_tensors(
             problem("not a plain tensor", f"{names[ours]} ({type(tensor).__name__})")
         elif tensor.layout != torch.strided or tensor.is_meta or tensor.is_nested:
             problem("not a plain tensor", f"{names[ours]} ({tensor.layout}, {tensor.device})")
-        elif tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size():
+        elif not has_own_numbers(tensor):
             problem("not a plain tensor", f"{names[ours]} (fewer numbers stored than its shape has)")
         elif bad := _not_finite(tensor):
             problem("not finite", f"{names[ours]} ({bad} of {tensor.numel()} values)")
@@ -149,7 +154,13 @@ def _compare_shapes(
     config: XLMConfig,
     problem: Callable[[str, str], None],
 ) -> None:
-    expected = {name: tuple(tensor.shape) for name, tensor in empty_model(config).state_dict().items()}
+    # All layers have the same shapes, and one is built in no time.
+    first = "transformer.layers.0."
+    expected = {
+        name.replace(first, f"transformer.layers.{layer}."): tuple(tensor.shape)
+        for name, tensor in empty_model(config.replace(n_layers=1)).state_dict().items()
+        for layer in range(config.n_layers if name.startswith(first) else 1)
+    }
     if config.tied:
         expected["head.weight"] = expected["transformer.embeddings.word.weight"]
     for ours, shape in expected.items():

@@ -192,6 +192,7 @@ def _from_directory(
     config_path = directory / _CONFIG
     config = read_json_object(config_path) if _is_there(config_path) else {}
     vocabulary = Vocabulary.from_json(directory / VOCABULARY_FILE)
+    vocabulary = _with_added(vocabulary, directory, config)
     _check_languages(directory, config)
     merges_path = directory / _MERGES if codes is None else codes
     merges = read_merges(merges_path) if codes is None else read_codes(codes)
@@ -213,6 +214,23 @@ def _from_directory(
             raise  # what the caller passed, not what the file holds
         path = _file_of(directory, config, str(error.where))
         raise _wrong(path, str(error.where), error.found, error.expected) from error
+
+
+def _with_added(vocabulary: Vocabulary, directory: Path, config: Mapping[str, Any]) -> Vocabulary:
+    """Return the vocabulary with the tokens that ``add_tokens`` of transformers put behind it, which vocab.json lacks.
+
+    What is wrong with the others is found where all of them are read.
+    """
+    if "added_tokens_decoder" in config:
+        decoder = _object(directory / _CONFIG, config, "added_tokens_decoder")
+        added = {index: token.get("content") if isinstance(token, dict) else token for index, token in decoder.items()}
+    else:
+        path = directory / _ADDED_TOKENS
+        added = {str(index): token for token, index in read_json_object(path).items()} if _is_there(path) else {}
+    tokens = list(vocabulary.tokens)
+    while isinstance(token := added.get(str(len(tokens))), str):
+        tokens.append(token)
+    return vocabulary if len(tokens) == len(vocabulary) else Vocabulary(tokens=tuple(tokens))
 
 
 def _is_there(path: Path) -> bool:
@@ -308,11 +326,11 @@ def _check_added(path: Path, added: Mapping[str, AddedToken], vocabulary: Vocabu
     for index, token in added.items():
         if str(vocabulary.ids.get(token.content)) != index:
             raise VocabularyError(
-                "A token was added to the vocabulary, which is not supported",
+                "An added token has an id that is not its own",
                 where=path,
                 found=f"{shown(token.content)} with id {shortened(index)}",
-                expected="only tokens of vocab.json, with their ids",
-                remedy="take it out of the file, unless the model was trained with it",
+                expected="tokens of vocab.json with their ids, and further ones with the ids that follow",
+                remedy="fetch the file again, or take the token out of it",
             )
 
 

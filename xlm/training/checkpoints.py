@@ -16,12 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 from torch.optim import Optimizer
 
 from xlm._atomic import make_directory, replacing_directory, write_error, write_text
+from xlm.checkpoint.layout_weights import read_safetensors
 from xlm.checkpoint.safetensors_writer import write_safetensors
 from xlm.data.shards import file_sha256
 from xlm.errors import CheckpointError
@@ -165,10 +164,14 @@ def _verified_contents(path: Path) -> dict[str, Any]:
     try:
         contents: dict[str, Any] = json.loads((path / _STATE).read_text("utf-8"))
         checksum = contents.pop("sha256")
-    except (OSError, ValueError, KeyError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise CheckpointError("the checkpoint cannot be read", where=path / _STATE, found=error) from error
-    if checksum != _checksum(contents) or contents["format"] != _FORMAT:
+    if checksum != _checksum(contents) or contents.get("format") != _FORMAT:
         raise CheckpointError("the checkpoint was changed", where=path / _STATE, found="another checksum")
+    are_objects = all(isinstance(contents.get(key), dict) for key in ("files", "ages", "state"))
+    if not are_objects or any(Path(name).name != name for name in contents["files"]):
+        found = "files, ages or state of another type, or a file elsewhere"
+        raise CheckpointError("not the state of a training run", where=path / _STATE, found=found)
     for name, expected in contents["files"].items():
         file = path / name
         actual = file_sha256(file) if file.is_file() else "no such file"
@@ -189,10 +192,7 @@ def load_optimiser(path: Path, contents: Mapping[str, Any], model: XLMWithLMHead
     Raises:
         CheckpointError: The moments are not those of the model.
     """
-    try:
-        moments = load_file(path / _OPTIMISER)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError("the moments cannot be read", where=path / _OPTIMISER, found=error) from error
+    moments = read_safetensors(path / _OPTIMISER)
     parameters = dict(model.named_parameters())
     for name, age in contents["ages"].items():
         state: dict[str, Any] = {"step": int(age)}

@@ -1,0 +1,164 @@
+#!/usr/bin/env python3
+"""Opens checkpoints that were changed, harmlessly, at random or with intent, for as long as one likes.
+
+    PYTHONPATH=. .venv/bin/python scripts/fuzz_checkpoints.py [--minutes 10] [--files N] [--seed N] [--first N]
+
+Each file or directory either opens with the weights of the original, or is refused by an ``XLMError``, in at most 10
+seconds of processor time and 1 GB above its size. Harmless changes must open, attacks must be refused; of the others,
+those under a checksum never open with other weights. Prints the counts of each generator, and whatever is not so, with
+the number that ``--first`` takes to make it again; ends with 1 if there is any.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+from torch import Tensor
+
+from tests.checkpoint.mutants import ANY, EQUAL, GENERATORS, OPENS, REFUSED, Base, Generator, Mutant
+from xlm import XLMError, XLMTokenizer, XLMWithLMHeadModel
+from xlm.errors import XLMWarning
+
+SECONDS, BYTES = 10, 1 << 30
+ALLOWED = {OPENS: {"opened"}, REFUSED: {"refused"}, EQUAL: {"opened", "refused"}, ANY: {"opened", "refused", "differs"}}
+
+
+def open_one(path: Path, expected: dict[str, Tensor]) -> tuple[str, str]:
+    """Return how a checkpoint opens, and what was said."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            warnings.simplefilter("ignore", XLMWarning)
+            if path.is_file():
+                XLMTokenizer.from_pretrained(path, codes=path.with_name("codes"))
+            state = XLMWithLMHeadModel.from_pretrained(path).state_dict()
+    except XLMError as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, MemoryError) or "allocate" in str(cause):
+                return "memory", repr(cause)
+            cause = cause.__cause__ or cause.__context__
+        return "refused", str(error)
+    except BaseException:
+        return "other", traceback.format_exc(limit=-6)
+    same = state.keys() == expected.keys() and all(torch.equal(state[name], expected[name]) for name in expected)
+    return ("opened" if same else "differs"), ""
+
+
+def choose(number: int, rng: random.Random) -> Generator:
+    """Return the generator of a mutant: at first each once, then by weight."""
+    if number < len(GENERATORS):
+        return GENERATORS[number]
+    return rng.choices(GENERATORS, [generator.weight for generator in GENERATORS])[0]
+
+
+def make(base: Base, seed: int, number: int) -> tuple[Generator, Mutant]:
+    """Return a mutant; the same for the same seed and number."""
+    rng = random.Random(f"{seed} {number}")
+    generator = choose(number, rng)
+    return generator, generator.make(base, rng)
+
+
+def work(seed: int, first: int, end: float, last: int) -> None:
+    """Open mutants one after the other, and print what came of each as a line of JSON, until one ends the process."""
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        base = Base.make(Path(folder))
+        expected = XLMWithLMHeadModel.from_pretrained(Path(folder) / "base.pth").state_dict()
+        for number in range(first, last):
+            if time.time() > end:
+                break
+            generator, mutant = make(base, seed, number)
+            path, size = mutant.write(Path(folder) / "mutant"), mutant.size
+            print(json.dumps({"number": number, "generator": generator.name}), flush=True)
+            pages = int(Path("/proc/self/statm").read_text().split()[0])
+            limit = pages * resource.getpagesize() + BYTES + size
+            resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
+            signal.setitimer(signal.ITIMER_PROF, SECONDS)  # its signal ends the process
+            signal.setitimer(signal.ITIMER_REAL, 20 * SECONDS)  # for what waits
+            begin = time.process_time()
+            result, said = open_one(path, expected)
+            seconds = time.process_time() - begin
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+            print(json.dumps({"result": result, "said": said[:2000], "seconds": seconds}), flush=True)
+            mutant.remove(path)
+
+
+def run(seed: int, first: int, files: int, minutes: float) -> tuple[dict[str, Counter[str]], list[str], float]:
+    """Return the results of each generator, what is not as it must be, and the longest time that one took."""
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    wrong: list[str] = []
+    expected = {generator.name: generator.expected for generator in GENERATORS}
+    number, last, slowest = first, first + files, 0.0
+    end = time.time() + 60 * minutes
+    while number < last and time.time() < end:
+        command = [sys.executable, __file__, "--work", *map(str, (seed, number, end, last))]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                begun, outcome = json.loads(line), process.stdout.readline()
+                number, name = begun["number"] + 1, begun["generator"]
+                result: dict[str, Any] = {"result": "killed", "said": "", "seconds": 0.0}
+                if outcome:
+                    result = json.loads(outcome)
+                slowest = max(slowest, result["seconds"])
+                counts[name][result["result"]] += 1
+                if result["result"] not in ALLOWED[expected[name]]:
+                    wrong.append(f"{name}, --seed {seed} --first {number - 1}: {result['result']}\n{result['said']}")
+                    print(wrong[-1], flush=True)
+        if process.returncode == 0:
+            break
+        if process.returncode > 0:
+            sys.exit(f"the worker ended with {process.returncode}")
+    return counts, wrong, slowest
+
+
+def main() -> int:
+    """Run, and return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--files", type=int, default=10**9)
+    parser.add_argument("--seed", type=int, default=None, help="by default the time")
+    parser.add_argument("--first", type=int, default=0, help="number of the first mutant")
+    parser.add_argument("--work", nargs=4, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.work:
+        seed, first, end, last = arguments.work
+        work(int(seed), int(first), float(end), int(last))
+        return 0
+    seed = int(time.time()) if arguments.seed is None else arguments.seed
+    print(f"seed {seed}", flush=True)
+    counts, wrong, slowest = run(seed, arguments.first, arguments.files, arguments.minutes)
+    columns = ("opened", "refused", "differs", "other", "memory", "killed")
+    print(f"\n{'generator':<40}{'expected':>10}" + "".join(f"{column:>9}" for column in columns))
+    total: Counter[str] = Counter()
+    for generator in GENERATORS:
+        row = counts[generator.name]
+        total += row
+        print(f"{generator.name:<40}{generator.expected:>10}" + "".join(f"{row[column]:>9}" for column in columns))
+    print(f"{'all':<50}" + "".join(f"{total[column]:>9}" for column in columns))
+    had_to = sum(counts[generator.name].total() for generator in GENERATORS if generator.expected == OPENS)
+    print(f"{total.total()} mutants, {had_to} had to open; {len(wrong)} wrong; the slowest took {slowest:.1f} s")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,141 @@
+"""A reader for the zip files that ``torch.save`` writes: entries stored as they are, each in a place of its own.
+
+Programs disagree about a zip file whose directory, local headers or names contradict each other. Such a file is
+refused, so that what is read here is what every other program reads.
+
+Source: the ZIP format specification (APPNOTE), sections 4.3 and 4.5.3.
+"""
+
+from __future__ import annotations
+
+import mmap
+import zlib
+from struct import Struct
+from typing import NamedTuple
+
+_MOST_ENTRIES = 20_000
+_LARGEST_DIRECTORY = 1 << 24
+_END = Struct("<4s4H2IH")
+_ZIP64_LOCATOR = Struct("<4sIQI")
+_ZIP64_END = Struct("<4sQ2H2I4Q")
+_DIRECTORY_ENTRY = Struct("<4s6H3I5H2I")
+_LOCAL_HEADER = Struct("<4s5H3I2H")
+_EXTRA_FIELD = Struct("<2H")
+_SIZES_FOLLOW, _UTF8_NAME = 1 << 3, 1 << 11
+_LARGE = 0xFFFFFFFF  # the number stands in the extra field
+_CHUNK = 1 << 24
+
+
+class Entry(NamedTuple):
+    """One entry of a zip file.
+
+    Attributes:
+        name: Its name.
+        header: Where its local header begins in the file.
+        begin: Where its bytes begin.
+        end: Where they end.
+        checksum: The CRC-32 of its bytes.
+    """
+
+    name: str
+    header: int
+    begin: int
+    end: int
+    checksum: int
+
+
+def read_directory(memory: mmap.mmap) -> dict[str, Entry]:
+    """Return the entries of a zip file by name.
+
+    Args:
+        memory: The whole file.
+
+    Raises:
+        ValueError, struct.error: The file is cut short, no zip file, or one that ``torch.save`` does not write.
+    """
+    count, begin, end = _find_directory(memory)
+    if count > _MOST_ENTRIES or end - begin > _LARGEST_DIRECTORY:
+        raise ValueError(f"{count:,} entries; at most {_MOST_ENTRIES:,} are read, with names of a sane length")
+    entries, pos = [], begin
+    for _ in range(count):
+        entry, pos = _read_entry(memory, pos)
+        entries.append(entry)
+    if pos != end:
+        raise ValueError("the zip directory is of another size than stated")
+    entries.sort(key=lambda entry: entry.header)
+    for entry, limit in zip(entries, [*(entry.header for entry in entries[1:]), begin], strict=False):
+        if entry.end > limit:
+            raise ValueError(f"entry {entry.name} overlaps with what follows it")
+    if len({entry.name.casefold() for entry in entries}) < count:
+        raise ValueError("two entries have one name, or names that differ only in case")
+    return {entry.name: entry for entry in entries}
+
+
+def checksum(memory: mmap.mmap, entry: Entry) -> int:
+    """Return the CRC-32 of an entry's bytes; most of the work is done outside the interpreter lock."""
+    found = 0
+    with memoryview(memory) as view:
+        for start in range(entry.begin, entry.end, _CHUNK):
+            found = zlib.crc32(view[start : min(start + _CHUNK, entry.end)], found)
+    return found
+
+
+def _find_directory(memory: mmap.mmap) -> tuple[int, int, int]:
+    """Return how many entries the directory has, where it begins and where it ends."""
+    end = len(memory) - _END.size
+    if end < 0 or memory[end : end + 4] != b"PK\5\6":
+        raise ValueError("no zip directory at the end, as in a file that is cut short")
+    _, *disks, on_disk, count, size, begin, comment = _END.unpack_from(memory, end)
+    locator = end - _ZIP64_LOCATOR.size
+    if locator >= 0 and memory[locator : locator + 4] == b"PK\6\7":
+        _, disk, end, _ = _ZIP64_LOCATOR.unpack_from(memory, locator)
+        magic, _, _, _, *more_disks, on_disk, count, size, begin = _ZIP64_END.unpack_from(memory, end)
+        disks += [disk, *more_disks]
+        if magic != b"PK\6\6" or end + _ZIP64_END.size != locator:
+            raise ValueError("the zip directory is not where the file says")
+    if any(disks) or on_disk != count or comment or begin + size != end:
+        raise ValueError("the zip directory is not where the file says")
+    return count, begin, end
+
+
+def _read_entry(memory: mmap.mmap, pos: int) -> tuple[Entry, int]:
+    """Return the entry that the directory describes at a position, and the position of the next one."""
+    magic, _, _, flags, method, *_, checksum, packed, size, n, m, k, _, _, _, header = _DIRECTORY_ENTRY.unpack_from(
+        memory, pos
+    )
+    begin = pos + _DIRECTORY_ENTRY.size
+    end = begin + n + m + k
+    raw_name = memory[begin : begin + n]
+    name = raw_name.decode("utf-8", "backslashreplace")
+    if magic != b"PK\1\2":
+        raise ValueError("the zip directory is damaged")
+    if method:
+        raise ValueError(f"entry {name} is compressed")
+    if flags & ~(_SIZES_FOLLOW | _UTF8_NAME):
+        raise ValueError(f"entry {name} has the flags {flags:#x}, which torch does not set")
+    size, packed, header = _large_numbers([size, packed, header], memory[begin + n : begin + n + m])
+    local_magic, _, local_flags, local_method, _, _, *local, n, m = _LOCAL_HEADER.unpack_from(memory, header)
+    name_at = header + _LOCAL_HEADER.size
+    # torch leaves the sizes of the local header at 0; those above 4 GB stand in its extra field.
+    stated = [checksum, min(packed, _LARGE), min(size, _LARGE)]
+    agree = local == stated or local[1:] == [_LARGE] * 2 or (flags & _SIZES_FOLLOW and local == [0, 0, 0])
+    same = (local_magic, local_flags, local_method) == (b"PK\3\4", flags, method)
+    if not agree or not same or memory[name_at : name_at + n] != raw_name or packed != size:
+        raise ValueError(f"entry {name} has another header in the directory than in its place")
+    at = name_at + n + m
+    return Entry(name, header, at, at + size, checksum), end
+
+
+def _large_numbers(numbers: list[int], extra: bytes) -> list[int]:
+    """Return numbers of a directory entry, those that do not fit into 32 bits taken from its extra field."""
+    if _LARGE not in numbers:
+        return numbers
+    pos = 0
+    while pos < len(extra):
+        kind, size = _EXTRA_FIELD.unpack_from(extra, pos)
+        pos += _EXTRA_FIELD.size
+        if kind == 1:
+            large = iter(Struct(f"<{size // 8}Q").unpack_from(extra, pos))
+            return [next(large) if number == _LARGE else number for number in numbers]
+        pos += size
+    raise ValueError("an entry of more than 4 GB does not say its size")
