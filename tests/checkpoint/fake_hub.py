@@ -217,7 +217,7 @@ class _Handler(BaseHTTPRequestHandler):
         for name, content in found.commits[commit].items():
             file: dict[str, object] = {"rfilename": name, "size": len(content)}
             if not faults.no_hashes:
-                file["blobId"] = _git(content)
+                file["blobId"] = git_hash(content)
             if name.endswith(LARGE) and not faults.no_hashes:
                 sha256 = hashlib.sha256(content).hexdigest()
                 file["lfs"] = {"sha256": sha256, "size": len(content), "pointerSize": 134}
@@ -261,7 +261,7 @@ class _Handler(BaseHTTPRequestHandler):
         sent = true
         if self.command == "GET" and faults.other.get(name):
             sent = faults.other[name].pop(0)
-        tag = hashlib.sha256(true).hexdigest() if name.endswith(LARGE) else _git(true)
+        tag = hashlib.sha256(true).hexdigest() if name.endswith(LARGE) else git_hash(true)
         headers = {"ETag": f'"{tag}"', "X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
         start, wanted = 0, self.headers.get("range")
         if wanted is not None:
@@ -293,5 +293,6 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
 
-def _git(content: bytes) -> str:
+def git_hash(content: bytes) -> str:
+    """Return the hash by which git names a file's content."""
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
