@@ -55,6 +55,7 @@ class Faults:
         listing_status: Answer listings with this.
         html: Answer listings with a page of a captive portal.
         no_hashes: List files without their hashes.
+        listed_hash: What to list in place of every hash.
         silent: Take requests and never answer.
         cut: After how many bytes to cut the next transfers of a file.
         other: What to send instead of a file's content, the next times.
@@ -68,6 +69,7 @@ class Faults:
     listing_status: int | None = None
     html: bool = False
     no_hashes: bool = False
+    listed_hash: str | None = None
     silent: bool = False
     cut: list[int] = field(default_factory=list)
     other: dict[str, list[bytes]] = field(default_factory=dict)
@@ -217,9 +219,9 @@ class _Handler(BaseHTTPRequestHandler):
         for name, content in found.commits[commit].items():
             file: dict[str, object] = {"rfilename": name, "size": len(content)}
             if not faults.no_hashes:
-                file["blobId"] = git_hash(content)
+                file["blobId"] = faults.listed_hash or git_hash(content)
             if name.endswith(LARGE) and not faults.no_hashes:
-                sha256 = hashlib.sha256(content).hexdigest()
+                sha256 = faults.listed_hash or hashlib.sha256(content).hexdigest()
                 file["lfs"] = {"sha256": sha256, "size": len(content), "pointerSize": 134}
             siblings.append(file)
         answer = {"id": model_id, "modelId": model_id, "sha": commit, "siblings": siblings, "private": False}

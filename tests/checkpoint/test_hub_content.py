@@ -61,6 +61,33 @@ def test_xet_is_not_needed(hub: FakeHub, saved: Path, monkeypatch: pytest.Monkey
     assert same_weights(XLMWithLMHeadModel.from_pretrained(ID), saved)
 
 
+# ---- the cache, which other libraries use too
+
+
+def test_what_is_fetched_serves_the_library(hub: FakeHub, files: Files) -> None:
+    XLMWithLMHeadModel.from_pretrained(ID)
+    hub.requests.clear()
+    for name in ("config.json", "model.safetensors"):
+        assert Path(hf_hub_download(ID, name, local_files_only=True)).read_bytes() == files[name]
+        assert Path(hf_hub_download(ID, name)).read_bytes() == files[name]
+    assert hub.asked() == []
+
+
+def test_a_file_system_without_links(hub: FakeHub, saved: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr("huggingface_hub.file_download.are_symlinks_supported", lambda *_: False)
+    for _ in range(2):
+        assert same_weights(XLMWithLMHeadModel.from_pretrained(ID), saved)
+    assert hub.asked().count("model.safetensors") == 1
+    assert not any(path.is_symlink() for path in tmp_path.rglob("*"))
+
+
+def test_a_cache_that_cannot_note_what_a_branch_means(hub: FakeHub, saved: Path, tmp_path: Path) -> None:
+    """As one that may only be read, where another library has put a commit's files."""
+    XLMWithLMHeadModel.from_pretrained(ID, revision=commit_of("main"))
+    (tmp_path / "cache" / "models--someone--small" / "refs").write_text("no directory")
+    assert same_weights(XLMWithLMHeadModel.from_pretrained(ID), saved)
+
+
 # ---- a server that calls different contents by one name
 
 
@@ -166,3 +193,4 @@ def test_many_threads_and_one_cache(hub: FakeHub, saved: Path, tmp_path: Path) -
 
     with ThreadPoolExecutor(4) as threads:
         assert all(threads.map(right, range(12)))
+    assert hub.asked().count("model.safetensors") == 3  # once for each cache

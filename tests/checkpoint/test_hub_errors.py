@@ -93,6 +93,10 @@ def not_a_commit(hub: FakeHub) -> None:
     hub.repositories[ID].refs["main"] = "../../x"
 
 
+def not_a_hash(hub: FakeHub) -> None:
+    hub.faults.listed_hash = "../../x"
+
+
 def cut_for_good(hub: FakeHub) -> None:
     hub.faults.cut = [100] + [0] * 20
 
@@ -116,6 +120,7 @@ ERRORS: dict[Callable[[FakeHub], None], tuple[str, ...]] = {
     no_revision: ("no such revision", "branch, a tag or"),
     file_gone: ("does not have a file that it lists", "model.safetensors"),
     not_a_commit: ("not the hub", "../../x"),
+    not_a_hash: ("not the hub", "../../x"),
     cut_for_good: ("cannot be reached", "try again"),
     wrong_length: ("did not arrive whole", "12345"),
 }
@@ -135,6 +140,7 @@ def test_errors(fault: Callable[[FakeHub], None], hub: FakeHub, tmp_path: Path) 
     assert error.remedy
     assert str(error).isprintable() or set(str(error)) - {"\n"} == {c for c in str(error) if c.isprintable()}
     assert "model.safetensors" not in cached_files(tmp_path / "cache")
+    assert list(tmp_path.rglob("incomplete*")) == []
 
 
 def test_after_a_failure_the_next_try_works(hub: FakeHub, saved: Path) -> None:

@@ -75,12 +75,13 @@ def test_revisions(revision: str, in_the_name: bool, hub: FakeHub, files: Files)
 
 def test_a_branch_that_moves_on(hub: FakeHub, files: Files) -> None:
     XLMWithLMHeadModel.from_pretrained(ID)
+    hub.asked()
     hub.repositories[ID] = Repository(
         commits={commit_of("new"): with_dropout(files, 0.25), commit_of("main"): files}, refs={"main": commit_of("new")}
     )
     assert XLMWithLMHeadModel.from_pretrained(ID).config.dropout == 0.25
+    assert hub.asked() == [f"/api/models/{ID}/revision/main", "config.json"]  # the weights are the same
     assert XLMWithLMHeadModel.from_pretrained(ID, local_files_only=True).config.dropout == 0.25
-    hub.asked()
     assert XLMWithLMHeadModel.from_pretrained(ID, revision=commit_of("main")).config.dropout == 0.1
     assert hub.asked() == []  # a commit that the cache holds is never asked for
 

@@ -14,8 +14,17 @@ import torch
 from huggingface_hub import get_session
 from safetensors.torch import load, save
 
-from tests.checkpoint.fake_hub import FakeHub, repository
-from tests.checkpoint.hub_files import ID, Files, cached_files, one_pickle, pickled, pickled_shards, safetensors_shards
+from tests.checkpoint.fake_hub import FakeHub, commit_of, repository
+from tests.checkpoint.hub_files import (
+    ID,
+    Files,
+    cached_files,
+    one_pickle,
+    pickled,
+    pickled_shards,
+    safetensors_shards,
+    with_dropout,
+)
 from xlm import XLMTokenizer, XLMWithLMHeadModel
 from xlm.errors import CheckpointError, HubError
 
@@ -103,6 +112,13 @@ def test_a_commit_that_points_elsewhere(hub: FakeHub, tmp_path: Path) -> None:
     with pytest.raises(HubError, match="does not have a file that it lists"):
         XLMWithLMHeadModel.from_pretrained(ID)
     assert not (tmp_path / "outside").exists()
+
+
+def test_a_commit_that_stands_for_another(hub: FakeHub, files: Files) -> None:
+    hub.repositories[ID] = repository(files, later=with_dropout(files, 0.25))
+    hub.repositories[ID].refs[commit_of("main")] = commit_of("later")
+    with pytest.raises(HubError, match="answered is not the hub"):
+        XLMWithLMHeadModel.from_pretrained(ID, revision=commit_of("main"))
 
 
 @pytest.mark.parametrize("tag", ['W/"*"', '"*-5"', "*"])

@@ -159,7 +159,7 @@ def fetch(model: HubModel, part: Part, options: HubOptions) -> Path:
             return directory
     if offline:
         raise HubError(
-            f"there is no such {part.what} on this machine, and the hub is switched off",
+            f"there is no such {part.what} on this machine, and offline mode is on",
             where=f"{model.names[0]}, revision {model.revision}",
             found=f"no directory or file of that name, and no complete copy in {cache}",
             remedy="check the name; or run once without local_files_only and HF_HUB_OFFLINE to fetch it; or set "

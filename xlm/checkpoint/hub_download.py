@@ -1,9 +1,9 @@
-"""Downloads from the Hugging Face Hub: one commit's files, each checked against the hub's listing, and clear errors.
+"""Downloads from the Hugging Face Hub: the files of one commit, checked against the hub's listing, and clear errors.
 
-huggingface_hub lists the files and transfers their bytes; placing them in the cache is done here. Its own
-``hf_hub_download`` names files in the cache by the server's ``ETag`` and ``X-Repo-Commit`` headers without checking
-them, so that whoever answers in the hub's place could write to any path. Here a file's name in the cache is the hash
-that its content was verified against, and no header becomes part of a path.
+huggingface_hub lists the files and transfers their bytes; this module places them in the cache. ``hf_hub_download``
+would take the names of cached files from the headers ``ETag`` and ``X-Repo-Commit`` unchecked, so that a server that
+answers in the hub's place could write to any path. Here a file is named by the hash that its content was checked
+against, and no header becomes part of a path.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class ListedFile:
         return "" if self.digest in (None, digest.hexdigest()) else f"{size} bytes, {digest.hexdigest()}"
 
     def is_cached_at(self, path: Path) -> bool:
-        """Whether a file of the cache can be used; a large one is hashed on arrival and known by its size later."""
+        """Return whether a cached file can be used; a large one was hashed on arrival, so its size is enough."""
         if path.is_file() and self.is_large:
             return self.size in (None, path.stat().st_size)
         return path.is_file() and not self.mismatch(path)
@@ -86,22 +86,23 @@ def list_files(name: str, revision: str, token: Token) -> tuple[str, dict[str, L
         token: As in ``HubOptions``.
 
     Raises:
-        ValueError: The commit or the hash of a file is not a hash.
+        ValueError: The listing is for another commit than asked for, or a hash in it is invalid.
         Exception: Whatever huggingface_hub raises.
     """
     api = HfApi(library_name="xlm", library_version=__version__)
     info = api.model_info(
         name, revision=revision, files_metadata=True, timeout=constants.HF_HUB_ETAG_TIMEOUT, token=token
     )
-    if not _HASH.fullmatch(str(info.sha)):
-        raise ValueError(f"a listing without the hash of a commit: {info.sha!r}")
+    commit = str(info.sha)
+    if not _HASH.fullmatch(commit) or (_HASH.fullmatch(revision) and revision != commit):
+        raise ValueError(f"a listing of commit {commit!r}")
     files: dict[str, ListedFile] = {}
     for file in info.siblings or []:
         digest = file.blob_id if file.lfs is None else file.lfs.sha256
         if digest is not None and not _HASH.fullmatch(digest):
-            raise ValueError(f"a listing with an invalid hash: {digest!r}")
+            raise ValueError(f"a listing with the hash {digest!r}")
         files[file.rfilename] = ListedFile(file.size, digest)
-    return str(info.sha), files
+    return commit, files
 
 
 class Snapshot:
@@ -244,7 +245,7 @@ class Snapshot:
         url = hf_hub_url(self._name, name, revision=self._commit)
         headers = build_hf_headers(token=self._token, library_name="xlm", library_version=__version__)
         metadata = get_hf_file_metadata(url, token=self._token, timeout=constants.HF_HUB_ETAG_TIMEOUT, headers=headers)
-        # No path is made of these two, but a server that sends a path in their place is hostile.
+        # Neither becomes part of a path, but a server that sends a path here is hostile.
         if metadata.commit_hash != self._commit or not _TAG.fullmatch(metadata.etag or ""):
             raise ValueError(f"the headers of {name} name commit {metadata.commit_hash!r} and tag {metadata.etag!r}")
         if metadata.xet_file_data is not None and is_xet_available():
@@ -307,7 +308,7 @@ def shown(text: object) -> str:
 
 
 def is_passing(error: Exception) -> bool:
-    """Whether the network or the hub failed, so that the cached files may serve instead."""
+    """Return whether the network or the hub failed, so that cached files may serve instead."""
     status = _status(error)
     if status is not None:
         return status in (408, 429) or status >= 500
