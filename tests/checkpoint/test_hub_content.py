@@ -1,6 +1,6 @@
-"""That what is read is what the hub lists.
+"""Every file that is read has the content that the hub lists.
 
-Oracles: the directory that the files of the fake hub were read from; the fake hub's record of what it was asked.
+Oracles: the directory with the fake hub's files; the requests that the fake hub recorded.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def test_xet_is_not_needed(hub: FakeHub, saved: Path, monkeypatch: pytest.Monkey
     assert same_weights(XLMWithLMHeadModel.from_pretrained(ID), saved)
 
 
-# ---- the cache, which other libraries use too
+# ---- the cache that other libraries share
 
 
 def test_what_is_fetched_serves_the_library(hub: FakeHub, files: Files) -> None:
@@ -82,13 +82,13 @@ def test_a_file_system_without_links(hub: FakeHub, saved: Path, tmp_path: Path, 
 
 
 def test_a_cache_that_cannot_note_what_a_branch_means(hub: FakeHub, saved: Path, tmp_path: Path) -> None:
-    """As one that may only be read, where another library has put a commit's files."""
+    """For example a read-only cache that another library filled by commit."""
     XLMWithLMHeadModel.from_pretrained(ID, revision=commit_of("main"))
     (tmp_path / "cache" / "models--someone--small" / "refs").write_text("no directory")
     assert same_weights(XLMWithLMHeadModel.from_pretrained(ID), saved)
 
 
-# ---- a server that calls different contents by one name
+# ---- a server that sends one tag for different contents
 
 
 def one_tag(hub: FakeHub) -> None:
@@ -96,14 +96,14 @@ def one_tag(hub: FakeHub) -> None:
 
 
 def of_one_size(files: Files) -> Files:
-    """With three files that only their contents tell apart."""
+    """Pad three files to one size, so that only their contents differ."""
     names = ("config.json", "special_tokens_map.json", "tokenizer_config.json")
     longest = max(len(files[name]) for name in names)
     return {**files, **{name: files[name].ljust(longest) for name in names}}
 
 
 def with_more_dropout(files: Files) -> Files:
-    """With another configuration of the same size."""
+    """Change the configuration without changing its size."""
     changed = files["config.json"].replace(b'"dropout": 0.1', b'"dropout": 0.3')
     assert len(changed) == len(files["config.json"])
     assert changed != files["config.json"]
@@ -111,7 +111,7 @@ def with_more_dropout(files: Files) -> Files:
 
 
 def check_cache(cache: Path, commit: str, files: Files) -> None:
-    """What lies there as the files of a commit are those."""
+    """Check that the cached files of a commit are the files of that commit."""
     found = {path.name: path.read_bytes() for path in cache.glob(f"models--*/snapshots/{commit}/*")}
     assert {*found} >= {"config.json", "vocab.json", "merges.txt", "model.safetensors"}
     assert found == {name: files[name] for name in found}
@@ -136,7 +136,7 @@ def test_files_of_one_tag_are_kept_apart(hashes: bool, hub: FakeHub, files: File
 def test_a_branch_that_moves_while_its_files_are_fetched(
     hub: FakeHub, files: Files, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The files and what the cache notes are those of the commit that was listed; the next use sees the new one."""
+    """The listed commit is fetched and noted in the cache; the next use fetches the new one."""
     one_tag(hub)
     hub.repositories[ID] = repository(files, later=with_more_dropout(files))
     really = hub_download.list_files
@@ -154,18 +154,18 @@ def test_a_branch_that_moves_while_its_files_are_fetched(
 
 
 def test_a_small_file_in_the_cache_is_that_of_its_commit(hub: FakeHub, files: Files, tmp_path: Path) -> None:
-    """However it came there: another library may have followed the server's tags."""
+    """Another library may have put a wrong file there by following the server's tags."""
     XLMWithLMHeadModel.from_pretrained(ID)
     path = next((tmp_path / "cache").glob("models--*/snapshots/*/config.json")).resolve()
     path.write_bytes(with_more_dropout(files)["config.json"])
     assert XLMWithLMHeadModel.from_pretrained(ID).config.dropout == 0.1
 
 
-# ---- other users of the library, in this thread and in others
+# ---- other users of the library, and other threads
 
 
-def of_the_library() -> dict[str, object]:
-    """What all its users in a process share: its session, with what is called on answers, and what makes sessions."""
+def shared_state() -> dict[str, object]:
+    """Return what all users of the library in a process share: its session, the session's hooks and its factories."""
     session: Any = get_session()
     hooks = session.event_hooks if hasattr(session, "event_hooks") else session.hooks  # httpx or requests
     makers = {name: value for name, value in vars(_http).items() if name.endswith("_FACTORY")}
@@ -173,13 +173,13 @@ def of_the_library() -> dict[str, object]:
 
 
 def test_others_who_use_the_library_notice_nothing(hub: FakeHub, files: Files, tmp_path: Path) -> None:
-    before = of_the_library()
+    before = shared_state()
     with ThreadPoolExecutor(1) as other:
         fetched = other.submit(hf_hub_download, ID, "README.md", cache_dir=tmp_path / "theirs")
         XLMTokenizer.from_pretrained(ID)
     assert Path(fetched.result()).read_bytes() == files["README.md"]
     assert Path(fetched.result()).resolve().name == git_hash(files["README.md"])
-    assert of_the_library() == before
+    assert shared_state() == before
 
 
 def test_many_threads_and_one_cache(hub: FakeHub, saved: Path, tmp_path: Path) -> None:

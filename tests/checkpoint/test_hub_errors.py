@@ -1,4 +1,4 @@
-"""A hub that fails or refuses, and what is said then. Oracle: the faults that the fake hub was told to show."""
+"""Messages when the hub fails or refuses. Oracle: the faults that the fake hub was told to have."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ def test_a_cache_that_cannot_be_written(hub: FakeHub, tmp_path: Path) -> None:
 
 
 class XetAuthenticationError(PermissionError):
-    """As that of the library of xet, which may be missing."""
+    """Stands for the error of hf_xet, which may not be installed."""
 
 
 def test_xet_that_fails(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,7 +199,7 @@ def test_what_cannot_be_a_token_is_not_printed(token: str, hub: FakeHub) -> None
 
 
 def test_a_token_that_an_error_prints_is_left_out() -> None:
-    # What h11 says of a saved token with a NUL in it.
+    # The message of h11 for a saved token that contains a null byte.
     error = explain(RuntimeError("Illegal header value b'Bearer hf_secret\\x00 tail'"), "the hub", cache=Path())
     assert error.found == "RuntimeError: Illegal header value b'Bearer …"
 

@@ -1,4 +1,4 @@
-"""What strangers put into repositories and headers. Oracle: no file outside of the cache is made, changed or run."""
+"""Hostile repositories and headers. Oracle: no file outside the cache is made, changed or executed."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_names_that_move_the_cursor(hub: FakeHub) -> None:
 
 
 def tag_of(outside: Path, cache: Path) -> str:
-    """From the directory of the blobs; relative, as the library strips a slash from the front."""
+    """Return a tag that leads from the blobs to a path; relative, as the library strips a leading slash."""
     return f'"{os.path.relpath(outside, cache / "models--someone--small" / "blobs")}"'
 
 
@@ -90,7 +90,7 @@ def test_a_tag_that_points_elsewhere_on_a_connection_made_anew(
 
 
 def test_a_link_out_of_the_cache_is_not_followed(hub: FakeHub, saved: Path, tmp_path: Path) -> None:
-    """A file in the cache that is not what the hub lists is removed, but not what a user linked to there."""
+    """A wrong file is removed from the cache, but not a user's file that the cache links to."""
     XLMTokenizer.from_pretrained(ID)
     mine = tmp_path / "mine"
     mine.write_text("my own")
@@ -200,7 +200,7 @@ def test_other_wrong_indexes(spoil: Callable[[Files], None], words: list[str], h
 
 
 class Trap:
-    """Makes a file when it is unpickled."""
+    """Create a file when unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

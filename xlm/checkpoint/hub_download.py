@@ -280,7 +280,7 @@ _LONGEST = 300
 _ADVICE = ("Please make sure", "If you are trying", "For more")  # lines of huggingface_hub that our remedies replace
 _BEARER = re.compile(r"\bBearer .*", re.DOTALL)
 _GIVE_TOKEN = "give token=, set HF_TOKEN, or run `hf auth login`"
-_USE_CACHE = "models that were fetched before open with HF_HUB_OFFLINE=1"
+_USE_CACHE = "HF_HUB_OFFLINE=1 opens models that were fetched before"
 
 
 def explain(error: Exception, where: str, *, cache: Path) -> HubError:
@@ -312,9 +312,9 @@ def is_passing(error: Exception) -> bool:
     status = _status(error)
     if status is not None:
         return status in (408, 429) or status >= 500
-    return not isinstance(error, (errors.HFValidationError, errors.LocalTokenNotFoundError)) and not _not_writable(
-        error
-    )
+    if isinstance(error, (errors.HFValidationError, errors.LocalTokenNotFoundError)):
+        return False
+    return not _not_writable(error)
 
 
 def _what_and_remedy(error: Exception, cache: Path) -> tuple[str, str]:
@@ -344,7 +344,10 @@ def _what_and_remedy(error: Exception, cache: Path) -> tuple[str, str]:
     if isinstance(error, errors.HFValidationError):
         return "invalid model id", "check the name; an id is owner/name"
     if "xet" in f"{type(error).__module__}.{type(error).__name__}".lower():
-        return "the download by the xet protocol failed", "set HF_HUB_DISABLE_XET=1 to download by HTTP, and try again"
+        return (
+            "the download over the xet protocol failed",
+            "set HF_HUB_DISABLE_XET=1 to download by HTTP, and try again",
+        )
     if _not_writable(error):
         return (
             "a fetched file could not be written",
