@@ -29,6 +29,18 @@ def read_ahead(items: Iterable[Item], length: Callable[[Item], int], *, most: in
     return grouped(items, most=most, characters=READ_AHEAD_CHARACTERS, length=length)
 
 
+def growing_windows(items: Iterable[Item], length: Callable[[Item], int]) -> Iterator[list[Item]]:
+    """Yield texts in windows as ``read_ahead`` does, but the first of one text, each next one of up to twice as many.
+
+    So whoever waits for results has the first one when the first text is there.
+    """
+    source = iter(items)
+    most = 1
+    while window := next(read_ahead(source, length, most=most), None):
+        yield window
+        most = min(2 * most, READ_AHEAD)
+
+
 def length_of(text: object) -> int:
     """Characters of a text; 0 for what is none, which is refused later, where its place is known."""
     return len(text) if isinstance(text, str) else 0

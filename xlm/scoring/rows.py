@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import io
 import json
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any, BinaryIO
@@ -43,9 +44,10 @@ class Corpus:
     """The rows of several files, one after the other.
 
     A file that ends in ``.gz`` is decompressed. Text is split at line feeds only; JSON lines are one object a line;
-    CSV has a header and may quote, and a quoted cell may hold line ends (see ``csv_records``); TSV has a header, is
-    split at tabs and line ends and never quotes; Parquet needs pyarrow. All text is UTF-8; a byte order mark at the
-    start of a file is dropped. Each iteration reads the files anew, standard input only once.
+    CSV has a header and may quote, and a quoted cell may hold line ends (see ``csv_records``); TSV has a header and may
+    quote, a quote that does not enclose a cell of its line being part of the text; Parquet needs pyarrow. All text is
+    UTF-8; a byte order mark at the start of a file is dropped. Each iteration reads the files anew, standard input only
+    once.
 
     Args:
         files: Paths, of which ``-`` is standard input, or files that are elsewhere.
@@ -225,13 +227,22 @@ def _csv(lines: Iterator[bytes], column: str) -> Iterator[tuple[str | None, str 
 def _tsv(lines: Iterator[bytes], column: str) -> Iterator[tuple[str | None, str | None]]:
     header: list[str] | None = None
     for line in lines:
-        row = line.decode("utf-8", "surrogateescape").removesuffix("\r").split("\t")
+        row = _tsv_cells(line.decode("utf-8", "surrogateescape").removesuffix("\r"))
         if header is None:
             header = row
         elif len(line) > _LONGEST_ROW:
             yield None, f"the row is longer than {_LONGEST_ROW:,} bytes"
         else:
             yield _cell(row, header, column)
+
+
+def _tsv_cells(line: str) -> list[str]:
+    # Quotes around a cell are those of pandas, R, spreadsheets and xlm score; others are somebody's raw text.
+    if '"' in line and len(line) <= _LONGEST_ROW:
+        csv.field_size_limit(max(csv.field_size_limit(), _LONGEST_ROW))
+        with suppress(csv.Error):
+            return next(csv.reader([line], delimiter="\t", strict=True))
+    return line.split("\t")
 
 
 def _cell(row: list[str], header: list[str], column: str) -> tuple[str | None, str | None]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from typing import Any
 
 from xlm.errors import InputError
 from xlm.model.lm import XLMWithLMHeadModel
 from xlm.scoring.frames import frame_of, is_frame
-from xlm.scoring.read_ahead import length_of, read_ahead
-from xlm.scoring.scorer import Scorer
+from xlm.scoring.read_ahead import growing_windows, length_of, read_ahead
+from xlm.scoring.scorer import Scorer, check_texts
 from xlm.scoring.sentence import SentenceScore
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
@@ -55,7 +55,8 @@ def score(
 
     Raises:
         InputError: ``texts`` is a single str, one of them is not a str, too long or not of this model's vocabulary
-            (the message names its index), the model is bidirectional, or an option is none of those.
+            (the message names its index), the model is bidirectional, no model or not the tokenizer's, or an option is
+            none of those.
         LanguageError: A language that the model does not have.
 
     Source: paper section 3.2 (CLM); the original's ``EncoderDecoderEvaluator.evaluate_clm``, one sentence at a time.
@@ -73,8 +74,9 @@ def score(
         stride=stride,
     )
     if is_frame(texts):
-        return frame_of(texts, lambda column: list(_stream(scorer, column)))  # type: ignore[no-any-return]
-    return list(_stream(scorer, texts))
+        return frame_of(scorer, texts)  # type: ignore[no-any-return]
+    check_texts(texts)
+    return list(_results(scorer, read_ahead(texts, length_of)))
 
 
 def score_stream(
@@ -82,7 +84,9 @@ def score_stream(
 ) -> Iterator[SentenceScore]:
     """The same as ``score``, for corpora: results come while texts are still read, in order and in bounded memory.
 
-    Up to 4,096 texts or about a million characters are read before the first of them is scored.
+    Texts are read ahead, up to 4,096 or about a million characters, since those of one length share a batch. From a
+    source that may be slow, one that has no ``len``, the first text is scored once it is read, then the next two, the
+    next four, and so on. For the result of each text before the next one is read, ``score`` takes one at a time.
 
     Args:
         model: As for ``score``.
@@ -95,20 +99,15 @@ def score_stream(
         InputError: As for ``score``; what a single text causes, after the results of those before it.
         LanguageError: A language that the model does not have.
     """
-    return _stream(Scorer(model, tokenizer, lang=lang, **options), texts)
+    scorer = Scorer(model, tokenizer, lang=lang, **options)
+    check_texts(texts)
+    windows = read_ahead if isinstance(texts, Sized) else growing_windows
+    return _results(scorer, windows(texts, length_of))
 
 
-def _stream(scorer: Scorer, texts: Iterable[str]) -> Iterator[SentenceScore]:
-    if isinstance(texts, str):
-        raise InputError(
-            "texts is a single str, which would be scored letter by letter",
-            where="texts",
-            found=f"a str of {len(texts)} characters",
-            expected="a list of texts, or another iterable of them",
-            remedy="for one text: score(model, tokenizer, [text], lang=...)",
-        )
+def _results(scorer: Scorer, windows: Iterable[list[str]]) -> Iterator[SentenceScore]:
     first = 0
-    for window in read_ahead(texts, length_of):
+    for window in windows:
         for result in scorer.score_window(window, first=first):
             if isinstance(result, InputError):
                 raise result
