@@ -32,13 +32,14 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from deduplicate_text import HELD_OUT, lines_of
+from deduplicate_text import HELD_OUT
 from kneser_ney import KneserNey
 
 from xlm import XLMTokenizer, XLMWithLMHeadModel
 from xlm.data.batches import open_streams
 from xlm.data.order import Order, Position
 from xlm.data.shards import Index, tokenizer_signature
+from xlm.data.text import texts_of
 from xlm.scoring.logprobs import score_sequences
 from xlm.scoring.stream import ArraySequence, Ids, Stream
 from xlm.training.log import read_log
@@ -118,7 +119,7 @@ def training_ids(data: Path, config: Mapping[str, Any], steps: int) -> dict[str,
 
 def held_out_ids(path: Path, tokenizer: XLMTokenizer, lang: str) -> list[list[int]]:
     """The lines of a text, each without its opening and with its closing ``</s>``."""
-    return [tokenizer.encode(line, lang=lang)[1:] for line in lines_of(path)]
+    return [tokenizer.encode(line, lang=lang)[1:] for line in texts_of(path)]
 
 
 def perplexities(

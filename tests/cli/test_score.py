@@ -25,7 +25,7 @@ from xlm.scoring.sentence import SentenceScore
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
 HEADER = "line\ttokens\tlogprob\tunknown\ttext\tstatus"
-LINES = ["The small dog is sleeping.", "", " the dog \r", 'the\tdog \\t "and\rthe\u2028cat', "A ü 漢 \U0001f600 \\"]
+LINES = ["The small dog is sleeping.", "", " the dog \r ", 'the\tdog \\t "and\rthe\u2028cat', "A ü 漢 \U0001f600 \\"]
 
 
 @pytest.fixture
@@ -152,6 +152,9 @@ def test_words_with_quotes_reach_other_programs(invoke: Invoke, model: tuple[str
     documented = pandas.read_csv(io.StringIO(result.stdout), sep="\t", keep_default_na=False)
     assert documented["text"].tolist() == words
     assert documented["logprob"].dtype == float
+    with_error = invoke("score", *model, input=b"the dog\n\xff\n").stdout
+    options = {"keep_default_na": False, "na_values": {"logprob": ""}}
+    assert pandas.read_csv(io.StringIO(with_error), sep="\t", **options)["logprob"].isna().tolist() == [False, True]
     # What is written is read back: the words are the texts of the next run.
     (tmp_path / "words.tsv").write_bytes(result.stdout_bytes)
     again = rows_of(invoke("score", *model, tmp_path / "words.tsv").stdout, "tsv")

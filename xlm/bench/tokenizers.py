@@ -13,6 +13,7 @@ from xlm.bench.probe import measure
 from xlm.bench.report import Bar, BenchReport, Figure, machine_facts, ratio_of_rounds
 from xlm.checkpoint.hub import TOKENIZER
 from xlm.checkpoint.names import find_model
+from xlm.data.text import texts_of
 from xlm.errors import InputError, XLMError
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
@@ -59,15 +60,10 @@ def lines_of(path: Path) -> list[str]:
     """The lines of a text.
 
     Raises:
-        InputError: It is not UTF-8, or empty.
+        InputError: It cannot be read, or is empty.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
-    except UnicodeDecodeError as error:
-        raise InputError(
-            "the text is not UTF-8", where=path, found=f"byte 0x{error.object[error.start]:02x}", expected="UTF-8"
-        ) from error
-    if lines == [""]:
+    lines = list(texts_of(path))
+    if not any(lines):
         raise InputError("the text is empty", where=path, expected="one text a line")
     return lines
 

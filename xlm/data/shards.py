@@ -56,11 +56,15 @@ class Source:
         path: Where it was.
         bytes: Its size.
         modified: Time of its last change, nanoseconds.
+        form: How it was read; what is older than this key was read as text.
+        column: Which column was read; ``None`` for the default.
     """
 
     path: str
     bytes: int
     modified: int
+    form: str = "text"
+    column: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

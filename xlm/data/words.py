@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 
-from xlm.data.text import in_batches, open_text, read_lines
+from xlm.data.text import in_batches, texts_of
 from xlm.errors import InputError, LanguageError
 from xlm.tokenizer import dividers
 from xlm.tokenizer.bpe import BPE
@@ -26,16 +26,20 @@ def count_words(
     *,
     preset: str | None = None,
     lang: str | None = None,
+    form: str | None = None,
+    column: str | None = None,
     workers: int = 1,
     progress: Callable[[int], None] = lambda lines: None,
 ) -> Counter[str]:
     """Returns how often each word stands in a text file.
 
     Args:
-        path: One sentence a line; ``.gz`` is decompressed.
+        path: One sentence a row.
         preset: None for text that is divided into words already, at spaces; else the pipeline, as a tokenizer has it,
             that divides raw text.
         lang: The language of raw text.
+        form: Of the file, as for ``Corpus``.
+        column: Of the file, as for ``Corpus``.
         workers: Processes that share the work.
         progress: Told the lines done so far, every now and then.
 
@@ -47,12 +51,11 @@ def count_words(
         _check_raw(preset, lang)
     words: Counter[str] = Counter()
     lines = 0
-    with open_text(path) as file:
-        batches = in_batches(read_lines(file, name=path))
-        for batch_lines, counts in in_order(partial(_count, preset=preset, lang=lang), batches, workers=workers):
-            words.update(counts)
-            lines += batch_lines
-            progress(lines)
+    batches = in_batches(texts_of(path, form=form, column=column))
+    for batch_lines, counts in in_order(partial(_count, preset=preset, lang=lang), batches, workers=workers):
+        words.update(counts)
+        lines += batch_lines
+        progress(lines)
     return words
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from xlm.errors import XLMError
+from xlm.errors import InputError, XLMError
 from xlm.model.decoding.options import derived_seed
 from xlm.model.decoding.result import Continuation
 from xlm.model.lm import XLMWithLMHeadModel
@@ -212,6 +212,21 @@ def decoding_options(*, greedy: bool, num_beams: int, **options: Any) -> dict[st
         options["do_sample"] = True
         options |= {name: value for name, value in sampling.items() if value is not None}
     return {**options, "num_beams": num_beams}
+
+
+def check_one_line(text: str, form: str, *, where: str | None = None) -> None:
+    """Refuse a prompt that the output cannot hold.
+
+    Args:
+        text: The prompt.
+        form: Of the output, ``"text"`` or ``"jsonl"``.
+        where: The prompt's name in the error.
+
+    Raises:
+        InputError: It holds a line feed, and the output is text.
+    """
+    if form == "text" and "\n" in text:
+        raise InputError("the prompt holds a line feed, and text is one line each", where=where)
 
 
 def refused_prompt(error: XLMError) -> str:

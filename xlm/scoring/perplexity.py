@@ -14,8 +14,8 @@ from xlm.errors import InputError
 from xlm.model.lm import XLMWithLMHeadModel
 from xlm.model.modes import evaluating
 from xlm.scoring.logprobs import score_sequences
-from xlm.scoring.read_ahead import length_of, read_ahead
-from xlm.scoring.scorer import Scorer, check_name_of_language, check_pair, check_texts
+from xlm.scoring.read_ahead import checked_texts, length_of, read_ahead
+from xlm.scoring.scorer import Scorer, check_name_of_language, check_pair
 from xlm.scoring.stream import ArraySequence, Stream
 from xlm.scoring.windows import checked_stride
 from xlm.tokenizer.tokenizer import XLMTokenizer
@@ -163,9 +163,8 @@ def perplexity(
         for language in corpora
     }
     for language, scorer in scorers.items():
-        where = "texts" if lang is not None else f"texts[{language!r}]"
-        scorer.encode("", where=where)
-        check_texts(corpora[language], where=where)
+        scorer.encode("", where=f"texts[{language!r}]")
+        checked_texts(corpora[language])
     found = []
     for language, corpus in corpora.items():
         scorer = scorers[language]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, TypeVar
 
+from xlm.errors import InputError
 from xlm.scoring.rows import Row
 from xlm.tokenizer.batches import grouped
 
@@ -39,6 +40,39 @@ def growing_windows(items: Iterable[Item], length: Callable[[Item], int]) -> Ite
     while window := next(read_ahead(source, length, most=most), None):
         yield window
         most = min(2 * most, READ_AHEAD)
+
+
+def checked_texts(texts: Any) -> Iterable[str]:
+    """Return texts, unless they are nothing to iterate over, or would be iterated over by letters or by names.
+
+    Raises:
+        InputError: They are a single text, a mapping, a data frame, or none at all.
+    """
+    if isinstance(texts, str):
+        raise InputError(
+            "texts is a single str, which would be taken letter by letter",
+            where="texts",
+            found=f"a str of {len(texts)} characters",
+            expected="a list of texts, or another iterable of them",
+            remedy="put one text into a list: [text]",
+        )
+    if isinstance(texts, bytes) or not hasattr(type(texts), "__iter__"):
+        raise InputError(
+            "texts is not a list of texts",
+            where="texts",
+            found=type(texts).__name__,
+            expected="a list of str, or another iterable of them",
+        )
+    if isinstance(texts, Mapping) or getattr(texts, "ndim", 1) != 1:
+        raise InputError(
+            "texts has keys or columns, whose names would be taken for the texts",
+            where="texts",
+            found=type(texts).__name__,
+            expected="a list of texts, or another iterable of them",
+            remedy="take the column: texts[NAME]",
+        )
+    result: Iterable[str] = texts
+    return result
 
 
 def length_of(text: object) -> int:

@@ -8,8 +8,8 @@ from typing import Any
 from xlm.errors import InputError
 from xlm.model.lm import XLMWithLMHeadModel
 from xlm.scoring.frames import frame_of, is_frame
-from xlm.scoring.read_ahead import growing_windows, length_of, read_ahead
-from xlm.scoring.scorer import Scorer, check_texts
+from xlm.scoring.read_ahead import checked_texts, growing_windows, length_of, read_ahead
+from xlm.scoring.scorer import Scorer
 from xlm.scoring.sentence import SentenceScore
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
@@ -75,8 +75,7 @@ def score(
     )
     if is_frame(texts):
         return frame_of(scorer, texts)  # type: ignore[no-any-return]
-    check_texts(texts)
-    return list(_results(scorer, read_ahead(texts, length_of)))
+    return list(_results(scorer, read_ahead(checked_texts(texts), length_of)))
 
 
 def score_stream(
@@ -100,9 +99,8 @@ def score_stream(
         LanguageError: A language that the model does not have.
     """
     scorer = Scorer(model, tokenizer, lang=lang, **options)
-    check_texts(texts)
     windows = read_ahead if isinstance(texts, Sized) else growing_windows
-    return _results(scorer, windows(texts, length_of))
+    return _results(scorer, windows(checked_texts(texts), length_of))
 
 
 def _results(scorer: Scorer, windows: Iterable[list[str]]) -> Iterator[SentenceScore]:

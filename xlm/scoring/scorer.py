@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -196,31 +196,6 @@ def check_name_of_language(lang: object) -> None:
     """
     if lang is not None and not isinstance(lang, str):
         raise LanguageError("the language is not a name", where="lang", found=repr(lang), expected="a str")
-
-
-def check_texts(texts: object, *, where: str = "texts") -> None:
-    """Check that something holds texts, as far as that shows without reading them.
-
-    Raises:
-        InputError: It is a single text, a mapping, or nothing to iterate over.
-    """
-    if isinstance(texts, str):
-        raise InputError(
-            "texts is a single str, which would be scored letter by letter",
-            where=where,
-            found=f"a str of {len(texts)} characters",
-            expected="a list of texts, or another iterable of them",
-            remedy="for one text: score(model, tokenizer, [text], lang=...)",
-        )
-    # A frame, which has two dimensions, would give the names of its columns.
-    one_dimension = hasattr(type(texts), "__iter__") and getattr(texts, "ndim", 1) == 1
-    if isinstance(texts, (bytes, Mapping)) or not one_dimension:
-        raise InputError(
-            "texts is not a list of texts",
-            where=where,
-            found=type(texts).__name__,
-            expected="a list of str, or another iterable of them",
-        )
 
 
 def _as_tokens(
