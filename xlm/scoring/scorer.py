@@ -128,7 +128,7 @@ class Scorer:
             where: Its name in errors.
 
         Raises:
-            InputError: Not a str, too long and to be refused, or not of the model's vocabulary.
+            InputError: Not a str, or too long and to be refused.
             LanguageError: A language that the tokenizer does not have.
         """
         config = self.model.config
@@ -142,14 +142,6 @@ class Scorer:
                 found=f"{len(ids) - 1} tokens, the closing one aside: {text[:40]!r}…",
                 expected=f"at most {config.max_position_embeddings}",
                 remedy="split it into sentences, which is what the model was trained on, or score it in windows",
-            )
-        if max(ids) >= config.vocab_size:
-            raise InputError(
-                "a token is not in the model's vocabulary",
-                where=where,
-                found=f"id {max(ids)}",
-                expected=f"ids from 0 to {config.vocab_size - 1}",
-                remedy="use the tokenizer that belongs to this model",
             )
         return ids
 
