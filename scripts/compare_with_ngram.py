@@ -32,15 +32,17 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from deduplicate_text import HELD_OUT, lines_of
+from deduplicate_text import HELD_OUT
 from kneser_ney import KneserNey
 
 from xlm import XLMTokenizer, XLMWithLMHeadModel
 from xlm.data.batches import open_streams
 from xlm.data.order import Order, Position
-from xlm.data.shards import Index, tokenizer_signature
+from xlm.data.shards import Index
+from xlm.data.text import texts_of
 from xlm.scoring.logprobs import score_sequences
 from xlm.scoring.stream import ArraySequence, Ids, Stream
+from xlm.tokenizer.fingerprint import tokenizer_digest
 from xlm.training.log import read_log
 
 PROTOCOLS = ("sentence", "stream")
@@ -118,7 +120,7 @@ def training_ids(data: Path, config: Mapping[str, Any], steps: int) -> dict[str,
 
 def held_out_ids(path: Path, tokenizer: XLMTokenizer, lang: str) -> list[list[int]]:
     """The lines of a text, each without its opening and with its closing ``</s>``."""
-    return [tokenizer.encode(line, lang=lang)[1:] for line in lines_of(path)]
+    return [tokenizer.encode(line, lang=lang)[1:] for line in texts_of(path)]
 
 
 def perplexities(
@@ -173,7 +175,7 @@ def compare(
     Raises:
         InputError: Data or texts that cannot be read.
     """
-    if Index.read(data).signature != tokenizer_signature(tokenizer):
+    if Index.read(data).signature != tokenizer_digest(tokenizer):
         sys.exit(f"{data} was prepared with another tokenizer than the model's")
     rows = []
     config, best = run_settings(run)

@@ -13,12 +13,12 @@ import argparse
 import re
 import sys
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from xlm._atomic import replacing
-from xlm.data.text import open_text, read_lines
+from xlm.data.text import texts_of
 from xlm.errors import XLMError
 
 HELD_OUT = ("eltec-valid", "tatoeba-valid", "newstest2016")
@@ -42,12 +42,6 @@ def key(line: str) -> str:
     return _NOT_WORDS.sub(" ", unicodedata.normalize("NFKC", line).lower()).strip()
 
 
-def lines_of(path: Path) -> Iterator[str]:
-    """The lines of a text."""
-    with open_text(path) as file:
-        yield from read_lines(file, name=path)
-
-
 def deduplicate(texts: Sequence[Path], held_out: Sequence[Path], output: Path) -> list[Counts]:
     """Writes what is kept, whole or not at all, and returns the counts of each text.
 
@@ -55,14 +49,14 @@ def deduplicate(texts: Sequence[Path], held_out: Sequence[Path], output: Path) -
         InputError: A text cannot be read.
         WriteError: The output could not be written.
     """
-    forbidden = {key(line) for path in held_out for line in lines_of(path)}
+    forbidden = {key(line) for path in held_out for line in texts_of(path)}
     seen: set[str] = set()
     counts = []
     with replacing(output) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
         for path in texts:
             of_text = Counts()
             counts.append(of_text)
-            for line in lines_of(path):
+            for line in texts_of(path):
                 of_line = key(line)
                 if not of_line:
                     of_text.empty += 1

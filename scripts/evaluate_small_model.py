@@ -23,13 +23,14 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from compare_with_ngram import compare, held_out_ids, load, report, run_settings, training_ids
-from deduplicate_text import HELD_OUT, lines_of
+from deduplicate_text import HELD_OUT
 
 from xlm import XLMTokenizer, XLMWithLMHeadModel
 from xlm._atomic import write_text
 from xlm.checkpoint.layout_weights import WEIGHTS_FILE
 from xlm.checkpoint.names import find_model
 from xlm.data.shards import Index, file_sha256
+from xlm.data.text import texts_of
 from xlm.errors import XLMError
 from xlm.scoring.logprobs import score_sequences
 from xlm.training.config import load_config
@@ -62,7 +63,7 @@ class Found:
 
 def evaluate(model: XLMWithLMHeadModel, tokenizer: XLMTokenizer, path: Path, lang: str) -> Found:
     """Predicts the lines of a text one by one, in its own language and then, the same tokens, in every other one."""
-    lines = list(lines_of(path))
+    lines = list(texts_of(path))
     sequences = [[model.config.eos_token_id, *ids] for ids in held_out_ids(path, tokenizer, lang)]
     nats = {}
     for told in model.config.lang2id:

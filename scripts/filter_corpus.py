@@ -14,7 +14,6 @@ better the lower its cross-entropy per token under the model of the domain lies 
 from __future__ import annotations
 
 import argparse
-import gzip
 import heapq
 import math
 import random
@@ -27,6 +26,8 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet
+
+from xlm.data.text import texts_of
 
 _NEEDED = ("line", "tokens", "logprob", "text")
 _SHOWN = 5
@@ -109,9 +110,7 @@ def run(*arguments: object) -> None:
 
 def lines_of(path: Path) -> list[str]:
     """The lines of a text, each once, without those of fewer than four words."""
-    opened = gzip.open if path.suffix == ".gz" else open
-    with opened(path, "rt", encoding="utf-8") as file:
-        return [line for line in dict.fromkeys(line.strip() for line in file) if len(line.split()) > 3]
+    return [line for line in dict.fromkeys(map(str.strip, texts_of(path))) if len(line.split()) > 3]
 
 
 def make_corpus(arguments: argparse.Namespace) -> set[int]:

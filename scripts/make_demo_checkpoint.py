@@ -1,6 +1,6 @@
 """Makes a small checkpoint in the original's format, with random weights, and the BPE codes that go with it.
 
-    python scripts/make_demo_checkpoint.py DIRECTORY [--seed N]
+    python scripts/make_demo_checkpoint.py DIRECTORY [--seed N] [--positions N]
 
 writes ``demo.pth``, ``codes`` and ``vocab``. The model knows the words of a few English and German sentences; its
 weights are random, so nothing that it says means anything. Written against the original's ``trainer.py`` and
@@ -30,7 +30,11 @@ SENTENCES = (
 )
 LANGUAGES = ("de", "en")
 SPECIAL_WORDS = ("<s>", "</s>", "<pad>", "<unk>", *(f"<special{i}>" for i in range(10)))
-EMB_DIM, N_LAYERS, N_HEADS, N_POSITIONS = 32, 2, 4, 64
+EMB_DIM, N_LAYERS, N_HEADS = 32, 2, 4
+N_POSITIONS = 64
+"""Few, so that the texts of tests are soon longer."""
+POSITIONS_OF_THE_ORIGINAL = 512
+"""Fixed in its code: it loads no file with another number."""
 
 Merge = tuple[str, str]
 
@@ -83,7 +87,7 @@ def count_vocabulary(words: Counter[str], codes: list[tuple[Merge, int]]) -> Cou
     return counts
 
 
-def random_weights(n_words: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
+def random_weights(n_words: int, positions: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
     """The tensors of the original's ``TransformerModel`` by its names; the output projection shares the embeddings."""
 
     def normal(*shape: int) -> torch.Tensor:
@@ -96,7 +100,7 @@ def random_weights(n_words: int, generator: torch.Generator) -> dict[str, torch.
         return {f"{name}.weight": torch.ones(EMB_DIM), f"{name}.bias": torch.zeros(EMB_DIM)}
 
     weights = {
-        "position_embeddings.weight": normal(N_POSITIONS, EMB_DIM),
+        "position_embeddings.weight": normal(positions, EMB_DIM),
         "lang_embeddings.weight": normal(len(LANGUAGES), EMB_DIM),
         "embeddings.weight": normal(n_words, EMB_DIM),
         **norm("layer_norm_emb"),
@@ -117,7 +121,7 @@ def random_weights(n_words: int, generator: torch.Generator) -> dict[str, torch.
     return weights
 
 
-def make_checkpoint(counts: list[tuple[str, int]], seed: int) -> dict[str, Any]:
+def make_checkpoint(counts: list[tuple[str, int]], seed: int, positions: int) -> dict[str, Any]:
     """What the original's ``Trainer.save_checkpoint`` saves, with the parameters that describe the model."""
     words = [(word, 0) for word in SPECIAL_WORDS] + counts
     lang2id = {lang: index for index, lang in enumerate(LANGUAGES)}
@@ -126,7 +130,7 @@ def make_checkpoint(counts: list[tuple[str, int]], seed: int) -> dict[str, Any]:
         "n_total_iter": 0,
         "best_metrics": {"valid_clm_ppl": np.float64(len(words))},
         "best_stopping_criterion": np.float64(len(words)),
-        "model": random_weights(len(words), torch.Generator().manual_seed(seed)),
+        "model": random_weights(len(words), positions, torch.Generator().manual_seed(seed)),
         "dico_id2word": {index: word for index, (word, _) in enumerate(words)},
         "dico_word2id": {word: index for index, (word, _) in enumerate(words)},
         "dico_counts": dict(words),
@@ -165,7 +169,7 @@ def make_checkpoint(counts: list[tuple[str, int]], seed: int) -> dict[str, Any]:
     }
 
 
-def write_files(directory: Path, seed: int = 0) -> dict[str, Any]:
+def write_files(directory: Path, seed: int = 0, *, positions: int = POSITIONS_OF_THE_ORIGINAL) -> dict[str, Any]:
     """Writes ``demo.pth``, ``codes`` and ``vocab`` into a directory; returns what ``demo.pth`` holds."""
     words = Counter(word for sentence in SENTENCES for word in sentence.split())
     codes = learn_codes(words, merges=60)
@@ -175,7 +179,7 @@ def write_files(directory: Path, seed: int = 0) -> dict[str, Any]:
     (directory / "codes").write_text("".join(lines), encoding="utf-8")
     lines = [f"{word} {count}\n" for word, count in vocabulary]
     (directory / "vocab").write_text("".join(lines), encoding="utf-8")
-    checkpoint = make_checkpoint(vocabulary, seed)
+    checkpoint = make_checkpoint(vocabulary, seed, positions)
     torch.save(checkpoint, directory / "demo.pth")
     return checkpoint
 
@@ -185,9 +189,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("directory", type=Path)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--positions", type=int, default=POSITIONS_OF_THE_ORIGINAL)
     arguments = parser.parse_args()
     arguments.directory.mkdir(parents=True, exist_ok=True)
-    words = write_files(arguments.directory, arguments.seed)["dico_id2word"]
+    words = write_files(arguments.directory, arguments.seed, positions=arguments.positions)["dico_id2word"]
     print(f"demo.pth: {len(words)} words, width {EMB_DIM}, {N_LAYERS} layers, random weights")
 
 

@@ -33,9 +33,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import make_demo_checkpoint
 from measure_score_memory import write_lines
 
+from benchmarks.report import machine_facts
 from tests.distributed.local_cluster import LocalCluster, Process
 from tests.distributed.runs import command, finish, locally, on, parts, started, table
-from xlm.bench.report import machine_facts
 
 _BAR = 0.85
 _GROWTH = 1.05
@@ -54,7 +54,7 @@ def make_input(directory: Path, arguments: argparse.Namespace) -> list[str | Pat
     """Writes the lines, and the model where none is given; returns the command that scores them."""
     model: list[str | Path] = [arguments.model]
     if arguments.model is None:
-        make_demo_checkpoint.write_files(directory)
+        make_demo_checkpoint.write_files(directory, positions=make_demo_checkpoint.N_POSITIONS)
         model = [directory / "demo.pth", "--codes", directory / "codes"]
     lines = directory / "lines.txt"
     if arguments.text is None:

@@ -102,7 +102,7 @@ def main() -> int:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
-        make_demo_checkpoint.write_files(directory)
+        make_demo_checkpoint.write_files(directory, positions=make_demo_checkpoint.N_POSITIONS)
         write_lines(directory / "lines.txt", arguments.lines, seed=arguments.seed)
         curve = measure(directory, directory / "whole.tsv", arguments.lines)
         kill_and_resume(

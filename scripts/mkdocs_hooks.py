@@ -15,7 +15,7 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 
 def tables(directory: Path) -> str:
-    """A section with a table for each JSON file of ``xlm bench``."""
+    """A section with a table for each JSON file of ``python -m benchmarks``."""
     return "\n\n".join(_table(json.loads(path.read_text("utf-8")), path) for path in sorted(directory.glob("*.json")))
 
 

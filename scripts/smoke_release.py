@@ -72,6 +72,7 @@ def build(directory: Path) -> tuple[Path, Path]:
     with tarfile.open(sdist) as archive:
         packed = {name.partition("/")[2] for name in archive.getnames()}
     wanted = {"pyproject.toml", "LICENSE", "README.md", "CHANGELOG.md", "SECURITY.md", "CONTRIBUTING.md"}
+    wanted |= {"benchmarks/__main__.py", "scripts/test"}
     assert wanted <= packed, f"the sdist lacks {wanted - packed}"
     print(f"{wheel.name}: {wheel.stat().st_size / 1e6:.2f} MB, {sdist.name}: {sdist.stat().st_size / 1e6:.2f} MB")
     return wheel, sdist

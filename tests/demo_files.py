@@ -20,7 +20,14 @@ def demo_maker() -> ModuleType:
     return module
 
 
-def write_demo_files(directory: Path) -> Path:
-    """Writes ``demo.pth``, ``codes`` and ``vocab`` into a directory and returns it."""
-    demo_maker().write_files(directory)
+def write_demo_files(directory: Path, *, as_original: bool = False) -> Path:
+    """Writes ``demo.pth``, ``codes`` and ``vocab`` into a directory and returns it.
+
+    Args:
+        directory: Where.
+        as_original: Whether the model has as many positions as the original's code asks for; else it has few.
+    """
+    maker = demo_maker()
+    positions = maker.POSITIONS_OF_THE_ORIGINAL if as_original else maker.N_POSITIONS
+    maker.write_files(directory, positions=positions)
     return directory

@@ -38,7 +38,7 @@ ELSEWHERE = {
     "pip ": "changes the environment",
     "scripts/": "makes an environment of its own, or takes minutes; has tests of its own",
     "python scripts/": "takes minutes; has tests of its own",
-    "xlm bench": "takes minutes; tests/bench",
+    "python -m benchmarks": "takes minutes; tests/benchmarks",
     "torchrun ": "several processes; tests/training/test_processes.py",
 }
 # The pages train in earnest; here a few updates of a smaller batch are enough.
@@ -103,7 +103,7 @@ def prepare(directory: Path, *, bundled: Path | None = None) -> None:
         directory: Where.
         bundled: Stands there by the bundled model's name, instead of a tiny one.
     """
-    write_demo_files(directory)
+    write_demo_files(directory, as_original=True)
     (directory / "demo.pth").rename(directory / "best-valid_clm_ppl.pth")
     (directory / "codes").rename(directory / "codes_ende")
     for name in ("news.en.txt", "prompts.txt", "valid.en", "train.en", "en.txt", "dev.en.txt"):

@@ -6,7 +6,6 @@ logits that a real call returns; for tokens the recursive definition of a longes
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 import sys
@@ -15,21 +14,20 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-import published_peer
+import compare_with_transformers as script
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.conftest import REPOSITORY
 from tests.demo_files import write_demo_files
 from xlm import XLMTokenizer, XLMWithLMHeadModel
 from xlm.errors import InputError
 
-SCRIPT = REPOSITORY / "scripts" / "compare_with_transformers.py"
+pytest.importorskip("transformers")
+
 TEXTS = {
     "en": ["The small dog is sleeping on the grass.", "A Dog!", "It's 5 o'clock, St. Paul's."],
     "de": ["Der kleine Hund schläft auf der Wiese.", "Am 3. Mai", "Z.B. schläft der Hund."],
@@ -38,30 +36,13 @@ TEXTS = {
 CLOSE = 1e-4
 
 
-@cache
-def load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("compare_with_transformers", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def script() -> ModuleType:
-    pytest.importorskip("transformers")
-    return load()
-
-
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_demo_files(tmp_path_factory.mktemp("demo"))
 
 
 @pytest.fixture(scope="module")
-def found(script: ModuleType, files: Path) -> Any:
+def found(files: Path) -> Any:
     return script.compare(str(files / "demo.pth"), TEXTS, codes=files / "codes")
 
 
@@ -84,9 +65,9 @@ def encoded(tokenizer: XLMTokenizer, way: str, text: str, lang: str) -> list[int
     return ids[1:-1]
 
 
-def test_each_row_that_is_a_forward(script: ModuleType, found: Any, files: Path, tokenizer: XLMTokenizer) -> None:
+def test_each_row_that_is_a_forward(found: Any, files: Path, tokenizer: XLMTokenizer) -> None:
     models = {causal: XLMWithLMHeadModel.from_pretrained(files / "demo.pth", causal=causal) for causal in (True, False)}
-    rows = [setting for setting in published_peer.SETTINGS if setting.way != "generate"]
+    rows = [setting for setting in script.SETTINGS if setting.way != "generate"]
     assert len(rows) >= 9
     for lang, texts in TEXTS.items():
         for row in rows:
@@ -118,16 +99,14 @@ class _nothing:  # noqa: N801  # a context manager, like pytest.warns
 
 
 def test_the_rows_of_generate_are_what_generate_returns(
-    script: ModuleType, found: Any, files: Path, tmp_path: Path, tokenizer: XLMTokenizer
+    found: Any, files: Path, tmp_path: Path, tokenizer: XLMTokenizer
 ) -> None:
     import transformers
 
-    published_peer.write_as_published(
-        XLMWithLMHeadModel.from_pretrained(files / "demo.pth"), tokenizer, tmp_path / "model"
-    )
+    script.write_as_published(XLMWithLMHeadModel.from_pretrained(files / "demo.pth"), tokenizer, tmp_path / "model")
     settings = json.loads((tmp_path / "model" / "config.json").read_text(encoding="utf-8"))
     assert (settings["causal"], settings["mask_token_id"], settings["lang_id"]) == (False, 0, 0)
-    for row in published_peer.SETTINGS:
+    for row in script.SETTINGS:
         if row.way != "generate":
             continue
         for lang, lang_id in (("en", 1), ("de", 0)):
@@ -148,9 +127,9 @@ def test_the_rows_of_generate_are_what_generate_returns(
             assert found.figures[lang][row.name].logprob == pytest.approx(logprob, abs=CLOSE), row.name
 
 
-def test_put_right_it_is_our_score(script: ModuleType, found: Any) -> None:
+def test_put_right_it_is_our_score(found: Any) -> None:
     for figures in found.figures.values():
-        right = figures[published_peer.RIGHT.name]
+        right = figures[script.RIGHT.name]
         assert figures["xlm.score"].tokens == right.tokens
         assert figures["xlm.score"].logprob == pytest.approx(right.logprob, abs=CLOSE)
         assert len({figure.logprob for figure in figures.values()}) > 6  # the settings do change the figures
@@ -172,7 +151,7 @@ def common(a: Sequence[int], b: Sequence[int]) -> int:
 
 @given(st.lists(st.integers(0, 3), max_size=8), st.lists(st.integers(0, 3), max_size=8))
 def test_differing_tokens(a: list[int], b: list[int]) -> None:
-    assert load().differing_tokens(a, b) == len(a) - common(a, b)
+    assert script.differing_tokens(a, b) == len(a) - common(a, b)
 
 
 def test_the_counts_of_tokens(found: Any, tokenizer: XLMTokenizer) -> None:
@@ -189,7 +168,6 @@ def test_the_counts_of_tokens(found: Any, tokenizer: XLMTokenizer) -> None:
 
 
 def test_the_command(
-    script: ModuleType,
     files: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -217,7 +195,7 @@ def test_the_command(
     assert errors.startswith("Error: ")
 
 
-def test_a_text_that_is_too_long_is_one_message(script: ModuleType, files: Path) -> None:
+def test_a_text_that_is_too_long_is_one_message(files: Path) -> None:
     model = XLMWithLMHeadModel.from_pretrained(files / "demo.pth")
     text = "The small dog " * model.config.max_position_embeddings
     with pytest.raises(InputError, match="too long") as error:
@@ -226,6 +204,6 @@ def test_a_text_that_is_too_long_is_one_message(script: ModuleType, files: Path)
     assert "The small dog" in str(error.value.found)
 
 
-def test_only_line_feeds_end_a_text(script: ModuleType, tmp_path: Path) -> None:
+def test_only_line_feeds_end_a_text(tmp_path: Path) -> None:
     (tmp_path / "texts").write_bytes("a\u2028b\x85c\x0bd\re\n\n f\n".encode())
     assert script._read(tmp_path / "texts", 2) == ["a\u2028b\x85c\x0bd\re", " f"]

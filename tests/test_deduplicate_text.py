@@ -39,7 +39,7 @@ def test_each_line_stays_once_and_what_is_held_out_goes(tmp_path: Path) -> None:
     second.write_bytes(gzip.compress("  TWO\nVier\r\nfünf\u2028sechs\nVier\nlast".encode()))
     held_out.write_text("THREE?\nlast.\n", encoding="utf-8")
     counts = deduplicate([first, second], [held_out], tmp_path / "out.txt")
-    assert (tmp_path / "out.txt").read_bytes() == "One.\nTwo!\nVier\r\nfünf\u2028sechs\n".encode()
+    assert (tmp_path / "out.txt").read_bytes() == "One.\nTwo!\nVier\nfünf\u2028sechs\n".encode()
     assert counts == [
         Counts(kept=2, repeated=1, held_out=1, empty=2),
         Counts(kept=2, repeated=2, held_out=1, empty=0),

@@ -254,6 +254,20 @@ def test_texts_that_cannot_be_tokenized(model: Path, tmp_path: Path) -> None:
             against_transformers(path, texts=texts, lang="de")
 
 
+@pytest.mark.parametrize("texts", ["The dog .", [7], 7])
+def test_texts_that_are_none(texts: Any, model: Path) -> None:
+    with pytest.raises(XLMError, match=r"(?s)texts|str"):
+        against_transformers(model, texts=texts, lang="de")
+
+
+def test_a_model_in_memory_is_not_a_path(model: Path) -> None:
+    ours = XLMWithLMHeadModel.from_pretrained(model)
+    with pytest.raises(XLMError, match=r"(?s)not a path.*XLMWithLMHeadModel"):
+        against_transformers(ours)  # type: ignore[arg-type]
+    with pytest.raises(XLMError, match=r"(?s)not a path.*XLMWithLMHeadModel"):
+        against_reference(model, ours)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("scale", "our_error", "their_error", "holds"),
     [

@@ -39,6 +39,15 @@ def test_the_map_of_the_house_names_every_folder() -> None:
         assert (REPOSITORY / link).exists(), link
 
 
+def test_the_map_of_the_house_names_every_script() -> None:
+    text = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    names = {path.name for path in (REPOSITORY / "scripts").iterdir() if path.is_file()}
+    assert {name for name in names if f"`{name}`" not in text} == set()
+    rows = re.findall(r"^\| `([\w.]+)` \| ", text.partition("## Scripts")[2], flags=re.MULTILINE)
+    assert rows
+    assert set(rows) <= names
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_prints_a_script(shell: str) -> None:
     environment = {**os.environ, "_XLM_COMPLETE": f"{shell}_source"}

@@ -133,10 +133,25 @@ def make_directory(path: Path) -> None:
     Raises:
         WriteError: It could not be made.
     """
+    check_name(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise write_error(path, error) from error
+
+
+def check_name(path: Path) -> None:
+    """Refuse a path that no file system can hold.
+
+    Raises:
+        WriteError: It contains a null byte or half a surrogate pair.
+    """
+    try:
+        encoded = os.fsencode(path)
+    except UnicodeEncodeError:
+        encoded = b"\0"
+    if b"\0" in encoded:
+        raise WriteError("the target is no file name", where=ascii(str(path)), found="a null byte or half a surrogate")
 
 
 def write_error(path: Path, error: OSError) -> WriteError:

@@ -11,9 +11,10 @@ import torch
 from tests.demo_files import write_demo_files
 
 
-def demo_data(directory: Path) -> dict[str, Any]:
-    """What the demo's checkpoint holds."""
-    data: dict[str, Any] = torch.load(write_demo_files(directory) / "demo.pth", weights_only=False)
+def demo_data(directory: Path, *, as_original: bool = False) -> dict[str, Any]:
+    """What the demo's checkpoint holds; its options are those of ``write_demo_files``."""
+    files = write_demo_files(directory, as_original=as_original)
+    data: dict[str, Any] = torch.load(files / "demo.pth", weights_only=False)
     return data
 
 
@@ -25,6 +26,6 @@ def save(data: object, path: Path, *, legacy: bool = False) -> Path:
 
 def spoilt(directory: Path, change: Callable[[dict[str, Any]], object]) -> Path:
     """The demo's checkpoint after one change."""
-    data = demo_data(directory)
+    data = demo_data(directory, as_original=True)
     change(data)
     return save(data, directory / "spoilt.pth")

@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.checkpoints import bench_convert
 from tests.checkpoint.original_files import demo_data, spoilt
 from tests.conftest import RECORDED
 from tests.demo_files import write_demo_files
 from xlm import XLMConfig, XLMTokenizer, XLMWithLMHeadModel
-from xlm.bench.checkpoints import bench_convert
 from xlm.checkpoint import convert as module
 from xlm.checkpoint.convert import ConversionReport, convert
-from xlm.errors import CheckpointError, ConfigError, VocabularyError, WriteError
+from xlm.errors import CheckpointError, ConfigError, InputError, VocabularyError, WriteError
 from xlm.tokenizer.merges import check_merges, read_codes
 from xlm.tokenizer.vocabulary import Vocabulary
 
@@ -66,7 +66,7 @@ def test_recorded_there_and_back(name: str, reference: Path, tmp_path: Path) -> 
 
 
 def test_demo_there_and_back(tmp_path: Path) -> None:
-    expected = demo_data(tmp_path)
+    expected = demo_data(tmp_path, as_original=True)
     convert(tmp_path / "demo.pth", tmp_path / "there", codes=tmp_path / "codes")
     report = convert(tmp_path / "there", tmp_path / "back.pth", to="original")
     assert report.files == ("back.pth", "back.codes")
@@ -79,7 +79,7 @@ def test_demo_there_and_back(tmp_path: Path) -> None:
 
 def test_the_original_can_read_what_we_write(tmp_path: Path) -> None:
     """What its loaders ask for: the dictionary's own checks, and the parameters that its model is built from."""
-    write_demo_files(tmp_path)
+    write_demo_files(tmp_path, as_original=True)
     convert(tmp_path / "demo.pth", tmp_path / "there", codes=tmp_path / "codes")
     (tmp_path / "there" / "config.json").write_text(
         json.dumps({**json.loads((tmp_path / "there" / "config.json").read_text()), "xlm": {"causal": True}})
@@ -104,7 +104,7 @@ def test_the_original_can_read_what_we_write(tmp_path: Path) -> None:
 
 def test_from_transformers_and_back(tmp_path: Path) -> None:
     """The other way round: a directory, through the original's format, is the directory again."""
-    write_demo_files(tmp_path)
+    write_demo_files(tmp_path, as_original=True)
     convert(tmp_path / "demo.pth", tmp_path / "first", codes=tmp_path / "codes")
     config = json.loads((tmp_path / "first" / "config.json").read_text())
     config |= {"xlm": {"causal": True}, "summary_type": "first", "embed_init_std": 0.25, "lang_id": 0}
@@ -118,7 +118,7 @@ def test_from_transformers_and_back(tmp_path: Path) -> None:
 
 
 def test_without_codes(tmp_path: Path) -> None:
-    write_demo_files(tmp_path)
+    write_demo_files(tmp_path, as_original=True)
     report = convert(tmp_path / "demo.pth", tmp_path / "there")
     assert any("weights and vocabulary only" in note for note in report.notes)
     assert left_in(tmp_path / "there") == ["config.json", "model.safetensors", "vocab.json"]
@@ -130,7 +130,7 @@ def test_without_codes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("to", ["transformers", "original"])
 def test_other_types(dtype: str, to: Any, tmp_path: Path) -> None:
-    expected = demo_data(tmp_path)["model"]["embeddings.weight"].to(getattr(torch, dtype))
+    expected = demo_data(tmp_path, as_original=True)["model"]["embeddings.weight"].to(getattr(torch, dtype))
     report = convert(tmp_path / "demo.pth", tmp_path / "target", to=to, dtype=dtype)
     assert report.dtype == dtype
     model = XLMWithLMHeadModel.from_pretrained(tmp_path / "target", dtype="auto")
@@ -138,7 +138,7 @@ def test_other_types(dtype: str, to: Any, tmp_path: Path) -> None:
 
 
 def test_report(tmp_path: Path) -> None:
-    write_demo_files(tmp_path)
+    write_demo_files(tmp_path, as_original=True)
     report = convert(tmp_path / "demo.pth", tmp_path / "there", codes=tmp_path / "codes")
     model = XLMWithLMHeadModel.from_pretrained(tmp_path / "there")
     assert isinstance(report, ConversionReport)
@@ -151,7 +151,7 @@ def test_report(tmp_path: Path) -> None:
 @pytest.mark.parametrize("existing", ["a file", "a directory", "a dangling link"])
 @pytest.mark.parametrize("to", ["transformers", "original"])
 def test_target_exists(to: Any, existing: str, tmp_path: Path) -> None:
-    write_demo_files(tmp_path)
+    write_demo_files(tmp_path, as_original=True)
     target = tmp_path / "target"
     if existing == "a file":
         target.write_text("precious")
@@ -170,7 +170,7 @@ def test_target_exists(to: Any, existing: str, tmp_path: Path) -> None:
 
 
 def test_codes_beside_the_target_exist(tmp_path: Path) -> None:
-    write_demo_files(tmp_path)
+    write_demo_files(tmp_path, as_original=True)
     convert(tmp_path / "demo.pth", tmp_path / "there", codes=tmp_path / "codes")
     (tmp_path / "back.codes").write_text("precious")
     with pytest.raises(WriteError, match="exists already"):
@@ -198,7 +198,7 @@ except WriteError as error:
 @pytest.mark.parametrize("to", ["transformers", "original"])
 def test_disk_full(to: str, limit: int, with_codes: bool, tmp_path: Path) -> None:
     """The operating system itself refuses to write more, at several points of the conversion."""
-    demo_data(tmp_path)
+    demo_data(tmp_path, as_original=True)
     target = tmp_path / "target"
     before = left_in(tmp_path)
     codes = str(tmp_path / "codes") if with_codes else ""
@@ -211,7 +211,7 @@ def test_disk_full(to: str, limit: int, with_codes: bool, tmp_path: Path) -> Non
 
 
 def test_no_directory_for_the_target(tmp_path: Path) -> None:
-    write_demo_files(tmp_path)
+    write_demo_files(tmp_path, as_original=True)
     for to in ("transformers", "original"):
         with pytest.raises(WriteError, match="could not be written"):
             convert(tmp_path / "demo.pth", tmp_path / "no" / "such" / "target", to=to)
@@ -220,7 +220,7 @@ def test_no_directory_for_the_target(tmp_path: Path) -> None:
 @pytest.mark.parametrize("to", ["transformers", "original"])
 def test_what_was_written_is_compared(to: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A writer that gets one value wrong is found out, and nothing stays."""
-    write_demo_files(tmp_path)
+    write_demo_files(tmp_path, as_original=True)
     before = left_in(tmp_path)
     writer = "write_layout" if to == "transformers" else "write_original"
     honest = getattr(module, writer)
@@ -240,7 +240,7 @@ def test_what_was_written_is_compared(to: Any, tmp_path: Path, monkeypatch: pyte
 
 
 def test_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_demo_files(tmp_path)
+    write_demo_files(tmp_path, as_original=True)
     before = left_in(tmp_path)
 
     def interrupt(*_: Any) -> None:
@@ -254,7 +254,7 @@ def test_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_wrong_arguments(tmp_path: Path) -> None:
-    write_demo_files(tmp_path)
+    write_demo_files(tmp_path, as_original=True)
     with pytest.raises(ConfigError, match="No such format"):
         convert(tmp_path / "demo.pth", tmp_path / "target", to="onnx")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="No such type"):
@@ -265,7 +265,7 @@ def test_wrong_arguments(tmp_path: Path) -> None:
 
 
 def test_vocabulary_of_another_size(tmp_path: Path) -> None:
-    write_demo_files(tmp_path)
+    write_demo_files(tmp_path, as_original=True)
     convert(tmp_path / "demo.pth", tmp_path / "there", codes=tmp_path / "codes")
     path = tmp_path / "there" / "vocab.json"
     words = json.loads(path.read_text(encoding="utf-8"))
@@ -280,7 +280,7 @@ def test_models_that_the_original_cannot_represent(tmp_path: Path) -> None:
     XLMWithLMHeadModel(config).save_pretrained(tmp_path / "model")
     with pytest.raises(CheckpointError, match="no vocabulary"):
         convert(tmp_path / "model", tmp_path / "x.pth", to="original")
-    words = {**{word: i for i, word in enumerate(demo_data(tmp_path)["dico_word2id"]) if i < 14}}
+    words = {**{word: i for i, word in enumerate(demo_data(tmp_path, as_original=True)["dico_word2id"]) if i < 14}}
     words |= {f"w{i}</w>": i for i in range(14, 60)}
     (tmp_path / "model" / "vocab.json").write_text(json.dumps(words))
     with pytest.raises(CheckpointError, match="cannot represent") as error:
@@ -290,7 +290,7 @@ def test_models_that_the_original_cannot_represent(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["out.codes", ".", "/", "a\0b", "a\ud800"])
 def test_targets_without_a_name_of_their_own(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_demo_files(tmp_path)
+    write_demo_files(tmp_path, as_original=True)
     monkeypatch.chdir(tmp_path)
     before = left_in(tmp_path)
     with pytest.raises(WriteError):
@@ -311,8 +311,19 @@ def test_weights_too_large_for_the_type(to: Any, tmp_path: Path) -> None:
     convert(path, tmp_path / "bfloat", to=to, dtype="bfloat16")
 
 
+@pytest.mark.parametrize("argument", ["source", "target", "codes"])
+@pytest.mark.parametrize("value", [7, ["a"], b"bytes", XLMConfig(vocab_size=60, emb_dim=16, n_layers=1, n_heads=2)])
+def test_something_else_than_a_path(argument: str, value: object, tmp_path: Path) -> None:
+    write_demo_files(tmp_path, as_original=True)
+    before = left_in(tmp_path)
+    arguments: dict[str, Any] = {"source": tmp_path / "demo.pth", "target": tmp_path / "there", argument: value}
+    with pytest.raises(InputError, match="(?s)not a path.*found: " + type(value).__name__):
+        convert(**arguments)
+    assert left_in(tmp_path) == before
+
+
 def test_codes_of_another_model(tmp_path: Path) -> None:
-    write_demo_files(tmp_path)
+    write_demo_files(tmp_path, as_original=True)
     (tmp_path / "other").write_text("".join(f"{a} {b} 1\n" for a in "xyzqj" for b in "xyzqj"), encoding="utf-8")
     with pytest.raises(VocabularyError, match="of another model") as error:
         convert(tmp_path / "demo.pth", tmp_path / "there", codes=tmp_path / "other")
@@ -333,7 +344,7 @@ def test_published_codes_belong_to_their_vocabulary_only(reference: Path) -> Non
 
 def test_a_model_carries_its_record_along(tmp_path: Path) -> None:
     """from_pretrained and save_pretrained on the same directory lose nothing of what convert kept there."""
-    write_demo_files(tmp_path)
+    write_demo_files(tmp_path, as_original=True)
     convert(tmp_path / "demo.pth", tmp_path / "there", codes=tmp_path / "codes")
     before = json.loads((tmp_path / "there" / "config.json").read_text())
     assert before["xlm"]["original"]
@@ -345,7 +356,7 @@ def test_a_model_carries_its_record_along(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_ended_by_a_signal(number: signal.Signals, tmp_path: Path) -> None:
     """The command, stopped while it writes: nothing is left."""
-    write_demo_files(tmp_path)
+    write_demo_files(tmp_path, as_original=True)
     before = left_in(tmp_path)
     code = (
         "import os, sys, time\nfrom xlm.checkpoint import convert as module\nfrom xlm.cli import main\n"
@@ -361,4 +372,4 @@ def test_ended_by_a_signal(number: signal.Signals, tmp_path: Path) -> None:
 def test_memory_at_the_published_size(tmp_path: Path) -> None:
     """At most 1.3 times the file's size above the interpreter with torch imported; measured in its own process."""
     report = bench_convert(tmp_path, size="published", rounds=1)
-    assert report.bars[1].holds, str(report)
+    assert report.targets[1].holds, str(report)

@@ -6,6 +6,7 @@ the original's trainer wrote; what was saved, read again.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pickle
 import subprocess
@@ -15,8 +16,10 @@ from typing import Any
 
 import pytest
 
+from tests.tokenizer.fuzzing import check_spans
 from tests.tokenizer.small import MERGES, TEXT, VOCABULARY
 from xlm.errors import CheckpointError, InputError, VocabularyError, WriteError, XLMWarning
+from xlm.tokenizer.added_tokens import AddedToken
 from xlm.tokenizer.merges import write_codes
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
@@ -132,6 +135,85 @@ def test_old_directories_name_their_special_tokens_in_a_file_of_their_own(saved:
     assert peer.encode("the <special7>") == tokenizer.encode("the <special7>")
 
 
+ADDED: dict[str, str | AddedToken] = {
+    "a word": "the</w>",
+    "a piece": "do",
+    "lstrip": AddedToken(content="do", lstrip=True),
+    "rstrip": AddedToken(content="do", rstrip=True),
+    "single_word": AddedToken(content="do", single_word=True),
+    "all three": AddedToken(content="do", lstrip=True, rstrip=True, single_word=True),
+    "not normalized": AddedToken(content="do", normalized=False),
+    "special": AddedToken(content="do", special=True, normalized=False),
+    "options of a special token": AddedToken(content="<special1>", lstrip=True, special=True, normalized=False),
+}
+ADDED_TEXTS = (
+    *("do", "dog", "the dog", " do ", "a\tdo b", "(do)", "do.", "  do  dodo do", "Do DO dO", "", "the</w>"),
+    *("a <special1> b", "a<special1>do<s> do", "do do ", "\u00a0do\u3000", "x do\ny", "the<special1>"),
+)
+
+
+@pytest.mark.parametrize("lowers", [True, False], ids=["lower-cased", "cased"])
+@pytest.mark.parametrize(
+    "kinds", [*([kind] for kind in ADDED), ["a word", "single_word", "options of a special token"]]
+)
+def test_added_tokens_of_the_vocabulary(tmp_path: Path, kinds: list[str], lowers: bool) -> None:
+    transformers = pytest.importorskip("transformers")
+    plain = XLMTokenizer(VOCABULARY, MERGES, do_lowercase_and_remove_accent=lowers)
+    plain.save_pretrained(tmp_path / "plain")
+    peer = transformers.XLMTokenizer.from_pretrained(tmp_path / "plain")
+    for kind in kinds:
+        token = ADDED[kind]
+        new = token if isinstance(token, str) else transformers.AddedToken(**dataclasses.asdict(token))
+        peer.add_tokens([new])
+    assert len(peer) == len(plain)
+    peer.save_pretrained(tmp_path / "theirs")
+    peer = transformers.XLMTokenizer.from_pretrained(tmp_path / "theirs")
+    ours = XLMTokenizer.from_pretrained(tmp_path / "theirs")
+    if not {"normalized", "special"} & {*kinds}:  # transformers itself changes these two of what it is given
+        assert {token.content for token in ours.added_tokens} == {
+            token if isinstance(token, str) else token.content for token in map(ADDED.__getitem__, kinds)
+        }
+    ours.save_pretrained(tmp_path / "ours")
+    assert XLMTokenizer.from_pretrained(tmp_path / "ours") == ours
+    again = transformers.XLMTokenizer.from_pretrained(tmp_path / "ours")
+    for text in (*ADDED_TEXTS, TEXT):
+        expected = peer.tokenize(text)
+        assert (text, ours.tokenize(text)) == (text, expected)
+        assert again.tokenize(text) == expected
+        assert ours.encode(text) == peer.encode(text)
+        assert ours.tokenize_batch([text] * 2000)[-1] == expected
+        assert ours.decode(ours.encode(text), True) == peer.decode(peer.encode(text), skip_special_tokens=True)
+        check_spans(ours, text, None)
+        assert ours.tokenize(text, lang="en") == plain.tokenize(text, lang="en") == peer._tokenize(text, lang="en")
+
+
+def test_the_recorded_case_of_an_added_token(reference: Path, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    peer = transformers.XLMTokenizer.from_pretrained(reference / "published/xlm-clm-ende-1024")
+    peer.add_tokens(["foo"])
+    peer.save_pretrained(tmp_path)
+    ours = XLMTokenizer.from_pretrained(tmp_path)
+    assert ours.tokenize("food") == ["foo", "d</w>"]
+    assert ours.encode("food", add_special_tokens=False) == [15144, 523]
+
+
+def test_added_tokens_of_old_directories(saved: Path) -> None:
+    edit(saved, "tokenizer_config.json", added_tokens_decoder=None, extra_special_tokens={})
+    options = {"content": "<special7>", "lstrip": True, "rstrip": False, "single_word": False, "normalized": False}
+    edit(saved, "special_tokens_map.json", mask_token=options)
+    (saved / "added_tokens.json").write_text(json.dumps({"do": VOCABULARY.ids["do"], "<special7>": 11}))
+    ours = XLMTokenizer.from_pretrained(saved)
+    assert [token.content for token in ours.added_tokens] == ["<special7>", "do"]
+    transformers = pytest.importorskip("transformers")
+    peer = transformers.XLMTokenizer.from_pretrained(saved)
+    for text in (*ADDED_TEXTS, "a <special7> b"):
+        assert ours.tokenize(text) == peer.tokenize(text)
+
+
+def test_a_special_token_that_a_call_replaces_is_no_added_one(saved: Path) -> None:
+    assert XLMTokenizer.from_pretrained(saved, additional_special_tokens=[]).added_tokens == ()
+
+
 def test_codes_stand_in_for_merges(saved: Path, tmp_path: Path) -> None:
     (saved / "merges.txt").unlink()
     with pytest.raises(VocabularyError, match="codes=FILE"):
@@ -177,7 +259,11 @@ def test_broken_files_are_named(saved: Path, name: str, content: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "setting", [{"clean_up_tokenization_spaces": True}, {"padding_side": "left"}, {"split_special_tokens": True}]
+    "setting",
+    [
+        *({"clean_up_tokenization_spaces": True}, {"padding_side": "left"}, {"split_special_tokens": True}),
+        {"eos_token": "<special3>"},
+    ],
 )
 def test_settings_without_effect_warn(saved: Path, setting: dict[str, Any]) -> None:
     edit(saved, "tokenizer_config.json", **setting)
@@ -221,6 +307,27 @@ def test_a_checkpoint_of_the_original_needs_codes_and_is_cased(reference: Path, 
     )
     assert overridden.tokenize("Über") == published.tokenize("Über")
     assert overridden.bos_token == "</s>"  # as the model was trained
+
+
+class Mine(XLMTokenizer):
+    """A subclass, as a user writes one."""
+
+    def tokenize(self, text: str, lang: str | None = None) -> list[str]:
+        return ["mine", *super().tokenize(text, lang)]
+
+
+def test_a_subclass_gets_itself_back(saved: Path, tmp_path: Path) -> None:
+    VOCABULARY.to_words(tmp_path / "vocab")
+    write_codes(tmp_path / "codes", MERGES)
+    from_files = Mine.from_codes(tmp_path / "codes", tmp_path / "vocab", lang2id=LANG2ID)
+    for mine in (Mine.from_pretrained(saved), Mine.from_pretrained(saved, preset="original"), from_files):
+        assert type(mine) is Mine
+        assert mine.tokenize("the", lang="en") == ["mine", "the</w>"]
+
+
+def test_a_subclass_gets_itself_back_from_a_checkpoint_of_the_original(reference: Path) -> None:
+    path = reference / "checkpoints/clm_ende_multi30k/clm_ende_multi30k.pth"
+    assert type(Mine.from_pretrained(path, codes=reference / "published/codes_ende")) is Mine
 
 
 def test_a_file_that_is_no_checkpoint_is_said(tmp_path: Path) -> None:

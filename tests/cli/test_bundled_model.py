@@ -17,13 +17,16 @@ def test_every_command_knows_it(invoke: Invoke, tmp_path: Path) -> None:
         ("score", NAME, "--lang", "en", tmp_path / "en", "--by", "word"),
         ("perplexity", NAME, "--lang", "en", tmp_path / "en"),
         ("generate", NAME, "--lang", "en", "--prompt", "The dog", "--seed", "1", "--max-new-tokens", "3"),
-        ("convert", NAME, tmp_path / "model.pth", "--to", "original"),
+        ("convert", NAME, tmp_path / "model"),
         ("prepare", data, "--model", NAME, "--train", f"en={tmp_path / 'en'}"),
     )
     for command in commands:
         done = invoke(*command)
         assert done.exit_code == 0, done.output
         assert done.stdout.strip()
+    done = invoke("convert", NAME, tmp_path / "model.pth", "--to", "original")
+    assert done.exit_code == 1
+    assert "max_position_embeddings = 256" in done.stderr
     config = tmp_path / "config.toml"
     config.write_text(f'[model]\nstart_from = "{NAME}"\n[batch]\nrows = 2\nwidth = 8\n[run]\nupdates = 1\n', "utf-8")
     done = invoke("train", config, "--set", f"data={data}", "--set", f"output={run}")

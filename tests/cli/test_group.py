@@ -104,6 +104,15 @@ def test_wrong_usage_is_2(invoke: Invoke, arguments: list[str]) -> None:
     assert result.stderr.startswith("Usage: xlm")
 
 
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["score", "--against", "transformers"]], ids=" ".join)
+def test_bench_says_where_it_has_moved(invoke: Invoke, arguments: list[str]) -> None:
+    result = invoke("bench", *arguments)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.count("\n") == 1
+    assert "python -m benchmarks" in result.stderr
+    assert "bench" not in invoke("--help").stdout
+
+
 def test_an_error_is_its_message(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
     error = CheckpointError("the file is damaged", where="a.pth", remedy="fetch it again")
     fail_with(monkeypatch, error)

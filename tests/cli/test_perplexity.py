@@ -107,7 +107,7 @@ def test_wrong_usage(invoke: Invoke, model: tuple[str, ...], files: dict[str, Pa
     ("options", "text", "message"),
     [
         ((), b"", "There are no texts"),
-        ((), b"the\n\xff\n", "standard input, row 2\n  found: not UTF-8"),
+        ((), b"the\n\xff\n", "standard input, line 2\n  found: not UTF-8"),
         (("--device", "meta"), b"the\n", "There is no such device"),
     ],
 )

@@ -23,7 +23,7 @@ from xlm.scoring.sentence import SentenceScore
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
 HEADER = "line\ttokens\tlogprob\ttext\tstatus"
-LINES = ["The small dog is sleeping.", "", " the dog \r", 'the\tdog \\t "and\rthe\u2028cat', "A ü 漢 \U0001f600 \\"]
+LINES = ["The small dog is sleeping.", "", " the dog \r ", 'the\tdog \\t "and\rthe\u2028cat', "A ü 漢 \U0001f600 \\"]
 
 
 @pytest.fixture

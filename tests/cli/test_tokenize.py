@@ -65,7 +65,7 @@ def test_what_is_not_utf8_is_named(invoke: Invoke, model: tuple[str, ...], tmp_p
     assert result.exit_code == 1
     assert result.stdout == "the</w> dog</w>\n\n"
     assert f"where: {tmp_path / 'text' if from_file else 'standard input'}, line 3\n" in result.stderr
-    assert "found: byte 0xe4 at byte 5 of the line" in result.stderr
+    assert "found: not UTF-8: byte 0xe4 at byte 5 of the line" in result.stderr
 
 
 def test_a_preset_is_handed_on(invoke: Invoke, model: tuple[str, ...]) -> None:

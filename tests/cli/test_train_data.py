@@ -47,6 +47,18 @@ def test_from_raw_text_to_ids(invoke: Invoke, text: Path, tmp_path: Path) -> Non
     assert XLMTokenizer.from_pretrained(data / "tokenizer").lang2id == {"de": 0, "en": 1}
 
 
+def test_a_vocabulary_is_read_as_the_original_reads_it(invoke: Invoke, text: Path, tmp_path: Path) -> None:
+    codes, vocab, data = tmp_path / "codes", tmp_path / "vocab", tmp_path / "data"
+    invoke("learn-bpe", "--merges", "40", "--codes", codes, "--vocab", vocab, "--preset", "original", f"en={text}")
+    size = 14 + vocab.read_bytes().count(b"\n")
+    vocab.write_bytes(b"".join(b"<special%d> 999\n" % i for i in range(10)) + b"\xc2\xa0 998\n" + vocab.read_bytes())
+    run = invoke("prepare", data, "--codes", codes, "--vocab", vocab, "--train", f"en={text}")
+    assert run.exit_code == 0, run.output
+    assert run.stderr.count("warning: ") == 1
+    assert f"{vocab}: 11 of {size - 14 + 11} lines are skipped" in run.stderr
+    assert Index.read(data).vocab_size == size
+
+
 def test_divided_text_needs_no_language(invoke: Invoke, text: Path, tmp_path: Path) -> None:
     run = invoke("learn-bpe", "--merges", "5", "--codes", tmp_path / "codes", text, text)
     assert run.exit_code == 0, run.output

@@ -5,6 +5,7 @@ Oracle: the tokenizer, line by line in this process; a run that is cut off again
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import itertools
 import json
@@ -18,8 +19,9 @@ from tests.tokenizer.small import MERGES, TEXT, VOCABULARY
 from xlm.data.batches import batches, open_streams
 from xlm.data.order import Order, Position
 from xlm.data.prepare import prepare
-from xlm.data.shards import INDEX_FILE, Index, ShardSequence, tokenizer_signature
+from xlm.data.shards import INDEX_FILE, Index, ShardSequence
 from xlm.errors import InputError, LanguageError
+from xlm.tokenizer.fingerprint import tokenizer_digest
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
 LINES = [" ".join(TEXT.split()[i : i + 5]) for i in range(0, 30, 3)] + ["", "qq zz"]
@@ -61,7 +63,7 @@ def test_ids_counts_and_files(tokenizer: XLMTokenizer, tmp_path: Path, workers: 
     assert sum(shard.unknown for shard in text.shards) == _expected(tokenizer, LINES, "en").count(3) > 0
     assert index.dtype == "uint16"
     reopened = XLMTokenizer.from_pretrained(tmp_path / "data/tokenizer")
-    assert tokenizer_signature(reopened) == tokenizer_signature(tokenizer) == index.signature
+    assert tokenizer_digest(reopened) == tokenizer_digest(tokenizer) == index.signature
 
 
 def test_compressed_text_and_an_unfinished_line(tokenizer: XLMTokenizer, tmp_path: Path) -> None:
@@ -183,6 +185,27 @@ def test_a_broken_index_is_refused(tokenizer: XLMTokenizer, tmp_path: Path, chan
     (tmp_path / INDEX_FILE).write_text(json.dumps(values), "utf-8")
     with pytest.raises(InputError, match="cannot be read"):
         Index.read(tmp_path)
+
+
+def test_shards_of_the_old_format_are_refused_and_say_so(tokenizer: XLMTokenizer, tmp_path: Path) -> None:
+    en = _write(tmp_path / "en.txt", LINES)
+    prepare(tokenizer, {"train": {"en": en}}, tmp_path / "data")
+    index = json.loads((tmp_path / "data" / INDEX_FILE).read_text("utf-8"))
+    assert index["format"] == "xlm shards 2"
+    (tmp_path / "data" / INDEX_FILE).write_text(json.dumps({**index, "format": "xlm shards 1"}), "utf-8")
+    message = r"(?s)another format.*xlm shards 1.*xlm shards 2.*prepare the text again"
+    with pytest.raises(InputError, match=message):
+        Index.read(tmp_path / "data")
+    with pytest.raises(InputError, match=message):
+        prepare(tokenizer, {"test": {"en": en}}, tmp_path / "data")
+
+
+def test_a_tokenizer_with_other_special_tokens_is_another(tokenizer: XLMTokenizer, tmp_path: Path) -> None:
+    en = _write(tmp_path / "en.txt", LINES)
+    prepare(tokenizer, {"train": {"en": en}}, tmp_path / "data")
+    other = dataclasses.replace(tokenizer, additional_special_tokens=())
+    with pytest.raises(InputError, match="another tokenizer"):
+        prepare(other, {"train": {"en": en}}, tmp_path / "data")
 
 
 def test_batches_are_the_windows_in_order(tokenizer: XLMTokenizer, tmp_path: Path) -> None:

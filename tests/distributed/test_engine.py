@@ -321,7 +321,7 @@ def test_a_file_that_was_repaired_is_gone_on_with(
     assert invoke(*remote).exit_code == 1
     assert not (output / "_SUCCESS").exists()
     done = len(parts(output)) - 1
-    assert done == {"cut in its text": 2, "cut behind its text": 7, "gone": 0}[damage]
+    assert done == {"cut in its text": 3, "cut behind its text": 8, "gone": 0}[damage]
     engine.before_reading = lambda: None
     file.write_bytes(whole)
     again = invoke(*remote, "--resume")
@@ -461,7 +461,46 @@ def test_what_does_not_go_with_ray(
     result = invoke(command, *model, *file, *options, "--engine", "ray", "--output-dir", "o")
     assert result.exit_code == 2
     assert said in result.stderr
-    for option in (("--resume",), ("--input-format", "jsonl"), ("--column", "x")):
+    for option in (("--resume",), ("--progress",)):
         local = invoke(command, *model, corpus[0], *option)
         assert local.exit_code == 2
         assert "not with --engine local" in local.stderr
+
+
+def test_tables_line_ends_and_gzip_data_as_the_local_command(
+    invoke: Invoke, engine: Engine, model: list[str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "a.csv").write_bytes(b"text,id\rA dog.,1\rA cat.,2\r")
+    (folder / "b.txt").write_bytes(b"A dog.\r\nA cat.\r\n")
+    behind = gzip.compress(b"A dog.\n")
+    (folder / "c.txt.gz").write_bytes(behind + gzip.compress(b"A cat.\n") + b"\0\0")
+    (folder / "d.txt.gz").write_bytes(behind + b"\r\n")
+    (folder / "e.tsv").write_bytes(b"id\ttext\n")
+    files = sorted(folder.iterdir())
+    local = invoke("score", *model, *files, "--by", "word")
+    remote = invoke("score", *model, folder, "--by", "word", "--engine", "ray", "--output-dir", tmp_path / "out")
+    assert local.exit_code == remote.exit_code == 0, remote.stderr
+    assert joined(tmp_path / "out", header=True) == local.stdout_bytes
+    said = f"warning: {files[3]}: 2 bytes at byte {len(behind)}, behind the gzip data, are left out\n"
+    assert (local.stderr.count(said), remote.stderr.count(said)) == (1, 1)
+    assert "error: the table has no rows" in local.stdout
+
+
+@pytest.mark.parametrize("command", ["score", "tokenize", "generate"])
+@pytest.mark.parametrize("first", [True, False])
+def test_a_table_without_the_column_ends_the_run(
+    invoke: Invoke, engine: Engine, model: list[str], tmp_path: Path, command: str, first: bool
+) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "a.csv").write_bytes(b"id,satz\n" if first else b"id,text\n1,the dog\n")
+    (folder / "b.csv").write_bytes(b"id,satz\n1,the dog\n")
+    result = invoke(command, *model, folder, "--engine", "ray", "--output-dir", tmp_path / "out")
+    assert result.exit_code == 1
+    assert "Error: No such column\n" in result.stderr
+    assert f"where: {folder / ('a.csv' if first else 'b.csv')}" in result.stderr
+    assert "found: 'id', 'satz'\n  expected: 'text'\n" in result.stderr
+    assert not (tmp_path / "out" / "_SUCCESS").exists()
+    assert engine.done == (0 if first else 2)

@@ -24,7 +24,7 @@ _ROWS = st.builds(Row, file=st.just("ä"), number=st.integers(1), text=st.none()
     st.lists(st.lists(_ROWS, min_size=1, max_size=3).map(tuple), max_size=3).map(tuple), st.booleans(), st.booleans()
 )
 def test_a_unit_arrives_as_it_was_sent(found: tuple[tuple[Row, ...], ...], last: bool, damaged: bool) -> None:
-    unit = Unit(file=3, index=7, windows=found, last=last, damaged=damaged)
+    unit = Unit(file=3, index=7, windows=found, last=last, damaged=damaged, warnings=("ä: 2 bytes",) * last)
     arrived = Unit.from_bytes(unit.to_bytes())
     assert arrived == unit
     assert arrived.digest == unit.digest

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,14 @@ ADDRESS = "http://127.0.0.1:8000"
 JSON = {"Content-Type": "application/json"}
 GENERATE = {"text": "The", "lang": "en", "max_new_tokens": 20, "do_sample": False}
 PRESETS = ("transformers", "transformers-v4", "original")
+
+
+def examples() -> dict[str, str]:
+    """The texts that the page begins with, by language."""
+    script = (resources.files("xlm.explore") / "static" / "main.js").read_text(encoding="utf-8")
+    block = re.search(r"^const EXAMPLES = {\n(.*?)^};$", script, flags=re.MULTILINE | re.DOTALL)
+    assert block is not None
+    return dict(re.findall(r'^  (\w+): "(.*)",$', block[1], flags=re.MULTILINE))
 
 
 class Small:

@@ -15,11 +15,14 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.explore.small import PRESETS, Small
+from tests.explore.small import PRESETS, Small, examples
 from xlm.errors import InputError, LanguageError
 from xlm.explore.explorer import Explorer
+from xlm.explore.requests import ContinueRequest
+from xlm.model.lm import XLMWithLMHeadModel
 from xlm.scoring.score import score
 from xlm.tokenizer.continued import ContinuedText
+from xlm.tokenizer.tokenizer import XLMTokenizer
 
 TEXTS = ["The small dog is sleeping on the grass.", "  der\tHund\n\n und 漢 \U0001f600 ", "", "the dog is " * 30]
 HOSTILE = [
@@ -152,3 +155,21 @@ def test_a_bidirectional_model_is_refused(small: Small) -> None:
     model = type(small.model)(replace(small.model.config, causal=False))
     with pytest.raises(InputError, match="bidirectional"):
         Explorer(model, lambda _: small.tokenizers["original"], name="x")
+
+
+@pytest.mark.parametrize("lang", ["en", "de"])
+def test_the_text_that_the_page_begins_with_can_be_continued(lang: str) -> None:
+    """By the bundled model, greedily and by most seeds; a finished sentence shows the difference."""
+    name = "xlm-clm-ende-small"
+    model = XLMWithLMHeadModel.from_pretrained(name)
+    explorer = Explorer(model, lambda preset: XLMTokenizer.from_pretrained(name, preset=preset), name=name)
+
+    def added(text: str, **knobs: Any) -> str:
+        request = ContinueRequest(text=text, lang=lang, max_new_tokens=12, **knobs)
+        return "".join(step["text"] for step in explorer.continuation(request))
+
+    text = examples()[lang]
+    assert text[-1].isalpha()
+    assert added(text, do_sample=False)
+    assert sum(bool(added(text, do_sample=True, top_p=0.9, seed=seed)) for seed in range(8)) >= 7
+    assert added(text + ".", do_sample=False) == ""

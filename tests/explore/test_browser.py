@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.explore.small import Small
+from tests.explore.small import Small, examples
 from xlm.scoring.score import score
 
 if TYPE_CHECKING:
@@ -200,6 +200,34 @@ def test_a_continuation_streams_and_is_the_models(opened: Opened, small: Small) 
     opened.expect(opened.page.locator("#text")).to_have_value("The small dog" + expected)
     opened.page.check("input[value=greedy]")
     opened.expect(opened.page.locator("#temperature")).to_be_hidden()
+
+
+@pytest.mark.parametrize("languages", [("de", "en"), ("de",)])
+def test_it_opens_with_a_text_to_continue_in_a_language_of_the_model(
+    browser: Browser, demo_files: Path, languages: tuple[str, ...]
+) -> None:
+    small = Small(demo_files, positions=200, languages=languages)
+    with small.served() as address:
+        opened = Opened(browser.new_context(), address)
+        lang = "en" if "en" in languages else "de"
+        assert opened.page.input_value("#text") == examples()[lang]
+        opened.expect(opened.page.locator(".lang")).to_have_value(lang)
+        opened.page.context.close()
+
+
+def test_a_text_that_the_model_takes_for_finished_says_what_to_do(
+    opened: Opened, small: Small, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    end = {"text": "", "stop": "eos", "tokens": 1, "logprob": -0.25, "seed": 5}
+    monkeypatch.setattr(small.explorer, "continuation", lambda request: iter([{"id": 1, "text": ""}, end]))
+    opened.write(TEXT)
+    opened.page.click("#start")
+    progress = opened.page.locator("#progress")
+    opened.expect(progress).to_contain_text("1 token: the model takes the text for finished and adds nothing")
+    opened.expect(progress).to_contain_text("delete its full stop or its last words, and continue again")
+    opened.expect(progress).to_contain_text("seed 5")
+    for hidden in ("#output", "#take-over"):  # there is nothing new to see, and nothing new to score
+        opened.expect(opened.page.locator(hidden)).to_be_hidden()
 
 
 def test_a_stream_can_be_watched_and_stopped(opened: Opened, small: Small, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ what the class takes from it is stood in for, and the tests that need the real o
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import subprocess
@@ -20,7 +21,8 @@ import torch
 
 from tests.conftest import REPOSITORY
 from tests.demo_files import write_demo_files
-from xlm import XLMConfig, XLMTokenizer, XLMWithLMHeadModel, convert, score
+from tests.documents import blocks_of, commands_of
+from xlm import XLMConfig, XLMTokenizer, XLMWarning, XLMWithLMHeadModel, convert, score
 from xlm.errors import DependencyError, InputError, LanguageError
 
 try:
@@ -193,6 +195,10 @@ def test_a_long_context_is_continued(harness_model: Any) -> None:
 def test_wrong_arguments(model_class: Any, model_directory: Path) -> None:
     with pytest.raises(InputError, match="closing"):
         model_class(str(model_directory), "en", closing="yes")
+    for name in ("batch_size", "max_gen_toks"):
+        for value in ("many", 0, 1.5, "-1"):
+            with pytest.raises(InputError, match=f"not a count\n  where: {name}"):
+                model_class(str(model_directory), "en", **{name: value})
     with pytest.raises(InputError, match="Int8 is for the CPU"):
         model_class(str(model_directory), "en", dtype="int8", device="cuda")
     with pytest.raises(LanguageError):
@@ -216,6 +222,18 @@ def test_a_model_without_languages(model_class: Any, model_directory: Path, tmp_
     prompt = torch.tensor([tokenizer.encode("The dog", lang="en")[:-1]])
     (expected,) = network.eval().continuations(prompt, max_new_tokens=5)
     assert found == tokenizer.decode(expected.tokens, skip_special_tokens=True, lang="en", detokenize=True)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_without_cuda_the_harness_s_own_default_device_means_the_cpu(
+    model_class: Any, model_directory: Path, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.warns(XLMWarning, match="computing on the CPU instead of cuda:0"):
+        model = model_class(str(model_directory), "en", dtype=dtype, device="cuda:0")
+    assert model.model.device == torch.device("cpu")
+    with pytest.raises(InputError, match="There is no such device"):  # asked for, not the harness's default
+        model_class(str(model_directory), "en", device="cuda:99")
 
 
 def write_task(directory: Path) -> None:
@@ -244,7 +262,7 @@ def write_task(directory: Path) -> None:
 def test_the_real_harness_from_its_command_line(model_directory: Path, tmp_path: Path) -> None:
     write_task(tmp_path)
     command = [sys.executable, "-m", "xlm.integrations.lm_eval", "--model", "xlm", "--include_path", str(tmp_path)]
-    command += ["--model_args", f"pretrained={model_directory},lang=en", "--tasks", "choose,roll", "--device", "cpu"]
+    command += ["--model_args", f"pretrained={model_directory},lang=en", "--tasks", "choose,roll"]
     done = subprocess.run(
         [*command, "--output_path", str(tmp_path / "out"), "--log_samples"],
         capture_output=True,
@@ -268,3 +286,49 @@ def test_the_real_harness_from_its_command_line(model_directory: Path, tmp_path:
             (result,) = score(model, tokenizer, [f"{context} {choice}"], lang="en")
             before = len(tokenizer.tokenize(context, lang="en"))
             assert answer == pytest.approx(sum(result.logprobs[before:-1]), abs=1e-5)
+
+
+def shown_on_the_page(directory: Path) -> str:
+    """Writes the task that docs/integrations.md shows into a directory, and returns the command that it shows."""
+    page = (REPOSITORY / "docs/integrations.md").read_text(encoding="utf-8")
+    section = page.partition("## lm-evaluation-harness")[2].partition("\n## ")[0]
+    code = {block.language: block for block in blocks_of(section)}
+    (directory / "tasks").mkdir()
+    (directory / "tasks/agreement.yaml").write_text(code["yaml"].code, encoding="utf-8")
+    (directory / "tasks/agreement.jsonl").write_text(code["json"].code, encoding="utf-8")
+    (command,) = commands_of(code["bash"])
+    return command
+
+
+def run_in(directory: Path, command: str) -> subprocess.CompletedProcess[str]:
+    environment = {
+        **os.environ,
+        "HF_DATASETS_OFFLINE": "1",
+        "HF_HOME": str(directory / "home"),
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    }
+    return subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, check=False, cwd=directory, env=environment
+    )
+
+
+@needs_harness
+def test_the_command_on_the_page_runs_as_it_is_written(tmp_path: Path) -> None:
+    command = shown_on_the_page(tmp_path)
+    assert "--device" not in command
+    done = run_in(tmp_path, f"{command} --output_path out")
+    assert done.returncode == 0, done.stderr[-3000:]
+    (results,) = (tmp_path / "out").rglob("results_*.json")
+    assert json.loads(results.read_text(encoding="utf-8"))["results"]["agreement"]["acc,none"] == 1
+
+
+@needs_harness
+def test_the_plain_command_finds_the_model_from_the_version_on_that_the_page_names(tmp_path: Path) -> None:
+    command = shown_on_the_page(tmp_path).replace("python -m xlm.integrations.lm_eval", "lm_eval")
+    assert command.startswith("lm_eval --model xlm ")
+    done = run_in(tmp_path, command)
+    version = tuple(map(int, importlib.metadata.version("lm_eval").split(".")[:3]))
+    if version <= (0, 4, 13):
+        assert "no model for this name found" in done.stderr
+    else:
+        assert done.returncode == 0, f"the page says otherwise\n{done.stderr[-3000:]}"

@@ -105,23 +105,24 @@ def test_equal_on_one_token_and_on_the_longest_input(tokens: int) -> None:
 
 
 def test_equal_with_padding_on_the_left_bidirectional() -> None:
+    """Padding takes positions there and none here, so the positions are given."""
     ours, theirs = _pair("plain", False)
-    _assert_equal(ours, theirs, random_ids(B, T), LEFT.bool(), langs=_langs(ours), attention_mask=LEFT)
+    positions = torch.arange(T).expand(B, T)
+    _assert_equal(
+        ours, theirs, random_ids(B, T), LEFT.bool(), langs=_langs(ours), attention_mask=LEFT, position_ids=positions
+    )
 
 
 @torch.no_grad()
 def test_padding_on_the_left_of_a_causal_model_is_ignored_though_transformers_looks_at_it() -> None:
-    """Their causal mask is the triangle alone, so theirs is right only for each row alone at its own positions."""
+    """Their causal mask is the triangle alone, and padding takes positions: theirs is right only for a row alone."""
     ours, theirs = _pair("plain", True)
     ids, langs = random_ids(B, T), _langs(ours)
     found = ours(ids, langs=langs, attention_mask=LEFT).logits
     as_batch = theirs(ids, langs=langs, attention_mask=LEFT).logits
-    positions = torch.arange(T)
     for row, length in enumerate(LENGTHS.tolist()):
         real = slice(T - length, T)
-        alone = theirs(
-            ids[row : row + 1, real], langs=langs[row : row + 1, real], position_ids=positions[None, real]
-        ).logits[0]
+        alone = theirs(ids[row : row + 1, real], langs=langs[row : row + 1, real]).logits[0]
         assert relative_error(found[row, real], alone) < BOUND
         if length < T:
             assert relative_error(as_batch[row, real], alone) > 100 * BOUND

@@ -57,6 +57,8 @@ def model() -> XLMWithLMHeadModel:
         ({"repetition_penalty": 1e30}, "repetition_penalty"),
         ({"num_beams": 2, "early_stopping": "soon"}, "early_stopping"),
         ({"num_beams": 2, "early_stopping": 1}, "early_stopping"),
+        ({"num_beams": 2, "early_stopping": torch.tensor([1, 2])}, "early_stopping"),
+        ({"max_new_tokens": 2**63}, "max_new_tokens"),
         ({"seed": -1}, "seed"),
         ({"seed": 2**63}, "seed"),
         ({"seed": "7"}, "seed"),

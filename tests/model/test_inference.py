@@ -18,7 +18,7 @@ from tests.model.small_models import random_ids, relative_error, small_model
 from tests.model.test_packed_linear import needs_fbgemm
 from xlm.errors import InputError
 from xlm.model import opening, packed_linear
-from xlm.model.head import target_logprobs
+from xlm.model.head import logit_blocks, target_logprobs
 from xlm.model.lm import XLMWithLMHeadModel
 from xlm.model.packed_linear import ROUNDINGS, Bfloat16Linear, Float16Linear, Float32Linear
 from xlm.model.target_scores import score_targets
@@ -150,7 +150,7 @@ def test_blocks_are_the_logits_in_pieces(weights: str, words: int, elements: int
     fast = small_model(vocab_size=words).for_inference(weights)
     hidden_ND = torch.randn(150, fast.config.emb_dim)
     found_NV = torch.full((150, words), float("nan"))
-    for rows, first, logits_RS in fast.head.logit_blocks(hidden_ND, torch.empty(words, 0), elements=elements):
+    for rows, first, logits_RS in logit_blocks(fast.head, hidden_ND, torch.empty(words, 0), elements=elements):
         assert torch.is_autocast_enabled("cpu") is False
         found_NV[rows, first : first + logits_RS.shape[1]] = logits_RS
     # Sums of float32 in another order at most.

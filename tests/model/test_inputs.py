@@ -15,6 +15,7 @@ from torch import Tensor
 
 from tests.model.small_models import random_ids, relative_error, small_model
 from xlm.errors import InputError, LanguageError, XLMWarning
+from xlm.model.cache import XLMCache
 
 B, T = 3, 5
 ONES = torch.ones(B, T, dtype=torch.int64)
@@ -72,6 +73,28 @@ WRONG: dict[str, tuple[dict[str, Any], str, str, str, str]] = {
     "labels of another shape": ({"labels": ONES[:, :4]}, "labels", "wrong shape", "(3, 4)", "(3, 5)"),
     "labels as a list": ({"labels": ONES.tolist()}, "labels", "wrong shape", "list", "(3, 5)"),
     "labels as floats": ({"labels": ONES.float()}, "labels", "whole numbers", "torch.float32", "int64"),
+    "sparse ids": ({"input_ids": random_ids(B, T).to_sparse()}, "input_ids", "matrix", "sparse", "int64"),
+    "a sparse mask": ({"attention_mask": ONES.to_sparse()}, "attention_mask", "wrong shape", "sparse", "(3, 5)"),
+    "ids without values": (
+        {"input_ids": random_ids(B, T).to("meta")},
+        "input_ids",
+        "another device",
+        "meta",
+        "cpu",
+    ),
+    "lengths without values": ({"lengths": ONES[:, 0].to("meta")}, "lengths", "no values", "meta", "input_ids"),
+    "labels without values": ({"labels": ONES.to("meta")}, "labels", "no values", "meta", "input_ids"),
+    "a flag as text": ({"output_attentions": "no"}, "output_attentions", "neither true nor false", "'no'", "True"),
+    "a flag as a tensor": (
+        {"output_hidden_states": ONES},
+        "output_hidden_states",
+        "neither true nor false",
+        "tensor",
+        "True",
+    ),
+    "true for a cache": ({"cache": True}, "cache", "is not a cache", "True", "an XLMCache"),
+    "false for a cache": ({"cache": False}, "cache", "is not a cache", "False", "or None"),
+    "a tuple for a cache": ({"cache": ((ONES,),)}, "cache", "is not a cache", "tuple", "an XLMCache"),
     "no label that counts": ({"labels": ONES * -100}, "labels", "cannot be taken", "0 that count", "at least one"),
     "a label too large": ({"labels": ONES * 61}, "labels", "cannot be taken", "12 of them out of range", "0 to 60"),
     "a label below zero": ({"labels": -ONES}, "labels", "cannot be taken", "12 of them out of range", "or -100"),
@@ -88,6 +111,55 @@ def test_wrong_inputs_are_named(case: str) -> None:
     assert what in caught.value.what
     assert found in str(caught.value.found)
     assert expected in str(caught.value.expected)
+
+
+@torch.no_grad()
+def test_the_remedy_for_a_cache_makes_one() -> None:
+    model, ids = small_model(), random_ids(B, T)
+    with pytest.raises(InputError, match=r"cache = model\.new_cache\(batch_size\)"):
+        model(ids, langs="en", cache=True)
+    assert model(ids, langs="en", cache=model.new_cache(B)).cache.lengths.tolist() == [T] * B
+
+
+NO_HIDDEN: dict[str, tuple[Any, str]] = {
+    "none": (None, "NoneType"),
+    "a list": ([[0.0] * 24], "list"),
+    "ids": (torch.zeros(2, 24, dtype=torch.int64), "torch.int64 of shape (2, 24)"),
+    "another width": (torch.zeros(2, 23), "of shape (2, 23)"),
+    "a number": (torch.tensor(1.0), "of shape ()"),
+}
+
+
+@pytest.mark.parametrize("kind", NO_HIDDEN)
+def test_what_has_no_logits(kind: str) -> None:
+    hidden, found = NO_HIDDEN[kind]
+    with pytest.raises(InputError, match="holds no hidden states") as caught:
+        small_model().logits(hidden)
+    assert found in str(caught.value.found)
+
+
+@pytest.mark.parametrize("size", [0, -1, 1.0, True, "2", None, [2], 10**30, torch.tensor([1, 2])])
+def test_what_is_no_size_of_a_cache(size: Any) -> None:
+    with pytest.raises(InputError) as caught:
+        small_model().new_cache(size)
+    assert caught.value.where == "XLMCache"
+    with pytest.raises(InputError):
+        small_model().new_cache(2, capacity=17 if size is None else size)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"dtype": "float32"}, {"device": "nowhere"}, {"device": 1.5}, {"batch_size": 10**12}]
+)
+def test_a_cache_that_cannot_be_made(wrong: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="cannot be made"):
+        XLMCache(**{"config": small_model().config, "batch_size": 2, **wrong})
+
+
+@pytest.mark.parametrize("weights", [8, ["int8"], {}, torch.int8, "int4", b"int8"])
+def test_types_that_weights_cannot_be_packed_in(weights: Any) -> None:
+    with pytest.raises(InputError) as caught:
+        small_model().for_inference(weights)
+    assert caught.value.where == "weights"
 
 
 def test_the_remedy_for_one_sentence_without_a_batch() -> None:

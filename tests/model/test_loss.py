@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from tests.model.small_models import random_ids, small_model
+from xlm.errors import InputError
 from xlm.model.lm import XLMWithLMHeadModel
 from xlm.model.network import XLMOutput
 
@@ -142,6 +143,35 @@ def test_the_output_is_indexed_like_a_tuple_of_what_is_there() -> None:
     assert attentions is full[-1]
     with pytest.raises(IndexError):
         full[4]
+
+
+@torch.no_grad()
+def test_the_output_is_indexed_by_name_as_in_transformers() -> None:
+    """Oracle: their ``ModelOutput``, in which what is ``None`` is not there."""
+    model, ids = small_model(), random_ids(B, T)
+    plain, full = model(ids, langs="en"), model(ids, langs="en", labels=ids, output_attentions=True)
+    assert plain["logits"] is plain.logits
+    assert (full["loss"], full["attentions"]) == (full.loss, full.attentions)
+    assert (plain.keys(), full.keys()) == (("logits",), ("loss", "logits", "attentions"))
+    assert dict(full) == {"loss": full.loss, "logits": full.logits, "attentions": full.attentions}
+    assert ("loss" in plain, "loss" in full, full.loss in full) == (False, True, False)
+    for name in ("loss", "cache", "logit", "to_tuple", ""):
+        with pytest.raises(KeyError) as caught:
+            plain[name]
+        assert isinstance(caught.value, InputError)
+        assert (caught.value.found, caught.value.expected) == (repr(name), "logits")
+
+
+@torch.no_grad()
+def test_numbers_and_slices_of_an_output_are_those_of_its_tuple() -> None:
+    model, ids = small_model(), random_ids(B, T)
+    full = model(ids, langs="en", labels=ids, output_attentions=True)
+    assert (full[0], full[-1], full[True]) == (full.loss, full.attentions, full.logits)
+    assert full[:2] == (full.loss, full.logits)
+    assert full[1:][0] is full.logits
+    for index in (3, -4, 10**30, 1.0, None, [0], torch.tensor([0, 1])):
+        with pytest.raises(InputError, match="no such entry"):
+            full[index]
 
 
 @torch.no_grad()

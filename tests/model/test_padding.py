@@ -1,6 +1,6 @@
-"""What stands at padded positions changes nothing at real ones, wherever the padding is.
+"""What stands at padded positions changes nothing at real ones, wherever the padding is; nor does it take a position.
 
-Oracle: the same model on each row's real tokens alone, at the positions they have in the batch.
+Oracle: the same model on each row's real tokens alone.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.model.small_models import random_ids, relative_error, small_model
+from xlm.errors import InputError
 from xlm.model.lm import XLMWithLMHeadModel
 from xlm.model.network import XLMOutput
 
@@ -41,13 +42,10 @@ def _langs(rows: int) -> Tensor:
     return random_ids(rows, T, seed=8) % 2
 
 
-def _row_alone(model: XLMWithLMHeadModel, ids: Tensor, valid: Tensor, row: int) -> XLMOutput:
+def _row_alone(model: XLMWithLMHeadModel, ids: Tensor, valid: Tensor, row: int, **inputs: Any) -> XLMOutput:
     real = valid[row]
     output: XLMOutput = model(
-        ids[row : row + 1, real],
-        langs=_langs(len(ids))[row : row + 1, real],
-        position_ids=torch.arange(T)[None, real],
-        output_hidden_states=True,
+        ids[row : row + 1, real], langs=_langs(len(ids))[row : row + 1, real], output_hidden_states=True, **inputs
     )
     return output
 
@@ -92,6 +90,116 @@ def test_hidden_states_are_zero_at_padding_as_in_the_original(causal: bool, wher
 @torch.no_grad()
 def test_by_attention_mask(causal: bool, where: str, dtype: torch.dtype) -> None:
     _assert_rows_equal(_model(causal), random_ids(B, T), MASKS[where], attention_mask=MASKS[where].to(dtype))
+
+
+@causal_and_bidirectional
+@pytest.mark.parametrize("where", MASKS)
+@torch.no_grad()
+def test_positions_that_are_given_win(causal: bool, where: str) -> None:
+    model, ids, valid = _model(causal), random_ids(B, T), MASKS[where]
+    positions = (torch.arange(T) + torch.arange(B)[:, None]).contiguous()
+    found = model(ids, langs=_langs(B), attention_mask=valid, position_ids=positions).logits
+    for row in range(B):
+        alone = _row_alone(model, ids, valid, row, position_ids=positions[row : row + 1, valid[row]])
+        assert relative_error(found[row, valid[row]], alone.logits[0]) < BOUND
+
+
+@pytest.mark.parametrize("where", MASKS)
+@torch.no_grad()
+def test_the_last_layer_alone_and_packed_weights(where: str) -> None:
+    model, ids, valid = _model(True), random_ids(B, T), MASKS[where]
+    hidden = model.hidden(ids, langs=_langs(B), attention_mask=valid)
+    packed = model.for_inference("float32")(ids, langs=_langs(B), attention_mask=valid).logits
+    for row in range(B):
+        alone = _row_alone(model, ids, valid, row)
+        assert relative_error(hidden[row, valid[row]], (alone.hidden_states or ())[-1][0]) < BOUND
+        assert relative_error(packed[row, valid[row]], alone.logits[0]) < 1e-5  # other kernels
+
+
+def _by(padding: str, valid: Tensor, ids: Tensor, pad: int) -> tuple[Tensor, dict[str, Tensor]]:
+    if padding == "pad":
+        return ids.masked_fill(~valid, pad), {}
+    return ids, {"lengths": valid.sum(1)} if padding == "lengths" else {"attention_mask": valid}
+
+
+@causal_and_bidirectional
+@pytest.mark.parametrize(
+    ("where", "padding"),
+    [("right", "lengths"), *((where, by) for where in ("right", "left") for by in ("attention_mask", "pad"))],
+)
+@torch.no_grad()
+def test_the_loss_of_a_batch_is_that_of_its_rows(causal: bool, where: str, padding: str) -> None:
+    """``labels=input_ids``: the mean over all that the rows alone predict, weighted by how much each predicts."""
+    model, valid = _model(causal), MASKS[where]
+    ids, inputs = _by(padding, valid, random_ids(B, T), model.config.pad_token_id)
+    found = float(model(ids, langs=_langs(B), labels=ids, **inputs).loss)
+    total, predicted = 0.0, 0
+    for row in range(B):
+        length = int(valid[row].sum()) - int(causal)
+        if length:  # of a row of one token a causal model predicts nothing
+            loss = _row_alone(model, ids, valid, row, labels=ids[row : row + 1, valid[row]]).loss
+            assert loss is not None
+            total, predicted = total + float(loss) * length, predicted + length
+    assert found == pytest.approx(total / predicted, rel=BOUND)
+    # Labels behind the padding are not looked at, whatever they are; all others are.
+    assert float(model(ids, langs=_langs(B), labels=ids.masked_fill(~valid, -7), **inputs).loss) == found
+
+
+@torch.no_grad()
+def test_a_label_on_either_side_of_a_hole_does_not_count() -> None:
+    """Position 2 is padding: it predicts nothing, and nothing is judged on it."""
+    model, ids, mask = _model(True), random_ids(1, T), torch.ones(1, T, dtype=torch.bool)
+    mask[0, 2] = False
+    found = model(ids, langs="en", attention_mask=mask, labels=ids)
+    scores = found.logits[0].double().log_softmax(-1)
+    expected = -sum(float(scores[t, ids[0, t + 1]]) for t in (0, 3, 4, 5)) / 4
+    assert float(found.loss) == pytest.approx(expected, rel=BOUND)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "found"),
+    [
+        ({"attention_mask": torch.tensor([[0, 0, 1], [0, 1, 0]])}, "0 that count"),
+        ({"lengths": torch.tensor([1, 1])}, "0 that count"),
+        ({"attention_mask": torch.tensor([[1, 0, 1], [1, 0, 0]])}, "0 that count"),
+    ],
+    ids=str,
+)
+def test_nothing_left_to_count(inputs: dict[str, Tensor], found: str) -> None:
+    ids = random_ids(2, 3)
+    with pytest.raises(InputError) as caught:
+        _model(True)(ids, langs="en", labels=ids, **inputs)
+    assert (caught.value.where, str(caught.value.found)[: len(found)]) == ("labels", found)
+
+
+INFINITY = float("inf")
+NO_MASKS: dict[str, tuple[Any, str]] = {
+    "added to scores": (torch.zeros(B, T).masked_fill(~MIDDLE, -INFINITY), "-inf, 0.0"),
+    "added, all of them tokens but one": (torch.zeros(B, T).index_fill(1, torch.tensor([0]), -INFINITY), "-inf, 0.0"),
+    "added, the least float": (torch.zeros(B, T).masked_fill(~RIGHT, torch.finfo(torch.float32).min), "-3.40"),
+    "half a token": (torch.full((B, T), 0.5), "0.5"),
+    "twos": (torch.full((B, T), 2), "2"),
+    "minus one": (torch.full((B, T), -1), "-1"),
+    "not a number": (torch.ones(B, T).masked_fill(~MIDDLE, float("nan")), "1.0, nan"),
+    "many": (torch.arange(B * T).view(B, T), "0, 1, 10, 11, ..."),
+}
+
+
+@pytest.mark.parametrize("kind", NO_MASKS)
+def test_a_mask_of_other_values_than_0_and_1_is_refused(kind: str) -> None:
+    """A mask that is added to scores is 0 at tokens, and would be read upside down."""
+    mask, found = NO_MASKS[kind]
+    for call in (_model(True), _model(True).hidden, _model(True).generate):
+        with pytest.raises(InputError, match="holds other values than 0 and 1") as caught:
+            call(random_ids(B, T), langs="en", attention_mask=mask)
+        assert caught.value.where == "attention_mask"
+        assert found in str(caught.value.found)
+        assert "attention_mask == 0" in str(caught.value.remedy)
+
+
+def test_a_mask_of_zeros_alone_says_what_a_mask_is() -> None:
+    with pytest.raises(InputError, match="1 at tokens and 0 at padding"):
+        _model(True)(random_ids(B, T), langs="en", attention_mask=torch.zeros(B, T))
 
 
 @given(

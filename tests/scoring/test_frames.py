@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.scoring.small import make_model, open_tokenizer
-from xlm import XLMTokenizer, XLMWarning, XLMWithLMHeadModel, score, score_frame
+from xlm import XLMTokenizer, XLMWarning, XLMWithLMHeadModel, perplexity, score, score_frame, score_stream
 from xlm.errors import InputError
 
 pd = pytest.importorskip("pandas")
@@ -90,6 +90,19 @@ def test_errors(
     with pytest.raises(InputError) as found:
         score_frame(model, tokenizer, frame, lang="en", **options)
     assert found.value.where == where
+
+
+def test_a_frame_is_not_taken_for_its_names(model: XLMWithLMHeadModel, tokenizer: XLMTokenizer) -> None:
+    """Its columns' names are what a loop over it gives."""
+    for takes_texts in (
+        lambda texts: list(score_stream(model, tokenizer, texts, lang="en")),
+        lambda texts: perplexity(model, tokenizer, texts, lang="en"),
+        lambda texts: perplexity(model, tokenizer, {"en": texts}, protocol="stream"),
+    ):
+        with pytest.raises(InputError) as found:
+            takes_texts(items())
+        assert found.value.where == "texts"
+        assert takes_texts(items()["text"]) == takes_texts(TEXTS)
 
 
 def test_pandas_is_never_imported_by_us() -> None:

@@ -104,6 +104,7 @@ def test_several_languages_and_the_mean_of_their_perplexities(tokenizer: XLMToke
         ([], {"lang": "en"}, "texts"),
         ([], {"lang": "en", "protocol": "stream"}, "texts"),
         ("the dog", {"lang": "en"}, "texts"),
+        ({"en": {"text": ["the dog"]}}, {}, "texts"),
         (["the", 3], {"lang": "en"}, "texts[1]"),
         (["the", 3], {"lang": "en", "protocol": "stream"}, "texts[1]"),
         (TEXTS, {"lang": "en", "protocol": "document"}, "protocol"),

@@ -11,6 +11,7 @@ import gzip
 import io
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from typing import IO
@@ -19,7 +20,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from xlm.errors import DependencyError, InputError
+from xlm.errors import DependencyError, InputError, XLMWarning
 from xlm.scoring import rows as rows_module
 from xlm.scoring.input_files import LocalFile
 from xlm.scoring.rows import Corpus, Row
@@ -79,7 +80,8 @@ def test_parquet(tmp_path: Path) -> None:
     rows = list(Corpus([path]))
     assert [row.text for row in rows] == values
     assert rows[-1].problem == "'text' is not text: NoneType"
-    assert {row.problem for row in Corpus([path], column="y")} == {"there is no column 'y'; the file has 'x', 'text'"}
+    with pytest.raises(InputError, match=r"(?si)no such column.*'x', 'text'.*'y'"):
+        list(Corpus([path], column="y"))
     assert len(list(Corpus([path], column="x"))) == len(values)
     cut = written(tmp_path / "cut.parquet", path.read_bytes()[:-20])
     corpus = Corpus([cut])
@@ -172,11 +174,11 @@ def test_many_stray_quotes_do_not_take_forever(tmp_path: Path) -> None:
     assert sum(row.text == "the dog" for row in rows) == 30 * 1000
 
 
-@pytest.mark.parametrize("data", [b'"text\nthe dog\nthe cat\n', b'"text"x\nthe dog\nthe cat\n'])
+@pytest.mark.parametrize("data", [b'"text\nthe dog\nthe cat\n', b'"text"x\nthe dog\nthe cat\n', b'"text,id'])
 def test_a_header_that_is_not_csv_is_not_replaced_by_a_row(tmp_path: Path, data: bytes) -> None:
-    rows = list(Corpus([written(tmp_path / "a.csv", data)]))
-    assert [row.text for row in rows] == [None, None]
-    assert all(str(row.problem).startswith("the header is not CSV: ") for row in rows)
+    path = written(tmp_path / "a.csv", data)
+    with pytest.raises(InputError, match=rf"(?si)the header cannot be read.*where: {path}, line 1\n.*not CSV: "):
+        list(Corpus([path]))
 
 
 @pytest.mark.parametrize("form", ["csv", "tsv"])
@@ -200,9 +202,89 @@ def test_a_row_too_long_to_hold_ends_a_quote_before_it(tmp_path: Path, monkeypat
 
 
 @pytest.mark.parametrize("form", ["csv", "tsv"])
-def test_a_missing_column_is_said_in_every_row(tmp_path: Path, form: str) -> None:
-    found = list(Corpus([written(tmp_path / f"a.{form}", b"id\n1\n2\n")]))
-    assert [row.problem for row in found] == ["there is no column 'text'; the file has 'id'"] * 2
+@pytest.mark.parametrize(
+    ("data", "what", "found"),
+    [
+        (b"id\n1\n2\n", "no such column", "'id'"),
+        (b"id\n", "no such column", "'id'"),
+        (b"id;text\n1;a\n", "no such column", "'id;text'"),  # another mark between columns
+        (b"\n\ntext\na\n", "no such column", ""),
+        (b"\xef\xbb\xbf", "no such column", ""),
+        (b"\xff\xfet\x00e\x00x\x00t\x00\n\x00", "the file is not UTF-8", "the byte order mark of UTF-16"),
+    ],
+)
+def test_a_table_without_the_column_is_refused(tmp_path: Path, form: str, data: bytes, what: str, found: str) -> None:
+    path = written(tmp_path / f"a.{form}", data)
+    corpus = Corpus([written(tmp_path / "before.txt", b"one"), path])
+    for refused in (corpus.check, lambda: list(corpus)):
+        with pytest.raises(InputError, match=rf"(?si){what}.*where: {path}\n.*found: .*{found}"):
+            refused()
+
+
+def test_a_column_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    for path in (written(tmp_path / "a.csv", b"text,text\na,b\n"), written(tmp_path / "a.tsv", b"text\ttext\na\tb\n")):
+        with pytest.raises(InputError, match=r"(?i)several columns of that name"):
+            list(Corpus([path]))
+
+
+def test_text_in_utf_16_is_refused(tmp_path: Path) -> None:
+    for encoding in ("utf-16", "utf-16-be", "utf-32"):
+        mark = "\ufeff" if encoding == "utf-16-be" else ""
+        path = written(tmp_path / "a.txt", f"{mark}the dog\nthe cat\n".encode(encoding))
+        if encoding != "utf-16-be":
+            assert path.read_bytes().startswith(b"\xff\xfe")
+        with pytest.raises(InputError, match="iconv -f UTF-16"):
+            list(Corpus([path]))
+
+
+def test_a_table_without_rows_has_one_that_says_so(tmp_path: Path) -> None:
+    for name, data in (("a.csv", b"id,text\n"), ("b.csv.gz", b"text"), ("a.tsv", b"id\ttext\r\n"), ("b.tsv", b"text")):
+        assert [row.problem for row in Corpus([written(tmp_path / name, data)])] == ["the table has no rows"]
+    pyarrow = pytest.importorskip("pyarrow")
+    path = tmp_path / "a.parquet"
+    pytest.importorskip("pyarrow.parquet").write_table(pyarrow.table({"text": pyarrow.array([], "string")}), path)
+    assert [row.problem for row in Corpus([path])] == ["the table has no rows"]
+
+
+@pytest.mark.parametrize("end", ["\r", "\n", "\r\n"])
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("zipped", ["", ".gz"])
+def test_tables_are_read_whatever_ends_their_lines(tmp_path: Path, end: str, whole: bool, zipped: str) -> None:
+    last = end if whole else ""
+    lines = ["text{0}id", "A dog.{0}1", "A cat.{0}2"]
+    for form, mark in (("csv", ","), ("tsv", "\t")):
+        data = (end.join(lines) + last).format(mark).encode()
+        assert read(written(tmp_path / f"a.{form}{zipped}", data)) == ["A dog.", "A cat."]
+    # Line ends inside quoted cells are text.
+    cells = ["a\rb", "a\nb", "a\r\nb", "\r", "\n\r"]
+    quoted = end.join(["id,text", *(f'{i},"{cell}"' for i, cell in enumerate(cells))]) + last
+    assert read(written(tmp_path / f"b.csv{zipped}", quoted.encode())) == cells
+
+
+def test_a_line_end_where_a_block_ends(tmp_path: Path) -> None:
+    for end in ("\r", "\n", "\r\n"):
+        for length in range(8180, 8200):  # Python reads text in blocks of 8,192
+            rows = ["x" * length, "y", "z"]
+            assert read(written(tmp_path / "a.csv", end.join(["text", *rows]).encode())) == rows
+
+
+def test_a_carriage_return_inside_a_row_is_not_silent(tmp_path: Path) -> None:
+    tsv = written(tmp_path / "a.tsv", b"text\tid\nA dog.\t1\rA cat.\t2\nA cow.\t3\n")
+    csv_file = written(tmp_path / "a.csv", b"text,id\nA dog.,1\rA cat.,2\nA cow.,3\n")
+    for path in (tsv, csv_file):
+        wrong, right = Corpus([path])
+        assert wrong.problem
+        assert right.text == "A cow."
+
+
+@pytest.mark.parametrize(("name", "mark"), [("cr.csv", ","), ("cr.tsv", "\t")])
+def test_tables_of_public_reports(reference: Path, name: str, mark: str) -> None:
+    assert read(reference / "cases" / name) == ["A dog.", "A cat."]
+
+
+def test_a_header_of_public_reports(reference: Path) -> None:
+    with pytest.raises(InputError, match=r"(?si)open_quote\.csv, line 1\n.*a quote is not closed"):
+        list(Corpus([reference / "cases" / "open_quote.csv"]))
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.csv", "a.tsv", "a.txt.gz"])
@@ -212,7 +294,8 @@ def test_an_empty_file_has_no_rows(tmp_path: Path, name: str) -> None:
 
 def test_a_byte_order_mark_and_carriage_returns(tmp_path: Path) -> None:
     mark = b"\xef\xbb\xbf"
-    assert read(written(tmp_path / "a.txt", mark + b"the\r\ndog\r\n")) == ["the\r", "dog\r"]
+    assert read(written(tmp_path / "a.txt", mark + b"the\r\ndog\r\n")) == ["the", "dog"]
+    assert read(written(tmp_path / "a.txt", b"the\rcat\r\r\n\r\ndog\r")) == ["the\rcat\r", "", "dog\r"]
     assert read(written(tmp_path / "a.csv", mark + b"text,x\r\nthe,1\r\ndog,2\r\n")) == ["the", "dog"]
     assert read(written(tmp_path / "a.tsv", mark + b"x\ttext\r\n1\tthe\r\n")) == ["the"]
     assert read(written(tmp_path / "a.jsonl", mark + as_jsonl(["the"]).replace(b"\n", b"\r\n"))) == ["the"]
@@ -259,11 +342,43 @@ def test_plain_text_has_no_columns(tmp_path: Path) -> None:
         Corpus([tmp_path / "a.txt"], column="text")
 
 
+def test_what_stands_behind_gzip_data_is_said(tmp_path: Path) -> None:
+    whole = gzip.compress(b"one\ntwo\n")
+    for form, data in (("a.txt.gz", whole), ("a.csv.gz", gzip.compress(b"text\none\ntwo\n"))):
+        path = tmp_path / form
+        path.write_bytes(data + b"garbage")
+        corpus = Corpus([path, written(tmp_path / "b.txt.gz", b"three")])
+        said = f"{path}: 7 bytes at byte {len(data)}, behind the gzip data, are left out"
+        for _ in range(2):
+            with pytest.warns(XLMWarning, match=re.escape(said)):
+                assert [row.text for row in corpus] == ["one", "two", "three"]
+            assert corpus.warnings == [said]
+        assert corpus.damaged == []
+
+
+def test_text_whose_only_line_ends_are_carriage_returns_is_one_row_and_said(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.txt", b"A dog.\rA cat.\r")
+    with pytest.warns(XLMWarning, match="one row"):
+        assert read(path) == ["A dog.\rA cat.\r"]
+    path = written(tmp_path / "a.jsonl", b'{"text": "A dog."}\r{"text": "A cat."}\r')
+    with pytest.warns(XLMWarning, match="one row"):
+        assert read(path) == [None]
+    read(written(tmp_path / "b.txt", b"A dog.\r"))  # without a warning, which would be an error here
+    read(written(tmp_path / "c.txt", b"A dog.\rA cat.\nA cow.\n"))
+
+
+@pytest.mark.filterwarnings("ignore::xlm.errors.XLMWarning")
 @settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.binary(max_size=60) | st.text(st.sampled_from('a,"\n\r\t{}:[]\x00')).map(str.encode))
 @pytest.mark.parametrize("form", ["text", "jsonl", "csv", "tsv"])
 def test_no_bytes_stop_it(tmp_path: Path, form: str, data: bytes) -> None:
-    rows = list(Corpus([written(tmp_path / "any", data)], form=form))
+    corpus = Corpus([written(tmp_path / "any", data)], form=form)
+    try:
+        rows = list(corpus)
+    except InputError:
+        assert form in ("csv", "tsv") or data[:2] in (b"\xff\xfe", b"\xfe\xff")
+        return
+    assert bool(rows) == bool(data)
     assert all((row.text is None) != (row.problem is None) for row in rows)
     if form in ("text", "jsonl"):
         assert len(rows) == len(data.split(b"\n")) - (data.endswith(b"\n") or not data)

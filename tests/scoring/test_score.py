@@ -316,6 +316,13 @@ def test_a_single_str_is_refused(tokenizer: XLMTokenizer) -> None:
         score(make_model(tokenizer.vocab_size), tokenizer, "the dog", lang="en")
 
 
+@pytest.mark.parametrize("texts", [{"the": "dog"}, np.array([["the"]])])
+def test_what_has_keys_or_columns_is_refused(tokenizer: XLMTokenizer, texts: Any) -> None:
+    with pytest.raises(InputError) as error:
+        list(score_stream(make_model(tokenizer.vocab_size), tokenizer, texts, lang="en"))
+    assert error.value.where == "texts"
+
+
 def test_what_is_not_a_str_is_named(tokenizer: XLMTokenizer) -> None:
     with pytest.raises(InputError) as error:
         score(make_model(tokenizer.vocab_size), tokenizer, ["the", cast(str, b"dog")], lang="en")

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from tests.scoring.small import make_model, open_tokenizer
-from xlm.scoring.signature import model_digest, signature, tokenizer_digest
+from xlm.scoring.signature import model_digest, signature
+from xlm.tokenizer.fingerprint import tokenizer_digest
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
 
@@ -22,6 +23,9 @@ from xlm.tokenizer.tokenizer import XLMTokenizer
         {"causal": False},
         {"lang2id": {"de": 1, "en": 0}},
         {"eos_token_id": 7},
+        {"pad_token_id": 7},
+        {"unk_token_id": 7},
+        {"layer_norm_eps": 1e-6},
     ],
 )
 def test_what_changes_the_numbers_changes_the_digest(changes: dict[str, Any]) -> None:
@@ -29,6 +33,15 @@ def test_what_changes_the_numbers_changes_the_digest(changes: dict[str, Any]) ->
     other.load_state_dict(model.state_dict())
     assert model_digest(model) == model_digest(make_model(50))
     assert model_digest(model) != model_digest(other)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"dropout": 0.0}, {"attention_dropout": 0.5}, {"embed_init_std": 1.0}, {"lang_id": 1}]
+)
+def test_what_changes_no_number_leaves_the_digest_alone(changes: dict[str, Any]) -> None:
+    model, other = make_model(50), make_model(50, **changes)
+    other.load_state_dict(model.state_dict())
+    assert model_digest(model) == model_digest(other)
 
 
 def test_every_weight_counts_and_its_type() -> None:
@@ -52,9 +65,11 @@ def test_what_changes_ids_changes_the_tokenizer_digest(demo_files: Path, tokeniz
         {"preset": "transformers"},
         {"bos_token": "<s>"},
         {"do_lowercase_and_remove_accent": True},
+        {"mask_token": "<special2>"},
+        {"additional_special_tokens": ()},
     ]
     digests = {tokenizer_digest(open_tokenizer(demo_files, **settings)) for settings in others}
-    assert len(digests | {tokenizer_digest(tokenizer)}) == 4
+    assert len(digests | {tokenizer_digest(tokenizer)}) == 6
     assert tokenizer_digest(tokenizer) == tokenizer_digest(open_tokenizer(demo_files))
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from tests.tokenizer.small import MERGES, VOCABULARY
 from tests.tokenizer.texts import TEXTS
+from xlm.errors import InputError, XLMWarning
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
 PUBLISHED = "published/xlm-clm-ende-1024"
@@ -138,12 +139,13 @@ def test_live_decode_of_any_ids(both: tuple[XLMTokenizer, Any], ids: list[int], 
     assert ours.convert_ids_to_tokens(ids, skip) == peer.convert_ids_to_tokens(ids, skip_special_tokens=skip)
 
 
-@pytest.mark.filterwarnings("ignore:`max_length` is ignored:UserWarning")  # what transformers says of it
+@pytest.mark.filterwarnings("ignore:`max_length` is ignored:UserWarning")  # what both say of it
+@pytest.mark.filterwarnings("ignore:max_length=.* without truncation:xlm.XLMWarning")
 @live
 @given(
     texts=TEXTS | st.lists(TEXTS, min_size=1, max_size=3),
     pair=st.none() | TEXTS,
-    truncation=st.sampled_from([False, True, "longest_first", "only_first", "only_second"]),
+    truncation=st.sampled_from([None, False, True, "longest_first", "only_first", "only_second"]),
     padding=st.sampled_from([False, True, "longest", "max_length"]),
     max_length=st.none() | st.integers(1, 30),
     add_special_tokens=st.booleans(),
@@ -162,6 +164,36 @@ def test_live_pairs_truncation_and_padding(both: tuple[XLMTokenizer, Any], **arg
         assert (
             mine[name] == theirs[name] if isinstance(mine[name], list) else mine[name].tolist() == theirs[name].tolist()
         )
+    if arguments["truncation"] is None and arguments["padding"] is not False:
+        return
     if not isinstance(texts, list):
         del arguments["padding"], arguments["return_tensors"]
         assert ours.encode(texts, pair, **arguments) == peer.encode(texts, pair, **arguments)
+
+
+def test_a_length_alone_cuts_and_says_so(both: tuple[XLMTokenizer, Any]) -> None:
+    ours, peer = both
+    calls: tuple[tuple[Any, Any], ...] = (
+        ("the dogs are running", None),
+        ("the dogs are running", "a child"),
+        (["the dogs are running", "a"], None),
+        (["the dogs are running", "a"], ["a child", "the dogs are running"]),
+    )
+    for texts, pair in calls:
+        with pytest.warns(XLMWarning, match=r"max_length=4 without truncation.*truncation=True") as caught:
+            cut = ours(texts, pair, max_length=4)
+        assert len(caught) == 1
+        assert caught[0].filename == __file__
+        assert cut.input_ids == peer(texts, pair, max_length=4)["input_ids"]
+        assert ours(texts, pair, max_length=4, truncation=False) == ours(texts, pair)
+        if isinstance(texts, str):
+            with pytest.warns(XLMWarning, match="max_length=4 without truncation"):
+                assert ours.encode(texts, pair, max_length=4) == cut.input_ids
+    with pytest.warns(XLMWarning), pytest.raises(InputError, match="not truncated"):
+        ours("the dogs", max_length=4, return_offsets=True)
+
+
+def test_the_recorded_case_of_a_length_alone(reference: Path) -> None:
+    tokenizer = XLMTokenizer.from_pretrained(reference / PUBLISHED)
+    with pytest.warns(XLMWarning, match="max_length=4"):
+        assert tokenizer.encode("A dog.", max_length=4) == [0, 23, 4302, 1]

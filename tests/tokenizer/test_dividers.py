@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import sys
+import unicodedata
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -107,6 +109,36 @@ def test_equals_transformers(reference: Path, lang: str) -> None:
     for line in (reference / f"tokenizer/text/udhr.{lang}.txt").read_text(encoding="utf-8").split("\n"):
         assert tokenizer.tokenize(line, lang=lang) == peer._tokenize(line, lang=lang)
         check_spans(tokenizer, line, lang)
+
+
+FORMATS = [chr(code) for code in range(sys.maxunicode + 1) if unicodedata.category(chr(code)) in ("Cf", "Cc")]
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["lower-cased", "cased"])
+def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[XLMTokenizer, Any]:
+    """Our tokenizer and that of transformers, which takes any text for Japanese and makes a word of each character."""
+    transformers = pytest.importorskip("transformers")
+    ours = XLMTokenizer(VOCABULARY, MERGES, do_lowercase_and_remove_accent=request.param)
+    directory = tmp_path_factory.mktemp("both")
+    ours.save_pretrained(directory)
+    peer = transformers.XLMTokenizer.from_pretrained(directory)
+    peer.ja_word_tokenizer = SimpleNamespace(getWS=list)
+    return ours, peer
+
+
+@pytest.mark.parametrize("lang", [*INSTALLED, "ja"])
+def test_spaces_beside_characters_that_are_removed(
+    both: tuple[XLMTokenizer, Any], lang: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, peer = both
+    monkeypatch.setattr(dividers, "_kytea", lambda: peer.ja_word_tokenizer)
+    templates = ("_ \u0e01", ")_ ", "_ )", " _", "a_ b", "a _b", "\u4e2d _\u6587", "_", " _ _ ", "\t_\u3000x_\u00a0")
+    for number, format_character in enumerate(FORMATS):
+        for text in templates if number % 10 == 0 else templates[:2]:
+            text = text.replace("_", format_character)
+            assert ours.tokenize(text, lang) == peer._tokenize(text, lang=lang)
+            assert ours.tokenize_batch([text], lang) == [ours.tokenize(text, lang)]
+            check_spans(ours, text, lang)
 
 
 @pytest.mark.parametrize("lang", INSTALLED)

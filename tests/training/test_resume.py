@@ -24,8 +24,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import xlm.training.checkpoints as checkpoints
-from tests.training.runs import equal, events, small_run, updates, weights, write_config
+from tests.training.runs import equal, events, prepare_text, small_run, small_tokenizer, updates, weights, write_config
 from xlm.checkpoint.safetensors_writer import write_safetensors
+from xlm.data.prepare import prepare
 from xlm.errors import CheckpointError, ConfigError, WriteError
 from xlm.training.config import ModelSettings
 from xlm.training.log import Event
@@ -124,6 +125,19 @@ def test_other_settings_are_refused(data: Path, tmp_path: Path, key: str, change
     train(small_run(data, tmp_path / "run", updates=1))
     with pytest.raises(ConfigError, match=f"where: {key}"):
         train(small_run(data, tmp_path / "run", **changes), resume=True)
+
+
+def test_another_text_to_evaluate_on_is_refused(tmp_path: Path) -> None:
+    data, other = tmp_path / "data", tmp_path / "other/data"
+    other.parent.mkdir()
+    prepare_text(tmp_path)
+    train(small_run(data, tmp_path / "run", updates=3))
+    (other.parent / "en").write_text("The dog.\n" * 20, "utf-8")
+    texts = {language: tmp_path / language for language in ("de", "en")}
+    prepare(small_tokenizer(), {"train": texts, "valid": {**texts, "en": other.parent / "en"}}, other)
+    with pytest.raises(ConfigError, match="where: valid\n"):
+        train(small_run(other, tmp_path / "run", updates=6), resume=True)
+    train(small_run(data, tmp_path / "run", updates=6), resume=True)
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "missing", "emptied"])

@@ -18,7 +18,7 @@ class OriginalRecord:
 
     Attributes:
         params: The ``params`` of its training run.
-        counts: How often each word stood in its training text, by id.
+        counts: How often each word stood in its training text, by id; fewer than words where some were added later.
         training: ``epoch``, ``n_total_iter``, ``best_metrics``, ``best_stopping_criterion``, as far as they are there.
     """
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +14,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from xlm._atomic import replacing, replacing_directory
+from xlm._atomic import check_name, replacing, replacing_directory
+from xlm._io.files import as_path
 from xlm.checkpoint.checkpoint import Checkpoint
 from xlm.checkpoint.keys import TRANSFORMERS
 from xlm.checkpoint.layout_config import read_config
@@ -104,11 +104,12 @@ def convert(
         What was converted.
 
     Raises:
-        CheckpointError: The source is not what it should be.
+        CheckpointError: The source is not what it should be, or the original cannot represent it.
+        InputError: No path where one should be.
         VocabularyError: The codes or vocabulary are not what they should be.
         WriteError: The target exists or could not be written. Nothing is left behind then.
     """
-    target = Path(target)
+    target = as_path("target", target)
     wanted = None if dtype is None else parse_dtype(dtype)
     if to not in ("transformers", "original"):
         raise ConfigError("no such format", where="to", found=to, expected="transformers or original")
@@ -122,10 +123,15 @@ def convert(
     for output in (target,) if to == "transformers" else (target, target.with_suffix(CODES_SUFFIX)):
         _refuse_existing(output)
     source = find_model(source)
+    if codes is not None:
+        codes = as_path("codes", codes)
     checkpoint = open_checkpoint(source)
     _check_range(checkpoint, wanted)
     vocabulary = _vocabulary(checkpoint, source)
     tokenizer = _tokenizer(checkpoint, vocabulary, source, codes)
+    if tokenizer is not None:
+        vocabulary = tokenizer.vocabulary  # with the tokens that were added behind those of vocab.json
+    _check_size(checkpoint, vocabulary, source)
     write = _write_layout if to == "transformers" else _write_original
     files, notes = write(target, checkpoint, vocabulary, tokenizer, wanted)
     words = checkpoint.tensors["transformer.embeddings.word.weight"]
@@ -173,6 +179,11 @@ def _write_layout(
             )
         else:
             notes.append("the source has no vocabulary: the target holds weights only")
+        if vocabulary is not None and len(vocabulary) < checkpoint.config.vocab_size:
+            notes.append(
+                f"the vocabulary is smaller than the model: {len(vocabulary):,} words for "
+                f"{checkpoint.config.vocab_size:,} embeddings, the last of which have no word"
+            )
         with _reading_back(target):
             differing = differing_tensors(directory / WEIGHTS_FILE, theirs, dtype=dtype)
             found = read_config(directory).config
@@ -240,23 +251,26 @@ def _tokenizer(
 
 
 def _vocabulary(checkpoint: Checkpoint, source: Path) -> Vocabulary | None:
-    """The source's words; those of a directory must be as many as the model has."""
+    """Return the words that the source's own files name, without a look at its tokenizer."""
     if checkpoint.words is not None:
         counts = None if checkpoint.record is None else checkpoint.record.counts
         return Vocabulary.from_dictionary(checkpoint.words, counts, where=source)
     file = source / VOCABULARY_FILE
     if not file.is_file():
         return None
-    vocabulary = Vocabulary.from_json(file)
-    if len(vocabulary) != checkpoint.config.vocab_size:
+    return Vocabulary.from_json(file)
+
+
+def _check_size(checkpoint: Checkpoint, vocabulary: Vocabulary | None, source: Path) -> None:
+    """Raise when there are more words than embeddings; there may be fewer, where the model was enlarged alone."""
+    if vocabulary is not None and len(vocabulary) > checkpoint.config.vocab_size:
         raise CheckpointError(
             "the vocabulary is of another size than the model",
-            where=file,
+            where=source,
             found=f"{len(vocabulary)} words",
-            expected=f"{checkpoint.config.vocab_size}",
+            expected=f"at most {checkpoint.config.vocab_size}",
             remedy="use the vocabulary that belongs to these weights",
         )
-    return vocabulary
 
 
 @contextmanager
@@ -276,10 +290,13 @@ def _compare(
     same_words: bool,
     differing: list[str],
 ) -> None:
-    # An unset embed_init_std is written as the number that it stands for; languages without names get some.
-    unstable: dict[str, Any] = {"embed_init_std": None, "lang2id": {}}
+    # An unset embed_init_std is written as the number that it stands for, an adaptive softmax as never tied; languages
+    # without names get some.
+    unstable: dict[str, Any] = {"embed_init_std": None}
+    if not config.lang2id:
+        unstable["lang2id"] = {}
     problems = [*differing[:8]]
-    if found.replace(**unstable) != config.replace(**unstable):
+    if found.replace(**unstable, share_inout_emb=found.tied) != config.replace(**unstable, share_inout_emb=config.tied):
         problems.append("the configuration")
     if not same_words:
         problems.append("the vocabulary")
@@ -312,14 +329,7 @@ def _check_range(checkpoint: Checkpoint, dtype: torch.dtype | None) -> None:
 
 
 def _refuse_existing(target: Path) -> None:
-    try:
-        encoded = os.fsencode(target)
-    except UnicodeEncodeError:
-        encoded = b"\0"
-    if b"\0" in encoded:
-        raise WriteError(
-            "the target is no file name", where=ascii(str(target)), found="a null byte or half a surrogate"
-        )
+    check_name(target)
     if target.exists() or target.is_symlink():
         raise WriteError(
             "the target exists already",

@@ -11,10 +11,12 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from xlm._io.files import as_path
 from xlm.errors import CheckpointError, DependencyError, HubError, InputError, XLMError, warn_caller
 
 _PART = r"[A-Za-z0-9_](?:[\w.-]*[A-Za-z0-9_])?"
 _ID = re.compile(rf"({_PART}/)?({_PART})", re.ASCII)
+_LONGEST_ID = 96  # characters, as the hub has it
 _REVISION = re.compile(r"(?!.*\.\.)[A-Za-z0-9_][\w./-]*", re.ASCII)
 COMMIT = re.compile(r"[0-9a-f]{40}")
 _DEFAULT_REVISION = "main"
@@ -48,6 +50,21 @@ class HubOptions:
     token: str | bool | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
+        if self.cache_dir is not None:
+            as_path("cache_dir", self.cache_dir)
+        kinds: dict[str, tuple[type, ...]] = {
+            "revision": (str, type(None)),
+            "local_files_only": (bool,),
+            "token": (str, bool, type(None)),
+        }
+        for name, allowed in kinds.items():
+            if not isinstance(getattr(self, name), allowed):
+                raise InputError(
+                    "this is of a wrong type",
+                    where=name,
+                    found=type(getattr(self, name)).__name__,
+                    expected=" or ".join(kind.__name__ for kind in allowed),
+                )
         token = self.token
         if isinstance(token, str) and not re.fullmatch(r"[!-~]+", token):
             # The libraries below would print it.
@@ -110,7 +127,9 @@ def as_hub_model(name: str, revision: str | None = None) -> HubModel | None:
         InputError: Two revisions, or one that cannot be.
     """
     model_id, at, given = name.partition("@")
-    if not _ID.fullmatch(model_id) or "--" in model_id or ".." in model_id or model_id.endswith(".pth"):
+    if not _ID.fullmatch(model_id) or "--" in model_id or ".." in model_id or model_id.endswith((".pth", ".git")):
+        return None
+    if len(model_id) > _LONGEST_ID:
         return None
     if at and revision is not None and given != revision:
         raise InputError(

@@ -85,6 +85,9 @@ def _is_number(part: str) -> bool:
     return part.isascii() and part.isdecimal() and (part == "0" or part[0] != "0")
 
 
+OURS = KeyTable(tuple((ours, ours) for ours, _ in (*_STACK_ROWS, *_HEAD_ROWS)))
+"""``XLMWithLMHeadModel`` of this library, with the head's weight also where it is the word embeddings."""
+
 ORIGINAL = KeyTable((*_STACK_ROWS, *_HEAD_ROWS))
 """The original's ``TransformerModel``, without the ``module.`` that multi-GPU runs put in front."""
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Mapping
 from os import PathLike
+from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from xlm.checkpoint.checkpoint import Checkpoint, Provenance
 from xlm.checkpoint.hub import MODEL, HubOptions
@@ -14,8 +19,9 @@ from xlm.checkpoint.layout_weights import read_weights
 from xlm.checkpoint.names import find_model
 from xlm.checkpoint.original import read_original
 from xlm.checkpoint.tensors import empty_model, match_tensors
-from xlm.errors import ConfigError
+from xlm.errors import ConfigError, InputError, warn_caller
 from xlm.model.lm import XLMWithLMHeadModel
+from xlm.model.opening import check_presence
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 """Types that weights are loaded and written in, by name."""
@@ -28,7 +34,7 @@ def parse_dtype(dtype: torch.dtype | str) -> torch.dtype:
         ConfigError: Not one of float32, float16, bfloat16.
     """
     found = DTYPES.get(dtype.removeprefix("torch.")) if isinstance(dtype, str) else dtype
-    if found is None or found not in DTYPES.values():
+    if not isinstance(found, torch.dtype) or found not in DTYPES.values():
         raise ConfigError("no such type for weights", where="dtype", found=dtype, expected=", ".join(DTYPES))
     return found
 
@@ -63,16 +69,31 @@ def open_checkpoint(
 def load_model(
     name_or_path: str | PathLike[str],
     *,
+    kind: type[XLMWithLMHeadModel] = XLMWithLMHeadModel,
     dtype: torch.dtype | str | None = None,
     device: torch.device | str | None = None,
     causal: bool | None = None,
+    changes: Mapping[str, Any] | None = None,
     hub: HubOptions | None = None,
 ) -> XLMWithLMHeadModel:
-    """``XLMWithLMHeadModel.from_pretrained``, which has the documentation."""
-    kept = dtype == "auto"
+    """Load a model; see ``XLMWithLMHeadModel.from_pretrained``.
+
+    Args:
+        name_or_path: This, ``dtype``, ``device`` and ``causal`` as for ``from_pretrained``.
+        kind: Class of the model.
+        dtype: Of the weights.
+        device: Where the weights go.
+        causal: Direction of the attention.
+        changes: Other fields of the configuration to set otherwise than the file does.
+        hub: How to fetch from the hub.
+    """
+    _check_arguments(kind, name_or_path, causal)
+    kept = isinstance(dtype, str) and dtype == "auto"
     wanted = torch.float32 if dtype is None or kept else parse_dtype(dtype)
+    if device is not None:
+        check_presence(device)
     checkpoint = open_checkpoint(name_or_path, causal=causal, hub=hub)
-    model = empty_model(checkpoint.config)
+    config = checkpoint.config.replace(**(changes or {}))
     # A .pth is rewritten in place by the training run that owns it, and mapped weights would change with it: those
     # are copied. A safetensors file is replaced as a whole, so its weights can stay mapped until they are written to.
     copy = not checkpoint.source.is_dir()
@@ -80,6 +101,48 @@ def load_model(
         name: tensor.to(device=device or "cpu", dtype=tensor.dtype if kept else wanted, copy=copy)
         for name, tensor in checkpoint.tensors.items()
     }
-    model.load_state_dict(state, assign=True)
+    model = empty_model(config, kind)
+    own = sorted(model.state_dict().keys() - state.keys())
+    if own or any(buffer.is_meta for buffer in model.buffers()):
+        # What a subclass adds stands in no file: it begins as its own __init__ makes it.
+        words = state["transformer.embeddings.word.weight"]
+        model = kind(config).to(words.device, words.dtype)
+    if own:
+        warn_caller(f"{checkpoint.source} holds no {', '.join(own)}: what {kind.__name__} adds begins untrained")
+    _assign(model, state, checkpoint.source)
     model.provenance = Provenance(extra_config=checkpoint.extra_config, record=checkpoint.record)
     return model.eval()
+
+
+def _check_arguments(kind: type[XLMWithLMHeadModel], name_or_path: object, causal: object) -> None:
+    if not isinstance(name_or_path, str | PathLike):
+        raise InputError(
+            "name_or_path names no model", where="name_or_path", found=repr(name_or_path), expected="a path, name or id"
+        )
+    if causal is not None and not isinstance(causal, bool):
+        raise ConfigError("causal is neither true nor false", where="causal", found=repr(causal), expected="a bool")
+    signature = inspect.signature(kind)
+    try:
+        signature.bind("config")
+    except TypeError as error:
+        raise ConfigError(
+            f"from_pretrained cannot make a {kind.__name__}",
+            where=f"{kind.__name__}.__init__",
+            found=f"{signature}: {error}",
+            expected="(config), further arguments with defaults",
+            remedy="give them defaults, or load an XLMWithLMHeadModel and hand it to your class",
+        ) from error
+
+
+def _assign(model: XLMWithLMHeadModel, state: Mapping[str, Tensor], source: Path) -> None:
+    expected = model.state_dict()
+    wrong = [name for name, tensor in state.items() if name not in expected or expected[name].shape != tensor.shape]
+    if wrong:
+        raise ConfigError(
+            f"{type(model).__name__} has no place for weights of the file",
+            where=source,
+            found=", ".join(wrong),
+            expected="a class that only adds to XLMWithLMHeadModel",
+            remedy="replace parts after loading",
+        )
+    model.load_state_dict(state, assign=True, strict=False)

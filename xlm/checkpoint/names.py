@@ -7,6 +7,7 @@ import os
 from importlib import resources
 from pathlib import Path
 
+from xlm._io.files import as_path
 from xlm.checkpoint.hub import WHOLE, HubOptions, Part, as_hub_model, fetch
 from xlm.errors import CheckpointError, HubError
 
@@ -29,15 +30,19 @@ def find_model(name_or_path: str | os.PathLike[str], part: Part = WHOLE, hub: Hu
     Raises:
         CheckpointError: There is nothing of that name.
         HubError: It stands for a repository that is not there or could not be fetched.
-        InputError: A revision that cannot be.
+        InputError: No name at all, or a revision that cannot be.
     """
+    path = as_path("the model's name", name_or_path)
     if not os.fspath(name_or_path):  # as a path it would be the current directory
         raise CheckpointError(
             "there is no such model", where="the model's name", found="an empty name", remedy="give a name or a path"
         )
-    path, options = Path(name_or_path), hub or HubOptions()
-    if path.is_dir() or path.is_file():
-        return path
+    options = hub or HubOptions()
+    try:
+        if path.is_dir() or path.is_file():
+            return path
+    except OSError:
+        pass  # too long for the name of a file
     bundled = bundled_models()
     if (name := os.fspath(name_or_path)) in bundled:
         return bundled[name]

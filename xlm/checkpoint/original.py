@@ -13,6 +13,7 @@ from xlm.checkpoint.checkpoint import Checkpoint, OriginalRecord
 from xlm.checkpoint.keys import ORIGINAL
 from xlm.checkpoint.pickles import load_pickle
 from xlm.checkpoint.plain_data import check_plain, from_json
+from xlm.checkpoint.switches import refuse_unsupported
 from xlm.checkpoint.tensors import match_tensors
 from xlm.errors import CheckpointError, ConfigError
 from xlm.model.config import XLMConfig
@@ -21,9 +22,6 @@ from xlm.tokenizer.vocabulary import SPECIAL_TOKENS
 EXTRA_CONFIG_KEY = "xlm_config"
 """Key of ``params`` under which our exports carry what the original has no name for."""
 
-LAYER_NORM_EPS = 1e-12
-"""Added to the variance in every LayerNorm of the original; not a parameter there."""
-
 _PREFIX = "module."
 _TRAINING_KEYS = ("epoch", "n_total_iter", "best_metrics", "best_stopping_criterion")
 _REQUIRED = ("emb_dim", "n_layers", "n_heads", "n_words", "n_langs", "gelu_activation", "sinusoidal_embeddings")
@@ -31,8 +29,9 @@ _REQUIRED = ("emb_dim", "n_layers", "n_heads", "n_words", "n_langs", "gelu_activ
 _SAME_NAME = (
     *("emb_dim", "n_layers", "n_heads", "n_langs", "gelu_activation", "sinusoidal_embeddings"),
     *("lang2id", "use_lang_emb", "share_inout_emb", "asm", "asm_div_value", "dropout", "attention_dropout"),
+    "layer_norm_eps",
 )
-UNNAMED_FIELDS = ("embed_init_std", "lang_id")
+UNNAMED_FIELDS = ("embed_init_std", "lang_id", "causal")
 """Fields of our configuration that the original has no name for."""
 
 _TOKEN_IDS = {f"{name}_index": f"{name}_token_id" for name in ("bos", "eos", "pad", "unk", "mask")}
@@ -67,6 +66,7 @@ def read_original(path: Path, *, causal: bool | None = None) -> Checkpoint:
     params = dict(data["params"])
     training = {key: data[key] for key in _TRAINING_KEYS if key in data}
     extra = _extra_config(params.pop(EXTRA_CONFIG_KEY, {}), path)
+    refuse_unsupported(extra, f"{path}, params, {EXTRA_CONFIG_KEY}")
     dictionary = _dictionary(data, path)
     weights, notes = _weights(data, path), []
     config = _config(params, weights, extra, causal, path)
@@ -113,8 +113,9 @@ def _load(path: Path) -> dict[str, Any]:
     )
     if not data["params"].get("encoder_only", True):
         raise _not_an_lm(path, "a machine translation model (params say encoder_only = False)")
-    if data["params"].get("use_memory") or any(".values.weight" in str(key) for key in data["model"]):
-        raise _not_an_lm(path, "a model with product-key memory layers (params say use_memory)")
+    refuse_unsupported(data["params"], f"{path}, params")
+    if any(".values.weight" in str(key) for key in data["model"]):
+        raise _not_an_lm(path, "a model with product-key memory layers")
     return data
 
 
@@ -177,13 +178,15 @@ def _config(
     try:
         if params.get("asm"):
             fields["asm_cutoffs"] = tuple(params.get("asm_cutoffs", ()))
-        if causal is None:
-            # A run with CLM steps was trained to predict the next word, whatever else it was trained on.
-            causal = bool(params.get("clm_steps")) or not params.get("mlm_steps")
         # The original has no default language; transformers' generate() takes this one, its tokenizer English rules.
         fields["lang_id"] = (params.get("lang2id") or {}).get("en", 0)
         fields |= {key: extra[key] for key in UNNAMED_FIELDS if key in extra}
-        return XLMConfig(vocab_size=params["n_words"], causal=causal, layer_norm_eps=LAYER_NORM_EPS, **fields)
+        if causal is not None:
+            fields["causal"] = causal
+        elif "causal" not in fields:
+            # A run with CLM steps was trained to predict the next word, whatever else it was trained on.
+            fields["causal"] = bool(params.get("clm_steps")) or not params.get("mlm_steps")
+        return XLMConfig(vocab_size=params["n_words"], **fields)
     except ConfigError as error:
         raise CheckpointError(
             "the parameters cannot make a model",

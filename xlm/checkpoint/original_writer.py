@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from xlm.checkpoint.checkpoint import Checkpoint
 from xlm.checkpoint.keys import ORIGINAL
-from xlm.checkpoint.original import EXTRA_CONFIG_KEY, LAYER_NORM_EPS, UNNAMED_FIELDS
+from xlm.checkpoint.original import EXTRA_CONFIG_KEY, UNNAMED_FIELDS
 from xlm.checkpoint.plain_data import to_json, without_numpy
 from xlm.errors import CheckpointError
 from xlm.model.config import XLMConfig
+from xlm.tokenizer.vocabulary import SPECIAL_TOKENS
 
+# What the original has fixed in its code. Source: its src/model/transformer.py and src/data/dictionary.py.
+_FIXED = {
+    "max_position_embeddings": 512,
+    "layer_norm_eps": 1e-12,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "pad_token_id": 2,
+    "unk_token_id": 3,
+    "mask_token_id": 5,
+}
+# Parameters that say nothing about the network.
+_OF_THE_RUN = ("clm_steps", "mlm_steps", "max_vocab", "min_count", "fp16")
 _UNTRAINED = {"epoch": 0, "n_total_iter": 0, "best_metrics": {}, "best_stopping_criterion": -1e12}
 
 
@@ -38,16 +53,12 @@ def write_original(
         CheckpointError: The original cannot represent the model.
         OSError: The file cannot be written.
     """
-    if checkpoint.config.layer_norm_eps != LAYER_NORM_EPS:
-        raise CheckpointError(
-            "the original cannot represent this model",
-            where=checkpoint.source,
-            found=f"layer_norm_eps = {checkpoint.config.layer_norm_eps}",
-            expected=f"{LAYER_NORM_EPS}, which is fixed in its code",
-        )
     record = checkpoint.record
-    counts = record.counts if record is not None else (0,) * len(words)
-    params = dict(record.params) if record is not None else params_of(checkpoint.config)
+    # Words that were added after the training have no count; all are 0 where none is known.
+    known = record.counts if record is not None else ()
+    counts = (*known, *(0,) * (len(words) - len(known)))
+    _check_representable(checkpoint, words, counts)
+    params = params_of(checkpoint.config) if record is None else _updated(record.params, checkpoint.config)
     unnamed = {name: getattr(checkpoint.config, name) for name in UNNAMED_FIELDS}
     params[EXTRA_CONFIG_KEY] = to_json({**checkpoint.extra_config, **unnamed})
     training = record.training if record is not None else {}
@@ -65,6 +76,65 @@ def write_original(
         except RuntimeError as error:
             # On a full disk torch fails a second time, and hides the first error behind that.
             raise error.__context__ if isinstance(error.__context__, OSError) else OSError(str(error)) from error
+
+
+def _check_representable(checkpoint: Checkpoint, words: Sequence[str], counts: Sequence[int]) -> None:
+    """Raise when the original's code could not load the model, or would compute something else with it."""
+    config = checkpoint.config
+    names = sorted(config.lang2id, key=config.lang2id.__getitem__)
+    rules: list[tuple[str, object, bool, object]] = [
+        (name, getattr(config, name), getattr(config, name) == value, value) for name, value in _FIXED.items()
+    ]
+    rules += [
+        # Its command line takes the names in one argument, joined by hyphens, and numbers them itself.
+        ("languages", names, all(name and "-" not in name for name in names), "names without hyphens"),
+        (
+            "languages",
+            names,
+            not config.has_language_embeddings or names == sorted(names),
+            "ids in the order of the sorted names",
+        ),
+        ("asm_div_value", config.asm_div_value, not config.asm or config.asm_div_value > 1, "more than 1"),
+        ("words", len(words), len(words) == config.vocab_size, f"{config.vocab_size}, one for each embedding"),
+        ("order of the words", "not by their counts", _is_falling(counts), "the most frequent first"),
+    ]
+    if wrong := [(name, value, rule) for name, value, holds, rule in rules if not holds]:
+        raise CheckpointError(
+            "the original cannot represent this model",
+            where=checkpoint.source,
+            found="; ".join(f"{name} = {value}" for name, value, _ in wrong),
+            expected="; ".join(f"{name} = {rule}" for name, _, rule in wrong) + ", which is fixed in its code",
+        )
+
+
+def _is_falling(counts: Sequence[int]) -> bool:
+    # As its dictionary checks: not the special words, and not the last word.
+    return all(a >= b for a, b in itertools.pairwise(counts[len(SPECIAL_TOKENS) : -1]))
+
+
+def _updated(params: Mapping[str, Any], config: XLMConfig) -> dict[str, Any]:
+    """The parameters of a training run, with those replaced that no longer describe the model.
+
+    A model can change after its conversion: words are added, or its ``config.json`` is edited.
+    """
+    current = params_of(config)
+    # Of languages, only their ids say something about the model; how the run wrote them down can differ.
+    named_again = ("lgs", "langs", "id2lang")
+    changed = {
+        name: value
+        for name, value in current.items()
+        if name not in (*_OF_THE_RUN, *named_again) and not _equal(params.get(name), value)
+    }
+    changed |= {name: current[name] for name in named_again if "lang2id" in changed or name not in params}
+    if "layer_norm_eps" in params:  # of a fork; the original itself has no such parameter
+        changed["layer_norm_eps"] = config.layer_norm_eps
+    return {**params, **changed}
+
+
+def _equal(recorded: object, value: object) -> bool:
+    if isinstance(recorded, np.ndarray | Tensor):
+        return False
+    return (list(recorded) if isinstance(recorded, tuple) else recorded) == value
 
 
 def state_dict(checkpoint: Checkpoint, dtype: torch.dtype | None) -> OrderedDict[str, Tensor]:
@@ -87,7 +157,8 @@ def _own_storage(tensor: Tensor) -> Tensor:
 def params_of(config: XLMConfig) -> dict[str, Any]:
     """The original's ``params`` for a model that it never trained, as far as its loaders look at them."""
     # The original names every language; a model that came without names gets made-up ones.
-    lang2id = dict(config.lang2id) or {f"lang{index}": index for index in range(config.n_langs)}
+    digits = len(str(config.n_langs - 1))
+    lang2id = dict(config.lang2id) or {f"lang{index:0{digits}}": index for index in range(config.n_langs)}
     languages = sorted(lang2id, key=lang2id.__getitem__)
     objectives: Mapping[str, list[tuple[str, None]]] = {
         "clm_steps": [(language, None) for language in languages] if config.causal else [],
@@ -102,7 +173,7 @@ def params_of(config: XLMConfig) -> dict[str, Any]:
         "dropout": config.dropout,
         "attention_dropout": config.attention_dropout,
         "gelu_activation": config.gelu_activation,
-        "share_inout_emb": config.share_inout_emb,
+        "share_inout_emb": config.tied,  # with an adaptive softmax the original fails on true
         "sinusoidal_embeddings": config.sinusoidal_embeddings,
         "use_lang_emb": config.use_lang_emb,
         "asm": config.asm,

@@ -9,25 +9,76 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from xlm._atomic import make_directory, replacing, write_text
+from xlm._io.files import as_path
 from xlm.checkpoint.checkpoint import OriginalRecord, Provenance
-from xlm.checkpoint.keys import TRANSFORMERS
+from xlm.checkpoint.keys import OURS, TRANSFORMERS
 from xlm.checkpoint.layout_config import CONFIG_FILE, config_to_json
 from xlm.checkpoint.layout_weights import WEIGHTS_FILE
 from xlm.checkpoint.safetensors_writer import dtype_name, write_safetensors
+from xlm.checkpoint.tensors import described, empty_model, listed, sort_tensors
 from xlm.errors import WriteError
 from xlm.model.config import XLMConfig
 from xlm.model.lm import XLMWithLMHeadModel
 
+_REMEDY = (
+    "merge adapters and put back what was replaced; gather weights that are shared out among processes (torch's "
+    "get_model_state_dict with full_state_dict=True) into a model of their own; save before quantizing; "
+    "a head with weights of its own needs a model made with share_inout_emb=False"
+)
+
 
 def save_model(model: XLMWithLMHeadModel, directory: str | PathLike[str]) -> None:
     """``XLMWithLMHeadModel.save_pretrained``, which has the documentation."""
-    target = Path(directory)
+    target = as_path("directory", directory)
+    config, tensors = _checked(model, target)
     make_directory(target)
     provenance = model.provenance if isinstance(model.provenance, Provenance) else Provenance()
-    write_layout(target, model.config, model.state_dict(), extra=provenance.extra_config, record=provenance.record)
+    write_layout(target, config, tensors, extra=provenance.extra_config, record=provenance.record)
+
+
+def _checked(model: XLMWithLMHeadModel, target: Path) -> tuple[XLMConfig, dict[str, Tensor]]:
+    """Return what to write of a model: the configuration of the weights that it has, and these.
+
+    The vocabulary has as many words as the word embeddings have rows, so that an enlarged one is saved.
+
+    Raises:
+        WriteError: ``from_pretrained`` would refuse the files, or make another model of them.
+    """
+    state, config = model.state_dict(), model.config
+    words = state.get("transformer.embeddings.word.weight")
+    if isinstance(words, Tensor) and words.dim() and len(words):
+        config = config.replace(vocab_size=len(words))
+    tensors, problems = sort_tensors(OURS, state, config)
+    if replaced := _replaced_modules(model, config):
+        problems["replaced by another class"] = replaced
+    if problems:
+        raise WriteError(
+            "the model is not one that from_pretrained could open, so that nothing was written",
+            where=target,
+            found=listed(problems),
+            expected=described(config),
+            remedy=_REMEDY,
+        )
+    return config, tensors
+
+
+def _replaced_modules(model: XLMWithLMHeadModel, config: XLMConfig) -> list[str]:
+    """Return the modules that compute something else than those which ``from_pretrained`` would make."""
+    kinds = {name: type(module) for name, module in empty_model(config).named_modules() if name}
+    return [
+        f"{name} ({type(module).__module__}.{type(module).__name__} instead of {kinds[name].__name__})"
+        for name, module in model.named_modules()
+        if name in kinds and not _computes_like(type(module), kinds[name])
+    ]
+
+
+def _computes_like(found: type[nn.Module], expected: type[nn.Module]) -> bool:
+    # Wrappers such as FSDP2's derive classes of their own, which leave the methods as they are.
+    methods = [name for name, value in vars(expected).items() if callable(value) and not name.startswith("__")]
+    return issubclass(found, expected) and all(getattr(found, name) is getattr(expected, name) for name in methods)
 
 
 def write_layout(
@@ -53,12 +104,13 @@ def write_layout(
         WriteError: A file could not be written.
     """
     theirs = {TRANSFORMERS.theirs(name): tensor for name, tensor in tensors.items()}
-    with replacing(directory / WEIGHTS_FILE) as temporary:
-        write_safetensors(temporary, theirs, dtype=dtype)
     kind = dtype or tensors["transformer.embeddings.word.weight"].dtype
     contents = config_to_json(config, dtype=dtype_name(kind), extra=extra, record=record)
     try:
-        text = json.dumps(contents, indent=2, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(contents, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        text.encode()
     except (ValueError, TypeError) as error:
         raise WriteError("the configuration has no form in JSON", where=directory / CONFIG_FILE, found=error) from error
-    write_text(directory / CONFIG_FILE, text + "\n")
+    with replacing(directory / WEIGHTS_FILE) as temporary:
+        write_safetensors(temporary, theirs, dtype=dtype)
+    write_text(directory / CONFIG_FILE, text)

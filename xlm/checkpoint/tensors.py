@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from xlm.checkpoint.keys import KeyTable
 from xlm.checkpoint.plain_data import has_own_numbers
@@ -25,15 +25,19 @@ FLOAT_TYPES = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.flo
 """Types of the numbers that a checkpoint may hold."""
 
 
-def empty_model(config: XLMConfig) -> XLMWithLMHeadModel:
+def empty_model(config: XLMConfig, kind: type[XLMWithLMHeadModel] = XLMWithLMHeadModel) -> XLMWithLMHeadModel:
     """A model without memory for its weights (on torch's ``meta`` device), for shapes and for assigning into.
+
+    Args:
+        config: The architecture.
+        kind: Class of the model.
 
     Raises:
         ConfigError: The sizes are larger than a tensor can be.
     """
     try:
         with torch.device("meta"):
-            return XLMWithLMHeadModel(config)
+            return kind(config)
     except (RuntimeError, OverflowError) as error:
         raise ConfigError(
             "the configuration makes no tensors", where="sizes", found=str(error).split("\n")[0]
@@ -55,6 +59,32 @@ def match_tensors(table: KeyTable, found: Mapping[str, object], config: XLMConfi
     Raises:
         CheckpointError: Names every tensor that is missing, extra, doubled, of the wrong shape or type, shares memory
             with itself, is not finite, or should equal the word embeddings and does not.
+    """
+    tensors, problems = sort_tensors(table, found, config)
+    if problems:
+        raise CheckpointError(
+            "the tensors are not those of the model that the file describes",
+            where=where,
+            found=listed(problems),
+            expected=described(config),
+            remedy="fetch the file again if it is damaged; if it is of another kind of model, this is not the tool",
+        )
+    return tensors
+
+
+def sort_tensors(
+    table: KeyTable, found: Mapping[str, object], config: XLMConfig
+) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
+    """Return tensors under our names, and what is wrong with them; the one rule for loading and for saving.
+
+    Args:
+        table: The names of those that were found.
+        found: Names to tensors.
+        config: The architecture they must fit.
+
+    Returns:
+        What ``match_tensors`` returns, and the names of tensors by the kind of fault; the first is of use only when
+        the second is empty.
     """
     tensors: dict[str, Tensor] = {}
     names: dict[str, str] = {}
@@ -79,16 +109,18 @@ def match_tensors(table: KeyTable, found: Mapping[str, object], config: XLMConfi
     # A file that claims a million layers must not make us build them.
     layers, tails = (len({match[1] for match in map(part.match, tensors) if match}) for part in (_LAYER, _TAIL))
     if config.n_layers > layers:
-        problem("missing", f"{config.n_layers - layers} of the {config.n_layers} layers that the file claims")
+        problem("missing", f"{config.n_layers - layers} of the {config.n_layers} layers that are claimed")
     elif config.asm and len(config.asm_cutoffs) > tails:
         claimed = len(config.asm_cutoffs)
-        problem("missing", f"{claimed - tails} of the {claimed} clusters of words that the file claims")
+        problem("missing", f"{claimed - tails} of the {claimed} clusters of words that are claimed")
     else:
         _compare_shapes(table, tensors, names, config, problem)
     for ours, tensor in tensors.items():
         if tensor.dtype not in FLOAT_TYPES:
             problem("not floating point", f"{names[ours]} ({tensor.dtype})")
-        elif tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_nested:
+        elif type(tensor) not in (Tensor, nn.Parameter):  # shared out among processes, quantized, …
+            problem("not a plain tensor", f"{names[ours]} ({type(tensor).__name__})")
+        elif tensor.layout != torch.strided or tensor.is_meta or tensor.is_nested:
             problem("not a plain tensor", f"{names[ours]} ({tensor.layout}, {tensor.device})")
         elif not has_own_numbers(tensor):
             problem("not a plain tensor", f"{names[ours]} (fewer numbers stored than its shape has)")
@@ -98,17 +130,21 @@ def match_tensors(table: KeyTable, found: Mapping[str, object], config: XLMConfi
         head, words = tensors.pop("head.weight"), tensors["transformer.embeddings.word.weight"]
         if head.data_ptr() != words.data_ptr() and not torch.equal(head, words):
             problem("not equal to the word embeddings, although they are said to be shared", names["head.weight"])
-    if problems:
-        raise CheckpointError(
-            "the tensors are not those of the model that the file describes",
-            where=where,
-            found="".join(f"\n    {kind}: {_listing(items)}" for kind, items in problems.items()),
-            expected=f"an XLM model with {config.n_layers} layers of width {config.emb_dim}, "
-            f"{config.vocab_size} words, {config.n_langs} language(s), "
-            f"{'adaptive' if config.asm else 'tied' if config.tied else 'untied'} head",
-            remedy="fetch the file again if it is damaged; if it is of another kind of model, this is not the tool",
-        )
-    return tensors
+    return tensors, problems
+
+
+def listed(problems: Mapping[str, list[str]]) -> str:
+    """Return the faults of tensors for a message, a line for each kind."""
+    return "".join(f"\n    {kind}: {_listing(items)}" for kind, items in problems.items())
+
+
+def described(config: XLMConfig) -> str:
+    """Return an architecture in words, for a message."""
+    return (
+        f"an XLM model with {config.n_layers} layers of width {config.emb_dim}, "
+        f"{config.vocab_size} words, {config.n_langs} language(s), "
+        f"{'adaptive' if config.asm else 'tied' if config.tied else 'untied'} head"
+    )
 
 
 def _compare_shapes(

@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from xlm._atomic import make_directory, write_text
+from xlm._io.files import as_path
 from xlm.checkpoint.first_bytes import check_first_bytes
 from xlm.checkpoint.hub import TOKENIZER, HubOptions
 from xlm.checkpoint.names import find_model
 from xlm.errors import InputError, VocabularyError, warn_caller
+from xlm.tokenizer.added_tokens import AddedToken
 from xlm.tokenizer.merges import check_merges, read_codes, read_merges, write_merges
 from xlm.tokenizer.presets import PRESETS
-from xlm.tokenizer.text_files import place_of_key, read_json_object, shortened
+from xlm.tokenizer.settings import check_names
+from xlm.tokenizer.text_files import place_of_key, read_json_object, shortened, shown
 from xlm.tokenizer.tokenizer import SPECIAL_TOKEN_NAMES, XLMTokenizer
 from xlm.tokenizer.vocabulary import Vocabulary
 
@@ -31,11 +34,14 @@ _OURS = "xlm"
 
 _OUR_SETTINGS = ("preset", "preset_without_lang")
 
+# Stands under two other names: added_tokens_decoder, which names the special tokens too, or added_tokens.json.
+_ADDED = "added_tokens"
+
 # The keyword arguments of XLMTokenizer that tokenizer_config.json holds under their own names.
 _SETTINGS = tuple(
     field.name
     for field in dataclasses.fields(XLMTokenizer)
-    if field.init and field.kw_only and field.name not in _OUR_SETTINGS
+    if field.init and field.kw_only and field.name not in (*_OUR_SETTINGS, _ADDED)
 )
 
 # Settings of transformers that change the result and have only this value here.
@@ -56,6 +62,7 @@ def load_tokenizer(
     preset: str | None = None,
     codes: str | os.PathLike[str] | None = None,
     hub: HubOptions | None = None,
+    kind: type[XLMTokenizer] = XLMTokenizer,
     **settings: Any,
 ) -> XLMTokenizer:
     """Returns the tokenizer of a transformers directory, of an original ``.pth``, of a bundled model or of a hub id.
@@ -66,6 +73,7 @@ def load_tokenizer(
             ``"transformers"`` for a directory. ``"original"`` brings its own settings where another was saved.
         codes: fastBPE's codes, instead of ``merges.txt``; a ``.pth`` holds none, so it needs them.
         hub: How to fetch from the hub.
+        kind: The class to make: ``XLMTokenizer`` or a subclass.
         **settings: Any other keyword argument of ``XLMTokenizer``, instead of what was saved.
 
     Raises:
@@ -73,23 +81,25 @@ def load_tokenizer(
         VocabularyError: A file is missing or broken, or the tokenizer is not XLM's.
         InputError: An unknown setting, or a wrong value.
     """
-    unknown = sorted(settings.keys() - {*_OUR_SETTINGS, *_SETTINGS})
-    if unknown:
-        raise InputError(
-            "Unknown settings of the tokenizer",
-            where=", ".join(unknown),
-            expected=", ".join((*_OUR_SETTINGS, *_SETTINGS)),
-        )
+    check_names(settings)
     if preset is not None:
+        if not isinstance(preset, str):
+            raise InputError("the preset is not a str", where="preset", found=type(preset).__name__, expected="str")
         settings["preset"] = preset
-    path, merges_path = find_model(name_or_path, TOKENIZER, hub), None if codes is None else Path(codes)
+    merges_path = None if codes is None else as_path("codes", codes)
+    path = find_model(name_or_path, TOKENIZER, hub)
     if path.is_dir():
-        return _from_directory(path, merges_path, settings)
-    return _from_original(path, merges_path, settings)
+        return _from_directory(path, merges_path, kind, settings)
+    return _from_original(path, merges_path, kind, settings)
 
 
 def original_tokenizer(
-    vocabulary: Vocabulary, lang2id: Mapping[str, int], codes: Path, **settings: Any
+    vocabulary: Vocabulary,
+    lang2id: Mapping[str, int],
+    codes: Path,
+    kind: type[XLMTokenizer] = XLMTokenizer,
+    /,
+    **settings: Any,
 ) -> XLMTokenizer:
     """Returns the tokenizer of an original checkpoint whose dictionary has been read already.
 
@@ -97,6 +107,7 @@ def original_tokenizer(
         vocabulary: Its dictionary.
         lang2id: Its languages.
         codes: fastBPE's codes.
+        kind: As for ``load_tokenizer``.
         **settings: Keyword arguments of ``XLMTokenizer``, instead of the original's ways.
 
     Raises:
@@ -105,7 +116,7 @@ def original_tokenizer(
     """
     merges = read_codes(codes)
     check_merges(vocabulary, merges, codes)
-    return XLMTokenizer(vocabulary, merges, **{**_ORIGINAL_SETTINGS, "lang2id": dict(lang2id), **settings})
+    return kind(vocabulary, merges, **{**_ORIGINAL_SETTINGS, "lang2id": dict(lang2id), **settings})
 
 
 def has_tokenizer(path: Path) -> bool:
@@ -121,7 +132,7 @@ def save_tokenizer(tokenizer: XLMTokenizer, directory: str | os.PathLike[str]) -
     Raises:
         WriteError: The directory or a file could not be written.
     """
-    target = Path(directory)
+    target = as_path("directory", directory)
     make_directory(target)
     tokenizer.vocabulary.to_json(target / VOCABULARY_FILE)
     write_merges(target / _MERGES, tokenizer.merges)
@@ -131,13 +142,14 @@ def save_tokenizer(tokenizer: XLMTokenizer, directory: str | os.PathLike[str]) -
 
 
 def _config_of(tokenizer: XLMTokenizer) -> dict[str, Any]:
-    plain = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
-    added = sorted(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
+    ids = tokenizer.vocabulary.ids
+    plain = [AddedToken(content=token, normalized=False, special=True) for token in tokenizer.all_special_tokens]
+    added = {ids[token.content]: dataclasses.asdict(token) for token in (*plain, *tokenizer.added_tokens)}
     return {
         **_FIXED,
         **{name: getattr(tokenizer, name) for name in _SETTINGS},
         "id2lang": tokenizer.id2lang,
-        "added_tokens_decoder": {str(index): {"content": token, **plain} for index, token in added},
+        "added_tokens_decoder": {str(index): added[index] for index in sorted(added)},
         "tokenizer_class": "XLMTokenizer",
         _OURS: {name: getattr(tokenizer, name) for name in _OUR_SETTINGS},
     }
@@ -147,7 +159,7 @@ def _write_json(path: Path, value: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
 
 
-def _from_original(path: Path, codes: Path | None, settings: dict[str, Any]) -> XLMTokenizer:
+def _from_original(path: Path, codes: Path | None, kind: type[XLMTokenizer], settings: dict[str, Any]) -> XLMTokenizer:
     if codes is None:
         check_first_bytes(path)
         raise VocabularyError(
@@ -160,12 +172,14 @@ def _from_original(path: Path, codes: Path | None, settings: dict[str, Any]) -> 
 
     dictionary = read_dictionary(path)
     vocabulary = Vocabulary.from_dictionary(dictionary.words, dictionary.counts, where=path)
-    return original_tokenizer(vocabulary, dictionary.lang2id, codes, **settings)
+    return original_tokenizer(vocabulary, dictionary.lang2id, codes, kind, **settings)
 
 
-def _from_directory(directory: Path, codes: Path | None, settings: dict[str, Any]) -> XLMTokenizer:
+def _from_directory(
+    directory: Path, codes: Path | None, kind: type[XLMTokenizer], settings: dict[str, Any]
+) -> XLMTokenizer:
     needed = (VOCABULARY_FILE,) if codes is not None else (VOCABULARY_FILE, _MERGES)
-    missing = [name for name in needed if not (directory / name).exists()]
+    missing = [name for name in needed if not _is_there(directory / name)]
     if missing:
         raise VocabularyError(
             "The directory does not hold a tokenizer",
@@ -176,8 +190,9 @@ def _from_directory(directory: Path, codes: Path | None, settings: dict[str, Any
             + (", or pass codes=FILE with its byte-pair codes" if _MERGES in missing else ""),
         )
     config_path = directory / _CONFIG
-    config = read_json_object(config_path) if config_path.exists() else {}
+    config = read_json_object(config_path) if _is_there(config_path) else {}
     vocabulary = Vocabulary.from_json(directory / VOCABULARY_FILE)
+    vocabulary = _with_added(vocabulary, directory, config)
     _check_languages(directory, config)
     merges_path = directory / _MERGES if codes is None else codes
     merges = read_merges(merges_path) if codes is None else read_codes(codes)
@@ -193,7 +208,7 @@ def _from_directory(directory: Path, codes: Path | None, settings: dict[str, Any
             # What was saved is how transformers reads the model, not how it was trained.
             saved = {name: saved[name] for name in saved if name not in ("do_lowercase_and_remove_accent", "bos_token")}
     try:
-        return XLMTokenizer(vocabulary, merges, **{**saved, **settings})
+        return kind(vocabulary, merges, **{**saved, **settings})
     except (InputError, VocabularyError) as error:
         if error.where not in saved or error.where in settings:
             raise  # what the caller passed, not what the file holds
@@ -201,10 +216,32 @@ def _from_directory(directory: Path, codes: Path | None, settings: dict[str, Any
         raise _wrong(path, str(error.where), error.found, error.expected) from error
 
 
+def _with_added(vocabulary: Vocabulary, directory: Path, config: Mapping[str, Any]) -> Vocabulary:
+    """Return the vocabulary with the tokens that ``add_tokens`` of transformers put behind it, which vocab.json lacks.
+
+    What is wrong with the others is found where all of them are read.
+    """
+    if "added_tokens_decoder" in config:
+        decoder = _object(directory / _CONFIG, config, "added_tokens_decoder")
+        added = {index: token.get("content") if isinstance(token, dict) else token for index, token in decoder.items()}
+    else:
+        path = directory / _ADDED_TOKENS
+        added = {str(index): token for token, index in read_json_object(path).items()} if _is_there(path) else {}
+    tokens = list(vocabulary.tokens)
+    while isinstance(token := added.get(str(len(tokens))), str):
+        tokens.append(token)
+    return vocabulary if len(tokens) == len(vocabulary) else Vocabulary(tokens=tuple(tokens))
+
+
+def _is_there(path: Path) -> bool:
+    """Return whether something has this name, a link that leads nowhere included: that is no file to do without."""
+    return os.path.lexists(path)
+
+
 def _check_languages(directory: Path, config: Mapping[str, Any]) -> None:
     """Raises when the directory's two files give a language different ids: the model would take one for another."""
     path = directory / "config.json"
-    of_model = read_json_object(path).get("lang2id") if path.is_file() else None
+    of_model = read_json_object(path).get("lang2id") if _is_there(path) else None
     of_tokenizer = config.get("lang2id")
     if of_model and of_tokenizer and of_model != of_tokenizer:
         raise VocabularyError(
@@ -223,50 +260,77 @@ def _saved_settings(directory: Path, config: Mapping[str, Any], vocabulary: Voca
     if kind != "XLMTokenizer":
         raise _wrong(path, "tokenizer_class", kind, "XLMTokenizer")
     values = dict(config)
-    if "added_tokens_decoder" in config:
-        added = {
-            key: _content(path, key, token) for key, token in _object(path, config, "added_tokens_decoder").items()
-        }
-        _check_added(path, added, vocabulary)
+    added: dict[str, AddedToken] = {}  # by id
+    added_path = path
+    if has_decoder := "added_tokens_decoder" in config:
+        for index, value in _object(path, config, "added_tokens_decoder").items():
+            added[index] = _added_token(path, index, value)
     else:  # what transformers wrote before 4.34; it reads these files only then
-        if (special_path := directory / _SPECIAL_TOKENS_MAP).exists():
+        if _is_there(special_path := directory / _SPECIAL_TOKENS_MAP):
             values |= read_json_object(special_path)
-        if (added_path := directory / _ADDED_TOKENS).exists():
-            _check_added(added_path, {str(i): token for token, i in read_json_object(added_path).items()}, vocabulary)
+        if _is_there(directory / _ADDED_TOKENS):
+            added_path = directory / _ADDED_TOKENS
+            added = {str(index): AddedToken(content=token) for token, index in read_json_object(added_path).items()}
+    _check_added(added_path, added, vocabulary)
     # Its name in transformers 5.x, which writes both, and an empty object where it was not set.
     if values.get("extra_special_tokens"):
         values["additional_special_tokens"] = values["extra_special_tokens"]
     for name, only in _FIXED.items():
         if values.get(name, only) != only:
             warn_caller(f"{path}: {name} = {values[name]!r} is not supported and has no effect")
+    eos = values.get("eos_token")
+    if (eos.get("content") if isinstance(eos, dict) else eos) not in (None, XLMTokenizer.sep_token):
+        warn_caller(f"{path}: eos_token = {shown(eos)} is not supported and has no effect")
     saved = {name: values[name] for name in _SETTINGS if values.get(name) is not None}
+    options = {token.content: token for token in added.values()}
+
+    def content(name: str, value: object) -> object:
+        """Return a special token, which transformers saves as its text or as an object with options."""
+        if not isinstance(value, dict):
+            return value
+        file = _file_of(directory, config, name)
+        token = _added_token(file, name, {**value, "special": True})
+        if token.has_options and not has_decoder:
+            options[token.content] = token
+        elif token.has_options and token != options.get(token.content):
+            raise _wrong(file, name, value, "the options that added_tokens_decoder names too")
+        return token.content
+
     for name in SPECIAL_TOKEN_NAMES:
         if name in saved:
-            saved[name] = _content(_file_of(directory, config, name), name, saved[name])
+            saved[name] = content(name, saved[name])
+    further: Any = XLMTokenizer.additional_special_tokens
     if isinstance(tokens := saved.get(name := "additional_special_tokens"), list):
-        saved[name] = [_content(_file_of(directory, config, name), name, token) for token in tokens]
+        further = saved[name] = [content(name, token) for token in tokens]
+    # Which of them are special anyway is seen here: the settings of a call may name other special tokens.
+    named = (saved.get(name) or getattr(XLMTokenizer, name) or "<s>" for name in SPECIAL_TOKEN_NAMES)
+    special = [*named, *further]
+    saved[_ADDED] = [token for token in options.values() if token.has_options or token.content not in special]
     return saved
 
 
-def _content(path: Path, name: str, token: object) -> object:
-    """Returns a special token, which transformers saves as its text or as an object with options."""
-    if not isinstance(token, dict):
-        return token
-    options = [option for option in ("lstrip", "rstrip", "single_word") if token.get(option)]
-    if options:
-        raise _wrong(path, name, f"{', '.join(options)} set", "a special token without options")
-    return token.get("content")
+def _added_token(path: Path, name: str, value: object) -> AddedToken:
+    """Return an added token, which transformers saves as an object with its options."""
+    if isinstance(value, str):
+        value = {"content": value}
+    flags = ("lstrip", "rstrip", "single_word", "normalized", "special")
+    if not isinstance(value, dict) or not isinstance(value.get("content"), str):
+        raise _wrong(path, name, value, "a token, as a text or as an object with its content")
+    if wrong := [flag for flag in flags if not isinstance(value.get(flag, False), bool)]:
+        raise _wrong(path, name, f"{wrong[0]} = {value[wrong[0]]!r}", "true or false")
+    given = {flag: value[flag] for flag in flags if flag in value}
+    return AddedToken(**{"normalized": not value.get("special", False), **given, "content": value["content"]})
 
 
-def _check_added(path: Path, added: Mapping[str, object], vocabulary: Vocabulary) -> None:
+def _check_added(path: Path, added: Mapping[str, AddedToken], vocabulary: Vocabulary) -> None:
     for index, token in added.items():
-        if not isinstance(token, str) or str(vocabulary.ids.get(token)) != index:
+        if str(vocabulary.ids.get(token.content)) != index:
             raise VocabularyError(
-                "A token was added to the vocabulary, which is not supported",
+                "An added token has an id that is not its own",
                 where=path,
-                found=f"{shortened(repr(token))} with id {shortened(index)}",
-                expected="only tokens of vocab.json, with their ids",
-                remedy="take it out of the file, unless the model was trained with it",
+                found=f"{shown(token.content)} with id {shortened(index)}",
+                expected="tokens of vocab.json with their ids, and further ones with the ids that follow",
+                remedy="fetch the file again, or take the token out of it",
             )
 
 
@@ -280,7 +344,7 @@ def _object(path: Path, config: Mapping[str, Any], name: str) -> dict[str, Any]:
 def _file_of(directory: Path, config: Mapping[str, Any], name: str) -> Path:
     """Returns the file that a saved setting stands in."""
     special = directory / _SPECIAL_TOKENS_MAP
-    in_special = "added_tokens_decoder" not in config and special.exists() and name in read_json_object(special)
+    in_special = "added_tokens_decoder" not in config and _is_there(special) and name in read_json_object(special)
     return special if in_special else directory / _CONFIG
 
 

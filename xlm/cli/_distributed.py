@@ -141,6 +141,7 @@ def inputs(names: Sequence[str], *, form: str | None, column: str | None) -> lis
 
     Raises:
         UsageError: Standard input, nothing of that name, a column of plain text, or Parquet that is compressed.
+        InputError: The first is a table without the column, has a header that cannot be read, or is in UTF-16.
         DependencyError: Ray is not installed.
     """
     from xlm.distributed.cluster import import_ray
@@ -155,6 +156,8 @@ def inputs(names: Sequence[str], *, form: str | None, column: str | None) -> lis
         Corpus(files, form=form, column=column)
     except InputError as error:
         raise click.UsageError(str(error)) from error
+    # The first stands for all: each file costs a round trip, and the others are checked where they are read.
+    Corpus(files[:1], form=form, column=column).check()
     return files
 
 

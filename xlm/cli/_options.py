@@ -24,13 +24,6 @@ class _Paths(click.Path):
         return str(value) if _read_elsewhere(ctx) else super().convert(value, param, ctx)
 
 
-class _OpenFile(click.File):
-    """A file that is opened here, unless it is read elsewhere: then its name."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return str(value) if _read_elsewhere(ctx) else super().convert(value, param, ctx)
-
-
 def _read_elsewhere(ctx: click.Context | None) -> bool:
     return ctx is not None and ctx.params.get("engine") == "ray"
 
@@ -100,9 +93,14 @@ def _together(*parts: Decorator) -> Decorator:
 
 
 model_and_text = _together(
-    click.argument("model"), click.argument("file", type=_OpenFile("rb"), default="-"), _LANG, *_TOKENIZER
+    click.argument("model"),
+    click.argument("file", type=TEXT_FILES, default="-"),
+    _LANG,
+    *_TOKENIZER,
+    INPUT_FORMAT,
+    COLUMN,
 )
-"""Adds ``MODEL [FILE] --lang L --preset P --codes FILE``; FILE arrives open for bytes."""
+"""Adds ``MODEL [FILE] --lang L --preset P --codes FILE --input-format F --column NAME``, for ``open_corpus``."""
 
 pipeline = _together(*_TOKENIZER)
 """Adds ``--preset P --codes FILE``."""
@@ -134,18 +132,24 @@ scoring = _together(
 
 
 def open_corpus(files: Sequence[Path], *, form: str | None, column: str | None) -> Corpus:
-    """The rows of a command line's files.
+    """The rows of a command line's files, of which the beginnings have been read.
 
     Raises:
         UsageError: A column of plain text, or Parquet that is no plain file.
+        InputError: No such file, a table without the column, a header that cannot be read, or a file in UTF-16.
         DependencyError: Parquet, and pyarrow is not installed.
     """
     from xlm.scoring.rows import Corpus
 
     try:
-        return Corpus(files, form=form, column=column)
+        corpus = Corpus(files, form=form, column=column)
     except InputError as error:
         raise click.UsageError(str(error)) from error
+    for file in files:
+        if str(file) != "-" and not file.exists():
+            raise InputError("there is no such file", where=file)
+    corpus.check()
+    return corpus
 
 
 @contextmanager

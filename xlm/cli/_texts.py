@@ -1,4 +1,4 @@
-"""Texts with their languages on a command line."""
+"""Texts with their languages on a command line, and what a command says of files."""
 
 from __future__ import annotations
 
@@ -35,3 +35,8 @@ def by_language(option: str, texts: tuple[str, ...]) -> dict[str, Path]:
             raise click.UsageError(f"{option}: {language} is given twice; join its files into one")
         found[language] = file
     return found
+
+
+def printable(text: object) -> str:
+    """Return what ``str`` makes of it, with escapes for halves of surrogate pairs, as in names that are not UTF-8."""
+    return str(text).encode("utf-8", "backslashreplace").decode()

@@ -7,6 +7,8 @@ from typing import Literal
 
 import click
 
+from xlm.cli._texts import printable
+
 
 @click.command(short_help="Convert a checkpoint of the original to the transformers layout, or back.")
 @click.argument("source")
@@ -45,4 +47,4 @@ def command(
     report = convert(source, target, to=to, codes=codes, dtype=dtype)
     for note in report.notes:
         click.echo(f"note: {note}", err=True)
-    click.echo(str(report))
+    click.echo(printable(report))

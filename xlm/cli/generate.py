@@ -7,7 +7,8 @@ import secrets
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any, BinaryIO
+from contextlib import closing, nullcontext
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -21,14 +22,15 @@ from xlm.cli._distributed import (
     work_on_ray,
     worker_model,
 )
-from xlm.cli._lines import naming_line, place, read_lines, write_line
-from xlm.cli._options import COLUMN, INPUT_FORMAT, TEXT, computing, model_and_text
+from xlm.cli._lines import naming_line, write_line
+from xlm.cli._options import TEXT, computing, model_and_text, open_corpus
 from xlm.errors import XLMError
 
 if TYPE_CHECKING:
     from xlm.generation.continuer import Continuer, Prompt
+    from xlm.scoring.rows import Corpus
 
-_ONLY_RAY = ("input_format", "column", "resume", "progress")
+_ONLY_RAY = ("resume", "progress")
 _OF_RAY = ("engine", *RAY_OPTIONS, *_ONLY_RAY)
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p")
 
@@ -81,7 +83,7 @@ _SAMPLING = ("temperature", "top_k", "top_p", "min_p")
 @click.option(
     "--cuda-graphs", is_flag=True, help="On a CUDA device, record a step once and replay it; not yet tried on a GPU."
 )
-@engines(INPUT_FORMAT, COLUMN, *resuming)
+@engines(*resuming)
 def command(
     model: str,
     file: Any,
@@ -103,16 +105,17 @@ def command(
     r"""Continues --prompt, or each line of FILE or of standard input, with what MODEL would say next.
 
     MODEL is a model directory, a checkpoint of the original (.pth), the bundled xlm-clm-ende-small, or an id on the
-    Hugging Face hub. FILE is UTF-8 text, one prompt a line. The model is given </s> and the prompt, and stops at
+    Hugging Face hub. FILE is what xlm score reads: UTF-8 text, one prompt a line, or by its name JSON lines, CSV, TSV
+    or Parquet, all but the last also compressed (.gz). The model is given </s> and the prompt, and stops at
     </s>, after --max-new-tokens, or when it has no position left. Tokens are drawn at random, from the best ones
     that together have 90% of the probability, unless --greedy or --num-beams says otherwise. A line's samples
     depend on the seed and its place in the file, not on --batch-size but for the last digits of what is drawn from,
     which --dtype int8 can magnify to a hundredth of a nat or more.
 
-    With --engine ray, a cluster does the work, and FILE may be of any form that xlm score reads, by its name too. A
-    prompt that cannot be continued is an empty line, or with --format jsonl an object whose "status" says why. Where
-    FILE stands for several files, objects say of which "file" they are, and each file but the first has a seed of its
-    own, which depends on --seed and its place among them.
+    With --engine ray, a cluster does the work. A prompt that cannot be continued is an empty line, or with --format
+    jsonl an object whose "status" says why; without it, such a prompt ends the work. Where FILE stands for several
+    files, objects say of which "file" they are, and each file but the first has a seed of its own, which depends on
+    --seed and its place among them.
 
     \b
     With --format jsonl:
@@ -128,16 +131,27 @@ def command(
     if cuda_graphs and not device.startswith("cuda"):
         raise click.UsageError("--cuda-graphs is for --device cuda")
     of_ray = {name: options.pop(name) for name in _OF_RAY}
+    of_file = {name: options.pop(name) for name in ("input_format", "column")}
     beams = options["num_beams"]
     sampling = {name: options.pop(name) for name in _SAMPLING}
-    _check_usage(file, prompt, greedy=greedy, stream=stream, form=form, sampling=sampling, seed=seed, **options)
+    _check_usage(
+        file,
+        prompt,
+        greedy=greedy,
+        stream=stream,
+        form=form,
+        sampling=sampling,
+        seed=seed,
+        of_file=of_file,
+        **options,
+    )
     if uses_ray(only_ray=_ONLY_RAY, only_local=("prompt", "stream", "device", "cuda_graphs")):
         _on_ray(
             model,
             file,
             lang=lang,
             seed=seed,
-            of_ray=of_ray | {"preset": preset, "codes": codes, "dtype": dtype},
+            of_ray=of_ray | of_file | {"preset": preset, "codes": codes, "dtype": dtype},
             options={"greedy": greedy, **sampling, **options},
             continuation_lang=continuation_lang,
             batch_size=batch_size,
@@ -147,6 +161,7 @@ def command(
     if stream is None:
         single = beams == options["num_return_sequences"] == 1
         stream = prompt is not None and single and form == "text" and sys.stdout.isatty()
+    corpus = None if prompt is not None else open_corpus([file], form=of_file["input_format"], column=of_file["column"])
     from xlm.tokenizer.tokenizer import XLMTokenizer
 
     # The tokenizer first: it is read in no time, and most mistakes show there.
@@ -158,13 +173,14 @@ def command(
     network = made_fast(open_model(model, dtype=dtype, device=device), dtype=dtype, few_rows=True)
     continuer = Continuer(network, tokenizer, lang=lang, continuation_lang=continuation_lang, options=options)
     run = _Run(continuer, seed=seed, form=form)
-    prompts = run.prompts(file) if prompt is None else iter([continuer.prompt(1, prompt, where="--prompt")])
-    if stream:
-        for each in prompts:
-            run.stream(each)
-    else:
-        for batch in _batches(prompts, batch_size):
-            run.write(batch)
+    with nullcontext() if corpus is None else closing(corpus):
+        prompts = iter([continuer.prompt(1, prompt or "", where="--prompt")]) if corpus is None else run.prompts(corpus)
+        if stream:
+            for each in prompts:
+                run.stream(each)
+        else:
+            for batch in _batches(prompts, batch_size):
+                run.write(batch)
     _show_stops(run.stops)
 
 
@@ -189,7 +205,7 @@ def _show_stops(stops: Counter[str]) -> None:
 
 
 def _check_usage(
-    file: BinaryIO,
+    file: Any,
     prompt: str | None,
     *,
     greedy: bool,
@@ -197,11 +213,12 @@ def _check_usage(
     form: str,
     sampling: dict[str, Any],
     seed: int | None,
+    of_file: dict[str, Any],
     num_beams: int,
     num_return_sequences: int,
     **_: object,
 ) -> None:
-    if prompt is not None and getattr(file, "name", "-") not in ("-", "<stdin>"):
+    if prompt is not None and (str(file) != "-" or any(of_file.values())):
         raise click.UsageError("--prompt and FILE both give prompts")
     if greedy and num_beams > 1:
         raise click.UsageError("--greedy and --num-beams are two ways of choosing")
@@ -227,10 +244,14 @@ class _Run:
         self._continuer, self._form = continuer, form
         (self._seed,) = DecodingOptions(seed=seed).row_seeds(1)
 
-    def prompts(self, file: BinaryIO) -> Iterator[Prompt]:
-        for number, line in read_lines(file):
-            with naming_line(file, number):
-                yield self._continuer.prompt(number, line, where=place(file, number))
+    def prompts(self, corpus: Corpus) -> Iterator[Prompt]:
+        from xlm.generation.continuer import check_one_line
+
+        for number, text in enumerate(corpus.texts(), start=1):
+            place = corpus.place(number)
+            check_one_line(text, self._form, where=place)
+            with naming_line(place):
+                yield self._continuer.prompt(number, text, where=place)
 
     def write(self, batch: list[Prompt]) -> None:
         """Continues prompts, and writes one line for each continuation."""

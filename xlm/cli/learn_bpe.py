@@ -9,7 +9,9 @@ from pathlib import Path
 
 import click
 
-from xlm.cli._texts import split_language
+from xlm.cli._options import COLUMN, INPUT_FORMAT, open_corpus
+from xlm.cli._texts import printable, split_language
+from xlm.errors import InputError
 
 
 @click.command(short_help="Text to BPE codes and a vocabulary.")
@@ -27,13 +29,23 @@ from xlm.cli._texts import split_language
     help="Divide raw text into words, by the pipeline of this name (original, transformers, …). Each TEXT is then "
     "LANG=FILE.  [default: the text is divided already, at spaces]",
 )
+@INPUT_FORMAT
+@COLUMN
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes that count words.")
 def command(
-    texts: tuple[str, ...], merges: int, codes: Path, vocab: Path | None, preset: str | None, workers: int
+    texts: tuple[str, ...],
+    merges: int,
+    codes: Path,
+    vocab: Path | None,
+    preset: str | None,
+    input_format: str | None,
+    column: str | None,
+    workers: int,
 ) -> None:
     r"""Learns byte-pair encoding on all TEXTs together and writes the two files of fastBPE.
 
-    A TEXT is a file of UTF-8 text, one sentence a line; .gz is decompressed. Codes are "LEFT RIGHT COUNT" a line, the
+    A TEXT is a file that xlm score reads: UTF-8 text, one sentence a line, or by its name JSON lines, CSV, TSV or
+    Parquet, all but the last also compressed (.gz). Codes are "LEFT RIGHT COUNT" a line, the
     vocabulary is "PIECE COUNT" a line with @@ where a word goes on. Among pairs that are equally frequent, the first
     by spelling is merged.
 
@@ -49,17 +61,22 @@ def command(
     for target in (codes, *([] if vocab is None else [vocab])):
         check_target(target)
     words: Counter[str] = Counter()
-    for text in texts:
-        lang, path = split_language(text) if preset is not None else (None, Path(text))
+    files = [split_language(text) if preset is not None else (None, Path(text)) for text in texts]
+    open_corpus([path for _, path in files], form=input_format, column=column)
+    for lang, path in files:
         words.update(
             count_words(
                 path,
                 preset=preset,
                 lang=lang,
+                form=input_format,
+                column=column,
                 workers=workers,
                 progress=partial(_show, f"{path}:", "lines"),
             )
         )
+    if not words:
+        raise InputError("there is no word to learn from", where=", ".join(str(path) for _, path in files))
     learnt = learn_merges(words, merges, progress=partial(_show, "", "merges"))
     pairs = [(merge.left, merge.right) for merge in learnt]
     write_codes(codes, pairs, [merge.count for merge in learnt])
@@ -76,7 +93,7 @@ def command(
             warnings.append(f"no vocabulary file can hold {len(left_out)} pieces, left out: {shown}")
     for warning in warnings:
         click.echo(f"warning: {warning}", err=True)
-    click.echo("\n".join(done))
+    click.echo(printable("\n".join(done)))
 
 
 def _show(where: str, what: str, number: int) -> None:

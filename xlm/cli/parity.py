@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import BinaryIO
 
 import click
 
-from xlm.cli._lines import read_lines
+from xlm.cli._options import TEXT_FILES, open_corpus
+from xlm.cli._texts import printable
 
 
 @click.command(short_help="Check a model against the original's recorded numbers, or against transformers.")
 @click.argument("model")
 @click.option("--reference", type=click.Path(path_type=Path), help="Recorded answers, .safetensors or .json.")
-@click.option("--text", type=click.File("rb"), help="Text to run both models on, one sentence a line.")
+@click.option("--text", type=TEXT_FILES, help="Text to run both models on, one sentence a line.")
 @click.option("--lang", help="Language of the text.")
-def command(model: str, reference: Path | None, text: BinaryIO | None, lang: str | None) -> None:
+def command(model: str, reference: Path | None, text: Path | None, lang: str | None) -> None:
     r"""Checks that MODEL gives the numbers it should, and exits with 1 if it does not.
 
     With --reference, the numbers are those that the original gave, recorded in a file: hidden states, logits,
@@ -40,8 +40,8 @@ def command(model: str, reference: Path | None, text: BinaryIO | None, lang: str
     if reference is not None:
         report = against_reference(model, reference)
     else:
-        texts = None if text is None else [line for _, line in read_lines(text)]
+        texts = None if text is None else list(open_corpus([text], form=None, column=None).texts())
         report = against_transformers(model, texts=texts, lang=lang)
-    click.echo(str(report))
+    click.echo(printable(report))
     if not report.holds:
         sys.exit(1)

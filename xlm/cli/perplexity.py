@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,11 +12,9 @@ import click
 
 from xlm.cli._lines import write_line
 from xlm.cli._options import TEXT_FILES, open_corpus, scoring, wrong_usage
-from xlm.errors import InputError
 
 if TYPE_CHECKING:
     from xlm.scoring.perplexity import LanguagePerplexity
-    from xlm.scoring.rows import Corpus
 
 _COLUMNS = ("lang", "perplexity", "tokens", "nats_per_token", "bits_per_character", "bits_per_byte", "texts")
 
@@ -98,7 +95,7 @@ def command(model: str, files: tuple[Path, ...], langs: tuple[str, ...], form: s
         found = perplexity(
             network,
             tokenizer,
-            {lang: _texts(corpus) for lang, corpus in corpora.items()},
+            {lang: corpus.texts() for lang, corpus in corpora.items()},
             protocol=options["protocol"],
             window=options["window"],
             stride=options["stride"],
@@ -120,20 +117,6 @@ def command(model: str, files: tuple[Path, ...], langs: tuple[str, ...], form: s
     long = "none" if found.stride is None else f"stride {found.stride}"
     made_with = signature(network, tokenizer, lang="+".join(langs), protocol=protocol, long=long, digest=digest)
     click.echo(f"signature: {made_with}", err=True)
-
-
-def _texts(corpus: Corpus) -> Iterator[str]:
-    for row in corpus:
-        if row.text is None:
-            # A perplexity of the rest would be of another corpus, and would not say so.
-            raise InputError(
-                "a row cannot be read",
-                where=f"{'standard input' if row.file == '-' else row.file}, row {row.number}",
-                found=row.problem,
-                expected="UTF-8 text",
-                remedy="correct or remove the row; xlm score goes on past such rows",
-            )
-        yield row.text
 
 
 def _cells(found: LanguagePerplexity) -> tuple[object, ...]:

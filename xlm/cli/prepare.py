@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from xlm.cli._texts import by_language
+from xlm.cli._options import COLUMN, INPUT_FORMAT, open_corpus
+from xlm.cli._texts import by_language, printable
 
 
 @click.command(short_help="Raw text to files of ids, for training.")
@@ -23,6 +24,8 @@ from xlm.cli._texts import by_language
 @click.option("--train", multiple=True, metavar="LANG=FILE", help="Text to train on, once for each language.")
 @click.option("--valid", multiple=True, metavar="LANG=FILE", help="Held-out text to evaluate on while training.")
 @click.option("--test", multiple=True, metavar="LANG=FILE", help="Held-out text that training never reads.")
+@INPUT_FORMAT
+@COLUMN
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes that share the work.")
 def command(
     directory: Path,
@@ -33,11 +36,14 @@ def command(
     train: tuple[str, ...],
     valid: tuple[str, ...],
     test: tuple[str, ...],
+    input_format: str | None,
+    column: str | None,
     workers: int,
 ) -> None:
     r"""Writes the token ids of texts into DIRECTORY, for "xlm train".
 
-    Each FILE is UTF-8 text, one sentence a line; .gz is decompressed. Run again, the command goes on where it was cut
+    Each FILE is what xlm score reads: UTF-8 text, one sentence a line, or by its name JSON lines, CSV, TSV or Parquet,
+    all but the last also compressed (.gz). Run again, the command goes on where it was cut
     off, and adds texts that are new; it refuses a DIRECTORY with ids of another tokenizer. With --codes and --vocab,
     language ids follow the sorted names of all languages; so a further language needs another DIRECTORY.
 
@@ -51,6 +57,7 @@ def command(
     texts = {split: by_language(f"--{split}", given) for split, given in splits.items() if given}
     if not texts:
         raise click.UsageError("give at least one text: --train LANG=FILE")
+    open_corpus([file for given in texts.values() for file in given.values()], form=input_format, column=column)
 
     from xlm.data.prepare import prepare
     from xlm.data.shards import INDEX_FILE, Index
@@ -68,11 +75,12 @@ def command(
         tokenizer = XLMTokenizer.from_codes(
             codes, vocab, lang2id={name: number for number, name in enumerate(sorted(languages))}, **settings
         )
-    index = prepare(tokenizer, texts, directory, workers=workers, progress=_show)
+    index = prepare(tokenizer, texts, directory, form=input_format, column=column, workers=workers, progress=_show)
     for split, by_name in index.splits.items():
         for language, text in by_name.items():
             unknown = sum(shard.unknown for shard in text.shards)
-            click.echo(f"{split} {language}: {text.lines:,} lines, {text.tokens:,} tokens, {unknown:,} unknown")
+            found = f"{text.lines:,} lines, {text.tokens:,} tokens, {unknown:,} unknown"
+            click.echo(printable(f"{split} {language}: {found}"))
 
 
 def _show(split: str, language: str, lines: int, tokens: int) -> None:

@@ -73,12 +73,12 @@ def command(model: str, files: tuple[Any, ...], by: str, form: str, **options: A
     r"""Writes what MODEL gives to each row of FILES, or of standard input, in nats (natural logarithms).
 
     MODEL is a model directory, a checkpoint of the original (.pth), the bundled xlm-clm-ende-small, or an id on the
-    Hugging Face hub. FILES are UTF-8 text, one sentence a line, split at line feeds only; JSON lines (.jsonl), CSV
-    (.csv), TSV (.tsv) or Parquet (.parquet) with a column of text; all but the last also compressed (.gz). Each row
-    is scored by itself. The opening token is given; what is predicted, and counted under "tokens", is every token
-    of the row and the closing </s>, so an empty row counts 1.  Every row of input has its row of output (by word or
-    token, one or more), in order. The last column, "status", says "ok", "empty", "long: N windows", or "error: "
-    and why the row has no figures.
+    Hugging Face hub. FILES are UTF-8 text, one sentence a line (a line ends at a line feed, with or without a carriage
+    return in front); JSON lines (.jsonl), CSV (.csv), TSV (.tsv) or Parquet (.parquet) with a column of text; all but
+    the last also compressed (.gz). Each row is scored by itself. The opening token is given; what is predicted, and
+    counted under "tokens", is every token of the row and the closing </s>, so an empty row counts 1. Every row of
+    input has its row of output (by word or token, one or more), in order. The last column, "status", says "ok",
+    "empty", "long: N windows", or "error: " and why the row has no figures.
 
     \b
     Columns, after "file" where there are several:

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import codecs
-import io
 import sys
-from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from xlm.cli._distributed import engines, inputs, resuming, uses_ray, work_on_ray, worker_model
-from xlm.cli._lines import is_standard_input, naming_file, naming_line, read_lines, write_line
-from xlm.cli._options import COLUMN, INPUT_FORMAT, model_and_text
+from xlm.cli._lines import UntilError, naming_line
+from xlm.cli._options import model_and_text, open_corpus
 
 if TYPE_CHECKING:
     from xlm.tokenizer.tokenizer import XLMTokenizer
 
-_BLOCK_BYTES = 1 << 21
 _LINES_BETWEEN_REPORTS = 5000
-_ONLY_RAY = ("input_format", "column", "resume", "progress")
+_ONLY_RAY = ("resume", "progress")
 
 
 @click.command(name="tokenize", short_help="Text to the tokens or ids of a model.")
@@ -40,7 +37,7 @@ _ONLY_RAY = ("input_format", "column", "resume", "progress")
     show_default=True,
     help="How many processes share the work. The lines stay in order, and only some thousands are held at a time.",
 )
-@engines(INPUT_FORMAT, COLUMN, *resuming)
+@engines(*resuming)
 def command(
     model: str,
     file: Any,
@@ -54,11 +51,11 @@ def command(
     r"""Writes the tokens of each line of FILE, or of standard input: one line out for one line in.
 
     MODEL is a model directory, a checkpoint of the original (.pth), the bundled xlm-clm-ende-small, or an id on the
-    Hugging Face hub. FILE is UTF-8 text, one sentence a line, split at line feeds only. Empty lines stay.
+    Hugging Face hub. FILE is what xlm score reads: UTF-8 text, one sentence a line, or by its name JSON lines, CSV, TSV
+    or Parquet, all but the last also compressed (.gz). Empty lines stay. A row that cannot be read ends the work.
 
-    With --engine ray, a cluster does the work, and FILE may be of any form that xlm score reads, by its name too:
-    FILE.jsonl then holds objects and FILE.gz is decompressed, where this process takes all for plain text. A row that
-    cannot be read is an empty line, which is said at the end.
+    With --engine ray, a cluster does the work. A row that cannot be read is then an empty line, which is said at the
+    end.
 
     \b
     Example:
@@ -67,27 +64,28 @@ def command(
     if uses_ray(only_ray=_ONLY_RAY, only_local=("workers", "gpus_per_worker")):
         _on_ray(model, file, lang=lang, output=output, options={**of_ray, "preset": preset, "codes": codes})
         return
+    from xlm.tokenizer.batches import in_batches
     from xlm.tokenizer.parallel import in_order
     from xlm.tokenizer.tokenizer import XLMTokenizer
 
-    tokenizer = XLMTokenizer.from_pretrained(model, preset=preset, codes=codes)
-    work = _Work(tokenizer=tokenizer, lang=lang, output=output)
-    if workers == 1 and is_standard_input(file):  # someone may be waiting for each line
-        for number, line in read_lines(file):
-            with naming_line(file, number):
-                write_line(work.of_lines([line])[0])
-            if number % _LINES_BETWEEN_REPORTS == 0:
-                _show(number)
-        return
-    work.of_lines([""])  # a wrong language is said before any process starts
-    done = 0
-    for block in in_order(work, _blocks(file), workers=workers):
-        if block.unread:
-            for _, line in read_lines(file, lines=io.BytesIO(block.unread), first=done + 1):
-                write_line(work.of_lines([line])[0])
-        click.echo(block.written, nl=False)
-        done += block.lines
-        _show(done)
+    with closing(open_corpus([file], form=of_ray["input_format"], column=of_ray["column"])) as corpus:
+        tokenizer = XLMTokenizer.from_pretrained(model, preset=preset, codes=codes)
+        work = _Work(tokenizer=tokenizer, lang=lang, output=output)
+        if workers == 1 and not any(size for _, size in corpus.sizes):  # someone may be waiting for each line
+            for number, text in enumerate(corpus.texts(), start=1):
+                with naming_line(corpus.place(number)):
+                    click.echo(work([text]).written, nl=False)
+                if number % _LINES_BETWEEN_REPORTS == 0:
+                    _show(number)
+            return
+        work([""])  # a wrong language is said before any process starts
+        done = 0
+        texts = UntilError(corpus.texts())
+        for block in in_order(work, in_batches(texts), workers=workers):
+            click.echo(block.written, nl=False)
+            done += block.lines
+            _show(done)
+        texts.raise_error()
 
 
 def _on_ray(model: str, name: str, *, lang: str, output: str, options: dict[str, Any]) -> None:
@@ -103,10 +101,8 @@ def _on_ray(model: str, name: str, *, lang: str, output: str, options: dict[str,
 class _Block:
     """What has become of a block of lines: bytes, which go from one process to another fastest."""
 
-    written: bytes = b""
-    lines: int = 0
-    unread: bytes = b""
-    """The block itself, if it is not UTF-8."""
+    written: bytes
+    lines: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,32 +111,11 @@ class _Work:
     lang: str
     output: str
 
-    def __call__(self, block: bytes) -> _Block:
-        try:
-            lines = block.decode("utf-8").removesuffix("\n").split("\n")
-        except UnicodeDecodeError:
-            return _Block(unread=block)
-        written = "".join([f"{line}\n" for line in self.of_lines(lines)])
-        return _Block(written=written.encode("utf-8"), lines=len(lines))
-
-    def of_lines(self, lines: list[str]) -> list[str]:
+    def __call__(self, texts: list[str]) -> _Block:
         from xlm.tokenizer.lines import written_lines
 
-        return written_lines(self.tokenizer, lines, lang=self.lang, output=self.output)
-
-
-def _blocks(file: BinaryIO) -> Iterator[bytes]:
-    """Yields whole lines, about two megabytes of them at a time; without a byte order mark at the start."""
-    mark = codecs.BOM_UTF8
-    while True:
-        with naming_file(file):
-            block = file.read(_BLOCK_BYTES)
-            # Behind the end nothing more is read: a terminal would wait for another Ctrl-D.
-            rest = b"" if not block or block.endswith(b"\n") else file.readline()
-        if not block:
-            return
-        yield (block + rest).removeprefix(mark)
-        mark = b""
+        lines = written_lines(self.tokenizer, texts, lang=self.lang, output=self.output)
+        return _Block(written="".join([f"{line}\n" for line in lines]).encode("utf-8"), lines=len(texts))
 
 
 def _show(lines: int) -> None:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from xlm.cli._texts import printable
+
 
 @click.command(short_help="The curves of a training run as a picture.")
 @click.argument("run", type=click.Path(path_type=Path, exists=True, file_okay=False))
@@ -25,8 +27,9 @@ def command(run: Path, output: Path | None) -> None:
 
     picture = output or run / "report.png"
     found = draw_report(run, picture)
-    click.echo(f"{picture}: {found['updates']:,} updates, loss {found['loss']:.4f}, {found['skipped']} steps skipped")
+    figures = f"{found['updates']:,} updates, loss {found['loss']:.4f}, {found['skipped']} steps skipped"
+    click.echo(printable(f"{picture}: {figures}"))
     for language, value in found["perplexity"].items():
-        click.echo(f"perplexity {language}: {value:.3f}")
+        click.echo(printable(f"perplexity {language}: {value:.3f}"))
     if found["best"] is not None:
         click.echo(f"lowest mean perplexity: {found['best']:.3f}")

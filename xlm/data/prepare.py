@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 
 from xlm._atomic import make_directory, replacing
-from xlm.data.shards import INDEX_FILE, TOKENIZER_DIRECTORY, Index, Shard, Source, Text, tokenizer_signature
-from xlm.data.text import in_batches, open_text, read_lines
+from xlm.data.shards import INDEX_FILE, TOKENIZER_DIRECTORY, Index, Shard, Source, Text
+from xlm.data.text import in_batches, texts_of
 from xlm.errors import InputError
+from xlm.scoring.rows import Corpus, form_of
+from xlm.tokenizer.fingerprint import tokenizer_digest
 from xlm.tokenizer.parallel import in_order
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
@@ -28,6 +30,8 @@ def prepare(
     texts: Mapping[str, Mapping[str, Path]],
     directory: Path,
     *,
+    form: str | None = None,
+    column: str | None = None,
     workers: int = 1,
     shard_tokens: int = SHARD_TOKENS,
     progress: Callable[[str, str, int, int], None] = lambda split, language, lines, tokens: None,
@@ -36,8 +40,10 @@ def prepare(
 
     Args:
         tokenizer: Makes the ids, each text by the rules of its language.
-        texts: Split (``train``, ``valid``, …) to language to a file, one sentence a line.
+        texts: Split (``train``, ``valid``, …) to language to a file, one sentence a row.
         directory: Where to.
+        form: Of the files, as for ``Corpus``.
+        column: Of the files, as for ``Corpus``.
         workers: Processes that share the work.
         shard_tokens: About how many ids to a file.
         progress: Told of split, language, lines and tokens done so far, every now and then.
@@ -47,26 +53,29 @@ def prepare(
 
     Raises:
         InputError: A text that cannot be read or is empty; a directory with shards of another tokenizer or text.
+        DependencyError: A text in Parquet, and pyarrow is not installed.
         LanguageError: A language that the tokenizer does not have.
         WriteError: A file could not be written.
     """
     for language in {language for split in texts.values() for language in split}:
         tokenizer.encode("", lang=language)  # a wrong language is said before any work is done
+    Corpus((path for split in texts.values() for path in split.values()), form=form, column=column).check()
     index = _opened(tokenizer, directory)
     for split, languages in texts.items():
         for language, path in languages.items():
             known = index.splits.get(split, {}).get(language)
-            source = _source(path)
+            source = _source(path, form=form, column=column)
             if known is not None and known.source != source:
                 raise InputError(
                     "The directory holds the shards of another text",
                     where=directory / INDEX_FILE,
-                    found=f"{known.source.path}, {known.source.bytes} bytes, for {split} {language}",
-                    expected=f"{source.path}, {source.bytes} bytes, unchanged since",
+                    found=f"{_described(known.source)}, for {split} {language}",
+                    expected=f"{_described(source)}, unchanged since",
                     remedy="write to another directory",
                 )
             begun = known or Text(source=source)
-            for text in _extended(begun, tokenizer, path, directory, split, language, workers, shard_tokens):
+            rows = texts_of(path, form=form, column=column, skip=begun.lines)
+            for text in _extended(begun, tokenizer, rows, directory, split, language, workers, shard_tokens):
                 index = _with_text(index, split, language, text)
                 index.write(directory)
                 progress(split, language, text.lines, text.tokens)
@@ -74,7 +83,7 @@ def prepare(
 
 
 def _opened(tokenizer: XLMTokenizer, directory: Path) -> Index:
-    signature, vocab_size = tokenizer_signature(tokenizer), tokenizer.vocab_size
+    signature, vocab_size = tokenizer_digest(tokenizer), tokenizer.vocab_size
     if (directory / INDEX_FILE).exists():
         index = Index.read(directory)
         if index.signature != signature:
@@ -91,12 +100,23 @@ def _opened(tokenizer: XLMTokenizer, directory: Path) -> Index:
     return Index(signature=signature, vocab_size=vocab_size, dtype="uint16" if vocab_size <= 1 << 16 else "uint32")
 
 
-def _source(path: Path) -> Source:
+def _described(source: Source) -> str:
+    column = "" if source.column is None else f", column {source.column!r}"
+    return f"{source.path}, {source.bytes} bytes, read as {source.form}{column}"
+
+
+def _source(path: Path, *, form: str | None, column: str | None) -> Source:
     try:
         status = path.stat()
     except OSError as error:
         raise InputError("The text could not be read", where=path, found=error.strerror) from error
-    return Source(path=str(path.resolve()), bytes=status.st_size, modified=status.st_mtime_ns)
+    return Source(
+        path=str(path.resolve()),
+        bytes=status.st_size,
+        modified=status.st_mtime_ns,
+        form=form or form_of(path),
+        column=column,
+    )
 
 
 def _with_text(index: Index, split: str, language: str, text: Text) -> Index:
@@ -107,7 +127,7 @@ def _with_text(index: Index, split: str, language: str, text: Text) -> Index:
 def _extended(
     text: Text,
     tokenizer: XLMTokenizer,
-    path: Path,
+    rows: Iterator[str],
     directory: Path,
     split: str,
     language: str,
@@ -119,17 +139,15 @@ def _extended(
         yield text
         return
     dtype = np.dtype("uint16" if tokenizer.vocab_size <= 1 << 16 else "uint32").newbyteorder("<")
-    with open_text(path) as file:
-        lines = read_lines(file, name=path, skip=text.lines)
-        work = partial(_encoded, tokenizer, lang=language, dtype=dtype)
-        results = in_order(work, in_batches(lines), workers=workers)
-        while (first := next(results, None)) is not None:
-            file_name = f"{split}.{language}.{len(text.shards):04}.bin"
-            shard = _write_shard(directory / file_name, itertools.chain([first], results), tokenizer, shard_tokens)
-            text = dataclasses.replace(text, shards=(*text.shards, shard))
-            yield text
+    work = partial(_encoded, tokenizer, lang=language, dtype=dtype)
+    results = in_order(work, in_batches(rows), workers=workers)
+    while (first := next(results, None)) is not None:
+        file_name = f"{split}.{language}.{len(text.shards):04}.bin"
+        shard = _write_shard(directory / file_name, itertools.chain([first], results), tokenizer, shard_tokens)
+        text = dataclasses.replace(text, shards=(*text.shards, shard))
+        yield text
     if text.lines == 0:
-        raise InputError("The text is empty", where=path, found="no line", expected="one sentence a line")
+        raise InputError("The text is empty", where=text.source.path, found="no line", expected="one sentence a line")
     yield dataclasses.replace(text, complete=True)
 
 

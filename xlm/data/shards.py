@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,13 +20,13 @@ from typing import Any
 import numpy as np
 
 from xlm._atomic import write_text
+from xlm._io.files import read_regular
 from xlm.errors import InputError
 from xlm.scoring.stream import Ids
-from xlm.tokenizer.tokenizer import XLMTokenizer
 
 INDEX_FILE = "index.json"
 TOKENIZER_DIRECTORY = "tokenizer"
-_FORMAT = "xlm shards 1"
+_FORMAT = "xlm shards 2"
 _READ = 1 << 22
 
 
@@ -56,11 +57,15 @@ class Source:
         path: Where it was.
         bytes: Its size.
         modified: Time of its last change, nanoseconds.
+        form: How it was read; what is older than this key was read as text.
+        column: Which column was read; ``None`` for the default.
     """
 
     path: str
     bytes: int
     modified: int
+    form: str = "text"
+    column: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,7 +98,7 @@ class Index:
     """What a prepared directory holds.
 
     Attributes:
-        signature: Of the tokenizer, see ``tokenizer_signature``.
+        signature: Fingerprint of the tokenizer, ``tokenizer_digest``.
         vocab_size: Tokens in its vocabulary.
         dtype: ``uint16`` or ``uint32``.
         splits: Split (``train``, ``valid``, …) to language to text.
@@ -120,10 +125,20 @@ class Index:
             InputError: There is none, or it is not one.
         """
         path = directory / INDEX_FILE
+        if not os.path.lexists(path):
+            raise InputError(
+                "There are no prepared shards", where=path, found="no such file", remedy="make them with xlm prepare"
+            )
         try:
-            values = json.loads(path.read_text("utf-8"))
-            if values.pop("format") != _FORMAT:
-                raise ValueError("of another format")
+            values = json.loads(read_regular(path, error=InputError).decode("utf-8"))
+            if (found := values.pop("format")) != _FORMAT:
+                raise InputError(
+                    "the index of the shards cannot be read: it is of another format",
+                    where=path,
+                    found=found,
+                    expected=_FORMAT,
+                    remedy="prepare the text again, in an empty directory",
+                )
             values["splits"] = {
                 split: {language: _text(text) for language, text in texts.items()}
                 for split, texts in values["splits"].items()
@@ -132,11 +147,9 @@ class Index:
             if index.dtype not in ("uint16", "uint32"):
                 raise ValueError(f"dtype {index.dtype}")
             return index
-        except FileNotFoundError as error:
-            raise InputError(
-                "There are no prepared shards", where=path, found="no such file", remedy="make them with xlm prepare"
-            ) from error
-        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        except InputError:
+            raise
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise InputError(
                 "The index of the shards cannot be read", where=path, found=error, remedy="prepare the text again"
             ) from error
@@ -150,21 +163,6 @@ def _text(values: dict[str, Any]) -> Text:
         if not all(type(number) is int and number >= 0 for number in (shard.lines, shard.tokens, shard.unknown)):
             raise ValueError(f"wrong counts of {shard.file!r}")
     return Text(source=Source(**values["source"]), complete=values["complete"] is True, shards=shards)
-
-
-def tokenizer_signature(tokenizer: XLMTokenizer) -> str:
-    """SHA-256 of all that decides which ids a text becomes."""
-    parts = (
-        tokenizer.vocabulary.tokens,
-        tokenizer.merges,
-        tokenizer.preset,
-        tokenizer.preset_without_lang,
-        tokenizer.do_lowercase_and_remove_accent,
-        tokenizer.unk_token,
-        tokenizer.sep_token,
-        tokenizer.lang2id,
-    )
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 class ShardSequence:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 
-from xlm.data.text import in_batches, open_text, read_lines
+from xlm.data.text import in_batches, texts_of
 from xlm.errors import InputError, LanguageError
 from xlm.tokenizer import dividers
 from xlm.tokenizer.bpe import BPE
@@ -15,10 +15,7 @@ from xlm.tokenizer.moses import moses
 from xlm.tokenizer.parallel import in_order
 from xlm.tokenizer.presets import PRESETS
 from xlm.tokenizer.segmenter import Segmenter
-from xlm.tokenizer.vocabulary import SPECIAL_TOKENS, Vocabulary
-
-_UNWRITABLE = "@@</w>"
-"""A word that ends in what marks, in a vocabulary file, that a word goes on."""
+from xlm.tokenizer.vocabulary import SPECIAL_TOKENS, Vocabulary, is_writable
 
 
 def count_words(
@@ -26,16 +23,20 @@ def count_words(
     *,
     preset: str | None = None,
     lang: str | None = None,
+    form: str | None = None,
+    column: str | None = None,
     workers: int = 1,
     progress: Callable[[int], None] = lambda lines: None,
 ) -> Counter[str]:
     """Returns how often each word stands in a text file.
 
     Args:
-        path: One sentence a line; ``.gz`` is decompressed.
+        path: One sentence a row.
         preset: None for text that is divided into words already, at spaces; else the pipeline, as a tokenizer has it,
             that divides raw text.
         lang: The language of raw text.
+        form: Of the file, as for ``Corpus``.
+        column: Of the file, as for ``Corpus``.
         workers: Processes that share the work.
         progress: Told the lines done so far, every now and then.
 
@@ -47,12 +48,11 @@ def count_words(
         _check_raw(preset, lang)
     words: Counter[str] = Counter()
     lines = 0
-    with open_text(path) as file:
-        batches = in_batches(read_lines(file, name=path))
-        for batch_lines, counts in in_order(partial(_count, preset=preset, lang=lang), batches, workers=workers):
-            words.update(counts)
-            lines += batch_lines
-            progress(lines)
+    batches = in_batches(texts_of(path, form=form, column=column))
+    for batch_lines, counts in in_order(partial(_count, preset=preset, lang=lang), batches, workers=workers):
+        words.update(counts)
+        lines += batch_lines
+        progress(lines)
     return words
 
 
@@ -116,7 +116,7 @@ def count_pieces(words: Mapping[str, int], merges: Iterable[tuple[str, str]]) ->
     for word, count in words.items():
         for piece in bpe.split(word):
             counts[piece] += count
-    left_out = [piece for piece in counts if piece in SPECIAL_TOKENS or piece.endswith(_UNWRITABLE)]
+    left_out = [piece for piece in counts if not is_writable(piece)]
     for piece in left_out:
         del counts[piece]
     # The order is that of the words as the file has them, with @@.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from xlm._arguments import shown
 from xlm.errors import InputError
 from xlm.scoring.rows import checked_text, import_pyarrow
 
@@ -28,12 +29,12 @@ def column_of(table: Any, name: str) -> Any:
             expected="pyarrow.Table",
             remedy='map_batches(..., batch_format="pyarrow")',
         )
-    if table.column_names.count(name) != 1:
+    if not isinstance(name, str) or table.column_names.count(name) != 1:
         raise InputError(
             "the dataset has no such column, or several",
             where="column",
             found=", ".join(map(repr, table.column_names)),
-            expected=repr(name),
+            expected=shown(name),
         )
     return table.column(name)
 

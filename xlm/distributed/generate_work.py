@@ -10,8 +10,8 @@ from typing import Any
 from xlm.distributed.work import Lines, Step, TextStep, check_same, elsewhere
 from xlm.distributed.worker_model import WorkerModel
 from xlm.errors import InputError, XLMError
-from xlm.generation.continuer import Continuer, Prompt, decoding_options, refused_prompt
-from xlm.model.decoding.options import DecodingOptions, derived_seed
+from xlm.generation.continuer import Continuer, Prompt, check_one_line, decoding_options, refused_prompt
+from xlm.model.decoding.options import derived_seed
 from xlm.scoring.rows import Row
 from xlm.scoring.signature import Signature, model_digest, signature
 
@@ -77,7 +77,6 @@ class GenerateWork:
         digest = model_digest(network)
         fast = opened.fast(network, few_rows=True)
         options = decoding_options(**self.options)
-        DecodingOptions.checked(fast.config, **options)
         continuer = Continuer(
             fast, tokenizer, lang=opened.lang, continuation_lang=self.continuation_lang, options=options
         )
@@ -128,6 +127,5 @@ class _GenerateStep(TextStep):
     def _prompt(self, row: Row) -> Prompt:
         if row.text is None:
             raise InputError(row.problem or "there is no text")
-        if self.form == "text" and "\n" in row.text:
-            raise InputError("the prompt holds a line feed, and text is one line each")
+        check_one_line(row.text, self.form)
         return self.continuer.prompt(row.number, row.text, where="text")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from xlm._arguments import check_count, check_flags
 from xlm.distributed.columns import check_free, column_of, texts_of, with_columns
 from xlm.distributed.worker_model import WorkerModel
 from xlm.errors import InputError, XLMError
@@ -64,6 +65,8 @@ class Generator:
         threads: int | None = None,
         **options: Any,
     ) -> None:
+        check_flags(greedy=greedy)
+        check_count(num_beams=num_beams, batch_size=batch_size)
         if seed is not None and line_column is None:
             raise InputError(
                 "a seed needs the numbers of the prompts, which the draws depend on too",
@@ -77,7 +80,6 @@ class Generator:
         tokenizer = opened.tokenizer()
         network = opened.fast(opened.network(), few_rows=True)
         chosen = decoding_options(greedy=greedy, num_beams=num_beams, **options)
-        DecodingOptions.checked(network.config, **chosen)
         self._continuer = Continuer(network, tokenizer, lang=lang, continuation_lang=continuation_lang, options=chosen)
         pyarrow, _ = import_pyarrow()
         text, whole, real = pyarrow.string(), pyarrow.int64(), pyarrow.float64()

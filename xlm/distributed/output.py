@@ -251,6 +251,9 @@ class Output:
         for name in sizes.keys() - names.keys():
             if name.startswith(_PART):  # of a file that was damaged, and now has fewer units
                 self.directory.remove(name)
+                # Else that file would count as damaged for ever, and might have any size in a run that is resumed.
+                numbers = name.removeprefix(_PART).removesuffix(self.suffix)
+                self.directory.remove(f"{_PARTS}/{numbers}.json")
         if any(record.damaged for record in found):
             return
         counts: Counter[str] = Counter()

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from xlm._arguments import check_choice, check_flags
 from xlm.distributed.columns import check_free, texts_of, with_columns
 from xlm.distributed.worker_model import WorkerModel
 from xlm.scoring.corpus import results_of
 from xlm.scoring.read_ahead import windows
 from xlm.scoring.rows import Row
 from xlm.scoring.scorer import Scorer as WindowScorer
-from xlm.scoring.table import Table
+from xlm.scoring.table import UNITS, Table
 
 _OF_INPUT = ("line", "text")
 
@@ -78,6 +79,8 @@ class Scorer:
         too_long: str = "windows",
         stride: int | None = None,
     ) -> None:
+        check_choice("unit", UNITS, by=by)
+        check_flags(bits=bits, ranks=ranks, entropies=entropies)
         self._column = column
         self._table = Table(unit=by, form="parquet", bits=bits, ranks=ranks, entropies=entropies)
         self._fields = [field for field in self._table.fields() if field[0] not in _OF_INPUT]

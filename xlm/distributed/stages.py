@@ -62,7 +62,8 @@ def read_units(tasks: Any, *, files: Sequence[InputFile], reading: Reading) -> I
         file, done = json.loads(task)
         corpus = Corpus([files[file]], form=reading.form, column=reading.column)
         try:
-            with closing(corpus):
+            with closing(corpus), warnings.catch_warnings():
+                warnings.simplefilter("ignore", XLMWarning)  # units carry what the corpus warns of
                 for unit in units_of(
                     corpus,
                     file=file,
@@ -162,7 +163,9 @@ class PartWriter:
             last=unit.last,
             damaged=unit.damaged,
             processor=processor_of(torch.device(self._identity.get("device", "cpu"))),
-            warnings=sorted({str(each.message) for each in caught if issubclass(each.category, XLMWarning)}),
+            warnings=sorted(
+                {*unit.warnings, *(str(each.message) for each in caught if issubclass(each.category, XLMWarning))}
+            ),
         )
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from xlm._arguments import check_choice
 from xlm.distributed.columns import check_free, texts_of, with_columns
-from xlm.errors import InputError
 from xlm.scoring.rows import import_pyarrow
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
@@ -42,8 +42,7 @@ class Tokenizer:
         preset: str | None = None,
         codes: str | None = None,
     ) -> None:
-        if output not in _OUTPUTS:
-            raise InputError("no such output", where="output", found=repr(output), expected=" or ".join(_OUTPUTS))
+        check_choice("output", _OUTPUTS, output=output)
         pyarrow, _ = import_pyarrow()
         self._column, self._lang, self._output = column, lang, output
         cells = pyarrow.string() if output == "tokens" else pyarrow.int64()

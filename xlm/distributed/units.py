@@ -27,6 +27,7 @@ class Unit:
         windows: Lists of rows; none for a file without rows.
         last: Whether the file ends with it.
         damaged: Whether the file could not be read further, so that it is to be read again.
+        warnings: What was left out of the file; at its end.
     """
 
     file: int
@@ -34,6 +35,7 @@ class Unit:
     windows: tuple[tuple[Row, ...], ...]
     last: bool = False
     damaged: bool = False
+    warnings: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -50,18 +52,18 @@ class Unit:
         named = next((window[0].file for window in self.windows), "")
         rows = [[[row.number, row.text, row.problem] for row in window] for window in self.windows]
         # Escapes would take twice the room and more, and readers are on machines with little of it.
-        whole = [self.file, self.index, self.last, self.damaged, named, rows]
+        whole = [self.file, self.index, self.last, self.damaged, self.warnings, named, rows]
         return json.dumps(whole, ensure_ascii=False).encode("utf-8", "surrogatepass")
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Unit:
         """The unit that ``to_bytes`` was called on."""
-        file, index, last, damaged, named, rows = json.loads(data)
+        file, index, last, damaged, warnings, named, rows = json.loads(data)
         found = tuple(
             tuple(Row(file=named, number=number, text=text, problem=problem) for number, text, problem in window)
             for window in rows
         )
-        return cls(file=file, index=index, windows=found, last=last, damaged=damaged)
+        return cls(file=file, index=index, windows=found, last=last, damaged=damaged, warnings=tuple(warnings))
 
 
 def units_of(corpus: Corpus, *, file: int, read_at_once: int, windows_per_unit: int) -> Iterator[Unit]:
@@ -81,7 +83,8 @@ def units_of(corpus: Corpus, *, file: int, read_at_once: int, windows_per_unit: 
             yield Unit(file=file, index=index, windows=waiting)
             index += 1
         waiting = group
-    yield Unit(file=file, index=index, windows=waiting, last=True, damaged=bool(corpus.damaged))
+    damaged = bool(corpus.damaged)
+    yield Unit(file=file, index=index, windows=waiting, last=True, damaged=damaged, warnings=tuple(corpus.warnings))
 
 
 def _grouped(found: Iterable[list[Row]], most: int) -> Iterator[tuple[tuple[Row, ...], ...]]:

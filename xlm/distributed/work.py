@@ -16,8 +16,9 @@ from xlm.scoring.corpus import scored_lines
 from xlm.scoring.read_ahead import READ_AHEAD
 from xlm.scoring.rows import Row
 from xlm.scoring.scorer import Scorer
-from xlm.scoring.signature import Signature, model_digest, signature, tokenizer_digest
+from xlm.scoring.signature import Signature, model_digest, signature
 from xlm.scoring.table import Table
+from xlm.tokenizer.fingerprint import tokenizer_digest
 from xlm.tokenizer.lines import written_lines
 from xlm.tokenizer.tokenizer import XLMTokenizer
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from xlm._arguments import check_count
 from xlm.model.lm import XLMWithLMHeadModel
 from xlm.model.opening import made_fast, open_model
 from xlm.tokenizer.tokenizer import XLMTokenizer
@@ -54,12 +55,14 @@ class WorkerModel:
         """The model as its file has it.
 
         Raises:
-            InputError: There is no such device, or it cannot compute in that type.
+            InputError: There is no such device, it cannot compute in that type, or there is no such number of threads.
             CheckpointError: There is no such model.
         """
         if self.threads is not None:
+            check_count(threads=self.threads)
             torch.set_num_threads(self.threads)
-        device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        default = "cuda" if torch.cuda.is_available() else "cpu"
+        device = default if self.device is None else self.device
         return open_model(self.model, dtype=self.dtype, device=device)
 
     def here(self) -> WorkerModel:

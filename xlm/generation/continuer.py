@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from xlm.errors import XLMError
-from xlm.model.decoding.options import derived_seed
+from xlm.errors import InputError, XLMError
+from xlm.model.decoding.options import DecodingOptions, derived_seed
 from xlm.model.decoding.result import Continuation
 from xlm.model.lm import XLMWithLMHeadModel
 from xlm.tokenizer.continued import ContinuedText, prompt_ids
@@ -78,6 +78,7 @@ class Continuer:
         options: Of ``XLMWithLMHeadModel.generate``, by name; no languages and no seed.
 
     Raises:
+        InputError: A wrong option.
         LanguageError: A language that the model does not have.
     """
 
@@ -90,6 +91,7 @@ class Continuer:
         continuation_lang: str | None = None,
         options: Mapping[str, Any],
     ) -> None:
+        DecodingOptions.checked(network.config, **options)
         self._network, self._tokenizer, self._lang = network, tokenizer, lang
         self._continuation_lang = lang if continuation_lang is None else continuation_lang
         self.sequences: int = options.get("num_return_sequences", 1)
@@ -212,6 +214,21 @@ def decoding_options(*, greedy: bool, num_beams: int, **options: Any) -> dict[st
         options["do_sample"] = True
         options |= {name: value for name, value in sampling.items() if value is not None}
     return {**options, "num_beams": num_beams}
+
+
+def check_one_line(text: str, form: str, *, where: str | None = None) -> None:
+    """Refuse a prompt that the output cannot hold.
+
+    Args:
+        text: The prompt.
+        form: Of the output, ``"text"`` or ``"jsonl"``.
+        where: The prompt's name in the error.
+
+    Raises:
+        InputError: It holds a line feed, and the output is text.
+    """
+    if form == "text" and "\n" in text:
+        raise InputError("the prompt holds a line feed, and text is one line each", where=where)
 
 
 def refused_prompt(error: XLMError) -> str:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from xlm.errors import InputError
-from xlm.model.config import XLMConfig
+from xlm.model.config import XLMConfig, check_config
 
 
 class XLMCache:
@@ -43,22 +43,35 @@ class XLMCache:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str | None = None,
     ) -> None:
+        check_config(config, where="XLMCache")
         capacity = config.max_position_embeddings if capacity is None else capacity
-        if batch_size < 1 or not 1 <= capacity <= config.max_position_embeddings:
+        sizes_are_whole = all(isinstance(size, int) and not isinstance(size, bool) for size in (batch_size, capacity))
+        if not sizes_are_whole or batch_size < 1 or not 1 <= capacity <= config.max_position_embeddings:
             raise InputError(
                 "a cache of this size cannot be made",
                 where="XLMCache",
-                found=f"batch_size = {batch_size}, capacity = {capacity}",
+                found=f"batch_size = {batch_size!r}, capacity = {capacity!r}",
                 expected=f"batch_size of at least 1, capacity from 1 to {config.max_position_embeddings} tokens",
             )
         shape = (config.n_layers, batch_size, config.n_heads, capacity, config.head_dim)
-        # Zeros, not empty: a masked slot still enters the weighted sum with weight 0, and 0 * NaN is NaN.
-        self.keys = torch.zeros(shape, dtype=dtype, device=device)
-        self.values = torch.zeros(shape, dtype=dtype, device=device)
-        self.lengths = torch.zeros(batch_size, dtype=torch.int64, device=device)
+        try:
+            # Zeros, not empty: a masked slot still enters the weighted sum with weight 0, and 0 * NaN is NaN.
+            self.keys = torch.zeros(shape, dtype=dtype, device=device)
+            self.values = torch.zeros(shape, dtype=dtype, device=device)
+            self.lengths = torch.zeros(batch_size, dtype=torch.int64, device=device)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise InputError(
+                "a cache of this size, type and device cannot be made",
+                where="XLMCache",
+                found=str(error).partition("\n")[0],
+                expected=f"room for {' x '.join(map(str, shape))} keys and as many values of type {dtype}",
+            ) from error
         # The common length of all rows while there is one: slices are then enough, and nothing waits on a GPU.
         self.uniform_length: int | None = 0
-        # The longest row, known without asking the device.
+        # The longest row has no more tokens than this: exactly so many while no forward has had padding, or when
+        # measured. To know more would wait for the device.
         self.longest = 0
         self._fixed = False
 
@@ -79,7 +92,7 @@ class XLMCache:
 
     def slots(self, new: int) -> int:
         """Slots S' that a forward of ``new`` tokens a row looks at."""
-        return self.capacity if self._fixed else self.longest + new
+        return self.capacity if self._fixed else min(self.longest + new, self.capacity)
 
     def write(self, layer: int, key_BNTH: Tensor, value_BNTH: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of all slots in use, the new ones written behind each row's length.
@@ -90,8 +103,7 @@ class XLMCache:
             value_BNTH: New values.
 
         Returns:
-            Keys and values in the type of the new ones, each (B, N, S', H) with S' the longest row after the write,
-            or all slots after ``fix_shapes``.
+            Keys and values in the type of the new ones, each (B, N, S', H) with S' the slots in use after the write.
         """
         new = key_BNTH.shape[2]
         end = self.slots(new)
@@ -118,11 +130,10 @@ class XLMCache:
             self.lengths += positions
             if self.uniform_length is not None:
                 self.uniform_length += positions
-            self.longest += positions
         else:
             self.lengths += counts_B
             self.uniform_length = None
-            self.longest = int(self.lengths.max())
+        self.longest = min(self.longest + positions, self.capacity)
 
     def put_rows(self, rows_R: Tensor, part: XLMCache) -> None:
         """Row ``rows_R[i]`` takes what row i of another cache holds.
@@ -134,7 +145,7 @@ class XLMCache:
         self.keys[:, rows_R, :, : part.capacity] = part.keys
         self.values[:, rows_R, :, : part.capacity] = part.values
         self.lengths[rows_R] = part.lengths
-        self._compare_lengths()
+        self.measure()
 
     def select_rows(self, rows_R: Tensor, *, shared: int = 0) -> None:
         """Row i takes what row ``rows_R[i]`` held; rows may be left out or taken several times.
@@ -152,8 +163,9 @@ class XLMCache:
         self.keys, self.values = self.keys.index_select(1, rows_R), self.values.index_select(1, rows_R)
         self.lengths = self.lengths[rows_R]
         if self.uniform_length is None:
-            self._compare_lengths()
+            self.measure()
 
-    def _compare_lengths(self) -> None:
-        shortest, self.longest = (int(bound) for bound in torch.aminmax(self.lengths))
+    def measure(self) -> None:
+        """Look up the longest row, and whether all are of one length; waits for the device."""
+        shortest, self.longest = torch.stack(torch.aminmax(self.lengths)).tolist()
         self.uniform_length = self.longest if shortest == self.longest and not self._fixed else None

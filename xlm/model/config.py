@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NoReturn
 
 from xlm.errors import ConfigError, LanguageError, Problem
 
@@ -78,7 +78,7 @@ class XLMConfig:
     def __post_init__(self) -> None:
         if isinstance(self.lang2id, Mapping):
             object.__setattr__(self, "lang2id", MappingProxyType(dict(self.lang2id)))
-        if isinstance(self.asm_cutoffs, Iterable):
+        if isinstance(self.asm_cutoffs, Sequence):
             object.__setattr__(self, "asm_cutoffs", tuple(self.asm_cutoffs))
         problems = _wrong_types(self) or _wrong_values(self)
         if problems:
@@ -153,7 +153,11 @@ class XLMConfig:
         )
 
     def replace(self, **changes: Any) -> XLMConfig:
-        """A copy with some fields changed, checked again."""
+        """Return a copy with some fields changed, checked again.
+
+        A model keeps the configuration it was made from: ``XLMWithLMHeadModel.from_pretrained`` takes ``causal``,
+        ``dropout`` and ``attention_dropout``.
+        """
         return dataclasses.replace(self, **changes)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -163,6 +167,36 @@ class XLMConfig:
 
 def _from_fields(values: dict[str, Any]) -> XLMConfig:
     return XLMConfig(**values)
+
+
+class FrozenConfigError(ConfigError, dataclasses.FrozenInstanceError):
+    """An attempt to change a configuration in place."""
+
+
+def _refuse_change(config: XLMConfig, name: str, value: object = None) -> NoReturn:
+    names = [f.name for f in dataclasses.fields(config)]
+    if name not in names:
+        raise FrozenConfigError(
+            "a configuration has no such attribute", where="XLMConfig", found=name, expected=", ".join(names)
+        )
+    raise FrozenConfigError(
+        "a configuration cannot be changed in place",
+        where=f"XLMConfig.{name}",
+        found=f"{name} = {getattr(config, name)!r}",
+        remedy=f"config.replace({name}=...) returns a changed copy",
+    )
+
+
+# Set afterwards: the decorator refuses a frozen class that brings its own, and its own fail on unknown names.
+XLMConfig.__setattr__ = XLMConfig.__delattr__ = _refuse_change  # type: ignore[assignment,method-assign]
+
+
+def check_config(config: object, *, where: str) -> None:
+    """Raise ``ConfigError`` unless this is a configuration."""
+    if not isinstance(config, XLMConfig):
+        raise ConfigError(
+            "config is not a configuration", where=where, found=type(config).__name__, expected="an XLMConfig"
+        )
 
 
 # Far above any model, and far below what overflows a tensor's size: files from strangers may say anything.

@@ -13,7 +13,7 @@ from xlm.model.decoding.generate import TokenStream, continue_prompts, with_prom
 from xlm.model.decoding.options import DecodingKeywords, DecodingOptions, shows_decoding_options
 from xlm.model.decoding.prompts import Prompts, prepare_prompts
 from xlm.model.decoding.result import Continuation
-from xlm.model.inputs import Languages
+from xlm.model.inputs import Languages, check_device
 from xlm.model.network import Network
 
 if TYPE_CHECKING:
@@ -126,4 +126,5 @@ class GeneratingNetwork(Network):
             continuation_langs=continuation_langs,
             options=chosen,
         )
+        check_device(prompts.inputs.input_ids, self.device)
         return prompts, chosen

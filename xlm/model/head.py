@@ -6,12 +6,13 @@ Shapes: B batch, T positions, N positions of any rows, D model width, V vocabula
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from xlm.errors import InputError
 from xlm.model.attention import at_least_float32
 from xlm.model.config import XLMConfig
 
@@ -75,8 +76,8 @@ class LinearHead(nn.Module):
         self.bias = nn.Parameter(torch.empty(config.vocab_size))
         self.weight = None if config.tied else nn.Parameter(torch.empty(config.vocab_size, config.emb_dim))
 
-    def logits(self, hidden: Tensor, word_embeddings_VD: Tensor) -> Tensor:
-        """Unnormalised scores, (…, V), of hidden states (…, D)."""
+    def forward(self, hidden: Tensor, word_embeddings_VD: Tensor) -> Tensor:
+        """Return unnormalised scores, (…, V), of hidden states (…, D)."""
         return F.linear(hidden, word_embeddings_VD if self.weight is None else self.weight, self.bias)
 
     def logit_blocks(
@@ -107,12 +108,6 @@ class LinearHead(nn.Module):
                 logits_RS = memory[: shape[0] * shape[1]].view(shape)
                 _write_logits(hidden_RD, weight_VD[words], self.bias[words], logits_RS)
                 yield LogitBlock(rows, first, logits_RS)
-
-    def loss(self, logits_BTV: Tensor, hidden_BTD: Tensor, labels_BT: Tensor) -> Tensor:
-        """Mean negative log-probability of the labels that count, in nats; a scalar in float32 or wider."""
-        counted_BT = labels_BT != IGNORED_LABEL
-        logprobs_BT = target_logprobs(logits_BTV, labels_BT.masked_fill(~counted_BT, 0))
-        return -logprobs_BT[counted_BT].mean()
 
 
 def _tiled(count: int) -> int:
@@ -160,20 +155,61 @@ class AdaptiveHead(nn.Module):
             config.emb_dim, config.vocab_size, list(config.asm_cutoffs), config.asm_div_value, head_bias=True
         )
 
-    def logits(self, hidden: Tensor, word_embeddings_VD: Tensor) -> Tensor:
-        """Log-probabilities, (…, V), of hidden states (…, D): this head has no unnormalised scores."""
+    def forward(self, hidden: Tensor, word_embeddings_VD: Tensor) -> Tensor:
+        """Return log-probabilities, (…, V), of hidden states (…, D): this head has no unnormalised scores."""
         logits: Tensor = self.adaptive.log_prob(hidden.reshape(-1, hidden.shape[-1]))
         return logits.view(*hidden.shape[:-1], -1)
 
-    def logit_blocks(
-        self, hidden_ND: Tensor, word_embeddings_VD: Tensor, *, elements: int | None = None
-    ) -> Iterator[LogitBlock]:
-        """Yields log-probabilities of some positions and all words at a time, as a linear head does its logits."""
-        for rows in row_blocks(len(hidden_ND), len(word_embeddings_VD), elements):
-            yield LogitBlock(rows, 0, at_least_float32(self.logits(hidden_ND[rows], word_embeddings_VD)))
 
-    def loss(self, logits_BTV: Tensor, hidden_BTD: Tensor, labels_BT: Tensor) -> Tensor:
-        """Mean negative log-probability of the labels that count, in nats; a scalar in float32 or wider."""
-        counted_BT = labels_BT != IGNORED_LABEL
-        output: Tensor = self.adaptive(hidden_BTD[counted_BT], labels_BT[counted_BT]).output
-        return -at_least_float32(output).mean()
+def apply_head(head: nn.Module, hidden: Tensor, word_embeddings_VD: Tensor) -> Tensor:
+    """Return the scores of hidden states (…, D) by any head.
+
+    Args:
+        head: One of this file's, which also takes the word embeddings, or any other module, which takes hidden states.
+        hidden: (…, D).
+        word_embeddings_VD: (V, D), the model's.
+    """
+    given = (hidden, word_embeddings_VD) if isinstance(head, LinearHead | AdaptiveHead) else (hidden,)
+    scores: Tensor = head(*given)
+    return scores
+
+
+def logit_blocks(
+    head: nn.Module, hidden_ND: Tensor, word_embeddings_VD: Tensor, *, elements: int | None = None
+) -> Iterator[LogitBlock]:
+    """Yield the logits of any head in blocks, those of most heads for all words and some positions at a time.
+
+    Raises:
+        InputError: The head does not give one score a word.
+    """
+    if _has_own_blocks(head):
+        yield from head.logit_blocks(hidden_ND, word_embeddings_VD, elements=elements)
+        return
+    V = len(word_embeddings_VD)
+    for rows in row_blocks(len(hidden_ND), V, elements):
+        logits_RV = apply_head(head, hidden_ND[rows], word_embeddings_VD)
+        check_word_scores(logits_RV, V)
+        logits_RV = at_least_float32(logits_RV)
+        # A block may be overwritten, and what another's head returns may be its input, or a part of its own.
+        yield LogitBlock(rows, 0, logits_RV if isinstance(head, AdaptiveHead) else logits_RV.clone())
+
+
+def _has_own_blocks(head: nn.Module) -> TypeGuard[LinearHead]:
+    """Whether a head makes blocks that are what a call of it gives: no hook or other ``forward`` changes that."""
+    if not isinstance(head, LinearHead) or head._forward_hooks or head._forward_pre_hooks or "forward" in vars(head):
+        return False
+    owners = [next(c for c in type(head).__mro__ if name in vars(c)) for name in ("forward", "logit_blocks")]
+    return owners[0] is owners[1]
+
+
+def check_word_scores(scores: object, vocab_size: int) -> None:
+    """Raise ``InputError`` unless a head gave one score for each word of the vocabulary."""
+    width = scores.shape[-1] if isinstance(scores, Tensor) and scores.dim() else type(scores).__name__
+    if width != vocab_size:
+        raise InputError(
+            "the model's head does not score the words of its vocabulary",
+            where="model.head",
+            found=f"{width} scores a position" if isinstance(width, int) else width,
+            expected=f"{vocab_size}, one a word",
+            remedy="forward gives what such a head returns; scoring and generation need scores of words",
+        )

@@ -30,19 +30,20 @@ from xlm.model.attention import Attention
 from xlm.model.head import LinearHead, LogitBlock, row_blocks
 from xlm.model.lm import XLMWithLMHeadModel
 from xlm.model.packed_linear import ROUNDINGS, packed_linear
+from xlm.model.plain import check_plain
 from xlm.model.transformer import Layer, Transformer, TransformerInputs, TransformerOutput
 
 _Module = TypeVar("_Module", bound=nn.Module)
 
 
 def prepare_for_inference(model: XLMWithLMHeadModel, weights: str | None = None) -> XLMWithLMHeadModel:
-    """A model with the same numbers, faster, that only infers; what ``XLMWithLMHeadModel.for_inference`` returns.
+    """Return a model with the same numbers, faster, that only infers; see ``XLMWithLMHeadModel.for_inference``.
 
     Raises:
-        InputError: An unknown type, or weights that are not on the CPU.
+        InputError: An unknown type, weights that are not on the CPU, or layers that packing would leave out.
     """
     weights = model.weights if weights is None else weights
-    if weights not in ROUNDINGS:
+    if not isinstance(weights, str) or weights not in ROUNDINGS:
         raise InputError("weights cannot be kept so", where="weights", found=weights, expected=" or ".join(ROUNDINGS))
     if model.device.type != "cpu":
         raise InputError(
@@ -52,6 +53,8 @@ def prepare_for_inference(model: XLMWithLMHeadModel, weights: str | None = None)
             expected="a model on the CPU",
             remedy="use the model as it is, or model.to('cpu') before",
         )
+    with torch.device("meta"):
+        check_plain(model, XLMWithLMHeadModel(model.config))
     return InferenceModel(model, weights)
 
 
@@ -70,11 +73,13 @@ class InferenceModel(XLMWithLMHeadModel):
         nn.Module.__init__(self)
         self.config = model.config
         self.provenance = model.provenance
+        self.check_inputs = model.check_inputs
         self._weights = weights
         self._warned_about_langs = model._warned_about_langs
         with torch.device("meta"):
             self.transformer = _PackedTransformer(model.config)
         theirs = model.transformer
+        self.transformer.causal = theirs.causal
         ours = self.transformer.embeddings
         # The table is large and few of its rows are read, so its memory and its type stay, but for a wider one:
         # float32 added to a narrower one is float32. A parameter of its own, since each model sets its own modes.
@@ -83,6 +88,8 @@ class InferenceModel(XLMWithLMHeadModel):
             table_VD.float() if table_VD.dtype == torch.float64 else table_VD,
             freeze=True,
             padding_idx=model.config.pad_token_id,
+            max_norm=theirs.embeddings.word.max_norm,
+            norm_type=theirs.embeddings.word.norm_type,
         )
         ours.position, ours.norm = _float32(theirs.embeddings.position), _float32(theirs.embeddings.norm)
         ours.language = None if theirs.embeddings.language is None else _float32(theirs.embeddings.language)
@@ -90,6 +97,7 @@ class InferenceModel(XLMWithLMHeadModel):
             assert isinstance(layer, Layer)
             assert isinstance(source, Layer)
             layer.attention = _PackedAttention(source.attention, weights)
+            layer.ffn.activation = source.ffn.activation
             layer.ffn.up = _pack(weights, source.ffn.up)
             layer.ffn.down = _pack(weights, source.ffn.down)
             layer.attention_norm, layer.ffn_norm = _float32(source.attention_norm), _float32(source.ffn_norm)
@@ -183,7 +191,7 @@ class _PackedHead(LinearHead):
         # Scores of some tens that differ in the third digit decide on tokens: they are not rounded to bfloat16.
         self.packed = packed_linear(weights, weight_VD, head.bias, rounds_rows=False)
 
-    def logits(self, hidden: Tensor, word_embeddings_VD: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor, word_embeddings_VD: Tensor) -> Tensor:
         with _in_float32():
             logits: Tensor = self.packed(hidden)
         return logits

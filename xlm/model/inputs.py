@@ -41,46 +41,141 @@ def prepare_inputs(
     attention_mask: Tensor | None = None,
     position_ids: Tensor | None = None,
     cache: XLMCache | None = None,
+    check_values: bool = True,
 ) -> TransformerInputs:
-    """Inputs of one forward, each checked; the arguments are those of ``XLMWithLMHeadModel.forward``.
+    """Check the inputs of one forward and bring them into one form, on the device of ``input_ids``.
+
+    Args:
+        config: The model's.
+        input_ids: This and the next ones as for ``XLMWithLMHeadModel.forward``.
+        langs: Languages.
+        lengths: Real tokens of each row.
+        attention_mask: 1 at tokens, 0 at padding.
+        position_ids: Positions.
+        cache: Earlier tokens.
+        check_values: Whether to look at values, which waits for a GPU; types and shapes are always checked. Without
+            the look nobody knows where padding stands, so that all but ``lengths`` takes the kernels for any mask.
 
     Raises:
         InputError: A shape, type or value that the model cannot take.
         LanguageError: A language that the model does not have.
     """
-    _check_ids("input_ids", input_ids, limit=config.vocab_size, what="words")
+    _check_matrix("input_ids", input_ids)
+    check_values = looks_at_values(input_ids, check_values)
     B, T = input_ids.shape
-    valid, right_padded = _valid_positions(config, input_ids, lengths, attention_mask)
+    if check_values:
+        _check_range("input_ids", input_ids, limit=config.vocab_size, what="words")
+    valid_BT, right_padded = _valid_positions(config, input_ids, lengths, attention_mask, check_values=check_values)
     if cache is not None:
-        _check_cache(config, cache, B, T, right_padded=right_padded)
-    if position_ids is None:
-        position_ids = _default_positions(config, T, cache, input_ids.device)
-    else:
+        right_padded = right_padded or not check_values  # what a cache takes is right-padded; who checks nothing knows
+        _check_cache(config, cache, input_ids, right_padded=right_padded, check_values=check_values)
+    if position_ids is not None:
         check_shape("position_ids", position_ids, (B, T))
-        _check_ids("position_ids", position_ids, limit=config.max_position_embeddings, what="positions")
+        _check_matrix("position_ids", position_ids)
+        if check_values:
+            _check_range("position_ids", position_ids, limit=config.max_position_embeddings, what="positions")
+        position_ids = onto("position_ids", position_ids, input_ids.device)
+    else:
+        _check_length(config, T)
+        position_ids = _default_positions(T, cache, None if right_padded else valid_BT, input_ids.device)
     return TransformerInputs(
         input_ids=input_ids,
         position_ids=position_ids,
-        langs=None if langs is None else language_ids(config, langs, B, T, input_ids.device),
-        valid=valid,
+        langs=None if langs is None else language_ids(config, langs, B, T, input_ids.device, check_values=check_values),
+        valid=valid_BT,
         right_padded=right_padded,
     )
 
 
-def _check_ids(name: str, ids: Tensor, *, limit: int, what: str) -> None:
-    if not isinstance(ids, Tensor) or ids.dim() != 2 or ids.dtype not in _WHOLE_NUMBERS:
+def looks_at_values(tensor: Tensor, wanted: bool) -> bool:
+    """Whether values are checked: where that is wanted and there are some, not while tracing or on the meta device."""
+    return wanted and not torch.compiler.is_compiling() and not tensor.is_meta
+
+
+def onto(name: str, tensor: Tensor, device: torch.device) -> Tensor:
+    """Return the tensor on a device; a copy from the CPU to a GPU does not wait for what the GPU still has to do."""
+    if device.type != "meta":
+        _check_presence(name, tensor)
+    return tensor.to(device, non_blocking=device.type == "cuda")
+
+
+def _bounds(name: str, tensor: Tensor) -> tuple[int, int]:
+    """Smallest and largest of whole numbers; waits for a GPU, once."""
+    _check_presence(name, tensor)
+    low, high = torch.stack(torch.aminmax(tensor)).tolist()
+    return low, high
+
+
+def _check_presence(name: str, tensor: Tensor) -> None:
+    if tensor.is_meta:
         raise InputError(
-            f"{name} must be a matrix of whole numbers",
+            f"{name} has no values", where=name, found="a tensor on the meta device", expected="where input_ids is"
+        )
+
+
+def check_tensor(name: str, value: object, what: str, *, expected: str) -> None:
+    """Raise ``InputError``, that ``name`` is ``what``, unless this is a tensor, neither sparse nor nested."""
+    if isinstance(value, Tensor) and value.layout == torch.strided and not value.is_nested:
+        return
+    raise InputError(
+        f"{name} {what}",
+        where=name,
+        found="a sparse or nested tensor" if isinstance(value, Tensor) else type(value).__name__,
+        expected=expected,
+        remedy="wrap it in torch.tensor" if isinstance(value, list | tuple) else None,
+    )
+
+
+def check_flag(name: str, value: object) -> None:
+    """Raise ``InputError`` unless this is true or false; 1, 0 and ``None`` are, too."""
+    if value is not None and not isinstance(value, int):
+        raise InputError(f"{name} is neither true nor false", where=name, found=repr(value), expected="True or False")
+
+
+def check_shape(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
+    """Raise ``InputError`` unless this is a tensor of that shape."""
+    what, expected = "has the wrong shape", f"a tensor of shape {shape}"
+    check_tensor(name, tensor, what, expected=expected)
+    if tuple(tensor.shape) != shape:
+        raise InputError(f"{name} {what}", where=name, found=tuple(tensor.shape), expected=expected)
+
+
+def check_device(input_ids: Tensor, device: torch.device) -> None:
+    """Raise ``InputError`` where ids are on another device than a model."""
+    # The weights of a model that fetches them when they are needed are on the meta device.
+    if device.type != "meta" and input_ids.device != device:
+        raise InputError(
+            "input_ids is on another device than the model",
+            where="input_ids",
+            found=input_ids.device,
+            expected=device,
+            remedy="input_ids.to(model.device)",
+        )
+
+
+def check_whole(name: str, tensor: Tensor) -> None:
+    """Raise ``InputError`` unless these are int64 or int32."""
+    if tensor.dtype not in _WHOLE_NUMBERS:
+        raise InputError(f"{name} must be whole numbers", where=name, found=tensor.dtype, expected="an int64 tensor")
+
+
+def _check_matrix(name: str, ids: Tensor) -> None:
+    what, expected = "must be a matrix of whole numbers", "an int64 tensor of shape (batch, tokens)"
+    check_tensor(name, ids, what, expected=expected)
+    if ids.dim() != 2 or ids.dtype not in _WHOLE_NUMBERS:
+        raise InputError(
+            f"{name} {what}",
             where=name,
-            found=f"{ids.dtype} of shape {tuple(ids.shape)}" if isinstance(ids, Tensor) else type(ids).__name__,
-            expected="an int64 tensor of shape (batch, tokens)",
-            remedy="for one sentence: torch.tensor([ids])" if isinstance(ids, Tensor) else "wrap it in torch.tensor",
+            found=f"{ids.dtype} of shape {tuple(ids.shape)}",
+            expected=expected,
+            remedy="for one sentence: torch.tensor([ids])",
         )
     if ids.numel() == 0:
         raise InputError(f"{name} is empty", where=name, found=tuple(ids.shape), expected="at least one token a row")
-    if torch.compiler.is_compiling():
-        return
-    low, high = (int(bound) for bound in torch.aminmax(ids))
+
+
+def _check_range(name: str, ids: Tensor, *, limit: int, what: str) -> None:
+    low, high = _bounds(name, ids)
     if low < 0 or high >= limit:
         raise InputError(
             f"{name} out of range",
@@ -91,24 +186,27 @@ def _check_ids(name: str, ids: Tensor, *, limit: int, what: str) -> None:
         )
 
 
-def check_shape(name: str, tensor: object, shape: tuple[int, ...]) -> None:
-    """Raises ``InputError`` unless this is a tensor of that shape."""
-    found = tuple(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__
-    if found != shape:
-        raise InputError(f"{name} has the wrong shape", where=name, found=found, expected=f"a tensor of shape {shape}")
-
-
-def check_whole(name: str, tensor: Tensor) -> None:
-    """Raises ``InputError`` unless these are int64 or int32."""
-    if tensor.dtype not in _WHOLE_NUMBERS:
-        raise InputError(f"{name} must be whole numbers", where=name, found=tensor.dtype, expected="an int64 tensor")
+def _check_length(config: XLMConfig, T: int) -> None:
+    if T > config.max_position_embeddings:
+        raise InputError(
+            "the input is too long",
+            where="input_ids",
+            found=f"{T} tokens",
+            expected=f"at most {config.max_position_embeddings} (the model's position embeddings)",
+            remedy="split the text, or score it in windows",
+        )
 
 
 def _valid_positions(
-    config: XLMConfig, input_ids: Tensor, lengths: Tensor | None, attention_mask: Tensor | None
+    config: XLMConfig,
+    input_ids: Tensor,
+    lengths: Tensor | None,
+    attention_mask: Tensor | None,
+    *,
+    check_values: bool,
 ) -> tuple[Tensor | None, bool]:
-    """Mask of real positions (``None`` when all are), and whether padding stands only on the right."""
-    B, T = input_ids.shape
+    """Mask of real positions (``None`` when all are), and whether padding is known to stand only on the right."""
+    (B, T), device = input_ids.shape, input_ids.device
     if lengths is not None and attention_mask is not None:
         raise InputError(
             "lengths and attention_mask both say what is padding",
@@ -119,29 +217,61 @@ def _valid_positions(
     if lengths is not None:
         check_shape("lengths", lengths, (B,))
         check_whole("lengths", lengths)
-        shortest, longest = (int(bound) for bound in torch.aminmax(lengths))
-        if shortest < 1 or longest > T:
-            raise InputError("lengths out of range", where="lengths", found=lengths.tolist(), expected=f"1 to {T} each")
-        if shortest == T:
-            return None, True
-        valid_BT = torch.arange(T, device=lengths.device) < lengths[:, None]
-        return valid_BT.to(input_ids.device), True
+        if check_values:
+            shortest, longest = _bounds("lengths", lengths)
+            if shortest < 1 or longest > T:
+                raise InputError(
+                    "lengths out of range", where="lengths", found=lengths.tolist(), expected=f"1 to {T} each"
+                )
+            if shortest == T:
+                return None, True
+        return torch.arange(T, device=device) < onto("lengths", lengths, device)[:, None], True
     if attention_mask is None:
         valid_BT = input_ids != config.pad_token_id
     else:
         check_shape("attention_mask", attention_mask, (B, T))
-        valid_BT = attention_mask.to(input_ids.device) != 0
+        attention_mask = onto("attention_mask", attention_mask, device)
+        valid_BT = attention_mask == 1
+    if not check_values:
+        return valid_BT, False
     if bool(valid_BT.all()):
         return None, True
-    if not bool(valid_BT.any(1).all()):
-        empty = (~valid_BT.any(1)).nonzero().flatten().tolist()
+    tests = [valid_BT.any(1).all(), (valid_BT[:, :-1] >= valid_BT[:, 1:]).all()]
+    if attention_mask is not None:
+        tests.append((valid_BT | (attention_mask == 0)).all())
+    every_row, right_padded, *rest = torch.stack(tests).tolist()  # one wait for all
+    if attention_mask is not None and not all(rest):
+        values = sorted(set(map(str, attention_mask.flatten().tolist())))
         raise InputError(
-            "rows without a single token", where=f"rows {empty}", found="padding only", expected="at least one token"
+            "attention_mask holds other values than 0 and 1",
+            where="attention_mask",
+            found=", ".join(values[:4]) + (", ..." if len(values) > 4 else ""),
+            expected="1 (or true) at tokens, 0 (or false) at padding",
+            remedy="a mask that is added to scores, 0 at tokens: attention_mask == 0",
         )
-    return valid_BT, bool((valid_BT[:, :-1] >= valid_BT[:, 1:]).all())
+    if not every_row:
+        raise InputError(
+            "rows without a single token",
+            where=f"rows {(~valid_BT.any(1)).nonzero().flatten().tolist()}",
+            found="padding only",
+            expected="at least one token",
+            remedy=None if attention_mask is None else "attention_mask is 1 at tokens and 0 at padding",
+        )
+    return valid_BT, right_padded
 
 
-def _check_cache(config: XLMConfig, cache: XLMCache, B: int, T: int, *, right_padded: bool) -> None:
+def _check_cache(
+    config: XLMConfig, cache: XLMCache, input_ids: Tensor, *, right_padded: bool, check_values: bool
+) -> None:
+    B, T = input_ids.shape
+    if not isinstance(cache, XLMCache):
+        raise InputError(
+            "cache is not a cache",
+            where="cache",
+            found=repr(cache) if isinstance(cache, bool) else type(cache).__name__,
+            expected="an XLMCache, which forward fills, or None",
+            remedy="cache = model.new_cache(batch_size), given to each forward in turn",
+        )
     if not config.causal:
         raise InputError(
             "a bidirectional model cannot use a cache",
@@ -166,6 +296,10 @@ def _check_cache(config: XLMConfig, cache: XLMCache, B: int, T: int, *, right_pa
             expected=(config.n_layers, config.n_heads, config.head_dim),
             remedy="model.new_cache(batch_size)",
         )
+    if cache.keys.device != input_ids.device:
+        raise InputError(
+            "the cache is on another device", where="cache", found=cache.keys.device, expected=input_ids.device
+        )
     if cache.batch_size != B:
         raise InputError("the cache has another batch size", where="cache", found=cache.batch_size, expected=B)
     if not right_padded:
@@ -175,6 +309,10 @@ def _check_cache(config: XLMConfig, cache: XLMCache, B: int, T: int, *, right_pa
             found="padding left of real tokens",
             expected="each row's tokens first, then its padding",
         )
+    if cache.longest + T > cache.capacity and cache.uniform_length is None:
+        if not check_values:
+            return
+        cache.measure()
     if cache.longest + T > cache.capacity:
         raise InputError(
             "the cache is full",
@@ -185,15 +323,17 @@ def _check_cache(config: XLMConfig, cache: XLMCache, B: int, T: int, *, right_pa
         )
 
 
-def _default_positions(config: XLMConfig, T: int, cache: XLMCache | None, device: torch.device) -> Tensor:
-    if T > config.max_position_embeddings:
-        raise InputError(
-            "the input is too long",
-            where="input_ids",
-            found=f"{T} tokens",
-            expected=f"at most {config.max_position_embeddings} (the model's position embeddings)",
-            remedy="split the text, or score it in windows",
-        )
+def _default_positions(T: int, cache: XLMCache | None, valid_BT: Tensor | None, device: torch.device) -> Tensor:
+    """0, 1, … from each row's first token, or from the end of what the cache holds; padding takes no position.
+
+    Args:
+        T: Tokens of a row, padding included.
+        cache: Earlier tokens.
+        valid_BT: True at real positions; ``None`` when padding, if any, stands on the right.
+        device: Of the positions.
+    """
+    if valid_BT is not None:
+        return (valid_BT.cumsum(1) - 1).clamp_min(0)
     positions_T = torch.arange(T, device=device)
     if cache is None:
         return positions_T[None]
@@ -202,15 +342,25 @@ def _default_positions(config: XLMConfig, T: int, cache: XLMCache | None, device
     return cache.lengths[:, None] + positions_T
 
 
-def language_ids(config: XLMConfig, langs: Languages, B: int, T: int, device: torch.device) -> Tensor:
+def language_ids(
+    config: XLMConfig, langs: Languages, B: int, T: int, device: torch.device, *, check_values: bool = True
+) -> Tensor:
     """Language ids as an int64 tensor that broadcasts to (B, T).
+
+    Args:
+        config: The model's.
+        langs: Languages in any form.
+        B: Rows.
+        T: Tokens of a row.
+        device: Of the ids.
+        check_values: Whether to look at the ids of a tensor.
 
     Raises:
         InputError: A shape or type that is none of ``Languages``.
         LanguageError: A language that the model does not have.
     """
     if isinstance(langs, str | int):
-        return torch.tensor([[config.language_id(langs)]], device=device)
+        return torch.full((1, 1), config.language_id(langs), device=device)
     if not isinstance(langs, Tensor):
         if not isinstance(langs, Sequence):
             raise InputError(
@@ -219,7 +369,9 @@ def language_ids(config: XLMConfig, langs: Languages, B: int, T: int, device: to
                 found=type(langs).__name__,
                 expected="a language name or id, a list of them, or a tensor of ids",
             )
-        langs = torch.tensor([config.language_id(language) for language in langs], device=device)
+        langs = torch.tensor([config.language_id(language) for language in langs])
+        check_values = False
+    check_tensor("langs", langs, "has the wrong type", expected="a tensor of ids")
     if langs.shape == (B,):
         langs = langs[:, None]
     if tuple(langs.shape) not in ((B, T), (B, 1)):
@@ -230,7 +382,7 @@ def language_ids(config: XLMConfig, langs: Languages, B: int, T: int, device: to
             expected=f"one language for all, one for each of {B} rows, or a tensor of shape {(B, T)}",
         )
     check_whole("langs", langs)
-    if not torch.compiler.is_compiling():
-        for bound in torch.aminmax(langs):
-            config.language_id(int(bound))
-    return langs.to(device)
+    if check_values:
+        for bound in _bounds("langs", langs):
+            config.language_id(bound)
+    return onto("langs", langs, device)

@@ -7,17 +7,31 @@ continues prompts; here are those that give the model another form, on disk or i
 from __future__ import annotations
 
 from os import PathLike
+from typing import TYPE_CHECKING
 
 import torch
 
 from xlm.model.generation import GeneratingNetwork
 from xlm.model.network import XLMOutput
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 __all__ = ["XLMOutput", "XLMWithLMHeadModel"]
 
 
 class XLMWithLMHeadModel(GeneratingNetwork):
     """An XLM language model.
+
+    ``generate`` and scoring compute with the transformer and ``logits``, not through ``forward``: what is to reach them
+    too stands in another ``head`` (any module), in an overridden ``logits``, or in hooks on the parts.
+
+    Attributes:
+        config: The architecture; it cannot be changed or replaced.
+        check_inputs: Whether to check the *values* of inputs: ids, languages, positions, lengths, masks and labels. To
+            look at them waits for a GPU. With ``False``, for loops whose inputs are known to be good, nothing in a
+            forward waits, and results are the same up to the order of sums; types and shapes are checked all the same.
+            Then nobody looks where padding stands: to say it with ``lengths`` keeps the fastest kernels.
 
     Args:
         config: The architecture. Weights are drawn as the original draws them: embeddings normal with standard
@@ -34,12 +48,17 @@ class XLMWithLMHeadModel(GeneratingNetwork):
         dtype: torch.dtype | str | None = None,
         device: torch.device | str | None = None,
         causal: bool | None = None,
+        dropout: float | None = None,
+        attention_dropout: float | None = None,
         revision: str | None = None,
         cache_dir: str | PathLike[str] | None = None,
         local_files_only: bool = False,
         token: str | bool | None = None,
-    ) -> XLMWithLMHeadModel:
-        """A model with the weights of a file, in evaluation mode.
+    ) -> Self:
+        """Return a model with the weights of a file, in evaluation mode.
+
+        A subclass gets a model of its own class, made by ``cls(config)``. Weights that it adds are not in the file:
+        they begin as its ``__init__`` makes them, which a warning says.
 
         Args:
             name_or_path: A directory in the ``transformers`` layout, a checkpoint of the original (``.pth``), the name
@@ -49,6 +68,8 @@ class XLMWithLMHeadModel(GeneratingNetwork):
             device: Where the weights go; the CPU when ``None``.
             causal: Overrides what the file says. ``None``: causal, unless the file is known to have been trained
                 otherwise (the published configurations' ``causal: false`` does not count, and a warning says so).
+            dropout: Probability of dropping an activation in training, from 0 to below 1; the file's when ``None``.
+            attention_dropout: Probability of dropping an attention weight in training; likewise.
             revision: Of a model on the hub: a branch, a tag or a commit; ``main`` when ``None``.
             cache_dir: Where fetched files are kept; where ``HF_HOME`` or ``HF_HUB_CACHE`` say when ``None``.
             local_files_only: Whether to take what the cache holds and ask nobody, as ``HF_HUB_OFFLINE=1`` does.
@@ -57,12 +78,25 @@ class XLMWithLMHeadModel(GeneratingNetwork):
         Raises:
             CheckpointError: What was found is not such a model; nothing in a file is ever executed.
             HubError: It could not be fetched from the hub; one of the above.
+            ConfigError: A type or probability that cannot be, or a subclass whose ``__init__`` asks for more.
+            InputError: There is no such device, or a name that is none.
         """
         from xlm.checkpoint.hub import HubOptions
         from xlm.checkpoint.load import load_model
 
         hub = HubOptions(revision=revision, cache_dir=cache_dir, local_files_only=local_files_only, token=token)
-        return load_model(name_or_path, dtype=dtype, device=device, causal=causal, hub=hub)
+        changes = {"dropout": dropout, "attention_dropout": attention_dropout}
+        model = load_model(
+            name_or_path,
+            kind=cls,
+            dtype=dtype,
+            device=device,
+            causal=causal,
+            changes={name: value for name, value in changes.items() if value is not None},
+            hub=hub,
+        )
+        assert isinstance(model, cls)
+        return model
 
     def save_pretrained(self, directory: str | PathLike[str]) -> None:
         """Writes ``config.json`` and ``model.safetensors`` in the ``transformers`` layout.
@@ -71,7 +105,8 @@ class XLMWithLMHeadModel(GeneratingNetwork):
             directory: Made when missing; files of the same names in it are replaced, each at once or not at all.
 
         Raises:
-            WriteError: The files could not be written.
+            WriteError: The files could not be written, or ``from_pretrained`` would refuse them; nothing is written
+                then, and the message names every tensor and module at fault.
         """
         from xlm.checkpoint.save import save_model
 
@@ -83,7 +118,10 @@ class XLMWithLMHeadModel(GeneratingNetwork):
         return str(self.dtype).removeprefix("torch.")
 
     def for_inference(self, weights: str | None = None) -> XLMWithLMHeadModel:
-        """The same model with its matrices laid out for speed; for the CPU, and for nothing but inference.
+        """Return the same model with its matrices laid out for speed; for the CPU, and for nothing but inference.
+
+        Only plain layers can be packed: adapters, hooks, other layers or heads, and classes that override a method are
+        refused. Subclasses that only add methods are taken, but what comes back does not have these methods.
 
         Args:
             weights: Type the matrices are kept in: ``"float32"``, ``"bfloat16"``, ``"float16"`` or ``"int8"``;
@@ -95,7 +133,7 @@ class XLMWithLMHeadModel(GeneratingNetwork):
             not reach it, or in part.
 
         Raises:
-            InputError: An unknown type, or weights that are not on the CPU.
+            InputError: An unknown type, weights that are not on the CPU, or layers that are not plain.
         """
         from xlm.model.inference import prepare_for_inference
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from xlm._arguments import shown
 from xlm.errors import InputError
 from xlm.model.lm import XLMWithLMHeadModel
 from xlm.model.packed_linear import multiplies_bfloat16, multiplies_int8
@@ -34,19 +35,21 @@ def check_device(*, dtype: str, device: str) -> None:
     """
     try:
         kind = torch.device(device).type
-    except RuntimeError:
+    except (RuntimeError, TypeError, ValueError):
         kind = "none"
     if kind not in ("cpu", "cuda"):  # meta, say, computes nothing
         raise InputError(
-            "there is no such device", where="device", found=device, expected="cpu, or cuda where torch has it"
+            "there is no such device", where="device", found=shown(device), expected="cpu, or cuda where torch has it"
         )
+    if not isinstance(dtype, str):
+        raise InputError("no such type", where="dtype", found=shown(dtype), expected="the name of a type")
     if dtype == "int8" and kind != "cpu":
         raise InputError(
             "int8 is for the CPU", where="dtype, device", found=device, expected="cpu", remedy="the type bfloat16"
         )
 
 
-def check_presence(device: str) -> None:
+def check_presence(device: torch.device | str) -> None:
     """Refuses a device that this machine does not have.
 
     Raises:
@@ -54,7 +57,7 @@ def check_presence(device: str) -> None:
     """
     try:
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, TypeError, ValueError) as error:
         raise InputError(
             "there is no such device",
             where="device",

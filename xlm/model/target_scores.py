@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from xlm.model.head import AdaptiveHead, LinearHead
+from xlm.model.head import logit_blocks
 
 _BELOW_ALL = -1e30
 """Lower than any logit, and finite: differences of it are numbers."""
@@ -37,7 +37,7 @@ class TargetScores:
 
 
 def score_targets(
-    head: LinearHead | AdaptiveHead,
+    head: nn.Module,
     hidden_ND: Tensor,
     word_embeddings_VD: Tensor,
     targets_N: Tensor,
@@ -53,7 +53,7 @@ def score_targets(
     neither ranks nor entropies. Without gradients only: the block of logits is used again.
 
     Args:
-        head: The model's head.
+        head: The model's head, its own or another's that scores each word.
         hidden_ND: (N, D), the last layer's output at the positions before the targets; N may be 0.
         word_embeddings_VD: (V, D), the model's.
         targets_N: (N,) int64, ids from 0 to V - 1.
@@ -73,7 +73,7 @@ def score_targets(
     K = min(top, len(word_embeddings_VD))
     top_NK = torch.full((N, K), _BELOW_ALL, dtype=wide, device=device)
     top_ids_NK = torch.zeros(N, K, dtype=torch.int64, device=device)
-    for rows, first, logits_RS in head.logit_blocks(hidden_ND, word_embeddings_VD, elements=block_elements):
+    for rows, first, logits_RS in logit_blocks(head, hidden_ND, word_embeddings_VD, elements=block_elements):
         if K:
             best = logits_RS.topk(min(K, logits_RS.shape[1]))
             top_NK[rows], chosen_RK = torch.cat([top_NK[rows], best.values], 1).topk(K)
@@ -94,7 +94,7 @@ def score_targets(
     ranks_N = None
     if ranks:
         ranks_N = torch.ones(N, dtype=torch.int64, device=device)
-        for rows, first, logits_RS in head.logit_blocks(hidden_ND, word_embeddings_VD, elements=block_elements):
+        for rows, first, logits_RS in logit_blocks(head, hidden_ND, word_embeddings_VD, elements=block_elements):
             above_RS = logits_RS > target_N[rows, None]
             # A word is not above itself, even if its product were not the same the second time.
             here_R, itself_R = _at_targets(above_RS, targets_N[rows] - first)

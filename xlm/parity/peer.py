@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -26,6 +27,7 @@ from xlm.errors import DependencyError, InputError
 from xlm.model.config import XLMConfig
 from xlm.model.lm import XLMWithLMHeadModel
 from xlm.parity.report import LOGITS_BOUND, ROUNDING_FACTOR, Comparison, ParityReport, count, larger
+from xlm.tokenizer.batches import in_batches
 
 _RANDOM_ROWS, _RANDOM_LENGTH = 4, 64
 _BATCH = 16
@@ -34,7 +36,7 @@ _Forward = Callable[..., Tensor]
 
 
 def against_transformers(
-    model: str | PathLike[str], *, texts: Sequence[str] | None = None, lang: str | None = None
+    model: str | PathLike[str], *, texts: Iterable[str] | None = None, lang: str | None = None
 ) -> ParityReport:
     """Holds a model against ``transformers`` on the same files, attention causal or not as ours has it.
 
@@ -49,6 +51,7 @@ def against_transformers(
         DependencyError: ``transformers`` is not installed.
     """
     path = find_model(model)
+    texts = None if texts is None else list(itertools.chain.from_iterable(in_batches(texts)))
     if texts is not None and (not texts or lang is None or not has_tokenizer(path)):
         raise InputError(
             "there are no texts, or they cannot be tokenized",
@@ -57,24 +60,14 @@ def against_transformers(
             expected="at least one text, its language, and a model directory with a tokenizer",
             remedy="convert a .pth first: xlm convert MODEL.pth DIRECTORY --codes CODES",
         )
-    try:
-        import transformers
-    except ImportError as error:
-        raise DependencyError(
-            "transformers is not installed",
-            where="xlm parity without --reference",
-            remedy="pip install 'xlm[transformers]', or give --reference FILE",
-        ) from error
-    transformers.logging.disable_progress_bar()
+    transformers = import_transformers()
     with tempfile.TemporaryDirectory() as scratch:
         directory = path
         if not directory.is_dir():
             directory = Path(scratch) / "converted"
             convert(path, directory)
         ours = load_model(directory)
-        theirs, info = transformers.XLMWithLMHeadModel.from_pretrained(
-            directory, causal=ours.config.causal, dtype=torch.float32, output_loading_info=True
-        )
+        theirs, info = load_peer(directory, causal=ours.config.causal)
         comparisons = [
             count("weights it misses or adds", len(ours.state_dict()), sum(len(names) for names in info.values()))
         ]
@@ -87,9 +80,59 @@ def against_transformers(
             rows, difference = _tokenized(directory, texts, lang, ours.config.max_position_embeddings)
             langs = [lang] * len(rows)
             comparisons.append(difference)
-        comparisons += _both_models(ours, theirs.eval(), rows, langs)
+        comparisons += _both_models(ours, theirs, rows, langs)
     against = f"transformers {transformers.__version__}"
     return ParityReport(model=str(model), against=against, comparisons=tuple(comparisons))
+
+
+def import_transformers() -> Any:
+    """Import ``transformers`` with its progress bars off, and return it.
+
+    Raises:
+        DependencyError: ``transformers`` is not installed.
+    """
+    try:
+        import transformers
+    except ImportError as error:
+        raise DependencyError(
+            "transformers is not installed",
+            where="xlm parity without --reference",
+            remedy="pip install 'xlm[transformers]', or give --reference FILE",
+        ) from error
+    transformers.logging.disable_progress_bar()
+    return transformers
+
+
+def load_peer(
+    directory: Path, *, causal: bool = True, dtype: str = "float32", device: torch.device | str = "cpu"
+) -> tuple[Any, dict[str, Any]]:
+    """Load the model of a directory with ``transformers``, in evaluation mode.
+
+    Args:
+        directory: In the ``transformers`` layout.
+        causal: Whether a token attends to earlier tokens only, whatever the configuration says.
+        dtype: Type of the weights.
+        device: Where they go.
+
+    Returns:
+        The model, and by kind the names of the weights that are missing or unexpected.
+
+    Raises:
+        DependencyError: ``transformers`` is not installed.
+    """
+    model, info = import_transformers().XLMWithLMHeadModel.from_pretrained(
+        directory, causal=causal, dtype=getattr(torch, dtype), output_loading_info=True
+    )
+    return model.eval().to(device), info
+
+
+def encode_as_peer(theirs: Any, text: str, lang: str) -> list[int]:
+    """Return the ids that a tokenizer of ``transformers`` gives a text by the rules of its language, nothing added.
+
+    Its ``encode`` takes no language and divides every text by English rules.
+    """
+    ids: list[int] = theirs.convert_tokens_to_ids(theirs._tokenize(text, lang=lang))
+    return ids
 
 
 def _both_models(
@@ -172,8 +215,7 @@ def _tokenized(directory: Path, texts: Sequence[str], lang: str, longest: int) -
     rows, differing = [], 0
     for text in texts:
         rows.append(ours.encode(text, lang=lang))
-        expected = theirs.convert_tokens_to_ids(theirs._tokenize(text, lang=lang))
-        differing += expected != ours.encode(text, lang=lang, add_special_tokens=False)
+        differing += encode_as_peer(theirs, text, lang) != ours.encode(text, lang=lang, add_special_tokens=False)
     return [row[:longest] for row in rows], count("lines it tokenizes otherwise", len(texts), differing)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from xlm._io.files import as_path
 from xlm.checkpoint.keys import ORIGINAL
 from xlm.checkpoint.layout_weights import read_safetensors
 from xlm.checkpoint.load import load_model
@@ -38,7 +39,7 @@ def against_reference(model: str | PathLike[str], reference: str | PathLike[str]
     Raises:
         CheckpointError: The model or the reference cannot be read, or they do not belong together.
     """
-    path = Path(reference)
+    path = as_path("reference", reference)
     if path.suffix == ".json":
         comparisons: Iterator[Comparison] = _sentences(model, path)
     else:

@@ -1,12 +1,48 @@
-"""CSV records out of lines, where a stray quote costs the line that it stands in and no other."""
+"""Lines of tables, whatever ends them, and CSV records, where a stray quote costs its own line and no other."""
 
 from __future__ import annotations
 
 import csv
 from collections import deque
 from collections.abc import Iterator
+from io import StringIO
+from typing import TextIO
 
+TOO_LONG = "the row is longer than {:,} bytes"
 _LOOK_AHEAD = 1 << 20
+
+
+def table_lines(file: TextIO, *, longest: int) -> Iterator[bytes]:
+    r"""Yields the lines of a table with their ends.
+
+    The first line ends at a line feed or a carriage return, whichever comes first. Where it ends at a carriage return
+    alone, both end the lines of this file. Elsewhere only line feeds do, with or without a carriage return in front: a
+    carriage return inside a line is most often part of a text.
+
+    Args:
+        file: Decoded as Latin-1, so that a character is a byte, and opened with ``newline=""``.
+        longest: Most bytes of a line without its end; a longer one comes as empty bytes, which no line is.
+    """
+    ends: tuple[str, ...] = ("\n", "\r")
+    first = True
+    while (line := _line(file, ends, longest)) is not None:
+        if first and not line.endswith("\r"):
+            ends = ("\n",)
+        first = False
+        yield line.encode("latin-1")
+
+
+def _line(file: TextIO, ends: tuple[str, ...], longest: int) -> str | None:
+    whole = StringIO()  # a line may be many parts: as many as it has carriage returns
+    while part := file.readline(longest + len("x\r\n")):
+        if whole.tell() <= longest:
+            whole.write(part)
+        if part.endswith(ends):
+            break
+    line = whole.getvalue()
+    if not line:
+        return None
+    return line if len(line.rstrip("\r\n")) <= longest else ""
 
 
 def csv_records(lines: Iterator[bytes], *, longest: int) -> Iterator[list[str] | str]:
@@ -17,24 +53,25 @@ def csv_records(lines: Iterator[bytes], *, longest: int) -> Iterator[list[str] |
     those behind it are read again, as records of their own. Bytes that are not UTF-8 come as half surrogates.
 
     Args:
-        lines: Without their ``\n``.
-        longest: Most bytes of a line; longer ones are records of their own, and wrong.
+        lines: From ``table_lines``; those that were too long are records of their own, and wrong.
+        longest: Most bytes of a line.
     """
     # The module's own limit is of the process, and 128 KiB, which real texts exceed.
     csv.field_size_limit(max(csv.field_size_limit(), longest))
-    source = _Lines(lines, longest=longest)
+    source = _Lines(lines)
     reader = csv.reader(source, strict=True)
     while (line := source.next_line()) is not None:
-        if len(line) > longest:
+        if not line:
             source.drop()
-            yield f"the row is longer than {longest:,} bytes"
+            yield TOO_LONG.format(longest)
             continue
         try:
             record = next(reader)
         except csv.Error as error:
             source.take_back()
             reader = csv.reader(source, strict=True)
-            yield f"not CSV: {error}"
+            # What the module calls an unexpected end is where we stopped looking.
+            yield f"not CSV: {'a quote is not closed' if 'unexpected end' in str(error) else error}"
         else:
             source.taken.clear()
             yield record
@@ -47,8 +84,8 @@ class _Lines:
         taken: The lines of the record so far.
     """
 
-    def __init__(self, lines: Iterator[bytes], *, longest: int) -> None:
-        self._lines, self._longest = lines, longest
+    def __init__(self, lines: Iterator[bytes]) -> None:
+        self._lines = lines
         self._waiting: deque[bytes] = deque()
         self.taken: list[bytes] = []
         self._further = 0  # bytes of the record behind its first line
@@ -82,7 +119,7 @@ class _Lines:
             self._further = 0
         else:
             self._further += len(line)
-            if self._further > _LOOK_AHEAD or len(line) > self._longest:
+            if self._further > _LOOK_AHEAD or not line:
                 raise StopIteration  # which the reader takes for a quote that is never closed
         self.taken.append(self._waiting.popleft())
-        return line.decode("utf-8", "surrogateescape") + "\n"
+        return line.decode("utf-8", "surrogateescape")

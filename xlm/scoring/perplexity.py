@@ -14,7 +14,7 @@ from xlm.errors import InputError
 from xlm.model.lm import XLMWithLMHeadModel
 from xlm.model.modes import evaluating
 from xlm.scoring.logprobs import score_sequences
-from xlm.scoring.read_ahead import length_of, read_ahead
+from xlm.scoring.read_ahead import checked_texts, length_of, read_ahead
 from xlm.scoring.scorer import Scorer
 from xlm.scoring.stream import ArraySequence, Stream
 from xlm.scoring.windows import checked_stride
@@ -187,9 +187,7 @@ class _Counted:
     """Texts in windows, counted as they pass."""
 
     def __init__(self, texts: Iterable[str]) -> None:
-        if isinstance(texts, str):
-            raise InputError("texts is a single str", where="texts", found="a str", expected="a list of texts")
-        self._texts = texts
+        self._texts = checked_texts(texts)
         self.texts = self.characters = self.utf8_bytes = 0
 
     def windows(self) -> Iterable[list[str]]:

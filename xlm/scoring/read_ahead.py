@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TypeVar
 
+from xlm._io.fingerprints import line_of
+from xlm.errors import InputError
 from xlm.scoring.rows import Row
 from xlm.tokenizer.batches import grouped
 
@@ -27,6 +29,31 @@ def read_ahead(items: Iterable[Item], length: Callable[[Item], int], *, most: in
         most: Most items of a window; it is also full at ``READ_AHEAD_CHARACTERS``.
     """
     return grouped(items, most=most, characters=READ_AHEAD_CHARACTERS, length=length)
+
+
+def checked_texts(texts: Iterable[str]) -> Iterable[str]:
+    """Return texts, unless they are something that would be iterated over by letters or by names.
+
+    Raises:
+        InputError: They are a single str, a mapping or a data frame.
+    """
+    if isinstance(texts, str):
+        raise InputError(
+            "texts is a single str, which would be taken letter by letter",
+            where="texts",
+            found=f"a str of {len(texts)} characters",
+            expected="a list of texts, or another iterable of them",
+            remedy="put one text into a list: [text]",
+        )
+    if isinstance(texts, Mapping) or getattr(texts, "ndim", 1) != 1:
+        raise InputError(
+            "texts has keys or columns, whose names would be taken for the texts",
+            where="texts",
+            found=type(texts).__name__,
+            expected="a list of texts, or another iterable of them",
+            remedy="take the column: texts[NAME]",
+        )
+    return texts
 
 
 def length_of(text: object) -> int:
@@ -56,4 +83,4 @@ def windows(rows: Iterable[Row], *, read_at_once: int = READ_AHEAD) -> Iterator[
 
 def row_identity(row: Row) -> bytes:
     """What rows are told apart by."""
-    return f"{row.file}\t{row.number}\t{row.text}\t{row.problem}\n".encode("utf-8", "backslashreplace")
+    return line_of([row.file, row.number, row.text, row.problem])

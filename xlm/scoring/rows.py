@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-import gzip
 import io
 import json
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path, PurePath
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
-from xlm.errors import DependencyError, InputError
-from xlm.scoring.csv_records import csv_records
+from xlm.errors import DependencyError, InputError, warn_caller
+from xlm.scoring.csv_records import TOO_LONG, csv_records, table_lines
+from xlm.scoring.gzip_reader import GzipReader
 from xlm.scoring.input_files import STDIN, InputFile, LocalFile
 
 FORMATS = ("text", "jsonl", "csv", "tsv", "parquet")
 _SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
 _LONGEST_ROW = 1 << 26
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_MARKS_OF_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+_NO_ROWS = (None, "the table has no rows")
+_BUFFER = 1 << 16
+_DAMAGED = "the file is damaged from here on: "
+_DAMAGE = (EOFError, zlib.error, OSError)
+"""What a cut or damaged file or a failing disk raises on the way."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,10 +49,14 @@ class Row:
 class Corpus:
     """The rows of several files, one after the other.
 
-    A file that ends in ``.gz`` is decompressed. Text is split at line feeds only; JSON lines are one object a line;
-    CSV has a header and may quote, and a quoted cell may hold line ends (see ``csv_records``); TSV has a header, is
-    split at tabs and line ends and never quotes; Parquet needs pyarrow. All text is UTF-8; a byte order mark at the
-    start of a file is dropped. Each iteration reads the files anew, standard input only once.
+    A file that ends in ``.gz`` is decompressed. A line ends at a line feed, with or without a carriage return in front;
+    in tables also at carriage returns alone, where the header ends at one. A text with no other line ends is one row,
+    which a warning says. Text is one row a line; JSON lines are one
+    object a line; CSV has a header and may quote, and a quoted cell may hold line ends (see ``csv_records``); TSV has a
+    header, is split at tabs and never quotes; Parquet needs pyarrow. All text is UTF-8; a byte order mark at the start
+    of a file is dropped. Each iteration reads the files anew, standard input only once.
+
+    A file of no bytes has no rows. Any other has at least one: a table without rows has one that says so.
 
     Args:
         files: Paths, of which ``-`` is standard input, or files that are elsewhere.
@@ -53,7 +64,8 @@ class Corpus:
         column: Which column (or key) holds the text; ``None`` means ``text``.
 
     Raises:
-        InputError: A column of plain text, or a Parquet file on standard input or compressed.
+        InputError: A column of plain text, or a Parquet file on standard input or compressed; when rows are taken, a
+            table without that column, a header that cannot be read, or a file in UTF-16.
         DependencyError: A Parquet file, and pyarrow is not installed.
     """
 
@@ -67,7 +79,9 @@ class Corpus:
         self._files = tuple(LocalFile(file) if isinstance(file, Path) else file for file in files)
         self.damaged: list[str] = []
         """Files that end before their time, as far as they were read."""
-        self._forms = [form or _form_of(file.path) for file in self._files]
+        self.warnings: list[str] = []
+        """What was left out of files, as far as they were read."""
+        self._forms = [form or form_of(file.path) for file in self._files]
         self._column = column or "text"
         self._done = 0  # bytes, or rows of Parquet
         self._at: Any = None  # says how far the open file is read
@@ -86,6 +100,17 @@ class Corpus:
                 if file.path == STDIN or _zipped(file.path):
                     raise InputError("Parquet is read from plain files only", where=file.name)
 
+    def place(self, number: int, *, file: str | None = None) -> str:
+        """Return where a row is, for messages: its file and its number, which in a table is no number of a line.
+
+        Args:
+            number: Of the row.
+            file: Name of its file; ``None`` for the first.
+        """
+        name = self._files[0].name if file is None else file
+        lines = {"text", "jsonl"}.issuperset(self._forms)
+        return f"{_shown(name)}, {'line' if lines else 'row'} {number}"
+
     @property
     def sizes(self) -> list[tuple[str, int]]:
         """Each file's name and its bytes; 0 for standard input and for a file that is gone."""
@@ -95,28 +120,79 @@ class Corpus:
         """How far the files are read, in bytes on disk; for Parquet by its share of rows."""
         return self._done + (self._at() if self._at is not None else 0)
 
+    def check(self) -> None:
+        """Reads the beginning of each file that has a size, so that a wrong table is refused before any work.
+
+        Raises:
+            InputError: As for the corpus itself.
+        """
+        for file, kind in zip(self._files, self._forms, strict=True):
+            if not file.size():
+                continue  # a pipe: what was read would be gone
+            try:
+                next(self._texts(file, kind), None)
+            except _DAMAGE:
+                pass  # it comes again, in its place among the rows
+            finally:
+                self.close()
+                self._at = None
+
+    def texts(self, *, skip: int = 0) -> Iterator[str]:
+        """Yields the text of each row, for who cannot go on past a row that has none.
+
+        Args:
+            skip: How many rows to leave out at the start.
+
+        Raises:
+            InputError: A row has no text, or a file cannot be read to its end; after the rows before it.
+        """
+        for name, number, text, problem in islice(self._records(), skip, None):
+            if text is not None:
+                yield text
+            else:
+                raise self._error(number, problem or "", name)
+
+    def _error(self, number: int, problem: str, name: str) -> InputError:
+        if self.damaged:
+            return InputError(
+                "the file cannot be read" if number == 1 else f"the file cannot be read behind row {number - 1:,}",
+                where=_shown(name),
+                found=problem.removeprefix(_DAMAGED),
+            )
+        return InputError(
+            "a row cannot be read",
+            where=self.place(number, file=name),
+            found=problem,
+            remedy="convert the text, for example: iconv -f LATIN1 -t UTF-8" if "UTF-8" in problem else None,
+        )
+
     def close(self) -> None:
         """Closes the file that is being read, for who does not take all rows."""
         self._open.close()
 
     def __iter__(self) -> Iterator[Row]:
+        for name, number, text, problem in self._records():
+            yield Row(file=name, number=number, text=text, problem=problem)
+
+    def _records(self) -> Iterator[tuple[str, int, str | None, str | None]]:
+        """The fields of each row: for who wants the texts alone, a ``Row`` would be half of the time."""
         self.damaged.clear()
+        self.warnings.clear()
         self._done, self._at = 0, None
         for file, kind in zip(self._files, self._forms, strict=True):
             name, number, problem = file.name, 0, None
             try:
                 for number, (text, wrong) in enumerate(self._texts(file, kind), start=1):
-                    yield Row(file=name, number=number, text=text, problem=wrong)
+                    yield name, number, text, wrong
             except FileNotFoundError:
                 problem = "the file is gone"
-            except (EOFError, zlib.error, OSError) as error:
-                # What a cut or damaged file or a failing disk raises on the way.
-                problem = f"the file is damaged from here on: {error}"
+            except _DAMAGE as error:
+                problem = f"{_DAMAGED}{getattr(error, 'strerror', None) or error}"
             self._at = None
             self._done += file.size()
             if problem is not None:
                 self.damaged.append(name)
-                yield Row(file=name, number=number + 1, problem=problem)
+                yield name, number + 1, None, problem
 
     def _texts(self, file: InputFile, kind: str) -> Iterator[tuple[str | None, str | None]]:
         with ExitStack() as self._open:
@@ -126,11 +202,18 @@ class Corpus:
             opened = self._open.enter_context(file.open())
             self._at = opened.tell if file.size() else None  # a pipe has no place
             if _zipped(file.path):
-                unzipped = self._open.enter_context(gzip.GzipFile(fileobj=opened))
-                buffered = self._open.enter_context(io.BufferedReader(unzipped))
-                yield from self._parsed(buffered, kind)
-            else:
-                yield from self._parsed(opened, kind)
+                unzipped = GzipReader(
+                    cast("io.BufferedIOBase", opened),
+                    on_trailing=lambda count, offset: self._warn(
+                        f"{file.name}: {count:,} bytes at byte {offset:,}, behind the gzip data, are left out"
+                    ),
+                )
+                opened = cast("BinaryIO", self._open.enter_context(io.BufferedReader(unzipped, _BUFFER)))
+            yield from self._parsed(opened, kind, file)
+
+    def _warn(self, message: str) -> None:
+        self.warnings.append(message)
+        warn_caller(message)
 
     def _of_parquet(self, file: InputFile) -> Iterator[tuple[str | None, str | None]]:
         size, share = file.size(), 0.0
@@ -139,40 +222,71 @@ class Corpus:
             share = done / total
             yield text, problem
 
-    def _parsed(self, file: BinaryIO | io.BufferedReader, kind: str) -> Iterator[tuple[str | None, str | None]]:
-        lines = _lines(file)
-        if kind == "csv":
-            yield from _csv(lines, self._column)
-        elif kind == "tsv":
-            yield from _tsv(lines, self._column)
-        else:
-            for line in lines:
-                text, problem = _decoded(line)
-                if text is None or kind == "text":
-                    yield text, problem
-                else:
-                    yield _of_json(text, self._column)
+    def _parsed(self, file: BinaryIO, kind: str, source: InputFile) -> Iterator[tuple[str | None, str | None]]:
+        name = _shown(source.name)
+        if kind in ("csv", "tsv"):
+            # Latin-1, in which a character is a byte: what is not UTF-8 costs one row.
+            characters = io.TextIOWrapper(file, "latin-1", newline="")
+            self._open.callback(characters.detach)  # else it closes standard input
+            lines = _from_start(table_lines(characters, longest=_LONGEST_ROW), name, blank=b"\n")
+            yield from (_csv if kind == "csv" else _tsv)(lines, self._column, name)
+            return
+        count, line = 0, b""
+        for line in _from_start(_lines(file), name):
+            count += 1
+            text, problem = _decoded(line)
+            if text is None or kind == "text":
+                yield text, problem
+            else:
+                yield _of_json(text, self._column)
+        if count == 1 and b"\r" in line.rstrip(b"\r"):
+            self._warn(f"{name}: all of it is one row, for it has carriage returns and no line feed between its lines")
+
+
+def _shown(name: str) -> str:
+    return "standard input" if name == "-" else name
 
 
 def _zipped(path: PurePath) -> bool:
     return path.suffix.lower() == ".gz"
 
 
-def _form_of(path: PurePath) -> str:
+def form_of(path: PurePath) -> str:
+    """Return which of ``FORMATS`` a file is, by its name."""
     suffix = path.with_suffix("").suffix if _zipped(path) else path.suffix
     return _SUFFIXES.get(suffix.lower(), "text")
 
 
-def _lines(file: BinaryIO | io.BufferedReader) -> Iterator[bytes]:
-    r"""Yields lines without their ``\n``; of a line too long to hold, one byte more than may be held."""
-    first = True
-    while line := file.readline(_LONGEST_ROW + 2):
-        if not line.endswith(b"\n") and len(line) > _LONGEST_ROW:
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    r"""Yields lines without their ends, ``\n`` or ``\r\n``; of one too long to hold, a byte more than may be held."""
+    while line := file.readline(_LONGEST_ROW + len("\r\n")):
+        if line.endswith(b"\n"):
+            yield line[:-1].removesuffix(b"\r")
+            continue
+        if len(line) > _LONGEST_ROW:
             line = line[: _LONGEST_ROW + 1]
             while (rest := file.readline(_LONGEST_ROW)) and not rest.endswith(b"\n"):
                 pass
-        yield line.removeprefix(_BYTE_ORDER_MARK if first else b"").removesuffix(b"\n")
-        first = False
+        yield line
+
+
+def _from_start(lines: Iterator[bytes], name: str, *, blank: bytes = b"") -> Iterator[bytes]:
+    """The lines of a file, without the byte order mark in front of them.
+
+    Raises:
+        InputError: The mark is that of UTF-16, whose lines would be taken for text with a NUL beside each letter.
+    """
+    for first in lines:
+        if first.startswith(_MARKS_OF_UTF_16):
+            raise InputError(
+                "the file is not UTF-8",
+                where=name,
+                found="the byte order mark of UTF-16",
+                expected="UTF-8",
+                remedy="convert it, for example: iconv -f UTF-16 -t UTF-8",
+            )
+        yield blank if first == _BYTE_ORDER_MARK else first.removeprefix(_BYTE_ORDER_MARK)
+        yield from lines
 
 
 def _decoded(data: bytes, *, name: str = "the line") -> tuple[str | None, str | None]:
@@ -210,34 +324,73 @@ def checked_text(value: object, column: str) -> tuple[str | None, str | None]:
     return value, None
 
 
-def _csv(lines: Iterator[bytes], column: str) -> Iterator[tuple[str | None, str | None]]:
+def _csv(lines: Iterator[bytes], column: str, name: str) -> Iterator[tuple[str | None, str | None]]:
     records = csv_records(lines, longest=_LONGEST_ROW)
     header = next(records, None)
+    if header is None:
+        return
+    if isinstance(header, str):
+        raise _no_header(name, header)
+    place = _place(column, header, name)
+    empty = True
     for record in records:
-        if isinstance(header, str):
-            yield None, f"the header is not CSV: {header.removeprefix('not CSV: ')}"
-        elif isinstance(record, str):
-            yield None, record
-        else:
-            yield _cell(record, header or [], column)
+        empty = False
+        yield (None, record) if isinstance(record, str) else _cell(record, place, header)
+    if empty:
+        yield _NO_ROWS
 
 
-def _tsv(lines: Iterator[bytes], column: str) -> Iterator[tuple[str | None, str | None]]:
-    header: list[str] | None = None
+def _tsv(lines: Iterator[bytes], column: str, name: str) -> Iterator[tuple[str | None, str | None]]:
+    header: list[str] = []
+    place = None
+    empty = True
     for line in lines:
-        row = line.decode("utf-8", "surrogateescape").removesuffix("\r").split("\t")
-        if header is None:
-            header = row
-        elif len(line) > _LONGEST_ROW:
-            yield None, f"the row is longer than {_LONGEST_ROW:,} bytes"
+        row = line.decode("utf-8", "surrogateescape").rstrip("\r\n").split("\t")
+        if place is None:
+            if not line:
+                raise _no_header(name, TOO_LONG.format(_LONGEST_ROW))
+            header, place = row, _place(column, row, name)
+            continue
+        empty = False
+        if not line:
+            yield None, TOO_LONG.format(_LONGEST_ROW)
+        elif any("\r" in cell for cell in row):
+            yield None, "a carriage return stands inside the row"
         else:
-            yield _cell(row, header, column)
+            yield _cell(row, place, header)
+    if empty and place is not None:
+        yield _NO_ROWS
 
 
-def _cell(row: list[str], header: list[str], column: str) -> tuple[str | None, str | None]:
-    if column not in header:
-        return None, f"there is no column {column!r}; the file has {_listed(header)}"
-    place = header.index(column)
+def _no_header(name: str, found: str) -> InputError:
+    return InputError(
+        "the header cannot be read",
+        where=f"{name}, line 1",
+        found=found,
+        expected="the names of the columns",
+        remedy="correct that line, or name the right --input-format",
+    )
+
+
+def _place(column: str, header: Sequence[str], name: str) -> int:
+    """Where the column is among those of a header.
+
+    Raises:
+        InputError: It is not there, or more than once.
+    """
+    if header.count(column) != 1:
+        raise InputError(
+            "no such column" if column not in header else "several columns of that name",
+            where=name,
+            found=_listed(header),
+            expected=repr(column),
+            remedy="name the column that holds the text: --column NAME",
+        )
+    return header.index(column)
+
+
+def _cell(row: list[str], place: int, header: Sequence[str]) -> tuple[str | None, str | None]:
+    column = header[place]
     if place >= len(row):
         return None, f"the row ends before the column {column!r}: {len(row)} of {len(header)} columns"
     return _decoded(row[place].encode("utf-8", "surrogateescape"), name=f"the column {column!r}")
@@ -249,10 +402,9 @@ def _parquet(source: InputFile, column: str, open_files: ExitStack) -> Iterator[
         opened = open_files.enter_context(source.open_parquet())
         file = open_files.enter_context(parquet.ParquetFile(opened))
         names, total = file.schema_arrow.names, file.metadata.num_rows
-        if column not in names:
-            for _ in range(total):
-                yield total, None, f"there is no column {column!r}; the file has {_listed(names)}"
-            return
+        _place(column, names, source.name)
+        if not total:
+            yield 1, *_NO_ROWS
         for batch in file.iter_batches(batch_size=1024, columns=[column]):
             for value in batch.column(0):
                 try:

@@ -8,7 +8,7 @@ from typing import Any
 from xlm.errors import InputError
 from xlm.model.lm import XLMWithLMHeadModel
 from xlm.scoring.frames import frame_of, is_frame
-from xlm.scoring.read_ahead import length_of, read_ahead
+from xlm.scoring.read_ahead import checked_texts, length_of, read_ahead
 from xlm.scoring.scorer import Scorer
 from xlm.scoring.sentence import SentenceScore
 from xlm.tokenizer.tokenizer import XLMTokenizer
@@ -99,16 +99,8 @@ def score_stream(
 
 
 def _stream(scorer: Scorer, texts: Iterable[str]) -> Iterator[SentenceScore]:
-    if isinstance(texts, str):
-        raise InputError(
-            "texts is a single str, which would be scored letter by letter",
-            where="texts",
-            found=f"a str of {len(texts)} characters",
-            expected="a list of texts, or another iterable of them",
-            remedy="for one text: score(model, tokenizer, [text], lang=...)",
-        )
     first = 0
-    for window in read_ahead(texts, length_of):
+    for window in read_ahead(checked_texts(texts), length_of):
         for result in scorer.score_window(window, first=first):
             if isinstance(result, InputError):
                 raise result

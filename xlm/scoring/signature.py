@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 
 import torch
 
+from xlm._io.fingerprints import fingerprint
 from xlm._version import __version__
+from xlm.model.config import XLMConfig
 from xlm.model.lm import XLMWithLMHeadModel
+from xlm.tokenizer.fingerprint import tokenizer_digest
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
 _SHOWN_DIGITS = 12
+
+# Settings of training, and the language that only transformers' own generate reads.
+_WITHOUT_EFFECT = ("dropout", "attention_dropout", "embed_init_std", "lang_id")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,9 +27,9 @@ class Signature:
     Those are the sizes of batches, what is read ahead, the number of threads and the processor or GPU.
 
     Attributes:
-        model: SHA-256 of the weights as they are in memory, in hexadecimal: a ``.pth`` and the directory that was
+        model: Fingerprint of configuration and weights as they are in memory: a ``.pth`` and the directory that was
             converted from it have the same.
-        tokenizer: SHA-256 of the vocabulary, the merges and the settings of the tokenizer.
+        tokenizer: Fingerprint of the vocabulary, the merges and every setting of the tokenizer.
         preset: The tokenizer's preset.
         lang: The language, or several with ``+`` between them.
         protocol: ``sentence``, or ``stream`` with its window.
@@ -84,34 +90,21 @@ def signature(
 
 
 def model_digest(model: XLMWithLMHeadModel) -> str:
-    """SHA-256 of a model's configuration and weights, in hexadecimal; each weight by its name, shape, type and bits."""
-    digest = hashlib.sha256(repr(_architecture(model)).encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
+    """Return the fingerprint of a model: its configuration, and each weight by its name, shape, type and bits."""
+    weights = {
+        name: {
+            "shape": list(tensor.shape),
+            "dtype": str(tensor.dtype).removeprefix("torch."),
+            "sha256": hashlib.sha256(
+                tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data
+            ).hexdigest(),
+        }
+        for name, tensor in model.state_dict().items()
+    }
+    return fingerprint("model", {"config": _numbers_depend_on(model.config), "weights": weights})
 
 
-def _architecture(model: XLMWithLMHeadModel) -> tuple[object, ...]:
-    # What changes the numbers without changing a weight's name or shape.
-    c = model.config
-    return (
-        c.n_heads,
-        c.gelu_activation,
-        c.causal,
-        c.eos_token_id,  # stands between the texts of a stream
-        c.layer_norm_eps,
-        c.asm_cutoffs,
-        c.use_lang_emb,
-        sorted(c.lang2id.items()),
-    )
-
-
-def tokenizer_digest(tokenizer: XLMTokenizer) -> str:
-    """SHA-256 of what a tokenizer's ids depend on, in hexadecimal."""
-    digest = hashlib.sha256(repr(tokenizer).encode())
-    for token in tokenizer.vocabulary.tokens:
-        digest.update(token.encode("utf-8", "surrogatepass") + b"\n")
-    for pair in tokenizer.merges:
-        digest.update(" ".join(pair).encode("utf-8", "surrogatepass") + b"\n")
-    return digest.hexdigest()
+def _numbers_depend_on(config: XLMConfig) -> dict[str, object]:
+    left_out = {*_WITHOUT_EFFECT, *(() if config.asm else ("asm_cutoffs", "asm_div_value"))}
+    names = [field.name for field in fields(config) if field.name not in left_out]
+    return {name: getattr(config, name) for name in names} | {"lang2id": dict(config.lang2id)}

@@ -21,7 +21,11 @@ def in_batches(texts: Iterable[str]) -> Iterator[list[str]]:
     Raises:
         InputError: ``texts`` is a single one, or nothing that holds texts; later, something that is not a str.
     """
-    if isinstance(texts, str) or not isinstance(texts, Iterable):
+    try:
+        one = isinstance(texts, str) or not iter(texts)
+    except TypeError:  # an array without dimensions says that it is iterable
+        one = True
+    if one:
         found = "a str" if isinstance(texts, str) else type(texts).__name__
         raise InputError("A single text is no batch", where="texts", found=found, expected="a list of str")
     # no look at each text of a list: a third of the time

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from xlm.tokenizer.batches import in_batches
 from xlm.tokenizer.parallel import in_order
-from xlm.tokenizer.settings import TokenizerSettings
+from xlm.tokenizer.settings import TokenizerSettings, check_flag
 
 if TYPE_CHECKING:
     from xlm.tokenizer.rows import Rows
@@ -51,6 +51,7 @@ class CorpusEncoder(TokenizerSettings):
         Raises:
             XLMError: As for ``encode_batch``; what a text causes, after the results of those before it.
         """
+        check_flag("add_special_tokens", add_special_tokens)
         encode = partial(self._encode_each, lang=lang, add_special_tokens=add_special_tokens)
         listed = self._pipeline.lists_of_ids  # here and not in the workers: arrays are quick to hand over
         return chain.from_iterable(map(listed, in_order(encode, in_batches(texts), workers=workers)))

@@ -8,7 +8,8 @@ from typing import SupportsIndex, overload
 from xlm.errors import InputError
 from xlm.tokenizer.detokenizer import detokenized
 from xlm.tokenizer.ids import Ids, checked_ids
-from xlm.tokenizer.settings import TokenizerSettings
+from xlm.tokenizer.settings import TokenizerSettings, check_flag
+from xlm.tokenizer.text_files import shown
 from xlm.tokenizer.vocabulary import END_OF_WORD
 
 
@@ -36,6 +37,7 @@ class Decoder(TokenizerSettings):
             InputError: Something that is not an id of the vocabulary.
             LanguageError: The model does not have the language.
         """
+        check_flag("detokenize", detokenize)
         if lang is not None:
             self._check_language(lang)
         tokens = self.convert_ids_to_tokens(token_ids, skip_special_tokens)
@@ -56,12 +58,7 @@ class Decoder(TokenizerSettings):
         """
         if isinstance(tokens, str):
             return self.vocabulary.ids.get(tokens, self.unk_token_id)
-        ids = []
-        for token in tokens:
-            if not isinstance(token, str):
-                raise InputError("A token is not a str", where="tokens", found=repr(token), expected="str")
-            ids.append(self.vocabulary.ids.get(token, self.unk_token_id))
-        return ids
+        return [self.vocabulary.ids.get(token, self.unk_token_id) for token in _checked_tokens(tokens)]
 
     @overload
     def convert_ids_to_tokens(self, ids: int, skip_special_tokens: bool = False) -> str: ...
@@ -82,6 +79,7 @@ class Decoder(TokenizerSettings):
             InputError: Something that is not an id of the vocabulary (transformers gives ``<unk>``).
         """
         tokens = self.vocabulary.tokens
+        check_flag("skip_special_tokens", skip_special_tokens)
         checked = checked_ids(ids, vocab_size=len(tokens))
         if isinstance(checked, int):
             return tokens[checked]
@@ -89,5 +87,22 @@ class Decoder(TokenizerSettings):
         return [tokens[index] for index in checked if index not in left_out]
 
     def convert_tokens_to_string(self, tokens: Iterable[str]) -> str:
-        """Returns the text that tokens stand for, its words separated by one space."""
-        return "".join(tokens).replace(END_OF_WORD, " ").strip()
+        """Returns the text that tokens stand for, its words separated by one space.
+
+        Raises:
+            InputError: Something that is not a str.
+        """
+        return "".join(_checked_tokens(tokens)).replace(END_OF_WORD, " ").strip()
+
+
+def _checked_tokens(tokens: Iterable[str]) -> list[str]:
+    try:
+        checked = [*iter(tokens)]
+    except TypeError as error:
+        raise InputError(
+            "these are not tokens", where="tokens", found=type(tokens).__name__, expected="a list of str"
+        ) from error
+    for token in checked:
+        if not isinstance(token, str):
+            raise InputError("A token is not a str", where="tokens", found=shown(token), expected="str")
+    return checked

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from xlm.errors import InputError
-from xlm.tokenizer.encoding import PADDINGS, TRUNCATIONS, Encoding, collate, truncate
+from xlm.tokenizer.encoding import MOST_PADDED, Encoding, check_form, collate, truncate, truncation_for
 from xlm.tokenizer.rules import Span
-from xlm.tokenizer.settings import TokenizerSettings
+from xlm.tokenizer.settings import TokenizerSettings, check_flag
 from xlm.tokenizer.spans import word_numbers
+from xlm.tokenizer.text_files import shown
 
 
 class Encoder(TokenizerSettings):
@@ -39,7 +40,7 @@ class Encoder(TokenizerSettings):
         *,
         lang: str | None = None,
         add_special_tokens: bool = True,
-        truncation: bool | str = False,
+        truncation: bool | str | None = None,
         max_length: int | None = None,
     ) -> list[int]:
         """Returns the ids of a text: ``bos_token``, its pieces, ``sep_token``.
@@ -50,7 +51,8 @@ class Encoder(TokenizerSettings):
             lang: As for ``tokenize``, for both.
             add_special_tokens: Whether to put ``bos_token`` before and ``sep_token`` after.
             truncation: Whether to cut off what goes beyond ``max_length``: True or ``"longest_first"`` from the
-                longer of two texts first, ``"only_first"`` or ``"only_second"`` from one of them.
+                longer of two texts first, ``"only_first"`` or ``"only_second"`` from one of them, False nothing. None
+                means ``"longest_first"``, with a warning, where ``max_length`` is given, else False.
             max_length: How many ids there may be, special tokens included, which stay even where there is no room for
                 them; None for ``model_max_length``.
 
@@ -59,18 +61,14 @@ class Encoder(TokenizerSettings):
             LanguageError: The model does not have the language, or it is missing.
             DependencyError: The library that divides the language into words is not installed.
         """
+        check_flag("add_special_tokens", add_special_tokens)
+        longest = self._longest(max_length)
+        truncation = truncation_for(truncation, max_length=max_length)
         ids = self._pipeline_for(text, lang).ids(text, lang)
         pair = None if text_pair is None else self._pipeline_for(text_pair, lang).ids(text_pair, lang)
-        if truncation is not False:
-            if truncation not in TRUNCATIONS:
-                raise InputError(
-                    "Unknown truncation",
-                    where="truncation",
-                    found=repr(truncation),
-                    expected=" or ".join(map(repr, TRUNCATIONS)),
-                )
+        if truncation:
             added = 0 if not add_special_tokens else 2 if pair is None else 3
-            ids, pair = truncate(ids, pair, longest=self._longest(max_length) - added, truncation=truncation)
+            ids, pair = truncate(ids, pair, longest=longest - added, truncation=truncation)
         if not add_special_tokens:
             return ids if pair is None else ids + pair
         first = [self.bos_token_id, *ids, self.sep_token_id]
@@ -83,7 +81,7 @@ class Encoder(TokenizerSettings):
             raise InputError(
                 "The longest length is wrong",
                 where="max_length",
-                found=repr(max_length),
+                found=shown(max_length),
                 expected="a number of ids above 0, or None for model_max_length",
             )
         return max_length
@@ -96,7 +94,7 @@ class Encoder(TokenizerSettings):
         lang: str | None = None,
         add_special_tokens: bool = True,
         padding: bool | str = False,
-        truncation: bool | str = False,
+        truncation: bool | str | None = None,
         max_length: int | None = None,
         return_tensors: str | None = None,
         return_offsets: bool = False,
@@ -109,7 +107,7 @@ class Encoder(TokenizerSettings):
             lang: As for ``tokenize``, for all of them.
             add_special_tokens: As for ``encode``.
             padding: True or ``"longest"`` to pad on the right to the longest text, ``"max_length"`` to ``max_length``.
-            truncation: As for ``encode``.
+            truncation: As for ``encode``; None means False where there is padding.
             max_length: As for ``encode``.
             return_tensors: ``"pt"`` or ``"np"`` for int64 (B, T), B being 1 for a single text; None for lists.
             return_offsets: Whether to return ``offsets`` too, for each token the span of the raw text it came from
@@ -136,7 +134,20 @@ class Encoder(TokenizerSettings):
                 found=f"{len(pairs)} texts" if is_list else f"a {type(pairs).__name__}",
                 expected=f"{len(texts)} texts",
             )
-        if return_offsets and (text_pair is not None or truncation is not False):
+        check_flag("return_offsets", return_offsets)
+        check_form(padding, return_tensors)
+        longest = self._longest(max_length)
+        if padding == "max_length" and longest > MOST_PADDED:
+            if max_length is not None:
+                raise InputError(
+                    "texts cannot be padded to this length",
+                    where="max_length",
+                    found=max_length,
+                    expected=f"at most {MOST_PADDED:,}",
+                )
+            padding = False  # as transformers takes its own value for no limit
+        truncation = truncation_for(truncation, max_length=max_length, padding=padding)
+        if return_offsets and (text_pair is not None or truncation):
             raise InputError(
                 "Offsets go with single texts that are not truncated",
                 where="return_offsets",
@@ -157,8 +168,8 @@ class Encoder(TokenizerSettings):
             rows,
             pad_id=self.pad_token_id,
             # transformers pads a text without any ids only among others
-            padding=padding if any(rows) or texts is text else padding not in PADDINGS and padding,
-            longest=self._longest(max_length),
+            padding=padding if any(rows) or texts is text else False,
+            longest=longest,
             return_tensors=return_tensors,
         )
         if return_offsets:

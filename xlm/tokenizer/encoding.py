@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from xlm.errors import InputError
+from xlm.errors import InputError, warn_caller
+from xlm.tokenizer.text_files import shown
 
 
 class Encoding(dict[str, Any]):
@@ -28,8 +29,72 @@ class Encoding(dict[str, Any]):
 PADDINGS = (True, False, "longest", "max_length")
 """Ways of padding; True is ``"longest"``."""
 
-TRUNCATIONS = (True, False, "longest_first", "only_first", "only_second")
-"""Ways of cutting texts that are too long; True is ``"longest_first"``."""
+MOST_PADDED = 1 << 24
+"""The longest length that texts can be padded to."""
+
+TRUNCATIONS = (True, False, None, "longest_first", "only_first", "only_second")
+"""Ways of cutting texts that are too long; True is ``"longest_first"``, None cuts to a ``max_length`` that is given."""
+
+
+def check_form(padding: bool | str, return_tensors: str | None) -> None:
+    """Check how the rows of a call are to be put together.
+
+    Args:
+        padding: To be one of ``PADDINGS``.
+        return_tensors: To be ``"pt"`` for torch, ``"np"`` for numpy, None for lists.
+
+    Raises:
+        InputError: One of them is something else.
+    """
+    if not isinstance(padding, (bool, str)) or padding not in PADDINGS:
+        raise InputError(
+            "Unknown padding",
+            where="padding",
+            found=shown(padding),
+            expected="True, False, 'longest' or 'max_length'",
+        )
+    if not isinstance(return_tensors, (str, type(None))) or return_tensors not in (None, "pt", "np"):
+        raise InputError(
+            "Unknown kind of tensors",
+            where="return_tensors",
+            found=shown(return_tensors),
+            expected="'pt', 'np' or None",
+        )
+
+
+def truncation_for(truncation: bool | str | None, *, max_length: int | None, padding: bool | str = False) -> bool | str:
+    """Return how to cut texts, as transformers takes what it was told; warns where that may not be what was meant.
+
+    Args:
+        truncation: One of ``TRUNCATIONS``.
+        max_length: The number of ids that was asked for, if one was.
+        padding: One of ``PADDINGS``.
+
+    Returns:
+        One of ``TRUNCATIONS``, but for None.
+
+    Raises:
+        InputError: ``truncation`` is none of ``TRUNCATIONS``.
+    """
+    if not isinstance(truncation, (bool, str, type(None))) or truncation not in TRUNCATIONS:
+        raise InputError(
+            "Unknown truncation",
+            where="truncation",
+            found=shown(truncation),
+            expected=" or ".join(map(repr, TRUNCATIONS)),
+        )
+    if truncation is None and max_length is not None and padding is False:
+        warn_caller(
+            f"max_length={max_length} without truncation cuts the text to {max_length} ids, as transformers does; "
+            "say so with truncation=True, or leave it whole with truncation=False"
+        )
+        return "longest_first"
+    if not truncation and max_length is not None and padding in (True, "longest"):
+        warn_caller(
+            "`max_length` is ignored where there is padding to the longest text and no truncation; "
+            "give truncation=True or padding='max_length'"
+        )
+    return truncation or False
 
 
 def truncate(
@@ -41,7 +106,7 @@ def truncate(
         ids: Of the first text.
         pair: Of the second, if there is one.
         longest: How many there may be.
-        truncation: One of ``TRUNCATIONS``. ``"longest_first"`` cuts the longer of two texts to the length of the
+        truncation: What ``truncation_for`` gave. ``"longest_first"`` cuts the longer of two texts to the length of the
             other, then both by half of what remains.
     """
     surplus = len(ids) + len(pair or ()) - longest
@@ -73,19 +138,8 @@ def collate(
         return_tensors: ``"pt"`` for torch, ``"np"`` for numpy, None for lists.
 
     Raises:
-        InputError: A value that is not one of these, no rows, or tensors asked for from rows of different lengths.
+        InputError: No rows, or tensors asked for from rows of different lengths.
     """
-    if padding not in PADDINGS:
-        raise InputError(
-            "Unknown padding",
-            where="padding",
-            found=repr(padding),
-            expected="True, False, 'longest' or 'max_length'",
-        )
-    if return_tensors not in (None, "pt", "np"):
-        raise InputError(
-            "Unknown kind of tensors", where="return_tensors", found=repr(return_tensors), expected="'pt', 'np' or None"
-        )
     if not rows:
         raise InputError("There are no texts to encode", where="text", found="an empty list")
     mask = [[1] * len(row) for row in rows]

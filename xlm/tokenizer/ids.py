@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any, SupportsIndex
 
 from xlm.errors import InputError
+from xlm.tokenizer.text_files import shown
 
 Ids = int | Iterable[SupportsIndex]
 """One id, or a sequence, array or tensor (T,) of them."""
@@ -33,6 +34,6 @@ def _checked(value: object, vocab_size: int) -> int:
     raise InputError(
         "This is not an id of the vocabulary",
         where="ids",
-        found=repr(value),
+        found=shown(value),
         expected=f"an integer from 0 to {vocab_size - 1}",
     )

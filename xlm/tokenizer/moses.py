@@ -41,13 +41,16 @@ class Moses:
         self._perl = perl = dialect == "perl"
         classes = classes_of(dialect, language)
         self.classes = classes
-        self._normalization = (
+        self._normalization_of_punctuation = (
             *replace_unicode_punctuation(perl=perl),
             *normalize_punctuation(language, perl=perl),
+        )
+        self._normalization_of_characters = (
             *remove_non_printing_char(perl=perl),
             # a step of transformers, which takes it from the pipeline of the English-Romanian model
             *(romanian() if language == "ro" and not perl else ()),
         )
+        self._normalization = (*self._normalization_of_punctuation, *self._normalization_of_characters)
         self._normalization_of_ascii = tuple(rule for rule in self._normalization if rule.acts_on_ascii)
         self._prefixes = prefixes_of(language, perl=perl)
         self._tokenization = tuple(self._tokenizer_rules())
@@ -64,14 +67,16 @@ class Moses:
 
     def normalize(self, text: str) -> str:
         """Returns a text as it is before it is divided into words; transformers does that alone for Thai and others."""
-        return apply(self._normalization, text).strip()
+        # sacremoses strips the text here, so that a space beside a character that is then removed stays.
+        return apply(self._normalization_of_characters, apply(self._normalization_of_punctuation, text).strip())
 
     def normalize_aligned(self, source: AlignedText) -> AlignedText:
         """Returns the same with the spans of raw text that its characters came from."""
-        result = apply_aligned(self._normalization, source)
+        result = apply_aligned(self._normalization_of_punctuation, source)
         start = len(result.text) - len(result.text.lstrip())
         end = len(result.text.rstrip())
-        return AlignedText(result.text[start:end], result.spans[start:end])
+        stripped = AlignedText(result.text[start:end], result.spans[start:end])
+        return apply_aligned(self._normalization_of_characters, stripped)
 
     def aligned_words(self, source: AlignedText) -> list[AlignedText]:
         """Returns the words of a text with the spans of raw text that their characters came from."""

@@ -11,6 +11,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
+from xlm._arguments import shown
 from xlm.errors import InputError, XLMError
 
 Batch = TypeVar("Batch")
@@ -18,6 +19,8 @@ Result = TypeVar("Result")
 
 _AHEAD = 3
 """Batches a worker that are read before the first of them is done."""
+
+_MOST_WORKERS = 1024
 
 _work: Callable[[Any], Any] | None = None
 """What a worker process does; set once, when it starts."""
@@ -32,12 +35,15 @@ def in_order(work: Callable[[Batch], Result], batches: Iterable[Batch], *, worke
         workers: How many processes work; with 1 it is this one.
 
     Raises:
-        InputError: No number of workers above 0.
+        InputError: No number of workers above 0, or more than any machine should start.
         XLMError: A worker process ended before its work; while results are taken.
     """
-    if type(workers) is not int or workers < 1:
+    if type(workers) is not int or not 1 <= workers <= _MOST_WORKERS:
         raise InputError(
-            "The number of workers is wrong", where="workers", found=repr(workers), expected="a whole number above 0"
+            "The number of workers is wrong",
+            where="workers",
+            found=shown(workers),
+            expected=f"a whole number from 1 to {_MOST_WORKERS:,}",
         )
     return map(work, batches) if workers == 1 else _in_processes(work, batches, workers)
 

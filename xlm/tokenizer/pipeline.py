@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from xlm.errors import LanguageError
 from xlm.tokenizer import dividers
+from xlm.tokenizer.added_tokens import AddedTokens
 from xlm.tokenizer.batch_segmenter import BatchSegmenter
 from xlm.tokenizer.batch_words import BatchWords
 from xlm.tokenizer.bpe import BPE
@@ -43,8 +44,7 @@ class Pipeline:
         ids: The id of each piece.
         fold_words: Whether words are put into lower case without accents.
         unk_id: The id of a piece that is not among ``ids``.
-        special: Finds the special tokens that count where a text's language is not given.
-        special_starts: The first characters of these.
+        added: The tokens that are recognised where a text's language is not given.
     """
 
     def __init__(
@@ -55,16 +55,14 @@ class Pipeline:
         *,
         fold_words: bool,
         unk_id: int,
-        special: re.Pattern[str],
-        special_starts: frozenset[str],
+        added: AddedTokens,
     ) -> None:
         self._preset = preset
         self._bpe = bpe
         self._ids = ids
         self._fold_words = fold_words
         self._unk_id = unk_id
-        self._special = special
-        self._special_starts = special_starts
+        self._added = added
         self._id_objects: Array | None = None
         self._segmenters: dict[tuple[str, str], Callable[[str], list[Any]]] = {}
         self._words_at_once: dict[str, BatchWords[Any]] = {}
@@ -131,11 +129,9 @@ class Pipeline:
             return segmenter.of_texts(texts)
         lowers = self._preset.lowers_first and self._fold_words
         seen = [self._lowered(text) for text in texts] if lowers else texts
-        everything = "\n".join(seen)
-        # The first characters are quickly found not to be there.
-        if not any(first in everything for first in self._special_starts) or not self._special.search(everything):
+        if not self._added.stand_in("\n".join(seen)):
             return segmenter.of_texts(seen)
-        is_special = [self._special.search(text) is not None for text in seen]
+        is_special = [*map(self._added.stand_in, seen)]
         plain = segmenter.of_texts([text for text, special in zip(seen, is_special, strict=True) if not special])
         rows = iter(plain.lists())
         return Rows.of(
@@ -158,15 +154,17 @@ class Pipeline:
         source = AlignedText.of(text)
         if self._preset.lowers_first and self._fold_words:
             source = self._lowered_aligned(source)
+        if not self._added.stand_in(source.text):
+            return self._with_order(text, self._aligned_pieces(rules, source))
         found: list[tuple[str, Span]] = []
         place = 0
-        for i, part in enumerate(self._special.split(source.text)):
-            end = place + len(part)
-            if i % 2:
-                found.append((part, source.span(place, end)))
-            elif part:
-                found += self._aligned_pieces(rules, AlignedText(part, source.spans[place:end]))
-            place = end
+        for part, is_token in self._added.split(source.text):
+            spans: list[Span] = []
+            for character in part:  # only spaces are left out between them
+                place = source.text.index(character, place) + 1
+                spans.append(source.spans[place - 1])
+            aligned = AlignedText(part, spans)
+            found += [(part, aligned.span(0, len(part)))] if is_token else self._aligned_pieces(rules, aligned)
         return self._with_order(text, found)
 
     @staticmethod
@@ -197,7 +195,7 @@ class Pipeline:
     def _lowered_aligned(self, source: AlignedText) -> AlignedText:
         pieces: list[Piece] = []
         place = 0
-        for i, part in enumerate(self._special.split(source.text)):
+        for i, part in enumerate(self._added.between_tokens(source.text)):
             if i % 2:
                 pieces.append((part, place, place + len(part)))
             else:
@@ -211,19 +209,16 @@ class Pipeline:
             return segmenter(text)
         if self._preset.lowers_first and self._fold_words:
             text = self._lowered(text)
-        if self._special.search(text) is None:
+        if not self._added.stand_in(text):
             return segmenter(text) if text else []
         result: list[Any] = []
-        for i, part in enumerate(self._special.split(text)):
-            if i % 2:  # what the pattern matched stands between what it did not
-                result.append(of_token(part))
-            elif part:
-                result += segmenter(part)
+        for part, is_token in self._added.split(text):
+            result += [of_token(part)] if is_token else segmenter(part)
         return result
 
     def _lowered(self, text: str) -> str:
         """Returns a text in lower case, letter by letter as transformers 4 does it, but for its special tokens."""
-        parts = self._special.split(text)
+        parts = self._added.between_tokens(text)
         parts[::2] = [
             part.lower() if part.isascii() else "".join(character.lower() for character in part) for part in parts[::2]
         ]

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
-import re
-from collections.abc import Mapping
-from dataclasses import KW_ONLY, dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import KW_ONLY, dataclass, field, fields
+from itertools import chain
 from typing import Any
 
 from xlm.errors import InputError, LanguageError, VocabularyError
+from xlm.tokenizer.added_tokens import AddedToken, AddedTokens
 from xlm.tokenizer.bpe import BPE
 from xlm.tokenizer.merges import Merges
 from xlm.tokenizer.pipeline import Pipeline
 from xlm.tokenizer.presets import PRESETS
+from xlm.tokenizer.text_files import shown
 from xlm.tokenizer.vocabulary import SPECIAL_TOKENS, Vocabulary
 
 SPECIAL_TOKEN_NAMES = ("bos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -37,6 +39,7 @@ class TokenizerSettings:
     unk_token: str = "<unk>"
     mask_token: str = "<special1>"
     additional_special_tokens: tuple[str, ...] = SPECIAL_TOKENS[4:]
+    added_tokens: tuple[AddedToken, ...] = ()  # given, each may be a str too
     model_max_length: int = 512
 
     bos_token_id: int = field(init=False, compare=False)
@@ -47,7 +50,7 @@ class TokenizerSettings:
     mask_token_id: int = field(init=False, compare=False)
     _pipeline: Pipeline = field(init=False, compare=False)
     _other: dict[str, Pipeline] = field(init=False, compare=False, default_factory=dict)
-    _special: re.Pattern[str] = field(init=False, compare=False)
+    _added: AddedTokens = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
         preset = PRESETS.get(self.preset) if isinstance(self.preset, str) else None
@@ -68,9 +71,14 @@ class TokenizerSettings:
             self._id_of_special("additional_special_tokens", token)
         for name, value in derived.items():
             object.__setattr__(self, name, value)
-        # The longest first: one may begin with another.
-        longest_first = sorted(self.all_special_tokens, key=len, reverse=True)
-        object.__setattr__(self, "_special", re.compile(f"({'|'.join(map(re.escape, longest_first))})"))
+        object.__setattr__(self, "added_tokens", self._checked_added_tokens())
+        plain = {token: AddedToken(content=token, special=True, normalized=False) for token in self.all_special_tokens}
+        found_first = [token.content for token in self.added_tokens if token.normalized and not token.special]
+        object.__setattr__(
+            self,
+            "_added",
+            AddedTokens(plain | {token.content: token for token in self.added_tokens}, [*plain, *found_first]),
+        )
         object.__setattr__(self, "_pipeline", self._make_pipeline(self.preset))
 
     def _make_pipeline(self, preset: str) -> Pipeline:
@@ -80,24 +88,44 @@ class TokenizerSettings:
             self.vocabulary.ids,
             fold_words=self.do_lowercase_and_remove_accent,
             unk_id=self.unk_token_id,
-            special=self._special,
-            special_starts=frozenset(token[:1] for token in self.all_special_tokens),
+            added=self._added,
         )
+
+    def _checked_added_tokens(self) -> tuple[AddedToken, ...]:
+        """Return the added tokens in the order of their ids, without those that are special anyway."""
+        given: tuple[Any, ...] = self.added_tokens
+        tokens = [AddedToken(content=token) if isinstance(token, str) else token for token in given]
+        contents = [token.content if isinstance(token, AddedToken) else None for token in tokens]
+        if not all(isinstance(content, str) and content for content in contents) or len(set(contents)) < len(tokens):
+            raise InputError(
+                "A setting of the tokenizer is wrong",
+                where="added_tokens",
+                found=shown(self.added_tokens),
+                expected="different tokens, each a str or an AddedToken",
+            )
+        ids = {token.content: self._id_of_special("added_tokens", token.content) for token in tokens}
+        special = set(self.all_special_tokens)
+        kept = [token for token in tokens if token.has_options or token.content not in special]
+        return tuple(sorted(kept, key=lambda token: ids[token.content]))
 
     def _check_settings(self) -> None:
         def check(name: str, holds: bool, expected: str) -> None:
             if not holds:
-                found = repr(getattr(self, name))
+                found = shown(getattr(self, name))
                 raise InputError("A setting of the tokenizer is wrong", where=name, found=found, expected=expected)
 
-        check("preset", self.preset in [*PRESETS], " or ".join(map(repr, PRESETS)))
+        check("vocabulary", isinstance(self.vocabulary, Vocabulary), "a Vocabulary")
+        check("merges", _are_merges(self.merges), "a list of pairs of str, each a tuple")
+        check("preset", isinstance(self.preset, str) and self.preset in PRESETS, " or ".join(map(repr, PRESETS)))
         without = self.preset_without_lang
         free = [name for name, preset in PRESETS.items() if not preset.lang_required]
-        check("preset_without_lang", without is None or without in free, " or ".join(map(repr, [None, *free])))
+        without_holds = without is None or (isinstance(without, str) and without in free)
+        check("preset_without_lang", without_holds, " or ".join(map(repr, [None, *free])))
         check("do_lowercase_and_remove_accent", isinstance(self.do_lowercase_and_remove_accent, bool), "true or false")
         length = self.model_max_length
         check("model_max_length", type(length) is int and length > 0, "a number of tokens above 0")
-        check("additional_special_tokens", isinstance(self.additional_special_tokens, (list, tuple)), "a list")
+        for name in ("additional_special_tokens", "added_tokens"):
+            check(name, isinstance(getattr(self, name), (list, tuple)), "a list")
         ids = self.lang2id
         check(
             "lang2id",
@@ -111,7 +139,7 @@ class TokenizerSettings:
             raise VocabularyError(
                 "A special token is not in the vocabulary",
                 where=where,
-                found=repr(token),
+                found=shown(token),
                 expected="a token of the vocabulary; adding tokens to a model is not supported",
             )
         return index
@@ -148,13 +176,13 @@ class TokenizerSettings:
 
     def _check_language(self, lang: str) -> None:
         if not isinstance(lang, str):
-            raise InputError("The language is not a str", where="lang", found=repr(lang), expected="such as 'en'")
+            raise InputError("The language is not a str", where="lang", found=shown(lang), expected="such as 'en'")
         # transformers only logs an error, and goes on with English or general rules.
         if self.lang2id and lang not in self.lang2id:
             raise LanguageError(
                 "The model does not have this language",
                 where="lang",
-                found=repr(lang),
+                found=shown(lang),
                 expected=" or ".join(map(repr, self.lang2id)),
             )
 
@@ -176,6 +204,16 @@ class TokenizerSettings:
         return dict(self.vocabulary.ids)
 
     @property
+    def eos_token(self) -> str:
+        """``</s>``, which ends every sentence; ``XLMTokenizer`` of transformers gives it no such name."""
+        return SPECIAL_TOKENS[self.eos_token_id]
+
+    @property
+    def eos_token_id(self) -> int:
+        """The id of ``</s>``."""
+        return 1
+
+    @property
     def all_special_tokens(self) -> list[str]:
         """The special tokens, each once, in the order of transformers."""
         named = (getattr(self, name) for name in SPECIAL_TOKEN_NAMES)
@@ -185,6 +223,28 @@ class TokenizerSettings:
     def all_special_ids(self) -> list[int]:
         """The ids of ``all_special_tokens``."""
         return [self.vocabulary.ids[token] for token in self.all_special_tokens]
+
+
+def check_names(settings: Collection[str]) -> None:
+    """Raise an ``InputError`` unless these are names of settings."""
+    known = [field.name for field in fields(TokenizerSettings) if field.init and field.kw_only]
+    if unknown := sorted({*settings}.difference(known)):
+        raise InputError("Unknown settings of the tokenizer", where=", ".join(unknown), expected=", ".join(known))
+
+
+def check_flag(name: str, value: object) -> None:
+    """Raise an ``InputError`` unless an argument is True or False."""
+    if not isinstance(value, bool):
+        raise InputError("this is not a flag", where=name, found=shown(value), expected="True or False")
+
+
+def _are_merges(merges: object) -> bool:
+    return (
+        isinstance(merges, (list, tuple))
+        and {*map(type, merges)} <= {tuple}
+        and {*map(len, merges)} <= {2}
+        and {*map(type, chain.from_iterable(merges))} <= {str}
+    )
 
 
 def _are_language_ids(ids: Mapping[Any, Any]) -> bool:

@@ -9,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from xlm._io.files import read_regular
 from xlm.errors import VocabularyError
 
 AGAIN = "fetch the file again, or write it again from its source"
@@ -22,15 +23,9 @@ def read_text(path: Path) -> str:
     """Returns the text of a UTF-8 file.
 
     Raises:
-        VocabularyError: The file is missing, a directory, unreadable, empty, not UTF-8, or has a byte order mark.
+        VocabularyError: The file is not regular, unreadable, too large, empty, not UTF-8, or has a byte order mark.
     """
-    try:
-        data = path.read_bytes()
-    except (OSError, ValueError) as error:
-        found = "a directory" if path.is_dir() else getattr(error, "strerror", None) or error
-        raise VocabularyError(
-            "The file could not be read", where=path, found=found, expected="a text file", remedy="check the path"
-        ) from error
+    data = read_regular(path, error=VocabularyError)
     if data.startswith(codecs.BOM_UTF8):
         raise VocabularyError(
             "The file begins with a byte order mark",
@@ -59,7 +54,7 @@ def read_lines(path: Path) -> list[str]:
     A ``\r`` before the ``\n`` is dropped: no word of these files ends in one, but git on Windows adds them.
 
     Raises:
-        VocabularyError: The file is missing, a directory, unreadable, empty or not UTF-8.
+        VocabularyError: As for ``read_text``.
     """
     lines = read_text(path).split("\n")
     if not lines[-1]:
@@ -141,9 +136,9 @@ def count_of(text: str, *, where: str, remedy: str) -> int:
     return int(text)
 
 
-def shown(text: str) -> str:
-    """Returns a text from a file as errors quote it: its beginning, where it is long."""
-    return shortened(repr(text))
+def shown(value: object) -> str:
+    """Return a text from a file, or an argument, as errors quote it: its beginning, where it is long."""
+    return shortened(repr(value))
 
 
 def shortened(value: object) -> str:

@@ -9,15 +9,18 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
+from xlm._io.files import as_path
 from xlm.tokenizer.corpus_encoder import CorpusEncoder
 from xlm.tokenizer.decoder import Decoder
 from xlm.tokenizer.encoder import Encoder
 from xlm.tokenizer.merges import check_merges, read_codes
-from xlm.tokenizer.settings import SPECIAL_TOKEN_NAMES
+from xlm.tokenizer.settings import SPECIAL_TOKEN_NAMES, check_names
 from xlm.tokenizer.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["SPECIAL_TOKEN_NAMES", "XLMTokenizer"]
 
@@ -46,6 +49,8 @@ class XLMTokenizer(Encoder, CorpusEncoder, Decoder):
         unk_token: Stands for a piece that is not in the vocabulary.
         mask_token: For masked language models; nothing here uses it.
         additional_special_tokens: Further tokens that are recognised in a text as they stand.
+        added_tokens: Tokens of the vocabulary that are recognised in a text as they stand without being special, or
+            with options; each a str or an ``AddedToken`` (``xlm.tokenizer.added_tokens``).
         model_max_length: How many tokens the model takes; texts are cut to it only where ``truncation`` asks for it.
 
     Raises:
@@ -65,7 +70,7 @@ class XLMTokenizer(Encoder, CorpusEncoder, Decoder):
         local_files_only: bool = False,
         token: str | bool | None = None,
         **settings: Any,
-    ) -> XLMTokenizer:
+    ) -> Self:
         """Returns the tokenizer of a model directory, of a checkpoint of the original, or of a name.
 
         Args:
@@ -90,7 +95,8 @@ class XLMTokenizer(Encoder, CorpusEncoder, Decoder):
         from xlm.checkpoint.tokenizer_files import load_tokenizer
 
         hub = HubOptions(revision=revision, cache_dir=cache_dir, local_files_only=local_files_only, token=token)
-        return load_tokenizer(name_or_path, preset=preset, codes=codes, hub=hub, **settings)
+        made = load_tokenizer(name_or_path, preset=preset, codes=codes, hub=hub, kind=cls, **settings)
+        return cast("Self", made)
 
     @classmethod
     def from_codes(
@@ -100,7 +106,7 @@ class XLMTokenizer(Encoder, CorpusEncoder, Decoder):
         *,
         lang2id: Mapping[str, int] | None = None,
         **settings: Any,
-    ) -> XLMTokenizer:
+    ) -> Self:
         """Returns the tokenizer of the original's two files, such as ``codes_ende`` and ``vocab_ende``.
 
         The preset is ``"original"`` if no other is given.
@@ -113,11 +119,13 @@ class XLMTokenizer(Encoder, CorpusEncoder, Decoder):
 
         Raises:
             VocabularyError: A file is missing or broken, or the two are of different models.
+            InputError: An unknown setting, or a wrong value.
         """
-        values: dict[str, Any] = {"preset": "original", "lang2id": None if lang2id is None else dict(lang2id)}
-        vocabulary, merges = Vocabulary.from_words(Path(vocab)), read_codes(Path(codes))
-        check_merges(vocabulary, merges, Path(codes))
-        return cls(vocabulary, merges, **(values | settings))
+        check_names(settings)
+        codes_path, vocab_path = as_path("codes", codes), as_path("vocab", vocab)
+        vocabulary, merges = Vocabulary.from_words(vocab_path), read_codes(codes_path)
+        check_merges(vocabulary, merges, codes_path)
+        return cls(vocabulary, merges, **{"preset": "original", "lang2id": lang2id, **settings})
 
     def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
         """Writes the tokenizer into a directory, made when missing, in the layout that transformers opens.

@@ -7,6 +7,7 @@ are the same in both.
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,14 +15,14 @@ from json.encoder import encode_basestring
 from pathlib import Path
 
 from xlm._atomic import write_text
-from xlm.errors import VocabularyError
+from xlm.errors import VocabularyError, warn_caller
 from xlm.tokenizer.text_files import (
     AGAIN,
     at_line,
     count_of,
     place_of_key,
     read_json_object,
-    read_lines,
+    read_text,
     shortened,
     shown,
 )
@@ -31,6 +32,7 @@ SPECIAL_TOKENS = ("<s>", "</s>", "<pad>", "<unk>", *(f"<special{i}>" for i in ra
 
 END_OF_WORD = "</w>"
 _CONTINUES = "@@"
+_SKIPPED_SHOWN = 5  # lines that the warning names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +54,12 @@ class Vocabulary:
     ids: Mapping[str, int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.tokens, tuple) or not isinstance(self.counts, (tuple, type(None))):
+            raise VocabularyError(
+                "The tokens and counts of a vocabulary are tuples",
+                where="the vocabulary",
+                found=f"{type(self.tokens).__name__} and {type(self.counts).__name__}",
+            )
         _check_tokens(self.tokens, lambda index: f"the vocabulary, id {index}")
         ids = {token: index for index, token in enumerate(self.tokens)}
         if len(ids) != len(self.tokens):
@@ -106,29 +114,49 @@ class Vocabulary:
 
     @classmethod
     def from_words(cls, path: Path) -> Vocabulary:
-        """Returns the vocabulary in a file of the original: ``word count`` a line, without the special tokens.
+        """Return the vocabulary in a file of the original: ``word count`` a line, without the special tokens.
 
-        A word may hold any character but a newline; only the last space of a line divides it from its count.
+        As the original does, skip a line that holds U+2028, that has not two columns between whitespace of any kind, or
+        whose word is there already, a special token included. Ids close up; one warning says what was skipped.
 
         Raises:
             VocabularyError: The file is not that.
+
+        Source: the original's ``Dictionary.read_vocab``.
         """
-        words, counts = list(SPECIAL_TOKENS), [0] * len(SPECIAL_TOKENS)
+        counts = dict.fromkeys(SPECIAL_TOKENS, 0)
+        numbers: list[int] = []  # of the lines of the words
+        skipped: list[str] = []
         remedy = "use the file that fastBPE getvocab wrote, such as vocab_ende"
-        for number, line in enumerate(read_lines(path), start=1):
-            word, _, count = line.rpartition(" ")
-            if not word:
-                raise VocabularyError(
-                    "A line does not hold a word and its count",
-                    where=at_line(path, number),
-                    found=shown(line),
-                    expected="WORD COUNT",
-                    remedy=remedy,
-                )
-            words.append(word)
-            counts.append(count_of(count, where=at_line(path, number), remedy=remedy))
-        tokens = _tokens_of(words, lambda index: at_line(path, index - len(SPECIAL_TOKENS) + 1))
-        return cls(tokens=tokens, counts=tuple(counts))
+        # newline=None ends a line at a carriage return too, as Python does in every text file that it opens.
+        for number, line in enumerate(io.StringIO(read_text(path), newline=None), start=1):
+            columns = line.split()
+            if "\u2028" in line:
+                skipped.append(f"line {number} (U+2028)")
+            elif len(columns) != 2:
+                skipped.append(f"line {number} (not 2 columns)")
+            else:
+                count = count_of(columns[1], where=at_line(path, number), remedy=remedy)
+                if columns[0] in counts:
+                    skipped.append(f"line {number} ({shown(columns[0])} again)")
+                else:
+                    counts[columns[0]] = count
+                    numbers.append(number)
+        if not numbers:
+            raise VocabularyError(
+                "the file holds no words with their counts",
+                where=at_line(path, 1),
+                found=skipped[0],
+                expected="WORD COUNT",
+                remedy=remedy,
+            )
+        if skipped:
+            warn_caller(
+                f"{path}: {len(skipped)} of {len(skipped) + len(numbers)} lines are skipped, as the original skips "
+                f"them: {', '.join(skipped[:_SKIPPED_SHOWN])}{', …' if len(skipped) > _SKIPPED_SHOWN else ''}"
+            )
+        tokens = _tokens_of([*counts], lambda index: at_line(path, numbers[index - len(SPECIAL_TOKENS)]))
+        return cls(tokens=tokens, counts=tuple(counts.values()))
 
     @classmethod
     def from_dictionary(
@@ -156,12 +184,11 @@ class Vocabulary:
         """
         words = [*SPECIAL_TOKENS, *map(_to_word, self.tokens[len(SPECIAL_TOKENS) :])]
         for index, (word, token) in enumerate(zip(words, self.tokens, strict=True)):
-            if index >= len(SPECIAL_TOKENS) and (not word or "\n" in word or _to_token(word) != token):
-                raise VocabularyError(
-                    "A token cannot be written in the original's notation",
-                    where=f"the vocabulary, id {index}",
-                    found=repr(token),
-                    expected=f"one that is not empty, without a newline and without {_CONTINUES} at its end",
+            if index >= len(SPECIAL_TOKENS) and (
+                not word or "\n" in word or word in SPECIAL_TOKENS or _to_token(word) != token
+            ):
+                raise _unwritable(
+                    index, token, f"one that is not empty, without a newline and without {_CONTINUES} at its end"
                 )
         return tuple(words)
 
@@ -182,9 +209,28 @@ class Vocabulary:
             VocabularyError: A token has no place in that notation.
             WriteError: The file could not be written.
         """
+        for index, token in enumerate(self.tokens[len(SPECIAL_TOKENS) :], start=len(SPECIAL_TOKENS)):
+            at_head = index == len(SPECIAL_TOKENS)
+            if not is_writable(token) or (at_head and token.startswith("\ufeff")):  # there a byte order mark
+                raise _unwritable(index, token, "one without whitespace, which from_words reads again")
         counts = self.counts or (0,) * len(self.tokens)
         lines = [f"{word} {count}\n" for word, count in zip(self.words(), counts, strict=True)]
         write_text(path, "".join(lines[len(SPECIAL_TOKENS) :]))
+
+
+def is_writable(token: str) -> bool:
+    """Return whether a vocabulary file of the original can hold a token, so that ``from_words`` reads it again."""
+    word = _to_word(token)
+    return not {word, token} & {*SPECIAL_TOKENS} and _to_token(word) == token and word.split() == [word]
+
+
+def _unwritable(index: int, token: str, expected: str) -> VocabularyError:
+    return VocabularyError(
+        "A token cannot be written in the original's notation",
+        where=f"the vocabulary, id {index}",
+        found=shown(token),
+        expected=expected,
+    )
 
 
 def _to_token(word: str) -> str:
@@ -225,6 +271,8 @@ def _check_tokens(tokens: Sequence[str], place: Callable[[int], str]) -> None:
                 remedy="use the vocabulary of an XLM model",
             )
     for index, token in enumerate(tokens):
+        if not isinstance(token, str):
+            raise VocabularyError("A token is not a str", where=place(index), found=shown(token), expected="str")
         # Half of a surrogate pair: JSON can hold it, UTF-8 and so no file of ours can.
         if not token.isascii() and any("\ud800" <= character <= "\udfff" for character in token):
             raise VocabularyError(

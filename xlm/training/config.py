@@ -253,8 +253,8 @@ def _change(values: dict[str, Any], change: str) -> None:
 
 def _wrong_values(c: TrainConfig) -> list[Problem]:
     rules: list[tuple[str, bool, str]] = [
-        ("data", bool(c.data), "a directory"),
-        ("output", bool(c.output), "a directory"),
+        *((key, _is_name(_value(c, key)), "a directory; its name in UTF-8") for key in ("data", "output")),
+        ("model.start_from", not c.model.start_from or _is_name(c.model.start_from), "a model; its name in UTF-8"),
         ("seed", 0 <= c.seed < 2**63, "from 0 to 2**63 - 1"),
         ("batch.width", c.batch.width >= 2, "at least 2"),
         ("optimiser.lr", 0 < c.optimiser.lr < float("inf"), "above 0"),
@@ -283,6 +283,11 @@ def _wrong_values(c: TrainConfig) -> list[Problem]:
         needed = ("emb_dim", "n_layers", "n_heads")
         rules += [(f"model.{key}", key in architecture, "given, or model.start_from") for key in needed]
     return [(key, _value(c, key), rule) for key, holds, rule in rules if not holds]
+
+
+def _is_name(path: str) -> bool:
+    """Whether it can be a path, and stand in the files of a run."""
+    return bool(path) and "\0" not in path and path == path.encode("utf-8", "ignore").decode()
 
 
 def _value(config: TrainConfig, key: str) -> Any:

@@ -131,7 +131,9 @@ class _Run:
             settings["batch"].pop(name)
         return {
             "signature": self.index.signature,
-            "text": _checksums(self.index),
+            "text": _checksums(self.index, "train"),
+            # What was the best so far was found on this text.
+            "valid": _checksums(self.index, "valid"),
             **{name: settings[name] for name in ("seed", "model", "batch")},
         }
 
@@ -266,8 +268,9 @@ class _Run:
             observer(event)
 
 
-def _checksums(index: Index) -> dict[str, list[str]]:
-    return {language: [shard.sha256 for shard in text.shards] for language, text in index.splits["train"].items()}
+def _checksums(index: Index, split: str) -> dict[str, list[str]]:
+    texts = index.splits.get(split, {})
+    return {language: [shard.sha256 for shard in text.shards] for language, text in texts.items()}
 
 
 def _check_same_run(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -16,11 +16,12 @@ from xlm.checkpoint.original import read_dictionary
 from xlm.checkpoint.tensors import empty_model
 from xlm.checkpoint.tokenizer_files import VOCABULARY_FILE, has_tokenizer, load_tokenizer
 from xlm.data.batches import open_streams
-from xlm.data.shards import TOKENIZER_DIRECTORY, Index, tokenizer_signature
+from xlm.data.shards import TOKENIZER_DIRECTORY, Index
 from xlm.errors import ConfigError, InputError, Problem, VocabularyError
 from xlm.model.config import XLMConfig
 from xlm.model.lm import XLMWithLMHeadModel
 from xlm.scoring.stream import Stream
+from xlm.tokenizer.fingerprint import tokenizer_digest
 from xlm.tokenizer.tokenizer import XLMTokenizer
 from xlm.tokenizer.vocabulary import Vocabulary
 from xlm.training.config import RunSettings, TrainConfig
@@ -38,11 +39,11 @@ def open_data(config: TrainConfig) -> tuple[Index, XLMTokenizer, dict[str, Strea
     directory = Path(config.data)
     index = Index.read(directory)
     tokenizer = load_tokenizer(directory / TOKENIZER_DIRECTORY, preset=None, codes=None)
-    if tokenizer_signature(tokenizer) != index.signature:
+    if tokenizer_digest(tokenizer) != index.signature:
         raise InputError(
             "The tokenizer beside the shards is not the one that made them",
             where=directory / TOKENIZER_DIRECTORY,
-            found=f"signature {tokenizer_signature(tokenizer)}",
+            found=f"signature {tokenizer_digest(tokenizer)}",
             expected=index.signature,
             remedy="prepare the text again, in an empty directory",
         )

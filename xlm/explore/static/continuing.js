@@ -9,6 +9,8 @@ const STOPS = {
   positions: "the model has no position left",
 };
 
+const ENDED_AT_ONCE = "the model takes the text for finished and adds nothing: delete its full stop or its last words, and continue again";
+
 const $ = (id) => document.getElementById(id);
 
 export class Continuing {
@@ -60,11 +62,13 @@ export class Continuing {
     $("stop").disabled = false;
     this.tell("");
     let tokens = 0;
+    let hasAdded = false;
     let told = "the program ended it";
     try {
       for await (const step of continuation(this.request(text), own.signal)) {
         $("continuation").append(step.text);
-        if (step.stop) told = this.ended(step);
+        hasAdded ||= step.text !== "";
+        if (step.stop) told = this.ended(step, hasAdded);
         else $("counter").textContent = `${count(++tokens, "token")} …`;
       }
       this.tell(told);
@@ -79,14 +83,15 @@ export class Continuing {
         this.running = null;
         $("output").classList.remove("running");
         $("stop").disabled = true;
-        $("take-over").hidden = !tokens;
-        $("output").hidden = !tokens;
+        $("take-over").hidden = !hasAdded;
+        $("output").hidden = !hasAdded;
       }
     }
   }
 
-  ended({ stop, tokens, logprob, seed }) {
-    const parts = [`${count(tokens, "token")}: ${STOPS[stop]}`, `log-probability ${shown(logprob, 2).replace("-", "−")}`];
+  ended({ stop, tokens, logprob, seed }, hasAdded) {
+    const why = stop === "eos" && !hasAdded ? ENDED_AT_ONCE : STOPS[stop];
+    const parts = [`${count(tokens, "token")}: ${why}`, `log-probability ${shown(logprob, 2).replace("-", "−")}`];
     if (seed !== null) parts.push(`seed ${seed}`);
     return parts.join(" · ");
   }

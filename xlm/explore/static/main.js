@@ -7,10 +7,11 @@ import { Inspector } from "./inspector.js";
 import { Reading } from "./reading.js";
 
 const WAIT_FOR_TYPING = 180; // milliseconds
+// Unfinished, so that there is something to continue.
 const EXAMPLES = {
-  en: "The small dog is sleeping on the grass.",
-  de: "Der kleine Hund schläft auf der Wiese.",
-  fr: "Le petit chien dort sur l’herbe.",
+  en: "The old man sat down on a bench and began to",
+  de: "Der alte Mann setzte sich auf eine Bank und begann",
+  fr: "Le vieil homme s’assit sur un banc et se mit à",
 };
 
 const $ = (id) => document.getElementById(id);
@@ -22,7 +23,7 @@ class Page {
     this.looked = null; // the place of the word that is looked at
     this.pinned = false; // whether pointing at another word changes that
     this.inspector = new Inspector($("inspector"), { onClose: () => this.close() });
-    const lang = model.languages.includes("en") ? "en" : model.languages[0];
+    const lang = Object.keys(EXAMPLES).find((one) => model.languages.includes(one)) ?? model.languages[0];
     $("text").value = EXAMPLES[lang] ?? "";
     this.add({ lang, preset: model.preset });
     this.continuing = new Continuing(model, {

@@ -1,6 +1,5 @@
 """The model class for EleutherAI's lm-evaluation-harness, and its command for versions that read no entry points.
 
-lm_eval --model xlm --model_args pretrained=my-model,lang=en --tasks …
 python -m xlm.integrations.lm_eval --model xlm --model_args pretrained=my-model,lang=en --tasks …
 """
 
@@ -11,7 +10,8 @@ from typing import Any
 
 import torch
 
-from xlm.errors import DependencyError, InputError
+from xlm._arguments import check_count, check_flags
+from xlm.errors import DependencyError, warn_caller
 from xlm.model.opening import made_fast, open_model
 from xlm.scoring.score import score
 from xlm.scoring.scorer import Scorer
@@ -29,6 +29,8 @@ except ImportError as error:
         remedy="pip install 'xlm[lm-eval]'",
     ) from error
 
+# What the harness's command passes as the device when its user names none, whatever the machine has.
+_DEFAULT_DEVICE = "cuda:0"
 _SAMPLING = ("do_sample", "temperature", "top_k", "top_p", "num_beams", "repetition_penalty", "length_penalty")
 
 
@@ -42,7 +44,8 @@ class XLMForHarness(LM):  # type: ignore[misc]
         codes: BPE codes of an original's checkpoint.
         preset: Text pipeline; by default the model's own.
         dtype: Type of the weights: ``float32``, ``bfloat16``, ``float16``, ``int8``; ``auto``: the file's.
-        device: Where to compute; ``None`` for the CPU.
+        device: Where to compute; ``None`` for the CPU. Without CUDA ``cuda:0``, which the harness's command passes by
+            default, means the CPU too, with a warning.
         closing: Whether the closing ``</s>`` of a continuation counts.
         batch_size: Most texts of a batch; ``None`` and ``"auto"`` for as many as suit the device.
         max_batch_size: Not used; batches have a limit of tokens.
@@ -69,16 +72,20 @@ class XLMForHarness(LM):  # type: ignore[misc]
         max_gen_toks: int = 64,
     ) -> None:
         super().__init__()
-        if not isinstance(closing, bool):
-            raise InputError("closing is wrong", where="closing", found=repr(closing), expected="true or false")
+        check_flags(closing=closing)
+        if device == _DEFAULT_DEVICE and not torch.cuda.is_available():
+            warn_caller(f"there is no CUDA here; computing on the CPU instead of {device}")
+            device = None
         network = open_model(str(pretrained), dtype=dtype, device=device or "cpu")
         self.model = made_fast(network, dtype=dtype, few_rows=False)
         self.tokenizer = XLMTokenizer.from_pretrained(str(pretrained), codes=codes, preset=preset)
         self.lang = lang
         self._language = Scorer(self.model, self.tokenizer, lang=lang).language
         self.closing = closing
-        self._batch_size = None if batch_size is None or str(batch_size).startswith("auto") else int(batch_size)
-        self._max_gen_toks = max_gen_toks
+        self._batch_size = (
+            None if batch_size is None or str(batch_size).startswith("auto") else _count(batch_size=batch_size)
+        )
+        self._max_gen_toks = _count(max_gen_toks=max_gen_toks)
 
     def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """For each request the log-probability of its continuation, in nats, and whether it is what greedy gives.
@@ -126,7 +133,7 @@ class XLMForHarness(LM):  # type: ignore[misc]
             sampling = {name: arguments[name] for name in _SAMPLING if arguments.get(name) is not None}
             if not sampling.get("do_sample"):
                 sampling = {name: value for name, value in sampling.items() if name not in ("temperature", "top_p")}
-            length = int(arguments.get("max_gen_toks") or self._max_gen_toks)
+            length = _count(max_gen_toks=arguments.get("max_gen_toks") or self._max_gen_toks)
             positions = self.model.config.max_position_embeddings
             tokens = self.tokenizer.encode(context, lang=self.lang, add_special_tokens=False)
             room = max(positions - length, positions // 2)  # the last new token needs no position, the opening one does
@@ -150,6 +157,16 @@ class XLMForHarness(LM):  # type: ignore[misc]
         for request, answer in zip(requests, answers, strict=True):
             self.cache_hook.add_partial(name, request.args, answer)
         return answers
+
+
+def _count(**argument: object) -> int:
+    """Return the one argument as a positive int; the harness passes some numbers as text."""
+    ((name, value),) = argument.items()
+    if isinstance(value, str) and value.isdecimal():
+        value = int(value)
+    check_count(**{name: value})
+    assert isinstance(value, int)
+    return value
 
 
 def main() -> None:

@@ -91,6 +91,8 @@ class DecodingOptions:
         Raises:
             InputError: An unknown option, a value out of range, or two that contradict each other.
         """
+        if not isinstance(config, XLMConfig):
+            raise InputError("this is not a configuration", where="config", found=type(config), expected="XLMConfig")
         known = {field.name for field in dataclasses.fields(cls)}
         if not options.keys() <= known:
             raise InputError(
@@ -144,7 +146,10 @@ class DecodingOptions:
     def _check_values(self) -> None:
         seeds = self.seed if isinstance(self.seed, Sequence) else () if self.seed is None else (self.seed,)
         rules = [
-            *((name, _whole(getattr(self, name), at_least=1), "a whole number of at least 1") for name in _COUNTS),
+            *(
+                (name, _whole(getattr(self, name), at_least=1) and getattr(self, name) <= most, f"from 1 to {most:,}")
+                for name, most in _COUNTS.items()
+            ),
             (
                 "min_new_tokens",
                 _whole(self.min_new_tokens, at_least=0)
@@ -154,7 +159,7 @@ class DecodingOptions:
             *((name, isinstance(getattr(self, name), bool), "true or false") for name in ("do_sample", "cuda_graphs")),
             (
                 "early_stopping",
-                isinstance(self.early_stopping, bool) or self.early_stopping == "never",
+                isinstance(self.early_stopping, bool | str) and self.early_stopping in (True, False, "never"),
                 "true, false or 'never'",
             ),
             *(
@@ -170,7 +175,7 @@ class DecodingOptions:
                 _real(self.length_penalty, above=-101) and abs(self.length_penalty) <= 100,
                 "-100 to 100",
             ),
-            ("seed", all(_whole(s, at_least=0) and s < 2**63 for s in seeds), "0 to 2**63 - 1, one or one a row"),
+            ("seed", all(_whole(s, at_least=0) for s in seeds), "0 to 2**63 - 1, one or one a row"),
         ]
         wrong = [(name, getattr(self, name), rule) for name, holds, rule in rules if not holds]
         if wrong:
@@ -258,12 +263,13 @@ def derived_seed(seed: int, row: int) -> int:
     return int.from_bytes(digest, "big") >> 1
 
 
-_COUNTS = ("max_new_tokens", "num_beams", "num_return_sequences")
+# The most rows that run together, and else what tensors can be as large as.
+_COUNTS = {"max_new_tokens": 2**31 - 1, "num_beams": 2**31 - 1, "num_return_sequences": 2**16}
 _FACTORS = ("temperature", "repetition_penalty")
 
 
 def _whole(value: object, *, at_least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= at_least
+    return isinstance(value, int) and not isinstance(value, bool) and at_least <= value < 2**63
 
 
 def _real(value: object, *, above: float) -> bool:

@@ -74,7 +74,7 @@ def prepare_prompts(
             where="input_ids" if attention_mask is None else "attention_mask",
             found="padding left of real tokens",
             expected="each row's tokens first, then its padding",
-            remedy="a prompt that holds <pad> on purpose: say how long it is with lengths=",
+            remedy="pad on the right; of a prompt that holds <pad> on purpose, say how long it is with lengths=",
         )
     if (options.do_sample or options.num_beams > 1) and model.device.type in _WITHOUT_FLOAT64:
         raise InputError(

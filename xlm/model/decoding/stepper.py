@@ -10,6 +10,7 @@ from torch import Tensor
 
 from xlm.model.cache import XLMCache
 from xlm.model.decoding.recorded import RecordedStep, Recorder
+from xlm.model.head import check_word_scores
 from xlm.model.network import Network
 from xlm.model.transformer import TransformerInputs
 
@@ -53,9 +54,18 @@ class Stepper:
 
         Returns:
             (B, V) logits of each row's last real position.
+
+        Raises:
+            InputError: The model's head does not score the words of its vocabulary.
         """
+        logits_BV = self._model.logits(self._prefilled(inputs))
+        check_word_scores(logits_BV, len(self._model.transformer.embeddings.word.weight))
+        return logits_BV
+
+    def _prefilled(self, inputs: TransformerInputs) -> Tensor:
+        """(B, D) hidden states of each row's last real position."""
         if inputs.valid is None or inputs.valid.device.type != "cpu":
-            return self._model.logits(self._last_hidden(inputs, self._cache))
+            return self._last_hidden(inputs, self._cache)
         order: list[int] = []
         last: list[Tensor] = []
         for rows in grouped_by_length(inputs.valid.sum(1).tolist()):
@@ -65,7 +75,7 @@ class Stepper:
             last.append(self._last_hidden(group, part))
             self._cache.put_rows(rows_R, part)
             order += rows
-        return self._model.logits(torch.cat(last)[torch.tensor(order).argsort()])
+        return torch.cat(last)[torch.tensor(order).argsort()]
 
     def _last_hidden(self, inputs: TransformerInputs, cache: XLMCache) -> Tensor:
         hidden_BTD: Tensor = self._model.transformer(inputs, cache=cache).hidden

@@ -1,0 +1,102 @@
+"""Random models to measure with, and the same model loaded by this library and by a peer."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.hardware import CPU, DeviceSetup
+from xlm.checkpoint.checkpoint import Checkpoint
+from xlm.checkpoint.convert import convert
+from xlm.checkpoint.load import load_model
+from xlm.checkpoint.original_writer import write_original
+from xlm.model.config import XLMConfig
+from xlm.model.lm import XLMWithLMHeadModel
+from xlm.parity.peer import load_peer
+from xlm.tokenizer.vocabulary import SPECIAL_TOKENS
+
+SIZES = {
+    "published": XLMConfig.clm_ende_1024(),
+    "small": XLMConfig.clm_ende_1024(vocab_size=2000, emb_dim=64, n_layers=2),
+}
+"""The published size, which the targets apply to, and a small one to try a benchmark with."""
+
+_POSITION_SCALE, _LANGUAGE_SCALE = 8.0, 2.0
+"""Factors on these embeddings of a random model.
+
+Without them the next token is always the current one, because its embedding is also its row of the head, and any two
+models agree on such a continuation. With them, 38 of 64 new tokens differ from each other, and another language gives
+other tokens. Earlier context still moves the logits by only a hundredth."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelPair:
+    """The models of two libraries with the same weights.
+
+    Attributes:
+        ours: The model of this library.
+        theirs: The peer's, causal, with the same type and device; ``None`` without a peer.
+    """
+
+    ours: XLMWithLMHeadModel
+    theirs: Any
+
+    def in_float32(self) -> ModelPair:
+        """Return copies that compute in float32, with the weights as rounded before."""
+        return ModelPair(
+            ours=copy.deepcopy(self.ours).float(),
+            theirs=None if self.theirs is None else copy.deepcopy(self.theirs).float(),
+        )
+
+
+def write_random_original(path: Path, config: XLMConfig) -> None:
+    """Write an original checkpoint with random weights and made-up words.
+
+    Args:
+        path: The ``.pth`` file.
+        config: The model's configuration.
+    """
+    torch.manual_seed(0)
+    model = XLMWithLMHeadModel(config)
+    embeddings = model.transformer.embeddings
+    with torch.no_grad():
+        embeddings.position.weight.mul_(_POSITION_SCALE)
+        if embeddings.language is not None:
+            embeddings.language.weight.mul_(_LANGUAGE_SCALE)
+    words = (*SPECIAL_TOKENS, *(f"word{index}" for index in range(config.vocab_size - len(SPECIAL_TOKENS))))
+    checkpoint = Checkpoint(source=path, config=config, tensors=model.state_dict())
+    write_original(path, checkpoint, words)
+
+
+def write_random_model(scratch: Path, config: XLMConfig) -> Path:
+    """Write a model directory with random weights and no tokenizer, and return its path.
+
+    Args:
+        scratch: Where the directory is made; it takes twice the size of the weights for a moment.
+        config: The model's configuration.
+    """
+    source, directory = scratch / "random.pth", scratch / "model"
+    write_random_original(source, config)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the missing BPE codes, which no benchmark of a random model needs
+        convert(source, directory)
+    source.unlink()
+    return directory
+
+
+def load_pair(directory: Path, against: str | None, setup: DeviceSetup = CPU) -> ModelPair:
+    """Load a model directory with this library and, unless ``against`` is ``None``, with the peer.
+
+    Raises:
+        DependencyError: The peer is not installed.
+    """
+    dtype, device = setup.dtype, setup.device
+    return ModelPair(
+        ours=load_model(directory, dtype=dtype, device=device),
+        theirs=None if against is None else load_peer(directory, dtype=dtype, device=device)[0],
+    )

@@ -1,0 +1,186 @@
+"""Time and memory of tokenizing, with the ids compared in the same run; and the speed-up of several processes."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.report import Measurement, Report, Target, machine_facts, ratio_of_rounds
+from benchmarks.worker import measure
+from xlm.checkpoint.hub import TOKENIZER
+from xlm.checkpoint.names import find_model
+from xlm.data.text import texts_of
+from xlm.errors import InputError, XLMError
+from xlm.tokenizer.tokenizer import XLMTokenizer
+
+TIME_LIMIT = 1 / 20
+"""Largest time with empty caches, as a multiple of transformers'."""
+MEMORY_LIMIT = 300.0
+"""Largest memory that tokenizing may add, in megabytes."""
+WORKER_EFFICIENCY = 0.9
+"""Smallest speed-up of N processes over one, divided by N."""
+
+_KINDS = {
+    "seconds": ("all lines, caches empty at the start", "s"),
+    "cpu_seconds": ("the same, processor time", "s"),
+    "warm_seconds": ("once more, caches filled", "s"),
+    "peak_mb": ("memory that the first pass added", "MB"),
+}
+_WAYS = {
+    "xlm": "xlm: encode_batch",
+    "xlm-encode": "xlm: a loop of encode",
+    "transformers": "transformers: a loop of encode",
+}
+
+
+def tokenizer_directory(name: str, codes: Path | None, scratch: Path) -> Path:
+    """Return a directory with a model's tokenizer that a peer can open too; write one if the model has none.
+
+    Args:
+        name: A name that ``from_pretrained`` takes.
+        codes: BPE codes of an original checkpoint.
+        scratch: Where the directory is written.
+
+    Raises:
+        XLMError: There is no such model, or it has no tokenizer.
+    """
+    path = find_model(name, TOKENIZER)
+    if codes is None and path.is_dir():
+        return path
+    directory = scratch / "tokenizer"
+    XLMTokenizer.from_pretrained(path, codes=codes, preset="transformers").save_pretrained(directory)
+    return directory
+
+
+def read_lines(path: Path) -> list[str]:
+    """Return the lines of a text.
+
+    Raises:
+        InputError: The text cannot be read, or is empty.
+    """
+    lines = list(texts_of(path))
+    if not any(lines):
+        raise InputError("the text is empty", where=path, expected="one text a line")
+    return lines
+
+
+def bench_tokenizer(scratch: Path, *, model: Path, texts: Sequence[Path], rounds: int, against: str | None) -> Report:
+    """Tokenize all lines of some files, each time in a fresh process, in turn with a peer.
+
+    Args:
+        scratch: A directory for temporary files.
+        model: A directory with a tokenizer, used with the preset ``transformers``.
+        texts: UTF-8 files, one text a line.
+        rounds: How often to measure; each round measures everything in turn.
+        against: ``"transformers"`` or ``None``. The targets are for ``encode_batch``; a loop of ``encode``, which
+            cannot look ahead, is only measured.
+    """
+    joined = _join(scratch, texts)
+    ways = ("xlm", "xlm-encode", *((against,) if against else ()))
+    rows: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
+    for _ in range(rounds):
+        for way in ways:
+            rows[way].append(measure("tokenize", str(model), way, str(joined), str(scratch / way)))
+    measurements = {
+        (way, kind): Measurement(name=f"{_WAYS[way]}, {label}", unit=unit, values=tuple(row[kind] for row in rows[way]))
+        for kind, (label, unit) in _KINDS.items()
+        for way in ways
+    }
+    ids = {way: (scratch / way).read_text(encoding="utf-8").split("\n") for way in ways}
+    lines = len(ids["xlm"]) - 1
+    targets = [
+        Target(
+            name=f"{_WAYS['xlm']}, {_KINDS['peak_mb'][0]}",
+            value=measurements["xlm", "peak_mb"].median,
+            limit=MEMORY_LIMIT,
+        )
+    ]
+    for way in ways[1:]:
+        differing = sum(ours != theirs for ours, theirs in zip(ids["xlm"], ids[way], strict=True))
+        targets.append(Target(name=f"lines whose ids differ from those of {_WAYS[way]}", value=differing, limit=0))
+    if against:
+        for kind in ("seconds", "cpu_seconds"):
+            ratio = ratio_of_rounds(measurements["xlm", kind], measurements[against, kind])
+            targets.append(Target(name=f"{_WAYS['xlm']} / {against}, {_KINDS[kind][0]}", value=ratio, limit=TIME_LIMIT))
+    size = joined.stat().st_size / 1e6
+    return Report(
+        title=f"tokenizing {lines} lines ({size:.2f} MB), {rounds} rounds",
+        machine=machine_facts(("sacremoses", *((against,) if against else ()))),
+        measurements=tuple(measurements.values()),
+        targets=tuple(targets),
+    )
+
+
+def bench_workers(
+    scratch: Path, *, model: Path, texts: Sequence[Path], rounds: int, workers: int, megabytes: float
+) -> Report:
+    """Tokenize a long file with ``xlm tokenize``, in turn with one process and with several.
+
+    Args:
+        scratch: A directory for temporary files.
+        model: A directory with a tokenizer.
+        texts: UTF-8 files, one text a line.
+        rounds: How often to measure.
+        workers: Number of processes to compare with one.
+        megabytes: Size of the long file, which repeats the texts.
+    """
+    joined = _join(scratch, texts, at_least=int(megabytes * 1e6))
+    times: dict[int, list[float]] = {1: [], workers: []}
+    digests = set()
+    for _ in range(rounds):
+        for number, seconds in times.items():
+            taken, digest = _run_tokenize(model, joined, number, scratch / "ids")
+            seconds.append(taken)
+            digests.add(digest)
+    measurements = {
+        number: Measurement(
+            name="one process" if number == 1 else f"{number} processes",
+            unit="s",
+            values=tuple(seconds),
+        )
+        for number, seconds in times.items()
+    }
+    return Report(
+        title=f"tokenizing {joined.stat().st_size / 1e6:.1f} MB by xlm tokenize --output ids, {rounds} rounds",
+        machine=machine_facts(("sacremoses",)),
+        measurements=tuple(measurements.values()),
+        targets=(
+            Target(name="different outputs, beside one", value=len(digests) - 1, limit=0),
+            Target(
+                name=f"time of {workers} processes / of one",
+                value=ratio_of_rounds(measurements[workers], measurements[1]),
+                limit=1 / (WORKER_EFFICIENCY * workers),
+            ),
+        ),
+    )
+
+
+def _run_tokenize(model: Path, text: Path, workers: int, output: Path) -> tuple[float, str]:
+    """Return the seconds that the command takes, start-up included, and the digest of its output."""
+    command = ["tokenize", str(model), "--lang", "en", "--output", "ids", "--workers", str(workers), str(text)]
+    with output.open("wb") as file:
+        start = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, "-m", "xlm", *command], stdout=file, stderr=subprocess.PIPE, text=True, check=False
+        )
+        taken = time.perf_counter() - start
+    if done.returncode != 0:
+        raise XLMError("a measurement failed", where="xlm tokenize", found=done.stderr[-2000:].strip())
+    with output.open("rb") as file:
+        digest = hashlib.new("sha256")
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return taken, digest.hexdigest()
+
+
+def _join(scratch: Path, texts: Sequence[Path], *, at_least: int = 0) -> Path:
+    data = b"".join("\n".join(read_lines(path)).encode() + b"\n" for path in texts)
+    joined = scratch / "text"
+    with joined.open("wb") as file:
+        for _ in range(max(-(-at_least // len(data)), 1)):
+            file.write(data)
+    return joined

@@ -1,0 +1,317 @@
+"""Every public function, each parameter in turn with hostile values and good ones for the rest.
+
+The answer is a result or an ``XLMError``, never another exception and never a wait. Public is what ``xlm.__all__`` and
+docs/api name, with its methods; a new one without a line in ``good_arguments`` fails here.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import itertools
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+import torch
+
+import xlm
+from tests.conftest import REPOSITORY
+from tests.demo_files import write_demo_files
+from tests.waiting import at_most
+from xlm import XLMCache, XLMConfig, XLMError, XLMTokenizer, XLMWithLMHeadModel, convert, score
+from xlm.model.decoding.options import DecodingOptions
+
+pandas = pytest.importorskip("pandas")
+pyarrow = pytest.importorskip("pyarrow")
+
+SECONDS = 10
+"""That the hostile values of one parameter may take together."""
+
+RESULTS = {
+    *("Continuation", "ConversionReport", "LanguagePerplexity", "Perplexity", "SentenceScore", "Signature"),
+    *("TokenStream", "WordScore", "XLMOutput", "DecodingOptions"),
+}
+"""Classes that the library makes and users read: their methods are walked, their constructors are not."""
+
+INTERNAL = {f"XLMCache.{name}" for name in ("advance", "put_rows", "select_rows", "slots", "write")} | {
+    "DecodingOptions.row_seeds"
+}
+"""Methods that each step of the model calls with tensors of its own; checks in them would cost every token."""
+
+# Whose keywords ``**`` stands for, where a function has it; None where it is walked under its own name already.
+KEYWORDS: dict[str, Callable[..., Any] | None] = {
+    "DecodingOptions.checked": DecodingOptions,
+    "Generator": None,  # DecodingOptions.checked
+    "XLMConfig.clm_ende_1024": XLMConfig,
+    "XLMConfig.replace": XLMConfig,
+    "XLMTokenizer.from_codes": XLMTokenizer,
+    "XLMTokenizer.from_pretrained": XLMTokenizer,
+    "score_frame": score,
+    "score_stream": score,
+}
+
+
+@dataclass(frozen=True)
+class World:
+    """A small model with its files, which good arguments are made of."""
+
+    directory: Path
+    files: Path
+    config: XLMConfig
+    model: XLMWithLMHeadModel
+    tokenizer: XLMTokenizer
+    ids: torch.Tensor
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    files = write_demo_files(tmp_path_factory.mktemp("hostile"))
+    convert(files / "demo.pth", files / "model", codes=files / "codes")
+    tokenizer = XLMTokenizer.from_pretrained(files / "model")
+    model = XLMWithLMHeadModel.from_pretrained(files / "model")
+    ids = torch.tensor([tokenizer.encode("The small dog", lang="en")[:-1]])
+    return World(files / "model", files, model.config, model, tokenizer, ids)
+
+
+Functions = dict[str, tuple[Callable[..., Any], dict[str, Any]]]
+
+
+@pytest.fixture(scope="module")
+def good_arguments(world: World) -> Functions:
+    """Each public function, bound where it is a method, with arguments that it takes."""
+    config, model, tokenizer, ids = world.config, world.model, world.tokenizer, world.ids
+    hidden = torch.zeros(1, 2, config.emb_dim)
+    small: dict[str, Any] = {"vocab_size": 20, "emb_dim": 4, "n_layers": 1, "n_heads": 1}
+    scored = {"model": model, "tokenizer": tokenizer, "lang": "en"}
+    prompt = {"input_ids": ids, "langs": "en", "max_new_tokens": 3, "do_sample": True}
+    frame = pandas.DataFrame({"text": ["The small dog"]})
+    step = {"model": str(world.directory), "lang": "en"}
+    batch = pyarrow.table(frame)
+    generator, scorer, divider = (xlm.distributed.Generator, xlm.distributed.Scorer, xlm.distributed.Tokenizer)
+    return {
+        "DecodingOptions.checked": (DecodingOptions.checked, {"config": config}),
+        "Generator": (lambda **options: generator(**options)(batch), {**step, "max_new_tokens": 2}),
+        "Generator.__call__": (generator(**step, max_new_tokens=2), {"batch": batch}),
+        "Scorer": (lambda **options: scorer(**options)(batch), step),
+        "Scorer.__call__": (scorer(**step), {"batch": batch}),
+        "Tokenizer": (lambda **options: divider(**options)(batch), step),
+        "Tokenizer.__call__": (divider(**step), {"batch": batch}),
+        "XLMCache": (XLMCache, {"config": config, "batch_size": 1}),
+        "XLMConfig": (XLMConfig, small),
+        "XLMConfig.clm_ende_1024": (XLMConfig.clm_ende_1024, {}),
+        "XLMConfig.language_id": (config.language_id, {"language": "en"}),
+        "XLMConfig.replace": (config.replace, {}),
+        "XLMTokenizer": (XLMTokenizer, {"vocabulary": tokenizer.vocabulary, "merges": tokenizer.merges}),
+        "XLMTokenizer.__call__": (tokenizer, {"text": "The dog", "lang": "en"}),
+        "XLMTokenizer.convert_ids_to_tokens": (tokenizer.convert_ids_to_tokens, {"ids": [14, 15]}),
+        "XLMTokenizer.convert_tokens_to_ids": (tokenizer.convert_tokens_to_ids, {"tokens": ["dog</w>"]}),
+        "XLMTokenizer.convert_tokens_to_string": (tokenizer.convert_tokens_to_string, {"tokens": ["dog</w>"]}),
+        "XLMTokenizer.decode": (tokenizer.decode, {"token_ids": [14, 15]}),
+        "XLMTokenizer.encode": (tokenizer.encode, {"text": "The dog", "lang": "en"}),
+        "XLMTokenizer.encode_batch": (tokenizer.encode_batch, {"texts": ["The dog"], "lang": "en"}),
+        "XLMTokenizer.encode_stream": (tokenizer.encode_stream, {"texts": ["The dog"], "lang": "en"}),
+        "XLMTokenizer.from_codes": (
+            XLMTokenizer.from_codes,
+            {"codes": world.files / "codes", "vocab": world.files / "vocab"},
+        ),
+        "XLMTokenizer.from_pretrained": (XLMTokenizer.from_pretrained, {"name_or_path": world.directory}),
+        "XLMTokenizer.save_pretrained": (tokenizer.save_pretrained, {"directory": "saved"}),
+        "XLMTokenizer.tokenize": (tokenizer.tokenize, {"text": "The dog", "lang": "en"}),
+        "XLMTokenizer.tokenize_batch": (tokenizer.tokenize_batch, {"texts": ["The dog"], "lang": "en"}),
+        "XLMWithLMHeadModel": (XLMWithLMHeadModel, {"config": XLMConfig(**small)}),
+        "XLMWithLMHeadModel.continuations": (model.continuations, prompt),
+        "XLMWithLMHeadModel.for_inference": (model.for_inference, {}),
+        "XLMWithLMHeadModel.forward": (torch.no_grad()(model.forward), {"input_ids": ids, "langs": "en"}),
+        "XLMWithLMHeadModel.from_pretrained": (XLMWithLMHeadModel.from_pretrained, {"name_or_path": world.directory}),
+        "XLMWithLMHeadModel.generate": (model.generate, prompt),
+        "XLMWithLMHeadModel.hidden": (torch.no_grad()(model.hidden), {"input_ids": ids, "langs": "en"}),
+        "XLMWithLMHeadModel.logits": (model.logits, {"hidden": hidden}),
+        "XLMWithLMHeadModel.new_cache": (model.new_cache, {"batch_size": 1}),
+        "XLMWithLMHeadModel.save_pretrained": (model.save_pretrained, {"directory": "saved"}),
+        "XLMWithLMHeadModel.stream": (model.stream, prompt),
+        "convert": (convert, {"source": world.directory, "target": "converted"}),
+        "perplexity": (xlm.perplexity, {**scored, "texts": ["The dog"]}),
+        "score": (score, {**scored, "texts": ["The dog"]}),
+        "score_frame": (xlm.score_frame, {**scored, "frame": frame}),
+        "score_stream": (xlm.score_stream, {**scored, "texts": ["The dog"]}),
+        "signature": (xlm.scoring.signature.signature, scored),
+    }
+
+
+def hostile_values(world: World) -> dict[str, Any]:
+    """Values of a wrong type, size or kind, by what they are called here."""
+    return {
+        "None": None,
+        "True": True,
+        "0": 0,
+        "-1": -1,
+        "10**30": 10**30,
+        "1.5": 1.5,
+        "nan": float("nan"),
+        "inf": float("inf"),
+        "''": "",
+        "'no such'": "no such",
+        "'no/such'": "no/such",
+        "NUL": "a\0b",
+        "surrogate": "\ud800",
+        "bytes": b"bytes",
+        "path": Path("missing/file"),
+        "object": object(),
+        "type": dict,
+        "[]": [],
+        "[None]": [None],
+        "[10**30]": [10**30],
+        "[nan]": [float("nan")],
+        "[surrogate]": ["\ud800"],
+        "[[]]": [[]],
+        "{}": {},
+        "{None: None}": {None: None},
+        "generator": (value for value in (object(),)),
+        "numpy": numpy.array([1.5, float("nan")]),
+        "float tensor": torch.full((2, 3), float("nan")),
+        "bool tensor": torch.ones(1, 4, dtype=torch.bool),
+        "scalar tensor": torch.tensor(3),
+        "empty tensor": torch.zeros(0, 4, dtype=torch.int64),
+        "3-D tensor": torch.zeros(1, 4, 2, dtype=torch.int64),
+        "negative tensor": torch.full_like(world.ids, -1),
+        "model": world.model,
+        "tokenizer": world.tokenizer,
+        "config": world.config,
+    }
+
+
+def public_functions() -> dict[str, Callable[..., Any]]:
+    """What ``xlm.__all__`` and docs/api name, by qualified name, with the methods of its classes."""
+    named = [f"xlm.{name}" for name in xlm.__all__]
+    for page in (REPOSITORY / "docs" / "api").glob("*.md"):
+        named += re.findall(r"^::: (\S+)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    found: dict[str, Callable[..., Any]] = {}
+    for name in named:
+        module, _, last = name.rpartition(".")
+        value = getattr(importlib.import_module(module), last)
+        if inspect.isclass(value) and not issubclass(value, BaseException):
+            if value.__name__ not in RESULTS:
+                found[value.__name__] = value
+            found |= {f"{value.__name__}.{method}": getattr(value, method) for method in _methods_of(value)}
+        elif inspect.isfunction(value):
+            found[value.__name__] = value
+    return found
+
+
+def _methods_of(of: type) -> Iterator[str]:
+    for name in dir(of):
+        function = inspect.unwrap(getattr(of, name))
+        ours = (getattr(function, "__module__", None) or "").startswith("xlm.")
+        if ours and inspect.isroutine(function) and (name == "__call__" or not name.startswith("_")):
+            yield name
+
+
+def parameters_of(name: str, function: Callable[..., Any]) -> Iterator[str]:
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            keywords = KEYWORDS[name]
+            options = () if keywords is None else inspect.signature(keywords).parameters.values()
+            yield from (option.name for option in options if option.kind is option.KEYWORD_ONLY)
+        elif parameter.name != "self":
+            yield parameter.name
+
+
+PUBLIC = public_functions()
+WALKED = [
+    (name, parameter)
+    for name, function in sorted(PUBLIC.items())
+    if name not in INTERNAL
+    for parameter in dict.fromkeys(parameters_of(name, function))
+]
+
+
+def call(function: Callable[..., Any], arguments: dict[str, Any]) -> None:
+    """Calls it, and takes what a lazy result yields."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        result = function(**arguments)
+        if isinstance(result, Iterator):
+            for _ in itertools.islice(result, 100):
+                pass
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """In a directory of its own, with an end to what waits, and torch's threads as they were."""
+    monkeypatch.chdir(tmp_path)
+    threads = torch.get_num_threads()
+    with at_most(SECONDS):
+        yield
+    torch.set_num_threads(threads)
+
+
+def test_each_public_function_has_good_arguments(good_arguments: Functions) -> None:
+    needed = {name for name, _ in WALKED}
+    assert needed - good_arguments.keys() == set(), "new public functions: give them a line in good_arguments"
+    assert good_arguments.keys() - needed == set(), "these are public no more"
+    assert INTERNAL - PUBLIC.keys() == set()
+    assert {(name, parameter) for name, known in KNOWN.items() for parameter in known} - set(WALKED) == set()
+    for function, arguments in good_arguments.values():
+        call(function, arguments)
+
+
+KNOWN: dict[str, tuple[str, ...]] = {
+    "Generator": ("model", "preset", "codes"),
+    "Scorer": ("model", "preset", "codes", "too_long"),
+    "Tokenizer": ("model", "preset", "codes"),
+    "XLMCache": ("config", "batch_size", "capacity", "dtype", "device"),
+    "XLMConfig": ("asm_cutoffs",),
+    "XLMConfig.clm_ende_1024": ("asm_cutoffs",),
+    "XLMConfig.replace": ("asm_cutoffs",),
+    "XLMTokenizer": ("vocabulary", "merges", "preset", "preset_without_lang"),
+    "XLMTokenizer.__call__": ("add_special_tokens", "padding", "truncation", "return_tensors", "return_offsets"),
+    "XLMTokenizer.convert_ids_to_tokens": ("skip_special_tokens",),
+    "XLMTokenizer.convert_tokens_to_ids": ("tokens",),
+    "XLMTokenizer.convert_tokens_to_string": ("tokens",),
+    "XLMTokenizer.decode": ("skip_special_tokens", "detokenize"),
+    "XLMTokenizer.encode": ("add_special_tokens", "truncation"),
+    "XLMTokenizer.encode_batch": ("texts", "add_special_tokens"),
+    "XLMTokenizer.encode_stream": ("texts", "add_special_tokens"),
+    "XLMTokenizer.from_codes": ("codes", "vocab", "lang2id", "preset", "preset_without_lang"),
+    "XLMTokenizer.from_pretrained": ("name_or_path", "preset", "codes", "preset_without_lang"),
+    "XLMTokenizer.save_pretrained": ("directory",),
+    "XLMTokenizer.tokenize_batch": ("texts",),
+    "XLMWithLMHeadModel": ("config",),
+    "XLMWithLMHeadModel.for_inference": ("weights",),
+    "XLMWithLMHeadModel.forward": ("cache", "output_hidden_states", "output_attentions"),
+    "XLMWithLMHeadModel.from_pretrained": ("name_or_path", "dtype", "device"),
+    "XLMWithLMHeadModel.hidden": ("cache",),
+    "XLMWithLMHeadModel.logits": ("hidden",),
+    "XLMWithLMHeadModel.new_cache": ("batch_size", "capacity"),
+    "XLMWithLMHeadModel.save_pretrained": ("directory",),
+    "convert": ("source", "target", "to", "dtype"),
+    "perplexity": ("model", "tokenizer", "texts", "lang", "protocol"),
+    "score": ("model", "tokenizer", "texts", "ranks", "entropies", "too_long"),
+    "score_frame": ("model", "tokenizer", "column", "by", "ranks", "entropies", "too_long"),
+    "score_stream": ("model", "tokenizer", "texts", "ranks", "entropies", "too_long"),
+    "signature": ("model", "tokenizer"),
+}
+"""Parameters that fail still; one that fails no more is an error here."""
+
+
+@pytest.mark.parametrize(("name", "parameter"), WALKED, ids=[f"{name}({parameter})" for name, parameter in WALKED])
+def test_hostile_values(world: World, good_arguments: Functions, name: str, parameter: str) -> None:
+    function, arguments = good_arguments[name]
+    failures = {}
+    for label, value in hostile_values(world).items():
+        try:
+            call(function, {**arguments, parameter: value})
+        except XLMError as error:
+            str(error)  # which may fail too
+        except Exception as error:
+            failures[label] = f"{type(error).__name__}: {str(error)[:80]}"
+    if parameter in KNOWN.get(name, ()):
+        assert failures, "known to fail no more: delete the entry"
+    else:
+        assert not failures

@@ -1,0 +1,48 @@
+"""Checks of arguments that many public functions share; each raises an ``InputError`` that names the argument."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from xlm.errors import InputError
+
+_PLAIN = (str, bytes, int, float, type(None))
+_SHOWN = 80
+_LARGEST = 2**31 - 1  # what every library below takes
+
+
+def check_flags(**flags: object) -> None:
+    """Raise ``InputError`` unless each is True or False."""
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            raise InputError("this is not a flag", where=name, found=shown(value), expected="True or False")
+
+
+def check_choice(what: str, choices: Collection[str], **argument: object) -> None:
+    """Raise ``InputError`` unless the one argument is one of the choices.
+
+    Args:
+        what: What it chooses, in the singular.
+        choices: All that there are.
+        **argument: The argument, by its name.
+    """
+    ((name, value),) = argument.items()
+    if not (isinstance(value, str) and value in choices):
+        raise InputError(f"no such {what}", where=name, found=shown(value), expected=" or ".join(map(repr, choices)))
+
+
+def check_count(**counts: object) -> None:
+    """Raise ``InputError`` unless each is an int of at least 1."""
+    for name, value in counts.items():
+        if type(value) is not int or not 1 <= value <= _LARGEST:
+            raise InputError(
+                "this is not a count", where=name, found=shown(value), expected=f"an int from 1 to {_LARGEST:,}"
+            )
+
+
+def shown(value: object) -> str:
+    """Return a wrong argument for a message: a plain value as it is, cut; else its class."""
+    if not isinstance(value, _PLAIN):
+        return f"a {type(value).__name__}"
+    text = repr(value) if not isinstance(value, int) or abs(value) < 10**_SHOWN else "a huge number"
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"

@@ -1,0 +1,1 @@
+"""Files and digests: what every package needs and none owns."""

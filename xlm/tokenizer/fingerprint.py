@@ -1,0 +1,24 @@
+"""What a tokenizer's ids depend on, as one digest."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from xlm._io.fingerprints import fingerprint
+from xlm.tokenizer.settings import TokenizerSettings
+
+
+def tokenizer_digest(tokenizer: TokenizerSettings) -> str:
+    """Return the fingerprint of a tokenizer: its tokens and its merges in order, and every setting by its name.
+
+    Scores and prepared text name it. Two tokenizers that give a text different ids have different ones.
+    """
+    names = [field.name for field in dataclasses.fields(TokenizerSettings) if field.init]
+    return fingerprint(
+        "tokenizer",
+        {name: getattr(tokenizer, name) for name in names}
+        | {
+            "vocabulary": tokenizer.vocabulary.tokens,
+            "added_tokens": [dataclasses.asdict(token) for token in tokenizer.added_tokens],
+        },
+    )
