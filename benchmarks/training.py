@@ -17,10 +17,10 @@ from xlm.model.config import XLMConfig
 from xlm.model.lm import XLMWithLMHeadModel
 from xlm.model.packed_linear import multiplies_bfloat16
 from xlm.training.config import BatchSettings, ModelSettings, OptimiserSettings, RunSettings, TrainConfig
+from xlm.training.objectives.clm import stream_loss
 from xlm.training.optimiser import OriginalAdam
-from xlm.training.processes import Processes
-from xlm.training.setup import LossModule
-from xlm.training.step import Stepper
+from xlm.training.processes import ModelCaller, Processes
+from xlm.training.step import TrainingStep
 
 SETTINGS = {
     "published": (XLMConfig.clm_ende_1024(), 8, 256),
@@ -125,13 +125,18 @@ def _our_step(model: XLMWithLMHeadModel, ids_BT: Tensor, precision: str) -> Call
         data="none",
         output="none",
         model=sizes,
-        batch=BatchSettings(rows=ids_BT.shape[0], width=ids_BT.shape[1]),
-        optimiser=OptimiserSettings(schedule="constant", warmup=0),
+        batch=BatchSettings(batch_size=ids_BT.shape[0], seq_len=ids_BT.shape[1]),
+        optimiser=OptimiserSettings(schedule="constant", warmup_steps=0),
         run=RunSettings(precision=precision, device="cpu"),
     )
     processes = Processes(rank=0, count=1, device=torch.device("cpu"))
-    stepper = Stepper(LossModule(model), OriginalAdam(model.parameters()), settings, processes=processes)
-    return lambda number: stepper(ids_BT, 0, step=number, update=number).loss
+    optimiser = OriginalAdam(model.parameters())
+    take_step = TrainingStep(ModelCaller(model), _stream_loss, optimiser, settings, processes=processes)
+    return lambda number: take_step([ids_BT], step=number, update=number).loss
+
+
+def _stream_loss(model: XLMWithLMHeadModel, ids_BT: Tensor) -> Tensor:
+    return stream_loss(model, ids_BT, 0)
 
 
 def _plain_step(model: XLMWithLMHeadModel, ids_BT: Tensor, precision: str) -> Callable[[int], float]:

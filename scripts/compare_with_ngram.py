@@ -43,6 +43,7 @@ from xlm.data.text import texts_of
 from xlm.scoring.logprobs import score_sequences
 from xlm.scoring.stream import ArraySequence, Ids, Stream
 from xlm.tokenizer.fingerprint import tokenizer_digest
+from xlm.training.config import with_new_names
 from xlm.training.log import read_log
 
 PROTOCOLS = ("sentence", "stream")
@@ -77,7 +78,7 @@ def run_settings(run: Path) -> tuple[dict[str, Any], int]:
     A run that was never evaluated has its last model only.
     """
     events = list(read_log(run))
-    starts = [event["config"] for event in events if event["event"] == "start"]
+    starts = [with_new_names(event["config"], warn=False) for event in events if event["event"] == "start"]
     if not starts:
         sys.exit(f"{run} is not the directory of a run")
     best = [event["step"] for event in events if event["event"] == "evaluation" and event["best"]]
@@ -93,8 +94,8 @@ def training_ids(data: Path, config: Mapping[str, Any], steps: int) -> dict[str,
         steps: How many batches it took.
     """
     batch = config["batch"]
-    sizes = {"rows": batch["rows"], "width": batch["width"]}
-    streams = open_streams(data, Index.read(data), "train", check=False, **sizes)
+    B, T = batch["batch_size"], batch["seq_len"]
+    streams = open_streams(data, Index.read(data), "train", batch_size=B, seq_len=T, check=False)
     order = Order(
         windows={lang: len(stream) for lang, stream in streams.items()},
         seed=config["seed"],
@@ -103,7 +104,7 @@ def training_ids(data: Path, config: Mapping[str, Any], steps: int) -> dict[str,
     )
     # The same windows, cut out of places instead of tokens.
     places = {
-        lang: Stream(sequence=ArraySequence(np.arange(len(stream.sequence))), eos_id=-1, **sizes)
+        lang: Stream(sequence=ArraySequence(np.arange(len(stream.sequence))), eos_id=-1, rows=B, width=T)
         for lang, stream in streams.items()
     }
     seen = {lang: np.zeros(len(stream.sequence) + 1, bool) for lang, stream in streams.items()}

@@ -33,7 +33,7 @@ from xlm.data.shards import Index, file_sha256
 from xlm.data.text import texts_of
 from xlm.errors import XLMError
 from xlm.scoring.logprobs import score_sequences
-from xlm.training.config import load_config
+from xlm.training.config import load_config, with_new_names
 from xlm.training.log import read_log
 
 NAME = "xlm-clm-ende-small"
@@ -94,18 +94,20 @@ def run_figures(model: XLMWithLMHeadModel, directory: Path, *, data: Path, run: 
     config, best = run_settings(run)
     steps = best if steps is None else steps
     planned = {
-        event["updates"]: event["config"]["run"]["updates"] for event in read_log(run) if event["event"] == "start"
+        event["updates"]: with_new_names(event["config"], warn=False)["run"]["max_steps"]
+        for event in read_log(run)
+        if event["event"] == "start"
     }
     changes = [at for before, at in pairwise([None, *planned]) if before is None or planned[before] != planned[at]]
     shipped = load_config(SHIPPED, ["data=data", "output=run"]).to_dict()
     different = [name for name in ("model", "batch", "optimiser") if config[name] != shipped[name]]
-    different += ["run.updates"] * (config["run"]["updates"] != shipped["run"]["updates"])
+    different += ["run.max_steps"] * (config["run"]["max_steps"] != shipped["run"]["max_steps"])
     updates = [event for event in read_log(run) if event["event"] == "update" and event["step"] <= steps]
     seen = {lang: f"{len(ids):,} of {len(every):,}" for lang, (ids, every) in training_ids(data, config, steps).items()}
-    trained_on = steps * config["batch"]["rows"] * config["batch"]["width"]
+    trained_on = steps * config["batch"]["batch_size"] * config["batch"]["seq_len"]
     rows = [
         ("parameters", f"{sum(parameter.numel() for parameter in model.parameters()):,}"),
-        ("updates", f"{steps:,} of {config['batch']['rows']} x {config['batch']['width']} tokens"),
+        ("updates", f"{steps:,} of {config['batch']['batch_size']} x {config['batch']['seq_len']} tokens"),
         ("learning rate as for", ", ".join(f"{planned[at]:,} updates from {at:,} on" for at in changes)),
         ("tokens trained on", f"{trained_on:,}, those that came twice counted twice"),
         ("different ones among them", ", ".join(f"{lang}: {count} of the text" for lang, count in seen.items())),

@@ -36,13 +36,13 @@ _FURTHER = """\
 start_from = "{model}"
 
 [batch]
-rows = 8
-width = 128
+batch_size = 8
+seq_len = 128
 
 [optimiser]
 lr = 3e-4
 schedule = "cosine"
-warmup = 10
+warmup_steps = 10
 
 [run]
 evaluate_every = 0
@@ -173,7 +173,7 @@ def main() -> int:
         data, trained = out / f"data-{name}", out / f"model-{name}"
         run("prepare", data, "--model", arguments.model, "--train", f"{arguments.lang}={out / name}.txt")
         places = ("--set", f"data={data}", "--set", f"output={trained}")
-        run("train", out / "further.toml", *places, "--set", f"run.updates={arguments.updates}", "--resume")
+        run("train", out / "further.toml", *places, "--set", f"run.max_steps={arguments.updates}", "--resume")
         engine = ["--engine", "ray", "--concurrency", arguments.concurrency]
         output = ["--format", "parquet", "--output-dir", out / f"scores-{name}", "--resume"]
         run("score", trained / "last", "--lang", arguments.lang, out / "corpus.txt", *engine, *output)

@@ -43,7 +43,8 @@ ELSEWHERE = {
 }
 # The pages train in earnest; here a few updates of a smaller batch are enough.
 BRIEFLY = (
-    " --set batch.rows=2 --set batch.width=16 --set run.updates=2 --set run.evaluate_every=2 --set run.save_every=2"
+    " --set batch.batch_size=2 --set batch.seq_len=16"
+    " --set run.max_steps=2 --set run.evaluate_every=2 --set run.save_every=2"
 )
 BUNDLED = "xlm-clm-ende-small"
 _BLOCK = re.compile(

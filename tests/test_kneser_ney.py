@@ -184,7 +184,7 @@ def test_in_the_stream_both_predict_all_but_the_first_token_of_each_window(
 def test_the_tokens_that_a_run_saw(tmp_path: Path) -> None:
     data = prepare_text(tmp_path)
     config = small_run(data, tmp_path / "run").to_dict()
-    streams = open_streams(data, Index.read(data), "train", rows=4, width=8)
+    streams = open_streams(data, Index.read(data), "train", batch_size=4, seq_len=8)
     order = Order(windows={lang: len(stream) for lang, stream in streams.items()}, seed=config["seed"])
     read: dict[str, list[int]] = {"de": [], "en": []}
     for batch in islice(batches(streams, order, Position()), 6):

@@ -1,8 +1,8 @@
-"""A hub on the loopback: the endpoints that a download uses, and ways to misbehave on purpose.
+"""A fake hub on localhost: the endpoints that a download uses, with faults on request.
 
-It speaks what https://huggingface.co speaks: the listing of a repository with sizes and hashes, small files under
-``resolve`` behind a redirect on the same host, large ones (LFS) behind a redirect to another host, which the name
-``localhost`` stands for.
+It has the interface of https://huggingface.co: it lists a repository with sizes and hashes, and serves files under
+``resolve``, small ones behind a redirect on the same host, large ones (LFS) behind a redirect to another host, here
+``localhost``.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ HTML = b"<!doctype html><title>Log in to the airport</title>"
 
 @dataclass
 class Repository:
-    """Files by commit.
+    """A repository.
 
     Attributes:
-        commits: Files of each commit.
-        refs: Branches and tags to commits.
-        token: What is needed to see that it is there.
-        gated: Whether nobody may read its files.
+        commits: The files of each commit.
+        refs: The commit of each branch and tag.
+        token: The token without which the repository is invisible.
+        gated: Whether all requests for files are refused.
     """
 
     commits: dict[str, dict[str, bytes]]
@@ -39,7 +39,7 @@ class Repository:
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked: method, path, headers (names in small letters)."""
+    """A recorded request; header names are in lower case."""
 
     method: str
     path: str
@@ -51,23 +51,25 @@ class Faults:
     """What goes wrong.
 
     Attributes:
-        status: Answer everything with this.
-        listing_status: Answer listings with this.
-        html: Answer listings with a page of a captive portal.
-        no_hashes: List files without their hashes.
-        silent: Take requests and never answer.
-        cut: After how many bytes to cut the next transfers of a file.
-        other: What to send instead of a file's content, the next times.
-        size: What to say that files have, instead of the truth.
-        unlisted_404: Files that are listed, and not there when asked for.
-        xet: Whether large files are said to be stored by xet.
-        headers: What to send in place of these headers, where they are sent; ``*`` stands for what is right.
+        status: The status of every answer.
+        listing_status: The status of every listing.
+        html: Whether listings are answered with the page of a captive portal.
+        no_hashes: Whether files are listed without hashes.
+        listed_hash: The hash to list for every file.
+        silent: Whether requests are never answered.
+        cut: After how many bytes to cut off each of the next transfers.
+        other: The content to send for a file, one for each of the next transfers.
+        size: The wrong sizes to claim for files.
+        unlisted_404: Files that are listed but answered with 404.
+        xet: Whether large files are marked as stored by xet.
+        headers: Replacements for headers that are sent; ``*`` stands for the right value.
     """
 
     status: int | None = None
     listing_status: int | None = None
     html: bool = False
     no_hashes: bool = False
+    listed_hash: str | None = None
     silent: bool = False
     cut: list[int] = field(default_factory=list)
     other: dict[str, list[bytes]] = field(default_factory=dict)
@@ -78,12 +80,12 @@ class Faults:
 
 
 def commit_of(text: str) -> str:
-    """A hash such as commits have."""
+    """Return a hash like those of commits."""
     return hashlib.sha1(text.encode()).hexdigest()
 
 
 def repository(files: dict[str, bytes], **more: dict[str, bytes]) -> Repository:
-    """A repository whose branch ``main`` holds these files; further branches by their names."""
+    """Return a repository with these files on its branch ``main``, and further branches by their names."""
     branches = {"main": files, **more}
     return Repository(
         commits={commit_of(name): content for name, content in branches.items()},
@@ -92,15 +94,15 @@ def repository(files: dict[str, bytes], **more: dict[str, bytes]) -> Repository:
 
 
 class FakeHub:
-    """The server; a context manager, running inside its block.
+    """The server; a context manager that runs it.
 
     Attributes:
         url: Its endpoint.
-        repositories: By id.
-        moved: Old ids to new ones.
-        faults: What goes wrong, for the tests to set.
-        requests: What was asked so far.
-        ended: Set when it is to answer no more.
+        repositories: The repositories by id.
+        moved: New ids by old ids.
+        faults: What goes wrong; tests set it.
+        requests: The requests so far.
+        ended: Set when the server stops.
     """
 
     def __init__(self) -> None:
@@ -128,7 +130,7 @@ class FakeHub:
         self.stop()
 
     def stop(self) -> None:
-        """Ends the server; what still waits for an answer is cut off."""
+        """Stop the server; cut off requests that still wait for an answer."""
         if not self.ended.is_set():
             self.ended.set()
             self._server.shutdown()
@@ -136,7 +138,7 @@ class FakeHub:
             self._thread.join()
 
     def asked(self, method: str = "GET") -> list[str]:
-        """Paths that were asked for, files by their names alone, and forgets them."""
+        """Return and clear the requested paths, sorted; of files only the names."""
         paths = [request.path for request in self.requests if request.method == method]
         self.requests.clear()
         return sorted(path if path.startswith("/api/models") else path.rsplit("/", 1)[-1] for path in paths)
@@ -217,9 +219,9 @@ class _Handler(BaseHTTPRequestHandler):
         for name, content in found.commits[commit].items():
             file: dict[str, object] = {"rfilename": name, "size": len(content)}
             if not faults.no_hashes:
-                file["blobId"] = _git(content)
+                file["blobId"] = faults.listed_hash or git_hash(content)
             if name.endswith(LARGE) and not faults.no_hashes:
-                sha256 = hashlib.sha256(content).hexdigest()
+                sha256 = faults.listed_hash or hashlib.sha256(content).hexdigest()
                 file["lfs"] = {"sha256": sha256, "size": len(content), "pointerSize": 134}
             siblings.append(file)
         answer = {"id": model_id, "modelId": model_id, "sha": commit, "siblings": siblings, "private": False}
@@ -261,7 +263,7 @@ class _Handler(BaseHTTPRequestHandler):
         sent = true
         if self.command == "GET" and faults.other.get(name):
             sent = faults.other[name].pop(0)
-        tag = hashlib.sha256(true).hexdigest() if name.endswith(LARGE) else _git(true)
+        tag = hashlib.sha256(true).hexdigest() if name.endswith(LARGE) else git_hash(true)
         headers = {"ETag": f'"{tag}"', "X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
         start, wanted = 0, self.headers.get("range")
         if wanted is not None:
@@ -293,5 +295,6 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
 
-def _git(content: bytes) -> str:
+def git_hash(content: bytes) -> str:
+    """Return the hash by which git names a file's content."""
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()

@@ -1,4 +1,4 @@
-"""The files of a small model in the forms that repositories of the hub have them in."""
+"""The files of a small model in the formats that repositories on the hub use."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def with_dropout(files: Files, value: float) -> Files:
 
 
 def spoilt(content: bytes) -> bytes:
-    """One bit of it turned, in the numbers of the weights, where no reader would see it."""
+    """Flip one bit; in weights it lies in a tensor, where no reader would notice."""
     return content[:-40] + bytes([content[-40] ^ 1]) + content[-39:]
 
 

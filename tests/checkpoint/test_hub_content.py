@@ -1,32 +1,22 @@
-"""That what is read is what the hub lists.
+"""Every file that is read has the content that the hub lists.
 
-Oracles: the directory that the files of the fake hub were read from; the fake hub's record of what it was asked.
+Oracles: the directory with the fake hub's files; the requests that the fake hub recorded.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
-from huggingface_hub import constants, hf_hub_download
+from huggingface_hub import constants, get_session, hf_hub_download
+from huggingface_hub.utils import _http
 
-from tests.checkpoint.fake_hub import FakeHub, commit_of, repository
-from tests.checkpoint.hub_files import (
-    ID,
-    MODEL_FILES,
-    TOKENIZER_FILES,
-    Files,
-    cached_files,
-    same_weights,
-    spoilt,
-)
+from tests.checkpoint.fake_hub import FakeHub, commit_of, git_hash, repository
+from tests.checkpoint.hub_files import ID, Files, cached_files, same_weights, spoilt
 from xlm import XLMTokenizer, XLMWithLMHeadModel
-from xlm.checkpoint.hub_download import Download
-from xlm.checkpoint.hub_headers import plain_headers
+from xlm.checkpoint import hub_download
 from xlm.errors import HubError
 
 
@@ -50,7 +40,7 @@ def test_wrong_content_is_fetched_again(name: str, hub: FakeHub, files: Files, s
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
 def test_content_that_stays_wrong(name: str, hub: FakeHub, files: Files, tmp_path: Path, saved: Path) -> None:
     hub.faults.other[name] = [spoilt(files[name])] * 2
-    with pytest.raises(HubError, match="another content than the hub lists") as error:
+    with pytest.raises(HubError, match="other content than the hub lists") as error:
         XLMWithLMHeadModel.from_pretrained(ID)
     assert name in str(error.value)
     assert name not in cached_files(tmp_path / "cache")
@@ -71,7 +61,34 @@ def test_xet_is_not_needed(hub: FakeHub, saved: Path, monkeypatch: pytest.Monkey
     assert same_weights(XLMWithLMHeadModel.from_pretrained(ID), saved)
 
 
-# ---- a server that calls different contents by one name
+# ---- the cache that other libraries share
+
+
+def test_what_is_fetched_serves_the_library(hub: FakeHub, files: Files) -> None:
+    XLMWithLMHeadModel.from_pretrained(ID)
+    hub.requests.clear()
+    for name in ("config.json", "model.safetensors"):
+        assert Path(hf_hub_download(ID, name, local_files_only=True)).read_bytes() == files[name]
+        assert Path(hf_hub_download(ID, name)).read_bytes() == files[name]
+    assert hub.asked() == []
+
+
+def test_a_file_system_without_links(hub: FakeHub, saved: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr("huggingface_hub.file_download.are_symlinks_supported", lambda *_: False)
+    for _ in range(2):
+        assert same_weights(XLMWithLMHeadModel.from_pretrained(ID), saved)
+    assert hub.asked().count("model.safetensors") == 1
+    assert not any(path.is_symlink() for path in tmp_path.rglob("*"))
+
+
+def test_a_cache_that_cannot_note_what_a_branch_means(hub: FakeHub, saved: Path, tmp_path: Path) -> None:
+    """For example a read-only cache that another library filled by commit."""
+    XLMWithLMHeadModel.from_pretrained(ID, revision=commit_of("main"))
+    (tmp_path / "cache" / "models--someone--small" / "refs").write_text("no directory")
+    assert same_weights(XLMWithLMHeadModel.from_pretrained(ID), saved)
+
+
+# ---- a server that sends one tag for different contents
 
 
 def one_tag(hub: FakeHub) -> None:
@@ -79,14 +96,14 @@ def one_tag(hub: FakeHub) -> None:
 
 
 def of_one_size(files: Files) -> Files:
-    """With three files that only their contents tell apart."""
+    """Pad three files to one size, so that only their contents differ."""
     names = ("config.json", "special_tokens_map.json", "tokenizer_config.json")
     longest = max(len(files[name]) for name in names)
     return {**files, **{name: files[name].ljust(longest) for name in names}}
 
 
 def with_more_dropout(files: Files) -> Files:
-    """With another configuration of the same size."""
+    """Change the configuration without changing its size."""
     changed = files["config.json"].replace(b'"dropout": 0.1', b'"dropout": 0.3')
     assert len(changed) == len(files["config.json"])
     assert changed != files["config.json"]
@@ -94,7 +111,7 @@ def with_more_dropout(files: Files) -> Files:
 
 
 def check_cache(cache: Path, commit: str, files: Files) -> None:
-    """What lies there as the files of a commit are those."""
+    """Check that the cached files of a commit are the files of that commit."""
     found = {path.name: path.read_bytes() for path in cache.glob(f"models--*/snapshots/{commit}/*")}
     assert {*found} >= {"config.json", "vocab.json", "merges.txt", "model.safetensors"}
     assert found == {name: files[name] for name in found}
@@ -119,59 +136,50 @@ def test_files_of_one_tag_are_kept_apart(hashes: bool, hub: FakeHub, files: File
 def test_a_branch_that_moves_while_its_files_are_fetched(
     hub: FakeHub, files: Files, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The listed commit is fetched and noted in the cache; the next use fetches the new one."""
     one_tag(hub)
     hub.repositories[ID] = repository(files, later=with_more_dropout(files))
-    wanted = Download._wanted
+    really = hub_download.list_files
 
-    def moves_on(download: Download) -> list[str]:
+    def moves_on(*arguments: Any) -> Any:
+        listed = really(*arguments)
         hub.repositories[ID].refs["main"] = commit_of("later")
-        return wanted(download)
+        return listed
 
-    monkeypatch.setattr(Download, "_wanted", moves_on)
-    assert XLMWithLMHeadModel.from_pretrained(ID).config.dropout == 0.3
-    assert XLMWithLMHeadModel.from_pretrained(ID, local_files_only=True).config.dropout == 0.3
+    monkeypatch.setattr(hub_download, "list_files", moves_on)
+    for dropout in (0.1, 0.3):
+        assert XLMWithLMHeadModel.from_pretrained(ID).config.dropout == dropout
+        assert XLMWithLMHeadModel.from_pretrained(ID, local_files_only=True).config.dropout == dropout
     assert XLMWithLMHeadModel.from_pretrained(ID, revision=commit_of("main")).config.dropout == 0.1
 
 
-def test_a_connection_made_anew_that_nobody_looks_at(
-    hub: FakeHub, files: Files, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    one_tag(hub)
-    tried: Counter[str] = Counter()
-
-    @contextmanager
-    def from_the_second_try(tag: str) -> Iterator[None]:
-        tried[tag] += 1
-        with plain_headers(tag) if tried[tag] > 1 else nullcontext():
-            yield
-
-    monkeypatch.setattr("xlm.checkpoint.hub_download.plain_headers", from_the_second_try)
-    assert XLMTokenizer.from_pretrained(ID) == XLMTokenizer.from_pretrained(saved)
-    assert same_weights(XLMWithLMHeadModel.from_pretrained(ID), saved)
-    assert list(tried.values()).count(2) == len({*MODEL_FILES, *TOKENIZER_FILES})
-    check_cache(tmp_path / "cache", commit_of("main"), files)
-
-
 def test_a_small_file_in_the_cache_is_that_of_its_commit(hub: FakeHub, files: Files, tmp_path: Path) -> None:
-    """However it came there: another library may have followed the server's tags."""
+    """Another library may have put a wrong file there by following the server's tags."""
     XLMWithLMHeadModel.from_pretrained(ID)
     path = next((tmp_path / "cache").glob("models--*/snapshots/*/config.json")).resolve()
     path.write_bytes(with_more_dropout(files)["config.json"])
     assert XLMWithLMHeadModel.from_pretrained(ID).config.dropout == 0.1
 
 
-# ---- other threads, which have the library's session in common
+# ---- other users of the library, and other threads
 
 
-def test_what_another_thread_fetches_meanwhile_is_its_own(hub: FakeHub, files: Files, tmp_path: Path) -> None:
-    """Also within the block, where our own file's tag is looked for."""
+def shared_state() -> dict[str, object]:
+    """Return what all users of the library in a process share: its session, the session's hooks and its factories."""
+    session: Any = get_session()
+    hooks = session.event_hooks if hasattr(session, "event_hooks") else session.hooks  # httpx or requests
+    makers = {name: value for name, value in vars(_http).items() if name.endswith("_FACTORY")}
+    return {"session": session, **makers, **{name: list(called) for name, called in hooks.items()}}
 
-    def fetched() -> bytes:
-        return Path(hf_hub_download(ID, "README.md")).read_bytes()
 
-    with ThreadPoolExecutor(1) as other, plain_headers("0" * 40):
-        assert other.submit(fetched).result() == files["README.md"]
-    assert [path.name for path in tmp_path.rglob("blobs/*")] != ["0" * 40]
+def test_others_who_use_the_library_notice_nothing(hub: FakeHub, files: Files, tmp_path: Path) -> None:
+    before = shared_state()
+    with ThreadPoolExecutor(1) as other:
+        fetched = other.submit(hf_hub_download, ID, "README.md", cache_dir=tmp_path / "theirs")
+        XLMTokenizer.from_pretrained(ID)
+    assert Path(fetched.result()).read_bytes() == files["README.md"]
+    assert Path(fetched.result()).resolve().name == git_hash(files["README.md"])
+    assert shared_state() == before
 
 
 def test_many_threads_and_one_cache(hub: FakeHub, saved: Path, tmp_path: Path) -> None:
@@ -185,3 +193,4 @@ def test_many_threads_and_one_cache(hub: FakeHub, saved: Path, tmp_path: Path) -
 
     with ThreadPoolExecutor(4) as threads:
         assert all(threads.map(right, range(12)))
+    assert hub.asked().count("model.safetensors") == 3  # once for each cache

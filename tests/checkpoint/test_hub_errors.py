@@ -1,4 +1,4 @@
-"""A hub that fails or refuses, and what is said then. Oracle: the faults that the fake hub was told to show."""
+"""Messages when the hub fails or refuses. Oracle: the faults that the fake hub was told to have."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from tests.checkpoint.fake_hub import FakeHub, commit_of
 from tests.checkpoint.hub_files import ID, cached_files, private, same_weights
 from xlm import XLMTokenizer, XLMWarning, XLMWithLMHeadModel
-from xlm.checkpoint.hub_errors import explain
+from xlm.checkpoint.hub_download import explain
 from xlm.errors import HubError, InputError
 
 
@@ -93,6 +93,10 @@ def not_a_commit(hub: FakeHub) -> None:
     hub.repositories[ID].refs["main"] = "../../x"
 
 
+def not_a_hash(hub: FakeHub) -> None:
+    hub.faults.listed_hash = "../../x"
+
+
 def cut_for_good(hub: FakeHub) -> None:
     hub.faults.cut = [100] + [0] * 20
 
@@ -116,6 +120,7 @@ ERRORS: dict[Callable[[FakeHub], None], tuple[str, ...]] = {
     no_revision: ("no such revision", "branch, a tag or"),
     file_gone: ("does not have a file that it lists", "model.safetensors"),
     not_a_commit: ("not the hub", "../../x"),
+    not_a_hash: ("not the hub", "../../x"),
     cut_for_good: ("cannot be reached", "try again"),
     wrong_length: ("did not arrive whole", "12345"),
 }
@@ -135,6 +140,7 @@ def test_errors(fault: Callable[[FakeHub], None], hub: FakeHub, tmp_path: Path) 
     assert error.remedy
     assert str(error).isprintable() or set(str(error)) - {"\n"} == {c for c in str(error) if c.isprintable()}
     assert "model.safetensors" not in cached_files(tmp_path / "cache")
+    assert list(tmp_path.rglob("incomplete*")) == []
 
 
 def test_after_a_failure_the_next_try_works(hub: FakeHub, saved: Path) -> None:
@@ -169,14 +175,14 @@ def test_a_cache_that_cannot_be_written(hub: FakeHub, tmp_path: Path) -> None:
 
 
 class XetAuthenticationError(PermissionError):
-    """As that of the library of xet, which may be missing."""
+    """Stands for the error of hf_xet, which may not be installed."""
 
 
 def test_xet_that_fails(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(**_: object) -> None:
         raise XetAuthenticationError("no access to the store of chunks")
 
-    monkeypatch.setattr("huggingface_hub.file_download.is_xet_available", lambda: True)
+    monkeypatch.setattr("xlm.checkpoint.hub_download.is_xet_available", lambda: True)
     monkeypatch.setattr("huggingface_hub.file_download.xet_get", fail)
     hub.faults.xet = True
     with pytest.raises(HubError, match="xet protocol failed") as error:
@@ -186,14 +192,14 @@ def test_xet_that_fails(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("token", ["hf_secret\n", "hf secret", "", "hf_geheïm"])
 def test_what_cannot_be_a_token_is_not_printed(token: str, hub: FakeHub) -> None:
-    with pytest.raises(InputError, match="cannot be a token") as error:
+    with pytest.raises(InputError, match="Invalid token") as error:
         XLMTokenizer.from_pretrained(ID, token=token)
     assert "hf" not in str(error.value)
     assert hub.requests == []
 
 
 def test_a_token_that_an_error_prints_is_left_out() -> None:
-    # What h11 says of a saved token with a NUL in it.
+    # The message of h11 for a saved token that contains a null byte.
     error = explain(RuntimeError("Illegal header value b'Bearer hf_secret\\x00 tail'"), "the hub", cache=Path())
     assert error.found == "RuntimeError: Illegal header value b'Bearer …"
 

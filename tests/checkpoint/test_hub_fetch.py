@@ -1,6 +1,6 @@
 """Which files of a repository are fetched, and of which commit.
 
-Oracles: the directory that the files of the fake hub were read from; the fake hub's record of what it was asked.
+Oracles: the directory with the fake hub's files; the requests that the fake hub recorded.
 """
 
 from __future__ import annotations
@@ -75,14 +75,15 @@ def test_revisions(revision: str, in_the_name: bool, hub: FakeHub, files: Files)
 
 def test_a_branch_that_moves_on(hub: FakeHub, files: Files) -> None:
     XLMWithLMHeadModel.from_pretrained(ID)
+    hub.asked()
     hub.repositories[ID] = Repository(
         commits={commit_of("new"): with_dropout(files, 0.25), commit_of("main"): files}, refs={"main": commit_of("new")}
     )
     assert XLMWithLMHeadModel.from_pretrained(ID).config.dropout == 0.25
+    assert hub.asked() == [f"/api/models/{ID}/revision/main", "config.json"]  # the weights are the same
     assert XLMWithLMHeadModel.from_pretrained(ID, local_files_only=True).config.dropout == 0.25
-    hub.asked()
     assert XLMWithLMHeadModel.from_pretrained(ID, revision=commit_of("main")).config.dropout == 0.1
-    assert hub.asked() == []  # a commit that the cache holds is never asked for
+    assert hub.asked() == []  # the hub is not asked for a commit that the cache holds
 
 
 @pytest.mark.parametrize("revision", ["../../x", "a b", "-x", "", "a\nb"])

@@ -1,7 +1,7 @@
-"""Which names stand for a model of the hub, and what of it is asked for.
+"""Which names are ids on the hub, and what is requested for them.
 
-Oracles: the directory that the files of the fake hub were read from, opened as a directory; the fake hub's record of
-what it was asked; the hub library's own rule of what an id is.
+Oracles: the directory with the fake hub's files, opened as a directory; the requests that the fake hub recorded;
+huggingface_hub's own rule for ids.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def test_the_model_cards_snippet(hub: FakeHub, saved: Path) -> None:
 
 @pytest.mark.parametrize("name", [LEGACY, f"FacebookAI/{LEGACY}"])
 def test_a_cache_filled_under_the_old_name_serves(name: str, hub: FakeHub, saved: Path) -> None:
-    """As transformers fills it: the hub leads from the old name to the new one."""
+    """As transformers fills it: the hub redirects the old name to the new one."""
     hub.repositories[f"FacebookAI/{LEGACY}"] = hub.repositories[ID]
     hub.moved[LEGACY] = f"FacebookAI/{LEGACY}"
     for file in MODEL_FILES:

@@ -1,4 +1,4 @@
-"""The cache without the hub. Oracles: the directory that the fake hub's files were read from; that it was not asked."""
+"""The cache without the hub. Oracles: the directory with the fake hub's files; that the fake hub got no request."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_offline(how: str, hub: FakeHub, saved: Path, tmp_path: Path, monkeypatc
 
 
 def test_the_environment_is_heeded(hub: FakeHub, saved: Path, tmp_path: Path) -> None:
-    """In a process of its own, as a user sets it; the tokenizer of a model on the hub needs no torch."""
+    """In a process of its own, as a user sets it; a tokenizer from the hub needs no torch."""
     private(hub)
     program = (
         "import sys; from xlm import XLMTokenizer; print(XLMTokenizer.from_pretrained('someone/small').vocab_size);"

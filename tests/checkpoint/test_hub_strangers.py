@@ -1,4 +1,4 @@
-"""What strangers put into repositories and headers. Oracle: no file outside of the cache is made, changed or run."""
+"""Hostile repositories and headers. Oracle: no file outside the cache is made, changed or executed."""
 
 from __future__ import annotations
 
@@ -14,8 +14,17 @@ import torch
 from huggingface_hub import get_session
 from safetensors.torch import load, save
 
-from tests.checkpoint.fake_hub import FakeHub, repository
-from tests.checkpoint.hub_files import ID, Files, cached_files, one_pickle, pickled, pickled_shards, safetensors_shards
+from tests.checkpoint.fake_hub import FakeHub, commit_of, repository
+from tests.checkpoint.hub_files import (
+    ID,
+    Files,
+    cached_files,
+    one_pickle,
+    pickled,
+    pickled_shards,
+    safetensors_shards,
+    with_dropout,
+)
 from xlm import XLMTokenizer, XLMWithLMHeadModel
 from xlm.errors import CheckpointError, HubError
 
@@ -39,7 +48,7 @@ def test_names_that_move_the_cursor(hub: FakeHub) -> None:
 
 
 def tag_of(outside: Path, cache: Path) -> str:
-    """From the directory of the blobs; relative, as the library strips a slash from the front."""
+    """Return a tag that leads from the blobs to a path; relative, as the library strips a leading slash."""
     return f'"{os.path.relpath(outside, cache / "models--someone--small" / "blobs")}"'
 
 
@@ -81,7 +90,7 @@ def test_a_tag_that_points_elsewhere_on_a_connection_made_anew(
 
 
 def test_a_link_out_of_the_cache_is_not_followed(hub: FakeHub, saved: Path, tmp_path: Path) -> None:
-    """A file in the cache that is not what the hub lists is removed, but not what a user linked to there."""
+    """A wrong file is removed from the cache, but not a user's file that the cache links to."""
     XLMTokenizer.from_pretrained(ID)
     mine = tmp_path / "mine"
     mine.write_text("my own")
@@ -103,6 +112,13 @@ def test_a_commit_that_points_elsewhere(hub: FakeHub, tmp_path: Path) -> None:
     with pytest.raises(HubError, match="does not have a file that it lists"):
         XLMWithLMHeadModel.from_pretrained(ID)
     assert not (tmp_path / "outside").exists()
+
+
+def test_a_commit_that_stands_for_another(hub: FakeHub, files: Files) -> None:
+    hub.repositories[ID] = repository(files, later=with_dropout(files, 0.25))
+    hub.repositories[ID].refs[commit_of("main")] = commit_of("later")
+    with pytest.raises(HubError, match="answered is not the hub"):
+        XLMWithLMHeadModel.from_pretrained(ID, revision=commit_of("main"))
 
 
 @pytest.mark.parametrize("tag", ['W/"*"', '"*-5"', "*"])
@@ -184,7 +200,7 @@ def test_other_wrong_indexes(spoil: Callable[[Files], None], words: list[str], h
 
 
 class Trap:
-    """Makes a file when it is unpickled."""
+    """Create a file when unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -28,7 +28,9 @@ def test_every_command_knows_it(invoke: Invoke, tmp_path: Path) -> None:
     assert done.exit_code == 1
     assert "max_position_embeddings = 256" in done.stderr
     config = tmp_path / "config.toml"
-    config.write_text(f'[model]\nstart_from = "{NAME}"\n[batch]\nrows = 2\nwidth = 8\n[run]\nupdates = 1\n', "utf-8")
+    config.write_text(
+        f'[model]\nstart_from = "{NAME}"\n[batch]\nbatch_size = 2\nseq_len = 8\n[run]\nmax_steps = 1\n', "utf-8"
+    )
     done = invoke("train", config, "--set", f"data={data}", "--set", f"output={run}")
     assert done.exit_code == 0, done.output
     assert (run / "last" / "model.safetensors").is_file()

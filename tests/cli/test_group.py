@@ -229,7 +229,7 @@ def test_a_closed_stream_is_an_empty_one_that_takes_no_results(
     arguments = [str(demo_files / "demo.pth"), "--codes", str(demo_files / "codes"), "--lang", "en"]
     output = tmp_path / "scores"
     if closed == 0:
-        expected = "" if command == "tokenize" else "line\ttokens\tlogprob\ttext\tstatus\n"
+        expected = "" if command == "tokenize" else "line\ttokens\tlogprob\tunknown\ttext\tstatus\n"
     else:
         (tmp_path / "text").write_text("the dog\n", encoding="utf-8")
         arguments += [str(tmp_path / "text"), *(["--output", str(output)] if command == "score" else [])]

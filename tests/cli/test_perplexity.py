@@ -14,7 +14,7 @@ from xlm.scoring.perplexity import LanguagePerplexity, Perplexity, perplexity
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
 TEXTS = {"en": ["The small dog is sleeping.", "", "A ü cat"], "de": ["Der kleine Hund schläft.", "Hund"]}
-HEADER = ["lang", "perplexity", "tokens", "nats_per_token", "bits_per_character", "bits_per_byte", "texts"]
+HEADER = ["lang", "perplexity", "tokens", "nats_per_token", "bits_per_character", "bits_per_byte", "texts", "unknown"]
 
 
 @pytest.fixture
@@ -55,14 +55,15 @@ def test_rows_are_the_languages_and_their_mean(
     header, *rows = (line.split("\t") for line in result.stdout.splitlines())
     assert header == HEADER
     for row, each in zip(rows, expected.languages, strict=False):
-        assert (row[0], int(row[2]), int(row[6])) == (each.lang, each.tokens, each.texts)
+        assert (row[0], int(row[2]), int(row[6]), int(row[7])) == (each.lang, each.tokens, each.texts, each.unknown)
         assert float(row[1]) == pytest.approx(each.perplexity, abs=1e-6)
         assert float(row[3]) == pytest.approx(each.nats_per_token, abs=1e-6)
         for cell, figure in ((row[4], each.bits_per_character), (row[5], each.bits_per_byte)):
             assert cell == ("" if figure is None else f"{figure:.6f}")
-    assert rows[2] == ["mean", f"{expected.perplexity:.6f}", *[""] * 5]
+    assert rows[2] == ["mean", f"{expected.perplexity:.6f}", *[""] * 6]
     shown = protocol if expected.window is None else f"stream {expected.window}"
     assert f"|lang:en+de|protocol:{shown}|" in result.stderr
+    assert result.stderr.endswith(f"|unknown:{sum(each.unknown for each in expected.languages)}\n")
     lines = invoke("perplexity", *model, *arguments, *options, "--format", "jsonl").stdout.splitlines()
     assert [list(json.loads(line)) for line in lines] == [HEADER] * 3
     assert json.loads(lines[2])["perplexity"] == pytest.approx(expected.perplexity, rel=1e-12)

@@ -2,7 +2,9 @@ r"""``xlm score``. Oracle: the library's own scores of each line, read back from
 
 from __future__ import annotations
 
+import csv
 import gzip
+import io
 import json
 import math
 import os
@@ -22,7 +24,7 @@ from xlm.scoring.score import score
 from xlm.scoring.sentence import SentenceScore
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
-HEADER = "line\ttokens\tlogprob\ttext\tstatus"
+HEADER = "line\ttokens\tlogprob\tunknown\ttext\tstatus"
 LINES = ["The small dog is sleeping.", "", " the dog \r ", 'the\tdog \\t "and\rthe\u2028cat', "A ü 漢 \U0001f600 \\"]
 
 
@@ -37,26 +39,28 @@ def scores(demo_files: Path) -> list[SentenceScore]:
     return score(XLMWithLMHeadModel.from_pretrained(demo_files / "demo.pth"), tokenizer, LINES, lang="en")
 
 
-def unescaped(cell: str) -> str:
-    return re.sub(r"\\(.)", lambda match: {"t": "\t", "n": "\n", "r": "\r"}.get(match[1], match[1]), cell)
-
-
 def rows_of(output: str, form: str) -> list[dict[str, Any]]:
-    lines = output.split("\n")
-    assert lines.pop() == ""
+    assert output.endswith("\n") or not output
     if form == "jsonl":
-        return [json.loads(line) for line in lines]
-    header, *rows = (line.split("\t") for line in lines)
+        return [json.loads(line) for line in output.split("\n")[:-1]]
+    header, *rows = csv.reader(io.StringIO(output, newline=""), dialect="excel-tab")
     assert all(len(row) == len(header) for row in rows)
-    wholes = ("line", "tokens", "position", "id", "word", "start", "end")
+    wholes = ("line", "tokens", "position", "id", "word", "start", "end", "unknown")
     kinds: dict[str, Callable[[str], object]] = dict.fromkeys(wholes, lambda cell: int(cell) if cell else None)
     kinds["logprob"] = lambda cell: float(cell) if cell else None
-    return [{name: kinds.get(name, unescaped)(cell) for name, cell in zip(header, row, strict=True)} for row in rows]
+    return [{name: kinds.get(name, str)(cell) for name, cell in zip(header, row, strict=True)} for row in rows]
 
 
 def sentence_rows(scores: list[SentenceScore]) -> list[dict[str, Any]]:
     return [
-        {"line": i + 1, "tokens": len(s.logprobs), "logprob": near(s.logprob), "text": s.text, "status": status(s)}
+        {
+            "line": i + 1,
+            "tokens": len(s.logprobs),
+            "logprob": near(s.logprob),
+            "unknown": s.ids.count(3),
+            "text": s.text,
+            "status": status(s),
+        }
         for i, s in enumerate(scores)
     ]
 
@@ -64,8 +68,8 @@ def sentence_rows(scores: list[SentenceScore]) -> list[dict[str, Any]]:
 def word_rows(scores: list[SentenceScore]) -> list[dict[str, Any]]:
     rows = []
     for i, s in enumerate(scores):
-        words = [(w.start, w.end, w.tokens, -w.surprisal, w.text) for w in s.words]
-        words.append((len(s.text), len(s.text), 1, s.logprobs[-1], "</s>"))
+        words = [(w.start, w.end, w.tokens, -w.surprisal, w.unknown, w.text) for w in s.words]
+        words.append((len(s.text), len(s.text), 1, s.logprobs[-1], False, "</s>"))
         rows += [
             {
                 "line": i + 1,
@@ -74,10 +78,11 @@ def word_rows(scores: list[SentenceScore]) -> list[dict[str, Any]]:
                 "end": end,
                 "tokens": tokens,
                 "logprob": near(logprob),
+                "unknown": unknown,
                 "text": text,
                 "status": status(s),
             }
-            for j, (start, end, tokens, logprob, text) in enumerate(words)
+            for j, (start, end, tokens, logprob, unknown, text) in enumerate(words)
         ]
     return rows
 
@@ -90,6 +95,7 @@ def token_rows(scores: list[SentenceScore]) -> list[dict[str, Any]]:
             "id": s.ids[j],
             "token": s.tokens[j],
             "logprob": near(lp),
+            "unknown": s.ids[j] == 3,
             "status": status(s),
         }
         for i, s in enumerate(scores)
@@ -121,14 +127,42 @@ def test_rows_are_the_scores(
     assert rows == expected
     assert [list(row) for row in rows] == [list(row) for row in expected]
     assert {row["line"] for row in rows} == {1, 2, 3, 4, 5}
+    assert sum(row["unknown"] for row in rows) > 0
+    assert result.stderr.endswith(f"|unknown:{sum(s.ids.count(3) for s in scores)}\n")
 
 
 def test_the_default_is_a_sentence_a_row_in_tsv(invoke: Invoke, model: tuple[str, ...]) -> None:
     text = "the dog\n"
     plain = invoke("score", *model, input=text)
     assert plain.stdout.splitlines()[0] == HEADER
-    assert re.fullmatch(r"1\t3\t-\d+\.\d{6}\tthe dog\tok", plain.stdout.splitlines()[1])
+    assert re.fullmatch(r"1\t3\t-\d+\.\d{6}\t0\tthe dog\tok", plain.stdout.splitlines()[1])
     assert plain.stdout == invoke("score", *model, "--by", "sentence", "--format", "tsv", input=text).stdout
+
+
+QUOTED = '"Well, I say null is NA," he said. "Go now."\nHe said "yes\nThe end.\nMore "text here.\n'
+
+
+def test_words_with_quotes_reach_other_programs(invoke: Invoke, model: tuple[str, ...], tmp_path: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    result = invoke("score", *model, "--by", "word", input=QUOTED)
+    words = [word for line in QUOTED.splitlines() for word in (*line.split(), "</s>")]
+    assert len(words) == 22
+    by_default = pandas.read_csv(io.StringIO(result.stdout), sep="\t")
+    assert by_default["line"].tolist() == [1] * 11 + [2] * 4 + [3] * 3 + [4] * 4
+    documented = pandas.read_csv(io.StringIO(result.stdout), sep="\t", keep_default_na=False)
+    assert documented["text"].tolist() == words
+    assert documented["logprob"].dtype == float
+    with_error = invoke("score", *model, input=b"the dog\n\xff\n").stdout
+    options = {"keep_default_na": False, "na_values": {"logprob": ""}}
+    assert pandas.read_csv(io.StringIO(with_error), sep="\t", **options)["logprob"].isna().tolist() == [False, True]
+    # What is written is read back: the words are the texts of the next run.
+    (tmp_path / "words.tsv").write_bytes(result.stdout_bytes)
+    again = rows_of(invoke("score", *model, tmp_path / "words.tsv").stdout, "tsv")
+    assert [row["text"] for row in again] == words
+
+
+def test_quotes_of_the_case(invoke: Invoke, model: tuple[str, ...], reference: Path) -> None:
+    assert (reference / "cases" / "quotes.txt").read_text(encoding="utf-8") == QUOTED
 
 
 def test_no_text_leaves_the_header(invoke: Invoke, model: tuple[str, ...]) -> None:
@@ -140,7 +174,7 @@ def test_the_signature_is_on_standard_error(invoke: Invoke, model: tuple[str, ..
     result = invoke("score", *model, input="the dog\n")
     assert re.fullmatch(
         r"signature: model:\w+\|tokenizer:\w+\|preset:original\|lang:en\|protocol:sentence\|long:stride \d+\|"
-        r"dtype:float32\|device:cpu\|torch:[^|]+\|xlm:[^|]+\n",
+        r"dtype:float32\|device:cpu\|torch:[^|]+\|xlm:[^|]+\|unknown:0\n",
         result.stderr,
     )
     other = invoke("score", *model, "--dtype", "bfloat16", "--too-long", "refuse", input="the dog\n").stderr
@@ -150,7 +184,8 @@ def test_the_signature_is_on_standard_error(invoke: Invoke, model: tuple[str, ..
 def test_bits_ranks_and_entropies(invoke: Invoke, model: tuple[str, ...], demo_files: Path) -> None:
     options = ("--by", "token", "--bits", "--ranks", "--entropy", "--format", "jsonl")
     rows = rows_of(invoke("score", *model, *options, input="the dog\n").stdout, "jsonl")
-    assert list(rows[0]) == ["line", "position", "id", "token", "logprob", "bits", "rank", "entropy", "status"]
+    names = ["line", "position", "id", "token", "logprob", "bits", "rank", "entropy", "unknown", "status"]
+    assert list(rows[0]) == names
     tokenizer = XLMTokenizer.from_pretrained(demo_files / "demo.pth", codes=demo_files / "codes")
     network = XLMWithLMHeadModel.from_pretrained(demo_files / "demo.pth")
     (expected,) = score(network, tokenizer, ["the dog"], lang="en", ranks=True, entropies=True)
@@ -249,10 +284,11 @@ def test_output_stands_under_its_name_when_it_is_complete(
     output = tmp_path / "out.tsv"
     result = invoke("score", *model, tmp_path / "in", "--output", output, "--bits")
     assert (result.exit_code, result.stdout) == (0, "")
-    assert output.read_text(encoding="utf-8") == invoke("score", *model, tmp_path / "in", "--bits").stdout
+    assert output.read_bytes() == invoke("score", *model, tmp_path / "in", "--bits").stdout_bytes
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out.tsv", "out.tsv.meta.json"]
     meta = json.loads((tmp_path / "out.tsv.meta.json").read_text(encoding="utf-8"))
-    assert f"signature: {meta['signature']}\n" == result.stderr
+    assert f"signature: {meta['signature']}|unknown:{meta['unknown']}\n" == result.stderr
+    assert meta["unknown"] > 0
     assert (meta["rows"], meta["by"], meta["inputs"]) == (
         5,
         "sentence",
@@ -260,7 +296,7 @@ def test_output_stands_under_its_name_when_it_is_complete(
     )
     again = invoke("score", *model, tmp_path / "in", "--output", output, "--bits", "--resume")
     assert again.exit_code == 0
-    assert "complete already" in again.stderr
+    assert again.stderr == f"{output} is complete already\n{result.stderr}"
 
 
 def test_each_line_at_once_when_nothing_is_read_ahead(demo_files: Path) -> None:
@@ -277,8 +313,28 @@ def test_each_line_at_once_when_nothing_is_read_ahead(demo_files: Path) -> None:
                 assert process.stdout.readline().decode() == f"{HEADER}\n"
             assert process.stdout.readline().startswith(f"{number + 1}\t3\t-".encode())  # the input is still open
         process.stdin.close()
-        assert re.search(r"\n3 rows, [\d,]+ tokens/s, 0:\d\d:\d\d\n$", process.stderr.read().decode())
+        assert re.search(r"(^|\n)3 rows, [\d,]+ tokens/s, 0:\d\d:\d\d\nsignature", process.stderr.read().decode())
         assert process.wait() == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs terminals")
+def test_each_line_that_is_typed_at_a_terminal_is_answered_at_once(demo_files: Path) -> None:
+    import pty
+
+    typing, terminal = pty.openpty()
+    command = [sys.executable, "-m", "xlm", "score", str(demo_files / "demo.pth"), "--codes", str(demo_files / "codes")]
+    with subprocess.Popen([*command, "--lang", "en"], stdin=terminal, stdout=subprocess.PIPE) as process:
+        os.close(terminal)
+        assert process.stdout is not None
+        try:
+            for number in (1, 2):
+                os.write(typing, b"the dog\n")
+                if number == 1:
+                    assert process.stdout.readline().decode() == f"{HEADER}\n"
+                assert process.stdout.readline().startswith(f"{number}\t3\t-".encode())  # the input is still open
+        finally:
+            os.close(typing)  # as a terminal that is closed
+        process.kill()
 
 
 @pytest.mark.parametrize(

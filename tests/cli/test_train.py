@@ -16,7 +16,7 @@ from xlm.training.loop import train
 
 def test_a_run_and_its_picture(invoke: Invoke, tmp_path: Path) -> None:
     data = prepare_text(tmp_path)
-    settings = {"updates": 6, "log_every": 1, "evaluate_every": 6, "save_every": 3}
+    settings = {"max_steps": 6, "log_every": 1, "evaluate_every": 6, "save_every": 3}
     config = write_config(tmp_path / "config.toml", data, tmp_path / "elsewhere", **settings)
     run = invoke("train", config, "--set", f"output={tmp_path / 'run'}")
     assert run.exit_code == 0, run.output
@@ -24,7 +24,7 @@ def test_a_run_and_its_picture(invoke: Invoke, tmp_path: Path) -> None:
     assert "6/6  loss" in run.stderr
     assert "perplexity de" in run.stderr
     assert "done after 6 updates" in run.stderr
-    train(small_run(data, tmp_path / "library", updates=6))
+    train(small_run(data, tmp_path / "library", max_steps=6))
     assert equal(weights(tmp_path / "run"), weights(tmp_path / "library"))
     again = invoke("train", config, "--set", f"output={tmp_path / 'run'}")
     assert again.exit_code == 1
@@ -40,7 +40,7 @@ def test_a_run_and_its_picture(invoke: Invoke, tmp_path: Path) -> None:
 
 
 def test_mistakes_are_named(invoke: Invoke, tmp_path: Path) -> None:
-    run = invoke("train", "clm_ende_small", "--set", "run.updates=0", "--set", "output=x")
+    run = invoke("train", "clm_ende_small", "--set", "run.max_steps=0", "--set", "output=x")
     assert run.exit_code == 1
     assert "data: it must be given" in run.stderr
     run = invoke("train", "clm_ende_small", "--set", f"data={tmp_path}", "--set", f"output={tmp_path / 'run'}")

@@ -106,8 +106,8 @@ def test_it_goes_on_where_it_was_cut_off(
     done = Index.read(tmp_path / "data").splits["train"]["en"]
     assert not done.complete
     assert len(done.shards) == fail_at
-    with pytest.raises(InputError, match="not prepared to its end"):
-        open_streams(tmp_path / "data", Index.read(tmp_path / "data"), "train", rows=1, width=2)
+    with pytest.raises(InputError, match="not fully prepared"):
+        open_streams(tmp_path / "data", Index.read(tmp_path / "data"), "train", batch_size=1, seq_len=2)
     first = tmp_path / "data" / done.shards[0].file
     stamp = first.stat().st_mtime_ns
     prepare(tokenizer, texts, tmp_path / "data", shard_tokens=30)
@@ -211,7 +211,7 @@ def test_a_tokenizer_with_other_special_tokens_is_another(tokenizer: XLMTokenize
 def test_batches_are_the_windows_in_order(tokenizer: XLMTokenizer, tmp_path: Path) -> None:
     texts = {language: _write(tmp_path / language, LINES) for language in ("en", "de")}
     index = prepare(tokenizer, {"train": texts}, tmp_path / "data")
-    streams = open_streams(tmp_path / "data", index, "train", rows=4, width=5)
+    streams = open_streams(tmp_path / "data", index, "train", batch_size=4, seq_len=5)
     order = Order(windows={language: len(stream) for language, stream in streams.items()}, seed=1)
     position = Position()
     for batch in itertools.islice(batches(streams, order, position), 20):
@@ -221,5 +221,5 @@ def test_batches_are_the_windows_in_order(tokenizer: XLMTokenizer, tmp_path: Pat
     (half,) = itertools.islice(batches(streams, order, position, first_row=2, rows=2), 1)
     (whole,) = itertools.islice(batches(streams, order, position), 1)
     assert np.array_equal(half.input_ids, whole.input_ids[2:])
-    with pytest.raises(InputError, match="no such part"):
-        open_streams(tmp_path / "data", index, "valid", rows=1, width=2)
+    with pytest.raises(InputError, match="no such split"):
+        open_streams(tmp_path / "data", index, "valid", batch_size=1, seq_len=2)

@@ -49,7 +49,7 @@ def test_scores_are_those_of_the_local_command(
     assert success["problems"] == 4 + local.stdout.count("longer than the model's positions")
     assert (success["problems"] > 4) == ("refuse" in options)
     assert f"{success['problems']} rows could not be" in remote.stderr
-    assert f"signature: {success['signature']}" == signature
+    assert f"signature: {success['signature']}|unknown:{success['counts']['unknown']}" == signature
     assert [part[0] for part in success["parts"]] == [path.name for path in parts(tmp_path / "out")]
     assert not (tmp_path / "out" / "_temporary").exists()
 

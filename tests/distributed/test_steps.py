@@ -44,16 +44,20 @@ def table(**columns: Any) -> Any:
 def test_scores_stand_beside_all_other_columns(opened: dict[str, Any], model: Any, tokenizer: Any) -> None:
     given = table()
     found = Scorer(**opened, bits=True)(given)
-    assert found.column_names == ["key", "text", "tokens", "logprob", "bits", "status"]
+    assert found.column_names == ["key", "text", "tokens", "logprob", "bits", "unknown", "status"]
     assert found.select(given.column_names).equals(given)
     expected = iter(xlm.score(model, tokenizer, [text for text in TEXTS if text is not None], lang="en"))
     for row in found.to_pylist():
         if row["text"] is None:
             assert row["status"] == "error: 'text' is not text: NoneType"
-            assert row["tokens"] is row["logprob"] is row["bits"] is None
+            assert row["tokens"] is row["logprob"] is row["bits"] is row["unknown"] is None
         else:
             result = next(expected)
-            assert (row["tokens"], row["logprob"]) == (len(result.tokens), result.logprob)
+            assert (row["tokens"], row["logprob"], row["unknown"]) == (
+                len(result.tokens),
+                result.logprob,
+                result.unknown,
+            )
     assert [row["status"].partition(":")[0] for row in found.to_pylist()] == ["ok", "error", "empty", "ok", "long"]
 
 
@@ -69,6 +73,7 @@ def test_words_and_tokens_are_rows(opened: dict[str, Any], model: Any, tokenizer
     tokens = Scorer(**opened, by="token", ranks=True)(table()).to_pylist()
     of_texts = [row for row in tokens if row["text"] is not None]
     assert [row["token"] for row in of_texts] == [token for result in expected for token in result.tokens]
+    assert [row["unknown"] for row in of_texts] == [unknown for result in expected for unknown in result.unknowns]
     assert [row["rank"] for row in of_texts] == [rank for result in expected for rank in result.ranks or ()]
     assert [row["status"] for row in tokens if row["text"] is None] == ["error: 'text' is not text: NoneType"]
 
@@ -151,6 +156,8 @@ def test_a_dataset_of_another_form_is_refused(opened: dict[str, Any], batch: Any
 def test_wrong_options_are_said_at_once(opened: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="Only tokens"):
         Scorer(**opened, ranks=True)
+    with pytest.raises(InputError, match="No such unit"):
+        Scorer(**opened, by="letter")
     with pytest.raises(LanguageError):
         Scorer(**{**opened, "lang": "xx"})
     with pytest.raises(InputError, match="No such output"):

@@ -58,6 +58,7 @@ def test_a_score_is_that_of_xlm_score(small: Small, text: str, lang: str, preset
     assert [token["logprob"] for token in tokens] == list(expected.logprobs)
     assert tuple(token["rank"] for token in tokens) == expected.ranks
     assert tuple(token["entropy"] for token in tokens) == expected.entropies
+    assert tuple(token["unknown"] for token in tokens) == expected.unknowns
     assert tuple(tuple(map(tuple, token["top"])) for token in tokens) == expected.top
     assert (answer["logprob"], answer["windows"]) == (expected.logprob, expected.windows)
     assert (answer["lang"], answer["preset"]) == (lang, preset or "original")

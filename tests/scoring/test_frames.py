@@ -12,6 +12,7 @@ import pytest
 from tests.scoring.small import make_model, open_tokenizer
 from xlm import XLMTokenizer, XLMWarning, XLMWithLMHeadModel, perplexity, score, score_frame, score_stream
 from xlm.errors import InputError
+from xlm.scoring.scorer import Scorer
 
 pd = pytest.importorskip("pandas")
 TEXTS = ["the dog is sleeping", "", "the grass"]
@@ -32,12 +33,12 @@ def test_a_frame_and_a_series_by_sentence(model: XLMWithLMHeadModel, tokenizer: 
     frame = items()
     found: Any = score(model, tokenizer, frame, lang="en")
     assert list(found.index) == ["b", "a", "b"]
-    assert list(found.columns) == ["n", "text", "tokens", "logprob"]
+    assert list(found.columns) == ["n", "text", "tokens", "logprob", "unknown", "status"]
     assert found["logprob"].tolist() == [result.logprob for result in expected]
     assert found["tokens"].tolist() == [len(result.logprobs) for result in expected]
     assert list(frame.columns) == ["n", "text"]  # what was given stays as it was
     of_series: Any = score(model, tokenizer, frame["text"], lang="en")
-    assert list(of_series.columns) == ["text", "tokens", "logprob"]
+    assert list(of_series.columns) == ["text", "tokens", "logprob", "unknown", "status"]
     assert of_series["logprob"].tolist() == found["logprob"].tolist()
     assert list(of_series.index) == ["b", "a", "b"]
 
@@ -45,12 +46,16 @@ def test_a_frame_and_a_series_by_sentence(model: XLMWithLMHeadModel, tokenizer: 
 def test_by_word_and_token(model: XLMWithLMHeadModel, tokenizer: XLMTokenizer) -> None:
     expected = score(model, tokenizer, TEXTS, lang="en", ranks=True, entropies=True)
     words = score_frame(model, tokenizer, items(), lang="en", by="word")
+    assert list(words.index) == ["b"] * 4 + ["a"] + ["b"] * 2
+    (empty,) = words[words["n"] == 2].to_dict("records")  # a text without words keeps its row
+    assert empty["status"] == "empty"
+    assert all(pd.isna(empty[name]) for name in ("word", "start", "end", "tokens", "surprisal", "unknown"))
+    words = words[words["n"] != 2]
     assert words[["n", "word", "start", "end", "tokens", "surprisal"]].values.tolist() == [
         [n, word.text, word.start, word.end, word.tokens, word.surprisal]
         for n, result in enumerate(expected, 1)
         for word in result.words
     ]
-    assert list(words.index) == ["b"] * 4 + ["b"] * 2
     tokens = score_frame(model, tokenizer, items(), lang="en", by="token", ranks=True, entropies=True)
     assert tokens["token"].tolist() == [token for result in expected for token in result.tokens]
     assert tokens["rank"].tolist() == [rank for result in expected for rank in result.ranks or ()]
@@ -68,10 +73,80 @@ def test_another_column_and_nothing_at_all(model: XLMWithLMHeadModel, tokenizer:
 @pytest.mark.parametrize("by", ["sentence", "word", "token"])
 def test_no_rows_have_the_columns_of_some(model: XLMWithLMHeadModel, tokenizer: XLMTokenizer, by: str) -> None:
     some = score_frame(model, tokenizer, items(), lang="en", by=by)
-    for none in (items().iloc[:0], items().iloc[1:2]) if by == "word" else (items().iloc[:0],):
-        found = score_frame(model, tokenizer, none, lang="en", by=by)
-        assert len(found) == 0
-        assert list(found.columns) == list(some.columns)
+    found = score_frame(model, tokenizer, items().iloc[:0], lang="en", by=by)
+    assert len(found) == 0
+    assert list(found.columns) == list(some.columns)
+
+
+@pytest.mark.parametrize("by", ["sentence", "word", "token"])
+@pytest.mark.parametrize("missing", [None, float("nan"), pd.NA], ids=str)
+def test_a_missing_text_is_a_row_that_says_so(
+    model: XLMWithLMHeadModel, tokenizer: XLMTokenizer, missing: Any, by: str
+) -> None:
+    frame = pd.DataFrame({"text": ["the dog", missing, "the grass", 3]}, index=["a", "b", "c", "b"], dtype=object)
+    found = score_frame(model, tokenizer, frame, lang="en", by=by)
+    assert list(dict.fromkeys(found.index)) == ["a", "b", "c"]
+    wrong = found.loc["b"]
+    assert wrong["status"].tolist() == ["error: 'text' is not text: NoneType", "error: 'text' is not text: int"]
+    assert wrong[found.columns[1:-1]].isna().all(axis=None)
+    others = score_frame(model, tokenizer, frame.loc[["a", "c"]], lang="en", by=by)
+    for name in others.columns:
+        assert found.loc[["a", "c"], name].tolist() == others[name].tolist()
+    if by == "sentence":
+        same: Any = score(model, tokenizer, frame, lang="en")
+        pd.testing.assert_frame_equal(same, found)
+
+
+def test_a_text_that_is_refused_is_a_row_that_says_so(model: XLMWithLMHeadModel, tokenizer: XLMTokenizer) -> None:
+    frame = pd.DataFrame({"text": ["the dog", "the " * 99]})
+    found = score_frame(model, tokenizer, frame, lang="en", too_long="refuse")
+    assert found["status"].tolist()[0] == "ok"
+    assert found["status"].tolist()[1].startswith("error: a text is longer than the model's positions")
+    long = score_frame(model, tokenizer, frame, lang="en")
+    assert long["status"].tolist()[1].startswith("long: ")
+
+
+def test_unknown_tokens_have_a_column(model: XLMWithLMHeadModel, tokenizer: XLMTokenizer) -> None:
+    frame = pd.DataFrame({"text": ["the 漢 dog 漢 漢", "the dog"]})
+    assert score_frame(model, tokenizer, frame, lang="en")["unknown"].tolist() == [3, 0]
+    words = score_frame(model, tokenizer, frame, lang="en", by="word")
+    assert words["unknown"].tolist() == ["漢" in word for word in words["word"]]
+    tokens = score_frame(model, tokenizer, frame, lang="en", by="token")
+    assert tokens["unknown"].tolist() == [token == "<unk>" for token in tokens["token"]]
+    assert tokens["unknown"].sum() == 3
+
+
+OF_TOKENS: dict[str, Any] = {"ranks": True, "entropies": True, "top": 2}
+
+
+@pytest.mark.parametrize("name", OF_TOKENS)
+def test_what_is_asked_for_has_a_column_or_is_refused(
+    model: XLMWithLMHeadModel, tokenizer: XLMTokenizer, name: str
+) -> None:
+    asked = {name: OF_TOKENS[name]}
+    column = {"ranks": "rank", "entropies": "entropy", "top": "top"}[name]
+    tokens = score_frame(model, tokenizer, items(), lang="en", by="token", **asked)
+    results = score(model, tokenizer, TEXTS, lang="en", **asked)
+    assert tokens[column].tolist() == [value for result in results for value in getattr(result, name)]
+    for by in ("sentence", "word"):
+        with pytest.raises(InputError, match=f"Only tokens have {name}"):
+            score_frame(model, tokenizer, items(), lang="en", by=by, **asked)
+    with pytest.raises(InputError, match=f"Only tokens have {name}"):
+        score(model, tokenizer, items(), lang="en", **asked)
+
+
+@pytest.mark.parametrize(
+    ("by", "name"), [("sentence", "unknown"), ("word", "surprisal"), ("token", "rank"), ("token", "status")]
+)
+def test_a_clash_of_columns_is_found_before_the_work(
+    model: XLMWithLMHeadModel, tokenizer: XLMTokenizer, monkeypatch: pytest.MonkeyPatch, by: str, name: str
+) -> None:
+    monkeypatch.setattr(Scorer, "score_window", lambda *_, **__: pytest.fail("it was scored"))
+    frame = items().rename(columns={"n": name})
+    options: dict[str, Any] = {"ranks": True} if by == "token" else {}
+    with pytest.raises(InputError) as found:
+        score_frame(model, tokenizer, frame, lang="en", by=by, **options)
+    assert (found.value.where, found.value.found) == ("frame", repr(name))
 
 
 @pytest.mark.parametrize(
@@ -81,7 +156,10 @@ def test_no_rows_have_the_columns_of_some(model: XLMWithLMHeadModel, tokenizer: 
         (items().rename(columns={"n": "logprob"}), {}, "frame"),
         (items(), {"by": "letter"}, "by"),
         (TEXTS, {}, "frame"),
-        (pd.DataFrame({"text": ["a", None]}), {}, "texts[1]"),
+        (items(), {"column": ["text"]}, "column"),
+        (items()["text"], {"column": ["text"]}, "column"),
+        (items(), {"by": ["word"]}, "by"),
+        (items(), {"top": None}, "top"),
     ],
 )
 def test_errors(

@@ -83,6 +83,20 @@ def test_sentences_by_themselves(tokenizer: XLMTokenizer) -> None:
     assert (found.protocol, found.window, found.stride) == ("sentence", None, POSITIONS // 2)
 
 
+def test_unknown_tokens_are_counted_among_those_predicted(tokenizer: XLMTokenizer) -> None:
+    model = make_model(tokenizer.vocab_size)
+    texts = ["the 漢 dog", "", "漢", "<unk> the dog"]
+    stream = [1, *(index for text in texts for index in tokenizer.encode(text, lang="en")[1:])]
+    (by_sentence,) = perplexity(model, tokenizer, texts, lang="en").languages
+    assert by_sentence.unknown == stream.count(tokenizer.unk_token_id) > 3
+    window = 4
+    row = [1] * (-(len(stream) - 1) % window) + stream
+    predicted = [row[i] for i in range(len(row) - 1) if i % window]  # each window's first is given
+    (in_stream,) = perplexity(model, tokenizer, texts, lang="en", protocol="stream", window=window).languages
+    assert in_stream.tokens == len(predicted)
+    assert in_stream.unknown == predicted.count(tokenizer.unk_token_id)
+
+
 def test_several_languages_and_the_mean_of_their_perplexities(tokenizer: XLMTokenizer) -> None:
     model = make_model(tokenizer.vocab_size)
     found = perplexity(model, tokenizer, {"en": TEXTS, "de": TEXTS[:1]}, protocol="stream", window=7)
@@ -134,7 +148,9 @@ def test_an_unknown_second_language_is_refused_before_anything_is_read(tokenizer
 
 
 def test_a_perplexity_too_large_for_a_float_is_infinite() -> None:
-    found = LanguagePerplexity(lang="en", texts=1, tokens=1, nats=800.0, characters=1, utf8_bytes=1, whole=True)
+    found = LanguagePerplexity(
+        lang="en", texts=1, tokens=1, unknown=0, nats=800.0, characters=1, utf8_bytes=1, whole=True
+    )
     assert found.perplexity == math.inf
 
 

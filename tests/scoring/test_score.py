@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 import math
+import pickle
 import warnings
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -22,13 +22,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.scoring.small import POSITIONS, make_model, open_tokenizer
-from xlm.errors import InputError, LanguageError, XLMWarning
+from xlm.errors import InputError, LanguageError, XLMError, XLMWarning
 from xlm.model.head import LinearHead
 from xlm.model.lm import XLMWithLMHeadModel
+from xlm.scoring.frames import score_frame
+from xlm.scoring.perplexity import perplexity
 from xlm.scoring.score import score, score_stream
 from xlm.scoring.scorer import _as_tokens
 from xlm.scoring.sentence import SentenceScore
 from xlm.tokenizer.tokenizer import XLMTokenizer
+from xlm.tokenizer.vocabulary import SPECIAL_TOKENS, Vocabulary
 
 TEXTS = ["The small dog is sleeping on the grass.", "", "A cat .", "xylophone \U0001f600 the"]
 
@@ -286,7 +289,30 @@ def test_a_stream_is_read_and_given_in_windows(tokenizer: XLMTokenizer, monkeypa
     for i, result in enumerate(results):
         found.append(result)
         assert i < read <= i + 6  # no more than 40 characters ahead
-    assert found == score(model, tokenizer, texts(), lang="en", batch_size=3)
+    left, most = list(texts()), 1
+    windows: list[list[str]] = []
+    while left:
+        ends = [n for n in range(1, len(left) + 1) if n == most or sum(map(len, left[:n])) >= 40]
+        windows.append(left[: (ends or [len(left)])[0]])
+        left, most = left[len(windows[-1]) :], 2 * most
+    assert found == [
+        result for window in windows for result in score(model, tokenizer, window, lang="en", batch_size=3)
+    ]
+
+
+def test_a_slow_stream_has_its_first_result_after_the_first_text(tokenizer: XLMTokenizer) -> None:
+    model = make_model(tokenizer.vocab_size)
+    read = 0
+
+    def texts() -> Iterator[str]:
+        nonlocal read
+        for i in range(9000):
+            read += 1
+            yield f"dog {i % 7}"
+
+    seen = [read for _ in score_stream(model, tokenizer, texts(), lang="en")]
+    windows = [1, 3, 7, 15, 31, 63, 127, 255, 511, 1023, 2047, 4095, 8191, 9000]
+    assert seen == [next(window for window in windows if i < window) for i in range(9000)]
 
 
 def test_a_stream_gives_what_stands_before_an_error(tokenizer: XLMTokenizer) -> None:
@@ -343,8 +369,98 @@ def test_a_bidirectional_model_is_refused(tokenizer: XLMTokenizer) -> None:
 
 def test_the_tokenizer_of_a_larger_model_is_refused(tokenizer: XLMTokenizer) -> None:
     with pytest.raises(InputError, match="vocabulary") as error:
-        score(make_model(16), tokenizer, ["the", TEXTS[0]], lang="en")
-    assert error.value.where == "texts[0]"
+        score(make_model(tokenizer.vocab_size - 1), tokenizer, [], lang="en")
+    assert error.value.where == "tokenizer"
+    # More rows than tokens are what resizing leaves, or padding to a round number.
+    assert len(score(make_model(tokenizer.vocab_size + 5), tokenizer, ["the"], lang="en")) == 1
+
+
+WITH_A_MODEL = [score, perplexity, lambda *given, **options: list(score_stream(*given, **options)), score_frame]
+
+
+@pytest.mark.parametrize("function", WITH_A_MODEL)
+def test_a_model_and_its_tokenizer_in_that_order(tokenizer: XLMTokenizer, function: Callable[..., Any]) -> None:
+    pandas = pytest.importorskip("pandas")
+    model = make_model(tokenizer.vocab_size)
+    texts = pandas.Series(["the dog"]) if function is score_frame else ["the dog"]
+    function(model, tokenizer, texts, lang="en")
+    with pytest.raises(InputError, match="The model and the tokenizer are swapped"):
+        function(tokenizer, model, texts, lang="en")
+    wrong = (None, "xlm-clm-ende-small", 3, object(), model.transformer, model.config)
+    for pair in [*((value, tokenizer) for value in wrong), *((model, value) for value in wrong), (model, model)]:
+        with pytest.raises(InputError, match="A model and its tokenizer are needed"):
+            function(*pair, texts, lang="en")
+
+
+def test_a_compiled_model_is_scored_too(tokenizer: XLMTokenizer) -> None:
+    model = make_model(tokenizer.vocab_size)
+    compiled = cast(XLMWithLMHeadModel, torch.compile(model, backend="eager"))
+    assert score(compiled, tokenizer, TEXTS, lang="en") == score(model, tokenizer, TEXTS, lang="en")
+
+
+@pytest.mark.parametrize("function", WITH_A_MODEL[:3])
+@pytest.mark.parametrize("texts", [None, 3, b"the dog", object(), np.array("the"), np.array([["the"]]), str, "the dog"])
+def test_what_holds_no_texts_is_refused(tokenizer: XLMTokenizer, function: Callable[..., Any], texts: object) -> None:
+    with pytest.raises(InputError) as error:
+        function(make_model(tokenizer.vocab_size), tokenizer, texts, lang="en")
+    assert str(error.value.where).startswith("texts")
+
+
+def test_a_mapping_or_a_frame_is_no_list_of_texts(tokenizer: XLMTokenizer) -> None:
+    """Its keys, or the names of its columns, would be scored."""
+    pandas = pytest.importorskip("pandas")
+    model = make_model(tokenizer.vocab_size)
+    for function in (score, score_stream):
+        with pytest.raises(InputError):
+            function(model, tokenizer, {"en": ["the dog"]}, lang="en")
+    frame = pandas.DataFrame({"text": ["the dog"]})
+    with pytest.raises(InputError):
+        score_stream(model, tokenizer, frame, lang="en")
+    with pytest.raises(InputError):
+        perplexity(model, tokenizer, frame, lang="en")
+
+
+HOSTILE = [None, True, -1, 0.5, math.nan, "x", b"en", [], ["en"], {}, object(), np.zeros(2), torch.zeros(2), str]
+
+
+def test_unknown_by_token_word_and_text(tokenizer: XLMTokenizer, demo_files: Path) -> None:
+    model = make_model(tokenizer.vocab_size)
+    text = "the 漢dog is 漢 \u200b dog"
+    (result,) = score(model, tokenizer, [text], lang="en")
+    assert result.unknowns == tuple(index == tokenizer.unk_token_id for index in result.ids)
+    assert result.unknown == sum(result.unknowns) == 2
+    assert [word.text for word in result.words if word.unknown] == ["漢dog", "漢"]
+    assert pickle.loads(pickle.dumps(result)) == result
+    # Without a language, the preset of transformers takes a special token that the text spells for that token.
+    plain = open_tokenizer(demo_files, preset="transformers", lang2id=None)
+    without = make_model(tokenizer.vocab_size, lang2id={}, use_lang_emb=False)
+    (result,) = score(without, plain, ["the <unk> dog"], lang=cast(str, None))
+    assert result.tokens == ("the</w>", "<unk>", "dog</w>", "</s>")
+    assert (result.unknown, [word.unknown for word in result.words]) == (1, [False, True, False])
+
+
+OPTIONS = ["lang", "batch_size", "batch_tokens", "ranks", "entropies", "top", "too_long", "stride"]
+
+
+@pytest.mark.parametrize(
+    ("function", "name"),
+    [
+        *((score, name) for name in OPTIONS),
+        *((perplexity, name) for name in ("lang", "protocol", "window", "stride", "batch_size", "batch_tokens")),
+    ],
+)
+def test_any_value_of_an_option_is_right_or_an_error_of_ours(
+    tokenizer: XLMTokenizer, function: Callable[..., Any], name: str
+) -> None:
+    model = make_model(tokenizer.vocab_size)
+    refused = 0
+    for value in HOSTILE:
+        options: dict[str, Any] = {"lang": "en", name: value}
+        try:
+            function(model, tokenizer, ["the dog"], **options)
+        except XLMError:
+            refused += 1
+    assert refused >= len(HOSTILE) - 2
 
 
 def test_dropout_is_off_and_every_mode_comes_back(tokenizer: XLMTokenizer) -> None:
@@ -390,13 +506,10 @@ def test_an_untrained_first_token_warns_once_and_is_scored_as_encoded(demo_files
     assert seen_by_stream[0].filename == __file__
 
 
-class NumbersTokenizer:
+class NumbersTokenizer(XLMTokenizer):
     """Takes texts of ids, so that no codes of 60,000 words are needed."""
 
-    def __init__(self, vocab_size: int) -> None:
-        self.vocabulary = SimpleNamespace(tokens=list(map(str, range(vocab_size))))
-
-    def encode(self, text: str, *, lang: str) -> list[int]:
+    def encode(self, text: str, **_: Any) -> list[int]:  # type: ignore[override]
         return list(map(int, text.split()))
 
 
@@ -405,7 +518,8 @@ def test_the_sum_over_a_large_vocabulary_is_exact() -> None:
     model = make_model(60_000)
     torch.nn.init.normal_(cast(LinearHead, model.head).bias, std=4)
     ids = torch.randint(14, 60_000, (POSITIONS,)).tolist()
-    tokenizer = cast(XLMTokenizer, NumbersTokenizer(60_000))
+    vocabulary = Vocabulary(tokens=(*SPECIAL_TOKENS, *map(str, range(14, 60_000))))
+    tokenizer = NumbersTokenizer(vocabulary, (("1", "4"),))
     (result,) = score(model, tokenizer, [" ".join(map(str, ids))], lang="en")
     np.testing.assert_allclose(result.logprobs, by_hand(model, ids, 1), atol=5e-6, rtol=0)
 

@@ -74,7 +74,7 @@ def test_what_changes_ids_changes_the_tokenizer_digest(demo_files: Path, tokeniz
 
 
 def test_one_line_names_everything(tokenizer: XLMTokenizer) -> None:
-    made = signature(make_model(50), tokenizer, lang="en", protocol="stream 64", long="none")
+    made = signature(make_model(tokenizer.vocab_size), tokenizer, lang="en", protocol="stream 64", long="none")
     assert re.fullmatch(
         r"model:[0-9a-f]{12}\|tokenizer:[0-9a-f]{12}\|preset:original\|lang:en\|protocol:stream 64\|long:none"
         r"\|dtype:float32\|device:cpu\|torch:[^|]+\|xlm:[^|]+",

@@ -37,9 +37,9 @@ def small_run(data: Path, output: Path, **changes: Any) -> TrainConfig:
     """12 updates of a one-layer model with dropout; keys of any part of the configuration can be changed."""
     parts: dict[str, Any] = {
         "model": ModelSettings(emb_dim=16, n_layers=1, n_heads=2, max_position_embeddings=16),
-        "batch": BatchSettings(rows=4, width=8),
-        "optimiser": OptimiserSettings(lr=5e-3, warmup=4),
-        "run": RunSettings(updates=12, device="cpu", log_every=1, evaluate_every=6, save_every=3, keep_last=3),
+        "batch": BatchSettings(batch_size=4, seq_len=8),
+        "optimiser": OptimiserSettings(lr=5e-3, warmup_steps=4),
+        "run": RunSettings(max_steps=12, device="cpu", log_every=1, evaluate_every=6, save_every=3, keep_last=3),
     }
     top = {name: value for name, value in changes.items() if name in ("seed", "model")}
     for name, part in parts.items():
@@ -59,7 +59,16 @@ def write_config(path: Path, data: Path, output: Path, **run: int) -> Path:
     """The same configuration as ``small_run``, in a file, with other keys of ``run``."""
     lines = [f"data = {json.dumps(str(data))}", f"output = {json.dumps(str(output))}"]
     lines += ["[model]", "emb_dim = 16", "n_layers = 1", "n_heads = 2", "max_position_embeddings = 16"]
-    lines += ["[batch]", "rows = 4", "width = 8", "[optimiser]", "lr = 5e-3", "warmup = 4", "[run]", 'device = "cpu"']
+    lines += [
+        "[batch]",
+        "batch_size = 4",
+        "seq_len = 8",
+        "[optimiser]",
+        "lr = 5e-3",
+        "warmup_steps = 4",
+        "[run]",
+        'device = "cpu"',
+    ]
     lines += [f"{key} = {value}" for key, value in run.items()]
     path.write_text("\n".join(lines) + "\n", "utf-8")
     return path

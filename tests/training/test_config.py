@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import REPOSITORY
-from xlm.errors import ConfigError
+from xlm.errors import ConfigError, XLMWarning
 from xlm.model.config import XLMConfig
-from xlm.training.config import SHIPPED, TrainConfig, load_config
+from xlm.training.config import RENAMED, SHIPPED, TrainConfig, load_config
 
 SMALL = """
 data = "data"
@@ -36,14 +36,14 @@ def file(tmp_path: Path) -> Path:
 
 def test_file_and_changes(file: Path) -> None:
     changes = [
-        "run.updates = 7",
+        "run.max_steps = 7",
         "batch.sampling_exponent=0.7",
         "data=some where",
         "run.compile=true",
         "model.n_layers=3",
     ]
     config = load_config(str(file), changes)
-    assert (config.run.updates, config.batch.sampling_exponent, config.data) == (7, 0.7, "some where")
+    assert (config.run.max_steps, config.batch.sampling_exponent, config.data) == (7, 0.7, "some where")
     assert (config.run.compile, config.model.n_layers) == (True, 3)
     assert config.optimiser.lr == 1.0
     assert isinstance(config.optimiser.lr, float)
@@ -51,21 +51,21 @@ def test_file_and_changes(file: Path) -> None:
 
 
 def test_all_mistakes_at_once(file: Path) -> None:
-    changes = ["run.update=7", "batch.rows=many", "optimiser.lr=true", "nothing=1", "model=3"]
+    changes = ["run.max_step=7", "batch.batch_size=many", "optimiser.lr=true", "nothing=1", "model=3"]
     with pytest.raises(ConfigError) as caught:
         load_config(str(file), changes)
-    for name in ("run.update", "batch.rows = 'many'", "optimiser.lr = True", "nothing = 1", "model = 3"):
+    for name in ("run.max_step", "batch.batch_size = 'many'", "optimiser.lr = True", "nothing = 1", "model = 3"):
         assert name in str(caught.value)
 
 
 def test_wrong_types_and_wrong_values_come_together(file: Path) -> None:
     """Each key once, even where what it is left at would be wrong too."""
-    changes = ["batch.rows=many", "batch.width=1", "model.emb_dim=wide", "run.timeout=0", "seed=-1"]
+    changes = ["batch.batch_size=many", "batch.seq_len=1", "model.emb_dim=wide", "run.timeout=0", "seed=-1"]
     with pytest.raises(ConfigError) as caught:
         load_config(str(file), changes)
     assert sorted(str(caught.value.where).split("; ")) == [
-        "batch.rows",
-        "batch.width",
+        "batch.batch_size",
+        "batch.seq_len",
         "model.emb_dim",
         "run.timeout",
         "seed",
@@ -76,21 +76,21 @@ def test_wrong_types_and_wrong_values_come_together(file: Path) -> None:
     "change",
     [
         "seed=-1",
-        "batch.rows=0",
-        "batch.width=1",
-        "batch.accumulation=5",
+        "batch.batch_size=0",
+        "batch.seq_len=1",
+        "batch.gradient_accumulation_steps=5",
         "batch.sampling_exponent=-1",
         "optimiser.lr=0",
         "optimiser.lr=inf",
         "optimiser.lr=nan",
         "optimiser.beta1=1",
-        "optimiser.warmup=-1",
+        "optimiser.warmup_steps=-1",
         "optimiser.eps=0",
         "optimiser.clip_norm=0",
         "optimiser.schedule=linear",
         "run.precision=float64",
         "run.device=tpu",
-        "run.updates=0",
+        "run.max_steps=0",
         "run.keep_last=0",
         "run.evaluate_every=-1",
         "run.save_every=-1",
@@ -104,14 +104,14 @@ def test_values(file: Path, change: str) -> None:
     key = change.partition("=")[0]
     with pytest.raises(ConfigError) as caught:
         load_config(str(file), [change])
-    named = {"batch.accumulation": "batch.rows", "model.start_from": "model.emb_dim"}.get(key, key)
+    named = {"batch.gradient_accumulation_steps": "batch.batch_size", "model.start_from": "model.emb_dim"}.get(key, key)
     assert f"{named} = " in str(caught.value.found)
     assert f"{named}: " in str(caught.value.expected)
 
 
 def test_two_wrong_values_come_together(file: Path) -> None:
-    with pytest.raises(ConfigError, match=r"where: optimiser.eps; run.updates"):
-        load_config(str(file), ["run.updates=0", "optimiser.eps=0"])
+    with pytest.raises(ConfigError, match=r"where: optimiser.eps; run.max_steps"):
+        load_config(str(file), ["run.max_steps=0", "optimiser.eps=0"])
 
 
 def test_what_is_missing(tmp_path: Path) -> None:
@@ -127,8 +127,45 @@ def test_what_is_missing(tmp_path: Path) -> None:
         load_config(str(tmp_path / "broken.toml"))
     with pytest.raises(ConfigError, match="key=value"):
         load_config(str(tmp_path / "empty.toml"), ["data"])
-    with pytest.raises(ConfigError, match="no table"):
+    with pytest.raises(ConfigError, match="not a table"):
         load_config(str(tmp_path / "empty.toml"), ["data=d", "data.x=1"])
+
+
+OLD_NAMES = """
+[batch]
+rows = 6
+width = 9
+accumulation = 3
+check = false
+[optimiser]
+warmup = 7
+[run]
+updates = 5
+bad_steps = 4
+"""
+
+
+def test_old_names_of_keys_are_read_with_one_warning(file: Path, tmp_path: Path) -> None:
+    old = tmp_path / "old.toml"
+    old.write_text(SMALL.partition("[optimiser]")[0] + OLD_NAMES, "utf-8")
+    with pytest.warns(XLMWarning, match=r"batch.rows is now batch.batch_size, .* run.bad_steps is now") as caught:
+        config = load_config(str(old))
+    assert len(caught) == 1
+    assert (config.batch.batch_size, config.batch.seq_len, config.batch.gradient_accumulation_steps) == (6, 9, 3)
+    assert not config.batch.verify_checksums
+    assert (config.optimiser.warmup_steps, config.run.max_steps, config.run.max_bad_steps) == (7, 5, 4)
+    with pytest.warns(XLMWarning, match=r"run.updates is now run.max_steps$") as caught:
+        assert load_config(str(file), ["run.updates=9"]).run.max_steps == 9
+    assert len(caught) == 1
+    with pytest.warns(XLMWarning, match="batch.rows"):  # an override changes an old name in the file
+        assert load_config(str(old), ["batch.batch_size=12"]).batch.batch_size == 12
+    assert all(f"\n{key.partition('.')[2]} = " in OLD_NAMES for key in RENAMED)
+
+
+def test_a_key_under_both_names_is_a_mistake(file: Path) -> None:
+    file.write_text(SMALL + "[batch]\nrows = 6\nbatch_size = 6\n", "utf-8")
+    with pytest.raises(ConfigError, match=r"where: batch.rows\n"):
+        load_config(str(file))
 
 
 @pytest.mark.parametrize("path", sorted(SHIPPED.glob("*.toml")), ids=lambda path: path.stem)
@@ -136,18 +173,18 @@ def test_shipped_configurations_stand(path: Path) -> None:
     with pytest.raises(ConfigError, match="where: data; output"):  # that much is left to say
         load_config(path.stem)
     config = load_config(path.stem, ["data=d", "output=o"])
-    XLMConfig(vocab_size=100, n_langs=2, lang2id={"de": 0, "en": 1}, **config.model.given())
+    XLMConfig(vocab_size=100, n_langs=2, lang2id={"de": 0, "en": 1}, **config.model.config_kwargs())
 
 
 def test_the_published_settings() -> None:
     config = load_config("clm_ende_1024", ["data=d", "output=o"])
     published = XLMConfig.clm_ende_1024()
-    built = XLMConfig(vocab_size=64699, n_langs=2, lang2id={"de": 0, "en": 1}, **config.model.given())
+    built = XLMConfig(vocab_size=64699, n_langs=2, lang2id={"de": 0, "en": 1}, **config.model.config_kwargs())
     assert built == published
     # Facts: 64 GPUs with batches of 64, windows of 256, float16, Adam with a linear warm-up, 1e-4 to 5e-4.
-    assert (config.batch.rows, config.batch.width, config.run.precision) == (64 * 64, 256, "float16")
+    assert (config.batch.batch_size, config.batch.seq_len, config.run.precision) == (64 * 64, 256, "float16")
     assert 1e-4 <= config.optimiser.lr <= 5e-4
-    assert config.optimiser.warmup > 0
+    assert config.optimiser.warmup_steps > 0
 
 
 def test_every_key_is_documented() -> None:

@@ -20,9 +20,8 @@ from xlm.model.lm import XLMWithLMHeadModel
 from xlm.scoring.perplexity import perplexity
 from xlm.scoring.stream import ArraySequence, Stream
 from xlm.tokenizer.tokenizer import XLMTokenizer
-from xlm.training.evaluate import stream_perplexities
-from xlm.training.processes import Processes
-from xlm.training.setup import LossModule
+from xlm.training.objectives.clm import stream_perplexities
+from xlm.training.processes import ModelCaller, Processes
 
 ALONE = Processes(rank=0, count=1, device=torch.device("cpu"))
 
@@ -38,7 +37,7 @@ def test_the_original_s_perplexities(reference: Path, split: str) -> None:
         ids = [i for line in lines for i in [*(words.get(word, 3) for word in line.split()), 1]]
         streams[lang] = Stream(sequence=ArraySequence(np.array(ids)), rows=1, width=recorded["bptt"])
     model = XLMWithLMHeadModel.from_pretrained(folder / "clm_ende_multi30k.pth")
-    found = stream_perplexities(LossModule(model), streams, processes=ALONE)
+    found = stream_perplexities(ModelCaller(model), streams, processes=ALONE)
     for lang, value in found.items():
         # The original sums in float32 and has log_softmax, which is off by up to 6e-5 nats a token.
         assert value == pytest.approx(recorded[f"{split}_{lang}_clm_ppl"], rel=2e-5)
@@ -67,7 +66,7 @@ def test_by_hand_and_in_any_number_of_rows() -> None:
             predicted += 5
     model.train()
     for rows in (1, 3, 100):
-        found = stream_perplexities(LossModule(model), {"en": stream}, processes=ALONE, rows=rows)
+        found = stream_perplexities(ModelCaller(model), {"en": stream}, processes=ALONE, rows=rows)
         assert found["en"] == pytest.approx(math.exp(nats / predicted), rel=1e-6)
     assert model.training
 
@@ -85,7 +84,7 @@ def test_shared_among_processes() -> None:
 
     for rank in range(3):
         stream_perplexities(
-            LossModule(model), {"en": stream}, processes=Part(rank=rank, count=3, device=torch.device("cpu"))
+            ModelCaller(model), {"en": stream}, processes=Part(rank=rank, count=3, device=torch.device("cpu"))
         )
-    alone = stream_perplexities(LossModule(model), {"en": stream}, processes=ALONE)["en"]
+    alone = stream_perplexities(ModelCaller(model), {"en": stream}, processes=ALONE)["en"]
     assert math.exp(sums[0] / sums[1]) == pytest.approx(alone, rel=1e-6)

@@ -26,11 +26,10 @@ from xlm.tokenizer.tokenizer import XLMTokenizer
 from xlm.tokenizer.vocabulary import Vocabulary
 from xlm.training.config import ModelSettings, RunSettings
 from xlm.training.loop import train
-from xlm.training.loss import stream_loss
-from xlm.training.optimiser import OriginalAdam
-from xlm.training.processes import Processes
-from xlm.training.schedule import learning_rate
-from xlm.training.setup import LossModule, build_model, distributed
+from xlm.training.objectives.clm import stream_loss
+from xlm.training.optimiser import OriginalAdam, learning_rate
+from xlm.training.processes import ModelCaller, Processes, wrap_model
+from xlm.training.setup import build_model
 
 NO_DROPOUT = {"model": without_dropout()}
 
@@ -42,12 +41,14 @@ def test_a_plain_loop(data: Path, tmp_path: Path) -> None:
     begun = XLMWithLMHeadModel.from_pretrained(tmp_path / "run/last")
     model = XLMWithLMHeadModel(begun.config)
     optimiser = OriginalAdam(model.parameters(), betas=(0.9, 0.98), eps=1e-6, weight_decay=0.01)
-    streams = open_streams(data, Index.read(data), "train", rows=4, width=8)
+    streams = open_streams(data, Index.read(data), "train", batch_size=4, seq_len=8)
     order = Order(windows={language: len(stream) for language, stream in streams.items()}, seed=config.seed)
     losses = []
     for update, batch in zip(range(12), batches(streams, order, Position()), strict=False):
         ids = torch.from_numpy(batch.input_ids)
-        optimiser.param_groups[0]["lr"] = learning_rate(update, schedule="inverse_sqrt", lr=5e-3, warmup=4, updates=12)
+        optimiser.param_groups[0]["lr"] = learning_rate(
+            update, schedule="inverse_sqrt", lr=5e-3, warmup_steps=4, max_steps=12
+        )
         optimiser.zero_grad()
         loss = model(ids, langs=batch.language, lengths=torch.full((4,), 8), labels=ids).loss
         torch.autograd.backward(loss)
@@ -82,7 +83,14 @@ def test_what_a_run_leaves(data: Path, whole_run: Path) -> None:
 def test_it_learns(data: Path, tmp_path: Path) -> None:
     train(
         small_run(
-            data, tmp_path / "run", updates=250, lr=1e-2, warmup=40, log_every=10, evaluate_every=125, save_every=125
+            data,
+            tmp_path / "run",
+            max_steps=250,
+            lr=1e-2,
+            warmup_steps=40,
+            log_every=10,
+            evaluate_every=125,
+            save_every=125,
         )
     )
     losses = [loss for _, loss, _ in updates(tmp_path / "run")]
@@ -91,7 +99,10 @@ def test_it_learns(data: Path, tmp_path: Path) -> None:
     assert events(tmp_path / "run", "evaluation")[-1]["mean"] < 12
 
 
-@pytest.mark.parametrize("changes", [{"accumulation": 4}, {"accumulation": 2, "activation_checkpointing": True}])
+@pytest.mark.parametrize(
+    "changes",
+    [{"gradient_accumulation_steps": 4}, {"gradient_accumulation_steps": 2, "activation_checkpointing": True}],
+)
 def test_pieces_change_nothing(data: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
     train(small_run(data, tmp_path / "one", **NO_DROPOUT))
     train(small_run(data, tmp_path / "pieces", **NO_DROPOUT, **changes))
@@ -139,7 +150,7 @@ def test_low_precision(data: Path, tmp_path: Path, precision: str) -> None:
 def test_training_on(data: Path, whole_run: Path, tmp_path: Path) -> None:
     start = str(whole_run / "last")
     model = ModelSettings(start_from=start, dropout=0.2)
-    train(small_run(data, tmp_path / "run", model=model, updates=1))
+    train(small_run(data, tmp_path / "run", model=model, max_steps=1))
     first = updates(tmp_path / "run")[0][1]
     assert first < updates(whole_run)[0][1] - 0.3  # it begins where the other ended
     assert XLMWithLMHeadModel.from_pretrained(tmp_path / "run/last").config.dropout == 0.2
@@ -150,7 +161,7 @@ def test_training_on_from_a_checkpoint_of_the_original(demo_files: Path, tmp_pat
     (tmp_path / "text").write_text("A dog runs in the park .\n" * 40, "utf-8")
     prepare(tokenizer, {"train": {"en": tmp_path / "text"}}, tmp_path / "data")
     model = ModelSettings(start_from=str(demo_files / "demo.pth"))
-    train(small_run(tmp_path / "data", tmp_path / "run", model=model, updates=2))
+    train(small_run(tmp_path / "data", tmp_path / "run", model=model, max_steps=2))
     original = XLMWithLMHeadModel.from_pretrained(demo_files / "demo.pth").state_dict()
     for name, tensor in weights(tmp_path / "run").items():
         # Two updates, of which the first has a learning rate of 1e-7, change little.
@@ -166,8 +177,8 @@ def test_steps_without_a_finite_gradient(data: Path, tmp_path: Path, monkeypatch
         loss = genuine(model, input_ids, language)
         return loss * float("nan") if calls in (3, 5, 6) else loss
 
-    monkeypatch.setattr("xlm.training.setup.stream_loss", sometimes)
-    progress = train(small_run(data, tmp_path / "run", bad_steps=3))
+    monkeypatch.setattr("xlm.training.objectives.clm.stream_loss", sometimes)
+    progress = train(small_run(data, tmp_path / "run", max_bad_steps=3))
     assert (progress.updates, progress.step, progress.skipped) == (12, 15, 3)
     assert [event["in_a_row"] for event in events(tmp_path / "run", "skipped")] == [1, 1, 2]
     assert all(bool(tensor.isfinite().all()) for tensor in weights(tmp_path / "run").values())
@@ -183,11 +194,11 @@ def test_too_many_of_them_end_the_run_with_its_state(
         calls += 1
         return genuine(model, input_ids, language) * (1.0 if calls <= 4 else float("inf"))
 
-    monkeypatch.setattr("xlm.training.setup.stream_loss", soon_never)
+    monkeypatch.setattr("xlm.training.objectives.clm.stream_loss", soon_never)
     with pytest.raises(TrainingError, match="3 steps in a row"):
-        train(small_run(data, tmp_path / "run", bad_steps=3))
-    monkeypatch.setattr("xlm.training.setup.stream_loss", genuine)
-    train(small_run(data, tmp_path / "four", updates=4))
+        train(small_run(data, tmp_path / "run", max_bad_steps=3))
+    monkeypatch.setattr("xlm.training.objectives.clm.stream_loss", genuine)
+    train(small_run(data, tmp_path / "four", max_steps=4))
     assert equal(weights(tmp_path / "run"), weights(tmp_path / "four"))
     with pytest.raises(InputError, match="holds another run"):
         train(small_run(data, tmp_path / "run"))
@@ -195,7 +206,7 @@ def test_too_many_of_them_end_the_run_with_its_state(
 
 
 def test_one_state_at_the_end_and_an_output_with_models_only(data: Path, tmp_path: Path) -> None:
-    config = small_run(data, tmp_path / "run", updates=4, save_every=0, evaluate_every=2)
+    config = small_run(data, tmp_path / "run", max_steps=4, save_every=0, evaluate_every=2)
     train(config)
     assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["step-000000004"]
     shutil.rmtree(tmp_path / "run/checkpoints")
@@ -205,11 +216,11 @@ def test_one_state_at_the_end_and_an_output_with_models_only(data: Path, tmp_pat
     assert equal(weights(tmp_path / "run"), before)
 
 
-def test_an_adaptive_softmax_is_not_shared_out() -> None:
-    loss = LossModule(small_model(asm=True, asm_cutoffs=(20, 40)))
+def test_an_adaptive_softmax_is_not_sharded() -> None:
+    caller = ModelCaller(small_model(asm=True, asm_cutoffs=(20, 40)))
     several = Processes(rank=0, count=2, device=torch.device("cpu"))
     with pytest.raises(ConfigError, match="adaptive softmax"):
-        distributed(loss, RunSettings(sharding="full"), several)
+        wrap_model(caller, RunSettings(sharding="full"), several)
 
 
 def test_settings_that_do_not_fit(data: Path, whole_run: Path, tmp_path: Path) -> None:
@@ -218,8 +229,8 @@ def test_settings_that_do_not_fit(data: Path, whole_run: Path, tmp_path: Path) -
             train(small_run(changes.pop("from_data", data), tmp_path / "run", **changes))
         assert not (tmp_path / "run").exists()
 
-    refused(InputError, "smaller than one batch", rows=4000)
-    refused(ConfigError, "at most the model's 16 positions", width=17)
+    refused(InputError, "smaller than one batch", batch_size=4000)
+    refused(ConfigError, "at most the model's 16 positions", seq_len=17)
     refused(InputError, "no prepared shards", from_data=tmp_path)
     english = tmp_path / "fr"
     english.write_text("Le chien\n" * 50, "utf-8")
@@ -234,7 +245,7 @@ def test_settings_that_do_not_fit(data: Path, whole_run: Path, tmp_path: Path) -
 
 def test_another_vocabulary(demo_files: Path, data: Path, tmp_path: Path) -> None:
     start = ModelSettings(start_from=str(demo_files / "demo.pth"))
-    with pytest.raises(VocabularyError, match="another vocabulary"):
+    with pytest.raises(VocabularyError, match="vocabulary of the model differs"):
         train(small_run(data, tmp_path / "run", model=start))
 
 
@@ -249,7 +260,7 @@ def test_another_vocabulary_of_a_model_found_by_name(
     other.save_pretrained(tmp_path / "other")
     monkeypatch.setattr(names, "bundled_models", lambda: {"known": tmp_path / "other"})
     config = small_run(data, tmp_path / "run", model=ModelSettings(start_from="known"))
-    with pytest.raises(VocabularyError, match="another vocabulary"):
+    with pytest.raises(VocabularyError, match="vocabulary of the model differs"):
         build_model(config, small_tokenizer(), ["de", "en"])
     model.save_pretrained(tmp_path / "same")
     small_tokenizer().save_pretrained(tmp_path / "same")
@@ -259,7 +270,7 @@ def test_another_vocabulary_of_a_model_found_by_name(
 
 def test_the_caller_s_random_numbers_are_left_alone(data: Path, tmp_path: Path) -> None:
     before = torch.get_rng_state()
-    train(small_run(data, tmp_path / "run", updates=1))
+    train(small_run(data, tmp_path / "run", max_steps=1))
     assert torch.equal(torch.get_rng_state(), before)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import xlm.training.loss as module
 from tests.model.small_models import random_ids, relative_error, small_model
-from xlm.training.loss import stream_loss
+from xlm.training.objectives.clm import stream_loss
 
 HEADS: dict[str, dict[str, Any]] = {
     "tied": {},

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from xlm.checkpoint.keys import ORIGINAL
 from xlm.model.lm import XLMWithLMHeadModel
-from xlm.training.loss import stream_loss
-from xlm.training.optimiser import OriginalAdam
-from xlm.training.schedule import SCHEDULES, START, learning_rate
+from xlm.training.config import SCHEDULES
+from xlm.training.objectives.clm import stream_loss
+from xlm.training.optimiser import START, OriginalAdam, learning_rate
 
 
 def test_twenty_updates_of_the_original(reference: Path) -> None:
@@ -30,7 +30,7 @@ def test_twenty_updates_of_the_original(reference: Path) -> None:
     optimiser = OriginalAdam(model.parameters(), betas=(0.9, 0.98), eps=1e-6, weight_decay=0.01)
     losses, norms, rates = [], [], []
     for update, (input_ids, language) in enumerate(zip(tensors["input_ids"], tensors["lang_id"], strict=True)):
-        rate = learning_rate(update, schedule="inverse_sqrt", lr=0.005, warmup=8, updates=20)
+        rate = learning_rate(update, schedule="inverse_sqrt", lr=0.005, warmup_steps=8, max_steps=20)
         for group in optimiser.param_groups:
             group["lr"] = rate
         optimiser.zero_grad()
@@ -113,7 +113,7 @@ def test_moments_of_half_precision_weights_are_float32() -> None:
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_schedules(schedule: str) -> None:
-    rates = [learning_rate(n, schedule=schedule, lr=1e-3, warmup=10, updates=100) for n in range(101)]
+    rates = [learning_rate(n, schedule=schedule, lr=1e-3, warmup_steps=10, max_steps=100) for n in range(101)]
     assert rates[0] == START
     assert rates[10] == pytest.approx(1e-3)
     assert max(rates) == pytest.approx(1e-3)
@@ -121,4 +121,4 @@ def test_schedules(schedule: str) -> None:
     assert rises == pytest.approx([(1e-3 - START) / 10] * 10)
     end = {"inverse_sqrt": 1e-3 * math.sqrt(0.1), "cosine": 1e-4, "constant": 1e-3}[schedule]
     assert rates[100] == pytest.approx(end)
-    assert learning_rate(0, schedule="constant", lr=0.5, warmup=0, updates=1) == 0.5
+    assert learning_rate(0, schedule="constant", lr=0.5, warmup_steps=0, max_steps=1) == 0.5

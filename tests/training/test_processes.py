@@ -91,9 +91,9 @@ def _same_run(one: Path, other: Path) -> None:
 
 
 def test_two_processes_are_one(data: Path, tmp_path: Path) -> None:
-    settings = {"updates": 12, "log_every": 1, "evaluate_every": 6, "save_every": 3}
+    settings = {"max_steps": 12, "log_every": 1, "evaluate_every": 6, "save_every": 3}
     config = write_config(tmp_path / "config.toml", data, tmp_path / "two", **settings)
-    _finish(_torchrun(*_train(config), "--set", "batch.accumulation=2"))
+    _finish(_torchrun(*_train(config), "--set", "batch.gradient_accumulation_steps=2"))
     assert [(event["processes"], event["updates"]) for event in events(tmp_path / "two", "start")] == [(2, 0)]
     train(small_run(data, tmp_path / "one", model=without_dropout()))
     _same_run(tmp_path / "one", tmp_path / "two")
@@ -103,17 +103,17 @@ def test_weights_that_are_shared_out(data: Path, tmp_path: Path) -> None:
     """Against whole weights, and in every step from one kind of run to another."""
     full = {"sharding": "full"}
     runs: list[tuple[str, dict[str, Any]]] = [
-        ("whole", {"updates": 7}),
+        ("whole", {"max_steps": 7}),
         ("whole", {}),
         ("shared", full),
-        ("pieces", {**full, "accumulation": 2, "activation_checkpointing": True}),
+        ("pieces", {**full, "gradient_accumulation_steps": 2, "activation_checkpointing": True}),
         ("whole-float16", {"precision": "float16"}),
         ("shared-float16", {**full, "precision": "float16"}),
-        ("to-whole", {**full, "updates": 7}),
+        ("to-whole", {**full, "max_steps": 7}),
         ("to-whole", {}),
-        ("to-shared", {"updates": 7}),
+        ("to-shared", {"max_steps": 7}),
         ("to-shared", full),
-        ("to-one", {**full, "updates": 7}),
+        ("to-one", {**full, "max_steps": 7}),
     ]
     _finish(*_two("tests.training.two_processes", str(data), str(tmp_path), json.dumps(runs)))
     train(small_run(data, tmp_path / "one", model=without_dropout()))
@@ -129,7 +129,7 @@ def test_weights_that_are_shared_out(data: Path, tmp_path: Path) -> None:
 
 
 def _long_run(data: Path, tmp_path: Path) -> Path:
-    settings = {"updates": 100_000, "log_every": 1, "evaluate_every": 0, "save_every": 10, "timeout": 20}
+    settings = {"max_steps": 100_000, "log_every": 1, "evaluate_every": 0, "save_every": 10, "timeout": 20}
     return write_config(tmp_path / "config.toml", data, tmp_path / "run", **settings)
 
 
@@ -146,7 +146,7 @@ def _goes_on(data: Path, run: Path) -> None:
     found = newest_checkpoint(run)
     assert found is not None
     assert found[1]["step"] >= 20
-    done = train(small_run(data, run, model=without_dropout(), updates=found[1]["step"] + 1), resume=True)
+    done = train(small_run(data, run, model=without_dropout(), max_steps=found[1]["step"] + 1), resume=True)
     assert done.updates == found[1]["step"] + 1
 
 
@@ -161,7 +161,7 @@ def test_a_process_that_dies_or_hangs_ends_the_other(
         processes[victim].send_signal(how)
         output, _ = processes[1 - victim].communicate(timeout=60)
         assert processes[1 - victim].returncode == 1
-        assert b"Another process of the run is gone, or does not answer" in output
+        assert b"Another process of the run died or does not respond" in output
     _goes_on(data, tmp_path / "run")
 
 
@@ -182,7 +182,7 @@ def test_torchrun_ends_when_a_process_dies(data: Path, tmp_path: Path) -> None:
 
 def test_rows_that_cannot_be_shared_out(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="multiple of"):
-        small_run(data, tmp_path / "run", accumulation=3)
+        small_run(data, tmp_path / "run", gradient_accumulation_steps=3)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(ConfigError, match="There is no GPU"):
         train(small_run(data, tmp_path / "run", device="cuda"))

@@ -62,7 +62,7 @@ def test_a_log_that_was_cut_short(tmp_path: Path) -> None:
 
 def test_tensorboard(data: Path, tmp_path: Path) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator").EventAccumulator
-    train(small_run(data, tmp_path / "run", tensorboard=True, updates=6))
+    train(small_run(data, tmp_path / "run", tensorboard=True, max_steps=6))
     found = accumulator(str(tmp_path / "run/tensorboard"))
     found.Reload()
     losses = [(scalar.step, scalar.value) for scalar in found.Scalars("loss")]

@@ -98,7 +98,7 @@ def test_a_model_to_start_from_is_needed_once(data: Path, whole_run: Path, tmp_p
     shutil.copytree(whole_run / "last", tmp_path / "start")
     model = ModelSettings(start_from=str(tmp_path / "start"), dropout=0.3)
     train(small_run(data, tmp_path / "whole", model=model))
-    train(small_run(data, tmp_path / "run", model=model, updates=4))
+    train(small_run(data, tmp_path / "run", model=model, max_steps=4))
     shutil.rmtree(tmp_path / "start")
     train(small_run(data, tmp_path / "run", model=model), resume=True)
     assert updates(tmp_path / "run")[4:] == updates(tmp_path / "whole")[4:]
@@ -106,38 +106,57 @@ def test_a_model_to_start_from_is_needed_once(data: Path, whole_run: Path, tmp_p
 
 
 def test_accumulation_and_length_may_change(data: Path, whole_run: Path, tmp_path: Path) -> None:
-    train(small_run(data, tmp_path / "run", updates=9))
+    train(small_run(data, tmp_path / "run", max_steps=9))
     train(small_run(data, tmp_path / "run"), resume=True)
     assert updates(tmp_path / "run") == updates(whole_run)
-    train(small_run(data, tmp_path / "run", updates=13, accumulation=2), resume=True)
+    train(small_run(data, tmp_path / "run", max_steps=13, gradient_accumulation_steps=2), resume=True)
 
 
 @pytest.mark.parametrize(("before", "after"), [("float32", "float16"), ("float16", "float32")])
 def test_the_precision_may_change(data: Path, tmp_path: Path, before: str, after: str) -> None:
-    train(small_run(data, tmp_path / "run", updates=3, precision=before))
-    assert train(small_run(data, tmp_path / "run", updates=5, precision=after), resume=True).updates == 5
+    train(small_run(data, tmp_path / "run", max_steps=3, precision=before))
+    assert train(small_run(data, tmp_path / "run", max_steps=5, precision=after), resume=True).updates == 5
 
 
 @pytest.mark.parametrize(
-    ("key", "changes"), [("seed", {"seed": 5}), ("batch", {"rows": 2}), ("batch", {"shuffle": False})]
+    ("key", "changes"), [("seed", {"seed": 5}), ("batch", {"batch_size": 2}), ("batch", {"shuffle": False})]
 )
 def test_other_settings_are_refused(data: Path, tmp_path: Path, key: str, changes: dict[str, Any]) -> None:
-    train(small_run(data, tmp_path / "run", updates=1))
+    train(small_run(data, tmp_path / "run", max_steps=1))
     with pytest.raises(ConfigError, match=f"where: {key}"):
         train(small_run(data, tmp_path / "run", **changes), resume=True)
+
+
+def test_a_run_of_an_older_release_goes_on(data: Path, whole_run: Path, tmp_path: Path) -> None:
+    """Its state names the settings as they were called then."""
+    train(small_run(data, tmp_path / "run", max_steps=6))
+    (file,) = (tmp_path / "run/checkpoints").glob("step-000000006/state.json")
+    contents = json.loads(file.read_text("utf-8"))
+    contents.pop("sha256")
+    batch = contents["state"]["run"]["batch"]
+    assert set(batch) == {"batch_size", "seq_len", "shuffle"}
+    batch["rows"], batch["width"] = batch.pop("batch_size"), batch.pop("seq_len")
+    for name in ("tokenizer", "valid"):  # which older releases did not save
+        contents["state"]["run"].pop(name)
+    file.write_text(json.dumps({**contents, "sha256": checkpoints._checksum(contents)}), "utf-8")
+    with pytest.raises(ConfigError, match="where: batch"):
+        train(small_run(data, tmp_path / "run", batch_size=2), resume=True)
+    train(small_run(data, tmp_path / "run"), resume=True)
+    assert events(tmp_path / "run", "start")[-1]["updates"] == 6
+    _same(tmp_path / "run", whole_run)
 
 
 def test_another_text_to_evaluate_on_is_refused(tmp_path: Path) -> None:
     data, other = tmp_path / "data", tmp_path / "other/data"
     other.parent.mkdir()
     prepare_text(tmp_path)
-    train(small_run(data, tmp_path / "run", updates=3))
+    train(small_run(data, tmp_path / "run", max_steps=3))
     (other.parent / "en").write_text("The dog.\n" * 20, "utf-8")
     texts = {language: tmp_path / language for language in ("de", "en")}
     prepare(small_tokenizer(), {"train": texts, "valid": {**texts, "en": other.parent / "en"}}, other)
     with pytest.raises(ConfigError, match="where: valid\n"):
-        train(small_run(other, tmp_path / "run", updates=6), resume=True)
-    train(small_run(data, tmp_path / "run", updates=6), resume=True)
+        train(small_run(other, tmp_path / "run", max_steps=6), resume=True)
+    train(small_run(data, tmp_path / "run", max_steps=6), resume=True)
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "missing", "emptied"])
@@ -161,7 +180,7 @@ def test_a_damaged_checkpoint_is_passed_over(
         )
     with caplog.at_level(logging.WARNING, "xlm"):
         train(small_run(data, tmp_path / "run"), resume=True)
-    assert "A checkpoint is damaged" in caplog.text
+    assert "a checkpoint is damaged" in caplog.text
     assert name in caplog.text
     assert events(tmp_path / "run", "start")[-1]["updates"] == 9
     _same(tmp_path / "run", whole_run)
@@ -228,7 +247,7 @@ def test_a_disk_that_is_full_for_a_while(
 ) -> None:
     _full_disk(monkeypatch, 2)
     train(small_run(data, tmp_path / "run"))
-    assert "could not be saved, and the run goes on" in caplog.text
+    assert "could not be saved; the run continues" in caplog.text
     assert [event["step"] for event in events(tmp_path / "run", "not_saved")] == [6]
     names = sorted(path.name for path in (tmp_path / "run/checkpoints").iterdir())
     assert names == ["step-000000003", "step-000000009", "step-000000012"]  # and nothing half-written
@@ -255,7 +274,7 @@ def _start(config_file: Path, *options: str) -> subprocess.Popen[bytes]:
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM", "SIGUSR1"])
 def test_signals(data: Path, tmp_path: Path, name: str) -> None:
     """A real process, long enough to be hit; what the others save is where the run goes on."""
-    settings = {"updates": 600, "log_every": 1, "evaluate_every": 0, "save_every": 20}
+    settings = {"max_steps": 600, "log_every": 1, "evaluate_every": 0, "save_every": 20}
     config = write_config(tmp_path / "config.toml", data, tmp_path / "run", **settings)
     process = _start(config)
     try:
@@ -278,8 +297,8 @@ def test_signals(data: Path, tmp_path: Path, name: str) -> None:
     if name != "SIGKILL":
         assert b"stopped after" in errors
         assert done == len(logged)
-    small = small_run(data, tmp_path / "run", updates=done + 5, evaluate_every=0, save_every=20)
+    small = small_run(data, tmp_path / "run", max_steps=done + 5, evaluate_every=0, save_every=20)
     train(small, resume=True)
-    train(small_run(data, tmp_path / "whole", updates=done + 5, evaluate_every=0, save_every=20))
+    train(small_run(data, tmp_path / "whole", max_steps=done + 5, evaluate_every=0, save_every=20))
     assert updates(tmp_path / "run") == updates(tmp_path / "whole")
     assert equal(weights(tmp_path / "run"), weights(tmp_path / "whole"))

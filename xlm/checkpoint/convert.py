@@ -111,7 +111,7 @@ def convert(
     """
     target = as_path("target", target)
     wanted = None if dtype is None else parse_dtype(dtype)
-    if to not in ("transformers", "original"):
+    if not isinstance(to, str) or to not in ("transformers", "original"):
         raise ConfigError("no such format", where="to", found=to, expected="transformers or original")
     if not target.name or (to == "original" and target.suffix == CODES_SUFFIX):
         raise WriteError(

@@ -1,7 +1,7 @@
-"""A model of the Hugging Face hub: its id, the files of it that are wanted, and where they lie in the cache.
+"""Models on the Hugging Face Hub: which names are ids, which files are needed, and where the cache keeps them.
 
-The cache is the one that all libraries of the hub share. Neither torch nor the hub's own library is imported before a
-name turns out to be an id.
+All libraries that use the hub share the cache. Neither torch nor huggingface_hub is imported until a name turns out to
+be an id.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ _PART = r"[A-Za-z0-9_](?:[\w.-]*[A-Za-z0-9_])?"
 _ID = re.compile(rf"({_PART}/)?({_PART})", re.ASCII)
 _LONGEST_ID = 96  # characters, as the hub has it
 _REVISION = re.compile(r"(?!.*\.\.)[A-Za-z0-9_][\w./-]*", re.ASCII)
-COMMIT = re.compile(r"[0-9a-f]{40}")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _DEFAULT_REVISION = "main"
 
-# The published models of the paper and its successors. The hub now has them under an owner, and leads from the names
-# without; a cache may hold them under either.
+# The published XLM models. The hub lists them under an owner and redirects the old names without one; a cache may hold
+# either.
 _OWNER = "FacebookAI/"
 _PUBLISHED = frozenset(
     {
@@ -34,14 +34,14 @@ _PUBLISHED = frozenset(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HubOptions:
-    """How to fetch from the hub; nothing of it matters for a model that is here already.
+    """How to fetch from the hub; ignored for models that are on this machine already.
 
     Attributes:
-        revision: A branch, a tag or a commit; the branch ``main`` when ``None``.
-        cache_dir: Where fetched files are kept; where ``HF_HOME`` or ``HF_HUB_CACHE`` say when ``None``.
-        local_files_only: Whether to take what is in the cache and ask nobody; ``HF_HUB_OFFLINE=1`` says so too.
-        token: For models that are not public; ``None`` means ``HF_TOKEN`` or what ``hf auth login`` left, ``False``
-            none.
+        revision: A branch, a tag or a commit; ``None`` means the branch ``main``.
+        cache_dir: The directory for fetched files; ``None`` means the one that ``HF_HUB_CACHE`` or ``HF_HOME`` set.
+        local_files_only: Whether to use the cache alone, without the network; ``HF_HUB_OFFLINE=1`` does the same.
+        token: For private and gated models; ``None`` means ``HF_TOKEN`` or the token that ``hf auth login`` saved,
+            ``False`` means no token.
     """
 
     revision: str | None = None
@@ -65,23 +65,20 @@ class HubOptions:
                     found=type(getattr(self, name)).__name__,
                     expected=" or ".join(kind.__name__ for kind in allowed),
                 )
-        token = self.token
-        if isinstance(token, str) and not re.fullmatch(r"[!-~]+", token):
-            # The libraries below would print it.
-            raise InputError(
-                "this cannot be a token", where="token", expected="letters and digits, nothing around them"
-            )
+        # HTTP libraries print a header that they cannot send, so a token with a line break would reach the terminal.
+        if isinstance(self.token, str) and not re.fullmatch(r"[!-~]+", self.token):
+            raise InputError("invalid token", where="token", expected="ASCII letters and digits without spaces")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Part:
-    """Which files of a repository are wanted.
+    """The files of a repository that are needed.
 
     Attributes:
-        what: What they make, for messages.
-        required: The file without which there is no such thing; fetched last, so that it stands for the rest.
-        optional: Files that are read when they are there.
-        weights: Whether weights are wanted, in whichever form they are read from.
+        what: What the files make up, for messages.
+        required: The file that must exist; fetched last, so that its presence shows that the rest is there.
+        optional: Files that are read if they exist.
+        weights: Whether the weights are needed, in the first supported format that the repository has.
     """
 
     what: str
@@ -95,15 +92,15 @@ _TOKENIZER_FILES = ("merges.txt", "tokenizer_config.json", "special_tokens_map.j
 MODEL = Part(what="model", required="config.json", weights=True)
 TOKENIZER = Part(what="tokenizer", required="vocab.json", optional=("config.json", *_TOKENIZER_FILES))
 WHOLE = Part(what="model", required="config.json", optional=("vocab.json", *_TOKENIZER_FILES), weights=True)
-"""A model with its tokenizer, as far as the repository has one."""
+"""A model and, if the repository has one, its tokenizer."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HubModel:
-    """A repository of the hub at a revision.
+    """A repository on the hub at a revision.
 
     Attributes:
-        names: Its ids; the hub is asked for the first, and the cache may have it under any.
+        names: Its ids; the hub is asked for the first, and the cache may hold it under any.
         revision: A branch, a tag or a commit.
     """
 
@@ -112,19 +109,19 @@ class HubModel:
 
     @property
     def is_commit(self) -> bool:
-        """Whether the revision can never mean something else."""
-        return COMMIT.fullmatch(self.revision) is not None
+        """Whether the revision is the hash of a commit, whose files never change."""
+        return _COMMIT.fullmatch(self.revision) is not None
 
 
 def as_hub_model(name: str, revision: str | None = None) -> HubModel | None:
-    """The repository that a name stands for, or ``None`` where it can only be a path.
+    """Return the repository that a name stands for, or ``None`` if the name can only be a path.
 
     Args:
-        name: ``owner/name`` or ``name``, perhaps with ``@revision``.
-        revision: The revision, where the name does not say it.
+        name: ``owner/name`` or ``name``, optionally with ``@revision``.
+        revision: The revision, if the name does not contain one.
 
     Raises:
-        InputError: Two revisions, or one that cannot be.
+        InputError: There are two different revisions, or the revision is invalid.
     """
     model_id, at, given = name.partition("@")
     if not _ID.fullmatch(model_id) or "--" in model_id or ".." in model_id or model_id.endswith((".pth", ".git")):
@@ -133,12 +130,12 @@ def as_hub_model(name: str, revision: str | None = None) -> HubModel | None:
         return None
     if at and revision is not None and given != revision:
         raise InputError(
-            "two revisions of one model", where="revision", found=f"{revision!r}, and {given!r} in the name"
+            "two revisions for one model", where="revision", found=f"{revision!r}, and {given!r} in the name"
         )
     wanted = given if at else revision or _DEFAULT_REVISION
     if not _REVISION.fullmatch(wanted):
         raise InputError(
-            "this cannot be a revision", where="revision", found=repr(wanted), expected="a branch, a tag or a commit"
+            "invalid revision", where="revision", found=repr(wanted), expected="a branch, a tag or a commit"
         )
     bare = model_id.removeprefix(_OWNER)
     names = (_OWNER + bare, bare) if bare in _PUBLISHED else (model_id,)
@@ -146,69 +143,73 @@ def as_hub_model(name: str, revision: str | None = None) -> HubModel | None:
 
 
 def fetch(model: HubModel, part: Part, options: HubOptions) -> Path:
-    """The directory in the cache that holds a part of a repository, all of one commit; missing files are fetched.
+    """Return the cache directory with the needed files of a repository, all of one commit.
+
+    Files that the cache lacks are fetched. If the hub cannot answer, the files that were fetched last serve, with a
+    warning.
 
     Args:
         model: The repository.
-        part: What is wanted of it.
-        options: How to fetch; ``revision`` is not looked at.
+        part: The files that are needed.
+        options: How to fetch; its ``revision`` is ignored in favour of the model's.
 
     Raises:
-        CheckpointError: The index of its weights is wrong or hostile.
-        HubError: The repository, its revision or a file is not there, not to be read, damaged, or not to be reached
-            while the cache does not hold it either.
-        DependencyError: The hub's library is not installed.
+        CheckpointError: The index of the weights is wrong or hostile.
+        HubError: The repository, its revision or a file does not exist, is not readable or is damaged; or the hub
+            cannot answer and the cache does not hold the files.
+        DependencyError: huggingface_hub is not installed.
     """
     try:
         from huggingface_hub import constants
     except ImportError as error:
         raise DependencyError(
-            "the library of the Hugging Face hub is not installed, or not whole",
+            "huggingface_hub is missing or incomplete",
             where=model.names[0],
             found=error,
-            remedy="pip install huggingface_hub, or fetch the repository's files yourself and give their directory",
+            remedy="pip install huggingface_hub, or download the repository yourself and give its directory",
         ) from error
-    from xlm.checkpoint.hub_download import Download
-    from xlm.checkpoint.hub_errors import explain, is_passing
+    from xlm.checkpoint import hub_download
 
+    cache = Path(options.cache_dir or constants.HF_HUB_CACHE).expanduser()
     offline = options.local_files_only or constants.HF_HUB_OFFLINE
     if offline or model.is_commit:
-        directory = cached(model, part, options)
+        directory = _cached(model, part, cache)
         if directory is not None:
             return directory
     if offline:
         raise HubError(
-            f"there is no such {part.what} on this machine, and the hub may not be asked",
+            f"there is no such {part.what} on this machine, and offline mode is on",
             where=f"{model.names[0]}, revision {model.revision}",
-            found=f"neither a directory nor a file of that name, and not whole in {_cache_of(options)}",
-            expected="the files from an earlier use, at the same revision",
-            remedy="check the name; or use the model once without local_files_only and HF_HUB_OFFLINE; or set "
+            found=f"no directory or file of that name, and no complete copy in {cache}",
+            remedy="check the name; or run once without local_files_only and HF_HUB_OFFLINE to fetch it; or set "
             "cache_dir or HF_HOME to a cache that holds it",
         )
     where = f"{constants.ENDPOINT}/{model.names[0]}, revision {model.revision}"
     try:
-        return Download(model, part, options, where).directory()
+        commit, files = hub_download.list_files(model.names[0], model.revision, options.token)
+        # What another library has fetched under the other name is not fetched again.
+        held = (name for name in model.names if _cached(HubModel(names=(name,), revision=commit), part, cache))
+        name = next(held, model.names[0])
+        snapshot = hub_download.Snapshot(name, commit, files, cache=cache, token=options.token, where=where)
+        return snapshot.fetch(part, model.revision)
     except XLMError:
-        raise  # ours, and not from the library
+        raise
     except Exception as error:
-        # The library's generations raise errors of three HTTP libraries and of their own, some without a common base.
-        explained = explain(error, where, cache=_cache_of(options))
-        directory = cached(model, part, options) if is_passing(error) else None
+        # Across its versions, huggingface_hub raises errors of three HTTP libraries; some share no base class.
+        explained = hub_download.explain(error, where, cache=cache)
+        directory = _cached(model, part, cache) if hub_download.is_passing(error) else None
         if directory is None:
             raise explained from error
-        warn_caller(
-            f"{where}: {explained.what} ({explained.found}); taken from the cache as it was last fetched, "
-            f"commit {directory.name}"
-        )
+        warn_caller(f"{where}: {explained.what} ({explained.found}); using the cached files of commit {directory.name}")
         return directory
 
 
-def cached(model: HubModel, part: Part, options: HubOptions) -> Path | None:
-    """The directory in the cache that holds a part of a repository as last fetched, or ``None``."""
+def _cached(model: HubModel, part: Part, cache: Path) -> Path | None:
+    """Return the cache directory that holds the needed files of a repository, or ``None``."""
     from huggingface_hub import try_to_load_from_cache
 
     for name in model.names:
-        found = try_to_load_from_cache(name, part.required, _folder(options), model.revision)
+        found = try_to_load_from_cache(name, part.required, cache, model.revision)
         if isinstance(found, str) and not (part.weights and _lacks_weights(Path(found).parent)):
             return Path(found).parent
     return None
@@ -223,15 +224,5 @@ def _lacks_weights(directory: Path) -> bool:
     try:
         shards = set(read_weight_map(directory / form).values())
     except CheckpointError:
-        return True  # it may be damaged; when it is fetched as it is, it is refused
+        return True  # a damaged index is fetched again; one that the hub lists like this is refused then
     return not all((directory / shard).is_file() for shard in shards)
-
-
-def _folder(options: HubOptions) -> Path | None:
-    return None if options.cache_dir is None else Path(options.cache_dir).expanduser()
-
-
-def _cache_of(options: HubOptions) -> Path:
-    from huggingface_hub import constants
-
-    return _folder(options) or Path(constants.HF_HUB_CACHE)

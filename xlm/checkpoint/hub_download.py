@@ -1,133 +1,168 @@
-"""The download of a repository's files: those that are wanted, at one commit, each the one that the hub lists."""
+"""Downloads from the Hugging Face Hub: the files of one commit, checked against the hub's listing, and clear errors.
+
+huggingface_hub lists the files and transfers their bytes; this module places them in the cache. ``hf_hub_download``
+would take the names of cached files from the headers ``ETag`` and ``X-Repo-Commit`` unchecked, so that a server that
+answers in the hub's place could write to any path. Here a file is named by the hash that its content was checked
+against, and no header becomes part of a path.
+"""
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import re
 import secrets
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
-from huggingface_hub import HfApi, constants, hf_hub_download, try_to_load_from_cache
+from huggingface_hub import HfApi, constants, errors, file_download, get_hf_file_metadata, hf_hub_url
+from huggingface_hub.utils import WeakFileLock, build_hf_headers  # type: ignore[attr-defined]  # it has no __all__
+from huggingface_hub.utils._runtime import is_xet_available
 
+from xlm._atomic import write_text
 from xlm._version import __version__
-from xlm.checkpoint.hub import COMMIT, HubModel, HubOptions, Part, cached
-from xlm.checkpoint.hub_errors import shown
-from xlm.checkpoint.hub_headers import plain_headers
 from xlm.errors import HubError
+
+if TYPE_CHECKING:
+    from xlm.checkpoint.hub import Part
 
 _LARGEST_TEXT = 1 << 28
 """Bytes; the largest published vocabulary has some ten million."""
 _CHUNK = 1 << 20
-_TRIES = 3
 _HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_TAG = re.compile(r"\w[\w.+=~-]*", re.ASCII)
+_SHOWN_FILES = 12
+
+Token = str | bool | None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Listed:
-    """What the hub says about a file.
+@dataclass(frozen=True, slots=True)
+class ListedFile:
+    """What the hub's listing says about a file.
 
     Attributes:
-        size: In bytes.
-        sha256: Of a large file.
-        git: The id that git gives a small file, also a hash of its content.
+        size: In bytes, or ``None`` if the server does not say.
+        digest: The SHA-256 of a large file, or the SHA-1 by which git names a small one; ``None`` if the server gives
+            no hashes.
     """
 
     size: int | None
-    sha256: str | None
-    git: str | None
+    digest: str | None
 
     @property
-    def tag(self) -> str:
-        """What the content is called in the cache: by its hash, as the hub calls it; else as nothing else is."""
-        listed = self.sha256 or self.git or ""
-        return listed if _HASH.fullmatch(listed) else secrets.token_hex(32)
+    def is_large(self) -> bool:
+        """Whether the file is stored outside of git."""
+        return self.digest is not None and len(self.digest) == 64
+
+    def mismatch(self, path: Path) -> str:
+        """Return how a file on disk differs from the listing, or an empty string if it does not."""
+        size = path.stat().st_size
+        if self.size not in (None, size):
+            return f"{size} bytes"
+        digest = hashlib.sha256() if self.is_large else hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
+        with path.open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                digest.update(chunk)
+        return "" if self.digest in (None, digest.hexdigest()) else f"{size} bytes, {digest.hexdigest()}"
+
+    def is_cached_at(self, path: Path) -> bool:
+        """Return whether a cached file can be used; a large one was hashed on arrival, so its size is enough."""
+        if path.is_file() and self.is_large:
+            return self.size in (None, path.stat().st_size)
+        return path.is_file() and not self.mismatch(path)
 
 
-class Download:
-    """The files of a repository, listed and fetched.
+def list_files(name: str, revision: str, token: Token) -> tuple[str, dict[str, ListedFile]]:
+    """Return the commit that a revision means now, and the files of that commit by name.
 
     Args:
-        model: The repository.
-        part: What is wanted of it.
-        options: How to fetch.
+        name: The repository's id.
+        revision: A branch, a tag or a commit.
+        token: As in ``HubOptions``.
+
+    Raises:
+        ValueError: The listing is for another commit than asked for, or a hash in it is invalid.
+        Exception: Whatever huggingface_hub raises.
+    """
+    api = HfApi(library_name="xlm", library_version=__version__)
+    info = api.model_info(
+        name, revision=revision, files_metadata=True, timeout=constants.HF_HUB_ETAG_TIMEOUT, token=token
+    )
+    commit = str(info.sha)
+    if not _HASH.fullmatch(commit) or (_HASH.fullmatch(revision) and revision != commit):
+        raise ValueError(f"a listing of commit {commit!r}")
+    files: dict[str, ListedFile] = {}
+    for file in info.siblings or []:
+        digest = file.blob_id if file.lfs is None else file.lfs.sha256
+        if digest is not None and not _HASH.fullmatch(digest):
+            raise ValueError(f"a listing with the hash {digest!r}")
+        files[file.rfilename] = ListedFile(file.size, digest)
+    return commit, files
+
+
+class Snapshot:
+    """The files of one commit of a repository, in the cache or on their way into it.
+
+    Args:
+        name: The repository's id.
+        commit: The hash of the commit.
+        files: The files of the commit, as the hub lists them.
+        cache: The root of the cache.
+        token: As in ``HubOptions``.
         where: The repository, for messages.
     """
 
-    def __init__(self, model: HubModel, part: Part, options: HubOptions, where: str) -> None:
-        self._model = model
-        self._part = part
-        self._options = options
-        self._cache_dir = None if options.cache_dir is None else str(Path(options.cache_dir).expanduser())
+    def __init__(
+        self, name: str, commit: str, files: dict[str, ListedFile], *, cache: Path, token: Token, where: str
+    ) -> None:
+        self._name = name
+        self._commit = commit
+        self._files = files
+        self._cache = cache
+        self._token = token
         self._where = where
-        self._name = model.names[0]
-        self._commit = ""
-        self._files: dict[str, _Listed] = {}
+        self._folder = cache / file_download.repo_folder_name(repo_id=name, repo_type="model")
+        self._directory = self._folder / "snapshots" / commit
 
-    def directory(self) -> Path:
-        """Where the files are, all of one commit.
+    def fetch(self, part: Part, revision: str) -> Path:
+        """Return the directory with the needed files, after fetching those that the cache lacks.
+
+        Args:
+            part: The files that are needed.
+            revision: What the commit was listed for; the cache notes it, for later use without the network.
 
         Raises:
-            HubError: The repository does not hold what is wanted, or sends something else than it lists.
-            Exception: Whatever the library raises.
+            HubError: The repository lacks a needed file, or sends something other than it lists.
+            CheckpointError: The index of the weights is wrong or hostile.
+            Exception: Whatever huggingface_hub raises.
         """
-        required = self._part.required
-        for _ in range(_TRIES):
-            self._list()
-            self._check_listing()
-            for name in self._wanted():
-                self._file(name)
-            if self._model.is_commit or self._cached(required, self._model.revision) == self._cached(required):
-                return self._file(required).parent
-            # By its name the library notes what the revision means now, for use without a network. Where that is
-            # another commit since the listing, the file is another one too.
-            by_name = self._library_download(required, self._model.revision, secrets.token_hex(32))
-            if by_name.parent.name == self._commit:
-                return self._file(required).parent
-        raise HubError(
-            "the repository changes faster than it can be fetched",
-            where=self._where,
-            remedy="give a commit as the revision",
-        )
-
-    def _list(self) -> None:
-        api = HfApi(library_name="xlm", library_version=__version__)
-        info = api.model_info(
-            self._model.names[0],
-            revision=self._model.revision,
-            files_metadata=True,
-            timeout=constants.HF_HUB_ETAG_TIMEOUT,
-            token=self._options.token,
-        )
-        if not COMMIT.fullmatch(str(info.sha)):
-            raise ValueError(f"a listing without the hash of a commit: {info.sha!r}")
-        self._commit = str(info.sha)
-        self._files = {
-            file.rfilename: _Listed(
-                size=file.size, sha256=None if file.lfs is None else file.lfs.sha256, git=file.blob_id
-            )
-            for file in info.siblings or []
-        }
-        # What another library has fetched under the other name is not fetched again.
-        names, at = self._model.names, self._commit
-        held = [name for name in names if cached(HubModel(names=(name,), revision=at), self._part, self._options)]
-        self._name = (*held, *names)[0]
-
-    def _check_listing(self) -> None:
-        if self._part.required not in self._files:
+        if part.required not in self._files:
             raise HubError(
-                f"the repository holds no {self._part.what} of this kind",
+                f"the repository holds no {part.what} in a supported format",
                 where=self._where,
-                found=shown(", ".join(sorted(self._files)[:12])) or "no files",
-                expected=f"{self._part.required}, in the transformers layout",
+                found=self._listing(),
+                expected=f"{part.required}, in the transformers layout",
                 remedy="check the name",
             )
-        for name in (self._part.required, *self._part.optional):
+        texts = [name for name in (*part.optional, part.required) if name in self._files]
+        for name in texts:
             self._check_text_size(name)
+        for name in (*(self._weights() if part.weights else ()), *texts):
+            self._file(name)
+        if revision != self._commit:
+            self._note(revision)
+        return self._directory
+
+    def _listing(self) -> str:
+        return shown(", ".join(sorted(self._files)[:_SHOWN_FILES])) or "no files"
 
     def _check_text_size(self, name: str) -> None:
-        size = self._files[name].size if name in self._files else None
+        size = self._files[name].size
         if size is not None and size > _LARGEST_TEXT:
             raise HubError(
                 "a text file of the repository is far too large",
@@ -136,12 +171,8 @@ class Download:
                 expected=f"at most {_LARGEST_TEXT:,}",
             )
 
-    def _wanted(self) -> list[str]:
-        """Names of the files to fetch, the required one last."""
-        names = [name for name in self._part.optional if name in self._files]
-        return [*names, *(self._weights() if self._part.weights else ()), self._part.required]
-
     def _weights(self) -> list[str]:
+        """Return the names of the files that hold the weights, their index included."""
         from xlm.checkpoint.layout_weights import first_form, is_index, read_weight_map  # imports torch
 
         form = first_form(self._files)
@@ -149,9 +180,9 @@ class Download:
             raise HubError(
                 "the repository holds no weights that can be read",
                 where=self._where,
-                found=shown(", ".join(sorted(self._files)[:12])),
+                found=self._listing(),
                 expected="model.safetensors or pytorch_model.bin, or one of them in shards with its index",
-                remedy="weights of other frameworks must be converted first, with transformers",
+                remedy="convert weights of other frameworks with transformers first",
             )
         if not is_index(form):
             return [form]
@@ -168,71 +199,185 @@ class Download:
         return [form, *shards]
 
     def _file(self, name: str) -> Path:
-        """A file in the cache, fetched where it is not there or is not what it should be."""
-        listed, path = self._files[name], self._cached(name)
-        if path is not None and not _difference(path, listed, hashing=listed.sha256 is None):
-            return path  # a large file was hashed when it was fetched, and is known by its size from then on
-        if path is not None:
-            _remove(path)
-        found = ""
-        for _ in range(2):
-            tag = listed.tag
-            path = self._library_download(name, self._commit, tag)
-            if path.is_symlink() and path.readlink().name != tag:
-                # The server's own tag, see plain_headers; other files may have the same, so that it stays.
-                path.unlink()
-                found = "a name that is not this content's alone"
-                continue
-            found = _difference(path, listed)
-            if not found:
+        """Return the path of a file in the cache; fetch it if it is not there or not as listed."""
+        listed, path = self._files[name], self._directory / name
+        if listed.is_cached_at(path):
+            return path
+        blob = self._folder / "blobs" / (listed.digest or secrets.token_hex(32))
+        lock = self._cache / ".locks" / self._folder.name / f"{blob.name}.lock"
+        for directory in (path.parent, blob.parent, lock.parent):
+            directory.mkdir(parents=True, exist_ok=True)
+        # huggingface_hub takes the same lock, so that many processes fetch a file once.
+        with WeakFileLock(lock), TemporaryDirectory(prefix="incomplete-", dir=self._folder) as temporary:
+            if listed.is_cached_at(path):
                 return path
-            _remove(path)
+            path.unlink(missing_ok=True)  # a link goes alone; the file that it leads to may be the user's
+            if not blob.is_file() or listed.mismatch(blob):
+                blob.unlink(missing_ok=True)
+                self._download(name, Path(temporary) / "content").replace(blob)
+            if file_download.are_symlinks_supported(self._cache):
+                link = Path(temporary) / "link"
+                link.symlink_to(os.path.relpath(blob, path.parent))
+                link.replace(path)
+            else:
+                blob.replace(path)
+        return path
+
+    def _download(self, name: str, target: Path) -> Path:
+        """Return ``target`` once it holds a file with the listed content; try twice."""
+        listed, found = self._files[name], ""
+        for _ in range(2):
+            self._transfer(name, target)
+            found = listed.mismatch(target)
+            if not found:
+                return target
+            target.unlink()
         raise HubError(
-            "a file came twice with another content than the hub lists; it was removed",
+            "a file arrived twice with other content than the hub lists; it was discarded",
             where=f"{self._where}, {name}",
             found=found,
-            expected=shown(f"{listed.size} bytes, {listed.sha256 or listed.git}"),
-            remedy="try again from another network, and check HF_ENDPOINT and proxies; do not use the file",
+            expected=f"{listed.size} bytes, {listed.digest}",
+            remedy="try another network, and check HF_ENDPOINT and proxies",
         )
 
-    def _cached(self, name: str, revision: str | None = None) -> Path | None:
-        found = try_to_load_from_cache(self._name, name, self._cache_dir, revision or self._commit)
-        return Path(found) if isinstance(found, str) else None
-
-    def _library_download(self, name: str, revision: str, tag: str) -> Path:
-        with plain_headers(tag):
-            path: Any = hf_hub_download(
-                self._name,
-                name,
-                revision=revision,
-                cache_dir=self._cache_dir,
-                token=self._options.token,
-                library_name="xlm",
-                library_version=__version__,
+    def _transfer(self, name: str, target: Path) -> None:
+        """Write what the server sends for a file to ``target``."""
+        url = hf_hub_url(self._name, name, revision=self._commit)
+        headers = build_hf_headers(token=self._token, library_name="xlm", library_version=__version__)
+        metadata = get_hf_file_metadata(url, token=self._token, timeout=constants.HF_HUB_ETAG_TIMEOUT, headers=headers)
+        # Neither becomes part of a path, but a server that sends a path here is hostile.
+        if metadata.commit_hash != self._commit or not _TAG.fullmatch(metadata.etag or ""):
+            raise ValueError(f"the headers of {name} name commit {metadata.commit_hash!r} and tag {metadata.etag!r}")
+        if metadata.xet_file_data is not None and is_xet_available():
+            file_download.xet_get(
+                incomplete_path=target,
+                xet_file_data=metadata.xet_file_data,
+                headers=headers,
+                expected_size=metadata.size,
+                displayed_filename=name,
             )
-        return Path(path)
+            return
+        if urlsplit(metadata.location)[:2] != urlsplit(url)[:2]:
+            headers.pop("authorization", None)  # another host stores the file, and must not see the token
+        with target.open("wb") as file:
+            file_download.http_get(
+                metadata.location, file, headers=headers, expected_size=metadata.size, displayed_filename=name
+            )
+
+    def _note(self, revision: str) -> None:
+        """Note in the cache that a revision means this commit, if the cache can be written."""
+        ref = self._folder / "refs" / revision
+        if not ref.is_file() or ref.read_text("utf-8") != self._commit:
+            with suppress(OSError):  # a read-only cache serves too
+                ref.parent.mkdir(parents=True, exist_ok=True)
+                write_text(ref, self._commit)
 
 
-def _difference(path: Path, listed: _Listed, *, hashing: bool = True) -> str:
-    """What is wrong with a fetched file, or nothing; without hashing, whether its size is."""
-    size = path.stat().st_size
-    if listed.size not in (None, size):
-        return f"{size} bytes"
-    if not hashing:
-        return ""
-    expected, digest = listed.sha256, hashlib.sha256()
-    if expected is None:
-        # git's own hash of a file, by which the hub lists those that it does not store apart.
-        expected, digest = listed.git, hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return "" if expected in (None, digest.hexdigest()) else f"{size} bytes, {digest.hexdigest()}"
+_NOT_WRITABLE = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
+)
+_LONGEST = 300
+_ADVICE = ("Please make sure", "If you are trying", "For more")  # lines of huggingface_hub that our remedies replace
+_BEARER = re.compile(r"\bBearer .*", re.DOTALL)
+_GIVE_TOKEN = "give token=, set HF_TOKEN, or run `hf auth login`"
+_USE_CACHE = "HF_HUB_OFFLINE=1 opens models that were fetched before"
 
 
-def _remove(path: Path) -> None:
-    """Removes a file from the cache, and its content if that lies there; a link may lead to a user's file."""
-    content = path.parent / path.readlink() if path.is_symlink() else path
-    if content.parent.resolve() == (path.parents[2] / "blobs").resolve():
-        content.unlink(missing_ok=True)
-    path.unlink(missing_ok=True)
+def explain(error: Exception, where: str, *, cache: Path) -> HubError:
+    """Return a ``HubError`` that says in our words what an error of huggingface_hub means.
+
+    Args:
+        error: Any error that huggingface_hub raised.
+        where: What was asked for.
+        cache: The root of the cache.
+    """
+    what, remedy = _what_and_remedy(error, cache)
+    return HubError(
+        what,
+        where=where,
+        found=_text(error),
+        expected="a directory, a file, or an id of a readable model on the hub",
+        remedy=remedy,
+    )
+
+
+def shown(text: object) -> str:
+    """Return what a server sent on one short line, without characters that control the terminal."""
+    printable = "".join(letter if letter.isprintable() else " " for letter in str(text))
+    return " ".join(printable.split())[:_LONGEST]
+
+
+def is_passing(error: Exception) -> bool:
+    """Return whether the network or the hub failed, so that cached files may serve instead."""
+    status = _status(error)
+    if status is not None:
+        return status in (408, 429) or status >= 500
+    if isinstance(error, (errors.HFValidationError, errors.LocalTokenNotFoundError)):
+        return False
+    return not _not_writable(error)
+
+
+def _what_and_remedy(error: Exception, cache: Path) -> tuple[str, str]:
+    status = _status(error)
+    if isinstance(error, errors.GatedRepoError) or status == 403:
+        return (
+            "the hub does not let you read this model",
+            f"if its page asks you to, accept its terms; then {_GIVE_TOKEN}; the token must allow reading it",
+        )
+    if isinstance(error, errors.RepositoryNotFoundError) or status == 401:
+        return (
+            "there is no such model: no directory or file, and none on the hub that you can see; it may be private",
+            f"check the name; for a private or gated model, {_GIVE_TOKEN}; an expired token has the same effect",
+        )
+    if isinstance(error, errors.RevisionNotFoundError):
+        return "the model has no such revision", "give a branch, a tag or the full hash of a commit"
+    if isinstance(error, errors.EntryNotFoundError) and status == 404:
+        return "the hub does not have a file that it lists", "try again; the repository may have just changed"
+    if status == 429:
+        return "the hub accepts no more requests for now", f"wait some minutes; or, for a higher limit, {_GIVE_TOKEN}"
+    if status is not None and status >= 500:
+        return "the hub is out of order", f"try again later; {_USE_CACHE}"
+    if status is not None:
+        return "the hub refuses the request", "check the name and the revision, and HF_ENDPOINT if it is set"
+    if isinstance(error, errors.LocalTokenNotFoundError):
+        return "there is no token on this machine", _GIVE_TOKEN
+    if isinstance(error, errors.HFValidationError):
+        return "invalid model id", "check the name; an id is owner/name"
+    if "xet" in f"{type(error).__module__}.{type(error).__name__}".lower():
+        return (
+            "the download over the xet protocol failed",
+            "set HF_HUB_DISABLE_XET=1 to download by HTTP, and try again",
+        )
+    if _not_writable(error):
+        return (
+            "a fetched file could not be written",
+            f"free some space, or set cache_dir or HF_HOME to a writable directory; now it is {cache}",
+        )
+    if type(error) is OSError:  # how huggingface_hub reports a file of the wrong size
+        return "a file did not arrive whole", "try again; if it happens again, a proxy may cut large files"
+    if isinstance(error, (ValueError, TypeError, KeyError, AttributeError)):
+        return (
+            "the server that answered is not the hub",
+            f"check HF_ENDPOINT if it is set, proxies, and whether this network shows a log-in page; {_USE_CACHE}",
+        )
+    return (
+        "the hub cannot be reached",
+        f"check the network, proxies (HTTPS_PROXY) and HF_ENDPOINT if it is set, and try again; {_USE_CACHE}",
+    )
+
+
+def _status(error: Exception) -> int | None:
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    return status if isinstance(status, int) else None
+
+
+def _not_writable(error: Exception) -> bool:
+    return isinstance(error, OSError) and error.errno in _NOT_WRITABLE
+
+
+def _text(error: Exception) -> str:
+    lines = [line for line in str(error).splitlines() if not line.startswith(_ADVICE)]
+    status = _status(error)
+    kind = type(error).__name__ if status is None else f"{type(error).__name__}, status {status}"
+    # HTTP libraries print a header that they cannot send, and the token's is one.
+    return shown(f"{kind}: {_BEARER.sub('Bearer …', ' '.join(lines))}")

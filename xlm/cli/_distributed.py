@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from xlm.cli._lines import show_signature
 from xlm.errors import InputError
 
 if TYPE_CHECKING:
@@ -231,6 +232,7 @@ def work_on_ray(
         XLMError: As for ``Run``.
     """
     from xlm.distributed.run import Run
+    from xlm.distributed.work import ScoreWork
 
     shown = options["progress"]
     run = Run(
@@ -244,9 +246,10 @@ def work_on_ray(
         resume=options["resume"],
         progress=sys.stderr.isatty() if shown is None else shown,
     )
-    if "signature" in identity:
-        click.echo(f"signature: {identity['signature']}", err=True)
     summary = run(identity)
+    if "signature" in identity:
+        unknown = summary.counts.get("unknown", 0) if isinstance(work, ScoreWork) else None
+        show_signature(identity["signature"], unknown=unknown)
     for warning in summary.warnings:
         click.echo(f"warning: {' '.join(warning.split())}", err=True)
     if len(summary.processors) > 1:

@@ -38,6 +38,17 @@ def write_line(line: str) -> None:
     click.echo(line.encode("utf-8"))
 
 
+def show_signature(signature: object, *, unknown: int | None = None) -> None:
+    """Write the signature of a run to standard error.
+
+    Args:
+        signature: What the results were made with.
+        unknown: How many of the scored tokens are ``<unk>``; ``None`` where none were scored.
+    """
+    counted = "" if unknown is None else f"|unknown:{unknown}"
+    click.echo(f"signature: {signature}{counted}", err=True)
+
+
 @contextmanager
 def naming_line(place: str) -> Iterator[None]:
     """Makes an error about the text name its place, where the library can only name its own argument."""

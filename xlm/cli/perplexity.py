@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from xlm.cli._lines import write_line
+from xlm.cli._lines import show_signature, write_line
 from xlm.cli._options import TEXT_FILES, open_corpus, scoring, wrong_usage
 
 if TYPE_CHECKING:
     from xlm.scoring.perplexity import LanguagePerplexity
+    from xlm.scoring.table import Cell
 
-_COLUMNS = ("lang", "perplexity", "tokens", "nats_per_token", "bits_per_character", "bits_per_byte", "texts")
+_COLUMNS = ("lang", "perplexity", "tokens", "nats_per_token", "bits_per_character", "bits_per_byte", "texts", "unknown")
 
 
 @click.command(name="perplexity", short_help="Perplexity of texts, by sentence or by the original's stream.")
@@ -58,7 +59,8 @@ def command(model: str, files: tuple[Path, ...], langs: tuple[str, ...], form: s
     \b
     Columns:
         lang, perplexity, tokens (predicted), nats_per_token, bits_per_character and bits_per_byte (of the raw text,
-        the end of each row counting as one; empty for the stream, which does not predict every token), texts
+        the end of each row counting as one; empty for the stream, which does not predict every token), texts, unknown
+        (how many of the predicted tokens are <unk>, which stands for what the vocabulary lacks)
 
     \b
     Example:
@@ -85,6 +87,7 @@ def command(model: str, files: tuple[Path, ...], langs: tuple[str, ...], form: s
     from xlm.model.opening import made_fast, open_model
     from xlm.scoring.perplexity import perplexity
     from xlm.scoring.signature import model_digest, signature
+    from xlm.scoring.table import tsv_line
 
     network = open_model(model, dtype=options["dtype"], device=options["device"])
     digest = model_digest(network)
@@ -106,20 +109,20 @@ def command(model: str, files: tuple[Path, ...], langs: tuple[str, ...], form: s
     if len(rows) > 1:
         rows.append(("mean", found.perplexity, *[None] * (len(_COLUMNS) - 2)))
     if form == "tsv":
-        write_line("\t".join(_COLUMNS))
+        click.echo(tsv_line(_COLUMNS).encode(), nl=False)
     for row in rows:
         if form == "tsv":
-            write_line("\t".join("" if x is None else f"{x:.6f}" if isinstance(x, float) else str(x) for x in row))
+            click.echo(tsv_line(row).encode(), nl=False)
         else:
             finite = [None if isinstance(x, float) and not math.isfinite(x) else x for x in row]
             write_line(json.dumps(dict(zip(_COLUMNS, finite, strict=True)), ensure_ascii=False, allow_nan=False))
     protocol = "sentence" if found.window is None else f"stream {found.window}"
     long = "none" if found.stride is None else f"stride {found.stride}"
     made_with = signature(network, tokenizer, lang="+".join(langs), protocol=protocol, long=long, digest=digest)
-    click.echo(f"signature: {made_with}", err=True)
+    show_signature(made_with, unknown=sum(each.unknown for each in found.languages))
 
 
-def _cells(found: LanguagePerplexity) -> tuple[object, ...]:
+def _cells(found: LanguagePerplexity) -> tuple[Cell, ...]:
     return (
         found.lang,
         found.perplexity,
@@ -128,4 +131,5 @@ def _cells(found: LanguagePerplexity) -> tuple[object, ...]:
         found.bits_per_character,
         found.bits_per_byte,
         found.texts,
+        found.unknown,
     )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from xlm.cli._distributed import engines, inputs, uses_ray, work_on_ray, worker_model
+from xlm.cli._lines import show_signature
 from xlm.cli._options import TEXT_FILES, one_language, open_corpus, scoring, wrong_usage
 from xlm.cli._progress import Progress
 
@@ -42,9 +43,9 @@ if TYPE_CHECKING:
     type=click.Choice(["tsv", "jsonl", "parquet"]),
     default="tsv",
     show_default=True,
-    help="tsv: a header line, then tab-separated rows without quoting; a tab, line end or backslash inside a cell is "
-    r"written \t, \n, \r, \\. jsonl: the same columns as one JSON object a line. parquet: the same, with all digits; "
-    "needs --output.",
+    help="tsv: a header line, then tab-separated rows; a cell that holds a quote, a tab or a line end stands in "
+    "double quotes, its own doubled. jsonl: the same columns as one JSON object a line. parquet: the same, with all "
+    "digits; needs --output.",
 )
 @click.option(
     "--output", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write there, not to stdout."
@@ -63,9 +64,8 @@ if TYPE_CHECKING:
 @click.option(
     "--read-ahead",
     type=click.IntRange(1),
-    default=4096,
-    show_default=True,
-    help="Rows to read before the first of them is scored: those of one length share a batch. 1: each at once.",
+    help="Rows to read before the first of them is scored: those of one length share a batch. 1: each at once.  "
+    "[default: 4096, and 1 for lines typed at a terminal]",
 )
 @click.option("--progress/--no-progress", default=None, help="Show progress.  [default: on a terminal]")
 @engines()
@@ -82,16 +82,19 @@ def command(model: str, files: tuple[Any, ...], by: str, form: str, **options: A
 
     \b
     Columns, after "file" where there are several:
-        --by sentence: line (from 1), tokens, logprob (their sum), text, status
-        --by word:     line (from 1), word (from 1), start, end (characters of the row), tokens, logprob, text, status
-        --by token:    line (from 1), position (from 1), id, token, logprob, status
+        --by sentence: line (from 1), tokens, logprob (their sum), unknown, text, status
+        --by word:     line (from 1), word (from 1), start, end (characters of the row), tokens, logprob, unknown,
+                       text, status
+        --by token:    line (from 1), position (from 1), id, token, logprob, unknown, status
     "line" is the number of the row in its file, a header not counted: the line's number in plain text and JSON lines.
     A word is what stands between spaces, its punctuation with it; the closing </s> is a row of its own, at the end.
+    "unknown" counts the tokens of a sentence that are <unk>, which stands for what the vocabulary lacks; of a token,
+    and of a word with any such token, it is 1, else 0 (true and false with --format jsonl).
 
     With --output, results are in FILE.part until all are there. A run that was cut off, even killed, goes on with
     --resume, on the same kind of processor, and writes the same bytes that it would have written at once; where FILE is
     finished, --resume reads the input again to see that it is the same. Beside FILE, FILE.meta.json says what it was
-    made with; the same signature goes to standard error.
+    made with; the same signature goes to standard error at the end, with the number of tokens that were <unk>.
 
     With --engine ray, a cluster does the work, on any number of files; each row is scored as here, digit for digit on
     the same kind of processor. Results are in --output-dir, by --resume also those of a run that was cut off.
@@ -103,6 +106,11 @@ def command(model: str, files: tuple[Any, ...], by: str, form: str, **options: A
     """
     if (options["ranks"] or options["entropy"]) and by != "token":
         raise click.UsageError("--ranks and --entropy go with --by token")
+    if options["read_ahead"] is None:
+        from xlm.scoring.read_ahead import READ_AHEAD
+
+        typed = files in ((), (Path("-"),)) and options["output"] is None and sys.stdin.isatty()
+        options["read_ahead"] = 1 if typed else READ_AHEAD
     if uses_ray(only_local=("output", "device")):
         _on_ray(model, files, by=by, form=form, options=options)
         return
@@ -139,13 +147,13 @@ def command(model: str, files: tuple[Any, ...], by: str, form: str, **options: A
         )
     long = "refuse" if scorer.too_long == "refuse" else f"stride {scorer.stride}"
     made_with = signature(scorer.model, tokenizer, lang=scorer.lang, long=long, digest=digest)
-    click.echo(f"signature: {made_with}", err=True)
     run = _Run(scorer, corpus, table, options)
     with closing(corpus):
         if output is None:
             run.to_stdout()
         else:
             run.to_file(output, made_with)
+    show_signature(made_with, unknown=run.unknown)
     if run.problems:
         click.echo(f"{run.problems:,} rows could not be scored; their column status says why", err=True)
     if corpus.damaged:
@@ -195,7 +203,7 @@ class _Run:
 
     def __init__(self, scorer: Scorer, corpus: Corpus, table: Table, options: dict[str, Any]) -> None:
         self._scorer, self._corpus, self._table, self._options = scorer, corpus, table, options
-        self.problems = 0
+        self.problems = self.unknown = 0
 
     def to_stdout(self) -> None:
         click.echo(self._table.header.encode(), nl=False)
@@ -225,7 +233,7 @@ class _Run:
         file = ResumableFile(
             output, identity=identity, threads=torch.get_num_threads(), resume=bool(self._options["resume"])
         )
-        self.problems = file.problems
+        self.problems, self.unknown = file.problems, file.unknown
         if file.complete:
             check_same(self._corpus, done=file.rows, digest=file.digest)
             click.echo(f"{output} is complete already", err=True)
@@ -246,7 +254,13 @@ class _Run:
         if not file.size:
             file.append(self._table.header.encode(), rows=0, digest="")
         for window in self._windows(done=file.rows, digest=file.digest):
-            file.append(window.data, rows=window.rows, digest=window.digest, problems=window.problems)
+            file.append(
+                window.data,
+                rows=window.rows,
+                digest=window.digest,
+                problems=window.problems,
+                unknown=window.unknown,
+            )
 
     def _windows(self, *, done: int, digest: str) -> Iterator[ScoredWindow]:
         from xlm.scoring.corpus import score_rows
@@ -259,5 +273,6 @@ class _Run:
         ):
             yield window
             self.problems += window.problems
+            self.unknown += window.unknown
             progress.update(rows=window.rows, tokens=window.tokens, read=self._corpus.bytes_read())
         progress.end()

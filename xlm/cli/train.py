@@ -1,4 +1,4 @@
-"""``xlm train``: a configuration and prepared text to a model."""
+"""``xlm train``: train a model on prepared text."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ if TYPE_CHECKING:
     from xlm.training.log import Event
 
 
-@click.command(short_help="Prepared text to a trained model.")
+@click.command(short_help="Train a model on prepared text.")
 @click.argument("config")
-@click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change a key, such as run.updates=100.")
-@click.option("--resume", is_flag=True, help="Go on from the newest whole checkpoint in the output, if there is one.")
+@click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Override a key, such as run.max_steps=100.")
+@click.option("--resume", is_flag=True, help="Continue from the newest intact checkpoint, if there is one.")
 def command(config: str, changes: tuple[str, ...], resume: bool) -> None:
-    r"""Trains a model as CONFIG says: a TOML file, or the name of a configuration that comes with xlm.
+    r"""Train a model as configured by CONFIG, a TOML file or the name of a configuration that comes with xlm.
 
-    The output directory of the run holds log.jsonl, checkpoints/, best/ (lowest mean perplexity on the held-out text)
-    and last/; the latter two are model directories that every other command takes. On SIGTERM or SIGUSR1 the state is
-    saved after the step at hand, and the command ends with status 0; --resume goes on from there.
+    The output directory gets log.jsonl, checkpoints/, best/ (lowest mean perplexity on held-out text) and last/; the
+    last two are model directories for every other command. On SIGTERM or SIGUSR1, the command finishes its step, saves
+    its state and exits with status 0; --resume continues from there.
 
-    For several processes: torchrun --nproc-per-node N -m xlm train CONFIG
+    With several processes: torchrun --nproc-per-node N -m xlm train CONFIG
 
     \b
     Example:
@@ -36,42 +36,42 @@ def command(config: str, changes: tuple[str, ...], resume: bool) -> None:
     from xlm.training.loop import train
 
     settings = load_config(config, changes)
-    with _asked_to_stop() as should_stop:
+    with _stop_on_signals() as should_stop:
         train(settings, resume=resume, observers=[_Console()], should_stop=should_stop)
 
 
 @contextmanager
-def _asked_to_stop() -> Iterator[Callable[[], bool]]:
-    """Whether a signal asked for an end, which then comes after the step at hand."""
-    asked: list[int] = []
+def _stop_on_signals() -> Iterator[Callable[[], bool]]:
+    """Catch SIGTERM and SIGUSR1, and yield a function that returns whether one has come."""
+    caught: list[int] = []
     names = [name for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]  # Windows has no SIGUSR1
-    before = {name: signal.signal(getattr(signal, name), lambda number, _: asked.append(number)) for name in names}
+    before = {name: signal.signal(getattr(signal, name), lambda number, _: caught.append(number)) for name in names}
     try:
-        yield lambda: bool(asked)
+        yield lambda: bool(caught)
     finally:
         for name, handler in before.items():
             signal.signal(getattr(signal, name), handler)
 
 
 class _Console:
-    """Shows events: on a terminal one line that changes, otherwise a line each."""
+    """Observer that prints events on standard error. On a terminal, updates overwrite each other."""
 
     def __init__(self) -> None:
-        self._changing = sys.stderr.isatty()
-        self._updates = 0
+        self._on_terminal = sys.stderr.isatty()
+        self._max_steps = 0
 
     def __call__(self, event: Event) -> None:
-        """Shows one event."""
-        shown = _TEXTS.get(event["event"])
-        if event["event"] == "start":
-            self._updates = event["config"]["run"]["updates"]
-        if shown is None:
+        """Print an event."""
+        kind = event["event"]
+        if kind == "start":
+            self._max_steps = event["config"]["run"]["max_steps"]
+        if kind not in _TEXTS:
             return
-        text = shown(event, self._updates)
-        if self._changing and event["event"] == "update":
+        text = _TEXTS[kind](event, self._max_steps)
+        if self._on_terminal and kind == "update":
             click.echo(f"\r\x1b[K{text}", nl=False, err=True)
         else:
-            click.echo(f"\r\x1b[K{text}" if self._changing else text, err=True)
+            click.echo(f"\r\x1b[K{text}" if self._on_terminal else text, err=True)
 
 
 def _time(seconds: float) -> str:
@@ -80,9 +80,9 @@ def _time(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}"
 
 
-def _update(event: Event, updates: int) -> str:
+def _update(event: Event, max_steps: int) -> str:
     return (
-        f"{event['updates']:,}/{updates:,}  loss {event['loss']:.4f}  gradient {event['grad_norm']:.3f}  "
+        f"{event['updates']:,}/{max_steps:,}  loss {event['loss']:.4f}  gradient {event['grad_norm']:.3f}  "
         f"lr {event['lr']:.2e}  {event['tokens_per_second']:,.0f} tokens/s  {_time(event['left'])} left"
     )
 

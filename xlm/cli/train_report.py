@@ -1,4 +1,4 @@
-"""``xlm train-report``: the curves of a run as a picture."""
+"""``xlm train-report``: draw the training curves of a run."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import click
 from xlm.cli._texts import printable
 
 
-@click.command(short_help="The curves of a training run as a picture.")
+@click.command(short_help="Draw the training curves of a run.")
 @click.argument("run", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option(
     "--output", type=click.Path(path_type=Path, dir_okay=False), help="The PNG file.  [default: RUN/report.png]"
 )
 def command(run: Path, output: Path | None) -> None:
-    r"""Draws loss, perplexity of each language, learning rate and gradient norm of RUN into one PNG.
+    r"""Draw loss, perplexity of each language, learning rate and gradient norm of RUN as a PNG.
 
-    RUN is the output directory of "xlm train"; it may still be going on. Needs matplotlib: pip install 'xlm[plot]'.
+    RUN is the output directory of "xlm train", which may still be running. Needs matplotlib: pip install 'xlm[plot]'.
 
     \b
     Example:
@@ -25,11 +25,11 @@ def command(run: Path, output: Path | None) -> None:
     """
     from xlm.training.report import draw_report
 
-    picture = output or run / "report.png"
-    found = draw_report(run, picture)
-    figures = f"{found['updates']:,} updates, loss {found['loss']:.4f}, {found['skipped']} steps skipped"
-    click.echo(printable(f"{picture}: {figures}"))
-    for language, value in found["perplexity"].items():
+    path = output or run / "report.png"
+    report = draw_report(run, path)
+    summary = f"{report['updates']:,} updates, loss {report['loss']:.4f}, {report['skipped']} steps skipped"
+    click.echo(printable(f"{path}: {summary}"))
+    for language, value in report["perplexity"].items():
         click.echo(printable(f"perplexity {language}: {value:.3f}"))
-    if found["best"] is not None:
-        click.echo(f"lowest mean perplexity: {found['best']:.3f}")
+    if report["best"] is not None:
+        click.echo(f"lowest mean perplexity: {report['best']:.3f}")

@@ -1,4 +1,4 @@
-"""Prepared text as batches, read ahead of the step that takes them."""
+"""Batches of running text, read one ahead."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from xlm.scoring.stream import Ids, Stream
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Batch:
-    """One window of one language, or some of its rows.
+class StreamBatch:
+    """A window of one language, or some of its rows.
 
     Attributes:
         input_ids: (rows, W) int64.
-        language: Of all its tokens.
-        position: Where the run is after it.
+        language: Language of all its tokens.
+        position: Position in the data after it.
     """
 
     input_ids: Ids
@@ -29,25 +29,25 @@ class Batch:
 
 
 def open_streams(
-    directory: Path, index: Index, split: str, *, rows: int, width: int, check: bool = True
+    directory: Path, index: Index, split: str, *, batch_size: int, seq_len: int, check: bool = True
 ) -> dict[str, Stream]:
-    """The streams of a split, by language.
+    """Return the streams of a split, by language.
 
     Args:
-        directory: A prepared directory.
+        directory: Directory of prepared data.
         index: Its index.
-        split: ``train``, ``valid``, …
-        rows: Rows B of a window.
-        width: Tokens W of a row.
-        check: Whether to compare the checksums of the shards.
+        split: ``train``, ``valid`` or another split.
+        batch_size: Rows of a window.
+        seq_len: Tokens of a row.
+        check: Whether to verify the checksums of the shards.
 
     Raises:
-        InputError: There is no such split, a text in it is not complete, or a shard is damaged.
+        InputError: The split does not exist, a text in it is not fully prepared, or a shard is damaged.
     """
     texts = index.splits.get(split, {})
     if not texts:
         raise InputError(
-            "There is no such part of the prepared text",
+            "the prepared data has no such split",
             where=directory,
             found=", ".join(index.splits) or "nothing",
             expected=split,
@@ -56,16 +56,16 @@ def open_streams(
     unfinished = [language for language, text in texts.items() if not text.complete]
     if unfinished:
         raise InputError(
-            "The text is not prepared to its end",
+            "the text is not fully prepared",
             where=directory,
             found=f"{split}: {', '.join(unfinished)}",
-            remedy="run the same xlm prepare again; it goes on where it was cut off",
+            remedy="run the same xlm prepare again; it continues where it was interrupted",
         )
     return {
         language: Stream(
             sequence=ShardSequence(directory, text.shards, dtype=index.dtype, vocab_size=index.vocab_size, check=check),
-            rows=rows,
-            width=width,
+            rows=batch_size,
+            width=seq_len,
         )
         for language, text in sorted(texts.items())
     }
@@ -73,20 +73,22 @@ def open_streams(
 
 def batches(
     streams: Mapping[str, Stream], order: Order, position: Position, *, first_row: int = 0, rows: int | None = None
-) -> Generator[Batch, None, None]:
-    """Yields batches without end; the next one is read in a thread while a batch is at work.
+) -> Generator[StreamBatch, None, None]:
+    """Yield batches without end. A thread reads the next one while the caller works on a batch.
 
     Args:
-        streams: By language.
-        order: What comes when.
-        position: Where to begin.
-        first_row: The first row of each window that is wanted; a process among several takes only its own.
-        rows: How many rows; None for all that follow.
+        streams: Streams by language.
+        order: Order of the batches.
+        position: Position to start from.
+        first_row: First row of each window to read; one of several processes reads only its own rows.
+        rows: Number of rows to read; None for all that follow.
     """
 
-    def read(position: Position) -> Batch:
+    def read(position: Position) -> StreamBatch:
         language, window, after = order.next(position)
-        return Batch(input_ids=streams[language].window(window, first_row, rows), language=language, position=after)
+        return StreamBatch(
+            input_ids=streams[language].window(window, first_row, rows), language=language, position=after
+        )
 
     with ThreadPoolExecutor(1, thread_name_prefix="xlm-batches") as thread:
         following = thread.submit(read, position)

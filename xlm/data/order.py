@@ -1,7 +1,7 @@
-"""Which window of which language comes when: decided by a seed and a position, and by nothing else.
+"""The order of the batches, decided by a seed and a position alone.
 
-The generator's raw numbers are used, whose stream numpy promises to keep; what it makes of them (``permutation``,
-``choice``) may change between its versions, and with it the run that is resumed.
+Only raw numbers of numpy's generators are used, since numpy guarantees their stream across versions. Its methods
+``permutation`` and ``choice`` may change, and then a resumed run would take other batches.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from xlm.errors import InputError
 
 @dataclass(frozen=True, kw_only=True)
 class Position:
-    """How far a run is in its data.
+    """Position of a run in its data.
 
     Attributes:
-        batches: Batches taken.
-        taken: How many of them from each language.
+        batches: Number of batches taken.
+        taken: Number of batches taken from each language.
     """
 
     batches: int = 0
     taken: Mapping[str, int] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """As a JSON object."""
+        """Return the position as a JSON object."""
         return {"batches": self.batches, "taken": dict(self.taken)}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Position:
-        """The position that ``to_json`` gave."""
+        """Return the position from a result of ``to_json``."""
         return cls(batches=int(values["batches"]), taken={name: int(n) for name, n in values["taken"].items()})
 
 
@@ -43,12 +43,11 @@ class Order:
     """The order of the batches.
 
     Args:
-        windows: Windows of each language.
-        seed: Decides everything.
-        exponent: None for rounds in which each language comes once, in an order drawn anew; a number a for languages
-            drawn with a probability proportional to ``p ** a``, with p the language's share of all windows.
-        shuffle: Whether the windows of a language come in an order that is drawn anew for each pass over them, or as
-            they stand in the text.
+        windows: Number of windows of each language.
+        seed: Seed of the order.
+        exponent: None for rounds in which every language comes once, in random order. Otherwise languages are drawn
+            with a probability proportional to ``p ** exponent``, where p is the language's share of all windows.
+        shuffle: Whether to shuffle the windows of a language anew for each pass, or take them in the order of the text.
 
     Source: the original's ``shuf_order`` and ``lg_sampling_factor``.
     """
@@ -62,11 +61,11 @@ class Order:
     def __post_init__(self) -> None:
         if not self.windows or min(self.windows.values()) < 1:
             raise InputError(
-                "A language has no text", where="windows", found=json.dumps(dict(self.windows)), expected="one or more"
+                "a language has no text", where="windows", found=json.dumps(dict(self.windows)), expected="one or more"
             )
 
     def next(self, position: Position) -> tuple[str, int, Position]:
-        """Language and window of the next batch, and the position after it."""
+        """Return language and window of the next batch, and the position after it."""
         language = self._language(position.batches)
         taken = position.taken.get(language, 0)
         after = Position(batches=position.batches + 1, taken={**position.taken, language: taken + 1})
@@ -79,7 +78,7 @@ class Order:
             return names[int(order[batch % len(names)])]
         total = sum(self.windows.values())
         weights = np.array([(self.windows[name] / total) ** self.exponent for name in names])
-        # 53 bits of a raw number, as a fraction.
+        # The upper 53 bits of a raw number, as a fraction in [0, 1).
         draw = float(_generator(self.seed, "language", batch).random_raw() >> 11) * 2.0**-53
         return names[min(int(np.searchsorted(np.cumsum(weights / weights.sum()), draw, side="right")), len(names) - 1)]
 

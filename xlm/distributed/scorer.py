@@ -24,11 +24,12 @@ class Scorer:
     length share a batch of the model's. A text that cannot be scored, a null or no text, gets a ``status`` that says
     why and no figures; it raises nothing. Further columns are those of ``xlm score``:
 
-    - ``by="sentence"``: ``tokens``, ``logprob``, ``status``;
+    - ``by="sentence"``: ``tokens``, ``logprob``, ``unknown`` (how many tokens are ``<unk>``), ``status``;
     - ``by="word"``: each row once for each word, ``word`` (from 1), ``start`` and ``end`` (characters of the text; both
-      are its length for the closing ``</s>``), ``tokens``, ``logprob``, ``status``;
+      are its length for the closing ``</s>``), ``tokens``, ``logprob``, ``unknown`` (whether any of the tokens is
+      ``<unk>``), ``status``;
     - ``by="token"``: each row once for each token, ``position`` (from 1), ``id``, ``token``, ``logprob``, ``rank`` and
-      ``entropy`` where they are asked for, ``status``.
+      ``entropy`` where they are asked for, ``unknown``, ``status``.
 
     ``logprob`` and ``entropy`` are nats; ``bits``, where asked for, is the surprisal ``-logprob / log 2``.
 

@@ -146,7 +146,7 @@ class PartWriter:
                 for window in unit.windows:
                     found = step.lines(window, file=unit.file)
                     file.write(found.data)
-                    counts += found.counts
+                    counts.update(found.counts)
                     problems += found.problems
                     reasons += found.reasons
             step.finish(lines, finished)

@@ -163,9 +163,9 @@ class _ScoreStep:
     signature: str
 
     def lines(self, window: Sequence[Row], *, file: int) -> Lines:
-        data, problems, tokens = scored_lines(self.scorer, window, self.table)
+        data, problems, tokens, unknown = scored_lines(self.scorer, window, self.table)
         # No reasons: the column status says why.
-        return Lines(data=data, problems=problems, counts=Counter(tokens=tokens))
+        return Lines(data=data, problems=problems, counts=Counter(tokens=tokens, unknown=unknown))
 
     def finish(self, lines: Path, target: Path) -> None:
         if self.table.form == "parquet":

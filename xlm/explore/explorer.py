@@ -14,6 +14,7 @@ from xlm.explore.requests import ContinueRequest, Limits, ScoreRequest, TextRequ
 from xlm.model.lm import XLMWithLMHeadModel
 from xlm.scoring.scorer import Scorer
 from xlm.scoring.sentence import SentenceScore
+from xlm.scoring.table import token_cells
 from xlm.tokenizer.continued import ContinuedText, prompt_ids
 from xlm.tokenizer.presets import PRESETS
 from xlm.tokenizer.tokenizer import XLMTokenizer
@@ -88,8 +89,8 @@ class Explorer:
         Returns:
             ``words``, each with the space ``before`` it, its ``text`` and its ``tokens``; the space ``after`` the last
             word; ``end``, the closing token; ``logprob`` of all in nats, ``tokens`` and ``windows`` by number. A token
-            has ``token``, ``logprob`` (nats), ``rank`` (from 1), ``entropy`` (nats) and ``top``, pairs of a token and
-            its log-probability, best first.
+            has ``token``, ``logprob`` (nats), ``rank`` (from 1), ``entropy`` (nats), ``top``, pairs of a token and its
+            log-probability, best first, and ``unknown``, whether it is ``<unk>``.
 
         Raises:
             InputError: A language or preset that there is not.
@@ -189,15 +190,8 @@ class Explorer:
 
 
 def _by_word(found: SentenceScore) -> Json:
-    assert found.ranks is not None
-    assert found.entropies is not None
-    assert found.top is not None
-    tokens = [
-        {"token": token, "logprob": logprob, "rank": rank, "entropy": entropy, "top": top}
-        for token, logprob, rank, entropy, top in zip(
-            found.tokens, found.logprobs, found.ranks, found.entropies, found.top, strict=True
-        )
-    ]
+    names = ("token", "logprob", "rank", "entropy", "top", "unknown")
+    tokens = [{name: cells[name] for name in names} for cells in token_cells(found)]
     words = []
     place, count = 0, 0
     for word in found.words:  # their tokens follow each other

@@ -26,6 +26,7 @@ class ScoredWindow:
         rows: How many input rows there were.
         problems: How many of them could not be scored.
         tokens: How many tokens were predicted.
+        unknown: How many of them are ``<unk>``.
         digest: Identifies all input rows up to the last of these.
     """
 
@@ -33,6 +34,7 @@ class ScoredWindow:
     rows: int
     problems: int
     tokens: int
+    unknown: int
     digest: str
 
 
@@ -68,12 +70,19 @@ def score_rows(
     for window in windows(source, read_at_once=read_at_once):
         for row in window:
             seen.update(row_identity(row))
-        data, problems, tokens = scored_lines(scorer, window, table)
-        yield ScoredWindow(data=data, rows=len(window), problems=problems, tokens=tokens, digest=seen.hexdigest())
+        data, problems, tokens, unknown = scored_lines(scorer, window, table)
+        yield ScoredWindow(
+            data=data,
+            rows=len(window),
+            problems=problems,
+            tokens=tokens,
+            unknown=unknown,
+            digest=seen.hexdigest(),
+        )
 
 
-def scored_lines(scorer: Scorer, window: Sequence[Row], table: Table) -> tuple[bytes, int, int]:
-    """The lines of one window, UTF-8; how many of its rows could not be scored; how many tokens were predicted.
+def scored_lines(scorer: Scorer, window: Sequence[Row], table: Table) -> tuple[bytes, int, int, int]:
+    """Return the lines of one window, UTF-8, and counts: rows that could not be scored, predicted tokens, ``<unk>``.
 
     Args:
         scorer: Model, tokenizer and options.
@@ -84,14 +93,15 @@ def scored_lines(scorer: Scorer, window: Sequence[Row], table: Table) -> tuple[b
         LanguageError: A language that the tokenizer does not have, or that cannot be divided into words.
     """
     lines: list[str] = []
-    problems = tokens = 0
+    problems = tokens = unknown = 0
     for row, result in zip(window, results_of(scorer, window), strict=True):
         lines += table.lines(row, result)
         if isinstance(result, SentenceScore):
             tokens += len(result.tokens)
+            unknown += result.unknown
         else:
             problems += 1
-    return "".join(lines).encode("utf-8"), problems, tokens
+    return "".join(lines).encode("utf-8"), problems, tokens, unknown
 
 
 def results_of(scorer: Scorer, window: Iterable[Row]) -> list[SentenceScore | InputError | None]:

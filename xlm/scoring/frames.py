@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from xlm.errors import InputError
+from xlm.scoring.corpus import results_of
+from xlm.scoring.read_ahead import windows
+from xlm.scoring.rows import Row, checked_text
+from xlm.scoring.scorer import Scorer
 from xlm.scoring.sentence import SentenceScore
+from xlm.scoring.table import status_of, token_cells
 
 if TYPE_CHECKING:
     from xlm.model.lm import XLMWithLMHeadModel
     from xlm.tokenizer.tokenizer import XLMTokenizer
 
-_Scores = Callable[[list[str]], list[SentenceScore]]
-
 _COLUMNS = {
-    "sentence": ["tokens", "logprob"],
-    "word": ["word", "start", "end", "tokens", "surprisal"],
-    "token": ["token", "id", "logprob"],
+    "sentence": ("tokens", "logprob", "unknown"),
+    "word": ("word", "start", "end", "tokens", "surprisal", "unknown"),
+    "token": ("token", "id", "logprob", "unknown"),
 }
+_OF_TOKENS = {"ranks": "rank", "entropies": "entropy", "top": "top"}  # option and column
 
 
 def is_frame(texts: object) -> bool:
@@ -38,7 +42,10 @@ def score_frame(
     by: str = "sentence",
     **options: Any,
 ) -> Any:
-    """A ``DataFrame`` of scores with the index of the texts; log-probabilities and surprisals in nats.
+    """Return a ``DataFrame`` of scores with the index of the texts; log-probabilities and surprisals in nats.
+
+    Every row stays. The last column, ``status``, says ``"ok"``, ``"empty"``, ``"long: N windows"``, or ``"error: "``
+    and why the row has no scores, as ``xlm score`` does: a missing text (``None``, ``NaN``, ``pd.NA``) is such a row.
 
     Args:
         model: As for ``score``.
@@ -46,48 +53,39 @@ def score_frame(
         frame: A ``DataFrame`` of pandas, or a ``Series`` of texts.
         lang: As for ``score``.
         column: Which column of a ``DataFrame`` holds the texts.
-        by: ``"sentence"`` adds the columns ``tokens`` and ``logprob``. ``"word"`` gives each row once for each word,
-            with ``word``, ``start``, ``end``, ``tokens`` and ``surprisal``; the closing ``</s>`` is not among them.
-            ``"token"`` gives it once for each token, the closing one included, with ``token``, ``id``, ``logprob``,
-            and ``rank`` and ``entropy`` if they are asked for.
-        **options: As for ``score``.
+        by: ``"sentence"`` adds the columns ``tokens``, ``logprob`` and ``unknown``, the number of tokens that are
+            ``<unk>``. ``"word"`` gives each row once for each word, with ``word``, ``start``, ``end``, ``tokens``,
+            ``surprisal`` and ``unknown``, whether a token of it is ``<unk>``; the closing ``</s>`` is not among them,
+            and a text without words is one row without a word. ``"token"`` gives it once for each token, the closing
+            one included, with ``token``, ``id``, ``logprob``, ``unknown``, and ``rank``, ``entropy`` and ``top`` if
+            they are asked for.
+        **options: As for ``score``; ``ranks``, ``entropies`` and ``top`` by token only.
 
     Raises:
-        InputError: No such column, one of that name that the result needs, no such unit, or as for ``score``. A missing
-            text (``None``, ``NaN``) is a text that is not a str.
+        InputError: No such column, one of that name that the result needs, no such unit, an option that the result has
+            no place for, or an option that is none of ``score``'s.
         LanguageError: A language that the model does not have.
     """
-    from xlm.scoring.score import score
-
     if not is_frame(frame):
         raise InputError(
             "this is no data frame", where="frame", found=type(frame).__name__, expected="a DataFrame or a Series"
         )
-    return frame_of(frame, lambda texts: score(model, tokenizer, texts, lang=lang, **options), column=column, by=by)
+    return frame_of(Scorer(model, tokenizer, lang=lang, **options), frame, column=column, by=by)
 
 
-def frame_of(frame: Any, scores: _Scores, *, column: str = "text", by: str = "sentence") -> Any:
-    """The frame of ``score_frame``, its texts scored by a function."""
-    columns = {"sentence": _sentence, "word": _words, "token": _tokens}
-    if by not in columns:
-        raise InputError("no such unit", where="by", found=repr(by), expected=" or ".join(map(repr, columns)))
-    if frame.ndim == 1:
-        frame = frame.to_frame(column)
-    if list(frame.columns).count(column) != 1:
+def frame_of(scorer: Scorer, frame: Any, *, column: str = "text", by: str = "sentence") -> Any:
+    """Return the frame of ``score_frame``."""
+    names = _names(scorer, by)
+    columns = [column] if frame.ndim == 1 else list(frame.columns)
+    if not isinstance(column, Hashable) or columns.count(column) != 1:
         raise InputError(
             "the frame has no such column, or several",
             where="column",
-            found=", ".join(map(repr, frame.columns)),
+            found=", ".join(map(repr, columns)),
             expected=repr(column),
             remedy="score_frame(..., column=NAME)",
         )
-    results = scores(frame[column].tolist())
-    rows = [columns[by](result) for result in results]
-    # Rows are told by place: an index may hold a value twice.
-    found = frame.iloc[[place for place, row in enumerate(rows) for _ in row]]
-    # Without any row, the columns that there always are.
-    names = next((list(row[0]) for row in rows if row), _COLUMNS[by])
-    taken = [name for name in names if name in frame.columns]
+    taken = [name for name in names if name in columns]
     if taken:
         raise InputError(
             "the frame has a column of a name that the result needs",
@@ -95,22 +93,54 @@ def frame_of(frame: Any, scores: _Scores, *, column: str = "text", by: str = "se
             found=", ".join(map(repr, taken)),
             remedy="rename it, or score the column alone: score_frame(..., frame[column])",
         )
-    return found.assign(**{name: [cells[name] for row in rows for cells in row] for name in names})
-
-
-def _sentence(result: SentenceScore) -> list[dict[str, Any]]:
-    return [{"tokens": len(result.logprobs), "logprob": result.logprob}]
-
-
-def _words(result: SentenceScore) -> list[dict[str, Any]]:
-    return [
-        {"word": word.text, "start": word.start, "end": word.end, "tokens": word.tokens, "surprisal": word.surprisal}
-        for word in result.words
+    if frame.ndim == 1:
+        frame = frame.to_frame(column)
+    cells = [
+        [{**each, "status": status_of(row, result)} for each in _cells(result, by)]
+        for window in windows(_rows(frame[column], column))
+        for row, result in zip(window, results_of(scorer, window), strict=True)
     ]
+    # Rows are told by place: an index may hold a value twice.
+    found = frame.iloc[[place for place, of_row in enumerate(cells) for _ in of_row]]
+    return found.assign(**{name: [each.get(name) for of_row in cells for each in of_row] for name in names})
 
 
-def _tokens(result: SentenceScore) -> list[dict[str, Any]]:
-    columns: dict[str, Any] = {"token": result.tokens, "id": result.ids, "logprob": result.logprobs}
-    columns |= {"rank": result.ranks} if result.ranks is not None else {}
-    columns |= {"entropy": result.entropies} if result.entropies is not None else {}
-    return [dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]
+def _names(scorer: Scorer, by: str) -> list[str]:
+    if not isinstance(by, str) or by not in _COLUMNS:
+        raise InputError("no such unit", where="by", found=repr(by), expected=" or ".join(map(repr, _COLUMNS)))
+    asked = [option for option in _OF_TOKENS if scorer.further[option]]
+    if asked and by != "token":
+        raise InputError(
+            f"only tokens have {', '.join(asked)}", where="by", found=repr(by), expected="score_frame(..., by='token')"
+        )
+    names = list(_COLUMNS[by])
+    names[-1:-1] = [_OF_TOKENS[option] for option in asked]
+    return [*names, "status"]
+
+
+def _rows(texts: Any, column: str) -> list[Row]:
+    # pandas has several values for what is missing: the status has one.
+    values = [None if missing else text for text, missing in zip(texts.tolist(), texts.isna().tolist(), strict=True)]
+    checked = [checked_text(value, column) for value in values]
+    return [Row(file="", number=n, text=text, problem=problem) for n, (text, problem) in enumerate(checked, start=1)]
+
+
+def _cells(result: SentenceScore | InputError | None, by: str) -> Sequence[dict[str, Any]]:
+    if not isinstance(result, SentenceScore):
+        return [{}]
+    if by == "sentence":
+        return [{"tokens": len(result.tokens), "logprob": result.logprob, "unknown": result.unknown}]
+    if by == "word":
+        words = [
+            {
+                "word": word.text,
+                "start": word.start,
+                "end": word.end,
+                "tokens": word.tokens,
+                "surprisal": word.surprisal,
+                "unknown": word.unknown,
+            }
+            for word in result.words
+        ]
+        return words or [{}]
+    return token_cells(result)

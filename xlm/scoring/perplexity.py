@@ -15,7 +15,7 @@ from xlm.model.lm import XLMWithLMHeadModel
 from xlm.model.modes import evaluating
 from xlm.scoring.logprobs import score_sequences
 from xlm.scoring.read_ahead import checked_texts, length_of, read_ahead
-from xlm.scoring.scorer import Scorer
+from xlm.scoring.scorer import Scorer, check_name_of_language, check_pair
 from xlm.scoring.stream import ArraySequence, Stream
 from xlm.scoring.windows import checked_stride
 from xlm.tokenizer.tokenizer import XLMTokenizer
@@ -33,6 +33,7 @@ class LanguagePerplexity:
         lang: The language.
         texts: How many texts there were.
         tokens: How many tokens were predicted.
+        unknown: How many of them are ``<unk>``, which stands for what the vocabulary lacks.
         nats: Negative log-probability of all of them together.
         characters: Of the raw texts, with one for the end of each.
         utf8_bytes: The same in UTF-8, with one for the end of each.
@@ -42,6 +43,7 @@ class LanguagePerplexity:
     lang: str
     texts: int
     tokens: int
+    unknown: int
     nats: float
     characters: int
     utf8_bytes: int
@@ -129,6 +131,8 @@ def perplexity(
 
     Source: the original's ``EncoderDecoderEvaluator.evaluate_clm``, ``StreamDataset`` and ``Dictionary.index_data``.
     """
+    check_pair(model, tokenizer)
+    check_name_of_language(lang)
     if isinstance(texts, Mapping) != (lang is None):
         raise InputError(
             "the language is missing or given twice",
@@ -136,7 +140,7 @@ def perplexity(
             found=repr(lang),
             expected="lang=… with texts of one language, none with a mapping from language to texts",
         )
-    if protocol not in PROTOCOLS:
+    if not isinstance(protocol, str) or protocol not in PROTOCOLS:
         raise InputError("no such protocol", where="protocol", found=repr(protocol), expected=" or ".join(PROTOCOLS))
     if protocol == "stream":
         window = _checked_window(window, model.config.max_position_embeddings)
@@ -160,19 +164,21 @@ def perplexity(
     }
     for language, scorer in scorers.items():
         scorer.encode("", where=f"texts[{language!r}]")
+        checked_texts(corpora[language])
     found = []
     for language, corpus in corpora.items():
         scorer = scorers[language]
         counted = _Counted(corpus)
         if window is None:
-            nats, tokens = _of_sentences(scorer, counted)
+            nats, tokens, unknown = _of_sentences(scorer, counted)
         else:
-            nats, tokens = _of_stream(scorer, counted, window)
+            nats, tokens, unknown = _of_stream(scorer, counted, window)
         found.append(
             LanguagePerplexity(
                 lang=language,
                 texts=counted.texts,
                 tokens=tokens,
+                unknown=unknown,
                 nats=nats,
                 characters=counted.characters,
                 utf8_bytes=counted.utf8_bytes,
@@ -187,7 +193,7 @@ class _Counted:
     """Texts in windows, counted as they pass."""
 
     def __init__(self, texts: Iterable[str]) -> None:
-        self._texts = checked_texts(texts)
+        self._texts = texts
         self.texts = self.characters = self.utf8_bytes = 0
 
     def windows(self) -> Iterable[list[str]]:
@@ -200,20 +206,21 @@ class _Counted:
             raise InputError("there are no texts", where="texts", found="none", expected="at least one")
 
 
-def _of_sentences(scorer: Scorer, corpus: _Counted) -> tuple[float, int]:
+def _of_sentences(scorer: Scorer, corpus: _Counted) -> tuple[float, int, int]:
     sums = array("d")  # summed up at last: a running sum of millions would lose digits
-    tokens = 0
+    tokens = unknown = 0
     for texts in corpus.windows():
         for result in scorer.score_window(texts, first=corpus.texts):
             if isinstance(result, InputError):
                 raise result
             sums.append(result.logprob)
             tokens += len(result.logprobs)
-    return 0.0 - math.fsum(sums), tokens
+            unknown += result.unknown
+    return 0.0 - math.fsum(sums), tokens, unknown
 
 
-def _of_stream(scorer: Scorer, corpus: _Counted, window: int) -> tuple[float, int]:
-    end = scorer.model.config.eos_token_id
+def _of_stream(scorer: Scorer, corpus: _Counted, window: int) -> tuple[float, int, int]:
+    unk, end = scorer.tokenizer.unk_token_id, scorer.model.config.eos_token_id
     ids = array("i")  # four bytes a token: how they are cut depends on where they end
     for texts in corpus.windows():
         for i, text in enumerate(texts):
@@ -223,12 +230,14 @@ def _of_stream(scorer: Scorer, corpus: _Counted, window: int) -> tuple[float, in
     stream = Stream(sequence=ArraySequence(np.frombuffer(ids, np.int32)), rows=1, width=window, eos_id=end)
     count = len(stream)
     sums = array("d")
+    unknown = 0
     with evaluating(scorer.model), torch.inference_mode():
         for start in range(0, count, _WINDOWS_AT_ONCE):
             windows = [stream.window(index)[0].tolist() for index in range(start, min(start + _WINDOWS_AT_ONCE, count))]
             scores = score_sequences(scorer.model, windows, scorer.language, **scorer.batching)
             sums.extend(math.fsum(scored.logprobs) for scored in scores)
-    return 0.0 - math.fsum(sums), count * (window - 1)
+            unknown += sum(ids[1:].count(unk) for ids in windows)
+    return 0.0 - math.fsum(sums), count * (window - 1), unknown
 
 
 def _checked_window(window: int | None, positions: int) -> int:

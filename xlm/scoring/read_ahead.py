@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from xlm._io.fingerprints import line_of
 from xlm.errors import InputError
@@ -31,11 +31,23 @@ def read_ahead(items: Iterable[Item], length: Callable[[Item], int], *, most: in
     return grouped(items, most=most, characters=READ_AHEAD_CHARACTERS, length=length)
 
 
-def checked_texts(texts: Iterable[str]) -> Iterable[str]:
-    """Return texts, unless they are something that would be iterated over by letters or by names.
+def growing_windows(items: Iterable[Item], length: Callable[[Item], int]) -> Iterator[list[Item]]:
+    """Yield texts in windows as ``read_ahead`` does, but the first of one text, each next one of up to twice as many.
+
+    So whoever waits for results has the first one when the first text is there.
+    """
+    source = iter(items)
+    most = 1
+    while window := next(read_ahead(source, length, most=most), None):
+        yield window
+        most = min(2 * most, READ_AHEAD)
+
+
+def checked_texts(texts: Any) -> Iterable[str]:
+    """Return texts, unless they are nothing to iterate over, or would be iterated over by letters or by names.
 
     Raises:
-        InputError: They are a single str, a mapping or a data frame.
+        InputError: They are a single text, a mapping, a data frame, or none at all.
     """
     if isinstance(texts, str):
         raise InputError(
@@ -45,6 +57,13 @@ def checked_texts(texts: Iterable[str]) -> Iterable[str]:
             expected="a list of texts, or another iterable of them",
             remedy="put one text into a list: [text]",
         )
+    if isinstance(texts, bytes) or not hasattr(type(texts), "__iter__"):
+        raise InputError(
+            "texts is not a list of texts",
+            where="texts",
+            found=type(texts).__name__,
+            expected="a list of str, or another iterable of them",
+        )
     if isinstance(texts, Mapping) or getattr(texts, "ndim", 1) != 1:
         raise InputError(
             "texts has keys or columns, whose names would be taken for the texts",
@@ -53,7 +72,8 @@ def checked_texts(texts: Iterable[str]) -> Iterable[str]:
             expected="a list of texts, or another iterable of them",
             remedy="take the column: texts[NAME]",
         )
-    return texts
+    result: Iterable[str] = texts
+    return result
 
 
 def length_of(text: object) -> int:

@@ -33,6 +33,7 @@ class ResumableFile:
     Attributes:
         rows: Input rows that are done.
         problems: How many of them could not be scored.
+        unknown: How many tokens of the others are ``<unk>``.
         size: Bytes that they took, with whatever stands before them.
         digest: What the last ``append`` gave: identifies the rows that are done.
         complete: Whether the file is finished; whether it is of the same input is for the caller to check.
@@ -49,7 +50,7 @@ class ResumableFile:
         self._files = RunFiles(target)
         self.target = self._files.target
         self._identity: dict[str, Any] = json.loads(json.dumps(dict(identity)))
-        self.rows, self.problems, self.size, self.digest = 0, 0, 0, ""
+        self.rows, self.problems, self.unknown, self.size, self.digest = 0, 0, 0, 0, ""
         self.threads = threads
         self.complete = False
         self._file: io.FileIO | None = None
@@ -106,8 +107,9 @@ class ResumableFile:
             state = json.loads(self._files.state.read_text(encoding="utf-8"))
             identity, final_size = dict(state["identity"]), state["final_bytes"]
             self.rows, self.problems, self.size = int(state["rows"]), int(state["problems"]), int(state["bytes"])
+            self.unknown = int(state["unknown"])
             self.digest, self.threads = str(state["digest"]), int(state["threads"])
-            if min(self.rows, self.problems, self.size) < 0 or self.threads < 1:
+            if min(self.rows, self.problems, self.unknown, self.size) < 0 or self.threads < 1:
                 raise ValueError("a number below zero")
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(
@@ -136,8 +138,8 @@ class ResumableFile:
     def _is_done(self) -> bool:
         try:
             meta = json.loads(self._files.meta.read_text(encoding="utf-8"))
-            of_run = {name: meta.pop(name) for name in ("rows", "problems", "threads", "bytes", "digest")}
-            rows, problems, threads, size = (int(of_run[name]) for name in ("rows", "problems", "threads", "bytes"))
+            digest = str(meta.pop("digest"))
+            of_run = [int(meta.pop(name)) for name in ("rows", "problems", "unknown", "threads", "bytes")]
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return False
         if not self.target.exists():
@@ -149,9 +151,9 @@ class ResumableFile:
             otherwise="start again without --resume, which replaces the finished file",
             what="the finished file is of another run",
         )
-        self._check_target(size)
-        self.rows, self.problems, self.threads, self.size = rows, problems, threads, size
-        self.digest = str(of_run["digest"])
+        self.rows, self.problems, self.unknown, self.threads, self.size = of_run
+        self.digest = digest
+        self._check_target(self.size)
         return True
 
     def _target_size(self) -> int | None:
@@ -168,7 +170,7 @@ class ResumableFile:
                 remedy="remove its .part.json if there is one, and start again without --resume",
             )
 
-    def append(self, data: bytes, *, rows: int, digest: str, problems: int = 0) -> None:
+    def append(self, data: bytes, *, rows: int, digest: str, problems: int = 0, unknown: int = 0) -> None:
         """Writes the output of some more rows, and notes that they are done once it is on disk.
 
         Args:
@@ -176,6 +178,7 @@ class ResumableFile:
             rows: How many input rows it is of.
             digest: Identifies all rows up to here.
             problems: How many of the rows could not be scored.
+            unknown: How many tokens of the others are ``<unk>``.
 
         Raises:
             WriteError: The files could not be written.
@@ -190,6 +193,7 @@ class ResumableFile:
             raise write_error(self._files.part, error) from error
         self.rows += rows
         self.problems += problems
+        self.unknown += unknown
         self.size += len(data)
         self.digest = digest
         self._save_state()
@@ -239,4 +243,5 @@ class ResumableFile:
         self._files.write_json(self._files.meta, {**self._identity, **self._of_run(), "bytes": final_size})
 
     def _of_run(self) -> dict[str, Any]:
-        return {"rows": self.rows, "problems": self.problems, "digest": self.digest, "threads": self.threads}
+        names = ("rows", "problems", "unknown", "digest", "threads")
+        return {name: getattr(self, name) for name in names}

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path, PurePath
@@ -51,10 +52,10 @@ class Corpus:
 
     A file that ends in ``.gz`` is decompressed. A line ends at a line feed, with or without a carriage return in front;
     in tables also at carriage returns alone, where the header ends at one. A text with no other line ends is one row,
-    which a warning says. Text is one row a line; JSON lines are one
-    object a line; CSV has a header and may quote, and a quoted cell may hold line ends (see ``csv_records``); TSV has a
-    header, is split at tabs and never quotes; Parquet needs pyarrow. All text is UTF-8; a byte order mark at the start
-    of a file is dropped. Each iteration reads the files anew, standard input only once.
+    which a warning says. Text is one row a line; JSON lines are one object a line; CSV has a header and may quote, and
+    a quoted cell may hold line ends (see ``csv_records``); TSV has a header and may quote cells that end in their line,
+    and a quote that encloses no cell is part of the text; Parquet needs pyarrow. All text is UTF-8; a byte order mark
+    at the start of a file is dropped. Each iteration reads the files anew, standard input only once.
 
     A file of no bytes has no rows. Any other has at least one: a table without rows has one that says so.
 
@@ -345,7 +346,9 @@ def _tsv(lines: Iterator[bytes], column: str, name: str) -> Iterator[tuple[str |
     place = None
     empty = True
     for line in lines:
-        row = line.decode("utf-8", "surrogateescape").rstrip("\r\n").split("\t")
+        text = line.decode("utf-8", "surrogateescape").rstrip("\r\n")
+        quoted = _quoted_cells(text)
+        row = quoted or text.split("\t")
         if place is None:
             if not line:
                 raise _no_header(name, TOO_LONG.format(_LONGEST_ROW))
@@ -354,12 +357,24 @@ def _tsv(lines: Iterator[bytes], column: str, name: str) -> Iterator[tuple[str |
         empty = False
         if not line:
             yield None, TOO_LONG.format(_LONGEST_ROW)
-        elif any("\r" in cell for cell in row):
+        elif quoted is None and "\r" in text:
             yield None, "a carriage return stands inside the row"
+        elif quoted is None and '"' in text and len(row) < len(header):
+            yield None, "a quoted cell does not end in its line, as it may in CSV"
         else:
             yield _cell(row, place, header)
     if empty and place is not None:
         yield _NO_ROWS
+
+
+def _quoted_cells(line: str) -> list[str] | None:
+    # Quotes around a cell are those of pandas, R, spreadsheets and xlm score; others are somebody's raw text.
+    if '"' not in line:
+        return None
+    csv.field_size_limit(max(csv.field_size_limit(), _LONGEST_ROW))
+    with suppress(csv.Error):
+        return next(csv.reader([line], delimiter="\t", strict=True))
+    return None
 
 
 def _no_header(name: str, found: str) -> InputError:

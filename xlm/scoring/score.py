@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from typing import Any
 
 from xlm.errors import InputError
 from xlm.model.lm import XLMWithLMHeadModel
 from xlm.scoring.frames import frame_of, is_frame
-from xlm.scoring.read_ahead import checked_texts, length_of, read_ahead
+from xlm.scoring.read_ahead import checked_texts, growing_windows, length_of, read_ahead
 from xlm.scoring.scorer import Scorer
 from xlm.scoring.sentence import SentenceScore
 from xlm.tokenizer.tokenizer import XLMTokenizer
@@ -55,7 +55,8 @@ def score(
 
     Raises:
         InputError: ``texts`` is a single str, one of them is not a str, too long or not of this model's vocabulary
-            (the message names its index), the model is bidirectional, or an option is none of those.
+            (the message names its index), the model is bidirectional, no model or not the tokenizer's, or an option is
+            none of those.
         LanguageError: A language that the model does not have.
 
     Source: paper section 3.2 (CLM); the original's ``EncoderDecoderEvaluator.evaluate_clm``, one sentence at a time.
@@ -73,8 +74,8 @@ def score(
         stride=stride,
     )
     if is_frame(texts):
-        return frame_of(texts, lambda column: list(_stream(scorer, column)))  # type: ignore[no-any-return]
-    return list(_stream(scorer, texts))
+        return frame_of(scorer, texts)  # type: ignore[no-any-return]
+    return list(_results(scorer, read_ahead(checked_texts(texts), length_of)))
 
 
 def score_stream(
@@ -82,7 +83,9 @@ def score_stream(
 ) -> Iterator[SentenceScore]:
     """The same as ``score``, for corpora: results come while texts are still read, in order and in bounded memory.
 
-    Up to 4,096 texts or about a million characters are read before the first of them is scored.
+    Texts are read ahead, up to 4,096 or about a million characters, since those of one length share a batch. From a
+    source that may be slow, one that has no ``len``, the first text is scored once it is read, then the next two, the
+    next four, and so on. For the result of each text before the next one is read, ``score`` takes one at a time.
 
     Args:
         model: As for ``score``.
@@ -95,12 +98,14 @@ def score_stream(
         InputError: As for ``score``; what a single text causes, after the results of those before it.
         LanguageError: A language that the model does not have.
     """
-    return _stream(Scorer(model, tokenizer, lang=lang, **options), texts)
+    scorer = Scorer(model, tokenizer, lang=lang, **options)
+    windows = read_ahead if isinstance(texts, Sized) else growing_windows
+    return _results(scorer, windows(checked_texts(texts), length_of))
 
 
-def _stream(scorer: Scorer, texts: Iterable[str]) -> Iterator[SentenceScore]:
+def _results(scorer: Scorer, windows: Iterable[list[str]]) -> Iterator[SentenceScore]:
     first = 0
-    for window in read_ahead(checked_texts(texts), length_of):
+    for window in windows:
         for result in scorer.score_window(window, first=first):
             if isinstance(result, InputError):
                 raise result

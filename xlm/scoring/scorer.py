@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from xlm.errors import InputError, warn_caller
+from xlm.errors import InputError, LanguageError, warn_caller
 from xlm.model.lm import XLMWithLMHeadModel
 from xlm.model.modes import evaluating
 from xlm.scoring.logprobs import score_sequences
@@ -26,9 +26,10 @@ class Scorer:
         language: Id of the language; ``None`` for a model without language embeddings.
         batching: The limits of batches, as ``score_sequences`` takes them.
         stride: The stride that is used.
+        further: What is asked for beside log-probabilities: ``ranks``, ``entropies`` and ``top``.
 
     Raises:
-        InputError: The model is bidirectional, or an option is none of ``score``'s.
+        InputError: The model is bidirectional, no model or not the tokenizer's, or an option is none of ``score``'s.
         LanguageError: A language that the model does not have.
     """
 
@@ -46,6 +47,7 @@ class Scorer:
         too_long: str = "windows",
         stride: int | None = None,
     ) -> None:
+        check_pair(model, tokenizer)
         if not model.config.causal:
             raise InputError(
                 "a bidirectional model gives no next-word probabilities: it sees the word that it is to predict",
@@ -54,13 +56,17 @@ class Scorer:
                 expected="a causal model",
                 remedy="load it with causal=True, if it was trained as a causal model",
             )
-        if too_long not in TOO_LONG:
+        check_name_of_language(lang)
+        if not isinstance(too_long, str) or too_long not in TOO_LONG:
             raise InputError(
                 "no such way with long texts", where="too_long", found=repr(too_long), expected=" or ".join(TOO_LONG)
             )
         for name, limit in (("batch_size", batch_size), ("batch_tokens", batch_tokens)):
             if limit is not None and (type(limit) is not int or limit < 1):
                 raise InputError("the size of batches is wrong", where=name, found=repr(limit), expected="1 or more")
+        for name, flag in (("ranks", ranks), ("entropies", entropies)):
+            if not isinstance(flag, bool):
+                raise InputError("an option is neither on nor off", where=name, found=repr(flag), expected="a bool")
         if type(top) is not int or top < 0:
             raise InputError("the number of alternatives is wrong", where="top", found=repr(top), expected="0 or more")
         self.model = model
@@ -70,13 +76,8 @@ class Scorer:
         self.too_long = too_long
         self.language = _language_id(model, tokenizer, lang)
         self.batching: dict[str, Any] = {"batch_size": batch_size, "batch_tokens": batch_tokens}
-        self._options = {
-            **self.batching,
-            "stride": self.stride,
-            "ranks": ranks,
-            "entropies": entropies,
-            "top": top,
-        }
+        self.further: dict[str, Any] = {"ranks": ranks, "entropies": entropies, "top": top}
+        self._options = {**self.batching, "stride": self.stride, **self.further}
 
     def score_window(self, texts: Sequence[str], *, first: int = 0) -> list[SentenceScore | InputError]:
         """One result a text, in order; for a text that cannot be scored, the error that says why.
@@ -114,6 +115,7 @@ class Scorer:
                 entropies=of_tokens.entropies,
                 top=None if of_tokens.top is None else _as_tokens(of_tokens.top, words),
                 windows=len(windows),
+                unk_token=self.tokenizer.unk_token,
                 _tokenizer=self.tokenizer,
             )
         return [result for result in found if result is not None]
@@ -126,7 +128,7 @@ class Scorer:
             where: Its name in errors.
 
         Raises:
-            InputError: Not a str, too long and to be refused, or not of the model's vocabulary.
+            InputError: Not a str, or too long and to be refused.
             LanguageError: A language that the tokenizer does not have.
         """
         config = self.model.config
@@ -141,15 +143,51 @@ class Scorer:
                 expected=f"at most {config.max_position_embeddings}",
                 remedy="split it into sentences, which is what the model was trained on, or score it in windows",
             )
-        if max(ids) >= config.vocab_size:
-            raise InputError(
-                "a token is not in the model's vocabulary",
-                where=where,
-                found=f"id {max(ids)}",
-                expected=f"ids from 0 to {config.vocab_size - 1}",
-                remedy="use the tokenizer that belongs to this model",
-            )
         return ids
+
+
+def check_pair(model: object, tokenizer: object) -> None:
+    """Check that these are a model and its tokenizer.
+
+    Raises:
+        InputError: They are swapped, are something else, or the tokenizer has more tokens than the model.
+    """
+    kinds = f"{type(model).__name__}, {type(tokenizer).__name__}"
+    if isinstance(model, XLMTokenizer) and isinstance(tokenizer, torch.nn.Module):
+        raise InputError(
+            "the model and the tokenizer are swapped",
+            where="model, tokenizer",
+            found=kinds,
+            expected="the model first, then its tokenizer",
+        )
+    model = getattr(model, "_orig_mod", model)  # inside what torch.compile returns
+    if not isinstance(model, XLMWithLMHeadModel) or not isinstance(tokenizer, XLMTokenizer):
+        raise InputError(
+            "a model and its tokenizer are needed",
+            where="model, tokenizer",
+            found=kinds,
+            expected="XLMWithLMHeadModel, XLMTokenizer",
+            remedy="open both with from_pretrained",
+        )
+    # The other way round is ordinary: embeddings are enlarged, or padded to a round number.
+    if tokenizer.vocab_size > model.config.vocab_size:
+        raise InputError(
+            "the tokenizer has tokens that are not in the model's vocabulary",
+            where="tokenizer",
+            found=f"{tokenizer.vocab_size} tokens",
+            expected=f"at most {model.config.vocab_size}",
+            remedy="use the tokenizer that belongs to this model",
+        )
+
+
+def check_name_of_language(lang: object) -> None:
+    """Check that something may be the name of a language, or ``None`` for a model without languages.
+
+    Raises:
+        LanguageError: It may not.
+    """
+    if lang is not None and not isinstance(lang, str):
+        raise LanguageError("the language is not a name", where="lang", found=repr(lang), expected="a str")
 
 
 def _as_tokens(

@@ -23,6 +23,7 @@ class WordScore:
         end: One past its last character.
         tokens: How many tokens begin in it; 0 for a word of characters that the tokenizer drops.
         surprisal: Nats, the negative log-probability of those tokens together.
+        unknown: Whether any of those tokens is ``<unk>``.
     """
 
     text: str
@@ -30,6 +31,7 @@ class WordScore:
     end: int
     tokens: int
     surprisal: float
+    unknown: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +50,7 @@ class SentenceScore:
         top: At each of the n places the most likely tokens with their log-probabilities in nats, best first, when asked
             for; tokens of equal probability in any order.
         windows: In how many windows the text was scored; 1 unless it is longer than the model's positions.
+        unk_token: The token that stands for what the vocabulary lacks.
     """
 
     text: str
@@ -59,12 +62,23 @@ class SentenceScore:
     entropies: tuple[float, ...] | None = None
     top: tuple[tuple[tuple[str, float], ...], ...] | None = None
     windows: int = 1
+    unk_token: str = "<unk>"
     _tokenizer: XLMTokenizer | None = field(default=None, repr=False, compare=False)
 
     @property
     def logprob(self) -> float:
         """Log-probability of the whole text in nats: the sum of ``logprobs``."""
         return math.fsum(self.logprobs)
+
+    @property
+    def unknowns(self) -> tuple[bool, ...]:
+        """For each of the n tokens, whether it is ``<unk>``, be it that the text itself spells it so."""
+        return tuple([token == self.unk_token for token in self.tokens])
+
+    @property
+    def unknown(self) -> int:
+        """How many of the tokens are ``<unk>``."""
+        return self.tokens.count(self.unk_token)
 
     @cached_property
     def words(self) -> tuple[WordScore, ...]:
@@ -78,13 +92,21 @@ class SentenceScore:
         assert self._tokenizer is not None
         numbers = self._tokenizer(self.text, lang=self.lang, return_offsets=True)["word_ids"][1:-1]
         found = list(_WORD.finditer(self.text))
-        tokens, surprisals = [0] * len(found), [0.0] * len(found)
-        for number, logprob in zip(numbers, self.logprobs[:-1], strict=True):
+        tokens, surprisals, unknowns = [0] * len(found), [0.0] * len(found), [False] * len(found)
+        for number, logprob, unknown in zip(numbers, self.logprobs[:-1], self.unknowns[:-1], strict=True):
             tokens[number] += 1
             surprisals[number] -= logprob
+            unknowns[number] |= unknown
         return tuple(
-            WordScore(text=word.group(), start=word.start(), end=word.end(), tokens=count, surprisal=surprisal)
-            for word, count, surprisal in zip(found, tokens, surprisals, strict=True)
+            WordScore(
+                text=word.group(),
+                start=word.start(),
+                end=word.end(),
+                tokens=count,
+                surprisal=surprisal,
+                unknown=unknown,
+            )
+            for word, count, surprisal, unknown in zip(found, tokens, surprisals, unknowns, strict=True)
         )
 
     def __getstate__(self) -> dict[str, Any]:

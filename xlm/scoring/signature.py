@@ -11,6 +11,7 @@ from xlm._io.fingerprints import fingerprint
 from xlm._version import __version__
 from xlm.model.config import XLMConfig
 from xlm.model.lm import XLMWithLMHeadModel
+from xlm.scoring.scorer import check_pair
 from xlm.tokenizer.fingerprint import tokenizer_digest
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
@@ -74,7 +75,11 @@ def signature(
         protocol: As in ``Signature``.
         long: As in ``Signature``.
         digest: ``model_digest`` of the model; of the one that ``for_inference`` was called on, where that made this.
+
+    Raises:
+        InputError: These are not a model and its tokenizer.
     """
+    check_pair(model, tokenizer)
     return Signature(
         model=model_digest(model) if digest is None else digest,
         tokenizer=tokenizer_digest(tokenizer),

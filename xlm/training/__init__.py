@@ -1,1 +1,1 @@
-"""The causal language modelling objective: optimiser, loop, checkpoints, what is seen of a run."""
+"""Training: objectives, optimiser, loop, checkpoints, log and report."""

@@ -1,8 +1,8 @@
-"""The state of a run on disk: whole or not there, checked before it is used, older states behind it.
+"""Checkpoints of a run: written atomically, verified before use.
 
-A checkpoint is a directory ``checkpoints/step-N`` of the run: the model in the ``transformers`` layout, the
-optimiser's moments in ``optimiser.safetensors``, all numbers in ``state.json``. That last file holds the checksums of
-the others and of itself. Nothing in any of them is ever executed.
+A checkpoint is a directory ``checkpoints/step-N`` of the run. It holds the model in the ``transformers`` layout, the
+optimiser's moments in ``optimiser.safetensors``, and everything else in ``state.json``, with the checksums of the other
+files and of itself. Nothing in these files is ever executed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from xlm.checkpoint.safetensors_writer import write_safetensors
 from xlm.data.shards import file_sha256
 from xlm.errors import CheckpointError
 from xlm.model.lm import XLMWithLMHeadModel
-from xlm.training.sharding import placed_like, whole
+from xlm.training.processes import gather, place_like
 
 DIRECTORY = "checkpoints"
 _STATE = "state.json"
@@ -37,31 +37,31 @@ _LOG = logging.getLogger("xlm")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Moments:
-    """What an optimiser keeps.
+    """State of an optimiser.
 
     Attributes:
-        tensors: By ``exp_avg.`` or ``exp_avg_sq.`` and the parameter's name; whole ones.
-        ages: How many updates each parameter has seen, by its name.
+        tensors: Whole moments, by ``exp_avg.`` or ``exp_avg_sq.`` and the parameter's name.
+        ages: Number of updates of each parameter, by its name.
     """
 
     tensors: dict[str, Tensor]
     ages: dict[str, int]
 
 
-def moments_of(model: XLMWithLMHeadModel, optimiser: Optimizer, *, keep: bool) -> Moments | None:
-    """The moments of all parameters, put together where they are shared out; all processes must call this.
+def gather_moments(model: XLMWithLMHeadModel, optimiser: Optimizer, *, keep: bool) -> Moments | None:
+    """Return the whole moments of all parameters; all processes must call this.
 
     Args:
-        model: Gives the names.
-        optimiser: Of its parameters.
-        keep: Whether this process wants them; the others get None.
+        model: The model.
+        optimiser: Optimiser of its parameters.
+        keep: Whether this process wants the moments; the others get None.
     """
     tensors, ages = {}, {}
     for name, parameter in model.named_parameters():
         if state := optimiser.state.get(parameter):
             ages[name] = int(state["step"])
             for moment in _MOMENTS:
-                gathered = whole(state[moment].detach())
+                gathered = gather(state[moment].detach())
                 if keep:
                     tensors[f"{moment}.{name}"] = gathered.cpu()
     return Moments(tensors=tensors, ages=ages) if keep else None
@@ -70,21 +70,21 @@ def moments_of(model: XLMWithLMHeadModel, optimiser: Optimizer, *, keep: bool) -
 def save_checkpoint(
     run: Path, step: int, model: XLMWithLMHeadModel, moments: Moments, state: Mapping[str, Any], *, keep_last: int
 ) -> Path:
-    """Writes the state of a run, and removes the oldest states when there are more than are to be kept.
+    """Write a checkpoint, and remove the oldest ones.
 
     Args:
         run: Directory of the run.
-        step: Number of the step after which this is the state; one that is there already stays as it is.
+        step: Number of steps taken. An existing checkpoint of that step stays as it is.
         model: The model, with whole weights.
-        moments: Its optimiser's.
-        state: Everything else, as JSON.
-        keep_last: How many states stay.
+        moments: Moments of its optimiser.
+        state: Everything else, as a JSON object.
+        keep_last: Number of checkpoints to keep.
 
     Returns:
         The directory of the checkpoint.
 
     Raises:
-        WriteError: It could not be written; the states before it are still there.
+        WriteError: The checkpoint could not be written; older ones are still there.
     """
     target = run / DIRECTORY / f"step-{step:09}"
     if not target.exists():
@@ -98,7 +98,7 @@ def save_checkpoint(
             files = {path.name: file_sha256(path) for path in sorted(directory.iterdir())}
             contents = {"format": _FORMAT, "step": step, "ages": moments.ages, "files": files, "state": dict(state)}
             write_text(directory / _STATE, json.dumps({**contents, "sha256": _checksum(contents)}, indent=1) + "\n")
-    for old in _found(run)[keep_last:]:
+    for old in _checkpoints(run)[keep_last:]:
         shutil.rmtree(old, ignore_errors=True)
     return target
 
@@ -107,50 +107,51 @@ def _checksum(contents: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()
 
 
-def _found(run: Path) -> list[Path]:
-    """The checkpoints of a run, the newest first."""
+def _checkpoints(run: Path) -> list[Path]:
+    """Return the checkpoints of a run, the newest first."""
     return sorted((path for path in (run / DIRECTORY).glob("step-*") if path.name[5:].isdigit()), reverse=True)
 
 
 def has_checkpoints(run: Path) -> bool:
-    """Whether a run has states on disk, damaged ones among them."""
-    return bool(_found(run))
+    """Return whether a run has checkpoints, even if they are damaged."""
+    return bool(_checkpoints(run))
 
 
 def newest_checkpoint(run: Path) -> tuple[Path, dict[str, Any]] | None:
-    """The newest state of a run that is whole, with its numbers; None when there never was one.
+    """Return the newest intact checkpoint of a run and the contents of its ``state.json``, or None if it has none.
 
-    What is damaged is named in a warning in the log, and passed over.
+    Damaged checkpoints are skipped, with a warning in the log.
 
     Raises:
-        CheckpointError: There are states, and all are damaged.
+        CheckpointError: There are checkpoints, and all are damaged.
     """
     damaged = []
-    for path in _found(run):
+    for path in _checkpoints(run):
         try:
-            return path, _checked(path)
+            return path, _verified_contents(path)
         except CheckpointError as error:
-            _LOG.warning("A checkpoint is damaged, and the one before it is used. %s", error)
+            _LOG.warning("a checkpoint is damaged; the one before it is used: %s", error)
             damaged.append(path)
     if damaged:
         raise CheckpointError(
-            "All checkpoints of the run are damaged",
+            "all checkpoints of the run are damaged",
             where=run / DIRECTORY,
             found=", ".join(path.name for path in damaged),
-            remedy="begin again, in another output directory",
+            remedy="start again, in another output directory",
         )
     return None
 
 
 def clean_up(run: Path, path: Path | None) -> None:
-    """Makes room for what the run will write: nothing else may be writing there.
+    """Remove what a killed process left half-written, and rename damaged checkpoints. No other process may be writing.
 
-    What an earlier process began to write when it was killed is removed. States newer than ``path``, which are
-    damaged, get other names.
+    Args:
+        run: Directory of the run.
+        path: The newest intact checkpoint, or None; newer ones are damaged.
     """
     for unfinished in (run / DIRECTORY).glob(".*.tmp"):
         shutil.rmtree(unfinished, ignore_errors=True)
-    for newer in _found(run):
+    for newer in _checkpoints(run):
         if newer == path:
             return
         aside = newer.with_name(f"{newer.name}.damaged")
@@ -158,41 +159,38 @@ def clean_up(run: Path, path: Path | None) -> None:
         newer.rename(aside)
 
 
-def _checked(path: Path) -> dict[str, Any]:
+def _verified_contents(path: Path) -> dict[str, Any]:
+    """Return the contents of a checkpoint's ``state.json``, after comparing all checksums."""
     try:
         contents: dict[str, Any] = json.loads((path / _STATE).read_text("utf-8"))
         checksum = contents.pop("sha256")
     except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
-        raise CheckpointError("the state cannot be read", where=path / _STATE, found=error) from error
+        raise CheckpointError("the checkpoint cannot be read", where=path / _STATE, found=error) from error
     if checksum != _checksum(contents) or contents.get("format") != _FORMAT:
-        raise CheckpointError("the state is not what was written", where=path / _STATE, found="another checksum")
-    objects = all(isinstance(contents.get(key), dict) for key in ("files", "ages", "state"))
-    if not objects or any(Path(name).name != name for name in contents["files"]):
-        raise CheckpointError(
-            "the state is not one of a run",
-            where=path / _STATE,
-            found="files, ages or state of another kind, or a file elsewhere",
-            expected="what xlm train wrote",
-        )
+        raise CheckpointError("the checkpoint was changed", where=path / _STATE, found="another checksum")
+    are_objects = all(isinstance(contents.get(key), dict) for key in ("files", "ages", "state"))
+    if not are_objects or any(Path(name).name != name for name in contents["files"]):
+        found = "files, ages or state of another type, or a file elsewhere"
+        raise CheckpointError("not the state of a training run", where=path / _STATE, found=found)
     for name, expected in contents["files"].items():
         file = path / name
-        found = file_sha256(file) if file.is_file() else "no such file"
-        if found != expected:
-            raise CheckpointError("a file is not what was written", where=file, found=found, expected=expected)
+        actual = file_sha256(file) if file.is_file() else "no such file"
+        if actual != expected:
+            raise CheckpointError("a file of the checkpoint was changed", where=file, found=actual, expected=expected)
     return contents
 
 
 def load_optimiser(path: Path, contents: Mapping[str, Any], model: XLMWithLMHeadModel, optimiser: Optimizer) -> None:
-    """Gives the optimiser the moments of a checkpoint that ``newest_checkpoint`` found; all processes must call this.
+    """Load the moments of a checkpoint into an optimiser; all processes must call this.
 
     Args:
-        path: The checkpoint.
-        contents: Its numbers.
-        model: Whose parameters the optimiser has.
-        optimiser: Is changed.
+        path: The checkpoint, from ``newest_checkpoint``.
+        contents: The contents of its ``state.json``.
+        model: The model.
+        optimiser: Optimiser of its parameters.
 
     Raises:
-        CheckpointError: They are those of another model.
+        CheckpointError: The moments are not those of the model.
     """
     moments = read_safetensors(path / _OPTIMISER)
     parameters = dict(model.named_parameters())
@@ -201,6 +199,6 @@ def load_optimiser(path: Path, contents: Mapping[str, Any], model: XLMWithLMHead
         for moment in _MOMENTS:
             tensor = moments.get(f"{moment}.{name}")
             if tensor is None or name not in parameters or tensor.shape != parameters[name].shape:
-                raise CheckpointError("the moments are of another model", where=path / _OPTIMISER, found=name)
-            state[moment] = placed_like(tensor, parameters[name])
+                raise CheckpointError("the moments belong to another model", where=path / _OPTIMISER, found=name)
+            state[moment] = place_like(tensor, parameters[name])
         optimiser.state[parameters[name]] = state

@@ -1,47 +1,57 @@
-"""The configuration of a training run: typed, checked as a whole, written in TOML."""
+"""The configuration of a training run: dataclasses that are read from TOML and checked as a whole."""
 
 from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
-from xlm.errors import ConfigError, Problem
-from xlm.training.schedule import SCHEDULES
-from xlm.training.typed import typed, wrong_keys
+from xlm.errors import ConfigError, Problem, warn_caller
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
+SCHEDULES = ("inverse_sqrt", "cosine", "constant")
 PRECISIONS = ("float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda")
 SHARDINGS = ("none", "full")
 SHIPPED = Path(__file__).parent / "configs"
-"""Configurations that come with the package, found by their names."""
+"""Directory of the configurations that come with the package and are found by name."""
+
+RENAMED = {
+    "batch.rows": "batch_size",
+    "batch.width": "seq_len",
+    "batch.accumulation": "gradient_accumulation_steps",
+    "batch.check": "verify_checksums",
+    "optimiser.warmup": "warmup_steps",
+    "run.updates": "max_steps",
+    "run.bad_steps": "max_bad_steps",
+}
+"""New names of keys by their old ones, which are still read."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelSettings:
-    """What is trained.
+    """The model to train.
 
     Attributes:
-        start_from: A model directory, ``.pth`` or bundled model to train on; empty for a new model, whose architecture
-            the keys below give (see ``XLMConfig``; vocabulary and languages are those of the data).
-        emb_dim: Width; a new model needs it.
-        n_layers: Layers; a new model needs them.
-        n_heads: Attention heads; a new model needs them.
-        max_position_embeddings: Longest input; 512 by default.
-        sinusoidal_embeddings: Fixed positions; false by default.
-        gelu_activation: GELU, else ReLU; true by default.
-        use_lang_emb: Language embeddings; true by default.
-        share_inout_emb: One matrix for input and output words; true by default.
-        dropout: By default 0.1, or that of ``start_from``.
-        attention_dropout: The same.
+        start_from: Model directory, ``.pth`` file or bundled model to train further. Empty for a new model, whose
+            architecture the other keys give; see ``XLMConfig``. Vocabulary and languages are those of the data.
+        emb_dim: Width; required for a new model.
+        n_layers: Number of layers; required for a new model.
+        n_heads: Number of attention heads; required for a new model.
+        max_position_embeddings: Longest input; default 512.
+        sinusoidal_embeddings: Whether positions are fixed; default false.
+        gelu_activation: GELU if true, else ReLU; default true.
+        use_lang_emb: Whether there are language embeddings; default true.
+        share_inout_emb: Whether input and output words share one matrix; default true.
+        dropout: Default 0.1, or that of ``start_from``.
+        attention_dropout: Default 0.1, or that of ``start_from``.
     """
 
     start_from: str = ""
@@ -56,52 +66,52 @@ class ModelSettings:
     dropout: float | None = None
     attention_dropout: float | None = None
 
-    def given(self) -> dict[str, Any]:
-        """The keys of the architecture that are set."""
+    def config_kwargs(self) -> dict[str, Any]:
+        """Return the keys of the architecture that are set, as arguments of ``XLMConfig``."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "start_from"}
         return {name: value for name, value in values.items() if value is not None}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BatchSettings:
-    """What one update sees.
+    """The batch of one update.
 
     Attributes:
-        rows: Rows of a batch, over all processes and pieces together.
-        width: Tokens of a row.
-        accumulation: Pieces in which each process takes its rows, one after the other.
-        sampling_exponent: Draw languages with probabilities proportional to their shares to this power; unset: each
-            language once a round.
-        shuffle: Whether the windows of a text come in an order drawn anew for each pass.
-        check: Whether to compare the checksums of the shards at the start.
+        batch_size: Rows of a batch, over all processes and accumulation steps together.
+        seq_len: Tokens of a row.
+        gradient_accumulation_steps: Number of pieces in which each process takes its rows, one after the other.
+        sampling_exponent: Draw languages with probabilities proportional to their sizes to this power. Unset: every
+            language comes once a round.
+        shuffle: Whether to shuffle the windows of a text anew for each pass.
+        verify_checksums: Whether to verify the checksums of the shards at the start.
     """
 
-    rows: int = 32
-    width: int = 256
-    accumulation: int = 1
+    batch_size: int = 32
+    seq_len: int = 256
+    gradient_accumulation_steps: int = 1
     sampling_exponent: float | None = None
     shuffle: bool = True
-    check: bool = True
+    verify_checksums: bool = True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OptimiserSettings:
-    """How weights change; see ``OriginalAdam`` and ``learning_rate``.
+    """How weights are updated; see ``OriginalAdam`` and ``learning_rate``.
 
     Attributes:
         lr: Highest learning rate.
         schedule: ``inverse_sqrt`` (the original's), ``cosine`` or ``constant``.
-        warmup: Updates over which the rate rises.
-        beta1: Of the first moment.
-        beta2: Of the second.
-        eps: Added to the root of the second moment.
-        weight_decay: Of every weight, in units of the learning rate.
-        clip_norm: Longest gradient; a longer one is shortened to this.
+        warmup_steps: Updates over which the learning rate rises.
+        beta1: Decay rate of the first moment.
+        beta2: Decay rate of the second moment.
+        eps: Added to the square root of the second moment.
+        weight_decay: Decay of every weight, in units of the learning rate.
+        clip_norm: Gradients with a larger norm are scaled down to this norm.
     """
 
     lr: float = 1e-4
     schedule: str = "inverse_sqrt"
-    warmup: int = 4000
+    warmup_steps: int = 4000
     beta1: float = 0.9
     beta2: float = 0.98
     eps: float = 1e-6
@@ -111,27 +121,28 @@ class OptimiserSettings:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunSettings:
-    """How long, where, and what is kept.
+    """How long a run takes, where it runs, and what it keeps.
 
     Attributes:
-        updates: After how many the run is done.
-        precision: Of the products: ``float32``, ``bfloat16`` or ``float16`` (with loss scaling). Weights, moments and
-            sums are float32.
+        max_steps: Number of updates after which the run is done. Skipped steps do not count.
+        precision: Precision of matrix products: ``float32``, ``bfloat16``, or ``float16`` (with loss scaling). Weights,
+            moments and sums are float32.
         device: ``cpu``, ``cuda``, or ``auto`` for a GPU where there is one.
-        sharding: What several processes share out: ``none``, each has the whole model; or ``full``, weights, gradients
-            and moments.
+        sharding: ``none``: every process has the whole model. ``full``: the processes share weights, gradients and
+            moments.
         timeout: Seconds after which a process that waits for another gives up, and the run ends with an error.
-        activation_checkpointing: Compute each layer again in the backward pass instead of keeping what is inside it.
-        compile: Have ``torch.compile`` work on the layers.
+        activation_checkpointing: Whether to recompute each layer in the backward pass instead of keeping its
+            activations.
+        compile: Whether to compile the layers with ``torch.compile``.
         log_every: Updates between two lines of the log.
         evaluate_every: Updates between two evaluations on the split ``valid``; 0 for none.
         save_every: Updates between two checkpoints; 0 for one at the end only.
-        keep_last: How many checkpoints stay.
-        bad_steps: After how many steps in a row without a finite gradient the run ends.
-        tensorboard: Whether to write TensorBoard's files too.
+        keep_last: Number of checkpoints to keep.
+        max_bad_steps: The run ends after this many steps in a row without a finite gradient.
+        tensorboard: Whether to write files for TensorBoard too.
     """
 
-    updates: int = 100_000
+    max_steps: int = 100_000
     precision: str = "float32"
     device: str = "auto"
     sharding: str = "none"
@@ -142,7 +153,7 @@ class RunSettings:
     evaluate_every: int = 1000
     save_every: int = 1000
     keep_last: int = 2
-    bad_steps: int = 20
+    max_bad_steps: int = 20
     tensorboard: bool = False
 
 
@@ -151,16 +162,16 @@ class TrainConfig:
     """A training run.
 
     Attributes:
-        data: Directory that ``xlm prepare`` filled.
-        output: Directory of the run, made when missing.
-        seed: Of new weights, order of batches and dropout.
-        model: What is trained.
-        batch: What one update sees.
-        optimiser: How weights change.
-        run: How long, where, and what is kept.
+        data: Directory of prepared data, from ``xlm prepare``.
+        output: Directory of the run, created if it is missing.
+        seed: Seed of new weights, of the order of batches and of dropout.
+        model: The model to train.
+        batch: The batch of one update.
+        optimiser: How weights are updated.
+        run: How long the run takes, where it runs, and what it keeps.
 
     Raises:
-        ConfigError: Values that make no run, all of them in one error.
+        ConfigError: Values are invalid; all of them are named.
     """
 
     data: str
@@ -172,29 +183,31 @@ class TrainConfig:
     run: RunSettings = field(default_factory=RunSettings)
 
     def __post_init__(self) -> None:
-        problems = _wrong_values(self)
-        if problems:
-            raise wrong_keys(problems)
+        if problems := _invalid_values(self):
+            raise _invalid_config(problems)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:
-        """The configuration of nested keys and values, as in the file.
+        """Return the configuration with nested keys and values, as in a file.
 
         Raises:
-            ConfigError: Unknown or missing keys, wrong types or values; each is named.
+            ConfigError: Keys are unknown or missing, or values have the wrong type or are invalid; all are named.
         """
-        built, problems = typed(cls, values)
+        problems: list[Problem] = []
+        arguments = _typed_arguments(cls, with_new_names(values), "", problems)
         if not problems:
-            return cls(**built)
-        # What has the right type is checked for its value too: all mistakes come at once.
+            return cls(**arguments)
+        # Values of the right type are checked too, so that all mistakes are named at once.
         unchecked = object.__new__(cls)
         for part in dataclasses.fields(cls):
-            object.__setattr__(unchecked, part.name, built.get(part.name, "left out" if part.type == "str" else 0))
+            object.__setattr__(unchecked, part.name, arguments.get(part.name, "missing" if part.type == "str" else 0))
         named = {key for key, _, _ in problems}
-        raise wrong_keys([*problems, *(found for found in _wrong_values(unchecked) if found[0] not in named)])
+        raise _invalid_config(
+            [*problems, *(problem for problem in _invalid_values(unchecked) if problem[0] not in named)]
+        )
 
     def to_dict(self) -> dict[str, Any]:
-        """Nested keys and values, without those that are unset."""
+        """Return nested keys and values, without those that are unset."""
 
         def without_none(values: dict[str, Any]) -> dict[str, Any]:
             return {
@@ -207,39 +220,68 @@ class TrainConfig:
 
 
 def load_config(name_or_path: str, changes: Sequence[str] = ()) -> TrainConfig:
-    """The configuration in a TOML file, with some keys changed.
+    """Return the configuration in a TOML file, with some keys overridden.
 
     Args:
-        name_or_path: A file, or the name of a shipped configuration.
-        changes: ``key=value`` each, such as ``optimiser.lr=0.001``; what is no TOML value counts as text.
+        name_or_path: A file, or the name of a configuration that comes with the package.
+        changes: Overrides ``key=value``, such as ``optimiser.lr=0.001``. A value that is not TOML is taken as text.
 
     Raises:
-        ConfigError: No such file, not TOML, or values that make no run.
+        ConfigError: The file does not exist, is not TOML or has invalid values.
     """
     path = Path(name_or_path)
     if not path.is_file():
-        shipped = sorted(found.stem for found in SHIPPED.glob("*.toml"))
+        shipped = sorted(file.stem for file in SHIPPED.glob("*.toml"))
         if name_or_path not in shipped:
-            raise ConfigError(
-                "There is no such configuration",
-                where=name_or_path,
-                expected=f"a TOML file, or one of {', '.join(shipped)}",
-            )
+            expected = f"a TOML file, or one of {', '.join(shipped)}"
+            raise ConfigError("no such configuration", where=name_or_path, expected=expected)
         path = SHIPPED / f"{name_or_path}.toml"
     try:
-        values = tomllib.loads(path.read_text("utf-8"))
+        values = with_new_names(tomllib.loads(path.read_text("utf-8")))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError("The configuration is not TOML", where=path, found=error) from error
+        raise ConfigError("the configuration is not TOML", where=path, found=error) from error
     for change in changes:
-        _change(values, change)
+        _override(values, change)
     return TrainConfig.from_dict(values)
 
 
-def _change(values: dict[str, Any], change: str) -> None:
+def with_new_names(values: Mapping[str, Any], *, warn: bool = True) -> dict[str, Any]:
+    """Return nested keys and values under the new names of the keys in ``RENAMED``.
+
+    Args:
+        values: Nested keys and values, perhaps of an older release.
+        warn: Whether to warn if there are old names.
+    """
+    tables = {name: dict(value) if isinstance(value, Mapping) else value for name, value in values.items()}
+    old_names = []
+    for old, new in RENAMED.items():
+        table, name = old.split(".")
+        keys = tables.get(table)
+        if isinstance(keys, dict) and name in keys and new not in keys:
+            keys[new] = keys.pop(name)
+            old_names.append(old)
+    if old_names and warn:
+        _warn_of_old_names(old_names)
+    return tables
+
+
+def _warn_of_old_names(old_names: Sequence[str]) -> None:
+    renamed = ", ".join(f"{old} is now {old.partition('.')[0]}.{RENAMED[old]}" for old in old_names)
+    warn_caller(f"deprecated configuration keys, which a later release will no longer read: {renamed}")
+
+
+def _override(values: dict[str, Any], change: str) -> None:
+    """Set a key among nested keys and values."""
     key, equals, text = change.partition("=")
-    *tables, name = key.strip().split(".")
+    key = key.strip()
+    *tables, name = key.split(".")
+    if key in RENAMED:
+        name = RENAMED[key]
+        _warn_of_old_names([key])
     if not equals or not name:
-        raise ConfigError("A change is not key=value", where="--set", found=change, expected="such as run.updates=9")
+        raise ConfigError(
+            "the override is not key=value", where="--set", found=change, expected="such as run.max_steps=9"
+        )
     try:
         value: Any = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -247,16 +289,66 @@ def _change(values: dict[str, Any], change: str) -> None:
     for table in tables:
         values = values.setdefault(table, {})
         if not isinstance(values, dict):
-            raise ConfigError("A change goes into what is no table", where="--set", found=change)
+            raise ConfigError("the override targets a key that is not a table", where="--set", found=change)
     values[name] = value
 
 
-def _wrong_values(c: TrainConfig) -> list[Problem]:
+_TYPES: dict[str, tuple[Callable[[object], bool], str]] = {
+    "str": (lambda value: isinstance(value, str), "text"),
+    "bool": (lambda value: isinstance(value, bool), "true or false"),
+    "int": (lambda value: isinstance(value, int) and not isinstance(value, bool), "a whole number"),
+    "float": (lambda value: isinstance(value, int | float) and not isinstance(value, bool), "a number"),
+}
+
+
+def _typed_arguments(kind: type[Any], values: object, prefix: str, problems: list[Problem]) -> dict[str, Any]:
+    """Return arguments for a dataclass, with the dataclasses in it already built.
+
+    Wrong and missing keys are left out of the arguments; inner dataclasses use their defaults for them.
+
+    Args:
+        kind: The dataclass; all fields of dataclasses in it have defaults.
+        values: Nested keys and values.
+        prefix: What precedes its keys in an error, such as ``run.``.
+        problems: Collects what is wrong.
+    """
+    if not isinstance(values, Mapping):
+        problems.append((prefix.rstrip("."), values, "a table of keys"))
+        return {}
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    hints = get_type_hints(kind)
+    for key in values:
+        if key not in fields:
+            problems.append((f"{prefix}{key}", values[key], f"one of the keys {', '.join(fields)}"))
+    arguments: dict[str, Any] = {}
+    for name, definition in fields.items():
+        if dataclasses.is_dataclass(hints[name]):
+            inner = _typed_arguments(hints[name], values.get(name, {}), f"{prefix}{name}.", problems)
+            arguments[name] = hints[name](**inner)
+        elif name in values:
+            accepts, rule = _TYPES[str(definition.type).removesuffix(" | None")]
+            if accepts(values[name]):
+                arguments[name] = float(values[name]) if rule == "a number" else values[name]
+            else:
+                problems.append((f"{prefix}{name}", values[name], rule))
+        elif definition.default is definition.default_factory is dataclasses.MISSING:
+            problems.append((f"{prefix}{name}", None, "it must be given"))
+    return arguments
+
+
+def _invalid_config(problems: Sequence[Problem]) -> ConfigError:
+    """Return the error that names all problems."""
+    remedy = "correct these keys in the file, or with --set key=value"
+    return ConfigError.of_values("the configuration is invalid", problems, remedy=remedy)
+
+
+def _invalid_values(c: TrainConfig) -> list[Problem]:
+    """Return the values that are out of range or do not fit together."""
     rules: list[tuple[str, bool, str]] = [
-        *((key, _is_name(_value(c, key)), "a directory; its name in UTF-8") for key in ("data", "output")),
-        ("model.start_from", not c.model.start_from or _is_name(c.model.start_from), "a model; its name in UTF-8"),
+        *((key, _is_name(_value(c, key)), "a directory, named in UTF-8") for key in ("data", "output")),
+        ("model.start_from", not c.model.start_from or _is_name(c.model.start_from), "a model, named in UTF-8"),
         ("seed", 0 <= c.seed < 2**63, "from 0 to 2**63 - 1"),
-        ("batch.width", c.batch.width >= 2, "at least 2"),
+        ("batch.seq_len", c.batch.seq_len >= 2, "at least 2"),
         ("optimiser.lr", 0 < c.optimiser.lr < float("inf"), "above 0"),
         ("optimiser.schedule", c.optimiser.schedule in SCHEDULES, " or ".join(SCHEDULES)),
         ("optimiser.eps", c.optimiser.eps > 0, "above 0"),
@@ -265,28 +357,39 @@ def _wrong_values(c: TrainConfig) -> list[Problem]:
         ("run.device", c.run.device in DEVICES, " or ".join(DEVICES)),
         ("run.sharding", c.run.sharding in SHARDINGS, " or ".join(SHARDINGS)),
     ]
-    at_least_1 = ("batch.rows", "batch.accumulation", "run.updates", "run.timeout", "run.log_every")
-    rules += [(key, _value(c, key) >= 1, "at least 1") for key in (*at_least_1, "run.keep_last", "run.bad_steps")]
-    at_least_0 = ("optimiser.warmup", "optimiser.weight_decay", "run.evaluate_every", "run.save_every")
+    at_least_1 = (
+        "batch.batch_size",
+        "batch.gradient_accumulation_steps",
+        "run.max_steps",
+        "run.timeout",
+        "run.log_every",
+    )
+    rules += [(key, _value(c, key) >= 1, "at least 1") for key in (*at_least_1, "run.keep_last", "run.max_bad_steps")]
+    at_least_0 = ("optimiser.warmup_steps", "optimiser.weight_decay", "run.evaluate_every", "run.save_every")
     rules += [(key, _value(c, key) >= 0, "at least 0") for key in at_least_0]
     rules += [(key, 0 <= _value(c, key) < 1, "from 0 to below 1") for key in ("optimiser.beta1", "optimiser.beta2")]
     exponent = c.batch.sampling_exponent
     rules.append(("batch.sampling_exponent", exponent is None or exponent >= 0, "at least 0, or left out"))
-    pieces = max(c.batch.accumulation, 1)
-    rules.append(("batch.rows", c.batch.rows % pieces == 0, f"a multiple of batch.accumulation, {pieces}"))
-    architecture = set(c.model.given()) - {"dropout", "attention_dropout"}
+    pieces = max(c.batch.gradient_accumulation_steps, 1)
+    rules.append(
+        (
+            "batch.batch_size",
+            c.batch.batch_size % pieces == 0,
+            f"a multiple of batch.gradient_accumulation_steps, {pieces}",
+        )
+    )
+    architecture = set(c.model.config_kwargs()) - {"dropout", "attention_dropout"}
     if c.model.start_from:
-        rules += [
-            (f"model.{key}", False, "left out: model.start_from says what the model is") for key in sorted(architecture)
-        ]
+        rule = "left out: model.start_from decides the architecture"
+        rules += [(f"model.{key}", False, rule) for key in sorted(architecture)]
     else:
-        needed = ("emb_dim", "n_layers", "n_heads")
-        rules += [(f"model.{key}", key in architecture, "given, or model.start_from") for key in needed]
+        required = ("emb_dim", "n_layers", "n_heads")
+        rules += [(f"model.{key}", key in architecture, "given, or model.start_from") for key in required]
     return [(key, _value(c, key), rule) for key, holds, rule in rules if not holds]
 
 
 def _is_name(path: str) -> bool:
-    """Whether it can be a path, and stand in the files of a run."""
+    """Return whether a text can be a path and be written to the files of a run."""
     return bool(path) and "\0" not in path and path == path.encode("utf-8", "ignore").decode()
 
 

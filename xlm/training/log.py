@@ -1,15 +1,16 @@
-"""What is told of a run while it goes on: events to a file, to a terminal, to TensorBoard.
+"""Events of a run, and what records them: the log file and TensorBoard.
 
-An event is a JSON object. All have ``event`` and ``step``; by ``event``:
+An event is a JSON object with ``event``, its kind, ``step``, the number of batches taken, and by kind:
 
-- ``start``: the configuration, the number of parameters, how many of them the first process keeps, the number of
-  processes, the device.
-- ``update``: ``updates``, ``loss`` (nats, mean over the updates since the last one), ``grad_norm``, ``lr``,
-  ``language``, ``tokens_per_second``, ``seconds`` (of this process so far), ``left`` (seconds, estimated).
-- ``evaluation``: ``updates``, ``perplexity`` by language, ``mean``, ``best`` (whether it is).
-- ``skipped``: a step without a finite gradient: ``in_a_row``, ``skipped`` (in all).
-- ``saved``, ``not_saved``: ``path``, and why not.
-- ``end``: ``reason``.
+- ``start``: ``config``, ``parameters`` (their number), ``kept`` (by the first process), ``processes`` (their number),
+  ``device``, ``updates`` (made before, if the run is resumed).
+- ``update``: ``updates``, ``loss`` (nats, mean over the updates since the last such event), ``grad_norm``, ``lr``,
+  ``language``, ``tokens_per_second``, ``seconds`` (since the process started to train), ``left`` (seconds, estimated).
+- ``evaluation``: ``updates``, ``best`` (whether the model is the best so far), and the results of the objective: for
+  causal language models ``perplexity`` by language, and ``mean``.
+- ``skipped``: a step had no finite gradient: ``in_a_row``, ``skipped`` (in total).
+- ``saved``: ``path``. ``not_saved``: ``path``, ``why``.
+- ``end``: ``reason``, ``updates``.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ Observer = Callable[[Event], None]
 
 
 def read_log(run: Path) -> Iterator[Event]:
-    """Yields the events of a run; a last line that a kill cut short is left out."""
+    """Yield the events of a run, without a last line that was cut short."""
     path = run / LOG_FILE
     if path.exists():
         for line in path.read_bytes().split(b"\n"):
@@ -43,25 +44,24 @@ def read_log(run: Path) -> Iterator[Event]:
 
 
 class LogFile:
-    """Appends each event to ``log.jsonl``.
+    """Observer that appends each event to ``log.jsonl``.
 
     Args:
         run: Directory of the run.
-        step: What the log tells of later steps is taken out: they are about to be made again.
+        step: Number of steps taken. Events of later steps are removed, since a resumed run takes those steps again.
     """
 
     def __init__(self, run: Path, *, step: int) -> None:
-        kept = [event for event in read_log(run) if event["step"] <= step]
-        write_text(run / LOG_FILE, "".join(map(_line, kept)))
+        write_text(run / LOG_FILE, "".join(_line(event) for event in read_log(run) if event["step"] <= step))
         self._path = run / LOG_FILE
 
     def __call__(self, event: Event) -> None:
-        """Writes one event, at once."""
+        """Append an event."""
         try:
             with self._path.open("a", encoding="utf-8", newline="\n") as file:
                 file.write(_line(event))
-        except OSError as error:  # a full disk is no reason to end the run
-            logging.getLogger("xlm").warning("The log could not be written: %s: %s", self._path, error.strerror)
+        except OSError as error:  # a full disk does not end the run
+            logging.getLogger("xlm").warning("the log could not be written: %s: %s", self._path, error.strerror)
 
 
 def _line(event: Event) -> str:
@@ -75,7 +75,7 @@ class _Writer(Protocol):
 
 
 class TensorBoard:
-    """Writes losses, rates and perplexities for TensorBoard into ``tensorboard/``.
+    """Observer that writes losses, learning rates and perplexities for TensorBoard to ``tensorboard/``.
 
     Args:
         run: Directory of the run.
@@ -94,7 +94,7 @@ class TensorBoard:
         self._writer: _Writer = SummaryWriter(str(run / "tensorboard"))
 
     def __call__(self, event: Event) -> None:
-        """Writes the numbers of one event."""
+        """Write the numbers of an event."""
         if event["event"] == "update":
             for name in ("loss", "grad_norm", "lr", "tokens_per_second"):
                 self._writer.add_scalar(name, event[name], event["updates"])

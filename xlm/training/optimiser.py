@@ -1,7 +1,8 @@
-"""Adam as the original has it."""
+"""The original's Adam, and the learning rate of each update."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -9,29 +10,32 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from xlm.training.sharding import local
+from xlm.training.processes import local_part
+
+START = 1e-7
+"""Learning rate at which the warm-up starts. Source: the original's ``warmup_init_lr``."""
 
 
 class OriginalAdam(Optimizer):
-    """Adam with ``eps`` inside the bias correction, and a decay of every weight that gradients have no part in.
+    """Adam with ``eps`` added before the bias correction, and decoupled weight decay.
 
-    One update, number t from 1, with gradient g::
+    Update number t, from 1, with gradient g::
 
         m = beta1 * m + (1 - beta1) * g
         v = beta2 * v + (1 - beta2) * g * g
         p = p - weight_decay * lr * p
         p = p - lr * sqrt(1 - beta2**t) / (1 - beta1**t) * m / (sqrt(v) + eps)
 
-    torch's ``AdamW`` differs: it adds ``eps`` to the corrected ``sqrt(v)``, which in the first updates is a much larger
-    number. Moments are kept in float32 or wider, and shared out among processes as their parameters are.
+    torch's ``AdamW`` adds ``eps`` to the corrected ``sqrt(v)`` instead, which is much larger in the first updates.
+    Moments are in float32 or wider, and sharded like their parameters.
 
     Args:
         params: Parameters, or groups of them.
         lr: Learning rate.
-        betas: Of the two moments.
+        betas: Decay rates of the two moments.
         eps: Added to ``sqrt(v)``.
-        weight_decay: Share of a weight, in units of the learning rate, that each update takes from it; biases and norms
-            included, as in the original.
+        weight_decay: Fraction of a weight that each update removes, in units of the learning rate. As in the original,
+            biases and layer norms decay too.
 
     Source: the original's ``Adam`` in ``src/optim.py``.
     """
@@ -49,10 +53,10 @@ class OriginalAdam(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Updates every parameter that has a gradient.
+        """Update every parameter that has a gradient.
 
         Args:
-            closure: Computes the loss again; for torch's interface, no one here needs it.
+            closure: Computes the loss; part of torch's interface, unused by the training loop.
         """
         loss = None
         if closure is not None:
@@ -60,12 +64,12 @@ class OriginalAdam(Optimizer):
                 loss = closure()
         for group in self.param_groups:
             parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
-            for updates, same in self._by_age(parameters).items():
-                self._update(same, updates, group)
+            for updates, same_age in self._by_age(parameters).items():
+                self._update(same_age, updates, group)
         return loss
 
     def _by_age(self, parameters: list[nn.Parameter]) -> dict[int, list[nn.Parameter]]:
-        """Parameters by the number of this update; all have the same, unless some were without a gradient before."""
+        """Count an update of each parameter, and group them by that count; it differs if a gradient was missing."""
         ages: dict[int, list[nn.Parameter]] = {}
         for parameter in parameters:
             state = self.state[parameter]
@@ -81,12 +85,12 @@ class OriginalAdam(Optimizer):
     def _update(self, owners: list[nn.Parameter], updates: int, group: dict[str, Any]) -> None:
         beta1, beta2 = group["betas"]
         lr: float = group["lr"]
-        # Each number is updated by itself, so that a process needs nothing but its part of the tensors.
-        parameters: list[Tensor] = [local(parameter) for parameter in owners]
-        first: list[Tensor] = [local(self.state[parameter]["exp_avg"]) for parameter in owners]
-        second: list[Tensor] = [local(self.state[parameter]["exp_avg_sq"]) for parameter in owners]
+        # The update is element-wise, so each process needs only its part of the tensors.
+        parameters: list[Tensor] = [local_part(parameter) for parameter in owners]
+        first: list[Tensor] = [local_part(self.state[parameter]["exp_avg"]) for parameter in owners]
+        second: list[Tensor] = [local_part(self.state[parameter]["exp_avg_sq"]) for parameter in owners]
         gradients = [
-            local(parameter.grad).to(moment.dtype)
+            local_part(parameter.grad).to(moment.dtype)
             for parameter, moment in zip(owners, first, strict=True)
             if parameter.grad is not None
         ]
@@ -105,3 +109,26 @@ class OriginalAdam(Optimizer):
             steps = torch._foreach_div(first, denominators)
             for parameter, step in zip(parameters, steps, strict=True):
                 parameter.add_(step, alpha=-corrected)
+
+
+def learning_rate(update: int, *, schedule: str, lr: float, warmup_steps: int, max_steps: int) -> float:
+    """Return the learning rate of an update.
+
+    Args:
+        update: Number of the update, from 0.
+        schedule: Shape after the warm-up: ``inverse_sqrt`` (the original's ``adam_inverse_sqrt``) falls with the square
+            root of the number, ``cosine`` falls to a tenth of ``lr`` at the end of the run, ``constant`` stays.
+        lr: Highest learning rate.
+        warmup_steps: Updates over which the rate rises linearly from ``START`` to ``lr``.
+        max_steps: Updates of the whole run.
+
+    Source: the original's ``AdamInverseSqrtWithWarmup`` in ``src/optim.py``.
+    """
+    if update < warmup_steps:
+        return START + update * (lr - START) / warmup_steps
+    if schedule == "inverse_sqrt":
+        return lr * math.sqrt(max(warmup_steps, 1) / max(update, 1))
+    if schedule == "cosine":
+        fraction = min(1.0, (update - warmup_steps) / max(1, max_steps - warmup_steps))
+        return lr * (0.55 + 0.45 * math.cos(math.pi * fraction))
+    return lr

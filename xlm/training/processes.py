@@ -1,27 +1,39 @@
-"""The processes of one run: one alone, or those that torchrun starts."""
+"""The processes of a run, and how a model is spread over them: one process, DDP, or FSDP2.
+
+With FSDP2, each process keeps a part of the rows of every weight, of its gradient and of its moments. The weights of a
+layer are gathered only while the layer computes.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
+from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
 
+from xlm.checkpoint.tensors import empty_model
 from xlm.errors import ConfigError, TrainingError
+from xlm.model.lm import XLMWithLMHeadModel
+from xlm.training.config import RunSettings
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Processes:
-    """This process among those of the run.
+    """The processes of a run, seen from one of them.
 
     Attributes:
-        rank: Its number.
-        count: How many there are.
-        device: Where it computes.
+        rank: Number of this process, from 0.
+        count: Number of processes.
+        device: Device that this process computes on.
     """
 
     rank: int
@@ -30,11 +42,11 @@ class Processes:
 
     @property
     def is_first(self) -> bool:
-        """Whether this one writes the files."""
+        """Whether this process writes the files."""
         return self.rank == 0
 
     def sums(self, values: list[float]) -> list[float]:
-        """Each number summed over the processes, in float64."""
+        """Return the sum of each number over the processes, in float64."""
         if self.count == 1:
             return values
         total = torch.tensor(values, dtype=torch.float64, device=self.device)
@@ -42,49 +54,167 @@ class Processes:
         return [float(value) for value in total.tolist()]
 
     def wait(self) -> None:
-        """Returns when all processes are here."""
+        """Return when all processes have called this."""
         if self.count > 1:
-            self.sums([0.0])  # unlike a barrier, it needs no choice of a device
+            self.sums([0.0])  # unlike a barrier, this needs no choice of a device
 
 
 @contextmanager
-def joined(device: str, *, timeout: int) -> Iterator[Processes]:
-    """Joins the processes that torchrun started, and leaves them at the end; one process needs nothing.
+def join_processes(device: str, *, timeout: int) -> Iterator[Processes]:
+    """Join the processes that torchrun started, and leave them at the end. A single process joins nothing.
 
-    Where the caller has joined them already (``torch.distributed.init_process_group``), that group is used and stays.
+    If the caller has joined them already (``torch.distributed.init_process_group``), that group is used and left open.
 
     Args:
         device: ``cpu``, ``cuda``, or ``auto`` for a GPU where there is one.
         timeout: Seconds after which a process that waits for another gives up.
 
     Raises:
-        ConfigError: A GPU is asked for where there is none.
-        TrainingError: Another process is gone, or did not answer in time.
+        ConfigError: ``device`` is ``cuda``, and there is no GPU.
+        TrainingError: Another process died, or did not answer in time.
     """
     if device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("There is no GPU", where="run.device", found=device, expected="cpu, or auto")
+        raise ConfigError("there is no GPU", where="run.device", found=device, expected="cpu or auto")
     on_gpu = device != "cpu" and torch.cuda.is_available()
     is_joined = dist.is_available() and dist.is_initialized()
     count = dist.get_world_size() if is_joined else int(os.environ.get("WORLD_SIZE", "1"))
-    local = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if on_gpu else torch.device("cpu")
+    own_device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if on_gpu else torch.device("cpu")
     if on_gpu:
-        torch.cuda.set_device(local)
+        torch.cuda.set_device(own_device)
     if count == 1:
-        yield Processes(rank=0, count=1, device=local)
+        yield Processes(rank=0, count=1, device=own_device)
         return
     if not is_joined:
         dist.init_process_group("nccl" if on_gpu else "gloo", timeout=timedelta(seconds=timeout))
     try:
-        yield Processes(rank=dist.get_rank(), count=dist.get_world_size(), device=local)
+        yield Processes(rank=dist.get_rank(), count=dist.get_world_size(), device=own_device)
     except RuntimeError as error:
         if not (isinstance(error, dist.DistError) or "gloo" in str(error)):
             raise
         raise TrainingError(
-            "Another process of the run is gone, or does not answer",
+            "another process of the run died or does not respond",
             where=f"process {dist.get_rank()} of {dist.get_world_size()}",
             found=str(error).partition("\n")[0],
-            remedy="see what the others said last; --resume goes on from the last checkpoint",
+            remedy="read the last messages of the others; --resume continues from the last checkpoint",
         ) from error
     finally:
         if not is_joined:
             dist.destroy_process_group()
+
+
+class ModelCaller(nn.Module):
+    """Calls functions of a model inside one module's ``forward``, which is what DDP and FSDP2 hook into.
+
+    Args:
+        model: The model.
+    """
+
+    def __init__(self, model: XLMWithLMHeadModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Return ``function(model, *arguments)``."""
+        return function(self.model, *arguments)
+
+
+def wrap_model(caller: ModelCaller, run: RunSettings, processes: Processes) -> nn.Module:
+    """Move a model to its device and prepare it for the processes of the run.
+
+    Args:
+        caller: Holds the model, which is on the CPU and the same in all processes. With FSDP2, the model has other
+            parameter objects afterwards.
+        run: Settings of the run.
+        processes: Processes of the run.
+
+    Returns:
+        The module to call in training steps: ``caller`` itself, or DDP around it.
+
+    Raises:
+        ConfigError: The model cannot be sharded.
+    """
+    model = caller.model
+    if run.activation_checkpointing:
+        for layer in model.transformer.layers:
+            forward: Any = partial(checkpoint, layer.forward, use_reentrant=False)
+            object.__setattr__(layer, "forward", forward)
+    if processes.count > 1 and run.sharding == "full":
+        if model.config.asm:  # a process that skips a tail cluster would keep the others waiting for it
+            raise ConfigError(
+                "an adaptive softmax cannot be sharded", where="run.sharding", found=run.sharding, expected="none"
+            )
+        if run.compile:
+            for layer in model.transformer.layers:
+                layer.compile()
+        _shard(caller, processes)
+        return caller
+    model.to(processes.device)
+    if run.compile:
+        model.transformer.compile()
+    if processes.count == 1:
+        return caller
+    # An adaptive softmax skips a tail cluster when none of its words is to be predicted.
+    return DistributedDataParallel(caller, find_unused_parameters=model.config.asm)
+
+
+def _shard(caller: ModelCaller, processes: Processes) -> None:
+    """Shard the weights of a model with FSDP2, moving one layer at a time to the device."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh(processes.device.type, (processes.count,))
+    for layer in caller.model.transformer.layers:
+        fully_shard(layer, mesh=mesh)
+    # Embeddings and head are used at both ends, so they stay gathered from the forward to the backward pass.
+    fully_shard(caller, mesh=mesh)
+
+
+def local_part(tensor: Tensor) -> Tensor:
+    """Return this process's part of a sharded tensor, in the same memory, or a tensor that is not sharded as it is."""
+    return _call_if_sharded(tensor, "to_local")
+
+
+def gather(tensor: Tensor) -> Tensor:
+    """Return the whole of a sharded tensor, or a tensor that is not sharded as it is; all processes must call this."""
+    return _call_if_sharded(tensor, "full_tensor")
+
+
+def _call_if_sharded(tensor: Tensor, name: str) -> Tensor:
+    # Only a DTensor has these methods. Importing that class takes a second, which a run without shards need not spend.
+    method: Callable[[], Tensor] | None = getattr(tensor, name, None)
+    return tensor if method is None else method()
+
+
+def place_like(tensor: Tensor, parameter: Tensor) -> Tensor:
+    """Return a whole tensor on the device of a parameter, and sharded like it; all processes must call this."""
+    tensor = tensor.to(parameter.device)
+    mesh: Any = getattr(parameter, "device_mesh", None)
+    if mesh is None:
+        return tensor
+    from torch.distributed.tensor import distribute_tensor
+
+    placements: Any = getattr(parameter, "placements", None)
+    return distribute_tensor(tensor, mesh, placements)
+
+
+@torch.no_grad()
+def gather_model(model: XLMWithLMHeadModel, *, keep: bool) -> XLMWithLMHeadModel | None:
+    """Return a model with whole weights: the model itself, or a copy on the CPU if it is sharded.
+
+    All processes must call this. One tensor is gathered at a time.
+
+    Args:
+        model: The model.
+        keep: Whether this process wants the model; the others get None.
+    """
+    weights, is_sharded = {}, False
+    for name, tensor in model.state_dict().items():
+        gathered = gather(tensor)
+        is_sharded |= gathered is not tensor
+        if keep and gathered is not tensor:
+            weights[name] = gathered.cpu()
+    if not keep or not is_sharded:
+        return model if keep else None
+    copy = empty_model(model.config)
+    copy.load_state_dict(weights, assign=True)
+    return copy

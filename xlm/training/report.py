@@ -1,4 +1,4 @@
-"""A run in one picture: loss, perplexity of each language, learning rate, gradient norm."""
+"""The training curves of a run: loss, perplexity, learning rate, gradient norm."""
 
 from __future__ import annotations
 
@@ -11,28 +11,31 @@ from xlm.errors import DependencyError, InputError
 from xlm.training.log import Event, read_log
 
 
-def draw_report(run: Path, picture: Path) -> dict[str, Any]:
-    """Draws the curves of a run into a PNG file.
+def draw_report(run: Path, path: Path) -> dict[str, Any]:
+    """Draw the training curves of a run.
 
     Args:
         run: Directory of the run.
-        picture: The file; its directory must exist.
+        path: PNG file to write, in an existing directory.
 
     Returns:
-        What one reads off first: ``updates``, ``loss`` and ``perplexity`` (of each language) at the end, ``best``
-        (the lowest mean perplexity), ``skipped`` steps.
+        A summary: ``updates``, ``loss`` and ``perplexity`` (by language) at the end, ``best`` (lowest mean perplexity),
+        ``skipped`` (number of steps).
 
     Raises:
-        InputError: There is no log with updates in that directory.
+        InputError: The log of the run has no updates, or there is none.
         DependencyError: matplotlib is not installed.
-        WriteError: The picture could not be written.
+        WriteError: The file could not be written.
     """
     events = list(read_log(run))
     updates = [event for event in events if event["event"] == "update"]
     evaluations = [event for event in events if event["event"] == "evaluation"]
     if not updates:
         raise InputError(
-            "There is nothing to draw", where=run, found="no update in its log", expected="the output of xlm train"
+            "the run has nothing to draw yet",
+            where=run,
+            found="no updates in its log",
+            expected="the output directory of xlm train",
         )
     try:
         from matplotlib.figure import Figure
@@ -57,7 +60,7 @@ def draw_report(run: Path, picture: Path) -> dict[str, Any]:
         axes.set_xlabel("updates")
         axes.grid(alpha=0.3)
     figure.suptitle(str(run))
-    with replacing(picture) as temporary:
+    with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
     return {
         "updates": steps[-1],
@@ -82,9 +85,7 @@ def _draw_perplexities(axes: Any, evaluations: Sequence[Event]) -> None:
 
 
 def _smoothed(values: Sequence[float]) -> list[float]:
-    """Means over the values around each, a twentieth of them at a time."""
+    """Return the moving average of values, over a twentieth of them."""
     half = len(values) // 40
-    return [
-        sum(window) / len(window)
-        for window in (values[max(0, place - half) : place + half + 1] for place in range(len(values)))
-    ]
+    neighbours = [values[max(0, index - half) : index + half + 1] for index in range(len(values))]
+    return [sum(window) / len(window) for window in neighbours]

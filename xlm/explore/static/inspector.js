@@ -76,6 +76,9 @@ function tokenBox(token, unit, isWhole) {
     rows.lastChild.classList.add("apart");
   }
   if (!isWhole) box.append(element("h4", { textContent: piece(token.token, token.inside), dir: "auto" }));
+  if (token.unknown) {
+    box.append(element("p", { className: "muted", textContent: "The vocabulary lacks this: the model sees <unk>." }));
+  }
   box.append(list, rows);
   return box;
 }

@@ -1,0 +1,229 @@
+"""Causal language modelling: predict the next token in windows of running text.
+
+Source: the original's ``clm_step`` and ``evaluate_clm``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from xlm.data.batches import batches, open_streams
+from xlm.data.order import Order, Position
+from xlm.data.shards import Index
+from xlm.errors import ConfigError, InputError, Problem
+from xlm.model.head import AdaptiveHead
+from xlm.model.lm import XLMWithLMHeadModel
+from xlm.model.transformer import TransformerInputs
+from xlm.scoring.stream import Stream
+from xlm.tokenizer.tokenizer import XLMTokenizer
+from xlm.training.config import TrainConfig
+from xlm.training.loss import linear_cross_entropy
+from xlm.training.objectives.objective import Batch, Validation
+from xlm.training.processes import ModelCaller, Processes
+
+
+class CausalLM:
+    """The ``Objective`` of a causal language model. Each batch is one window of one language.
+
+    Args:
+        config: The configuration of the run.
+        index: Index of the prepared data.
+        tokenizer: Tokenizer of the data.
+        processes: Processes that share each batch.
+
+    Raises:
+        ConfigError: The processes cannot share a batch evenly.
+        InputError: The data does not match its index, or is smaller than one batch.
+        LanguageError: The tokenizer does not know a language of the held-out text.
+    """
+
+    def __init__(self, config: TrainConfig, index: Index, tokenizer: XLMTokenizer, processes: Processes) -> None:
+        batch = config.batch
+        pieces = processes.count * batch.gradient_accumulation_steps
+        if batch.batch_size % pieces:
+            raise ConfigError(
+                "the processes cannot share a batch evenly",
+                where="batch.batch_size",
+                found=batch.batch_size,
+                expected=f"a multiple of {processes.count} processes * batch.gradient_accumulation_steps = {pieces}",
+            )
+        self._config, self._index, self._processes = config, index, processes
+        data = Path(config.data)
+        self._train = open_streams(
+            data, index, "train", batch_size=batch.batch_size, seq_len=batch.seq_len, check=batch.verify_checksums
+        )
+        for language, stream in self._train.items():
+            if len(stream.sequence) < batch.batch_size * batch.seq_len:
+                raise InputError(
+                    "the text is smaller than one batch",
+                    where=f"{data}, train {language}",
+                    found=f"{len(stream.sequence):,} tokens",
+                    expected=f"at least batch.batch_size * batch.seq_len = {batch.batch_size * batch.seq_len:,}",
+                    remedy="use a smaller batch or more text",
+                )
+        self._valid: dict[str, Stream] = {}
+        if config.run.evaluate_every and "valid" in index.splits:
+            self._valid = open_streams(
+                data, index, "valid", batch_size=1, seq_len=batch.seq_len, check=batch.verify_checksums
+            )
+        for language in self._valid:
+            tokenizer.encode("", lang=language)
+
+    @property
+    def languages(self) -> Sequence[str]:
+        """Languages of the training text."""
+        return list(self._train)
+
+    def identity(self) -> dict[str, Any]:
+        """Return the fingerprint of the tokenizer and the checksums of the text."""
+        checksums = {
+            split: {language: [shard.sha256 for shard in text.shards] for language, text in texts.items()}
+            for split, texts in self._index.splits.items()
+        }
+        # The best score so far is that of the held-out text.
+        valid = checksums.get("valid", {})
+        return {"tokenizer": self._index.signature, "text": checksums["train"], "valid": valid}
+
+    def check(self, model: XLMWithLMHeadModel) -> None:
+        """Check that a model is causal, knows the languages and has enough positions.
+
+        Raises:
+            ConfigError: It is not, or does not; every problem is named.
+        """
+        known, longest = model.config.lang2id, model.config.max_position_embeddings
+        seq_len, start_from = self._config.batch.seq_len, self._config.model.start_from
+        problems: list[Problem] = [
+            ("data", language, f"a language of the model: {', '.join(known)}")
+            for language in self.languages
+            if language not in known
+        ]
+        if seq_len > longest:
+            problems.append(("batch.seq_len", seq_len, f"at most the model's {longest} positions"))
+        if not model.config.causal:
+            problems.append(("model.start_from", start_from, "a causal model"))
+        if problems:
+            raise ConfigError.of_values("model, batch and data do not fit together", problems)
+
+    def batches(self, position: Mapping[str, Any]) -> Generator[Batch, None, None]:
+        """Yield this process's rows of each window, without end, reading one batch ahead.
+
+        Args:
+            position: ``Position`` as JSON, or empty for the beginning.
+        """
+        batch = self._config.batch
+        order = Order(
+            windows={language: len(stream) for language, stream in self._train.items()},
+            seed=self._config.seed,
+            exponent=batch.sampling_exponent,
+            shuffle=batch.shuffle,
+        )
+        start = Position.from_json(position) if position else Position()
+        rows = batch.batch_size // self._processes.count
+        with closing(batches(self._train, order, start, first_row=rows * self._processes.rank, rows=rows)) as windows:
+            for window in windows:
+                input_ids = torch.from_numpy(window.input_ids).to(self._processes.device, non_blocking=True)
+                yield Batch(
+                    pieces=[(piece, window.language) for piece in input_ids.chunk(batch.gradient_accumulation_steps)],
+                    tokens=batch.batch_size * (batch.seq_len - 1),
+                    language=window.language,
+                    position=window.position.to_json(),
+                )
+
+    def loss(self, model: XLMWithLMHeadModel, piece: tuple[Tensor, str]) -> Tensor:
+        """Return the ``stream_loss`` of some rows of a window.
+
+        Args:
+            model: The model.
+            piece: (rows, W) ids, and their language.
+        """
+        input_ids, language = piece
+        return stream_loss(model, input_ids, model.config.language_id(language))
+
+    def validate(self, caller: ModelCaller) -> Validation | None:
+        """Return the perplexity of each language and their mean, which is also the score; None without held-out text.
+
+        Args:
+            caller: Calls functions of the model.
+        """
+        if not self._valid:
+            return None
+        perplexity = stream_perplexities(caller, self._valid, processes=self._processes)
+        mean = sum(perplexity.values()) / len(perplexity)
+        return Validation(results={"perplexity": perplexity, "mean": mean}, score=mean)
+
+
+def stream_loss(model: XLMWithLMHeadModel, input_ids: Tensor, language: int) -> Tensor:
+    """Return the mean negative log-probability, in nats, of tokens 2 … T of each row.
+
+    Args:
+        model: A causal model, with either head.
+        input_ids: (B, T) int64 on the model's device, ids from 0 to V - 1, without padding. The ids are not checked:
+            on a GPU, every step would have to wait for the result.
+        language: Language id of all tokens.
+
+    Returns:
+        A scalar in float32 or wider.
+    """
+    states = model.transformer(
+        TransformerInputs(
+            input_ids=input_ids,
+            position_ids=torch.arange(input_ids.shape[1], device=input_ids.device)[None],
+            langs=torch.full((1, 1), language, device=input_ids.device),
+        )
+    )
+    # The last position predicts nothing, so its hidden state is dropped before the scores are computed.
+    hidden_ND, targets_N = states.hidden[:, :-1].flatten(0, 1), input_ids[:, 1:].flatten()
+    if isinstance(model.head, AdaptiveHead):
+        with torch.autocast(hidden_ND.device.type, enabled=False):
+            loss: Tensor = -model.head.adaptive(hidden_ND.float(), targets_N).output.mean()
+        return loss
+    weight_VD = model.transformer.embeddings.word.weight if model.head.weight is None else model.head.weight
+    return linear_cross_entropy(hidden_ND, weight_VD, model.head.bias, targets_N)
+
+
+@torch.no_grad()
+def stream_perplexities(
+    caller: ModelCaller, streams: Mapping[str, Stream], *, processes: Processes, rows: int = 16
+) -> dict[str, float]:
+    """Return the perplexity of each language's stream by the original's protocol.
+
+    Args:
+        caller: Calls the loss of the model in evaluation mode, and is put back into its own mode afterwards.
+        streams: Streams of one row, by language; the model sees one window at a time.
+        processes: Processes that share the windows.
+        rows: Windows in a batch.
+
+    Returns:
+        By language, ``exp`` of the mean nats of the predicted tokens.
+    """
+    was_training = caller.training
+    caller.eval()
+    try:
+        return {language: _perplexity(caller, language, streams[language], processes, rows) for language in streams}
+    finally:
+        caller.train(was_training)
+
+
+def _perplexity(caller: ModelCaller, language: str, stream: Stream, processes: Processes, rows: int) -> float:
+    assert stream.rows == 1
+    mine = range(processes.rank, len(stream), processes.count)
+    nats = predicted = 0.0
+    # Every process computes as many batches as the first, which has the most: with sharded weights, all must take part.
+    for begin in range(0, len(range(0, len(stream), processes.count)), rows):
+        indices = mine[begin : begin + rows]
+        windows = np.concatenate([stream.window(index) for index in indices or [0]])
+        input_ids = torch.from_numpy(windows).to(processes.device)
+        loss: Tensor = caller(stream_loss, input_ids, caller.model.config.language_id(language))
+        count = len(indices) * (stream.width - 1)
+        nats += float(loss) * count
+        predicted += count
+    nats, predicted = processes.sums([nats, predicted])
+    return math.exp(min(nats / predicted, 700.0)) if math.isfinite(nats) else math.inf
