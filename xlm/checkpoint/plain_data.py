@@ -46,13 +46,13 @@ def check_plain(value: Any, where: object) -> None:
     stack, parts, size, problem = [(value, 0)], 0, 0, None
     while stack and problem is None:
         item, depth = stack.pop()
-        parts += 1
-        if parts > _MOST_PARTS or depth > _DEEPEST:
-            problem = f"more than {_MOST_PARTS:,} parts, or deeper than {_DEEPEST} levels"
-        elif isinstance(item, dict):
-            stack += [(part, depth + 1) for pair in item.items() for part in pair]
-        elif isinstance(item, list | tuple | set):
-            stack += [(part, depth + 1) for part in item]
+        if isinstance(item, dict | list | tuple | set):
+            parts += len(item)
+            if parts > _MOST_PARTS or depth > _DEEPEST:
+                problem = f"more than {_MOST_PARTS:,} parts, or deeper than {_DEEPEST} levels"
+            else:
+                inside = [*item, *item.values()] if isinstance(item, dict) else item
+                stack += [(part, depth + 1) for part in inside]
         elif isinstance(item, torch.Tensor):
             size += item.numel() * item.element_size()
             kept = item.layout == torch.strided and item.device.type == "cpu" and not item.is_conj()
