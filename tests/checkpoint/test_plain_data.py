@@ -87,7 +87,7 @@ def test_other_types_are_refused(value: object) -> None:
 
 
 def nested(levels: int) -> list[Any]:
-    """A list in a list in a list …"""
+    """Return a list in a list, so many levels deep."""
     value: list[Any] = []
     for _ in range(levels):
         value = [value]
