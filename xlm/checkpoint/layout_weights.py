@@ -87,6 +87,8 @@ def _check_header(file: BinaryIO) -> None:
     if size > _LARGEST_HEADER:
         raise ValueError(f"a header of {size:,} bytes; at most {_LARGEST_HEADER:,} are read")
     header = json.loads(file.read(size), object_pairs_hook=_without_doubles)
+    if not isinstance(header, dict):
+        raise ValueError("a header that is no JSON object")
     if len(header) > MOST_TENSORS:
         raise ValueError(f"{len(header):,} tensors; at most {MOST_TENSORS:,} are read")
     for name, entry in header.items():

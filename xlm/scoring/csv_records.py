@@ -70,11 +70,19 @@ def csv_records(lines: Iterator[bytes], *, longest: int) -> Iterator[list[str] |
         except csv.Error as error:
             source.take_back()
             reader = csv.reader(source, strict=True)
-            # What the module calls an unexpected end is where we stopped looking.
-            yield f"not CSV: {'a quote is not closed' if 'unexpected end' in str(error) else error}"
+            yield _problem(str(error))
         else:
             source.taken.clear()
             yield record
+
+
+def _problem(error: str) -> str:
+    """Return what is wrong with a record, in words for readers who do not know Python's ``csv``."""
+    if "unexpected end" in error:  # which is where we stopped looking
+        error = "a quote is not closed"
+    elif error.startswith("new-line"):
+        error = "a carriage return stands inside the row"
+    return f"not CSV: {error}"
 
 
 class _Lines:

@@ -431,8 +431,7 @@ def _parquet(source: InputFile, column: str, open_files: ExitStack) -> Iterator[
 
 
 def _listed(names: Iterable[str]) -> str:
-    shown = ", ".join(repr(name) for name in names)
-    return ascii(shown[:200])[1:-1] if shown else "none"
+    return ", ".join(map(ascii, names))[:200] or "none"
 
 
 def import_pyarrow() -> tuple[Any, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from xlm._arguments import check_choice, check_count, check_flags, shown
 from xlm.errors import InputError, LanguageError, warn_caller
 from xlm.model.lm import XLMWithLMHeadModel
 from xlm.model.modes import evaluating
@@ -57,25 +58,18 @@ class Scorer:
                 remedy="load it with causal=True, if it was trained as a causal model",
             )
         check_name_of_language(lang)
-        if not isinstance(too_long, str) or too_long not in TOO_LONG:
-            raise InputError(
-                "no such way with long texts", where="too_long", found=repr(too_long), expected=" or ".join(TOO_LONG)
-            )
-        for name, limit in (("batch_size", batch_size), ("batch_tokens", batch_tokens)):
-            if limit is not None and (type(limit) is not int or limit < 1):
-                raise InputError("the size of batches is wrong", where=name, found=repr(limit), expected="1 or more")
-        for name, flag in (("ranks", ranks), ("entropies", entropies)):
-            if not isinstance(flag, bool):
-                raise InputError("an option is neither on nor off", where=name, found=repr(flag), expected="a bool")
+        check_choice("`too_long` policy", TOO_LONG, too_long=too_long)
+        self.batching: dict[str, Any] = {"batch_size": batch_size, "batch_tokens": batch_tokens}
+        check_count(**{name: limit for name, limit in self.batching.items() if limit is not None})
+        check_flags(ranks=ranks, entropies=entropies)
         if type(top) is not int or top < 0:
-            raise InputError("the number of alternatives is wrong", where="top", found=repr(top), expected="0 or more")
+            raise InputError("the number of alternatives is wrong", where="top", found=shown(top), expected="0 or more")
         self.model = model
         self.tokenizer = tokenizer
         self.lang = lang
         self.stride = checked_stride(stride, model.config.max_position_embeddings)
         self.too_long = too_long
         self.language = _language_id(model, tokenizer, lang)
-        self.batching: dict[str, Any] = {"batch_size": batch_size, "batch_tokens": batch_tokens}
         self.further: dict[str, Any] = {"ranks": ranks, "entropies": entropies, "top": top}
         self._options = {**self.batching, "stride": self.stride, **self.further}
 
