@@ -102,7 +102,9 @@ def frame_of(scorer: Scorer, frame: Any, *, column: str = "text", by: str = "sen
     ]
     # Rows are told by place: an index may hold a value twice.
     found = frame.iloc[[place for place, of_row in enumerate(cells) for _ in of_row]]
-    return found.assign(**{name: [each.get(name) for of_row in cells for each in of_row] for name in names})
+    found = found.assign(**{name: [each.get(name) for of_row in cells for each in of_row] for name in names})
+    # With a missing value, bool would become object, which selects nothing.
+    return found if by == "sentence" else found.astype({"unknown": "boolean"})
 
 
 def _names(scorer: Scorer, by: str) -> list[str]:
