@@ -15,9 +15,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.model.small_models import small_model
-from xlm.model.head import LinearHead
+from xlm.model.head import LinearHead, TargetScores, chunked_logprobs
 from xlm.model.lm import XLMWithLMHeadModel
-from xlm.model.target_scores import TargetScores, score_targets
 
 V, D = 61, 24
 HEADS: dict[str, dict[str, Any]] = {
@@ -36,7 +35,7 @@ def some(positions: int, *, dtype: torch.dtype = torch.float32) -> tuple[Tensor,
 
 def scores(model: XLMWithLMHeadModel, hidden_ND: Tensor, targets_N: Tensor, **options: Any) -> TargetScores:
     with torch.inference_mode():
-        return score_targets(model.head, hidden_ND, model.transformer.embeddings.word.weight, targets_N, **options)
+        return chunked_logprobs(model.head, hidden_ND, targets_N, vocab_size=model.config.vocab_size, **options)
 
 
 def by_definition(logits_NV: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -186,11 +185,11 @@ def test_logits_are_never_more_than_a_block(head: str) -> None:
     hidden_ND, targets_N = some(2000)
     block = 16 * V
     with torch.no_grad(), Largest() as largest:  # type: ignore[no-untyped-call]
-        score_targets(
+        chunked_logprobs(
             model.head,
             hidden_ND,
-            model.transformer.embeddings.word.weight,
             targets_N,
+            vocab_size=V,
             ranks=True,
             entropies=True,
             top=1,

@@ -95,9 +95,9 @@ WRONG: dict[str, tuple[dict[str, Any], str, str, str, str]] = {
     "true for a cache": ({"cache": True}, "cache", "is not a cache", "True", "an XLMCache"),
     "false for a cache": ({"cache": False}, "cache", "is not a cache", "False", "or None"),
     "a tuple for a cache": ({"cache": ((ONES,),)}, "cache", "is not a cache", "tuple", "an XLMCache"),
-    "no label that counts": ({"labels": ONES * -100}, "labels", "cannot be taken", "0 that count", "at least one"),
-    "a label too large": ({"labels": ONES * 61}, "labels", "cannot be taken", "12 of them out of range", "0 to 60"),
-    "a label below zero": ({"labels": -ONES}, "labels", "cannot be taken", "12 of them out of range", "or -100"),
+    "no label that counts": ({"labels": ONES * -100}, "labels", "invalid labels", "0 that count", "at least one"),
+    "a label too large": ({"labels": ONES * 61}, "labels", "invalid labels", "12 of them out of range", "0 to 60"),
+    "a label below zero": ({"labels": -ONES}, "labels", "invalid labels", "12 of them out of range", "or -100"),
 }
 
 
@@ -224,7 +224,7 @@ def test_languages_of_a_model_without_language_embeddings_change_nothing(changes
 @torch.no_grad()
 def test_without_langs_a_multilingual_model_warns_once_at_the_caller() -> None:
     model, ids = small_model(), random_ids(B, T)
-    with pytest.warns(XLMWarning, match=r"de, en.*give langs=") as caught:
+    with pytest.warns(XLMWarning, match=r"de, en.*pass langs=") as caught:
         first = model(ids).logits
     assert [Path(warning.filename) for warning in caught] == [Path(__file__)]
     assert torch.equal(model(ids).logits, first)  # a second warning would be an error here

@@ -152,10 +152,10 @@ def command(
     # The tokenizer first: it is read in no time, and most mistakes show there.
     tokenizer = XLMTokenizer.from_pretrained(model, preset=preset, codes=codes)
     from xlm.generation.continuer import Continuer, decoding_options
-    from xlm.model.opening import made_fast, open_model
+    from xlm.inference.loading import load_for_inference
 
     options = decoding_options(greedy=greedy, cuda_graphs=cuda_graphs, **sampling, **options)
-    network = made_fast(open_model(model, dtype=dtype, device=device), dtype=dtype, few_rows=True)
+    network = load_for_inference(model, dtype=dtype, device=device, few_rows=True)
     continuer = Continuer(network, tokenizer, lang=lang, continuation_lang=continuation_lang, options=options)
     run = _Run(continuer, seed=seed, form=form)
     prompts = run.prompts(file) if prompt is None else iter([continuer.prompt(1, prompt, where="--prompt")])

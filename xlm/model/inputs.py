@@ -153,6 +153,19 @@ def check_device(input_ids: Tensor, device: torch.device) -> None:
         )
 
 
+def check_device_exists(device: torch.device | str) -> None:
+    """Raise ``InputError`` for a device that this machine does not have."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, TypeError, ValueError) as error:
+        raise InputError(
+            "there is no such device",
+            where="device",
+            found=f"{device}: {str(error).partition(chr(10))[0]}",
+            expected="cpu, or cuda where torch has it",
+        ) from error
+
+
 def check_whole(name: str, tensor: Tensor) -> None:
     """Raise ``InputError`` unless these are int64 or int32."""
     if tensor.dtype not in _WHOLE_NUMBERS:

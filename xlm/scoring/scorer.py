@@ -8,8 +8,7 @@ from typing import Any
 import torch
 
 from xlm.errors import InputError, warn_caller
-from xlm.model.lm import XLMWithLMHeadModel
-from xlm.model.modes import evaluating
+from xlm.model.lm import XLMWithLMHeadModel, eval_mode
 from xlm.scoring.logprobs import score_sequences
 from xlm.scoring.sentence import SentenceScore
 from xlm.scoring.windows import checked_stride, windows_of
@@ -99,7 +98,7 @@ class Scorer:
         untrained = config.bos_token_id if config.bos_token_id != config.eos_token_id else None
         if any(ids[0] == untrained for ids in encoded.values()):
             _warn_about_bos(self.tokenizer.bos_token)
-        with evaluating(self.model), torch.inference_mode():
+        with eval_mode(self.model), torch.inference_mode():
             scores = score_sequences(self.model, list(encoded.values()), self.language, **self._options)
         words = self.tokenizer.vocabulary.tokens
         for (i, ids), of_tokens in zip(encoded.items(), scores, strict=True):
