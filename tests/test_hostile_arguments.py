@@ -35,7 +35,7 @@ SECONDS = 10
 
 RESULTS = {
     *("Continuation", "ConversionReport", "LanguagePerplexity", "Perplexity", "SentenceScore", "Signature"),
-    *("TokenStream", "WordScore", "XLMOutput", "DecodingOptions"),
+    *("TokenStream", "WordScore", "XLMModelOutput", "XLMOutput", "DecodingOptions"),
 }
 """Classes that the library makes and users read: their methods are walked, their constructors are not."""
 
@@ -86,7 +86,7 @@ Functions = dict[str, tuple[Callable[..., Any], dict[str, Any]]]
 def good_arguments(world: World) -> Functions:
     """Each public function, bound where it is a method, with arguments that it takes."""
     config, model, tokenizer, ids = world.config, world.model, world.tokenizer, world.ids
-    hidden = torch.zeros(1, 2, config.emb_dim)
+    hidden, body = torch.zeros(1, 2, config.emb_dim), xlm.XLMModel.from_pretrained(world.directory)
     small: dict[str, Any] = {"vocab_size": 20, "emb_dim": 4, "n_layers": 1, "n_heads": 1}
     scored = {"model": model, "tokenizer": tokenizer, "lang": "en"}
     prompt = {"input_ids": ids, "langs": "en", "max_new_tokens": 3, "do_sample": True}
@@ -107,6 +107,10 @@ def good_arguments(world: World) -> Functions:
         "XLMConfig.clm_ende_1024": (XLMConfig.clm_ende_1024, {}),
         "XLMConfig.language_id": (config.language_id, {"language": "en"}),
         "XLMConfig.replace": (config.replace, {}),
+        "XLMModel": (xlm.XLMModel, {"config": XLMConfig(**small)}),
+        "XLMModel.forward": (torch.no_grad()(body.forward), {"input_ids": ids, "langs": "en"}),
+        "XLMModel.from_pretrained": (xlm.XLMModel.from_pretrained, {"name_or_path": world.directory}),
+        "XLMModel.new_cache": (body.new_cache, {"batch_size": 1}),
         "XLMTokenizer": (XLMTokenizer, {"vocabulary": tokenizer.vocabulary, "merges": tokenizer.merges}),
         "XLMTokenizer.__call__": (tokenizer, {"text": "The dog", "lang": "en"}),
         "XLMTokenizer.convert_ids_to_tokens": (tokenizer.convert_ids_to_tokens, {"ids": [14, 15]}),
@@ -265,7 +269,6 @@ KNOWN: dict[str, tuple[str, ...]] = {
     "Generator": ("model", "preset", "codes"),
     "Scorer": ("model", "preset", "codes", "too_long"),
     "Tokenizer": ("model", "preset", "codes"),
-    "XLMCache": ("config", "batch_size", "capacity", "dtype", "device"),
     "XLMConfig": ("asm_cutoffs",),
     "XLMConfig.clm_ende_1024": ("asm_cutoffs",),
     "XLMConfig.replace": ("asm_cutoffs",),
@@ -282,14 +285,6 @@ KNOWN: dict[str, tuple[str, ...]] = {
     "XLMTokenizer.from_pretrained": ("name_or_path", "preset", "codes", "preset_without_lang"),
     "XLMTokenizer.save_pretrained": ("directory",),
     "XLMTokenizer.tokenize_batch": ("texts",),
-    "XLMWithLMHeadModel": ("config",),
-    "XLMWithLMHeadModel.for_inference": ("weights",),
-    "XLMWithLMHeadModel.forward": ("cache", "output_hidden_states", "output_attentions"),
-    "XLMWithLMHeadModel.from_pretrained": ("name_or_path", "dtype", "device"),
-    "XLMWithLMHeadModel.hidden": ("cache",),
-    "XLMWithLMHeadModel.logits": ("hidden",),
-    "XLMWithLMHeadModel.new_cache": ("batch_size", "capacity"),
-    "XLMWithLMHeadModel.save_pretrained": ("directory",),
     "convert": ("source", "target", "to", "dtype"),
     "perplexity": ("model", "tokenizer", "texts", "lang", "protocol"),
     "score": ("model", "tokenizer", "texts", "ranks", "entropies", "too_long"),

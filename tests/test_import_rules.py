@@ -158,7 +158,7 @@ UPWARD = "class A:\n    def {}(self):\n        from xlm.checkpoint.load import l
         ("explore/explorer.py", "from xlm.training.loop import train"),
         ("explore/app.py", "from xlm.cli.generate import command"),
         ("parity/peer.py", "from xlm.cli import main"),
-        ("generation/continuer.py", "from xlm.scoring.score import score"),
+        ("generation/text_generator.py", "from xlm.scoring.score import score"),
         ("training/loop.py", "from xlm.distributed.pipeline import run"),
         ("parity/peer.py", "from xlm.distributed.pipeline import run"),
         ("distributed/pipeline.py", "from xlm.cli.score import command"),

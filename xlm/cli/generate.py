@@ -26,7 +26,7 @@ from xlm.cli._options import COLUMN, INPUT_FORMAT, TEXT, computing, model_and_te
 from xlm.errors import XLMError
 
 if TYPE_CHECKING:
-    from xlm.generation.continuer import Continuer, Prompt
+    from xlm.generation.text_generator import Prompt, TextGenerator
 
 _ONLY_RAY = ("input_format", "column", "resume", "progress")
 _OF_RAY = ("engine", *RAY_OPTIONS, *_ONLY_RAY)
@@ -151,14 +151,14 @@ def command(
 
     # The tokenizer first: it is read in no time, and most mistakes show there.
     tokenizer = XLMTokenizer.from_pretrained(model, preset=preset, codes=codes)
-    from xlm.generation.continuer import Continuer, decoding_options
+    from xlm.generation.text_generator import TextGenerator, decoding_options
     from xlm.inference.loading import load_for_inference
 
     options = decoding_options(greedy=greedy, cuda_graphs=cuda_graphs, **sampling, **options)
     network = load_for_inference(model, dtype=dtype, device=device, few_rows=True)
-    continuer = Continuer(network, tokenizer, lang=lang, continuation_lang=continuation_lang, options=options)
-    run = _Run(continuer, seed=seed, form=form)
-    prompts = run.prompts(file) if prompt is None else iter([continuer.prompt(1, prompt, where="--prompt")])
+    generator = TextGenerator(network, tokenizer, lang=lang, continuation_lang=continuation_lang, options=options)
+    run = _Run(generator, seed=seed, form=form)
+    prompts = run.prompts(file) if prompt is None else iter([generator.prompt(1, prompt, where="--prompt")])
     if stream:
         for each in prompts:
             run.stream(each)
@@ -220,22 +220,22 @@ def _check_usage(
 class _Run:
     """How prompts are read, and their continuations written."""
 
-    def __init__(self, continuer: Continuer, *, seed: int | None, form: str) -> None:
+    def __init__(self, generator: TextGenerator, *, seed: int | None, form: str) -> None:
         from xlm.model.decoding.options import DecodingOptions
 
         self.stops: Counter[str] = Counter()
-        self._continuer, self._form = continuer, form
+        self._generator, self._form = generator, form
         (self._seed,) = DecodingOptions(seed=seed).row_seeds(1)
 
     def prompts(self, file: BinaryIO) -> Iterator[Prompt]:
         for number, line in read_lines(file):
             with naming_line(file, number):
-                yield self._continuer.prompt(number, line, where=place(file, number))
+                yield self._generator.prompt(number, line, where=place(file, number))
 
     def write(self, batch: list[Prompt]) -> None:
         """Continues prompts, and writes one line for each continuation."""
-        for continued in self._continuer.continued(batch, seed=self._seed):
-            self.stops[continued.found.stop] += 1
+        for continued in self._generator.generate(batch, seed=self._seed):
+            self.stops[continued.continuation.stop] += 1
             if self._form == "text":
                 write_line(continued.text)
             else:
@@ -243,7 +243,7 @@ class _Run:
 
     def stream(self, prompt: Prompt) -> None:
         """Continues one prompt, and writes each word when it has come."""
-        for part in self._continuer.stream(prompt, seed=self._seed):
+        for part in self._generator.stream(prompt, seed=self._seed):
             if isinstance(part, str):
                 _write(part)
             else:
