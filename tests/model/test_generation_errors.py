@@ -126,7 +126,7 @@ def test_prompts_that_no_model_takes(model: XLMWithLMHeadModel) -> None:
         (torch.tensor([[61]]), "out of range"),
         (torch.zeros(1, 0, dtype=torch.int64), "empty"),
         (torch.tensor([[14, 2, 14]]), "padding must follow"),
-        (torch.tensor([[2, 2]]), "without a single token"),
+        (torch.tensor([[2, 2]]), "without any token"),
         (torch.tensor([14, 15]), "matrix"),
     ]:
         with pytest.raises(InputError, match=f"(?i){what}"):

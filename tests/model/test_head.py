@@ -6,15 +6,17 @@ torch makes on the way.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.model.small_models import small_model
+from xlm.errors import ConfigError
 from xlm.model.head import LinearHead, TargetScores, chunked_logprobs
 from xlm.model.lm import XLMWithLMHeadModel
 
@@ -197,3 +199,50 @@ def test_logits_are_never_more_than_a_block(head: str) -> None:
         )
     # Views of the weights and of the hidden states pass too.
     assert largest.elements <= max(block, V * D, 2000 * D) < 2000 * V
+
+
+CHANGES: dict[str, Callable[[Any], object]] = {
+    "another parameter": lambda m: setattr(
+        m.transformer.embeddings.word, "weight", nn.Parameter(2 * m.transformer.embeddings.word.weight.detach())
+    ),
+    "another table": lambda m: setattr(m.transformer.embeddings, "word", nn.Embedding(V, D)),
+    "other embeddings": lambda m: setattr(
+        m.transformer, "embeddings", copy.deepcopy(small_model(seed=7).transformer.embeddings)
+    ),
+    "another transformer": lambda m: setattr(m, "transformer", small_model(seed=7).transformer),
+    "assigned weights": lambda m: m.load_state_dict(small_model(seed=7).state_dict(), assign=True),
+    "loaded weights": lambda m: m.load_state_dict(small_model(seed=7).state_dict()),
+    "a new head": lambda m: setattr(m, "head", LinearHead(m.config)),
+    "another type": lambda m: m.double().float(),
+    "memory for a model without": lambda m: m.to("meta").to_empty(device="cpu"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@torch.no_grad()
+def test_a_tied_head_follows_the_word_embeddings(change: str) -> None:
+    model = small_model(seed=1)
+    CHANGES[change](model)
+    for parameter in model.parameters():
+        parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(parameter))))
+    assert isinstance(model.head, LinearHead)
+    assert model.head.projection is model.transformer.embeddings.word.weight
+    hidden_ND, _ = some(3)
+    expected = hidden_ND @ model.transformer.embeddings.word.weight.T + model.head.bias
+    torch.testing.assert_close(model.head(hidden_ND), expected)
+    torch.testing.assert_close(model.logits(hidden_ND), expected)
+
+
+def test_gradients_of_both_uses_add_up() -> None:
+    model, (hidden_ND, _) = small_model(seed=1), some(3)
+    model.head(hidden_ND).sum().backward()
+    expected = hidden_ND.sum(0).expand(V, D)
+    torch.testing.assert_close(model.transformer.embeddings.word.weight.grad, expected)
+    assert [name for name, _ in model.head.named_parameters()] == ["bias"]
+
+
+def test_a_tied_head_without_a_model_has_nothing_to_compute_with() -> None:
+    with pytest.raises(ConfigError, match="without a model"):
+        LinearHead(small_model().config)(some(3)[0])
+    alone = LinearHead(small_model(share_inout_emb=False).config)
+    assert alone(some(3)[0]).shape == (3, V)
