@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from xlm.model.config import XLMConfig
     from xlm.model.decoding.options import DecodingOptions
     from xlm.model.decoding.result import Continuation
+    from xlm.model.decoding.streaming import TokenStream
     from xlm.model.lm import XLMModel, XLMModelOutput, XLMOutput, XLMWithLMHeadModel
     from xlm.scoring.frames import score_frame
     from xlm.scoring.perplexity import perplexity
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 _LAZY = {
     "Continuation": "xlm.model.decoding.result",
     "DecodingOptions": "xlm.model.decoding.options",
+    "TokenStream": "xlm.model.decoding.streaming",
     "XLMCache": "xlm.model.cache",
     "XLMConfig": "xlm.model.config",
     "XLMModel": "xlm.model.lm",
@@ -44,6 +46,7 @@ _LAZY = {
 __all__ = [
     "Continuation",
     "DecodingOptions",
+    "TokenStream",
     "XLMCache",
     "XLMConfig",
     "XLMError",
