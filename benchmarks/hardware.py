@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
-from xlm.model.opening import check_device, check_presence
-from xlm.model.packed_linear import multiplies_bfloat16
+from xlm.inference.loading import check_device
+from xlm.inference.packed_linear import multiplies_bfloat16
+from xlm.model.inputs import check_device_exists
 
 _MATRIX_SIZE, _ARRAY_SIZE = 2048, 1 << 26
 _GPU_MATRIX_SIZE, _GPU_ARRAY_SIZE = 8192, 1 << 28
@@ -51,7 +52,7 @@ def device_setup(name: str) -> DeviceSetup:
         InputError: There is no such device.
     """
     check_device(dtype="bfloat16", device=name)
-    check_presence(name)
+    check_device_exists(name)
     device = torch.device(name)
     return CPU if device.type == "cpu" else DeviceSetup(device=device, packed=False)
 

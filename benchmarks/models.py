@@ -13,7 +13,6 @@ import torch
 from benchmarks.hardware import CPU, DeviceSetup
 from xlm.checkpoint.checkpoint import Checkpoint
 from xlm.checkpoint.convert import convert
-from xlm.checkpoint.load import load_model
 from xlm.checkpoint.original_writer import write_original
 from xlm.model.config import XLMConfig
 from xlm.model.lm import XLMWithLMHeadModel
@@ -97,6 +96,6 @@ def load_pair(directory: Path, against: str | None, setup: DeviceSetup = CPU) ->
     """
     dtype, device = setup.dtype, setup.device
     return ModelPair(
-        ours=load_model(directory, dtype=dtype, device=device),
+        ours=XLMWithLMHeadModel.from_pretrained(directory, dtype=dtype, device=device),
         theirs=None if against is None else load_peer(directory, dtype=dtype, device=device)[0],
     )

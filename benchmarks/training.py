@@ -13,9 +13,9 @@ from benchmarks.forward import forward_operations
 from benchmarks.hardware import matrix_peak
 from benchmarks.report import Measurement, Report, Target, machine_facts, ratio_of_rounds
 from benchmarks.worker import measure
+from xlm.inference.packed_linear import multiplies_bfloat16
 from xlm.model.config import XLMConfig
 from xlm.model.lm import XLMWithLMHeadModel
-from xlm.model.packed_linear import multiplies_bfloat16
 from xlm.training.config import BatchSettings, ModelSettings, OptimiserSettings, RunSettings, TrainConfig
 from xlm.training.objectives.clm import stream_loss
 from xlm.training.optimiser import OriginalAdam

@@ -97,9 +97,9 @@ def _load(directory: str, library: str) -> dict[str, float]:
         load: Callable[[], Any] = lambda: transformers.XLMWithLMHeadModel.from_pretrained(directory)  # noqa: E731
         transformers.XLMWithLMHeadModel  # noqa: B018 (imported on first use, which is not part of loading)
     else:
-        from xlm.checkpoint.load import load_model
+        from xlm.model.lm import XLMWithLMHeadModel
 
-        load = lambda: load_model(directory)  # noqa: E731
+        load = lambda: XLMWithLMHeadModel.from_pretrained(directory)  # noqa: E731
     start = time.perf_counter()
     model, results = _measure(load)
     ids_1T = torch.arange(14, 30)[None]
@@ -143,12 +143,12 @@ def _score(
     if library == "transformers":
         work = _peer_scoring(directory, dtype, device)
     else:
-        from xlm.checkpoint.load import load_model
+        from xlm.model.lm import XLMWithLMHeadModel
         from xlm.scoring.score import score
         from xlm.tokenizer.tokenizer import XLMTokenizer
 
         packed = weights == "packed" and dtype != "float32"
-        model = load_model(directory, dtype="float32" if packed else dtype, device=device)
+        model = XLMWithLMHeadModel.from_pretrained(directory, dtype="float32" if packed else dtype, device=device)
         if packed:
             model = model.for_inference(dtype)
         tokenizer = XLMTokenizer.from_pretrained(directory)

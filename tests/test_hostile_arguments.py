@@ -35,7 +35,7 @@ SECONDS = 10
 
 RESULTS = {
     *("Continuation", "ConversionReport", "LanguagePerplexity", "Perplexity", "SentenceScore", "Signature"),
-    *("TokenStream", "WordScore", "XLMOutput", "DecodingOptions"),
+    *("TokenStream", "WordScore", "XLMModelOutput", "XLMOutput", "DecodingOptions"),
 }
 """Classes that the library makes and users read: their methods are walked, their constructors are not."""
 
@@ -86,7 +86,7 @@ Functions = dict[str, tuple[Callable[..., Any], dict[str, Any]]]
 def good_arguments(world: World) -> Functions:
     """Each public function, bound where it is a method, with arguments that it takes."""
     config, model, tokenizer, ids = world.config, world.model, world.tokenizer, world.ids
-    hidden = torch.zeros(1, 2, config.emb_dim)
+    hidden, body = torch.zeros(1, 2, config.emb_dim), xlm.XLMModel.from_pretrained(world.directory)
     small: dict[str, Any] = {"vocab_size": 20, "emb_dim": 4, "n_layers": 1, "n_heads": 1}
     scored = {"model": model, "tokenizer": tokenizer, "lang": "en"}
     prompt = {"input_ids": ids, "langs": "en", "max_new_tokens": 3, "do_sample": True}
@@ -107,6 +107,10 @@ def good_arguments(world: World) -> Functions:
         "XLMConfig.clm_ende_1024": (XLMConfig.clm_ende_1024, {}),
         "XLMConfig.language_id": (config.language_id, {"language": "en"}),
         "XLMConfig.replace": (config.replace, {}),
+        "XLMModel": (xlm.XLMModel, {"config": XLMConfig(**small)}),
+        "XLMModel.forward": (torch.no_grad()(body.forward), {"input_ids": ids, "langs": "en"}),
+        "XLMModel.from_pretrained": (xlm.XLMModel.from_pretrained, {"name_or_path": world.directory}),
+        "XLMModel.new_cache": (body.new_cache, {"batch_size": 1}),
         "XLMTokenizer": (XLMTokenizer, {"vocabulary": tokenizer.vocabulary, "merges": tokenizer.merges}),
         "XLMTokenizer.__call__": (tokenizer, {"text": "The dog", "lang": "en"}),
         "XLMTokenizer.convert_ids_to_tokens": (tokenizer.convert_ids_to_tokens, {"ids": [14, 15]}),

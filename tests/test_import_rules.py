@@ -18,11 +18,12 @@ import pytest
 XLM = Path(__file__).resolve().parent.parent / "xlm"
 
 ANYONE = {"errors", "_version", "_atomic", "_arguments", "_io"}
-EVERYTHING = {"model", "tokenizer", "checkpoint", "scoring", "generation", "data", "training"}
+EVERYTHING = {"model", "inference", "tokenizer", "checkpoint", "scoring", "generation", "data", "training"}
 MAY_IMPORT: dict[str, set[str]] = {
     "": set(),  # the files of xlm/ itself; __init__ also names the public classes, to type checkers only
     "_io": set(),
     "model": set(),
+    "inference": {"model"},
     "tokenizer": set(),
     "checkpoint": {"model", "tokenizer"},
     "scoring": {"model", "tokenizer"},
@@ -36,8 +37,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cli": {*EVERYTHING, "parity", "explore", "distributed"},
 }
 # Which libraries, beside the standard one; a package that is not named here may use any.
-LIBRARIES: dict[str, set[str]] = {"": set(), "_io": set(), "model": {"torch"}}
-LOOK_UPWARD = {"from_pretrained", "save_pretrained"}
+LIBRARIES: dict[str, set[str]] = {"": set(), "_io": set(), "model": {"torch"}, "inference": {"torch"}}
+# Methods in which an import may look upward, and to which package.
+LOOK_UPWARD = {"from_pretrained": "checkpoint", "save_pretrained": "checkpoint", "for_inference": "inference"}
 
 
 @dataclass(frozen=True)
@@ -101,8 +103,8 @@ def _allowed(package: str, path: str, found: Import) -> bool:
             return True
         if package == "cli" and (not target or target not in MAY_IMPORT):
             return True  # the public names, xlm.score and others
-        upward = target == "checkpoint" and found.functions[-1:] and found.functions[-1] in LOOK_UPWARD
-        return target in {package, *ANYONE, *MAY_IMPORT[package]} - {""} or bool(upward)
+        upward = {LOOK_UPWARD.get(function) for function in found.functions[-1:]}
+        return target in {package, *ANYONE, *MAY_IMPORT[package], *upward} - {"", None}
     if library in sys.stdlib_module_names:
         return True
     if library in ("benchmarks", "scripts", "tests"):
@@ -140,6 +142,9 @@ UPWARD = "class A:\n    def {}(self):\n        from xlm.checkpoint.load import l
         ("model/lm.py", "from ..scoring import score"),
         ("model/lm.py", "from xlm.checkpoint.load import load_model"),
         ("model/lm.py", UPWARD.format("forward")),
+        ("model/lm.py", UPWARD.format("for_inference")),
+        ("model/lm.py", "from xlm.inference.packed_model import InferenceModel"),
+        ("inference/loading.py", "from xlm.checkpoint.load import load_model"),
         ("model/lm.py", "def forward():\n    import torch"),
         ("tokenizer/bpe.py", "import torch.nn"),
         ("tokenizer/bpe.py", "if True:\n    from torch import Tensor"),
@@ -156,7 +161,7 @@ UPWARD = "class A:\n    def {}(self):\n        from xlm.checkpoint.load import l
         ("explore/explorer.py", "from xlm.training.loop import train"),
         ("explore/app.py", "from xlm.cli.generate import command"),
         ("parity/peer.py", "from xlm.cli import main"),
-        ("generation/continuer.py", "from xlm.scoring.score import score"),
+        ("generation/text_generator.py", "from xlm.scoring.score import score"),
         ("training/loop.py", "from xlm.distributed.pipeline import run"),
         ("parity/peer.py", "from xlm.distributed.pipeline import run"),
         ("distributed/pipeline.py", "from xlm.cli.score import command"),
@@ -177,6 +182,8 @@ def test_the_rules_catch(path: str, source: str) -> None:
     [
         ("model/lm.py", "import torch\nfrom torch import nn\nfrom xlm.errors import InputError\nfrom . import cache"),
         ("model/lm.py", UPWARD.format("from_pretrained")),
+        ("model/lm.py", "def for_inference():\n    from xlm.inference.packed_model import InferenceModel"),
+        ("inference/loading.py", "import torch\nfrom xlm.model.lm import XLMWithLMHeadModel"),
         ("tokenizer/tokenizer.py", UPWARD.format("save_pretrained")),
         ("tokenizer/moses.py", "import sacremoses"),
         ("tokenizer/encoding.py", "def f():\n    import torch"),

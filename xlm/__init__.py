@@ -16,17 +16,24 @@ if TYPE_CHECKING:
     from xlm.checkpoint.convert import convert
     from xlm.model.cache import XLMCache
     from xlm.model.config import XLMConfig
-    from xlm.model.lm import XLMWithLMHeadModel
-    from xlm.model.network import XLMOutput
+    from xlm.model.decoding.options import DecodingOptions
+    from xlm.model.decoding.result import Continuation
+    from xlm.model.decoding.streaming import TokenStream
+    from xlm.model.lm import XLMModel, XLMModelOutput, XLMOutput, XLMWithLMHeadModel
     from xlm.scoring.frames import score_frame
     from xlm.scoring.perplexity import perplexity
     from xlm.scoring.score import score, score_stream
     from xlm.tokenizer.tokenizer import XLMTokenizer
 
 _LAZY = {
+    "Continuation": "xlm.model.decoding.result",
+    "DecodingOptions": "xlm.model.decoding.options",
+    "TokenStream": "xlm.model.decoding.streaming",
     "XLMCache": "xlm.model.cache",
     "XLMConfig": "xlm.model.config",
-    "XLMOutput": "xlm.model.network",
+    "XLMModel": "xlm.model.lm",
+    "XLMModelOutput": "xlm.model.lm",
+    "XLMOutput": "xlm.model.lm",
     "XLMTokenizer": "xlm.tokenizer.tokenizer",
     "XLMWithLMHeadModel": "xlm.model.lm",
     "convert": "xlm.checkpoint.convert",
@@ -37,9 +44,14 @@ _LAZY = {
 }
 
 __all__ = [
+    "Continuation",
+    "DecodingOptions",
+    "TokenStream",
     "XLMCache",
     "XLMConfig",
     "XLMError",
+    "XLMModel",
+    "XLMModelOutput",
     "XLMOutput",
     "XLMTokenizer",
     "XLMWarning",

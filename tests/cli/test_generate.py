@@ -14,7 +14,7 @@ from tests.cli.conftest import Invoke
 from tests.demo_files import demo_maker
 from xlm.cli.generate import _batches
 from xlm.errors import LanguageError
-from xlm.generation.continuer import Prompt
+from xlm.generation.text_generator import Prompt
 from xlm.model.decoding.options import derived_seed
 from xlm.model.decoding.result import Continuation
 from xlm.model.lm import XLMWithLMHeadModel

@@ -19,7 +19,7 @@ from tests.cli.conftest import Invoke
 from tests.distributed.conftest import Engine, poison
 from tests.distributed.runs import joined, parts
 from xlm.distributed import worker_model
-from xlm.model.opening import open_model
+from xlm.inference.loading import open_model
 
 pytest.importorskip("pyarrow")
 

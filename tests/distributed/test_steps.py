@@ -14,7 +14,7 @@ import xlm
 from tests.distributed.conftest import poison
 from xlm.distributed import Generator, Scorer, Tokenizer
 from xlm.errors import InputError, LanguageError
-from xlm.generation.continuer import Continuer, decoding_options
+from xlm.generation.text_generator import TextGenerator, decoding_options
 
 pyarrow = pytest.importorskip("pyarrow")
 
@@ -92,17 +92,17 @@ def test_continuations_are_those_of_the_line(opened: dict[str, Any], model: Any,
     generator = Generator(**opened, seed=5, line_column="number", batch_size=2, **options)
     found = generator(table(number=pyarrow.array(numbers, pyarrow.int64()))).to_pylist()
     chosen = decoding_options(greedy=False, num_beams=1, **options)
-    continuer = Continuer(model, tokenizer, lang="en", options=chosen)
+    texts = TextGenerator(model, tokenizer, lang="en", options=chosen)
     for number, text in zip(numbers, TEXTS, strict=True):
         rows = [row for row in found if row["number"] == number]
         if text is None or number is None:
             assert [row["status"].startswith("error") for row in rows] == [True]
             continue
-        expected = continuer.continued([continuer.prompt(number, text, where="text")], seed=5)
+        expected = texts.generate([texts.prompt(number, text, where="text")], seed=5)
         assert [row["continued"] for row in rows] == [each.text for each in expected]
-        assert [tuple(row["ids"]) for row in rows] == [each.found.tokens for each in expected]
-        assert [row["stop"] for row in rows] == [each.found.stop for each in expected]
-        assert [row["seed"] for row in rows] == [each.found.seed for each in expected]
+        assert [tuple(row["ids"]) for row in rows] == [each.continuation.tokens for each in expected]
+        assert [row["stop"] for row in rows] == [each.continuation.stop for each in expected]
+        assert [row["seed"] for row in rows] == [each.continuation.seed for each in expected]
 
 
 def test_a_batch_may_be_empty(opened: dict[str, Any]) -> None:
@@ -117,7 +117,7 @@ def test_what_is_not_finite_has_a_status(opened: dict[str, Any], model: Any, tok
     generator, scorer = Generator(**opened, **options), Scorer(**opened)
     texts = pyarrow.table({"text": ["the dog", "the dog " * 20, "a cat"]})
     expected = [row["ids"] for row in generator(texts).to_pylist()]
-    poison(generator._continuer._network)
+    poison(generator._generator._model)
     poison(scorer._scorer.model)
     continued, scored = generator(texts).to_pylist(), scorer(texts).to_pylist()
     assert [row["status"].partition(":")[0] for row in continued] == ["ok", "error", "ok"]
@@ -133,7 +133,7 @@ def test_a_name_that_is_taken_is_said_before_anything_is_computed(
     scorer, tokenizer, generator = Scorer(**opened), Tokenizer(**opened), Generator(**opened)
     monkeypatch.setattr(scorer, "_scorer", None)
     monkeypatch.setattr(tokenizer, "_tokenizer", None)
-    monkeypatch.setattr(generator, "_continuer", None)
+    monkeypatch.setattr(generator, "_generator", None)
     for step in (scorer, tokenizer, generator):
         with pytest.raises(InputError, match="a name that the result needs") as error:
             step(given)

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xlm.model.decoding.argmax import argmax
+from xlm.model.decoding.sampling import argmax
 
 
 @given(st.integers(1, 5), st.integers(1, 4000), st.integers(0, 2**32 - 1))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tests.model.small_models import random_ids, relative_error, small_model
-from xlm.model.attention import Attention, Visibility
+from xlm.model.attention import Attention, AttentionMask
 
 B, T = 3, 6
 LENGTHS = torch.tensor([6, 3, 1])
@@ -61,7 +61,7 @@ def test_weights_by_hand() -> None:
     attention = model.transformer.layers[0].attention
     assert isinstance(attention, Attention)
     x = torch.randn(1, T, 24, generator=torch.Generator().manual_seed(0))
-    _, weights = attention(x, Visibility(is_causal=True), layer=0, output_attentions=True)
+    _, weights = attention(x, AttentionMask(is_causal=True), layer=0, output_attentions=True)
     assert weights is not None
     width = 24 // 3
     for head in range(3):

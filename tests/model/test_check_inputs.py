@@ -19,8 +19,7 @@ from tests.model.operations import Operations
 from tests.model.small_models import random_ids, relative_error, small_config, small_model
 from tests.model.test_inputs import WRONG
 from xlm.errors import InputError
-from xlm.model.lm import XLMWithLMHeadModel
-from xlm.model.network import XLMOutput
+from xlm.model.lm import XLMOutput, XLMWithLMHeadModel
 
 BOUND = 2e-6  # float32 roundings of the same sums in another order
 B, T = 3, 7

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from tests.model.slow_decoding import Slow
 from tests.model.small_models import random_ids, small_model
+from xlm.errors import InputError
+from xlm.model.decoding.options import DecodingOptions
 from xlm.model.decoding.result import Continuation
 from xlm.model.head import LinearHead
 from xlm.model.lm import XLMWithLMHeadModel
@@ -364,3 +366,19 @@ def test_bfloat16(options: dict[str, Any]) -> None:
         expected = [slow.logprobs(c.tokens[:step])[word] for step, word in enumerate(c.tokens)]
         # Logits of up to 8 are rounded to 2**-6 (half of 8 * 2**-8 and once more), sums of some ten products before.
         assert c.logprobs == pytest.approx(expected, abs=0.15)
+
+
+@pytest.mark.parametrize("method", ["generate", "continuations", "stream"])
+def test_options_as_one_object_or_by_name(method: str) -> None:
+    model, ids = model_of(), random_ids(1, 4)
+
+    def result(**options: Any) -> list[Any]:
+        return list(getattr(model, method)(ids, langs="en", **options))
+
+    chosen = DecodingOptions(do_sample=True, seed=3, max_new_tokens=5)
+    assert str(result(options=chosen)) == str(result(do_sample=True, seed=3, max_new_tokens=5))
+    assert str(result(options=chosen, seed=4)) == str(result(do_sample=True, seed=4, max_new_tokens=5))
+    assert str(result(options=chosen, seed=4)) != str(result(options=chosen))
+    with pytest.raises(InputError) as caught:
+        result(options={"seed": 3})
+    assert caught.value.where == "options"

@@ -22,10 +22,10 @@ from tests.model.small_models import random_ids, small_model
 from tests.model.test_generation import BOUND, KINDS, POSITIONS, langs_for, model_of, ragged, same
 from tests.model.transformers_peer import peer_of
 from xlm.model.cache import XLMCache
-from xlm.model.decoding.beam import beam_search
+from xlm.model.decoding.beam_search import beam_search
 from xlm.model.decoding.options import DecodingOptions
 from xlm.model.decoding.prompts import prepare_prompts
-from xlm.model.decoding.stepper import Stepper
+from xlm.model.decoding.state import CausalState
 
 
 @given(
@@ -124,11 +124,9 @@ def test_one_beam_is_greedy(prompts: tuple[Tensor, Tensor], repetition_penalty: 
     chosen: dict[str, Any] = {"max_new_tokens": max_new_tokens, "repetition_penalty": repetition_penalty}
     options = DecodingOptions.checked(model.config, **chosen)
     options = dataclasses.replace(options, length_penalty=0.0)
-    ready = prepare_prompts(
-        model, ids, langs="en", lengths=lengths, attention_mask=None, continuation_langs=None, options=options
-    )
+    ready = prepare_prompts(model.config, model.device, ids, langs="en", lengths=lengths, options=options)
     with torch.inference_mode():
-        found = beam_search(Stepper(model, rows=len(ids), capacity=ready.capacity), ready, options)
+        found = beam_search(CausalState(model, rows=len(ids), capacity=ready.capacity), ready, options)
     expected = model.continuations(ids, lengths=lengths, langs="en", **chosen)
     # A penalty acts on logits in greedy decoding and on log-probabilities in beam search, as in transformers; an
     # adaptive softmax has only the latter, so that both are one there.
@@ -144,17 +142,19 @@ def test_stopping_early_changes_nothing_but_the_work(length_penalty: float, monk
     ids, lengths = random_ids(4, 6, seed=6), torch.tensor([6, 1, 3, 2])
     options: dict[str, Any] = {"num_beams": 3, "num_return_sequences": 3, "length_penalty": length_penalty}
     steps: list[int] = []
-    step = Stepper.step
+    step = CausalState.step
 
-    def counted(self: Stepper, tokens_B: Tensor, langs_B: Tensor | None) -> Tensor:
+    def counted(self: CausalState, tokens_B: Tensor, langs_B: Tensor | None) -> Tensor:
         steps.append(len(tokens_B))
         return step(self, tokens_B, langs_B)
 
-    monkeypatch.setattr(Stepper, "step", counted)
+    monkeypatch.setattr(CausalState, "step", counted)
     found = model.continuations(ids, lengths=lengths, langs="en", **options)
     work = sum(steps)
     steps.clear()
-    monkeypatch.setattr("xlm.model.decoding.beam._Group.is_over", lambda self, produced, options: not self.running)
+    monkeypatch.setattr(
+        "xlm.model.decoding.beam_search._PromptBeams.is_over", lambda self, produced, options: not self.running
+    )
     whole = model.continuations(ids, lengths=lengths, langs="en", **options)
     for here, there in zip(found, whole, strict=True):
         same(here, there)

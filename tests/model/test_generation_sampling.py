@@ -19,8 +19,9 @@ from torch import Tensor
 from tests.model.slow_decoding import SPECIAL, Slow
 from tests.model.small_models import random_ids
 from tests.model.test_generation import model_of
+from xlm.model.decoding.logits_processors import constraints, warpers
 from xlm.model.decoding.options import DecodingOptions, derived_seed
-from xlm.model.decoding.warping import Constraints, draw, sampling_scores
+from xlm.model.decoding.sampling import draw
 
 # A right sampler fails one of the fixed draws below with this probability; a slip of a few per cent in one word's
 # probability takes the p-value of 20,000 draws far below it.
@@ -219,8 +220,8 @@ def test_the_same_as_the_processors_of_transformers(
     expected = _processors(options)(prompt_BT, logits_BV.clone())
     model = model_of()
     chosen = DecodingOptions.checked(model.config, do_sample=True, **options)
-    constraints = Constraints(chosen, prompt_BT, None, vocab_size=vocabulary)
-    found = sampling_scores(constraints.apply(logits_BV.clone(), 0), chosen)
+    constrained_BV = constraints(chosen, prompt_BT, None, vocab_size=vocabulary)(logits_BV.clone(), 0)
+    found = warpers(chosen)(constrained_BV, 0)
     different = found.isinf() != expected.isinf()
     assert torch.equal(found.masked_fill(different, 0), expected.masked_fill(different, 0))
     unfiltered = {name: value for name, value in options.items() if name not in ("top_p", "min_p")}
@@ -238,7 +239,7 @@ def _is_on_the_edge(probabilities: Tensor, word: int, *, top_p: float = 9, min_p
 def test_top_p_looks_beyond_its_first_thousand_words() -> None:
     scores_BV = torch.linspace(0, 0.1, 5000).expand(2, 5000).contiguous()
     chosen = DecodingOptions.checked(model_of().config, do_sample=True, top_p=0.9)
-    found = int((sampling_scores(scores_BV, chosen)[0] > float("-inf")).sum())
+    found = int((warpers(chosen)(scores_BV, 0)[0] > float("-inf")).sum())
     probabilities = scores_BV[0].double().softmax(0).flip(0)
     assert found == int((probabilities.cumsum(0) - probabilities < 0.9).sum())
     assert 4000 < found < 4600
@@ -249,14 +250,12 @@ def test_what_ties_with_the_last_stays() -> None:
     config = model_of().config
     for options in ({"top_k": 2}, {"top_p": 0.3}):
         chosen = DecodingOptions.checked(config, do_sample=True, **options)
-        assert sampling_scores(scores_BV, chosen).isinf().tolist() == [[False, False, False, True, True]]
+        assert warpers(chosen)(scores_BV, 0).isinf().tolist() == [[False, False, False, True, True]]
 
 
 def test_words_of_the_padding_are_not_penalised() -> None:
     config = model_of().config
     prompt_BT, valid_BT = torch.tensor([[20, 21, 30], [22, 31, 32]]), torch.tensor([[1, 1, 0], [1, 0, 0]]).bool()
-    constraints = Constraints(
-        DecodingOptions.checked(config, repetition_penalty=2.0, suppress_tokens=()), prompt_BT, valid_BT, vocab_size=61
-    )
-    found = constraints.apply(torch.ones(2, 61), 0)
+    chosen = DecodingOptions.checked(config, repetition_penalty=2.0, suppress_tokens=())
+    found = constraints(chosen, prompt_BT, valid_BT, vocab_size=61)(torch.ones(2, 61), 0)
     assert [(row != 1).nonzero().flatten().tolist() for row in found] == [[20, 21], [22]]

@@ -6,18 +6,19 @@ torch makes on the way.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.model.small_models import small_model
-from xlm.model.head import LinearHead
+from xlm.errors import ConfigError
+from xlm.model.head import LinearHead, TargetScores, chunked_logprobs
 from xlm.model.lm import XLMWithLMHeadModel
-from xlm.model.target_scores import TargetScores, score_targets
 
 V, D = 61, 24
 HEADS: dict[str, dict[str, Any]] = {
@@ -36,7 +37,7 @@ def some(positions: int, *, dtype: torch.dtype = torch.float32) -> tuple[Tensor,
 
 def scores(model: XLMWithLMHeadModel, hidden_ND: Tensor, targets_N: Tensor, **options: Any) -> TargetScores:
     with torch.inference_mode():
-        return score_targets(model.head, hidden_ND, model.transformer.embeddings.word.weight, targets_N, **options)
+        return chunked_logprobs(model.head, hidden_ND, targets_N, vocab_size=model.config.vocab_size, **options)
 
 
 def by_definition(logits_NV: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -186,11 +187,11 @@ def test_logits_are_never_more_than_a_block(head: str) -> None:
     hidden_ND, targets_N = some(2000)
     block = 16 * V
     with torch.no_grad(), Largest() as largest:  # type: ignore[no-untyped-call]
-        score_targets(
+        chunked_logprobs(
             model.head,
             hidden_ND,
-            model.transformer.embeddings.word.weight,
             targets_N,
+            vocab_size=V,
             ranks=True,
             entropies=True,
             top=1,
@@ -198,3 +199,50 @@ def test_logits_are_never_more_than_a_block(head: str) -> None:
         )
     # Views of the weights and of the hidden states pass too.
     assert largest.elements <= max(block, V * D, 2000 * D) < 2000 * V
+
+
+CHANGES: dict[str, Callable[[Any], object]] = {
+    "another parameter": lambda m: setattr(
+        m.transformer.embeddings.word, "weight", nn.Parameter(2 * m.transformer.embeddings.word.weight.detach())
+    ),
+    "another table": lambda m: setattr(m.transformer.embeddings, "word", nn.Embedding(V, D)),
+    "other embeddings": lambda m: setattr(
+        m.transformer, "embeddings", copy.deepcopy(small_model(seed=7).transformer.embeddings)
+    ),
+    "another transformer": lambda m: setattr(m, "transformer", small_model(seed=7).transformer),
+    "assigned weights": lambda m: m.load_state_dict(small_model(seed=7).state_dict(), assign=True),
+    "loaded weights": lambda m: m.load_state_dict(small_model(seed=7).state_dict()),
+    "a new head": lambda m: setattr(m, "head", LinearHead(m.config)),
+    "another type": lambda m: m.double().float(),
+    "memory for a model without": lambda m: m.to("meta").to_empty(device="cpu"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@torch.no_grad()
+def test_a_tied_head_follows_the_word_embeddings(change: str) -> None:
+    model = small_model(seed=1)
+    CHANGES[change](model)
+    for parameter in model.parameters():
+        parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(parameter))))
+    assert isinstance(model.head, LinearHead)
+    assert model.head.projection is model.transformer.embeddings.word.weight
+    hidden_ND, _ = some(3)
+    expected = hidden_ND @ model.transformer.embeddings.word.weight.T + model.head.bias
+    torch.testing.assert_close(model.head(hidden_ND), expected)
+    torch.testing.assert_close(model.logits(hidden_ND), expected)
+
+
+def test_gradients_of_both_uses_add_up() -> None:
+    model, (hidden_ND, _) = small_model(seed=1), some(3)
+    model.head(hidden_ND).sum().backward()
+    expected = hidden_ND.sum(0).expand(V, D)
+    torch.testing.assert_close(model.transformer.embeddings.word.weight.grad, expected)
+    assert [name for name, _ in model.head.named_parameters()] == ["bias"]
+
+
+def test_a_tied_head_without_a_model_has_nothing_to_compute_with() -> None:
+    with pytest.raises(ConfigError, match="without a model"):
+        LinearHead(small_model().config)(some(3)[0])
+    alone = LinearHead(small_model(share_inout_emb=False).config)
+    assert alone(some(3)[0]).shape == (3, V)

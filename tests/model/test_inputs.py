@@ -40,18 +40,18 @@ WRONG: dict[str, tuple[dict[str, Any], str, str, str, str]] = {
     "an id too large": ({"input_ids": ONES * 61}, "input_ids", "out of range", "from 61 to 61", "0 to 60"),
     "an id below zero": ({"input_ids": -ONES}, "input_ids", "out of range", "from -1 to -1", "0 to 60"),
     "too long": ({"input_ids": random_ids(1, 17)}, "input_ids", "too long", "17 tokens", "at most 16"),
-    "padding only": ({"input_ids": ONES * 2}, "rows [0, 1, 2]", "without a single token", "padding", "at least one"),
+    "padding only": ({"input_ids": ONES * 2}, "rows [0, 1, 2]", "without any token", "padding", "at least one"),
     "one row of padding": (
         {"attention_mask": torch.tensor([[1] * T, [0] * T, [1] * T])},
         "rows [1]",
-        "without a single token",
+        "without any token",
         "padding only",
         "at least one token",
     ),
     "lengths and attention_mask": (
         {"lengths": torch.full((B,), T), "attention_mask": ONES},
         "lengths, attention_mask",
-        "both say what is padding",
+        "were both given",
         "both",
         "one of them",
     ),
@@ -95,9 +95,9 @@ WRONG: dict[str, tuple[dict[str, Any], str, str, str, str]] = {
     "true for a cache": ({"cache": True}, "cache", "is not a cache", "True", "an XLMCache"),
     "false for a cache": ({"cache": False}, "cache", "is not a cache", "False", "or None"),
     "a tuple for a cache": ({"cache": ((ONES,),)}, "cache", "is not a cache", "tuple", "an XLMCache"),
-    "no label that counts": ({"labels": ONES * -100}, "labels", "cannot be taken", "0 that count", "at least one"),
-    "a label too large": ({"labels": ONES * 61}, "labels", "cannot be taken", "12 of them out of range", "0 to 60"),
-    "a label below zero": ({"labels": -ONES}, "labels", "cannot be taken", "12 of them out of range", "or -100"),
+    "no label that counts": ({"labels": ONES * -100}, "labels", "invalid labels", "0 that count", "at least one"),
+    "a label too large": ({"labels": ONES * 61}, "labels", "invalid labels", "12 of them out of range", "0 to 60"),
+    "a label below zero": ({"labels": -ONES}, "labels", "invalid labels", "12 of them out of range", "or -100"),
 }
 
 
@@ -151,7 +151,7 @@ def test_what_is_no_size_of_a_cache(size: Any) -> None:
     "wrong", [{"dtype": "float32"}, {"device": "nowhere"}, {"device": 1.5}, {"batch_size": 10**12}]
 )
 def test_a_cache_that_cannot_be_made(wrong: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match="cannot be made"):
+    with pytest.raises(InputError, match="cannot be allocated"):
         XLMCache(**{"config": small_model().config, "batch_size": 2, **wrong})
 
 
@@ -224,7 +224,7 @@ def test_languages_of_a_model_without_language_embeddings_change_nothing(changes
 @torch.no_grad()
 def test_without_langs_a_multilingual_model_warns_once_at_the_caller() -> None:
     model, ids = small_model(), random_ids(B, T)
-    with pytest.warns(XLMWarning, match=r"de, en.*give langs=") as caught:
+    with pytest.warns(XLMWarning, match=r"de, en.*pass langs=") as caught:
         first = model(ids).logits
     assert [Path(warning.filename) for warning in caught] == [Path(__file__)]
     assert torch.equal(model(ids).logits, first)  # a second warning would be an error here

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from tests.model.small_models import random_ids, small_model
 from xlm.errors import InputError
-from xlm.model.lm import XLMWithLMHeadModel
-from xlm.model.network import XLMOutput
+from xlm.model.lm import XLMOutput, XLMWithLMHeadModel
 
 B, T = 3, 6
 HEADS: dict[str, dict[str, Any]] = {

@@ -18,8 +18,7 @@ from torch import Tensor
 
 from tests.model.small_models import random_ids, relative_error, small_model
 from xlm.errors import InputError
-from xlm.model.lm import XLMWithLMHeadModel
-from xlm.model.network import XLMOutput
+from xlm.model.lm import XLMOutput, XLMWithLMHeadModel
 
 BOUND = 2e-6  # float32 roundings of the same sums in another order
 B, T = 4, 7
@@ -190,7 +189,7 @@ def test_a_mask_of_other_values_than_0_and_1_is_refused(kind: str) -> None:
     """A mask that is added to scores is 0 at tokens, and would be read upside down."""
     mask, found = NO_MASKS[kind]
     for call in (_model(True), _model(True).hidden, _model(True).generate):
-        with pytest.raises(InputError, match="holds other values than 0 and 1") as caught:
+        with pytest.raises(InputError, match="has values other than 0 and 1") as caught:
             call(random_ids(B, T), langs="en", attention_mask=mask)
         assert caught.value.where == "attention_mask"
         assert found in str(caught.value.found)

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.model.small_models import random_ids, small_model
-from xlm.model.decoding import stepper
-from xlm.model.decoding.stepper import Stepper, grouped_by_length
+from xlm.model.decoding import state
+from xlm.model.decoding.state import CausalState, grouped_by_length
 from xlm.model.inputs import prepare_inputs
 
 LENGTHS = (3, 9, 1, 9, 4, 2, 7)
@@ -22,17 +22,17 @@ LENGTHS = (3, 9, 1, 9, 4, 2, 7)
 @pytest.mark.parametrize("langs", [None, "en", ["en", "de"] * 3 + ["en"]], ids=["none", "one", "by row"])
 @torch.inference_mode()
 def test_prompts_in_groups(monkeypatch: pytest.MonkeyPatch, positions: int, langs: str | list[str] | None) -> None:
-    monkeypatch.setattr(stepper, "_POSITIONS", positions)
+    monkeypatch.setattr(state, "_GROUP_POSITIONS", positions)
     model = small_model(dtype=torch.float64)
     ids_BT, lengths_B = random_ids(len(LENGTHS), max(LENGTHS)), torch.tensor(LENGTHS)
     next_B = random_ids(1, len(LENGTHS), seed=1)[0]
-    together = Stepper(model, rows=len(LENGTHS), capacity=12)
+    together = CausalState(model, rows=len(LENGTHS), capacity=12)
     prompts_BV = together.prefill(prepare_inputs(model.config, ids_BT, langs=langs, lengths=lengths_B))
     langs_B = None if langs is None else torch.zeros(len(LENGTHS), dtype=torch.int64)
     after_BV = together.step(next_B, langs_B)
     assert together.longest == max(LENGTHS) + 1
     for row, length in enumerate(LENGTHS):
-        alone = Stepper(model, rows=1, capacity=12)
+        alone = CausalState(model, rows=1, capacity=12)
         lang = langs[row] if isinstance(langs, list) else langs
         prompt_1V = alone.prefill(prepare_inputs(model.config, ids_BT[row : row + 1, :length], langs=lang))
         # float64: whatever differs by more is a mistake.

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from tests.model.small_models import random_ids, small_model
 from xlm.errors import ConfigError, InputError, XLMError, XLMWarning
+from xlm.inference.packed_model import InferenceModel
 from xlm.model.config import XLMConfig
-from xlm.model.inference import InferenceModel
 from xlm.model.lm import XLMWithLMHeadModel
 from xlm.model.transformer import Layer
 

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,8 +20,10 @@ from xlm.checkpoint.names import find_model
 from xlm.checkpoint.original import read_original
 from xlm.checkpoint.tensors import empty_model, match_tensors
 from xlm.errors import ConfigError, InputError, warn_caller
-from xlm.model.lm import XLMWithLMHeadModel
-from xlm.model.opening import check_presence
+from xlm.model.inputs import check_device_exists
+from xlm.model.lm import XLMModel, XLMWithLMHeadModel
+
+_Model = TypeVar("_Model", bound=XLMModel)
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 """Types that weights are loaded and written in, by name."""
@@ -69,18 +71,18 @@ def open_checkpoint(
 def load_model(
     name_or_path: str | PathLike[str],
     *,
-    kind: type[XLMWithLMHeadModel] = XLMWithLMHeadModel,
+    kind: type[_Model],
     dtype: torch.dtype | str | None = None,
     device: torch.device | str | None = None,
     causal: bool | None = None,
     changes: Mapping[str, Any] | None = None,
     hub: HubOptions | None = None,
-) -> XLMWithLMHeadModel:
-    """Load a model; see ``XLMWithLMHeadModel.from_pretrained``.
+) -> _Model:
+    """Load a model; see ``XLMModel.from_pretrained``.
 
     Args:
         name_or_path: This, ``dtype``, ``device`` and ``causal`` as for ``from_pretrained``.
-        kind: Class of the model.
+        kind: Class of the model; the head is left out of an ``XLMModel`` that is no ``XLMWithLMHeadModel``.
         dtype: Of the weights.
         device: Where the weights go.
         causal: Direction of the attention.
@@ -91,7 +93,7 @@ def load_model(
     kept = isinstance(dtype, str) and dtype == "auto"
     wanted = torch.float32 if dtype is None or kept else parse_dtype(dtype)
     if device is not None:
-        check_presence(device)
+        check_device_exists(device)
     checkpoint = open_checkpoint(name_or_path, causal=causal, hub=hub)
     config = checkpoint.config.replace(**(changes or {}))
     # A .pth is rewritten in place by the training run that owns it, and mapped weights would change with it: those
@@ -100,6 +102,7 @@ def load_model(
     state = {
         name: tensor.to(device=device or "cpu", dtype=tensor.dtype if kept else wanted, copy=copy)
         for name, tensor in checkpoint.tensors.items()
+        if issubclass(kind, XLMWithLMHeadModel) or not name.startswith("head.")
     }
     model = empty_model(config, kind)
     own = sorted(model.state_dict().keys() - state.keys())
@@ -114,7 +117,7 @@ def load_model(
     return model.eval()
 
 
-def _check_arguments(kind: type[XLMWithLMHeadModel], name_or_path: object, causal: object) -> None:
+def _check_arguments(kind: type[XLMModel], name_or_path: object, causal: object) -> None:
     if not isinstance(name_or_path, str | PathLike):
         raise InputError(
             "name_or_path names no model", where="name_or_path", found=repr(name_or_path), expected="a path, name or id"
@@ -134,7 +137,7 @@ def _check_arguments(kind: type[XLMWithLMHeadModel], name_or_path: object, causa
         ) from error
 
 
-def _assign(model: XLMWithLMHeadModel, state: Mapping[str, Tensor], source: Path) -> None:
+def _assign(model: XLMModel, state: Mapping[str, Tensor], source: Path) -> None:
     expected = model.state_dict()
     wrong = [name for name, tensor in state.items() if name not in expected or expected[name].shape != tensor.shape]
     if wrong:
@@ -142,7 +145,7 @@ def _assign(model: XLMWithLMHeadModel, state: Mapping[str, Tensor], source: Path
             f"{type(model).__name__} has no place for weights of the file",
             where=source,
             found=", ".join(wrong),
-            expected="a class that only adds to XLMWithLMHeadModel",
+            expected="a class that only adds to a model of this library",
             remedy="replace parts after loading",
         )
     model.load_state_dict(state, assign=True, strict=False)

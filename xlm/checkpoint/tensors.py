@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar, overload
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +15,9 @@ from xlm.checkpoint.keys import KeyTable
 from xlm.checkpoint.plain_data import has_own_numbers
 from xlm.errors import CheckpointError, ConfigError
 from xlm.model.config import XLMConfig
-from xlm.model.lm import XLMWithLMHeadModel
+from xlm.model.lm import XLMModel, XLMWithLMHeadModel
 
+_Model = TypeVar("_Model", bound=XLMModel)
 _LISTED = 12
 _LAYER = re.compile(r"^transformer\.layers\.(\d+)\.")
 _TAIL = re.compile(r"^head\.adaptive\.tail\.(\d+)\.")
@@ -25,7 +27,11 @@ FLOAT_TYPES = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.flo
 """Types of the numbers that a checkpoint may hold."""
 
 
-def empty_model(config: XLMConfig, kind: type[XLMWithLMHeadModel] = XLMWithLMHeadModel) -> XLMWithLMHeadModel:
+@overload
+def empty_model(config: XLMConfig) -> XLMWithLMHeadModel: ...
+@overload
+def empty_model(config: XLMConfig, kind: type[_Model]) -> _Model: ...
+def empty_model(config: XLMConfig, kind: type[XLMModel] = XLMWithLMHeadModel) -> XLMModel:
     """A model without memory for its weights (on torch's ``meta`` device), for shapes and for assigning into.
 
     Args:

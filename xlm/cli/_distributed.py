@@ -187,7 +187,7 @@ def worker_model(model: str, *, lang: str, options: dict[str, Any]) -> WorkerMod
         InputError: What is to compute cannot, in that type.
     """
     from xlm.distributed.worker_model import WorkerModel
-    from xlm.model.opening import check_device
+    from xlm.inference.loading import check_device
 
     device = "cuda" if options["gpus_per_worker"] else "cpu"
     dtype = options.get("dtype", "float32")

@@ -106,7 +106,7 @@ pipeline = _together(*_TOKENIZER)
 """Adds ``--preset P --codes FILE``."""
 
 computing = _together(*_COMPUTING)
-"""Adds ``--dtype`` and ``--device``; for ``open_model`` and ``made_fast``."""
+"""Adds ``--dtype`` and ``--device``; for ``load_for_inference``."""
 
 one_language = _LANG
 """Adds ``--lang L``."""

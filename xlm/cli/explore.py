@@ -61,7 +61,7 @@ def command(
         raise DependencyError(
             f"the library {missing} is not installed", where="xlm explore", remedy="pip install 'xlm[explore]'"
         ) from error
-    from xlm.model.opening import made_fast, open_model
+    from xlm.inference.loading import load_for_inference
     from xlm.tokenizer.tokenizer import XLMTokenizer
 
     local = is_loopback(host)
@@ -73,7 +73,7 @@ def command(
     # Before the model, which may take long to load: a port that is taken shows at once.
     listening = listen(host, port)
     with listening:
-        network = made_fast(open_model(model, dtype=dtype, device=device), dtype=dtype, few_rows=True)
+        network = load_for_inference(model, dtype=dtype, device=device, few_rows=True)
         explorer = Explorer(
             network,
             lambda chosen: XLMTokenizer.from_pretrained(model, preset=chosen or preset, codes=codes),

@@ -27,7 +27,7 @@ from xlm.cli._options import TEXT, computing, model_and_text, open_corpus
 from xlm.errors import XLMError
 
 if TYPE_CHECKING:
-    from xlm.generation.continuer import Continuer, Prompt
+    from xlm.generation.text_generator import Prompt, TextGenerator
     from xlm.scoring.rows import Corpus
 
 _ONLY_RAY = ("resume", "progress")
@@ -166,15 +166,15 @@ def command(
 
     # The tokenizer first: it is read in no time, and most mistakes show there.
     tokenizer = XLMTokenizer.from_pretrained(model, preset=preset, codes=codes)
-    from xlm.generation.continuer import Continuer, decoding_options
-    from xlm.model.opening import made_fast, open_model
+    from xlm.generation.text_generator import TextGenerator, decoding_options
+    from xlm.inference.loading import load_for_inference
 
     options = decoding_options(greedy=greedy, cuda_graphs=cuda_graphs, **sampling, **options)
-    network = made_fast(open_model(model, dtype=dtype, device=device), dtype=dtype, few_rows=True)
-    continuer = Continuer(network, tokenizer, lang=lang, continuation_lang=continuation_lang, options=options)
-    run = _Run(continuer, seed=seed, form=form)
+    network = load_for_inference(model, dtype=dtype, device=device, few_rows=True)
+    generator = TextGenerator(network, tokenizer, lang=lang, continuation_lang=continuation_lang, options=options)
+    run = _Run(generator, seed=seed, form=form)
     with nullcontext() if corpus is None else closing(corpus):
-        prompts = iter([continuer.prompt(1, prompt or "", where="--prompt")]) if corpus is None else run.prompts(corpus)
+        prompts = iter([generator.prompt(1, prompt or "", where="--prompt")]) if corpus is None else run.prompts(corpus)
         if stream:
             for each in prompts:
                 run.stream(each)
@@ -237,26 +237,26 @@ def _check_usage(
 class _Run:
     """How prompts are read, and their continuations written."""
 
-    def __init__(self, continuer: Continuer, *, seed: int | None, form: str) -> None:
+    def __init__(self, generator: TextGenerator, *, seed: int | None, form: str) -> None:
         from xlm.model.decoding.options import DecodingOptions
 
         self.stops: Counter[str] = Counter()
-        self._continuer, self._form = continuer, form
+        self._generator, self._form = generator, form
         (self._seed,) = DecodingOptions(seed=seed).row_seeds(1)
 
     def prompts(self, corpus: Corpus) -> Iterator[Prompt]:
-        from xlm.generation.continuer import check_one_line
+        from xlm.generation.text_generator import check_one_line
 
         for number, text in enumerate(corpus.texts(), start=1):
             place = corpus.place(number)
             check_one_line(text, self._form, where=place)
             with naming_line(place):
-                yield self._continuer.prompt(number, text, where=place)
+                yield self._generator.prompt(number, text, where=place)
 
     def write(self, batch: list[Prompt]) -> None:
         """Continues prompts, and writes one line for each continuation."""
-        for continued in self._continuer.continued(batch, seed=self._seed):
-            self.stops[continued.found.stop] += 1
+        for continued in self._generator.generate(batch, seed=self._seed):
+            self.stops[continued.continuation.stop] += 1
             if self._form == "text":
                 write_line(continued.text)
             else:
@@ -264,7 +264,7 @@ class _Run:
 
     def stream(self, prompt: Prompt) -> None:
         """Continues one prompt, and writes each word when it has come."""
-        for part in self._continuer.stream(prompt, seed=self._seed):
+        for part in self._generator.stream(prompt, seed=self._seed):
             if isinstance(part, str):
                 _write(part)
             else:

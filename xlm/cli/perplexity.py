@@ -84,14 +84,14 @@ def command(model: str, files: tuple[Path, ...], langs: tuple[str, ...], form: s
 
     tokenizer = XLMTokenizer.from_pretrained(model, preset=options["preset"], codes=options["codes"])
 
-    from xlm.model.opening import made_fast, open_model
+    from xlm.inference.loading import open_model, pack_where_faster
     from xlm.scoring.perplexity import perplexity
     from xlm.scoring.signature import model_digest, signature
     from xlm.scoring.table import tsv_line
 
     network = open_model(model, dtype=options["dtype"], device=options["device"])
     digest = model_digest(network)
-    network = made_fast(network, dtype=options["dtype"], few_rows=False)
+    network = pack_where_faster(network, dtype=options["dtype"], few_rows=False)
     with ExitStack() as opened, wrong_usage("stride", "window"):
         for corpus in corpora.values():
             opened.callback(corpus.close)

@@ -63,7 +63,7 @@ def command(
     if output.suffix.lower() not in (".png", ".svg"):
         raise click.UsageError(f"--output {output}: its name must end in .png or .svg")
     from xlm._atomic import check_target
-    from xlm.model.opening import made_fast, open_model
+    from xlm.inference.loading import load_for_inference
     from xlm.scoring.figure import check_matplotlib, draw_surprisals
     from xlm.scoring.score import score
     from xlm.tokenizer.tokenizer import XLMTokenizer
@@ -71,7 +71,7 @@ def command(
     check_matplotlib()
     check_target(output)
     tokenizer = XLMTokenizer.from_pretrained(model, preset=preset, codes=codes)
-    network = made_fast(open_model(model, dtype=dtype, device=device), dtype=dtype, few_rows=True)
+    network = load_for_inference(model, dtype=dtype, device=device, few_rows=True)
 
     panels: list[tuple[str, tuple[str, ...]]]
     if len(texts) == 1:

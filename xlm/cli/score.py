@@ -127,7 +127,7 @@ def command(model: str, files: tuple[Any, ...], by: str, form: str, **options: A
     tokenizer = XLMTokenizer.from_pretrained(model, preset=options["preset"], codes=options["codes"])
     tokenizer("", lang=options["lang"], return_offsets=by == "word")
 
-    from xlm.model.opening import made_fast, open_model
+    from xlm.inference.loading import open_model, pack_where_faster
     from xlm.scoring.scorer import Scorer
     from xlm.scoring.signature import model_digest, signature
 
@@ -135,7 +135,7 @@ def command(model: str, files: tuple[Any, ...], by: str, form: str, **options: A
     digest = model_digest(network)
     with wrong_usage("stride"):
         scorer = Scorer(
-            made_fast(network, dtype=options["dtype"], few_rows=False),
+            pack_where_faster(network, dtype=options["dtype"], few_rows=False),
             tokenizer,
             lang=options["lang"],
             batch_size=options["batch_size"],
@@ -216,7 +216,7 @@ class _Run:
 
         import torch
 
-        from xlm.model.opening import processor_of
+        from xlm.inference.loading import processor_name
         from xlm.scoring.corpus import check_same
         from xlm.scoring.resumable import ResumableFile
 
@@ -226,7 +226,7 @@ class _Run:
             "signature": str(made_with),
             **asdict(made_with),
             **{name: options[name] for name in named},
-            "processor": processor_of(self._scorer.model.device),
+            "processor": processor_name(self._scorer.model.device),
             "columns": list(self._table.columns),
             "inputs": self._corpus.sizes,
         }

@@ -10,7 +10,7 @@ from typing import Any
 from xlm.distributed.work import Lines, Step, TextStep, check_same, elsewhere
 from xlm.distributed.worker_model import WorkerModel
 from xlm.errors import InputError, XLMError
-from xlm.generation.continuer import Continuer, Prompt, check_one_line, decoding_options, refused_prompt
+from xlm.generation.text_generator import Prompt, TextGenerator, check_one_line, decoding_options
 from xlm.model.decoding.options import derived_seed
 from xlm.scoring.rows import Row
 from xlm.scoring.signature import Signature, model_digest, signature
@@ -24,7 +24,7 @@ class GenerateWork:
 
     Attributes:
         opened: The model.
-        continuation_lang: As for ``Continuer``.
+        continuation_lang: As for ``TextGenerator``.
         options: As for ``decoding_options``.
         form: ``"text"`` or ``"jsonl"``.
         seed: Of all lines of the first file. Each other file has a seed of its own, which depends on this one and its
@@ -67,25 +67,25 @@ class GenerateWork:
 
     def start(self, identity: Mapping[str, Any]) -> Step:
         """As ``Work``'s."""
-        made_with, continuer = self._start(self.opened)
+        made_with, generator = self._start(self.opened)
         check_same(made_with, identity)
-        return _GenerateStep(continuer, self.form, self.seed, self.files)
+        return _GenerateStep(generator, self.form, self.seed, self.files)
 
-    def _start(self, opened: WorkerModel) -> tuple[Signature, Continuer]:
+    def _start(self, opened: WorkerModel) -> tuple[Signature, TextGenerator]:
         tokenizer = opened.tokenizer()
         network = opened.network()
         digest = model_digest(network)
         fast = opened.fast(network, few_rows=True)
         options = decoding_options(**self.options)
-        continuer = Continuer(
+        generator = TextGenerator(
             fast, tokenizer, lang=opened.lang, continuation_lang=self.continuation_lang, options=options
         )
-        return signature(fast, tokenizer, lang=opened.lang, protocol="generation", digest=digest), continuer
+        return signature(fast, tokenizer, lang=opened.lang, protocol="generation", digest=digest), generator
 
 
 @dataclass(frozen=True)
 class _GenerateStep(TextStep):
-    continuer: Continuer
+    generator: TextGenerator
     form: str
     seed: int
     files: bool
@@ -104,14 +104,14 @@ class _GenerateStep(TextStep):
                 rows.append(row)
             except InputError as error:
                 refused.append((row, error))
-        for row, each in zip(rows, self.continuer.continued_each(prompts, seed=seed), strict=True):
+        for row, each in zip(rows, self.generator.generate_each(prompts, seed=seed), strict=True):
             if isinstance(each, XLMError):
                 refused.append((row, each))
                 continue
-            found.counts.update(continued.found.stop for continued in each)
+            found.counts.update(continued.continuation.stop for continued in each)
             written[row.number] += [self._line(row, one.text, one.cells()) for one in each]
         for row, why in sorted(refused, key=lambda pair: pair[0].number):
-            reason = refused_prompt(why)
+            reason = why.in_short
             found.add_problem(row, reason)
             cells = {"line": row.number, "prompt": row.text, "status": f"error: {reason}"}
             written[row.number].append(self._line(row, "", cells))
@@ -128,4 +128,4 @@ class _GenerateStep(TextStep):
         if row.text is None:
             raise InputError(row.problem or "there is no text")
         check_one_line(row.text, self.form)
-        return self.continuer.prompt(row.number, row.text, where="text")
+        return self.generator.prompt(row.number, row.text, where="text")

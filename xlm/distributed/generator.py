@@ -8,7 +8,7 @@ from xlm._arguments import check_count, check_flags
 from xlm.distributed.columns import check_free, column_of, texts_of, with_columns
 from xlm.distributed.worker_model import WorkerModel
 from xlm.errors import InputError, XLMError
-from xlm.generation.continuer import Continued, Continuer, Prompt, decoding_options, refused_prompt
+from xlm.generation.text_generator import GeneratedText, Prompt, TextGenerator, decoding_options
 from xlm.model.decoding.options import DecodingOptions
 from xlm.scoring.rows import import_pyarrow
 
@@ -80,7 +80,9 @@ class Generator:
         tokenizer = opened.tokenizer()
         network = opened.fast(opened.network(), few_rows=True)
         chosen = decoding_options(greedy=greedy, num_beams=num_beams, **options)
-        self._continuer = Continuer(network, tokenizer, lang=lang, continuation_lang=continuation_lang, options=chosen)
+        self._generator = TextGenerator(
+            network, tokenizer, lang=lang, continuation_lang=continuation_lang, options=chosen
+        )
         pyarrow, _ = import_pyarrow()
         text, whole, real = pyarrow.string(), pyarrow.int64(), pyarrow.float64()
         self._fields = [
@@ -121,7 +123,7 @@ class Generator:
         places = list(prompts)
         for first in range(0, len(places), self._batch_size):
             together = places[first : first + self._batch_size]
-            found = self._continuer.continued_each([prompts[place] for place in together], seed=seed)
+            found = self._generator.generate_each([prompts[place] for place in together], seed=seed)
             for place, each in zip(together, found, strict=True):
                 results[place] += [_refused(each)] if isinstance(each, XLMError) else map(_cells, each)
         return with_columns(batch, results, self._fields)
@@ -132,15 +134,15 @@ class Generator:
             raise InputError(problem)
         if not isinstance(number, int) or number < 1:
             raise InputError(f"{self._line_column!r} is not a number from 1", found=repr(number))
-        return self._continuer.prompt(number, text, where=self._column)
+        return self._generator.prompt(number, text, where=self._column)
 
 
 def _refused(error: XLMError) -> dict[str, Any]:
-    return {"status": f"error: {refused_prompt(error)}"}
+    return {"status": f"error: {error.in_short}"}
 
 
-def _cells(continued: Continued) -> dict[str, Any]:
-    found = continued.found
+def _cells(continued: GeneratedText) -> dict[str, Any]:
+    found = continued.continuation
     return {
         "continued": continued.text,
         "tokens": continued.tokens,

@@ -135,7 +135,7 @@ class PartWriter:
     def _written(self, unit: Unit, step: Step, caught: list[warnings.WarningMessage]) -> Record:
         import torch
 
-        from xlm.model.opening import processor_of
+        from xlm.inference.loading import processor_name
 
         counts: Counter[str] = Counter()
         problems, reasons = 0, []
@@ -162,7 +162,7 @@ class PartWriter:
             bytes=size,
             last=unit.last,
             damaged=unit.damaged,
-            processor=processor_of(torch.device(self._identity.get("device", "cpu"))),
+            processor=processor_name(torch.device(self._identity.get("device", "cpu"))),
             warnings=sorted(
                 {*unit.warnings, *(str(each.message) for each in caught if issubclass(each.category, XLMWarning))}
             ),

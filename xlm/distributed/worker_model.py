@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 
 from xlm._arguments import check_count
+from xlm.inference.loading import open_model, pack_where_faster
 from xlm.model.lm import XLMWithLMHeadModel
-from xlm.model.opening import made_fast, open_model
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
 
@@ -70,5 +70,5 @@ class WorkerModel:
         return dataclasses.replace(self, device="cpu", threads=None)
 
     def fast(self, network: XLMWithLMHeadModel, *, few_rows: bool) -> XLMWithLMHeadModel:
-        """The model in the form that computes fastest, as ``made_fast``."""
-        return made_fast(network, dtype=self.dtype, few_rows=few_rows)
+        """The model in the form that computes fastest, as ``pack_where_faster``."""
+        return pack_where_faster(network, dtype=self.dtype, few_rows=few_rows)

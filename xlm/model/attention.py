@@ -1,4 +1,4 @@
-"""Multi-head self-attention, and which positions may look at which.
+"""Multi-head self-attention and its mask.
 
 Shapes: B batch, T query positions, S key positions, N heads, H head width, D model width.
 """
@@ -16,59 +16,60 @@ from xlm.model.config import XLMConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Visibility:
-    """Which keys each query may look at; made once for a forward, used by every layer.
+class AttentionMask:
+    """Which keys each query may attend to. Built once per forward and used by every layer.
 
     Attributes:
-        mask: Boolean, broadcasts to (B, N, T, S), true where a query may look; ``None`` means no mask.
-        is_causal: The plain lower triangle with T = S; ``mask`` is then ``None``, and faster kernels apply.
+        allowed: Boolean, broadcasts to (B, N, T, S), true where a query may attend; ``None`` means no mask.
+        is_causal: Whether the mask is the plain lower triangle with T = S. ``allowed`` is then ``None``, and faster
+            kernels apply.
     """
 
-    mask: Tensor | None = None
+    allowed: Tensor | None = None
     is_causal: bool = False
 
     @classmethod
-    def without_cache(cls, *, causal: bool, valid_BT: Tensor | None, right_padded: bool) -> Visibility:
-        """Visibility among the positions of one forward.
+    def without_cache(cls, *, causal: bool, valid_BT: Tensor | None, right_padded: bool) -> AttentionMask:
+        """Return the mask among the positions of one forward.
 
         Args:
-            causal: Whether a position sees only itself and what is left of it.
-            valid_BT: True at real positions, (B, T) boolean; ``None`` when there is no padding.
-            right_padded: Whether padding, if any, stands behind all real positions. Below the diagonal there is then
-                nothing but real positions for a real query, so that the causal triangle alone is right.
+            causal: Whether a position attends only to itself and to positions left of it.
+            valid_BT: (B, T) boolean, true at real positions; ``None`` when there is no padding.
+            right_padded: Whether padding, if any, follows all real positions. A real query then finds only real
+                positions below the diagonal, so the causal triangle is enough.
         """
         if valid_BT is None or (causal and right_padded):
             return cls(is_causal=causal)
         if not causal:
-            # Every row has a real token, so no query is left with nothing to look at.
-            return cls(mask=valid_BT[:, None, None, :])
+            # Every row has a real token, so every query has a key.
+            return cls(allowed=valid_BT[:, None, None, :])
         T, device = valid_BT.shape[1], valid_BT.device
-        mask_BTS = valid_BT[:, None, :] & torch.ones(T, T, dtype=torch.bool, device=device).tril()
-        # Padding with only padding before it sees nothing, and a softmax over nothing is NaN: let each position see
-        # itself. For a real query that changes nothing.
-        mask_BTS |= torch.eye(T, dtype=torch.bool, device=device)
-        return cls(mask=mask_BTS[:, None])
+        allowed_BTS = valid_BT[:, None, :] & torch.ones(T, T, dtype=torch.bool, device=device).tril()
+        # Padding that follows only padding has no key, and a softmax over nothing is NaN. Let each position attend to
+        # itself, which changes nothing for a real query.
+        allowed_BTS |= torch.eye(T, dtype=torch.bool, device=device)
+        return cls(allowed=allowed_BTS[:, None])
 
     @classmethod
-    def with_cache(cls, cache: XLMCache, positions: int) -> Visibility:
-        """Causal visibility of ``positions`` new tokens, a cache's tokens being left of them.
+    def with_cache(cls, cache: XLMCache, positions: int) -> AttentionMask:
+        """Return the causal mask of ``positions`` new tokens that follow those of a cache.
 
-        A row's padding stands behind its real tokens, in slots that only later, overwriting tokens come to see.
+        A row's padding follows its real tokens, in slots that are overwritten before any query may attend to them.
         """
         if cache.longest == 0 and cache.slots(positions) == positions:
             return cls(is_causal=True)
         if cache.uniform_length is not None and positions == 1:
             return cls()
         device = cache.lengths.device
-        last_visible_BT = cache.lengths[:, None] + torch.arange(positions, device=device)
+        last_allowed_BT = cache.lengths[:, None] + torch.arange(positions, device=device)
         slots_S = torch.arange(cache.slots(positions), device=device)
-        return cls(mask=(slots_S <= last_visible_BT[:, :, None])[:, None])
+        return cls(allowed=(slots_S <= last_allowed_BT[:, :, None])[:, None])
 
-    def as_mask(self, queries: int, keys: int, device: torch.device) -> Tensor | None:
-        """The same as one boolean mask that broadcasts to (B, N, T, S)."""
+    def as_tensor(self, queries: int, keys: int, device: torch.device) -> Tensor | None:
+        """Return the mask as one boolean tensor that broadcasts to (B, N, T, S); ``None`` means no mask."""
         if self.is_causal:
             return torch.ones(queries, keys, dtype=torch.bool, device=device).tril()
-        return self.mask
+        return self.allowed
 
 
 class Attention(nn.Module):
@@ -89,20 +90,20 @@ class Attention(nn.Module):
     def forward(
         self,
         x_BTD: Tensor,
-        visibility: Visibility,
+        mask: AttentionMask,
         *,
         layer: int,
         cache: XLMCache | None = None,
         output_attentions: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """What each position takes from those it may look at.
+        """Return the attention output, and the attention weights when asked for.
 
         Args:
-            x_BTD: Input, (B, T, D).
-            visibility: Which keys each query may look at.
+            x_BTD: (B, T, D) input.
+            mask: Which keys each query may attend to.
             layer: Index of this layer in the cache.
-            cache: Written in place when given.
-            output_attentions: Also return the weights; slower, since no fused kernel gives them.
+            cache: Cache to write the keys and values into.
+            output_attentions: Whether to return the weights; slower, since no fused kernel returns them.
 
         Returns:
             (B, T, D), and the attention weights (B, N, T, S) or ``None``.
@@ -113,36 +114,36 @@ class Attention(nn.Module):
         dropout = self.dropout if self.training else 0.0
         weights_BNTS: Tensor | None = None
         if output_attentions:
-            weights_BNTS = _attention_weights(query_BNTH, key_BNSH, visibility)
+            weights_BNTS = _attention_weights(query_BNTH, key_BNSH, mask)
             context_BNTH = F.dropout(weights_BNTS, p=dropout) @ value_BNSH
         else:
             context_BNTH = F.scaled_dot_product_attention(
                 query_BNTH,
                 key_BNSH,
                 value_BNSH,
-                attn_mask=visibility.mask,
+                attn_mask=mask.allowed,
                 dropout_p=dropout,
-                is_causal=visibility.is_causal,
+                is_causal=mask.is_causal,
             )
         return self.output(context_BNTH.transpose(1, 2).flatten(2)), weights_BNTS
 
     def project(self, x_BTD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values of all heads side by side, each (B, T, D)."""
+        """Return queries, keys and values with all heads side by side, each (B, T, D)."""
         return self.query(x_BTD), self.key(x_BTD), self.value(x_BTD)
 
     def _heads(self, x_BTD: Tensor) -> Tensor:
         return x_BTD.view(*x_BTD.shape[:2], self.n_heads, -1).transpose(1, 2)
 
 
-def _attention_weights(query_BNTH: Tensor, key_BNSH: Tensor, visibility: Visibility) -> Tensor:
+def _attention_weights(query_BNTH: Tensor, key_BNSH: Tensor, mask: AttentionMask) -> Tensor:
     scores_BNTS: Tensor = (query_BNTH * query_BNTH.shape[-1] ** -0.5) @ key_BNSH.transpose(-2, -1)
-    mask = visibility.as_mask(scores_BNTS.shape[-2], scores_BNTS.shape[-1], scores_BNTS.device)
-    if mask is not None:
-        scores_BNTS = scores_BNTS.masked_fill(~mask, float("-inf"))
-    # As in the original, half precision ends before the softmax.
+    allowed = mask.as_tensor(scores_BNTS.shape[-2], scores_BNTS.shape[-1], scores_BNTS.device)
+    if allowed is not None:
+        scores_BNTS = scores_BNTS.masked_fill(~allowed, float("-inf"))
+    # The original also computes the softmax in float32.
     return at_least_float32(scores_BNTS).softmax(-1).to(query_BNTH.dtype)
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """Half-precision numbers as float32, wider ones as they are."""
+    """Return half-precision numbers as float32, and wider ones unchanged."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -13,25 +13,25 @@ from xlm.model.config import XLMConfig, check_config
 
 
 class XLMCache:
-    """Preallocated keys and values; give it to ``forward`` and take it back from the output.
+    """Preallocated keys and values, which ``forward`` reads and extends.
 
-    Each row keeps its own length, so rows of different lengths share one cache. A forward with ``T`` positions of
-    which ``n`` are real advances a row by ``n``; what stands in the slots after a row's length is never looked at.
+    Each row has its own length, so rows of different lengths share one cache. A forward with ``T`` positions of which
+    ``n`` are real advances a row by ``n``. Slots beyond a row's length are never attended to.
 
     Args:
-        config: Of the model that will fill it.
+        config: Configuration of the model.
         batch_size: Rows B.
         capacity: Slots S, in tokens; ``None`` means the model's longest input.
-        dtype: Of keys and values; the model's own.
-        device: Where keys and values live; the model's own.
+        dtype: Type of keys and values; that of the model.
+        device: Device of keys and values; that of the model.
 
     Attributes:
         keys: (L, B, N, S, H).
         values: (L, B, N, S, H).
-        lengths: (B,) int64, tokens held by each row.
+        lengths: (B,) int64 numbers of tokens that the rows hold.
 
     Raises:
-        InputError: ``batch_size`` or ``capacity`` out of range.
+        InputError: ``batch_size`` or ``capacity`` is out of range, or there is no such type, device or memory.
     """
 
     def __init__(
@@ -48,14 +48,14 @@ class XLMCache:
         sizes_are_whole = all(isinstance(size, int) and not isinstance(size, bool) for size in (batch_size, capacity))
         if not sizes_are_whole or batch_size < 1 or not 1 <= capacity <= config.max_position_embeddings:
             raise InputError(
-                "a cache of this size cannot be made",
+                "invalid size of a cache",
                 where="XLMCache",
                 found=f"batch_size = {batch_size!r}, capacity = {capacity!r}",
                 expected=f"batch_size of at least 1, capacity from 1 to {config.max_position_embeddings} tokens",
             )
         shape = (config.n_layers, batch_size, config.n_heads, capacity, config.head_dim)
         try:
-            # Zeros, not empty: a masked slot still enters the weighted sum with weight 0, and 0 * NaN is NaN.
+            # Zeros: a masked slot enters the weighted sum with weight 0, and 0 * NaN would be NaN.
             self.keys = torch.zeros(shape, dtype=dtype, device=device)
             self.values = torch.zeros(shape, dtype=dtype, device=device)
             self.lengths = torch.zeros(batch_size, dtype=torch.int64, device=device)
@@ -63,15 +63,15 @@ class XLMCache:
             raise
         except (RuntimeError, TypeError, ValueError) as error:
             raise InputError(
-                "a cache of this size, type and device cannot be made",
+                "the cache cannot be allocated",
                 where="XLMCache",
                 found=str(error).partition("\n")[0],
                 expected=f"room for {' x '.join(map(str, shape))} keys and as many values of type {dtype}",
             ) from error
-        # The common length of all rows while there is one: slices are then enough, and nothing waits on a GPU.
+        # The common length of all rows, if they have one. Writes are then slices, which do not wait for a GPU.
         self.uniform_length: int | None = 0
-        # The longest row has no more tokens than this: exactly so many while no forward has had padding, or when
-        # measured. To know more would wait for the device.
+        # An upper bound on the longest row. It is exact if no forward had padding, and after ``measure``; to know it
+        # otherwise would wait for the device.
         self.longest = 0
         self._fixed = False
 
@@ -86,19 +86,19 @@ class XLMCache:
         return self.keys.shape[3]
 
     def fix_shapes(self) -> None:
-        """From now on every forward looks at all slots, under a mask, so that no shape depends on what is held."""
+        """Attend to all slots under a mask from now on, so that no shape depends on the tokens held."""
         self._fixed = True
         self.uniform_length = None
 
     def slots(self, new: int) -> int:
-        """Slots S' that a forward of ``new`` tokens a row looks at."""
+        """Return the number of slots S' that a forward of ``new`` tokens a row attends to."""
         return self.capacity if self._fixed else min(self.longest + new, self.capacity)
 
     def write(self, layer: int, key_BNTH: Tensor, value_BNTH: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of all slots in use, the new ones written behind each row's length.
+        """Write new keys and values after those that each row holds, and return all in use.
 
         Args:
-            layer: Whose keys and values these are.
+            layer: Index of the layer.
             key_BNTH: New keys.
             value_BNTH: New values.
 
@@ -114,17 +114,17 @@ class XLMCache:
         else:
             rows_B = torch.arange(len(self.lengths), device=self.lengths.device)
             slots_BT = self.lengths[:, None] + torch.arange(new, device=self.lengths.device)
-            # Unlike slices, places do not convert, and under autocast the new ones are narrower.
+            # Unlike a slice, an index does not convert types, and under autocast the new ones are narrower.
             keys_BNSH[rows_B[:, None], :, slots_BT] = key_BNTH.transpose(1, 2).to(keys_BNSH.dtype)
             values_BNSH[rows_B[:, None], :, slots_BT] = value_BNTH.transpose(1, 2).to(values_BNSH.dtype)
         return keys_BNSH[:, :, :end].type_as(key_BNTH), values_BNSH[:, :, :end].type_as(value_BNTH)
 
     def advance(self, positions: int, counts_B: Tensor | None) -> None:
-        """Count new tokens into each row, after every layer has written.
+        """Advance the lengths, after every layer has written.
 
         Args:
-            positions: T, written for every row.
-            counts_B: How many of them are real in each row, (B,) int64; ``None`` means all.
+            positions: T, the positions written for every row.
+            counts_B: (B,) int64 number of real positions of each row; ``None`` means all.
         """
         if counts_B is None:
             self.lengths += positions
@@ -136,10 +136,10 @@ class XLMCache:
         self.longest = min(self.longest + positions, self.capacity)
 
     def put_rows(self, rows_R: Tensor, part: XLMCache) -> None:
-        """Row ``rows_R[i]`` takes what row i of another cache holds.
+        """Copy row i of another cache to row ``rows_R[i]``.
 
         Args:
-            rows_R: (R,) int64, rows of this cache, no row twice.
+            rows_R: (R,) int64 rows of this cache, without duplicates.
             part: A cache of R rows of the same model, of no larger capacity.
         """
         self.keys[:, rows_R, :, : part.capacity] = part.keys
@@ -148,12 +148,12 @@ class XLMCache:
         self.measure()
 
     def select_rows(self, rows_R: Tensor, *, shared: int = 0) -> None:
-        """Row i takes what row ``rows_R[i]`` held; rows may be left out or taken several times.
+        """Replace row i by row ``rows_R[i]``; rows may be left out or repeated.
 
         Args:
-            rows_R: (R,) int64, rows of the cache as it is now.
-            shared: When above 0: R is the batch size, the new row i is as long as the old one, and they hold the
-                same in their first ``shared`` slots, so that only the slots behind those move.
+            rows_R: (R,) int64 rows of the cache as it is now.
+            shared: When above 0: R is the batch size, row ``rows_R[i]`` is as long as row i, and both hold the same in
+                their first ``shared`` slots. Only the slots after those are copied.
         """
         if shared > 0:
             for held in (self.keys, self.values):
@@ -166,6 +166,6 @@ class XLMCache:
             self.measure()
 
     def measure(self) -> None:
-        """Look up the longest row, and whether all are of one length; waits for the device."""
+        """Find the longest row, and whether all have one length; waits for the device."""
         shortest, self.longest = torch.stack(torch.aminmax(self.lengths)).tolist()
         self.uniform_length = self.longest if shortest == self.longest and not self._fixed else None

@@ -1,4 +1,4 @@
-"""The architecture of one model, frozen and checked once."""
+"""The configuration of a model, frozen and checked once."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from xlm.errors import ConfigError, LanguageError, Problem
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class XLMConfig:
-    """What a model is made of; names are those of the ``transformers`` configuration file.
+    """Architecture of a model; names are those of the ``transformers`` configuration file.
 
     Attributes:
-        vocab_size: Words in the vocabulary, special tokens included.
+        vocab_size: Number of words in the vocabulary, special tokens included.
         emb_dim: Width D of the embeddings and of every layer.
-        n_layers: Transformer layers.
-        n_heads: Attention heads; divides ``emb_dim``.
+        n_layers: Number of transformer layers.
+        n_heads: Number of attention heads; divides ``emb_dim``.
         max_position_embeddings: Longest input, in tokens.
-        n_langs: Languages the model was trained on.
-        lang2id: Language name to row of the language embeddings; ids are 0 … n_langs-1. May be empty when unknown.
-        lang_id: Language that ``transformers``' own ``generate`` uses for everything; nothing here reads it.
+        n_langs: Number of languages that the model was trained on.
+        lang2id: Ids of language names, from 0 to ``n_langs - 1``. Empty when the names are unknown.
+        lang_id: Language that ``generate`` of ``transformers`` uses for all tokens; unused here.
         use_lang_emb: Whether languages have embeddings (they exist only when ``n_langs > 1``).
-        sinusoidal_embeddings: Fixed sine and cosine positions instead of learned ones.
-        gelu_activation: Exact (erf) GELU in the feed-forward layers; ReLU when false.
-        causal: Whether a position sees only itself and what is left of it.
+        sinusoidal_embeddings: Whether positions are fixed sines and cosines instead of learned.
+        gelu_activation: Whether the feed-forward layers use exact (erf) GELU instead of ReLU.
+        causal: Whether a position attends only to itself and to positions left of it.
         share_inout_emb: Whether the output projection is the word embedding matrix.
         asm: Whether the head is an adaptive softmax (never tied).
-        asm_cutoffs: Adaptive softmax: first word id of each tail cluster, ascending, below ``vocab_size``.
-        asm_div_value: Adaptive softmax: by how much each next cluster is narrower.
+        asm_cutoffs: First word id of each tail cluster of an adaptive softmax, ascending, below ``vocab_size``.
+        asm_div_value: Factor by which each next cluster of an adaptive softmax is narrower.
         dropout: Probability of dropping an activation, in training.
         attention_dropout: Probability of dropping an attention weight, in training.
-        layer_norm_eps: Added to the variance in every LayerNorm.
+        layer_norm_eps: Number added to the variance in every layer norm.
         embed_init_std: Standard deviation of new embeddings; ``None`` means ``emb_dim ** -0.5``, as in the original.
         bos_token_id: Id of ``<s>``; the original never trains it.
         eos_token_id: Id of ``</s>``, which stands at both ends of every sentence.
@@ -44,7 +44,7 @@ class XLMConfig:
         mask_token_id: Id of ``<special1>``, the mask of the MLM objective.
 
     Raises:
-        ConfigError: Any value that cannot make a model; all of them in one error (wrong types first, by themselves).
+        ConfigError: Invalid values, all in one error; if there are wrong types, only those.
 
     Source: paper section 5.1 and the original's ``src/model/transformer.py``, ``TransformerModel.__init__``.
     """
@@ -90,10 +90,10 @@ class XLMConfig:
 
     @classmethod
     def clm_ende_1024(cls, **changes: Any) -> XLMConfig:
-        """The configuration of the published English-German causal model, ``xlm-clm-ende-1024``.
+        """Return the configuration of the published English-German causal model, ``xlm-clm-ende-1024``.
 
         Args:
-            **changes: Fields to set otherwise.
+            **changes: Fields with other values.
 
         Returns:
             6 layers of width 1024 with 8 heads, 64,699 words, 512 positions, 2 languages: 142,422,203 parameters.
@@ -131,7 +131,7 @@ class XLMConfig:
         return {index: name for name, index in self.lang2id.items()}
 
     def language_id(self, language: str | int) -> int:
-        """Row of the language embeddings that belongs to a language.
+        """Return the id of a language.
 
         Args:
             language: A name in ``lang2id``, or an id from 0 to ``n_langs - 1``.
@@ -149,14 +149,14 @@ class XLMConfig:
             where="langs",
             found=repr(language),
             expected=known or f"an id from 0 to {self.n_langs - 1} (this model's file names no languages)",
-            remedy="give one of these names or ids",
+            remedy="pass one of these names or ids",
         )
 
     def replace(self, **changes: Any) -> XLMConfig:
-        """Return a copy with some fields changed, checked again.
+        """Return a checked copy with some fields changed.
 
-        A model keeps the configuration it was made from: ``XLMWithLMHeadModel.from_pretrained`` takes ``causal``,
-        ``dropout`` and ``attention_dropout``.
+        A model keeps the configuration that it was made from. To change it, use the arguments ``causal``, ``dropout``
+        and ``attention_dropout`` of ``from_pretrained``.
         """
         return dataclasses.replace(self, **changes)
 
@@ -187,7 +187,7 @@ def _refuse_change(config: XLMConfig, name: str, value: object = None) -> NoRetu
     )
 
 
-# Set afterwards: the decorator refuses a frozen class that brings its own, and its own fail on unknown names.
+# Set after the class: the decorator does not allow them in a frozen class, and its own fail on unknown names.
 XLMConfig.__setattr__ = XLMConfig.__delattr__ = _refuse_change  # type: ignore[assignment,method-assign]
 
 
@@ -199,7 +199,7 @@ def check_config(config: object, *, where: str) -> None:
         )
 
 
-# Far above any model, and far below what overflows a tensor's size: files from strangers may say anything.
+# Far above any model, and far below an overflow of a tensor's size: a stranger's file may hold any number.
 _LARGEST = 2**31 - 1
 
 

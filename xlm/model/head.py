@@ -1,63 +1,52 @@
-"""Hidden states to scores of the next word.
+"""Heads: hidden states to scores of the next word, and log-probabilities without holding all scores at once.
 
-Shapes: B batch, T positions, N positions of any rows, D model width, V vocabulary; R positions and S words of a block.
+Shapes: B batch, T positions, N positions of any rows, D model width, V vocabulary, K most likely words; R positions and
+S words of a block of scores.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from xlm.errors import InputError
+from xlm.errors import ConfigError, InputError
 from xlm.model.attention import at_least_float32
 from xlm.model.config import XLMConfig
+from xlm.model.transformer import Transformer
 
 IGNORED_LABEL = -100
-"""Label of a position that does not count in the loss; torch's and ``transformers``' convention."""
-
-
-def target_logprobs(logits: Tensor, targets: Tensor) -> Tensor:
-    """Log-probability of one word a position.
-
-    Args:
-        logits: (…, V) scores, or log-probabilities, which are scores whose exponentials sum to one.
-        targets: (…) int64, ids from 0 to V - 1.
-
-    Returns:
-        (…) nats, in float32 or wider.
-    """
-    # Not log_softmax, nor cross_entropy, which is built on it: over 64,699 words its float32 sum is off by up to 6e-5
-    # nats on the CPU (torch 2.13), 20 times what the rest of the model adds; logsumexp is not.
-    logits = at_least_float32(logits)
-    return logits.gather(-1, targets[..., None])[..., 0] - logits.logsumexp(-1)
-
+"""Label of a position that does not count in the loss; the convention of torch and ``transformers``."""
 
 _WIDE_BLOCK_ELEMENTS = 6_000_000
-"""Logits of a block that is as wide as the vocabulary: 24 MB in float32. With some tens of rows, reading the weights
-once a block costs little beside the multiplying."""
+"""Scores in a block as wide as the vocabulary: 24 MB in float32. With tens of rows a block, reading the weights once a
+block costs little beside the multiplication."""
 
 _NARROW_BLOCK_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 26}
-"""Logits of a block of some words: on a CPU 4 MB, which stay in its cache from the product to their sum."""
+"""Scores in a block of some words. On a CPU the 4 MB stay in its cache between the product and the sum."""
 
-_PIECE_BLOCK_ELEMENTS = 1 << 22
-"""Logits of a block of as many words as packed weights come in: 16 MB, enough rows for each time weights are read."""
+_PACKED_BLOCK_ELEMENTS = 1 << 22
+"""Scores in a block as wide as a piece of packed weights: 16 MB, enough rows for each read of the weights."""
 
 _NARROW_BLOCK_ROWS = 1024
-"""Positions of such a block: the more, the less often each weight is read; on a CPU no more are scored at a time."""
+"""Positions in a block of some words. More rows read each weight less often; a CPU never scores more at a time."""
+
+_BELOW_ALL = -1e30
+"""Lower than any score, and finite, so that differences from it are numbers."""
 
 
 class LogitBlock(NamedTuple):
     """Scores of some positions for some words.
 
     Attributes:
-        rows: Which positions.
+        rows: The positions.
         first: Id of the first word.
-        logits: (R, S), of the words ``first`` to ``first + S - 1``; float32 or wider. It may be overwritten, and is
-            with the next block.
+        logits: (R, S) scores of the words ``first`` to ``first + S - 1``, in float32 or wider. The receiver may
+            overwrite them; the next block does.
     """
 
     rows: slice
@@ -66,7 +55,14 @@ class LogitBlock(NamedTuple):
 
 
 class LinearHead(nn.Module):
-    """One score a word: ``hidden @ weight.T + bias``, with the word embeddings for weight when they are shared.
+    """One score a word: ``hidden @ projection.T + bias``.
+
+    Attributes:
+        bias: (V,).
+        weight: (V, D), or ``None`` when the head is tied to the word embeddings.
+
+    Args:
+        config: The architecture.
 
     Source: the original's ``PredLayer``.
     """
@@ -76,75 +72,67 @@ class LinearHead(nn.Module):
         self.bias = nn.Parameter(torch.empty(config.vocab_size))
         self.weight = None if config.tied else nn.Parameter(torch.empty(config.vocab_size, config.emb_dim))
 
-    def forward(self, hidden: Tensor, word_embeddings_VD: Tensor) -> Tensor:
+    def tie_to(self, transformer: Transformer) -> None:
+        """Use the word embeddings of a transformer wherever the head has no weight of its own.
+
+        Args:
+            transformer: Looked up at each call, so the head follows when its embeddings move, grow or are replaced.
+        """
+        # Not an attribute that nn.Module sees: it would list the transformer's weights as the head's, too.
+        self.__dict__["_transformer"] = transformer
+
+    @property
+    def projection(self) -> Tensor:
+        """The (V, D) weight that the head computes with, its own or the word embeddings.
+
+        Raises:
+            ConfigError: The head is tied, but is not part of a model.
+        """
+        if self.weight is not None:
+            return self.weight
+        if "_transformer" not in self.__dict__:
+            raise ConfigError(
+                "a tied head is used without a model",
+                where="LinearHead",
+                remedy="assign it to model.head, or make it with share_inout_emb=False",
+            )
+        transformer: Transformer = self.__dict__["_transformer"]
+        return transformer.embeddings.word.weight
+
+    def forward(self, hidden: Tensor) -> Tensor:
         """Return unnormalised scores, (…, V), of hidden states (…, D)."""
-        return F.linear(hidden, word_embeddings_VD if self.weight is None else self.weight, self.bias)
+        return F.linear(hidden, self.projection, self.bias)
 
-    def logit_blocks(
-        self, hidden_ND: Tensor, word_embeddings_VD: Tensor, *, elements: int | None = None
-    ) -> Iterator[LogitBlock]:
-        """Yields the logits in blocks: all words for the first positions, then for the next ones.
+    def logit_blocks(self, hidden_ND: Tensor, *, elements: int | None = None) -> Iterator[LogitBlock]:
+        """Yield the scores in blocks: all words for the first positions, then for the next ones.
 
-        Those of half precision are summed and kept in float32: rounded, many words would share one score, and one rank.
+        Products of half-precision numbers are summed and kept in float32. Rounded, many words would share one score,
+        and so one rank.
 
         Args:
             hidden_ND: (N, D) hidden states.
-            word_embeddings_VD: (V, D), the model's.
-            elements: Most logits of a block; ``None`` for what is fastest.
+            elements: The most scores in a block; ``None`` for the fastest size.
         """
-        weight_VD = word_embeddings_VD if self.weight is None else self.weight
+        weight_VD = self.projection
         N, V = len(hidden_ND), len(weight_VD)
         elements = elements or _NARROW_BLOCK_ELEMENTS.get(hidden_ND.device.type, _WIDE_BLOCK_ELEMENTS)
         R = min(N, _NARROW_BLOCK_ROWS, elements)
         S = min(V, _tiled(elements // max(R, 1)))
         wide = torch.promote_types(hidden_ND.dtype, torch.float32)
-        memory = hidden_ND.new_empty(R * S, dtype=wide)
+        buffer = hidden_ND.new_empty(R * S, dtype=wide)
         for start in range(0, N, R or 1):
             rows = slice(start, min(start + R, N))
             hidden_RD = hidden_ND[rows]
             for first in range(0, V, S):
                 words = slice(first, min(first + S, V))
                 shape = (len(hidden_RD), words.stop - first)
-                logits_RS = memory[: shape[0] * shape[1]].view(shape)
+                logits_RS = buffer[: shape[0] * shape[1]].view(shape)
                 _write_logits(hidden_RD, weight_VD[words], self.bias[words], logits_RS)
                 yield LogitBlock(rows, first, logits_RS)
 
 
-def _tiled(count: int) -> int:
-    """At most ``count``, and where that is possible what the processors' kernels divide into tiles without a rest."""
-    return max(1, count - count % 16 or count)
-
-
-def _write_logits(hidden_RD: Tensor, weight_SD: Tensor, bias_S: Tensor, out_RS: Tensor) -> None:
-    """Writes ``hidden @ weight.T + bias`` to ``out_RS``, which is wider where they are of half precision."""
-    if hidden_RD.dtype == out_RS.dtype:
-        torch.addmm(bias_S, hidden_RD, weight_SD.T, out=out_RS)
-    elif hidden_RD.device.type == "cpu":
-        torch.addmm(bias_S.float(), hidden_RD.float(), weight_SD.float().T, out=out_RS)
-    elif hasattr(torch.ops.aten.mm, "dtype_out"):  # from torch 2.8
-        torch.ops.aten.mm.dtype_out(hidden_RD, weight_SD.T, out_RS.dtype, out=out_RS)
-        out_RS += bias_S
-    else:
-        out_RS.copy_(torch.addmm(bias_S, hidden_RD, weight_SD.T))
-
-
-def row_blocks(count: int, width: int, elements: int | None, *, whole: bool = True) -> Iterator[slice]:
-    """Divides positions for a head that computes a fixed number of scores at a time.
-
-    Args:
-        count: Positions.
-        width: Scores of one position.
-        elements: Most scores of a block; ``None`` for what is fastest.
-        whole: Whether these are all words, or as many as packed weights come in.
-    """
-    elements = elements or (_WIDE_BLOCK_ELEMENTS if whole else _PIECE_BLOCK_ELEMENTS)
-    rows = min(count, _tiled(elements // width))
-    for start in range(0, count, rows or 1):
-        yield slice(start, min(start + rows, count))
-
-
 class AdaptiveHead(nn.Module):
-    """Adaptive softmax: frequent words in one head, the others in narrower tail clusters. Never tied.
+    """Adaptive softmax: frequent words in one head, the others in narrower tail clusters. It is never tied.
 
     Source: Grave et al. 2017 through ``torch.nn.AdaptiveLogSoftmaxWithLoss``, as in the original's ``PredLayer``.
     """
@@ -155,55 +143,54 @@ class AdaptiveHead(nn.Module):
             config.emb_dim, config.vocab_size, list(config.asm_cutoffs), config.asm_div_value, head_bias=True
         )
 
-    def forward(self, hidden: Tensor, word_embeddings_VD: Tensor) -> Tensor:
-        """Return log-probabilities, (…, V), of hidden states (…, D): this head has no unnormalised scores."""
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Return log-probabilities, (…, V), of hidden states (…, D). This head has no unnormalised scores."""
         logits: Tensor = self.adaptive.log_prob(hidden.reshape(-1, hidden.shape[-1]))
         return logits.view(*hidden.shape[:-1], -1)
 
 
-def apply_head(head: nn.Module, hidden: Tensor, word_embeddings_VD: Tensor) -> Tensor:
-    """Return the scores of hidden states (…, D) by any head.
+def logit_blocks(
+    head: nn.Module, hidden_ND: Tensor, *, vocab_size: int, elements: int | None = None
+) -> Iterator[LogitBlock]:
+    """Yield the scores of any head in blocks. Most heads score all words for some positions at a time.
 
     Args:
-        head: One of this file's, which also takes the word embeddings, or any other module, which takes hidden states.
-        hidden: (…, D).
-        word_embeddings_VD: (V, D), the model's.
-    """
-    given = (hidden, word_embeddings_VD) if isinstance(head, LinearHead | AdaptiveHead) else (hidden,)
-    scores: Tensor = head(*given)
-    return scores
-
-
-def logit_blocks(
-    head: nn.Module, hidden_ND: Tensor, word_embeddings_VD: Tensor, *, elements: int | None = None
-) -> Iterator[LogitBlock]:
-    """Yield the logits of any head in blocks, those of most heads for all words and some positions at a time.
+        head: Maps hidden states (…, D) to one score a word.
+        hidden_ND: (N, D) hidden states.
+        vocab_size: V.
+        elements: The most scores in a block; ``None`` for the fastest size.
 
     Raises:
-        InputError: The head does not give one score a word.
+        InputError: The head does not return one score a word.
     """
-    if _has_own_blocks(head):
-        yield from head.logit_blocks(hidden_ND, word_embeddings_VD, elements=elements)
+    if _has_blocks(head):
+        yield from head.logit_blocks(hidden_ND, elements=elements)
         return
-    V = len(word_embeddings_VD)
-    for rows in row_blocks(len(hidden_ND), V, elements):
-        logits_RV = apply_head(head, hidden_ND[rows], word_embeddings_VD)
-        check_word_scores(logits_RV, V)
+    for rows in row_blocks(len(hidden_ND), vocab_size, elements):
+        logits_RV = head(hidden_ND[rows])
+        check_word_scores(logits_RV, vocab_size)
         logits_RV = at_least_float32(logits_RV)
-        # A block may be overwritten, and what another's head returns may be its input, or a part of its own.
+        # The receiver may overwrite a block, and a foreign head may return its input or a part of itself.
         yield LogitBlock(rows, 0, logits_RV if isinstance(head, AdaptiveHead) else logits_RV.clone())
 
 
-def _has_own_blocks(head: nn.Module) -> TypeGuard[LinearHead]:
-    """Whether a head makes blocks that are what a call of it gives: no hook or other ``forward`` changes that."""
-    if not isinstance(head, LinearHead) or head._forward_hooks or head._forward_pre_hooks or "forward" in vars(head):
-        return False
-    owners = [next(c for c in type(head).__mro__ if name in vars(c)) for name in ("forward", "logit_blocks")]
-    return owners[0] is owners[1]
+def row_blocks(count: int, width: int, elements: int | None, *, whole: bool = True) -> Iterator[slice]:
+    """Divide positions into blocks for a head that computes a fixed number of scores at a time.
+
+    Args:
+        count: Number of positions.
+        width: Scores of one position.
+        elements: The most scores in a block; ``None`` for the fastest size.
+        whole: Whether ``width`` is the whole vocabulary, not a piece of packed weights.
+    """
+    elements = elements or (_WIDE_BLOCK_ELEMENTS if whole else _PACKED_BLOCK_ELEMENTS)
+    rows = min(count, _tiled(elements // width))
+    for start in range(0, count, rows or 1):
+        yield slice(start, min(start + rows, count))
 
 
 def check_word_scores(scores: object, vocab_size: int) -> None:
-    """Raise ``InputError`` unless a head gave one score for each word of the vocabulary."""
+    """Raise ``InputError`` unless a head returned one score for each word of the vocabulary."""
     width = scores.shape[-1] if isinstance(scores, Tensor) and scores.dim() else type(scores).__name__
     if width != vocab_size:
         raise InputError(
@@ -211,5 +198,147 @@ def check_word_scores(scores: object, vocab_size: int) -> None:
             where="model.head",
             found=f"{width} scores a position" if isinstance(width, int) else width,
             expected=f"{vocab_size}, one a word",
-            remedy="forward gives what such a head returns; scoring and generation need scores of words",
+            remedy="forward returns what such a head computes; scoring and generation need scores of words",
         )
+
+
+def target_logprobs(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return the log-probability of one word a position.
+
+    Args:
+        logits: (…, V) scores, or log-probabilities, whose exponentials sum to one.
+        targets: (…) int64, ids from 0 to V - 1.
+
+    Returns:
+        (…) nats, in float32 or wider.
+    """
+    # log_softmax, and cross_entropy on top of it, are off by up to 6e-5 nats in float32 over 64,699 words on the CPU
+    # (torch 2.13), 20 times the error of the rest of the model. logsumexp is not.
+    logits = at_least_float32(logits)
+    return logits.gather(-1, targets[..., None])[..., 0] - logits.logsumexp(-1)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TargetScores:
+    """Scores of given next words.
+
+    Attributes:
+        logprobs: (N,) nats, in float32 or wider.
+        ranks: (N,) int64, when asked for: 1 for the most likely word; words of equal score share the best rank.
+        entropies: (N,) nats, when asked for: entropy of the whole prediction, from 0 to log V.
+        top_ids: (N, K) int64, when asked for: the K most likely words, best first; equal scores in any order.
+        top_logprobs: (N, K) nats: log-probabilities of ``top_ids``.
+    """
+
+    logprobs: Tensor
+    ranks: Tensor | None = None
+    entropies: Tensor | None = None
+    top_ids: Tensor | None = None
+    top_logprobs: Tensor | None = None
+
+
+def chunked_logprobs(
+    head: nn.Module,
+    hidden_ND: Tensor,
+    targets_N: Tensor,
+    *,
+    vocab_size: int,
+    ranks: bool = False,
+    entropies: bool = False,
+    top: int = 0,
+    block_elements: int | None = None,
+) -> TargetScores:
+    """Score given next words, holding the scores of only some positions and words at a time.
+
+    Gradients cannot pass, since each block is overwritten. Torch's fused ``linear_cross_entropy`` (from 2.13) has three
+    times the error over 64,699 words, and gives neither ranks nor entropies.
+
+    Args:
+        head: Maps hidden states (…, D) to one score a word.
+        hidden_ND: (N, D) output of the last layer at the positions before the targets; N may be 0.
+        targets_N: (N,) int64, ids from 0 to V - 1.
+        vocab_size: V.
+        ranks: Whether to compute ranks, which takes all products a second time.
+        entropies: Whether to compute entropies, which takes a second block.
+        top: How many of the most likely words to return; at most V are.
+        block_elements: The most scores to hold at a time; ``None`` for the fastest size.
+
+    Raises:
+        InputError: The head does not return one score a word.
+    """
+    N, device = len(targets_N), hidden_ND.device
+    wide = torch.promote_types(hidden_ND.dtype, torch.float32)
+    target_N = torch.empty(N, dtype=wide, device=device)
+    # Over the blocks so far, for each row: the highest score, and relative to it the sum of exponentials, plain and
+    # weighted with the scores. This is logsumexp in place, with its accuracy (see target_logprobs).
+    highest_N = torch.full((N,), _BELOW_ALL, dtype=wide, device=device)
+    sum_N = torch.zeros(N, dtype=wide, device=device)
+    weighted_N = torch.zeros(N, dtype=wide, device=device) if entropies else None
+    K = min(top, vocab_size)
+    top_NK = torch.full((N, K), _BELOW_ALL, dtype=wide, device=device)
+    top_ids_NK = torch.zeros(N, K, dtype=torch.int64, device=device)
+    for rows, first, logits_RS in logit_blocks(head, hidden_ND, vocab_size=vocab_size, elements=block_elements):
+        if K:
+            best = logits_RS.topk(min(K, logits_RS.shape[1]))
+            top_NK[rows], chosen_RK = torch.cat([top_NK[rows], best.values], 1).topk(K)
+            top_ids_NK[rows] = torch.cat([top_ids_NK[rows], best.indices + first], 1).gather(1, chosen_RK)
+        inside_R, of_target_R = _at_targets(logits_RS, targets_N[rows] - first)
+        target_N[rows] = torch.where(inside_R, of_target_R, target_N[rows])
+        highest_R = torch.maximum(highest_N[rows], logits_RS.amax(1))
+        step_R = highest_N[rows] - highest_R
+        highest_N[rows] = highest_R
+        logits_RS.sub_(highest_R[:, None])
+        if weighted_N is None:
+            sum_N[rows] = sum_N[rows] * step_R.exp() + logits_RS.exp_().sum(1)
+            continue
+        weights_RS = logits_RS.exp()
+        weighted_N[rows] = (weighted_N[rows] + step_R * sum_N[rows]) * step_R.exp()
+        sum_N[rows] = sum_N[rows] * step_R.exp() + weights_RS.sum(1)
+        weighted_N[rows] += weights_RS.mul_(logits_RS).sum(1)
+    ranks_N = None
+    if ranks:
+        ranks_N = torch.ones(N, dtype=torch.int64, device=device)
+        for rows, first, logits_RS in logit_blocks(head, hidden_ND, vocab_size=vocab_size, elements=block_elements):
+            above_RS = logits_RS > target_N[rows, None]
+            # A word is not above itself, even if its product differs the second time.
+            inside_R, itself_R = _at_targets(above_RS, targets_N[rows] - first)
+            ranks_N[rows] += above_RS.sum(1) - (inside_R & itself_R).long()
+    return TargetScores(
+        logprobs=(target_N - highest_N) - sum_N.log(),
+        ranks=ranks_N,
+        entropies=None if weighted_N is None else sum_N.log() - weighted_N / sum_N,
+        top_ids=top_ids_NK if top else None,
+        top_logprobs=(top_NK - highest_N[:, None]) - sum_N.log()[:, None] if top else None,
+    )
+
+
+def _at_targets(block_RS: Tensor, columns_R: Tensor) -> tuple[Tensor, Tensor]:
+    """Return whether each row's target is in the block, and the block's value there (any value where it is not)."""
+    S = block_RS.shape[1]
+    return (columns_R >= 0) & (columns_R < S), block_RS.gather(1, columns_R.clamp(0, S - 1)[:, None])[:, 0]
+
+
+def _has_blocks(head: nn.Module) -> TypeGuard[LinearHead]:
+    """Return whether ``head.logit_blocks`` gives what a call of the head does: no hook or other forward changes it."""
+    if not isinstance(head, LinearHead) or head._forward_hooks or head._forward_pre_hooks or "forward" in vars(head):
+        return False
+    owners = [next(c for c in type(head).__mro__ if name in vars(c)) for name in ("forward", "logit_blocks")]
+    return owners[0] is owners[1]
+
+
+def _tiled(count: int) -> int:
+    """Return at most ``count``; where possible a multiple of 16, which kernels divide into tiles evenly."""
+    return max(1, count - count % 16 or count)
+
+
+def _write_logits(hidden_RD: Tensor, weight_SD: Tensor, bias_S: Tensor, out_RS: Tensor) -> None:
+    """Write ``hidden @ weight.T + bias`` to ``out_RS``, which is wider when the others are in half precision."""
+    if hidden_RD.dtype == out_RS.dtype:
+        torch.addmm(bias_S, hidden_RD, weight_SD.T, out=out_RS)
+    elif hidden_RD.device.type == "cpu":
+        torch.addmm(bias_S.float(), hidden_RD.float(), weight_SD.float().T, out=out_RS)
+    elif hasattr(torch.ops.aten.mm, "dtype_out"):  # from torch 2.8
+        torch.ops.aten.mm.dtype_out(hidden_RD, weight_SD.T, out_RS.dtype, out=out_RS)
+        out_RS += bias_S
+    else:
+        out_RS.copy_(torch.addmm(bias_S, hidden_RD, weight_SD.T))

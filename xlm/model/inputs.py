@@ -1,4 +1,4 @@
-"""What callers give to the model, checked and brought into one form.
+"""Inputs of the models, checked and brought into one form.
 
 Shapes: B batch, T positions.
 """
@@ -17,11 +17,11 @@ from xlm.model.config import XLMConfig
 from xlm.model.transformer import TransformerInputs
 
 Languages = str | int | Sequence[str | int] | Tensor
-"""A language name or id for all, one a row, or a (B, T) tensor of ids."""
+"""A language name or id for all rows, one for each row, or a (B, T) tensor of ids."""
 
 
 class InputKeywords(TypedDict):
-    """What belongs to ``input_ids``, as keyword arguments; ``XLMWithLMHeadModel.forward`` says what each is."""
+    """Keyword arguments that describe ``input_ids``; see ``XLMWithLMHeadModel.forward``."""
 
     langs: Languages | None
     lengths: Tensor | None
@@ -46,15 +46,15 @@ def prepare_inputs(
     """Check the inputs of one forward and bring them into one form, on the device of ``input_ids``.
 
     Args:
-        config: The model's.
-        input_ids: This and the next ones as for ``XLMWithLMHeadModel.forward``.
+        config: Configuration of the model.
+        input_ids: (B, T) ids; this and the following as for ``XLMWithLMHeadModel.forward``.
         langs: Languages.
-        lengths: Real tokens of each row.
+        lengths: Numbers of real tokens.
         attention_mask: 1 at tokens, 0 at padding.
         position_ids: Positions.
         cache: Earlier tokens.
-        check_values: Whether to look at values, which waits for a GPU; types and shapes are always checked. Without
-            the look nobody knows where padding stands, so that all but ``lengths`` takes the kernels for any mask.
+        check_values: Whether to check values, which waits for a GPU; types and shapes are always checked. If not, it is
+            unknown where padding stands, and all but ``lengths`` uses the slower kernels for any mask.
 
     Raises:
         InputError: A shape, type or value that the model cannot take.
@@ -67,7 +67,7 @@ def prepare_inputs(
         _check_range("input_ids", input_ids, limit=config.vocab_size, what="words")
     valid_BT, right_padded = _valid_positions(config, input_ids, lengths, attention_mask, check_values=check_values)
     if cache is not None:
-        right_padded = right_padded or not check_values  # what a cache takes is right-padded; who checks nothing knows
+        right_padded = right_padded or not check_values  # a cache needs right-padded rows; unchecked, they are assumed
         _check_cache(config, cache, input_ids, right_padded=right_padded, check_values=check_values)
     if position_ids is not None:
         check_shape("position_ids", position_ids, (B, T))
@@ -88,19 +88,19 @@ def prepare_inputs(
 
 
 def looks_at_values(tensor: Tensor, wanted: bool) -> bool:
-    """Whether values are checked: where that is wanted and there are some, not while tracing or on the meta device."""
+    """Return whether to check values: if wanted, but not while tracing or on the meta device, which has none."""
     return wanted and not torch.compiler.is_compiling() and not tensor.is_meta
 
 
 def onto(name: str, tensor: Tensor, device: torch.device) -> Tensor:
-    """Return the tensor on a device; a copy from the CPU to a GPU does not wait for what the GPU still has to do."""
+    """Return a tensor on a device; a copy from the CPU to a GPU does not wait for earlier work of the GPU."""
     if device.type != "meta":
         _check_presence(name, tensor)
     return tensor.to(device, non_blocking=device.type == "cuda")
 
 
 def _bounds(name: str, tensor: Tensor) -> tuple[int, int]:
-    """Smallest and largest of whole numbers; waits for a GPU, once."""
+    """Return the smallest and the largest of whole numbers; waits for a GPU once."""
     _check_presence(name, tensor)
     low, high = torch.stack(torch.aminmax(tensor)).tolist()
     return low, high
@@ -141,8 +141,8 @@ def check_shape(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
 
 
 def check_device(input_ids: Tensor, device: torch.device) -> None:
-    """Raise ``InputError`` where ids are on another device than a model."""
-    # The weights of a model that fetches them when they are needed are on the meta device.
+    """Raise ``InputError`` for ids on another device than the model."""
+    # A model that loads its weights when they are needed has them on the meta device.
     if device.type != "meta" and input_ids.device != device:
         raise InputError(
             "input_ids is on another device than the model",
@@ -151,6 +151,19 @@ def check_device(input_ids: Tensor, device: torch.device) -> None:
             expected=device,
             remedy="input_ids.to(model.device)",
         )
+
+
+def check_device_exists(device: torch.device | str) -> None:
+    """Raise ``InputError`` for a device that this machine does not have."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, TypeError, ValueError) as error:
+        raise InputError(
+            "there is no such device",
+            where="device",
+            found=f"{device}: {str(error).partition(chr(10))[0]}",
+            expected="cpu, or cuda where torch has it",
+        ) from error
 
 
 def check_whole(name: str, tensor: Tensor) -> None:
@@ -205,14 +218,14 @@ def _valid_positions(
     *,
     check_values: bool,
 ) -> tuple[Tensor | None, bool]:
-    """Mask of real positions (``None`` when all are), and whether padding is known to stand only on the right."""
+    """Return the mask of real positions (``None`` when all are), and whether padding is known to be on the right."""
     (B, T), device = input_ids.shape, input_ids.device
     if lengths is not None and attention_mask is not None:
         raise InputError(
-            "lengths and attention_mask both say what is padding",
+            "lengths and attention_mask were both given",
             where="lengths, attention_mask",
             found="both",
-            expected="one of them, or neither (<pad> is then padding)",
+            expected="one of them, or neither (then <pad> is padding)",
         )
     if lengths is not None:
         check_shape("lengths", lengths, (B,))
@@ -243,15 +256,15 @@ def _valid_positions(
     if attention_mask is not None and not all(rest):
         values = sorted(set(map(str, attention_mask.flatten().tolist())))
         raise InputError(
-            "attention_mask holds other values than 0 and 1",
+            "attention_mask has values other than 0 and 1",
             where="attention_mask",
             found=", ".join(values[:4]) + (", ..." if len(values) > 4 else ""),
             expected="1 (or true) at tokens, 0 (or false) at padding",
-            remedy="a mask that is added to scores, 0 at tokens: attention_mask == 0",
+            remedy="for a mask that is added to scores, with 0 at tokens, pass attention_mask == 0",
         )
     if not every_row:
         raise InputError(
-            "rows without a single token",
+            "rows without any token",
             where=f"rows {(~valid_BT.any(1)).nonzero().flatten().tolist()}",
             found="padding only",
             expected="at least one token",
@@ -270,7 +283,7 @@ def _check_cache(
             where="cache",
             found=repr(cache) if isinstance(cache, bool) else type(cache).__name__,
             expected="an XLMCache, which forward fills, or None",
-            remedy="cache = model.new_cache(batch_size), given to each forward in turn",
+            remedy="cache = model.new_cache(batch_size), passed to each forward",
         )
     if not config.causal:
         raise InputError(
@@ -278,11 +291,11 @@ def _check_cache(
             where="cache",
             found="causal = False",
             expected="a causal model",
-            remedy="leave the cache out: with every new token all earlier positions change",
+            remedy="do not use a cache: every new token changes all earlier positions",
         )
     if torch.is_grad_enabled():
         raise InputError(
-            "a cache is written in place, which gradients cannot pass",
+            "a cache cannot be used with gradients",
             where="cache",
             found="gradients enabled",
             expected="torch.no_grad() or torch.inference_mode()",
@@ -324,13 +337,13 @@ def _check_cache(
 
 
 def _default_positions(T: int, cache: XLMCache | None, valid_BT: Tensor | None, device: torch.device) -> Tensor:
-    """0, 1, … from each row's first token, or from the end of what the cache holds; padding takes no position.
+    """Return positions 0, 1, … from each row's first token, or continued after the cache; padding takes none.
 
     Args:
         T: Tokens of a row, padding included.
         cache: Earlier tokens.
-        valid_BT: True at real positions; ``None`` when padding, if any, stands on the right.
-        device: Of the positions.
+        valid_BT: True at real positions; ``None`` when padding, if any, is on the right.
+        device: Device of the positions.
     """
     if valid_BT is not None:
         return (valid_BT.cumsum(1) - 1).clamp_min(0)
@@ -345,18 +358,18 @@ def _default_positions(T: int, cache: XLMCache | None, valid_BT: Tensor | None, 
 def language_ids(
     config: XLMConfig, langs: Languages, B: int, T: int, device: torch.device, *, check_values: bool = True
 ) -> Tensor:
-    """Language ids as an int64 tensor that broadcasts to (B, T).
+    """Return language ids as an int64 tensor that broadcasts to (B, T).
 
     Args:
-        config: The model's.
+        config: Configuration of the model.
         langs: Languages in any form.
         B: Rows.
         T: Tokens of a row.
-        device: Of the ids.
-        check_values: Whether to look at the ids of a tensor.
+        device: Device of the ids.
+        check_values: Whether to check the values of a tensor.
 
     Raises:
-        InputError: A shape or type that is none of ``Languages``.
+        InputError: A shape or type that is not one of ``Languages``.
         LanguageError: A language that the model does not have.
     """
     if isinstance(langs, str | int):

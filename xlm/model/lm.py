@@ -1,44 +1,198 @@
-"""The language model as users meet it.
+"""The models: ``XLMModel``, the network without its head, and ``XLMWithLMHeadModel``, the language model.
 
-Its methods stand in the files beside this one by what they do: ``network.py`` computes scores, ``generation.py``
-continues prompts; here are those that give the model another form, on disk or in memory.
+Shapes: B batch, T positions, S positions including those of the cache, N heads, D model width, V vocabulary.
 """
 
 from __future__ import annotations
 
+import inspect
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from functools import partial
 from os import PathLike
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-from xlm.model.generation import GeneratingNetwork
-from xlm.model.network import XLMOutput
+from xlm.errors import ConfigError, InputError, XLMWarning
+from xlm.model.cache import XLMCache
+from xlm.model.config import XLMConfig, check_config
+from xlm.model.decoding.beam_search import beam_search
+from xlm.model.decoding.options import DecodingOptions, lists_decoding_options
+from xlm.model.decoding.prompts import Prompts, prepare_prompts, with_prompts
+from xlm.model.decoding.result import Continuation
+from xlm.model.decoding.sampling import collect, generate_tokens
+from xlm.model.decoding.state import CausalState
+from xlm.model.decoding.streaming import TokenStream, check_streamable
+from xlm.model.head import IGNORED_LABEL, AdaptiveHead, LinearHead, target_logprobs
+from xlm.model.inputs import (
+    Languages,
+    check_device,
+    check_flag,
+    check_shape,
+    check_tensor,
+    check_whole,
+    looks_at_values,
+    onto,
+    prepare_inputs,
+)
+from xlm.model.transformer import Transformer, TransformerInputs, TransformerOutput
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing_extensions import Self, Unpack
 
-__all__ = ["XLMOutput", "XLMWithLMHeadModel"]
+    from xlm.model.inputs import InputKeywords
 
 
-class XLMWithLMHeadModel(GeneratingNetwork):
-    """An XLM language model.
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
-    ``generate`` and scoring compute with the transformer and ``logits``, not through ``forward``: what is to reach them
-    too stands in another ``head`` (any module), in an overridden ``logits``, or in hooks on the parts.
+_CALLER_OF_FORWARD = 6
+"""Stack level of the caller of a model: a warning, ``_inputs``, ``forward`` and two frames of torch lie between."""
+
+
+def _takes_arguments_of(source: Callable[_P, object]) -> Callable[[Callable[..., _R]], Callable[_P, _R]]:
+    """Give a method the arguments of another one, for type checkers and ``inspect.signature``."""
+
+    def decorate(method: Callable[..., _R]) -> Callable[_P, _R]:
+        own = inspect.signature(method)
+        signature = inspect.signature(source).replace(return_annotation=own.return_annotation)
+        method.__signature__ = signature  # type: ignore[attr-defined]
+        return method
+
+    return decorate
+
+
+class OutputIndexError(InputError, KeyError, IndexError):
+    """A name or index of something that an output does not hold."""
+
+
+class _Output:
+    """Base of the outputs: indexable by name, or as a tuple of the fields that are not ``None``."""
+
+    __slots__ = ()
+
+    def keys(self) -> tuple[str, ...]:
+        """Return the names of the fields that are not ``None``, in order."""
+        return tuple(f.name for f in fields(self) if getattr(self, f.name) is not None)  # type: ignore[arg-type]
+
+    def to_tuple(self) -> tuple[Any, ...]:
+        """Return the fields that are not ``None``, in order."""
+        return tuple(getattr(self, name) for name in self.keys())
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and name in self.keys()
+
+    def __getitem__(self, index: str | int | slice) -> Any:
+        if isinstance(index, str) and index in self.keys():
+            return getattr(self, index)
+        try:
+            return self.to_tuple()[index]  # type: ignore[index]  # an unknown name is no index either
+        except (IndexError, TypeError) as error:
+            kind, names = type(self).__name__, ", ".join(self.keys())
+            raise OutputIndexError(
+                "the output has no such entry", where=kind, found=repr(index), expected=names
+            ) from error
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class XLMModelOutput(_Output):
+    """Output of ``XLMModel``; indexable by name, or as a tuple of the fields that are not ``None``.
+
+    Attributes:
+        last_hidden_state: (B, T, D) output of the last layer; zero at padding.
+        hidden_states: The embeddings and each layer's output, L + 1 tensors (B, T, D), when asked for.
+        attentions: Each layer's attention weights, L tensors (B, N, T, S), when asked for.
+        cache: The cache that was passed in, which now holds the new tokens too.
+    """
+
+    last_hidden_state: Tensor
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+    cache: XLMCache | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class XLMOutput(_Output):
+    """Output of ``XLMWithLMHeadModel``; indexable by name, or as a tuple of the fields that are not ``None``.
+
+    Attributes:
+        loss: Mean negative log-probability of the counted labels, in nats; a scalar, when labels were given.
+        logits: (B, T, V) scores of the next token; log-probabilities when the head is an adaptive softmax.
+        hidden_states: The embeddings and each layer's output, L + 1 tensors (B, T, D), when asked for.
+        attentions: Each layer's attention weights, L tensors (B, N, T, S), when asked for.
+        cache: The cache that was passed in, which now holds the new tokens too.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+    cache: XLMCache | None = None
+
+
+class XLMModel(nn.Module):
+    """The network without a head: token ids to hidden states.
 
     Attributes:
         config: The architecture; it cannot be changed or replaced.
-        check_inputs: Whether to check the *values* of inputs: ids, languages, positions, lengths, masks and labels. To
-            look at them waits for a GPU. With ``False``, for loops whose inputs are known to be good, nothing in a
-            forward waits, and results are the same up to the order of sums; types and shapes are checked all the same.
-            Then nobody looks where padding stands: to say it with ``lengths`` keeps the fastest kernels.
+        check_inputs: Whether to check the *values* of inputs: ids, languages, positions, lengths, masks and labels.
+            The check waits for a GPU. With ``False``, for loops whose inputs are known to be good, a forward waits for
+            nothing, and results are the same up to the order of sums. Types and shapes are always checked. Nothing is
+            then known about where padding stands; ``lengths`` keeps the fastest kernels.
 
     Args:
         config: The architecture. Weights are drawn as the original draws them: embeddings normal with standard
             deviation ``emb_dim ** -0.5``, linear maps by torch's default.
 
-    Source: paper section 3; the original's ``TransformerModel`` with ``PredLayer``.
+    Source: paper section 3; the original's ``TransformerModel``.
     """
+
+    check_inputs: bool = True
+
+    def __init__(self, config: XLMConfig) -> None:
+        super().__init__()
+        check_config(config, where=type(self).__name__)
+        self.config = config
+        self._warned_about_langs = False
+        # What the file of the model holds beside weights and architecture; save_pretrained writes it again.
+        self.provenance: object = None
+        self._build()
+        if self.device.type != "meta":
+            self._draw_weights()
+
+    def _build(self) -> None:
+        self.transformer = Transformer(self.config)
+
+    @torch.no_grad()
+    def _draw_weights(self) -> None:
+        config, embeddings = self.config, self.transformer.embeddings
+        std = config.emb_dim**-0.5 if config.embed_init_std is None else config.embed_init_std
+        nn.init.normal_(embeddings.word.weight, std=std)
+        if not config.sinusoidal_embeddings:
+            nn.init.normal_(embeddings.position.weight, std=std)
+        if embeddings.language is not None:
+            nn.init.normal_(embeddings.language.weight, std=std)
+        embeddings.word.weight[config.pad_token_id].zero_()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Each layer has copied what it needs from the first configuration, so a second one would apply in part.
+        if name == "config" and value is not self.__dict__.get("config", value):
+            raise ConfigError(
+                "a model's configuration cannot be replaced",
+                where="model.config",
+                found="an assignment",
+                expected="the configuration that the model was made from",
+                remedy="from_pretrained takes causal=, dropout= and attention_dropout=; or make a new model: "
+                f"{type(self).__name__}(model.config.replace(...)), then load_state_dict",
+            )
+        if name == "check_inputs" and not isinstance(value, bool):
+            raise InputError("check_inputs is neither true nor false", where="model.check_inputs", found=repr(value))
+        super().__setattr__(name, value)
 
     @classmethod
     def from_pretrained(
@@ -57,36 +211,38 @@ class XLMWithLMHeadModel(GeneratingNetwork):
     ) -> Self:
         """Return a model with the weights of a file, in evaluation mode.
 
-        A subclass gets a model of its own class, made by ``cls(config)``. Weights that it adds are not in the file:
-        they begin as its ``__init__`` makes them, which a warning says.
+        ``XLMModel`` opens what ``XLMWithLMHeadModel`` opens, and leaves the head out. A subclass gets a model of its
+        own class, made by ``cls(config)``. Weights that it adds are not in the file: they start as its ``__init__``
+        makes them, and a warning names them.
 
         Args:
             name_or_path: A directory in the ``transformers`` layout, a checkpoint of the original (``.pth``), the name
                 of a model that comes with the package (``"xlm-clm-ende-small"``), or an id on the Hugging Face hub,
-                perhaps with ``@revision``; looked for in that order.
-            dtype: Of the weights; ``None`` means float32 whatever the file holds, ``"auto"`` the file's own.
-            device: Where the weights go; the CPU when ``None``.
-            causal: Overrides what the file says. ``None``: causal, unless the file is known to have been trained
-                otherwise (the published configurations' ``causal: false`` does not count, and a warning says so).
+                optionally with ``@revision``; looked up in that order.
+            dtype: Type of the weights; ``None`` means float32 whatever the file holds, ``"auto"`` the file's own.
+            device: Device of the weights; the CPU when ``None``.
+            causal: Overrides the direction of attention. ``None``: causal, unless the file is known to have been
+                trained otherwise (the published configurations' ``causal: false`` does not count, and a warning says
+                so).
             dropout: Probability of dropping an activation in training, from 0 to below 1; the file's when ``None``.
             attention_dropout: Probability of dropping an attention weight in training; likewise.
-            revision: Of a model on the hub: a branch, a tag or a commit; ``main`` when ``None``.
-            cache_dir: Where fetched files are kept; where ``HF_HOME`` or ``HF_HUB_CACHE`` say when ``None``.
-            local_files_only: Whether to take what the cache holds and ask nobody, as ``HF_HUB_OFFLINE=1`` does.
-            token: For a model that is not public; when ``None`` it is ``HF_TOKEN`` or what ``hf auth login`` left.
+            revision: Branch, tag or commit of a model on the hub; ``main`` when ``None``.
+            cache_dir: Folder of fetched files; the one of ``HF_HOME`` or ``HF_HUB_CACHE`` when ``None``.
+            local_files_only: Whether to use only cached files, as ``HF_HUB_OFFLINE=1`` does.
+            token: Token for a model that is not public; ``HF_TOKEN`` or that of ``hf auth login`` when ``None``.
 
         Raises:
-            CheckpointError: What was found is not such a model; nothing in a file is ever executed.
-            HubError: It could not be fetched from the hub; one of the above.
-            ConfigError: A type or probability that cannot be, or a subclass whose ``__init__`` asks for more.
-            InputError: There is no such device, or a name that is none.
+            CheckpointError: The files are not such a model. Nothing in a file is ever executed.
+            HubError: The model could not be fetched from the hub; a kind of ``CheckpointError``.
+            ConfigError: An invalid type or probability, or a subclass whose ``__init__`` needs more arguments.
+            InputError: There is no such device, or ``name_or_path`` is not a name.
         """
         from xlm.checkpoint.hub import HubOptions
         from xlm.checkpoint.load import load_model
 
         hub = HubOptions(revision=revision, cache_dir=cache_dir, local_files_only=local_files_only, token=token)
         changes = {"dropout": dropout, "attention_dropout": attention_dropout}
-        model = load_model(
+        return load_model(
             name_or_path,
             kind=cls,
             dtype=dtype,
@@ -95,17 +251,129 @@ class XLMWithLMHeadModel(GeneratingNetwork):
             changes={name: value for name, value in changes.items() if value is not None},
             hub=hub,
         )
-        assert isinstance(model, cls)
-        return model
 
-    def save_pretrained(self, directory: str | PathLike[str]) -> None:
-        """Writes ``config.json`` and ``model.safetensors`` in the ``transformers`` layout.
+    @property
+    def device(self) -> torch.device:
+        """Device of the weights."""
+        return self.transformer.embeddings.word.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the weights, and of the computation."""
+        return self.transformer.embeddings.norm.weight.dtype
+
+    def new_cache(self, batch_size: int, *, capacity: int | None = None) -> XLMCache:
+        """Return an empty cache of this model's type, on its device.
 
         Args:
-            directory: Made when missing; files of the same names in it are replaced, each at once or not at all.
+            batch_size: Rows B.
+            capacity: Tokens that a row can hold; ``None`` means the model's longest input.
+        """
+        return XLMCache(self.config, batch_size, capacity=capacity, dtype=self.dtype, device=self.device)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        *,
+        langs: Languages | None = None,
+        lengths: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        cache: XLMCache | None = None,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+    ) -> XLMModelOutput:
+        """Return the hidden states of all positions; arguments as for ``XLMWithLMHeadModel.forward``."""
+        check_flag("output_hidden_states", output_hidden_states)
+        check_flag("output_attentions", output_attentions)
+        inputs = self._inputs(
+            input_ids,
+            langs=langs,
+            lengths=lengths,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            cache=cache,
+            stacklevel=_CALLER_OF_FORWARD,
+        )
+        states: TransformerOutput = self.transformer(
+            inputs, cache=cache, output_hidden_states=output_hidden_states, output_attentions=output_attentions
+        )
+        return XLMModelOutput(
+            last_hidden_state=states.hidden,
+            hidden_states=states.hidden_states,
+            attentions=states.attentions,
+            cache=cache,
+        )
+
+    def _inputs(
+        self, input_ids: Tensor, *, cache: XLMCache | None, stacklevel: int, **inputs: Unpack[InputKeywords]
+    ) -> TransformerInputs:
+        if inputs["langs"] is None:
+            self._warn_about_langs(stacklevel=stacklevel)
+        prepared = prepare_inputs(self.config, input_ids, cache=cache, check_values=self.check_inputs, **inputs)
+        check_device(prepared.input_ids, self.device)
+        return prepared
+
+    def _warn_about_langs(self, *, stacklevel: int) -> None:
+        if not self.config.has_language_embeddings or self._warned_about_langs:
+            return
+        self._warned_about_langs = True
+        names = ", ".join(sorted(self.config.lang2id)) or f"ids 0 to {self.config.n_langs - 1}"
+        warnings.warn(
+            f"this model has language embeddings ({names}) and was called without langs: no language embedding is "
+            "added, which it never saw in training, and its predictions are much worse; pass langs=",
+            XLMWarning,
+            stacklevel=stacklevel,
+        )
+
+
+class XLMWithLMHeadModel(XLMModel):
+    """A language model: the network with a head that scores the next token.
+
+    ``generate`` and scoring use the transformer and ``logits``, not ``forward``. To change what they compute, replace
+    ``head`` (by any module), override ``logits``, or put hooks on the parts.
+
+    Attributes:
+        config: The architecture; it cannot be changed or replaced.
+        check_inputs: As for ``XLMModel``.
+        transformer: Embeddings and layers.
+        head: Any module that maps hidden states (…, D) to logits.
+
+    Args:
+        config: The architecture.
+
+    Source: paper section 3; the original's ``TransformerModel`` with ``PredLayer``.
+    """
+
+    head: LinearHead | AdaptiveHead
+
+    def _build(self) -> None:
+        super()._build()
+        self.head = AdaptiveHead(self.config) if self.config.asm else LinearHead(self.config)
+
+    @torch.no_grad()
+    def _draw_weights(self) -> None:
+        super()._draw_weights()
+        if isinstance(self.head, LinearHead):
+            bound = self.config.emb_dim**-0.5
+            nn.init.uniform_(self.head.bias, -bound, bound)
+            if self.head.weight is not None:
+                nn.init.uniform_(self.head.weight, -bound, bound)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        head = self._modules.get("head")
+        if name in ("transformer", "head") and isinstance(head, LinearHead):
+            head.tie_to(self.transformer)
+
+    def save_pretrained(self, directory: str | PathLike[str]) -> None:
+        """Write ``config.json`` and ``model.safetensors`` in the ``transformers`` layout.
+
+        Args:
+            directory: Created when missing. Files of the same names are replaced, each as a whole or not at all.
 
         Raises:
-            WriteError: The files could not be written, or ``from_pretrained`` would refuse them; nothing is written
+            WriteError: The files could not be written, or ``from_pretrained`` would refuse them. Nothing is written
                 then, and the message names every tensor and module at fault.
         """
         from xlm.checkpoint.save import save_model
@@ -118,23 +386,291 @@ class XLMWithLMHeadModel(GeneratingNetwork):
         return str(self.dtype).removeprefix("torch.")
 
     def for_inference(self, weights: str | None = None) -> XLMWithLMHeadModel:
-        """Return the same model with its matrices laid out for speed; for the CPU, and for nothing but inference.
+        """Return the same model with packed matrices: faster on the CPU, and for inference only.
 
-        Only plain layers can be packed: adapters, hooks, other layers or heads, and classes that override a method are
-        refused. Subclasses that only add methods are taken, but what comes back does not have these methods.
+        Only plain layers can be packed. Adapters, hooks, other layers or heads, and classes that override a method are
+        refused. A subclass that only adds methods is accepted, but the result does not have these methods.
 
         Args:
-            weights: Type the matrices are kept in: ``"float32"``, ``"bfloat16"``, ``"float16"`` or ``"int8"``;
-                ``None`` means this model's own. ``xlm.model.inference`` says what each costs in accuracy.
+            weights: Type of the matrices: ``"float32"``, ``"bfloat16"``, ``"float16"`` or ``"int8"``; ``None`` means
+                this model's own. ``xlm.inference.packed_model`` says what each costs in accuracy.
 
         Returns:
-            A model that stays on the CPU and in these types, and is not saved. Its word embeddings, and in float32 the
-            head's weights, are in the same memory as this one's, all else is copied: later changes to this model do
-            not reach it, or in part.
+            A model that stays on the CPU and in these types, and cannot be saved. It shares the memory of this model's
+            word embeddings, and in float32 that of the head's weight; all else is copied. After later changes to this
+            model, make a new one.
 
         Raises:
             InputError: An unknown type, weights that are not on the CPU, or layers that are not plain.
         """
-        from xlm.model.inference import prepare_for_inference
+        from xlm.inference.packed_model import prepare_for_inference
 
         return prepare_for_inference(self, weights)
+
+    def forward(  # type: ignore[override]  # another output than without head, as in transformers
+        self,
+        input_ids: Tensor,
+        *,
+        langs: Languages | None = None,
+        lengths: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        cache: XLMCache | None = None,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+    ) -> XLMOutput:
+        """Return the scores of the next token at every position.
+
+        Args:
+            input_ids: (B, T) int64 ids from 0 to V - 1.
+            langs: Language of the tokens: a name or id for all, one for each row, or (B, T) int64. Without it a
+                multilingual model adds no language embedding, which it never saw in training; a warning says so once.
+            lengths: (B,) int64 number of real tokens of each row; the rest is padding.
+            attention_mask: (B, T), 1 or true at tokens and 0 or false at padding, which may stand anywhere; instead of
+                ``lengths``. Without both, ``<pad>`` is padding.
+            position_ids: (B, T) int64 positions below ``max_position_embeddings``. By default they count from 0 at each
+                row's first token, or continue after the cache. Padding takes no position, wherever it stands: a row's
+                tokens get the same result as without it.
+            labels: (B, T) int64, the same tokens as ``input_ids``. They are shifted inside: position t predicts label
+                t + 1. Those of a bidirectional model are not shifted: position t predicts label t. -100 is ignored, and
+                so are labels at padding and predictions made at padding.
+            cache: Holds earlier tokens and takes in these; needs ``torch.no_grad()`` and padding on the right.
+            output_hidden_states: Whether to return the embeddings and every layer's output.
+            output_attentions: Whether to return the attention weights.
+
+        Raises:
+            InputError: A shape, type or value that the model cannot take.
+            LanguageError: A language that the model does not have.
+        """
+        check_flag("output_hidden_states", output_hidden_states)
+        check_flag("output_attentions", output_attentions)
+        inputs = self._inputs(
+            input_ids,
+            langs=langs,
+            lengths=lengths,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            cache=cache,
+            stacklevel=_CALLER_OF_FORWARD,
+        )
+        if labels is not None:
+            check_shape("labels", labels, tuple(input_ids.shape))
+            check_whole("labels", labels)
+        states: TransformerOutput = self.transformer(
+            inputs, cache=cache, output_hidden_states=output_hidden_states, output_attentions=output_attentions
+        )
+        logits_BTV = self.logits(states.hidden)
+        return XLMOutput(
+            loss=None if labels is None else self._loss(logits_BTV, labels, inputs.valid),
+            logits=logits_BTV,
+            hidden_states=states.hidden_states,
+            attentions=states.attentions,
+            cache=cache,
+        )
+
+    def hidden(
+        self,
+        input_ids: Tensor,
+        *,
+        langs: Languages | None = None,
+        lengths: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        cache: XLMCache | None = None,
+    ) -> Tensor:
+        """Return the output of the last layer alone, for work that needs few of the logits; arguments as ``forward``.
+
+        Returns:
+            (B, T, D) in the model's type; ``logits`` maps any of its rows to what ``forward`` returns.
+        """
+        inputs = self._inputs(
+            input_ids,
+            langs=langs,
+            lengths=lengths,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            cache=cache,
+            stacklevel=4,
+        )
+        states: TransformerOutput = self.transformer(inputs, cache=cache)
+        return states.hidden
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Return the output of the head: scores of the next token, or log-probabilities for an adaptive softmax.
+
+        Args:
+            hidden: (…, D) hidden states.
+
+        Returns:
+            (…, V).
+        """
+        what, D = "holds no hidden states", self.config.emb_dim
+        expected = f"a tensor of floating-point numbers, (…, {D})"
+        check_tensor("hidden", hidden, what, expected=expected)
+        if not hidden.is_floating_point() or hidden.shape[-1:] != (D,):
+            found = f"{hidden.dtype} of shape {tuple(hidden.shape)}"
+            raise InputError(f"hidden {what}", where="hidden", found=found, expected=expected)
+        scores: Tensor = self.head(hidden)
+        return scores
+
+    def _loss(self, logits_BTV: Tensor, labels_BT: Tensor, valid_BT: Tensor | None) -> Tensor:
+        """Return the mean negative log-probability of the counted labels, in nats; a scalar in float32 or wider."""
+        labels_BT = onto("labels", labels_BT, logits_BTV.device).long()
+        if valid_BT is not None:
+            labels_BT = labels_BT.masked_fill(~valid_BT, IGNORED_LABEL)
+        if self.config.causal:
+            # Shifting the labels instead of slicing the logits avoids a copy of the large tensor.
+            labels_BT = F.pad(labels_BT[:, 1:], (0, 1), value=IGNORED_LABEL)
+            if valid_BT is not None:
+                labels_BT = labels_BT.masked_fill(~valid_BT, IGNORED_LABEL)
+        counted_BT = labels_BT != IGNORED_LABEL
+        if looks_at_values(labels_BT, self.check_inputs):
+            self._check_labels(labels_BT, counted_BT, logits_BTV.shape[-1])
+        logprobs_BT = target_logprobs(logits_BTV, labels_BT.masked_fill(~counted_BT, 0))
+        # The sum always has the same number of terms, so it neither waits for a GPU nor breaks a compiled graph.
+        return -torch.where(counted_BT, logprobs_BT, 0).sum() / counted_BT.sum()
+
+    def _check_labels(self, labels_BT: Tensor, counted_BT: Tensor, vocab_size: int) -> None:
+        wrong_BT = counted_BT & ((labels_BT < 0) | (labels_BT >= vocab_size))
+        counted, wrong = torch.stack([counted_BT.sum(), wrong_BT.sum()]).tolist()
+        if not counted or wrong:
+            raise InputError(
+                "invalid labels",
+                where="labels",
+                found=f"{counted} that count, {wrong} of them out of range",
+                expected=f"at least one that counts, each from 0 to {vocab_size - 1} or {IGNORED_LABEL}",
+            )
+
+    @lists_decoding_options
+    def generate(
+        self,
+        input_ids: Tensor,
+        *,
+        langs: Languages | None = None,
+        lengths: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        continuation_langs: Languages | None = None,
+        options: DecodingOptions | None = None,
+        **changes: Any,
+    ) -> Tensor:
+        """Return prompts with their continuations: greedy, sampled, or the best of a beam search.
+
+        A row stops after ``</s>``, after ``max_new_tokens`` (64 by default), or when the model has no position left: a
+        prompt of P tokens leaves room for ``max_position_embeddings - P + 1`` new ones. ``continuations`` tells which
+        of these it was, and returns log-probabilities.
+
+        Give a prompt as the model saw it in training: ``</s>`` and the tokens, *without* the ``</s>`` at the end, after
+        which a new sentence would begin. That is ``tokenizer.encode(text, lang=...)[:-1]``.
+
+        Args:
+            input_ids: (B, T) int64 ids from 0 to V - 1.
+            langs: Language of the prompts, as for ``forward``.
+            lengths: (B,) int64 number of real tokens of each prompt. Without it and ``attention_mask``, ``<pad>`` is
+                padding. Padding must stand on the right.
+            attention_mask: (B, T), 0 at padding; instead of ``lengths``.
+            continuation_langs: Language of the new tokens: a name or id for all, one for each row, or (B,
+                max_new_tokens), one for each new token. By default that of each prompt's last token. The first new
+                token is predicted from the prompt alone; its own language counts when the second is predicted.
+            options: Options of decoding; the defaults when ``None``.
+            **changes: Options by name, which take precedence; ``DecodingOptions`` says what each does, and how it
+                differs from the ``transformers`` option of the same name.
+
+        Returns:
+            (B * num_return_sequences, T') int64, padded on the right with ``<pad>``. The continuations of prompt i
+            begin at row ``i * num_return_sequences``, best first for beam search.
+
+        Raises:
+            InputError: A wrong input or option, or a bidirectional model.
+            LanguageError: A language that the model does not have.
+            XLMError: The model's scores are not finite.
+        """
+        prompts, options = self._prompts(
+            input_ids,
+            langs=langs,
+            lengths=lengths,
+            attention_mask=attention_mask,
+            continuation_langs=continuation_langs,
+            options=options,
+            **changes,
+        )
+        continuations = self._continue(prompts, options, with_logprobs=False)
+        return with_prompts(prompts, continuations, pad_id=self.config.pad_token_id)
+
+    @_takes_arguments_of(generate)
+    def continuations(self, input_ids: Tensor, **arguments: Any) -> list[Continuation]:
+        """Return the new tokens alone, with log-probabilities and why each row stopped; arguments as ``generate``.
+
+        Returns:
+            B * num_return_sequences continuations, in the order of the rows of ``generate``.
+        """
+        return self._continue(*self._prompts(input_ids, **arguments), with_logprobs=True)
+
+    @_takes_arguments_of(generate)
+    def stream(self, input_ids: Tensor, **arguments: Any) -> TokenStream:
+        """Return an iterator over the new tokens of one prompt, each computed when asked for; not for beam search.
+
+        Arguments as ``generate``, with B = 1.
+
+        Returns:
+            An iterator of ids. After the last token its ``continuation`` holds the rest.
+        """
+        prompts, options = self._prompts(input_ids, **arguments)
+        check_streamable(prompts, options)
+        with torch.inference_mode():
+            state = self._decoder_state(prompts, options)
+        return TokenStream(state, prompts, options, eval_mode=partial(eval_mode, self))
+
+    def _prompts(
+        self,
+        input_ids: Tensor,
+        *,
+        langs: Languages | None = None,
+        options: DecodingOptions | None = None,
+        lengths: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        continuation_langs: Languages | None = None,
+        **changes: Any,
+    ) -> tuple[Prompts, DecodingOptions]:
+        """Return checked prompts and options from the arguments of ``generate``."""
+        checked = DecodingOptions.checked(self.config, options, **changes)
+        if langs is None:
+            self._warn_about_langs(stacklevel=4)
+        prompts = prepare_prompts(
+            self.config,
+            self.device,
+            input_ids,
+            langs=langs,
+            lengths=lengths,
+            attention_mask=attention_mask,
+            continuation_langs=continuation_langs,
+            options=checked,
+        )
+        check_device(prompts.inputs.input_ids, self.device)
+        return prompts, checked
+
+    def _continue(self, prompts: Prompts, options: DecodingOptions, *, with_logprobs: bool) -> list[Continuation]:
+        n = options.num_return_sequences
+        with eval_mode(self), torch.inference_mode():
+            state = self._decoder_state(prompts, options)
+            if options.num_beams > 1:
+                return [best for beams in beam_search(state, prompts, options) for best in beams[:n]]
+            seeds = options.row_seeds(len(prompts.lengths) * n) if options.do_sample else ()
+            steps = generate_tokens(state, prompts, options, seeds=seeds, with_logprobs=with_logprobs)
+            return collect((token for step in steps for token in step), n, seeds)
+
+    def _decoder_state(self, prompts: Prompts, options: DecodingOptions) -> CausalState:
+        return CausalState(self, rows=len(prompts.lengths), capacity=prompts.capacity, cuda_graphs=options.cuda_graphs)
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Turn dropout off, and afterwards put each module back into its own mode (parts may be frozen)."""
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

@@ -1,4 +1,4 @@
-"""Token ids to hidden states: embeddings, then post-norm transformer layers.
+"""Embeddings and post-norm transformer layers: token ids to hidden states.
 
 Shapes: B batch, T positions, D model width, V vocabulary.
 """
@@ -11,21 +11,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from xlm.model.attention import Attention, Visibility
+from xlm.model.attention import Attention, AttentionMask
 from xlm.model.cache import XLMCache
 from xlm.model.config import XLMConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TransformerInputs:
-    """Checked inputs of one forward, as ``xlm.model.inputs`` makes them.
+    """Checked inputs of one forward; ``xlm.model.inputs`` makes them.
 
     Attributes:
         input_ids: (B, T) int64, each from 0 to V - 1.
         position_ids: (B, T) or (1, T) int64, each below ``max_position_embeddings``.
         langs: (B, T) or (B, 1) or (1, 1) int64, each below ``n_langs``; ``None`` adds no language embedding.
-        valid: (B, T) boolean, true at real positions; ``None`` when nothing is padding.
-        right_padded: Whether padding, if any, stands behind all real positions.
+        valid: (B, T) boolean, true at real positions; ``None`` when there is no padding.
+        right_padded: Whether padding, if any, follows all real positions.
     """
 
     input_ids: Tensor
@@ -37,10 +37,10 @@ class TransformerInputs:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TransformerOutput:
-    """What the stack of layers gives.
+    """Output of the embeddings and layers.
 
     Attributes:
-        hidden: (B, T, D), after the last layer; zero at padded positions.
+        hidden: (B, T, D) output of the last layer; zero at padding.
         hidden_states: The embeddings and each layer's output, L + 1 tensors (B, T, D), when asked for.
         attentions: Each layer's attention weights, L tensors (B, N, T, S), when asked for.
     """
@@ -51,11 +51,11 @@ class TransformerOutput:
 
 
 def sinusoidal_positions(positions: int, width: int) -> Tensor:
-    """Fixed position embeddings, sine in even columns and cosine in odd ones.
+    """Return fixed position embeddings: sine in even columns, cosine in odd ones.
 
     Args:
-        positions: Rows.
-        width: Columns D.
+        positions: Number of rows.
+        width: Number of columns D.
 
     Returns:
         (positions, width) float32; the angle in column j of row p is ``p / 10000 ** (2 * (j // 2) / width)``.
@@ -63,14 +63,14 @@ def sinusoidal_positions(positions: int, width: int) -> Tensor:
     Source: the original's ``create_sinusoidal_embeddings``.
     """
     column_D = torch.arange(width)
-    # In float64, like the original, which computes in numpy and rounds once.
+    # The original computes in float64 and rounds once.
     frequency_D = 10000.0 ** (2 * (column_D // 2).double() / width)
     angle_TD = torch.arange(positions).double()[:, None] / frequency_D
     return torch.where(column_D % 2 == 0, angle_TD.sin(), angle_TD.cos()).float()
 
 
 class Embeddings(nn.Module):
-    """Sum of word, position and language embeddings, normalised.
+    """Normalised sum of word, position and language embeddings.
 
     Source: paper section 3.1 and figure 1; the original's ``TransformerModel.fwd``.
     """
@@ -88,7 +88,7 @@ class Embeddings(nn.Module):
             )
 
     def forward(self, inputs: TransformerInputs) -> Tensor:
-        """Embedded tokens, (B, T, D)."""
+        """Return the embedded tokens, (B, T, D)."""
         x_BTD = self.word(inputs.input_ids) + self.position(inputs.position_ids)
         if self.language is not None and inputs.langs is not None:
             x_BTD = x_BTD + self.language(inputs.langs)
@@ -96,8 +96,8 @@ class Embeddings(nn.Module):
 
 
 def _table(rows: int, width: int, *, padding_idx: int | None = None) -> nn.Embedding:
-    # Made from an empty tensor: nn.Embedding's own constructor draws numbers that are drawn again or loaded over, and
-    # on the meta device that draw imports half of torch's compiler, three seconds.
+    # The constructor of nn.Embedding draws weights, which are drawn again or loaded later. On the meta device that draw
+    # imports half of torch's compiler, which takes three seconds.
     table: nn.Embedding = nn.Embedding.from_pretrained(  # type: ignore[no-untyped-call]
         torch.empty(rows, width), freeze=False, padding_idx=padding_idx
     )
@@ -105,7 +105,7 @@ def _table(rows: int, width: int, *, padding_idx: int | None = None) -> nn.Embed
 
 
 class FeedForward(nn.Module):
-    """Two linear maps, four times as wide in between.
+    """Two linear maps with an activation between them; the inner width is 4 D.
 
     Source: the original's ``TransformerFFN``.
     """
@@ -117,13 +117,13 @@ class FeedForward(nn.Module):
         self.activation = F.gelu if config.gelu_activation else F.relu
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        """(B, T, D) to (B, T, D)."""
+        """Map (B, T, D) to (B, T, D)."""
         out_BTD: Tensor = self.down(self.activation(self.up(x_BTD)))
         return out_BTD
 
 
 class Layer(nn.Module):
-    """Attention, then feed-forward; each added to its input and normalised after that (post-norm)."""
+    """Attention, then feed-forward, each with a residual connection and a layer norm after it (post-norm)."""
 
     def __init__(self, config: XLMConfig) -> None:
         super().__init__()
@@ -136,15 +136,15 @@ class Layer(nn.Module):
     def forward(
         self,
         x_BTD: Tensor,
-        visibility: Visibility,
+        mask: AttentionMask,
         *,
         layer: int,
         cache: XLMCache | None = None,
         output_attentions: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """(B, T, D) to (B, T, D), and the attention weights when asked for."""
+        """Map (B, T, D) to (B, T, D); also return the attention weights when asked for."""
         attended_BTD, weights_BNTS = self.attention(
-            x_BTD, visibility, layer=layer, cache=cache, output_attentions=output_attentions
+            x_BTD, mask, layer=layer, cache=cache, output_attentions=output_attentions
         )
         x_BTD = self.attention_norm(x_BTD + F.dropout(attended_BTD, p=self.dropout, training=self.training))
         x_BTD = self.ffn_norm(x_BTD + F.dropout(self.ffn(x_BTD), p=self.dropout, training=self.training))
@@ -152,7 +152,7 @@ class Layer(nn.Module):
 
 
 class Transformer(nn.Module):
-    """The stack: embeddings and layers, without a head.
+    """Embeddings and layers, without a head.
 
     Source: paper section 3.1; the original's ``TransformerModel``.
     """
@@ -171,27 +171,25 @@ class Transformer(nn.Module):
         output_hidden_states: bool = False,
         output_attentions: bool = False,
     ) -> TransformerOutput:
-        """Hidden states of checked inputs.
+        """Return the hidden states of checked inputs.
 
         Args:
             inputs: Ids, positions, languages and padding.
             cache: Keys and values of earlier positions; written in place and advanced.
-            output_hidden_states: Also return the embeddings and every layer's output.
-            output_attentions: Also return every layer's attention weights.
+            output_hidden_states: Whether to return the embeddings and every layer's output.
+            output_attentions: Whether to return every layer's attention weights.
         """
         if cache is None:
-            visibility = Visibility.without_cache(
+            mask = AttentionMask.without_cache(
                 causal=self.causal, valid_BT=inputs.valid, right_padded=inputs.right_padded
             )
         else:
-            visibility = Visibility.with_cache(cache, inputs.input_ids.shape[1])
+            mask = AttentionMask.with_cache(cache, inputs.input_ids.shape[1])
         padding_BT1 = None if inputs.valid is None else ~inputs.valid[:, :, None]
         x_BTD = _zero_padding(self.embeddings(inputs), padding_BT1)
         states, attentions = [x_BTD], []
         for index, layer in enumerate(self.layers):
-            x_BTD, weights_BNTS = layer(
-                x_BTD, visibility, layer=index, cache=cache, output_attentions=output_attentions
-            )
+            x_BTD, weights_BNTS = layer(x_BTD, mask, layer=index, cache=cache, output_attentions=output_attentions)
             x_BTD = _zero_padding(x_BTD, padding_BT1)
             if output_hidden_states:
                 states.append(x_BTD)

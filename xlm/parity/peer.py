@@ -20,7 +20,6 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from xlm.checkpoint.convert import convert
-from xlm.checkpoint.load import load_model
 from xlm.checkpoint.names import find_model
 from xlm.checkpoint.tokenizer_files import has_tokenizer, load_tokenizer
 from xlm.errors import DependencyError, InputError
@@ -66,7 +65,7 @@ def against_transformers(
         if not directory.is_dir():
             directory = Path(scratch) / "converted"
             convert(path, directory)
-        ours = load_model(directory)
+        ours = XLMWithLMHeadModel.from_pretrained(directory)
         theirs, info = load_peer(directory, causal=ours.config.causal)
         comparisons = [
             count("weights it misses or adds", len(ours.state_dict()), sum(len(names) for names in info.values()))

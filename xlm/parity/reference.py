@@ -17,7 +17,6 @@ from torch import Tensor
 from xlm._io.files import as_path
 from xlm.checkpoint.keys import ORIGINAL
 from xlm.checkpoint.layout_weights import read_safetensors
-from xlm.checkpoint.load import load_model
 from xlm.errors import CheckpointError
 from xlm.model.head import IGNORED_LABEL
 from xlm.model.lm import XLMWithLMHeadModel
@@ -71,7 +70,7 @@ def _recorded(model: str | PathLike[str], recorded: dict[str, Tensor]) -> Iterat
             wanted += [name for name in ("hidden", "logits") if name in recorded]
         if not wanted:
             continue
-        ours = load_model(model, causal=direction == "causal")
+        ours = XLMWithLMHeadModel.from_pretrained(model, causal=direction == "causal")
         for name in sorted(wanted):
             positions = recorded["position_ids"] if ".position_ids." in name else None
             with torch.inference_mode():
@@ -79,7 +78,7 @@ def _recorded(model: str | PathLike[str], recorded: dict[str, Tensor]) -> Iterat
             found_BTX = output.logits if name.endswith("logits") else output.hidden_states[-1]
             yield relative(name, found_BTX[valid_BT], recorded[name][valid_BT])
     if "train.loss" in recorded:
-        yield from _training(load_model(model, causal=True), recorded, inputs, valid_BT)
+        yield from _training(XLMWithLMHeadModel.from_pretrained(model, causal=True), recorded, inputs, valid_BT)
 
 
 def _training(
@@ -136,7 +135,7 @@ def _sentences(model: str | PathLike[str], path: Path) -> Iterator[Comparison]:
             found=f"{type(error).__name__}: {error}",
             expected="JSON with sentences, each with lang, ids, logprobs",
         ) from error
-    ours = load_model(model)
+    ours = XLMWithLMHeadModel.from_pretrained(model)
     worst, compared = 0.0, 0
     for lang, ids, logprobs in expected:
         with torch.inference_mode():

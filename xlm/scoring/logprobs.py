@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from xlm.model.head import TargetScores, chunked_logprobs
 from xlm.model.lm import XLMWithLMHeadModel
-from xlm.model.target_scores import TargetScores, score_targets
 from xlm.scoring.leftovers import Leftovers
 from xlm.scoring.windows import Window, batches_by_length, checked_stride, windows_of
 
@@ -146,11 +146,11 @@ def _scores_of_batch(
     fed_BT = torch.tensor(fed, device=model.device)
     hidden_BTD = model.hidden(fed_BT, langs=language, lengths=torch.tensor(lengths))
     hidden_ND = hidden_BTD.flatten(0, 1)[torch.tensor(scored, device=model.device)]
-    return score_targets(
+    return chunked_logprobs(
         model.head,
         hidden_ND,
-        model.transformer.embeddings.word.weight,
         torch.tensor(targets, device=model.device),
+        vocab_size=len(model.transformer.embeddings.word.weight),
         **wanted,
     )
 

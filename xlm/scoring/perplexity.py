@@ -11,8 +11,7 @@ import numpy as np
 import torch
 
 from xlm.errors import InputError
-from xlm.model.lm import XLMWithLMHeadModel
-from xlm.model.modes import evaluating
+from xlm.model.lm import XLMWithLMHeadModel, eval_mode
 from xlm.scoring.logprobs import score_sequences
 from xlm.scoring.read_ahead import checked_texts, length_of, read_ahead
 from xlm.scoring.scorer import Scorer, check_name_of_language, check_pair
@@ -231,7 +230,7 @@ def _of_stream(scorer: Scorer, corpus: _Counted, window: int) -> tuple[float, in
     count = len(stream)
     sums = array("d")
     unknown = 0
-    with evaluating(scorer.model), torch.inference_mode():
+    with eval_mode(scorer.model), torch.inference_mode():
         for start in range(0, count, _WINDOWS_AT_ONCE):
             windows = [stream.window(index)[0].tolist() for index in range(start, min(start + _WINDOWS_AT_ONCE, count))]
             scores = score_sequences(scorer.model, windows, scorer.language, **scorer.batching)

@@ -9,8 +9,7 @@ import torch
 
 from xlm._arguments import check_choice, check_count, check_flags, shown
 from xlm.errors import InputError, LanguageError, warn_caller
-from xlm.model.lm import XLMWithLMHeadModel
-from xlm.model.modes import evaluating
+from xlm.model.lm import XLMWithLMHeadModel, eval_mode
 from xlm.scoring.logprobs import score_sequences
 from xlm.scoring.sentence import SentenceScore
 from xlm.scoring.windows import checked_stride, windows_of
@@ -94,7 +93,7 @@ class Scorer:
         untrained = config.bos_token_id if config.bos_token_id != config.eos_token_id else None
         if any(ids[0] == untrained for ids in encoded.values()):
             _warn_about_bos(self.tokenizer.bos_token)
-        with evaluating(self.model), torch.inference_mode():
+        with eval_mode(self.model), torch.inference_mode():
             scores = score_sequences(self.model, list(encoded.values()), self.language, **self._options)
         words = self.tokenizer.vocabulary.tokens
         for (i, ids), of_tokens in zip(encoded.items(), scores, strict=True):

@@ -12,7 +12,7 @@ import torch
 
 from xlm._arguments import check_count, check_flags
 from xlm.errors import DependencyError, warn_caller
-from xlm.model.opening import made_fast, open_model
+from xlm.inference.loading import load_for_inference
 from xlm.scoring.score import score
 from xlm.scoring.scorer import Scorer
 from xlm.scoring.sentence import SentenceScore
@@ -76,8 +76,7 @@ class XLMForHarness(LM):  # type: ignore[misc]
         if device == _DEFAULT_DEVICE and not torch.cuda.is_available():
             warn_caller(f"there is no CUDA here; computing on the CPU instead of {device}")
             device = None
-        network = open_model(str(pretrained), dtype=dtype, device=device or "cpu")
-        self.model = made_fast(network, dtype=dtype, few_rows=False)
+        self.model = load_for_inference(str(pretrained), dtype=dtype, device=device or "cpu", few_rows=False)
         self.tokenizer = XLMTokenizer.from_pretrained(str(pretrained), codes=codes, preset=preset)
         self.lang = lang
         self._language = Scorer(self.model, self.tokenizer, lang=lang).language

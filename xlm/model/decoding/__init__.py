@@ -1,1 +1,1 @@
-"""Continuing prompts: greedily, by sampling, by beam search; one token at a time with a cache."""
+"""Decoding: prompts are continued greedily, by sampling or by beam search, one token at a time with a cache."""

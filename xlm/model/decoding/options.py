@@ -1,4 +1,4 @@
-"""How to continue a prompt: every knob of decoding, checked once."""
+"""Options of decoding, checked once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypedDict, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 
@@ -26,45 +26,45 @@ Source: the original's ``src/data/dictionary.py``.
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DecodingOptions:
-    """Knobs of decoding; names, meaning and order of effect are those of ``transformers``, but for four differences.
+    """Options of decoding. Names, meaning and order of effect are those of ``transformers``, with four differences.
 
-    - ``early_stopping=False`` is exact, what ``transformers`` calls ``"never"``; its own ``False``, which stops when
-      the best running hypothesis as it is now would not come among the finished, does not exist here;
-    - ``suppress_tokens=None`` suppresses the special tokens; ``()`` allows all;
-    - ``top_k=None`` means all tokens, whatever a configuration says;
-    - what ties with the last token of ``top_p`` stays, too.
+    - ``early_stopping=False`` is exact, like ``"never"`` of ``transformers``. Its own ``False``, which stops when the
+      best running hypothesis at its present score would not be one of the finished, does not exist here.
+    - ``suppress_tokens=None`` suppresses the special tokens; ``()`` allows all.
+    - ``top_k=None`` means all tokens, whatever a configuration says.
+    - Tokens that tie with the last one of ``top_p`` are kept, too.
 
-    The scores of the next token pass, in this order: ``repetition_penalty``, ``min_new_tokens``, ``suppress_tokens``;
-    when sampling also ``temperature``, ``top_k``, ``top_p``, ``min_p``.
+    The scores of the next token pass through ``repetition_penalty``, ``suppress_tokens`` and ``min_new_tokens``, and
+    when sampling through ``temperature``, ``top_k``, ``top_p`` and ``min_p``, in this order.
 
     Attributes:
-        max_new_tokens: The most tokens to produce for each row, ``</s>`` included.
-        min_new_tokens: Tokens before which ``</s>`` is not allowed.
-        do_sample: Draw each token from the distribution; otherwise take the best one.
-        temperature: The scores are divided by it; from 1e-6 to 1e6.
-        top_k: Only the k best tokens, and what ties with the last of them; ``None`` or 0 means all.
-        top_p: Only the smallest set of best tokens whose probabilities reach this sum, and what ties with the last
-            of them; 1 or ``None`` means all.
-        min_p: Only tokens at least this share as probable as the best one; ``None`` or 0 means all.
-        num_beams: Hypotheses that beam search keeps; 1 means no beam search.
-        num_return_sequences: Continuations of each prompt: so many samples, or so many best beams.
-        repetition_penalty: Scores of tokens that the row already holds, its prompt included, are divided by it when
-            positive and multiplied when negative; from 1e-6 to 1e6, and 1 changes nothing.
-        length_penalty: Beam search ranks by the sum of log-probabilities / tokens produced ** this, from -100 to 100.
-        early_stopping: Beam search stops a row as soon as it has ``num_beams`` finished hypotheses. Otherwise it
-            stops when no running one can still come among them, whatever its next tokens; ``"never"`` is the same as
-            ``False``.
+        max_new_tokens: The most new tokens of a row, ``</s>`` included.
+        min_new_tokens: Number of new tokens before which a row cannot end.
+        do_sample: Whether to draw each token from the distribution instead of taking the best one.
+        temperature: Divides the scores; from 1e-6 to 1e6.
+        top_k: Keep only the k best tokens, and those that tie with the last of them; ``None`` or 0 keeps all.
+        top_p: Keep only the smallest set of best tokens whose probabilities reach this sum, and those that tie with the
+            last of them; 1 or ``None`` keeps all.
+        min_p: Keep only tokens at least this share as probable as the best one; ``None`` or 0 keeps all.
+        num_beams: Number of hypotheses that beam search keeps; 1 means no beam search.
+        num_return_sequences: Number of continuations of each prompt: samples, or the best beams.
+        repetition_penalty: Divides positive scores, and multiplies negative ones, of tokens that the row already holds,
+            its prompt included; from 1e-6 to 1e6, where 1 changes nothing.
+        length_penalty: Beams are ranked by the sum of log-probabilities / new tokens ** ``length_penalty``; from -100
+            to 100.
+        early_stopping: Whether beam search stops a row as soon as it has ``num_beams`` finished hypotheses. Otherwise
+            it stops when no running hypothesis can still be among the best; ``"never"`` is the same as ``False``.
         eos_token_id: Id or ids that end a row; ``None`` means the model's ``</s>``, ``()`` means none.
-        suppress_tokens: Ids that are never produced. ``None`` means all special tokens but those of ``eos_token_id``:
-            the training never had them as targets, and ``<unk>``, which it had, stands for no text.
-        seed: Of the samples: an int, or one for each row of the result. From an int each row gets a seed of its own
-            (the first row that int itself), so that no row's draws depend on the rows beside it. What is drawn from
-            does, in the last digits, which int8 weights can magnify. ``None`` takes one from torch's global generator.
-        cuda_graphs: On a CUDA device, record a step once and replay it, which spares launching its kernels one by one.
-            Recording waits for the device and returns the memory that torch holds ready on it; it is done again when
-            rows leave the batch, but for the last few steps. Under autocast each replay casts all weights again. Up to
-            the order of sums it changes no number. It has been tested without a GPU only, and from how many steps on
-            it pays has not been measured, so it is off unless asked for.
+        suppress_tokens: Ids that are never generated. ``None`` means all special tokens except those of
+            ``eos_token_id``: they were never targets in training, apart from ``<unk>``, which stands for no text.
+        seed: Seed of the samples: an int, or one for each row of the result. From an int the first row takes that int
+            and each other row a seed derived from it. Each row is sampled from its own seed, so results do not depend
+            on the batch (except through floating-point rounding, which int8 weights can magnify). ``None`` takes a seed
+            from torch's global generator.
+        cuda_graphs: Whether to capture a step as a CUDA graph and replay it, which saves launching its kernels one by
+            one. A capture waits for the device and frees torch's cached memory on it. It is repeated when rows leave
+            the batch, except for the last few steps. Under autocast each replay casts all weights again. Results are
+            the same up to the order of sums. Tested without a GPU only, so it is off by default.
     """
 
     max_new_tokens: int = 64
@@ -85,22 +85,29 @@ class DecodingOptions:
     cuda_graphs: bool = False
 
     @classmethod
-    def checked(cls, config: XLMConfig, **options: object) -> DecodingOptions:
-        """Options for a model; every id is a tuple of ids of its vocabulary.
+    def checked(cls, config: XLMConfig, options: DecodingOptions | None = None, **changes: object) -> DecodingOptions:
+        """Return options that are checked for a model, with its own ids in place of ``None``.
+
+        Args:
+            config: Configuration of the model.
+            options: Options to start from; the defaults when ``None``.
+            **changes: Options by name, which take precedence.
 
         Raises:
-            InputError: An unknown option, a value out of range, or two that contradict each other.
+            InputError: An unknown option, a value out of range, or two options that contradict each other.
         """
         if not isinstance(config, XLMConfig):
-            raise InputError("this is not a configuration", where="config", found=type(config), expected="XLMConfig")
+            raise InputError("config is not an XLMConfig", where="config", found=type(config), expected="XLMConfig")
+        if not isinstance(options, DecodingOptions | None):
+            raise InputError("wrong type of options", where="options", found=type(options), expected="DecodingOptions")
         known = {field.name for field in dataclasses.fields(cls)}
-        if not options.keys() <= known:
+        if not changes.keys() <= known:
             raise InputError(
-                "there is no such option of decoding",
-                where=", ".join(sorted(options.keys() - known)),
+                "no such decoding option",
+                where=", ".join(sorted(changes.keys() - known)),
                 expected=", ".join(sorted(known)),
             )
-        given = cls(**options)  # type: ignore[arg-type]  # the types are checked now
+        given = dataclasses.replace(options or cls(), **changes)  # type: ignore[arg-type]  # the types are checked now
         given._check_values()
         eos = _ids(config, "eos_token_id", (config.eos_token_id,) if given.eos_token_id is None else given.eos_token_id)
         named = {config.bos_token_id, config.pad_token_id, config.unk_token_id, config.mask_token_id, *SPECIAL_IDS}
@@ -115,18 +122,18 @@ class DecodingOptions:
 
     @property
     def eos_ids(self) -> tuple[int, ...]:
-        """Ids that end a row, of checked options."""
+        """Ids that end a row. The options must be checked."""
         assert isinstance(self.eos_token_id, tuple)
         return self.eos_token_id
 
     @property
     def suppressed_ids(self) -> tuple[int, ...]:
-        """Ids that are never produced, of checked options."""
+        """Ids that are never generated. The options must be checked."""
         assert isinstance(self.suppress_tokens, tuple)
         return self.suppress_tokens
 
     def row_seeds(self, rows: int) -> tuple[int, ...]:
-        """One seed for each row of the result.
+        """Return one seed for each row of the result.
 
         Raises:
             InputError: A list of seeds of another length.
@@ -134,10 +141,10 @@ class DecodingOptions:
         if isinstance(self.seed, Sequence):
             if len(self.seed) != rows:
                 raise InputError(
-                    "there is not one seed for each row of the result",
+                    "wrong number of seeds",
                     where="seed",
                     found=f"{len(self.seed)} seeds",
-                    expected=f"an int, or {rows} of them",
+                    expected=f"an int, or {rows} of them, one for each row of the result",
                 )
             return tuple(self.seed)
         first = int(torch.randint(2**63 - 1, ())) if self.seed is None else self.seed
@@ -179,22 +186,22 @@ class DecodingOptions:
         ]
         wrong = [(name, getattr(self, name), rule) for name, holds, rule in rules if not holds]
         if wrong:
-            raise InputError.of_values("options of decoding are wrong", wrong)
+            raise InputError.of_values("invalid decoding options", wrong)
 
     def _check_choices(self, config: XLMConfig) -> None:
         n, beams = self.num_return_sequences, self.num_beams
         if self.do_sample and beams > 1:
             raise InputError(
-                "beam search does not sample",
+                "beam search cannot sample",
                 where="do_sample, num_beams",
                 found=f"do_sample = True, num_beams = {beams}",
-                expected="one of them",
+                expected="one of the two",
             )
         if not self.do_sample and n > beams:
             raise InputError(
-                "there are fewer different continuations than asked for",
+                "fewer different continuations than num_return_sequences",
                 where="num_return_sequences",
-                found=f"{n} of {beams} beam{'s' if beams > 1 else ': the best continuation is one'}",
+                found=f"{n} with {beams} beam{'s' if beams > 1 else ': there is one best continuation'}",
                 expected="at most num_beams, unless sampling",
                 remedy="do_sample=True, or more num_beams",
             )
@@ -224,29 +231,8 @@ class DecodingOptions:
         return bool(getattr(self, name) != default)
 
 
-class DecodingKeywords(TypedDict, total=False):
-    """``DecodingOptions`` as keyword arguments, for those who check types; each may be left out."""
-
-    max_new_tokens: int
-    min_new_tokens: int
-    do_sample: bool
-    temperature: float
-    top_k: int | None
-    top_p: float | None
-    min_p: float | None
-    num_beams: int
-    num_return_sequences: int
-    repetition_penalty: float
-    length_penalty: float
-    early_stopping: bool | Literal["never"]
-    eos_token_id: int | Sequence[int] | None
-    suppress_tokens: Sequence[int] | None
-    seed: int | Sequence[int] | None
-    cuda_graphs: bool
-
-
-def shows_decoding_options(function: _Function) -> _Function:
-    """Makes ``inspect.signature`` and ``help`` name the options, with their defaults, in place of ``**options``."""
+def lists_decoding_options(function: _Function) -> _Function:
+    """Make ``inspect.signature`` and ``help`` list the options, with their defaults, in place of ``**options``."""
     signature = inspect.signature(function)
     own = [parameter for parameter in signature.parameters.values() if parameter.kind != parameter.VAR_KEYWORD]
     options = [
@@ -258,12 +244,12 @@ def shows_decoding_options(function: _Function) -> _Function:
 
 
 def derived_seed(seed: int, row: int) -> int:
-    """A seed from 0 to 2**63 - 1 of a row's own; nearby seeds and rows have nothing to do with each other."""
+    """Return a row's own seed, from 0 to 2**63 - 1; nearby seeds and rows give unrelated ones."""
     digest = hashlib.blake2b(f"{seed} {row}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 
 
-# The most rows that run together, and else what tensors can be as large as.
+# num_return_sequences: the most rows that run together. The others: the largest size of a tensor.
 _COUNTS = {"max_new_tokens": 2**31 - 1, "num_beams": 2**31 - 1, "num_return_sequences": 2**16}
 _FACTORS = ("temperature", "repetition_penalty")
 
@@ -280,7 +266,7 @@ def _ids(config: XLMConfig, name: str, ids: object) -> tuple[int, ...]:
     values = tuple(ids) if isinstance(ids, Sequence | set | frozenset | range) else (ids,)
     if not all(_whole(value, at_least=0) and value < config.vocab_size for value in values):
         raise InputError(
-            f"{name} holds what is not an id of the vocabulary",
+            f"{name} is not in the vocabulary",
             where=name,
             found=repr(ids),
             expected=f"ids from 0 to {config.vocab_size - 1}",

@@ -1,6 +1,6 @@
-"""What is to be continued, checked: prompts, their languages, and how far each can go.
+"""Checked prompts: their ids, their languages, and how far each can be continued.
 
-Shapes: B prompts, T positions, S new tokens at most.
+Shapes: B prompts, T positions, S the most new tokens, R rows of the result.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from xlm.errors import InputError, LanguageError, XLMError
+from xlm.errors import InputError, LanguageError
+from xlm.model.config import XLMConfig
 from xlm.model.decoding.options import DecodingOptions
+from xlm.model.decoding.result import Continuation
 from xlm.model.inputs import Languages, language_ids, prepare_inputs
-from xlm.model.network import Network
 from xlm.model.transformer import TransformerInputs
 
 _WITHOUT_FLOAT64 = ("mps",)
@@ -25,9 +26,9 @@ class Prompts:
 
     Attributes:
         inputs: The prompts, padded on the right.
-        lengths: Tokens of each prompt, B of them.
-        limits: The most new tokens that each prompt can get, B of them.
-        new_langs: (B, S) int64, the language of each new token; ``None`` adds no language embedding.
+        lengths: Number of tokens of each of the B prompts.
+        limits: The most new tokens of each of the B prompts.
+        new_langs: (B, S) int64 language of each new token; ``None`` adds no language embedding.
     """
 
     inputs: TransformerInputs
@@ -37,31 +38,41 @@ class Prompts:
 
     @property
     def capacity(self) -> int:
-        """Tokens that the longest row comes to hold; the last token of a row is not fed again."""
-        kept = (length + limit - 1 for length, limit in zip(self.lengths, self.limits, strict=True))
-        return max(self.inputs.input_ids.shape[1], *kept)
+        """Tokens that the longest row comes to hold. The last token of a row is not fed to the model."""
+        held = (length + limit - 1 for length, limit in zip(self.lengths, self.limits, strict=True))
+        return max(self.inputs.input_ids.shape[1], *held)
 
 
 def prepare_prompts(
-    model: Network,
+    config: XLMConfig,
+    device: torch.device,
     input_ids: Tensor,
     *,
-    langs: Languages | None,
-    lengths: Tensor | None,
-    attention_mask: Tensor | None,
-    continuation_langs: Languages | None,
     options: DecodingOptions,
+    langs: Languages | None = None,
+    lengths: Tensor | None = None,
+    attention_mask: Tensor | None = None,
+    continuation_langs: Languages | None = None,
 ) -> Prompts:
-    """Prompts for a model; the arguments are those of its ``generate``.
+    """Check the prompts of a decoder-only model.
+
+    Args:
+        config: Configuration of the model.
+        device: Device of the model.
+        input_ids: (B, T) int64 ids; this and the following as for ``XLMWithLMHeadModel.generate``.
+        options: Checked options.
+        langs: Languages of the prompts.
+        lengths: (B,) numbers of real tokens.
+        attention_mask: (B, T), 0 at padding.
+        continuation_langs: Languages of the new tokens.
 
     Raises:
         InputError: A shape, type or value that the model cannot take.
         LanguageError: A language that the model does not have.
     """
-    config = model.config
     if not config.causal:
         raise InputError(
-            "a bidirectional model does not generate: it predicts a word from both sides",
+            "a bidirectional model cannot generate: it predicts a word from both sides",
             where="model",
             found="causal = False",
             expected="a causal model",
@@ -70,43 +81,43 @@ def prepare_prompts(
     inputs = prepare_inputs(config, input_ids, langs=langs, lengths=lengths, attention_mask=attention_mask)
     if not inputs.right_padded:
         raise InputError(
-            "padding must stand behind the prompts",
+            "padding must follow the prompts",
             where="input_ids" if attention_mask is None else "attention_mask",
             found="padding left of real tokens",
             expected="each row's tokens first, then its padding",
-            remedy="pad on the right; of a prompt that holds <pad> on purpose, say how long it is with lengths=",
+            remedy="pad on the right; if a prompt holds <pad> on purpose, pass lengths=",
         )
-    if (options.do_sample or options.num_beams > 1) and model.device.type in _WITHOUT_FLOAT64:
+    if (options.do_sample or options.num_beams > 1) and device.type in _WITHOUT_FLOAT64:
         raise InputError(
-            "sampling and beam search compute in float64, which this device does not have",
+            "sampling and beam search need float64, which this device does not have",
             where="do_sample, num_beams",
-            found=f"a model on {model.device}",
+            found=f"a model on {device}",
             expected="a device with float64, or greedy decoding",
             remedy="model.to('cpu')",
         )
-    if options.cuda_graphs and model.device.type != "cuda":
+    if options.cuda_graphs and device.type != "cuda":
         raise InputError(
             "CUDA graphs are for CUDA devices",
             where="cuda_graphs",
-            found=f"a model on {model.device}",
+            found=f"a model on {device}",
             expected="cuda_graphs=False",
         )
     B, T = inputs.input_ids.shape
     counts = (T,) * B if inputs.valid is None else tuple(inputs.valid.sum(1).tolist())
     if inputs.valid is not None:
         inputs = _without_common_padding(inputs, counts)
-    # The last new token is not fed again, so it needs no position.
+    # The last new token is not fed to the model, so it needs no position.
     room = (config.max_position_embeddings - count + 1 for count in counts)
     return Prompts(
         inputs=inputs,
         lengths=counts,
-        limits=tuple(min(options.max_new_tokens, places) for places in room),
-        new_langs=_new_langs(model, inputs, counts, continuation_langs, options.max_new_tokens),
+        limits=tuple(min(options.max_new_tokens, positions) for positions in room),
+        new_langs=_new_langs(config, inputs, counts, continuation_langs, options.max_new_tokens),
     )
 
 
 def _without_common_padding(inputs: TransformerInputs, counts: tuple[int, ...]) -> TransformerInputs:
-    """Without the columns that are padding in every row; rows of one length then need no padding at all."""
+    """Drop the columns that are padding in every row; rows of one length then have no padding at all."""
     longest = max(counts)
     langs, valid_BT = inputs.langs, inputs.valid
     assert valid_BT is not None
@@ -119,7 +130,7 @@ def _without_common_padding(inputs: TransformerInputs, counts: tuple[int, ...]) 
 
 
 def _new_langs(
-    model: Network,
+    config: XLMConfig,
     inputs: TransformerInputs,
     lengths: tuple[int, ...],
     continuation_langs: Languages | None,
@@ -139,11 +150,20 @@ def _new_langs(
         last_B1 = torch.tensor(lengths, device=device)[:, None] - 1
         return inputs.langs.expand(B, T).gather(1, last_B1).expand(B, S)
     try:
-        return language_ids(model.config, continuation_langs, B, S, device).expand(B, S)
+        return language_ids(config, continuation_langs, B, S, device).expand(B, S)
     except (InputError, LanguageError) as error:
-        raise _about_continuation(error) from None
+        error.where = "continuation_langs"
+        raise
 
 
-def _about_continuation(error: XLMError) -> XLMError:
-    error.where = "continuation_langs"
-    return error
+def with_prompts(prompts: Prompts, continuations: list[Continuation], *, pad_id: int) -> Tensor:
+    """Return (R, T) int64: each prompt with its continuation, padded on the right, on the device of the prompts."""
+    ids = prompts.inputs.input_ids
+    lengths = [prompts.lengths[c.prompt] for c in continuations]
+    longest = max(length + len(c.tokens) for length, c in zip(lengths, continuations, strict=True))
+    result = torch.full((len(continuations), longest), pad_id)
+    on_cpu = ids.cpu()
+    for row, (length, c) in enumerate(zip(lengths, continuations, strict=True)):
+        result[row, :length] = on_cpu[c.prompt, :length]
+        result[row, length : length + len(c.tokens)] = torch.tensor(c.tokens)
+    return result.to(ids.device)

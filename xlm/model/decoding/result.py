@@ -1,4 +1,4 @@
-"""What decoding gives for one row."""
+"""The result of decoding for one row."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal
 from xlm.model.decoding.options import DecodingOptions
 
 Stop = Literal["eos", "max_new_tokens", "positions"]
-"""Why a row stopped: it ended itself, had as many tokens as asked for, or the model has no position left."""
+"""Why a row stopped: it ended itself, has as many tokens as asked for, or the model has no position left."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -16,13 +16,13 @@ class Continuation:
     """One continuation of a prompt.
 
     Attributes:
-        prompt: Row of the prompt it continues.
-        tokens: The new ids, at least one; the one that ended the row, such as ``</s>``, included.
-        logprobs: The log-probability of each in nats, under the model as it is: before penalties, suppression,
-            temperature and all else that changes what is chosen.
-        stop: Why it stopped.
-        seed: When sampled, the row's own seed: ``generate`` on this prompt alone, with this seed, gives it again.
-        score: From beam search, what the beams are ranked by.
+        prompt: Row of the prompt.
+        tokens: The new ids, at least one, including the one that ended the row, such as ``</s>``.
+        logprobs: Log-probability of each token in nats under the unchanged model, before penalties, suppression,
+            temperature and all else that affects the choice.
+        stop: Why the row stopped.
+        seed: When sampled, the row's own seed: ``generate`` on this prompt alone, with this seed, returns it again.
+        score: From beam search, the number that beams are ranked by.
     """
 
     prompt: int
@@ -38,8 +38,8 @@ class Continuation:
         return sum(self.logprobs)
 
 
-def stop_of(token: int, produced: int, limit: int, options: DecodingOptions) -> Stop | None:
-    """Why a row ends with a token, its ``produced``-th of at most ``limit``; ``None`` when it goes on."""
+def stop_reason(token: int, produced: int, limit: int, options: DecodingOptions) -> Stop | None:
+    """Return why a row ends with a token, its ``produced``-th of at most ``limit``; ``None`` when it does not."""
     if token in options.eos_ids:
         return "eos"
     if produced < limit:

@@ -185,8 +185,7 @@ def stream_loss(model: XLMWithLMHeadModel, input_ids: Tensor, language: int) -> 
         with torch.autocast(hidden_ND.device.type, enabled=False):
             loss: Tensor = -model.head.adaptive(hidden_ND.float(), targets_N).output.mean()
         return loss
-    weight_VD = model.transformer.embeddings.word.weight if model.head.weight is None else model.head.weight
-    return linear_cross_entropy(hidden_ND, weight_VD, model.head.bias, targets_N)
+    return linear_cross_entropy(hidden_ND, model.head.projection, model.head.bias, targets_N)
 
 
 @torch.no_grad()

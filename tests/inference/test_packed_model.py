@@ -14,14 +14,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.inference.test_packed_linear import needs_fbgemm
 from tests.model.small_models import random_ids, relative_error, small_model
-from tests.model.test_packed_linear import needs_fbgemm
 from xlm.errors import InputError
-from xlm.model import opening, packed_linear
-from xlm.model.head import logit_blocks, target_logprobs
+from xlm.inference import loading, packed_linear
+from xlm.inference.packed_linear import ROUNDINGS, Bfloat16Linear, Float16Linear, Float32Linear
+from xlm.model.head import chunked_logprobs, logit_blocks, target_logprobs
 from xlm.model.lm import XLMWithLMHeadModel
-from xlm.model.packed_linear import ROUNDINGS, Bfloat16Linear, Float16Linear, Float32Linear
-from xlm.model.target_scores import score_targets
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "tied": {},
@@ -72,8 +71,7 @@ def test_float32_gives_the_same_numbers(variant: str) -> None:
 def test_targets_in_blocks(weights: str) -> None:
     fast, generator = small_model(seed=2).for_inference(weights), torch.Generator().manual_seed(0)
     hidden_ND, targets_N = torch.randn(7, 24, generator=generator), torch.randint(61, (7,), generator=generator)
-    embeddings_VD = fast.transformer.embeddings.word.weight
-    found = score_targets(fast.head, hidden_ND, embeddings_VD, targets_N, block_elements=61 * 3)
+    found = chunked_logprobs(fast.head, hidden_ND, targets_N, vocab_size=61, block_elements=61 * 3)
     expected_N = target_logprobs(fast.logits(hidden_ND), targets_N)
     torch.testing.assert_close(found.logprobs, expected_N, rtol=0, atol=ORDER_OF_SUMS)
 
@@ -150,7 +148,7 @@ def test_blocks_are_the_logits_in_pieces(weights: str, words: int, elements: int
     fast = small_model(vocab_size=words).for_inference(weights)
     hidden_ND = torch.randn(150, fast.config.emb_dim)
     found_NV = torch.full((150, words), float("nan"))
-    for rows, first, logits_RS in logit_blocks(fast.head, hidden_ND, torch.empty(words, 0), elements=elements):
+    for rows, first, logits_RS in logit_blocks(fast.head, hidden_ND, vocab_size=words, elements=elements):
         assert torch.is_autocast_enabled("cpu") is False
         found_NV[rows, first : first + logits_RS.shape[1]] = logits_RS
     # Sums of float32 in another order at most.
@@ -161,9 +159,9 @@ def test_processors_that_round_otherwise_are_told_apart(monkeypatch: pytest.Monk
     names = set()
     for int8 in (False, True):
         for bfloat16 in (False, True):
-            monkeypatch.setattr(opening, "multiplies_int8", lambda int8=int8: int8)
-            monkeypatch.setattr(opening, "multiplies_bfloat16", lambda bfloat16=bfloat16: bfloat16)
-            names.add(opening.processor_of(torch.device("cpu")))
+            monkeypatch.setattr(loading, "multiplies_int8", lambda int8=int8: int8)
+            monkeypatch.setattr(loading, "multiplies_bfloat16", lambda bfloat16=bfloat16: bfloat16)
+            names.add(loading.processor_name(torch.device("cpu")))
     assert len(names) == 4
 
 
@@ -248,7 +246,7 @@ def test_later_changes_reach_only_what_is_shared(weights: str) -> None:
 def test_it_only_infers(what: str, arguments: tuple[Any, ...]) -> None:
     model = small_model()
     fast = model.for_inference()
-    with pytest.raises(InputError, match="is not for a model made ready for inference"):
+    with pytest.raises(InputError, match="is not possible on a packed model"):
         getattr(fast, what)(*arguments)
     assert not fast.eval().training
     assert model.dtype == torch.float32

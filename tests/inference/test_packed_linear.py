@@ -17,8 +17,8 @@ from torch import nn
 from tests.model.operations import Operations
 from tests.model.small_models import relative_error
 from xlm.errors import InputError
-from xlm.model import packed_linear
-from xlm.model.packed_linear import FEW_ROWS, ROUNDINGS, Bfloat16Linear, Float16Linear, Float32Linear
+from xlm.inference import packed_linear
+from xlm.inference.packed_linear import FEW_ROWS, ROUNDINGS, Bfloat16Linear, Float16Linear, Float32Linear
 
 needs_onednn = pytest.mark.skipif(not packed_linear._has_onednn(), reason="this torch has no oneDNN kernels for x86")
 needs_fbgemm = pytest.mark.skipif(not packed_linear._has_fbgemm(), reason="this torch has no FBGEMM kernels")

@@ -1,16 +1,16 @@
-"""A model made ready for inference on the CPU: fused and packed matrices in place of the layers' own.
+"""A model for inference on the CPU, with fused and packed matrices.
 
-What the types of the matrices cost:
+What each type of the matrices costs in accuracy:
 
-- ``float32``: nothing; the same numbers up to the order of sums.
-- ``float16``: the rounding of the weights.
-- ``bfloat16``: the same. On processors that multiply bfloat16 also, in the layers but not in the head and only where
-  more than ``FEW_ROWS`` rows come together, the rounding of a matrix's input and of its output before the bias.
-- ``int8``: weights rounded to 8 bits with one scale an output, inputs to 8 bits (7 without VNNI instructions) with one
-  scale a row. Last digits that differ between batches, as they do in every type, can take an input to its next level,
-  so that now and then a number of a row differs by one such step from what it is alone.
+- ``float32``: nothing. Results are the same up to the order of sums.
+- ``float16``: the weights are rounded.
+- ``bfloat16``: the weights are rounded. Processors that multiply bfloat16 also round a matrix's input, and its output
+  before the bias; in the layers only, not in the head, and only for more than ``FEW_ROWS`` rows.
+- ``int8``: weights are rounded to 8 bits with one scale an output, inputs to 8 bits (7 without VNNI instructions) with
+  one scale a row. In every type the last digits depend on the batch. Here they can move an input to the next of its
+  levels, so that results occasionally differ from those of the row alone by one such step.
 
-All else, the embeddings, norms, attention, biases and an adaptive head, is computed in float32 whatever the type.
+Embeddings, norms, attention, biases and an adaptive head are computed in float32 whatever the type.
 
 Shapes: K input width, M output width.
 """
@@ -26,32 +26,34 @@ import torch
 from torch import Tensor, nn
 
 from xlm.errors import InputError
+from xlm.inference.packed_linear import ROUNDINGS, packed_linear
+from xlm.inference.plain import check_plain
 from xlm.model.attention import Attention
 from xlm.model.head import LinearHead, LogitBlock, row_blocks
 from xlm.model.lm import XLMWithLMHeadModel
-from xlm.model.packed_linear import ROUNDINGS, packed_linear
-from xlm.model.plain import check_plain
 from xlm.model.transformer import Layer, Transformer, TransformerInputs, TransformerOutput
 
 _Module = TypeVar("_Module", bound=nn.Module)
 
 
 def prepare_for_inference(model: XLMWithLMHeadModel, weights: str | None = None) -> XLMWithLMHeadModel:
-    """Return a model with the same numbers, faster, that only infers; see ``XLMWithLMHeadModel.for_inference``.
+    """Return the same model with packed matrices; see ``XLMWithLMHeadModel.for_inference``.
 
     Raises:
         InputError: An unknown type, weights that are not on the CPU, or layers that packing would leave out.
     """
     weights = model.weights if weights is None else weights
     if not isinstance(weights, str) or weights not in ROUNDINGS:
-        raise InputError("weights cannot be kept so", where="weights", found=weights, expected=" or ".join(ROUNDINGS))
+        raise InputError(
+            "unsupported type of packed weights", where="weights", found=weights, expected=" or ".join(ROUNDINGS)
+        )
     if model.device.type != "cpu":
         raise InputError(
-            "matrices are packed for the CPU only",
+            "only models on the CPU can be packed",
             where="for_inference",
             found=f"a model on {model.device}",
             expected="a model on the CPU",
-            remedy="use the model as it is, or model.to('cpu') before",
+            remedy="use the model as it is, or call model.to('cpu') first",
         )
     with torch.device("meta"):
         check_plain(model, XLMWithLMHeadModel(model.config))
@@ -59,14 +61,14 @@ def prepare_for_inference(model: XLMWithLMHeadModel, weights: str | None = None)
 
 
 class InferenceModel(XLMWithLMHeadModel):
-    """An ``XLMWithLMHeadModel`` that cannot train, move, or be saved or loaded over; it can be copied and pickled.
+    """A packed ``XLMWithLMHeadModel``. It can be copied and pickled, but not trained, moved, saved or loaded into.
 
-    The word embeddings, and in float32 the head's weights, are in the same memory as the other model's; all else is a
-    copy. Make a new one after the other has changed: numbers would mix old weights and new.
+    It shares the memory of the model's word embeddings, and in float32 that of the head's weight; all else is a copy.
+    After the model has changed, results would mix old and new weights: make a new one.
 
     Args:
-        model: Whose weights to take.
-        weights: Type to keep the matrices in.
+        model: The model to pack.
+        weights: Type of the packed matrices.
     """
 
     def __init__(self, model: XLMWithLMHeadModel, weights: str) -> None:
@@ -78,22 +80,24 @@ class InferenceModel(XLMWithLMHeadModel):
         self._warned_about_langs = model._warned_about_langs
         with torch.device("meta"):
             self.transformer = _PackedTransformer(model.config)
-        theirs = model.transformer
-        self.transformer.causal = theirs.causal
-        ours = self.transformer.embeddings
-        # The table is large and few of its rows are read, so its memory and its type stay, but for a wider one:
-        # float32 added to a narrower one is float32. A parameter of its own, since each model sets its own modes.
-        table_VD = theirs.embeddings.word.weight.detach()
-        ours.word = nn.Embedding.from_pretrained(  # type: ignore[no-untyped-call]
+        transformer = model.transformer
+        self.transformer.causal = transformer.causal
+        embeddings = self.transformer.embeddings
+        # The table is large and few of its rows are read, so it keeps its memory and its type, unless that is wider
+        # than float32: a narrower one added to float32 is float32. The parameter is a new one, with its own modes.
+        table_VD = transformer.embeddings.word.weight.detach()
+        embeddings.word = nn.Embedding.from_pretrained(  # type: ignore[no-untyped-call]
             table_VD.float() if table_VD.dtype == torch.float64 else table_VD,
             freeze=True,
             padding_idx=model.config.pad_token_id,
-            max_norm=theirs.embeddings.word.max_norm,
-            norm_type=theirs.embeddings.word.norm_type,
+            max_norm=transformer.embeddings.word.max_norm,
+            norm_type=transformer.embeddings.word.norm_type,
         )
-        ours.position, ours.norm = _float32(theirs.embeddings.position), _float32(theirs.embeddings.norm)
-        ours.language = None if theirs.embeddings.language is None else _float32(theirs.embeddings.language)
-        for layer, source in zip(self.transformer.layers, theirs.layers, strict=True):
+        embeddings.position = _float32(transformer.embeddings.position)
+        embeddings.norm = _float32(transformer.embeddings.norm)
+        language = transformer.embeddings.language
+        embeddings.language = None if language is None else _float32(language)
+        for layer, source in zip(self.transformer.layers, transformer.layers, strict=True):
             assert isinstance(layer, Layer)
             assert isinstance(source, Layer)
             layer.attention = _PackedAttention(source.attention, weights)
@@ -102,7 +106,7 @@ class InferenceModel(XLMWithLMHeadModel):
             layer.ffn.down = _pack(weights, source.ffn.down)
             layer.attention_norm, layer.ffn_norm = _float32(source.attention_norm), _float32(source.ffn_norm)
         if isinstance(model.head, LinearHead):
-            self.head = _PackedHead(model.head, theirs.embeddings.word.weight, weights)
+            self.head = _PackedHead(model.head, weights)
         else:
             self.head = _float32(model.head)
         self.eval()
@@ -113,19 +117,19 @@ class InferenceModel(XLMWithLMHeadModel):
         return self._weights
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """As ``XLMWithLMHeadModel.logits``, without gradients."""
+        """Return the output of the head, without gradients."""
         with _in_float32():
             return super().logits(hidden)
 
     def train(self, mode: bool = True) -> InferenceModel:
-        """Only leaves training mode."""
+        """Leave training mode; entering it is refused."""
         if mode:
             _refuse("train")
         super().train(False)
         return self
 
     def requires_grad_(self, requires_grad: bool = True) -> InferenceModel:
-        """Only leaves gradients off."""
+        """Leave gradients off; turning them on is refused."""
         if requires_grad:
             _refuse("requires_grad_")
         return self
@@ -134,25 +138,25 @@ class InferenceModel(XLMWithLMHeadModel):
         _refuse("a move to another device or type")
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Refused: load into the model that this was made from, and make another."""
+        """Refuse: load into the model that this one was made from, and make a new one."""
         _refuse("load_state_dict")
 
     def state_dict(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Refused: the packed matrices have no tensors to name."""
+        """Refuse: packed matrices are no tensors."""
         _refuse("state_dict")
 
     def save_pretrained(self, directory: object) -> NoReturn:
-        """Refused: save the model that this was made from."""
+        """Refuse: save the model that this one was made from."""
         _refuse("save_pretrained")
 
     def for_inference(self, weights: str | None = None) -> NoReturn:
-        """Refused: this is one already."""
+        """Refuse: this model is packed already."""
         _refuse("for_inference")
 
 
 def _refuse(what: str) -> NoReturn:
     raise InputError(
-        f"{what} is not for a model made ready for inference",
+        f"{what} is not possible on a packed model",
         where=what,
         found="what for_inference returned",
         expected="the model it was called on",
@@ -161,7 +165,7 @@ def _refuse(what: str) -> NoReturn:
 
 @contextmanager
 def _in_float32() -> Iterator[None]:
-    """Without gradients, and whatever autocast the caller is under: packed matrices take float32 alone."""
+    """Turn gradients and autocast off: packed matrices take float32 only."""
     with torch.no_grad(), torch.autocast("cpu", enabled=False):
         yield
 
@@ -185,20 +189,20 @@ class _PackedAttention(Attention):
 
 
 class _PackedHead(LinearHead):
-    def __init__(self, head: LinearHead, word_embeddings_VD: Tensor, weights: str) -> None:
+    def __init__(self, head: LinearHead, weights: str) -> None:
         nn.Module.__init__(self)
-        weight_VD = word_embeddings_VD if head.weight is None else head.weight
-        # Scores of some tens that differ in the third digit decide on tokens: they are not rounded to bfloat16.
-        self.packed = packed_linear(weights, weight_VD, head.bias, rounds_rows=False)
+        # Scores up to some tens that differ in the third digit decide on tokens: they are not rounded to bfloat16.
+        self.packed = packed_linear(weights, head.projection, head.bias, rounds_rows=False)
 
-    def forward(self, hidden: Tensor, word_embeddings_VD: Tensor) -> Tensor:
+    def tie_to(self, transformer: Transformer) -> None:
+        """Do nothing: the weight is packed."""
+
+    def forward(self, hidden: Tensor) -> Tensor:
         with _in_float32():
             logits: Tensor = self.packed(hidden)
         return logits
 
-    def logit_blocks(
-        self, hidden_ND: Tensor, word_embeddings_VD: Tensor, *, elements: int | None = None
-    ) -> Iterator[LogitBlock]:
+    def logit_blocks(self, hidden_ND: Tensor, *, elements: int | None = None) -> Iterator[LogitBlock]:
         width = self.packed.width
         for rows in row_blocks(len(hidden_ND), width, elements, whole=width == self.packed.outputs):
             pieces = self.packed.pieces(hidden_ND[rows])
@@ -207,12 +211,12 @@ class _PackedHead(LinearHead):
 
     @staticmethod
     def _next(pieces: Iterator[tuple[int, Tensor]]) -> tuple[int, Tensor] | None:
-        with _in_float32():  # not around a yield, which would leave the caller in it
+        with _in_float32():  # not around the yield, where it would apply to the caller
             return next(pieces, None)
 
 
 def _pack(weights: str, *linears: Any) -> nn.Module:
-    """One map whose output is that of several side by side."""
+    """Return one packed map with the outputs of several linear maps side by side."""
     return packed_linear(
         weights, torch.cat([linear.weight for linear in linears]), torch.cat([linear.bias for linear in linears])
     )

@@ -1,4 +1,4 @@
-"""Whether a model computes what its configuration says, or carries adapters, hooks or layers of somebody else."""
+"""Check that a model is what its configuration says, without adapters, hooks or foreign layers."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ _NOT_COMPUTING = {"extra_repr", "check_inputs", "from_pretrained"}
 
 
 def check_plain(model: nn.Module, plain: nn.Module) -> None:
-    """Refuse a model that is not, module by module, what another one is.
+    """Check that a model has the modules of another one, apart from the values of the weights.
 
-    Its weights may be others, its classes also subclasses that override nothing.
+    Subclasses that override nothing are allowed.
 
     Args:
-        model: Any.
+        model: Model to check.
         plain: A new model of the same configuration; may be on the meta device.
 
     Raises:
-        InputError: Names each module that is another or has hooks, and what it is.
+        InputError: Modules differ or have hooks; the message names them.
     """
     problems = _problems(model, plain)
     if not problems:
@@ -32,26 +32,26 @@ def check_plain(model: nn.Module, plain: nn.Module) -> None:
     shown = [f"{path or 'the model itself'}: {text}" for path, text in problems.items()][:_LISTED]
     more = len(problems) - len(shown)
     raise InputError(
-        "the model computes with more than its packed weights would",
+        "the model cannot be packed: it does not consist of plain layers",
         where=", ".join(path or type(model).__name__ for path in list(problems)[:_LISTED]),
         found="; ".join(shown) + (f"; and {more} more" if more else ""),
         expected="the layers that the configuration makes, without hooks, adapters or overridden methods",
-        remedy="merge adapters (merge_and_unload()), remove hooks and parametrizations; or use the model as it is",
+        remedy="merge adapters (merge_and_unload()) and remove hooks and parametrizations, or use the model as it is",
     )
 
 
 def _problems(model: nn.Module, plain: nn.Module) -> dict[str, str]:
-    """What is wrong, by path of the module; of what is inside such a module, nothing."""
+    """Return what is wrong by path of the module, without what is inside such a module."""
     expected = dict(plain.named_modules(remove_duplicate=False))
-    found = dict(model.named_modules(remove_duplicate=False))
+    actual = dict(model.named_modules(remove_duplicate=False))
     problems: dict[str, str] = {}
     if torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks:
         problems["torch.nn"] = "global forward hooks"
-    for path, module in found.items():
+    for path, module in actual.items():
         if not _inside(path, problems):
             text = _difference(module, expected[path]) if path in expected else f"an additional {_name(module)}"
             problems |= {path: text} if text else {}
-    missing = [path for path in expected if path not in found and not _inside(path, problems)]
+    missing = [path for path in expected if path not in actual and not _inside(path, problems)]
     return problems | {path: "missing" for path in missing if not _inside(path, missing)}
 
 
@@ -64,7 +64,7 @@ def _name(module: nn.Module) -> str:
 
 
 def _difference(module: nn.Module, plain: nn.Module) -> str:
-    """What makes a module compute otherwise than a plain one; nothing if it does not."""
+    """Return in what a module differs from a plain one; an empty string if in nothing."""
     base = type(plain)
     if not isinstance(module, base):
         return f"{_name(module)} in place of {base.__name__}"
@@ -85,7 +85,7 @@ def _difference(module: nn.Module, plain: nn.Module) -> str:
 
 
 def _overridden(cls: type, base: type) -> list[str]:
-    """Names of the base class that mean something else in a subclass, but for what does not take part in computing."""
+    """Return the names of a base class that a subclass overrides, except those that do not affect results."""
     return [
         name
         for name in (dir(base) if cls is not base else ())

@@ -19,9 +19,8 @@ from torch.nn.utils import parametrizations, parametrize, prune
 from tests.model.small_models import random_ids, relative_error, small_model
 from xlm.errors import InputError
 from xlm.model.attention import Attention
-from xlm.model.head import LinearHead, target_logprobs
+from xlm.model.head import LinearHead, chunked_logprobs, target_logprobs
 from xlm.model.lm import XLMWithLMHeadModel
-from xlm.model.target_scores import score_targets
 from xlm.model.transformer import Layer, Transformer
 
 V, D = 61, 24
@@ -69,8 +68,8 @@ class OtherAttention(Attention):
 
 
 class OtherHead(LinearHead):
-    def forward(self, hidden: Tensor, word_embeddings_VD: Tensor) -> Tensor:
-        return super().forward(hidden, word_embeddings_VD).flip(-1)
+    def forward(self, hidden: Tensor) -> Tensor:
+        return super().forward(hidden).flip(-1)
 
 
 class Doubled(nn.Module):
@@ -297,9 +296,10 @@ def test_a_head_that_scores_words_serves_all_that_ours_serves() -> None:
     for options in ways:
         assert torch.equal(theirs.generate(ids, langs="en", **options), ours.generate(ids, langs="en", **options))
     hidden_ND, targets_N = ours.hidden(ids, langs="en").flatten(0, 1), ids.flatten()
-    words = ours.transformer.embeddings.word.weight
     found, expected = (
-        score_targets(each.head, hidden_ND, words, targets_N, ranks=True, entropies=True, top=3, block_elements=4 * V)
+        chunked_logprobs(
+            each.head, hidden_ND, targets_N, vocab_size=V, ranks=True, entropies=True, top=3, block_elements=4 * V
+        )
         for each in (theirs, ours)
     )
     torch.testing.assert_close(found.logprobs, expected.logprobs, rtol=0, atol=1e-6)
@@ -313,7 +313,7 @@ def test_scoring_leaves_what_a_head_returns_as_it_is() -> None:
     generator = torch.Generator().manual_seed(0)
     hidden_ND, targets_N = torch.randn(5, V, generator=generator), torch.arange(5)
     before = hidden_ND.clone()
-    found = score_targets(nn.Identity(), hidden_ND, torch.empty(V, V), targets_N, ranks=True)
+    found = chunked_logprobs(nn.Identity(), hidden_ND, targets_N, vocab_size=V, ranks=True)
     assert torch.equal(hidden_ND, before)
     torch.testing.assert_close(found.logprobs, target_logprobs(before, targets_N), rtol=0, atol=1e-6)
 
@@ -327,7 +327,7 @@ def test_a_head_that_does_not_score_words_neither_scores_nor_generates() -> None
             model.generate(ids, langs="en", **options)
         assert (caught.value.where, caught.value.found) == ("model.head", "3 scores a position")
     with pytest.raises(InputError, match="does not score the words"), torch.no_grad():
-        score_targets(model.head, torch.randn(4, D), model.transformer.embeddings.word.weight, torch.arange(4))
+        chunked_logprobs(model.head, torch.randn(4, D), torch.arange(4), vocab_size=V)
 
 
 @pytest.mark.parametrize("asm", [False, True], ids=["linear", "adaptive"])
@@ -347,8 +347,8 @@ def test_hooks_on_the_head_fire_wherever_it_is_used(asm: bool) -> None:
     assert (model(ids, langs="en").logits.argmax(-1) == favourite).all()
     assert float(model(ids, langs="en", labels=labels)["loss"]) < 1e-5
     assert (model.generate(ids, langs="en", max_new_tokens=2)[:, 5:] == favourite).all()
-    hidden_ND, words = model.hidden(ids, langs="en").flatten(0, 1), model.transformer.embeddings.word.weight
-    scored = score_targets(model.head, hidden_ND, words, labels.flatten(), ranks=True)
+    hidden_ND = model.hidden(ids, langs="en").flatten(0, 1)
+    scored = chunked_logprobs(model.head, hidden_ND, labels.flatten(), vocab_size=V, ranks=True)
     assert scored.logprobs.min() > -1e-5
     assert scored.ranks is not None
     assert scored.ranks.tolist() == [1] * 10

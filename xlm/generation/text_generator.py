@@ -22,12 +22,12 @@ _TOP_P = 0.9
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prompt:
-    """A prompt in both forms.
+    """A prompt as text and as ids.
 
     Attributes:
-        line: Its number in its file, from 1.
-        text: As it was given.
-        ids: As the model is given it.
+        line: Number of the prompt in its file, from 1.
+        text: The text, unchanged.
+        ids: The ids that the model is given.
     """
 
     line: int
@@ -36,46 +36,50 @@ class Prompt:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Continued:
+class GeneratedText:
     """A prompt with one of its continuations.
 
     Attributes:
         prompt: The prompt.
-        text: Both, as one writes them.
-        tokens: Those of the continuation.
-        found: The continuation itself.
+        text: Prompt and continuation as readable text.
+        tokens: Tokens of the continuation.
+        continuation: Ids, log-probabilities and the rest.
     """
 
     prompt: Prompt
     text: str
     tokens: list[str]
-    found: Continuation
+    continuation: Continuation
 
     def cells(self) -> dict[str, Any]:
-        """What is written of it: log-probabilities with six decimals, all else as it is."""
+        """Return the columns of the output; log-probabilities are rounded to six decimals."""
+        continuation = self.continuation
         return {
             "line": self.prompt.line,
             "prompt": self.prompt.text,
             "text": self.text,
             "tokens": self.tokens,
-            "ids": self.found.tokens,
-            "logprobs": [round(logprob, 6) for logprob in self.found.logprobs],
-            "logprob": round(self.found.logprob, 6),
-            "stop": self.found.stop,
-            "seed": self.found.seed,
-            "score": None if self.found.score is None else round(self.found.score, 6),
+            "ids": continuation.tokens,
+            "logprobs": [round(logprob, 6) for logprob in continuation.logprobs],
+            "logprob": round(continuation.logprob, 6),
+            "stop": continuation.stop,
+            "seed": continuation.seed,
+            "score": None if continuation.score is None else round(continuation.score, 6),
         }
 
 
-class Continuer:
-    """Continues prompts.
+class TextGenerator:
+    """Continues prompts of text.
+
+    Attributes:
+        sequences: Number of continuations of each prompt.
 
     Args:
-        network: The model.
-        tokenizer: Its tokenizer.
+        model: The model.
+        tokenizer: Tokenizer of the model.
         lang: Language of the prompts.
-        continuation_lang: Language of what is generated; ``None`` for that of the prompts.
-        options: Of ``XLMWithLMHeadModel.generate``, by name; no languages and no seed.
+        continuation_lang: Language of the continuations; ``None`` for that of the prompts.
+        options: Options of ``XLMWithLMHeadModel.generate`` by name, without languages and seed.
 
     Raises:
         InputError: A wrong option.
@@ -84,17 +88,17 @@ class Continuer:
 
     def __init__(
         self,
-        network: XLMWithLMHeadModel,
+        model: XLMWithLMHeadModel,
         tokenizer: XLMTokenizer,
         *,
         lang: str,
         continuation_lang: str | None = None,
         options: Mapping[str, Any],
     ) -> None:
-        DecodingOptions.checked(network.config, **options)
-        self._network, self._tokenizer, self._lang = network, tokenizer, lang
-        self._continuation_lang = lang if continuation_lang is None else continuation_lang
+        DecodingOptions.checked(model.config, **options)
         self.sequences: int = options.get("num_return_sequences", 1)
+        self._model, self._tokenizer, self._lang = model, tokenizer, lang
+        self._continuation_lang = lang if continuation_lang is None else continuation_lang
         self._options = {
             **options,
             "langs": self._language(lang),
@@ -102,25 +106,25 @@ class Continuer:
         }
 
     def _language(self, lang: str) -> str | int | None:
-        config = self._network.config
+        config = self._model.config
         if not config.has_language_embeddings:
             return None
         # The model's file may name no languages where the tokenizer's does.
         return config.language_id(lang if config.lang2id else (self._tokenizer.lang2id or {}).get(lang, lang))
 
     def prompt(self, line: int, text: str, *, where: str) -> Prompt:
-        """A prompt that the model can take.
+        """Return a text as a prompt for the model.
 
         Args:
-            line: Its number, from 1.
+            line: Number of the prompt, from 1.
             text: Any text.
-            where: Its name in errors.
+            where: Name of the prompt in errors.
 
         Raises:
-            InputError: It is longer than the model's positions.
+            InputError: The text has more tokens than the model has positions.
             LanguageError: The tokenizer does not have the language.
         """
-        config = self._network.config
+        config = self._model.config
         ids = prompt_ids(
             self._tokenizer,
             text,
@@ -131,12 +135,12 @@ class Continuer:
         )
         return Prompt(line=line, text=text, ids=ids)
 
-    def continued(self, prompts: Sequence[Prompt], *, seed: int) -> list[Continued]:
-        """Each prompt with each of its continuations, in order; they are run together.
+    def generate(self, prompts: Sequence[Prompt], *, seed: int) -> list[GeneratedText]:
+        """Return each prompt with each of its continuations, in order, computed in one batch.
 
         Args:
-            prompts: One or more. The draws of each depend on the seed and its line only.
-            seed: Of all lines.
+            prompts: One or more prompts. The samples of each depend only on the seed and its line.
+            seed: Seed of all lines.
 
         Raises:
             XLMError: The model's scores are not finite.
@@ -144,69 +148,66 @@ class Continuer:
         input_ids = pad_sequence([torch.tensor(prompt.ids) for prompt in prompts], batch_first=True)
         lengths = torch.tensor([len(prompt.ids) for prompt in prompts])
         seeds = [row_seed for prompt in prompts for row_seed in self.seeds(prompt.line, seed=seed)]
-        results = self._network.continuations(input_ids, lengths=lengths, seed=seeds, **self._options)
-        return [self._continued(prompts[found.prompt], found) for found in results]
+        results = self._model.continuations(input_ids, lengths=lengths, seed=seeds, **self._options)
+        return [self._generated(prompts[result.prompt], result) for result in results]
 
-    def continued_each(self, prompts: Sequence[Prompt], *, seed: int) -> list[list[Continued] | XLMError]:
-        """The continuations of each prompt; where the model's scores are not finite, the error that says so.
+    def generate_each(self, prompts: Sequence[Prompt], *, seed: int) -> list[list[GeneratedText] | XLMError]:
+        """Return the continuations of each prompt, or the error where the model's scores are not finite.
 
-        They are run together, and only when that fails each by itself. Arguments as for ``continued``, but there may
-        be no prompts.
+        Prompts are computed in one batch; if that fails, each alone. Arguments as for ``generate``, but there may be no
+        prompts.
         """
         if not prompts:
             return []
         try:
-            together = self.continued(prompts, seed=seed)
+            together = self.generate(prompts, seed=seed)
         except XLMError as error:
             if len(prompts) == 1:
                 return [error]
-            return [each for prompt in prompts for each in self.continued_each([prompt], seed=seed)]
-        found: list[list[Continued] | XLMError] = []
-        for first in range(0, len(together), self.sequences):
-            found.append(together[first : first + self.sequences])
-        return found
+            return [each for prompt in prompts for each in self.generate_each([prompt], seed=seed)]
+        return [together[first : first + self.sequences] for first in range(0, len(together), self.sequences)]
 
     def seeds(self, line: int, *, seed: int) -> list[int]:
-        """The seeds of the continuations of a line, of which the very first one is the seed of all."""
+        """Return the seeds of the continuations of a line; the first one of line 1 is ``seed`` itself."""
         first = (line - 1) * self.sequences
         return [derived_seed(seed, row) if row else seed for row in range(first, first + self.sequences)]
 
-    def _continued(self, prompt: Prompt, found: Continuation) -> Continued:
-        text = prompt.text + self._written(prompt).whole(found.tokens)
-        tokens = self._tokenizer.convert_ids_to_tokens(found.tokens)
-        return Continued(prompt=prompt, text=text, tokens=[*tokens], found=found)
-
     def stream(self, prompt: Prompt, *, seed: int) -> Iterator[str | Continuation]:
-        """One continuation of a prompt: the text of both, word by word, and at the end the continuation itself.
+        """Yield the text of a prompt and one continuation, word by word, and at the end the continuation itself.
 
         Args:
             prompt: The prompt.
-            seed: As for ``continued``.
+            seed: As for ``generate``.
         """
         options = {name: value for name, value in self._options.items() if name != "num_return_sequences"}
-        tokens = self._network.stream(torch.tensor([prompt.ids]), seed=self.seeds(prompt.line, seed=seed)[0], **options)
-        written = self._written(prompt)
+        tokens = self._model.stream(torch.tensor([prompt.ids]), seed=self.seeds(prompt.line, seed=seed)[0], **options)
+        text = self._continued_text(prompt)
         yield prompt.text
         for token in tokens:
-            yield written.add(token)
-        yield written.rest()
+            yield text.add(token)
+        yield text.rest()
         assert tokens.continuation is not None
         yield tokens.continuation
 
-    def _written(self, prompt: Prompt) -> ContinuedText:
+    def _generated(self, prompt: Prompt, continuation: Continuation) -> GeneratedText:
+        text = prompt.text + self._continued_text(prompt).whole(continuation.tokens)
+        tokens = self._tokenizer.convert_ids_to_tokens(continuation.tokens)
+        return GeneratedText(prompt=prompt, text=text, tokens=[*tokens], continuation=continuation)
+
+    def _continued_text(self, prompt: Prompt) -> ContinuedText:
         return ContinuedText(self._tokenizer, prompt.text, prompt.ids, lang=self._continuation_lang)
 
 
 def decoding_options(*, greedy: bool, num_beams: int, **options: Any) -> dict[str, Any]:
-    """Options of ``generate`` in which drawing, from the best 90% of the probability, is the default.
+    """Return options of ``generate`` with sampling from the best 90% of the probability as the default.
 
     Args:
-        greedy: Take the best token at each step instead.
-        num_beams: More than 1 searches with beams instead.
-        **options: Other options of ``generate``; ``None`` for what was not given.
+        greedy: Whether to take the best token at each step instead.
+        num_beams: Number of beams; more than 1 means beam search instead.
+        **options: Other options of ``generate``; ``None`` for the default.
 
     Returns:
-        What to give to ``Continuer``.
+        Options for ``TextGenerator``.
     """
     sampling = {name: options.pop(name, None) for name in _SAMPLING}
     if not greedy and num_beams == 1:
@@ -229,8 +230,3 @@ def check_one_line(text: str, form: str, *, where: str | None = None) -> None:
     """
     if form == "text" and "\n" in text:
         raise InputError("the prompt holds a line feed, and text is one line each", where=where)
-
-
-def refused_prompt(error: XLMError) -> str:
-    """Why there is no continuation, as one line of a status."""
-    return error.in_short

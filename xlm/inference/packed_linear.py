@@ -1,8 +1,9 @@
-"""Linear maps that only infer, on the CPU: weights copied once into the layout that is read fastest.
+"""Linear maps for inference on the CPU, with weights copied once into the layout that is fastest to read.
 
-With one row, a map costs what reading its weights costs, so half the bytes are half the time. torch carries FBGEMM's
-kernels for x86, which multiply float32 rows with weights kept in float16 or int8, converted on the way; they reach the
-bandwidth of memory where torch's own bfloat16 kernels need a processor that multiplies bfloat16, and then half of it.
+For one row, the time of a map is the time to read its weights, so half the bytes take half the time. torch includes
+FBGEMM's kernels for x86, which multiply float32 rows with float16 or int8 weights and convert them on the way. They
+reach the memory's bandwidth. torch's own bfloat16 kernels reach half of it, and only on processors that multiply
+bfloat16.
 
 Shapes: K input width, M output width.
 """
@@ -23,20 +24,20 @@ from torch.nn import functional as F
 from xlm.errors import InputError
 
 FEW_ROWS = 8
-"""Up to here a map is bound by reading its weights, not by multiplying."""
+"""Up to so many rows the time of a map is that of reading its weights, not of multiplying."""
 
 _MANY_ROWS, _WIDTH = 128, 4096
-"""From so many rows on, a wider product in float32 is made so many outputs at a time, a quarter faster: in one piece,
-each row that it writes is far from the next."""
+"""From so many rows on, a wider float32 product is computed so many outputs at a time, which takes a quarter less time:
+in one piece, the rows of the result are far apart in memory."""
 
 TYPICAL_ROWS = 32
-"""That oneDNN lays weights out for; laid out for 8 or 256 they were multiplied as fast, for 1 slower with more rows."""
+"""Rows that oneDNN chooses the layout of the weights for. Layouts for 8 or 256 were as fast; that for 1 was slower."""
 
 _PACKED_WIDTH = 8192
-"""Outputs that FBGEMM is given at a time, for the same reason; here every number of rows has the same pieces."""
+"""Outputs that FBGEMM computes at a time, for the same reason; here the pieces do not depend on the number of rows."""
 
 _FINEST_STEP = 6.1e-5
-"""Between two levels of a row of int8: FBGEMM takes no smaller one."""
+"""Smallest step between two int8 levels that FBGEMM accepts."""
 
 
 class PackedLinear(nn.Module):
@@ -54,22 +55,22 @@ class PackedLinear(nn.Module):
 
     @property
     def width(self) -> int:
-        """Outputs M' of a piece of many rows; M where there is one piece."""
+        """Outputs M' of a piece for many rows; M when there is one piece."""
         return self.outputs
 
     def pack(self, weight_MK: Tensor, bias_M: Tensor) -> None:
-        """Keeps copies of weight and bias in this class's layout."""
+        """Store copies of weight and bias in the layout of this class."""
         raise NotImplementedError
 
     def pieces(self, x_NK: Tensor) -> Iterator[tuple[int, Tensor]]:
-        """Yields all outputs, some at a time where that is faster: the first one's number, and (N, M').
+        """Yield all outputs, some at a time where that is faster: the index of the first, and (N, M').
 
-        What is yielded may be overwritten with the next piece.
+        The next piece may overwrite a yielded one.
         """
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
-        """(…, K) float32 to (…, M) float32."""
+        """Map (…, K) float32 to (…, M) float32."""
         pieces = self.pieces(x.reshape(-1, x.shape[-1]))
         _, out_NM = piece = next(pieces)
         if out_NM.shape[1] < self.outputs:
@@ -80,7 +81,7 @@ class PackedLinear(nn.Module):
 
 
 class Float32Linear(PackedLinear):
-    """Exact. Few rows are multiplied by oneDNN, with a copy of the weights in its own layout; many by torch itself."""
+    """Exact map: few rows by oneDNN, with a copy of the weights in its layout; many rows by torch itself."""
 
     def pack(self, weight_MK: Tensor, bias_M: Tensor) -> None:  # noqa: D102 (as the base class)
         self.weight_MK = weight_MK.float().contiguous()
@@ -93,7 +94,7 @@ class Float32Linear(PackedLinear):
             self.few_rows = torch.ops.mkldnn._reorder_linear_weight(self.weight_MK, TYPICAL_ROWS)
 
     def __getstate__(self) -> dict[str, Any]:
-        # What is in oneDNN's layout can be neither copied nor pickled, only made again.
+        # A tensor in oneDNN's layout cannot be copied or pickled, only made again.
         return {**self.__dict__, "few_rows": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -106,12 +107,12 @@ class Float32Linear(PackedLinear):
 
     def pieces(self, x_NK: Tensor) -> Iterator[tuple[int, Tensor]]:  # noqa: D102
         N, many = len(x_NK), len(x_NK) >= _MANY_ROWS
-        # A thread alone reads the weights of one row faster as they are.
+        # For one row, a single thread reads plain weights faster.
         if self.few_rows is not None and not many and (N > 1 or torch.get_num_threads() > 1):
             yield 0, torch.ops.mkldnn._linear_pointwise(x_NK, self.few_rows, self.bias_M, "none", [], "")
             return
         width = self.width if many else self.outputs
-        # One for all, so that the system clears its pages once.
+        # One buffer for all pieces, so that the system clears its pages once.
         memory = x_NK.new_empty(N * width)
         for first in range(0, self.outputs, width):
             bias_m, weight_mK = self.bias_M[first : first + width], self.weight_MK[first : first + width]
@@ -120,7 +121,7 @@ class Float32Linear(PackedLinear):
 
 
 class Float16Linear(PackedLinear):
-    """Weights rounded to float16, everything else in float32; by FBGEMM."""
+    """Map by FBGEMM with weights rounded to float16 and all else in float32."""
 
     def pack(self, weight_MK: Tensor, bias_M: Tensor) -> None:  # noqa: D102 (as the base class)
         self.packed = [
@@ -140,11 +141,11 @@ class Float16Linear(PackedLinear):
 
 
 class Int8Linear(PackedLinear):
-    """Weights as int8 with one scale an output, rows as 8-bit numbers with one scale a row; by FBGEMM.
+    """Map by FBGEMM with int8 weights, one scale an output, and 8-bit inputs, one scale a row.
 
-    The kernel rounds what it is given to levels that reach from the smallest to the largest number of the call. One row
-    it is given as it is. Several are first rounded here, each to the levels that are its alone, and brought back after:
-    so a row's numbers do not depend on what stands beside it.
+    The kernel rounds its input to levels between the smallest and the largest number of the call. Several rows are
+    therefore rounded here first, each to its own levels, and the results are scaled back: a row's result does not
+    depend on the other rows.
     """
 
     def pack(self, weight_MK: Tensor, bias_M: Tensor) -> None:  # noqa: D102 (as the base class)
@@ -160,14 +161,14 @@ class Int8Linear(PackedLinear):
         self.seven_bits = not multiplies_int8()
 
     def pieces(self, x_NK: Tensor) -> Iterator[tuple[int, Tensor]]:  # noqa: D102
-        # The kernel makes ordinary numbers of most that are not, so that nobody would notice later.
+        # The kernel maps NaN and infinity to finite values without notice.
         if not math.isfinite(float(x_NK.sum())):
             raise InputError(
-                "what comes into a layer with int8 weights is not finite",
+                "the input of a layer with int8 weights is not finite",
                 where="weights",
                 found="NaN or infinity",
                 expected="finite numbers",
-                remedy="another type shows where they come from: for_inference('float32')",
+                remedy="for_inference('float32') shows where they come from",
             )
         if len(x_NK) > 1:
             yield 0, self._several(x_NK)
@@ -179,19 +180,20 @@ class Int8Linear(PackedLinear):
         low_N1, high_N1 = torch.aminmax(x_NK, dim=1, keepdim=True)
         low_N1 = low_N1.clamp_max(0)
         step_N1 = (high_N1.clamp_min(0) - low_N1).div_(most).clamp_min_(torch.finfo(torch.float32).tiny)
-        zero_N1 = (-low_N1 / step_N1).round_()  # the level of 0, which the kernel keeps exact too
+        zero_N1 = (-low_N1 / step_N1).round_()  # the level of 0, which the kernel keeps exact
         step_N1 = step_N1.clamp_min_(_FINEST_STEP)
         levels_NK = (x_NK / step_N1).round_().add_(zero_N1).clamp_(0, most)
-        # Beside a row that reaches the highest level (0 always counts), the kernel takes levels as they are.
+        # With a row that reaches the highest level (0 is always in range), the kernel leaves levels as they are.
         levels_NK = F.pad(levels_NK, (0, 0, 0, 1), value=most)
         out_NM: Tensor = torch.ops.quantized.linear_dynamic(levels_NK, self.packed, self.seven_bits)[:-1]
         return out_NM.addcmul_(zero_N1, self.sum_M, value=-1).mul_(step_N1).addcmul_(1 - step_N1, self.bias_M)
 
 
 class Bfloat16Linear(PackedLinear):
-    """Weights rounded to bfloat16, twice: for many rows on a processor that multiplies bfloat16, for few by FBGEMM.
+    """Map with weights rounded to bfloat16, kept twice: for many rows by torch, for few rows by FBGEMM.
 
-    Of many rows the numbers and their products with the weights are rounded to bfloat16 too; the bias is not.
+    For many rows, inputs and products are rounded to bfloat16 too, but not the bias. The processor must multiply
+    bfloat16.
     """
 
     def pack(self, weight_MK: Tensor, bias_M: Tensor) -> None:  # noqa: D102 (as the base class)
@@ -211,18 +213,18 @@ def _int8_scales(weight_MK: Tensor) -> Tensor:
 
 
 def multiplies_int8() -> bool:
-    """Whether this processor has instructions that multiply 8-bit numbers and keep their sums in 32."""
+    """Return whether this processor has instructions for 8-bit products with 32-bit sums."""
     return _processor_has("_is_vnni_supported")
 
 
 def multiplies_bfloat16() -> bool:
-    """Whether this processor has instructions that multiply bfloat16, and torch the library that uses them."""
+    """Return whether this processor has bfloat16 instructions and torch a library that uses them."""
     instructions = _processor_has("_is_avx512_bf16_supported") or _processor_has("_is_amx_tile_supported")
     return instructions and bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
 
 
 def _processor_has(question: str) -> bool:
-    # Torch's private names come and go with its versions; one that is missing counts as a no.
+    # Private names of torch come and go; a missing one counts as a no.
     supported = getattr(torch.cpu, question, None)
     return supported is not None and bool(supported())
 
@@ -232,7 +234,7 @@ def _has_fbgemm() -> bool:
 
 
 def _has_onednn() -> bool:
-    """Whether torch carries oneDNN's kernels for x86; elsewhere they have not been measured."""
+    """Return whether torch includes oneDNN's kernels for x86; on others they have not been measured."""
     available = bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
     named = all(hasattr(torch.ops.mkldnn, name) for name in ("_reorder_linear_weight", "_linear_pointwise"))
     return available and named and platform.machine().lower() in ("x86_64", "amd64")
@@ -249,22 +251,22 @@ ROUNDINGS: dict[str, Callable[[Tensor], Tensor]] = {
     "float16": Tensor.half,
     "int8": _rounded_to_int8,
 }
-"""Types that weights can be kept in, and what each makes of a weight."""
+"""Types of packed weights, and how each rounds a weight."""
 
 
 def packed_linear(weights: str, weight_MK: Tensor, bias_M: Tensor, *, rounds_rows: bool = True) -> PackedLinear:
-    """The fastest map that this processor has for weights of a type.
+    """Return the fastest map of this processor for a type of weights.
 
     Args:
-        weights: One of ``ROUNDINGS``.
+        weights: A key of ``ROUNDINGS``.
         weight_MK: Weights.
         bias_M: Bias.
-        rounds_rows: Whether, for ``bfloat16``, rows and products may be rounded too where that is faster.
+        rounds_rows: Whether ``bfloat16`` may also round inputs and products where that is faster.
 
     Returns:
-        Where torch lacks the kernels (other processors than x86), or float16 cannot hold the weights, weights are
-        kept in float32, without the gain: the rounded ones, or as they were where the rounding to float16 itself
-        would have lost them. So are int8's where some are not finite.
+        A map with rounded weights. Without the kernels (on processors other than x86) they are stored in float32, and
+        nothing is gained. Weights that float16 cannot hold are not rounded to it, and int8 weights that are not finite
+        are not quantized: they are stored in float32, too.
     """
     weight_MK, bias_M = weight_MK.detach(), bias_M.detach()
     if weights == "int8" and _has_fbgemm() and bool(weight_MK.isfinite().all()):
@@ -280,8 +282,8 @@ def packed_linear(weights: str, weight_MK: Tensor, bias_M: Tensor, *, rounds_row
 
 
 def _float16_holds(weight_MK: Tensor) -> bool:
-    """Whether float16 neither overflows nor loses more than its own last place of any row's largest weight."""
+    """Return whether float16 neither overflows nor loses more than its last place of any row's largest weight."""
     weight_MK = weight_MK.float()
     lost_M = weight_MK.half().float().sub_(weight_MK).abs_().amax(1)
-    # NaN compares as false, so that weights that are not finite are not held either.
+    # NaN compares as false, so weights that are not finite do not pass.
     return bool((lost_M <= 2**-10 * weight_MK.abs().amax(1)).all())

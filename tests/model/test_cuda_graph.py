@@ -20,10 +20,11 @@ from torch import Tensor
 from tests.model.operations import Operations
 from tests.model.small_models import random_ids
 from tests.model.test_generation import BOUND, KINDS, POSITIONS, langs_for, model_of, same
+from xlm.model import lm
 from xlm.model.cache import XLMCache
-from xlm.model.decoding import generate, recorded
-from xlm.model.decoding import stepper as stepper_module
-from xlm.model.decoding.stepper import Stepper
+from xlm.model.decoding import cuda_graph
+from xlm.model.decoding import state as state_module
+from xlm.model.decoding.state import CausalState
 
 WAYS: dict[str, dict[str, Any]] = {
     "greedy": {},
@@ -38,14 +39,13 @@ LENGTHS = torch.tensor([5, 1, 3, 5, 2])
 def recordings(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     """The results of all recordings that were made; from now on all decoding records its steps."""
     made: list[Tensor] = []
-    recorders: list[object] = []
     advance = XLMCache.advance
 
-    class Recorder:
+    class Capture:
         def __init__(self, device: torch.device) -> None:
-            recorders.append(self)
+            pass
 
-        def record(self, work: Callable[[], Tensor], undo: Callable[[], None]) -> tuple[Callable[[], None], Tensor]:
+        def capture(self, work: Callable[[], Tensor], undo: Callable[[], None]) -> tuple[Callable[[], None], Tensor]:
             work()
             undo()
             result = work()
@@ -63,9 +63,11 @@ def recordings(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
         advance(cache, *given)
         cache.longest = longest  # which no graph knows
 
-    monkeypatch.setattr(stepper_module, "Recorder", Recorder)
-    monkeypatch.setattr(stepper_module, "_WORTH_RECORDING", 1)
-    monkeypatch.setattr(generate, "Stepper", lambda *args, **kwargs: Stepper(*args, **{**kwargs, "cuda_graphs": True}))
+    monkeypatch.setattr(state_module, "GraphCapture", Capture)
+    monkeypatch.setattr(state_module, "_STEPS_WORTH_CAPTURING", 1)
+    monkeypatch.setattr(
+        lm, "CausalState", lambda *args, **kwargs: CausalState(*args, **{**kwargs, "cuda_graphs": True})
+    )
     return made
 
 
@@ -108,8 +110,8 @@ def test_one_recording_serves_all_steps_of_the_same_rows(recordings: list[Tensor
 @torch.inference_mode()
 def test_what_the_cache_holds_is_counted(recordings: list[Tensor]) -> None:
     model = model_of()
-    stepper = Stepper(model, rows=3, capacity=12, cuda_graphs=True)
-    prompts, _ = model._prompts(random_ids(3, 4), "en", torch.tensor([4, 2, 3]), None, None, {})
+    stepper = CausalState(model, rows=3, capacity=12, cuda_graphs=True)
+    prompts, _ = model._prompts(random_ids(3, 4), langs="en", lengths=torch.tensor([4, 2, 3]))
     stepper.prefill(prompts.inputs)
     first = torch.tensor([20, 21, 22]), torch.zeros(3, dtype=torch.int64)
     for step in (1, 2, 3):
@@ -121,7 +123,7 @@ def test_what_the_cache_holds_is_counted(recordings: list[Tensor]) -> None:
 
 
 def test_few_steps_are_not_recorded(recordings: list[Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stepper_module, "_WORTH_RECORDING", 9)
+    monkeypatch.setattr(state_module, "_STEPS_WORTH_CAPTURING", 9)
     model = model_of(eos_bias=-20.0)
     for new_tokens, recorded_now in ((9, 0), (10, 1)):  # the first token needs no step
         model.generate(random_ids(1, 4), langs="en", max_new_tokens=new_tokens)
@@ -135,8 +137,8 @@ def test_every_step_is_the_same_to_the_device(kind: str, autocast: bool) -> None
     model, ids = copy.deepcopy(model_of(kind)).float(), random_ids(3, 4)
     has_langs = langs_for(model, "en") is not None
     langs_B = torch.zeros(3, dtype=torch.int64) if has_langs else None
-    stepper = Stepper(model, rows=3, capacity=12)
-    prompts, _ = model._prompts(ids, langs_for(model, "en"), torch.tensor([4, 2, 3]), None, None, {})
+    stepper = CausalState(model, rows=3, capacity=12)
+    prompts, _ = model._prompts(ids, langs=langs_for(model, "en"), lengths=torch.tensor([4, 2, 3]))
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         stepper.prefill(prompts.inputs)
         stepper._cache.fix_shapes()
@@ -164,7 +166,7 @@ def test_no_step_waits_for_the_device(kind: str) -> None:
     """On the meta device nothing has a value, so that asking for one is an error."""
     model = copy.deepcopy(model_of(kind)).to("meta")
     has_langs = langs_for(model, "en") is not None
-    stepper = Stepper(model, rows=3, capacity=12)
+    stepper = CausalState(model, rows=3, capacity=12)
     stepper._cache.fix_shapes()
     stepper._cache.longest = 4
     tokens_B = torch.zeros(3, dtype=torch.int64, device="meta")
@@ -207,11 +209,11 @@ def test_how_a_graph_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
         log.append("work")
         return torch.ones(1)
 
-    recorder = recorded.Recorder(torch.device("cuda:1"))
+    recorder = cuda_graph.GraphCapture(torch.device("cuda:1"))
     assert log == ["cuda:1", "end of cuda:1"]
     for _ in range(2):
         log.clear()
-        replay, result = recorder.record(work, lambda: log.append("undo"))
+        replay, result = recorder.capture(work, lambda: log.append("undo"))
         replay()
         assert result.tolist() == [1]
         autocast = "autocast ('cuda', torch.float16, True) {'cache_enabled': False}"

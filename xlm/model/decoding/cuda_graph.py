@@ -1,4 +1,4 @@
-"""A step of decoding recorded as a CUDA graph.
+"""A decoding step captured as a CUDA graph.
 
 A step of few rows is a hundred small kernels, each of which takes longer to launch than to run. A graph launches them
 all at once, on the same memory every time.
@@ -16,14 +16,14 @@ from torch import Tensor
 from xlm.model.cache import XLMCache
 
 _WARM_UPS = 2
-"""Runs before the recording, in which libraries choose their kernels and allocate what they keep."""
+"""Runs before the capture, in which libraries choose their kernels and allocate what they keep."""
 
 Step = Callable[[Tensor, "Tensor | None"], Tensor]
-"""One token a row (B,) and its languages (B,), or ``None``, to logits (B, V); takes the tokens into the cache."""
+"""Takes one token a row (B,) and its languages (B,), or ``None``, into the cache, and returns logits (B, V)."""
 
 
-class Recorder:
-    """Records work on one device, on one stream: libraries keep memory for every stream that they see.
+class GraphCapture:
+    """Captures work on one device, always on one stream: libraries keep memory for every stream that they see.
 
     Args:
         device: A CUDA device.
@@ -34,20 +34,20 @@ class Recorder:
         with torch.cuda.device(device):
             self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
 
-    def record(self, work: Callable[[], Tensor], undo: Callable[[], None]) -> tuple[Callable[[], None], Tensor]:
-        """What does the work again, on the same memory, and where its result then is.
+    def capture(self, work: Callable[[], Tensor], undo: Callable[[], None]) -> tuple[Callable[[], None], Tensor]:
+        """Return a function that replays the work on the same memory, and the tensor that will hold the result.
 
         Args:
-            work: What to record.
-            undo: Takes back what the work did to its own inputs.
+            work: The work to capture.
+            undo: Undoes what the work did to its inputs.
         """
         graph = torch.cuda.CUDAGraph()
-        # Without its cache, autocast casts the weights within the recording; what it caches it frees when it ends.
+        # With its cache, autocast would cast weights outside of the capture, and free them when it ends.
         kind = self._device.type
         without_cache = torch.autocast(
             kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind), cache_enabled=False
         )
-        # Entered once more, the caller's stream comes back even after a recording that failed.
+        # Entering the current stream once more brings it back even after a failed capture.
         with torch.cuda.device(self._device), without_cache, torch.cuda.stream(torch.cuda.current_stream()):
             self._stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(self._stream):
@@ -55,8 +55,8 @@ class Recorder:
                     work()
                     undo()
             torch.cuda.current_stream().wait_stream(self._stream)
-            # What other threads do on the device meanwhile does not spoil the recording. It begins outside inference
-            # mode, under which torch would make tensors of its own that nobody could write to outside of it.
+            # "thread_local": other threads may use the device meanwhile. The capture begins outside inference mode,
+            # because tensors that torch makes for itself in that mode could not be written to outside of it.
             with (
                 torch.inference_mode(False),
                 torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"),
@@ -66,37 +66,37 @@ class Recorder:
         return graph.replay, result
 
 
-class RecordedStep:
-    """Called like the step that it records, for the same rows in the same memory of the cache.
+class CapturedStep:
+    """A captured step; called like the step itself, for the same rows in the same memory of the cache.
 
     Args:
-        recorder: Of the model's device.
+        capture: The capture of the model's device.
         step: Its shapes and kernels are the same at every call, and nothing in it waits for the device.
-        cache: What the step writes into, its shapes fixed; as if untouched after the recording.
-        tokens_B: Of the first call.
-        langs_B: Of the first call.
+        cache: Cache that the step writes into, its shapes fixed. The capture leaves it unchanged.
+        tokens_B: Tokens of the first call.
+        langs_B: Languages of the first call.
     """
 
     def __init__(
-        self, recorder: Recorder, step: Step, cache: XLMCache, tokens_B: Tensor, langs_B: Tensor | None
+        self, capture: GraphCapture, step: Step, cache: XLMCache, tokens_B: Tensor, langs_B: Tensor | None
     ) -> None:
         self._cache = cache
         self._tokens_B = tokens_B.clone()
         self._langs_B = None if langs_B is None else langs_B.clone()
         lengths_B, longest = cache.lengths.clone(), cache.longest
 
-        def forget() -> None:
+        def undo() -> None:
             cache.lengths.copy_(lengths_B)
             cache.longest = longest
 
-        self._replay, self._logits_BV = recorder.record(lambda: step(self._tokens_B, self._langs_B), forget)
-        forget()
+        self._replay, self._logits_BV = capture.capture(lambda: step(self._tokens_B, self._langs_B), undo)
+        undo()
 
     def __call__(self, tokens_B: Tensor, langs_B: Tensor | None) -> Tensor:
-        """(B, V) logits, in memory that the next call overwrites."""
+        """Return (B, V) logits, in memory that the next call overwrites."""
         self._tokens_B.copy_(tokens_B)
         if self._langs_B is not None and langs_B is not None:
             self._langs_B.copy_(langs_B)
         self._replay()
-        self._cache.longest += 1  # the lengths on the device are the recording's own
+        self._cache.longest += 1  # the graph itself advances the lengths on the device
         return self._logits_BV

@@ -1,0 +1,74 @@
+"""Models by name, on a device, in a type, and in the form that computes fastest."""
+
+from __future__ import annotations
+
+import torch
+
+from xlm._arguments import shown
+from xlm.errors import InputError
+from xlm.inference.packed_linear import multiplies_bfloat16, multiplies_int8
+from xlm.model.inputs import check_device_exists
+from xlm.model.lm import XLMWithLMHeadModel
+
+
+def open_model(model: str, *, dtype: str, device: str) -> XLMWithLMHeadModel:
+    """Return a model with the weights of its file; ``pack_where_faster`` brings it into its fastest form.
+
+    Args:
+        model: Name or path, as for ``XLMWithLMHeadModel.from_pretrained``.
+        dtype: Type of the weights: float32, float16, bfloat16, ``auto`` for that of the file, or int8, which only
+            ``pack_where_faster`` makes.
+        device: Device to compute on.
+
+    Raises:
+        InputError: There is no such device, or it cannot compute in that type.
+        CheckpointError: There is no such model.
+    """
+    check_device(dtype=dtype, device=device)
+    check_device_exists(device)
+    return XLMWithLMHeadModel.from_pretrained(model, dtype="float32" if dtype == "int8" else dtype, device=device)
+
+
+def check_device(*, dtype: str, device: str) -> None:
+    """Raise ``InputError`` for a device that can never compute in a type, on this machine or another."""
+    try:
+        kind = torch.device(device).type
+    except (RuntimeError, TypeError, ValueError):
+        kind = "none"
+    if kind not in ("cpu", "cuda"):  # meta, say, computes nothing
+        raise InputError(
+            "there is no such device", where="device", found=shown(device), expected="cpu, or cuda where torch has it"
+        )
+    if not isinstance(dtype, str):
+        raise InputError("no such type of weights", where="dtype", found=shown(dtype), expected="the name of a type")
+    if dtype == "int8" and kind != "cpu":
+        raise InputError(
+            "int8 is for the CPU", where="dtype, device", found=device, expected="cpu", remedy="the type bfloat16"
+        )
+
+
+def pack_where_faster(model: XLMWithLMHeadModel, *, dtype: str, few_rows: bool) -> XLMWithLMHeadModel:
+    """Return a model in its fastest form: on a CPU, with packed matrices.
+
+    Args:
+        model: The result of ``open_model``.
+        dtype: As for ``open_model``.
+        few_rows: Whether it will compute on few tokens at a time, where packing pays in float32 too.
+    """
+    weights = str(model.dtype).removeprefix("torch.") if dtype == "auto" else dtype
+    if model.device.type != "cpu" or (weights == "float32" and not few_rows):
+        return model
+    return model.for_inference(weights)
+
+
+def load_for_inference(model: str, *, dtype: str, device: str, few_rows: bool) -> XLMWithLMHeadModel:
+    """Open a model by name and return it in its fastest form; arguments as for the two functions that do it."""
+    return pack_where_faster(open_model(model, dtype=dtype, device=device), dtype=dtype, few_rows=few_rows)
+
+
+def processor_name(device: torch.device) -> str:
+    """Return the name of what computes on a device, as far as it affects the last digits of results."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    int8, bfloat16 = " int8" * multiplies_int8(), " bfloat16" * multiplies_bfloat16()
+    return f"{torch.backends.cpu.get_cpu_capability()}{int8}{bfloat16}"

@@ -1,0 +1,169 @@
+"""Beam search.
+
+Shapes: G prompts still running, W beams of each in the batch (1 at first), B = G * W rows, V vocabulary, c best tokens
+of a row, C best candidates of a prompt.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from xlm.model.attention import at_least_float32
+from xlm.model.decoding.logits_processors import NEVER, LogitsProcessor, check_finite, constraints
+from xlm.model.decoding.options import DecodingOptions
+from xlm.model.decoding.prompts import Prompts
+from xlm.model.decoding.result import Continuation, stop_reason
+from xlm.model.decoding.state import DecoderState
+
+
+@dataclass(frozen=True, slots=True)
+class _Beam:
+    """A running hypothesis: its last token and the hypothesis before it."""
+
+    total: float  # sum of the log-probabilities after penalties, by which hypotheses are compared
+    token: int = -1
+    logprob: float = 0.0
+    parent: _Beam | None = None
+    parent_index: int = 0  # of the parent among the beams of its prompt
+
+    def path(self) -> list[_Beam]:
+        """Return the hypotheses of all tokens, from the first on."""
+        beams: list[_Beam] = []
+        beam = self
+        while beam.parent is not None:
+            beams.append(beam)
+            beam = beam.parent
+        return beams[::-1]
+
+
+@dataclass(slots=True)
+class _PromptBeams:
+    """The hypotheses of one prompt, best first."""
+
+    prompt: int
+    limit: int
+    running: list[_Beam] = field(default_factory=lambda: [_Beam(0.0)])
+    finished: list[Continuation] = field(default_factory=list)
+
+    def advance(self, candidates: list[_Beam], produced: int, options: DecodingOptions) -> None:
+        """Take the best candidates, best first: those that end are finished, the others keep running."""
+        running: list[_Beam] = []
+        for rank, beam in enumerate(candidates):
+            if beam.total == NEVER:
+                break
+            stop = stop_reason(beam.token, produced, self.limit, options)
+            if stop is None:
+                if len(running) < options.num_beams:
+                    running.append(beam)
+            elif rank < options.num_beams:  # one that ends must be as good as the beams that keep running
+                path = beam.path()
+                self.finished.append(
+                    Continuation(
+                        prompt=self.prompt,
+                        tokens=tuple(step.token for step in path),
+                        logprobs=tuple(step.logprob for step in path),
+                        stop=stop,
+                        score=beam.total / produced**options.length_penalty,
+                    )
+                )
+        self.running = running
+        self.finished = sorted(self.finished, key=_score, reverse=True)[: options.num_beams]
+
+    def is_over(self, produced: int, options: DecodingOptions) -> bool:
+        """Return whether no running hypothesis can still become one of the finished."""
+        if not self.running:
+            return True
+        if len(self.finished) < options.num_beams:
+            return False
+        if options.early_stopping is True:
+            return True
+        # No token raises the total, so a beam's best possible score is its total at the length that weighs least.
+        length = self.limit if options.length_penalty > 0 else produced + 1
+        attainable: float = self.running[0].total / length**options.length_penalty
+        return attainable <= _score(self.finished[-1])
+
+
+def _score(continuation: Continuation) -> float:
+    assert continuation.score is not None
+    return continuation.score
+
+
+def beam_search(state: DecoderState, prompts: Prompts, options: DecodingOptions) -> list[list[Continuation]]:
+    """Return the ``num_beams`` best continuations of each prompt, best first.
+
+    Must run under ``torch.inference_mode()``.
+
+    Args:
+        state: A new state with a row for each prompt.
+        prompts: Checked prompts.
+        options: Checked options, without ``do_sample``.
+    """
+    logits_BV = state.prefill(prompts.inputs)
+    device, vocab_size = logits_BV.device, logits_BV.shape[1]
+    processors = constraints(options, prompts.inputs.input_ids, prompts.inputs.valid, vocab_size=vocab_size)
+    groups = [_PromptBeams(prompt, limit) for prompt, limit in enumerate(prompts.limits)]
+    active = groups
+    step = 0
+    while True:
+        candidates = _best_candidates(logits_BV, active, processors, step, options)
+        step += 1
+        width = len(active[0].running)
+        for group, best in zip(active, candidates, strict=True):
+            group.advance(best, step, options)
+        remaining = [(index, group) for index, group in enumerate(active) if not group.is_over(step, options)]
+        if not remaining:
+            return [group.finished for group in groups]
+        rows = [index * width + beam.parent_index for index, group in remaining for beam in group.running]
+        regrouped = len(remaining) < len(active) or width < options.num_beams
+        active = [group for _, group in remaining]
+        if regrouped or rows != list(range(len(rows))):
+            rows_R = torch.tensor(rows, device=device)
+            # All beams of a prompt hold the same prompt.
+            state.reorder(rows_R, shared=0 if regrouped else min(prompts.lengths[group.prompt] for group in active))
+            processors.reorder(rows_R)
+        tokens_B = torch.tensor([beam.token for group in active for beam in group.running], device=device)
+        processors.add(tokens_B)
+        langs_B = None
+        if prompts.new_langs is not None:
+            prompt_B = torch.tensor([group.prompt for group in active for _ in group.running], device=device)
+            langs_B = prompts.new_langs[prompt_B, step - 1]
+        logits_BV = state.step(tokens_B, langs_B)
+
+
+def _best_candidates(
+    logits_BV: Tensor, groups: list[_PromptBeams], processors: LogitsProcessor, step: int, options: DecodingOptions
+) -> list[list[_Beam]]:
+    """Return the best next hypotheses of each prompt, best first; enough that ``num_beams`` of them do not end."""
+    G, width = len(groups), len(groups[0].running)
+    C = options.num_beams * (1 + max(1, len(options.eos_ids)))
+    logits_BV = at_least_float32(logits_BV)
+    normaliser_B1 = logits_BV.logsumexp(-1, keepdim=True)
+    check_finite(normaliser_B1[:, 0])
+    # Without a penalty the normaliser does not change a row's order, so it is subtracted from the best tokens only.
+    logprobs_BV = logits_BV - normaliser_B1 if processors.rescales else logits_BV
+    best_Bc, tokens_Bc = processors(logprobs_BV, step).topk(min(C, logits_BV.shape[1]))
+    if processors.rescales:
+        raw_Bc = logprobs_BV.gather(1, tokens_Bc)
+    else:
+        best_Bc = raw_Bc = best_Bc - normaliser_B1
+    # In float64, since the total of a long hypothesis is large and the differences between hypotheses are small.
+    totals = [beam.total for group in groups for beam in group.running]
+    total_Bc = torch.tensor(totals, dtype=torch.float64, device=logits_BV.device)[:, None] + best_Bc
+    best_GC, index_GC = total_Bc.view(G, -1).topk(min(C, width * total_Bc.shape[1]))
+    columns = zip(
+        best_GC.tolist(),
+        (index_GC // total_Bc.shape[1]).tolist(),
+        tokens_Bc.view(G, -1).gather(1, index_GC).tolist(),
+        raw_Bc.view(G, -1).gather(1, index_GC).tolist(),
+        strict=True,
+    )
+    return [
+        [
+            _Beam(total, token, logprob, group.running[parent], parent)
+            for total, parent, token, logprob in zip(*column, strict=True)
+        ]
+        for group, column in zip(groups, columns, strict=True)
+    ]

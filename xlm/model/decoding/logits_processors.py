@@ -1,0 +1,239 @@
+"""Changes to the scores of the next token before one is chosen; definitions and order as in ``transformers``.
+
+A processor is a callable: it takes scores (B, V) and the number of tokens that each row has got so far, and returns
+scores. It may write into the tensor that it is given. A new one is a class here, and a line in ``constraints`` or
+``warpers``.
+
+Shapes: B rows, V vocabulary, T prompt positions, K best tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from xlm.errors import XLMError
+from xlm.model.decoding.options import DecodingOptions
+
+NEVER = float("-inf")
+"""Score of a token that cannot be chosen."""
+
+# How many of the best tokens top-p looks at before it sorts them all. The first usually hold enough of the probability,
+# and finding them takes a thirtieth of the time.
+_TOP_P_HEADS = (256, 2048)
+
+
+class LogitsProcessor:
+    """Base class: changes scores, and follows the rows of the batch if it has a state."""
+
+    rescales: bool = False
+    """Whether the scores of tokens that remain possible change too."""
+
+    def __call__(self, scores_BV: Tensor, produced: int) -> Tensor:
+        """Return the changed scores.
+
+        Args:
+            scores_BV: (B, V) logits or log-probabilities.
+            produced: Number of tokens that each row has got so far.
+        """
+        raise NotImplementedError
+
+    def add(self, tokens_B: Tensor) -> None:
+        """Take in the (B,) tokens that the rows got."""
+
+    def reorder(self, rows_R: Tensor) -> None:
+        """Continue row i from the state of row ``rows_R[i]``."""
+
+
+class LogitsProcessors(LogitsProcessor):
+    """Several processors, applied in order.
+
+    Args:
+        processors: The processors.
+    """
+
+    def __init__(self, processors: Sequence[LogitsProcessor]) -> None:
+        self._processors = processors
+        self.rescales = any(processor.rescales for processor in processors)
+
+    def __call__(self, scores_BV: Tensor, produced: int) -> Tensor:
+        """Return the scores changed by all processors."""
+        for processor in self._processors:
+            scores_BV = processor(scores_BV, produced)
+        return scores_BV
+
+    def add(self, tokens_B: Tensor) -> None:
+        """Take in the (B,) tokens that the rows got."""
+        for processor in self._processors:
+            processor.add(tokens_B)
+
+    def reorder(self, rows_R: Tensor) -> None:
+        """Continue row i from the state of row ``rows_R[i]``."""
+        for processor in self._processors:
+            processor.reorder(rows_R)
+
+
+def constraints(
+    options: DecodingOptions, prompt_BT: Tensor, valid_BT: Tensor | None, *, vocab_size: int
+) -> LogitsProcessors:
+    """Return the processors that apply however tokens are chosen.
+
+    Args:
+        options: Checked options.
+        prompt_BT: (B, T) int64 ids of the prompts.
+        valid_BT: (B, T) boolean, true at real positions; ``None`` when there is no padding.
+        vocab_size: V.
+    """
+    device = prompt_BT.device
+    processors: list[LogitsProcessor] = []
+    if options.repetition_penalty != 1:
+        processors.append(RepetitionPenalty(options.repetition_penalty, prompt_BT, valid_BT, vocab_size=vocab_size))
+    processors.append(Suppress(options.suppressed_ids, device=device))
+    if options.min_new_tokens:
+        processors.append(Suppress(options.eos_ids, device=device, until=options.min_new_tokens))
+    return LogitsProcessors(processors)
+
+
+def warpers(options: DecodingOptions) -> LogitsProcessors:
+    """Return the processors that shape the distribution to sample from."""
+    processors: list[LogitsProcessor] = []
+    if options.temperature != 1:
+        processors.append(Temperature(options.temperature))
+    if options.top_k:
+        processors.append(TopK(options.top_k))
+    if options.top_p is not None and options.top_p < 1:
+        processors.append(TopP(options.top_p))
+    if options.min_p:
+        processors.append(MinP(options.min_p))
+    return LogitsProcessors(processors)
+
+
+class RepetitionPenalty(LogitsProcessor):
+    """Make tokens that the row already holds, its prompt included, less likely.
+
+    Args:
+        penalty: Divides positive scores and multiplies negative ones.
+        prompt_BT: (B, T) int64 ids of the prompts.
+        valid_BT: (B, T) boolean, true at real positions; ``None`` when there is no padding.
+        vocab_size: V.
+    """
+
+    rescales = True
+
+    def __init__(self, penalty: float, prompt_BT: Tensor, valid_BT: Tensor | None, *, vocab_size: int) -> None:
+        self._penalty = penalty
+        if valid_BT is not None:  # padding counts as the row's first token, which the row holds anyway
+            prompt_BT = torch.where(valid_BT, prompt_BT, prompt_BT[:, :1])
+        self._seen_BV = torch.zeros(len(prompt_BT), vocab_size, dtype=torch.bool, device=prompt_BT.device)
+        self._seen_BV.scatter_(1, prompt_BT.long(), True)
+
+    def __call__(self, scores_BV: Tensor, produced: int) -> Tensor:
+        """Return the scores with the penalty on the tokens that each row holds."""
+        penalised_BV = torch.where(scores_BV < 0, scores_BV * self._penalty, scores_BV / self._penalty)
+        return torch.where(self._seen_BV, penalised_BV, scores_BV)
+
+    def add(self, tokens_B: Tensor) -> None:
+        """Count the (B,) tokens as held by their rows."""
+        self._seen_BV.scatter_(1, tokens_B[:, None], True)
+
+    def reorder(self, rows_R: Tensor) -> None:
+        """Continue row i from the state of row ``rows_R[i]``."""
+        self._seen_BV = self._seen_BV[rows_R]
+
+
+class Suppress(LogitsProcessor):
+    """Make tokens impossible.
+
+    Args:
+        ids: Ids of the tokens.
+        device: Device of the scores.
+        until: Number of tokens from which on they are possible again; ``None`` for never.
+    """
+
+    def __init__(self, ids: Sequence[int], *, device: torch.device, until: int | None = None) -> None:
+        self._ids = torch.tensor(ids, dtype=torch.int64, device=device)
+        self._until = until
+
+    def __call__(self, scores_BV: Tensor, produced: int) -> Tensor:
+        """Set the scores of the tokens to minus infinity, in place."""
+        if self._until is not None and produced >= self._until:
+            return scores_BV
+        return scores_BV.index_fill_(1, self._ids, NEVER)
+
+
+@dataclass(frozen=True)
+class Temperature(LogitsProcessor):
+    """Divide scores by a temperature."""
+
+    temperature: float
+
+    def __call__(self, scores_BV: Tensor, produced: int) -> Tensor:
+        """Return the divided scores."""
+        return scores_BV / self.temperature
+
+
+@dataclass(frozen=True)
+class TopK(LogitsProcessor):
+    """Keep the k best tokens, and those that tie with the last of them."""
+
+    k: int
+
+    def __call__(self, scores_BV: Tensor, produced: int) -> Tensor:
+        """Return the scores with minus infinity at all other tokens."""
+        return _keep(scores_BV, scores_BV.topk(min(self.k, scores_BV.shape[-1])).values[:, -1:])
+
+
+@dataclass(frozen=True)
+class TopP(LogitsProcessor):
+    """Keep the fewest best tokens whose probabilities reach a sum, and those that tie with the last of them."""
+
+    p: float
+
+    def __call__(self, scores_BV: Tensor, produced: int) -> Tensor:
+        """Return the scores with minus infinity at all other tokens."""
+        V = scores_BV.shape[-1]
+        normaliser_B1 = scores_BV.logsumexp(-1, keepdim=True)
+        for K in (*(head for head in _TOP_P_HEADS if head < V), V):
+            best_BK = scores_BV.topk(K).values
+            probability_BK = (best_BK - normaliser_B1).double().exp()
+            kept_BK = probability_BK.cumsum(-1) - probability_BK < self.p
+            kept_BK[:, 0] = True
+            if K == V or not bool(kept_BK[:, -1].any()):
+                break
+        return _keep(scores_BV, best_BK.gather(1, kept_BK.sum(-1, keepdim=True) - 1))
+
+
+@dataclass(frozen=True)
+class MinP(LogitsProcessor):
+    """Keep tokens that are at least a share as probable as the best one."""
+
+    p: float
+
+    def __call__(self, scores_BV: Tensor, produced: int) -> Tensor:
+        """Return the scores with minus infinity at all other tokens."""
+        return _keep(scores_BV, scores_BV.amax(-1, keepdim=True) + math.log(self.p))
+
+
+def _keep(scores_BV: Tensor, threshold_B1: Tensor) -> Tensor:
+    return scores_BV.masked_fill(scores_BV < threshold_B1, NEVER)
+
+
+def check_finite(summary_B: Tensor) -> None:
+    """Raise ``XLMError`` where a row of scores holds NaN or infinity, or nothing but minus infinity.
+
+    Args:
+        summary_B: (B,) numbers that show it: each row's largest score, or the logarithm of its sum of exponentials.
+    """
+    finite_B = summary_B.isfinite()
+    if not bool(finite_B.all()):
+        raise XLMError(
+            "the model's scores of the next token are not finite",
+            where="logits",
+            found=f"NaN or infinity in {int((~finite_B).sum())} of {len(finite_B)} rows",
+            expected="finite scores",
+            remedy="look for NaN among the weights; where they are in half precision, load the model in float32",
+        )

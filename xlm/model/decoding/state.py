@@ -1,0 +1,203 @@
+"""What decoding asks of a model: take the prompts in, then one token a row at a time, and put rows in another order.
+
+``DecoderState`` is the protocol; decoding knows nothing else of models. ``CausalState`` implements it for decoder-only
+models.
+
+Shapes: B rows, T prompt positions, R rows afterwards, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from xlm.model.cache import XLMCache
+from xlm.model.config import XLMConfig
+from xlm.model.decoding.cuda_graph import CapturedStep, GraphCapture
+from xlm.model.head import check_word_scores
+from xlm.model.transformer import Transformer, TransformerInputs
+
+_GROUP_POSITIONS = 128
+"""Positions in a group of prompts on a CPU. With fewer, reading the weights takes longer than multiplying."""
+
+_STEPS_WORTH_CAPTURING = 16
+"""Steps that must remain for a capture, which costs as much as several. Not measured: rows near their end leave one by
+one, and each time another capture is needed."""
+
+
+class DecoderState(Protocol):
+    """A model with what it holds of the rows of one batch.
+
+    The caller checks all inputs before, and runs each call under ``torch.inference_mode()``. A returned tensor belongs
+    to the caller, who may write into it, until the next call.
+    """
+
+    capacity: int
+    """The most tokens that a row can hold."""
+
+    @property
+    def longest(self) -> int:
+        """Tokens that the longest row holds; below ``capacity`` there is room for another step."""
+
+    def prefill(self, inputs: TransformerInputs) -> Tensor:
+        """Take in the prompts; called once, and first.
+
+        Args:
+            inputs: (B, T) prompts, padded on the right.
+
+        Returns:
+            (B, V) logits at the last real position of each row.
+        """
+
+    def step(self, tokens_B: Tensor, langs_B: Tensor | None) -> Tensor:
+        """Take in one token a row.
+
+        Args:
+            tokens_B: (B,) int64.
+            langs_B: (B,) int64 languages; ``None`` adds no language embedding.
+
+        Returns:
+            (B, V) logits.
+        """
+
+    def reorder(self, rows_R: Tensor, *, shared: int = 0) -> None:
+        """Continue row i from the state of row ``rows_R[i]``; rows may be left out or repeated.
+
+        Args:
+            rows_R: (R,) int64 rows of the batch as it is now.
+            shared: When above 0: R is B, and row i holds the same first ``shared`` tokens as row ``rows_R[i]``.
+        """
+
+
+class CausalModel(Protocol):
+    """What ``CausalState`` asks of a decoder-only model."""
+
+    config: XLMConfig
+    transformer: Transformer
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the weights."""
+
+    def new_cache(self, batch_size: int, *, capacity: int | None = None) -> XLMCache:
+        """Return an empty cache."""
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Return the scores of hidden states."""
+
+
+class CausalState:
+    """The ``DecoderState`` of a decoder-only model: the model and its cache.
+
+    Args:
+        model: A causal model in evaluation mode.
+        rows: Rows B of the prompts.
+        capacity: The most tokens that a row comes to hold.
+        cuda_graphs: Whether to capture a step as a CUDA graph and replay it; for a model on a CUDA device.
+    """
+
+    def __init__(self, model: CausalModel, *, rows: int, capacity: int, cuda_graphs: bool = False) -> None:
+        self.capacity = capacity
+        self._cuda_graphs = cuda_graphs
+        self._capture: GraphCapture | None = None
+        self._captured: CapturedStep | None = None
+        self._model = model
+        self._cache = model.new_cache(rows, capacity=capacity)
+        self._positions_1S = torch.arange(model.config.max_position_embeddings, device=model.device)[None]
+
+    @property
+    def longest(self) -> int:
+        """Tokens that the longest row holds."""
+        return self._cache.longest
+
+    def prefill(self, inputs: TransformerInputs) -> Tensor:
+        """Take in the prompts and return the (B, V) logits at the last real position of each row.
+
+        Raises:
+            InputError: The model's head does not score the words of its vocabulary.
+        """
+        logits_BV = self._model.logits(self._prefilled(inputs))
+        check_word_scores(logits_BV, len(self._model.transformer.embeddings.word.weight))
+        return logits_BV
+
+    def _prefilled(self, inputs: TransformerInputs) -> Tensor:
+        """Return the (B, D) hidden states at the last real position of each row."""
+        if inputs.valid is None or inputs.valid.device.type != "cpu":
+            return self._last_hidden(inputs, self._cache)
+        order: list[int] = []
+        last: list[Tensor] = []
+        for rows in grouped_by_length(inputs.valid.sum(1).tolist()):
+            rows_R = torch.tensor(rows)
+            group = _select_rows(inputs, rows_R)
+            cache = self._model.new_cache(len(rows), capacity=group.input_ids.shape[1])
+            last.append(self._last_hidden(group, cache))
+            self._cache.put_rows(rows_R, cache)
+            order += rows
+        return torch.cat(last)[torch.tensor(order).argsort()]
+
+    def _last_hidden(self, inputs: TransformerInputs, cache: XLMCache) -> Tensor:
+        hidden_BTD: Tensor = self._model.transformer(inputs, cache=cache).hidden
+        rows_B = torch.arange(len(hidden_BTD), device=hidden_BTD.device)
+        return hidden_BTD[rows_B, cache.lengths - 1]
+
+    def step(self, tokens_B: Tensor, langs_B: Tensor | None) -> Tensor:
+        """Take in one token a row and return the (B, V) logits."""
+        if self._captured is None:
+            if not self._cuda_graphs or self.capacity - self.longest < _STEPS_WORTH_CAPTURING:
+                return self._compute(tokens_B, langs_B)
+            if self._capture is None:
+                self._capture = GraphCapture(self._model.device)
+            self._cache.fix_shapes()
+            self._captured = CapturedStep(self._capture, self._compute, self._cache, tokens_B, langs_B)
+        return self._captured(tokens_B, langs_B)
+
+    def _compute(self, tokens_B: Tensor, langs_B: Tensor | None) -> Tensor:
+        cache = self._cache
+        if cache.uniform_length is None:
+            positions = cache.lengths[:, None]
+        else:
+            positions = self._positions_1S[:, cache.uniform_length : cache.uniform_length + 1]
+        inputs = TransformerInputs(
+            input_ids=tokens_B[:, None],
+            position_ids=positions,
+            langs=None if langs_B is None else langs_B[:, None],
+        )
+        return self._model.logits(self._model.transformer(inputs, cache=cache).hidden[:, 0])
+
+    def reorder(self, rows_R: Tensor, *, shared: int = 0) -> None:
+        """Continue row i from the state of row ``rows_R[i]``."""
+        captured_keys = self._cache.keys
+        self._cache.select_rows(rows_R, shared=shared)
+        if self._cache.keys is not captured_keys:
+            self._captured = None  # it reads and writes the memory of the keys before
+
+
+def grouped_by_length(lengths: list[int]) -> list[list[int]]:
+    """Return rows in groups of similar lengths: little padding, but enough positions in each group to be fast."""
+    order = sorted(range(len(lengths)), key=lambda row: lengths[row], reverse=True)
+    left = sum(lengths)
+    groups: list[list[int]] = [[]]
+    for row in order:
+        group = groups[-1]
+        if group and lengths[row] < lengths[group[0]] and len(group) * lengths[group[0]] >= _GROUP_POSITIONS <= left:
+            groups.append(group := [])
+        group.append(row)
+        left -= lengths[row]
+    return groups
+
+
+def _select_rows(inputs: TransformerInputs, rows_R: Tensor) -> TransformerInputs:
+    """Return some rows, without the columns that are padding in all of them."""
+    assert inputs.valid is not None
+    valid_RT = inputs.valid[rows_R]
+    T = int(valid_RT.sum(1).max())
+    valid_RT = valid_RT[:, :T]
+    positions, langs = inputs.position_ids, inputs.langs
+    return TransformerInputs(
+        input_ids=inputs.input_ids[rows_R, :T],
+        position_ids=positions[:, :T] if len(positions) == 1 else positions[rows_R, :T],
+        langs=langs if langs is None or langs.shape == (1, 1) else langs.expand_as(inputs.input_ids)[rows_R, :T],
+        valid=None if bool(valid_RT.all()) else valid_RT,
+    )

@@ -1,0 +1,79 @@
+"""The tokens of one continuation, one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+
+import torch
+
+from xlm.errors import InputError, XLMError
+from xlm.model.decoding.options import DecodingOptions
+from xlm.model.decoding.prompts import Prompts
+from xlm.model.decoding.result import Continuation
+from xlm.model.decoding.sampling import GeneratedToken, collect, generate_tokens
+from xlm.model.decoding.state import DecoderState
+
+
+class TokenStream(Iterator[int]):
+    """The new tokens of one prompt, each computed when it is asked for.
+
+    Attributes:
+        continuation: The whole continuation after its last token; ``None`` before.
+
+    Args:
+        state: A new state for the prompt.
+        prompts: One checked prompt.
+        options: Checked options.
+        eval_mode: Enters the evaluation mode of the model.
+    """
+
+    def __init__(
+        self,
+        state: DecoderState,
+        prompts: Prompts,
+        options: DecodingOptions,
+        *,
+        eval_mode: Callable[[], AbstractContextManager[None]],
+    ) -> None:
+        self.continuation: Continuation | None = None
+        self._eval_mode = eval_mode
+        self._seeds = options.row_seeds(1) if options.do_sample else ()
+        self._generated: list[GeneratedToken] = []
+        self._interruption: BaseException | None = None
+        self._steps = generate_tokens(state, prompts, options, seeds=self._seeds, with_logprobs=True)
+
+    def __next__(self) -> int:
+        if self.continuation is not None:
+            raise StopIteration
+        if self._interruption is not None:
+            raise XLMError(
+                "the stream was interrupted and cannot continue",
+                where="stream",
+                found=repr(self._interruption),
+                remedy="start another one",
+            ) from self._interruption
+        try:
+            # Entered anew for each token: the caller's code between two tokens must not run in these modes.
+            with self._eval_mode(), torch.inference_mode():
+                (token,) = next(self._steps)
+        except BaseException as error:
+            # The generator has ended now, and would look as if the last token had come.
+            self._interruption = error
+            raise
+        self._generated.append(token)
+        if token.stop is not None:
+            (self.continuation,) = collect(self._generated, 1, self._seeds)
+        return token.token
+
+
+def check_streamable(prompts: Prompts, options: DecodingOptions) -> None:
+    """Raise ``InputError`` unless the options give a single continuation of a single prompt."""
+    if len(prompts.lengths) != 1 or options.num_beams > 1 or options.num_return_sequences > 1:
+        raise InputError(
+            "only a single continuation can be streamed",
+            where="input_ids, num_beams, num_return_sequences",
+            found=f"{len(prompts.lengths)} prompts, {options.num_beams} beams, "
+            f"{options.num_return_sequences} sequences",
+            expected="1 each: the best of several beams is known only at the end",
+        )
