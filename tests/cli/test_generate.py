@@ -18,7 +18,7 @@ from xlm.generation.continuer import Prompt
 from xlm.model.decoding.options import derived_seed
 from xlm.model.decoding.result import Continuation
 from xlm.model.lm import XLMWithLMHeadModel
-from xlm.tokenizer.continued import ContinuedText
+from xlm.tokenizer.incremental_detokenizer import ContinuedText
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
 PROMPTS = ["The small dog", "", 'A woman "reads" ', "the\tdog ü 漢"]

@@ -21,7 +21,7 @@ from xlm.explore.explorer import Explorer
 from xlm.explore.requests import ContinueRequest
 from xlm.model.lm import XLMWithLMHeadModel
 from xlm.scoring.score import score
-from xlm.tokenizer.continued import ContinuedText
+from xlm.tokenizer.incremental_detokenizer import ContinuedText
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
 TEXTS = ["The small dog is sleeping on the grass.", "  der\tHund\n\n und 漢 \U0001f600 ", "", "the dog is " * 30]

@@ -14,8 +14,8 @@ from xlm.explore.requests import ContinueRequest, Limits, ScoreRequest, TextRequ
 from xlm.model.lm import XLMWithLMHeadModel
 from xlm.scoring.scorer import Scorer
 from xlm.scoring.sentence import SentenceScore
-from xlm.tokenizer.continued import ContinuedText, prompt_ids
-from xlm.tokenizer.presets import PRESETS
+from xlm.tokenizer.incremental_detokenizer import ContinuedText, prompt_ids
+from xlm.tokenizer.pipeline import PRESETS
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
 Json = dict[str, Any]

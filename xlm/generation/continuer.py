@@ -13,7 +13,7 @@ from xlm.errors import InputError, XLMError
 from xlm.model.decoding.options import DecodingOptions, derived_seed
 from xlm.model.decoding.result import Continuation
 from xlm.model.lm import XLMWithLMHeadModel
-from xlm.tokenizer.continued import ContinuedText, prompt_ids
+from xlm.tokenizer.incremental_detokenizer import ContinuedText, prompt_ids
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p")

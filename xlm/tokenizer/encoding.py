@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from xlm._arguments import shown
 from xlm.errors import InputError, warn_caller
-from xlm.tokenizer.text_files import shown
 
 
 class Encoding(dict[str, Any]):

@@ -9,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from xlm._arguments import shown
 from xlm._io.files import read_regular
 from xlm.errors import VocabularyError
 
@@ -134,11 +135,6 @@ def count_of(text: str, *, where: str, remedy: str) -> int:
             remedy=remedy,
         )
     return int(text)
-
-
-def shown(value: object) -> str:
-    """Return a text from a file, or an argument, as errors quote it: its beginning, where it is long."""
-    return shortened(repr(value))
 
 
 def shortened(value: object) -> str:

@@ -1,32 +1,44 @@
-"""The tokenizer: raw text to token ids and back, with the names and the meaning it has in transformers.
-
-Its methods stand in the files beside this one by what they do: ``encoder.py`` a text, ``corpus_encoder.py`` many,
-``decoder.py`` the way back, ``settings.py`` what all of them need.
-"""
+"""The tokenizer: raw text to token ids and back, with the names and the meaning that it has in transformers."""
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field, fields
+from functools import partial
+from itertools import chain
+from typing import TYPE_CHECKING, Any, SupportsIndex, cast, overload
 
+from xlm._arguments import check_flags, shown
 from xlm._io.files import as_path
-from xlm.tokenizer.corpus_encoder import CorpusEncoder
-from xlm.tokenizer.decoder import Decoder
-from xlm.tokenizer.encoder import Encoder
-from xlm.tokenizer.merges import check_merges, read_codes
-from xlm.tokenizer.settings import SPECIAL_TOKEN_NAMES, check_names
-from xlm.tokenizer.vocabulary import Vocabulary
+from xlm.errors import InputError, LanguageError, VocabularyError
+from xlm.tokenizer.added_tokens import AddedToken, AddedTokens
+from xlm.tokenizer.alignment import Span, word_numbers
+from xlm.tokenizer.batches import in_batches, in_order
+from xlm.tokenizer.bpe import BPE, Merges, check_merges, read_codes
+from xlm.tokenizer.encoding import MOST_PADDED, Encoding, check_form, collate, truncate, truncation_for
+from xlm.tokenizer.fast.pipeline import FastPipeline
+from xlm.tokenizer.moses.detokenise import detokenized
+from xlm.tokenizer.pipeline import PRESETS, Pipeline
+from xlm.tokenizer.vocabulary import END_OF_WORD, SPECIAL_TOKENS, Vocabulary
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from xlm.tokenizer.fast.arrays import RaggedArray
+
 __all__ = ["SPECIAL_TOKEN_NAMES", "XLMTokenizer"]
+
+SPECIAL_TOKEN_NAMES = ("bos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+"""The special tokens that have a name, in the order of transformers."""
+
+Ids = int | Iterable[SupportsIndex]
+"""One id, or a sequence, array or tensor (T,) of them."""
 
 
 @dataclass(frozen=True, repr=False)
-class XLMTokenizer(Encoder, CorpusEncoder, Decoder):
+class XLMTokenizer:
     """Splits text into pieces of words by Moses' rules and byte-pair encoding, and numbers them.
 
     Args:
@@ -58,6 +70,62 @@ class XLMTokenizer(Encoder, CorpusEncoder, Decoder):
         InputError: A setting that is none of those.
     """
 
+    vocabulary: Vocabulary
+    merges: Merges = field(hash=False)
+    _: KW_ONLY
+    preset: str = "transformers"
+    preset_without_lang: str | None = None
+    do_lowercase_and_remove_accent: bool = None  # type: ignore[assignment]  # None stands for the preset's value
+    lang2id: dict[str, int] | None = field(default=None, hash=False)
+    bos_token: str = None  # type: ignore[assignment]  # None stands for the preset's value
+    sep_token: str = "</s>"
+    cls_token: str = "</s>"
+    pad_token: str = "<pad>"
+    unk_token: str = "<unk>"
+    mask_token: str = "<special1>"
+    additional_special_tokens: tuple[str, ...] = SPECIAL_TOKENS[4:]
+    added_tokens: tuple[AddedToken, ...] = ()  # given, each may be a str too
+    model_max_length: int = 512
+
+    bos_token_id: int = field(init=False, compare=False)
+    sep_token_id: int = field(init=False, compare=False)
+    cls_token_id: int = field(init=False, compare=False)
+    pad_token_id: int = field(init=False, compare=False)
+    unk_token_id: int = field(init=False, compare=False)
+    mask_token_id: int = field(init=False, compare=False)
+    _pipeline: FastPipeline = field(init=False, compare=False)
+    _other: dict[str, FastPipeline] = field(init=False, compare=False, default_factory=dict)
+    _added: AddedTokens = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        preset = PRESETS.get(self.preset) if isinstance(self.preset, str) else None
+        for name in ("do_lowercase_and_remove_accent", "bos_token"):
+            if getattr(self, name) is None and preset is not None:
+                object.__setattr__(self, name, getattr(preset, name))
+        self._check_settings()
+        if not self.merges:
+            raise VocabularyError("There are no merges", where="merges", remedy="pass the merges of the model")
+        derived: dict[str, Any] = {
+            "merges": tuple(self.merges),
+            "lang2id": None if self.lang2id is None else dict(self.lang2id),
+            "additional_special_tokens": tuple(self.additional_special_tokens),
+        }
+        for name in SPECIAL_TOKEN_NAMES:
+            derived[f"{name}_id"] = self._id_of_special(name, getattr(self, name))
+        for token in derived["additional_special_tokens"]:
+            self._id_of_special("additional_special_tokens", token)
+        for name, value in derived.items():
+            object.__setattr__(self, name, value)
+        object.__setattr__(self, "added_tokens", self._checked_added_tokens())
+        plain = {token: AddedToken(content=token, special=True, normalized=False) for token in self.all_special_tokens}
+        found_first = [token.content for token in self.added_tokens if token.normalized and not token.special]
+        object.__setattr__(
+            self,
+            "_added",
+            AddedTokens(plain | {token.content: token for token in self.added_tokens}, [*plain, *found_first]),
+        )
+        object.__setattr__(self, "_pipeline", self._make_pipeline(self.preset))
+
     @classmethod
     def from_pretrained(
         cls,
@@ -71,7 +139,7 @@ class XLMTokenizer(Encoder, CorpusEncoder, Decoder):
         token: str | bool | None = None,
         **settings: Any,
     ) -> Self:
-        """Returns the tokenizer of a model directory, of a checkpoint of the original, or of a name.
+        """Return the tokenizer of a model directory, of a checkpoint of the original, or of a name.
 
         Args:
             name_or_path: A directory in the transformers layout, an original ``.pth``, the name of a model that comes
@@ -107,7 +175,7 @@ class XLMTokenizer(Encoder, CorpusEncoder, Decoder):
         lang2id: Mapping[str, int] | None = None,
         **settings: Any,
     ) -> Self:
-        """Returns the tokenizer of the original's two files, such as ``codes_ende`` and ``vocab_ende``.
+        """Return the tokenizer of the original's two files, such as ``codes_ende`` and ``vocab_ende``.
 
         The preset is ``"original"`` if no other is given.
 
@@ -128,7 +196,7 @@ class XLMTokenizer(Encoder, CorpusEncoder, Decoder):
         return cls(vocabulary, merges, **{"preset": "original", "lang2id": lang2id, **settings})
 
     def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
-        """Writes the tokenizer into a directory, made when missing, in the layout that transformers opens.
+        """Write the tokenizer into a directory, made when missing, in the layout that transformers opens.
 
         Raises:
             WriteError: A file could not be written.
@@ -137,6 +205,333 @@ class XLMTokenizer(Encoder, CorpusEncoder, Decoder):
 
         save_tokenizer(self, directory)
 
+    def tokenize(self, text: str, lang: str | None = None) -> list[str]:
+        """Return the pieces of a text, in ``</w>`` notation; those that the vocabulary lacks are among them.
+
+        Args:
+            text: Any text.
+            lang: The language whose rules to apply. None means what ``XLMTokenizer.tokenize`` of transformers does:
+                English rules, and special tokens that stand in the text are recognised; the preset ``"original"``
+                refuses it, unless ``preset_without_lang`` says otherwise. A language means what
+                ``XLMTokenizer._tokenize(text, lang=…)`` does: the rules of that language, and all text is text.
+
+        Raises:
+            InputError: The text is not a str.
+            LanguageError: The model does not have the language, or it is missing.
+            DependencyError: The library that divides the language into words is not installed.
+        """
+        return self._pipeline_for(text, lang).pieces(text, lang)
+
+    def encode(
+        self,
+        text: str,
+        text_pair: str | None = None,
+        *,
+        lang: str | None = None,
+        add_special_tokens: bool = True,
+        truncation: bool | str | None = None,
+        max_length: int | None = None,
+    ) -> list[int]:
+        """Return the ids of a text: ``bos_token``, its pieces, ``sep_token``.
+
+        Args:
+            text: Any text.
+            text_pair: A second one, whose pieces and another ``sep_token`` follow.
+            lang: As for ``tokenize``, for both.
+            add_special_tokens: Whether to put ``bos_token`` before and ``sep_token`` after.
+            truncation: Whether to cut off what goes beyond ``max_length``: True or ``"longest_first"`` from the
+                longer of two texts first, ``"only_first"`` or ``"only_second"`` from one of them, False nothing. None
+                means ``"longest_first"``, with a warning, where ``max_length`` is given, else False.
+            max_length: How many ids there may be, special tokens included, which stay even where there is no room for
+                them; None for ``model_max_length``.
+
+        Raises:
+            InputError: The text is not a str, or an unknown way of truncation.
+            LanguageError: The model does not have the language, or it is missing.
+            DependencyError: The library that divides the language into words is not installed.
+        """
+        check_flags(add_special_tokens=add_special_tokens)
+        longest = self._longest(max_length)
+        if truncation is not None or max_length is not None:
+            truncation = truncation_for(truncation, max_length=max_length)
+        ids = self._pipeline_for(text, lang).ids(text, lang)
+        pair = None if text_pair is None else self._pipeline_for(text_pair, lang).ids(text_pair, lang)
+        if truncation:
+            added = 0 if not add_special_tokens else 2 if pair is None else 3
+            ids, pair = truncate(ids, pair, longest=longest - added, truncation=truncation)
+        if not add_special_tokens:
+            return ids if pair is None else ids + pair
+        first = [self.bos_token_id, *ids, self.sep_token_id]
+        return first if pair is None else [*first, *pair, self.sep_token_id]
+
+    def __call__(
+        self,
+        text: str | Sequence[str],
+        text_pair: str | Sequence[str] | None = None,
+        *,
+        lang: str | None = None,
+        add_special_tokens: bool = True,
+        padding: bool | str = False,
+        truncation: bool | str | None = None,
+        max_length: int | None = None,
+        return_tensors: str | None = None,
+        return_offsets: bool = False,
+    ) -> Encoding:
+        """Return ``input_ids`` and ``attention_mask`` of a text or of several.
+
+        Args:
+            text: A text, or a list of texts.
+            text_pair: A second text for each, as for ``encode``.
+            lang: As for ``tokenize``, for all of them.
+            add_special_tokens: As for ``encode``.
+            padding: True or ``"longest"`` to pad on the right to the longest text, ``"max_length"`` to ``max_length``.
+            truncation: As for ``encode``; None means False where there is padding.
+            max_length: As for ``encode``.
+            return_tensors: ``"pt"`` or ``"np"`` for int64 (B, T), B being 1 for a single text; None for lists.
+            return_offsets: Whether to return ``offsets`` too, for each token the span of the raw text it came from
+                (first character, one past the last), and ``word_ids``, the number of the word, counted from 0 between
+                spaces, that it begins in. Special tokens that stand around the text have (0, 0) and None. Always
+                lists, which are not padded; for single texts that are not truncated.
+
+        Raises:
+            InputError: A text is not a str, or the rows cannot be one tensor.
+            LanguageError: The model does not have the language, or it is missing.
+            DependencyError: The library that divides the language into words is not installed.
+        """
+        if isinstance(text, str) or not isinstance(text, Sequence):  # encode refuses what is neither
+            texts: Sequence[str] = [text]
+            pairs: Sequence[Any] = [text_pair]
+        else:
+            texts = text
+            pairs = [None] * len(texts) if text_pair is None else text_pair
+        is_list = isinstance(pairs, Sequence) and not isinstance(pairs, str)
+        if not is_list or len(pairs) != len(texts):
+            raise InputError(
+                "There is not one second text for each first",
+                where="text_pair",
+                found=f"{len(pairs)} texts" if is_list else f"a {type(pairs).__name__}",
+                expected=f"{len(texts)} texts",
+            )
+        check_flags(return_offsets=return_offsets)
+        check_form(padding, return_tensors)
+        longest = self._longest(max_length)
+        if padding == "max_length" and longest > MOST_PADDED:
+            if max_length is not None:
+                raise InputError(
+                    "texts cannot be padded to this length",
+                    where="max_length",
+                    found=max_length,
+                    expected=f"at most {MOST_PADDED:,}",
+                )
+            padding = False  # as transformers takes its own value for no limit
+        truncation = truncation_for(truncation, max_length=max_length, padding=padding)
+        if return_offsets and (text_pair is not None or truncation):
+            raise InputError(
+                "Offsets go with single texts that are not truncated",
+                where="return_offsets",
+                found="text_pair" if text_pair is not None else f"truncation={truncation!r}",
+            )
+        rows = [
+            self.encode(
+                one,
+                other,
+                lang=lang,
+                add_special_tokens=add_special_tokens,
+                truncation=truncation,
+                max_length=max_length,
+            )
+            for one, other in zip(texts, pairs, strict=True)
+        ]
+        encoding = collate(
+            rows,
+            pad_id=self.pad_token_id,
+            # transformers pads a text without any ids only among others
+            padding=padding if any(rows) or texts is text else False,
+            longest=longest,
+            return_tensors=return_tensors,
+        )
+        if return_offsets:
+            found = [self._offsets(one, lang, add_special_tokens) for one in texts]
+            encoding["offsets"], encoding["word_ids"] = map(list, zip(*found, strict=True))
+        if texts is text or return_tensors is not None:
+            return encoding
+        return Encoding({name: value[0] for name, value in encoding.items()})
+
+    def encode_batch(
+        self, texts: Iterable[str], *, lang: str | None = None, workers: int = 1, add_special_tokens: bool = True
+    ) -> list[list[int]]:
+        """Return the ids of each text, as ``encode`` does.
+
+        Args:
+            texts: Any number of texts.
+            lang: As for ``tokenize``, for all of them.
+            workers: How many processes share the work.
+            add_special_tokens: As for ``encode``.
+
+        Raises:
+            InputError: A text is not a str, ``texts`` is a single one, or there are no workers.
+            LanguageError: The model does not have the language, or it is missing.
+            DependencyError: The library that divides the language into words is not installed.
+            XLMError: A worker process was killed; one of the above.
+        """
+        return list(self.encode_stream(texts, lang=lang, workers=workers, add_special_tokens=add_special_tokens))
+
+    def encode_stream(
+        self, texts: Iterable[str], *, lang: str | None = None, workers: int = 1, add_special_tokens: bool = True
+    ) -> Iterator[list[int]]:
+        """Return an iterator over the ids of each text, as ``encode_batch`` does; for more than memory can hold.
+
+        Args:
+            texts: Any number of texts, read as they are needed, tens of thousands ahead for each worker.
+            lang: As for ``encode_batch``.
+            workers: As for ``encode_batch``.
+            add_special_tokens: As for ``encode``.
+
+        Raises:
+            XLMError: As for ``encode_batch``; what a text causes, after the results of those before it.
+        """
+        check_flags(add_special_tokens=add_special_tokens)
+        encode = partial(self._encode_each, lang=lang, add_special_tokens=add_special_tokens)
+        listed = self._pipeline.lists_of_ids  # here and not in the workers: arrays are quick to hand over
+        return chain.from_iterable(map(listed, in_order(encode, in_batches(texts), workers=workers)))
+
+    def tokenize_batch(self, texts: Iterable[str], lang: str | None = None) -> list[list[str]]:
+        """Return the pieces of each text, as ``tokenize`` does; faster for many texts.
+
+        Args:
+            texts: Any number of texts.
+            lang: As for ``tokenize``, for all of them.
+
+        Raises:
+            InputError: A text is not a str, or ``texts`` is a single one.
+            LanguageError: The model does not have the language, or it is missing.
+            DependencyError: The library that divides the language into words is not installed.
+        """
+        return [
+            pieces for batch in in_batches(texts) for pieces in self._pipeline_for("", lang).pieces_of_each(batch, lang)
+        ]
+
+    def decode(
+        self,
+        token_ids: Ids,
+        skip_special_tokens: bool = False,
+        *,
+        lang: str | None = None,
+        detokenize: bool = False,
+    ) -> str:
+        """Return the text that ids stand for, its words separated by one space as Moses left them.
+
+        Args:
+            token_ids: One id, or a sequence, array or tensor (T,) of them.
+            skip_special_tokens: Whether to leave out special tokens.
+            lang: The language of the text, which must be one of the model's.
+            detokenize: Whether to join words and punctuation as one writes them, by the rules of Moses for the
+                language, those of English if it is not given; special tokens count as words.
+
+        Raises:
+            InputError: Something that is not an id of the vocabulary.
+            LanguageError: The model does not have the language.
+        """
+        check_flags(detokenize=detokenize)
+        if lang is not None:
+            self._check_language(lang)
+        tokens = self.convert_ids_to_tokens(token_ids, skip_special_tokens)
+        text = self.convert_tokens_to_string([tokens] if isinstance(tokens, str) else tokens)
+        return detokenized(text.split(), lang or "en") if detokenize else text
+
+    @overload
+    def convert_tokens_to_ids(self, tokens: str) -> int: ...  # type: ignore[overload-overlap]  # a str is iterable too
+
+    @overload
+    def convert_tokens_to_ids(self, tokens: Iterable[str]) -> list[int]: ...
+
+    def convert_tokens_to_ids(self, tokens: str | Iterable[str]) -> int | list[int]:
+        """Return the id of each token, that of ``unk_token`` for those that the vocabulary lacks.
+
+        Raises:
+            InputError: Something that is not a str.
+        """
+        if isinstance(tokens, str):
+            return self.vocabulary.ids.get(tokens, self.unk_token_id)
+        return [self.vocabulary.ids.get(token, self.unk_token_id) for token in _checked_tokens(tokens)]
+
+    @overload
+    def convert_ids_to_tokens(self, ids: int, skip_special_tokens: bool = False) -> str: ...
+
+    @overload
+    def convert_ids_to_tokens(
+        self, ids: Iterable[SupportsIndex], skip_special_tokens: bool = False
+    ) -> str | list[str]: ...
+
+    def convert_ids_to_tokens(self, ids: Ids, skip_special_tokens: bool = False) -> str | list[str]:
+        """Return the token of each id; a str for a single id, which is never left out.
+
+        Args:
+            ids: One id, or a sequence, array or tensor (T,) of them.
+            skip_special_tokens: Whether to leave out special tokens.
+
+        Raises:
+            InputError: Something that is not an id of the vocabulary (transformers gives ``<unk>``).
+        """
+        tokens = self.vocabulary.tokens
+        check_flags(skip_special_tokens=skip_special_tokens)
+        checked = _checked_ids(ids, vocab_size=len(tokens))
+        if isinstance(checked, int):
+            return tokens[checked]
+        left_out = frozenset(self.all_special_ids) if skip_special_tokens else frozenset()
+        return [tokens[index] for index in checked if index not in left_out]
+
+    def convert_tokens_to_string(self, tokens: Iterable[str]) -> str:
+        """Return the text that tokens stand for, its words separated by one space.
+
+        Raises:
+            InputError: Something that is not a str.
+        """
+        return "".join(_checked_tokens(tokens)).replace(END_OF_WORD, " ").strip()
+
+    @property
+    def id2lang(self) -> dict[int, str] | None:
+        """The language of each id; None where the languages are unknown."""
+        return None if self.lang2id is None else {index: lang for lang, index in self.lang2id.items()}
+
+    @property
+    def vocab_size(self) -> int:
+        """How many tokens there are."""
+        return len(self.vocabulary)
+
+    def __len__(self) -> int:
+        return len(self.vocabulary)
+
+    def get_vocab(self) -> dict[str, int]:
+        """Return the id of each token."""
+        return dict(self.vocabulary.ids)
+
+    @property
+    def eos_token(self) -> str:
+        """``</s>``, which ends every sentence; ``XLMTokenizer`` of transformers gives it no such name."""
+        return SPECIAL_TOKENS[self.eos_token_id]
+
+    @property
+    def eos_token_id(self) -> int:
+        """The id of ``</s>``."""
+        return 1
+
+    @property
+    def all_special_tokens(self) -> list[str]:
+        """The special tokens, each once, in the order of transformers."""
+        named = (getattr(self, name) for name in SPECIAL_TOKEN_NAMES)
+        return list(dict.fromkeys([*named, *self.additional_special_tokens]))
+
+    @property
+    def all_special_ids(self) -> list[int]:
+        """The ids of ``all_special_tokens``."""
+        return [self.vocabulary.ids[token] for token in self.all_special_tokens]
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """The specification of what this tokenizer computes: called with a text, it returns its tokens with spans."""
+        return self._pipeline.plain
+
     def __repr__(self) -> str:
         case = "lower-cased, accents removed" if self.do_lowercase_and_remove_accent else "cased"
         languages = "unknown" if self.lang2id is None else ", ".join(f"{k}={v}" for k, v in self.lang2id.items())
@@ -144,3 +539,194 @@ class XLMTokenizer(Encoder, CorpusEncoder, Decoder):
             f"XLMTokenizer(preset={self.preset!r}, {case}, {len(self.vocabulary)} tokens, {len(self.merges)} merges, "
             f"languages: {languages}, {self.bos_token} … {self.sep_token})"
         )
+
+    def _offsets(self, text: str, lang: str | None, add_special_tokens: bool) -> tuple[list[Span], list[int | None]]:
+        spans = [token.span for token in self._pipeline_for(text, lang).plain(text, lang)]
+        numbers: list[int | None] = [*word_numbers(text, spans)]
+        return ([(0, 0), *spans, (0, 0)], [None, *numbers, None]) if add_special_tokens else (spans, numbers)
+
+    def _encode_each(self, texts: Sequence[str], *, lang: str | None, add_special_tokens: bool) -> RaggedArray:
+        rows = self._pipeline_for("", lang).ids_of_each(texts, lang)
+        return rows.between(self.bos_token_id, self.sep_token_id) if add_special_tokens else rows
+
+    def _longest(self, max_length: int | None) -> int:
+        if max_length is None:
+            return self.model_max_length
+        if type(max_length) is not int or max_length < 1:  # transformers takes 0 for no limit
+            raise InputError(
+                "The longest length is wrong",
+                where="max_length",
+                found=shown(max_length),
+                expected="a number of ids above 0, or None for model_max_length",
+            )
+        return max_length
+
+    def _pipeline_for(self, text: object, lang: str | None) -> FastPipeline:
+        """Return the pipeline for a text of a language, both checked."""
+        if not isinstance(text, str):
+            raise InputError("The text is not a str", where="text", found=type(text).__name__, expected="str")
+        if lang is not None:
+            self._check_language(lang)
+        elif PRESETS[self.preset].lang_required:
+            return self._without_lang()
+        return self._pipeline
+
+    def _without_lang(self) -> FastPipeline:
+        preset = self.preset_without_lang
+        if preset is None:
+            raise LanguageError(
+                "The language of the text is missing",
+                where="lang",
+                expected=" or ".join(map(repr, self.lang2id)) if self.lang2id else "a language such as 'en'",
+                remedy=f"pass lang=…: the preset {self.preset!r} divides text by the rules of its language; "
+                "or open the tokenizer with preset='transformers', which takes English rules where none is given",
+            )
+        if (pipeline := self._other.get(preset)) is None:
+            logging.getLogger("xlm").warning(
+                "The language of a text was not given: it is divided by the rules of the preset %r, which are those of "
+                "English, and not as the model's training text was. Pass lang=… to have the preset %r.",
+                preset,
+                self.preset,
+            )
+            pipeline = self._other[preset] = self._make_pipeline(preset)
+        return pipeline
+
+    def _check_language(self, lang: str) -> None:
+        if not isinstance(lang, str):
+            raise InputError("The language is not a str", where="lang", found=shown(lang), expected="such as 'en'")
+        # transformers only logs an error, and goes on with English or general rules.
+        if self.lang2id and lang not in self.lang2id:
+            raise LanguageError(
+                "The model does not have this language",
+                where="lang",
+                found=shown(lang),
+                expected=" or ".join(map(repr, self.lang2id)),
+            )
+
+    def _make_pipeline(self, name: str) -> FastPipeline:
+        preset = PRESETS[name]
+        return FastPipeline(
+            Pipeline(
+                preset=preset,
+                bpe=BPE(self.merges, self.vocabulary.ids if preset.limits_pieces else None),
+                ids=self.vocabulary.ids,
+                unk_id=self.unk_token_id,
+                casefolds=self.do_lowercase_and_remove_accent,
+                added=self._added,
+            )
+        )
+
+    def _checked_added_tokens(self) -> tuple[AddedToken, ...]:
+        """Return the added tokens in the order of their ids, without those that are special anyway."""
+        given: tuple[Any, ...] = self.added_tokens
+        tokens = [AddedToken(content=token) if isinstance(token, str) else token for token in given]
+        contents = [token.content if isinstance(token, AddedToken) else None for token in tokens]
+        if not all(isinstance(content, str) and content for content in contents) or len(set(contents)) < len(tokens):
+            raise InputError(
+                "A setting of the tokenizer is wrong",
+                where="added_tokens",
+                found=shown(self.added_tokens),
+                expected="different tokens, each a str or an AddedToken",
+            )
+        ids = {token.content: self._id_of_special("added_tokens", token.content) for token in tokens}
+        special = set(self.all_special_tokens)
+        kept = [token for token in tokens if token.has_options or token.content not in special]
+        return tuple(sorted(kept, key=lambda token: ids[token.content]))
+
+    def _check_settings(self) -> None:
+        def check(name: str, holds: bool, expected: str) -> None:
+            if not holds:
+                found = shown(getattr(self, name))
+                raise InputError("A setting of the tokenizer is wrong", where=name, found=found, expected=expected)
+
+        check("vocabulary", isinstance(self.vocabulary, Vocabulary), "a Vocabulary")
+        check("merges", _are_merges(self.merges), "a list of pairs of str, each a tuple")
+        check("preset", isinstance(self.preset, str) and self.preset in PRESETS, " or ".join(map(repr, PRESETS)))
+        without = self.preset_without_lang
+        free = [name for name, preset in PRESETS.items() if not preset.lang_required]
+        without_holds = without is None or (isinstance(without, str) and without in free)
+        check("preset_without_lang", without_holds, " or ".join(map(repr, [None, *free])))
+        check("do_lowercase_and_remove_accent", isinstance(self.do_lowercase_and_remove_accent, bool), "true or false")
+        length = self.model_max_length
+        check("model_max_length", type(length) is int and length > 0, "a number of tokens above 0")
+        for name in ("additional_special_tokens", "added_tokens"):
+            check(name, isinstance(getattr(self, name), (list, tuple)), "a list")
+        ids = self.lang2id
+        check(
+            "lang2id",
+            ids is None or (isinstance(ids, Mapping) and _are_language_ids(ids)),
+            "for each language, by a printable name, an id of its own",
+        )
+
+    def _id_of_special(self, where: str, token: object) -> int:
+        index = self.vocabulary.ids.get(token) if isinstance(token, str) else None
+        if index is None:
+            raise VocabularyError(
+                "A special token is not in the vocabulary",
+                where=where,
+                found=shown(token),
+                expected="a token of the vocabulary; adding tokens to a model is not supported",
+            )
+        return index
+
+
+def check_names(settings: Collection[str]) -> None:
+    """Raise ``InputError`` unless these are names of settings."""
+    known = [field.name for field in fields(XLMTokenizer) if field.init and field.kw_only]
+    if unknown := sorted({*settings}.difference(known)):
+        raise InputError("Unknown settings of the tokenizer", where=", ".join(unknown), expected=", ".join(known))
+
+
+def _are_merges(merges: object) -> bool:
+    return (
+        isinstance(merges, (list, tuple))
+        and {*map(type, merges)} <= {tuple}
+        and {*map(len, merges)} <= {2}
+        and {*map(type, chain.from_iterable(merges))} <= {str}
+    )
+
+
+def _are_language_ids(ids: Mapping[Any, Any]) -> bool:
+    typed = all(isinstance(lang, str) and type(index) is int and index >= 0 for lang, index in ids.items())
+    # Names stand in errors and in files: none is empty, half of a surrogate pair or an escape sequence.
+    return typed and all(lang and lang.isprintable() for lang in ids) and len(set(ids.values())) == len(ids)
+
+
+def _checked_tokens(tokens: Iterable[str]) -> list[str]:
+    try:
+        checked = [*iter(tokens)]
+    except TypeError as error:
+        raise InputError(
+            "these are not tokens", where="tokens", found=type(tokens).__name__, expected="a list of str"
+        ) from error
+    for token in checked:
+        if not isinstance(token, str):
+            raise InputError("A token is not a str", where="tokens", found=shown(token), expected="str")
+    return checked
+
+
+def _checked_ids(ids: Ids, *, vocab_size: int) -> int | list[int]:
+    """Return the ids as ints: one for a single id (a 0-dimensional tensor too), else a list.
+
+    Raises:
+        InputError: Something that is not an integer from 0 to ``vocab_size - 1``.
+    """
+    # Arrays and tensors become plain numbers at once: one element at a time, each would be a tensor.
+    values: Any = ids.tolist() if hasattr(ids, "tolist") else ids
+    if isinstance(values, Iterable) and not isinstance(values, (str, bytes)):
+        return [_checked_id(value, vocab_size) for value in values]
+    return _checked_id(values, vocab_size)
+
+
+def _checked_id(value: object, vocab_size: int) -> int:
+    # looking up the type of a plain int first takes a twentieth of the time of asking for the protocol
+    if type(value) is int or (isinstance(value, SupportsIndex) and not isinstance(value, bool)):
+        index = value.__index__()
+        if 0 <= index < vocab_size:
+            return index
+    raise InputError(
+        "This is not an id of the vocabulary",
+        where="ids",
+        found=shown(value),
+        expected=f"an integer from 0 to {vocab_size - 1}",
+    )

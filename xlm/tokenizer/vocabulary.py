@@ -14,18 +14,10 @@ from dataclasses import dataclass, field
 from json.encoder import encode_basestring
 from pathlib import Path
 
+from xlm._arguments import shown
 from xlm._atomic import write_text
 from xlm.errors import VocabularyError, warn_caller
-from xlm.tokenizer.text_files import (
-    AGAIN,
-    at_line,
-    count_of,
-    place_of_key,
-    read_json_object,
-    read_text,
-    shortened,
-    shown,
-)
+from xlm.tokenizer.text_files import AGAIN, at_line, count_of, place_of_key, read_json_object, read_text, shortened
 
 SPECIAL_TOKENS = ("<s>", "</s>", "<pad>", "<unk>", *(f"<special{i}>" for i in range(10)))
 """The first ids of every XLM vocabulary, in order. Source: the original's ``xlm/data/dictionary.py``."""

@@ -1,17 +1,40 @@
-"""Classes of characters that the Moses rules name, as bodies of a regular expression's ``[…]``.
-
-The same names mean different sets in Perl, which follows Unicode, and in sacremoses, which carries lists made with an
-older Unicode, without most ideographs and with the vowel killers of Indic scripts added. Each dialect has its own.
-"""
+"""The data of Moses' rules: character classes and abbreviations, from the files that sacremoses carries."""
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.machinery import PathFinder
+from types import ModuleType
 
-from xlm.tokenizer.moses_data import data_module
+from xlm.errors import DependencyError
+
+
+@lru_cache(maxsize=8)
+def data_module(name: str) -> ModuleType:
+    """Return a module of sacremoses that imports no other, run without the package it stands in.
+
+    Raises:
+        DependencyError: sacremoses is not installed, or not in a version that has the module.
+    """
+    package = importlib.util.find_spec("sacremoses")
+    places = None if package is None else package.submodule_search_locations
+    spec = None if places is None else PathFinder.find_spec(f"sacremoses.{name}", places)
+    if spec is None or spec.loader is None:
+        raise DependencyError(
+            "the data of Moses' rules is missing",
+            where="sacremoses",
+            found="not installed" if package is None else f"a version without {name}",
+            expected="sacremoses 0.2",
+            remedy="pip install 'sacremoses>=0.2,<0.3'",
+        )
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
 
 # Perl 5.36, which made the recorded words, knows Unicode 14. Since then these became letters, and these lower case or
 # ceased to be.
@@ -75,7 +98,7 @@ def _perl_classes() -> CharacterClasses:
 
 
 def classes_of(dialect: str, language: str) -> CharacterClasses:
-    """Returns the classes as a dialect has them for a language.
+    """Return the classes as a dialect has them for a language.
 
     Args:
         dialect: ``"sacremoses"`` or ``"perl"``.
@@ -95,7 +118,7 @@ def _classes(*, alnum: str, alpha: str, number: str, lower: str) -> CharacterCla
 
 
 def body_of(characters: Iterable[str]) -> str:
-    """Returns the body of a ``[…]`` of characters.
+    """Return the body of a ``[…]`` of characters.
 
     As ranges: a pattern looks through them much faster than through single characters.
     """
@@ -110,3 +133,55 @@ def body_of(characters: Iterable[str]) -> str:
 
 def _ranges(runs: Iterable[tuple[int, int]]) -> str:
     return "".join(f"\\U{first:08x}-\\U{last:08x}" for first, last in runs)
+
+
+LANGUAGE_NAMES = dict(
+    re.findall(
+        r"(\w+) (\w+)",
+        "assamese as, bengali bn, catalan ca, czech cs, german de, greek el, english en, spanish es, estonian et, "
+        "finnish fi, french fr, irish ga, gujarati gu, hindi hi, hungarian hu, icelandic is, italian it, kannada kn, "
+        "lithuanian lt, latvian lv, malayalam ml, manipuri mni, marathi mr, dutch nl, oriya or, punjabi pa, polish pl, "
+        "portuguese pt, romanian ro, russian ru, slovak sk, slovenian sl, swedish sv, tamil ta, telugu te, tetum tdt, "
+        "cantonese yue, chinese zh",
+    )
+)
+"""The languages there are lists of, by the names that sacremoses takes too."""
+
+_NUMERIC = re.compile(r"(.*)\s+#NUMERIC_ONLY#")
+
+
+@dataclass(frozen=True, slots=True)
+class Prefixes:
+    """The abbreviations of a language.
+
+    Attributes:
+        always: Those that keep their full stop whatever follows.
+        before_numbers: Those that keep it only before a digit.
+    """
+
+    always: frozenset[str]
+    before_numbers: frozenset[str]
+
+
+@lru_cache(maxsize=256)
+def prefixes_of(language: str, *, perl: bool) -> Prefixes:
+    """Return the abbreviations of a language, those of English for a language that Moses does not know.
+
+    Args:
+        language: As Moses names it.
+        perl: Whether to read the lists as the script does, which keeps spaces at the end of a line; sacremoses does
+            not, and takes the English names of languages too.
+    """
+    lists = data_module("_data_nonbreaking_prefixes").NONBREAKING_PREFIXES
+    code = language if perl else LANGUAGE_NAMES.get(language, language)
+    text = lists[f"nonbreaking_prefix.{code if code in LANGUAGE_NAMES.values() else 'en'}"]
+    lines = text.split("\n") if perl else [line.strip() for line in text.splitlines()]
+    lines = [line for line in lines if line and not line.startswith("#")]
+    if perl:  # one table from prefix to kind: the later line counts
+        kinds = {(match[1] if (match := _NUMERIC.search(line)) else line): match is None for line in lines}
+        return Prefixes(
+            always=frozenset(prefix for prefix, always in kinds.items() if always),
+            before_numbers=frozenset(prefix for prefix, always in kinds.items() if not always),
+        )
+    numeric = {line.rpartition(" ")[0] for line in lines if re.search(r"\s#NUMERIC_ONLY#", line)}
+    return Prefixes(always=frozenset(lines) - numeric, before_numbers=frozenset(numeric))

@@ -1,4 +1,4 @@
-"""What Moses does to a text before dividing it into words: three of its scripts, and Sennrich's for Romanian.
+"""Normalisation of a text before Moses divides it into words: three scripts, and Sennrich's for Romanian.
 
 ``perl=True`` is what the scripts do, ``perl=False`` what transformers does in their place: sacremoses for
 normalize-punctuation.perl, ports of its own for the others. Each difference stands where its rule stands.
@@ -7,9 +7,8 @@ normalize-punctuation.perl, ports of its own for the others. Each difference sta
 from __future__ import annotations
 
 import re
-import unicodedata
 
-from xlm.tokenizer.rules import Rule
+from xlm.tokenizer.moses.rules import Rule, replacing_class, translating
 
 NBSP = "\u00a0"
 
@@ -28,32 +27,22 @@ _PUNCTUATION = {
 _ROMANIAN = dict(zip("ŞşŢţȘșȚțĂăÂâÎî", "SsTtSsTtAaAaIi", strict=True))
 
 
-def translation(table: dict[str, str]) -> Rule:
-    """Returns the rule that puts for each character of a table what the table says."""
-    characters = "".join(table)
-    return Rule(
-        f"[{characters}]",
-        lambda match: [(table[match[0]], *match.span())],
-        acts_on_ascii=any(map(str.isascii, characters)),
-    )
-
-
 def replace_unicode_punctuation(*, perl: bool) -> list[Rule]:
-    """Returns the rules that make full-width and typographic punctuation and digits ASCII.
+    """Return the rules that make full-width and typographic punctuation and digits ASCII.
 
     No replacement is itself replaced, so that the order of the script's rules does not matter.
 
     Source: Moses, scripts/tokenizer/replace-unicode-punctuation.perl.
     """
     return [
-        translation(_PUNCTUATION),
+        translating(_PUNCTUATION),
         # The script takes the ASCII spaces that follow, the port of transformers any whitespace.
         Rule("[。．] *" if perl else r"[。．]\s*", (". ",), acts_on_ascii=False),
     ]
 
 
 def normalize_punctuation(language: str, *, perl: bool) -> list[Rule]:
-    """Returns the rules that make quotes, dashes and spaces beside punctuation uniform.
+    """Return the rules that make quotes, dashes and spaces beside punctuation uniform.
 
     The script reads bytes: there only ASCII is a digit or a space.
 
@@ -144,26 +133,18 @@ def _quotation_and_comma(language: str, *, perl: bool) -> list[Rule]:
 
 
 def remove_non_printing_char(*, perl: bool) -> list[Rule]:
-    """Returns the rule against control, format, private, unassigned characters and surrogates (Unicode's class C).
+    """Return the rule against control, format, private, unassigned characters and surrogates (Unicode's class C).
 
     Tabs and newlines are among them: transformers makes one word of what stands on either side, the script two.
 
     Source: Moses, scripts/tokenizer/remove-non-printing-char.perl.
     """
-    replacement = " " if perl else ""
-
-    def without(match: re.Match[str]) -> list[tuple[str, int, int]]:
-        return [
-            (replacement if unicodedata.category(character).startswith("C") else character, place, place + 1)
-            for place, character in enumerate(match[0], start=match.start())
-        ]
-
-    return [Rule(r"[^ -~\u00a1-\u00ac\u00ae-\u0377]+", without)]
+    return [replacing_class("C", " " if perl else "", within=r"[^ -~\u00a1-\u00ac\u00ae-\u0377]+")]
 
 
 def romanian() -> list[Rule]:
-    """Returns the rules that take the diacritics of Romanian away, whether comma or cedilla.
+    """Return the rules that take the diacritics of Romanian away, whether comma or cedilla.
 
     Source: Sennrich's wmt16-scripts, preprocess/normalise-romanian.py and remove-diacritics.py.
     """
-    return [translation(_ROMANIAN)]
+    return [translating(_ROMANIAN)]

@@ -16,8 +16,7 @@ from collections.abc import Mapping, Sequence
 from enum import Enum
 from functools import lru_cache
 
-from xlm.tokenizer.characters import body_of
-from xlm.tokenizer.moses_data import data_module
+from xlm.tokenizer.moses.data import body_of, data_module
 
 
 class _Leans(Enum):
@@ -52,7 +51,7 @@ _CJK = (
 
 
 def detokenized(words: Sequence[str], language: str) -> str:
-    """Returns words joined as one writes them: punctuation beside its word, quotes around theirs.
+    """Return words joined as one writes them: punctuation beside its word, quotes around theirs.
 
     Source: Moses, scripts/tokenizer/detokenizer.perl.
     """
@@ -70,7 +69,7 @@ def detokenized(words: Sequence[str], language: str) -> str:
 
 
 def _leans(words: Sequence[str], place: int, language: str, seen: Counter[str]) -> _Leans:
-    """Returns to which side a word leans; counts it in ``seen`` if it is a quotation mark."""
+    """Return to which side a word leans; counts it in ``seen`` if it is a quotation mark."""
     word = words[place]
     before, after = words[place - 1] if place else "", words[place + 1] if place + 1 < len(words) else ""
     opening, is_letter = _opening().fullmatch, _letter().fullmatch

@@ -1,8 +1,7 @@
-"""From raw text to words: the steps of Moses, each rule once.
+"""From raw text to words: Moses' tokenizer, after the normalisation of ``normalise.py``.
 
-There are two dialects, what the Perl scripts do today and what transformers does through sacremoses; where they
-differ, ``perl`` is the switch, at the rule that differs. The rules of tokenizer.perl stand here, those of the scripts
-before it in ``normalization.py``.
+There are two dialects: what the Perl scripts do, and what transformers does through sacremoses. Where they differ,
+``perl`` is the switch, at the rule that differs.
 """
 
 from __future__ import annotations
@@ -13,15 +12,15 @@ import unicodedata
 from collections.abc import Callable
 from functools import lru_cache
 
-from xlm.tokenizer.characters import CharacterClasses, classes_of
-from xlm.tokenizer.normalization import (
+from xlm.tokenizer.alignment import AlignedText, Piece
+from xlm.tokenizer.moses.data import CharacterClasses, classes_of, prefixes_of
+from xlm.tokenizer.moses.normalise import (
     normalize_punctuation,
     remove_non_printing_char,
     replace_unicode_punctuation,
     romanian,
 )
-from xlm.tokenizer.prefixes import prefixes_of
-from xlm.tokenizer.rules import AlignedText, Piece, Rule, apply, apply_aligned
+from xlm.tokenizer.moses.rules import Rule, apply, apply_aligned
 
 DIALECTS = ("sacremoses", "perl")
 """The two readings of Moses' rules."""
@@ -56,7 +55,7 @@ class Moses:
         self._tokenization = tuple(self._tokenizer_rules())
 
     def words(self, text: str) -> list[str]:
-        """Returns the words of a text, punctuation divided from them."""
+        """Return the words of a text, punctuation divided from them."""
         normalization = self._normalization_of_ascii if text.isascii() else self._normalization
         if not self._perl:
             return apply(self._tokenization, apply(normalization, text)).split()
@@ -66,28 +65,27 @@ class Moses:
         return words
 
     def normalize(self, text: str) -> str:
-        """Returns a text as it is before it is divided into words; transformers does that alone for Thai and others."""
+        """Return a text as it is before it is divided into words; transformers does that alone for Thai and others."""
         # sacremoses strips the text here, so that a space beside a character that is then removed stays.
         return apply(self._normalization_of_characters, apply(self._normalization_of_punctuation, text).strip())
 
     def normalize_aligned(self, source: AlignedText) -> AlignedText:
-        """Returns the same with the spans of raw text that its characters came from."""
+        """Return the same with the spans of raw text that its characters came from."""
         result = apply_aligned(self._normalization_of_punctuation, source)
         start = len(result.text) - len(result.text.lstrip())
         end = len(result.text.rstrip())
-        stripped = AlignedText(result.text[start:end], result.spans[start:end])
-        return apply_aligned(self._normalization_of_characters, stripped)
+        return apply_aligned(self._normalization_of_characters, result.slice(start, end))
 
     def aligned_words(self, source: AlignedText) -> list[AlignedText]:
-        """Returns the words of a text with the spans of raw text that their characters came from."""
+        """Return the words of a text with the spans of raw text that their characters came from."""
         words: list[AlignedText] = []
         start = 0
         for line in source.text.split("\n") if self._perl else [source.text]:
             end = start + len(line)
-            part = AlignedText(line, source.spans[start:end])
+            part = source.slice(start, end)
             if self._perl:
                 part = AlignedText(f"{line}\n", [*part.spans, source.span(end, end)])
-            words += split_at_spaces(apply_aligned(self._tokenization, apply_aligned(self._normalization, part)))
+            words += apply_aligned(self._tokenization, apply_aligned(self._normalization, part)).split()
             start = end + 1
         return words
 
@@ -112,7 +110,7 @@ class Moses:
         )
 
     def _tokenizer_rules(self) -> list[Rule]:
-        """Returns the rules of the tokenizer, in order.
+        """Return the rules of the tokenizer, in order.
 
         Source: Moses, scripts/tokenizer/tokenizer.perl -no-escape.
         """
@@ -140,15 +138,9 @@ class Moses:
         ]
 
 
-def split_at_spaces(text: AlignedText) -> list[AlignedText]:
-    """Returns the words of an aligned text between spaces of any kind."""
-    found = re.finditer(r"\S+", text.text)
-    return [AlignedText(match[0], text.spans[match.start() : match.end()]) for match in found]
-
-
 @lru_cache(maxsize=256)
 def moses(dialect: str, language: str) -> Moses:
-    """Returns the rules of a language in a dialect, made once."""
+    """Return the rules of a language in a dialect, made once."""
     return Moses(dialect, language)
 
 

@@ -18,7 +18,7 @@ from tests.tokenizer.fuzzing import check_spans
 from tests.tokenizer.small import MERGES, VOCABULARY
 from tests.tokenizer.texts import TEXTS
 from xlm.errors import DependencyError, InputError, LanguageError
-from xlm.tokenizer import dividers
+from xlm.tokenizer import word_segmenters
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
 INSTALLED = [
@@ -33,7 +33,7 @@ def test_a_missing_library_names_its_extra(lang: str, module: str, monkeypatch: 
         raise ImportError(name)
 
     monkeypatch.setattr(importlib, "import_module", missing)
-    dividers._kytea.cache_clear()
+    word_segmenters._kytea.cache_clear()
     for return_offsets in (False, True):
         with pytest.raises(DependencyError, match=rf"(?s){module}.*pip install 'xlm\[{lang}\]'"):
             XLMTokenizer(VOCABULARY, MERGES)("text", lang=lang, return_offsets=return_offsets)
@@ -52,7 +52,7 @@ def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, SimpleNam
     model.parent.mkdir(parents=True)
     model.touch()
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
-    dividers._kytea.cache_clear()
+    word_segmenters._kytea.cache_clear()
     return libraries
 
 
@@ -131,7 +131,7 @@ def test_spaces_beside_characters_that_are_removed(
     both: tuple[XLMTokenizer, Any], lang: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours, peer = both
-    monkeypatch.setattr(dividers, "_kytea", lambda: peer.ja_word_tokenizer)
+    monkeypatch.setattr(word_segmenters, "_kytea", lambda: peer.ja_word_tokenizer)
     templates = ("_ \u0e01", ")_ ", "_ )", " _", "a_ b", "a _b", "\u4e2d _\u6587", "_", " _ _ ", "\t_\u3000x_\u00a0")
     for number, format_character in enumerate(FORMATS):
         for text in templates if number % 10 == 0 else templates[:2]:
