@@ -120,8 +120,13 @@ def check_spans(tokenizer: XLMTokenizer, text: str, lang: str | None) -> None:
 
 
 def plain_results(tokenizer: XLMTokenizer, text: str, lang: str | None) -> tuple[list[str], list[int]]:
-    """Return the pieces and the ids, special tokens included, that the specification gives a text."""
+    """Return the pieces and the ids, special tokens included, that the specification gives a text.
+
+    Asserts that its spans are those of the tokenizer.
+    """
     tokens = tokenizer.pipeline(text, lang)
+    spans = [token.span for token in tokens]
+    assert tokenizer(text, lang=lang, return_offsets=True)["offsets"] == [(0, 0), *spans, (0, 0)]
     ids = [token.id for token in tokens]
     return [token.piece for token in tokens], [tokenizer.bos_token_id, *ids, tokenizer.sep_token_id]
 
@@ -143,7 +148,7 @@ def check_itself(tokenizer: XLMTokenizer, texts: Texts) -> str | None:
         check_spans(tokenizer, batch[0], lang)
     except AssertionError as error:
         return f"spans of {batch[0]!r}, lang={lang!r}: {error}"
-    for text, row, row_ids in zip(batch, rows, ids, strict=True):
+    for text, row, row_ids in zip(batch[:20], rows[:20], ids[:20], strict=True):
         if (row, row_ids) != plain_results(tokenizer, text, lang):
             return f"tokenize or encode({text!r}, lang={lang!r}) and the specification"
     return None

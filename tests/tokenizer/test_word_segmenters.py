@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from tests.tokenizer.fuzzing import check_spans
+from tests.tokenizer.fuzzing import check_spans, plain_results
 from tests.tokenizer.small import MERGES, VOCABULARY
 from tests.tokenizer.texts import TEXTS
 from xlm.errors import DependencyError, InputError, LanguageError
@@ -109,6 +109,9 @@ def test_equals_transformers(reference: Path, lang: str) -> None:
     for line in (reference / f"tokenizer/text/udhr.{lang}.txt").read_text(encoding="utf-8").split("\n"):
         assert tokenizer.tokenize(line, lang=lang) == peer._tokenize(line, lang=lang)
         check_spans(tokenizer, line, lang)
+        assert (tokenizer.tokenize(line, lang), tokenizer.encode(line, lang=lang)) == plain_results(
+            tokenizer, line, lang
+        )
 
 
 FORMATS = [chr(code) for code in range(sys.maxunicode + 1) if unicodedata.category(chr(code)) in ("Cf", "Cc")]
@@ -150,5 +153,8 @@ def test_any_text(tmp_path: Path, lang: str, text: str, lowers: bool) -> None:
     tokenizer = XLMTokenizer(VOCABULARY, MERGES, do_lowercase_and_remove_accent=lowers)
     try:
         check_spans(tokenizer, text, lang)
+        assert (tokenizer.tokenize(text, lang), tokenizer.encode(text, lang=lang)) == plain_results(
+            tokenizer, text, lang
+        )
     except InputError:
         assert any("\ud800" <= character <= "\udfff" for character in text)

@@ -13,7 +13,7 @@ from xlm.errors import InputError, XLMError
 from xlm.model.decoding.options import DecodingOptions, derived_seed
 from xlm.model.decoding.result import Continuation
 from xlm.model.lm import XLMWithLMHeadModel
-from xlm.tokenizer.incremental_detokenizer import ContinuedText, prompt_ids
+from xlm.tokenizer.incremental_detokenizer import IncrementalDetokenizer, prompt_ids
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p")
@@ -193,8 +193,8 @@ class Continuer:
         assert tokens.continuation is not None
         yield tokens.continuation
 
-    def _written(self, prompt: Prompt) -> ContinuedText:
-        return ContinuedText(self._tokenizer, prompt.text, prompt.ids, lang=self._continuation_lang)
+    def _written(self, prompt: Prompt) -> IncrementalDetokenizer:
+        return IncrementalDetokenizer(self._tokenizer, prompt.text, prompt.ids, lang=self._continuation_lang)
 
 
 def decoding_options(*, greedy: bool, num_beams: int, **options: Any) -> dict[str, Any]:

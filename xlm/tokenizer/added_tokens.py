@@ -66,34 +66,34 @@ class AddedTokens:
         right, on what those before them have left.
         """
         parts = [part for part in self._pattern.split(text) if part]
-        for place, part in enumerate(parts):
+        for position, part in enumerate(parts):
             token = self._tokens.get(part)
             if token is None or not token.has_options:
                 continue
-            before = parts[place - 1] if place else ""
-            after = parts[place + 1] if place + 1 < len(parts) else ""
+            before = parts[position - 1] if position else ""
+            after = parts[position + 1] if position + 1 < len(parts) else ""
             if token.rstrip and after:
-                parts[place + 1] = after.lstrip()
+                parts[position + 1] = after.lstrip()
             if token.lstrip and before:
-                parts[place - 1] = before.rstrip()
+                parts[position - 1] = before.rstrip()
             if token.single_word:
                 if before and before[-1] != " ":
-                    parts[place - 1] += part
-                    parts[place] = ""
+                    parts[position - 1] += part
+                    parts[position] = ""
                 elif after and after[0] != " ":
-                    parts[place + 1] = part + parts[place + 1]
-                    parts[place] = ""
+                    parts[position + 1] = part + parts[position + 1]
+                    parts[position] = ""
         return [(part, part in self._tokens) for part in parts if part]
 
     def split_aligned(self, source: AlignedText) -> list[tuple[AlignedText, bool]]:
         """Return ``split`` of an aligned text."""
         result: list[tuple[AlignedText, bool]] = []
-        place = 0
+        position = 0
         for part, is_token in self.split(source.text):
             spans = []
             for character in part:  # the parts hold the characters of the text in order, but for some spaces
-                place = source.text.index(character, place) + 1
-                spans.append(source.spans[place - 1])
+                position = source.text.index(character, position) + 1
+                spans.append(source.spans[position - 1])
             result.append((AlignedText(part, spans), is_token))
         return result
 
@@ -108,13 +108,13 @@ class AddedTokens:
     def lower_aligned(self, source: AlignedText) -> AlignedText:
         """Return ``lower`` of an aligned text."""
         pieces: list[Piece] = []
-        place = 0
+        position = 0
         for i, part in enumerate(self._before_lowering.split(source.text)):
             if i % 2:
-                pieces.append((part, place, place + len(part)))
+                pieces.append((part, position, position + len(part)))
             else:
-                pieces += [(character.lower(), place + j, place + j + 1) for j, character in enumerate(part)]
-            place += len(part)
+                pieces += [(character.lower(), position + j, position + j + 1) for j, character in enumerate(part)]
+            position += len(part)
         return source.from_pieces(pieces)
 
 

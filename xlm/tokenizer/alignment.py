@@ -77,11 +77,11 @@ class AlignedText:
     def spans_of(self, pieces: Sequence[str]) -> list[Span]:
         """Return the raw span of each piece that this word was split into; the last piece ends in ``</w>``."""
         spans: list[Span] = []
-        place = 0
+        position = 0
         for i, piece in enumerate(pieces):
             length = len(piece) - (len(END_OF_WORD) if i == len(pieces) - 1 else 0)
-            spans.append(self.span(place, place + length))
-            place += length
+            spans.append(self.span(position, position + length))
+            position += length
         return spans
 
 
@@ -117,18 +117,18 @@ def word_numbers(text: str, spans: Sequence[Span]) -> list[int]:
 
     A word is what stands between whitespace in the raw text.
     """
-    number, place = -1, 0
+    number, position = -1, 0
     inside = False
     numbers: list[int] = []
     for start, end in spans:
         # A span begins at a space where a space was rewritten together with what follows it.
-        while place <= start or (not inside and place < end):
-            if place >= len(text):
+        while position <= start or (not inside and position < end):
+            if position >= len(text):
                 break
-            space = text[place].isspace()
+            space = text[position].isspace()
             if not space and not inside:
                 number += 1
             inside = not space
-            place += 1
+            position += 1
         numbers.append(max(number, 0))
     return numbers

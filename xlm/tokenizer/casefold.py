@@ -40,15 +40,17 @@ def casefold_all(words: Sequence[str]) -> list[str]:
 
 def casefolded(word: AlignedText) -> AlignedText:
     """Return ``casefold`` of an aligned word; what replaces a character has that character's span."""
+    if word.text.isascii():
+        return AlignedText(word.text.lower(), word.spans)
     # A capital sigma becomes one of two letters by its neighbours; the number of letters is always the same.
-    places = [place for place, character in enumerate(word.text) for _ in character.lower()]
+    positions = [position for position, character in enumerate(word.text) for _ in character.lower()]
     decomposed = [
-        (part, place)
-        for character, place in zip(word.text.lower(), places, strict=True)
+        (part, position)
+        for character, position in zip(word.text.lower(), positions, strict=True)
         for part in unicodedata.normalize("NFD", character)
     ]
     # Canonical order moves marks only, and the marks of class Mn, which are nearly all, are dropped.
-    kept = [word.spans[place] for part, place in decomposed if unicodedata.category(part) != "Mn"]
+    kept = [word.spans[position] for part, position in decomposed if unicodedata.category(part) != "Mn"]
     text = casefold(word.text)
     assert len(text) == len(kept)
     return AlignedText(text, kept)

@@ -1,4 +1,4 @@
-"""What a tokenizer's ids depend on, as one digest."""
+"""One digest of everything that a tokenizer's ids depend on."""
 
 from __future__ import annotations
 

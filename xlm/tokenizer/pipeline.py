@@ -14,13 +14,12 @@ computes the same pieces and ids faster, and the tests compare the two.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from xlm.tokenizer.added_tokens import AddedTokens
 from xlm.tokenizer.alignment import AlignedText, Span, in_order_and_complete
-from xlm.tokenizer.bpe import BPE
 from xlm.tokenizer.casefold import casefolded
 from xlm.tokenizer.moses.tokenise import moses
 from xlm.tokenizer.word_segmenters import LANGUAGES, WordSegmenter
@@ -78,7 +77,7 @@ class Pipeline:
 
     Attributes:
         preset: The choices.
-        bpe: Splits words into pieces.
+        bpe: Splits a word into pieces: ``BPE.split``.
         ids: The id of each piece of the vocabulary.
         unk_id: The id of every other piece.
         casefolds: Whether words are put into lower case without accents.
@@ -86,7 +85,7 @@ class Pipeline:
     """
 
     preset: Preset
-    bpe: BPE
+    bpe: Callable[[str], Sequence[str]]
     ids: Mapping[str, int]
     unk_id: int
     casefolds: bool
@@ -105,18 +104,18 @@ class Pipeline:
             if self.preset.lowers_first and self.casefolds:
                 source = self.added.lower_aligned(source)
             parts = self.added.split_aligned(source)
-        found: list[tuple[str, Span]] = []
+        pieces: list[tuple[str, Span]] = []
         for part, is_token in parts:
-            found += [(part.text, part.span())] if is_token else self._pieces(part, lang or DEFAULT_LANGUAGE)
-        spans = in_order_and_complete(text, [span for _, span in found])
+            pieces += [(part.text, part.span())] if is_token else self._pieces(part, lang or DEFAULT_LANGUAGE)
+        spans = in_order_and_complete(text, [span for _, span in pieces])
         return [
-            Token(piece, self.ids.get(piece, self.unk_id), span) for (piece, _), span in zip(found, spans, strict=True)
+            Token(piece, self.ids.get(piece, self.unk_id), span) for (piece, _), span in zip(pieces, spans, strict=True)
         ]
 
     def _pieces(self, text: AlignedText, lang: str) -> Iterator[tuple[str, Span]]:
         for word in self._words(text, lang):
             for part in casefolded(word).split(" ") if self.casefolds else [word]:
-                pieces = self.bpe.split(part.text) if part.text else ()
+                pieces = self.bpe(part.text) if part.text else ()
                 for piece, span in zip(pieces, part.spans_of(pieces), strict=True):
                     # A word from a segmenter may hold a space, where transformers divides its pieces.
                     yield from ((one, span) for one in piece.split(" "))

@@ -39,35 +39,34 @@ Ids = int | Iterable[SupportsIndex]
 
 @dataclass(frozen=True, repr=False)
 class XLMTokenizer:
-    """Splits text into pieces of words by Moses' rules and byte-pair encoding, and numbers them.
+    """Maps text to token ids and back: Moses' rules, byte-pair encoding, the vocabulary.
 
     Args:
         vocabulary: The tokens by id.
         merges: The merges of byte-pair encoding, best first.
-        preset: The text pipeline. ``"transformers"`` equals ``XLMTokenizer`` of transformers 5.x, ``"transformers-v4"``
-            that of 4.57; ``"original"`` is what the models were trained with: the Perl scripts of Moses for the
-            language, which must be given, then byte-pair encoding limited to the vocabulary.
-        preset_without_lang: The pipeline of a text whose language is not given, where ``preset`` needs it; it then says
-            so once, in the log. None refuses such a text.
+        preset: The text pipeline. ``"transformers"`` equals ``XLMTokenizer`` of transformers 5.x, and
+            ``"transformers-v4"`` that of 4.57. ``"original"`` is what the models were trained with: the Perl scripts
+            of Moses for the text's language, which is required, then byte-pair encoding limited to the vocabulary.
+        preset_without_lang: The pipeline for a text without a language, where ``preset`` requires one; the log says so
+            once. With None such a text is an error.
         do_lowercase_and_remove_accent: Whether to lower-case the words and strip their accents. The published
-            configurations say so although the published models were trained on cased text. By default False with the
-            preset ``"original"``, else True.
-        lang2id: The id of each language of the model; None where that is unknown, and then any language is taken.
-        bos_token: Stands before every text that is encoded. By default ``"</s>"`` with the preset ``"original"``, else
-            ``"<s>"``.
-        sep_token: Stands after every text that is encoded.
-        cls_token: For classification; nothing here uses it.
-        pad_token: Fills up shorter rows of a batch.
+            configurations ask for it although the published models were trained on cased text. By default False with
+            the preset ``"original"``, else True.
+        lang2id: The id of each language of the model; None if unknown, and then any language is accepted.
+        bos_token: Precedes every encoded text. By default ``"</s>"`` with the preset ``"original"``, else ``"<s>"``.
+        sep_token: Follows every encoded text.
+        cls_token: For classification; not used here.
+        pad_token: Pads the shorter rows of a batch.
         unk_token: Stands for a piece that is not in the vocabulary.
-        mask_token: For masked language models; nothing here uses it.
-        additional_special_tokens: Further tokens that are recognised in a text as they stand.
-        added_tokens: Tokens of the vocabulary that are recognised in a text as they stand without being special, or
-            with options; each a str or an ``AddedToken`` (``xlm.tokenizer.added_tokens``).
-        model_max_length: How many tokens the model takes; texts are cut to it only where ``truncation`` asks for it.
+        mask_token: For masked language models; not used here.
+        additional_special_tokens: Further special tokens.
+        added_tokens: Tokens of the vocabulary that a text is split at without their being special, or with options;
+            each a str or an ``AddedToken`` (``xlm.tokenizer.added_tokens``).
+        model_max_length: The number of tokens that the model accepts; ``truncation`` cuts texts to it.
 
     Raises:
-        VocabularyError: A special token that is not in the vocabulary, or no merges.
-        InputError: A setting that is none of those.
+        VocabularyError: A special token is not in the vocabulary, or there are no merges.
+        InputError: A setting is invalid.
     """
 
     vocabulary: Vocabulary
@@ -84,7 +83,7 @@ class XLMTokenizer:
     unk_token: str = "<unk>"
     mask_token: str = "<special1>"
     additional_special_tokens: tuple[str, ...] = SPECIAL_TOKENS[4:]
-    added_tokens: tuple[AddedToken, ...] = ()  # given, each may be a str too
+    added_tokens: tuple[AddedToken, ...] = ()  # as an argument, each may be a str too
     model_max_length: int = 512
 
     bos_token_id: int = field(init=False, compare=False)
@@ -104,7 +103,7 @@ class XLMTokenizer:
                 object.__setattr__(self, name, getattr(preset, name))
         self._check_settings()
         if not self.merges:
-            raise VocabularyError("There are no merges", where="merges", remedy="pass the merges of the model")
+            raise VocabularyError("no merges", where="merges", remedy="pass the merges of the model")
         derived: dict[str, Any] = {
             "merges": tuple(self.merges),
             "lang2id": None if self.lang2id is None else dict(self.lang2id),
@@ -118,11 +117,11 @@ class XLMTokenizer:
             object.__setattr__(self, name, value)
         object.__setattr__(self, "added_tokens", self._checked_added_tokens())
         plain = {token: AddedToken(content=token, special=True, normalized=False) for token in self.all_special_tokens}
-        found_first = [token.content for token in self.added_tokens if token.normalized and not token.special]
+        before_lowering = [token.content for token in self.added_tokens if token.normalized and not token.special]
         object.__setattr__(
             self,
             "_added",
-            AddedTokens(plain | {token.content: token for token in self.added_tokens}, [*plain, *found_first]),
+            AddedTokens(plain | {token.content: token for token in self.added_tokens}, [*plain, *before_lowering]),
         )
         object.__setattr__(self, "_pipeline", self._make_pipeline(self.preset))
 
@@ -139,32 +138,32 @@ class XLMTokenizer:
         token: str | bool | None = None,
         **settings: Any,
     ) -> Self:
-        """Return the tokenizer of a model directory, of a checkpoint of the original, or of a name.
+        """Return the tokenizer of a model: a directory, a checkpoint of the original, or a name.
 
         Args:
             name_or_path: A directory in the transformers layout, an original ``.pth``, the name of a model that comes
-                with the package (``"xlm-clm-ende-small"``), or an id on the Hugging Face hub, perhaps with
-                ``@revision``; looked for in that order.
-            preset: The text pipeline; None for the one that was saved, ``"original"`` for a ``.pth``.
-            codes: fastBPE's codes, instead of ``merges.txt``; a ``.pth`` holds none, so it needs them.
-            revision: Of a model on the hub: a branch, a tag or a commit; ``main`` when ``None``.
-            cache_dir: Where fetched files are kept; where ``HF_HOME`` or ``HF_HUB_CACHE`` say when ``None``.
-            local_files_only: Whether to take what the cache holds and ask nobody, as ``HF_HUB_OFFLINE=1`` does.
-            token: For a model that is not public; when ``None`` it is ``HF_TOKEN`` or what ``hf auth login`` left.
-            **settings: Any argument of ``XLMTokenizer`` by its name, instead of what was saved.
+                with the package (``"xlm-clm-ende-small"``), or an id on the Hugging Face hub, with or without
+                ``@revision``; tried in that order.
+            preset: The text pipeline; by default the saved one, or ``"original"`` for a ``.pth``.
+            codes: fastBPE's codes, in place of ``merges.txt``; required for a ``.pth``, which holds none.
+            revision: A branch, tag or commit of a model on the hub; by default ``main``.
+            cache_dir: Where fetched files are kept; by default where ``HF_HOME`` or ``HF_HUB_CACHE`` says.
+            local_files_only: Whether to use the cache only, without the network, as ``HF_HUB_OFFLINE=1`` does.
+            token: For a private model; by default ``HF_TOKEN``, or what ``hf auth login`` stored.
+            **settings: Any argument of ``XLMTokenizer``, in place of the saved one.
 
         Raises:
-            CheckpointError: There is nothing of that name.
-            HubError: It could not be fetched from the hub; one of the above.
+            CheckpointError: No such model.
+            HubError: The hub could not deliver it; a subclass of the above.
             VocabularyError: A file is missing or broken.
-            InputError: An unknown setting.
+            InputError: A setting is unknown or invalid.
         """
         from xlm.checkpoint.hub import HubOptions
         from xlm.checkpoint.tokenizer_files import load_tokenizer
 
         hub = HubOptions(revision=revision, cache_dir=cache_dir, local_files_only=local_files_only, token=token)
-        made = load_tokenizer(name_or_path, preset=preset, codes=codes, hub=hub, kind=cls, **settings)
-        return cast("Self", made)
+        tokenizer = load_tokenizer(name_or_path, preset=preset, codes=codes, hub=hub, kind=cls, **settings)
+        return cast("Self", tokenizer)
 
     @classmethod
     def from_codes(
@@ -177,17 +176,17 @@ class XLMTokenizer:
     ) -> Self:
         """Return the tokenizer of the original's two files, such as ``codes_ende`` and ``vocab_ende``.
 
-        The preset is ``"original"`` if no other is given.
+        The preset is ``"original"`` unless another is given.
 
         Args:
             codes: fastBPE's codes.
             vocab: fastBPE's vocabulary, ``word count`` a line.
             lang2id: The id of each language.
-            **settings: Any other argument of ``XLMTokenizer`` by its name.
+            **settings: Any other argument of ``XLMTokenizer``.
 
         Raises:
-            VocabularyError: A file is missing or broken, or the two are of different models.
-            InputError: An unknown setting, or a wrong value.
+            VocabularyError: A file is missing or broken, or the two belong to different models.
+            InputError: A setting is unknown or invalid.
         """
         check_names(settings)
         codes_path, vocab_path = as_path("codes", codes), as_path("vocab", vocab)
@@ -196,29 +195,29 @@ class XLMTokenizer:
         return cls(vocabulary, merges, **{"preset": "original", "lang2id": lang2id, **settings})
 
     def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
-        """Write the tokenizer into a directory, made when missing, in the layout that transformers opens.
+        """Write the tokenizer into a directory, created if missing, in the layout of transformers.
 
         Raises:
-            WriteError: A file could not be written.
+            WriteError: A file cannot be written.
         """
         from xlm.checkpoint.tokenizer_files import save_tokenizer
 
         save_tokenizer(self, directory)
 
     def tokenize(self, text: str, lang: str | None = None) -> list[str]:
-        """Return the pieces of a text, in ``</w>`` notation; those that the vocabulary lacks are among them.
+        """Return the pieces of a text, in ``</w>`` notation, whether or not the vocabulary has them.
 
         Args:
             text: Any text.
-            lang: The language whose rules to apply. None means what ``XLMTokenizer.tokenize`` of transformers does:
-                English rules, and special tokens that stand in the text are recognised; the preset ``"original"``
-                refuses it, unless ``preset_without_lang`` says otherwise. A language means what
-                ``XLMTokenizer._tokenize(text, lang=…)`` does: the rules of that language, and all text is text.
+            lang: The language of the text, whose rules apply; all of the text is then text, as in
+                ``XLMTokenizer._tokenize(text, lang=…)`` of transformers. Without it English rules apply, and special
+                tokens in the text are recognised, as in ``XLMTokenizer.tokenize``. The preset ``"original"`` requires
+                it, unless ``preset_without_lang`` is set.
 
         Raises:
             InputError: The text is not a str.
-            LanguageError: The model does not have the language, or it is missing.
-            DependencyError: The library that divides the language into words is not installed.
+            LanguageError: The model does not have the language, or the preset requires one.
+            DependencyError: The word segmenter of the language is not installed.
         """
         return self._pipeline_for(text, lang).pieces(text, lang)
 
@@ -236,19 +235,19 @@ class XLMTokenizer:
 
         Args:
             text: Any text.
-            text_pair: A second one, whose pieces and another ``sep_token`` follow.
-            lang: As for ``tokenize``, for both.
-            add_special_tokens: Whether to put ``bos_token`` before and ``sep_token`` after.
-            truncation: Whether to cut off what goes beyond ``max_length``: True or ``"longest_first"`` from the
-                longer of two texts first, ``"only_first"`` or ``"only_second"`` from one of them, False nothing. None
-                means ``"longest_first"``, with a warning, where ``max_length`` is given, else False.
-            max_length: How many ids there may be, special tokens included, which stay even where there is no room for
-                them; None for ``model_max_length``.
+            text_pair: A second text, whose pieces and another ``sep_token`` follow.
+            lang: The language of both, as for ``tokenize``.
+            add_special_tokens: Whether to add ``bos_token`` before and ``sep_token`` after.
+            truncation: How to cut to ``max_length``: True or ``"longest_first"`` cuts the longer of two texts first,
+                ``"only_first"`` or ``"only_second"`` one of them, False none. None means ``"longest_first"``, with a
+                warning, where ``max_length`` is given, else False.
+            max_length: The largest number of ids, special tokens included; these stay even where they alone exceed
+                it. By default ``model_max_length``.
 
         Raises:
-            InputError: The text is not a str, or an unknown way of truncation.
-            LanguageError: The model does not have the language, or it is missing.
-            DependencyError: The library that divides the language into words is not installed.
+            InputError: The text is not a str, or another argument is invalid.
+            LanguageError: The model does not have the language, or the preset requires one.
+            DependencyError: The word segmenter of the language is not installed.
         """
         check_flags(add_special_tokens=add_special_tokens)
         longest = self._longest(max_length)
@@ -277,26 +276,26 @@ class XLMTokenizer:
         return_tensors: str | None = None,
         return_offsets: bool = False,
     ) -> Encoding:
-        """Return ``input_ids`` and ``attention_mask`` of a text or of several.
+        """Return ``input_ids`` and ``attention_mask`` of one text or several.
 
         Args:
             text: A text, or a list of texts.
             text_pair: A second text for each, as for ``encode``.
-            lang: As for ``tokenize``, for all of them.
+            lang: The language of all texts, as for ``tokenize``.
             add_special_tokens: As for ``encode``.
             padding: True or ``"longest"`` to pad on the right to the longest text, ``"max_length"`` to ``max_length``.
-            truncation: As for ``encode``; None means False where there is padding.
+            truncation: As for ``encode``, but None means False where ``padding`` is given.
             max_length: As for ``encode``.
             return_tensors: ``"pt"`` or ``"np"`` for int64 (B, T), B being 1 for a single text; None for lists.
-            return_offsets: Whether to return ``offsets`` too, for each token the span of the raw text it came from
-                (first character, one past the last), and ``word_ids``, the number of the word, counted from 0 between
-                spaces, that it begins in. Special tokens that stand around the text have (0, 0) and None. Always
-                lists, which are not padded; for single texts that are not truncated.
+            return_offsets: Whether to add ``offsets`` and ``word_ids``. ``offsets`` holds the span of raw text of each
+                token (first character, one past the last), ``word_ids`` the number of the word, between spaces and
+                counted from 0, in which it begins; (0, 0) and None for the special tokens around a text. Both are
+                lists without padding. Not with ``text_pair`` or ``truncation``.
 
         Raises:
-            InputError: A text is not a str, or the rows cannot be one tensor.
-            LanguageError: The model does not have the language, or it is missing.
-            DependencyError: The library that divides the language into words is not installed.
+            InputError: A text is not a str, an argument is invalid, or the rows do not make one tensor.
+            LanguageError: The model does not have the language, or the preset requires one.
+            DependencyError: The word segmenter of the language is not installed.
         """
         if isinstance(text, str) or not isinstance(text, Sequence):  # encode refuses what is neither
             texts: Sequence[str] = [text]
@@ -307,7 +306,7 @@ class XLMTokenizer:
         is_list = isinstance(pairs, Sequence) and not isinstance(pairs, str)
         if not is_list or len(pairs) != len(texts):
             raise InputError(
-                "There is not one second text for each first",
+                "`text` and `text_pair` differ in length",
                 where="text_pair",
                 found=f"{len(pairs)} texts" if is_list else f"a {type(pairs).__name__}",
                 expected=f"{len(texts)} texts",
@@ -318,16 +317,16 @@ class XLMTokenizer:
         if padding == "max_length" and longest > MOST_PADDED:
             if max_length is not None:
                 raise InputError(
-                    "texts cannot be padded to this length",
+                    "too long to pad to",
                     where="max_length",
                     found=max_length,
                     expected=f"at most {MOST_PADDED:,}",
                 )
-            padding = False  # as transformers takes its own value for no limit
+            padding = False  # transformers, too, takes such a value for no limit
         truncation = truncation_for(truncation, max_length=max_length, padding=padding)
         if return_offsets and (text_pair is not None or truncation):
             raise InputError(
-                "Offsets go with single texts that are not truncated",
+                "offsets go with single texts that are not truncated",
                 where="return_offsets",
                 found="text_pair" if text_pair is not None else f"truncation={truncation!r}",
             )
@@ -345,14 +344,14 @@ class XLMTokenizer:
         encoding = collate(
             rows,
             pad_id=self.pad_token_id,
-            # transformers pads a text without any ids only among others
+            # transformers pads a text without ids only beside other texts
             padding=padding if any(rows) or texts is text else False,
             longest=longest,
             return_tensors=return_tensors,
         )
         if return_offsets:
-            found = [self._offsets(one, lang, add_special_tokens) for one in texts]
-            encoding["offsets"], encoding["word_ids"] = map(list, zip(*found, strict=True))
+            offsets = [self._offsets(one, lang, add_special_tokens) for one in texts]
+            encoding["offsets"], encoding["word_ids"] = map(list, zip(*offsets, strict=True))
         if texts is text or return_tensors is not None:
             return encoding
         return Encoding({name: value[0] for name, value in encoding.items()})
@@ -364,48 +363,48 @@ class XLMTokenizer:
 
         Args:
             texts: Any number of texts.
-            lang: As for ``tokenize``, for all of them.
-            workers: How many processes share the work.
+            lang: The language of all texts, as for ``tokenize``.
+            workers: The number of processes that share the work.
             add_special_tokens: As for ``encode``.
 
         Raises:
-            InputError: A text is not a str, ``texts`` is a single one, or there are no workers.
-            LanguageError: The model does not have the language, or it is missing.
-            DependencyError: The library that divides the language into words is not installed.
-            XLMError: A worker process was killed; one of the above.
+            InputError: A text is not a str, ``texts`` is a single str, or ``workers`` is below 1.
+            LanguageError: The model does not have the language, or the preset requires one.
+            DependencyError: The word segmenter of the language is not installed.
+            XLMError: A worker process was killed.
         """
         return list(self.encode_stream(texts, lang=lang, workers=workers, add_special_tokens=add_special_tokens))
 
     def encode_stream(
         self, texts: Iterable[str], *, lang: str | None = None, workers: int = 1, add_special_tokens: bool = True
     ) -> Iterator[list[int]]:
-        """Return an iterator over the ids of each text, as ``encode_batch`` does; for more than memory can hold.
+        """Return an iterator over the ids of each text; for more texts than memory holds.
 
         Args:
-            texts: Any number of texts, read as they are needed, tens of thousands ahead for each worker.
+            texts: Any number of texts, read as needed, tens of thousands ahead for each worker.
             lang: As for ``encode_batch``.
             workers: As for ``encode_batch``.
             add_special_tokens: As for ``encode``.
 
         Raises:
-            XLMError: As for ``encode_batch``; what a text causes, after the results of those before it.
+            XLMError: As for ``encode_batch``; an error of a text comes after the results of the texts before it.
         """
         check_flags(add_special_tokens=add_special_tokens)
         encode = partial(self._encode_each, lang=lang, add_special_tokens=add_special_tokens)
-        listed = self._pipeline.lists_of_ids  # here and not in the workers: arrays are quick to hand over
+        listed = self._pipeline.lists_of_ids  # here and not in the workers, which hand over arrays faster
         return chain.from_iterable(map(listed, in_order(encode, in_batches(texts), workers=workers)))
 
     def tokenize_batch(self, texts: Iterable[str], lang: str | None = None) -> list[list[str]]:
-        """Return the pieces of each text, as ``tokenize`` does; faster for many texts.
+        """Return the pieces of each text, as ``tokenize`` does, but faster.
 
         Args:
             texts: Any number of texts.
-            lang: As for ``tokenize``, for all of them.
+            lang: The language of all texts, as for ``tokenize``.
 
         Raises:
-            InputError: A text is not a str, or ``texts`` is a single one.
-            LanguageError: The model does not have the language, or it is missing.
-            DependencyError: The library that divides the language into words is not installed.
+            InputError: A text is not a str, or ``texts`` is a single str.
+            LanguageError: The model does not have the language, or the preset requires one.
+            DependencyError: The word segmenter of the language is not installed.
         """
         return [
             pieces for batch in in_batches(texts) for pieces in self._pipeline_for("", lang).pieces_of_each(batch, lang)
@@ -419,17 +418,17 @@ class XLMTokenizer:
         lang: str | None = None,
         detokenize: bool = False,
     ) -> str:
-        """Return the text that ids stand for, its words separated by one space as Moses left them.
+        """Return the text of ids, its words separated by one space.
 
         Args:
             token_ids: One id, or a sequence, array or tensor (T,) of them.
-            skip_special_tokens: Whether to leave out special tokens.
-            lang: The language of the text, which must be one of the model's.
-            detokenize: Whether to join words and punctuation as one writes them, by the rules of Moses for the
-                language, those of English if it is not given; special tokens count as words.
+            skip_special_tokens: Whether to omit special tokens.
+            lang: The language of the text, one of the model's.
+            detokenize: Whether to join words and punctuation as in ordinary writing, by Moses' rules for the language,
+                by default English; special tokens count as words.
 
         Raises:
-            InputError: Something that is not an id of the vocabulary.
+            InputError: Not an id of the vocabulary.
             LanguageError: The model does not have the language.
         """
         check_flags(detokenize=detokenize)
@@ -446,10 +445,10 @@ class XLMTokenizer:
     def convert_tokens_to_ids(self, tokens: Iterable[str]) -> list[int]: ...
 
     def convert_tokens_to_ids(self, tokens: str | Iterable[str]) -> int | list[int]:
-        """Return the id of each token, that of ``unk_token`` for those that the vocabulary lacks.
+        """Return the id of each token; that of ``unk_token`` for one that the vocabulary lacks.
 
         Raises:
-            InputError: Something that is not a str.
+            InputError: A token is not a str.
         """
         if isinstance(tokens, str):
             return self.vocabulary.ids.get(tokens, self.unk_token_id)
@@ -464,39 +463,39 @@ class XLMTokenizer:
     ) -> str | list[str]: ...
 
     def convert_ids_to_tokens(self, ids: Ids, skip_special_tokens: bool = False) -> str | list[str]:
-        """Return the token of each id; a str for a single id, which is never left out.
+        """Return the token of each id; a str for a single id, which is never omitted.
 
         Args:
             ids: One id, or a sequence, array or tensor (T,) of them.
-            skip_special_tokens: Whether to leave out special tokens.
+            skip_special_tokens: Whether to omit special tokens.
 
         Raises:
-            InputError: Something that is not an id of the vocabulary (transformers gives ``<unk>``).
+            InputError: Not an id of the vocabulary (where transformers returns ``<unk>``).
         """
         tokens = self.vocabulary.tokens
         check_flags(skip_special_tokens=skip_special_tokens)
         checked = _checked_ids(ids, vocab_size=len(tokens))
         if isinstance(checked, int):
             return tokens[checked]
-        left_out = frozenset(self.all_special_ids) if skip_special_tokens else frozenset()
-        return [tokens[index] for index in checked if index not in left_out]
+        omitted = frozenset(self.all_special_ids) if skip_special_tokens else frozenset()
+        return [tokens[index] for index in checked if index not in omitted]
 
     def convert_tokens_to_string(self, tokens: Iterable[str]) -> str:
-        """Return the text that tokens stand for, its words separated by one space.
+        """Return the text of tokens, its words separated by one space.
 
         Raises:
-            InputError: Something that is not a str.
+            InputError: A token is not a str.
         """
         return "".join(_checked_tokens(tokens)).replace(END_OF_WORD, " ").strip()
 
     @property
     def id2lang(self) -> dict[int, str] | None:
-        """The language of each id; None where the languages are unknown."""
+        """The language of each id; None if the languages are unknown."""
         return None if self.lang2id is None else {index: lang for lang, index in self.lang2id.items()}
 
     @property
     def vocab_size(self) -> int:
-        """How many tokens there are."""
+        """The number of tokens."""
         return len(self.vocabulary)
 
     def __len__(self) -> int:
@@ -508,7 +507,7 @@ class XLMTokenizer:
 
     @property
     def eos_token(self) -> str:
-        """``</s>``, which ends every sentence; ``XLMTokenizer`` of transformers gives it no such name."""
+        """``</s>``, which ends every sentence; ``XLMTokenizer`` of transformers has no such name for it."""
         return SPECIAL_TOKENS[self.eos_token_id]
 
     @property
@@ -541,7 +540,7 @@ class XLMTokenizer:
         )
 
     def _offsets(self, text: str, lang: str | None, add_special_tokens: bool) -> tuple[list[Span], list[int | None]]:
-        spans = [token.span for token in self._pipeline_for(text, lang).plain(text, lang)]
+        spans = self._pipeline_for(text, lang).spans(text, lang)
         numbers: list[int | None] = [*word_numbers(text, spans)]
         return ([(0, 0), *spans, (0, 0)], [None, *numbers, None]) if add_special_tokens else (spans, numbers)
 
@@ -554,17 +553,17 @@ class XLMTokenizer:
             return self.model_max_length
         if type(max_length) is not int or max_length < 1:  # transformers takes 0 for no limit
             raise InputError(
-                "The longest length is wrong",
+                "invalid `max_length`",
                 where="max_length",
                 found=shown(max_length),
-                expected="a number of ids above 0, or None for model_max_length",
+                expected="an int above 0, or None for model_max_length",
             )
         return max_length
 
     def _pipeline_for(self, text: object, lang: str | None) -> FastPipeline:
         """Return the pipeline for a text of a language, both checked."""
         if not isinstance(text, str):
-            raise InputError("The text is not a str", where="text", found=type(text).__name__, expected="str")
+            raise InputError("a text is not a str", where="text", found=type(text).__name__, expected="str")
         if lang is not None:
             self._check_language(lang)
         elif PRESETS[self.preset].lang_required:
@@ -575,16 +574,16 @@ class XLMTokenizer:
         preset = self.preset_without_lang
         if preset is None:
             raise LanguageError(
-                "The language of the text is missing",
+                "the language of the text is missing",
                 where="lang",
                 expected=" or ".join(map(repr, self.lang2id)) if self.lang2id else "a language such as 'en'",
-                remedy=f"pass lang=…: the preset {self.preset!r} divides text by the rules of its language; "
-                "or open the tokenizer with preset='transformers', which takes English rules where none is given",
+                remedy=f"pass lang=…, whose rules the preset {self.preset!r} needs; "
+                "or open the tokenizer with preset='transformers', which falls back to English rules",
             )
         if (pipeline := self._other.get(preset)) is None:
             logging.getLogger("xlm").warning(
-                "The language of a text was not given: it is divided by the rules of the preset %r, which are those of "
-                "English, and not as the model's training text was. Pass lang=… to have the preset %r.",
+                "A text came without its language: it is tokenized by the preset %r, with English rules, and not as "
+                "the model's training text was. Pass lang=… to use the preset %r.",
                 preset,
                 self.preset,
             )
@@ -593,11 +592,11 @@ class XLMTokenizer:
 
     def _check_language(self, lang: str) -> None:
         if not isinstance(lang, str):
-            raise InputError("The language is not a str", where="lang", found=shown(lang), expected="such as 'en'")
-        # transformers only logs an error, and goes on with English or general rules.
+            raise InputError("not a language", where="lang", found=shown(lang), expected="a str such as 'en'")
+        # transformers logs an error and goes on with English or general rules.
         if self.lang2id and lang not in self.lang2id:
             raise LanguageError(
-                "The model does not have this language",
+                "the model does not have this language",
                 where="lang",
                 found=shown(lang),
                 expected=" or ".join(map(repr, self.lang2id)),
@@ -605,25 +604,25 @@ class XLMTokenizer:
 
     def _make_pipeline(self, name: str) -> FastPipeline:
         preset = PRESETS[name]
-        return FastPipeline(
-            Pipeline(
-                preset=preset,
-                bpe=BPE(self.merges, self.vocabulary.ids if preset.limits_pieces else None),
-                ids=self.vocabulary.ids,
-                unk_id=self.unk_token_id,
-                casefolds=self.do_lowercase_and_remove_accent,
-                added=self._added,
-            )
+        bpe = BPE(self.merges, self.vocabulary.ids if preset.limits_pieces else None)
+        plain = Pipeline(
+            preset=preset,
+            bpe=bpe.split,
+            ids=self.vocabulary.ids,
+            unk_id=self.unk_token_id,
+            casefolds=self.do_lowercase_and_remove_accent,
+            added=self._added,
         )
+        return FastPipeline(plain, bpe)
 
     def _checked_added_tokens(self) -> tuple[AddedToken, ...]:
-        """Return the added tokens in the order of their ids, without those that are special anyway."""
-        given: tuple[Any, ...] = self.added_tokens
-        tokens = [AddedToken(content=token) if isinstance(token, str) else token for token in given]
+        """Return the added tokens in the order of their ids, without those that are special without options."""
+        unchecked: tuple[Any, ...] = self.added_tokens
+        tokens = [AddedToken(content=token) if isinstance(token, str) else token for token in unchecked]
         contents = [token.content if isinstance(token, AddedToken) else None for token in tokens]
         if not all(isinstance(content, str) and content for content in contents) or len(set(contents)) < len(tokens):
             raise InputError(
-                "A setting of the tokenizer is wrong",
+                "invalid tokenizer setting",
                 where="added_tokens",
                 found=shown(self.added_tokens),
                 expected="different tokens, each a str or an AddedToken",
@@ -637,7 +636,7 @@ class XLMTokenizer:
         def check(name: str, holds: bool, expected: str) -> None:
             if not holds:
                 found = shown(getattr(self, name))
-                raise InputError("A setting of the tokenizer is wrong", where=name, found=found, expected=expected)
+                raise InputError("invalid tokenizer setting", where=name, found=found, expected=expected)
 
         check("vocabulary", isinstance(self.vocabulary, Vocabulary), "a Vocabulary")
         check("merges", _are_merges(self.merges), "a list of pairs of str, each a tuple")
@@ -648,21 +647,21 @@ class XLMTokenizer:
         check("preset_without_lang", without_holds, " or ".join(map(repr, [None, *free])))
         check("do_lowercase_and_remove_accent", isinstance(self.do_lowercase_and_remove_accent, bool), "true or false")
         length = self.model_max_length
-        check("model_max_length", type(length) is int and length > 0, "a number of tokens above 0")
+        check("model_max_length", type(length) is int and length > 0, "an int above 0")
         for name in ("additional_special_tokens", "added_tokens"):
             check(name, isinstance(getattr(self, name), (list, tuple)), "a list")
         ids = self.lang2id
         check(
             "lang2id",
             ids is None or (isinstance(ids, Mapping) and _are_language_ids(ids)),
-            "for each language, by a printable name, an id of its own",
+            "a mapping from printable names to distinct ids",
         )
 
     def _id_of_special(self, where: str, token: object) -> int:
         index = self.vocabulary.ids.get(token) if isinstance(token, str) else None
         if index is None:
             raise VocabularyError(
-                "A special token is not in the vocabulary",
+                "the special token is not in the vocabulary",
                 where=where,
                 found=shown(token),
                 expected="a token of the vocabulary; adding tokens to a model is not supported",
@@ -671,10 +670,10 @@ class XLMTokenizer:
 
 
 def check_names(settings: Collection[str]) -> None:
-    """Raise ``InputError`` unless these are names of settings."""
+    """Raise ``InputError`` unless these are names of tokenizer settings."""
     known = [field.name for field in fields(XLMTokenizer) if field.init and field.kw_only]
     if unknown := sorted({*settings}.difference(known)):
-        raise InputError("Unknown settings of the tokenizer", where=", ".join(unknown), expected=", ".join(known))
+        raise InputError("no such tokenizer setting", where=", ".join(unknown), expected=", ".join(known))
 
 
 def _are_merges(merges: object) -> bool:
@@ -688,7 +687,7 @@ def _are_merges(merges: object) -> bool:
 
 def _are_language_ids(ids: Mapping[Any, Any]) -> bool:
     typed = all(isinstance(lang, str) and type(index) is int and index >= 0 for lang, index in ids.items())
-    # Names stand in errors and in files: none is empty, half of a surrogate pair or an escape sequence.
+    # Names appear in errors and files: none is empty, a lone surrogate or an escape sequence.
     return typed and all(lang and lang.isprintable() for lang in ids) and len(set(ids.values())) == len(ids)
 
 
@@ -697,21 +696,21 @@ def _checked_tokens(tokens: Iterable[str]) -> list[str]:
         checked = [*iter(tokens)]
     except TypeError as error:
         raise InputError(
-            "these are not tokens", where="tokens", found=type(tokens).__name__, expected="a list of str"
+            "not a list of tokens", where="tokens", found=type(tokens).__name__, expected="a list of str"
         ) from error
     for token in checked:
         if not isinstance(token, str):
-            raise InputError("A token is not a str", where="tokens", found=shown(token), expected="str")
+            raise InputError("a token is not a str", where="tokens", found=shown(token), expected="str")
     return checked
 
 
 def _checked_ids(ids: Ids, *, vocab_size: int) -> int | list[int]:
-    """Return the ids as ints: one for a single id (a 0-dimensional tensor too), else a list.
+    """Return ids as ints: one for a single id or a 0-dimensional tensor, else a list.
 
     Raises:
-        InputError: Something that is not an integer from 0 to ``vocab_size - 1``.
+        InputError: Not an integer from 0 to ``vocab_size - 1``.
     """
-    # Arrays and tensors become plain numbers at once: one element at a time, each would be a tensor.
+    # All at once: iterating over a tensor would make a tensor of each element.
     values: Any = ids.tolist() if hasattr(ids, "tolist") else ids
     if isinstance(values, Iterable) and not isinstance(values, (str, bytes)):
         return [_checked_id(value, vocab_size) for value in values]
@@ -719,13 +718,13 @@ def _checked_ids(ids: Ids, *, vocab_size: int) -> int | list[int]:
 
 
 def _checked_id(value: object, vocab_size: int) -> int:
-    # looking up the type of a plain int first takes a twentieth of the time of asking for the protocol
+    # A type check first: the protocol check takes twenty times as long.
     if type(value) is int or (isinstance(value, SupportsIndex) and not isinstance(value, bool)):
         index = value.__index__()
         if 0 <= index < vocab_size:
             return index
     raise InputError(
-        "This is not an id of the vocabulary",
+        "not an id of the vocabulary",
         where="ids",
         found=shown(value),
         expected=f"an integer from 0 to {vocab_size - 1}",

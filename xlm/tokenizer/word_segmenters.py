@@ -13,7 +13,7 @@ from xlm.tokenizer.alignment import AlignedText, Piece
 from xlm.tokenizer.moses.tokenise import Moses
 
 LANGUAGES = ("ja", "th", "zh")
-"""Languages that Moses cannot divide into words."""
+"""The languages that Moses cannot divide into words."""
 
 
 class WordSegmenter:
@@ -38,7 +38,7 @@ class WordSegmenter:
             )
         self._rules = rules
         self._language = rules.language
-        self._library()  # so that a missing library is found before any text is read
+        self._library()  # a missing library is an error before any text is read
 
     def _library(self) -> Any:
         if self._language == "ja":
@@ -46,7 +46,7 @@ class WordSegmenter:
         return _import("rjieba", "zh") if self._language == "zh" else _import("pythainlp.tokenize", "th")
 
     def words(self, text: str) -> list[str]:
-        """Return the words of a text; spaces may be among them, and stand in them."""
+        """Return the words of a text; a word can be a space, or hold one."""
         if self._language == "zh":
             return self._rules.normalize(" ".join(self._segments(text))).split()
         return self._segments(self._rules.normalize(text))
@@ -55,7 +55,7 @@ class WordSegmenter:
         """Return the words of a text with the spans of raw text that their characters came from.
 
         Raises:
-            DependencyError: The library returned something that does not stand in the text.
+            DependencyError: The library returned a word that is not in the text.
         """
         if self._language == "zh":
             pieces: list[Piece] = []
@@ -79,7 +79,7 @@ class WordSegmenter:
             ) from error
 
     def _placed_segments(self, text: str) -> Iterator[tuple[str, int]]:
-        """Yield the segments that the library makes of a text, each with its place: they stand there in order."""
+        """Yield the segments that the library divides a text into, each with its place."""
         place = 0
         for segment in self._segments(text):
             found = text.find(segment, place)

@@ -22,35 +22,35 @@ T = TypeVar("T")
 
 MAX_WORD_LENGTH = 48
 """Characters of the longest word that is split here."""
-_PLACE_BITS = 6  # of a key, which is a rank and a place; enough for MAX_WORD_LENGTH and one more
+_PLACE_BITS = 6  # of a key, which joins a rank and a place; enough for MAX_WORD_LENGTH + 1 places
 _PLACES = (1 << _PLACE_BITS) - 1
 _NO_KEY = np.iinfo(np.int32).max  # of a pair that cannot be merged
 _NO_RANK = _NO_KEY >> _PLACE_BITS
 _LENGTHS = (3, 5, 7, 9, 12, 16, 24, MAX_WORD_LENGTH)  # words of similar length go together
-_MAX_COLUMNS = 1 << 14  # that are split side by side, so that the arrays stay small
+_MAX_COLUMNS = 1 << 14  # words that are merged side by side, so that the arrays stay small
 _FEW = 256  # words, up to which one after the other is faster
 _MAX_WORDS = 1 << 16  # words that are split at once, so that the arrays stay small
-_GONE = -1  # instead of a symbol: merged into the one before it, or beyond the end of the word
+_GONE = -1  # in place of a symbol: merged into the one before it, or past the end of the word
 
 
 class BatchBPE:
-    """Splits words into symbols, which are numbers of pieces.
+    """Splits words into symbols, the numbers of pieces.
 
     Args:
-        merges: Pairs of pieces, best first, such as learning gives (``BPE.learnt``): there the best pair furthest left
+        merges: Pairs of pieces, best first, as learning makes them (``BPE.learnt``): there the best pair furthest left
             is always the next to merge.
-        made: The rank of the merge that makes a piece, for each that one makes.
-        tokens: Pieces; the single characters among them get symbols too.
+        made: The rank of the merge that makes each piece.
+        tokens: Further pieces, of which the single characters get symbols too.
 
     Attributes:
-        pieces: The piece of each symbol. The last one is empty: it stands for every character that has no symbol.
+        pieces: The piece of each symbol. The last one is empty and stands for every character without a symbol.
     """
 
     def __init__(self, merges: Sequence[tuple[str, str]], made: Mapping[str, int], tokens: Iterable[str]) -> None:
         lefts, rights = [left for left, _ in merges], [right for _, right in merges]
         others = {*lefts, *rights, *tokens}.difference(made)
         characters = [piece for piece in others if len(piece) == 1 or piece[1:] == END_OF_WORD]
-        # The symbol of a piece that a merge makes is the rank of that merge.
+        # The symbol of a merged piece is the rank of its merge.
         self.pieces = [*made, *characters, ""]
         symbols = {**made, **{piece: symbol for symbol, piece in enumerate(characters, start=len(made))}}
         self._unknown = len(symbols)
@@ -115,7 +115,7 @@ class BatchBPE:
         while True:
             best_W = keys_LW.min(axis=0)
             some = np.flatnonzero(best_W != _NO_KEY)
-            if 4 * len(some) < 3 * W or not len(some):  # words that are done go, now and then
+            if 4 * len(some) < 3 * W or not len(some):  # now and then, drop the words that are done
                 done = np.flatnonzero(best_W == _NO_KEY)
                 inside_LW = places_L1 < lengths_W[done]
                 symbols[(starts_W[done] + places_L1)[inside_LW]] = symbols_LW[:L, done][inside_LW]
@@ -143,7 +143,7 @@ class BatchBPE:
 
 
 class _PairRanks:
-    """The rank of each pair of symbols that can be merged: a hash table with open addresses, in arrays."""
+    """The ranks of pairs of symbols: a hash table with open addressing, in arrays."""
 
     def __init__(self, lefts_P: Array, rights_P: Array) -> None:
         size = 1 << (4 * len(lefts_P)).bit_length()
@@ -157,7 +157,7 @@ class _PairRanks:
         while len(pairs_P):
             self._probes += 1
             free_P = self._pairs[places_P] == -1
-            self._pairs[places_P[free_P]] = pairs_P[free_P]  # of several that want one place, one gets it
+            self._pairs[places_P[free_P]] = pairs_P[free_P]  # of several pairs at one place, one gets it
             got_P = self._pairs[places_P] == pairs_P
             self._ranks[places_P[got_P]] = ranks_P[got_P]
             pairs_P, ranks_P = pairs_P[~got_P], ranks_P[~got_P]
@@ -169,7 +169,7 @@ class _PairRanks:
         return places_P
 
     def ranks(self, lefts_P: Array, rights_P: Array) -> Array:
-        """Return the rank of each pair, ``_NO_RANK`` for one that is no merge: int32 (P,)."""
+        """Return the rank of each pair, ``_NO_RANK`` if it is no merge: int32 (P,)."""
         pairs_P = (lefts_P.astype(np.int64) << 32) | rights_P
         places_P = self._places(pairs_P)
         found_P = self._pairs[places_P]

@@ -10,7 +10,7 @@ import numpy as np
 from xlm.tokenizer.casefold import casefold, casefold_all
 from xlm.tokenizer.fast.arrays import Array, codes_of, text_of
 
-_UNKNOWN, _DROPPED, _FIRST = 0, 1, 2  # what the table says of a character; a code is above them
+_UNKNOWN, _DROPPED, _FIRST = 0, 1, 2  # entries of the table; a casefolded code point is above them
 _HARD = np.iinfo(np.uint32).max  # its casefolding has several characters, or depends on its neighbours
 _CAPITAL_SIGMA = "\u03a3"  # becomes one of two letters by what stands around it
 
@@ -45,7 +45,7 @@ def _entry(character: str) -> int:
     casefolded = casefold(character)
     if not casefolded:
         return _DROPPED
-    # Marks of other classes than the one that is dropped are put into an order among each other.
+    # Marks of classes that stay are put in canonical order among each other.
     if len(casefolded) > 1 or character == _CAPITAL_SIGMA or unicodedata.combining(casefolded):
         return _HARD
     return ord(casefolded) + _FIRST

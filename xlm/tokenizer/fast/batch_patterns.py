@@ -53,7 +53,7 @@ def _unit_of(key: str) -> tuple[str, str, bool]:
 
 
 class BatchPatterns:
-    """Divides units into words.
+    """Divides many units into words.
 
     Args:
         segmenter: Divides one unit.
@@ -64,7 +64,7 @@ class BatchPatterns:
         self._rules = segmenter.rules
         self._patterns = patterns = segmenter.patterns
         characters = [chr(code) for code in range(FIRST_BEYOND)]
-        self._is_run = np.array([*map(patterns.is_in_run, characters), False])  # the last is for all beyond
+        self._is_run = np.array([*map(patterns.is_in_run, characters), False])  # the last is for all characters beyond
         self._is_letter = np.array([*map(patterns.is_letter, characters), False])
         self._mapped = codes_of(f"{patterns.letters_alike(''.join(characters))} ")
         self._clear()
@@ -165,7 +165,7 @@ class BatchPatterns:
         return " ".join(self._segmenter.unit_words(unit, following, begins=begins) if unit else ()) + MARK
 
     def _learn(self, patterns: Sequence[str]) -> None:
-        """Asks the rules about patterns, and keeps for each the elements that the words of its units are made of."""
+        """Ask the rules about patterns, and keep for each the elements that the words of its units are made of."""
         ordinary = [pattern for pattern in patterns if pattern and MARK not in pattern and pattern.isprintable()]
         known = dict(zip(ordinary, self._words_of_ordinary(ordinary), strict=True))
         parts_of: list[list[str] | None] = []

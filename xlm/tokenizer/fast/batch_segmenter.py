@@ -28,7 +28,7 @@ from xlm.tokenizer.fast.segmenter import (
     MAX_CACHED_LENGTH,
     OTHER,
     WINDOW,
-    CheckedOut,
+    Exclusive,
     Segmenter,
 )
 
@@ -62,13 +62,13 @@ class BatchSegmenter:
     def __init__(self, segmenter: Segmenter[Any], of_words: BatchValues) -> None:
         self._segmenter = segmenter
         self._of_words = of_words
-        self._tables = CheckedOut()
+        self._tables = Exclusive()
         self._budget = segmenter.budget
         self._budget.add(self._tables)
 
     def __call__(self, texts: Sequence[str]) -> RaggedArray:
         """Return the values of all words of each text."""
-        if sum(map(len, texts)) <= _FEW:
+        if not texts or sum(map(len, texts)) <= _FEW:
             return self._one_by_one(texts)
         return RaggedArray.joined(
             [self._one_by_one(some) if _goes_alone(some[0]) else self._at_once(some) for some in _together(texts)]
@@ -111,11 +111,11 @@ def _goes_alone(text: str) -> bool:
     return len(text) > WINDOW or MARK in text
 
 
-# What is known of a chunk.
+# Bits that describe a chunk.
 _STARTS, _ENDS, _STOP = 1, 2, 4  # it starts freely, it ends freely, it ends in a full stop
-_LAST, _EMPTY, _HARD = 8, 16, 32  # the last of its text, no character, whitespace at the end of the text
+_LAST, _EMPTY, _HARD = 8, 16, 32  # the last of its text, empty, whitespace at the end of the text
 _IS_DIGIT, _IS_LOWER = 64, 128  # what it starts with
-_SEEN = 256  # of a character: it was looked at
+_SEEN = 256  # of a character: its bits are known
 _AT_START, _AT_END = _STARTS | _IS_DIGIT | _IS_LOWER, _ENDS | _STOP
 
 
@@ -144,13 +144,13 @@ class Table:
         return numbers, new
 
     def drop(self, texts: Sequence[str]) -> None:
-        """Give texts new numbers when they come again."""
+        """Drop texts, which get new numbers when they come again."""
         for text in texts:
             del self._numbers[text]
 
 
 class BatchTables:
-    """What is known of the chunks, units and words of one language.
+    """The chunks, units and words of one language, and their values.
 
     Args:
         segmenter: Takes one text.
@@ -184,7 +184,7 @@ class BatchTables:
         numbers_N, new = self._units.numbers(chunks)
         self._learn(new)
         known_N = self._known_of_units.values[numbers_N]
-        if (known_N & _EMPTY).any():  # spaces beside another: it is one
+        if (known_N & _EMPTY).any():  # several spaces count as one
             there = known_N & _EMPTY == 0
             numbers_N, known_N = numbers_N[there], known_N[there]
             chunks = [chunk for chunk in chunks if chunk]
@@ -252,7 +252,7 @@ class BatchTables:
         self._units.lengths.add(lengths_K)
 
     def _known(self, chunks: Sequence[str]) -> Array:
-        """Return what is known of chunks by their characters: uint8 (K,)."""
+        """Return the bits that describe chunks, by their characters: uint8 (K,)."""
         codes = codes_of(f"{BETWEEN}{BETWEEN.join(chunks)}{BETWEEN}")
         lengths_K = np.fromiter(map(len, chunks), np.int64, len(chunks))
         starts_K = starts_of(lengths_K + len(BETWEEN)) + len(BETWEEN)
@@ -303,7 +303,7 @@ class BatchTables:
         assert len(words) == words_so_far[-1]
         numbers_W = self._numbers_of_words(words)
         starts_W, lengths_W = self._words.starts.values[numbers_W], self._words.lengths.values[numbers_W]
-        # A unit of one word shares its values; those of others are put together.
+        # A unit of one word shares the word's values; those of other units are put together.
         several_K = words_K != 1
         several_W = np.repeat(several_K, words_K)
         starts_K, lengths_K = np.zeros(len(keys), np.int64), np.zeros(len(keys), np.int64)
@@ -327,5 +327,5 @@ class BatchTables:
 
 
 def _following(end: int, start: int) -> str:
-    """Return what follows a unit: by what is known of its last chunk, and of the first one of the next."""
+    """Return what follows a unit, by the bits of its last chunk and of the first chunk after it."""
     return END if end & _LAST else DIGIT if start & _IS_DIGIT else LOWER if start & _IS_LOWER else OTHER

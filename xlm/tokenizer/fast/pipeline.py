@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from xlm.tokenizer.alignment import Span
+from xlm.tokenizer.bpe import BPE
 from xlm.tokenizer.casefold import lowercase_and_remove_accent
 from xlm.tokenizer.fast.bpe import FastBPE
-from xlm.tokenizer.fast.segmenter import CacheBudget, Segmenter
+from xlm.tokenizer.fast.segmenter import Cache, CacheBudget, Segmenter
 from xlm.tokenizer.moses.tokenise import moses
 from xlm.tokenizer.pipeline import DEFAULT_LANGUAGE, Pipeline
 from xlm.tokenizer.word_segmenters import LANGUAGES, WordSegmenter
@@ -30,20 +33,30 @@ class FastPipeline:
 
     Args:
         plain: The specification.
+        bpe: Splits words for it.
+
+    Attributes:
+        plain: As given.
     """
 
-    def __init__(self, plain: Pipeline) -> None:
+    def __init__(self, plain: Pipeline, bpe: BPE) -> None:
         self.plain = plain
-        self._bpe = FastBPE(plain.bpe, plain.ids, plain.unk_id)
+        self._plain_bpe = bpe
+        self._bpe = FastBPE(bpe, plain.ids, plain.unk_id)
+        self._batch_words: dict[str, BatchWords[Any]] = {}
+        self._id_objects: Array | None = None
+        self._start_anew()
+
+    def _start_anew(self) -> None:
         self._segmenters: dict[tuple[str, str], Callable[[str], list[Any]]] = {}
         self._batch_segmenters: dict[tuple[str, str], BatchSegmenter] = {}
-        self._batch_words: dict[str, BatchWords[Any]] = {}
         self._budget = CacheBudget()
-        self._id_objects: Array | None = None
+        words = Cache(self._bpe.split, self._budget)
+        self._with_cached_words = dataclasses.replace(self.plain, bpe=words.__getitem__)
 
     def __reduce__(self) -> tuple[object, ...]:
         # The caches are soon full again, and rules cannot be pickled.
-        return FastPipeline, (self.plain,)
+        return FastPipeline, (self.plain, self._plain_bpe)
 
     def pieces(self, text: str, lang: str | None) -> list[str]:
         """Return the pieces of a text, whether or not they have an id.
@@ -62,6 +75,15 @@ class FastPipeline:
             DependencyError: The word segmenter of the language is not installed.
         """
         return self._values(text, lang, "ids")
+
+    def spans(self, text: str, lang: str | None) -> list[Span]:
+        """Return the span of each piece of a text.
+
+        Raises:
+            LanguageError: The preset cannot divide text of this language into words.
+            DependencyError: The word segmenter of the language is not installed, or it rewrites the text.
+        """
+        return [token.span for token in self._with_cached_words(text, lang)]
 
     def pieces_of_each(self, texts: Sequence[str], lang: str | None) -> list[list[str]]:
         """Return ``pieces`` of each text."""
@@ -128,7 +150,7 @@ class FastPipeline:
         if segmenter is not None:
             return segmenter
         if len(self._segmenters) >= _MAX_SEGMENTERS:
-            self._segmenters, self._batch_segmenters, self._budget = {}, {}, CacheBudget()
+            self._start_anew()
         if language in LANGUAGES:
             segmenter = self._segmented(kind, language)
         else:
@@ -150,7 +172,7 @@ class FastPipeline:
             of_word = self._bpe.split if kind == "pieces" else self._bpe.ids
             unknown = None if kind == "pieces" else self.plain.unk_id
             self._batch_words[kind] = BatchWords(
-                self.plain.bpe, self.plain.ids, of_word=of_word, of_pieces=of_pieces, unknown=unknown
+                self._plain_bpe, self.plain.ids, of_word=of_word, of_pieces=of_pieces, unknown=unknown
             )
         if (kind, language) not in self._batch_segmenters:
             self._batch_segmenters[kind, language] = BatchSegmenter(segmenter, self._batch_words[kind])

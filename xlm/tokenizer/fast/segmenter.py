@@ -102,22 +102,29 @@ class Cache(dict[str, Sequence[T]]):
         return result
 
 
-class CheckedOut(list[Any]):
-    """At most one object, checked out exclusively, for thread safety; its length counts against a ``CacheBudget``."""
+class Exclusive:
+    """Holds one object of many results, to be checked out exclusively, for thread safety."""
+
+    def __init__(self) -> None:
+        self._items: list[Any] = []
 
     def __len__(self) -> int:
-        return sum(map(len, self))
+        return sum(map(len, self._items))
+
+    def clear(self) -> None:
+        """Drop the object."""
+        self._items.clear()
 
     def take(self) -> Any:
-        """Return the object, which is here no longer; None if there is none, or another thread has it."""
+        """Check the object out; None if there is none, or another thread has it."""
         try:
-            return self.pop()
+            return self._items.pop()
         except IndexError:
             return None
 
     def put_back(self, item: Any) -> None:
-        """Take an object back, in place of any that another thread has put here meanwhile."""
-        self[:] = [item]
+        """Return an object, in place of any that another thread has returned meanwhile."""
+        self._items[:] = [item]
 
 
 class NeedsNeighboursError(Exception):

@@ -1,4 +1,9 @@
-"""The data of Moses' rules: character classes and abbreviations, from the files that sacremoses carries."""
+"""The data of Moses' rules: character classes and abbreviations.
+
+The same class has different characters in Perl, which follows Unicode, and in sacremoses, whose lists come from an
+older Unicode, without most ideographs and with the vowel killers of Indic scripts added. Each dialect has its own.
+The abbreviations are those that sacremoses carries.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +20,10 @@ from xlm.errors import DependencyError
 
 @lru_cache(maxsize=8)
 def data_module(name: str) -> ModuleType:
-    """Return a module of sacremoses that imports no other, run without the package it stands in.
+    """Return a data module of sacremoses without importing sacremoses, which takes longer than encoding many texts.
 
     Raises:
-        DependencyError: sacremoses is not installed, or not in a version that has the module.
+        DependencyError: sacremoses is not installed, or its version lacks the module.
     """
     package = importlib.util.find_spec("sacremoses")
     places = None if package is None else package.submodule_search_locations
@@ -36,12 +41,12 @@ def data_module(name: str) -> ModuleType:
     return module
 
 
-# Perl 5.36, which made the recorded words, knows Unicode 14. Since then these became letters, and these lower case or
-# ceased to be.
+# The recorded words come from Perl 5.36, which knows Unicode 14. These became letters since then; these became lower
+# case, and ceased to be.
 _NEW_LETTERS = r"\u0363-\u036f\u0c04\u0f82\u0f83\u1dd3-\u1de6\U00011080\U00011081"
 _NEW_LOWER, _OLD_LOWER = r"\u10fc\ua7f2-\ua7f4\uab69", r"\u0295"
 
-# sacremoses adds these, for these languages, to its letters.
+# sacremoses adds these scripts to its letters for these languages.
 _SCRIPTS = {"ko": ("Hangul",), "zh": ("Han",), "ja": ("Hiragana", "Katakana", "Han")}
 
 
@@ -98,7 +103,7 @@ def _perl_classes() -> CharacterClasses:
 
 
 def classes_of(dialect: str, language: str) -> CharacterClasses:
-    """Return the classes as a dialect has them for a language.
+    """Return the character classes of a dialect for a language.
 
     Args:
         dialect: ``"sacremoses"`` or ``"perl"``.
@@ -145,7 +150,7 @@ LANGUAGE_NAMES = dict(
         "cantonese yue, chinese zh",
     )
 )
-"""The languages there are lists of, by the names that sacremoses takes too."""
+"""The languages that have a list of abbreviations, by names that sacremoses also accepts."""
 
 _NUMERIC = re.compile(r"(.*)\s+#NUMERIC_ONLY#")
 
@@ -165,7 +170,7 @@ class Prefixes:
 
 @lru_cache(maxsize=256)
 def prefixes_of(language: str, *, perl: bool) -> Prefixes:
-    """Return the abbreviations of a language, those of English for a language that Moses does not know.
+    """Return the abbreviations of a language, or of English for a language that Moses does not know.
 
     Args:
         language: As Moses names it.

@@ -1,7 +1,7 @@
 """Normalisation of a text before Moses divides it into words: three scripts, and Sennrich's for Romanian.
 
-``perl=True`` is what the scripts do, ``perl=False`` what transformers does in their place: sacremoses for
-normalize-punctuation.perl, ports of its own for the others. Each difference stands where its rule stands.
+With ``perl=True`` as the scripts do it, with ``perl=False`` as transformers does: sacremoses in place of
+normalize-punctuation.perl, its own ports in place of the others. Each difference stands at its rule.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from xlm.tokenizer.moses.rules import Rule, replacing_class, translating
 
 NBSP = "\u00a0"
 
-# Of the transformers ports and the scripts alike, but for the two full stops, which also take the spaces after them.
+# The same in the scripts and in the ports of transformers. Two full stops are missing: they take the spaces after them.
 _PUNCTUATION = {
     **dict(
         zip(
@@ -30,13 +30,13 @@ _ROMANIAN = dict(zip("ŞşŢţȘșȚțĂăÂâÎî", "SsTtSsTtAaAaIi", strict=Tr
 def replace_unicode_punctuation(*, perl: bool) -> list[Rule]:
     """Return the rules that make full-width and typographic punctuation and digits ASCII.
 
-    No replacement is itself replaced, so that the order of the script's rules does not matter.
+    No replacement is itself replaced, so the order of the script's rules does not matter.
 
     Source: Moses, scripts/tokenizer/replace-unicode-punctuation.perl.
     """
     return [
         translating(_PUNCTUATION),
-        # The script takes the ASCII spaces that follow, the port of transformers any whitespace.
+        # The script takes the ASCII spaces that follow; the port of transformers, any whitespace.
         Rule("[。．] *" if perl else r"[。．]\s*", (". ",), acts_on_ascii=False),
     ]
 
@@ -44,7 +44,7 @@ def replace_unicode_punctuation(*, perl: bool) -> list[Rule]:
 def normalize_punctuation(language: str, *, perl: bool) -> list[Rule]:
     """Return the rules that make quotes, dashes and spaces beside punctuation uniform.
 
-    The script reads bytes: there only ASCII is a digit or a space.
+    The script reads bytes, where only ASCII characters are digits or spaces.
 
     Source: Moses, scripts/tokenizer/normalize-punctuation.perl.
     """
@@ -52,7 +52,7 @@ def normalize_punctuation(language: str, *, perl: bool) -> list[Rule]:
     one_space = Rule("  +", (" ",), needs="  ")
     return [
         Rule("\r", ()),
-        # extra spaces
+        # spaces beside brackets and punctuation
         Rule(r"\(", (" (",)),
         Rule(r"\)", (") ",)),
         one_space,
@@ -62,7 +62,7 @@ def normalize_punctuation(language: str, *, perl: bool) -> list[Rule]:
         Rule(r"(\d) %", (1, "%"), needs=" %", flags=flags),
         Rule(" :", (":",)),
         Rule(" ;", (";",)),
-        # Unicode punctuation, where the style of Penn is not asked for
+        # Unicode punctuation, outside the Penn style
         Rule("`", ("'",)),
         Rule("''", (' " ',)),
         # Unicode punctuation
@@ -112,7 +112,7 @@ def normalize_punctuation(language: str, *, perl: bool) -> list[Rule]:
 def _quotation_and_comma(language: str, *, perl: bool) -> list[Rule]:
     if language == "en":
         return [Rule('"([,.]+)', (1, '"'), needs='"')]
-    # The script's style of German, Spanish and French is its style of every other language; "Czech is confused".
+    # The script's rule for German, Spanish and French covers all languages but English and Czech ("Czech is confused").
     if language in ("cs", "cz") if perl else language not in ("de", "es", "fr"):
         return []
 
@@ -123,7 +123,7 @@ def _quotation_and_comma(language: str, *, perl: bool) -> list[Rule]:
         quote = match.start(2)
         return [(f'"{match[1]}', start, quote), (match[2], quote, end)]
 
-    # The script's pattern is (\.+)"(\s*[^<]); taking a run of full stops whole, whether or not a quote follows, gives
+    # The script's pattern is (\.+)"(\s*[^<]). Matching a run of full stops whole, whether or not a quote follows, gives
     # the same and looks at each of them once.
     flags = re.ASCII if perl else 0
     return [

@@ -13,17 +13,17 @@ from collections.abc import Callable, Iterable, Sequence
 from xlm.tokenizer.alignment import AlignedText, Piece
 
 Part = str | int
-"""What a rule writes: literal text, or the group of that number."""
+"""Part of what a rule writes: literal text, or the number of a group."""
 
 
 class Rule:
-    """One substitution, wherever its pattern matches, from left to right.
+    """A substitution wherever its pattern matches, from left to right.
 
     Args:
         pattern: A regular expression.
-        parts: What to write; or a function from a match to its pieces, for what parts cannot say.
-        needs: A text without which the pattern cannot match: looking for it is faster than the pattern. A pattern that
-            is a text needs itself.
+        parts: What to write in place of a match; or a function from a match to its pieces, for what parts cannot say.
+        needs: A text that every match holds: looking for it is faster than the pattern. By default the pattern, if it
+            is literal text.
         flags: Of ``re``.
         acts_on_ascii: Whether the pattern can match in a text of ASCII alone.
     """
@@ -60,7 +60,7 @@ class Rule:
         return lambda text: substitute(template, text)
 
     def aligned(self, source: AlignedText) -> AlignedText:
-        """Return an aligned text with this rule applied to it."""
+        """Return an aligned text with this rule applied."""
         pieces: list[Piece] = []
         done = 0
         for match in self.pattern.finditer(source.text):
@@ -108,7 +108,7 @@ def _is_literal(pattern: re.Pattern[str]) -> bool:
 def _pieces_of(match: re.Match[str], parts: Sequence[Part]) -> list[Piece]:
     groups = [part for part in parts if isinstance(part, int)]
     if groups != sorted(groups):
-        # Exchanged: each takes the span of all, so that spans stay in the order of the text.
+        # Groups in another order: each part takes the span of all, so that spans stay in the order of the text.
         return [(match[part] if isinstance(part, int) else part, *match.span()) for part in parts]
     pieces: list[Piece] = []
     done = match.start()
@@ -116,7 +116,7 @@ def _pieces_of(match: re.Match[str], parts: Sequence[Part]) -> list[Piece]:
         if isinstance(part, int):
             pieces.append((match[part], *match.span(part)))
             done = match.end(part)
-        else:  # literal text stands for what was between the groups
+        else:  # literal text takes the span of what was between the groups
             end = next((match.start(later) for later in parts[i + 1 :] if isinstance(later, int)), match.end())
             pieces.append((part, done, end))
             done = end
@@ -124,7 +124,7 @@ def _pieces_of(match: re.Match[str], parts: Sequence[Part]) -> list[Piece]:
 
 
 def apply(rules: Iterable[Rule], text: str) -> str:
-    """Return a text with rules applied to it, one after the other."""
+    """Return a text with rules applied, one after the other."""
     for rule in rules:
         if rule.needs in text:
             text = rule.sub(text)
@@ -132,7 +132,7 @@ def apply(rules: Iterable[Rule], text: str) -> str:
 
 
 def apply_aligned(rules: Iterable[Rule], text: AlignedText) -> AlignedText:
-    """Return an aligned text with rules applied to it, one after the other."""
+    """Return an aligned text with rules applied, one after the other."""
     for rule in rules:
         if rule.needs in text.text:
             text = rule.aligned(text)

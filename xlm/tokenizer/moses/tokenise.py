@@ -31,7 +31,7 @@ class Moses:
 
     Args:
         dialect: ``"sacremoses"`` or ``"perl"``.
-        language: The language whose rules to apply; the ones Moses does not know get its general rules.
+        language: The language whose rules to apply; one that Moses does not know has its general rules.
     """
 
     def __init__(self, dialect: str, language: str) -> None:
@@ -46,7 +46,7 @@ class Moses:
         )
         self._normalization_of_characters = (
             *remove_non_printing_char(perl=perl),
-            # a step of transformers, which takes it from the pipeline of the English-Romanian model
+            # a step of transformers, from the pipeline of an English-Romanian model
             *(romanian() if language == "ro" and not perl else ()),
         )
         self._normalization = (*self._normalization_of_punctuation, *self._normalization_of_characters)
@@ -65,19 +65,19 @@ class Moses:
         return words
 
     def normalize(self, text: str) -> str:
-        """Return a text as it is before it is divided into words; transformers does that alone for Thai and others."""
+        """Return a text as it is before the division into words: all that transformers does for Chinese and others."""
         # sacremoses strips the text here, so that a space beside a character that is then removed stays.
         return apply(self._normalization_of_characters, apply(self._normalization_of_punctuation, text).strip())
 
     def normalize_aligned(self, source: AlignedText) -> AlignedText:
-        """Return the same with the spans of raw text that its characters came from."""
+        """Return ``normalize`` of an aligned text."""
         result = apply_aligned(self._normalization_of_punctuation, source)
         start = len(result.text) - len(result.text.lstrip())
         end = len(result.text.rstrip())
         return apply_aligned(self._normalization_of_characters, result.slice(start, end))
 
     def aligned_words(self, source: AlignedText) -> list[AlignedText]:
-        """Return the words of a text with the spans of raw text that their characters came from."""
+        """Return ``words`` of an aligned text."""
         words: list[AlignedText] = []
         start = 0
         for line in source.text.split("\n") if self._perl else [source.text]:
@@ -90,14 +90,14 @@ class Moses:
         return words
 
     def is_abbreviation(self, word: str) -> bool:
-        """Whether a word is one of those after which a full stop stays, always or before a number."""
+        """Return whether a full stop stays after a word, always or before a number."""
         return word in self._prefixes.always or word in self._prefixes.before_numbers
 
     def full_stop_stays(self, prefix: str, following: str) -> bool:
-        """Whether the full stop at the end of a word stays with it.
+        """Return whether the full stop at the end of a word stays with it.
 
         Args:
-            prefix: What stands before the full stop; not empty.
+            prefix: The word before the full stop; not empty.
             following: The first character of the next word; empty if there is none.
         """
         if self._perl and not following:
@@ -140,12 +140,12 @@ class Moses:
 
 @lru_cache(maxsize=256)
 def moses(dialect: str, language: str) -> Moses:
-    """Return the rules of a language in a dialect, made once."""
+    """Return the rules of a language in a dialect; a cached object."""
     return Moses(dialect, language)
 
 
 def _other_special_characters(language: str, classes: CharacterClasses, *, perl: bool) -> list[Rule]:
-    """Divides off whatever is not a letter, a digit, or treated further on."""
+    """Return the rules that divide off whatever is no letter or digit and is not treated further on."""
     inside, apart = "", ""
     if perl and language in ("fi", "sv"):  # the colon can stand in a word, as an apostrophe does: USA:n, 20:een
         inside = apart = ":"
@@ -163,13 +163,13 @@ def _other_special_characters(language: str, classes: CharacterClasses, *, perl:
 
 @lru_cache(maxsize=1)
 def _lower_case_letters() -> str:
-    """The body of a ``[…]`` of Unicode's class Ll."""
+    """Return the body of a ``[…]`` of Unicode's class Ll."""
     letters = map(chr, range(sys.maxunicode + 1))
     return "".join(letter for letter in letters if unicodedata.category(letter) == "Ll")
 
 
 def _multi_dots(*, perl: bool) -> list[Rule]:
-    """Keeps several dots together, as a word of letters until the other rules are done: DOT a dot, and MULTI."""
+    """Return the rules that keep several dots together: as a word, DOT for each and MULTI, until all rules are done."""
 
     def marked(match: re.Match[str]) -> list[Piece]:
         start, end = match.span()
@@ -179,7 +179,7 @@ def _multi_dots(*, perl: bool) -> list[Rule]:
 
     rules = [Rule(r"\.\.+", marked, needs="..")]
     if perl:
-        # The script's loop also finds the marker where the text itself holds it, with a dot after it.
+        # The script's loop also finds the marker with a dot after it that the text itself holds.
 
         def longer(match: re.Match[str]) -> list[Piece]:
             start, end = match.span()
@@ -227,4 +227,4 @@ def _full_stop_rule(stays: Callable[[str, str], bool]) -> Rule:
 
 
 DIGITS = frozenset("0123456789")
-"""What counts as a digit after an abbreviation that stands before numbers."""
+"""The digits that count after an abbreviation that stands before numbers."""
