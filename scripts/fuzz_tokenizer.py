@@ -5,8 +5,8 @@
 
 The preset is that of the transformers installed: ``transformers`` for 5.x, ``transformers-v4`` for 4.x. Uses the
 published vocabulary and lines of the reference texts where XLM_REFERENCE (default ../shared) has them, else
-small ones. With itself: one text, a batch and spans give the same ids, and the rules on the whole text the same pieces,
-for the preset ``original`` too. Prints how many texts were compared, and each that differs; exits with 1 if any does.
+small ones. With itself: one text, a batch and the specification (``pipeline.py``) give the same pieces and ids, for
+every preset. Prints how many texts were compared, and each that differs; exits with 1 if any does.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tests.tokenizer import fuzzing
 from tests.tokenizer.small import MERGES, VOCABULARY
+from xlm.tokenizer.pipeline import PRESETS
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
 
@@ -63,8 +64,12 @@ def main() -> int:
     print(f"seed {seed}, {len(lines)} real lines, transformers {transformers.__version__}", flush=True)
     texts = fuzzing.Texts(seed, lines)
     compared = compared_batches = differing = 0
-    alone = [ours for ours, _ in pairs]
-    alone.append(XLMTokenizer(alone[0].vocabulary, alone[0].merges, preset="original"))
+    first, _ = pairs[0]
+    alone = [
+        XLMTokenizer(first.vocabulary, first.merges, preset=name, do_lowercase_and_remove_accent=lowers)
+        for name in PRESETS
+        for lowers in (True, False)
+    ]
     end = time.monotonic() + 60 * arguments.minutes
     while time.monotonic() < end:
         for ours, peer in pairs:

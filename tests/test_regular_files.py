@@ -20,7 +20,7 @@ from xlm._io.files import MOST_BYTES, read_regular
 from xlm.checkpoint.layout_config import read_json
 from xlm.data.shards import INDEX_FILE, Index
 from xlm.errors import CheckpointError, InputError, VocabularyError, XLMError
-from xlm.tokenizer.merges import write_codes
+from xlm.tokenizer.bpe import write_codes
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="has no pipes and devices in the file system")

@@ -14,7 +14,7 @@ from tests.tokenizer.small import MERGES, TEXT, VOCABULARY
 from xlm import XLMTokenizer
 from xlm.checkpoint.names import bundled_models
 from xlm.errors import CheckpointError, VocabularyError
-from xlm.tokenizer.merges import write_merges
+from xlm.tokenizer.bpe import write_merges
 
 
 @pytest.fixture

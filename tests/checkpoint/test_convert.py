@@ -22,7 +22,7 @@ from xlm import XLMConfig, XLMTokenizer, XLMWithLMHeadModel
 from xlm.checkpoint import convert as module
 from xlm.checkpoint.convert import ConversionReport, convert
 from xlm.errors import CheckpointError, ConfigError, InputError, VocabularyError, WriteError
-from xlm.tokenizer.merges import check_merges, read_codes
+from xlm.tokenizer.bpe import check_merges, read_codes
 from xlm.tokenizer.vocabulary import Vocabulary
 
 TRAINED = "clm_ende_multi30k/clm_ende_multi30k"

@@ -21,7 +21,7 @@ from tests.tokenizer.small import MERGES, TEXT, VOCABULARY
 from xlm.checkpoint import tokenizer_files
 from xlm.errors import CheckpointError, InputError, VocabularyError, WriteError, XLMWarning
 from xlm.tokenizer.added_tokens import AddedToken
-from xlm.tokenizer.merges import write_codes
+from xlm.tokenizer.bpe import write_codes
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
 LANG2ID = {"de": 0, "en": 1}

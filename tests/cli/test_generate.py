@@ -18,7 +18,7 @@ from xlm.generation.text_generator import Prompt
 from xlm.model.decoding.options import derived_seed
 from xlm.model.decoding.result import Continuation
 from xlm.model.lm import XLMWithLMHeadModel
-from xlm.tokenizer.continued import ContinuedText
+from xlm.tokenizer.incremental_detokenizer import IncrementalDetokenizer
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
 PROMPTS = ["The small dog", "", 'A woman "reads" ', "the\tdog ü 漢"]
@@ -216,15 +216,15 @@ def test_words_are_joined_as_one_writes_them(tokenizer: XLMTokenizer) -> None:
     def pieces(text: str) -> list[int]:
         return tokenizer.encode(text, lang="en", add_special_tokens=False)
 
-    continued = ContinuedText(tokenizer, "The  Dog", pieces("The Dog"), lang="en")
+    continued = IncrementalDetokenizer(tokenizer, "The  Dog", pieces("The Dog"), lang="en")
     new = pieces("is , the gartocat . The")
     written = [continued.add(index) for index in new]
     assert [word for word in written if word] == [" is", ",", " the", " gartocat", ".", " The"]
     assert len(new) > 6
     assert continued.rest() == ""
-    assert ContinuedText(tokenizer, "", [], lang="en").whole(pieces("the cat .")) == "the cat."
-    assert ContinuedText(tokenizer, "The dog ", pieces("The dog"), lang="en").whole(pieces("is")) == "is"
-    assert ContinuedText(tokenizer, "The dog", pieces("The dog"), lang="en").whole([*pieces("."), 1]) == "."
+    assert IncrementalDetokenizer(tokenizer, "", [], lang="en").whole(pieces("the cat .")) == "the cat."
+    assert IncrementalDetokenizer(tokenizer, "The dog ", pieces("The dog"), lang="en").whole(pieces("is")) == "is"
+    assert IncrementalDetokenizer(tokenizer, "The dog", pieces("The dog"), lang="en").whole([*pieces("."), 1]) == "."
 
 
 def test_any_error_comes_after_the_prompts_before_it() -> None:

@@ -169,7 +169,11 @@ def test_a_table_without_the_column_stops_before_any_work(
     def work(*_: object, **__: object) -> None:
         raise AssertionError("it worked in vain")
 
-    for long in ("tokenizer.tokenizer.XLMTokenizer.from_pretrained", "model.opening.open_model", "data.words.in_order"):
+    for long in (
+        "tokenizer.tokenizer.XLMTokenizer.from_pretrained",
+        "inference.loading.open_model",
+        "data.words.in_order",
+    ):
         monkeypatch.setattr(f"xlm.{long}", work)
     file = tmp_path / f"a.{form}"
     texts = TEXTS[:rows]

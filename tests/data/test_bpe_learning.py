@@ -16,7 +16,7 @@ from tests.tokenizer.small import learn_merges as learn_slowly
 from xlm.data.bpe_learning import Merge, _Learner, learn_merges
 from xlm.data.words import count_pieces, count_words
 from xlm.errors import InputError, LanguageError
-from xlm.tokenizer.merges import read_codes
+from xlm.tokenizer.bpe import read_codes
 
 
 @given(st.lists(st.text("ab", min_size=1, max_size=9), min_size=1, max_size=12), st.integers(1, 12))

@@ -21,7 +21,7 @@ from xlm.explore.explorer import Explorer
 from xlm.explore.requests import ContinueRequest
 from xlm.model.lm import XLMWithLMHeadModel
 from xlm.scoring.score import score
-from xlm.tokenizer.continued import ContinuedText
+from xlm.tokenizer.incremental_detokenizer import IncrementalDetokenizer
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
 TEXTS = ["The small dog is sleeping on the grass.", "  der\tHund\n\n und 漢 \U0001f600 ", "", "the dog is " * 30]
@@ -109,7 +109,7 @@ def test_a_stream_is_what_generate_gives(small: Small, knobs: dict[str, Any]) ->
     )[0, len(ids) :].tolist()
     assert [step["id"] for step in steps] == expected
     text = "".join(step["text"] for step in [*steps, last])
-    assert text == ContinuedText(tokenizer, prompt, ids, lang=lang).whole(expected)
+    assert text == IncrementalDetokenizer(tokenizer, prompt, ids, lang=lang).whole(expected)
     assert last["tokens"] == len(expected)
     assert last["seed"] == knobs.get("seed")
     assert last["stop"] == ("eos" if expected[-1] == 1 else "max_new_tokens")

@@ -16,7 +16,7 @@ import pytest
 
 from tests.tokenizer.small import MERGES, VOCABULARY
 from xlm.errors import VocabularyError, XLMError
-from xlm.tokenizer.merges import check_merges, read_codes, write_codes
+from xlm.tokenizer.bpe import check_merges, read_codes, write_codes
 from xlm.tokenizer.tokenizer import XLMTokenizer
 from xlm.tokenizer.vocabulary import SPECIAL_TOKENS, Vocabulary
 

@@ -1,4 +1,4 @@
-"""BPE of one word. Oracles: a plain reading of the algorithm, written here, and fastBPE where it is installed."""
+"""BPE of one word, plain and fast. Oracles: the algorithm of the paper, written here, and fastBPE where installed."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.tokenizer.small import MERGES, VOCABULARY, merge_everywhere, merges_of_choices
-from xlm.tokenizer import bpe as bpe_module
-from xlm.tokenizer.bpe import BPE
-from xlm.tokenizer.merges import read_codes, write_codes
+from xlm.tokenizer.bpe import BPE, read_codes, write_codes
+from xlm.tokenizer.fast import bpe as fast_module
+from xlm.tokenizer.fast.bpe import FastBPE
 from xlm.tokenizer.vocabulary import Vocabulary
 
 Merge = tuple[str, str]
 
 
 def plain_bpe(word: str, merges: tuple[Merge, ...]) -> tuple[str, ...]:
-    """Merges the best pair everywhere, until there is none: the algorithm as the paper has it."""
+    """Merge the best pair everywhere, until there is none: the algorithm as the paper has it."""
     ranks = {merge: rank for rank, merge in enumerate(merges)}
     pieces = [*word[:-1], word[-1] + "</w>"]
     while True:
@@ -30,6 +30,13 @@ def plain_bpe(word: str, merges: tuple[Merge, ...]) -> tuple[str, ...]:
         if not known:
             return tuple(pieces)
         pieces = merge_everywhere(pieces, min(known, key=ranks.__getitem__))
+
+
+def split(bpe: BPE, word: str) -> tuple[str, ...]:
+    """Return the pieces of a word, the same by both implementations."""
+    pieces = bpe.split(word)
+    assert FastBPE(bpe, {}, 0).split(word) == pieces
+    return tuple(pieces)
 
 
 PIECES = ["".join(letters) + end for n in (1, 2, 3) for letters in product("ab", repeat=n) for end in ("", "</w>")]
@@ -42,13 +49,13 @@ PIECES = ["".join(letters) + end for n in (1, 2, 3) for letters in product("ab",
     word=st.text("ab", min_size=1, max_size=30),
 )
 def test_equals_the_plain_algorithm_for_any_merges(merges: list[Merge], word: str) -> None:
-    assert BPE(merges)(word) == plain_bpe(word, tuple(merges))
+    assert split(BPE(merges), word) == plain_bpe(word, tuple(merges))
 
 
 @settings(deadline=None)
 @given(word=st.text(st.sampled_from("thedogrunißuläsz'."), min_size=1, max_size=200))
 def test_equals_the_plain_algorithm_for_learnt_merges(word: str) -> None:
-    pieces = BPE(MERGES)(word)
+    pieces = split(BPE(MERGES), word)
     assert pieces == plain_bpe(word, MERGES)
     assert "".join(pieces) == word + "</w>"
 
@@ -67,7 +74,7 @@ def test_equals_the_plain_algorithm_for_learnt_merges(word: str) -> None:
     ],
 )
 def test_cases_worked_out_by_hand(word: str, merges: list[Merge], expected: tuple[str, ...]) -> None:
-    assert BPE(merges)(word) == expected
+    assert split(BPE(merges), word) == expected
 
 
 def test_long_words_take_nearly_linear_time() -> None:
@@ -76,46 +83,20 @@ def test_long_words_take_nearly_linear_time() -> None:
 
     def seconds(length: int) -> float:
         start = time.process_time()
-        bpe("".join(letters[:length]))
+        split(bpe, "".join(letters[:length]))
         return time.process_time() - start
 
     seconds(1000)
     assert seconds(200_000) < 60 * max(seconds(10_000), 0.01)  # quadratic would be 400 times
 
 
-def test_the_cache_is_bounded_and_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bpe_module, "_CACHED_WORDS", 10)
+def test_a_pickled_one_gives_the_same() -> None:
     bpe = BPE(MERGES)
-    words = [f"the{i}dog{i}" for i in range(50)] + ["dog" * 100]
-    first = [bpe(word) for word in words]
-    assert 0 < len(bpe._cache) <= 10
-    assert "dog" * 100 not in bpe._cache
-    assert [bpe(word) for word in words] == first == [plain_bpe(word, MERGES) for word in words]
-    assert pickle.loads(pickle.dumps(bpe))("thedog") == bpe("thedog")
-
-
-def test_equals_fastbpe(tmp_path: Path) -> None:
-    fast_bpe = pytest.importorskip("fastBPE")
-    write_codes(tmp_path / "codes", MERGES)
-    peer = fast_bpe.fastBPE(str(tmp_path / "codes"), "")
-    generator = random.Random(1)
-    words = ["".join(generator.choices("thedogrunißuläsz", k=generator.randint(1, 20))) for _ in range(2000)]
-    assert in_fastbpe_notation(BPE(MERGES), words) == peer.apply([" ".join(words)])
-
-
-def test_equals_fastbpe_with_the_published_codes(reference: Path) -> None:
-    fast_bpe = pytest.importorskip("fastBPE")
-    codes = reference / "published/codes_ende"
-    peer = fast_bpe.fastBPE(str(codes), "")
-    bpe = BPE(read_codes(codes))
-    for name in ("valid.de", "valid.en"):
-        lines = (reference / "checkpoints/clm_ende_multi30k" / name).read_text(encoding="utf-8").split("\n")
-        words = " ".join(lines).split()
-        assert in_fastbpe_notation(bpe, words) == peer.apply([" ".join(words)])
+    assert split(pickle.loads(pickle.dumps(bpe)), "thedog") == split(bpe, "thedog") == plain_bpe("thedog", MERGES)
 
 
 def in_fastbpe_notation(bpe: BPE, words: list[str]) -> list[str]:
-    return [" ".join(" ".join(bpe(word)).replace(" ", "@@ ").removesuffix("</w>") for word in words)]
+    return [" ".join(" ".join(split(bpe, word)).replace(" ", "@@ ").removesuffix("</w>") for word in words)]
 
 
 def test_every_piece_of_the_small_text_is_in_the_small_vocabulary() -> None:
@@ -132,7 +113,7 @@ def test_equals_the_plain_algorithm_for_merges_in_order(choices: list[tuple[int,
     bpe = BPE(merges)
     assert bpe.learnt
     for word in words:
-        assert bpe(word) == plain_bpe(word, merges) == tuple(bpe._merge(bpe_module._characters(word)))
+        assert split(bpe, word) == plain_bpe(word, merges)
 
 
 def test_pieces_outside_the_vocabulary_are_split_again_as_fastbpe_does(tmp_path: Path) -> None:
@@ -177,9 +158,10 @@ def test_windows_of_long_words_change_nothing(
     bpe = BPE(merges_of_choices(choices))
     assert bpe.learnt
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bpe_module, "_WINDOW", window)
-        patch.setattr(bpe_module, "_OVERLAP", overlap)
-        assert bpe._merge_windows(word) == bpe._merge(bpe_module._characters(word))
+        patch.setattr(fast_module, "_LONG_WORD", 0)
+        patch.setattr(fast_module, "_WINDOW", window)
+        patch.setattr(fast_module, "_OVERLAP", overlap)
+        assert FastBPE(bpe, {}, 0).split(word) == bpe.split(word)
 
 
 def test_windows_of_long_words_change_nothing_with_the_published_codes(
@@ -187,6 +169,6 @@ def test_windows_of_long_words_change_nothing_with_the_published_codes(
 ) -> None:
     bpe = BPE(read_codes(reference / "published/codes_ende"))
     text = (reference / "tokenizer/text/newstest2014.de.txt").read_text(encoding="utf-8")[:100_000]
-    monkeypatch.setattr(bpe_module, "_WINDOW", 700)
+    monkeypatch.setattr(fast_module, "_WINDOW", 700)
     for word in ("".join(text.split()), "ab" * 20_000, "a" * 20_001, "-" * 10_000):
-        assert bpe._merge_windows(word) == bpe._merge(bpe_module._characters(word))
+        assert FastBPE(bpe, {}, 0).split(word) == bpe.split(word)

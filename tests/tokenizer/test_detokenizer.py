@@ -15,7 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.tokenizer.texts import TEXTS
-from xlm.tokenizer.detokenizer import _CJK, _letter, _opening, detokenized
+from xlm.tokenizer.moses.detokenise import _CJK, _letter, _opening, detokenized
 
 LANGUAGES = ["en", "de", "fr", "it", "ga", "cs", "fi", "ko", "ru", "zh", "xx"]
 SIGNS = [*".,?!:;%)]}([{'\"„“”`\\-–$€¿¡", "''", "``", '."', "...", "?!", "@-@", "@@", "&quot;", "'s", "'", "l'"]

@@ -18,8 +18,7 @@ import torch
 from tests.tokenizer.small import MERGES, VOCABULARY
 from xlm.errors import XLMError
 from xlm.tokenizer.added_tokens import AddedToken
-from xlm.tokenizer.merges import write_codes
-from xlm.tokenizer.settings import TokenizerSettings
+from xlm.tokenizer.bpe import write_codes
 from xlm.tokenizer.tokenizer import XLMTokenizer
 from xlm.tokenizer.vocabulary import SPECIAL_TOKENS, Vocabulary
 
@@ -32,7 +31,7 @@ HOSTILE: list[Any] = [
     *(torch.tensor([1]), torch.tensor(1.5), torch.tensor([]), torch.zeros(2, 2)),
     *(object(), object, len, SimpleNamespace(), AddedToken(content=[]), [AddedToken(content=5)]),  # type: ignore[arg-type]
 ]  # fmt: skip
-SETTINGS = [field.name for field in dataclasses.fields(TokenizerSettings) if field.init and field.kw_only]
+SETTINGS = [field.name for field in dataclasses.fields(XLMTokenizer) if field.init and field.kw_only]
 
 Call = Callable[[Any, XLMTokenizer, Path], object]
 CALLS: dict[str, Call] = {

@@ -13,7 +13,7 @@ import pytest
 
 from tests.tokenizer.small import MERGES, VOCABULARY
 from xlm.errors import VocabularyError
-from xlm.tokenizer.spans import in_order_and_complete
+from xlm.tokenizer.alignment import in_order_and_complete
 from xlm.tokenizer.text_files import read_json_object
 from xlm.tokenizer.tokenizer import XLMTokenizer
 

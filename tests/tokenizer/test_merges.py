@@ -9,7 +9,7 @@ import pytest
 
 from tests.tokenizer.small import MERGES
 from xlm.errors import VocabularyError
-from xlm.tokenizer.merges import Merges, read_codes, read_merges, write_codes, write_merges
+from xlm.tokenizer.bpe import Merges, read_codes, read_merges, write_codes, write_merges
 
 
 def test_published_codes_and_merges_are_the_same_in_order(reference: Path, tmp_path: Path) -> None:

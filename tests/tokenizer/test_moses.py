@@ -20,11 +20,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.tokenizer.texts import TEXTS
-from xlm.tokenizer import folding, normalization
-from xlm.tokenizer.characters import classes_of
-from xlm.tokenizer.moses import Moses, moses
-from xlm.tokenizer.prefixes import LANGUAGE_NAMES, prefixes_of
-from xlm.tokenizer.rules import AlignedText, Rule, apply, apply_aligned
+from xlm.tokenizer import casefold
+from xlm.tokenizer.alignment import AlignedText
+from xlm.tokenizer.moses import normalise
+from xlm.tokenizer.moses.data import LANGUAGE_NAMES, classes_of, prefixes_of
+from xlm.tokenizer.moses.rules import Rule, apply, apply_aligned
+from xlm.tokenizer.moses.tokenise import Moses, moses
 
 CHARACTERS = [chr(code) for code in range(sys.maxunicode + 1)]
 LANGUAGES = ["en", "de", "fr", "it", "ro", "fi", "ko", "cs", "es", "ru", "hi", "xx"]
@@ -55,29 +56,29 @@ ALL_CHARACTERS = "x".join(CHARACTERS)
 
 
 def test_replace_unicode_punctuation_on_every_character(peer: Any) -> None:
-    rules = normalization.replace_unicode_punctuation(perl=False)
+    rules = normalise.replace_unicode_punctuation(perl=False)
     assert apply(rules, ALL_CHARACTERS) == peer.replace_unicode_punct(ALL_CHARACTERS)
     assert apply(rules, "。\u3000 a．b１") == ". a. b1"
-    assert apply(normalization.replace_unicode_punctuation(perl=True), "。\u3000 a．  b１") == ". \u3000 a. b1"
+    assert apply(normalise.replace_unicode_punctuation(perl=True), "。\u3000 a．  b１") == ". \u3000 a. b1"
 
 
 @settings(deadline=None)
 @given(text=st.text("。．，…”１ \u3000\n\u00a0.a"))
 def test_replace_unicode_punctuation_on_sequences(peer: Any, text: str) -> None:
-    rules = normalization.replace_unicode_punctuation(perl=False)
+    rules = normalise.replace_unicode_punctuation(perl=False)
     assert apply(rules, text) == peer.replace_unicode_punct(text)
 
 
 def test_remove_non_printing_char_on_every_character(peer: Any) -> None:
-    rules = normalization.remove_non_printing_char(perl=False)
+    rules = normalise.remove_non_printing_char(perl=False)
     assert apply(rules, ALL_CHARACTERS) == peer.remove_non_printing_char(ALL_CHARACTERS)
     assert apply(rules, "a\t\n\x00\u200b\ud800\u00a0 b") == "a\u00a0 b"
-    assert apply(normalization.remove_non_printing_char(perl=True), "a\t\n\u200b\u00a0 b") == "a   \u00a0 b"
+    assert apply(normalise.remove_non_printing_char(perl=True), "a\t\n\u200b\u00a0 b") == "a   \u00a0 b"
 
 
 def test_romanian_on_every_character(peer: Any) -> None:
-    assert apply(normalization.romanian(), ALL_CHARACTERS) == peer.romanian_preprocessing(ALL_CHARACTERS)
-    assert apply(normalization.romanian(), "Ţară şi înțelepciune") == "Tara si intelepciune"
+    assert apply(normalise.romanian(), ALL_CHARACTERS) == peer.romanian_preprocessing(ALL_CHARACTERS)
+    assert apply(normalise.romanian(), "Ţară şi înțelepciune") == "Tara si intelepciune"
 
 
 @pytest.mark.parametrize("language", ["en", "de", "fr", "cs", "xx"])
@@ -85,21 +86,21 @@ def test_romanian_on_every_character(peer: Any) -> None:
 @given(text=st.text(st.sampled_from("aZ1 () .!:?;,%`'„“”–—´‘’‚…«»\u00a0ºnCcm\r\"<\u0665\u3000")))
 def test_normalize_punctuation_equals_sacremoses(language: str, text: str) -> None:
     sacremoses = pytest.importorskip("sacremoses")
-    ours = apply(normalization.normalize_punctuation(language, perl=False), text)
+    ours = apply(normalise.normalize_punctuation(language, perl=False), text)
     assert ours.strip() == sacremoses.MosesPunctNormalizer(language).normalize(text)
 
 
 def test_lowercase_and_remove_accent_on_every_character(peer: Any) -> None:
     words = [character for character in CHARACTERS if not character.isspace()]
-    ours = folding.lowercase_and_remove_accent(words)
+    ours = casefold.lowercase_and_remove_accent(words)
     assert ours == [word for word in peer.lowercase_and_remove_accent(words) if word]
-    assert folding.lowercase_and_remove_accent(["ÄÉ", "\u0301", "ß"]) == ["ae", "ß"]
+    assert casefold.lowercase_and_remove_accent(["ÄÉ", "\u0301", "ß"]) == ["ae", "ß"]
 
 
 @settings(deadline=None)
 @given(words=st.lists(st.text(st.sampled_from("ΣσΑa'\u0301\u0345İıǅK.:Éß"), min_size=1)))
 def test_lowercase_and_remove_accent_on_sequences(peer: Any, words: list[str]) -> None:
-    ours = folding.lowercase_and_remove_accent(words)
+    ours = casefold.lowercase_and_remove_accent(words)
     assert ours == [word for word in peer.lowercase_and_remove_accent(words) if word]
 
 
@@ -124,7 +125,7 @@ def test_no_word_holds_whitespace() -> None:
     # What BPE relies on; transformers joins and splits at spaces around it.
     for dialect in ("sacremoses", "perl"):
         words = moses(dialect, "en").words(" ".join(CHARACTERS))
-        for some in (words, folding.lowercase_and_remove_accent(words)):
+        for some in (words, casefold.lowercase_and_remove_accent(words)):
             assert len(some) > 100_000
             assert not re.search(r"\s", "".join(some))
             assert all(some)

@@ -18,7 +18,7 @@ import pytest
 
 from tests.tokenizer.small import MERGES, VOCABULARY
 from xlm.errors import XLMError
-from xlm.tokenizer.parallel import in_order
+from xlm.tokenizer.batches import in_order
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
 DEADLY = 40

@@ -23,8 +23,7 @@ from hypothesis import strategies as st
 
 from tests.tokenizer.small import MERGES, VOCABULARY
 from xlm.errors import InputError, LanguageError, VocabularyError, XLMError
-from xlm.tokenizer.bpe import BPE
-from xlm.tokenizer.merges import write_codes
+from xlm.tokenizer.bpe import BPE, write_codes
 from xlm.tokenizer.tokenizer import XLMTokenizer
 from xlm.tokenizer.vocabulary import Vocabulary
 

@@ -35,7 +35,7 @@ from xlm.checkpoint.tokenizer_files import (
 )
 from xlm.errors import CheckpointError, ConfigError, WriteError, XLMError
 from xlm.model.config import XLMConfig
-from xlm.tokenizer.merges import write_codes
+from xlm.tokenizer.bpe import write_codes
 from xlm.tokenizer.tokenizer import XLMTokenizer
 from xlm.tokenizer.vocabulary import Vocabulary
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from xlm._arguments import shown
 from xlm._atomic import make_directory, write_text
 from xlm._io.files import as_path
 from xlm.checkpoint.first_bytes import check_first_bytes
@@ -16,11 +17,10 @@ from xlm.checkpoint.hub import TOKENIZER, HubOptions
 from xlm.checkpoint.names import find_model
 from xlm.errors import InputError, VocabularyError, warn_caller
 from xlm.tokenizer.added_tokens import AddedToken
-from xlm.tokenizer.merges import check_merges, read_codes, read_merges, write_merges
-from xlm.tokenizer.presets import PRESETS
-from xlm.tokenizer.settings import check_names
-from xlm.tokenizer.text_files import place_of_key, read_json_object, shortened, shown
-from xlm.tokenizer.tokenizer import SPECIAL_TOKEN_NAMES, XLMTokenizer
+from xlm.tokenizer.bpe import check_merges, read_codes, read_merges, write_merges
+from xlm.tokenizer.pipeline import PRESETS
+from xlm.tokenizer.text_files import place_of_key, read_json_object, shortened
+from xlm.tokenizer.tokenizer import SPECIAL_TOKEN_NAMES, XLMTokenizer, check_names
 from xlm.tokenizer.vocabulary import Vocabulary
 
 VOCABULARY_FILE = "vocab.json"

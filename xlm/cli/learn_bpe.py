@@ -56,7 +56,7 @@ def command(
     from xlm._atomic import check_target
     from xlm.data.bpe_learning import learn_merges
     from xlm.data.words import count_pieces, count_words
-    from xlm.tokenizer.merges import write_codes
+    from xlm.tokenizer.bpe import write_codes
 
     for target in (codes, *([] if vocab is None else [vocab])):
         check_target(target)

@@ -64,8 +64,7 @@ def command(
     if uses_ray(only_ray=_ONLY_RAY, only_local=("workers", "gpus_per_worker")):
         _on_ray(model, file, lang=lang, output=output, options={**of_ray, "preset": preset, "codes": codes})
         return
-    from xlm.tokenizer.batches import in_batches
-    from xlm.tokenizer.parallel import in_order
+    from xlm.tokenizer.batches import in_batches, in_order
     from xlm.tokenizer.tokenizer import XLMTokenizer
 
     with closing(open_corpus([file], form=of_ray["input_format"], column=of_ray["column"])) as corpus:

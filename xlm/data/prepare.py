@@ -17,8 +17,8 @@ from xlm.data.shards import INDEX_FILE, TOKENIZER_DIRECTORY, Index, Shard, Sourc
 from xlm.data.text import in_batches, texts_of
 from xlm.errors import InputError
 from xlm.scoring.rows import Corpus, form_of
+from xlm.tokenizer.batches import in_order
 from xlm.tokenizer.fingerprint import tokenizer_digest
-from xlm.tokenizer.parallel import in_order
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
 SHARD_TOKENS = 1 << 26

@@ -9,12 +9,13 @@ from pathlib import Path
 
 from xlm.data.text import in_batches, texts_of
 from xlm.errors import InputError, LanguageError
-from xlm.tokenizer import dividers
+from xlm.tokenizer import word_segmenters
+from xlm.tokenizer.batches import in_order
 from xlm.tokenizer.bpe import BPE
-from xlm.tokenizer.moses import moses
-from xlm.tokenizer.parallel import in_order
-from xlm.tokenizer.presets import PRESETS
-from xlm.tokenizer.segmenter import Segmenter
+from xlm.tokenizer.fast.bpe import FastBPE
+from xlm.tokenizer.fast.segmenter import Segmenter
+from xlm.tokenizer.moses.tokenise import moses
+from xlm.tokenizer.pipeline import PRESETS
 from xlm.tokenizer.vocabulary import SPECIAL_TOKENS, Vocabulary, is_writable
 
 
@@ -63,12 +64,12 @@ def _check_raw(preset: str, lang: str | None) -> None:
         )
     if lang is None:
         raise InputError("The language of the text is missing", where="lang", expected="a language such as 'en'")
-    if lang in dividers.LANGUAGES:
+    if lang in word_segmenters.LANGUAGES:
         raise LanguageError(
             "The words of this language stand without spaces",
             where="lang",
             found=lang,
-            expected=f"a language other than {', '.join(dividers.LANGUAGES)}",
+            expected=f"a language other than {', '.join(word_segmenters.LANGUAGES)}",
             remedy="divide the text into words first, and give it without a preset",
         )
 
@@ -92,7 +93,7 @@ def _divider(preset: str, lang: str) -> Callable[[str], Sequence[str]]:
     choices = PRESETS[preset]
     return Segmenter(
         moses(choices.dialect, lang),
-        fold_words=choices.do_lowercase_and_remove_accent,
+        casefolds=choices.do_lowercase_and_remove_accent,
         of_word=lambda word: (word,),
     )
 
@@ -111,7 +112,7 @@ def count_pieces(words: Mapping[str, int], merges: Iterable[tuple[str, str]]) ->
 
     Source: fastBPE's ``getvocab`` after ``applybpe``.
     """
-    bpe = BPE(tuple(merges))
+    bpe = FastBPE(BPE(tuple(merges)), {}, 0)
     counts: Counter[str] = Counter()
     for word, count in words.items():
         for piece in bpe.split(word):

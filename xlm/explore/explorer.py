@@ -15,8 +15,8 @@ from xlm.model.lm import XLMWithLMHeadModel
 from xlm.scoring.scorer import Scorer
 from xlm.scoring.sentence import SentenceScore
 from xlm.scoring.table import token_cells
-from xlm.tokenizer.continued import ContinuedText, prompt_ids
-from xlm.tokenizer.presets import PRESETS
+from xlm.tokenizer.incremental_detokenizer import IncrementalDetokenizer, prompt_ids
+from xlm.tokenizer.pipeline import PRESETS
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
 Json = dict[str, Any]
@@ -156,7 +156,7 @@ class Explorer:
             continuation_langs=Scorer(self._model, tokenizer, lang=lang).language,
             **options,
         )
-        continued = ContinuedText(tokenizer, request.text, ids, lang=lang)
+        continued = IncrementalDetokenizer(tokenizer, request.text, ids, lang=lang)
         for token in tokens:
             yield {"id": token, "text": continued.add(token)}
         assert tokens.continuation is not None

@@ -13,7 +13,7 @@ from xlm.errors import InputError, XLMError
 from xlm.model.decoding.options import DecodingOptions, derived_seed
 from xlm.model.decoding.result import Continuation
 from xlm.model.lm import XLMWithLMHeadModel
-from xlm.tokenizer.continued import ContinuedText, prompt_ids
+from xlm.tokenizer.incremental_detokenizer import IncrementalDetokenizer, prompt_ids
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p")
@@ -194,8 +194,8 @@ class TextGenerator:
         tokens = self._tokenizer.convert_ids_to_tokens(continuation.tokens)
         return GeneratedText(prompt=prompt, text=text, tokens=[*tokens], continuation=continuation)
 
-    def _continued_text(self, prompt: Prompt) -> ContinuedText:
-        return ContinuedText(self._tokenizer, prompt.text, prompt.ids, lang=self._continuation_lang)
+    def _continued_text(self, prompt: Prompt) -> IncrementalDetokenizer:
+        return IncrementalDetokenizer(self._tokenizer, prompt.text, prompt.ids, lang=self._continuation_lang)
 
 
 def decoding_options(*, greedy: bool, num_beams: int, **options: Any) -> dict[str, Any]:

@@ -1,1 +1,5 @@
-"""Raw text to token ids and back: Moses normalisation, byte-pair encoding, the vocabulary. Never imports torch."""
+"""Raw text to token ids and back. Never imports torch.
+
+``pipeline.py`` defines how a text becomes ids; ``tokenizer.py`` holds ``XLMTokenizer``; ``fast/`` is the same as
+``pipeline.py``, faster.
+"""

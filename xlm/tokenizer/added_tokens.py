@@ -1,7 +1,7 @@
-"""Tokens of the vocabulary that are recognised in a text as they stand, with their options.
+"""Special and added tokens, which a text is split at where no language is given.
 
-The special tokens are such tokens, without options. Further ones, and options, come from a saved tokenizer to which
-``add_tokens`` of transformers was applied. Where the text has a language none of this counts: all text is text.
+Special tokens have no options. Further tokens, and options, come from a saved tokenizer to which ``add_tokens`` of
+transformers was applied. Where a text has a language, all of it is text.
 """
 
 from __future__ import annotations
@@ -10,18 +10,20 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from xlm.tokenizer.alignment import AlignedText, Piece
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AddedToken:
-    """A token that is recognised in a text as it stands, with the options that it has in transformers.
+    """A token that a text is split at, with the options that it has in transformers.
 
     Attributes:
         content: The token.
         lstrip: Whether the spaces before it belong to it.
         rstrip: Whether the spaces after it belong to it.
         single_word: Whether it counts only between spaces.
-        normalized: Whether the preset ``"transformers-v4"`` finds it before it lower-cases a text.
-        special: Whether transformers says that it is special.
+        normalized: Whether the preset ``"transformers-v4"`` looks for it before lower-casing a text.
+        special: Whether transformers calls it special.
     """
 
     content: str
@@ -33,16 +35,16 @@ class AddedToken:
 
     @property
     def has_options(self) -> bool:
-        """Whether it is recognised otherwise than wherever it stands."""
+        """Whether it needs more than to stand in the text."""
         return self.lstrip or self.rstrip or self.single_word
 
 
 class AddedTokens:
-    """Divides texts at tokens.
+    """The tokens of a tokenizer that texts are split at.
 
     Args:
-        tokens: All that are recognised, by their text.
-        before_lowering: Those of them that are recognised before a text is lower-cased.
+        tokens: All of them, by their text.
+        before_lowering: Those that keep their case when a text is lower-cased.
     """
 
     def __init__(self, tokens: Mapping[str, AddedToken], before_lowering: Iterable[str]) -> None:
@@ -57,10 +59,6 @@ class AddedTokens:
         # The first characters are quickly found not to be there.
         return any(map(text.__contains__, self._first_characters)) and self._pattern.search(text) is not None
 
-    def between_tokens(self, text: str) -> list[str]:
-        """Return the parts of a text that is to be lower-cased: what stands between tokens, and these, in turn."""
-        return self._before_lowering.split(text)
-
     def split(self, text: str) -> list[tuple[str, bool]]:
         """Return the parts of a text, each with whether it is a token; spaces that belong to tokens are left out.
 
@@ -68,24 +66,56 @@ class AddedTokens:
         right, on what those before them have left.
         """
         parts = [part for part in self._pattern.split(text) if part]
-        for place, part in enumerate(parts):
+        for position, part in enumerate(parts):
             token = self._tokens.get(part)
             if token is None or not token.has_options:
                 continue
-            before = parts[place - 1] if place else ""
-            after = parts[place + 1] if place + 1 < len(parts) else ""
+            before = parts[position - 1] if position else ""
+            after = parts[position + 1] if position + 1 < len(parts) else ""
             if token.rstrip and after:
-                parts[place + 1] = after.lstrip()
+                parts[position + 1] = after.lstrip()
             if token.lstrip and before:
-                parts[place - 1] = before.rstrip()
+                parts[position - 1] = before.rstrip()
             if token.single_word:
                 if before and before[-1] != " ":
-                    parts[place - 1] += part
-                    parts[place] = ""
+                    parts[position - 1] += part
+                    parts[position] = ""
                 elif after and after[0] != " ":
-                    parts[place + 1] = part + parts[place + 1]
-                    parts[place] = ""
+                    parts[position + 1] = part + parts[position + 1]
+                    parts[position] = ""
         return [(part, part in self._tokens) for part in parts if part]
+
+    def split_aligned(self, source: AlignedText) -> list[tuple[AlignedText, bool]]:
+        """Return ``split`` of an aligned text."""
+        result: list[tuple[AlignedText, bool]] = []
+        position = 0
+        for part, is_token in self.split(source.text):
+            spans = []
+            for character in part:  # the parts hold the characters of the text in order, but for some spaces
+                position = source.text.index(character, position) + 1
+                spans.append(source.spans[position - 1])
+            result.append((AlignedText(part, spans), is_token))
+        return result
+
+    def lower(self, text: str) -> str:
+        """Return a text in lower case but for its tokens, letter by letter as transformers 4 does it."""
+        parts = self._before_lowering.split(text)
+        parts[::2] = [
+            part.lower() if part.isascii() else "".join(character.lower() for character in part) for part in parts[::2]
+        ]
+        return "".join(parts)
+
+    def lower_aligned(self, source: AlignedText) -> AlignedText:
+        """Return ``lower`` of an aligned text."""
+        pieces: list[Piece] = []
+        position = 0
+        for i, part in enumerate(self._before_lowering.split(source.text)):
+            if i % 2:
+                pieces.append((part, position, position + len(part)))
+            else:
+                pieces += [(character.lower(), position + j, position + j + 1) for j, character in enumerate(part)]
+            position += len(part)
+        return source.from_pieces(pieces)
 
 
 def _pattern(tokens: Iterable[str]) -> re.Pattern[str]:

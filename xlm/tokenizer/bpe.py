@@ -1,4 +1,7 @@
-"""Byte-pair encoding of one word: which pieces it is made of.
+"""Byte-pair encoding: the merges, their two file formats, and the pieces that they make of a word.
+
+transformers' ``merges.txt`` holds ``left right`` a line, fastBPE's codes ``left right count``. Both write pieces alike
+(``</w>`` ends a word), so the published ``codes_ende`` and ``merges.txt`` hold the same merges.
 
 Source: Sennrich, Haddow and Birch (2016), "Neural Machine Translation of Rare Words with Subword Units", section 3.2.
 """
@@ -7,38 +10,41 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Container, Sequence
-from typing import Any
+from pathlib import Path
 
-from xlm.tokenizer.vocabulary import END_OF_WORD
+from xlm._arguments import shown
+from xlm._atomic import write_text
+from xlm.errors import VocabularyError
+from xlm.tokenizer.text_files import at_line, count_of, read_lines
+from xlm.tokenizer.vocabulary import END_OF_WORD, SPECIAL_TOKENS, Vocabulary
 
-_CACHED_WORDS = 1 << 16
-_LONGEST_CACHED_WORD = 64  # characters; real words are shorter, and longer ones would make the cache large
-_LONG_WORD = 100  # characters, from where quadratic time is slower
-_WINDOW = 1 << 16  # characters of a very long word that are merged at once
-_OVERLAP = 64  # pieces at the end of a window that are merged again in the next one
+Merges = tuple[tuple[str, str], ...]
+"""Pairs of pieces, best first, in ``</w>`` notation."""
+
 _LAST = 1 + len(END_OF_WORD)  # length of a single character that ends a word
 
 
 class BPE:
-    """Splits words into pieces by merging, at each step, the best pair at all its places from left to right.
+    """Splits words into pieces: at each step it merges the best pair, at all its places from left to right.
 
     Args:
         merges: Pairs of pieces, best first, in ``</w>`` notation.
-        vocabulary: Where given, a merged piece that is not in it is split again into the two it was merged from, and
-            these in turn. Source: fastBPE's ``applybpe`` with a vocabulary file.
+        vocabulary: Where given, a merged piece that is not in it is split again into the two that it was merged from,
+            and these in turn. Source: fastBPE's ``applybpe`` with a vocabulary file.
 
     Attributes:
         merges: As given.
         vocabulary: As given.
+        ranks: The rank of each merge, from 0 for the best.
         made: The rank of the merge that makes each piece, in the order of the ranks.
-        learnt: Whether the merges are such as learning gives: each part a single character or made by an earlier
-            merge, and nothing made twice.
+        learnt: Whether the merges are as learning makes them: each part is a single character or made by an earlier
+            merge, and nothing is made twice.
     """
 
     def __init__(self, merges: Sequence[tuple[str, str]], vocabulary: Container[str] | None = None) -> None:
         self.merges = merges
         self.vocabulary = vocabulary
-        self._ranks = {merge: rank for rank, merge in enumerate(merges)}
+        self.ranks = {merge: rank for rank, merge in enumerate(merges)}
         self.made: dict[str, int] = {}
         self.learnt = True
         for rank, (left, right) in enumerate(merges):
@@ -47,117 +53,32 @@ class BPE:
             )
             if not made_before or self.made.setdefault(left + right, rank) != rank:
                 self.learnt = False
-        self._cache: dict[str, tuple[str, ...]] = {}
 
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_cache": {}}  # a copy in another process soon has its own
-
-    def __call__(self, word: str) -> tuple[str, ...]:
-        """Returns the pieces of a word, the last one ending in ``</w>``.
+    def split(self, word: str) -> list[str]:
+        """Return the pieces of a word, the last one ending in ``</w>``.
 
         Args:
             word: At least one character, no whitespace.
         """
-        pieces = self._cache.get(word)
-        if pieces is None:
-            pieces = tuple(self.split(word))
-            if len(word) <= _LONGEST_CACHED_WORD:
-                if len(self._cache) >= _CACHED_WORDS:
-                    self._cache.clear()  # cheaper than keeping an order, and the frequent words are soon back
-                self._cache[word] = pieces
-        return pieces
+        return self.limit(self.merge(characters_of(word)))
 
-    def split(self, word: str) -> Sequence[str]:
-        """Returns the same as calling, without remembering it."""
-        if not self.learnt:
-            pieces = self._merge(_characters(word))
-        elif len(word) < _LONG_WORD:
-            pieces = self._merge_short(word)
-        else:
-            pieces = self._merge(_characters(word)) if len(word) <= _WINDOW else self._merge_windows(word)
-        if self.vocabulary is not None:
-            known = self.vocabulary
-            for piece in pieces:
-                if piece not in known:
-                    return [part for piece in pieces for part in self._parts_within(piece, known)]
-        return pieces
+    def merge(self, pieces: list[str]) -> list[str]:
+        """Return what merging makes of pieces that stand one after the other.
 
-    def _parts_within(self, piece: str, known: Container[str]) -> list[str]:
-        parts: list[str] = []
-        waiting = [piece]
-        while waiting:
-            part = waiting.pop()
-            rank = None if part in known else self.made.get(part)
-            if rank is None:  # known, or a single character
-                parts.append(part)
-            else:
-                waiting += reversed(self.merges[rank])
-        return parts
-
-    def _merge_windows(self, word: str) -> list[str]:
-        # With learnt merges, pieces are the right ones of a text if each two neighbours are the right ones of theirs.
-        # So windows can be merged one after the other, where their pieces meet so; memory then stays small.
-        pieces: list[str] = []
-        same: dict[str, str] = {}  # one text a piece, not one an occurrence
-        start = 0
-        while True:
-            kept = len(pieces)
-            is_last = start + _WINDOW >= len(word)
-            end = len(word) if is_last else start + _WINDOW
-            found = self._merge_part(word, start, end)
-            while pieces and not self._meet(pieces[-1], found[0], ends=is_last and len(found) == 1):
-                start -= len(pieces.pop())
-                found = self._merge_part(word, start, end)
-                if kept - len(pieces) > _OVERLAP:
-                    return self._merge(_characters(word))  # no luck: all at once, whatever memory it takes
-            if is_last:
-                return pieces + found
-            done = found[:-_OVERLAP]
-            if not done:
-                return self._merge(_characters(word))
-            pieces += (same.setdefault(piece, piece) for piece in done)
-            start += sum(map(len, done))
-
-    def _merge_part(self, word: str, start: int, end: int) -> list[str]:
-        return self._merge(_characters(word[start:]) if end == len(word) else list(word[start:end]))
-
-    def _meet(self, left: str, right: str, *, ends: bool) -> bool:
-        """Whether two pieces stay two where they are neighbours."""
-        characters = _characters(right.removesuffix(END_OF_WORD)) if ends else list(right)
-        return self._merge([*left, *characters]) == [left, right]
-
-    def _merge_short(self, word: str) -> list[str]:
-        # With learnt merges what a merge makes possible is always worse than itself, so that the best pair furthest
-        # left is the next to merge. Quadratic, and for real words several times as fast as what is below.
-        pieces = [*word[:-1], word[-1] + END_OF_WORD]
-        rank_of, none = self._ranks.get, len(self._ranks)
-        ranks = [rank_of(pair, none) for pair in zip(pieces, pieces[1:])]  # noqa: B905, RUF007 (the fastest way)
-        while ranks:
-            best = min(ranks)
-            if best == none:
-                break
-            place = ranks.index(best)
-            piece = pieces[place] = pieces[place] + pieces.pop(place + 1)
-            del ranks[place]
-            if place:
-                ranks[place - 1] = rank_of((pieces[place - 1], piece), none)
-            if place < len(ranks):
-                ranks[place] = rank_of((piece, pieces[place + 1]), none)
-        return pieces
-
-    def _merge(self, pieces: list[str]) -> list[str]:
+        Args:
+            pieces: At least one; changed in place.
+        """
         # A linked list of pieces and a heap of the pairs that can be merged: O(n log n) for n characters. A piece is
         # named by the place of its first character; one that was merged into its left neighbour becomes "".
         end = len(pieces)
         following = list(range(1, end + 1))
         preceding = list(range(-1, end - 1))
-        ranks = self._ranks
         heap: list[tuple[int, int]] = []
 
         def offer(left: int) -> None:
-            """Puts the pair that begins at ``left`` on the heap, if there is one and it can be merged."""
+            """Put the pair that begins at ``left`` on the heap, if there is one and it can be merged."""
             if left >= 0 and following[left] < end:
-                rank = ranks.get((pieces[left], pieces[following[left]]))
+                rank = self.ranks.get((pieces[left], pieces[following[left]]))
                 if rank is not None:
                     heapq.heappush(heap, (rank, left))
 
@@ -172,7 +93,7 @@ class BPE:
                 left = heapq.heappop(heap)[1]
                 right = following[left]
                 # The pair may be gone: one of its pieces was merged with another neighbour meanwhile.
-                if right == end or ranks.get((pieces[left], pieces[right])) != best:
+                if right == end or self.ranks.get((pieces[left], pieces[right])) != best:
                     continue
                 pieces[left] += pieces[right]
                 pieces[right] = ""
@@ -185,7 +106,112 @@ class BPE:
                 offer(left)
         return [piece for piece in pieces if piece]
 
+    def limit(self, pieces: list[str]) -> list[str]:
+        """Return pieces with those that are not in the vocabulary split again; all of them where there is none."""
+        known = self.vocabulary
+        if known is None:
+            return pieces
+        parts: list[str] = []
+        waiting = pieces[::-1]
+        while waiting:
+            part = waiting.pop()
+            rank = None if part in known else self.made.get(part)
+            if rank is None:  # known, or a single character
+                parts.append(part)
+            else:
+                waiting += reversed(self.merges[rank])
+        return parts
 
-def _characters(word: str) -> list[str]:
-    """Returns the pieces that a word is made of before anything is merged."""
+
+def characters_of(word: str) -> list[str]:
+    """Return the pieces that a word is made of before anything is merged."""
     return [*word[:-1], word[-1] + END_OF_WORD]
+
+
+def read_merges(path: Path) -> Merges:
+    """Return the merges in a ``merges.txt``; a first line ``#version: …`` and a third column are left out.
+
+    transformers drops a last line that does not end in a newline; here it counts, as it does in fastBPE.
+
+    Raises:
+        VocabularyError: The file is not that.
+    """
+    return _read(path, columns=(2, 3), expected="LEFT RIGHT")
+
+
+def read_codes(path: Path) -> Merges:
+    """Return the merges in a codes file of fastBPE.
+
+    Raises:
+        VocabularyError: The file is not that.
+    """
+    return _read(path, columns=(3,), expected="LEFT RIGHT COUNT")
+
+
+def write_merges(path: Path, merges: Sequence[tuple[str, str]]) -> None:
+    """Write a ``merges.txt`` as transformers writes it.
+
+    Raises:
+        WriteError: The file could not be written.
+    """
+    write_text(path, "".join(f"{left} {right}\n" for left, right in merges))
+
+
+def write_codes(path: Path, merges: Sequence[tuple[str, str]], counts: Sequence[int] | None = None) -> None:
+    """Write a codes file that fastBPE reads; unknown counts are written as 0.
+
+    Raises:
+        WriteError: The file could not be written.
+    """
+    rows = zip(merges, [0] * len(merges) if counts is None else counts, strict=True)
+    write_text(path, "".join(f"{left} {right} {count}\n" for (left, right), count in rows))
+
+
+def check_merges(vocabulary: Vocabulary, merges: Merges, where: Path) -> None:
+    """Raise an error when a vocabulary cannot have come from these merges.
+
+    Every token of a vocabulary is a single character or made by some merge. That holds for all published pairs of
+    files; of a published vocabulary with another model's codes, at most 56 in 100 tokens fit.
+
+    Raises:
+        VocabularyError: Under 90 in 100 do.
+    """
+    made = {left + right for left, right in merges}
+    tokens = vocabulary.tokens[len(SPECIAL_TOKENS) :]
+    fitting = sum(token in made or len(token.removesuffix(END_OF_WORD)) <= 1 for token in tokens)
+    if fitting < 0.9 * len(tokens):
+        raise VocabularyError(
+            "the codes are of another model than the vocabulary",
+            where=where,
+            found=f"{len(merges)} merges, which produce {fitting} of the vocabulary's {len(tokens)} tokens",
+            expected="merges that produce every token",
+            remedy="use the codes that the model was trained with",
+        )
+
+
+def _read(path: Path, *, columns: tuple[int, ...], expected: str) -> Merges:
+    remedy = "use the codes or merges file of the model, not its vocabulary or text"
+    lines: dict[tuple[str, str], int] = {}
+    for number, line in enumerate(read_lines(path), start=1):
+        if number == 1 and line.startswith("#version:"):
+            continue
+        # Only ASCII spaces divide the columns: the published codes for 15 languages merge no-break spaces.
+        fields, where = line.split(" "), at_line(path, number)
+        if len(fields) not in columns or not all(fields):
+            raise VocabularyError("not a merge", where=where, found=shown(line), expected=expected, remedy=remedy)
+        if len(fields) == 3:
+            count_of(fields[2], where=where, remedy=remedy)
+        first = lines.setdefault((fields[0], fields[1]), number)
+        if first != number:
+            raise VocabularyError(
+                "duplicate merge",
+                where=where,
+                found=shown(line),
+                expected=f"each merge once (first: line {first})",
+                remedy="remove the second, which can never be reached",
+            )
+    if not lines:
+        raise VocabularyError(
+            "no merges in the file", where=path, expected=expected, remedy="fetch the merges of the model again"
+        )
+    return tuple(lines)

@@ -1,18 +1,18 @@
-"""What calling the tokenizer returns: ids and attention mask of one text or of several, as lists or tensors."""
+"""The result of calling the tokenizer: ids and attention mask as lists or tensors, truncated and padded."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
+from xlm._arguments import shown
 from xlm.errors import InputError, warn_caller
-from xlm.tokenizer.text_files import shown
 
 
 class Encoding(dict[str, Any]):
-    """The keyword arguments of a model's forward pass: ``input_ids`` and ``attention_mask``, also as attributes.
+    """The keyword arguments of a model's ``forward``: ``input_ids`` and ``attention_mask``, also as attributes.
 
-    Lists of ints, or int64 tensors or arrays (B, T). In ``attention_mask`` 1 is a token and 0 is padding.
+    Lists of ints, or int64 tensors or arrays (B, T). In ``attention_mask`` 1 marks a token and 0 padding.
     """
 
     @property
@@ -22,40 +22,32 @@ class Encoding(dict[str, Any]):
 
     @property
     def attention_mask(self) -> Any:
-        """1 where a token is, 0 where padding is."""
+        """1 for tokens, 0 for padding."""
         return self["attention_mask"]
 
 
 PADDINGS = (True, False, "longest", "max_length")
-"""Ways of padding; True is ``"longest"``."""
+"""The values of ``padding``; True is ``"longest"``."""
 
 MOST_PADDED = 1 << 24
-"""The longest length that texts can be padded to."""
+"""The largest length to pad to."""
 
 TRUNCATIONS = (True, False, None, "longest_first", "only_first", "only_second")
-"""Ways of cutting texts that are too long; True is ``"longest_first"``, None cuts to a ``max_length`` that is given."""
+"""The values of ``truncation``; True is ``"longest_first"``, None cuts where ``max_length`` is given."""
 
 
 def check_form(padding: bool | str, return_tensors: str | None) -> None:
-    """Check how the rows of a call are to be put together.
-
-    Args:
-        padding: To be one of ``PADDINGS``.
-        return_tensors: To be ``"pt"`` for torch, ``"np"`` for numpy, None for lists.
-
-    Raises:
-        InputError: One of them is something else.
-    """
+    """Raise ``InputError`` unless ``padding`` is one of ``PADDINGS`` and ``return_tensors`` "pt", "np" or None."""
     if not isinstance(padding, (bool, str)) or padding not in PADDINGS:
         raise InputError(
-            "Unknown padding",
+            "no such padding",
             where="padding",
             found=shown(padding),
             expected="True, False, 'longest' or 'max_length'",
         )
     if not isinstance(return_tensors, (str, type(None))) or return_tensors not in (None, "pt", "np"):
         raise InputError(
-            "Unknown kind of tensors",
+            "no such kind of tensors",
             where="return_tensors",
             found=shown(return_tensors),
             expected="'pt', 'np' or None",
@@ -63,22 +55,22 @@ def check_form(padding: bool | str, return_tensors: str | None) -> None:
 
 
 def truncation_for(truncation: bool | str | None, *, max_length: int | None, padding: bool | str = False) -> bool | str:
-    """Return how to cut texts, as transformers takes what it was told; warns where that may not be what was meant.
+    """Return how to truncate, as transformers does; warn where that may not be what the caller meant.
 
     Args:
         truncation: One of ``TRUNCATIONS``.
-        max_length: The number of ids that was asked for, if one was.
+        max_length: The largest number of ids, if given.
         padding: One of ``PADDINGS``.
 
     Returns:
-        One of ``TRUNCATIONS``, but for None.
+        One of ``TRUNCATIONS`` other than None.
 
     Raises:
-        InputError: ``truncation`` is none of ``TRUNCATIONS``.
+        InputError: No such truncation.
     """
     if not isinstance(truncation, (bool, str, type(None))) or truncation not in TRUNCATIONS:
         raise InputError(
-            "Unknown truncation",
+            "no such truncation",
             where="truncation",
             found=shown(truncation),
             expected=" or ".join(map(repr, TRUNCATIONS)),
@@ -86,13 +78,13 @@ def truncation_for(truncation: bool | str | None, *, max_length: int | None, pad
     if truncation is None and max_length is not None and padding is False:
         warn_caller(
             f"max_length={max_length} without truncation cuts the text to {max_length} ids, as transformers does; "
-            "say so with truncation=True, or leave it whole with truncation=False"
+            "pass truncation=True to confirm, or truncation=False to keep the whole text"
         )
         return "longest_first"
     if not truncation and max_length is not None and padding in (True, "longest"):
         warn_caller(
-            "`max_length` is ignored where there is padding to the longest text and no truncation; "
-            "give truncation=True or padding='max_length'"
+            "`max_length` has no effect with padding to the longest text and no truncation; "
+            "pass truncation=True or padding='max_length'"
         )
     return truncation or False
 
@@ -100,14 +92,14 @@ def truncation_for(truncation: bool | str | None, *, max_length: int | None, pad
 def truncate(
     ids: list[int], pair: list[int] | None, *, longest: int, truncation: bool | str
 ) -> tuple[list[int], list[int] | None]:
-    """Returns the ids of a text, or of two, cut at the end to be no more than some number together.
+    """Return the ids of one text or two, cut at their ends to a total number.
 
     Args:
         ids: Of the first text.
-        pair: Of the second, if there is one.
-        longest: How many there may be.
-        truncation: What ``truncation_for`` gave. ``"longest_first"`` cuts the longer of two texts to the length of the
-            other, then both by half of what remains.
+        pair: Of the second text, if there is one.
+        longest: The largest total.
+        truncation: From ``truncation_for``. ``"longest_first"`` cuts the longer of two texts to the length of the
+            other, then both by half of the rest.
     """
     surplus = len(ids) + len(pair or ()) - longest
     if truncation is False or surplus <= 0:
@@ -128,20 +120,20 @@ def truncate(
 def collate(
     rows: Sequence[list[int]], *, pad_id: int, padding: bool | str, longest: int, return_tensors: str | None
 ) -> Encoding:
-    """Returns the ids of several texts as one ``Encoding``, padded on the right.
+    """Return the ids of texts as one ``Encoding``, padded on the right.
 
     Args:
         rows: The ids of each text.
         pad_id: The id to pad with.
         padding: True or ``"longest"`` to pad to the longest row, ``"max_length"`` to ``longest``, False not to pad.
-        longest: Number of ids that ``"max_length"`` pads to.
+        longest: The number of ids that ``"max_length"`` pads to.
         return_tensors: ``"pt"`` for torch, ``"np"`` for numpy, None for lists.
 
     Raises:
-        InputError: No rows, or tensors asked for from rows of different lengths.
+        InputError: There are no rows, or rows of different lengths are to be one tensor.
     """
     if not rows:
-        raise InputError("There are no texts to encode", where="text", found="an empty list")
+        raise InputError("no texts to encode", where="text", found="an empty list")
     mask = [[1] * len(row) for row in rows]
     if padding:
         longest = longest if padding == "max_length" else max(map(len, rows))
@@ -151,7 +143,7 @@ def collate(
         return Encoding(input_ids=list(rows), attention_mask=mask)
     if len({len(row) for row in rows}) > 1:
         raise InputError(
-            "Rows of different lengths cannot be one tensor",
+            "rows of different lengths do not make one tensor",
             where="return_tensors",
             found=f"lengths from {min(map(len, rows))} to {max(map(len, rows))} tokens",
             remedy="pass padding=True",

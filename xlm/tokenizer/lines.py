@@ -10,13 +10,13 @@ if TYPE_CHECKING:
 
 
 def written_lines(tokenizer: XLMTokenizer, texts: Sequence[str], *, lang: str, output: str) -> list[str]:
-    """One line for each text, without its end.
+    """Return one line for each text, without its newline.
 
     Args:
         tokenizer: The tokenizer.
         texts: Some thousand texts.
         lang: Their language.
-        output: ``"tokens"`` for pieces in ``</w>`` notation, ``"ids"`` for their numbers with the special tokens.
+        output: ``"tokens"`` for pieces in ``</w>`` notation, ``"ids"`` for ids with the special tokens.
 
     Raises:
         InputError: A text cannot be encoded.

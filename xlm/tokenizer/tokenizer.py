@@ -1,62 +1,129 @@
-"""The tokenizer: raw text to token ids and back, with the names and the meaning it has in transformers.
-
-Its methods stand in the files beside this one by what they do: ``encoder.py`` a text, ``corpus_encoder.py`` many,
-``decoder.py`` the way back, ``settings.py`` what all of them need.
-"""
+"""The tokenizer: raw text to token ids and back, with the names and the meaning that it has in transformers."""
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field, fields
+from functools import partial
+from itertools import chain
+from typing import TYPE_CHECKING, Any, SupportsIndex, cast, overload
 
+from xlm._arguments import check_flags, shown
 from xlm._io.files import as_path
-from xlm.tokenizer.corpus_encoder import CorpusEncoder
-from xlm.tokenizer.decoder import Decoder
-from xlm.tokenizer.encoder import Encoder
-from xlm.tokenizer.merges import check_merges, read_codes
-from xlm.tokenizer.settings import SPECIAL_TOKEN_NAMES, check_names
-from xlm.tokenizer.vocabulary import Vocabulary
+from xlm.errors import InputError, LanguageError, VocabularyError
+from xlm.tokenizer.added_tokens import AddedToken, AddedTokens
+from xlm.tokenizer.alignment import Span, word_numbers
+from xlm.tokenizer.batches import in_batches, in_order
+from xlm.tokenizer.bpe import BPE, Merges, check_merges, read_codes
+from xlm.tokenizer.encoding import MOST_PADDED, Encoding, check_form, collate, truncate, truncation_for
+from xlm.tokenizer.fast.pipeline import FastPipeline
+from xlm.tokenizer.moses.detokenise import detokenized
+from xlm.tokenizer.pipeline import PRESETS, Pipeline
+from xlm.tokenizer.vocabulary import END_OF_WORD, SPECIAL_TOKENS, Vocabulary
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from xlm.tokenizer.fast.arrays import RaggedArray
+
 __all__ = ["SPECIAL_TOKEN_NAMES", "XLMTokenizer"]
+
+SPECIAL_TOKEN_NAMES = ("bos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+"""The special tokens that have a name, in the order of transformers."""
+
+Ids = int | Iterable[SupportsIndex]
+"""One id, or a sequence, array or tensor (T,) of them."""
 
 
 @dataclass(frozen=True, repr=False)
-class XLMTokenizer(Encoder, CorpusEncoder, Decoder):
-    """Splits text into pieces of words by Moses' rules and byte-pair encoding, and numbers them.
+class XLMTokenizer:
+    """Maps text to token ids and back: Moses' rules, byte-pair encoding, the vocabulary.
 
     Args:
         vocabulary: The tokens by id.
         merges: The merges of byte-pair encoding, best first.
-        preset: The text pipeline. ``"transformers"`` equals ``XLMTokenizer`` of transformers 5.x, ``"transformers-v4"``
-            that of 4.57; ``"original"`` is what the models were trained with: the Perl scripts of Moses for the
-            language, which must be given, then byte-pair encoding limited to the vocabulary.
-        preset_without_lang: The pipeline of a text whose language is not given, where ``preset`` needs it; it then says
-            so once, in the log. None refuses such a text.
+        preset: The text pipeline. ``"transformers"`` equals ``XLMTokenizer`` of transformers 5.x, and
+            ``"transformers-v4"`` that of 4.57. ``"original"`` is what the models were trained with: the Perl scripts
+            of Moses for the text's language, which is required, then byte-pair encoding limited to the vocabulary.
+        preset_without_lang: The pipeline for a text without a language, where ``preset`` requires one; the log says so
+            once. With None such a text is an error.
         do_lowercase_and_remove_accent: Whether to lower-case the words and strip their accents. The published
-            configurations say so although the published models were trained on cased text. By default False with the
-            preset ``"original"``, else True.
-        lang2id: The id of each language of the model; None where that is unknown, and then any language is taken.
-        bos_token: Stands before every text that is encoded. By default ``"</s>"`` with the preset ``"original"``, else
-            ``"<s>"``.
-        sep_token: Stands after every text that is encoded.
-        cls_token: For classification; nothing here uses it.
-        pad_token: Fills up shorter rows of a batch.
+            configurations ask for it although the published models were trained on cased text. By default False with
+            the preset ``"original"``, else True.
+        lang2id: The id of each language of the model; None if unknown, and then any language is accepted.
+        bos_token: Precedes every encoded text. By default ``"</s>"`` with the preset ``"original"``, else ``"<s>"``.
+        sep_token: Follows every encoded text.
+        cls_token: For classification; not used here.
+        pad_token: Pads the shorter rows of a batch.
         unk_token: Stands for a piece that is not in the vocabulary.
-        mask_token: For masked language models; nothing here uses it.
-        additional_special_tokens: Further tokens that are recognised in a text as they stand.
-        added_tokens: Tokens of the vocabulary that are recognised in a text as they stand without being special, or
-            with options; each a str or an ``AddedToken`` (``xlm.tokenizer.added_tokens``).
-        model_max_length: How many tokens the model takes; texts are cut to it only where ``truncation`` asks for it.
+        mask_token: For masked language models; not used here.
+        additional_special_tokens: Further special tokens.
+        added_tokens: Tokens of the vocabulary that a text is split at without their being special, or with options;
+            each a str or an ``AddedToken`` (``xlm.tokenizer.added_tokens``).
+        model_max_length: The number of tokens that the model accepts; ``truncation`` cuts texts to it.
 
     Raises:
-        VocabularyError: A special token that is not in the vocabulary, or no merges.
-        InputError: A setting that is none of those.
+        VocabularyError: A special token is not in the vocabulary, or there are no merges.
+        InputError: A setting is invalid.
     """
+
+    vocabulary: Vocabulary
+    merges: Merges = field(hash=False)
+    _: KW_ONLY
+    preset: str = "transformers"
+    preset_without_lang: str | None = None
+    do_lowercase_and_remove_accent: bool = None  # type: ignore[assignment]  # None stands for the preset's value
+    lang2id: dict[str, int] | None = field(default=None, hash=False)
+    bos_token: str = None  # type: ignore[assignment]  # None stands for the preset's value
+    sep_token: str = "</s>"
+    cls_token: str = "</s>"
+    pad_token: str = "<pad>"
+    unk_token: str = "<unk>"
+    mask_token: str = "<special1>"
+    additional_special_tokens: tuple[str, ...] = SPECIAL_TOKENS[4:]
+    added_tokens: tuple[AddedToken, ...] = ()  # as an argument, each may be a str too
+    model_max_length: int = 512
+
+    bos_token_id: int = field(init=False, compare=False)
+    sep_token_id: int = field(init=False, compare=False)
+    cls_token_id: int = field(init=False, compare=False)
+    pad_token_id: int = field(init=False, compare=False)
+    unk_token_id: int = field(init=False, compare=False)
+    mask_token_id: int = field(init=False, compare=False)
+    _pipeline: FastPipeline = field(init=False, compare=False)
+    _other: dict[str, FastPipeline] = field(init=False, compare=False, default_factory=dict)
+    _added: AddedTokens = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        preset = PRESETS.get(self.preset) if isinstance(self.preset, str) else None
+        for name in ("do_lowercase_and_remove_accent", "bos_token"):
+            if getattr(self, name) is None and preset is not None:
+                object.__setattr__(self, name, getattr(preset, name))
+        self._check_settings()
+        if not self.merges:
+            raise VocabularyError("no merges", where="merges", remedy="pass the merges of the model")
+        derived: dict[str, Any] = {
+            "merges": tuple(self.merges),
+            "lang2id": None if self.lang2id is None else dict(self.lang2id),
+            "additional_special_tokens": tuple(self.additional_special_tokens),
+        }
+        for name in SPECIAL_TOKEN_NAMES:
+            derived[f"{name}_id"] = self._id_of_special(name, getattr(self, name))
+        for token in derived["additional_special_tokens"]:
+            self._id_of_special("additional_special_tokens", token)
+        for name, value in derived.items():
+            object.__setattr__(self, name, value)
+        object.__setattr__(self, "added_tokens", self._checked_added_tokens())
+        plain = {token: AddedToken(content=token, special=True, normalized=False) for token in self.all_special_tokens}
+        before_lowering = [token.content for token in self.added_tokens if token.normalized and not token.special]
+        object.__setattr__(
+            self,
+            "_added",
+            AddedTokens(plain | {token.content: token for token in self.added_tokens}, [*plain, *before_lowering]),
+        )
+        object.__setattr__(self, "_pipeline", self._make_pipeline(self.preset))
 
     @classmethod
     def from_pretrained(
@@ -71,32 +138,32 @@ class XLMTokenizer(Encoder, CorpusEncoder, Decoder):
         token: str | bool | None = None,
         **settings: Any,
     ) -> Self:
-        """Returns the tokenizer of a model directory, of a checkpoint of the original, or of a name.
+        """Return the tokenizer of a model: a directory, a checkpoint of the original, or a name.
 
         Args:
             name_or_path: A directory in the transformers layout, an original ``.pth``, the name of a model that comes
-                with the package (``"xlm-clm-ende-small"``), or an id on the Hugging Face hub, perhaps with
-                ``@revision``; looked for in that order.
-            preset: The text pipeline; None for the one that was saved, ``"original"`` for a ``.pth``.
-            codes: fastBPE's codes, instead of ``merges.txt``; a ``.pth`` holds none, so it needs them.
-            revision: Of a model on the hub: a branch, a tag or a commit; ``main`` when ``None``.
-            cache_dir: Where fetched files are kept; where ``HF_HOME`` or ``HF_HUB_CACHE`` say when ``None``.
-            local_files_only: Whether to take what the cache holds and ask nobody, as ``HF_HUB_OFFLINE=1`` does.
-            token: For a model that is not public; when ``None`` it is ``HF_TOKEN`` or what ``hf auth login`` left.
-            **settings: Any argument of ``XLMTokenizer`` by its name, instead of what was saved.
+                with the package (``"xlm-clm-ende-small"``), or an id on the Hugging Face hub, with or without
+                ``@revision``; tried in that order.
+            preset: The text pipeline; by default the saved one, or ``"original"`` for a ``.pth``.
+            codes: fastBPE's codes, in place of ``merges.txt``; required for a ``.pth``, which holds none.
+            revision: A branch, tag or commit of a model on the hub; by default ``main``.
+            cache_dir: Where fetched files are kept; by default where ``HF_HOME`` or ``HF_HUB_CACHE`` says.
+            local_files_only: Whether to use the cache only, without the network, as ``HF_HUB_OFFLINE=1`` does.
+            token: For a private model; by default ``HF_TOKEN``, or what ``hf auth login`` stored.
+            **settings: Any argument of ``XLMTokenizer``, in place of the saved one.
 
         Raises:
-            CheckpointError: There is nothing of that name.
-            HubError: It could not be fetched from the hub; one of the above.
+            CheckpointError: No such model.
+            HubError: The hub could not deliver it; a subclass of the above.
             VocabularyError: A file is missing or broken.
-            InputError: An unknown setting.
+            InputError: A setting is unknown or invalid.
         """
         from xlm.checkpoint.hub import HubOptions
         from xlm.checkpoint.tokenizer_files import load_tokenizer
 
         hub = HubOptions(revision=revision, cache_dir=cache_dir, local_files_only=local_files_only, token=token)
-        made = load_tokenizer(name_or_path, preset=preset, codes=codes, hub=hub, kind=cls, **settings)
-        return cast("Self", made)
+        tokenizer = load_tokenizer(name_or_path, preset=preset, codes=codes, hub=hub, kind=cls, **settings)
+        return cast("Self", tokenizer)
 
     @classmethod
     def from_codes(
@@ -107,19 +174,19 @@ class XLMTokenizer(Encoder, CorpusEncoder, Decoder):
         lang2id: Mapping[str, int] | None = None,
         **settings: Any,
     ) -> Self:
-        """Returns the tokenizer of the original's two files, such as ``codes_ende`` and ``vocab_ende``.
+        """Return the tokenizer of the original's two files, such as ``codes_ende`` and ``vocab_ende``.
 
-        The preset is ``"original"`` if no other is given.
+        The preset is ``"original"`` unless another is given.
 
         Args:
             codes: fastBPE's codes.
             vocab: fastBPE's vocabulary, ``word count`` a line.
             lang2id: The id of each language.
-            **settings: Any other argument of ``XLMTokenizer`` by its name.
+            **settings: Any other argument of ``XLMTokenizer``.
 
         Raises:
-            VocabularyError: A file is missing or broken, or the two are of different models.
-            InputError: An unknown setting, or a wrong value.
+            VocabularyError: A file is missing or broken, or the two belong to different models.
+            InputError: A setting is unknown or invalid.
         """
         check_names(settings)
         codes_path, vocab_path = as_path("codes", codes), as_path("vocab", vocab)
@@ -128,14 +195,341 @@ class XLMTokenizer(Encoder, CorpusEncoder, Decoder):
         return cls(vocabulary, merges, **{"preset": "original", "lang2id": lang2id, **settings})
 
     def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
-        """Writes the tokenizer into a directory, made when missing, in the layout that transformers opens.
+        """Write the tokenizer into a directory, created if missing, in the layout of transformers.
 
         Raises:
-            WriteError: A file could not be written.
+            WriteError: A file cannot be written.
         """
         from xlm.checkpoint.tokenizer_files import save_tokenizer
 
         save_tokenizer(self, directory)
+
+    def tokenize(self, text: str, lang: str | None = None) -> list[str]:
+        """Return the pieces of a text, in ``</w>`` notation, whether or not the vocabulary has them.
+
+        Args:
+            text: Any text.
+            lang: The language of the text, whose rules apply; all of the text is then text, as in
+                ``XLMTokenizer._tokenize(text, lang=…)`` of transformers. Without it English rules apply, and special
+                tokens in the text are recognised, as in ``XLMTokenizer.tokenize``. The preset ``"original"`` requires
+                it, unless ``preset_without_lang`` is set.
+
+        Raises:
+            InputError: The text is not a str.
+            LanguageError: The model does not have the language, or the preset requires one.
+            DependencyError: The word segmenter of the language is not installed.
+        """
+        return self._pipeline_for(text, lang).pieces(text, lang)
+
+    def encode(
+        self,
+        text: str,
+        text_pair: str | None = None,
+        *,
+        lang: str | None = None,
+        add_special_tokens: bool = True,
+        truncation: bool | str | None = None,
+        max_length: int | None = None,
+    ) -> list[int]:
+        """Return the ids of a text: ``bos_token``, its pieces, ``sep_token``.
+
+        Args:
+            text: Any text.
+            text_pair: A second text, whose pieces and another ``sep_token`` follow.
+            lang: The language of both, as for ``tokenize``.
+            add_special_tokens: Whether to add ``bos_token`` before and ``sep_token`` after.
+            truncation: How to cut to ``max_length``: True or ``"longest_first"`` cuts the longer of two texts first,
+                ``"only_first"`` or ``"only_second"`` one of them, False none. None means ``"longest_first"``, with a
+                warning, where ``max_length`` is given, else False.
+            max_length: The largest number of ids, special tokens included; these stay even where they alone exceed
+                it. By default ``model_max_length``.
+
+        Raises:
+            InputError: The text is not a str, or another argument is invalid.
+            LanguageError: The model does not have the language, or the preset requires one.
+            DependencyError: The word segmenter of the language is not installed.
+        """
+        check_flags(add_special_tokens=add_special_tokens)
+        longest = self._longest(max_length)
+        if truncation is not None or max_length is not None:
+            truncation = truncation_for(truncation, max_length=max_length)
+        ids = self._pipeline_for(text, lang).ids(text, lang)
+        pair = None if text_pair is None else self._pipeline_for(text_pair, lang).ids(text_pair, lang)
+        if truncation:
+            added = 0 if not add_special_tokens else 2 if pair is None else 3
+            ids, pair = truncate(ids, pair, longest=longest - added, truncation=truncation)
+        if not add_special_tokens:
+            return ids if pair is None else ids + pair
+        first = [self.bos_token_id, *ids, self.sep_token_id]
+        return first if pair is None else [*first, *pair, self.sep_token_id]
+
+    def __call__(
+        self,
+        text: str | Sequence[str],
+        text_pair: str | Sequence[str] | None = None,
+        *,
+        lang: str | None = None,
+        add_special_tokens: bool = True,
+        padding: bool | str = False,
+        truncation: bool | str | None = None,
+        max_length: int | None = None,
+        return_tensors: str | None = None,
+        return_offsets: bool = False,
+    ) -> Encoding:
+        """Return ``input_ids`` and ``attention_mask`` of one text or several.
+
+        Args:
+            text: A text, or a list of texts.
+            text_pair: A second text for each, as for ``encode``.
+            lang: The language of all texts, as for ``tokenize``.
+            add_special_tokens: As for ``encode``.
+            padding: True or ``"longest"`` to pad on the right to the longest text, ``"max_length"`` to ``max_length``.
+            truncation: As for ``encode``, but None means False where ``padding`` is given.
+            max_length: As for ``encode``.
+            return_tensors: ``"pt"`` or ``"np"`` for int64 (B, T), B being 1 for a single text; None for lists.
+            return_offsets: Whether to add ``offsets`` and ``word_ids``. ``offsets`` holds the span of raw text of each
+                token (first character, one past the last), ``word_ids`` the number of the word, between spaces and
+                counted from 0, in which it begins; (0, 0) and None for the special tokens around a text. Both are
+                lists without padding. Not with ``text_pair`` or ``truncation``.
+
+        Raises:
+            InputError: A text is not a str, an argument is invalid, or the rows do not make one tensor.
+            LanguageError: The model does not have the language, or the preset requires one.
+            DependencyError: The word segmenter of the language is not installed.
+        """
+        if isinstance(text, str) or not isinstance(text, Sequence):  # encode refuses what is neither
+            texts: Sequence[str] = [text]
+            pairs: Sequence[Any] = [text_pair]
+        else:
+            texts = text
+            pairs = [None] * len(texts) if text_pair is None else text_pair
+        is_list = isinstance(pairs, Sequence) and not isinstance(pairs, str)
+        if not is_list or len(pairs) != len(texts):
+            raise InputError(
+                "`text` and `text_pair` differ in length",
+                where="text_pair",
+                found=f"{len(pairs)} texts" if is_list else f"a {type(pairs).__name__}",
+                expected=f"{len(texts)} texts",
+            )
+        check_flags(return_offsets=return_offsets)
+        check_form(padding, return_tensors)
+        longest = self._longest(max_length)
+        if padding == "max_length" and longest > MOST_PADDED:
+            if max_length is not None:
+                raise InputError(
+                    "too long to pad to",
+                    where="max_length",
+                    found=max_length,
+                    expected=f"at most {MOST_PADDED:,}",
+                )
+            padding = False  # transformers, too, takes such a value for no limit
+        truncation = truncation_for(truncation, max_length=max_length, padding=padding)
+        if return_offsets and (text_pair is not None or truncation):
+            raise InputError(
+                "offsets go with single texts that are not truncated",
+                where="return_offsets",
+                found="text_pair" if text_pair is not None else f"truncation={truncation!r}",
+            )
+        rows = [
+            self.encode(
+                one,
+                other,
+                lang=lang,
+                add_special_tokens=add_special_tokens,
+                truncation=truncation,
+                max_length=max_length,
+            )
+            for one, other in zip(texts, pairs, strict=True)
+        ]
+        encoding = collate(
+            rows,
+            pad_id=self.pad_token_id,
+            # transformers pads a text without ids only beside other texts
+            padding=padding if any(rows) or texts is text else False,
+            longest=longest,
+            return_tensors=return_tensors,
+        )
+        if return_offsets:
+            offsets = [self._offsets(one, lang, add_special_tokens) for one in texts]
+            encoding["offsets"], encoding["word_ids"] = map(list, zip(*offsets, strict=True))
+        if texts is text or return_tensors is not None:
+            return encoding
+        return Encoding({name: value[0] for name, value in encoding.items()})
+
+    def encode_batch(
+        self, texts: Iterable[str], *, lang: str | None = None, workers: int = 1, add_special_tokens: bool = True
+    ) -> list[list[int]]:
+        """Return the ids of each text, as ``encode`` does.
+
+        Args:
+            texts: Any number of texts.
+            lang: The language of all texts, as for ``tokenize``.
+            workers: The number of processes that share the work.
+            add_special_tokens: As for ``encode``.
+
+        Raises:
+            InputError: A text is not a str, ``texts`` is a single str, or ``workers`` is below 1.
+            LanguageError: The model does not have the language, or the preset requires one.
+            DependencyError: The word segmenter of the language is not installed.
+            XLMError: A worker process was killed.
+        """
+        return list(self.encode_stream(texts, lang=lang, workers=workers, add_special_tokens=add_special_tokens))
+
+    def encode_stream(
+        self, texts: Iterable[str], *, lang: str | None = None, workers: int = 1, add_special_tokens: bool = True
+    ) -> Iterator[list[int]]:
+        """Return an iterator over the ids of each text; for more texts than memory holds.
+
+        Args:
+            texts: Any number of texts, read as needed, tens of thousands ahead for each worker.
+            lang: As for ``encode_batch``.
+            workers: As for ``encode_batch``.
+            add_special_tokens: As for ``encode``.
+
+        Raises:
+            XLMError: As for ``encode_batch``; an error of a text comes after the results of the texts before it.
+        """
+        check_flags(add_special_tokens=add_special_tokens)
+        encode = partial(self._encode_each, lang=lang, add_special_tokens=add_special_tokens)
+        listed = self._pipeline.lists_of_ids  # here and not in the workers, which hand over arrays faster
+        return chain.from_iterable(map(listed, in_order(encode, in_batches(texts), workers=workers)))
+
+    def tokenize_batch(self, texts: Iterable[str], lang: str | None = None) -> list[list[str]]:
+        """Return the pieces of each text, as ``tokenize`` does, but faster.
+
+        Args:
+            texts: Any number of texts.
+            lang: The language of all texts, as for ``tokenize``.
+
+        Raises:
+            InputError: A text is not a str, or ``texts`` is a single str.
+            LanguageError: The model does not have the language, or the preset requires one.
+            DependencyError: The word segmenter of the language is not installed.
+        """
+        return [
+            pieces for batch in in_batches(texts) for pieces in self._pipeline_for("", lang).pieces_of_each(batch, lang)
+        ]
+
+    def decode(
+        self,
+        token_ids: Ids,
+        skip_special_tokens: bool = False,
+        *,
+        lang: str | None = None,
+        detokenize: bool = False,
+    ) -> str:
+        """Return the text of ids, its words separated by one space.
+
+        Args:
+            token_ids: One id, or a sequence, array or tensor (T,) of them.
+            skip_special_tokens: Whether to omit special tokens.
+            lang: The language of the text, one of the model's.
+            detokenize: Whether to join words and punctuation as in ordinary writing, by Moses' rules for the language,
+                by default English; special tokens count as words.
+
+        Raises:
+            InputError: Not an id of the vocabulary.
+            LanguageError: The model does not have the language.
+        """
+        check_flags(detokenize=detokenize)
+        if lang is not None:
+            self._check_language(lang)
+        tokens = self.convert_ids_to_tokens(token_ids, skip_special_tokens)
+        text = self.convert_tokens_to_string([tokens] if isinstance(tokens, str) else tokens)
+        return detokenized(text.split(), lang or "en") if detokenize else text
+
+    @overload
+    def convert_tokens_to_ids(self, tokens: str) -> int: ...  # type: ignore[overload-overlap]  # a str is iterable too
+
+    @overload
+    def convert_tokens_to_ids(self, tokens: Iterable[str]) -> list[int]: ...
+
+    def convert_tokens_to_ids(self, tokens: str | Iterable[str]) -> int | list[int]:
+        """Return the id of each token; that of ``unk_token`` for one that the vocabulary lacks.
+
+        Raises:
+            InputError: A token is not a str.
+        """
+        if isinstance(tokens, str):
+            return self.vocabulary.ids.get(tokens, self.unk_token_id)
+        return [self.vocabulary.ids.get(token, self.unk_token_id) for token in _checked_tokens(tokens)]
+
+    @overload
+    def convert_ids_to_tokens(self, ids: int, skip_special_tokens: bool = False) -> str: ...
+
+    @overload
+    def convert_ids_to_tokens(
+        self, ids: Iterable[SupportsIndex], skip_special_tokens: bool = False
+    ) -> str | list[str]: ...
+
+    def convert_ids_to_tokens(self, ids: Ids, skip_special_tokens: bool = False) -> str | list[str]:
+        """Return the token of each id; a str for a single id, which is never omitted.
+
+        Args:
+            ids: One id, or a sequence, array or tensor (T,) of them.
+            skip_special_tokens: Whether to omit special tokens.
+
+        Raises:
+            InputError: Not an id of the vocabulary (where transformers returns ``<unk>``).
+        """
+        tokens = self.vocabulary.tokens
+        check_flags(skip_special_tokens=skip_special_tokens)
+        checked = _checked_ids(ids, vocab_size=len(tokens))
+        if isinstance(checked, int):
+            return tokens[checked]
+        omitted = frozenset(self.all_special_ids) if skip_special_tokens else frozenset()
+        return [tokens[index] for index in checked if index not in omitted]
+
+    def convert_tokens_to_string(self, tokens: Iterable[str]) -> str:
+        """Return the text of tokens, its words separated by one space.
+
+        Raises:
+            InputError: A token is not a str.
+        """
+        return "".join(_checked_tokens(tokens)).replace(END_OF_WORD, " ").strip()
+
+    @property
+    def id2lang(self) -> dict[int, str] | None:
+        """The language of each id; None if the languages are unknown."""
+        return None if self.lang2id is None else {index: lang for lang, index in self.lang2id.items()}
+
+    @property
+    def vocab_size(self) -> int:
+        """The number of tokens."""
+        return len(self.vocabulary)
+
+    def __len__(self) -> int:
+        return len(self.vocabulary)
+
+    def get_vocab(self) -> dict[str, int]:
+        """Return the id of each token."""
+        return dict(self.vocabulary.ids)
+
+    @property
+    def eos_token(self) -> str:
+        """``</s>``, which ends every sentence; ``XLMTokenizer`` of transformers has no such name for it."""
+        return SPECIAL_TOKENS[self.eos_token_id]
+
+    @property
+    def eos_token_id(self) -> int:
+        """The id of ``</s>``."""
+        return 1
+
+    @property
+    def all_special_tokens(self) -> list[str]:
+        """The special tokens, each once, in the order of transformers."""
+        named = (getattr(self, name) for name in SPECIAL_TOKEN_NAMES)
+        return list(dict.fromkeys([*named, *self.additional_special_tokens]))
+
+    @property
+    def all_special_ids(self) -> list[int]:
+        """The ids of ``all_special_tokens``."""
+        return [self.vocabulary.ids[token] for token in self.all_special_tokens]
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """The specification of what this tokenizer computes: called with a text, it returns its tokens with spans."""
+        return self._pipeline.plain
 
     def __repr__(self) -> str:
         case = "lower-cased, accents removed" if self.do_lowercase_and_remove_accent else "cased"
@@ -144,3 +538,194 @@ class XLMTokenizer(Encoder, CorpusEncoder, Decoder):
             f"XLMTokenizer(preset={self.preset!r}, {case}, {len(self.vocabulary)} tokens, {len(self.merges)} merges, "
             f"languages: {languages}, {self.bos_token} … {self.sep_token})"
         )
+
+    def _offsets(self, text: str, lang: str | None, add_special_tokens: bool) -> tuple[list[Span], list[int | None]]:
+        spans = self._pipeline_for(text, lang).spans(text, lang)
+        numbers: list[int | None] = [*word_numbers(text, spans)]
+        return ([(0, 0), *spans, (0, 0)], [None, *numbers, None]) if add_special_tokens else (spans, numbers)
+
+    def _encode_each(self, texts: Sequence[str], *, lang: str | None, add_special_tokens: bool) -> RaggedArray:
+        rows = self._pipeline_for("", lang).ids_of_each(texts, lang)
+        return rows.between(self.bos_token_id, self.sep_token_id) if add_special_tokens else rows
+
+    def _longest(self, max_length: int | None) -> int:
+        if max_length is None:
+            return self.model_max_length
+        if type(max_length) is not int or max_length < 1:  # transformers takes 0 for no limit
+            raise InputError(
+                "invalid `max_length`",
+                where="max_length",
+                found=shown(max_length),
+                expected="an int above 0, or None for model_max_length",
+            )
+        return max_length
+
+    def _pipeline_for(self, text: object, lang: str | None) -> FastPipeline:
+        """Return the pipeline for a text of a language, both checked."""
+        if not isinstance(text, str):
+            raise InputError("a text is not a str", where="text", found=type(text).__name__, expected="str")
+        if lang is not None:
+            self._check_language(lang)
+        elif PRESETS[self.preset].lang_required:
+            return self._without_lang()
+        return self._pipeline
+
+    def _without_lang(self) -> FastPipeline:
+        preset = self.preset_without_lang
+        if preset is None:
+            raise LanguageError(
+                "the language of the text is missing",
+                where="lang",
+                expected=" or ".join(map(repr, self.lang2id)) if self.lang2id else "a language such as 'en'",
+                remedy=f"pass lang=…, whose rules the preset {self.preset!r} needs; "
+                "or open the tokenizer with preset='transformers', which falls back to English rules",
+            )
+        if (pipeline := self._other.get(preset)) is None:
+            logging.getLogger("xlm").warning(
+                "A text came without its language: it is tokenized by the preset %r, with English rules, and not as "
+                "the model's training text was. Pass lang=… to use the preset %r.",
+                preset,
+                self.preset,
+            )
+            pipeline = self._other[preset] = self._make_pipeline(preset)
+        return pipeline
+
+    def _check_language(self, lang: str) -> None:
+        if not isinstance(lang, str):
+            raise InputError("not a language", where="lang", found=shown(lang), expected="a str such as 'en'")
+        # transformers logs an error and goes on with English or general rules.
+        if self.lang2id and lang not in self.lang2id:
+            raise LanguageError(
+                "the model does not have this language",
+                where="lang",
+                found=shown(lang),
+                expected=" or ".join(map(repr, self.lang2id)),
+            )
+
+    def _make_pipeline(self, name: str) -> FastPipeline:
+        preset = PRESETS[name]
+        bpe = BPE(self.merges, self.vocabulary.ids if preset.limits_pieces else None)
+        plain = Pipeline(
+            preset=preset,
+            bpe=bpe.split,
+            ids=self.vocabulary.ids,
+            unk_id=self.unk_token_id,
+            casefolds=self.do_lowercase_and_remove_accent,
+            added=self._added,
+        )
+        return FastPipeline(plain, bpe)
+
+    def _checked_added_tokens(self) -> tuple[AddedToken, ...]:
+        """Return the added tokens in the order of their ids, without those that are special without options."""
+        unchecked: tuple[Any, ...] = self.added_tokens
+        tokens = [AddedToken(content=token) if isinstance(token, str) else token for token in unchecked]
+        contents = [token.content if isinstance(token, AddedToken) else None for token in tokens]
+        if not all(isinstance(content, str) and content for content in contents) or len(set(contents)) < len(tokens):
+            raise InputError(
+                "invalid tokenizer setting",
+                where="added_tokens",
+                found=shown(self.added_tokens),
+                expected="different tokens, each a str or an AddedToken",
+            )
+        ids = {token.content: self._id_of_special("added_tokens", token.content) for token in tokens}
+        special = set(self.all_special_tokens)
+        kept = [token for token in tokens if token.has_options or token.content not in special]
+        return tuple(sorted(kept, key=lambda token: ids[token.content]))
+
+    def _check_settings(self) -> None:
+        def check(name: str, holds: bool, expected: str) -> None:
+            if not holds:
+                found = shown(getattr(self, name))
+                raise InputError("invalid tokenizer setting", where=name, found=found, expected=expected)
+
+        check("vocabulary", isinstance(self.vocabulary, Vocabulary), "a Vocabulary")
+        check("merges", _are_merges(self.merges), "a list of pairs of str, each a tuple")
+        check("preset", isinstance(self.preset, str) and self.preset in PRESETS, " or ".join(map(repr, PRESETS)))
+        without = self.preset_without_lang
+        free = [name for name, preset in PRESETS.items() if not preset.lang_required]
+        without_holds = without is None or (isinstance(without, str) and without in free)
+        check("preset_without_lang", without_holds, " or ".join(map(repr, [None, *free])))
+        check("do_lowercase_and_remove_accent", isinstance(self.do_lowercase_and_remove_accent, bool), "true or false")
+        length = self.model_max_length
+        check("model_max_length", type(length) is int and length > 0, "an int above 0")
+        for name in ("additional_special_tokens", "added_tokens"):
+            check(name, isinstance(getattr(self, name), (list, tuple)), "a list")
+        ids = self.lang2id
+        check(
+            "lang2id",
+            ids is None or (isinstance(ids, Mapping) and _are_language_ids(ids)),
+            "a mapping from printable names to distinct ids",
+        )
+
+    def _id_of_special(self, where: str, token: object) -> int:
+        index = self.vocabulary.ids.get(token) if isinstance(token, str) else None
+        if index is None:
+            raise VocabularyError(
+                "the special token is not in the vocabulary",
+                where=where,
+                found=shown(token),
+                expected="a token of the vocabulary; adding tokens to a model is not supported",
+            )
+        return index
+
+
+def check_names(settings: Collection[str]) -> None:
+    """Raise ``InputError`` unless these are names of tokenizer settings."""
+    known = [field.name for field in fields(XLMTokenizer) if field.init and field.kw_only]
+    if unknown := sorted({*settings}.difference(known)):
+        raise InputError("no such tokenizer setting", where=", ".join(unknown), expected=", ".join(known))
+
+
+def _are_merges(merges: object) -> bool:
+    return (
+        isinstance(merges, (list, tuple))
+        and {*map(type, merges)} <= {tuple}
+        and {*map(len, merges)} <= {2}
+        and {*map(type, chain.from_iterable(merges))} <= {str}
+    )
+
+
+def _are_language_ids(ids: Mapping[Any, Any]) -> bool:
+    typed = all(isinstance(lang, str) and type(index) is int and index >= 0 for lang, index in ids.items())
+    # Names appear in errors and files: none is empty, a lone surrogate or an escape sequence.
+    return typed and all(lang and lang.isprintable() for lang in ids) and len(set(ids.values())) == len(ids)
+
+
+def _checked_tokens(tokens: Iterable[str]) -> list[str]:
+    try:
+        checked = [*iter(tokens)]
+    except TypeError as error:
+        raise InputError(
+            "not a list of tokens", where="tokens", found=type(tokens).__name__, expected="a list of str"
+        ) from error
+    for token in checked:
+        if not isinstance(token, str):
+            raise InputError("a token is not a str", where="tokens", found=shown(token), expected="str")
+    return checked
+
+
+def _checked_ids(ids: Ids, *, vocab_size: int) -> int | list[int]:
+    """Return ids as ints: one for a single id or a 0-dimensional tensor, else a list.
+
+    Raises:
+        InputError: Not an integer from 0 to ``vocab_size - 1``.
+    """
+    # All at once: iterating over a tensor would make a tensor of each element.
+    values: Any = ids.tolist() if hasattr(ids, "tolist") else ids
+    if isinstance(values, Iterable) and not isinstance(values, (str, bytes)):
+        return [_checked_id(value, vocab_size) for value in values]
+    return _checked_id(values, vocab_size)
+
+
+def _checked_id(value: object, vocab_size: int) -> int:
+    # A type check first: the protocol check takes twenty times as long.
+    if type(value) is int or (isinstance(value, SupportsIndex) and not isinstance(value, bool)):
+        index = value.__index__()
+        if 0 <= index < vocab_size:
+            return index
+    raise InputError(
+        "not an id of the vocabulary",
+        where="ids",
+        found=shown(value),
+        expected=f"an integer from 0 to {vocab_size - 1}",
+    )

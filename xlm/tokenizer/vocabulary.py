@@ -1,8 +1,7 @@
 """The vocabulary: tokens by id, with its two file formats.
 
-The same pieces are written in two notations. The original marks what does *not* end a word (``wi@@ ki``), transformers
-what does (``wi ki</w>``). Inside this library tokens are always in the notation of transformers; the special tokens
-are the same in both.
+Pieces have two notations. The original marks a piece that does *not* end a word (``wi@@ ki``), transformers one that
+does (``wi ki</w>``). This library uses the notation of transformers; the special tokens are the same in both.
 """
 
 from __future__ import annotations
@@ -14,18 +13,10 @@ from dataclasses import dataclass, field
 from json.encoder import encode_basestring
 from pathlib import Path
 
+from xlm._arguments import shown
 from xlm._atomic import write_text
 from xlm.errors import VocabularyError, warn_caller
-from xlm.tokenizer.text_files import (
-    AGAIN,
-    at_line,
-    count_of,
-    place_of_key,
-    read_json_object,
-    read_text,
-    shortened,
-    shown,
-)
+from xlm.tokenizer.text_files import AGAIN, at_line, count_of, place_of_key, read_json_object, read_text, shortened
 
 SPECIAL_TOKENS = ("<s>", "</s>", "<pad>", "<unk>", *(f"<special{i}>" for i in range(10)))
 """The first ids of every XLM vocabulary, in order. Source: the original's ``xlm/data/dictionary.py``."""
@@ -37,16 +28,16 @@ _SKIPPED_SHOWN = 5  # lines that the warning names
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vocabulary:
-    """Tokens in id order, and what is known of how often each was seen.
+    """Tokens in id order, and how often each was seen.
 
     Attributes:
         tokens: The tokens by id, in ``</w>`` notation; the first 14 are ``SPECIAL_TOKENS``.
-        counts: How often each token stood in the training corpus, by id; None where that is unknown.
+        counts: How often each token occurred in the training corpus, by id; None if unknown.
         ids: The id of each token.
 
     Raises:
-        VocabularyError: The special tokens are not at their places, a token stands twice or cannot be written as
-            UTF-8, or there is not one count a token.
+        VocabularyError: The special tokens are not the first ones, a token occurs twice or cannot be written as UTF-8,
+            or ``tokens`` and ``counts`` differ in length.
     """
 
     tokens: tuple[str, ...]
@@ -56,7 +47,7 @@ class Vocabulary:
     def __post_init__(self) -> None:
         if not isinstance(self.tokens, tuple) or not isinstance(self.counts, (tuple, type(None))):
             raise VocabularyError(
-                "The tokens and counts of a vocabulary are tuples",
+                "the tokens and counts are not tuples",
                 where="the vocabulary",
                 found=f"{type(self.tokens).__name__} and {type(self.counts).__name__}",
             )
@@ -65,7 +56,7 @@ class Vocabulary:
         if len(ids) != len(self.tokens):
             index, token = next((i, token) for i, token in enumerate(self.tokens) if ids[token] != i)
             raise VocabularyError(
-                "Two ids have the same token",
+                "two ids have the same token",
                 where=f"ids {index} and {ids[token]}",
                 found=shown(token),
                 expected="each token once",
@@ -73,7 +64,7 @@ class Vocabulary:
             )
         if self.counts is not None and len(self.counts) != len(self.tokens):
             raise VocabularyError(
-                "There is not one count a token",
+                "tokens and counts differ in length",
                 where="the vocabulary",
                 found=f"{len(self.counts)} counts",
                 expected=len(self.tokens),
@@ -85,7 +76,7 @@ class Vocabulary:
 
     @classmethod
     def from_json(cls, path: Path) -> Vocabulary:
-        """Returns the vocabulary in the ``vocab.json`` of a transformers directory: an object from token to id.
+        """Return the vocabulary in the ``vocab.json`` of a transformers directory: an object from token to id.
 
         Raises:
             VocabularyError: The file is not that.
@@ -98,16 +89,16 @@ class Vocabulary:
                 found = f"{shown(token)} with id {shortened(json.dumps(index))}"
                 where = place_of_key(path, token)
                 raise VocabularyError(
-                    "A token's id is out of place", where=where, found=found, expected=expected, remedy=AGAIN
+                    "an id is out of range", where=where, found=found, expected=expected, remedy=AGAIN
                 )
             if tokens[index] is not None:
                 found = f"{shown(str(tokens[index]))} and {shown(token)} with id {index}"
                 where = place_of_key(path, token)
                 raise VocabularyError(
-                    "Two tokens have the same id", where=where, found=found, expected=expected, remedy=AGAIN
+                    "two tokens have the same id", where=where, found=found, expected=expected, remedy=AGAIN
                 )
             tokens[index] = token
-        # Every place is filled: as many ids as places, none of them twice.
+        # As many ids as places, none of them twice: every place is filled.
         result = tuple(token for token in tokens if token is not None)
         _check_tokens(result, lambda index: place_of_key(path, result[index]) if result else str(path))
         return cls(tokens=result)
@@ -116,8 +107,8 @@ class Vocabulary:
     def from_words(cls, path: Path) -> Vocabulary:
         """Return the vocabulary in a file of the original: ``word count`` a line, without the special tokens.
 
-        As the original does, skip a line that holds U+2028, that has not two columns between whitespace of any kind, or
-        whose word is there already, a special token included. Ids close up; one warning says what was skipped.
+        Like the original, skip a line that holds U+2028, that does not have two columns between whitespace of any kind,
+        or whose word occurred before or is a special token. No id is left out for it; one warning names such lines.
 
         Raises:
             VocabularyError: The file is not that.
@@ -128,7 +119,7 @@ class Vocabulary:
         numbers: list[int] = []  # of the lines of the words
         skipped: list[str] = []
         remedy = "use the file that fastBPE getvocab wrote, such as vocab_ende"
-        # newline=None ends a line at a carriage return too, as Python does in every text file that it opens.
+        # newline=None also ends a line at a carriage return, as Python does in every text file that it opens.
         for number, line in enumerate(io.StringIO(read_text(path), newline=None), start=1):
             columns = line.split()
             if "\u2028" in line:
@@ -162,25 +153,25 @@ class Vocabulary:
     def from_dictionary(
         cls, words: Sequence[str], counts: Sequence[int] | None = None, *, where: object = "the dictionary"
     ) -> Vocabulary:
-        """Returns the vocabulary in the dictionary of a checkpoint: all words in id order, ``@@`` notation.
+        """Return the vocabulary in the dictionary of a checkpoint: all words in id order, ``@@`` notation.
 
         Args:
             words: The words by id, the special tokens first.
-            counts: How often each was seen, by id; None where that is unknown.
+            counts: How often each was seen, by id; None if unknown.
             where: The file that errors name.
 
         Raises:
-            VocabularyError: The special tokens are not at their places, or two words are the same.
+            VocabularyError: The special tokens are not the first ones, or two words are the same.
         """
         _check_tokens(words, lambda index: f"{where}, id {index}")
         tokens = _tokens_of(words, lambda index: f"{where}, id {index}")
         return cls(tokens=tokens, counts=None if counts is None else tuple(counts))
 
     def words(self) -> tuple[str, ...]:
-        """Returns the words by id in ``@@`` notation, special tokens first: what ``from_dictionary`` takes.
+        """Return the words by id in ``@@`` notation, special tokens first: what ``from_dictionary`` takes.
 
         Raises:
-            VocabularyError: A token has no place in that notation.
+            VocabularyError: That notation cannot hold a token.
         """
         words = [*SPECIAL_TOKENS, *map(_to_word, self.tokens[len(SPECIAL_TOKENS) :])]
         for index, (word, token) in enumerate(zip(words, self.tokens, strict=True)):
@@ -193,21 +184,21 @@ class Vocabulary:
         return tuple(words)
 
     def to_json(self, path: Path) -> None:
-        """Writes ``vocab.json`` as transformers writes it.
+        """Write ``vocab.json`` as transformers does.
 
         Raises:
-            WriteError: The file could not be written.
+            WriteError: The file cannot be written.
         """
         # json.dumps(self.ids, indent=2, sort_keys=True, ensure_ascii=False), five times as fast.
         entries = (f"  {encode_basestring(token)}: {index}" for token, index in sorted(self.ids.items()))
         write_text(path, "{\n" + ",\n".join(entries) + "\n}\n")
 
     def to_words(self, path: Path) -> None:
-        """Writes the original's vocabulary file, ``word count`` a line; unknown counts are written as 0.
+        """Write the original's vocabulary file, ``word count`` a line; write 0 for unknown counts.
 
         Raises:
-            VocabularyError: A token has no place in that notation.
-            WriteError: The file could not be written.
+            VocabularyError: That notation cannot hold a token.
+            WriteError: The file cannot be written.
         """
         for index, token in enumerate(self.tokens[len(SPECIAL_TOKENS) :], start=len(SPECIAL_TOKENS)):
             at_head = index == len(SPECIAL_TOKENS)
@@ -226,7 +217,7 @@ def is_writable(token: str) -> bool:
 
 def _unwritable(index: int, token: str, expected: str) -> VocabularyError:
     return VocabularyError(
-        "A token cannot be written in the original's notation",
+        "the original's notation cannot hold this token",
         where=f"the vocabulary, id {index}",
         found=shown(token),
         expected=expected,
@@ -242,29 +233,29 @@ def _to_word(token: str) -> str:
 
 
 def _tokens_of(words: Sequence[str], place: Callable[[int], str]) -> tuple[str, ...]:
-    """Returns the tokens of words whose first are the special tokens; ``place`` names an id in errors."""
+    """Return the tokens of words whose first are the special tokens; ``place`` names an id in errors."""
     first: dict[str, int] = {}
     for index, word in enumerate(words):
         token = word if index < len(SPECIAL_TOKENS) else _to_token(word)
         if (other := first.setdefault(token, index)) != index:
             same = words[other] == word
             raise VocabularyError(
-                "A word stands twice in the vocabulary" if same else "Two words are one token in the </w> notation",
+                "a word occurs twice" if same else "two words are one token in the </w> notation",
                 where=place(index),
                 found=shown(word) if same else f"{shown(word)} and {shown(words[other])}, both {shown(token)}",
                 expected=f"{shown(token)} only once"
                 + ("" if other < len(SPECIAL_TOKENS) else f" (first: {place(other)})"),
-                remedy="use the file that the model was trained with: without a line all later ids change",
+                remedy="use the file that the model was trained with: removing a line changes all later ids",
             )
     return tuple(first)
 
 
 def _check_tokens(tokens: Sequence[str], place: Callable[[int], str]) -> None:
-    """Raises where tokens cannot be a vocabulary; ``place`` names an id in errors."""
+    """Raise an error unless tokens can be a vocabulary; ``place`` names an id in errors."""
     for index, expected in enumerate(SPECIAL_TOKENS):
         if index >= len(tokens) or tokens[index] != expected:
             raise VocabularyError(
-                "The vocabulary does not begin with the special tokens of XLM",
+                "the vocabulary does not begin with the special tokens of XLM",
                 where=place(max(min(index, len(tokens) - 1), 0)),
                 found=f"id {index} is {shown(tokens[index])}" if index < len(tokens) else f"only {len(tokens)} tokens",
                 expected=f"id {index} is {expected!r}",
@@ -272,13 +263,13 @@ def _check_tokens(tokens: Sequence[str], place: Callable[[int], str]) -> None:
             )
     for index, token in enumerate(tokens):
         if not isinstance(token, str):
-            raise VocabularyError("A token is not a str", where=place(index), found=shown(token), expected="str")
-        # Half of a surrogate pair: JSON can hold it, UTF-8 and so no file of ours can.
+            raise VocabularyError("a token is not a str", where=place(index), found=shown(token), expected="str")
+        # JSON can hold lone surrogates; UTF-8, and so our files, cannot.
         if not token.isascii() and any("\ud800" <= character <= "\udfff" for character in token):
             raise VocabularyError(
-                "A token is not text that UTF-8 can hold",
+                "a token cannot be written as UTF-8",
                 where=place(index),
                 found=f"id {index} is {token!a}",
-                expected="whole characters: half of a surrogate pair is none",
+                expected="no lone surrogates",
                 remedy=AGAIN,
             )

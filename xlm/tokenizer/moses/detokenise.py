@@ -1,11 +1,11 @@
-"""Words to readable text: the rules of Moses' detokenizer.
+"""From words to readable text: Moses' detokenizer.
 
-Each word takes a space before it and after it, unless it is punctuation that leans on its neighbour: to the left a
-full stop, to the right an opening bracket, to either side a quotation mark by how many of its kind came before.
+Spaces stand on both sides of a word, unless it is punctuation that leans on its neighbour: a full stop to the left, an
+opening bracket to the right, a quotation mark to one side or the other by how many of its kind came before.
 
-sacremoses writes the same, but for two languages where it does not do what the script does: in Czech it compares the
-last words of the text instead of those before a number, and fails at a dash before ``li``; in Finnish it leaves the
-space that the rule is there to remove.
+sacremoses differs from the script in two languages, where this file follows the script. In Czech it compares the last
+words of the text instead of those before a number, and fails at a dash before ``li``; in Finnish it keeps the space
+that the rule is there to remove.
 """
 
 from __future__ import annotations
@@ -16,12 +16,11 @@ from collections.abc import Mapping, Sequence
 from enum import Enum
 from functools import lru_cache
 
-from xlm.tokenizer.characters import body_of
-from xlm.tokenizer.moses_data import data_module
+from xlm.tokenizer.moses.data import body_of, data_module
 
 
 class _Leans(Enum):
-    """To which side a word leans."""
+    """The side to which a word leans."""
 
     NEITHER = "neither"
     LEFT = "left"
@@ -52,7 +51,7 @@ _CJK = (
 
 
 def detokenized(words: Sequence[str], language: str) -> str:
-    """Returns words joined as one writes them: punctuation beside its word, quotes around theirs.
+    """Return words joined as in ordinary writing.
 
     Source: Moses, scripts/tokenizer/detokenizer.perl.
     """
@@ -70,7 +69,7 @@ def detokenized(words: Sequence[str], language: str) -> str:
 
 
 def _leans(words: Sequence[str], place: int, language: str, seen: Counter[str]) -> _Leans:
-    """Returns to which side a word leans; counts it in ``seen`` if it is a quotation mark."""
+    """Return the side to which a word leans; count a quotation mark in ``seen``."""
     word = words[place]
     before, after = words[place - 1] if place else "", words[place + 1] if place + 1 < len(words) else ""
     opening, is_letter = _opening().fullmatch, _letter().fullmatch

@@ -1,8 +1,7 @@
-"""From raw text to words: the steps of Moses, each rule once.
+"""From raw text to words: Moses' tokenizer, after the normalisation of ``normalise.py``.
 
-There are two dialects, what the Perl scripts do today and what transformers does through sacremoses; where they
-differ, ``perl`` is the switch, at the rule that differs. The rules of tokenizer.perl stand here, those of the scripts
-before it in ``normalization.py``.
+There are two dialects: what the Perl scripts do, and what transformers does through sacremoses. Where they differ,
+``perl`` is the switch, at the rule that differs.
 """
 
 from __future__ import annotations
@@ -13,15 +12,15 @@ import unicodedata
 from collections.abc import Callable
 from functools import lru_cache
 
-from xlm.tokenizer.characters import CharacterClasses, classes_of
-from xlm.tokenizer.normalization import (
+from xlm.tokenizer.alignment import AlignedText, Piece
+from xlm.tokenizer.moses.data import CharacterClasses, classes_of, prefixes_of
+from xlm.tokenizer.moses.normalise import (
     normalize_punctuation,
     remove_non_printing_char,
     replace_unicode_punctuation,
     romanian,
 )
-from xlm.tokenizer.prefixes import prefixes_of
-from xlm.tokenizer.rules import AlignedText, Piece, Rule, apply, apply_aligned
+from xlm.tokenizer.moses.rules import Rule, apply, apply_aligned
 
 DIALECTS = ("sacremoses", "perl")
 """The two readings of Moses' rules."""
@@ -32,7 +31,7 @@ class Moses:
 
     Args:
         dialect: ``"sacremoses"`` or ``"perl"``.
-        language: The language whose rules to apply; the ones Moses does not know get its general rules.
+        language: The language whose rules to apply; one that Moses does not know has its general rules.
     """
 
     def __init__(self, dialect: str, language: str) -> None:
@@ -47,7 +46,7 @@ class Moses:
         )
         self._normalization_of_characters = (
             *remove_non_printing_char(perl=perl),
-            # a step of transformers, which takes it from the pipeline of the English-Romanian model
+            # a step of transformers, from the pipeline of an English-Romanian model
             *(romanian() if language == "ro" and not perl else ()),
         )
         self._normalization = (*self._normalization_of_punctuation, *self._normalization_of_characters)
@@ -56,7 +55,7 @@ class Moses:
         self._tokenization = tuple(self._tokenizer_rules())
 
     def words(self, text: str) -> list[str]:
-        """Returns the words of a text, punctuation divided from them."""
+        """Return the words of a text, punctuation divided from them."""
         normalization = self._normalization_of_ascii if text.isascii() else self._normalization
         if not self._perl:
             return apply(self._tokenization, apply(normalization, text)).split()
@@ -66,40 +65,39 @@ class Moses:
         return words
 
     def normalize(self, text: str) -> str:
-        """Returns a text as it is before it is divided into words; transformers does that alone for Thai and others."""
+        """Return a text as it is before the division into words: all that transformers does for Chinese and others."""
         # sacremoses strips the text here, so that a space beside a character that is then removed stays.
         return apply(self._normalization_of_characters, apply(self._normalization_of_punctuation, text).strip())
 
     def normalize_aligned(self, source: AlignedText) -> AlignedText:
-        """Returns the same with the spans of raw text that its characters came from."""
+        """Return ``normalize`` of an aligned text."""
         result = apply_aligned(self._normalization_of_punctuation, source)
         start = len(result.text) - len(result.text.lstrip())
         end = len(result.text.rstrip())
-        stripped = AlignedText(result.text[start:end], result.spans[start:end])
-        return apply_aligned(self._normalization_of_characters, stripped)
+        return apply_aligned(self._normalization_of_characters, result.slice(start, end))
 
     def aligned_words(self, source: AlignedText) -> list[AlignedText]:
-        """Returns the words of a text with the spans of raw text that their characters came from."""
+        """Return ``words`` of an aligned text."""
         words: list[AlignedText] = []
         start = 0
         for line in source.text.split("\n") if self._perl else [source.text]:
             end = start + len(line)
-            part = AlignedText(line, source.spans[start:end])
+            part = source.slice(start, end)
             if self._perl:
                 part = AlignedText(f"{line}\n", [*part.spans, source.span(end, end)])
-            words += split_at_spaces(apply_aligned(self._tokenization, apply_aligned(self._normalization, part)))
+            words += apply_aligned(self._tokenization, apply_aligned(self._normalization, part)).split()
             start = end + 1
         return words
 
     def is_abbreviation(self, word: str) -> bool:
-        """Whether a word is one of those after which a full stop stays, always or before a number."""
+        """Return whether a full stop stays after a word, always or before a number."""
         return word in self._prefixes.always or word in self._prefixes.before_numbers
 
     def full_stop_stays(self, prefix: str, following: str) -> bool:
-        """Whether the full stop at the end of a word stays with it.
+        """Return whether the full stop at the end of a word stays with it.
 
         Args:
-            prefix: What stands before the full stop; not empty.
+            prefix: The word before the full stop; not empty.
             following: The first character of the next word; empty if there is none.
         """
         if self._perl and not following:
@@ -112,7 +110,7 @@ class Moses:
         )
 
     def _tokenizer_rules(self) -> list[Rule]:
-        """Returns the rules of the tokenizer, in order.
+        """Return the rules of the tokenizer, in order.
 
         Source: Moses, scripts/tokenizer/tokenizer.perl -no-escape.
         """
@@ -140,20 +138,14 @@ class Moses:
         ]
 
 
-def split_at_spaces(text: AlignedText) -> list[AlignedText]:
-    """Returns the words of an aligned text between spaces of any kind."""
-    found = re.finditer(r"\S+", text.text)
-    return [AlignedText(match[0], text.spans[match.start() : match.end()]) for match in found]
-
-
 @lru_cache(maxsize=256)
 def moses(dialect: str, language: str) -> Moses:
-    """Returns the rules of a language in a dialect, made once."""
+    """Return the rules of a language in a dialect; a cached object."""
     return Moses(dialect, language)
 
 
 def _other_special_characters(language: str, classes: CharacterClasses, *, perl: bool) -> list[Rule]:
-    """Divides off whatever is not a letter, a digit, or treated further on."""
+    """Return the rules that divide off whatever is no letter or digit and is not treated further on."""
     inside, apart = "", ""
     if perl and language in ("fi", "sv"):  # the colon can stand in a word, as an apostrophe does: USA:n, 20:een
         inside = apart = ":"
@@ -171,13 +163,13 @@ def _other_special_characters(language: str, classes: CharacterClasses, *, perl:
 
 @lru_cache(maxsize=1)
 def _lower_case_letters() -> str:
-    """The body of a ``[…]`` of Unicode's class Ll."""
+    """Return the body of a ``[…]`` of Unicode's class Ll."""
     letters = map(chr, range(sys.maxunicode + 1))
     return "".join(letter for letter in letters if unicodedata.category(letter) == "Ll")
 
 
 def _multi_dots(*, perl: bool) -> list[Rule]:
-    """Keeps several dots together, as a word of letters until the other rules are done: DOT a dot, and MULTI."""
+    """Return the rules that keep several dots together: as a word, DOT for each and MULTI, until all rules are done."""
 
     def marked(match: re.Match[str]) -> list[Piece]:
         start, end = match.span()
@@ -187,7 +179,7 @@ def _multi_dots(*, perl: bool) -> list[Rule]:
 
     rules = [Rule(r"\.\.+", marked, needs="..")]
     if perl:
-        # The script's loop also finds the marker where the text itself holds it, with a dot after it.
+        # The script's loop also finds the marker with a dot after it that the text itself holds.
 
         def longer(match: re.Match[str]) -> list[Piece]:
             start, end = match.span()
@@ -235,4 +227,4 @@ def _full_stop_rule(stays: Callable[[str, str], bool]) -> Rule:
 
 
 DIGITS = frozenset("0123456789")
-"""What counts as a digit after an abbreviation that stands before numbers."""
+"""The digits that count after an abbreviation that stands before numbers."""

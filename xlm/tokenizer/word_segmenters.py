@@ -1,4 +1,4 @@
-"""Words of the languages that are written without spaces, by the libraries that transformers asks for them."""
+"""Words of the languages that are written without spaces, from the libraries that transformers uses."""
 
 from __future__ import annotations
 
@@ -8,25 +8,37 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from xlm.errors import DependencyError, InputError
-from xlm.tokenizer.moses import Moses, split_at_spaces
-from xlm.tokenizer.rules import AlignedText, Piece
+from xlm.errors import DependencyError, InputError, LanguageError
+from xlm.tokenizer.alignment import AlignedText, Piece
+from xlm.tokenizer.moses.tokenise import Moses
 
 LANGUAGES = ("ja", "th", "zh")
-"""Languages that Moses cannot divide into words."""
+"""The languages that Moses cannot divide into words."""
 
 
-class Divider:
-    """Divides a text of Chinese, Japanese or Thai into words as ``XLMTokenizer`` of transformers does.
+class WordSegmenter:
+    """Divides a text of Chinese, Japanese or Thai into words, as ``XLMTokenizer`` of transformers does.
 
     Args:
         rules: Moses' rules for the language, of which only the normalisation is used.
+
+    Raises:
+        LanguageError: The rules are those of the Perl scripts, which know no such words.
+        DependencyError: The library is not installed.
     """
 
     def __init__(self, rules: Moses) -> None:
+        if rules.dialect == "perl":
+            raise LanguageError(
+                "this preset cannot divide the language into words",
+                where="lang",
+                found=rules.language,
+                expected=f"a language other than {', '.join(LANGUAGES)}",
+                remedy="open the tokenizer with preset='transformers'",
+            )
         self._rules = rules
         self._language = rules.language
-        self._library()  # so that a missing library is found before any text is read
+        self._library()  # a missing library is an error before any text is read
 
     def _library(self) -> Any:
         if self._language == "ja":
@@ -34,53 +46,50 @@ class Divider:
         return _import("rjieba", "zh") if self._language == "zh" else _import("pythainlp.tokenize", "th")
 
     def words(self, text: str) -> list[str]:
-        """Returns the words of a text; spaces may be among them, and stand in them."""
+        """Return the words of a text; a word can be a space, or hold one."""
         if self._language == "zh":
             return self._rules.normalize(" ".join(self._segments(text))).split()
         return self._segments(self._rules.normalize(text))
 
     def aligned_words(self, source: AlignedText) -> list[AlignedText]:
-        """Returns the words of a text with the spans of raw text that their characters came from.
+        """Return the words of a text with the spans of raw text that their characters came from.
 
         Raises:
-            DependencyError: The library returned something that does not stand in the text.
+            DependencyError: The library returned a word that is not in the text.
         """
         if self._language == "zh":
             pieces: list[Piece] = []
             for segment, start in self._placed_segments(source.text):
                 pieces += [(" ", start, start), (segment, start, start + len(segment))]
-            return split_at_spaces(self._rules.normalize_aligned(source.from_pieces(pieces)))
+            return self._rules.normalize_aligned(source.from_pieces(pieces)).split()
         text = self._rules.normalize_aligned(source)
-        return [
-            AlignedText(segment, text.spans[start : start + len(segment)])
-            for segment, start in self._placed_segments(text.text)
-        ]
+        return [text.slice(start, start + len(segment)) for segment, start in self._placed_segments(text.text)]
 
     def _segments(self, text: str) -> list[str]:
         library = self._library()
-        divide = {"zh": "cut", "th": "word_tokenize", "ja": "getWS"}[self._language]
+        function = {"zh": "cut", "th": "word_tokenize", "ja": "getWS"}[self._language]
         try:
-            return [segment for segment in getattr(library, divide)(text) if segment]
+            return [segment for segment in getattr(library, function)(text) if segment]
         except UnicodeEncodeError as error:
             raise InputError(
-                "The library that divides this language into words takes no half of a surrogate pair",
+                "the word segmenter of this language rejects lone surrogates",
                 where="text",
                 found=ascii(text[error.start : error.end]),
-                remedy="take it out of the text",
+                remedy="remove it from the text",
             ) from error
 
     def _placed_segments(self, text: str) -> Iterator[tuple[str, int]]:
-        """Yields the segments that the library makes of a text, each with its place: they stand there in order."""
+        """Yield the segments that the library divides a text into, each with its place."""
         place = 0
         for segment in self._segments(text):
             found = text.find(segment, place)
             if found < 0:
                 raise DependencyError(
-                    "The library that divides this language into words returned one that is not in the text",
+                    "the word segmenter returned a word that is not in the text",
                     where=f"lang={self._language!r}",
                     found=repr(segment),
                     expected=f"a part of {text[place : place + 40]!r}",
-                    remedy="ask for no spans in this text",
+                    remedy="encode this text without offsets; it has no spans",
                 )
             yield segment, found
             place = found + len(segment)
@@ -91,7 +100,7 @@ def _import(name: str, extra: str) -> Any:
         return importlib.import_module(name)
     except ImportError as error:
         raise DependencyError(
-            "The library that divides this language into words is not installed",
+            "the word segmenter of this language is not installed",
             where=f"lang={extra!r}",
             found=f"no module {name}",
             remedy=f"pip install 'xlm[{extra}]'",
@@ -104,7 +113,7 @@ def _kytea() -> Any:
     model = Path.home() / "local/share/kytea/model.bin"  # where transformers looks for it
     if not model.is_file():
         raise DependencyError(
-            "KyTea's model is not installed",
+            "the model of KyTea is not installed",
             where="lang='ja'",
             found=f"no file {model}",
             remedy="build KyTea (https://github.com/neubig/kytea) with ./configure --prefix=$HOME/local",

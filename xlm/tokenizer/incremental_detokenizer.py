@@ -1,4 +1,4 @@
-"""A prompt and its continuation as one readable text."""
+"""A prompt's continuation as readable text, token by token."""
 
 from __future__ import annotations
 
@@ -15,37 +15,37 @@ if TYPE_CHECKING:
 def prompt_ids(
     tokenizer: XLMTokenizer, text: str, *, lang: str, eos_token_id: int, positions: int, where: str
 ) -> list[int]:
-    """The ids of a prompt as the model met sentences: behind ``</s>``, and not ended by another.
+    """Return the ids of a prompt as the model was trained on sentences: after ``</s>``, and without a closing one.
 
     Args:
         tokenizer: Of the model.
         text: The text of the prompt; may be empty.
         lang: Its language.
         eos_token_id: The model's ``</s>``.
-        positions: How many tokens the model can take.
+        positions: The number of the model's positions.
         where: The prompt's name in errors.
 
     Raises:
-        InputError: It is longer than that.
+        InputError: The prompt is longer than that.
         LanguageError: The tokenizer does not have the language.
     """
     ids = [eos_token_id, *tokenizer.encode(text, lang=lang, add_special_tokens=False)]
     if len(ids) > positions:
         raise InputError(
-            "a prompt is longer than the model's positions",
+            "the prompt is longer than the model's positions",
             where=where,
-            found=f"{len(ids)} tokens with the opening one: {text[:40]!r}…",
+            found=f"{len(ids)} tokens with the opening </s>: {text[:40]!r}…",
             expected=f"at most {positions}",
-            remedy="give the last sentence of it only",
+            remedy="pass only its last sentence",
         )
     return ids
 
 
-class ContinuedText:
-    """What to write behind a prompt, whose own characters stay as they were given.
+class IncrementalDetokenizer:
+    """Turns the tokens of a continuation into text to write after the prompt, whose own characters stay as they are.
 
-    The words of both are joined by the rules of Moses, which move spaces only. So what belongs to the continuation is
-    what stands behind as many characters, spaces aside, as the prompt's words have.
+    Moses' rules join the words of the prompt and the continuation, and change only spaces. So the continuation begins
+    after as many characters, not counting spaces, as the prompt's words have.
 
     Args:
         tokenizer: Of the model.
@@ -63,12 +63,12 @@ class ContinuedText:
         self._ids: list[int] = []
 
     def add(self, index: int) -> str:
-        """What to write when this token has come: nothing before its word is complete."""
+        """Return the text to write after one more token; nothing until its word is complete."""
         self._ids.append(index)
         return self.rest() if self._tokenizer.vocabulary.tokens[index].endswith(END_OF_WORD) else ""
 
     def rest(self) -> str:
-        """What to write so that all tokens have been written."""
+        """Return the text to write for the tokens not yet written."""
         text = self._text(self._ids)
         new = text[_place(text, self._written) :]
         if new and self._needs_no_space:
@@ -78,7 +78,7 @@ class ContinuedText:
         return new
 
     def whole(self, ids: Sequence[int]) -> str:
-        """What to write behind the prompt for all tokens of a continuation."""
+        """Return the text to write after the prompt for all tokens of a continuation."""
         self._ids = list(ids)
         return self.rest()
 
@@ -93,7 +93,7 @@ def _length(text: str) -> int:
 
 
 def _place(text: str, characters: int) -> int:
-    """Where so many characters of a text, spaces aside, have ended."""
+    """Return the place in a text after so many characters that are not spaces."""
     for place, character in enumerate(text):
         if characters == 0:
             return place

@@ -1,49 +1,56 @@
-"""Byte-pair encoding of many words at once, in numpy: about ten times as fast as one after the other.
+"""Many words at once: byte-pair encoding in numpy, about ten times as fast as one word after the other.
 
-What ``bpe.py`` does with one word all of them do here side by side: each looks for the best pair furthest left and
-merges it, until none has any. The words are columns of arrays, so that a step is a few operations on whole rows.
+All words go side by side: each looks for its best pair furthest left and merges it, until none has any left. The words
+are columns of arrays, so that a step is a few operations on whole rows.
 
 W words, L places (the first piece of a word stands at place 0), S symbols, P pairs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from itertools import chain
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from xlm.tokenizer.batch_arrays import Array, codes_of
+from xlm.tokenizer.bpe import BPE
+from xlm.tokenizer.fast.arrays import Array, codes_of, expand_slices, starts_of
 from xlm.tokenizer.vocabulary import END_OF_WORD
 
-LONGEST = 48
+T = TypeVar("T")
+
+MAX_WORD_LENGTH = 48
 """Characters of the longest word that is split here."""
-_PLACE_BITS = 6  # of a key, which is a rank and a place; enough for LONGEST and one more
+_PLACE_BITS = 6  # of a key, which joins a rank and a place; enough for MAX_WORD_LENGTH + 1 places
 _PLACES = (1 << _PLACE_BITS) - 1
 _NO_KEY = np.iinfo(np.int32).max  # of a pair that cannot be merged
 _NO_RANK = _NO_KEY >> _PLACE_BITS
-_LENGTHS = (3, 5, 7, 9, 12, 16, 24, LONGEST)  # words of similar length go together
-_MOST_WORDS = 1 << 14  # that are split side by side, so that the arrays stay small
-_GONE = -1  # instead of a symbol: merged into the one before it, or beyond the end of the word
+_LENGTHS = (3, 5, 7, 9, 12, 16, 24, MAX_WORD_LENGTH)  # words of similar length go together
+_MAX_COLUMNS = 1 << 14  # words that are merged side by side, so that the arrays stay small
+_FEW = 256  # words, up to which one after the other is faster
+_MAX_WORDS = 1 << 16  # words that are split at once, so that the arrays stay small
+_GONE = -1  # in place of a symbol: merged into the one before it, or past the end of the word
 
 
 class BatchBPE:
-    """Splits words into symbols, which are numbers of pieces.
+    """Splits words into symbols, the numbers of pieces.
 
     Args:
-        merges: Pairs of pieces, best first, such as learning gives (``BPE.learnt``): there the best pair furthest left
+        merges: Pairs of pieces, best first, as learning makes them (``BPE.learnt``): there the best pair furthest left
             is always the next to merge.
-        made: The rank of the merge that makes a piece, for each that one makes.
-        tokens: Pieces; the single characters among them get symbols too.
+        made: The rank of the merge that makes each piece.
+        tokens: Further pieces, of which the single characters get symbols too.
 
     Attributes:
-        pieces: The piece of each symbol. The last one is empty: it stands for every character that has no symbol.
+        pieces: The piece of each symbol. The last one is empty and stands for every character without a symbol.
     """
 
     def __init__(self, merges: Sequence[tuple[str, str]], made: Mapping[str, int], tokens: Iterable[str]) -> None:
         lefts, rights = [left for left, _ in merges], [right for _, right in merges]
         others = {*lefts, *rights, *tokens}.difference(made)
         characters = [piece for piece in others if len(piece) == 1 or piece[1:] == END_OF_WORD]
-        # The symbol of a piece that a merge makes is the rank of that merge.
+        # The symbol of a merged piece is the rank of its merge.
         self.pieces = [*made, *characters, ""]
         symbols = {**made, **{piece: symbol for symbol, piece in enumerate(characters, start=len(made))}}
         self._unknown = len(symbols)
@@ -58,16 +65,16 @@ class BatchBPE:
         )
 
     def _table(self, symbol_of: Mapping[int, int]) -> Array:
-        """Returns the symbols of characters by their code; the last entry is for all codes beyond."""
+        """Return the symbols of characters by their code; the last entry is for all codes beyond."""
         table = np.full(max(symbol_of, default=0) + 2, self._unknown, np.int32)
         table[list(symbol_of)] = list(symbol_of.values())
         return table
 
     def split(self, words: Sequence[str]) -> tuple[Array, Array]:
-        """Returns the symbols of all words, one word after the other, and how many each word has.
+        """Return the symbols of all words, one word after the other, and how many each word has.
 
         Args:
-            words: At least one, of 1 to ``LONGEST`` characters each.
+            words: At least one, of 1 to ``MAX_WORD_LENGTH`` characters each.
 
         Returns:
             int32 (S,) and int64 (W,).
@@ -81,15 +88,15 @@ class BatchBPE:
         shorter = 1  # a word of one character is one symbol
         for longest in _LENGTHS:
             similar = np.flatnonzero((lengths_W > shorter) & (lengths_W <= longest))
-            for first in range(0, len(similar), _MOST_WORDS):
-                some = similar[first : first + _MOST_WORDS]
+            for first in range(0, len(similar), _MAX_COLUMNS):
+                some = similar[first : first + _MAX_COLUMNS]
                 self._merge(symbols, starts_W[some], lengths_W[some], longest)
             shorter = longest
         left = symbols != _GONE
         return symbols[left], np.add.reduceat(left, starts_W, dtype=np.int64)
 
     def _merge(self, symbols: Array, starts_W: Array, lengths_W: Array, longest: int) -> None:
-        """Merges the symbols of words of at most ``longest`` characters, in place."""
+        """Merge the symbols of words of at most ``longest`` characters, in place."""
         L, W = longest, len(starts_W)
         places_L1 = np.arange(L, dtype=np.int32)[:, None]
         # Place L is before the first and after the last symbol of each word; what is there merges with nothing.
@@ -108,7 +115,7 @@ class BatchBPE:
         while True:
             best_W = keys_LW.min(axis=0)
             some = np.flatnonzero(best_W != _NO_KEY)
-            if 4 * len(some) < 3 * W or not len(some):  # words that are done go, now and then
+            if 4 * len(some) < 3 * W or not len(some):  # now and then, drop the words that are done
                 done = np.flatnonzero(best_W == _NO_KEY)
                 inside_LW = places_L1 < lengths_W[done]
                 symbols[(starts_W[done] + places_L1)[inside_LW]] = symbols_LW[:L, done][inside_LW]
@@ -136,7 +143,7 @@ class BatchBPE:
 
 
 class _PairRanks:
-    """The rank of each pair of symbols that can be merged: a hash table with open addresses, in arrays."""
+    """The ranks of pairs of symbols: a hash table with open addressing, in arrays."""
 
     def __init__(self, lefts_P: Array, rights_P: Array) -> None:
         size = 1 << (4 * len(lefts_P)).bit_length()
@@ -150,7 +157,7 @@ class _PairRanks:
         while len(pairs_P):
             self._probes += 1
             free_P = self._pairs[places_P] == -1
-            self._pairs[places_P[free_P]] = pairs_P[free_P]  # of several that want one place, one gets it
+            self._pairs[places_P[free_P]] = pairs_P[free_P]  # of several pairs at one place, one gets it
             got_P = self._pairs[places_P] == pairs_P
             self._ranks[places_P[got_P]] = ranks_P[got_P]
             pairs_P, ranks_P = pairs_P[~got_P], ranks_P[~got_P]
@@ -162,7 +169,7 @@ class _PairRanks:
         return places_P
 
     def ranks(self, lefts_P: Array, rights_P: Array) -> Array:
-        """Returns the rank of each pair, ``_NO_RANK`` for one that is no merge: int32 (P,)."""
+        """Return the rank of each pair, ``_NO_RANK`` if it is no merge: int32 (P,)."""
         pairs_P = (lefts_P.astype(np.int64) << 32) | rights_P
         places_P = self._places(pairs_P)
         found_P = self._pairs[places_P]
@@ -182,3 +189,94 @@ class _PairRanks:
 
 def _keys(ranks: Array, places: Array) -> Array:
     return np.where(ranks == _NO_RANK, _NO_KEY, (ranks << _PLACE_BITS) | places)
+
+
+class BatchWords(Generic[T]):
+    """Maps many words to their values, pieces or ids, faster than one by one.
+
+    Args:
+        bpe: Splits words into pieces.
+        tokens: The vocabulary.
+        of_word: Returns the values of one word.
+        of_pieces: Returns the value of each of many pieces.
+        unknown: The value of a piece of one character that is in no merge and not in the vocabulary; None if that
+            depends on the character.
+    """
+
+    def __init__(
+        self,
+        bpe: BPE,
+        tokens: Collection[str],
+        *,
+        of_word: Callable[[str], Sequence[T]],
+        of_pieces: Callable[[Iterable[str]], Iterable[T]],
+        unknown: T | None,
+    ) -> None:
+        self._bpe = bpe
+        self._tokens = tokens
+        self._of_word = of_word
+        self._of_pieces = of_pieces
+        self._unknown = unknown
+        self._made: tuple[BatchBPE, Array, Array] | None = None
+
+    @property
+    def dtype(self) -> str:
+        """The type of the values: ids are numbers, pieces are objects."""
+        return "object" if self._unknown is None else "int32"
+
+    def __call__(self, words: Sequence[str]) -> tuple[Array, Array]:
+        """Return the values of words, one word after the other, and how many each word has.
+
+        Args:
+            words: Of at least one character each.
+
+        Returns:
+            (S,) and int64 (W,).
+        """
+        if self._bpe.learnt:
+            self._made = self._made or self._make()
+        if self._bpe.learnt and len(words) > _FEW:
+            values, counts = zip(
+                *(self._of_some(words[i : i + _MAX_WORDS]) for i in range(0, len(words), _MAX_WORDS)), strict=True
+            )
+            return np.concatenate(values), np.concatenate(counts)
+        rows = [self._of_word(word) for word in words]
+        counts_W = np.fromiter(map(len, rows), np.int64, len(rows))
+        return np.fromiter(chain.from_iterable(rows), self.dtype, int(counts_W.sum())), counts_W
+
+    def _of_some(self, words: Sequence[str]) -> tuple[Array, Array]:
+        bpe, value_S, is_hard_S = self._made = self._made or self._make()
+        long = [index for index, word in enumerate(words) if len(word) > MAX_WORD_LENGTH]
+        symbols, counts_W = bpe.split([word[:MAX_WORD_LENGTH] for word in words] if long else words)
+        values = value_S[symbols]
+        is_hard = is_hard_S[symbols]
+        if not long and not is_hard.any():
+            return values, counts_W
+        starts_W = starts_of(counts_W)
+        is_easy_W = np.ones(len(words), bool)
+        is_easy_W[long] = False
+        is_easy_W[np.searchsorted(starts_W, np.flatnonzero(is_hard), side="right") - 1] = False
+        hard = np.flatnonzero(~is_easy_W).tolist()
+        rows = [self._of_word(words[index]) for index in hard]
+        all_counts_W = counts_W.copy()
+        all_counts_W[hard] = [len(row) for row in rows]
+        all_starts_W = starts_of(all_counts_W)
+        result = np.empty(all_counts_W.sum(), self.dtype)
+        easy_counts = counts_W[is_easy_W]
+        result[expand_slices(all_starts_W[is_easy_W], easy_counts)] = values[
+            expand_slices(starts_W[is_easy_W], easy_counts)
+        ]
+        result[expand_slices(all_starts_W[hard], all_counts_W[hard])] = np.fromiter(
+            chain.from_iterable(rows), self.dtype, sum(map(len, rows))
+        )
+        return result, all_counts_W
+
+    def _make(self) -> tuple[BatchBPE, Array, Array]:
+        """Return the BPE, the value of each symbol, and whether a word with that symbol goes one by one."""
+        bpe = BatchBPE(self._bpe.merges, self._bpe.made, self._tokens)
+        values: list[Any] = [*self._of_pieces(bpe.pieces[:-1]), self._unknown]
+        is_hard_S = np.zeros(len(values), bool)
+        is_hard_S[-1] = self._unknown is None
+        if (vocabulary := self._bpe.vocabulary) is not None:  # such pieces are split again
+            is_hard_S[: len(self._bpe.merges)] = [piece not in vocabulary for piece in self._bpe.made]
+        return bpe, np.fromiter(values, self.dtype, len(values)), is_hard_S

@@ -14,11 +14,11 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from tests.tokenizer.fuzzing import check_spans
+from tests.tokenizer.fuzzing import check_spans, plain_results
 from tests.tokenizer.small import MERGES, VOCABULARY
 from tests.tokenizer.texts import TEXTS
 from xlm.errors import DependencyError, InputError, LanguageError
-from xlm.tokenizer import dividers
+from xlm.tokenizer import word_segmenters
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
 INSTALLED = [
@@ -33,7 +33,7 @@ def test_a_missing_library_names_its_extra(lang: str, module: str, monkeypatch: 
         raise ImportError(name)
 
     monkeypatch.setattr(importlib, "import_module", missing)
-    dividers._kytea.cache_clear()
+    word_segmenters._kytea.cache_clear()
     for return_offsets in (False, True):
         with pytest.raises(DependencyError, match=rf"(?s){module}.*pip install 'xlm\[{lang}\]'"):
             XLMTokenizer(VOCABULARY, MERGES)("text", lang=lang, return_offsets=return_offsets)
@@ -52,7 +52,7 @@ def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, SimpleNam
     model.parent.mkdir(parents=True)
     model.touch()
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
-    dividers._kytea.cache_clear()
+    word_segmenters._kytea.cache_clear()
     return libraries
 
 
@@ -109,6 +109,9 @@ def test_equals_transformers(reference: Path, lang: str) -> None:
     for line in (reference / f"tokenizer/text/udhr.{lang}.txt").read_text(encoding="utf-8").split("\n"):
         assert tokenizer.tokenize(line, lang=lang) == peer._tokenize(line, lang=lang)
         check_spans(tokenizer, line, lang)
+        assert (tokenizer.tokenize(line, lang), tokenizer.encode(line, lang=lang)) == plain_results(
+            tokenizer, line, lang
+        )
 
 
 FORMATS = [chr(code) for code in range(sys.maxunicode + 1) if unicodedata.category(chr(code)) in ("Cf", "Cc")]
@@ -131,7 +134,7 @@ def test_spaces_beside_characters_that_are_removed(
     both: tuple[XLMTokenizer, Any], lang: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours, peer = both
-    monkeypatch.setattr(dividers, "_kytea", lambda: peer.ja_word_tokenizer)
+    monkeypatch.setattr(word_segmenters, "_kytea", lambda: peer.ja_word_tokenizer)
     templates = ("_ \u0e01", ")_ ", "_ )", " _", "a_ b", "a _b", "\u4e2d _\u6587", "_", " _ _ ", "\t_\u3000x_\u00a0")
     for number, format_character in enumerate(FORMATS):
         for text in templates if number % 10 == 0 else templates[:2]:
@@ -150,5 +153,8 @@ def test_any_text(tmp_path: Path, lang: str, text: str, lowers: bool) -> None:
     tokenizer = XLMTokenizer(VOCABULARY, MERGES, do_lowercase_and_remove_accent=lowers)
     try:
         check_spans(tokenizer, text, lang)
+        assert (tokenizer.tokenize(text, lang), tokenizer.encode(text, lang=lang)) == plain_results(
+            tokenizer, text, lang
+        )
     except InputError:
         assert any("\ud800" <= character <= "\udfff" for character in text)

@@ -1,4 +1,4 @@
-"""Rewriting rules as data, so that each is written once and read in two ways: for the text, and for where it came from.
+"""Rewriting rules as data: each is written once, and rewrites a plain text or one that knows where it came from.
 
 A rule is a pattern and what to put in its place: literal text and numbers of groups. Applied to a ``str`` it is one
 ``re.sub``; applied to an ``AlignedText`` it also carries along, for each character, the span of raw text it came from.
@@ -7,68 +7,23 @@ A rule is a pattern and what to put in its place: literal text and numbers of gr
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 
-Span = tuple[int, int]
-"""Where something stands in the raw text: first character, one past the last."""
-
-Piece = tuple[str, int, int]
-"""Text that a rule writes, and the range of its input (start, end) that this text comes from."""
+from xlm.tokenizer.alignment import AlignedText, Piece
 
 Part = str | int
-"""What a rule writes: literal text, or the group of that number."""
-
-
-@dataclass(frozen=True, slots=True)
-class AlignedText:
-    """A text and, for each of its characters, the span of raw text it came from.
-
-    Attributes:
-        text: The text as rewritten so far.
-        spans: One span a character.
-    """
-
-    text: str
-    spans: list[Span]
-
-    @classmethod
-    def of(cls, raw: str) -> AlignedText:
-        """Returns a raw text, each character coming from itself."""
-        return cls(raw, [(i, i + 1) for i in range(len(raw))])
-
-    def from_pieces(self, pieces: Iterable[Piece]) -> AlignedText:
-        """Returns the text made of pieces of this one.
-
-        A piece that equals its range keeps the spans one by one; every character of another takes the whole range.
-        """
-        texts: list[str] = []
-        spans: list[Span] = []
-        for text, start, end in pieces:
-            texts.append(text)
-            if self.text[start:end] == text:
-                spans += self.spans[start:end]
-            elif text:
-                spans += [self.span(start, end)] * len(text)
-        return AlignedText("".join(texts), spans)
-
-    def span(self, start: int, end: int) -> Span:
-        """Returns the raw span of a range; of an empty one, that of the character before it, else after it."""
-        if start == end:
-            start = max(start - 1, 0)
-            end = min(start + 1, len(self.spans))
-        some = self.spans[start:end]
-        return (min(first for first, _ in some), max(last for _, last in some)) if some else (0, 0)
+"""Part of what a rule writes: literal text, or the number of a group."""
 
 
 class Rule:
-    """One substitution, wherever its pattern matches, from left to right.
+    """A substitution wherever its pattern matches, from left to right.
 
     Args:
         pattern: A regular expression.
-        parts: What to write; or a function from a match to its pieces, for what parts cannot say.
-        needs: A text without which the pattern cannot match: looking for it is faster than the pattern. A pattern that
-            is a text needs itself.
+        parts: What to write in place of a match; or a function from a match to its pieces, for what parts cannot say.
+        needs: A text that every match holds: looking for it is faster than the pattern. By default the pattern, if it
+            is literal text.
         flags: Of ``re``.
         acts_on_ascii: Whether the pattern can match in a text of ASCII alone.
     """
@@ -92,7 +47,7 @@ class Rule:
         self.sub = self._substitution()
 
     def __reduce__(self) -> tuple[object, ...]:
-        raise TypeError("rules are made anew in each process, from the preset and the language")
+        raise TypeError("rules cannot be pickled: each process makes its own, from the preset and the language")
 
     def _substitution(self) -> Callable[[str], str]:
         parts, substitute = self._parts, self.pattern.sub
@@ -105,7 +60,7 @@ class Rule:
         return lambda text: substitute(template, text)
 
     def aligned(self, source: AlignedText) -> AlignedText:
-        """Returns an aligned text with this rule applied to it."""
+        """Return an aligned text with this rule applied."""
         pieces: list[Piece] = []
         done = 0
         for match in self.pattern.finditer(source.text):
@@ -118,6 +73,34 @@ class Rule:
         return source.from_pieces(pieces)
 
 
+def translating(table: dict[str, str]) -> Rule:
+    """Return the rule that replaces each character of a table by what the table holds for it."""
+    characters = "".join(table)
+    return Rule(
+        f"[{characters}]",
+        lambda match: [(table[match[0]], *match.span())],
+        acts_on_ascii=any(map(str.isascii, characters)),
+    )
+
+
+def replacing_class(category: str, replacement: str, *, within: str) -> Rule:
+    """Return the rule that replaces each character of a Unicode class, which ``re`` cannot name.
+
+    Args:
+        category: The beginning of the names of the class's categories, such as ``"C"``.
+        replacement: What to write for a character of the class.
+        within: A pattern that matches every character of the class; the fewer others, the faster.
+    """
+
+    def replaced(match: re.Match[str]) -> list[Piece]:
+        return [
+            (replacement if unicodedata.category(character).startswith(category) else character, place, place + 1)
+            for place, character in enumerate(match[0], start=match.start())
+        ]
+
+    return Rule(within, replaced)
+
+
 def _is_literal(pattern: re.Pattern[str]) -> bool:
     return re.fullmatch(r"(?:[^\\.^$*+?{}\[\]|()]|\\\W)+", pattern.pattern) is not None
 
@@ -125,7 +108,7 @@ def _is_literal(pattern: re.Pattern[str]) -> bool:
 def _pieces_of(match: re.Match[str], parts: Sequence[Part]) -> list[Piece]:
     groups = [part for part in parts if isinstance(part, int)]
     if groups != sorted(groups):
-        # Exchanged: each takes the span of all, so that spans stay in the order of the text.
+        # Groups in another order: each part takes the span of all, so that spans stay in the order of the text.
         return [(match[part] if isinstance(part, int) else part, *match.span()) for part in parts]
     pieces: list[Piece] = []
     done = match.start()
@@ -133,7 +116,7 @@ def _pieces_of(match: re.Match[str], parts: Sequence[Part]) -> list[Piece]:
         if isinstance(part, int):
             pieces.append((match[part], *match.span(part)))
             done = match.end(part)
-        else:  # literal text stands for what was between the groups
+        else:  # literal text takes the span of what was between the groups
             end = next((match.start(later) for later in parts[i + 1 :] if isinstance(later, int)), match.end())
             pieces.append((part, done, end))
             done = end
@@ -141,7 +124,7 @@ def _pieces_of(match: re.Match[str], parts: Sequence[Part]) -> list[Piece]:
 
 
 def apply(rules: Iterable[Rule], text: str) -> str:
-    """Returns a text with rules applied to it, one after the other."""
+    """Return a text with rules applied, one after the other."""
     for rule in rules:
         if rule.needs in text:
             text = rule.sub(text)
@@ -149,7 +132,7 @@ def apply(rules: Iterable[Rule], text: str) -> str:
 
 
 def apply_aligned(rules: Iterable[Rule], text: AlignedText) -> AlignedText:
-    """Returns an aligned text with rules applied to it, one after the other."""
+    """Return an aligned text with rules applied, one after the other."""
     for rule in rules:
         if rule.needs in text.text:
             text = rule.aligned(text)

@@ -1,8 +1,8 @@
-"""The results of many texts at once: numbers of chunks, looked up and put together in arrays.
+"""Many texts at once: each distinct chunk of them is worked out once, and the texts are put together in arrays.
 
-Each distinct chunk of the texts gets a number, and what is remembered of it stands in arrays at that place. From there
-on a text is a row of numbers, and where its units are, and what their results are, is found for all texts together.
-The units themselves are those of ``segmenter.py``, to whose rules of what stands alone this file adds nothing.
+Each distinct chunk of the texts gets a number, and what is known of it stands in arrays at that place. From there on a
+text is a row of numbers, and where its units are, and what their values are, is found for all texts together. The units
+are those of ``segmenter.py``, which alone says what can stand alone.
 
 N chunks, U units, K units that are new, W words, S values (ids, or pieces of words).
 """
@@ -11,27 +11,116 @@ from __future__ import annotations
 
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import count, islice
+from typing import Any, Protocol
 
 import numpy as np
 
-from xlm.tokenizer.batch_arrays import Array, Growing, codes_of, places_of_slices, starts_of, text_of
-from xlm.tokenizer.batch_folding import FoldedCodes
-from xlm.tokenizer.batch_shapes import BETWEEN, BatchShapes, key_of
-from xlm.tokenizer.remembered import LONGEST, MARK
-from xlm.tokenizer.segmenter import DIGIT, END, LOWER, OTHER
+from xlm.tokenizer.fast.arrays import Array, GrowableArray, RaggedArray, codes_of, expand_slices, starts_of, text_of
+from xlm.tokenizer.fast.batch_casefold import BatchCasefold
+from xlm.tokenizer.fast.batch_patterns import BETWEEN, BatchPatterns, key_of
+from xlm.tokenizer.fast.segmenter import (
+    DIGIT,
+    END,
+    LOWER,
+    MARK,
+    MAX_CACHED_LENGTH,
+    OTHER,
+    WINDOW,
+    Exclusive,
+    Segmenter,
+)
 
-# What is known of a chunk.
+# The most that is worked out together: a chunk that is new takes some 500 bytes meanwhile.
+_MAX_CHARACTERS = 1 << 21
+_MAX_CHUNKS = 1 << 18
+_FEW = 1 << 12  # characters, up to which one text after the other is faster
+
+
+class BatchValues(Protocol):
+    """Maps words to their values, pieces or ids."""
+
+    @property
+    def dtype(self) -> str:
+        """The type of the values."""
+        ...
+
+    def __call__(self, words: Sequence[str]) -> tuple[Array, Array]:
+        """Return the values of words (S,), one word after the other, and how many each word has (W,)."""
+        ...
+
+
+class BatchSegmenter:
+    """Divides many texts into words and gives the values of each, as a segmenter does one by one.
+
+    Args:
+        segmenter: Takes one text.
+        of_words: Gives for many words what the segmenter gives for one.
+    """
+
+    def __init__(self, segmenter: Segmenter[Any], of_words: BatchValues) -> None:
+        self._segmenter = segmenter
+        self._of_words = of_words
+        self._tables = Exclusive()
+        self._budget = segmenter.budget
+        self._budget.add(self._tables)
+
+    def __call__(self, texts: Sequence[str]) -> RaggedArray:
+        """Return the values of all words of each text."""
+        if not texts or sum(map(len, texts)) <= _FEW:
+            return self._one_by_one(texts)
+        return RaggedArray.joined(
+            [self._one_by_one(some) if _goes_alone(some[0]) else self._at_once(some) for some in _together(texts)]
+        )
+
+    def _one_by_one(self, texts: Sequence[str]) -> RaggedArray:
+        return RaggedArray.of([*map(self._segmenter, texts)], self._of_words.dtype)
+
+    def _at_once(self, texts: Sequence[str]) -> RaggedArray:
+        tables: BatchTables = self._tables.take() or BatchTables(self._segmenter, self._of_words)
+        rows = RaggedArray(*tables.of_texts(texts))
+        # Only here, after all went well: tables of which a part is missing must not be used again.
+        if not self._budget.has_room(len(tables)):
+            self._budget.clear()
+        if self._budget.has_room(len(tables)):
+            self._tables.put_back(tables)
+        return rows
+
+
+def _together(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Yield texts that are worked out together, not too many, and by itself each text that cannot be."""
+    some: list[str] = []
+    characters = chunks = 0
+    for text in texts:
+        alone = _goes_alone(text)
+        characters += len(text)
+        chunks += text.count(" ") + 1
+        if some and (alone or characters > _MAX_CHARACTERS or chunks > _MAX_CHUNKS):
+            yield some
+            some, characters, chunks = [], len(text), text.count(" ") + 1
+        some.append(text)
+        if alone:
+            yield some
+            some, characters, chunks = [], 0, 0
+    if some:
+        yield some
+
+
+def _goes_alone(text: str) -> bool:
+    return len(text) > WINDOW or MARK in text
+
+
+# Bits that describe a chunk.
 _STARTS, _ENDS, _STOP = 1, 2, 4  # it starts freely, it ends freely, it ends in a full stop
-_LAST, _EMPTY, _HARD = 8, 16, 32  # the last of its text, no character, whitespace at the end of the text
+_LAST, _EMPTY, _HARD = 8, 16, 32  # the last of its text, empty, whitespace at the end of the text
 _IS_DIGIT, _IS_LOWER = 64, 128  # what it starts with
-_SEEN = 256  # of a character: it was looked at
+_SEEN = 256  # of a character: its bits are known
 _AT_START, _AT_END = _STARTS | _IS_DIGIT | _IS_LOWER, _ENDS | _STOP
 
 
 class Table:
-    """Numbers of texts, and for each number a slice of an array of values.
+    """Numbers for strings, and for each number a slice of an array of values.
 
     Attributes:
         starts: Of the slices.
@@ -41,64 +130,49 @@ class Table:
     def __init__(self) -> None:
         self._count = count()
         self._numbers: defaultdict[str, int] = defaultdict(self._count.__next__)
-        self.starts, self.lengths = Growing(np.int64), Growing(np.int64)
+        self.starts, self.lengths = GrowableArray(np.int64), GrowableArray(np.int64)
 
     def __len__(self) -> int:
         return len(self.starts)
 
     def numbers(self, texts: Sequence[str]) -> tuple[Array, list[str]]:
-        """Returns the number of each text, int64 (N,), and the texts that got one now, in the order of the numbers."""
+        """Return the number of each text, int64 (N,), and the texts that got one now, in the order of the numbers."""
         before = len(self._numbers)
         numbers = np.array([*map(self._numbers.__getitem__, texts)], np.int64)
         new = [*islice(reversed(self._numbers), len(self._numbers) - before)]
         new.reverse()
         return numbers, new
 
-    def forget(self, texts: Sequence[str]) -> None:
-        """Gives texts new numbers when they come again."""
+    def drop(self, texts: Sequence[str]) -> None:
+        """Drop texts, which get new numbers when they come again."""
         for text in texts:
             del self._numbers[text]
 
 
 class BatchTables:
-    """What is known of the chunks, units and words of one language.
+    """The chunks, units and words of one language, and their values.
 
     Args:
-        shapes: Divides units into words.
-        starts_freely: Whether a unit can begin with a character, whatever stands before it.
-        ends_freely: The same of the end.
-        kind: What a unit that starts with a character is to the one before it.
-        fold_words: Whether words are put into lower case without accents.
-        of_words: Returns the values of words, and how many each word has.
-        dtype: Of the values.
+        segmenter: Takes one text.
+        of_words: Gives the values of words.
     """
 
-    def __init__(
-        self,
-        shapes: BatchShapes,
-        *,
-        starts_freely: Callable[[str], bool],
-        ends_freely: Callable[[str], bool],
-        kind: Callable[[str], str],
-        fold_words: bool,
-        of_words: Callable[[Sequence[str]], tuple[Array, Array]],
-        dtype: str,
-    ) -> None:
-        self._shapes = shapes
-        self._starts_freely, self._ends_freely, self._kind = starts_freely, ends_freely, kind
-        self._fold = FoldedCodes() if fold_words else None
+    def __init__(self, segmenter: Segmenter[Any], of_words: BatchValues) -> None:
+        self._segmenter = segmenter
+        self._patterns = BatchPatterns(segmenter)
+        self._casefold = BatchCasefold() if segmenter.casefolds else None
         self._of_words = of_words
         self._units, self._words = Table(), Table()
-        self._known_of_units = Growing(np.uint8)
+        self._known_of_units = GrowableArray(np.uint8)
         self._known_of_characters = np.zeros(sys.maxunicode + 1, np.uint16)
-        self._values = Growing(dtype)
+        self._values = GrowableArray(of_words.dtype)
 
     def __len__(self) -> int:
-        """How many results are remembered; long ones count as several."""
+        """Return how many results are kept; long ones count as several."""
         return max(len(self._units) + len(self._words), len(self._values) // 8)
 
     def of_texts(self, texts: Sequence[str]) -> tuple[Array, Array]:
-        """Returns the values of all texts, one text after the other, and how many each text has.
+        """Return the values of all texts, one text after the other, and how many each text has.
 
         Args:
             texts: At least one, all without ``MARK``.
@@ -110,7 +184,7 @@ class BatchTables:
         numbers_N, new = self._units.numbers(chunks)
         self._learn(new)
         known_N = self._known_of_units.values[numbers_N]
-        if (known_N & _EMPTY).any():  # spaces beside another: it is one
+        if (known_N & _EMPTY).any():  # several spaces count as one
             there = known_N & _EMPTY == 0
             numbers_N, known_N = numbers_N[there], known_N[there]
             chunks = [chunk for chunk in chunks if chunk]
@@ -153,13 +227,13 @@ class BatchTables:
             self._learn(new_keys, are_keys=True)
             new += new_keys
         lengths_U = self._units.lengths.values[numbers_U]
-        values = self._values.values[places_of_slices(self._units.starts.values[numbers_U], lengths_U)]
+        values = self._values.values[expand_slices(self._units.starts.values[numbers_U], lengths_U)]
         lengths = np.add.reduceat(lengths_U, np.flatnonzero(begins_U))
-        self._units.forget([key for key in new if len(key) > LONGEST])
+        self._units.drop([key for key in new if len(key) > MAX_CACHED_LENGTH])
         return values, lengths
 
     def _learn(self, keys: Sequence[str], *, are_keys: bool = False) -> None:
-        """Works out units that are new, those of them that can stand alone, and remembers them."""
+        """Work out and keep the units that are new, those of them that can stand alone."""
         if not keys:
             return
         if are_keys:
@@ -178,7 +252,7 @@ class BatchTables:
         self._units.lengths.add(lengths_K)
 
     def _known(self, chunks: Sequence[str]) -> Array:
-        """Returns what is known of chunks by their characters: uint8 (K,)."""
+        """Return the bits that describe chunks, by their characters: uint8 (K,)."""
         codes = codes_of(f"{BETWEEN}{BETWEEN.join(chunks)}{BETWEEN}")
         lengths_K = np.fromiter(map(len, chunks), np.int64, len(chunks))
         starts_K = starts_of(lengths_K + len(BETWEEN)) + len(BETWEEN)
@@ -205,20 +279,20 @@ class BatchTables:
         return known
 
     def _of_character(self, character: str) -> int:
-        kind = self._kind(character)
+        kind = self._segmenter.kind(character)
         return (
             _SEEN
-            | (_STARTS if self._starts_freely(character) else 0)
-            | (_STOP if character == "." else _ENDS if self._ends_freely(character) else 0)
+            | (_STARTS if self._segmenter.starts_freely(character) else 0)
+            | (_STOP if character == "." else _ENDS if self._segmenter.ends_freely(character) else 0)
             | (_HARD if character.isspace() and character != "\n" else 0)
             | (_IS_DIGIT if kind == DIGIT else _IS_LOWER if kind == LOWER else 0)
         )
 
     def _values_of(self, keys: Sequence[str]) -> tuple[Array, Array]:
-        """Returns for each unit where its values stand, and how many they are: int64 (K,) and (K,)."""
-        codes = self._shapes.words(keys)
-        if self._fold is not None:
-            codes = self._fold(codes)
+        """Return for each unit where its values stand, and how many they are: int64 (K,) and (K,)."""
+        codes = self._patterns.words(keys)
+        if self._casefold is not None:
+            codes = self._casefold(codes)
         is_mark = codes == ord(MARK)
         is_text = ~is_mark & (codes != ord(" "))
         is_first = is_text.copy()
@@ -229,12 +303,12 @@ class BatchTables:
         assert len(words) == words_so_far[-1]
         numbers_W = self._numbers_of_words(words)
         starts_W, lengths_W = self._words.starts.values[numbers_W], self._words.lengths.values[numbers_W]
-        # A unit of one word shares its values; those of others are put together.
+        # A unit of one word shares the word's values; those of other units are put together.
         several_K = words_K != 1
         several_W = np.repeat(several_K, words_K)
         starts_K, lengths_K = np.zeros(len(keys), np.int64), np.zeros(len(keys), np.int64)
         starts_K[~several_K], lengths_K[~several_K] = starts_W[~several_W], lengths_W[~several_W]
-        values = self._values.values[places_of_slices(starts_W[several_W], lengths_W[several_W])]
+        values = self._values.values[expand_slices(starts_W[several_W], lengths_W[several_W])]
         so_far = np.append(0, np.cumsum(lengths_W[several_W]))
         words_so_far = np.cumsum(words_K[several_K])
         ends = so_far[words_so_far]
@@ -248,10 +322,10 @@ class BatchTables:
             values, lengths = self._of_words(new)
             self._words.starts.add(starts_of(lengths) + self._values.add(values))
             self._words.lengths.add(lengths)
-            self._words.forget([word for word in new if len(word) > LONGEST])
+            self._words.drop([word for word in new if len(word) > MAX_CACHED_LENGTH])
         return numbers_W
 
 
 def _following(end: int, start: int) -> str:
-    """Returns what follows a unit: by what is known of its last chunk, and of the first one of the next."""
+    """Return what follows a unit, by the bits of its last chunk and of the first chunk after it."""
     return END if end & _LAST else DIGIT if start & _IS_DIGIT else LOWER if start & _IS_LOWER else OTHER

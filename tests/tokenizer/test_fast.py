@@ -1,4 +1,4 @@
-"""The fast path. Oracle: the same rules applied to whole texts, without any short cut."""
+"""The fast path. Oracles: the specification, ``pipeline.py``; and Moses' rules applied to whole texts."""
 
 from __future__ import annotations
 
@@ -14,17 +14,22 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from tests.tokenizer.fuzzing import plain_results
+from tests.tokenizer.small import MERGES, VOCABULARY
 from tests.tokenizer.texts import SNIPPETS, TEXTS
-from xlm.tokenizer import batch_segmenter as batch_segmenter_module
-from xlm.tokenizer import remembered as remembered_module
-from xlm.tokenizer import segmenter as segmenter_module
-from xlm.tokenizer.batch_arrays import codes_of, text_of
-from xlm.tokenizer.batch_folding import FoldedCodes
-from xlm.tokenizer.batch_segmenter import BatchSegmenter
-from xlm.tokenizer.folding import fold
-from xlm.tokenizer.moses import moses
-from xlm.tokenizer.prefixes import LANGUAGE_NAMES
-from xlm.tokenizer.rows import Rows
+from xlm.tokenizer.added_tokens import AddedToken
+from xlm.tokenizer.casefold import casefold, lowercase_and_remove_accent
+from xlm.tokenizer.fast import batch_segmenter as batch_segmenter_module
+from xlm.tokenizer.fast import segmenter as segmenter_module
+from xlm.tokenizer.fast.arrays import RaggedArray, codes_of, text_of
+from xlm.tokenizer.fast.batch_casefold import BatchCasefold
+from xlm.tokenizer.fast.batch_segmenter import BatchSegmenter
+from xlm.tokenizer.fast.segmenter import Segmenter
+from xlm.tokenizer.moses.data import LANGUAGE_NAMES
+from xlm.tokenizer.moses.tokenise import moses
+from xlm.tokenizer.pipeline import PRESETS
+from xlm.tokenizer.tokenizer import XLMTokenizer
+from xlm.tokenizer.word_segmenters import LANGUAGES as WRITTEN_WITHOUT_SPACES
 
 KINDS = [("sacremoses", lang) for lang in ("en", "de", "fr", "ro", "ko", "cs")] + [
     ("perl", lang) for lang in ("en", "de", "fr", "fi", "ca", "tdt", "so", "xx")
@@ -40,12 +45,34 @@ class Words:
         return (word, word) if word.startswith("e") else (word,)
 
     def __call__(self, words: Sequence[str]) -> tuple[Any, Any]:
-        rows = Rows.of([self.one(word) for word in words], self.dtype)
+        rows = RaggedArray.of([self.one(word) for word in words], self.dtype)
         return rows.values, rows.lengths
 
 
-def segmenter_of(kind: tuple[str, str], fold: bool) -> BatchSegmenter[str]:
-    return BatchSegmenter(moses(*kind), fold_words=fold, of_word=Words().one, of_words=Words())
+class Both:
+    """One text and many texts, with one budget; and the rules on whole texts."""
+
+    def __init__(self, kind: tuple[str, str], casefolds: bool) -> None:
+        self.rules = moses(*kind)
+        self.casefolds = casefolds
+        self.one: Segmenter[str] = Segmenter(self.rules, casefolds=casefolds, of_word=Words().one)
+        self.many = BatchSegmenter(self.one, Words())
+
+    def __call__(self, text: str) -> list[str]:
+        return self.one(text)
+
+    def of_texts(self, texts: Sequence[str]) -> RaggedArray:
+        return self.many(texts)
+
+    def by_rules(self, text: str) -> list[str]:
+        words = self.rules.words(text)
+        if self.casefolds:
+            words = lowercase_and_remove_accent(words)
+        return [value for word in words for value in Words().one(word)]
+
+
+def segmenter_of(kind: tuple[str, str], fold: bool) -> Both:
+    return Both(kind, fold)
 
 
 @pytest.fixture(autouse=True)
@@ -67,7 +94,7 @@ EDGES = st.lists(
 def check(text: str) -> None:
     for segmenter in SEGMENTERS.values():
         expected = segmenter.by_rules(text)
-        assert segmenter(text) == expected, (segmenter._rules.dialect, segmenter._rules.language)
+        assert segmenter(text) == expected, (segmenter.rules.dialect, segmenter.rules.language)
         assert segmenter(text) == expected  # from what is remembered
 
 
@@ -99,18 +126,18 @@ def test_many_texts_at_once_change_nothing(texts: list[str]) -> None:
     for kind in KINDS:
         segmenter = SEGMENTERS[kind, kind[1] in ("en", "ro")]
         expected = [segmenter.by_rules(text) for text in texts]
-        assert segmenter.of_texts(texts).lists() == expected, (segmenter._rules.dialect, segmenter._rules.language)
+        assert segmenter.of_texts(texts).lists() == expected, (segmenter.rules.dialect, segmenter.rules.language)
         assert segmenter.of_texts(texts[::-1]).lists() == expected[::-1]  # from what is remembered
 
 
 def test_folding_of_codes_is_that_of_characters() -> None:
     characters = [character for character in map(chr, range(sys.maxunicode + 1)) if not character.isspace()]
-    folded_codes = FoldedCodes()
+    folded_codes = BatchCasefold()
     for start in range(0, len(characters), 1 << 12):
         some = characters[start : start + (1 << 12)]
         # Beside each other in one word too, where marks are put in order and a sigma may end the word.
         for words in (some, ["".join(some[i : i + 5]) for i in range(0, len(some), 5)]):
-            expected = [fold(word) for word in words]
+            expected = [casefold(word) for word in words]
             assert text_of(folded_codes(codes_of(" ".join(words)))).split(" ") == expected
             assert not any(map(str.isspace, "".join(expected)))
 
@@ -154,19 +181,20 @@ def test_many_texts_at_once_are_the_same(reference: Path, kind: tuple[str, str])
 
 
 def test_caches_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remembered_module, "MOST", 20)
+    monkeypatch.setattr(segmenter_module, "MAX_CACHED", 20)
     segmenter = segmenter_of(("sacremoses", "en"), True)
+    one = segmenter.one
+    caches = (one._chunks, one._ends, one._words, *one._stops.values())
     for i in range(200):
         text = f"word{i}, (word{i}). {'long' * 50} a. {i} b. A b. c c{i}"
         assert segmenter(text) == segmenter.by_rules(text)
-        caches = (segmenter._chunks, segmenter._ends, segmenter._words, *segmenter._stops.values())
         assert sum(map(len, caches)) <= 20
     for number in (2, 100):  # what is remembered of two texts has room, of a hundred it has not
         texts = [f"word{i}, word{i}. No. {i} {'long' * 50}" for i in range(number)]
         assert segmenter.of_texts(texts).lists() == [segmenter.by_rules(text) for text in texts]
-        assert sum(map(len, caches)) + len(segmenter._tables) <= 20
+        assert sum(map(len, caches)) + len(segmenter.many._tables) <= 20
     segmenter.of_texts(["a b"])
-    assert 0 < len(segmenter._tables) <= 20
+    assert 0 < len(segmenter.many._tables) <= 20
     assert not any("longlong" in key for cache in caches for key in cache)
 
 
@@ -185,7 +213,7 @@ def test_making_lists_leaves_the_garbage_collector_as_it_was(collects: bool) -> 
     before = gc.isenabled()
     try:
         (gc.enable if collects else gc.disable)()
-        assert Rows.of([[1, 2], [], [3]], "int32").lists() == [[1, 2], [], [3]]
+        assert RaggedArray.of([[1, 2], [], [3]], "int32").lists() == [[1, 2], [], [3]]
         assert gc.isenabled() is collects
     finally:
         (gc.enable if before else gc.disable)()
@@ -202,7 +230,7 @@ def test_two_threads_that_make_lists_do_not_leave_the_garbage_collector_off(monk
             return False
 
         monkeypatch.setattr(gc, "isenabled", looked)
-        Rows.of([[1, 2]], "int32").lists()
+        RaggedArray.of([[1, 2]], "int32").lists()
         monkeypatch.undo()
         assert gc.isenabled()
     finally:
@@ -210,6 +238,54 @@ def test_two_threads_that_make_lists_do_not_leave_the_garbage_collector_off(monk
 
 
 def test_rows_go_between_values() -> None:
-    assert Rows.of([[], [1, 2], [3]], "int32").between(7, 8).lists() == [[7, 8], [7, 1, 2, 8], [7, 3, 8]]
-    joined = Rows.joined([Rows.of([[1]], "int32"), Rows.of([[], [2, 0]], "int32")])
+    assert RaggedArray.of([[], [1, 2], [3]], "int32").between(7, 8).lists() == [[7, 8], [7, 1, 2, 8], [7, 3, 8]]
+    joined = RaggedArray.joined([RaggedArray.of([[1]], "int32"), RaggedArray.of([[], [2, 0]], "int32")])
     assert joined.lists(objects=np.array(["a", "b", "c"], object)) == [["b"], [], ["c", "a"]]
+
+
+# Options act on what stands around a token: with spaces, with other whitespace, inside a word.
+ADDED = (
+    AddedToken(content="do", lstrip=True, rstrip=True),
+    AddedToken(content="dog", single_word=True, lstrip=True),
+    AddedToken(content="un", normalized=False),
+)
+TOKENIZERS = [
+    XLMTokenizer(VOCABULARY, MERGES, preset=preset, do_lowercase_and_remove_accent=lowers, added_tokens=ADDED)
+    for preset in PRESETS
+    for lowers in (True, False)
+]
+
+
+def check_fast_is_plain(tokenizer: XLMTokenizer, texts: list[str], lang: str | None) -> None:
+    plain = [plain_results(tokenizer, text, lang) for text in texts]
+    assert [(tokenizer.tokenize(text, lang), tokenizer.encode(text, lang=lang)) for text in texts] == plain
+    assert tokenizer.tokenize_batch(texts, lang) == [pieces for pieces, _ in plain]
+    assert tokenizer.encode_batch(texts, lang=lang) == [ids for _, ids in plain]
+
+
+@settings(max_examples=200, deadline=None)
+@example(texts=["<s>İ the<Dog> dog", "a dog b adog doga \tdog\n un do x<special1> y", " \tdo \n"], lang=None)
+@example(texts=["No. 5 x. ' (y )z. DOTMULTI. l'eau \u0301 İ"], lang="fr")
+@given(
+    texts=st.lists(EDGES | TEXTS, min_size=1, max_size=5),
+    lang=st.sampled_from([None, None, "en", "de", "fr", "ro", "fi", "ko", "cs"]),
+)
+def test_fast_is_plain(texts: list[str], lang: str | None) -> None:
+    for tokenizer in TOKENIZERS:
+        if lang is not None or not PRESETS[tokenizer.preset].lang_required:
+            check_fast_is_plain(tokenizer, texts, lang)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("lowers", [True, False])
+def test_fast_is_plain_on_the_recorded_texts(reference: Path, preset: str, lowers: bool) -> None:
+    folder = reference / "published/xlm-clm-ende-1024"
+    tokenizer = XLMTokenizer.from_pretrained(folder, preset=preset, do_lowercase_and_remove_accent=lowers, lang2id=None)
+    for path in sorted((reference / "tokenizer/text").glob("*.txt")):
+        lines = path.read_bytes().decode("utf-8").split("\n")
+        some = random.Random(path.name).sample(lines, min(len(lines), 10))
+        lang = path.stem.rpartition(".")[2]
+        divides = lang in LANGUAGE_NAMES.values() and lang not in WRITTEN_WITHOUT_SPACES
+        check_fast_is_plain(tokenizer, some, lang if divides else "en")
+        if preset != "original":
+            check_fast_is_plain(tokenizer, some, None)

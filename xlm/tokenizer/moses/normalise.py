@@ -1,19 +1,18 @@
-"""What Moses does to a text before dividing it into words: three of its scripts, and Sennrich's for Romanian.
+"""Normalisation of a text before Moses divides it into words: three scripts, and Sennrich's for Romanian.
 
-``perl=True`` is what the scripts do, ``perl=False`` what transformers does in their place: sacremoses for
-normalize-punctuation.perl, ports of its own for the others. Each difference stands where its rule stands.
+With ``perl=True`` as the scripts do it, with ``perl=False`` as transformers does: sacremoses in place of
+normalize-punctuation.perl, its own ports in place of the others. Each difference stands at its rule.
 """
 
 from __future__ import annotations
 
 import re
-import unicodedata
 
-from xlm.tokenizer.rules import Rule
+from xlm.tokenizer.moses.rules import Rule, replacing_class, translating
 
 NBSP = "\u00a0"
 
-# Of the transformers ports and the scripts alike, but for the two full stops, which also take the spaces after them.
+# The same in the scripts and in the ports of transformers. Two full stops are missing: they take the spaces after them.
 _PUNCTUATION = {
     **dict(
         zip(
@@ -28,34 +27,24 @@ _PUNCTUATION = {
 _ROMANIAN = dict(zip("ŞşŢţȘșȚțĂăÂâÎî", "SsTtSsTtAaAaIi", strict=True))
 
 
-def translation(table: dict[str, str]) -> Rule:
-    """Returns the rule that puts for each character of a table what the table says."""
-    characters = "".join(table)
-    return Rule(
-        f"[{characters}]",
-        lambda match: [(table[match[0]], *match.span())],
-        acts_on_ascii=any(map(str.isascii, characters)),
-    )
-
-
 def replace_unicode_punctuation(*, perl: bool) -> list[Rule]:
-    """Returns the rules that make full-width and typographic punctuation and digits ASCII.
+    """Return the rules that make full-width and typographic punctuation and digits ASCII.
 
-    No replacement is itself replaced, so that the order of the script's rules does not matter.
+    No replacement is itself replaced, so the order of the script's rules does not matter.
 
     Source: Moses, scripts/tokenizer/replace-unicode-punctuation.perl.
     """
     return [
-        translation(_PUNCTUATION),
-        # The script takes the ASCII spaces that follow, the port of transformers any whitespace.
+        translating(_PUNCTUATION),
+        # The script takes the ASCII spaces that follow; the port of transformers, any whitespace.
         Rule("[。．] *" if perl else r"[。．]\s*", (". ",), acts_on_ascii=False),
     ]
 
 
 def normalize_punctuation(language: str, *, perl: bool) -> list[Rule]:
-    """Returns the rules that make quotes, dashes and spaces beside punctuation uniform.
+    """Return the rules that make quotes, dashes and spaces beside punctuation uniform.
 
-    The script reads bytes: there only ASCII is a digit or a space.
+    The script reads bytes, where only ASCII characters are digits or spaces.
 
     Source: Moses, scripts/tokenizer/normalize-punctuation.perl.
     """
@@ -63,7 +52,7 @@ def normalize_punctuation(language: str, *, perl: bool) -> list[Rule]:
     one_space = Rule("  +", (" ",), needs="  ")
     return [
         Rule("\r", ()),
-        # extra spaces
+        # spaces beside brackets and punctuation
         Rule(r"\(", (" (",)),
         Rule(r"\)", (") ",)),
         one_space,
@@ -73,7 +62,7 @@ def normalize_punctuation(language: str, *, perl: bool) -> list[Rule]:
         Rule(r"(\d) %", (1, "%"), needs=" %", flags=flags),
         Rule(" :", (":",)),
         Rule(" ;", (";",)),
-        # Unicode punctuation, where the style of Penn is not asked for
+        # Unicode punctuation, outside the Penn style
         Rule("`", ("'",)),
         Rule("''", (' " ',)),
         # Unicode punctuation
@@ -123,7 +112,7 @@ def normalize_punctuation(language: str, *, perl: bool) -> list[Rule]:
 def _quotation_and_comma(language: str, *, perl: bool) -> list[Rule]:
     if language == "en":
         return [Rule('"([,.]+)', (1, '"'), needs='"')]
-    # The script's style of German, Spanish and French is its style of every other language; "Czech is confused".
+    # The script's rule for German, Spanish and French covers all languages but English and Czech ("Czech is confused").
     if language in ("cs", "cz") if perl else language not in ("de", "es", "fr"):
         return []
 
@@ -134,7 +123,7 @@ def _quotation_and_comma(language: str, *, perl: bool) -> list[Rule]:
         quote = match.start(2)
         return [(f'"{match[1]}', start, quote), (match[2], quote, end)]
 
-    # The script's pattern is (\.+)"(\s*[^<]); taking a run of full stops whole, whether or not a quote follows, gives
+    # The script's pattern is (\.+)"(\s*[^<]). Matching a run of full stops whole, whether or not a quote follows, gives
     # the same and looks at each of them once.
     flags = re.ASCII if perl else 0
     return [
@@ -144,26 +133,18 @@ def _quotation_and_comma(language: str, *, perl: bool) -> list[Rule]:
 
 
 def remove_non_printing_char(*, perl: bool) -> list[Rule]:
-    """Returns the rule against control, format, private, unassigned characters and surrogates (Unicode's class C).
+    """Return the rule against control, format, private, unassigned characters and surrogates (Unicode's class C).
 
     Tabs and newlines are among them: transformers makes one word of what stands on either side, the script two.
 
     Source: Moses, scripts/tokenizer/remove-non-printing-char.perl.
     """
-    replacement = " " if perl else ""
-
-    def without(match: re.Match[str]) -> list[tuple[str, int, int]]:
-        return [
-            (replacement if unicodedata.category(character).startswith("C") else character, place, place + 1)
-            for place, character in enumerate(match[0], start=match.start())
-        ]
-
-    return [Rule(r"[^ -~\u00a1-\u00ac\u00ae-\u0377]+", without)]
+    return [replacing_class("C", " " if perl else "", within=r"[^ -~\u00a1-\u00ac\u00ae-\u0377]+")]
 
 
 def romanian() -> list[Rule]:
-    """Returns the rules that take the diacritics of Romanian away, whether comma or cedilla.
+    """Return the rules that take the diacritics of Romanian away, whether comma or cedilla.
 
     Source: Sennrich's wmt16-scripts, preprocess/normalise-romanian.py and remove-diacritics.py.
     """
-    return [translation(_ROMANIAN)]
+    return [translating(_ROMANIAN)]

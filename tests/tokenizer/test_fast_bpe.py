@@ -13,12 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.tokenizer.small import MERGES, VOCABULARY, merges_of_choices
-from xlm.tokenizer import batch_words as batch_words_module
-from xlm.tokenizer.batch_bpe import LONGEST, BatchBPE
-from xlm.tokenizer.batch_words import BatchWords
-from xlm.tokenizer.bpe import BPE
-from xlm.tokenizer.merges import read_codes
-from xlm.tokenizer.rows import Rows
+from xlm.tokenizer.bpe import BPE, read_codes
+from xlm.tokenizer.fast import batch_bpe as batch_words_module
+from xlm.tokenizer.fast.arrays import RaggedArray
+from xlm.tokenizer.fast.batch_bpe import MAX_WORD_LENGTH, BatchBPE, BatchWords
 from xlm.tokenizer.vocabulary import Vocabulary
 
 Merge = tuple[str, str]
@@ -39,7 +37,7 @@ def without_unknown(pieces: list[str], known: BatchBPE) -> list[str]:
 @settings(max_examples=500, deadline=None)
 @given(
     choices=st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), min_size=1, max_size=25),
-    words=st.lists(st.text("abcä\ud800🚴", min_size=1, max_size=LONGEST), min_size=1),
+    words=st.lists(st.text("abcä\ud800🚴", min_size=1, max_size=MAX_WORD_LENGTH), min_size=1),
 )
 def test_equals_one_after_the_other(choices: list[tuple[int, int]], words: list[str]) -> None:
     bpe = BPE(merges_of_choices(choices))
@@ -74,8 +72,8 @@ def test_values_of_words(share: float | None, unknown: int | None, monkeypatch: 
 
     batch: BatchWords[Any] = BatchWords(bpe, VOCABULARY.tokens, of_word=of_word, of_pieces=of_pieces, unknown=unknown)
     words = ["".join(generator.choices("thedogrunißuläsz中", k=generator.randint(1, 60))) for _ in range(3000)]
-    assert Rows(*batch(words)).lists() == [list(of_word(word)) for word in words]
-    assert Rows(*batch([])).lists() == []
+    assert RaggedArray(*batch(words)).lists() == [list(of_word(word)) for word in words]
+    assert RaggedArray(*batch([])).lists() == []
 
 
 def test_equals_one_after_the_other_on_all_words_of_the_reference_texts(reference: Path) -> None:
@@ -83,7 +81,7 @@ def test_equals_one_after_the_other_on_all_words_of_the_reference_texts(referenc
     tokens = Vocabulary.from_words(reference / "published/vocab_ende").tokens
     words: set[str] = set()
     for path in (reference / "tokenizer/text").glob("*.txt"):
-        words.update(word for word in path.read_bytes().decode("utf-8").split() if len(word) <= LONGEST)
+        words.update(word for word in path.read_bytes().decode("utf-8").split() if len(word) <= MAX_WORD_LENGTH)
     ordered = sorted(words)
     batch = BatchBPE(bpe.merges, bpe.made, tokens)
     symbols, counts = batch.split(ordered)

@@ -1,9 +1,9 @@
-"""The words of many units at once, by their shapes: what ``shapes.py`` does with one unit, here in arrays.
+"""Many units at once: their words by their patterns, as ``segmenter.Patterns`` finds them for one unit.
 
-A unit goes by a key: its text; where it is not an ordinary one, also a mark and what the mark is followed by. So one
-dictionary holds units of all kinds, and one shape says of all units of a kind what the rules make of them.
+A unit goes by a key: its text, and for a unit that is not ordinary also a mark and what follows the unit. So one
+dictionary holds units of all kinds, and one pattern says for all units of a kind what the rules make of them.
 
-C characters, R runs, K keys, E elements: what the words of a shape are made of, runs of the unit and literal text.
+C characters, R runs, K keys, E elements: what the words of a pattern are made of, runs of the unit and literal text.
 """
 
 from __future__ import annotations
@@ -11,15 +11,24 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from itertools import count
-from typing import Protocol
+from typing import Any
 
 import numpy as np
 
-from xlm.tokenizer.batch_arrays import Array, Growing, codes_of, places_of_slices, starts_of, text_of
-from xlm.tokenizer.moses import Moses
-from xlm.tokenizer.remembered import MARK
-from xlm.tokenizer.segmenter import DIGIT, END, LOWER, OTHER
-from xlm.tokenizer.shapes import FIRST_BEYOND, LONGEST, MOST, SEEN_WHOLE, Shapes, has_full_stop
+from xlm.tokenizer.fast.arrays import Array, GrowableArray, codes_of, expand_slices, starts_of, text_of
+from xlm.tokenizer.fast.segmenter import (
+    DIGIT,
+    END,
+    FIRST_BEYOND,
+    LOWER,
+    MARK,
+    MAX_PATTERN_LENGTH,
+    MAX_PATTERNS,
+    OTHER,
+    SEEN_WHOLE,
+    Segmenter,
+    has_full_stop,
+)
 
 BETWEEN = f"{MARK} "
 """Divides keys that are joined: no key has a space after its mark."""
@@ -33,64 +42,52 @@ _LITERAL = -1 << 40  # instead of the number of a run; below zero whatever numbe
 
 
 def key_of(unit: str, following: str, *, begins: bool) -> str:
-    """Returns the key of a unit that is not an ordinary one: a full stop at its end, spaces in it, odd at its start."""
+    """Return the key of a unit that is not an ordinary one: a full stop at its end, spaces in it, odd at its start."""
     return f"{unit}{MARK}{_CODES[following]}{_BEGINS if begins else ''}"
 
 
 def _unit_of(key: str) -> tuple[str, str, bool]:
-    """Returns the unit of a key, what follows it, and whether it begins the text."""
+    """Return the unit of a key, what follows it, and whether it begins the text."""
     unit, mark, rest = key.partition(MARK)
     return unit, _FOLLOWING[rest.removesuffix(_BEGINS)] if mark else OTHER, rest.endswith(_BEGINS)
 
 
-class UnitWords(Protocol):
-    """Divides one unit, with or without short cuts."""
-
-    def __call__(self, unit: str, following: str, *, begins: bool) -> Sequence[str]:
-        """Returns the words of a unit, by what follows it and whether it begins the text."""
-        ...
-
-
-class BatchShapes:
-    """Divides units into words.
+class BatchPatterns:
+    """Divides many units into words.
 
     Args:
-        rules: Of the language.
-        shapes: The same for one unit.
-        words: Returns the words of one unit.
-        words_by_rules: Returns the words of one unit without any short cut.
+        segmenter: Divides one unit.
     """
 
-    def __init__(self, rules: Moses, shapes: Shapes, *, words: UnitWords, words_by_rules: UnitWords) -> None:
-        self._rules = rules
-        self._shapes = shapes
-        self._words = words
-        self._words_by_rules = words_by_rules
+    def __init__(self, segmenter: Segmenter[Any]) -> None:
+        self._segmenter = segmenter
+        self._rules = segmenter.rules
+        self._patterns = patterns = segmenter.patterns
         characters = [chr(code) for code in range(FIRST_BEYOND)]
-        self._is_run = np.array([*map(shapes.is_in_run, characters), False])  # the last is for all characters beyond
-        self._is_letter = np.array([*map(shapes.is_letter, characters), False])
-        self._mapped = codes_of(f"{shapes.letters_alike(''.join(characters))} ")
-        self._forget()
+        self._is_run = np.array([*map(patterns.is_in_run, characters), False])  # the last is for all characters beyond
+        self._is_letter = np.array([*map(patterns.is_letter, characters), False])
+        self._mapped = codes_of(f"{patterns.letters_alike(''.join(characters))} ")
+        self._clear()
 
-    def _forget(self) -> None:
+    def _clear(self) -> None:
         self._numbers: defaultdict[str, int] = defaultdict(count().__next__)
-        self._first_element, self._number_of_elements = Growing(np.int64), Growing(np.int64)
-        self._is_unlike, self._has_full_stop = Growing(bool), Growing(bool)
-        self._element_run = Growing(np.int64)  # which run of the unit, or _LITERAL
-        self._element_start, self._element_length = Growing(np.int64), Growing(np.int64)  # of a literal one
-        self._literals = Growing(np.uint32)
+        self._first_element, self._number_of_elements = GrowableArray(np.int64), GrowableArray(np.int64)
+        self._is_unlike, self._has_full_stop = GrowableArray(bool), GrowableArray(bool)
+        self._element_run = GrowableArray(np.int64)  # which run of the unit, or _LITERAL
+        self._element_start, self._element_length = GrowableArray(np.int64), GrowableArray(np.int64)  # of a literal one
+        self._literals = GrowableArray(np.uint32)
 
     def words(self, keys: Sequence[str]) -> Array:
-        """Returns the words of units, each followed by a space or, the last one of a unit, by the mark.
+        """Return the words of units, each followed by a space or, the last one of a unit, by the mark.
 
         Args:
             keys: At least one.
 
-        Returns:
+        Return:
             Code points, uint32 (C,).
         """
-        if len(self._numbers) > MOST:
-            self._forget()
+        if len(self._numbers) > MAX_PATTERNS:
+            self._clear()
         K = len(keys)
         joined = f"{BETWEEN}{BETWEEN.join(keys)}{BETWEEN}"
         codes = codes_of(joined)
@@ -98,18 +95,18 @@ class BatchShapes:
         starts_K = starts_of(lengths_K + len(BETWEEN)) + len(BETWEEN)
         small = np.minimum(codes, FIRST_BEYOND)
         is_run = self._is_run[small]
-        shapes = self._shapes_of(codes, small, is_run)
+        patterns = self._patterns_of(codes, small, is_run)
 
-        seen_whole_K = lengths_K > LONGEST
+        seen_whole_K = lengths_K > MAX_PATTERN_LENGTH
         for text in SEEN_WHOLE:
             place = joined.find(text)
             while place != -1:
                 seen_whole_K[np.searchsorted(starts_K, place, side="right") - 1] = True
                 place = joined.find(text, place + 1)
         for index in np.flatnonzero(seen_whole_K).tolist():
-            shapes[index] = ""
+            patterns[index] = ""
         known = len(self._first_element)
-        template_K = np.array([*map(self._numbers.__getitem__, shapes)], np.int64)
+        template_K = np.array([*map(self._numbers.__getitem__, patterns)], np.int64)
         if len(self._numbers) > known:
             self._learn([*self._numbers][known:])
 
@@ -126,7 +123,7 @@ class BatchShapes:
         source = np.concatenate([codes, self._literals.values, codes_of("".join(others))])
         elements_K = np.where(unlike_K, 1, self._number_of_elements.values[template_K])
         first_E = starts_of(elements_K)
-        element_E = places_of_slices(self._first_element.values[template_K], elements_K)
+        element_E = expand_slices(self._first_element.values[template_K], elements_K)
         run_E = self._element_run.values[element_E]
         is_run_E = run_E >= 0
         run_E += np.repeat(first_run_K, elements_K)
@@ -136,56 +133,56 @@ class BatchShapes:
         others_lengths = np.fromiter(map(len, others), np.int64, len(others))
         start_E[first_E[unlike]] = starts_of(others_lengths) + len(codes) + len(self._literals)
         length_E[first_E[unlike]] = others_lengths
-        words: Array = source[places_of_slices(start_E, length_E)]
+        words: Array = source[expand_slices(start_E, length_E)]
         return words
 
-    def _shapes_of(self, codes: Array, small: Array, is_run: Array) -> list[str]:
-        """Returns the shapes of keys that stand joined: of each run the ends, and what kind its middle is."""
+    def _patterns_of(self, codes: Array, small: Array, is_run: Array) -> list[str]:
+        """Return the patterns of keys that stand joined: of each run the ends, and what kind its middle is."""
         is_middle = is_run.copy()
         is_middle[1:] &= is_run[:-1]
         is_middle[:-1] &= is_run[1:]
-        shape = np.where(is_run, self._mapped[small], codes)
+        pattern = np.where(is_run, self._mapped[small], codes)
         middles = np.flatnonzero(is_middle[1:] & ~is_middle[:-1]) + 1
         is_kept = ~is_middle
         if len(middles):
             has_letter = np.logical_or.reduceat(is_middle & self._is_letter[small], middles)
-            shape[middles] = np.where(has_letter, ord("q"), ord("1"))
+            pattern[middles] = np.where(has_letter, ord("q"), ord("1"))
             is_kept[middles] = True
-        return text_of(shape[is_kept])[len(BETWEEN) : -len(BETWEEN)].split(BETWEEN)
+        return text_of(pattern[is_kept])[len(BETWEEN) : -len(BETWEEN)].split(BETWEEN)
 
     def _has_abbreviation(self, keys: Sequence[str], runs_K: Array, has_full_stop_K: Array) -> Array:
-        """Returns which units have an abbreviation among their runs, of those that have a full stop."""
+        """Return which units have an abbreviation among their runs, of those that have a full stop."""
         some = np.flatnonzero(has_full_stop_K & (runs_K > 0))
         result = np.zeros(len(keys), bool)
         if len(some):
-            runs = self._shapes.runs(MARK.join([keys[index] for index in some.tolist()]))
+            runs = self._patterns.runs(MARK.join([keys[index] for index in some.tolist()]))
             found = np.fromiter(map(self._rules.is_abbreviation, runs), bool, len(runs))
             result[some] = np.logical_or.reduceat(found, starts_of(runs_K[some]))
         return result
 
     def _others_words(self, key: str) -> str:
         unit, following, begins = _unit_of(key)
-        return " ".join(self._words(unit, following, begins=begins) if unit else ()) + MARK
+        return " ".join(self._segmenter.unit_words(unit, following, begins=begins) if unit else ()) + MARK
 
-    def _learn(self, shapes: Sequence[str]) -> None:
-        """Asks the rules about shapes, and keeps for each the elements that the words of its units are made of."""
-        ordinary = [shape for shape in shapes if shape and MARK not in shape and shape.isprintable()]
+    def _learn(self, patterns: Sequence[str]) -> None:
+        """Ask the rules about patterns, and keep for each the elements that the words of its units are made of."""
+        ordinary = [pattern for pattern in patterns if pattern and MARK not in pattern and pattern.isprintable()]
         known = dict(zip(ordinary, self._words_of_ordinary(ordinary), strict=True))
         parts_of: list[list[str] | None] = []
-        for shape in shapes:
-            unit, following, begins = _unit_of(shape)
-            words = known.get(shape)
+        for pattern in patterns:
+            unit, following, begins = _unit_of(pattern)
+            words = known.get(pattern)
             if words is None:
-                words = self._words_by_rules(unit, following, begins=begins) if unit else ()
-            parts_of.append(self._shapes.parts(unit, words))
+                words = self._segmenter.unit_words_by_rules(unit, following, begins=begins) if unit else ()
+            parts_of.append(self._patterns.parts(unit, words))
         self._is_unlike.add(np.array([parts is None for parts in parts_of], bool))
-        self._has_full_stop.add(np.array([has_full_stop(shape) for shape in shapes], bool))
+        self._has_full_stop.add(np.array([has_full_stop(pattern) for pattern in patterns], bool))
         # Literal text and runs in turn, literal text first and last; it ends in the mark.
         elements = [
             [(place, part) for place, part in enumerate([*parts[:-1], parts[-1] + MARK]) if part]
             for parts in (parts or [""] for parts in parts_of)
         ]
-        numbers = np.fromiter(map(len, elements), np.int64, len(shapes))
+        numbers = np.fromiter(map(len, elements), np.int64, len(patterns))
         self._first_element.add(starts_of(numbers) + len(self._element_run))
         self._number_of_elements.add(numbers)
         lengths = np.array([len(part) for row in elements for _, part in row], np.int64)
@@ -197,7 +194,7 @@ class BatchShapes:
         )
 
     def _words_of_ordinary(self, units: Sequence[str]) -> list[Sequence[str]]:
-        """Returns the words of units of which each stands alone, at once: between neutral words, which no shape has."""
+        """Return the words of units that stand alone, at once: between neutral words, which no pattern holds."""
         if not units:
             return []
         words = self._rules.words(f"{OTHER} {f' {OTHER} '.join(units)} {OTHER}")

@@ -1,0 +1,193 @@
+"""From texts to pieces or ids, with everything that makes it fast: the same as ``xlm.tokenizer.pipeline``."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from xlm.tokenizer.alignment import Span
+from xlm.tokenizer.bpe import BPE
+from xlm.tokenizer.casefold import lowercase_and_remove_accent
+from xlm.tokenizer.fast.bpe import FastBPE
+from xlm.tokenizer.fast.segmenter import Cache, CacheBudget, Segmenter
+from xlm.tokenizer.moses.tokenise import moses
+from xlm.tokenizer.pipeline import DEFAULT_LANGUAGE, Pipeline
+from xlm.tokenizer.word_segmenters import LANGUAGES, WordSegmenter
+
+if TYPE_CHECKING:
+    from xlm.tokenizer.fast.arrays import Array, RaggedArray
+    from xlm.tokenizer.fast.batch_bpe import BatchWords
+    from xlm.tokenizer.fast.batch_segmenter import BatchSegmenter
+
+_MAX_SEGMENTERS = 256
+"""Segmenters, one a language and kind of values, that are kept; with one more, all are dropped.
+
+Enough for pieces and ids of a hundred languages in turn. Each takes 300 KB for its rules and tables, so all of them
+80 MB at most; the results are bounded for all together (``segmenter.MAX_CACHED``).
+"""
+
+
+class FastPipeline:
+    """Divides texts into pieces and ids as a pipeline does.
+
+    Args:
+        plain: The specification.
+        bpe: Splits words for it.
+
+    Attributes:
+        plain: As given.
+    """
+
+    def __init__(self, plain: Pipeline, bpe: BPE) -> None:
+        self.plain = plain
+        self._plain_bpe = bpe
+        self._bpe = FastBPE(bpe, plain.ids, plain.unk_id)
+        self._batch_words: dict[str, BatchWords[Any]] = {}
+        self._id_objects: Array | None = None
+        self._start_anew()
+
+    def _start_anew(self) -> None:
+        self._segmenters: dict[tuple[str, str], Callable[[str], list[Any]]] = {}
+        self._batch_segmenters: dict[tuple[str, str], BatchSegmenter] = {}
+        self._budget = CacheBudget()
+        words = Cache(self._bpe.split, self._budget)
+        self._with_cached_words = dataclasses.replace(self.plain, bpe=words.__getitem__)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # The caches are soon full again, and rules cannot be pickled.
+        return FastPipeline, (self.plain, self._plain_bpe)
+
+    def pieces(self, text: str, lang: str | None) -> list[str]:
+        """Return the pieces of a text, whether or not they have an id.
+
+        Raises:
+            LanguageError: The preset cannot divide text of this language into words.
+            DependencyError: The word segmenter of the language is not installed.
+        """
+        return self._values(text, lang, "pieces")
+
+    def ids(self, text: str, lang: str | None) -> list[int]:
+        """Return the ids of the pieces of a text.
+
+        Raises:
+            LanguageError: The preset cannot divide text of this language into words.
+            DependencyError: The word segmenter of the language is not installed.
+        """
+        return self._values(text, lang, "ids")
+
+    def spans(self, text: str, lang: str | None) -> list[Span]:
+        """Return the span of each piece of a text.
+
+        Raises:
+            LanguageError: The preset cannot divide text of this language into words.
+            DependencyError: The word segmenter of the language is not installed, or it rewrites the text.
+        """
+        return [token.span for token in self._with_cached_words(text, lang)]
+
+    def pieces_of_each(self, texts: Sequence[str], lang: str | None) -> list[list[str]]:
+        """Return ``pieces`` of each text."""
+        return self._values_of_each(texts, lang, "pieces").lists()
+
+    def ids_of_each(self, texts: Sequence[str], lang: str | None) -> RaggedArray:
+        """Return ``ids`` of each text."""
+        return self._values_of_each(texts, lang, "ids")
+
+    def lists_of_ids(self, rows: RaggedArray) -> list[list[int]]:
+        """Return rows of ids as lists."""
+        if self._id_objects is None:  # shared by all lists: less memory than a new int for each id, and faster
+            import numpy as np
+
+            self._id_objects = np.fromiter(range(len(self.plain.ids)), object, len(self.plain.ids))
+        return rows.lists(self._id_objects)
+
+    def _values(self, text: str, lang: str | None, kind: str) -> list[Any]:
+        segmenter = self._segmenter(kind, lang or DEFAULT_LANGUAGE)
+        if lang is not None:
+            return segmenter(text)
+        added = self.plain.added
+        if self.plain.preset.lowers_first and self.plain.casefolds:
+            text = added.lower(text)
+        if not added.stand_in(text):
+            return segmenter(text) if text else []
+        result: list[Any] = []
+        for part, is_token in added.split(text):
+            if not is_token:
+                result += segmenter(part)
+            else:
+                result.append(part if kind == "pieces" else self.plain.ids[part])
+        return result
+
+    def _values_of_each(self, texts: Sequence[str], lang: str | None, kind: str) -> RaggedArray:
+        from xlm.tokenizer.fast.arrays import RaggedArray
+
+        language = lang or DEFAULT_LANGUAGE
+        segmenter = self._segmenter(kind, language)
+        dtype = "object" if kind == "pieces" else "int32"
+        if not isinstance(segmenter, Segmenter):
+            return RaggedArray.of([*map(segmenter, texts)], dtype)
+        at_once = self._batch_segmenter(kind, language, segmenter)
+        if lang is not None:
+            return at_once(texts)
+        added = self.plain.added
+        lowers = self.plain.preset.lowers_first and self.plain.casefolds
+        lowered = [added.lower(text) for text in texts] if lowers else texts
+        if not added.stand_in("\n".join(lowered)):
+            return at_once(lowered)
+        is_special = [*map(added.stand_in, lowered)]
+        plain = at_once([text for text, special in zip(lowered, is_special, strict=True) if not special])
+        rows = iter(plain.lists())
+        return RaggedArray.of(
+            [
+                self._values(text, lang, kind) if special else next(rows)
+                for text, special in zip(texts, is_special, strict=True)
+            ],
+            dtype,
+        )
+
+    def _segmenter(self, kind: str, language: str) -> Callable[[str], list[Any]]:
+        segmenter = self._segmenters.get((kind, language))
+        if segmenter is not None:
+            return segmenter
+        if len(self._segmenters) >= _MAX_SEGMENTERS:
+            self._start_anew()
+        if language in LANGUAGES:
+            segmenter = self._segmented(kind, language)
+        else:
+            segmenter = Segmenter(
+                moses(self.plain.preset.dialect, language),
+                casefolds=self.plain.casefolds,
+                of_word=self._bpe.split if kind == "pieces" else self._bpe.ids,
+                budget=self._budget,
+            )
+        self._segmenters[kind, language] = segmenter
+        return segmenter
+
+    def _batch_segmenter(self, kind: str, language: str, segmenter: Segmenter[Any]) -> BatchSegmenter:
+        from xlm.tokenizer.fast.batch_bpe import BatchWords
+        from xlm.tokenizer.fast.batch_segmenter import BatchSegmenter
+
+        if kind not in self._batch_words:  # one for all languages, since its tables are large
+            of_pieces = iter if kind == "pieces" else self._bpe.ids_of_pieces
+            of_word = self._bpe.split if kind == "pieces" else self._bpe.ids
+            unknown = None if kind == "pieces" else self.plain.unk_id
+            self._batch_words[kind] = BatchWords(
+                self._plain_bpe, self.plain.ids, of_word=of_word, of_pieces=of_pieces, unknown=unknown
+            )
+        if (kind, language) not in self._batch_segmenters:
+            self._batch_segmenters[kind, language] = BatchSegmenter(segmenter, self._batch_words[kind])
+        return self._batch_segmenters[kind, language]
+
+    def _segmented(self, kind: str, language: str) -> Callable[[str], list[Any]]:
+        """Return what divides texts by a word segmenter; without spans, so the plain ``str`` will do."""
+        segmenter = WordSegmenter(moses(self.plain.preset.dialect, language))
+
+        def values(text: str) -> list[Any]:
+            words = segmenter.words(text)
+            if self.plain.casefolds:
+                words = [part for word in lowercase_and_remove_accent(words) for part in word.split(" ") if part]
+            # As in the specification, a word can hold a space, where its pieces are divided.
+            pieces = [piece for word in words for piece in " ".join(self._bpe.split(word)).split(" ")]
+            return pieces if kind == "pieces" else [*self._bpe.ids_of_pieces(pieces)]
+
+        return values

@@ -1,0 +1,192 @@
+"""The data of Moses' rules: character classes and abbreviations.
+
+The same class has different characters in Perl, which follows Unicode, and in sacremoses, whose lists come from an
+older Unicode, without most ideographs and with the vowel killers of Indic scripts added. Each dialect has its own.
+The abbreviations are those that sacremoses carries.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.machinery import PathFinder
+from types import ModuleType
+
+from xlm.errors import DependencyError
+
+
+@lru_cache(maxsize=8)
+def data_module(name: str) -> ModuleType:
+    """Return a data module of sacremoses without importing sacremoses, which takes longer than encoding many texts.
+
+    Raises:
+        DependencyError: sacremoses is not installed, or its version lacks the module.
+    """
+    package = importlib.util.find_spec("sacremoses")
+    places = None if package is None else package.submodule_search_locations
+    spec = None if places is None else PathFinder.find_spec(f"sacremoses.{name}", places)
+    if spec is None or spec.loader is None:
+        raise DependencyError(
+            "the data of Moses' rules is missing",
+            where="sacremoses",
+            found="not installed" if package is None else f"a version without {name}",
+            expected="sacremoses 0.2",
+            remedy="pip install 'sacremoses>=0.2,<0.3'",
+        )
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+# The recorded words come from Perl 5.36, which knows Unicode 14. These became letters since then; these became lower
+# case, and ceased to be.
+_NEW_LETTERS = r"\u0363-\u036f\u0c04\u0f82\u0f83\u1dd3-\u1de6\U00011080\U00011081"
+_NEW_LOWER, _OLD_LOWER = r"\u10fc\ua7f2-\ua7f4\uab69", r"\u0295"
+
+# sacremoses adds these scripts to its letters for these languages.
+_SCRIPTS = {"ko": ("Hangul",), "zh": ("Han",), "ja": ("Hiragana", "Katakana", "Han")}
+
+
+@dataclass(frozen=True, slots=True)
+class CharacterClasses:
+    r"""Bodies of ``[…]``, and two of the classes as patterns of one character.
+
+    Attributes:
+        alnum: ``\p{IsAlnum}``: letters, marks that belong to them, decimal digits.
+        alpha: ``\p{IsAlpha}``: the same without digits.
+        number: ``\p{IsN}``: digits and all other numerals.
+        has_alpha: Finds a character of ``alpha``.
+        lower_first: Matches a text that begins with ``\p{IsLower}``.
+    """
+
+    alnum: str
+    alpha: str
+    number: str
+    has_alpha: re.Pattern[str]
+    lower_first: re.Pattern[str]
+
+
+@lru_cache(maxsize=8)
+def _sacremoses_classes(scripts: tuple[str, ...]) -> CharacterClasses:
+    properties = data_module("_data_perluniprops").PERLUNIPROPS
+    indic = data_module("indic")  # the vowel killers and dots below, which its letters lack
+    more = [*indic.VIRAMAS, *indic.NUKTAS, *(letter for name in scripts for letter in properties[name])]
+    # The classes are used as the ranges that sacremoses itself pastes into its patterns, character by character.
+    return _classes(
+        alnum=body_of([*properties["IsAlnum"], *more]),
+        alpha=body_of([*properties["IsAlpha"], *more]),
+        number=body_of(properties["IsN"]),
+        lower=body_of(properties["IsLower"]),
+    )
+
+
+@lru_cache(maxsize=1)
+def _perl_classes() -> CharacterClasses:
+    import regex  # which sacremoses needs too; it knows Unicode's derived property Alphabetic, unicodedata does not
+
+    # Of Unicode's 17 planes the others hold no letter or numeral: two are for private use, the rest is unassigned.
+    everything = "".join(map(chr, (*range(0x40000), *range(0xE0000, 0xF0000))))
+
+    def having(properties: str, but: str = _NEW_LETTERS) -> str:
+        found = regex.finditer(f"(?V1)[[{properties}]--[{but}]]+", everything)
+        return _ranges((ord(match[0][0]), ord(match[0][-1])) for match in found)
+
+    return _classes(
+        alnum=having(r"\p{Alphabetic}\p{Nd}"),
+        alpha=having(r"\p{Alphabetic}"),
+        number=having(r"\p{N}"),
+        lower=having(rf"\p{{Lowercase}}{_OLD_LOWER}", _NEW_LOWER),
+    )
+
+
+def classes_of(dialect: str, language: str) -> CharacterClasses:
+    """Return the character classes of a dialect for a language.
+
+    Args:
+        dialect: ``"sacremoses"`` or ``"perl"``.
+        language: Matters for Chinese, Japanese and Korean in sacremoses.
+    """
+    return _perl_classes() if dialect == "perl" else _sacremoses_classes(_SCRIPTS.get(language, ()))
+
+
+def _classes(*, alnum: str, alpha: str, number: str, lower: str) -> CharacterClasses:
+    return CharacterClasses(
+        alnum=alnum,
+        alpha=alpha,
+        number=number,
+        has_alpha=re.compile(f"[{alpha}]"),
+        lower_first=re.compile(f"[{lower}]"),
+    )
+
+
+def body_of(characters: Iterable[str]) -> str:
+    """Return the body of a ``[…]`` of characters.
+
+    As ranges: a pattern looks through them much faster than through single characters.
+    """
+    runs: list[list[int]] = []
+    for code in sorted(set(map(ord, characters))):
+        if runs and runs[-1][1] == code - 1:
+            runs[-1][1] = code
+        else:
+            runs.append([code, code])
+    return _ranges((first, last) for first, last in runs)
+
+
+def _ranges(runs: Iterable[tuple[int, int]]) -> str:
+    return "".join(f"\\U{first:08x}-\\U{last:08x}" for first, last in runs)
+
+
+LANGUAGE_NAMES = dict(
+    re.findall(
+        r"(\w+) (\w+)",
+        "assamese as, bengali bn, catalan ca, czech cs, german de, greek el, english en, spanish es, estonian et, "
+        "finnish fi, french fr, irish ga, gujarati gu, hindi hi, hungarian hu, icelandic is, italian it, kannada kn, "
+        "lithuanian lt, latvian lv, malayalam ml, manipuri mni, marathi mr, dutch nl, oriya or, punjabi pa, polish pl, "
+        "portuguese pt, romanian ro, russian ru, slovak sk, slovenian sl, swedish sv, tamil ta, telugu te, tetum tdt, "
+        "cantonese yue, chinese zh",
+    )
+)
+"""The languages that have a list of abbreviations, by names that sacremoses also accepts."""
+
+_NUMERIC = re.compile(r"(.*)\s+#NUMERIC_ONLY#")
+
+
+@dataclass(frozen=True, slots=True)
+class Prefixes:
+    """The abbreviations of a language.
+
+    Attributes:
+        always: Those that keep their full stop whatever follows.
+        before_numbers: Those that keep it only before a digit.
+    """
+
+    always: frozenset[str]
+    before_numbers: frozenset[str]
+
+
+@lru_cache(maxsize=256)
+def prefixes_of(language: str, *, perl: bool) -> Prefixes:
+    """Return the abbreviations of a language, or of English for a language that Moses does not know.
+
+    Args:
+        language: As Moses names it.
+        perl: Whether to read the lists as the script does, which keeps spaces at the end of a line; sacremoses does
+            not, and takes the English names of languages too.
+    """
+    lists = data_module("_data_nonbreaking_prefixes").NONBREAKING_PREFIXES
+    code = language if perl else LANGUAGE_NAMES.get(language, language)
+    text = lists[f"nonbreaking_prefix.{code if code in LANGUAGE_NAMES.values() else 'en'}"]
+    lines = text.split("\n") if perl else [line.strip() for line in text.splitlines()]
+    lines = [line for line in lines if line and not line.startswith("#")]
+    if perl:  # one table from prefix to kind: the later line counts
+        kinds = {(match[1] if (match := _NUMERIC.search(line)) else line): match is None for line in lines}
+        return Prefixes(
+            always=frozenset(prefix for prefix, always in kinds.items() if always),
+            before_numbers=frozenset(prefix for prefix, always in kinds.items() if not always),
+        )
+    numeric = {line.rpartition(" ")[0] for line in lines if re.search(r"\s#NUMERIC_ONLY#", line)}
+    return Prefixes(always=frozenset(lines) - numeric, before_numbers=frozenset(numeric))
