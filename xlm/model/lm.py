@@ -330,8 +330,9 @@ class XLMModel(nn.Module):
 class XLMWithLMHeadModel(XLMModel):
     """A language model: the network with a head that scores the next token.
 
-    ``generate`` and scoring use the transformer and ``logits``, not ``forward``. To change what they compute, replace
-    ``head`` (by any module), override ``logits``, or put hooks on the parts.
+    ``generate`` and scoring use the transformer and ``logits``, not ``forward``. They refuse a model whose ``forward``
+    is overridden or has hooks. To change what they compute, replace ``head`` (by any module), override ``logits``, or
+    put hooks on the parts.
 
     Attributes:
         config: The architecture; it cannot be changed or replaced.
@@ -633,6 +634,7 @@ class XLMWithLMHeadModel(XLMModel):
         **changes: Any,
     ) -> tuple[Prompts, DecodingOptions]:
         """Return checked prompts and options from the arguments of ``generate``."""
+        check_forward(self, "generate")
         checked = DecodingOptions.checked(self.config, options, **changes)
         if langs is None:
             self._warn_about_langs(stacklevel=4)
@@ -674,3 +676,31 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+def check_forward(model: XLMWithLMHeadModel, caller: str) -> None:
+    """Refuse a model whose ``forward`` is not this library's own.
+
+    Args:
+        model: The model.
+        caller: What uses the parts of the model without calling ``forward``, for the message.
+
+    Raises:
+        InputError: ``forward`` is overridden or has hooks, whose effect would be lost.
+    """
+    problems = []
+    if type(model).forward is not XLMWithLMHeadModel.forward:
+        problems.append(f"{type(model).__name__}.forward")
+    # accelerate replaces forward to move weights; the hooks that it puts on the parts do that as well.
+    if "forward" in vars(model) and not hasattr(model, "_hf_hook"):
+        problems.append("model.forward = ...")
+    if model._forward_pre_hooks or model._forward_hooks:
+        problems.append("forward hooks on the model")
+    if problems:
+        raise InputError(
+            f"{caller} would not use the model's own forward",
+            where=caller,
+            found=", ".join(problems),
+            expected="forward as it is",
+            remedy="override logits, replace model.head, or put the hooks on model.transformer or model.head",
+        )
