@@ -18,11 +18,11 @@ import pytest
 from tests.cli.conftest import Invoke
 from tests.distributed.conftest import ClusterError, Engine
 from tests.distributed.runs import joined, parts
+from xlm.corpus.rows import Corpus
 from xlm.distributed import stages
 from xlm.distributed.output import Output
 from xlm.distributed.run import Run
 from xlm.errors import InputError, WriteError
-from xlm.scoring.rows import Corpus
 
 pytest.importorskip("pyarrow")
 

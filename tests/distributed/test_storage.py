@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
+from xlm.corpus.rows import Corpus
 from xlm.distributed import inputs, storage
 from xlm.distributed.inputs import input_files
 from xlm.distributed.storage import Directory, file_system
 from xlm.errors import InputError, WriteError
-from xlm.scoring.rows import Corpus
 
 pytest.importorskip("pyarrow")
 

@@ -20,10 +20,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tests.scoring.small import make_model, open_tokenizer
+from xlm.corpus.rows import Corpus, Row
 from xlm.errors import InputError
 from xlm.model.head import LinearHead
 from xlm.scoring.corpus import score_rows
-from xlm.scoring.rows import Corpus, Row
 from xlm.scoring.scorer import Scorer
 from xlm.scoring.sentence import SentenceScore
 from xlm.scoring.table import TABLE_FORMATS, UNITS, Cell, Table, tsv_line

@@ -14,11 +14,11 @@ from xlm.cli._lines import show_signature
 from xlm.errors import InputError
 
 if TYPE_CHECKING:
+    from xlm.corpus.input_files import InputFile
     from xlm.distributed.cluster import ClusterOptions
     from xlm.distributed.run import Summary
     from xlm.distributed.work import Work
     from xlm.distributed.worker_model import WorkerModel
-    from xlm.scoring.input_files import InputFile
 
 _SHOWN_REASONS = 5
 
@@ -145,9 +145,9 @@ def inputs(names: Sequence[str], *, form: str | None, column: str | None) -> lis
         InputError: The first is a table without the column, has a header that cannot be read, or is in UTF-16.
         DependencyError: Ray is not installed.
     """
+    from xlm.corpus.rows import Corpus
     from xlm.distributed.cluster import import_ray
     from xlm.distributed.inputs import input_files
-    from xlm.scoring.rows import Corpus
 
     import_ray()
     if not names or "-" in names:

@@ -12,7 +12,7 @@ import click
 from xlm.errors import InputError
 
 if TYPE_CHECKING:
-    from xlm.scoring.rows import Corpus
+    from xlm.corpus.rows import Corpus
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -139,7 +139,7 @@ def open_corpus(files: Sequence[Path], *, form: str | None, column: str | None) 
         InputError: No such file, a table without the column, a header that cannot be read, or a file in UTF-16.
         DependencyError: Parquet, and pyarrow is not installed.
     """
-    from xlm.scoring.rows import Corpus
+    from xlm.corpus.rows import Corpus
 
     try:
         corpus = Corpus(files, form=form, column=column)

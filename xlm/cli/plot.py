@@ -62,7 +62,7 @@ def command(
         )
     if output.suffix.lower() not in (".png", ".svg"):
         raise click.UsageError(f"--output {output}: its name must end in .png or .svg")
-    from xlm._atomic import check_target
+    from xlm._io.atomic import check_target
     from xlm.model.opening import made_fast, open_model
     from xlm.scoring.figure import check_matplotlib, draw_surprisals
     from xlm.scoring.score import score

@@ -17,9 +17,9 @@ from xlm.cli._progress import Progress
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from xlm._io.resumable import ResumableFile
+    from xlm.corpus.rows import Corpus
     from xlm.scoring.corpus import ScoredWindow
-    from xlm.scoring.resumable import ResumableFile
-    from xlm.scoring.rows import Corpus
     from xlm.scoring.scorer import Scorer
     from xlm.scoring.signature import Signature
     from xlm.scoring.table import Table
@@ -107,7 +107,7 @@ def command(model: str, files: tuple[Any, ...], by: str, form: str, **options: A
     if (options["ranks"] or options["entropy"]) and by != "token":
         raise click.UsageError("--ranks and --entropy go with --by token")
     if options["read_ahead"] is None:
-        from xlm.scoring.read_ahead import READ_AHEAD
+        from xlm.corpus.read_ahead import READ_AHEAD
 
         typed = files in ((), (Path("-"),)) and options["output"] is None and sys.stdin.isatty()
         options["read_ahead"] = 1 if typed else READ_AHEAD
@@ -190,7 +190,7 @@ def _table(by: str, form: str, *, files: bool, options: dict[str, Any]) -> Table
 
 
 def _refuse_inputs(output: Path, files: tuple[Path, ...]) -> None:
-    from xlm.scoring.run_files import real_target, written_beside
+    from xlm._io.resumable import real_target, written_beside
 
     written = [path for path in written_beside(real_target(output)) if path.exists()]
     for file in files:
@@ -216,9 +216,9 @@ class _Run:
 
         import torch
 
+        from xlm._io.resumable import ResumableFile
         from xlm.model.opening import processor_of
         from xlm.scoring.corpus import check_same
-        from xlm.scoring.resumable import ResumableFile
 
         named = ("by", "form", "column", "input_format", "batch_size", "batch_tokens", "read_ahead")
         options = {**self._options, "by": self._table.unit, "form": self._table.form}

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from xlm._atomic import make_directory, replacing
+from xlm._io.atomic import make_directory, replacing
+from xlm.corpus.rows import Corpus, form_of
 from xlm.data.shards import INDEX_FILE, TOKENIZER_DIRECTORY, Index, Shard, Source, Text
 from xlm.data.text import in_batches, texts_of
 from xlm.errors import InputError
-from xlm.scoring.rows import Corpus, form_of
 from xlm.tokenizer.fingerprint import tokenizer_digest
 from xlm.tokenizer.parallel import in_order
 from xlm.tokenizer.tokenizer import XLMTokenizer

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 
-from xlm.scoring.rows import Corpus
-from xlm.tokenizer.batches import grouped
+from xlm._io.grouping import grouped
+from xlm.corpus.rows import Corpus
 
 _BATCH_LINES = 2000
 _BATCH_CHARACTERS = 1 << 19

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from xlm._arguments import check_choice, check_flags
+from xlm._io.arguments import check_choice, check_flags
+from xlm.corpus.read_ahead import windows
+from xlm.corpus.rows import Row
 from xlm.distributed.columns import check_free, texts_of, with_columns
 from xlm.distributed.worker_model import WorkerModel
 from xlm.scoring.corpus import results_of
-from xlm.scoring.read_ahead import windows
-from xlm.scoring.rows import Row
 from xlm.scoring.scorer import Scorer as WindowScorer
 from xlm.scoring.table import UNITS, Table
 

@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xlm import errors
+from xlm._io.resumable import other_input_error
+from xlm.corpus.input_files import InputFile
+from xlm.corpus.rows import Corpus, import_pyarrow
 from xlm.distributed.output import Output, Record
 from xlm.distributed.units import Unit, units_of
 from xlm.errors import InputError, WriteError, XLMError, XLMWarning
-from xlm.scoring.input_files import InputFile
-from xlm.scoring.rows import Corpus, import_pyarrow
-from xlm.scoring.run_files import other_input_error
 
 if TYPE_CHECKING:
     from xlm.distributed.work import Step, Work

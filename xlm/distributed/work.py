@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from xlm._version import __version__
+from xlm.corpus.read_ahead import READ_AHEAD
+from xlm.corpus.rows import Row
 from xlm.distributed.worker_model import WorkerModel
 from xlm.errors import InputError
 from xlm.scoring.corpus import scored_lines
-from xlm.scoring.read_ahead import READ_AHEAD
-from xlm.scoring.rows import Row
 from xlm.scoring.scorer import Scorer
 from xlm.scoring.signature import Signature, model_digest, signature
 from xlm.scoring.table import Table

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from xlm._arguments import check_count
+from xlm._io.arguments import check_count
 from xlm.model.lm import XLMWithLMHeadModel
 from xlm.model.opening import made_fast, open_model
 from xlm.tokenizer.tokenizer import XLMTokenizer

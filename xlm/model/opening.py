@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from xlm._arguments import shown
+from xlm._io.arguments import shown
 from xlm.errors import InputError
 from xlm.model.lm import XLMWithLMHeadModel
 from xlm.model.packed_linear import multiplies_bfloat16, multiplies_int8

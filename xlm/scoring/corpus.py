@@ -8,10 +8,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
+from xlm._io.resumable import other_input_error
+from xlm.corpus.read_ahead import READ_AHEAD, row_identity, windows
+from xlm.corpus.rows import Row
 from xlm.errors import InputError
-from xlm.scoring.read_ahead import READ_AHEAD, row_identity, windows
-from xlm.scoring.rows import Row
-from xlm.scoring.run_files import other_input_error
 from xlm.scoring.scorer import Scorer
 from xlm.scoring.sentence import SentenceScore
 from xlm.scoring.table import Table

@@ -9,7 +9,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from xlm._atomic import replacing
+from xlm._io.atomic import replacing
 from xlm.errors import DependencyError, InputError, warn_caller
 from xlm.scoring.sentence import SentenceScore
 

@@ -6,10 +6,10 @@ import sys
 from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from xlm.corpus.read_ahead import windows
+from xlm.corpus.rows import Row, checked_text
 from xlm.errors import InputError
 from xlm.scoring.corpus import results_of
-from xlm.scoring.read_ahead import windows
-from xlm.scoring.rows import Row, checked_text
 from xlm.scoring.scorer import Scorer
 from xlm.scoring.sentence import SentenceScore
 from xlm.scoring.table import status_of, token_cells

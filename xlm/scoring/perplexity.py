@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from xlm.corpus.read_ahead import checked_texts, length_of, read_ahead
 from xlm.errors import InputError
 from xlm.model.lm import XLMWithLMHeadModel
 from xlm.model.modes import evaluating
 from xlm.scoring.logprobs import score_sequences
-from xlm.scoring.read_ahead import checked_texts, length_of, read_ahead
 from xlm.scoring.scorer import Scorer, check_name_of_language, check_pair
 from xlm.scoring.stream import ArraySequence, Stream
 from xlm.scoring.windows import checked_stride

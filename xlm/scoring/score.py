@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sized
 from typing import Any
 
+from xlm.corpus.read_ahead import checked_texts, growing_windows, length_of, read_ahead
 from xlm.errors import InputError
 from xlm.model.lm import XLMWithLMHeadModel
 from xlm.scoring.frames import frame_of, is_frame
-from xlm.scoring.read_ahead import checked_texts, growing_windows, length_of, read_ahead
 from xlm.scoring.scorer import Scorer
 from xlm.scoring.sentence import SentenceScore
 from xlm.tokenizer.tokenizer import XLMTokenizer

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from xlm.corpus.rows import Row, import_pyarrow
 from xlm.errors import InputError
-from xlm.scoring.rows import Row, import_pyarrow
 from xlm.scoring.sentence import SentenceScore
 
 UNITS = ("sentence", "word", "token")

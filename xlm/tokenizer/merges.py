@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from xlm._atomic import write_text
+from xlm._io.atomic import write_text
 from xlm.errors import VocabularyError
 from xlm.tokenizer.text_files import at_line, count_of, read_lines, shown
 from xlm.tokenizer.vocabulary import END_OF_WORD, SPECIAL_TOKENS, Vocabulary

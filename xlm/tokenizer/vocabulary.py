@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from json.encoder import encode_basestring
 from pathlib import Path
 
-from xlm._atomic import write_text
+from xlm._io.atomic import write_text
 from xlm.errors import VocabularyError, warn_caller
 from xlm.tokenizer.text_files import (
     AGAIN,

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from xlm._arguments import check_count, check_flags
+from xlm._io.arguments import check_count, check_flags
 from xlm.errors import DependencyError, warn_caller
 from xlm.model.opening import made_fast, open_model
 from xlm.scoring.score import score

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from xlm._io.fingerprints import line_of
+from xlm._io.grouping import grouped
+from xlm.corpus.rows import Row
 from xlm.errors import InputError
-from xlm.scoring.rows import Row
-from xlm.tokenizer.batches import grouped
 
 Item = TypeVar("Item")
 

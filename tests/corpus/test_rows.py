@@ -20,10 +20,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from xlm.corpus import rows as rows_module
+from xlm.corpus.input_files import LocalFile
+from xlm.corpus.rows import Corpus, Row
 from xlm.errors import DependencyError, InputError, XLMWarning
-from xlm.scoring import rows as rows_module
-from xlm.scoring.input_files import LocalFile
-from xlm.scoring.rows import Corpus, Row
 
 TEXTS = ["the dog", "", 'say "no", or\tnot', "ü 漢 \U0001f600 \u2028 \x00 \x85 \x0b", " , ", "\\t"]
 

@@ -13,10 +13,10 @@ from itertools import islice
 from pathlib import Path, PurePath
 from typing import Any, BinaryIO, cast
 
+from xlm.corpus.csv_records import TOO_LONG, csv_records, table_lines
+from xlm.corpus.gzip_reader import GzipReader
+from xlm.corpus.input_files import STDIN, InputFile, LocalFile
 from xlm.errors import DependencyError, InputError, warn_caller
-from xlm.scoring.csv_records import TOO_LONG, csv_records, table_lines
-from xlm.scoring.gzip_reader import GzipReader
-from xlm.scoring.input_files import STDIN, InputFile, LocalFile
 
 FORMATS = ("text", "jsonl", "csv", "tsv", "parquet")
 _SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
