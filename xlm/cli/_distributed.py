@@ -14,7 +14,7 @@ from xlm.cli._lines import show_signature
 from xlm.errors import InputError
 
 if TYPE_CHECKING:
-    from xlm.corpus.input_files import InputFile
+    from xlm.corpus.files import InputFile
     from xlm.distributed.cluster import ClusterOptions
     from xlm.distributed.run import Summary
     from xlm.distributed.work import Work
@@ -154,11 +154,11 @@ def inputs(names: Sequence[str], *, form: str | None, column: str | None) -> lis
         raise click.UsageError("--engine ray reads files, not standard input")
     try:
         files = input_files(list(names), output=click.get_current_context().params["output_dir"])
-        Corpus(files, form=form, column=column)
+        Corpus(files, format=form, column=column)
     except InputError as error:
         raise click.UsageError(str(error)) from error
     # The first stands for all: each file costs a round trip, and the others are checked where they are read.
-    Corpus(files[:1], form=form, column=column).check()
+    Corpus(files[:1], format=form, column=column).check()
     return files
 
 

@@ -142,7 +142,7 @@ def open_corpus(files: Sequence[Path], *, form: str | None, column: str | None) 
     from xlm.corpus.rows import Corpus
 
     try:
-        corpus = Corpus(files, form=form, column=column)
+        corpus = Corpus(files, format=form, column=column)
     except InputError as error:
         raise click.UsageError(str(error)) from error
     for file in files:

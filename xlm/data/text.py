@@ -26,7 +26,7 @@ def texts_of(path: Path, *, form: str | None = None, column: str | None = None, 
         InputError: One of them cannot be read, or as for ``Corpus``.
         DependencyError: Parquet, and pyarrow is not installed.
     """
-    with closing(Corpus([path], form=form, column=column)) as corpus:
+    with closing(Corpus([path], format=form, column=column)) as corpus:
         yield from corpus.texts(skip=skip)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from xlm._io.arguments import shown
-from xlm.corpus.rows import checked_text, import_pyarrow
+from xlm.corpus.formats import checked_text, import_pyarrow
 from xlm.errors import InputError
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from xlm._io.arguments import check_count, check_flags
-from xlm.corpus.rows import import_pyarrow
+from xlm.corpus.formats import import_pyarrow
 from xlm.distributed.columns import check_free, column_of, texts_of, with_columns
 from xlm.distributed.worker_model import WorkerModel
 from xlm.errors import InputError, XLMError

@@ -14,7 +14,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any, BinaryIO
 
-from xlm.corpus.input_files import InputFile, LocalFile
+from xlm.corpus.files import InputFile, LocalFile
 from xlm.distributed.storage import file_system, is_address, place
 from xlm.errors import InputError
 

@@ -9,7 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
-from xlm.corpus.input_files import InputFile
+from xlm.corpus.files import InputFile
 from xlm.distributed.cluster import ClusterOptions, connected
 from xlm.distributed.datasets import blocks_of_one_row, results
 from xlm.distributed.notes import brief, listening

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 from xlm import errors
 from xlm._io.resumable import other_input_error
-from xlm.corpus.input_files import InputFile
-from xlm.corpus.rows import Corpus, import_pyarrow
+from xlm.corpus.files import InputFile
+from xlm.corpus.formats import import_pyarrow
+from xlm.corpus.rows import Corpus
 from xlm.distributed.output import Output, Record
 from xlm.distributed.units import Unit, units_of
 from xlm.errors import InputError, WriteError, XLMError, XLMWarning
@@ -60,7 +61,7 @@ def read_units(tasks: Any, *, files: Sequence[InputFile], reading: Reading) -> I
     """
     for task in tasks.column(TASK).to_pylist():
         file, done = json.loads(task)
-        corpus = Corpus([files[file]], form=reading.form, column=reading.column)
+        corpus = Corpus([files[file]], format=reading.form, column=reading.column)
         try:
             with closing(corpus), warnings.catch_warnings():
                 warnings.simplefilter("ignore", XLMWarning)  # units carry what the corpus warns of

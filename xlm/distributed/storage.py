@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from xlm._io.atomic import flush_to_disk
-from xlm.corpus.rows import import_pyarrow
+from xlm.corpus.formats import import_pyarrow
 from xlm.errors import DependencyError, InputError, WriteError
 
 _TEMPORARY = "_temporary"

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from xlm._io.arguments import check_choice
-from xlm.corpus.rows import import_pyarrow
+from xlm.corpus.formats import import_pyarrow
 from xlm.distributed.columns import check_free, texts_of, with_columns
 from xlm.tokenizer.tokenizer import XLMTokenizer
 

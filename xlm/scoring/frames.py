@@ -6,8 +6,9 @@ import sys
 from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from xlm.corpus.formats import checked_text
 from xlm.corpus.read_ahead import windows
-from xlm.corpus.rows import Row, checked_text
+from xlm.corpus.rows import Row
 from xlm.errors import InputError
 from xlm.scoring.corpus import results_of
 from xlm.scoring.scorer import Scorer

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from xlm.corpus.rows import Row, import_pyarrow
+from xlm.corpus.formats import import_pyarrow
+from xlm.corpus.rows import Row
 from xlm.errors import InputError
 from xlm.scoring.sentence import SentenceScore
 

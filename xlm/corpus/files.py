@@ -1,17 +1,90 @@
-"""Gzip data as gzip(1) reads it: all members, what stands before damage, and no silence about what stands behind."""
+"""Where records are read from: files here or elsewhere, standard input, and gzip data inside them."""
 
 from __future__ import annotations
 
 import io
+import os
+import sys
 import zlib
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from gzip import BadGzipFile
-from typing import Any
+from pathlib import Path, PurePath
+from typing import Any, BinaryIO, Protocol
+
+STDIN = Path("-")
+"""Stands for standard input."""
 
 _MAGIC = b"\x1f\x8b"
 _READ = 1 << 16
 _MOST = 1 << 18
 """Decompressed bytes at a time; a compressed byte can stand for a thousand."""
+
+
+class InputFile(Protocol):
+    """A file that can be read, more than once unless it is a pipe."""
+
+    @property
+    def path(self) -> PurePath:
+        """Its name says what form it has."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """What it is called in results."""
+        ...
+
+    def size(self) -> int:
+        """Its bytes as stored; 0 when that is unknown, or when it is gone."""
+        ...
+
+    def open(self) -> AbstractContextManager[BinaryIO]:
+        """Opens it for bytes.
+
+        Raises:
+            OSError: It is gone, or cannot be read.
+        """
+        ...
+
+    def open_parquet(self) -> AbstractContextManager[Any]:
+        """Opens it as what ``pyarrow.parquet.ParquetFile`` takes.
+
+        Raises:
+            OSError: It is gone, or cannot be read.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class LocalFile:
+    """A file of this machine, or standard input.
+
+    Attributes:
+        path: As it was given.
+    """
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        r"""The path, bytes of it that are not UTF-8 as ``\xff``."""
+        return os.fsencode(self.path).decode("utf-8", "backslashreplace")
+
+    def size(self) -> int:
+        """As ``InputFile``'s."""
+        try:
+            return 0 if self.path == STDIN else self.path.stat().st_size
+        except OSError:
+            return 0
+
+    def open(self) -> AbstractContextManager[BinaryIO]:
+        """As ``InputFile``'s."""
+        return nullcontext(sys.stdin.buffer) if self.path == STDIN else self.path.open("rb")
+
+    def open_parquet(self) -> AbstractContextManager[Any]:
+        """As ``InputFile``'s."""
+        return nullcontext(self.path)
 
 
 class GzipReader(io.RawIOBase):
