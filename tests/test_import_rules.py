@@ -185,7 +185,7 @@ def test_the_rules_catch(path: str, source: str) -> None:
         ("parity/peer.py", "import torch\nfrom xlm.checkpoint.load import load_model"),
         ("checkpoint/load.py", "import numpy\nfrom xlm._io.atomic import replacing\nimport xlm.model.lm"),
         ("checkpoint/load.py", "def f():\n    import transformers"),
-        ("distributed/pipeline.py", "from xlm.scoring.corpus import windows\ndef f():\n    import ray.data"),
+        ("distributed/pipeline.py", "from xlm.scoring.table import windows\ndef f():\n    import ray.data"),
         ("cli/generate.py", "def f():\n    from xlm.distributed.pipeline import run"),
         (
             "cli/score.py",

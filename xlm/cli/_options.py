@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,8 @@ from xlm.errors import InputError
 
 if TYPE_CHECKING:
     from xlm.corpus.rows import Corpus
+    from xlm.scoring.model_source import ModelSource
+    from xlm.scoring.options import ScoringOptions
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -150,6 +152,25 @@ def open_corpus(files: Sequence[Path], *, form: str | None, column: str | None) 
             raise InputError("there is no such file", where=file)
     corpus.check()
     return corpus
+
+
+def model_source(model: str, options: Mapping[str, Any], *, lang: str | None = None) -> ModelSource:
+    """Return the model of a command line that has ``pipeline`` and ``computing``."""
+    from xlm.scoring.model_source import ModelSource
+
+    return ModelSource(
+        model=model, lang=lang, **{name: options[name] for name in ("preset", "codes", "dtype", "device")}
+    )
+
+
+def scoring_options(options: Mapping[str, Any]) -> ScoringOptions:
+    """Return the options of ``score`` that a command line names."""
+    from dataclasses import fields
+
+    from xlm.scoring.options import ScoringOptions
+
+    names = {field.name for field in fields(ScoringOptions)}
+    return ScoringOptions(**{name: value for name, value in options.items() if name in names})
 
 
 @contextmanager

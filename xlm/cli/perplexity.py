@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from xlm.cli._lines import show_signature, write_line
-from xlm.cli._options import TEXT_FILES, open_corpus, scoring, wrong_usage
+from xlm.cli._options import TEXT_FILES, model_source, open_corpus, scoring, wrong_usage
 
 if TYPE_CHECKING:
+    from xlm.corpus.tables import Cell
     from xlm.scoring.perplexity import LanguagePerplexity
-    from xlm.scoring.table import Cell
 
 _COLUMNS = ("lang", "perplexity", "tokens", "nats_per_token", "bits_per_character", "bits_per_byte", "texts", "unknown")
 
@@ -80,24 +80,16 @@ def command(model: str, files: tuple[Path, ...], langs: tuple[str, ...], form: s
         lang: open_corpus([path], form=options["input_format"], column=options["column"])
         for lang, path in zip(langs, paths, strict=True)
     }
-    from xlm.tokenizer.tokenizer import XLMTokenizer
-
-    tokenizer = XLMTokenizer.from_pretrained(model, preset=options["preset"], codes=options["codes"])
-
-    from xlm.model.opening import made_fast, open_model
+    from xlm.corpus.tables import tsv_line
     from xlm.scoring.perplexity import perplexity
-    from xlm.scoring.signature import model_digest, signature
-    from xlm.scoring.table import tsv_line
 
-    network = open_model(model, dtype=options["dtype"], device=options["device"])
-    digest = model_digest(network)
-    network = made_fast(network, dtype=options["dtype"], few_rows=False)
-    with ExitStack() as opened, wrong_usage("stride", "window"):
+    opened = model_source(model, options).open(signed=True)
+    with ExitStack() as stack, wrong_usage("stride", "window"):
         for corpus in corpora.values():
-            opened.callback(corpus.close)
+            stack.callback(corpus.close)
         found = perplexity(
-            network,
-            tokenizer,
+            opened.model,
+            opened.tokenizer,
             {lang: corpus.texts() for lang, corpus in corpora.items()},
             protocol=options["protocol"],
             window=options["window"],
@@ -118,7 +110,7 @@ def command(model: str, files: tuple[Path, ...], langs: tuple[str, ...], form: s
             write_line(json.dumps(dict(zip(_COLUMNS, finite, strict=True)), ensure_ascii=False, allow_nan=False))
     protocol = "sentence" if found.window is None else f"stream {found.window}"
     long = "none" if found.stride is None else f"stride {found.stride}"
-    made_with = signature(network, tokenizer, lang="+".join(langs), protocol=protocol, long=long, digest=digest)
+    made_with = opened.signature(lang="+".join(langs), protocol=protocol, long=long)
     show_signature(made_with, unknown=sum(each.unknown for each in found.languages))
 
 

@@ -10,12 +10,14 @@ from xlm.corpus.formats import checked_text
 from xlm.corpus.read_ahead import windows
 from xlm.corpus.rows import Row
 from xlm.errors import InputError
-from xlm.scoring.corpus import results_of
+from xlm.scoring.options import ScoringKeywords, ScoringOptions, shows_scoring_options
 from xlm.scoring.scorer import Scorer
 from xlm.scoring.sentence import SentenceScore
-from xlm.scoring.table import status_of, token_cells
+from xlm.scoring.table import check_unit, results_of, status_of, token_cells
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from xlm.model.lm import XLMWithLMHeadModel
     from xlm.tokenizer.tokenizer import XLMTokenizer
 
@@ -33,6 +35,7 @@ def is_frame(texts: object) -> bool:
     return pandas is not None and isinstance(texts, (pandas.Series, pandas.DataFrame))
 
 
+@shows_scoring_options
 def score_frame(
     model: XLMWithLMHeadModel,
     tokenizer: XLMTokenizer,
@@ -41,7 +44,7 @@ def score_frame(
     lang: str,
     column: str = "text",
     by: str = "sentence",
-    **options: Any,
+    **options: Unpack[ScoringKeywords],
 ) -> Any:
     """Return a ``DataFrame`` of scores with the index of the texts; log-probabilities and surprisals in nats.
 
@@ -71,7 +74,7 @@ def score_frame(
         raise InputError(
             "this is no data frame", where="frame", found=type(frame).__name__, expected="a DataFrame or a Series"
         )
-    return frame_of(Scorer(model, tokenizer, lang=lang, **options), frame, column=column, by=by)
+    return frame_of(Scorer(model, tokenizer, lang=lang, options=ScoringOptions(**options)), frame, column=column, by=by)
 
 
 def frame_of(scorer: Scorer, frame: Any, *, column: str = "text", by: str = "sentence") -> Any:
@@ -107,13 +110,8 @@ def frame_of(scorer: Scorer, frame: Any, *, column: str = "text", by: str = "sen
 
 
 def _names(scorer: Scorer, by: str) -> list[str]:
-    if not isinstance(by, str) or by not in _COLUMNS:
-        raise InputError("no such unit", where="by", found=repr(by), expected=" or ".join(map(repr, _COLUMNS)))
-    asked = [option for option in _OF_TOKENS if scorer.further[option]]
-    if asked and by != "token":
-        raise InputError(
-            f"only tokens have {', '.join(asked)}", where="by", found=repr(by), expected="score_frame(..., by='token')"
-        )
+    asked = [option for option in _OF_TOKENS if getattr(scorer.options, option)]
+    check_unit(by, asked)
     names = list(_COLUMNS[by])
     names[-1:-1] = [_OF_TOKENS[option] for option in asked]
     return [*names, "status"]

@@ -14,10 +14,10 @@ from xlm.corpus.read_ahead import checked_texts, length_of, read_ahead
 from xlm.errors import InputError
 from xlm.model.lm import XLMWithLMHeadModel
 from xlm.model.modes import evaluating
-from xlm.scoring.logprobs import score_sequences
+from xlm.scoring.logprobs import checked_stride, score_sequences
+from xlm.scoring.options import ScoringOptions
 from xlm.scoring.scorer import Scorer, check_name_of_language, check_pair
 from xlm.scoring.stream import ArraySequence, Stream
-from xlm.scoring.windows import checked_stride
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
 PROTOCOLS = ("sentence", "stream")
@@ -156,12 +156,8 @@ def perplexity(
             "there is no corpus", where="texts", found="an empty mapping", expected="at least one language"
         )
     # All of them before any text is read: a mistake in the last shows at once.
-    scorers = {
-        language: Scorer(
-            model, tokenizer, lang=language, batch_size=batch_size, batch_tokens=batch_tokens, stride=stride
-        )
-        for language in corpora
-    }
+    options = ScoringOptions(batch_size=batch_size, batch_tokens=batch_tokens, stride=stride)
+    scorers = {language: Scorer(model, tokenizer, lang=language, options=options) for language in corpora}
     for language, scorer in scorers.items():
         scorer.encode("", where=f"texts[{language!r}]")
         checked_texts(corpora[language])
@@ -231,10 +227,17 @@ def _of_stream(scorer: Scorer, corpus: _Counted, window: int) -> tuple[float, in
     count = len(stream)
     sums = array("d")
     unknown = 0
+    options = scorer.options
     with evaluating(scorer.model), torch.inference_mode():
         for start in range(0, count, _WINDOWS_AT_ONCE):
             windows = [stream.window(index)[0].tolist() for index in range(start, min(start + _WINDOWS_AT_ONCE, count))]
-            scores = score_sequences(scorer.model, windows, scorer.language, **scorer.batching)
+            scores = score_sequences(
+                scorer.model,
+                windows,
+                scorer.language,
+                batch_size=options.batch_size,
+                batch_tokens=options.batch_tokens,
+            )
             sums.extend(math.fsum(scored.logprobs) for scored in scores)
             unknown += sum(ids[1:].count(unk) for ids in windows)
     return 0.0 - math.fsum(sums), count * (window - 1), unknown

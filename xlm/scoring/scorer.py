@@ -1,36 +1,37 @@
-"""A model, its tokenizer and the options of scoring, checked once; scores windows of texts."""
+"""A model and its tokenizer, checked once, to the scores of windows of texts."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import torch
 
 from xlm.errors import InputError, LanguageError, warn_caller
 from xlm.model.lm import XLMWithLMHeadModel
 from xlm.model.modes import evaluating
-from xlm.scoring.logprobs import score_sequences
+from xlm.scoring.logprobs import checked_stride, score_sequences, windows_of
+from xlm.scoring.options import ScoringOptions
 from xlm.scoring.sentence import SentenceScore
-from xlm.scoring.windows import checked_stride, windows_of
 from xlm.tokenizer.tokenizer import XLMTokenizer
-
-TOO_LONG = ("windows", "refuse")
-"""What to do with a text that is longer than the model's positions."""
 
 
 class Scorer:
-    """A model and a tokenizer with the options of ``score``, for callers that decide themselves what is read ahead.
+    """A model, its tokenizer, a language and options, checked together once; scores windows of texts.
+
+    Args:
+        model: A causal model.
+        tokenizer: Its tokenizer.
+        lang: Name of the language of the texts.
+        options: The options; ``None`` for the defaults.
 
     Attributes:
         language: Id of the language; ``None`` for a model without language embeddings.
-        batching: The limits of batches, as ``score_sequences`` takes them.
-        stride: The stride that is used.
-        further: What is asked for beside log-probabilities: ``ranks``, ``entropies`` and ``top``.
+        options: The options, with the stride that is used.
 
     Raises:
-        InputError: The model is bidirectional, no model or not the tokenizer's, or an option is none of ``score``'s.
-        LanguageError: A language that the model does not have.
+        InputError: The model is bidirectional, no model or not the tokenizer's, or the stride is wrong for it.
+        LanguageError: The model does not have the language.
     """
 
     def __init__(
@@ -39,13 +40,7 @@ class Scorer:
         tokenizer: XLMTokenizer,
         *,
         lang: str,
-        batch_size: int | None = None,
-        batch_tokens: int | None = None,
-        ranks: bool = False,
-        entropies: bool = False,
-        top: int = 0,
-        too_long: str = "windows",
-        stride: int | None = None,
+        options: ScoringOptions | None = None,
     ) -> None:
         check_pair(model, tokenizer)
         if not model.config.causal:
@@ -57,27 +52,19 @@ class Scorer:
                 remedy="load it with causal=True, if it was trained as a causal model",
             )
         check_name_of_language(lang)
-        if not isinstance(too_long, str) or too_long not in TOO_LONG:
-            raise InputError(
-                "no such way with long texts", where="too_long", found=repr(too_long), expected=" or ".join(TOO_LONG)
-            )
-        for name, limit in (("batch_size", batch_size), ("batch_tokens", batch_tokens)):
-            if limit is not None and (type(limit) is not int or limit < 1):
-                raise InputError("the size of batches is wrong", where=name, found=repr(limit), expected="1 or more")
-        for name, flag in (("ranks", ranks), ("entropies", entropies)):
-            if not isinstance(flag, bool):
-                raise InputError("an option is neither on nor off", where=name, found=repr(flag), expected="a bool")
-        if type(top) is not int or top < 0:
-            raise InputError("the number of alternatives is wrong", where="top", found=repr(top), expected="0 or more")
+        options = ScoringOptions() if options is None else options
+        stride = checked_stride(options.stride, model.config.max_position_embeddings)
         self.model = model
         self.tokenizer = tokenizer
         self.lang = lang
-        self.stride = checked_stride(stride, model.config.max_position_embeddings)
-        self.too_long = too_long
         self.language = _language_id(model, tokenizer, lang)
-        self.batching: dict[str, Any] = {"batch_size": batch_size, "batch_tokens": batch_tokens}
-        self.further: dict[str, Any] = {"ranks": ranks, "entropies": entropies, "top": top}
-        self._options = {**self.batching, "stride": self.stride, **self.further}
+        self.options = dataclasses.replace(options, stride=stride)
+        self._stride = stride
+
+    @property
+    def long_texts(self) -> str:
+        """What is done with texts longer than the model's positions, as ``Signature.long`` says it."""
+        return "refuse" if self.options.too_long == "refuse" else f"stride {self._stride}"
 
     def score_window(self, texts: Sequence[str], *, first: int = 0) -> list[SentenceScore | InputError]:
         """One result a text, in order; for a text that cannot be scored, the error that says why.
@@ -101,10 +88,21 @@ class Scorer:
         if any(ids[0] == untrained for ids in encoded.values()):
             _warn_about_bos(self.tokenizer.bos_token)
         with evaluating(self.model), torch.inference_mode():
-            scores = score_sequences(self.model, list(encoded.values()), self.language, **self._options)
+            options = self.options
+            scores = score_sequences(
+                self.model,
+                list(encoded.values()),
+                self.language,
+                stride=options.stride,
+                batch_tokens=options.batch_tokens,
+                batch_size=options.batch_size,
+                ranks=options.ranks,
+                entropies=options.entropies,
+                top=options.top,
+            )
         words = self.tokenizer.vocabulary.tokens
         for (i, ids), of_tokens in zip(encoded.items(), scores, strict=True):
-            windows = windows_of(0, len(ids) - 1, positions=config.max_position_embeddings, stride=self.stride)
+            windows = windows_of(0, len(ids) - 1, positions=config.max_position_embeddings, stride=self._stride)
             found[i] = SentenceScore(
                 text=texts[i],
                 lang=self.lang,
@@ -135,7 +133,7 @@ class Scorer:
         if not isinstance(text, str):
             raise InputError("a text is not a str", where=where, found=type(text).__name__, expected="str")
         ids = self.tokenizer.encode(text, lang=self.lang)
-        if self.too_long == "refuse" and len(ids) - 1 > config.max_position_embeddings:
+        if self.options.too_long == "refuse" and len(ids) - 1 > config.max_position_embeddings:
             raise InputError(
                 "a text is longer than the model's positions",
                 where=where,
