@@ -1,4 +1,4 @@
-"""An output file that a killed run leaves in a state from which the same run can go on.
+"""Output files of runs that can be resumed after they are killed.
 
 While it is written the file is called ``NAME.part``, and locked. ``NAME.part.json`` says what the run is (``identity``)
 and up to where everything is on disk: how many input rows are done and how many bytes they took. It is replaced as a
@@ -28,7 +28,7 @@ _SUFFIXES = ("", ".part", ".part.json", ".part.tmp", ".meta.json")
 
 
 class ResumableFile:
-    """Output that grows by whole windows of rows and takes its name when it is complete.
+    """Output that grows by whole windows of rows and is renamed when it is complete.
 
     Args:
         target: The file to make or to replace; its directory must exist. Links are followed.
@@ -177,7 +177,7 @@ class ResumableFile:
             )
 
     def append(self, data: bytes, *, rows: int, digest: str, problems: int = 0, unknown: int = 0) -> None:
-        """Writes the output of some more rows, and notes that they are done once it is on disk.
+        """Append the output of more rows, and record them as done once it is on disk.
 
         Args:
             data: The output of whole rows; may be empty.
@@ -205,7 +205,7 @@ class ResumableFile:
         self._save_state()
 
     def finish(self, *, convert: Callable[[Path, Path], None] | None = None) -> None:
-        """Gives the file its name.
+        """Rename the complete file to its target.
 
         Args:
             convert: Writes the final form of its first argument to its second; ``None`` when that is the same.
@@ -235,7 +235,7 @@ class ResumableFile:
             self.close()
 
     def close(self) -> None:
-        """Leaves everything as it is, to be resumed."""
+        """Close the files, so that the run can be resumed."""
         if self._file is not None:
             self._file.close()
 
@@ -254,7 +254,7 @@ class ResumableFile:
 
 
 class RunFiles:
-    """A target and what is written beside it.
+    """The files of a run: a target and those beside it.
 
     Args:
         target: The file to make or to replace; its directory must exist. Links are followed.
@@ -275,7 +275,7 @@ class RunFiles:
         _, self.part, self.state, self.temporary, self.meta = written_beside(self.target)
 
     def lock(self, file: BinaryIO) -> None:
-        """Keeps other runs away from the unfinished file for as long as it is open.
+        """Lock the unfinished file against other runs for as long as it is open.
 
         Raises:
             WriteError: Another run has it.
@@ -296,7 +296,7 @@ class RunFiles:
             raise busy
 
     def write_json(self, path: Path, values: Mapping[str, Any]) -> None:
-        """Replaces one of the files by values.
+        """Replace one of the files by JSON values.
 
         Raises:
             WriteError: It could not be written.
@@ -305,7 +305,7 @@ class RunFiles:
         self.replace(path, lambda temporary: _write_bytes(temporary, data))
 
     def replace(self, path: Path, write: Callable[[Path], None]) -> None:
-        """Replaces one of the files, at once or not at all.
+        """Replace one of the files atomically.
 
         Args:
             path: Which.
@@ -337,7 +337,7 @@ def check_same_run(
     otherwise: str,
     what: str = "the run that was cut off was another one",
 ) -> None:
-    """Refuses to go on with another run.
+    """Refuse to resume another run.
 
     Args:
         found: What the other run is.
@@ -361,7 +361,7 @@ def check_same_run(
 
 
 def other_input_error(where: object, *, found: str, otherwise: str) -> InputError:
-    """The error of a run that is to be resumed on what it did not begin with.
+    """Return the error of a run that is resumed on another input than it began with.
 
     Args:
         where: Which input, or how much of it.
@@ -378,7 +378,7 @@ def other_input_error(where: object, *, found: str, otherwise: str) -> InputErro
 
 
 def real_target(target: Path) -> Path:
-    """Where an output file really goes, links followed.
+    """Return the path of an output file with links followed.
 
     Raises:
         WriteError: Something that is no regular file has that name, or no file can.
@@ -399,7 +399,7 @@ def real_target(target: Path) -> Path:
 
 
 def written_beside(target: Path) -> list[Path]:
-    """Every file that is written for a target: itself, its unfinished form, state, temporary file and description."""
+    """Return every file that is written for a target: itself, unfinished, state, temporary file and description."""
     return [target.with_name(target.name + suffix) for suffix in _SUFFIXES]
 
 

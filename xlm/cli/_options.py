@@ -1,4 +1,4 @@
-"""What the commands that read text with a model have in common on their command line."""
+"""Options and arguments that several commands share."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 class _Paths(click.Path):
-    """Paths that are checked here, unless they are read elsewhere, where all kinds of names are."""
+    """Paths that are checked here, except with ``--engine ray``, which reads them elsewhere."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         return str(value) if _read_elsewhere(ctx) else super().convert(value, param, ctx)
@@ -102,16 +102,16 @@ model_and_text = _together(
     INPUT_FORMAT,
     COLUMN,
 )
-"""Adds ``MODEL [FILE] --lang L --preset P --codes FILE --input-format F --column NAME``, for ``open_corpus``."""
+"""Decorator that adds ``MODEL [FILE] --lang L --preset P --codes FILE --input-format F --column NAME``."""
 
 pipeline = _together(*_TOKENIZER)
-"""Adds ``--preset P --codes FILE``."""
+"""Decorator that adds ``--preset P --codes FILE``."""
 
 computing = _together(*_COMPUTING)
-"""Adds ``--dtype`` and ``--device``; for ``open_model`` and ``made_fast``."""
+"""Decorator that adds ``--dtype`` and ``--device``; for ``model_source``."""
 
 one_language = _LANG
-"""Adds ``--lang L``."""
+"""Decorator that adds ``--lang L``."""
 
 scoring = _together(
     *_TOKENIZER,
@@ -130,11 +130,11 @@ scoring = _together(
         "--batch-tokens", type=click.IntRange(1), metavar="N", help="Most tokens of a batch.  [default: by the device]"
     ),
 )
-"""Adds what ``xlm score`` and ``xlm perplexity`` share: the model's and the input's form, and sizes."""
+"""Decorator that adds what ``xlm score`` and ``xlm perplexity`` share: the model's and the input's form, and sizes."""
 
 
 def open_corpus(files: Sequence[Path], *, form: str | None, column: str | None) -> Corpus:
-    """The rows of a command line's files, of which the beginnings have been read.
+    """Return the rows of files, after reading the beginning of each.
 
     Raises:
         UsageError: A column of plain text, or Parquet that is no plain file.
@@ -149,7 +149,7 @@ def open_corpus(files: Sequence[Path], *, form: str | None, column: str | None) 
         raise click.UsageError(str(error)) from error
     for file in files:
         if str(file) != "-" and not file.exists():
-            raise InputError("there is no such file", where=file)
+            raise InputError("no such file", where=file)
     corpus.check()
     return corpus
 
@@ -175,7 +175,7 @@ def scoring_options(options: Mapping[str, Any]) -> ScoringOptions:
 
 @contextmanager
 def wrong_usage(*options: str) -> Iterator[None]:
-    """Makes an error about some options, which only the model could tell, one of usage."""
+    """Turn an error about some options, which only shows with the model, into a usage error."""
     try:
         yield
     except InputError as error:

@@ -50,7 +50,7 @@ _COLUMNS = ("lang", "perplexity", "tokens", "nats_per_token", "bits_per_characte
 )
 @scoring
 def command(model: str, files: tuple[Path, ...], langs: tuple[str, ...], form: str, **options: Any) -> None:
-    r"""Writes the perplexity of MODEL on each of FILES, or on standard input.
+    r"""Write the perplexity of MODEL on each of FILES, or on standard input.
 
     MODEL is a model directory, a checkpoint of the original (.pth), the bundled xlm-clm-ende-small, or an id on the
     Hugging Face hub. FILES are what xlm score reads. With several files, each of its own language, a last row gives

@@ -41,11 +41,11 @@ def command(
     title: str | None,
     **options: Any,
 ) -> None:
-    r"""Draws how surprised MODEL is by each word of TEXT, one panel a text.
+    r"""Draw the surprisal of each word of TEXT, one panel per text.
 
     MODEL is a model directory, a checkpoint of the original (.pth), the bundled xlm-clm-ende-small, or an id on the
     Hugging Face hub. A word is what stands between spaces; its surprisal is the negative log-probability of its
-    tokens together, given what stands before it. What a text has in all counts its end, the closing </s>, too.
+    tokens together, given what stands before it. Totals include the closing </s>.
     Needs matplotlib: pip install 'xlm[plot]'.
 
     \b

@@ -71,7 +71,7 @@ if TYPE_CHECKING:
 @click.option("--progress/--no-progress", default=None, help="Show progress.  [default: on a terminal]")
 @engines()
 def command(model: str, files: tuple[Any, ...], by: str, form: str, **options: Any) -> None:
-    r"""Writes what MODEL gives to each row of FILES, or of standard input, in nats (natural logarithms).
+    r"""Write the log-probability of each row of FILES, or of standard input, in nats (natural logarithms).
 
     MODEL is a model directory, a checkpoint of the original (.pth), the bundled xlm-clm-ende-small, or an id on the
     Hugging Face hub. FILES are UTF-8 text, one sentence a line (a line ends at a line feed, with or without a carriage

@@ -1,4 +1,4 @@
-"""Where records are read from: files here or elsewhere, standard input, and gzip data inside them."""
+"""Sources of records: files here or elsewhere, standard input, and gzip data."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path, PurePath
 from typing import Any, BinaryIO, Protocol
 
 STDIN = Path("-")
-"""Stands for standard input."""
+"""The path that stands for standard input."""
 
 _MAGIC = b"\x1f\x8b"
 _READ = 1 << 16
@@ -27,20 +27,20 @@ class InputFile(Protocol):
 
     @property
     def path(self) -> PurePath:
-        """Its name says what form it has."""
+        """The path, whose suffix names the format."""
         ...
 
     @property
     def name(self) -> str:
-        """What it is called in results."""
+        """The name in results."""
         ...
 
     def size(self) -> int:
-        """Its bytes as stored; 0 when that is unknown, or when it is gone."""
+        """Return the stored size in bytes; 0 if it is unknown or the file is gone."""
         ...
 
     def open(self) -> AbstractContextManager[BinaryIO]:
-        """Opens it for bytes.
+        """Open the file for bytes.
 
         Raises:
             OSError: It is gone, or cannot be read.
@@ -48,7 +48,7 @@ class InputFile(Protocol):
         ...
 
     def open_parquet(self) -> AbstractContextManager[Any]:
-        """Opens it as what ``pyarrow.parquet.ParquetFile`` takes.
+        """Open the file as an argument of ``pyarrow.parquet.ParquetFile``.
 
         Raises:
             OSError: It is gone, or cannot be read.
@@ -61,7 +61,7 @@ class LocalFile:
     """A file of this machine, or standard input.
 
     Attributes:
-        path: As it was given.
+        path: The path as it was given.
     """
 
     path: Path
@@ -72,23 +72,23 @@ class LocalFile:
         return os.fsencode(self.path).decode("utf-8", "backslashreplace")
 
     def size(self) -> int:
-        """As ``InputFile``'s."""
+        """See ``InputFile``."""
         try:
             return 0 if self.path == STDIN else self.path.stat().st_size
         except OSError:
             return 0
 
     def open(self) -> AbstractContextManager[BinaryIO]:
-        """As ``InputFile``'s."""
+        """See ``InputFile``."""
         return nullcontext(sys.stdin.buffer) if self.path == STDIN else self.path.open("rb")
 
     def open_parquet(self) -> AbstractContextManager[Any]:
-        """As ``InputFile``'s."""
+        """See ``InputFile``."""
         return nullcontext(self.path)
 
 
 class GzipReader(io.RawIOBase):
-    """Reads the decompressed bytes of all members of a gzip file.
+    """Reader of the decompressed bytes of all members of a gzip file.
 
     Zeros behind a member are padding. Other bytes there that begin no member are counted and left out. Where the data
     is damaged or cut off, all that could be decompressed is handed out before the error is raised.
@@ -118,7 +118,7 @@ class GzipReader(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Fill the buffer as far as bytes are there, and return their number; 0 at the end."""
+        """Fill the buffer with the bytes that are available, and return their number; 0 at the end."""
         while not self._output and not self._ended:
             if self._error is not None:
                 raise self._error

@@ -26,7 +26,7 @@ from xlm.errors import InputError, warn_caller
 _BUFFER = 1 << 16
 _DAMAGED = "the file is damaged from here on: "
 _DAMAGE = (EOFError, zlib.error, OSError)
-"""What a cut or damaged file or a failing disk raises on the way."""
+"""Errors raised by a cut or damaged file or a failing disk."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,9 +78,9 @@ class Corpus:
     ) -> None:
         self._files = tuple(LocalFile(file) if isinstance(file, Path) else file for file in files)
         self.damaged: list[str] = []
-        """Files that end before their time, as far as they were read."""
+        """Names of the files read so far that could not be read to their end."""
         self.warnings: list[str] = []
-        """What was left out of files, as far as they were read."""
+        """Warnings about the files read so far."""
         self._formats = [format or format_of(file.path) for file in self._files]
         self._column = column or "text"
         self._done = 0  # bytes, or rows of Parquet
@@ -113,7 +113,7 @@ class Corpus:
 
     @property
     def sizes(self) -> list[tuple[str, int]]:
-        """Each file's name and its bytes; 0 for standard input and for a file that is gone."""
+        """Name and size in bytes of each file; 0 for standard input and for a file that is gone."""
         return [(file.name, file.size()) for file in self._files]
 
     def bytes_read(self) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 
-from xlm._io.grouping import grouped
+from xlm.corpus.read_ahead import read_ahead
 from xlm.corpus.rows import Corpus
 
 _BATCH_LINES = 2000
@@ -32,4 +32,4 @@ def texts_of(path: Path, *, form: str | None = None, column: str | None = None, 
 
 def in_batches(texts: Iterable[str]) -> Iterator[list[str]]:
     """Returns an iterator over the texts in lists that are worth sending to another process."""
-    return grouped(texts, most=_BATCH_LINES, characters=_BATCH_CHARACTERS, length=len)
+    return read_ahead(texts, len, most=_BATCH_LINES, characters=_BATCH_CHARACTERS)

@@ -10,6 +10,7 @@ from xlm.corpus.read_ahead import windows
 from xlm.corpus.rows import Row
 from xlm.distributed.columns import check_free, texts_of, with_columns
 from xlm.distributed.worker_model import WorkerModel
+from xlm.errors import InputError
 from xlm.scoring.options import ScoringKeywords, ScoringOptions, shows_scoring_options
 from xlm.scoring.scorer import Scorer as WindowScorer
 from xlm.scoring.table import UNITS, ScoreTable, results_of
@@ -48,7 +49,7 @@ class Scorer:
         dtype: ``float32``, ``bfloat16``, ``float16``, ``int8`` (CPU only), or ``auto`` for what the file holds.
         device: Where to compute; ``None`` means the worker's GPU where it was given one, else the CPU.
         threads: Threads of torch; ``None`` leaves as many as the worker was given CPUs.
-        **options: As for ``xlm.score``; ``ranks`` and ``entropies`` by token only, and ``top`` not yet.
+        **options: As for ``xlm.score``; ``ranks`` and ``entropies`` by token only, and no ``top``.
 
     Raises:
         XLMError: There is no such model, language, device or option.
@@ -77,6 +78,8 @@ class Scorer:
         check_choice("unit", UNITS, by=by)
         check_flags(bits=bits)
         chosen = ScoringOptions(**options)
+        if chosen.top:
+            raise InputError("these tables have no column of alternatives", where="top", found=chosen.top, expected="0")
         self._column = column
         self._table = ScoreTable(unit=by, format="parquet", bits=bits, ranks=chosen.ranks, entropies=chosen.entropies)
         self._fields = [field for field in self._table.arrow_fields() if field[0] not in _OF_INPUT]

@@ -1,4 +1,4 @@
-"""Scores of the texts in a data frame of pandas, as a frame with the same index; pandas itself is the caller's."""
+"""Scores of the texts in a pandas data frame, as a frame with the same index; never imports pandas itself."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _OF_TOKENS = {"ranks": "rank", "entropies": "entropy", "top": "top"}  # option a
 
 
 def is_frame(texts: object) -> bool:
-    """Whether these are a ``Series`` or ``DataFrame``; pandas is not imported to find out."""
+    """Return whether the texts are a ``Series`` or ``DataFrame``, without importing pandas."""
     pandas = sys.modules.get("pandas")
     return pandas is not None and isinstance(texts, (pandas.Series, pandas.DataFrame))
 
@@ -72,7 +72,7 @@ def score_frame(
     """
     if not is_frame(frame):
         raise InputError(
-            "this is no data frame", where="frame", found=type(frame).__name__, expected="a DataFrame or a Series"
+            "this is not a data frame", where="frame", found=type(frame).__name__, expected="a DataFrame or a Series"
         )
     return frame_of(Scorer(model, tokenizer, lang=lang, options=ScoringOptions(**options)), frame, column=column, by=by)
 

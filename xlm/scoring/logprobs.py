@@ -24,7 +24,7 @@ _BATCH_TOKENS_GPU = 32_768
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenScores:
-    """What a model gives to the tokens of one sequence, all but the opening one.
+    """Scores of the tokens of one sequence, except the opening one.
 
     Attributes:
         logprobs: Nats.
@@ -41,7 +41,7 @@ class TokenScores:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A stretch of one sequence that is fed at once.
+    """A stretch of one sequence that the model sees at once.
 
     Attributes:
         sequence: Number of the sequence.
@@ -57,7 +57,7 @@ class Window:
 
 
 def token_logprobs(model: XLMWithLMHeadModel, ids: Sequence[int], language: str | int | None) -> Tensor:
-    """Log-probability of every token but the first, each given all that stands before it.
+    """Return the log-probability of every token but the first, given all tokens before it.
 
     Args:
         model: A causal model, in evaluation mode, without gradients.
@@ -86,7 +86,7 @@ def score_sequences(
     entropies: bool = False,
     top: int = 0,
 ) -> list[TokenScores]:
-    """Log-probability of every token but the first of each sequence, given what stands before it.
+    """Return the log-probability of every token but the first of each sequence, given the tokens before it.
 
     Sequences of similar length share a batch, so that there is hardly any padding, and only positions that are scored
     reach the head. Sequences longer than the model's positions are scored in windows, see ``windows_of``.
@@ -96,8 +96,8 @@ def score_sequences(
         sequences: Ids, at least two each.
         language: Name or id of their language; ``None`` for a model without language embeddings.
         stride: How many tokens each further window scores; ``None`` for half of the model's positions.
-        batch_tokens: Most tokens of a batch; ``None`` for what suits the device.
-        batch_size: Most rows of a batch; ``None`` for no limit.
+        batch_tokens: Maximum number of tokens in a batch; ``None`` for a default by device.
+        batch_size: Maximum number of rows in a batch; ``None`` for no limit.
         ranks: Also give the rank of each token.
         entropies: Also give the entropy of each prediction.
         top: Also give this many of the most likely tokens at each place.
@@ -144,7 +144,7 @@ def score_sequences(
 
 
 def checked_stride(stride: int | None, positions: int) -> int:
-    """The stride to use: half of the model's positions when none is given.
+    """Return the stride to use: half of the model's positions if none is given.
 
     Raises:
         InputError: Not a whole number from 1 to ``positions``.
@@ -153,7 +153,7 @@ def checked_stride(stride: int | None, positions: int) -> int:
         return max(1, positions // 2)
     if type(stride) is not int or not 1 <= stride <= positions:
         raise InputError(
-            "the stride is wrong",
+            "invalid stride",
             where="stride",
             found=repr(stride),
             expected=f"from 1 to the model's {positions} positions",
@@ -162,7 +162,7 @@ def checked_stride(stride: int | None, positions: int) -> int:
 
 
 def windows_of(sequence: int, predicted: int, *, positions: int, stride: int) -> list[Window]:
-    """The windows that predict each token of a sequence, but the opening one, once.
+    """Return windows that predict each token of a sequence, except the opening one, once.
 
     A sequence that fits is one window. Of a longer one the first window begins at the opening token and fills all
     positions; each next one scores up to ``stride`` tokens more and is filled with what stands before them. So every
@@ -185,12 +185,12 @@ def windows_of(sequence: int, predicted: int, *, positions: int, stride: int) ->
 
 
 def batches_by_length(lengths: Sequence[int], *, batch_tokens: int, batch_size: int | None) -> list[list[int]]:
-    """Groups rows of similar length, longest first: what does not fit into memory shows at once.
+    """Group rows of similar length, longest first, so that a lack of memory shows at once.
 
     Args:
-        lengths: Tokens of each row.
-        batch_tokens: Most tokens of a batch, padding included; a row that is longer is a batch of its own.
-        batch_size: Most rows of a batch; ``None`` for no limit.
+        lengths: Number of tokens of each row.
+        batch_tokens: Maximum number of tokens in a batch, with padding; a longer row is a batch of its own.
+        batch_size: Maximum number of rows in a batch; ``None`` for no limit.
 
     Returns:
         Batches of row numbers; each number once.

@@ -1,4 +1,4 @@
-"""Perplexity of a corpus: of its sentences one by one, or of the stream of all of them as the original takes it."""
+"""Perplexity of a corpus, by sentence or by the original's stream of all sentences."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from xlm._io.arguments import check_choice
 from xlm.corpus.read_ahead import checked_texts, length_of, read_ahead
 from xlm.errors import InputError
 from xlm.model.lm import XLMWithLMHeadModel
@@ -31,12 +32,12 @@ class LanguagePerplexity:
 
     Attributes:
         lang: The language.
-        texts: How many texts there were.
-        tokens: How many tokens were predicted.
-        unknown: How many of them are ``<unk>``, which stands for what the vocabulary lacks.
-        nats: Negative log-probability of all of them together.
-        characters: Of the raw texts, with one for the end of each.
-        utf8_bytes: The same in UTF-8, with one for the end of each.
+        texts: Number of texts.
+        tokens: Number of predicted tokens.
+        unknown: Number of them that are ``<unk>``, which stands for what the vocabulary lacks.
+        nats: Their total negative log-probability.
+        characters: Number of characters of the raw texts, plus one for the end of each.
+        utf8_bytes: Number of bytes of the raw texts in UTF-8, plus one for the end of each.
         whole: Whether every token was predicted; not so in the stream, where each window's first is given.
     """
 
@@ -51,12 +52,12 @@ class LanguagePerplexity:
 
     @property
     def nats_per_token(self) -> float:
-        """Cross-entropy in nats a token; NaN when there is none."""
+        """Cross-entropy in nats per token; NaN if there are no tokens."""
         return self.nats / self.tokens if self.tokens else math.nan
 
     @property
     def perplexity(self) -> float:
-        """The exponential of ``nats_per_token``; infinity when it is too large for a float."""
+        """Exponential of ``nats_per_token``; infinity if it is too large for a float."""
         try:
             return math.exp(self.nats_per_token)
         except OverflowError:
@@ -64,12 +65,12 @@ class LanguagePerplexity:
 
     @property
     def bits_per_character(self) -> float | None:
-        """Bits a character of the raw text, the end of each text counting as one; ``None`` unless ``whole``."""
+        """Bits per character of the raw text, the end of each text counting as one; ``None`` unless ``whole``."""
         return self.nats / math.log(2) / self.characters if self.whole and self.characters else None
 
     @property
     def bits_per_byte(self) -> float | None:
-        """Bits a byte of the raw text in UTF-8, the end of each text counting as one; ``None`` unless ``whole``."""
+        """Bits per byte of the raw text in UTF-8, the end of each text counting as one; ``None`` unless ``whole``."""
         return self.nats / math.log(2) / self.utf8_bytes if self.whole and self.utf8_bytes else None
 
 
@@ -91,7 +92,7 @@ class Perplexity:
 
     @property
     def perplexity(self) -> float:
-        """The mean of the languages' perplexities, which is what the original reports and selects models by."""
+        """Mean of the languages' perplexities, which the original reports and selects models by."""
         return math.fsum(each.perplexity for each in self.languages) / len(self.languages)
 
 
@@ -107,7 +108,7 @@ def perplexity(
     batch_size: int | None = None,
     batch_tokens: int | None = None,
 ) -> Perplexity:
-    """The perplexity of a corpus, or of one corpus a language.
+    """Return the perplexity of a corpus, or of one corpus for each language.
 
     Args:
         model: A causal model.
@@ -118,10 +119,10 @@ def perplexity(
             included. ``"stream"``: exactly the original's ``evaluate_clm``. All texts are one sequence, each followed
             by ``</s>`` (an empty text is one ``</s>``), behind as many more as it takes to cut it into windows of one
             length, and one in front; positions begin anew in each window, whose first token is given and whose others
-            are predicted. The figure depends on ``window`` and cannot be compared across window lengths.
+            are predicted. The result depends on ``window``; do not compare it across window lengths.
         window: Tokens of a window of the stream, from 2 to the model's positions; ``None`` for 256.
         stride: As for ``score``; with ``"sentence"`` only.
-        batch_size: Most texts or windows of a batch; ``None`` for as many as ``batch_tokens`` allows.
+        batch_size: Maximum number of texts or windows in a batch; ``None`` for as many as ``batch_tokens`` allows.
         batch_tokens: As for ``score``.
 
     Raises:
@@ -140,8 +141,7 @@ def perplexity(
             found=repr(lang),
             expected="lang=… with texts of one language, none with a mapping from language to texts",
         )
-    if not isinstance(protocol, str) or protocol not in PROTOCOLS:
-        raise InputError("no such protocol", where="protocol", found=repr(protocol), expected=" or ".join(PROTOCOLS))
+    check_choice("protocol", PROTOCOLS, protocol=protocol)
     if protocol == "stream":
         window = _checked_window(window, model.config.max_position_embeddings)
         if stride is not None:
@@ -186,7 +186,7 @@ def perplexity(
 
 
 class _Counted:
-    """Texts in windows, counted as they pass."""
+    """Texts in windows, counted as they are read."""
 
     def __init__(self, texts: Iterable[str]) -> None:
         self._texts = texts
@@ -203,7 +203,7 @@ class _Counted:
 
 
 def _of_sentences(scorer: Scorer, corpus: _Counted) -> tuple[float, int, int]:
-    sums = array("d")  # summed up at last: a running sum of millions would lose digits
+    sums = array("d")  # added up at the end: a running sum of millions would lose digits
     tokens = unknown = 0
     for texts in corpus.windows():
         for result in scorer.score_window(texts, first=corpus.texts):
@@ -248,7 +248,7 @@ def _checked_window(window: int | None, positions: int) -> int:
         return min(_STREAM_WINDOW, positions)
     if type(window) is not int or not 2 <= window <= positions:
         raise InputError(
-            "the window is wrong",
+            "invalid window",
             where="window",
             found=repr(window),
             expected=f"from 2 to the model's {positions} positions",

@@ -1,4 +1,4 @@
-"""Texts to the log-probability of each of their tokens, a list at once or a corpus as a stream."""
+"""Texts to the log-probability of each token, for a list at once or a corpus as a stream."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def score(
     lang: str,
     **options: Unpack[ScoringKeywords],
 ) -> list[SentenceScore]:
-    """The log-probability of every token of some texts, one result a text, in their order.
+    """Return the log-probability of every token of each text, one result per text, in order.
 
     Each text is one sentence to the model: it is encoded with the tokenizer's special tokens at both ends, starts at
     position 0 and sees no other text. Texts of one length share a batch; what a text gets does not depend on the
@@ -39,13 +39,13 @@ def score(
         tokenizer: The tokenizer that belongs to it.
         texts: Raw texts. An empty text scores its closing ``</s>``. For a ``Series`` or ``DataFrame`` of pandas the
             result is what ``score_frame`` gives, by sentence.
-        lang: Name of the language of all of them.
+        lang: Name of the language of all texts.
         **options: Attributes of ``ScoringOptions``, by name; it says what each does.
 
     Raises:
         InputError: ``texts`` is a single str, one of them is not a str, too long or not of this model's vocabulary
-            (the message names its index), the model is bidirectional, no model or not the tokenizer's, or an option is
-            none of those.
+            (the message names its index), the model is bidirectional, no model or not the tokenizer's, or an option has
+            a value that is not allowed.
         LanguageError: A language that the model does not have.
 
     Source: paper section 3.2 (CLM); the original's ``EncoderDecoderEvaluator.evaluate_clm``, one sentence at a time.
@@ -65,7 +65,7 @@ def score_stream(
     lang: str,
     **options: Unpack[ScoringKeywords],
 ) -> Iterator[SentenceScore]:
-    """The same as ``score``, for corpora: results come while texts are still read, in order and in bounded memory.
+    """Yield the results of ``score`` while texts are still being read, in order and in bounded memory.
 
     Texts are read ahead, up to 4,096 or about a million characters, since those of one length share a batch. From a
     source that may be slow, one that has no ``len``, the first text is scored once it is read, then the next two, the

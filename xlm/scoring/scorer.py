@@ -1,4 +1,4 @@
-"""A model and its tokenizer, checked once, to the scores of windows of texts."""
+"""Scoring of windows of texts with a model, a tokenizer and options that are checked once."""
 
 from __future__ import annotations
 
@@ -67,11 +67,11 @@ class Scorer:
         return "refuse" if self.options.too_long == "refuse" else f"stride {self._stride}"
 
     def score_window(self, texts: Sequence[str], *, first: int = 0) -> list[SentenceScore | InputError]:
-        """One result a text, in order; for a text that cannot be scored, the error that says why.
+        """Return one result per text, in order; for a text that cannot be scored, the error that says why.
 
         Args:
-            texts: Some thousand texts: they are encoded and scored together.
-            first: Index of the first of them, which errors count from.
+            texts: Up to some thousand texts, encoded and scored together.
+            first: Index of the first text in error messages.
 
         Raises:
             LanguageError: A language that the tokenizer does not have.
@@ -119,11 +119,11 @@ class Scorer:
         return [result for result in found if result is not None]
 
     def encode(self, text: str, *, where: str) -> list[int]:
-        """The ids of a text, its special tokens around it.
+        """Return the ids of a text, with special tokens at both ends.
 
         Args:
             text: Any text.
-            where: Its name in errors.
+            where: Name of the text in errors.
 
         Raises:
             InputError: Not a str, or too long and to be refused.
@@ -179,10 +179,10 @@ def check_pair(model: object, tokenizer: object) -> None:
 
 
 def check_name_of_language(lang: object) -> None:
-    """Check that something may be the name of a language, or ``None`` for a model without languages.
+    """Check that a language is a name, or ``None`` for a model without languages.
 
     Raises:
-        LanguageError: It may not.
+        LanguageError: It is something else.
     """
     if lang is not None and not isinstance(lang, str):
         raise LanguageError("the language is not a name", where="lang", found=repr(lang), expected="a str")

@@ -1,4 +1,4 @@
-"""What a model gives to one text: by token, by word of the raw text, and as a whole."""
+"""The scores of one text: by token, by word of the raw text, and in total."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _WORD = re.compile(r"\S+")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WordScore:
-    """A word of the raw text: what stands between spaces of any kind, with the punctuation that is glued to it.
+    """A word of the raw text: the characters between whitespace, with attached punctuation.
 
     Attributes:
         text: The word as it stands in the raw text.
@@ -36,7 +36,7 @@ class WordScore:
 
 @dataclass(frozen=True, kw_only=True)
 class SentenceScore:
-    """What a model gives to one text. The opening token is not predicted, so it is in none of the tuples.
+    """The scores of one text. The opening token is not predicted, so it is in none of the tuples.
 
     Attributes:
         text: The text as it was given.
@@ -72,17 +72,17 @@ class SentenceScore:
 
     @property
     def unknowns(self) -> tuple[bool, ...]:
-        """For each of the n tokens, whether it is ``<unk>``, be it that the text itself spells it so."""
+        """Whether each of the n tokens is ``<unk>``, even where the text itself spells it so."""
         return tuple([token == self.unk_token for token in self.tokens])
 
     @property
     def unknown(self) -> int:
-        """How many of the tokens are ``<unk>``."""
+        """Number of tokens that are ``<unk>``."""
         return self.tokens.count(self.unk_token)
 
     @cached_property
     def words(self) -> tuple[WordScore, ...]:
-        """The words of the raw text in order, found when first asked for: it takes longer than dividing into tokens.
+        """Words of the raw text in order; computed on first access, which takes longer than tokenising.
 
         The closing ``</s>`` belongs to no word: the words' surprisals and that of the last token are ``-logprob``.
 

@@ -1,4 +1,4 @@
-"""Rows of a corpus, of any size, to rows of a table of scores, window by window."""
+"""Rows of a corpus to rows of a table of scores, window by window."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from xlm.scoring.scorer import Scorer
 from xlm.scoring.sentence import SentenceScore
 
 UNITS = ("sentence", "word", "token")
-"""What one row of output can be."""
+"""The units that one row of output can stand for."""
 
 _COLUMNS: dict[str, dict[str, type]] = {
     "sentence": {"tokens": int, "logprob": float, "unknown": int, "text": str},
@@ -105,14 +105,14 @@ def check_unit(unit: object, of_tokens: Sequence[str] = ()) -> None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScoredWindow:
-    """The output of some rows that were read together.
+    """The output of one window of rows.
 
     Attributes:
         data: Their lines of output, UTF-8.
-        rows: How many input rows there were.
-        problems: How many of them could not be scored.
-        tokens: How many tokens were predicted.
-        unknown: How many of them are ``<unk>``.
+        rows: Number of input rows.
+        problems: Number of rows that could not be scored.
+        tokens: Number of predicted tokens.
+        unknown: Number of them that are ``<unk>``.
         digest: Identifies all input rows up to the last of these.
     """
 
@@ -133,7 +133,7 @@ def score_rows(
     done: int = 0,
     digest: str = "",
 ) -> Iterator[ScoredWindow]:
-    """Scores rows and writes them as lines of a table; every row comes out, in order, whatever is wrong with it.
+    """Yield the scores of rows as lines of a table; every row comes out, in order, whatever is wrong with it.
 
     A window holds rows of one file. Where it ends depends on the rows and on where the first begins only. So a file has
     the same windows, batches and digits whatever is scored beside it, and in a run that begins at the end of another's
@@ -143,7 +143,7 @@ def score_rows(
         scorer: Model, tokenizer and options.
         rows: The input, read as windows are taken.
         table: The form of the output.
-        read_at_once: Most rows of a window.
+        read_at_once: Maximum number of rows in a window.
         done: Rows to leave out at the start, which ended a window in another run.
         digest: What that window had for ``digest``.
 
@@ -191,7 +191,7 @@ def scored_lines(scorer: Scorer, window: Sequence[Row], table: ScoreTable) -> tu
 
 
 def results_of(scorer: Scorer, window: Iterable[Row]) -> list[SentenceScore | InputError | None]:
-    """What each of some rows has for scores, or why it has none; ``None`` where the row itself has a problem.
+    """Return the scores of each row, or why it has none; ``None`` where the row itself has a problem.
 
     Args:
         scorer: Model, tokenizer and options.
@@ -206,7 +206,7 @@ def results_of(scorer: Scorer, window: Iterable[Row]) -> list[SentenceScore | In
 
 
 def check_same(rows: Iterable[Row], *, done: int, digest: str) -> None:
-    """Reads all rows, to see that they are those of a run that is finished.
+    """Check that rows are those of a finished run; reads all of them.
 
     Args:
         rows: The input.

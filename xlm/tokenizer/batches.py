@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
 
-from xlm._io.grouping import grouped
 from xlm.errors import InputError
+
+Item = TypeVar("Item")
 
 _TEXTS = 1 << 15
 _CHARACTERS = 1 << 21
@@ -32,6 +34,29 @@ def in_batches(texts: Iterable[str]) -> Iterator[list[str]]:
         if isinstance(texts, (list, tuple))
         else grouped(map(_checked, texts), most=_TEXTS, characters=_CHARACTERS, length=len)
     )
+
+
+def grouped(
+    items: Iterable[Item], *, most: int, characters: int, length: Callable[[Item], int]
+) -> Iterator[list[Item]]:
+    """Yields items in lists, each ended by the item that fills it.
+
+    Args:
+        items: Read as they are needed.
+        most: Items of a full list.
+        characters: Or characters of a full list.
+        length: Says how many characters an item has.
+    """
+    group: list[Item] = []
+    so_far = 0
+    for item in items:
+        group.append(item)
+        so_far += length(item)
+        if len(group) >= most or so_far >= characters:
+            yield group
+            group, so_far = [], 0
+    if group:
+        yield group
 
 
 def _in_batches_of_blocks(texts: Sequence[str]) -> Iterator[list[str]]:
