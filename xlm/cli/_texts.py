@@ -29,12 +29,12 @@ def by_language(option: str, texts: tuple[str, ...]) -> dict[str, Path]:
     Raises:
         click.UsageError: One is not that, or a language stands there twice.
     """
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for language, file in map(split_language, texts):
-        if language in found:
+        if language in files:
             raise click.UsageError(f"{option}: {language} is given twice; join its files into one")
-        found[language] = file
-    return found
+        files[language] = file
+    return files
 
 
 def printable(text: object) -> str:

@@ -87,7 +87,7 @@ def command(model: str, files: tuple[Path, ...], langs: tuple[str, ...], form: s
     with ExitStack() as stack, wrong_usage("stride", "window"):
         for corpus in corpora.values():
             stack.callback(corpus.close)
-        found = perplexity(
+        result = perplexity(
             opened.model,
             opened.tokenizer,
             {lang: corpus.texts() for lang, corpus in corpora.items()},
@@ -97,9 +97,9 @@ def command(model: str, files: tuple[Path, ...], langs: tuple[str, ...], form: s
             batch_size=options["batch_size"],
             batch_tokens=options["batch_tokens"],
         )
-    rows = [_cells(each) for each in found.languages]
+    rows = [_cells(each) for each in result.languages]
     if len(rows) > 1:
-        rows.append(("mean", found.perplexity, *[None] * (len(_COLUMNS) - 2)))
+        rows.append(("mean", result.perplexity, *[None] * (len(_COLUMNS) - 2)))
     if form == "tsv":
         click.echo(tsv_line(_COLUMNS).encode(), nl=False)
     for row in rows:
@@ -108,20 +108,20 @@ def command(model: str, files: tuple[Path, ...], langs: tuple[str, ...], form: s
         else:
             finite = [None if isinstance(x, float) and not math.isfinite(x) else x for x in row]
             write_line(json.dumps(dict(zip(_COLUMNS, finite, strict=True)), ensure_ascii=False, allow_nan=False))
-    protocol = "sentence" if found.window is None else f"stream {found.window}"
-    long = "none" if found.stride is None else f"stride {found.stride}"
+    protocol = "sentence" if result.window is None else f"stream {result.window}"
+    long = "none" if result.stride is None else f"stride {result.stride}"
     made_with = opened.signature(lang="+".join(langs), protocol=protocol, long=long)
-    show_signature(made_with, unknown=sum(each.unknown for each in found.languages))
+    show_signature(made_with, unknown=sum(each.unknown for each in result.languages))
 
 
-def _cells(found: LanguagePerplexity) -> tuple[Cell, ...]:
+def _cells(result: LanguagePerplexity) -> tuple[Cell, ...]:
     return (
-        found.lang,
-        found.perplexity,
-        found.tokens,
-        found.nats_per_token,
-        found.bits_per_character,
-        found.bits_per_byte,
-        found.texts,
-        found.unknown,
+        result.lang,
+        result.perplexity,
+        result.tokens,
+        result.nats_per_token,
+        result.bits_per_character,
+        result.bits_per_byte,
+        result.texts,
+        result.unknown,
     )

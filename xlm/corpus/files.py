@@ -174,10 +174,10 @@ class GzipReader(io.RawIOBase):
 
 def _before_error(member: Any, data: bytes) -> bytes:
     """Decompress byte by byte up to the one that raises."""
-    found = bytearray()
+    decompressed = bytearray()
     try:
         for place in range(len(data)):
-            found += member.decompress(data[place : place + 1])
+            decompressed += member.decompress(data[place : place + 1])
     except zlib.error:
         pass
-    return bytes(found)
+    return bytes(decompressed)

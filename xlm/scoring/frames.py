@@ -105,8 +105,8 @@ def frame_of(scorer: Scorer, frame: Any, *, column: str = "text", by: str = "sen
         for row, result in zip(window, results_of(scorer, window), strict=True)
     ]
     # Rows are told by place: an index may hold a value twice.
-    found = frame.iloc[[place for place, of_row in enumerate(cells) for _ in of_row]]
-    return found.assign(**{name: [each.get(name) for of_row in cells for each in of_row] for name in names})
+    scores = frame.iloc[[place for place, of_row in enumerate(cells) for _ in of_row]]
+    return scores.assign(**{name: [each.get(name) for of_row in cells for each in of_row] for name in names})
 
 
 def _names(scorer: Scorer, by: str) -> list[str]:

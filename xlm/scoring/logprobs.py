@@ -113,7 +113,7 @@ def score_sequences(
     ]
     if batch_tokens is None:
         batch_tokens = _BATCH_TOKENS_CPU if model.device.type == "cpu" else _BATCH_TOKENS_GPU
-    found = _empty_scores(model, starts[-1], ranks=ranks, entropies=entropies, top=top)
+    result = _empty_scores(model, starts[-1], ranks=ranks, entropies=entropies, top=top)
     lengths = [window.end - window.start for window in windows]
     memory = MallocTrim()
     for rows in batches_by_length(lengths, batch_tokens=batch_tokens, batch_size=batch_size):
@@ -122,7 +122,7 @@ def score_sequences(
         places_N = torch.tensor([place + starts[w.sequence] for w in batch for place in range(w.first, w.end)])
         for field in fields(TargetScores):
             if (values := getattr(scores, field.name)) is not None:
-                getattr(found, field.name)[places_N] = values.cpu()
+                getattr(result, field.name)[places_N] = values.cpu()
         memory.trim_if_grown()
 
     def of_each(values: Iterable[Any] | None) -> list[Any]:
@@ -131,9 +131,11 @@ def score_sequences(
         each = iter(values)
         return [tuple(islice(each, count)) for count in counts]
 
-    columns = [None if values is None else values.tolist() for values in (found.logprobs, found.ranks, found.entropies)]
-    if found.top_ids is not None and found.top_logprobs is not None:
-        pairs = zip(found.top_ids.tolist(), found.top_logprobs.tolist(), strict=True)
+    columns = [
+        None if values is None else values.tolist() for values in (result.logprobs, result.ranks, result.entropies)
+    ]
+    if result.top_ids is not None and result.top_logprobs is not None:
+        pairs = zip(result.top_ids.tolist(), result.top_logprobs.tolist(), strict=True)
         columns.append([tuple(zip(ids, logprobs, strict=True)) for ids, logprobs in pairs])
     else:
         columns.append(None)

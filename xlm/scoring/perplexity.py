@@ -161,7 +161,7 @@ def perplexity(
     for language, scorer in scorers.items():
         scorer.encode("", where=f"texts[{language!r}]")
         checked_texts(corpora[language])
-    found = []
+    results = []
     for language, corpus in corpora.items():
         scorer = scorers[language]
         counted = _Counted(corpus)
@@ -169,7 +169,7 @@ def perplexity(
             nats, tokens, unknown = _of_sentences(scorer, counted)
         else:
             nats, tokens, unknown = _of_stream(scorer, counted, window)
-        found.append(
+        results.append(
             LanguagePerplexity(
                 lang=language,
                 texts=counted.texts,
@@ -182,7 +182,7 @@ def perplexity(
             )
         )
     stride = checked_stride(stride, model.config.max_position_embeddings) if window is None else None
-    return Perplexity(protocol=protocol, window=window, stride=stride, languages=tuple(found))
+    return Perplexity(protocol=protocol, window=window, stride=stride, languages=tuple(results))
 
 
 class _Counted:

@@ -76,13 +76,13 @@ class Scorer:
         Raises:
             LanguageError: A language that the tokenizer does not have.
         """
-        found: list[SentenceScore | InputError | None] = [None] * len(texts)
+        results: list[SentenceScore | InputError | None] = [None] * len(texts)
         encoded: dict[int, list[int]] = {}
         for i, text in enumerate(texts):
             try:
                 encoded[i] = self.encode(text, where=f"texts[{first + i}]")
             except InputError as error:
-                found[i] = error
+                results[i] = error
         config = self.model.config
         untrained = config.bos_token_id if config.bos_token_id != config.eos_token_id else None
         if any(ids[0] == untrained for ids in encoded.values()):
@@ -103,7 +103,7 @@ class Scorer:
         words = self.tokenizer.vocabulary.tokens
         for (i, ids), of_tokens in zip(encoded.items(), scores, strict=True):
             windows = windows_of(0, len(ids) - 1, positions=config.max_position_embeddings, stride=self._stride)
-            found[i] = SentenceScore(
+            results[i] = SentenceScore(
                 text=texts[i],
                 lang=self.lang,
                 tokens=tuple([words[index] for index in ids[1:]]),
@@ -116,7 +116,7 @@ class Scorer:
                 unk_token=self.tokenizer.unk_token,
                 _tokenizer=self.tokenizer,
             )
-        return [result for result in found if result is not None]
+        return [result for result in results if result is not None]
 
     def encode(self, text: str, *, where: str) -> list[int]:
         """Return the ids of a text, with special tokens at both ends.

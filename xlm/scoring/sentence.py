@@ -91,8 +91,8 @@ class SentenceScore:
         """
         assert self._tokenizer is not None
         numbers = self._tokenizer(self.text, lang=self.lang, return_offsets=True)["word_ids"][1:-1]
-        found = list(_WORD.finditer(self.text))
-        tokens, surprisals, unknowns = [0] * len(found), [0.0] * len(found), [False] * len(found)
+        matches = list(_WORD.finditer(self.text))
+        tokens, surprisals, unknowns = [0] * len(matches), [0.0] * len(matches), [False] * len(matches)
         for number, logprob, unknown in zip(numbers, self.logprobs[:-1], self.unknowns[:-1], strict=True):
             tokens[number] += 1
             surprisals[number] -= logprob
@@ -106,7 +106,7 @@ class SentenceScore:
                 surprisal=surprisal,
                 unknown=unknown,
             )
-            for word, count, surprisal, unknown in zip(found, tokens, surprisals, unknowns, strict=True)
+            for word, count, surprisal, unknown in zip(matches, tokens, surprisals, unknowns, strict=True)
         )
 
     def __getstate__(self) -> dict[str, Any]:
