@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 _LIBRARY = f"{Path(__file__).parent}{os.sep}"
 
+_LONGEST = 10_000
+
 Problem = tuple[str, object, str]
 """The name of a value, the value, and what is allowed."""
 
@@ -82,10 +84,18 @@ class XLMError(Exception):
     def __str__(self) -> str:
         fields = (("where", self.where), ("found", self.found), ("expected", self.expected), ("remedy", self.remedy))
         sentence = self.what[:1].upper() + self.what[1:]
-        return "\n".join([sentence, *(f"  {name}: {value}" for name, value in fields if value is not None)])
+        return "\n".join([sentence, *(f"  {name}: {_printable(value)}" for name, value in fields if value is not None)])
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.what, self.where, self.found, self.expected, self.remedy)
+
+
+def _printable(value: object) -> str:
+    """Return a value as text without what a terminal obeys or cannot show: files from strangers name things so."""
+    text = str(value)
+    if len(text) > _LONGEST:
+        text = f"{text[:_LONGEST]}…"
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
 
 
 def _rebuild(kind: type[XLMError], what: str, where: object, found: object, expected: object, remedy: str) -> XLMError:

@@ -1024,13 +1024,16 @@ def zip_of_two_minds(base: Base, rng: random.Random) -> Files:
 @generator(REFUSED)
 def zip_directory_elsewhere(base: Base, rng: random.Random) -> Files:
     content = Draft(base.data).zip()
-    match rng.randrange(4):
+    match rng.randrange(5):
         case 0:
             return {"": content + rng.randbytes(rng.randint(1, 30))}
         case 1:
             return {"": rng.randbytes(rng.randint(1, 30)) + content}
         case 2:
             return {"": content[:-2] + b"\x05\x00" + b"hello"}
+        case 3:  # the numbers of 32 bits say something else than those of 64
+            at = len(content) - rng.choice([6, 10, 12])
+            return {"": content[:at] + struct.pack("<H", rng.randint(1, 5)) + content[at + 2 :]}
         case _:
             return {"": content[:-98] + b"PK\1\2" + content[-98:]}
 

@@ -320,3 +320,10 @@ def test_pipes_are_refused_and_not_waited_for(directory: Path, tmp_path: Path) -
 def test_names_that_are_no_paths(name: str) -> None:
     with pytest.raises(CheckpointError):
         open_checkpoint(name)
+
+
+@pytest.mark.parametrize("header", ["[]", "null", '"text"', "5", '{"x": []}', '{"x": {"shape": 5}}'])
+def test_a_safetensors_header_of_another_type(header: str, directory: Path) -> None:
+    (directory / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header.encode())
+    with pytest.raises(CheckpointError, match="cannot be read as safetensors"):
+        XLMWithLMHeadModel.from_pretrained(directory)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import zlib
 from typing import Any
 
 import numpy as np
@@ -84,6 +86,14 @@ def test_other_types_are_refused(value: object) -> None:
         to_json({"key": value})
 
 
+def nested(levels: int) -> list[Any]:
+    """Return a list in a list, so many levels deep."""
+    value: list[Any] = []
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
 @pytest.mark.parametrize(
     "value",
     [
@@ -95,20 +105,38 @@ def test_other_types_are_refused(value: object) -> None:
         {"$array": "nonsense"},
         {"$tuple": 3},
         {"$bytes": "é"},
+        {"$array": ["f4,,", [1], ""]},
+        {"$array": ["(3,)f4", [1], ""]},
+        {"$array": [4, [1], ""]},
+        [{"$number": ["<f8", [1 << 19], "eJwDAAAAAAE="]}, {"$array": ["<f8", [1 << 20], "eJwDAAAAAAE="]}],
+        nested(5000),
     ],
+    ids=lambda value: ascii(value)[:40] if isinstance(value, dict) else "list",
 )
 def test_broken_text_is_an_error(value: object) -> None:
     with pytest.raises(XLMError, match="cannot be read"):
         from_json(value)
 
 
-def test_a_small_text_cannot_become_a_large_array() -> None:
-    import base64
-    import zlib
+def packed_zeros(size: int) -> str:
+    """Zeros as ``to_json`` packs them."""
+    return base64.b64encode(zlib.compress(bytes(size), 9)).decode()
 
-    bomb = base64.b64encode(zlib.compress(bytes(1 << 24), 9)).decode()
+
+def test_a_small_text_cannot_become_a_large_array() -> None:
     with pytest.raises(XLMError, match="cannot be read"):
-        from_json({"$array": ["|u1", [8], bomb]})
+        from_json({"$array": ["|u1", [8], packed_zeros(1 << 24)]})
+
+
+def test_small_texts_cannot_become_large_arrays_together() -> None:
+    array = {"$array": ["|u1", [1 << 22], packed_zeros(1 << 22)]}
+    assert [part.size for part in from_json([array] * 2)] == [1 << 22] * 2
+    with pytest.raises(XLMError, match="arrays of more than 8,388,608 bytes"):
+        from_json([array] * 3)
+
+
+def test_keys_of_a_pickle_that_are_no_text() -> None:
+    assert from_json({1: 2, None: [3]}) == {1: 2, None: [3]}
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ import pytest
 
 from tests.tokenizer.fuzzing import check_spans
 from tests.tokenizer.small import MERGES, TEXT, VOCABULARY
+from xlm.checkpoint import tokenizer_files
 from xlm.errors import CheckpointError, InputError, VocabularyError, WriteError, XLMWarning
 from xlm.tokenizer.added_tokens import AddedToken
 from xlm.tokenizer.merges import write_codes
@@ -210,6 +211,15 @@ def test_added_tokens_of_old_directories(saved: Path) -> None:
         assert ours.tokenize(text) == peer.tokenize(text)
 
 
+def test_more_added_tokens_than_a_pattern_can_find_in_time(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens = {str(index): token for index, token in enumerate(VOCABULARY.tokens)}
+    edit(saved, "tokenizer_config.json", added_tokens_decoder=tokens)
+    assert len(XLMTokenizer.from_pretrained(saved).added_tokens) > 10
+    monkeypatch.setattr(tokenizer_files, "_MOST_ADDED", len(tokens) - 1)
+    with pytest.raises(VocabularyError, match=f"(?s)added_tokens.*found: {len(tokens)}\n.*at most"):
+        XLMTokenizer.from_pretrained(saved)
+
+
 def test_a_special_token_that_a_call_replaces_is_no_added_one(saved: Path) -> None:
     assert XLMTokenizer.from_pretrained(saved, additional_special_tokens=[]).added_tokens == ()
 
@@ -273,7 +283,7 @@ def test_settings_without_effect_warn(saved: Path, setting: dict[str, Any]) -> N
 
 
 def test_what_is_not_there_is_said(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"(?s)no-such-model.*neither a directory nor a file"):
+    with pytest.raises(CheckpointError, match=r"(?s)no-such-model.*no directory or file of that name"):
         XLMTokenizer.from_pretrained("no-such-model")
     with pytest.raises(VocabularyError, match=r"no vocab\.json and no merges\.txt"):
         XLMTokenizer.from_pretrained(tmp_path)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -163,41 +162,12 @@ def test_an_empty_language_is_none_of_the_model(good: Path, invoke: Invoke) -> N
     assert "does not have this language" in said
 
 
-def test_benchmarks_of_wrong_texts_and_models(good: Path, tmp_path: Path, invoke: Invoke) -> None:
-    junk(tmp_path / "junk")
-    (tmp_path / "empty").touch()
-    shutil.copytree(good, tmp_path / "model")
-    half(tmp_path / "model" / "vocab.json")
-    (tmp_path / "text").write_text("the dog\n")
-    for kind in ("tokenizer", "score"):
-        for model, text, said in (
-            (good, "junk", "not UTF-8"),
-            (good, "empty", "empty"),
-            (tmp_path / "model", "text", "not JSON"),
-            ("./nothing", "text", "no such model"),
-        ):
-            options = ["--rounds", "1", *(["--size", "small"] if kind == "score" else [])]
-            result = invoke("bench", kind, "--model", model, "--text", tmp_path / text, *options)
-            message = one_message(result)
-            assert said in message
-            assert "Traceback" not in message
-
-
-def test_benchmarks_without_the_peer(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "transformers", None)
-    for kind in ("load", "tokenizer", "forward", "score", "generate"):
-        message = one_message(invoke("bench", kind, "--against", "transformers"))
-        assert "pip install 'xlm[transformers]'" in message
-
-
 @pytest.mark.parametrize(
     "arguments",
     [
         ["learn-bpe", "--merges", "2", "TEXT", "--codes", "TARGET"],
         ["learn-bpe", "--merges", "2", "TEXT", "--codes", "other", "--vocab", "TARGET"],
         ["plot", "MODEL", "--lang", "en", "the", "--output", "TARGET.png"],
-        ["bench", "load", "--size", "small", "--rounds", "1", "--json", "TARGET"],
-        ["bench", "load", "--size", "small", "--rounds", "1", "--plot", "TARGET"],
     ],
     ids=lambda arguments: " ".join((arguments[0], arguments[-2])),
 )
@@ -207,7 +177,7 @@ def test_a_target_that_cannot_be_written_is_told_before_the_work(
     def work(*_: object, **__: object) -> None:
         raise AssertionError("it worked in vain")
 
-    for long in ("data.words.count_words", "scoring.score.score", "bench.checkpoints.bench_load"):
+    for long in ("data.words.count_words", "scoring.score.score"):
         monkeypatch.setattr(f"xlm.{long}", work)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text").write_text("the dog\n" * 9)

@@ -121,7 +121,7 @@ def test_parquet_without_pyarrow_names_the_extra(tmp_path: Path, monkeypatch: py
         ("a.csv", b"1", "the row ends before the column 'text': 1 of 2 columns"),
         ("a.csv", b"", "the row ends before the column 'text': 0 of 2 columns"),
         ("a.csv", b'1,"a"b', "not CSV: "),
-        ("a.csv", b"1,a\rb", "not CSV: "),
+        ("a.csv", b"1,a\rb", "not CSV: a carriage return stands inside the row"),
         ("a.tsv", b"1", "the row ends before the column 'text': 1 of 2 columns"),
         ("a.tsv", b"1\t\xff", "not UTF-8: byte 0xff at byte 1 of the column 'text'"),
     ],

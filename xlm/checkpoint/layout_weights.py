@@ -13,6 +13,7 @@ from torch import Tensor
 
 from xlm.checkpoint.first_bytes import open_regular
 from xlm.checkpoint.layout_config import listing, read_json
+from xlm.checkpoint.pickle_reader import MOST_DIMENSIONS, MOST_TENSORS
 from xlm.checkpoint.pickles import load_pickle
 from xlm.errors import CheckpointError
 
@@ -22,8 +23,6 @@ _INDEX_SUFFIX = ".index.json"
 # No path, no device name, nothing hidden: what every tool that cuts weights into shards makes.
 _SHARD = re.compile(r"[A-Za-z0-9_][\w.-]*", re.ASCII)
 _LARGEST_HEADER = 1 << 22
-_MOST_TENSORS = 10_000
-_MOST_DIMENSIONS = 8
 _FORMS = (WEIGHTS_FILE, WEIGHTS_FILE + _INDEX_SUFFIX, _PICKLED_FILE, _PICKLED_FILE + _INDEX_SUFFIX)
 
 
@@ -88,10 +87,12 @@ def _check_header(file: BinaryIO) -> None:
     if size > _LARGEST_HEADER:
         raise ValueError(f"a header of {size:,} bytes; at most {_LARGEST_HEADER:,} are read")
     header = json.loads(file.read(size), object_pairs_hook=_without_doubles)
-    if len(header) > _MOST_TENSORS:
-        raise ValueError(f"{len(header):,} tensors; at most {_MOST_TENSORS:,} are read")
+    if not isinstance(header, dict):
+        raise ValueError("a header that is no JSON object")
+    if len(header) > MOST_TENSORS:
+        raise ValueError(f"{len(header):,} tensors; at most {MOST_TENSORS:,} are read")
     for name, entry in header.items():
-        if name != "__metadata__" and len(entry["shape"]) > _MOST_DIMENSIONS:
+        if name != "__metadata__" and len(entry["shape"]) > MOST_DIMENSIONS:
             raise ValueError(f"tensor {name:.100} of {len(entry['shape']):,} dimensions")
 
 

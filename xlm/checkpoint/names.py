@@ -54,6 +54,8 @@ def find_model(name_or_path: str | os.PathLike[str], part: Part = WHOLE, hub: Hu
         except HubError as error:
             if near:
                 error.remedy = f"did you mean the bundled model {near[0]!r}? Otherwise: {error.remedy}"
+            else:
+                error.remedy = f"if a path is meant: there is no such directory or file. Otherwise: {error.remedy}"
             raise
     raise CheckpointError(
         "there is no such model",

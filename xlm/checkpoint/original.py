@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from xlm.checkpoint.checkpoint import Checkpoint, OriginalRecord
@@ -111,12 +112,20 @@ def _load(path: Path) -> dict[str, Any]:
     check_plain(
         [data.get(key) for key in ("params", *_TRAINING_KEYS)], f"{path}, params and {', '.join(_TRAINING_KEYS)}"
     )
+    _refuse_arrays(data["params"], f"{path}, params")
     if not data["params"].get("encoder_only", True):
         raise _not_an_lm(path, "a machine translation model (params say encoder_only = False)")
     refuse_unsupported(data["params"], f"{path}, params")
     if any(".values.weight" in str(key) for key in data["model"]):
         raise _not_an_lm(path, "a model with product-key memory layers")
     return data
+
+
+def _refuse_arrays(params: Mapping[str, Any], where: str) -> None:
+    """Refuse parameters of ours that are arrays: of those, nobody can say whether they are true."""
+    ours = ("encoder_only", "clm_steps", "mlm_steps", *_SAME_NAME)
+    if wrong := [name for name in ours if isinstance(params.get(name), np.ndarray | Tensor)]:
+        raise CheckpointError("parameters of the model are arrays", where=where, found=", ".join(wrong))
 
 
 def _not_an_lm(path: Path, found: str) -> CheckpointError:
@@ -213,12 +222,15 @@ def _dictionary(data: Mapping[str, Any], path: Path) -> OriginalDictionary:
             found=" ".join(words[: len(SPECIAL_TOKENS)]),
             expected=" ".join(SPECIAL_TOKENS),
         )
-    word2id = data.get("dico_word2id")
-    if len(set(words)) != len(words) or (word2id is not None and word2id != {w: i for i, w in enumerate(words)}):
+    ids = {word: index for index, word in enumerate(words)}
+    word2id = data.get("dico_word2id", ids)
+    whole = isinstance(word2id, dict) and all(isinstance(index, int) for index in word2id.values())
+    if len(ids) != len(words) or not whole or word2id != ids:
         raise CheckpointError(
             "the dictionary is not one to one",
             where=f"{path}, dico_id2word and dico_word2id",
-            found=f"{len(words)} ids, {len(set(words))} words, {len(word2id or ())} entries the other way",
+            found=f"{len(words)} ids, {len(ids)} words, "
+            f"{len(word2id) if whole else 'no whole numbers as'} entries the other way",
             expected="the same words both ways, each once",
         )
     numbers = [counts.get(word) for word in words]

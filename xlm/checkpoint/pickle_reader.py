@@ -30,8 +30,9 @@ LARGEST_PICKLE = 1 << 26
 MOST_STEPS = 1 << 22
 """Opcodes of a pickle; that of a model with 250,000 words has 2 million."""
 
-_MOST_TENSORS = 10_000
-_MOST_DIMENSIONS = 8
+MOST_TENSORS, MOST_DIMENSIONS = 10_000, 8
+"""Tensors of a file, and dimensions of a tensor."""
+
 _MOST_USES = 8
 _LARGEST_SIZE = 1 << 48
 # Python's hash of text is keyed; those of numbers are not, and keys can be chosen so that all of them collide.
@@ -394,8 +395,8 @@ class _Reader:
     ) -> Tensor:
         if type(storage) is not StorageClaim or metadata:
             raise ValueError("a tensor without a storage, or with a conjugate or negative bit")
-        if len(self.tensors) == _MOST_TENSORS:
-            raise ValueError(f"more than {_MOST_TENSORS:,} tensors")
+        if len(self.tensors) == MOST_TENSORS:
+            raise ValueError(f"more than {MOST_TENSORS:,} tensors")
         self.uses[storage.key] += min(_check_view(storage, offset, shape, stride), storage.numel)
         if self.uses[storage.key] > _MOST_USES * storage.numel:
             raise ValueError(f"storage {storage.key:.20} is used by more tensors than a model shares")
@@ -450,8 +451,8 @@ class _Reader:
 
 def _numel(shape: Any) -> int:
     """Return the product of a shape, after a check that it is one; of values that are none, nothing is shown."""
-    if type(shape) is not tuple or len(shape) > _MOST_DIMENSIONS:
-        raise ValueError(f"a shape or strides that are not up to {_MOST_DIMENSIONS} whole numbers")
+    if type(shape) is not tuple or len(shape) > MOST_DIMENSIONS:
+        raise ValueError(f"a shape or strides that are not up to {MOST_DIMENSIONS} whole numbers")
     if not all(type(size) is int and 0 <= size < _LARGEST_SIZE for size in shape):
         raise ValueError(f"a shape or strides that are not whole numbers from 0 to {_LARGEST_SIZE:,}")
     return math.prod(shape)

@@ -7,14 +7,13 @@ bytes that are there, and only then tensors are made, as views into the mapped f
 from __future__ import annotations
 
 import mmap
-import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from xlm.checkpoint.first_bytes import empty, not_opened, open_regular
+from xlm.checkpoint.first_bytes import check_first_bytes, not_opened, open_regular
 from xlm.checkpoint.pickle_reader import LARGEST_PICKLE, PickledObject, StorageClaim, read_pickle
 from xlm.checkpoint.zip_reader import checksum, read_directory
 from xlm.errors import CheckpointError
@@ -54,9 +53,8 @@ def load_pickle(path: Path) -> Any:
 
 
 def _map(path: Path) -> mmap.mmap:
+    check_first_bytes(path)
     with open_regular(path) as file:
-        if not os.fstat(file.fileno()).st_size:
-            raise empty(path)
         try:
             # Private and writable, as torch wants the memory of its tensors; the file itself never changes.
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)

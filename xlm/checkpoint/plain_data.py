@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import base64
 import math
+import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,10 @@ import torch
 
 from xlm.errors import CheckpointError
 
-_LARGEST_ARRAY_BYTES = 1 << 28
 _MOST_PARTS = 1_000_000
 _MOST_BYTES = 1 << 23
 _DEEPEST = 100
+_ARRAY_TYPE = re.compile(r"[<>|=]?[biuf][1248]")  # numpy reads whole expressions out of other texts
 _TENSOR_TYPES = frozenset(
     {
         *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
@@ -45,13 +46,13 @@ def check_plain(value: Any, where: object) -> None:
     stack, parts, size, problem = [(value, 0)], 0, 0, None
     while stack and problem is None:
         item, depth = stack.pop()
-        parts += 1
-        if parts > _MOST_PARTS or depth > _DEEPEST:
-            problem = f"more than {_MOST_PARTS:,} parts, or deeper than {_DEEPEST} levels"
-        elif isinstance(item, dict):
-            stack += [(part, depth + 1) for pair in item.items() for part in pair]
-        elif isinstance(item, list | tuple | set):
-            stack += [(part, depth + 1) for part in item]
+        if isinstance(item, dict | list | tuple | set):
+            parts += len(item)
+            if parts > _MOST_PARTS or depth > _DEEPEST:
+                problem = f"more than {_MOST_PARTS:,} parts, or deeper than {_DEEPEST} levels"
+            else:
+                inside = [*item, *item.values()] if isinstance(item, dict) else item
+                stack += [(part, depth + 1) for part in inside]
         elif isinstance(item, torch.Tensor):
             size += item.numel() * item.element_size()
             kept = item.layout == torch.strided and item.device.type == "cpu" and not item.is_conj()
@@ -122,25 +123,18 @@ def to_json(value: Any) -> Any:
 
 
 def from_json(value: Any) -> Any:
-    """The value that ``to_json`` was given.
+    """Return the value that ``to_json`` was given.
 
     Raises:
-        CheckpointError: Not written by ``to_json``.
+        CheckpointError: Not written by ``to_json``, or arrays of more bytes than ``check_plain`` allows.
     """
-    if isinstance(value, list):
-        return [from_json(item) for item in value]
-    if not isinstance(value, dict):
-        return value
-    tag = next(iter(value), "")
-    if not tag.startswith("$"):
-        return {key: from_json(item) for key, item in value.items()}
     try:
-        return _READERS[tag](value[tag])
-    except (KeyError, ValueError, TypeError, zlib.error) as error:
+        return _Reader().read(value)
+    except (KeyError, ValueError, TypeError, RecursionError, zlib.error) as error:
         raise CheckpointError(
             "a kept value cannot be read",
-            where=f"config.json, key xlm: {tag}",
-            found=str(error),
+            where="config.json, key xlm",
+            found="endless nesting" if isinstance(error, RecursionError) else f"{type(error).__name__}: {error}",
             remedy="convert again",
         ) from error
 
@@ -177,27 +171,47 @@ def _pack(array: np.ndarray[Any, Any]) -> list[Any]:
     return [array.dtype.str, list(array.shape), raw]
 
 
-def _unpack(packed: list[Any]) -> np.ndarray[Any, Any]:
-    code, shape, raw = packed
-    dtype = np.dtype(code)
-    if dtype.kind not in "biuf":
-        raise ValueError(f"array of type {code}")
-    size = math.prod(shape) * dtype.itemsize
-    if not 0 <= size <= _LARGEST_ARRAY_BYTES:
-        raise ValueError(f"array of {size} bytes")
-    # One byte more than it may be, so that text which unpacks to more is caught without unpacking all of it.
-    data = zlib.decompressobj().decompress(base64.b64decode(raw), size + 1)
-    array: np.ndarray[Any, Any] = np.frombuffer(data, dtype=dtype).reshape(shape).copy()
-    return array
+class _Reader:
+    """Reads one value; the arrays in it have a bounded size together, since text of a few bytes can stand for each."""
+
+    def __init__(self) -> None:
+        self._left = _MOST_BYTES
+
+    def read(self, value: Any) -> Any:
+        if isinstance(value, list):
+            return self._items(value)
+        if not isinstance(value, dict):
+            return value
+        tag = next(iter(value), "")
+        if not isinstance(tag, str) or not tag.startswith("$"):
+            return {key: self.read(item) for key, item in value.items()}
+        return _READERS[tag](self, value[tag])
+
+    def _items(self, items: Any) -> list[Any]:
+        return [self.read(item) for item in items]
+
+    def _array(self, packed: list[Any]) -> np.ndarray[Any, Any]:
+        code, shape, raw = packed
+        if not _ARRAY_TYPE.fullmatch(code):
+            raise ValueError(f"array of type {code:.20}")
+        dtype = np.dtype(code)
+        size = math.prod(shape) * dtype.itemsize
+        if not 0 <= size <= self._left:
+            raise ValueError(f"arrays of more than {_MOST_BYTES:,} bytes")
+        self._left -= size
+        # One byte more than it may be, so that text which unpacks to more is caught without unpacking all of it.
+        data = zlib.decompressobj().decompress(base64.b64decode(raw), size + 1)
+        array: np.ndarray[Any, Any] = np.frombuffer(data, dtype=dtype).reshape(shape).copy()
+        return array
 
 
-_READERS: dict[str, Any] = {
-    "$float": float,
-    "$bytes": base64.b64decode,
-    "$tuple": lambda items: tuple(from_json(items)),
-    "$set": lambda items: set(from_json(items)),
-    "$dict": lambda items: {from_json(key): from_json(item) for key, item in items},
-    "$number": lambda packed: _unpack(packed)[()],
-    "$array": _unpack,
-    "$tensor": lambda packed: torch.from_numpy(_unpack(packed)),
+_READERS: dict[str, Callable[[_Reader, Any], Any]] = {
+    "$float": lambda _, text: float(text),
+    "$bytes": lambda _, text: base64.b64decode(text),
+    "$tuple": lambda reader, items: tuple(reader._items(items)),
+    "$set": lambda reader, items: set(reader._items(items)),
+    "$dict": lambda reader, items: {reader.read(key): reader.read(item) for key, item in items},
+    "$number": lambda reader, packed: reader._array(packed)[()],
+    "$array": lambda reader, packed: reader._array(packed),
+    "$tensor": lambda reader, packed: torch.from_numpy(reader._array(packed)),
 }

@@ -12,7 +12,6 @@ _UNSUPPORTED = {
     "use_memory": "product-key memory layers",
     # FlauBERT, in its checkpoints and in the configurations of transformers.
     "pre_norm": "LayerNorm before each sublayer instead of after it",
-    "layerdrop": "whole layers dropped in training",
     # TransCoder and CodeGen.
     "roberta_mode": "positions counted from the padding id",
     "spans_emb_encoder": "span embeddings",

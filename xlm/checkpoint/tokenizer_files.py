@@ -36,6 +36,7 @@ _OUR_SETTINGS = ("preset", "preset_without_lang")
 
 # Stands under two other names: added_tokens_decoder, which names the special tokens too, or added_tokens.json.
 _ADDED = "added_tokens"
+_MOST_ADDED = 20_000
 
 # The keyword arguments of XLMTokenizer that tokenizer_config.json holds under their own names.
 _SETTINGS = tuple(
@@ -304,7 +305,9 @@ def _saved_settings(directory: Path, config: Mapping[str, Any], vocabulary: Voca
         further = saved[name] = [content(name, token) for token in tokens]
     # Which of them are special anyway is seen here: the settings of a call may name other special tokens.
     named = (saved.get(name) or getattr(XLMTokenizer, name) or "<s>" for name in SPECIAL_TOKEN_NAMES)
-    special = [*named, *further]
+    special = {token for token in (*named, *further) if isinstance(token, str)}
+    if len(special | options.keys()) > _MOST_ADDED:  # one pattern finds all of them, and takes long to make
+        raise _wrong(path, _ADDED, len(special | options.keys()), f"at most {_MOST_ADDED:,} special and added tokens")
     saved[_ADDED] = [token for token in options.values() if token.has_options or token.content not in special]
     return saved
 

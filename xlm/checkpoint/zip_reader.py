@@ -86,12 +86,15 @@ def _find_directory(memory: mmap.mmap) -> tuple[int, int, int]:
     if end < 0 or memory[end : end + 4] != b"PK\5\6":
         raise ValueError("no zip directory at the end, as in a file that is cut short")
     _, *disks, on_disk, count, size, begin, comment = _END.unpack_from(memory, end)
+    stated = count, size, begin
     locator = end - _ZIP64_LOCATOR.size
     if locator >= 0 and memory[locator : locator + 4] == b"PK\6\7":
         _, disk, end, _ = _ZIP64_LOCATOR.unpack_from(memory, locator)
         magic, _, _, _, *more_disks, on_disk, count, size, begin = _ZIP64_END.unpack_from(memory, end)
         disks += [disk, *more_disks]
-        if magic != b"PK\6\6" or end + _ZIP64_END.size != locator:
+        both = zip(stated, (count, size, begin), (0xFFFF, _LARGE, _LARGE), strict=True)
+        agree = all(small in (large, ones) for small, large, ones in both)
+        if magic != b"PK\6\6" or end + _ZIP64_END.size != locator or not agree:
             raise ValueError("the zip directory is not where the file says")
     if any(disks) or on_disk != count or comment or begin + size != end:
         raise ValueError("the zip directory is not where the file says")

@@ -267,11 +267,19 @@ def _csv_records(lines: Iterator[bytes]) -> Iterator[list[str] | str]:
         except csv.Error as error:
             source.take_back()
             reader = csv.reader(source, strict=True)
-            # What the module calls an unexpected end is where we stopped looking.
-            yield f"not CSV: {'a quote is not closed' if 'unexpected end' in str(error) else error}"
+            yield _csv_problem(str(error))
         else:
             source.taken.clear()
             yield record
+
+
+def _csv_problem(error: str) -> str:
+    """Return what is wrong with a record, in words for readers who do not know Python's ``csv``."""
+    if "unexpected end" in error:  # which is where we stopped looking
+        error = "a quote is not closed"
+    elif error.startswith("new-line"):
+        error = "a carriage return stands inside the row"
+    return f"not CSV: {error}"
 
 
 class _RecordLines:
@@ -393,5 +401,4 @@ def _cell(row: list[str], index: int, header: Sequence[str]) -> Parsed:
 
 
 def _listed(names: Iterable[str]) -> str:
-    shown = ", ".join(repr(name) for name in names)
-    return ascii(shown[:200])[1:-1] if shown else "none"
+    return ", ".join(map(ascii, names))[:200] or "none"

@@ -106,7 +106,9 @@ def frame_of(scorer: Scorer, frame: Any, *, column: str = "text", by: str = "sen
     ]
     # Rows are told by place: an index may hold a value twice.
     scores = frame.iloc[[place for place, of_row in enumerate(cells) for _ in of_row]]
-    return scores.assign(**{name: [each.get(name) for of_row in cells for each in of_row] for name in names})
+    scores = scores.assign(**{name: [each.get(name) for of_row in cells for each in of_row] for name in names})
+    # With a missing value, bool would become object, which selects nothing.
+    return scores if by == "sentence" else scores.astype({"unknown": "boolean"})
 
 
 def _names(scorer: Scorer, by: str) -> list[str]:

@@ -47,12 +47,14 @@ class ScoringOptions:
     stride: int | None = None
 
     def __post_init__(self) -> None:
-        check_choice("too_long policy", TOO_LONG, too_long=self.too_long)
+        check_choice("`too_long` policy", TOO_LONG, too_long=self.too_long)
         limits = {"batch_size": self.batch_size, "batch_tokens": self.batch_tokens}
         check_count(**{name: limit for name, limit in limits.items() if limit is not None})
         check_flags(ranks=self.ranks, entropies=self.entropies)
         if type(self.top) is not int or self.top < 0:
-            raise InputError("this is not a count", where="top", found=shown(self.top), expected="an int from 0")
+            raise InputError(
+                "the number of alternatives is wrong", where="top", found=shown(self.top), expected="0 or more"
+            )
 
 
 class ScoringKeywords(TypedDict, total=False):

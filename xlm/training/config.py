@@ -251,13 +251,23 @@ def with_new_names(values: Mapping[str, Any], *, warn: bool = True) -> dict[str,
     Args:
         values: Nested keys and values, perhaps of an older release.
         warn: Whether to warn if there are old names.
+
+    Raises:
+        ConfigError: A key is there under both its names.
     """
     tables = {name: dict(value) if isinstance(value, Mapping) else value for name, value in values.items()}
     old_names = []
     for old, new in RENAMED.items():
         table, name = old.split(".")
         keys = tables.get(table)
-        if isinstance(keys, dict) and name in keys and new not in keys:
+        if isinstance(keys, dict) and name in keys:
+            if new in keys:
+                raise ConfigError(
+                    "a key is given twice, under its old name and its new one",
+                    where=f"{old}, {table}.{new}",
+                    found=f"{keys[name]!r}, {keys[new]!r}",
+                    expected=f"{table}.{new} alone",
+                )
             keys[new] = keys.pop(name)
             old_names.append(old)
     if old_names and warn:
