@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from benchmarks.report import Report
-from xlm._atomic import check_target
+from xlm._io.atomic import check_target
 from xlm.errors import DependencyError, XLMError
 
 _NEWSTEST = [f"tokenizer/text/newstest{year}.{lang}.txt" for year in (2012, 2013, 2014) for lang in ("de", "en")]

@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xlm._atomic import replacing, write_text
+from xlm._io.atomic import replacing, write_text
 from xlm._version import __version__
 from xlm.errors import DependencyError
 

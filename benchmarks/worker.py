@@ -137,7 +137,7 @@ def _score(
     import torch
     from safetensors.torch import save_file
 
-    from xlm.scoring.leftovers import trim_of_glibc
+    from xlm.scoring.malloc_trim import find_malloc_trim
 
     lines, device = Path(texts).read_text(encoding="utf-8").split("\n")[:-1], torch.device(device_name)
     if library == "transformers":
@@ -160,7 +160,7 @@ def _score(
         logprobs, results = _measure_on_gpu(lambda: work(lines), device)
     else:
         # Scoring could use memory that packing left free without raising the peak.
-        if trim := trim_of_glibc():
+        if trim := find_malloc_trim():
             trim(0)
         reset = _reset_peak()
         logprobs, results = _measure(lambda: work(lines))

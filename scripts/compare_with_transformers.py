@@ -35,7 +35,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.report import machine_facts
 from xlm import XLMError, XLMTokenizer, XLMWithLMHeadModel, score
-from xlm._atomic import write_text
+from xlm._io.atomic import write_text
 from xlm.errors import InputError
 from xlm.parity.peer import encode_as_peer, load_peer
 

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from xlm._atomic import replacing
+from xlm._io.atomic import replacing
 from xlm.data.text import texts_of
 from xlm.errors import XLMError
 

@@ -26,7 +26,7 @@ from compare_with_ngram import compare, held_out_ids, load, report, run_settings
 from deduplicate_text import HELD_OUT
 
 from xlm import XLMTokenizer, XLMWithLMHeadModel
-from xlm._atomic import write_text
+from xlm._io.atomic import write_text
 from xlm.checkpoint.layout_weights import WEIGHTS_FILE
 from xlm.checkpoint.names import find_model
 from xlm.data.shards import Index, file_sha256

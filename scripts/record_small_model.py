@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from xlm import XLMTokenizer, XLMWithLMHeadModel, score
-from xlm._atomic import write_text
+from xlm._io.atomic import write_text
 from xlm.checkpoint.names import find_model
 from xlm.data.shards import file_sha256
 

@@ -26,11 +26,15 @@ import torch
 
 import xlm
 import xlm.cli
+from xlm.corpus.rows import Row
+from xlm.scoring.scorer import Scorer
+from xlm.scoring.table import ScoreTable, score_rows
 
 MODEL = "xlm-clm-ende-small"
 TEXT = "The old man opened the door and looked at the child."
 SECOND_TEXT = "In the evening, the three sisters walked home through Düsseldorf!"
 THIRD_TEXT = "A letter came from the village on the last day of April."
+FOURTH_TEXT = "Nobody had seen the black horse since the summer of the great flood."
 
 
 @dataclass(kw_only=True, slots=True)
@@ -95,13 +99,16 @@ def main_calls(directory: Path) -> dict[str, Callable[[], Any]]:
             if end.code:
                 raise
 
+    scorer, table = Scorer(model, tokenizer, lang="en"), ScoreTable(unit="sentence", format="tsv")
+
     return {
         "encode, first text": lambda: tokenizer.encode(TEXT, lang="en"),
         "encode, new text": lambda: tokenizer.encode(SECOND_TEXT, lang="en"),
         "encode_batch, 8 texts": lambda: tokenizer.encode_batch(batch, lang="en"),
         "forward": lambda: model(ids_1T, langs="en"),
         "score, one text": lambda: xlm.score(model, tokenizer, [THIRD_TEXT], lang="en"),
-        "xlm score, one row": score_command,
+        "xlm score, start to end": score_command,
+        "xlm score, one row": lambda: list(score_rows(scorer, [Row(file="text", number=1, text=FOURTH_TEXT)], table)),
         "generate, 8 tokens": lambda: model.generate(ids_1T, langs="en", max_new_tokens=8),
     }
 
@@ -115,9 +122,9 @@ def main() -> int:
     folder = Path(xlm.__file__).parent
     with tempfile.TemporaryDirectory() as scratch:
         traces = {name: trace(call, folder) for name, call in main_calls(Path(scratch)).items()}
-    print(f"{'call':<22} files passages")
+    print(f"{'call':<24} files passages")
     for name, result in traces.items():
-        print(f"{name:<22} {len(result.files):5} {result.passages:8}")
+        print(f"{name:<24} {len(result.files):5} {result.passages:8}")
         if arguments.files:
             print(*(f"  {file}" for file in result.files), sep="\n")
     return 0

@@ -18,7 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tests.documents import BUNDLED, PAGES, prepare, run_page, with_outputs
-from xlm._atomic import write_text
+from xlm._io.atomic import write_text
 
 
 @contextlib.contextmanager

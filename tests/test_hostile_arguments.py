@@ -35,7 +35,7 @@ SECONDS = 10
 
 RESULTS = {
     *("Continuation", "ConversionReport", "LanguagePerplexity", "Perplexity", "SentenceScore", "Signature"),
-    *("TokenStream", "WordScore", "XLMModelOutput", "XLMOutput", "DecodingOptions"),
+    *("TokenStream", "WordScore", "XLMModelOutput", "XLMOutput", "DecodingOptions", "ScoringOptions"),
 }
 """Classes that the library makes and users read: their methods are walked, their constructors are not."""
 
@@ -52,8 +52,6 @@ KEYWORDS: dict[str, Callable[..., Any] | None] = {
     "XLMConfig.replace": XLMConfig,
     "XLMTokenizer.from_codes": XLMTokenizer,
     "XLMTokenizer.from_pretrained": XLMTokenizer,
-    "score_frame": score,
-    "score_stream": score,
 }
 
 

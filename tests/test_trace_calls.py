@@ -63,6 +63,7 @@ def test_the_table() -> None:
         "encode_batch, 8 texts",
         "forward",
         "score, one text",
+        "xlm score, start to end",
         "xlm score, one row",
         "generate, 8 tokens",
     ]

@@ -21,7 +21,7 @@ import pytest
 import torch
 
 from tests.cli.conftest import Invoke
-from xlm.scoring.input_files import LocalFile
+from xlm.corpus.files import LocalFile
 
 ROWS = 3000
 WORDS = ("the", "small", "dog", "is", "sleeping", "on", "grass.", "Xylophon", "ü", "A", "cat,", "\t")

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from xlm.cli import xlm
+from xlm.corpus.rows import Row
 from xlm.distributed.cluster import ClusterOptions, connected, wait_for
 from xlm.distributed.inputs import input_files
 from xlm.distributed.run import Run, Summary
 from xlm.distributed.work import Lines, Step, TokenizeWork
 from xlm.distributed.worker_model import WorkerModel
-from xlm.scoring.rows import Row
 
 
 @dataclass(frozen=True, kw_only=True)

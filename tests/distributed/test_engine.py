@@ -18,8 +18,8 @@ import pytest
 from tests.cli.conftest import Invoke
 from tests.distributed.conftest import Engine, poison
 from tests.distributed.runs import joined, parts
-from xlm.distributed import worker_model
 from xlm.inference.loading import open_model
+from xlm.scoring import model_source
 
 pytest.importorskip("pyarrow")
 
@@ -162,7 +162,7 @@ def test_a_prompt_whose_scores_are_not_finite_is_a_row_too(
         poison(network)
         return network
 
-    monkeypatch.setattr(worker_model, "open_model", poisoned)
+    monkeypatch.setattr(model_source, "open_model", poisoned)
     result = invoke(*command, "--format", "jsonl", "--output-dir", tmp_path / "out")
     assert result.exit_code == 0, result.stderr
     whole, found = (
@@ -381,10 +381,9 @@ def test_a_model_that_changed_since_the_run_was_given_out_is_noticed(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from xlm.distributed import work
 
     digests = iter(["there", "here"])
-    monkeypatch.setattr(work, "model_digest", lambda network: next(digests))
+    monkeypatch.setattr(model_source, "model_digest", lambda network: next(digests))
     result = invoke("score", *model, corpus[0], "--engine", "ray", "--output-dir", tmp_path / "out")
     assert result.exit_code == 1
     assert "compute something else" in result.stderr

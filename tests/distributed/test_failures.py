@@ -18,11 +18,11 @@ import pytest
 from tests.cli.conftest import Invoke
 from tests.distributed.conftest import ClusterError, Engine
 from tests.distributed.runs import joined, parts
+from xlm.corpus.rows import Corpus
 from xlm.distributed import stages
 from xlm.distributed.output import Output
 from xlm.distributed.run import Run
 from xlm.errors import InputError, WriteError
-from xlm.scoring.rows import Corpus
 
 pytest.importorskip("pyarrow")
 
@@ -69,10 +69,10 @@ def flaky(monkeypatch: pytest.MonkeyPatch) -> Flaky:
     found = Flaky()
 
     class Read(Corpus):
-        def _texts(self, *arguments: Any) -> Iterator[tuple[str | None, str | None]]:
+        def _parse(self, *arguments: Any) -> Iterator[tuple[str | None, str | None]]:
             found.readings += 1
             reading = found.readings
-            for row, text in enumerate(super()._texts(*arguments), start=1):
+            for row, text in enumerate(super()._parse(*arguments), start=1):
                 if found.breaks(reading, row):
                     raise OSError("connection reset")
                 yield text

@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
+from xlm.corpus.rows import Corpus
 from xlm.distributed import inputs, storage
 from xlm.distributed.inputs import input_files
 from xlm.distributed.storage import Directory, file_system
 from xlm.errors import InputError, WriteError
-from xlm.scoring.rows import Corpus
 
 pytest.importorskip("pyarrow")
 
@@ -103,9 +103,9 @@ def test_names_may_hold_any_character(root: str) -> None:
         files = input_files([f"{root}/{wanted}"])
         expected = [name for name, deep in zip(ODD_NAMES, deeper, strict=True) if deep in depths]
         assert [file.name for file in files] == [f"{root}/odd/{name}" for name in expected]
-        assert [row.text for row in Corpus(files, form="text")] == expected
+        assert [row.text for row in Corpus(files, format="text")] == expected
     for name in ODD_NAMES:
-        assert [row.text for row in Corpus(input_files([f"{root}/odd/{name}"]), form="text")] == [name]
+        assert [row.text for row in Corpus(input_files([f"{root}/odd/{name}"]), format="text")] == [name]
 
 
 def test_what_is_listed_is_opened_by_the_address_that_was_given(
@@ -122,7 +122,7 @@ def test_what_is_listed_is_opened_by_the_address_that_was_given(
     monkeypatch.setattr(inputs, "file_system", opening)
     files = input_files(["s3://bucket/texts?region=eu-west-1"])
     assert [file.name for file in files] == [f"s3://bucket/texts/{name}" for name in ODD_NAMES]
-    assert [row.text for row in Corpus(files, form="text")] == list(ODD_NAMES)
+    assert [row.text for row in Corpus(files, format="text")] == list(ODD_NAMES)
     assert set(asked) == {"s3://bucket/texts?region=eu-west-1"}
 
 

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.distributed.conftest import WORDS
+from xlm.corpus.read_ahead import windows
+from xlm.corpus.rows import Corpus, Row
 from xlm.distributed.units import Unit, units_of
-from xlm.scoring.read_ahead import windows
-from xlm.scoring.rows import Corpus, Row
 
 _TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 _ROWS = st.builds(Row, file=st.just("ä"), number=st.integers(1), text=st.none() | _TEXTS, problem=st.none() | st.text())

@@ -273,7 +273,7 @@ def test_a_word_that_the_tokenizer_lacks_has_its_number() -> None:
 
 
 def test_a_stream_is_read_and_given_in_windows(tokenizer: XLMTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("xlm.scoring.read_ahead.READ_AHEAD_CHARACTERS", 40)
+    monkeypatch.setattr("xlm.corpus.read_ahead.READ_AHEAD_CHARACTERS", 40)
     model = make_model(tokenizer.vocab_size)
     read = 0
 

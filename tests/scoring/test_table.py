@@ -20,13 +20,13 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tests.scoring.small import make_model, open_tokenizer
+from xlm.corpus.rows import Corpus, Row
+from xlm.corpus.tables import TABLE_FORMATS, Cell, tsv_line
 from xlm.errors import InputError
 from xlm.model.head import LinearHead
-from xlm.scoring.corpus import score_rows
-from xlm.scoring.rows import Corpus, Row
 from xlm.scoring.scorer import Scorer
 from xlm.scoring.sentence import SentenceScore
-from xlm.scoring.table import TABLE_FORMATS, UNITS, Cell, Table, tsv_line
+from xlm.scoring.table import UNITS, ScoreTable, score_rows
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
 ROW = Row(file="a", number=1, text="the dog")
@@ -44,7 +44,7 @@ def test_scores_that_are_no_numbers_are_an_error(tokenizer: XLMTokenizer, unit: 
     with torch.no_grad():
         cast(LinearHead, model.head).bias[5] = math.nan
     rows = [ROW, Row(file="a", number=2, text="")]
-    (window,) = score_rows(Scorer(model, tokenizer, lang="en"), rows, Table(unit=unit, form=form, bits=True))
+    (window,) = score_rows(Scorer(model, tokenizer, lang="en"), rows, ScoreTable(unit=unit, format=form, bits=True))
     assert (window.rows, window.problems, window.tokens) == (2, 2, 0)
     lines = window.data.decode().splitlines()
     assert len(lines) == 2
@@ -60,7 +60,7 @@ def test_one_word_that_is_impossible_is_an_error_of_its_row_only(tokenizer: XLMT
     with torch.no_grad():
         cast(LinearHead, model.head).bias[tokenizer.encode("dog", lang="en")[1]] = -math.inf
     rows = [ROW, Row(file="a", number=2, text="the cat")]
-    (window,) = score_rows(Scorer(model, tokenizer, lang="en"), rows, Table(unit="sentence", form="jsonl"))
+    (window,) = score_rows(Scorer(model, tokenizer, lang="en"), rows, ScoreTable(unit="sentence", format="jsonl"))
     first, second = map(json.loads, window.data.decode().splitlines())
     assert (first["status"], first["logprob"]) == ("error: the scores are not finite", None)
     assert second["status"] == "ok"
@@ -68,7 +68,7 @@ def test_one_word_that_is_impossible_is_an_error_of_its_row_only(tokenizer: XLMT
 
 
 def test_no_bits_are_not_less_than_none() -> None:
-    (line,) = Table(unit="sentence", form="tsv", bits=True).lines(ROW, scored(0.0))
+    (line,) = ScoreTable(unit="sentence", format="tsv", bits=True).lines(ROW, scored(0.0))
     assert line.split("\t")[2:4] == ["0.000000", "0.000000"]
 
 
@@ -84,7 +84,7 @@ NASTY = st.text(
 
 
 def table_of(texts: list[str]) -> str:
-    table = Table(unit="sentence", form="tsv")
+    table = ScoreTable(unit="sentence", format="tsv")
     rows = [Row(file="a", number=number, text=text) for number, text in enumerate(texts, start=1)]
     results = [replace(scored(-1.0), text=text) for text in texts]
     pairs = zip(rows, results, strict=True)
@@ -147,7 +147,7 @@ def test_unknown_tokens_have_a_column(demo_files: Path, unit: str, preset: str) 
     ids = [tokenizer.encode(row.text or "", lang="en")[1:] for row in rows]
     counts = [each.count(tokenizer.unk_token_id) for each in ids]
     assert [count > 0 for count in counts] == [True, False, True, False]
-    table = Table(unit=unit, form="jsonl")
+    table = ScoreTable(unit=unit, format="jsonl")
     (window,) = score_rows(Scorer(make_model(tokenizer.vocab_size), tokenizer, lang="en"), rows, table)
     assert window.unknown == sum(counts)
     found = [json.loads(line) for line in window.data.splitlines()]
@@ -164,28 +164,28 @@ def test_unknown_tokens_have_a_column(demo_files: Path, unit: str, preset: str) 
 @pytest.mark.parametrize("unit", ["letter", ["word"], None])
 def test_a_unit_that_there_is_not_is_refused(unit: Any) -> None:
     with pytest.raises(InputError, match="No such unit"):
-        Table(unit=unit, form="tsv")
+        ScoreTable(unit=unit, format="tsv")
 
 
 @pytest.mark.parametrize("form", TABLE_FORMATS)
 def test_columns_are_made_once(form: str) -> None:
     if form == "parquet":
         pytest.importorskip("pyarrow")
-    table = Table(unit="token", form=form, files=True, bits=True, ranks=True, entropies=True)
+    table = ScoreTable(unit="token", format=form, files=True, bits=True, ranks=True, entropies=True)
     expected = ("file", "line", "position", "id", "token", "logprob", "bits", "rank", "entropy", "unknown", "status")
-    assert table.columns == expected
+    assert tuple(table.columns) == expected
     assert table.columns is table.columns
 
 
 def test_parquet_takes_memory_by_bytes_and_not_by_rows(tmp_path: Path) -> None:
     pytest.importorskip("pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet")
-    table = Table(unit="sentence", form="parquet")
+    table = ScoreTable(unit="sentence", format="parquet")
     cells = {"line": 1, "tokens": 1, "logprob": -1.0, "unknown": 0, "text": "x" * 100_000, "status": "ok"}
     lines = tmp_path / "lines"
     lines.write_text((json.dumps(cells) + "\n") * 1000, encoding="utf-8")
     tracemalloc.start()
-    table.to_parquet(lines, tmp_path / "out", metadata={"a": "b"})
+    table.write_parquet(lines, tmp_path / "out", metadata={"a": "b"})
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     # A hundred megabytes of lines, eight of which are held, as lines and as cells, old and new; all would be 200.

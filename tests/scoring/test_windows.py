@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xlm.errors import InputError
-from xlm.scoring.windows import batches_by_length, checked_stride, windows_of
+from xlm.scoring.logprobs import batches_by_length, checked_stride, windows_of
 
 
 @given(positions=st.integers(1, 30), predicted=st.integers(1, 200), data=st.data())

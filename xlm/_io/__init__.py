@@ -1,1 +1,1 @@
-"""Files and digests: what every package needs and none owns."""
+"""Atomic writes, resumable runs, fingerprints, bounded reads and checks of arguments, for every package."""

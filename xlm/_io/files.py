@@ -1,4 +1,4 @@
-"""Small files from outside: read whole, and only if they are regular files of a bounded size."""
+"""Bounded reads of regular files from outside."""
 
 from __future__ import annotations
 

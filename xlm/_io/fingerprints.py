@@ -1,4 +1,4 @@
-"""Digests of explicit fields: whatever must be equal for two results to be comparable stands in one by its name.
+"""Digests of explicit fields: everything that must be equal for two results to be comparable.
 
 A fingerprint is SHA-256 of one line of JSON: ASCII, keys in order, no spaces, floats as the shortest decimal that reads
 back the same; then a line feed. So it is the same in every process, on every machine and in every version of Python,
@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 FORMAT = 2
-"""Of what fingerprints are of; 1 was of a tokenizer's text representation, which left settings out."""
+"""Version of the format; version 1 digested a tokenizer's text representation, which left settings out."""
 
 
 def fingerprint(kind: str, fields: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from xlm._atomic import check_name, replacing, replacing_directory
+from xlm._io.atomic import check_name, replacing, replacing_directory
 from xlm._io.files import as_path
 from xlm.checkpoint.checkpoint import Checkpoint
 from xlm.checkpoint.keys import TRANSFORMERS

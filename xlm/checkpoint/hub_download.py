@@ -24,7 +24,7 @@ from huggingface_hub import HfApi, constants, errors, file_download, get_hf_file
 from huggingface_hub.utils import WeakFileLock, build_hf_headers  # type: ignore[attr-defined]  # it has no __all__
 from huggingface_hub.utils._runtime import is_xet_available
 
-from xlm._atomic import write_text
+from xlm._io.atomic import write_text
 from xlm._version import __version__
 from xlm.errors import HubError
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xlm._atomic import make_directory, replacing, write_text
+from xlm._io.atomic import make_directory, replacing, write_text
 from xlm._io.files import as_path
 from xlm.checkpoint.checkpoint import OriginalRecord, Provenance
 from xlm.checkpoint.keys import OURS, TRANSFORMERS

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from xlm._arguments import shown
-from xlm._atomic import make_directory, write_text
+from xlm._io.arguments import shown
+from xlm._io.atomic import make_directory, write_text
 from xlm._io.files import as_path
 from xlm.checkpoint.first_bytes import check_first_bytes
 from xlm.checkpoint.hub import TOKENIZER, HubOptions

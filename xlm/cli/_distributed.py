@@ -14,11 +14,11 @@ from xlm.cli._lines import show_signature
 from xlm.errors import InputError
 
 if TYPE_CHECKING:
+    from xlm.corpus.files import InputFile
     from xlm.distributed.cluster import ClusterOptions
     from xlm.distributed.run import Summary
     from xlm.distributed.work import Work
     from xlm.distributed.worker_model import WorkerModel
-    from xlm.scoring.input_files import InputFile
 
 _SHOWN_REASONS = 5
 
@@ -145,20 +145,20 @@ def inputs(names: Sequence[str], *, form: str | None, column: str | None) -> lis
         InputError: The first is a table without the column, has a header that cannot be read, or is in UTF-16.
         DependencyError: Ray is not installed.
     """
+    from xlm.corpus.rows import Corpus
     from xlm.distributed.cluster import import_ray
     from xlm.distributed.inputs import input_files
-    from xlm.scoring.rows import Corpus
 
     import_ray()
     if not names or "-" in names:
         raise click.UsageError("--engine ray reads files, not standard input")
     try:
         files = input_files(list(names), output=click.get_current_context().params["output_dir"])
-        Corpus(files, form=form, column=column)
+        Corpus(files, format=form, column=column)
     except InputError as error:
         raise click.UsageError(str(error)) from error
     # The first stands for all: each file costs a round trip, and the others are checked where they are read.
-    Corpus(files[:1], form=form, column=column).check()
+    Corpus(files[:1], format=form, column=column).check()
     return files
 
 

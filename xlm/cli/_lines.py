@@ -1,4 +1,4 @@
-"""Lines out: UTF-8 whatever the locale says, one at a time; and errors that name the line that came in."""
+"""Lines of output, UTF-8 whatever the locale, and errors that name the line of input."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from xlm.errors import InputError, XLMError
 
 
 class UntilError:
-    """Texts up to the first that cannot be read, so that those before it are written before the error is shown.
+    """Texts up to the first unreadable one; its error is kept until those before it are written.
 
     Args:
         texts: The texts.
@@ -28,13 +28,13 @@ class UntilError:
             self._error = error
 
     def raise_error(self) -> None:
-        """Raises the error that ended the texts, if one did."""
+        """Raise the error that ended the texts, if one did."""
         if self._error is not None:
             raise self._error
 
 
 def write_line(line: str) -> None:
-    """Writes one line to standard output, at once."""
+    """Write one line to standard output and flush it."""
     click.echo(line.encode("utf-8"))
 
 
@@ -51,7 +51,7 @@ def show_signature(signature: object, *, unknown: int | None = None) -> None:
 
 @contextmanager
 def naming_line(place: str) -> Iterator[None]:
-    """Makes an error about the text name its place, where the library can only name its own argument."""
+    """Make an error about the text name its place, where the library can only name its own argument."""
     try:
         yield
     except InputError as error:

@@ -1,8 +1,8 @@
-"""What the commands that read text with a model have in common on their command line."""
+"""Options and arguments that several commands share."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,13 +12,15 @@ import click
 from xlm.errors import InputError
 
 if TYPE_CHECKING:
-    from xlm.scoring.rows import Corpus
+    from xlm.corpus.rows import Corpus
+    from xlm.scoring.model_source import ModelSource
+    from xlm.scoring.options import ScoringOptions
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 class _Paths(click.Path):
-    """Paths that are checked here, unless they are read elsewhere, where all kinds of names are."""
+    """Paths that are checked here, except with ``--engine ray``, which reads them elsewhere."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         return str(value) if _read_elsewhere(ctx) else super().convert(value, param, ctx)
@@ -100,16 +102,16 @@ model_and_text = _together(
     INPUT_FORMAT,
     COLUMN,
 )
-"""Adds ``MODEL [FILE] --lang L --preset P --codes FILE --input-format F --column NAME``, for ``open_corpus``."""
+"""Decorator that adds ``MODEL [FILE] --lang L --preset P --codes FILE --input-format F --column NAME``."""
 
 pipeline = _together(*_TOKENIZER)
-"""Adds ``--preset P --codes FILE``."""
+"""Decorator that adds ``--preset P --codes FILE``."""
 
 computing = _together(*_COMPUTING)
-"""Adds ``--dtype`` and ``--device``; for ``load_for_inference``."""
+"""Decorator that adds ``--dtype`` and ``--device``; for ``model_source``."""
 
 one_language = _LANG
-"""Adds ``--lang L``."""
+"""Decorator that adds ``--lang L``."""
 
 scoring = _together(
     *_TOKENIZER,
@@ -128,33 +130,52 @@ scoring = _together(
         "--batch-tokens", type=click.IntRange(1), metavar="N", help="Most tokens of a batch.  [default: by the device]"
     ),
 )
-"""Adds what ``xlm score`` and ``xlm perplexity`` share: the model's and the input's form, and sizes."""
+"""Decorator that adds what ``xlm score`` and ``xlm perplexity`` share: the model's and the input's form, and sizes."""
 
 
 def open_corpus(files: Sequence[Path], *, form: str | None, column: str | None) -> Corpus:
-    """The rows of a command line's files, of which the beginnings have been read.
+    """Return the rows of files, after reading the beginning of each.
 
     Raises:
         UsageError: A column of plain text, or Parquet that is no plain file.
         InputError: No such file, a table without the column, a header that cannot be read, or a file in UTF-16.
         DependencyError: Parquet, and pyarrow is not installed.
     """
-    from xlm.scoring.rows import Corpus
+    from xlm.corpus.rows import Corpus
 
     try:
-        corpus = Corpus(files, form=form, column=column)
+        corpus = Corpus(files, format=form, column=column)
     except InputError as error:
         raise click.UsageError(str(error)) from error
     for file in files:
         if str(file) != "-" and not file.exists():
-            raise InputError("there is no such file", where=file)
+            raise InputError("no such file", where=file)
     corpus.check()
     return corpus
 
 
+def model_source(model: str, options: Mapping[str, Any], *, lang: str | None = None) -> ModelSource:
+    """Return the model of a command line that has ``pipeline`` and ``computing``."""
+    from xlm.scoring.model_source import ModelSource
+
+    return ModelSource(
+        model=model, lang=lang, **{name: options[name] for name in ("preset", "codes", "dtype", "device")}
+    )
+
+
+def scoring_options(options: Mapping[str, Any]) -> ScoringOptions:
+    """Return the options of ``score`` that a command line names."""
+    from dataclasses import fields
+
+    from xlm.scoring.options import ScoringOptions
+
+    names = {field.name for field in fields(ScoringOptions)}
+    return ScoringOptions(**{name: value for name, value in options.items() if name in names})
+
+
 @contextmanager
 def wrong_usage(*options: str) -> Iterator[None]:
-    """Makes an error about some options, which only the model could tell, one of usage."""
+    """Turn an error about some options, which only shows with the model, into a usage error."""
     try:
         yield
     except InputError as error:

@@ -1,4 +1,4 @@
-"""How far a long run is, on standard error."""
+"""Progress of a long run, on standard error."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 
 class Progress:
-    """Rows, tokens a second and the time that is left: on a terminal one line that changes, else a line now and then.
+    """Rows, tokens per second and time left: one changing line on a terminal, else a line now and then.
 
     Args:
         shown: Whether to show anything; ``None`` means on a terminal, unless the results go there too.
@@ -28,16 +28,16 @@ class Progress:
         self._rows = self._tokens = 0
 
     def start(self, *, rows: int) -> None:
-        """Notes how many rows another run had done before."""
+        """Set how many rows an earlier run has done."""
         self._rows = rows
 
     def update(self, *, rows: int, tokens: int, read: int) -> None:
-        """Notes and shows progress.
+        """Record and show progress.
 
         Args:
-            rows: Rows that were done since the last time.
-            tokens: Tokens that were scored since the last time.
-            read: Bytes of input that are read by now.
+            rows: Number of rows done since the last call.
+            tokens: Number of tokens scored since the last call.
+            read: Number of bytes of input read so far.
         """
         self._rows += rows
         self._tokens += tokens
@@ -48,7 +48,7 @@ class Progress:
             self._show(now, read)
 
     def end(self) -> None:
-        """Shows the final figures."""
+        """Show the final numbers."""
         if self._shown:
             self._show(time.monotonic(), self._total)
             if self._terminal:

@@ -1,4 +1,4 @@
-"""Texts with their languages on a command line, and what a command says of files."""
+"""``LANG=FILE`` on a command line, and printable names."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import click
 
 
 def split_language(text: str) -> tuple[str, Path]:
-    """Language and file of ``LANG=FILE``.
+    """Return language and file of ``LANG=FILE``.
 
     Raises:
         click.UsageError: It is not that.
@@ -20,7 +20,7 @@ def split_language(text: str) -> tuple[str, Path]:
 
 
 def by_language(option: str, texts: tuple[str, ...]) -> dict[str, Path]:
-    """The file of each language.
+    """Return the file of each language.
 
     Args:
         option: Where they were given.
@@ -29,12 +29,12 @@ def by_language(option: str, texts: tuple[str, ...]) -> dict[str, Path]:
     Raises:
         click.UsageError: One is not that, or a language stands there twice.
     """
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for language, file in map(split_language, texts):
-        if language in found:
+        if language in files:
             raise click.UsageError(f"{option}: {language} is given twice; join its files into one")
-        found[language] = file
-    return found
+        files[language] = file
+    return files
 
 
 def printable(text: object) -> str:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import webbrowser
 from pathlib import Path
+from typing import Any
 
 import click
 
-from xlm.cli._options import computing, pipeline
+from xlm.cli._options import computing, model_source, pipeline
 from xlm.errors import DependencyError
 
 _LOOPBACK = "127.0.0.1"
@@ -28,14 +30,11 @@ _LOOPBACK = "127.0.0.1"
 def command(
     model: str,
     languages: tuple[str, ...],
-    preset: str | None,
-    codes: str | None,
-    dtype: str,
-    device: str,
     host: str,
     port: int,
     allow_remote: bool,
     opens: bool,
+    **options: Any,
 ) -> None:
     r"""Serves a page on this machine that shows what MODEL makes of a text.
 
@@ -61,9 +60,6 @@ def command(
         raise DependencyError(
             f"the library {missing} is not installed", where="xlm explore", remedy="pip install 'xlm[explore]'"
         ) from error
-    from xlm.inference.loading import load_for_inference
-    from xlm.tokenizer.tokenizer import XLMTokenizer
-
     local = is_loopback(host)
     if not local and not allow_remote:
         raise click.UsageError(
@@ -73,10 +69,10 @@ def command(
     # Before the model, which may take long to load: a port that is taken shows at once.
     listening = listen(host, port)
     with listening:
-        network = load_for_inference(model, dtype=dtype, device=device, few_rows=True)
+        source = model_source(model, options)
         explorer = Explorer(
-            network,
-            lambda chosen: XLMTokenizer.from_pretrained(model, preset=chosen or preset, codes=codes),
+            source.fast(source.network(), few_rows=True),
+            lambda chosen: dataclasses.replace(source, preset=chosen or source.preset).tokenizer(),
             name=Path(model).resolve().name,
             languages=languages or None,
         )

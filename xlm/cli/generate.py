@@ -27,8 +27,8 @@ from xlm.cli._options import TEXT, computing, model_and_text, open_corpus
 from xlm.errors import XLMError
 
 if TYPE_CHECKING:
+    from xlm.corpus.rows import Corpus
     from xlm.generation.text_generator import Prompt, TextGenerator
-    from xlm.scoring.rows import Corpus
 
 _ONLY_RAY = ("resume", "progress")
 _OF_RAY = ("engine", *RAY_OPTIONS, *_ONLY_RAY)

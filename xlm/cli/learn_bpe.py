@@ -53,7 +53,7 @@ def command(
     Example:
         xlm learn-bpe --merges 8000 --codes codes --vocab vocab --preset original de=de.txt en=en.txt
     """
-    from xlm._atomic import check_target
+    from xlm._io.atomic import check_target
     from xlm.data.bpe_learning import learn_merges
     from xlm.data.words import count_pieces, count_words
     from xlm.tokenizer.bpe import write_codes

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from xlm.cli._lines import show_signature, write_line
-from xlm.cli._options import TEXT_FILES, open_corpus, scoring, wrong_usage
+from xlm.cli._options import TEXT_FILES, model_source, open_corpus, scoring, wrong_usage
 
 if TYPE_CHECKING:
+    from xlm.corpus.tables import Cell
     from xlm.scoring.perplexity import LanguagePerplexity
-    from xlm.scoring.table import Cell
 
 _COLUMNS = ("lang", "perplexity", "tokens", "nats_per_token", "bits_per_character", "bits_per_byte", "texts", "unknown")
 
@@ -50,7 +50,7 @@ _COLUMNS = ("lang", "perplexity", "tokens", "nats_per_token", "bits_per_characte
 )
 @scoring
 def command(model: str, files: tuple[Path, ...], langs: tuple[str, ...], form: str, **options: Any) -> None:
-    r"""Writes the perplexity of MODEL on each of FILES, or on standard input.
+    r"""Write the perplexity of MODEL on each of FILES, or on standard input.
 
     MODEL is a model directory, a checkpoint of the original (.pth), the bundled xlm-clm-ende-small, or an id on the
     Hugging Face hub. FILES are what xlm score reads. With several files, each of its own language, a last row gives
@@ -80,24 +80,16 @@ def command(model: str, files: tuple[Path, ...], langs: tuple[str, ...], form: s
         lang: open_corpus([path], form=options["input_format"], column=options["column"])
         for lang, path in zip(langs, paths, strict=True)
     }
-    from xlm.tokenizer.tokenizer import XLMTokenizer
-
-    tokenizer = XLMTokenizer.from_pretrained(model, preset=options["preset"], codes=options["codes"])
-
-    from xlm.inference.loading import open_model, pack_where_faster
+    from xlm.corpus.tables import tsv_line
     from xlm.scoring.perplexity import perplexity
-    from xlm.scoring.signature import model_digest, signature
-    from xlm.scoring.table import tsv_line
 
-    network = open_model(model, dtype=options["dtype"], device=options["device"])
-    digest = model_digest(network)
-    network = pack_where_faster(network, dtype=options["dtype"], few_rows=False)
-    with ExitStack() as opened, wrong_usage("stride", "window"):
+    opened = model_source(model, options).open(signed=True)
+    with ExitStack() as stack, wrong_usage("stride", "window"):
         for corpus in corpora.values():
-            opened.callback(corpus.close)
-        found = perplexity(
-            network,
-            tokenizer,
+            stack.callback(corpus.close)
+        result = perplexity(
+            opened.model,
+            opened.tokenizer,
             {lang: corpus.texts() for lang, corpus in corpora.items()},
             protocol=options["protocol"],
             window=options["window"],
@@ -105,9 +97,9 @@ def command(model: str, files: tuple[Path, ...], langs: tuple[str, ...], form: s
             batch_size=options["batch_size"],
             batch_tokens=options["batch_tokens"],
         )
-    rows = [_cells(each) for each in found.languages]
+    rows = [_cells(each) for each in result.languages]
     if len(rows) > 1:
-        rows.append(("mean", found.perplexity, *[None] * (len(_COLUMNS) - 2)))
+        rows.append(("mean", result.perplexity, *[None] * (len(_COLUMNS) - 2)))
     if form == "tsv":
         click.echo(tsv_line(_COLUMNS).encode(), nl=False)
     for row in rows:
@@ -116,20 +108,20 @@ def command(model: str, files: tuple[Path, ...], langs: tuple[str, ...], form: s
         else:
             finite = [None if isinstance(x, float) and not math.isfinite(x) else x for x in row]
             write_line(json.dumps(dict(zip(_COLUMNS, finite, strict=True)), ensure_ascii=False, allow_nan=False))
-    protocol = "sentence" if found.window is None else f"stream {found.window}"
-    long = "none" if found.stride is None else f"stride {found.stride}"
-    made_with = signature(network, tokenizer, lang="+".join(langs), protocol=protocol, long=long, digest=digest)
-    show_signature(made_with, unknown=sum(each.unknown for each in found.languages))
+    protocol = "sentence" if result.window is None else f"stream {result.window}"
+    long = "none" if result.stride is None else f"stride {result.stride}"
+    made_with = opened.signature(lang="+".join(langs), protocol=protocol, long=long)
+    show_signature(made_with, unknown=sum(each.unknown for each in result.languages))
 
 
-def _cells(found: LanguagePerplexity) -> tuple[Cell, ...]:
+def _cells(result: LanguagePerplexity) -> tuple[Cell, ...]:
     return (
-        found.lang,
-        found.perplexity,
-        found.tokens,
-        found.nats_per_token,
-        found.bits_per_character,
-        found.bits_per_byte,
-        found.texts,
-        found.unknown,
+        result.lang,
+        result.perplexity,
+        result.tokens,
+        result.nats_per_token,
+        result.bits_per_character,
+        result.bits_per_byte,
+        result.texts,
+        result.unknown,
     )

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from xlm.cli._options import TEXT, computing, pipeline
+from xlm.cli._options import TEXT, computing, model_source, pipeline
 
 
 @click.command(name="plot", short_help="The surprisal of each word as a picture.")
@@ -35,19 +36,16 @@ def command(
     model: str,
     texts: tuple[str, ...],
     languages: tuple[str, ...],
-    preset: str | None,
-    codes: str | None,
-    dtype: str,
-    device: str,
     output: Path,
     unit: str,
     title: str | None,
+    **options: Any,
 ) -> None:
-    r"""Draws how surprised MODEL is by each word of TEXT, one panel a text.
+    r"""Draw the surprisal of each word of TEXT, one panel per text.
 
     MODEL is a model directory, a checkpoint of the original (.pth), the bundled xlm-clm-ende-small, or an id on the
     Hugging Face hub. A word is what stands between spaces; its surprisal is the negative log-probability of its
-    tokens together, given what stands before it. What a text has in all counts its end, the closing </s>, too.
+    tokens together, given what stands before it. Totals include the closing </s>.
     Needs matplotlib: pip install 'xlm[plot]'.
 
     \b
@@ -62,16 +60,13 @@ def command(
         )
     if output.suffix.lower() not in (".png", ".svg"):
         raise click.UsageError(f"--output {output}: its name must end in .png or .svg")
-    from xlm._atomic import check_target
-    from xlm.inference.loading import load_for_inference
+    from xlm._io.atomic import check_target
     from xlm.scoring.figure import check_matplotlib, draw_surprisals
     from xlm.scoring.score import score
-    from xlm.tokenizer.tokenizer import XLMTokenizer
 
     check_matplotlib()
     check_target(output)
-    tokenizer = XLMTokenizer.from_pretrained(model, preset=preset, codes=codes)
-    network = load_for_inference(model, dtype=dtype, device=device, few_rows=True)
+    opened = model_source(model, options).open(few_rows=True)
 
     panels: list[tuple[str, tuple[str, ...]]]
     if len(texts) == 1:
@@ -79,6 +74,8 @@ def command(
     else:
         each = languages * len(texts) if len(languages) == 1 else languages
         panels = [(text, (lang,)) for text, lang in zip(texts, each, strict=True)]
-    results = [[score(network, tokenizer, [text], lang=lang)[0] for lang in chosen] for text, chosen in panels]
+    results = [
+        [score(opened.model, opened.tokenizer, [text], lang=lang)[0] for lang in chosen] for text, chosen in panels
+    ]
     draw_surprisals(results, output, unit=unit, title=title)
     click.echo(f"{output}: {', '.join(dict.fromkeys(languages))}", err=True)

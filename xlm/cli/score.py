@@ -11,18 +11,17 @@ import click
 
 from xlm.cli._distributed import engines, inputs, uses_ray, work_on_ray, worker_model
 from xlm.cli._lines import show_signature
-from xlm.cli._options import TEXT_FILES, one_language, open_corpus, scoring, wrong_usage
+from xlm.cli._options import TEXT_FILES, model_source, one_language, open_corpus, scoring, scoring_options, wrong_usage
 from xlm.cli._progress import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from xlm.scoring.corpus import ScoredWindow
-    from xlm.scoring.resumable import ResumableFile
-    from xlm.scoring.rows import Corpus
+    from xlm._io.resumable import ResumableFile
+    from xlm.corpus.rows import Corpus
     from xlm.scoring.scorer import Scorer
     from xlm.scoring.signature import Signature
-    from xlm.scoring.table import Table
+    from xlm.scoring.table import ScoredWindow, ScoreTable
 
 
 @click.command(name="score", short_help="Log-probability of each line, word or token of texts.")
@@ -53,7 +52,9 @@ if TYPE_CHECKING:
 @click.option("--resume", is_flag=True, help="Go on with the --output, or --output-dir, of a run that was cut off.")
 @click.option("--bits", is_flag=True, help="Add the surprisal in bits, -logprob / log 2.")
 @click.option("--ranks", is_flag=True, help="Add each token's rank, 1 the most likely; --by token only.")
-@click.option("--entropy", is_flag=True, help="Add the entropy of each prediction in nats; --by token only.")
+@click.option(
+    "--entropy", "entropies", is_flag=True, help="Add the entropy of each prediction in nats; --by token only."
+)
 @click.option(
     "--too-long",
     type=click.Choice(["windows", "refuse"]),
@@ -70,7 +71,7 @@ if TYPE_CHECKING:
 @click.option("--progress/--no-progress", default=None, help="Show progress.  [default: on a terminal]")
 @engines()
 def command(model: str, files: tuple[Any, ...], by: str, form: str, **options: Any) -> None:
-    r"""Writes what MODEL gives to each row of FILES, or of standard input, in nats (natural logarithms).
+    r"""Write the log-probability of each row of FILES, or of standard input, in nats (natural logarithms).
 
     MODEL is a model directory, a checkpoint of the original (.pth), the bundled xlm-clm-ende-small, or an id on the
     Hugging Face hub. FILES are UTF-8 text, one sentence a line (a line ends at a line feed, with or without a carriage
@@ -104,10 +105,10 @@ def command(model: str, files: tuple[Any, ...], by: str, form: str, **options: A
         echo "Wikipedia was used to" | xlm score xlm-clm-ende-small --lang en --by token
         xlm score MODEL --lang de news.de.gz --output news.tsv --resume
     """
-    if (options["ranks"] or options["entropy"]) and by != "token":
+    if (options["ranks"] or options["entropies"]) and by != "token":
         raise click.UsageError("--ranks and --entropy go with --by token")
     if options["read_ahead"] is None:
-        from xlm.scoring.read_ahead import READ_AHEAD
+        from xlm.corpus.read_ahead import READ_AHEAD
 
         typed = files in ((), (Path("-"),)) and options["output"] is None and sys.stdin.isatty()
         options["read_ahead"] = 1 if typed else READ_AHEAD
@@ -121,32 +122,12 @@ def command(model: str, files: tuple[Any, ...], by: str, form: str, **options: A
         _refuse_inputs(output, files)
     corpus = open_corpus(files or (Path("-"),), form=options["input_format"], column=options["column"])
     table = _table(by, form, files=len(files) > 1, options=options)
-    from xlm.tokenizer.tokenizer import XLMTokenizer
-
-    # The tokenizer first: it is read in no time, and most mistakes show there.
-    tokenizer = XLMTokenizer.from_pretrained(model, preset=options["preset"], codes=options["codes"])
-    tokenizer("", lang=options["lang"], return_offsets=by == "word")
-
-    from xlm.inference.loading import open_model, pack_where_faster
+    opened = model_source(model, options, lang=options["lang"]).open(offsets=by == "word", signed=True)
     from xlm.scoring.scorer import Scorer
-    from xlm.scoring.signature import model_digest, signature
 
-    network = open_model(model, dtype=options["dtype"], device=options["device"])
-    digest = model_digest(network)
     with wrong_usage("stride"):
-        scorer = Scorer(
-            pack_where_faster(network, dtype=options["dtype"], few_rows=False),
-            tokenizer,
-            lang=options["lang"],
-            batch_size=options["batch_size"],
-            batch_tokens=options["batch_tokens"],
-            ranks=options["ranks"],
-            entropies=options["entropy"],
-            too_long=options["too_long"],
-            stride=options["stride"],
-        )
-    long = "refuse" if scorer.too_long == "refuse" else f"stride {scorer.stride}"
-    made_with = signature(scorer.model, tokenizer, lang=scorer.lang, long=long, digest=digest)
+        scorer = Scorer(opened.model, opened.tokenizer, lang=options["lang"], options=scoring_options(options))
+    made_with = opened.signature(lang=scorer.lang, long=scorer.long_texts)
     run = _Run(scorer, corpus, table, options)
     with closing(corpus):
         if output is None:
@@ -164,11 +145,10 @@ def _on_ray(model: str, names: tuple[str, ...], *, by: str, form: str, options: 
     files = inputs(names, form=options["input_format"], column=options["column"])
     from xlm.distributed.work import ScoreWork
 
-    named = ("batch_size", "batch_tokens", "ranks", "too_long", "stride")
     work = ScoreWork(
         opened=worker_model(model, lang=options["lang"], options=options),
         table=_table(by, form, files=len(files) > 1, options=options),
-        options={**{name: options[name] for name in named}, "entropies": options["entropy"]},
+        options=scoring_options(options),
         read_at_once=options["read_ahead"],
     )
     with wrong_usage("stride"):
@@ -176,21 +156,21 @@ def _on_ray(model: str, names: tuple[str, ...], *, by: str, form: str, options: 
     work_on_ray(work, files, identity, form=options["input_format"], column=options["column"], options=options)
 
 
-def _table(by: str, form: str, *, files: bool, options: dict[str, Any]) -> Table:
-    from xlm.scoring.table import Table
+def _table(by: str, form: str, *, files: bool, options: dict[str, Any]) -> ScoreTable:
+    from xlm.scoring.table import ScoreTable
 
-    return Table(
+    return ScoreTable(
         unit=by,
-        form=form,
+        format=form,
         files=files,
         bits=options["bits"],
         ranks=options["ranks"],
-        entropies=options["entropy"],
+        entropies=options["entropies"],
     )
 
 
 def _refuse_inputs(output: Path, files: tuple[Path, ...]) -> None:
-    from xlm.scoring.run_files import real_target, written_beside
+    from xlm._io.resumable import real_target, written_beside
 
     written = [path for path in written_beside(real_target(output)) if path.exists()]
     for file in files:
@@ -201,7 +181,7 @@ def _refuse_inputs(output: Path, files: tuple[Path, ...]) -> None:
 class _Run:
     """One pass over a corpus."""
 
-    def __init__(self, scorer: Scorer, corpus: Corpus, table: Table, options: dict[str, Any]) -> None:
+    def __init__(self, scorer: Scorer, corpus: Corpus, table: ScoreTable, options: dict[str, Any]) -> None:
         self._scorer, self._corpus, self._table, self._options = scorer, corpus, table, options
         self.problems = self.unknown = 0
 
@@ -216,12 +196,12 @@ class _Run:
 
         import torch
 
+        from xlm._io.resumable import ResumableFile
         from xlm.inference.loading import processor_name
-        from xlm.scoring.corpus import check_same
-        from xlm.scoring.resumable import ResumableFile
+        from xlm.scoring.table import check_same
 
         named = ("by", "form", "column", "input_format", "batch_size", "batch_tokens", "read_ahead")
-        options = {**self._options, "by": self._table.unit, "form": self._table.form}
+        options = {**self._options, "by": self._table.unit, "form": self._table.format}
         identity = {
             "signature": str(made_with),
             **asdict(made_with),
@@ -244,9 +224,9 @@ class _Run:
             self._fill(file)
         finally:
             file.close()
-        if self._table.form == "parquet":
+        if self._table.format == "parquet":
             metadata = {"xlm.signature": str(made_with)}
-            file.finish(convert=lambda lines, target: self._table.to_parquet(lines, target, metadata=metadata))
+            file.finish(convert=lambda lines, target: self._table.write_parquet(lines, target, metadata=metadata))
         else:
             file.finish()
 
@@ -263,7 +243,7 @@ class _Run:
             )
 
     def _windows(self, *, done: int, digest: str) -> Iterator[ScoredWindow]:
-        from xlm.scoring.corpus import score_rows
+        from xlm.scoring.table import score_rows
 
         progress = Progress(shown=self._options["progress"], total=sum(size for _, size in self._corpus.sizes))
         progress.start(rows=done)

@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from xlm._atomic import make_directory, replacing
+from xlm._io.atomic import make_directory, replacing
+from xlm.corpus.formats import format_of
+from xlm.corpus.rows import Corpus
 from xlm.data.shards import INDEX_FILE, TOKENIZER_DIRECTORY, Index, Shard, Source, Text
 from xlm.data.text import in_batches, texts_of
 from xlm.errors import InputError
-from xlm.scoring.rows import Corpus, form_of
 from xlm.tokenizer.batches import in_order
 from xlm.tokenizer.fingerprint import tokenizer_digest
 from xlm.tokenizer.tokenizer import XLMTokenizer
@@ -59,7 +60,7 @@ def prepare(
     """
     for language in {language for split in texts.values() for language in split}:
         tokenizer.encode("", lang=language)  # a wrong language is said before any work is done
-    Corpus((path for split in texts.values() for path in split.values()), form=form, column=column).check()
+    Corpus((path for split in texts.values() for path in split.values()), format=form, column=column).check()
     index = _opened(tokenizer, directory)
     for split, languages in texts.items():
         for language, path in languages.items():
@@ -114,7 +115,7 @@ def _source(path: Path, *, form: str | None, column: str | None) -> Source:
         path=str(path.resolve()),
         bytes=status.st_size,
         modified=status.st_mtime_ns,
-        form=form or form_of(path),
+        form=form or format_of(path),
         column=column,
     )
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from xlm._atomic import write_text
+from xlm._io.atomic import write_text
 from xlm._io.files import read_regular
 from xlm.errors import InputError
 from xlm.scoring.stream import Ids

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 
-from xlm.scoring.rows import Corpus
-from xlm.tokenizer.batches import grouped
+from xlm.corpus.read_ahead import read_ahead
+from xlm.corpus.rows import Corpus
 
 _BATCH_LINES = 2000
 _BATCH_CHARACTERS = 1 << 19
@@ -26,10 +26,10 @@ def texts_of(path: Path, *, form: str | None = None, column: str | None = None, 
         InputError: One of them cannot be read, or as for ``Corpus``.
         DependencyError: Parquet, and pyarrow is not installed.
     """
-    with closing(Corpus([path], form=form, column=column)) as corpus:
+    with closing(Corpus([path], format=form, column=column)) as corpus:
         yield from corpus.texts(skip=skip)
 
 
 def in_batches(texts: Iterable[str]) -> Iterator[list[str]]:
     """Returns an iterator over the texts in lists that are worth sending to another process."""
-    return grouped(texts, most=_BATCH_LINES, characters=_BATCH_CHARACTERS, length=len)
+    return read_ahead(texts, len, most=_BATCH_LINES, characters=_BATCH_CHARACTERS)

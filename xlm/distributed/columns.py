@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from xlm._arguments import shown
+from xlm._io.arguments import shown
+from xlm.corpus.formats import checked_text, import_pyarrow
 from xlm.errors import InputError
-from xlm.scoring.rows import checked_text, import_pyarrow
 
 
 def column_of(table: Any, name: str) -> Any:

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from xlm.corpus.rows import Row
 from xlm.distributed.work import Lines, Step, TextStep, check_same, elsewhere
 from xlm.distributed.worker_model import WorkerModel
 from xlm.errors import InputError, XLMError
 from xlm.generation.text_generator import Prompt, TextGenerator, check_one_line, decoding_options
 from xlm.model.decoding.options import derived_seed
-from xlm.scoring.rows import Row
 from xlm.scoring.signature import Signature, model_digest, signature
 
 

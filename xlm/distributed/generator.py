@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from xlm._arguments import check_count, check_flags
+from xlm._io.arguments import check_count, check_flags
+from xlm.corpus.formats import import_pyarrow
 from xlm.distributed.columns import check_free, column_of, texts_of, with_columns
 from xlm.distributed.worker_model import WorkerModel
 from xlm.errors import InputError, XLMError
 from xlm.generation.text_generator import GeneratedText, Prompt, TextGenerator, decoding_options
 from xlm.model.decoding.options import DecodingOptions
-from xlm.scoring.rows import import_pyarrow
 
 
 class Generator:

@@ -14,9 +14,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any, BinaryIO
 
+from xlm.corpus.files import InputFile, LocalFile
 from xlm.distributed.storage import file_system, is_address, place
 from xlm.errors import InputError
-from xlm.scoring.input_files import InputFile, LocalFile
 
 _WILDCARDS = frozenset("*?[")
 _NOT_DATA = (".", "_")

@@ -21,10 +21,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from xlm._io.resumable import check_same_run
 from xlm.distributed.owner import check_ours, runs_of, take, taken
 from xlm.distributed.storage import Directory
 from xlm.errors import InputError, WriteError
-from xlm.scoring.run_files import check_same_run
 
 _META, _PARTS, _SUCCESS = "_meta.json", "_parts", "_SUCCESS"
 _PART, _SIZES = "part-", "sizes"

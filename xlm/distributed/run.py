@@ -9,6 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
+from xlm.corpus.files import InputFile
 from xlm.distributed.cluster import ClusterOptions, connected
 from xlm.distributed.datasets import blocks_of_one_row, results
 from xlm.distributed.notes import brief, listening
@@ -17,7 +18,6 @@ from xlm.distributed.stages import TASK, PartWriter, Reading, read_units, rebuil
 from xlm.distributed.storage import Directory, absolute
 from xlm.distributed.work import Work
 from xlm.errors import XLMError
-from xlm.scoring.input_files import InputFile
 
 MOST_ROWS = 1 << 16
 """Rows of a part, at most, when no windows are given: some megabytes of text, which a reader holds with ease, while

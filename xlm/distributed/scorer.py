@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from xlm._arguments import check_choice, check_flags
+from xlm._io.arguments import check_choice, check_flags
+from xlm.corpus.read_ahead import windows
+from xlm.corpus.rows import Row
 from xlm.distributed.columns import check_free, texts_of, with_columns
 from xlm.distributed.worker_model import WorkerModel
-from xlm.scoring.corpus import results_of
-from xlm.scoring.read_ahead import windows
-from xlm.scoring.rows import Row
+from xlm.errors import InputError
+from xlm.scoring.options import ScoringKeywords, ScoringOptions, shows_scoring_options
 from xlm.scoring.scorer import Scorer as WindowScorer
-from xlm.scoring.table import UNITS, Table
+from xlm.scoring.table import UNITS, ScoreTable, results_of
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 _OF_INPUT = ("line", "text")
 
@@ -40,17 +44,12 @@ class Scorer:
         column: Which column holds the texts.
         by: ``"sentence"``, ``"word"`` or ``"token"``.
         bits: Also give the surprisal in bits.
-        ranks: Also give the rank of each token, by token only.
-        entropies: Also give the entropy of each prediction, by token only.
         preset: Text pipeline; ``None`` for the model's own.
         codes: BPE codes, for a checkpoint of the original.
         dtype: ``float32``, ``bfloat16``, ``float16``, ``int8`` (CPU only), or ``auto`` for what the file holds.
         device: Where to compute; ``None`` means the worker's GPU where it was given one, else the CPU.
         threads: Threads of torch; ``None`` leaves as many as the worker was given CPUs.
-        batch_size: As for ``xlm.score``, and so the rest.
-        batch_tokens: As for ``xlm.score``.
-        too_long: As for ``xlm.score``.
-        stride: As for ``xlm.score``.
+        **options: As for ``xlm.score``; ``ranks`` and ``entropies`` by token only, and no ``top``.
 
     Raises:
         XLMError: There is no such model, language, device or option.
@@ -60,6 +59,7 @@ class Scorer:
         batch_format="pyarrow", batch_size=4096, concurrency=8)``
     """
 
+    @shows_scoring_options
     def __init__(
         self,
         model: str,
@@ -68,38 +68,26 @@ class Scorer:
         column: str = "text",
         by: str = "sentence",
         bits: bool = False,
-        ranks: bool = False,
-        entropies: bool = False,
         preset: str | None = None,
         codes: str | None = None,
         dtype: str = "float32",
         device: str | None = None,
         threads: int | None = None,
-        batch_size: int | None = None,
-        batch_tokens: int | None = None,
-        too_long: str = "windows",
-        stride: int | None = None,
+        **options: Unpack[ScoringKeywords],
     ) -> None:
         check_choice("unit", UNITS, by=by)
-        check_flags(bits=bits, ranks=ranks, entropies=entropies)
+        check_flags(bits=bits)
+        chosen = ScoringOptions(**options)
+        if chosen.top:
+            raise InputError("these tables have no column of alternatives", where="top", found=chosen.top, expected="0")
         self._column = column
-        self._table = Table(unit=by, form="parquet", bits=bits, ranks=ranks, entropies=entropies)
-        self._fields = [field for field in self._table.fields() if field[0] not in _OF_INPUT]
+        self._table = ScoreTable(unit=by, format="parquet", bits=bits, ranks=chosen.ranks, entropies=chosen.entropies)
+        self._fields = [field for field in self._table.arrow_fields() if field[0] not in _OF_INPUT]
         opened = WorkerModel(
             model=model, lang=lang, preset=preset, codes=codes, dtype=dtype, device=device, threads=threads
         )
-        tokenizer = opened.tokenizer(offsets=by == "word")
-        self._scorer = WindowScorer(
-            opened.fast(opened.network(), few_rows=False),
-            tokenizer,
-            lang=lang,
-            batch_size=batch_size,
-            batch_tokens=batch_tokens,
-            ranks=ranks,
-            entropies=entropies,
-            too_long=too_long,
-            stride=stride,
-        )
+        pair = opened.open(offsets=by == "word")
+        self._scorer = WindowScorer(pair.model, pair.tokenizer, lang=lang, options=chosen)
 
     def __call__(self, batch: Any) -> Any:
         """Scores a batch.

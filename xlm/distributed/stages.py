@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xlm import errors
+from xlm._io.resumable import other_input_error
+from xlm.corpus.files import InputFile
+from xlm.corpus.formats import import_pyarrow
+from xlm.corpus.rows import Corpus
 from xlm.distributed.output import Output, Record
 from xlm.distributed.units import Unit, units_of
 from xlm.errors import InputError, WriteError, XLMError, XLMWarning
-from xlm.scoring.input_files import InputFile
-from xlm.scoring.rows import Corpus, import_pyarrow
-from xlm.scoring.run_files import other_input_error
 
 if TYPE_CHECKING:
     from xlm.distributed.work import Step, Work
@@ -60,7 +61,7 @@ def read_units(tasks: Any, *, files: Sequence[InputFile], reading: Reading) -> I
     """
     for task in tasks.column(TASK).to_pylist():
         file, done = json.loads(task)
-        corpus = Corpus([files[file]], form=reading.form, column=reading.column)
+        corpus = Corpus([files[file]], format=reading.form, column=reading.column)
         try:
             with closing(corpus), warnings.catch_warnings():
                 warnings.simplefilter("ignore", XLMWarning)  # units carry what the corpus warns of

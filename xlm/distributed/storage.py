@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from xlm._atomic import flush_to_disk
+from xlm._io.atomic import flush_to_disk
+from xlm.corpus.formats import import_pyarrow
 from xlm.errors import DependencyError, InputError, WriteError
-from xlm.scoring.rows import import_pyarrow
 
 _TEMPORARY = "_temporary"
 _COPIED_AT_ONCE = 1 << 22

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from xlm._arguments import check_choice
+from xlm._io.arguments import check_choice
+from xlm.corpus.formats import import_pyarrow
 from xlm.distributed.columns import check_free, texts_of, with_columns
-from xlm.scoring.rows import import_pyarrow
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
 _OUTPUTS = ("tokens", "ids")

@@ -11,8 +11,8 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from xlm.scoring.read_ahead import row_identity, windows
-from xlm.scoring.rows import Corpus, Row
+from xlm.corpus.read_ahead import row_identity, windows
+from xlm.corpus.rows import Corpus, Row
 
 _MOST_CHARACTERS = 1 << 25
 

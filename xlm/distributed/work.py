@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from xlm._version import __version__
+from xlm.corpus.read_ahead import READ_AHEAD
+from xlm.corpus.rows import Row
 from xlm.distributed.worker_model import WorkerModel
 from xlm.errors import InputError
-from xlm.scoring.corpus import scored_lines
-from xlm.scoring.read_ahead import READ_AHEAD
-from xlm.scoring.rows import Row
+from xlm.scoring.options import ScoringOptions
 from xlm.scoring.scorer import Scorer
-from xlm.scoring.signature import Signature, model_digest, signature
-from xlm.scoring.table import Table
+from xlm.scoring.signature import Signature
+from xlm.scoring.table import ScoreTable, scored_lines
 from xlm.tokenizer.fingerprint import tokenizer_digest
 from xlm.tokenizer.lines import written_lines
 from xlm.tokenizer.tokenizer import XLMTokenizer
@@ -115,14 +115,14 @@ class ScoreWork:
     """
 
     opened: WorkerModel
-    table: Table
-    options: Mapping[str, Any]
+    table: ScoreTable
+    options: ScoringOptions
     read_at_once: int
 
     @property
     def suffix(self) -> str:
         """As ``Work``'s."""
-        return f".{self.table.form}"
+        return f".{self.table.format}"
 
     @property
     def header(self) -> bytes:
@@ -136,9 +136,10 @@ class ScoreWork:
             "signature": str(made_with),
             **asdict(made_with),
             "by": self.table.unit,
-            "form": self.table.form,
+            "form": self.table.format,
             "columns": list(self.table.columns),
-            **{name: self.options[name] for name in ("batch_size", "batch_tokens")},
+            "batch_size": self.options.batch_size,
+            "batch_tokens": self.options.batch_tokens,
         }
 
     def start(self, identity: Mapping[str, Any]) -> Step:
@@ -148,18 +149,15 @@ class ScoreWork:
         return _ScoreStep(scorer, self.table, str(made_with))
 
     def _signature(self, opened: WorkerModel) -> tuple[Signature, Scorer]:
-        tokenizer = opened.tokenizer(offsets=self.table.unit == "word")
-        network = opened.network()
-        digest = model_digest(network)
-        scorer = Scorer(opened.fast(network, few_rows=False), tokenizer, lang=opened.lang, **self.options)
-        long = "refuse" if scorer.too_long == "refuse" else f"stride {scorer.stride}"
-        return signature(scorer.model, tokenizer, lang=opened.lang, long=long, digest=digest), scorer
+        pair = opened.open(offsets=self.table.unit == "word", signed=True)
+        scorer = Scorer(pair.model, pair.tokenizer, lang=opened.lang, options=self.options)
+        return pair.signature(lang=opened.lang, long=scorer.long_texts), scorer
 
 
 @dataclass(frozen=True)
 class _ScoreStep:
     scorer: Scorer
-    table: Table
+    table: ScoreTable
     signature: str
 
     def lines(self, window: Sequence[Row], *, file: int) -> Lines:
@@ -168,8 +166,8 @@ class _ScoreStep:
         return Lines(data=data, problems=problems, counts=Counter(tokens=tokens, unknown=unknown))
 
     def finish(self, lines: Path, target: Path) -> None:
-        if self.table.form == "parquet":
-            self.table.to_parquet(lines, target, metadata={"xlm.signature": self.signature})
+        if self.table.format == "parquet":
+            self.table.write_parquet(lines, target, metadata={"xlm.signature": self.signature})
         else:
             lines.replace(target)
 

@@ -12,6 +12,7 @@ from xlm._version import __version__
 from xlm.errors import InputError, LanguageError
 from xlm.explore.requests import ContinueRequest, Limits, ScoreRequest, TextRequest, TooLargeError
 from xlm.model.lm import XLMWithLMHeadModel
+from xlm.scoring.options import ScoringOptions
 from xlm.scoring.scorer import Scorer
 from xlm.scoring.sentence import SentenceScore
 from xlm.scoring.table import token_cells
@@ -97,7 +98,8 @@ class Explorer:
             TooLargeError: The text has too many tokens.
         """
         tokenizer = self._tokenizer(request)
-        scorer = Scorer(self._model, tokenizer, lang=request.lang, ranks=True, entropies=True, top=request.top)
+        options = ScoringOptions(ranks=True, entropies=True, top=request.top)
+        scorer = Scorer(self._model, tokenizer, lang=request.lang, options=options)
         count = len(scorer.encode(request.text, where="text")) - 2
         if count > self.limits.tokens:
             raise TooLargeError(

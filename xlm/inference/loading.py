@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from xlm._arguments import shown
+from xlm._io.arguments import shown
 from xlm.errors import InputError
 from xlm.inference.packed_linear import multiplies_bfloat16, multiplies_int8
 from xlm.model.inputs import check_device_exists

@@ -1,4 +1,4 @@
-"""Surprisals as a picture: a bar for each word, one panel a text, the words on the axis."""
+"""Surprisals as a picture: one panel a text, one bar a word, the words on the axis."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from xlm._atomic import replacing
+from xlm._io.arguments import check_choice
+from xlm._io.atomic import replacing
 from xlm.errors import DependencyError, InputError, warn_caller
 from xlm.scoring.sentence import SentenceScore
 
@@ -27,7 +28,7 @@ _SHOWN_OF_WORD = 24
 
 
 def check_matplotlib() -> None:
-    """Raises ``DependencyError`` unless matplotlib is installed; for callers with long work before the drawing."""
+    """Raise ``DependencyError`` unless matplotlib is installed; for callers with long work before the drawing."""
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
@@ -39,14 +40,13 @@ def check_matplotlib() -> None:
 def draw_surprisals(
     panels: Sequence[Sequence[SentenceScore]], path: Path, *, unit: str = "bits", title: str | None = None
 ) -> None:
-    """Draws the surprisal of each word into a PNG or SVG file; the same file each time, for the same numbers.
+    """Draw the surprisal of each word into a PNG or SVG file; equal numbers give equal files.
 
     Args:
-        panels: For each panel the results of one and the same text, such as in several languages: their bars stand
-            beside each other.
+        panels: For each panel, the results of one text, such as in several languages; their bars stand side by side.
         path: The file; its name ends in ``.png`` or ``.svg``, its directory exists.
         unit: ``"bits"`` or ``"nats"``.
-        title: Stands above all panels.
+        title: Title above all panels.
 
     Raises:
         InputError: Another name or unit, no panels, or a panel of several texts.
@@ -56,12 +56,11 @@ def draw_surprisals(
     check_matplotlib()
     form = path.suffix.lower().removeprefix(".")
     if form not in ("png", "svg"):
-        raise InputError("a picture of that kind is not drawn", where=path, found=path.suffix, expected=".png or .svg")
-    if unit not in UNITS:
-        raise InputError("there is no such unit", where="unit", found=repr(unit), expected=" or ".join(UNITS))
+        raise InputError("no such picture format", where=path, found=path.suffix, expected=".png or .svg")
+    check_choice("unit", UNITS, unit=unit)
     if not panels or any(len({result.text for result in results}) != 1 for results in panels):
         raise InputError(
-            "there is not one text a panel",
+            "a panel does not show exactly one text",
             where="panels",
             found=f"{len(panels)} panels",
             expected="at least one, each of results of the same text",
@@ -115,12 +114,12 @@ def _canvas(panels: Sequence[Sequence[SentenceScore]], unit: str, title: str | N
 
 
 def _room(word: str) -> int:
-    """Characters of a line that a word gets, with its space."""
+    """Return the width of a word, with its space, in characters."""
     return max(_NARROWEST_ROOM, min(len(word), _SHOWN_OF_WORD) + 2)
 
 
 def _lines_of(words: Sequence[str]) -> list[slice]:
-    """The words of each line; as few lines as hold them, of about one length."""
+    """Return the words of each line: as few lines as hold them, of about one length."""
     total = sum(map(_room, words))
     most = max(1, math.ceil(total / _CHARACTERS_OF_LINE))
     lines, filled = [slice(0, 0)], 0
@@ -145,7 +144,7 @@ def _dress(axes: Any, *, width: float, height: float) -> None:
 
 
 def _name(axes: Any, results: Sequence[SentenceScore], nats: float, unit: str) -> None:
-    """Says above a panel which language is which, and how many bits its text has in all."""
+    """Write above a panel which language is which, and the total of its text."""
     labels = [f"{result.lang}: {-result.logprob / nats:.1f} {unit} in all" for result in results]
     if len(labels) == 1:
         axes.set_title(labels[0], loc="left", fontsize=8.5, color="#333333", parse_math=False)
@@ -163,7 +162,7 @@ def _name(axes: Any, results: Sequence[SentenceScore], nats: float, unit: str) -
 
 
 def _shown(word: str) -> str:
-    """A word as it can be drawn: short, and a character that has no picture as the sign that stands for such."""
+    """Return a word as it is drawn: cut, with a replacement character for what cannot be printed."""
     visible = _printable(word)
     return visible if len(visible) <= _SHOWN_OF_WORD else visible[: _SHOWN_OF_WORD - 1] + "…"
 

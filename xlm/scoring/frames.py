@@ -1,4 +1,4 @@
-"""Scores of the texts in a data frame of pandas, as a frame with the same index; pandas itself is the caller's."""
+"""Scores of the texts in a pandas data frame, as a frame with the same index; never imports pandas itself."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ import sys
 from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from xlm.corpus.formats import checked_text
+from xlm.corpus.read_ahead import windows
+from xlm.corpus.rows import Row
 from xlm.errors import InputError
-from xlm.scoring.corpus import results_of
-from xlm.scoring.read_ahead import windows
-from xlm.scoring.rows import Row, checked_text
+from xlm.scoring.options import ScoringKeywords, ScoringOptions, shows_scoring_options
 from xlm.scoring.scorer import Scorer
 from xlm.scoring.sentence import SentenceScore
-from xlm.scoring.table import status_of, token_cells
+from xlm.scoring.table import check_unit, results_of, status_of, token_cells
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from xlm.model.lm import XLMWithLMHeadModel
     from xlm.tokenizer.tokenizer import XLMTokenizer
 
@@ -27,11 +30,12 @@ _OF_TOKENS = {"ranks": "rank", "entropies": "entropy", "top": "top"}  # option a
 
 
 def is_frame(texts: object) -> bool:
-    """Whether these are a ``Series`` or ``DataFrame``; pandas is not imported to find out."""
+    """Return whether the texts are a ``Series`` or ``DataFrame``, without importing pandas."""
     pandas = sys.modules.get("pandas")
     return pandas is not None and isinstance(texts, (pandas.Series, pandas.DataFrame))
 
 
+@shows_scoring_options
 def score_frame(
     model: XLMWithLMHeadModel,
     tokenizer: XLMTokenizer,
@@ -40,7 +44,7 @@ def score_frame(
     lang: str,
     column: str = "text",
     by: str = "sentence",
-    **options: Any,
+    **options: Unpack[ScoringKeywords],
 ) -> Any:
     """Return a ``DataFrame`` of scores with the index of the texts; log-probabilities and surprisals in nats.
 
@@ -68,9 +72,9 @@ def score_frame(
     """
     if not is_frame(frame):
         raise InputError(
-            "this is no data frame", where="frame", found=type(frame).__name__, expected="a DataFrame or a Series"
+            "this is not a data frame", where="frame", found=type(frame).__name__, expected="a DataFrame or a Series"
         )
-    return frame_of(Scorer(model, tokenizer, lang=lang, **options), frame, column=column, by=by)
+    return frame_of(Scorer(model, tokenizer, lang=lang, options=ScoringOptions(**options)), frame, column=column, by=by)
 
 
 def frame_of(scorer: Scorer, frame: Any, *, column: str = "text", by: str = "sentence") -> Any:
@@ -101,20 +105,15 @@ def frame_of(scorer: Scorer, frame: Any, *, column: str = "text", by: str = "sen
         for row, result in zip(window, results_of(scorer, window), strict=True)
     ]
     # Rows are told by place: an index may hold a value twice.
-    found = frame.iloc[[place for place, of_row in enumerate(cells) for _ in of_row]]
-    found = found.assign(**{name: [each.get(name) for of_row in cells for each in of_row] for name in names})
+    scores = frame.iloc[[place for place, of_row in enumerate(cells) for _ in of_row]]
+    scores = scores.assign(**{name: [each.get(name) for of_row in cells for each in of_row] for name in names})
     # With a missing value, bool would become object, which selects nothing.
-    return found if by == "sentence" else found.astype({"unknown": "boolean"})
+    return scores if by == "sentence" else scores.astype({"unknown": "boolean"})
 
 
 def _names(scorer: Scorer, by: str) -> list[str]:
-    if not isinstance(by, str) or by not in _COLUMNS:
-        raise InputError("no such unit", where="by", found=repr(by), expected=" or ".join(map(repr, _COLUMNS)))
-    asked = [option for option in _OF_TOKENS if scorer.further[option]]
-    if asked and by != "token":
-        raise InputError(
-            f"only tokens have {', '.join(asked)}", where="by", found=repr(by), expected="score_frame(..., by='token')"
-        )
+    asked = [option for option in _OF_TOKENS if getattr(scorer.options, option)]
+    check_unit(by, asked)
     names = list(_COLUMNS[by])
     names[-1:-1] = [_OF_TOKENS[option] for option in asked]
     return [*names, "status"]

@@ -1,4 +1,4 @@
-"""Log-probabilities of given tokens, in batches.
+"""Log-probabilities of given tokens, in windows and in batches of sequences of about one length.
 
 Shapes: B rows of a batch, T fed positions, N scored positions of a batch, D model width, K most likely tokens.
 """
@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from xlm.errors import InputError
 from xlm.model.head import TargetScores, chunked_logprobs
 from xlm.model.lm import XLMWithLMHeadModel
-from xlm.scoring.leftovers import Leftovers
-from xlm.scoring.windows import Window, batches_by_length, checked_stride, windows_of
+from xlm.scoring.malloc_trim import MallocTrim
 
 _BATCH_TOKENS_CPU = 1024
 _BATCH_TOKENS_GPU = 32_768
@@ -24,7 +24,7 @@ _BATCH_TOKENS_GPU = 32_768
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenScores:
-    """What a model gives to the tokens of one sequence, all but the opening one.
+    """Scores of the tokens of one sequence, except the opening one.
 
     Attributes:
         logprobs: Nats.
@@ -39,8 +39,25 @@ class TokenScores:
     top: tuple[tuple[tuple[int, float], ...], ...] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A stretch of one sequence that the model sees at once.
+
+    Attributes:
+        sequence: Number of the sequence.
+        start: Its first token that is fed.
+        end: One past its last token that is fed; the token at ``end`` is the last that is predicted.
+        first: The first fed token, counted in the sequence, whose prediction counts; those before it are context.
+    """
+
+    sequence: int
+    start: int
+    end: int
+    first: int
+
+
 def token_logprobs(model: XLMWithLMHeadModel, ids: Sequence[int], language: str | int | None) -> Tensor:
-    """Log-probability of every token but the first, each given all that stands before it.
+    """Return the log-probability of every token but the first, given all tokens before it.
 
     Args:
         model: A causal model, in evaluation mode, without gradients.
@@ -69,7 +86,7 @@ def score_sequences(
     entropies: bool = False,
     top: int = 0,
 ) -> list[TokenScores]:
-    """Log-probability of every token but the first of each sequence, given what stands before it.
+    """Return the log-probability of every token but the first of each sequence, given the tokens before it.
 
     Sequences of similar length share a batch, so that there is hardly any padding, and only positions that are scored
     reach the head. Sequences longer than the model's positions are scored in windows, see ``windows_of``.
@@ -79,8 +96,8 @@ def score_sequences(
         sequences: Ids, at least two each.
         language: Name or id of their language; ``None`` for a model without language embeddings.
         stride: How many tokens each further window scores; ``None`` for half of the model's positions.
-        batch_tokens: Most tokens of a batch; ``None`` for what suits the device.
-        batch_size: Most rows of a batch; ``None`` for no limit.
+        batch_tokens: Maximum number of tokens in a batch; ``None`` for a default by device.
+        batch_size: Maximum number of rows in a batch; ``None`` for no limit.
         ranks: Also give the rank of each token.
         entropies: Also give the entropy of each prediction.
         top: Also give this many of the most likely tokens at each place.
@@ -96,17 +113,17 @@ def score_sequences(
     ]
     if batch_tokens is None:
         batch_tokens = _BATCH_TOKENS_CPU if model.device.type == "cpu" else _BATCH_TOKENS_GPU
-    found = _empty_scores(model, starts[-1], ranks=ranks, entropies=entropies, top=top)
+    result = _empty_scores(model, starts[-1], ranks=ranks, entropies=entropies, top=top)
     lengths = [window.end - window.start for window in windows]
-    leftovers = Leftovers()
+    memory = MallocTrim()
     for rows in batches_by_length(lengths, batch_tokens=batch_tokens, batch_size=batch_size):
         batch = [windows[row] for row in rows]
         scores = _scores_of_batch(model, sequences, batch, language, ranks=ranks, entropies=entropies, top=top)
         places_N = torch.tensor([place + starts[w.sequence] for w in batch for place in range(w.first, w.end)])
         for field in fields(TargetScores):
             if (values := getattr(scores, field.name)) is not None:
-                getattr(found, field.name)[places_N] = values.cpu()
-        leftovers.give_back()
+                getattr(result, field.name)[places_N] = values.cpu()
+        memory.trim_if_grown()
 
     def of_each(values: Iterable[Any] | None) -> list[Any]:
         if values is None:
@@ -114,9 +131,11 @@ def score_sequences(
         each = iter(values)
         return [tuple(islice(each, count)) for count in counts]
 
-    columns = [None if values is None else values.tolist() for values in (found.logprobs, found.ranks, found.entropies)]
-    if found.top_ids is not None and found.top_logprobs is not None:
-        pairs = zip(found.top_ids.tolist(), found.top_logprobs.tolist(), strict=True)
+    columns = [
+        None if values is None else values.tolist() for values in (result.logprobs, result.ranks, result.entropies)
+    ]
+    if result.top_ids is not None and result.top_logprobs is not None:
+        pairs = zip(result.top_ids.tolist(), result.top_logprobs.tolist(), strict=True)
         columns.append([tuple(zip(ids, logprobs, strict=True)) for ids, logprobs in pairs])
     else:
         columns.append(None)
@@ -124,6 +143,69 @@ def score_sequences(
         TokenScores(logprobs=logprobs, ranks=of_ranks, entropies=of_entropies, top=of_top)
         for logprobs, of_ranks, of_entropies, of_top in zip(*map(of_each, columns), strict=True)
     ]
+
+
+def checked_stride(stride: int | None, positions: int) -> int:
+    """Return the stride to use: half of the model's positions if none is given.
+
+    Raises:
+        InputError: Not a whole number from 1 to ``positions``.
+    """
+    if stride is None:
+        return max(1, positions // 2)
+    if type(stride) is not int or not 1 <= stride <= positions:
+        raise InputError(
+            "invalid stride",
+            where="stride",
+            found=repr(stride),
+            expected=f"from 1 to the model's {positions} positions",
+        )
+    return stride
+
+
+def windows_of(sequence: int, predicted: int, *, positions: int, stride: int) -> list[Window]:
+    """Return windows that predict each token of a sequence, except the opening one, once.
+
+    A sequence that fits is one window. Of a longer one the first window begins at the opening token and fills all
+    positions; each next one scores up to ``stride`` tokens more and is filled with what stands before them. So every
+    window is full, and a token behind the first window has at least ``positions - stride`` tokens of context besides
+    the one right before it.
+
+    Args:
+        sequence: Number of the sequence.
+        predicted: How many tokens it has beside the opening one, at least 1.
+        positions: How many tokens can be fed at once.
+        stride: From 1 to ``positions``.
+    """
+    done = min(predicted, positions)
+    windows = [Window(sequence, 0, done, 0)]
+    while done < predicted:
+        end = min(done + stride, predicted)
+        windows.append(Window(sequence, end - positions, end, done))
+        done = end
+    return windows
+
+
+def batches_by_length(lengths: Sequence[int], *, batch_tokens: int, batch_size: int | None) -> list[list[int]]:
+    """Group rows of similar length, longest first, so that a lack of memory shows at once.
+
+    Args:
+        lengths: Number of tokens of each row.
+        batch_tokens: Maximum number of tokens in a batch, with padding; a longer row is a batch of its own.
+        batch_size: Maximum number of rows in a batch; ``None`` for no limit.
+
+    Returns:
+        Batches of row numbers; each number once.
+    """
+    batches: list[list[int]] = []
+    longest = 0
+    for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
+        full = not batches or longest * (len(batches[-1]) + 1) > batch_tokens or len(batches[-1]) == batch_size
+        if full:
+            batches.append([])
+            longest = lengths[row]
+        batches[-1].append(row)
+    return batches
 
 
 def _scores_of_batch(

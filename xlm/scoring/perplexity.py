@@ -1,4 +1,4 @@
-"""Perplexity of a corpus: of its sentences one by one, or of the stream of all of them as the original takes it."""
+"""Perplexity of a corpus, by sentence or by the original's stream of all sentences."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from xlm._io.arguments import check_choice
+from xlm.corpus.read_ahead import checked_texts, length_of, read_ahead
 from xlm.errors import InputError
 from xlm.model.lm import XLMWithLMHeadModel, eval_mode
-from xlm.scoring.logprobs import score_sequences
-from xlm.scoring.read_ahead import checked_texts, length_of, read_ahead
+from xlm.scoring.logprobs import checked_stride, score_sequences
+from xlm.scoring.options import ScoringOptions
 from xlm.scoring.scorer import Scorer, check_name_of_language, check_pair
 from xlm.scoring.stream import ArraySequence, Stream
-from xlm.scoring.windows import checked_stride
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
 PROTOCOLS = ("sentence", "stream")
@@ -30,12 +31,12 @@ class LanguagePerplexity:
 
     Attributes:
         lang: The language.
-        texts: How many texts there were.
-        tokens: How many tokens were predicted.
-        unknown: How many of them are ``<unk>``, which stands for what the vocabulary lacks.
-        nats: Negative log-probability of all of them together.
-        characters: Of the raw texts, with one for the end of each.
-        utf8_bytes: The same in UTF-8, with one for the end of each.
+        texts: Number of texts.
+        tokens: Number of predicted tokens.
+        unknown: Number of them that are ``<unk>``, which stands for what the vocabulary lacks.
+        nats: Their total negative log-probability.
+        characters: Number of characters of the raw texts, plus one for the end of each.
+        utf8_bytes: Number of bytes of the raw texts in UTF-8, plus one for the end of each.
         whole: Whether every token was predicted; not so in the stream, where each window's first is given.
     """
 
@@ -50,12 +51,12 @@ class LanguagePerplexity:
 
     @property
     def nats_per_token(self) -> float:
-        """Cross-entropy in nats a token; NaN when there is none."""
+        """Cross-entropy in nats per token; NaN if there are no tokens."""
         return self.nats / self.tokens if self.tokens else math.nan
 
     @property
     def perplexity(self) -> float:
-        """The exponential of ``nats_per_token``; infinity when it is too large for a float."""
+        """Exponential of ``nats_per_token``; infinity if it is too large for a float."""
         try:
             return math.exp(self.nats_per_token)
         except OverflowError:
@@ -63,12 +64,12 @@ class LanguagePerplexity:
 
     @property
     def bits_per_character(self) -> float | None:
-        """Bits a character of the raw text, the end of each text counting as one; ``None`` unless ``whole``."""
+        """Bits per character of the raw text, the end of each text counting as one; ``None`` unless ``whole``."""
         return self.nats / math.log(2) / self.characters if self.whole and self.characters else None
 
     @property
     def bits_per_byte(self) -> float | None:
-        """Bits a byte of the raw text in UTF-8, the end of each text counting as one; ``None`` unless ``whole``."""
+        """Bits per byte of the raw text in UTF-8, the end of each text counting as one; ``None`` unless ``whole``."""
         return self.nats / math.log(2) / self.utf8_bytes if self.whole and self.utf8_bytes else None
 
 
@@ -90,7 +91,7 @@ class Perplexity:
 
     @property
     def perplexity(self) -> float:
-        """The mean of the languages' perplexities, which is what the original reports and selects models by."""
+        """Mean of the languages' perplexities, which the original reports and selects models by."""
         return math.fsum(each.perplexity for each in self.languages) / len(self.languages)
 
 
@@ -106,7 +107,7 @@ def perplexity(
     batch_size: int | None = None,
     batch_tokens: int | None = None,
 ) -> Perplexity:
-    """The perplexity of a corpus, or of one corpus a language.
+    """Return the perplexity of a corpus, or of one corpus for each language.
 
     Args:
         model: A causal model.
@@ -117,10 +118,10 @@ def perplexity(
             included. ``"stream"``: exactly the original's ``evaluate_clm``. All texts are one sequence, each followed
             by ``</s>`` (an empty text is one ``</s>``), behind as many more as it takes to cut it into windows of one
             length, and one in front; positions begin anew in each window, whose first token is given and whose others
-            are predicted. The figure depends on ``window`` and cannot be compared across window lengths.
+            are predicted. The result depends on ``window``; do not compare it across window lengths.
         window: Tokens of a window of the stream, from 2 to the model's positions; ``None`` for 256.
         stride: As for ``score``; with ``"sentence"`` only.
-        batch_size: Most texts or windows of a batch; ``None`` for as many as ``batch_tokens`` allows.
+        batch_size: Maximum number of texts or windows in a batch; ``None`` for as many as ``batch_tokens`` allows.
         batch_tokens: As for ``score``.
 
     Raises:
@@ -139,8 +140,7 @@ def perplexity(
             found=repr(lang),
             expected="lang=… with texts of one language, none with a mapping from language to texts",
         )
-    if not isinstance(protocol, str) or protocol not in PROTOCOLS:
-        raise InputError("no such protocol", where="protocol", found=repr(protocol), expected=" or ".join(PROTOCOLS))
+    check_choice("protocol", PROTOCOLS, protocol=protocol)
     if protocol == "stream":
         window = _checked_window(window, model.config.max_position_embeddings)
         if stride is not None:
@@ -155,16 +155,12 @@ def perplexity(
             "there is no corpus", where="texts", found="an empty mapping", expected="at least one language"
         )
     # All of them before any text is read: a mistake in the last shows at once.
-    scorers = {
-        language: Scorer(
-            model, tokenizer, lang=language, batch_size=batch_size, batch_tokens=batch_tokens, stride=stride
-        )
-        for language in corpora
-    }
+    options = ScoringOptions(batch_size=batch_size, batch_tokens=batch_tokens, stride=stride)
+    scorers = {language: Scorer(model, tokenizer, lang=language, options=options) for language in corpora}
     for language, scorer in scorers.items():
         scorer.encode("", where=f"texts[{language!r}]")
         checked_texts(corpora[language])
-    found = []
+    results = []
     for language, corpus in corpora.items():
         scorer = scorers[language]
         counted = _Counted(corpus)
@@ -172,7 +168,7 @@ def perplexity(
             nats, tokens, unknown = _of_sentences(scorer, counted)
         else:
             nats, tokens, unknown = _of_stream(scorer, counted, window)
-        found.append(
+        results.append(
             LanguagePerplexity(
                 lang=language,
                 texts=counted.texts,
@@ -185,11 +181,11 @@ def perplexity(
             )
         )
     stride = checked_stride(stride, model.config.max_position_embeddings) if window is None else None
-    return Perplexity(protocol=protocol, window=window, stride=stride, languages=tuple(found))
+    return Perplexity(protocol=protocol, window=window, stride=stride, languages=tuple(results))
 
 
 class _Counted:
-    """Texts in windows, counted as they pass."""
+    """Texts in windows, counted as they are read."""
 
     def __init__(self, texts: Iterable[str]) -> None:
         self._texts = texts
@@ -206,7 +202,7 @@ class _Counted:
 
 
 def _of_sentences(scorer: Scorer, corpus: _Counted) -> tuple[float, int, int]:
-    sums = array("d")  # summed up at last: a running sum of millions would lose digits
+    sums = array("d")  # added up at the end: a running sum of millions would lose digits
     tokens = unknown = 0
     for texts in corpus.windows():
         for result in scorer.score_window(texts, first=corpus.texts):
@@ -230,10 +226,17 @@ def _of_stream(scorer: Scorer, corpus: _Counted, window: int) -> tuple[float, in
     count = len(stream)
     sums = array("d")
     unknown = 0
+    options = scorer.options
     with eval_mode(scorer.model), torch.inference_mode():
         for start in range(0, count, _WINDOWS_AT_ONCE):
             windows = [stream.window(index)[0].tolist() for index in range(start, min(start + _WINDOWS_AT_ONCE, count))]
-            scores = score_sequences(scorer.model, windows, scorer.language, **scorer.batching)
+            scores = score_sequences(
+                scorer.model,
+                windows,
+                scorer.language,
+                batch_size=options.batch_size,
+                batch_tokens=options.batch_tokens,
+            )
             sums.extend(math.fsum(scored.logprobs) for scored in scores)
             unknown += sum(ids[1:].count(unk) for ids in windows)
     return 0.0 - math.fsum(sums), count * (window - 1), unknown
@@ -244,7 +247,7 @@ def _checked_window(window: int | None, positions: int) -> int:
         return min(_STREAM_WINDOW, positions)
     if type(window) is not int or not 2 <= window <= positions:
         raise InputError(
-            "the window is wrong",
+            "invalid window",
             where="window",
             found=repr(window),
             expected=f"from 2 to the model's {positions} positions",

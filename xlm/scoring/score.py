@@ -1,34 +1,33 @@
-"""Texts to the log-probability of each of their tokens, a list at once or a corpus as a stream."""
+"""Texts to the log-probability of each token, for a list at once or a corpus as a stream."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sized
-from typing import Any
+from typing import TYPE_CHECKING
 
+from xlm.corpus.read_ahead import checked_texts, growing_windows, length_of, read_ahead
 from xlm.errors import InputError
 from xlm.model.lm import XLMWithLMHeadModel
 from xlm.scoring.frames import frame_of, is_frame
-from xlm.scoring.read_ahead import checked_texts, growing_windows, length_of, read_ahead
+from xlm.scoring.options import ScoringKeywords, ScoringOptions, shows_scoring_options
 from xlm.scoring.scorer import Scorer
 from xlm.scoring.sentence import SentenceScore
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
+
+@shows_scoring_options
 def score(
     model: XLMWithLMHeadModel,
     tokenizer: XLMTokenizer,
     texts: Iterable[str],
     *,
     lang: str,
-    batch_size: int | None = None,
-    batch_tokens: int | None = None,
-    ranks: bool = False,
-    entropies: bool = False,
-    top: int = 0,
-    too_long: str = "windows",
-    stride: int | None = None,
+    **options: Unpack[ScoringKeywords],
 ) -> list[SentenceScore]:
-    """The log-probability of every token of some texts, one result a text, in their order.
+    """Return the log-probability of every token of each text, one result per text, in order.
 
     Each text is one sentence to the model: it is encoded with the tokenizer's special tokens at both ends, starts at
     position 0 and sees no other text. Texts of one length share a batch; what a text gets does not depend on the
@@ -40,48 +39,33 @@ def score(
         tokenizer: The tokenizer that belongs to it.
         texts: Raw texts. An empty text scores its closing ``</s>``. For a ``Series`` or ``DataFrame`` of pandas the
             result is what ``score_frame`` gives, by sentence.
-        lang: Name of the language of all of them.
-        batch_size: Most texts of a batch; ``None`` for as many as ``batch_tokens`` allows.
-        batch_tokens: Most tokens of a batch; ``None`` for 1,024 on a CPU and 32,768 elsewhere.
-        ranks: Also give the rank of each token.
-        entropies: Also give the entropy of each prediction.
-        top: Also give this many of the most likely tokens at each place, with their log-probabilities.
-        too_long: A text longer than the model's positions, counted in tokens with the opening one and without the
-            closing one, is scored in overlapping windows (``"windows"``) or refused (``"refuse"``). The first window
-            begins at the opening token and is as long as the model allows; each next one scores ``stride`` tokens
-            more and is filled with the text before them, without an opening token.
-        stride: From 1, which gives every token the longest context and takes longest, to the model's positions;
-            ``None`` for half of them.
+        lang: Name of the language of all texts.
+        **options: Attributes of ``ScoringOptions``, by name; it says what each does.
 
     Raises:
         InputError: ``texts`` is a single str, one of them is not a str, too long or not of this model's vocabulary
-            (the message names its index), the model is bidirectional, no model or not the tokenizer's, or an option is
-            none of those.
+            (the message names its index), the model is bidirectional, no model or not the tokenizer's, or an option has
+            a value that is not allowed.
         LanguageError: A language that the model does not have.
 
     Source: paper section 3.2 (CLM); the original's ``EncoderDecoderEvaluator.evaluate_clm``, one sentence at a time.
     """
-    scorer = Scorer(
-        model,
-        tokenizer,
-        lang=lang,
-        batch_size=batch_size,
-        batch_tokens=batch_tokens,
-        ranks=ranks,
-        entropies=entropies,
-        top=top,
-        too_long=too_long,
-        stride=stride,
-    )
+    scorer = Scorer(model, tokenizer, lang=lang, options=ScoringOptions(**options))
     if is_frame(texts):
         return frame_of(scorer, texts)  # type: ignore[no-any-return]
     return list(_results(scorer, read_ahead(checked_texts(texts), length_of)))
 
 
+@shows_scoring_options
 def score_stream(
-    model: XLMWithLMHeadModel, tokenizer: XLMTokenizer, texts: Iterable[str], *, lang: str, **options: Any
+    model: XLMWithLMHeadModel,
+    tokenizer: XLMTokenizer,
+    texts: Iterable[str],
+    *,
+    lang: str,
+    **options: Unpack[ScoringKeywords],
 ) -> Iterator[SentenceScore]:
-    """The same as ``score``, for corpora: results come while texts are still read, in order and in bounded memory.
+    """Yield the results of ``score`` while texts are still being read, in order and in bounded memory.
 
     Texts are read ahead, up to 4,096 or about a million characters, since those of one length share a batch. From a
     source that may be slow, one that has no ``len``, the first text is scored once it is read, then the next two, the
@@ -98,7 +82,7 @@ def score_stream(
         InputError: As for ``score``; what a single text causes, after the results of those before it.
         LanguageError: A language that the model does not have.
     """
-    scorer = Scorer(model, tokenizer, lang=lang, **options)
+    scorer = Scorer(model, tokenizer, lang=lang, options=ScoringOptions(**options))
     windows = read_ahead if isinstance(texts, Sized) else growing_windows
     return _results(scorer, windows(checked_texts(texts), length_of))
 

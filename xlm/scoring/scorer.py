@@ -1,36 +1,36 @@
-"""A model, its tokenizer and the options of scoring, checked once; scores windows of texts."""
+"""Scoring of windows of texts with a model, a tokenizer and options that are checked once."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import torch
 
-from xlm._arguments import check_choice, check_count, check_flags, shown
 from xlm.errors import InputError, LanguageError, warn_caller
 from xlm.model.lm import XLMWithLMHeadModel, eval_mode
-from xlm.scoring.logprobs import score_sequences
+from xlm.scoring.logprobs import checked_stride, score_sequences, windows_of
+from xlm.scoring.options import ScoringOptions
 from xlm.scoring.sentence import SentenceScore
-from xlm.scoring.windows import checked_stride, windows_of
 from xlm.tokenizer.tokenizer import XLMTokenizer
-
-TOO_LONG = ("windows", "refuse")
-"""What to do with a text that is longer than the model's positions."""
 
 
 class Scorer:
-    """A model and a tokenizer with the options of ``score``, for callers that decide themselves what is read ahead.
+    """A model, its tokenizer, a language and options, checked together once; scores windows of texts.
+
+    Args:
+        model: A causal model.
+        tokenizer: Its tokenizer.
+        lang: Name of the language of the texts.
+        options: The options; ``None`` for the defaults.
 
     Attributes:
         language: Id of the language; ``None`` for a model without language embeddings.
-        batching: The limits of batches, as ``score_sequences`` takes them.
-        stride: The stride that is used.
-        further: What is asked for beside log-probabilities: ``ranks``, ``entropies`` and ``top``.
+        options: The options, with the stride that is used.
 
     Raises:
-        InputError: The model is bidirectional, no model or not the tokenizer's, or an option is none of ``score``'s.
-        LanguageError: A language that the model does not have.
+        InputError: The model is bidirectional, no model or not the tokenizer's, or the stride is wrong for it.
+        LanguageError: The model does not have the language.
     """
 
     def __init__(
@@ -39,13 +39,7 @@ class Scorer:
         tokenizer: XLMTokenizer,
         *,
         lang: str,
-        batch_size: int | None = None,
-        batch_tokens: int | None = None,
-        ranks: bool = False,
-        entropies: bool = False,
-        top: int = 0,
-        too_long: str = "windows",
-        stride: int | None = None,
+        options: ScoringOptions | None = None,
     ) -> None:
         check_pair(model, tokenizer)
         if not model.config.causal:
@@ -57,48 +51,58 @@ class Scorer:
                 remedy="load it with causal=True, if it was trained as a causal model",
             )
         check_name_of_language(lang)
-        check_choice("`too_long` policy", TOO_LONG, too_long=too_long)
-        self.batching: dict[str, Any] = {"batch_size": batch_size, "batch_tokens": batch_tokens}
-        check_count(**{name: limit for name, limit in self.batching.items() if limit is not None})
-        check_flags(ranks=ranks, entropies=entropies)
-        if type(top) is not int or top < 0:
-            raise InputError("the number of alternatives is wrong", where="top", found=shown(top), expected="0 or more")
+        options = ScoringOptions() if options is None else options
+        stride = checked_stride(options.stride, model.config.max_position_embeddings)
         self.model = model
         self.tokenizer = tokenizer
         self.lang = lang
-        self.stride = checked_stride(stride, model.config.max_position_embeddings)
-        self.too_long = too_long
         self.language = _language_id(model, tokenizer, lang)
-        self.further: dict[str, Any] = {"ranks": ranks, "entropies": entropies, "top": top}
-        self._options = {**self.batching, "stride": self.stride, **self.further}
+        self.options = dataclasses.replace(options, stride=stride)
+        self._stride = stride
+
+    @property
+    def long_texts(self) -> str:
+        """What is done with texts longer than the model's positions, as ``Signature.long`` says it."""
+        return "refuse" if self.options.too_long == "refuse" else f"stride {self._stride}"
 
     def score_window(self, texts: Sequence[str], *, first: int = 0) -> list[SentenceScore | InputError]:
-        """One result a text, in order; for a text that cannot be scored, the error that says why.
+        """Return one result per text, in order; for a text that cannot be scored, the error that says why.
 
         Args:
-            texts: Some thousand texts: they are encoded and scored together.
-            first: Index of the first of them, which errors count from.
+            texts: Up to some thousand texts, encoded and scored together.
+            first: Index of the first text in error messages.
 
         Raises:
             LanguageError: A language that the tokenizer does not have.
         """
-        found: list[SentenceScore | InputError | None] = [None] * len(texts)
+        results: list[SentenceScore | InputError | None] = [None] * len(texts)
         encoded: dict[int, list[int]] = {}
         for i, text in enumerate(texts):
             try:
                 encoded[i] = self.encode(text, where=f"texts[{first + i}]")
             except InputError as error:
-                found[i] = error
+                results[i] = error
         config = self.model.config
         untrained = config.bos_token_id if config.bos_token_id != config.eos_token_id else None
         if any(ids[0] == untrained for ids in encoded.values()):
             _warn_about_bos(self.tokenizer.bos_token)
         with eval_mode(self.model), torch.inference_mode():
-            scores = score_sequences(self.model, list(encoded.values()), self.language, **self._options)
+            options = self.options
+            scores = score_sequences(
+                self.model,
+                list(encoded.values()),
+                self.language,
+                stride=options.stride,
+                batch_tokens=options.batch_tokens,
+                batch_size=options.batch_size,
+                ranks=options.ranks,
+                entropies=options.entropies,
+                top=options.top,
+            )
         words = self.tokenizer.vocabulary.tokens
         for (i, ids), of_tokens in zip(encoded.items(), scores, strict=True):
-            windows = windows_of(0, len(ids) - 1, positions=config.max_position_embeddings, stride=self.stride)
-            found[i] = SentenceScore(
+            windows = windows_of(0, len(ids) - 1, positions=config.max_position_embeddings, stride=self._stride)
+            results[i] = SentenceScore(
                 text=texts[i],
                 lang=self.lang,
                 tokens=tuple([words[index] for index in ids[1:]]),
@@ -111,14 +115,14 @@ class Scorer:
                 unk_token=self.tokenizer.unk_token,
                 _tokenizer=self.tokenizer,
             )
-        return [result for result in found if result is not None]
+        return [result for result in results if result is not None]
 
     def encode(self, text: str, *, where: str) -> list[int]:
-        """The ids of a text, its special tokens around it.
+        """Return the ids of a text, with special tokens at both ends.
 
         Args:
             text: Any text.
-            where: Its name in errors.
+            where: Name of the text in errors.
 
         Raises:
             InputError: Not a str, or too long and to be refused.
@@ -128,7 +132,7 @@ class Scorer:
         if not isinstance(text, str):
             raise InputError("a text is not a str", where=where, found=type(text).__name__, expected="str")
         ids = self.tokenizer.encode(text, lang=self.lang)
-        if self.too_long == "refuse" and len(ids) - 1 > config.max_position_embeddings:
+        if self.options.too_long == "refuse" and len(ids) - 1 > config.max_position_embeddings:
             raise InputError(
                 "a text is longer than the model's positions",
                 where=where,
@@ -174,10 +178,10 @@ def check_pair(model: object, tokenizer: object) -> None:
 
 
 def check_name_of_language(lang: object) -> None:
-    """Check that something may be the name of a language, or ``None`` for a model without languages.
+    """Check that a language is a name, or ``None`` for a model without languages.
 
     Raises:
-        LanguageError: It may not.
+        LanguageError: It is something else.
     """
     if lang is not None and not isinstance(lang, str):
         raise LanguageError("the language is not a name", where="lang", found=repr(lang), expected="a str")

@@ -1,4 +1,4 @@
-"""What a model gives to one text: by token, by word of the raw text, and as a whole."""
+"""The scores of one text: by token, by word of the raw text, and in total."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _WORD = re.compile(r"\S+")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WordScore:
-    """A word of the raw text: what stands between spaces of any kind, with the punctuation that is glued to it.
+    """A word of the raw text: the characters between whitespace, with attached punctuation.
 
     Attributes:
         text: The word as it stands in the raw text.
@@ -36,7 +36,7 @@ class WordScore:
 
 @dataclass(frozen=True, kw_only=True)
 class SentenceScore:
-    """What a model gives to one text. The opening token is not predicted, so it is in none of the tuples.
+    """The scores of one text. The opening token is not predicted, so it is in none of the tuples.
 
     Attributes:
         text: The text as it was given.
@@ -72,17 +72,17 @@ class SentenceScore:
 
     @property
     def unknowns(self) -> tuple[bool, ...]:
-        """For each of the n tokens, whether it is ``<unk>``, be it that the text itself spells it so."""
+        """Whether each of the n tokens is ``<unk>``, even where the text itself spells it so."""
         return tuple([token == self.unk_token for token in self.tokens])
 
     @property
     def unknown(self) -> int:
-        """How many of the tokens are ``<unk>``."""
+        """Number of tokens that are ``<unk>``."""
         return self.tokens.count(self.unk_token)
 
     @cached_property
     def words(self) -> tuple[WordScore, ...]:
-        """The words of the raw text in order, found when first asked for: it takes longer than dividing into tokens.
+        """Words of the raw text in order; computed on first access, which takes longer than tokenising.
 
         The closing ``</s>`` belongs to no word: the words' surprisals and that of the last token are ``-logprob``.
 
@@ -91,8 +91,8 @@ class SentenceScore:
         """
         assert self._tokenizer is not None
         numbers = self._tokenizer(self.text, lang=self.lang, return_offsets=True)["word_ids"][1:-1]
-        found = list(_WORD.finditer(self.text))
-        tokens, surprisals, unknowns = [0] * len(found), [0.0] * len(found), [False] * len(found)
+        matches = list(_WORD.finditer(self.text))
+        tokens, surprisals, unknowns = [0] * len(matches), [0.0] * len(matches), [False] * len(matches)
         for number, logprob, unknown in zip(numbers, self.logprobs[:-1], self.unknowns[:-1], strict=True):
             tokens[number] += 1
             surprisals[number] -= logprob
@@ -106,7 +106,7 @@ class SentenceScore:
                 surprisal=surprisal,
                 unknown=unknown,
             )
-            for word, count, surprisal, unknown in zip(found, tokens, surprisals, unknowns, strict=True)
+            for word, count, surprisal, unknown in zip(matches, tokens, surprisals, unknowns, strict=True)
         )
 
     def __getstate__(self) -> dict[str, Any]:

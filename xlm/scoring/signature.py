@@ -1,4 +1,4 @@
-"""What a figure was made with, on one line, so that two figures can be told to be comparable."""
+"""Everything that a result depends on, on one line: results with equal signatures are comparable."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _WITHOUT_EFFECT = ("dropout", "attention_dropout", "embed_init_std", "lang_id")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Signature:
-    """What a log-probability depends on, but for the text and for what changes its last digits only.
+    """Everything that a log-probability depends on, except the text and what changes only its last digits.
 
-    Those are the sizes of batches, what is read ahead, the number of threads and the processor or GPU.
+    The latter are batch sizes, reading ahead, the number of threads, and the processor or GPU.
 
     Attributes:
         model: Fingerprint of configuration and weights as they are in memory: a ``.pth`` and the directory that was
@@ -66,7 +66,7 @@ def signature(
     long: str = "none",
     digest: str | None = None,
 ) -> Signature:
-    """The signature of figures made with a model and a tokenizer; reads every weight once, unless told their digest.
+    """Return the signature of results of a model and a tokenizer; reads every weight once unless given their digest.
 
     Args:
         model: The model.

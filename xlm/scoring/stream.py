@@ -27,7 +27,7 @@ class Sequence(Protocol):
     def __len__(self) -> int: ...
 
     def slice(self, begin: int, end: int) -> Ids:
-        """The ids from ``begin`` to ``end`` - 1 as int64; 0 <= begin <= end <= len."""
+        """Return the ids from ``begin`` to ``end`` - 1 as int64; 0 <= begin <= end <= len."""
         ...
 
 
@@ -45,7 +45,7 @@ class ArraySequence:
         return len(self._ids)
 
     def slice(self, begin: int, end: int) -> Ids:
-        """The ids from ``begin`` to ``end`` - 1."""
+        """Return the ids from ``begin`` to ``end`` - 1."""
         return self._ids[begin:end].astype(np.int64)
 
 
@@ -80,11 +80,11 @@ class Stream:
             )
 
     def __len__(self) -> int:
-        """Windows n."""
+        """Return the number of windows n."""
         return -(-len(self.sequence) // (self.rows * self.width))
 
     def window(self, index: int, first_row: int = 0, rows: int | None = None) -> Ids:
-        """One window, or some of its rows.
+        """Return one window, or some of its rows.
 
         Args:
             index: Its number, from 0 to n - 1.

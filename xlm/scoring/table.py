@@ -1,44 +1,47 @@
-"""Scores as rows of a table, and the table as TSV, JSON lines or Parquet."""
+"""Rows of a corpus to rows of a table of scores, window by window."""
 
 from __future__ import annotations
 
-import json
+import hashlib
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from itertools import islice
 from typing import Any
 
+from xlm._io.arguments import check_choice
+from xlm._io.resumable import other_input_error
+from xlm.corpus.read_ahead import READ_AHEAD, row_identity, windows
+from xlm.corpus.rows import Row
+from xlm.corpus.tables import Cell, Table
 from xlm.errors import InputError
-from xlm.scoring.rows import Row, import_pyarrow
+from xlm.scoring.scorer import Scorer
 from xlm.scoring.sentence import SentenceScore
 
 UNITS = ("sentence", "word", "token")
-"""What one row of output can be."""
+"""The units that one row of output can stand for."""
 
-TABLE_FORMATS = ("tsv", "jsonl", "parquet")
-
-Cell = bool | int | float | str | None
-
-_COLUMNS = {
-    "sentence": ("tokens", "logprob", "unknown", "text"),
-    "word": ("word", "start", "end", "tokens", "logprob", "unknown", "text"),
-    "token": ("position", "id", "token", "logprob", "unknown"),
+_COLUMNS: dict[str, dict[str, type]] = {
+    "sentence": {"tokens": int, "logprob": float, "unknown": int, "text": str},
+    "word": {
+        "word": int,
+        "start": int,
+        "end": int,
+        "tokens": int,
+        "logprob": float,
+        "unknown": bool,
+        "text": str,
+    },
+    "token": {"position": int, "id": int, "token": str, "logprob": float, "unknown": bool},
 }
-_TEXTS = frozenset(("file", "text", "token", "status"))
-_NUMBERS = frozenset(("logprob", "bits", "entropy"))
-_QUOTED = frozenset('"\t\n\r')  # characters that a cell of TSV holds between quotes only
-_CONVERTED_AT_ONCE = 8_000_000  # bytes of lines; a few times as many are held
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Table:
-    """Which columns the output has.
+class ScoreTable(Table):
+    """The table that ``xlm score`` writes.
 
     Attributes:
         unit: One of ``UNITS``.
-        form: One of ``TABLE_FORMATS``. Numbers have six decimals in the first two; Parquet holds them as they are.
-            TSV quotes as RFC 4180 does, see ``tsv_line``.
         files: Whether a first column names the file.
         bits: Whether a column ``bits`` follows ``logprob``: the surprisal, ``-logprob / log 2``.
         ranks: Whether each token's rank follows.
@@ -50,97 +53,202 @@ class Table:
         DependencyError: Parquet, and pyarrow is not installed.
     """
 
+    columns: dict[str, type] = field(init=False)
     unit: str
-    form: str
     files: bool = False
     bits: bool = False
     ranks: bool = False
     entropies: bool = False
-    columns: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        if self.unit not in UNITS:
-            raise InputError("no such unit", where="by", found=repr(self.unit), expected=" or ".join(UNITS))
-        if self.unit != "token" and (self.ranks or self.entropies):
-            raise InputError("only tokens have ranks and entropies", where="unit", found=self.unit, expected="token")
-        if self.form == "parquet":
-            import_pyarrow()
-        names = [*(["file"] if self.files else []), "line", *_COLUMNS[self.unit]]
-        further = (("bits", self.bits), ("rank", self.ranks), ("entropy", self.entropies))
-        place = names.index("logprob") + 1
-        names[place:place] = [name for name, wanted in further if wanted]
-        object.__setattr__(self, "columns", (*names, "status"))
-
-    @property
-    def header(self) -> str:
-        """What stands before all rows, with its line end; nothing but for TSV."""
-        return tsv_line(self.columns) if self.form == "tsv" else ""
+        check_unit(self.unit, [name for name in ("ranks", "entropies") if getattr(self, name)])
+        Table.__post_init__(self)
+        columns: dict[str, type] = {"file": str} if self.files else {}
+        columns["line"] = int
+        for name, kind in _COLUMNS[self.unit].items():
+            columns[name] = kind
+            if name == "logprob":
+                further = (("bits", float, self.bits), ("rank", int, self.ranks), ("entropy", float, self.entropies))
+                columns.update((other, of_other) for other, of_other, wanted in further if wanted)
+        object.__setattr__(self, "columns", {**columns, "status": str})
 
     def lines(self, row: Row, result: SentenceScore | InputError | None) -> Iterator[str]:
-        """The lines of one input row, with their ends; arguments as for ``cells``."""
-        for cells in self.cells(row, result):
-            yield self._line(cells)
+        """Yield the lines of one input row, with their ends; arguments as for ``cells``."""
+        return map(self.line, self.cells(row, result))
 
     def cells(self, row: Row, result: SentenceScore | InputError | None) -> Iterator[dict[str, Cell]]:
-        """What stands in the columns for one input row: once for sentences, once or more for words and tokens.
+        """Yield the cells of one input row by column: once for sentences, once or more for words and tokens.
 
         Args:
             row: The input row.
             result: Its scores, or why it has none; ``None`` when the row itself has a problem.
-
-        Yields:
-            Cells by column; a column without one is empty, and there may be cells of no column.
         """
         shared: dict[str, Cell] = {"file": row.file, "line": row.number, "status": status_of(row, result)}
         cells = _cells(result, self.unit) if isinstance(result, SentenceScore) else [{"text": row.text}]
         for cell in cells:
-            found = {**cell, **shared}
             logprob = cell.get("logprob")
-            if self.bits and isinstance(logprob, float):
-                found["bits"] = (0.0 - logprob) / math.log(2)
-            yield found
+            bits = {"bits": (0.0 - logprob) / math.log(2)} if self.bits and isinstance(logprob, float) else {}
+            yield {**cell, **bits, **shared}
 
-    def _line(self, cells: Mapping[str, Cell]) -> str:
-        values = [cells.get(name) for name in self.columns]
-        if self.form == "tsv":
-            return tsv_line(values)
-        if self.form == "jsonl":
-            values = [round(value, 6) if isinstance(value, float) else value for value in values]
-        return json.dumps(dict(zip(self.columns, values, strict=True)), ensure_ascii=False, allow_nan=False) + "\n"
 
-    def fields(self) -> list[tuple[str, Any]]:
-        """Each column with its type of Arrow.
+def check_unit(unit: object, of_tokens: Sequence[str] = ()) -> None:
+    """Raise ``InputError`` for no such unit, or for options that only tokens have.
 
-        Raises:
-            DependencyError: pyarrow is not installed.
-        """
-        pyarrow, _ = import_pyarrow()
-        kinds = {name: pyarrow.string() for name in _TEXTS} | {name: pyarrow.float64() for name in _NUMBERS}
-        if self.unit != "sentence":  # which counts its unknown tokens
-            kinds["unknown"] = pyarrow.bool_()
-        return [(name, kinds.get(name, pyarrow.int64())) for name in self.columns]
+    Args:
+        unit: What one row is to be.
+        of_tokens: Names of such options that are given.
+    """
+    check_choice("unit", UNITS, by=unit)
+    if of_tokens and unit != "token":
+        raise InputError(f"only tokens have {', '.join(of_tokens)}", where="by", found=repr(unit), expected="'token'")
 
-    def to_parquet(self, lines: Path, target: Path, *, metadata: Mapping[str, str]) -> None:
-        """Writes the lines that were made for Parquet as a Parquet file, some megabytes at a time.
 
-        Args:
-            lines: A file of what ``lines`` gave.
-            target: The file to make.
-            metadata: Stands in the file, beside the columns.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScoredWindow:
+    """The output of one window of rows.
 
-        Raises:
-            DependencyError: pyarrow is not installed.
-        """
-        pyarrow, parquet = import_pyarrow()
-        schema = pyarrow.schema(self.fields(), metadata=dict(metadata))
-        with lines.open("rb") as source, parquet.ParquetWriter(target, schema) as writer:
-            while lines_read := source.readlines(_CONVERTED_AT_ONCE):
-                cells = [json.loads(line) for line in lines_read]
-                writer.write_batch(pyarrow.RecordBatch.from_pylist(cells, schema=schema))
+    Attributes:
+        data: Their lines of output, UTF-8.
+        rows: Number of input rows.
+        problems: Number of rows that could not be scored.
+        tokens: Number of predicted tokens.
+        unknown: Number of them that are ``<unk>``.
+        digest: Identifies all input rows up to the last of these.
+    """
+
+    data: bytes
+    rows: int
+    problems: int
+    tokens: int
+    unknown: int
+    digest: str
+
+
+def score_rows(
+    scorer: Scorer,
+    rows: Iterable[Row],
+    table: ScoreTable,
+    *,
+    read_at_once: int = READ_AHEAD,
+    done: int = 0,
+    digest: str = "",
+) -> Iterator[ScoredWindow]:
+    """Yield the scores of rows as lines of a table; every row comes out, in order, whatever is wrong with it.
+
+    A window holds rows of one file. Where it ends depends on the rows and on where the first begins only. So a file has
+    the same windows, batches and digits whatever is scored beside it, and in a run that begins at the end of another's
+    window they are those that the other would have had.
+
+    Args:
+        scorer: Model, tokenizer and options.
+        rows: The input, read as windows are taken.
+        table: The form of the output.
+        read_at_once: Maximum number of rows in a window.
+        done: Rows to leave out at the start, which ended a window in another run.
+        digest: What that window had for ``digest``.
+
+    Raises:
+        InputError: The rows that are left out are not those of the other run.
+        LanguageError: A language that the tokenizer does not have, or that cannot be divided into words.
+    """
+    source = iter(rows)
+    seen = _skipped(source, done=done, digest=digest)
+    for window in windows(source, read_at_once=read_at_once):
+        for row in window:
+            seen.update(row_identity(row))
+        data, problems, tokens, unknown = scored_lines(scorer, window, table)
+        yield ScoredWindow(
+            data=data,
+            rows=len(window),
+            problems=problems,
+            tokens=tokens,
+            unknown=unknown,
+            digest=seen.hexdigest(),
+        )
+
+
+def scored_lines(scorer: Scorer, window: Sequence[Row], table: ScoreTable) -> tuple[bytes, int, int, int]:
+    """Return the lines of one window, UTF-8, and counts: rows that could not be scored, predicted tokens, ``<unk>``.
+
+    Args:
+        scorer: Model, tokenizer and options.
+        window: Rows, which are scored together.
+        table: The form of the output.
+
+    Raises:
+        LanguageError: A language that the tokenizer does not have, or that cannot be divided into words.
+    """
+    lines: list[str] = []
+    problems = tokens = unknown = 0
+    for row, result in zip(window, results_of(scorer, window), strict=True):
+        lines += table.lines(row, result)
+        if isinstance(result, SentenceScore):
+            tokens += len(result.tokens)
+            unknown += result.unknown
+        else:
+            problems += 1
+    return "".join(lines).encode("utf-8"), problems, tokens, unknown
+
+
+def results_of(scorer: Scorer, window: Iterable[Row]) -> list[SentenceScore | InputError | None]:
+    """Return the scores of each row, or why it has none; ``None`` where the row itself has a problem.
+
+    Args:
+        scorer: Model, tokenizer and options.
+        window: The rows; they are scored together.
+
+    Raises:
+        LanguageError: A language that the tokenizer does not have, or that cannot be divided into words.
+    """
+    rows = list(window)
+    results = iter(scorer.score_window([row.text for row in rows if row.text is not None]))
+    return [None if row.text is None else _finite(next(results)) for row in rows]
+
+
+def check_same(rows: Iterable[Row], *, done: int, digest: str) -> None:
+    """Check that rows are those of a finished run; reads all of them.
+
+    Args:
+        rows: The input.
+        done: How many rows that run had.
+        digest: What its last window had for ``digest``.
+
+    Raises:
+        InputError: They are others, fewer or more.
+    """
+    source = iter(rows)
+    _skipped(source, done=done, digest=digest)
+    more = sum(1 for _ in source)
+    if more:
+        raise _other_rows(done, found=f"{done + more:,} rows")
+
+
+def _skipped(rows: Iterator[Row], *, done: int, digest: str) -> hashlib.blake2b:
+    seen = hashlib.blake2b()
+    skipped = 0
+    for row in islice(rows, done):
+        seen.update(row_identity(row))
+        skipped += 1
+    if skipped < done:
+        raise _other_rows(done, found=f"{skipped:,} rows")
+    if done and seen.hexdigest() != digest:
+        raise _other_rows(done, found="other texts")
+    return seen
+
+
+def _other_rows(done: int, *, found: str) -> InputError:
+    otherwise = "start again without --resume, after removing what the other run left unfinished"
+    return other_input_error(f"the {done:,} rows of that run", found=found, otherwise=otherwise)
+
+
+def _finite(result: SentenceScore | InputError) -> SentenceScore | InputError:
+    if isinstance(result, SentenceScore) and not all(map(math.isfinite, (*result.logprobs, *(result.entropies or ())))):
+        return InputError("the scores are not finite")
+    return result
 
 
 def status_of(row: Row, result: SentenceScore | InputError | None) -> str:
-    """Return what the column ``status`` says of one input row; arguments as for ``Table.cells``."""
+    """Return what the column ``status`` says of one input row; arguments as for ``ScoreTable.cells``."""
     if row.problem is not None:
         return f"error: {row.problem}"
     if isinstance(result, InputError):
@@ -202,21 +310,3 @@ def token_cells(result: SentenceScore) -> list[dict[str, Any]]:
     }
     known = {name: values for name, values in columns.items() if values is not None}
     return [dict(zip(known, cells, strict=True)) for cells in zip(*known.values(), strict=True)]
-
-
-def tsv_line(cells: Iterable[Cell]) -> str:
-    """Return one line of TSV, with its end, in the dialect that pandas, R and spreadsheets read by default.
-
-    A cell that holds a quote, a tab or a line end stands between quotes, its own quotes doubled (RFC 4180, with tabs).
-    Numbers have six decimals, a bool is 0 or 1, and ``None`` is empty.
-    """
-    return "\t".join(map(_tsv, cells)) + "\n"
-
-
-def _tsv(cell: Cell) -> str:
-    if cell is None:
-        return ""
-    if isinstance(cell, float):
-        return f"{cell:.6f}"
-    text = cell if isinstance(cell, str) else str(int(cell))
-    return text if _QUOTED.isdisjoint(text) else '"' + text.replace('"', '""') + '"'

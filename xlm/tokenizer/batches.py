@@ -11,7 +11,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
-from xlm._arguments import shown
+from xlm._io.arguments import shown
 from xlm.errors import InputError, XLMError
 
 Item = TypeVar("Item")

@@ -12,8 +12,8 @@ import heapq
 from collections.abc import Container, Sequence
 from pathlib import Path
 
-from xlm._arguments import shown
-from xlm._atomic import write_text
+from xlm._io.arguments import shown
+from xlm._io.atomic import write_text
 from xlm.errors import VocabularyError
 from xlm.tokenizer.text_files import at_line, count_of, read_lines
 from xlm.tokenizer.vocabulary import END_OF_WORD, SPECIAL_TOKENS, Vocabulary

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from xlm._arguments import shown
+from xlm._io.arguments import shown
 from xlm.errors import InputError, warn_caller
 
 

@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from xlm._arguments import shown
+from xlm._io.arguments import shown
 from xlm._io.files import read_regular
 from xlm.errors import VocabularyError
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from json.encoder import encode_basestring
 from pathlib import Path
 
-from xlm._arguments import shown
-from xlm._atomic import write_text
+from xlm._io.arguments import shown
+from xlm._io.atomic import write_text
 from xlm.errors import VocabularyError, warn_caller
 from xlm.tokenizer.text_files import AGAIN, at_line, count_of, place_of_key, read_json_object, read_text, shortened
 

@@ -19,7 +19,7 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
-from xlm._atomic import make_directory, replacing_directory, write_error, write_text
+from xlm._io.atomic import make_directory, replacing_directory, write_error, write_text
 from xlm.checkpoint.layout_weights import read_safetensors
 from xlm.checkpoint.safetensors_writer import write_safetensors
 from xlm.data.shards import file_sha256

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-from xlm._atomic import write_text
+from xlm._io.atomic import write_text
 from xlm.errors import DependencyError
 
 LOG_FILE = "log.jsonl"

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from xlm._atomic import make_directory
+from xlm._io.atomic import make_directory
 from xlm.errors import ConfigError, InputError, TrainingError, WriteError
 from xlm.model.lm import XLMWithLMHeadModel
 from xlm.tokenizer.tokenizer import XLMTokenizer

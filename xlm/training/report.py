@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from xlm._atomic import replacing
+from xlm._io.atomic import replacing
 from xlm.errors import DependencyError, InputError
 from xlm.training.log import Event, read_log
 

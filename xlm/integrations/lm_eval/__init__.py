@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from xlm._arguments import check_count, check_flags
+from xlm._io.arguments import check_count, check_flags
 from xlm.errors import DependencyError, warn_caller
 from xlm.inference.loading import load_for_inference
 from xlm.scoring.score import score

@@ -1,4 +1,4 @@
-"""Files that are either the old ones or the new ones, whole: written beside the target, then moved onto it."""
+"""Atomic writes: a file is written beside its target, then moved onto it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _REMEDIES = {
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yields a temporary sibling of ``path`` to write to, and moves it onto ``path`` when the block ends well.
+    """Yield a temporary sibling of ``path`` to write to, and move it onto ``path`` when the block succeeds.
 
     When the block raises, whatever it raises, the temporary file is removed and ``path`` is what it was before.
 
@@ -63,7 +63,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing_directory(path: Path) -> Iterator[Path]:
-    """Yields a new directory beside ``path`` to fill, and gives it that name when the block ends well.
+    """Yield a new directory beside ``path`` to fill, and rename it when the block succeeds.
 
     When the block raises, whatever it raises, the new directory is removed with all that is in it.
 
@@ -90,7 +90,7 @@ def replacing_directory(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    r"""Writes ``text`` to ``path`` as UTF-8 with ``\n`` line ends on every platform, whole or not at all.
+    r"""Write ``text`` to ``path`` as UTF-8 with ``\n`` line ends on every platform, whole or not at all.
 
     Raises:
         WriteError: The file could not be written.
@@ -109,7 +109,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def check_target(path: Path) -> None:
-    """Finds out before a long work whether ``replacing`` could write its result, as far as that shows so early.
+    """Check before long work, as far as possible, that ``replacing`` can write its result.
 
     Raises:
         WriteError: It could not.
@@ -128,7 +128,7 @@ def check_target(path: Path) -> None:
 
 
 def make_directory(path: Path) -> None:
-    """Makes a directory and its parents; one that is there already is fine.
+    """Make a directory and its parents, unless it exists.
 
     Raises:
         WriteError: It could not be made.
@@ -155,7 +155,7 @@ def check_name(path: Path) -> None:
 
 
 def write_error(path: Path, error: OSError) -> WriteError:
-    """The error that says why ``path`` could not be written, and what to do about it."""
+    """Return the error that says why ``path`` could not be written, and what to do about it."""
     return WriteError(
         "The target could not be written; what stood under its name is untouched",
         where=path,
@@ -165,7 +165,7 @@ def write_error(path: Path, error: OSError) -> WriteError:
 
 
 def refuse_special(path: Path) -> None:
-    """Refuses what would not be written to, but lose its name to a file, such as a device or a pipe.
+    """Refuse a device, a pipe or the like, which a move would replace by a file.
 
     Raises:
         WriteError: That is what has this name.
@@ -186,7 +186,7 @@ def refuse_special(path: Path) -> None:
 
 
 def flush_to_disk(path: Path) -> None:
-    """Returns when a power cut can no longer take what a file holds."""
+    """Return once the content of a file is on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

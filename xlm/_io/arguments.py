@@ -1,4 +1,4 @@
-"""Checks of arguments that many public functions share; each raises an ``InputError`` that names the argument."""
+"""Checks of arguments that public functions share; each raises an ``InputError`` that names the argument."""
 
 from __future__ import annotations
 

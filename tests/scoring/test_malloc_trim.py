@@ -12,25 +12,25 @@ import sys
 import pytest
 
 from tests.scoring.small import make_model
-from xlm.scoring import leftovers, logprobs
-from xlm.scoring.leftovers import Leftovers
+from xlm.scoring import logprobs, malloc_trim
+from xlm.scoring.malloc_trim import MallocTrim
 from xlm.scoring.score import score
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
 MB = 1024 * 1024
 HELD = """
-from xlm.scoring.leftovers import Leftovers, _resident_bytes
-watched = Leftovers()
+from xlm.scoring.malloc_trim import MallocTrim, _resident_bytes
+watched = MallocTrim()
 before = _resident_bytes()
 blocks = [bytes([1]) * 1_000_000 for _ in range(100)]
 del blocks
 held = _resident_bytes()
-watched.give_back()
+watched.trim_if_grown()
 print(held - before, _resident_bytes() - before)
 """
 
 
-@pytest.mark.skipif(leftovers.trim_of_glibc() is None, reason="only glibc has the call")
+@pytest.mark.skipif(malloc_trim.find_malloc_trim() is None, reason="only glibc has the call")
 def test_what_was_freed_goes_back_to_the_system() -> None:
     """Told to map nothing by itself and to return nothing by itself, glibc keeps all that is freed."""
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "1000000000", "MALLOC_TRIM_THRESHOLD_": "1000000000"}
@@ -44,29 +44,29 @@ def test_what_was_freed_goes_back_to_the_system() -> None:
 def test_only_when_there_is_much(monkeypatch: pytest.MonkeyPatch) -> None:
     resident = [100 * MB]
     calls: list[int] = []
-    monkeypatch.setattr(leftovers, "trim_of_glibc", lambda: calls.append)
-    monkeypatch.setattr(leftovers, "_resident_bytes", lambda: resident[0])
-    watched = Leftovers()
+    monkeypatch.setattr(malloc_trim, "find_malloc_trim", lambda: calls.append)
+    monkeypatch.setattr(malloc_trim, "_resident_bytes", lambda: resident[0])
+    watched = MallocTrim()
     for now, expected in ((100, 0), (164, 0), (165, 1), (229, 1), (230, 2), (10, 2)):
         resident[0] = now * MB
-        watched.give_back()
+        watched.trim_if_grown()
         assert len(calls) == expected, now
 
 
 def test_without_glibc_nothing_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leftovers, "trim_of_glibc", lambda: None)
-    monkeypatch.delattr(leftovers, "_resident_bytes")
-    Leftovers().give_back()
+    monkeypatch.setattr(malloc_trim, "find_malloc_trim", lambda: None)
+    monkeypatch.delattr(malloc_trim, "_resident_bytes")
+    MallocTrim().trim_if_grown()
 
 
 def test_scoring_asks_after_every_batch(monkeypatch: pytest.MonkeyPatch, tokenizer: XLMTokenizer) -> None:
     asked: list[int] = []
 
     class Watched:
-        def give_back(self) -> None:
+        def trim_if_grown(self) -> None:
             asked.append(1)
 
-    monkeypatch.setattr(logprobs, "Leftovers", Watched)
+    monkeypatch.setattr(logprobs, "MallocTrim", Watched)
     model = make_model(tokenizer.vocab_size)
     score(model, tokenizer, ["The dog .", "A cat .", "the grass"], lang="en", batch_size=1)
     assert len(asked) == 3

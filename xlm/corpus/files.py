@@ -1,12 +1,20 @@
-"""Gzip data as gzip(1) reads it: all members, what stands before damage, and no silence about what stands behind."""
+"""Sources of records: files here or elsewhere, standard input, and gzip data."""
 
 from __future__ import annotations
 
 import io
+import os
+import sys
 import zlib
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from gzip import BadGzipFile
-from typing import Any
+from pathlib import Path, PurePath
+from typing import Any, BinaryIO, Protocol
+
+STDIN = Path("-")
+"""The path that stands for standard input."""
 
 _MAGIC = b"\x1f\x8b"
 _READ = 1 << 16
@@ -14,8 +22,73 @@ _MOST = 1 << 18
 """Decompressed bytes at a time; a compressed byte can stand for a thousand."""
 
 
+class InputFile(Protocol):
+    """A file that can be read, more than once unless it is a pipe."""
+
+    @property
+    def path(self) -> PurePath:
+        """The path, whose suffix names the format."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """The name in results."""
+        ...
+
+    def size(self) -> int:
+        """Return the stored size in bytes; 0 if it is unknown or the file is gone."""
+        ...
+
+    def open(self) -> AbstractContextManager[BinaryIO]:
+        """Open the file for bytes.
+
+        Raises:
+            OSError: It is gone, or cannot be read.
+        """
+        ...
+
+    def open_parquet(self) -> AbstractContextManager[Any]:
+        """Open the file as an argument of ``pyarrow.parquet.ParquetFile``.
+
+        Raises:
+            OSError: It is gone, or cannot be read.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class LocalFile:
+    """A file of this machine, or standard input.
+
+    Attributes:
+        path: The path as it was given.
+    """
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        r"""The path, bytes of it that are not UTF-8 as ``\xff``."""
+        return os.fsencode(self.path).decode("utf-8", "backslashreplace")
+
+    def size(self) -> int:
+        """See ``InputFile``."""
+        try:
+            return 0 if self.path == STDIN else self.path.stat().st_size
+        except OSError:
+            return 0
+
+    def open(self) -> AbstractContextManager[BinaryIO]:
+        """See ``InputFile``."""
+        return nullcontext(sys.stdin.buffer) if self.path == STDIN else self.path.open("rb")
+
+    def open_parquet(self) -> AbstractContextManager[Any]:
+        """See ``InputFile``."""
+        return nullcontext(self.path)
+
+
 class GzipReader(io.RawIOBase):
-    """Reads the decompressed bytes of all members of a gzip file.
+    """Reader of the decompressed bytes of all members of a gzip file.
 
     Zeros behind a member are padding. Other bytes there that begin no member are counted and left out. Where the data
     is damaged or cut off, all that could be decompressed is handed out before the error is raised.
@@ -45,7 +118,7 @@ class GzipReader(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Fill the buffer as far as bytes are there, and return their number; 0 at the end."""
+        """Fill the buffer with the bytes that are available, and return their number; 0 at the end."""
         while not self._output and not self._ended:
             if self._error is not None:
                 raise self._error
@@ -101,10 +174,10 @@ class GzipReader(io.RawIOBase):
 
 def _before_error(member: Any, data: bytes) -> bytes:
     """Decompress byte by byte up to the one that raises."""
-    found = bytearray()
+    decompressed = bytearray()
     try:
         for place in range(len(data)):
-            found += member.decompress(data[place : place + 1])
+            decompressed += member.decompress(data[place : place + 1])
     except zlib.error:
         pass
-    return bytes(found)
+    return bytes(decompressed)

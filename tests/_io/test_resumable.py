@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from xlm._io.resumable import ResumableFile
 from xlm.errors import InputError, WriteError
-from xlm.scoring.resumable import ResumableFile
 
 WINDOWS = [b"head\n", b"one\ntwo\n", b"", b"three\n"]
 WHOLE = b"".join(WINDOWS)

@@ -10,8 +10,8 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xlm.scoring.read_ahead import READ_AHEAD_CHARACTERS, windows
-from xlm.scoring.rows import Corpus, Row
+from xlm.corpus.read_ahead import READ_AHEAD_CHARACTERS, windows
+from xlm.corpus.rows import Corpus, Row
 
 
 @given(st.lists(st.integers(0, 12), max_size=8), st.integers(1, 5))

@@ -1,4 +1,4 @@
-"""What is read before the first of it is scored: windows of texts, of which those of one length share a batch."""
+"""Windows of texts that are read before the first is scored, so that texts of one length share a batch."""
 
 from __future__ import annotations
 
@@ -7,34 +7,50 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from xlm._io.fingerprints import line_of
+from xlm.corpus.rows import Row
 from xlm.errors import InputError
-from xlm.scoring.rows import Row
-from xlm.tokenizer.batches import grouped
 
 Item = TypeVar("Item")
 
 READ_AHEAD = 4096
-"""Texts that are read before the first of them is scored, so that those of one length can share a batch."""
+"""Number of texts that are read ahead."""
 
 READ_AHEAD_CHARACTERS = 1 << 20
-"""Characters after which no more texts are read ahead."""
+"""Number of characters after which no more texts are read ahead."""
 
 
-def read_ahead(items: Iterable[Item], length: Callable[[Item], int], *, most: int = READ_AHEAD) -> Iterator[list[Item]]:
-    """Returns an iterator over texts in windows: as many as can be held, so that those of one length find each other.
+def read_ahead(
+    items: Iterable[Item],
+    length: Callable[[Item], int],
+    *,
+    most: int = READ_AHEAD,
+    characters: int | None = None,
+) -> Iterator[list[Item]]:
+    """Yield windows of texts, each ended by the text that fills it.
 
     Args:
-        items: The texts, or what holds them.
-        length: Says how many characters one of them has.
-        most: Most items of a window; it is also full at ``READ_AHEAD_CHARACTERS``.
+        items: The texts, or what holds them; read as they are needed.
+        length: Returns the number of characters of one of them.
+        most: Maximum number of items in a window.
+        characters: Number of characters at which a window is full too; ``None`` for ``READ_AHEAD_CHARACTERS``.
     """
-    return grouped(items, most=most, characters=READ_AHEAD_CHARACTERS, length=length)
+    full = READ_AHEAD_CHARACTERS if characters is None else characters
+    window: list[Item] = []
+    so_far = 0
+    for item in items:
+        window.append(item)
+        so_far += length(item)
+        if len(window) >= most or so_far >= full:
+            yield window
+            window, so_far = [], 0
+    if window:
+        yield window
 
 
 def growing_windows(items: Iterable[Item], length: Callable[[Item], int]) -> Iterator[list[Item]]:
     """Yield texts in windows as ``read_ahead`` does, but the first of one text, each next one of up to twice as many.
 
-    So whoever waits for results has the first one when the first text is there.
+    The first result is thus available as soon as the first text is.
     """
     source = iter(items)
     most = 1
@@ -77,16 +93,16 @@ def checked_texts(texts: Any) -> Iterable[str]:
 
 
 def length_of(text: object) -> int:
-    """Characters of a text; 0 for what is none, which is refused later, where its place is known."""
+    """Return the number of characters of a text; 0 for other values, which are refused later, by their place."""
     return len(text) if isinstance(text, str) else 0
 
 
 def windows(rows: Iterable[Row], *, read_at_once: int = READ_AHEAD) -> Iterator[list[Row]]:
-    """The rows that are scored together: some of one file that follow each other.
+    """Yield windows of rows that are scored together: consecutive rows of one file.
 
     Args:
         rows: Of any number of files, read as windows are taken.
-        read_at_once: Most rows of a window.
+        read_at_once: Maximum number of rows in a window.
     """
     files = itertools.count()
     file = next(files)
@@ -102,5 +118,5 @@ def windows(rows: Iterable[Row], *, read_at_once: int = READ_AHEAD) -> Iterator[
 
 
 def row_identity(row: Row) -> bytes:
-    """What rows are told apart by."""
+    """Return bytes that differ for any two rows that differ."""
     return line_of([row.file, row.number, row.text, row.problem])

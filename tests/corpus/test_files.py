@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xlm.scoring.gzip_reader import GzipReader
+from xlm.corpus.files import GzipReader
 
 TEXT = b"".join(b"A dog number %d.\n" % (number * number) for number in range(400))
 RANDOM = random.Random(7).randbytes(300_000)  # nothing that compresses: many blocks to read

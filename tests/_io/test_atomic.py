@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from xlm._atomic import check_target, make_directory, replacing, write_text
+from xlm._io.atomic import check_target, make_directory, replacing, write_text
 from xlm.errors import VocabularyError, WriteError
 
 

@@ -20,10 +20,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from xlm.corpus import formats
+from xlm.corpus.files import LocalFile
+from xlm.corpus.rows import Corpus, Row
 from xlm.errors import DependencyError, InputError, XLMWarning
-from xlm.scoring import rows as rows_module
-from xlm.scoring.input_files import LocalFile
-from xlm.scoring.rows import Corpus, Row
 
 TEXTS = ["the dog", "", 'say "no", or\tnot', "ü 漢 \U0001f600 \u2028 \x00 \x85 \x0b", " , ", "\\t"]
 
@@ -68,7 +68,7 @@ def test_every_format_gives_the_texts(tmp_path: Path, zipped: str) -> None:
 
 def test_a_format_can_be_named_and_a_column_too(tmp_path: Path) -> None:
     path = written(tmp_path / "a.txt", b'{"source": "the dog", "text": 3}\n')
-    assert read(path, form="jsonl", column="source") == ["the dog"]
+    assert read(path, format="jsonl", column="source") == ["the dog"]
 
 
 def test_parquet(tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ def test_a_header_that_is_not_csv_is_not_replaced_by_a_row(tmp_path: Path, data:
 def test_a_row_too_long_to_hold_costs_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str, quote: str
 ) -> None:
-    monkeypatch.setattr(rows_module, "_LONGEST_ROW", 100)
+    monkeypatch.setattr(formats, "_LONGEST_ROW", 100)
     mark = "," if form == "csv" else "\t"
     # Cut off at 101 bytes, the cell would be short enough.
     lines = [f"id{mark}text", f"1{mark}a", f"2{mark}{quote}{'x' * 300}{quote}", f"3{mark}b", f"4{mark}c"]
@@ -196,7 +196,7 @@ def test_a_row_too_long_to_hold_costs_itself(
 
 
 def test_a_row_too_long_to_hold_ends_a_quote_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows_module, "_LONGEST_ROW", 100)
+    monkeypatch.setattr(formats, "_LONGEST_ROW", 100)
     data = b'text\n"a\nb\n' + b"x" * 200 + b'\nc\n"d"\n'
     assert read(written(tmp_path / "a.csv", data)) == [None, "b", None, "c", "d"]
 
@@ -306,7 +306,7 @@ def test_a_long_line_is_a_row_and_one_too_long_to_hold_is_said(tmp_path: Path, m
     megabyte = "the " * (1 << 18)
     assert read(written(tmp_path / "a.txt", f"{megabyte}\nend".encode())) == [megabyte, "end"]
     assert read(written(tmp_path / "a.csv", f"text\n{megabyte}\nend".encode())) == [megabyte, "end"]
-    monkeypatch.setattr(rows_module, "_LONGEST_ROW", 10)
+    monkeypatch.setattr(formats, "_LONGEST_ROW", 10)
     lines = ["x" * length for length in (9, 10, 11, 12, 13, 25, 3)]
     for end in ("", "\n"):
         found = list(Corpus([written(tmp_path / "b.txt", ("\n".join(lines) + end).encode())]))
@@ -372,7 +372,7 @@ def test_text_whose_only_line_ends_are_carriage_returns_is_one_row_and_said(tmp_
 @given(data=st.binary(max_size=60) | st.text(st.sampled_from('a,"\n\r\t{}:[]\x00')).map(str.encode))
 @pytest.mark.parametrize("form", ["text", "jsonl", "csv", "tsv"])
 def test_no_bytes_stop_it(tmp_path: Path, form: str, data: bytes) -> None:
-    corpus = Corpus([written(tmp_path / "any", data)], form=form)
+    corpus = Corpus([written(tmp_path / "any", data)], format=form)
     try:
         rows = list(corpus)
     except InputError:

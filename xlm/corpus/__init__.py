@@ -1,0 +1,1 @@
+"""Records of text in, from files of several formats; tables out."""

@@ -1,0 +1,404 @@
+"""Parsers of the formats that records come in; each yields every row, with its text or what is wrong with it.
+
+A stray quote or a byte that is not UTF-8 costs its own row and no other.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, suppress
+from pathlib import PurePath
+from typing import Any, BinaryIO, TextIO
+
+from xlm.corpus.files import InputFile
+from xlm.errors import DependencyError, InputError
+
+FORMATS = ("text", "jsonl", "csv", "tsv", "parquet")
+
+Parsed = tuple[str | None, str | None]
+"""The text of a row, or ``None`` and what is wrong with it."""
+
+_SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
+_LONGEST_ROW = 1 << 26
+_LONGEST_QUOTE = 1 << 20
+"""Bytes of the further lines of a quoted CSV cell."""
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_MARKS_OF_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+_NO_ROWS: Parsed = (None, "the table has no rows")
+_TOO_LONG = "the row is longer than {:,} bytes"
+
+
+def is_gzip(path: PurePath) -> bool:
+    """Return whether a file is compressed, by its name."""
+    return path.suffix.lower() == ".gz"
+
+
+def format_of(path: PurePath) -> str:
+    """Return which of ``FORMATS`` a file is, by its name."""
+    suffix = path.with_suffix("").suffix if is_gzip(path) else path.suffix
+    return _SUFFIXES.get(suffix.lower(), "text")
+
+
+def parse_lines(file: BinaryIO, key: str | None, name: str, *, warn: Callable[[str], None]) -> Iterator[Parsed]:
+    """Yield the text of each line: the line itself, or the value of a key of the JSON object that it is.
+
+    Args:
+        file: Bytes.
+        key: The key; ``None`` for plain text.
+        name: The file's name in errors and warnings.
+        warn: Called at the end if the only line of the file seems to be many.
+
+    Raises:
+        InputError: The file is in UTF-16.
+    """
+    count, line = 0, b""
+    for line in _without_mark(_lines(file), name):
+        count += 1
+        text, problem = _decode(line)
+        yield (text, problem) if text is None or key is None else _parse_json(text, key)
+    if count == 1 and b"\r" in line.rstrip(b"\r"):
+        warn(f"{name}: all of it is one row, for it has carriage returns and no line feed between its lines")
+
+
+def parse_table(file: BinaryIO, format: str, column: str, name: str, open_files: ExitStack) -> Iterator[Parsed]:
+    """Yield the cells of one column of CSV or TSV.
+
+    Args:
+        file: Bytes.
+        format: ``"csv"`` or ``"tsv"``.
+        column: The column that holds the text.
+        name: The file's name in errors.
+        open_files: Closed by the caller when the file is done with.
+
+    Raises:
+        InputError: The header cannot be read or lacks the column, or the file is in UTF-16.
+    """
+    # Latin-1, in which a character is a byte: what is not UTF-8 costs one row.
+    characters = io.TextIOWrapper(file, "latin-1", newline="")
+    open_files.callback(characters.detach)  # else it closes standard input
+    lines = _without_mark(_table_lines(characters), name, blank=b"\n")
+    yield from (_parse_csv if format == "csv" else _parse_tsv)(lines, column, name)
+
+
+def parse_parquet(source: InputFile, column: str, open_files: ExitStack) -> Iterator[tuple[int, Parsed]]:
+    """Yield the number of all rows and the text of each; arguments and errors as for ``parse_table``.
+
+    Raises:
+        OSError: The file cannot be read.
+        DependencyError: pyarrow is not installed.
+    """
+    pyarrow, parquet = import_pyarrow()
+    try:
+        opened = open_files.enter_context(source.open_parquet())
+        file = open_files.enter_context(parquet.ParquetFile(opened))
+        names, total = file.schema_arrow.names, file.metadata.num_rows
+        _index_of(column, names, source.name)
+        if not total:
+            yield 1, _NO_ROWS
+        for batch in file.iter_batches(batch_size=1024, columns=[column]):
+            for value in batch.column(0):
+                try:
+                    yield total, checked_text(value.as_py(), column)
+                except UnicodeDecodeError as error:
+                    yield total, (None, f"{column!r} is not UTF-8: byte {error.start + 1}")
+    except pyarrow.ArrowException as error:
+        raise OSError(str(error)) from error
+
+
+def import_pyarrow() -> tuple[Any, Any]:
+    """Return ``pyarrow`` and ``pyarrow.parquet``.
+
+    Raises:
+        DependencyError: They are not installed.
+    """
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise DependencyError(
+            "Parquet needs pyarrow",
+            where="pyarrow",
+            found="not installed",
+            remedy="pip install 'xlm[parquet]'",
+        ) from error
+    return pyarrow, pyarrow.parquet
+
+
+def checked_text(value: object, column: str) -> Parsed:
+    """Return the text of a cell, or ``None`` and what is wrong with it."""
+    if not isinstance(value, str):
+        return None, f"{column!r} is not text: {type(value).__name__}"
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        half = ascii(value[error.start : error.end])
+        return None, f"{column!r} is not Unicode text: half a surrogate pair, {half}, at character {error.start + 1}"
+    return value, None
+
+
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    r"""Yield lines without their ends, ``\n`` or ``\r\n``; of one too long to hold, a byte more than may be held."""
+    while line := file.readline(_LONGEST_ROW + len("\r\n")):
+        if line.endswith(b"\n"):
+            yield line[:-1].removesuffix(b"\r")
+            continue
+        if len(line) > _LONGEST_ROW:
+            line = line[: _LONGEST_ROW + 1]
+            while (rest := file.readline(_LONGEST_ROW)) and not rest.endswith(b"\n"):
+                pass
+        yield line
+
+
+def _without_mark(lines: Iterator[bytes], name: str, *, blank: bytes = b"") -> Iterator[bytes]:
+    """Yield the lines of a file without the byte order mark in front of the first.
+
+    Raises:
+        InputError: The mark is that of UTF-16, whose lines would be taken for text with a NUL beside each letter.
+    """
+    for first in lines:
+        if first.startswith(_MARKS_OF_UTF_16):
+            raise InputError(
+                "the file is not UTF-8",
+                where=name,
+                found="the byte order mark of UTF-16",
+                expected="UTF-8",
+                remedy="convert it, for example: iconv -f UTF-16 -t UTF-8",
+            )
+        yield blank if first == _BYTE_ORDER_MARK else first.removeprefix(_BYTE_ORDER_MARK)
+        yield from lines
+
+
+def _decode(data: bytes, *, name: str = "the line") -> Parsed:
+    if len(data) > _LONGEST_ROW:
+        return None, f"{name} is longer than {_LONGEST_ROW:,} bytes"
+    try:
+        return data.decode("utf-8"), None
+    except UnicodeDecodeError as error:
+        return None, f"not UTF-8: byte 0x{data[error.start]:02x} at byte {error.start + 1} of {name}"
+
+
+def _parse_json(line: str, column: str) -> Parsed:
+    if not line.strip():
+        return None, "the line is empty, not a JSON object"
+    try:
+        values = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        return None, f"not JSON: {error}"
+    if not isinstance(values, dict):
+        return None, f"not a JSON object: {type(values).__name__}"
+    if column not in values:
+        return None, f"there is no {column!r}; the row has {_listed(values)}"
+    return checked_text(values[column], column)
+
+
+def _table_lines(file: TextIO) -> Iterator[bytes]:
+    r"""Yield the lines of a table with their ends; a line that is too long to hold as empty bytes.
+
+    The first line ends at a line feed or a carriage return, whichever comes first. Where it ends at a carriage return
+    alone, both end the lines of this file. Elsewhere only line feeds do, with or without a carriage return in front: a
+    carriage return inside a line is most often part of a text.
+
+    Args:
+        file: Decoded as Latin-1, so that a character is a byte, and opened with ``newline=""``.
+    """
+    ends: tuple[str, ...] = ("\n", "\r")
+    first = True
+    while (line := _table_line(file, ends)) is not None:
+        if first and not line.endswith("\r"):
+            ends = ("\n",)
+        first = False
+        yield line.encode("latin-1")
+
+
+def _table_line(file: TextIO, ends: tuple[str, ...]) -> str | None:
+    whole = io.StringIO()  # a line may be many parts: as many as it has carriage returns
+    while part := file.readline(_LONGEST_ROW + len("x\r\n")):
+        if whole.tell() <= _LONGEST_ROW:
+            whole.write(part)
+        if part.endswith(ends):
+            break
+    line = whole.getvalue()
+    if not line:
+        return None
+    return line if len(line.rstrip("\r\n")) <= _LONGEST_ROW else ""
+
+
+def _parse_csv(lines: Iterator[bytes], column: str, name: str) -> Iterator[Parsed]:
+    records = _csv_records(lines)
+    header = next(records, None)
+    if header is None:
+        return
+    if isinstance(header, str):
+        raise _no_header(name, header)
+    index = _index_of(column, header, name)
+    empty = True
+    for record in records:
+        empty = False
+        yield (None, record) if isinstance(record, str) else _cell(record, index, header)
+    if empty:
+        yield _NO_ROWS
+
+
+def _csv_records(lines: Iterator[bytes]) -> Iterator[list[str] | str]:
+    r"""Yield the cells of each record, or what is wrong with a line that is none.
+
+    A quoted cell can hold line ends, but no more than about a megabyte behind the line that it begins in. Where it is
+    not closed by then, or is followed by anything but a comma or a line end, the line that it begins in is wrong and
+    those behind it are read again, as records of their own. Bytes that are not UTF-8 come as half surrogates.
+
+    Args:
+        lines: From ``_table_lines``; those that were too long are records of their own, and wrong.
+    """
+    # The module's own limit is of the process, and 128 KiB, which real texts exceed.
+    csv.field_size_limit(max(csv.field_size_limit(), _LONGEST_ROW))
+    source = _RecordLines(lines)
+    reader = csv.reader(source, strict=True)
+    while (line := source.next_line()) is not None:
+        if not line:
+            source.drop()
+            yield _TOO_LONG.format(_LONGEST_ROW)
+            continue
+        try:
+            record = next(reader)
+        except csv.Error as error:
+            source.take_back()
+            reader = csv.reader(source, strict=True)
+            yield _csv_problem(str(error))
+        else:
+            source.taken.clear()
+            yield record
+
+
+def _csv_problem(error: str) -> str:
+    """Return what is wrong with a record, in words for readers who do not know Python's ``csv``."""
+    if "unexpected end" in error:  # which is where we stopped looking
+        error = "a quote is not closed"
+    elif error.startswith("new-line"):
+        error = "a carriage return stands inside the row"
+    return f"not CSV: {error}"
+
+
+class _RecordLines:
+    """The lines of one record at a time, kept until it is known to be one.
+
+    Attributes:
+        taken: The lines of the record so far.
+    """
+
+    def __init__(self, lines: Iterator[bytes]) -> None:
+        self._lines = lines
+        self._waiting: deque[bytes] = deque()
+        self.taken: list[bytes] = []
+        self._further = 0  # bytes of the record behind its first line
+
+    def next_line(self) -> bytes | None:
+        """Return the line that comes next, without taking it; ``None`` at the end."""
+        if not self._waiting:
+            line = next(self._lines, None)
+            if line is None:
+                return None
+            self._waiting.append(line)
+        return self._waiting[0]
+
+    def drop(self) -> None:
+        """Leave the next line out."""
+        self._waiting.popleft()
+
+    def take_back(self) -> None:
+        """Let all lines of the record but its first come again."""
+        self._waiting.extendleft(reversed(self.taken[1:]))
+        self.taken.clear()
+
+    def __iter__(self) -> _RecordLines:
+        return self
+
+    def __next__(self) -> str:
+        line = self.next_line()
+        if line is None:
+            raise StopIteration
+        if not self.taken:
+            self._further = 0
+        else:
+            self._further += len(line)
+            if self._further > _LONGEST_QUOTE or not line:
+                raise StopIteration  # which the reader takes for a quote that is never closed
+        self.taken.append(self._waiting.popleft())
+        return line.decode("utf-8", "surrogateescape")
+
+
+def _parse_tsv(lines: Iterator[bytes], column: str, name: str) -> Iterator[Parsed]:
+    header: list[str] = []
+    index = None
+    empty = True
+    for line in lines:
+        text = line.decode("utf-8", "surrogateescape").rstrip("\r\n")
+        quoted = _quoted_cells(text)
+        row = quoted or text.split("\t")
+        if index is None:
+            if not line:
+                raise _no_header(name, _TOO_LONG.format(_LONGEST_ROW))
+            header, index = row, _index_of(column, row, name)
+            continue
+        empty = False
+        if not line:
+            yield None, _TOO_LONG.format(_LONGEST_ROW)
+        elif quoted is None and "\r" in text:
+            yield None, "a carriage return stands inside the row"
+        elif quoted is None and '"' in text and len(row) < len(header):
+            yield None, "a quoted cell does not end in its line, as it may in CSV"
+        else:
+            yield _cell(row, index, header)
+    if empty and index is not None:
+        yield _NO_ROWS
+
+
+def _quoted_cells(line: str) -> list[str] | None:
+    # Quotes around a cell are those of pandas, R, spreadsheets and xlm score; others are somebody's raw text.
+    if '"' not in line:
+        return None
+    csv.field_size_limit(max(csv.field_size_limit(), _LONGEST_ROW))
+    with suppress(csv.Error):
+        return next(csv.reader([line], delimiter="\t", strict=True))
+    return None
+
+
+def _no_header(name: str, found: str) -> InputError:
+    return InputError(
+        "the header cannot be read",
+        where=f"{name}, line 1",
+        found=found,
+        expected="the names of the columns",
+        remedy="correct that line, or name the right --input-format",
+    )
+
+
+def _index_of(column: str, header: Sequence[str], name: str) -> int:
+    """Return the index of a column in a header.
+
+    Raises:
+        InputError: It is not there, or more than once.
+    """
+    if header.count(column) != 1:
+        raise InputError(
+            "no such column" if column not in header else "several columns of that name",
+            where=name,
+            found=_listed(header),
+            expected=repr(column),
+            remedy="name the column that holds the text: --column NAME",
+        )
+    return header.index(column)
+
+
+def _cell(row: list[str], index: int, header: Sequence[str]) -> Parsed:
+    column = header[index]
+    if index >= len(row):
+        return None, f"the row ends before the column {column!r}: {len(row)} of {len(header)} columns"
+    return _decode(row[index].encode("utf-8", "surrogateescape"), name=f"the column {column!r}")
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(map(ascii, names))[:200] or "none"
