@@ -119,10 +119,13 @@ def test_parquet_without_pyarrow_names_the_extra(tmp_path: Path, monkeypatch: py
         ),
         ("a.csv", b'1,"a\xff"', "not UTF-8: byte 0xff at byte 2 of the column 'text'"),
         ("a.csv", b"1", "the row ends before the column 'text': 1 of 2 columns"),
-        ("a.csv", b"", "the row ends before the column 'text': 0 of 2 columns"),
+        ("a.csv", b"", "the line is empty"),
+        ("a.csv", b"1,The cat, said he, was fat.", "4 cells for 2 columns"),
         ("a.csv", b'1,"a"b', "not CSV: "),
         ("a.csv", b"1,a\rb", "not CSV: a carriage return stands inside the row"),
         ("a.tsv", b"1", "the row ends before the column 'text': 1 of 2 columns"),
+        ("a.tsv", b"", "the line is empty"),
+        ("a.tsv", b"1\tthe dog\tbarks", "3 cells for 2 columns"),
         ("a.tsv", b"1\t\xff", "not UTF-8: byte 0xff at byte 1 of the column 'text'"),
     ],
 )
@@ -235,6 +238,26 @@ def test_text_in_utf_16_is_refused(tmp_path: Path) -> None:
             assert path.read_bytes().startswith(b"\xff\xfe")
         with pytest.raises(InputError, match="iconv -f UTF-16"):
             list(Corpus([path]))
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("name", ["a.txt", "a.csv", "a.tsv", "a.jsonl"])
+def test_utf_16_without_a_mark_is_refused(tmp_path: Path, name: str, encoding: str) -> None:
+    data = '{"text": "a"}\n' if name == "a.jsonl" else "text\nthe dog\n"
+    with pytest.raises(InputError, match="a NUL beside each letter"):
+        list(Corpus([written(tmp_path / name, data.encode(encoding))]))
+
+
+def test_empty_cells_at_the_end_of_a_row_are_no_text(tmp_path: Path) -> None:
+    assert read(written(tmp_path / "a.csv", b"id,text\n1,a,\n2,b,,\n")) == ["a", "b"]
+
+
+def test_names_of_rows_without_a_header_are_not_taken_for_the_text(tmp_path: Path) -> None:
+    # R's write.table names the rows in a column that the header lacks: each cell would be that of its neighbour.
+    rows = list(Corpus([written(tmp_path / "a.tsv", b"text\tid\n1\tthe dog\t7\n")]))
+    assert [(row.text, row.problem) for row in rows] == [
+        (None, "3 cells for 2 columns: a cell that holds a delimiter needs quotes")
+    ]
 
 
 def test_a_table_without_rows_has_one_that_says_so(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
@@ -28,6 +29,7 @@ _LONGEST_QUOTE = 1 << 20
 """Bytes of the further lines of a quoted CSV cell."""
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _MARKS_OF_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+_UTF_16 = re.compile(rb"([^\0]\0){2}|(\0[^\0]){2}")
 _NO_ROWS: Parsed = (None, "the table has no rows")
 _TOO_LONG = "the row is longer than {:,} bytes"
 
@@ -157,14 +159,15 @@ def _without_mark(lines: Iterator[bytes], name: str, *, blank: bytes = b"") -> I
     """Yield the lines of a file without the byte order mark in front of the first.
 
     Raises:
-        InputError: The mark is that of UTF-16, whose lines would be taken for text with a NUL beside each letter.
+        InputError: The file is in UTF-16, with a mark or without.
     """
     for first in lines:
-        if first.startswith(_MARKS_OF_UTF_16):
+        marked = first.startswith(_MARKS_OF_UTF_16)
+        if marked or _UTF_16.match(first):
             raise InputError(
                 "the file is not UTF-8",
                 where=name,
-                found="the byte order mark of UTF-16",
+                found="the byte order mark of UTF-16" if marked else "a NUL beside each letter, as in UTF-16",
                 expected="UTF-8",
                 remedy="convert it, for example: iconv -f UTF-16 -t UTF-8",
             )
@@ -388,13 +391,19 @@ def _index_of(column: str, header: Sequence[str], name: str) -> int:
             where=name,
             found=_listed(header),
             expected=repr(column),
-            remedy="name the column that holds the text: --column NAME",
+            remedy="rename all of them but one"
+            if column in header
+            else "name the column that holds the text: --column NAME",
         )
     return header.index(column)
 
 
 def _cell(row: list[str], index: int, header: Sequence[str]) -> Parsed:
     column = header[index]
+    if not any(row) and len(row) < len(header):
+        return None, "the line is empty"
+    if any(row[len(header) :]):  # which cell is the text is then anybody's guess; empty ones are a trailing delimiter
+        return None, f"{len(row)} cells for {len(header)} columns: a cell that holds a delimiter needs quotes"
     if index >= len(row):
         return None, f"the row ends before the column {column!r}: {len(row)} of {len(header)} columns"
     return _decode(row[index].encode("utf-8", "surrogateescape"), name=f"the column {column!r}")
