@@ -399,7 +399,7 @@ def test_no_bytes_stop_it(tmp_path: Path, form: str, data: bytes) -> None:
     try:
         rows = list(corpus)
     except InputError:
-        assert form in ("csv", "tsv") or data[:2] in (b"\xff\xfe", b"\xfe\xff")
+        assert form in ("csv", "tsv") or data[:2] in (b"\xff\xfe", b"\xfe\xff") or data[:4].count(b"\0") == 2
         return
     assert bool(rows) == bool(data)
     assert all((row.text is None) != (row.problem is None) for row in rows)

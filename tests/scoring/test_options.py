@@ -35,17 +35,17 @@ def test_signatures_show_each_option_with_its_default(function: Callable[..., An
     assert "options" not in parameters
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        *(("batch_size", value) for value in (0, -1, 1.0, True, "2", 2**31)),
-        *(("batch_tokens", value) for value in (0, False, [1])),
-        *(("ranks", value) for value in (1, None, "yes")),
-        *(("entropies", value) for value in (0, None)),
-        *(("top", value) for value in (-1, 1.5, True, None)),
-        *(("too_long", value) for value in ("cut", None, ["windows"])),
-    ],
-)
+REFUSED: dict[str, list[Any]] = {
+    "batch_size": [0, -1, 1.0, True, "2", 2**31],
+    "batch_tokens": [0, False, []],
+    "ranks": [1, None, "yes"],
+    "entropies": [0, None],
+    "top": [-1, 1.5, True, None],
+    "too_long": ["cut", None, ["windows"]],
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name in REFUSED for value in REFUSED[name]])
 def test_a_value_that_is_not_allowed_is_refused_by_its_name(name: str, value: Any) -> None:
     with pytest.raises(InputError) as caught:
         ScoringOptions(**{name: value})
