@@ -371,8 +371,18 @@ def test_the_tokenizer_of_a_larger_model_is_refused(tokenizer: XLMTokenizer) -> 
     with pytest.raises(InputError, match="vocabulary") as error:
         score(make_model(tokenizer.vocab_size - 1), tokenizer, [], lang="en")
     assert error.value.where == "tokenizer"
-    # More rows than tokens are what resizing leaves, or padding to a round number.
-    assert len(score(make_model(tokenizer.vocab_size + 5), tokenizer, ["the"], lang="en")) == 1
+    # More rows than tokens are what resizing leaves, or padding to a round number; or the tokenizer is another model's.
+    with pytest.warns(XLMWarning, match="123 tokens and the model 128 words"):
+        assert len(score(make_model(tokenizer.vocab_size + 5), tokenizer, ["the"], lang="en")) == 1
+
+
+def test_a_forward_that_scoring_would_not_call_is_refused(tokenizer: XLMTokenizer) -> None:
+    model = make_model(tokenizer.vocab_size)
+    hook = model.register_forward_hook(lambda module, arguments, output: None)
+    with pytest.raises(InputError, match="Scoring would not use the model's own forward"):
+        score(model, tokenizer, ["the"], lang="en")
+    hook.remove()
+    assert len(score(model, tokenizer, ["the"], lang="en")) == 1
 
 
 WITH_A_MODEL = [score, perplexity, lambda *given, **options: list(score_stream(*given, **options)), score_frame]

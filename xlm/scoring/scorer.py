@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 import torch
 
 from xlm.errors import InputError, LanguageError, warn_caller
-from xlm.model.lm import XLMWithLMHeadModel, eval_mode
+from xlm.model.lm import XLMWithLMHeadModel, check_forward, eval_mode
 from xlm.scoring.logprobs import checked_stride, score_sequences, windows_of
 from xlm.scoring.options import ScoringOptions
 from xlm.scoring.sentence import SentenceScore
@@ -147,7 +147,8 @@ def check_pair(model: object, tokenizer: object) -> None:
     """Check that these are a model and its tokenizer.
 
     Raises:
-        InputError: They are swapped, are something else, or the tokenizer has more tokens than the model.
+        InputError: They are swapped, are something else, the tokenizer has more tokens than the model, or scoring would
+            not use the model's own ``forward``.
     """
     kinds = f"{type(model).__name__}, {type(tokenizer).__name__}"
     if isinstance(model, XLMTokenizer) and isinstance(tokenizer, torch.nn.Module):
@@ -166,13 +167,19 @@ def check_pair(model: object, tokenizer: object) -> None:
             expected="XLMWithLMHeadModel, XLMTokenizer",
             remedy="open both with from_pretrained",
         )
-    # The other way round is ordinary: embeddings are enlarged, or padded to a round number.
-    if tokenizer.vocab_size > model.config.vocab_size:
+    check_forward(model, "scoring")
+    words, tokens = model.config.vocab_size, tokenizer.vocab_size
+    if tokens < words:  # embeddings that were enlarged, or padded to a round number; or another model's tokenizer
+        warn_caller(
+            f"the tokenizer has {tokens:,} tokens and the model {words:,} words, the last of which have no text; "
+            "make sure that the tokenizer belongs to this model"
+        )
+    if tokens > words:
         raise InputError(
             "the tokenizer has tokens that are not in the model's vocabulary",
             where="tokenizer",
-            found=f"{tokenizer.vocab_size} tokens",
-            expected=f"at most {model.config.vocab_size}",
+            found=f"{tokens} tokens",
+            expected=f"at most {words}",
             remedy="use the tokenizer that belongs to this model",
         )
 
