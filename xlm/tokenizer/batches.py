@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 import sys
 import warnings
 from collections import deque
@@ -153,6 +154,9 @@ def _in_processes(work: Callable[[Batch], Result], batches: Iterable[Batch], wor
 def _start(work: Callable[[Any], Any]) -> None:
     global _work
     _work = work
+    # The executor ends its workers by this signal. The command's handler, which a fork inherits, raises an exception; a
+    # worker that waits to hand over a result would catch that, and wait forever.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _run(batch: Any) -> Any:
