@@ -178,7 +178,7 @@ def test_the_rules_catch(path: str, source: str) -> None:
         ("model/lm.py", "import torch\nfrom torch import nn\nfrom xlm.errors import InputError\nfrom . import cache"),
         ("model/lm.py", UPWARD.format("from_pretrained")),
         ("tokenizer/tokenizer.py", UPWARD.format("save_pretrained")),
-        ("tokenizer/moses.py", "import sacremoses"),
+        ("tokenizer/moses/data.py", "import sacremoses"),
         ("tokenizer/encoding.py", "def f():\n    import torch"),
         ("explore/app.py", "import starlette\nfrom xlm.scoring.score import score"),
         ("parity/peer.py", "import torch\nfrom xlm.checkpoint.load import load_model"),
