@@ -186,7 +186,7 @@ def test_the_rules_catch(path: str, source: str) -> None:
         ("model/lm.py", "def for_inference():\n    from xlm.inference.packed_model import InferenceModel"),
         ("inference/loading.py", "import torch\nfrom xlm.model.lm import XLMWithLMHeadModel"),
         ("tokenizer/tokenizer.py", UPWARD.format("save_pretrained")),
-        ("tokenizer/moses.py", "import sacremoses"),
+        ("tokenizer/moses/data.py", "import sacremoses"),
         ("tokenizer/encoding.py", "def f():\n    import torch"),
         ("explore/app.py", "import starlette\nfrom xlm.scoring.score import score"),
         ("parity/peer.py", "import torch\nfrom xlm.checkpoint.load import load_model"),

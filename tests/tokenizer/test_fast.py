@@ -19,7 +19,7 @@ from tests.tokenizer.small import MERGES, VOCABULARY
 from tests.tokenizer.texts import SNIPPETS, TEXTS
 from xlm.tokenizer.added_tokens import AddedToken
 from xlm.tokenizer.casefold import casefold, lowercase_and_remove_accent
-from xlm.tokenizer.fast import batch_segmenter as batch_segmenter_module
+from xlm.tokenizer.fast import pipeline as pipeline_module
 from xlm.tokenizer.fast import segmenter as segmenter_module
 from xlm.tokenizer.fast.arrays import RaggedArray, codes_of, text_of
 from xlm.tokenizer.fast.batch_casefold import BatchCasefold
@@ -77,7 +77,7 @@ def segmenter_of(kind: tuple[str, str], fold: bool) -> Both:
 
 @pytest.fixture(autouse=True)
 def few_texts_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batch_segmenter_module, "_FEW", -1)
+    monkeypatch.setattr(pipeline_module, "_FEW", -1)
 
 
 # Kept over all examples, so that what one text leaves behind is what the next one finds.

@@ -83,7 +83,7 @@ def truncation_for(truncation: bool | str | None, *, max_length: int | None, pad
         return "longest_first"
     if not truncation and max_length is not None and padding in (True, "longest"):
         warn_caller(
-            "`max_length` has no effect with padding to the longest text and no truncation; "
+            "`max_length` is ignored with padding to the longest text and no truncation; "
             "pass truncation=True or padding='max_length'"
         )
     return truncation or False

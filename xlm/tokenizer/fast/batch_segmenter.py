@@ -35,7 +35,6 @@ from xlm.tokenizer.fast.segmenter import (
 # The most that is worked out together: a chunk that is new takes some 500 bytes meanwhile.
 _MAX_CHARACTERS = 1 << 21
 _MAX_CHUNKS = 1 << 18
-_FEW = 1 << 12  # characters, up to which one text after the other is faster
 
 
 class BatchValues(Protocol):
@@ -68,7 +67,7 @@ class BatchSegmenter:
 
     def __call__(self, texts: Sequence[str]) -> RaggedArray:
         """Return the values of all words of each text."""
-        if not texts or sum(map(len, texts)) <= _FEW:
+        if not texts:
             return self._one_by_one(texts)
         return RaggedArray.joined(
             [self._one_by_one(some) if _goes_alone(some[0]) else self._at_once(some) for some in _together(texts)]
