@@ -332,6 +332,27 @@ def short(draft: Draft) -> bytes:
     return draft.zip()
 
 
+def long(draft: Draft) -> bytes:
+    draft.weights["embeddings.weight"].storage.raw += bytes(4)
+    return draft.zip()
+
+
+def twice(draft: Draft) -> bytes:
+    """Two names for one place, so that a small file can claim many storages."""
+    entries = draft.entries()
+    return zip_file([*entries, Entry("archive/data/other", entries[-1].data, header_of=len(entries) - 1)])
+
+
+def inside(draft: Draft) -> bytes:
+    """An entry whose header and bytes lie inside those of another one."""
+    first, *others = draft.entries()
+    body = zip_file([Entry("archive/data/other", bytes(8))])
+    body = body[: body.index(b"PK\1\2")]
+    at = 30 + len(first.name) + len(first.data)
+    first.data += body
+    return zip_file([first, *others, Entry("archive/data/other", bytes(8), header_at=at)])
+
+
 def resized(draft: Draft) -> bytes:
     storage = draft.weights["layer_norm_emb.bias"].storage
     storage.numel, storage.raw = 1, bytes(4)
@@ -349,6 +370,9 @@ def beyond(draft: Draft) -> bytes:
         (uninitialised, "list of storages"),
         (resized, "in a storage of 1 numbers"),
         (short, "an entry of 64 bytes"),
+        (long, "an entry of"),
+        (twice, "another header in the directory|overlaps"),
+        (inside, "overlaps"),
         (beyond, "in a storage of"),
     ],
 )
