@@ -32,7 +32,7 @@ def test_wrong_texts_and_models(kind: str, demo: Path, tmp_path: Path) -> None:
     for model, text, said in (
         (demo, "junk", "UTF-"),
         (demo, "empty", "empty"),
-        (tmp_path / "model", "text", "not JSON"),
+        (tmp_path / "model", "text", "complete JSON"),
         ("./nothing", "text", "no such model"),
     ):
         size = ["--size", "small"] if kind == "score" else []
