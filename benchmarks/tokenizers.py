@@ -12,7 +12,7 @@ from pathlib import Path
 from benchmarks.report import Measurement, Report, Target, machine_facts, ratio_of_rounds
 from benchmarks.worker import measure
 from xlm.checkpoint.hub import TOKENIZER
-from xlm.checkpoint.names import find_model
+from xlm.checkpoint.resolve import find_model
 from xlm.data.text import texts_of
 from xlm.errors import InputError, XLMError
 from xlm.tokenizer.tokenizer import XLMTokenizer

@@ -27,8 +27,8 @@ from deduplicate_text import HELD_OUT
 
 from xlm import XLMTokenizer, XLMWithLMHeadModel
 from xlm._io.atomic import write_text
-from xlm.checkpoint.layout_weights import WEIGHTS_FILE
-from xlm.checkpoint.names import find_model
+from xlm.checkpoint.hf_weights import WEIGHTS_FILE
+from xlm.checkpoint.resolve import find_model
 from xlm.data.shards import Index, file_sha256
 from xlm.data.text import texts_of
 from xlm.errors import XLMError

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from xlm import XLMTokenizer, XLMWithLMHeadModel, score
 from xlm._io.atomic import write_text
-from xlm.checkpoint.names import find_model
+from xlm.checkpoint.resolve import find_model
 from xlm.data.shards import file_sha256
 
 NAME = "xlm-clm-ende-small"

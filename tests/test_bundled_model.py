@@ -17,7 +17,7 @@ from pack_small_model import LARGEST, compressed_size
 
 from tests.conftest import REPOSITORY
 from xlm import XLMConfig, XLMError, XLMTokenizer, XLMWithLMHeadModel, convert, perplexity, score
-from xlm.checkpoint.names import bundled_models, find_model
+from xlm.checkpoint.resolve import bundled_models, find_model
 from xlm.data.shards import file_sha256
 from xlm.parity.peer import against_transformers
 

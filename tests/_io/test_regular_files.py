@@ -17,7 +17,7 @@ import pytest
 
 from tests.tokenizer.small import MERGES, VOCABULARY
 from xlm._io.files import MOST_BYTES, read_regular
-from xlm.checkpoint.layout_config import read_json
+from xlm.checkpoint.hf_config import read_json
 from xlm.data.shards import INDEX_FILE, Index
 from xlm.errors import CheckpointError, InputError, VocabularyError, XLMError
 from xlm.tokenizer.bpe import write_codes

@@ -12,7 +12,7 @@ from benchmarks.tokenizers import bench_tokenizer, bench_workers, tokenizer_dire
 from tests.demo_files import write_demo_files
 from tests.tokenizer.small import MERGES, TEXT, VOCABULARY
 from xlm import XLMTokenizer
-from xlm.checkpoint.names import bundled_models
+from xlm.checkpoint.resolve import bundled_models
 from xlm.errors import CheckpointError, VocabularyError
 from xlm.tokenizer.bpe import write_merges
 

@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 from tests.demo_files import write_demo_files
 from xlm import XLMConfig, XLMWarning, XLMWithLMHeadModel
 from xlm.checkpoint.convert import convert
-from xlm.checkpoint.layout_config import read_config
+from xlm.checkpoint.hf_config import read_config
+from xlm.checkpoint.json_codec import pack_integers
 from xlm.checkpoint.load import open_checkpoint
-from xlm.checkpoint.plain_data import pack_integers
 from xlm.errors import CheckpointError, ConfigError, XLMError
 
 SMALL = XLMConfig(vocab_size=60, emb_dim=16, n_layers=2, n_heads=2, n_langs=2, lang2id={"de": 0, "en": 1})

@@ -13,8 +13,8 @@ import torch
 from tests.checkpoint.original_files import demo_data, save, spoilt
 from xlm import XLMWithLMHeadModel
 from xlm.checkpoint.convert import convert
-from xlm.checkpoint.keys import ORIGINAL
 from xlm.checkpoint.original import read_dictionary, read_original
+from xlm.checkpoint.state_dict_map import ORIGINAL
 from xlm.errors import CheckpointError
 
 Change = Callable[[dict[str, Any]], object]

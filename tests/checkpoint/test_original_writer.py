@@ -18,7 +18,7 @@ from tests.checkpoint.original_files import demo_data, save
 from tests.checkpoint.test_convert import left_in
 from xlm import XLMConfig, XLMWithLMHeadModel
 from xlm.checkpoint.convert import convert
-from xlm.checkpoint.plain_data import pack_integers
+from xlm.checkpoint.json_codec import pack_integers
 from xlm.errors import CheckpointError
 from xlm.tokenizer.vocabulary import SPECIAL_TOKENS
 

@@ -14,7 +14,7 @@ import torch
 
 from tests.model.small_models import small_model
 from tests.training.runs import equal, events, small_run, small_tokenizer, updates, weights, without_dropout
-from xlm.checkpoint import names
+from xlm.checkpoint import resolve
 from xlm.data.batches import batches, open_streams
 from xlm.data.order import Order, Position
 from xlm.data.prepare import prepare
@@ -258,13 +258,13 @@ def test_another_vocabulary_of_a_model_found_by_name(
     model = small_model(vocab_size=len(words), lang2id={"de": 0, "en": 1})
     model.save_pretrained(tmp_path / "other")
     other.save_pretrained(tmp_path / "other")
-    monkeypatch.setattr(names, "bundled_models", lambda: {"known": tmp_path / "other"})
+    monkeypatch.setattr(resolve, "bundled_models", lambda: {"known": tmp_path / "other"})
     config = small_run(data, tmp_path / "run", model=ModelSettings(start_from="known"))
     with pytest.raises(VocabularyError, match="vocabulary of the model differs"):
         build_model(config, small_tokenizer(), ["de", "en"])
     model.save_pretrained(tmp_path / "same")
     small_tokenizer().save_pretrained(tmp_path / "same")
-    monkeypatch.setattr(names, "bundled_models", lambda: {"known": tmp_path / "same"})
+    monkeypatch.setattr(resolve, "bundled_models", lambda: {"known": tmp_path / "same"})
     assert build_model(config, small_tokenizer(), ["de", "en"]).config.vocab_size == len(words)
 
 

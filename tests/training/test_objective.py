@@ -18,8 +18,8 @@ from torch import Tensor
 
 from tests.tokenizer.small import MERGES
 from tests.training.runs import events, small_run, small_tokenizer, updates, weights, without_dropout
-from xlm.checkpoint.keys import ORIGINAL
 from xlm.checkpoint.original import read_dictionary
+from xlm.checkpoint.state_dict_map import ORIGINAL
 from xlm.errors import ConfigError
 from xlm.model.lm import XLMWithLMHeadModel
 from xlm.tokenizer.tokenizer import XLMTokenizer

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from xlm.checkpoint.keys import ORIGINAL
+from xlm.checkpoint.state_dict_map import ORIGINAL
 from xlm.model.lm import XLMWithLMHeadModel
 from xlm.training.config import SCHEDULES
 from xlm.training.objectives.clm import stream_loss

@@ -17,15 +17,15 @@ from torch import Tensor
 from xlm._io.atomic import check_name, replacing, replacing_directory
 from xlm._io.files import as_path
 from xlm.checkpoint.checkpoint import Checkpoint
-from xlm.checkpoint.keys import TRANSFORMERS
-from xlm.checkpoint.layout_config import read_config
-from xlm.checkpoint.layout_weights import WEIGHTS_FILE
+from xlm.checkpoint.hf_config import read_config
+from xlm.checkpoint.hf_weights import WEIGHTS_FILE
 from xlm.checkpoint.load import open_checkpoint, parse_dtype
-from xlm.checkpoint.names import find_model
 from xlm.checkpoint.original import read_original
 from xlm.checkpoint.original_writer import write_original
+from xlm.checkpoint.resolve import find_model
 from xlm.checkpoint.safetensors_writer import bits, chunks, differing_tensors, dtype_name
 from xlm.checkpoint.save import write_layout
+from xlm.checkpoint.state_dict_map import TRANSFORMERS
 from xlm.checkpoint.tokenizer_files import (
     VOCABULARY_FILE,
     has_tokenizer,

@@ -216,7 +216,7 @@ def _cached(model: HubModel, part: Part, cache: Path) -> Path | None:
 
 
 def _lacks_weights(directory: Path) -> bool:
-    from xlm.checkpoint.layout_weights import first_form, is_index, read_weight_map  # imports torch
+    from xlm.checkpoint.hf_weights import first_form, is_index, read_weight_map  # imports torch
 
     form = first_form({entry.name for entry in directory.iterdir() if entry.is_file()})
     if form is None or not is_index(form):

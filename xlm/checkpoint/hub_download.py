@@ -173,7 +173,7 @@ class Snapshot:
 
     def _weights(self) -> list[str]:
         """Return the names of the files that hold the weights, their index included."""
-        from xlm.checkpoint.layout_weights import first_form, is_index, read_weight_map  # imports torch
+        from xlm.checkpoint.hf_weights import first_form, is_index, read_weight_map  # imports torch
 
         form = first_form(self._files)
         if form is None:

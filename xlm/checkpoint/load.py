@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from xlm.checkpoint.checkpoint import Checkpoint, Provenance
+from xlm.checkpoint.hf_config import read_config
+from xlm.checkpoint.hf_weights import read_weights
 from xlm.checkpoint.hub import MODEL, HubOptions
-from xlm.checkpoint.keys import TRANSFORMERS
-from xlm.checkpoint.layout_config import read_config
-from xlm.checkpoint.layout_weights import read_weights
-from xlm.checkpoint.names import find_model
 from xlm.checkpoint.original import read_original
+from xlm.checkpoint.resolve import find_model
+from xlm.checkpoint.state_dict_map import TRANSFORMERS
 from xlm.checkpoint.tensors import empty_model, match_tensors
 from xlm.errors import ConfigError, InputError, warn_caller
 from xlm.model.inputs import check_device_exists

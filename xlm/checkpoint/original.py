@@ -11,9 +11,9 @@ import numpy as np
 from torch import Tensor
 
 from xlm.checkpoint.checkpoint import Checkpoint, OriginalRecord
-from xlm.checkpoint.keys import ORIGINAL
+from xlm.checkpoint.json_codec import check_plain, from_json
 from xlm.checkpoint.pickles import load_pickle
-from xlm.checkpoint.plain_data import check_plain, from_json
+from xlm.checkpoint.state_dict_map import ORIGINAL
 from xlm.checkpoint.switches import refuse_unsupported
 from xlm.checkpoint.tensors import match_tensors
 from xlm.errors import CheckpointError, ConfigError

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from xlm.checkpoint.checkpoint import Checkpoint
-from xlm.checkpoint.keys import ORIGINAL
+from xlm.checkpoint.json_codec import to_json, without_numpy
 from xlm.checkpoint.original import EXTRA_CONFIG_KEY, UNNAMED_FIELDS
-from xlm.checkpoint.plain_data import to_json, without_numpy
+from xlm.checkpoint.state_dict_map import ORIGINAL
 from xlm.errors import CheckpointError
 from xlm.model.config import XLMConfig
 from xlm.tokenizer.vocabulary import SPECIAL_TOKENS

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from xlm.checkpoint.first_bytes import check_first_bytes, not_opened, open_regular
+from xlm.checkpoint.file_magic import check_first_bytes, not_opened, open_regular
 from xlm.checkpoint.pickle_reader import LARGEST_PICKLE, PickledObject, StorageClaim, read_pickle
 from xlm.checkpoint.zip_reader import checksum, read_directory
 from xlm.errors import CheckpointError

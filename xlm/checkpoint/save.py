@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from xlm._io.atomic import make_directory, replacing, write_text
 from xlm._io.files import as_path
 from xlm.checkpoint.checkpoint import OriginalRecord, Provenance
-from xlm.checkpoint.keys import OURS, TRANSFORMERS
-from xlm.checkpoint.layout_config import CONFIG_FILE, config_to_json
-from xlm.checkpoint.layout_weights import WEIGHTS_FILE
+from xlm.checkpoint.hf_config import CONFIG_FILE, config_to_json
+from xlm.checkpoint.hf_weights import WEIGHTS_FILE
 from xlm.checkpoint.safetensors_writer import dtype_name, write_safetensors
+from xlm.checkpoint.state_dict_map import OURS, TRANSFORMERS
 from xlm.checkpoint.tensors import described, empty_model, listed, sort_tensors
 from xlm.errors import WriteError
 from xlm.model.config import XLMConfig

@@ -11,8 +11,8 @@ from typing import TypeVar, overload
 import torch
 from torch import Tensor, nn
 
-from xlm.checkpoint.keys import KeyTable
-from xlm.checkpoint.plain_data import has_own_numbers
+from xlm.checkpoint.json_codec import has_own_numbers
+from xlm.checkpoint.state_dict_map import KeyTable
 from xlm.errors import CheckpointError, ConfigError
 from xlm.model.config import XLMConfig
 from xlm.model.lm import XLMModel, XLMWithLMHeadModel

@@ -12,9 +12,9 @@ from typing import Any
 from xlm._io.arguments import shown
 from xlm._io.atomic import make_directory, write_text
 from xlm._io.files import as_path
-from xlm.checkpoint.first_bytes import check_first_bytes
+from xlm.checkpoint.file_magic import check_first_bytes
 from xlm.checkpoint.hub import TOKENIZER, HubOptions
-from xlm.checkpoint.names import find_model
+from xlm.checkpoint.resolve import find_model
 from xlm.errors import InputError, VocabularyError, warn_caller
 from xlm.tokenizer.added_tokens import AddedToken
 from xlm.tokenizer.bpe import check_merges, read_codes, read_merges, write_merges

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from xlm.checkpoint.convert import convert
-from xlm.checkpoint.names import find_model
+from xlm.checkpoint.resolve import find_model
 from xlm.checkpoint.tokenizer_files import has_tokenizer, load_tokenizer
 from xlm.errors import DependencyError, InputError
 from xlm.model.config import XLMConfig

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from xlm._io.files import as_path
-from xlm.checkpoint.keys import ORIGINAL
-from xlm.checkpoint.layout_weights import read_safetensors
+from xlm.checkpoint.hf_weights import read_safetensors
+from xlm.checkpoint.state_dict_map import ORIGINAL
 from xlm.errors import CheckpointError
 from xlm.model.head import IGNORED_LABEL
 from xlm.model.lm import XLMWithLMHeadModel

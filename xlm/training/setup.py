@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from xlm.checkpoint.names import find_model
 from xlm.checkpoint.original import read_dictionary
+from xlm.checkpoint.resolve import find_model
 from xlm.checkpoint.tensors import empty_model
 from xlm.checkpoint.tokenizer_files import VOCABULARY_FILE, has_tokenizer, load_tokenizer
 from xlm.data.shards import TOKENIZER_DIRECTORY, Index

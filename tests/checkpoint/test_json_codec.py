@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from xlm import XLMError
-from xlm.checkpoint.plain_data import check_plain, from_json, has_own_numbers, to_json, without_numpy
+from xlm.checkpoint.json_codec import check_plain, from_json, has_own_numbers, to_json, without_numpy
 
 NUMBERS = st.sampled_from(["<f8", "<f4", "<f2", "<i8", "<i4", "|i1", "|u1", "|b1"])
 ARRAYS = NUMBERS.flatmap(lambda code: hnp.arrays(np.dtype(code), hnp.array_shapes(min_dims=0, max_dims=2, min_side=0)))

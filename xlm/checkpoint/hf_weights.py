@@ -11,8 +11,8 @@ from typing import Any, BinaryIO
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from xlm.checkpoint.first_bytes import open_regular
-from xlm.checkpoint.layout_config import listing, read_json
+from xlm.checkpoint.file_magic import open_regular
+from xlm.checkpoint.hf_config import listing, read_json
 from xlm.checkpoint.pickle_reader import MOST_DIMENSIONS, MOST_TENSORS
 from xlm.checkpoint.pickles import load_pickle
 from xlm.errors import CheckpointError

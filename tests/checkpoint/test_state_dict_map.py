@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from xlm import XLMConfig
-from xlm.checkpoint.keys import ORIGINAL, TRANSFORMERS, KeyTable
+from xlm.checkpoint.state_dict_map import ORIGINAL, TRANSFORMERS, KeyTable
 from xlm.checkpoint.tensors import empty_model
 
 CONFIGS = {

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from xlm._version import __version__
-from xlm.checkpoint import plain_data
+from xlm.checkpoint import json_codec
 from xlm.checkpoint.checkpoint import OriginalRecord
 from xlm.checkpoint.switches import refuse_unsupported
 from xlm.errors import CheckpointError, ConfigError, VocabularyError, warn_caller
@@ -106,7 +106,7 @@ def read_config(directory: Path, *, causal: bool | None = None) -> LayoutConfig:
         raise CheckpointError("the configuration cannot make a model", where=path, found=error) from error
     known = {*_PLAIN, "lang2id", "causal", OUR_KEY, *_INDEX_NAMES, *_INDEX_NAMES.values(), "n_words", *_DERIVED}
     extra = {key: value for key, value in data.items() if key not in known}
-    plain_data.check_plain(extra, path)
+    json_codec.check_plain(extra, path)
     return LayoutConfig(
         config=config,
         extra=extra,
@@ -172,10 +172,10 @@ def _record(ours: Mapping[str, Any], config: XLMConfig, path: Path) -> OriginalR
         return None
     try:
         record = OriginalRecord(
-            params=plain_data.from_json(kept["params"]),
+            params=json_codec.from_json(kept["params"]),
             # Words that resize_token_embeddings adds or takes off are the last ones.
-            counts=tuple(plain_data.from_json(kept["counts"]).tolist())[: config.vocab_size],
-            training=plain_data.from_json(kept["training"]),
+            counts=tuple(json_codec.from_json(kept["counts"]).tolist())[: config.vocab_size],
+            training=json_codec.from_json(kept["training"]),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(
@@ -229,8 +229,8 @@ def config_to_json(
     our_part: dict[str, Any] = {"version": __version__, "causal": config.causal}
     if record is not None:
         our_part["original"] = {
-            "params": plain_data.to_json(dict(record.params)),
-            "counts": plain_data.pack_integers(record.counts),
-            "training": plain_data.to_json(dict(record.training)),
+            "params": json_codec.to_json(dict(record.params)),
+            "counts": json_codec.pack_integers(record.counts),
+            "training": json_codec.to_json(dict(record.training)),
         }
     return {**dict(sorted({**(extra or {}), **theirs}.items())), OUR_KEY: our_part}
