@@ -15,6 +15,10 @@ from xlm.scoring.sentence import SentenceScore
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
 
+_PADDING = 128
+"""Embeddings without a token that are ordinary: vocabularies are often padded to a multiple of at most this."""
+
+
 class Scorer:
     """A model, its tokenizer, a language and options, checked together once; scores windows of texts.
 
@@ -169,7 +173,7 @@ def check_pair(model: object, tokenizer: object) -> None:
         )
     check_forward(model, "scoring")
     words, tokens = model.config.vocab_size, tokenizer.vocab_size
-    if tokens < words:  # embeddings that were enlarged, or padded to a round number; or another model's tokenizer
+    if tokens + _PADDING <= words:
         warn_caller(
             f"the tokenizer has {tokens:,} tokens and the model {words:,} words, the last of which have no text; "
             "make sure that the tokenizer belongs to this model"
