@@ -14,7 +14,6 @@ from xlm.scoring.options import ScoringOptions
 from xlm.scoring.sentence import SentenceScore
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
-
 _PADDING = 128
 """Embeddings without a token that are ordinary: vocabularies are often padded to a multiple of at most this."""
 
