@@ -196,16 +196,17 @@ def _read(path: Path, *, columns: tuple[int, ...], expected: str) -> Merges:
         if number == 1 and line.startswith("#version:"):
             continue
         # Only ASCII spaces divide the columns: the published codes for 15 languages merge no-break spaces.
-        fields, where = line.split(" "), at_line(path, number)
+        fields = line.split(" ")
         if len(fields) not in columns or not all(fields):
+            where = at_line(path, number)
             raise VocabularyError("not a merge", where=where, found=shown(line), expected=expected, remedy=remedy)
         if len(fields) == 3:
-            count_of(fields[2], where=where, remedy=remedy)
+            count_of(fields[2], path, number, remedy=remedy)
         first = lines.setdefault((fields[0], fields[1]), number)
         if first != number:
             raise VocabularyError(
                 "duplicate merge",
-                where=where,
+                where=at_line(path, number),
                 found=shown(line),
                 expected=f"each merge once (first: line {first})",
                 remedy="remove the second, which can never be reached",

@@ -115,13 +115,14 @@ def read_json_object(path: Path) -> dict[str, Any]:
     return value
 
 
-def count_of(text: str, *, where: str, remedy: str) -> int:
+def count_of(text: str, path: Path, line: int, *, remedy: str) -> int:
     """Return the whole number that a column of these files holds.
 
     Args:
         text: Its digits.
-        where: The place that errors name.
-        remedy: The remedy that errors name.
+        path: The file, for the error.
+        line: The number of the line, counted from 1.
+        remedy: The remedy, for the error.
 
     Raises:
         VocabularyError: Not a whole number, or too many digits.
@@ -129,7 +130,7 @@ def count_of(text: str, *, where: str, remedy: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= _LONGEST_COUNT):
         raise VocabularyError(
             "not a count",
-            where=where,
+            where=at_line(path, line),
             found=shown(text),
             expected=f"at most {_LONGEST_COUNT} digits",
             remedy=remedy,

@@ -127,7 +127,7 @@ class Vocabulary:
             elif len(columns) != 2:
                 skipped.append(f"line {number} (not 2 columns)")
             else:
-                count = count_of(columns[1], where=at_line(path, number), remedy=remedy)
+                count = count_of(columns[1], path, number, remedy=remedy)
                 if columns[0] in counts:
                     skipped.append(f"line {number} ({shown(columns[0])} again)")
                 else:
