@@ -6,7 +6,7 @@ import os
 import stat
 from pathlib import Path
 
-from xlm.errors import InputError, XLMError
+from xlm.errors import XLMError
 
 MOST_BYTES = 1 << 24
 """Size of the largest JSON or text file of a model that is read.
@@ -63,25 +63,3 @@ def read_regular(path: Path, *, error: type[XLMError], most: int = MOST_BYTES) -
 
 def _open_at_once(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
-
-
-def as_path(name: str, value: object) -> Path:
-    """Return a path.
-
-    Args:
-        name: What it is the path of, for the message.
-        value: What the caller gave.
-
-    Raises:
-        InputError: It is something else, such as a model in the place of its directory.
-    """
-    try:
-        return Path(value)  # type: ignore[arg-type]
-    except TypeError as error:
-        raise InputError(
-            "this is not a path",
-            where=name,
-            found=type(value).__name__,
-            expected="a str or path",
-            remedy="a model or tokenizer in memory is saved first, and its directory given",
-        ) from error

@@ -14,8 +14,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from xlm._io.arguments import as_path
 from xlm._io.atomic import check_name, replacing, replacing_directory
-from xlm._io.files import as_path
 from xlm.checkpoint.checkpoint import Checkpoint
 from xlm.checkpoint.hf_config import read_config
 from xlm.checkpoint.hf_weights import WEIGHTS_FILE

@@ -159,7 +159,7 @@ class Snapshot:
         return self._directory
 
     def _listing(self) -> str:
-        return shown(", ".join(sorted(self._files)[:_SHOWN_FILES])) or "no files"
+        return _one_line(", ".join(sorted(self._files)[:_SHOWN_FILES])) or "no files"
 
     def _check_text_size(self, name: str) -> None:
         size = self._files[name].size
@@ -192,7 +192,7 @@ class Snapshot:
             raise HubError(
                 "the repository lacks shards of the weights",
                 where=f"{self._where}, {form}",
-                found=shown(f"no {', '.join(missing[:8])}"),
+                found=_one_line(f"no {', '.join(missing[:8])}"),
                 expected=f"the {len(shards)} files that the index names",
                 remedy="give another revision, or tell the repository's owner",
             )
@@ -301,7 +301,7 @@ def explain(error: Exception, where: str, *, cache: Path) -> HubError:
     )
 
 
-def shown(text: object) -> str:
+def _one_line(text: object) -> str:
     """Return what a server sent on one short line, without characters that control the terminal."""
     printable = "".join(letter if letter.isprintable() else " " for letter in str(text))
     return " ".join(printable.split())[:_LONGEST]
@@ -380,4 +380,4 @@ def _text(error: Exception) -> str:
     status = _status(error)
     kind = type(error).__name__ if status is None else f"{type(error).__name__}, status {status}"
     # HTTP libraries print a header that they cannot send, and the token's is one.
-    return shown(f"{kind}: {_BEARER.sub('Bearer …', ' '.join(lines))}")
+    return _one_line(f"{kind}: {_BEARER.sub('Bearer …', ' '.join(lines))}")

@@ -7,7 +7,7 @@ import os
 from importlib import resources
 from pathlib import Path
 
-from xlm._io.files import as_path
+from xlm._io.arguments import as_path
 from xlm.checkpoint.hub import WHOLE, HubOptions, Part, as_hub_model, fetch
 from xlm.errors import CheckpointError, HubError
 

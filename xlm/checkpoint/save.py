@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from xlm._io.arguments import as_path
 from xlm._io.atomic import make_directory, replacing, write_text
-from xlm._io.files import as_path
 from xlm.checkpoint.checkpoint import OriginalRecord, Provenance
 from xlm.checkpoint.hf_config import CONFIG_FILE, config_to_json
 from xlm.checkpoint.hf_weights import WEIGHTS_FILE

@@ -9,9 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from xlm._io.arguments import shown
+from xlm._io.arguments import as_path, shown
 from xlm._io.atomic import make_directory, write_text
-from xlm._io.files import as_path
 from xlm.checkpoint.file_magic import check_first_bytes
 from xlm.checkpoint.hub import TOKENIZER, HubOptions
 from xlm.checkpoint.resolve import find_model
