@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from xlm.checkpoint.file_magic import open_regular
+from xlm._io.files import open_regular
 from xlm.checkpoint.hf_config import listing, read_json
 from xlm.checkpoint.pickle_reader import MOST_DIMENSIONS, MOST_TENSORS
 from xlm.checkpoint.pickles import load_pickle
@@ -65,7 +65,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         CheckpointError: The file cannot be opened or is not what it should be.
     """
     try:
-        with open_regular(path, expected="a safetensors file") as raw:
+        with open_regular(path, error=CheckpointError, expected="a safetensors file") as raw:
             _check_header(raw)
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)

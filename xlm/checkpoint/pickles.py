@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 
-from xlm.checkpoint.file_magic import check_first_bytes, not_opened, open_regular
+from xlm._io.files import open_regular, unreadable
+from xlm.checkpoint.file_magic import check_first_bytes
 from xlm.checkpoint.pickle_reader import LARGEST_PICKLE, PickledObject, StorageClaim, read_pickle
 from xlm.checkpoint.zip_reader import checksum, read_directory
 from xlm.errors import CheckpointError
@@ -54,12 +55,12 @@ def load_pickle(path: Path) -> Any:
 
 def _map(path: Path) -> mmap.mmap:
     check_first_bytes(path)
-    with open_regular(path) as file:
+    with open_regular(path, error=CheckpointError, expected="a checkpoint") as file:
         try:
             # Private and writable, as torch wants the memory of its tensors; the file itself never changes.
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         except OSError as error:
-            raise not_opened(path, error) from error
+            raise unreadable(path, error, error=CheckpointError, expected="a checkpoint") from error
 
 
 def _read_zip(memory: mmap.mmap) -> Any:
