@@ -109,7 +109,7 @@ class HubModel:
 
     @property
     def is_commit(self) -> bool:
-        """Whether the revision is the hash of a commit, whose files never change."""
+        """Return whether the revision is the hash of a commit, whose files never change."""
         return _COMMIT.fullmatch(self.revision) is not None
 
 

@@ -56,7 +56,7 @@ class ListedFile:
 
     @property
     def is_large(self) -> bool:
-        """Whether the file is stored outside of git."""
+        """Return whether the file is stored outside of git."""
         return self.digest is not None and len(self.digest) == 64
 
     def mismatch(self, path: Path) -> str:
@@ -265,7 +265,7 @@ class Snapshot:
             )
 
     def _note(self, revision: str) -> None:
-        """Note in the cache that a revision means this commit, if the cache can be written."""
+        """Record in the cache, if it can be written, which commit a revision means."""
         ref = self._folder / "refs" / revision
         if not ref.is_file() or ref.read_text("utf-8") != self._commit:
             with suppress(OSError):  # a read-only cache serves too
@@ -284,7 +284,7 @@ _USE_CACHE = "HF_HUB_OFFLINE=1 opens models that were fetched before"
 
 
 def explain(error: Exception, where: str, *, cache: Path) -> HubError:
-    """Return a ``HubError`` that says in our words what an error of huggingface_hub means.
+    """Return a ``HubError`` that explains an error of huggingface_hub.
 
     Args:
         error: Any error that huggingface_hub raised.
@@ -302,7 +302,7 @@ def explain(error: Exception, where: str, *, cache: Path) -> HubError:
 
 
 def _one_line(text: object) -> str:
-    """Return what a server sent on one short line, without characters that control the terminal."""
+    """Return text from a server as one short line without control characters."""
     printable = "".join(letter if letter.isprintable() else " " for letter in str(text))
     return " ".join(printable.split())[:_LONGEST]
 

@@ -1,4 +1,4 @@
-"""Reading the original's checkpoints: ``best-*.pth``, ``periodic-*.pth``, ``checkpoint.pth``."""
+"""Read checkpoints of the original: ``best-*.pth``, ``periodic-*.pth``, ``checkpoint.pth``."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from xlm.model.config import XLMConfig
 from xlm.tokenizer.vocabulary import SPECIAL_TOKENS
 
 EXTRA_CONFIG_KEY = "xlm_config"
-"""Key of ``params`` under which our exports carry what the original has no name for."""
+"""Key of ``params`` for settings that the original has no parameter for; our exports write it."""
 
 _PREFIX = "module."
 _TRAINING_KEYS = ("epoch", "n_total_iter", "best_metrics", "best_stopping_criterion")
 _REQUIRED = ("emb_dim", "n_layers", "n_heads", "n_words", "n_langs", "gelu_activation", "sinusoidal_embeddings")
-# Names of params that are ours too; the first group must be there.
+# Parameters with the same name in our configuration.
 _SAME_NAME = (
     *("emb_dim", "n_layers", "n_heads", "n_langs", "gelu_activation", "sinusoidal_embeddings"),
     *("lang2id", "use_lang_emb", "share_inout_emb", "asm", "asm_div_value", "dropout", "attention_dropout"),
     "layer_norm_eps",
 )
 UNNAMED_FIELDS = ("embed_init_std", "lang_id", "causal")
-"""Fields of our configuration that the original has no name for."""
+"""Fields of our configuration that the original has no parameter for."""
 
 _TOKEN_IDS = {f"{name}_index": f"{name}_token_id" for name in ("bos", "eos", "pad", "unk", "mask")}
 
@@ -44,7 +44,7 @@ class OriginalDictionary:
 
     Attributes:
         words: In id order, in the original's ``@@`` notation.
-        counts: How often each stood in the training text, by id.
+        counts: Frequency of each word in the training text, by id.
         lang2id: Language names to ids.
     """
 
@@ -54,14 +54,14 @@ class OriginalDictionary:
 
 
 def read_original(path: Path, *, causal: bool | None = None) -> Checkpoint:
-    """A checkpoint of the original's language model.
+    """Read a checkpoint of one of the original's language models.
 
     Args:
-        path: The ``.pth`` file, in either serialisation of torch.
-        causal: Overrides what the training steps say about the attention's direction.
+        path: The ``.pth`` file, in either of torch's formats.
+        causal: Whether attention is causal; overrides what the training objectives imply.
 
     Raises:
-        CheckpointError: It cannot be read, or is not a checkpoint of a language model that this library implements.
+        CheckpointError: The file cannot be read, or is not a checkpoint of a supported language model.
     """
     data = _load(path)
     params = dict(data["params"])
@@ -90,10 +90,10 @@ def read_original(path: Path, *, causal: bool | None = None) -> Checkpoint:
 
 
 def read_dictionary(path: Path) -> OriginalDictionary:
-    """The vocabulary of an original checkpoint, without looking at its weights.
+    """Read the vocabulary of an original checkpoint, and leave its weights unchecked.
 
     Raises:
-        CheckpointError: As ``read_original``.
+        CheckpointError: As for ``read_original``.
     """
     return _dictionary(_load(path), path)
 
@@ -108,7 +108,7 @@ def _load(path: Path) -> dict[str, Any]:
     if missing:
         keys = ", ".join(sorted(map(str, data))[:8])
         raise _not_an_lm(path, f"no dictionary under {', '.join(missing)}; the file has: {keys or 'nothing'}")
-    # Before anything looks at the values, or shows them in a message.
+    # Check first: nothing else may inspect the values, or show them in a message.
     check_plain(
         [data.get(key) for key in ("params", *_TRAINING_KEYS)], f"{path}, params and {', '.join(_TRAINING_KEYS)}"
     )
@@ -122,7 +122,7 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 def _refuse_arrays(params: Mapping[str, Any], where: str) -> None:
-    """Refuse parameters of ours that are arrays: of those, nobody can say whether they are true."""
+    """Refuse arrays as parameters that we read: an array of several values is neither true nor false."""
     ours = ("encoder_only", "clm_steps", "mlm_steps", *_SAME_NAME)
     if wrong := [name for name in ours if isinstance(params.get(name), np.ndarray | Tensor)]:
         raise CheckpointError("parameters of the model are arrays", where=where, found=", ".join(wrong))
@@ -140,7 +140,7 @@ def _not_an_lm(path: Path, found: str) -> CheckpointError:
 
 
 def _weights(data: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
-    """The state dict without the prefix of multi-GPU runs; tensors that stand there twice are found later."""
+    """Return the state dict without the prefix of multi-GPU runs."""
     weights: dict[str, Tensor] = {}
     doubled = []
     for key, tensor in data["model"].items():
@@ -187,13 +187,14 @@ def _config(
     try:
         if params.get("asm"):
             fields["asm_cutoffs"] = tuple(params.get("asm_cutoffs", ()))
-        # The original has no default language; transformers' generate() takes this one, its tokenizer English rules.
+        # The original has no default language; this one is for generate() of transformers, whose tokenizer uses English
+        # rules.
         fields["lang_id"] = (params.get("lang2id") or {}).get("en", 0)
         fields |= {key: extra[key] for key in UNNAMED_FIELDS if key in extra}
         if causal is not None:
             fields["causal"] = causal
         elif "causal" not in fields:
-            # A run with CLM steps was trained to predict the next word, whatever else it was trained on.
+            # CLM steps train the model to predict the next word, whatever other objectives the run has.
             fields["causal"] = bool(params.get("clm_steps")) or not params.get("mlm_steps")
         return XLMConfig(vocab_size=params["n_words"], **fields)
     except ConfigError as error:
