@@ -371,7 +371,7 @@ def beyond(draft: Draft) -> bytes:
         (resized, "in a storage of 1 numbers"),
         (short, "an entry of 64 bytes"),
         (long, "an entry of"),
-        (twice, "another header in the directory|overlaps"),
+        (twice, "different headers in the directory and before|overlaps"),
         (inside, "overlaps"),
         (beyond, "in a storage of"),
     ],

@@ -115,10 +115,10 @@ def convert(
         raise ConfigError("no such format", where="to", found=to, expected="transformers or original")
     if not target.name or (to == "original" and target.suffix == CODES_SUFFIX):
         raise WriteError(
-            "the target has no name of its own",
+            "the target needs another name",
             where=target,
             found=target.name or "nothing",
-            expected=f"a new name, and not one in {CODES_SUFFIX}, which is for the codes beside a .pth",
+            expected=f"a name that does not end in {CODES_SUFFIX}, which is for the codes beside a .pth",
         )
     for output in (target,) if to == "transformers" else (target, target.with_suffix(CODES_SUFFIX)):
         _refuse_existing(output)
@@ -202,7 +202,7 @@ def _write_original(
 ) -> _Result:
     if vocabulary is None:
         raise CheckpointError(
-            "the source has no vocabulary, which a checkpoint of the original must hold",
+            "the source has no vocabulary, but a checkpoint of the original needs one",
             where=checkpoint.source,
             found=f"no {VOCABULARY_FILE}",
             remedy="fetch the model's vocab.json into the directory",
@@ -265,7 +265,7 @@ def _check_size(checkpoint: Checkpoint, vocabulary: Vocabulary | None, source: P
     """Refuse more words than embeddings; there may be fewer if only the model was enlarged."""
     if vocabulary is not None and len(vocabulary) > checkpoint.config.vocab_size:
         raise CheckpointError(
-            "the vocabulary is of another size than the model",
+            "the vocabulary and the model differ in size",
             where=source,
             found=f"{len(vocabulary)} words",
             expected=f"at most {checkpoint.config.vocab_size}",
@@ -280,7 +280,7 @@ def _reading_back(target: Path) -> Iterator[None]:
     except WriteError:
         raise
     except (XLMError, SafetensorError, OSError, ValueError) as error:
-        raise WriteError("what was written cannot be read back", where=target, found=error) from error
+        raise WriteError("the result cannot be read back", where=target, found=error) from error
 
 
 def _compare(
@@ -302,10 +302,10 @@ def _compare(
         problems.append("the vocabulary")
     if problems:
         raise WriteError(
-            "what was written is not what was read back",
+            "the result differs when it is read back",
             where=target,
             found=f"differences in {', '.join(problems)}",
-            remedy="the disk or memory of this machine is at fault; try another target",
+            remedy="the disk or memory of this machine may be faulty; try another target",
         )
 
 

@@ -179,16 +179,16 @@ def _record(ours: Mapping[str, Any], config: XLMConfig, path: Path) -> OriginalR
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(
-            "what was kept of the original checkpoint cannot be read",
+            "invalid data of the original checkpoint",
             where=f"{path}, key xlm.original",
             found=f"{type(error).__name__}: {error}",
             remedy="convert the original checkpoint again, or remove the key",
         ) from error
     if not isinstance(record.params, dict) or not isinstance(record.training, dict):
         raise CheckpointError(
-            "what was kept of the original checkpoint cannot be read",
+            "invalid data of the original checkpoint",
             where=f"{path}, key xlm.original",
-            found="params or training of another type",
+            found="params or training is not an object",
             expected="objects",
         )
     return record

@@ -88,18 +88,18 @@ def _check_header(file: BinaryIO) -> None:
         raise ValueError(f"a header of {size:,} bytes; at most {_LARGEST_HEADER:,} are read")
     header = json.loads(file.read(size), object_pairs_hook=_without_doubles)
     if not isinstance(header, dict):
-        raise ValueError("a header that is no JSON object")
+        raise ValueError("a header that is not a JSON object")
     if len(header) > MOST_TENSORS:
         raise ValueError(f"{len(header):,} tensors; at most {MOST_TENSORS:,} are read")
     for name, entry in header.items():
         if name != "__metadata__" and len(entry["shape"]) > MOST_DIMENSIONS:
-            raise ValueError(f"tensor {name:.100} of {len(entry['shape']):,} dimensions")
+            raise ValueError(f"tensor {name:.100} with {len(entry['shape']):,} dimensions")
 
 
 def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise ValueError("a name that stands twice in the header")
+        raise ValueError("a name that occurs twice in the header")
     return found
 
 
@@ -133,7 +133,7 @@ def read_weight_map(index: Path) -> dict[str, str]:
                 where=index,
                 found=repr(shard)[:200],
                 expected=f"the plain name of a {suffix} file beside it",
-                remedy="do not use this model: no tool writes such an index",
+                remedy="do not trust this model: no tool writes such an index",
             )
     return weight_map
 
@@ -147,13 +147,13 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
             if weight_map.get(name) != shard or name in tensors:
                 stray.append(f"{name} (in {shard}, the index says {weight_map.get(name, 'nothing')})")
             tensors[name] = tensor
-    missing = [f"{name} (said to be in {shard})" for name, shard in weight_map.items() if name not in tensors]
+    missing = [f"{name} (in {shard}, says the index)" for name, shard in weight_map.items() if name not in tensors]
     if stray or missing:
         raise CheckpointError(
-            "the shards are not those of the index",
+            "the shards do not match the index",
             where=index,
             found="; ".join([*(f"extra: {name}" for name in stray[:8]), *(f"missing: {name}" for name in missing[:8])]),
-            expected="each tensor of weight_map once, in the file that it names",
-            remedy="fetch the index and all its shards again, of one revision",
+            expected="each tensor of weight_map once, in the file that weight_map names",
+            remedy="fetch the index and all its shards again, from one revision",
         )
     return tensors

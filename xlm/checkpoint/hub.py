@@ -60,7 +60,7 @@ class HubOptions:
         for name, allowed in kinds.items():
             if not isinstance(getattr(self, name), allowed):
                 raise InputError(
-                    "this is of a wrong type",
+                    "wrong type",
                     where=name,
                     found=type(getattr(self, name)).__name__,
                     expected=" or ".join(kind.__name__ for kind in allowed),

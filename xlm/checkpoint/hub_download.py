@@ -95,12 +95,12 @@ def list_files(name: str, revision: str, token: Token) -> tuple[str, dict[str, L
     )
     commit = str(info.sha)
     if not _HASH.fullmatch(commit) or (_HASH.fullmatch(revision) and revision != commit):
-        raise ValueError(f"a listing of commit {commit!r}")
+        raise ValueError(f"the listing names commit {commit!r}")
     files: dict[str, ListedFile] = {}
     for file in info.siblings or []:
         digest = file.blob_id if file.lfs is None else file.lfs.sha256
         if digest is not None and not _HASH.fullmatch(digest):
-            raise ValueError(f"a listing with the hash {digest!r}")
+            raise ValueError(f"the listing has the invalid hash {digest!r}")
         files[file.rfilename] = ListedFile(file.size, digest)
     return commit, files
 
@@ -178,7 +178,7 @@ class Snapshot:
         form = first_form(self._files)
         if form is None:
             raise HubError(
-                "the repository holds no weights that can be read",
+                "the repository holds no weights in a supported format",
                 where=self._where,
                 found=self._listing(),
                 expected="model.safetensors or pytorch_model.bin, or one of them in shards with its index",
@@ -233,7 +233,7 @@ class Snapshot:
                 return target
             target.unlink()
         raise HubError(
-            "a file arrived twice with other content than the hub lists; it was discarded",
+            "a file differed twice from the hub's listing and was discarded",
             where=f"{self._where}, {name}",
             found=found,
             expected=f"{listed.size} bytes, {listed.digest}",
@@ -326,15 +326,15 @@ def _what_and_remedy(error: Exception, cache: Path) -> tuple[str, str]:
         )
     if isinstance(error, errors.RepositoryNotFoundError) or status == 401:
         return (
-            "there is no such model: no directory or file, and none on the hub that you can see; it may be private",
-            f"check the name; for a private or gated model, {_GIVE_TOKEN}; an expired token has the same effect",
+            "there is no such model: no directory, no file, and none on the hub that you can see; it may be private",
+            f"check the name; for a private or gated model, {_GIVE_TOKEN}; the token may have expired",
         )
     if isinstance(error, errors.RevisionNotFoundError):
         return "the model has no such revision", "give a branch, a tag or the full hash of a commit"
     if isinstance(error, errors.EntryNotFoundError) and status == 404:
         return "the hub does not have a file that it lists", "try again; the repository may have just changed"
     if status == 429:
-        return "the hub accepts no more requests for now", f"wait some minutes; or, for a higher limit, {_GIVE_TOKEN}"
+        return "the hub accepts no more requests for now", f"wait some minutes, or for a higher limit {_GIVE_TOKEN}"
     if status is not None and status >= 500:
         return "the hub is out of order", f"try again later; {_USE_CACHE}"
     if status is not None:
@@ -351,10 +351,10 @@ def _what_and_remedy(error: Exception, cache: Path) -> tuple[str, str]:
     if _not_writable(error):
         return (
             "a fetched file could not be written",
-            f"free some space, or set cache_dir or HF_HOME to a writable directory; now it is {cache}",
+            f"free some space, or set cache_dir or HF_HOME to a writable directory instead of {cache}",
         )
     if type(error) is OSError:  # how huggingface_hub reports a file of the wrong size
-        return "a file did not arrive whole", "try again; if it happens again, a proxy may cut large files"
+        return "the download of a file is incomplete", "try again; if it fails again, a proxy may cut large files"
     if isinstance(error, (ValueError, TypeError, KeyError, AttributeError)):
         return (
             "the server that answered is not the hub",

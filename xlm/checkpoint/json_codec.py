@@ -134,7 +134,7 @@ def from_json(value: Any) -> Any:
         raise CheckpointError(
             "a kept value cannot be read",
             where="config.json, key xlm",
-            found="endless nesting" if isinstance(error, RecursionError) else f"{type(error).__name__}: {error}",
+            found="too deep nesting" if isinstance(error, RecursionError) else f"{type(error).__name__}: {error}",
             remedy="convert again",
         ) from error
 
@@ -193,7 +193,7 @@ class _Reader:
     def _array(self, packed: list[Any]) -> np.ndarray[Any, Any]:
         code, shape, raw = packed
         if not _ARRAY_TYPE.fullmatch(code):
-            raise ValueError(f"array of type {code:.20}")
+            raise ValueError(f"an array of type {code:.20}")
         dtype = np.dtype(code)
         size = math.prod(shape) * dtype.itemsize
         if not 0 <= size <= self._left:

@@ -37,7 +37,7 @@ def parse_dtype(dtype: torch.dtype | str) -> torch.dtype:
     """
     found = DTYPES.get(dtype.removeprefix("torch.")) if isinstance(dtype, str) else dtype
     if not isinstance(found, torch.dtype) or found not in DTYPES.values():
-        raise ConfigError("no such type for weights", where="dtype", found=dtype, expected=", ".join(DTYPES))
+        raise ConfigError("no such type of weights", where="dtype", found=dtype, expected=", ".join(DTYPES))
     return found
 
 
@@ -120,10 +120,13 @@ def load_model(
 def _check_arguments(kind: type[XLMModel], name_or_path: object, causal: object) -> None:
     if not isinstance(name_or_path, str | PathLike):
         raise InputError(
-            "name_or_path names no model", where="name_or_path", found=repr(name_or_path), expected="a path, name or id"
+            "name_or_path is not a name or path",
+            where="name_or_path",
+            found=repr(name_or_path),
+            expected="a path, name or id",
         )
     if causal is not None and not isinstance(causal, bool):
-        raise ConfigError("causal is neither true nor false", where="causal", found=repr(causal), expected="a bool")
+        raise ConfigError("this is not a flag", where="causal", found=repr(causal), expected="True or False")
     signature = inspect.signature(kind)
     try:
         signature.bind("config")
@@ -133,7 +136,7 @@ def _check_arguments(kind: type[XLMModel], name_or_path: object, causal: object)
             where=f"{kind.__name__}.__init__",
             found=f"{signature}: {error}",
             expected="(config), further arguments with defaults",
-            remedy="give them defaults, or load an XLMWithLMHeadModel and hand it to your class",
+            remedy="give them defaults, or load an XLMWithLMHeadModel and pass it to your class",
         ) from error
 
 
@@ -142,7 +145,7 @@ def _assign(model: XLMModel, state: Mapping[str, Tensor], source: Path) -> None:
     wrong = [name for name, tensor in state.items() if name not in expected or expected[name].shape != tensor.shape]
     if wrong:
         raise ConfigError(
-            f"{type(model).__name__} has no place for weights of the file",
+            f"{type(model).__name__} lacks parameters for weights in the file",
             where=source,
             found=", ".join(wrong),
             expected="a class that only adds to a model of this library",

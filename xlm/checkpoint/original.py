@@ -114,7 +114,7 @@ def _load(path: Path) -> dict[str, Any]:
     )
     _refuse_arrays(data["params"], f"{path}, params")
     if not data["params"].get("encoder_only", True):
-        raise _not_an_lm(path, "a machine translation model (params say encoder_only = False)")
+        raise _not_an_lm(path, "a machine translation model (params: encoder_only = False)")
     refuse_unsupported(data["params"], f"{path}, params")
     if any(".values.weight" in str(key) for key in data["model"]):
         raise _not_an_lm(path, "a model with product-key memory layers")
@@ -150,7 +150,7 @@ def _weights(data: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
         weights[name] = tensor
     if doubled:
         raise CheckpointError(
-            "tensors stand in the file with and without the module. prefix",
+            "tensors occur both with and without the prefix 'module.'",
             where=path,
             found=", ".join(doubled[:12]),
             expected="each tensor once",
@@ -161,9 +161,7 @@ def _weights(data: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
 def _extra_config(kept: object, path: Path) -> dict[str, Any]:
     extra = from_json(kept)
     if not isinstance(extra, dict):
-        raise CheckpointError(
-            "a parameter is of the wrong type", where=f"{path}, params, {EXTRA_CONFIG_KEY}", found=kept
-        )
+        raise CheckpointError("a parameter has the wrong type", where=f"{path}, params, {EXTRA_CONFIG_KEY}", found=kept)
     return extra
 
 
@@ -231,16 +229,16 @@ def _dictionary(data: Mapping[str, Any], path: Path) -> OriginalDictionary:
             "the dictionary is not one to one",
             where=f"{path}, dico_id2word and dico_word2id",
             found=f"{len(words)} ids, {len(ids)} words, "
-            f"{len(word2id) if whole else 'no whole numbers as'} entries the other way",
+            f"{len(word2id) if whole else 'non-integer'} entries the other way",
             expected="the same words both ways, each once",
         )
     numbers = [counts.get(word) for word in words]
     if not all(isinstance(count, int) and not isinstance(count, bool) and 0 <= count < 1 << 63 for count in numbers):
         raise CheckpointError(
-            "the dictionary's counts do not fit its words",
+            "the dictionary's counts do not match its words",
             where=f"{path}, dico_counts",
             found=f"{len(counts)} counts for {len(words)} words",
-            expected="a whole number from 0 up for each",
+            expected="an integer of at least 0 for each",
         )
     lang2id = data["params"].get("lang2id")
     return OriginalDictionary(words, tuple(numbers), dict(lang2id) if isinstance(lang2id, dict) else {})
@@ -260,9 +258,9 @@ def _check_sizes(
     }
     if len(set(sizes.values())) != 1:
         raise CheckpointError(
-            "the vocabulary is of another size than the model",
+            "the vocabulary and the model differ in size",
             where=path,
             found=", ".join(f"{size} {what}" for what, size in sizes.items()),
             expected="the same number three times",
-            remedy="use the dictionary and the weights of one and the same training run",
+            remedy="use the dictionary and the weights of the same training run",
         )

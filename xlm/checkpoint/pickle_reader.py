@@ -319,7 +319,7 @@ class _Reader:
                 self._check_key(key)
             target[key] = value
         if len(target) != size:
-            raise ValueError("a key that stands twice in a dictionary")
+            raise ValueError("a key that occurs twice in a dictionary")
 
     def _check_key(self, key: object) -> None:
         self.other_keys += 1
@@ -328,7 +328,7 @@ class _Reader:
         if len(parts) > _LONGEST_KEY or any(type(part) not in plain for part in parts):
             raise ValueError(f"a key of type {type(key).__name__} that is not plain")
         if self.other_keys > _MOST_OTHER_KEYS:
-            raise ValueError(f"more than {_MOST_OTHER_KEYS:,} keys that are neither text nor numbers in order")
+            raise ValueError(f"more than {_MOST_OTHER_KEYS:,} keys other than text or consecutive integers")
 
     def op_global(self, pos: int) -> int:
         module, pos = self._line(pos)
@@ -339,7 +339,7 @@ class _Reader:
     def op_stack_global(self, pos: int) -> int:
         name, module = self.stack.pop(), self.stack.pop()
         if type(module) is not str or type(name) is not str:
-            raise ValueError("a name that is no text")
+            raise ValueError("a name that is not text")
         self._name(module, name)
         return pos
 
@@ -352,7 +352,7 @@ class _Reader:
     def op_reduce(self, pos: int) -> int:
         arguments, name = self.stack.pop(), self.stack.pop()
         if type(name) is not _Name or name.full not in _CALLS or type(arguments) is not tuple:
-            raise ValueError("a call of something that is no function")
+            raise ValueError("a call of something that is not a known function")
         self.stack.append(_CALLS[name.full](self, *arguments))
         return pos
 
@@ -360,7 +360,7 @@ class _Reader:
         state, target = self.stack.pop(), self.stack[-1]
         if isinstance(target, np.dtype):
             if type(state) is not tuple or state[1] not in ("<", "|", "=") or state[2:5] != (None, None, None):
-                raise ValueError("a numpy type of something else than plain little-endian numbers")
+                raise ValueError("a numpy type other than plain little-endian numbers")
         elif type(target) is np.ndarray and target.size == 0:
             _, shape, dtype, is_fortran, raw = state
             self._check_array(raw, dtype, shape)
@@ -373,9 +373,9 @@ class _Reader:
     def op_binpersid(self, pos: int) -> int:
         kind, name, key, _, numel, *views = self.stack.pop()
         if kind != "storage" or type(name) is not _Name or name.full not in _STORAGES or views not in ([], [None]):
-            raise ValueError("a reference to something else than a storage")
+            raise ValueError("a reference to something other than a storage")
         if type(key) is not str or type(numel) is not int or numel < 0:
-            raise ValueError("a storage without a key, or of less than no numbers")
+            raise ValueError("a storage without a key, or of negative size")
         claim = StorageClaim(key, _STORAGES[name.full], numel)
         if self.storages.setdefault(key, claim) != claim:
             raise ValueError(f"storage {key:.20} with two types or sizes")
@@ -399,26 +399,26 @@ class _Reader:
             raise ValueError(f"more than {MOST_TENSORS:,} tensors")
         self.uses[storage.key] += min(_check_view(storage, offset, shape, stride), storage.numel)
         if self.uses[storage.key] > _MOST_USES * storage.numel:
-            raise ValueError(f"storage {storage.key:.20} is used by more tensors than a model shares")
+            raise ValueError(f"storage {storage.key:.20} is used by too many tensors")
         tensor = torch.empty(0, dtype=storage.dtype)
         self.tensors.append(TensorClaim(tensor, storage, offset, shape, stride))
         return tensor
 
     def parameter(self, data: Any, requires_grad: Any, hooks: Any) -> Tensor:
         if type(data) is not Tensor:
-            raise ValueError("a parameter that is no tensor")
+            raise ValueError("a parameter that is not a tensor")
         return data
 
     def encode(self, text: Any, encoding: Any) -> bytes:
         if type(encoding) is not str or encoding not in ("latin1", "latin-1"):
-            raise ValueError("text in another encoding than latin1")
+            raise ValueError("text in an encoding other than latin1")
         self._count_copy(len(text))
         raw: bytes = str.encode(text, "latin-1")
         return raw
 
     def numpy_type(self, code: Any, *_: Any) -> np.dtype[Any]:
         if type(code) is not str or not _NUMPY_TYPE.fullmatch(code):
-            raise ValueError("a numpy type that is not one of plain numbers")
+            raise ValueError("a numpy type other than plain numbers")
         return np.dtype(f"<{code}")
 
     def numpy_scalar(self, dtype: Any, raw: Any) -> Any:
@@ -437,7 +437,7 @@ class _Reader:
 
     def _check_array(self, raw: Any, dtype: Any, shape: Any) -> None:
         if type(raw) is not bytes or not isinstance(dtype, np.dtype):
-            raise ValueError("a numpy array of something else than plain numbers")
+            raise ValueError("a numpy array of something other than plain numbers")
         if _numel(shape) * dtype.itemsize != len(raw):
             raise ValueError(f"a numpy array {shape} of {len(raw)} bytes")
         self._count_copy(len(raw))
@@ -452,9 +452,9 @@ class _Reader:
 def _numel(shape: Any) -> int:
     """Return the number of values of a shape, after checking it; no message shows an invalid shape."""
     if type(shape) is not tuple or len(shape) > MOST_DIMENSIONS:
-        raise ValueError(f"a shape or strides that are not up to {MOST_DIMENSIONS} whole numbers")
+        raise ValueError(f"a shape or strides that are not a tuple of up to {MOST_DIMENSIONS} integers")
     if not all(type(size) is int and 0 <= size < _LARGEST_SIZE for size in shape):
-        raise ValueError(f"a shape or strides that are not whole numbers from 0 to {_LARGEST_SIZE:,}")
+        raise ValueError(f"a shape or strides that are not integers from 0 to {_LARGEST_SIZE:,}")
     return math.prod(shape)
 
 

@@ -70,11 +70,11 @@ def _read_zip(memory: mmap.mmap) -> Any:
         sums = pool.map(checksum, [memory] * len(summed), summed)
         pickles = [name for name in entries if name.partition("/")[2] == "data.pkl"]
         if len(pickles) != 1:
-            raise ValueError(f"{len(pickles)} entries data.pkl; there has to be one")
+            raise ValueError(f"{len(pickles)} entries named data.pkl instead of one")
         folder = pickles[0].removesuffix("data.pkl")
         order = entries.get(f"{folder}byteorder")
         if order is not None and memory[order.begin : order.end] != b"little":
-            raise ValueError("numbers of another byte order than little-endian")
+            raise ValueError("a byte order other than little-endian")
         entry = entries[pickles[0]]
         if entry.end - entry.begin > LARGEST_PICKLE:
             raise ValueError(f"a pickle of {entry.end - entry.begin:,} bytes; at most {LARGEST_PICKLE:,} are read")
@@ -104,16 +104,16 @@ def _read_legacy(memory: mmap.mmap) -> Any:
     keys = read_pickle(head, pickled.end, most_steps=_FEW_STEPS + 3 * len(pickled.storages))
     texts = type(keys.value) is list and all(type(key) is str for key in keys.value)
     if not texts or len(keys.value) != len(pickled.storages) or set(keys.value) != set(pickled.storages):
-        raise ValueError("a list of storages that are not those that the tensors refer to")
+        raise ValueError("a list of storages that does not match those of the tensors")
     begins, pos = {}, keys.end
     for key in keys.value:
         claim = pickled.storages[key]
         if int.from_bytes(memory[pos : pos + 8], "little") != claim.numel:
-            raise ValueError(f"storage {key:.20} of another size than the {claim.numel:,} numbers of its tensors")
+            raise ValueError(f"storage {key:.20} does not have the {claim.numel:,} values that its tensors need")
         begins[key] = pos + 8
         pos += 8 + claim.numel * claim.dtype.itemsize
     if pos != len(memory):
-        raise ValueError(f"a file of {len(memory):,} bytes whose storages need {pos:,}")
+        raise ValueError(f"a file of {len(memory):,} bytes instead of the {pos:,} that its storages need")
     return _fill(pickled, memory, begins)
 
 

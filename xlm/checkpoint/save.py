@@ -24,9 +24,9 @@ from xlm.model.config import XLMConfig
 from xlm.model.lm import XLMWithLMHeadModel
 
 _REMEDY = (
-    "merge adapters and put back what was replaced; gather weights that are shared out among processes (torch's "
+    "merge adapters and restore replaced modules; gather weights sharded among processes (torch's "
     "get_model_state_dict with full_state_dict=True) into a model of their own; save before quantizing; "
-    "a head with weights of its own needs a model made with share_inout_emb=False"
+    "an untied head needs a model made with share_inout_emb=False"
 )
 
 
@@ -56,7 +56,7 @@ def _checked(model: XLMWithLMHeadModel, target: Path) -> tuple[XLMConfig, dict[s
         problems["replaced by another class"] = replaced
     if problems:
         raise WriteError(
-            "the model is not one that from_pretrained could open, so that nothing was written",
+            "from_pretrained could not open this model, so nothing was written",
             where=target,
             found=listed(problems),
             expected=described(config),
@@ -110,7 +110,9 @@ def write_layout(
         text = json.dumps(contents, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         text.encode()
     except (ValueError, TypeError) as error:
-        raise WriteError("the configuration has no form in JSON", where=directory / CONFIG_FILE, found=error) from error
+        raise WriteError(
+            "the configuration cannot be written as JSON", where=directory / CONFIG_FILE, found=error
+        ) from error
     with replacing(directory / WEIGHTS_FILE) as temporary:
         write_safetensors(temporary, theirs, dtype=dtype)
     write_text(directory / CONFIG_FILE, text)

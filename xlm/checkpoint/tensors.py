@@ -46,7 +46,7 @@ def empty_model(config: XLMConfig, kind: type[XLMModel] = XLMWithLMHeadModel) ->
             return kind(config)
     except (RuntimeError, OverflowError) as error:
         raise ConfigError(
-            "the configuration makes no tensors", where="sizes", found=str(error).split("\n")[0]
+            "the sizes are too large for tensors", where="sizes", found=str(error).split("\n")[0]
         ) from error
 
 
@@ -69,11 +69,11 @@ def match_tensors(table: KeyTable, found: Mapping[str, object], config: XLMConfi
     tensors, problems = sort_tensors(table, found, config)
     if problems:
         raise CheckpointError(
-            "the tensors are not those of the model that the file describes",
+            "the tensors do not match the configuration",
             where=where,
             found=listed(problems),
             expected=described(config),
-            remedy="fetch the file again if it is damaged; if it is of another kind of model, this is not the tool",
+            remedy="fetch the file again if it is damaged; other kinds of models are not supported",
         )
     return tensors
 
@@ -115,10 +115,10 @@ def sort_tensors(
     # Do not build a million layers because a file claims them.
     layers, tails = (len({match[1] for match in map(part.match, tensors) if match}) for part in (_LAYER, _TAIL))
     if config.n_layers > layers:
-        problem("missing", f"{config.n_layers - layers} of the {config.n_layers} layers that are claimed")
+        problem("missing", f"{config.n_layers - layers} of the {config.n_layers} layers in the configuration")
     elif config.asm and len(config.asm_cutoffs) > tails:
         claimed = len(config.asm_cutoffs)
-        problem("missing", f"{claimed - tails} of the {claimed} clusters of words that are claimed")
+        problem("missing", f"{claimed - tails} of the {claimed} clusters of words in the configuration")
     else:
         _compare_shapes(table, tensors, names, config, problem)
     for ours, tensor in tensors.items():
@@ -129,13 +129,13 @@ def sort_tensors(
         elif tensor.layout != torch.strided or tensor.is_meta or tensor.is_nested:
             problem("not a plain tensor", f"{names[ours]} ({tensor.layout}, {tensor.device})")
         elif not has_own_numbers(tensor):
-            problem("not a plain tensor", f"{names[ours]} (fewer numbers stored than its shape has)")
+            problem("not a plain tensor", f"{names[ours]} (fewer values stored than its shape has)")
         elif bad := _not_finite(tensor):
             problem("not finite", f"{names[ours]} ({bad} of {tensor.numel()} values)")
     if not problems and config.tied and "head.weight" in tensors:
         head, words = tensors.pop("head.weight"), tensors["transformer.embeddings.word.weight"]
         if head.data_ptr() != words.data_ptr() and not torch.equal(head, words):
-            problem("not equal to the word embeddings, although they are said to be shared", names["head.weight"])
+            problem("not equal to the word embeddings that it is tied to", names["head.weight"])
     return tensors, problems
 
 

@@ -163,7 +163,7 @@ def _from_original(path: Path, codes: Path | None, kind: type[XLMTokenizer], set
     if codes is None:
         check_first_bytes(path)
         raise VocabularyError(
-            "A checkpoint of the original holds its vocabulary, but not its byte-pair codes",
+            "a checkpoint of the original holds its vocabulary but no BPE codes",
             where=path,
             expected="codes=FILE",
             remedy="pass the codes file the model was trained with, such as codes_ende",
@@ -182,12 +182,12 @@ def _from_directory(
     missing = [name for name in needed if not _is_there(directory / name)]
     if missing:
         raise VocabularyError(
-            "The directory does not hold a tokenizer",
+            "the directory does not hold a tokenizer",
             where=directory,
             found=f"no {' and no '.join(missing)}",
             expected=" and ".join(needed),
             remedy="fetch the missing files of the model"
-            + (", or pass codes=FILE with its byte-pair codes" if _MERGES in missing else ""),
+            + (", or pass codes=FILE with its BPE codes" if _MERGES in missing else ""),
         )
     config_path = directory / _CONFIG
     config = read_json_object(config_path) if _is_there(config_path) else {}
@@ -245,10 +245,10 @@ def _check_languages(directory: Path, config: Mapping[str, Any]) -> None:
     of_tokenizer = config.get("lang2id")
     if of_model and of_tokenizer and of_model != of_tokenizer:
         raise VocabularyError(
-            "The model and its tokenizer disagree on the ids of languages",
+            "the model and its tokenizer disagree on the ids of languages",
             where=f"{path} and {directory / _CONFIG}, lang2id",
             found=f"{shortened(of_model)} and {shortened(of_tokenizer)}",
-            expected="the same twice",
+            expected="the same ids in both",
             remedy="correct the one that is wrong; the original's ids follow the sorted names",
         )
 
@@ -328,10 +328,10 @@ def _check_added(path: Path, added: Mapping[str, AddedToken], vocabulary: Vocabu
     for index, token in added.items():
         if str(vocabulary.ids.get(token.content)) != index:
             raise VocabularyError(
-                "An added token has an id that is not its own",
+                "an added token has the wrong id",
                 where=path,
                 found=f"{shown(token.content)} with id {shortened(index)}",
-                expected="tokens of vocab.json with their ids, and further ones with the ids that follow",
+                expected="tokens of vocab.json with their ids, and further tokens with the ids that follow",
                 remedy="fetch the file again, or take the token out of it",
             )
 
@@ -352,7 +352,7 @@ def _file_of(directory: Path, config: Mapping[str, Any], name: str) -> Path:
 
 def _wrong(path: Path, name: str, found: object, expected: object) -> VocabularyError:
     return VocabularyError(
-        "A saved setting of the tokenizer is wrong",
+        "invalid setting of the tokenizer",
         where=f"{place_of_key(path, name)}, {name}",
         found=shortened(found),
         expected=expected,

@@ -55,19 +55,19 @@ def read_directory(memory: mmap.mmap) -> dict[str, Entry]:
     """
     count, begin, end = _find_directory(memory)
     if count > _MOST_ENTRIES or end - begin > _LARGEST_DIRECTORY:
-        raise ValueError(f"{count:,} entries; at most {_MOST_ENTRIES:,} are read, with names of a sane length")
+        raise ValueError(f"{count:,} entries; at most {_MOST_ENTRIES:,} with short names are read")
     entries, pos = [], begin
     for _ in range(count):
         entry, pos = _read_entry(memory, pos)
         entries.append(entry)
     if pos != end:
-        raise ValueError("the zip directory is of another size than stated")
+        raise ValueError("the zip directory does not have its stated size")
     entries.sort(key=lambda entry: entry.header)
     for entry, limit in zip(entries, [*(entry.header for entry in entries[1:]), begin], strict=False):
         if entry.end > limit:
             raise ValueError(f"entry {entry.name} overlaps with what follows it")
     if len({entry.name.casefold() for entry in entries}) < count:
-        raise ValueError("two entries have one name, or names that differ only in case")
+        raise ValueError("two entries have the same name, or names that differ only in case")
     return {entry.name: entry for entry in entries}
 
 
@@ -124,7 +124,7 @@ def _read_entry(memory: mmap.mmap, pos: int) -> tuple[Entry, int]:
     agree = local == stated or local[1:] == [_LARGE] * 2 or (flags & _SIZES_FOLLOW and local == [0, 0, 0])
     same = (local_magic, local_flags, local_method) == (b"PK\3\4", flags, method)
     if not agree or not same or memory[name_at : name_at + n] != raw_name or packed != size:
-        raise ValueError(f"entry {name} has another header in the directory than in its place")
+        raise ValueError(f"entry {name} has different headers in the directory and before its data")
     at = name_at + n + m
     return Entry(name, header, at, at + size, checksum), end
 
