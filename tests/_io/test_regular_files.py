@@ -10,7 +10,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
@@ -158,20 +158,20 @@ def _make_pipe(event: str, arguments: tuple[object, ...]) -> None:
         os.mkfifo(path)
 
 
+@cache  # the interpreter cannot remove such a hook
+def _install_hook() -> None:
+    sys.addaudithook(_make_pipe)
+
+
 @pytest.fixture
 def pipe_on_open(tmp_path: Path) -> Iterator[Path]:
     """A regular file that a pipe replaces between the look at it and its opening."""
     path = tmp_path / "file"
     path.write_bytes(b"PK")
-    if not _hooked:
-        sys.addaudithook(_make_pipe)  # for good: the interpreter removes no such hook
-        _hooked.append(True)
+    _install_hook()
     _pipes_on_open.add(path)
     yield path
     assert not _pipes_on_open
-
-
-_hooked: list[bool] = []
 
 
 @pytest.mark.parametrize("read", [*WEIGHTS, read_json])
