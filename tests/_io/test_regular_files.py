@@ -9,15 +9,18 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterator
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
 
 from tests.tokenizer.small import MERGES, VOCABULARY
 from xlm._io.files import MOST_BYTES, read_regular
+from xlm.checkpoint.file_magic import check_first_bytes
 from xlm.checkpoint.hf_config import read_json
+from xlm.checkpoint.hf_weights import read_safetensors
+from xlm.checkpoint.pickles import load_pickle
 from xlm.data.shards import INDEX_FILE, Index
 from xlm.errors import CheckpointError, InputError, VocabularyError, XLMError
 from xlm.tokenizer.bpe import write_codes
@@ -128,6 +131,57 @@ def test_the_other_readers_refuse_it_too(tmp_path: Path, kind: str) -> None:
         if (name, kind) != (INDEX_FILE, "a link to nothing"):
             with pytest.raises(expected, match=found):
                 raise error
+
+
+WEIGHTS: list[Callable[[Path], object]] = [check_first_bytes, load_pickle, read_safetensors]
+
+
+@pytest.mark.parametrize("read", WEIGHTS)
+@pytest.mark.parametrize("kind", sorted(ODD.keys() - {"large"}))  # weights of any size are mapped
+def test_the_readers_of_weights_refuse_it_too(tmp_path: Path, read: Callable[[Path], object], kind: str) -> None:
+    make, found = ODD[kind]
+    make(tmp_path / "weights")
+    error = in_time(lambda: read(tmp_path / "weights"))
+    assert isinstance(error, CheckpointError)
+    with pytest.raises(CheckpointError, match=found):
+        raise error
+
+
+_pipes_on_open: set[Path] = set()
+
+
+def _make_pipe(event: str, arguments: tuple[object, ...]) -> None:
+    """Put a pipe in the place of a file that the interpreter is about to open."""
+    if event == "open" and isinstance(name := arguments[0], str | Path) and (path := Path(name)) in _pipes_on_open:
+        _pipes_on_open.remove(path)
+        path.unlink()
+        os.mkfifo(path)
+
+
+@cache  # the interpreter cannot remove such a hook
+def _install_hook() -> None:
+    sys.addaudithook(_make_pipe)
+
+
+@pytest.fixture
+def pipe_on_open(tmp_path: Path) -> Iterator[Path]:
+    """A regular file that a pipe replaces between the look at it and its opening."""
+    path = tmp_path / "file"
+    path.write_bytes(b"PK")
+    _install_hook()
+    _pipes_on_open.add(path)
+    yield path
+    assert not _pipes_on_open
+
+
+@pytest.mark.parametrize("read", [*WEIGHTS, read_json])
+def test_a_pipe_that_takes_the_name_before_the_file_is_opened(
+    pipe_on_open: Path, read: Callable[[Path], object]
+) -> None:
+    error = in_time(lambda: read(pipe_on_open))
+    assert isinstance(error, CheckpointError)
+    with pytest.raises(CheckpointError, match="a device, a pipe or a socket"):
+        raise error
 
 
 def test_a_file_at_the_limit_is_read_and_one_byte_more_is_not(tmp_path: Path) -> None:

@@ -122,7 +122,7 @@ ERRORS: dict[Callable[[FakeHub], None], tuple[str, ...]] = {
     not_a_commit: ("not the hub", "../../x"),
     not_a_hash: ("not the hub", "../../x"),
     cut_for_good: ("cannot be reached", "try again"),
-    wrong_length: ("did not arrive whole", "12345"),
+    wrong_length: ("download of a file is incomplete", "12345"),
 }
 
 

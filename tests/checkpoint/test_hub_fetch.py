@@ -101,7 +101,11 @@ def test_what_cannot_be_a_revision(revision: str, hub: FakeHub) -> None:
         (["config.json"], XLMWithLMHeadModel, ["holds no model", "config.json"]),
         (["vocab.json"], XLMTokenizer, ["holds no tokenizer", "vocab.json"]),
         (["merges.txt"], XLMTokenizer, ["does not hold a tokenizer", "merges.txt"]),
-        (["model.safetensors"], XLMWithLMHeadModel, ["no weights that can be read", "tf_model.h5", "transformers"]),
+        (
+            ["model.safetensors"],
+            XLMWithLMHeadModel,
+            ["no weights in a supported format", "tf_model.h5", "transformers"],
+        ),
     ],
 )
 def test_incomplete_repositories(taken_out: list[str], kind: Any, words: list[str], hub: FakeHub, files: Files) -> None:

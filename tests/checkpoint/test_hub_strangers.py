@@ -183,7 +183,7 @@ def no_map(files: Files) -> None:
     ("spoil", "words"),
     [
         (missing_shard, ["lacks shards", "model-00002-of-00002.safetensors"]),
-        (tensor_twice, ["shards are not those of the index", "extra"]),
+        (tensor_twice, ["shards do not match the index", "extra"]),
         (key_twice, ["twice", "'head'"]),
         (no_map, ["names no shards"]),
     ],

@@ -303,14 +303,14 @@ def test_a_compressed_entry_is_refused_unread(tmp_path: Path) -> None:
 
 
 def test_missing_file_and_directory(tmp_path: Path) -> None:
-    for path in (tmp_path / "missing.pth", tmp_path):
-        with pytest.raises(CheckpointError, match="cannot be opened"):
+    for path, words in ((tmp_path / "missing.pth", "file cannot be read"), (tmp_path, "not a regular file")):
+        with pytest.raises(CheckpointError, match=words):
             load_pickle(path)
 
 
 def test_the_check_of_the_first_bytes_says_the_same(tmp_path: Path) -> None:
     (tmp_path / "empty.pth").touch()
-    for name, words in (("missing.pth", "cannot be opened"), ("empty.pth", "is empty")):
+    for name, words in (("missing.pth", "file cannot be read"), ("empty.pth", "is empty")):
         messages = set()
         for read in (check_first_bytes, load_pickle):
             with pytest.raises(CheckpointError, match=words) as error:
@@ -371,7 +371,7 @@ def beyond(draft: Draft) -> bytes:
         (resized, "in a storage of 1 numbers"),
         (short, "an entry of 64 bytes"),
         (long, "an entry of"),
-        (twice, "another header in the directory|overlaps"),
+        (twice, "different headers in the directory and before|overlaps"),
         (inside, "overlaps"),
         (beyond, "in a storage of"),
     ],

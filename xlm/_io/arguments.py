@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from pathlib import Path
 
 from xlm.errors import InputError
 
@@ -38,6 +39,28 @@ def check_count(**counts: object) -> None:
             raise InputError(
                 "this is not a count", where=name, found=shown(value), expected=f"an int from 1 to {_LARGEST:,}"
             )
+
+
+def as_path(name: str, value: object) -> Path:
+    """Return an argument as a path.
+
+    Args:
+        name: The argument's name, for the message.
+        value: Its value.
+
+    Raises:
+        InputError: It is something else, such as a model instead of its directory.
+    """
+    try:
+        return Path(value)  # type: ignore[arg-type]
+    except TypeError as error:
+        raise InputError(
+            "this is not a path",
+            where=name,
+            found=type(value).__name__,
+            expected="a str or path",
+            remedy="save a model or tokenizer that is in memory first, and give its directory",
+        ) from error
 
 
 def shown(value: object) -> str:

@@ -157,7 +157,7 @@ def check_name(path: Path) -> None:
 def write_error(path: Path, error: OSError) -> WriteError:
     """Return the error that says why ``path`` could not be written, and what to do about it."""
     return WriteError(
-        "The target could not be written; what stood under its name is untouched",
+        "the target could not be written; a file of that name is unchanged",
         where=path,
         found=error.strerror or str(error),
         remedy=_REMEDIES.get(error.errno or 0, "check the path and the file system it is on"),

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
+from typing import BinaryIO
 
-from xlm.errors import InputError, XLMError
+from xlm.errors import XLMError
 
 MOST_BYTES = 1 << 24
 """Size of the largest JSON or text file of a model that is read.
@@ -16,8 +17,39 @@ size.
 """
 
 
+def open_regular(path: Path, *, error: type[XLMError], expected: str = "a regular file") -> BinaryIO:
+    """Open a regular file for reading; never wait for a pipe or start a device.
+
+    Args:
+        path: The file; links are followed.
+        error: The class of the error to raise.
+        expected: What the file should be, for the message.
+
+    Raises:
+        XLMError: The file is missing, unreadable, or a directory, a device, a pipe or a socket.
+    """
+    try:
+        kind = path.stat().st_mode  # before opening: to open a device can start it
+        if stat.S_ISREG(kind):
+            # A pipe may have taken the name meanwhile: open without waiting, then look again.
+            file = open(path, "rb", opener=_open_at_once)  # noqa: SIM115 (the caller closes it)
+            kind = os.fstat(file.fileno()).st_mode
+            if stat.S_ISREG(kind):
+                return file
+            file.close()
+    except (OSError, ValueError) as cause:  # ValueError: a null character in the name
+        raise unreadable(path, cause, error=error, expected=expected) from cause
+    raise error(
+        "this is not a regular file",
+        where=path,
+        found="a directory" if stat.S_ISDIR(kind) else "a device, a pipe or a socket",
+        expected=expected,
+        remedy="check the path, and where it leads if it is a link",
+    )
+
+
 def read_regular(path: Path, *, error: type[XLMError], most: int = MOST_BYTES) -> bytes:
-    """Return the bytes of a regular file; never wait for a pipe, and never read more than a limit.
+    """Return the bytes of a regular file, opened by ``open_regular``; never read more than a limit.
 
     Args:
         path: The file; links are followed.
@@ -25,31 +57,13 @@ def read_regular(path: Path, *, error: type[XLMError], most: int = MOST_BYTES) -
         most: The limit, in bytes.
 
     Raises:
-        XLMError: The file is missing, unreadable, larger than the limit, or a directory, a device, a pipe or a socket.
+        XLMError: As for ``open_regular``, or the file is larger than the limit.
     """
-    try:
-        kind = path.stat().st_mode  # before it is opened: that alone can set a device going
-        if stat.S_ISREG(kind):
-            # Something else may have taken the name meanwhile: not to wait for a pipe, and to look again.
-            with open(path, "rb", opener=_open_at_once) as file:
-                kind = os.fstat(file.fileno()).st_mode
-                data = file.read(most + 1) if stat.S_ISREG(kind) and os.fstat(file.fileno()).st_size <= most else None
-    except (OSError, ValueError) as cause:  # ValueError: a null character in the name
-        raise error(
-            "the file could not be read",
-            where=path,
-            found=getattr(cause, "strerror", None) or cause,
-            expected="a regular file",
-            remedy="check the path, and who may read it",
-        ) from cause
-    if not stat.S_ISREG(kind):
-        raise error(
-            "this is not a regular file",
-            where=path,
-            found="a directory" if stat.S_ISDIR(kind) else "a device, a pipe or a socket",
-            expected="a regular file",
-            remedy="check the path, and where it leads if it is a link",
-        )
+    with open_regular(path, error=error) as file:
+        try:
+            data = file.read(most + 1) if os.fstat(file.fileno()).st_size <= most else None
+        except OSError as cause:
+            raise unreadable(path, cause, error=error) from cause
     if data is None or len(data) > most:
         raise error(
             "the file is too large",
@@ -61,27 +75,16 @@ def read_regular(path: Path, *, error: type[XLMError], most: int = MOST_BYTES) -
     return data
 
 
+def unreadable(path: Path, cause: Exception, *, error: type[XLMError], expected: str = "a regular file") -> XLMError:
+    """Return the error that says why the system does not open or read a file."""
+    return error(
+        "the file cannot be read",
+        where=path,
+        found=getattr(cause, "strerror", None) or cause,
+        expected=expected,
+        remedy="check the path, and who may read it",
+    )
+
+
 def _open_at_once(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
-
-
-def as_path(name: str, value: object) -> Path:
-    """Return a path.
-
-    Args:
-        name: What it is the path of, for the message.
-        value: What the caller gave.
-
-    Raises:
-        InputError: It is something else, such as a model in the place of its directory.
-    """
-    try:
-        return Path(value)  # type: ignore[arg-type]
-    except TypeError as error:
-        raise InputError(
-            "this is not a path",
-            where=name,
-            found=type(value).__name__,
-            expected="a str or path",
-            remedy="a model or tokenizer in memory is saved first, and its directory given",
-        ) from error

@@ -1,4 +1,4 @@
-"""A checkpoint in memory, whatever file it came from."""
+"""A checkpoint in memory, whatever its file format."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from xlm.model.config import XLMConfig
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OriginalRecord:
-    """What an original checkpoint holds beside its weights, and this project's files carry along.
+    """Contents of an original checkpoint besides its weights, which our files carry along.
 
     Attributes:
         params: The ``params`` of its training run.
-        counts: How often each word stood in its training text, by id; fewer than words where some were added later.
-        training: ``epoch``, ``n_total_iter``, ``best_metrics``, ``best_stopping_criterion``, as far as they are there.
+        counts: Frequency of each word in its training text, by id; words added later have none.
+        training: ``epoch``, ``n_total_iter``, ``best_metrics``, ``best_stopping_criterion``, if present.
     """
 
     params: Mapping[str, Any]
@@ -29,7 +29,7 @@ class OriginalRecord:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Provenance:
-    """What a loaded model carries along of its file, for ``save_pretrained`` to write again.
+    """Data that a loaded model keeps from its file for ``save_pretrained``.
 
     Attributes:
         extra_config: As in ``Checkpoint``.
@@ -42,17 +42,17 @@ class Provenance:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Checkpoint:
-    """Weights under our names, with what is known about them.
+    """Weights under our names, with their configuration and origin.
 
     Attributes:
-        source: File or directory it was read from.
+        source: The file or directory that was read.
         config: The architecture.
-        tensors: Our names to weights of any floating type, usually mapped from the file and not yet in memory; the
-            head's weight is absent when it is the word embeddings.
-        words: The dictionary of an original checkpoint, in id order and its ``@@`` notation; ``None`` elsewhere.
-        record: What an original checkpoint holds beside its weights, or was kept of it.
-        extra_config: Keys of a ``config.json`` that say nothing about the architecture.
-        notes: What was left out or decided while reading, one sentence each, for the user to see.
+        tensors: Our names to weights of any floating type, usually mapped from the file, not loaded; the head's weight
+            is absent when it is tied to the word embeddings.
+        words: The dictionary of an original checkpoint, in id order and its ``@@`` notation; else ``None``.
+        record: Contents of the original checkpoint besides its weights, if known.
+        extra_config: Keys of ``config.json`` that do not describe the architecture.
+        notes: Notices for the user about what was omitted or assumed while reading.
     """
 
     source: Path

@@ -1,4 +1,4 @@
-"""Checkpoints from one format to the other, written whole and read back, or not at all."""
+"""Convert checkpoints between formats; a result is read back before it takes its name."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from xlm._io.arguments import as_path
 from xlm._io.atomic import check_name, replacing, replacing_directory
-from xlm._io.files import as_path
 from xlm.checkpoint.checkpoint import Checkpoint
 from xlm.checkpoint.hf_config import read_config
 from xlm.checkpoint.hf_weights import WEIGHTS_FILE
@@ -40,22 +40,22 @@ from xlm.tokenizer.tokenizer import XLMTokenizer
 from xlm.tokenizer.vocabulary import Vocabulary
 
 CODES_SUFFIX = ".codes"
-"""The merges of a model that is written as ``model.pth`` stand beside it in ``model.codes``: a ``.pth`` has none."""
+"""Suffix of the file of BPE codes written beside a ``.pth``, which cannot hold them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ConversionReport:
-    """What was converted.
+    """Result of a conversion.
 
     Attributes:
-        source: What was read.
-        target: What was written.
+        source: The file or directory that was read.
+        target: The file or directory that was written.
         files: Names of the files written.
         config: The architecture.
-        tensors: How many tensors, each read back and equal.
-        parameters: How many numbers are in them.
+        tensors: Number of tensors; each was read back and is equal.
+        parameters: Number of values in them.
         dtype: Their type in the target.
-        notes: What was left out or decided, one sentence each.
+        notes: Notices for the user about what was omitted or assumed.
     """
 
     source: Path
@@ -90,24 +90,24 @@ def convert(
     codes: str | PathLike[str] | None = None,
     dtype: torch.dtype | str | None = None,
 ) -> ConversionReport:
-    """Converts a checkpoint, and reads the result back before it takes the target's name.
+    """Convert a checkpoint, and read the result back before it takes the target's name.
 
     Args:
         source: A ``.pth`` of the original, a directory in the ``transformers`` layout, the name of a bundled model, or
             an id on the hub.
-        target: A directory (``to="transformers"``) or file (``to="original"``) that does not exist yet.
+        target: The directory (``to="transformers"``) or file (``to="original"``) to create; must not exist.
         to: The format to write.
-        codes: The BPE codes that belong to a ``.pth``; without them the target has no tokenizer, only a vocabulary.
-        dtype: Type of the weights in the target; ``None`` means that of the source.
+        codes: The BPE codes of a ``.pth``; without them the target has a vocabulary but no tokenizer.
+        dtype: Type of the weights in the target; ``None`` keeps that of the source.
 
     Returns:
-        What was converted.
+        A report of the conversion.
 
     Raises:
-        CheckpointError: The source is not what it should be, or the original cannot represent it.
-        InputError: No path where one should be.
-        VocabularyError: The codes or vocabulary are not what they should be.
-        WriteError: The target exists or could not be written. Nothing is left behind then.
+        CheckpointError: The source is invalid, or the original cannot represent it.
+        InputError: An argument is not a path.
+        VocabularyError: The codes or the vocabulary are invalid.
+        WriteError: The target exists or could not be written; nothing is left behind.
     """
     target = as_path("target", target)
     wanted = None if dtype is None else parse_dtype(dtype)
@@ -115,10 +115,10 @@ def convert(
         raise ConfigError("no such format", where="to", found=to, expected="transformers or original")
     if not target.name or (to == "original" and target.suffix == CODES_SUFFIX):
         raise WriteError(
-            "the target has no name of its own",
+            "the target needs another name",
             where=target,
             found=target.name or "nothing",
-            expected=f"a new name, and not one in {CODES_SUFFIX}, which is for the codes beside a .pth",
+            expected=f"a name that does not end in {CODES_SUFFIX}, which is for the codes beside a .pth",
         )
     for output in (target,) if to == "transformers" else (target, target.with_suffix(CODES_SUFFIX)):
         _refuse_existing(output)
@@ -130,7 +130,7 @@ def convert(
     vocabulary = _vocabulary(checkpoint, source)
     tokenizer = _tokenizer(checkpoint, vocabulary, source, codes)
     if tokenizer is not None:
-        vocabulary = tokenizer.vocabulary  # with the tokens that were added behind those of vocab.json
+        vocabulary = tokenizer.vocabulary  # includes tokens added after those of vocab.json
     _check_size(checkpoint, vocabulary, source)
     write = _write_layout if to == "transformers" else _write_original
     files, notes = write(target, checkpoint, vocabulary, tokenizer, wanted)
@@ -202,7 +202,7 @@ def _write_original(
 ) -> _Result:
     if vocabulary is None:
         raise CheckpointError(
-            "the source has no vocabulary, which a checkpoint of the original must hold",
+            "the source has no vocabulary, but a checkpoint of the original needs one",
             where=checkpoint.source,
             found=f"no {VOCABULARY_FILE}",
             remedy="fetch the model's vocab.json into the directory",
@@ -241,9 +241,9 @@ def _tokenizer(
     checkpoint: Checkpoint, vocabulary: Vocabulary | None, source: Path, codes: str | PathLike[str] | None
 ) -> XLMTokenizer | None:
     if checkpoint.words is not None and vocabulary is not None:
-        # Not by load_tokenizer(source), which would read the whole file a second time.
-        # The original's preset needs a language. Programs written for transformers give none, so that the directory
-        # also says what then holds: what transformers itself does with it.
+        # load_tokenizer(source) would read the whole file a second time.
+        # The original's preset needs a language, which programs written for transformers do not pass. The directory
+        # therefore also names the preset for calls without one.
         without_lang = {"preset_without_lang": "transformers"}
         languages = checkpoint.config.lang2id
         return None if codes is None else original_tokenizer(vocabulary, languages, Path(codes), **without_lang)
@@ -251,7 +251,7 @@ def _tokenizer(
 
 
 def _vocabulary(checkpoint: Checkpoint, source: Path) -> Vocabulary | None:
-    """Return the words that the source's own files name, without a look at its tokenizer."""
+    """Return the vocabulary from the source's own files, without opening its tokenizer."""
     if checkpoint.words is not None:
         counts = None if checkpoint.record is None else checkpoint.record.counts
         return Vocabulary.from_dictionary(checkpoint.words, counts, where=source)
@@ -262,10 +262,10 @@ def _vocabulary(checkpoint: Checkpoint, source: Path) -> Vocabulary | None:
 
 
 def _check_size(checkpoint: Checkpoint, vocabulary: Vocabulary | None, source: Path) -> None:
-    """Raise when there are more words than embeddings; there may be fewer, where the model was enlarged alone."""
+    """Refuse more words than embeddings; there may be fewer if only the model was enlarged."""
     if vocabulary is not None and len(vocabulary) > checkpoint.config.vocab_size:
         raise CheckpointError(
-            "the vocabulary is of another size than the model",
+            "the vocabulary and the model differ in size",
             where=source,
             found=f"{len(vocabulary)} words",
             expected=f"at most {checkpoint.config.vocab_size}",
@@ -280,7 +280,7 @@ def _reading_back(target: Path) -> Iterator[None]:
     except WriteError:
         raise
     except (XLMError, SafetensorError, OSError, ValueError) as error:
-        raise WriteError("what was written cannot be read back", where=target, found=error) from error
+        raise WriteError("the result cannot be read back", where=target, found=error) from error
 
 
 def _compare(
@@ -290,8 +290,8 @@ def _compare(
     same_words: bool,
     differing: list[str],
 ) -> None:
-    # An unset embed_init_std is written as the number that it stands for, an adaptive softmax as never tied; languages
-    # without names get some.
+    # Writing changes three things: an unset embed_init_std becomes its value, an adaptive softmax untied, and unnamed
+    # languages get names.
     unstable: dict[str, Any] = {"embed_init_std": None}
     if not config.lang2id:
         unstable["lang2id"] = {}
@@ -302,15 +302,15 @@ def _compare(
         problems.append("the vocabulary")
     if problems:
         raise WriteError(
-            "what was written is not what was read back",
+            "the result differs when it is read back",
             where=target,
             found=f"differences in {', '.join(problems)}",
-            remedy="the disk or memory of this machine is at fault; try another target",
+            remedy="the disk or memory of this machine may be faulty; try another target",
         )
 
 
 def _check_range(checkpoint: Checkpoint, dtype: torch.dtype | None) -> None:
-    """Raises when a weight would become infinite in a narrower type."""
+    """Refuse a narrower type in which a weight would become infinite."""
     overflowing = [
         name
         for name, tensor in checkpoint.tensors.items()

@@ -1,4 +1,4 @@
-"""``config.json`` of the ``transformers`` layout, to our configuration and back."""
+"""Read and write ``config.json`` of the ``transformers`` layout."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from xlm.tokenizer.text_files import read_json_object
 
 CONFIG_FILE = "config.json"
 OUR_KEY = "xlm"
-"""The one key under which stands what only this project knows."""
+"""Key of ``config.json`` for what ``transformers`` has no key for."""
 
-# Ours to theirs, where the names differ; a file may hold a token's id under either of their two names.
+# Our names to theirs; a file may hold a token's id under either.
 _INDEX_NAMES = {
     "bos_token_id": "bos_index",
     "eos_token_id": "eos_index",
@@ -28,18 +28,18 @@ _INDEX_NAMES = {
     "mask_token_id": "mask_index",
 }
 _PLAIN = tuple(f.name for f in fields(XLMConfig) if f.name not in _INDEX_NAMES and f.name != "lang2id")
-# What their configuration also says in a second way; written from ours, never kept.
+# Keys that repeat others in another form: always written from our configuration, never carried along.
 _DERIVED = {"id2lang", "tie_word_embeddings", "model_type", "architectures", "is_encoder", "torch_dtype", "dtype"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LayoutConfig:
-    """What ``config.json`` says.
+    """Contents of ``config.json``.
 
     Attributes:
         config: The architecture.
-        extra: Keys that say nothing about it.
-        record: What was kept of an original checkpoint, if the directory was made from one.
+        extra: Keys that do not describe the architecture.
+        record: Data kept from the original checkpoint, if the directory was converted from one.
     """
 
     config: XLMConfig
@@ -48,14 +48,14 @@ class LayoutConfig:
 
 
 def read_config(directory: Path, *, causal: bool | None = None) -> LayoutConfig:
-    """The configuration of a directory.
+    """Return the configuration of a directory.
 
     Args:
-        directory: In the ``transformers`` layout.
-        causal: Overrides what the file says.
+        directory: A directory in the ``transformers`` layout.
+        causal: Overrides the file.
 
     Raises:
-        CheckpointError: No ``config.json``, not JSON, of another kind of model, or values that make no model.
+        CheckpointError: ``config.json`` is missing, not JSON, of another kind of model, or has invalid values.
     """
     path = directory / CONFIG_FILE
     if not path.is_file():
@@ -115,15 +115,15 @@ def read_config(directory: Path, *, causal: bool | None = None) -> LayoutConfig:
 
 
 def listing(directory: Path) -> str:
-    """The first names in a directory, for messages."""
+    """Return the first names in a directory, for messages."""
     return ", ".join(sorted(entry.name for entry in directory.iterdir())[:12]) or "nothing in it"
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object that a JSON file of a checkpoint holds.
+    """Return the object in a JSON file of a checkpoint.
 
     Raises:
-        CheckpointError: The file is missing, unreadable, not JSON, or holds something else.
+        CheckpointError: The file is missing, unreadable, not JSON, or not an object.
     """
     try:
         return read_json_object(path)
@@ -134,12 +134,12 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _values(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of our configuration, as far as the file has them."""
+    """Return the fields of our configuration that the file has."""
     values = {key: data[key] for key in _PLAIN if key in data}
     if "vocab_size" not in values and "n_words" in data:
         values["vocab_size"] = data["n_words"]
     for ours, theirs in _INDEX_NAMES.items():
-        # Their mask_token_id is a leftover of generation and 0 in the published files; mask_index is the mask.
+        # Their mask_token_id is unrelated to the mask, and 0 in the published files; mask_index is the mask's id.
         names = (theirs,) if ours == "mask_token_id" else (theirs, ours)
         for name in names:
             if data.get(name) is not None:
@@ -147,7 +147,7 @@ def _values(data: Mapping[str, Any]) -> dict[str, Any]:
                 break
     if data.get("lang2id") is not None:
         values["lang2id"] = data["lang2id"]
-    # An adaptive softmax is never tied, so that its file says nothing about what the run was asked for.
+    # An adaptive softmax is never tied, so its file cannot tell what the training run asked for.
     tied = data.get("tie_word_embeddings", True) or data.get("asm", False)
     values["share_inout_emb"] = bool(data.get("share_inout_emb", True) and tied)
     return values
@@ -173,22 +173,22 @@ def _record(ours: Mapping[str, Any], config: XLMConfig, path: Path) -> OriginalR
     try:
         record = OriginalRecord(
             params=json_codec.from_json(kept["params"]),
-            # Words that resize_token_embeddings adds or takes off are the last ones.
+            # resize_token_embeddings adds and removes words at the end.
             counts=tuple(json_codec.from_json(kept["counts"]).tolist())[: config.vocab_size],
             training=json_codec.from_json(kept["training"]),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(
-            "what was kept of the original checkpoint cannot be read",
+            "invalid data of the original checkpoint",
             where=f"{path}, key xlm.original",
             found=f"{type(error).__name__}: {error}",
             remedy="convert the original checkpoint again, or remove the key",
         ) from error
     if not isinstance(record.params, dict) or not isinstance(record.training, dict):
         raise CheckpointError(
-            "what was kept of the original checkpoint cannot be read",
+            "invalid data of the original checkpoint",
             where=f"{path}, key xlm.original",
-            found="params or training of another type",
+            found="params or training is not an object",
             expected="objects",
         )
     return record
@@ -201,13 +201,13 @@ def config_to_json(
     extra: Mapping[str, Any] | None = None,
     record: OriginalRecord | None = None,
 ) -> dict[str, Any]:
-    """The contents of ``config.json``, as ``transformers`` reads it.
+    """Return the contents of ``config.json``, as ``transformers`` reads it.
 
     Args:
         config: The architecture.
-        dtype: Of the weights, for instance ``"float32"``.
-        extra: Further keys to carry along; those that the architecture defines win.
-        record: What to keep of an original checkpoint.
+        dtype: Type of the weights, for instance ``"float32"``.
+        extra: Further keys to write; keys that describe the architecture take precedence.
+        record: Data to keep from an original checkpoint.
     """
     theirs: dict[str, Any] = {name: getattr(config, name) for name in _PLAIN}
     theirs["asm_cutoffs"] = list(config.asm_cutoffs)

@@ -1,4 +1,4 @@
-"""Weights of the ``transformers`` layout: ``model.safetensors``, its shards, or ``pytorch_model.bin``."""
+"""Read the weights of the ``transformers`` layout: safetensors or pickled, in one file or in shards."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from xlm.checkpoint.file_magic import open_regular
+from xlm._io.files import open_regular
 from xlm.checkpoint.hf_config import listing, read_json
 from xlm.checkpoint.pickle_reader import MOST_DIMENSIONS, MOST_TENSORS
 from xlm.checkpoint.pickles import load_pickle
@@ -20,31 +20,31 @@ from xlm.errors import CheckpointError
 WEIGHTS_FILE = "model.safetensors"
 _PICKLED_FILE = "pytorch_model.bin"
 _INDEX_SUFFIX = ".index.json"
-# No path, no device name, nothing hidden: what every tool that cuts weights into shards makes.
+# Plain names only: no paths, no device names, no hidden files.
 _SHARD = re.compile(r"[A-Za-z0-9_][\w.-]*", re.ASCII)
 _LARGEST_HEADER = 1 << 22
 _FORMS = (WEIGHTS_FILE, WEIGHTS_FILE + _INDEX_SUFFIX, _PICKLED_FILE, _PICKLED_FILE + _INDEX_SUFFIX)
 
 
 def first_form(names: Container[str]) -> str | None:
-    """Which of some files the weights are read from: ``model.safetensors`` or its index, else the pickled ones."""
+    """Return the file to read weights from: ``model.safetensors`` or its index, else the pickled ones."""
     return next((name for name in _FORMS if name in names), None)
 
 
 def is_index(name: str) -> bool:
-    """Whether a file of weights is the index of its shards."""
+    """Return whether a file of weights is an index of shards."""
     return name.endswith(_INDEX_SUFFIX)
 
 
 def read_weights(directory: Path) -> dict[str, Tensor]:
-    """Tensors of a directory under their own names, mapped from its files.
+    """Return the tensors of a directory under their own names, mapped from its files.
 
     Args:
         directory: Holds ``model.safetensors``, ``model.safetensors.index.json``, ``pytorch_model.bin`` or
-            ``pytorch_model.bin.index.json``; the first of these that is there is read.
+            ``pytorch_model.bin.index.json``; the first of these that exists is read.
 
     Raises:
-        CheckpointError: None of them is there, or one is damaged, or the shards are not those of the index.
+        CheckpointError: None of them exists, a file is damaged, or the shards do not match the index.
     """
     found = first_form({name for name in _FORMS if (directory / name).is_file()})
     if found is not None:
@@ -59,13 +59,13 @@ def read_weights(directory: Path) -> dict[str, Tensor]:
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """Tensors of one safetensors file, mapped.
+    """Return the tensors of one safetensors file, mapped.
 
     Raises:
-        CheckpointError: The file cannot be opened or is not what it should be.
+        CheckpointError: The file cannot be read or is not a whole safetensors file.
     """
     try:
-        with open_regular(path, expected="a safetensors file") as raw:
+        with open_regular(path, error=CheckpointError, expected="a safetensors file") as raw:
             _check_header(raw)
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
@@ -82,24 +82,24 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _check_header(file: BinaryIO) -> None:
-    """Raise where the library would spend memory or time on what a header only claims; it checks all else itself."""
+    """Refuse headers that make the library spend memory or time on mere claims; it checks all else itself."""
     size = int.from_bytes(file.read(8), "little")
     if size > _LARGEST_HEADER:
         raise ValueError(f"a header of {size:,} bytes; at most {_LARGEST_HEADER:,} are read")
     header = json.loads(file.read(size), object_pairs_hook=_without_doubles)
     if not isinstance(header, dict):
-        raise ValueError("a header that is no JSON object")
+        raise ValueError("a header that is not a JSON object")
     if len(header) > MOST_TENSORS:
         raise ValueError(f"{len(header):,} tensors; at most {MOST_TENSORS:,} are read")
     for name, entry in header.items():
         if name != "__metadata__" and len(entry["shape"]) > MOST_DIMENSIONS:
-            raise ValueError(f"tensor {name:.100} of {len(entry['shape']):,} dimensions")
+            raise ValueError(f"tensor {name:.100} with {len(entry['shape']):,} dimensions")
 
 
 def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise ValueError("a name that stands twice in the header")
+        raise ValueError("a name that occurs twice in the header")
     return found
 
 
@@ -115,10 +115,10 @@ def _read_file(path: Path) -> dict[str, Tensor]:
 
 
 def read_weight_map(index: Path) -> dict[str, str]:
-    """What an index says: names of tensors to the names of the files beside it that hold them.
+    """Return the map of an index, from names of tensors to names of the files beside it that hold them.
 
     Raises:
-        CheckpointError: It says something else, or points out of its directory, which a stranger's must not.
+        CheckpointError: The index is invalid, or names a file outside its directory.
     """
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
@@ -133,7 +133,7 @@ def read_weight_map(index: Path) -> dict[str, str]:
                 where=index,
                 found=repr(shard)[:200],
                 expected=f"the plain name of a {suffix} file beside it",
-                remedy="do not use this model: no tool writes such an index",
+                remedy="do not trust this model: no tool writes such an index",
             )
     return weight_map
 
@@ -147,13 +147,13 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
             if weight_map.get(name) != shard or name in tensors:
                 stray.append(f"{name} (in {shard}, the index says {weight_map.get(name, 'nothing')})")
             tensors[name] = tensor
-    missing = [f"{name} (said to be in {shard})" for name, shard in weight_map.items() if name not in tensors]
+    missing = [f"{name} (in {shard}, says the index)" for name, shard in weight_map.items() if name not in tensors]
     if stray or missing:
         raise CheckpointError(
-            "the shards are not those of the index",
+            "the shards do not match the index",
             where=index,
             found="; ".join([*(f"extra: {name}" for name in stray[:8]), *(f"missing: {name}" for name in missing[:8])]),
-            expected="each tensor of weight_map once, in the file that it names",
-            remedy="fetch the index and all its shards again, of one revision",
+            expected="each tensor of weight_map once, in the file that weight_map names",
+            remedy="fetch the index and all its shards again, from one revision",
         )
     return tensors

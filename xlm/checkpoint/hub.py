@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from xlm._io.files import as_path
+from xlm._io.arguments import as_path
 from xlm.errors import CheckpointError, DependencyError, HubError, InputError, XLMError, warn_caller
 
 _PART = r"[A-Za-z0-9_](?:[\w.-]*[A-Za-z0-9_])?"
@@ -60,7 +60,7 @@ class HubOptions:
         for name, allowed in kinds.items():
             if not isinstance(getattr(self, name), allowed):
                 raise InputError(
-                    "this is of a wrong type",
+                    "wrong type",
                     where=name,
                     found=type(getattr(self, name)).__name__,
                     expected=" or ".join(kind.__name__ for kind in allowed),
@@ -109,7 +109,7 @@ class HubModel:
 
     @property
     def is_commit(self) -> bool:
-        """Whether the revision is the hash of a commit, whose files never change."""
+        """Return whether the revision is the hash of a commit, whose files never change."""
         return _COMMIT.fullmatch(self.revision) is not None
 
 

@@ -56,7 +56,7 @@ class ListedFile:
 
     @property
     def is_large(self) -> bool:
-        """Whether the file is stored outside of git."""
+        """Return whether the file is stored outside of git."""
         return self.digest is not None and len(self.digest) == 64
 
     def mismatch(self, path: Path) -> str:
@@ -95,12 +95,12 @@ def list_files(name: str, revision: str, token: Token) -> tuple[str, dict[str, L
     )
     commit = str(info.sha)
     if not _HASH.fullmatch(commit) or (_HASH.fullmatch(revision) and revision != commit):
-        raise ValueError(f"a listing of commit {commit!r}")
+        raise ValueError(f"the listing names commit {commit!r}")
     files: dict[str, ListedFile] = {}
     for file in info.siblings or []:
         digest = file.blob_id if file.lfs is None else file.lfs.sha256
         if digest is not None and not _HASH.fullmatch(digest):
-            raise ValueError(f"a listing with the hash {digest!r}")
+            raise ValueError(f"the listing has the invalid hash {digest!r}")
         files[file.rfilename] = ListedFile(file.size, digest)
     return commit, files
 
@@ -159,7 +159,7 @@ class Snapshot:
         return self._directory
 
     def _listing(self) -> str:
-        return shown(", ".join(sorted(self._files)[:_SHOWN_FILES])) or "no files"
+        return _one_line(", ".join(sorted(self._files)[:_SHOWN_FILES])) or "no files"
 
     def _check_text_size(self, name: str) -> None:
         size = self._files[name].size
@@ -178,7 +178,7 @@ class Snapshot:
         form = first_form(self._files)
         if form is None:
             raise HubError(
-                "the repository holds no weights that can be read",
+                "the repository holds no weights in a supported format",
                 where=self._where,
                 found=self._listing(),
                 expected="model.safetensors or pytorch_model.bin, or one of them in shards with its index",
@@ -192,7 +192,7 @@ class Snapshot:
             raise HubError(
                 "the repository lacks shards of the weights",
                 where=f"{self._where}, {form}",
-                found=shown(f"no {', '.join(missing[:8])}"),
+                found=_one_line(f"no {', '.join(missing[:8])}"),
                 expected=f"the {len(shards)} files that the index names",
                 remedy="give another revision, or tell the repository's owner",
             )
@@ -233,7 +233,7 @@ class Snapshot:
                 return target
             target.unlink()
         raise HubError(
-            "a file arrived twice with other content than the hub lists; it was discarded",
+            "a file differed twice from the hub's listing and was discarded",
             where=f"{self._where}, {name}",
             found=found,
             expected=f"{listed.size} bytes, {listed.digest}",
@@ -265,7 +265,7 @@ class Snapshot:
             )
 
     def _note(self, revision: str) -> None:
-        """Note in the cache that a revision means this commit, if the cache can be written."""
+        """Record in the cache, if it can be written, which commit a revision means."""
         ref = self._folder / "refs" / revision
         if not ref.is_file() or ref.read_text("utf-8") != self._commit:
             with suppress(OSError):  # a read-only cache serves too
@@ -284,7 +284,7 @@ _USE_CACHE = "HF_HUB_OFFLINE=1 opens models that were fetched before"
 
 
 def explain(error: Exception, where: str, *, cache: Path) -> HubError:
-    """Return a ``HubError`` that says in our words what an error of huggingface_hub means.
+    """Return a ``HubError`` that explains an error of huggingface_hub.
 
     Args:
         error: Any error that huggingface_hub raised.
@@ -301,8 +301,8 @@ def explain(error: Exception, where: str, *, cache: Path) -> HubError:
     )
 
 
-def shown(text: object) -> str:
-    """Return what a server sent on one short line, without characters that control the terminal."""
+def _one_line(text: object) -> str:
+    """Return text from a server as one short line without control characters."""
     printable = "".join(letter if letter.isprintable() else " " for letter in str(text))
     return " ".join(printable.split())[:_LONGEST]
 
@@ -326,15 +326,15 @@ def _what_and_remedy(error: Exception, cache: Path) -> tuple[str, str]:
         )
     if isinstance(error, errors.RepositoryNotFoundError) or status == 401:
         return (
-            "there is no such model: no directory or file, and none on the hub that you can see; it may be private",
-            f"check the name; for a private or gated model, {_GIVE_TOKEN}; an expired token has the same effect",
+            "there is no such model: no directory, no file, and none on the hub that you can see; it may be private",
+            f"check the name; for a private or gated model, {_GIVE_TOKEN}; the token may have expired",
         )
     if isinstance(error, errors.RevisionNotFoundError):
         return "the model has no such revision", "give a branch, a tag or the full hash of a commit"
     if isinstance(error, errors.EntryNotFoundError) and status == 404:
         return "the hub does not have a file that it lists", "try again; the repository may have just changed"
     if status == 429:
-        return "the hub accepts no more requests for now", f"wait some minutes; or, for a higher limit, {_GIVE_TOKEN}"
+        return "the hub accepts no more requests for now", f"wait some minutes, or for a higher limit {_GIVE_TOKEN}"
     if status is not None and status >= 500:
         return "the hub is out of order", f"try again later; {_USE_CACHE}"
     if status is not None:
@@ -351,10 +351,10 @@ def _what_and_remedy(error: Exception, cache: Path) -> tuple[str, str]:
     if _not_writable(error):
         return (
             "a fetched file could not be written",
-            f"free some space, or set cache_dir or HF_HOME to a writable directory; now it is {cache}",
+            f"free some space, or set cache_dir or HF_HOME to a writable directory instead of {cache}",
         )
     if type(error) is OSError:  # how huggingface_hub reports a file of the wrong size
-        return "a file did not arrive whole", "try again; if it happens again, a proxy may cut large files"
+        return "the download of a file is incomplete", "try again; if it fails again, a proxy may cut large files"
     if isinstance(error, (ValueError, TypeError, KeyError, AttributeError)):
         return (
             "the server that answered is not the hub",
@@ -380,4 +380,4 @@ def _text(error: Exception) -> str:
     status = _status(error)
     kind = type(error).__name__ if status is None else f"{type(error).__name__}, status {status}"
     # HTTP libraries print a header that they cannot send, and the token's is one.
-    return shown(f"{kind}: {_BEARER.sub('Bearer …', ' '.join(lines))}")
+    return _one_line(f"{kind}: {_BEARER.sub('Bearer …', ' '.join(lines))}")

@@ -1,7 +1,7 @@
-"""Python's plain data, numpy's and torch's numbers included, as JSON and back without loss.
+"""Encode plain Python data, with numpy and torch numbers, as JSON and back without loss.
 
-JSON has no tuples, no dicts with keys that are numbers, no bytes, no infinities and no arrays: each is written as an
-object with one key, ``$tuple`` or the like, that says what it was.
+JSON lacks tuples, sets, bytes, infinities, arrays and dicts with other keys than text: each is written as an object
+with one key that names its type, such as ``$tuple``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from xlm.errors import CheckpointError
 _MOST_PARTS = 1_000_000
 _MOST_BYTES = 1 << 23
 _DEEPEST = 100
-_ARRAY_TYPE = re.compile(r"[<>|=]?[biuf][1248]")  # numpy reads whole expressions out of other texts
+_ARRAY_TYPE = re.compile(r"[<>|=]?[biuf][1248]")  # numpy would parse other texts as whole expressions
 _TENSOR_TYPES = frozenset(
     {
         *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
@@ -31,13 +31,13 @@ _TENSOR_TYPES = frozenset(
 
 
 def check_plain(value: Any, where: object) -> None:
-    """Raises unless the value can be kept: plain data of a sane size.
+    """Refuse a value that is not plain data of a sane size.
 
-    A few bytes of a pickle can stand for a list of lists that doubles at each level, or repeat one long text a million
-    times.
+    A few bytes of a pickle can expand to nested lists that double at each level, or to a million references to one
+    long text.
 
     Args:
-        value: What a file gave.
+        value: A value read from a file.
         where: The file and key, for the message.
 
     Raises:
@@ -73,8 +73,8 @@ def check_plain(value: Any, where: object) -> None:
 
 
 def has_own_numbers(tensor: torch.Tensor) -> bool:
-    """Return whether a strided tensor has a place in memory for each of its numbers; an expanded one has not."""
-    last = 0  # the furthest place from the first, in the dimensions so far
+    """Return whether each value of a strided tensor has its own memory; an expanded tensor's values share it."""
+    last = 0  # largest offset that the dimensions so far reach
     for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
         if size > 1 and stride <= last:
             return not tensor.numel()
@@ -83,14 +83,14 @@ def has_own_numbers(tensor: torch.Tensor) -> bool:
 
 
 def to_json(value: Any) -> Any:
-    """The value as what ``json.dumps`` takes.
+    """Return a value in a form that ``json.dumps`` accepts.
 
     Args:
         value: None, booleans, numbers, text, bytes, lists, tuples, sets, dicts, numpy scalars and arrays of numbers,
-            tensors of numbers; nested as deep as one likes.
+            tensors of numbers; nested to any depth.
 
     Raises:
-        CheckpointError: A value of another type.
+        CheckpointError: A value has another type.
     """
     if value is None or isinstance(value, bool | str) or type(value) is int:
         return value
@@ -123,10 +123,10 @@ def to_json(value: Any) -> Any:
 
 
 def from_json(value: Any) -> Any:
-    """Return the value that ``to_json`` was given.
+    """Decode what ``to_json`` returned.
 
     Raises:
-        CheckpointError: Not written by ``to_json``, or arrays of more bytes than ``check_plain`` allows.
+        CheckpointError: ``to_json`` did not write this, or arrays take more bytes than ``check_plain`` allows.
     """
     try:
         return _Reader().read(value)
@@ -134,20 +134,20 @@ def from_json(value: Any) -> Any:
         raise CheckpointError(
             "a kept value cannot be read",
             where="config.json, key xlm",
-            found="endless nesting" if isinstance(error, RecursionError) else f"{type(error).__name__}: {error}",
+            found="too deep nesting" if isinstance(error, RecursionError) else f"{type(error).__name__}: {error}",
             remedy="convert again",
         ) from error
 
 
 def pack_integers(numbers: Sequence[int]) -> Any:
-    """Many whole numbers as one short piece of JSON, which ``from_json`` turns into an array."""
+    """Encode integers compactly; ``from_json`` decodes them to an array."""
     return to_json(np.asarray(numbers, dtype=np.int64))
 
 
 def without_numpy(value: Any) -> Any:
-    """The value with Python numbers for numpy's, and tensors for arrays, all equal to what they were.
+    """Return the value with equal Python numbers instead of numpy scalars, and tensors instead of arrays.
 
-    A plain ``torch.load`` opens files without numpy objects, and refuses those with them.
+    By default ``torch.load`` refuses files that hold numpy objects.
     """
     if isinstance(value, np.generic):
         return value.item()
@@ -172,7 +172,7 @@ def _pack(array: np.ndarray[Any, Any]) -> list[Any]:
 
 
 class _Reader:
-    """Reads one value; the arrays in it have a bounded size together, since text of a few bytes can stand for each."""
+    """Decoder of one value; bounds the total size of its arrays, since a few bytes of text can stand for each."""
 
     def __init__(self) -> None:
         self._left = _MOST_BYTES
@@ -193,13 +193,13 @@ class _Reader:
     def _array(self, packed: list[Any]) -> np.ndarray[Any, Any]:
         code, shape, raw = packed
         if not _ARRAY_TYPE.fullmatch(code):
-            raise ValueError(f"array of type {code:.20}")
+            raise ValueError(f"an array of type {code:.20}")
         dtype = np.dtype(code)
         size = math.prod(shape) * dtype.itemsize
         if not 0 <= size <= self._left:
             raise ValueError(f"arrays of more than {_MOST_BYTES:,} bytes")
         self._left -= size
-        # One byte more than it may be, so that text which unpacks to more is caught without unpacking all of it.
+        # One byte more than expected, to detect longer data without decompressing all of it.
         data = zlib.decompressobj().decompress(base64.b64decode(raw), size + 1)
         array: np.ndarray[Any, Any] = np.frombuffer(data, dtype=dtype).reshape(shape).copy()
         return array

@@ -1,4 +1,4 @@
-"""A name or path to a checkpoint, and a checkpoint to a model."""
+"""Open checkpoints by name or path, and load models from them."""
 
 from __future__ import annotations
 
@@ -26,34 +26,34 @@ from xlm.model.lm import XLMModel, XLMWithLMHeadModel
 _Model = TypeVar("_Model", bound=XLMModel)
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-"""Types that weights are loaded and written in, by name."""
+"""Supported types of weights, by name."""
 
 
 def parse_dtype(dtype: torch.dtype | str) -> torch.dtype:
-    """A type given as such or by its name.
+    """Return the type of weights, which may be given by name.
 
     Raises:
-        ConfigError: Not one of float32, float16, bfloat16.
+        ConfigError: The type is not float32, float16 or bfloat16.
     """
     found = DTYPES.get(dtype.removeprefix("torch.")) if isinstance(dtype, str) else dtype
     if not isinstance(found, torch.dtype) or found not in DTYPES.values():
-        raise ConfigError("no such type for weights", where="dtype", found=dtype, expected=", ".join(DTYPES))
+        raise ConfigError("no such type of weights", where="dtype", found=dtype, expected=", ".join(DTYPES))
     return found
 
 
 def open_checkpoint(
     name_or_path: str | PathLike[str], *, causal: bool | None = None, hub: HubOptions | None = None
 ) -> Checkpoint:
-    """The checkpoint that a name or path stands for, checked; its weights are mapped, not yet in memory.
+    """Open and check the checkpoint of a name or path; its weights are mapped, not loaded.
 
     Args:
         name_or_path: A directory in the ``transformers`` layout, a ``.pth`` file of the original, the name of a bundled
             model, or an id on the hub.
-        causal: Overrides what the files say about the attention's direction.
+        causal: Overrides the files: whether attention is causal.
         hub: How to fetch from the hub.
 
     Raises:
-        CheckpointError: Nothing is there, or it is not what it should be.
+        CheckpointError: The checkpoint is missing or invalid.
     """
     path = find_model(name_or_path, MODEL, hub)
     if path.is_dir():
@@ -81,12 +81,12 @@ def load_model(
     """Load a model; see ``XLMModel.from_pretrained``.
 
     Args:
-        name_or_path: This, ``dtype``, ``device`` and ``causal`` as for ``from_pretrained``.
-        kind: Class of the model; the head is left out of an ``XLMModel`` that is no ``XLMWithLMHeadModel``.
-        dtype: Of the weights.
-        device: Where the weights go.
-        causal: Direction of the attention.
-        changes: Other fields of the configuration to set otherwise than the file does.
+        name_or_path: As for ``from_pretrained``, like ``dtype``, ``device`` and ``causal``.
+        kind: Class of the model; unless it is an ``XLMWithLMHeadModel``, the head's weights are skipped.
+        dtype: Type of the weights.
+        device: Device of the weights.
+        causal: Whether attention is causal.
+        changes: Other fields of the configuration that override the file.
         hub: How to fetch from the hub.
     """
     _check_arguments(kind, name_or_path, causal)
@@ -96,8 +96,8 @@ def load_model(
         check_device_exists(device)
     checkpoint = open_checkpoint(name_or_path, causal=causal, hub=hub)
     config = checkpoint.config.replace(**(changes or {}))
-    # A .pth is rewritten in place by the training run that owns it, and mapped weights would change with it: those
-    # are copied. A safetensors file is replaced as a whole, so its weights can stay mapped until they are written to.
+    # A training run may rewrite its .pth in place, which would change mapped weights, so these are copied. A
+    # safetensors file is replaced as a whole, so its weights can stay mapped until they are written to.
     copy = not checkpoint.source.is_dir()
     state = {
         name: tensor.to(device=device or "cpu", dtype=tensor.dtype if kept else wanted, copy=copy)
@@ -107,7 +107,7 @@ def load_model(
     model = empty_model(config, kind)
     own = sorted(model.state_dict().keys() - state.keys())
     if own or any(buffer.is_meta for buffer in model.buffers()):
-        # What a subclass adds stands in no file: it begins as its own __init__ makes it.
+        # No file holds what a subclass adds; its own __init__ initialises that.
         words = state["transformer.embeddings.word.weight"]
         model = kind(config).to(words.device, words.dtype)
     if own:
@@ -120,10 +120,13 @@ def load_model(
 def _check_arguments(kind: type[XLMModel], name_or_path: object, causal: object) -> None:
     if not isinstance(name_or_path, str | PathLike):
         raise InputError(
-            "name_or_path names no model", where="name_or_path", found=repr(name_or_path), expected="a path, name or id"
+            "name_or_path is not a name or path",
+            where="name_or_path",
+            found=repr(name_or_path),
+            expected="a path, name or id",
         )
     if causal is not None and not isinstance(causal, bool):
-        raise ConfigError("causal is neither true nor false", where="causal", found=repr(causal), expected="a bool")
+        raise ConfigError("this is not a flag", where="causal", found=repr(causal), expected="True or False")
     signature = inspect.signature(kind)
     try:
         signature.bind("config")
@@ -133,7 +136,7 @@ def _check_arguments(kind: type[XLMModel], name_or_path: object, causal: object)
             where=f"{kind.__name__}.__init__",
             found=f"{signature}: {error}",
             expected="(config), further arguments with defaults",
-            remedy="give them defaults, or load an XLMWithLMHeadModel and hand it to your class",
+            remedy="give them defaults, or load an XLMWithLMHeadModel and pass it to your class",
         ) from error
 
 
@@ -142,7 +145,7 @@ def _assign(model: XLMModel, state: Mapping[str, Tensor], source: Path) -> None:
     wrong = [name for name, tensor in state.items() if name not in expected or expected[name].shape != tensor.shape]
     if wrong:
         raise ConfigError(
-            f"{type(model).__name__} has no place for weights of the file",
+            f"{type(model).__name__} lacks parameters for weights in the file",
             where=source,
             found=", ".join(wrong),
             expected="a class that only adds to a model of this library",

@@ -1,4 +1,4 @@
-"""Reading the original's checkpoints: ``best-*.pth``, ``periodic-*.pth``, ``checkpoint.pth``."""
+"""Read checkpoints of the original: ``best-*.pth``, ``periodic-*.pth``, ``checkpoint.pth``."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from xlm.model.config import XLMConfig
 from xlm.tokenizer.vocabulary import SPECIAL_TOKENS
 
 EXTRA_CONFIG_KEY = "xlm_config"
-"""Key of ``params`` under which our exports carry what the original has no name for."""
+"""Key of ``params`` for settings that the original has no parameter for; our exports write it."""
 
 _PREFIX = "module."
 _TRAINING_KEYS = ("epoch", "n_total_iter", "best_metrics", "best_stopping_criterion")
 _REQUIRED = ("emb_dim", "n_layers", "n_heads", "n_words", "n_langs", "gelu_activation", "sinusoidal_embeddings")
-# Names of params that are ours too; the first group must be there.
+# Parameters with the same name in our configuration.
 _SAME_NAME = (
     *("emb_dim", "n_layers", "n_heads", "n_langs", "gelu_activation", "sinusoidal_embeddings"),
     *("lang2id", "use_lang_emb", "share_inout_emb", "asm", "asm_div_value", "dropout", "attention_dropout"),
     "layer_norm_eps",
 )
 UNNAMED_FIELDS = ("embed_init_std", "lang_id", "causal")
-"""Fields of our configuration that the original has no name for."""
+"""Fields of our configuration that the original has no parameter for."""
 
 _TOKEN_IDS = {f"{name}_index": f"{name}_token_id" for name in ("bos", "eos", "pad", "unk", "mask")}
 
@@ -44,7 +44,7 @@ class OriginalDictionary:
 
     Attributes:
         words: In id order, in the original's ``@@`` notation.
-        counts: How often each stood in the training text, by id.
+        counts: Frequency of each word in the training text, by id.
         lang2id: Language names to ids.
     """
 
@@ -54,14 +54,14 @@ class OriginalDictionary:
 
 
 def read_original(path: Path, *, causal: bool | None = None) -> Checkpoint:
-    """A checkpoint of the original's language model.
+    """Read a checkpoint of one of the original's language models.
 
     Args:
-        path: The ``.pth`` file, in either serialisation of torch.
-        causal: Overrides what the training steps say about the attention's direction.
+        path: The ``.pth`` file, in either of torch's formats.
+        causal: Whether attention is causal; overrides what the training objectives imply.
 
     Raises:
-        CheckpointError: It cannot be read, or is not a checkpoint of a language model that this library implements.
+        CheckpointError: The file cannot be read, or is not a checkpoint of a supported language model.
     """
     data = _load(path)
     params = dict(data["params"])
@@ -90,10 +90,10 @@ def read_original(path: Path, *, causal: bool | None = None) -> Checkpoint:
 
 
 def read_dictionary(path: Path) -> OriginalDictionary:
-    """The vocabulary of an original checkpoint, without looking at its weights.
+    """Read the vocabulary of an original checkpoint, and leave its weights unchecked.
 
     Raises:
-        CheckpointError: As ``read_original``.
+        CheckpointError: As for ``read_original``.
     """
     return _dictionary(_load(path), path)
 
@@ -108,13 +108,13 @@ def _load(path: Path) -> dict[str, Any]:
     if missing:
         keys = ", ".join(sorted(map(str, data))[:8])
         raise _not_an_lm(path, f"no dictionary under {', '.join(missing)}; the file has: {keys or 'nothing'}")
-    # Before anything looks at the values, or shows them in a message.
+    # Check first: nothing else may inspect the values, or show them in a message.
     check_plain(
         [data.get(key) for key in ("params", *_TRAINING_KEYS)], f"{path}, params and {', '.join(_TRAINING_KEYS)}"
     )
     _refuse_arrays(data["params"], f"{path}, params")
     if not data["params"].get("encoder_only", True):
-        raise _not_an_lm(path, "a machine translation model (params say encoder_only = False)")
+        raise _not_an_lm(path, "a machine translation model (params: encoder_only = False)")
     refuse_unsupported(data["params"], f"{path}, params")
     if any(".values.weight" in str(key) for key in data["model"]):
         raise _not_an_lm(path, "a model with product-key memory layers")
@@ -122,7 +122,7 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 def _refuse_arrays(params: Mapping[str, Any], where: str) -> None:
-    """Refuse parameters of ours that are arrays: of those, nobody can say whether they are true."""
+    """Refuse arrays as parameters that we read: an array of several values is neither true nor false."""
     ours = ("encoder_only", "clm_steps", "mlm_steps", *_SAME_NAME)
     if wrong := [name for name in ours if isinstance(params.get(name), np.ndarray | Tensor)]:
         raise CheckpointError("parameters of the model are arrays", where=where, found=", ".join(wrong))
@@ -140,7 +140,7 @@ def _not_an_lm(path: Path, found: str) -> CheckpointError:
 
 
 def _weights(data: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
-    """The state dict without the prefix of multi-GPU runs; tensors that stand there twice are found later."""
+    """Return the state dict without the prefix of multi-GPU runs."""
     weights: dict[str, Tensor] = {}
     doubled = []
     for key, tensor in data["model"].items():
@@ -150,7 +150,7 @@ def _weights(data: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
         weights[name] = tensor
     if doubled:
         raise CheckpointError(
-            "tensors stand in the file with and without the module. prefix",
+            "tensors occur both with and without the prefix 'module.'",
             where=path,
             found=", ".join(doubled[:12]),
             expected="each tensor once",
@@ -161,9 +161,7 @@ def _weights(data: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
 def _extra_config(kept: object, path: Path) -> dict[str, Any]:
     extra = from_json(kept)
     if not isinstance(extra, dict):
-        raise CheckpointError(
-            "a parameter is of the wrong type", where=f"{path}, params, {EXTRA_CONFIG_KEY}", found=kept
-        )
+        raise CheckpointError("a parameter has the wrong type", where=f"{path}, params, {EXTRA_CONFIG_KEY}", found=kept)
     return extra
 
 
@@ -187,13 +185,14 @@ def _config(
     try:
         if params.get("asm"):
             fields["asm_cutoffs"] = tuple(params.get("asm_cutoffs", ()))
-        # The original has no default language; transformers' generate() takes this one, its tokenizer English rules.
+        # The original has no default language; this one is for generate() of transformers, whose tokenizer uses English
+        # rules.
         fields["lang_id"] = (params.get("lang2id") or {}).get("en", 0)
         fields |= {key: extra[key] for key in UNNAMED_FIELDS if key in extra}
         if causal is not None:
             fields["causal"] = causal
         elif "causal" not in fields:
-            # A run with CLM steps was trained to predict the next word, whatever else it was trained on.
+            # CLM steps train the model to predict the next word, whatever other objectives the run has.
             fields["causal"] = bool(params.get("clm_steps")) or not params.get("mlm_steps")
         return XLMConfig(vocab_size=params["n_words"], **fields)
     except ConfigError as error:
@@ -230,16 +229,16 @@ def _dictionary(data: Mapping[str, Any], path: Path) -> OriginalDictionary:
             "the dictionary is not one to one",
             where=f"{path}, dico_id2word and dico_word2id",
             found=f"{len(words)} ids, {len(ids)} words, "
-            f"{len(word2id) if whole else 'no whole numbers as'} entries the other way",
+            f"{len(word2id) if whole else 'non-integer'} entries the other way",
             expected="the same words both ways, each once",
         )
     numbers = [counts.get(word) for word in words]
     if not all(isinstance(count, int) and not isinstance(count, bool) and 0 <= count < 1 << 63 for count in numbers):
         raise CheckpointError(
-            "the dictionary's counts do not fit its words",
+            "the dictionary's counts do not match its words",
             where=f"{path}, dico_counts",
             found=f"{len(counts)} counts for {len(words)} words",
-            expected="a whole number from 0 up for each",
+            expected="an integer of at least 0 for each",
         )
     lang2id = data["params"].get("lang2id")
     return OriginalDictionary(words, tuple(numbers), dict(lang2id) if isinstance(lang2id, dict) else {})
@@ -259,9 +258,9 @@ def _check_sizes(
     }
     if len(set(sizes.values())) != 1:
         raise CheckpointError(
-            "the vocabulary is of another size than the model",
+            "the vocabulary and the model differ in size",
             where=path,
             found=", ".join(f"{size} {what}" for what, size in sizes.items()),
             expected="the same number three times",
-            remedy="use the dictionary and the weights of one and the same training run",
+            remedy="use the dictionary and the weights of the same training run",
         )

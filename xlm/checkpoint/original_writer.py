@@ -1,4 +1,4 @@
-"""Writing checkpoints that the original's own loaders accept."""
+"""Write checkpoints that the original's own loaders accept."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from xlm.errors import CheckpointError
 from xlm.model.config import XLMConfig
 from xlm.tokenizer.vocabulary import SPECIAL_TOKENS
 
-# What the original has fixed in its code. Source: its src/model/transformer.py and src/data/dictionary.py.
+# Constants in the original's code. Source: its src/model/transformer.py and src/data/dictionary.py.
 _FIXED = {
     "max_position_embeddings": 512,
     "layer_norm_eps": 1e-12,
@@ -30,7 +30,7 @@ _FIXED = {
     "unk_token_id": 3,
     "mask_token_id": 5,
 }
-# Parameters that say nothing about the network.
+# Parameters that do not describe the network.
 _OF_THE_RUN = ("clm_steps", "mlm_steps", "max_vocab", "min_count", "fp16")
 _UNTRAINED = {"epoch": 0, "n_total_iter": 0, "best_metrics": {}, "best_stopping_criterion": -1e12}
 
@@ -38,23 +38,23 @@ _UNTRAINED = {"epoch": 0, "n_total_iter": 0, "best_metrics": {}, "best_stopping_
 def write_original(
     path: Path, checkpoint: Checkpoint, words: Sequence[str], *, dtype: torch.dtype | None = None
 ) -> None:
-    """Writes a ``.pth`` with the keys and names of the original.
+    """Write a ``.pth`` with the keys and names of the original.
 
-    It holds no numpy objects, so that a plain ``torch.load`` opens it; numbers and arrays in ``params`` that were
-    numpy's are equal numbers and tensors.
+    Python numbers and tensors replace numpy scalars and arrays in ``params``, so that ``torch.load`` opens the file
+    with its default arguments.
 
     Args:
         path: The file.
-        checkpoint: What to write. Without a record of an original run, ``params`` are made from the configuration.
+        checkpoint: The checkpoint; without a record of an original run, ``params`` come from its configuration.
         words: The dictionary, in id order and the original's ``@@`` notation.
-        dtype: Type to write; ``None`` means each tensor's own.
+        dtype: Type of the weights; ``None`` keeps each tensor's own.
 
     Raises:
         CheckpointError: The original cannot represent the model.
         OSError: The file cannot be written.
     """
     record = checkpoint.record
-    # Words that were added after the training have no count; all are 0 where none is known.
+    # Words added after training have no count; 0 stands for an unknown count.
     known = record.counts if record is not None else ()
     counts = (*known, *(0,) * (len(words) - len(known)))
     _check_representable(checkpoint, words, counts)
@@ -74,19 +74,19 @@ def write_original(
         try:
             torch.save(data, file)
         except RuntimeError as error:
-            # On a full disk torch fails a second time, and hides the first error behind that.
+            # On a full disk torch fails a second time, which hides the first error.
             raise error.__context__ if isinstance(error.__context__, OSError) else OSError(str(error)) from error
 
 
 def _check_representable(checkpoint: Checkpoint, words: Sequence[str], counts: Sequence[int]) -> None:
-    """Raise when the original's code could not load the model, or would compute something else with it."""
+    """Refuse a model that the original's code could not load, or with which it would compute something else."""
     config = checkpoint.config
     names = sorted(config.lang2id, key=config.lang2id.__getitem__)
     rules: list[tuple[str, object, bool, object]] = [
         (name, getattr(config, name), getattr(config, name) == value, value) for name, value in _FIXED.items()
     ]
     rules += [
-        # Its command line takes the names in one argument, joined by hyphens, and numbers them itself.
+        # Its command line takes the names joined by hyphens, and assigns the ids itself.
         ("languages", names, all(name and "-" not in name for name in names), "names without hyphens"),
         (
             "languages",
@@ -108,17 +108,17 @@ def _check_representable(checkpoint: Checkpoint, words: Sequence[str], counts: S
 
 
 def _is_falling(counts: Sequence[int]) -> bool:
-    # As its dictionary checks: not the special words, and not the last word.
+    # As the original's dictionary checks it: without the special words and the last word.
     return all(a >= b for a, b in itertools.pairwise(counts[len(SPECIAL_TOKENS) : -1]))
 
 
 def _updated(params: Mapping[str, Any], config: XLMConfig) -> dict[str, Any]:
-    """The parameters of a training run, with those replaced that no longer describe the model.
+    """Return the parameters of a training run, updated to the model.
 
     A model can change after its conversion: words are added, or its ``config.json`` is edited.
     """
     current = params_of(config)
-    # Of languages, only their ids say something about the model; how the run wrote them down can differ.
+    # Only the ids of languages describe the model; the run may have written these parameters in another form.
     named_again = ("lgs", "langs", "id2lang")
     changed = {
         name: value
@@ -126,7 +126,7 @@ def _updated(params: Mapping[str, Any], config: XLMConfig) -> dict[str, Any]:
         if name not in (*_OF_THE_RUN, *named_again) and not _equal(params.get(name), value)
     }
     changed |= {name: current[name] for name in named_again if "lang2id" in changed or name not in params}
-    if "layer_norm_eps" in params:  # of a fork; the original itself has no such parameter
+    if "layer_norm_eps" in params:  # a fork's parameter, which the original lacks
         changed["layer_norm_eps"] = config.layer_norm_eps
     return {**params, **changed}
 
@@ -138,7 +138,7 @@ def _equal(recorded: object, value: object) -> bool:
 
 
 def state_dict(checkpoint: Checkpoint, dtype: torch.dtype | None) -> OrderedDict[str, Tensor]:
-    """Weights under the original's names; a shared weight stands under both its names and is stored once."""
+    """Return weights under the original's names; a shared weight has both its names and is stored once."""
     theirs = OrderedDict(
         (ORIGINAL.theirs(name), _own_storage(tensor.to(dtype or tensor.dtype)))
         for name, tensor in checkpoint.tensors.items()
@@ -149,14 +149,14 @@ def state_dict(checkpoint: Checkpoint, dtype: torch.dtype | None) -> OrderedDict
 
 
 def _own_storage(tensor: Tensor) -> Tensor:
-    # torch.save writes the whole storage that a tensor looks into.
+    # torch.save writes the whole storage of a view.
     alone = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
     return tensor if alone else tensor.clone()
 
 
 def params_of(config: XLMConfig) -> dict[str, Any]:
-    """The original's ``params`` for a model that it never trained, as far as its loaders look at them."""
-    # The original names every language; a model that came without names gets made-up ones.
+    """Return the ``params`` that the original's loaders need, for a model that it did not train."""
+    # The original names every language, so make up names for a model without them.
     digits = len(str(config.n_langs - 1))
     lang2id = dict(config.lang2id) or {f"lang{index:0{digits}}": index for index in range(config.n_langs)}
     languages = sorted(lang2id, key=lang2id.__getitem__)

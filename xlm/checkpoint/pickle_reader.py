@@ -1,10 +1,10 @@
-"""A reader for the pickles inside checkpoints, which builds plain data and nothing else.
+"""Read the pickles inside checkpoints; build plain data and nothing else.
 
-It knows the opcodes that ``torch.save`` writes in the protocols 1 to 5, and the names that checkpoints use. A name is
-never imported: it selects one of the functions below. Storages are records of what the pickle claims, and tensors
-stay empty until the caller has compared these claims with the file.
+The reader knows the opcodes that ``torch.save`` writes in protocols 1 to 5, and the names that checkpoints use. It
+never imports a name: a name selects one of the functions below. A storage is only a record of the pickle's claims, and
+tensors stay empty until the caller has compared these claims with the file.
 
-Memory and time are bounded by the number of bytes and of opcodes, whatever lengths, counts and shapes a pickle states.
+The numbers of bytes and opcodes bound memory and time, whatever lengths, counts and shapes a pickle claims.
 
 Source: the opcodes' descriptions in Python's ``pickletools``; ``torch._utils`` and ``numpy`` for the arguments.
 """
@@ -25,17 +25,17 @@ import torch
 from torch import Tensor
 
 LARGEST_PICKLE = 1 << 26
-"""Bytes of a pickle; that of a model with 250,000 words has 15 million."""
+"""Maximum bytes of a pickle; a model with 250,000 words needs 15 million."""
 
 MOST_STEPS = 1 << 22
-"""Opcodes of a pickle; that of a model with 250,000 words has 2 million."""
+"""Maximum opcodes of a pickle; a model with 250,000 words needs 2 million."""
 
 MOST_TENSORS, MOST_DIMENSIONS = 10_000, 8
-"""Tensors of a file, and dimensions of a tensor."""
+"""Maximum tensors of a file, and dimensions of a tensor."""
 
 _MOST_USES = 8
 _LARGEST_SIZE = 1 << 48
-# Python's hash of text is keyed; those of numbers are not, and keys can be chosen so that all of them collide.
+# Python randomises the hashes of text but not of numbers, so a file can choose numbers that all collide.
 _MOST_OTHER_KEYS = 5_000
 _LONGEST_KEY = 8
 _AHEAD = 1000
@@ -70,7 +70,7 @@ _float64 = Struct(">d").unpack_from
 
 @dataclass(frozen=True, slots=True)
 class StorageClaim:
-    """What a pickle says of a storage: its key, its type, and how many numbers it holds."""
+    """Storage as claimed by a pickle: its key, its type, and its number of values."""
 
     key: str
     dtype: torch.dtype
@@ -79,7 +79,7 @@ class StorageClaim:
 
 @dataclass(frozen=True, slots=True)
 class TensorClaim:
-    """A tensor that is still empty, and the part of its storage that it stands for; offset and strides in numbers."""
+    """Tensor that is still empty, and its view of a storage; offset and strides count values, not bytes."""
 
     tensor: Tensor
     storage: StorageClaim
@@ -90,13 +90,13 @@ class TensorClaim:
 
 @dataclass(frozen=True, slots=True)
 class PickledObject:
-    """What a pickle holds.
+    """Contents of a pickle.
 
     Attributes:
         value: None, booleans, numbers, text, bytes, lists, tuples, dicts, numpy scalars and arrays, and tensors.
-        storages: What the pickle says of each storage, by key.
-        tensors: The tensors in ``value``, each inside its storage.
-        end: Where the pickle ends.
+        storages: The pickle's claim about each storage, by key.
+        tensors: The tensors in ``value``, with their views.
+        end: Position after the pickle.
     """
 
     value: Any
@@ -107,7 +107,7 @@ class PickledObject:
 
 @dataclass(frozen=True, slots=True)
 class _Name:
-    """A name that stands in a pickle."""
+    """Name that a pickle refers to."""
 
     full: str
 
@@ -116,15 +116,15 @@ _EMPTY = _Name("an empty place of the memo")
 
 
 def read_pickle(data: bytes, start: int = 0, *, most_steps: int = MOST_STEPS) -> PickledObject:
-    """Return what a pickle holds.
+    """Read a pickle.
 
     Args:
-        data: Bytes with the pickle in them.
-        start: Where it begins.
-        most_steps: How many opcodes it may have.
+        data: Bytes that contain the pickle.
+        start: Position of the pickle.
+        most_steps: Maximum number of opcodes.
 
     Raises:
-        ValueError, or another exception that the content of the data causes: not such a pickle.
+        ValueError, or another exception that the data causes: this is not a pickle of plain data.
     """
     reader = _Reader(data)
     end = reader.run(start, most_steps)
@@ -137,17 +137,17 @@ class _Reader:
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: list[Any] = []
-        self.texts: dict[str, str] = {}  # equal texts are one object, so that comparing two never takes long
+        self.texts: dict[str, str] = {}  # one object for equal texts, so that comparing them is fast
         self.storages: dict[str, StorageClaim] = {}
         self.tensors: list[TensorClaim] = []
-        self.uses = Counter[str]()  # of each storage, how many numbers stand in tensors
+        self.uses = Counter[str]()  # values in tensors, by storage
         self.other_keys = 0
         self.copied = 0
 
     def run(self, pos: int, most_steps: int) -> int:
-        """Execute a pickle, and return where it ends. The frequent opcodes stand here, for speed."""
+        """Execute a pickle, and return its end. The frequent opcodes are inlined here for speed."""
         data, stack, memo = self.data, self.stack, self.memo
-        # A value that the data is too short for is cut; the opcode behind it is then missing, which is an error.
+        # If the data is too short for a value, the value is cut, and the missing next opcode raises.
         for _ in range(most_steps):
             op = data[pos]
             pos += 1
@@ -201,13 +201,13 @@ class _Reader:
         return self.data[pos:end], end + 1
 
     def _items(self) -> list[Any]:
-        """Take what lies above the last mark off the stack."""
+        """Pop everything above the last mark."""
         mark = self.marks.pop()
         items = self.stack[mark:]
         del self.stack[mark:]
         return items
 
-    # Opcodes. Each takes where its argument begins, and returns where the next opcode is.
+    # Opcodes: each takes the position of its argument, and returns that of the next opcode.
 
     def op_proto(self, pos: int) -> int:
         if self.data[pos] > 5:
@@ -319,7 +319,7 @@ class _Reader:
                 self._check_key(key)
             target[key] = value
         if len(target) != size:
-            raise ValueError("a key that stands twice in a dictionary")
+            raise ValueError("a key that occurs twice in a dictionary")
 
     def _check_key(self, key: object) -> None:
         self.other_keys += 1
@@ -328,7 +328,7 @@ class _Reader:
         if len(parts) > _LONGEST_KEY or any(type(part) not in plain for part in parts):
             raise ValueError(f"a key of type {type(key).__name__} that is not plain")
         if self.other_keys > _MOST_OTHER_KEYS:
-            raise ValueError(f"more than {_MOST_OTHER_KEYS:,} keys that are neither text nor numbers in order")
+            raise ValueError(f"more than {_MOST_OTHER_KEYS:,} keys other than text or consecutive integers")
 
     def op_global(self, pos: int) -> int:
         module, pos = self._line(pos)
@@ -339,7 +339,7 @@ class _Reader:
     def op_stack_global(self, pos: int) -> int:
         name, module = self.stack.pop(), self.stack.pop()
         if type(module) is not str or type(name) is not str:
-            raise ValueError("a name that is no text")
+            raise ValueError("a name that is not text")
         self._name(module, name)
         return pos
 
@@ -352,7 +352,7 @@ class _Reader:
     def op_reduce(self, pos: int) -> int:
         arguments, name = self.stack.pop(), self.stack.pop()
         if type(name) is not _Name or name.full not in _CALLS or type(arguments) is not tuple:
-            raise ValueError("a call of something that is no function")
+            raise ValueError("a call of something that is not a known function")
         self.stack.append(_CALLS[name.full](self, *arguments))
         return pos
 
@@ -360,7 +360,7 @@ class _Reader:
         state, target = self.stack.pop(), self.stack[-1]
         if isinstance(target, np.dtype):
             if type(state) is not tuple or state[1] not in ("<", "|", "=") or state[2:5] != (None, None, None):
-                raise ValueError("a numpy type of something else than plain little-endian numbers")
+                raise ValueError("a numpy type other than plain little-endian numbers")
         elif type(target) is np.ndarray and target.size == 0:
             _, shape, dtype, is_fortran, raw = state
             self._check_array(raw, dtype, shape)
@@ -373,16 +373,16 @@ class _Reader:
     def op_binpersid(self, pos: int) -> int:
         kind, name, key, _, numel, *views = self.stack.pop()
         if kind != "storage" or type(name) is not _Name or name.full not in _STORAGES or views not in ([], [None]):
-            raise ValueError("a reference to something else than a storage")
+            raise ValueError("a reference to something other than a storage")
         if type(key) is not str or type(numel) is not int or numel < 0:
-            raise ValueError("a storage without a key, or of less than no numbers")
+            raise ValueError("a storage without a key, or of negative size")
         claim = StorageClaim(key, _STORAGES[name.full], numel)
         if self.storages.setdefault(key, claim) != claim:
             raise ValueError(f"storage {key:.20} with two types or sizes")
         self.stack.append(claim)
         return pos
 
-    # Functions that a pickle can call. Each takes the arguments that stand in the pickle.
+    # Functions that a pickle can call, with the arguments that it states.
 
     def ordered_dict(self) -> OrderedDict[Any, Any]:
         return OrderedDict()
@@ -399,26 +399,26 @@ class _Reader:
             raise ValueError(f"more than {MOST_TENSORS:,} tensors")
         self.uses[storage.key] += min(_check_view(storage, offset, shape, stride), storage.numel)
         if self.uses[storage.key] > _MOST_USES * storage.numel:
-            raise ValueError(f"storage {storage.key:.20} is used by more tensors than a model shares")
+            raise ValueError(f"storage {storage.key:.20} is used by too many tensors")
         tensor = torch.empty(0, dtype=storage.dtype)
         self.tensors.append(TensorClaim(tensor, storage, offset, shape, stride))
         return tensor
 
     def parameter(self, data: Any, requires_grad: Any, hooks: Any) -> Tensor:
         if type(data) is not Tensor:
-            raise ValueError("a parameter that is no tensor")
+            raise ValueError("a parameter that is not a tensor")
         return data
 
     def encode(self, text: Any, encoding: Any) -> bytes:
         if type(encoding) is not str or encoding not in ("latin1", "latin-1"):
-            raise ValueError("text in another encoding than latin1")
+            raise ValueError("text in an encoding other than latin1")
         self._count_copy(len(text))
         raw: bytes = str.encode(text, "latin-1")
         return raw
 
     def numpy_type(self, code: Any, *_: Any) -> np.dtype[Any]:
         if type(code) is not str or not _NUMPY_TYPE.fullmatch(code):
-            raise ValueError("a numpy type that is not one of plain numbers")
+            raise ValueError("a numpy type other than plain numbers")
         return np.dtype(f"<{code}")
 
     def numpy_scalar(self, dtype: Any, raw: Any) -> Any:
@@ -437,29 +437,29 @@ class _Reader:
 
     def _check_array(self, raw: Any, dtype: Any, shape: Any) -> None:
         if type(raw) is not bytes or not isinstance(dtype, np.dtype):
-            raise ValueError("a numpy array of something else than plain numbers")
+            raise ValueError("a numpy array of something other than plain numbers")
         if _numel(shape) * dtype.itemsize != len(raw):
             raise ValueError(f"a numpy array {shape} of {len(raw)} bytes")
         self._count_copy(len(raw))
 
     def _count_copy(self, size: int) -> None:
-        # A few bytes can ask for one more copy of the same long text.
+        # A few bytes can request another copy of the same long text.
         self.copied += size
         if self.copied > 4 * len(self.data):
             raise ValueError("more copies of text and arrays than the pickle has bytes")
 
 
 def _numel(shape: Any) -> int:
-    """Return the product of a shape, after a check that it is one; of values that are none, nothing is shown."""
+    """Return the number of values of a shape, after checking it; no message shows an invalid shape."""
     if type(shape) is not tuple or len(shape) > MOST_DIMENSIONS:
-        raise ValueError(f"a shape or strides that are not up to {MOST_DIMENSIONS} whole numbers")
+        raise ValueError(f"a shape or strides that are not a tuple of up to {MOST_DIMENSIONS} integers")
     if not all(type(size) is int and 0 <= size < _LARGEST_SIZE for size in shape):
-        raise ValueError(f"a shape or strides that are not whole numbers from 0 to {_LARGEST_SIZE:,}")
+        raise ValueError(f"a shape or strides that are not integers from 0 to {_LARGEST_SIZE:,}")
     return math.prod(shape)
 
 
 def _check_view(storage: StorageClaim, offset: Any, shape: Any, stride: Any) -> int:
-    """Return how many numbers a tensor has, after a check that all of them lie inside its storage."""
+    """Return the number of values of a tensor, after checking that all of them lie inside its storage."""
     numel = _numel(shape)
     _numel(stride)
     last = offset + sum((size - 1) * step for size, step in zip(shape, stride, strict=True)) if numel else offset - 1
@@ -469,7 +469,7 @@ def _check_view(storage: StorageClaim, offset: Any, shape: Any, stride: Any) -> 
 
 
 def _unknown(op: int) -> ValueError:
-    if op in b"FIPSVdglp":  # the opcodes of text that protocol 0 alone has
+    if op in b"FIPSVdglp":  # text opcodes that only protocol 0 uses
         return ValueError("a pickle of protocol 0; 1 to 5 are read")
     return ValueError(f"the pickle opcode 0x{op:02x}, which no checkpoint needs")
 
@@ -481,7 +481,7 @@ _CALLS: dict[str, Callable[..., Any]] = {
     "numpy.dtype": _Reader.numpy_type,
     "torch._utils._rebuild_parameter": _Reader.parameter,
     "torch._utils._rebuild_tensor_v2": _Reader.tensor,
-    # numpy 2 renamed the module; files of both times exist.
+    # numpy 2 renamed the module; files with either name exist.
     **{
         f"numpy.{core}.{name}": function
         for core in ("core", "_core")

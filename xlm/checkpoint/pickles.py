@@ -1,7 +1,7 @@
-"""Reading what ``torch.save`` wrote, in its zip format and in the serialisation from before 2020.
+"""Read files of ``torch.save``, in its zip format and in the legacy format from before 2020.
 
-Nothing is allocated for what a file only claims: the pickle is read first, then its storages are compared with the
-bytes that are there, and only then tensors are made, as views into the mapped file.
+No memory is allocated for mere claims of a file: the pickle is read first, then its storages are compared with the
+bytes in the file, and only then tensors are made, as views into the mapped file.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 
-from xlm.checkpoint.file_magic import check_first_bytes, not_opened, open_regular
+from xlm._io.files import open_regular, unreadable
+from xlm.checkpoint.file_magic import check_first_bytes
 from xlm.checkpoint.pickle_reader import LARGEST_PICKLE, PickledObject, StorageClaim, read_pickle
 from xlm.checkpoint.zip_reader import checksum, read_directory
 from xlm.errors import CheckpointError
@@ -24,25 +25,24 @@ _LEGACY_MAGIC, _LEGACY_VERSION = 0x1950A86A20F9469CFC6C, 1001
 
 
 def load_pickle(path: Path) -> Any:
-    """Return what a ``torch.save`` file holds: tensors, numbers, text, and lists, tuples and dicts of them.
+    """Load the tensors and plain data of a ``torch.save`` file, without running any code in it.
 
     Args:
-        path: A file in torch's zip format, or in the serialisation from before 2020.
+        path: A file in torch's zip format, or in the legacy format from before 2020.
 
     Returns:
-        The object that was saved, on the CPU, with numpy scalars and arrays as such. Tensors are views into the file,
-        which is mapped and read where it is looked at; those that do not lie on a multiple of their type's size there
-        are copied.
+        The saved object, on the CPU: tensors, numbers, text, numpy scalars and arrays, and lists, tuples and dicts of
+        them. Tensors are views into the mapped file, read on access; unaligned ones are copied.
 
     Raises:
-        CheckpointError: The file is missing, empty, cut short, damaged, or not of this kind, or it asks for
-            something beside plain data; nothing in it is ever run.
+        CheckpointError: The file is missing, empty, cut short, damaged, of another format, or refers to anything but
+            plain data.
     """
     memory = _map(path)
     try:
         return _read_zip(memory) if memory[: len(_ZIP_MAGIC)] == _ZIP_MAGIC else _read_legacy(memory)
     except Exception as error:
-        # Whatever a damaged or hostile file makes the reader stumble over, the answer to the user is one and the same.
+        # Damaged and hostile files can raise anything in the reader; the user gets one kind of error.
         raise CheckpointError(
             "the file cannot be read as a checkpoint",
             where=path,
@@ -54,27 +54,27 @@ def load_pickle(path: Path) -> Any:
 
 def _map(path: Path) -> mmap.mmap:
     check_first_bytes(path)
-    with open_regular(path) as file:
+    with open_regular(path, error=CheckpointError, expected="a checkpoint") as file:
         try:
-            # Private and writable, as torch wants the memory of its tensors; the file itself never changes.
+            # Private and writable, as torch requires for tensors; the file itself never changes.
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         except OSError as error:
-            raise not_opened(path, error) from error
+            raise unreadable(path, error, error=CheckpointError, expected="a checkpoint") from error
 
 
 def _read_zip(memory: mmap.mmap) -> Any:
     entries = read_directory(memory)
-    # torch can be told to write no checksums; then all of them are 0.
+    # torch can be told to write no checksums, and then writes 0 for each.
     summed = list(entries.values()) if any(entry.checksum for entry in entries.values()) else []
     with ThreadPoolExecutor(max_workers=2) as pool:
         sums = pool.map(checksum, [memory] * len(summed), summed)
         pickles = [name for name in entries if name.partition("/")[2] == "data.pkl"]
         if len(pickles) != 1:
-            raise ValueError(f"{len(pickles)} entries data.pkl; there has to be one")
+            raise ValueError(f"{len(pickles)} entries named data.pkl instead of one")
         folder = pickles[0].removesuffix("data.pkl")
         order = entries.get(f"{folder}byteorder")
         if order is not None and memory[order.begin : order.end] != b"little":
-            raise ValueError("numbers of another byte order than little-endian")
+            raise ValueError("a byte order other than little-endian")
         entry = entries[pickles[0]]
         if entry.end - entry.begin > LARGEST_PICKLE:
             raise ValueError(f"a pickle of {entry.end - entry.begin:,} bytes; at most {LARGEST_PICKLE:,} are read")
@@ -104,21 +104,21 @@ def _read_legacy(memory: mmap.mmap) -> Any:
     keys = read_pickle(head, pickled.end, most_steps=_FEW_STEPS + 3 * len(pickled.storages))
     texts = type(keys.value) is list and all(type(key) is str for key in keys.value)
     if not texts or len(keys.value) != len(pickled.storages) or set(keys.value) != set(pickled.storages):
-        raise ValueError("a list of storages that are not those that the tensors refer to")
+        raise ValueError("a list of storages that does not match those of the tensors")
     begins, pos = {}, keys.end
     for key in keys.value:
         claim = pickled.storages[key]
         if int.from_bytes(memory[pos : pos + 8], "little") != claim.numel:
-            raise ValueError(f"storage {key:.20} of another size than the {claim.numel:,} numbers of its tensors")
+            raise ValueError(f"storage {key:.20} does not have the {claim.numel:,} values that its tensors need")
         begins[key] = pos + 8
         pos += 8 + claim.numel * claim.dtype.itemsize
     if pos != len(memory):
-        raise ValueError(f"a file of {len(memory):,} bytes whose storages need {pos:,}")
+        raise ValueError(f"a file of {len(memory):,} bytes instead of the {pos:,} that its storages need")
     return _fill(pickled, memory, begins)
 
 
 def _fill(pickled: PickledObject, memory: mmap.mmap, begins: dict[str, int]) -> Any:
-    """Return the pickled object after its tensors have been set to their parts of the mapped file."""
+    """Return the pickled object, its tensors set to their views of the mapped file."""
     storages = {key: _storage(memory, begins[key], claim) for key, claim in pickled.storages.items()}
     for view in pickled.tensors:
         view.tensor.set_(storages[view.storage.key], view.offset, view.shape, view.stride)

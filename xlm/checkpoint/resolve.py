@@ -1,4 +1,4 @@
-"""What a model's name stands for: a directory, a file, a bundled model, or a repository of the Hugging Face hub."""
+"""Resolve a model's name to a directory, a file, a bundled model, or a repository on the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -7,30 +7,30 @@ import os
 from importlib import resources
 from pathlib import Path
 
-from xlm._io.files import as_path
+from xlm._io.arguments import as_path
 from xlm.checkpoint.hub import WHOLE, HubOptions, Part, as_hub_model, fetch
 from xlm.errors import CheckpointError, HubError
 
 
 def bundled_models() -> dict[str, Path]:
-    """The models that come with the package, by name, each with its directory."""
+    """Return the directories of the models that come with the package, by name."""
     directory = Path(str(resources.files("xlm"))) / "models"
     return {path.name: path for path in sorted(directory.glob("*")) if path.is_dir()}
 
 
 def find_model(name_or_path: str | os.PathLike[str], part: Part = WHOLE, hub: HubOptions | None = None) -> Path:
-    """The directory or file that a name stands for; one that is on the hub is fetched.
+    """Return the directory or file of a model, fetched from the hub if necessary.
 
     Args:
-        name_or_path: A directory, a file, a bundled model's name, or an id on the hub, perhaps with ``@revision``,
-            looked for in that order.
-        part: What of a repository is wanted.
-        hub: How to fetch it.
+        name_or_path: A directory, a file, the name of a bundled model, or an id on the hub, optionally with
+            ``@revision``; tried in this order.
+        part: The files of a repository that are needed.
+        hub: How to fetch from the hub.
 
     Raises:
-        CheckpointError: There is nothing of that name.
-        HubError: It stands for a repository that is not there or could not be fetched.
-        InputError: No name at all, or a revision that cannot be.
+        CheckpointError: There is no such model, and the name is no id on the hub.
+        HubError: The repository does not exist or could not be fetched.
+        InputError: The name is neither text nor a path, or the revision is invalid.
     """
     path = as_path("the model's name", name_or_path)
     if not os.fspath(name_or_path):  # as a path it would be the current directory

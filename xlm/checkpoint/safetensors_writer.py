@@ -1,7 +1,6 @@
-"""A safetensors file written piece by piece.
+"""Write safetensors files piece by piece.
 
-The library's own writer first copies every tensor to memory; here a checkpoint that is mapped from a file passes
-through one small buffer.
+The library's own writer first copies every tensor to memory; this one passes mapped tensors through a small buffer.
 
 Format: 8 bytes length of the header (little endian), the header (JSON: names to dtype, shape and byte range, padded
 with spaces to a multiple of 8), then the tensors' bytes without gaps.
@@ -27,39 +26,39 @@ _CHUNK = 1 << 18
 
 
 def dtype_name(dtype: torch.dtype) -> str:
-    """The type's name without ``torch.``."""
+    """Return the name of a type without ``torch.``."""
     return str(dtype).removeprefix("torch.")
 
 
 def chunks(tensor: Tensor, dtype: torch.dtype) -> Iterator[Tensor]:
-    """The tensor's values in order, in flat pieces of up to a megabyte or two, as ``dtype``.
+    """Yield the values of a tensor in order, in flat pieces of up to two megabytes on the CPU.
 
     Args:
-        tensor: Of any shape, on any device.
-        dtype: Of the pieces, which are on the CPU.
+        tensor: A tensor of any shape, on any device.
+        dtype: Type of the pieces.
     """
     for piece in torch.split(tensor.detach().reshape(-1), _CHUNK):
         yield piece.to(device="cpu", dtype=dtype)
 
 
 def bits(piece: Tensor) -> Tensor:
-    """The memory of a flat tensor as whole numbers of the same width: equal only where every bit is."""
+    """Return a flat tensor's memory as integers of the same width, which are equal only if every bit is."""
     return piece.contiguous().view(_BITS[piece.element_size()])
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor], *, dtype: torch.dtype | None = None) -> None:
-    """Writes tensors under their names.
+    """Write a safetensors file.
 
     Args:
         path: The file.
         tensors: Names to tensors on the CPU, of any shape and floating type.
-        dtype: Type to write; ``None`` means each tensor's own.
+        dtype: Type to write; ``None`` keeps each tensor's own.
 
     Raises:
         OSError: The file cannot be written.
     """
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    # Wider types first keeps every tensor on a multiple of its item size, which mapping readers need.
+    # Wider types first: this aligns every tensor to its item size, which readers that map the file need.
     order = sorted(tensors, key=lambda name: (-(dtype or tensors[name].dtype).itemsize, name))
     end = 0
     for name in order:
@@ -81,20 +80,20 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], *, dtype: torch
 
 
 def _reserve(descriptor: int, size: int) -> None:
-    """Claims the space first: a full disk shows at once, and the writing is several times faster (ext4, Linux)."""
+    """Reserve disk space: a full disk shows at once, and writing is several times faster (ext4, Linux)."""
     if not hasattr(os, "posix_fallocate"):
         return
     try:
         os.posix_fallocate(descriptor, 0, size)
     except OSError as error:
-        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # a file system that cannot; writing will do
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # the file system cannot reserve space
             raise
 
 
 def differing_tensors(path: Path, tensors: Mapping[str, Tensor], *, dtype: torch.dtype | None = None) -> list[str]:
-    """Names whose values in a file are not, bit for bit, those that ``write_safetensors`` was given.
+    """Return the names whose values in a file differ in any bit from those given to ``write_safetensors``.
 
-    The file is read with plain reads through one small buffer, not mapped, so that comparing needs no more memory.
+    Plain reads through one small buffer, instead of a mapping, keep memory constant.
 
     Args:
         path: The file.
@@ -102,7 +101,7 @@ def differing_tensors(path: Path, tensors: Mapping[str, Tensor], *, dtype: torch
         dtype: The type it was written in; ``None`` means each tensor's own.
 
     Returns:
-        The names that differ, are missing, or are there without having been given.
+        The names that differ, are missing, or are extra.
 
     Raises:
         SafetensorError: The library itself cannot open the file.

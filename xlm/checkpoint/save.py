@@ -1,4 +1,4 @@
-"""A model to files in the ``transformers`` layout."""
+"""Save a model in the ``transformers`` layout."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from xlm._io.arguments import as_path
 from xlm._io.atomic import make_directory, replacing, write_text
-from xlm._io.files import as_path
 from xlm.checkpoint.checkpoint import OriginalRecord, Provenance
 from xlm.checkpoint.hf_config import CONFIG_FILE, config_to_json
 from xlm.checkpoint.hf_weights import WEIGHTS_FILE
@@ -24,14 +24,14 @@ from xlm.model.config import XLMConfig
 from xlm.model.lm import XLMWithLMHeadModel
 
 _REMEDY = (
-    "merge adapters and put back what was replaced; gather weights that are shared out among processes (torch's "
+    "merge adapters and restore replaced modules; gather weights sharded among processes (torch's "
     "get_model_state_dict with full_state_dict=True) into a model of their own; save before quantizing; "
-    "a head with weights of its own needs a model made with share_inout_emb=False"
+    "an untied head needs a model made with share_inout_emb=False"
 )
 
 
 def save_model(model: XLMWithLMHeadModel, directory: str | PathLike[str]) -> None:
-    """``XLMWithLMHeadModel.save_pretrained``, which has the documentation."""
+    """Save a model; see ``XLMWithLMHeadModel.save_pretrained``."""
     target = as_path("directory", directory)
     config, tensors = _checked(model, target)
     make_directory(target)
@@ -40,12 +40,12 @@ def save_model(model: XLMWithLMHeadModel, directory: str | PathLike[str]) -> Non
 
 
 def _checked(model: XLMWithLMHeadModel, target: Path) -> tuple[XLMConfig, dict[str, Tensor]]:
-    """Return what to write of a model: the configuration of the weights that it has, and these.
+    """Return the configuration and the weights to write for a model.
 
-    The vocabulary has as many words as the word embeddings have rows, so that an enlarged one is saved.
+    The vocabulary size is the number of word embeddings, so that an enlarged model is saved as such.
 
     Raises:
-        WriteError: ``from_pretrained`` would refuse the files, or make another model of them.
+        WriteError: ``from_pretrained`` would refuse the files, or load another model from them.
     """
     state, config = model.state_dict(), model.config
     words = state.get("transformer.embeddings.word.weight")
@@ -56,7 +56,7 @@ def _checked(model: XLMWithLMHeadModel, target: Path) -> tuple[XLMConfig, dict[s
         problems["replaced by another class"] = replaced
     if problems:
         raise WriteError(
-            "the model is not one that from_pretrained could open, so that nothing was written",
+            "from_pretrained could not open this model, so nothing was written",
             where=target,
             found=listed(problems),
             expected=described(config),
@@ -66,7 +66,7 @@ def _checked(model: XLMWithLMHeadModel, target: Path) -> tuple[XLMConfig, dict[s
 
 
 def _replaced_modules(model: XLMWithLMHeadModel, config: XLMConfig) -> list[str]:
-    """Return the modules that compute something else than those which ``from_pretrained`` would make."""
+    """Return the modules that compute something else than those ``from_pretrained`` would make."""
     kinds = {name: type(module) for name, module in empty_model(config).named_modules() if name}
     return [
         f"{name} ({type(module).__module__}.{type(module).__name__} instead of {kinds[name].__name__})"
@@ -76,7 +76,7 @@ def _replaced_modules(model: XLMWithLMHeadModel, config: XLMConfig) -> list[str]
 
 
 def _computes_like(found: type[nn.Module], expected: type[nn.Module]) -> bool:
-    # Wrappers such as FSDP2's derive classes of their own, which leave the methods as they are.
+    # Wrappers such as FSDP2 derive classes but leave the methods unchanged.
     methods = [name for name, value in vars(expected).items() if callable(value) and not name.startswith("__")]
     return issubclass(found, expected) and all(getattr(found, name) is getattr(expected, name) for name in methods)
 
@@ -90,15 +90,15 @@ def write_layout(
     extra: Mapping[str, Any] | None = None,
     record: OriginalRecord | None = None,
 ) -> None:
-    """Writes ``model.safetensors`` and ``config.json``, each whole or not at all.
+    """Write ``model.safetensors`` and ``config.json``, each whole or not at all.
 
     Args:
-        directory: Is there already.
+        directory: An existing directory.
         config: The architecture.
         tensors: Our names to weights.
-        dtype: Type to write; ``None`` means each tensor's own.
+        dtype: Type to write; ``None`` keeps each tensor's own.
         extra: Further keys of ``config.json``.
-        record: What to keep of an original checkpoint.
+        record: Data to keep from an original checkpoint.
 
     Raises:
         WriteError: A file could not be written.
@@ -110,7 +110,9 @@ def write_layout(
         text = json.dumps(contents, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         text.encode()
     except (ValueError, TypeError) as error:
-        raise WriteError("the configuration has no form in JSON", where=directory / CONFIG_FILE, found=error) from error
+        raise WriteError(
+            "the configuration cannot be written as JSON", where=directory / CONFIG_FILE, found=error
+        ) from error
     with replacing(directory / WEIGHTS_FILE) as temporary:
         write_safetensors(temporary, theirs, dtype=dtype)
     write_text(directory / CONFIG_FILE, text)

@@ -1,6 +1,6 @@
-"""One reversible table a source: its tensor names beside ours.
+"""Map tensor names of each checkpoint format to ours and back.
 
-A row is (ours, theirs); ``{}`` stands for a whole number, the same ones in the same order on both sides.
+A row is (ours, theirs); ``{}`` stands for an integer, and both sides have the same integers in the same order.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ _HEAD_ROWS = (
 
 @dataclass(frozen=True)
 class KeyTable:
-    """Tensor names of one source beside ours.
+    """One-to-one map between the tensor names of a format and ours.
 
     Attributes:
-        rows: (ours, theirs), one to one.
-        dropped: Names of theirs that hold nothing we keep.
+        rows: Pairs (ours, theirs).
+        dropped: Names of theirs to ignore.
     """
 
     rows: tuple[tuple[str, str], ...]
@@ -62,11 +62,11 @@ class KeyTable:
         return dict(self.rows)
 
     def ours(self, theirs: str) -> str | None:
-        """Our name of a tensor of theirs; ``None`` when the table does not have it."""
+        """Return our name of a tensor of theirs, or ``None`` if the table lacks it."""
         return _translate(theirs, self._to_ours)
 
     def theirs(self, ours: str) -> str:
-        """Their name of a tensor of ours."""
+        """Return their name of a tensor of ours."""
         name = _translate(ours, self._to_theirs)
         assert name is not None, f"{ours} is missing in a key table"
         return name
@@ -86,14 +86,14 @@ def _is_number(part: str) -> bool:
 
 
 OURS = KeyTable(tuple((ours, ours) for ours, _ in (*_STACK_ROWS, *_HEAD_ROWS)))
-"""``XLMWithLMHeadModel`` of this library, with the head's weight also where it is the word embeddings."""
+"""``XLMWithLMHeadModel`` of this library, including the head's weight when it is tied."""
 
 ORIGINAL = KeyTable((*_STACK_ROWS, *_HEAD_ROWS))
-"""The original's ``TransformerModel``, without the ``module.`` that multi-GPU runs put in front."""
+"""``TransformerModel`` of the original, without the prefix ``module.`` of multi-GPU runs."""
 
 TRANSFORMERS = KeyTable(
     (*((ours, f"transformer.{theirs}") for ours, theirs in _STACK_ROWS), *_HEAD_ROWS),
-    # A buffer with the numbers 0 to 511 that transformers 4 saved.
+    # A buffer with the integers 0 to 511 that transformers 4 saved.
     dropped=frozenset({"transformer.position_ids"}),
 )
 """``XLMWithLMHeadModel`` of ``transformers``."""

@@ -1,4 +1,4 @@
-"""Settings of the original's forks and of ``transformers`` that change the network in ways that are not implemented."""
+"""Refuse settings of the original, its forks and ``transformers`` that change the network in unsupported ways."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ _UNSUPPORTED = {
     "pruned_heads": "layers with fewer heads",
     "quantization_config": "quantized weights",
 }
-"""What each setting adds to the network when its value is true; false, zero, empty or absent is what we implement."""
+"""What each setting adds to the network when it is on; only off (false, zero, empty or absent) is implemented."""
 
 
 def refuse_unsupported(settings: Mapping[str, Any], where: object) -> None:
-    """Refuse settings that change the network in a way that is not implemented.
+    """Refuse settings that change the network in an unsupported way.
 
-    Tensors often have the same names and shapes with such a setting and without, so nothing else would show it.
+    Such a setting often leaves the names and shapes of tensors alone, so nothing else would reveal it.
 
     Args:
         settings: The ``params`` of an original checkpoint, or the contents of ``config.json``.
         where: The file, for the message.
 
     Raises:
-        CheckpointError: At least one is on; names all of them.
+        CheckpointError: At least one is on; the message names all of them.
     """
     if on := [name for name in _UNSUPPORTED if _is_on(settings.get(name))]:
         raise CheckpointError(

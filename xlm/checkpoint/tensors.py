@@ -1,4 +1,4 @@
-"""Are these the tensors of that model? Every one that is not is named, in one error."""
+"""Check a model's tensors; one error names every invalid tensor."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _TAIL = re.compile(r"^head\.adaptive\.tail\.(\d+)\.")
 
 
 FLOAT_TYPES = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
-"""Types of the numbers that a checkpoint may hold."""
+"""Types of weights that a checkpoint may hold."""
 
 
 @overload
@@ -32,48 +32,48 @@ def empty_model(config: XLMConfig) -> XLMWithLMHeadModel: ...
 @overload
 def empty_model(config: XLMConfig, kind: type[_Model]) -> _Model: ...
 def empty_model(config: XLMConfig, kind: type[XLMModel] = XLMWithLMHeadModel) -> XLMModel:
-    """A model without memory for its weights (on torch's ``meta`` device), for shapes and for assigning into.
+    """Return a model on torch's ``meta`` device, without memory for its weights.
 
     Args:
         config: The architecture.
         kind: Class of the model.
 
     Raises:
-        ConfigError: The sizes are larger than a tensor can be.
+        ConfigError: The sizes exceed what a tensor can have.
     """
     try:
         with torch.device("meta"):
             return kind(config)
     except (RuntimeError, OverflowError) as error:
         raise ConfigError(
-            "the configuration makes no tensors", where="sizes", found=str(error).split("\n")[0]
+            "the sizes are too large for tensors", where="sizes", found=str(error).split("\n")[0]
         ) from error
 
 
 def match_tensors(table: KeyTable, found: Mapping[str, object], config: XLMConfig, *, where: Path) -> dict[str, Tensor]:
-    """A file's tensors under our names, all of them there and sound.
+    """Return a file's tensors under our names, complete and valid.
 
     Args:
         table: Names of the file's format.
         found: Names to tensors, as read.
-        config: The architecture they must fit.
+        config: The architecture they must match.
         where: The file, for the message.
 
     Returns:
-        Our names to tensors. The head's weight is left out when it is the word embeddings.
+        Our names to tensors, without the head's weight when it is tied to the word embeddings.
 
     Raises:
-        CheckpointError: Names every tensor that is missing, extra, doubled, of the wrong shape or type, shares memory
-            with itself, is not finite, or should equal the word embeddings and does not.
+        CheckpointError: Tensors are missing, extra, doubled, of the wrong shape or type, expanded, not finite, or not
+            equal to the word embeddings they are tied to; the message names each.
     """
     tensors, problems = sort_tensors(table, found, config)
     if problems:
         raise CheckpointError(
-            "the tensors are not those of the model that the file describes",
+            "the tensors do not match the configuration",
             where=where,
             found=listed(problems),
             expected=described(config),
-            remedy="fetch the file again if it is damaged; if it is of another kind of model, this is not the tool",
+            remedy="fetch the file again if it is damaged; other kinds of models are not supported",
         )
     return tensors
 
@@ -81,16 +81,16 @@ def match_tensors(table: KeyTable, found: Mapping[str, object], config: XLMConfi
 def sort_tensors(
     table: KeyTable, found: Mapping[str, object], config: XLMConfig
 ) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
-    """Return tensors under our names, and what is wrong with them; the one rule for loading and for saving.
+    """Return tensors under our names, and their faults; loading and saving share these checks.
 
     Args:
-        table: The names of those that were found.
+        table: Names of the tensors' format.
         found: Names to tensors.
-        config: The architecture they must fit.
+        config: The architecture they must match.
 
     Returns:
-        What ``match_tensors`` returns, and the names of tensors by the kind of fault; the first is of use only when
-        the second is empty.
+        The result of ``match_tensors``, and names of tensors by kind of fault; the former is valid only if the latter
+        is empty.
     """
     tensors: dict[str, Tensor] = {}
     names: dict[str, str] = {}
@@ -112,40 +112,40 @@ def sort_tensors(
         else:
             tensors[ours], names[ours] = tensor, theirs
 
-    # A file that claims a million layers must not make us build them.
+    # Do not build a million layers because a file claims them.
     layers, tails = (len({match[1] for match in map(part.match, tensors) if match}) for part in (_LAYER, _TAIL))
     if config.n_layers > layers:
-        problem("missing", f"{config.n_layers - layers} of the {config.n_layers} layers that are claimed")
+        problem("missing", f"{config.n_layers - layers} of the {config.n_layers} layers in the configuration")
     elif config.asm and len(config.asm_cutoffs) > tails:
         claimed = len(config.asm_cutoffs)
-        problem("missing", f"{claimed - tails} of the {claimed} clusters of words that are claimed")
+        problem("missing", f"{claimed - tails} of the {claimed} clusters of words in the configuration")
     else:
         _compare_shapes(table, tensors, names, config, problem)
     for ours, tensor in tensors.items():
         if tensor.dtype not in FLOAT_TYPES:
             problem("not floating point", f"{names[ours]} ({tensor.dtype})")
-        elif type(tensor) not in (Tensor, nn.Parameter):  # shared out among processes, quantized, …
+        elif type(tensor) not in (Tensor, nn.Parameter):  # sharded, quantized, …
             problem("not a plain tensor", f"{names[ours]} ({type(tensor).__name__})")
         elif tensor.layout != torch.strided or tensor.is_meta or tensor.is_nested:
             problem("not a plain tensor", f"{names[ours]} ({tensor.layout}, {tensor.device})")
         elif not has_own_numbers(tensor):
-            problem("not a plain tensor", f"{names[ours]} (fewer numbers stored than its shape has)")
+            problem("not a plain tensor", f"{names[ours]} (fewer values stored than its shape has)")
         elif bad := _not_finite(tensor):
             problem("not finite", f"{names[ours]} ({bad} of {tensor.numel()} values)")
     if not problems and config.tied and "head.weight" in tensors:
         head, words = tensors.pop("head.weight"), tensors["transformer.embeddings.word.weight"]
         if head.data_ptr() != words.data_ptr() and not torch.equal(head, words):
-            problem("not equal to the word embeddings, although they are said to be shared", names["head.weight"])
+            problem("not equal to the word embeddings that it is tied to", names["head.weight"])
     return tensors, problems
 
 
 def listed(problems: Mapping[str, list[str]]) -> str:
-    """Return the faults of tensors for a message, a line for each kind."""
+    """Format the faults of tensors for a message, one line a kind."""
     return "".join(f"\n    {kind}: {_listing(items)}" for kind, items in problems.items())
 
 
 def described(config: XLMConfig) -> str:
-    """Return an architecture in words, for a message."""
+    """Describe an architecture in words, for a message."""
     return (
         f"an XLM model with {config.n_layers} layers of width {config.emb_dim}, "
         f"{config.vocab_size} words, {config.n_langs} language(s), "
@@ -160,7 +160,7 @@ def _compare_shapes(
     config: XLMConfig,
     problem: Callable[[str, str], None],
 ) -> None:
-    # All layers have the same shapes, and one is built in no time.
+    # All layers have the same shapes, so one is enough.
     first = "transformer.layers.0."
     expected = {
         name.replace(first, f"transformer.layers.{layer}."): tuple(tensor.shape)
@@ -180,8 +180,8 @@ def _compare_shapes(
 
 
 def _not_finite(tensor: Tensor) -> int:
-    """How many values are NaN or infinite."""
-    # A sum with a NaN or an infinity in it is never finite, and it takes one pass without a temporary.
+    """Return the number of values that are NaN or infinite."""
+    # A sum over NaN or infinity is never finite, and takes one pass without a temporary.
     if math.isfinite(float(tensor.sum(dtype=torch.float32))):
         return 0
     return int(tensor.numel() - torch.isfinite(tensor).sum())

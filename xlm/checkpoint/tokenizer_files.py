@@ -1,4 +1,4 @@
-"""The tokenizer of a model directory or of a checkpoint of the original, read and written; never imports torch."""
+"""Read and write the tokenizer of a model directory or an original checkpoint; never imports torch for a directory."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from xlm._io.arguments import shown
+from xlm._io.arguments import as_path, shown
 from xlm._io.atomic import make_directory, write_text
-from xlm._io.files import as_path
 from xlm.checkpoint.file_magic import check_first_bytes
 from xlm.checkpoint.hub import TOKENIZER, HubOptions
 from xlm.checkpoint.resolve import find_model
@@ -29,28 +28,28 @@ _CONFIG = "tokenizer_config.json"
 _SPECIAL_TOKENS_MAP = "special_tokens_map.json"
 _ADDED_TOKENS = "added_tokens.json"
 
-# What only this library knows stands under this key of tokenizer_config.json, where transformers leaves it alone.
+# Key of tokenizer_config.json for what only this library knows; transformers ignores it.
 _OURS = "xlm"
 
 _OUR_SETTINGS = ("preset", "preset_without_lang")
 
-# Stands under two other names: added_tokens_decoder, which names the special tokens too, or added_tokens.json.
+# Saved elsewhere: in added_tokens_decoder, together with the special tokens, or in added_tokens.json.
 _ADDED = "added_tokens"
 _MOST_ADDED = 20_000
 
-# The keyword arguments of XLMTokenizer that tokenizer_config.json holds under their own names.
+# Keyword arguments of XLMTokenizer that tokenizer_config.json holds under the same names.
 _SETTINGS = tuple(
     field.name
     for field in dataclasses.fields(XLMTokenizer)
     if field.init and field.kw_only and field.name not in (*_OUR_SETTINGS, _ADDED)
 )
 
-# Settings of transformers that change the result and have only this value here.
+# Settings of transformers that change the result; only these values are supported.
 _FIXED = {"clean_up_tokenization_spaces": False, "split_special_tokens": False, "padding_side": "right"}
 
 
-# The original: cased text, accents kept, and every sentence is "</s> … </s>". What the model was trained on does not
-# change with the preset, so that these hold with another preset too.
+# The original keeps case and accents, and wraps every sentence as "</s> … </s>". These depend on how the model was
+# trained, not on the preset, so they hold with another preset too.
 _ORIGINAL_SETTINGS: dict[str, Any] = {
     "preset": "original",
     **{name: getattr(PRESETS["original"], name) for name in ("do_lowercase_and_remove_accent", "bos_token")},
@@ -66,21 +65,21 @@ def load_tokenizer(
     kind: type[XLMTokenizer] = XLMTokenizer,
     **settings: Any,
 ) -> XLMTokenizer:
-    """Returns the tokenizer of a transformers directory, of an original ``.pth``, of a bundled model or of a hub id.
+    """Load the tokenizer of a transformers directory, an original ``.pth``, a bundled model or an id on the hub.
 
     Args:
         name_or_path: The directory, the file, the name or the id.
-        preset: The text pipeline; None for the one that was saved, else ``"original"`` for a ``.pth`` and
-            ``"transformers"`` for a directory. ``"original"`` brings its own settings where another was saved.
-        codes: fastBPE's codes, instead of ``merges.txt``; a ``.pth`` holds none, so it needs them.
+        preset: The text pipeline; ``None`` means the saved one, or if none was saved ``"original"`` for a ``.pth`` and
+            ``"transformers"`` for a directory. ``"original"`` brings its own settings if another was saved.
+        codes: fastBPE's codes, instead of ``merges.txt``; required for a ``.pth``, which holds none.
         hub: How to fetch from the hub.
         kind: The class to make: ``XLMTokenizer`` or a subclass.
-        **settings: Any other keyword argument of ``XLMTokenizer``, instead of what was saved.
+        **settings: Other keyword arguments of ``XLMTokenizer``, which override the saved ones.
 
     Raises:
-        CheckpointError: There is nothing of that name, or the file is not a checkpoint.
-        VocabularyError: A file is missing or broken, or the tokenizer is not XLM's.
-        InputError: An unknown setting, or a wrong value.
+        CheckpointError: There is no such model, or the file is not a checkpoint.
+        VocabularyError: A file is missing or invalid, or the tokenizer is not XLM's.
+        InputError: A setting is unknown or has an invalid value.
     """
     check_names(settings)
     if preset is not None:
@@ -102,18 +101,18 @@ def original_tokenizer(
     /,
     **settings: Any,
 ) -> XLMTokenizer:
-    """Returns the tokenizer of an original checkpoint whose dictionary has been read already.
+    """Return the tokenizer of an original checkpoint whose dictionary has been read already.
 
     Args:
         vocabulary: Its dictionary.
         lang2id: Its languages.
         codes: fastBPE's codes.
         kind: As for ``load_tokenizer``.
-        **settings: Keyword arguments of ``XLMTokenizer``, instead of the original's ways.
+        **settings: Keyword arguments of ``XLMTokenizer``, which override the original's settings.
 
     Raises:
-        VocabularyError: The codes are broken.
-        InputError: A wrong setting.
+        VocabularyError: The codes are invalid.
+        InputError: A setting is invalid.
     """
     merges = read_codes(codes)
     check_merges(vocabulary, merges, codes)
@@ -121,12 +120,12 @@ def original_tokenizer(
 
 
 def has_tokenizer(path: Path) -> bool:
-    """Whether a directory holds a tokenizer: its words and its merges."""
+    """Return whether a directory holds a tokenizer: its words and its merges."""
     return (path / VOCABULARY_FILE).is_file() and (path / _MERGES).is_file()
 
 
 def save_tokenizer(tokenizer: XLMTokenizer, directory: str | os.PathLike[str]) -> None:
-    """Writes a tokenizer into a directory, made when missing, in the layout that transformers opens.
+    """Write a tokenizer to a directory, created if missing, in the layout of transformers.
 
     Each file is written whole or not at all.
 
@@ -164,7 +163,7 @@ def _from_original(path: Path, codes: Path | None, kind: type[XLMTokenizer], set
     if codes is None:
         check_first_bytes(path)
         raise VocabularyError(
-            "A checkpoint of the original holds its vocabulary, but not its byte-pair codes",
+            "a checkpoint of the original holds its vocabulary but no BPE codes",
             where=path,
             expected="codes=FILE",
             remedy="pass the codes file the model was trained with, such as codes_ende",
@@ -183,12 +182,12 @@ def _from_directory(
     missing = [name for name in needed if not _is_there(directory / name)]
     if missing:
         raise VocabularyError(
-            "The directory does not hold a tokenizer",
+            "the directory does not hold a tokenizer",
             where=directory,
             found=f"no {' and no '.join(missing)}",
             expected=" and ".join(needed),
             remedy="fetch the missing files of the model"
-            + (", or pass codes=FILE with its byte-pair codes" if _MERGES in missing else ""),
+            + (", or pass codes=FILE with its BPE codes" if _MERGES in missing else ""),
         )
     config_path = directory / _CONFIG
     config = read_json_object(config_path) if _is_there(config_path) else {}
@@ -204,23 +203,23 @@ def _from_directory(
         raise _wrong(config_path, _OURS, ours, "an object")
     saved |= {name: ours[name] for name in _OUR_SETTINGS if name in ours}
     if "preset" in settings:
-        saved.pop("preset_without_lang", None)  # it belongs to the preset that was saved
+        saved.pop("preset_without_lang", None)  # it belongs to the saved preset
         if settings["preset"] == "original" != saved.get("preset"):
-            # What was saved is how transformers reads the model, not how it was trained.
+            # The saved values say how transformers reads text, not how the model was trained.
             saved = {name: saved[name] for name in saved if name not in ("do_lowercase_and_remove_accent", "bos_token")}
     try:
         return kind(vocabulary, merges, **{**saved, **settings})
     except (InputError, VocabularyError) as error:
         if error.where not in saved or error.where in settings:
-            raise  # what the caller passed, not what the file holds
+            raise  # the caller's value, not the file's
         path = _file_of(directory, config, str(error.where))
         raise _wrong(path, str(error.where), error.found, error.expected) from error
 
 
 def _with_added(vocabulary: Vocabulary, directory: Path, config: Mapping[str, Any]) -> Vocabulary:
-    """Return the vocabulary with the tokens that ``add_tokens`` of transformers put behind it, which vocab.json lacks.
+    """Return the vocabulary with tokens from ``add_tokens`` of transformers, which vocab.json lacks.
 
-    What is wrong with the others is found where all of them are read.
+    ``_saved_settings`` checks all added tokens.
     """
     if "added_tokens_decoder" in config:
         decoder = _object(directory / _CONFIG, config, "added_tokens_decoder")
@@ -235,27 +234,27 @@ def _with_added(vocabulary: Vocabulary, directory: Path, config: Mapping[str, An
 
 
 def _is_there(path: Path) -> bool:
-    """Return whether something has this name, a link that leads nowhere included: that is no file to do without."""
+    """Return whether a name is taken; a broken link counts, so that it raises instead of passing for absent."""
     return os.path.lexists(path)
 
 
 def _check_languages(directory: Path, config: Mapping[str, Any]) -> None:
-    """Raises when the directory's two files give a language different ids: the model would take one for another."""
+    """Refuse ids of languages on which the model and its tokenizer disagree."""
     path = directory / "config.json"
     of_model = read_json_object(path).get("lang2id") if _is_there(path) else None
     of_tokenizer = config.get("lang2id")
     if of_model and of_tokenizer and of_model != of_tokenizer:
         raise VocabularyError(
-            "The model and its tokenizer disagree on the ids of languages",
+            "the model and its tokenizer disagree on the ids of languages",
             where=f"{path} and {directory / _CONFIG}, lang2id",
             found=f"{shortened(of_model)} and {shortened(of_tokenizer)}",
-            expected="the same twice",
+            expected="the same ids in both",
             remedy="correct the one that is wrong; the original's ids follow the sorted names",
         )
 
 
 def _saved_settings(directory: Path, config: Mapping[str, Any], vocabulary: Vocabulary) -> dict[str, Any]:
-    """Returns the settings that a directory holds, as keyword arguments of ``XLMTokenizer``."""
+    """Return the saved settings of a directory, as keyword arguments of ``XLMTokenizer``."""
     path = directory / _CONFIG
     kind = config.get("tokenizer_class") or "XLMTokenizer"
     if kind != "XLMTokenizer":
@@ -266,14 +265,14 @@ def _saved_settings(directory: Path, config: Mapping[str, Any], vocabulary: Voca
     if has_decoder := "added_tokens_decoder" in config:
         for index, value in _object(path, config, "added_tokens_decoder").items():
             added[index] = _added_token(path, index, value)
-    else:  # what transformers wrote before 4.34; it reads these files only then
+    else:  # transformers before 4.34 wrote these files; newer versions read them only without a decoder
         if _is_there(special_path := directory / _SPECIAL_TOKENS_MAP):
             values |= read_json_object(special_path)
         if _is_there(directory / _ADDED_TOKENS):
             added_path = directory / _ADDED_TOKENS
             added = {str(index): AddedToken(content=token) for token, index in read_json_object(added_path).items()}
     _check_added(added_path, added, vocabulary)
-    # Its name in transformers 5.x, which writes both, and an empty object where it was not set.
+    # The name in transformers 5.x, which writes both names, and an empty object if unset.
     if values.get("extra_special_tokens"):
         values["additional_special_tokens"] = values["extra_special_tokens"]
     for name, only in _FIXED.items():
@@ -286,7 +285,7 @@ def _saved_settings(directory: Path, config: Mapping[str, Any], vocabulary: Voca
     options = {token.content: token for token in added.values()}
 
     def content(name: str, value: object) -> object:
-        """Return a special token, which transformers saves as its text or as an object with options."""
+        """Return a special token, which transformers saves as text or as an object with options."""
         if not isinstance(value, dict):
             return value
         file = _file_of(directory, config, name)
@@ -303,10 +302,10 @@ def _saved_settings(directory: Path, config: Mapping[str, Any], vocabulary: Voca
     further: Any = XLMTokenizer.additional_special_tokens
     if isinstance(tokens := saved.get(name := "additional_special_tokens"), list):
         further = saved[name] = [content(name, token) for token in tokens]
-    # Which of them are special anyway is seen here: the settings of a call may name other special tokens.
+    # Tell here which tokens are special already: the caller's settings may name other special tokens.
     named = (saved.get(name) or getattr(XLMTokenizer, name) or "<s>" for name in SPECIAL_TOKEN_NAMES)
     special = {token for token in (*named, *further) if isinstance(token, str)}
-    if len(special | options.keys()) > _MOST_ADDED:  # one pattern finds all of them, and takes long to make
+    if len(special | options.keys()) > _MOST_ADDED:  # one pattern finds them all, and compiling it is slow
         raise _wrong(path, _ADDED, len(special | options.keys()), f"at most {_MOST_ADDED:,} special and added tokens")
     saved[_ADDED] = [token for token in options.values() if token.has_options or token.content not in special]
     return saved
@@ -329,10 +328,10 @@ def _check_added(path: Path, added: Mapping[str, AddedToken], vocabulary: Vocabu
     for index, token in added.items():
         if str(vocabulary.ids.get(token.content)) != index:
             raise VocabularyError(
-                "An added token has an id that is not its own",
+                "an added token has the wrong id",
                 where=path,
                 found=f"{shown(token.content)} with id {shortened(index)}",
-                expected="tokens of vocab.json with their ids, and further ones with the ids that follow",
+                expected="tokens of vocab.json with their ids, and further tokens with the ids that follow",
                 remedy="fetch the file again, or take the token out of it",
             )
 
@@ -345,7 +344,7 @@ def _object(path: Path, config: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def _file_of(directory: Path, config: Mapping[str, Any], name: str) -> Path:
-    """Returns the file that a saved setting stands in."""
+    """Return the file that holds a saved setting."""
     special = directory / _SPECIAL_TOKENS_MAP
     in_special = "added_tokens_decoder" not in config and _is_there(special) and name in read_json_object(special)
     return special if in_special else directory / _CONFIG
@@ -353,7 +352,7 @@ def _file_of(directory: Path, config: Mapping[str, Any], name: str) -> Path:
 
 def _wrong(path: Path, name: str, found: object, expected: object) -> VocabularyError:
     return VocabularyError(
-        "A saved setting of the tokenizer is wrong",
+        "invalid setting of the tokenizer",
         where=f"{place_of_key(path, name)}, {name}",
         found=shortened(found),
         expected=expected,

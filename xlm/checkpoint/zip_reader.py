@@ -1,7 +1,7 @@
-"""A reader for the zip files that ``torch.save`` writes: entries stored as they are, each in a place of its own.
+"""Read the zip files that ``torch.save`` writes: uncompressed entries that do not overlap.
 
-Programs disagree about a zip file whose directory, local headers or names contradict each other. Such a file is
-refused, so that what is read here is what every other program reads.
+Programs disagree on a zip file whose directory, local headers or names contradict each other. Such a file is refused,
+so that every other program reads the same content.
 
 Source: the ZIP format specification (APPNOTE), sections 4.3 and 4.5.3.
 """
@@ -22,18 +22,18 @@ _DIRECTORY_ENTRY = Struct("<4s6H3I5H2I")
 _LOCAL_HEADER = Struct("<4s5H3I2H")
 _EXTRA_FIELD = Struct("<2H")
 _SIZES_FOLLOW, _UTF8_NAME = 1 << 3, 1 << 11
-_LARGE = 0xFFFFFFFF  # the number stands in the extra field
+_LARGE = 0xFFFFFFFF  # the extra field holds the number
 _CHUNK = 1 << 24
 
 
 class Entry(NamedTuple):
-    """One entry of a zip file.
+    """Entry of a zip file.
 
     Attributes:
         name: Its name.
-        header: Where its local header begins in the file.
-        begin: Where its bytes begin.
-        end: Where they end.
+        header: Position of its local header.
+        begin: Position of its first byte.
+        end: Position after its last byte.
         checksum: The CRC-32 of its bytes.
     """
 
@@ -51,28 +51,28 @@ def read_directory(memory: mmap.mmap) -> dict[str, Entry]:
         memory: The whole file.
 
     Raises:
-        ValueError, struct.error: The file is cut short, no zip file, or one that ``torch.save`` does not write.
+        ValueError, struct.error: The file is cut short, or not a zip file as ``torch.save`` writes it.
     """
     count, begin, end = _find_directory(memory)
     if count > _MOST_ENTRIES or end - begin > _LARGEST_DIRECTORY:
-        raise ValueError(f"{count:,} entries; at most {_MOST_ENTRIES:,} are read, with names of a sane length")
+        raise ValueError(f"{count:,} entries; at most {_MOST_ENTRIES:,} with short names are read")
     entries, pos = [], begin
     for _ in range(count):
         entry, pos = _read_entry(memory, pos)
         entries.append(entry)
     if pos != end:
-        raise ValueError("the zip directory is of another size than stated")
+        raise ValueError("the zip directory does not have its stated size")
     entries.sort(key=lambda entry: entry.header)
     for entry, limit in zip(entries, [*(entry.header for entry in entries[1:]), begin], strict=False):
         if entry.end > limit:
             raise ValueError(f"entry {entry.name} overlaps with what follows it")
     if len({entry.name.casefold() for entry in entries}) < count:
-        raise ValueError("two entries have one name, or names that differ only in case")
+        raise ValueError("two entries have the same name, or names that differ only in case")
     return {entry.name: entry for entry in entries}
 
 
 def checksum(memory: mmap.mmap, entry: Entry) -> int:
-    """Return the CRC-32 of an entry's bytes; most of the work is done outside the interpreter lock."""
+    """Return the CRC-32 of an entry's bytes; the work releases the interpreter lock."""
     found = 0
     with memoryview(memory) as view:
         for start in range(entry.begin, entry.end, _CHUNK):
@@ -81,7 +81,7 @@ def checksum(memory: mmap.mmap, entry: Entry) -> int:
 
 
 def _find_directory(memory: mmap.mmap) -> tuple[int, int, int]:
-    """Return how many entries the directory has, where it begins and where it ends."""
+    """Return the directory's number of entries, its start and its end."""
     end = len(memory) - _END.size
     if end < 0 or memory[end : end + 4] != b"PK\5\6":
         raise ValueError("no zip directory at the end, as in a file that is cut short")
@@ -102,7 +102,7 @@ def _find_directory(memory: mmap.mmap) -> tuple[int, int, int]:
 
 
 def _read_entry(memory: mmap.mmap, pos: int) -> tuple[Entry, int]:
-    """Return the entry that the directory describes at a position, and the position of the next one."""
+    """Return the entry at a position of the directory, and the position of the next one."""
     magic, _, _, flags, method, *_, checksum, packed, size, n, m, k, _, _, _, header = _DIRECTORY_ENTRY.unpack_from(
         memory, pos
     )
@@ -119,18 +119,18 @@ def _read_entry(memory: mmap.mmap, pos: int) -> tuple[Entry, int]:
     size, packed, header = _large_numbers([size, packed, header], memory[begin + n : begin + n + m])
     local_magic, _, local_flags, local_method, _, _, *local, n, m = _LOCAL_HEADER.unpack_from(memory, header)
     name_at = header + _LOCAL_HEADER.size
-    # torch leaves the sizes of the local header at 0; those above 4 GB stand in its extra field.
+    # torch leaves sizes of 0 in the local header; its extra field holds sizes above 4 GB.
     stated = [checksum, min(packed, _LARGE), min(size, _LARGE)]
     agree = local == stated or local[1:] == [_LARGE] * 2 or (flags & _SIZES_FOLLOW and local == [0, 0, 0])
     same = (local_magic, local_flags, local_method) == (b"PK\3\4", flags, method)
     if not agree or not same or memory[name_at : name_at + n] != raw_name or packed != size:
-        raise ValueError(f"entry {name} has another header in the directory than in its place")
+        raise ValueError(f"entry {name} has different headers in the directory and before its data")
     at = name_at + n + m
     return Entry(name, header, at, at + size, checksum), end
 
 
 def _large_numbers(numbers: list[int], extra: bytes) -> list[int]:
-    """Return numbers of a directory entry, those that do not fit into 32 bits taken from its extra field."""
+    """Return the numbers of a directory entry, those beyond 32 bits read from its extra field."""
     if _LARGE not in numbers:
         return numbers
     pos = 0

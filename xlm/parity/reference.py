@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xlm._io.files import as_path
+from xlm._io.arguments import as_path
 from xlm.checkpoint.hf_weights import read_safetensors
 from xlm.checkpoint.state_dict_map import ORIGINAL
 from xlm.errors import CheckpointError

@@ -10,8 +10,7 @@ from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any, SupportsIndex, cast, overload
 
-from xlm._io.arguments import check_flags, shown
-from xlm._io.files import as_path
+from xlm._io.arguments import as_path, check_flags, shown
 from xlm.errors import InputError, LanguageError, VocabularyError
 from xlm.tokenizer.added_tokens import AddedToken, AddedTokens
 from xlm.tokenizer.alignment import Span, word_numbers
