@@ -31,3 +31,8 @@ def test_a_name_without_end_is_cut(tmp_path: Path) -> None:
 def test_other_letters_and_lines_stay_as_they_are() -> None:
     error = InputError("wrong", where="Wörter.txt, 第1行", found="a\n    b")
     assert str(error) == "Wrong\n  where: Wörter.txt, 第1行\n  found: a\n    b"
+
+
+def test_the_name_of_an_argument_keeps_its_case() -> None:
+    assert str(InputError("attention_mask has other values")) == "attention_mask has other values"
+    assert str(InputError("the mask has other values")) == "The mask has other values"

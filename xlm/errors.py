@@ -83,7 +83,8 @@ class XLMError(Exception):
 
     def __str__(self) -> str:
         fields = (("where", self.where), ("found", self.found), ("expected", self.expected), ("remedy", self.remedy))
-        sentence = self.what[:1].upper() + self.what[1:]
+        is_name = "_" in self.what.partition(" ")[0]  # of an argument, which is written as it is
+        sentence = self.what if is_name else self.what[:1].upper() + self.what[1:]
         return "\n".join([sentence, *(f"  {name}: {_printable(value)}" for name, value in fields if value is not None)])
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -15,7 +15,7 @@ from xlm.scoring.sentence import SentenceScore
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
 _PADDING = 128
-"""Embeddings without a token that are ordinary: vocabularies are often padded to a multiple of at most this."""
+"""The largest multiple to which vocabularies are usually padded; fewer embeddings than this may lack a token."""
 
 
 class Scorer:
