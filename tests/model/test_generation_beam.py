@@ -153,7 +153,7 @@ def test_stopping_early_changes_nothing_but_the_work(length_penalty: float, monk
     work = sum(steps)
     steps.clear()
     monkeypatch.setattr(
-        "xlm.model.decoding.beam_search._PromptBeams.is_over", lambda self, produced, options: not self.running
+        "xlm.model.decoding.beam_search.PromptBeams.is_over", lambda self, produced, options: not self.running
     )
     whole = model.continuations(ids, lengths=lengths, langs="en", **options)
     for here, there in zip(found, whole, strict=True):

@@ -1,6 +1,7 @@
-"""Multi-head self-attention and its mask.
+"""Multi-head attention: of a sequence to itself, and of a decoder to its source.
 
-Shapes: B batch, T query positions, S key positions, N heads, H head width, D model width.
+Shapes: B batch, T query positions, S key positions, N heads, H head width, D model width, G source rows, W target rows
+of each source row (B = G * W).
 """
 
 from __future__ import annotations
@@ -108,31 +109,145 @@ class Attention(nn.Module):
         Returns:
             (B, T, D), and the attention weights (B, N, T, S) or ``None``.
         """
-        query_BNTH, key_BNSH, value_BNSH = (self._heads(part_BTD) for part_BTD in self.project(x_BTD))
+        query_BNTH, key_BNSH, value_BNSH = (_heads(part_BTD, self.n_heads) for part_BTD in self.project(x_BTD))
         if cache is not None:
             key_BNSH, value_BNSH = cache.write(layer, key_BNSH, value_BNSH)
         dropout = self.dropout if self.training else 0.0
-        weights_BNTS: Tensor | None = None
-        if output_attentions:
-            weights_BNTS = _attention_weights(query_BNTH, key_BNSH, mask)
-            context_BNTH = F.dropout(weights_BNTS, p=dropout) @ value_BNSH
-        else:
-            context_BNTH = F.scaled_dot_product_attention(
-                query_BNTH,
-                key_BNSH,
-                value_BNSH,
-                attn_mask=mask.allowed,
-                dropout_p=dropout,
-                is_causal=mask.is_causal,
-            )
-        return self.output(context_BNTH.transpose(1, 2).flatten(2)), weights_BNTS
+        context_BTD, weights_BNTS = _attend(
+            query_BNTH, key_BNSH, value_BNSH, mask, dropout=dropout, output_attentions=output_attentions
+        )
+        return self.output(context_BTD), weights_BNTS
 
     def project(self, x_BTD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return queries, keys and values with all heads side by side, each (B, T, D)."""
         return self.query(x_BTD), self.key(x_BTD), self.value(x_BTD)
 
-    def _heads(self, x_BTD: Tensor) -> Tensor:
-        return x_BTD.view(*x_BTD.shape[:2], self.n_heads, -1).transpose(1, 2)
+
+class Source:
+    """Encoder output that a decoder attends to.
+
+    Args:
+        hidden_GSD: (G, S, D) output of the encoder's last layer.
+        valid_GS: (G, S) boolean, true at real positions; ``None`` when there is no padding.
+        keep: Whether to keep the keys and values of each layer after they are first computed, for decoding.
+
+    Attributes:
+        target_rows: Number W of target rows that attend to each source row: rows W * i to W * i + W - 1 attend to row
+            i. Beams of one sentence so share its keys and values.
+    """
+
+    def __init__(self, hidden_GSD: Tensor, valid_GS: Tensor | None, *, keep: bool = False) -> None:
+        self.hidden = hidden_GSD
+        self.mask = AttentionMask.without_cache(causal=False, valid_BT=valid_GS, right_padded=True)
+        self.target_rows = 1
+        self._kept: dict[int, tuple[Tensor, Tensor]] | None = {} if keep else None
+
+    def keys_and_values(self, layer: int, attention: CrossAttention) -> tuple[Tensor, Tensor]:
+        """Return the keys and values of a layer, each (G, N, S, H)."""
+        if self._kept is not None and layer in self._kept:
+            return self._kept[layer]
+        key_GNSH, value_GNSH = (
+            _heads(part_GSD, attention.n_heads) for part_GSD in attention.project_source(self.hidden)
+        )
+        if self._kept is not None:
+            key_GNSH, value_GNSH = self._kept[layer] = key_GNSH.contiguous(), value_GNSH.contiguous()
+        return key_GNSH, value_GNSH
+
+    def select_target_rows(self, rows: list[int]) -> None:
+        """Let target row i attend to the source of what is now target row ``rows[i]``."""
+        sources = [row // self.target_rows for row in rows]
+        # As many rows of each source in a row, if each source has equally many.
+        width = next((i for i, source in enumerate(sources) if source != sources[0]), len(sources))
+        kept = sources[::width]
+        if sources != [source for source in kept for _ in range(width)]:
+            width, kept = 1, sources
+        self.target_rows = width
+        if kept != list(range(len(self.hidden))):
+            rows_R = torch.tensor(kept, device=self.hidden.device)
+            self.hidden = self.hidden[rows_R]
+            if self.mask.allowed is not None:
+                self.mask = AttentionMask(allowed=self.mask.allowed[rows_R])
+            if self._kept is not None:
+                self._kept = {layer: (key[rows_R], value[rows_R]) for layer, (key, value) in self._kept.items()}
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention of a decoder to its source, with biases everywhere.
+
+    Source: the original's ``MultiHeadAttention`` as ``encoder_attn``.
+    """
+
+    def __init__(self, config: XLMConfig) -> None:
+        super().__init__()
+        self.n_heads = config.n_heads
+        self.dropout = config.attention_dropout
+        self.query: nn.Module = nn.Linear(config.emb_dim, config.emb_dim)
+        self.key = nn.Linear(config.emb_dim, config.emb_dim)
+        self.value = nn.Linear(config.emb_dim, config.emb_dim)
+        self.output: nn.Module = nn.Linear(config.emb_dim, config.emb_dim)
+
+    def forward(
+        self, x_BTD: Tensor, source: Source, *, layer: int, output_attentions: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the attention output, and the attention weights when asked for.
+
+        Args:
+            x_BTD: (B, T, D) input.
+            source: Encoder output.
+            layer: Index of this layer.
+            output_attentions: Whether to return the weights.
+
+        Returns:
+            (B, T, D), and the attention weights (B, N, T, S) or ``None``.
+        """
+        B, T, D = x_BTD.shape
+        G = B // source.target_rows
+        key_GNSH, value_GNSH = source.keys_and_values(layer, self)
+        # The target rows of one source row become further query positions.
+        query_GNQH = _heads(self.query(x_BTD).view(G, -1, D), self.n_heads)
+        dropout = self.dropout if self.training else 0.0
+        context_GQD, weights_GNQS = _attend(
+            query_GNQH, key_GNSH, value_GNSH, source.mask, dropout=dropout, output_attentions=output_attentions
+        )
+        if weights_GNQS is not None:
+            weights_GNQS = (
+                weights_GNQS.view(G, self.n_heads, -1, T, weights_GNQS.shape[-1]).transpose(1, 2).flatten(0, 1)
+            )
+        return self.output(context_GQD.view(B, T, D)), weights_GNQS
+
+    def project_source(self, hidden_GSD: Tensor) -> tuple[Tensor, Tensor]:
+        """Return keys and values with all heads side by side, each (G, S, D)."""
+        return self.key(hidden_GSD), self.value(hidden_GSD)
+
+
+def _heads(x_BTD: Tensor, n_heads: int) -> Tensor:
+    return x_BTD.view(*x_BTD.shape[:2], n_heads, -1).transpose(1, 2)
+
+
+def _attend(
+    query_BNTH: Tensor,
+    key_BNSH: Tensor,
+    value_BNSH: Tensor,
+    mask: AttentionMask,
+    *,
+    dropout: float,
+    output_attentions: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """Return the weighted sums of the values with all heads side by side, (B, T, D), and the weights if asked for."""
+    weights_BNTS: Tensor | None = None
+    if output_attentions:
+        weights_BNTS = _attention_weights(query_BNTH, key_BNSH, mask)
+        context_BNTH = F.dropout(weights_BNTS, p=dropout) @ value_BNSH
+    else:
+        context_BNTH = F.scaled_dot_product_attention(
+            query_BNTH,
+            key_BNSH,
+            value_BNSH,
+            attn_mask=mask.allowed,
+            dropout_p=dropout,
+            is_causal=mask.is_causal,
+        )
+    return context_BNTH.transpose(1, 2).flatten(2), weights_BNTS
 
 
 def _attention_weights(query_BNTH: Tensor, key_BNSH: Tensor, mask: AttentionMask) -> Tensor:

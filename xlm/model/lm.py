@@ -55,7 +55,7 @@ _CALLER_OF_FORWARD = 6
 """Stack level of the caller of a model: a warning, ``_inputs``, ``forward`` and two frames of torch lie between."""
 
 
-def _takes_arguments_of(source: Callable[_P, object]) -> Callable[[Callable[..., _R]], Callable[_P, _R]]:
+def takes_arguments_of(source: Callable[_P, object]) -> Callable[[Callable[..., _R]], Callable[_P, _R]]:
     """Give a method the arguments of another one, for type checkers and ``inspect.signature``."""
 
     def decorate(method: Callable[..., _R]) -> Callable[_P, _R]:
@@ -71,7 +71,7 @@ class OutputIndexError(InputError, KeyError, IndexError):
     """A name or index of something that an output does not hold."""
 
 
-class _Output:
+class Output:
     """Base of the outputs: indexable by name, or as a tuple of the fields that are not ``None``."""
 
     __slots__ = ()
@@ -100,7 +100,7 @@ class _Output:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class XLMModelOutput(_Output):
+class XLMModelOutput(Output):
     """Output of ``XLMModel``; indexable by name, or as a tuple of the fields that are not ``None``.
 
     Attributes:
@@ -117,7 +117,7 @@ class XLMModelOutput(_Output):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class XLMOutput(_Output):
+class XLMOutput(Output):
     """Output of ``XLMWithLMHeadModel``; indexable by name, or as a tuple of the fields that are not ``None``.
 
     Attributes:
@@ -598,7 +598,7 @@ class XLMWithLMHeadModel(XLMModel):
         continuations = self._continue(prompts, options, with_logprobs=False)
         return with_prompts(prompts, continuations, pad_id=self.config.pad_token_id)
 
-    @_takes_arguments_of(generate)
+    @takes_arguments_of(generate)
     def continuations(self, input_ids: Tensor, **arguments: Any) -> list[Continuation]:
         """Return the new tokens alone, with log-probabilities and why each row stopped; arguments as ``generate``.
 
@@ -607,7 +607,7 @@ class XLMWithLMHeadModel(XLMModel):
         """
         return self._continue(*self._prompts(input_ids, **arguments), with_logprobs=True)
 
-    @_takes_arguments_of(generate)
+    @takes_arguments_of(generate)
     def stream(self, input_ids: Tensor, **arguments: Any) -> TokenStream:
         """Return an iterator over the new tokens of one prompt, each computed when asked for; not for beam search.
 

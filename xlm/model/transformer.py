@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from xlm.model.attention import Attention, AttentionMask
+from xlm.model.attention import Attention, AttentionMask, CrossAttention, Source
 from xlm.model.cache import XLMCache
 from xlm.model.config import XLMConfig
 
@@ -43,11 +43,13 @@ class TransformerOutput:
         hidden: (B, T, D) output of the last layer; zero at padding.
         hidden_states: The embeddings and each layer's output, L + 1 tensors (B, T, D), when asked for.
         attentions: Each layer's attention weights, L tensors (B, N, T, S), when asked for.
+        cross_attentions: Each layer's weights of the attention to the source, if there is one, when asked for.
     """
 
     hidden: Tensor
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
+    cross_attentions: tuple[Tensor, ...] | None = None
 
 
 def sinusoidal_positions(positions: int, width: int) -> Tensor:
@@ -123,12 +125,17 @@ class FeedForward(nn.Module):
 
 
 class Layer(nn.Module):
-    """Attention, then feed-forward, each with a residual connection and a layer norm after it (post-norm)."""
+    """Attention, then feed-forward, each with a residual connection and a layer norm after it (post-norm).
 
-    def __init__(self, config: XLMConfig) -> None:
+    A layer of a decoder with a source has attention to the source between the two.
+    """
+
+    def __init__(self, config: XLMConfig, *, has_source: bool = False) -> None:
         super().__init__()
         self.attention = Attention(config)
         self.attention_norm = nn.LayerNorm(config.emb_dim, eps=config.layer_norm_eps)
+        self.cross_attention = CrossAttention(config) if has_source else None
+        self.cross_attention_norm = nn.LayerNorm(config.emb_dim, eps=config.layer_norm_eps) if has_source else None
         self.ffn = FeedForward(config)
         self.ffn_norm = nn.LayerNorm(config.emb_dim, eps=config.layer_norm_eps)
         self.dropout = config.dropout
@@ -140,34 +147,46 @@ class Layer(nn.Module):
         *,
         layer: int,
         cache: XLMCache | None = None,
+        source: Source | None = None,
         output_attentions: bool = False,
-    ) -> tuple[Tensor, Tensor | None]:
-        """Map (B, T, D) to (B, T, D); also return the attention weights when asked for."""
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Map (B, T, D) to (B, T, D); also return the weights of both kinds of attention when asked for."""
         attended_BTD, weights_BNTS = self.attention(
             x_BTD, mask, layer=layer, cache=cache, output_attentions=output_attentions
         )
         x_BTD = self.attention_norm(x_BTD + F.dropout(attended_BTD, p=self.dropout, training=self.training))
+        cross_weights_BNTS: Tensor | None = None
+        if source is not None and self.cross_attention is not None and self.cross_attention_norm is not None:
+            attended_BTD, cross_weights_BNTS = self.cross_attention(
+                x_BTD, source, layer=layer, output_attentions=output_attentions
+            )
+            x_BTD = self.cross_attention_norm(x_BTD + F.dropout(attended_BTD, p=self.dropout, training=self.training))
         x_BTD = self.ffn_norm(x_BTD + F.dropout(self.ffn(x_BTD), p=self.dropout, training=self.training))
-        return x_BTD, weights_BNTS
+        return x_BTD, weights_BNTS, cross_weights_BNTS
 
 
 class Transformer(nn.Module):
     """Embeddings and layers, without a head.
 
+    Args:
+        config: The architecture.
+        has_source: Whether the layers can attend to a source, as those of the decoder of an encoder-decoder do.
+
     Source: paper section 3.1; the original's ``TransformerModel``.
     """
 
-    def __init__(self, config: XLMConfig) -> None:
+    def __init__(self, config: XLMConfig, *, has_source: bool = False) -> None:
         super().__init__()
         self.causal = config.causal
         self.embeddings = Embeddings(config)
-        self.layers = nn.ModuleList(Layer(config) for _ in range(config.n_layers))
+        self.layers = nn.ModuleList(Layer(config, has_source=has_source) for _ in range(config.n_layers))
 
     def forward(
         self,
         inputs: TransformerInputs,
         *,
         cache: XLMCache | None = None,
+        source: Source | None = None,
         output_hidden_states: bool = False,
         output_attentions: bool = False,
     ) -> TransformerOutput:
@@ -176,6 +195,7 @@ class Transformer(nn.Module):
         Args:
             inputs: Ids, positions, languages and padding.
             cache: Keys and values of earlier positions; written in place and advanced.
+            source: Encoder output that the layers attend to; without it, a decoder is a language model.
             output_hidden_states: Whether to return the embeddings and every layer's output.
             output_attentions: Whether to return every layer's attention weights.
         """
@@ -187,20 +207,25 @@ class Transformer(nn.Module):
             mask = AttentionMask.with_cache(cache, inputs.input_ids.shape[1])
         padding_BT1 = None if inputs.valid is None else ~inputs.valid[:, :, None]
         x_BTD = _zero_padding(self.embeddings(inputs), padding_BT1)
-        states, attentions = [x_BTD], []
+        states, attentions, cross_attentions = [x_BTD], [], []
         for index, layer in enumerate(self.layers):
-            x_BTD, weights_BNTS = layer(x_BTD, mask, layer=index, cache=cache, output_attentions=output_attentions)
+            x_BTD, weights_BNTS, cross_weights_BNTS = layer(
+                x_BTD, mask, layer=index, cache=cache, source=source, output_attentions=output_attentions
+            )
             x_BTD = _zero_padding(x_BTD, padding_BT1)
             if output_hidden_states:
                 states.append(x_BTD)
             if weights_BNTS is not None:
                 attentions.append(weights_BNTS)
+            if cross_weights_BNTS is not None:
+                cross_attentions.append(cross_weights_BNTS)
         if cache is not None:
             cache.advance(inputs.input_ids.shape[1], None if inputs.valid is None else inputs.valid.sum(1))
         return TransformerOutput(
             hidden=x_BTD,
             hidden_states=tuple(states) if output_hidden_states else None,
             attentions=tuple(attentions) if output_attentions else None,
+            cross_attentions=tuple(cross_attentions) if cross_attentions else None,
         )
 
 

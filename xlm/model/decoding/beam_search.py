@@ -6,7 +6,7 @@ of a row, C best candidates of a prompt.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from xlm.model.attention import at_least_float32
 from xlm.model.decoding.logits_processors import NEVER, LogitsProcessor, check_finite, constraints
 from xlm.model.decoding.options import DecodingOptions
 from xlm.model.decoding.prompts import Prompts
-from xlm.model.decoding.result import Continuation, stop_reason
+from xlm.model.decoding.result import Continuation, Limit, Stop, stop_reason
 from xlm.model.decoding.state import DecoderState
 
 
@@ -40,11 +40,11 @@ class _Beam:
 
 
 @dataclass(slots=True)
-class _PromptBeams:
+class PromptBeams:
     """The hypotheses of one prompt, best first."""
 
     prompt: int
-    limit: int
+    limit: Limit
     running: list[_Beam] = field(default_factory=lambda: [_Beam(0.0)])
     finished: list[Continuation] = field(default_factory=list)
 
@@ -59,17 +59,25 @@ class _PromptBeams:
                 if len(running) < options.num_beams:
                     running.append(beam)
             elif rank < options.num_beams:  # one that ends must be as good as the beams that keep running
-                path = beam.path()
-                self.finished.append(
-                    Continuation(
-                        prompt=self.prompt,
-                        tokens=tuple(step.token for step in path),
-                        logprobs=tuple(step.logprob for step in path),
-                        stop=stop,
-                        score=beam.total / produced**options.length_penalty,
-                    )
-                )
+                self.finish(beam, stop, produced, options)
         self.running = running
+        self.keep_best(options)
+
+    def finish(self, beam: _Beam, stop: Stop, produced: int, options: DecodingOptions) -> None:
+        """Add a hypothesis to the finished ones."""
+        path = beam.path()
+        self.finished.append(
+            Continuation(
+                prompt=self.prompt,
+                tokens=tuple(step.token for step in path),
+                logprobs=tuple(step.logprob for step in path),
+                stop=stop,
+                score=beam.total / produced**options.length_penalty,
+            )
+        )
+
+    def keep_best(self, options: DecodingOptions) -> None:
+        """Drop all finished hypotheses but the best; of equal ones the earlier is better."""
         self.finished = sorted(self.finished, key=_score, reverse=True)[: options.num_beams]
 
     def is_over(self, produced: int, options: DecodingOptions) -> bool:
@@ -81,9 +89,64 @@ class _PromptBeams:
         if options.early_stopping is True:
             return True
         # No token raises the total, so a beam's best possible score is its total at the length that weighs least.
-        length = self.limit if options.length_penalty > 0 else produced + 1
+        length = self.limit.tokens if options.length_penalty > 0 else produced + 1
         attainable: float = self.running[0].total / length**options.length_penalty
         return attainable <= _score(self.finished[-1])
+
+
+class TranslationBeams(PromptBeams):
+    """The hypotheses of one source sentence, by the rules of the original's beam search.
+
+    A hypothesis may end as long as the running ones better than it do not fill the beam; ``PromptBeams`` asks it to be
+    among the ``num_beams`` best.
+
+    Source: the original's ``generate_beam``.
+    """
+
+    __slots__ = ()
+
+    def advance(self, candidates: list[_Beam], produced: int, options: DecodingOptions) -> None:
+        """Take the best candidates, best first, until as many keep running as there are beams."""
+        running: list[_Beam] = []
+        for beam in candidates:
+            if beam.total == NEVER or len(running) == options.num_beams:
+                break
+            stop = stop_reason(beam.token, produced, self.limit, options)
+            if stop != "eos":
+                running.append(beam)
+            if stop is not None:
+                self.finish(beam, stop, produced, options)
+        self.running = running if produced < self.limit.tokens else []
+        self.keep_best(options)
+
+
+class OriginalBeams(TranslationBeams):
+    """As ``TranslationBeams``, and cut at the limit as the original cuts them.
+
+    There, every candidate becomes a hypothesis. Its last token counts in its score, and ``</s>`` replaces it.
+    """
+
+    __slots__ = ()
+
+    def advance(self, candidates: list[_Beam], produced: int, options: DecodingOptions) -> None:
+        """Take the best candidates, best first."""
+        if produced < self.limit.tokens:
+            super().advance(candidates, produced, options)
+            return
+        for beam in candidates:
+            stop = stop_reason(beam.token, produced, self.limit, options)
+            assert stop is not None
+            self.finish(beam, stop, produced, options)
+        self.running = []
+        self.finished = [cut_like_the_original(continuation, options) for continuation in self.finished]
+        self.keep_best(options)
+
+
+def cut_like_the_original(continuation: Continuation, options: DecodingOptions) -> Continuation:
+    """Return a continuation that ends with ``</s>``, which replaces the last token of one that was cut."""
+    if continuation.stop == "eos":
+        return continuation
+    return replace(continuation, tokens=(*continuation.tokens[:-1], options.eos_ids[0]))
 
 
 def _score(continuation: Continuation) -> float:
@@ -91,7 +154,9 @@ def _score(continuation: Continuation) -> float:
     return continuation.score
 
 
-def beam_search(state: DecoderState, prompts: Prompts, options: DecodingOptions) -> list[list[Continuation]]:
+def beam_search(
+    state: DecoderState, prompts: Prompts, options: DecodingOptions, *, rules: type[PromptBeams] = PromptBeams
+) -> list[list[Continuation]]:
     """Return the ``num_beams`` best continuations of each prompt, best first.
 
     Must run under ``torch.inference_mode()``.
@@ -100,11 +165,12 @@ def beam_search(state: DecoderState, prompts: Prompts, options: DecodingOptions)
         state: A new state with a row for each prompt.
         prompts: Checked prompts.
         options: Checked options, without ``do_sample``.
+        rules: Which hypotheses end, and how.
     """
     logits_BV = state.prefill(prompts.inputs)
     device, vocab_size = logits_BV.device, logits_BV.shape[1]
     processors = constraints(options, prompts.inputs.input_ids, prompts.inputs.valid, vocab_size=vocab_size)
-    groups = [_PromptBeams(prompt, limit) for prompt, limit in enumerate(prompts.limits)]
+    groups = [rules(prompt, limit) for prompt, limit in enumerate(prompts.limits)]
     active = groups
     step = 0
     while True:
@@ -134,7 +200,7 @@ def beam_search(state: DecoderState, prompts: Prompts, options: DecodingOptions)
 
 
 def _best_candidates(
-    logits_BV: Tensor, groups: list[_PromptBeams], processors: LogitsProcessor, step: int, options: DecodingOptions
+    logits_BV: Tensor, groups: list[PromptBeams], processors: LogitsProcessor, step: int, options: DecodingOptions
 ) -> list[list[_Beam]]:
     """Return the best next hypotheses of each prompt, best first; enough that ``num_beams`` of them do not end."""
     G, width = len(groups), len(groups[0].running)

@@ -13,7 +13,7 @@ from torch import Tensor
 from xlm.errors import InputError, LanguageError
 from xlm.model.config import XLMConfig
 from xlm.model.decoding.options import DecodingOptions
-from xlm.model.decoding.result import Continuation
+from xlm.model.decoding.result import Continuation, Limit
 from xlm.model.inputs import Languages, language_ids, prepare_inputs
 from xlm.model.transformer import TransformerInputs
 
@@ -27,19 +27,19 @@ class Prompts:
     Attributes:
         inputs: The prompts, padded on the right.
         lengths: Number of tokens of each of the B prompts.
-        limits: The most new tokens of each of the B prompts.
+        limits: How far each of the B prompts can be continued.
         new_langs: (B, S) int64 language of each new token; ``None`` adds no language embedding.
     """
 
     inputs: TransformerInputs
     lengths: tuple[int, ...]
-    limits: tuple[int, ...]
+    limits: tuple[Limit, ...]
     new_langs: Tensor | None
 
     @property
     def capacity(self) -> int:
         """Tokens that the longest row comes to hold. The last token of a row is not fed to the model."""
-        held = (length + limit - 1 for length, limit in zip(self.lengths, self.limits, strict=True))
+        held = (length + limit.tokens - 1 for length, limit in zip(self.lengths, self.limits, strict=True))
         return max(self.inputs.input_ids.shape[1], *held)
 
 
@@ -108,10 +108,11 @@ def prepare_prompts(
         inputs = _without_common_padding(inputs, counts)
     # The last new token is not fed to the model, so it needs no position.
     room = (config.max_position_embeddings - count + 1 for count in counts)
+    wanted = Limit(options.max_new_tokens, "max_new_tokens")
     return Prompts(
         inputs=inputs,
         lengths=counts,
-        limits=tuple(min(options.max_new_tokens, positions) for positions in room),
+        limits=tuple(min(wanted, Limit(tokens, "positions"), key=lambda limit: limit.tokens) for tokens in room),
         new_langs=_new_langs(config, inputs, counts, continuation_langs, options.max_new_tokens),
     )
 

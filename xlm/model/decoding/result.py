@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from xlm.model.decoding.options import DecodingOptions
 
-Stop = Literal["eos", "max_new_tokens", "positions"]
+Stop = Literal["eos", "max_new_tokens", "max_length", "positions"]
 """Why a row stopped: it ended itself, has as many tokens as asked for, or the model has no position left."""
+
+
+class Limit(NamedTuple):
+    """How far a row can go.
+
+    Attributes:
+        tokens: The most new tokens.
+        stop: Why the row stops there.
+    """
+
+    tokens: int
+    stop: Stop
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,10 +50,8 @@ class Continuation:
         return sum(self.logprobs)
 
 
-def stop_reason(token: int, produced: int, limit: int, options: DecodingOptions) -> Stop | None:
-    """Return why a row ends with a token, its ``produced``-th of at most ``limit``; ``None`` when it does not."""
+def stop_reason(token: int, produced: int, limit: Limit, options: DecodingOptions) -> Stop | None:
+    """Return why a row ends with a token, its ``produced``-th; ``None`` when it does not end."""
     if token in options.eos_ids:
         return "eos"
-    if produced < limit:
-        return None
-    return "max_new_tokens" if limit == options.max_new_tokens else "positions"
+    return limit.stop if produced >= limit.tokens else None

@@ -131,7 +131,7 @@ def generate_tokens(
     n = options.num_return_sequences
     limits = [limit for limit in prompts.limits for _ in range(n)]
     langs_BS = prompts.new_langs
-    strategy = strategy_for(options, seeds=seeds, steps=max(limits), device=device)
+    strategy = strategy_for(options, seeds=seeds, steps=max(limits).tokens, device=device)
     if n > 1:
         rows_R = torch.arange(len(prompts.limits), device=device).repeat_interleave(n)
         state.reorder(rows_R)

@@ -1,7 +1,7 @@
 """What decoding asks of a model: take the prompts in, then one token a row at a time, and put rows in another order.
 
 ``DecoderState`` is the protocol; decoding knows nothing else of models. ``CausalState`` implements it for decoder-only
-models.
+models, and for decoders with a source.
 
 Shapes: B rows, T prompt positions, R rows afterwards, V vocabulary.
 """
@@ -13,6 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from xlm.model.attention import Source
 from xlm.model.cache import XLMCache
 from xlm.model.config import XLMConfig
 from xlm.model.decoding.cuda_graph import CapturedStep, GraphCapture
@@ -89,17 +90,28 @@ class CausalModel(Protocol):
 
 
 class CausalState:
-    """The ``DecoderState`` of a decoder-only model: the model and its cache.
+    """The ``DecoderState`` of a decoder: the model, its cache and its source, if it has one.
 
     Args:
         model: A causal model in evaluation mode.
         rows: Rows B of the prompts.
         capacity: The most tokens that a row comes to hold.
+        source: Encoder output with a row for each prompt, kept with its keys and values; ``None`` for a model without
+            encoder. Prompts with a source have one length.
         cuda_graphs: Whether to capture a step as a CUDA graph and replay it; for a model on a CUDA device.
     """
 
-    def __init__(self, model: CausalModel, *, rows: int, capacity: int, cuda_graphs: bool = False) -> None:
+    def __init__(
+        self,
+        model: CausalModel,
+        *,
+        rows: int,
+        capacity: int,
+        source: Source | None = None,
+        cuda_graphs: bool = False,
+    ) -> None:
         self.capacity = capacity
+        self._source = source
         self._cuda_graphs = cuda_graphs
         self._capture: GraphCapture | None = None
         self._captured: CapturedStep | None = None
@@ -138,7 +150,7 @@ class CausalState:
         return torch.cat(last)[torch.tensor(order).argsort()]
 
     def _last_hidden(self, inputs: TransformerInputs, cache: XLMCache) -> Tensor:
-        hidden_BTD: Tensor = self._model.transformer(inputs, cache=cache).hidden
+        hidden_BTD: Tensor = self._model.transformer(inputs, cache=cache, source=self._source).hidden
         rows_B = torch.arange(len(hidden_BTD), device=hidden_BTD.device)
         return hidden_BTD[rows_B, cache.lengths - 1]
 
@@ -164,12 +176,14 @@ class CausalState:
             position_ids=positions,
             langs=None if langs_B is None else langs_B[:, None],
         )
-        return self._model.logits(self._model.transformer(inputs, cache=cache).hidden[:, 0])
+        return self._model.logits(self._model.transformer(inputs, cache=cache, source=self._source).hidden[:, 0])
 
     def reorder(self, rows_R: Tensor, *, shared: int = 0) -> None:
         """Continue row i from the state of row ``rows_R[i]``."""
         captured_keys = self._cache.keys
         self._cache.select_rows(rows_R, shared=shared)
+        if self._source is not None and shared == 0:
+            self._source.select_target_rows(rows_R.tolist())
         if self._cache.keys is not captured_keys:
             self._captured = None  # it reads and writes the memory of the keys before
 

@@ -1,0 +1,401 @@
+"""``XLMEncoderDecoderModel``: an encoder and a decoder that attends to it, for translation.
+
+Shapes: B batch, S source positions, T target positions, N heads, D model width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from xlm.errors import InputError
+from xlm.model.attention import Source
+from xlm.model.config import XLMConfig, check_config
+from xlm.model.decoding.beam_search import OriginalBeams, TranslationBeams, beam_search, cut_like_the_original
+from xlm.model.decoding.options import DecodingOptions, lists_decoding_options
+from xlm.model.decoding.prompts import Prompts, with_prompts
+from xlm.model.decoding.result import Continuation, Limit
+from xlm.model.decoding.sampling import collect, generate_tokens
+from xlm.model.decoding.state import CausalState
+from xlm.model.inputs import Languages, check_flag, check_shape, check_whole, language_ids
+from xlm.model.lm import Output, XLMWithLMHeadModel, eval_mode, takes_arguments_of
+from xlm.model.transformer import Transformer, TransformerInputs, TransformerOutput
+
+_CALLER_OF_FORWARD = 6
+"""Stack level of the caller of a model, for warnings."""
+
+AtLimit = Literal["keep", "original"]
+"""How a translation ends that reaches its limit: with its last word kept, or replaced by ``</s>``."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class XLMEncoderDecoderOutput(Output):
+    """Output of ``XLMEncoderDecoderModel``; indexable by name, or as a tuple of the fields that are not ``None``.
+
+    Attributes:
+        loss: Mean negative log-probability of the counted labels, in nats; a scalar, when labels were given.
+        logits: (B, T, V) scores of the next target token; log-probabilities when the head is an adaptive softmax.
+        encoder_hidden_state: (B, S, D) output of the encoder's last layer; zero at padding.
+        decoder_hidden_state: (B, T, D) output of the decoder's last layer; zero at padding.
+        encoder_hidden_states: The encoder's embeddings and layer outputs, L + 1 tensors (B, S, D), when asked for.
+        decoder_hidden_states: The decoder's, L + 1 tensors (B, T, D), when asked for.
+        encoder_attentions: The encoder's attention weights, L tensors (B, N, S, S), when asked for.
+        decoder_attentions: The decoder's attention weights to itself, L tensors (B, N, T, T), when asked for.
+        cross_attentions: The decoder's attention weights to the source, L tensors (B, N, T, S), when asked for.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor
+    encoder_hidden_state: Tensor
+    decoder_hidden_state: Tensor
+    encoder_hidden_states: tuple[Tensor, ...] | None = None
+    decoder_hidden_states: tuple[Tensor, ...] | None = None
+    encoder_attentions: tuple[Tensor, ...] | None = None
+    decoder_attentions: tuple[Tensor, ...] | None = None
+    cross_attentions: tuple[Tensor, ...] | None = None
+
+
+class XLMDecoder(XLMWithLMHeadModel):
+    """The decoder of an encoder-decoder: a language model whose layers can also attend to a source.
+
+    Called by itself it has no source, skips that attention, and equals the language model that it started from.
+    """
+
+    def _build(self) -> None:
+        super()._build()
+        self.transformer = Transformer(self.config, has_source=True)
+
+
+class XLMEncoderDecoderModel(nn.Module):
+    """An encoder and a decoder that attends to its output, for translation.
+
+    Attributes:
+        encoder: A bidirectional model. Its head takes no part in translation; the original's files hold it.
+        decoder: A causal model whose layers attend to the encoder's output.
+        provenance: What the file of the model holds beside weights and architecture; ``save_pretrained`` writes it.
+
+    Args:
+        config: The architecture of both halves. ``causal`` plays no part: the encoder is bidirectional, the decoder
+            causal. Weights are drawn as the original draws them.
+
+    Source: paper section 4.3; the original's ``build_model`` with ``encoder_only`` false.
+    """
+
+    def __init__(self, config: XLMConfig) -> None:
+        super().__init__()
+        check_config(config, where=type(self).__name__)
+        self.encoder = XLMWithLMHeadModel(config.replace(causal=False))
+        self.decoder = XLMDecoder(config.replace(causal=True))
+        self.provenance: object = None
+
+    @property
+    def config(self) -> XLMConfig:
+        """The architecture of the decoder, and but for ``causal`` that of the encoder."""
+        return self.decoder.config
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the weights."""
+        return self.decoder.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the weights, and of the computation."""
+        return self.decoder.dtype
+
+    @property
+    def check_inputs(self) -> bool:
+        """Whether to check the values of inputs, which waits for a GPU; as for ``XLMModel``."""
+        return self.decoder.check_inputs
+
+    @check_inputs.setter
+    def check_inputs(self, value: bool) -> None:
+        self.encoder.check_inputs = self.decoder.check_inputs = value
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        decoder_input_ids: Tensor,
+        *,
+        langs: Languages | None = None,
+        decoder_langs: Languages | None = None,
+        lengths: Tensor | None = None,
+        decoder_lengths: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        decoder_attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+    ) -> XLMEncoderDecoderOutput:
+        """Return the scores of the next target token at every target position.
+
+        Args:
+            input_ids: (B, S) int64 ids of the source sentences, from ``</s>`` to ``</s>``.
+            decoder_input_ids: (B, T) int64 ids of the target sentences, from ``</s>`` on.
+            langs: Language of the source, in any form that ``XLMWithLMHeadModel.forward`` takes.
+            decoder_langs: Language of the target.
+            lengths: (B,) int64 number of real source tokens; the rest is padding.
+            decoder_lengths: (B,) int64 number of real target tokens.
+            attention_mask: (B, S), 1 at source tokens and 0 at padding; instead of ``lengths``. Without both, ``<pad>``
+                is padding.
+            decoder_attention_mask: (B, T), likewise.
+            labels: (B, T) int64, the same tokens as ``decoder_input_ids``. They are shifted inside: position t predicts
+                label t + 1. -100 is ignored, and so are labels at padding.
+            output_hidden_states: Whether to return the embeddings and every layer's output of both halves.
+            output_attentions: Whether to return the attention weights of both halves.
+
+        Raises:
+            InputError: A shape, type or value that the model cannot take.
+            LanguageError: A language that the model does not have.
+        """
+        check_flag("output_hidden_states", output_hidden_states)
+        check_flag("output_attentions", output_attentions)
+        source_inputs = self._source_inputs(input_ids, langs, lengths, attention_mask)
+        with _naming_the_decoder():
+            target_inputs = self.decoder._inputs(
+                decoder_input_ids,
+                langs=decoder_langs,
+                lengths=decoder_lengths,
+                attention_mask=decoder_attention_mask,
+                position_ids=None,
+                cache=None,
+                stacklevel=_CALLER_OF_FORWARD,
+            )
+        if len(target_inputs.input_ids) != len(source_inputs.input_ids):
+            raise InputError(
+                "source and target differ in number",
+                where="decoder_input_ids",
+                found=f"{len(target_inputs.input_ids)} rows",
+                expected=f"{len(source_inputs.input_ids)}, as many as input_ids has",
+            )
+        if labels is not None:
+            check_shape("labels", labels, tuple(decoder_input_ids.shape))
+            check_whole("labels", labels)
+        encoded: TransformerOutput = self.encoder.transformer(
+            source_inputs, output_hidden_states=output_hidden_states, output_attentions=output_attentions
+        )
+        states: TransformerOutput = self.decoder.transformer(
+            target_inputs,
+            source=Source(encoded.hidden, source_inputs.valid),
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+        )
+        logits_BTV = self.decoder.logits(states.hidden)
+        return XLMEncoderDecoderOutput(
+            loss=None if labels is None else self.decoder._loss(logits_BTV, labels, target_inputs.valid),
+            logits=logits_BTV,
+            encoder_hidden_state=encoded.hidden,
+            decoder_hidden_state=states.hidden,
+            encoder_hidden_states=encoded.hidden_states,
+            decoder_hidden_states=states.hidden_states,
+            encoder_attentions=encoded.attentions,
+            decoder_attentions=states.attentions,
+            cross_attentions=states.cross_attentions,
+        )
+
+    @lists_decoding_options
+    def generate(
+        self,
+        input_ids: Tensor,
+        *,
+        langs: Languages | None = None,
+        decoder_langs: Languages | None = None,
+        lengths: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        max_length: int | None = None,
+        at_limit: AtLimit = "keep",
+        options: DecodingOptions | None = None,
+        **changes: Any,
+    ) -> Tensor:
+        """Return translations: greedy, sampled, or the best of a beam search.
+
+        A translation ends with ``</s>``, or at its limit. ``continuations`` tells which, and returns log-probabilities
+        and scores. Unlike ``XLMWithLMHeadModel.generate``, no token is suppressed by default, as in the original.
+
+        Args:
+            input_ids: (B, S) int64 ids of the source sentences, from ``</s>`` to ``</s>``.
+            langs: Language of the source, as for ``forward``.
+            decoder_langs: Language of the translations: a name or id for all, one for each row, or (B, max_length).
+            lengths: (B,) int64 number of real source tokens; the rest is padding.
+            attention_mask: (B, S), 0 at padding; instead of ``lengths``.
+            max_length: The longest translation in tokens, both ``</s>`` counted. By default one and a half times the
+                tokens of the row's source, plus 10.
+            at_limit: What happens to a translation that has not ended at its limit. ``"keep"`` keeps its last word.
+                ``"original"`` does as the original: ``</s>`` replaces the last word, and in beam search every candidate
+                of the last step becomes a hypothesis so.
+            options: Options of decoding; the defaults when ``None``. ``max_new_tokens`` is another way to give
+                ``max_length - 1``.
+            **changes: Options by name, which take precedence.
+
+        Returns:
+            (B * num_return_sequences, T) int64, each from the first ``</s>`` to the last, padded on the right with
+            ``<pad>``. The translations of row i begin at row ``i * num_return_sequences``, best first.
+
+        Raises:
+            InputError: A wrong input or option.
+            LanguageError: A language that the model does not have.
+            XLMError: The model's scores are not finite.
+        """
+        source, prompts, options = self._prompts(
+            input_ids,
+            langs=langs,
+            decoder_langs=decoder_langs,
+            lengths=lengths,
+            attention_mask=attention_mask,
+            max_length=max_length,
+            at_limit=at_limit,
+            options=options,
+            **changes,
+        )
+        continuations = self._continue(source, prompts, options, at_limit, with_logprobs=False)
+        return with_prompts(prompts, continuations, pad_id=self.config.pad_token_id)
+
+    @takes_arguments_of(generate)
+    def continuations(self, input_ids: Tensor, *, at_limit: AtLimit = "keep", **arguments: Any) -> list[Continuation]:
+        """Return the translations without their first ``</s>``, with log-probabilities and why each one stopped.
+
+        Arguments as ``generate``.
+
+        Returns:
+            B * num_return_sequences continuations, in the order of the rows of ``generate``.
+        """
+        source, prompts, options = self._prompts(input_ids, at_limit=at_limit, **arguments)
+        return self._continue(source, prompts, options, at_limit, with_logprobs=True)
+
+    def _source_inputs(
+        self, input_ids: Tensor, langs: Languages | None, lengths: Tensor | None, attention_mask: Tensor | None
+    ) -> TransformerInputs:
+        return self.encoder._inputs(
+            input_ids,
+            langs=langs,
+            lengths=lengths,
+            attention_mask=attention_mask,
+            position_ids=None,
+            cache=None,
+            stacklevel=_CALLER_OF_FORWARD,
+        )
+
+    def _prompts(
+        self,
+        input_ids: Tensor,
+        *,
+        langs: Languages | None = None,
+        decoder_langs: Languages | None = None,
+        lengths: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        max_length: int | None = None,
+        at_limit: AtLimit = "keep",
+        options: DecodingOptions | None = None,
+        **changes: Any,
+    ) -> tuple[TransformerInputs, Prompts, DecodingOptions]:
+        """Return checked source, prompts and options from the arguments of ``generate``."""
+        if at_limit not in get_args(AtLimit):
+            raise InputError(
+                "no such at_limit", where="at_limit", found=repr(at_limit), expected=", ".join(get_args(AtLimit))
+            )
+        source = self._source_inputs(input_ids, langs, lengths, attention_mask)
+        (B, S), device = source.input_ids.shape, source.input_ids.device
+        counts = [S] * B if source.valid is None else source.valid.sum(1).tolist()
+        wanted = self._limits(counts, max_length, options, changes)
+        options = DecodingOptions.checked(
+            self.config,
+            options,
+            **{
+                "suppress_tokens": ()
+                if options is None or options.suppress_tokens is None
+                else options.suppress_tokens,
+                **changes,
+                "max_new_tokens": max(limit.tokens for limit in wanted),
+            },
+        )
+        # The last token is not fed to the model, so it needs no position.
+        room = Limit(self.config.max_position_embeddings, "positions")
+        limits = tuple(min(limit, room, key=lambda limit: limit.tokens) for limit in wanted)
+        target_langs_BT = None
+        if decoder_langs is not None:
+            T = options.max_new_tokens + 1
+            with _naming_the_decoder():
+                target_langs_BT = language_ids(self.config, decoder_langs, B, T, device).expand(B, T)
+        prompts = Prompts(
+            inputs=TransformerInputs(
+                input_ids=torch.full((B, 1), self.config.eos_token_id, device=device),
+                position_ids=torch.zeros((1, 1), dtype=torch.int64, device=device),
+                langs=None if target_langs_BT is None else target_langs_BT[:, :1],
+            ),
+            lengths=(1,) * B,
+            limits=limits,
+            new_langs=None if target_langs_BT is None else target_langs_BT[:, 1:],
+        )
+        return source, prompts, options
+
+    @staticmethod
+    def _limits(
+        counts: list[int], max_length: int | None, options: DecodingOptions | None, changes: dict[str, Any]
+    ) -> list[Limit]:
+        """Return how many tokens each row may get after the first ``</s>``; ``counts`` are tokens of the sources."""
+        new = changes.get("max_new_tokens")
+        if new is None and options is not None and options.max_new_tokens != DecodingOptions().max_new_tokens:
+            new = options.max_new_tokens
+        if max_length is None and new is None:
+            return [Limit(int(1.5 * count + 10) - 1, "max_length") for count in counts]
+        if max_length is None:
+            return [Limit(new if isinstance(new, int) else 0, "max_new_tokens")] * len(counts)
+        if new is not None:
+            raise InputError(
+                "max_length and max_new_tokens were both given",
+                where="max_length, max_new_tokens",
+                found=f"max_length = {max_length!r}, max_new_tokens = {new!r}",
+                expected="one of them, or neither",
+            )
+        if isinstance(max_length, bool) or not isinstance(max_length, int) or max_length < 2:
+            raise InputError(
+                "max_length out of range",
+                where="max_length",
+                found=repr(max_length),
+                expected="a whole number of at least 2, for </s> at both ends",
+            )
+        return [Limit(max_length - 1, "max_length")] * len(counts)
+
+    def _continue(
+        self,
+        inputs: TransformerInputs,
+        prompts: Prompts,
+        options: DecodingOptions,
+        at_limit: AtLimit,
+        *,
+        with_logprobs: bool,
+    ) -> list[Continuation]:
+        n = options.num_return_sequences
+        with eval_mode(self), torch.inference_mode():
+            source = Source(self.encoder.transformer(inputs).hidden, inputs.valid, keep=True)
+            state = CausalState(
+                self.decoder,
+                rows=len(prompts.lengths),
+                capacity=prompts.capacity,
+                source=source,
+                cuda_graphs=options.cuda_graphs,
+            )
+            if options.num_beams > 1:
+                rules = OriginalBeams if at_limit == "original" else TranslationBeams
+                return [best for beams in beam_search(state, prompts, options, rules=rules) for best in beams[:n]]
+            seeds = options.row_seeds(len(prompts.lengths) * n) if options.do_sample else ()
+            steps = generate_tokens(state, prompts, options, seeds=seeds, with_logprobs=with_logprobs)
+            continuations = collect((token for step in steps for token in step), n, seeds)
+        if at_limit == "original":
+            return [cut_like_the_original(continuation, options) for continuation in continuations]
+        return continuations
+
+
+@contextmanager
+def _naming_the_decoder() -> Iterator[None]:
+    """Let an error say that an argument belongs to the decoder."""
+    try:
+        yield
+    except InputError as error:
+        error.where = f"decoder_{error.where}"
+        raise
