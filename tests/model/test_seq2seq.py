@@ -17,7 +17,7 @@ from tests.model.slow_translation import SlowTranslation
 from tests.model.small_models import random_ids, relative_error, small_config, small_model
 from xlm.errors import InputError, LanguageError
 from xlm.model.attention import Source
-from xlm.model.seq2seq import XLMEncoderDecoderModel
+from xlm.model.seq2seq import AtLimit, XLMEncoderDecoderModel
 
 BOUND = 2e-6
 KINDS: dict[str, dict[str, Any]] = {
@@ -38,7 +38,7 @@ def small_translator(*, seed: int = 0, eos: float = 0.0, **changes: Any) -> XLME
                 if parameter.requires_grad:
                     parameter.add_(torch.randn_like(parameter), alpha=0.3)
             if not model.config.asm:
-                model.decoder.head.bias[1] += eos
+                model.decoder.head.get_parameter("bias")[1] += eos
     return model.requires_grad_(False).eval()
 
 
@@ -129,7 +129,7 @@ def _translations(draw: st.DrawFn) -> dict[str, Any]:
 @settings(max_examples=40)
 def test_greedy_equals_the_plain_loop(case: dict[str, Any]) -> None:
     model, (ids, lengths) = _MODELS[case["kind"]], sources(case["lengths"], seed=case["seed"])
-    at_limit = "original" if case["original"] else "keep"
+    at_limit: AtLimit = "original" if case["original"] else "keep"
     result = model.continuations(
         ids, lengths=lengths, max_length=case["max_length"], at_limit=at_limit, **languages(model)
     )
@@ -266,7 +266,7 @@ def test_wrong_inputs_are_refused() -> None:
         model(ids, random_ids(3, 5), langs="en", decoder_langs="de")
     with pytest.raises(InputError, match="decoder_input_ids"):
         model(ids, ids + 100, langs="en", decoder_langs="de")
-    with pytest.raises(InputError, match="(?i)labels has the wrong shape"):
+    with pytest.raises(InputError, match=r"(?i)labels has the wrong shape"):
         model(ids, ids, langs="en", decoder_langs="de", labels=ids[:, 1:])
     with pytest.raises(LanguageError):
         model.generate(ids, langs="en", decoder_langs="fr")

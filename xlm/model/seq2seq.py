@@ -302,17 +302,10 @@ class XLMEncoderDecoderModel(nn.Module):
         (B, S), device = source.input_ids.shape, source.input_ids.device
         counts = [S] * B if source.valid is None else source.valid.sum(1).tolist()
         wanted = self._limits(counts, max_length, options, changes)
-        options = DecodingOptions.checked(
-            self.config,
-            options,
-            **{
-                "suppress_tokens": ()
-                if options is None or options.suppress_tokens is None
-                else options.suppress_tokens,
-                **changes,
-                "max_new_tokens": max(limit.tokens for limit in wanted),
-            },
-        )
+        if options is None or options.suppress_tokens is None:
+            changes = {"suppress_tokens": (), **changes}
+        changes["max_new_tokens"] = max(limit.tokens for limit in wanted)
+        options = DecodingOptions.checked(self.config, options, **changes)
         # The last token is not fed to the model, so it needs no position.
         room = Limit(self.config.max_position_embeddings, "positions")
         limits = tuple(min(limit, room, key=lambda limit: limit.tokens) for limit in wanted)
