@@ -1,0 +1,53 @@
+"""BLEU of translations, by the library ``sacrebleu``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from xlm.errors import DependencyError, InputError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bleu:
+    """A corpus BLEU.
+
+    Attributes:
+        score: From 0 to 100.
+        signature: The settings that the score depends on, in the form of ``sacrebleu``.
+    """
+
+    score: float
+    signature: str
+
+
+def corpus_bleu(translations: Sequence[str], references: Sequence[str], *, tokenized: bool = False) -> Bleu:
+    """Return the case-sensitive corpus BLEU of translations.
+
+    Args:
+        translations: One for each sentence.
+        references: One for each sentence, in the same order.
+        tokenized: Whether both are tokenised already, as Moses' ``multi-bleu.perl`` and so the paper expect: words are
+            then what stands between blanks, and no count is smoothed. By default both are text as one writes it, and
+            the settings are those that ``sacrebleu`` recommends for comparing papers.
+
+    Raises:
+        InputError: There are no sentences, or not as many references as translations.
+        DependencyError: ``sacrebleu`` is not installed.
+    """
+    if len(translations) != len(references) or not translations:
+        raise InputError(
+            "translations and references differ in number",
+            where="references",
+            found=f"{len(references)} references for {len(translations)} translations",
+            expected="one for each translation, and at least one",
+        )
+    try:
+        from sacrebleu.metrics import BLEU
+    except ImportError as error:
+        raise DependencyError(
+            "BLEU needs sacrebleu", where="sacrebleu", found="not installed", remedy="pip install 'xlm[translation]'"
+        ) from error
+    metric = BLEU(tokenize="none", smooth_method="none", force=True) if tokenized else BLEU()
+    score = metric.corpus_score(list(translations), [list(references)]).score
+    return Bleu(score=float(score), signature=str(metric.get_signature()))
