@@ -1,0 +1,274 @@
+"""Text to translated text: a list at once, or a stream of any length in bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypedDict
+
+import numpy as np
+import torch
+
+from xlm._io.arguments import check_count, check_flags
+from xlm.corpus.read_ahead import checked_texts, length_of, read_ahead
+from xlm.data.sentences import padded
+from xlm.errors import InputError, LanguageError, XLMError
+from xlm.model.decoding.options import DecodingOptions
+from xlm.model.decoding.result import Continuation, Stop
+from xlm.model.seq2seq import XLMEncoderDecoderModel
+from xlm.tokenizer.tokenizer import XLMTokenizer
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+_BATCHES_READ_AHEAD = 32
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TranslationOptions:
+    """Options of ``translate`` and ``translate_stream``, which take them as keyword arguments.
+
+    Attributes:
+        num_beams: Number of hypotheses that beam search keeps; 1 for greedy search.
+        n_best: Number of translations of each text, best first; at most ``num_beams``.
+        length_penalty: Beams are ranked by the sum of log-probabilities / tokens ** ``length_penalty``.
+        early_stopping: Whether beam search stops a sentence as soon as it has ``num_beams`` hypotheses.
+        max_length: The longest translation in tokens, both ``</s>`` counted. By default one and a half times the tokens
+            of the text, plus 10.
+        batch_size: Number of texts of similar length that are translated together.
+        tokenized: Whether to return words and punctuation between blanks, as the model produces them, instead of text
+            as one writes it.
+
+    Raises:
+        InputError: An option has an invalid value.
+    """
+
+    num_beams: int = 1
+    n_best: int = 1
+    length_penalty: float = 1.0
+    early_stopping: bool = False
+    max_length: int | None = None
+    batch_size: int = 32
+    tokenized: bool = False
+
+    def __post_init__(self) -> None:
+        check_count(num_beams=self.num_beams, n_best=self.n_best, batch_size=self.batch_size)
+        check_flags(tokenized=self.tokenized)
+
+    def decoding(self) -> dict[str, Any]:
+        """Return the options of ``XLMEncoderDecoderModel.generate``."""
+        options: dict[str, Any] = {"num_return_sequences": self.n_best, "max_length": self.max_length}
+        if self.num_beams > 1:
+            beams = {"length_penalty": self.length_penalty, "early_stopping": self.early_stopping}
+            options |= {"num_beams": self.num_beams, **beams}
+        return options
+
+
+class TranslationKeywords(TypedDict, total=False):
+    """``TranslationOptions`` as keyword arguments, for type checkers."""
+
+    num_beams: int
+    n_best: int
+    length_penalty: float
+    early_stopping: bool
+    max_length: int | None
+    batch_size: int
+    tokenized: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Translation:
+    """One translation of a text.
+
+    Attributes:
+        text: As one writes it, or tokenised if that was asked for.
+        tokens: Its pieces, without ``</s>``.
+        logprob: Log-probability of the translation in nats, the closing ``</s>`` included if there is one.
+        score: From beam search, the number that translations are ranked by.
+        stop: Why it ended: ``"eos"``, or at its limit ``"max_length"`` or ``"positions"``.
+    """
+
+    text: str
+    tokens: tuple[str, ...]
+    logprob: float
+    score: float | None
+    stop: Stop
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TranslatedText:
+    """A text with its translations.
+
+    Attributes:
+        source: The text.
+        translations: Best first; none if there is a problem.
+        problem: Why the text has no translation.
+    """
+
+    source: str
+    translations: tuple[Translation, ...] = ()
+    problem: str | None = None
+
+    @property
+    def text(self) -> str:
+        """The best translation; empty if there is none."""
+        return self.translations[0].text if self.translations else ""
+
+
+class Translator:
+    """Translates texts from one language to another.
+
+    Args:
+        model: The model.
+        tokenizer: Its tokenizer.
+        source: Name of the language of the texts.
+        target: Name of the language to translate to.
+        options: How to translate.
+
+    Raises:
+        InputError: The model is not an encoder-decoder, the languages are the same, or an option is invalid.
+        LanguageError: The model or the tokenizer does not have a language.
+    """
+
+    def __init__(
+        self,
+        model: XLMEncoderDecoderModel,
+        tokenizer: XLMTokenizer,
+        *,
+        source: str,
+        target: str,
+        options: TranslationOptions,
+    ) -> None:
+        if not isinstance(model, XLMEncoderDecoderModel):
+            raise InputError(
+                "the model does not translate",
+                where="model",
+                found=type(model).__name__,
+                expected="an XLMEncoderDecoderModel",
+                remedy="a language model can be the start of one: from_encoder_decoder_pretrained",
+            )
+        if source == target:
+            raise InputError("source and target are the same language", where="source, target", found=source)
+        for lang in (source, target):
+            tokenizer.encode("", lang=lang)
+        # The options are checked for the model before the first text is read.
+        checked = options.decoding()
+        del checked["max_length"]
+        DecodingOptions.checked(model.config, **checked)
+        self._model, self._tokenizer, self._options = model, tokenizer, options
+        self._source, self._target = source, target
+        self._langs = {"langs": self._language(source), "decoder_langs": self._language(target)}
+
+    def _language(self, lang: str) -> str | int | None:
+        config = self._model.config
+        if not config.has_language_embeddings:
+            return None
+        # The model's file may name no languages where the tokenizer's does.
+        return config.language_id(lang if config.lang2id else (self._tokenizer.lang2id or {}).get(lang, lang))
+
+    def stream(self, texts: Iterable[str]) -> Iterator[TranslatedText]:
+        """Yield the translations of texts, in order, reading ahead for batches of similar length."""
+        most = _BATCHES_READ_AHEAD * self._options.batch_size
+        for window in read_ahead(texts, length_of, most=most):
+            yield from self.translate_window(window)
+
+    def translate_window(self, texts: Sequence[str]) -> list[TranslatedText]:
+        """Return the translations of some texts, in order; texts of similar length share a batch."""
+        config = self._model.config
+        results: list[TranslatedText] = []
+        ids: dict[int, list[int]] = {}
+        for index, text in enumerate(texts):
+            problem = None
+            try:
+                tokens = self._tokenizer.encode(text, lang=self._source, add_special_tokens=False)
+                ids[index] = [config.eos_token_id, *tokens, config.eos_token_id]
+                if not tokens:
+                    problem = "the text is empty"
+                elif len(ids[index]) > config.max_position_embeddings:
+                    problem = (
+                        f"{len(ids[index]):,} tokens with </s> at both ends, more than the model's "
+                        f"{config.max_position_embeddings:,} positions"
+                    )
+            except XLMError as error:
+                problem = error.in_short
+            if problem is not None:
+                ids.pop(index, None)
+            results.append(TranslatedText(source=text, problem=problem))
+        order = sorted(ids, key=lambda index: len(ids[index]))
+        for first in range(0, len(order), self._options.batch_size):
+            batch = order[first : first + self._options.batch_size]
+            for index, translations in zip(batch, self._translated([ids[index] for index in batch]), strict=True):
+                results[index] = TranslatedText(source=texts[index], translations=tuple(translations))
+        return results
+
+    def _translated(self, sentences: Sequence[list[int]]) -> list[list[Translation]]:
+        ids_BS, lengths_B = padded([np.array(sentence) for sentence in sentences], pad_id=2)
+        continuations = self._model.continuations(
+            torch.from_numpy(ids_BS).to(self._model.device),
+            lengths=torch.from_numpy(lengths_B),
+            **self._langs,
+            **self._options.decoding(),
+        )
+        translations: list[list[Translation]] = [[] for _ in sentences]
+        for continuation in continuations:
+            translations[continuation.prompt].append(self._translation(continuation))
+        return translations
+
+    def _translation(self, continuation: Continuation) -> Translation:
+        ids = continuation.tokens[:-1] if continuation.stop == "eos" else continuation.tokens
+        text = self._tokenizer.decode(ids, lang=self._target, detokenize=not self._options.tokenized)
+        return Translation(
+            text=text,
+            tokens=tuple(self._tokenizer.convert_ids_to_tokens(ids)),
+            logprob=continuation.logprob,
+            score=continuation.score,
+            stop=continuation.stop,
+        )
+
+
+def translate(
+    model: XLMEncoderDecoderModel,
+    tokenizer: XLMTokenizer,
+    texts: Iterable[str],
+    *,
+    source: str,
+    target: str,
+    **options: Unpack[TranslationKeywords],
+) -> list[TranslatedText]:
+    """Return the translations of texts, in order.
+
+    Args:
+        model: An encoder-decoder model.
+        tokenizer: The tokenizer that belongs to it.
+        texts: Raw texts, each one sentence.
+        source: Name of the language of the texts.
+        target: Name of the language to translate to.
+        **options: Attributes of ``TranslationOptions``, by name.
+
+    Raises:
+        InputError: ``texts`` is a single str, or one of them has no translation (the message gives its index: it is
+            empty, longer than the model's positions, or not a str), or as for ``Translator``.
+        LanguageError: The model or the tokenizer does not have a language.
+    """
+    return list(translate_stream(model, tokenizer, texts, source=source, target=target, **options))
+
+
+def translate_stream(
+    model: XLMEncoderDecoderModel,
+    tokenizer: XLMTokenizer,
+    texts: Iterable[str],
+    *,
+    source: str,
+    target: str,
+    **options: Unpack[TranslationKeywords],
+) -> Iterator[TranslatedText]:
+    """Yield the results of ``translate`` while texts are still being read, in bounded memory; arguments likewise."""
+    translator = Translator(model, tokenizer, source=source, target=target, options=TranslationOptions(**options))
+
+    def results() -> Iterator[TranslatedText]:
+        for index, result in enumerate(translator.stream(checked_texts(texts))):
+            if result.problem is not None:
+                raise InputError("a text cannot be translated", where=f"texts[{index}]", found=result.problem)
+            yield result
+
+    return results()
