@@ -20,12 +20,12 @@ from xlm.data.order import Order, Position
 from xlm.data.shards import Index
 from xlm.errors import ConfigError, InputError, Problem
 from xlm.model.head import AdaptiveHead
+from xlm.model.linear_cross_entropy import linear_cross_entropy
 from xlm.model.lm import XLMWithLMHeadModel
 from xlm.model.transformer import TransformerInputs
 from xlm.scoring.stream import Stream
 from xlm.tokenizer.tokenizer import XLMTokenizer
 from xlm.training.config import TrainConfig
-from xlm.training.loss import linear_cross_entropy
 from xlm.training.objectives.objective import Batch, Validation
 from xlm.training.processes import ModelCaller, Processes
 
