@@ -15,8 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xlm.data.batches import batches, open_streams
-from xlm.data.order import Order, Position
+from xlm.data.batches import Order, Position, batches, open_streams
 from xlm.data.shards import Index
 from xlm.errors import ConfigError, InputError, Problem
 from xlm.model.head import AdaptiveHead
