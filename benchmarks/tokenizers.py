@@ -13,7 +13,7 @@ from benchmarks.report import Measurement, Report, Target, machine_facts, ratio_
 from benchmarks.worker import measure
 from xlm.checkpoint.hub import TOKENIZER
 from xlm.checkpoint.resolve import find_model
-from xlm.data.text import texts_of
+from xlm.corpus.rows import Corpus
 from xlm.errors import InputError, XLMError
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
@@ -62,7 +62,7 @@ def read_lines(path: Path) -> list[str]:
     Raises:
         InputError: The text cannot be read, or is empty.
     """
-    lines = list(texts_of(path))
+    lines = list(Corpus([path]).texts())
     if not any(lines):
         raise InputError("the text is empty", where=path, expected="one text a line")
     return lines

@@ -36,10 +36,9 @@ from deduplicate_text import HELD_OUT
 from kneser_ney import KneserNey
 
 from xlm import XLMTokenizer, XLMWithLMHeadModel
-from xlm.data.batches import open_streams
-from xlm.data.order import Order, Position
+from xlm.corpus.rows import Corpus
+from xlm.data.batches import Order, Position, open_streams
 from xlm.data.shards import Index
-from xlm.data.text import texts_of
 from xlm.scoring.logprobs import score_sequences
 from xlm.scoring.stream import ArraySequence, Ids, Stream
 from xlm.tokenizer.fingerprint import tokenizer_digest
@@ -121,7 +120,7 @@ def training_ids(data: Path, config: Mapping[str, Any], steps: int) -> dict[str,
 
 def held_out_ids(path: Path, tokenizer: XLMTokenizer, lang: str) -> list[list[int]]:
     """The lines of a text, each without its opening and with its closing ``</s>``."""
-    return [tokenizer.encode(line, lang=lang)[1:] for line in texts_of(path)]
+    return [tokenizer.encode(line, lang=lang)[1:] for line in Corpus([path]).texts()]
 
 
 def perplexities(

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from xlm._io.atomic import replacing
-from xlm.data.text import texts_of
+from xlm.corpus.rows import Corpus
 from xlm.errors import XLMError
 
 HELD_OUT = ("eltec-valid", "tatoeba-valid", "newstest2016")
@@ -49,14 +49,14 @@ def deduplicate(texts: Sequence[Path], held_out: Sequence[Path], output: Path) -
         InputError: A text cannot be read.
         WriteError: The output could not be written.
     """
-    forbidden = {key(line) for path in held_out for line in texts_of(path)}
+    forbidden = {key(line) for path in held_out for line in Corpus([path]).texts()}
     seen: set[str] = set()
     counts = []
     with replacing(output) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
         for path in texts:
             of_text = Counts()
             counts.append(of_text)
-            for line in texts_of(path):
+            for line in Corpus([path]).texts():
                 of_line = key(line)
                 if not of_line:
                     of_text.empty += 1

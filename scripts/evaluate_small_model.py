@@ -29,8 +29,8 @@ from xlm import XLMTokenizer, XLMWithLMHeadModel
 from xlm._io.atomic import write_text
 from xlm.checkpoint.hf_weights import WEIGHTS_FILE
 from xlm.checkpoint.resolve import find_model
+from xlm.corpus.rows import Corpus
 from xlm.data.shards import Index, file_sha256
-from xlm.data.text import texts_of
 from xlm.errors import XLMError
 from xlm.scoring.logprobs import score_sequences
 from xlm.training.config import load_config, with_new_names
@@ -63,7 +63,7 @@ class Found:
 
 def evaluate(model: XLMWithLMHeadModel, tokenizer: XLMTokenizer, path: Path, lang: str) -> Found:
     """Predicts the lines of a text one by one, in its own language and then, the same tokens, in every other one."""
-    lines = list(texts_of(path))
+    lines = list(Corpus([path]).texts())
     sequences = [[model.config.eos_token_id, *ids] for ids in held_out_ids(path, tokenizer, lang)]
     nats = {}
     for told in model.config.lang2id:

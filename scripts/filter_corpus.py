@@ -27,7 +27,7 @@ from typing import Any
 
 import pyarrow.parquet
 
-from xlm.data.text import texts_of
+from xlm.corpus.rows import Corpus
 
 _NEEDED = ("line", "tokens", "logprob", "text")
 _SHOWN = 5
@@ -110,7 +110,7 @@ def run(*arguments: object) -> None:
 
 def lines_of(path: Path) -> list[str]:
     """The lines of a text, each once, without those of fewer than four words."""
-    return [line for line in dict.fromkeys(map(str.strip, texts_of(path))) if len(line.split()) > 3]
+    return [line for line in dict.fromkeys(map(str.strip, Corpus([path]).texts())) if len(line.split()) > 3]
 
 
 def make_corpus(arguments: argparse.Namespace) -> set[int]:

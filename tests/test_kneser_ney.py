@@ -21,8 +21,7 @@ from hypothesis import strategies as st
 from tests.demo_files import write_demo_files
 from tests.training.runs import prepare_text, small_run
 from xlm import XLMTokenizer, XLMWithLMHeadModel, perplexity
-from xlm.data.batches import batches, open_streams
-from xlm.data.order import Order, Position
+from xlm.data.batches import Order, Position, batches, open_streams
 from xlm.data.shards import Index
 from xlm.scoring.logprobs import token_logprobs
 

@@ -172,7 +172,7 @@ def test_a_table_without_the_column_stops_before_any_work(
     for long in (
         "tokenizer.tokenizer.XLMTokenizer.from_pretrained",
         "inference.loading.open_model",
-        "data.words.in_order",
+        "data.bpe_learning.in_order",
     ):
         monkeypatch.setattr(f"xlm.{long}", work)
     file = tmp_path / f"a.{form}"

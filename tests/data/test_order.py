@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xlm.data.order import Order, Position
+from xlm.data.batches import Order, Position
 from xlm.errors import InputError
 
 
