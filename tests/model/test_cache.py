@@ -247,7 +247,7 @@ def test_a_full_cache_is_refused() -> None:
     model(random_ids(2, 4), langs="en", cache=cache)
     error = _refused(model, cache)
     assert (error.what, error.where) == ("the cache is full", "cache")
-    assert (error.found, error.expected) == ("4 tokens held and 5 new ones", "at most 8 together")
+    assert (error.found, error.expected) == ("4 tokens in the cache and 5 new ones", "at most 8 together")
     assert "16" in str(error.remedy)
 
 
@@ -282,7 +282,7 @@ def test_a_bidirectional_model_is_refused() -> None:
 def test_padding_on_the_left_is_refused() -> None:
     mask = torch.tensor([[1, 1, 1, 1, 1], [0, 1, 1, 1, 1]])
     error = _refused(_model(), _model().new_cache(2), attention_mask=mask)
-    assert error.what == "with a cache, padding must stand on the right"
+    assert error.what == "with a cache, padding must be on the right"
     assert error.where == "attention_mask"
     assert "tokens first" in str(error.expected)
 

@@ -27,5 +27,5 @@ def test_before_the_first_point_it_has_the_first_value() -> None:
 
 @pytest.mark.parametrize("text", ["", "a", "0:1,", "0:1,0:2", "5:1,3:2", "0:nan", "-1", "0:1:2", "-1:1"])
 def test_others_are_refused(text: str) -> None:
-    with pytest.raises(ConfigError, match="(?i)schedule of a coefficient"):
+    with pytest.raises(ConfigError, match=r"(?i)schedule of a coefficient"):
         Coefficient.parse(text, where="a test")

@@ -22,7 +22,9 @@ def test_tokenised_bleu_is_that_of_the_original(reference: Path, split: str, dir
         for name in ("hyp3", "ref")
     ]
     # Its scores have two decimals.
-    assert corpus_bleu(*lines, tokenized=True).score == pytest.approx(recorded[f"{split}_{direction}_mt_bleu"], abs=0.006)
+    assert corpus_bleu(*lines, tokenized=True).score == pytest.approx(
+        recorded[f"{split}_{direction}_mt_bleu"], abs=0.006
+    )
 
 
 def test_tokenised_bleu_by_hand() -> None:

@@ -8,6 +8,7 @@ other batches.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -83,8 +84,7 @@ class Order:
             return names[int(order[batch % len(names)])]
         total = sum(self.windows.values())
         weights = np.array([(self.windows[name] / total) ** self.exponent for name in names])
-        # The upper 53 bits of a raw number, as a fraction in [0, 1).
-        draw = float(_generator(self.seed, "language", batch).random_raw() >> 11) * 2.0**-53
+        draw = float(RawNumbers(self.seed, "language", batch).random((1,))[0])
         return names[min(int(np.searchsorted(np.cumsum(weights / weights.sum()), draw, side="right")), len(names) - 1)]
 
     def _window(self, language: str, passes: int, index: int) -> int:
@@ -109,6 +109,29 @@ def permutation(length: int, *, seed: int, purpose: str, number: int) -> np.ndar
         number: Which permutation for this purpose, from 0.
     """
     return np.argsort(_generator(seed, purpose, number).random_raw(length), kind="stable")
+
+
+class RawNumbers:
+    """Random numbers that are the same in every version of numpy.
+
+    Args:
+        seed: Seed of the run.
+        purpose: What they are for; each purpose has its own.
+        number: Which series for this purpose, from 0.
+    """
+
+    def __init__(self, seed: int, purpose: str, number: int) -> None:
+        self._generator = _generator(seed, purpose, number)
+
+    def random(self, shape: tuple[int, ...]) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """Return numbers from 0 to below 1."""
+        # The upper 53 bits of a raw number, as a fraction.
+        raw = self._generator.random_raw(math.prod(shape)) >> 11
+        return raw.reshape(shape).astype(np.float64) * 2.0**-53
+
+    def integers(self, low: int, high: int) -> int:
+        """Return an integer from ``low`` to ``high`` - 1."""
+        return low + int(float(self.random((1,))[0]) * (high - low))
 
 
 def _generator(seed: int, purpose: str, number: int) -> np.random.PCG64:

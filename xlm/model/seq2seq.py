@@ -22,9 +22,9 @@ from xlm.model.decoding.prompts import Prompts, with_prompts
 from xlm.model.decoding.result import Continuation, Limit
 from xlm.model.decoding.sampling import collect, generate_tokens
 from xlm.model.decoding.state import CausalState
-from xlm.model.inputs import Languages, check_flag, check_shape, check_whole, language_ids
+from xlm.model.inputs import Languages, language_ids
 from xlm.model.lm import Output, XLMWithLMHeadModel, eval_mode, takes_arguments_of
-from xlm.model.transformer import Transformer, TransformerInputs, TransformerOutput
+from xlm.model.transformer import Transformer, TransformerInputs
 
 _CALLER_OF_FORWARD = 6
 """Stack level of the caller of a model, for warnings."""
@@ -153,38 +153,32 @@ class XLMEncoderDecoderModel(nn.Module):
             InputError: A shape, type or value that the model cannot take.
             LanguageError: A language that the model does not have.
         """
-        check_flag("output_hidden_states", output_hidden_states)
-        check_flag("output_attentions", output_attentions)
-        source_inputs = self._source_inputs(input_ids, langs, lengths, attention_mask)
-        with _naming_the_decoder():
-            target_inputs = self.decoder._inputs(
-                decoder_input_ids,
-                langs=decoder_langs,
-                lengths=decoder_lengths,
-                attention_mask=decoder_attention_mask,
-                position_ids=None,
-                cache=None,
-                stacklevel=_CALLER_OF_FORWARD,
-            )
-        if len(target_inputs.input_ids) != len(source_inputs.input_ids):
+        options: dict[str, Any] = {
+            "output_hidden_states": output_hidden_states,
+            "output_attentions": output_attentions,
+            "position_ids": None,
+            "stacklevel": _CALLER_OF_FORWARD,
+        }
+        source_inputs, encoded = self.encoder._run(
+            input_ids, langs=langs, lengths=lengths, attention_mask=attention_mask, **options
+        )
+        if isinstance(decoder_input_ids, Tensor) and decoder_input_ids.shape[:1] != input_ids.shape[:1]:
             raise InputError(
                 "source and target differ in number",
                 where="decoder_input_ids",
-                found=f"{len(target_inputs.input_ids)} rows",
-                expected=f"{len(source_inputs.input_ids)}, as many as input_ids has",
+                found=f"shape {tuple(decoder_input_ids.shape)}",
+                expected=f"{len(input_ids)} rows, as many as input_ids has",
             )
-        if labels is not None:
-            check_shape("labels", labels, tuple(decoder_input_ids.shape))
-            check_whole("labels", labels)
-        encoded: TransformerOutput = self.encoder.transformer(
-            source_inputs, output_hidden_states=output_hidden_states, output_attentions=output_attentions
-        )
-        states: TransformerOutput = self.decoder.transformer(
-            target_inputs,
-            source=Source(encoded.hidden, source_inputs.valid),
-            output_hidden_states=output_hidden_states,
-            output_attentions=output_attentions,
-        )
+        with _naming_the_decoder():
+            target_inputs, states = self.decoder._run(
+                decoder_input_ids,
+                labels=labels,
+                source=Source(encoded.hidden, source_inputs.valid),
+                langs=decoder_langs,
+                lengths=decoder_lengths,
+                attention_mask=decoder_attention_mask,
+                **options,
+            )
         logits_BTV = self.decoder.logits(states.hidden)
         return XLMEncoderDecoderOutput(
             loss=None if labels is None else self.decoder._loss(logits_BTV, labels, target_inputs.valid),
@@ -267,19 +261,6 @@ class XLMEncoderDecoderModel(nn.Module):
         source, prompts, options = self._prompts(input_ids, at_limit=at_limit, **arguments)
         return self._continue(source, prompts, options, at_limit, with_logprobs=True)
 
-    def _source_inputs(
-        self, input_ids: Tensor, langs: Languages | None, lengths: Tensor | None, attention_mask: Tensor | None
-    ) -> TransformerInputs:
-        return self.encoder._inputs(
-            input_ids,
-            langs=langs,
-            lengths=lengths,
-            attention_mask=attention_mask,
-            position_ids=None,
-            cache=None,
-            stacklevel=_CALLER_OF_FORWARD,
-        )
-
     def _prompts(
         self,
         input_ids: Tensor,
@@ -292,15 +273,18 @@ class XLMEncoderDecoderModel(nn.Module):
         at_limit: AtLimit = "keep",
         options: DecodingOptions | None = None,
         **changes: Any,
-    ) -> tuple[TransformerInputs, Prompts, DecodingOptions]:
-        """Return checked source, prompts and options from the arguments of ``generate``."""
+    ) -> tuple[Source, Prompts, DecodingOptions]:
+        """Return encoded source, prompts and checked options from the arguments of ``generate``."""
         if at_limit not in get_args(AtLimit):
             raise InputError(
                 "no such at_limit", where="at_limit", found=repr(at_limit), expected=", ".join(get_args(AtLimit))
             )
-        source = self._source_inputs(input_ids, langs, lengths, attention_mask)
-        (B, S), device = source.input_ids.shape, source.input_ids.device
-        counts = [S] * B if source.valid is None else source.valid.sum(1).tolist()
+        with eval_mode(self.encoder), torch.inference_mode():
+            inputs, encoded = self.encoder._run(
+                input_ids, langs=langs, lengths=lengths, attention_mask=attention_mask, position_ids=None, stacklevel=5
+            )
+        (B, S), device = inputs.input_ids.shape, inputs.input_ids.device
+        counts = [S] * B if inputs.valid is None else inputs.valid.sum(1).tolist()
         wanted = self._limits(counts, max_length, options, changes)
         if options is None or options.suppress_tokens is None:
             changes = {"suppress_tokens": (), **changes}
@@ -324,7 +308,7 @@ class XLMEncoderDecoderModel(nn.Module):
             limits=limits,
             new_langs=None if target_langs_BT is None else target_langs_BT[:, 1:],
         )
-        return source, prompts, options
+        return Source(encoded.hidden, inputs.valid, keep=True), prompts, options
 
     @staticmethod
     def _limits(
@@ -356,7 +340,7 @@ class XLMEncoderDecoderModel(nn.Module):
 
     def _continue(
         self,
-        inputs: TransformerInputs,
+        source: Source,
         prompts: Prompts,
         options: DecodingOptions,
         at_limit: AtLimit,
@@ -364,8 +348,7 @@ class XLMEncoderDecoderModel(nn.Module):
         with_logprobs: bool,
     ) -> list[Continuation]:
         n = options.num_return_sequences
-        with eval_mode(self), torch.inference_mode():
-            source = Source(self.encoder.transformer(inputs).hidden, inputs.valid, keep=True)
+        with eval_mode(self.decoder), torch.inference_mode():
             state = CausalState(
                 self.decoder,
                 rows=len(prompts.lengths),

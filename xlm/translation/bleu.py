@@ -43,7 +43,7 @@ def corpus_bleu(translations: Sequence[str], references: Sequence[str], *, token
             expected="one for each translation, and at least one",
         )
     try:
-        from sacrebleu.metrics import BLEU
+        from sacrebleu.metrics.bleu import BLEU
     except ImportError as error:
         raise DependencyError(
             "BLEU needs sacrebleu", where="sacrebleu", found="not installed", remedy="pip install 'xlm[translation]'"

@@ -12,7 +12,7 @@ import torch
 from xlm._io.arguments import check_count, check_flags
 from xlm.corpus.read_ahead import checked_texts, length_of, read_ahead
 from xlm.data.sentences import padded
-from xlm.errors import InputError, LanguageError, XLMError
+from xlm.errors import InputError, XLMError
 from xlm.model.decoding.options import DecodingOptions
 from xlm.model.decoding.result import Continuation, Stop
 from xlm.model.seq2seq import XLMEncoderDecoderModel
@@ -157,7 +157,7 @@ class Translator:
         DecodingOptions.checked(model.config, **checked)
         self._model, self._tokenizer, self._options = model, tokenizer, options
         self._source, self._target = source, target
-        self._langs = {"langs": self._language(source), "decoder_langs": self._language(target)}
+        self._langs: dict[str, Any] = {"langs": self._language(source), "decoder_langs": self._language(target)}
 
     def _language(self, lang: str) -> str | int | None:
         config = self._model.config

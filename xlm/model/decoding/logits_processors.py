@@ -1,8 +1,7 @@
-"""Changes to the scores of the next token before one is chosen; definitions and order as in ``transformers``.
+"""Processors of the next token's scores, such as top-k; definitions and order as in ``transformers``.
 
-A processor is a callable: it takes scores (B, V) and the number of tokens that each row has got so far, and returns
-scores. It may write into the tensor that it is given. A new one is a class here, and a line in ``constraints`` or
-``warpers``.
+A processor maps scores (B, V) and the number of new tokens in each row to scores. It may overwrite its input. To add a
+processor, add a class and a line in ``constraints`` or ``warpers``.
 
 Shapes: B rows, V vocabulary, T prompt positions, K best tokens.
 """
@@ -22,28 +21,28 @@ from xlm.model.decoding.options import DecodingOptions
 NEVER = float("-inf")
 """Score of a token that cannot be chosen."""
 
-# How many of the best tokens top-p looks at before it sorts them all. The first usually hold enough of the probability,
-# and finding them takes a thirtieth of the time.
+# Numbers of best tokens that top-p tries before it sorts all tokens. The first usually have enough probability, and
+# finding them takes a thirtieth of the time.
 _TOP_P_HEADS = (256, 2048)
 
 
 class LogitsProcessor:
-    """Base class: changes scores, and follows the rows of the batch if it has a state."""
+    """Base class of the processors; one with a state also follows the rows of the batch."""
 
     rescales: bool = False
-    """Whether the scores of tokens that remain possible change too."""
+    """Whether it also changes the scores of tokens that remain possible."""
 
     def __call__(self, scores_BV: Tensor, produced: int) -> Tensor:
         """Return the changed scores.
 
         Args:
             scores_BV: (B, V) logits or log-probabilities.
-            produced: Number of tokens that each row has got so far.
+            produced: Number of new tokens in each row so far.
         """
         raise NotImplementedError
 
     def add(self, tokens_B: Tensor) -> None:
-        """Take in the (B,) tokens that the rows got."""
+        """Record the (B,) new tokens of the rows."""
 
     def reorder(self, rows_R: Tensor) -> None:
         """Continue row i from the state of row ``rows_R[i]``."""
@@ -67,7 +66,7 @@ class LogitsProcessors(LogitsProcessor):
         return scores_BV
 
     def add(self, tokens_B: Tensor) -> None:
-        """Take in the (B,) tokens that the rows got."""
+        """Record the (B,) new tokens of the rows."""
         for processor in self._processors:
             processor.add(tokens_B)
 
@@ -80,12 +79,12 @@ class LogitsProcessors(LogitsProcessor):
 def constraints(
     options: DecodingOptions, prompt_BT: Tensor, valid_BT: Tensor | None, *, vocab_size: int
 ) -> LogitsProcessors:
-    """Return the processors that apply however tokens are chosen.
+    """Return the processors that apply to greedy decoding, sampling and beam search.
 
     Args:
         options: Checked options.
         prompt_BT: (B, T) int64 ids of the prompts.
-        valid_BT: (B, T) boolean, true at real positions; ``None`` when there is no padding.
+        valid_BT: (B, T) boolean, true at real positions; ``None`` if there is no padding.
         vocab_size: V.
     """
     device = prompt_BT.device
@@ -99,7 +98,7 @@ def constraints(
 
 
 def warpers(options: DecodingOptions) -> LogitsProcessors:
-    """Return the processors that shape the distribution to sample from."""
+    """Return the processors that change the distribution for sampling."""
     processors: list[LogitsProcessor] = []
     if options.temperature != 1:
         processors.append(Temperature(options.temperature))
@@ -113,12 +112,12 @@ def warpers(options: DecodingOptions) -> LogitsProcessors:
 
 
 class RepetitionPenalty(LogitsProcessor):
-    """Make tokens that the row already holds, its prompt included, less likely.
+    """Makes tokens that are already in the row or its prompt less likely.
 
     Args:
         penalty: Divides positive scores and multiplies negative ones.
         prompt_BT: (B, T) int64 ids of the prompts.
-        valid_BT: (B, T) boolean, true at real positions; ``None`` when there is no padding.
+        valid_BT: (B, T) boolean, true at real positions; ``None`` if there is no padding.
         vocab_size: V.
     """
 
@@ -126,18 +125,18 @@ class RepetitionPenalty(LogitsProcessor):
 
     def __init__(self, penalty: float, prompt_BT: Tensor, valid_BT: Tensor | None, *, vocab_size: int) -> None:
         self._penalty = penalty
-        if valid_BT is not None:  # padding counts as the row's first token, which the row holds anyway
+        if valid_BT is not None:  # replace padding by the row's first token, which is in the row anyway
             prompt_BT = torch.where(valid_BT, prompt_BT, prompt_BT[:, :1])
         self._seen_BV = torch.zeros(len(prompt_BT), vocab_size, dtype=torch.bool, device=prompt_BT.device)
         self._seen_BV.scatter_(1, prompt_BT.long(), True)
 
     def __call__(self, scores_BV: Tensor, produced: int) -> Tensor:
-        """Return the scores with the penalty on the tokens that each row holds."""
+        """Return the scores, penalised at the tokens in each row."""
         penalised_BV = torch.where(scores_BV < 0, scores_BV * self._penalty, scores_BV / self._penalty)
         return torch.where(self._seen_BV, penalised_BV, scores_BV)
 
     def add(self, tokens_B: Tensor) -> None:
-        """Count the (B,) tokens as held by their rows."""
+        """Add the (B,) new tokens to their rows."""
         self._seen_BV.scatter_(1, tokens_B[:, None], True)
 
     def reorder(self, rows_R: Tensor) -> None:
@@ -146,12 +145,12 @@ class RepetitionPenalty(LogitsProcessor):
 
 
 class Suppress(LogitsProcessor):
-    """Make tokens impossible.
+    """Makes tokens impossible.
 
     Args:
         ids: Ids of the tokens.
         device: Device of the scores.
-        until: Number of tokens from which on they are possible again; ``None`` for never.
+        until: Number of new tokens from which on they are possible again; ``None`` means never.
     """
 
     def __init__(self, ids: Sequence[int], *, device: torch.device, until: int | None = None) -> None:
@@ -167,7 +166,7 @@ class Suppress(LogitsProcessor):
 
 @dataclass(frozen=True)
 class Temperature(LogitsProcessor):
-    """Divide scores by a temperature."""
+    """Divides scores by a temperature."""
 
     temperature: float
 
@@ -178,7 +177,7 @@ class Temperature(LogitsProcessor):
 
 @dataclass(frozen=True)
 class TopK(LogitsProcessor):
-    """Keep the k best tokens, and those that tie with the last of them."""
+    """Keeps the k best tokens, and those that tie with the last of them."""
 
     k: int
 
@@ -189,7 +188,7 @@ class TopK(LogitsProcessor):
 
 @dataclass(frozen=True)
 class TopP(LogitsProcessor):
-    """Keep the fewest best tokens whose probabilities reach a sum, and those that tie with the last of them."""
+    """Keeps the fewest best tokens whose probabilities reach a sum, and those that tie with the last of them."""
 
     p: float
 
@@ -209,7 +208,7 @@ class TopP(LogitsProcessor):
 
 @dataclass(frozen=True)
 class MinP(LogitsProcessor):
-    """Keep tokens that are at least a share as probable as the best one."""
+    """Keeps tokens whose probability is at least a given share of the best token's."""
 
     p: float
 
@@ -223,10 +222,10 @@ def _keep(scores_BV: Tensor, threshold_B1: Tensor) -> Tensor:
 
 
 def check_finite(summary_B: Tensor) -> None:
-    """Raise ``XLMError`` where a row of scores holds NaN or infinity, or nothing but minus infinity.
+    """Raise ``XLMError`` if a row of scores contains NaN or infinity, or only minus infinity.
 
     Args:
-        summary_B: (B,) numbers that show it: each row's largest score, or the logarithm of its sum of exponentials.
+        summary_B: (B,) largest score of each row, or its logsumexp.
     """
     finite_B = summary_B.isfinite()
     if not bool(finite_B.all()):
@@ -235,5 +234,5 @@ def check_finite(summary_B: Tensor) -> None:
             where="logits",
             found=f"NaN or infinity in {int((~finite_B).sum())} of {len(finite_B)} rows",
             expected="finite scores",
-            remedy="look for NaN among the weights; where they are in half precision, load the model in float32",
+            remedy="look for NaN among the weights; if they are in half precision, load the model in float32",
         )
