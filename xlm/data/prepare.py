@@ -45,7 +45,8 @@ def prepare(
 
     Args:
         tokenizer: Tokenizer that makes the ids.
-        texts: Files by split (``train``, ``valid``, …) and language, one sentence a row.
+        texts: Files by split (``train``, ``valid``, …) and language, one sentence a row. The two sides of pairs have
+            names such as ``de-en.de`` and ``de-en.en``; a row of one translates that of the other.
         directory: Directory to write to, created if it is missing.
         format: Format of the files; see ``Corpus``.
         column: Column that holds the text; see ``Corpus``.
@@ -57,39 +58,63 @@ def prepare(
         The index of everything in the directory.
 
     Raises:
-        InputError: A text cannot be read or is empty, or the directory has shards of another tokenizer or text.
+        InputError: A text cannot be read or is empty, the two sides of pairs differ in their number of rows, or the
+            directory has shards of another tokenizer or text.
         DependencyError: A text is in Parquet, and pyarrow is not installed.
         LanguageError: The tokenizer does not know a language.
         WriteError: A file could not be written.
     """
     # An unknown language or a file of another format is refused before any work.
-    for language in {language for split in texts.values() for language in split}:
-        tokenizer.encode("", lang=language)
+    for name in {name for split in texts.values() for name in split}:
+        tokenizer.encode("", lang=language_of(name))
     Corpus((path for split in texts.values() for path in split.values()), format=format, column=column).check()
     index = _open_index(tokenizer, directory)
-    for split, languages in texts.items():
-        for language, path in languages.items():
+    for split, names in texts.items():
+        for name, path in names.items():
             source = _source(path, format=format, column=column)
-            text = index.splits.get(split, {}).get(language) or Text(source=source)
+            text = index.splits.get(split, {}).get(name) or Text(source=source)
             if text.source != source:
                 raise InputError(
                     "the directory holds the shards of another text",
                     where=directory / INDEX_FILE,
-                    found=f"{_described(text.source)}, for {split} {language}",
+                    found=f"{_described(text.source)}, for {split} {name}",
                     expected=f"{_described(source)}, unchanged since",
                     remedy="write to another directory",
                 )
             if text.complete:
                 continue
             batches = read_batches(path, format=format, column=column, skip=text.lines)
-            work = partial(_encoded, tokenizer, lang=language, dtype=id_dtype(index.dtype))
+            work = partial(_encoded, tokenizer, lang=language_of(name), dtype=id_dtype(index.dtype))
             results = in_order(work, batches, workers=workers)
-            name = f"{split}.{language}"
-            for longer_text in _write_shards(text, results, directory, name, tokenizer, shard_tokens):
-                index = index.with_text(split, language, longer_text)
+            for longer_text in _write_shards(text, results, directory, f"{split}.{name}", tokenizer, shard_tokens):
+                index = index.with_text(split, name, longer_text)
                 index.write(directory)
-                progress(split, language, longer_text.lines, longer_text.tokens)
+                progress(split, name, longer_text.lines, longer_text.tokens)
+        _check_pairs(index, split, names)
     return index
+
+
+def language_of(name: str) -> str:
+    """Return the language of a text: that after the point for one side of pairs, such as ``de-en.de``."""
+    return name.rpartition(".")[2]
+
+
+def _check_pairs(index: Index, split: str, texts: Mapping[str, Path]) -> None:
+    lines: dict[str, dict[str, int]] = {}
+    for name in texts:
+        pair, point, language = name.partition(".")
+        if point:
+            lines.setdefault(pair, {})[language] = index.splits[split][name].lines
+    for pair, sides in lines.items():
+        if len(set(sides.values())) > 1:
+            files = [str(texts[f"{pair}.{language}"]) for language in sides]
+            raise InputError(
+                "the files of pairs are not parallel",
+                where=", ".join(files),
+                found=", ".join(f"{count:,} lines of {language}" for language, count in sides.items()),
+                expected="as many lines of both, each the translation of the other",
+                remedy="mend the files, and prepare them in an empty directory",
+            )
 
 
 def read_batches(
@@ -150,18 +175,21 @@ def _source(path: Path, *, format: str | None, column: str | None) -> Source:
 
 def _encoded(
     tokenizer: XLMTokenizer, lines: list[str], *, lang: str, dtype: np.dtype[Any]
-) -> tuple[int, np.ndarray[Any, Any]]:
-    """Return the number of lines and all their ids; ``</s>`` ends each line."""
+) -> tuple[int, int, np.ndarray[Any, Any]]:
+    """Return the number of lines, how many of them are empty, and all ids; ``</s>`` ends each line."""
     ids: list[int] = []
+    empty = 0
     for line in lines:
-        ids += tokenizer.encode(line, lang=lang, add_special_tokens=False)
+        line_ids = tokenizer.encode(line, lang=lang, add_special_tokens=False)
+        empty += not line_ids
+        ids += line_ids
         ids.append(tokenizer.sep_token_id)
-    return len(lines), np.array(ids, dtype)
+    return len(lines), empty, np.array(ids, dtype)
 
 
 def _write_shards(
     text: Text,
-    results: Iterator[tuple[int, np.ndarray[Any, Any]]],
+    results: Iterator[tuple[int, int, np.ndarray[Any, Any]]],
     directory: Path,
     name: str,
     tokenizer: XLMTokenizer,
@@ -170,19 +198,22 @@ def _write_shards(
     """Yield the text after each new shard is on disk, and finally the complete text."""
     while (first := next(results, None)) is not None:
         path = directory / f"{name}.{len(text.shards):04}.bin"
-        lines = tokens = unknown = 0
+        lines = empty = tokens = unknown = 0
         digest = hashlib.sha256()
         with replacing(path) as temporary, temporary.open("wb") as file:
-            for batch_lines, ids in itertools.chain([first], results):
+            for batch_lines, batch_empty, ids in itertools.chain([first], results):
                 data = ids.tobytes()
                 file.write(data)
                 digest.update(data)
                 lines += batch_lines
+                empty += batch_empty
                 tokens += len(ids)
                 unknown += int((ids == tokenizer.unk_token_id).sum())
                 if tokens >= shard_tokens:
                     break
-        shard = Shard(file=path.name, lines=lines, tokens=tokens, unknown=unknown, sha256=digest.hexdigest())
+        shard = Shard(
+            file=path.name, lines=lines, tokens=tokens, unknown=unknown, sha256=digest.hexdigest(), empty=empty
+        )
         text = dataclasses.replace(text, shards=(*text.shards, shard))
         yield text
     if text.lines == 0:

@@ -46,6 +46,10 @@ class Sentences:
     def __len__(self) -> int:
         return len(self.lengths)
 
+    def ids(self, index: int) -> Ids:
+        """Return the ids of a sentence, without ``</s>``."""
+        return self._sequence.slice(int(self._begins[index]), int(self._ends[index]))
+
     def batch(self, indices: Sequence[int] | Ids) -> tuple[Ids, Ids]:
         """Return some sentences from ``</s>`` to ``</s>``, and their lengths.
 
@@ -56,8 +60,7 @@ class Sentences:
             (B, T) int64 ids padded on the right with ``<pad>``, and (B,) int64 lengths, both ``</s>`` counted.
         """
         sentences = [
-            np.concatenate([[self._eos_id], self._sequence.slice(int(self._begins[i]), int(self._ends[i]) + 1)])
-            for i in indices
+            np.concatenate([[self._eos_id], self.ids(int(index)), [self._eos_id]], dtype=np.int64) for index in indices
         ]
         return padded(sentences, pad_id=self._pad_id)
 

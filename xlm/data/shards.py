@@ -40,6 +40,7 @@ class Shard:
         tokens: Number of ids, including the ``</s>`` of each line.
         unknown: Number of ``<unk>`` among the ids.
         sha256: SHA-256 of the file.
+        empty: Number of lines without a token; 0 for shards of earlier releases, which did not count them.
     """
 
     file: str
@@ -47,6 +48,7 @@ class Shard:
     tokens: int
     unknown: int
     sha256: str
+    empty: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,6 +94,11 @@ class Text:
         """Number of lines in all shards."""
         return sum(shard.lines for shard in self.shards)
 
+    @property
+    def empty(self) -> int:
+        """Number of lines without a token."""
+        return sum(shard.empty for shard in self.shards)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Index:
@@ -101,7 +108,7 @@ class Index:
         signature: Fingerprint of the tokenizer, from ``tokenizer_digest``.
         vocab_size: Number of tokens in the vocabulary.
         dtype: Type of the ids, ``uint16`` or ``uint32``.
-        splits: Texts by split (``train``, ``valid``, …) and language.
+        splits: Texts by split (``train``, ``valid``, …) and language; one side of pairs has a name such as ``de-en.de``.
     """
 
     signature: str
@@ -165,7 +172,7 @@ def _text(values: dict[str, Any]) -> Text:
     for shard in shards:
         if Path(shard.file).name != shard.file:
             raise ValueError(f"a file outside the directory: {shard.file!r}")
-        if not all(type(number) is int and number >= 0 for number in (shard.lines, shard.tokens, shard.unknown)):
+        if not all(type(number) is int and number >= 0 for number in (shard.lines, shard.tokens, shard.unknown, shard.empty)):
             raise ValueError(f"wrong counts of {shard.file!r}")
     # Earlier releases wrote ``form``, and before that nothing.
     source = {"format" if key == "form" else key: value for key, value in values["source"].items()}

@@ -18,7 +18,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-OBJECTIVES = ("clm",)
+BLEU_TEXTS = ("text", "tokenized")
 SCHEDULES = ("inverse_sqrt", "cosine", "constant")
 PRECISIONS = ("float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda")
@@ -44,7 +44,10 @@ class ModelSettings:
 
     Attributes:
         start_from: Model directory, ``.pth`` file or bundled model to train further. Empty for a new model, whose
-            architecture the other keys give; see ``XLMConfig``. Vocabulary and languages are those of the data.
+            architecture the other keys give; see ``XLMConfig``. Vocabulary and languages are those of the data. For
+            translation: a translation model, or a language model from which both encoder and decoder start.
+        encoder: For translation: the language model from which the encoder alone starts.
+        decoder: For translation: the language model from which the decoder alone starts.
         emb_dim: Width; required for a new model.
         n_layers: Number of layers; required for a new model.
         n_heads: Number of attention heads; required for a new model.
@@ -58,6 +61,8 @@ class ModelSettings:
     """
 
     start_from: str = ""
+    encoder: str = ""
+    decoder: str = ""
     emb_dim: int | None = None
     n_layers: int | None = None
     n_heads: int | None = None
@@ -71,7 +76,8 @@ class ModelSettings:
 
     def config_kwargs(self) -> dict[str, Any]:
         """Return the keys of the architecture that are set, as arguments of ``XLMConfig``."""
-        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "start_from"}
+        starts = ("start_from", "encoder", "decoder")
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in starts}
         return {name: value for name, value in values.items() if value is not None}
 
 
@@ -80,9 +86,13 @@ class BatchSettings:
     """The batch of one update.
 
     Attributes:
-        batch_size: Rows of a batch, over all processes and accumulation steps together.
-        seq_len: Tokens of a row.
+        batch_size: Rows of a batch, over all processes and accumulation steps together; sentences for translation.
+        seq_len: Tokens of a row; not for translation.
         gradient_accumulation_steps: Number of pieces in which each process takes its rows, one after the other.
+        tokens_per_batch: For translation: about how many tokens a batch has, instead of ``batch_size`` sentences.
+        max_batch_size: For translation: the most sentences of such a batch; 0 for no limit.
+        group_by_size: For translation: whether the sentences of a batch have similar lengths.
+        max_length: For translation: longer sentences, in tokens without ``</s>``, are left out.
         sampling_exponent: Draw languages with probabilities proportional to their sizes to this power. Unset: every
             language comes once a round.
         shuffle: Whether to shuffle the windows of a text anew for each pass.
@@ -92,9 +102,58 @@ class BatchSettings:
     batch_size: int = 32
     seq_len: int = 256
     gradient_accumulation_steps: int = 1
+    tokens_per_batch: int = 0
+    max_batch_size: int = 0
+    group_by_size: bool = True
+    max_length: int = 100
     sampling_exponent: float | None = None
     shuffle: bool = True
     verify_checksums: bool = True
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NoiseSettings:
+    """How strongly ``ae`` noises sentences.
+
+    Attributes:
+        word_shuffle: No token moves by this many places or more; 0 for no shuffling.
+        word_dropout: Probability of dropping a token.
+        word_blank: Probability of replacing a token by the mask.
+    """
+
+    word_shuffle: float = 3.0
+    word_dropout: float = 0.1
+    word_blank: float = 0.1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CoefficientSettings:
+    """Coefficients of the losses of a mixture: a number, or ``ITERATION:NUMBER`` pairs such as ``0:1,100000:0.1``.
+
+    Attributes:
+        ae: Of denoising.
+        bt: Of back-translation.
+        mt: Of supervised translation.
+    """
+
+    ae: str = "1"
+    bt: str = "1"
+    mt: str = "1"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluationSettings:
+    """How translations of the held-out pairs are made and compared.
+
+    Attributes:
+        batch_size: Sentences that are translated together.
+        num_beams: Beams of the search; 1 for greedy search.
+        bleu: ``text``: BLEU of text as one writes it. ``tokenized``: BLEU of words between blanks, as in the paper.
+    """
+
+    batch_size: int = 32
+    num_beams: int = 1
+    bleu: str = "text"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -172,10 +231,14 @@ class TrainConfig:
     Attributes:
         data: Directory of prepared data, from ``xlm prepare``.
         output: Directory of the run, created if it is missing.
-        objectives: Names of the objectives that the run optimises: ``clm``, causal language modelling.
+        objectives: What the run optimises: ``clm``, causal language modelling, alone; or for translation any of
+            ``ae:L`` (denoising), ``bt:A-B-A`` (back-translation) and ``mt:A-B`` (supervised).
         seed: Seed of new weights, of the order of batches and of dropout.
         model: The model to train.
         batch: The batch of one update.
+        noise: How strongly ``ae`` noises sentences.
+        coefficients: Coefficients of the losses of a mixture.
+        evaluation: How held-out pairs are translated.
         optimiser: How weights are updated.
         run: How long the run takes, where it runs, and what it keeps.
 
@@ -189,6 +252,9 @@ class TrainConfig:
     seed: int = 0
     model: ModelSettings = field(default_factory=ModelSettings)
     batch: BatchSettings = field(default_factory=BatchSettings)
+    noise: NoiseSettings = field(default_factory=NoiseSettings)
+    coefficients: CoefficientSettings = field(default_factory=CoefficientSettings)
+    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
     optimiser: OptimiserSettings = field(default_factory=OptimiserSettings)
     run: RunSettings = field(default_factory=RunSettings)
 
@@ -216,6 +282,11 @@ class TrainConfig:
         raise _invalid_config(
             [*problems, *(problem for problem in _invalid_values(unchecked) if problem[0] not in named)]
         )
+
+    @property
+    def is_translation(self) -> bool:
+        """Whether the run trains an encoder-decoder."""
+        return "clm" not in self.objectives
 
     def to_dict(self) -> dict[str, Any]:
         """Return nested keys and values as JSON and TOML have them, without those that are unset."""
@@ -373,12 +444,18 @@ _CHOICES = {
     "run.precision": PRECISIONS,
     "run.device": DEVICES,
     "run.sharding": SHARDINGS,
+    "evaluation.bleu": BLEU_TEXTS,
 }
 _AT_LEAST = {
     "batch.batch_size": 1,
     "batch.seq_len": 2,
     "batch.gradient_accumulation_steps": 1,
+    "batch.tokens_per_batch": 0,
+    "batch.max_batch_size": 0,
+    "batch.max_length": 0,
     "batch.sampling_exponent": 0,
+    "evaluation.batch_size": 1,
+    "evaluation.num_beams": 1,
     "optimiser.warmup_steps": 0,
     "optimiser.weight_decay": 0,
     "run.max_steps": 1,
@@ -399,7 +476,13 @@ def _invalid_values(c: TrainConfig) -> list[Problem]:
         *((key, _is_name(_value(c, key)), "a directory, named in UTF-8") for key in ("data", "output")),
         ("model.start_from", not c.model.start_from or _is_name(c.model.start_from), "a model, named in UTF-8"),
         ("seed", 0 <= c.seed < 2**63, "from 0 to 2**63 - 1"),
-        ("objectives", c.objectives in [(name,) for name in OBJECTIVES], f"a list of one: {' or '.join(OBJECTIVES)}"),
+        ("objectives", _are_objectives(c.objectives), "['clm'], or different ae:L, bt:A-B-A and mt:A-B"),
+        *(
+            (f"model.{key}", c.is_translation or not getattr(c.model, key), "left out: it is for translation")
+            for key in ("encoder", "decoder")
+        ),
+        ("noise.word_shuffle", c.noise.word_shuffle == 0 or 1 < c.noise.word_shuffle < math.inf, "0 or above 1"),
+        *((key, 0 <= _value(c, key) < 1, "from 0 to below 1") for key in ("noise.word_dropout", "noise.word_blank")),
         *((key, _value(c, key) in choices, " or ".join(choices)) for key, choices in _CHOICES.items()),
         ("optimiser.lr", 0 < c.optimiser.lr < math.inf, "above 0"),
         *((key, _value(c, key) > 0, "above 0") for key in ("optimiser.eps", "optimiser.clip_norm")),
@@ -415,13 +498,43 @@ def _invalid_values(c: TrainConfig) -> list[Problem]:
         ),
     ]
     architecture = set(c.model.config_kwargs()) - {"dropout", "attention_dropout"}
-    if c.model.start_from:
+    if c.model.start_from or c.model.encoder or c.model.decoder:
         rule = "left out: model.start_from decides the architecture"
         rules += [(f"model.{key}", False, rule) for key in sorted(architecture)]
     else:
         required = ("emb_dim", "n_layers", "n_heads")
         rules += [(f"model.{key}", key in architecture, "given, or model.start_from") for key in required]
     return [(key, _value(c, key), rule) for key, holds, rule in rules if not holds]
+
+
+def _are_objectives(objectives: Sequence[str]) -> bool:
+    try:
+        kinds = [parse_objective(text)[0] for text in objectives]
+    except ConfigError:
+        return False
+    return len(set(objectives)) == len(objectives) > 0 and (kinds == ["clm"] or "clm" not in kinds)
+
+
+def parse_objective(text: str) -> tuple[str, tuple[str, ...]]:
+    """Return the kind and the languages of an objective, such as ``bt:de-en-de``.
+
+    Raises:
+        ConfigError: There is no such objective.
+    """
+    kind, _, names = text.partition(":")
+    languages = tuple(names.split("-")) if names else ()
+    first, *others = languages or ("",)
+    valid = {
+        "clm": not languages,
+        "ae": len(languages) == 1,
+        "mt": len(languages) == 2 and first not in others,
+        "bt": len(languages) == 3 and first == languages[-1] != languages[1],
+    }
+    if not valid.get(kind) or not all(languages):
+        raise ConfigError(
+            "no such objective", where="objectives", found=repr(text), expected="clm, ae:L, mt:A-B or bt:A-B-A"
+        )
+    return kind, languages
 
 
 def _is_name(path: str) -> bool:

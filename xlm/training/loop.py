@@ -280,7 +280,7 @@ class Trainer:
         metrics, progress = self.objective.metrics, self.progress
         if not metrics:
             return
-        results = self.objective.validate(self.caller)
+        results = self.objective.validate(self.caller, updates=progress.updates)
         name = self.config.run.best_metric or next(iter(metrics))
         value = flat_metrics(results)[name]
         if progress.best_metric not in ("", name):  # the run was resumed with another metric

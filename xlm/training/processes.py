@@ -24,10 +24,11 @@ from xlm.checkpoint.tensors import empty_model
 from xlm.errors import ConfigError, TrainingError
 from xlm.model.head import AdaptiveHead
 from xlm.model.lm import XLMWithLMHeadModel
+from xlm.model.seq2seq import XLMEncoderDecoderModel
 from xlm.model.transformer import Layer, Transformer
 from xlm.training.config import RunSettings
 
-TrainableModel: TypeAlias = XLMWithLMHeadModel
+TrainableModel: TypeAlias = XLMWithLMHeadModel | XLMEncoderDecoderModel
 """Class of the models that a run can train."""
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -59,6 +60,14 @@ class Processes:
         total = torch.tensor(values, dtype=torch.float64, device=self.device)
         dist.all_reduce(total)
         return [float(value) for value in total.tolist()]
+
+    def merged(self, items: dict[Any, Any]) -> dict[Any, Any]:
+        """Return the items of all processes."""
+        if self.count == 1:
+            return items
+        gathered: list[dict[Any, Any]] = [{}] * self.count
+        dist.all_gather_object(gathered, items)
+        return {key: value for each in gathered for key, value in each.items()}
 
     def wait(self) -> None:
         """Return when all processes have called this."""
@@ -180,6 +189,27 @@ def _shard(caller: ModelCaller, layers: list[Layer], processes: Processes) -> No
         fully_shard(layer, mesh=mesh)
     # Embeddings and head are used at both ends, so they stay gathered from the forward to the backward pass.
     fully_shard(caller, mesh=mesh)
+
+
+@contextmanager
+def whole_weights(model: nn.Module) -> Iterator[None]:
+    """Keep the weights of a sharded model gathered, so that processes can run it a different number of times.
+
+    All processes must enter this together. A model that is not sharded stays as it is.
+
+    Args:
+        model: The model, or a part of it.
+    """
+    sharded: list[Any] = [module for module in model.modules() if hasattr(module, "unshard")]
+    for module in sharded:
+        module.unshard()
+        module.set_reshard_after_forward(False, recurse=False)
+    try:
+        yield
+    finally:
+        for module in sharded:
+            module.set_reshard_after_forward(True, recurse=False)
+            module.reshard()
 
 
 def local_part(tensor: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from xlm.training.processes import ModelCaller, TrainableModel
+from xlm.training.processes import ModelCaller
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,7 +58,7 @@ class Objective(Protocol):
         """Return what a resumed run must have in common with the run it continues, as a JSON object."""
         ...
 
-    def check(self, model: TrainableModel) -> None:
+    def check(self, model: Any) -> None:
         """Check that the objective can train a model.
 
         Raises:
@@ -74,7 +74,7 @@ class Objective(Protocol):
         """
         ...
 
-    def loss(self, model: TrainableModel, piece: Any) -> Tensor:
+    def loss(self, model: Any, piece: Any) -> Tensor:
         """Return the loss of one piece of a batch, in nats.
 
         The mean over the pieces and processes is the loss of the batch, so a piece with more tokens than others must
@@ -87,10 +87,11 @@ class Objective(Protocol):
         """
         ...
 
-    def validate(self, caller: ModelCaller) -> Mapping[str, Any]:
+    def validate(self, caller: ModelCaller, *, updates: int) -> Mapping[str, Any]:
         """Return results on held-out data, the same in all processes: numbers, or numbers by language.
 
         Args:
             caller: Calls functions of the model; in training mode before and after.
+            updates: Number of updates so far.
         """
         ...

@@ -26,7 +26,7 @@ from xlm.scoring.stream import Stream
 from xlm.tokenizer.tokenizer import XLMTokenizer
 from xlm.training.config import TrainConfig
 from xlm.training.objectives import Batch
-from xlm.training.processes import ModelCaller, Processes, TrainableModel
+from xlm.training.processes import ModelCaller, Processes
 
 
 class CausalLM:
@@ -100,7 +100,7 @@ class CausalLM:
         valid = checksums.get("valid", {})
         return {"tokenizer": self._index.signature, "text": checksums["train"], "valid": valid}
 
-    def check(self, model: TrainableModel) -> None:
+    def check(self, model: XLMWithLMHeadModel) -> None:
         """Check that a model is causal, knows the languages and has enough positions.
 
         Raises:
@@ -146,7 +146,7 @@ class CausalLM:
                     position=window.position.to_json(),
                 )
 
-    def loss(self, model: TrainableModel, piece: tuple[Tensor, str]) -> Tensor:
+    def loss(self, model: XLMWithLMHeadModel, piece: tuple[Tensor, str]) -> Tensor:
         """Return the ``stream_loss`` of some rows of a window.
 
         Args:
@@ -156,11 +156,12 @@ class CausalLM:
         input_ids, language = piece
         return stream_loss(model, input_ids, model.config.language_id(language))
 
-    def validate(self, caller: ModelCaller) -> Mapping[str, Any]:
+    def validate(self, caller: ModelCaller, *, updates: int) -> Mapping[str, Any]:
         """Return the perplexity of each language, and their mean.
 
         Args:
             caller: Calls functions of the model.
+            updates: Unused.
         """
         perplexity = stream_perplexities(caller, self._valid, processes=self._processes)
         return {"perplexity": perplexity, "mean": sum(perplexity.values()) / len(perplexity)}

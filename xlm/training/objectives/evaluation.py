@@ -1,0 +1,184 @@
+"""How well a model translates held-out pairs: perplexity, accuracy and BLEU.
+
+Source: the original's ``EncDecEvaluator`` in ``src/evaluation/evaluator.py``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from xlm._io.atomic import make_directory, write_text
+from xlm.data.sentences import Batching, Ids, Sentences
+from xlm.data.shards import Index
+from xlm.model.attention import Source
+from xlm.model.head import target_logprobs
+from xlm.model.lm import eval_mode
+from xlm.model.seq2seq import XLMEncoderDecoderModel
+from xlm.tokenizer.tokenizer import XLMTokenizer
+from xlm.training.config import TrainConfig
+from xlm.training.objectives.translation import Side, TranslationData, language_id
+from xlm.training.processes import ModelCaller, Processes, whole_weights
+from xlm.translation.bleu import corpus_bleu
+
+HYPOTHESES = "translations"
+"""Directory of translations in the directory of a run."""
+
+
+@dataclass(slots=True)
+class _Counts:
+    """What teacher forcing counts: nats, predicted tokens, and those of them that are the model's first choice."""
+
+    nats: float = 0.0
+    tokens: int = 0
+    correct: int = 0
+    translations: dict[int, list[int]] = field(default_factory=dict)
+
+
+class TranslationEvaluation:
+    """Evaluates a model on every direction of the held-out pairs ``valid`` and ``test``.
+
+    Args:
+        config: The configuration of the run.
+        index: Index of the prepared data.
+        data: The prepared data.
+        tokenizer: Tokenizer of the data.
+        processes: Processes that share the batches.
+        directions: Source and target of each direction.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        index: Index,
+        data: TranslationData,
+        tokenizer: XLMTokenizer,
+        processes: Processes,
+        *,
+        directions: Sequence[tuple[str, str]],
+    ) -> None:
+        self.data = data
+        self._config, self._tokenizer, self._processes = config, tokenizer, processes
+        self._cases: dict[tuple[str, str, str], tuple[Sentences, Sentences]] = {}
+        for split in ("valid", "test"):
+            for source, target in directions if config.run.evaluate_every else ():
+                pair = "-".join(sorted((source, target)))
+                if f"{pair}.{source}" in index.splits.get(split, {}):
+                    self._cases[split, source, target] = data.pairs(split, source, target)
+
+    @property
+    def metrics(self) -> Mapping[str, bool]:
+        """Whether a higher value is better, for each metric; the mean BLEU on ``valid`` is the first."""
+        metrics = {"mean_bleu": True} if any(split == "valid" for split, _, _ in self._cases) else {}
+        for split, source, target in self._cases:
+            prefix = "" if split == "valid" else f"{split}_"
+            direction = f"{source}-{target}"
+            metrics |= {f"{prefix}bleu.{direction}": True, f"{prefix}accuracy.{direction}": True}
+            metrics[f"{prefix}perplexity.{direction}"] = False
+        return metrics
+
+    def __call__(self, caller: ModelCaller, *, updates: int) -> dict[str, Any]:
+        """Return the metrics, nested by name and direction, the same in all processes.
+
+        The translations and references are written to files in the directory of the run, one sentence a line.
+
+        Args:
+            caller: Calls functions of the model.
+            updates: Number of updates so far, for the names of the files.
+        """
+        results: dict[str, Any] = {}
+        for (split, source, target), sides in self._cases.items():
+            counts = caller(self._count, sides, (source, target))
+            nats, tokens, correct = self._processes.sums([counts.nats, float(counts.tokens), float(counts.correct)])
+            translations = self._processes.merged(counts.translations)
+            bleu = self._bleu(f"{split}.{source}-{target}", target, sides[1], translations, updates)
+            prefix, direction = "" if split == "valid" else f"{split}_", f"{source}-{target}"
+            perplexity = math.exp(min(nats / tokens, 700.0)) if math.isfinite(nats) else math.inf
+            for name, value in {"bleu": bleu, "accuracy": 100 * correct / tokens, "perplexity": perplexity}.items():
+                results.setdefault(prefix + name, {})[direction] = value
+        if "bleu" in results:
+            results["mean_bleu"] = sum(results["bleu"].values()) / len(results["bleu"])
+        return results
+
+    @torch.no_grad()
+    def _count(
+        self, model: XLMEncoderDecoderModel, sides: tuple[Sentences, Sentences], languages: tuple[str, str]
+    ) -> _Counts:
+        """Return the counts of this process's batches."""
+        source, target = sides
+        kept = np.flatnonzero((source.lengths > 0) & (target.lengths > 0))
+        # The positions of the model bound what can be computed.
+        longest = model.config.max_position_embeddings - 2
+        kept = kept[(source.lengths[kept] <= longest) & (target.lengths[kept] <= longest)]
+        batching = Batching(batch_size=self._config.evaluation.batch_size)
+        batches = batching.divide(source.lengths[kept] + target.lengths[kept] + 4, None)
+        counts = _Counts()
+        with eval_mode(model), whole_weights(model):
+            for batch in batches[self._processes.rank :: self._processes.count]:
+                indices = kept[batch]
+                self._count_batch(model, counts, indices, source.batch(indices), target.batch(indices), languages)
+        return counts
+
+    def _count_batch(
+        self,
+        model: XLMEncoderDecoderModel,
+        counts: _Counts,
+        indices: Ids,
+        source: tuple[Ids, Ids],
+        target: tuple[Ids, Ids],
+        languages: tuple[str, str],
+    ) -> None:
+        device, config = model.device, model.config
+        read, reference = (
+            Side(ids=torch.from_numpy(ids).to(device), lengths=torch.from_numpy(lengths), language=language)
+            for (ids, lengths), language in zip((source, target), languages, strict=True)
+        )
+        source_inputs = read.inputs(config)
+        encoded = model.encoder.transformer(source_inputs).hidden
+        states = model.decoder.transformer(reference.inputs(config), source=Source(encoded, source_inputs.valid))
+        predicts_BT = (torch.arange(reference.ids.shape[1] - 1) < reference.lengths[:, None] - 1).to(device)
+        logits_NV = model.decoder.logits(states.hidden[:, :-1][predicts_BT])
+        targets_N = reference.ids[:, 1:][predicts_BT]
+        counts.nats -= float(target_logprobs(logits_NV, targets_N).double().sum())
+        counts.tokens += len(targets_N)
+        counts.correct += int((logits_NV.argmax(-1) == targets_N).sum())
+        beams = self._config.evaluation.num_beams
+        translated: Tensor = model.generate(
+            read.ids,
+            lengths=read.lengths,
+            langs=language_id(config, languages[0]),
+            decoder_langs=language_id(config, languages[1]),
+            max_length=int(1.5 * int(read.lengths.max()) + 10),
+            at_limit="original",
+            num_beams=beams,
+        )
+        eos = config.eos_token_id
+        for index, row in zip(indices.tolist(), translated.tolist(), strict=True):
+            counts.translations[index] = row[1 : row.index(eos, 1)]
+
+    def _bleu(
+        self, name: str, language: str, references: Sentences, translations: Mapping[int, list[int]], updates: int
+    ) -> float:
+        """Return the BLEU of translations by their line, and write them and the references to files."""
+        tokenized = self._config.evaluation.bleu == "tokenized"
+        lines = sorted(translations)
+        hypotheses = [self._text(translations[line], language, tokenized=tokenized) for line in lines]
+        expected = [self._text(references.ids(line).tolist(), language, tokenized=tokenized) for line in lines]
+        if tokenized:  # an unknown word of a reference must match nothing
+            expected = [text.replace("<unk>", "<<unk>>") for text in expected]
+        if self._processes.is_first:
+            directory = Path(self._config.output) / HYPOTHESES
+            make_directory(directory)
+            write_text(directory / f"{name}.{updates:07}.txt", "".join(f"{text}\n" for text in hypotheses))
+            write_text(directory / f"{name}.reference.txt", "".join(f"{text}\n" for text in expected))
+        return corpus_bleu(hypotheses, expected, tokenized=tokenized).score
+
+    def _text(self, ids: list[int], language: str, *, tokenized: bool) -> str:
+        return self._tokenizer.decode(ids, lang=language, detokenize=not tokenized)

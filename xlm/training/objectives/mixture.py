@@ -1,0 +1,178 @@
+"""Several objectives in turn, on one model with one optimiser.
+
+Source: the original's loop in ``train.py``, ``shuf_order`` in ``src/utils.py`` and ``EncDecTrainer``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Generator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from xlm.data.batches import RawNumbers, permutation
+from xlm.data.noise import Noise
+from xlm.data.sentences import Batching
+from xlm.data.shards import Index
+from xlm.errors import ConfigError, Problem
+from xlm.model.seq2seq import XLMEncoderDecoderModel
+from xlm.tokenizer.tokenizer import XLMTokenizer
+from xlm.training.coefficients import Coefficient
+from xlm.training.config import TrainConfig, parse_objective
+from xlm.training.objectives import Batch
+from xlm.training.objectives.evaluation import TranslationEvaluation
+from xlm.training.objectives.translation import (
+    BackTranslation,
+    Denoising,
+    Part,
+    SentenceSharing,
+    Supervised,
+    TranslationData,
+)
+from xlm.training.processes import ModelCaller, Processes
+
+_KINDS = ("ae", "mt", "bt")
+_MOST_SUPERVISED = 5
+"""Supervised steps of an iteration, drawn with replacement. Source: the original's ``shuf_order``."""
+
+
+class Mixture:
+    """The ``Objective`` of an encoder-decoder: its parts in turn.
+
+    An iteration takes one batch of every denoising part, in random order, then of at most five supervised parts, drawn
+    with replacement, then of every back-translation part, in random order. Each batch is one update. The coefficient of
+    a part depends on the iteration; a part whose coefficient is 0 is skipped.
+
+    Args:
+        config: The configuration of the run.
+        index: Index of the prepared data.
+        tokenizer: Tokenizer of the data.
+        processes: Processes that share each batch.
+
+    Raises:
+        InputError: The data lacks a text, or a text has no sentence to train on.
+        ConfigError: The objectives name an unknown language.
+        LanguageError: The tokenizer does not know a language.
+    """
+
+    def __init__(self, config: TrainConfig, index: Index, tokenizer: XLMTokenizer, processes: Processes) -> None:
+        self._config, self._index = config, index
+        parsed = [parse_objective(text) for text in config.objectives]
+        self.languages: Sequence[str] = sorted({language for _, languages in parsed for language in languages})
+        for language in self.languages:
+            tokenizer.encode("", lang=language)
+        batch, data = config.batch, TranslationData(Path(config.data), index, config.batch)
+        common: dict[str, Any] = {
+            "batching": Batching(
+                batch_size=batch.batch_size,
+                tokens_per_batch=batch.tokens_per_batch,
+                max_batch_size=batch.max_batch_size,
+                group_by_size=batch.group_by_size,
+            ),
+            "sharing": SentenceSharing(processes, batch.gradient_accumulation_steps),
+            "seed": config.seed,
+        }
+        self._parts: dict[str, Part] = {}
+        for text, (kind, languages) in zip(config.objectives, parsed, strict=True):
+            if kind == "ae":
+                noise = Noise(**dataclasses.asdict(config.noise))
+                part: Part = Denoising(data, languages[0], noise=noise, **common)
+            else:
+                class_ = Supervised if kind == "mt" else BackTranslation
+                part = class_(data, *languages[:2], **common)
+            self._parts[text] = part
+        self._coefficients = {
+            kind: Coefficient.parse(getattr(config.coefficients, kind), where=f"coefficients.{kind}") for kind in _KINDS
+        }
+        self._evaluation = TranslationEvaluation(
+            config, index, data, tokenizer, processes, directions=self._directions()
+        )
+
+    def _directions(self) -> list[tuple[str, str]]:
+        """Return source and target of every direction that a part trains."""
+        directions = [part.direction.split("-") for part in self._parts.values() if part.kind != "ae"]
+        return [(source, target) for source, target in sorted({*map(tuple, directions)})]
+
+    @property
+    def metrics(self) -> Mapping[str, bool]:
+        """BLEU, perplexity and accuracy of each direction and their means; empty without held-out pairs."""
+        return self._evaluation.metrics
+
+    def identity(self) -> dict[str, Any]:
+        """Return the fingerprint of the tokenizer, the checksums of the text, and the settings of noise and losses."""
+        return {
+            "tokenizer": self._index.signature,
+            "text": self._evaluation.data.checksums(),
+            "noise": dataclasses.asdict(self._config.noise),
+            "coefficients": dataclasses.asdict(self._config.coefficients),
+        }
+
+    def check(self, model: XLMEncoderDecoderModel) -> None:
+        """Check that a model is an encoder-decoder, knows the languages and has enough positions.
+
+        Raises:
+            ConfigError: It is not, or does not; every problem is named.
+        """
+        known, longest = model.config.lang2id, model.config.max_position_embeddings
+        problems: list[Problem] = [
+            ("data", language, f"a language of the model: {', '.join(known)}")
+            for language in self.languages
+            if model.config.has_language_embeddings and language not in known
+        ]
+        max_length = self._config.batch.max_length
+        if not 0 < max_length <= longest - 2:
+            rule = f"from 1 to {longest - 2}: the model's {longest} positions hold </s> at both ends, too"
+            problems.append(("batch.max_length", max_length, rule))
+        if not isinstance(model, XLMEncoderDecoderModel):
+            problems.append(("model", type(model).__name__, "an encoder-decoder"))
+        if problems:
+            raise ConfigError.of_values("model, batch and data do not fit together", problems)
+
+    def batches(self, position: Mapping[str, Any]) -> Generator[Batch, None, None]:
+        """Yield this process's pieces of each batch, without end.
+
+        Args:
+            position: The iteration, the number of steps taken of it, and the positions of the parts.
+        """
+        iteration, taken = position.get("iteration", 0), position.get("taken", 0)
+        positions: dict[str, Any] = dict(position.get("parts", {}))
+        while True:
+            for step, name in enumerate(self._steps(iteration)):
+                weight = self._coefficients[self._parts[name].kind].at(iteration)
+                if step < taken or weight == 0:
+                    continue
+                pieces, tokens, after = self._parts[name].take(positions.get(name, {}))
+                positions = {**positions, name: after}
+                yield Batch(
+                    pieces=[(name, piece) for piece in pieces],
+                    tokens=tokens,
+                    objective=self._parts[name].kind,
+                    language=self._parts[name].direction,
+                    position={"iteration": iteration, "taken": step + 1, "parts": positions},
+                    weight=weight,
+                )
+            iteration, taken = iteration + 1, 0
+
+    def _steps(self, iteration: int) -> list[str]:
+        """Return the parts of an iteration, in order."""
+        steps: list[str] = []
+        for kind in _KINDS:
+            names = [name for name, part in self._parts.items() if part.kind == kind]
+            if kind == "mt":
+                numbers = RawNumbers(self._config.seed, "order mt", iteration)
+                steps += [names[numbers.integers(0, len(names))] for _ in names[:_MOST_SUPERVISED]]
+            else:
+                order = permutation(len(names), seed=self._config.seed, purpose=f"order {kind}", number=iteration)
+                steps += [names[index] for index in order]
+        return steps
+
+    def loss(self, model: XLMEncoderDecoderModel, piece: tuple[str, Any]) -> Tensor:
+        """Return the loss of a piece of one of the parts."""
+        name, inner = piece
+        return self._parts[name].loss(model, inner)
+
+    def validate(self, caller: ModelCaller, *, updates: int) -> Mapping[str, Any]:
+        """Return BLEU, perplexity and accuracy of each direction on held-out pairs, and write the translations."""
+        return self._evaluation(caller, updates=updates)

@@ -1,0 +1,441 @@
+"""Objectives that teach an encoder-decoder to translate, and what they share.
+
+``Denoising`` (the original's ``ae``), ``BackTranslation`` (``bt``) and ``Supervised`` (``mt``) are parts of a
+``Mixture``, which takes turns among them. A part draws its own sentences, in batches of similar length.
+
+Shapes: B sentences, S source tokens, T target tokens, N predicted tokens.
+
+Source: paper section 4.3; the original's ``EncDecTrainer`` in ``src/trainer.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from xlm.data.batches import RawNumbers, permutation
+from xlm.data.noise import Noise
+from xlm.data.sentences import Batching, Ids, Sentences, usable
+from xlm.data.shards import Index, ShardSequence
+from xlm.errors import InputError
+from xlm.model.attention import Source
+from xlm.model.config import XLMConfig
+from xlm.model.head import AdaptiveHead
+from xlm.model.linear_cross_entropy import linear_cross_entropy
+from xlm.model.seq2seq import XLMEncoderDecoderModel
+from xlm.model.transformer import TransformerInputs
+from xlm.training.config import BatchSettings
+from xlm.training.processes import Processes, whole_weights
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Side:
+    """Sentences of one language on the device of a model.
+
+    Attributes:
+        ids: (B, T) int64 from ``</s>`` to ``</s>``, padded on the right.
+        lengths: (B,) int64 on the CPU, both ``</s>`` counted.
+        language: Name of their language.
+    """
+
+    ids: Tensor
+    lengths: Tensor
+    language: str
+
+    def inputs(self, config: XLMConfig) -> TransformerInputs:
+        """Return the sentences as inputs of a model with a configuration."""
+        T, device = self.ids.shape[1], self.ids.device
+        positions_1T = torch.arange(T, device=device)[None]
+        has_padding = int(self.lengths.min()) < T
+        language = language_id(config, self.language)
+        return TransformerInputs(
+            input_ids=self.ids,
+            position_ids=positions_1T,
+            langs=None if language is None else torch.full((1, 1), language, device=device),
+            valid=positions_1T < self.lengths.to(device)[:, None] if has_padding else None,
+        )
+
+
+def language_id(config: XLMConfig, name: str) -> int | None:
+    """Return the id of a language; ``None`` for a model without language embeddings."""
+    return config.language_id(name) if config.has_language_embeddings else None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Piece:
+    """Sentences that a process takes at once.
+
+    Attributes:
+        source: What the encoder reads; for back-translation ``None``, since the model makes it.
+        target: What the decoder learns to produce.
+        share: The loss of the batch is the mean over its pieces of the loss of each, times its share.
+    """
+
+    source: Side | None
+    target: Side
+    share: float
+
+
+def translation_loss(model: XLMEncoderDecoderModel, source: Side, target: Side) -> Tensor:
+    """Return the mean negative log-probability, in nats, of the target's tokens after the first ``</s>``.
+
+    The ids are not checked: on a GPU, every step would have to wait for the result.
+
+    Returns:
+        A scalar in float32 or wider.
+    """
+    source_inputs = source.inputs(model.config)
+    encoded = model.encoder.transformer(source_inputs).hidden
+    states = model.decoder.transformer(target.inputs(model.config), source=Source(encoded, source_inputs.valid))
+    # The last token of a row predicts nothing.
+    predicts_BT = torch.arange(target.ids.shape[1] - 1) < target.lengths[:, None] - 1
+    rows_N, columns_N = predicts_BT.nonzero(as_tuple=True)
+    rows_N, columns_N = rows_N.to(target.ids.device), columns_N.to(target.ids.device)
+    hidden_ND, targets_N = states.hidden[rows_N, columns_N], target.ids[rows_N, columns_N + 1]
+    head = model.decoder.head
+    if isinstance(head, AdaptiveHead):
+        with torch.autocast(hidden_ND.device.type, enabled=False):
+            loss: Tensor = -head.adaptive(hidden_ND.float(), targets_N).output.mean()
+        return loss
+    return linear_cross_entropy(hidden_ND, head.projection, head.bias, targets_N)
+
+
+class SentenceOrder:
+    """Batches of sentences without end, from a seed and a position alone.
+
+    Args:
+        lengths: (N,) tokens of each sentence, ``</s>`` included; of both sides for pairs.
+        batching: How sentences are divided into batches.
+        seed: Seed of the run.
+        name: Name of the part of the run, which has an order of its own.
+    """
+
+    def __init__(self, lengths: Ids, batching: Batching, *, seed: int, name: str) -> None:
+        self._lengths, self._batching, self._seed, self._name = lengths, batching, seed, name
+        self._pass: tuple[int, list[Ids]] = (-1, [])
+
+    def at(self, position: Mapping[str, int]) -> tuple[Ids, dict[str, int]]:
+        """Return the indices of the batch at a position, and the position after it."""
+        number, batch = position.get("pass", 0), position.get("batch", 0)
+        if self._pass[0] != number:
+            self._pass = number, self._batching.divide(self._lengths, _Permutations(self._seed, self._name, number))
+        batches = self._pass[1]
+        cut = _Permutations(self._seed, f"{self._name}, cut {batch}", number)
+        after = {"pass": number, "batch": batch + 1} if batch + 1 < len(batches) else {"pass": number + 1, "batch": 0}
+        return self._batching.cut(batches[batch], cut), after
+
+
+class _Permutations:
+    """Permutations for one purpose, one after the other."""
+
+    def __init__(self, seed: int, name: str, number: int) -> None:
+        self._seed, self._name, self._number, self._drawn = seed, name, number, 0
+
+    def __call__(self, count: int) -> Ids:
+        self._drawn += 1
+        purpose = f"{self._name}, permutation {self._drawn}"
+        return permutation(count, seed=self._seed, purpose=purpose, number=self._number)
+
+
+class TranslationData:
+    """Sentences of prepared data, opened when a part asks for them.
+
+    Args:
+        directory: Directory of prepared data.
+        index: Its index.
+        batch: Settings of the batches.
+    """
+
+    def __init__(self, directory: Path, index: Index, batch: BatchSettings) -> None:
+        self._directory, self._index, self._batch = directory, index, batch
+        self._opened: dict[tuple[str, str], Sentences] = {}
+
+    def sentences(self, split: str, name: str) -> Sentences:
+        """Return the sentences of a text.
+
+        Args:
+            split: ``train``, ``valid`` or another split.
+            name: A language, such as ``de``, or one side of pairs, such as ``de-en.de``.
+
+        Raises:
+            InputError: There is no such text, it is not fully prepared, or a shard is damaged.
+        """
+        if (split, name) not in self._opened:
+            text = self._index.splits.get(split, {}).get(name)
+            if text is None or not text.complete:
+                raise InputError(
+                    "the prepared data lacks a text",
+                    where=self._directory,
+                    found=f"{split} {name}: {'not there' if text is None else 'not fully prepared'}",
+                    expected=f"all of {split} {name}",
+                    remedy=f"xlm prepare … --{split} {_argument(name)}",
+                )
+            sequence = ShardSequence(
+                self._directory,
+                text.shards,
+                dtype=self._index.dtype,
+                vocab_size=self._index.vocab_size,
+                check=self._batch.verify_checksums,
+            )
+            self._opened[split, name] = Sentences(sequence)
+        return self._opened[split, name]
+
+    def pairs(self, split: str, first: str, second: str) -> tuple[Sentences, Sentences]:
+        """Return the two sides of a parallel text, in the order of the arguments.
+
+        Raises:
+            InputError: As for ``sentences``, or the sides differ in number.
+        """
+        pair = "-".join(sorted((first, second)))
+        sides = self.sentences(split, f"{pair}.{first}"), self.sentences(split, f"{pair}.{second}")
+        if len(sides[0]) != len(sides[1]):
+            raise InputError(
+                "the sides of a parallel text differ in number",
+                where=f"{self._directory}, {split} {pair}",
+                found=f"{len(sides[0]):,} lines of {first}, {len(sides[1]):,} of {second}",
+                expected="as many of both",
+                remedy="prepare the text again from files with one sentence and its translation on lines of one number",
+            )
+        return sides
+
+    def checksums(self) -> dict[str, Any]:
+        """Return the checksums of every text that was opened."""
+        return {
+            f"{split} {name}": [shard.sha256 for shard in self._index.splits[split][name].shards]
+            for split, name in sorted(self._opened)
+        }
+
+    def usable(self, *sides: Sentences, what: str) -> Ids:
+        """Return the indices of sentences to train on: those that are neither empty nor too long.
+
+        Raises:
+            InputError: There are none.
+        """
+        kept = usable([side.lengths for side in sides], longest=self._batch.max_length)
+        if not len(kept):
+            raise InputError(
+                "no sentence can be trained on",
+                where=f"{self._directory}, train {what}",
+                found=f"{len(sides[0]):,} lines, all of them empty or too long",
+                expected=f"sentences of 1 to batch.max_length = {self._batch.max_length} tokens",
+            )
+        return kept
+
+
+def _argument(name: str) -> str:
+    pair = name.partition(".")[0]
+    return f"{pair}=FILE,FILE" if "-" in pair else f"{name}=FILE"
+
+
+class Part(Protocol):
+    """A part of a ``Mixture``, with its own sentences.
+
+    Attributes:
+        kind: ``ae``, ``bt``, ``mt`` or ``clm``.
+        name: As the configuration names it, such as ``bt:de-en-de``.
+        direction: Language, or direction of translation, that the log names.
+    """
+
+    kind: str
+    name: str
+    direction: str
+
+    def take(self, position: Mapping[str, Any]) -> tuple[list[Any], int, dict[str, Any]]:
+        """Return this process's pieces of the batch at a position, its tokens in all, and the position after it."""
+
+    def loss(self, model: Any, piece: Any) -> Tensor:
+        """Return the loss of a piece, as ``Objective.loss`` does."""
+
+
+class SentenceSharing:
+    """Divides batches of sentences among processes and pieces.
+
+    Args:
+        processes: Processes of the run.
+        pieces: Number of pieces that each process takes one after the other.
+    """
+
+    def __init__(self, processes: Processes, pieces: int) -> None:
+        self._processes, self._pieces = processes, pieces
+
+    def divide(
+        self, target: tuple[Ids, Ids], source: tuple[Ids, Ids] | None, *, languages: tuple[str, str]
+    ) -> list[Piece]:
+        """Return this process's pieces of a batch.
+
+        Args:
+            target: (B, T) ids and (B,) lengths of what the decoder learns.
+            source: The same of what the encoder reads; ``None`` if the model makes it.
+            languages: Languages of source and target.
+        """
+        count = self._processes.count * self._pieces
+        total = int((target[1] - 1).sum())
+        mine = range(self._processes.rank * self._pieces, (self._processes.rank + 1) * self._pieces)
+        parts = np.array_split(np.arange(len(target[1])), count)
+        pieces = []
+        for number in mine:
+            # All processes take equally many pieces; one without sentences of its own takes the first for nothing.
+            rows = parts[number] if len(parts[number]) else np.zeros(1, np.int64)
+            tokens = int((target[1][parts[number]] - 1).sum())
+            pieces.append(
+                Piece(
+                    source=None if source is None else self._side(source, rows, languages[0]),
+                    target=self._side(target, rows, languages[1]),
+                    share=tokens * count / total,
+                )
+            )
+        return pieces
+
+    def _side(self, side: tuple[Ids, Ids], rows: Ids, language: str) -> Side:
+        lengths_B = torch.from_numpy(side[1][rows])
+        ids_BT = torch.from_numpy(side[0][rows, : int(lengths_B.max())])
+        return Side(ids=ids_BT.to(self._processes.device), lengths=lengths_B, language=language)
+
+
+class Denoising:
+    """Reproduce a sentence from a noised copy of it.
+
+    Source: paper section 4.3 through Lample et al. 2018; the original's ``mt_step`` with equal languages.
+    """
+
+    kind = "ae"
+
+    def __init__(
+        self,
+        data: TranslationData,
+        language: str,
+        *,
+        batching: Batching,
+        noise: Noise,
+        sharing: SentenceSharing,
+        seed: int,
+    ) -> None:
+        self.name = f"ae:{language}"
+        self.direction = language
+        self._noise, self._sharing, self._seed = noise, sharing, seed
+        self._sentences = data.sentences("train", language)
+        self._usable = data.usable(self._sentences, what=language)
+        self._order = SentenceOrder(self._sentences.lengths[self._usable] + 2, batching, seed=seed, name=self.name)
+
+    def take(self, position: Mapping[str, Any]) -> tuple[list[Piece], int, dict[str, Any]]:
+        """Return noised sentences with the clean ones as targets."""
+        indices, after = self._order.at(position)
+        clean = self._sentences.batch(self._usable[indices])
+        numbers = RawNumbers(self._seed, f"{self.name}, noise {position.get('batch', 0)}", position.get("pass", 0))
+        noised = self._noise.apply(*clean, numbers)
+        return self._sharing.divide(clean, noised, languages=(self.direction, self.direction)), _tokens(clean), after
+
+    def loss(self, model: XLMEncoderDecoderModel, piece: Piece) -> Tensor:
+        """Return the ``translation_loss`` of the clean sentences given the noised ones."""
+        assert piece.source is not None
+        return translation_loss(model, piece.source, piece.target) * piece.share
+
+
+class Supervised:
+    """Translate a sentence as its pair says.
+
+    Source: the original's ``mt_step``.
+    """
+
+    kind = "mt"
+
+    def __init__(
+        self,
+        data: TranslationData,
+        source: str,
+        target: str,
+        *,
+        batching: Batching,
+        sharing: SentenceSharing,
+        seed: int,
+    ) -> None:
+        self.name = f"mt:{source}-{target}"
+        self.direction = f"{source}-{target}"
+        self._languages, self._sharing = (source, target), sharing
+        self._sides = data.pairs("train", source, target)
+        self._usable = data.usable(*self._sides, what=self.direction)
+        lengths = sum(side.lengths[self._usable] + 2 for side in self._sides)
+        self._order = SentenceOrder(lengths, batching, seed=seed, name=self.name)
+
+    def take(self, position: Mapping[str, Any]) -> tuple[list[Piece], int, dict[str, Any]]:
+        """Return pairs of sentences."""
+        indices, after = self._order.at(position)
+        source, target = (side.batch(self._usable[indices]) for side in self._sides)
+        return self._sharing.divide(target, source, languages=self._languages), _tokens(target), after
+
+    def loss(self, model: XLMEncoderDecoderModel, piece: Piece) -> Tensor:
+        """Return the ``translation_loss`` of the pairs."""
+        assert piece.source is not None
+        return translation_loss(model, piece.source, piece.target) * piece.share
+
+
+class BackTranslation:
+    """Reproduce a sentence from the model's own translation of it.
+
+    The model translates in evaluation mode and without gradients, greedily, to at most 1.3 times the longest sentence
+    plus 5 tokens; a translation cut there ends with ``</s>``.
+
+    Source: paper section 4.3 through Lample et al. 2018; the original's ``bt_step``.
+    """
+
+    kind = "bt"
+
+    def __init__(
+        self,
+        data: TranslationData,
+        language: str,
+        other: str,
+        *,
+        batching: Batching,
+        sharing: SentenceSharing,
+        seed: int,
+    ) -> None:
+        self.name = f"bt:{language}-{other}-{language}"
+        self.direction = f"{other}-{language}"
+        self._language, self._other, self._sharing = language, other, sharing
+        self._sentences = data.sentences("train", language)
+        self._usable = data.usable(self._sentences, what=language)
+        self._order = SentenceOrder(self._sentences.lengths[self._usable] + 2, batching, seed=seed, name=self.name)
+
+    def take(self, position: Mapping[str, Any]) -> tuple[list[Piece], int, dict[str, Any]]:
+        """Return sentences for the model to translate."""
+        indices, after = self._order.at(position)
+        target = self._sentences.batch(self._usable[indices])
+        return self._sharing.divide(target, None, languages=(self._other, self._language)), _tokens(target), after
+
+    def loss(self, model: XLMEncoderDecoderModel, piece: Piece) -> Tensor:
+        """Return the ``translation_loss`` of the sentences given the model's translations of them."""
+        source = back_translate(model, piece.target, self._other)
+        return translation_loss(model, source, piece.target) * piece.share
+
+
+def back_translate(model: XLMEncoderDecoderModel, sentences: Side, language: str) -> Side:
+    """Return the greedy translations of sentences, as the original's back-translation makes them.
+
+    Args:
+        model: The model, in any mode.
+        sentences: The sentences.
+        language: Language to translate to.
+    """
+    with whole_weights(model):
+        ids_BT = model.generate(
+            sentences.ids,
+            lengths=sentences.lengths,
+            langs=language_id(model.config, sentences.language),
+            decoder_langs=language_id(model.config, language),
+            max_length=int(1.3 * int(sentences.lengths.max()) + 5),
+            at_limit="original",
+        )
+    # Each translation ends with its second </s>.
+    lengths_B = ((ids_BT == model.config.eos_token_id).cumsum(1) < 2).sum(1) + 1
+    return Side(ids=ids_BT, lengths=lengths_B.cpu(), language=language)
+
+
+def _tokens(target: tuple[Ids, Ids]) -> int:
+    return int((target[1] - 1).sum())
