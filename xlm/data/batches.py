@@ -169,7 +169,8 @@ def open_streams(
     Raises:
         InputError: The split does not exist, a text in it is not fully prepared, or a shard is damaged.
     """
-    texts = index.splits.get(split, {})
+    # Not the sides of pairs, which have names such as de-en.de.
+    texts = {name: text for name, text in index.splits.get(split, {}).items() if "." not in name}
     if not texts:
         raise InputError(
             "the prepared data has no such split",
