@@ -5,6 +5,7 @@ Source: the original's ``clm_step`` and ``evaluate_clm``.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
@@ -124,7 +125,7 @@ class CausalLM:
         """Yield this process's rows of each window, without end, reading one batch ahead.
 
         Args:
-            position: ``Position`` as JSON, or empty for the beginning.
+            position: A ``Position`` as JSON, or empty for the beginning.
         """
         batch = self._config.batch
         order = Order(
@@ -133,9 +134,9 @@ class CausalLM:
             exponent=batch.sampling_exponent,
             shuffle=batch.shuffle,
         )
-        start = Position.from_json(position) if position else Position()
         rows = batch.batch_size // self._processes.count
-        with closing(batches(self._train, order, start, first_row=rows * self._processes.rank, rows=rows)) as windows:
+        first_row = rows * self._processes.rank
+        with closing(batches(self._train, order, Position(**position), first_row=first_row, rows=rows)) as windows:
             for window in windows:
                 input_ids = torch.from_numpy(window.input_ids).to(self._processes.device, non_blocking=True)
                 yield Batch(
@@ -143,7 +144,7 @@ class CausalLM:
                     tokens=batch.batch_size * (batch.seq_len - 1),
                     objective="clm",
                     language=window.language,
-                    position=window.position.to_json(),
+                    position=dataclasses.asdict(window.position),
                 )
 
     def loss(self, model: TrainableModel, piece: tuple[Tensor, str]) -> Tensor:
