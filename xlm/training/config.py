@@ -82,9 +82,9 @@ class BatchSettings:
     Attributes:
         batch_size: Rows of a batch, over all processes and accumulation steps together.
         seq_len: Tokens of a row.
-        gradient_accumulation_steps: Number of pieces in which each process takes its rows, one after the other.
-        sampling_exponent: Draw languages with probabilities proportional to their sizes to this power. Unset: every
-            language comes once a round.
+        gradient_accumulation_steps: Number of pieces into which each process splits its rows, to save memory.
+        sampling_exponent: Draw languages with probabilities proportional to their sizes raised to this power. If it is
+            unset, every language comes once per round.
         shuffle: Whether to shuffle the windows of a text anew for each pass.
         verify_checksums: Whether to verify the checksums of the shards at the start.
     """

@@ -31,7 +31,7 @@ from xlm.training.processes import ModelCaller, Processes, TrainableModel
 
 
 class CausalLM:
-    """The ``Objective`` of a causal language model. Each batch is one window of one language.
+    """Objective of a causal language model. Each batch is one window of one language.
 
     Args:
         config: The configuration of the run.
@@ -85,11 +85,8 @@ class CausalLM:
     @property
     def metrics(self) -> Mapping[str, bool]:
         """The mean perplexity and that of each language; lower is better."""
-        return (
-            dict.fromkeys(("mean", *(f"perplexity.{language}" for language in self._valid)), False)
-            if self._valid
-            else {}
-        )
+        names = [f"perplexity.{language}" for language in self._valid]
+        return dict.fromkeys(["mean", *names] if names else [], False)
 
     def identity(self) -> dict[str, Any]:
         """Return the fingerprint of the tokenizer and the checksums of the text."""
