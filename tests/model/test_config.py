@@ -94,7 +94,7 @@ def test_all_problems_come_in_one_error(wrong: dict[str, Any]) -> None:
 
 
 def test_a_config_error_is_a_value_error() -> None:
-    with pytest.raises(ValueError, match="the configuration is invalid"):
+    with pytest.raises(ValueError, match="configuration is invalid"):
         small_config(n_heads=5)
 
 
