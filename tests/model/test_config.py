@@ -1,6 +1,6 @@
-"""XLMConfig: what it accepts, and what it says when it does not.
+"""XLMConfig: valid and invalid values.
 
-Oracle: the rules written in its docstring, and the parameter count of the published model (142,422,203).
+Oracle: the rules in its docstring, and the parameter count of the published model (142,422,203).
 """
 
 from __future__ import annotations
