@@ -1,4 +1,4 @@
-"""What decoding refuses, and what it warns about. Oracle: the named argument, what was found, what was expected."""
+"""Invalid prompts and options of decoding. Oracle: the argument, the value and the expectation in the error."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def test_prompts_that_no_model_takes(model: XLMWithLMHeadModel) -> None:
         (random_ids(1, 17), "too long"),
         (torch.tensor([[61]]), "out of range"),
         (torch.zeros(1, 0, dtype=torch.int64), "empty"),
-        (torch.tensor([[14, 2, 14]]), "padding must follow"),
+        (torch.tensor([[14, 2, 14]]), "padding must be on the right"),
         (torch.tensor([[2, 2]]), "without any token"),
         (torch.tensor([14, 15]), "matrix"),
     ]:

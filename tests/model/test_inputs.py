@@ -1,4 +1,4 @@
-"""What a caller can get wrong, as named errors, and every form in which languages can be given.
+"""Errors for wrong inputs, and all forms of languages.
 
 Oracle: the docstring of ``XLMWithLMHeadModel.forward``; for languages, the same call with the (B, T) tensor of ids.
 """
@@ -84,14 +84,8 @@ WRONG: dict[str, tuple[dict[str, Any], str, str, str, str]] = {
     ),
     "lengths without values": ({"lengths": ONES[:, 0].to("meta")}, "lengths", "no values", "meta", "input_ids"),
     "labels without values": ({"labels": ONES.to("meta")}, "labels", "no values", "meta", "input_ids"),
-    "a flag as text": ({"output_attentions": "no"}, "output_attentions", "neither true nor false", "'no'", "True"),
-    "a flag as a tensor": (
-        {"output_hidden_states": ONES},
-        "output_hidden_states",
-        "neither true nor false",
-        "tensor",
-        "True",
-    ),
+    "a flag as text": ({"output_attentions": "no"}, "output_attentions", "not a flag", "'no'", "True"),
+    "a flag as a tensor": ({"output_hidden_states": ONES}, "output_hidden_states", "not a flag", "Tensor", "True"),
     "true for a cache": ({"cache": True}, "cache", "is not a cache", "True", "an XLMCache"),
     "false for a cache": ({"cache": False}, "cache", "is not a cache", "False", "or None"),
     "a tuple for a cache": ({"cache": ((ONES,),)}, "cache", "is not a cache", "tuple", "an XLMCache"),

@@ -1,11 +1,16 @@
-"""Checks of arguments that public functions share; each raises an ``InputError`` that names the argument."""
+"""Checks of arguments, which raise an ``InputError`` that names the argument, and signatures of options."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import dataclasses
+import inspect
+from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Any, TypeVar
 
 from xlm.errors import InputError
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 _PLAIN = (str, bytes, int, float, type(None))
 _SHOWN = 80
@@ -39,6 +44,28 @@ def check_count(**counts: object) -> None:
             raise InputError(
                 "this is not a count", where=name, found=shown(value), expected=f"an int from 1 to {_LARGEST:,}"
             )
+
+
+def lists_options(options: type[Any]) -> Callable[[_Function], _Function]:
+    """Return a decorator for functions that take the fields of a dataclass as keyword arguments ``**options``.
+
+    ``inspect.signature`` and ``help`` then list the fields, with their defaults, in place of ``**options``.
+
+    Args:
+        options: The dataclass; its fields have defaults.
+    """
+
+    def decorate(function: _Function) -> _Function:
+        signature = inspect.signature(function)
+        own = [parameter for parameter in signature.parameters.values() if parameter.kind != parameter.VAR_KEYWORD]
+        fields = [
+            inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.type)
+            for field in dataclasses.fields(options)
+        ]
+        function.__signature__ = signature.replace(parameters=[*own, *fields])  # type: ignore[attr-defined]
+        return function
+
+    return decorate
 
 
 def as_path(name: str, value: object) -> Path:

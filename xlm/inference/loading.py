@@ -1,4 +1,4 @@
-"""Models by name, on a device, in a type, and in the form that computes fastest."""
+"""Opening a model by name, on a device and in its fastest form for inference."""
 
 from __future__ import annotations
 
@@ -7,35 +7,33 @@ import torch
 from xlm._io.arguments import shown
 from xlm.errors import InputError
 from xlm.inference.packed_linear import multiplies_bfloat16, multiplies_int8
-from xlm.model.inputs import check_device_exists
 from xlm.model.lm import XLMWithLMHeadModel
 
 
 def open_model(model: str, *, dtype: str, device: str) -> XLMWithLMHeadModel:
-    """Return a model with the weights of its file; ``pack_where_faster`` brings it into its fastest form.
+    """Return a model that is not packed yet; ``pack_where_faster`` does that.
 
     Args:
         model: Name or path, as for ``XLMWithLMHeadModel.from_pretrained``.
-        dtype: Type of the weights: float32, float16, bfloat16, ``auto`` for that of the file, or int8, which only
-            ``pack_where_faster`` makes.
+        dtype: Type of the weights: float32, float16, bfloat16, ``auto`` for that of the file, or int8, which
+            ``pack_where_faster`` converts them to.
         device: Device to compute on.
 
     Raises:
-        InputError: There is no such device, or it cannot compute in that type.
-        CheckpointError: There is no such model.
+        InputError: The device does not exist, or cannot compute in that type.
+        CheckpointError: The model cannot be opened.
     """
     check_device(dtype=dtype, device=device)
-    check_device_exists(device)
     return XLMWithLMHeadModel.from_pretrained(model, dtype="float32" if dtype == "int8" else dtype, device=device)
 
 
 def check_device(*, dtype: str, device: str) -> None:
-    """Raise ``InputError`` for a device that can never compute in a type, on this machine or another."""
+    """Raise ``InputError`` unless some machine has such a device and can compute in that type on it."""
     try:
         kind = torch.device(device).type
     except (RuntimeError, TypeError, ValueError):
         kind = "none"
-    if kind not in ("cpu", "cuda"):  # meta, say, computes nothing
+    if kind not in ("cpu", "cuda"):  # torch has others, such as meta, which computes nothing
         raise InputError(
             "there is no such device", where="device", found=shown(device), expected="cpu, or cuda where torch has it"
         )
@@ -48,12 +46,12 @@ def check_device(*, dtype: str, device: str) -> None:
 
 
 def pack_where_faster(model: XLMWithLMHeadModel, *, dtype: str, few_rows: bool) -> XLMWithLMHeadModel:
-    """Return a model in its fastest form: on a CPU, with packed matrices.
+    """Return a model in its fastest form: packed on a CPU, unchanged elsewhere.
 
     Args:
         model: The result of ``open_model``.
         dtype: As for ``open_model``.
-        few_rows: Whether it will compute on few tokens at a time, where packing pays in float32 too.
+        few_rows: Whether it will compute on few tokens at a time. Packing then pays in float32 too.
     """
     weights = str(model.dtype).removeprefix("torch.") if dtype == "auto" else dtype
     if model.device.type != "cpu" or (weights == "float32" and not few_rows):
@@ -62,12 +60,12 @@ def pack_where_faster(model: XLMWithLMHeadModel, *, dtype: str, few_rows: bool) 
 
 
 def load_for_inference(model: str, *, dtype: str, device: str, few_rows: bool) -> XLMWithLMHeadModel:
-    """Open a model by name and return it in its fastest form; arguments as for the two functions that do it."""
+    """Open a model and return it in its fastest form; arguments as ``open_model`` and ``pack_where_faster``."""
     return pack_where_faster(open_model(model, dtype=dtype, device=device), dtype=dtype, few_rows=few_rows)
 
 
 def processor_name(device: torch.device) -> str:
-    """Return the name of what computes on a device, as far as it affects the last digits of results."""
+    """Return the name of a device's processor, with all that affects the last digits of results."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     int8, bfloat16 = " int8" * multiplies_int8(), " bfloat16" * multiplies_bfloat16()

@@ -1,9 +1,8 @@
-"""Linear maps for inference on the CPU, with weights copied once into the layout that is fastest to read.
+"""Linear layers for inference on the CPU, with weights copied once into the layout that is fastest to read.
 
-For one row, the time of a map is the time to read its weights, so half the bytes take half the time. torch includes
-FBGEMM's kernels for x86, which multiply float32 rows with float16 or int8 weights and convert them on the way. They
-reach the memory's bandwidth. torch's own bfloat16 kernels reach half of it, and only on processors that multiply
-bfloat16.
+With one row of input, a layer takes as long as reading its weights, so half the bytes take half the time. torch
+includes FBGEMM's kernels for x86, which multiply float32 rows with float16 or int8 weights and reach the memory's
+bandwidth. torch's own bfloat16 kernels reach half of it, and only on processors with bfloat16 instructions.
 
 Shapes: K input width, M output width.
 """
@@ -24,17 +23,17 @@ from torch.nn import functional as F
 from xlm.errors import InputError
 
 FEW_ROWS = 8
-"""Up to so many rows the time of a map is that of reading its weights, not of multiplying."""
+"""Up to this number of rows, reading the weights takes longer than multiplying."""
 
 _MANY_ROWS, _WIDTH = 128, 4096
-"""From so many rows on, a wider float32 product is computed so many outputs at a time, which takes a quarter less time:
-in one piece, the rows of the result are far apart in memory."""
+"""From ``_MANY_ROWS`` rows on, a float32 product is computed ``_WIDTH`` outputs at a time. This takes a quarter less
+time, because the rows of the whole result are far apart in memory."""
 
 TYPICAL_ROWS = 32
-"""Rows that oneDNN chooses the layout of the weights for. Layouts for 8 or 256 were as fast; that for 1 was slower."""
+"""Rows that oneDNN optimises the layout of the weights for. With 8 or 256 it was as fast; with 1 it was slower."""
 
 _PACKED_WIDTH = 8192
-"""Outputs that FBGEMM computes at a time, for the same reason; here the pieces do not depend on the number of rows."""
+"""Outputs that FBGEMM computes at a time, for the same reason, whatever the number of rows."""
 
 _FINEST_STEP = 6.1e-5
 """Smallest step between two int8 levels that FBGEMM accepts."""
@@ -51,21 +50,21 @@ class PackedLinear(nn.Module):
     def __init__(self, weight_MK: Tensor, bias_M: Tensor) -> None:
         super().__init__()
         self.outputs = len(bias_M)
-        self.pack(weight_MK, bias_M.float().clone())  # FBGEMM keeps what it is given
+        self.pack(weight_MK, bias_M.float().clone())  # FBGEMM keeps a reference to the bias
 
     @property
     def width(self) -> int:
-        """Outputs M' of a piece for many rows; M when there is one piece."""
+        """Outputs M' of a piece for many rows; M if there is one piece."""
         return self.outputs
 
     def pack(self, weight_MK: Tensor, bias_M: Tensor) -> None:
-        """Store copies of weight and bias in the layout of this class."""
+        """Store copies of the weights and the bias in the layout of this class."""
         raise NotImplementedError
 
     def pieces(self, x_NK: Tensor) -> Iterator[tuple[int, Tensor]]:
-        """Yield all outputs, some at a time where that is faster: the index of the first, and (N, M').
+        """Yield all outputs for (N, K) inputs in pieces: the index of the first output, and (N, M').
 
-        The next piece may overwrite a yielded one.
+        A piece may be overwritten by the next one.
         """
         raise NotImplementedError
 
@@ -81,7 +80,7 @@ class PackedLinear(nn.Module):
 
 
 class Float32Linear(PackedLinear):
-    """Exact map: few rows by oneDNN, with a copy of the weights in its layout; many rows by torch itself."""
+    """Layer in float32: few rows by oneDNN, with a copy of the weights in its layout; many rows by torch itself."""
 
     def pack(self, weight_MK: Tensor, bias_M: Tensor) -> None:  # noqa: D102 (as the base class)
         self.weight_MK = weight_MK.float().contiguous()
@@ -94,7 +93,7 @@ class Float32Linear(PackedLinear):
             self.few_rows = torch.ops.mkldnn._reorder_linear_weight(self.weight_MK, TYPICAL_ROWS)
 
     def __getstate__(self) -> dict[str, Any]:
-        # A tensor in oneDNN's layout cannot be copied or pickled, only made again.
+        # A tensor in oneDNN's layout cannot be copied or pickled.
         return {**self.__dict__, "few_rows": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -112,7 +111,7 @@ class Float32Linear(PackedLinear):
             yield 0, torch.ops.mkldnn._linear_pointwise(x_NK, self.few_rows, self.bias_M, "none", [], "")
             return
         width = self.width if many else self.outputs
-        # One buffer for all pieces, so that the system clears its pages once.
+        # One buffer serves all pieces, so that the system clears its pages only once.
         memory = x_NK.new_empty(N * width)
         for first in range(0, self.outputs, width):
             bias_m, weight_mK = self.bias_M[first : first + width], self.weight_MK[first : first + width]
@@ -121,7 +120,7 @@ class Float32Linear(PackedLinear):
 
 
 class Float16Linear(PackedLinear):
-    """Map by FBGEMM with weights rounded to float16 and all else in float32."""
+    """Layer by FBGEMM with weights rounded to float16, and everything else in float32."""
 
     def pack(self, weight_MK: Tensor, bias_M: Tensor) -> None:  # noqa: D102 (as the base class)
         self.packed = [
@@ -141,34 +140,34 @@ class Float16Linear(PackedLinear):
 
 
 class Int8Linear(PackedLinear):
-    """Map by FBGEMM with int8 weights, one scale an output, and 8-bit inputs, one scale a row.
+    """Layer by FBGEMM with int8 weights, one scale per output, and 8-bit inputs, one scale per row.
 
-    The kernel rounds its input to levels between the smallest and the largest number of the call. Several rows are
-    therefore rounded here first, each to its own levels, and the results are scaled back: a row's result does not
+    The kernel rounds its input to levels between the smallest and the largest number of all rows. Several rows are
+    therefore first rounded here, each to its own levels, and the results are scaled back. A row's result then does not
     depend on the other rows.
     """
 
     def pack(self, weight_MK: Tensor, bias_M: Tensor) -> None:  # noqa: D102 (as the base class)
         scale_M, zeros_M = _int8_scales(weight_MK), torch.zeros(len(weight_MK), dtype=torch.int64)
         with warnings.catch_warnings():
-            # torch 2.13 announces the end of quantized tensors; without them _has_fbgemm is false.
+            # torch 2.13 warns that it will drop quantized tensors; without them, _has_fbgemm returns False.
             warnings.simplefilter("ignore", UserWarning)
             quantized = torch.quantize_per_channel(weight_MK.float(), scale_M, zeros_M, 0, torch.qint8)
         self.packed = torch.ops.quantized.linear_prepack(quantized, bias_M)
         self.sum_M = (quantized.int_repr().sum(1) * scale_M.double()).float()
         self.bias_M = bias_M
-        # Without these instructions, sums of two products are kept in 16 bits, which rows of 8 bits overflow.
+        # Without VNNI instructions, the kernel adds two products in 16 bits, which inputs of 8 bits overflow.
         self.seven_bits = not multiplies_int8()
 
     def pieces(self, x_NK: Tensor) -> Iterator[tuple[int, Tensor]]:  # noqa: D102
-        # The kernel maps NaN and infinity to finite values without notice.
+        # The kernel silently maps NaN and infinity to finite values.
         if not math.isfinite(float(x_NK.sum())):
             raise InputError(
                 "the input of a layer with int8 weights is not finite",
                 where="weights",
                 found="NaN or infinity",
                 expected="finite numbers",
-                remedy="for_inference('float32') shows where they come from",
+                remedy="look for NaN among the weights, or use float32 weights",
             )
         if len(x_NK) > 1:
             yield 0, self._several(x_NK)
@@ -180,20 +179,20 @@ class Int8Linear(PackedLinear):
         low_N1, high_N1 = torch.aminmax(x_NK, dim=1, keepdim=True)
         low_N1 = low_N1.clamp_max(0)
         step_N1 = (high_N1.clamp_min(0) - low_N1).div_(most).clamp_min_(torch.finfo(torch.float32).tiny)
-        zero_N1 = (-low_N1 / step_N1).round_()  # the level of 0, which the kernel keeps exact
+        zero_N1 = (-low_N1 / step_N1).round_()  # the level of 0, which the kernel represents exactly
         step_N1 = step_N1.clamp_min_(_FINEST_STEP)
         levels_NK = (x_NK / step_N1).round_().add_(zero_N1).clamp_(0, most)
-        # With a row that reaches the highest level (0 is always in range), the kernel leaves levels as they are.
+        # An additional row with the highest level makes the kernel's own levels equal to these, so it rounds nothing.
         levels_NK = F.pad(levels_NK, (0, 0, 0, 1), value=most)
         out_NM: Tensor = torch.ops.quantized.linear_dynamic(levels_NK, self.packed, self.seven_bits)[:-1]
         return out_NM.addcmul_(zero_N1, self.sum_M, value=-1).mul_(step_N1).addcmul_(1 - step_N1, self.bias_M)
 
 
 class Bfloat16Linear(PackedLinear):
-    """Map with weights rounded to bfloat16, kept twice: for many rows by torch, for few rows by FBGEMM.
+    """Layer with weights rounded to bfloat16, stored twice: for torch with many rows, for FBGEMM with few.
 
-    For many rows, inputs and products are rounded to bfloat16 too, but not the bias. The processor must multiply
-    bfloat16.
+    With many rows, inputs and products are rounded to bfloat16 too, but the bias is not. The processor must have
+    bfloat16 instructions.
     """
 
     def pack(self, weight_MK: Tensor, bias_M: Tensor) -> None:  # noqa: D102 (as the base class)
@@ -213,19 +212,19 @@ def _int8_scales(weight_MK: Tensor) -> Tensor:
 
 
 def multiplies_int8() -> bool:
-    """Return whether this processor has instructions for 8-bit products with 32-bit sums."""
+    """Return whether this processor has instructions for 8-bit products with 32-bit sums (VNNI)."""
     return _processor_has("_is_vnni_supported")
 
 
 def multiplies_bfloat16() -> bool:
-    """Return whether this processor has bfloat16 instructions and torch a library that uses them."""
+    """Return whether this processor has bfloat16 instructions, and torch includes a library that uses them."""
     instructions = _processor_has("_is_avx512_bf16_supported") or _processor_has("_is_amx_tile_supported")
     return instructions and bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
 
 
-def _processor_has(question: str) -> bool:
-    # Private names of torch come and go; a missing one counts as a no.
-    supported = getattr(torch.cpu, question, None)
+def _processor_has(check: str) -> bool:
+    # These functions of torch are private and may disappear.
+    supported = getattr(torch.cpu, check, None)
     return supported is not None and bool(supported())
 
 
@@ -234,7 +233,7 @@ def _has_fbgemm() -> bool:
 
 
 def _has_onednn() -> bool:
-    """Return whether torch includes oneDNN's kernels for x86; on others they have not been measured."""
+    """Return whether torch includes oneDNN's kernels, and the processor is an x86. Others have not been measured."""
     available = bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
     named = all(hasattr(torch.ops.mkldnn, name) for name in ("_reorder_linear_weight", "_linear_pointwise"))
     return available and named and platform.machine().lower() in ("x86_64", "amd64")
@@ -251,11 +250,11 @@ ROUNDINGS: dict[str, Callable[[Tensor], Tensor]] = {
     "float16": Tensor.half,
     "int8": _rounded_to_int8,
 }
-"""Types of packed weights, and how each rounds a weight."""
+"""Types of packed weights, each with the function that rounds weights to it."""
 
 
 def packed_linear(weights: str, weight_MK: Tensor, bias_M: Tensor, *, rounds_rows: bool = True) -> PackedLinear:
-    """Return the fastest map of this processor for a type of weights.
+    """Return the fastest layer on this processor for a type of weights.
 
     Args:
         weights: A key of ``ROUNDINGS``.
@@ -264,9 +263,9 @@ def packed_linear(weights: str, weight_MK: Tensor, bias_M: Tensor, *, rounds_row
         rounds_rows: Whether ``bfloat16`` may also round inputs and products where that is faster.
 
     Returns:
-        A map with rounded weights. Without the kernels (on processors other than x86) they are stored in float32, and
-        nothing is gained. Weights that float16 cannot hold are not rounded to it, and int8 weights that are not finite
-        are not quantized: they are stored in float32, too.
+        A layer with rounded weights. On processors without the kernels (other than x86), rounded weights are stored in
+        float32, and nothing is gained. Weights that float16 cannot represent are not rounded to it, and weights that
+        are not finite are not rounded to int8; both are stored in float32.
     """
     weight_MK, bias_M = weight_MK.detach(), bias_M.detach()
     if weights == "int8" and _has_fbgemm() and bool(weight_MK.isfinite().all()):
@@ -282,8 +281,8 @@ def packed_linear(weights: str, weight_MK: Tensor, bias_M: Tensor, *, rounds_row
 
 
 def _float16_holds(weight_MK: Tensor) -> bool:
-    """Return whether float16 neither overflows nor loses more than its last place of any row's largest weight."""
+    """Return whether float16 holds all weights, to the last digit of each row's largest weight."""
     weight_MK = weight_MK.float()
     lost_M = weight_MK.half().float().sub_(weight_MK).abs_().amax(1)
-    # NaN compares as false, so weights that are not finite do not pass.
+    # Comparisons with NaN are false, so weights that are not finite do not pass.
     return bool((lost_M <= 2**-10 * weight_MK.abs().amax(1)).all())

@@ -4,11 +4,11 @@ What each type of the matrices costs in accuracy:
 
 - ``float32``: nothing. Results are the same up to the order of sums.
 - ``float16``: the weights are rounded.
-- ``bfloat16``: the weights are rounded. Processors that multiply bfloat16 also round a matrix's input, and its output
-  before the bias; in the layers only, not in the head, and only for more than ``FEW_ROWS`` rows.
-- ``int8``: weights are rounded to 8 bits with one scale an output, inputs to 8 bits (7 without VNNI instructions) with
-  one scale a row. In every type the last digits depend on the batch. Here they can move an input to the next of its
-  levels, so that results occasionally differ from those of the row alone by one such step.
+- ``bfloat16``: the weights are rounded. On processors with bfloat16 instructions, for more than ``FEW_ROWS`` rows, the
+  inputs of the layers' matrices are rounded too, and so are the outputs before the bias. Those of the head are not.
+- ``int8``: weights are rounded to 8 bits with one scale per output, inputs to 8 bits (7 without VNNI instructions) with
+  one scale per row. In every type, the last digits depend on the batch. In int8 they can move an input to the next
+  level, so a row's result in a batch occasionally differs by one such step from its result alone.
 
 Embeddings, norms, attention, biases and an adaptive head are computed in float32 whatever the type.
 
@@ -18,16 +18,17 @@ Shapes: K input width, M output width.
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
 
 from xlm.errors import InputError
 from xlm.inference.packed_linear import ROUNDINGS, packed_linear
-from xlm.inference.plain import check_plain
 from xlm.model.attention import Attention
 from xlm.model.head import LinearHead, LogitBlock, row_blocks
 from xlm.model.lm import XLMWithLMHeadModel
@@ -35,13 +36,13 @@ from xlm.model.transformer import Layer, Transformer, TransformerInputs, Transfo
 
 _Module = TypeVar("_Module", bound=nn.Module)
 
+_SHOWN_PROBLEMS = 4
+_DUNDERS_IN_USE = {"__call__", "__getattr__", "__getattribute__"}
+_HARMLESS_OVERRIDES = {"extra_repr", "check_inputs", "from_pretrained"}
+
 
 def prepare_for_inference(model: XLMWithLMHeadModel, weights: str | None = None) -> XLMWithLMHeadModel:
-    """Return the same model with packed matrices; see ``XLMWithLMHeadModel.for_inference``.
-
-    Raises:
-        InputError: An unknown type, weights that are not on the CPU, or layers that packing would leave out.
-    """
+    """Return a packed copy of a model; see ``XLMWithLMHeadModel.for_inference``."""
     weights = model.weights if weights is None else weights
     if not isinstance(weights, str) or weights not in ROUNDINGS:
         raise InputError(
@@ -49,22 +50,19 @@ def prepare_for_inference(model: XLMWithLMHeadModel, weights: str | None = None)
         )
     if model.device.type != "cpu":
         raise InputError(
-            "only models on the CPU can be packed",
+            "the model to pack is not on the CPU",
             where="for_inference",
             found=f"a model on {model.device}",
             expected="a model on the CPU",
-            remedy="use the model as it is, or call model.to('cpu') first",
+            remedy="use the model without for_inference, or call model.to('cpu') first",
         )
     with torch.device("meta"):
-        check_plain(model, XLMWithLMHeadModel(model.config))
+        _check_plain(model, XLMWithLMHeadModel(model.config))
     return InferenceModel(model, weights)
 
 
 class InferenceModel(XLMWithLMHeadModel):
     """A packed ``XLMWithLMHeadModel``. It can be copied and pickled, but not trained, moved, saved or loaded into.
-
-    It shares the memory of the model's word embeddings, and in float32 that of the head's weight; all else is a copy.
-    After the model has changed, results would mix old and new weights: make a new one.
 
     Args:
         model: The model to pack.
@@ -83,8 +81,8 @@ class InferenceModel(XLMWithLMHeadModel):
         transformer = model.transformer
         self.transformer.causal = transformer.causal
         embeddings = self.transformer.embeddings
-        # The table is large and few of its rows are read, so it keeps its memory and its type, unless that is wider
-        # than float32: a narrower one added to float32 is float32. The parameter is a new one, with its own modes.
+        # The table is large and few of its rows are read, so it is shared and keeps its type. In float64 it is copied,
+        # because the sum of the embeddings must be float32. The parameter is new, with its own ``requires_grad``.
         table_VD = transformer.embeddings.word.weight.detach()
         embeddings.word = nn.Embedding.from_pretrained(  # type: ignore[no-untyped-call]
             table_VD.float() if table_VD.dtype == torch.float64 else table_VD,
@@ -113,44 +111,44 @@ class InferenceModel(XLMWithLMHeadModel):
 
     @property
     def weights(self) -> str:
-        """Name of the type that the matrices are kept in."""
+        """Type of the packed matrices, by name."""
         return self._weights
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Return the output of the head, without gradients."""
+        """Return the scores of the next token, without gradients."""
         with _in_float32():
             return super().logits(hidden)
 
     def train(self, mode: bool = True) -> InferenceModel:
-        """Leave training mode; entering it is refused."""
+        """Accept only ``mode=False``: a packed model cannot be trained."""
         if mode:
             _refuse("train")
         super().train(False)
         return self
 
     def requires_grad_(self, requires_grad: bool = True) -> InferenceModel:
-        """Leave gradients off; turning them on is refused."""
+        """Accept only ``requires_grad=False``: a packed model has no gradients."""
         if requires_grad:
             _refuse("requires_grad_")
         return self
 
     def _apply(self, *args: Any, **kwargs: Any) -> NoReturn:
-        _refuse("a move to another device or type")
+        _refuse("moving to another device or type")
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Refuse: load into the model that this one was made from, and make a new one."""
+        """Refuse: load into the original model instead, and pack it again."""
         _refuse("load_state_dict")
 
     def state_dict(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Refuse: packed matrices are no tensors."""
+        """Refuse: packed matrices are not tensors."""
         _refuse("state_dict")
 
     def save_pretrained(self, directory: object) -> NoReturn:
-        """Refuse: save the model that this one was made from."""
+        """Refuse: save the original model instead."""
         _refuse("save_pretrained")
 
     def for_inference(self, weights: str | None = None) -> NoReturn:
-        """Refuse: this model is packed already."""
+        """Refuse: the model is already packed."""
         _refuse("for_inference")
 
 
@@ -158,14 +156,14 @@ def _refuse(what: str) -> NoReturn:
     raise InputError(
         f"{what} is not possible on a packed model",
         where=what,
-        found="what for_inference returned",
-        expected="the model it was called on",
+        found="the result of for_inference",
+        expected="the model that for_inference was called on",
     )
 
 
 @contextmanager
 def _in_float32() -> Iterator[None]:
-    """Turn gradients and autocast off: packed matrices take float32 only."""
+    """Turn off gradients and autocast: packed matrices accept float32 only."""
     with torch.no_grad(), torch.autocast("cpu", enabled=False):
         yield
 
@@ -191,7 +189,7 @@ class _PackedAttention(Attention):
 class _PackedHead(LinearHead):
     def __init__(self, head: LinearHead, weights: str) -> None:
         nn.Module.__init__(self)
-        # Scores up to some tens that differ in the third digit decide on tokens: they are not rounded to bfloat16.
+        # Rounding inputs and scores to bfloat16 would change which token is the best.
         self.packed = packed_linear(weights, head.projection, head.bias, rounds_rows=False)
 
     def tie_to(self, transformer: Transformer) -> None:
@@ -211,12 +209,12 @@ class _PackedHead(LinearHead):
 
     @staticmethod
     def _next(pieces: Iterator[tuple[int, Tensor]]) -> tuple[int, Tensor] | None:
-        with _in_float32():  # not around the yield, where it would apply to the caller
+        with _in_float32():  # not around the yield, which would also affect the caller
             return next(pieces, None)
 
 
 def _pack(weights: str, *linears: Any) -> nn.Module:
-    """Return one packed map with the outputs of several linear maps side by side."""
+    """Return one packed layer with the outputs of several linear layers side by side."""
     return packed_linear(
         weights, torch.cat([linear.weight for linear in linears]), torch.cat([linear.bias for linear in linears])
     )
@@ -224,3 +222,77 @@ def _pack(weights: str, *linears: Any) -> nn.Module:
 
 def _float32(module: _Module) -> _Module:
     return copy.deepcopy(module).float().requires_grad_(False)
+
+
+def _check_plain(model: nn.Module, plain: nn.Module) -> None:
+    """Raise ``InputError`` unless a model has the same modules as a new one of its configuration.
+
+    Values of weights may differ, and so may classes that override nothing.
+    """
+    problems = _problems(model, plain)
+    if not problems:
+        return
+    shown = [f"{path or 'the model itself'}: {text}" for path, text in problems.items()][:_SHOWN_PROBLEMS]
+    more = len(problems) - len(shown)
+    raise InputError(
+        "the model cannot be packed: it does not consist of plain layers",
+        where=", ".join(path or type(model).__name__ for path in list(problems)[:_SHOWN_PROBLEMS]),
+        found="; ".join(shown) + (f"; and {more} more" if more else ""),
+        expected="the layers of the configuration, without hooks, adapters or overridden methods",
+        remedy="merge adapters (merge_and_unload()) and remove hooks and parametrizations, or do not use for_inference",
+    )
+
+
+def _problems(model: nn.Module, plain: nn.Module) -> dict[str, str]:
+    """Return a description of each wrong module, by its path; modules inside of a wrong one are omitted."""
+    expected = dict(plain.named_modules(remove_duplicate=False))
+    actual = dict(model.named_modules(remove_duplicate=False))
+    problems: dict[str, str] = {}
+    if torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks:
+        problems["torch.nn"] = "global forward hooks"
+    for path, module in actual.items():
+        if not _inside(path, problems):
+            text = _difference(module, expected[path]) if path in expected else f"an additional {_name(module)}"
+            problems |= {path: text} if text else {}
+    missing = [path for path in expected if path not in actual and not _inside(path, problems)]
+    return problems | {path: "missing" for path in missing if not _inside(path, missing)}
+
+
+def _inside(path: str, others: dict[str, str] | list[str]) -> bool:
+    return any(other and path.startswith(f"{other}.") for other in others)
+
+
+def _name(module: nn.Module) -> str:
+    return f"{type(module).__module__}.{type(module).__qualname__}"
+
+
+def _difference(module: nn.Module, plain: nn.Module) -> str:
+    """Return how a module differs from a plain one; an empty string if it does not."""
+    base = type(plain)
+    if not isinstance(module, base):
+        return f"{_name(module)} in place of {base.__name__}"
+    if overridden := _overridden(type(module), base):
+        return f"{_name(module)}, which overrides {', '.join(overridden)}"
+    if patched := [name for name in vars(module) if callable(getattr(base, name, None))]:
+        return f"{_name(module)} with its own {', '.join(patched)}"
+    hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
+    if hooks:
+        names = (getattr(hook, "__qualname__", type(hook).__name__) for hook in hooks)
+        return f"{_name(module)} with forward hooks ({', '.join(names)})"
+    weights, plain_weights = ([n for n, w in m._parameters.items() if w is not None] for m in (module, plain))
+    if weights != plain_weights:
+        return f"{_name(module)} with the weights {weights} in place of {plain_weights}"
+    if foreign := {type(w).__name__ for w in module.parameters(recurse=False)} - {"Parameter"}:
+        return f"{_name(module)} with weights of type {', '.join(foreign)}"
+    return ""
+
+
+def _overridden(cls: type, base: type) -> list[str]:
+    """Return the names of a base class that a subclass overrides and that can affect results."""
+    return [
+        name
+        for name in (dir(base) if cls is not base else ())
+        if (name in _DUNDERS_IN_USE or not name.startswith("__"))
+        and name not in _HARMLESS_OVERRIDES
+        and inspect.getattr_static(cls, name) is not inspect.getattr_static(base, name)
+    ]

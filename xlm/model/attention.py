@@ -17,12 +17,12 @@ from xlm.model.config import XLMConfig
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AttentionMask:
-    """Which keys each query may attend to. Built once per forward and used by every layer.
+    """The keys that each query may attend to. Built once per forward pass and used by every layer.
 
     Attributes:
-        allowed: Boolean, broadcasts to (B, N, T, S), true where a query may attend; ``None`` means no mask.
-        is_causal: Whether the mask is the plain lower triangle with T = S. ``allowed`` is then ``None``, and faster
-            kernels apply.
+        allowed: Boolean, broadcasts to (B, N, T, S), true where a query may attend to a key; ``None`` means no mask.
+        is_causal: Whether the mask is the plain lower triangle with T = S. ``allowed`` is then ``None``, so that faster
+            kernels can be used.
     """
 
     allowed: Tensor | None = None
@@ -30,13 +30,13 @@ class AttentionMask:
 
     @classmethod
     def without_cache(cls, *, causal: bool, valid_BT: Tensor | None, right_padded: bool) -> AttentionMask:
-        """Return the mask among the positions of one forward.
+        """Return the mask among the positions of one forward pass.
 
         Args:
             causal: Whether a position attends only to itself and to positions left of it.
             valid_BT: (B, T) boolean, true at real positions; ``None`` when there is no padding.
-            right_padded: Whether padding, if any, follows all real positions. A real query then finds only real
-                positions below the diagonal, so the causal triangle is enough.
+            right_padded: Whether padding, if any, follows all real positions. All keys that a real query may attend to
+                are then real, so the causal triangle is enough.
         """
         if valid_BT is None or (causal and right_padded):
             return cls(is_causal=causal)
@@ -45,16 +45,16 @@ class AttentionMask:
             return cls(allowed=valid_BT[:, None, None, :])
         T, device = valid_BT.shape[1], valid_BT.device
         allowed_BTS = valid_BT[:, None, :] & torch.ones(T, T, dtype=torch.bool, device=device).tril()
-        # Padding that follows only padding has no key, and a softmax over nothing is NaN. Let each position attend to
-        # itself, which changes nothing for a real query.
+        # A padding position that follows only padding has no key, and a softmax over no keys is NaN. Let each position
+        # attend to itself, which changes nothing for real queries.
         allowed_BTS |= torch.eye(T, dtype=torch.bool, device=device)
         return cls(allowed=allowed_BTS[:, None])
 
     @classmethod
     def with_cache(cls, cache: XLMCache, positions: int) -> AttentionMask:
-        """Return the causal mask of ``positions`` new tokens that follow those of a cache.
+        """Return the causal mask of ``positions`` new tokens that follow the tokens in a cache.
 
-        A row's padding follows its real tokens, in slots that are overwritten before any query may attend to them.
+        A row's padding follows its real tokens. Its cache slots are overwritten before any query may attend to them.
         """
         if cache.longest == 0 and cache.slots(positions) == positions:
             return cls(is_causal=True)
@@ -73,7 +73,7 @@ class AttentionMask:
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with biases everywhere.
+    """Multi-head self-attention; all projections have biases.
 
     Source: paper section 3.1 through Vaswani et al. 2017; the original's ``MultiHeadAttention``.
     """
@@ -96,14 +96,14 @@ class Attention(nn.Module):
         cache: XLMCache | None = None,
         output_attentions: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """Return the attention output, and the attention weights when asked for.
+        """Return the attention output, and the attention weights if requested.
 
         Args:
             x_BTD: (B, T, D) input.
-            mask: Which keys each query may attend to.
+            mask: The keys that each query may attend to.
             layer: Index of this layer in the cache.
             cache: Cache to write the keys and values into.
-            output_attentions: Whether to return the weights; slower, since no fused kernel returns them.
+            output_attentions: Whether to return the weights. This is slower, since no fused kernel returns them.
 
         Returns:
             (B, T, D), and the attention weights (B, N, T, S) or ``None``.
@@ -145,5 +145,5 @@ def _attention_weights(query_BNTH: Tensor, key_BNSH: Tensor, mask: AttentionMask
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """Return half-precision numbers as float32, and wider ones unchanged."""
+    """Return a half-precision tensor as float32, and a wider one unchanged."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

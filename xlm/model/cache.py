@@ -1,4 +1,4 @@
-"""Keys and values of the positions a model has already seen.
+"""The key-value cache of the tokens that a model has already processed.
 
 Shapes: B batch, N heads, S cache slots, H head width, T new positions, L layers.
 """
@@ -13,25 +13,25 @@ from xlm.model.config import XLMConfig, check_config
 
 
 class XLMCache:
-    """Preallocated keys and values, which ``forward`` reads and extends.
+    """Preallocated keys and values that ``forward`` reads and extends.
 
-    Each row has its own length, so rows of different lengths share one cache. A forward with ``T`` positions of which
-    ``n`` are real advances a row by ``n``. Slots beyond a row's length are never attended to.
+    Each row has its own length, so rows of different lengths can share one cache. A forward pass over ``T`` positions,
+    ``n`` of them real, extends a row by ``n``. Slots beyond a row's length are never attended to.
 
     Args:
         config: Configuration of the model.
         batch_size: Rows B.
-        capacity: Slots S, in tokens; ``None`` means the model's longest input.
-        dtype: Type of keys and values; that of the model.
-        device: Device of keys and values; that of the model.
+        capacity: Slots S of each row, in tokens; ``None`` means the model's longest input.
+        dtype: Type of keys and values; use that of the model.
+        device: Device of keys and values; use that of the model.
 
     Attributes:
         keys: (L, B, N, S, H).
         values: (L, B, N, S, H).
-        lengths: (B,) int64 numbers of tokens that the rows hold.
+        lengths: (B,) int64 number of tokens in each row.
 
     Raises:
-        InputError: ``batch_size`` or ``capacity`` is out of range, or there is no such type, device or memory.
+        InputError: ``batch_size`` or ``capacity`` is out of range, or the cache cannot be allocated.
     """
 
     def __init__(
@@ -45,17 +45,17 @@ class XLMCache:
     ) -> None:
         check_config(config, where="XLMCache")
         capacity = config.max_position_embeddings if capacity is None else capacity
-        sizes_are_whole = all(isinstance(size, int) and not isinstance(size, bool) for size in (batch_size, capacity))
-        if not sizes_are_whole or batch_size < 1 or not 1 <= capacity <= config.max_position_embeddings:
+        sizes_are_ints = all(isinstance(size, int) and not isinstance(size, bool) for size in (batch_size, capacity))
+        if not sizes_are_ints or batch_size < 1 or not 1 <= capacity <= config.max_position_embeddings:
             raise InputError(
-                "invalid size of a cache",
+                "invalid cache size",
                 where="XLMCache",
                 found=f"batch_size = {batch_size!r}, capacity = {capacity!r}",
                 expected=f"batch_size of at least 1, capacity from 1 to {config.max_position_embeddings} tokens",
             )
         shape = (config.n_layers, batch_size, config.n_heads, capacity, config.head_dim)
         try:
-            # Zeros: a masked slot enters the weighted sum with weight 0, and 0 * NaN would be NaN.
+            # Zeros, because a masked slot enters the weighted sum with weight 0, and 0 * NaN is NaN.
             self.keys = torch.zeros(shape, dtype=dtype, device=device)
             self.values = torch.zeros(shape, dtype=dtype, device=device)
             self.lengths = torch.zeros(batch_size, dtype=torch.int64, device=device)
@@ -66,12 +66,12 @@ class XLMCache:
                 "the cache cannot be allocated",
                 where="XLMCache",
                 found=str(error).partition("\n")[0],
-                expected=f"room for {' x '.join(map(str, shape))} keys and as many values of type {dtype}",
+                expected=f"memory for keys and values of shape {' x '.join(map(str, shape))} and type {dtype}",
             ) from error
-        # The common length of all rows, if they have one. Writes are then slices, which do not wait for a GPU.
+        # The length of all rows if it is the same, else None. With it, writes are slices, which do not wait for a GPU.
         self.uniform_length: int | None = 0
-        # An upper bound on the longest row. It is exact if no forward had padding, and after ``measure``; to know it
-        # otherwise would wait for the device.
+        # An upper bound on the length of the longest row. It is exact if no forward pass had padding, and after
+        # ``measure``. Computing the exact length each time would wait for the device.
         self.longest = 0
         self._fixed = False
 
@@ -86,16 +86,16 @@ class XLMCache:
         return self.keys.shape[3]
 
     def fix_shapes(self) -> None:
-        """Attend to all slots under a mask from now on, so that no shape depends on the tokens held."""
+        """Attend to all slots, under a mask, from now on, so that shapes do not depend on the lengths of the rows."""
         self._fixed = True
         self.uniform_length = None
 
     def slots(self, new: int) -> int:
-        """Return the number of slots S' that a forward of ``new`` tokens a row attends to."""
+        """Return the number of slots S' that a forward pass over ``new`` tokens per row attends to."""
         return self.capacity if self._fixed else min(self.longest + new, self.capacity)
 
     def write(self, layer: int, key_BNTH: Tensor, value_BNTH: Tensor) -> tuple[Tensor, Tensor]:
-        """Write new keys and values after those that each row holds, and return all in use.
+        """Append new keys and values to each row, and return all keys and values in use.
 
         Args:
             layer: Index of the layer.
@@ -103,7 +103,7 @@ class XLMCache:
             value_BNTH: New values.
 
         Returns:
-            Keys and values in the type of the new ones, each (B, N, S', H) with S' the slots in use after the write.
+            Keys and values in the type of the new ones, each (B, N, S', H), where S' slots are in use after the write.
         """
         new = key_BNTH.shape[2]
         end = self.slots(new)
@@ -114,17 +114,17 @@ class XLMCache:
         else:
             rows_B = torch.arange(len(self.lengths), device=self.lengths.device)
             slots_BT = self.lengths[:, None] + torch.arange(new, device=self.lengths.device)
-            # Unlike a slice, an index does not convert types, and under autocast the new ones are narrower.
+            # Unlike a slice, an index does not convert types on assignment. Under autocast, the new ones are narrower.
             keys_BNSH[rows_B[:, None], :, slots_BT] = key_BNTH.transpose(1, 2).to(keys_BNSH.dtype)
             values_BNSH[rows_B[:, None], :, slots_BT] = value_BNTH.transpose(1, 2).to(values_BNSH.dtype)
         return keys_BNSH[:, :, :end].type_as(key_BNTH), values_BNSH[:, :, :end].type_as(value_BNTH)
 
     def advance(self, positions: int, counts_B: Tensor | None) -> None:
-        """Advance the lengths, after every layer has written.
+        """Extend the lengths of the rows, after every layer has written its keys and values.
 
         Args:
-            positions: T, the positions written for every row.
-            counts_B: (B,) int64 number of real positions of each row; ``None`` means all.
+            positions: Number of positions T written to every row.
+            counts_B: (B,) int64 number of real positions in each row; ``None`` means T.
         """
         if counts_B is None:
             self.lengths += positions
@@ -140,7 +140,7 @@ class XLMCache:
 
         Args:
             rows_R: (R,) int64 rows of this cache, without duplicates.
-            part: A cache of R rows of the same model, of no larger capacity.
+            part: A cache of R rows of the same model; its capacity is not larger.
         """
         self.keys[:, rows_R, :, : part.capacity] = part.keys
         self.values[:, rows_R, :, : part.capacity] = part.values
@@ -148,17 +148,17 @@ class XLMCache:
         self.measure()
 
     def select_rows(self, rows_R: Tensor, *, shared: int = 0) -> None:
-        """Replace row i by row ``rows_R[i]``; rows may be left out or repeated.
+        """Replace row i by row ``rows_R[i]``; rows may be omitted or repeated.
 
         Args:
-            rows_R: (R,) int64 rows of the cache as it is now.
-            shared: When above 0: R is the batch size, row ``rows_R[i]`` is as long as row i, and both hold the same in
-                their first ``shared`` slots. Only the slots after those are copied.
+            rows_R: (R,) int64 current rows of the cache.
+            shared: Number of leading slots that rows i and ``rows_R[i]`` have in common. If above 0, both rows must be
+                of the same length and R the batch size. Only the slots after the shared ones are copied.
         """
         if shared > 0:
-            for held in (self.keys, self.values):
-                moving = held[:, :, :, shared : self.longest]
-                moving.copy_(moving.index_select(1, rows_R))
+            for tensor in (self.keys, self.values):
+                changing = tensor[:, :, :, shared : self.longest]
+                changing.copy_(changing.index_select(1, rows_R))
             return
         self.keys, self.values = self.keys.index_select(1, rows_R), self.values.index_select(1, rows_R)
         self.lengths = self.lengths[rows_R]
@@ -166,6 +166,6 @@ class XLMCache:
             self.measure()
 
     def measure(self) -> None:
-        """Find the longest row, and whether all have one length; waits for the device."""
+        """Update ``longest`` and ``uniform_length`` from the lengths of the rows; wait for the device."""
         shortest, self.longest = torch.stack(torch.aminmax(self.lengths)).tolist()
         self.uniform_length = self.longest if shortest == self.longest and not self._fixed else None

@@ -1,4 +1,4 @@
-"""The configuration of a model, frozen and checked once."""
+"""The configuration of a model."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType
 from typing import Any, NoReturn
 
@@ -14,7 +15,7 @@ from xlm.errors import ConfigError, LanguageError, Problem
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class XLMConfig:
-    """Architecture of a model; names are those of the ``transformers`` configuration file.
+    """Architecture of a model, frozen; names are those of the ``transformers`` configuration file.
 
     Attributes:
         vocab_size: Number of words in the vocabulary, special tokens included.
@@ -23,28 +24,28 @@ class XLMConfig:
         n_heads: Number of attention heads; divides ``emb_dim``.
         max_position_embeddings: Longest input, in tokens.
         n_langs: Number of languages that the model was trained on.
-        lang2id: Ids of language names, from 0 to ``n_langs - 1``. Empty when the names are unknown.
-        lang_id: Language that ``generate`` of ``transformers`` uses for all tokens; unused here.
+        lang2id: Ids of language names, from 0 to ``n_langs - 1``; empty if the names are unknown.
+        lang_id: Language that ``generate`` of ``transformers`` uses for all tokens. Unused here.
         use_lang_emb: Whether languages have embeddings (they exist only when ``n_langs > 1``).
         sinusoidal_embeddings: Whether positions are fixed sines and cosines instead of learned.
         gelu_activation: Whether the feed-forward layers use exact (erf) GELU instead of ReLU.
         causal: Whether a position attends only to itself and to positions left of it.
         share_inout_emb: Whether the output projection is the word embedding matrix.
-        asm: Whether the head is an adaptive softmax (never tied).
+        asm: Whether the head is an adaptive softmax, which is never tied.
         asm_cutoffs: First word id of each tail cluster of an adaptive softmax, ascending, below ``vocab_size``.
         asm_div_value: Factor by which each next cluster of an adaptive softmax is narrower.
-        dropout: Probability of dropping an activation, in training.
-        attention_dropout: Probability of dropping an attention weight, in training.
+        dropout: Probability of dropping an activation in training.
+        attention_dropout: Probability of dropping an attention weight in training.
         layer_norm_eps: Number added to the variance in every layer norm.
         embed_init_std: Standard deviation of new embeddings; ``None`` means ``emb_dim ** -0.5``, as in the original.
         bos_token_id: Id of ``<s>``; the original never trains it.
-        eos_token_id: Id of ``</s>``, which stands at both ends of every sentence.
+        eos_token_id: Id of ``</s>``, which begins and ends every sentence.
         pad_token_id: Id of ``<pad>``.
         unk_token_id: Id of ``<unk>``.
         mask_token_id: Id of ``<special1>``, the mask of the MLM objective.
 
     Raises:
-        ConfigError: Invalid values, all in one error; if there are wrong types, only those.
+        ConfigError: Invalid values; the error names them all, or only those of a wrong type if there are any.
 
     Source: paper section 5.1 and the original's ``src/model/transformer.py``, ``TransformerModel.__init__``.
     """
@@ -83,9 +84,9 @@ class XLMConfig:
         problems = _wrong_types(self) or _wrong_values(self)
         if problems:
             raise ConfigError.of_values(
-                "the configuration cannot make a model",
+                "the configuration is invalid",
                 problems,
-                remedy="correct these keys; when they come from a file, the file is damaged or not of an XLM model",
+                remedy="correct these keys; if they come from a file, it is damaged or not of an XLM model",
             )
 
     @classmethod
@@ -93,7 +94,7 @@ class XLMConfig:
         """Return the configuration of the published English-German causal model, ``xlm-clm-ende-1024``.
 
         Args:
-            **changes: Fields with other values.
+            **changes: Fields to change, with their values.
 
         Returns:
             6 layers of width 1024 with 8 heads, 64,699 words, 512 positions, 2 languages: 142,422,203 parameters.
@@ -155,18 +156,16 @@ class XLMConfig:
     def replace(self, **changes: Any) -> XLMConfig:
         """Return a checked copy with some fields changed.
 
-        A model keeps the configuration that it was made from. To change it, use the arguments ``causal``, ``dropout``
-        and ``attention_dropout`` of ``from_pretrained``.
+        The configuration of an existing model cannot be replaced. To change it, pass ``causal``, ``dropout`` or
+        ``attention_dropout`` to ``from_pretrained``.
         """
         return dataclasses.replace(self, **changes)
 
     def __reduce__(self) -> tuple[Any, ...]:
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return _from_fields, ({**values, "lang2id": dict(self.lang2id)},)
-
-
-def _from_fields(values: dict[str, Any]) -> XLMConfig:
-    return XLMConfig(**values)
+        return partial(
+            type(self), **{**values, "lang2id": dict(self.lang2id)}
+        ), ()  # MappingProxyType cannot be pickled
 
 
 class FrozenConfigError(ConfigError, dataclasses.FrozenInstanceError):
@@ -187,19 +186,19 @@ def _refuse_change(config: XLMConfig, name: str, value: object = None) -> NoRetu
     )
 
 
-# Set after the class: the decorator does not allow them in a frozen class, and its own fail on unknown names.
+# The decorator does not accept these methods in the class, and its own fail on unknown names.
 XLMConfig.__setattr__ = XLMConfig.__delattr__ = _refuse_change  # type: ignore[assignment,method-assign]
 
 
 def check_config(config: object, *, where: str) -> None:
-    """Raise ``ConfigError`` unless this is a configuration."""
+    """Raise ``ConfigError`` unless this is an ``XLMConfig``."""
     if not isinstance(config, XLMConfig):
         raise ConfigError(
             "config is not a configuration", where=where, found=type(config).__name__, expected="an XLMConfig"
         )
 
 
-# Far above any model, and far below an overflow of a tensor's size: a stranger's file may hold any number.
+# Far above any model, and low enough that the sizes of tensors do not overflow, whatever a file contains.
 _LARGEST = 2**31 - 1
 
 

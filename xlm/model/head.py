@@ -1,4 +1,4 @@
-"""Heads: hidden states to scores of the next word, and log-probabilities without holding all scores at once.
+"""Heads, which map hidden states to scores of the next word, and log-probabilities computed block by block.
 
 Shapes: B batch, T positions, N positions of any rows, D model width, V vocabulary, K most likely words; R positions and
 S words of a block of scores.
@@ -20,23 +20,23 @@ from xlm.model.config import XLMConfig
 from xlm.model.transformer import Transformer
 
 IGNORED_LABEL = -100
-"""Label of a position that does not count in the loss; the convention of torch and ``transformers``."""
+"""Label of a position that the loss ignores, as in torch and ``transformers``."""
 
 _WIDE_BLOCK_ELEMENTS = 6_000_000
-"""Scores in a block as wide as the vocabulary: 24 MB in float32. With tens of rows a block, reading the weights once a
-block costs little beside the multiplication."""
+"""Scores in a block as wide as the vocabulary: 24 MB in float32. A block then has tens of rows, so that reading the
+weights for each block takes little time beside the multiplication."""
 
 _NARROW_BLOCK_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 26}
-"""Scores in a block of some words. On a CPU the 4 MB stay in its cache between the product and the sum."""
+"""Scores in a block of some words. On a CPU, its 4 MB stay in the cache between the product and the sum."""
 
 _PACKED_BLOCK_ELEMENTS = 1 << 22
-"""Scores in a block as wide as a piece of packed weights: 16 MB, enough rows for each read of the weights."""
+"""Scores in a block as wide as a piece of packed weights: 16 MB, with enough rows for each read of the weights."""
 
 _NARROW_BLOCK_ROWS = 1024
-"""Positions in a block of some words. More rows read each weight less often; a CPU never scores more at a time."""
+"""Maximum number of positions in a block of some words. With more rows, each weight is read less often."""
 
 _BELOW_ALL = -1e30
-"""Lower than any score, and finite, so that differences from it are numbers."""
+"""Lower than any score, and finite, so that differences from it are not NaN."""
 
 
 class LogitBlock(NamedTuple):
@@ -46,7 +46,7 @@ class LogitBlock(NamedTuple):
         rows: The positions.
         first: Id of the first word.
         logits: (R, S) scores of the words ``first`` to ``first + S - 1``, in float32 or wider. The receiver may
-            overwrite them; the next block does.
+            overwrite them. The next block may overwrite them too.
     """
 
     rows: slice
@@ -55,11 +55,11 @@ class LogitBlock(NamedTuple):
 
 
 class LinearHead(nn.Module):
-    """One score a word: ``hidden @ projection.T + bias``.
+    """One score per word: ``hidden @ projection.T + bias``.
 
     Attributes:
         bias: (V,).
-        weight: (V, D), or ``None`` when the head is tied to the word embeddings.
+        weight: (V, D), or ``None`` if the head is tied to the word embeddings.
 
     Args:
         config: The architecture.
@@ -73,17 +73,17 @@ class LinearHead(nn.Module):
         self.weight = None if config.tied else nn.Parameter(torch.empty(config.vocab_size, config.emb_dim))
 
     def tie_to(self, transformer: Transformer) -> None:
-        """Use the word embeddings of a transformer wherever the head has no weight of its own.
+        """Use the word embeddings of a transformer if the head has no weight of its own.
 
         Args:
-            transformer: Looked up at each call, so the head follows when its embeddings move, grow or are replaced.
+            transformer: Each call uses its present embeddings, so they may move, grow or be replaced.
         """
-        # Not an attribute that nn.Module sees: it would list the transformer's weights as the head's, too.
+        # Assigned without nn.Module, which would also list the transformer's weights as those of the head.
         self.__dict__["_transformer"] = transformer
 
     @property
     def projection(self) -> Tensor:
-        """The (V, D) weight that the head computes with, its own or the word embeddings.
+        """The (V, D) weight of the head: its own, or the word embeddings.
 
         Raises:
             ConfigError: The head is tied, but is not part of a model.
@@ -94,7 +94,7 @@ class LinearHead(nn.Module):
             raise ConfigError(
                 "a tied head is used without a model",
                 where="LinearHead",
-                remedy="assign it to model.head, or make it with share_inout_emb=False",
+                remedy="assign it to model.head, or use a configuration with share_inout_emb=False",
             )
         transformer: Transformer = self.__dict__["_transformer"]
         return transformer.embeddings.word.weight
@@ -106,12 +106,12 @@ class LinearHead(nn.Module):
     def logit_blocks(self, hidden_ND: Tensor, *, elements: int | None = None) -> Iterator[LogitBlock]:
         """Yield the scores in blocks: all words for the first positions, then for the next ones.
 
-        Products of half-precision numbers are summed and kept in float32. Rounded, many words would share one score,
-        and so one rank.
+        Scores are in float32 also if the weights are in half precision. If rounded, many words would have the same
+        score, and so the same rank.
 
         Args:
             hidden_ND: (N, D) hidden states.
-            elements: The most scores in a block; ``None`` for the fastest size.
+            elements: Maximum number of scores in a block; ``None`` means the fastest size.
         """
         weight_VD = self.projection
         N, V = len(hidden_ND), len(weight_VD)
@@ -155,13 +155,13 @@ def logit_blocks(
     """Yield the scores of any head in blocks. Most heads score all words for some positions at a time.
 
     Args:
-        head: Maps hidden states (…, D) to one score a word.
+        head: Maps hidden states (…, D) to one score per word.
         hidden_ND: (N, D) hidden states.
         vocab_size: V.
-        elements: The most scores in a block; ``None`` for the fastest size.
+        elements: Maximum number of scores in a block; ``None`` means the fastest size.
 
     Raises:
-        InputError: The head does not return one score a word.
+        InputError: The head does not return one score per word.
     """
     if _has_blocks(head):
         yield from head.logit_blocks(hidden_ND, elements=elements)
@@ -170,17 +170,17 @@ def logit_blocks(
         logits_RV = head(hidden_ND[rows])
         check_word_scores(logits_RV, vocab_size)
         logits_RV = at_least_float32(logits_RV)
-        # The receiver may overwrite a block, and a foreign head may return its input or a part of itself.
+        # The receiver may overwrite a block, and a foreign head may return its input or its weights.
         yield LogitBlock(rows, 0, logits_RV if isinstance(head, AdaptiveHead) else logits_RV.clone())
 
 
 def row_blocks(count: int, width: int, elements: int | None, *, whole: bool = True) -> Iterator[slice]:
-    """Divide positions into blocks for a head that computes a fixed number of scores at a time.
+    """Divide positions into blocks, for a head that computes a fixed number of scores per position.
 
     Args:
         count: Number of positions.
-        width: Scores of one position.
-        elements: The most scores in a block; ``None`` for the fastest size.
+        width: Number of scores per position.
+        elements: Maximum number of scores in a block; ``None`` means the fastest size.
         whole: Whether ``width`` is the whole vocabulary, not a piece of packed weights.
     """
     elements = elements or (_WIDE_BLOCK_ELEMENTS if whole else _PACKED_BLOCK_ELEMENTS)
@@ -197,36 +197,36 @@ def check_word_scores(scores: object, vocab_size: int) -> None:
             "the model's head does not score the words of its vocabulary",
             where="model.head",
             found=f"{width} scores a position" if isinstance(width, int) else width,
-            expected=f"{vocab_size}, one a word",
-            remedy="forward returns what such a head computes; scoring and generation need scores of words",
+            expected=f"{vocab_size} scores a position, one per word",
+            remedy="call forward, which accepts any head; scoring and generation need one score per word",
         )
 
 
 def target_logprobs(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return the log-probability of one word a position.
+    """Return the log-probability of one word per position.
 
     Args:
-        logits: (…, V) scores, or log-probabilities, whose exponentials sum to one.
-        targets: (…) int64, ids from 0 to V - 1.
+        logits: (…, V) scores or log-probabilities.
+        targets: (…) int64 ids from 0 to V - 1.
 
     Returns:
         (…) nats, in float32 or wider.
     """
-    # log_softmax, and cross_entropy on top of it, are off by up to 6e-5 nats in float32 over 64,699 words on the CPU
-    # (torch 2.13), 20 times the error of the rest of the model. logsumexp is not.
+    # In float32 over 64,699 words on the CPU, the errors of log_softmax and cross_entropy reach 6e-5 nats (torch 2.13),
+    # 20 times the error of the rest of the model. That of logsumexp does not.
     logits = at_least_float32(logits)
     return logits.gather(-1, targets[..., None])[..., 0] - logits.logsumexp(-1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TargetScores:
-    """Scores of given next words.
+    """Scores of the target words.
 
     Attributes:
         logprobs: (N,) nats, in float32 or wider.
-        ranks: (N,) int64, when asked for: 1 for the most likely word; words of equal score share the best rank.
-        entropies: (N,) nats, when asked for: entropy of the whole prediction, from 0 to log V.
-        top_ids: (N, K) int64, when asked for: the K most likely words, best first; equal scores in any order.
+        ranks: (N,) int64, if requested: 1 for the most likely word; words of equal score share the best rank.
+        entropies: (N,) nats, if requested: entropy of the whole prediction, from 0 to log V.
+        top_ids: (N, K) int64, if requested: the K most likely words, best first; equal scores in any order.
         top_logprobs: (N, K) nats: log-probabilities of ``top_ids``.
     """
 
@@ -248,29 +248,29 @@ def chunked_logprobs(
     top: int = 0,
     block_elements: int | None = None,
 ) -> TargetScores:
-    """Score given next words, holding the scores of only some positions and words at a time.
+    """Score the target words, without holding the scores of all positions and words in memory at once.
 
-    Gradients cannot pass, since each block is overwritten. Torch's fused ``linear_cross_entropy`` (from 2.13) has three
-    times the error over 64,699 words, and gives neither ranks nor entropies.
+    There are no gradients, since each block is overwritten. Torch's fused ``linear_cross_entropy`` (from 2.13) has
+    three times the error over 64,699 words, and returns neither ranks nor entropies.
 
     Args:
-        head: Maps hidden states (…, D) to one score a word.
+        head: Maps hidden states (…, D) to one score per word.
         hidden_ND: (N, D) output of the last layer at the positions before the targets; N may be 0.
-        targets_N: (N,) int64, ids from 0 to V - 1.
+        targets_N: (N,) int64 ids from 0 to V - 1.
         vocab_size: V.
-        ranks: Whether to compute ranks, which takes all products a second time.
-        entropies: Whether to compute entropies, which takes a second block.
-        top: How many of the most likely words to return; at most V are.
-        block_elements: The most scores to hold at a time; ``None`` for the fastest size.
+        ranks: Whether to compute ranks, which computes all scores a second time.
+        entropies: Whether to compute entropies, which needs memory for a second block.
+        top: Number K of most likely words to return; at most V.
+        block_elements: Maximum number of scores in memory; ``None`` means the fastest size.
 
     Raises:
-        InputError: The head does not return one score a word.
+        InputError: The head does not return one score per word.
     """
     N, device = len(targets_N), hidden_ND.device
     wide = torch.promote_types(hidden_ND.dtype, torch.float32)
     target_N = torch.empty(N, dtype=wide, device=device)
-    # Over the blocks so far, for each row: the highest score, and relative to it the sum of exponentials, plain and
-    # weighted with the scores. This is logsumexp in place, with its accuracy (see target_logprobs).
+    # For each row, over the blocks so far: the highest score h, the sum of exp(score - h), and that sum weighted by
+    # score - h. This is logsumexp block by block, with its accuracy (see target_logprobs).
     highest_N = torch.full((N,), _BELOW_ALL, dtype=wide, device=device)
     sum_N = torch.zeros(N, dtype=wide, device=device)
     weighted_N = torch.zeros(N, dtype=wide, device=device) if entropies else None
@@ -300,7 +300,7 @@ def chunked_logprobs(
         ranks_N = torch.ones(N, dtype=torch.int64, device=device)
         for rows, first, logits_RS in logit_blocks(head, hidden_ND, vocab_size=vocab_size, elements=block_elements):
             above_RS = logits_RS > target_N[rows, None]
-            # A word is not above itself, even if its product differs the second time.
+            # A word does not count as above itself, even if its score differs the second time.
             inside_R, itself_R = _at_targets(above_RS, targets_N[rows] - first)
             ranks_N[rows] += above_RS.sum(1) - (inside_R & itself_R).long()
     return TargetScores(
@@ -313,13 +313,13 @@ def chunked_logprobs(
 
 
 def _at_targets(block_RS: Tensor, columns_R: Tensor) -> tuple[Tensor, Tensor]:
-    """Return whether each row's target is in the block, and the block's value there (any value where it is not)."""
+    """Return whether each row's target is in the block, and the block's value there (arbitrary if it is not)."""
     S = block_RS.shape[1]
     return (columns_R >= 0) & (columns_R < S), block_RS.gather(1, columns_R.clamp(0, S - 1)[:, None])[:, 0]
 
 
 def _has_blocks(head: nn.Module) -> TypeGuard[LinearHead]:
-    """Return whether ``head.logit_blocks`` gives what a call of the head does: no hook or other forward changes it."""
+    """Return whether ``head.logit_blocks`` equals a call of the head: no hook and no other ``forward`` changes it."""
     if not isinstance(head, LinearHead) or head._forward_hooks or head._forward_pre_hooks or "forward" in vars(head):
         return False
     owners = [next(c for c in type(head).__mro__ if name in vars(c)) for name in ("forward", "logit_blocks")]
@@ -327,12 +327,12 @@ def _has_blocks(head: nn.Module) -> TypeGuard[LinearHead]:
 
 
 def _tiled(count: int) -> int:
-    """Return at most ``count``; where possible a multiple of 16, which kernels divide into tiles evenly."""
+    """Return the largest multiple of 16 up to ``count``, which suits the tiles of kernels; below 16, ``count`` or 1."""
     return max(1, count - count % 16 or count)
 
 
 def _write_logits(hidden_RD: Tensor, weight_SD: Tensor, bias_S: Tensor, out_RS: Tensor) -> None:
-    """Write ``hidden @ weight.T + bias`` to ``out_RS``, which is wider when the others are in half precision."""
+    """Write ``hidden @ weight.T + bias`` to ``out_RS``, which is in float32 if the others are in half precision."""
     if hidden_RD.dtype == out_RS.dtype:
         torch.addmm(bias_S, hidden_RD, weight_SD.T, out=out_RS)
     elif hidden_RD.device.type == "cpu":

@@ -1,4 +1,4 @@
-"""Inputs of the models, checked and brought into one form.
+"""Checks of a model's inputs, and their conversion to ``TransformerInputs``.
 
 Shapes: B batch, T positions.
 """
@@ -6,7 +6,7 @@ Shapes: B batch, T positions.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
@@ -29,7 +29,7 @@ class InputKeywords(TypedDict):
     position_ids: Tensor | None
 
 
-_WHOLE_NUMBERS = (torch.int64, torch.int32)
+_INTEGERS = (torch.int64, torch.int32)
 
 
 def prepare_inputs(
@@ -43,7 +43,7 @@ def prepare_inputs(
     cache: XLMCache | None = None,
     check_values: bool = True,
 ) -> TransformerInputs:
-    """Check the inputs of one forward and bring them into one form, on the device of ``input_ids``.
+    """Check the inputs of one forward pass, and return them on the device of ``input_ids``.
 
     Args:
         config: Configuration of the model.
@@ -53,30 +53,37 @@ def prepare_inputs(
         attention_mask: 1 at tokens, 0 at padding.
         position_ids: Positions.
         cache: Earlier tokens.
-        check_values: Whether to check values, which waits for a GPU; types and shapes are always checked. If not, it is
-            unknown where padding stands, and all but ``lengths`` uses the slower kernels for any mask.
+        check_values: Whether to check values, which waits for a GPU; types and shapes are always checked. Without the
+            check, the side of the padding is unknown unless ``lengths`` gives it, and slower kernels are used.
 
     Raises:
         InputError: A shape, type or value that the model cannot take.
         LanguageError: A language that the model does not have.
     """
-    _check_matrix("input_ids", input_ids)
+    _check_ids(input_ids)
     check_values = looks_at_values(input_ids, check_values)
     B, T = input_ids.shape
     if check_values:
         _check_range("input_ids", input_ids, limit=config.vocab_size, what="words")
     valid_BT, right_padded = _valid_positions(config, input_ids, lengths, attention_mask, check_values=check_values)
     if cache is not None:
-        right_padded = right_padded or not check_values  # a cache needs right-padded rows; unchecked, they are assumed
+        right_padded = right_padded or not check_values  # a cache requires it; without the check, it is assumed
         _check_cache(config, cache, input_ids, right_padded=right_padded, check_values=check_values)
     if position_ids is not None:
         check_shape("position_ids", position_ids, (B, T))
-        _check_matrix("position_ids", position_ids)
+        check_whole("position_ids", position_ids)
         if check_values:
             _check_range("position_ids", position_ids, limit=config.max_position_embeddings, what="positions")
         position_ids = onto("position_ids", position_ids, input_ids.device)
     else:
-        _check_length(config, T)
+        if T > config.max_position_embeddings:
+            raise InputError(
+                "the input is too long",
+                where="input_ids",
+                found=f"{T} tokens",
+                expected=f"at most {config.max_position_embeddings} (the model's position embeddings)",
+                remedy="split the text, or score it in windows",
+            )
         position_ids = _default_positions(T, cache, None if right_padded else valid_BT, input_ids.device)
     return TransformerInputs(
         input_ids=input_ids,
@@ -88,19 +95,19 @@ def prepare_inputs(
 
 
 def looks_at_values(tensor: Tensor, wanted: bool) -> bool:
-    """Return whether to check values: if wanted, but not while tracing or on the meta device, which has none."""
+    """Return whether to check values: if wanted, but not while tracing, nor on the meta device, which has no values."""
     return wanted and not torch.compiler.is_compiling() and not tensor.is_meta
 
 
 def onto(name: str, tensor: Tensor, device: torch.device) -> Tensor:
-    """Return a tensor on a device; a copy from the CPU to a GPU does not wait for earlier work of the GPU."""
+    """Return a tensor on a device, without waiting for earlier work of a GPU."""
     if device.type != "meta":
         _check_presence(name, tensor)
     return tensor.to(device, non_blocking=device.type == "cuda")
 
 
 def _bounds(name: str, tensor: Tensor) -> tuple[int, int]:
-    """Return the smallest and the largest of whole numbers; waits for a GPU once."""
+    """Return the smallest and the largest value; wait for a GPU only once."""
     _check_presence(name, tensor)
     low, high = torch.stack(torch.aminmax(tensor)).tolist()
     return low, high
@@ -108,53 +115,47 @@ def _bounds(name: str, tensor: Tensor) -> tuple[int, int]:
 
 def _check_presence(name: str, tensor: Tensor) -> None:
     if tensor.is_meta:
-        raise InputError(
-            f"{name} has no values", where=name, found="a tensor on the meta device", expected="where input_ids is"
+        raise _invalid(
+            name, "has no values", found="a tensor on the meta device", expected="a tensor on the device of input_ids"
         )
 
 
-def check_tensor(name: str, value: object, what: str, *, expected: str) -> None:
-    """Raise ``InputError``, that ``name`` is ``what``, unless this is a tensor, neither sparse nor nested."""
+def _invalid(name: str, fault: str, **details: Any) -> InputError:
+    """Return the error for an argument, such as "input_ids is empty"."""
+    return InputError(f"{name} {fault}", where=name, **details)
+
+
+def check_tensor(name: str, value: object, fault: str, *, expected: str) -> None:
+    """Raise ``InputError`` with the message "``name`` ``fault``" unless ``value`` is a dense tensor."""
     if isinstance(value, Tensor) and value.layout == torch.strided and not value.is_nested:
         return
-    raise InputError(
-        f"{name} {what}",
-        where=name,
+    raise _invalid(
+        name,
+        fault,
         found="a sparse or nested tensor" if isinstance(value, Tensor) else type(value).__name__,
         expected=expected,
         remedy="wrap it in torch.tensor" if isinstance(value, list | tuple) else None,
     )
 
 
-def check_flag(name: str, value: object) -> None:
-    """Raise ``InputError`` unless this is true or false; 1, 0 and ``None`` are, too."""
-    if value is not None and not isinstance(value, int):
-        raise InputError(f"{name} is neither true nor false", where=name, found=repr(value), expected="True or False")
-
-
 def check_shape(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
-    """Raise ``InputError`` unless this is a tensor of that shape."""
-    what, expected = "has the wrong shape", f"a tensor of shape {shape}"
-    check_tensor(name, tensor, what, expected=expected)
+    """Raise ``InputError`` unless this is a dense tensor of a shape."""
+    fault, expected = "has the wrong shape", f"a tensor of shape {shape}"
+    check_tensor(name, tensor, fault, expected=expected)
     if tuple(tensor.shape) != shape:
-        raise InputError(f"{name} {what}", where=name, found=tuple(tensor.shape), expected=expected)
+        raise _invalid(name, fault, found=tuple(tensor.shape), expected=expected)
 
 
 def check_device(input_ids: Tensor, device: torch.device) -> None:
-    """Raise ``InputError`` for ids on another device than the model."""
-    # A model that loads its weights when they are needed has them on the meta device.
+    """Raise ``InputError`` unless the ids are on the device of the model."""
+    # Libraries that load weights on demand keep them on the meta device.
     if device.type != "meta" and input_ids.device != device:
-        raise InputError(
-            "input_ids is on another device than the model",
-            where="input_ids",
-            found=input_ids.device,
-            expected=device,
-            remedy="input_ids.to(model.device)",
-        )
+        fault = "is on another device than the model"
+        raise _invalid("input_ids", fault, found=input_ids.device, expected=device, remedy="input_ids.to(model.device)")
 
 
 def check_device_exists(device: torch.device | str) -> None:
-    """Raise ``InputError`` for a device that this machine does not have."""
+    """Raise ``InputError`` unless this machine has a device."""
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, TypeError, ValueError) as error:
@@ -167,46 +168,31 @@ def check_device_exists(device: torch.device | str) -> None:
 
 
 def check_whole(name: str, tensor: Tensor) -> None:
-    """Raise ``InputError`` unless these are int64 or int32."""
-    if tensor.dtype not in _WHOLE_NUMBERS:
-        raise InputError(f"{name} must be whole numbers", where=name, found=tensor.dtype, expected="an int64 tensor")
+    """Raise ``InputError`` unless a tensor is int64 or int32."""
+    if tensor.dtype not in _INTEGERS:
+        raise _invalid(name, "must be whole numbers", found=tensor.dtype, expected="an int64 tensor")
 
 
-def _check_matrix(name: str, ids: Tensor) -> None:
-    what, expected = "must be a matrix of whole numbers", "an int64 tensor of shape (batch, tokens)"
-    check_tensor(name, ids, what, expected=expected)
-    if ids.dim() != 2 or ids.dtype not in _WHOLE_NUMBERS:
-        raise InputError(
-            f"{name} {what}",
-            where=name,
-            found=f"{ids.dtype} of shape {tuple(ids.shape)}",
-            expected=expected,
-            remedy="for one sentence: torch.tensor([ids])",
-        )
+def _check_ids(ids: Tensor) -> None:
+    fault, expected = "must be a matrix of whole numbers", "an int64 tensor of shape (batch, tokens)"
+    check_tensor("input_ids", ids, fault, expected=expected)
+    if ids.dim() != 2 or ids.dtype not in _INTEGERS:
+        found = f"{ids.dtype} of shape {tuple(ids.shape)}"
+        remedy = "for one sentence: torch.tensor([ids])"
+        raise _invalid("input_ids", fault, found=found, expected=expected, remedy=remedy)
     if ids.numel() == 0:
-        raise InputError(f"{name} is empty", where=name, found=tuple(ids.shape), expected="at least one token a row")
+        raise _invalid("input_ids", "is empty", found=tuple(ids.shape), expected="at least one token per row")
 
 
 def _check_range(name: str, ids: Tensor, *, limit: int, what: str) -> None:
     low, high = _bounds(name, ids)
     if low < 0 or high >= limit:
-        raise InputError(
-            f"{name} out of range",
-            where=name,
+        raise _invalid(
+            name,
+            "is out of range",
             found=f"values from {low} to {high}",
             expected=f"0 to {limit - 1} (the model has {limit} {what})",
             remedy="use the tokenizer that belongs to this model" if name == "input_ids" else "shorten the input",
-        )
-
-
-def _check_length(config: XLMConfig, T: int) -> None:
-    if T > config.max_position_embeddings:
-        raise InputError(
-            "the input is too long",
-            where="input_ids",
-            found=f"{T} tokens",
-            expected=f"at most {config.max_position_embeddings} (the model's position embeddings)",
-            remedy="split the text, or score it in windows",
         )
 
 
@@ -218,14 +204,14 @@ def _valid_positions(
     *,
     check_values: bool,
 ) -> tuple[Tensor | None, bool]:
-    """Return the mask of real positions (``None`` when all are), and whether padding is known to be on the right."""
+    """Return the mask of real positions (``None`` if all are), and whether all padding is known to be on the right."""
     (B, T), device = input_ids.shape, input_ids.device
     if lengths is not None and attention_mask is not None:
         raise InputError(
             "lengths and attention_mask were both given",
             where="lengths, attention_mask",
             found="both",
-            expected="one of them, or neither (then <pad> is padding)",
+            expected="at most one of them; without both, <pad> is padding",
         )
     if lengths is not None:
         check_shape("lengths", lengths, (B,))
@@ -233,9 +219,7 @@ def _valid_positions(
         if check_values:
             shortest, longest = _bounds("lengths", lengths)
             if shortest < 1 or longest > T:
-                raise InputError(
-                    "lengths out of range", where="lengths", found=lengths.tolist(), expected=f"1 to {T} each"
-                )
+                raise _invalid("lengths", "is out of range", found=lengths.tolist(), expected=f"1 to {T} each")
             if shortest == T:
                 return None, True
         return torch.arange(T, device=device) < onto("lengths", lengths, device)[:, None], True
@@ -252,15 +236,15 @@ def _valid_positions(
     tests = [valid_BT.any(1).all(), (valid_BT[:, :-1] >= valid_BT[:, 1:]).all()]
     if attention_mask is not None:
         tests.append((valid_BT | (attention_mask == 0)).all())
-    every_row, right_padded, *rest = torch.stack(tests).tolist()  # one wait for all
+    every_row, right_padded, *rest = torch.stack(tests).tolist()  # waits only once
     if attention_mask is not None and not all(rest):
         values = sorted(set(map(str, attention_mask.flatten().tolist())))
-        raise InputError(
-            "attention_mask has values other than 0 and 1",
-            where="attention_mask",
+        raise _invalid(
+            "attention_mask",
+            "has values other than 0 and 1",
             found=", ".join(values[:4]) + (", ..." if len(values) > 4 else ""),
             expected="1 (or true) at tokens, 0 (or false) at padding",
-            remedy="for a mask that is added to scores, with 0 at tokens, pass attention_mask == 0",
+            remedy="if the mask has 0 at tokens and large negative numbers at padding, pass attention_mask == 0",
         )
     if not every_row:
         raise InputError(
@@ -278,11 +262,11 @@ def _check_cache(
 ) -> None:
     B, T = input_ids.shape
     if not isinstance(cache, XLMCache):
-        raise InputError(
-            "cache is not a cache",
-            where="cache",
+        raise _invalid(
+            "cache",
+            "is not a cache",
             found=repr(cache) if isinstance(cache, bool) else type(cache).__name__,
-            expected="an XLMCache, which forward fills, or None",
+            expected="an XLMCache or None",
             remedy="cache = model.new_cache(batch_size), passed to each forward",
         )
     if not config.causal:
@@ -291,7 +275,7 @@ def _check_cache(
             where="cache",
             found="causal = False",
             expected="a causal model",
-            remedy="do not use a cache: every new token changes all earlier positions",
+            remedy="pass no cache: every new token changes the results of all earlier ones",
         )
     if torch.is_grad_enabled():
         raise InputError(
@@ -300,12 +284,12 @@ def _check_cache(
             found="gradients enabled",
             expected="torch.no_grad() or torch.inference_mode()",
         )
-    made_for = tuple(cache.keys.shape[dim] for dim in (0, 2, 4))
-    if made_for != (config.n_layers, config.n_heads, config.head_dim):
+    dimensions = tuple(cache.keys.shape[dim] for dim in (0, 2, 4))
+    if dimensions != (config.n_layers, config.n_heads, config.head_dim):
         raise InputError(
             "the cache was made for another model",
             where="cache",
-            found=f"{made_for} layers, heads and head width",
+            found=f"{dimensions} layers, heads and head width",
             expected=(config.n_layers, config.n_heads, config.head_dim),
             remedy="model.new_cache(batch_size)",
         )
@@ -317,7 +301,7 @@ def _check_cache(
         raise InputError("the cache has another batch size", where="cache", found=cache.batch_size, expected=B)
     if not right_padded:
         raise InputError(
-            "with a cache, padding must stand on the right",
+            "with a cache, padding must be on the right",
             where="attention_mask",
             found="padding left of real tokens",
             expected="each row's tokens first, then its padding",
@@ -330,20 +314,16 @@ def _check_cache(
         raise InputError(
             "the cache is full",
             where="cache",
-            found=f"{cache.longest} tokens held and {T} new ones",
+            found=f"{cache.longest} tokens in the cache and {T} new ones",
             expected=f"at most {cache.capacity} together",
             remedy=f"a larger capacity, up to the model's {config.max_position_embeddings} positions",
         )
 
 
 def _default_positions(T: int, cache: XLMCache | None, valid_BT: Tensor | None, device: torch.device) -> Tensor:
-    """Return positions 0, 1, … from each row's first token, or continued after the cache; padding takes none.
+    """Return positions that count from 0 at each row's first token, or continue after the cache.
 
-    Args:
-        T: Tokens of a row, padding included.
-        cache: Earlier tokens.
-        valid_BT: True at real positions; ``None`` when padding, if any, is on the right.
-        device: Device of the positions.
+    ``valid_BT`` is ``None`` if padding, if any, is on the right.
     """
     if valid_BT is not None:
         return (valid_BT.cumsum(1) - 1).clamp_min(0)
@@ -358,27 +338,27 @@ def _default_positions(T: int, cache: XLMCache | None, valid_BT: Tensor | None, 
 def language_ids(
     config: XLMConfig, langs: Languages, B: int, T: int, device: torch.device, *, check_values: bool = True
 ) -> Tensor:
-    """Return language ids as an int64 tensor that broadcasts to (B, T).
+    """Return language ids as an int64 tensor on a device that broadcasts to (B, T).
 
     Args:
         config: Configuration of the model.
-        langs: Languages in any form.
-        B: Rows.
-        T: Tokens of a row.
-        device: Device of the ids.
+        langs: Languages.
+        B: Number of rows.
+        T: Number of tokens per row.
+        device: Device of the result.
         check_values: Whether to check the values of a tensor.
 
     Raises:
-        InputError: A shape or type that is not one of ``Languages``.
+        InputError: A wrong type or shape.
         LanguageError: A language that the model does not have.
     """
     if isinstance(langs, str | int):
         return torch.full((1, 1), config.language_id(langs), device=device)
     if not isinstance(langs, Tensor):
         if not isinstance(langs, Sequence):
-            raise InputError(
-                "langs is of the wrong type",
-                where="langs",
+            raise _invalid(
+                "langs",
+                "has the wrong type",
                 found=type(langs).__name__,
                 expected="a language name or id, a list of them, or a tensor of ids",
             )
@@ -388,9 +368,9 @@ def language_ids(
     if langs.shape == (B,):
         langs = langs[:, None]
     if tuple(langs.shape) not in ((B, T), (B, 1)):
-        raise InputError(
-            "langs has the wrong shape",
-            where="langs",
+        raise _invalid(
+            "langs",
+            "has the wrong shape",
             found=tuple(langs.shape),
             expected=f"one language for all, one for each of {B} rows, or a tensor of shape {(B, T)}",
         )

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from xlm._io.arguments import check_flags
 from xlm.errors import ConfigError, InputError, XLMWarning
 from xlm.model.cache import XLMCache
 from xlm.model.config import XLMConfig, check_config
@@ -32,7 +33,6 @@ from xlm.model.head import IGNORED_LABEL, AdaptiveHead, LinearHead, target_logpr
 from xlm.model.inputs import (
     Languages,
     check_device,
-    check_flag,
     check_shape,
     check_tensor,
     check_whole,
@@ -52,11 +52,11 @@ _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 _CALLER_OF_FORWARD = 6
-"""Stack level of the caller of a model: a warning, ``_inputs``, ``forward`` and two frames of torch lie between."""
+"""Stack level of a warning for a model's caller: ``_run``, ``forward`` and two frames of torch are in between."""
 
 
-def _takes_arguments_of(source: Callable[_P, object]) -> Callable[[Callable[..., _R]], Callable[_P, _R]]:
-    """Give a method the arguments of another one, for type checkers and ``inspect.signature``."""
+def takes_arguments_of(source: Callable[_P, object]) -> Callable[[Callable[..., _R]], Callable[_P, _R]]:
+    """Return a decorator that gives a method the signature of another one, for type checkers and ``inspect``."""
 
     def decorate(method: Callable[..., _R]) -> Callable[_P, _R]:
         own = inspect.signature(method)
@@ -68,10 +68,10 @@ def _takes_arguments_of(source: Callable[_P, object]) -> Callable[[Callable[...,
 
 
 class OutputIndexError(InputError, KeyError, IndexError):
-    """A name or index of something that an output does not hold."""
+    """A name or index that an output does not have."""
 
 
-class _Output:
+class Output:
     """Base of the outputs: indexable by name, or as a tuple of the fields that are not ``None``."""
 
     __slots__ = ()
@@ -91,23 +91,25 @@ class _Output:
         if isinstance(index, str) and index in self.keys():
             return getattr(self, index)
         try:
-            return self.to_tuple()[index]  # type: ignore[index]  # an unknown name is no index either
+            return self.to_tuple()[index]  # type: ignore[index]  # an unknown name is not an index either
         except (IndexError, TypeError) as error:
-            kind, names = type(self).__name__, ", ".join(self.keys())
             raise OutputIndexError(
-                "the output has no such entry", where=kind, found=repr(index), expected=names
+                "the output has no such entry",
+                where=type(self).__name__,
+                found=repr(index),
+                expected=", ".join(self.keys()),
             ) from error
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class XLMModelOutput(_Output):
+class XLMModelOutput(Output):
     """Output of ``XLMModel``; indexable by name, or as a tuple of the fields that are not ``None``.
 
     Attributes:
         last_hidden_state: (B, T, D) output of the last layer; zero at padding.
-        hidden_states: The embeddings and each layer's output, L + 1 tensors (B, T, D), when asked for.
-        attentions: Each layer's attention weights, L tensors (B, N, T, S), when asked for.
-        cache: The cache that was passed in, which now holds the new tokens too.
+        hidden_states: The embeddings and each layer's output, L + 1 tensors (B, T, D), if requested.
+        attentions: Each layer's attention weights, L tensors (B, N, T, S), if requested.
+        cache: The cache that was passed in, extended by the new tokens.
     """
 
     last_hidden_state: Tensor
@@ -117,15 +119,15 @@ class XLMModelOutput(_Output):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class XLMOutput(_Output):
+class XLMOutput(Output):
     """Output of ``XLMWithLMHeadModel``; indexable by name, or as a tuple of the fields that are not ``None``.
 
     Attributes:
-        loss: Mean negative log-probability of the counted labels, in nats; a scalar, when labels were given.
-        logits: (B, T, V) scores of the next token; log-probabilities when the head is an adaptive softmax.
-        hidden_states: The embeddings and each layer's output, L + 1 tensors (B, T, D), when asked for.
-        attentions: Each layer's attention weights, L tensors (B, N, T, S), when asked for.
-        cache: The cache that was passed in, which now holds the new tokens too.
+        loss: Mean negative log-probability of the counted labels, in nats; a scalar, if labels were given.
+        logits: (B, T, V) scores of the next token; log-probabilities if the head is an adaptive softmax.
+        hidden_states: The embeddings and each layer's output, L + 1 tensors (B, T, D), if requested.
+        attentions: Each layer's attention weights, L tensors (B, N, T, S), if requested.
+        cache: The cache that was passed in, extended by the new tokens.
     """
 
     loss: Tensor | None = None
@@ -141,13 +143,13 @@ class XLMModel(nn.Module):
     Attributes:
         config: The architecture; it cannot be changed or replaced.
         check_inputs: Whether to check the *values* of inputs: ids, languages, positions, lengths, masks and labels.
-            The check waits for a GPU. With ``False``, for loops whose inputs are known to be good, a forward waits for
-            nothing, and results are the same up to the order of sums. Types and shapes are always checked. Nothing is
-            then known about where padding stands; ``lengths`` keeps the fastest kernels.
+            The check waits for a GPU. Set it to ``False`` in loops whose inputs are known to be valid. Results are then
+            the same up to the order of sums. Types and shapes are always checked. Without the check, the side of the
+            padding is unknown unless ``lengths`` gives it, and slower kernels are used.
 
     Args:
-        config: The architecture. Weights are drawn as the original draws them: embeddings normal with standard
-            deviation ``emb_dim ** -0.5``, linear maps by torch's default.
+        config: The architecture. Weights are initialised as in the original: embeddings from a normal distribution
+            with standard deviation ``emb_dim ** -0.5``, linear layers by torch's default.
 
     Source: paper section 3; the original's ``TransformerModel``.
     """
@@ -159,7 +161,7 @@ class XLMModel(nn.Module):
         check_config(config, where=type(self).__name__)
         self.config = config
         self._warned_about_langs = False
-        # What the file of the model holds beside weights and architecture; save_pretrained writes it again.
+        # What the model's file holds besides weights and architecture; save_pretrained writes it back.
         self.provenance: object = None
         self._build()
         if self.device.type != "meta":
@@ -180,18 +182,18 @@ class XLMModel(nn.Module):
         embeddings.word.weight[config.pad_token_id].zero_()
 
     def __setattr__(self, name: str, value: Any) -> None:
-        # Each layer has copied what it needs from the first configuration, so a second one would apply in part.
+        # Each layer has copied what it needs from the first configuration, so a second one would apply only in part.
         if name == "config" and value is not self.__dict__.get("config", value):
             raise ConfigError(
                 "a model's configuration cannot be replaced",
                 where="model.config",
                 found="an assignment",
-                expected="the configuration that the model was made from",
-                remedy="from_pretrained takes causal=, dropout= and attention_dropout=; or make a new model: "
+                expected="the configuration that the model was built from",
+                remedy="from_pretrained takes causal=, dropout= and attention_dropout=; or build a new model: "
                 f"{type(self).__name__}(model.config.replace(...)), then load_state_dict",
             )
-        if name == "check_inputs" and not isinstance(value, bool):
-            raise InputError("check_inputs is neither true nor false", where="model.check_inputs", found=repr(value))
+        if name == "check_inputs":
+            check_flags(check_inputs=value)
         super().__setattr__(name, value)
 
     @classmethod
@@ -211,31 +213,30 @@ class XLMModel(nn.Module):
     ) -> Self:
         """Return a model with the weights of a file, in evaluation mode.
 
-        ``XLMModel`` opens what ``XLMWithLMHeadModel`` opens, and leaves the head out. A subclass gets a model of its
-        own class, made by ``cls(config)``. Weights that it adds are not in the file: they start as its ``__init__``
-        makes them, and a warning names them.
+        ``XLMModel`` opens the same files as ``XLMWithLMHeadModel``, and ignores the head. A subclass is created by
+        ``cls(config)``. Weights that it adds are not in the file: they keep the values from its ``__init__``, and a
+        warning names them.
 
         Args:
             name_or_path: A directory in the ``transformers`` layout, a checkpoint of the original (``.pth``), the name
                 of a model that comes with the package (``"xlm-clm-ende-small"``), or an id on the Hugging Face hub,
                 optionally with ``@revision``; looked up in that order.
-            dtype: Type of the weights; ``None`` means float32 whatever the file holds, ``"auto"`` the file's own.
-            device: Device of the weights; the CPU when ``None``.
-            causal: Overrides the direction of attention. ``None``: causal, unless the file is known to have been
-                trained otherwise (the published configurations' ``causal: false`` does not count, and a warning says
-                so).
-            dropout: Probability of dropping an activation in training, from 0 to below 1; the file's when ``None``.
+            dtype: Type of the weights; ``None`` means float32 whatever the file's type, ``"auto"`` the file's type.
+            device: Device of the weights; ``None`` means the CPU.
+            causal: Whether attention is causal. ``None`` means causal, unless the file is known to come from another
+                training. The ``causal: false`` of the published configurations is ignored, with a warning.
+            dropout: Probability of dropping an activation in training, from 0 to below 1; ``None`` means the file's.
             attention_dropout: Probability of dropping an attention weight in training; likewise.
-            revision: Branch, tag or commit of a model on the hub; ``main`` when ``None``.
-            cache_dir: Folder of fetched files; the one of ``HF_HOME`` or ``HF_HUB_CACHE`` when ``None``.
+            revision: Branch, tag or commit of a model on the hub; ``None`` means ``main``.
+            cache_dir: Folder of downloaded files; ``None`` means that of ``HF_HOME`` or ``HF_HUB_CACHE``.
             local_files_only: Whether to use only cached files, as ``HF_HUB_OFFLINE=1`` does.
-            token: Token for a model that is not public; ``HF_TOKEN`` or that of ``hf auth login`` when ``None``.
+            token: Token for a private model; ``None`` means ``HF_TOKEN`` or that of ``hf auth login``.
 
         Raises:
-            CheckpointError: The files are not such a model. Nothing in a file is ever executed.
-            HubError: The model could not be fetched from the hub; a kind of ``CheckpointError``.
+            CheckpointError: The files are not an XLM model. No code in a file is ever executed.
+            HubError: The model could not be downloaded from the hub; a subclass of ``CheckpointError``.
             ConfigError: An invalid type or probability, or a subclass whose ``__init__`` needs more arguments.
-            InputError: There is no such device, or ``name_or_path`` is not a name.
+            InputError: The device does not exist, or ``name_or_path`` is not a name.
         """
         from xlm.checkpoint.hub import HubOptions
         from xlm.checkpoint.load import load_model
@@ -267,7 +268,7 @@ class XLMModel(nn.Module):
 
         Args:
             batch_size: Rows B.
-            capacity: Tokens that a row can hold; ``None`` means the model's longest input.
+            capacity: Maximum number of tokens in a row; ``None`` means the model's longest input.
         """
         return XLMCache(self.config, batch_size, capacity=capacity, dtype=self.dtype, device=self.device)
 
@@ -284,19 +285,16 @@ class XLMModel(nn.Module):
         output_attentions: bool = False,
     ) -> XLMModelOutput:
         """Return the hidden states of all positions; arguments as for ``XLMWithLMHeadModel.forward``."""
-        check_flag("output_hidden_states", output_hidden_states)
-        check_flag("output_attentions", output_attentions)
-        inputs = self._inputs(
+        _, states = self._run(
             input_ids,
+            cache=cache,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+            stacklevel=_CALLER_OF_FORWARD,
             langs=langs,
             lengths=lengths,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            cache=cache,
-            stacklevel=_CALLER_OF_FORWARD,
-        )
-        states: TransformerOutput = self.transformer(
-            inputs, cache=cache, output_hidden_states=output_hidden_states, output_attentions=output_attentions
         )
         return XLMModelOutput(
             last_hidden_state=states.hidden,
@@ -305,14 +303,29 @@ class XLMModel(nn.Module):
             cache=cache,
         )
 
-    def _inputs(
-        self, input_ids: Tensor, *, cache: XLMCache | None, stacklevel: int, **inputs: Unpack[InputKeywords]
-    ) -> TransformerInputs:
-        if inputs["langs"] is None:
+    def _run(
+        self,
+        input_ids: Tensor,
+        *,
+        labels: Tensor | None = None,
+        cache: XLMCache | None,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+        stacklevel: int,
+        **keywords: Unpack[InputKeywords],
+    ) -> tuple[TransformerInputs, TransformerOutput]:
+        """Check all arguments of a forward pass, and return the inputs and the output of the transformer."""
+        flags = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
+        # As in transformers, None means the default.
+        check_flags(**{name: flag for name, flag in flags.items() if flag is not None})
+        if keywords["langs"] is None:
             self._warn_about_langs(stacklevel=stacklevel)
-        prepared = prepare_inputs(self.config, input_ids, cache=cache, check_values=self.check_inputs, **inputs)
-        check_device(prepared.input_ids, self.device)
-        return prepared
+        inputs = prepare_inputs(self.config, input_ids, cache=cache, check_values=self.check_inputs, **keywords)
+        check_device(inputs.input_ids, self.device)
+        if labels is not None:
+            check_shape("labels", labels, tuple(input_ids.shape))
+            check_whole("labels", labels)
+        return inputs, self.transformer(inputs, cache=cache, **flags)
 
     def _warn_about_langs(self, *, stacklevel: int) -> None:
         if not self.config.has_language_embeddings or self._warned_about_langs:
@@ -321,7 +334,7 @@ class XLMModel(nn.Module):
         names = ", ".join(sorted(self.config.lang2id)) or f"ids 0 to {self.config.n_langs - 1}"
         warnings.warn(
             f"this model has language embeddings ({names}) and was called without langs: no language embedding is "
-            "added, which it never saw in training, and its predictions are much worse; pass langs=",
+            "added, unlike in training, and predictions are much worse; pass langs=",
             XLMWarning,
             stacklevel=stacklevel,
         )
@@ -330,9 +343,9 @@ class XLMModel(nn.Module):
 class XLMWithLMHeadModel(XLMModel):
     """A language model: the network with a head that scores the next token.
 
-    ``generate`` and scoring use the transformer and ``logits``, not ``forward``. They refuse a model whose ``forward``
+    ``generate`` and scoring call the transformer and ``logits``, not ``forward``. They refuse a model whose ``forward``
     is overridden or has hooks. To change what they compute, replace ``head`` (by any module), override ``logits``, or
-    put hooks on the parts.
+    put hooks on the transformer or the head.
 
     Attributes:
         config: The architecture; it cannot be changed or replaced.
@@ -371,11 +384,11 @@ class XLMWithLMHeadModel(XLMModel):
         """Write ``config.json`` and ``model.safetensors`` in the ``transformers`` layout.
 
         Args:
-            directory: Created when missing. Files of the same names are replaced, each as a whole or not at all.
+            directory: Created if missing. Files of the same names are replaced, each atomically.
 
         Raises:
-            WriteError: The files could not be written, or ``from_pretrained`` would refuse them. Nothing is written
-                then, and the message names every tensor and module at fault.
+            WriteError: The files could not be written, or ``from_pretrained`` would refuse them. In the latter case
+                nothing is written, and the message names every tensor and module at fault.
         """
         from xlm.checkpoint.save import save_model
 
@@ -383,32 +396,32 @@ class XLMWithLMHeadModel(XLMModel):
 
     @property
     def weights(self) -> str:
-        """Name of the type that the matrices are kept in: ``"float32"``, or ``"int8"`` after ``for_inference``."""
+        """Type of the matrices by name, such as ``"float32"``, or ``"int8"`` after ``for_inference``."""
         return str(self.dtype).removeprefix("torch.")
 
     def for_inference(self, weights: str | None = None) -> XLMWithLMHeadModel:
-        """Return the same model with packed matrices: faster on the CPU, and for inference only.
+        """Return a packed copy of the model: faster on the CPU, and for inference only.
 
-        Only plain layers can be packed. Adapters, hooks, other layers or heads, and classes that override a method are
-        refused. A subclass that only adds methods is accepted, but the result does not have these methods.
+        Only plain layers can be packed. Adapters, hooks, foreign layers or heads, and classes that override a method
+        are refused. A subclass that only adds methods is accepted, but the result does not have these methods.
 
         Args:
             weights: Type of the matrices: ``"float32"``, ``"bfloat16"``, ``"float16"`` or ``"int8"``; ``None`` means
                 this model's own. ``xlm.inference.packed_model`` says what each costs in accuracy.
 
         Returns:
-            A model that stays on the CPU and in these types, and cannot be saved. It shares the memory of this model's
-            word embeddings, and in float32 that of the head's weight; all else is copied. After later changes to this
-            model, make a new one.
+            A model that cannot be trained, moved, converted or saved. It shares the memory of this model's word
+            embeddings, and in float32 that of the head's weight; everything else is copied. After changes to this
+            model, call ``for_inference`` again.
 
         Raises:
-            InputError: An unknown type, weights that are not on the CPU, or layers that are not plain.
+            InputError: An unknown type, a model that is not on the CPU, or layers that are not plain.
         """
         from xlm.inference.packed_model import prepare_for_inference
 
         return prepare_for_inference(self, weights)
 
-    def forward(  # type: ignore[override]  # another output than without head, as in transformers
+    def forward(  # type: ignore[override]  # returns another class than XLMModel, as in transformers
         self,
         input_ids: Tensor,
         *,
@@ -425,18 +438,18 @@ class XLMWithLMHeadModel(XLMModel):
 
         Args:
             input_ids: (B, T) int64 ids from 0 to V - 1.
-            langs: Language of the tokens: a name or id for all, one for each row, or (B, T) int64. Without it a
-                multilingual model adds no language embedding, which it never saw in training; a warning says so once.
-            lengths: (B,) int64 number of real tokens of each row; the rest is padding.
-            attention_mask: (B, T), 1 or true at tokens and 0 or false at padding, which may stand anywhere; instead of
-                ``lengths``. Without both, ``<pad>`` is padding.
+            langs: Language of the tokens: a name or id for all, one for each row, or (B, T) int64. Without it, a
+                multilingual model adds no language embedding, unlike in training, and warns once.
+            lengths: (B,) int64 number of real tokens in each row; the rest is padding.
+            attention_mask: (B, T), 1 or true at tokens and 0 or false at padding, on any side; instead of ``lengths``.
+                Without both, ``<pad>`` is padding.
             position_ids: (B, T) int64 positions below ``max_position_embeddings``. By default they count from 0 at each
-                row's first token, or continue after the cache. Padding takes no position, wherever it stands: a row's
-                tokens get the same result as without it.
-            labels: (B, T) int64, the same tokens as ``input_ids``. They are shifted inside: position t predicts label
-                t + 1. Those of a bidirectional model are not shifted: position t predicts label t. -100 is ignored, and
-                so are labels at padding and predictions made at padding.
-            cache: Holds earlier tokens and takes in these; needs ``torch.no_grad()`` and padding on the right.
+                row's first token, or continue after the cache. Padding is not counted, so it does not change the
+                results of a row's tokens.
+            labels: (B, T) int64, usually the same as ``input_ids``. In a causal model, position t predicts label t + 1;
+                in a bidirectional one, label t. Ignored are labels of -100, labels at padding, and predictions made at
+                padding.
+            cache: Earlier tokens; these tokens are appended. Requires ``torch.no_grad()`` and padding on the right.
             output_hidden_states: Whether to return the embeddings and every layer's output.
             output_attentions: Whether to return the attention weights.
 
@@ -444,22 +457,17 @@ class XLMWithLMHeadModel(XLMModel):
             InputError: A shape, type or value that the model cannot take.
             LanguageError: A language that the model does not have.
         """
-        check_flag("output_hidden_states", output_hidden_states)
-        check_flag("output_attentions", output_attentions)
-        inputs = self._inputs(
+        inputs, states = self._run(
             input_ids,
+            labels=labels,
+            cache=cache,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+            stacklevel=_CALLER_OF_FORWARD,
             langs=langs,
             lengths=lengths,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            cache=cache,
-            stacklevel=_CALLER_OF_FORWARD,
-        )
-        if labels is not None:
-            check_shape("labels", labels, tuple(input_ids.shape))
-            check_whole("labels", labels)
-        states: TransformerOutput = self.transformer(
-            inputs, cache=cache, output_hidden_states=output_hidden_states, output_attentions=output_attentions
         )
         logits_BTV = self.logits(states.hidden)
         return XLMOutput(
@@ -480,21 +488,20 @@ class XLMWithLMHeadModel(XLMModel):
         position_ids: Tensor | None = None,
         cache: XLMCache | None = None,
     ) -> Tensor:
-        """Return the output of the last layer alone, for work that needs few of the logits; arguments as ``forward``.
+        """Return the output of the last layer, for callers that need only some logits; arguments as for ``forward``.
 
         Returns:
-            (B, T, D) in the model's type; ``logits`` maps any of its rows to what ``forward`` returns.
+            (B, T, D) in the model's type; ``logits`` maps its rows to the logits of ``forward``.
         """
-        inputs = self._inputs(
+        _, states = self._run(
             input_ids,
+            cache=cache,
+            stacklevel=4,
             langs=langs,
             lengths=lengths,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            cache=cache,
-            stacklevel=4,
         )
-        states: TransformerOutput = self.transformer(inputs, cache=cache)
         return states.hidden
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -507,7 +514,7 @@ class XLMWithLMHeadModel(XLMModel):
             (…, V).
         """
         what, D = "holds no hidden states", self.config.emb_dim
-        expected = f"a tensor of floating-point numbers, (…, {D})"
+        expected = f"a floating-point tensor of shape (…, {D})"
         check_tensor("hidden", hidden, what, expected=expected)
         if not hidden.is_floating_point() or hidden.shape[-1:] != (D,):
             found = f"{hidden.dtype} of shape {tuple(hidden.shape)}"
@@ -529,7 +536,7 @@ class XLMWithLMHeadModel(XLMModel):
         if looks_at_values(labels_BT, self.check_inputs):
             self._check_labels(labels_BT, counted_BT, logits_BTV.shape[-1])
         logprobs_BT = target_logprobs(logits_BTV, labels_BT.masked_fill(~counted_BT, 0))
-        # The sum always has the same number of terms, so it neither waits for a GPU nor breaks a compiled graph.
+        # A sum over all positions, unlike a selection, neither waits for a GPU nor breaks a compiled graph.
         return -torch.where(counted_BT, logprobs_BT, 0).sum() / counted_BT.sum()
 
     def _check_labels(self, labels_BT: Tensor, counted_BT: Tensor, vocab_size: int) -> None:
@@ -557,32 +564,32 @@ class XLMWithLMHeadModel(XLMModel):
     ) -> Tensor:
         """Return prompts with their continuations: greedy, sampled, or the best of a beam search.
 
-        A row stops after ``</s>``, after ``max_new_tokens`` (64 by default), or when the model has no position left: a
-        prompt of P tokens leaves room for ``max_position_embeddings - P + 1`` new ones. ``continuations`` tells which
-        of these it was, and returns log-probabilities.
+        A row ends with ``</s>``, after ``max_new_tokens`` (64 by default), or when the model has no position left: a
+        prompt of P tokens leaves room for ``max_position_embeddings - P + 1`` new ones. ``continuations`` also returns
+        why each row ended, and log-probabilities.
 
-        Give a prompt as the model saw it in training: ``</s>`` and the tokens, *without* the ``</s>`` at the end, after
-        which a new sentence would begin. That is ``tokenizer.encode(text, lang=...)[:-1]``.
+        A prompt begins with ``</s>``, as in training, and must not end with it, because after that a new sentence
+        begins. Use ``tokenizer.encode(text, lang=...)[:-1]``.
 
         Args:
             input_ids: (B, T) int64 ids from 0 to V - 1.
             langs: Language of the prompts, as for ``forward``.
-            lengths: (B,) int64 number of real tokens of each prompt. Without it and ``attention_mask``, ``<pad>`` is
-                padding. Padding must stand on the right.
+            lengths: (B,) int64 number of real tokens in each prompt. Without it and ``attention_mask``, ``<pad>`` is
+                padding. Padding must be on the right.
             attention_mask: (B, T), 0 at padding; instead of ``lengths``.
             continuation_langs: Language of the new tokens: a name or id for all, one for each row, or (B,
-                max_new_tokens), one for each new token. By default that of each prompt's last token. The first new
-                token is predicted from the prompt alone; its own language counts when the second is predicted.
-            options: Options of decoding; the defaults when ``None``.
-            **changes: Options by name, which take precedence; ``DecodingOptions`` says what each does, and how it
-                differs from the ``transformers`` option of the same name.
+                max_new_tokens), one for each new token. By default that of each prompt's last token. A token's language
+                affects only the tokens after it.
+            options: Options of decoding; ``None`` means the defaults.
+            **changes: Options by name, which take precedence; ``DecodingOptions`` describes each, and how it differs
+                from the ``transformers`` option of the same name.
 
         Returns:
             (B * num_return_sequences, T') int64, padded on the right with ``<pad>``. The continuations of prompt i
             begin at row ``i * num_return_sequences``, best first for beam search.
 
         Raises:
-            InputError: A wrong input or option, or a bidirectional model.
+            InputError: An invalid input or option, or a bidirectional model.
             LanguageError: A language that the model does not have.
             XLMError: The model's scores are not finite.
         """
@@ -598,23 +605,23 @@ class XLMWithLMHeadModel(XLMModel):
         continuations = self._continue(prompts, options, with_logprobs=False)
         return with_prompts(prompts, continuations, pad_id=self.config.pad_token_id)
 
-    @_takes_arguments_of(generate)
+    @takes_arguments_of(generate)
     def continuations(self, input_ids: Tensor, **arguments: Any) -> list[Continuation]:
-        """Return the new tokens alone, with log-probabilities and why each row stopped; arguments as ``generate``.
+        """Return only the new tokens, with log-probabilities and why each row ended; arguments as for ``generate``.
 
         Returns:
             B * num_return_sequences continuations, in the order of the rows of ``generate``.
         """
         return self._continue(*self._prompts(input_ids, **arguments), with_logprobs=True)
 
-    @_takes_arguments_of(generate)
+    @takes_arguments_of(generate)
     def stream(self, input_ids: Tensor, **arguments: Any) -> TokenStream:
-        """Return an iterator over the new tokens of one prompt, each computed when asked for; not for beam search.
+        """Return an iterator over the new tokens of one prompt, which computes each on demand; not for beam search.
 
-        Arguments as ``generate``, with B = 1.
+        Arguments as for ``generate``, with B = 1.
 
         Returns:
-            An iterator of ids. After the last token its ``continuation`` holds the rest.
+            An iterator of ids. After the last token, its ``continuation`` holds all results.
         """
         prompts, options = self._prompts(input_ids, **arguments)
         check_streamable(prompts, options)
@@ -633,7 +640,7 @@ class XLMWithLMHeadModel(XLMModel):
         continuation_langs: Languages | None = None,
         **changes: Any,
     ) -> tuple[Prompts, DecodingOptions]:
-        """Return checked prompts and options from the arguments of ``generate``."""
+        """Return checked prompts and options; arguments as for ``generate``."""
         check_forward(self, "generate")
         checked = DecodingOptions.checked(self.config, options, **changes)
         if langs is None:
@@ -667,7 +674,7 @@ class XLMWithLMHeadModel(XLMModel):
 
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Turn dropout off, and afterwards put each module back into its own mode (parts may be frozen)."""
+    """Turn dropout off, and then restore the mode of each module, since some may be frozen in evaluation mode."""
     training = [module for module in model.modules() if module.training]
     for module in training:
         module.training = False
@@ -679,11 +686,11 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
 
 
 def check_forward(model: XLMWithLMHeadModel, caller: str) -> None:
-    """Refuse a model whose ``forward`` is not this library's own.
+    """Refuse a model with a custom ``forward``, for callers that use the parts of a model without calling it.
 
     Args:
         model: The model.
-        caller: What uses the parts of the model without calling ``forward``, for the message.
+        caller: Name of the caller, for the message.
 
     Raises:
         InputError: ``forward`` is overridden or has hooks, whose effect would be lost.
@@ -691,7 +698,7 @@ def check_forward(model: XLMWithLMHeadModel, caller: str) -> None:
     problems = []
     if type(model).forward is not XLMWithLMHeadModel.forward:
         problems.append(f"{type(model).__name__}.forward")
-    # accelerate replaces forward to move weights; the hooks that it puts on the parts do that as well.
+    # accelerate replaces forward in order to move weights; its hooks on the parts also do that.
     if "forward" in vars(model) and not hasattr(model, "_hf_hook"):
         problems.append("model.forward = ...")
     if model._forward_pre_hooks or model._forward_hooks:
@@ -701,6 +708,6 @@ def check_forward(model: XLMWithLMHeadModel, caller: str) -> None:
             f"{caller} would not use the model's own forward",
             where=caller,
             found=", ".join(problems),
-            expected="forward as it is",
+            expected="forward of XLMWithLMHeadModel, without hooks",
             remedy="override logits, replace model.head, or put the hooks on model.transformer or model.head",
         )

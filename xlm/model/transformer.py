@@ -18,7 +18,7 @@ from xlm.model.config import XLMConfig
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TransformerInputs:
-    """Checked inputs of one forward; ``xlm.model.inputs`` makes them.
+    """Checked inputs of one forward pass; ``xlm.model.inputs.prepare_inputs`` returns them.
 
     Attributes:
         input_ids: (B, T) int64, each from 0 to V - 1.
@@ -41,8 +41,8 @@ class TransformerOutput:
 
     Attributes:
         hidden: (B, T, D) output of the last layer; zero at padding.
-        hidden_states: The embeddings and each layer's output, L + 1 tensors (B, T, D), when asked for.
-        attentions: Each layer's attention weights, L tensors (B, N, T, S), when asked for.
+        hidden_states: The embeddings and each layer's output, L + 1 tensors (B, T, D), if requested.
+        attentions: Each layer's attention weights, L tensors (B, N, T, S), if requested.
     """
 
     hidden: Tensor
@@ -96,8 +96,8 @@ class Embeddings(nn.Module):
 
 
 def _table(rows: int, width: int, *, padding_idx: int | None = None) -> nn.Embedding:
-    # The constructor of nn.Embedding draws weights, which are drawn again or loaded later. On the meta device that draw
-    # imports half of torch's compiler, which takes three seconds.
+    # The constructor of nn.Embedding draws weights, but the model draws or loads them later. On the meta device,
+    # drawing weights imports half of torch's compiler, which takes three seconds.
     table: nn.Embedding = nn.Embedding.from_pretrained(  # type: ignore[no-untyped-call]
         torch.empty(rows, width), freeze=False, padding_idx=padding_idx
     )
@@ -105,7 +105,7 @@ def _table(rows: int, width: int, *, padding_idx: int | None = None) -> nn.Embed
 
 
 class FeedForward(nn.Module):
-    """Two linear maps with an activation between them; the inner width is 4 D.
+    """Two linear layers with an activation between them; the inner width is 4 D.
 
     Source: the original's ``TransformerFFN``.
     """
@@ -142,7 +142,7 @@ class Layer(nn.Module):
         cache: XLMCache | None = None,
         output_attentions: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """Map (B, T, D) to (B, T, D); also return the attention weights when asked for."""
+        """Map (B, T, D) to (B, T, D); also return the attention weights if requested."""
         attended_BTD, weights_BNTS = self.attention(
             x_BTD, mask, layer=layer, cache=cache, output_attentions=output_attentions
         )
@@ -171,11 +171,11 @@ class Transformer(nn.Module):
         output_hidden_states: bool = False,
         output_attentions: bool = False,
     ) -> TransformerOutput:
-        """Return the hidden states of checked inputs.
+        """Return the hidden states of all positions.
 
         Args:
-            inputs: Ids, positions, languages and padding.
-            cache: Keys and values of earlier positions; written in place and advanced.
+            inputs: Checked ids, positions, languages and padding.
+            cache: Keys and values of earlier tokens; those of ``inputs`` are appended in place.
             output_hidden_states: Whether to return the embeddings and every layer's output.
             output_attentions: Whether to return every layer's attention weights.
         """

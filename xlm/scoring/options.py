@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
-import inspect
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypedDict, TypeVar
+from typing import TypedDict
 
-from xlm._io.arguments import check_choice, check_count, check_flags, shown
+from xlm._io.arguments import check_choice, check_count, check_flags, lists_options, shown
 from xlm.errors import InputError
 
 TOO_LONG = ("windows", "refuse")
 """Policies for a text that is longer than the model's positions."""
-
-_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,13 +64,5 @@ class ScoringKeywords(TypedDict, total=False):
     stride: int | None
 
 
-def shows_scoring_options(function: _Function) -> _Function:
-    """Make ``inspect.signature`` and ``help`` name the options, with their defaults, in place of ``**options``."""
-    signature = inspect.signature(function)
-    own = [parameter for parameter in signature.parameters.values() if parameter.kind != parameter.VAR_KEYWORD]
-    options = [
-        inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.type)
-        for field in dataclasses.fields(ScoringOptions)
-    ]
-    function.__signature__ = signature.replace(parameters=[*own, *options])  # type: ignore[attr-defined]
-    return function
+shows_scoring_options = lists_options(ScoringOptions)
+"""Decorator for functions that take the options of scoring as keyword arguments."""

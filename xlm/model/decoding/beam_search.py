@@ -1,7 +1,7 @@
 """Beam search.
 
-Shapes: G prompts still running, W beams of each in the batch (1 at first), B = G * W rows, V vocabulary, c best tokens
-of a row, C best candidates of a prompt.
+Shapes: G prompts still running, W beams of each prompt in the batch (1 at first), B = G * W rows, V vocabulary, c best
+tokens of a row, C best candidates of a prompt.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from xlm.model.decoding.state import DecoderState
 class _Beam:
     """A running hypothesis: its last token and the hypothesis before it."""
 
-    total: float  # sum of the log-probabilities after penalties, by which hypotheses are compared
+    total: float  # sum of the log-probabilities after penalties; hypotheses are compared by it
     token: int = -1
     logprob: float = 0.0
     parent: _Beam | None = None
-    parent_index: int = 0  # of the parent among the beams of its prompt
+    parent_index: int = 0  # index of the parent among the beams of its prompt
 
     def path(self) -> list[_Beam]:
-        """Return the hypotheses of all tokens, from the first on."""
+        """Return the chain of hypotheses from the first token to this one."""
         beams: list[_Beam] = []
         beam = self
         while beam.parent is not None:
@@ -49,7 +49,7 @@ class _PromptBeams:
     finished: list[Continuation] = field(default_factory=list)
 
     def advance(self, candidates: list[_Beam], produced: int, options: DecodingOptions) -> None:
-        """Take the best candidates, best first: those that end are finished, the others keep running."""
+        """Add the best candidates, best first: those that end are finished, the others keep running."""
         running: list[_Beam] = []
         for rank, beam in enumerate(candidates):
             if beam.total == NEVER:
@@ -58,7 +58,7 @@ class _PromptBeams:
             if stop is None:
                 if len(running) < options.num_beams:
                     running.append(beam)
-            elif rank < options.num_beams:  # one that ends must be as good as the beams that keep running
+            elif rank < options.num_beams:  # a finished hypothesis must be among the num_beams best candidates
                 path = beam.path()
                 self.finished.append(
                     Continuation(
@@ -73,14 +73,15 @@ class _PromptBeams:
         self.finished = sorted(self.finished, key=_score, reverse=True)[: options.num_beams]
 
     def is_over(self, produced: int, options: DecodingOptions) -> bool:
-        """Return whether no running hypothesis can still become one of the finished."""
+        """Return whether no running hypothesis can still replace a finished one."""
         if not self.running:
             return True
         if len(self.finished) < options.num_beams:
             return False
         if options.early_stopping is True:
             return True
-        # No token raises the total, so a beam's best possible score is its total at the length that weighs least.
+        # Further tokens never raise the total, so a beam scores best with its present total and the most favourable
+        # length: the longest for a positive penalty, else the shortest.
         length = self.limit if options.length_penalty > 0 else produced + 1
         attainable: float = self.running[0].total / length**options.length_penalty
         return attainable <= _score(self.finished[-1])
@@ -121,7 +122,7 @@ def beam_search(state: DecoderState, prompts: Prompts, options: DecodingOptions)
         active = [group for _, group in remaining]
         if regrouped or rows != list(range(len(rows))):
             rows_R = torch.tensor(rows, device=device)
-            # All beams of a prompt hold the same prompt.
+            # The beams of a prompt share its tokens, so these need no copy.
             state.reorder(rows_R, shared=0 if regrouped else min(prompts.lengths[group.prompt] for group in active))
             processors.reorder(rows_R)
         tokens_B = torch.tensor([beam.token for group in active for beam in group.running], device=device)
@@ -136,20 +137,20 @@ def beam_search(state: DecoderState, prompts: Prompts, options: DecodingOptions)
 def _best_candidates(
     logits_BV: Tensor, groups: list[_PromptBeams], processors: LogitsProcessor, step: int, options: DecodingOptions
 ) -> list[list[_Beam]]:
-    """Return the best next hypotheses of each prompt, best first; enough that ``num_beams`` of them do not end."""
+    """Return the best next hypotheses of each prompt, best first: enough that ``num_beams`` of them do not end."""
     G, width = len(groups), len(groups[0].running)
     C = options.num_beams * (1 + max(1, len(options.eos_ids)))
     logits_BV = at_least_float32(logits_BV)
     normaliser_B1 = logits_BV.logsumexp(-1, keepdim=True)
     check_finite(normaliser_B1[:, 0])
-    # Without a penalty the normaliser does not change a row's order, so it is subtracted from the best tokens only.
+    # Without a penalty, the normaliser does not change the order within a row. Subtract it from the best tokens only.
     logprobs_BV = logits_BV - normaliser_B1 if processors.rescales else logits_BV
     best_Bc, tokens_Bc = processors(logprobs_BV, step).topk(min(C, logits_BV.shape[1]))
     if processors.rescales:
         raw_Bc = logprobs_BV.gather(1, tokens_Bc)
     else:
         best_Bc = raw_Bc = best_Bc - normaliser_B1
-    # In float64, since the total of a long hypothesis is large and the differences between hypotheses are small.
+    # Use float64: the total of a long hypothesis is large, and the differences between hypotheses are small.
     totals = [beam.total for group in groups for beam in group.running]
     total_Bc = torch.tensor(totals, dtype=torch.float64, device=logits_BV.device)[:, None] + best_Bc
     best_GC, index_GC = total_Bc.view(G, -1).topk(min(C, width * total_Bc.shape[1]))

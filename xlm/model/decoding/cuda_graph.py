@@ -1,7 +1,7 @@
 """A decoding step captured as a CUDA graph.
 
-A step of few rows is a hundred small kernels, each of which takes longer to launch than to run. A graph launches them
-all at once, on the same memory every time.
+A step with few rows runs a hundred small kernels, each of which takes longer to launch than to run. A graph launches
+them all at once, always on the same memory.
 
 Shapes: B rows, V vocabulary.
 """
@@ -16,14 +16,14 @@ from torch import Tensor
 from xlm.model.cache import XLMCache
 
 _WARM_UPS = 2
-"""Runs before the capture, in which libraries choose their kernels and allocate what they keep."""
+"""Runs before the capture, in which libraries choose their kernels and allocate their workspaces."""
 
 Step = Callable[[Tensor, "Tensor | None"], Tensor]
-"""Takes one token a row (B,) and its languages (B,), or ``None``, into the cache, and returns logits (B, V)."""
+"""Processes one token per row, (B,), with its language, (B,) or ``None``, and returns logits, (B, V)."""
 
 
 class GraphCapture:
-    """Captures work on one device, always on one stream: libraries keep memory for every stream that they see.
+    """Captures work on one device, always on the same stream, since libraries keep memory for each stream.
 
     Args:
         device: A CUDA device.
@@ -42,12 +42,12 @@ class GraphCapture:
             undo: Undoes what the work did to its inputs.
         """
         graph = torch.cuda.CUDAGraph()
-        # With its cache, autocast would cast weights outside of the capture, and free them when it ends.
-        kind = self._device.type
+        # The cache of autocast would cast weights outside of the capture, and free them when autocast ends.
+        type_ = self._device.type
         without_cache = torch.autocast(
-            kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind), cache_enabled=False
+            type_, torch.get_autocast_dtype(type_), torch.is_autocast_enabled(type_), cache_enabled=False
         )
-        # Entering the current stream once more brings it back even after a failed capture.
+        # Entering the current stream again restores it even after a failed capture.
         with torch.cuda.device(self._device), without_cache, torch.cuda.stream(torch.cuda.current_stream()):
             self._stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(self._stream):
@@ -55,8 +55,8 @@ class GraphCapture:
                     work()
                     undo()
             torch.cuda.current_stream().wait_stream(self._stream)
-            # "thread_local": other threads may use the device meanwhile. The capture begins outside inference mode,
-            # because tensors that torch makes for itself in that mode could not be written to outside of it.
+            # "thread_local" lets other threads use the device meanwhile. The capture begins outside of inference mode,
+            # because torch creates tensors of its own in it, which must stay writable outside of that mode.
             with (
                 torch.inference_mode(False),
                 torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"),
@@ -67,12 +67,12 @@ class GraphCapture:
 
 
 class CapturedStep:
-    """A captured step; called like the step itself, for the same rows in the same memory of the cache.
+    """A captured step; called like the step itself, with the same number of rows and the same cache.
 
     Args:
         capture: The capture of the model's device.
-        step: Its shapes and kernels are the same at every call, and nothing in it waits for the device.
-        cache: Cache that the step writes into, its shapes fixed. The capture leaves it unchanged.
+        step: The step; it must use the same shapes and kernels at every call, and must not wait for the device.
+        cache: Cache that the step extends, with fixed shapes. The capture leaves it unchanged.
         tokens_B: Tokens of the first call.
         langs_B: Languages of the first call.
     """
@@ -93,10 +93,10 @@ class CapturedStep:
         undo()
 
     def __call__(self, tokens_B: Tensor, langs_B: Tensor | None) -> Tensor:
-        """Return (B, V) logits, in memory that the next call overwrites."""
+        """Return (B, V) logits, which the next call overwrites."""
         self._tokens_B.copy_(tokens_B)
         if self._langs_B is not None and langs_B is not None:
             self._langs_B.copy_(langs_B)
         self._replay()
-        self._cache.longest += 1  # the graph itself advances the lengths on the device
+        self._cache.longest += 1  # the graph itself updates the lengths on the device
         return self._logits_BV

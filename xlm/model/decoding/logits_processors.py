@@ -1,8 +1,7 @@
-"""Changes to the scores of the next token before one is chosen; definitions and order as in ``transformers``.
+"""Processors of the next token's scores, such as top-k; definitions and order as in ``transformers``.
 
-A processor is a callable: it takes scores (B, V) and the number of tokens that each row has got so far, and returns
-scores. It may write into the tensor that it is given. A new one is a class here, and a line in ``constraints`` or
-``warpers``.
+A processor maps scores (B, V) and the number of new tokens in each row to scores. It may overwrite its input. To add a
+processor, add a class and a line in ``constraints``, or a step in ``Warper`` if it is for sampling only.
 
 Shapes: B rows, V vocabulary, T prompt positions, K best tokens.
 """
@@ -11,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -22,28 +20,28 @@ from xlm.model.decoding.options import DecodingOptions
 NEVER = float("-inf")
 """Score of a token that cannot be chosen."""
 
-# How many of the best tokens top-p looks at before it sorts them all. The first usually hold enough of the probability,
-# and finding them takes a thirtieth of the time.
-_TOP_P_HEADS = (256, 2048)
+# Numbers of best tokens that top-p tries before it sorts all tokens. The first usually have enough probability, and
+# finding them takes a thirtieth of the time.
+_TOP_P_COUNTS = (256, 2048)
 
 
 class LogitsProcessor:
-    """Base class: changes scores, and follows the rows of the batch if it has a state."""
+    """Base class of the processors; one with a state also follows the rows of the batch."""
 
     rescales: bool = False
-    """Whether the scores of tokens that remain possible change too."""
+    """Whether it also changes the scores of tokens that remain possible."""
 
     def __call__(self, scores_BV: Tensor, produced: int) -> Tensor:
         """Return the changed scores.
 
         Args:
             scores_BV: (B, V) logits or log-probabilities.
-            produced: Number of tokens that each row has got so far.
+            produced: Number of new tokens in each row so far.
         """
         raise NotImplementedError
 
     def add(self, tokens_B: Tensor) -> None:
-        """Take in the (B,) tokens that the rows got."""
+        """Record the (B,) new tokens of the rows."""
 
     def reorder(self, rows_R: Tensor) -> None:
         """Continue row i from the state of row ``rows_R[i]``."""
@@ -67,7 +65,7 @@ class LogitsProcessors(LogitsProcessor):
         return scores_BV
 
     def add(self, tokens_B: Tensor) -> None:
-        """Take in the (B,) tokens that the rows got."""
+        """Record the (B,) new tokens of the rows."""
         for processor in self._processors:
             processor.add(tokens_B)
 
@@ -80,12 +78,12 @@ class LogitsProcessors(LogitsProcessor):
 def constraints(
     options: DecodingOptions, prompt_BT: Tensor, valid_BT: Tensor | None, *, vocab_size: int
 ) -> LogitsProcessors:
-    """Return the processors that apply however tokens are chosen.
+    """Return the processors that apply to greedy decoding, sampling and beam search.
 
     Args:
         options: Checked options.
         prompt_BT: (B, T) int64 ids of the prompts.
-        valid_BT: (B, T) boolean, true at real positions; ``None`` when there is no padding.
+        valid_BT: (B, T) boolean, true at real positions; ``None`` if there is no padding.
         vocab_size: V.
     """
     device = prompt_BT.device
@@ -98,27 +96,18 @@ def constraints(
     return LogitsProcessors(processors)
 
 
-def warpers(options: DecodingOptions) -> LogitsProcessors:
-    """Return the processors that shape the distribution to sample from."""
-    processors: list[LogitsProcessor] = []
-    if options.temperature != 1:
-        processors.append(Temperature(options.temperature))
-    if options.top_k:
-        processors.append(TopK(options.top_k))
-    if options.top_p is not None and options.top_p < 1:
-        processors.append(TopP(options.top_p))
-    if options.min_p:
-        processors.append(MinP(options.min_p))
-    return LogitsProcessors(processors)
+def warpers(options: DecodingOptions) -> LogitsProcessor:
+    """Return the processor that changes the distribution for sampling."""
+    return Warper(options)
 
 
 class RepetitionPenalty(LogitsProcessor):
-    """Make tokens that the row already holds, its prompt included, less likely.
+    """Makes tokens that are already in the row or its prompt less likely.
 
     Args:
         penalty: Divides positive scores and multiplies negative ones.
         prompt_BT: (B, T) int64 ids of the prompts.
-        valid_BT: (B, T) boolean, true at real positions; ``None`` when there is no padding.
+        valid_BT: (B, T) boolean, true at real positions; ``None`` if there is no padding.
         vocab_size: V.
     """
 
@@ -126,18 +115,18 @@ class RepetitionPenalty(LogitsProcessor):
 
     def __init__(self, penalty: float, prompt_BT: Tensor, valid_BT: Tensor | None, *, vocab_size: int) -> None:
         self._penalty = penalty
-        if valid_BT is not None:  # padding counts as the row's first token, which the row holds anyway
+        if valid_BT is not None:  # replace padding by the row's first token, which is in the row anyway
             prompt_BT = torch.where(valid_BT, prompt_BT, prompt_BT[:, :1])
         self._seen_BV = torch.zeros(len(prompt_BT), vocab_size, dtype=torch.bool, device=prompt_BT.device)
         self._seen_BV.scatter_(1, prompt_BT.long(), True)
 
     def __call__(self, scores_BV: Tensor, produced: int) -> Tensor:
-        """Return the scores with the penalty on the tokens that each row holds."""
+        """Return the scores, penalised at the tokens in each row."""
         penalised_BV = torch.where(scores_BV < 0, scores_BV * self._penalty, scores_BV / self._penalty)
         return torch.where(self._seen_BV, penalised_BV, scores_BV)
 
     def add(self, tokens_B: Tensor) -> None:
-        """Count the (B,) tokens as held by their rows."""
+        """Add the (B,) new tokens to their rows."""
         self._seen_BV.scatter_(1, tokens_B[:, None], True)
 
     def reorder(self, rows_R: Tensor) -> None:
@@ -146,12 +135,12 @@ class RepetitionPenalty(LogitsProcessor):
 
 
 class Suppress(LogitsProcessor):
-    """Make tokens impossible.
+    """Makes tokens impossible.
 
     Args:
         ids: Ids of the tokens.
         device: Device of the scores.
-        until: Number of tokens from which on they are possible again; ``None`` for never.
+        until: Number of new tokens from which on they are possible again; ``None`` means never.
     """
 
     def __init__(self, ids: Sequence[int], *, device: torch.device, until: int | None = None) -> None:
@@ -165,68 +154,54 @@ class Suppress(LogitsProcessor):
         return scores_BV.index_fill_(1, self._ids, NEVER)
 
 
-@dataclass(frozen=True)
-class Temperature(LogitsProcessor):
-    """Divide scores by a temperature."""
+class Warper(LogitsProcessor):
+    """Changes the distribution for sampling by temperature, top-k, top-p and min-p, in this order.
 
-    temperature: float
+    Args:
+        options: Checked options.
+    """
 
-    def __call__(self, scores_BV: Tensor, produced: int) -> Tensor:
-        """Return the divided scores."""
-        return scores_BV / self.temperature
-
-
-@dataclass(frozen=True)
-class TopK(LogitsProcessor):
-    """Keep the k best tokens, and those that tie with the last of them."""
-
-    k: int
+    def __init__(self, options: DecodingOptions) -> None:
+        self._options = options
 
     def __call__(self, scores_BV: Tensor, produced: int) -> Tensor:
-        """Return the scores with minus infinity at all other tokens."""
-        return _keep(scores_BV, scores_BV.topk(min(self.k, scores_BV.shape[-1])).values[:, -1:])
+        """Return the scores, with minus infinity at tokens that are not kept."""
+        options = self._options
+        if options.temperature != 1:
+            scores_BV = scores_BV / options.temperature
+        if options.top_k:
+            scores_BV = _keep(scores_BV, scores_BV.topk(min(options.top_k, scores_BV.shape[-1])).values[:, -1:])
+        if options.top_p is not None and options.top_p < 1:
+            scores_BV = _keep(scores_BV, _top_p_threshold(scores_BV, options.top_p))
+        if options.min_p:
+            scores_BV = _keep(scores_BV, scores_BV.amax(-1, keepdim=True) + math.log(options.min_p))
+        return scores_BV
 
 
-@dataclass(frozen=True)
-class TopP(LogitsProcessor):
-    """Keep the fewest best tokens whose probabilities reach a sum, and those that tie with the last of them."""
-
-    p: float
-
-    def __call__(self, scores_BV: Tensor, produced: int) -> Tensor:
-        """Return the scores with minus infinity at all other tokens."""
-        V = scores_BV.shape[-1]
-        normaliser_B1 = scores_BV.logsumexp(-1, keepdim=True)
-        for K in (*(head for head in _TOP_P_HEADS if head < V), V):
-            best_BK = scores_BV.topk(K).values
-            probability_BK = (best_BK - normaliser_B1).double().exp()
-            kept_BK = probability_BK.cumsum(-1) - probability_BK < self.p
-            kept_BK[:, 0] = True
-            if K == V or not bool(kept_BK[:, -1].any()):
-                break
-        return _keep(scores_BV, best_BK.gather(1, kept_BK.sum(-1, keepdim=True) - 1))
-
-
-@dataclass(frozen=True)
-class MinP(LogitsProcessor):
-    """Keep tokens that are at least a share as probable as the best one."""
-
-    p: float
-
-    def __call__(self, scores_BV: Tensor, produced: int) -> Tensor:
-        """Return the scores with minus infinity at all other tokens."""
-        return _keep(scores_BV, scores_BV.amax(-1, keepdim=True) + math.log(self.p))
+def _top_p_threshold(scores_BV: Tensor, p: float) -> Tensor:
+    """Return the (B, 1) lowest score among the fewest best tokens whose probabilities reach ``p``."""
+    V = scores_BV.shape[-1]
+    normaliser_B1 = scores_BV.logsumexp(-1, keepdim=True)
+    for K in (*(count for count in _TOP_P_COUNTS if count < V), V):
+        best_BK = scores_BV.topk(K).values
+        probability_BK = (best_BK - normaliser_B1).double().exp()
+        kept_BK = probability_BK.cumsum(-1) - probability_BK < p
+        kept_BK[:, 0] = True
+        if K == V or not bool(kept_BK[:, -1].any()):
+            break
+    return best_BK.gather(1, kept_BK.sum(-1, keepdim=True) - 1)
 
 
 def _keep(scores_BV: Tensor, threshold_B1: Tensor) -> Tensor:
+    """Return the scores, with minus infinity below the threshold."""
     return scores_BV.masked_fill(scores_BV < threshold_B1, NEVER)
 
 
 def check_finite(summary_B: Tensor) -> None:
-    """Raise ``XLMError`` where a row of scores holds NaN or infinity, or nothing but minus infinity.
+    """Raise ``XLMError`` if a row of scores contains NaN or infinity, or only minus infinity.
 
     Args:
-        summary_B: (B,) numbers that show it: each row's largest score, or the logarithm of its sum of exponentials.
+        summary_B: (B,) largest score of each row, or its logsumexp.
     """
     finite_B = summary_B.isfinite()
     if not bool(finite_B.all()):
@@ -235,5 +210,5 @@ def check_finite(summary_B: Tensor) -> None:
             where="logits",
             found=f"NaN or infinity in {int((~finite_B).sum())} of {len(finite_B)} rows",
             expected="finite scores",
-            remedy="look for NaN among the weights; where they are in half precision, load the model in float32",
+            remedy="look for NaN among the weights; if they are in half precision, load the model in float32",
         )

@@ -1,6 +1,6 @@
-"""Checked prompts: their ids, their languages, and how far each can be continued.
+"""Checked prompts: their ids, languages and limits.
 
-Shapes: B prompts, T positions, S the most new tokens, R rows of the result.
+Shapes: B prompts, T positions, S maximum number of new tokens, R rows of the result.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Prompts:
 
     @property
     def capacity(self) -> int:
-        """Tokens that the longest row comes to hold. The last token of a row is not fed to the model."""
+        """Maximum number of tokens that the model processes in a row; it does not process the last token."""
         held = (length + limit - 1 for length, limit in zip(self.lengths, self.limits, strict=True))
         return max(self.inputs.input_ids.shape[1], *held)
 
@@ -81,11 +81,11 @@ def prepare_prompts(
     inputs = prepare_inputs(config, input_ids, langs=langs, lengths=lengths, attention_mask=attention_mask)
     if not inputs.right_padded:
         raise InputError(
-            "padding must follow the prompts",
+            "padding must be on the right",
             where="input_ids" if attention_mask is None else "attention_mask",
             found="padding left of real tokens",
             expected="each row's tokens first, then its padding",
-            remedy="pad on the right; if a prompt holds <pad> on purpose, pass lengths=",
+            remedy="pad on the right; if <pad> is part of a prompt, pass lengths=",
         )
     if (options.do_sample or options.num_beams > 1) and device.type in _WITHOUT_FLOAT64:
         raise InputError(
@@ -97,7 +97,7 @@ def prepare_prompts(
         )
     if options.cuda_graphs and device.type != "cuda":
         raise InputError(
-            "CUDA graphs are for CUDA devices",
+            "CUDA graphs need a CUDA device",
             where="cuda_graphs",
             found=f"a model on {device}",
             expected="cuda_graphs=False",
@@ -117,7 +117,7 @@ def prepare_prompts(
 
 
 def _without_common_padding(inputs: TransformerInputs, counts: tuple[int, ...]) -> TransformerInputs:
-    """Drop the columns that are padding in every row; rows of one length then have no padding at all."""
+    """Drop the columns that are padding in every row."""
     longest = max(counts)
     langs, valid_BT = inputs.langs, inputs.valid
     assert valid_BT is not None
@@ -140,10 +140,10 @@ def _new_langs(
     if inputs.langs is None:
         if continuation_langs is not None:
             raise InputError(
-                "the continuation has a language and the prompt has none",
+                "continuation_langs was given without langs",
                 where="langs",
-                found="continuation_langs without langs",
-                expected="both, or neither",
+                found="langs = None",
+                expected="both or neither",
             )
         return None
     if continuation_langs is None:

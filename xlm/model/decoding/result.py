@@ -8,7 +8,7 @@ from typing import Literal
 from xlm.model.decoding.options import DecodingOptions
 
 Stop = Literal["eos", "max_new_tokens", "positions"]
-"""Why a row stopped: it ended itself, has as many tokens as asked for, or the model has no position left."""
+"""Why a row ended: with an end token, at ``max_new_tokens``, or because the model has no position left."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -18,11 +18,11 @@ class Continuation:
     Attributes:
         prompt: Row of the prompt.
         tokens: The new ids, at least one, including the one that ended the row, such as ``</s>``.
-        logprobs: Log-probability of each token in nats under the unchanged model, before penalties, suppression,
-            temperature and all else that affects the choice.
-        stop: Why the row stopped.
-        seed: When sampled, the row's own seed: ``generate`` on this prompt alone, with this seed, returns it again.
-        score: From beam search, the number that beams are ranked by.
+        logprobs: Log-probability of each token in nats under the model itself, without penalties, suppression,
+            temperature or other options.
+        stop: Why the row ended.
+        seed: The row's seed if it was sampled. ``generate`` on this prompt alone, with this seed, returns it again.
+        score: The number that beam search ranks continuations by.
     """
 
     prompt: int

@@ -1,9 +1,9 @@
-"""Greedy decoding and sampling: one token a row and step.
+"""Greedy decoding and sampling: one new token per row and step.
 
-How a token is chosen from its scores is a ``SamplingStrategy``. A new one is a class here and a line in
+A ``SamplingStrategy`` chooses the next token from the scores. To add a strategy, add a class and a line in
 ``strategy_for``.
 
-Shapes: B rows, V vocabulary, S the most new tokens, K blocks of W words.
+Shapes: B rows, V vocabulary, S maximum number of new tokens, K blocks of W words.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ class GeneratedToken(NamedTuple):
     """One new token.
 
     Attributes:
-        row: Row of the result: sequence j of prompt i is row ``i * num_return_sequences + j``.
-        token: Its id.
-        logprob: Nats, under the unchanged model; NaN when not asked for.
-        stop: Why the row ends with this token, if it does.
+        row: Row of the result; sequence j of prompt i is row ``i * num_return_sequences + j``.
+        token: Id of the token.
+        logprob: Log-probability in nats under the unchanged model; NaN unless requested.
+        stop: Why the row ends with this token; ``None`` if it continues.
     """
 
     row: int
@@ -41,14 +41,14 @@ class GeneratedToken(NamedTuple):
 
 
 class SamplingStrategy(Protocol):
-    """Chooses the next token of each row."""
+    """A way to choose the next token of each row."""
 
     def choose(self, scores_BV: Tensor, step: int) -> Tensor:
         """Return the (B,) int64 ids of the chosen tokens.
 
         Args:
             scores_BV: (B, V) scores, minus infinity at tokens that cannot be chosen.
-            step: Number of tokens that each row has got so far.
+            step: Number of new tokens in each row so far.
 
         Raises:
             XLMError: The scores of a row are not finite.
@@ -59,31 +59,31 @@ class SamplingStrategy(Protocol):
 
 
 class Greedy:
-    """Chooses the best token of each row."""
+    """Greedy decoding: the best token of each row."""
 
     def choose(self, scores_BV: Tensor, step: int) -> Tensor:
         """Return the (B,) int64 ids of the best tokens."""
-        tokens_B = argmax(scores_BV)  # that of NaN where there is one
+        tokens_B = argmax(scores_BV)  # NaN counts as the highest score
         check_finite(scores_BV.gather(1, tokens_B[:, None])[:, 0])
         return tokens_B
 
     def reorder(self, rows_R: Tensor) -> None:
-        """Do nothing: there is no state."""
+        """Do nothing: greedy decoding has no state."""
 
 
 class Sample:
-    """Draws a token of each row from the softmax of its scores.
+    """Sampling: a token of each row, drawn from the softmax of its scores.
 
     Args:
         processors: Processors that shape the distribution.
         seeds: One seed for each row.
-        steps: The most tokens S of a row.
+        steps: Maximum number of new tokens S.
         device: Device of the scores.
     """
 
     def __init__(self, processors: LogitsProcessor, seeds: Sequence[int], steps: int, device: torch.device) -> None:
         self._processors = processors
-        # From 0 to below 1, each row from its own seed; drawn on the CPU, so that all devices draw the same.
+        # Uniform in [0, 1), from each row's own seed; on the CPU, so that all devices draw the same numbers.
         rows = [torch.rand(steps, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) for seed in seeds]
         self._uniform_BS = torch.stack(rows).to(device)
 
@@ -100,12 +100,12 @@ class Sample:
 def strategy_for(
     options: DecodingOptions, *, seeds: Sequence[int], steps: int, device: torch.device
 ) -> SamplingStrategy:
-    """Return the strategy that the options ask for.
+    """Return the strategy that the options select.
 
     Args:
         options: Checked options.
         seeds: One seed for each row of the result; unused without ``do_sample``.
-        steps: The most tokens of a row.
+        steps: Maximum number of new tokens.
         device: Device of the scores.
     """
     return Sample(warpers(options), seeds, steps, device) if options.do_sample else Greedy()
@@ -114,7 +114,7 @@ def strategy_for(
 def generate_tokens(
     state: DecoderState, prompts: Prompts, options: DecodingOptions, *, seeds: Sequence[int], with_logprobs: bool
 ) -> Iterator[list[GeneratedToken]]:
-    """Yield the new token of every row that is still running, step by step until none is.
+    """Yield the new tokens of all running rows, step by step, until every row has ended.
 
     Each step must run under ``torch.inference_mode()``.
 
@@ -138,7 +138,7 @@ def generate_tokens(
         processors.reorder(rows_R)
         logits_BV = logits_BV[rows_R]
         langs_BS = None if langs_BS is None else langs_BS[rows_R]
-    rows: list[int | None] = list(range(len(limits)))  # rows of the result, by row of the batch; None: it has ended
+    rows: list[int | None] = list(range(len(limits)))  # row of the result for each batch row; None: ended
     step = 0
     while True:
         logits_BV = at_least_float32(logits_BV)
@@ -151,7 +151,7 @@ def generate_tokens(
         if normaliser_B is None:
             logprobs = [float("nan")] * len(tokens)
         else:
-            # The processors have written into the logits only at tokens that were then not chosen.
+            # The processors may have overwritten logits, but only those of tokens that cannot be chosen.
             logprobs = (logits_BV.gather(1, tokens_B[:, None])[:, 0] - normaliser_B).tolist()
         step += 1
         generated = []
@@ -165,8 +165,8 @@ def generate_tokens(
         ended = rows.count(None)
         if ended == len(rows):
             return
-        # Dropping rows copies the cache of the others. It pays when they are many. It is necessary when the cache has
-        # no room for another token of a row that has ended.
+        # Dropping ended rows copies the cache of the other rows. It pays when many rows have ended. It is necessary
+        # when the cache has no room for another token of an ended row.
         if 4 * ended >= len(rows) or (ended > 0 and state.longest == state.capacity):
             kept = [index for index, row in enumerate(rows) if row is not None]
             rows = [rows[index] for index in kept]
@@ -180,12 +180,12 @@ def generate_tokens(
 
 
 def collect(tokens: Iterable[GeneratedToken], n: int, seeds: Sequence[int]) -> list[Continuation]:
-    """Return the continuations, in the order of their rows, of the tokens of all rows in the order of generation.
+    """Return the continuations, in the order of their rows.
 
     Args:
-        tokens: All tokens of all rows.
-        n: Continuations of each prompt.
-        seeds: One seed for each row, or nothing.
+        tokens: The tokens of all rows, in the order of generation.
+        n: Number of continuations per prompt.
+        seeds: One seed for each row; empty if nothing was sampled.
     """
     rows: dict[int, list[GeneratedToken]] = {}
     for token in tokens:
@@ -208,33 +208,33 @@ def _stop_of(last: GeneratedToken) -> Stop:
 
 
 def argmax(scores_BV: Tensor) -> Tensor:
-    """Return the id of each row's highest score, (B,) int64; that of NaN where there is one.
+    """Return the id of each row's highest score, (B,) int64; NaN counts as the highest score.
 
-    On a CPU torch's own takes four times as long over a large vocabulary, since it carries the index of each number
-    along. This one finds the highest score of each block first, then the index inside the best block.
+    On a CPU, ``torch.argmax`` takes four times as long over a large vocabulary, because it tracks the index of each
+    number. This function finds the highest score of each block first, then the index inside the best block.
     """
     V = scores_BV.shape[1]
     if scores_BV.device.type != "cpu" or V <= 2 * _ARGMAX_WIDTH:
         return scores_BV.argmax(1)
-    whole = (V - 1) // _ARGMAX_WIDTH * _ARGMAX_WIDTH
-    blocks_BKW = scores_BV[:, :whole].view(len(scores_BV), -1, _ARGMAX_WIDTH)
-    highest_BK = torch.cat([blocks_BKW.amax(2), scores_BV[:, whole:].amax(1, keepdim=True)], 1)
+    last_block = (V - 1) // _ARGMAX_WIDTH * _ARGMAX_WIDTH
+    blocks_BKW = scores_BV[:, :last_block].view(len(scores_BV), -1, _ARGMAX_WIDTH)
+    highest_BK = torch.cat([blocks_BKW.amax(2), scores_BV[:, last_block:].amax(1, keepdim=True)], 1)
     ids_BW = (highest_BK.argmax(1, keepdim=True) * _ARGMAX_WIDTH + torch.arange(_ARGMAX_WIDTH)).clamp_max(V - 1)
     return ids_BW.gather(1, scores_BV.gather(1, ids_BW).argmax(1, keepdim=True))[:, 0]
 
 
 def draw(scores_BV: Tensor, uniform_B: Tensor) -> Tensor:
-    """Return one token a row, (B,) int64, drawn from the softmax of its scores.
+    """Return one token per row, (B,) int64, drawn from the softmax of its scores.
 
-    The distribution function is inverted, so a row's draw depends on its own scores and its own number alone.
+    The cumulative distribution is inverted, so a row's token depends only on its own scores and its own number.
 
     Args:
         scores_BV: (B, V) scores, minus infinity at tokens that must not be drawn.
-        uniform_B: (B,) float64, from 0 to below 1.
+        uniform_B: (B,) float64 numbers in [0, 1).
     """
-    # In float64 a token's interval is as wide as its probability also at the far end of the sum.
+    # In float64, a token's interval is as wide as its probability even near the end of the cumulative sum.
     cumulated_BV = scores_BV.softmax(-1).cumsum(-1, dtype=torch.float64)
     total_B1 = cumulated_BV[:, -1:]
-    # Stay below the total: no token lies above whatever rounding makes of it.
+    # Rounding must not move the point to the total, because no token lies above the total.
     point_B1 = torch.minimum(uniform_B[:, None] * total_B1, torch.nextafter(total_B1, torch.zeros_like(total_B1)))
     return torch.searchsorted(cumulated_BV, point_B1, right=True)[:, 0]

@@ -1,7 +1,6 @@
-"""What decoding asks of a model: take the prompts in, then one token a row at a time, and put rows in another order.
+"""The interface between decoding and a model: prefill the prompts, step by one token per row, reorder rows.
 
-``DecoderState`` is the protocol; decoding knows nothing else of models. ``CausalState`` implements it for decoder-only
-models.
+Decoding uses a model through the protocol ``DecoderState`` only. ``CausalState`` implements it for decoder-only models.
 
 Shapes: B rows, T prompt positions, R rows afterwards, V vocabulary.
 """
@@ -20,29 +19,29 @@ from xlm.model.head import check_word_scores
 from xlm.model.transformer import Transformer, TransformerInputs
 
 _GROUP_POSITIONS = 128
-"""Positions in a group of prompts on a CPU. With fewer, reading the weights takes longer than multiplying."""
+"""Minimum positions in a group of prompts on a CPU. With fewer, reading the weights takes longer than multiplying."""
 
 _STEPS_WORTH_CAPTURING = 16
-"""Steps that must remain for a capture, which costs as much as several. Not measured: rows near their end leave one by
-one, and each time another capture is needed."""
+"""Minimum number of remaining steps for a capture, which costs as much as several steps. Near the end, rows finish one
+by one, and each time a new capture would be needed. The number is an estimate, not a measurement."""
 
 
 class DecoderState(Protocol):
-    """A model with what it holds of the rows of one batch.
+    """A model and its state for the rows of one batch.
 
-    The caller checks all inputs before, and runs each call under ``torch.inference_mode()``. A returned tensor belongs
-    to the caller, who may write into it, until the next call.
+    The caller checks all inputs first, and makes each call under ``torch.inference_mode()``. Until the next call, the
+    caller may overwrite a returned tensor.
     """
 
     capacity: int
-    """The most tokens that a row can hold."""
+    """Maximum number of tokens in a row."""
 
     @property
     def longest(self) -> int:
-        """Tokens that the longest row holds; below ``capacity`` there is room for another step."""
+        """Number of tokens in the longest row; if it is below ``capacity``, there is room for another step."""
 
     def prefill(self, inputs: TransformerInputs) -> Tensor:
-        """Take in the prompts; called once, and first.
+        """Process the prompts; called once, before any step.
 
         Args:
             inputs: (B, T) prompts, padded on the right.
@@ -52,7 +51,7 @@ class DecoderState(Protocol):
         """
 
     def step(self, tokens_B: Tensor, langs_B: Tensor | None) -> Tensor:
-        """Take in one token a row.
+        """Process one token per row.
 
         Args:
             tokens_B: (B,) int64.
@@ -63,16 +62,17 @@ class DecoderState(Protocol):
         """
 
     def reorder(self, rows_R: Tensor, *, shared: int = 0) -> None:
-        """Continue row i from the state of row ``rows_R[i]``; rows may be left out or repeated.
+        """Continue row i from the state of row ``rows_R[i]``; rows may be omitted or repeated.
 
         Args:
-            rows_R: (R,) int64 rows of the batch as it is now.
-            shared: When above 0: R is B, and row i holds the same first ``shared`` tokens as row ``rows_R[i]``.
+            rows_R: (R,) int64 current rows of the batch.
+            shared: Number of leading tokens that rows i and ``rows_R[i]`` have in common. If above 0, both rows must be
+                of the same length and R must be B.
         """
 
 
 class CausalModel(Protocol):
-    """What ``CausalState`` asks of a decoder-only model."""
+    """The parts of a decoder-only model that ``CausalState`` uses."""
 
     config: XLMConfig
     transformer: Transformer
@@ -82,10 +82,10 @@ class CausalModel(Protocol):
         """Device of the weights."""
 
     def new_cache(self, batch_size: int, *, capacity: int | None = None) -> XLMCache:
-        """Return an empty cache."""
+        """Return an empty cache for this model."""
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Return the scores of hidden states."""
+        """Return the scores of the next token for hidden states."""
 
 
 class CausalState:
@@ -94,8 +94,8 @@ class CausalState:
     Args:
         model: A causal model in evaluation mode.
         rows: Rows B of the prompts.
-        capacity: The most tokens that a row comes to hold.
-        cuda_graphs: Whether to capture a step as a CUDA graph and replay it; for a model on a CUDA device.
+        capacity: Maximum number of tokens in a row.
+        cuda_graphs: Whether to capture a step as a CUDA graph and replay it; requires a CUDA device.
     """
 
     def __init__(self, model: CausalModel, *, rows: int, capacity: int, cuda_graphs: bool = False) -> None:
@@ -109,11 +109,11 @@ class CausalState:
 
     @property
     def longest(self) -> int:
-        """Tokens that the longest row holds."""
+        """Number of tokens in the longest row."""
         return self._cache.longest
 
     def prefill(self, inputs: TransformerInputs) -> Tensor:
-        """Take in the prompts and return the (B, V) logits at the last real position of each row.
+        """Process the prompts and return the (B, V) logits at the last real position of each row.
 
         Raises:
             InputError: The model's head does not score the words of its vocabulary.
@@ -143,7 +143,7 @@ class CausalState:
         return hidden_BTD[rows_B, cache.lengths - 1]
 
     def step(self, tokens_B: Tensor, langs_B: Tensor | None) -> Tensor:
-        """Take in one token a row and return the (B, V) logits."""
+        """Process one token per row and return the (B, V) logits."""
         if self._captured is None:
             if not self._cuda_graphs or self.capacity - self.longest < _STEPS_WORTH_CAPTURING:
                 return self._compute(tokens_B, langs_B)
@@ -171,25 +171,25 @@ class CausalState:
         captured_keys = self._cache.keys
         self._cache.select_rows(rows_R, shared=shared)
         if self._cache.keys is not captured_keys:
-            self._captured = None  # it reads and writes the memory of the keys before
+            self._captured = None  # the graph uses the memory of the old keys
 
 
 def grouped_by_length(lengths: list[int]) -> list[list[int]]:
-    """Return rows in groups of similar lengths: little padding, but enough positions in each group to be fast."""
+    """Group rows of similar lengths, with little padding but enough positions in each group to be fast."""
     order = sorted(range(len(lengths)), key=lambda row: lengths[row], reverse=True)
-    left = sum(lengths)
+    rest = sum(lengths)
     groups: list[list[int]] = [[]]
     for row in order:
         group = groups[-1]
-        if group and lengths[row] < lengths[group[0]] and len(group) * lengths[group[0]] >= _GROUP_POSITIONS <= left:
+        if group and lengths[row] < lengths[group[0]] and len(group) * lengths[group[0]] >= _GROUP_POSITIONS <= rest:
             groups.append(group := [])
         group.append(row)
-        left -= lengths[row]
+        rest -= lengths[row]
     return groups
 
 
 def _select_rows(inputs: TransformerInputs, rows_R: Tensor) -> TransformerInputs:
-    """Return some rows, without the columns that are padding in all of them."""
+    """Return the inputs of some rows, without columns that are padding in all of them."""
     assert inputs.valid is not None
     valid_RT = inputs.valid[rows_R]
     T = int(valid_RT.sum(1).max())

@@ -1,4 +1,4 @@
-"""The tokens of one continuation, one by one."""
+"""Generation of one continuation token by token."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from xlm.model.decoding.state import DecoderState
 
 
 class TokenStream(Iterator[int]):
-    """The new tokens of one prompt, each computed when it is asked for.
+    """An iterator over the new tokens of one prompt, which computes each on demand.
 
     Attributes:
         continuation: The whole continuation after its last token; ``None`` before.
@@ -25,7 +25,7 @@ class TokenStream(Iterator[int]):
         state: A new state for the prompt.
         prompts: One checked prompt.
         options: Checked options.
-        eval_mode: Enters the evaluation mode of the model.
+        eval_mode: Returns a context in which the model is in evaluation mode.
     """
 
     def __init__(
@@ -51,14 +51,14 @@ class TokenStream(Iterator[int]):
                 "the stream was interrupted and cannot continue",
                 where="stream",
                 found=repr(self._interruption),
-                remedy="start another one",
+                remedy="start a new stream",
             ) from self._interruption
         try:
-            # Entered anew for each token: the caller's code between two tokens must not run in these modes.
+            # Entered for each token, so that the caller's code between two tokens does not run in these modes.
             with self._eval_mode(), torch.inference_mode():
                 (token,) = next(self._steps)
         except BaseException as error:
-            # The generator has ended now, and would look as if the last token had come.
+            # The generator has ended, which must not look like the end of the continuation.
             self._interruption = error
             raise
         self._generated.append(token)
@@ -68,12 +68,12 @@ class TokenStream(Iterator[int]):
 
 
 def check_streamable(prompts: Prompts, options: DecodingOptions) -> None:
-    """Raise ``InputError`` unless the options give a single continuation of a single prompt."""
+    """Raise ``InputError`` unless there is one prompt with one continuation."""
     if len(prompts.lengths) != 1 or options.num_beams > 1 or options.num_return_sequences > 1:
         raise InputError(
             "only a single continuation can be streamed",
             where="input_ids, num_beams, num_return_sequences",
             found=f"{len(prompts.lengths)} prompts, {options.num_beams} beams, "
             f"{options.num_return_sequences} sequences",
-            expected="1 each: the best of several beams is known only at the end",
+            expected="one of each, since the best of several beams is known only at the end",
         )
