@@ -37,7 +37,7 @@ def test_offline(how: str, hub: FakeHub, saved: Path, tmp_path: Path, monkeypatc
     assert not (tmp_path / "cache").exists()
     hub.requests.clear()
     assert from_pretrained(XLMTokenizer) == XLMTokenizer.from_pretrained(saved)
-    with pytest.raises(HubError, match="no such model on this machine"):
+    with pytest.raises(HubError, match="No such model on this machine"):
         from_pretrained(XLMWithLMHeadModel)  # its configuration is there, its weights are not
     with pytest.raises(HubError, match="no such tokenizer on this machine"):
         from_pretrained(XLMTokenizer, revision="v1")

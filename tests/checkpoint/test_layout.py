@@ -292,7 +292,7 @@ def test_bad_directories(change: Callable[[Path], object], words: list[str], dir
 
 def test_no_such_model(tmp_path: Path) -> None:
     for path in (tmp_path / "nothing", "xlm-no-such-model"):
-        with pytest.raises(XLMError, match="no such model"):
+        with pytest.raises(XLMError, match="No such model"):
             open_checkpoint(path)
 
 
@@ -308,7 +308,7 @@ def test_what_has_no_place_in_a_file(value: object, directory: Path, tmp_path: P
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
 def test_pipes_are_refused_and_not_waited_for(directory: Path, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(CheckpointError, match="no such model"):
+    with pytest.raises(CheckpointError, match="No such model"):
         open_checkpoint(tmp_path / "pipe")
     (directory / "config.json").unlink()
     os.mkfifo(directory / "config.json")

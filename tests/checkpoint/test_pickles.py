@@ -303,7 +303,7 @@ def test_a_compressed_entry_is_refused_unread(tmp_path: Path) -> None:
 
 
 def test_missing_file_and_directory(tmp_path: Path) -> None:
-    for path, words in ((tmp_path / "missing.pth", "file cannot be read"), (tmp_path, "not a regular file")):
+    for path, words in ((tmp_path / "missing.pth", "file cannot be read"), (tmp_path, "Not a regular file")):
         with pytest.raises(CheckpointError, match=words):
             load_pickle(path)
 

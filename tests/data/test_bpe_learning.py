@@ -109,7 +109,7 @@ def test_pieces_that_no_vocabulary_file_holds() -> None:
 
 def test_what_cannot_be_counted(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("a\n", "utf-8")
-    with pytest.raises(InputError, match="no such preset"):
+    with pytest.raises(InputError, match="No such preset"):
         count_words(tmp_path / "text", preset="x", lang="en")
     with pytest.raises(InputError, match="language of the text is missing"):
         count_words(tmp_path / "text", preset="original")

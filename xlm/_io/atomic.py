@@ -151,7 +151,9 @@ def check_name(path: Path) -> None:
     except UnicodeEncodeError:
         encoded = b"\0"
     if b"\0" in encoded:
-        raise WriteError("the target is no file name", where=ascii(str(path)), found="a null byte or half a surrogate")
+        raise WriteError(
+            "the target is not a valid file name", where=ascii(str(path)), found="a null byte or half a surrogate"
+        )
 
 
 def write_error(path: Path, error: OSError) -> WriteError:
@@ -177,7 +179,7 @@ def refuse_special(path: Path) -> None:
     elsewhere = path.is_symlink() and path.exists() and not (real.exists() and path.samefile(real))
     if into_proc or elsewhere or (path.exists() and not path.is_file() and not path.is_dir()):
         raise WriteError(
-            "the target is no regular file",
+            "the target is not a regular file",
             where=path,
             found="a device, a pipe or the like",
             expected="a file, or a name that is free",

@@ -40,7 +40,7 @@ def open_regular(path: Path, *, error: type[XLMError], expected: str = "a regula
     except (OSError, ValueError) as cause:  # ValueError: a null character in the name
         raise unreadable(path, cause, error=error, expected=expected) from cause
     raise error(
-        "this is not a regular file",
+        "not a regular file",
         where=path,
         found="a directory" if stat.S_ISDIR(kind) else "a device, a pipe or a socket",
         expected=expected,

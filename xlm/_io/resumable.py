@@ -360,19 +360,22 @@ def check_same_run(
         )
 
 
-def other_input_error(where: object, *, found: str, otherwise: str) -> InputError:
-    """Return the error of a run that is resumed on another input than it began with.
+def other_input_error(
+    where: object, *, found: str, otherwise: str, expected: str = "the same rows as then"
+) -> InputError:
+    """Return the error for a run that is resumed with another input than it began with.
 
     Args:
-        where: Which input, or how much of it.
-        found: What it holds now.
+        where: The input, or the part of it that changed.
+        found: What the input holds now.
         otherwise: What to do instead of resuming.
+        expected: What the input held when the run began.
     """
     return InputError(
         "the input is not that of the run that is to be resumed",
         where=where,
         found=found,
-        expected="the same rows as then",
+        expected=expected,
         remedy=otherwise,
     )
 

@@ -60,7 +60,7 @@ class HubOptions:
         for name, allowed in kinds.items():
             if not isinstance(getattr(self, name), allowed):
                 raise InputError(
-                    "wrong type",
+                    f"{name} has the wrong type",
                     where=name,
                     found=type(getattr(self, name)).__name__,
                     expected=" or ".join(kind.__name__ for kind in allowed),
@@ -178,7 +178,7 @@ def fetch(model: HubModel, part: Part, options: HubOptions) -> Path:
             return directory
     if offline:
         raise HubError(
-            f"there is no such {part.what} on this machine, and offline mode is on",
+            f"no such {part.what} on this machine, and offline mode is on",
             where=f"{model.names[0]}, revision {model.revision}",
             found=f"no directory or file of that name, and no complete copy in {cache}",
             remedy="check the name; or run once without local_files_only and HF_HUB_OFFLINE to fetch it; or set "

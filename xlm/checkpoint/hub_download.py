@@ -326,7 +326,7 @@ def _what_and_remedy(error: Exception, cache: Path) -> tuple[str, str]:
         )
     if isinstance(error, errors.RepositoryNotFoundError) or status == 401:
         return (
-            "there is no such model: no directory, no file, and none on the hub that you can see; it may be private",
+            "no such model: no directory, no file, and none on the hub that you can see; it may be private",
             f"check the name; for a private or gated model, {_GIVE_TOKEN}; the token may have expired",
         )
     if isinstance(error, errors.RevisionNotFoundError):
@@ -340,7 +340,7 @@ def _what_and_remedy(error: Exception, cache: Path) -> tuple[str, str]:
     if status is not None:
         return "the hub refuses the request", "check the name and the revision, and HF_ENDPOINT if it is set"
     if isinstance(error, errors.LocalTokenNotFoundError):
-        return "there is no token on this machine", _GIVE_TOKEN
+        return "no token on this machine", _GIVE_TOKEN
     if isinstance(error, errors.HFValidationError):
         return "invalid model id", "check the name; an id is owner/name"
     if "xet" in f"{type(error).__module__}.{type(error).__name__}".lower():

@@ -35,7 +35,7 @@ def find_model(name_or_path: str | os.PathLike[str], part: Part = WHOLE, hub: Hu
     path = as_path("the model's name", name_or_path)
     if not os.fspath(name_or_path):  # as a path it would be the current directory
         raise CheckpointError(
-            "there is no such model", where="the model's name", found="an empty name", remedy="give a name or a path"
+            "no such model", where="the model's name", found="an empty name", remedy="give a name or a path"
         )
     options = hub or HubOptions()
     try:
@@ -58,7 +58,7 @@ def find_model(name_or_path: str | os.PathLike[str], part: Part = WHOLE, hub: Hu
                 error.remedy = f"if a path is meant: there is no such directory or file. Otherwise: {error.remedy}"
             raise
     raise CheckpointError(
-        "there is no such model",
+        "no such model",
         where=path,
         found="neither a directory nor a regular file of that name",
         expected="a directory with config.json and weights, a .pth checkpoint of the original, a bundled model "

@@ -50,7 +50,7 @@ def learn_merges(
         InputError: There are no words.
     """
     if not words:
-        raise InputError("There are no words to learn from", where="the text", found="0 words")
+        raise InputError("there are no words to learn from", where="the text", found="0 words")
     learner = _Learner(words)
     merges: list[Merge] = []
     while len(merges) < number and (merge := learner.merge_best()) is not None:

@@ -68,7 +68,7 @@ def prepare(
             source = _source(path, form=form, column=column)
             if known is not None and known.source != source:
                 raise InputError(
-                    "The directory holds the shards of another text",
+                    "the directory holds the shards of another text",
                     where=directory / INDEX_FILE,
                     found=f"{_described(known.source)}, for {split} {language}",
                     expected=f"{_described(source)}, unchanged since",
@@ -89,7 +89,7 @@ def _opened(tokenizer: XLMTokenizer, directory: Path) -> Index:
         index = Index.read(directory)
         if index.signature != signature:
             raise InputError(
-                "The directory holds shards of another tokenizer",
+                "the directory holds shards of another tokenizer",
                 where=directory / INDEX_FILE,
                 found=f"signature {index.signature}, {index.vocab_size} tokens",
                 expected=f"signature {signature}, {vocab_size} tokens",
@@ -110,7 +110,7 @@ def _source(path: Path, *, form: str | None, column: str | None) -> Source:
     try:
         status = path.stat()
     except OSError as error:
-        raise InputError("The text could not be read", where=path, found=error.strerror) from error
+        raise InputError("the file cannot be read", where=path, found=error.strerror) from error
     return Source(
         path=str(path.resolve()),
         bytes=status.st_size,
@@ -148,7 +148,7 @@ def _extended(
         text = dataclasses.replace(text, shards=(*text.shards, shard))
         yield text
     if text.lines == 0:
-        raise InputError("The text is empty", where=text.source.path, found="no line", expected="one sentence a line")
+        raise InputError("the text is empty", where=text.source.path, found="no line", expected="one sentence a line")
     yield dataclasses.replace(text, complete=True)
 
 

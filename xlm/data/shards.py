@@ -127,7 +127,7 @@ class Index:
         path = directory / INDEX_FILE
         if not os.path.lexists(path):
             raise InputError(
-                "There are no prepared shards", where=path, found="no such file", remedy="make them with xlm prepare"
+                "there are no prepared shards", where=path, found="no such file", remedy="make them with xlm prepare"
             )
         try:
             values = json.loads(read_regular(path, error=InputError).decode("utf-8"))
@@ -151,7 +151,7 @@ class Index:
             raise
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise InputError(
-                "The index of the shards cannot be read", where=path, found=error, remedy="prepare the text again"
+                "the index of the shards cannot be read", where=path, found=error, remedy="prepare the text again"
             ) from error
 
 
@@ -215,7 +215,7 @@ class ShardSequence:
 
 def _damaged(path: Path, found: str, expected: object) -> InputError:
     return InputError(
-        "A shard is not what its index says",
+        "a shard is not what its index says",
         where=path,
         found=found,
         expected=expected,

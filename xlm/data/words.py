@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 
+from xlm._io.arguments import check_choice
 from xlm.data.text import in_batches, texts_of
 from xlm.errors import InputError, LanguageError
 from xlm.tokenizer import word_segmenters
@@ -58,15 +59,12 @@ def count_words(
 
 
 def _check_raw(preset: str, lang: str | None) -> None:
-    if preset not in PRESETS:
-        raise InputError(
-            "There is no such preset", where="preset", found=repr(preset), expected=" or ".join(map(repr, PRESETS))
-        )
+    check_choice("preset", PRESETS, preset=preset)
     if lang is None:
-        raise InputError("The language of the text is missing", where="lang", expected="a language such as 'en'")
+        raise InputError("the language of the text is missing", where="lang", expected="a language such as 'en'")
     if lang in word_segmenters.LANGUAGES:
         raise LanguageError(
-            "The words of this language stand without spaces",
+            "the words of this language stand without spaces",
             where="lang",
             found=lang,
             expected=f"a language other than {', '.join(word_segmenters.LANGUAGES)}",

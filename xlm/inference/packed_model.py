@@ -25,6 +25,7 @@ from typing import Any, NoReturn, TypeVar
 import torch
 from torch import Tensor, nn
 
+from xlm._io.arguments import check_choice
 from xlm.errors import InputError
 from xlm.inference.packed_linear import ROUNDINGS, packed_linear
 from xlm.inference.plain import check_plain
@@ -43,10 +44,7 @@ def prepare_for_inference(model: XLMWithLMHeadModel, weights: str | None = None)
         InputError: An unknown type, weights that are not on the CPU, or layers that packing would leave out.
     """
     weights = model.weights if weights is None else weights
-    if not isinstance(weights, str) or weights not in ROUNDINGS:
-        raise InputError(
-            "unsupported type of packed weights", where="weights", found=weights, expected=" or ".join(ROUNDINGS)
-        )
+    check_choice("type of packed weights", ROUNDINGS, weights=weights)
     if model.device.type != "cpu":
         raise InputError(
             "only models on the CPU can be packed",

@@ -159,7 +159,7 @@ def check_device_exists(device: torch.device | str) -> None:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, TypeError, ValueError) as error:
         raise InputError(
-            "there is no such device",
+            "no such device",
             where="device",
             found=f"{device}: {str(error).partition(chr(10))[0]}",
             expected="cpu, or cuda where torch has it",
@@ -377,7 +377,7 @@ def language_ids(
     if not isinstance(langs, Tensor):
         if not isinstance(langs, Sequence):
             raise InputError(
-                "langs is of the wrong type",
+                "langs has the wrong type",
                 where="langs",
                 found=type(langs).__name__,
                 expected="a language name or id, a list of them, or a tensor of ids",

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from xlm._io.arguments import check_flags
 from xlm.errors import ConfigError, InputError, XLMWarning
 from xlm.model.cache import XLMCache
 from xlm.model.config import XLMConfig, check_config
@@ -190,8 +191,8 @@ class XLMModel(nn.Module):
                 remedy="from_pretrained takes causal=, dropout= and attention_dropout=; or make a new model: "
                 f"{type(self).__name__}(model.config.replace(...)), then load_state_dict",
             )
-        if name == "check_inputs" and not isinstance(value, bool):
-            raise InputError("check_inputs is neither true nor false", where="model.check_inputs", found=repr(value))
+        if name == "check_inputs":
+            check_flags(check_inputs=value)
         super().__setattr__(name, value)
 
     @classmethod

@@ -99,7 +99,9 @@ class DecodingOptions:
         if not isinstance(config, XLMConfig):
             raise InputError("config is not an XLMConfig", where="config", found=type(config), expected="XLMConfig")
         if not isinstance(options, DecodingOptions | None):
-            raise InputError("wrong type of options", where="options", found=type(options), expected="DecodingOptions")
+            raise InputError(
+                "options is not a DecodingOptions", where="options", found=type(options), expected="DecodingOptions"
+            )
         known = {field.name for field in dataclasses.fields(cls)}
         if not changes.keys() <= known:
             raise InputError(
