@@ -111,7 +111,7 @@ ERRORS: dict[Callable[[FakeHub], None], tuple[str, ...]] = {
     captive: ("not the hub", "log-in page"),
     no_repository: ("No such model", "private", "check the name", "401"),
     private: ("No such model", "private", "HF_TOKEN", "hf auth login"),
-    gated: ("does not let you read", "accept its terms", "token"),
+    gated: ("does not let you read", "accept the terms", "token"),
     forbidden: ("does not let you read", "not today"),
     unauthorized: ("private", "token"),
     broken: ("out of order", "500", "try again later"),
@@ -205,5 +205,5 @@ def test_a_token_that_an_error_prints_is_left_out() -> None:
 
 
 def test_a_saved_token_that_is_not_there(hub: FakeHub) -> None:
-    with pytest.raises(HubError, match="no token on this machine"):
+    with pytest.raises(HubError, match="No token is saved on this machine"):
         XLMTokenizer.from_pretrained(ID, token=True)

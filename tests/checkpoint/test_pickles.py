@@ -24,9 +24,8 @@ from tests.checkpoint.original_files import demo_data, save
 from xlm import XLMError, XLMTokenizer, XLMWithLMHeadModel
 from xlm.checkpoint import zip_reader
 from xlm.checkpoint.convert import convert
-from xlm.checkpoint.file_magic import check_first_bytes
 from xlm.checkpoint.original import read_original
-from xlm.checkpoint.pickles import load_pickle
+from xlm.checkpoint.pickles import check_first_bytes, load_pickle
 from xlm.errors import CheckpointError
 
 
