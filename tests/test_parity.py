@@ -262,9 +262,9 @@ def test_texts_that_are_none(texts: Any, model: Path) -> None:
 
 def test_a_model_in_memory_is_not_a_path(model: Path) -> None:
     ours = XLMWithLMHeadModel.from_pretrained(model)
-    with pytest.raises(XLMError, match=r"(?s)not a path.*XLMWithLMHeadModel"):
+    with pytest.raises(XLMError, match=r"(?s)Not a path.*XLMWithLMHeadModel"):
         against_transformers(ours)  # type: ignore[arg-type]
-    with pytest.raises(XLMError, match=r"(?s)not a path.*XLMWithLMHeadModel"):
+    with pytest.raises(XLMError, match=r"(?s)Not a path.*XLMWithLMHeadModel"):
         against_reference(model, ours)  # type: ignore[arg-type]
 
 

@@ -136,7 +136,7 @@ def test_text_that_cannot_be(tokenizer: XLMTokenizer, tmp_path: Path) -> None:
     empty = _write(tmp_path / "empty.txt", [])
     with pytest.raises(InputError, match="empty"):
         prepare(tokenizer, {"train": {"en": empty}}, tmp_path / "a")
-    with pytest.raises(InputError, match="could not be read"):
+    with pytest.raises(InputError, match="cannot be read"):
         prepare(tokenizer, {"train": {"en": tmp_path / "missing"}}, tmp_path / "b")
     with pytest.raises(LanguageError):
         prepare(tokenizer, {"train": {"xx": empty}}, tmp_path / "c")

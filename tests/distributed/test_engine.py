@@ -428,7 +428,7 @@ def test_there_must_be_files(invoke: Invoke, engine: Engine, model: list[str], t
     for command in ("score", "tokenize", "generate"):
         result = invoke(command, *model, named, "--engine", "ray", "--output-dir", tmp_path / "o")
         assert result.exit_code == 2, result.stderr
-        assert "standard input" in result.stderr or "no such file" in result.stderr
+        assert "standard input" in result.stderr or "No such file" in result.stderr
 
 
 def test_the_output_is_no_input(invoke: Invoke, engine: Engine, model: list[str], corpus: list[Path]) -> None:

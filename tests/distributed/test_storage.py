@@ -153,7 +153,7 @@ def test_names_need_not_be_utf_8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         rows = list(Corpus(input_files([name])))
         assert [row.text for row in rows] == ["the dog", "a cat"]
         assert rows[0].file.endswith("/\\xff/\\xfe.txt")
-    with pytest.raises(InputError, match="no such file"):
+    with pytest.raises(InputError, match="No such file"):
         input_files([str(inside / "nothing")])
     with pytest.raises(WriteError, match="cannot be used"):
         Directory(str(inside)).write("a", b"")
@@ -169,7 +169,7 @@ def test_what_is_in_the_output_is_no_input(root: str, tmp_path: Path, monkeypatc
             with pytest.raises(InputError, match="holds an input"):
                 input_files([inside], output=output)
     assert [file.name for file in input_files([root], output=f"{root}/bel")] == everything
-    with pytest.raises(InputError, match="no such file"):
+    with pytest.raises(InputError, match="No such file"):
         input_files([f"{root}/be*/*"], output=f"{root}/below")
     with pytest.raises(InputError, match="holds an input"):
         input_files([f"{root}/a.txt"], output=root)
@@ -182,7 +182,7 @@ def test_what_is_in_the_output_is_no_input(root: str, tmp_path: Path, monkeypatc
 
 @pytest.mark.parametrize("name", ["/nothing", "/*.nothing", "/nothing/*"])
 def test_what_is_not_there_is_named(root: str, name: str) -> None:
-    with pytest.raises(InputError, match="no such file") as error:
+    with pytest.raises(InputError, match="No such file") as error:
         input_files([root, root + name])
     assert error.value.found == root + name
 

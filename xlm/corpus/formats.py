@@ -165,7 +165,7 @@ def _without_mark(lines: Iterator[bytes], name: str, *, blank: bytes = b"") -> I
         marked = first.startswith(_MARKS_OF_UTF_16)
         if marked or _UTF_16.match(first):
             raise InputError(
-                "the file is not UTF-8",
+                "not UTF-8 text",
                 where=name,
                 found="the byte order mark of UTF-16" if marked else "a NUL beside each letter, as in UTF-16",
                 expected="UTF-8",

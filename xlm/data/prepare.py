@@ -138,7 +138,7 @@ def _source(path: Path, *, format: str | None, column: str | None) -> Source:
     try:
         status = path.stat()
     except OSError as error:
-        raise InputError("the text could not be read", where=path, found=error.strerror) from error
+        raise InputError("the file cannot be read", where=path, found=error.strerror) from error
     return Source(
         path=str(path.resolve()),
         bytes=status.st_size,

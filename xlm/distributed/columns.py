@@ -31,7 +31,7 @@ def column_of(table: Any, name: str) -> Any:
         )
     if not isinstance(name, str) or table.column_names.count(name) != 1:
         raise InputError(
-            "the dataset has no such column, or several",
+            "no such column, or several of that name",
             where="column",
             found=", ".join(map(repr, table.column_names)),
             expected=shown(name),

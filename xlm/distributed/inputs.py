@@ -118,7 +118,7 @@ def _files_of(name: str, output: str | None) -> list[InputFile]:
         else:
             files.append(SharedFile(Path(each), given))
     if not files:
-        raise InputError("there is no such file, and nothing below it", where="inputs", found=_printable(name))
+        raise InputError("no such file, and nothing below it", where="inputs", found=_printable(name))
     return files
 
 

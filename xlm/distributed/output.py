@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from xlm._io.resumable import check_same_run
+from xlm._io.resumable import check_same_run, other_input_error
 from xlm.distributed.owner import check_ours, runs_of, take, taken
 from xlm.distributed.storage import Directory
 from xlm.errors import InputError, WriteError
@@ -158,12 +158,11 @@ class Output:
     ) -> None:
         for file, (name, was, size) in enumerate(zip(names, before, now, strict=True)):
             if was != size and file not in damaged:
-                raise InputError(
-                    "the input is not that of the run that is to be resumed",
-                    where=f"inputs: {name}",
+                raise other_input_error(
+                    f"inputs: {name}",
                     found=f"{size:,} bytes",
                     expected=f"{was:,} bytes, as then",
-                    remedy="start again, in another directory",
+                    otherwise="start again, in another directory",
                 )
 
     def _records(self, runs: list[str]) -> list[Record]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypedDict
 
-from xlm._io.arguments import check_choice, check_count, check_flags, lists_options, shown
-from xlm.errors import InputError
+from xlm._io.arguments import check_choice, check_count, check_flags, lists_options
 
 TOO_LONG = ("windows", "refuse")
 """Policies for a text that is longer than the model's positions."""
@@ -46,10 +45,7 @@ class ScoringOptions:
         limits = {"batch_size": self.batch_size, "batch_tokens": self.batch_tokens}
         check_count(**{name: limit for name, limit in limits.items() if limit is not None})
         check_flags(ranks=self.ranks, entropies=self.entropies)
-        if type(self.top) is not int or self.top < 0:
-            raise InputError(
-                "the number of alternatives is wrong", where="top", found=shown(self.top), expected="0 or more"
-            )
+        check_count(top=self.top, least=0)
 
 
 class ScoringKeywords(TypedDict, total=False):

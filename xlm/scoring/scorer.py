@@ -194,7 +194,7 @@ def check_name_of_language(lang: object) -> None:
         LanguageError: It is something else.
     """
     if lang is not None and not isinstance(lang, str):
-        raise LanguageError("the language is not a name", where="lang", found=repr(lang), expected="a str")
+        raise LanguageError("not a language", where="lang", found=repr(lang), expected="a str")
 
 
 def _as_tokens(

@@ -70,10 +70,10 @@ class Stream:
 
     def __post_init__(self) -> None:
         if len(self.sequence) == 0:
-            raise InputError("There is no text in the stream", where="the stream", found="0 tokens")
+            raise InputError("there is no text in the stream", where="the stream", found="0 tokens")
         if self.rows < 1 or self.width < 2:
             raise InputError(
-                "A stream cannot be cut like that",
+                "a stream cannot be cut like that",
                 where="rows, width",
                 found=f"{self.rows} rows of {self.width} tokens",
                 expected="at least 1 row of 2 tokens",

@@ -12,7 +12,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
-from xlm._io.arguments import shown
+from xlm._io.arguments import check_count
 from xlm.errors import InputError, XLMError
 
 Item = TypeVar("Item")
@@ -113,13 +113,7 @@ def in_order(work: Callable[[Batch], Result], batches: Iterable[Batch], *, worke
         InputError: ``workers`` is not an int from 1 to 1,024.
         XLMError: A worker process died; raised while results are taken.
     """
-    if type(workers) is not int or not 1 <= workers <= _MOST_WORKERS:
-        raise InputError(
-            "invalid number of workers",
-            where="workers",
-            found=shown(workers),
-            expected=f"an int from 1 to {_MOST_WORKERS:,}",
-        )
+    check_count(workers=workers, most=_MOST_WORKERS)
     return map(work, batches) if workers == 1 else _in_processes(work, batches, workers)
 
 

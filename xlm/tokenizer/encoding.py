@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from xlm._io.arguments import shown
+from xlm._io.arguments import check_choice
 from xlm.errors import InputError, warn_caller
 
 
@@ -38,20 +38,8 @@ TRUNCATIONS = (True, False, None, "longest_first", "only_first", "only_second")
 
 def check_form(padding: bool | str, return_tensors: str | None) -> None:
     """Raise ``InputError`` unless ``padding`` is one of ``PADDINGS`` and ``return_tensors`` "pt", "np" or None."""
-    if not isinstance(padding, (bool, str)) or padding not in PADDINGS:
-        raise InputError(
-            "no such padding",
-            where="padding",
-            found=shown(padding),
-            expected="True, False, 'longest' or 'max_length'",
-        )
-    if not isinstance(return_tensors, (str, type(None))) or return_tensors not in (None, "pt", "np"):
-        raise InputError(
-            "no such kind of tensors",
-            where="return_tensors",
-            found=shown(return_tensors),
-            expected="'pt', 'np' or None",
-        )
+    check_choice("padding", PADDINGS, padding=padding)
+    check_choice("kind of tensors", ("pt", "np", None), return_tensors=return_tensors)
 
 
 def truncation_for(truncation: bool | str | None, *, max_length: int | None, padding: bool | str = False) -> bool | str:
@@ -68,13 +56,7 @@ def truncation_for(truncation: bool | str | None, *, max_length: int | None, pad
     Raises:
         InputError: No such truncation.
     """
-    if not isinstance(truncation, (bool, str, type(None))) or truncation not in TRUNCATIONS:
-        raise InputError(
-            "no such truncation",
-            where="truncation",
-            found=shown(truncation),
-            expected=" or ".join(map(repr, TRUNCATIONS)),
-        )
+    check_choice("truncation", TRUNCATIONS, truncation=truncation)
     if truncation is None and max_length is not None and padding is False:
         warn_caller(
             f"max_length={max_length} without truncation cuts the text to {max_length} ids, as transformers does; "
