@@ -16,8 +16,7 @@ import torch
 
 from tests.cli.conftest import demo_files, invoke  # noqa: F401 (fixtures)
 from xlm.distributed import cluster, run
-from xlm.distributed.run import Run
-from xlm.distributed.stages import TASK, PartWriter, read_units, table_of
+from xlm.distributed.pipeline import PENDING, PartWriter, read_shards, table_of
 
 WORDS = ("the", "small", "dog", "is", "sleeping", "on", "grass.", "Xylophon", "ü", "A", "cat,", "\t")
 
@@ -63,10 +62,10 @@ class ClusterError(Exception):
 
 
 class Engine:
-    """Does what a cluster would do, in this process, one unit after the other.
+    """Does what a cluster would do, in this process, one shard after the other.
 
     Attributes:
-        done: Units that were worked on.
+        done: Shards that were worked on.
         loses: Says of which of them, counted from 1, nothing comes back; called when they are done.
         before_reading: What happens before the files are read.
     """
@@ -76,18 +75,18 @@ class Engine:
         self.loses: Loses = lambda number: False
         self.before_reading: Callable[[], object] = lambda: None
 
-    def dataset(self, of: Run, _ray: Any, _workers: int, reading: Any, output: Any, identity: Any, tasks: Any) -> Any:
-        """What ``Run._dataset`` returns."""
+    def dataset(self, _ray: Any, pending: Any, *, reading: Any, writing: Any, **_: object) -> Any:
+        """What ``build_dataset`` returns."""
 
         def iter_batches(**_: object) -> Iterator[Any]:
             self.before_reading()
-            writer = PartWriter(of.work, identity, output)
-            for task in tasks:
-                table = table_of(TASK, json.dumps(task).encode())
-                for unit in read_units(table, files=of.files, reading=reading):
+            writer = PartWriter(**writing)
+            for file in pending:
+                table = table_of(PENDING, json.dumps(file).encode())
+                for shard in read_shards(table, **reading):
                     self.done += 1
                     if not self.loses(self.done):
-                        yield writer(unit)
+                        yield writer(shard)
 
         return SimpleNamespace(context=SimpleNamespace(), iter_batches=iter_batches)
 
@@ -104,7 +103,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
 
     monkeypatch.setattr(cluster, "import_ray", lambda: None)
     monkeypatch.setattr(run, "connected", connected)
-    monkeypatch.setattr(Run, "_dataset", lambda of, *arguments: found.dataset(of, *arguments))
+    monkeypatch.setattr(run, "build_dataset", found.dataset)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as a worker's
     yield found

@@ -17,14 +17,13 @@ from typing import Any
 from xlm.cli import xlm
 from xlm.corpus.rows import Row
 from xlm.distributed.cluster import ClusterOptions, connected, wait_for
-from xlm.distributed.inputs import input_files
 from xlm.distributed.run import Run, Summary
-from xlm.distributed.work import Lines, Step, TokenizeWork
-from xlm.distributed.worker_model import WorkerModel
+from xlm.distributed.storage import input_files
+from xlm.distributed.tasks import Compute, TokenizeTask, WindowOutput, WorkerModel
 
 
 @dataclass(frozen=True, kw_only=True)
-class DyingWork(TokenizeWork):
+class DyingTask(TokenizeTask):
     """Ids, by workers of which the first one that comes to a row kills itself.
 
     Attributes:
@@ -35,38 +34,30 @@ class DyingWork(TokenizeWork):
     marker: Path
     row: int
 
-    def start(self, identity: Mapping[str, Any]) -> Step:
-        return _DyingStep(super().start(identity), self.marker, self.row)
+    def start(self, identity: Mapping[str, Any]) -> Compute:
+        compute = super().start(identity)
 
+        def compute_or_die(window: Sequence[Row], file: int) -> WindowOutput:
+            if any(row.number == self.row for row in window) and not self.marker.exists():
+                self.marker.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return compute(window, file)
 
-@dataclass(frozen=True)
-class _DyingStep:
-    step: Step
-    marker: Path
-    row: int
-
-    def lines(self, window: Sequence[Row], *, file: int) -> Lines:
-        if any(row.number == self.row for row in window) and not self.marker.exists():
-            self.marker.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        return self.step.lines(window, file=file)
-
-    def finish(self, lines: Path, target: Path) -> None:
-        self.step.finish(lines, target)
+        return compute_or_die
 
 
 def tokenized_by_dying_workers(opened: Mapping[str, str], file: Path, output: Path) -> Summary:
     """Writes the ids of a file's lines, ten lines a part."""
-    work = DyingWork(
-        opened=WorkerModel(model=opened["model"], codes=opened["codes"], lang=opened["lang"]),
+    task = DyingTask(
+        model=WorkerModel(model=opened["model"], codes=opened["codes"], lang=opened["lang"]),
         output="ids",
         read_at_once=10,
         marker=output.with_name("killed"),
         row=25,
     )
     cluster = ClusterOptions(concurrency=1)
-    run = Run(work=work, files=input_files([str(file)]), output=str(output), cluster=cluster, windows_per_file=1)
-    return run(work.identity())
+    run = Run(task=task, files=input_files([str(file)]), output=str(output), cluster=cluster, windows_per_file=1)
+    return run(task.identity())
 
 
 def in_a_pipeline(ray: Any, opened: Mapping[str, str], texts: Sequence[str]) -> list[list[int]]:

@@ -19,7 +19,7 @@ from tests.cli.conftest import Invoke
 from tests.distributed.conftest import ClusterError, Engine
 from tests.distributed.runs import joined, parts
 from xlm.corpus.rows import Corpus
-from xlm.distributed import stages
+from xlm.distributed import pipeline
 from xlm.distributed.output import Output
 from xlm.distributed.run import Run
 from xlm.errors import InputError, WriteError
@@ -77,7 +77,7 @@ def flaky(monkeypatch: pytest.MonkeyPatch) -> Flaky:
                     raise OSError("connection reset")
                 yield text
 
-    monkeypatch.setattr(stages, "Corpus", Read)
+    monkeypatch.setattr(pipeline, "Corpus", Read)
     return found
 
 
@@ -119,7 +119,7 @@ def test_a_resumed_run_that_reads_less_than_before_does_not_call_the_input_anoth
 def test_a_file_that_ends_where_it_was_damaged_is_whole(
     invoke: Invoke, engine: Engine, command: list[str], ray: list[str], output: Path, flaky: Flaky, tmp_path: Path
 ) -> None:
-    # The damage was behind the last row, as that of an archive without its last bytes: a unit of its own.
+    # The damage was behind the last row, as that of an archive without its last bytes: a shard of its own.
     (tmp_path / "a.txt").write_text("the dog\n" * (2 * ROWS_A_PART + 1))
     flaky.breaks = lambda reading, row: reading == 1 and row == 2 * ROWS_A_PART + 1
     whole = tmp_path / "a.txt"
@@ -196,10 +196,10 @@ def caused(error: WriteError) -> WriteError:
     ],
 )
 def test_errors_of_disks_and_networks_are_tried_again(error: Exception, again: bool) -> None:
-    found = json.loads(json.dumps(stages.described(error)))
-    assert found["again"] == again
-    assert socket.gethostname() in str(stages.rebuilt(found))
-    assert str(error).splitlines()[0] in str(stages.rebuilt(found))
+    found = json.loads(json.dumps(pipeline.error_to_dict(error)))
+    assert found["retry"] == again
+    assert socket.gethostname() in str(pipeline.error_from_dict(found))
+    assert str(error).splitlines()[0] in str(pipeline.error_from_dict(found))
 
 
 def test_why_workers_die_is_said(
@@ -229,7 +229,7 @@ def test_why_workers_die_is_said(
         logging.getLogger("ray.data").removeHandler(handler)
         handler.close()
     assert result.exit_code == 1
-    assert "Workers ended again and again" in result.stderr
+    assert "All workers ended before" in result.stderr
     assert "found: ray::Map() (pid=1)\nModuleNotFoundError: No module named 'xlm'" in result.stderr
     shown = capfd.readouterr().err
     assert "not enough to run any task" in shown
@@ -248,7 +248,7 @@ def test_an_error_of_rays_is_one_message(
     engine.loses = loses
     result = invoke(*command, *ray)
     assert result.exit_code == 1
-    assert "The cluster failed" in result.stderr
+    assert "The Ray cluster failed" in result.stderr
     assert "the head is gone" in result.stderr
     assert "--resume" in result.stderr
     assert len(parts(output)) == 2
@@ -278,7 +278,7 @@ class _File:
 def test_parts_have_as_many_rows_whatever_is_read_at_once(
     size: int, read_at_once: int, workers: int, rows: int
 ) -> None:
-    work: Any = SimpleNamespace(read_at_once=read_at_once)
+    task: Any = SimpleNamespace(read_at_once=read_at_once)
     files: Any = [_File(size)]
-    run = Run(work=work, files=files, output="", cluster=None)  # type: ignore[arg-type]
-    assert run._windows_for(workers) * read_at_once == rows
+    run = Run(task=task, files=files, output="", cluster=None)  # type: ignore[arg-type]
+    assert run._default_windows(workers) * read_at_once == rows

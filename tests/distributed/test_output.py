@@ -106,7 +106,7 @@ def test_a_run_that_was_resumed_elsewhere_ends(tmp_path: Path) -> None:
             act()
     assert resumed.directory.names().keys() == {"part-0000000-0000000.tsv", "_meta.json", "_run"}
     record = add(resumed, 0, 1)
-    assert begin(output(tmp_path / "out"), resume=True) == [(0, 0), record.name]
+    assert begin(output(tmp_path / "out"), resume=True) == [(0, 0), record.key]
 
 
 def test_a_machine_that_does_not_see_the_directory_says_so_at_once(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_a_machine_that_does_not_see_the_directory_says_so_at_once(tmp_path: Pat
         directory=Directory(str(tmp_path / "there" / "out"), here.directory.writer),
     )
     (tmp_path / "there").mkdir()
-    with pytest.raises(WriteError, match="is not the one that the run began in"):
+    with pytest.raises(WriteError, match="This machine does not see the output directory"):
         add(there, 0, 0)
     assert not (tmp_path / "there" / "out").exists()
     add(replace(there, directory=here.directory), 0, 0)
@@ -148,7 +148,7 @@ def test_a_record_that_was_cut_short_or_is_of_another_run_is_none(tmp_path: Path
 def test_of_what_the_run_is_nothing_may_be_missing(tmp_path: Path, data: bytes) -> None:
     begin(output(tmp_path / "out"))
     (tmp_path / "out" / "_meta.json").write_bytes(data)
-    with pytest.raises(InputError, match="What the run was that wrote here cannot be read") as error:
+    with pytest.raises(InputError, match="The description of the earlier run cannot be read") as error:
         begin(output(tmp_path / "out"), resume=True)
     assert "remove the directory" in str(error.value)
 
@@ -182,7 +182,7 @@ def test_all_is_there_when_it_is_there_whole(tmp_path: Path) -> None:
     changes: list[Callable[[], object]] = [part.unlink, lambda: part.write_bytes(b"xy")]
     for change in changes:
         change()
-        with pytest.raises(WriteError, match="not in the output directory as workers wrote them") as error:
+        with pytest.raises(WriteError, match="are not what the workers wrote") as error:
             run.finish(IDENTITY, records)
         assert "1 of 3: part-0000000-0000001.tsv" in str(error.value)
         assert not success.exists()

@@ -143,7 +143,7 @@ def test_a_name_that_is_taken_is_said_before_anything_is_computed(
 @pytest.mark.parametrize(
     ("batch", "said"),
     [
-        ({"text": ["x"]}, "is no Arrow table"),
+        ({"text": ["x"]}, "is not an Arrow table"),
         (pyarrow.table({"other": ["x"]}), "no such column"),
         (pyarrow.table({"text": ["x"], "status": ["ok"]}), "a name that the result needs"),
     ],
@@ -162,7 +162,7 @@ def test_wrong_options_are_said_at_once(opened: dict[str, Any]) -> None:
         Scorer(**{**opened, "lang": "xx"})
     with pytest.raises(InputError, match="No such output"):
         Tokenizer(**opened, output="words")
-    with pytest.raises(InputError, match="needs the numbers"):
+    with pytest.raises(InputError, match="needs numbered prompts"):
         Generator(**opened, seed=1)
     with pytest.raises(InputError, match="max_new_tokens"):
         Generator(**opened, max_new_tokens=0)
