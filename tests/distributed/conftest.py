@@ -16,7 +16,7 @@ import torch
 
 from tests.cli.conftest import demo_files, invoke  # noqa: F401 (fixtures)
 from xlm.distributed import cluster, run
-from xlm.distributed.pipeline import PENDING, PartWriter, read_shards, table_of
+from xlm.distributed.pipeline import PartWriter, read_shards, table_of
 
 WORDS = ("the", "small", "dog", "is", "sleeping", "on", "grass.", "Xylophon", "ü", "A", "cat,", "\t")
 
@@ -82,8 +82,7 @@ class Engine:
             self.before_reading()
             writer = PartWriter(**writing)
             for file in pending:
-                table = table_of(PENDING, json.dumps(file).encode())
-                for shard in read_shards(table, **reading):
+                for shard in read_shards(table_of(file), **reading):
                     self.done += 1
                     if not self.loses(self.done):
                         yield writer(shard)

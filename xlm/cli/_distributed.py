@@ -116,10 +116,11 @@ def uses_ray(*, only_ray: Iterable[str] = (), only_local: Iterable[str] = ()) ->
         raise click.UsageError(f"{', '.join(unsuitable)}: not with --engine {'ray' if ray else 'local'}")
     if ray and context.params["output_dir"] is None:
         raise click.UsageError("--engine ray writes to a directory: --output-dir DIR")
-    try:
-        _cluster(context.params)
-    except InputError as error:
-        raise click.UsageError(str(error)) from error
+    if ray:
+        try:
+            _cluster(context.params)
+        except InputError as error:
+            raise click.UsageError(str(error)) from error
     return ray
 
 

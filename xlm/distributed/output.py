@@ -94,6 +94,10 @@ class Output:
     Attributes:
         directory: The output directory.
         suffix: Suffix of the parts' names.
+
+    Raises:
+        InputError: Another run has taken the directory; raised by ``begin``, ``add_part`` and ``finish``.
+        WriteError: The directory cannot be read or written; raised by every method.
     """
 
     directory: Directory
@@ -109,7 +113,7 @@ class Output:
 
         Raises:
             InputError: The directory belongs to a run of another identity, or the input files have changed.
-            WriteError: The directory is not empty and ``resume`` is not set, or it cannot be used.
+            WriteError: The directory is not empty, and ``resume`` is not set.
         """
         meta = self.description()
         if meta is None:
@@ -224,30 +228,21 @@ class Output:
 
         Args:
             key: The key of the part.
-            source: A file on this machine with its contents.
+            source: A local file with its contents.
 
         Raises:
-            InputError: Another run has taken the directory.
-            WriteError: This machine does not see the directory, or the part cannot be written.
+            WriteError: This machine does not see the directory of the run.
         """
         self._check_lease()
         return self.directory.copy(source, self.part_name(key))
 
     def add_record(self, record: Record) -> None:
-        """Record that a part is done.
-
-        Raises:
-            WriteError: The record cannot be written.
-        """
+        """Record that a part is done."""
         values = {**asdict(record), "run": self.directory.writer}
         self.directory.write(f"{_PARTS}/{_key_text(record.key)}.json", _to_json(values))
 
     def reopen(self) -> None:
-        """Remove ``_SUCCESS``, if an earlier run has written it.
-
-        Raises:
-            WriteError: It cannot be removed.
-        """
+        """Remove ``_SUCCESS`` if an earlier run has written it."""
         self.directory.remove(_SUCCESS)
 
     def finish(self, identity: Mapping[str, Any], records: Iterable[Record]) -> None:
@@ -258,8 +253,7 @@ class Output:
             records: The records of all parts.
 
         Raises:
-            InputError: Another run has taken the directory.
-            WriteError: A part has another size than its worker wrote, or the directory cannot be used.
+            WriteError: The size of a part is not what its worker wrote.
         """
         self._check_lease()
         records = sorted(records, key=lambda record: record.key)

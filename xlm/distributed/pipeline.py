@@ -1,6 +1,6 @@
 """The Ray Data pipeline: a reader cuts files into shards, and workers write a part for each.
 
-The stages exchange tables with one row and one column of bytes: JSON that describes a file, a shard or a result.
+The stages exchange tables of one column of JSON: unfinished files, shards, and results, which are records or errors.
 """
 
 from __future__ import annotations
@@ -31,13 +31,11 @@ from xlm.errors import InputError, WriteError, XLMError, XLMWarning
 if TYPE_CHECKING:
     from xlm.distributed.tasks import Compute, Task
 
-PENDING, SHARD, RESULT = "pending", "shard", "result"
-"""Column names."""
-
+_COLUMN = "data"
 _MAX_READ_TASKS = 1000
 _WORKERS_PER_READER = 16
 _SHARDS_IN_FLIGHT = 2  # per worker: one in progress, one waiting
-_SHOWN_REASONS = 5
+_MAX_REASONS = 5
 
 PendingFile = tuple[int, dict[str, tuple[str, bool]]]
 """Index of an unfinished file; for its finished shards, by index, the digest and whether the shard is the last."""
@@ -63,10 +61,7 @@ def build_dataset(
         workers: Number of workers.
     """
     size = -(-len(pending) // _MAX_READ_TASKS)
-    blocks = [
-        table_of(PENDING, *(json.dumps(file).encode() for file in pending[first : first + size]))
-        for first in range(0, len(pending), size)
-    ]
+    blocks = [table_of(*pending[first : first + size]) for first in range(0, len(pending), size)]
     with _one_row_per_block(ray):
         return (
             ray.data.from_arrow(blocks)
@@ -123,8 +118,7 @@ def read_results(dataset: Any, *, progress: bool) -> Generator[dict[str, Any], N
         # A small input causes this warning, and the user can do nothing about it.
         warnings.filterwarnings("ignore", "The minimum number of concurrent actors")
         for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-            for data in batch.column(RESULT).to_pylist():
-                yield json.loads(data)
+            yield from map(json.loads, _cells(batch))
 
 
 def read_shards(
@@ -146,7 +140,7 @@ def read_shards(
         read_at_once: As for ``shards_of``.
         windows_per_shard: As for ``shards_of``.
     """
-    for data in pending.column(PENDING).to_pylist():
+    for data in _cells(pending):
         file, done = json.loads(data)
         name = files[file].name
         corpus = Corpus([files[file]], format=format, column=column)
@@ -164,17 +158,17 @@ def read_shards(
                             found=shard.windows[-1][-1].problem,
                             remedy="run it again with --resume when the file can be read",
                         )
-                        yield table_of(SHARD, json.dumps(error_to_dict(error, retry=True)).encode())
+                        yield table_of(error_to_dict(error, retry=True))
                         continue
                     digest, last = done.get(str(shard.index), (None, None))
                     if digest is None or (digest == shard.digest and last != shard.last):
-                        yield table_of(SHARD, shard.to_bytes())
+                        yield table_of(shard.to_bytes())
                     elif digest != shard.digest:
                         raise other_input_error(
                             name, found="other texts", otherwise="start again, in another directory"
                         )
         except Exception as error:  # passed on as a result, and raised by the run
-            yield table_of(SHARD, json.dumps(error_to_dict(error)).encode())
+            yield table_of(error_to_dict(error))
 
 
 class PartWriter:
@@ -195,8 +189,7 @@ class PartWriter:
 
         Errors are results, because Ray would take an exception for a failure of the machine.
         """
-        results = [self._result(data) for data in shards.column(SHARD).to_pylist()]
-        return table_of(RESULT, *(json.dumps(result).encode() for result in results))
+        return table_of(*map(self._result, _cells(shards)))
 
     def _result(self, data: bytes) -> dict[str, Any]:
         if data.startswith(b"{"):  # an error of the reader
@@ -237,7 +230,7 @@ class PartWriter:
             unit=shard.index,
             rows=sum(map(len, shard.windows)),
             problems=problems,
-            reasons=reasons[:_SHOWN_REASONS],
+            reasons=reasons[:_MAX_REASONS],
             counts=dict(counts),
             digest=shard.digest,
             bytes=size,
@@ -248,9 +241,15 @@ class PartWriter:
         )
 
 
-def table_of(column: str, *cells: bytes) -> Any:
-    """Return a table with one column of bytes."""
-    return pyarrow.table({column: pyarrow.array(cells, pyarrow.large_binary())})
+def table_of(*values: Any) -> Any:
+    """Return a table with one column of bytes; values that are not bytes are encoded as JSON."""
+    cells = [value if isinstance(value, bytes) else json.dumps(value).encode() for value in values]
+    return pyarrow.table({_COLUMN: pyarrow.array(cells, pyarrow.large_binary())})
+
+
+def _cells(table: Any) -> list[bytes]:
+    cells: list[bytes] = table.column(_COLUMN).to_pylist()
+    return cells
 
 
 def error_to_dict(error: Exception, *, retry: bool = False) -> dict[str, Any]:

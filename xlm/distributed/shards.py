@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from xlm.corpus.read_ahead import row_identity, windows
+from xlm.corpus.read_ahead import read_ahead, row_identity, windows
 from xlm.corpus.rows import Corpus, Row
 
 _MAX_CHARACTERS = 1 << 25
@@ -80,23 +80,15 @@ def shards_of(corpus: Corpus, *, file: int, read_at_once: int, windows_per_shard
     index = 0
     # The last shard is marked, so each one waits for the next.
     waiting: Windows = ()
-    for group in _grouped(windows(corpus, read_at_once=read_at_once), windows_per_shard):
+    for group in read_ahead(
+        map(tuple, windows(corpus, read_at_once=read_at_once)),
+        lambda window: sum(len(row.text or "") for row in window),
+        most=windows_per_shard,
+        characters=_MAX_CHARACTERS,
+    ):
         if waiting:
             yield Shard(file=file, index=index, windows=waiting)
             index += 1
-        waiting = group
+        waiting = tuple(group)
     damaged = bool(corpus.damaged)
     yield Shard(file=file, index=index, windows=waiting, last=True, damaged=damaged, warnings=tuple(corpus.warnings))
-
-
-def _grouped(windows: Iterable[list[Row]], maximum: int) -> Iterator[Windows]:
-    group: list[tuple[Row, ...]] = []
-    characters = 0
-    for window in windows:
-        group.append(tuple(window))
-        characters += sum(len(row.text or "") for row in window)
-        if len(group) == maximum or characters >= _MAX_CHARACTERS:
-            yield tuple(group)
-            group, characters = [], 0
-    if group:
-        yield tuple(group)

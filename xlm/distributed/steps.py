@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from xlm._io.arguments import check_choice, check_count, check_flags, shown
-from xlm.corpus.formats import checked_text, import_pyarrow
+from xlm.corpus.formats import arrow_text, import_pyarrow
 from xlm.corpus.read_ahead import windows
 from xlm.corpus.rows import Row
 from xlm.errors import InputError, XLMError
@@ -53,11 +53,12 @@ class _Step(ABC):
             InputError: The batch is no table, lacks a column, or has a column with the name of a new one.
         """
         pyarrow, _ = import_pyarrow()
-        rows = [_row(number, value, self._column) for number, value in enumerate(_cells(batch, self._column), start=1)]
+        texts = [arrow_text(value, self._column) for value in _cells(batch, self._column)]
+        rows = [Row(file="", number=n, text=text, problem=problem) for n, (text, problem) in enumerate(texts, start=1)]
         taken = [name for name, _ in self._fields if name in batch.column_names]
         if taken:
             raise InputError(
-                "the dataset has a column with a name that the result needs",
+                "the dataset has a column that the result needs",
                 where="columns",
                 found=", ".join(map(repr, taken)),
                 remedy="rename it: Dataset.rename_columns",
@@ -93,14 +94,6 @@ def _cells(batch: Any, name: str) -> Any:
             expected=shown(name),
         )
     return batch.column(name)
-
-
-def _row(number: int, value: Any, column: str) -> Row:
-    try:
-        text, problem = checked_text(value.as_py(), column)
-    except UnicodeDecodeError as error:
-        text, problem = None, f"{column!r} is not UTF-8: byte {error.start + 1}"
-    return Row(file="", number=number, text=text, problem=problem)
 
 
 class Tokenizer(_Step):

@@ -294,54 +294,37 @@ class Directory:
     Attributes:
         address: Path or address.
         writer: Random identifier of this writer; copies sent to other machines keep it.
+
+    Raises:
+        WriteError: The directory cannot be read or written; raised by every method but ``remove_unfinished``.
     """
 
     address: str
     writer: str = field(default_factory=lambda: secrets.token_hex(8))
 
     def names(self, below: str = "") -> dict[str, int]:
-        """Return the sizes in bytes of the files directly in the directory, or in a directory below it, by name.
-
-        Raises:
-            WriteError: The directory cannot be listed.
-        """
+        """Return the sizes in bytes of the files directly in the directory, or in a directory below it, by name."""
         with self._opened() as (system, path):
             infos = system.get_file_info(fs.FileSelector(_join(path, below), allow_not_found=True))
         return {info.base_name: info.size for info in infos if info.type == fs.FileType.File}
 
     def read(self, name: str) -> bytes | None:
-        """Return the contents of a file; ``None`` if there is no such file.
-
-        Raises:
-            WriteError: The file cannot be read.
-        """
+        """Return the contents of a file; ``None`` if there is no such file."""
         with self._opened() as (system, path):
             return _read(system, _join(path, name))
 
     def read_all(self, names: Iterable[str]) -> Iterator[bytes | None]:
-        """Yield the contents of files, in order, several of which are read at a time; ``None`` for a missing file.
-
-        Raises:
-            WriteError: A file cannot be read.
-        """
+        """Yield the contents of files, in order, reading several at a time; ``None`` for a missing file."""
         with self._opened() as (system, path), ThreadPoolExecutor(_READ_THREADS) as threads:
             yield from threads.map(lambda name: _read(system, _join(path, name)), names)
 
     def write(self, name: str, data: bytes) -> None:
-        """Write a small file, or replace it.
-
-        Raises:
-            WriteError: The file cannot be written.
-        """
+        """Write or replace a small file."""
         with self._replacing(name) as file:
             file.write(data)
 
     def copy(self, source: Path, name: str) -> int:
-        """Copy a file of this machine, replacing the target, and return its size in bytes.
-
-        Raises:
-            WriteError: The target cannot be written.
-        """
+        """Write or replace a file with the contents of a local one, and return its size in bytes."""
         copied = 0
         with self._replacing(name) as target, source.open("rb") as file:
             while data := file.read(_COPY_BUFFER):
@@ -352,11 +335,7 @@ class Directory:
         return copied
 
     def remove(self, name: str) -> None:
-        """Remove a file if it exists.
-
-        Raises:
-            WriteError: The file cannot be removed.
-        """
+        """Remove a file if it exists."""
         with self._opened() as (system, path), suppress(FileNotFoundError):
             system.delete_file(_join(path, name))
 

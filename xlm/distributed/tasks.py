@@ -31,8 +31,6 @@ from xlm.tokenizer.fingerprint import tokenizer_digest
 from xlm.tokenizer.lines import written_lines
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
-_REASONS = 5
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WorkerModel(ModelSource):
@@ -70,7 +68,7 @@ class WindowOutput:
     Attributes:
         data: Lines, UTF-8.
         problems: Number of rows without a result.
-        reasons: Why, for the first of them.
+        reasons: Why, unless the lines say it.
         counts: Number of tokens, or of continuations by what ended them.
     """
 
@@ -82,8 +80,7 @@ class WindowOutput:
     def add_problem(self, row: Row, reason: str) -> None:
         """Count a row without a result."""
         self.problems += 1
-        if len(self.reasons) < _REASONS:
-            self.reasons.append(f"{row.file}, line {row.number}: {reason}")
+        self.reasons.append(f"{row.file}, line {row.number}: {reason}")
 
 
 Compute = Callable[[Sequence[Row], int], WindowOutput]
@@ -178,10 +175,9 @@ class ScoreTask(Task):
 
     def finish(self, lines: Path, target: Path, identity: Mapping[str, Any]) -> None:
         """See ``Task``."""
-        if self.table.format == "parquet":
-            self.table.write_parquet(lines, target, metadata={"xlm.signature": identity["signature"]})
-        else:
-            lines.replace(target)
+        if self.table.format != "parquet":
+            return super().finish(lines, target, identity)
+        return self.table.write_parquet(lines, target, metadata={"xlm.signature": identity["signature"]})
 
     def _load(self, model: WorkerModel) -> tuple[Signature, Scorer]:
         pair = model.open(offsets=self.table.unit == "word", signed=True)
