@@ -17,7 +17,8 @@ from typing import Any
 from xlm.cli import xlm
 from xlm.corpus.rows import Row
 from xlm.distributed.cluster import ClusterOptions, connected, wait_for
-from xlm.distributed.run import Run, Summary
+from xlm.distributed.output import Record
+from xlm.distributed.run import Run
 from xlm.distributed.storage import input_files
 from xlm.distributed.tasks import Compute, TokenizeTask, WindowOutput, WorkerModel
 
@@ -46,7 +47,7 @@ class DyingTask(TokenizeTask):
         return compute_or_die
 
 
-def tokenized_by_dying_workers(opened: Mapping[str, str], file: Path, output: Path) -> Summary:
+def tokenized_by_dying_workers(opened: Mapping[str, str], file: Path, output: Path) -> list[Record]:
     """Writes the ids of a file's lines, ten lines a part."""
     task = DyingTask(
         model=WorkerModel(model=opened["model"], codes=opened["codes"], lang=opened["lang"]),
@@ -89,9 +90,9 @@ def main(asked: Mapping[str, Any]) -> None:
         xlm.main([*command, "--concurrency", "2"], standalone_mode=False)
         (directory / "scores" / "part-0000000-0000004.tsv").unlink()
         xlm.main([*command, "--concurrency", "1", "--resume"], standalone_mode=False)
-        summary = tokenized_by_dying_workers(asked["opened"], corpus[-1], directory / "ids")
+        records = tokenized_by_dying_workers(asked["opened"], corpus[-1], directory / "ids")
         texts = corpus[-1].read_text("utf-8").split("\n")
-        told = {"summary": asdict(summary), "ids": in_a_pipeline(ray, asked["opened"], texts)}
+        told = {"records": list(map(asdict, records)), "ids": in_a_pipeline(ray, asked["opened"], texts)}
     (directory / "told.json").write_text(json.dumps(told))
 
 

@@ -218,7 +218,7 @@ def test_workers_that_all_die_end_the_run(
     command = ["score", *model, *corpus, "--read-ahead", "20", "--engine", "ray", "--output-dir", tmp_path / "out"]
     result = invoke(*command)
     assert result.exit_code == 1
-    assert "All workers ended before" in result.stderr
+    assert "Workers kept dying before" in result.stderr
     assert not (tmp_path / "out" / "_SUCCESS").exists()
     assert len(parts(tmp_path / "out")) == 5
     engine.loses = lambda number: False

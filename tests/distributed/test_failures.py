@@ -229,7 +229,7 @@ def test_why_workers_die_is_said(
         logging.getLogger("ray.data").removeHandler(handler)
         handler.close()
     assert result.exit_code == 1
-    assert "All workers ended before" in result.stderr
+    assert "Workers kept dying before" in result.stderr
     assert "found: ray::Map() (pid=1)\nModuleNotFoundError: No module named 'xlm'" in result.stderr
     shown = capfd.readouterr().err
     assert "not enough to run any task" in shown

@@ -1,4 +1,4 @@
-"""``--engine ray``: what the commands share when a cluster does the work."""
+"""Options and functions that the commands share for ``--engine ray``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from xlm.errors import InputError
 if TYPE_CHECKING:
     from xlm.corpus.files import InputFile
     from xlm.distributed.cluster import ClusterOptions
-    from xlm.distributed.run import Summary
     from xlm.distributed.tasks import Task, WorkerModel
 
 _SHOWN_REASONS = 5
@@ -203,8 +202,8 @@ def run_on_ray(
     form: str | None,
     column: str | None,
     options: dict[str, Any],
-) -> Summary:
-    """Run a task over files, and print a summary on standard error.
+) -> dict[str, int]:
+    """Run a task over files, print a summary on standard error, and return the counts of its records.
 
     Args:
         task: The task.
@@ -218,6 +217,7 @@ def run_on_ray(
         ClickException: A file could only be read in part.
         XLMError: As for ``Run``.
     """
+    from xlm.distributed.output import totals
     from xlm.distributed.run import Run
     from xlm.distributed.tasks import ScoreTask
 
@@ -233,24 +233,26 @@ def run_on_ray(
         resume=options["resume"],
         progress=sys.stderr.isatty() if progress is None else progress,
     )
-    summary = run(identity)
+    records = run(identity)
+    total = totals(records)
+    counts: dict[str, int] = total["counts"]
     if "signature" in identity:
-        unknown = summary.counts.get("unknown", 0) if isinstance(task, ScoreTask) else None
-        show_signature(identity["signature"], unknown=unknown)
-    for warning in summary.warnings:
+        show_signature(identity["signature"], unknown=counts.get("unknown", 0) if isinstance(task, ScoreTask) else None)
+    for warning in sorted({warning for record in records for warning in record.warnings}):
         click.echo(f"warning: {' '.join(warning.split())}", err=True)
-    if len(summary.processors) > 1:
-        processors = ", ".join(summary.processors)
+    if len(total["processors"]) > 1:
+        processors = ", ".join(total["processors"])
         click.echo(f"warning: last digits may differ between these kinds of processors: {processors}", err=True)
-    resumed = f", {summary.resumed:,} of them from before" if summary.resumed else ""
-    click.echo(f"{summary.rows:,} rows in {summary.parts:,} files{resumed}", err=True)
-    if summary.problems:
-        click.echo(f"{summary.problems:,} rows could not be processed", err=True)
-        for reason in summary.reasons[:_SHOWN_REASONS]:
+    resumed = f", {run.resumed:,} of them from before" if run.resumed else ""
+    click.echo(f"{total['rows']:,} rows in {len(records):,} files{resumed}", err=True)
+    if total["problems"]:
+        click.echo(f"{total['problems']:,} rows could not be processed", err=True)
+        for reason in [reason for record in records for reason in record.reasons][:_SHOWN_REASONS]:
             click.echo(f"  {reason}", err=True)
-    if summary.damaged:
-        raise click.ClickException(f"read only in part, the rest being damaged: {', '.join(summary.damaged)}")
-    return summary
+    damaged = [files[record.file].name for record in records if record.damaged]
+    if damaged:
+        raise click.ClickException(f"read only in part, the rest being damaged: {', '.join(damaged)}")
+    return counts
 
 
 def _cluster(options: dict[str, Any]) -> ClusterOptions:

@@ -195,8 +195,8 @@ def _on_ray(
         seed = earlier_run(of_ray).get("seed", secrets.randbits(63))
     source = worker_model(model, lang=lang, options=of_ray)
     task = GenerateTask(model=source, seed=seed, format=form, files=len(files) > 1, **of_task)
-    summary = run_on_ray(task, files, task.identity(), form=input_format, column=column, options=of_ray)
-    _show_stops(Counter(summary.counts))
+    counts = run_on_ray(task, files, task.identity(), form=input_format, column=column, options=of_ray)
+    _show_stops(Counter(counts))
 
 
 def _show_stops(stops: Counter[str]) -> None:

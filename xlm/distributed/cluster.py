@@ -18,7 +18,7 @@ from xlm.errors import DependencyError, InputError, XLMError, XLMWarning
 
 _RAY_DEFAULTS = {
     "RAY_USAGE_STATS_ENABLED": "0",  # send no statistics
-    "RAY_worker_niceness": "0",  # Ray's 15 would starve the workers
+    "RAY_worker_niceness": "0",  # Ray's default of 15 would starve the workers
 }
 _RETRY_SECONDS = 0.5
 _MIN_TIMEOUT = 0.1

@@ -1,6 +1,6 @@
 """The Ray Data pipeline: a reader cuts files into shards, and workers write a part for each.
 
-The stages exchange tables of one column of JSON: unfinished files, shards, and results, which are records or errors.
+The stages exchange tables with one column of JSON: unfinished files, then shards, then results (records or errors).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _SHARDS_IN_FLIGHT = 2  # per worker: one in progress, one waiting
 _MAX_REASONS = 5
 
 PendingFile = tuple[int, dict[str, tuple[str, bool]]]
-"""Index of an unfinished file; for its finished shards, by index, the digest and whether the shard is the last."""
+"""An unfinished file: its index, and for each finished shard, by index, the digest and whether it is the last."""
 
 
 def build_dataset(
@@ -53,7 +53,7 @@ def build_dataset(
     """Return a lazy Ray dataset of the results of all shards that are missing.
 
     Args:
-        ray: The module.
+        ray: The ``ray`` module.
         pending: The unfinished files.
         reading: Keyword arguments of ``read_shards``.
         writing: Keyword arguments of ``PartWriter``.
@@ -81,8 +81,8 @@ def build_dataset(
                 num_cpus=cluster.threads_per_worker,
                 num_gpus=cluster.gpus_per_worker or None,
                 compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=_SHARDS_IN_FLIGHT),
-                # A dead worker restarts where there is room. Its shards do not wait for that, since there may be no
-                # room: they are dropped and processed in the next pass.
+                # A dead worker restarts on any machine with room. There may be none, so its shards are dropped here and
+                # processed in the next pass.
                 ray_remote_args_fn=lambda: {"max_restarts": -1, "max_task_retries": 0},
             )
         )
@@ -90,7 +90,7 @@ def build_dataset(
 
 @contextmanager
 def _one_row_per_block(ray: Any) -> Iterator[None]:
-    """Let the dataset pass on each row at once, and drop what cannot be computed.
+    """Make datasets pass on each row in a block of its own, and drop blocks that fail.
 
     Rows in one block would all go to the same worker.
     """
@@ -130,7 +130,7 @@ def read_shards(
     read_at_once: int,
     windows_per_shard: int,
 ) -> Iterator[Any]:
-    """Read files, and yield a one-row table for each shard that is missing, or for an error.
+    """Read files, and yield a one-row table for each missing shard and for each error.
 
     Args:
         pending: A table of unfinished files.
@@ -151,7 +151,7 @@ def read_shards(
                     corpus, file=file, read_at_once=read_at_once, windows_per_shard=windows_per_shard
                 ):
                     if shard.damaged and any(int(index) >= shard.index for index in done):
-                        # The input has not changed: it could be read further before, and perhaps can be again.
+                        # The input is not another one: an earlier pass could read further, and a later one may again.
                         error = InputError(
                             "the input cannot be read as far as before",
                             where=name,
@@ -172,11 +172,11 @@ def read_shards(
 
 
 class PartWriter:
-    """A worker: computes shards, and writes the part of each.
+    """A worker, which computes shards and writes their parts.
 
     Args:
-        task: The task; it is loaded with the first shard.
-        identity: The task's identity, as checked where the run began.
+        task: The task; the first shard loads it.
+        identity: What ``task.identity()`` returned on the driver.
         output: The output.
     """
 
@@ -185,9 +185,9 @@ class PartWriter:
         self._compute: Compute | None = None
 
     def __call__(self, shards: Any) -> Any:
-        """Return a table of the results of a table of shards: records or errors.
+        """Return the results of a table of shards, records or errors, as a table.
 
-        Errors are results, because Ray would take an exception for a failure of the machine.
+        Errors are returned, since Ray would treat an exception as a failure of the machine.
         """
         return table_of(*map(self._result, _cells(shards)))
 
@@ -257,9 +257,9 @@ def error_to_dict(error: Exception, *, retry: bool = False) -> dict[str, Any]:
 
     Args:
         error: The error.
-        retry: Whether a second attempt may succeed; always so for I/O errors.
+        retry: Whether a second attempt may succeed; always assumed for I/O errors.
     """
-    # A ``WriteError`` is an ``OSError``, but only one that the system caused may pass.
+    # Every ``WriteError`` is an ``OSError``, but only one that the system caused is worth a second attempt.
     retry = retry or isinstance(error.__cause__ if isinstance(error, WriteError) else error, OSError)
     host = socket.gethostname()
     if not isinstance(error, XLMError):
@@ -276,6 +276,6 @@ def error_to_dict(error: Exception, *, retry: bool = False) -> dict[str, Any]:
 
 
 def error_from_dict(values: Mapping[str, Any]) -> XLMError:
-    """Return the error that ``error_to_dict`` encoded; one that was not an ``XLMError`` is now."""
+    """Return the error that ``error_to_dict`` encoded, as an ``XLMError`` if it was none."""
     error_class: Callable[..., XLMError] = getattr(errors, values["error"])
     return error_class(values["what"], **{name: values[name] for name in ("where", "found", "expected", "remedy")})

@@ -12,46 +12,20 @@ from typing import Any
 
 from xlm.corpus.files import InputFile
 from xlm.distributed.cluster import ClusterOptions, connected
-from xlm.distributed.output import Output, PartKey, Record, totals
+from xlm.distributed.output import Output, PartKey, Record
 from xlm.distributed.pipeline import PendingFile, build_dataset, error_from_dict, read_results
 from xlm.distributed.storage import Directory, absolute
 from xlm.distributed.tasks import Task
 from xlm.errors import XLMError
 
-_MAX_ROWS = 1 << 16  # of a part by default: some megabytes, and not millions of files for terabytes
+# Defaults for the size of a part: some megabytes, but terabytes of input do not give millions of files.
+_MAX_ROWS = 1 << 16
 _PARTS_PER_WORKER = 16
 _BYTES_PER_ROW = 128
 _MAX_IDLE_PASSES = 3
 _FAILURES_PER_WORKER = 5
 _LOG_LINES = 3
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Summary:
-    """The totals of a run.
-
-    Attributes:
-        rows: Number of input rows.
-        problems: Number of rows without a result.
-        reasons: Why, for some of them.
-        counts: Number of tokens, or of continuations by what ended them.
-        damaged: Names of files that could not be read to their end.
-        processors: Kinds of processors; results of different kinds may differ in the last digits.
-        warnings: Warnings of the workers.
-        resumed: Number of parts from earlier runs.
-        parts: Number of all parts.
-    """
-
-    rows: int
-    problems: int
-    reasons: list[str]
-    counts: dict[str, int]
-    damaged: list[str]
-    processors: list[str]
-    warnings: list[str]
-    resumed: int
-    parts: int
 
 
 @dataclass(kw_only=True)
@@ -69,6 +43,7 @@ class Run:
             each worker some 16 parts, of at most 65,536 rows.
         resume: Resume a run of the same identity; start if there is none.
         progress: Whether Ray shows progress bars.
+        resumed: Number of parts from earlier runs.
     """
 
     task: Task
@@ -80,10 +55,11 @@ class Run:
     windows_per_file: int | None = None
     resume: bool = False
     progress: bool = False
+    resumed: int = field(default=0, init=False)
     _records: dict[PartKey, Record] = field(default_factory=dict, init=False)
 
-    def __call__(self, identity: Mapping[str, Any]) -> Summary:
-        """Process all files.
+    def __call__(self, identity: Mapping[str, Any]) -> list[Record]:
+        """Process all files, and return the records of all parts in their order.
 
         Args:
             identity: What ``task.identity()`` returned.
@@ -109,7 +85,7 @@ class Run:
                 "inputs": [file.name for file in self.files],
             }
             self._records = output.begin(description, sizes=[file.size() for file in self.files], resume=self.resume)
-            resumed = len(self._records)
+            self.resumed = len(self._records)
             if self._pending():
                 output.reopen()
             dataset_of = partial(
@@ -132,14 +108,7 @@ class Run:
                 output.finish(description, records)
             finally:
                 output.directory.remove_unfinished()
-        return Summary(
-            **totals(records),
-            reasons=[reason for record in records for reason in record.reasons],
-            damaged=[self.files[record.file].name for record in records if record.damaged],
-            warnings=sorted({warning for record in records for warning in record.warnings}),
-            resumed=resumed,
-            parts=len(records),
-        )
+        return records
 
     def _previous_windows(self, output: Output) -> int | None:
         windows = (output.description() or {}).get("windows_per_file") if self.resume else None
@@ -150,20 +119,20 @@ class Run:
         return max(1, min(_MAX_ROWS, rows) // self.task.read_at_once)
 
     def _process(self, ray: Any, dataset_of: Callable[[list[PendingFile]], Any], *, max_failures: int) -> None:
-        """Process all missing shards; those that a dead machine had wait for the next pass."""
+        """Process missing shards until none is left; those of a dead machine are processed in the next pass."""
         idle_passes = 0
         last_error: XLMError | None = None
         with log_capture() as log:
             while pending := self._pending():
                 if idle_passes == _MAX_IDLE_PASSES:
                     raise last_error or XLMError(
-                        "all workers ended before they had finished a part, several times in a row",
+                        "workers kept dying before they finished a part",
                         where=f"{len(pending):,} unfinished files",
                         found=log.last_error,
                         remedy="see Ray's logs (/tmp/ray/session_latest/logs); if the workers ran out of memory, use "
                         "fewer workers or a smaller --windows-per-file",
                     )
-                # A file that was damaged is read again, and may then end elsewhere.
+                # A damaged file is read again, and may end elsewhere this time.
                 again = {file for file, _ in pending}
                 self._records = {
                     key: record
@@ -222,9 +191,9 @@ class _LastError(logging.Handler):
 
 @contextmanager
 def log_capture() -> Iterator[_LastError]:
-    """Yield a handler that keeps the last error of Ray Data; of its log, the terminal shows only missing resources.
+    """Yield a handler that keeps the last error that Ray Data logs.
 
-    What fails is counted and tried again. Ray's log files have everything.
+    Until the block ends, the terminal shows only warnings about missing resources. Ray's log files have everything.
     """
     logger = logging.getLogger("ray.data")
     terminals = [
@@ -249,6 +218,6 @@ def _is_about_resources(record: logging.LogRecord) -> bool:
 
 
 def _last_lines(text: str) -> str:
-    """Return the last lines of a message of Ray, without colours and underlines."""
+    """Return the last lines of a message from Ray, without colours and underlining."""
     lines = [line for line in _COLOURS.sub("", text).splitlines() if line.strip(" ^~")]
     return "\n".join(lines[-_LOG_LINES:])

@@ -1,7 +1,7 @@
-"""Shards: what one worker takes at a time, consecutive windows of one file whose results become one part.
+"""Shards: consecutive windows of one file, which one worker processes at a time and whose results form one part.
 
-Windows are counted from the start of the file and hold the rows that the local command computes together, so that all
-digits are equal.
+Windows are counted from the start of the file. They hold the rows that the local command computes together, so the
+results have the same digits.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Steps of Ray Data pipelines: callable classes for ``Dataset.map_batches``.
 
-``Tokenizer`` works without torch, so only the other two import modules that need it, and only when they are created.
+``Tokenizer`` does not need torch. ``Scorer`` and ``Generator`` import it when they are created.
 """
 
 from __future__ import annotations
@@ -97,11 +97,12 @@ def _cells(batch: Any, name: str) -> Any:
 
 
 class Tokenizer(_Step):
-    """Adds the tokens or ids of a column of texts; for ``Dataset.map_batches`` with ``batch_format="pyarrow"``.
+    """Pipeline step that adds the tokens or ids of a column of texts.
 
-    Each worker loads the tokenizer once. All columns of a batch stay. New columns: ``tokens`` (list of strings, in
-    ``</w>`` notation) or ``ids`` (list of int64, with the special tokens at both ends), null for a row without a text;
-    and ``status``, ``ok`` or ``error: `` and the reason.
+    Pass the class to ``Dataset.map_batches`` with ``batch_format="pyarrow"``; each worker loads the tokenizer once. All
+    columns of a batch stay. The new columns are ``tokens`` (list of strings, in ``</w>`` notation) or ``ids`` (list of
+    int64, with the special tokens at both ends), which are null in a row without a text; and ``status``: ``ok``, or
+    ``error: `` and the reason.
 
     Args:
         model: As for ``Scorer``.
@@ -146,11 +147,11 @@ class Tokenizer(_Step):
 
 
 class Scorer(_Step):
-    """Adds the log-probabilities of a column of texts; for ``Dataset.map_batches`` with ``batch_format="pyarrow"``.
+    """Pipeline step that adds the log-probabilities of a column of texts.
 
-    Each worker loads the model once. All columns of a batch stay; texts of equal length share a model batch. A row
-    whose text cannot be scored, is null or is not text gets a ``status`` with the reason and no numbers. The new
-    columns are those of ``xlm score``:
+    Pass the class to ``Dataset.map_batches`` with ``batch_format="pyarrow"``; each worker loads the model once. All
+    columns of a batch stay. Texts of equal length share a model batch. A row whose text is missing or cannot be scored
+    gets a ``status`` with the reason and no numbers. The new columns are those of ``xlm score``:
 
     - ``by="sentence"``: ``tokens``, ``logprob``, ``unknown`` (number of tokens that are ``<unk>``), ``status``;
     - ``by="word"``: each row once for each word, ``word`` (from 1), ``start`` and ``end`` (characters of the text; both
@@ -226,13 +227,14 @@ class Scorer(_Step):
 
 
 class Generator(_Step):
-    """Continues a column of prompts; for ``Dataset.map_batches`` with ``batch_format="pyarrow"``.
+    """Pipeline step that continues a column of prompts.
 
-    Each worker loads the model once. All columns of a batch stay, and each row appears once for each of its
-    continuations. New columns: ``continued`` (prompt and continuation as readable text), ``tokens`` and ``ids`` (lists,
-    of the continuation), ``logprobs`` (list, nats), ``logprob`` (their sum), ``stop`` (``eos``, ``max_new_tokens`` or
-    ``positions``), ``seed``, ``score`` (which ranks beams), ``status`` (``ok``, or ``error: `` and the reason). A row
-    whose prompt cannot be continued, is null or is not text appears once, with a ``status`` and no numbers.
+    Pass the class to ``Dataset.map_batches`` with ``batch_format="pyarrow"``; each worker loads the model once. All
+    columns of a batch stay, and each row appears once for each of its continuations. The new columns are ``continued``
+    (prompt and continuation as readable text), ``tokens`` and ``ids`` (lists, of the continuation), ``logprobs`` (list,
+    nats), ``logprob`` (their sum), ``stop`` (``eos``, ``max_new_tokens`` or ``positions``), ``seed``, ``score`` (by
+    which beams are ranked) and ``status`` (``ok``, or ``error: `` and the reason). A row whose prompt is missing or
+    cannot be continued appears once, with a ``status`` and no numbers.
 
     Args:
         model: As for ``Scorer``.

@@ -210,7 +210,7 @@ def _relative_output(output: str | None, base: str) -> str | None:
 
 
 def _canonical(name: str) -> str:
-    """Return a path or address such that everything below it begins with the same characters."""
+    """Return a path or address in the form that is a prefix of everything below it."""
     scheme, separator, rest = name.partition("://")
     if separator and scheme != "file":
         return "/".join([f"{scheme}:/", *filter(None, rest.partition("?")[0].split("/"))])

@@ -1,4 +1,4 @@
-"""Tasks: what workers compute for windows of rows. They score, tokenize or continue them."""
+"""Tasks that workers perform on windows of rows: scoring, tokenizing and generating."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class WorkerModel(ModelSource):
 
     Attributes:
         lang: Name of the language of the texts.
-        threads: Number of torch threads; ``None`` for as many as Ray set, which is the number of the worker's CPUs.
+        threads: Number of torch threads; ``None`` for the number that Ray sets, one for each CPU of the worker.
     """
 
     lang: str
@@ -56,7 +56,7 @@ class WorkerModel(ModelSource):
         return dataclasses.replace(self, device="cpu", threads=None)
 
     def identity(self, signature: Signature) -> dict[str, Any]:
-        """Return the signature that workers will have, given that of the driver, and its fields."""
+        """Return the workers' signature, as text and as fields, given the driver's."""
         signature = dataclasses.replace(signature, device=self.device or signature.device)
         return {"signature": str(signature), **asdict(signature)}
 
@@ -68,7 +68,7 @@ class WindowOutput:
     Attributes:
         data: Lines, UTF-8.
         problems: Number of rows without a result.
-        reasons: Why, unless the lines say it.
+        reasons: Reasons of problems, unless the lines state them.
         counts: Number of tokens, or of continuations by what ended them.
     """
 
@@ -84,12 +84,12 @@ class WindowOutput:
 
 
 Compute = Callable[[Sequence[Row], int], WindowOutput]
-"""Computes a window, given its rows and the index of their file."""
+"""Function that computes a window, given its rows and the index of their file."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task(ABC):
-    """What a run computes; it is sent to workers, and loads nothing until it starts.
+    """The computation of a run. A task is sent to the workers, and loads nothing before ``start``.
 
     Attributes:
         model: The model.
@@ -111,7 +111,7 @@ class Task(ABC):
 
     @abstractmethod
     def identity(self) -> dict[str, Any]:
-        """Return everything that the output depends on except the input, after checking what this machine can check.
+        """Return everything that the output depends on, except the input; check what can be checked on the driver.
 
         Raises:
             XLMError: There is no such model, language or option.
@@ -135,7 +135,7 @@ class Task(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreTask(Task):
-    """Scores, in the tables of ``xlm score``.
+    """Scoring; writes the tables of ``xlm score``.
 
     Attributes:
         table: The output table.
@@ -192,7 +192,7 @@ class ScoreTask(Task):
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizeTask(Task):
-    """Tokens or ids, in the lines of ``xlm tokenize``; an unreadable row gives an empty line.
+    """Tokenization; writes the lines of ``xlm tokenize``, and an empty line for an unreadable row.
 
     Attributes:
         output: ``"tokens"`` or ``"ids"``.
@@ -233,7 +233,7 @@ class TokenizeTask(Task):
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateTask(Task):
-    """Continuations, in the lines of ``xlm generate``; the prompts of a window form one batch.
+    """Generation; writes the lines of ``xlm generate``. The prompts of a window form one batch.
 
     A row that cannot be continued gives one line: an empty one, or an object with the key ``status``.
 
@@ -286,7 +286,7 @@ class GenerateTask(Task):
 
     def _compute(self, generator: TextGenerator, window: Sequence[Row], file: int) -> WindowOutput:
         output = WindowOutput()
-        seed = derived_seed(self.seed, -file) if file else self.seed  # indices from 0 up are those of rows
+        seed = derived_seed(self.seed, -file) if file else self.seed  # rows use the indices from 0 up
         results = continue_rows(generator, window, seed=seed, batch_size=len(window), format=self.format)
         lines: list[str] = []
         for row, result in zip(window, results, strict=True):
@@ -313,10 +313,10 @@ def continue_rows(
 
     Args:
         generator: The generator.
-        rows: Prompts, and rows without a text; the samples of each depend on its number.
+        rows: The prompts, and rows without a text. The samples of a row depend on the seed and its number.
         seed: Seed of all rows.
         batch_size: Maximum number of prompts in a batch.
-        format: Output format, ``"text"`` or ``"jsonl"``; a line of text holds no line feed.
+        format: Output format; ``"text"`` cannot hold a prompt with a line feed, ``"jsonl"`` can.
 
     Raises:
         LanguageError: The tokenizer does not have the language.
