@@ -1,4 +1,4 @@
-"""What the tests of the distributed commands share: a corpus with every kind of row, an engine without a cluster."""
+"""Fixtures of the distributed commands: a corpus with every kind of row, and an engine without a cluster."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _lines(count: int, *, seed: int, longest: int = 40) -> list[str]:
 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Files of several forms, with lines of all lengths, some of which are nothing that could be read; one is empty."""
+    """Files of several formats with lines of all lengths, some of them unreadable; one file is empty."""
     directory = tmp_path_factory.mktemp("corpus")
     plain = [line.encode() for line in _lines(130, seed=1)]
     plain[60] = b" ".join(plain)  # longer than the model's positions
@@ -46,28 +46,28 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 def poison(network: torch.nn.Module) -> None:
-    """Makes a model of the tests find no numbers from its 21st position on."""
+    """Make a model return NaN from the 21st position on."""
     with torch.no_grad():
         network.get_parameter("transformer.embeddings.position.weight")[20:] = torch.nan
 
 
 @pytest.fixture
 def model(demo_files: Path) -> list[str]:  # noqa: F811 (a fixture)
-    """A model's arguments."""
+    """Command-line arguments for a model."""
     return [str(demo_files / "demo.pth"), "--codes", str(demo_files / "codes"), "--lang", "en"]
 
 
 class ClusterError(Exception):
-    """What stands for Ray's errors."""
+    """Stand-in for Ray's errors."""
 
 
 class Engine:
-    """Does what a cluster would do, in this process, one shard after the other.
+    """Stand-in for a cluster, which processes shards one by one in this process.
 
     Attributes:
-        done: Shards that were worked on.
-        loses: Says of which of them, counted from 1, nothing comes back; called when they are done.
-        before_reading: What happens before the files are read.
+        done: Number of processed shards.
+        loses: Returns whether the result of the n-th shard, from 1, is lost; called when the shard is done.
+        before_reading: Called before the files are read.
     """
 
     def __init__(self) -> None:
@@ -76,7 +76,7 @@ class Engine:
         self.before_reading: Callable[[], object] = lambda: None
 
     def dataset(self, _ray: Any, pending: Any, *, reading: Any, writing: Any, **_: object) -> Any:
-        """What ``build_dataset`` returns."""
+        """Replace ``build_dataset``."""
 
         def iter_batches(**_: object) -> Iterator[Any]:
             self.before_reading()
@@ -92,7 +92,7 @@ class Engine:
 
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
-    """Makes ``--engine ray`` do its work in this process."""
+    """Make ``--engine ray`` work in this process."""
     found = Engine()
 
     @contextmanager
@@ -104,6 +104,6 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
     monkeypatch.setattr(run, "connected", connected)
     monkeypatch.setattr(run, "build_dataset", found.dataset)
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as a worker's
+    torch.set_num_threads(1)  # as in a worker
     yield found
     torch.set_num_threads(threads)

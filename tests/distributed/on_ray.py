@@ -1,6 +1,6 @@
-"""What ``test_ray.py`` runs in a process of its own, since Ray leaves files and processes to the end of its process.
+"""Program that ``test_ray.py`` runs as a separate process, since Ray keeps files and processes until its process ends.
 
-It connects to a cluster of this machine, as the commands do, and does there what its tests look at.
+It connects to a cluster of this machine, as the commands do, and runs what the tests check.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from xlm.distributed.tasks import Compute, TokenizeTask, WindowOutput, WorkerMod
 
 @dataclass(frozen=True, kw_only=True)
 class DyingTask(TokenizeTask):
-    """Ids, by workers of which the first one that comes to a row kills itself.
+    """Ids, by workers of which the first to reach a row kills itself.
 
     Attributes:
-        marker: A file that is made before, so that it happens once.
+        marker: A file that is created first, so that only one worker kills itself.
         row: Number of the row.
     """
 
@@ -48,7 +48,7 @@ class DyingTask(TokenizeTask):
 
 
 def tokenized_by_dying_workers(opened: Mapping[str, str], file: Path, output: Path) -> list[Record]:
-    """Writes the ids of a file's lines, ten lines a part."""
+    """Write the ids of a file's lines, ten lines per part."""
     task = DyingTask(
         model=WorkerModel(model=opened["model"], codes=opened["codes"], lang=opened["lang"]),
         output="ids",
@@ -62,7 +62,7 @@ def tokenized_by_dying_workers(opened: Mapping[str, str], file: Path, output: Pa
 
 
 def in_a_pipeline(ray: Any, opened: Mapping[str, str], texts: Sequence[str]) -> list[list[int]]:
-    """The ids of texts, by ``Tokenizer`` in a pipeline."""
+    """Return the ids of texts, by ``Tokenizer`` in a pipeline."""
     from xlm.distributed import Tokenizer
 
     found = (
@@ -80,12 +80,12 @@ def in_a_pipeline(ray: Any, opened: Mapping[str, str], texts: Sequence[str]) -> 
 
 
 def main(asked: Mapping[str, Any]) -> None:
-    """Does all of it, and writes what there is to tell beside the output."""
+    """Run everything, and write what the tests need to know beside the output."""
     directory = Path(asked["directory"])
     corpus = [Path(path) for path in asked["corpus"]]
     os.chdir(corpus[0].parent)
     with connected(ClusterOptions(address="local", concurrency=2)) as ray:
-        wait_for(ray.get_runtime_context().gcs_address, 60)  # it is answered as is expected of Ray
+        wait_for(ray.get_runtime_context().gcs_address, 60)  # Ray's answer is the expected one
         command = [*asked["command"], "--engine", "ray", "--output-dir", str(directory / "scores")]
         xlm.main([*command, "--concurrency", "2"], standalone_mode=False)
         (directory / "scores" / "part-0000000-0000004.tsv").unlink()

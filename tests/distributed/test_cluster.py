@@ -1,6 +1,6 @@
-"""Finding a cluster, and what is said when there is none.
+"""Connection to a cluster, and errors without one.
 
-Oracle: the messages that are promised; a port that nobody listens on; for what is started, Ray itself, where installed.
+Oracle: the documented messages; a port that nobody listens on; Ray itself, if installed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from xlm.errors import InputError, XLMError, XLMWarning
 
 @pytest.fixture
 def nobody() -> str:
-    """An address of this machine that nobody listens on."""
+    """An address on this machine that nobody listens on."""
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         return f"127.0.0.1:{listening.getsockname()[1]}"
@@ -72,12 +72,12 @@ def test_an_address_that_nobody_listens_on_is_waited_for_and_named(nobody: str) 
         pass
     assert error.value.where == nobody
     assert "after 1 s" in str(error.value.found)
-    assert time.monotonic() - started < 20  # a second of waiting, on a machine that is busy
+    assert time.monotonic() - started < 20  # one second, on a busy machine
 
 
 @contextmanager
 def answering(words: bytes) -> Iterator[str]:
-    """An address of this machine where somebody says this to all who come, and waits for them to go."""
+    """Yield an address on this machine where a server sends these bytes to each client, and waits for it to leave."""
 
     class Answer(socketserver.BaseRequestHandler):
         def handle(self) -> None:
@@ -146,7 +146,7 @@ def test_rays_server_for_clients_is_refused(monkeypatch: pytest.MonkeyPatch, of_
 
 
 class FakeRay(SimpleNamespace):
-    """Ray, with one machine; keeps what it was started with."""
+    """Stand-in for Ray with one machine, which keeps its settings."""
 
     def __init__(self, **resources: float) -> None:
         super().__init__(started=[], is_initialized=lambda: False, shutdown=lambda: None)
@@ -218,7 +218,7 @@ def test_a_cluster_of_this_machine_that_does_not_start_is_one_message(monkeypatc
 
     def init(**_: object) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise Exception("The current node timed out during startup")  # the very class that Ray raises
+        raise Exception("The current node timed out during startup")  # the class that Ray raises
 
     monkeypatch.setattr(ray, "init", init)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)

@@ -1,6 +1,6 @@
-"""A directory of output: which run has it, which parts are done, what a run that is resumed goes by.
+"""The output directory: its lease, its finished parts and its state for resuming.
 
-Oracle: what was written there before, by hand or by another run.
+Oracle: earlier contents, written by hand or by another run.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ def output(directory: Path) -> Output:
 
 
 def begin(of: Output, *, resume: bool = False, **changed: Any) -> list[tuple[int, int]]:
-    """The names of the parts that are done."""
+    """Begin a run, and return the keys of the finished parts."""
     values = {**IDENTITY, "sizes": SIZES, **changed}
     sizes = values.pop("sizes")
     return sorted(of.begin(values, sizes=sizes, resume=resume))
 
 
 def add(of: Output, file: int, unit: int, data: bytes = b"x", **changed: Any) -> Record:
-    """Makes a part of data, with its record."""
+    """Write a part and its record."""
     source = Path(of.directory.address).with_name("source")
     source.write_bytes(data)
     size = of.add_part((file, unit), source)
@@ -54,7 +54,7 @@ def test_of_two_runs_that_begin_at_once_one_goes_on_at_most(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: str, moment: str
 ) -> None:
     first, second = output(tmp_path / "out"), output(tmp_path / "out")
-    monkeypatch.setattr(Output, "description", lambda self: None)  # both see an empty directory
+    monkeypatch.setattr(Output, "description", lambda self: None)  # both runs see an empty directory
     monkeypatch.setattr(Directory, "names", lambda self, below="": {})
     write = Directory.write
     began: list[Output] = []
@@ -163,7 +163,7 @@ def test_only_a_file_that_was_damaged_may_have_another_size(tmp_path: Path) -> N
         begin(output(tmp_path / "out"), resume=True, sizes=[11, 20])
     assert "a.txt" in str(error.value)
     assert "11 bytes" in str(error.value)
-    # What was damaged is read again.
+    # The damaged part is read again.
     assert begin(output(tmp_path / "out"), resume=True, sizes=[10, 25]) == [(0, 0), (1, 0), (1, 1)]
     assert begin(output(tmp_path / "out"), resume=True, sizes=[10, 26]) == [(0, 0), (1, 0), (1, 1)]
     again = output(tmp_path / "out")
@@ -189,7 +189,7 @@ def test_all_is_there_when_it_is_there_whole(tmp_path: Path) -> None:
         part.write_bytes(b"x")
     run.finish(IDENTITY, [*records[:2], replace(records[2], damaged=True)])
     assert not success.exists()
-    add(run, 0, 3)  # once there was more of the file
+    add(run, 0, 3)  # the file was longer once
     run.finish(IDENTITY, records)
     assert json.loads(success.read_text())["rows"] == 3
     assert sorted(path.name for path in (tmp_path / "out").glob("part-*")) == [

@@ -1,4 +1,4 @@
-"""Files cut into shards.
+"""Division of files into shards.
 
 Oracle: the rows and windows of each file as the local command reads them.
 """
@@ -33,7 +33,7 @@ def test_a_unit_arrives_as_it_was_sent(found: tuple[tuple[Row, ...], ...], last:
 @given(rows=st.integers(0, 40), read_at_once=st.integers(1, 7), windows_per_shard=st.integers(1, 5))
 def test_units_are_all_windows_in_order(rows: int, read_at_once: int, windows_per_shard: int) -> None:
     class Given(Corpus):
-        """Rows that are in no file."""
+        """Rows without a file."""
 
         def __iter__(self) -> Iterator[Row]:
             return iter(listed)

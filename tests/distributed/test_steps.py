@@ -1,4 +1,4 @@
-"""The callable classes for pipelines, called as Ray Data calls them: with tables of Arrow.
+"""The callable classes for pipelines, called as Ray Data calls them, with Arrow tables.
 
 Oracle: ``xlm.score``, the tokenizer and ``generate`` on the same texts.
 """
@@ -23,7 +23,7 @@ TEXTS = ["the dog is sleeping", None, "", "a cat on grass", "the " * 200]
 
 @pytest.fixture(scope="module")
 def opened(demo_files: Path) -> dict[str, Any]:
-    """Which model, for the classes."""
+    """Arguments of the classes that name a model."""
     return {"model": str(demo_files / "demo.pth"), "codes": str(demo_files / "codes"), "lang": "en"}
 
 

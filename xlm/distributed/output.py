@@ -144,7 +144,7 @@ class Output:
             if previous != size and file not in damaged:
                 raise other_input_error(
                     f"inputs: {name}",
-                    found=f"{size:,} bytes, and {previous:,} bytes then",
+                    found=f"{size:,} bytes instead of {previous:,}",
                     otherwise="start again, in another directory",
                 )
         self._take_lease(identity, sizes, previous=runs)
