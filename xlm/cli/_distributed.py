@@ -43,7 +43,10 @@ _RAY_OPTIONS = {
         "RAY_ADDRESS; if it is not set, a cluster of this machine for this run]",
     ),
     "connect_timeout": click.option(
-        "--connect-timeout", type=click.FloatRange(0), metavar="S", help="Seconds to wait for it.  [default: 30]"
+        "--connect-timeout",
+        type=click.FloatRange(0),
+        metavar="S",
+        help="Seconds to wait for the cluster.  [default: 30]",
     ),
     "concurrency": click.option(
         "--concurrency",
@@ -61,15 +64,15 @@ _RAY_OPTIONS = {
         "--threads-per-worker",
         type=click.IntRange(1),
         metavar="N",
-        help="Threads, and CPUs, of each worker. The digits are those of --engine local with as many threads "
-        "(OMP_NUM_THREADS).  [default: 1]",
+        help="Threads of each worker, and CPUs that it occupies. The digits are those of --engine local with "
+        "OMP_NUM_THREADS=N.  [default: 1]",
     ),
     "windows_per_file": click.option(
         "--windows-per-file",
         type=click.IntRange(1),
         metavar="N",
-        help="Size of each file of results: N times the rows that are computed together, which are those of "
-        "--read-ahead or --batch-size, or 4,096.  [default: by the size of the input, up to 65,536 rows]",
+        help="Size of each file of results, in multiples of the rows that are computed together: --read-ahead, "
+        "--batch-size, or 4,096 to tokenize.  [default: by the size of the input, up to 65,536 rows]",
     ),
 }
 RAY_OPTIONS = tuple(_RAY_OPTIONS)
