@@ -1,4 +1,4 @@
-"""``scripts/filter_corpus.py``. Oracle: differences of cross-entropies, by hand; the lines that were put in."""
+"""``scripts/filter_corpus.py``. Oracle: differences of cross-entropies, by hand; the lines that make the corpus."""
 
 from __future__ import annotations
 

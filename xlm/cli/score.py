@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from xlm.cli._distributed import engines, inputs, uses_ray, work_on_ray, worker_model
+from xlm.cli._distributed import engines, inputs, run_on_ray, uses_ray, worker_model
 from xlm.cli._lines import show_signature
 from xlm.cli._options import TEXT_FILES, model_source, one_language, open_corpus, scoring, scoring_options, wrong_usage
 from xlm.cli._progress import Progress
@@ -143,17 +143,17 @@ def command(model: str, files: tuple[Any, ...], by: str, form: str, **options: A
 
 def _on_ray(model: str, names: tuple[str, ...], *, by: str, form: str, options: dict[str, Any]) -> None:
     files = inputs(names, form=options["input_format"], column=options["column"])
-    from xlm.distributed.work import ScoreWork
+    from xlm.distributed.tasks import ScoreTask
 
-    work = ScoreWork(
-        opened=worker_model(model, lang=options["lang"], options=options),
+    task = ScoreTask(
+        model=worker_model(model, lang=options["lang"], options=options),
         table=_table(by, form, files=len(files) > 1, options=options),
         options=scoring_options(options),
         read_at_once=options["read_ahead"],
     )
     with wrong_usage("stride"):
-        identity = work.identity()
-    work_on_ray(work, files, identity, form=options["input_format"], column=options["column"], options=options)
+        identity = task.identity()
+    run_on_ray(task, files, identity, form=options["input_format"], column=options["column"], options=options)
 
 
 def _table(by: str, form: str, *, files: bool, options: dict[str, Any]) -> ScoreTable:

@@ -103,10 +103,7 @@ def parse_parquet(source: InputFile, column: str, open_files: ExitStack) -> Iter
             yield 1, _NO_ROWS
         for batch in file.iter_batches(batch_size=1024, columns=[column]):
             for value in batch.column(0):
-                try:
-                    yield total, checked_text(value.as_py(), column)
-                except UnicodeDecodeError as error:
-                    yield total, (None, f"{column!r} is not UTF-8: byte {error.start + 1}")
+                yield total, arrow_text(value, column)
     except pyarrow.ArrowException as error:
         raise OSError(str(error)) from error
 
@@ -140,6 +137,14 @@ def checked_text(value: object, column: str) -> Parsed:
         half = ascii(value[error.start : error.end])
         return None, f"{column!r} is not Unicode text: half a surrogate pair, {half}, at character {error.start + 1}"
     return value, None
+
+
+def arrow_text(value: Any, column: str) -> Parsed:
+    """Return the text of an Arrow value, or ``None`` and what is wrong with it."""
+    try:
+        return checked_text(value.as_py(), column)
+    except UnicodeDecodeError as error:
+        return None, f"{column!r} is not UTF-8: byte {error.start + 1}"
 
 
 def _lines(file: BinaryIO) -> Iterator[bytes]:
