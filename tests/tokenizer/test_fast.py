@@ -18,13 +18,12 @@ from tests.tokenizer.fuzzing import plain_results
 from tests.tokenizer.small import MERGES, VOCABULARY
 from tests.tokenizer.texts import SNIPPETS, TEXTS
 from xlm.tokenizer.added_tokens import AddedToken
-from xlm.tokenizer.casefold import casefold, lowercase_and_remove_accent
+from xlm.tokenizer.casefold import casefold, casefold_all, lowercase_and_remove_accent
 from xlm.tokenizer.fast import pipeline as pipeline_module
 from xlm.tokenizer.fast import segmenter as segmenter_module
-from xlm.tokenizer.fast.arrays import RaggedArray, codes_of, text_of
-from xlm.tokenizer.fast.batch_casefold import BatchCasefold
+from xlm.tokenizer.fast.arrays import RaggedArray
 from xlm.tokenizer.fast.batch_segmenter import BatchSegmenter
-from xlm.tokenizer.fast.segmenter import Segmenter
+from xlm.tokenizer.fast.segmenter import MARK, Segmenter
 from xlm.tokenizer.moses.data import LANGUAGE_NAMES
 from xlm.tokenizer.moses.tokenise import moses
 from xlm.tokenizer.pipeline import PRESETS
@@ -130,15 +129,18 @@ def test_many_texts_at_once_change_nothing(texts: list[str]) -> None:
         assert segmenter.of_texts(texts[::-1]).lists() == expected[::-1]  # from what is remembered
 
 
-def test_folding_of_codes_is_that_of_characters() -> None:
+def test_casefold_all_is_casefold_of_each_word() -> None:
     characters = [character for character in map(chr, range(sys.maxunicode + 1)) if not character.isspace()]
-    folded_codes = BatchCasefold()
     for start in range(0, len(characters), 1 << 12):
         some = characters[start : start + (1 << 12)]
         # Beside each other in one word too, where marks are put in order and a sigma may end the word.
         for words in (some, ["".join(some[i : i + 5]) for i in range(0, len(some), 5)]):
             expected = [casefold(word) for word in words]
-            assert text_of(folded_codes(codes_of(" ".join(words)))).split(" ") == expected
+            assert casefold_all(words) == expected
+            # Spaces and marks divide words, too.
+            assert casefold_all([" ".join(words)])[0].split(" ") == expected
+            if MARK not in "".join(words):
+                assert casefold_all([MARK.join(words)])[0].split(MARK) == expected
             assert not any(map(str.isspace, "".join(expected)))
 
 

@@ -20,7 +20,7 @@ Batch = TypeVar("Batch")
 Result = TypeVar("Result")
 
 _TEXTS = 1 << 15
-_CHARACTERS = 1 << 21
+_CHARACTERS = 1 << 20
 """The size of a batch: large enough that the chunks that its texts share are worked out once, and little memory."""
 _BLOCK = 64  # texts that are checked together
 

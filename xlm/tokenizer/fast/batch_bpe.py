@@ -9,7 +9,7 @@ W words, L places (the first piece of a word stands at place 0), S symbols, P pa
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from itertools import chain
+from itertools import chain, count
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -24,12 +24,14 @@ MAX_WORD_LENGTH = 48
 """Characters of the longest word that is split here."""
 _PLACE_BITS = 6  # of a key, which joins a rank and a place; enough for MAX_WORD_LENGTH + 1 places
 _PLACES = (1 << _PLACE_BITS) - 1
-_NO_KEY = np.iinfo(np.int32).max  # of a pair that cannot be merged
-_NO_RANK = _NO_KEY >> _PLACE_BITS
+_NO_RANK = np.int32(np.iinfo(np.int32).max >> _PLACE_BITS)  # of a pair that cannot be merged
+_NO_KEY = _NO_RANK << _PLACE_BITS  # the least key of such a pair
 _LENGTHS = (3, 5, 7, 9, 12, 16, 24, MAX_WORD_LENGTH)  # words of similar length go together
 _MAX_COLUMNS = 1 << 14  # words that are merged side by side, so that the arrays stay small
 _FEW = 256  # words, up to which one after the other is faster
 _MAX_WORDS = 1 << 16  # words that are split at once, so that the arrays stay small
+_NO_PAIR = np.uint64((1 << 64) - 1)  # in place of a pair: the symbols of a pair differ from it
+_MIX, _MASK = 0x9E3779B97F4A7C15, (1 << 64) - 1  # an odd number of mixed bits; unsigned numbers of 64 bits
 _GONE = -1  # in place of a symbol: merged into the one before it, or past the end of the word
 
 
@@ -111,12 +113,12 @@ class BatchBPE:
         keys_LW = np.full((L + 1, W), _NO_KEY, np.int32)
         pairs_LW = places_L1 < lengths_W - 1
         ranks_P = self._pairs.ranks(symbols_LW[:L][pairs_LW], symbols_LW[1:][pairs_LW])
-        keys_LW[:L][pairs_LW] = _keys(ranks_P, np.broadcast_to(places_L1, (L, W))[pairs_LW])
+        keys_LW[:L][pairs_LW] = ranks_P << _PLACE_BITS | np.broadcast_to(places_L1, (L, W))[pairs_LW]
         while True:
             best_W = keys_LW.min(axis=0)
-            some = np.flatnonzero(best_W != _NO_KEY)
+            some = np.flatnonzero(best_W < _NO_KEY)
             if 4 * len(some) < 3 * W or not len(some):  # now and then, drop the words that are done
-                done = np.flatnonzero(best_W == _NO_KEY)
+                done = np.flatnonzero(best_W >= _NO_KEY)
                 inside_LW = places_L1 < lengths_W[done]
                 symbols[(starts_W[done] + places_L1)[inside_LW]] = symbols_LW[:L, done][inside_LW]
                 if not len(some):
@@ -138,57 +140,58 @@ class BatchBPE:
             flat[at], flat[right] = made, _GONE
             following[at], preceding[after] = after_place, place
             keys[right] = _NO_KEY
-            keys[at] = _keys(self._pairs.ranks(made, flat[after]), place)
-            keys[before] = _keys(self._pairs.ranks(flat[before], made), before_place)
+            ranks = self._pairs.ranks(np.concatenate([made, flat[before]]), np.concatenate([flat[after], made]))
+            keys[np.concatenate([at, before])] = ranks << _PLACE_BITS | np.concatenate([place, before_place])
 
 
 class _PairRanks:
-    """The ranks of pairs of symbols: a hash table with open addressing, in arrays."""
+    """The ranks of pairs of symbols: a perfect hash table in arrays, so that each pair is found at its one place.
+
+    A pair's bucket has a multiplier of its own, chosen so that all pairs of the table get different places.
+    """
 
     def __init__(self, lefts_P: Array, rights_P: Array) -> None:
-        size = 1 << (4 * len(lefts_P)).bit_length()
-        self._mask = size - 1
-        self._pairs = np.full(size, -1, np.int64)
-        self._ranks = np.full(size, _NO_RANK, np.int32)
-        self._probes = 0
-        pairs_P = (lefts_P << 32) | rights_P
+        bits = (4 * len(lefts_P)).bit_length()
+        self._to_bucket, self._to_place = np.uint64(64 - max(bits - 2, 1)), np.uint64(64 - bits)
+        self._multipliers = np.zeros(1 << max(bits - 2, 1), np.uint64)
+        self._pairs = np.full(1 << bits, _NO_PAIR, np.uint64)
+        self._ranks = np.full(1 << bits, _NO_RANK, np.int32)
+        pairs_P = _pairs(lefts_P, rights_P)
         ranks_P = np.arange(len(pairs_P), dtype=np.int32)
-        places_P = self._places(pairs_P)
-        while len(pairs_P):
-            self._probes += 1
-            free_P = self._pairs[places_P] == -1
-            self._pairs[places_P[free_P]] = pairs_P[free_P]  # of several pairs at one place, one gets it
-            got_P = self._pairs[places_P] == pairs_P
-            self._ranks[places_P[got_P]] = ranks_P[got_P]
-            pairs_P, ranks_P = pairs_P[~got_P], ranks_P[~got_P]
-            places_P = (places_P[~got_P] + 1) & self._mask
+        for multiplier in count(_MIX, 2):
+            if not len(pairs_P):
+                return
+            buckets_P = self._buckets(pairs_P)
+            self._multipliers[buckets_P] = multiplier * _MIX & _MASK
+            places_P = self._places(pairs_P)
+            is_taken_P = (self._pairs[places_P] != _NO_PAIR) | (np.bincount(places_P)[places_P] > 1)
+            is_bad_bucket = np.zeros(len(self._multipliers), bool)
+            is_bad_bucket[buckets_P[is_taken_P]] = True
+            is_bad_P = is_bad_bucket[buckets_P]
+            self._pairs[places_P[~is_bad_P]] = pairs_P[~is_bad_P]
+            self._ranks[places_P[~is_bad_P]] = ranks_P[~is_bad_P]
+            pairs_P, ranks_P = pairs_P[is_bad_P], ranks_P[is_bad_P]
+
+    def _buckets(self, pairs_P: Array) -> Array:
+        buckets_P: Array = (pairs_P * np.uint64(_MIX)) >> self._to_bucket
+        return buckets_P.view(np.int64)
 
     def _places(self, pairs_P: Array) -> Array:
-        mixed_P = pairs_P * np.int64(0x2545F4914F6CDD1D)
-        places_P: Array = (mixed_P ^ (mixed_P >> 32)) & self._mask
-        return places_P
+        places_P: Array = (pairs_P * self._multipliers[self._buckets(pairs_P)]) >> self._to_place
+        return places_P.view(np.int64)
 
     def ranks(self, lefts_P: Array, rights_P: Array) -> Array:
         """Return the rank of each pair, ``_NO_RANK`` if it is no merge: int32 (P,)."""
-        pairs_P = (lefts_P.astype(np.int64) << 32) | rights_P
+        pairs_P = _pairs(lefts_P, rights_P)
         places_P = self._places(pairs_P)
-        found_P = self._pairs[places_P]
-        same_P = found_P == pairs_P
-        ranks_P = np.where(same_P, self._ranks[places_P], _NO_RANK)
-        waiting = np.flatnonzero(~same_P & (found_P != -1))
-        for _ in range(1, self._probes):
-            if not len(waiting):
-                break
-            places_P[waiting] = (places_P[waiting] + 1) & self._mask
-            found = self._pairs[places_P[waiting]]
-            same = found == pairs_P[waiting]
-            ranks_P[waiting[same]] = self._ranks[places_P[waiting[same]]]
-            waiting = waiting[~same & (found != -1)]
-        return ranks_P
+        return np.where(self._pairs[places_P] == pairs_P, self._ranks[places_P], _NO_RANK)
 
 
-def _keys(ranks: Array, places: Array) -> Array:
-    return np.where(ranks == _NO_RANK, _NO_KEY, (ranks << _PLACE_BITS) | places)
+def _pairs(lefts_P: Array, rights_P: Array) -> Array:
+    pairs_P = lefts_P.astype(np.uint64)
+    pairs_P <<= np.uint64(32)
+    pairs_P |= rights_P.astype(np.uint64)
+    return pairs_P
 
 
 class BatchWords(Generic[T]):

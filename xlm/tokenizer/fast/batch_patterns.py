@@ -1,37 +1,42 @@
-"""Many units at once: their words by their patterns, as ``segmenter.Patterns`` finds them for one unit.
+"""The words of many units at once, by the patterns of the units.
+
+Of a run of letters, digits and hyphens, Moses' rules see only its first and last character, whether it holds a letter,
+and whether it is an abbreviation. So ``"Berlin",`` and ``"Hamburg",`` come out alike, and the rules are asked once,
+about a short unit of that pattern: a letter for each letter at the ends of a run, and one for what is between.
 
 A unit goes by a key: its text, and for a unit that is not ordinary also a mark and what follows the unit. So one
-dictionary holds units of all kinds, and one pattern says for all units of a kind what the rules make of them.
+dictionary holds units of all kinds, and one pattern says what the rules make of every unit of that pattern.
 
 C characters, R runs, K keys, E elements: what the words of a pattern are made of, runs of the unit and literal text.
 """
 
 from __future__ import annotations
 
+import re
+import string
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
 import numpy as np
 
 from xlm.tokenizer.fast.arrays import Array, GrowableArray, codes_of, expand_slices, starts_of, text_of
-from xlm.tokenizer.fast.segmenter import (
-    DIGIT,
-    END,
-    FIRST_BEYOND,
-    LOWER,
-    MARK,
-    MAX_PATTERN_LENGTH,
-    MAX_PATTERNS,
-    OTHER,
-    SEEN_WHOLE,
-    Segmenter,
-    has_full_stop,
+from xlm.tokenizer.fast.segmenter import DIGIT, END, FIRST_BEYOND, LOWER, MARK, OTHER, Segmenter
+
+_MAX_PATTERNS = 1 << 13
+_MAX_LENGTH = 48  # characters of the longest unit that goes by its pattern
+_BY_NAME = ("DOT", "MULTI", "\u00a0")  # what rules look for: their marker of dots; a no-break space by its neighbours
+_FULL_STOP = re.compile("[.。．…]")  # or what the rules make one of: there an abbreviation can matter
+# A rule of English looks for an s, so that it stands for itself.
+_LETTERS = str.maketrans(
+    {letter: "q" for letter in string.ascii_lowercase if letter != "s"}
+    | dict.fromkeys(string.ascii_uppercase, "Q")
+    | dict.fromkeys(string.digits, "1")
 )
 
-BETWEEN = f"{MARK} "
-"""Divides keys that are joined: no key has a space after its mark."""
+_BETWEEN = f"{MARK} "  # divides keys that are joined: no key has a space after its mark
 
 # What stands after the mark: what follows the unit, the end of the text if nothing; and whether it begins the text.
 _FOLLOWING = {"": END, "\x01": LOWER, "\x02": DIGIT, "\x03": OTHER}
@@ -52,6 +57,33 @@ def _unit_of(key: str) -> tuple[str, str, bool]:
     return unit, _FOLLOWING[rest.removesuffix(_BEGINS)] if mark else OTHER, rest.endswith(_BEGINS)
 
 
+@dataclass(frozen=True, slots=True)
+class JoinedKeys:
+    """Keys that are joined to one text.
+
+    Attributes:
+        keys: The keys.
+        text: All of them, with a mark and a space around each.
+        codes: The code points of the text; (C,).
+        starts: Where each key begins in the text; int64 (K,).
+        lengths: Of the keys; int64 (K,).
+    """
+
+    keys: Sequence[str]
+    text: str
+    codes: Array
+    starts: Array
+    lengths: Array
+
+    @classmethod
+    def of(cls, keys: Sequence[str]) -> JoinedKeys:
+        """Return keys joined; at least one."""
+        text = f"{_BETWEEN}{_BETWEEN.join(keys)}{_BETWEEN}"
+        lengths_K = np.fromiter(map(len, keys), np.int64, len(keys))
+        starts_K = starts_of(lengths_K + len(_BETWEEN)) + len(_BETWEEN)
+        return cls(keys, text, codes_of(text), starts_K, lengths_K)
+
+
 class BatchPatterns:
     """Divides many units into words.
 
@@ -62,11 +94,15 @@ class BatchPatterns:
     def __init__(self, segmenter: Segmenter[Any]) -> None:
         self._segmenter = segmenter
         self._rules = segmenter.rules
-        self._patterns = patterns = segmenter.patterns
+        any_of = f"[A-Za-z0-9{segmenter.letters}-]"
+        self._runs: Callable[[str], list[str]] = re.compile(f"{any_of}+").findall
+        self._parts: Callable[[str], list[str]] = re.compile(f"({any_of}+)").split
+        is_in_run, is_letter = re.compile(any_of).match, re.compile(f"[A-Za-z{segmenter.letters}]").match
         characters = [chr(code) for code in range(FIRST_BEYOND)]
-        self._is_run = np.array([*map(patterns.is_in_run, characters), False])  # the last is for all characters beyond
-        self._is_letter = np.array([*map(patterns.is_letter, characters), False])
-        self._mapped = codes_of(f"{patterns.letters_alike(''.join(characters))} ")
+        # The last entry is for all characters beyond.
+        self._is_run = np.array([*(is_in_run(character) is not None for character in characters), False])
+        self._is_letter = np.array([*(is_letter(character) is not None for character in characters), False])
+        self._mapped = codes_of(f"{''.join(characters).translate(_LETTERS)} ")
         self._clear()
 
     def _clear(self) -> None:
@@ -77,36 +113,25 @@ class BatchPatterns:
         self._element_start, self._element_length = GrowableArray(np.int64), GrowableArray(np.int64)  # of a literal one
         self._literals = GrowableArray(np.uint32)
 
-    def words(self, keys: Sequence[str]) -> Array:
-        """Return the words of units, each followed by a space or, the last one of a unit, by the mark.
-
-        Args:
-            keys: At least one.
-
-        Return:
-            Code points, uint32 (C,).
-        """
-        if len(self._numbers) > MAX_PATTERNS:
+    def words(self, joined: JoinedKeys) -> str:
+        """Return the words of units, each followed by a space or, the last one of a unit, by the mark."""
+        if len(self._numbers) > _MAX_PATTERNS:
             self._clear()
-        K = len(keys)
-        joined = f"{BETWEEN}{BETWEEN.join(keys)}{BETWEEN}"
-        codes = codes_of(joined)
-        lengths_K = np.fromiter(map(len, keys), np.int64, K)
-        starts_K = starts_of(lengths_K + len(BETWEEN)) + len(BETWEEN)
+        keys, codes, starts_K, lengths_K = joined.keys, joined.codes, joined.starts, joined.lengths
         small = np.minimum(codes, FIRST_BEYOND)
         is_run = self._is_run[small]
         patterns = self._patterns_of(codes, small, is_run)
 
-        seen_whole_K = lengths_K > MAX_PATTERN_LENGTH
-        for text in SEEN_WHOLE:
-            place = joined.find(text)
+        has_no_pattern_K = lengths_K > _MAX_LENGTH
+        for name in _BY_NAME:
+            place = joined.text.find(name)
             while place != -1:
-                seen_whole_K[np.searchsorted(starts_K, place, side="right") - 1] = True
-                place = joined.find(text, place + 1)
-        for index in np.flatnonzero(seen_whole_K).tolist():
+                has_no_pattern_K[np.searchsorted(starts_K, place, side="right") - 1] = True
+                place = joined.text.find(name, place + 1)
+        for index in np.flatnonzero(has_no_pattern_K).tolist():
             patterns[index] = ""
         known = len(self._first_element)
-        template_K = np.array([*map(self._numbers.__getitem__, patterns)], np.int64)
+        template_K = np.fromiter(map(self._numbers.__getitem__, patterns), np.int64, len(keys))
         if len(self._numbers) > known:
             self._learn([*self._numbers][known:])
 
@@ -114,7 +139,7 @@ class BatchPatterns:
         run_lengths = np.flatnonzero(is_run[:-1] & ~is_run[1:]) + 1 - run_starts
         first_run_K = np.searchsorted(run_starts, starts_K)
         runs_K = np.searchsorted(run_starts, starts_K + lengths_K) - first_run_K
-        unlike_K = seen_whole_K | self._is_unlike.values[template_K]
+        unlike_K = has_no_pattern_K | self._is_unlike.values[template_K]
         unlike_K |= self._has_abbreviation(keys, runs_K, self._has_full_stop.values[template_K] & ~unlike_K)
 
         # Each unit is a row of elements, and each element a slice of what follows: the keys, literals, others' words.
@@ -133,8 +158,7 @@ class BatchPatterns:
         others_lengths = np.fromiter(map(len, others), np.int64, len(others))
         start_E[first_E[unlike]] = starts_of(others_lengths) + len(codes) + len(self._literals)
         length_E[first_E[unlike]] = others_lengths
-        words: Array = source[expand_slices(start_E, length_E)]
-        return words
+        return text_of(source[expand_slices(start_E, length_E)])
 
     def _patterns_of(self, codes: Array, small: Array, is_run: Array) -> list[str]:
         """Return the patterns of keys that stand joined: of each run the ends, and what kind its middle is."""
@@ -148,16 +172,16 @@ class BatchPatterns:
             has_letter = np.logical_or.reduceat(is_middle & self._is_letter[small], middles)
             pattern[middles] = np.where(has_letter, ord("q"), ord("1"))
             is_kept[middles] = True
-        return text_of(pattern[is_kept])[len(BETWEEN) : -len(BETWEEN)].split(BETWEEN)
+        return text_of(pattern[is_kept])[len(_BETWEEN) : -len(_BETWEEN)].split(_BETWEEN)
 
     def _has_abbreviation(self, keys: Sequence[str], runs_K: Array, has_full_stop_K: Array) -> Array:
         """Return which units have an abbreviation among their runs, of those that have a full stop."""
         some = np.flatnonzero(has_full_stop_K & (runs_K > 0))
         result = np.zeros(len(keys), bool)
         if len(some):
-            runs = self._patterns.runs(MARK.join([keys[index] for index in some.tolist()]))
-            found = np.fromiter(map(self._rules.is_abbreviation, runs), bool, len(runs))
-            result[some] = np.logical_or.reduceat(found, starts_of(runs_K[some]))
+            runs = self._runs(MARK.join([keys[index] for index in some.tolist()]))
+            is_abbreviation_R = np.fromiter(map(self._rules.is_abbreviation, runs), bool, len(runs))
+            result[some] = np.logical_or.reduceat(is_abbreviation_R, starts_of(runs_K[some]))
         return result
 
     def _others_words(self, key: str) -> str:
@@ -174,9 +198,9 @@ class BatchPatterns:
             words = known.get(pattern)
             if words is None:
                 words = self._segmenter.unit_words_by_rules(unit, following, begins=begins) if unit else ()
-            parts_of.append(self._patterns.parts(unit, words))
+            parts_of.append(self._parts_of(unit, words))
         self._is_unlike.add(np.array([parts is None for parts in parts_of], bool))
-        self._has_full_stop.add(np.array([has_full_stop(pattern) for pattern in patterns], bool))
+        self._has_full_stop.add(np.array([_FULL_STOP.search(pattern) is not None for pattern in patterns], bool))
         # Literal text and runs in turn, literal text first and last; it ends in the mark.
         elements = [
             [(place, part) for place, part in enumerate([*parts[:-1], parts[-1] + MARK]) if part]
@@ -192,6 +216,17 @@ class BatchPatterns:
         self._element_run.add(
             np.array([place // 2 if place % 2 else _LITERAL for row in elements for place, _ in row], np.int64)
         )
+
+    def _parts_of(self, pattern: str, words: Sequence[str]) -> list[str] | None:
+        """Return the words of a pattern, joined by spaces and split at its runs, which are every other part.
+
+        None if the rules change a run, or know it by name: then a unit does not come out as its pattern does.
+        """
+        runs = self._runs(pattern)
+        if _FULL_STOP.search(pattern) and any(map(self._rules.is_abbreviation, runs)):
+            return None
+        parts = self._parts(" ".join(words))
+        return parts if parts[1::2] == runs else None
 
     def _words_of_ordinary(self, units: Sequence[str]) -> list[Sequence[str]]:
         """Return the words of units that stand alone, at once: between neutral words, which no pattern holds."""

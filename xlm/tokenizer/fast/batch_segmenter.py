@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import count, islice
 from typing import Any, Protocol
 
 import numpy as np
 
-from xlm.tokenizer.fast.arrays import Array, GrowableArray, RaggedArray, codes_of, expand_slices, starts_of, text_of
-from xlm.tokenizer.fast.batch_casefold import BatchCasefold
-from xlm.tokenizer.fast.batch_patterns import BETWEEN, BatchPatterns, key_of
+from xlm.tokenizer.casefold import casefold_all
+from xlm.tokenizer.fast.arrays import Array, GrowableArray, RaggedArray, codes_of, expand_slices, starts_of
+from xlm.tokenizer.fast.batch_patterns import BatchPatterns, JoinedKeys, key_of
 from xlm.tokenizer.fast.segmenter import (
     DIGIT,
     END,
@@ -31,11 +31,6 @@ from xlm.tokenizer.fast.segmenter import (
     Exclusive,
     Segmenter,
 )
-
-# The most that is worked out together: a chunk that is new takes some 500 bytes meanwhile.
-_MAX_CHARACTERS = 1 << 21
-_MAX_CHUNKS = 1 << 18
-
 
 class BatchValues(Protocol):
     """Maps words to their values, pieces or ids."""
@@ -67,14 +62,17 @@ class BatchSegmenter:
 
     def __call__(self, texts: Sequence[str]) -> RaggedArray:
         """Return the values of all words of each text."""
-        if not texts:
-            return self._one_by_one(texts)
-        return RaggedArray.joined(
-            [self._one_by_one(some) if _goes_alone(some[0]) else self._at_once(some) for some in _together(texts)]
-        )
-
-    def _one_by_one(self, texts: Sequence[str]) -> RaggedArray:
-        return RaggedArray.of([*map(self._segmenter, texts)], self._of_words.dtype)
+        alone = [index for index, text in enumerate(texts) if len(text) > WINDOW or MARK in text]
+        if not alone and texts:
+            return self._at_once(texts)
+        parts: list[RaggedArray] = []
+        start = 0
+        for index in [*alone, len(texts)]:
+            if start < index:
+                parts.append(self._at_once(texts[start:index]))
+            parts.append(RaggedArray.of([*map(self._segmenter, texts[index : index + 1])], self._of_words.dtype))
+            start = index + 1
+        return RaggedArray.joined(parts)
 
     def _at_once(self, texts: Sequence[str]) -> RaggedArray:
         tables: BatchTables = self._tables.take() or BatchTables(self._segmenter, self._of_words)
@@ -85,29 +83,6 @@ class BatchSegmenter:
         if self._budget.has_room(len(tables)):
             self._tables.put_back(tables)
         return rows
-
-
-def _together(texts: Sequence[str]) -> Iterator[Sequence[str]]:
-    """Yield texts that are worked out together, not too many, and by itself each text that cannot be."""
-    some: list[str] = []
-    characters = chunks = 0
-    for text in texts:
-        alone = _goes_alone(text)
-        characters += len(text)
-        chunks += text.count(" ") + 1
-        if some and (alone or characters > _MAX_CHARACTERS or chunks > _MAX_CHUNKS):
-            yield some
-            some, characters, chunks = [], len(text), text.count(" ") + 1
-        some.append(text)
-        if alone:
-            yield some
-            some, characters, chunks = [], 0, 0
-    if some:
-        yield some
-
-
-def _goes_alone(text: str) -> bool:
-    return len(text) > WINDOW or MARK in text
 
 
 # Bits that describe a chunk.
@@ -137,7 +112,7 @@ class Table:
     def numbers(self, texts: Sequence[str]) -> tuple[Array, list[str]]:
         """Return the number of each text, int64 (N,), and the texts that got one now, in the order of the numbers."""
         before = len(self._numbers)
-        numbers = np.array([*map(self._numbers.__getitem__, texts)], np.int64)
+        numbers = np.fromiter(map(self._numbers.__getitem__, texts), np.int64, len(texts))
         new = [*islice(reversed(self._numbers), len(self._numbers) - before)]
         new.reverse()
         return numbers, new
@@ -159,7 +134,6 @@ class BatchTables:
     def __init__(self, segmenter: Segmenter[Any], of_words: BatchValues) -> None:
         self._segmenter = segmenter
         self._patterns = BatchPatterns(segmenter)
-        self._casefold = BatchCasefold() if segmenter.casefolds else None
         self._of_words = of_words
         self._units, self._words = Table(), Table()
         self._known_of_units = GrowableArray(np.uint8)
@@ -232,40 +206,27 @@ class BatchTables:
         return values, lengths
 
     def _learn(self, keys: Sequence[str], *, are_keys: bool = False) -> None:
-        """Work out and keep the units that are new, those of them that can stand alone."""
+        """Work out and keep units that are new; chunks that cannot stand alone are never looked up as units."""
         if not keys:
             return
-        if are_keys:
-            known_K = np.zeros(len(keys), np.uint8)
-            alone_K = np.ones(len(keys), bool)
-        else:
-            known_K = self._known(keys)
-            alone_K = (known_K & _STARTS != 0) & (known_K & (_ENDS | _LAST) != 0)
-        self._known_of_units.add(known_K)
-        starts_K, lengths_K = np.zeros(len(keys), np.int64), np.zeros(len(keys), np.int64)
-        some = np.flatnonzero(alone_K)
-        if len(some):
-            alone = [keys[index] for index in some.tolist()] if len(some) < len(keys) else keys
-            starts_K[some], lengths_K[some] = self._values_of(alone)
+        joined = JoinedKeys.of(keys)
+        self._known_of_units.add(np.zeros(len(keys), np.uint8) if are_keys else self._known(joined))
+        starts_K, lengths_K = self._values_of(joined)
         self._units.starts.add(starts_K)
         self._units.lengths.add(lengths_K)
 
-    def _known(self, chunks: Sequence[str]) -> Array:
+    def _known(self, chunks: JoinedKeys) -> Array:
         """Return the bits that describe chunks, by their characters: uint8 (K,)."""
-        codes = codes_of(f"{BETWEEN}{BETWEEN.join(chunks)}{BETWEEN}")
-        lengths_K = np.fromiter(map(len, chunks), np.int64, len(chunks))
-        starts_K = starts_of(lengths_K + len(BETWEEN)) + len(BETWEEN)
-        ends_K = starts_K + lengths_K
-        is_last_K = (codes[ends_K - 1] == ord(MARK)) & (lengths_K > 0)
-        first_K = codes[starts_K]
-        last_K = codes[ends_K - 1 - is_last_K]
-        has_text_K = lengths_K > is_last_K
+        ends_K = chunks.starts + chunks.lengths
+        is_last_K = (chunks.codes[ends_K - 1] == ord(MARK)) & (chunks.lengths > 0)
+        first_K = chunks.codes[chunks.starts]
+        last_K = chunks.codes[ends_K - 1 - is_last_K]
         known_K = self._of_characters(first_K) & _AT_START
         known_K |= self._of_characters(last_K) & (_AT_END | _HARD)
-        known_K[~has_text_K] = 0
+        known_K[chunks.lengths == is_last_K] = 0
         known_K &= np.where(is_last_K, 0xFF, 0xFF - _HARD).astype(np.uint16)
         known_K[is_last_K] |= _LAST
-        known_K[lengths_K == 0] = _EMPTY
+        known_K[chunks.lengths == 0] = _EMPTY
         known: Array = known_K.astype(np.uint8)
         return known
 
@@ -287,25 +248,26 @@ class BatchTables:
             | (_IS_DIGIT if kind == DIGIT else _IS_LOWER if kind == LOWER else 0)
         )
 
-    def _values_of(self, keys: Sequence[str]) -> tuple[Array, Array]:
+    def _values_of(self, keys: JoinedKeys) -> tuple[Array, Array]:
         """Return for each unit where its values stand, and how many they are: int64 (K,) and (K,)."""
-        codes = self._patterns.words(keys)
-        if self._casefold is not None:
-            codes = self._casefold(codes)
+        text = self._patterns.words(keys)
+        if self._segmenter.casefolds:
+            (text,) = casefold_all([text])
+        codes = codes_of(text)
         is_mark = codes == ord(MARK)
         is_text = ~is_mark & (codes != ord(" "))
         is_first = is_text.copy()
         is_first[1:] &= ~is_text[:-1]
         words_so_far = np.cumsum(is_first)[is_mark]
         words_K = np.diff(words_so_far, prepend=0)
-        words = text_of(codes).split()
+        words = text.split()
         assert len(words) == words_so_far[-1]
         numbers_W = self._numbers_of_words(words)
         starts_W, lengths_W = self._words.starts.values[numbers_W], self._words.lengths.values[numbers_W]
         # A unit of one word shares the word's values; those of other units are put together.
         several_K = words_K != 1
         several_W = np.repeat(several_K, words_K)
-        starts_K, lengths_K = np.zeros(len(keys), np.int64), np.zeros(len(keys), np.int64)
+        starts_K, lengths_K = np.zeros(len(words_K), np.int64), np.zeros(len(words_K), np.int64)
         starts_K[~several_K], lengths_K[~several_K] = starts_W[~several_W], lengths_W[~several_W]
         values = self._values.values[expand_slices(starts_W[several_W], lengths_W[several_W])]
         so_far = np.append(0, np.cumsum(lengths_W[several_W]))

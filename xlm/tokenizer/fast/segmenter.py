@@ -1,23 +1,22 @@
-"""One text at a time: each distinct chunk is worked out once and cached.
+"""One text at a time: each distinct unit is divided into words once and cached.
 
-A chunk is what stands between two spaces. Most chunks come out the same whatever their neighbours are; where that is
-certain, the result of a text is that of its chunks, one after the other. Three things reach across a space:
+A chunk is what stands between two spaces. Most chunks come out the same whatever their neighbours are. Three things
+reach across a space:
 
-- Rules that look at punctuation at the edge of a chunk (``) .``, ``5 %``, an apostrophe beside another). A chunk stands
-  alone only if it begins, and the chunk before it ends, with a character that no rule looks at across a space. A row of
-  chunks that do not is one unit, worked out together.
-- A full stop at the end of a unit, which stays or goes by the character that follows: lower case, digit, other.
+- Rules that look at punctuation at the edge of a chunk (``) .``, ``5 %``, an apostrophe beside another). A new unit
+  begins only where a chunk ends, and the next one begins, with a character that no rule looks at across a space.
+- A full stop at the end of a unit: whether it is divided off depends on the character that follows (lower case,
+  digit, other).
 - The end of the text, which matters to a last unit that does not end in a letter or digit.
 
-Moses' rules themselves work out a unit, between two neutral words in place of its neighbours, so no rule is written
-here again. Two kinds of unit have a short cut: those of letters, digits and hyphens alone, on which no rule acts, and
-those with one sign at an end, on which few do.
+Moses' rules themselves divide a unit, between two neutral words in place of its neighbours, so no rule is written
+here again. Units of letters, digits and hyphens, with at most one sign at an end, have a short cut: no rule acts on
+them, or one that is known.
 """
 
 from __future__ import annotations
 
 import re
-import string
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import chain
@@ -34,6 +33,9 @@ MAX_CACHED_LENGTH = 48
 """Characters of the longest chunk whose result is cached."""
 MARK = "\x1f"
 """Separates parts of cache keys; a control character that hardly any text holds."""
+
+FIRST_BEYOND = 0x250
+"""The code point after the last Latin letter that a short cut covers."""
 
 WINDOW = 1 << 16
 """Characters that are divided into chunks at once, so that a long text takes little memory."""
@@ -127,18 +129,14 @@ class Exclusive:
         self._items[:] = [item]
 
 
-class NeedsNeighboursError(Exception):
-    """The result of a chunk depends on what stands around it."""
-
-
 class Segmenter(Generic[T]):
-    """Divides texts into words and gives the values of each: its pieces, or their ids.
+    """Divides texts into words and returns the values of each: its pieces, or their ids.
 
     Args:
         rules: Divide a text into words.
         casefolds: Whether the words are put into lower case without accents.
         of_word: Returns the values of one word.
-        budget: Counts what is cached; by default one of its own.
+        budget: Counts what is cached; by default one for this segmenter alone.
     """
 
     def __init__(
@@ -154,18 +152,16 @@ class Segmenter(Generic[T]):
         self.casefolds = casefolds
         self._lower_first = rules.classes.lower_first.match
         self._alnum = re.compile(f"[{rules.classes.alnum}]").match
-        letters = "" if rules.language == "ro" else _latin_letters(self._alnum)
-        self._inert_body = f"[A-Za-z0-9{letters}-]+"
-        self._inert = re.compile(self._inert_body).fullmatch
-        self.patterns = Patterns(rules, letters, self.unit_words_by_rules)
+        # Letters beyond ASCII that every rule treats like any other letter; a rule for Romanian does not.
+        self.letters = "" if rules.language == "ro" else _latin_letters(self._alnum)
+        self._inert = re.compile(f"[A-Za-z0-9{self.letters}-]+").fullmatch
         self._words = Cache(of_word, budget)
-        # Chunks before another one that begins freely; at the end of a text; and those with a full stop at the end,
-        # by what follows.
-        self._chunks = Cache(self._chunk_values, budget)
-        self._ends = Cache(self._last_chunk_values, budget)
+        # Units by what follows them, where that matters: in front of more text only to a full stop at the end.
         self._stops = {
-            following: Cache(partial(self._stop_values, following), budget) for following in (LOWER, DIGIT, OTHER)
+            following: Cache(partial(self._unit_values, following), budget) for following in (LOWER, DIGIT, OTHER)
         }
+        self._ends = Cache(partial(self._unit_values, END), budget)
+        self._chunks = Cache(partial(self._unit_values, OTHER), budget)  # each starts and ends freely
 
     def __call__(self, text: str) -> list[T]:
         """Return the values of all words of a text."""
@@ -180,7 +176,7 @@ class Segmenter(Generic[T]):
         return result
 
     def _window_end(self, text: str, start: int) -> int:
-        """Return the place of the next space, a window on, at which nothing reaches across; else the text's end."""
+        """Return the end of a unit at least one window on, or the text's end."""
         end = text.find(" ", start + WINDOW)
         while end != -1:
             before, after = text[end - 1], text[end + 1 : end + 2]
@@ -190,47 +186,45 @@ class Segmenter(Generic[T]):
         return len(text)
 
     def _of_window(self, text: str, following: str, *, begins: bool) -> list[T]:
-        chunks = text.split(" ")
-        last = chunks.pop()
-        try:
-            result = list(chain.from_iterable(map(self._chunks.__getitem__, chunks)))
-            if following == END:
-                result += self._ends[last]
-            elif last[-1] == "." and self.starts_freely(last):
-                result += self._stops[following][last]
-            else:
-                result += self._chunks[last]
-        except NeedsNeighboursError:
-            return self._by_units(text, following, begins=begins)
+        if text[-1:].isspace():
+            return self._of_words(self.rules.words(text))
+        known = self._chunks.get
+        result: list[T] = []
+        alone: Sequence[T] | None = None  # the values of the unit so far, if it is one cached chunk
+        unit: list[str] = []  # its chunks
+        for chunk in text.split(" "):
+            if not chunk:
+                continue
+            values = known(chunk)
+            if unit and (values is not None or self.starts_freely(chunk)):
+                if alone is not None:
+                    result += alone
+                    unit.clear()
+                elif unit[-1][-1] == "." or self.ends_freely(unit[-1]):
+                    result += self._of_unit(" ".join(unit), self.kind(chunk), begins=begins)
+                    unit.clear()
+                if not unit:
+                    begins = False
+            alone = values if not unit else None
+            unit.append(chunk)
+        if unit:
+            result += self._of_unit(" ".join(unit), following, begins=begins)
         return result
+
+    def _of_unit(self, unit: str, following: str, *, begins: bool) -> Sequence[T]:
+        if not self.starts_freely(unit) or " " in unit:
+            return self._of_words(self.unit_words(unit, following, begins=begins and not self.starts_freely(unit)))
+        if following == END:
+            return self._ends[unit]
+        return self._stops[following][unit] if unit[-1] == "." else self._chunks[unit]
+
+    def _unit_values(self, following: str, unit: str) -> Sequence[T]:
+        return tuple(self._of_words(self.unit_words(unit, following)))
 
     def _of_words(self, words: Iterable[str]) -> list[T]:
         if self.casefolds:
             words = filter(None, map(casefold, words))
         return list(chain.from_iterable(map(self._words.__getitem__, words)))
-
-    def _chunk_values(self, chunk: str) -> Sequence[T]:
-        if not chunk:
-            return ()
-        if self._inert(chunk) and "MULTI" not in chunk:
-            return self._words[casefold(chunk) if self.casefolds else chunk]
-        last = chunk[-1]
-        if last in _DIVIDED_AT_THE_END and self._inert(chunk, 0, len(chunk) - 1) and "MULTI" not in chunk:
-            word = casefold(chunk[:-1]) if self.casefolds else chunk[:-1]
-            return (*self._words[word], *self._words[last])
-        if last == "." or not (self.starts_freely(chunk) and self.ends_freely(chunk)):
-            raise NeedsNeighboursError
-        return tuple(self._of_words(self.unit_words(chunk, OTHER)))
-
-    def _last_chunk_values(self, chunk: str) -> Sequence[T]:
-        if not chunk or not self.starts_freely(chunk) or chunk[-1].isspace():
-            raise NeedsNeighboursError
-        if self._inert(chunk) and "MULTI" not in chunk:
-            return self._words[casefold(chunk) if self.casefolds else chunk]
-        return tuple(self._of_words(self.unit_words(chunk, END)))
-
-    def _stop_values(self, following: str, chunk: str) -> Sequence[T]:
-        return tuple(self._of_words(self.unit_words(chunk, following)))
 
     def starts_freely(self, chunk: str) -> bool:
         """Return whether no rule looks left of the beginning of a chunk."""
@@ -242,57 +236,25 @@ class Segmenter(Generic[T]):
         last = chunk[-1]
         return last in _FREE_ENDS or last in DIGITS or (last.isalpha() and self._alnum(last) is not None)
 
-    def _by_units(self, text: str, following: str, *, begins: bool) -> list[T]:
-        """Return the values of a text by its units: the chunks, joined where one cannot stand alone."""
-        if text[-1:].isspace():
-            return self._of_words(self.rules.words(text))
-        known = self._chunks.get
-        result: list[T] = []
-        alone: Sequence[T] | None = None  # the values of the last chunk, if it is one that stands alone
-        joined: list[str] = []  # the chunks of the unit so far
-        for chunk in text.split(" "):
-            if not chunk:
-                continue
-            stands = known(chunk)  # such a chunk starts and ends freely
-            if joined and (stands is not None or self.starts_freely(chunk)):
-                if alone is not None:
-                    result += alone
-                    joined.clear()
-                elif joined[-1][-1] == "." or self.ends_freely(joined[-1]):
-                    result += self._of_unit(" ".join(joined), self.kind(chunk), begins=begins)
-                    joined.clear()
-                if not joined:
-                    begins = False
-            alone = stands if not joined else None
-            joined.append(chunk)
-        if joined:
-            result += self._of_unit(" ".join(joined), following, begins=begins)
-        return result
-
     def kind(self, chunk: str) -> str:
         """Return what a chunk is to the full stop before it: ``DIGIT``, ``LOWER`` or ``OTHER``."""
         first = chunk[0]
         return DIGIT if first in DIGITS else LOWER if self._lower_first(first) else OTHER
 
-    def _of_unit(self, unit: str, following: str, *, begins: bool) -> Sequence[T]:
-        if begins and not self.starts_freely(unit):
-            return self._of_words(self.unit_words(unit, following, begins=True))
-        if not self.starts_freely(unit) or " " in unit:
-            return self._of_words(self.unit_words(unit, following))
-        if following == END:
-            return self._ends[unit]
-        return self._stops[following][unit] if unit[-1] == "." else self._chunks[unit]
-
     def unit_words(self, unit: str, following: str, *, begins: bool = False) -> Sequence[str]:
         """Return the words of a unit, by what follows it and whether it begins the text."""
-        if unit[-1] == "." and self._inert(unit, 0, len(unit) - 1) and "MULTI" not in unit:
-            stays = self.rules.full_stop_stays(unit[:-1], "" if following == END else following)
-            return (unit,) if stays else (unit[:-1], ".")
-        if unit[0] in _DIVIDED_AT_THE_START and self._inert(unit, 1) and "MULTI" not in unit:
-            return (unit[0], unit[1:])
-        if begins:
-            return self.unit_words_by_rules(unit, following, begins=True)
-        return self.patterns.words(unit, following)
+        if "MULTI" not in unit:
+            first, last = unit[0], unit[-1]
+            if self._inert(unit):
+                return (unit,)
+            if last == "." and self._inert(unit, 0, len(unit) - 1):
+                stays = self.rules.full_stop_stays(unit[:-1], "" if following == END else following)
+                return (unit,) if stays else (unit[:-1], ".")
+            if last in _DIVIDED_AT_THE_END and following != END and self._inert(unit, 0, len(unit) - 1):
+                return (unit[:-1], last)
+            if first in _DIVIDED_AT_THE_START and self._inert(unit, 1):
+                return (first, unit[1:])
+        return self.unit_words_by_rules(unit, following, begins=begins)
 
     def unit_words_by_rules(self, unit: str, following: str, *, begins: bool = False) -> Sequence[str]:
         """Return the words of a unit without any short cut: the rules see it between two neutral words."""
@@ -302,112 +264,5 @@ class Segmenter(Generic[T]):
 
 
 def _latin_letters(alnum: Callable[[str], object]) -> str:
-    letters = (chr(code) for code in range(0xC0, 0x250))
+    letters = (chr(code) for code in range(0xC0, FIRST_BEYOND))
     return "".join(letter for letter in letters if letter.isalpha() and alnum(letter))
-
-
-MAX_PATTERNS = 1 << 13
-"""How many patterns are cached at most."""
-MAX_PATTERN_LENGTH = 48
-"""Characters of the longest unit that goes by its pattern."""
-FIRST_BEYOND = 0x250
-"""The first code point of which no character is in a run."""
-SEEN_WHOLE = ("DOT", "MULTI", "\u00a0")
-"""What the rules look for by name: their marker of dots, and a no-break space by what stands beside it."""
-
-# A rule of English looks for an s, so that it stands for itself.
-_LETTERS = str.maketrans(
-    {letter: "q" for letter in string.ascii_lowercase if letter != "s"}
-    | dict.fromkeys(string.ascii_uppercase, "Q")
-    | dict.fromkeys(string.digits, "1")
-)
-_SEEN_WHOLE = re.compile("|".join(SEEN_WHOLE)).search
-_FULL_STOP = re.compile("[.。．…]").search  # or what the rules make one of
-
-
-def has_full_stop(unit: str) -> bool:
-    """Return whether a unit holds a full stop, or what the rules make one of: an abbreviation can matter."""
-    return _FULL_STOP(unit) is not None
-
-
-class Patterns:
-    """The words of units, cached by the pattern of a unit.
-
-    Of a run of letters, digits and hyphens the rules see only what its first and last character are, whether it holds a
-    letter, and whether it is an abbreviation. So ``"Berlin",`` and ``"Hamburg",`` come out alike, and the rules are
-    asked once, about a short unit of that pattern: a letter for each letter at the ends of a run, one for what is
-    between.
-
-    Args:
-        rules: Name the abbreviations.
-        letters: The body of a ``[…]`` of the letters beyond ASCII that can be in a run; the rules must treat each of
-            them like any other letter.
-        words: Returns the words of a unit by the rules, before a text of which they see only the kind.
-    """
-
-    def __init__(self, rules: Moses, letters: str, words: Callable[[str, str], Sequence[str]]) -> None:
-        self._is_abbreviation = rules.is_abbreviation
-        self._words = words
-        any_of, letter = f"[A-Za-z0-9{letters}-]", f"[A-Za-z{letters}]"
-        self.is_in_run = _is(any_of)
-        self.is_letter = _is(letter)
-        self.runs: Callable[[str], list[str]] = re.compile(f"{any_of}+").findall
-        self._parts: Callable[[str], list[str]] = re.compile(f"({any_of}+)").split
-        # Lookarounds rather than groups, so that the replacement is plain text, which is much faster.
-        self._shorten = re.compile(f"(?<={any_of}){any_of}*{letter}{any_of}*(?={any_of})").sub
-        self._shorten_number = re.compile(f"(?<={any_of})[0-9-]+(?={any_of})").sub
-        self._templates: dict[tuple[str, str], str | None] = {}
-
-    def words(self, unit: str, following: str) -> Sequence[str]:
-        """Return the words of a unit.
-
-        Args:
-            unit: Text that stands alone.
-            following: What stands after it, as the rules can tell.
-        """
-        if len(unit) > MAX_PATTERN_LENGTH or _SEEN_WHOLE(unit):
-            return self._words(unit, following)
-        runs = self.runs(unit)
-        if has_full_stop(unit) and any(map(self._is_abbreviation, runs)):
-            return self._words(unit, following)
-        pattern = self._shorten_number("1", self._shorten("q", self.letters_alike(unit)))
-        key = pattern, following
-        if key not in self._templates:
-            if len(self._templates) >= MAX_PATTERNS:
-                self._templates.clear()
-            self._templates[key] = self._template(pattern, following)
-        template = self._templates.get(key)  # another thread may have cleared them
-        return self._words(unit, following) if template is None else (template % tuple(runs)).split(" ")
-
-    def letters_alike(self, text: str) -> str:
-        """Return a text in which ASCII letters and digits that the rules do not tell apart are the same."""
-        return text.translate(_LETTERS)
-
-    def parts(self, pattern: str, words: Sequence[str]) -> list[str] | None:
-        """Return the words of a pattern, joined by spaces and split at its runs, which are every other part.
-
-        None if the rules change a run, or know it by name: then a unit does not come out as its pattern does.
-
-        Args:
-            pattern: A unit that stands for all of its pattern.
-            words: Its words.
-        """
-        runs = self.runs(pattern)
-        if has_full_stop(pattern) and any(map(self._is_abbreviation, runs)):
-            return None
-        parts = self._parts(" ".join(words))
-        return parts if parts[1::2] == runs else None
-
-    def _template(self, pattern: str, following: str) -> str | None:
-        """Return the words of a pattern, ``%s`` for each run; None if there are none for all units of it."""
-        parts = self.parts(pattern, self._words(pattern, following))
-        if parts is None:
-            return None
-        parts[::2] = [part.replace("%", "%%") for part in parts[::2]]
-        parts[1::2] = ["%s"] * (len(parts) // 2)
-        return "".join(parts)
-
-
-def _is(class_of_characters: str) -> Callable[[str], bool]:
-    match = re.compile(class_of_characters).match
-    return lambda character: match(character) is not None
