@@ -157,8 +157,8 @@ def _encoded(
 ) -> tuple[int, np.ndarray[Any, Any]]:
     """Number of lines, and the ids of all, each line's with a closing ``</s>``."""
     ids: list[int] = []
-    for line in lines:
-        ids += tokenizer.encode(line, lang=lang, add_special_tokens=False)
+    for row in tokenizer.encode_batch(lines, lang=lang, add_special_tokens=False):
+        ids += row
         ids.append(tokenizer.sep_token_id)
     return len(lines), np.array(ids, dtype)
 

@@ -197,7 +197,7 @@ class BatchPatterns:
             unit, following, begins = _unit_of(pattern)
             words = known.get(pattern)
             if words is None:
-                words = self._segmenter.unit_words_by_rules(unit, following, begins=begins) if unit else ()
+                words = self._segmenter.unit_words(unit, following, begins=begins) if unit else ()
             parts_of.append(self._parts_of(unit, words))
         self._is_unlike.add(np.array([parts is None for parts in parts_of], bool))
         self._has_full_stop.add(np.array([_FULL_STOP.search(pattern) is not None for pattern in patterns], bool))
