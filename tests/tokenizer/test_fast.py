@@ -7,7 +7,7 @@ import random
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -22,6 +22,7 @@ from xlm.tokenizer.casefold import casefold, casefold_all, lowercase_and_remove_
 from xlm.tokenizer.fast import pipeline as pipeline_module
 from xlm.tokenizer.fast import segmenter as segmenter_module
 from xlm.tokenizer.fast.arrays import RaggedArray
+from xlm.tokenizer.fast.batch_bpe import BatchWords
 from xlm.tokenizer.fast.batch_segmenter import BatchSegmenter
 from xlm.tokenizer.fast.segmenter import MARK, Segmenter
 from xlm.tokenizer.moses.data import LANGUAGE_NAMES
@@ -55,7 +56,7 @@ class Both:
         self.rules = moses(*kind)
         self.casefolds = casefolds
         self.one: Segmenter[str] = Segmenter(self.rules, casefolds=casefolds, of_word=Words().one)
-        self.many = BatchSegmenter(self.one, Words())
+        self.many = BatchSegmenter(self.one, cast("BatchWords[Any]", Words()))
 
     def __call__(self, text: str) -> list[str]:
         return self.one(text)
@@ -194,9 +195,9 @@ def test_caches_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for number in (2, 100):  # what is remembered of two texts has room, of a hundred it has not
         texts = [f"word{i}, word{i}. No. {i} {'long' * 50}" for i in range(number)]
         assert segmenter.of_texts(texts).lists() == [segmenter.by_rules(text) for text in texts]
-        assert sum(map(len, caches)) + len(segmenter.many._tables) <= 20
+        assert sum(map(len, caches)) + len(segmenter.many) <= 20
     segmenter.of_texts(["a b"])
-    assert 0 < len(segmenter.many._tables) <= 20
+    assert 0 < len(segmenter.many) <= 20
     assert not any("longlong" in key for cache in caches for key in cache)
 
 

@@ -19,8 +19,7 @@ from xlm.data.shards import INDEX_FILE, TOKENIZER_DIRECTORY, Index, Shard, Sourc
 from xlm.data.text import in_batches, texts_of
 from xlm.errors import InputError
 from xlm.tokenizer.batches import in_order
-from xlm.tokenizer.fingerprint import tokenizer_digest
-from xlm.tokenizer.tokenizer import XLMTokenizer
+from xlm.tokenizer.tokenizer import XLMTokenizer, tokenizer_digest
 
 SHARD_TOKENS = 1 << 26
 """A shard ends after the batch of lines with which it reaches so many ids."""

@@ -38,16 +38,16 @@ _LETTERS = str.maketrans(
 
 _BETWEEN = f"{MARK} "  # divides keys that are joined: no key has a space after its mark
 
-# What stands after the mark: what follows the unit, the end of the text if nothing; and whether it begins the text.
+# After the mark, a key says what follows the unit, and whether the unit begins the text.
 _FOLLOWING = {"": END, "\x01": LOWER, "\x02": DIGIT, "\x03": OTHER}
 _CODES = {following: code for code, following in _FOLLOWING.items()}
 _BEGINS = "\x04"
 
-_LITERAL = -1 << 40  # instead of the number of a run; below zero whatever number is added to it
+_LITERAL = -1 << 40  # instead of the index of a run; negative whatever index is added to it
 
 
 def key_of(unit: str, following: str, *, begins: bool) -> str:
-    """Return the key of a unit that is not an ordinary one: a full stop at its end, spaces in it, odd at its start."""
+    """Return the key of a unit that ends in a full stop, holds spaces or does not start freely."""
     return f"{unit}{MARK}{_CODES[following]}{_BEGINS if begins else ''}"
 
 
@@ -59,14 +59,14 @@ def _unit_of(key: str) -> tuple[str, str, bool]:
 
 @dataclass(frozen=True, slots=True)
 class JoinedKeys:
-    """Keys that are joined to one text.
+    """Keys, joined to one text.
 
     Attributes:
         keys: The keys.
-        text: All of them, with a mark and a space around each.
+        text: The joined keys, with a mark and a space around each.
         codes: The code points of the text; (C,).
-        starts: Where each key begins in the text; int64 (K,).
-        lengths: Of the keys; int64 (K,).
+        starts: The start of each key in the text; int64 (K,).
+        lengths: The length of each key; int64 (K,).
     """
 
     keys: Sequence[str]
@@ -77,7 +77,7 @@ class JoinedKeys:
 
     @classmethod
     def of(cls, keys: Sequence[str]) -> JoinedKeys:
-        """Return keys joined; at least one."""
+        """Join keys, at least one."""
         text = f"{_BETWEEN}{_BETWEEN.join(keys)}{_BETWEEN}"
         lengths_K = np.fromiter(map(len, keys), np.int64, len(keys))
         starts_K = starts_of(lengths_K + len(_BETWEEN)) + len(_BETWEEN)
@@ -85,7 +85,7 @@ class JoinedKeys:
 
 
 class BatchPatterns:
-    """Divides many units into words.
+    """Divides many units into words by their patterns.
 
     Args:
         segmenter: Divides one unit.
@@ -109,8 +109,8 @@ class BatchPatterns:
         self._numbers: defaultdict[str, int] = defaultdict(count().__next__)
         self._first_element, self._number_of_elements = GrowableArray(np.int64), GrowableArray(np.int64)
         self._is_unlike, self._has_full_stop = GrowableArray(bool), GrowableArray(bool)
-        self._element_run = GrowableArray(np.int64)  # which run of the unit, or _LITERAL
-        self._element_start, self._element_length = GrowableArray(np.int64), GrowableArray(np.int64)  # of a literal one
+        self._element_run = GrowableArray(np.int64)  # the index of a run in the unit, or _LITERAL
+        self._element_start, self._element_length = GrowableArray(np.int64), GrowableArray(np.int64)  # of literal text
         self._literals = GrowableArray(np.uint32)
 
     def words(self, joined: JoinedKeys) -> str:
@@ -124,10 +124,10 @@ class BatchPatterns:
 
         has_no_pattern_K = lengths_K > _MAX_LENGTH
         for name in _BY_NAME:
-            place = joined.text.find(name)
-            while place != -1:
-                has_no_pattern_K[np.searchsorted(starts_K, place, side="right") - 1] = True
-                place = joined.text.find(name, place + 1)
+            position = joined.text.find(name)
+            while position != -1:
+                has_no_pattern_K[np.searchsorted(starts_K, position, side="right") - 1] = True
+                position = joined.text.find(name, position + 1)
         for index in np.flatnonzero(has_no_pattern_K).tolist():
             patterns[index] = ""
         known = len(self._first_element)
@@ -142,7 +142,7 @@ class BatchPatterns:
         unlike_K = has_no_pattern_K | self._is_unlike.values[template_K]
         unlike_K |= self._has_abbreviation(keys, runs_K, self._has_full_stop.values[template_K] & ~unlike_K)
 
-        # Each unit is a row of elements, and each element a slice of what follows: the keys, literals, others' words.
+        # Each unit is a row of elements, and each element a slice of the source: keys, literals, words of the others.
         unlike = np.flatnonzero(unlike_K)
         others = [self._others_words(keys[index]) for index in unlike.tolist()]
         source = np.concatenate([codes, self._literals.values, codes_of("".join(others))])
@@ -161,7 +161,7 @@ class BatchPatterns:
         return text_of(source[expand_slices(start_E, length_E)])
 
     def _patterns_of(self, codes: Array, small: Array, is_run: Array) -> list[str]:
-        """Return the patterns of keys that stand joined: of each run the ends, and what kind its middle is."""
+        """Return the patterns of joined keys: of each run the ends, and whether its middle holds a letter."""
         is_middle = is_run.copy()
         is_middle[1:] &= is_run[:-1]
         is_middle[:-1] &= is_run[1:]
@@ -175,7 +175,7 @@ class BatchPatterns:
         return text_of(pattern[is_kept])[len(_BETWEEN) : -len(_BETWEEN)].split(_BETWEEN)
 
     def _has_abbreviation(self, keys: Sequence[str], runs_K: Array, has_full_stop_K: Array) -> Array:
-        """Return which units have an abbreviation among their runs, of those that have a full stop."""
+        """Return which units with a full stop have an abbreviation among their runs: bool (K,)."""
         some = np.flatnonzero(has_full_stop_K & (runs_K > 0))
         result = np.zeros(len(keys), bool)
         if len(some):
@@ -189,7 +189,7 @@ class BatchPatterns:
         return " ".join(self._segmenter.unit_words(unit, following, begins=begins) if unit else ()) + MARK
 
     def _learn(self, patterns: Sequence[str]) -> None:
-        """Ask the rules about patterns, and keep for each the elements that the words of its units are made of."""
+        """Divide new patterns by the rules, and store the elements that make up the words of their units."""
         ordinary = [pattern for pattern in patterns if pattern and MARK not in pattern and pattern.isprintable()]
         known = dict(zip(ordinary, self._words_of_ordinary(ordinary), strict=True))
         parts_of: list[list[str] | None] = []
@@ -199,28 +199,28 @@ class BatchPatterns:
             if words is None:
                 words = self._segmenter.unit_words(unit, following, begins=begins) if unit else ()
             parts_of.append(self._parts_of(unit, words))
-        self._is_unlike.add(np.array([parts is None for parts in parts_of], bool))
-        self._has_full_stop.add(np.array([_FULL_STOP.search(pattern) is not None for pattern in patterns], bool))
-        # Literal text and runs in turn, literal text first and last; it ends in the mark.
+        self._is_unlike.append(np.array([parts is None for parts in parts_of], bool))
+        self._has_full_stop.append(np.array([_FULL_STOP.search(pattern) is not None for pattern in patterns], bool))
+        # Literal text and runs alternate, with literal text first and last; the mark ends it.
         elements = [
-            [(place, part) for place, part in enumerate([*parts[:-1], parts[-1] + MARK]) if part]
+            [(index, part) for index, part in enumerate([*parts[:-1], parts[-1] + MARK]) if part]
             for parts in (parts or [""] for parts in parts_of)
         ]
         numbers = np.fromiter(map(len, elements), np.int64, len(patterns))
-        self._first_element.add(starts_of(numbers) + len(self._element_run))
-        self._number_of_elements.add(numbers)
+        self._first_element.append(starts_of(numbers) + len(self._element_run))
+        self._number_of_elements.append(numbers)
         lengths = np.array([len(part) for row in elements for _, part in row], np.int64)
-        self._element_start.add(starts_of(lengths) + len(self._literals))
-        self._element_length.add(lengths)
-        self._literals.add(codes_of("".join(part for row in elements for _, part in row)))
-        self._element_run.add(
-            np.array([place // 2 if place % 2 else _LITERAL for row in elements for place, _ in row], np.int64)
+        self._element_start.append(starts_of(lengths) + len(self._literals))
+        self._element_length.append(lengths)
+        self._literals.append(codes_of("".join(part for row in elements for _, part in row)))
+        self._element_run.append(
+            np.array([index // 2 if index % 2 else _LITERAL for row in elements for index, _ in row], np.int64)
         )
 
     def _parts_of(self, pattern: str, words: Sequence[str]) -> list[str] | None:
         """Return the words of a pattern, joined by spaces and split at its runs, which are every other part.
 
-        None if the rules change a run, or know it by name: then a unit does not come out as its pattern does.
+        Return None if the rules change a run or know it by name: then a unit is not divided as its pattern is.
         """
         runs = self._runs(pattern)
         if _FULL_STOP.search(pattern) and any(map(self._rules.is_abbreviation, runs)):
@@ -229,10 +229,10 @@ class BatchPatterns:
         return parts if parts[1::2] == runs else None
 
     def _words_of_ordinary(self, units: Sequence[str]) -> list[Sequence[str]]:
-        """Return the words of units that stand alone, at once: between neutral words, which no pattern holds."""
+        """Return the words of units that can stand alone, all divided in one text between neutral words."""
         if not units:
             return []
         words = self._rules.words(f"{OTHER} {f' {OTHER} '.join(units)} {OTHER}")
-        places = [place for place, word in enumerate(words) if word == OTHER]
-        assert len(places) == len(units) + 1
-        return [words[start + 1 : end] for start, end in zip(places, places[1:])]  # noqa: B905, RUF007
+        neutral = [index for index, word in enumerate(words) if word == OTHER]
+        assert len(neutral) == len(units) + 1  # no pattern holds the neutral word
+        return [words[start + 1 : end] for start, end in zip(neutral, neutral[1:])]  # noqa: B905, RUF007

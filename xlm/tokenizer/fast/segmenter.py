@@ -20,7 +20,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import chain
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from xlm.tokenizer.casefold import casefold
 from xlm.tokenizer.moses.tokenise import DIGITS, Moses
@@ -28,65 +28,66 @@ from xlm.tokenizer.moses.tokenise import DIGITS, Moses
 T = TypeVar("T")
 
 MAX_CACHED = 1 << 17
-"""How many results are cached at most. The largest take 800 bytes, those of real text 300."""
+"""The largest number of cached results. A result takes up to 800 bytes, 300 in real text."""
 MAX_CACHED_LENGTH = 48
-"""Characters of the longest chunk whose result is cached."""
+"""Length of the longest unit or word whose result is cached, in characters."""
 MARK = "\x1f"
-"""Separates parts of cache keys; a control character that hardly any text holds."""
+"""Separates the parts of cache keys: a control character that is rare in texts."""
 
 FIRST_BEYOND = 0x250
-"""The code point after the last Latin letter that a short cut covers."""
+"""The first code point that no short cut covers."""
 
 WINDOW = 1 << 16
-"""Characters that are divided into chunks at once, so that a long text takes little memory."""
+"""Characters that are divided into chunks at once, so that a long text needs little memory."""
 
-# Signs that no rule looks at across a space: at the beginning, where no rule looks left of them, and at the end,
-# where none looks right of them but to see whether the text goes on.
+# Signs that a unit can start with, since no rule looks left of them across a space; and signs that a unit can end
+# with, since no rule looks right of them except to see whether the text goes on.
 _FREE_STARTS = frozenset('"„“”([{$€£#@&*+=/-–_~<|')
 _FREE_ENDS = frozenset("\"„“”)]},;:!?$€£%#@&*+=/-–_~|>'’`")
-_DIVIDED_AT_THE_END = ",;:!?"  # what every rule set divides from letters and digits before it
+_DIVIDED_AT_THE_END = ",;:!?"  # signs that all rule sets divide from letters and digits before them
 _DIVIDED_AT_THE_START = '"('
 
-# What follows a unit, as the rules can tell: the end of the text, a lower-case letter, a digit, something else.
+# What follows a unit, as far as the rules can tell: the end of the text, a lower-case letter, a digit, anything else.
 END, LOWER, DIGIT, OTHER = "$", "x", "1", "X"
 
 
 class Clearable(Protocol):
-    """Whatever counts against a ``CacheBudget``."""
+    """A cache that counts against a ``CacheBudget``."""
 
     def __len__(self) -> int: ...
 
     def clear(self) -> None:
-        """Drop all results."""
+        """Drop all cached results."""
         ...
 
 
 class CacheBudget:
-    """One bound on the number of results in all caches of a tokenizer together."""
+    """A bound on the number of results in all caches of a tokenizer together."""
 
     def __init__(self) -> None:
         self._caches: list[Clearable] = []
 
     def add(self, cache: Clearable) -> None:
-        """Count one more cache."""
+        """Add a cache."""
         self._caches.append(cache)
 
     def has_room(self, more: int) -> bool:
-        """Return whether so many more results fit."""
+        """Return whether this number of further results fits."""
         return sum(map(len, self._caches)) + more <= MAX_CACHED
 
     def clear(self) -> None:
-        """Clear all caches: cheaper than keeping an order, and the frequent results are soon back."""
+        """Clear all caches."""
+        # Cheaper than to track the order of use, and the frequent results are soon back.
         for cache in self._caches:
             cache.clear()
 
 
 class Cache(dict[str, Sequence[T]]):
-    """Results by chunk, worked out when they are first asked for.
+    """Results by key, computed on first use.
 
     Args:
-        compute: Works out the result of a chunk.
-        budget: Where they are counted.
+        compute: Returns the result for a key.
+        budget: Counts the results.
     """
 
     def __init__(self, compute: Callable[[str], Sequence[T]], budget: CacheBudget) -> None:
@@ -95,38 +96,13 @@ class Cache(dict[str, Sequence[T]]):
         self._budget = budget
         budget.add(self)
 
-    def __missing__(self, chunk: str) -> Sequence[T]:
-        result = self._compute(chunk)
-        if len(chunk) <= MAX_CACHED_LENGTH:
+    def __missing__(self, key: str) -> Sequence[T]:
+        result = self._compute(key)
+        if len(key) <= MAX_CACHED_LENGTH:
             if not self._budget.has_room(1):
                 self._budget.clear()
-            self[chunk] = result
+            self[key] = result
         return result
-
-
-class Exclusive:
-    """Holds one object of many results, to be checked out exclusively, for thread safety."""
-
-    def __init__(self) -> None:
-        self._items: list[Any] = []
-
-    def __len__(self) -> int:
-        return sum(map(len, self._items))
-
-    def clear(self) -> None:
-        """Drop the object."""
-        self._items.clear()
-
-    def take(self) -> Any:
-        """Check the object out; None if there is none, or another thread has it."""
-        try:
-            return self._items.pop()
-        except IndexError:
-            return None
-
-    def put_back(self, item: Any) -> None:
-        """Return an object, in place of any that another thread has returned meanwhile."""
-        self._items[:] = [item]
 
 
 class Segmenter(Generic[T]):
@@ -156,7 +132,7 @@ class Segmenter(Generic[T]):
         self.letters = "" if rules.language == "ro" else _latin_letters(self._alnum)
         self._inert = re.compile(f"[A-Za-z0-9{self.letters}-]+").fullmatch
         self._words = Cache(of_word, budget)
-        # Units by what follows them, where that matters: in front of more text only to a full stop at the end.
+        # Values of units. What follows matters at the end of the text, and to a full stop at the end of the unit.
         self._stops = {
             following: Cache(partial(self._unit_values, following), budget) for following in (LOWER, DIGIT, OTHER)
         }
@@ -170,7 +146,7 @@ class Segmenter(Generic[T]):
         result: list[T] = []
         start = 0
         while (end := self._window_end(text, start)) != len(text):
-            result += self._of_window(text[start:end], self.kind(text[end + 1]), begins=not start)
+            result += self._of_window(text[start:end], self.as_following(text[end + 1]), begins=not start)
             start = end + 1
         result += self._of_window(text[start:], END, begins=not start)
         return result
@@ -201,7 +177,7 @@ class Segmenter(Generic[T]):
                     result += alone
                     unit.clear()
                 elif unit[-1][-1] == "." or self.ends_freely(unit[-1]):
-                    result += self._of_unit(" ".join(unit), self.kind(chunk), begins=begins)
+                    result += self._of_unit(" ".join(unit), self.as_following(chunk), begins=begins)
                     unit.clear()
                 if not unit:
                     begins = False
@@ -236,8 +212,8 @@ class Segmenter(Generic[T]):
         last = chunk[-1]
         return last in _FREE_ENDS or last in DIGITS or (last.isalpha() and self._alnum(last) is not None)
 
-    def kind(self, chunk: str) -> str:
-        """Return what a chunk is to the full stop before it: ``DIGIT``, ``LOWER`` or ``OTHER``."""
+    def as_following(self, chunk: str) -> str:
+        """Return what the rules for a full stop see of the chunk after it: ``DIGIT``, ``LOWER`` or ``OTHER``."""
         first = chunk[0]
         return DIGIT if first in DIGITS else LOWER if self._lower_first(first) else OTHER
 
