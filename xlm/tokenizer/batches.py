@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Batch = TypeVar("Batch")
 Result = TypeVar("Result")
 
-# Large enough that work on the chunks that texts share is done once. A batch of new chunks takes 500 bytes for each.
+# Large, since texts share chunks, and each distinct chunk is divided once. A new chunk takes 500 bytes meanwhile.
 _BATCH_TEXTS = 1 << 15
 _BATCH_CHARACTERS = 1 << 20
 
@@ -35,7 +35,7 @@ def in_batches(texts: Iterable[str]) -> Iterator[list[str]]:
     """
     try:
         is_batch = not isinstance(texts, str) and iter(texts) is not None
-    except TypeError:  # hasattr does not tell: a 0-dimensional array has __iter__
+    except TypeError:  # a 0-dimensional array has __iter__, but it raises
         is_batch = False
     if not is_batch:
         found = "a str" if isinstance(texts, str) else type(texts).__name__
@@ -55,7 +55,7 @@ def written_lines(tokenizer: XLMTokenizer, texts: Sequence[str], *, lang: str, o
     Args:
         tokenizer: The tokenizer.
         texts: Some thousand texts.
-        lang: Their language.
+        lang: The language of the texts.
         output: ``"tokens"`` for pieces in ``</w>`` notation, ``"ids"`` for ids with the special tokens.
 
     Raises:
@@ -69,7 +69,7 @@ def written_lines(tokenizer: XLMTokenizer, texts: Sequence[str], *, lang: str, o
 
 _AHEAD = 3  # batches for each worker that are read before the first of them is done
 _MOST_WORKERS = 1024
-_work: Callable[[Any], Any] | None = None  # of a worker process; set once, when it starts
+_work: Callable[[Any], Any] | None = None  # the work of a worker process, set when it starts
 
 
 def in_order(work: Callable[[Batch], Result], batches: Iterable[Batch], *, workers: int) -> Iterator[Result]:

@@ -33,8 +33,8 @@ class BPE:
             Source: fastBPE's ``applybpe`` with a vocabulary file.
 
     Attributes:
-        merges: As given.
-        vocabulary: As given.
+        merges: The argument.
+        vocabulary: The argument.
         ranks: The rank of each merge, from 0 for the best.
         piece_ranks: The rank of the merge that makes each piece, in the order of the ranks.
         learnt: Whether the merges are as learning makes them: each part of a pair is a single character or made by an
@@ -116,7 +116,7 @@ class BPE:
         while waiting:
             part = waiting.pop()
             rank = None if part in known else self.piece_ranks.get(part)
-            if rank is None:  # known, or a single character
+            if rank is None:  # in the vocabulary, or a single character
                 parts.append(part)
             else:
                 waiting += reversed(self.merges[rank])
@@ -174,7 +174,7 @@ def check_merges(vocabulary: Vocabulary, merges: Merges, where: Path) -> None:
     With the codes of another model, it holds for at most 56% of a published vocabulary.
 
     Raises:
-        VocabularyError: It holds for less than 90% of the tokens.
+        VocabularyError: Less than 90% of the tokens fulfil that.
     """
     pieces = {left + right for left, right in merges}
     tokens = vocabulary.tokens[len(SPECIAL_TOKENS) :]

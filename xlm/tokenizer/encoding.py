@@ -66,7 +66,7 @@ def truncation_for(truncation: bool | str | None, *, max_length: int | None, pad
         One of ``TRUNCATIONS`` other than None.
 
     Raises:
-        InputError: No such truncation.
+        InputError: ``truncation`` is none of ``TRUNCATIONS``.
     """
     if not isinstance(truncation, (bool, str, type(None))) or truncation not in TRUNCATIONS:
         raise InputError(

@@ -17,7 +17,7 @@ AGAIN = "fetch the file again, or write it again from its source"
 """The remedy for a damaged file."""
 
 _MOST_SHOWN = 100  # characters of a value in an error
-_MOST_DIGITS = 18  # more words than any corpus has, and less than 64 bits
+_MOST_DIGITS = 18  # of a count: enough for any corpus, and less than 64 bits
 
 
 def read_text(path: Path) -> str:

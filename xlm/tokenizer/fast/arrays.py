@@ -101,9 +101,9 @@ class RaggedArray:
         """
         values = (self.values if objects is None else objects[self.values]).tolist()
         ends = np.cumsum(self.lengths).tolist()
-        # Lists of numbers or strs cannot be garbage cycles, but so many new lists make the collector scan all objects.
+        # Lists of numbers or strs form no cycles, but so many new lists make the collector scan all objects.
         collects = gc.isenabled()
-        if collects:  # otherwise another thread may be here too; it turns the collector on again
+        if collects:  # if it is off, another thread may be here, and will turn it on again
             gc.disable()
         try:
             return [values[start:end] for start, end in zip([0, *ends], ends, strict=False)]

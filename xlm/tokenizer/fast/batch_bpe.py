@@ -1,4 +1,4 @@
-"""Byte-pair encoding of many words at once in numpy, about ten times as fast as word by word.
+"""Byte-pair encoding of many words at once in numpy, about ten times as fast as one word at a time.
 
 At each step every word merges its best pair, the leftmost if there are several, until no word has a pair to merge. Each
 word is a column of the arrays, so a step is a few operations on whole rows.
@@ -22,18 +22,18 @@ T = TypeVar("T")
 
 MAX_WORD_LENGTH = 48
 """Length of the longest word that ``BatchBPE`` splits, in characters."""
-_POSITION_BITS = 6  # of a key, which joins a rank and a position; enough for MAX_WORD_LENGTH + 1 positions
+_POSITION_BITS = 6  # a key holds a rank and a position; these bits are enough for MAX_WORD_LENGTH + 1 positions
 _POSITIONS = (1 << _POSITION_BITS) - 1
-_NO_RANK = np.int32(np.iinfo(np.int32).max >> _POSITION_BITS)  # of a pair that cannot be merged
-_NO_KEY = _NO_RANK << _POSITION_BITS  # the least key of such a pair
+_NO_RANK = np.int32(np.iinfo(np.int32).max >> _POSITION_BITS)  # the rank of a pair that is no merge
+_NO_KEY = _NO_RANK << _POSITION_BITS  # the least key with that rank
 _LENGTHS = (3, 5, 7, 9, 12, 16, 24, MAX_WORD_LENGTH)  # words of similar length are merged together
 _MAX_COLUMNS = 1 << 14  # words that are merged together, so that the arrays stay small
-_FEW = 256  # up to so many words, splitting word by word is faster
+_FEW = 256  # words, up to which splitting them one at a time is faster
 _MAX_WORDS = 1 << 16  # words that are split at once, so that the arrays stay small
-_MASK = (1 << 64) - 1  # of unsigned numbers of 64 bits
+_MASK = (1 << 64) - 1  # the largest unsigned number of 64 bits
 _MIX = 0x9E3779B97F4A7C15  # an odd multiplier that mixes bits: 2 ** 64 divided by the golden ratio
 _NO_PAIR = np.uint64(_MASK)  # marks a free entry of the hash table
-_GONE = -1  # instead of a symbol: merged into the one before it, or past the end of the word
+_GONE = -1  # marks a position without a symbol: merged into the one before it, or past the end of the word
 
 
 class BatchBPE:
@@ -240,7 +240,7 @@ class BatchWords(Generic[T]):
         Returns:
             (S,) and int64 (W,).
         """
-        if self._bpe.learnt:  # even for few words: a caller of batches will come with more
+        if self._bpe.learnt:  # also for few words, since more batches will follow
             self._tables = self._tables or self._make_tables()
         if self._bpe.learnt and len(words) > _FEW:
             values, counts = zip(
@@ -284,6 +284,6 @@ class BatchWords(Generic[T]):
         values: list[Any] = [*self._of_pieces(bpe.pieces[:-1]), self._unknown]
         is_hard_S = np.zeros(len(values), bool)
         is_hard_S[-1] = self._unknown is None
-        if (vocabulary := self._bpe.vocabulary) is not None:  # such pieces are split again
+        if (vocabulary := self._bpe.vocabulary) is not None:  # BPE splits such pieces again
             is_hard_S[: len(self._bpe.merges)] = [piece not in vocabulary for piece in self._bpe.piece_ranks]
         return bpe, np.fromiter(values, self.dtype, len(values)), is_hard_S

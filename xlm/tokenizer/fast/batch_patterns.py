@@ -1,13 +1,14 @@
 """The words of many units at once, by the patterns of the units.
 
 Of a run of letters, digits and hyphens, Moses' rules see only its first and last character, whether it holds a letter,
-and whether it is an abbreviation. So ``"Berlin",`` and ``"Hamburg",`` come out alike, and the rules are asked once,
-about a short unit of that pattern: a letter for each letter at the ends of a run, and one for what is between.
+and whether it is an abbreviation. So ``"Berlin",`` and ``"Hamburg",`` have the same pattern, and the rules are applied
+only once, to a short unit that stands for the pattern. In it, a run keeps one character for each of its ends and one
+for everything between.
 
-A unit goes by a key: its text, and for a unit that is not ordinary also a mark and what follows the unit. So one
-dictionary holds units of all kinds, and one pattern says what the rules make of every unit of that pattern.
+Each unit has a key: its text and, where they matter, a mark and what follows the unit. So one dictionary holds units
+with any text after them, and one pattern describes how the rules divide all units of that pattern.
 
-C characters, R runs, K keys, E elements: what the words of a pattern are made of, runs of the unit and literal text.
+C characters, R runs, K keys, E elements: the words of a pattern consist of elements, runs of the unit and literal text.
 """
 
 from __future__ import annotations
@@ -26,19 +27,19 @@ from xlm.tokenizer.fast.arrays import Array, GrowableArray, codes_of, expand_sli
 from xlm.tokenizer.fast.segmenter import DIGIT, END, FIRST_BEYOND, LOWER, MARK, OTHER, Segmenter
 
 _MAX_PATTERNS = 1 << 13
-_MAX_LENGTH = 48  # characters of the longest unit that goes by its pattern
-_BY_NAME = ("DOT", "MULTI", "\u00a0")  # what rules look for: their marker of dots; a no-break space by its neighbours
-_FULL_STOP = re.compile("[.。．…]")  # or what the rules make one of: there an abbreviation can matter
-# A rule of English looks for an s, so that it stands for itself.
+_MAX_LENGTH = 48  # characters of the longest unit that is divided by its pattern
+_NOT_IN_PATTERNS = ("DOT", "MULTI", "\u00a0")  # the rules' marker of dots; a no-break space, whose neighbours matter
+_FULL_STOP = re.compile("[.。．…]")  # or a character that the rules turn into one; beside it, an abbreviation matters
+# An English rule looks for an s, so an s stays.
 _LETTERS = str.maketrans(
     {letter: "q" for letter in string.ascii_lowercase if letter != "s"}
     | dict.fromkeys(string.ascii_uppercase, "Q")
     | dict.fromkeys(string.digits, "1")
 )
 
-_BETWEEN = f"{MARK} "  # divides keys that are joined: no key has a space after its mark
+_BETWEEN = f"{MARK} "  # separates joined keys; no key has a space after its mark
 
-# After the mark, a key says what follows the unit, and whether the unit begins the text.
+# The codes after the mark: what follows the unit, and whether the unit begins the text.
 _FOLLOWING = {"": END, "\x01": LOWER, "\x02": DIGIT, "\x03": OTHER}
 _CODES = {following: code for code, following in _FOLLOWING.items()}
 _BEGINS = "\x04"
@@ -99,7 +100,7 @@ class BatchPatterns:
         self._parts: Callable[[str], list[str]] = re.compile(f"({any_of}+)").split
         is_in_run, is_letter = re.compile(any_of).match, re.compile(f"[A-Za-z{segmenter.letters}]").match
         characters = [chr(code) for code in range(FIRST_BEYOND)]
-        # The last entry is for all characters beyond.
+        # The last entry is for all larger code points.
         self._is_run = np.array([*(is_in_run(character) is not None for character in characters), False])
         self._is_letter = np.array([*(is_letter(character) is not None for character in characters), False])
         self._mapped = codes_of(f"{''.join(characters).translate(_LETTERS)} ")
@@ -123,7 +124,7 @@ class BatchPatterns:
         patterns = self._patterns_of(codes, small, is_run)
 
         has_no_pattern_K = lengths_K > _MAX_LENGTH
-        for name in _BY_NAME:
+        for name in _NOT_IN_PATTERNS:
             position = joined.text.find(name)
             while position != -1:
                 has_no_pattern_K[np.searchsorted(starts_K, position, side="right") - 1] = True
@@ -189,7 +190,7 @@ class BatchPatterns:
         return " ".join(self._segmenter.unit_words(unit, following, begins=begins) if unit else ()) + MARK
 
     def _learn(self, patterns: Sequence[str]) -> None:
-        """Divide new patterns by the rules, and store the elements that make up the words of their units."""
+        """Divide new patterns by the rules, and store the elements of the words of their units."""
         ordinary = [pattern for pattern in patterns if pattern and MARK not in pattern and pattern.isprintable()]
         known = dict(zip(ordinary, self._words_of_ordinary(ordinary), strict=True))
         parts_of: list[list[str] | None] = []
@@ -220,7 +221,7 @@ class BatchPatterns:
     def _parts_of(self, pattern: str, words: Sequence[str]) -> list[str] | None:
         """Return the words of a pattern, joined by spaces and split at its runs, which are every other part.
 
-        Return None if the rules change a run or know it by name: then a unit is not divided as its pattern is.
+        Return None if the rules change a run or it is an abbreviation: then the pattern does not represent its units.
         """
         runs = self._runs(pattern)
         if _FULL_STOP.search(pattern) and any(map(self._rules.is_abbreviation, runs)):

@@ -1,8 +1,7 @@
 """Many texts at once: each distinct unit is divided into words once, and numpy joins the values of all texts.
 
-Each distinct chunk of the texts gets a number, and arrays hold what is known of each number. From then on a text is a
-row of numbers, and the units and their values are found for all texts together. The units are those of
-``segmenter.py``.
+Each distinct chunk of the texts gets a number, and arrays describe the chunk of each number. A text is then a row of
+numbers, and numpy finds the units and values of all texts together. The units are those of ``segmenter.py``.
 
 N chunks, U units, K new units, W words, S values (ids, or pieces of words).
 """
@@ -37,7 +36,7 @@ class BatchSegmenter:
     def __init__(self, segmenter: Segmenter[Any], of_words: BatchWords[Any]) -> None:
         self._segmenter = segmenter
         self._of_words = of_words
-        self._idle_tables: list[BatchTables] = []  # at most one; empty while a thread uses it
+        self._idle_tables: list[BatchTables] = []  # at most one element; empty while a thread uses the tables
         self._budget = segmenter.budget
         self._budget.add(self)
 
@@ -68,7 +67,7 @@ class BatchSegmenter:
         except IndexError:
             tables = BatchTables(self._segmenter, self._of_words)
         rows = RaggedArray(*tables.of_texts(texts))
-        # Only after success: tables that an error left incomplete must not be used again.
+        # Put the tables back only after success: an error may leave them incomplete.
         if not self._budget.has_room(len(tables)):
             self._budget.clear()
         if self._budget.has_room(len(tables)):
@@ -132,7 +131,7 @@ class BatchTables:
         self._values = GrowableArray(of_words.dtype)
 
     def __len__(self) -> int:
-        # Results of many values count as several.
+        # A result with many values counts as several.
         return max(len(self._units) + len(self._words), len(self._values) // 8)
 
     def of_texts(self, texts: Sequence[str]) -> tuple[Array, Array]:

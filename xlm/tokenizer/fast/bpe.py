@@ -8,7 +8,7 @@ from itertools import repeat
 from xlm.tokenizer.bpe import BPE, characters_of
 from xlm.tokenizer.vocabulary import END_OF_WORD
 
-_LONG_WORD = 100  # characters, from which on quadratic time is slower
+_LONG_WORD = 100  # characters of the shortest word for which a heap is faster
 _WINDOW = 1 << 16  # characters of a very long word that are merged at once
 _OVERLAP = 64  # pieces at the end of a window that are merged again in the next window
 
@@ -98,6 +98,6 @@ class FastBPE:
         return self._bpe.merge(characters_of(word[start:]) if end == len(word) else list(word[start:end]))
 
     def _stay_apart(self, left: str, right: str, *, ends: bool) -> bool:
-        """Return whether two neighbouring pieces are the right pieces of their characters."""
+        """Return whether merging the characters of two neighbouring pieces gives the two pieces."""
         characters = characters_of(right.removesuffix(END_OF_WORD)) if ends else list(right)
         return self._bpe.merge([*left, *characters]) == [left, right]

@@ -27,7 +27,7 @@ This is enough for the pieces and ids of a hundred languages. A segmenter takes 
 of them take at most 80 MB. ``segmenter.MAX_CACHED`` bounds the results of all segmenters together.
 """
 
-_FEW = 1 << 12  # up to so many characters, text by text is faster
+_FEW = 1 << 12  # characters, up to which dividing texts one at a time is faster
 
 
 class FastPipeline:
@@ -83,7 +83,7 @@ class FastPipeline:
 
         Raises:
             LanguageError: The preset cannot divide text of this language into words.
-            DependencyError: The word segmenter of the language is not installed, or returns words not in the text.
+            DependencyError: The word segmenter of the language is not installed, or returns a word not in the text.
         """
         return [token.span for token in self._with_cached_words(text, lang)]
 

@@ -1,17 +1,15 @@
 """One text at a time: each distinct unit is divided into words once and cached.
 
-A chunk is what stands between two spaces. Most chunks come out the same whatever their neighbours are. Three things
-reach across a space:
+A chunk is the text between two spaces. The words of most chunks do not depend on their neighbours. There are three
+exceptions:
 
-- Rules that look at punctuation at the edge of a chunk (``) .``, ``5 %``, an apostrophe beside another). A new unit
-  begins only where a chunk ends, and the next one begins, with a character that no rule looks at across a space.
-- A full stop at the end of a unit: whether it is divided off depends on the character that follows (lower case,
-  digit, other).
-- The end of the text, which matters to a last unit that does not end in a letter or digit.
+- Some rules look across a space at punctuation (``) .``, ``5 %``, an apostrophe beside another one). Chunks with such
+  characters at their common edge form one unit; all other chunks are units by themselves.
+- Whether a full stop at the end of a unit is divided off depends on the next character (lower case, digit, other).
+- The end of the text matters to a last unit that does not end in a letter or digit.
 
-Moses' rules themselves divide a unit, between two neutral words in place of its neighbours, so no rule is written
-here again. Units of letters, digits and hyphens, with at most one sign at an end, have a short cut: no rule acts on
-them, or one that is known.
+Moses' rules divide each unit, between two neutral words that replace its neighbours. Units of letters, digits and
+hyphens with at most one sign at an end have a short cut, since at most one simple rule acts on them.
 """
 
 from __future__ import annotations
@@ -40,8 +38,8 @@ FIRST_BEYOND = 0x250
 WINDOW = 1 << 16
 """Characters that are divided into chunks at once, so that a long text needs little memory."""
 
-# Signs that a unit can start with, since no rule looks left of them across a space; and signs that a unit can end
-# with, since no rule looks right of them except to see whether the text goes on.
+# Signs that can start a unit: no rule looks left of them across a space. Signs that can end a unit: no rule looks right
+# of them across a space, except to see whether the text goes on.
 _FREE_STARTS = frozenset('"„“”([{$€£#@&*+=/-–_~<|')
 _FREE_ENDS = frozenset("\"„“”)]},;:!?$€£%#@&*+=/-–_~|>'’`")
 _DIVIDED_AT_THE_END = ",;:!?"  # signs that all rule sets divide from letters and digits before them
@@ -109,10 +107,10 @@ class Segmenter(Generic[T]):
     """Divides texts into words and returns the values of each: its pieces, or their ids.
 
     Args:
-        rules: Divide a text into words.
-        casefolds: Whether the words are put into lower case without accents.
+        rules: Moses' rules, which divide a text into words.
+        casefolds: Whether to put the words into lower case without accents.
         of_word: Returns the values of one word.
-        budget: Counts what is cached; by default one for this segmenter alone.
+        budget: Bounds the cached results; by default those of this segmenter alone.
     """
 
     def __init__(
@@ -128,7 +126,7 @@ class Segmenter(Generic[T]):
         self.casefolds = casefolds
         self._lower_first = rules.classes.lower_first.match
         self._alnum = re.compile(f"[{rules.classes.alnum}]").match
-        # Letters beyond ASCII that every rule treats like any other letter; a rule for Romanian does not.
+        # Letters beyond ASCII that all rules treat alike; a rule for Romanian makes a difference.
         self.letters = "" if rules.language == "ro" else _latin_letters(self._alnum)
         self._inert = re.compile(f"[A-Za-z0-9{self.letters}-]+").fullmatch
         self._words = Cache(of_word, budget)
@@ -137,7 +135,7 @@ class Segmenter(Generic[T]):
             following: Cache(partial(self._unit_values, following), budget) for following in (LOWER, DIGIT, OTHER)
         }
         self._ends = Cache(partial(self._unit_values, END), budget)
-        self._chunks = Cache(partial(self._unit_values, OTHER), budget)  # each starts and ends freely
+        self._chunks = Cache(partial(self._unit_values, OTHER), budget)  # chunks that start and end freely
 
     def __call__(self, text: str) -> list[T]:
         """Return the values of all words of a text."""
@@ -152,7 +150,7 @@ class Segmenter(Generic[T]):
         return result
 
     def _window_end(self, text: str, start: int) -> int:
-        """Return the end of a unit at least one window on, or the text's end."""
+        """Return the end of a unit at least one window after ``start``, or the end of the text."""
         end = text.find(" ", start + WINDOW)
         while end != -1:
             before, after = text[end - 1], text[end + 1 : end + 2]
@@ -213,12 +211,12 @@ class Segmenter(Generic[T]):
         return last in _FREE_ENDS or last in DIGITS or (last.isalpha() and self._alnum(last) is not None)
 
     def as_following(self, chunk: str) -> str:
-        """Return what the rules for a full stop see of the chunk after it: ``DIGIT``, ``LOWER`` or ``OTHER``."""
+        """Return what matters of a chunk to a full stop before it: ``DIGIT``, ``LOWER`` or ``OTHER``."""
         first = chunk[0]
         return DIGIT if first in DIGITS else LOWER if self._lower_first(first) else OTHER
 
     def unit_words(self, unit: str, following: str, *, begins: bool = False) -> Sequence[str]:
-        """Return the words of a unit, by what follows it and whether it begins the text."""
+        """Return the words of a unit, given what follows it and whether it begins the text."""
         if "MULTI" not in unit:
             first, last = unit[0], unit[-1]
             if self._inert(unit):
@@ -233,7 +231,7 @@ class Segmenter(Generic[T]):
         return self.unit_words_by_rules(unit, following, begins=begins)
 
     def unit_words_by_rules(self, unit: str, following: str, *, begins: bool = False) -> Sequence[str]:
-        """Return the words of a unit without any short cut: the rules see it between two neutral words."""
+        """Return the words of a unit without a short cut, by applying the rules between two neutral words."""
         before, after = "" if begins else f"{OTHER} ", "" if following == END else f" {following}"
         words = self.rules.words(f"{before}{unit}{after}")
         return words[len(before) // 2 : len(words) - len(after) // 2]

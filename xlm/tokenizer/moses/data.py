@@ -40,8 +40,8 @@ def data_module(name: str) -> ModuleType:
     return module
 
 
-# The rules follow Perl 5.36, which has Unicode 14. The first became letters since then, the second became lower case,
-# and the third are no longer lower case.
+# Differences to Perl 5.36, which has Unicode 14: newer letters, newer lower-case letters, and letters that are no
+# longer lower case.
 _NEW_LETTERS = r"\u0363-\u036f\u0c04\u0f82\u0f83\u1dd3-\u1de6\U00011080\U00011081"
 _NEW_LOWER, _OLD_LOWER = r"\u10fc\ua7f2-\ua7f4\uab69", r"\u0295"
 

@@ -1,11 +1,11 @@
 """Rewriting rules, and the normalisation of a text before Moses divides it into words.
 
-A rule is written once, as a pattern and what replaces it: literal text and numbers of groups. Applied to a ``str`` it
-is one ``re.sub``; applied to an ``AlignedText`` it also keeps the span of raw text that each character came from.
+A rule is a pattern and its replacement: literal text and numbers of groups. Applied to a ``str``, it is one ``re.sub``.
+Applied to an ``AlignedText``, it also keeps track of the span of raw text that each character came from.
 
 The normalisation follows three scripts of Moses, and for Romanian those of Sennrich. ``perl=True`` does what the
-scripts do, ``perl=False`` what transformers does: sacremoses instead of normalize-punctuation.perl, its own ports of
-the other scripts. A comment at a rule names each difference.
+scripts do. ``perl=False`` does what transformers does, with sacremoses instead of normalize-punctuation.perl and with
+its own ports of the other scripts.
 """
 
 from __future__ import annotations

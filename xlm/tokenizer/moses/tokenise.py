@@ -48,7 +48,7 @@ class Moses:
         )
         self._normalization_of_characters = (
             *remove_non_printing_char(perl=perl),
-            # transformers took this step from the pipeline of an English-Romanian model
+            # a step of transformers that comes from an English-Romanian model
             *(romanian() if language == "ro" and not perl else ()),
         )
         self._normalization = (*self._normalization_of_punctuation, *self._normalization_of_characters)
@@ -147,7 +147,7 @@ def moses(dialect: str, language: str) -> Moses:
 
 
 def _other_special_characters(language: str, classes: CharacterClasses, *, perl: bool) -> list[Rule]:
-    """Return the rules that divide off every character that is no letter or digit and that no later rule treats."""
+    """Return the rules that divide off characters other than letters and digits, except those of later rules."""
     inside, apart = "", ""
     if perl and language in ("fi", "sv"):  # a word can hold a colon, as others hold an apostrophe: USA:n, 20:een
         inside = apart = ":"
