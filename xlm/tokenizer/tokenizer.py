@@ -327,7 +327,7 @@ class XLMTokenizer:
         truncation = truncation_for(truncation, max_length=max_length, padding=padding)
         if return_offsets and (text_pair is not None or truncation):
             raise InputError(
-                "offsets require single texts without truncation",
+                "offsets require single texts that are not truncated",
                 where="return_offsets",
                 found="text_pair" if text_pair is not None else f"truncation={truncation!r}",
             )

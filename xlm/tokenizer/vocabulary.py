@@ -201,10 +201,8 @@ class Vocabulary:
             WriteError: The file cannot be written.
         """
         for index, token in enumerate(self.tokens[len(SPECIAL_TOKENS) :], start=len(SPECIAL_TOKENS)):
-            at_head = index == len(SPECIAL_TOKENS)
-            if not is_writable(token) or (
-                at_head and token.startswith("\ufeff")
-            ):  # at the start of a file, a byte order mark
+            is_first = index == len(SPECIAL_TOKENS)
+            if not is_writable(token) or (is_first and token.startswith("\ufeff")):  # at the start, a byte order mark
                 raise _unwritable(index, token, "a token without whitespace that from_words reads back")
         counts = self.counts or (0,) * len(self.tokens)
         lines = [f"{word} {count}\n" for word, count in zip(self.words(), counts, strict=True)]
