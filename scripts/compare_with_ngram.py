@@ -41,7 +41,7 @@ from xlm.data.batches import Order, Position, open_streams
 from xlm.data.shards import Index
 from xlm.scoring.logprobs import score_sequences
 from xlm.scoring.stream import ArraySequence, Ids, Stream
-from xlm.tokenizer.fingerprint import tokenizer_digest
+from xlm.tokenizer.tokenizer import tokenizer_digest
 from xlm.training.config import with_new_names
 from xlm.training.log import read_log
 

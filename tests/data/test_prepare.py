@@ -20,8 +20,7 @@ from xlm.data.batches import Order, Position, batches, open_streams
 from xlm.data.prepare import prepare
 from xlm.data.shards import INDEX_FILE, Index, ShardSequence
 from xlm.errors import InputError, LanguageError
-from xlm.tokenizer.fingerprint import tokenizer_digest
-from xlm.tokenizer.tokenizer import XLMTokenizer
+from xlm.tokenizer.tokenizer import XLMTokenizer, tokenizer_digest
 
 LINES = [" ".join(TEXT.split()[i : i + 5]) for i in range(0, 30, 3)] + ["", "qq zz"]
 

@@ -111,7 +111,7 @@ class _Work:
     output: str
 
     def __call__(self, texts: list[str]) -> _Block:
-        from xlm.tokenizer.lines import written_lines
+        from xlm.tokenizer.batches import written_lines
 
         lines = written_lines(self.tokenizer, texts, lang=self.lang, output=self.output)
         return _Block(written="".join([f"{line}\n" for line in lines]).encode("utf-8"), lines=len(texts))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from xlm._io.fingerprints import line_of
+from xlm._io.grouping import grouped
 from xlm.corpus.rows import Row
 from xlm.errors import InputError
 
@@ -34,17 +35,7 @@ def read_ahead(
         most: Maximum number of items in a window.
         characters: Number of characters at which a window is full too; ``None`` for ``READ_AHEAD_CHARACTERS``.
     """
-    full = READ_AHEAD_CHARACTERS if characters is None else characters
-    window: list[Item] = []
-    so_far = 0
-    for item in items:
-        window.append(item)
-        so_far += length(item)
-        if len(window) >= most or so_far >= full:
-            yield window
-            window, so_far = [], 0
-    if window:
-        yield window
+    return grouped(items, length, most=most, characters=READ_AHEAD_CHARACTERS if characters is None else characters)
 
 
 def growing_windows(items: Iterable[Item], length: Callable[[Item], int]) -> Iterator[list[Item]]:

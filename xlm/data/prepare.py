@@ -19,8 +19,7 @@ from xlm.corpus.rows import Corpus
 from xlm.data.shards import INDEX_FILE, TOKENIZER_DIRECTORY, Index, Shard, Source, Text, id_dtype
 from xlm.errors import InputError
 from xlm.tokenizer.batches import in_order
-from xlm.tokenizer.fingerprint import tokenizer_digest
-from xlm.tokenizer.tokenizer import XLMTokenizer
+from xlm.tokenizer.tokenizer import XLMTokenizer, tokenizer_digest
 
 SHARD_TOKENS = 1 << 26
 """Number of ids after which a shard ends, with the batch of lines that reaches it."""
@@ -153,8 +152,8 @@ def _encoded(
 ) -> tuple[int, np.ndarray[Any, Any]]:
     """Return the number of lines and all their ids; ``</s>`` ends each line."""
     ids: list[int] = []
-    for line in lines:
-        ids += tokenizer.encode(line, lang=lang, add_special_tokens=False)
+    for row in tokenizer.encode_batch(lines, lang=lang, add_special_tokens=False):
+        ids += row
         ids.append(tokenizer.sep_token_id)
     return len(lines), np.array(ids, dtype)
 

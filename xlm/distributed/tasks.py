@@ -27,9 +27,8 @@ from xlm.scoring.options import ScoringOptions
 from xlm.scoring.scorer import Scorer
 from xlm.scoring.signature import Signature
 from xlm.scoring.table import ScoreTable, scored_lines
-from xlm.tokenizer.fingerprint import tokenizer_digest
-from xlm.tokenizer.lines import written_lines
-from xlm.tokenizer.tokenizer import XLMTokenizer
+from xlm.tokenizer.batches import written_lines
+from xlm.tokenizer.tokenizer import XLMTokenizer, tokenizer_digest
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
