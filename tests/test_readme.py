@@ -34,8 +34,12 @@ def test_links_inside_the_repository() -> None:
         assert (REPOSITORY / target).exists(), target
 
 
-def test_what_the_demo_is_shown_to_print() -> None:
-    shown = re.findall(r'echo "(.+)" \| xlm score (\S+) --lang (\w+) .*\n.*\n *1\s+(\d+)\s+(-[\d.]+)\s', TEXT)
+def test_scores_that_it_shows() -> None:
+    shown = re.findall(
+        r'echo "(.+)" \| xlm score (\S+) --lang (\w+) --by sentence\n```\n\n<!-- output -->\n```text\n'
+        r".*\n *1\s+(\d+)\s+(-[\d.]+)\s",
+        TEXT,
+    )
     assert len(shown) == 2
     for sentence, name, lang, tokens, logprob in shown:
         model, tokenizer = XLMWithLMHeadModel.from_pretrained(name), XLMTokenizer.from_pretrained(name)
