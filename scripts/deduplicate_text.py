@@ -1,10 +1,10 @@
-"""Makes the training text of one language: every line once, and none that stands in a held-out text.
+"""Write the training text of one language: every line once, and no line of a held-out text.
 
     python scripts/deduplicate_text.py --output train.en.txt --held-out valid.en.txt --held-out test.en.txt TEXT …
 
-Lines are the same when they differ in nothing but case, punctuation, spaces and Unicode's compatibility forms; the
-first of them stays, and lines without a letter or digit go. Texts are UTF-8; those whose names end in ``.gz`` are
-decompressed. Prints how many lines of each text were kept, were there before, were held out, and were empty.
+Lines are the same if they differ only in case, punctuation, spaces and Unicode's compatibility forms. The first of
+them is kept. Lines without a letter or digit are dropped. Texts are UTF-8, and compressed if their names end in
+``.gz``. Prints how many lines of each text were kept, repeated, held out, and without a letter or digit.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _NOT_WORDS = re.compile(r"\W+")
 
 @dataclass(kw_only=True, slots=True)
 class Counts:
-    """Lines of one text: kept, there before, held out, and without a letter or digit."""
+    """Numbers of lines of one text: kept, repeated, held out, and without a letter or digit."""
 
     kept: int = 0
     repeated: int = 0
@@ -38,12 +38,12 @@ class Counts:
 
 
 def key(line: str) -> str:
-    """What two lines that count as the same have in common; empty for a line without a letter or digit."""
+    """Return what equal lines have in common; an empty string for a line without a letter or digit."""
     return _NOT_WORDS.sub(" ", unicodedata.normalize("NFKC", line).lower()).strip()
 
 
 def deduplicate(texts: Sequence[Path], held_out: Sequence[Path], output: Path) -> list[Counts]:
-    """Writes what is kept, whole or not at all, and returns the counts of each text.
+    """Write the kept lines, all or none, and return the counts of each text.
 
     Raises:
         InputError: A text cannot be read.
@@ -72,7 +72,7 @@ def deduplicate(texts: Sequence[Path], held_out: Sequence[Path], output: Path) -
 
 
 def main() -> int:
-    """The command; its exit status."""
+    """Run the command and return the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("texts", nargs="+", type=Path, metavar="TEXT")
     parser.add_argument("--held-out", action="append", default=[], type=Path)
@@ -84,8 +84,8 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 1
     print("text\tkept\trepeated\theld out\tempty")
-    for path, found in zip(arguments.texts, counts, strict=True):
-        print(path.name, found.kept, found.repeated, found.held_out, found.empty, sep="\t")
+    for path, count in zip(arguments.texts, counts, strict=True):
+        print(path.name, count.kept, count.repeated, count.held_out, count.empty, sep="\t")
     return 0
 
 

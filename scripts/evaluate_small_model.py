@@ -1,10 +1,11 @@
-"""Prints every figure of the card of ``xlm-clm-ende-small``, as markdown.
+"""Print every number on the card of ``xlm-clm-ende-small``, as Markdown.
 
     python scripts/evaluate_small_model.py --work WORK --text TEXT [--card CARD] [--sections text run …] [--steps N]
 
-WORK is what ``scripts/train_small_model`` worked in (``data/`` and ``run/``), TEXT the directory of the texts. With
-``--card`` the figures also go into that file, each section between the comments that bear its name. The model is
-taken for the best of the run; ``--steps`` says otherwise. The section of the n-grams takes minutes.
+WORK is the directory of ``scripts/train_small_model`` (with ``data/`` and ``run/``), TEXT the directory of the texts.
+With ``--card``, the numbers are also written into that file, each section between the comments with its name. The
+model counts as the best one of the run unless ``--steps`` names another step. The section of the n-grams takes
+minutes.
 """
 
 from __future__ import annotations
@@ -43,12 +44,12 @@ SECTIONS = ("text", "run", "perplexity", "n-grams")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Found:
-    """How well one text is predicted, every token of it.
+    """How well a model predicts one text.
 
     Attributes:
-        tokens: How many were predicted.
-        characters: Of the text, the end of each line counting as one.
-        nats: By the language that the model was told, the sum over the tokens.
+        tokens: Number of predicted tokens, which is all of them.
+        characters: Characters of the text, with one for the end of each line.
+        nats: Sum over the tokens, by the language that the model was given.
     """
 
     tokens: int
@@ -56,13 +57,13 @@ class Found:
     nats: dict[str, float]
 
     def cells(self, lang: str) -> tuple[str, str]:
-        """Perplexity and bits a character under a language."""
+        """Return perplexity and bits per character for a language."""
         nats = self.nats[lang]
         return f"{math.exp(nats / self.tokens):.1f}", f"{nats / math.log(2) / self.characters:.3f}"
 
 
 def evaluate(model: XLMWithLMHeadModel, tokenizer: XLMTokenizer, path: Path, lang: str) -> Found:
-    """Predicts the lines of a text one by one, in its own language and then, the same tokens, in every other one."""
+    """Predict the lines of a text one by one, in its language and, with the same tokens, in every other one."""
     lines = list(texts_of(path))
     sequences = [[model.config.eos_token_id, *ids] for ids in held_out_ids(path, tokenizer, lang)]
     nats = {}
@@ -74,13 +75,13 @@ def evaluate(model: XLMWithLMHeadModel, tokenizer: XLMTokenizer, path: Path, lan
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[object]], *, words: int) -> str:
-    """A markdown table; the first columns hold words, the others numbers."""
+    """Return a Markdown table; the first columns contain words, the others numbers."""
     rule = ["---"] * words + ["---:"] * (len(heads) - words)
     return "".join(f"| {' | '.join(map(str, row))} |\n" for row in (heads, rule, *rows))
 
 
 def text_figures(data: Path) -> str:
-    """What the model was trained on, and what was held out."""
+    """Return the section about training text and held-out text."""
     rows = [
         (split, lang, f"{text.lines:,}", f"{text.tokens:,}", f"{sum(shard.unknown for shard in text.shards):,}")
         for split, texts in Index.read(data).splits.items()
@@ -90,7 +91,7 @@ def text_figures(data: Path) -> str:
 
 
 def run_figures(model: XLMWithLMHeadModel, directory: Path, *, data: Path, run: Path, steps: int | None) -> str:
-    """How the model was trained, and which file it is."""
+    """Return the section about the training run and the model file."""
     config, best = run_settings(run)
     steps = best if steps is None else steps
     planned = {
@@ -119,7 +120,7 @@ def run_figures(model: XLMWithLMHeadModel, directory: Path, *, data: Path, run: 
 
 
 def perplexity_figures(model: XLMWithLMHeadModel, tokenizer: XLMTokenizer, text: Path) -> str:
-    """Perplexity and bits a character of every held-out part, in its own language and under the other one."""
+    """Return perplexity and bits per character of every held-out part, in its language and in the other one."""
     heads = ("held-out part", "language", "tokens", "characters", "perplexity", "bits a character")
     rows = []
     for part in HELD_OUT:
@@ -131,7 +132,7 @@ def perplexity_figures(model: XLMWithLMHeadModel, tokenizer: XLMTokenizer, text:
 
 
 def fill(card: str, name: str, figures: str) -> str:
-    """A card with one section replaced.
+    """Return a card with one section replaced.
 
     Raises:
         XLMError: The card has no such section.
@@ -144,7 +145,7 @@ def fill(card: str, name: str, figures: str) -> str:
 
 
 def main() -> int:
-    """The command; its exit status."""
+    """Run the command and return the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     for name in ("--work", "--text"):
         parser.add_argument(name, type=Path, required=True)

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Opens checkpoints that were changed, harmlessly, at random or with intent, for as long as one likes.
+"""Open checkpoints with harmless changes, random damage and attacks.
 
     PYTHONPATH=. .venv/bin/python scripts/fuzz_checkpoints.py [--minutes 10] [--files N] [--seed N] [--first N]
 
-Each file or directory either opens with the weights of the original, or is refused by an ``XLMError``, in at most 10
-seconds of processor time and 1 GB above its size. Harmless changes must open, attacks must be refused; of the others,
-those under a checksum never open with other weights. Prints the counts of each generator, and whatever is not so, with
-the number that ``--first`` takes to make it again; ends with 1 if there is any.
+Each file or directory must either open with the weights of the original or be refused by an ``XLMError``, in at most
+10 seconds of processor time and 1 GB above its size. Harmless changes must open, attacks must be refused, and damage
+under a checksum must never open with other weights. Prints the counts of each generator and every violation, with the
+number that reproduces it (``--first``). Exits with 1 if there is any.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ ALLOWED = {OPENS: {"opened"}, REFUSED: {"refused"}, EQUAL: {"opened", "refused"}
 
 
 def open_one(path: Path, expected: dict[str, Tensor]) -> tuple[str, str]:
-    """Return how a checkpoint opens, and what was said."""
+    """Return how a checkpoint opens, and the message."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
@@ -62,21 +62,21 @@ def open_one(path: Path, expected: dict[str, Tensor]) -> tuple[str, str]:
 
 
 def choose(number: int, rng: random.Random) -> Generator:
-    """Return the generator of a mutant: at first each once, then by weight."""
+    """Return the generator of a mutant: first each generator once, then by weight."""
     if number < len(GENERATORS):
         return GENERATORS[number]
     return rng.choices(GENERATORS, [generator.weight for generator in GENERATORS])[0]
 
 
 def make(base: Base, seed: int, number: int) -> tuple[Generator, Mutant]:
-    """Return a mutant; the same for the same seed and number."""
+    """Return a mutant; the same seed and number give the same one."""
     rng = random.Random(f"{seed} {number}")
     generator = choose(number, rng)
     return generator, generator.make(base, rng)
 
 
 def work(seed: int, first: int, end: float, last: int) -> None:
-    """Open mutants one after the other, and print what came of each as a line of JSON, until one ends the process."""
+    """Open mutants one after another and print each result as a line of JSON, until a mutant ends the process."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         base = Base.make(Path(folder))
@@ -91,7 +91,7 @@ def work(seed: int, first: int, end: float, last: int) -> None:
             limit = pages * resource.getpagesize() + BYTES + size
             resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
             signal.setitimer(signal.ITIMER_PROF, SECONDS)  # its signal ends the process
-            signal.setitimer(signal.ITIMER_REAL, 20 * SECONDS)  # for what waits
+            signal.setitimer(signal.ITIMER_REAL, 20 * SECONDS)  # ends a mutant that waits
             begin = time.process_time()
             result, said = open_one(path, expected)
             seconds = time.process_time() - begin
@@ -103,7 +103,7 @@ def work(seed: int, first: int, end: float, last: int) -> None:
 
 
 def run(seed: int, first: int, files: int, minutes: float) -> tuple[dict[str, Counter[str]], list[str], float]:
-    """Return the results of each generator, what is not as it must be, and the longest time that one took."""
+    """Return the results of each generator, the violations, and the longest time of a mutant."""
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     wrong: list[str] = []
     expected = {generator.name: generator.expected for generator in GENERATORS}
@@ -132,7 +132,7 @@ def run(seed: int, first: int, files: int, minutes: float) -> tuple[dict[str, Co
 
 
 def main() -> int:
-    """Run, and return the exit status."""
+    """Run the command and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--files", type=int, default=10**9)

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Compares the tokenizer with live transformers and with itself on random texts, for as long as one likes.
+"""Compare the tokenizer with live transformers and with itself on random texts.
 
     PYTHONPATH=. .venv/bin/python scripts/fuzz_tokenizer.py --minutes 30 [--seed N]
 
-The preset is that of the transformers installed: ``transformers`` for 5.x, ``transformers-v4`` for 4.x. Uses the
-published vocabulary and lines of the reference texts where XLM_REFERENCE (default ../shared) has them, else
-small ones. With itself: one text, a batch and the specification (``pipeline.py``) give the same pieces and ids, for
-every preset. Prints how many texts were compared, and each that differs; exits with 1 if any does.
+The preset is that of the installed transformers: ``transformers`` for 5.x, ``transformers-v4`` for 4.x. The script
+uses the published vocabulary and lines of the reference texts if XLM_REFERENCE (default ../shared) has them, else
+small ones. The comparison with itself covers every preset: one text, a batch and the specification (``pipeline.py``)
+must give the same pieces and ids. Prints the number of texts and each difference; exits with 1 if there is any.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from xlm.tokenizer.tokenizer import XLMTokenizer
 
 
 def main() -> int:
-    """Runs until the time is over; returns the exit status."""
+    """Run until the time is over and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=None, help="by default the time")

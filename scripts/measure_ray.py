@@ -1,16 +1,19 @@
-"""The command on a cluster of this machine beside the command alone: what it writes, how fast, in how much memory.
+"""Compare ``xlm score --engine ray`` on a local cluster with ``xlm score``: output, speed and memory.
 
     python scripts/measure_ray.py equal    [--lines 50000] [--model xlm-clm-ende-small --text en.txt.gz]
     python scripts/measure_ray.py overhead [--lines 50000] --text en.txt.gz
     python scripts/measure_ray.py memory   [--lines 1000000]
 
-equal: three node processes of one CPU each against one process of one thread; all digits. overhead: the same command
-twice, two workers of one thread against one process of two, with start-up, which is what it takes for one line, and
-without; the bar is for the latter. It needs two cores with nothing else on them. memory: of every process, while a tiny
-model scores short lines; flat means that none takes more in the second half than 5% above the most that it took in the
-first, and that no worker was replaced; processes that were there for less than half of the time are shown, not judged.
-Ends with 1 where that does not hold. Without --text and --model the lines are random words and the model is a tiny one
-that is made here.
+equal: three node processes with one CPU each must write the same digits as one process with one thread.
+
+overhead: two workers with one thread each against one process with two threads, including the start-up, which is the
+time for one line, and without it. The target is for the time without start-up. It needs two idle cores.
+
+memory: the memory of every process while a tiny model scores short lines. No process may take more in the second half
+than 5% above its maximum in the first half, and no worker may be replaced. Processes that ran for less than half of
+the time are shown, not judged.
+
+Exits with 1 if this does not hold. Without --text and --model, the lines are random words and the model is a tiny one.
 """
 
 from __future__ import annotations
@@ -44,14 +47,14 @@ _WORKERS = 2
 
 
 def say_machine() -> None:
-    """Prints what everything runs on."""
+    """Print the machine and the versions."""
     for fact in machine_facts(("torch", "ray", "pyarrow")).values():
         print(fact)
     print(f"load {os.getloadavg()[0]:.2f}")
 
 
 def make_input(directory: Path, arguments: argparse.Namespace) -> list[str | Path]:
-    """Writes the lines, and the model where none is given; returns the command that scores them."""
+    """Write the lines, and a tiny model if none is given; return the command that scores them."""
     model: list[str | Path] = [arguments.model]
     if arguments.model is None:
         make_demo_checkpoint.write_files(directory, positions=make_demo_checkpoint.N_POSITIONS)
@@ -60,8 +63,8 @@ def make_input(directory: Path, arguments: argparse.Namespace) -> list[str | Pat
     if arguments.text is None:
         write_lines(lines, arguments.lines, seed=0)
     else:
-        opened = gzip.open if arguments.text.suffix == ".gz" else open
-        with opened(arguments.text, "rb") as source:
+        opener = gzip.open if arguments.text.suffix == ".gz" else open
+        with opener(arguments.text, "rb") as source:
             lines.write_bytes(b"".join(itertools.islice(source, arguments.lines)))
     size = lines.stat().st_size
     print(f"{arguments.lines:,} lines, {size:,} bytes; {arguments.model or 'a tiny model'}", flush=True)
@@ -69,7 +72,7 @@ def make_input(directory: Path, arguments: argparse.Namespace) -> list[str | Pat
 
 
 def equal(arguments: argparse.Namespace, directory: Path) -> bool:
-    """Whether a cluster of several nodes writes what one process does."""
+    """Return whether a cluster of several nodes writes what one process writes."""
     score = make_input(directory, arguments)
     begin = time.monotonic()
     done = locally(*score, "--output", directory / "local")
@@ -95,33 +98,33 @@ def _seconds(line: list[str], *, threads: int) -> float:
 
 
 def overhead(arguments: argparse.Namespace, directory: Path) -> bool:
-    """Whether two workers of one thread keep up with one process of two."""
+    """Return whether two workers with one thread are as fast as one process with two."""
     score = make_input(directory, arguments)
     one = directory / "one.txt"
     with Path(score[-1]).open("rb") as lines:
         one.write_bytes(lines.readline())
     ray = ("--engine", "ray", "--address", "local", "--concurrency", "2", "--output-dir")
-    found = {}
+    speeds = {}
     for name, threads, output in (("one process, 2 threads", 2, ("--output",)), ("ray, 2 workers of 1 thread", 1, ray)):
         start = _seconds(command(*score[:-1], one, *output, directory / f"one-{threads}"), threads=threads)
-        whole = _seconds(command(*score, *output, directory / f"all-{threads}"), threads=threads)
-        found[threads] = (arguments.lines / whole, (arguments.lines - 1) / (whole - start))
+        seconds = _seconds(command(*score, *output, directory / f"all-{threads}"), threads=threads)
+        speeds[threads] = (arguments.lines / seconds, (arguments.lines - 1) / (seconds - start))
         print(
-            f"{name}: {whole:.1f} s, of which start-up {start:.1f} s; "
-            f"{found[threads][0]:,.1f} rows/s, without start-up {found[threads][1]:,.1f} rows/s",
+            f"{name}: {seconds:.1f} s, of which start-up {start:.1f} s; "
+            f"{speeds[threads][0]:,.1f} rows/s, without start-up {speeds[threads][1]:,.1f} rows/s",
             flush=True,
         )
     same = _same_rows(directory / "all-2", *parts(directory / "all-1"))
-    ratios = [ray / alone for ray, alone in zip(found[1], found[2], strict=True)]
+    ratios = [ray / alone for ray, alone in zip(speeds[1], speeds[2], strict=True)]
     print(f"ray / one process: {ratios[0]:.3f} with start-up; {ratios[1]:.3f} without, for which {_BAR} is the bar")
     return same and ratios[1] >= _BAR
 
 
 def _same_rows(local: Path, *parts: Path) -> bool:
-    """Whether rows are equal; log-probabilities but for what the number of threads changes in a sum."""
-    expected, found = table(local), table(*parts)
-    same = bool(expected.drop(["logprob"]).equals(found.drop(["logprob"])))
-    logprobs = [each.column("logprob").to_pylist() for each in (expected, found)]
+    """Return whether rows are equal; log-probabilities may differ by what the number of threads changes in a sum."""
+    expected, actual = table(local), table(*parts)
+    same = bool(expected.drop(["logprob"]).equals(actual.drop(["logprob"])))
+    logprobs = [each.column("logprob").to_pylist() for each in (expected, actual)]
     same = same and [a is None for a in logprobs[0]] == [b is None for b in logprobs[1]]
     off = max((abs(a - b) for a, b in zip(*logprobs, strict=False) if None not in (a, b)), default=0.0)
     print(f"rows equal: {same}; log-probabilities differ by {off:.1e} nats at most, of 1 thread from 2")
@@ -129,9 +132,9 @@ def _same_rows(local: Path, *parts: Path) -> bool:
 
 
 def memory(arguments: argparse.Namespace, directory: Path) -> bool:
-    """Whether no process grows."""
+    """Return whether no process grows."""
     score = make_input(directory, arguments)
-    names: dict[int, str] = {}  # those of workers say what they are at, and change
+    names: dict[int, str] = {}  # the titles of workers name their current task and change
     curves: dict[int, list[int]] = defaultdict(list)
     workers: set[int] = set()
     with LocalCluster(nodes=2, cpus=1) as cluster:
@@ -162,11 +165,11 @@ def memory(arguments: argparse.Namespace, directory: Path) -> bool:
 
 
 def is_flat(curves: Mapping[int, Sequence[int]], names: Mapping[int, str]) -> bool:
-    """Whether no process grows; says of each what it took.
+    """Print the memory of each process and return whether none grows.
 
     Args:
-        curves: The bytes that processes took, by their numbers, each as often as it was looked at.
-        names: Theirs.
+        curves: Bytes that each process took over time, by process id.
+        names: Names of the processes, by process id.
     """
     points = max(map(len, curves.values()))
     flat = True
@@ -193,7 +196,7 @@ def _say_point(seconds: float, rows: int, sizes: dict[Process, int]) -> None:
 
 
 def main() -> int:
-    """Measures what is asked for."""
+    """Run the measurement that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["equal", "overhead", "memory"])
     parser.add_argument("--lines", type=int)

@@ -1,10 +1,10 @@
-"""Packs a trained model as the one that comes with the package.
+"""Pack a trained model as the bundled one.
 
     python scripts/pack_small_model.py RUN/best [TARGET]
 
-TARGET (default ``xlm/models/xlm-clm-ende-small``) is replaced. Weights are written in float16 and read back; the
-tokenizer also takes texts without a language then, as those of converted models do. Ends with 1, and leaves what was
-there, when the files are larger than 8 MB as a wheel compresses them.
+Replaces TARGET (default ``xlm/models/xlm-clm-ende-small``). The weights are written in float16 and read back. The
+tokenizer then also accepts texts without a language, like that of a converted model. If the files exceed 8 MB as
+compressed in a wheel, the script exits with 1 and changes nothing.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ LARGEST = 8_000_000
 
 
 def compressed_size(directory: Path) -> int:
-    """Bytes that the files of a directory take when each is deflated, as in a wheel."""
+    """Return the bytes that the files of a directory take when each is deflated, as in a wheel."""
     return sum(len(zlib.compress(path.read_bytes())) for path in sorted(directory.iterdir()))
 
 
 def pack(source: Path, target: Path) -> int:
-    """Writes the model and returns its compressed size.
+    """Write the model and return its compressed size.
 
     Raises:
-        XLMError: The source is no such model, the target could not be written, or it is too large.
+        XLMError: The source is not such a model, the target could not be written, or the model is too large.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
@@ -50,7 +50,7 @@ def pack(source: Path, target: Path) -> int:
 
 
 def main() -> int:
-    """The command; its exit status."""
+    """Run the command and return the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("source", type=Path)
     parser.add_argument("target", type=Path, nargs="?", default=BUNDLED)

@@ -46,7 +46,7 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as directory:
             prepare(Path(directory), bundled=arguments.model)
             if arguments.model is None:
-                # Then the name means the bundled model, as for a reader.
+                # then the name means the bundled model, as for a reader
                 (Path(directory) / BUNDLED).rename(Path(directory) / "tiny")
             with inside(directory):
                 result = with_outputs(text, run_page(text, terminal=True))

@@ -117,7 +117,7 @@ def test_mkdocs_builds_every_page_without_a_warning(tmp_path: Path) -> None:
     for name in NAMES:
         built = tmp_path / "site" / Path(name).relative_to("docs").with_suffix(".html")
         html = built.read_text(encoding="utf-8")
-        # Nothing is fetched from elsewhere: the pages open without a network.
+        # The pages open without a network.
         assert re.findall(r'<(?:script|link|img)[^>]+(?:src|href)="https?://(?!arxiv|github)[^"]*"', html) == []
     assert "XLMWithLMHeadModel.generate" in (tmp_path / "site/api/model.html").read_text(encoding="utf-8")
     assert "tokens/s" in (tmp_path / "site/benchmarks.html").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""scripts/sample_prose.py. Oracle: a small package whose texts are counted by hand."""
+"""``scripts/sample_prose.py``. Oracle: a small module whose texts are known."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_a_seed_decides_the_list(script: ModuleType) -> None:
 
 
 def test_it_prints_as_many_as_asked_for() -> None:
-    command = [sys.executable, SCRIPT, "1", "--prose", "7", "--messages", "3"]
+    command = [sys.executable, str(SCRIPT), "1", "--prose", "7", "--messages", "3"]
     printed = subprocess.run(command, check=True, capture_output=True, text=True, encoding="utf-8").stdout
     assert printed.count("(docstring)\n") + printed.count("(comment)\n") == 7
     assert printed.count("(message)\n") == 3
