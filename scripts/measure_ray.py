@@ -63,8 +63,8 @@ def make_input(directory: Path, arguments: argparse.Namespace) -> list[str | Pat
     if arguments.text is None:
         write_lines(lines, arguments.lines, seed=0)
     else:
-        opened = gzip.open if arguments.text.suffix == ".gz" else open
-        with opened(arguments.text, "rb") as source:
+        opener = gzip.open if arguments.text.suffix == ".gz" else open
+        with opener(arguments.text, "rb") as source:
             lines.write_bytes(b"".join(itertools.islice(source, arguments.lines)))
     size = lines.stat().st_size
     print(f"{arguments.lines:,} lines, {size:,} bytes; {arguments.model or 'a tiny model'}", flush=True)
