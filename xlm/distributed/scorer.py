@@ -12,7 +12,7 @@ from xlm.distributed.columns import check_free, texts_of, with_columns
 from xlm.distributed.worker_model import WorkerModel
 from xlm.errors import InputError
 from xlm.scoring.options import ScoringKeywords, ScoringOptions, shows_scoring_options
-from xlm.scoring.scorer import Scorer as WindowScorer
+from xlm.scoring.sentence import Scorer as WindowScorer
 from xlm.scoring.table import UNITS, ScoreTable, results_of
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from xlm.corpus.rows import Row
 from xlm.distributed.worker_model import WorkerModel
 from xlm.errors import InputError
 from xlm.scoring.options import ScoringOptions
-from xlm.scoring.scorer import Scorer
+from xlm.scoring.sentence import Scorer
 from xlm.scoring.signature import Signature
 from xlm.scoring.table import ScoreTable, scored_lines
 from xlm.tokenizer.fingerprint import tokenizer_digest

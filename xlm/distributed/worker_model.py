@@ -9,7 +9,7 @@ import torch
 
 from xlm._io.arguments import check_count
 from xlm.model.lm import XLMWithLMHeadModel
-from xlm.scoring.model_source import ModelSource
+from xlm.scoring.signature import ModelSource
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
