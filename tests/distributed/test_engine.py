@@ -19,7 +19,7 @@ from tests.cli.conftest import Invoke
 from tests.distributed.conftest import Engine, poison
 from tests.distributed.runs import joined, parts
 from xlm.inference.loading import open_model
-from xlm.scoring import model_source
+from xlm.scoring import signature
 
 pytest.importorskip("pyarrow")
 
@@ -162,7 +162,7 @@ def test_a_prompt_whose_scores_are_not_finite_is_a_row_too(
         poison(network)
         return network
 
-    monkeypatch.setattr(model_source, "open_model", poisoned)
+    monkeypatch.setattr(signature, "open_model", poisoned)
     result = invoke(*command, "--format", "jsonl", "--output-dir", tmp_path / "out")
     assert result.exit_code == 0, result.stderr
     whole, found = (
@@ -383,7 +383,7 @@ def test_a_model_that_changed_since_the_run_was_given_out_is_noticed(
 ) -> None:
 
     digests = iter(["there", "here"])
-    monkeypatch.setattr(model_source, "model_digest", lambda network: next(digests))
+    monkeypatch.setattr(signature, "model_digest", lambda network: next(digests))
     result = invoke("score", *model, corpus[0], "--engine", "ray", "--output-dir", tmp_path / "out")
     assert result.exit_code == 1
     assert "A worker differs from" in result.stderr

@@ -22,10 +22,9 @@ from xlm.errors import InputError, XLMError
 from xlm.generation.text_generator import GeneratedText, Prompt, TextGenerator, check_one_line, decoding_options
 from xlm.model.decoding.options import derived_seed
 from xlm.model.lm import XLMWithLMHeadModel
-from xlm.scoring.model_source import ModelSource
 from xlm.scoring.options import ScoringOptions
-from xlm.scoring.scorer import Scorer
-from xlm.scoring.signature import Signature
+from xlm.scoring.sentence import Scorer
+from xlm.scoring.signature import ModelSource, Signature
 from xlm.scoring.table import ScoreTable, scored_lines
 from xlm.tokenizer.batches import written_lines
 from xlm.tokenizer.tokenizer import XLMTokenizer, tokenizer_digest
