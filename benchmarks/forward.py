@@ -1,4 +1,4 @@
-"""Speed of a forward with all logits, beside a peer and beside the machine's matrix product."""
+"""Speed of a forward pass with all logits, compared with a peer and with the machine's matrix products."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from xlm.model.lm import XLMWithLMHeadModel
 
 B, T = 8, 128
 PEAK_LIMITS = {"float32": 0.9, "bfloat16": 0.85}
-"""Share of the matrix product's speed that a forward should reach on a CPU, by type."""
+"""Share of the matrix product's speed that a forward pass should reach on a CPU, by type."""
 DIFFERENCE_LIMIT = 1e-5
-"""Largest difference from the peer's logits in float32, as a share of the largest logit."""
+"""Largest allowed difference from the peer's logits in float32, relative to the largest logit."""
 
 
 def bench_forward(scratch: Path, *, size: str, rounds: int, against: str | None, setup: DeviceSetup = CPU) -> Report:
-    """Run B x T random tokens through a random model, in turn with a peer and with matrix products.
+    """Time a random model on B x T random tokens, alternating with a peer and with matrix products.
 
     Args:
         scratch: A directory for temporary files.
         size: One of ``SIZES``.
-        rounds: How often to measure; each round measures everything in turn.
+        rounds: Number of rounds; each measures everything once.
         against: ``"transformers"`` or ``None``.
-        setup: Where to run. On a CPU our model runs in each type beside a peer in float32; elsewhere both run in
-            bfloat16, without targets for time.
+        setup: Where to run. On a CPU, this library's model runs in each type, and a peer in float32. Elsewhere both run
+            in bfloat16, without targets for time.
     """
     pair = load_pair(write_random_model(scratch, SIZES[size]), against, setup)
     config, device = pair.ours.config, setup.device
@@ -84,7 +84,7 @@ def bench_forward(scratch: Path, *, size: str, rounds: int, against: str | None,
             targets.append(Target(name=f"{ours.name} / {peer}, time", value=ratio_of_rounds(ours, theirs), limit=1.0))
     machine = machine_facts(("torch", *((against,) if against else ())), device=device)
     if len(peaks) < len(types):
-        machine["bfloat16"] = "not held to a matrix product, which this processor has no units for"
+        machine["bfloat16"] = "not compared with a matrix product: this processor has no bfloat16 units"
     return Report(
         title=f"forward with all logits, {B} x {T} tokens, {size} size, {rounds} rounds",
         machine=machine,
@@ -103,7 +103,7 @@ def _compare_logits(
     against: str,
     setup: DeviceSetup,
 ) -> tuple[list[Target], list[Measurement]]:
-    """Compare logits in each type with the peer's in float32: targets for ours, measurements for a peer in bfloat16."""
+    """Compare logits with the peer's in float32: as targets for this library, as measurements for a bfloat16 peer."""
     exact = pair if setup.packed else pair.in_float32()
     expected_BTV = exact.theirs(input_ids=ids_BT, langs=langs_BT).logits
     targets = []
@@ -130,16 +130,16 @@ def _error(logits_BTV: Tensor, expected_BTV: Tensor) -> float:
 def rounding_limit(config: XLMConfig) -> float:
     """Return the largest allowed root mean square error of bfloat16 logits, relative to that of float32 logits.
 
-    A layer rounds ten times in a row: query and key, scores, context, output, sum and norm, two linear maps, sum and
-    norm; embeddings and head add one rounding each. Each rounding is off by at most half the type's spacing, up or
-    down, so the total error stays near the root of their number. Most errors are smaller, which leaves room for the
-    rounding of the weights.
+    A layer rounds ten times in a row: query and key, scores, context, output, sum and norm, two linear layers, sum and
+    norm. Embeddings and head add one rounding each. The error of a rounding is at most half the type's spacing, with
+    either sign, so the total error grows with the square root of their number. Most errors are smaller, which leaves
+    room for the rounding of the weights.
     """
     roundings = 10 * config.n_layers + 2
     return float(roundings**0.5 * torch.finfo(torch.bfloat16).eps / 2)
 
 
 def forward_operations(config: XLMConfig, rows: int, tokens: int) -> float:
-    """Return the multiplications and additions of a forward with all logits, with causal attention as half a square."""
+    """Return the number of multiplications and additions of a forward pass; causal attention counts half a square."""
     D, L, V = config.emb_dim, config.n_layers, config.vocab_size
     return 2.0 * rows * tokens * (12 * L * D * D + V * D + L * D * tokens)

@@ -1,4 +1,4 @@
-"""Speed of continuing one prompt or many in each type, beside a peer and beside reading the weights."""
+"""Speed of generation from one prompt or many, in each type, compared with a peer and with reading the weights."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from xlm.model.lm import XLMWithLMHeadModel
 _PROMPT_LENGTH = 16
 _LANGUAGE = 1
 _NEAR_TIES = {"float32": 1e-3, "bfloat16": 0.125, "int8": 1e-3}
-"""Largest float32 difference of two logits that our type may swap.
+"""Largest difference of two float32 logits whose order a type may swap.
 
-The best random logits lie between 4 and 8, where bfloat16 has steps of 1/32. Their inputs are off by a hundredth, which
-moves the difference of two logits by as much (see ``rounding_limit``). In int8 swaps are counted only."""
+The best random logits are between 4 and 8, where bfloat16 has steps of 1/32. Their inputs have errors of one percent,
+which change the difference of two logits by as much (see ``rounding_limit``). In int8, swaps are only counted."""
 _BYTES_PER_WEIGHT = {"float32": 4, "bfloat16": 2, "int8": 1}
 
 
@@ -33,7 +33,7 @@ class _Case:
     rows: int
     weights: str
     at_least: float
-    """Smallest speed, as a multiple of the peer's."""
+    """Minimum speed, as a multiple of the peer's."""
     cuda_graphs: bool = False
 
     @property
@@ -43,7 +43,7 @@ class _Case:
 
     @property
     def kind(self) -> str:
-        """What the tokens depend on besides the prompts."""
+        """Name of everything besides the prompts that affects the tokens."""
         return f"{self.weights} with CUDA graphs" if self.cuda_graphs else self.weights
 
 
@@ -56,7 +56,7 @@ MANY_ROWS = (_Case(rows=32, weights="bfloat16", at_least=30),)
 
 
 def cases_for(setup: DeviceSetup, rows: int) -> tuple[_Case, ...]:
-    """Return what is measured on a device with this many rows; on a GPU, only bfloat16 beside a peer in bfloat16."""
+    """Return the cases for a device and a number of rows; on a GPU, both libraries run in bfloat16 only."""
     if not setup.packed:
         plain = _Case(rows=rows, weights=setup.dtype, at_least=10)
         return (plain, replace(plain, cuda_graphs=True)) if setup.device.type == "cuda" else (plain,)
@@ -73,18 +73,18 @@ def bench_generate(
     new_tokens: int,
     setup: DeviceSetup = CPU,
 ) -> Report:
-    """Continue random prompts greedily, in turn with a peer and with reading memory.
+    """Continue random prompts greedily, alternating with a peer and with reading memory.
 
     Args:
         scratch: A directory for temporary files.
         size: One of ``SIZES``.
-        rounds: How often to measure; each round measures everything in turn.
-        against: ``"transformers"`` or ``None``. Our tokens are compared with the peer's choices, those in float32
-            even where that type is not timed.
+        rounds: Number of rounds; each measures everything once.
+        against: ``"transformers"`` or ``None``. Tokens are compared with the peer's choices; those in float32 even if
+            that type is not timed.
         rows: 1 for one prompt of 16 tokens, or 32 for prompts of 8 to 23 tokens in one batch.
         new_tokens: Number of new tokens of each row.
-        setup: Where to run. On a CPU our model runs in several types beside a peer in float32; elsewhere both run in
-            bfloat16.
+        setup: Where to run. On a CPU, this library's model runs in several types, and a peer in float32. Elsewhere both
+            run in bfloat16.
     """
     pair = load_pair(write_random_model(scratch, SIZES[size]), against, setup)
     cases = cases_for(setup, rows)
@@ -98,7 +98,7 @@ def bench_generate(
     ids_BT = ids_BT.to(device)
     speeds: dict[str, list[float]] = {name: [] for name in (*(case.name for case in cases), *([peer] if peer else []))}
     bandwidths, results = [], {}
-    for round_ in range(rounds + 1):  # the first round, which loads weights and libraries, does not count
+    for round_ in range(rounds + 1):  # the first round is a warm-up
         bandwidth = memory_bandwidth(device)
         seconds: dict[str, float] = {}
         for case, model in models.items():
@@ -149,7 +149,7 @@ def bench_generate(
                 shares.append(Measurement(name=name, unit="tokens", values=(differing,)))
                 continue
             targets.append(Target(name=name, value=differing, limit=0.0))
-        # A wrong cache may leave the tokens as they are, but not their log-probabilities.
+        # A wrong cache may give the same tokens, but not the same log-probabilities.
         for cuda_graphs in sorted({False, *(case.cuda_graphs for case in cases)}):
             difference = _largest_difference(
                 exact.theirs, model, ids_BT, lengths_B, new_tokens, cuda_graphs=cuda_graphs
@@ -178,7 +178,7 @@ def _greedy(new_tokens: int) -> dict[str, Any]:
 
 @torch.inference_mode()
 def _generate_with_peer(model: Any, ids_BT: Tensor, lengths_B: Tensor, new_tokens: int) -> None:
-    # transformers takes prompts of several lengths with padding on the left.
+    # transformers requires padding on the left.
     rows = [row[:length] for row, length in zip(ids_BT.tolist(), lengths_B.tolist(), strict=True)]
     pad, longest = model.config.pad_index, ids_BT.shape[1]
     padded = torch.tensor([[pad] * (longest - len(row)) + row for row in rows], device=ids_BT.device)
@@ -202,12 +202,12 @@ def _generate_with_peer(model: Any, ids_BT: Tensor, lengths_B: Tensor, new_token
 
 @torch.inference_mode()
 def _count_differing(model: Any, ids_BT: Tensor, lengths_B: Tensor, new_tokens: int, *, near_tie: float) -> float:
-    """Count the new tokens that are not the best ones in the peer's forward over the same text, except near ties."""
+    """Count the new tokens that are not the peer's best for the same text, except near ties."""
     differing = 0
     for row_T, length in zip(ids_BT, lengths_B.tolist(), strict=True):
         row_T = row_T[: length + new_tokens]
         logits_TV = _peer_logits(model, row_T)[length - 1 :]
-        logits_TV[:, :14] = float("-inf")  # special tokens, which our generate excludes, </s> because of min_new_tokens
+        logits_TV[:, :14] = float("-inf")  # special tokens, which generate excludes; </s> because of min_new_tokens
         chosen_T = logits_TV.gather(1, row_T[length:, None])[:, 0]
         differing += int((logits_TV.amax(1) - chosen_T > near_tie).sum())
     return float(differing)
@@ -217,7 +217,7 @@ def _count_differing(model: Any, ids_BT: Tensor, lengths_B: Tensor, new_tokens: 
 def _largest_difference(
     theirs: Any, ours: XLMWithLMHeadModel, ids_BT: Tensor, lengths_B: Tensor, new_tokens: int, *, cuda_graphs: bool
 ) -> float:
-    """Return the largest difference of a new token's log-probability, ours step by step, the peer's in one forward."""
+    """Return the largest difference of a new token's log-probability from that of one forward pass of the peer."""
     difference = 0.0
     continuations = ours.continuations(ids_BT, lengths=lengths_B, cuda_graphs=cuda_graphs, **_greedy(new_tokens))
     for row_T, length, continuation in zip(ids_BT, lengths_B.tolist(), continuations, strict=True):

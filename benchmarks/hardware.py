@@ -1,4 +1,4 @@
-"""The device that a benchmark runs on: how the models compute there, how time is taken, and what it can reach."""
+"""The device of a benchmark: the form of the models on it, timing, and the limits of the hardware."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from xlm.model.inputs import check_device_exists
 
 _MATRIX_SIZE, _ARRAY_SIZE = 2048, 1 << 26
 _GPU_MATRIX_SIZE, _GPU_ARRAY_SIZE = 8192, 1 << 28
-"""On a GPU: a millisecond of work, so that launching it does not count, and 1 GiB, so that no cache holds it."""
+"""Sizes for a GPU: a millisecond of work, so that launching it takes no share, and 1 GiB, more than any cache."""
 _RUNS = 5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DeviceSetup:
-    """A device, and the form that the models take on it.
+    """A device, and the form of the models on it.
 
     Attributes:
-        device: Where both libraries compute.
-        packed: Whether our model is packed by ``for_inference`` in several types, beside a peer in float32, as on a
-            CPU. Otherwise both models stay as they are loaded, in bfloat16, as on a GPU.
+        device: Device of both libraries.
+        packed: Whether this library's model is packed by ``for_inference`` in several types, and the peer in float32,
+            as on a CPU. Otherwise both models are used as loaded, in bfloat16, as on a GPU.
     """
 
     device: torch.device
@@ -34,7 +34,7 @@ class DeviceSetup:
 
     @property
     def dtype(self) -> str:
-        """Type that both libraries load their weights in, and that the peer computes in."""
+        """Type of the loaded weights in both libraries, and of the peer's computation."""
         return "float32" if self.packed else "bfloat16"
 
     def label(self, peer: str | None) -> str | None:
@@ -58,7 +58,7 @@ def device_setup(name: str) -> DeviceSetup:
 
 
 def has_matrix_units(dtype: torch.dtype, device: torch.device = CPU.device) -> bool:
-    """Return whether a device multiplies matrices of a type in hardware; every GPU counts as one that does."""
+    """Return whether a device has hardware for matrix products of a type; every GPU is assumed to have it."""
     if device.type != "cpu" or dtype == torch.float32:
         return True
     return dtype == torch.bfloat16 and multiplies_bfloat16()
@@ -67,28 +67,28 @@ def has_matrix_units(dtype: torch.dtype, device: torch.device = CPU.device) -> b
 def matrix_peak(dtype: torch.dtype, device: torch.device = CPU.device) -> float:
     """Return the highest speed, in GFLOP/s, of a few products of square matrices of a type."""
     size = _MATRIX_SIZE if device.type == "cpu" else _GPU_MATRIX_SIZE
-    # Processors without units for a type take a hundred times as long, so they get fewer rows. Those with units reach
-    # their peak only with many.
+    # Without hardware for a type, products take a hundred times as long, so they have fewer rows. With it, only many
+    # rows reach the peak.
     rows = size if has_matrix_units(dtype, device) else size // 8
-    # Random numbers, not ones: a GPU that multiplies ones draws less power and runs faster than on real data.
+    # Random numbers, because a GPU that multiplies ones draws less power and runs faster than on real data.
     left, right = (torch.randn(height, size, dtype=dtype, device=device) for height in (rows, size))
     return 2 * rows * size * size / fastest(lambda: left @ right, device) / 1e9
 
 
 def memory_bandwidth(device: torch.device = CPU.device) -> float:
-    """Return the highest speed, in GB/s, at which a large array is read and summed in a few runs."""
+    """Return the highest speed, in GB/s, of summing a large array in a few runs."""
     array = torch.zeros(_ARRAY_SIZE if device.type == "cpu" else _GPU_ARRAY_SIZE, device=device)
     return array.nbytes / fastest(array.sum, device) / 1e9
 
 
 def fastest(work: Callable[[], Any], device: torch.device = CPU.device) -> float:
-    """Return the seconds of the fastest of a few runs, after a warm-up that does not count."""
+    """Return the seconds of the fastest of a few runs, after a warm-up."""
     work()
     return min(timed(work, device)[0] for _ in range(_RUNS))
 
 
 def timed(work: Callable[[], Any], device: torch.device = CPU.device) -> tuple[float, Any]:
-    """Run some work on a device to its end; return the seconds it took and its result."""
+    """Run some work on a device to its end, and return the seconds and the result."""
     synchronize(device)
     start = time.perf_counter()
     result = work()
@@ -97,6 +97,6 @@ def timed(work: Callable[[], Any], device: torch.device = CPU.device) -> tuple[f
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until a device has finished its work; on a CPU, work is finished when the call returns."""
+    """Wait until a device has finished its work; on a CPU, there is nothing to wait for."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

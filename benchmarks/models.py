@@ -1,4 +1,4 @@
-"""Random models to measure with, and the same model loaded by this library and by a peer."""
+"""Random models for benchmarks, and loading one with this library and a peer."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ SIZES = {
     "published": XLMConfig.clm_ende_1024(),
     "small": XLMConfig.clm_ende_1024(vocab_size=2000, emb_dim=64, n_layers=2),
 }
-"""The published size, which the targets apply to, and a small one to try a benchmark with."""
+"""The published size, which the targets apply to, and a small one for trying a benchmark."""
 
 _POSITION_SCALE, _LANGUAGE_SCALE = 8.0, 2.0
-"""Factors on these embeddings of a random model.
+"""Factors for the position and language embeddings of a random model.
 
-Without them the next token is always the current one, because its embedding is also its row of the head, and any two
-models agree on such a continuation. With them, 38 of 64 new tokens differ from each other, and another language gives
-other tokens. Earlier context still moves the logits by only a hundredth."""
+Without them, the next token always equals the current one, because its embedding is also its row of the head, and any
+two models generate the same text. With them, 38 of 64 new tokens are distinct, and another language gives other tokens.
+Earlier context still changes the logits by only one percent."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,7 +46,7 @@ class ModelPair:
     theirs: Any
 
     def in_float32(self) -> ModelPair:
-        """Return copies that compute in float32, with the weights as rounded before."""
+        """Return copies that compute in float32, with the same rounded weights."""
         return ModelPair(
             ours=copy.deepcopy(self.ours).float(),
             theirs=None if self.theirs is None else copy.deepcopy(self.theirs).float(),
@@ -54,7 +54,7 @@ class ModelPair:
 
 
 def write_random_original(path: Path, config: XLMConfig) -> None:
-    """Write an original checkpoint with random weights and made-up words.
+    """Write a checkpoint of the original with random weights and made-up words.
 
     Args:
         path: The ``.pth`` file.
@@ -76,13 +76,13 @@ def write_random_model(scratch: Path, config: XLMConfig) -> Path:
     """Write a model directory with random weights and no tokenizer, and return its path.
 
     Args:
-        scratch: Where the directory is made; it takes twice the size of the weights for a moment.
+        scratch: Parent of the directory; temporarily needs twice the size of the weights.
         config: The model's configuration.
     """
     source, directory = scratch / "random.pth", scratch / "model"
     write_random_original(source, config)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the missing BPE codes, which no benchmark of a random model needs
+        warnings.simplefilter("ignore")  # about missing BPE codes, which these benchmarks do not need
         convert(source, directory)
     source.unlink()
     return directory

@@ -20,8 +20,7 @@ from xlm.data.batches import Order, Position, batches, open_streams
 from xlm.data.prepare import prepare
 from xlm.data.shards import INDEX_FILE, Index, ShardSequence
 from xlm.errors import InputError, LanguageError
-from xlm.tokenizer.fingerprint import tokenizer_digest
-from xlm.tokenizer.tokenizer import XLMTokenizer
+from xlm.tokenizer.tokenizer import XLMTokenizer, tokenizer_digest
 
 LINES = [" ".join(TEXT.split()[i : i + 5]) for i in range(0, 30, 3)] + ["", "qq zz"]
 
@@ -136,7 +135,7 @@ def test_text_that_cannot_be(tokenizer: XLMTokenizer, tmp_path: Path) -> None:
     empty = _write(tmp_path / "empty.txt", [])
     with pytest.raises(InputError, match="empty"):
         prepare(tokenizer, {"train": {"en": empty}}, tmp_path / "a")
-    with pytest.raises(InputError, match="could not be read"):
+    with pytest.raises(InputError, match="cannot be read"):
         prepare(tokenizer, {"train": {"en": tmp_path / "missing"}}, tmp_path / "b")
     with pytest.raises(LanguageError):
         prepare(tokenizer, {"train": {"xx": empty}}, tmp_path / "c")

@@ -1,7 +1,7 @@
-"""Linear maps whose weights are packed.
+"""Linear layers with packed weights.
 
-Oracle: ``nn.Linear`` with the same weights, rounded or not. Packed kernels compute in float32, so that only the order
-of sums remains; what int8 rounds is bounded by its steps.
+Oracle: ``nn.Linear`` with the same weights, rounded or not. Packed kernels compute in float32, so only the order
+of sums differs. The error of int8 is bounded by its steps.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ needs_fbgemm = pytest.mark.skipif(not packed_linear._has_fbgemm(), reason="this 
 @pytest.mark.parametrize("rows", [1, 3, 40])
 @pytest.mark.parametrize("size", [(1, 1), (61, 24), (17, 300)])
 def test_int8_is_within_its_steps(rows: int, size: tuple[int, int]) -> None:
-    """Each weight moves by half a step of its output, each input by half a step of its row: no sum moves further."""
+    """Each weight changes by at most half a step of its output, each input by at most half a step of its row."""
     generator = torch.Generator().manual_seed(rows)
     weight_MK, bias_M = torch.randn(size, generator=generator), torch.randn(size[0], generator=generator)
     scales_N1 = 10.0 ** torch.arange(rows)[:, None].remainder(5)  # rows beside which others would vanish
@@ -52,10 +52,11 @@ def test_int8_is_within_its_steps(rows: int, size: tuple[int, int]) -> None:
 def test_a_row_of_int8_is_the_same_beside_any_others(
     size: tuple[int, int], rows: int, exponents: tuple[int, int], seed: int
 ) -> None:
-    """Some rows are constant, of far larger or smaller numbers than others, or of one sign.
+    """Some rows are constant, have far larger or smaller numbers than others, or only one sign.
 
-    Beside others to the bit. Alone the kernel rounds it, whose own last digit may take a number to the next level: the
-    result may then be off by one step of one input, where the scale of a large row would leave nothing of a small one.
+    Beside other rows, results are equal to the bit. Alone, a row is rounded by the kernel, where the last digit can
+    move an input to the next level, so the result may differ by one step of one input. The scale of a large row would
+    change the result of a small row far more.
     """
     generator = torch.Generator().manual_seed(seed)
     weight_MK, bias_M = torch.randn(size, generator=generator), torch.randn(size[0], generator=generator)
@@ -77,16 +78,16 @@ def test_a_row_of_int8_is_the_same_beside_any_others(
 @needs_fbgemm
 @torch.no_grad()
 def test_bfloat16_takes_few_and_many_rows() -> None:
-    """The kernel for many rows rounds its input and output too: three roundings of a half of 2**-8 each.
+    """The kernel for many rows also rounds input and output: three roundings of at most half of 2**-8 each.
 
-    A bias a thousand times as large, were it rounded, would be off by more.
+    Rounding a bias a thousand times as large would give a larger error.
     """
     linear = nn.Linear(24, 61)
     linear.bias.data += 1000
     packed = Bfloat16Linear(linear.weight.detach(), linear.bias.detach())
     for rows in (1, FEW_ROWS, FEW_ROWS + 1, 50):
         x = torch.randn(rows, 24, generator=torch.Generator().manual_seed(rows))
-        # float32 holds sums near 1000 to 2**-14.
+        # Near 1000, float32 has steps of 2**-14.
         assert relative_error(packed(x) - linear.bias, linear(x) - linear.bias) < 3 * 2**-8
 
 
@@ -103,7 +104,7 @@ def test_products_of_float32_are_exact(
     packed = Float32Linear(linear.weight, linear.bias)
     assert (packed.few_rows is not None) == onednn
     torch.set_num_threads(threads)  # conftest.py sets it back
-    # Sixteen products a sum: an order of them moves float32's last digits.
+    # The order of the sixteen products changes the last digits of a float32 sum.
     torch.testing.assert_close(packed(x), linear(x), rtol=0, atol=1e-5)
 
 

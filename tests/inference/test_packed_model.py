@@ -1,7 +1,7 @@
-"""Models made ready for inference.
+"""Packed models.
 
-Oracle: the model they were made from; where its weights are rounded, a copy of it whose matrices were rounded by plain
-arithmetic here. Packed kernels compute in float32, so that only the order of sums remains: 1e-5 of the largest value.
+Oracle: the original model, or a copy of it whose matrices are rounded here by plain arithmetic. Packed kernels compute
+in float32, so only the order of sums differs: 1e-5 of the largest value.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 ORDER_OF_SUMS = 1e-5
 ONE_STEP = 0.015
-"""What differs in the last digits between batches can move an input of int8 to its next level, which is 0.005 of the
-largest logit in such models. Scales of a whole batch moved logits by 0.03 to 0.07."""
+"""Differences in the last digits between batches can move an int8 input to the next level, which changes logits of
+these models by 0.005 of the largest. A common scale for the whole batch changed logits by 0.03 to 0.07."""
 
 
 def _rounded(model: XLMWithLMHeadModel, weights: str) -> XLMWithLMHeadModel:
-    """A float32 copy whose matrices, head included, hold rounded numbers, and whose embeddings do not."""
+    """A float32 copy with rounded matrices, head included, but without rounded embeddings."""
     model = copy.deepcopy(model).float()
     for module in model.transformer.layers.modules():
         if isinstance(module, nn.Linear):
@@ -90,7 +90,7 @@ def test_packed_weights_are_only_rounded(weights: str, monkeypatch: pytest.Monke
 @pytest.mark.parametrize("weights", ROUNDINGS)
 @torch.no_grad()
 def test_cached_is_uncached(weights: str) -> None:
-    """Step by step a call has few rows, which bfloat16 may round otherwise; for int8 see ``ONE_STEP``."""
+    """A single step has few rows, which bfloat16 may round differently; for int8, see ``ONE_STEP``."""
     fast, ids = small_model(seed=3).for_inference(weights), random_ids(2, 8)
     cache = fast.new_cache(2)
     assert cache.keys.dtype == torch.float32
@@ -103,7 +103,7 @@ def test_cached_is_uncached(weights: str) -> None:
 @pytest.mark.parametrize("weights", ROUNDINGS)
 @torch.no_grad()
 def test_a_row_beside_others(weights: str, native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each of two bfloat16 versions of a row errs by no more than its bound below, so they differ by twice that."""
+    """Each bfloat16 result of a row has an error up to the bound below, so two results differ by at most twice that."""
     monkeypatch.setattr(packed_linear, "multiplies_bfloat16", lambda: native)
     fast, ids = small_model(seed=3).for_inference(weights), random_ids(12, 8)
     together = fast(ids, langs="en").logits
@@ -115,7 +115,7 @@ def test_a_row_beside_others(weights: str, native: bool, monkeypatch: pytest.Mon
 @pytest.mark.parametrize(("weights", "bound"), [("bfloat16", 0.02), ("float16", 0.002), ("int8", 0.1)])
 @torch.no_grad()
 def test_error_against_float32(weights: str, bound: float) -> None:
-    """Of the largest logit; two to four times the worst of seeds 0 to 9 (0.0054, 0.0005, 0.044), and not nothing."""
+    """Bounds, relative to the largest logit: two to four times the worst of seeds 0 to 9 (0.0054, 0.0005, 0.044)."""
     model, ids = small_model(seed=4), random_ids(4, 9)
     error = relative_error(model.for_inference(weights)(ids, langs="en").logits, model(ids, langs="en").logits)
     assert 1e-5 < error < bound
@@ -124,9 +124,9 @@ def test_error_against_float32(weights: str, bound: float) -> None:
 @needs_fbgemm
 @pytest.mark.parametrize("ragged", [False, True], ids=["of one length", "of many lengths"])
 def test_samples_of_int8_are_those_of_each_prompt_alone(ragged: bool) -> None:
-    """None of the 48 rows differs where this was written; elsewhere a step (see ``ONE_STEP``) may tip a draw or two.
+    """On the development machine, none of the 48 rows differs; elsewhere one step (see ``ONE_STEP``) may change a few.
 
-    With scales of a whole batch more than half of them differ.
+    With a common scale for the whole batch, more than half of them differ.
     """
     differing = 0
     for seed in range(4):
@@ -151,7 +151,7 @@ def test_blocks_are_the_logits_in_pieces(weights: str, words: int, elements: int
     for rows, first, logits_RS in logit_blocks(fast.head, hidden_ND, vocab_size=words, elements=elements):
         assert torch.is_autocast_enabled("cpu") is False
         found_NV[rows, first : first + logits_RS.shape[1]] = logits_RS
-    # Sums of float32 in another order at most.
+    # At most, float32 sums are in another order.
     torch.testing.assert_close(found_NV, fast.logits(hidden_ND), rtol=0, atol=1e-5)
 
 

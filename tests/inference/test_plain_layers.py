@@ -27,7 +27,7 @@ QUERY = f"{LAYER}.attention.query"
 
 
 class Lora(nn.Module):
-    """As peft injects it: in the place of a layer, with the layer inside."""
+    """An adapter as peft injects it: it replaces a layer and contains it."""
 
     def __init__(self, base_layer: nn.Module) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ def _replace(path: str, make: Callable[[nn.Module], nn.Module]) -> Callable[[Any
 
 
 def _of(kind: type[nn.Module]) -> Callable[[nn.Module], nn.Module]:
-    """The same module, of another class."""
+    """Return a function that changes the class of a module."""
 
     def changed(module: nn.Module) -> nn.Module:
         module.__class__ = kind
@@ -234,7 +234,7 @@ def test_adapters_of_peft_are_refused_until_they_are_merged() -> None:
 
 
 class Described(nn.Linear):
-    """Adds a method and a string, and computes as before."""
+    """Adds a method and a description, without changing the computation."""
 
     def extra_repr(self) -> str:
         return "mine"
@@ -244,7 +244,7 @@ class Described(nn.Linear):
 
 
 class Helpful(XLMWithLMHeadModel):
-    """Adds a method of its own."""
+    """Adds a method, without changing the computation."""
 
     def surprisal(self, ids: Tensor) -> Tensor:
         return -target_logprobs(self(ids, langs="en").logits[:, :-1], ids[:, 1:])

@@ -1,4 +1,4 @@
-"""One thread for the small models: threads gain nothing on them, and cost much where other work shares the cores."""
+"""One thread for the small models: more threads gain nothing, and cost much when other work shares the cores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which operations torch makes."""
+"""A recorder of torch operations."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes each: its name, then the shapes of its tensors and what else it is given."""
+    """Records the name of each operation, with the shapes of its tensors and its other arguments."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

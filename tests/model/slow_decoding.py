@@ -1,4 +1,4 @@
-"""Decoding as one would write it on a blackboard: one row, no cache, whole forwards, lists of all candidates."""
+"""A plain reference for decoding: one row, no cache, full forward passes, lists of all candidates."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SPECIAL = tuple(index for index in range(14) if index != 1)
 
 @dataclass(frozen=True, kw_only=True)
 class Slow:
-    """One prompt and how to continue it.
+    """A prompt, and the options for its continuation.
 
     Attributes:
         langs: The language of each token of the prompt, then of each new token; ``None`` for no languages.
@@ -33,7 +33,7 @@ class Slow:
 
     @torch.no_grad()
     def logprobs(self, new: Sequence[int]) -> list[float]:
-        """The model's log-probability of each word as the next one, in nats."""
+        """Return the log-probability of each word as the next one, in nats."""
         ids = [*self.prompt, *new]
         langs = None if self.langs is None else torch.tensor([list(self.langs[: len(ids)])])
         logits = self.model(torch.tensor([ids]), langs=langs).logits[0, -1].double()
@@ -48,7 +48,7 @@ class Slow:
             return values
 
     def constrained(self, scores: list[float], new: Sequence[int]) -> list[float]:
-        """Scores after repetition penalty, least length and suppression."""
+        """Return the scores after repetition penalty, minimum length and suppression."""
         scores = list(scores)
         for word in {*self.prompt, *new}:
             scores[word] *= self.repetition_penalty if scores[word] < 0 else 1 / self.repetition_penalty
@@ -65,7 +65,7 @@ class Slow:
         return new
 
     def beams(self, width: int, length_penalty: float) -> list[tuple[float, tuple[int, ...]]]:
-        """The best ``width`` hypotheses with their scores; nothing stops before the limit."""
+        """Return the best ``width`` hypotheses with their scores; the search stops only at the limit."""
         running: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]
         finished: list[tuple[float, tuple[int, ...]]] = []
         for length in range(1, self.limit + 1):

@@ -1,4 +1,4 @@
-"""What the tests of the model share: small random models, random ids, and one measure of closeness."""
+"""Shared by the tests of the model: small random models, random ids, and a measure of error."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from xlm.model.lm import XLMWithLMHeadModel
 
 
 def small_config(**changes: Any) -> XLMConfig:
-    """61 words, 2 layers of width 24 with 3 heads, 16 positions, German and English."""
+    """Return a configuration: 61 words, 2 layers of width 24 with 3 heads, 16 positions, German and English."""
     values: dict[str, Any] = {
         "vocab_size": 61,
         "emb_dim": 24,
@@ -29,7 +29,7 @@ def small_config(**changes: Any) -> XLMConfig:
 
 
 def small_model(*, seed: int = 0, dtype: torch.dtype = torch.float32, **changes: Any) -> XLMWithLMHeadModel:
-    """A model of ``small_config`` in evaluation mode; no weight keeps a start value, 0 or 1, that could hide a slip."""
+    """Return a model in evaluation mode; no weight keeps an initial value of 0 or 1, which could hide a mistake."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = XLMWithLMHeadModel(small_config(**changes))
@@ -41,12 +41,12 @@ def small_model(*, seed: int = 0, dtype: torch.dtype = torch.float32, **changes:
 
 
 def random_ids(rows: int, tokens: int, *, seed: int = 0, low: int = 14, high: int = 61) -> Tensor:
-    """(rows, tokens) int64 from ``low`` to ``high - 1``: ordinary words, no ``<pad>``, as long as ``low`` > 2."""
+    """Return (rows, tokens) int64 ids from ``low`` to ``high - 1``; without ``<pad>`` if ``low`` > 2."""
     return torch.randint(low, high, (rows, tokens), generator=torch.Generator().manual_seed(seed))
 
 
 def relative_error(found: Tensor, expected: Tensor) -> float:
-    """Largest difference over largest expected magnitude; NaN or infinity anywhere counts as infinite."""
+    """Return the largest difference, relative to the largest expected value; infinite if there is NaN or infinity."""
     assert found.shape == expected.shape, (found.shape, expected.shape)
     error = float((found.double() - expected.double()).abs().max() / expected.double().abs().max())
     return error if error == error else float("inf")

@@ -1,7 +1,7 @@
 """Small random models of every architecture: logits, hidden states and attention weights.
 
 Oracle: ``XLMWithLMHeadModel`` of the installed ``transformers`` 5.x with the same weights, run here and now. The bound
-is 2e-6 of the largest value, 17 float32 roundings: the same sums in another order.
+is 2e-6 of the largest value, 17 float32 roundings, because sums may be in another order.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def _langs(model: XLMWithLMHeadModel) -> Tensor:
 
 @torch.no_grad()
 def _assert_equal(ours: XLMWithLMHeadModel, theirs: Any, ids: Tensor, valid: Tensor, **inputs: Any) -> None:
-    """Everything both give, at the positions that are not padding."""
+    """Compare all results of both models at the positions that are not padding."""
     found = ours(ids, **inputs, output_hidden_states=True, output_attentions=True)
     fused = ours(ids, **inputs)
     expected = theirs(ids, **inputs, output_hidden_states=True, output_attentions=True)
@@ -105,7 +105,7 @@ def test_equal_on_one_token_and_on_the_longest_input(tokens: int) -> None:
 
 
 def test_equal_with_padding_on_the_left_bidirectional() -> None:
-    """Padding takes positions there and none here, so the positions are given."""
+    """In transformers, padding takes up positions, so the positions are passed explicitly."""
     ours, theirs = _pair("plain", False)
     positions = torch.arange(T).expand(B, T)
     _assert_equal(
@@ -115,7 +115,7 @@ def test_equal_with_padding_on_the_left_bidirectional() -> None:
 
 @torch.no_grad()
 def test_padding_on_the_left_of_a_causal_model_is_ignored_though_transformers_looks_at_it() -> None:
-    """Their causal mask is the triangle alone, and padding takes positions: theirs is right only for a row alone."""
+    """In transformers, the causal mask ignores padding, and padding takes up positions; single rows are correct."""
     ours, theirs = _pair("plain", True)
     ids, langs = random_ids(B, T), _langs(ours)
     found = ours(ids, langs=langs, attention_mask=LEFT).logits
@@ -131,7 +131,7 @@ def test_padding_on_the_left_of_a_causal_model_is_ignored_though_transformers_lo
 @torch.no_grad()
 @pytest.mark.parametrize("causal", [True, False], ids=["causal", "bidirectional"])
 def test_adaptive_softmax(causal: bool) -> None:
-    """Their forward crashes on a batch with this head, so their head is given their hidden states one row at a time."""
+    """The forward of transformers fails on a batch with this head, so its head is called on one row at a time."""
     ours = small_model(asm=True, asm_cutoffs=(20, 40), asm_div_value=2.0, causal=causal)
     theirs = peer_of(ours)
     ids, langs = random_ids(B, T), _langs(ours)
@@ -141,9 +141,9 @@ def test_adaptive_softmax(causal: bool) -> None:
 
 
 def test_sinusoidal_positions_are_theirs() -> None:
-    """The other tests copy the weights, which would hide a wrong table."""
+    """The other tests copy the weights, so they would not detect a wrong table."""
     modeling = pytest.importorskip("transformers.models.xlm.modeling_xlm")
     for positions, width in ((512, 1024), (7, 24), (3, 2)):
         expected = modeling.create_sinusoidal_embeddings(positions, width, out=torch.empty(positions, width))
-        # Two libraries' sine and cosine in float64, each rounded once: at most the last bit of values up to 1.
+        # Sines and cosines of two libraries in float64, each rounded once, differ at most in the last bit.
         assert (sinusoidal_positions(positions, width) - expected).abs().max() <= 2**-24

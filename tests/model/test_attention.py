@@ -1,6 +1,6 @@
-"""Attention weights: what they are, and that asking for them changes nothing else.
+"""Attention weights, and that requesting them changes no other result.
 
-Oracle: the fused kernel of torch for the outputs; for the weights, what the paper defines them to be.
+Oracle: torch's fused kernel for the outputs, and the definition in the paper for the weights.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def test_the_path_with_weights_equals_the_fused_one(causal: bool, padding: str, 
     model, ids = small_model(causal=causal, dtype=dtype), random_ids(B, T)
     fused = model(ids, langs="en", **PADDING[padding]).logits
     written_out = model(ids, langs="en", output_attentions=True, **PADDING[padding]).logits
-    # Some 16 roundings of that type.
+    # About 16 roundings of that type.
     assert relative_error(written_out, fused) < 16 * torch.finfo(dtype).eps
 
 

@@ -1,4 +1,4 @@
-"""A forward in pieces through the cache gives what one forward gives.
+"""Forward passes over pieces of a text, with a cache, equal one forward pass.
 
 Oracle: the same model without a cache, each row by itself.
 """
@@ -40,7 +40,7 @@ def _split(ids: Tensor, pieces: list[int]) -> list[Tensor]:
 
 @st.composite
 def _splits(draw: st.DrawFn) -> list[int]:
-    """Lengths of the pieces of a sequence of 1 to 16 tokens."""
+    """A strategy for the lengths of the pieces of 1 to 16 tokens."""
     tokens = draw(st.integers(1, LONGEST))
     cuts = draw(st.sets(st.integers(1, tokens - 1))) if tokens > 1 else set()
     edges = [0, *sorted(cuts), tokens]
@@ -76,7 +76,7 @@ def test_any_split_equals_one_forward(pieces: list[int], rows: int, changes: dic
 def test_ragged_rows_then_single_tokens_equal_each_row_alone(
     chunks: list[list[int]], steps: int, capacity: int | None
 ) -> None:
-    """Each chunk gives its three rows 1 to 4 tokens each, padded on the right with words that must not count."""
+    """Each piece has 1 to 4 tokens in each of three rows, padded on the right with words that must be ignored."""
     model = _model()
     cache = model.new_cache(3, capacity=capacity)
     rows: list[list[Tensor]] = [[], [], []]
@@ -182,7 +182,7 @@ def test_attention_weights_reach_back_into_the_cache() -> None:
 
 @torch.no_grad()
 def test_lengths_that_say_nothing_is_padding_keep_the_rows_uniform() -> None:
-    """Ragged rows need a mask and a scatter in every later step; equal ones should not pay for them."""
+    """Rows of different lengths need a mask and a scatter in each later step; rows of equal length must not."""
     model = _model()
     cache = model.new_cache(2)
     model(random_ids(2, 5), langs="en", lengths=torch.tensor([5, 5]), cache=cache)
@@ -289,7 +289,7 @@ def test_padding_on_the_left_is_refused() -> None:
 
 @torch.no_grad()
 def test_fixed_shapes_change_no_number() -> None:
-    """Rows of one length, then of several, and chosen anew in between."""
+    """Rows of one length, then of several, with a selection of rows in between."""
     model, ids = _model(), random_ids(3, 8)
     plain, fixed = model.new_cache(3), model.new_cache(3)
     fixed.fix_shapes()

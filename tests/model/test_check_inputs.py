@@ -1,6 +1,6 @@
-"""``model.check_inputs``: without it no forward looks at a value, and nothing else changes.
+"""``model.check_inputs = False``: a forward pass reads no values, and results are the same.
 
-Oracle: the same model with the checks; torch's own list of what reads a value, which on a GPU waits for it.
+Oracle: the same model with the checks; torch's list of functions that read a value, and so wait for a GPU.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ READERS = ("item", "tolist", "numpy", "__bool__", "__int__", "__float__", "__ind
 
 
 class Reads(TorchFunctionMode):
-    """Notes each function that reads a value from a tensor."""
+    """Records each function that reads a value from a tensor."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -110,7 +110,7 @@ def test_nothing_reads_a_value(head: str, inputs: str) -> None:
 @each_head
 @each_input
 def test_a_model_without_memory_has_no_values_to_read(head: str, inputs: str) -> None:
-    """On the meta device whatever needs a value fails, also in torch's own code."""
+    """On the meta device, everything that needs a value fails, even inside of torch."""
     with torch.device("meta"):
         model = XLMWithLMHeadModel(small_config(**HEADS[head]))
     given = {key: value.to("meta") if isinstance(value, Tensor) else value for key, value in INPUTS[inputs].items()}
@@ -121,7 +121,7 @@ def test_a_model_without_memory_has_no_values_to_read(head: str, inputs: str) ->
 
 
 def _in_chunks(model: XLMWithLMHeadModel, trusted: bool) -> tuple[Tensor, Any]:
-    """Chunks in which rows hold 1 to 4 tokens; the longest comes to 13 of 16, and counted with padding all are full."""
+    """Return pieces with 1 to 4 tokens per row: the longest row has 13 of 16 tokens, and 16 with its padding."""
     cache, found = model.new_cache(B), []
     for chunk, counts in enumerate([(4, 2, 1), (3, 4, 1), (4, 1, 2), (2, 4, 1)]):
         ids, lengths = random_ids(B, 4, seed=chunk), torch.tensor(counts)
@@ -150,7 +150,7 @@ def test_with_a_cache() -> None:
 
 @torch.no_grad()
 def test_padding_in_a_cache_waits_for_nothing() -> None:
-    """Between the checks of values at the start and the result nothing asks for the rows' lengths."""
+    """After the checks of values at the start, nothing reads the lengths of the rows."""
     model = small_model(seed=1)
     cache = model.new_cache(B)
     model.check_inputs = False
@@ -191,7 +191,7 @@ def test_it_is_kept_by_copies() -> None:
 )
 @torch.no_grad()
 def test_compiled_it_is_one_graph(head: str, inputs: str) -> None:
-    """Also with the checks, which compiled code leaves out; the backend only traces."""
+    """With the checks too, which compiled code omits. The backend only traces."""
     for model in _pair(**HEADS[head]):
         torch.compiler.reset()
         compiled: Any = torch.compile(model, backend="eager", fullgraph=True)

@@ -1,6 +1,6 @@
-"""XLMConfig: what it accepts, and what it says when it does not.
+"""XLMConfig: valid and invalid values.
 
-Oracle: the rules written in its docstring, and the parameter count of the published model (142,422,203).
+Oracle: the rules in its docstring, and the parameter count of the published model (142,422,203).
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def test_all_problems_come_in_one_error(wrong: dict[str, Any]) -> None:
 
 
 def test_a_config_error_is_a_value_error() -> None:
-    with pytest.raises(ValueError, match="the configuration is invalid"):
+    with pytest.raises(ValueError, match="configuration is invalid"):
         small_config(n_heads=5)
 
 

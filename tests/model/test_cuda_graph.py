@@ -1,8 +1,8 @@
-"""Decoding whose steps are recorded and replayed.
+"""Decoding with captured steps.
 
-Oracle: the same decoding without recordings. There is no CUDA graph on a CPU: here a recording is replayed by doing the
-work again, into the memory of its first result. That this is all a graph does, one test holds: every step makes the
-same operations on the same shapes and memory, and nothing in it needs a number that only the device knows.
+Oracle: the same decoding without captures. A CPU has no CUDA graphs, so a replay here repeats the work and writes into
+the memory of its first result. One test shows that a graph would do the same: every step performs the same operations
+on the same shapes and memory, and none of them needs a value from the device.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ LENGTHS = torch.tensor([5, 1, 3, 5, 2])
 
 @pytest.fixture
 def recordings(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
-    """The results of all recordings that were made; from now on all decoding records its steps."""
+    """The results of all captures; from now on, decoding captures its steps."""
     made: list[Tensor] = []
     advance = XLMCache.advance
 
@@ -75,7 +75,7 @@ def recordings(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_recorded_is_not_recorded(kind: str, way: str, ragged: bool, request: pytest.FixtureRequest) -> None:
-    """To the last position of the model; ragged rows end one before the other."""
+    """Generate up to the last position of the model, where rows of different lengths end one after the other."""
     model, ids, options = model_of(kind), random_ids(5, 5), dict(WAYS[way])
     if langs_for(model, "en") is None:
         options.pop("continuation_langs", None)
@@ -102,7 +102,7 @@ def test_one_recording_serves_all_steps_of_the_same_rows(recordings: list[Tensor
     model = model_of(eos_bias=-20.0)
     model.generate(random_ids(3, 4), langs="en", max_new_tokens=12)
     assert len(recordings) == 1
-    # Beams change places within the memory that the recording knows.
+    # Beams change places within the captured memory.
     model.generate(random_ids(3, 4), langs="en", max_new_tokens=12, num_beams=2)
     assert len(recordings) == 2
 
@@ -116,7 +116,7 @@ def test_what_the_cache_holds_is_counted(recordings: list[Tensor]) -> None:
     first = torch.tensor([20, 21, 22]), torch.zeros(3, dtype=torch.int64)
     for step in (1, 2, 3):
         stepper.step(*(first if step == 1 else (torch.tensor([30, 31, 32]), torch.ones(3, dtype=torch.int64))))
-        # What was given is the caller's, and later steps have memory of their own.
+        # The arguments still belong to the caller; later steps use other memory.
         assert [each.tolist() for each in first] == [[20, 21, 22], [0, 0, 0]]
         assert stepper.longest == 4 + step
         assert stepper._cache.lengths.tolist() == [4 + step, 2 + step, 3 + step]
@@ -145,7 +145,7 @@ def test_every_step_is_the_same_to_the_device(kind: str, autocast: bool) -> None
         where = stepper._cache.keys.data_ptr(), stepper._cache.lengths.data_ptr()
         steps = []
         for tokens_B in (torch.full((3,), token) for token in (20, 21, 22)):
-            # As it is recorded: without a cache of weights that were cast before.
+            # As in a capture: autocast without its cache of weights.
             uncached = torch.autocast("cpu", torch.bfloat16, enabled=autocast, cache_enabled=False)
             with uncached, Operations() as operations:
                 stepper.step(tokens_B, langs_B)
@@ -154,7 +154,7 @@ def test_every_step_is_the_same_to_the_device(kind: str, autocast: bool) -> None
     assert where == (stepper._cache.keys.data_ptr(), stepper._cache.lengths.data_ptr())
     names = [name for name, *_ in steps[0]]
     assert "aten.index_put_.default" in names
-    # Nothing comes from the host, and only autocast copies: its casts are part of every step.
+    # Nothing comes from the host, and the only copies are casts of autocast, which are part of every step.
     assert not [name for name in names if "lift_fresh" in name]
     casts = names.count("aten._to_copy.default")
     assert casts > 6 * len(model.transformer.layers) if autocast else casts == 0
@@ -163,7 +163,7 @@ def test_every_step_is_the_same_to_the_device(kind: str, autocast: bool) -> None
 @pytest.mark.parametrize("kind", KINDS)
 @torch.inference_mode()
 def test_no_step_waits_for_the_device(kind: str) -> None:
-    """On the meta device nothing has a value, so that asking for one is an error."""
+    """On the meta device, nothing has a value, so reading one is an error."""
     model = copy.deepcopy(model_of(kind)).to("meta")
     has_langs = langs_for(model, "en") is not None
     stepper = CausalState(model, rows=3, capacity=12)
@@ -175,7 +175,7 @@ def test_no_step_waits_for_the_device(kind: str) -> None:
 
 
 def test_how_a_graph_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Warmed up beside, what that did undone each time, then recorded once; each replay is the graph's own."""
+    """The warm-ups run on another stream and are undone; then the work is captured once and replayed by the graph."""
     log: list[str] = []
 
     @contextmanager

@@ -1,4 +1,4 @@
-"""Greedy decoding, and what holds for every way of decoding.
+"""Greedy decoding, and properties of all decoding methods.
 
 Oracles: ``slow_decoding``, which has no cache and one row; and the same call for each row by itself.
 """
@@ -38,7 +38,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 @functools.cache
 def model_of(kind: str = "plain", *, eos_bias: float = 2.0) -> XLMWithLMHeadModel:
-    """A small model that does not repeat itself: what stands before, where, and in which language all weigh much."""
+    """Return a small model that does not repeat itself: context, position and language all matter."""
     model = small_model(seed=1, dtype=torch.float64, **KINDS[kind])
     embeddings = model.transformer.embeddings
     with torch.no_grad():
@@ -68,7 +68,7 @@ def same(found: Continuation, expected: Continuation, *, bound: float = BOUND) -
 
 @st.composite
 def ragged(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
-    """Ids (B, T) with lengths (B,), of prompts of 1 to 16 tokens that begin with ``</s>``."""
+    """Return ids (B, T) and lengths (B,) of prompts of 1 to 16 tokens that begin with ``</s>``."""
     lengths = draw(st.lists(st.integers(1, POSITIONS), min_size=1, max_size=5))
     ids = random_ids(len(lengths), max(lengths), seed=draw(st.integers(0, 99)))
     ids[:, 0] = 1
@@ -233,7 +233,7 @@ def test_where_rows_stop() -> None:
 
 
 def test_many_rows_of_which_most_end_early_and_one_reaches_the_last_position() -> None:
-    """Rows that ended must neither take room nor positions of those that run on."""
+    """Ended rows must not use room or positions of the running ones."""
     model = model_of()
     ids = random_ids(12, POSITIONS, seed=8)
     lengths = torch.tensor([16, 15, 14, 1, 13, 12, 1, 9, 2, 10, 11, 1])
@@ -280,7 +280,7 @@ def test_the_language_of_the_continuation() -> None:
     assert found(langs="de", continuation_langs=switch) == [
         expected(row, switch[row].tolist(), [0] * 4) for row in range(2)
     ]
-    # Without it, the new tokens are in the language of the prompt's last.
+    # Without it, the new tokens have the language of the prompt's last token.
     assert found(langs=mixed) == [expected(0, de, mixed[0].tolist()), expected(1, en, mixed[1].tolist())]
     assert len({str(found(langs="de", continuation_langs=other)) for other in ("de", "en", switch)}) == 3
 
@@ -336,7 +336,7 @@ def test_dropout_is_off_and_the_mode_stays() -> None:
 
 
 def test_the_result_can_be_trained_on() -> None:
-    """What is made in inference mode cannot; the result must not be."""
+    """Tensors created in inference mode cannot be used in training."""
     model = small_model(seed=1)
     ids = model.generate(random_ids(2, 3), langs="en", eos_token_id=(), max_new_tokens=5)
     assert not ids.is_inference()
@@ -358,13 +358,13 @@ def test_inside_inference_mode_and_no_grad(options: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_bfloat16(options: dict[str, Any]) -> None:
-    """The tokens are its own; their log-probabilities are those of one whole forward in bfloat16."""
+    """The log-probabilities of its tokens equal those of one forward pass in bfloat16."""
     model = small_model(seed=1, dtype=torch.bfloat16)
     ids, lengths = random_ids(3, 5), torch.tensor([1, 5, 2])
     for c in model.continuations(ids, lengths=lengths, langs="en", seed=4, max_new_tokens=6, **options):
         slow = Slow(model=model, prompt=ids[c.prompt, : lengths[c.prompt]].tolist(), langs=[1] * 12, limit=6)
         expected = [slow.logprobs(c.tokens[:step])[word] for step, word in enumerate(c.tokens)]
-        # Logits of up to 8 are rounded to 2**-6 (half of 8 * 2**-8 and once more), sums of some ten products before.
+        # Logits of up to 8 are rounded to 2**-6 (twice half of 8 * 2**-8), after sums of about ten products.
         assert c.logprobs == pytest.approx(expected, abs=0.15)
 
 

@@ -1,8 +1,8 @@
 """Beam search.
 
 Oracles: ``slow_decoding``, which keeps lists of all candidates and never stops early; every possible continuation of a
-small vocabulary; greedy decoding; and beam search of live ``transformers``, whose ``generate`` is led around what it
-does to XLM's inputs.
+small vocabulary; greedy decoding; and beam search of the installed ``transformers``, without the changes that its
+``generate`` makes to inputs of XLM models.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def test_beams_equal_the_slow_way(
         expected = slow.beams(beams, length_penalty)
         group = found[row * beams : row * beams + beams]
         assert [c.tokens for c in group] == [tokens for _, tokens in expected]
-        # A negative length penalty multiplies the total, and with it the error.
+        # A negative length penalty multiplies the total and its error.
         bound = BOUND * max(1, slow.limit**-length_penalty)
         assert [c.score for c in group] == pytest.approx([score for score, _ in expected], abs=bound)
         for c in group:
@@ -91,7 +91,7 @@ def test_beams_equal_the_slow_way(
 
 
 def test_beams_as_wide_as_the_vocabulary_find_the_best_of_all() -> None:
-    """With every first word among the beams, two steps of beam search leave nothing out."""
+    """If the beams contain every first word, two steps of beam search are exhaustive."""
     model = model_of()
     words = [*range(14, 24)]
     ids = random_ids(1, 3, seed=4)
@@ -108,7 +108,7 @@ def test_beams_as_wide_as_the_vocabulary_find_the_best_of_all() -> None:
         max_new_tokens=2,
         suppress_tokens=[*SPECIAL, *range(24, 61)],
     )
-    # Of those that end, only such as are among the ten best at their step are kept; the best of all always is.
+    # A hypothesis that ends is kept only if it is among the ten best at its step; the best of all always is.
     assert found[0].tokens == scored[-1][1]
     assert found[0].score == pytest.approx(scored[-1][0], abs=BOUND)
 
@@ -116,9 +116,9 @@ def test_beams_as_wide_as_the_vocabulary_find_the_best_of_all() -> None:
 @given(prompts=ragged(), repetition_penalty=st.sampled_from([1.0, 1.4]), max_new_tokens=st.integers(1, 9))
 @settings(max_examples=20, deadline=None)
 def test_one_beam_is_greedy(prompts: tuple[Tensor, Tensor], repetition_penalty: float, max_new_tokens: int) -> None:
-    """The search itself with one beam, which ``generate`` never runs.
+    """Run beam search with one beam, which ``generate`` never does.
 
-    Without a length penalty, since with one a longer continuation may score better than the greedy one that has ended.
+    There is no length penalty: with one, a longer continuation may score better than the greedy one.
     """
     model, (ids, lengths) = model_of("adaptive softmax" if repetition_penalty != 1 else "plain"), prompts
     chosen: dict[str, Any] = {"max_new_tokens": max_new_tokens, "repetition_penalty": repetition_penalty}
@@ -213,7 +213,7 @@ def test_selected_rows_keep_their_lengths() -> None:
 
 
 def _peer_generate(ours: Any, ids: Tensor, **options: Any) -> Any:
-    """``generate`` of transformers on what the model was trained on: no mask appended, the language that is meant."""
+    """Call ``generate`` of transformers with inputs as in training: without an appended mask, and with the language."""
     theirs = peer_of(ours)
 
     def inputs(input_ids: Tensor, attention_mask: Tensor | None = None, **_: Any) -> dict[str, Any]:

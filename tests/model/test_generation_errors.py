@@ -1,4 +1,4 @@
-"""What decoding refuses, and what it warns about. Oracle: the named argument, what was found, what was expected."""
+"""Invalid prompts and options of decoding. Oracle: the argument, the value and the expectation in the error."""
 
 from __future__ import annotations
 

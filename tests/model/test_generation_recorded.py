@@ -13,9 +13,9 @@ from xlm.model.lm import XLMWithLMHeadModel
 
 @pytest.mark.parametrize("lang", ["de", "en"])
 def test_greedy_on_a_trained_model(reference: Path, lang: str) -> None:
-    """A word that the slow way would not choose must tie with its choice; 64,699 float32 scores come close to that."""
+    """A word that differs from the reference must be a near tie: 64,699 float32 scores are close to each other."""
     model = XLMWithLMHeadModel.from_pretrained(reference / "checkpoints/clm_ende_multi30k/clm_ende_multi30k.pth")
-    # "</s>" alone, and behind it one and two frequent words.
+    # "</s>" alone, and followed by one or two frequent words.
     ids, lengths = torch.tensor([[1, 2, 2], [1, 14, 2], [1, 25, 17]]), torch.tensor([1, 2, 3])
     found = model.continuations(ids, lengths=lengths, langs=lang, max_new_tokens=12)
     assert {c.stop for c in found} <= {"eos", "max_new_tokens"}

@@ -1,7 +1,7 @@
 """Sampling.
 
-Oracles: the distribution as the definitions say it, written out below word by word; chi-squared over many draws with
-fixed seeds; and the logits processors of live ``transformers``.
+Oracles: the distribution by its definition, computed below word by word; chi-squared over many draws with fixed seeds;
+and the logits processors of the installed ``transformers``.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ LEAST_P_VALUE = 1e-4
 def distribution(
     scores: list[float], *, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0
 ) -> list[float]:
-    """Probabilities of the words, each filter applied to what the one before it left."""
+    """Return the probabilities of the words, with each filter applied to the result of the previous one."""
     kept = sorted((score / temperature, word) for word, score in enumerate(scores) if score > -math.inf)[::-1]
     if top_k:
         kept = [(score, word) for score, word in kept if score >= kept[min(top_k, len(kept)) - 1][0]]
@@ -49,7 +49,7 @@ def distribution(
 
 
 def p_value(counts: Counter[Any], expected: dict[Any, float]) -> float:
-    """Of Pearson's chi-squared; cells that expect fewer than 5 draws are taken together."""
+    """Return the p-value of Pearson's chi-squared test; cells that expect fewer than 5 draws are merged."""
     draws = sum(counts.values())
     assert set(counts) <= {cell for cell, probability in expected.items() if probability > 0}
     cells = [(counts[cell], draws * p) for cell, p in expected.items() if draws * p >= 5]
@@ -106,7 +106,7 @@ def test_the_chi_squared_test_can_fail() -> None:
 
 
 def test_rows_and_steps_are_drawn_independently() -> None:
-    """Two rows of the same prompt, and two steps of the same row, share nothing."""
+    """Two rows of the same prompt, and two steps of the same row, are independent."""
     scores_BV = torch.zeros(2, 4)
     rows = 4000
     model = model_of()
@@ -122,7 +122,7 @@ def test_rows_and_steps_are_drawn_independently() -> None:
 
 
 def test_draws_at_the_ends_of_the_distribution() -> None:
-    """Neither the first nor the last number leads to a word that has no probability."""
+    """Neither the smallest nor the largest number selects a word of probability 0."""
     never = float("-inf")
     scores_BV = torch.tensor([[never, 0.0, never, 0.0, never]]).expand(3, 5)
     uniform_B = torch.tensor([0.0, 0.5, 1 - 2**-53], dtype=torch.float64)
@@ -132,7 +132,7 @@ def test_draws_at_the_ends_of_the_distribution() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_rare_word_at_the_far_end_is_as_likely_as_it_should_be(dtype: torch.dtype) -> None:
-    """In half precision a cumulated sum would not see it, and a float32 one would see it wrongly."""
+    """A cumulative sum in half precision would lose it, and one in float32 would change its probability."""
     V, rare = 60_000, 1e-5
     scores_BV = torch.zeros(1, V, dtype=dtype)
     probabilities = torch.full((V,), (1 - rare) / (V - 1), dtype=torch.float64)
@@ -156,7 +156,7 @@ def test_seeds() -> None:
     assert [seed for seed, _ in sampled(seed=3)] == [3, derived_seed(3, 1)]
     assert [seed for seed, _ in sampled(seed=[3, 9])] == [3, 9]
     assert sampled(seed=[8, 3])[1][0] == 3
-    # Neighbouring seeds must not share rows, as they would if row r had the seed + r.
+    # Neighbouring seeds must not share rows, which they would if row r had the seed ``seed + r``.
     twenty = [seed for start in range(20) for seed, _ in sampled(seed=start, num_return_sequences=5)]
     assert len(set(twenty)) == len(twenty) == 200
     torch.manual_seed(0)
@@ -175,7 +175,7 @@ def test_a_seed_leaves_torchs_own_numbers_alone() -> None:
 
 
 def _processors(options: dict[str, Any]) -> Any:
-    """What ``transformers`` does for these options, in its order."""
+    """Return the processors of ``transformers`` for these options, in its order."""
     process = pytest.importorskip("transformers").generation.logits_process
     makers = {
         "repetition_penalty": process.RepetitionPenaltyLogitsProcessor,
@@ -210,9 +210,9 @@ def _processors(options: dict[str, Any]) -> Any:
 def test_the_same_as_the_processors_of_transformers(
     seed: int, vocabulary: int, spread: float, options: dict[str, Any]
 ) -> None:
-    """The same words stay, with the same scores.
+    """The same words remain, with the same scores.
 
-    A word within a hundred-thousandth of a threshold may fall on either side of it: there float32 sums decide.
+    A word within 1e-5 of a threshold may be on either side of it, since float32 sums differ.
     """
     generator = torch.Generator().manual_seed(seed)
     logits_BV = spread * torch.randn(4, vocabulary, generator=generator)

@@ -1,7 +1,6 @@
-"""Scores of given words out of hidden states, block by block.
+"""Log-probabilities of target words from hidden states, block by block.
 
-Oracle: the definitions written out in float64 on all logits at once; and, for memory, the size of every tensor that
-torch makes on the way.
+Oracle: the definitions in float64 on all logits at once; for memory, the sizes of all tensors that torch creates.
 """
 
 from __future__ import annotations
@@ -61,7 +60,7 @@ def test_blocks_give_what_the_definitions_give(head: str, block_elements: int) -
     found = scores(model, hidden_ND, targets_N, ranks=True, entropies=True, block_elements=block_elements)
     assert found.ranks is not None
     assert found.entropies is not None
-    # Float32 sums of 61 numbers; the logits, of a width of 24, are of one rounding or two.
+    # Float32 sums of 61 numbers; the logits, of width 24, have one rounding or two.
     torch.testing.assert_close(found.logprobs.double(), logprobs, atol=3e-6, rtol=1e-6)
     torch.testing.assert_close(found.entropies.double(), entropies, atol=3e-6, rtol=1e-6)
     assert torch.equal(found.ranks, ranks)
@@ -86,7 +85,7 @@ def test_the_most_likely_words_are_those_of_a_sort(head: str, block_elements: in
         assert found.top_logprobs is not None
         assert found.top_ids.shape == (70, min(K, V))
         assert torch.equal(found.top_ids, by_logprob.indices[:, :K])
-        # As for the log-probabilities of targets, above.
+        # As for the log-probabilities of the targets above.
         torch.testing.assert_close(found.top_logprobs.double(), by_logprob.values[:, :K], atol=3e-6, rtol=1e-6)
         alone = scores(model, hidden_ND, targets_N, entropies=entropies, block_elements=block_elements)
         assert torch.equal(alone.logprobs, found.logprobs)
@@ -123,7 +122,7 @@ def test_scores_far_apart_stay_finite(block_elements: int | None) -> None:
     assert found.entropies is not None
     assert bool(found.logprobs.isfinite().all())
     assert bool((found.logprobs <= 0).all())
-    # All weight is on the last word, whose neighbour is 667 nats below it.
+    # The last word has all probability; its neighbour is 667 nats below it.
     assert found.entropies.abs().max() < 1e-6
 
 
@@ -159,7 +158,7 @@ def test_half_precision_does_not_make_ranks_better(head: str, dtype: torch.dtype
         logits_NV = exact.logits(hidden_ND.double())
     logprobs, ranks, _ = by_definition(logits_NV, targets_N)
     assert found.ranks is not None
-    # Float32 can tell all but neighbours apart.
+    # Float32 distinguishes all words but neighbours.
     assert (found.ranks - ranks).abs().max() <= 1
     assert (found.logprobs.double() - logprobs).abs().max() < 5e-6
     _, of_rounded, _ = by_definition(logits_NV.to(dtype), targets_N)
@@ -167,7 +166,7 @@ def test_half_precision_does_not_make_ranks_better(head: str, dtype: torch.dtype
 
 
 class Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes the number of elements of the largest tensor that any operation gives."""
+    """Records the number of elements of the largest tensor that any operation returns."""
 
     elements = 0
 
@@ -197,7 +196,7 @@ def test_logits_are_never_more_than_a_block(head: str) -> None:
             top=1,
             block_elements=block,
         )
-    # Views of the weights and of the hidden states pass too.
+    # Views of the weights and of the hidden states count too.
     assert largest.elements <= max(block, V * D, 2000 * D) < 2000 * V
 
 

@@ -1,4 +1,4 @@
-"""What a caller can get wrong, as named errors, and every form in which languages can be given.
+"""Errors for wrong inputs, and all forms of languages.
 
 Oracle: the docstring of ``XLMWithLMHeadModel.forward``; for languages, the same call with the (B, T) tensor of ids.
 """

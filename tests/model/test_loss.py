@@ -1,6 +1,6 @@
-"""The loss, and the output object that carries it.
+"""The loss and the output object.
 
-Oracle: the mean of negative log-probabilities written out position by position; finite differences for a gradient.
+Oracle: the mean of negative log-probabilities, computed position by position; finite differences for a gradient.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ each_head = pytest.mark.parametrize("head", HEADS)
 
 
 def _by_hand(logits: Tensor, labels: Tensor, *, shift: int) -> float:
-    """Logits at t judged on the label at t + shift, in plain Python and float64."""
+    """Return the loss of logits at t for the label at t + shift, in plain Python and float64."""
     total, counted = 0.0, 0
     for row in range(labels.shape[0]):
         for t in range(labels.shape[1] - shift):
@@ -93,7 +93,7 @@ def test_adaptive_logits_are_log_probabilities() -> None:
 
 @each_head
 def test_gradients_against_finite_differences(head: str) -> None:
-    """Central differences in float64 with h = 1e-5 err by about h squared, and by 1e-16 / h in rounding: both 1e-10."""
+    """Central differences in float64 with h = 1e-5 have errors of about h squared and 1e-16 / h, both about 1e-10."""
     model, ids = small_model(dtype=torch.float64, **HEADS[head]), random_ids(B, T)
     labels, step = _labels(ids), 1e-5
     names, parameters = zip(*model.named_parameters(), strict=True)
@@ -146,7 +146,7 @@ def test_the_output_is_indexed_like_a_tuple_of_what_is_there() -> None:
 
 @torch.no_grad()
 def test_the_output_is_indexed_by_name_as_in_transformers() -> None:
-    """Oracle: their ``ModelOutput``, in which what is ``None`` is not there."""
+    """Oracle: ``ModelOutput`` of transformers, which has no entries for ``None``."""
     model, ids = small_model(), random_ids(B, T)
     plain, full = model(ids, langs="en"), model(ids, langs="en", labels=ids, output_attentions=True)
     assert plain["logits"] is plain.logits

@@ -1,4 +1,4 @@
-"""Half precision on the CPU: how far it is from float32.
+"""The error of half precision on the CPU, compared with float32.
 
 Oracle: the float32 model whose weights are the half-precision ones widened, so that only arithmetic differs. A matrix
 product or a LayerNorm ends in one rounding, of at most half the type's spacing ``eps``. A layer has ten such results,
@@ -52,7 +52,7 @@ def test_logits_and_loss(dtype: torch.dtype, head: str, causal: bool, output_att
     assert found.logits.dtype == dtype
     assert found.loss.dtype == torch.float32
     _assert_near(found.logits, expected.logits, dtype)
-    # A loss moves by at most twice what a score moves.
+    # A loss changes by at most twice the change of a score.
     bound = 2 * ROUNDINGS**0.5 * torch.finfo(dtype).eps * float(expected.logits.abs().max())
     assert abs(float(found.loss - expected.loss)) < bound
 
@@ -60,7 +60,7 @@ def test_logits_and_loss(dtype: torch.dtype, head: str, causal: bool, output_att
 @HALVES
 @torch.no_grad()
 def test_padding_gives_no_nan(dtype: torch.dtype) -> None:
-    """1e-12, which LayerNorm adds to the variance, is 0 in float16: rows of zeros must not be divided by it."""
+    """In float16, the 1e-12 that LayerNorm adds to the variance is 0, and rows of zeros must not be divided by it."""
     half, full = _pair(dtype)
     ids, mask = random_ids(B, T), torch.arange(T) >= torch.tensor([[0], [4], [8], [2]])
     found = half(ids, langs="en", attention_mask=mask, output_hidden_states=True)
@@ -86,7 +86,7 @@ def test_cache(dtype: torch.dtype, lengths: Tensor | None) -> None:
 
 @HALVES
 def test_autocast_trains(dtype: torch.dtype) -> None:
-    """Weights and gradients stay in float32; a gradient's error is held to a tenth of the largest gradient."""
+    """Weights and gradients stay in float32; the error of a gradient is at most a tenth of the largest gradient."""
     if dtype == torch.float16 and not torch.amp.is_autocast_available("cpu"):
         pytest.skip("this torch has no autocast on the CPU")
     model, ids = small_model(seed=3), random_ids(B, T)
@@ -105,7 +105,7 @@ def test_autocast_trains(dtype: torch.dtype) -> None:
 @HALVES
 @torch.no_grad()
 def test_the_bound_is_not_empty(dtype: torch.dtype) -> None:
-    """The two types do differ from float32, or the tests above compare a model with itself."""
+    """Both types differ from float32; otherwise the tests above would compare a model with itself."""
     half, full = _pair(dtype)
     ids = random_ids(B, T)
     assert relative_error(half(ids, langs="en").logits, full(ids, langs="en").logits) > torch.finfo(dtype).eps / 8

@@ -1,6 +1,6 @@
-"""The model as any ``nn.Module``: copied, pickled, moved, built on the meta device, compiled, saved as a state dict.
+"""The model as an ``nn.Module``: copied, pickled, moved, built on the meta device, compiled, saved as a state dict.
 
-Oracle: the logits of the model it was made from.
+Oracle: the logits of the original model.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def test_built_on_the_meta_device_then_given_weights(kind: str) -> None:
 
 @torch.no_grad()
 def test_new_weights_are_drawn_as_the_original_draws_them() -> None:
-    """Standard deviations of 30,000 to 120,000 draws, whose own error is below 1%."""
+    """Compare standard deviations of 30,000 to 120,000 draws, whose statistical error is below 1%."""
     torch.manual_seed(0)
     model = XLMWithLMHeadModel(small_config(vocab_size=500, emb_dim=240, max_position_embeddings=500))
     embeddings, bound = model.transformer.embeddings, 240**-0.5
@@ -100,7 +100,7 @@ def test_only_sinusoidal_positions_are_not_trained() -> None:
 
 @torch.no_grad()
 def test_compiled_equals_eager_at_changing_lengths() -> None:
-    """The backend that only traces: what can go wrong in our code goes wrong there, and nothing is built."""
+    """The backend only traces, which is enough to find mistakes in this library, and builds nothing."""
     model = small_model()
     compiled = torch.compile(model, backend="eager")
     for tokens in (7, 5, 12):

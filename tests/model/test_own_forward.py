@@ -1,4 +1,4 @@
-"""Models with a forward of their own. Oracle: what forward would change is refused where forward is not called."""
+"""Models with a custom ``forward``. Oracle: methods that would not call it refuse the model."""
 
 from __future__ import annotations
 

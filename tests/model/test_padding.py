@@ -1,4 +1,4 @@
-"""What stands at padded positions changes nothing at real ones, wherever the padding is; nor does it take a position.
+"""Ids at padded positions never change results at real positions, and padding takes up no positions.
 
 Oracle: the same model on each row's real tokens alone.
 """
@@ -128,7 +128,7 @@ def _by(padding: str, valid: Tensor, ids: Tensor, pad: int) -> tuple[Tensor, dic
 )
 @torch.no_grad()
 def test_the_loss_of_a_batch_is_that_of_its_rows(causal: bool, where: str, padding: str) -> None:
-    """``labels=input_ids``: the mean over all that the rows alone predict, weighted by how much each predicts."""
+    """With ``labels=input_ids``, the loss is the mean over the predictions of all rows, as if each were alone."""
     model, valid = _model(causal), MASKS[where]
     ids, inputs = _by(padding, valid, random_ids(B, T), model.config.pad_token_id)
     found = float(model(ids, langs=_langs(B), labels=ids, **inputs).loss)
@@ -140,13 +140,13 @@ def test_the_loss_of_a_batch_is_that_of_its_rows(causal: bool, where: str, paddi
             assert loss is not None
             total, predicted = total + float(loss) * length, predicted + length
     assert found == pytest.approx(total / predicted, rel=BOUND)
-    # Labels behind the padding are not looked at, whatever they are; all others are.
+    # Labels at padding are ignored, whatever they are; all others are checked.
     assert float(model(ids, langs=_langs(B), labels=ids.masked_fill(~valid, -7), **inputs).loss) == found
 
 
 @torch.no_grad()
 def test_a_label_on_either_side_of_a_hole_does_not_count() -> None:
-    """Position 2 is padding: it predicts nothing, and nothing is judged on it."""
+    """Position 2 is padding: its prediction and its label do not count."""
     model, ids, mask = _model(True), random_ids(1, T), torch.ones(1, T, dtype=torch.bool)
     mask[0, 2] = False
     found = model(ids, langs="en", attention_mask=mask, labels=ids)
@@ -186,7 +186,7 @@ NO_MASKS: dict[str, tuple[Any, str]] = {
 
 @pytest.mark.parametrize("kind", NO_MASKS)
 def test_a_mask_of_other_values_than_0_and_1_is_refused(kind: str) -> None:
-    """A mask that is added to scores is 0 at tokens, and would be read upside down."""
+    """A mask that is added to scores has 0 at tokens, so it would be interpreted the wrong way round."""
     mask, found = NO_MASKS[kind]
     for call in (_model(True), _model(True).hidden, _model(True).generate):
         with pytest.raises(InputError, match="has values other than 0 and 1") as caught:
@@ -221,7 +221,7 @@ def test_by_any_mask(mask: list[list[bool]], causal: bool) -> None:
 )
 @torch.no_grad()
 def test_a_pad_that_the_caller_calls_real_is_a_word_like_any_other(inputs: dict[str, Tensor]) -> None:
-    """So it gives what a word with the same embedding gives; without the mask it is padding."""
+    """It gives the same result as a word with the same embedding. Without the mask, it is padding."""
     model, pad, twin = copy.deepcopy(_model(True)), 2, 13
     model.transformer.embeddings.word.weight[twin] = model.transformer.embeddings.word.weight[pad]
     ids = random_ids(B, T)
@@ -234,7 +234,7 @@ def test_a_pad_that_the_caller_calls_real_is_a_word_like_any_other(inputs: dict[
 @causal_and_bidirectional
 @pytest.mark.parametrize("where", MASKS)
 def test_gradients_of_a_batch_are_the_sum_of_its_rows(causal: bool, where: str) -> None:
-    """In float64, so that 1e-12 of the largest gradient leaves no room for a leak through the padding."""
+    """In float64, with a bound of 1e-12 of the largest gradient, which any leak through the padding would exceed."""
     model, valid = _model(causal, torch.float64), MASKS[where]
     ids = random_ids(B, T)
     weights = torch.randn(B, T, model.config.vocab_size, generator=torch.Generator().manual_seed(0)).double()
@@ -248,7 +248,7 @@ def test_gradients_of_a_batch_are_the_sum_of_its_rows(causal: bool, where: str) 
             [(_row_alone(model, ids, valid, row).logits[0] * weights[row, valid[row]]).sum() for row in range(B)]
         ).sum(),
     )
-    # Of the largest of all: the exact gradient of a key bias is 0, since softmax ignores what is equal for all keys.
+    # Relative to the largest gradient of all. That of a key bias is 0, since it changes the scores of all keys equally.
     largest = max(float(gradient.abs().max()) for gradient in alone.values())
     for name, expected in alone.items():
         assert (together[name] - expected).abs().max() < 1e-12 * largest, name

@@ -1,4 +1,4 @@
-"""Prompts of several lengths, read in by groups.
+"""Prefill of prompts of different lengths, in groups.
 
 Oracle: each prompt by itself.
 """
@@ -35,7 +35,7 @@ def test_prompts_in_groups(monkeypatch: pytest.MonkeyPatch, positions: int, lang
         alone = CausalState(model, rows=1, capacity=12)
         lang = langs[row] if isinstance(langs, list) else langs
         prompt_1V = alone.prefill(prepare_inputs(model.config, ids_BT[row : row + 1, :length], langs=lang))
-        # float64: whatever differs by more is a mistake.
+        # In float64, a larger difference is a mistake.
         torch.testing.assert_close(prompts_BV[row], prompt_1V[0], rtol=0, atol=1e-10)
         after_1V = alone.step(next_B[row : row + 1], None if langs_B is None else langs_B[row : row + 1])
         torch.testing.assert_close(after_BV[row], after_1V[0], rtol=0, atol=1e-10)

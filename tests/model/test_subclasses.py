@@ -1,6 +1,6 @@
-"""What ``from_pretrained`` returns for a subclass, and a configuration that no model obeys in part.
+"""``from_pretrained`` of subclasses, and attempts to change a model's configuration.
 
-Oracle: the saved model's logits; what the subclass's own ``__init__`` makes.
+Oracle: the logits of the saved model; the weights from the subclass's ``__init__``.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class WithOptions(XLMWithLMHeadModel):
 
 
 class Tagger(XLMWithLMHeadModel):
-    """Weights of its own, which no file of a language model holds."""
+    """A subclass with additional weights, which no file of a language model contains."""
 
     def __init__(self, config: XLMConfig) -> None:
         super().__init__(config)
@@ -224,5 +224,5 @@ def test_wrong_arguments_of_from_pretrained(directory: Path, name: str) -> None:
 
 
 def test_the_error_of_a_device_is_an_input_error(directory: Path) -> None:
-    with pytest.raises(InputError, match="no such device"):
+    with pytest.raises(InputError, match="No such device"):
         XLMWithLMHeadModel.from_pretrained(directory, device="nowhere")

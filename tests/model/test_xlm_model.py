@@ -86,7 +86,7 @@ def test_a_subclass_adds_weights_of_its_own(tmp_path: Path) -> None:
 
 
 def test_every_parameter_has_a_gradient() -> None:
-    """Inside another module nothing is left unused, which DDP would refuse."""
+    """Inside another module, no parameter is unused, which DDP would refuse."""
     body = XLMModel(small_config()).eval()
     body(random_ids(2, 5), langs="en").last_hidden_state.square().sum().backward()
     assert all(parameter.grad is not None for parameter in body.parameters())
@@ -135,7 +135,7 @@ def test_wrong_inputs_and_a_missing_language() -> None:
 
 
 def test_new_weights_are_those_of_the_language_model() -> None:
-    """Of one seed, apart from an adaptive head, whose own draws come between."""
+    """The seed is the same; an adaptive head is excluded, since its initialisation draws numbers in between."""
     weights: list[dict[str, Tensor]] = []
     for kind in (XLMModel, XLMWithLMHeadModel):
         torch.manual_seed(0)

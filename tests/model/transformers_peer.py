@@ -1,4 +1,4 @@
-"""The same model as ``transformers`` builds it: one explicit name map, and both models with equal weights."""
+"""The same model in ``transformers``: a map of names, and a copy of the weights."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from xlm.model.lm import XLMWithLMHeadModel
 
-# Name in transformers → name here; the first pattern that matches counts.
+# Names in transformers and here; the first matching pattern applies.
 NAMES = {
     r"transformer\.embeddings\.": "transformer.embeddings.word.",
     r"transformer\.position_embeddings\.": "transformer.embeddings.position.",
@@ -29,7 +29,7 @@ NAMES = {
 
 
 def name_here(name: str) -> str:
-    """The name in this project of one of the tensors of ``transformers``."""
+    """Return the name in this library of a tensor of ``transformers``."""
     for pattern, replacement in NAMES.items():
         if re.match(pattern, name):
             return re.sub(pattern, replacement, name, count=1)
@@ -37,7 +37,7 @@ def name_here(name: str) -> str:
 
 
 def copy_weights(ours: XLMWithLMHeadModel, theirs: Any) -> None:
-    """Puts our weights into their model; every tensor on both sides must have a counterpart."""
+    """Copy this library's weights into a model of ``transformers``; every tensor must have a counterpart."""
     weights = ours.state_dict()
     unused = set(weights)
     found = {}
@@ -52,7 +52,7 @@ def copy_weights(ours: XLMWithLMHeadModel, theirs: Any) -> None:
 
 
 def peer_of(ours: XLMWithLMHeadModel) -> Any:
-    """``transformers``' model of the same architecture with the same weights, in evaluation mode."""
+    """Return the model of ``transformers`` with the same architecture and weights, in evaluation mode."""
     transformers = pytest.importorskip("transformers", reason="transformers is the oracle: install xlm[test]")
     config = ours.config
     theirs = transformers.XLMWithLMHeadModel(

@@ -1,4 +1,4 @@
-"""The loop with an objective of another kind.
+"""The training loop with objectives other than the causal one.
 
 Oracle: 20 updates recorded from the original (losses, gradient norms, learning rates, final weights).
 """
@@ -136,7 +136,6 @@ def _trainer(output: Path, *, resume: bool = False, **changes: Any) -> Trainer:
 
 
 def test_the_best_model_has_the_highest_bleu(tmp_path: Path) -> None:
-    """Of which more is better."""
     assert _trainer(tmp_path / "run").run().best == 5.0
     found = events(tmp_path / "run", "evaluation")
     assert [(event["updates"], event["bleu"]["de-en"], event["best"]) for event in found] == [
@@ -150,8 +149,7 @@ def test_the_best_model_has_the_highest_bleu(tmp_path: Path) -> None:
         assert torch.equal(weight, weights(tmp_path / "run", "best")[name]), name
 
 
-def test_another_metric_decides(tmp_path: Path) -> None:
-    """Of which less is better."""
+def test_the_best_model_has_the_lowest_perplexity_if_that_is_configured(tmp_path: Path) -> None:
     assert _trainer(tmp_path / "run", best_metric="perplexity").run().best == 30.0
     assert [event["best"] for event in events(tmp_path / "run", "evaluation")] == [True, False, False]
     with pytest.raises(ConfigError, match=r"(?s)No such metric.*bleu.de-en, perplexity"):
@@ -175,10 +173,7 @@ def test_patience_ends_a_run(tmp_path: Path) -> None:
 
 
 class Mixture:
-    """Objective of two others: each iteration has a batch of each, in turn; the second one's weight falls to 0.
-
-    A weight of 0 draws no batch.
-    """
+    """Objective that alternates between two others. The weight of the second falls to 0, and it then draws no batch."""
 
     languages = ("de", "en")
     metrics: Mapping[str, bool] = {}
@@ -221,7 +216,7 @@ class Mixture:
 
 
 def test_a_mixture_of_objectives_with_weights(tmp_path: Path) -> None:
-    """Against a plain loop; and stopped after every step and resumed."""
+    """Compare with a plain loop, and with a run that stops and resumes after every step."""
     config = small_run(Path("none"), tmp_path / "run", model=without_dropout(), max_steps=9, evaluate_every=0)
     Trainer(config, Mixture(), small_tokenizer(), ALONE).run()
     logged = events(tmp_path / "run", "update")

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 
 import xlm.training.checkpoints as checkpoints
 from tests.training.runs import equal, events, prepare_text, small_run, small_tokenizer, updates, weights, write_config
-from xlm.checkpoint.safetensors_writer import write_safetensors
+from xlm.checkpoint.hf_weights import write_safetensors
 from xlm.data.prepare import prepare
 from xlm.errors import CheckpointError, ConfigError, WriteError
 from xlm.training.config import ModelSettings

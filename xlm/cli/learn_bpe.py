@@ -75,7 +75,7 @@ def command(
             )
         )
     if not words:
-        raise InputError("there is no word to learn from", where=", ".join(str(path) for _, path in files))
+        raise InputError("there are no words to learn from", where=", ".join(str(path) for _, path in files))
     learnt = learn_merges(words, merges, progress=partial(_show, "", "merges"))
     pairs = [(merge.left, merge.right) for merge in learnt]
     write_codes(codes, pairs, [merge.count for merge in learnt])

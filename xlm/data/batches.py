@@ -24,7 +24,7 @@ from xlm.scoring.stream import Ids, Stream
 
 @dataclass(frozen=True, kw_only=True)
 class Position:
-    """Position of a run in its data.
+    """Position of a run in its data; ``dataclasses.asdict`` makes it JSON, ``Position(**values)`` reads that.
 
     Attributes:
         batches: Number of batches taken.
@@ -33,15 +33,6 @@ class Position:
 
     batches: int = 0
     taken: Mapping[str, int] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the position as a JSON object."""
-        return {"batches": self.batches, "taken": dict(self.taken)}
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Position:
-        """Return the position from a result of ``to_json``."""
-        return cls(batches=int(values["batches"]), taken={name: int(n) for name, n in values["taken"].items()})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,8 +19,7 @@ from xlm.corpus.rows import Corpus
 from xlm.data.shards import INDEX_FILE, TOKENIZER_DIRECTORY, Index, Shard, Source, Text, id_dtype
 from xlm.errors import InputError
 from xlm.tokenizer.batches import in_order
-from xlm.tokenizer.fingerprint import tokenizer_digest
-from xlm.tokenizer.tokenizer import XLMTokenizer
+from xlm.tokenizer.tokenizer import XLMTokenizer, tokenizer_digest
 
 SHARD_TOKENS = 1 << 26
 """Number of ids after which a shard ends, with the batch of lines that reaches it."""
@@ -163,7 +162,7 @@ def _source(path: Path, *, format: str | None, column: str | None) -> Source:
     try:
         status = path.stat()
     except OSError as error:
-        raise InputError("the text could not be read", where=path, found=error.strerror) from error
+        raise InputError("the file cannot be read", where=path, found=error.strerror) from error
     return Source(
         path=str(path.resolve()),
         bytes=status.st_size,
@@ -179,10 +178,9 @@ def _encoded(
     """Return the number of lines, how many of them are empty, and all ids; ``</s>`` ends each line."""
     ids: list[int] = []
     empty = 0
-    for line in lines:
-        line_ids = tokenizer.encode(line, lang=lang, add_special_tokens=False)
-        empty += not line_ids
-        ids += line_ids
+    for row in tokenizer.encode_batch(lines, lang=lang, add_special_tokens=False):
+        empty += not len(row)
+        ids += row
         ids.append(tokenizer.sep_token_id)
     return len(lines), empty, np.array(ids, dtype)
 

@@ -172,7 +172,9 @@ def _text(values: dict[str, Any]) -> Text:
     for shard in shards:
         if Path(shard.file).name != shard.file:
             raise ValueError(f"a file outside the directory: {shard.file!r}")
-        if not all(type(number) is int and number >= 0 for number in (shard.lines, shard.tokens, shard.unknown, shard.empty)):
+        if not all(
+            type(number) is int and number >= 0 for number in (shard.lines, shard.tokens, shard.unknown, shard.empty)
+        ):
             raise ValueError(f"wrong counts of {shard.file!r}")
     # Earlier releases wrote ``form``, and before that nothing.
     source = {"format" if key == "form" else key: value for key, value in values["source"].items()}

@@ -7,7 +7,6 @@ import torch
 from xlm._io.arguments import shown
 from xlm.errors import InputError
 from xlm.inference.packed_linear import multiplies_bfloat16, multiplies_int8
-from xlm.model.inputs import check_device_exists
 from xlm.model.lm import XLMWithLMHeadModel
 
 
@@ -25,7 +24,6 @@ def open_model(model: str, *, dtype: str, device: str) -> XLMWithLMHeadModel:
         CheckpointError: The model cannot be opened.
     """
     check_device(dtype=dtype, device=device)
-    check_device_exists(device)
     return XLMWithLMHeadModel.from_pretrained(model, dtype="float32" if dtype == "int8" else dtype, device=device)
 
 
@@ -37,7 +35,7 @@ def check_device(*, dtype: str, device: str) -> None:
         kind = "none"
     if kind not in ("cpu", "cuda"):  # torch has others, such as meta, which computes nothing
         raise InputError(
-            "there is no such device", where="device", found=shown(device), expected="cpu, or cuda where torch has it"
+            "no such device", where="device", found=shown(device), expected="cpu, or cuda where torch has it"
         )
     if not isinstance(dtype, str):
         raise InputError("no such type of weights", where="dtype", found=shown(dtype), expected="the name of a type")

@@ -6,7 +6,7 @@ Shapes: B batch, T positions.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
@@ -115,21 +115,23 @@ def _bounds(name: str, tensor: Tensor) -> tuple[int, int]:
 
 def _check_presence(name: str, tensor: Tensor) -> None:
     if tensor.is_meta:
-        raise InputError(
-            f"{name} has no values",
-            where=name,
-            found="a tensor on the meta device",
-            expected="a tensor on the device of input_ids",
+        raise _invalid(
+            name, "has no values", found="a tensor on the meta device", expected="a tensor on the device of input_ids"
         )
 
 
-def check_tensor(name: str, value: object, what: str, *, expected: str) -> None:
-    """Raise ``InputError`` with the message ``name`` and ``what`` unless ``value`` is a dense tensor."""
+def _invalid(name: str, fault: str, **details: Any) -> InputError:
+    """Return the error for an argument, such as "input_ids is empty"."""
+    return InputError(f"{name} {fault}", where=name, **details)
+
+
+def check_tensor(name: str, value: object, fault: str, *, expected: str) -> None:
+    """Raise ``InputError`` with the message "``name`` ``fault``" unless ``value`` is a dense tensor."""
     if isinstance(value, Tensor) and value.layout == torch.strided and not value.is_nested:
         return
-    raise InputError(
-        f"{name} {what}",
-        where=name,
+    raise _invalid(
+        name,
+        fault,
         found="a sparse or nested tensor" if isinstance(value, Tensor) else type(value).__name__,
         expected=expected,
         remedy="wrap it in torch.tensor" if isinstance(value, list | tuple) else None,
@@ -138,23 +140,18 @@ def check_tensor(name: str, value: object, what: str, *, expected: str) -> None:
 
 def check_shape(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
     """Raise ``InputError`` unless this is a dense tensor of a shape."""
-    what, expected = "has the wrong shape", f"a tensor of shape {shape}"
-    check_tensor(name, tensor, what, expected=expected)
+    fault, expected = "has the wrong shape", f"a tensor of shape {shape}"
+    check_tensor(name, tensor, fault, expected=expected)
     if tuple(tensor.shape) != shape:
-        raise InputError(f"{name} {what}", where=name, found=tuple(tensor.shape), expected=expected)
+        raise _invalid(name, fault, found=tuple(tensor.shape), expected=expected)
 
 
 def check_device(input_ids: Tensor, device: torch.device) -> None:
     """Raise ``InputError`` unless the ids are on the device of the model."""
     # Libraries that load weights on demand keep them on the meta device.
     if device.type != "meta" and input_ids.device != device:
-        raise InputError(
-            "input_ids is on another device than the model",
-            where="input_ids",
-            found=input_ids.device,
-            expected=device,
-            remedy="input_ids.to(model.device)",
-        )
+        fault = "is on another device than the model"
+        raise _invalid("input_ids", fault, found=input_ids.device, expected=device, remedy="input_ids.to(model.device)")
 
 
 def check_device_exists(device: torch.device | str) -> None:
@@ -163,7 +160,7 @@ def check_device_exists(device: torch.device | str) -> None:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, TypeError, ValueError) as error:
         raise InputError(
-            "there is no such device",
+            "no such device",
             where="device",
             found=f"{device}: {str(error).partition(chr(10))[0]}",
             expected="cpu, or cuda where torch has it",
@@ -173,32 +170,26 @@ def check_device_exists(device: torch.device | str) -> None:
 def check_whole(name: str, tensor: Tensor) -> None:
     """Raise ``InputError`` unless a tensor is int64 or int32."""
     if tensor.dtype not in _INTEGERS:
-        raise InputError(f"{name} must be whole numbers", where=name, found=tensor.dtype, expected="an int64 tensor")
+        raise _invalid(name, "must be whole numbers", found=tensor.dtype, expected="an int64 tensor")
 
 
 def _check_ids(ids: Tensor) -> None:
-    what, expected = "must be a matrix of whole numbers", "an int64 tensor of shape (batch, tokens)"
-    check_tensor("input_ids", ids, what, expected=expected)
+    fault, expected = "must be a matrix of whole numbers", "an int64 tensor of shape (batch, tokens)"
+    check_tensor("input_ids", ids, fault, expected=expected)
     if ids.dim() != 2 or ids.dtype not in _INTEGERS:
-        raise InputError(
-            f"input_ids {what}",
-            where="input_ids",
-            found=f"{ids.dtype} of shape {tuple(ids.shape)}",
-            expected=expected,
-            remedy="for one sentence: torch.tensor([ids])",
-        )
+        found = f"{ids.dtype} of shape {tuple(ids.shape)}"
+        remedy = "for one sentence: torch.tensor([ids])"
+        raise _invalid("input_ids", fault, found=found, expected=expected, remedy=remedy)
     if ids.numel() == 0:
-        raise InputError(
-            "input_ids is empty", where="input_ids", found=tuple(ids.shape), expected="at least one token per row"
-        )
+        raise _invalid("input_ids", "is empty", found=tuple(ids.shape), expected="at least one token per row")
 
 
 def _check_range(name: str, ids: Tensor, *, limit: int, what: str) -> None:
     low, high = _bounds(name, ids)
     if low < 0 or high >= limit:
-        raise InputError(
-            f"{name} is out of range",
-            where=name,
+        raise _invalid(
+            name,
+            "is out of range",
             found=f"values from {low} to {high}",
             expected=f"0 to {limit - 1} (the model has {limit} {what})",
             remedy="use the tokenizer that belongs to this model" if name == "input_ids" else "shorten the input",
@@ -228,9 +219,7 @@ def _valid_positions(
         if check_values:
             shortest, longest = _bounds("lengths", lengths)
             if shortest < 1 or longest > T:
-                raise InputError(
-                    "lengths is out of range", where="lengths", found=lengths.tolist(), expected=f"1 to {T} each"
-                )
+                raise _invalid("lengths", "is out of range", found=lengths.tolist(), expected=f"1 to {T} each")
             if shortest == T:
                 return None, True
         return torch.arange(T, device=device) < onto("lengths", lengths, device)[:, None], True
@@ -250,9 +239,9 @@ def _valid_positions(
     every_row, right_padded, *rest = torch.stack(tests).tolist()  # waits only once
     if attention_mask is not None and not all(rest):
         values = sorted(set(map(str, attention_mask.flatten().tolist())))
-        raise InputError(
-            "attention_mask has values other than 0 and 1",
-            where="attention_mask",
+        raise _invalid(
+            "attention_mask",
+            "has values other than 0 and 1",
             found=", ".join(values[:4]) + (", ..." if len(values) > 4 else ""),
             expected="1 (or true) at tokens, 0 (or false) at padding",
             remedy="if the mask has 0 at tokens and large negative numbers at padding, pass attention_mask == 0",
@@ -273,9 +262,9 @@ def _check_cache(
 ) -> None:
     B, T = input_ids.shape
     if not isinstance(cache, XLMCache):
-        raise InputError(
-            "cache is not a cache",
-            where="cache",
+        raise _invalid(
+            "cache",
+            "is not a cache",
             found=repr(cache) if isinstance(cache, bool) else type(cache).__name__,
             expected="an XLMCache or None",
             remedy="cache = model.new_cache(batch_size), passed to each forward",
@@ -367,9 +356,9 @@ def language_ids(
         return torch.full((1, 1), config.language_id(langs), device=device)
     if not isinstance(langs, Tensor):
         if not isinstance(langs, Sequence):
-            raise InputError(
-                "langs has the wrong type",
-                where="langs",
+            raise _invalid(
+                "langs",
+                "has the wrong type",
                 found=type(langs).__name__,
                 expected="a language name or id, a list of them, or a tensor of ids",
             )
@@ -379,9 +368,9 @@ def language_ids(
     if langs.shape == (B,):
         langs = langs[:, None]
     if tuple(langs.shape) not in ((B, T), (B, 1)):
-        raise InputError(
-            "langs has the wrong shape",
-            where="langs",
+        raise _invalid(
+            "langs",
+            "has the wrong shape",
             found=tuple(langs.shape),
             expected=f"one language for all, one for each of {B} rows, or a tensor of shape {(B, T)}",
         )

@@ -19,8 +19,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from xlm._io.atomic import make_directory, replacing_directory, write_error, write_text
-from xlm.checkpoint.hf_weights import read_safetensors
-from xlm.checkpoint.safetensors_writer import write_safetensors
+from xlm.checkpoint.hf_weights import read_safetensors, write_safetensors
 from xlm.data.shards import file_sha256
 from xlm.errors import CheckpointError
 from xlm.training.processes import TrainableModel, gather, place_like

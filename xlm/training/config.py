@@ -86,15 +86,16 @@ class BatchSettings:
     """The batch of one update.
 
     Attributes:
-        batch_size: Rows of a batch, over all processes and accumulation steps together; sentences for translation.
-        seq_len: Tokens of a row; not for translation.
-        gradient_accumulation_steps: Number of pieces in which each process takes its rows, one after the other.
-        tokens_per_batch: For translation: about how many tokens a batch has, instead of ``batch_size`` sentences.
-        max_batch_size: For translation: the most sentences of such a batch; 0 for no limit.
+        batch_size: Rows of a batch, over all processes and accumulation steps together; for translation, sentences.
+        seq_len: Tokens of a row; unused for translation.
+        gradient_accumulation_steps: Number of pieces into which each process splits its rows, to save memory.
+        tokens_per_batch: For translation: approximate number of tokens in a batch, instead of ``batch_size``
+            sentences; 0 counts sentences.
+        max_batch_size: For translation: maximum number of sentences in such a batch; 0 for no limit.
         group_by_size: For translation: whether the sentences of a batch have similar lengths.
-        max_length: For translation: longer sentences, in tokens without ``</s>``, are left out.
-        sampling_exponent: Draw languages with probabilities proportional to their sizes to this power. Unset: every
-            language comes once a round.
+        max_length: For translation: maximum number of tokens in a sentence, without ``</s>``. Longer ones are left out.
+        sampling_exponent: Draw languages with probabilities proportional to their sizes raised to this power. If it is
+            unset, every language comes once per round.
         shuffle: Whether to shuffle the windows of a text anew for each pass.
         verify_checksums: Whether to verify the checksums of the shards at the start.
     """

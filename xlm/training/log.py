@@ -2,14 +2,14 @@
 
 An event is a JSON object. ``event`` names its type, and ``step`` is the number of batches taken. By type, it also has:
 
-- ``start``: ``config``, ``parameters`` (their number), ``kept`` (by the first process), ``processes`` (their number),
-  ``device``, ``updates`` (made before, if the run is resumed).
+- ``start``: ``config``, ``parameters`` (their number), ``kept`` (how many of them the first process holds),
+  ``processes`` (their number), ``device``, ``updates`` (number made before, if the run is resumed).
 - ``update``: ``updates``, ``loss`` (nats, mean over the updates since the last such event), ``losses`` (the same for
   each objective), ``grad_norm``, ``lr``, ``language``, ``tokens_per_second``, ``seconds`` (since the process started to
   train), ``left`` (seconds, estimated).
 - ``evaluation``: ``updates``, ``best`` (whether the model is the best so far), and the results of the objective: for
   causal language models ``perplexity`` by language, and ``mean``.
-- ``skipped``: a step had no finite gradient: ``in_a_row``, ``skipped`` (in total).
+- ``skipped``, for a step without a finite gradient: ``in_a_row`` and ``skipped`` (skipped steps in a row, in total).
 - ``saved``: ``path``. ``not_saved``: ``path``, ``why``.
 - ``end``: ``reason``, ``updates``.
 """

@@ -209,7 +209,7 @@ class Trainer:
             device=str(self.processes.device),
             updates=self.progress.updates,
         )
-        meter = _Meter(self.config.run.max_steps, self.progress)
+        meter = _Meter(self.progress.updates)
         with closing(self.objective.batches(self.progress.position)) as batches:
             while (reason := self._end_reason()) is None:
                 batch = next(batches)
@@ -265,7 +265,7 @@ class Trainer:
                 grad_norm=result.grad_norm,
                 lr=result.lr,
                 language=batch.language,
-                **meter.read(),
+                **meter.read(progress.updates, run.max_steps),
             )
             progress.losses.clear()
         if run.evaluate_every and (progress.updates % run.evaluate_every == 0 or is_last):
@@ -346,27 +346,26 @@ class _Meter:
     """Measures the speed of a run and estimates how long it will take.
 
     Args:
-        last: Number of the last update of the run.
-        progress: Progress of the run.
+        updates: Updates made before.
 
     Attributes:
         tokens: Tokens predicted since the last reading.
     """
 
-    def __init__(self, last: int, progress: Progress) -> None:
-        self._first, self._last, self._progress = progress.updates, last, progress
-        self._begun = self._read = time.perf_counter()
+    def __init__(self, updates: int) -> None:
+        self._first = updates
+        self._start = self._last_read = time.perf_counter()
         self.tokens = 0
 
-    def read(self) -> dict[str, Any]:
+    def read(self, updates: int, max_steps: int) -> dict[str, Any]:
         """Return tokens a second since the last reading, and the seconds so far and left."""
-        now, updates = time.perf_counter(), self._progress.updates
+        now = time.perf_counter()
         values = {
-            "tokens_per_second": round(self.tokens / max(now - self._read, 1e-9), 1),
-            "seconds": round(now - self._begun, 2),
-            "left": round((now - self._begun) / (updates - self._first) * (self._last - updates)),
+            "tokens_per_second": round(self.tokens / max(now - self._last_read, 1e-9), 1),
+            "seconds": round(now - self._start, 2),
+            "left": round((now - self._start) / (updates - self._first) * (max_steps - updates)),
         }
-        self._read, self.tokens = now, 0
+        self._last_read, self.tokens = now, 0
         return values
 
 

@@ -15,8 +15,7 @@ from xlm.data.shards import TOKENIZER_DIRECTORY, Index
 from xlm.errors import InputError, VocabularyError
 from xlm.model.config import XLMConfig
 from xlm.model.lm import XLMWithLMHeadModel
-from xlm.tokenizer.fingerprint import tokenizer_digest
-from xlm.tokenizer.tokenizer import XLMTokenizer
+from xlm.tokenizer.tokenizer import XLMTokenizer, tokenizer_digest
 from xlm.tokenizer.vocabulary import Vocabulary
 from xlm.training.config import TrainConfig
 from xlm.training.objectives import Objective

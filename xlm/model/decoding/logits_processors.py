@@ -1,7 +1,7 @@
 """Processors of the next token's scores, such as top-k; definitions and order as in ``transformers``.
 
 A processor maps scores (B, V) and the number of new tokens in each row to scores. It may overwrite its input. To add a
-processor, add a class and a line in ``constraints`` or ``warpers``.
+processor, add a class and a line in ``constraints``, or a step in ``Warper`` if it is for sampling only.
 
 Shapes: B rows, V vocabulary, T prompt positions, K best tokens.
 """
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -23,7 +22,7 @@ NEVER = float("-inf")
 
 # Numbers of best tokens that top-p tries before it sorts all tokens. The first usually have enough probability, and
 # finding them takes a thirtieth of the time.
-_TOP_P_HEADS = (256, 2048)
+_TOP_P_COUNTS = (256, 2048)
 
 
 class LogitsProcessor:
@@ -97,18 +96,9 @@ def constraints(
     return LogitsProcessors(processors)
 
 
-def warpers(options: DecodingOptions) -> LogitsProcessors:
-    """Return the processors that change the distribution for sampling."""
-    processors: list[LogitsProcessor] = []
-    if options.temperature != 1:
-        processors.append(Temperature(options.temperature))
-    if options.top_k:
-        processors.append(TopK(options.top_k))
-    if options.top_p is not None and options.top_p < 1:
-        processors.append(TopP(options.top_p))
-    if options.min_p:
-        processors.append(MinP(options.min_p))
-    return LogitsProcessors(processors)
+def warpers(options: DecodingOptions) -> LogitsProcessor:
+    """Return the processor that changes the distribution for sampling."""
+    return Warper(options)
 
 
 class RepetitionPenalty(LogitsProcessor):
@@ -164,60 +154,46 @@ class Suppress(LogitsProcessor):
         return scores_BV.index_fill_(1, self._ids, NEVER)
 
 
-@dataclass(frozen=True)
-class Temperature(LogitsProcessor):
-    """Divides scores by a temperature."""
+class Warper(LogitsProcessor):
+    """Changes the distribution for sampling by temperature, top-k, top-p and min-p, in this order.
 
-    temperature: float
+    Args:
+        options: Checked options.
+    """
 
-    def __call__(self, scores_BV: Tensor, produced: int) -> Tensor:
-        """Return the divided scores."""
-        return scores_BV / self.temperature
-
-
-@dataclass(frozen=True)
-class TopK(LogitsProcessor):
-    """Keeps the k best tokens, and those that tie with the last of them."""
-
-    k: int
+    def __init__(self, options: DecodingOptions) -> None:
+        self._options = options
 
     def __call__(self, scores_BV: Tensor, produced: int) -> Tensor:
-        """Return the scores with minus infinity at all other tokens."""
-        return _keep(scores_BV, scores_BV.topk(min(self.k, scores_BV.shape[-1])).values[:, -1:])
+        """Return the scores, with minus infinity at tokens that are not kept."""
+        options = self._options
+        if options.temperature != 1:
+            scores_BV = scores_BV / options.temperature
+        if options.top_k:
+            scores_BV = _keep(scores_BV, scores_BV.topk(min(options.top_k, scores_BV.shape[-1])).values[:, -1:])
+        if options.top_p is not None and options.top_p < 1:
+            scores_BV = _keep(scores_BV, _top_p_threshold(scores_BV, options.top_p))
+        if options.min_p:
+            scores_BV = _keep(scores_BV, scores_BV.amax(-1, keepdim=True) + math.log(options.min_p))
+        return scores_BV
 
 
-@dataclass(frozen=True)
-class TopP(LogitsProcessor):
-    """Keeps the fewest best tokens whose probabilities reach a sum, and those that tie with the last of them."""
-
-    p: float
-
-    def __call__(self, scores_BV: Tensor, produced: int) -> Tensor:
-        """Return the scores with minus infinity at all other tokens."""
-        V = scores_BV.shape[-1]
-        normaliser_B1 = scores_BV.logsumexp(-1, keepdim=True)
-        for K in (*(head for head in _TOP_P_HEADS if head < V), V):
-            best_BK = scores_BV.topk(K).values
-            probability_BK = (best_BK - normaliser_B1).double().exp()
-            kept_BK = probability_BK.cumsum(-1) - probability_BK < self.p
-            kept_BK[:, 0] = True
-            if K == V or not bool(kept_BK[:, -1].any()):
-                break
-        return _keep(scores_BV, best_BK.gather(1, kept_BK.sum(-1, keepdim=True) - 1))
-
-
-@dataclass(frozen=True)
-class MinP(LogitsProcessor):
-    """Keeps tokens whose probability is at least a given share of the best token's."""
-
-    p: float
-
-    def __call__(self, scores_BV: Tensor, produced: int) -> Tensor:
-        """Return the scores with minus infinity at all other tokens."""
-        return _keep(scores_BV, scores_BV.amax(-1, keepdim=True) + math.log(self.p))
+def _top_p_threshold(scores_BV: Tensor, p: float) -> Tensor:
+    """Return the (B, 1) lowest score among the fewest best tokens whose probabilities reach ``p``."""
+    V = scores_BV.shape[-1]
+    normaliser_B1 = scores_BV.logsumexp(-1, keepdim=True)
+    for K in (*(count for count in _TOP_P_COUNTS if count < V), V):
+        best_BK = scores_BV.topk(K).values
+        probability_BK = (best_BK - normaliser_B1).double().exp()
+        kept_BK = probability_BK.cumsum(-1) - probability_BK < p
+        kept_BK[:, 0] = True
+        if K == V or not bool(kept_BK[:, -1].any()):
+            break
+    return best_BK.gather(1, kept_BK.sum(-1, keepdim=True) - 1)
 
 
 def _keep(scores_BV: Tensor, threshold_B1: Tensor) -> Tensor:
+    """Return the scores, with minus infinity below the threshold."""
     return scores_BV.masked_fill(scores_BV < threshold_B1, NEVER)
 
 

@@ -5,6 +5,7 @@ Source: the original's ``clm_step`` and ``evaluate_clm``.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
@@ -30,7 +31,7 @@ from xlm.training.processes import ModelCaller, Processes
 
 
 class CausalLM:
-    """The ``Objective`` of a causal language model. Each batch is one window of one language.
+    """Objective of a causal language model. Each batch is one window of one language.
 
     Args:
         config: The configuration of the run.
@@ -84,11 +85,8 @@ class CausalLM:
     @property
     def metrics(self) -> Mapping[str, bool]:
         """The mean perplexity and that of each language; lower is better."""
-        return (
-            dict.fromkeys(("mean", *(f"perplexity.{language}" for language in self._valid)), False)
-            if self._valid
-            else {}
-        )
+        names = [f"perplexity.{language}" for language in self._valid]
+        return dict.fromkeys(["mean", *names] if names else [], False)
 
     def identity(self) -> dict[str, Any]:
         """Return the fingerprint of the tokenizer and the checksums of the text."""
@@ -124,7 +122,7 @@ class CausalLM:
         """Yield this process's rows of each window, without end, reading one batch ahead.
 
         Args:
-            position: ``Position`` as JSON, or empty for the beginning.
+            position: A ``Position`` as JSON, or empty for the beginning.
         """
         batch = self._config.batch
         order = Order(
@@ -133,9 +131,9 @@ class CausalLM:
             exponent=batch.sampling_exponent,
             shuffle=batch.shuffle,
         )
-        start = Position.from_json(position) if position else Position()
         rows = batch.batch_size // self._processes.count
-        with closing(batches(self._train, order, start, first_row=rows * self._processes.rank, rows=rows)) as windows:
+        first_row = rows * self._processes.rank
+        with closing(batches(self._train, order, Position(**position), first_row=first_row, rows=rows)) as windows:
             for window in windows:
                 input_ids = torch.from_numpy(window.input_ids).to(self._processes.device, non_blocking=True)
                 yield Batch(
@@ -143,7 +141,7 @@ class CausalLM:
                     tokens=batch.batch_size * (batch.seq_len - 1),
                     objective="clm",
                     language=window.language,
-                    position=window.position.to_json(),
+                    position=dataclasses.asdict(window.position),
                 )
 
     def loss(self, model: XLMWithLMHeadModel, piece: tuple[Tensor, str]) -> Tensor:
