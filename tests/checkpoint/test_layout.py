@@ -113,7 +113,7 @@ def test_our_own_word_on_causal_counts(tmp_path: Path) -> None:
 
 def test_published_configuration(reference: Path) -> None:
     with pytest.warns(XLMWarning):
-        config, provenance = read_config(reference / "published/xlm-clm-ende-1024")
+        config, provenance, _ = read_config(reference / "published/xlm-clm-ende-1024")
     expected = XLMConfig.clm_ende_1024(embed_init_std=2048**-0.5)
     assert config == expected
     assert config.mask_token_id == 5

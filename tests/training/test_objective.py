@@ -86,7 +86,7 @@ class FixedBatches:
         input_ids, lang_id, weight = piece
         return stream_loss(model, input_ids, lang_id) * weight
 
-    def validate(self, caller: ModelCaller) -> Mapping[str, Any]:
+    def validate(self, caller: ModelCaller, *, updates: int) -> Mapping[str, Any]:
         bleu = self._scores.pop(0)
         return {"bleu": {"de-en": bleu}, "perplexity": 10 * bleu}
 
@@ -211,7 +211,7 @@ class Mixture:
         name, inner = piece
         return self._parts[name].loss(model, inner)
 
-    def validate(self, caller: ModelCaller) -> Mapping[str, Any]:
+    def validate(self, caller: ModelCaller, *, updates: int) -> Mapping[str, Any]:
         raise NotImplementedError
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from xlm.errors import CheckpointError, ConfigError
@@ -53,6 +54,8 @@ class Checkpoint:
             is absent when it is tied to the word embeddings.
         words: The dictionary of an original checkpoint, in id order and its ``@@`` notation; else ``None``.
         provenance: What the files hold besides.
+        is_encoder_decoder: Whether the weights are those of an ``XLMEncoderDecoderModel``; names of tensors then begin
+            with ``encoder.`` or ``decoder.``.
         notes: Notices for the user about what was omitted or assumed while reading.
     """
 
@@ -61,7 +64,18 @@ class Checkpoint:
     tensors: Mapping[str, Tensor]
     words: tuple[str, ...] | None = None
     provenance: Provenance = field(default_factory=Provenance)
+    is_encoder_decoder: bool = False
     notes: tuple[str, ...] = ()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the word embeddings, for which the whole model is named."""
+        return weights_dtype(self.tensors)
+
+
+def weights_dtype(tensors: Mapping[str, Tensor]) -> torch.dtype:
+    """Return the type of the word embeddings among weights under our names."""
+    return next(tensor.dtype for name, tensor in tensors.items() if name.endswith("transformer.embeddings.word.weight"))
 
 
 @contextmanager

@@ -54,6 +54,7 @@ class ConversionReport:
         tensors: Number of tensors, each of which was read back and is equal.
         parameters: Number of values in the tensors.
         dtype: Type of the tensors in the target.
+        is_encoder_decoder: Whether the model is an encoder-decoder.
         notes: Notices for the user about what was omitted or assumed.
     """
 
@@ -64,17 +65,18 @@ class ConversionReport:
     tensors: int
     parameters: int
     dtype: str
+    is_encoder_decoder: bool
     notes: tuple[str, ...]
 
     def __str__(self) -> str:
         c = self.config
+        kind = "encoder-decoder" if self.is_encoder_decoder else "causal" if c.causal else "bidirectional"
         languages = ", ".join(sorted(c.lang2id, key=c.lang2id.__getitem__)) or f"{c.n_langs} without names"
         rows = {
             "source": self.source,
             "target": self.target,
             "files": ", ".join(self.files),
-            "model": f"{c.n_layers} layers, width {c.emb_dim}, {c.n_heads} heads, "
-            f"{'causal' if c.causal else 'bidirectional'}",
+            "model": f"{c.n_layers} layers, width {c.emb_dim}, {c.n_heads} heads, {kind}",
             "vocabulary": f"{c.vocab_size:,} words, languages: {languages}",
             "weights": f"{self.tensors} tensors, {self.parameters:,} parameters, {self.dtype}, read back and equal",
         }
@@ -133,7 +135,6 @@ def convert(
     _check_size(checkpoint, vocabulary, source)
     write = _write_layout if to == "transformers" else _write_original
     files, notes = write(target, checkpoint, vocabulary, tokenizer, file_dtype)
-    words = checkpoint.tensors["transformer.embeddings.word.weight"]
     return ConversionReport(
         source=source,
         target=target,
@@ -141,7 +142,8 @@ def convert(
         config=checkpoint.config,
         tensors=len(checkpoint.tensors),
         parameters=sum(tensor.numel() for tensor in checkpoint.tensors.values()),
-        dtype=dtype_name(file_dtype or words.dtype),
+        dtype=dtype_name(file_dtype or checkpoint.dtype),
+        is_encoder_decoder=checkpoint.is_encoder_decoder,
         notes=(*checkpoint.notes, *notes),
     )
 
@@ -159,7 +161,14 @@ def _write_layout(
 ) -> _Result:
     theirs = {TRANSFORMERS.theirs(name): tensor for name, tensor in checkpoint.tensors.items()}
     with replacing_directory(target) as directory:
-        write_layout(directory, checkpoint.config, checkpoint.tensors, checkpoint.provenance, dtype=dtype)
+        write_layout(
+            directory,
+            checkpoint.config,
+            checkpoint.tensors,
+            checkpoint.provenance,
+            dtype=dtype,
+            is_encoder_decoder=checkpoint.is_encoder_decoder,
+        )
         notes = []
         if tokenizer is not None:
             save_tokenizer(tokenizer, directory)
@@ -178,7 +187,7 @@ def _write_layout(
             )
         with _reading_back(target):
             differing = differing_tensors(directory / WEIGHTS_FILE, theirs, dtype=dtype)
-            config, _ = read_config(directory)
+            config, _, _ = read_config(directory)
             ids = None if vocabulary is None else json.loads((directory / VOCABULARY_FILE).read_bytes())
             same_words = vocabulary is None or ids == vocabulary.ids
             _compare(target, checkpoint.config, config, same_words, differing)

@@ -28,11 +28,17 @@ _INDEX_NAMES = {
 }
 _PLAIN = tuple(f.name for f in fields(XLMConfig) if f.name not in _INDEX_NAMES and f.name != "lang2id")
 # Keys that repeat others in another form: always written from our configuration, never copied from the source.
-_DERIVED = {"id2lang", "tie_word_embeddings", "model_type", "architectures", "is_encoder", "torch_dtype", "dtype"}
+_DERIVED = {
+    *("id2lang", "tie_word_embeddings", "model_type", "architectures", "is_encoder", "is_encoder_decoder"),
+    *("torch_dtype", "dtype"),
+}
+ENCODER_DECODER = "xlm-encoder-decoder"
+"""``model_type`` of an encoder-decoder. ``transformers`` does not know it, so it refuses such a directory; for the type
+``xlm`` it would make a language model with random weights."""
 
 
-def read_config(directory: Path, *, causal: bool | None = None) -> tuple[XLMConfig, Provenance]:
-    """Return the architecture of a model directory, and what else its ``config.json`` holds.
+def read_config(directory: Path, *, causal: bool | None = None) -> tuple[XLMConfig, Provenance, bool]:
+    """Return the architecture of a model directory, what else ``config.json`` holds, and if it is an encoder-decoder.
 
     Args:
         directory: A directory in the ``transformers`` layout.
@@ -52,12 +58,13 @@ def read_config(directory: Path, *, causal: bool | None = None) -> tuple[XLMConf
         )
     data = read_json(path)
     refuse_unsupported(data, path)
-    if data.get("model_type", "xlm") != "xlm" or not data.get("is_encoder", True):
+    is_encoder_decoder = data.get("model_type") == ENCODER_DECODER
+    if not is_encoder_decoder and (data.get("model_type", "xlm") != "xlm" or not data.get("is_encoder", True)):
         raise CheckpointError(
             "the directory holds another kind of model",
             where=path,
             found=f"model_type {data.get('model_type')!r}, is_encoder {data.get('is_encoder')!r}",
-            expected="model_type 'xlm', is_encoder true",
+            expected=f"model_type 'xlm', is_encoder true; or model_type {ENCODER_DECODER!r}",
         )
     ours = data.get(OUR_KEY, {})
     if not isinstance(ours, dict):
@@ -80,13 +87,13 @@ def read_config(directory: Path, *, causal: bool | None = None) -> tuple[XLMConf
             found=f"no {', '.join(missing)}",
             expected="the configuration of an XLM model",
         )
-    values["causal"] = _causal(data, ours, causal, path)
+    values["causal"] = is_encoder_decoder or _causal(data, ours, causal, path)
     with config_errors(path):
         config = XLMConfig(**values)
     known = {*_PLAIN, "lang2id", "causal", OUR_KEY, *_INDEX_NAMES, *_INDEX_NAMES.values(), "n_words", *_DERIVED}
     extra = {key: value for key, value in data.items() if key not in known}
     json_codec.check_plain(extra, path)
-    return config, Provenance(extra_config=extra, record=_record(ours, config, path))
+    return config, Provenance(extra_config=extra, record=_record(ours, config, path)), is_encoder_decoder
 
 
 def listing(directory: Path) -> str:
@@ -169,13 +176,16 @@ def _record(ours: Mapping[str, Any], config: XLMConfig, path: Path) -> OriginalR
     return record
 
 
-def config_to_json(config: XLMConfig, provenance: Provenance, *, dtype: str) -> dict[str, Any]:
+def config_to_json(
+    config: XLMConfig, provenance: Provenance, *, dtype: str, is_encoder_decoder: bool = False
+) -> dict[str, Any]:
     """Return the contents of ``config.json``, as ``transformers`` reads it.
 
     Args:
         config: The architecture.
         provenance: Further contents; keys that describe the architecture take precedence.
         dtype: Type of the weights, for instance ``"float32"``.
+        is_encoder_decoder: Whether the model is an encoder-decoder.
     """
     theirs: dict[str, Any] = {name: getattr(config, name) for name in _PLAIN}
     theirs["asm_cutoffs"] = list(config.asm_cutoffs)
@@ -186,9 +196,9 @@ def config_to_json(config: XLMConfig, provenance: Provenance, *, dtype: str) -> 
     for ours, name in _INDEX_NAMES.items():
         theirs[name] = theirs[ours] = getattr(config, ours)
     theirs |= {
-        "architectures": ["XLMWithLMHeadModel"],
-        "model_type": "xlm",
-        "is_encoder": True,
+        "architectures": ["XLMEncoderDecoderModel" if is_encoder_decoder else "XLMWithLMHeadModel"],
+        "model_type": ENCODER_DECODER if is_encoder_decoder else "xlm",
+        **({"is_encoder_decoder": True} if is_encoder_decoder else {"is_encoder": True}),
         "dtype": dtype,
         "tie_word_embeddings": config.tied,
         "lang2id": dict(config.lang2id),

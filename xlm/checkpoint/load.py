@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections.abc import Mapping
 from os import PathLike
@@ -18,13 +19,18 @@ from xlm.checkpoint.hf_weights import read_weights
 from xlm.checkpoint.hub import MODEL, HubOptions
 from xlm.checkpoint.original import read_original
 from xlm.checkpoint.resolve import find_model
-from xlm.checkpoint.state_dict_map import TRANSFORMERS
+from xlm.checkpoint.state_dict_map import HALVES, TRANSFORMERS
 from xlm.checkpoint.tensors import empty_model, match_tensors
-from xlm.errors import ConfigError, warn_caller
+from xlm.checkpoint.tokenizer_files import VOCABULARY_FILE
+from xlm.errors import CheckpointError, ConfigError, InputError, warn_caller
+from xlm.model.config import XLMConfig
 from xlm.model.inputs import check_device_exists
 from xlm.model.lm import XLMModel, XLMWithLMHeadModel
+from xlm.model.seq2seq import XLMEncoderDecoderModel
+from xlm.tokenizer.vocabulary import Vocabulary
 
 _Model = TypeVar("_Model", bound=XLMModel)
+_Translator = TypeVar("_Translator", bound=XLMEncoderDecoderModel)
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 """Supported types of weights, by name."""
@@ -58,9 +64,17 @@ def open_checkpoint(
     """
     path = find_model(name_or_path, MODEL, hub)
     if path.is_dir():
-        config, provenance = read_config(path, causal=causal)
-        tensors = match_tensors(TRANSFORMERS, read_weights(path), config, where=path)
-        return Checkpoint(source=path, config=config, tensors=tensors, provenance=provenance)
+        config, provenance, is_encoder_decoder = read_config(path, causal=causal)
+        tensors = match_tensors(
+            TRANSFORMERS, read_weights(path), config, where=path, is_encoder_decoder=is_encoder_decoder
+        )
+        return Checkpoint(
+            source=path,
+            config=config,
+            tensors=tensors,
+            provenance=provenance,
+            is_encoder_decoder=is_encoder_decoder,
+        )
     return read_original(path, causal=causal)
 
 
@@ -89,20 +103,19 @@ def load_model(
     if causal is not None:
         check_flags(causal=causal)
     _check_signature(kind)
-    keeps_dtype = isinstance(dtype, str) and dtype == "auto"
-    target_dtype = torch.float32 if dtype is None or keeps_dtype else parse_dtype(dtype)
-    if device is not None:
-        check_device_exists(device)
     checkpoint = open_checkpoint(name_or_path, causal=causal, hub=hub)
+    if checkpoint.is_encoder_decoder:
+        raise CheckpointError(
+            "the checkpoint holds a translation model, not a language model",
+            where=checkpoint.source,
+            found="an encoder and a decoder",
+            expected="one network",
+            remedy="XLMEncoderDecoderModel.from_pretrained; its decoder alone is a language model",
+        )
     config = checkpoint.config.replace(**(changes or {}))
-    # A training run may rewrite its .pth in place, which would change mapped weights, so these are copied. A
-    # safetensors file is replaced as a whole, so its weights can stay mapped until they are written to.
-    copy = not checkpoint.source.is_dir()
-    state = {
-        name: tensor.to(device=device or "cpu", dtype=tensor.dtype if keeps_dtype else target_dtype, copy=copy)
-        for name, tensor in checkpoint.tensors.items()
-        if issubclass(kind, XLMWithLMHeadModel) or not name.startswith("head.")
-    }
+    has_head = issubclass(kind, XLMWithLMHeadModel)
+    tensors = {name: tensor for name, tensor in checkpoint.tensors.items() if has_head or not name.startswith("head.")}
+    state = _placed(tensors, dtype=dtype, device=device, source=checkpoint.source)
     model = empty_model(config, kind)
     added = sorted(model.state_dict().keys() - state.keys())
     if added or any(buffer.is_meta for buffer in model.buffers()):
@@ -116,7 +129,133 @@ def load_model(
     return model.eval()
 
 
-def _check_signature(kind: type[XLMModel]) -> None:
+def _placed(
+    tensors: Mapping[str, Tensor], *, dtype: torch.dtype | str | None, device: torch.device | str | None, source: Path
+) -> dict[str, Tensor]:
+    """Return weights in a type on a device; arguments as for ``from_pretrained``."""
+    keeps_dtype = isinstance(dtype, str) and dtype == "auto"
+    target_dtype = torch.float32 if dtype is None or keeps_dtype else parse_dtype(dtype)
+    if device is not None:
+        check_device_exists(device)
+    # A training run may rewrite its .pth in place, which would change mapped weights, so these are copied. A
+    # safetensors file is replaced as a whole, so its weights can stay mapped until they are written to.
+    copy = not source.is_dir()
+    return {
+        name: tensor.to(device=device or "cpu", dtype=tensor.dtype if keeps_dtype else target_dtype, copy=copy)
+        for name, tensor in tensors.items()
+    }
+
+
+def load_encoder_decoder(
+    name_or_path: str | PathLike[str],
+    *,
+    kind: type[_Translator],
+    dtype: torch.dtype | str | None = None,
+    device: torch.device | str | None = None,
+    changes: Mapping[str, Any] | None = None,
+    hub: HubOptions | None = None,
+) -> _Translator:
+    """Load a translation model; see ``XLMEncoderDecoderModel.from_pretrained``.
+
+    Args:
+        name_or_path: As for ``from_pretrained``.
+        kind: Class of the model.
+        dtype: As for ``from_pretrained``.
+        device: As for ``from_pretrained``.
+        changes: Other fields of the configuration that override the file.
+        hub: How to fetch from the hub.
+    """
+    as_path("name_or_path", name_or_path)
+    _check_signature(kind)
+    checkpoint = open_checkpoint(name_or_path, hub=hub)
+    if not checkpoint.is_encoder_decoder:
+        raise CheckpointError(
+            "the checkpoint holds a language model, not a translation model",
+            where=checkpoint.source,
+            found="one network",
+            expected="an encoder and a decoder",
+            remedy="XLMEncoderDecoderModel.from_encoder_decoder_pretrained makes a translation model to train from it",
+        )
+    model = empty_model(checkpoint.config.replace(**(changes or {})), kind)
+    _assign(model, _placed(checkpoint.tensors, dtype=dtype, device=device, source=checkpoint.source), checkpoint.source)
+    model.provenance = checkpoint.provenance
+    return model.eval()
+
+
+def start_encoder_decoder(
+    encoder: str | PathLike[str] | None,
+    decoder: str | PathLike[str] | None,
+    *,
+    kind: type[_Translator],
+    changes: Mapping[str, Any] | None = None,
+    hub: HubOptions | None = None,
+) -> _Translator:
+    """Make a translation model; see ``XLMEncoderDecoderModel.from_encoder_decoder_pretrained``."""
+    _check_signature(kind)
+    starts = {half: name for half, name in zip(HALVES, (encoder, decoder), strict=True) if name is not None}
+    if not starts:
+        raise InputError(
+            "neither half has a checkpoint to start from",
+            where="encoder, decoder",
+            found="None",
+            expected="a checkpoint for at least one half",
+            remedy=f"{kind.__name__}(config) makes a model with random weights",
+        )
+    checkpoints = {half: open_checkpoint(name, causal=half == "decoder", hub=hub) for half, name in starts.items()}
+    if len(checkpoints) == len(HALVES):
+        _check_halves(checkpoints)
+    config = next(iter(checkpoints.values())).config.replace(**(changes or {}))
+    model = kind(config)
+    for half, checkpoint in checkpoints.items():
+        prefix = f"{half}." if checkpoint.is_encoder_decoder else ""
+        state = {
+            f"{half}.{name.removeprefix(prefix)}": tensor.float()
+            for name, tensor in checkpoint.tensors.items()
+            if name.startswith(prefix)
+        }
+        # Only the attention to the source may be missing, and stays random then.
+        model.load_state_dict(state, strict=False)
+    return model.eval()
+
+
+_FREE_FIELDS = ("causal", "dropout", "attention_dropout", "embed_init_std", "lang_id")
+"""Fields of the configuration in which the two halves of an encoder-decoder may differ at the start."""
+
+
+def _check_halves(checkpoints: Mapping[str, Checkpoint]) -> None:
+    """Refuse an encoder and a decoder of different architectures, languages or vocabularies."""
+    encoder, decoder = (checkpoints[half] for half in HALVES)
+    differing = [
+        (field.name, getattr(encoder.config, field.name), getattr(decoder.config, field.name))
+        for field in dataclasses.fields(XLMConfig)
+        if field.name not in _FREE_FIELDS
+    ]
+    differing = [(name, first, second) for name, first, second in differing if first != second]
+    words = _words(encoder), _words(decoder)
+    if None not in words and words[0] != words[1]:
+        differing.append(("vocabulary", f"{len(words[0] or ()):,} words", f"{len(words[1] or ()):,} other words"))
+    if differing:
+        raise CheckpointError(
+            "the encoder and the decoder do not fit together",
+            where=f"{encoder.source}, {decoder.source}",
+            found="; ".join(f"{name} = {_plain(first)} and {_plain(second)}" for name, first, second in differing),
+            expected="checkpoints of one architecture, with the same languages and vocabulary",
+        )
+
+
+def _plain(value: Any) -> str:
+    return repr(dict(value)) if isinstance(value, Mapping) else str(value)
+
+
+def _words(checkpoint: Checkpoint) -> tuple[str, ...] | None:
+    """Return the vocabulary of a checkpoint by id; ``None`` if its directory has none."""
+    if checkpoint.words is not None:
+        return Vocabulary.from_dictionary(checkpoint.words, where=checkpoint.source).tokens
+    path = checkpoint.source / VOCABULARY_FILE
+    return Vocabulary.from_json(path).tokens if path.is_file() else None
+
+
+def _check_signature(kind: type[XLMModel | XLMEncoderDecoderModel]) -> None:
     signature = inspect.signature(kind)
     try:
         signature.bind("config")
@@ -130,7 +269,7 @@ def _check_signature(kind: type[XLMModel]) -> None:
         ) from error
 
 
-def _assign(model: XLMModel, state: Mapping[str, Tensor], source: Path) -> None:
+def _assign(model: XLMModel | XLMEncoderDecoderModel, state: Mapping[str, Tensor], source: Path) -> None:
     expected = model.state_dict()
     wrong = [name for name, tensor in state.items() if name not in expected or expected[name].shape != tensor.shape]
     if wrong:

@@ -13,7 +13,7 @@ from torch import Tensor
 from xlm.checkpoint.checkpoint import Checkpoint, OriginalRecord, Provenance, config_errors, refuse_unsupported
 from xlm.checkpoint.json_codec import check_plain, from_json
 from xlm.checkpoint.pickles import load_pickle
-from xlm.checkpoint.state_dict_map import ORIGINAL
+from xlm.checkpoint.state_dict_map import HALVES, ORIGINAL
 from xlm.checkpoint.tensors import match_tensors
 from xlm.errors import CheckpointError
 from xlm.model.config import XLMConfig
@@ -53,14 +53,15 @@ class OriginalDictionary:
 
 
 def read_original(path: Path, *, causal: bool | None = None) -> Checkpoint:
-    """Read a checkpoint of one of the original's language models.
+    """Read a checkpoint of one of the original's language models or translation models.
 
     Args:
         path: The ``.pth`` file, in either of torch's formats.
-        causal: Whether attention is causal; overrides what the training objectives imply.
+        causal: Whether attention is causal; overrides what the training objectives imply. Unused for a translation
+            model.
 
     Raises:
-        CheckpointError: The file cannot be read, or is not a checkpoint of a supported language model.
+        CheckpointError: The file cannot be read, or is not a checkpoint of a supported model.
     """
     data = _load(path)
     params = dict(data["params"])
@@ -68,14 +69,23 @@ def read_original(path: Path, *, causal: bool | None = None) -> Checkpoint:
     extra = _extra_config(params.pop(EXTRA_CONFIG_KEY, {}), path)
     refuse_unsupported(extra, f"{path}, params, {EXTRA_CONFIG_KEY}")
     dictionary = _dictionary(data, path)
-    weights = _weights(data["model"], path)
-    config = _config(params, weights, extra, causal, path)
-    _check_sizes(config, dictionary, weights, path)
+    is_encoder_decoder = "model" not in data
+    if is_encoder_decoder:
+        halves = {half: _weights(data[half], path) for half in HALVES}
+        config = _config(params, halves["decoder"], extra, True, path)
+        for half in halves.values():
+            _check_sizes(config, dictionary, half, path)
+        weights = {f"{half}.{name}": tensor for half, tensors in halves.items() for name, tensor in tensors.items()}
+    else:
+        weights = _weights(data["model"], path)
+        config = _config(params, weights, extra, causal, path)
+        _check_sizes(config, dictionary, weights, path)
     has_optimiser = "model_optimizer" in data
     return Checkpoint(
         source=path,
         config=config,
-        tensors=match_tensors(ORIGINAL, weights, config, where=path),
+        tensors=match_tensors(ORIGINAL, weights, config, where=path, is_encoder_decoder=is_encoder_decoder),
+        is_encoder_decoder=is_encoder_decoder,
         words=dictionary.words,
         provenance=Provenance(
             extra_config=extra,
@@ -97,23 +107,23 @@ def read_dictionary(path: Path) -> OriginalDictionary:
 def _load(path: Path) -> dict[str, Any]:
     data = load_pickle(path)
     if not isinstance(data, dict):
-        raise _not_an_lm(path, f"an object of type {type(data).__name__}")
-    if "encoder" in data or "decoder" in data:
-        raise _not_an_lm(path, "a machine translation checkpoint (encoder and decoder)")
-    missing = [key for key in ("model", "params", "dico_id2word", "dico_counts") if not isinstance(data.get(key), dict)]
-    if missing:
+        raise _not_a_model(path, f"an object of type {type(data).__name__}")
+    networks = ("model",) if "model" in data or not any(half in data for half in HALVES) else HALVES
+    required = (*networks, "params", "dico_id2word", "dico_counts")
+    if missing := [key for key in required if not isinstance(data.get(key), dict)]:
         keys = ", ".join(sorted(map(str, data))[:8])
-        raise _not_an_lm(path, f"no dictionary under {', '.join(missing)}; the file has: {keys or 'nothing'}")
+        raise _not_a_model(path, f"no dictionary under {', '.join(missing)}; the file has: {keys or 'nothing'}")
     # Check first: other code may inspect or show the values only after this check.
     check_plain(
         [data.get(key) for key in ("params", *_TRAINING_KEYS)], f"{path}, params and {', '.join(_TRAINING_KEYS)}"
     )
     _refuse_arrays(data["params"], f"{path}, params")
-    if not data["params"].get("encoder_only", True):
-        raise _not_an_lm(path, "a machine translation model (params: encoder_only = False)")
+    encoder_only = data["params"].get("encoder_only", networks == ("model",))
+    if bool(encoder_only) != (networks == ("model",)):
+        raise _not_a_model(path, f"{' and '.join(networks)} with encoder_only = {encoder_only} in params")
     refuse_unsupported(data["params"], f"{path}, params")
-    if any(".values.weight" in str(key) for key in data["model"]):
-        raise _not_an_lm(path, "a model with product-key memory layers")
+    if any(".values.weight" in str(key) for network in networks for key in data[network]):
+        raise _not_a_model(path, "a model with product-key memory layers")
     return data
 
 
@@ -124,14 +134,14 @@ def _refuse_arrays(params: Mapping[str, Any], where: str) -> None:
         raise CheckpointError("parameters of the model are arrays", where=where, found=", ".join(wrong))
 
 
-def _not_an_lm(path: Path, found: str) -> CheckpointError:
+def _not_a_model(path: Path, found: str) -> CheckpointError:
     return CheckpointError(
-        "the file is not a language model checkpoint of the original",
+        "the file is not a checkpoint of the original",
         where=path,
         found=found,
-        expected="a checkpoint with model, params, dico_id2word, dico_word2id and dico_counts, of a model without "
-        "decoder and memory layers",
-        remedy="give a best-*.pth, periodic-*.pth or checkpoint.pth of a CLM or MLM training run",
+        expected="a checkpoint with model (or encoder and decoder), params, dico_id2word, dico_word2id and "
+        "dico_counts, of a model without memory layers",
+        remedy="give a best-*.pth, periodic-*.pth or checkpoint.pth of a training run",
     )
 
 

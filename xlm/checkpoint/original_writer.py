@@ -15,7 +15,7 @@ from torch import Tensor
 from xlm.checkpoint.checkpoint import Checkpoint
 from xlm.checkpoint.json_codec import to_json, without_numpy
 from xlm.checkpoint.original import EXTRA_CONFIG_KEY, UNNAMED_FIELDS
-from xlm.checkpoint.state_dict_map import ORIGINAL
+from xlm.checkpoint.state_dict_map import HALVES, ORIGINAL
 from xlm.errors import CheckpointError
 from xlm.model.config import XLMConfig
 from xlm.tokenizer.vocabulary import SPECIAL_TOKENS
@@ -60,11 +60,12 @@ def write_original(
     _check_representable(checkpoint, words, counts)
     params = _params_of(checkpoint.config) if record is None else _updated(record.params, checkpoint.config)
     unnamed = {name: getattr(checkpoint.config, name) for name in UNNAMED_FIELDS}
+    params["encoder_only"] = not checkpoint.is_encoder_decoder
     params[EXTRA_CONFIG_KEY] = to_json({**checkpoint.provenance.extra_config, **unnamed})
     training = record.training if record is not None else {}
     data = {
         **{key: without_numpy(training.get(key, default)) for key, default in _UNTRAINED.items()},
-        "model": _state_dict(checkpoint, dtype),
+        **_networks(checkpoint, dtype),
         "dico_id2word": dict(enumerate(words)),
         "dico_word2id": {word: index for index, word in enumerate(words)},
         "dico_counts": dict(zip(words, counts, strict=True)),
@@ -137,13 +138,29 @@ def _equal(recorded: object, value: object) -> bool:
     return (list(recorded) if isinstance(recorded, tuple) else recorded) == value
 
 
-def _state_dict(checkpoint: Checkpoint, dtype: torch.dtype | None) -> OrderedDict[str, Tensor]:
+def _networks(checkpoint: Checkpoint, dtype: torch.dtype | None) -> dict[str, OrderedDict[str, Tensor]]:
+    """Return the state dict of the model, or of each half of an encoder-decoder."""
+    if not checkpoint.is_encoder_decoder:
+        return {"model": _state_dict(checkpoint.tensors, checkpoint.config, dtype)}
+    halves = {
+        half: {
+            name.removeprefix(f"{half}."): tensor
+            for name, tensor in checkpoint.tensors.items()
+            if name.startswith(f"{half}.")
+        }
+        for half in HALVES
+    }
+    return {half: _state_dict(tensors, checkpoint.config, dtype) for half, tensors in halves.items()}
+
+
+def _state_dict(
+    tensors: Mapping[str, Tensor], config: XLMConfig, dtype: torch.dtype | None
+) -> OrderedDict[str, Tensor]:
     """Return weights under the original's names; a tied weight is stored once, under both its names."""
     theirs = OrderedDict(
-        (ORIGINAL.theirs(name), _own_storage(tensor.to(dtype or tensor.dtype)))
-        for name, tensor in checkpoint.tensors.items()
+        (ORIGINAL.theirs(name), _own_storage(tensor.to(dtype or tensor.dtype))) for name, tensor in tensors.items()
     )
-    if checkpoint.config.tied:
+    if config.tied:
         theirs["pred_layer.proj.weight"] = theirs["embeddings.weight"]
     return theirs
 

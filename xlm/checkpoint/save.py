@@ -12,14 +12,15 @@ from torch import Tensor, nn
 
 from xlm._io.arguments import as_path
 from xlm._io.atomic import make_directory, replacing, write_text
-from xlm.checkpoint.checkpoint import Provenance
+from xlm.checkpoint.checkpoint import Provenance, weights_dtype
 from xlm.checkpoint.hf_config import CONFIG_FILE, config_to_json
 from xlm.checkpoint.hf_weights import WEIGHTS_FILE, dtype_name, write_safetensors
 from xlm.checkpoint.state_dict_map import OURS, TRANSFORMERS
-from xlm.checkpoint.tensors import describe, empty_model, list_problems, sort_tensors
+from xlm.checkpoint.tensors import describe, empty_model, list_problems, sort_halves, sort_tensors
 from xlm.errors import WriteError
 from xlm.model.config import XLMConfig
 from xlm.model.lm import XLMWithLMHeadModel
+from xlm.model.seq2seq import XLMEncoderDecoderModel
 
 _REMEDY = (
     "merge adapters and restore replaced modules; gather sharded weights into a new model (torch's "
@@ -28,16 +29,17 @@ _REMEDY = (
 )
 
 
-def save_model(model: XLMWithLMHeadModel, directory: str | PathLike[str]) -> None:
+def save_model(model: XLMWithLMHeadModel | XLMEncoderDecoderModel, directory: str | PathLike[str]) -> None:
     """Save a model; see ``XLMWithLMHeadModel.save_pretrained``."""
     target = as_path("directory", directory)
     config, tensors = _checked(model, target)
     make_directory(target)
     provenance = model.provenance if isinstance(model.provenance, Provenance) else Provenance()
-    write_layout(target, config, tensors, provenance)
+    is_encoder_decoder = isinstance(model, XLMEncoderDecoderModel)
+    write_layout(target, config, tensors, provenance, is_encoder_decoder=is_encoder_decoder)
 
 
-def _checked(model: XLMWithLMHeadModel, target: Path) -> tuple[XLMConfig, dict[str, Tensor]]:
+def _checked(model: XLMWithLMHeadModel | XLMEncoderDecoderModel, target: Path) -> tuple[XLMConfig, dict[str, Tensor]]:
     """Return the configuration and the weights to write for a model.
 
     An enlarged model is saved with its new size: the number of word embeddings is the vocabulary size.
@@ -46,10 +48,11 @@ def _checked(model: XLMWithLMHeadModel, target: Path) -> tuple[XLMConfig, dict[s
         WriteError: ``from_pretrained`` would refuse the files, or load a different model from them.
     """
     state, config = model.state_dict(), model.config
-    words = state.get("transformer.embeddings.word.weight")
+    is_encoder_decoder = isinstance(model, XLMEncoderDecoderModel)
+    words = state.get(f"{'decoder.' if is_encoder_decoder else ''}transformer.embeddings.word.weight")
     if isinstance(words, Tensor) and words.dim() and len(words):
         config = config.replace(vocab_size=len(words))
-    tensors, problems = sort_tensors(OURS, state, config)
+    tensors, problems = (sort_halves if is_encoder_decoder else sort_tensors)(OURS, state, config)
     if replaced := _replaced_modules(model, config):
         problems["replaced by another class"] = replaced
     if problems:
@@ -63,9 +66,10 @@ def _checked(model: XLMWithLMHeadModel, target: Path) -> tuple[XLMConfig, dict[s
     return config, tensors
 
 
-def _replaced_modules(model: XLMWithLMHeadModel, config: XLMConfig) -> list[str]:
+def _replaced_modules(model: XLMWithLMHeadModel | XLMEncoderDecoderModel, config: XLMConfig) -> list[str]:
     """Return the modules that compute something different from those that ``from_pretrained`` would make."""
-    kinds = {name: type(module) for name, module in empty_model(config).named_modules() if name}
+    kind = XLMEncoderDecoderModel if isinstance(model, XLMEncoderDecoderModel) else XLMWithLMHeadModel
+    kinds = {name: type(module) for name, module in empty_model(config, kind).named_modules() if name}
     return [
         f"{name} ({type(module).__module__}.{type(module).__name__} instead of {kinds[name].__name__})"
         for name, module in model.named_modules()
@@ -86,6 +90,7 @@ def write_layout(
     provenance: Provenance,
     *,
     dtype: torch.dtype | None = None,
+    is_encoder_decoder: bool = False,
 ) -> None:
     """Write ``model.safetensors`` and ``config.json``, each atomically.
 
@@ -95,13 +100,18 @@ def write_layout(
         tensors: Our names to weights.
         provenance: Further contents of ``config.json``.
         dtype: Type to write; ``None`` keeps each tensor's own.
+        is_encoder_decoder: Whether the weights are those of an encoder-decoder.
 
     Raises:
         WriteError: A file could not be written.
     """
     theirs = {TRANSFORMERS.theirs(name): tensor for name, tensor in tensors.items()}
-    file_dtype = dtype or tensors["transformer.embeddings.word.weight"].dtype
-    contents = config_to_json(config, provenance, dtype=dtype_name(file_dtype))
+    contents = config_to_json(
+        config,
+        provenance,
+        dtype=dtype_name(dtype or weights_dtype(tensors)),
+        is_encoder_decoder=is_encoder_decoder,
+    )
     try:
         text = json.dumps(contents, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         text.encode()

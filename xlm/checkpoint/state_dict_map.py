@@ -15,6 +15,12 @@ _LAYER_PARTS = (
     ("attention.value", "attentions.{}.v_lin"),
     ("attention.output", "attentions.{}.out_lin"),
     ("attention_norm", "layer_norm1.{}"),
+    # Of decoders that attend to a source.
+    ("cross_attention.query", "encoder_attn.{}.q_lin"),
+    ("cross_attention.key", "encoder_attn.{}.k_lin"),
+    ("cross_attention.value", "encoder_attn.{}.v_lin"),
+    ("cross_attention.output", "encoder_attn.{}.out_lin"),
+    ("cross_attention_norm", "layer_norm15.{}"),
     ("ffn.up", "ffns.{}.lin1"),
     ("ffn.down", "ffns.{}.lin2"),
     ("ffn_norm", "layer_norm2.{}"),
@@ -42,6 +48,10 @@ _HEAD_ROWS = (
 )
 
 
+HALVES = ("encoder", "decoder")
+"""Halves of an encoder-decoder. The names of its tensors begin with that of their half and a point."""
+
+
 @dataclass(frozen=True)
 class KeyTable:
     """One-to-one map between the tensor names of a format and ours.
@@ -67,10 +77,11 @@ class KeyTable:
         return _translate(theirs, self._to_ours)
 
     def theirs(self, ours: str) -> str:
-        """Return their name of a tensor of ours."""
-        name = _translate(ours, self._to_theirs)
+        """Return their name of a tensor of ours; the prefix of half an encoder-decoder stays."""
+        half = next((f"{half}." for half in HALVES if ours.startswith(f"{half}.")), "")
+        name = _translate(ours.removeprefix(half), self._to_theirs)
         assert name is not None, f"{ours} is missing in a key table"
-        return name
+        return half + name
 
 
 def _translate(name: str, patterns: dict[str, str]) -> str | None:

@@ -6,18 +6,19 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeVar, overload
+from typing import Any, TypeVar, overload
 
 import torch
 from torch import Tensor, nn
 
 from xlm.checkpoint.json_codec import has_own_numbers
-from xlm.checkpoint.state_dict_map import KeyTable
+from xlm.checkpoint.state_dict_map import HALVES, KeyTable
 from xlm.errors import CheckpointError, ConfigError
 from xlm.model.config import XLMConfig
 from xlm.model.lm import XLMModel, XLMWithLMHeadModel
+from xlm.model.seq2seq import XLMDecoder, XLMEncoderDecoderModel
 
-_Model = TypeVar("_Model", bound=XLMModel)
+_Model = TypeVar("_Model", bound=XLMModel | XLMEncoderDecoderModel)
 _LISTED = 12
 _LAYER = re.compile(r"^transformer\.layers\.(\d+)\.")
 _TAIL = re.compile(r"^head\.adaptive\.tail\.(\d+)\.")
@@ -31,7 +32,7 @@ FLOAT_TYPES = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.flo
 def empty_model(config: XLMConfig) -> XLMWithLMHeadModel: ...
 @overload
 def empty_model(config: XLMConfig, kind: type[_Model]) -> _Model: ...
-def empty_model(config: XLMConfig, kind: type[XLMModel] = XLMWithLMHeadModel) -> XLMModel:
+def empty_model(config: XLMConfig, kind: type[Any] = XLMWithLMHeadModel) -> Any:
     """Return a model on torch's ``meta`` device, without memory for its weights.
 
     Args:
@@ -51,7 +52,12 @@ def empty_model(config: XLMConfig, kind: type[XLMModel] = XLMWithLMHeadModel) ->
 
 
 def match_tensors(
-    table: KeyTable, source: Mapping[str, object], config: XLMConfig, *, where: Path
+    table: KeyTable,
+    source: Mapping[str, object],
+    config: XLMConfig,
+    *,
+    where: Path,
+    is_encoder_decoder: bool = False,
 ) -> dict[str, Tensor]:
     """Return the tensors of a file under our names, complete and valid.
 
@@ -60,6 +66,7 @@ def match_tensors(
         source: Names to tensors, as read.
         config: The architecture that the tensors must match.
         where: The file, for the message.
+        is_encoder_decoder: Whether the tensors are those of an encoder-decoder, with the names of its halves.
 
     Returns:
         Our names to tensors, without the head's weight when it is tied to the word embeddings.
@@ -68,7 +75,7 @@ def match_tensors(
         CheckpointError: A tensor is missing, extra, doubled, of the wrong shape or type, expanded, not finite, or not
             equal to the word embeddings that it is tied to; the message names each.
     """
-    tensors, problems = sort_tensors(table, source, config)
+    tensors, problems = (sort_halves if is_encoder_decoder else sort_tensors)(table, source, config)
     if problems:
         raise CheckpointError(
             "the tensors do not match the configuration",
@@ -80,8 +87,28 @@ def match_tensors(
     return tensors
 
 
-def sort_tensors(
+def sort_halves(
     table: KeyTable, source: Mapping[str, object], config: XLMConfig
+) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
+    """Return the tensors of an encoder-decoder under our names, and their faults, as ``sort_tensors`` does."""
+    tensors: dict[str, Tensor] = {}
+    problems: dict[str, list[str]] = {}
+    kinds = {"encoder": XLMWithLMHeadModel, "decoder": XLMDecoder}
+    for half in HALVES:
+        names = {name.removeprefix(f"{half}."): name for name in source if name.startswith(f"{half}.")}
+        sorted_half, faults = sort_tensors(
+            table, {name: source[whole] for name, whole in names.items()}, config, kind=kinds[half]
+        )
+        tensors |= {f"{half}.{name}": tensor for name, tensor in sorted_half.items()}
+        for fault, items in faults.items():
+            problems.setdefault(fault, []).extend(f"{half}.{item}" for item in items)
+    if others := [name for name in source if not name.startswith(tuple(f"{half}." for half in HALVES))]:
+        problems.setdefault("extra", []).extend(others)
+    return tensors, problems
+
+
+def sort_tensors(
+    table: KeyTable, source: Mapping[str, object], config: XLMConfig, *, kind: type[XLMModel] = XLMWithLMHeadModel
 ) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
     """Return tensors under our names, and their faults.
 
@@ -89,6 +116,7 @@ def sort_tensors(
         table: The tensor names of the format.
         source: Names to tensors.
         config: The architecture that the tensors must match.
+        kind: Class of the model that they are for.
 
     Returns:
         The result of ``match_tensors``, and the names of faulty tensors by kind of fault. The tensors are valid only if
@@ -122,7 +150,7 @@ def sort_tensors(
         claimed = len(config.asm_cutoffs)
         problem("missing", f"{claimed - tails} of the {claimed} clusters of words in the configuration")
     else:
-        _compare_shapes(table, tensors, names, config, problem)
+        _compare_shapes(table, tensors, names, config, kind, problem)
     for ours, tensor in tensors.items():
         if tensor.dtype not in FLOAT_TYPES:
             problem("not floating point", f"{names[ours]} ({tensor.dtype})")
@@ -160,13 +188,14 @@ def _compare_shapes(
     tensors: Mapping[str, Tensor],
     names: Mapping[str, str],
     config: XLMConfig,
+    kind: type[XLMModel],
     problem: Callable[[str, str], None],
 ) -> None:
     # All layers have the same shapes, so one is enough.
     first = "transformer.layers.0."
     expected = {
         name.replace(first, f"transformer.layers.{layer}."): tuple(tensor.shape)
-        for name, tensor in empty_model(config.replace(n_layers=1)).state_dict().items()
+        for name, tensor in empty_model(config.replace(n_layers=1), kind).state_dict().items()
         for layer in range(config.n_layers if name.startswith(first) else 1)
     }
     if config.tied:

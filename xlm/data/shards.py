@@ -108,7 +108,7 @@ class Index:
         signature: Fingerprint of the tokenizer, from ``tokenizer_digest``.
         vocab_size: Number of tokens in the vocabulary.
         dtype: Type of the ids, ``uint16`` or ``uint32``.
-        splits: Texts by split (``train``, ``valid``, …) and language; one side of pairs has a name such as ``de-en.de``.
+        splits: Texts by split (``train``, ``valid``, …) and language; a side of pairs has a name such as ``de-en.de``.
     """
 
     signature: str

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from os import PathLike
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,9 @@ from xlm.model.decoding.state import CausalState
 from xlm.model.inputs import Languages, language_ids
 from xlm.model.lm import Output, XLMWithLMHeadModel, eval_mode, takes_arguments_of
 from xlm.model.transformer import Transformer, TransformerInputs
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 _CALLER_OF_FORWARD = 6
 """Stack level of the caller of a model, for warnings."""
@@ -92,6 +96,114 @@ class XLMEncoderDecoderModel(nn.Module):
         self.encoder = XLMWithLMHeadModel(config.replace(causal=False))
         self.decoder = XLMDecoder(config.replace(causal=True))
         self.provenance: object = None
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | PathLike[str],
+        *,
+        dtype: torch.dtype | str | None = None,
+        device: torch.device | str | None = None,
+        dropout: float | None = None,
+        attention_dropout: float | None = None,
+        revision: str | None = None,
+        cache_dir: str | PathLike[str] | None = None,
+        local_files_only: bool = False,
+        token: str | bool | None = None,
+    ) -> Self:
+        """Return a translation model with the weights of a file, in evaluation mode.
+
+        Args:
+            name_or_path: A directory that ``save_pretrained`` or ``xlm convert`` wrote, a translation checkpoint of the
+                original (``.pth``), or an id on the Hugging Face hub; looked up in that order.
+            dtype: As for ``XLMModel.from_pretrained``, like all further arguments.
+            device: Device of the weights.
+            dropout: Probability of dropping an activation in training.
+            attention_dropout: Probability of dropping an attention weight in training.
+            revision: Branch, tag or commit of a model on the hub.
+            cache_dir: Folder of fetched files.
+            local_files_only: Whether to use only cached files.
+            token: Token for a model that is not public.
+
+        Raises:
+            CheckpointError: The files are not such a model, for example a language model. Nothing in a file is ever
+                executed.
+            HubError: The model could not be fetched from the hub; a kind of ``CheckpointError``.
+            ConfigError: An invalid type or probability.
+            InputError: There is no such device, or ``name_or_path`` is not a name.
+        """
+        from xlm.checkpoint.hub import HubOptions
+        from xlm.checkpoint.load import load_encoder_decoder
+
+        return load_encoder_decoder(
+            name_or_path,
+            kind=cls,
+            dtype=dtype,
+            device=device,
+            changes=_without_none(dropout=dropout, attention_dropout=attention_dropout),
+            hub=HubOptions(revision=revision, cache_dir=cache_dir, local_files_only=local_files_only, token=token),
+        )
+
+    @classmethod
+    def from_encoder_decoder_pretrained(
+        cls,
+        encoder: str | PathLike[str] | None,
+        decoder: str | PathLike[str] | None,
+        *,
+        dropout: float | None = None,
+        attention_dropout: float | None = None,
+        local_files_only: bool = False,
+        token: str | bool | None = None,
+    ) -> Self:
+        """Return a translation model whose halves start from language models, causal or masked, in evaluation mode.
+
+        Weights are float32. The decoder's attention to the source is random, as no language model has it, and so is a
+        half without checkpoint. ``torch.manual_seed`` decides both.
+
+        Args:
+            encoder: Name or path of the checkpoint of the encoder, as for ``from_pretrained`` of a language model; of a
+                translation model, its encoder is taken. ``None`` for random weights.
+            decoder: The same for the decoder.
+            dropout: As for ``from_pretrained``, like all further arguments.
+            attention_dropout: Probability of dropping an attention weight in training.
+            local_files_only: Whether to use only cached files.
+            token: Token for a model that is not public.
+
+        Raises:
+            CheckpointError: A file is not such a model, or the two differ in architecture, languages or vocabulary; the
+                message names every difference.
+            InputError: Neither is given.
+
+        Source: the original's ``--reload_model``, which compares neither vocabularies nor languages, numbers of heads,
+        activations or kinds of positions.
+        """
+        from xlm.checkpoint.hub import HubOptions
+        from xlm.checkpoint.load import start_encoder_decoder
+
+        return start_encoder_decoder(
+            encoder,
+            decoder,
+            kind=cls,
+            changes=_without_none(dropout=dropout, attention_dropout=attention_dropout),
+            hub=HubOptions(local_files_only=local_files_only, token=token),
+        )
+
+    def save_pretrained(self, directory: str | PathLike[str]) -> None:
+        """Write ``config.json`` and ``model.safetensors``.
+
+        The layout is that of a language model, with the names of both halves' tensors behind ``encoder.`` and
+        ``decoder.``, and another ``model_type``, since ``transformers`` has no such model.
+
+        Args:
+            directory: As for ``XLMWithLMHeadModel.save_pretrained``.
+
+        Raises:
+            WriteError: The files could not be written, or ``from_pretrained`` would refuse them. Nothing is written
+                then, and the message names every tensor and module at fault.
+        """
+        from xlm.checkpoint.save import save_model
+
+        save_model(self, directory)
 
     @property
     def config(self) -> XLMConfig:
@@ -365,6 +477,10 @@ class XLMEncoderDecoderModel(nn.Module):
         if at_limit == "original":
             return [cut_like_the_original(continuation, options) for continuation in continuations]
         return continuations
+
+
+def _without_none(**values: Any) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
 
 
 @contextmanager

@@ -155,7 +155,7 @@ class Trainer:
             path, contents = checkpoint
             _check_identity(contents["state"]["run"], self._identity())
             self.progress = Progress.from_json(contents["state"]["progress"])
-            self.model = reload_model(path)
+            self.model = reload_model(config, path)
         self.caller = ModelCaller(self.model).train()
         module = wrap_model(self.caller, config.run, processes)
         self.optimiser = OriginalAdam(

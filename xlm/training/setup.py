@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 
+from xlm.checkpoint.load import open_checkpoint
 from xlm.checkpoint.original import read_dictionary
 from xlm.checkpoint.resolve import find_model
 from xlm.checkpoint.tensors import empty_model
@@ -15,14 +16,16 @@ from xlm.data.shards import TOKENIZER_DIRECTORY, Index
 from xlm.errors import InputError, VocabularyError
 from xlm.model.config import XLMConfig
 from xlm.model.lm import XLMWithLMHeadModel
+from xlm.model.seq2seq import XLMEncoderDecoderModel
 from xlm.tokenizer.tokenizer import XLMTokenizer, tokenizer_digest
 from xlm.tokenizer.vocabulary import Vocabulary
 from xlm.training.config import TrainConfig
 from xlm.training.objectives import Objective
 from xlm.training.objectives.clm import CausalLM
+from xlm.training.objectives.mixture import Mixture
 from xlm.training.processes import Processes, TrainableModel
 
-_OBJECTIVES = {"clm": CausalLM}
+_OBJECTIVES: dict[str, Callable[..., Objective]] = {"clm": CausalLM, "translation": Mixture}
 
 
 def open_data(directory: Path) -> tuple[Index, XLMTokenizer]:
@@ -50,7 +53,7 @@ def build_objective(config: TrainConfig, index: Index, tokenizer: XLMTokenizer, 
     Raises:
         XLMError: The data or the processes do not suit it.
     """
-    (name,) = config.objectives
+    name = "translation" if config.is_translation else "clm"
     return _OBJECTIVES[name](config, index, tokenizer, processes)
 
 
@@ -66,47 +69,69 @@ def build_model(config: TrainConfig, tokenizer: XLMTokenizer, languages: Sequenc
         CheckpointError: ``model.start_from`` is not a model.
         VocabularyError: The vocabulary of ``model.start_from`` differs from that of the data.
     """
-    if config.model.start_from:
+    starts = config.model
+    torch.manual_seed(config.seed)
+    if starts.start_from or starts.encoder or starts.decoder:
         return _load_start_model(config, tokenizer)
     lang2id = tokenizer.lang2id or {name: number for number, name in enumerate(sorted(languages))}
-    torch.manual_seed(config.seed)
-    return XLMWithLMHeadModel(
-        XLMConfig(
-            vocab_size=tokenizer.vocab_size,
-            n_langs=len(lang2id),
-            lang2id=lang2id,
-            **config.model.config_kwargs(),
-        )
+    architecture = XLMConfig(
+        vocab_size=tokenizer.vocab_size,
+        n_langs=len(lang2id),
+        lang2id=lang2id,
+        **config.model.config_kwargs(),
     )
+    if config.is_translation:
+        return _without_encoder_head(XLMEncoderDecoderModel(architecture))
+    return XLMWithLMHeadModel(architecture)
 
 
-def reload_model(directory: Path) -> TrainableModel:
+def _without_encoder_head(model: XLMEncoderDecoderModel) -> XLMEncoderDecoderModel:
+    """Take the encoder's head, which plays no part in translation, out of training."""
+    model.encoder.head.requires_grad_(False)
+    return model
+
+
+def reload_model(config: TrainConfig, directory: Path) -> TrainableModel:
     """Return the model of a checkpoint, on the CPU, in float32.
 
     Raises:
         CheckpointError: The directory does not hold a model.
     """
-    model = XLMWithLMHeadModel.from_pretrained(directory)
+    kind = XLMEncoderDecoderModel if config.is_translation else XLMWithLMHeadModel
+    model = kind.from_pretrained(directory)
     return _copy(model, model.config)
 
 
 def _load_start_model(config: TrainConfig, tokenizer: XLMTokenizer) -> TrainableModel:
-    start = config.model.start_from
-    path = find_model(start)
-    model = XLMWithLMHeadModel.from_pretrained(path)
+    model, starts = _open_start_model(config)
     changes = config.model.config_kwargs()
     if not model.config.lang2id and len(tokenizer.lang2id or {}) == model.config.n_langs:
         changes["lang2id"] = tokenizer.lang2id  # the file does not name its languages
-    tokens = _vocabulary(path)
-    if model.config.vocab_size != tokenizer.vocab_size or (tokens and tokens != tokenizer.vocabulary.tokens):
-        raise VocabularyError(
-            "the vocabulary of the model differs from that of the data",
-            where=start,
-            found=f"{model.config.vocab_size} tokens",
-            expected=f"the {tokenizer.vocab_size} of {config.data}",
-            remedy=f"prepare the text with the model's own tokenizer: xlm prepare … --model {start}",
-        )
+    for start in starts:
+        tokens = _vocabulary(find_model(start))
+        if model.config.vocab_size != tokenizer.vocab_size or (tokens and tokens != tokenizer.vocabulary.tokens):
+            raise VocabularyError(
+                "the vocabulary of the model differs from that of the data",
+                where=start,
+                found=f"{model.config.vocab_size} tokens",
+                expected=f"the {tokenizer.vocab_size} of {config.data}",
+                remedy=f"prepare the text with the model's own tokenizer: xlm prepare … --model {start}",
+            )
     return _copy(model, model.config.replace(**changes))
+
+
+def _open_start_model(config: TrainConfig) -> tuple[TrainableModel, list[str]]:
+    """Return the model that the run starts from, and the names of its files."""
+    start, encoder, decoder = config.model.start_from, config.model.encoder, config.model.decoder
+    if not config.is_translation:
+        return XLMWithLMHeadModel.from_pretrained(start), [start]
+    if not start:
+        halves = encoder or None, decoder or None
+        model = XLMEncoderDecoderModel.from_encoder_decoder_pretrained(*halves)
+        return model, [name for name in (encoder, decoder) if name]
+    if open_checkpoint(start).is_encoder_decoder:
+        return XLMEncoderDecoderModel.from_pretrained(start), [start]
+    return XLMEncoderDecoderModel.from_encoder_decoder_pretrained(start, start), [start]
 
 
 def _vocabulary(path: Path) -> tuple[str, ...] | None:
@@ -118,6 +143,6 @@ def _vocabulary(path: Path) -> tuple[str, ...] | None:
 
 def _copy(model: TrainableModel, config: XLMConfig) -> TrainableModel:
     """Return a copy of a model with another configuration, whose weights no longer depend on a file."""
-    copy = empty_model(config, type(model))
+    copy: TrainableModel = empty_model(config, type(model))
     copy.load_state_dict({name: tensor.clone() for name, tensor in model.state_dict().items()}, assign=True)
-    return copy
+    return _without_encoder_head(copy) if isinstance(copy, XLMEncoderDecoderModel) else copy

@@ -110,10 +110,10 @@ class Mixture:
         }
 
     def check(self, model: XLMEncoderDecoderModel) -> None:
-        """Check that a model is an encoder-decoder, knows the languages and has enough positions.
+        """Check that a model knows the languages and has enough positions.
 
         Raises:
-            ConfigError: It is not, or does not; every problem is named.
+            ConfigError: It does not, or has not; every problem is named.
         """
         known, longest = model.config.lang2id, model.config.max_position_embeddings
         problems: list[Problem] = [
@@ -125,8 +125,6 @@ class Mixture:
         if not 0 < max_length <= longest - 2:
             rule = f"from 1 to {longest - 2}: the model's {longest} positions hold </s> at both ends, too"
             problems.append(("batch.max_length", max_length, rule))
-        if not isinstance(model, XLMEncoderDecoderModel):
-            problems.append(("model", type(model).__name__, "an encoder-decoder"))
         if problems:
             raise ConfigError.of_values("model, batch and data do not fit together", problems)
 

@@ -360,7 +360,7 @@ class Supervised:
         self._languages, self._sharing = (source, target), sharing
         self._sides = data.pairs("train", source, target)
         self._usable = data.usable(*self._sides, what=self.direction)
-        lengths = sum(side.lengths[self._usable] + 2 for side in self._sides)
+        lengths = self._sides[0].lengths[self._usable] + self._sides[1].lengths[self._usable] + 4
         self._order = SentenceOrder(lengths, batching, seed=seed, name=self.name)
 
     def take(self, position: Mapping[str, Any]) -> tuple[list[Piece], int, dict[str, Any]]:
