@@ -69,7 +69,7 @@ def test_gradients(reference: Path, name: str) -> None:
     without = json.loads((reference / f"unmt/{name}.reference.json").read_text())["no_gradient"]
     loss = model.train()(**_batch(recorded, "en-de."), **_languages(model, "en-de")).loss
     assert loss is not None
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     for half in ("encoder", "decoder"):
         for ours, parameter in getattr(model, half).named_parameters():
             theirs = ORIGINAL.theirs(ours)
@@ -178,13 +178,13 @@ def test_a_language_model_as_both_halves(reference: Path) -> None:
     assert torch.equal(logits.topk(5).indices[target], recorded["logits.top5_ids"][target])
     assert output.loss is not None
     assert float(output.loss.detach()) == pytest.approx(float(recorded["loss"]), rel=1e-5)
-    output.loss.backward()  # type: ignore[no-untyped-call]
+    output.loss.backward()
     gradients = {ORIGINAL.theirs(name): each.grad for name, each in model.decoder.named_parameters()}
     exact = model.double()
     exact.zero_grad()
     loss = exact(**batch, langs="en", decoder_langs="de").loss
     assert loss is not None
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     doubles = {ORIGINAL.theirs(name): each.grad for name, each in exact.decoder.named_parameters()}
     for theirs in new:
         recorded_gradient, gradient, double = recorded[f"grad.{theirs}"], gradients[theirs], doubles[theirs]

@@ -1,7 +1,7 @@
 """Translation objectives through the training loop.
 
-Oracle: updates recorded from the original's ``EncDecTrainer``: losses, joint gradient norms, learning rates, the model's
-own translations, and the final weights.
+Oracle: updates recorded from the original's ``EncDecTrainer``: losses, joint gradient norms, learning rates, the
+model's own translations, and the final weights.
 """
 
 from __future__ import annotations
