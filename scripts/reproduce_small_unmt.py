@@ -62,14 +62,14 @@ RANDOM = "emb_dim = 64\nn_layers = 3\nn_heads = 4"
 UPDATES_OF_AN_ITERATION = 4
 
 
-def spelling_merges(words: Sequence[str]) -> list[tuple[str, str]]:
+def spelling_merges(words: Sequence[str]) -> tuple[tuple[str, str], ...]:
     """Return merges that spell every word from left to right: a tokenizer needs some that produce its vocabulary."""
     merges: dict[tuple[str, str], None] = {}
     for word in words:
         letters = [*word[:-1], f"{word[-1]}</w>"]
         for end in range(1, len(letters)):
             merges["".join(letters[:end]), letters[end]] = None
-    return list(merges)
+    return tuple(merges)
 
 
 def prepare(reference: Path, directory: Path) -> None:
@@ -100,6 +100,7 @@ def prepare(reference: Path, directory: Path) -> None:
 
 
 def main() -> None:
+    """Parse the command line, prepare the data once, and train."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("reference", type=Path, help="folder with clm.pth, curves.json and the text")
     parser.add_argument("output", type=Path, help="directory for the data and the run")
@@ -132,12 +133,15 @@ def main() -> None:
         if event["event"] == "evaluation":
             evaluating += now - last  # since the update before it
             iteration = event["updates"] // UPDATES_OF_AN_ITERATION
-            original = next((each for each in theirs if 100 * (each["epoch"] + 1) == iteration), {})
+            same = [each for each in theirs if 100 * (each["epoch"] + 1) == iteration]
+            original: dict[str, float] = same[0] if same else {}
             for split, prefix in (("valid", ""), ("test", "test_")):
                 for direction in ("en-xx", "xx-en"):
                     bleu = event[f"{prefix}bleu"][direction]
                     expected = original.get(f"{split}_{direction}_mt_bleu")
-                    print(f"{iteration:5}  {split:5}  {direction}  BLEU {bleu:6.2f}  the original {expected}", flush=True)
+                    print(
+                        f"{iteration:5}  {split:5}  {direction}  BLEU {bleu:6.2f}  the original {expected}", flush=True
+                    )
             rate = iteration / (now - begun - evaluating)
             print(f"{iteration:5}  {rate:.2f} iterations a second without evaluation", flush=True)
         last = now

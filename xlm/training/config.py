@@ -453,7 +453,7 @@ _AT_LEAST = {
     "batch.gradient_accumulation_steps": 1,
     "batch.tokens_per_batch": 0,
     "batch.max_batch_size": 0,
-    "batch.max_length": 0,
+    "batch.max_length": 1,
     "batch.sampling_exponent": 0,
     "evaluation.batch_size": 1,
     "evaluation.num_beams": 1,
