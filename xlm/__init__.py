@@ -20,10 +20,12 @@ if TYPE_CHECKING:
     from xlm.model.decoding.result import Continuation
     from xlm.model.decoding.streaming import TokenStream
     from xlm.model.lm import XLMModel, XLMModelOutput, XLMOutput, XLMWithLMHeadModel
+    from xlm.model.seq2seq import XLMEncoderDecoderModel, XLMEncoderDecoderOutput
     from xlm.scoring.frames import score_frame
     from xlm.scoring.perplexity import perplexity
     from xlm.scoring.score import score, score_stream
     from xlm.tokenizer.tokenizer import XLMTokenizer
+    from xlm.translation.translator import translate, translate_stream
 
 _LAZY = {
     "Continuation": "xlm.model.decoding.result",
@@ -31,6 +33,8 @@ _LAZY = {
     "TokenStream": "xlm.model.decoding.streaming",
     "XLMCache": "xlm.model.cache",
     "XLMConfig": "xlm.model.config",
+    "XLMEncoderDecoderModel": "xlm.model.seq2seq",
+    "XLMEncoderDecoderOutput": "xlm.model.seq2seq",
     "XLMModel": "xlm.model.lm",
     "XLMModelOutput": "xlm.model.lm",
     "XLMOutput": "xlm.model.lm",
@@ -41,6 +45,8 @@ _LAZY = {
     "score": "xlm.scoring.score",
     "score_frame": "xlm.scoring.frames",
     "score_stream": "xlm.scoring.score",
+    "translate": "xlm.translation.translator",
+    "translate_stream": "xlm.translation.translator",
 }
 
 __all__ = [
@@ -49,6 +55,8 @@ __all__ = [
     "TokenStream",
     "XLMCache",
     "XLMConfig",
+    "XLMEncoderDecoderModel",
+    "XLMEncoderDecoderOutput",
     "XLMError",
     "XLMModel",
     "XLMModelOutput",
@@ -62,6 +70,8 @@ __all__ = [
     "score",
     "score_frame",
     "score_stream",
+    "translate",
+    "translate_stream",
 ]
 
 

@@ -1,0 +1,111 @@
+"""Text to translated text. Oracle: the ids that the model gives for each text alone, made text by the tokenizer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.model.test_seq2seq import small_translator
+from tests.tokenizer.small import TEXT
+from tests.training.runs import small_tokenizer
+from xlm.errors import InputError, LanguageError
+from xlm.model.lm import XLMWithLMHeadModel
+from xlm.model.seq2seq import XLMEncoderDecoderModel
+from xlm.translation.translator import TranslationOptions, Translator, translate, translate_stream
+
+TOKENIZER = small_tokenizer()
+MODEL = small_translator(vocab_size=TOKENIZER.vocab_size, max_position_embeddings=32, eos=1.5)
+WORDS = TEXT.split()
+DIRECTION: dict[str, Any] = {"source": "de", "target": "en"}
+
+
+def alone(text: str, **options: Any) -> list[list[int]]:
+    """Ids of the translations of one text, without ``</s>``."""
+    ids = torch.tensor([[1, *TOKENIZER.encode(text, lang="de", add_special_tokens=False), 1]])
+    found = MODEL.continuations(ids, langs="de", decoder_langs="en", **options)
+    return [list(each.tokens[:-1] if each.stop == "eos" else each.tokens) for each in found]
+
+
+@given(
+    texts=st.lists(st.lists(st.sampled_from(WORDS), min_size=1, max_size=4).map(" ".join), min_size=1, max_size=7),
+    batch_size=st.integers(1, 3),
+    beams=st.sampled_from([1, 3]),
+)
+def test_each_text_is_translated_as_if_alone(texts: list[str], batch_size: int, beams: int) -> None:
+    results = translate(
+        MODEL, TOKENIZER, texts, **DIRECTION, batch_size=batch_size, num_beams=beams, n_best=beams, tokenized=True
+    )
+    assert [result.source for result in results] == texts
+    for text, result in zip(texts, results, strict=True):
+        expected = alone(text, num_beams=beams, num_return_sequences=beams)
+        assert [each.text for each in result.translations] == [TOKENIZER.decode(ids) for ids in expected]
+        assert [list(each.tokens) for each in result.translations] == [
+            TOKENIZER.convert_ids_to_tokens(ids) for ids in expected
+        ]
+        assert result.text == result.translations[0].text
+        scores = [each.score for each in result.translations]
+        assert scores == ([None] if beams == 1 else sorted(scores, reverse=True))  # type: ignore[type-var]
+        assert all(each.logprob < 0 for each in result.translations)
+
+
+def test_text_is_detokenised_for_reading() -> None:
+    (result,) = translate(MODEL, TOKENIZER, [WORDS[0]], **DIRECTION)
+    (ids,) = alone(WORDS[0])
+    assert result.text == TOKENIZER.decode(ids, lang="en", detokenize=True)
+
+
+def test_texts_that_cannot_be_translated_keep_their_place() -> None:
+    long = " ".join(WORDS * 3)
+    texts = [WORDS[0], "", long, WORDS[1], "  "]
+    translator = Translator(MODEL, TOKENIZER, **DIRECTION, options=TranslationOptions(batch_size=2))
+    results = list(translator.stream(texts))
+    assert [result.source for result in results] == texts
+    assert [bool(result.translations) for result in results] == [True, False, False, True, False]
+    assert results[1].problem == "the text is empty"
+    assert "more than the model's 32 positions" in str(results[2].problem)
+    assert results[2].text == ""
+    with pytest.raises(InputError, match=r"texts\[1\]"):
+        translate(MODEL, TOKENIZER, texts, **DIRECTION)
+
+
+def test_a_stream_is_read_in_bounded_pieces() -> None:
+    taken = []
+
+    def texts() -> Any:
+        for number in range(10_000):
+            taken.append(number)
+            yield WORDS[number % 5]
+
+    stream = translate_stream(MODEL, TOKENIZER, texts(), **DIRECTION, batch_size=1)
+    for _ in range(3):
+        next(stream)
+    assert len(taken) <= 64
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"source": "en"}, InputError, "the same language"),
+        ({"source": "fr"}, LanguageError, "language"),
+        ({"num_beams": 0}, InputError, "num_beams"),
+        ({"n_best": 3, "num_beams": 2}, InputError, "num_return_sequences"),
+        ({"tokenized": "yes"}, InputError, "tokenized"),
+        ({"max_length": 1}, InputError, "max_length"),
+    ],
+)
+def test_wrong_options_are_refused(changes: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        translate(MODEL, TOKENIZER, [WORDS[0]], **{**DIRECTION, **changes})
+
+
+def test_a_single_text_or_a_language_model_is_refused() -> None:
+    with pytest.raises(InputError, match=r"(?i)texts is a single str"):
+        translate(MODEL, TOKENIZER, "a text", **DIRECTION)
+    lm = XLMWithLMHeadModel(MODEL.config)
+    with pytest.raises(InputError, match=r"(?i)does not translate"):
+        translate(lm, TOKENIZER, ["a"], **DIRECTION)  # type: ignore[arg-type]
+    assert isinstance(MODEL, XLMEncoderDecoderModel)
