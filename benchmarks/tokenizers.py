@@ -1,4 +1,4 @@
-"""Time and memory of tokenizing, with the ids compared in the same run; and the speed-up of several processes."""
+"""Time and memory of tokenizing, with a comparison of the ids; and the speed-up with several processes."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from benchmarks.report import Measurement, Report, Target, machine_facts, ratio_
 from benchmarks.worker import measure
 from xlm.checkpoint.hub import TOKENIZER
 from xlm.checkpoint.resolve import find_model
-from xlm.data.text import texts_of
+from xlm.corpus.rows import Corpus
 from xlm.errors import InputError, XLMError
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
 TIME_LIMIT = 1 / 20
-"""Largest time with empty caches, as a multiple of transformers'."""
+"""Largest time with empty caches, as a multiple of that of transformers."""
 MEMORY_LIMIT = 300.0
 """Largest memory that tokenizing may add, in megabytes."""
 WORKER_EFFICIENCY = 0.9
-"""Smallest speed-up of N processes over one, divided by N."""
+"""Smallest speed-up with N processes, divided by N."""
 
 _KINDS = {
     "seconds": ("all lines, caches empty at the start", "s"),
@@ -38,12 +38,12 @@ _WAYS = {
 
 
 def tokenizer_directory(name: str, codes: Path | None, scratch: Path) -> Path:
-    """Return a directory with a model's tokenizer that a peer can open too; write one if the model has none.
+    """Return a directory with the tokenizer of a model that a peer can open too; write one if necessary.
 
     Args:
-        name: A name that ``from_pretrained`` takes.
-        codes: BPE codes of an original checkpoint.
-        scratch: Where the directory is written.
+        name: A name that ``from_pretrained`` accepts.
+        codes: The BPE codes of an original checkpoint.
+        scratch: The directory for temporary files.
 
     Raises:
         XLMError: There is no such model, or it has no tokenizer.
@@ -62,22 +62,22 @@ def read_lines(path: Path) -> list[str]:
     Raises:
         InputError: The text cannot be read, or is empty.
     """
-    lines = list(texts_of(path))
+    lines = list(Corpus([path]).texts())
     if not any(lines):
         raise InputError("the text is empty", where=path, expected="one text a line")
     return lines
 
 
 def bench_tokenizer(scratch: Path, *, model: Path, texts: Sequence[Path], rounds: int, against: str | None) -> Report:
-    """Tokenize all lines of some files, each time in a fresh process, in turn with a peer.
+    """Measure how fast all lines of some files are tokenized, in turn with a peer, each time in a fresh process.
 
     Args:
         scratch: A directory for temporary files.
         model: A directory with a tokenizer, used with the preset ``transformers``.
-        texts: UTF-8 files, one text a line.
-        rounds: How often to measure; each round measures everything in turn.
-        against: ``"transformers"`` or ``None``. The targets are for ``encode_batch``; a loop of ``encode``, which
-            cannot look ahead, is only measured.
+        texts: UTF-8 files with one text in each line.
+        rounds: The number of rounds; each round measures everything once.
+        against: ``"transformers"`` or None. The targets hold for ``encode_batch``. A loop of ``encode``, which cannot
+            look ahead, has no target.
     """
     joined = _join(scratch, texts)
     ways = ("xlm", "xlm-encode", *((against,) if against else ()))
@@ -118,15 +118,15 @@ def bench_tokenizer(scratch: Path, *, model: Path, texts: Sequence[Path], rounds
 def bench_workers(
     scratch: Path, *, model: Path, texts: Sequence[Path], rounds: int, workers: int, megabytes: float
 ) -> Report:
-    """Tokenize a long file with ``xlm tokenize``, in turn with one process and with several.
+    """Measure how fast ``xlm tokenize`` tokenizes a long file, in turn with one process and with several.
 
     Args:
         scratch: A directory for temporary files.
         model: A directory with a tokenizer.
-        texts: UTF-8 files, one text a line.
-        rounds: How often to measure.
-        workers: Number of processes to compare with one.
-        megabytes: Size of the long file, which repeats the texts.
+        texts: UTF-8 files with one text in each line.
+        rounds: The number of rounds.
+        workers: The number of processes to compare with one.
+        megabytes: The size of the long file, which repeats the texts.
     """
     joined = _join(scratch, texts, at_least=int(megabytes * 1e6))
     times: dict[int, list[float]] = {1: [], workers: []}
@@ -160,7 +160,7 @@ def bench_workers(
 
 
 def _run_tokenize(model: Path, text: Path, workers: int, output: Path) -> tuple[float, str]:
-    """Return the seconds that the command takes, start-up included, and the digest of its output."""
+    """Return the seconds that the command takes, including its start, and the digest of its output."""
     command = ["tokenize", str(model), "--lang", "en", "--output", "ids", "--workers", str(workers), str(text)]
     with output.open("wb") as file:
         start = time.perf_counter()

@@ -137,7 +137,7 @@ def _score(
     import torch
     from safetensors.torch import save_file
 
-    from xlm.scoring.malloc_trim import find_malloc_trim
+    from xlm.scoring.logprobs import find_malloc_trim
 
     lines, device = Path(texts).read_text(encoding="utf-8").split("\n")[:-1], torch.device(device_name)
     if library == "transformers":

@@ -1,20 +1,20 @@
-"""Compares a model with n-gram models on the same held-out tokens.
+"""Compare a model with n-gram models on the same held-out tokens.
 
     python scripts/compare_with_ngram.py --data DATA --run RUN --text TEXT [--model xlm-clm-ende-small] [--order 5]
 
-DATA is what ``xlm prepare`` made for the model, and RUN the directory of its training run. For each language there are
-two n-gram models in the model's vocabulary, with interpolated modified Kneser-Ney smoothing: one counted in those
-tokens of DATA that the run had seen at its end, and one in all of them. TEXT holds the held-out parts. Each is
-predicted twice:
+DATA is the text that ``xlm prepare`` wrote for the model, RUN the directory of its training run, and TEXT the
+directory of the held-out parts. Each language gets two n-gram models in the model's vocabulary, with interpolated
+modified Kneser-Ney smoothing: one counted in the tokens of DATA that the run has seen, and one in all of them. The
+held-out parts are predicted twice:
 
-    sentence   every line by itself; all see only the tokens before in the line, the model the language too. Every
-               token is predicted, the closing ``</s>`` included.
-    stream     the lines as one sequence, in windows of as many tokens as the model has positions, of which all but
-               the first are predicted. The model sees the window, the n-grams their four tokens even where the window
-               begins behind them.
+    sentence   Every line by itself. All models see only the preceding tokens of the line; the model also sees the
+               language. Every token is predicted, including the closing ``</s>``.
+    stream     The lines as one sequence, in windows of as many tokens as the model has positions. All tokens of a
+               window but the first are predicted. The model sees the window; the n-grams see their four tokens, even
+               from before the window.
 
-Prints both tables as markdown. Ends with 1 unless the model's perplexity is below that of the n-grams counted in what
-it had seen, in every row.
+Prints both tables as Markdown. Exits with 1 unless the model's perplexity is below that of the n-grams counted in the
+tokens it has seen, in every row.
 """
 
 from __future__ import annotations
@@ -36,13 +36,12 @@ from deduplicate_text import HELD_OUT
 from kneser_ney import KneserNey
 
 from xlm import XLMTokenizer, XLMWithLMHeadModel
-from xlm.data.batches import open_streams
-from xlm.data.order import Order, Position
+from xlm.corpus.rows import Corpus
+from xlm.data.batches import Order, Position, open_streams
 from xlm.data.shards import Index
-from xlm.data.text import texts_of
 from xlm.scoring.logprobs import score_sequences
 from xlm.scoring.stream import ArraySequence, Ids, Stream
-from xlm.tokenizer.fingerprint import tokenizer_digest
+from xlm.tokenizer.tokenizer import tokenizer_digest
 from xlm.training.config import with_new_names
 from xlm.training.log import read_log
 
@@ -54,11 +53,11 @@ class Row:
     """Perplexities on the same tokens.
 
     Attributes:
-        protocol: How they were predicted.
-        part: The held-out text.
+        protocol: ``sentence`` or ``stream``.
+        part: Name of the held-out text.
         lang: Its language.
-        tokens: How many were predicted.
-        seen: Perplexity of the n-grams counted in what the model had seen.
+        tokens: Number of predicted tokens.
+        seen: Perplexity of the n-grams counted in the tokens that the model has seen.
         everything: Perplexity of the n-grams counted in all training tokens.
         model: Perplexity of the model.
     """
@@ -73,9 +72,9 @@ class Row:
 
 
 def run_settings(run: Path) -> tuple[dict[str, Any], int]:
-    """The configuration of a run as it was when it last went on, and the step of its best model.
+    """Return the configuration of a run when it was last resumed, and the step of its best model.
 
-    A run that was never evaluated has its last model only.
+    A run without evaluations has only its last model.
     """
     events = list(read_log(run))
     starts = [with_new_names(event["config"], warn=False) for event in events if event["event"] == "start"]
@@ -86,12 +85,12 @@ def run_settings(run: Path) -> tuple[dict[str, Any], int]:
 
 
 def training_ids(data: Path, config: Mapping[str, Any], steps: int) -> dict[str, tuple[Ids, Ids]]:
-    """For each language, the training tokens that a run saw, in the order of the text, and all of them.
+    """Return, for each language, the training tokens that a run has seen, in the order of the text, and all tokens.
 
     Args:
         data: The prepared text.
-        config: The run's settings.
-        steps: How many batches it took.
+        config: The configuration of the run.
+        steps: Number of batches.
     """
     batch = config["batch"]
     B, T = batch["batch_size"], batch["seq_len"]
@@ -102,7 +101,7 @@ def training_ids(data: Path, config: Mapping[str, Any], steps: int) -> dict[str,
         exponent=batch.get("sampling_exponent"),
         shuffle=batch["shuffle"],
     )
-    # The same windows, cut out of places instead of tokens.
+    # The same windows, cut out of token positions instead of tokens.
     places = {
         lang: Stream(sequence=ArraySequence(np.arange(len(stream.sequence))), eos_id=-1, rows=B, width=T)
         for lang, stream in streams.items()
@@ -111,7 +110,7 @@ def training_ids(data: Path, config: Mapping[str, Any], steps: int) -> dict[str,
     position = Position()
     for _ in range(steps):
         lang, window, position = order.next(position)
-        seen[lang][places[lang].window(window)] = True  # the last one stands for -1, what is not of the text
+        seen[lang][places[lang].window(window)] = True  # the last row stands for -1, a token that is not of the text
     found = {}
     for lang, stream in streams.items():
         ids = stream.sequence.slice(0, len(stream.sequence))
@@ -121,15 +120,15 @@ def training_ids(data: Path, config: Mapping[str, Any], steps: int) -> dict[str,
 
 def held_out_ids(path: Path, tokenizer: XLMTokenizer, lang: str) -> list[list[int]]:
     """The lines of a text, each without its opening and with its closing ``</s>``."""
-    return [tokenizer.encode(line, lang=lang)[1:] for line in texts_of(path)]
+    return [tokenizer.encode(line, lang=lang)[1:] for line in Corpus([path]).texts()]
 
 
 def perplexities(
     model: XLMWithLMHeadModel, ngrams: Sequence[KneserNey], lines: Sequence[Sequence[int]], lang: str
 ) -> tuple[int, float, list[float]]:
-    """How many tokens were predicted, and the perplexities of the model and of the n-grams on them.
+    """Return the number of predicted tokens, and the perplexities of the model and of the n-grams.
 
-    The protocol is ``stream`` when the n-grams reach across sentences, and ``sentence`` otherwise.
+    The protocol is ``stream`` if the n-grams reach across sentences, else ``sentence``.
     """
     eos = model.config.eos_token_id
     text = np.array([index for line in lines for index in line])
@@ -139,7 +138,7 @@ def perplexities(
         stream = [eos, *text.tolist()]
         windows = [stream[begin : begin + width] for begin in range(0, len(stream), width)]
         sequences = [window for window in windows if len(window) > 1]
-        # Place t of the stream is token t - 1 of the text.
+        # Position t of the stream is token t - 1 of the text.
         predicted = np.arange(1, len(stream)) % width != 0
         by_ngrams = [logprobs[predicted] for logprobs in by_ngrams]
     else:
@@ -162,19 +161,19 @@ def compare(
     order: int = 5,
     steps: int | None = None,
 ) -> list[Row]:
-    """A row for each protocol, held-out part and language.
+    """Return one row for each protocol, held-out part and language.
 
     Args:
         model: The model.
-        tokenizer: Its tokenizer, as ``load`` gives it.
+        tokenizer: Its tokenizer, from ``load``.
         data: The prepared text.
         run: The training run.
         text: The directory of the held-out parts.
-        order: Tokens of the longest n-gram.
-        steps: How many batches the model had seen; ``None`` for as many as the run's best model.
+        order: Number of tokens in the longest n-gram.
+        steps: Number of batches that the model has seen; ``None`` for those of the run's best model.
 
     Raises:
-        InputError: Data or texts that cannot be read.
+        InputError: Data or texts cannot be read.
     """
     if Index.read(data).signature != tokenizer_digest(tokenizer):
         sys.exit(f"{data} was prepared with another tokenizer than the model's")
@@ -207,12 +206,12 @@ def compare(
                         model=of_model,
                     )
                 )
-            del ngrams  # a gigabyte, before the next ones are counted
+            del ngrams  # free a gigabyte before the next n-grams are counted
     return sorted(rows, key=lambda row: (row.protocol, HELD_OUT.index(row.part)))
 
 
 def report(rows: Sequence[Row], *, order: int = 5) -> str:
-    """A table for each protocol, as markdown."""
+    """Return a Markdown table for each protocol."""
     heads = ["held-out part", "language", "tokens", f"{order}-gram of the tokens seen", f"{order}-gram of all", "model"]
     lines = []
     for protocol in PROTOCOLS:
@@ -234,12 +233,12 @@ def report(rows: Sequence[Row], *, order: int = 5) -> str:
 
 
 def load(name: str) -> tuple[XLMWithLMHeadModel, XLMTokenizer]:
-    """A model, and its tokenizer with the settings that its training text was prepared with."""
+    """Return a model, and its tokenizer with the settings that prepared its training text."""
     return XLMWithLMHeadModel.from_pretrained(name), XLMTokenizer.from_pretrained(name, preset_without_lang=None)
 
 
 def main() -> int:
-    """The command; its exit status."""
+    """Run the command and return the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     for name in ("--data", "--run", "--text"):
         parser.add_argument(name, type=Path, required=True)

@@ -1,10 +1,10 @@
-"""Makes the training text of one language: every line once, and none that stands in a held-out text.
+"""Write the training text of one language: every line once, without the lines of the held-out texts.
 
     python scripts/deduplicate_text.py --output train.en.txt --held-out valid.en.txt --held-out test.en.txt TEXT …
 
-Lines are the same when they differ in nothing but case, punctuation, spaces and Unicode's compatibility forms; the
-first of them stays, and lines without a letter or digit go. Texts are UTF-8; those whose names end in ``.gz`` are
-decompressed. Prints how many lines of each text were kept, were there before, were held out, and were empty.
+Two lines are the same if they differ only in case, punctuation, spaces and Unicode compatibility forms. The first of
+them is kept. Lines without a letter or digit are dropped. Texts are UTF-8; names that end in ``.gz`` are decompressed.
+The script prints, for each text, the number of lines that were kept, repeated, held out and empty.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from xlm._io.atomic import replacing
-from xlm.data.text import texts_of
+from xlm.corpus.rows import Corpus
 from xlm.errors import XLMError
 
 HELD_OUT = ("eltec-valid", "tatoeba-valid", "newstest2016")
-"""The held-out parts of the text of ``xlm-clm-ende-small``, each a file a language (``eltec-valid.en.txt``)."""
+"""Held-out parts of the text of ``xlm-clm-ende-small``, with one file per language (``eltec-valid.en.txt``)."""
 
 _NOT_WORDS = re.compile(r"\W+")
 
 
 @dataclass(kw_only=True, slots=True)
 class Counts:
-    """Lines of one text: kept, there before, held out, and without a letter or digit."""
+    """Number of lines of one text, by what happened to them; ``empty`` ones have no letter or digit."""
 
     kept: int = 0
     repeated: int = 0
@@ -38,41 +38,41 @@ class Counts:
 
 
 def key(line: str) -> str:
-    """What two lines that count as the same have in common; empty for a line without a letter or digit."""
+    """Return the key of a line, equal for lines that count as the same; empty without a letter or digit."""
     return _NOT_WORDS.sub(" ", unicodedata.normalize("NFKC", line).lower()).strip()
 
 
 def deduplicate(texts: Sequence[Path], held_out: Sequence[Path], output: Path) -> list[Counts]:
-    """Writes what is kept, whole or not at all, and returns the counts of each text.
+    """Write the lines to keep, atomically, and return the counts of each text.
 
     Raises:
         InputError: A text cannot be read.
         WriteError: The output could not be written.
     """
-    forbidden = {key(line) for path in held_out for line in texts_of(path)}
+    held_out_keys = {key(line) for path in held_out for line in Corpus([path]).texts()}
     seen: set[str] = set()
     counts = []
     with replacing(output) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
         for path in texts:
-            of_text = Counts()
-            counts.append(of_text)
-            for line in texts_of(path):
-                of_line = key(line)
-                if not of_line:
-                    of_text.empty += 1
-                elif of_line in forbidden:
-                    of_text.held_out += 1
-                elif of_line in seen:
-                    of_text.repeated += 1
+            text_counts = Counts()
+            counts.append(text_counts)
+            for line in Corpus([path]).texts():
+                line_key = key(line)
+                if not line_key:
+                    text_counts.empty += 1
+                elif line_key in held_out_keys:
+                    text_counts.held_out += 1
+                elif line_key in seen:
+                    text_counts.repeated += 1
                 else:
-                    seen.add(of_line)
+                    seen.add(line_key)
                     file.write(line + "\n")
-                    of_text.kept += 1
+                    text_counts.kept += 1
     return counts
 
 
 def main() -> int:
-    """The command; its exit status."""
+    """Run the command, and return its exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("texts", nargs="+", type=Path, metavar="TEXT")
     parser.add_argument("--held-out", action="append", default=[], type=Path)
@@ -84,8 +84,8 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 1
     print("text\tkept\trepeated\theld out\tempty")
-    for path, found in zip(arguments.texts, counts, strict=True):
-        print(path.name, found.kept, found.repeated, found.held_out, found.empty, sep="\t")
+    for path, text_counts in zip(arguments.texts, counts, strict=True):
+        print(path.name, text_counts.kept, text_counts.repeated, text_counts.held_out, text_counts.empty, sep="\t")
     return 0
 
 

@@ -1,10 +1,11 @@
-"""Prints every figure of the card of ``xlm-clm-ende-small``, as markdown.
+"""Print the results of the model card of ``xlm-clm-ende-small``, as markdown.
 
     python scripts/evaluate_small_model.py --work WORK --text TEXT [--card CARD] [--sections text run …] [--steps N]
 
-WORK is what ``scripts/train_small_model`` worked in (``data/`` and ``run/``), TEXT the directory of the texts. With
-``--card`` the figures also go into that file, each section between the comments that bear its name. The model is
-taken for the best of the run; ``--steps`` says otherwise. The section of the n-grams takes minutes.
+WORK is the working directory of ``scripts/train_small_model``, with ``data/`` and ``run/``; TEXT is the directory of
+the texts. ``--card`` also writes each section to that file, between the comments that bear its name. ``--steps`` is the
+number of training steps of the model, by default those of the best model of the run. The section ``n-grams`` takes
+minutes.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ from xlm import XLMTokenizer, XLMWithLMHeadModel
 from xlm._io.atomic import write_text
 from xlm.checkpoint.hf_weights import WEIGHTS_FILE
 from xlm.checkpoint.resolve import find_model
+from xlm.corpus.rows import Corpus
 from xlm.data.shards import Index, file_sha256
-from xlm.data.text import texts_of
 from xlm.errors import XLMError
 from xlm.scoring.logprobs import score_sequences
 from xlm.training.config import load_config, with_new_names
@@ -42,13 +43,13 @@ SECTIONS = ("text", "run", "perplexity", "n-grams")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Found:
-    """How well one text is predicted, every token of it.
+class TextResult:
+    """Result of a model on one text.
 
     Attributes:
-        tokens: How many were predicted.
-        characters: Of the text, the end of each line counting as one.
-        nats: By the language that the model was told, the sum over the tokens.
+        tokens: Number of predicted tokens.
+        characters: Number of characters; the end of a line counts as one.
+        nats: Sum over the tokens, by the language given to the model.
     """
 
     tokens: int
@@ -56,31 +57,33 @@ class Found:
     nats: dict[str, float]
 
     def cells(self, lang: str) -> tuple[str, str]:
-        """Perplexity and bits a character under a language."""
+        """Return perplexity and bits per character for a language given to the model."""
         nats = self.nats[lang]
         return f"{math.exp(nats / self.tokens):.1f}", f"{nats / math.log(2) / self.characters:.3f}"
 
 
-def evaluate(model: XLMWithLMHeadModel, tokenizer: XLMTokenizer, path: Path, lang: str) -> Found:
-    """Predicts the lines of a text one by one, in its own language and then, the same tokens, in every other one."""
-    lines = list(texts_of(path))
+def evaluate(model: XLMWithLMHeadModel, tokenizer: XLMTokenizer, path: Path, lang: str) -> TextResult:
+    """Score each line of a text, once for every language of the model."""
+    lines = list(Corpus([path]).texts())
     sequences = [[model.config.eos_token_id, *ids] for ids in held_out_ids(path, tokenizer, lang)]
     nats = {}
-    for told in model.config.lang2id:
+    for language in model.config.lang2id:
         with torch.inference_mode():
-            scores = score_sequences(model, sequences, told)
-        nats[told] = -math.fsum(logprob for score in scores for logprob in score.logprobs)
-    return Found(tokens=sum(len(ids) - 1 for ids in sequences), characters=sum(map(len, lines)) + len(lines), nats=nats)
+            scores = score_sequences(model, sequences, language)
+        nats[language] = -math.fsum(logprob for score in scores for logprob in score.logprobs)
+    return TextResult(
+        tokens=sum(len(ids) - 1 for ids in sequences), characters=sum(map(len, lines)) + len(lines), nats=nats
+    )
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[object]], *, words: int) -> str:
-    """A markdown table; the first columns hold words, the others numbers."""
+    """Return a markdown table, whose first ``words`` columns hold words and whose others hold numbers."""
     rule = ["---"] * words + ["---:"] * (len(heads) - words)
     return "".join(f"| {' | '.join(map(str, row))} |\n" for row in (heads, rule, *rows))
 
 
-def text_figures(data: Path) -> str:
-    """What the model was trained on, and what was held out."""
+def text_results(data: Path) -> str:
+    """Return the sizes of the training text and of the held-out text."""
     rows = [
         (split, lang, f"{text.lines:,}", f"{text.tokens:,}", f"{sum(shard.unknown for shard in text.shards):,}")
         for split, texts in Index.read(data).splits.items()
@@ -89,8 +92,8 @@ def text_figures(data: Path) -> str:
     return _table(("split", "language", "lines", "tokens", "unknown"), rows, words=2)
 
 
-def run_figures(model: XLMWithLMHeadModel, directory: Path, *, data: Path, run: Path, steps: int | None) -> str:
-    """How the model was trained, and which file it is."""
+def run_results(model: XLMWithLMHeadModel, directory: Path, *, data: Path, run: Path, steps: int | None) -> str:
+    """Return how the model was trained, and the checksum of its weights."""
     config, best = run_settings(run)
     steps = best if steps is None else steps
     planned = {
@@ -118,20 +121,20 @@ def run_figures(model: XLMWithLMHeadModel, directory: Path, *, data: Path, run: 
     return _table(("", ""), rows, words=2)
 
 
-def perplexity_figures(model: XLMWithLMHeadModel, tokenizer: XLMTokenizer, text: Path) -> str:
-    """Perplexity and bits a character of every held-out part, in its own language and under the other one."""
+def perplexity_results(model: XLMWithLMHeadModel, tokenizer: XLMTokenizer, text: Path) -> str:
+    """Return perplexity and bits per character of every held-out part, under its own language and under the other."""
     heads = ("held-out part", "language", "tokens", "characters", "perplexity", "bits a character")
     rows = []
     for part in HELD_OUT:
         for lang in sorted(model.config.lang2id):
-            found = evaluate(model, tokenizer, text / f"{part}.{lang}.txt", lang)
-            wrong = [cell for told in found.nats if told != lang for cell in found.cells(told)]
-            rows.append((part, lang, f"{found.tokens:,}", f"{found.characters:,}", *found.cells(lang), *wrong))
+            result = evaluate(model, tokenizer, text / f"{part}.{lang}.txt", lang)
+            wrong = [cell for other in result.nats if other != lang for cell in result.cells(other)]
+            rows.append((part, lang, f"{result.tokens:,}", f"{result.characters:,}", *result.cells(lang), *wrong))
     return _table((*heads, "perplexity, wrong language", "bits, wrong language"), rows, words=2)
 
 
-def fill(card: str, name: str, figures: str) -> str:
-    """A card with one section replaced.
+def fill(card: str, name: str, results: str) -> str:
+    """Return a card with the results of one section replaced.
 
     Raises:
         XLMError: The card has no such section.
@@ -139,12 +142,12 @@ def fill(card: str, name: str, figures: str) -> str:
     begin, end = f"<!-- figures: {name} -->\n", "<!-- end of figures -->"
     pattern = re.compile(f"({re.escape(begin)}).*?({re.escape(end)})", re.DOTALL)
     if not pattern.search(card):
-        raise XLMError("the card has no place for these figures", where=name, expected=begin + end)
-    return pattern.sub(lambda match: f"{match[1]}\n{figures.strip()}\n\n{match[2]}", card)
+        raise XLMError("the card has no such section", where=name, expected=begin + end)
+    return pattern.sub(lambda match: f"{match[1]}\n{results.strip()}\n\n{match[2]}", card)
 
 
 def main() -> int:
-    """The command; its exit status."""
+    """Run the command, and return its exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     for name in ("--work", "--text"):
         parser.add_argument(name, type=Path, required=True)
@@ -156,16 +159,16 @@ def main() -> int:
     try:
         model, tokenizer = load(NAME)
         sections: dict[str, Callable[[], str]] = {
-            "text": lambda: text_figures(data),
-            "run": lambda: run_figures(model, find_model(NAME), data=data, run=run, steps=steps),
-            "perplexity": lambda: perplexity_figures(model, tokenizer, text),
+            "text": lambda: text_results(data),
+            "run": lambda: run_results(model, find_model(NAME), data=data, run=run, steps=steps),
+            "perplexity": lambda: perplexity_results(model, tokenizer, text),
             "n-grams": lambda: report(compare(model, tokenizer, data=data, run=run, text=text, steps=steps)),
         }
         for name in arguments.sections:
-            figures = sections[name]()
-            print(f"## {name}\n\n{figures}", flush=True)
+            results = sections[name]()
+            print(f"## {name}\n\n{results}", flush=True)
             if arguments.card is not None:
-                write_text(arguments.card, fill(arguments.card.read_text("utf-8"), name, figures))
+                write_text(arguments.card, fill(arguments.card.read_text("utf-8"), name, results))
     except XLMError as error:
         print(error, file=sys.stderr)
         return 1

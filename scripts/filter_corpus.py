@@ -1,14 +1,14 @@
-"""Finds the lines of a domain in a mixed corpus by the difference of two models' cross-entropies.
+"""Find the lines of a domain in a mixed corpus by the difference of two models' cross-entropies.
 
     python scripts/filter_corpus.py OUT --domain news.en.txt --general novels.en.txt.gz [--lang en] [--keep 0.05]
 
-Makes the corpus itself, so that it is known what stands in it: most lines of GENERAL's, a few of DOMAIN's. Trains the
-bundled model on for a few updates, once on other lines of the domain and once on as many of the corpus, scores the
-corpus with both on Ray, joins the scores and keeps the share KEEP of the lines. Prints the commands and what was found.
-Run again with the same arguments, it goes on where it was cut off.
+The script mixes the corpus itself, so that the right answer is known: most lines come from GENERAL, a few from DOMAIN.
+It trains the bundled model further for a few steps, once on other lines of the domain and once on as many lines of
+the corpus. It scores the corpus with both models on Ray, joins the scores and keeps the share KEEP of the lines. It
+prints the commands and the result. With the same arguments, an interrupted run continues.
 
-Source: Moore and Lewis, Intelligent Selection of Language Model Training Data, ACL 2010, section 2: a line is the
-better the lower its cross-entropy per token under the model of the domain lies below that under a model of the corpus.
+Source: Moore and Lewis, Intelligent Selection of Language Model Training Data, ACL 2010, section 2. A line is better
+the further its cross-entropy per token under the domain's model lies below that under a model of the corpus.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typing import Any
 
 import pyarrow.parquet
 
-from xlm.data.text import texts_of
+from xlm.corpus.rows import Corpus
 
 _NEEDED = ("line", "tokens", "logprob", "text")
 _SHOWN = 5
@@ -51,11 +51,11 @@ evaluate_every = 0
 
 @dataclass(frozen=True, order=True, slots=True)
 class Line:
-    """A line of the corpus with what both models say to it.
+    """A line of the corpus with the result of both models.
 
     Attributes:
-        difference: Cross-entropy of the domain's model less that of the corpus' model, nats a token; low is good.
-        number: From 1.
+        difference: Cross-entropy of the domain's model minus that of the corpus's model, in nats per token (low: good).
+        number: Number of the line, from 1.
         text: The line.
     """
 
@@ -65,30 +65,30 @@ class Line:
 
 
 def scores(directory: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a directory of parts in Parquet, in order, some thousands at a time.
+    """Yield the rows of a directory of Parquet parts in order, reading some thousands at a time.
 
     Raises:
-        SystemExit: Not all parts are there.
+        SystemExit: Parts are missing.
     """
     if not (directory / "_SUCCESS").exists():
         raise SystemExit(f"{directory}: no _SUCCESS, so parts may be missing; run it again")
     for part in sorted(directory.glob("part-*.parquet")):
         with pyarrow.parquet.ParquetFile(part) as file:
-            # Of one file, rows do not say which it is.
+            # With a single file, rows do not name it.
             names = [name for name in ("file", *_NEEDED) if name in file.schema_arrow.names]
             for batch in file.iter_batches(columns=names):
                 yield from batch.to_pylist()
 
 
 def differences(domain: Iterable[dict[str, Any]], general: Iterable[dict[str, Any]]) -> Iterator[Line]:
-    """Joins the scores of two models on the same lines; lines that one of them could not score are left out.
+    """Join the scores of two models on the same lines, without the lines that one of them could not score.
 
     Args:
         domain: Rows of the domain's model.
-        general: Rows of the other's, of the same corpus.
+        general: Rows of the other model, for the same corpus.
 
     Raises:
-        ValueError: They are not of the same lines.
+        ValueError: The rows are not of the same lines.
     """
     for one, other in zip(domain, general, strict=True):
         if any(one.get(name) != other.get(name) for name in ("file", "line", "text")):
@@ -100,7 +100,7 @@ def differences(domain: Iterable[dict[str, Any]], general: Iterable[dict[str, An
 
 
 def run(*arguments: object) -> None:
-    """Shows a command of ``xlm`` and runs it."""
+    """Print a command of ``xlm`` and run it."""
     words = [str(argument) for argument in arguments]
     print("$", shlex.join(["xlm", *words]), flush=True)
     done = subprocess.run([sys.executable, "-m", "xlm", *words], capture_output=True, text=True, check=False)
@@ -110,11 +110,11 @@ def run(*arguments: object) -> None:
 
 def lines_of(path: Path) -> list[str]:
     """The lines of a text, each once, without those of fewer than four words."""
-    return [line for line in dict.fromkeys(map(str.strip, texts_of(path))) if len(line.split()) > 3]
+    return [line for line in dict.fromkeys(map(str.strip, Corpus([path]).texts())) if len(line.split()) > 3]
 
 
 def make_corpus(arguments: argparse.Namespace) -> set[int]:
-    """Writes the mixed corpus and both samples to train on, and returns the numbers of the domain's lines in it."""
+    """Write the mixed corpus and both training samples, and return the numbers of the domain's lines in the corpus."""
     choose = random.Random(arguments.seed)
     domain, general = lines_of(arguments.domain), lines_of(arguments.general)
     choose.shuffle(domain)
@@ -133,25 +133,25 @@ def make_corpus(arguments: argparse.Namespace) -> set[int]:
     like_corpus = [line for line, _ in choose.sample(corpus, min(len(sample), len(corpus)))]
     for name, lines in (("corpus", [line for line, _ in corpus]), ("domain", sample), ("general", like_corpus)):
         path, text = arguments.out / f"{name}.txt", "".join(f"{line}\n" for line in lines)
-        if not path.exists() or path.read_text(encoding="utf-8") != text:  # "xlm prepare" sees when a file was written
+        if not path.exists() or path.read_text(encoding="utf-8") != text:  # "xlm prepare" checks the modification time
             path.write_text(text, encoding="utf-8")
     return {number for number, (_, is_domain) in enumerate(corpus, start=1) if is_domain}
 
 
 def share(word: str) -> float:
-    """A number above 0 and up to 1.
+    """Parse a number above 0 and up to 1.
 
     Raises:
-        ValueError: It is none.
+        ValueError: The text is no such number.
     """
-    found = float(word)
-    if not 0 < found <= 1:
+    share = float(word)
+    if not 0 < share <= 1:
         raise ValueError(word)
-    return found
+    return share
 
 
 def main() -> int:
-    """Does all of it."""
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, metavar="OUT", help="directory for everything")
     parser.add_argument("--domain", type=Path, required=True, metavar="FILE")
@@ -177,18 +177,18 @@ def main() -> int:
         engine = ["--engine", "ray", "--concurrency", arguments.concurrency]
         output = ["--format", "parquet", "--output-dir", out / f"scores-{name}", "--resume"]
         run("score", trained / "last", "--lang", arguments.lang, out / "corpus.txt", *engine, *output)
-    found = list(differences(scores(out / "scores-domain"), scores(out / "scores-general")))
-    if not found:
+    lines = list(differences(scores(out / "scores-domain"), scores(out / "scores-general")))
+    if not lines:
         raise SystemExit("no line has scores of both models")
-    kept = heapq.nsmallest(math.ceil(arguments.keep * len(found)), found)
+    kept = heapq.nsmallest(math.ceil(arguments.keep * len(lines)), lines)
     with (out / "kept.txt").open("w", encoding="utf-8") as file:
         file.writelines(f"{line.text}\n" for line in sorted(kept, key=lambda line: line.number))
     right = sum(line.number in inside for line in kept)
-    print(f"corpus: {len(found):,} lines, {len(inside):,} of the domain ({len(inside) / len(found):.1%})")
+    print(f"corpus: {len(lines):,} lines, {len(inside):,} of the domain ({len(inside) / len(lines):.1%})")
     print(f"kept:   {len(kept):,} lines, {right:,} of the domain ({right / len(kept):.1%}); see {out / 'kept.txt'}")
-    for title, lines in (("first", kept[:_SHOWN]), ("last", heapq.nlargest(_SHOWN, found))):
+    for title, shown in (("first", kept[:_SHOWN]), ("last", heapq.nlargest(_SHOWN, lines))):
         print(f"{title}:")
-        for line in lines:
+        for line in shown:
             kind = "domain " if line.number in inside else "general"
             print(f"{line.difference:+7.3f}  {kind}  {line.text[:84].rstrip()}")
     return 0

@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
-"""Opens checkpoints that were changed, harmlessly, at random or with intent, for as long as one likes.
+"""Open checkpoints with harmless changes, random damage and attacks, for as long as you like.
 
     PYTHONPATH=. .venv/bin/python scripts/fuzz_checkpoints.py [--minutes 10] [--files N] [--seed N] [--first N]
 
-Each file or directory either opens with the weights of the original, or is refused by an ``XLMError``, in at most 10
-seconds of processor time and 1 GB above its size. Harmless changes must open, attacks must be refused; of the others,
-those under a checksum never open with other weights. Prints the counts of each generator, and whatever is not so, with
-the number that ``--first`` takes to make it again; ends with 1 if there is any.
+Each file or directory must either open with the weights of the original or be refused with an ``XLMError``, within 10
+seconds of processor time and 1 GB of memory above its size. Harmless changes must open, and attacks must be refused. A
+damaged file with a checksum must not open with different weights.
+
+The script prints the counts of each generator, and every violation with the number that reproduces it (``--first``).
+The exit status is 1 if there are violations.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ ALLOWED = {OPENS: {"opened"}, REFUSED: {"refused"}, EQUAL: {"opened", "refused"}
 
 
 def open_one(path: Path, expected: dict[str, Tensor]) -> tuple[str, str]:
-    """Return how a checkpoint opens, and what was said."""
+    """Return the result of opening a checkpoint, and the error message."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
@@ -62,21 +64,21 @@ def open_one(path: Path, expected: dict[str, Tensor]) -> tuple[str, str]:
 
 
 def choose(number: int, rng: random.Random) -> Generator:
-    """Return the generator of a mutant: at first each once, then by weight."""
+    """Return the generator of a mutant: first each generator once, then at random by weight."""
     if number < len(GENERATORS):
         return GENERATORS[number]
     return rng.choices(GENERATORS, [generator.weight for generator in GENERATORS])[0]
 
 
 def make(base: Base, seed: int, number: int) -> tuple[Generator, Mutant]:
-    """Return a mutant; the same for the same seed and number."""
+    """Return a mutant, which the seed and the number determine."""
     rng = random.Random(f"{seed} {number}")
     generator = choose(number, rng)
     return generator, generator.make(base, rng)
 
 
 def work(seed: int, first: int, end: float, last: int) -> None:
-    """Open mutants one after the other, and print what came of each as a line of JSON, until one ends the process."""
+    """Open mutants one by one, and print each result as a line of JSON; a mutant may end the process."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         base = Base.make(Path(folder))
@@ -91,19 +93,19 @@ def work(seed: int, first: int, end: float, last: int) -> None:
             limit = pages * resource.getpagesize() + BYTES + size
             resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
             signal.setitimer(signal.ITIMER_PROF, SECONDS)  # its signal ends the process
-            signal.setitimer(signal.ITIMER_REAL, 20 * SECONDS)  # for what waits
+            signal.setitimer(signal.ITIMER_REAL, 20 * SECONDS)  # for a process that only waits
             begin = time.process_time()
-            result, said = open_one(path, expected)
+            result, message = open_one(path, expected)
             seconds = time.process_time() - begin
             signal.setitimer(signal.ITIMER_PROF, 0)
             signal.setitimer(signal.ITIMER_REAL, 0)
             resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-            print(json.dumps({"result": result, "said": said[:2000], "seconds": seconds}), flush=True)
+            print(json.dumps({"result": result, "message": message[:2000], "seconds": seconds}), flush=True)
             mutant.remove(path)
 
 
 def run(seed: int, first: int, files: int, minutes: float) -> tuple[dict[str, Counter[str]], list[str], float]:
-    """Return the results of each generator, what is not as it must be, and the longest time that one took."""
+    """Return the results of each generator, the violations, and the longest time that a mutant took."""
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     wrong: list[str] = []
     expected = {generator.name: generator.expected for generator in GENERATORS}
@@ -114,15 +116,15 @@ def run(seed: int, first: int, files: int, minutes: float) -> tuple[dict[str, Co
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
             for line in process.stdout:
-                begun, outcome = json.loads(line), process.stdout.readline()
-                number, name = begun["number"] + 1, begun["generator"]
-                result: dict[str, Any] = {"result": "killed", "said": "", "seconds": 0.0}
+                start, outcome = json.loads(line), process.stdout.readline()
+                number, name = start["number"] + 1, start["generator"]
+                result: dict[str, Any] = {"result": "killed", "message": "", "seconds": 0.0}
                 if outcome:
                     result = json.loads(outcome)
                 slowest = max(slowest, result["seconds"])
                 counts[name][result["result"]] += 1
                 if result["result"] not in ALLOWED[expected[name]]:
-                    wrong.append(f"{name}, --seed {seed} --first {number - 1}: {result['result']}\n{result['said']}")
+                    wrong.append(f"{name}, --seed {seed} --first {number - 1}: {result['result']}\n{result['message']}")
                     print(wrong[-1], flush=True)
         if process.returncode == 0:
             break
@@ -132,11 +134,11 @@ def run(seed: int, first: int, files: int, minutes: float) -> tuple[dict[str, Co
 
 
 def main() -> int:
-    """Run, and return the exit status."""
+    """Run the command line, and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--files", type=int, default=10**9)
-    parser.add_argument("--seed", type=int, default=None, help="by default the time")
+    parser.add_argument("--seed", type=int, default=None, help="default: the current time")
     parser.add_argument("--first", type=int, default=0, help="number of the first mutant")
     parser.add_argument("--work", nargs=4, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -155,8 +157,8 @@ def main() -> int:
         total += row
         print(f"{generator.name:<40}{generator.expected:>10}" + "".join(f"{row[column]:>9}" for column in columns))
     print(f"{'all':<50}" + "".join(f"{total[column]:>9}" for column in columns))
-    had_to = sum(counts[generator.name].total() for generator in GENERATORS if generator.expected == OPENS)
-    print(f"{total.total()} mutants, {had_to} had to open; {len(wrong)} wrong; the slowest took {slowest:.1f} s")
+    harmless = sum(counts[generator.name].total() for generator in GENERATORS if generator.expected == OPENS)
+    print(f"{total.total()} mutants, {harmless} harmless; {len(wrong)} violations; the slowest took {slowest:.1f} s")
     return 1 if wrong else 0
 
 

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Compares the tokenizer with live transformers and with itself on random texts, for as long as one likes.
+"""Compare the tokenizer with transformers and with its specification on random texts, for a given time.
 
     PYTHONPATH=. .venv/bin/python scripts/fuzz_tokenizer.py --minutes 30 [--seed N]
 
-The preset is that of the transformers installed: ``transformers`` for 5.x, ``transformers-v4`` for 4.x. Uses the
-published vocabulary and lines of the reference texts where XLM_REFERENCE (default ../shared) has them, else
-small ones. With itself: one text, a batch and the specification (``pipeline.py``) give the same pieces and ids, for
-every preset. Prints how many texts were compared, and each that differs; exits with 1 if any does.
+The preset follows the installed version of transformers: ``transformers`` for 5.x, ``transformers-v4`` for 4.x. The
+vocabulary and the lines are those of the references in XLM_REFERENCE (default ../shared), or small ones if there are
+none. For every preset, one text, a batch and the specification (``pipeline.py``) must give the same pieces and ids.
+Prints the number of compared texts and each text that differs. The exit status is 1 if any text differs.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from xlm.tokenizer.tokenizer import XLMTokenizer
 
 
 def main() -> int:
-    """Runs until the time is over; returns the exit status."""
+    """Compare texts until the time is over, and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=None, help="by default the time")

@@ -1,8 +1,8 @@
 """An n-gram model with interpolated modified Kneser-Ney smoothing over token ids, counted by sorting.
 
-An n-gram is numbered by its place among the sorted n-grams of its length, so that a longer one is a pair of two
-numbers, that of its prefix and its last token, and fits an int64 whatever the order. Eighteen million tokens take a
-minute or two and about 2 GB.
+The number of an n-gram is its position among the sorted n-grams of its length. A longer n-gram is then a pair of
+numbers, that of its prefix and its last token, and fits an int64 for any order. Eighteen million tokens take a minute
+or two and about 2 GB.
 
 Source: Chen & Goodman 1998, An Empirical Study of Smoothing Techniques for Language Modeling, section 3.
 """
@@ -18,7 +18,7 @@ Ints = np.ndarray[Any, np.dtype[np.int64]]
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 _USUAL_DISCOUNTS = (0.5, 1.0, 1.5)
-"""Where a text is too small to estimate them."""
+"""For texts that are too small to estimate discounts."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,9 +27,9 @@ class _Order:
 
     Attributes:
         codes: Sorted; number of the prefix times the size of the vocabulary, plus the last token.
-        discounted: The count of each, less its discount.
-        totals: The sum of the counts, by prefix; 0 where nothing followed it.
-        freed: The share of that sum which the discounts took and the shorter context hands out, by prefix.
+        discounted: Count of each n-gram, minus its discount.
+        totals: Sum of the counts, by prefix; 0 if nothing followed it.
+        freed: Share of that sum that the discounts took and the shorter context distributes, by prefix.
     """
 
     codes: Ints
@@ -39,15 +39,15 @@ class _Order:
 
 
 class KneserNey:
-    """The model.
+    """An n-gram model.
 
     Args:
-        ids: (N,) the sentences of the training text one behind the other, each with its closing ``</s>``.
-        vocab_size: Tokens in the vocabulary; every one gets some probability.
-        order: Tokens of the longest n-gram, at least 2.
+        ids: (N,) the sentences of the training text one after another, each with its closing ``</s>``.
+        vocab_size: Number of tokens in the vocabulary; every token gets some probability.
+        order: Number of tokens in the longest n-gram, at least 2.
         eos_id: Id of ``</s>``.
-        across_sentences: Whether contexts reach over ``</s>`` into the sentence before. Otherwise ``</s>`` is all
-            that the first token of a sentence is predicted from.
+        across_sentences: Whether contexts reach across ``</s>`` into the previous sentence. Otherwise, the first
+            token of a sentence is predicted from ``</s>`` alone.
     """
 
     def __init__(
@@ -60,17 +60,17 @@ class KneserNey:
         text = self._with_start(ids)
         context = self._contexts(text)
         self._orders: list[_Order] = []
-        # Of the n-gram that ends at each place, with one token to begin with: its number, and all numbers' codes.
+        # For the n-gram that ends at each position (initially one token): its number, and the codes of all numbers.
         numbers = text
         codes = np.arange(vocab_size, dtype=np.int64)
         counts = np.bincount(text[1:], minlength=vocab_size)
         for length in range(2, order + 1):
             places = np.flatnonzero(context >= length - 1)
             if not len(places):
-                break  # no sentence is that long
+                break  # longer than every sentence
             longer = _number(numbers[places - 1] * vocab_size + text[places])
-            # A shorter n-gram counts once for every token that precedes it somewhere. What nothing can precede, since
-            # it begins the sentence, counts as often as it stands there.
+            # A shorter n-gram counts once for each distinct token that precedes it. At the start of a sentence, where
+            # nothing can precede it, every occurrence counts.
             preceded = np.bincount(numbers[places[longer.first]], minlength=len(codes))
             adjusted = np.where(preceded > 0, preceded, counts)
             self._orders.append(_smoothed(codes, adjusted, vocab_size, _prefixes(self._orders)))
@@ -80,18 +80,18 @@ class KneserNey:
         self._orders.append(_smoothed(codes, counts, vocab_size, _prefixes(self._orders)))
 
     def log_probabilities(self, ids: np.ndarray[Any, Any]) -> Floats:
-        """Natural logarithm of the probability of each token.
+        """Return the natural logarithm of the probability of each token.
 
         Args:
             ids: (N,) sentences, as in training.
 
         Returns:
-            (N,), the closing ``</s>`` included.
+            (N,), including the closing ``</s>``.
         """
         text = self._with_start(ids)
         context = self._contexts(text)
         first = self._orders[0]
-        found = (first.discounted / first.totals[0])[text] + first.freed[0] / self.vocab_size
+        probabilities = (first.discounted / first.totals[0])[text] + first.freed[0] / self.vocab_size
         numbers = text
         for length, order in enumerate(self._orders[1:], start=2):
             places = np.flatnonzero(context >= length - 1)
@@ -101,20 +101,20 @@ class KneserNey:
             at = np.minimum(np.searchsorted(order.codes, codes), len(order.codes) - 1)
             known = order.codes[at] == codes
             followed = order.totals[prefixes] > 0
-            new = found[places] * order.freed[prefixes]
+            new = probabilities[places] * order.freed[prefixes]
             new[known] += order.discounted[at[known]] / order.totals[prefixes[known]]
-            found[places[followed]] = new[followed]
+            probabilities[places[followed]] = new[followed]
             numbers = np.full(len(text), -1, np.int64)
             numbers[places[known]] = at[known]
-        log_probabilities: Floats = np.log(found[1:])
+        log_probabilities: Floats = np.log(probabilities[1:])
         return log_probabilities
 
     def _with_start(self, ids: np.ndarray[Any, Any]) -> Ints:
-        """The text behind the ``</s>`` that its first token is predicted from."""
+        """Return the text after the ``</s>`` that its first token is predicted from."""
         return np.concatenate([[self.eos_id], ids]).astype(np.int64)
 
     def _contexts(self, text: Ints) -> Ints:
-        """How many of the tokens before each place may count for it."""
+        """Return how many of the preceding tokens each position may use."""
         places = np.arange(len(text))
         if self.across_sentences:
             return places
@@ -124,10 +124,10 @@ class KneserNey:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Numbered:
-    codes: Ints  # sorted, each once
+    codes: Ints  # sorted and distinct
     counts: Ints
-    first: Ints  # a place of each in what was numbered
-    numbers: Ints  # of every place
+    first: Ints  # one position of each distinct n-gram
+    numbers: Ints  # for every position
 
 
 def _number(values: Ints) -> _Numbered:
@@ -142,7 +142,7 @@ def _number(values: Ints) -> _Numbered:
 
 
 def _prefixes(orders: list[_Order]) -> int:
-    """How many contexts the next longer n-grams can have."""
+    """Return the number of contexts that the next longer n-grams can have."""
     return len(orders[-1].codes) if orders else 1
 
 
@@ -157,7 +157,7 @@ def _smoothed(codes: Ints, counts: Ints, vocab_size: int, contexts: int) -> _Ord
 
 
 def _discounts(counts: Ints) -> tuple[float, float, float]:
-    """What is taken from a count of 1, of 2, and of 3 or more."""
+    """Return the discounts of the counts 1, 2, and 3 or more."""
     n = np.bincount(np.minimum(counts, 5), minlength=6).astype(float)
     if n[1:5].min() == 0:
         return _USUAL_DISCOUNTS

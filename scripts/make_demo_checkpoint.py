@@ -1,10 +1,10 @@
-"""Makes a small checkpoint in the original's format, with random weights, and the BPE codes that go with it.
+"""Make a small checkpoint in the original's format, with random weights, and its BPE codes.
 
     python scripts/make_demo_checkpoint.py DIRECTORY [--seed N] [--positions N]
 
-writes ``demo.pth``, ``codes`` and ``vocab``. The model knows the words of a few English and German sentences; its
-weights are random, so nothing that it says means anything. Written against the original's ``trainer.py`` and
-``dictionary.py``, without this library: what reads these files cannot share a mistake with what made them.
+writes ``demo.pth``, ``codes`` and ``vocab``. The vocabulary covers a few English and German sentences; the weights are
+random, so the model's output is meaningless. The script follows the original's ``trainer.py`` and ``dictionary.py`` and
+does not use this library, so that this library's readers cannot share its mistakes.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ LANGUAGES = ("de", "en")
 SPECIAL_WORDS = ("<s>", "</s>", "<pad>", "<unk>", *(f"<special{i}>" for i in range(10)))
 EMB_DIM, N_LAYERS, N_HEADS = 32, 2, 4
 N_POSITIONS = 64
-"""Few, so that the texts of tests are soon longer."""
+"""Few, so that short texts of tests already exceed them."""
 POSITIONS_OF_THE_ORIGINAL = 512
-"""Fixed in its code: it loads no file with another number."""
+"""Fixed in the original's code, which loads no file with another number."""
 
 Merge = tuple[str, str]
 
 
 def learn_codes(words: Counter[str], merges: int) -> list[tuple[Merge, int]]:
-    """The most frequent pairs of neighbouring symbols, each merged before the next is counted, with their counts."""
+    """Return the most frequent pairs of adjacent symbols with counts; each is merged before the next is counted."""
     pieces = {word: [*word[:-1], word[-1] + "</w>"] for word in words}
     codes: list[tuple[Merge, int]] = []
     for _ in range(merges):
@@ -50,7 +50,7 @@ def learn_codes(words: Counter[str], merges: int) -> list[tuple[Merge, int]]:
                 pairs[pair] += words[word]
         if not pairs:
             break
-        # Equal counts in alphabetical order: the files are the same on every machine.
+        # Equal counts are sorted alphabetically, so that the files are the same on every machine.
         best = min(pairs, key=lambda pair: (-pairs[pair], pair))
         codes.append((best, pairs[best]))
         pieces = {word: merge(symbols, best) for word, symbols in pieces.items()}
@@ -58,7 +58,7 @@ def learn_codes(words: Counter[str], merges: int) -> list[tuple[Merge, int]]:
 
 
 def merge(symbols: list[str], pair: Merge) -> list[str]:
-    """The symbols of a word with each occurrence of a pair, from the left, made one."""
+    """Return the symbols of a word with each occurrence of a pair merged, from the left."""
     merged: list[str] = []
     for symbol in symbols:
         if merged and (merged[-1], symbol) == pair:
@@ -69,7 +69,7 @@ def merge(symbols: list[str], pair: Merge) -> list[str]:
 
 
 def split(word: str, codes: list[tuple[Merge, int]]) -> list[str]:
-    """The pieces of a word as the original's files write them: ``@@`` on all but the last."""
+    """Return the pieces of a word in the notation of the original: all but the last end in ``@@``."""
     symbols = [*word[:-1], word[-1] + "</w>"]
     for pair, _ in codes:
         symbols = merge(symbols, pair)
@@ -77,7 +77,7 @@ def split(word: str, codes: list[tuple[Merge, int]]) -> list[str]:
 
 
 def count_vocabulary(words: Counter[str], codes: list[tuple[Merge, int]]) -> Counter[str]:
-    """The pieces of all words with their counts; each letter counts once more, so that any word of them has pieces."""
+    """Return the pieces of all words with their counts; each letter is included, so that any word has pieces."""
     counts: Counter[str] = Counter()
     for word, count in words.items():
         for piece in split(word, codes):
@@ -88,7 +88,7 @@ def count_vocabulary(words: Counter[str], codes: list[tuple[Merge, int]]) -> Cou
 
 
 def random_weights(n_words: int, positions: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
-    """The tensors of the original's ``TransformerModel`` by its names; the output projection shares the embeddings."""
+    """Return the tensors of the original's ``TransformerModel``, with the output projection tied to the embeddings."""
 
     def normal(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=generator).mul_(EMB_DIM**-0.5)
@@ -122,7 +122,7 @@ def random_weights(n_words: int, positions: int, generator: torch.Generator) -> 
 
 
 def make_checkpoint(counts: list[tuple[str, int]], seed: int, positions: int) -> dict[str, Any]:
-    """What the original's ``Trainer.save_checkpoint`` saves, with the parameters that describe the model."""
+    """Return the contents of a checkpoint as in the original's ``Trainer.save_checkpoint``."""
     words = [(word, 0) for word in SPECIAL_WORDS] + counts
     lang2id = {lang: index for index, lang in enumerate(LANGUAGES)}
     return {
@@ -170,7 +170,7 @@ def make_checkpoint(counts: list[tuple[str, int]], seed: int, positions: int) ->
 
 
 def write_files(directory: Path, seed: int = 0, *, positions: int = POSITIONS_OF_THE_ORIGINAL) -> dict[str, Any]:
-    """Writes ``demo.pth``, ``codes`` and ``vocab`` into a directory; returns what ``demo.pth`` holds."""
+    """Write ``demo.pth``, ``codes`` and ``vocab`` to a directory, and return the contents of ``demo.pth``."""
     words = Counter(word for sentence in SENTENCES for word in sentence.split())
     codes = learn_codes(words, merges=60)
     counts = count_vocabulary(words, codes)
@@ -185,7 +185,7 @@ def write_files(directory: Path, seed: int = 0, *, positions: int = POSITIONS_OF
 
 
 def main() -> None:
-    """Writes the files and says what they are."""
+    """Write the files, and print a summary."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("directory", type=Path)
     parser.add_argument("--seed", type=int, default=0)

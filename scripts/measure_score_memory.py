@@ -1,10 +1,10 @@
-"""Scores many lines with a tiny model, shows the memory that it takes, and kills and resumes it on the way.
+"""Score many lines with a tiny model, show the memory, and kill and resume the run on the way.
 
     python scripts/measure_score_memory.py [--lines 1000000] [--kills 3] [--seed 0]
 
-First a run that nothing stops, whose peak of resident memory is printed as it goes; then the same run, killed with
-SIGKILL at random points and resumed. Ends with 1 unless the peak of memory is flat after the first tenth (within 5%),
-every kill hit a run, and the outputs are the same byte for byte.
+The first run is uninterrupted and prints its peak of resident memory as it goes. The second run is killed with SIGKILL
+at random points and resumed. Exits with 1 unless the peak is flat after the first tenth (within 5%), every kill hit a
+run, and both outputs are the same byte for byte.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _GROWTH = 1.05
 
 
 def write_lines(path: Path, count: int, *, seed: int) -> None:
-    """Writes lines of one to twenty known and unknown words."""
+    """Write lines of one to twenty known and unknown words."""
     words = [*" ".join(make_demo_checkpoint.SENTENCES).split(), "xylophone", "ü"]
     choose = random.Random(seed)
     with path.open("w", encoding="utf-8") as file:
@@ -37,14 +37,14 @@ def write_lines(path: Path, count: int, *, seed: int) -> None:
 
 
 def command(directory: Path, output: Path) -> list[str]:
-    """The run that is measured."""
+    """Start the run that is measured."""
     model = [str(directory / "demo.pth"), "--codes", str(directory / "codes"), "--lang", "en"]
     files = [str(directory / "lines.txt"), "--output", str(output)]
     return [sys.executable, "-m", "xlm", "score", *model, *files, "--resume"]
 
 
 def rows_done(output: Path) -> int:
-    """Rows that the run has on disk; 0 before the first, -1 when it is complete."""
+    """Return the number of rows that the run has on disk: 0 before the first, -1 when it is complete."""
     if output.exists():
         return -1
     try:
@@ -54,7 +54,7 @@ def rows_done(output: Path) -> int:
 
 
 def peak_mb(process: int) -> float:
-    """The most resident memory that a process has had, in megabytes."""
+    """Return the peak of a process's resident memory, in megabytes."""
     for line in Path(f"/proc/{process}/status").read_text(encoding="utf-8").splitlines():
         if line.startswith("VmHWM"):
             return int(line.split()[1]) / 1e3
@@ -62,7 +62,7 @@ def peak_mb(process: int) -> float:
 
 
 def measure(directory: Path, output: Path, lines: int) -> list[tuple[int, float]]:
-    """Runs to the end and returns rows and megabytes at about twenty points."""
+    """Run to the end and return rows and megabytes at about twenty points."""
     curve: list[tuple[int, float]] = []
     start = time.monotonic()
     with subprocess.Popen(command(directory, output)) as process:
@@ -79,13 +79,13 @@ def measure(directory: Path, output: Path, lines: int) -> list[tuple[int, float]
 
 
 def kill_and_resume(directory: Path, output: Path, lines: int, *, kills: int, seed: int) -> None:
-    """Kills the run at random points, and at last lets it end."""
+    """Kill the run at random points, and let the last one end."""
     choose = random.Random(seed)
     for point in sorted([choose.uniform(0.02, 0.95) for _ in range(kills)]):
         with subprocess.Popen(command(directory, output), stderr=subprocess.DEVNULL) as process:
             while process.poll() is None and 0 <= rows_done(output) < point * lines:
                 time.sleep(0.02)
-            time.sleep(choose.uniform(0, 0.3))  # not always behind the end of a window
+            time.sleep(choose.uniform(0, 0.3))  # not always right after a window
             process.send_signal(signal.SIGKILL)
         if process.returncode != -signal.SIGKILL:
             raise SystemExit(f"the run ended with {process.returncode} before it was killed: take more --lines")
@@ -94,7 +94,7 @@ def kill_and_resume(directory: Path, output: Path, lines: int, *, kills: int, se
 
 
 def main() -> int:
-    """Runs both and compares."""
+    """Run both and compare their outputs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lines", type=int, default=1_000_000)
     parser.add_argument("--kills", type=int, default=3)

@@ -1,4 +1,4 @@
-"""What mkdocs asks while it builds: the tables of the benchmarks, made of the committed JSON."""
+"""Hooks for mkdocs: insert the tables of the benchmarks, from the committed JSON files."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ _PLACE = "<!-- benchmarks -->"
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Puts the tables where a page asks for them."""
+    """Replace the mark of a page by the tables."""
     return markdown.replace(_PLACE, tables(Path(__file__).resolve().parent.parent / "docs" / "benchmarks"))
 
 
 def tables(directory: Path) -> str:
-    """A section with a table for each JSON file of ``python -m benchmarks``."""
+    """Return a section with a table for each JSON file of ``python -m benchmarks``."""
     return "\n\n".join(_table(json.loads(path.read_text("utf-8")), path) for path in sorted(directory.glob("*.json")))
 
 

@@ -1,10 +1,10 @@
-"""Packs a trained model as the one that comes with the package.
+"""Pack a trained model as the one that comes with the package.
 
     python scripts/pack_small_model.py RUN/best [TARGET]
 
-TARGET (default ``xlm/models/xlm-clm-ende-small``) is replaced. Weights are written in float16 and read back; the
-tokenizer also takes texts without a language then, as those of converted models do. Ends with 1, and leaves what was
-there, when the files are larger than 8 MB as a wheel compresses them.
+TARGET (default ``xlm/models/xlm-clm-ende-small``) is replaced. Weights are written in float16. Like the tokenizer of a
+converted model, the packed tokenizer also accepts texts without a language. If the files are larger than 8 MB when
+compressed as in a wheel, the script changes nothing and exits with status 1.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ LARGEST = 8_000_000
 
 
 def compressed_size(directory: Path) -> int:
-    """Bytes that the files of a directory take when each is deflated, as in a wheel."""
+    """Return the size in bytes of the files in a directory, each compressed as in a wheel."""
     return sum(len(zlib.compress(path.read_bytes())) for path in sorted(directory.iterdir()))
 
 
 def pack(source: Path, target: Path) -> int:
-    """Writes the model and returns its compressed size.
+    """Write the model, and return its compressed size in bytes.
 
     Raises:
-        XLMError: The source is no such model, the target could not be written, or it is too large.
+        XLMError: The source is not a model, the model is too large, or the target could not be written.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
@@ -50,7 +50,7 @@ def pack(source: Path, target: Path) -> int:
 
 
 def main() -> int:
-    """The command; its exit status."""
+    """Run the command, and return its exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("source", type=Path)
     parser.add_argument("target", type=Path, nargs="?", default=BUNDLED)

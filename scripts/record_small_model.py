@@ -1,8 +1,8 @@
-"""Records what ``tests/test_bundled_model.py`` holds the bundled model to: its files, and what it gives two sentences.
+"""Record the checksums of the bundled model and its scores of two sentences, for ``tests/test_bundled_model.py``.
 
     python scripts/record_small_model.py [TARGET]
 
-To be run once behind ``scripts/pack_small_model.py``. TARGET is ``tests/bundled_model.json`` unless given.
+Run it once after ``scripts/pack_small_model.py``. The default TARGET is ``tests/bundled_model.json``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SENTENCES = (
 
 
 def record() -> dict[str, object]:
-    """SHA-256 of each file, and tokens and log-probabilities (nats) of each sentence."""
+    """Return the SHA-256 of each file, and tokens and log-probabilities (nats) of each sentence."""
     model, tokenizer = XLMWithLMHeadModel.from_pretrained(NAME), XLMTokenizer.from_pretrained(NAME)
     sentences = []
     for lang, text in SENTENCES:
@@ -38,7 +38,7 @@ def record() -> dict[str, object]:
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     target = Path(__file__).resolve().parent.parent / "tests" / "bundled_model.json"
     target = Path(sys.argv[1]) if len(sys.argv) > 1 else target
     write_text(target, json.dumps(record(), indent=1, ensure_ascii=False) + "\n")

@@ -1,11 +1,11 @@
-"""Builds the wheel and the sdist, installs them where nothing of this checkout is, and tries them out.
+"""Build the wheel and the sdist, install them away from this checkout, and try them out.
 
     python scripts/smoke_release.py [--python PYTHON …] [--beside PYTHON …] [--keep DIRECTORY]
 
-For each ``--python`` (default: this one) a fresh environment is made, with the versions of ``constraints.txt``; that
-downloads torch. ``--beside`` unpacks the wheel beside the packages that a Python has already, whatever their versions.
-Needs ``pip install build mypy``. Each environment runs: the import, every ``--help``, a conversion there and back, the
-score of a sentence, and mypy on a user's program. At the end stands what the base install weighs.
+Each ``--python`` (default: this one) gets a fresh environment with the versions of ``constraints.txt``, which downloads
+torch. ``--beside`` adds the wheel to the packages that a Python already has, whatever their versions. Needs
+``pip install build mypy``. Each environment runs the import, every ``--help``, a conversion in both directions, the
+score of a sentence, and mypy on a user's program. The last output is the size of the base install.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ print(f"  {sum(sizes.values()):8.1f} MB  all {len(sizes)}")
 
 
 def run(*command: object, cwd: Path, environment: dict[str, str] | None = None, fails: bool = False) -> str:
-    """Runs a command, shows it, and returns what it printed; ends the program when its status is not as expected."""
+    """Print and run a command, and return its output; exit if its status is not the expected one."""
     words = list(map(str, command))
     print("$", " ".join(word if len(word) < 60 and "\n" not in word else "…" for word in words), flush=True)
-    # Nothing of this checkout or of the caller's environment may help.
+    # The environment must not contain anything of this checkout or of the caller.
     inherited = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV", "PYTHONHOME")}
     done = subprocess.run(
         words, cwd=cwd, env={**inherited, **(environment or {})}, capture_output=True, text=True, check=False
@@ -61,8 +61,8 @@ def run(*command: object, cwd: Path, environment: dict[str, str] | None = None, 
 
 
 def build(directory: Path) -> tuple[Path, Path]:
-    """Makes both; the wheel is made of the sdist, so whatever that lacks shows."""
-    # Where the backend is installed, fetching it anew would only take longer.
+    """Build both; the wheel is built from the sdist, so that files missing there are noticed."""
+    # If the build backend is installed, do not download it again.
     alone = [] if importlib.util.find_spec("hatchling") is None else ["--no-isolation"]
     run(sys.executable, "-m", "build", *alone, "--outdir", directory, REPOSITORY, cwd=directory)
     (wheel,), (sdist,) = directory.glob("*.whl"), directory.glob("*.tar.gz")
@@ -79,9 +79,9 @@ def build(directory: Path) -> tuple[Path, Path]:
 
 
 def try_out(python: Path, work: Path, environment: dict[str, str], version: str) -> None:
-    """Runs everything that a user may run first, with one Python."""
+    """Run what a new user runs first, with one Python."""
     xlm = [python, "-m", "xlm"]
-    found = run(
+    printed = run(
         python,
         "-c",
         "import sys, importlib.metadata as m, xlm; "
@@ -89,8 +89,8 @@ def try_out(python: Path, work: Path, environment: dict[str, str], version: str)
         cwd=work,
         environment=environment,
     )
-    assert found.startswith(f"{version} {version} [] "), found
-    assert str(REPOSITORY) not in found, "it is the checkout that was imported"
+    assert printed.startswith(f"{version} {version} [] "), printed
+    assert str(REPOSITORY) not in printed, "it is the checkout that was imported"
     listed = run(*xlm, "--help", cwd=work, environment=environment).partition("Commands:")[2]
     commands = [line.split()[0] for line in listed.splitlines() if line.startswith("  ") and line[2] != " "]
     assert "convert" in commands
@@ -111,13 +111,13 @@ def try_out(python: Path, work: Path, environment: dict[str, str], version: str)
 
 
 def check_types(python: Path, work: Path, environment: dict[str, str]) -> None:
-    """A user's program is checked against the installed package, and a wrong one is refused."""
+    """Check a user's program with mypy against the installed package, and that a wrong one is refused."""
     (work / "user.py").write_text(USER_PROGRAM, encoding="utf-8")
     (work / "wrong.py").write_text(WRONG_PROGRAM, encoding="utf-8")
-    # The types are read where they are installed; mypy itself is the caller's.
+    # The types are read from the environment; mypy itself is the caller's.
     path = environment.get("PYTHONPATH", "")
     mypy = [sys.executable, "-m", "mypy", "--strict", "--python-executable", python, "--cache-dir", work / "cache"]
-    # Beside other packages ours is found as source, whose own imports would be judged too.
+    # Among other packages, mypy treats ours as source and would check its imports too.
     mypy += ["--follow-imports", "silent"] if path else []
     told = run(*mypy, "user.py", cwd=work, environment={"MYPYPATH": path} if path else {})
     assert "list[xlm.scoring.sentence.SentenceScore]" in told, told
@@ -126,7 +126,7 @@ def check_types(python: Path, work: Path, environment: dict[str, str]) -> None:
 
 
 def main() -> int:
-    """Builds, and tries out each Python."""
+    """Build, and try out each Python."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--python", action="append", default=[], metavar="PYTHON", help="gets a fresh environment")
     parser.add_argument("--beside", action="append", default=[], metavar="PYTHON", help="serves as it is")
@@ -148,7 +148,7 @@ def main() -> int:
                 pins = ["--constraint", REPOSITORY / "constraints.txt"]
                 run(python, "-m", "pip", "install", "--quiet", *pins, wheel, cwd=work)
             else:
-                # As it was typed: what a link in an environment leads to knows nothing of the environment.
+                # Keep the path as typed: the target of a link in an environment does not know the environment.
                 python = Path(os.path.abspath(maker))  # noqa: PTH100
                 environment = {"PYTHONPATH": str(work / "beside")}
                 pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", work / "beside"]

@@ -1,9 +1,9 @@
-"""Takes the pictures of ``xlm explore`` that the README and the documentation show.
+"""Take the screenshots of ``xlm explore`` for the README and the documentation.
 
     python scripts/take_screenshots.py MODEL [--codes CODES] [--output docs/images] [--text TEXT --word WORD]
 
 writes ``explore-light.png``, ``explore-dark.png`` and ``explore-phone.png``. Needs the extras ``explore`` and
-``browser``, and Chromium: ``/usr/bin/chromium``, or what the variable CHROMIUM names.
+``browser``, and Chromium: ``/usr/bin/chromium``, or the program in the variable CHROMIUM.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 FLAGS = (
-    "--no-sandbox",  # containers run as root, where Chromium cannot make one
+    "--no-sandbox",  # containers run as root, where Chromium's sandbox does not start
     "--disable-gpu",
     "--disable-quic",
     "--no-first-run",
@@ -32,26 +32,26 @@ FLAGS = (
 
 @contextmanager
 def serving(model: Path, codes: Path | None) -> Iterator[str]:
-    """The address of ``xlm explore`` on a port of its own."""
+    """Serve ``xlm explore`` on a free port and yield its address."""
     more = [] if codes is None else ["--codes", str(codes)]
     command = [sys.executable, "-m", "xlm", "explore", str(model), "--port", "0", *more]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stderr is not None
-            said = ""
+            messages = ""
             for line in process.stderr:
-                said += line
-                if found := re.search(r"http://\S+", line):
-                    yield found[0]
+                messages += line
+                if match := re.search(r"http://\S+", line):
+                    yield match[0]
                     return
-            raise SystemExit(f"xlm explore did not start:\n{said}")
+            raise SystemExit(f"xlm explore did not start:\n{messages}")
         finally:
             process.terminate()
 
 
 @contextmanager
-def opened(browser: Browser, address: str, text: str, *, width: int, height: int, scheme: str) -> Iterator[Page]:
-    """The page in a window of its own, with the text scored."""
+def open_page(browser: Browser, address: str, text: str, *, width: int, height: int, scheme: str) -> Iterator[Page]:
+    """Yield the page in a window of its own, with the text scored."""
     context = browser.new_context(
         viewport={"width": width, "height": height},
         device_scale_factor=1.5 if width < 600 else 1,
@@ -67,7 +67,7 @@ def opened(browser: Browser, address: str, text: str, *, width: int, height: int
 
 
 def continued(page: Page) -> None:
-    """Continues the text, with a seed."""
+    """Continue the text, with a seed."""
     page.fill("#seed", "7")
     page.fill("#max-new-tokens", "30")
     page.click("#start")
@@ -75,21 +75,21 @@ def continued(page: Page) -> None:
 
 
 def take(browser: Browser, address: str, folder: Path, text: str, word: str) -> None:
-    """Takes all pictures, with this word chosen."""
+    """Take all screenshots, with this word selected."""
     for scheme in ("light", "dark"):
-        with opened(browser, address, text, width=1120, height=800, scheme=scheme) as page:
+        with open_page(browser, address, text, width=1120, height=800, scheme=scheme) as page:
             page.click("#compare")
             expect(page.locator(".word")).to_have_count(2 * len(text.split()) + 2)
             continued(page)
             page.locator(".word", has_text=word).first.click()
             page.screenshot(path=folder / f"explore-{scheme}.png", full_page=True)
-    with opened(browser, address, text, width=390, height=844, scheme="light") as page:
+    with open_page(browser, address, text, width=390, height=844, scheme="light") as page:
         page.locator(".word", has_text=word).first.click()
         page.screenshot(path=folder / "explore-phone.png")
 
 
 def main() -> None:
-    """Takes the pictures and says how large they are."""
+    """Take the screenshots and print their sizes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
     parser.add_argument("--codes", type=Path)

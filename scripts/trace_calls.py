@@ -26,9 +26,10 @@ import torch
 
 import xlm
 import xlm.cli
+from xlm.corpus.read_ahead import windows
 from xlm.corpus.rows import Row
-from xlm.scoring.scorer import Scorer
-from xlm.scoring.table import ScoreTable, score_rows
+from xlm.scoring.sentence import Scorer
+from xlm.scoring.table import ScoreTable, scored_lines
 
 MODEL = "xlm-clm-ende-small"
 TEXT = "The old man opened the door and looked at the child."
@@ -101,6 +102,10 @@ def main_calls(directory: Path) -> dict[str, Callable[[], Any]]:
 
     scorer, table = Scorer(model, tokenizer, lang="en"), ScoreTable(unit="sentence", format="tsv")
 
+    def score_row() -> None:
+        for window in windows([Row(file="text", number=1, text=FOURTH_TEXT)]):
+            scored_lines(scorer, window, table)
+
     return {
         "encode, first text": lambda: tokenizer.encode(TEXT, lang="en"),
         "encode, new text": lambda: tokenizer.encode(SECOND_TEXT, lang="en"),
@@ -108,7 +113,7 @@ def main_calls(directory: Path) -> dict[str, Callable[[], Any]]:
         "forward": lambda: model(ids_1T, langs="en"),
         "score, one text": lambda: xlm.score(model, tokenizer, [THIRD_TEXT], lang="en"),
         "xlm score, start to end": score_command,
-        "xlm score, one row": lambda: list(score_rows(scorer, [Row(file="text", number=1, text=FOURTH_TEXT)], table)),
+        "xlm score, one row": score_row,
         "generate, 8 tokens": lambda: model.generate(ids_1T, langs="en", max_new_tokens=8),
     }
 

@@ -1,8 +1,9 @@
-"""Runs the code blocks of the documentation and writes what they print into the pages.
+"""Run the code blocks of the documentation and write their output into the pages.
 
     python scripts/write_outputs.py [MODEL] [--page docs/PAGE.md …]
 
-MODEL is a directory that stands for the bundled model. Only ``text`` blocks under ``<!-- output -->`` are written.
+MODEL is a directory that takes the place of the bundled model. Only ``text`` blocks under ``<!-- output -->`` change.
+Commands of xlm write to a terminal 80 columns wide, so the pages show what a reader sees.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tests.documents import BUNDLED, PAGES, prepare, run_page, with_outputs
+from tests.documents import BUNDLED, PAGES, README, prepare, run_page, with_outputs
 from xlm._io.atomic import write_text
 
 
 @contextlib.contextmanager
 def inside(directory: str) -> Iterator[None]:
-    """The same as ``contextlib.chdir``, which Python 3.10 lacks."""
+    """Change the current directory for a while, like ``contextlib.chdir``, which Python 3.10 lacks."""
     before = Path.cwd()
     os.chdir(directory)
     try:
@@ -33,25 +34,25 @@ def inside(directory: str) -> Iterator[None]:
 
 
 def main() -> int:
-    """Writes the pages and returns the exit status."""
+    """Write the pages and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", nargs="?", type=Path, metavar="MODEL", help="by default the bundled one")
-    parser.add_argument("--page", action="append", type=Path, metavar="FILE", help="by default all that have outputs")
+    parser.add_argument("model", nargs="?", type=Path, metavar="MODEL", help="default: the bundled model")
+    parser.add_argument("--page", action="append", type=Path, metavar="FILE", help="default: all")
     arguments = parser.parse_args()
-    for page in arguments.page or PAGES:
+    for page in arguments.page or [README, *PAGES]:
         text = page.read_text(encoding="utf-8")
         if "<!-- output -->" not in text:
             continue
         with tempfile.TemporaryDirectory() as directory:
             prepare(Path(directory), bundled=arguments.model)
             if arguments.model is None:
-                # Without it, the name means what it means to a reader.
+                # then the name means the bundled model, as for a reader
                 (Path(directory) / BUNDLED).rename(Path(directory) / "tiny")
             with inside(directory):
-                found = with_outputs(text, run_page(text))
-        if found != text:
-            write_text(page, found)
-        print(f"{page}: {'written' if found != text else 'as it was'}")
+                result = with_outputs(text, run_page(text, terminal=True))
+        if result != text:
+            write_text(page, result)
+        print(f"{page}: {'written' if result != text else 'unchanged'}")
     return 0
 
 

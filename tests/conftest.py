@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests: where the recorded references are."""
+"""Fixtures that all tests share."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ RECORDED = (
 )
 """The recorded checkpoints of the original, one feature each."""
 
-# No test asks the hub of the world; the library reads this when it is first imported, here and in processes of tests.
+# No test contacts the real hub. The library reads this at its first import, here and in processes that tests start.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-# How long an example takes says more of what else the machine does than of the test.
+# The time of an example depends on the load of the machine more than on the test.
 settings.register_profile("xlm", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("xlm")
 
@@ -30,7 +30,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(scope="session")
 def reference() -> Path:
-    """The folder of recorded references (``XLM_REFERENCE``, else ``../shared``); skips where it is absent."""
+    """Return the folder of recorded references (``XLM_REFERENCE``, else ``../shared``); skip if it is absent."""
     folder = Path(os.environ.get("XLM_REFERENCE", REPOSITORY.parent / "shared"))
     if not (folder / "FACTS.md").is_file():
         pytest.skip(f"the recorded references are not at {folder}; set XLM_REFERENCE to their folder")

@@ -1,4 +1,4 @@
-"""The small files that the demo makes, for tests that need a whole checkpoint with its codes."""
+"""The small files of the demo, for tests that need a complete checkpoint with its codes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.conftest import REPOSITORY
 
 
 def demo_maker() -> ModuleType:
-    """``scripts/make_demo_checkpoint.py`` as a module."""
+    """Import ``scripts/make_demo_checkpoint.py`` as a module."""
     path = REPOSITORY / "scripts" / "make_demo_checkpoint.py"
     spec = importlib.util.spec_from_file_location("make_demo_checkpoint", path)
     assert spec is not None
@@ -21,11 +21,11 @@ def demo_maker() -> ModuleType:
 
 
 def write_demo_files(directory: Path, *, as_original: bool = False) -> Path:
-    """Writes ``demo.pth``, ``codes`` and ``vocab`` into a directory and returns it.
+    """Write ``demo.pth``, ``codes`` and ``vocab`` into a directory and return the directory.
 
     Args:
-        directory: Where.
-        as_original: Whether the model has as many positions as the original's code asks for; else it has few.
+        directory: An existing directory.
+        as_original: Whether the model has as many positions as the original's code requires, instead of a few.
     """
     maker = demo_maker()
     positions = maker.POSITIONS_OF_THE_ORIGINAL if as_original else maker.N_POSITIONS

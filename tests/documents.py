@@ -1,20 +1,25 @@
-"""The project's pages: their code blocks, run in order, and what those print.
+"""Run the code blocks of the project's pages in order, and collect their output.
 
-A page's ``bash`` and ``python`` blocks are run in one directory of small files. Commands of xlm run in this process,
-since importing torch takes longer than most of them. A block that is not run stands under ``<!-- not run: WHY -->``; a
-``text`` block under ``<!-- output -->`` holds what the block above it prints, and ``scripts/docs --outputs`` writes it.
+A page's ``bash`` and ``python`` blocks run in one directory of small files. xlm commands run in this process, because
+importing torch takes longer than most of them. ``<!-- not run: WHY -->`` marks a block that does not run. A ``text``
+block under ``<!-- output -->`` holds the output of the block above it; ``scripts/docs --outputs`` writes it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import gzip
 import io
 import os
+import pty
 import re
 import shlex
+import struct
 import subprocess
 import sys
+import tempfile
+import termios
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +38,9 @@ README = REPOSITORY / "README.md"
 PAGES = sorted((REPOSITORY / "docs").rglob("*.md"))
 RUN = ("bash", "python")
 NOT_CODE = ("text", "json")
-# Commands that are no test's business, wherever they stand, and why.
+# Width of the terminal whose output the pages show: about what a code block of the built pages holds.
+COLUMNS = 80
+# Commands that no page runs, and why.
 ELSEWHERE = {
     "pip ": "changes the environment",
     "scripts/": "makes an environment of its own, or takes minutes; has tests of its own",
@@ -41,7 +48,7 @@ ELSEWHERE = {
     "python -m benchmarks": "takes minutes; tests/benchmarks",
     "torchrun ": "several processes; tests/training/test_processes.py",
 }
-# The pages train in earnest; here a few updates of a smaller batch are enough.
+# Added to the training commands of the pages: two steps of a small batch.
 BRIEFLY = (
     " --set batch.batch_size=2 --set batch.seq_len=16"
     " --set run.max_steps=2 --set run.evaluate_every=2 --set run.save_every=2"
@@ -57,11 +64,11 @@ class Block:
     """A fenced block of a page.
 
     Attributes:
-        language: What stands behind the fence.
-        code: What is inside.
-        note: The comment above it; empty where there is none.
-        start: Where the code begins in the page.
-        end: Where it ends.
+        language: The word after the opening fence.
+        code: The contents.
+        note: The HTML comment above the block, or an empty string.
+        start: Offset of the code in the page.
+        end: Offset of the end of the code.
     """
 
     language: str
@@ -72,12 +79,12 @@ class Block:
 
     @property
     def runs(self) -> bool:
-        """Whether it is code that is to be run."""
+        """Whether the block runs."""
         return self.language in RUN and not self.note.startswith("not run: ")
 
 
 def blocks_of(text: str) -> list[Block]:
-    """The fenced blocks of a page, in order."""
+    """Return the fenced blocks of a page, in order."""
     return [
         Block(
             language=match["language"],
@@ -91,18 +98,18 @@ def blocks_of(text: str) -> list[Block]:
 
 
 def commands_of(block: Block) -> list[str]:
-    """The commands of a bash block, without comments, those that are tested elsewhere left out."""
+    """Return the commands of a bash block, without comments and without the commands of ``ELSEWHERE``."""
     lines = block.code.replace("\\\n", " ").splitlines()
     commands = [re.split(r"(?:^|\s+)#\s", line)[0].strip() for line in lines]
     return [command for command in commands if command and not command.startswith(tuple(ELSEWHERE))]
 
 
 def prepare(directory: Path, *, bundled: Path | None = None) -> None:
-    """Makes the files that the pages name, small, and models by the published names.
+    """Create small versions of the files that the pages name, and tiny models under the published names.
 
     Args:
-        directory: Where.
-        bundled: Stands there by the bundled model's name, instead of a tiny one.
+        directory: An existing directory for the files.
+        bundled: A model directory to link under the bundled model's name, instead of a tiny model.
     """
     write_demo_files(directory, as_original=True)
     (directory / "demo.pth").rename(directory / "best-valid_clm_ppl.pth")
@@ -124,36 +131,47 @@ def prepare(directory: Path, *, bundled: Path | None = None) -> None:
     save_file(tensors, directory / "plain.reference.safetensors")
 
 
-def run_page(text: str) -> dict[Block, str]:
-    """Runs the blocks of a page in the current directory and returns what each printed.
+def run_page(text: str, *, terminal: bool = False) -> dict[Block, str]:
+    """Run the blocks of a page in the current directory and return the output of each.
+
+    Args:
+        text: The page.
+        terminal: Whether the commands whose output the page shows write to a terminal, as for a reader. Each of them
+            then runs in a process of its own.
 
     Raises:
-        AssertionError: A command did not end with 0.
-        Exception: Whatever a python block raises.
+        AssertionError: A command did not end with status 0.
+        Exception: Any error of a python block.
     """
     printed: dict[Block, str] = {}
     names: dict[str, Any] = {"__name__": "__main__"}
-    for block in blocks_of(text):
+    blocks = blocks_of(text)
+    for i, block in enumerate(blocks):
         if not block.runs:
             continue
         if block.language == "bash":
-            printed[block] = "".join(_run(command) for command in commands_of(block))
+            shown = terminal and any(following.note == "output" for following in blocks[i + 1 : i + 2])
+            printed[block] = "".join(_run(command, terminal=shown) for command in commands_of(block))
             continue
         output = io.StringIO()
         with contextlib.redirect_stdout(output), warnings.catch_warnings():
-            warnings.simplefilter("default")  # as they are to a reader, not errors as in the tests
+            warnings.simplefilter("default")  # pytest turns warnings into errors
             exec(compile(block.code, "page", "exec"), names)
         printed[block] = output.getvalue()
     return printed
 
 
-def _run(command: str) -> str:
+def _run(command: str, *, terminal: bool) -> str:
+    """Run a pipeline of commands and return its output."""
     if command.startswith("xlm train "):
         command += BRIEFLY
     data = b""
-    for part in command.split(" | "):
+    parts = command.split(" | ")
+    for i, part in enumerate(parts):
         part, _, target = part.partition(" > ")
-        if part.startswith("xlm "):
+        if part.startswith("xlm ") and terminal and not target and i == len(parts) - 1:
+            data = run_in_terminal([sys.executable, "-m", "xlm", *shlex.split(part)[1:]], data)
+        elif part.startswith("xlm "):
             with warnings.catch_warnings():
                 warnings.simplefilter("default")
                 result = CliRunner().invoke(xlm, shlex.split(part)[1:], input=data, prog_name="xlm")
@@ -172,8 +190,40 @@ def _run(command: str) -> str:
     return data.decode()
 
 
+def run_in_terminal(arguments: list[str], data: bytes) -> bytes:
+    """Run a program whose standard output is a terminal of ``COLUMNS`` columns, and return the output.
+
+    Args:
+        arguments: The program and its arguments.
+        data: Standard input, which is not a terminal.
+
+    Raises:
+        AssertionError: The program did not end with status 0.
+    """
+    reader, writer = pty.openpty()
+    settings = termios.tcgetattr(writer)
+    settings[1] &= ~termios.OPOST  # no carriage return before a line feed
+    termios.tcsetattr(writer, termios.TCSANOW, settings)
+    fcntl.ioctl(writer, termios.TIOCSWINSZ, struct.pack("HHHH", 50, COLUMNS, 0, 0))
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "COLUMNS": str(COLUMNS), "NO_COLOR": "1"}
+    output = b""
+    with tempfile.TemporaryFile() as stdin, tempfile.TemporaryFile() as stderr:
+        stdin.write(data)
+        stdin.seek(0)
+        process = subprocess.Popen(arguments, stdin=stdin, stdout=writer, stderr=stderr, env=environment)
+        os.close(writer)
+        with contextlib.suppress(OSError):  # Linux reports the end of the output as an error
+            while chunk := os.read(reader, 65_536):
+                output += chunk
+        os.close(reader)
+        status = process.wait()
+        stderr.seek(0)
+        assert status == 0, f"{shlex.join(arguments)}\n{stderr.read().decode()}"
+    return output
+
+
 def with_outputs(text: str, printed: dict[Block, str]) -> str:
-    """The page with what its blocks printed in the ``text`` blocks under ``<!-- output -->``."""
+    """Return the page with the printed output in its ``text`` blocks under ``<!-- output -->``."""
     last, pieces, end = "", [], 0
     for block in blocks_of(text):
         if block in printed:

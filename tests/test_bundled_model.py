@@ -1,6 +1,6 @@
 """The model that comes with the package.
 
-Oracle: its figures as ``scripts/record_small_model.py`` wrote them into ``bundled_model.json``; ``transformers`` on the
+Oracle: its results as ``scripts/record_small_model.py`` wrote them into ``bundled_model.json``; ``transformers`` on the
 same files; and that English is likelier as English and German as German, in sentences written for this test.
 """
 
@@ -118,7 +118,7 @@ def test_log_probabilities_are_those_that_were_recorded(
 ) -> None:
     (found,) = score(model, tokenizer, [str(recorded["text"])], lang=str(recorded["lang"]))
     assert list(found.tokens) == recorded["tokens"]
-    # Nats; processors add float32 numbers in other orders, which makes some 1e-6.
+    # Nats. Processors add float32 numbers in different orders, which changes about 1e-6.
     assert found.logprobs == pytest.approx(recorded["logprobs"], abs=1e-4)
 
 
@@ -131,7 +131,7 @@ def test_a_sentence_is_likelier_in_its_own_language(
     right = score(model, tokenizer, texts, lang=lang)
     wrong = score(model, tokenizer, texts, lang=other)
     assert [a.text for a, b in zip(right, wrong, strict=True) if a.logprob <= b.logprob] == []
-    # A language that is merely not seen would make no such difference.
+    # A language that is only unseen would not make such a difference.
     assert sum(a.logprob - b.logprob for a, b in zip(right, wrong, strict=True)) > 24 * 5
 
 
@@ -188,7 +188,7 @@ def test_figures_of_the_card_are_those_of_perplexity(
     found = evaluate(model, tokenizer, tmp_path / "text", "de")
     expected = perplexity(model, tokenizer, lines, lang="de").languages[0]
     assert (found.tokens, found.characters) == (expected.tokens, expected.characters)
-    assert found.nats["de"] == pytest.approx(expected.nats, rel=1e-6)  # sums of float32 in other batches
+    assert found.nats["de"] == pytest.approx(expected.nats, rel=1e-6)  # float32 sums in other batches
     bits = expected.bits_per_character
     assert bits is not None
     assert found.cells("de") == (f"{expected.perplexity:.1f}", f"{bits:.3f}")

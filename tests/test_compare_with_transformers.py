@@ -32,7 +32,7 @@ TEXTS = {
     "en": ["The small dog is sleeping on the grass.", "A Dog!", "It's 5 o'clock, St. Paul's."],
     "de": ["Der kleine Hund schläft auf der Wiese.", "Am 3. Mai", "Z.B. schläft der Hund."],
 }
-# Sums of at most 100 log-probabilities, each of two float32 computations in another order.
+# Sums of at most 100 log-probabilities, each from two float32 computations in a different order.
 CLOSE = 1e-4
 
 
@@ -52,7 +52,7 @@ def tokenizer(files: Path) -> XLMTokenizer:
 
 
 def encoded(tokenizer: XLMTokenizer, way: str, text: str, lang: str) -> list[int]:
-    """The same division of a text by this library's presets."""
+    """Return the tokens of a text, split by this library's presets."""
     theirs = replace(tokenizer, preset="transformers", bos_token="<s>")
     lowers = replace(theirs, do_lowercase_and_remove_accent=True)
     ids = {
@@ -132,11 +132,11 @@ def test_put_right_it_is_our_score(found: Any) -> None:
         right = figures[script.RIGHT.name]
         assert figures["xlm.score"].tokens == right.tokens
         assert figures["xlm.score"].logprob == pytest.approx(right.logprob, abs=CLOSE)
-        assert len({figure.logprob for figure in figures.values()}) > 6  # the settings do change the figures
+        assert len({figure.logprob for figure in figures.values()}) > 6  # the settings change the results
 
 
 def common(a: Sequence[int], b: Sequence[int]) -> int:
-    """Length of a longest common subsequence, by its definition."""
+    """Return the length of a longest common subsequence, by its definition."""
 
     @cache
     def of(i: int, j: int) -> int:

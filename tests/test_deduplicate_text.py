@@ -1,4 +1,4 @@
-"""``scripts/deduplicate_text.py``. Oracle: which of a few lines are the same, written down by hand."""
+"""``scripts/deduplicate_text.py``. Oracle: a few lines whose duplicates are known."""
 
 from __future__ import annotations
 

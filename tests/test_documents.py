@@ -1,4 +1,4 @@
-"""The pages under docs/. Oracle: their blocks end well where they are run; files that links name; mkdocs, strictly."""
+"""The pages under docs/. Oracle: exit statuses of their blocks; the files that links name; mkdocs, strictly."""
 
 from __future__ import annotations
 
@@ -11,7 +11,19 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import REPOSITORY
-from tests.documents import NOT_CODE, PAGES, README, RUN, blocks_of, commands_of, prepare, run_page, with_outputs
+from tests.documents import (
+    COLUMNS,
+    NOT_CODE,
+    PAGES,
+    README,
+    RUN,
+    blocks_of,
+    commands_of,
+    prepare,
+    run_in_terminal,
+    run_page,
+    with_outputs,
+)
 
 NAMES = [str(page.relative_to(REPOSITORY)) for page in PAGES]
 WITH_CODE = [
@@ -48,7 +60,7 @@ def test_each_block_is_run_or_says_why_not(name: str) -> None:
 
 
 def anchors(page: Path) -> set[str]:
-    """What the headings of a page are called in links."""
+    """Return the anchors of a page's headings."""
     headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
 
@@ -78,6 +90,17 @@ def test_outputs_are_written_under_what_prints_them() -> None:
     ]
 
 
+def test_the_output_of_a_page_is_that_of_a_terminal() -> None:
+    code = """import os, sys
+print(sys.stdout.isatty(), sys.stdin.isatty(), os.get_terminal_size(1).columns)
+print(sys.stdin.read(), "ä" * 100_000)
+print("not shown", file=sys.stderr)"""
+    printed = run_in_terminal([sys.executable, "-c", code], b"input")
+    assert printed.decode() == f"True False {COLUMNS}\ninput {'ä' * 100_000}\n"
+    with pytest.raises(AssertionError, match="what went wrong"):
+        run_in_terminal([sys.executable, "-c", "import sys; sys.exit('what went wrong')"], b"")
+
+
 def test_mkdocs_builds_every_page_without_a_warning(tmp_path: Path) -> None:
     pytest.importorskip("mkdocs")
     pytest.importorskip("material")
@@ -94,7 +117,7 @@ def test_mkdocs_builds_every_page_without_a_warning(tmp_path: Path) -> None:
     for name in NAMES:
         built = tmp_path / "site" / Path(name).relative_to("docs").with_suffix(".html")
         html = built.read_text(encoding="utf-8")
-        # Nothing is fetched from elsewhere: the pages open without a network.
+        # The pages open without a network.
         assert re.findall(r'<(?:script|link|img)[^>]+(?:src|href)="https?://(?!arxiv|github)[^"]*"', html) == []
     assert "XLMWithLMHeadModel.generate" in (tmp_path / "site/api/model.html").read_text(encoding="utf-8")
     assert "tokens/s" in (tmp_path / "site/benchmarks.html").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""``scripts/filter_corpus.py``. Oracle: differences of cross-entropies, by hand; the lines that were put in."""
+"""``scripts/filter_corpus.py``. Oracle: cross-entropy differences computed by hand; the lines of the domain."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pyarrow.parquet as parquet  # noqa: E402
 
 
 def rows(*figures: tuple[int, float | None, int]) -> list[dict[str, Any]]:
-    """Rows of scores: line, log-probability, tokens."""
+    """Return rows of scores from line, log-probability and tokens."""
     return [
         {"line": line, "logprob": logprob, "tokens": tokens, "text": f"text {line}"}
         for line, logprob, tokens in figures

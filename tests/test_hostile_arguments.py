@@ -1,7 +1,7 @@
-"""Every public function, each parameter in turn with hostile values and good ones for the rest.
+"""Every public function, with hostile values for one parameter at a time and good values for the others.
 
-The answer is a result or an ``XLMError``, never another exception and never a wait. Public is what ``xlm.__all__`` and
-docs/api name, with its methods; a new one without a line in ``good_arguments`` fails here.
+The result must be a value or an ``XLMError``, never another exception and never a hang. Public are the names of
+``xlm.__all__`` and docs/api with their methods; a new one without a line in ``good_arguments`` fails here.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ KEYWORDS: dict[str, Callable[..., Any] | None] = {
 
 @dataclass(frozen=True)
 class World:
-    """A small model with its files, which good arguments are made of."""
+    """A small model with its files, the source of good arguments."""
 
     directory: Path
     files: Path
@@ -82,7 +82,7 @@ Functions = dict[str, tuple[Callable[..., Any], dict[str, Any]]]
 
 @pytest.fixture(scope="module")
 def good_arguments(world: World) -> Functions:
-    """Each public function, bound where it is a method, with arguments that it takes."""
+    """Return each public function, bound if it is a method, with good arguments."""
     config, model, tokenizer, ids = world.config, world.model, world.tokenizer, world.ids
     hidden, body = torch.zeros(1, 2, config.emb_dim), xlm.XLMModel.from_pretrained(world.directory)
     small: dict[str, Any] = {"vocab_size": 20, "emb_dim": 4, "n_layers": 1, "n_heads": 1}
@@ -147,7 +147,7 @@ def good_arguments(world: World) -> Functions:
 
 
 def hostile_values(world: World) -> dict[str, Any]:
-    """Values of a wrong type, size or kind, by what they are called here."""
+    """Return values of a wrong type, size or kind, by name."""
     return {
         "None": None,
         "True": True,
@@ -189,7 +189,7 @@ def hostile_values(world: World) -> dict[str, Any]:
 
 
 def public_functions() -> dict[str, Callable[..., Any]]:
-    """What ``xlm.__all__`` and docs/api name, by qualified name, with the methods of its classes."""
+    """Return the functions that ``xlm.__all__`` and docs/api name, by qualified name, with the methods of classes."""
     named = [f"xlm.{name}" for name in xlm.__all__]
     for page in (REPOSITORY / "docs" / "api").glob("*.md"):
         named += re.findall(r"^::: (\S+)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
@@ -234,7 +234,7 @@ WALKED = [
 
 
 def call(function: Callable[..., Any], arguments: dict[str, Any]) -> None:
-    """Calls it, and takes what a lazy result yields."""
+    """Call a function and exhaust a lazy result."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         result = function(**arguments)
@@ -245,7 +245,7 @@ def call(function: Callable[..., Any], arguments: dict[str, Any]) -> None:
 
 @pytest.fixture(autouse=True)
 def no_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """In a directory of its own, with an end to what waits, and torch's threads as they were."""
+    """Run in a new directory, with a time limit, and restore torch's threads afterwards."""
     monkeypatch.chdir(tmp_path)
     threads = torch.get_num_threads()
     with at_most(SECONDS):
@@ -270,7 +270,7 @@ def test_hostile_values(world: World, good_arguments: Functions, name: str, para
         try:
             call(function, {**arguments, parameter: value})
         except XLMError as error:
-            str(error)  # which may fail too
+            str(error)  # this may fail too
         except Exception as error:
             failures[label] = f"{type(error).__name__}: {str(error)[:80]}"
     assert not failures

@@ -21,8 +21,7 @@ from hypothesis import strategies as st
 from tests.demo_files import write_demo_files
 from tests.training.runs import prepare_text, small_run
 from xlm import XLMTokenizer, XLMWithLMHeadModel, perplexity
-from xlm.data.batches import batches, open_streams
-from xlm.data.order import Order, Position
+from xlm.data.batches import Order, Position, batches, open_streams
 from xlm.data.shards import Index
 from xlm.scoring.logprobs import token_logprobs
 
@@ -36,7 +35,7 @@ texts = st.lists(st.lists(st.sampled_from([0, 2, 3, 4, 5]), max_size=8), min_siz
 
 
 def histories(text: list[int], *, across_sentences: bool) -> list[list[int]]:
-    """All that each token may be predicted from."""
+    """Return everything that each token may be predicted from."""
     stream = [EOS, *text]
     found = []
     for place in range(1, len(stream)):
@@ -48,7 +47,7 @@ def histories(text: list[int], *, across_sentences: bool) -> list[list[int]]:
 
 
 class SlowModel:
-    """Interpolated modified Kneser-Ney smoothing by its definition."""
+    """Interpolated modified Kneser-Ney smoothing, by its definition."""
 
     def __init__(self, text: list[int], *, order: int, across_sentences: bool) -> None:
         self.order = order
@@ -62,11 +61,11 @@ class SlowModel:
         self.discounts = [self.discounts_of(length) for length in range(1, order + 1)]
 
     def count(self, ngram: tuple[int, ...]) -> int:
-        """How many tokens precede it somewhere; of the highest order, or where none can, how often it stands there."""
+        """Return how many tokens precede an n-gram, or its occurrences for the highest order and at the start."""
         return self.preceding[ngram] or self.seen[ngram]
 
     def discounts_of(self, length: int) -> dict[int, float]:
-        """Equation 26 of the paper; the usual ones where it cannot be evaluated."""
+        """Equation 26 of the paper, or the usual discounts if it cannot be evaluated."""
         n = Counter(count for ngram, count in self.counts.items() if len(ngram) == length)
         if all(n[k] for k in (1, 2, 3, 4)):
             y = n[1] / (n[1] + 2 * n[2])
@@ -76,7 +75,7 @@ class SlowModel:
         return {1: 0.5, 2: 1.0, 3: 1.5}
 
     def probability(self, token: int, history: list[int]) -> float:
-        """Equation 24 of the paper, the lowest order interpolated with equal probabilities."""
+        """Equation 24 of the paper; the lowest order is interpolated with equal probabilities."""
         history = history[len(history) - min(len(history), self.order - 1) :]
         discounts = self.discounts[len(history)]
         shorter = self.probability(token, history[1:]) if history else 1 / VOCAB_SIZE
@@ -102,7 +101,7 @@ def check(text: list[int], other: list[int], *, order: int, across: bool) -> Non
         math.log(slow.probability(token, history))
         for token, history in zip(other, histories(other, across_sentences=across), strict=True)
     ]
-    # Sums of a few float64 in another order.
+    # Sums of a few float64 numbers in a different order.
     np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-12)
 
 
@@ -153,7 +152,7 @@ def test_sentences_are_predicted_by_both_as_perplexity_does_it(
     tokens, of_model, (of_ngrams,) = compare_with_ngram.perplexities(model, [ngrams], lines, "en")
     expected = perplexity(model, tokenizer, LINES, lang="en").languages[0]
     assert tokens == expected.tokens == sum(map(len, lines))
-    assert of_model == pytest.approx(expected.perplexity, rel=1e-6)  # float32 scores, summed in another order
+    assert of_model == pytest.approx(expected.perplexity, rel=1e-6)  # float32 scores, summed in a different order
     nats = -sum(ngrams.log_probabilities(np.array(line)).sum() for line in lines)
     assert of_ngrams == pytest.approx(math.exp(nats / tokens), rel=1e-9)
 
@@ -191,8 +190,8 @@ def test_the_tokens_that_a_run_saw(tmp_path: Path) -> None:
         read[batch.language] += batch.input_ids.ravel().tolist()
     found = compare_with_ngram.training_ids(data, config, 6)
     for lang, (seen, everything) in found.items():
-        assert len(streams[lang]) > 3  # no window came twice
+        assert len(streams[lang]) > 3  # no window was seen twice
         assert everything.tolist() == streams[lang].sequence.slice(0, len(streams[lang].sequence)).tolist()
-        # The stream has more </s> than the text, in front of it and of each row.
+        # The stream has additional </s>, at its start and at the start of each row.
         assert Counter(seen[seen != EOS].tolist()) == Counter(index for index in read[lang] if index != EOS)
         assert EOS in seen

@@ -1,4 +1,4 @@
-"""Oracle: the original's recorded numbers; and models that are wrong on purpose, which must be found out."""
+"""Parity checks. Oracle: recorded results of the original; models that are wrong on purpose and must be detected."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ EVERYTHING = {
 
 @pytest.mark.parametrize("name", RECORDED)
 def test_recorded_checkpoints(name: str, reference: Path) -> None:
-    """Logits, hidden states, given positions, training loss and every gradient, within the bounds of xlm.parity."""
+    """Logits, hidden states, given positions, training loss and every gradient stay within the bounds of xlm.parity."""
     folder = reference / "checkpoints"
     report = against_reference(folder / f"{name}.pth", folder / f"{name}.reference.safetensors")
     assert report.holds, str(report)
@@ -51,7 +51,7 @@ def test_recorded_checkpoints_after_conversion(name: str, reference: Path, tmp_p
 
 
 def test_trained_checkpoint(reference: Path) -> None:
-    """80 sentences of a model that the original trained, from their ids; and all logits of the first."""
+    """80 sentences of a model that the original trained, from their ids; and all logits of the first sentence."""
     folder = reference / "checkpoints" / "clm_ende_multi30k"
     for file, compared in (("reference.json", 1329), ("first_sentence.safetensors", 12 * 64)):
         report = against_reference(folder / "clm_ende_multi30k.pth", folder / file)
@@ -78,7 +78,7 @@ def model(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def recorded(model: Path, tmp_path: Path) -> Path:
-    """Answers of this very model, in the form of a reference."""
+    """Return the results of this model, in the format of a reference."""
     ours = XLMWithLMHeadModel.from_pretrained(model)
     ids = torch.randint(14, 60, (2, 7), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
@@ -262,9 +262,9 @@ def test_texts_that_are_none(texts: Any, model: Path) -> None:
 
 def test_a_model_in_memory_is_not_a_path(model: Path) -> None:
     ours = XLMWithLMHeadModel.from_pretrained(model)
-    with pytest.raises(XLMError, match=r"(?s)not a path.*XLMWithLMHeadModel"):
+    with pytest.raises(XLMError, match=r"(?s)Not a path.*XLMWithLMHeadModel"):
         against_transformers(ours)  # type: ignore[arg-type]
-    with pytest.raises(XLMError, match=r"(?s)not a path.*XLMWithLMHeadModel"):
+    with pytest.raises(XLMError, match=r"(?s)Not a path.*XLMWithLMHeadModel"):
         against_reference(model, ours)  # type: ignore[arg-type]
 
 
@@ -272,10 +272,10 @@ def test_a_model_in_memory_is_not_a_path(model: Path) -> None:
     ("scale", "our_error", "their_error", "holds"),
     [
         (0.0, 0.0, 0.0, [True]),
-        (1e-5, 0.0, 0.0, [False, False]),  # another model, by little
-        (1e-5, 0.0, 1e-5, [True, False]),  # the same, under rounding that would hide it
+        (1e-5, 0.0, 0.0, [False, False]),  # a slightly different model
+        (1e-5, 0.0, 1e-5, [True, False]),  # the same, hidden by rounding
         (0.0, 3e-6, 5e-6, [True, True]),  # both round
-        (0.0, 5e-6, 0.0, [False, True]),  # ours alone is wrong in float32
+        (0.0, 5e-6, 0.0, [False, True]),  # only ours is wrong in float32
         (0.0, float("nan"), 0.0, [False, True]),
     ],
 )
@@ -287,12 +287,12 @@ def test_rounding_is_told_from_another_model(
         theirs.transformer.layers[0].ffn.down.weight.mul_(1 + scale)  # type: ignore[union-attr, operator]
     for model, error in ((ours, our_error), (theirs, their_error)):
         model.register_forward_hook(partial(_rounds, error))
-    rows = random_ids(20, 10).tolist()  # more than a batch
+    rows = random_ids(20, 10).tolist()  # more than one batch
     found = _both_models(ours, theirs, rows, [0] * len(rows))
     assert [comparison.holds for comparison in found] == holds
 
 
 def _rounds(error: float, _model: object, _inputs: object, output: Any) -> None:
-    """Logits of float32 that are off by so much of the largest."""
+    """Return float32 logits with an error of this share of the largest."""
     if output.logits.dtype == torch.float32:
         output.logits.add_(error * output.logits.abs().max())

@@ -1,4 +1,4 @@
-"""The README's own commands and snippets, run as printed. Oracle: exit status 0, and what they leave."""
+"""The README's commands and snippets, run as printed. Oracle: exit status 0, and the files they write."""
 
 from __future__ import annotations
 
@@ -34,12 +34,16 @@ def test_links_inside_the_repository() -> None:
         assert (REPOSITORY / target).exists(), target
 
 
-def test_what_the_demo_is_shown_to_print() -> None:
-    shown = re.findall(r'echo "(.+)" \| xlm score (\S+) --lang (\w+) .*\n.*\n1\t(\d+)\t(-[\d.]+)\t', TEXT)
+def test_scores_that_it_shows() -> None:
+    shown = re.findall(
+        r'echo "(.+)" \| xlm score (\S+) --lang (\w+) --by sentence\n```\n\n<!-- output -->\n```text\n'
+        r".*\n *1\s+(\d+)\s+(-[\d.]+)\s",
+        TEXT,
+    )
     assert len(shown) == 2
     for sentence, name, lang, tokens, logprob in shown:
         model, tokenizer = XLMWithLMHeadModel.from_pretrained(name), XLMTokenizer.from_pretrained(name)
         [result] = score(model, tokenizer, [sentence], lang=lang)
         assert len(result.logprobs) == int(tokens)
-        # Another processor sums in another order.
+        # The order of summation depends on the processor.
         assert result.logprob == pytest.approx(float(logprob), abs=1e-3)

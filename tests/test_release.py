@@ -1,4 +1,4 @@
-"""The shape of a release. Oracle: the package's own metadata, and a build that is tried out where nothing else is."""
+"""The contents of a release. Oracle: the metadata of the package, and a build that is tried in an empty environment."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_the_version_stands_in_one_place() -> None:
         if re.search(rf"""["']{re.escape(__version__)}["']""", path.read_text(encoding="utf-8"))
     ]
     assert holders == ["xlm/_version.py"]
-    # This one is read by others, who do not run our code.
+    # Other programs read this file without running our code.
     assert f"\nversion: {__version__}\n" in (REPOSITORY / "CITATION.cff").read_text(encoding="utf-8")
 
 

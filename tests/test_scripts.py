@@ -92,7 +92,7 @@ def test_its_words_are_one_dictionary(checkpoint: dict[str, Any]) -> None:
 
 
 def apply_codes(word: str, ranks: dict[tuple[str, str], int]) -> list[str]:
-    """Byte-pair encoding by its definition: the pair that stands first in the codes is merged, until there is none."""
+    """Byte-pair encoding by its definition: merge the pair that comes first in the codes, until there is none."""
     symbols = [*word[:-1], word[-1] + "</w>"]
     while True:
         present = [pair for pair in pairwise(symbols) if pair in ranks]

@@ -1,4 +1,4 @@
-"""Oracle: the model card's snippet as CONTRACT.md and README.md print it, word for word, and live transformers."""
+"""The snippet of the model card. Oracle: CONTRACT.md and README.md, word for word, and live transformers."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_on_a_converted_directory(tmp_path: Path) -> None:
 
 
 def test_on_the_trained_checkpoint(reference: Path, tmp_path: Path) -> None:
-    """With the published codes and vocabulary; the cased tokens of FACTS.md are four."""
+    """With the published codes and vocabulary, the text has four cased tokens (FACTS.md)."""
     source = reference / "checkpoints" / "clm_ende_multi30k" / "clm_ende_multi30k.pth"
     convert(source, tmp_path / "xlm-clm-ende-1024", codes=reference / "published" / "codes_ende")
     printed = run(tmp_path, SNIPPET + CHECKS)
@@ -58,7 +58,7 @@ def test_on_the_trained_checkpoint(reference: Path, tmp_path: Path) -> None:
 
 
 def test_with_transformers_import_instead(tmp_path: Path) -> None:
-    """The line that changes is the only one: with theirs, the rest runs on the same directory."""
+    """Only the import changes: with that of transformers, the rest runs on the same directory."""
     pytest.importorskip("transformers")
     write_demo_files(tmp_path)
     convert(tmp_path / "demo.pth", tmp_path / "xlm-clm-ende-1024", codes=tmp_path / "codes")

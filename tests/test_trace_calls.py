@@ -1,4 +1,4 @@
-"""``scripts/trace_calls.py``. Oracle: a toy program whose calls can be counted by hand; bounds for any tree."""
+"""``scripts/trace_calls.py``. Oracle: a toy program with known calls; bounds that hold for any tree."""
 
 from __future__ import annotations
 

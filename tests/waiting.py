@@ -1,4 +1,4 @@
-"""An end to what waits, for tests of what must not."""
+"""A time limit for tests of code that must not hang."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from types import FrameType
 
 
 class WaitedError(BaseException):
-    """Something took too long; no handler of ordinary exceptions takes it for an answer."""
+    """Something took too long. Handlers of ordinary exceptions do not catch it."""
 
 
 @contextmanager
 def at_most(seconds: int) -> Iterator[None]:
-    """Raise ``WaitedError`` in the block when it takes longer."""
+    """Raise ``WaitedError`` in a block that takes longer than the limit."""
 
     def too_long(number: int, frame: FrameType | None) -> None:
         raise WaitedError(f"more than {seconds} seconds")

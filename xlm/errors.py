@@ -1,13 +1,13 @@
-"""What a user can cause, as exceptions that say what, where, found, expected and remedy.
+"""Exceptions for faults that a user can cause: what went wrong, where, what was found, what was expected, a remedy.
 
 XLMError
-├── ConfigError      a configuration whose values cannot make a model
-├── CheckpointError  a file that is not the checkpoint it should be
+├── ConfigError      a configuration with invalid values
+├── CheckpointError  an invalid checkpoint file
 │   └── HubError     a model that could not be fetched from the Hugging Face hub
-├── VocabularyError  a vocabulary, merges or codes file that is broken or of another model
-├── InputError       ids, languages, lengths or positions that the model or tokenizer cannot take
-├── LanguageError    a language the model does not have, or one that is missing
-├── TrainingError    a training run that cannot go on
+├── VocabularyError  an invalid file of words, merges or codes, or one that belongs to another model
+├── InputError       texts, ids, options or other arguments that are invalid
+├── LanguageError    an unknown or missing language
+├── TrainingError    a training run that cannot continue
 ├── WriteError       a target that exists or could not be written
 └── DependencyError  an optional library that is not installed
 """
@@ -29,18 +29,18 @@ _LIBRARY = f"{Path(__file__).parent}{os.sep}"
 _LONGEST = 10_000
 
 Problem = tuple[str, object, str]
-"""The name of a value, the value, and what is allowed."""
+"""The name of a value, the value, and the rule that it breaks."""
 
 
 class XLMError(Exception):
-    """Base of everything this library raises for a cause that lies with its input.
+    """Base class of the errors that this library raises for invalid input.
 
     Args:
-        what: What went wrong, one sentence without a full stop.
-        where: The file, line, argument or tensor it went wrong in.
-        found: What was there.
-        expected: What should have been there.
-        remedy: What to do about it.
+        what: What went wrong; one sentence without a full stop.
+        where: The file, line, argument or tensor at fault.
+        found: What was found there.
+        expected: What was expected there.
+        remedy: What the user can do.
     """
 
     def __init__(
@@ -61,12 +61,12 @@ class XLMError(Exception):
 
     @classmethod
     def of_values(cls, what: str, problems: Sequence[Problem], *, remedy: str | None = None) -> Self:
-        """One error that names several wrong values.
+        """Return one error that names several invalid values.
 
         Args:
-            what: What they do not make, one sentence without a full stop.
-            problems: At least one.
-            remedy: What to do about them.
+            what: What went wrong; one sentence without a full stop.
+            problems: The invalid values, at least one.
+            remedy: What the user can do.
         """
         return cls(
             what,
@@ -78,12 +78,12 @@ class XLMError(Exception):
 
     @property
     def in_short(self) -> str:
-        """What went wrong and what was found, for a cell of a table."""
+        """The error in one line, for a cell of a table."""
         return self.what if self.found is None else f"{self.what}: {self.found}"
 
     def __str__(self) -> str:
         fields = (("where", self.where), ("found", self.found), ("expected", self.expected), ("remedy", self.remedy))
-        is_name = "_" in self.what.partition(" ")[0]  # of an argument, which is written as it is
+        is_name = "_" in self.what.partition(" ")[0]  # the name of an argument keeps its case
         sentence = self.what if is_name else self.what[:1].upper() + self.what[1:]
         return "\n".join([sentence, *(f"  {name}: {_printable(value)}" for name, value in fields if value is not None)])
 
@@ -92,7 +92,7 @@ class XLMError(Exception):
 
 
 def _printable(value: object) -> str:
-    """Return a value as text without what a terminal obeys or cannot show: files from strangers name things so."""
+    """Return a value as text without control characters, which the names in a stranger's files may contain."""
     text = str(value)
     if len(text) > _LONGEST:
         text = f"{text[:_LONGEST]}…"
@@ -104,53 +104,47 @@ def _rebuild(kind: type[XLMError], what: str, where: object, found: object, expe
 
 
 class ConfigError(XLMError, ValueError):
-    """A configuration whose values cannot make a model; names every wrong key at once."""
+    """A configuration with invalid values; the message names all of them."""
 
 
 class CheckpointError(XLMError, ValueError):
-    """A file that is not the checkpoint it should be; names every wrong tensor at once."""
+    """An invalid checkpoint file; the message names every invalid tensor."""
 
 
 class HubError(CheckpointError):
-    """A model that could not be fetched from the Hugging Face hub; raised from the error of its library."""
+    """A model that could not be fetched from the Hugging Face hub; its cause is the error of ``huggingface_hub``."""
 
 
 class VocabularyError(XLMError, ValueError):
-    """A vocabulary, merges or codes file that is broken, or that belongs to another model."""
+    """An invalid file of words, merges or codes, or one that belongs to another model."""
 
 
 class InputError(XLMError, ValueError):
-    """Ids, lengths, positions or texts that the model or tokenizer cannot take."""
+    """Texts, ids, options or other arguments that are invalid."""
 
 
 class LanguageError(XLMError, ValueError):
-    """A language that the model does not have, or that is missing where one is needed."""
+    """A language that the model does not have, or a missing language where one is required."""
 
 
 class TrainingError(XLMError, RuntimeError):
-    """A training run that cannot go on; its state was kept."""
+    """A training run that cannot continue; its state is saved."""
 
 
 class WriteError(XLMError, OSError):
-    """A target that exists already or that could not be written; nothing was left behind."""
-
-    def __str__(self) -> str:
-        return XLMError.__str__(self)
+    """A target that exists already or could not be written; no partial output is left."""
 
 
 class DependencyError(XLMError, ImportError):
-    """An optional library that is not installed; the remedy names the extra."""
-
-    def __str__(self) -> str:
-        return XLMError.__str__(self)
+    """An optional library that is not installed; the remedy names the extra that installs it."""
 
 
 class XLMWarning(UserWarning):
-    """Something that is allowed and probably not what was meant."""
+    """A valid use that is probably a mistake."""
 
 
 def warn_caller(message: str) -> None:
-    """Warns at the line outside of this library that a call came from, however many functions lie between."""
+    """Warn at the line outside this library that called it, through however many functions."""
     level, frame = 1, sys._getframe()
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_LIBRARY):
         level, frame = level + 1, frame.f_back

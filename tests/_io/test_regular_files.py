@@ -17,10 +17,9 @@ import pytest
 
 from tests.tokenizer.small import MERGES, VOCABULARY
 from xlm._io.files import MOST_BYTES, read_regular
-from xlm.checkpoint.file_magic import check_first_bytes
 from xlm.checkpoint.hf_config import read_json
 from xlm.checkpoint.hf_weights import read_safetensors
-from xlm.checkpoint.pickles import load_pickle
+from xlm.checkpoint.pickles import check_first_bytes, load_pickle
 from xlm.data.shards import INDEX_FILE, Index
 from xlm.errors import CheckpointError, InputError, VocabularyError, XLMError
 from xlm.tokenizer.bpe import write_codes

@@ -240,9 +240,9 @@ def test_a_link_is_followed_and_a_pipe_is_refused(tmp_path: Path) -> None:
     assert names(tmp_path / "real") == {"out", "out.meta.json"}
     assert (tmp_path / "real" / "out").read_bytes() == WHOLE
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(WriteError, match="no regular file"):
+    with pytest.raises(WriteError, match="not a regular file"):
         run(tmp_path / "pipe")
-    with pytest.raises(WriteError, match="no regular file"):
+    with pytest.raises(WriteError, match="not a regular file"):
         run(Path(os.devnull))
     assert names(tmp_path) == {"real", "link", "pipe"}
 
@@ -310,7 +310,7 @@ def test_another_run_is_not_gone_on_with(tmp_path: Path) -> None:
 def test_a_complete_file_is_left_alone_by_the_same_run_only(tmp_path: Path) -> None:
     run(tmp_path / "out")
     assert run(tmp_path / "out").complete
-    with pytest.raises(InputError, match="finished file is of another run") as refused:
+    with pytest.raises(InputError, match="finished file is from another run") as refused:
         run(tmp_path / "out", identity={**IDENTITY, "model": "n"})
     assert "found: model: m" in str(refused.value)
     assert (tmp_path / "out").read_bytes() == WHOLE

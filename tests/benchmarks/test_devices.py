@@ -352,7 +352,7 @@ def test_device_setups() -> None:
     with FakeTensorMode():
         assert device_setup("cuda:1") == DeviceSetup(device=CARD, packed=False)
     for nothing in ("meta", "nowhere", "cuda:99"):
-        with pytest.raises(InputError, match="no such device"):
+        with pytest.raises(InputError, match="No such device"):
             device_setup(nothing)
 
 
@@ -361,6 +361,6 @@ def test_a_device_that_is_not_there_is_told_before_the_work(kind: str, monkeypat
     monkeypatch.setenv("XLM_REFERENCE", "/nowhere")
     result = CliRunner().invoke(main, [kind, "--device", "cuda:99"])
     assert result.exit_code == 1
-    assert "no such device" in result.stderr
+    assert "No such device" in result.stderr
     assert "cuda:99" in result.stderr
     assert "--device" in CliRunner().invoke(main, [kind, "--help"]).stdout

@@ -81,5 +81,5 @@ def test_whose_tokenizer(tmp_path: Path) -> None:
     assert transformers.XLMTokenizer.from_pretrained(made).encode(text) == ours.encode(text)
     with pytest.raises(VocabularyError, match="codes"):
         tokenizer_directory(str(files / "demo.pth"), None, tmp_path)
-    with pytest.raises(CheckpointError, match="no such model"):
+    with pytest.raises(CheckpointError, match="No such model"):
         tokenizer_directory("./nothing", None, tmp_path)

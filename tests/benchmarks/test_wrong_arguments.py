@@ -33,7 +33,7 @@ def test_wrong_texts_and_models(kind: str, demo: Path, tmp_path: Path) -> None:
         (demo, "junk", "UTF-"),
         (demo, "empty", "empty"),
         (tmp_path / "model", "text", "complete JSON"),
-        ("./nothing", "text", "no such model"),
+        ("./nothing", "text", "No such model"),
     ):
         size = ["--size", "small"] if kind == "score" else []
         assert said in message_of(kind, "--model", model, "--text", tmp_path / text, "--rounds", 1, *size)

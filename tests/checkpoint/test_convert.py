@@ -317,7 +317,7 @@ def test_something_else_than_a_path(argument: str, value: object, tmp_path: Path
     write_demo_files(tmp_path, as_original=True)
     before = left_in(tmp_path)
     arguments: dict[str, Any] = {"source": tmp_path / "demo.pth", "target": tmp_path / "there", argument: value}
-    with pytest.raises(InputError, match="(?s)not a path.*found: " + type(value).__name__):
+    with pytest.raises(InputError, match="(?s)Not a path.*found: " + type(value).__name__):
         convert(**arguments)
     assert left_in(tmp_path) == before
 

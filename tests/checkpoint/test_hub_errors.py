@@ -109,9 +109,9 @@ ERRORS: dict[Callable[[FakeHub], None], tuple[str, ...]] = {
     **{fault: (words,) for fault, words in PASSING.items()},
     gone: ("cannot be reached", "proxies", "HF_HUB_OFFLINE"),
     captive: ("not the hub", "log-in page"),
-    no_repository: ("no such model", "private", "check the name", "401"),
-    private: ("no such model", "private", "HF_TOKEN", "hf auth login"),
-    gated: ("does not let you read", "accept its terms", "token"),
+    no_repository: ("No such model", "private", "check the name", "401"),
+    private: ("No such model", "private", "HF_TOKEN", "hf auth login"),
+    gated: ("does not let you read", "accept the terms", "token"),
     forbidden: ("does not let you read", "not today"),
     unauthorized: ("private", "token"),
     broken: ("out of order", "500", "try again later"),
@@ -158,12 +158,12 @@ def test_the_token_goes_to_the_hub_alone(hub: FakeHub, saved: Path, monkeypatch:
     elsewhere = [request for request in hub.requests if request.path.startswith("/cdn/")]
     assert {request.headers.get("authorization") for request in to_the_hub} == {"Bearer hf_secret"}
     assert [request.headers.get("authorization") for request in elsewhere] == [None]
-    with pytest.raises(HubError, match="no such model") as error:
+    with pytest.raises(HubError, match="No such model") as error:
         XLMTokenizer.from_pretrained(ID, token="hf_another")
     assert "hf_another" not in str(error.value)
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     assert XLMTokenizer.from_pretrained(ID) == XLMTokenizer.from_pretrained(saved)
-    with pytest.raises(HubError, match="no such model"):
+    with pytest.raises(HubError, match="No such model"):
         XLMTokenizer.from_pretrained(ID, token=False)
 
 
@@ -205,5 +205,5 @@ def test_a_token_that_an_error_prints_is_left_out() -> None:
 
 
 def test_a_saved_token_that_is_not_there(hub: FakeHub) -> None:
-    with pytest.raises(HubError, match="no token on this machine"):
+    with pytest.raises(HubError, match="No token is saved on this machine"):
         XLMTokenizer.from_pretrained(ID, token=True)

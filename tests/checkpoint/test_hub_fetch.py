@@ -54,7 +54,7 @@ def test_the_published_causal_false_is_warned_of(hub: FakeHub, files: Files) -> 
     values = json.loads(files["config.json"])
     del values["xlm"]
     hub.repositories[ID] = repository({**files, "config.json": json.dumps({**values, "causal": False}).encode()})
-    with pytest.warns(XLMWarning, match="taken for a causal one") as caught:
+    with pytest.warns(XLMWarning, match="treated as causal") as caught:
         assert XLMWithLMHeadModel.from_pretrained(ID).config.causal
     assert caught[0].filename == __file__
 

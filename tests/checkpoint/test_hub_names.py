@@ -145,7 +145,7 @@ def test_commands_take_an_id(command: str, hub: FakeHub, saved: Path, invoke: In
     hub.repositories.clear()
     failed = invoke(command, "no/model", "--lang", "en", input=TEXT)
     assert failed.exit_code == 1
-    assert failed.stderr.startswith("Error: There is no such model")
+    assert failed.stderr.startswith("Error: No such model")
     assert "Traceback" not in failed.stderr
 
 

@@ -28,7 +28,7 @@ def test_offline(how: str, hub: FakeHub, saved: Path, tmp_path: Path, monkeypatc
             return kind.from_pretrained(ID, cache_dir=tmp_path / "mine", **options)
 
     for kind in (XLMWithLMHeadModel, XLMTokenizer):
-        with pytest.raises(HubError, match=r"no such .* on this machine") as error:
+        with pytest.raises(HubError, match=r"No such .* on this machine") as error:
             from_pretrained(kind)
         assert "HF_HUB_OFFLINE" in str(error.value)
         assert str(tmp_path / "mine") in str(error.value)
@@ -37,9 +37,9 @@ def test_offline(how: str, hub: FakeHub, saved: Path, tmp_path: Path, monkeypatc
     assert not (tmp_path / "cache").exists()
     hub.requests.clear()
     assert from_pretrained(XLMTokenizer) == XLMTokenizer.from_pretrained(saved)
-    with pytest.raises(HubError, match="no such model on this machine"):
+    with pytest.raises(HubError, match="No such model on this machine"):
         from_pretrained(XLMWithLMHeadModel)  # its configuration is there, its weights are not
-    with pytest.raises(HubError, match="no such tokenizer on this machine"):
+    with pytest.raises(HubError, match="No such tokenizer on this machine"):
         from_pretrained(XLMTokenizer, revision="v1")
     assert hub.requests == []
 

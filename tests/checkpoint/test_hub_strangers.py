@@ -218,7 +218,7 @@ def test_code_in_a_pickle_is_not_run(
         if name.endswith(".bin"):
             hostile[name] = pickled({"transformer.embeddings.weight": Trap(tmp_path / "sprung")})
     hub.repositories[ID] = repository(hostile)
-    with pytest.raises(CheckpointError, match="wants code to be run is refused"):
+    with pytest.raises(CheckpointError, match="asks for code to be run is always refused"):
         XLMWithLMHeadModel.from_pretrained(ID)
     assert not (tmp_path / "sprung").exists()
     torch.load(next((tmp_path / "cache").rglob("*.bin")), weights_only=False)  # the trap does spring

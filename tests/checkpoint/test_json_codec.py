@@ -82,7 +82,7 @@ def test_infinities() -> None:
 
 @pytest.mark.parametrize("value", [object(), print, np.array([object()]), np.array(["text"]), 1j])
 def test_other_types_are_refused(value: object) -> None:
-    with pytest.raises(XLMError, match="cannot be kept"):
+    with pytest.raises(XLMError, match="cannot be stored"):
         to_json({"key": value})
 
 

@@ -101,7 +101,7 @@ def test_published_causal_false_does_not_count(directory: Path) -> None:
         del values["xlm"]
 
     edit(directory, as_published)
-    with pytest.warns(XLMWarning, match="taken for a causal one"):
+    with pytest.warns(XLMWarning, match="treated as causal"):
         assert XLMWithLMHeadModel.from_pretrained(directory).config.causal
     assert not XLMWithLMHeadModel.from_pretrained(directory, causal=False).config.causal
 
@@ -113,11 +113,11 @@ def test_our_own_word_on_causal_counts(tmp_path: Path) -> None:
 
 def test_published_configuration(reference: Path) -> None:
     with pytest.warns(XLMWarning):
-        layout = read_config(reference / "published/xlm-clm-ende-1024")
+        config, provenance = read_config(reference / "published/xlm-clm-ende-1024")
     expected = XLMConfig.clm_ende_1024(embed_init_std=2048**-0.5)
-    assert layout.config == expected
-    assert layout.config.mask_token_id == 5
-    assert layout.extra["summary_type"] == "first"
+    assert config == expected
+    assert config.mask_token_id == 5
+    assert provenance.extra_config["summary_type"] == "first"
 
 
 def test_keys_of_others_are_kept(directory: Path, tmp_path: Path) -> None:
@@ -292,7 +292,7 @@ def test_bad_directories(change: Callable[[Path], object], words: list[str], dir
 
 def test_no_such_model(tmp_path: Path) -> None:
     for path in (tmp_path / "nothing", "xlm-no-such-model"):
-        with pytest.raises(XLMError, match="no such model"):
+        with pytest.raises(XLMError, match="No such model"):
             open_checkpoint(path)
 
 
@@ -308,7 +308,7 @@ def test_what_has_no_place_in_a_file(value: object, directory: Path, tmp_path: P
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
 def test_pipes_are_refused_and_not_waited_for(directory: Path, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(CheckpointError, match="no such model"):
+    with pytest.raises(CheckpointError, match="No such model"):
         open_checkpoint(tmp_path / "pipe")
     (directory / "config.json").unlink()
     os.mkfifo(directory / "config.json")

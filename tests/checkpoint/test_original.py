@@ -44,9 +44,9 @@ def test_reads_every_form(change: Change, legacy: bool, tmp_path: Path) -> None:
     for name, tensor in checkpoint.tensors.items():
         assert torch.equal(tensor, expected[ORIGINAL.theirs(name)]), name
     assert checkpoint.words == tuple(data["dico_id2word"].values())
-    assert checkpoint.record is not None
-    assert checkpoint.record.counts == tuple(data["dico_counts"].values())
-    assert checkpoint.record.training["best_metrics"] == data["best_metrics"]
+    assert checkpoint.provenance.record is not None
+    assert checkpoint.provenance.record.counts == tuple(data["dico_counts"].values())
+    assert checkpoint.provenance.record.training["best_metrics"] == data["best_metrics"]
     assert checkpoint.config.causal
     assert dict(checkpoint.config.lang2id) == {"de": 0, "en": 1}
     assert checkpoint.config.max_position_embeddings == 64
@@ -185,19 +185,19 @@ BAD: dict[str, tuple[Change, list[str]]] = {
     "n_words": (with_params(n_words=50), ["differ in size", "50 n_words"]),
     "more words": (more_words, ["differ in size", "words in dico_id2word"]),
     "fewer rows": (with_weights(**{"embeddings.weight": torch.zeros(50, 32)}), ["differ in size", "50 rows"]),
-    "endless parts": (lambda data: data["params"].update(x=doubling(60)), ["cannot be kept", "parts"]),
-    "endless depth": (lambda data: data["params"].update(x=nested(150)), ["cannot be kept", "levels"]),
+    "endless parts": (lambda data: data["params"].update(x=doubling(60)), ["cannot be stored", "parts"]),
+    "endless depth": (lambda data: data["params"].update(x=nested(150)), ["cannot be stored", "levels"]),
     "tensor of a terabyte": (
         lambda data: data["params"].update(x=torch.zeros(1).expand(10**6, 10**6)),
-        ["cannot be kept", "1000000"],
+        ["cannot be stored", "1000000"],
     ),
-    "bfloat16 parameter": (with_params(x=torch.zeros(2, dtype=torch.bfloat16)), ["cannot be kept", "bfloat16"]),
+    "bfloat16 parameter": (with_params(x=torch.zeros(2, dtype=torch.bfloat16)), ["cannot be stored", "bfloat16"]),
     "sparse parameter": (with_params(x=torch.zeros(2).to_sparse()), ["cannot be read"]),
     "bytearray": (with_params(x=bytearray(5)), ["cannot be read", "bytearray"]),
     "languages without end": (with_params(n_langs=10**10), ["n_langs", "at most"]),
     "huge width": (with_params(emb_dim=10**30), ["emb_dim"]),
     "huge dropout": (with_params(dropout=10**400), ["dropout"]),
-    "cutoffs": (with_params(asm=True, asm_cutoffs=5), ["parameters cannot make a model"]),
+    "cutoffs": (with_params(asm=True, asm_cutoffs=5), ["configuration cannot make a model"]),
     "float8": (with_weights(**{"ffns.0.lin2.bias": torch.zeros(32).to(torch.float8_e4m3fn)}), ["cannot be read"]),
     "meta tensor": (with_weights(**{"ffns.0.lin2.bias": torch.zeros(32, device="meta")}), []),
     "gap in ids": (lambda data: data["dico_id2word"].pop(20), ["gaps"]),
@@ -220,7 +220,7 @@ BAD: dict[str, tuple[Change, list[str]]] = {
     "heads": (with_params(n_heads=5), ["n_heads", "divisor"]),
     "layers": (with_params(n_layers=10**9), ["missing: 999999998 of the 1000000000 layers"]),
     "languages": (with_params(lang2id={"de": 0, "en": 5}), ["lang2id"]),
-    "languages of a wrong type": (with_params(lang2id=7), ["parameters cannot make a model"]),
+    "languages of a wrong type": (with_params(lang2id=7), ["configuration cannot make a model"]),
     "n_langs": (with_params(n_langs=3), ["lang2id"]),
     "dropout is text": (with_params(dropout="much"), ["dropout"]),
     "numpy dropout": (with_params(dropout=np.array([1, 2])), ["dropout"]),

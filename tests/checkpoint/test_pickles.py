@@ -24,9 +24,8 @@ from tests.checkpoint.original_files import demo_data, save
 from xlm import XLMError, XLMTokenizer, XLMWithLMHeadModel
 from xlm.checkpoint import zip_reader
 from xlm.checkpoint.convert import convert
-from xlm.checkpoint.file_magic import check_first_bytes
 from xlm.checkpoint.original import read_original
-from xlm.checkpoint.pickles import load_pickle
+from xlm.checkpoint.pickles import check_first_bytes, load_pickle
 from xlm.errors import CheckpointError
 
 
@@ -303,7 +302,7 @@ def test_a_compressed_entry_is_refused_unread(tmp_path: Path) -> None:
 
 
 def test_missing_file_and_directory(tmp_path: Path) -> None:
-    for path, words in ((tmp_path / "missing.pth", "file cannot be read"), (tmp_path, "not a regular file")):
+    for path, words in ((tmp_path / "missing.pth", "file cannot be read"), (tmp_path, "Not a regular file")):
         with pytest.raises(CheckpointError, match=words):
             load_pickle(path)
 

@@ -172,7 +172,7 @@ def test_a_table_without_the_column_stops_before_any_work(
     for long in (
         "tokenizer.tokenizer.XLMTokenizer.from_pretrained",
         "inference.loading.open_model",
-        "data.words.in_order",
+        "data.bpe_learning.in_order",
     ):
         monkeypatch.setattr(f"xlm.{long}", work)
     file = tmp_path / f"a.{form}"
@@ -201,8 +201,8 @@ def test_a_table_without_the_column_stops_before_any_work(
         ("a.csv", b'"text,id', "The header cannot be read\n  where: {file}, line 1\n  found: not CSV: a quote is not"),
         ("a.tsv", b"\n\n", "No such column\n  where: {file}\n"),
         ("a.csv", b"\xef\xbb\xbf", "No such column\n  where: {file}\n"),
-        ("a.txt", "the dog\n".encode("utf-16"), "The file is not UTF-8\n  where: {file}\n"),
-        ("a.csv", "text\nthe dog\n".encode("utf-16"), "The file is not UTF-8\n  where: {file}\n"),
+        ("a.txt", "the dog\n".encode("utf-16"), "Not UTF-8 text\n  where: {file}\n"),
+        ("a.csv", "text\nthe dog\n".encode("utf-16"), "Not UTF-8 text\n  where: {file}\n"),
     ],
 )
 def test_no_rows_out_of_some_bytes_is_an_error(

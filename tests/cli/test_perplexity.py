@@ -109,7 +109,7 @@ def test_wrong_usage(invoke: Invoke, model: tuple[str, ...], files: dict[str, Pa
     [
         ((), b"", "There are no texts"),
         ((), b"the\n\xff\n", "standard input, line 2\n  found: not UTF-8"),
-        (("--device", "meta"), b"the\n", "There is no such device"),
+        (("--device", "meta"), b"the\n", "No such device"),
     ],
 )
 def test_what_cannot_be_done_is_said(

@@ -361,8 +361,8 @@ def test_wrong_usage(invoke: Invoke, model: tuple[str, ...], options: tuple[str,
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--device", "tpu9"), "There is no such device"),
-        (("--device", "meta"), "There is no such device"),
+        (("--device", "tpu9"), "No such device"),
+        (("--device", "meta"), "No such device"),
     ],
 )
 def test_what_cannot_be_done_is_said(
@@ -391,7 +391,7 @@ def test_the_output_is_not_an_input(invoke: Invoke, model: tuple[str, ...], tmp_
 def test_a_device_is_not_replaced_by_a_file(invoke: Invoke, model: tuple[str, ...]) -> None:
     result = invoke("score", *model, "--output", os.devnull, input="the dog\n")
     assert result.exit_code == 1
-    assert "no regular file" in result.stderr
+    assert "not a regular file" in result.stderr
     assert Path(os.devnull).is_char_device()
 
 
@@ -403,7 +403,7 @@ def test_a_pipe_by_its_name_in_dev_is_refused_by_that_name(model: tuple[str, ...
         capture_output=True,
     )
     assert run.returncode == 1
-    assert b"no regular file" in run.stderr
+    assert b"not a regular file" in run.stderr
     assert b"where: /dev/stdout" in run.stderr
 
 

@@ -177,7 +177,7 @@ def test_a_target_that_cannot_be_written_is_told_before_the_work(
     def work(*_: object, **__: object) -> None:
         raise AssertionError("it worked in vain")
 
-    for long in ("data.words.count_words", "scoring.score.score"):
+    for long in ("data.bpe_learning.count_words", "scoring.score.score"):
         monkeypatch.setattr(f"xlm.{long}", work)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text").write_text("the dog\n" * 9)

@@ -13,8 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.tokenizer.small import learn_merges as learn_slowly
-from xlm.data.bpe_learning import Merge, _Learner, learn_merges
-from xlm.data.words import count_pieces, count_words
+from xlm.data.bpe_learning import Merge, _Learner, count_pieces, count_words, learn_merges
 from xlm.errors import InputError, LanguageError
 from xlm.tokenizer.bpe import read_codes
 
@@ -75,7 +74,7 @@ def test_fastbpe_at_every_merge(reference: Path, tatoeba: Counter[str]) -> None:
     for left, right, count in _recorded(reference / "bpe/codes"):
         pair = learner.names.index(left) << 32 | learner.names.index(right)
         assert learner.counts[pair] == max(learner.counts.values()) == count
-        learner._merge(pair)
+        learner.merge(pair)
 
 
 def test_fastbpe_vocabulary(reference: Path, tatoeba: Counter[str], tmp_path: Path) -> None:
@@ -109,7 +108,7 @@ def test_pieces_that_no_vocabulary_file_holds() -> None:
 
 def test_what_cannot_be_counted(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("a\n", "utf-8")
-    with pytest.raises(InputError, match="no such preset"):
+    with pytest.raises(InputError, match="No such preset"):
         count_words(tmp_path / "text", preset="x", lang="en")
     with pytest.raises(InputError, match="language of the text is missing"):
         count_words(tmp_path / "text", preset="original")

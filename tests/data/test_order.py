@@ -6,13 +6,15 @@ pass.
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections import Counter
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xlm.data.order import Order, Position
+from xlm.data.batches import Order, Position
 from xlm.errors import InputError
 
 
@@ -58,7 +60,7 @@ def test_from_any_position_on(cut: int, exponent: float | None) -> None:
     whole = _take(order, 60)
     position = whole[cut - 1][2] if cut else Position()
     again = Order(windows={"de": 7, "en": 3, "fr": 5}, seed=5, exponent=exponent)
-    assert _take(again, 60 - cut, Position.from_json(position.to_json())) == whole[cut:]
+    assert _take(again, 60 - cut, Position(**json.loads(json.dumps(dataclasses.asdict(position))))) == whole[cut:]
 
 
 @pytest.mark.parametrize("exponent", [0.0, 0.5, 1.0])

@@ -16,13 +16,11 @@ import numpy as np
 import pytest
 
 from tests.tokenizer.small import MERGES, TEXT, VOCABULARY
-from xlm.data.batches import batches, open_streams
-from xlm.data.order import Order, Position
+from xlm.data.batches import Order, Position, batches, open_streams
 from xlm.data.prepare import prepare
 from xlm.data.shards import INDEX_FILE, Index, ShardSequence
 from xlm.errors import InputError, LanguageError
-from xlm.tokenizer.fingerprint import tokenizer_digest
-from xlm.tokenizer.tokenizer import XLMTokenizer
+from xlm.tokenizer.tokenizer import XLMTokenizer, tokenizer_digest
 
 LINES = [" ".join(TEXT.split()[i : i + 5]) for i in range(0, 30, 3)] + ["", "qq zz"]
 
@@ -74,7 +72,7 @@ def test_compressed_text_and_an_unfinished_line(tokenizer: XLMTokenizer, tmp_pat
 
 
 def test_any_slice_across_shards(tokenizer: XLMTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("xlm.data.text._BATCH_LINES", 2)
+    monkeypatch.setattr("xlm.data.prepare._BATCH_LINES", 2)
     en = _write(tmp_path / "en.txt", LINES)
     index = prepare(tokenizer, {"train": {"en": en}}, tmp_path / "data", shard_tokens=30)
     shards = index.splits["train"]["en"].shards
@@ -90,7 +88,7 @@ def test_any_slice_across_shards(tokenizer: XLMTokenizer, tmp_path: Path, monkey
 def test_it_goes_on_where_it_was_cut_off(
     tokenizer: XLMTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fail_at: int
 ) -> None:
-    monkeypatch.setattr("xlm.data.text._BATCH_LINES", 2)
+    monkeypatch.setattr("xlm.data.prepare._BATCH_LINES", 2)
     en = _write(tmp_path / "en.txt", LINES)
     texts = {"train": {"en": en}}
     calls = 0
@@ -137,7 +135,7 @@ def test_text_that_cannot_be(tokenizer: XLMTokenizer, tmp_path: Path) -> None:
     empty = _write(tmp_path / "empty.txt", [])
     with pytest.raises(InputError, match="empty"):
         prepare(tokenizer, {"train": {"en": empty}}, tmp_path / "a")
-    with pytest.raises(InputError, match="could not be read"):
+    with pytest.raises(InputError, match="cannot be read"):
         prepare(tokenizer, {"train": {"en": tmp_path / "missing"}}, tmp_path / "b")
     with pytest.raises(LanguageError):
         prepare(tokenizer, {"train": {"xx": empty}}, tmp_path / "c")
@@ -198,6 +196,18 @@ def test_shards_of_the_old_format_are_refused_and_say_so(tokenizer: XLMTokenizer
         Index.read(tmp_path / "data")
     with pytest.raises(InputError, match=message):
         prepare(tokenizer, {"test": {"en": en}}, tmp_path / "data")
+
+
+@pytest.mark.parametrize("rest", [{"form": "csv", "column": "text"}, {"form": "text"}, {}])
+def test_an_index_of_an_older_release_is_read(tokenizer: XLMTokenizer, tmp_path: Path, rest: dict[str, str]) -> None:
+    """It had ``form`` for the format, and before that text alone."""
+    prepare(tokenizer, {"train": {"en": _write(tmp_path / "en.txt", LINES)}}, tmp_path)
+    values = json.loads((tmp_path / INDEX_FILE).read_text("utf-8"))
+    source = values["splits"]["train"]["en"]["source"]
+    values["splits"]["train"]["en"]["source"] = {name: source[name] for name in ("path", "bytes", "modified")} | rest
+    (tmp_path / INDEX_FILE).write_text(json.dumps(values), "utf-8")
+    read = Index.read(tmp_path).splits["train"]["en"].source
+    assert (read.format, read.column, read.path) == (rest.get("form", "text"), rest.get("column"), source["path"])
 
 
 def test_a_tokenizer_with_other_special_tokens_is_another(tokenizer: XLMTokenizer, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What the tests of the distributed commands share: a corpus with every kind of row, an engine without a cluster."""
+"""Fixtures of the distributed commands: a corpus with every kind of row, and an engine without a cluster."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ import torch
 
 from tests.cli.conftest import demo_files, invoke  # noqa: F401 (fixtures)
 from xlm.distributed import cluster, run
-from xlm.distributed.run import Run
-from xlm.distributed.stages import TASK, PartWriter, read_units, table_of
+from xlm.distributed.pipeline import PartWriter, read_shards, table_of
 
 WORDS = ("the", "small", "dog", "is", "sleeping", "on", "grass.", "Xylophon", "ü", "A", "cat,", "\t")
 
@@ -31,7 +30,7 @@ def _lines(count: int, *, seed: int, longest: int = 40) -> list[str]:
 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Files of several forms, with lines of all lengths, some of which are nothing that could be read; one is empty."""
+    """Files of several formats with lines of all lengths, some of them unreadable; one file is empty."""
     directory = tmp_path_factory.mktemp("corpus")
     plain = [line.encode() for line in _lines(130, seed=1)]
     plain[60] = b" ".join(plain)  # longer than the model's positions
@@ -47,28 +46,28 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 def poison(network: torch.nn.Module) -> None:
-    """Makes a model of the tests find no numbers from its 21st position on."""
+    """Make a model return NaN from the 21st position on."""
     with torch.no_grad():
         network.get_parameter("transformer.embeddings.position.weight")[20:] = torch.nan
 
 
 @pytest.fixture
 def model(demo_files: Path) -> list[str]:  # noqa: F811 (a fixture)
-    """A model's arguments."""
+    """Command-line arguments for a model."""
     return [str(demo_files / "demo.pth"), "--codes", str(demo_files / "codes"), "--lang", "en"]
 
 
 class ClusterError(Exception):
-    """What stands for Ray's errors."""
+    """Stand-in for Ray's errors."""
 
 
 class Engine:
-    """Does what a cluster would do, in this process, one unit after the other.
+    """Stand-in for a cluster, which processes shards one by one in this process.
 
     Attributes:
-        done: Units that were worked on.
-        loses: Says of which of them, counted from 1, nothing comes back; called when they are done.
-        before_reading: What happens before the files are read.
+        done: Number of processed shards.
+        loses: Returns whether the result of the n-th shard, from 1, is lost; called when the shard is done.
+        before_reading: Called before the files are read.
     """
 
     def __init__(self) -> None:
@@ -76,25 +75,24 @@ class Engine:
         self.loses: Loses = lambda number: False
         self.before_reading: Callable[[], object] = lambda: None
 
-    def dataset(self, of: Run, _ray: Any, _workers: int, reading: Any, output: Any, identity: Any, tasks: Any) -> Any:
-        """What ``Run._dataset`` returns."""
+    def dataset(self, _ray: Any, pending: Any, *, reading: Any, writing: Any, **_: object) -> Any:
+        """Replace ``build_dataset``."""
 
         def iter_batches(**_: object) -> Iterator[Any]:
             self.before_reading()
-            writer = PartWriter(of.work, identity, output)
-            for task in tasks:
-                table = table_of(TASK, json.dumps(task).encode())
-                for unit in read_units(table, files=of.files, reading=reading):
+            writer = PartWriter(**writing)
+            for file in pending:
+                for shard in read_shards(table_of(file), **reading):
                     self.done += 1
                     if not self.loses(self.done):
-                        yield writer(unit)
+                        yield writer(shard)
 
         return SimpleNamespace(context=SimpleNamespace(), iter_batches=iter_batches)
 
 
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
-    """Makes ``--engine ray`` do its work in this process."""
+    """Make ``--engine ray`` work in this process."""
     found = Engine()
 
     @contextmanager
@@ -104,8 +102,8 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
 
     monkeypatch.setattr(cluster, "import_ray", lambda: None)
     monkeypatch.setattr(run, "connected", connected)
-    monkeypatch.setattr(Run, "_dataset", lambda of, *arguments: found.dataset(of, *arguments))
+    monkeypatch.setattr(run, "build_dataset", found.dataset)
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as a worker's
+    torch.set_num_threads(1)  # as in a worker
     yield found
     torch.set_num_threads(threads)

@@ -1,7 +1,7 @@
-"""A cluster of Ray on this machine, of several node processes, for the tests and ``scripts/measure_ray.py``.
+"""A Ray cluster of several node processes on this machine, for the tests and ``scripts/measure_ray.py``.
 
-The nodes belong to a process of their own, which ends them when its standard input ends: also when whoever started it
-was killed. All processes of a cluster, drivers too, are told apart by a directory that their environment names.
+A separate process owns the nodes and ends them when its standard input closes, even if the process that started it was
+killed. A directory, named in the environment of all processes of a cluster and its drivers, identifies the cluster.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class Process:
     """A process of a cluster, or one that works with it.
 
     Attributes:
-        pid: Its number.
-        parent: That of the process that started it.
+        pid: Process id.
+        parent: Process id of the parent.
         name: ``raylet``, ``gcs_server``, what Ray calls a worker (``ray::…``), or the end of the command.
     """
 
@@ -42,13 +42,13 @@ class Process:
 
     @property
     def at_work(self) -> bool:
-        """Whether it is a worker that computes for a dataset."""
+        """Whether the process is a worker of a dataset."""
         return self.name.startswith("ray::MapWorker")
 
     def memory(self) -> int:
-        """Bytes that it takes up, its part of what is shared (PSS), but for the object store; 0 when it has ended.
+        """Return the proportional set size (PSS) in bytes without the object store; 0 for a process that has ended.
 
-        The store has a size that is set; its pages count once they have been used.
+        The object store has a fixed size, but its pages only count once they are used.
         """
         with suppress(OSError):
             lines = Path(f"/proc/{self.pid}/smaps_rollup").read_text(encoding="utf-8").splitlines()
@@ -57,13 +57,13 @@ class Process:
         return 0
 
     def kill(self) -> None:
-        """Ends it with SIGKILL."""
+        """Kill the process with SIGKILL."""
         with suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
 
 
 def processes_of(directory: str) -> list[Process]:
-    """The processes of the cluster that a directory belongs to."""
+    """Return the processes of the cluster that the directory identifies."""
     mark = f"{_MARK}={directory}".encode()
     found = []
     for path in Path("/proc").iterdir():
@@ -88,10 +88,10 @@ def _name(command: list[str]) -> str:
 
 
 def wait_until(found: Callable[[], Any], *, seconds: float = 120, every: float = 0.02) -> Any:
-    """What a function returns as soon as that is true.
+    """Wait until a function returns a true value, and return it.
 
     Raises:
-        TimeoutError: It was not, for so long.
+        TimeoutError: It did not within the given time.
     """
     end = time.monotonic() + seconds
     while not (value := found()):
@@ -102,25 +102,25 @@ def wait_until(found: Callable[[], Any], *, seconds: float = 120, every: float =
 
 
 class LocalCluster:
-    """A running cluster; as a context it ends with the block.
+    """A running cluster; as a context manager, it ends with the block.
 
     Args:
-        nodes: How many nodes, the head included.
-        cpus: CPUs that each says it has.
+        nodes: Number of nodes, including the head.
+        cpus: Number of CPUs that each node reports.
 
     Attributes:
-        address: Of the head.
-        environment: For processes that are to work with it.
+        address: Address of the head.
+        environment: Environment for processes that use the cluster.
     """
 
     def __init__(self, *, nodes: int = 3, cpus: int = 1) -> None:
-        # Sockets are below it, whose paths may be no longer than 107 bytes.
+        # It holds sockets, whose paths have at most 107 bytes.
         self._directory = tempfile.mkdtemp(prefix="xlm-ray-", dir="/tmp")
         self.environment = {
             **os.environ,
             _MARK: self._directory,
             "RAY_USAGE_STATS_ENABLED": "0",
-            "RAY_worker_niceness": "0",  # of 15, which starves workers beside anything else that computes
+            "RAY_worker_niceness": "0",  # Ray's default of 15 would starve the workers
             "OMP_NUM_THREADS": "1",
             "PYTHONPATH": str(REPOSITORY),
         }
@@ -156,18 +156,18 @@ class LocalCluster:
         return dict(json.loads(line))
 
     def processes(self) -> list[Process]:
-        """All processes of the cluster, and of commands that work with it."""
+        """Return all processes of the cluster and of commands that use it."""
         return processes_of(self._directory)
 
     def workers(self) -> list[Process]:
-        """Those that compute for a dataset."""
+        """Return the workers of datasets."""
         return [process for process in self.processes() if process.at_work]
 
     def remove_node(self) -> None:
-        """Kills all processes of a node, not the head, that a worker is at work on.
+        """Kill all processes of a node that has a worker and is not the head.
 
         Raises:
-            TimeoutError: There is none such for two minutes.
+            TimeoutError: No such node appears within two minutes.
         """
         others = self._raylets[1:]
         worker = wait_until(lambda: [each for each in self.workers() if each.parent in others])[0]
@@ -178,7 +178,7 @@ class LocalCluster:
         self._raylets.remove(worker.parent)
 
     def close(self) -> list[Process]:
-        """Ends the cluster and returns the processes that had to be killed for it; none when all went well."""
+        """End the cluster, and return the processes that had to be killed for it, ideally none."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.close()
@@ -194,7 +194,7 @@ class LocalCluster:
 
 
 def main(nodes: int, cpus: int) -> None:
-    """Holds the nodes; removes one for each number of a raylet on standard input, all when that ends."""
+    """Start the nodes; remove one for each raylet id on standard input, and all when it closes."""
     from ray.cluster_utils import Cluster
 
     size = {"num_cpus": cpus, "object_store_memory": _OBJECT_STORE}

@@ -1,6 +1,6 @@
-"""What ``test_ray.py`` runs in a process of its own, since Ray leaves files and processes to the end of its process.
+"""Program that ``test_ray.py`` runs as a separate process, since Ray keeps files and processes until its process ends.
 
-It connects to a cluster of this machine, as the commands do, and does there what its tests look at.
+It connects to a cluster of this machine, as the commands do, and runs what the tests check.
 """
 
 from __future__ import annotations
@@ -17,60 +17,52 @@ from typing import Any
 from xlm.cli import xlm
 from xlm.corpus.rows import Row
 from xlm.distributed.cluster import ClusterOptions, connected, wait_for
-from xlm.distributed.inputs import input_files
-from xlm.distributed.run import Run, Summary
-from xlm.distributed.work import Lines, Step, TokenizeWork
-from xlm.distributed.worker_model import WorkerModel
+from xlm.distributed.output import Record
+from xlm.distributed.run import Run
+from xlm.distributed.storage import input_files
+from xlm.distributed.tasks import Compute, TokenizeTask, WindowOutput, WorkerModel
 
 
 @dataclass(frozen=True, kw_only=True)
-class DyingWork(TokenizeWork):
-    """Ids, by workers of which the first one that comes to a row kills itself.
+class DyingTask(TokenizeTask):
+    """Ids, by workers of which the first to reach a row kills itself.
 
     Attributes:
-        marker: A file that is made before, so that it happens once.
+        marker: A file that is created first, so that only one worker kills itself.
         row: Number of the row.
     """
 
     marker: Path
     row: int
 
-    def start(self, identity: Mapping[str, Any]) -> Step:
-        return _DyingStep(super().start(identity), self.marker, self.row)
+    def start(self, identity: Mapping[str, Any]) -> Compute:
+        compute = super().start(identity)
+
+        def compute_or_die(window: Sequence[Row], file: int) -> WindowOutput:
+            if any(row.number == self.row for row in window) and not self.marker.exists():
+                self.marker.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return compute(window, file)
+
+        return compute_or_die
 
 
-@dataclass(frozen=True)
-class _DyingStep:
-    step: Step
-    marker: Path
-    row: int
-
-    def lines(self, window: Sequence[Row], *, file: int) -> Lines:
-        if any(row.number == self.row for row in window) and not self.marker.exists():
-            self.marker.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        return self.step.lines(window, file=file)
-
-    def finish(self, lines: Path, target: Path) -> None:
-        self.step.finish(lines, target)
-
-
-def tokenized_by_dying_workers(opened: Mapping[str, str], file: Path, output: Path) -> Summary:
-    """Writes the ids of a file's lines, ten lines a part."""
-    work = DyingWork(
-        opened=WorkerModel(model=opened["model"], codes=opened["codes"], lang=opened["lang"]),
+def tokenized_by_dying_workers(opened: Mapping[str, str], file: Path, output: Path) -> list[Record]:
+    """Write the ids of a file's lines, ten lines per part."""
+    task = DyingTask(
+        model=WorkerModel(model=opened["model"], codes=opened["codes"], lang=opened["lang"]),
         output="ids",
         read_at_once=10,
         marker=output.with_name("killed"),
         row=25,
     )
     cluster = ClusterOptions(concurrency=1)
-    run = Run(work=work, files=input_files([str(file)]), output=str(output), cluster=cluster, windows_per_file=1)
-    return run(work.identity())
+    run = Run(task=task, files=input_files([str(file)]), output=str(output), cluster=cluster, windows_per_file=1)
+    return run(task.identity())
 
 
 def in_a_pipeline(ray: Any, opened: Mapping[str, str], texts: Sequence[str]) -> list[list[int]]:
-    """The ids of texts, by ``Tokenizer`` in a pipeline."""
+    """Return the ids of texts, by ``Tokenizer`` in a pipeline."""
     from xlm.distributed import Tokenizer
 
     found = (
@@ -88,19 +80,19 @@ def in_a_pipeline(ray: Any, opened: Mapping[str, str], texts: Sequence[str]) -> 
 
 
 def main(asked: Mapping[str, Any]) -> None:
-    """Does all of it, and writes what there is to tell beside the output."""
+    """Run everything, and write what the tests need to know beside the output."""
     directory = Path(asked["directory"])
     corpus = [Path(path) for path in asked["corpus"]]
     os.chdir(corpus[0].parent)
     with connected(ClusterOptions(address="local", concurrency=2)) as ray:
-        wait_for(ray.get_runtime_context().gcs_address, 60)  # it is answered as is expected of Ray
+        wait_for(ray.get_runtime_context().gcs_address, 60)  # Ray's answer is the expected one
         command = [*asked["command"], "--engine", "ray", "--output-dir", str(directory / "scores")]
         xlm.main([*command, "--concurrency", "2"], standalone_mode=False)
         (directory / "scores" / "part-0000000-0000004.tsv").unlink()
         xlm.main([*command, "--concurrency", "1", "--resume"], standalone_mode=False)
-        summary = tokenized_by_dying_workers(asked["opened"], corpus[-1], directory / "ids")
+        records = tokenized_by_dying_workers(asked["opened"], corpus[-1], directory / "ids")
         texts = corpus[-1].read_text("utf-8").split("\n")
-        told = {"summary": asdict(summary), "ids": in_a_pipeline(ray, asked["opened"], texts)}
+        told = {"records": list(map(asdict, records)), "ids": in_a_pipeline(ray, asked["opened"], texts)}
     (directory / "told.json").write_text(json.dumps(told))
 
 

@@ -1,4 +1,4 @@
-"""Runs of the command on this machine and on a cluster, and what they wrote."""
+"""Runs of commands on this machine and on a cluster, and their output."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _LOCAL = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
-"""One thread, as a worker has."""
+"""The environment of a process with one thread, like a worker."""
 
 
 def command(*arguments: str | Path) -> list[str]:
-    """The command line of ``xlm``."""
+    """Return a command line of ``xlm``."""
     return [sys.executable, "-m", "xlm", *map(str, arguments)]
 
 
 def locally(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """Runs a command of ``xlm`` in one process of one thread, and returns how it ended."""
+    """Run a command of ``xlm`` in one process with one thread, and return the result."""
     return subprocess.run(command(*arguments), env=_LOCAL, capture_output=True, text=True, check=False)
 
 
 def on(cluster: LocalCluster, *arguments: str | Path, output: Path, workers: int = 3) -> list[str]:
-    """The command line of ``xlm`` that does the same on a cluster, into a directory."""
+    """Return the command line of ``xlm`` that does the same on a cluster, into a directory."""
     where = ("--address", cluster.address, "--concurrency", str(workers))
     return command(*arguments, "--engine", "ray", *where, "--output-dir", output)
 
 
 @contextmanager
 def started(cluster: LocalCluster, line: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
-    """A command line in a process of its own, which does not outlive the block."""
+    """Yield a process that runs a command line and ends with the block."""
     with subprocess.Popen(
         list(line), env=cluster.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
@@ -48,10 +48,10 @@ def started(cluster: LocalCluster, line: Sequence[str]) -> Iterator[subprocess.P
 
 
 def finish(cluster: LocalCluster, line: Sequence[str], *, status: int = 0) -> str:
-    """Runs a command line to its end and returns what it printed.
+    """Run a command line, and return what it printed.
 
     Raises:
-        AssertionError: It ended with another status.
+        AssertionError: The exit status is another one.
     """
     done = subprocess.run(
         list(line), env=cluster.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
@@ -61,16 +61,16 @@ def finish(cluster: LocalCluster, line: Sequence[str], *, status: int = 0) -> st
 
 
 def parts(directory: Path) -> list[Path]:
-    """The parts of a directory of output that are there, in their order."""
+    """Return the parts that an output directory holds, in order."""
     return sorted(directory.glob("part-*"))
 
 
 def wait_for_parts(directory: Path, count: int, process: subprocess.Popen[str]) -> None:
-    """Returns as soon as so many parts are there.
+    """Wait until there are that many parts.
 
     Raises:
-        AssertionError: The process that makes them ended before.
-        TimeoutError: They did not come within ten minutes.
+        AssertionError: The process that makes them has ended.
+        TimeoutError: They are not there within ten minutes.
     """
 
     def enough() -> bool:
@@ -81,16 +81,16 @@ def wait_for_parts(directory: Path, count: int, process: subprocess.Popen[str]) 
 
 
 def contents(directory: Path) -> dict[str, bytes]:
-    """The bytes of each part, by its name."""
+    """Return the contents of each part, by name."""
     return {path.name: path.read_bytes() for path in parts(directory)}
 
 
 def joined(directory: Path, *, header: bool) -> bytes:
-    """The bytes of all parts, one after the other.
+    """Return the contents of all parts, joined.
 
     Args:
-        directory: The output of a run.
-        header: Whether each part begins with a line of column names, which is to be there once.
+        directory: The output directory.
+        header: Whether each part begins with a header line, of which the result has one.
     """
     found = list(contents(directory).values())
     if not header:
@@ -101,7 +101,7 @@ def joined(directory: Path, *, header: bool) -> bytes:
 
 
 def table(*paths: Path) -> Any:
-    """Parquet files as one table of Arrow, without what is noted about it."""
+    """Return Parquet files as one Arrow table, without metadata."""
     import pyarrow
     import pyarrow.parquet
 

@@ -1,6 +1,6 @@
-"""Finding a cluster, and what is said when there is none.
+"""Connection to a cluster, and errors without one.
 
-Oracle: the messages that are promised; a port that nobody listens on; for what is started, Ray itself, where installed.
+Oracle: the documented messages; a port that nobody listens on; Ray itself, if installed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from xlm.errors import InputError, XLMError, XLMWarning
 
 @pytest.fixture
 def nobody() -> str:
-    """An address of this machine that nobody listens on."""
+    """An address on this machine that nobody listens on."""
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         return f"127.0.0.1:{listening.getsockname()[1]}"
@@ -67,17 +67,17 @@ def test_the_classes_are_there_without_ray() -> None:
 def test_an_address_that_nobody_listens_on_is_waited_for_and_named(nobody: str) -> None:
     pytest.importorskip("ray")
     started = time.monotonic()
-    options = ClusterOptions(address=nobody, connect_seconds=1.2)
-    with pytest.raises(XLMError, match="no cluster of Ray") as error, connected(options):
+    options = ClusterOptions(address=nobody, connect_timeout=1.2)
+    with pytest.raises(XLMError, match="No Ray cluster answers") as error, connected(options):
         pass
     assert error.value.where == nobody
     assert "after 1 s" in str(error.value.found)
-    assert time.monotonic() - started < 20  # a second of waiting, on a machine that is busy
+    assert time.monotonic() - started < 20  # one second, on a busy machine
 
 
 @contextmanager
 def answering(words: bytes) -> Iterator[str]:
-    """An address of this machine where somebody says this to all who come, and waits for them to go."""
+    """Yield an address on this machine where a server sends these bytes to each client, and waits for it to leave."""
 
     class Answer(socketserver.BaseRequestHandler):
         def handle(self) -> None:
@@ -96,14 +96,14 @@ def answering(words: bytes) -> Iterator[str]:
 
 @pytest.mark.parametrize(
     ("words", "found"),
-    [(b"", "timed out"), (b"SSH-2.0-OpenSSH_9.6\r\n", "not Ray"), (b"HTTP/1.1 400 No\r\n", "not Ray")],
+    [(b"", "timed out"), (b"SSH-2.0-OpenSSH_9.6\r\n", "is not Ray"), (b"HTTP/1.1 400 No\r\n", "is not Ray")],
 )
 def test_somebody_else_who_answers_is_waited_for_no_longer(words: bytes, found: str) -> None:
     pytest.importorskip("ray")
     started = time.monotonic()
     with answering(words) as address:
-        options = ClusterOptions(address=address, connect_seconds=0.7)
-        with pytest.raises(XLMError, match="no cluster of Ray") as error, connected(options):
+        options = ClusterOptions(address=address, connect_timeout=0.7)
+        with pytest.raises(XLMError, match="No Ray cluster answers") as error, connected(options):
             pass
     assert found in str(error.value.found)
     assert time.monotonic() - started < 20
@@ -125,8 +125,8 @@ def test_a_cluster_that_cannot_be_joined_is_not_called_missing(
 
     monkeypatch.setattr(ray, "init", init)
     with answering(SETTINGS) as address:
-        options = ClusterOptions(address=address, connect_seconds=5)
-        with pytest.raises(XLMError, match="cannot be joined") as error, connected(options):
+        options = ClusterOptions(address=address, connect_timeout=5)
+        with pytest.raises(XLMError, match="This process cannot join the Ray cluster") as error, connected(options):
             pass
     assert found in str(error.value.found)
     assert error.value.where == address
@@ -139,14 +139,14 @@ def test_rays_server_for_clients_is_refused(monkeypatch: pytest.MonkeyPatch, of_
     if of_environment:
         monkeypatch.setenv("RAY_ADDRESS", address)
     options = ClusterOptions(address=None if of_environment else address)
-    with pytest.raises(XLMError, match="server for clients") as error, connected(options):
+    with pytest.raises(XLMError, match="Ray Client addresses") as error, connected(options):
         pass
     assert error.value.where == address
     assert "job submit" in str(error.value)
 
 
 class FakeRay(SimpleNamespace):
-    """Ray, with one machine; keeps what it was started with."""
+    """Stand-in for Ray with one machine, which keeps its settings."""
 
     def __init__(self, **resources: float) -> None:
         super().__init__(started=[], is_initialized=lambda: False, shutdown=lambda: None)
@@ -218,12 +218,12 @@ def test_a_cluster_of_this_machine_that_does_not_start_is_one_message(monkeypatc
 
     def init(**_: object) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise Exception("The current node timed out during startup")  # the very class that Ray raises
+        raise Exception("The current node timed out during startup")  # the class that Ray raises
 
     monkeypatch.setattr(ray, "init", init)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(XLMError, match="could not be started") as error, connected(ClusterOptions()):
+    with pytest.raises(XLMError, match="could not start") as error, connected(ClusterOptions()):
         pass
     assert "timed out during startup" in str(error.value.found)
     assert signal.getsignal(signal.SIGTERM) == before
@@ -232,9 +232,9 @@ def test_a_cluster_of_this_machine_that_does_not_start_is_one_message(monkeypatc
 @pytest.mark.parametrize("address", ["nowhere", "host:port"])
 def test_what_is_no_address_is_said(address: str) -> None:
     pytest.importorskip("ray")
-    with pytest.raises(XLMError, match="no cluster of Ray") as error, connected(ClusterOptions(address=address)):
+    with pytest.raises(XLMError, match="No Ray cluster answers") as error, connected(ClusterOptions(address=address)):
         pass
-    assert "it is not HOST:PORT" in str(error.value.found)
+    assert "not HOST:PORT" in str(error.value.found)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""``--engine ray``: what is read, what is written, how it is resumed; with an engine that is no cluster.
+"""``--engine ray`` without a cluster: input, output and resuming.
 
 Oracle: the bytes that the local command writes for the same files.
 """
@@ -19,7 +19,7 @@ from tests.cli.conftest import Invoke
 from tests.distributed.conftest import Engine, poison
 from tests.distributed.runs import joined, parts
 from xlm.inference.loading import open_model
-from xlm.scoring import model_source
+from xlm.scoring import signature
 
 pytest.importorskip("pyarrow")
 
@@ -45,7 +45,7 @@ def test_scores_are_those_of_the_local_command(
     assert signature in remote.stderr.splitlines()
     success = json.loads((tmp_path / "out" / "_SUCCESS").read_text())
     assert success["rows"] == 130 + 75 + 50
-    # Two lines are not UTF-8, one is not JSON, one has no text; and some are too long, where that is refused.
+    # Two lines are not UTF-8, one is not JSON, one has no text, and some are too long if long texts are refused.
     assert success["problems"] == 4 + local.stdout.count("longer than the model's positions")
     assert (success["problems"] > 4) == ("refuse" in options)
     assert f"{success['problems']} rows could not be" in remote.stderr
@@ -78,7 +78,7 @@ def test_tokens_are_those_of_the_local_command(
     remote = invoke(*command, corpus[-1], "--engine", "ray", "--output-dir", tmp_path / "out")
     assert local.exit_code == remote.exit_code == 0, remote.stderr
     assert joined(tmp_path / "out", header=False) == local.stdout_bytes
-    # One line out for one line in, whatever is wrong with it.
+    # Each input line has one output line, whatever is wrong with it.
     broken = invoke(*command, corpus[0].parent, "--engine", "ray", "--output-dir", tmp_path / "all")
     assert broken.exit_code == 0
     assert joined(tmp_path / "all", header=False).count(b"\n") == 130 + 75 + 50
@@ -105,7 +105,7 @@ def test_continuations_are_those_of_the_local_command(
     remote = invoke(*command, "--engine", "ray", "--output-dir", tmp_path / "out", "--windows-per-file", "3")
     assert local.exit_code == remote.exit_code == 0, remote.stderr
     assert joined(tmp_path / "out", header=False) == local.stdout_bytes
-    assert len(parts(tmp_path / "out")) == 3  # 50 prompts, 24 a part
+    assert len(parts(tmp_path / "out")) == 3  # 50 prompts, 24 per part
     stops = next(line for line in local.stderr.splitlines() if line.startswith("stopped"))
     assert stops in remote.stderr.splitlines()
 
@@ -162,7 +162,7 @@ def test_a_prompt_whose_scores_are_not_finite_is_a_row_too(
         poison(network)
         return network
 
-    monkeypatch.setattr(model_source, "open_model", poisoned)
+    monkeypatch.setattr(signature, "open_model", poisoned)
     result = invoke(*command, "--format", "jsonl", "--output-dir", tmp_path / "out")
     assert result.exit_code == 0, result.stderr
     whole, found = (
@@ -190,7 +190,7 @@ def test_files_of_prompts_have_seeds_of_their_own(
     rows = [json.loads(line) for line in joined(tmp_path / "out", header=False).splitlines()]
     assert [(Path(row["file"]).name, row["line"]) for row in rows] == [(a + ".txt", n) for a in "abc" for n in (1, 2)]
     assert len({row["seed"] for row in rows}) == 6
-    # Each file is what the local command makes of it alone, with the seed of its first line.
+    # The output of each file is that of the local command for this file, with the seed of its first line.
     for first in (0, 2, 4):
         local = invoke(*command, rows[first]["file"], "--seed", str(rows[first]["seed"]))
         lines = [{name: value for name, value in row.items() if name != "file"} for row in rows[first : first + 2]]
@@ -218,7 +218,7 @@ def test_workers_that_all_die_end_the_run(
     command = ["score", *model, *corpus, "--read-ahead", "20", "--engine", "ray", "--output-dir", tmp_path / "out"]
     result = invoke(*command)
     assert result.exit_code == 1
-    assert "Workers ended again and again" in result.stderr
+    assert "Workers kept dying before" in result.stderr
     assert not (tmp_path / "out" / "_SUCCESS").exists()
     assert len(parts(tmp_path / "out")) == 5
     engine.loses = lambda number: False
@@ -240,7 +240,7 @@ def test_only_what_is_missing_is_made_again(
     engine.done = 0
     assert invoke(*command).exit_code == 0
     assert engine.done == 0
-    all_parts[2].unlink()  # a part without its record, a record without its part, and a part that was cut
+    all_parts[2].unlink()  # a record without its part, a part without its record, and a part that was cut
     (output / "_parts" / "0000001-0000000.json").unlink()
     all_parts[-1].write_bytes(b"")
     engine.loses = lambda number: True
@@ -349,7 +349,7 @@ def test_inputs_and_outputs_may_be_anywhere(
     names = sorted(system.glob(f"{tmp_path}/texts/ids/part-*"))
     assert b"".join(map(system.cat, names)) == joined(tmp_path / "local", header=False)
     done, engine.done = engine.done, 0
-    # The second time there are outputs below the inputs, which are none of them.
+    # The second time, there are outputs below the input directory, which are no inputs.
     again = invoke(*command)
     assert again.exit_code == 0, again.stderr
     assert (done, engine.done) == (2 * len(names), 0)
@@ -383,10 +383,10 @@ def test_a_model_that_changed_since_the_run_was_given_out_is_noticed(
 ) -> None:
 
     digests = iter(["there", "here"])
-    monkeypatch.setattr(model_source, "model_digest", lambda network: next(digests))
+    monkeypatch.setattr(signature, "model_digest", lambda network: next(digests))
     result = invoke("score", *model, corpus[0], "--engine", "ray", "--output-dir", tmp_path / "out")
     assert result.exit_code == 1
-    assert "compute something else" in result.stderr
+    assert "A worker differs from" in result.stderr
     assert "found: here" in result.stderr
     assert f"where: model, on {socket.gethostname()}\n" in result.stderr
 
@@ -428,7 +428,7 @@ def test_there_must_be_files(invoke: Invoke, engine: Engine, model: list[str], t
     for command in ("score", "tokenize", "generate"):
         result = invoke(command, *model, named, "--engine", "ray", "--output-dir", tmp_path / "o")
         assert result.exit_code == 2, result.stderr
-        assert "standard input" in result.stderr or "no such file" in result.stderr
+        assert "standard input" in result.stderr or "No such file" in result.stderr
 
 
 def test_the_output_is_no_input(invoke: Invoke, engine: Engine, model: list[str], corpus: list[Path]) -> None:

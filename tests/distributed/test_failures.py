@@ -1,6 +1,6 @@
-"""``--engine ray`` where disks, networks and workers fail; with an engine that is no cluster.
+"""``--engine ray`` without a cluster, when disks, networks and workers fail.
 
-Oracle: the bytes that the local command writes when nothing fails; the messages that are promised.
+Oracle: the bytes that the local command writes when nothing fails; the documented messages.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tests.cli.conftest import Invoke
 from tests.distributed.conftest import ClusterError, Engine
 from tests.distributed.runs import joined, parts
 from xlm.corpus.rows import Corpus
-from xlm.distributed import stages
+from xlm.distributed import pipeline
 from xlm.distributed.output import Output
 from xlm.distributed.run import Run
 from xlm.errors import InputError, WriteError
@@ -33,7 +33,7 @@ Breaks = Callable[[int, int], bool]
 
 @pytest.fixture
 def command(model: list[str], tmp_path: Path) -> list[str]:
-    """Scores a hundred rows, twenty a part."""
+    """A command that scores a hundred rows, twenty per part."""
     text = tmp_path / "a.txt"
     text.write_text("".join(f"the small dog {number}\n" for number in range(ROWS)))
     return ["score", *model, str(text), "--read-ahead", str(ROWS_A_PART)]
@@ -41,7 +41,7 @@ def command(model: list[str], tmp_path: Path) -> list[str]:
 
 @pytest.fixture
 def ray(tmp_path: Path) -> list[str]:
-    """What makes a cluster do it."""
+    """Arguments for ``--engine ray``."""
     return ["--engine", "ray", "--output-dir", str(tmp_path / "out"), "--windows-per-file", "1", "--resume"]
 
 
@@ -51,11 +51,11 @@ def output(tmp_path: Path) -> Path:
 
 
 class Flaky:
-    """Readings of files that stop in the middle.
+    """Controls which reads of files fail in the middle.
 
     Attributes:
-        readings: How many there were.
-        breaks: Says before which row of which reading, both counted from 1.
+        readings: Number of reads so far.
+        breaks: Returns whether a read fails before a row; both are counted from 1.
     """
 
     def __init__(self) -> None:
@@ -65,7 +65,7 @@ class Flaky:
 
 @pytest.fixture
 def flaky(monkeypatch: pytest.MonkeyPatch) -> Flaky:
-    """How reading goes wrong, from now on."""
+    """Make reads fail as the returned object says."""
     found = Flaky()
 
     class Read(Corpus):
@@ -77,7 +77,7 @@ def flaky(monkeypatch: pytest.MonkeyPatch) -> Flaky:
                     raise OSError("connection reset")
                 yield text
 
-    monkeypatch.setattr(stages, "Corpus", Read)
+    monkeypatch.setattr(pipeline, "Corpus", Read)
     return found
 
 
@@ -86,7 +86,7 @@ def test_a_file_that_could_not_be_read_once_is_read_again(
     invoke: Invoke, engine: Engine, command: list[str], ray: list[str], output: Path, flaky: Flaky, row: int
 ) -> None:
     flaky.breaks = lambda reading, at: reading == 1 and at == row
-    engine.loses = lambda number: number == 1  # so that there is a second pass
+    engine.loses = lambda number: number == 1  # causes a second pass
     result = invoke(*command, *ray)
     assert result.exit_code == 0, result.stderr
     assert flaky.readings == 2
@@ -119,13 +119,13 @@ def test_a_resumed_run_that_reads_less_than_before_does_not_call_the_input_anoth
 def test_a_file_that_ends_where_it_was_damaged_is_whole(
     invoke: Invoke, engine: Engine, command: list[str], ray: list[str], output: Path, flaky: Flaky, tmp_path: Path
 ) -> None:
-    # The damage was behind the last row, as that of an archive without its last bytes: a unit of its own.
+    # The damage is behind the last row, as in an archive without its last bytes, and forms its own shard.
     (tmp_path / "a.txt").write_text("the dog\n" * (2 * ROWS_A_PART + 1))
     flaky.breaks = lambda reading, row: reading == 1 and row == 2 * ROWS_A_PART + 1
     whole = tmp_path / "a.txt"
 
     def cut(number: int) -> bool:
-        if number == 3:  # the first reading is over
+        if number == 3:  # the first read is over
             whole.write_text("the dog\n" * 2 * ROWS_A_PART)
         return number == 1
 
@@ -138,7 +138,7 @@ def test_a_file_that_ends_where_it_was_damaged_is_whole(
 
 
 def failing_writes(monkeypatch: pytest.MonkeyPatch, fails: Callable[[int], bool]) -> None:
-    """Lets the writing of parts fail, of those, counted from 1, that a function says."""
+    """Make the writing of parts fail; a function decides for which, counted from 1."""
     add, count = Output.add_part, iter(range(1, 1000))
 
     def add_part(self: Output, *arguments: Any) -> int:
@@ -180,7 +180,7 @@ def test_a_directory_that_cannot_be_written_ends_the_run_soon_and_names_the_mach
 
 
 def caused(error: WriteError) -> WriteError:
-    """An error that the system caused."""
+    """Return an error that the system caused."""
     error.__cause__ = ConnectionError("reset")
     return error
 
@@ -196,10 +196,10 @@ def caused(error: WriteError) -> WriteError:
     ],
 )
 def test_errors_of_disks_and_networks_are_tried_again(error: Exception, again: bool) -> None:
-    found = json.loads(json.dumps(stages.described(error)))
-    assert found["again"] == again
-    assert socket.gethostname() in str(stages.rebuilt(found))
-    assert str(error).splitlines()[0] in str(stages.rebuilt(found))
+    found = json.loads(json.dumps(pipeline.error_to_dict(error)))
+    assert found["retry"] == again
+    assert socket.gethostname() in str(pipeline.error_from_dict(found))
+    assert str(error).splitlines()[0] in str(pipeline.error_from_dict(found))
 
 
 def test_why_workers_die_is_said(
@@ -229,7 +229,7 @@ def test_why_workers_die_is_said(
         logging.getLogger("ray.data").removeHandler(handler)
         handler.close()
     assert result.exit_code == 1
-    assert "Workers ended again and again" in result.stderr
+    assert "Workers kept dying before" in result.stderr
     assert "found: ray::Map() (pid=1)\nModuleNotFoundError: No module named 'xlm'" in result.stderr
     shown = capfd.readouterr().err
     assert "not enough to run any task" in shown
@@ -248,7 +248,7 @@ def test_an_error_of_rays_is_one_message(
     engine.loses = loses
     result = invoke(*command, *ray)
     assert result.exit_code == 1
-    assert "The cluster failed" in result.stderr
+    assert "The Ray cluster failed" in result.stderr
     assert "the head is gone" in result.stderr
     assert "--resume" in result.stderr
     assert len(parts(output)) == 2
@@ -267,10 +267,10 @@ class _File:
 @pytest.mark.parametrize(
     ("size", "read_at_once", "workers", "rows"),
     [
-        (1000, 4096, 8, 4096),  # one window at least
-        (10**8, 16, 8, 6096),  # sixteen parts a worker, of 128 bytes a row
+        (1000, 4096, 8, 4096),  # at least one window
+        (10**8, 16, 8, 6096),  # sixteen parts per worker, 128 bytes per row
         (10**8, 4096, 8, 4096),
-        (10**12, 16, 8, 65536),  # the most
+        (10**12, 16, 8, 65536),  # the maximum
         (10**12, 4096, 256, 65536),
         (10**12, 10**6, 256, 10**6),
     ],
@@ -278,7 +278,7 @@ class _File:
 def test_parts_have_as_many_rows_whatever_is_read_at_once(
     size: int, read_at_once: int, workers: int, rows: int
 ) -> None:
-    work: Any = SimpleNamespace(read_at_once=read_at_once)
+    task: Any = SimpleNamespace(read_at_once=read_at_once)
     files: Any = [_File(size)]
-    run = Run(work=work, files=files, output="", cluster=None)  # type: ignore[arg-type]
-    assert run._windows_for(workers) * read_at_once == rows
+    run = Run(task=task, files=files, output="", cluster=None)  # type: ignore[arg-type]
+    assert run._default_windows(workers) * read_at_once == rows

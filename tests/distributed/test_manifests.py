@@ -1,4 +1,4 @@
-"""What docs/distributed.md says of clusters. Oracle: the schema of Ray's launcher; the command's own parser."""
+"""Cluster configurations in docs/distributed.md. Oracle: the schema of Ray's launcher; the command's own parser."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BLOCKS = blocks_of((REPOSITORY / "docs" / "distributed.md").read_text(encoding="
 
 @pytest.fixture(scope="module")
 def described() -> dict[str, dict[str, Any]]:
-    """The YAML blocks of the page, by what they describe."""
+    """The YAML blocks of the page, by kind."""
     found = [yaml.safe_load(block.code) for block in BLOCKS if block.language == "yaml"]
     return {each.get("kind", "launcher"): each for each in found}
 
@@ -49,7 +49,7 @@ def test_the_job_names_what_it_needs(described: dict[str, dict[str, Any]]) -> No
     groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
     containers = [container for group in groups for container in group["template"]["spec"]["containers"]]
     assert len({container["image"] for container in containers}) == 1
-    # Ray counts a pod's CPUs by its limit.
+    # Ray takes the CPU limit of a pod for its number of CPUs.
     workers = cluster["workerGroupSpecs"][0]
     room = workers["replicas"] * int(containers[-1]["resources"]["limits"]["cpu"])
     options = shlex.split(job["spec"]["entrypoint"])
@@ -59,7 +59,7 @@ def test_the_job_names_what_it_needs(described: dict[str, dict[str, Any]]) -> No
 
 
 def lines() -> list[str]:
-    """The commands of the page that run on a cluster."""
+    """Return the commands of the page that run on a cluster."""
     described = [yaml.safe_load(block.code) for block in BLOCKS if block.language == "yaml"]
     entrypoints = [each["spec"]["entrypoint"] for each in described if "spec" in each]
     remote = [

@@ -1,4 +1,4 @@
-"""``scripts/measure_ray.py``: what it concludes. Oracle: figures by hand."""
+"""Conclusions of ``scripts/measure_ray.py``. Oracle: numbers by hand."""
 
 from __future__ import annotations
 
@@ -29,4 +29,4 @@ def test_flat_is_what_does_not_grow(capsys: pytest.CaptureFixture[str], last: in
     assert measure_ray.is_flat(curves, {1: "worker", 2: "gone", 3: "head"}) == flat
     printed = capsys.readouterr().out
     assert ("GROWS" in printed) == (not flat)
-    assert "there 2 of 10 times" in printed
+    assert "seen 2 of 10 times" in printed

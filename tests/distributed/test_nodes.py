@@ -1,6 +1,6 @@
-"""A cluster of several node processes, with processes killed under it. Oracle: the same command on one machine.
+"""A cluster of several node processes, some of which are killed. Oracle: the same command on one machine.
 
-Equal means all digits: both compute in float32 with one thread, in the same batches.
+All digits are equal: both compute in float32 with one thread, in the same batches.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def cluster() -> Iterator[LocalCluster]:
 
 @pytest.fixture(scope="module")
 def undisturbed(files: Path, cluster: LocalCluster) -> Path:
-    """The output of a run on the cluster that nothing happened to, which is that of the local command."""
+    """The output of an undisturbed run on the cluster, which equals that of the local command."""
     output, options = files / "undisturbed", [*score(files, files / "fewer.txt"), *PARQUET]
     finish(cluster, on(cluster, *options, output=output))
     done = locally(*options, "--output", files / "local")
@@ -130,7 +130,7 @@ def test_a_killed_driver_is_taken_up_again(
     assert 20 <= len(before) < len(parts(undisturbed))
     finish(cluster, line)
     assert contents(output) == contents(undisturbed)
-    # Parts of the runs that were killed are not made again, but for those that a worker was about to note as done.
+    # Parts of the killed runs are not made again, except those whose record was not yet written.
     again = [name for name, time in before.items() if (output / name).stat().st_mtime_ns != time]
     assert len(again) <= 3
 
@@ -149,7 +149,7 @@ def test_a_removed_node_changes_nothing(files: Path, undisturbed: Path, tmp_path
 
 
 def damaged_lines() -> bytes:
-    """Objects a line, of which some are none, have no text or are not UTF-8; in every window."""
+    """Return JSON lines; in every window, some are malformed, have no text or are not UTF-8."""
     lines = []
     for number in range(5000):
         text = json.dumps({"text": f"The small dog {number} is sleeping ."}).encode()

@@ -1,6 +1,6 @@
-"""A directory of output: which run has it, which parts are done, what a run that is resumed goes by.
+"""The output directory: its lease, its finished parts and its state for resuming.
 
-Oracle: what was written there before, by hand or by another run.
+Oracle: earlier contents, written by hand or by another run.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ def output(directory: Path) -> Output:
 
 
 def begin(of: Output, *, resume: bool = False, **changed: Any) -> list[tuple[int, int]]:
-    """The names of the parts that are done."""
+    """Begin a run, and return the keys of the finished parts."""
     values = {**IDENTITY, "sizes": SIZES, **changed}
     sizes = values.pop("sizes")
     return sorted(of.begin(values, sizes=sizes, resume=resume))
 
 
 def add(of: Output, file: int, unit: int, data: bytes = b"x", **changed: Any) -> Record:
-    """Makes a part of data, with its record."""
+    """Write a part and its record."""
     source = Path(of.directory.address).with_name("source")
     source.write_bytes(data)
     size = of.add_part((file, unit), source)
@@ -54,7 +54,7 @@ def test_of_two_runs_that_begin_at_once_one_goes_on_at_most(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: str, moment: str
 ) -> None:
     first, second = output(tmp_path / "out"), output(tmp_path / "out")
-    monkeypatch.setattr(Output, "description", lambda self: None)  # both see an empty directory
+    monkeypatch.setattr(Output, "description", lambda self: None)  # both runs see an empty directory
     monkeypatch.setattr(Directory, "names", lambda self, below="": {})
     write = Directory.write
     began: list[Output] = []
@@ -106,7 +106,7 @@ def test_a_run_that_was_resumed_elsewhere_ends(tmp_path: Path) -> None:
             act()
     assert resumed.directory.names().keys() == {"part-0000000-0000000.tsv", "_meta.json", "_run"}
     record = add(resumed, 0, 1)
-    assert begin(output(tmp_path / "out"), resume=True) == [(0, 0), record.name]
+    assert begin(output(tmp_path / "out"), resume=True) == [(0, 0), record.key]
 
 
 def test_a_machine_that_does_not_see_the_directory_says_so_at_once(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_a_machine_that_does_not_see_the_directory_says_so_at_once(tmp_path: Pat
         directory=Directory(str(tmp_path / "there" / "out"), here.directory.writer),
     )
     (tmp_path / "there").mkdir()
-    with pytest.raises(WriteError, match="is not the one that the run began in"):
+    with pytest.raises(WriteError, match="This machine does not see the output directory"):
         add(there, 0, 0)
     assert not (tmp_path / "there" / "out").exists()
     add(replace(there, directory=here.directory), 0, 0)
@@ -148,7 +148,7 @@ def test_a_record_that_was_cut_short_or_is_of_another_run_is_none(tmp_path: Path
 def test_of_what_the_run_is_nothing_may_be_missing(tmp_path: Path, data: bytes) -> None:
     begin(output(tmp_path / "out"))
     (tmp_path / "out" / "_meta.json").write_bytes(data)
-    with pytest.raises(InputError, match="What the run was that wrote here cannot be read") as error:
+    with pytest.raises(InputError, match="The description of the earlier run cannot be read") as error:
         begin(output(tmp_path / "out"), resume=True)
     assert "remove the directory" in str(error.value)
 
@@ -163,7 +163,7 @@ def test_only_a_file_that_was_damaged_may_have_another_size(tmp_path: Path) -> N
         begin(output(tmp_path / "out"), resume=True, sizes=[11, 20])
     assert "a.txt" in str(error.value)
     assert "11 bytes" in str(error.value)
-    # What was damaged is read again.
+    # The damaged part is read again.
     assert begin(output(tmp_path / "out"), resume=True, sizes=[10, 25]) == [(0, 0), (1, 0), (1, 1)]
     assert begin(output(tmp_path / "out"), resume=True, sizes=[10, 26]) == [(0, 0), (1, 0), (1, 1)]
     again = output(tmp_path / "out")
@@ -182,14 +182,14 @@ def test_all_is_there_when_it_is_there_whole(tmp_path: Path) -> None:
     changes: list[Callable[[], object]] = [part.unlink, lambda: part.write_bytes(b"xy")]
     for change in changes:
         change()
-        with pytest.raises(WriteError, match="not in the output directory as workers wrote them") as error:
+        with pytest.raises(WriteError, match="are not what the workers wrote") as error:
             run.finish(IDENTITY, records)
         assert "1 of 3: part-0000000-0000001.tsv" in str(error.value)
         assert not success.exists()
         part.write_bytes(b"x")
     run.finish(IDENTITY, [*records[:2], replace(records[2], damaged=True)])
     assert not success.exists()
-    add(run, 0, 3)  # once there was more of the file
+    add(run, 0, 3)  # the file was longer once
     run.finish(IDENTITY, records)
     assert json.loads(success.read_text())["rows"] == 3
     assert sorted(path.name for path in (tmp_path / "out").glob("part-*")) == [

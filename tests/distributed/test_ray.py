@@ -1,6 +1,6 @@
-"""``--engine ray`` and the callable classes on a real cluster: Ray's own, of this machine, with two CPUs.
+"""``--engine ray`` and the callable classes on a real Ray cluster of this machine, with two CPUs.
 
-Oracle: the bytes that the local command writes, also where a worker kills itself in the middle.
+Oracle: the bytes that the local command writes, even if a worker kills itself in the middle.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ if importlib.util.find_spec("ray") is None:
 
 @dataclass(frozen=True)
 class Done:
-    """What was done on the cluster.
+    """Results of the program on the cluster.
 
     Attributes:
-        directory: What was written.
-        told: What there is to tell beside.
-        stdout: Of the process.
-        stderr: Of the process.
+        directory: The outputs.
+        told: Further results.
+        stdout: Standard output of the program.
+        stderr: Standard error of the program.
     """
 
     directory: Path
@@ -51,7 +51,7 @@ def opened(demo_files: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def command(opened: dict[str, str], corpus: list[Path]) -> list[str]:
-    """A command whose inputs are named as they are in their directory."""
+    """A command whose inputs are relative paths."""
     model = [opened["model"], "--codes", opened["codes"], "--lang", "en"]
     return ["score", *model, *(path.name for path in corpus), "--read-ahead", "20"]
 
@@ -79,7 +79,7 @@ def test_scores_are_those_of_the_local_command(
 ) -> None:
     monkeypatch.chdir(corpus[0].parent)
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as a worker's
+    torch.set_num_threads(1)  # as in a worker
     local = invoke(*command)
     torch.set_num_threads(threads)
     output = done.directory / "scores"
@@ -95,9 +95,9 @@ def test_a_killed_worker_changes_nothing(
     invoke: Invoke, opened: dict[str, str], corpus: list[Path], done: Done
 ) -> None:
     output = done.directory / "ids"
-    summary = done.told["summary"]
+    records = done.told["records"]
     assert (done.directory / "killed").exists()
-    assert (summary["rows"], summary["parts"], summary["problems"]) == (50, 5, 0)
+    assert [(record["rows"], record["problems"]) for record in records] == [(10, 0)] * 5
     model = [opened["model"], "--codes", opened["codes"], "--lang", "en"]
     local = invoke("tokenize", *model, "--output", "ids", corpus[-1])
     assert joined(output, header=False) == local.stdout_bytes

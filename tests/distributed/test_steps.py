@@ -1,4 +1,4 @@
-"""The callable classes for pipelines, called as Ray Data calls them: with tables of Arrow.
+"""The callable classes for pipelines, called as Ray Data calls them, with Arrow tables.
 
 Oracle: ``xlm.score``, the tokenizer and ``generate`` on the same texts.
 """
@@ -23,7 +23,7 @@ TEXTS = ["the dog is sleeping", None, "", "a cat on grass", "the " * 200]
 
 @pytest.fixture(scope="module")
 def opened(demo_files: Path) -> dict[str, Any]:
-    """Which model, for the classes."""
+    """Arguments of the classes that name a model."""
     return {"model": str(demo_files / "demo.pth"), "codes": str(demo_files / "codes"), "lang": "en"}
 
 
@@ -135,7 +135,7 @@ def test_a_name_that_is_taken_is_said_before_anything_is_computed(
     monkeypatch.setattr(tokenizer, "_tokenizer", None)
     monkeypatch.setattr(generator, "_generator", None)
     for step in (scorer, tokenizer, generator):
-        with pytest.raises(InputError, match="a name that the result needs") as error:
+        with pytest.raises(InputError, match="a column that the result needs") as error:
             step(given)
         assert "'status'" in str(error.value.found)
 
@@ -143,9 +143,9 @@ def test_a_name_that_is_taken_is_said_before_anything_is_computed(
 @pytest.mark.parametrize(
     ("batch", "said"),
     [
-        ({"text": ["x"]}, "is no Arrow table"),
+        ({"text": ["x"]}, "is not an Arrow table"),
         (pyarrow.table({"other": ["x"]}), "no such column"),
-        (pyarrow.table({"text": ["x"], "status": ["ok"]}), "a name that the result needs"),
+        (pyarrow.table({"text": ["x"], "status": ["ok"]}), "a column that the result needs"),
     ],
 )
 def test_a_dataset_of_another_form_is_refused(opened: dict[str, Any], batch: Any, said: str) -> None:
@@ -162,7 +162,7 @@ def test_wrong_options_are_said_at_once(opened: dict[str, Any]) -> None:
         Scorer(**{**opened, "lang": "xx"})
     with pytest.raises(InputError, match="No such output"):
         Tokenizer(**opened, output="words")
-    with pytest.raises(InputError, match="needs the numbers"):
+    with pytest.raises(InputError, match="needs numbered prompts"):
         Generator(**opened, seed=1)
     with pytest.raises(InputError, match="max_new_tokens"):
         Generator(**opened, max_new_tokens=0)

@@ -1,7 +1,7 @@
-"""Names of inputs to files, and directories that are written to, of this machine and elsewhere.
+"""Input files and output directories, on this machine and elsewhere.
 
-Oracle: pathlib; elsewhere is fsspec's file system in memory, and Arrow's own of this machine by its address. For the
-store that S3 is, only what an address means is tested, not what it holds.
+Oracle: pathlib. "Elsewhere" is fsspec's file system in memory, and Arrow's local file system by an address. For S3,
+only the parsing of addresses is tested.
 """
 
 from __future__ import annotations
@@ -17,9 +17,8 @@ from typing import Any
 import pytest
 
 from xlm.corpus.rows import Corpus
-from xlm.distributed import inputs, storage
-from xlm.distributed.inputs import input_files
-from xlm.distributed.storage import Directory, file_system
+from xlm.distributed import storage
+from xlm.distributed.storage import Directory, file_system, input_files
 from xlm.errors import InputError, WriteError
 
 pytest.importorskip("pyarrow")
@@ -36,12 +35,12 @@ ODD_NAMES = (
     "s p.txt",
     "t[ab]*.txt",
 )
-"""Of which most would be something else, or no name at all, in an address that is parsed."""
+"""Names most of which a URI parser would change or refuse."""
 
 
 @pytest.fixture(params=["path", "file", "memory"])
 def root(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """An address, or a path, below which there are files."""
+    """An address or path of a directory with files."""
     if request.param == "memory":
         fsspec = pytest.importorskip("fsspec")
         system = fsspec.filesystem("memory")
@@ -119,7 +118,7 @@ def test_what_is_listed_is_opened_by_the_address_that_was_given(
 
     for name in ODD_NAMES:
         Directory(str(tmp_path)).write(name, name.encode())
-    monkeypatch.setattr(inputs, "file_system", opening)
+    monkeypatch.setattr(storage, "file_system", opening)
     files = input_files(["s3://bucket/texts?region=eu-west-1"])
     assert [file.name for file in files] == [f"s3://bucket/texts/{name}" for name in ODD_NAMES]
     assert [row.text for row in Corpus(files, format="text")] == list(ODD_NAMES)
@@ -132,12 +131,12 @@ def test_an_address_is_a_store_a_path_and_options() -> None:
         pytest.skip("Arrow was built without S3")
     system, path = file_system("s3://bucket/day=10%3A00/a#b c/*.txt?region=eu-west-1")
     assert (system.region, path) == ("eu-west-1", "bucket/day=10%3A00/a#b c/*.txt")
-    if importlib.util.find_spec("s3fs") is None:  # which would open it
+    if importlib.util.find_spec("s3fs") is None:  # s3fs would open it
         with pytest.raises(InputError, match="cannot be opened") as error:
             file_system("s3://bucket/te?t/*")
         assert "options" in str(error.value)
     assert file_system("file://localhost/tmp/a%20b?c/")[1] == "/tmp/a%20b?c"
-    with pytest.raises(InputError, match="no file of this machine"):
+    with pytest.raises(InputError, match="names another machine"):
         file_system("file://host/tmp")
 
 
@@ -153,7 +152,7 @@ def test_names_need_not_be_utf_8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         rows = list(Corpus(input_files([name])))
         assert [row.text for row in rows] == ["the dog", "a cat"]
         assert rows[0].file.endswith("/\\xff/\\xfe.txt")
-    with pytest.raises(InputError, match="no such file"):
+    with pytest.raises(InputError, match="No such file"):
         input_files([str(inside / "nothing")])
     with pytest.raises(WriteError, match="cannot be used"):
         Directory(str(inside)).write("a", b"")
@@ -169,11 +168,11 @@ def test_what_is_in_the_output_is_no_input(root: str, tmp_path: Path, monkeypatc
             with pytest.raises(InputError, match="holds an input"):
                 input_files([inside], output=output)
     assert [file.name for file in input_files([root], output=f"{root}/bel")] == everything
-    with pytest.raises(InputError, match="no such file"):
+    with pytest.raises(InputError, match="No such file"):
         input_files([f"{root}/be*/*"], output=f"{root}/below")
     with pytest.raises(InputError, match="holds an input"):
         input_files([f"{root}/a.txt"], output=root)
-    if (tmp_path / "texts").exists():  # by another name of the same directory
+    if (tmp_path / "texts").exists():  # another name of the same directory
         monkeypatch.chdir(tmp_path)
         (tmp_path / "link").symlink_to(tmp_path / "texts")
         for output in ("link/below", f"file://{tmp_path}/texts/below", "../" + tmp_path.name + "/texts/below"):
@@ -182,7 +181,7 @@ def test_what_is_in_the_output_is_no_input(root: str, tmp_path: Path, monkeypatc
 
 @pytest.mark.parametrize("name", ["/nothing", "/*.nothing", "/nothing/*"])
 def test_what_is_not_there_is_named(root: str, name: str) -> None:
-    with pytest.raises(InputError, match="no such file") as error:
+    with pytest.raises(InputError, match="No such file") as error:
         input_files([root, root + name])
     assert error.value.found == root + name
 
@@ -193,7 +192,7 @@ def test_a_relative_path_keeps_its_name(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.chdir(tmp_path)
     files = input_files(["d", "d/a.txt", "d/*"])
     assert [file.name for file in files] == ["d/a.txt"] * 3
-    monkeypatch.chdir("/")  # as a worker that is elsewhere
+    monkeypatch.chdir("/")  # like a worker in another directory
     assert len(list(Corpus(files))) == 6
 
 
@@ -220,7 +219,7 @@ def test_what_was_listed_once_is_listed_anew() -> None:
     from fsspec.implementations.memory import MemoryFileSystem
 
     class Caching(MemoryFileSystem):  # type: ignore[misc]
-        """Keeps what it listed, as those of stores do."""
+        """A file system that caches listings, like those of object stores."""
 
         store: dict[str, Any] = {}  # noqa: RUF012
         pseudo_dirs = [""]  # noqa: RUF012
@@ -293,7 +292,7 @@ def test_only_its_own_unfinished_files_are_removed(root: str) -> None:
 
 
 class Stopping(io.BytesIO):
-    """A file in the middle of which somebody loses patience."""
+    """A file whose reading is interrupted in the middle."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         if self.tell():
@@ -304,7 +303,7 @@ class Stopping(io.BytesIO):
 def test_an_object_that_did_not_come_whole_is_not_there(
     root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(storage, "_is_object_store", lambda system: True)
+    monkeypatch.setattr(storage, "_STORES", (object,))
     directory = Directory(f"{root}/below")
     source = tmp_path / "source"
     source.write_bytes(b"x" * 1000)

@@ -224,5 +224,5 @@ def test_wrong_arguments_of_from_pretrained(directory: Path, name: str) -> None:
 
 
 def test_the_error_of_a_device_is_an_input_error(directory: Path) -> None:
-    with pytest.raises(InputError, match="no such device"):
+    with pytest.raises(InputError, match="No such device"):
         XLMWithLMHeadModel.from_pretrained(directory, device="nowhere")

@@ -12,14 +12,14 @@ import sys
 import pytest
 
 from tests.scoring.small import make_model
-from xlm.scoring import logprobs, malloc_trim
-from xlm.scoring.malloc_trim import MallocTrim
+from xlm.scoring import logprobs
+from xlm.scoring.logprobs import MallocTrim
 from xlm.scoring.score import score
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
 MB = 1024 * 1024
 HELD = """
-from xlm.scoring.malloc_trim import MallocTrim, _resident_bytes
+from xlm.scoring.logprobs import MallocTrim, _resident_bytes
 watched = MallocTrim()
 before = _resident_bytes()
 blocks = [bytes([1]) * 1_000_000 for _ in range(100)]
@@ -30,7 +30,7 @@ print(held - before, _resident_bytes() - before)
 """
 
 
-@pytest.mark.skipif(malloc_trim.find_malloc_trim() is None, reason="only glibc has the call")
+@pytest.mark.skipif(logprobs.find_malloc_trim() is None, reason="only glibc has the call")
 def test_what_was_freed_goes_back_to_the_system() -> None:
     """Told to map nothing by itself and to return nothing by itself, glibc keeps all that is freed."""
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "1000000000", "MALLOC_TRIM_THRESHOLD_": "1000000000"}
@@ -44,8 +44,8 @@ def test_what_was_freed_goes_back_to_the_system() -> None:
 def test_only_when_there_is_much(monkeypatch: pytest.MonkeyPatch) -> None:
     resident = [100 * MB]
     calls: list[int] = []
-    monkeypatch.setattr(malloc_trim, "find_malloc_trim", lambda: calls.append)
-    monkeypatch.setattr(malloc_trim, "_resident_bytes", lambda: resident[0])
+    monkeypatch.setattr(logprobs, "find_malloc_trim", lambda: calls.append)
+    monkeypatch.setattr(logprobs, "_resident_bytes", lambda: resident[0])
     watched = MallocTrim()
     for now, expected in ((100, 0), (164, 0), (165, 1), (229, 1), (230, 2), (10, 2)):
         resident[0] = now * MB
@@ -54,8 +54,8 @@ def test_only_when_there_is_much(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_without_glibc_nothing_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(malloc_trim, "find_malloc_trim", lambda: None)
-    monkeypatch.delattr(malloc_trim, "_resident_bytes")
+    monkeypatch.setattr(logprobs, "find_malloc_trim", lambda: None)
+    monkeypatch.delattr(logprobs, "_resident_bytes")
     MallocTrim().trim_if_grown()
 
 

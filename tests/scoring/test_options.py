@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from xlm.distributed.scorer import Scorer as RayScorer
+from xlm.distributed.steps import Scorer as RayScorer
 from xlm.errors import InputError
 from xlm.scoring.frames import score_frame
 from xlm.scoring.options import ScoringKeywords, ScoringOptions

@@ -11,8 +11,7 @@ import torch
 
 from tests.scoring.small import make_model, open_tokenizer
 from xlm.scoring.signature import model_digest, signature
-from xlm.tokenizer.fingerprint import tokenizer_digest
-from xlm.tokenizer.tokenizer import XLMTokenizer
+from xlm.tokenizer.tokenizer import XLMTokenizer, tokenizer_digest
 
 
 @pytest.mark.parametrize(

@@ -21,12 +21,10 @@ from hypothesis import strategies as st
 
 from tests.scoring.small import make_model, open_tokenizer
 from xlm.corpus.rows import Corpus, Row
-from xlm.corpus.tables import TABLE_FORMATS, Cell, tsv_line
 from xlm.errors import InputError
 from xlm.model.head import LinearHead
-from xlm.scoring.scorer import Scorer
-from xlm.scoring.sentence import SentenceScore
-from xlm.scoring.table import UNITS, ScoreTable, score_rows
+from xlm.scoring.sentence import Scorer, SentenceScore
+from xlm.scoring.table import TABLE_FORMATS, UNITS, Cell, ScoreTable, scored_lines, tsv_line
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
 ROW = Row(file="a", number=1, text="the dog")
@@ -44,11 +42,11 @@ def test_scores_that_are_no_numbers_are_an_error(tokenizer: XLMTokenizer, unit: 
     with torch.no_grad():
         cast(LinearHead, model.head).bias[5] = math.nan
     rows = [ROW, Row(file="a", number=2, text="")]
-    (window,) = score_rows(Scorer(model, tokenizer, lang="en"), rows, ScoreTable(unit=unit, format=form, bits=True))
-    assert (window.rows, window.problems, window.tokens) == (2, 2, 0)
-    lines = window.data.decode().splitlines()
-    assert len(lines) == 2
-    for line in lines:
+    lines = scored_lines(Scorer(model, tokenizer, lang="en"), rows, ScoreTable(unit=unit, format=form, bits=True))
+    assert (lines.problems, lines.tokens) == (2, 0)
+    texts = lines.data.decode().splitlines()
+    assert len(texts) == 2
+    for line in texts:
         assert "nan" not in line.lower()
         assert "error: the scores are not finite" in line
         if form == "jsonl":
@@ -60,11 +58,11 @@ def test_one_word_that_is_impossible_is_an_error_of_its_row_only(tokenizer: XLMT
     with torch.no_grad():
         cast(LinearHead, model.head).bias[tokenizer.encode("dog", lang="en")[1]] = -math.inf
     rows = [ROW, Row(file="a", number=2, text="the cat")]
-    (window,) = score_rows(Scorer(model, tokenizer, lang="en"), rows, ScoreTable(unit="sentence", format="jsonl"))
-    first, second = map(json.loads, window.data.decode().splitlines())
+    lines = scored_lines(Scorer(model, tokenizer, lang="en"), rows, ScoreTable(unit="sentence", format="jsonl"))
+    first, second = map(json.loads, lines.data.decode().splitlines())
     assert (first["status"], first["logprob"]) == ("error: the scores are not finite", None)
     assert second["status"] == "ok"
-    assert window.problems == 1
+    assert lines.problems == 1
 
 
 def test_no_bits_are_not_less_than_none() -> None:
@@ -148,9 +146,9 @@ def test_unknown_tokens_have_a_column(demo_files: Path, unit: str, preset: str) 
     counts = [each.count(tokenizer.unk_token_id) for each in ids]
     assert [count > 0 for count in counts] == [True, False, True, False]
     table = ScoreTable(unit=unit, format="jsonl")
-    (window,) = score_rows(Scorer(make_model(tokenizer.vocab_size), tokenizer, lang="en"), rows, table)
-    assert window.unknown == sum(counts)
-    found = [json.loads(line) for line in window.data.splitlines()]
+    lines = scored_lines(Scorer(make_model(tokenizer.vocab_size), tokenizer, lang="en"), rows, table)
+    assert lines.unknown == sum(counts)
+    found = [json.loads(line) for line in lines.data.splitlines()]
     of_line = [[each["unknown"] for each in found if each["line"] == number] for number in (1, 2, 3, 4)]
     if unit == "sentence":
         assert of_line == [[count] for count in counts]

@@ -7,7 +7,7 @@ import random
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -18,13 +18,13 @@ from tests.tokenizer.fuzzing import plain_results
 from tests.tokenizer.small import MERGES, VOCABULARY
 from tests.tokenizer.texts import SNIPPETS, TEXTS
 from xlm.tokenizer.added_tokens import AddedToken
-from xlm.tokenizer.casefold import casefold, lowercase_and_remove_accent
+from xlm.tokenizer.casefold import casefold, casefold_all, lowercase_and_remove_accent
 from xlm.tokenizer.fast import pipeline as pipeline_module
 from xlm.tokenizer.fast import segmenter as segmenter_module
-from xlm.tokenizer.fast.arrays import RaggedArray, codes_of, text_of
-from xlm.tokenizer.fast.batch_casefold import BatchCasefold
+from xlm.tokenizer.fast.arrays import RaggedArray
+from xlm.tokenizer.fast.batch_bpe import BatchWords
 from xlm.tokenizer.fast.batch_segmenter import BatchSegmenter
-from xlm.tokenizer.fast.segmenter import Segmenter
+from xlm.tokenizer.fast.segmenter import MARK, Segmenter
 from xlm.tokenizer.moses.data import LANGUAGE_NAMES
 from xlm.tokenizer.moses.tokenise import moses
 from xlm.tokenizer.pipeline import PRESETS
@@ -56,7 +56,7 @@ class Both:
         self.rules = moses(*kind)
         self.casefolds = casefolds
         self.one: Segmenter[str] = Segmenter(self.rules, casefolds=casefolds, of_word=Words().one)
-        self.many = BatchSegmenter(self.one, Words())
+        self.many = BatchSegmenter(self.one, cast("BatchWords[Any]", Words()))
 
     def __call__(self, text: str) -> list[str]:
         return self.one(text)
@@ -130,15 +130,18 @@ def test_many_texts_at_once_change_nothing(texts: list[str]) -> None:
         assert segmenter.of_texts(texts[::-1]).lists() == expected[::-1]  # from what is remembered
 
 
-def test_folding_of_codes_is_that_of_characters() -> None:
+def test_casefold_all_is_casefold_of_each_word() -> None:
     characters = [character for character in map(chr, range(sys.maxunicode + 1)) if not character.isspace()]
-    folded_codes = BatchCasefold()
     for start in range(0, len(characters), 1 << 12):
         some = characters[start : start + (1 << 12)]
         # Beside each other in one word too, where marks are put in order and a sigma may end the word.
         for words in (some, ["".join(some[i : i + 5]) for i in range(0, len(some), 5)]):
             expected = [casefold(word) for word in words]
-            assert text_of(folded_codes(codes_of(" ".join(words)))).split(" ") == expected
+            assert casefold_all(words) == expected
+            # Spaces and marks divide words, too.
+            assert casefold_all([" ".join(words)])[0].split(" ") == expected
+            if MARK not in "".join(words):
+                assert casefold_all([MARK.join(words)])[0].split(MARK) == expected
             assert not any(map(str.isspace, "".join(expected)))
 
 
@@ -192,9 +195,9 @@ def test_caches_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for number in (2, 100):  # what is remembered of two texts has room, of a hundred it has not
         texts = [f"word{i}, word{i}. No. {i} {'long' * 50}" for i in range(number)]
         assert segmenter.of_texts(texts).lists() == [segmenter.by_rules(text) for text in texts]
-        assert sum(map(len, caches)) + len(segmenter.many._tables) <= 20
+        assert sum(map(len, caches)) + len(segmenter.many) <= 20
     segmenter.of_texts(["a b"])
-    assert 0 < len(segmenter.many._tables) <= 20
+    assert 0 < len(segmenter.many) <= 20
     assert not any("longlong" in key for cache in caches for key in cache)
 
 

@@ -23,7 +23,7 @@ Merge = tuple[str, str]
 
 
 def pieces_at_once(bpe: BPE, words: list[str]) -> list[list[str]]:
-    batch = BatchBPE(bpe.merges, bpe.made, VOCABULARY.tokens)
+    batch = BatchBPE(bpe.merges, bpe.piece_ranks, VOCABULARY.tokens)
     symbols, counts = batch.split(words)
     ends = counts.cumsum().tolist()
     pieces = [batch.pieces[symbol] for symbol in symbols.tolist()]
@@ -42,7 +42,7 @@ def without_unknown(pieces: list[str], known: BatchBPE) -> list[str]:
 def test_equals_one_after_the_other(choices: list[tuple[int, int]], words: list[str]) -> None:
     bpe = BPE(merges_of_choices(choices))
     assert bpe.learnt
-    known = BatchBPE(bpe.merges, bpe.made, VOCABULARY.tokens)
+    known = BatchBPE(bpe.merges, bpe.piece_ranks, VOCABULARY.tokens)
     assert pieces_at_once(bpe, words) == [without_unknown(list(bpe.split(word)), known) for word in words]
 
 
@@ -51,7 +51,7 @@ def test_a_piece_that_looks_like_the_end_of_a_word_is_one() -> None:
     merges = (("<", "/"), ("</", "w"), ("</w", ">"), ("a", "</w>"), ("b", "a</w>"))
     bpe = BPE(merges)
     assert bpe.learnt
-    known = BatchBPE(merges, bpe.made, VOCABULARY.tokens)
+    known = BatchBPE(merges, bpe.piece_ranks, VOCABULARY.tokens)
     for words in (["ba</w>x", "ba", "a", "a</w>"], ["ba"]):
         assert pieces_at_once(bpe, words) == [without_unknown(list(bpe.split(word)), known) for word in words]
 
@@ -83,7 +83,7 @@ def test_equals_one_after_the_other_on_all_words_of_the_reference_texts(referenc
     for path in (reference / "tokenizer/text").glob("*.txt"):
         words.update(word for word in path.read_bytes().decode("utf-8").split() if len(word) <= MAX_WORD_LENGTH)
     ordered = sorted(words)
-    batch = BatchBPE(bpe.merges, bpe.made, tokens)
+    batch = BatchBPE(bpe.merges, bpe.piece_ranks, tokens)
     symbols, counts = batch.split(ordered)
     pieces = [batch.pieces[symbol] for symbol in symbols.tolist()]
     ends = counts.cumsum().tolist()

@@ -21,8 +21,7 @@ from tests.tokenizer.small import MERGES, TEXT, VOCABULARY
 from xlm._io.fingerprints import fingerprint, line_of
 from xlm.errors import XLMError
 from xlm.tokenizer.added_tokens import AddedToken
-from xlm.tokenizer.fingerprint import tokenizer_digest
-from xlm.tokenizer.tokenizer import XLMTokenizer
+from xlm.tokenizer.tokenizer import XLMTokenizer, tokenizer_digest
 from xlm.tokenizer.vocabulary import SPECIAL_TOKENS, Vocabulary
 
 BASE = XLMTokenizer(
@@ -130,7 +129,7 @@ def test_it_comes_back_with_the_files_and_in_another_process(tmp_path: Path) -> 
     tokenizer.save_pretrained(tmp_path)
     assert tokenizer_digest(XLMTokenizer.from_pretrained(tmp_path)) == tokenizer_digest(tokenizer)
     program = (
-        "import sys; from xlm.tokenizer.fingerprint import tokenizer_digest; from xlm import XLMTokenizer; "
+        "import sys; from xlm.tokenizer.tokenizer import tokenizer_digest; from xlm import XLMTokenizer; "
         "print(tokenizer_digest(XLMTokenizer.from_pretrained(sys.argv[1])))"
     )
     for seed in ("0", "1"):

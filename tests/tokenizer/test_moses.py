@@ -24,7 +24,7 @@ from xlm.tokenizer import casefold
 from xlm.tokenizer.alignment import AlignedText
 from xlm.tokenizer.moses import normalise
 from xlm.tokenizer.moses.data import LANGUAGE_NAMES, classes_of, prefixes_of
-from xlm.tokenizer.moses.rules import Rule, apply, apply_aligned
+from xlm.tokenizer.moses.normalise import Rule, apply, apply_aligned
 from xlm.tokenizer.moses.tokenise import Moses, moses
 
 CHARACTERS = [chr(code) for code in range(sys.maxunicode + 1)]

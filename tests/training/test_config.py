@@ -61,12 +61,14 @@ def test_all_mistakes_at_once(file: Path) -> None:
 def test_wrong_types_and_wrong_values_come_together(file: Path) -> None:
     """Each key once, even where what it is left at would be wrong too."""
     changes = ["batch.batch_size=many", "batch.seq_len=1", "model.emb_dim=wide", "run.timeout=0", "seed=-1"]
+    changes.append("objectives=clm")
     with pytest.raises(ConfigError) as caught:
         load_config(str(file), changes)
     assert sorted(str(caught.value.where).split("; ")) == [
         "batch.batch_size",
         "batch.seq_len",
         "model.emb_dim",
+        "objectives",
         "run.timeout",
         "seed",
     ]
@@ -76,6 +78,9 @@ def test_wrong_types_and_wrong_values_come_together(file: Path) -> None:
     "change",
     [
         "seed=-1",
+        "objectives=[]",
+        "objectives=['clm', 'clm']",
+        "objectives=['mlm']",
         "batch.batch_size=0",
         "batch.seq_len=1",
         "batch.gradient_accumulation_steps=5",
@@ -93,6 +98,7 @@ def test_wrong_types_and_wrong_values_come_together(file: Path) -> None:
         "run.max_steps=0",
         "run.keep_last=0",
         "run.evaluate_every=-1",
+        "run.patience=-1",
         "run.save_every=-1",
         "run.timeout=0",
         "run.sharding=some",

@@ -15,8 +15,7 @@ import torch
 from tests.model.small_models import small_model
 from tests.training.runs import equal, events, small_run, small_tokenizer, updates, weights, without_dropout
 from xlm.checkpoint import resolve
-from xlm.data.batches import batches, open_streams
-from xlm.data.order import Order, Position
+from xlm.data.batches import Order, Position, batches, open_streams
 from xlm.data.prepare import prepare
 from xlm.data.shards import Index
 from xlm.errors import ConfigError, InputError, TrainingError, VocabularyError

@@ -107,6 +107,9 @@ def test_weights_that_are_shared_out(data: Path, tmp_path: Path) -> None:
         ("whole", {}),
         ("shared", full),
         ("pieces", {**full, "gradient_accumulation_steps": 2, "activation_checkpointing": True}),
+        ("eval-whole", {}),
+        ("eval-shared", full),
+        ("eval-pieces", {**full, "gradient_accumulation_steps": 2, "activation_checkpointing": True}),
         ("whole-float16", {"precision": "float16"}),
         ("shared-float16", {**full, "precision": "float16"}),
         ("to-whole", {**full, "max_steps": 7}),
@@ -120,6 +123,8 @@ def test_weights_that_are_shared_out(data: Path, tmp_path: Path) -> None:
     train(small_run(data, tmp_path / "to-one", model=without_dropout(), sharding="full"), resume=True)
     for name in ("whole", "shared", "pieces", "to-whole", "to-shared", "to-one"):
         _same_run(tmp_path / "one", tmp_path / name)
+    for name in ("whole", "shared", "pieces"):
+        _same_run(tmp_path / "one", tmp_path / f"eval-{name}")
     _same_run(tmp_path / "whole-float16", tmp_path / "shared-float16")
     assert updates(tmp_path / "shared-float16") != updates(tmp_path / "shared")
     for name, share in (("whole", 1.0), ("shared", 0.5), ("pieces", 0.5)):

@@ -12,9 +12,8 @@ import pytest
 
 from tests.training.runs import events, small_run, updates
 from xlm.errors import InputError
-from xlm.training.log import LOG_FILE, LogFile, read_log
+from xlm.training.log import LOG_FILE, LogFile, draw_report, read_log
 from xlm.training.loop import train
-from xlm.training.report import draw_report
 
 
 def test_a_picture(whole_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 
 import xlm.training.checkpoints as checkpoints
 from tests.training.runs import equal, events, prepare_text, small_run, small_tokenizer, updates, weights, write_config
-from xlm.checkpoint.safetensors_writer import write_safetensors
+from xlm.checkpoint.hf_weights import write_safetensors
 from xlm.data.prepare import prepare
 from xlm.errors import CheckpointError, ConfigError, WriteError
 from xlm.training.config import ModelSettings
@@ -144,6 +144,24 @@ def test_a_run_of_an_older_release_goes_on(data: Path, whole_run: Path, tmp_path
     train(small_run(data, tmp_path / "run"), resume=True)
     assert events(tmp_path / "run", "start")[-1]["updates"] == 6
     _same(tmp_path / "run", whole_run)
+
+
+def test_a_key_that_an_older_release_did_not_have_was_at_its_default(data: Path, tmp_path: Path) -> None:
+    train(small_run(data, tmp_path / "run", max_steps=3))
+    (file,) = (tmp_path / "run/checkpoints").glob("*/state.json")
+    contents = json.loads(file.read_text("utf-8"))
+    contents.pop("sha256")
+    assert contents["state"]["run"].pop("objectives") == ["clm"]
+    assert contents["state"]["run"]["batch"].pop("shuffle") is True
+    progress = contents["state"]["progress"]
+    assert progress["losses"] == {}
+    progress["losses"] = []  # as it was before objectives had names
+    for name in ("best_metric", "without_best"):
+        progress.pop(name)
+    file.write_text(json.dumps({**contents, "sha256": checkpoints._checksum(contents)}), "utf-8")
+    with pytest.raises(ConfigError, match=r"where: batch\n"):
+        train(small_run(data, tmp_path / "run", shuffle=False), resume=True)
+    assert train(small_run(data, tmp_path / "run", max_steps=4), resume=True).updates == 4
 
 
 def test_another_text_to_evaluate_on_is_refused(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Runs one after the other in processes that torchrun started: ``-m tests.training.two_processes DATA OUTPUT RUNS``.
 
-RUNS is JSON: name of a run's directory in OUTPUT and changes of ``small_run``, for each.
+RUNS is JSON: name of a run's directory in OUTPUT and changes of ``small_run``, for each. A run whose name begins with
+``eval-`` runs the model without gradients inside its loss, as back-translation will.
 """
 
 from __future__ import annotations
@@ -9,16 +10,32 @@ import json
 import sys
 from pathlib import Path
 
+import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from tests.training.runs import small_run, without_dropout
+from xlm.model.lm import XLMWithLMHeadModel, eval_mode
+from xlm.training import setup
 from xlm.training.loop import train
+from xlm.training.objectives.clm import CausalLM, stream_loss
+
+
+class EvaluatingCausalLM(CausalLM):
+    """Uses the model twice without gradients before each loss, on one token more each time."""
+
+    def loss(self, model: XLMWithLMHeadModel, piece: tuple[Tensor, str]) -> Tensor:
+        with torch.no_grad(), eval_mode(model):
+            for length in (2, 3):
+                assert not stream_loss(model, piece[0][:, :length], 0).requires_grad
+        return super().loss(model, piece)
 
 
 def main(data: Path, output: Path, runs: str) -> None:
     # Joined here, so that all runs share one group: starting the processes costs more than the runs do.
     dist.init_process_group("gloo")
     for name, changes in json.loads(runs):
+        setup._OBJECTIVES["clm"] = EvaluatingCausalLM if name.startswith("eval-") else CausalLM
         train(small_run(data, output / name, model=without_dropout(), **changes), resume=True)
     dist.destroy_process_group()
 

@@ -1,4 +1,4 @@
-"""Checks of arguments, which raise an ``InputError`` that names the argument, and signatures of options."""
+"""Checks of arguments that packages share; each raises an ``InputError`` that names the argument."""
 
 from __future__ import annotations
 
@@ -14,36 +14,36 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 _PLAIN = (str, bytes, int, float, type(None))
 _SHOWN = 80
-_LARGEST = 2**31 - 1  # what every library below takes
+_LARGEST = 2**31 - 1  # every library below accepts it
 
 
 def check_flags(**flags: object) -> None:
     """Raise ``InputError`` unless each is True or False."""
     for name, value in flags.items():
         if not isinstance(value, bool):
-            raise InputError("this is not a flag", where=name, found=shown(value), expected="True or False")
+            raise InputError(
+                f"{name} is neither true nor false", where=name, found=shown(value), expected="True or False"
+            )
 
 
-def check_choice(what: str, choices: Collection[str], **argument: object) -> None:
-    """Raise ``InputError`` unless the one argument is one of the choices.
+def check_choice(what: str, choices: Collection[str | bool | None], **argument: object) -> None:
+    """Raise ``InputError`` unless an argument is one of the choices.
 
     Args:
-        what: What it chooses, in the singular.
-        choices: All that there are.
-        **argument: The argument, by its name.
+        what: What the argument chooses, in the singular.
+        choices: The allowed values.
+        **argument: The one argument, by its name.
     """
     ((name, value),) = argument.items()
-    if not (isinstance(value, str) and value in choices):
+    if not (isinstance(value, str | bool | None) and value in choices):
         raise InputError(f"no such {what}", where=name, found=shown(value), expected=" or ".join(map(repr, choices)))
 
 
-def check_count(**counts: object) -> None:
-    """Raise ``InputError`` unless each is an int of at least 1."""
+def check_count(*, least: int = 1, most: int = _LARGEST, **counts: object) -> None:
+    """Raise ``InputError`` unless each is an int from ``least`` to ``most``."""
     for name, value in counts.items():
-        if type(value) is not int or not 1 <= value <= _LARGEST:
-            raise InputError(
-                "this is not a count", where=name, found=shown(value), expected=f"an int from 1 to {_LARGEST:,}"
-            )
+        if type(value) is not int or not least <= value <= most:
+            raise InputError("not a count", where=name, found=shown(value), expected=f"an int from {least} to {most:,}")
 
 
 def lists_options(options: type[Any]) -> Callable[[_Function], _Function]:
@@ -76,22 +76,22 @@ def as_path(name: str, value: object) -> Path:
         value: Its value.
 
     Raises:
-        InputError: It is something else, such as a model instead of its directory.
+        InputError: The value is something else, such as a model instead of its directory.
     """
     try:
         return Path(value)  # type: ignore[arg-type]
     except TypeError as error:
         raise InputError(
-            "this is not a path",
+            "not a path",
             where=name,
             found=type(value).__name__,
             expected="a str or path",
-            remedy="save a model or tokenizer that is in memory first, and give its directory",
+            remedy="save a model or tokenizer from memory first, and give its directory",
         ) from error
 
 
 def shown(value: object) -> str:
-    """Return a wrong argument for a message: a plain value as it is, cut; else its class."""
+    """Return a wrong argument as text for a message: a plain value, cut if it is long, or the name of a class."""
     if not isinstance(value, _PLAIN):
         return f"a {type(value).__name__}"
     text = repr(value) if not isinstance(value, int) or abs(value) < 10**_SHOWN else "a huge number"

@@ -28,36 +28,44 @@ _REMEDIES = {
 
 
 @contextmanager
+def errors_of_writing(path: Path) -> Iterator[None]:
+    """Raise each ``OSError`` of the block as the ``WriteError`` for ``path``; other errors pass unchanged."""
+    try:
+        yield
+    except XLMError:
+        raise  # a WriteError is an OSError too, and says more
+    except OSError as error:
+        raise write_error(path, error) from error
+
+
+@contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary sibling of ``path`` to write to, and move it onto ``path`` when the block succeeds.
 
-    When the block raises, whatever it raises, the temporary file is removed and ``path`` is what it was before.
+    If the block raises anything, the temporary file is removed and ``path`` is unchanged.
 
     Args:
         path: The file to make or to replace; its directory must exist.
 
     Yields:
-        The path to write to, in the same directory; no file is there yet.
+        The path to write to, in the same directory; no file of that name exists yet.
 
     Raises:
-        WriteError: The block or the move raised an ``OSError`` (disk full, no permission, …), or something that is no
-            regular file has that name.
+        WriteError: The block or the move raised an ``OSError`` (disk full, no permission, …), or something other than
+            a regular file has that name.
     """
-    # A name of its own, not the target's with a suffix: that could exceed the longest name that is allowed.
+    # Not the target's name with a suffix, which could exceed the length limit of the file system.
     temporary = path.parent / f".{secrets.token_hex(8)}.tmp"
     try:
-        refuse_special(path)
-        yield temporary
-        if path.exists():
-            # A power cut shortly after the move could otherwise take the new file and the old one.
-            flush_to_disk(temporary)
-        temporary.replace(path)
-    except XLMError:
-        raise  # A WriteError is an OSError too, and says more than we could add.
-    except OSError as error:
-        raise write_error(path, error) from error
+        with errors_of_writing(path):
+            refuse_special(path)
+            yield temporary
+            if path.exists():
+                # Otherwise a power cut shortly after the move could destroy both the new file and the old one.
+                flush_to_disk(temporary)
+            temporary.replace(path)
     finally:
-        with suppress(OSError):  # most often it is gone already; a second failure must not hide the first
+        with suppress(OSError):  # it is usually gone already; a second failure must not hide the first
             temporary.unlink()
 
 
@@ -65,32 +73,29 @@ def replacing(path: Path) -> Iterator[Path]:
 def replacing_directory(path: Path) -> Iterator[Path]:
     """Yield a new directory beside ``path`` to fill, and rename it when the block succeeds.
 
-    When the block raises, whatever it raises, the new directory is removed with all that is in it.
+    If the block raises anything, the new directory is removed with its contents.
 
     Args:
-        path: The directory to make; nothing of that name may exist.
+        path: The directory to make; the name must be free.
 
     Raises:
         WriteError: The block or the move raised an ``OSError``.
     """
     temporary = path.parent / f".{secrets.token_hex(8)}.tmp"
     try:
-        temporary.mkdir()
-        yield temporary
-        temporary.replace(path)
+        with errors_of_writing(path):
+            temporary.mkdir()
+            yield temporary
+            temporary.replace(path)
     except WriteError as error:
-        # The temporary name is none of the user's business.
+        # The error may name a temporary file, which means nothing to the user.
         raise WriteError(error.what, where=path, found=error.found, remedy=error.remedy) from error
-    except XLMError:
-        raise
-    except OSError as error:
-        raise write_error(path, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:
-    r"""Write ``text`` to ``path`` as UTF-8 with ``\n`` line ends on every platform, whole or not at all.
+    r"""Write ``text`` to ``path`` atomically, as UTF-8 with ``\n`` line ends on every platform.
 
     Raises:
         WriteError: The file could not be written.
@@ -102,60 +107,56 @@ def write_text(path: Path, text: str) -> None:
             "the text cannot be written as UTF-8",
             where=path,
             found=ascii(text[error.start : error.end]),
-            remedy="half a surrogate pair has no place in a file; correct the name or value that holds it",
+            remedy="correct the name or value that holds this half of a surrogate pair",
         ) from error
     with replacing(path) as temporary:
         temporary.write_bytes(data)
 
 
 def check_target(path: Path) -> None:
-    """Check before long work, as far as possible, that ``replacing`` can write its result.
+    """Check before long work that ``replacing`` can probably write its result.
 
     Raises:
-        WriteError: It could not.
+        WriteError: It cannot.
     """
-    try:
+    with errors_of_writing(path):
         refuse_special(path)
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         probe = path.parent / f".{secrets.token_hex(8)}.tmp"
         probe.touch()
         probe.unlink()
-    except XLMError:
-        raise
-    except OSError as error:
-        raise write_error(path, error) from error
 
 
 def make_directory(path: Path) -> None:
     """Make a directory and its parents, unless it exists.
 
     Raises:
-        WriteError: It could not be made.
+        WriteError: The directory could not be made.
     """
     check_name(path)
-    try:
+    with errors_of_writing(path):
         path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise write_error(path, error) from error
 
 
 def check_name(path: Path) -> None:
-    """Refuse a path that no file system can hold.
+    """Refuse a path that cannot be a file name.
 
     Raises:
-        WriteError: It contains a null byte or half a surrogate pair.
+        WriteError: The path contains a null byte or half of a surrogate pair.
     """
     try:
         encoded = os.fsencode(path)
     except UnicodeEncodeError:
         encoded = b"\0"
     if b"\0" in encoded:
-        raise WriteError("the target is no file name", where=ascii(str(path)), found="a null byte or half a surrogate")
+        raise WriteError(
+            "the target is not a valid file name", where=ascii(str(path)), found="a null byte or half a surrogate"
+        )
 
 
 def write_error(path: Path, error: OSError) -> WriteError:
-    """Return the error that says why ``path`` could not be written, and what to do about it."""
+    """Return the error for a ``path`` that could not be written, with the reason and a remedy."""
     return WriteError(
         "the target could not be written; a file of that name is unchanged",
         where=path,
@@ -168,16 +169,16 @@ def refuse_special(path: Path) -> None:
     """Refuse a device, a pipe or the like, which a move would replace by a file.
 
     Raises:
-        WriteError: That is what has this name.
-        OSError: The system cannot tell, for instance since the name is too long.
+        WriteError: Something of that kind has this name.
+        OSError: The name cannot be examined, for instance because it is too long.
     """
-    # /dev/stdout is a link into /proc, whose links lead to what is no path: "pipe:[4711]", "/tmp/out (deleted)".
+    # /dev/stdout is a link into /proc, whose links may lead to no path at all: "pipe:[4711]", "/tmp/out (deleted)".
     real = Path(os.path.realpath(path))
     into_proc = path.is_symlink() and path.readlink().parts[:2] == ("/", "proc")
     elsewhere = path.is_symlink() and path.exists() and not (real.exists() and path.samefile(real))
     if into_proc or elsewhere or (path.exists() and not path.is_file() and not path.is_dir()):
         raise WriteError(
-            "the target is no regular file",
+            "the target is not a regular file",
             where=path,
             found="a device, a pipe or the like",
             expected="a file, or a name that is free",
@@ -186,7 +187,7 @@ def refuse_special(path: Path) -> None:
 
 
 def flush_to_disk(path: Path) -> None:
-    """Return once the content of a file is on disk."""
+    """Wait until the content of a file is on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

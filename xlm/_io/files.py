@@ -1,4 +1,4 @@
-"""Bounded reads of regular files from outside."""
+"""Bounded reads of regular files that may come from strangers."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from xlm.errors import XLMError
 MOST_BYTES = 1 << 24
 """Size of the largest JSON or text file of a model that is read.
 
-Half a million words fit, more than twice the largest published vocabulary; in memory the worst file takes 60 times its
-size.
+It holds half a million words, more than twice the largest published vocabulary. Parsed, the worst file takes 60 times
+its size in memory.
 """
 
 
 def open_regular(path: Path, *, error: type[XLMError], expected: str = "a regular file") -> BinaryIO:
-    """Open a regular file for reading; never wait for a pipe or start a device.
+    """Open a regular file for reading, without waiting for a pipe or starting a device.
 
     Args:
         path: The file; links are followed.
@@ -29,10 +29,10 @@ def open_regular(path: Path, *, error: type[XLMError], expected: str = "a regula
         XLMError: The file is missing, unreadable, or a directory, a device, a pipe or a socket.
     """
     try:
-        kind = path.stat().st_mode  # before opening: to open a device can start it
+        kind = path.stat().st_mode  # before opening, which can start a device
         if stat.S_ISREG(kind):
-            # A pipe may have taken the name meanwhile: open without waiting, then look again.
-            file = open(path, "rb", opener=_open_at_once)  # noqa: SIM115 (the caller closes it)
+            # A pipe may have taken the name since: open without waiting, then check again.
+            file = open(path, "rb", opener=_open_without_waiting)  # noqa: SIM115 (the caller closes it)
             kind = os.fstat(file.fileno()).st_mode
             if stat.S_ISREG(kind):
                 return file
@@ -40,7 +40,7 @@ def open_regular(path: Path, *, error: type[XLMError], expected: str = "a regula
     except (OSError, ValueError) as cause:  # ValueError: a null character in the name
         raise unreadable(path, cause, error=error, expected=expected) from cause
     raise error(
-        "this is not a regular file",
+        "not a regular file",
         where=path,
         found="a directory" if stat.S_ISDIR(kind) else "a device, a pipe or a socket",
         expected=expected,
@@ -49,7 +49,7 @@ def open_regular(path: Path, *, error: type[XLMError], expected: str = "a regula
 
 
 def read_regular(path: Path, *, error: type[XLMError], most: int = MOST_BYTES) -> bytes:
-    """Return the bytes of a regular file, opened by ``open_regular``; never read more than a limit.
+    """Return the content of a regular file, which must not exceed a limit.
 
     Args:
         path: The file; links are followed.
@@ -70,13 +70,13 @@ def read_regular(path: Path, *, error: type[XLMError], most: int = MOST_BYTES) -
             where=path,
             found=f"more than {most:,} bytes",
             expected=f"at most {most:,} bytes",
-            remedy="check that it is the file it should be",
+            remedy="check that this is the right file",
         )
     return data
 
 
 def unreadable(path: Path, cause: Exception, *, error: type[XLMError], expected: str = "a regular file") -> XLMError:
-    """Return the error that says why the system does not open or read a file."""
+    """Return the error for a file that could not be opened or read, with the reason."""
     return error(
         "the file cannot be read",
         where=path,
@@ -86,5 +86,5 @@ def unreadable(path: Path, cause: Exception, *, error: type[XLMError], expected:
     )
 
 
-def _open_at_once(path: str, flags: int) -> int:
+def _open_without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))

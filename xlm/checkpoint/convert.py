@@ -1,4 +1,4 @@
-"""Convert checkpoints between formats; a result is read back before it takes its name."""
+"""Convert checkpoints between formats, and verify each result before it takes the target's name."""
 
 from __future__ import annotations
 
@@ -14,16 +14,15 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from xlm._io.arguments import as_path
+from xlm._io.arguments import as_path, shown
 from xlm._io.atomic import check_name, replacing, replacing_directory
 from xlm.checkpoint.checkpoint import Checkpoint
 from xlm.checkpoint.hf_config import read_config
-from xlm.checkpoint.hf_weights import WEIGHTS_FILE
+from xlm.checkpoint.hf_weights import WEIGHTS_FILE, bits, chunks, differing_tensors, dtype_name
 from xlm.checkpoint.load import open_checkpoint, parse_dtype
 from xlm.checkpoint.original import read_original
 from xlm.checkpoint.original_writer import write_original
 from xlm.checkpoint.resolve import find_model
-from xlm.checkpoint.safetensors_writer import bits, chunks, differing_tensors, dtype_name
 from xlm.checkpoint.save import write_layout
 from xlm.checkpoint.state_dict_map import TRANSFORMERS
 from xlm.checkpoint.tokenizer_files import (
@@ -45,16 +44,16 @@ CODES_SUFFIX = ".codes"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ConversionReport:
-    """Result of a conversion.
+    """Report of a conversion.
 
     Attributes:
         source: The file or directory that was read.
         target: The file or directory that was written.
         files: Names of the files written.
         config: The architecture.
-        tensors: Number of tensors; each was read back and is equal.
-        parameters: Number of values in them.
-        dtype: Their type in the target.
+        tensors: Number of tensors, each of which was read back and is equal.
+        parameters: Number of values in the tensors.
+        dtype: Type of the tensors in the target.
         notes: Notices for the user about what was omitted or assumed.
     """
 
@@ -90,7 +89,7 @@ def convert(
     codes: str | PathLike[str] | None = None,
     dtype: torch.dtype | str | None = None,
 ) -> ConversionReport:
-    """Convert a checkpoint, and read the result back before it takes the target's name.
+    """Convert a checkpoint; the result is read back and compared before it takes the target's name.
 
     Args:
         source: A ``.pth`` of the original, a directory in the ``transformers`` layout, the name of a bundled model, or
@@ -110,15 +109,15 @@ def convert(
         WriteError: The target exists or could not be written; nothing is left behind.
     """
     target = as_path("target", target)
-    wanted = None if dtype is None else parse_dtype(dtype)
+    file_dtype = None if dtype is None else parse_dtype(dtype)
     if not isinstance(to, str) or to not in ("transformers", "original"):
-        raise ConfigError("no such format", where="to", found=to, expected="transformers or original")
+        raise ConfigError("no such format", where="to", found=shown(to), expected="'transformers' or 'original'")
     if not target.name or (to == "original" and target.suffix == CODES_SUFFIX):
         raise WriteError(
             "the target needs another name",
             where=target,
             found=target.name or "nothing",
-            expected=f"a name that does not end in {CODES_SUFFIX}, which is for the codes beside a .pth",
+            expected=f"a name without the suffix {CODES_SUFFIX}, which belongs to the codes beside a .pth",
         )
     for output in (target,) if to == "transformers" else (target, target.with_suffix(CODES_SUFFIX)):
         _refuse_existing(output)
@@ -126,14 +125,14 @@ def convert(
     if codes is not None:
         codes = as_path("codes", codes)
     checkpoint = open_checkpoint(source)
-    _check_range(checkpoint, wanted)
+    _check_range(checkpoint, file_dtype)
     vocabulary = _vocabulary(checkpoint, source)
     tokenizer = _tokenizer(checkpoint, vocabulary, source, codes)
     if tokenizer is not None:
         vocabulary = tokenizer.vocabulary  # includes tokens added after those of vocab.json
     _check_size(checkpoint, vocabulary, source)
     write = _write_layout if to == "transformers" else _write_original
-    files, notes = write(target, checkpoint, vocabulary, tokenizer, wanted)
+    files, notes = write(target, checkpoint, vocabulary, tokenizer, file_dtype)
     words = checkpoint.tensors["transformer.embeddings.word.weight"]
     return ConversionReport(
         source=source,
@@ -142,7 +141,7 @@ def convert(
         config=checkpoint.config,
         tensors=len(checkpoint.tensors),
         parameters=sum(tensor.numel() for tensor in checkpoint.tensors.values()),
-        dtype=dtype_name(wanted or words.dtype),
+        dtype=dtype_name(file_dtype or words.dtype),
         notes=(*checkpoint.notes, *notes),
     )
 
@@ -160,36 +159,29 @@ def _write_layout(
 ) -> _Result:
     theirs = {TRANSFORMERS.theirs(name): tensor for name, tensor in checkpoint.tensors.items()}
     with replacing_directory(target) as directory:
-        write_layout(
-            directory,
-            checkpoint.config,
-            checkpoint.tensors,
-            dtype=dtype,
-            extra=checkpoint.extra_config,
-            record=checkpoint.record,
-        )
+        write_layout(directory, checkpoint.config, checkpoint.tensors, checkpoint.provenance, dtype=dtype)
         notes = []
         if tokenizer is not None:
             save_tokenizer(tokenizer, directory)
         elif vocabulary is not None:
             vocabulary.to_json(directory / VOCABULARY_FILE)
             notes.append(
-                "no BPE codes: the target holds weights and vocabulary only, and no tokenizer; "
-                "to have one, convert again with the codes of the training run"
+                "no BPE codes: the target holds weights and a vocabulary, but no tokenizer; "
+                "for a tokenizer, convert again with the codes of the training run"
             )
         else:
             notes.append("the source has no vocabulary: the target holds weights only")
         if vocabulary is not None and len(vocabulary) < checkpoint.config.vocab_size:
             notes.append(
                 f"the vocabulary is smaller than the model: {len(vocabulary):,} words for "
-                f"{checkpoint.config.vocab_size:,} embeddings, the last of which have no word"
+                f"{checkpoint.config.vocab_size:,} embeddings, of which the last have no word"
             )
         with _reading_back(target):
             differing = differing_tensors(directory / WEIGHTS_FILE, theirs, dtype=dtype)
-            found = read_config(directory).config
+            config, _ = read_config(directory)
             ids = None if vocabulary is None else json.loads((directory / VOCABULARY_FILE).read_bytes())
             same_words = vocabulary is None or ids == vocabulary.ids
-            _compare(target, checkpoint.config, found, same_words, differing)
+            _compare(target, checkpoint.config, config, same_words, differing)
         return tuple(sorted(entry.name for entry in directory.iterdir())), notes
 
 
@@ -202,7 +194,7 @@ def _write_original(
 ) -> _Result:
     if vocabulary is None:
         raise CheckpointError(
-            "the source has no vocabulary, but a checkpoint of the original needs one",
+            "the source has no vocabulary, which a checkpoint of the original needs",
             where=checkpoint.source,
             found=f"no {VOCABULARY_FILE}",
             remedy="fetch the model's vocab.json into the directory",
@@ -223,17 +215,18 @@ def _write_original(
             write_codes(target.with_suffix(CODES_SUFFIX), tokenizer.merges)
             files.append(target.with_suffix(CODES_SUFFIX).name)
     notes = []
-    if checkpoint.record is None:
+    if checkpoint.provenance.record is None:
         notes.append(
-            "the source holds no word counts and no training parameters: counts are 0, params the fewest needed"
+            "the source has no word counts and no training parameters: all counts are 0, and params has only "
+            "what the original's loaders need"
         )
     return tuple(files), notes
 
 
-def _same_bits(found: Tensor | None, expected: Tensor | None, dtype: torch.dtype) -> bool:
-    if found is None or expected is None or found.dtype != dtype or found.shape != expected.shape:
+def _same_bits(tensor: Tensor | None, expected: Tensor | None, dtype: torch.dtype) -> bool:
+    if tensor is None or expected is None or tensor.dtype != dtype or tensor.shape != expected.shape:
         return False
-    pieces = zip(chunks(found, dtype), chunks(expected, dtype), strict=True)
+    pieces = zip(chunks(tensor, dtype), chunks(expected, dtype), strict=True)
     return all(torch.equal(bits(a), bits(b)) for a, b in pieces)
 
 
@@ -242,8 +235,8 @@ def _tokenizer(
 ) -> XLMTokenizer | None:
     if checkpoint.words is not None and vocabulary is not None:
         # load_tokenizer(source) would read the whole file a second time.
-        # The original's preset needs a language, which programs written for transformers do not pass. The directory
-        # therefore also names the preset for calls without one.
+        # The original's preset needs a language, which programs written for transformers do not pass. So the directory
+        # also names a preset for calls without a language.
         without_lang = {"preset_without_lang": "transformers"}
         languages = checkpoint.config.lang2id
         return None if codes is None else original_tokenizer(vocabulary, languages, Path(codes), **without_lang)
@@ -253,16 +246,14 @@ def _tokenizer(
 def _vocabulary(checkpoint: Checkpoint, source: Path) -> Vocabulary | None:
     """Return the vocabulary from the source's own files, without opening its tokenizer."""
     if checkpoint.words is not None:
-        counts = None if checkpoint.record is None else checkpoint.record.counts
+        counts = None if checkpoint.provenance.record is None else checkpoint.provenance.record.counts
         return Vocabulary.from_dictionary(checkpoint.words, counts, where=source)
     file = source / VOCABULARY_FILE
-    if not file.is_file():
-        return None
-    return Vocabulary.from_json(file)
+    return Vocabulary.from_json(file) if file.is_file() else None
 
 
 def _check_size(checkpoint: Checkpoint, vocabulary: Vocabulary | None, source: Path) -> None:
-    """Refuse more words than embeddings; there may be fewer if only the model was enlarged."""
+    """Refuse more words than embeddings; fewer are valid, since a model can be enlarged without its vocabulary."""
     if vocabulary is not None and len(vocabulary) > checkpoint.config.vocab_size:
         raise CheckpointError(
             "the vocabulary and the model differ in size",
@@ -283,20 +274,15 @@ def _reading_back(target: Path) -> Iterator[None]:
         raise WriteError("the result cannot be read back", where=target, found=error) from error
 
 
-def _compare(
-    target: Path,
-    config: XLMConfig,
-    found: XLMConfig,
-    same_words: bool,
-    differing: list[str],
-) -> None:
-    # Writing changes three things: an unset embed_init_std becomes its value, an adaptive softmax untied, and unnamed
+def _compare(target: Path, expected: XLMConfig, config: XLMConfig, same_words: bool, differing: list[str]) -> None:
+    # Writing changes three things: an unset embed_init_std is set, an adaptive softmax becomes untied, and unnamed
     # languages get names.
     unstable: dict[str, Any] = {"embed_init_std": None}
-    if not config.lang2id:
+    if not expected.lang2id:
         unstable["lang2id"] = {}
     problems = [*differing[:8]]
-    if found.replace(**unstable, share_inout_emb=found.tied) != config.replace(**unstable, share_inout_emb=config.tied):
+    normalized = [each.replace(**unstable, share_inout_emb=each.tied) for each in (config, expected)]
+    if normalized[0] != normalized[1]:
         problems.append("the configuration")
     if not same_words:
         problems.append("the vocabulary")
@@ -311,11 +297,12 @@ def _compare(
 
 def _check_range(checkpoint: Checkpoint, dtype: torch.dtype | None) -> None:
     """Refuse a narrower type in which a weight would become infinite."""
+    if dtype is None:
+        return
     overflowing = [
         name
         for name, tensor in checkpoint.tensors.items()
-        if dtype is not None
-        and torch.finfo(dtype).max < torch.finfo(tensor.dtype).max
+        if torch.finfo(dtype).max < torch.finfo(tensor.dtype).max
         and not all(bool(piece.isfinite().all()) for piece in chunks(tensor, dtype))
     ]
     if overflowing:
@@ -323,7 +310,7 @@ def _check_range(checkpoint: Checkpoint, dtype: torch.dtype | None) -> None:
             "weights are too large for the type",
             where=checkpoint.source,
             found=", ".join(overflowing[:8]),
-            expected=f"values up to {torch.finfo(dtype).max:g}" if dtype is not None else None,
+            expected=f"values up to {torch.finfo(dtype).max:g}",
             remedy="choose bfloat16 or float32",
         )
 
@@ -335,6 +322,6 @@ def _refuse_existing(target: Path) -> None:
             "the target exists already",
             where=target,
             found="a directory" if target.is_dir() else "a file",
-            expected="a name that is free",
-            remedy="choose another name, or remove what is there",
+            expected="an unused name",
+            remedy="choose another name, or remove the target",
         )

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
 from xlm._version import __version__
 from xlm.checkpoint import json_codec
-from xlm.checkpoint.checkpoint import OriginalRecord
-from xlm.checkpoint.switches import refuse_unsupported
-from xlm.errors import CheckpointError, ConfigError, VocabularyError, warn_caller
+from xlm.checkpoint.checkpoint import OriginalRecord, Provenance, config_errors, refuse_unsupported
+from xlm.errors import CheckpointError, VocabularyError, warn_caller
 from xlm.model.config import XLMConfig
 from xlm.tokenizer.text_files import read_json_object
 
@@ -19,7 +18,7 @@ CONFIG_FILE = "config.json"
 OUR_KEY = "xlm"
 """Key of ``config.json`` for what ``transformers`` has no key for."""
 
-# Our names to theirs; a file may hold a token's id under either.
+# Our names to theirs. A file may hold a token's id under either name.
 _INDEX_NAMES = {
     "bos_token_id": "bos_index",
     "eos_token_id": "eos_index",
@@ -28,34 +27,19 @@ _INDEX_NAMES = {
     "mask_token_id": "mask_index",
 }
 _PLAIN = tuple(f.name for f in fields(XLMConfig) if f.name not in _INDEX_NAMES and f.name != "lang2id")
-# Keys that repeat others in another form: always written from our configuration, never carried along.
+# Keys that repeat others in another form: always written from our configuration, never copied from the source.
 _DERIVED = {"id2lang", "tie_word_embeddings", "model_type", "architectures", "is_encoder", "torch_dtype", "dtype"}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LayoutConfig:
-    """Contents of ``config.json``.
-
-    Attributes:
-        config: The architecture.
-        extra: Keys that do not describe the architecture.
-        record: Data kept from the original checkpoint, if the directory was converted from one.
-    """
-
-    config: XLMConfig
-    extra: Mapping[str, Any] = field(default_factory=dict)
-    record: OriginalRecord | None = None
-
-
-def read_config(directory: Path, *, causal: bool | None = None) -> LayoutConfig:
-    """Return the configuration of a directory.
+def read_config(directory: Path, *, causal: bool | None = None) -> tuple[XLMConfig, Provenance]:
+    """Return the architecture of a model directory, and what else its ``config.json`` holds.
 
     Args:
         directory: A directory in the ``transformers`` layout.
-        causal: Overrides the file.
+        causal: Whether attention is causal; ``None`` means as in the file.
 
     Raises:
-        CheckpointError: ``config.json`` is missing, not JSON, of another kind of model, or has invalid values.
+        CheckpointError: ``config.json`` is missing or invalid, or describes another kind of model.
     """
     path = directory / CONFIG_FILE
     if not path.is_file():
@@ -78,12 +62,13 @@ def read_config(directory: Path, *, causal: bool | None = None) -> LayoutConfig:
     ours = data.get(OUR_KEY, {})
     if not isinstance(ours, dict):
         raise CheckpointError("the key xlm is not an object", where=path, found=type(ours).__name__)
-    flags = {"share_inout_emb": data, "tie_word_embeddings": data, "asm": data, "causal": ours}
-    if wrong := [name for name, where in flags.items() if not isinstance(where.get(name, True), bool)]:
+    flags = {name: data.get(name, True) for name in ("share_inout_emb", "tie_word_embeddings", "asm")}
+    flags["causal"] = ours.get("causal", True)
+    if wrong := [f"{name}: {value!r}" for name, value in flags.items() if not isinstance(value, bool)]:
         raise CheckpointError(
             "keys of the configuration are neither true nor false",
             where=path,
-            found=", ".join(f"{name}: {flags[name][name]!r}" for name in wrong),
+            found=", ".join(wrong),
             expected="true or false",
         )
     values = _values(data)
@@ -96,26 +81,16 @@ def read_config(directory: Path, *, causal: bool | None = None) -> LayoutConfig:
             expected="the configuration of an XLM model",
         )
     values["causal"] = _causal(data, ours, causal, path)
-    try:
+    with config_errors(path):
         config = XLMConfig(**values)
-    except ConfigError as error:
-        raise CheckpointError(
-            "the configuration cannot make a model", where=path, found=error.found, expected=error.expected
-        ) from error
-    except (TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError("the configuration cannot make a model", where=path, found=error) from error
     known = {*_PLAIN, "lang2id", "causal", OUR_KEY, *_INDEX_NAMES, *_INDEX_NAMES.values(), "n_words", *_DERIVED}
     extra = {key: value for key, value in data.items() if key not in known}
     json_codec.check_plain(extra, path)
-    return LayoutConfig(
-        config=config,
-        extra=extra,
-        record=_record(ours, config, path),
-    )
+    return config, Provenance(extra_config=extra, record=_record(ours, config, path))
 
 
 def listing(directory: Path) -> str:
-    """Return the first names in a directory, for messages."""
+    """Return the first names in a directory, for a message."""
     return ", ".join(sorted(entry.name for entry in directory.iterdir())[:12]) or "nothing in it"
 
 
@@ -134,12 +109,12 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _values(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of our configuration that the file has."""
+    """Return the fields of our configuration that the file contains."""
     values = {key: data[key] for key in _PLAIN if key in data}
     if "vocab_size" not in values and "n_words" in data:
         values["vocab_size"] = data["n_words"]
     for ours, theirs in _INDEX_NAMES.items():
-        # Their mask_token_id is unrelated to the mask, and 0 in the published files; mask_index is the mask's id.
+        # The mask's id is mask_index; their mask_token_id is unrelated to the mask, and 0 in the published files.
         names = (theirs,) if ours == "mask_token_id" else (theirs, ours)
         for name in names:
             if data.get(name) is not None:
@@ -147,7 +122,7 @@ def _values(data: Mapping[str, Any]) -> dict[str, Any]:
                 break
     if data.get("lang2id") is not None:
         values["lang2id"] = data["lang2id"]
-    # An adaptive softmax is never tied, so its file cannot tell what the training run asked for.
+    # An adaptive softmax is never tied, so the keys of its file do not show what the training run requested.
     tied = data.get("tie_word_embeddings", True) or data.get("asm", False)
     values["share_inout_emb"] = bool(data.get("share_inout_emb", True) and tied)
     return values
@@ -160,8 +135,8 @@ def _causal(data: Mapping[str, Any], ours: Mapping[str, Any], override: bool | N
         return bool(ours["causal"])
     if not data.get("causal", False):
         warn_caller(
-            f"{path} says causal: false, as the published configurations of causal models do too; the model is "
-            "taken for a causal one; for a masked language model give causal=False"
+            f"{path} says causal: false, but so do the published configurations of causal models; the model is "
+            "treated as causal; for a masked language model, pass causal=False"
         )
     return True
 
@@ -194,20 +169,13 @@ def _record(ours: Mapping[str, Any], config: XLMConfig, path: Path) -> OriginalR
     return record
 
 
-def config_to_json(
-    config: XLMConfig,
-    *,
-    dtype: str,
-    extra: Mapping[str, Any] | None = None,
-    record: OriginalRecord | None = None,
-) -> dict[str, Any]:
+def config_to_json(config: XLMConfig, provenance: Provenance, *, dtype: str) -> dict[str, Any]:
     """Return the contents of ``config.json``, as ``transformers`` reads it.
 
     Args:
         config: The architecture.
+        provenance: Further contents; keys that describe the architecture take precedence.
         dtype: Type of the weights, for instance ``"float32"``.
-        extra: Further keys to write; keys that describe the architecture take precedence.
-        record: Data to keep from an original checkpoint.
     """
     theirs: dict[str, Any] = {name: getattr(config, name) for name in _PLAIN}
     theirs["asm_cutoffs"] = list(config.asm_cutoffs)
@@ -227,10 +195,10 @@ def config_to_json(
         "id2lang": {str(index): name for index, name in config.id2lang.items()},
     }
     our_part: dict[str, Any] = {"version": __version__, "causal": config.causal}
-    if record is not None:
+    if (record := provenance.record) is not None:
         our_part["original"] = {
             "params": json_codec.to_json(dict(record.params)),
             "counts": json_codec.pack_integers(record.counts),
             "training": json_codec.to_json(dict(record.training)),
         }
-    return {**dict(sorted({**(extra or {}), **theirs}.items())), OUR_KEY: our_part}
+    return {**dict(sorted({**provenance.extra_config, **theirs}.items())), OUR_KEY: our_part}

@@ -1,13 +1,23 @@
-"""Read the weights of the ``transformers`` layout: safetensors or pickled, in one file or in shards."""
+"""Read and write the weights of the ``transformers`` layout: safetensors or pickled, in one file or in shards.
+
+A safetensors file is 8 bytes length of the header (little endian), the header (JSON: names to dtype, shape and byte
+range, padded with spaces to a multiple of 8), then the tensors' bytes without gaps. The library's own writer first
+copies every tensor to memory; the one below passes mapped tensors through a small buffer.
+Source: the format description of the safetensors project.
+"""
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
-from collections.abc import Container
+from collections.abc import Container, Iterator, Mapping
+from io import RawIOBase
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -20,19 +30,23 @@ from xlm.errors import CheckpointError
 WEIGHTS_FILE = "model.safetensors"
 _PICKLED_FILE = "pytorch_model.bin"
 _INDEX_SUFFIX = ".index.json"
-# Plain names only: no paths, no device names, no hidden files.
+# A plain file name: no path, no device, no hidden file.
 _SHARD = re.compile(r"[A-Za-z0-9_][\w.-]*", re.ASCII)
 _LARGEST_HEADER = 1 << 22
-_FORMS = (WEIGHTS_FILE, WEIGHTS_FILE + _INDEX_SUFFIX, _PICKLED_FILE, _PICKLED_FILE + _INDEX_SUFFIX)
+_WEIGHT_FILES = (WEIGHTS_FILE, WEIGHTS_FILE + _INDEX_SUFFIX, _PICKLED_FILE, _PICKLED_FILE + _INDEX_SUFFIX)
+
+_DTYPE_CODES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.float64: "F64"}
+_BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+_CHUNK = 1 << 18
 
 
-def first_form(names: Container[str]) -> str | None:
-    """Return the file to read weights from: ``model.safetensors`` or its index, else the pickled ones."""
-    return next((name for name in _FORMS if name in names), None)
+def weights_file(names: Container[str]) -> str | None:
+    """Return the file to read weights from: ``model.safetensors`` or its index, else the pickled file or its index."""
+    return next((name for name in _WEIGHT_FILES if name in names), None)
 
 
 def is_index(name: str) -> bool:
-    """Return whether a file of weights is an index of shards."""
+    """Return whether a weights file is an index of shards."""
     return name.endswith(_INDEX_SUFFIX)
 
 
@@ -46,23 +60,23 @@ def read_weights(directory: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: None of them exists, a file is damaged, or the shards do not match the index.
     """
-    found = first_form({name for name in _FORMS if (directory / name).is_file()})
-    if found is not None:
-        return _read_shards(directory / found) if is_index(found) else _read_file(directory / found)
-    raise CheckpointError(
-        "the directory holds no weights",
-        where=directory,
-        found=listing(directory),
-        expected=f"{WEIGHTS_FILE} or {_PICKLED_FILE}, or one of them with {_INDEX_SUFFIX}",
-        remedy="fetch the missing file, or convert the original checkpoint into a new directory",
-    )
+    name = weights_file({name for name in _WEIGHT_FILES if (directory / name).is_file()})
+    if name is None:
+        raise CheckpointError(
+            "the directory holds no weights",
+            where=directory,
+            found=listing(directory),
+            expected=f"{WEIGHTS_FILE} or {_PICKLED_FILE}, or one of them with {_INDEX_SUFFIX}",
+            remedy="fetch the missing file, or convert the original checkpoint into a new directory",
+        )
+    return _read_shards(directory / name) if is_index(name) else _read_file(directory / name)
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
     """Return the tensors of one safetensors file, mapped.
 
     Raises:
-        CheckpointError: The file cannot be read or is not a whole safetensors file.
+        CheckpointError: The file cannot be read, or is not a complete safetensors file.
     """
     try:
         with open_regular(path, error=CheckpointError, expected="a safetensors file") as raw:
@@ -76,13 +90,13 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
             "the file cannot be read as safetensors",
             where=path,
             found=str(error),
-            expected="a whole safetensors file",
+            expected="a complete safetensors file",
             remedy="fetch it again",
         ) from error
 
 
 def _check_header(file: BinaryIO) -> None:
-    """Refuse headers that make the library spend memory or time on mere claims; it checks all else itself."""
+    """Refuse a header that claims more than any model needs; the library checks everything else itself."""
     size = int.from_bytes(file.read(8), "little")
     if size > _LARGEST_HEADER:
         raise ValueError(f"a header of {size:,} bytes; at most {_LARGEST_HEADER:,} are read")
@@ -97,10 +111,10 @@ def _check_header(file: BinaryIO) -> None:
 
 
 def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    header = dict(pairs)
+    if len(header) != len(pairs):
         raise ValueError("a name that occurs twice in the header")
-    return found
+    return header
 
 
 def _read_file(path: Path) -> dict[str, Tensor]:
@@ -115,7 +129,7 @@ def _read_file(path: Path) -> dict[str, Tensor]:
 
 
 def read_weight_map(index: Path) -> dict[str, str]:
-    """Return the map of an index, from names of tensors to names of the files beside it that hold them.
+    """Return the contents of an index: for each tensor, the name of the file beside the index that holds it.
 
     Raises:
         CheckpointError: The index is invalid, or names a file outside its directory.
@@ -123,7 +137,10 @@ def read_weight_map(index: Path) -> dict[str, str]:
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
         raise CheckpointError(
-            "the index names no shards", where=index, found=repr(weight_map)[:80], expected="weight_map: names to files"
+            "the index names no shards",
+            where=index,
+            found=f"weight_map: {weight_map!r:.80}",
+            expected="a map from tensors to files",
         )
     suffix = Path(index.name.removesuffix(_INDEX_SUFFIX)).suffix
     for shard in sorted(set(weight_map.values())):
@@ -133,7 +150,7 @@ def read_weight_map(index: Path) -> dict[str, str]:
                 where=index,
                 found=repr(shard)[:200],
                 expected=f"the plain name of a {suffix} file beside it",
-                remedy="do not trust this model: no tool writes such an index",
+                remedy="do not trust this model; no tool writes such an index",
             )
     return weight_map
 
@@ -145,9 +162,11 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
     for shard in sorted(set(weight_map.values())):
         for name, tensor in _read_file(index.parent / shard).items():
             if weight_map.get(name) != shard or name in tensors:
-                stray.append(f"{name} (in {shard}, the index says {weight_map.get(name, 'nothing')})")
+                stray.append(f"{name} (in {shard}; in the index {weight_map.get(name, 'absent')})")
             tensors[name] = tensor
-    missing = [f"{name} (in {shard}, says the index)" for name, shard in weight_map.items() if name not in tensors]
+    missing = [
+        f"{name} (in {shard} according to the index)" for name, shard in weight_map.items() if name not in tensors
+    ]
     if stray or missing:
         raise CheckpointError(
             "the shards do not match the index",
@@ -157,3 +176,108 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
             remedy="fetch the index and all its shards again, from one revision",
         )
     return tensors
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """Return the name of a dtype without ``torch.``."""
+    return str(dtype).removeprefix("torch.")
+
+
+def chunks(tensor: Tensor, dtype: torch.dtype) -> Iterator[Tensor]:
+    """Yield the values of a tensor of any shape, on any device, in flat pieces of up to two megabytes on the CPU."""
+    for piece in torch.split(tensor.detach().reshape(-1), _CHUNK):
+        yield piece.to(device="cpu", dtype=dtype)
+
+
+def bits(piece: Tensor) -> Tensor:
+    """View a flat tensor as integers of the same width, so that equal means equal in every bit."""
+    return piece.contiguous().view(_BITS[piece.element_size()])
+
+
+def write_safetensors(path: Path, tensors: Mapping[str, Tensor], *, dtype: torch.dtype | None = None) -> None:
+    """Write a safetensors file.
+
+    Args:
+        path: The file.
+        tensors: Names to tensors on the CPU, of any shape and floating type.
+        dtype: Type to write; ``None`` keeps each tensor's own.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    # Wider types first: this aligns every tensor to its item size, which readers that map the file need.
+    order = sorted(tensors, key=lambda name: (-(dtype or tensors[name].dtype).itemsize, name))
+    end = 0
+    for name in order:
+        tensor, file_dtype = tensors[name], dtype or tensors[name].dtype
+        begin, end = end, end + tensor.numel() * file_dtype.itemsize
+        header[name] = {
+            "dtype": _DTYPE_CODES[file_dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [begin, end],
+        }
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb", buffering=0) as file:
+        _reserve(file.fileno(), 8 + len(text) + end)
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in order:
+            for piece in chunks(tensors[name], dtype or tensors[name].dtype):
+                file.write(bits(piece).numpy().data)
+
+
+def _reserve(descriptor: int, size: int) -> None:
+    """Reserve disk space, so that a full disk shows at once and writing is several times faster (ext4, Linux)."""
+    if not hasattr(os, "posix_fallocate"):
+        return
+    try:
+        os.posix_fallocate(descriptor, 0, size)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # a file system that cannot reserve space
+            raise
+
+
+def differing_tensors(path: Path, tensors: Mapping[str, Tensor], *, dtype: torch.dtype | None = None) -> list[str]:
+    """Return the names of tensors whose bits in a file differ from the arguments of ``write_safetensors``.
+
+    Plain reads through one small buffer, instead of a mapping, keep memory constant.
+
+    Args:
+        path: The file.
+        tensors: As for ``write_safetensors``.
+        dtype: As for ``write_safetensors``.
+
+    Returns:
+        The names of tensors that differ, are missing, or are extra.
+
+    Raises:
+        SafetensorError: The safetensors library cannot open the file.
+        OSError: The file cannot be read.
+    """
+    with safe_open(path, framework="pt") as reader:
+        names = set(reader.keys())
+    differing = sorted(names ^ set(tensors))
+    buffer = torch.empty(_CHUNK * 8, dtype=torch.uint8)
+    with path.open("rb", buffering=0) as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        for name in sorted(names & set(tensors), key=lambda name: header[name]["data_offsets"]):
+            tensor, file_dtype, entry = tensors[name], dtype or tensors[name].dtype, header[name]
+            file.seek(8 + length + entry["data_offsets"][0])
+            same = entry["dtype"] == _DTYPE_CODES[file_dtype] and entry["shape"] == list(tensor.shape)
+            if not same or not all(_next_bytes_are(file, piece, buffer) for piece in chunks(tensor, file_dtype)):
+                differing.append(name)
+    return differing
+
+
+def _next_bytes_are(file: RawIOBase, piece: Tensor, buffer: Tensor) -> bool:
+    data = buffer[: piece.numel() * piece.element_size()]
+    view = data.numpy().data
+    filled = 0
+    while filled < len(view):
+        count = file.readinto(view[filled:])
+        if not count:
+            return False
+        filled += count
+    return torch.equal(data.view(_BITS[piece.element_size()]), bits(piece))

@@ -1,4 +1,4 @@
-"""Models on the Hugging Face Hub: which names are ids, which files are needed, and where the cache keeps them.
+"""Models on the Hugging Face Hub: the ids of repositories, the files that a model needs, and the cache.
 
 All libraries that use the hub share the cache. Neither torch nor huggingface_hub is imported until a name turns out to
 be an id.
@@ -16,13 +16,13 @@ from xlm.errors import CheckpointError, DependencyError, HubError, InputError, X
 
 _PART = r"[A-Za-z0-9_](?:[\w.-]*[A-Za-z0-9_])?"
 _ID = re.compile(rf"({_PART}/)?({_PART})", re.ASCII)
-_LONGEST_ID = 96  # characters, as the hub has it
+_LONGEST_ID = 96  # characters; a limit of the hub
 _REVISION = re.compile(r"(?!.*\.\.)[A-Za-z0-9_][\w./-]*", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _DEFAULT_REVISION = "main"
 
-# The published XLM models. The hub lists them under an owner and redirects the old names without one; a cache may hold
-# either.
+# The published XLM models. The hub lists them under an owner and redirects their old names without one; a cache may
+# hold either name.
 _OWNER = "FacebookAI/"
 _PUBLISHED = frozenset(
     {
@@ -34,11 +34,11 @@ _PUBLISHED = frozenset(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HubOptions:
-    """How to fetch from the hub; ignored for models that are on this machine already.
+    """How to fetch from the hub; ignored for local models.
 
     Attributes:
         revision: A branch, a tag or a commit; ``None`` means the branch ``main``.
-        cache_dir: The directory for fetched files; ``None`` means the one that ``HF_HUB_CACHE`` or ``HF_HOME`` set.
+        cache_dir: The directory for fetched files; ``None`` means the directory set by ``HF_HUB_CACHE`` or ``HF_HOME``.
         local_files_only: Whether to use the cache alone, without the network; ``HF_HUB_OFFLINE=1`` does the same.
         token: For private and gated models; ``None`` means ``HF_TOKEN`` or the token that ``hf auth login`` saved,
             ``False`` means no token.
@@ -58,14 +58,12 @@ class HubOptions:
             "token": (str, bool, type(None)),
         }
         for name, allowed in kinds.items():
-            if not isinstance(getattr(self, name), allowed):
+            if not isinstance(value := getattr(self, name), allowed):
+                expected = " or ".join(kind.__name__ for kind in allowed)
                 raise InputError(
-                    "wrong type",
-                    where=name,
-                    found=type(getattr(self, name)).__name__,
-                    expected=" or ".join(kind.__name__ for kind in allowed),
+                    f"{name} has the wrong type", where=name, found=type(value).__name__, expected=expected
                 )
-        # HTTP libraries print a header that they cannot send, so a token with a line break would reach the terminal.
+        # HTTP libraries print a header that they cannot send; a token with a line break would show in the terminal.
         if isinstance(self.token, str) and not re.fullmatch(r"[!-~]+", self.token):
             raise InputError("invalid token", where="token", expected="ASCII letters and digits without spaces")
 
@@ -100,7 +98,7 @@ class HubModel:
     """A repository on the hub at a revision.
 
     Attributes:
-        names: Its ids; the hub is asked for the first, and the cache may hold it under any.
+        names: Its ids. The hub is asked for the first; the cache may hold the repository under any of them.
         revision: A branch, a tag or a commit.
     """
 
@@ -114,44 +112,44 @@ class HubModel:
 
 
 def as_hub_model(name: str, revision: str | None = None) -> HubModel | None:
-    """Return the repository that a name stands for, or ``None`` if the name can only be a path.
+    """Return the repository that a name refers to, or ``None`` if the name can only be a path.
 
     Args:
         name: ``owner/name`` or ``name``, optionally with ``@revision``.
         revision: The revision, if the name does not contain one.
 
     Raises:
-        InputError: There are two different revisions, or the revision is invalid.
+        InputError: Two different revisions were passed, or the revision is invalid.
     """
-    model_id, at, given = name.partition("@")
+    model_id, at, suffix = name.partition("@")
     if not _ID.fullmatch(model_id) or "--" in model_id or ".." in model_id or model_id.endswith((".pth", ".git")):
         return None
     if len(model_id) > _LONGEST_ID:
         return None
-    if at and revision is not None and given != revision:
+    if at and revision is not None and suffix != revision:
         raise InputError(
-            "two revisions for one model", where="revision", found=f"{revision!r}, and {given!r} in the name"
+            "two revisions for one model", where="revision", found=f"{revision!r}, and {suffix!r} in the name"
         )
-    wanted = given if at else revision or _DEFAULT_REVISION
-    if not _REVISION.fullmatch(wanted):
+    revision = suffix if at else revision or _DEFAULT_REVISION
+    if not _REVISION.fullmatch(revision):
         raise InputError(
-            "invalid revision", where="revision", found=repr(wanted), expected="a branch, a tag or a commit"
+            "invalid revision", where="revision", found=repr(revision), expected="a branch, a tag or a commit"
         )
     bare = model_id.removeprefix(_OWNER)
     names = (_OWNER + bare, bare) if bare in _PUBLISHED else (model_id,)
-    return HubModel(names=names, revision=wanted)
+    return HubModel(names=names, revision=revision)
 
 
 def fetch(model: HubModel, part: Part, options: HubOptions) -> Path:
     """Return the cache directory with the needed files of a repository, all of one commit.
 
-    Files that the cache lacks are fetched. If the hub cannot answer, the files that were fetched last serve, with a
+    Files that the cache lacks are fetched. If the hub cannot answer, the files that were fetched last are used, with a
     warning.
 
     Args:
         model: The repository.
         part: The files that are needed.
-        options: How to fetch; its ``revision`` is ignored in favour of the model's.
+        options: How to fetch; the revision is that of the model, not of the options.
 
     Raises:
         CheckpointError: The index of the weights is wrong or hostile.
@@ -178,26 +176,26 @@ def fetch(model: HubModel, part: Part, options: HubOptions) -> Path:
             return directory
     if offline:
         raise HubError(
-            f"there is no such {part.what} on this machine, and offline mode is on",
+            f"no such {part.what} on this machine, and offline mode is on",
             where=f"{model.names[0]}, revision {model.revision}",
             found=f"no directory or file of that name, and no complete copy in {cache}",
-            remedy="check the name; or run once without local_files_only and HF_HUB_OFFLINE to fetch it; or set "
-            "cache_dir or HF_HOME to a cache that holds it",
+            remedy="check the name; or fetch it once without local_files_only and HF_HUB_OFFLINE; or set cache_dir or "
+            "HF_HOME to a cache that holds it",
         )
     where = f"{constants.ENDPOINT}/{model.names[0]}, revision {model.revision}"
     try:
         commit, files = hub_download.list_files(model.names[0], model.revision, options.token)
-        # What another library has fetched under the other name is not fetched again.
-        held = (name for name in model.names if _cached(HubModel(names=(name,), revision=commit), part, cache))
-        name = next(held, model.names[0])
+        # Another library may have fetched the files under the other name.
+        cached = (name for name in model.names if _cached(HubModel(names=(name,), revision=commit), part, cache))
+        name = next(cached, model.names[0])
         snapshot = hub_download.Snapshot(name, commit, files, cache=cache, token=options.token, where=where)
         return snapshot.fetch(part, model.revision)
     except XLMError:
         raise
     except Exception as error:
-        # Across its versions, huggingface_hub raises errors of three HTTP libraries; some share no base class.
+        # Depending on its version, huggingface_hub raises errors of three HTTP libraries, without a common base class.
         explained = hub_download.explain(error, where, cache=cache)
-        directory = _cached(model, part, cache) if hub_download.is_passing(error) else None
+        directory = _cached(model, part, cache) if hub_download.is_outage(error) else None
         if directory is None:
             raise explained from error
         warn_caller(f"{where}: {explained.what} ({explained.found}); using the cached files of commit {directory.name}")
@@ -209,20 +207,20 @@ def _cached(model: HubModel, part: Part, cache: Path) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
 
     for name in model.names:
-        found = try_to_load_from_cache(name, part.required, cache, model.revision)
-        if isinstance(found, str) and not (part.weights and _lacks_weights(Path(found).parent)):
-            return Path(found).parent
+        path = try_to_load_from_cache(name, part.required, cache, model.revision)
+        if isinstance(path, str) and not (part.weights and _lacks_weights(Path(path).parent)):
+            return Path(path).parent
     return None
 
 
 def _lacks_weights(directory: Path) -> bool:
-    from xlm.checkpoint.hf_weights import first_form, is_index, read_weight_map  # imports torch
+    from xlm.checkpoint.hf_weights import is_index, read_weight_map, weights_file  # imports torch
 
-    form = first_form({entry.name for entry in directory.iterdir() if entry.is_file()})
-    if form is None or not is_index(form):
-        return form is None
+    name = weights_file({entry.name for entry in directory.iterdir() if entry.is_file()})
+    if name is None or not is_index(name):
+        return name is None
     try:
-        shards = set(read_weight_map(directory / form).values())
+        shards = set(read_weight_map(directory / name).values())
     except CheckpointError:
-        return True  # a damaged index is fetched again; one that the hub lists like this is refused then
+        return True  # fetch the index again; if the hub's own is damaged, it is refused then
     return not all((directory / shard).is_file() for shard in shards)

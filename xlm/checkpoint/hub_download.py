@@ -1,9 +1,9 @@
 """Downloads from the Hugging Face Hub: the files of one commit, checked against the hub's listing, and clear errors.
 
-huggingface_hub lists the files and transfers their bytes; this module places them in the cache. ``hf_hub_download``
-would take the names of cached files from the headers ``ETag`` and ``X-Repo-Commit`` unchecked, so that a server that
-answers in the hub's place could write to any path. Here a file is named by the hash that its content was checked
-against, and no header becomes part of a path.
+huggingface_hub lists the files and transfers their bytes; this module stores them in the cache. ``hf_hub_download``
+takes the names of cached files unchecked from the headers ``ETag`` and ``X-Repo-Commit``, so a server that answers in
+place of the hub could write to any path. Here each file's name is the verified hash of its content, and no header
+becomes part of a path.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from xlm.checkpoint.hub import Part
 
 _LARGEST_TEXT = 1 << 28
-"""Bytes; the largest published vocabulary has some ten million."""
+"""Bytes; the largest published vocabulary has about ten million."""
 _CHUNK = 1 << 20
 _HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _TAG = re.compile(r"\w[\w.+=~-]*", re.ASCII)
@@ -43,11 +43,11 @@ Token = str | bool | None
 
 @dataclass(frozen=True, slots=True)
 class ListedFile:
-    """What the hub's listing says about a file.
+    """Entry of the hub's listing for a file.
 
     Attributes:
-        size: In bytes, or ``None`` if the server does not say.
-        digest: The SHA-256 of a large file, or the SHA-1 by which git names a small one; ``None`` if the server gives
+        size: In bytes, or ``None`` if the server lists no sizes.
+        digest: The SHA-256 of a large file, or the SHA-1 by which git names a small file; ``None`` if the server lists
             no hashes.
     """
 
@@ -78,7 +78,7 @@ class ListedFile:
 
 
 def list_files(name: str, revision: str, token: Token) -> tuple[str, dict[str, ListedFile]]:
-    """Return the commit that a revision means now, and the files of that commit by name.
+    """Return the commit that a revision currently refers to, and the files of that commit by name.
 
     Args:
         name: The repository's id.
@@ -86,8 +86,8 @@ def list_files(name: str, revision: str, token: Token) -> tuple[str, dict[str, L
         token: As in ``HubOptions``.
 
     Raises:
-        ValueError: The listing is for another commit than asked for, or a hash in it is invalid.
-        Exception: Whatever huggingface_hub raises.
+        ValueError: The listing is for another commit, or contains an invalid hash.
+        Exception: Any error of huggingface_hub.
     """
     api = HfApi(library_name="xlm", library_version=__version__)
     info = api.model_info(
@@ -106,12 +106,12 @@ def list_files(name: str, revision: str, token: Token) -> tuple[str, dict[str, L
 
 
 class Snapshot:
-    """The files of one commit of a repository, in the cache or on their way into it.
+    """The files of one commit of a repository, in the cache or still to be fetched.
 
     Args:
         name: The repository's id.
         commit: The hash of the commit.
-        files: The files of the commit, as the hub lists them.
+        files: The hub's listing of the commit, by name.
         cache: The root of the cache.
         token: As in ``HubOptions``.
         where: The repository, for messages.
@@ -134,12 +134,12 @@ class Snapshot:
 
         Args:
             part: The files that are needed.
-            revision: What the commit was listed for; the cache notes it, for later use without the network.
+            revision: The revision that was listed; the cache records its commit for later use without the network.
 
         Raises:
-            HubError: The repository lacks a needed file, or sends something other than it lists.
+            HubError: The repository lacks a needed file, or sends other content than it lists.
             CheckpointError: The index of the weights is wrong or hostile.
-            Exception: Whatever huggingface_hub raises.
+            Exception: Any error of huggingface_hub.
         """
         if part.required not in self._files:
             raise HubError(
@@ -172,11 +172,11 @@ class Snapshot:
             )
 
     def _weights(self) -> list[str]:
-        """Return the names of the files that hold the weights, their index included."""
-        from xlm.checkpoint.hf_weights import first_form, is_index, read_weight_map  # imports torch
+        """Return the names of the weights files, their index included."""
+        from xlm.checkpoint.hf_weights import is_index, read_weight_map, weights_file  # imports torch
 
-        form = first_form(self._files)
-        if form is None:
+        weights = weights_file(self._files)
+        if weights is None:
             raise HubError(
                 "the repository holds no weights in a supported format",
                 where=self._where,
@@ -184,22 +184,22 @@ class Snapshot:
                 expected="model.safetensors or pytorch_model.bin, or one of them in shards with its index",
                 remedy="convert weights of other frameworks with transformers first",
             )
-        if not is_index(form):
-            return [form]
-        self._check_text_size(form)
-        shards = sorted(set(read_weight_map(self._file(form)).values()))
+        if not is_index(weights):
+            return [weights]
+        self._check_text_size(weights)
+        shards = sorted(set(read_weight_map(self._file(weights)).values()))
         if missing := [shard for shard in shards if shard not in self._files]:
             raise HubError(
                 "the repository lacks shards of the weights",
-                where=f"{self._where}, {form}",
+                where=f"{self._where}, {weights}",
                 found=_one_line(f"no {', '.join(missing[:8])}"),
                 expected=f"the {len(shards)} files that the index names",
-                remedy="give another revision, or tell the repository's owner",
+                remedy="pass another revision, or tell the owner of the repository",
             )
-        return [form, *shards]
+        return [weights, *shards]
 
     def _file(self, name: str) -> Path:
-        """Return the path of a file in the cache; fetch it if it is not there or not as listed."""
+        """Return the path of a file in the cache, after fetching it if it is absent or differs from the listing."""
         listed, path = self._files[name], self._directory / name
         if listed.is_cached_at(path):
             return path
@@ -207,11 +207,11 @@ class Snapshot:
         lock = self._cache / ".locks" / self._folder.name / f"{blob.name}.lock"
         for directory in (path.parent, blob.parent, lock.parent):
             directory.mkdir(parents=True, exist_ok=True)
-        # huggingface_hub takes the same lock, so that many processes fetch a file once.
+        # huggingface_hub takes the same lock, so that only one of many processes fetches a file.
         with WeakFileLock(lock), TemporaryDirectory(prefix="incomplete-", dir=self._folder) as temporary:
             if listed.is_cached_at(path):
                 return path
-            path.unlink(missing_ok=True)  # a link goes alone; the file that it leads to may be the user's
+            path.unlink(missing_ok=True)  # removes only a link, not its target, which may be the user's
             if not blob.is_file() or listed.mismatch(blob):
                 blob.unlink(missing_ok=True)
                 self._download(name, Path(temporary) / "content").replace(blob)
@@ -224,28 +224,28 @@ class Snapshot:
         return path
 
     def _download(self, name: str, target: Path) -> Path:
-        """Return ``target`` once it holds a file with the listed content; try twice."""
-        listed, found = self._files[name], ""
+        """Download a file to ``target``, and return ``target`` if it has the listed content; try twice."""
+        listed, mismatch = self._files[name], ""
         for _ in range(2):
             self._transfer(name, target)
-            found = listed.mismatch(target)
-            if not found:
+            mismatch = listed.mismatch(target)
+            if not mismatch:
                 return target
             target.unlink()
         raise HubError(
             "a file differed twice from the hub's listing and was discarded",
             where=f"{self._where}, {name}",
-            found=found,
+            found=mismatch,
             expected=f"{listed.size} bytes, {listed.digest}",
             remedy="try another network, and check HF_ENDPOINT and proxies",
         )
 
     def _transfer(self, name: str, target: Path) -> None:
-        """Write what the server sends for a file to ``target``."""
+        """Write the server's content of a file to ``target``."""
         url = hf_hub_url(self._name, name, revision=self._commit)
         headers = build_hf_headers(token=self._token, library_name="xlm", library_version=__version__)
         metadata = get_hf_file_metadata(url, token=self._token, timeout=constants.HF_HUB_ETAG_TIMEOUT, headers=headers)
-        # Neither becomes part of a path, but a server that sends a path here is hostile.
+        # Neither value becomes part of a path, but a server that sends a path here is hostile.
         if metadata.commit_hash != self._commit or not _TAG.fullmatch(metadata.etag or ""):
             raise ValueError(f"the headers of {name} name commit {metadata.commit_hash!r} and tag {metadata.etag!r}")
         if metadata.xet_file_data is not None and is_xet_available():
@@ -258,17 +258,17 @@ class Snapshot:
             )
             return
         if urlsplit(metadata.location)[:2] != urlsplit(url)[:2]:
-            headers.pop("authorization", None)  # another host stores the file, and must not see the token
+            headers.pop("authorization", None)  # another host stores the file and must not get the token
         with target.open("wb") as file:
             file_download.http_get(
                 metadata.location, file, headers=headers, expected_size=metadata.size, displayed_filename=name
             )
 
     def _note(self, revision: str) -> None:
-        """Record in the cache, if it can be written, which commit a revision means."""
+        """Record in the cache, if it is writable, the commit that a revision refers to."""
         ref = self._folder / "refs" / revision
         if not ref.is_file() or ref.read_text("utf-8") != self._commit:
-            with suppress(OSError):  # a read-only cache serves too
+            with suppress(OSError):  # a read-only cache is fine
                 ref.parent.mkdir(parents=True, exist_ok=True)
                 write_text(ref, self._commit)
 
@@ -277,9 +277,9 @@ _NOT_WRITABLE = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
 )
 _LONGEST = 300
-_ADVICE = ("Please make sure", "If you are trying", "For more")  # lines of huggingface_hub that our remedies replace
+_ADVICE = ("Please make sure", "If you are trying", "For more")  # begin lines that our remedies replace
 _BEARER = re.compile(r"\bBearer .*", re.DOTALL)
-_GIVE_TOKEN = "give token=, set HF_TOKEN, or run `hf auth login`"
+_PASS_TOKEN = "pass token=, set HF_TOKEN, or run `hf auth login`"
 _USE_CACHE = "HF_HUB_OFFLINE=1 opens models that were fetched before"
 
 
@@ -287,8 +287,8 @@ def explain(error: Exception, where: str, *, cache: Path) -> HubError:
     """Return a ``HubError`` that explains an error of huggingface_hub.
 
     Args:
-        error: Any error that huggingface_hub raised.
-        where: What was asked for.
+        error: Any error of huggingface_hub.
+        where: The repository, for the message.
         cache: The root of the cache.
     """
     what, remedy = _what_and_remedy(error, cache)
@@ -302,13 +302,13 @@ def explain(error: Exception, where: str, *, cache: Path) -> HubError:
 
 
 def _one_line(text: object) -> str:
-    """Return text from a server as one short line without control characters."""
+    """Return a server's text as one short line without control characters."""
     printable = "".join(letter if letter.isprintable() else " " for letter in str(text))
     return " ".join(printable.split())[:_LONGEST]
 
 
-def is_passing(error: Exception) -> bool:
-    """Return whether the network or the hub failed, so that cached files may serve instead."""
+def is_outage(error: Exception) -> bool:
+    """Return whether the network or the hub failed, in which case cached files may be used instead."""
     status = _status(error)
     if status is not None:
         return status in (408, 429) or status >= 500
@@ -322,25 +322,25 @@ def _what_and_remedy(error: Exception, cache: Path) -> tuple[str, str]:
     if isinstance(error, errors.GatedRepoError) or status == 403:
         return (
             "the hub does not let you read this model",
-            f"if its page asks you to, accept its terms; then {_GIVE_TOKEN}; the token must allow reading it",
+            f"accept the terms on its page, if there are any; then {_PASS_TOKEN}; the token must allow reading it",
         )
     if isinstance(error, errors.RepositoryNotFoundError) or status == 401:
         return (
-            "there is no such model: no directory, no file, and none on the hub that you can see; it may be private",
-            f"check the name; for a private or gated model, {_GIVE_TOKEN}; the token may have expired",
+            "no such model: no local directory or file, and no visible repository on the hub; it may be private",
+            f"check the name; for a private or gated model, {_PASS_TOKEN}; the token may have expired",
         )
     if isinstance(error, errors.RevisionNotFoundError):
-        return "the model has no such revision", "give a branch, a tag or the full hash of a commit"
+        return "the model has no such revision", "pass a branch, a tag or the full hash of a commit"
     if isinstance(error, errors.EntryNotFoundError) and status == 404:
         return "the hub does not have a file that it lists", "try again; the repository may have just changed"
     if status == 429:
-        return "the hub accepts no more requests for now", f"wait some minutes, or for a higher limit {_GIVE_TOKEN}"
+        return "the hub accepts no more requests for now", f"wait some minutes; for a higher limit, {_PASS_TOKEN}"
     if status is not None and status >= 500:
         return "the hub is out of order", f"try again later; {_USE_CACHE}"
     if status is not None:
         return "the hub refuses the request", "check the name and the revision, and HF_ENDPOINT if it is set"
     if isinstance(error, errors.LocalTokenNotFoundError):
-        return "there is no token on this machine", _GIVE_TOKEN
+        return "no token is saved on this machine", _PASS_TOKEN
     if isinstance(error, errors.HFValidationError):
         return "invalid model id", "check the name; an id is owner/name"
     if "xet" in f"{type(error).__module__}.{type(error).__name__}".lower():
@@ -379,5 +379,5 @@ def _text(error: Exception) -> str:
     lines = [line for line in str(error).splitlines() if not line.startswith(_ADVICE)]
     status = _status(error)
     kind = type(error).__name__ if status is None else f"{type(error).__name__}, status {status}"
-    # HTTP libraries print a header that they cannot send, and the token's is one.
+    # HTTP libraries print a header that they cannot send, and one header holds the token.
     return _one_line(f"{kind}: {_BEARER.sub('Bearer …', ' '.join(lines))}")

@@ -1,6 +1,6 @@
 """Encode plain Python data, with numpy and torch numbers, as JSON and back without loss.
 
-JSON lacks tuples, sets, bytes, infinities, arrays and dicts with other keys than text: each is written as an object
+JSON lacks tuples, sets, bytes, infinities, arrays, and dicts with keys other than text. Each is written as an object
 with one key that names its type, such as ``$tuple``.
 """
 
@@ -21,7 +21,7 @@ from xlm.errors import CheckpointError
 _MOST_PARTS = 1_000_000
 _MOST_BYTES = 1 << 23
 _DEEPEST = 100
-_ARRAY_TYPE = re.compile(r"[<>|=]?[biuf][1248]")  # numpy would parse other texts as whole expressions
+_ARRAY_TYPE = re.compile(r"[<>|=]?[biuf][1248]")  # numpy parses other texts as expressions
 _TENSOR_TYPES = frozenset(
     {
         *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
@@ -33,15 +33,16 @@ _TENSOR_TYPES = frozenset(
 def check_plain(value: Any, where: object) -> None:
     """Refuse a value that is not plain data of a sane size.
 
-    A few bytes of a pickle can expand to nested lists that double at each level, or to a million references to one
-    long text.
+    A few bytes of a pickle can expand to nested lists that double at each level, or to a million references to one long
+    text.
 
     Args:
         value: A value read from a file.
         where: The file and key, for the message.
 
     Raises:
-        CheckpointError: Too many parts or bytes, too deep, or a tensor that is not plain numbers.
+        CheckpointError: The value has too many parts or bytes, is nested too deeply, or holds a tensor that is not
+            plain numbers.
     """
     stack, parts, size, problem = [(value, 0)], 0, 0, None
     while stack and problem is None:
@@ -55,8 +56,8 @@ def check_plain(value: Any, where: object) -> None:
                 stack += [(part, depth + 1) for part in inside]
         elif isinstance(item, torch.Tensor):
             size += item.numel() * item.element_size()
-            kept = item.layout == torch.strided and item.device.type == "cpu" and not item.is_conj()
-            if not kept or item.dtype not in _TENSOR_TYPES or not has_own_numbers(item):
+            is_plain = item.layout == torch.strided and item.device.type == "cpu" and not item.is_conj()
+            if not is_plain or item.dtype not in _TENSOR_TYPES or not has_own_numbers(item):
                 problem = f"a tensor that is not plain numbers ({item.dtype}, {tuple(item.shape)})"
         elif isinstance(item, str | bytes):
             size += len(item)
@@ -68,13 +69,13 @@ def check_plain(value: Any, where: object) -> None:
             problem = problem or f"more than {_MOST_BYTES:,} bytes"
     if problem is not None:
         raise CheckpointError(
-            "parameters that cannot be kept", where=where, found=problem, expected="plain data of a sane size"
+            "the parameters cannot be stored", where=where, found=problem, expected="plain data of a sane size"
         )
 
 
 def has_own_numbers(tensor: torch.Tensor) -> bool:
     """Return whether each value of a strided tensor has its own memory; an expanded tensor's values share it."""
-    last = 0  # largest offset that the dimensions so far reach
+    last = 0  # largest offset within the dimensions so far
     for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
         if size > 1 and stride <= last:
             return not tensor.numel()
@@ -90,7 +91,7 @@ def to_json(value: Any) -> Any:
             tensors of numbers; nested to any depth.
 
     Raises:
-        CheckpointError: A value has another type.
+        CheckpointError: A value has any other type.
     """
     if value is None or isinstance(value, bool | str) or type(value) is int:
         return value
@@ -115,7 +116,7 @@ def to_json(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
         return {"$tensor": _pack(value.detach().numpy())}
     raise CheckpointError(
-        "a value of this type cannot be kept",
+        "a value of this type cannot be stored",
         where="params",
         found=f"{type(value).__name__}: {value!r:.80}",
         expected="plain data: numbers, text, lists, tuples, dicts, arrays",
@@ -126,13 +127,13 @@ def from_json(value: Any) -> Any:
     """Decode what ``to_json`` returned.
 
     Raises:
-        CheckpointError: ``to_json`` did not write this, or arrays take more bytes than ``check_plain`` allows.
+        CheckpointError: The value is not a result of ``to_json``, or its arrays exceed the limit of ``check_plain``.
     """
     try:
         return _Reader().read(value)
     except (KeyError, ValueError, TypeError, RecursionError, zlib.error) as error:
         raise CheckpointError(
-            "a kept value cannot be read",
+            "a stored value cannot be read",
             where="config.json, key xlm",
             found="too deep nesting" if isinstance(error, RecursionError) else f"{type(error).__name__}: {error}",
             remedy="convert again",
@@ -145,7 +146,7 @@ def pack_integers(numbers: Sequence[int]) -> Any:
 
 
 def without_numpy(value: Any) -> Any:
-    """Return the value with equal Python numbers instead of numpy scalars, and tensors instead of arrays.
+    """Return a value with numpy scalars replaced by Python numbers, and arrays by tensors.
 
     By default ``torch.load`` refuses files that hold numpy objects.
     """
@@ -165,17 +166,17 @@ def without_numpy(value: Any) -> Any:
 def _pack(array: np.ndarray[Any, Any]) -> list[Any]:
     if array.dtype.kind not in "biuf":
         raise CheckpointError(
-            "an array of this type cannot be kept", where="params", found=array.dtype, expected="an array of numbers"
+            "an array of this type cannot be stored", where="params", found=array.dtype, expected="an array of numbers"
         )
     raw = base64.b64encode(zlib.compress(np.ascontiguousarray(array).tobytes(), 9)).decode()
     return [array.dtype.str, list(array.shape), raw]
 
 
 class _Reader:
-    """Decoder of one value; bounds the total size of its arrays, since a few bytes of text can stand for each."""
+    """Decoder of one value; it bounds the total size of the arrays, which a few bytes of text can claim."""
 
     def __init__(self) -> None:
-        self._left = _MOST_BYTES
+        self._remaining = _MOST_BYTES
 
     def read(self, value: Any) -> Any:
         if isinstance(value, list):
@@ -196,10 +197,10 @@ class _Reader:
             raise ValueError(f"an array of type {code:.20}")
         dtype = np.dtype(code)
         size = math.prod(shape) * dtype.itemsize
-        if not 0 <= size <= self._left:
+        if not 0 <= size <= self._remaining:
             raise ValueError(f"arrays of more than {_MOST_BYTES:,} bytes")
-        self._left -= size
-        # One byte more than expected, to detect longer data without decompressing all of it.
+        self._remaining -= size
+        # Read one byte more than expected, to detect longer data without decompressing all of it.
         data = zlib.decompressobj().decompress(base64.b64decode(raw), size + 1)
         array: np.ndarray[Any, Any] = np.frombuffer(data, dtype=dtype).reshape(shape).copy()
         return array

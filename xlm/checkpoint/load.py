@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from xlm.checkpoint.checkpoint import Checkpoint, Provenance
+from xlm._io.arguments import as_path, check_flags
+from xlm.checkpoint.checkpoint import Checkpoint
 from xlm.checkpoint.hf_config import read_config
 from xlm.checkpoint.hf_weights import read_weights
 from xlm.checkpoint.hub import MODEL, HubOptions
@@ -19,7 +20,7 @@ from xlm.checkpoint.original import read_original
 from xlm.checkpoint.resolve import find_model
 from xlm.checkpoint.state_dict_map import TRANSFORMERS
 from xlm.checkpoint.tensors import empty_model, match_tensors
-from xlm.errors import ConfigError, InputError, warn_caller
+from xlm.errors import ConfigError, warn_caller
 from xlm.model.inputs import check_device_exists
 from xlm.model.lm import XLMModel, XLMWithLMHeadModel
 
@@ -35,10 +36,10 @@ def parse_dtype(dtype: torch.dtype | str) -> torch.dtype:
     Raises:
         ConfigError: The type is not float32, float16 or bfloat16.
     """
-    found = DTYPES.get(dtype.removeprefix("torch.")) if isinstance(dtype, str) else dtype
-    if not isinstance(found, torch.dtype) or found not in DTYPES.values():
-        raise ConfigError("no such type of weights", where="dtype", found=dtype, expected=", ".join(DTYPES))
-    return found
+    parsed = DTYPES.get(dtype.removeprefix("torch.")) if isinstance(dtype, str) else dtype
+    if not isinstance(parsed, torch.dtype) or parsed not in DTYPES.values():
+        raise ConfigError("no such type of weights", where="dtype", found=dtype, expected=" or ".join(DTYPES))
+    return parsed
 
 
 def open_checkpoint(
@@ -49,7 +50,7 @@ def open_checkpoint(
     Args:
         name_or_path: A directory in the ``transformers`` layout, a ``.pth`` file of the original, the name of a bundled
             model, or an id on the hub.
-        causal: Overrides the files: whether attention is causal.
+        causal: Whether attention is causal; ``None`` means as in the files.
         hub: How to fetch from the hub.
 
     Raises:
@@ -57,14 +58,9 @@ def open_checkpoint(
     """
     path = find_model(name_or_path, MODEL, hub)
     if path.is_dir():
-        layout = read_config(path, causal=causal)
-        return Checkpoint(
-            source=path,
-            config=layout.config,
-            tensors=match_tensors(TRANSFORMERS, read_weights(path), layout.config, where=path),
-            record=layout.record,
-            extra_config=layout.extra,
-        )
+        config, provenance = read_config(path, causal=causal)
+        tensors = match_tensors(TRANSFORMERS, read_weights(path), config, where=path)
+        return Checkpoint(source=path, config=config, tensors=tensors, provenance=provenance)
     return read_original(path, causal=causal)
 
 
@@ -81,17 +77,20 @@ def load_model(
     """Load a model; see ``XLMModel.from_pretrained``.
 
     Args:
-        name_or_path: As for ``from_pretrained``, like ``dtype``, ``device`` and ``causal``.
+        name_or_path: As for ``from_pretrained``.
         kind: Class of the model; unless it is an ``XLMWithLMHeadModel``, the head's weights are skipped.
-        dtype: Type of the weights.
-        device: Device of the weights.
-        causal: Whether attention is causal.
+        dtype: As for ``from_pretrained``.
+        device: As for ``from_pretrained``.
+        causal: As for ``from_pretrained``.
         changes: Other fields of the configuration that override the file.
         hub: How to fetch from the hub.
     """
-    _check_arguments(kind, name_or_path, causal)
-    kept = isinstance(dtype, str) and dtype == "auto"
-    wanted = torch.float32 if dtype is None or kept else parse_dtype(dtype)
+    as_path("name_or_path", name_or_path)
+    if causal is not None:
+        check_flags(causal=causal)
+    _check_signature(kind)
+    keeps_dtype = isinstance(dtype, str) and dtype == "auto"
+    target_dtype = torch.float32 if dtype is None or keeps_dtype else parse_dtype(dtype)
     if device is not None:
         check_device_exists(device)
     checkpoint = open_checkpoint(name_or_path, causal=causal, hub=hub)
@@ -100,33 +99,24 @@ def load_model(
     # safetensors file is replaced as a whole, so its weights can stay mapped until they are written to.
     copy = not checkpoint.source.is_dir()
     state = {
-        name: tensor.to(device=device or "cpu", dtype=tensor.dtype if kept else wanted, copy=copy)
+        name: tensor.to(device=device or "cpu", dtype=tensor.dtype if keeps_dtype else target_dtype, copy=copy)
         for name, tensor in checkpoint.tensors.items()
         if issubclass(kind, XLMWithLMHeadModel) or not name.startswith("head.")
     }
     model = empty_model(config, kind)
-    own = sorted(model.state_dict().keys() - state.keys())
-    if own or any(buffer.is_meta for buffer in model.buffers()):
-        # No file holds what a subclass adds; its own __init__ initialises that.
+    added = sorted(model.state_dict().keys() - state.keys())
+    if added or any(buffer.is_meta for buffer in model.buffers()):
+        # No file holds what a subclass adds, so its __init__ initialises that.
         words = state["transformer.embeddings.word.weight"]
         model = kind(config).to(words.device, words.dtype)
-    if own:
-        warn_caller(f"{checkpoint.source} holds no {', '.join(own)}: what {kind.__name__} adds begins untrained")
+    if added:
+        warn_caller(f"{checkpoint.source} lacks {', '.join(added)}: these tensors of {kind.__name__} are untrained")
     _assign(model, state, checkpoint.source)
-    model.provenance = Provenance(extra_config=checkpoint.extra_config, record=checkpoint.record)
+    model.provenance = checkpoint.provenance
     return model.eval()
 
 
-def _check_arguments(kind: type[XLMModel], name_or_path: object, causal: object) -> None:
-    if not isinstance(name_or_path, str | PathLike):
-        raise InputError(
-            "name_or_path is not a name or path",
-            where="name_or_path",
-            found=repr(name_or_path),
-            expected="a path, name or id",
-        )
-    if causal is not None and not isinstance(causal, bool):
-        raise ConfigError("this is not a flag", where="causal", found=repr(causal), expected="True or False")
+def _check_signature(kind: type[XLMModel]) -> None:
     signature = inspect.signature(kind)
     try:
         signature.bind("config")
@@ -135,8 +125,8 @@ def _check_arguments(kind: type[XLMModel], name_or_path: object, causal: object)
             f"from_pretrained cannot make a {kind.__name__}",
             where=f"{kind.__name__}.__init__",
             found=f"{signature}: {error}",
-            expected="(config), further arguments with defaults",
-            remedy="give them defaults, or load an XLMWithLMHeadModel and pass it to your class",
+            expected="an argument config, and defaults for all others",
+            remedy="add defaults, or load an XLMWithLMHeadModel and pass it to your class",
         ) from error
 
 
@@ -148,7 +138,7 @@ def _assign(model: XLMModel, state: Mapping[str, Tensor], source: Path) -> None:
             f"{type(model).__name__} lacks parameters for weights in the file",
             where=source,
             found=", ".join(wrong),
-            expected="a class that only adds to a model of this library",
-            remedy="replace parts after loading",
+            expected="a class that keeps the parameters of this library's models",
+            remedy="replace parts of the model after loading",
         )
     model.load_state_dict(state, assign=True, strict=False)

@@ -10,18 +10,17 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from xlm.checkpoint.checkpoint import Checkpoint, OriginalRecord
+from xlm.checkpoint.checkpoint import Checkpoint, OriginalRecord, Provenance, config_errors, refuse_unsupported
 from xlm.checkpoint.json_codec import check_plain, from_json
 from xlm.checkpoint.pickles import load_pickle
 from xlm.checkpoint.state_dict_map import ORIGINAL
-from xlm.checkpoint.switches import refuse_unsupported
 from xlm.checkpoint.tensors import match_tensors
-from xlm.errors import CheckpointError, ConfigError
+from xlm.errors import CheckpointError
 from xlm.model.config import XLMConfig
 from xlm.tokenizer.vocabulary import SPECIAL_TOKENS
 
 EXTRA_CONFIG_KEY = "xlm_config"
-"""Key of ``params`` for settings that the original has no parameter for; our exports write it."""
+"""Key of ``params`` for settings that the original has no parameter for; only our exports have it."""
 
 _PREFIX = "module."
 _TRAINING_KEYS = ("epoch", "n_total_iter", "best_metrics", "best_stopping_criterion")
@@ -69,28 +68,25 @@ def read_original(path: Path, *, causal: bool | None = None) -> Checkpoint:
     extra = _extra_config(params.pop(EXTRA_CONFIG_KEY, {}), path)
     refuse_unsupported(extra, f"{path}, params, {EXTRA_CONFIG_KEY}")
     dictionary = _dictionary(data, path)
-    weights, notes = _weights(data, path), []
+    weights = _weights(data["model"], path)
     config = _config(params, weights, extra, causal, path)
     _check_sizes(config, dictionary, weights, path)
-    if "model_optimizer" in data:
-        notes.append("the optimiser's state is left out: only the weights, the dictionary and the parameters are kept")
+    has_optimiser = "model_optimizer" in data
     return Checkpoint(
         source=path,
         config=config,
         tensors=match_tensors(ORIGINAL, weights, config, where=path),
         words=dictionary.words,
-        record=OriginalRecord(
-            params=params,
-            counts=dictionary.counts,
-            training=training,
+        provenance=Provenance(
+            extra_config=extra,
+            record=OriginalRecord(params=params, counts=dictionary.counts, training=training),
         ),
-        extra_config=extra,
-        notes=tuple(notes),
+        notes=("the state of the optimiser is omitted",) if has_optimiser else (),
     )
 
 
 def read_dictionary(path: Path) -> OriginalDictionary:
-    """Read the vocabulary of an original checkpoint, and leave its weights unchecked.
+    """Read the vocabulary of an original checkpoint; its weights stay unchecked.
 
     Raises:
         CheckpointError: As for ``read_original``.
@@ -108,7 +104,7 @@ def _load(path: Path) -> dict[str, Any]:
     if missing:
         keys = ", ".join(sorted(map(str, data))[:8])
         raise _not_an_lm(path, f"no dictionary under {', '.join(missing)}; the file has: {keys or 'nothing'}")
-    # Check first: nothing else may inspect the values, or show them in a message.
+    # Check first: other code may inspect or show the values only after this check.
     check_plain(
         [data.get(key) for key in ("params", *_TRAINING_KEYS)], f"{path}, params and {', '.join(_TRAINING_KEYS)}"
     )
@@ -122,9 +118,9 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 def _refuse_arrays(params: Mapping[str, Any], where: str) -> None:
-    """Refuse arrays as parameters that we read: an array of several values is neither true nor false."""
-    ours = ("encoder_only", "clm_steps", "mlm_steps", *_SAME_NAME)
-    if wrong := [name for name in ours if isinstance(params.get(name), np.ndarray | Tensor)]:
+    """Refuse arrays as parameters that we read: ``bool`` of an array of several values raises."""
+    names = ("encoder_only", "clm_steps", "mlm_steps", *_SAME_NAME)
+    if wrong := [name for name in names if isinstance(params.get(name), np.ndarray | Tensor)]:
         raise CheckpointError("parameters of the model are arrays", where=where, found=", ".join(wrong))
 
 
@@ -139,11 +135,11 @@ def _not_an_lm(path: Path, found: str) -> CheckpointError:
     )
 
 
-def _weights(data: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
-    """Return the state dict without the prefix of multi-GPU runs."""
+def _weights(state_dict: Mapping[Any, Tensor], path: Path) -> dict[str, Tensor]:
+    """Return a state dict without the prefix of multi-GPU runs."""
     weights: dict[str, Tensor] = {}
     doubled = []
-    for key, tensor in data["model"].items():
+    for key, tensor in state_dict.items():
         name = str(key).removeprefix(_PREFIX)
         if name in weights:
             doubled.append(name)
@@ -182,28 +178,19 @@ def _config(
     positions = weights.get("position_embeddings.weight")
     if isinstance(positions, Tensor) and positions.dim() == 2:
         fields["max_position_embeddings"] = positions.shape[0]
-    try:
+    with config_errors(f"{path}, params"):
         if params.get("asm"):
             fields["asm_cutoffs"] = tuple(params.get("asm_cutoffs", ()))
-        # The original has no default language; this one is for generate() of transformers, whose tokenizer uses English
-        # rules.
+        # The original has no default language. This one is for generate() of transformers, whose tokenizer applies
+        # English rules.
         fields["lang_id"] = (params.get("lang2id") or {}).get("en", 0)
         fields |= {key: extra[key] for key in UNNAMED_FIELDS if key in extra}
         if causal is not None:
             fields["causal"] = causal
         elif "causal" not in fields:
-            # CLM steps train the model to predict the next word, whatever other objectives the run has.
+            # CLM steps train the model to predict the next word, even if the run has other objectives too.
             fields["causal"] = bool(params.get("clm_steps")) or not params.get("mlm_steps")
         return XLMConfig(vocab_size=params["n_words"], **fields)
-    except ConfigError as error:
-        raise CheckpointError(
-            "the parameters cannot make a model",
-            where=f"{path}, params",
-            found=error.found,
-            expected=error.expected,
-        ) from error
-    except (TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError("the parameters cannot make a model", where=f"{path}, params", found=error) from error
 
 
 def _dictionary(data: Mapping[str, Any], path: Path) -> OriginalDictionary:
@@ -223,14 +210,14 @@ def _dictionary(data: Mapping[str, Any], path: Path) -> OriginalDictionary:
         )
     ids = {word: index for index, word in enumerate(words)}
     word2id = data.get("dico_word2id", ids)
-    whole = isinstance(word2id, dict) and all(isinstance(index, int) for index in word2id.values())
-    if len(ids) != len(words) or not whole or word2id != ids:
+    has_ids = isinstance(word2id, dict) and all(isinstance(index, int) for index in word2id.values())
+    if len(ids) != len(words) or not has_ids or word2id != ids:
         raise CheckpointError(
             "the dictionary is not one to one",
             where=f"{path}, dico_id2word and dico_word2id",
             found=f"{len(words)} ids, {len(ids)} words, "
-            f"{len(word2id) if whole else 'non-integer'} entries the other way",
-            expected="the same words both ways, each once",
+            f"{len(word2id) if has_ids else 'non-integer'} entries in dico_word2id",
+            expected="the same words in both, each once",
         )
     numbers = [counts.get(word) for word in words]
     if not all(isinstance(count, int) and not isinstance(count, bool) and 0 <= count < 1 << 63 for count in numbers):
@@ -244,12 +231,7 @@ def _dictionary(data: Mapping[str, Any], path: Path) -> OriginalDictionary:
     return OriginalDictionary(words, tuple(numbers), dict(lang2id) if isinstance(lang2id, dict) else {})
 
 
-def _check_sizes(
-    config: XLMConfig,
-    dictionary: OriginalDictionary,
-    weights: Mapping[str, Tensor],
-    path: Path,
-) -> None:
+def _check_sizes(config: XLMConfig, dictionary: OriginalDictionary, weights: Mapping[str, Tensor], path: Path) -> None:
     rows = weights.get("embeddings.weight")
     sizes = {
         "words in dico_id2word": len(dictionary.words),
@@ -261,6 +243,6 @@ def _check_sizes(
             "the vocabulary and the model differ in size",
             where=path,
             found=", ".join(f"{size} {what}" for what, size in sizes.items()),
-            expected="the same number three times",
-            remedy="use the dictionary and the weights of the same training run",
+            expected="three equal numbers",
+            remedy="use the dictionary and the weights of one training run",
         )

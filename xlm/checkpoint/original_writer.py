@@ -1,4 +1,4 @@
-"""Write checkpoints that the original's own loaders accept."""
+"""Write checkpoints that the original's loaders accept."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _FIXED = {
     "unk_token_id": 3,
     "mask_token_id": 5,
 }
-# Parameters that do not describe the network.
+# Parameters of the training run, which do not describe the network.
 _OF_THE_RUN = ("clm_steps", "mlm_steps", "max_vocab", "min_count", "fp16")
 _UNTRAINED = {"epoch": 0, "n_total_iter": 0, "best_metrics": {}, "best_stopping_criterion": -1e12}
 
@@ -53,18 +53,18 @@ def write_original(
         CheckpointError: The original cannot represent the model.
         OSError: The file cannot be written.
     """
-    record = checkpoint.record
-    # Words added after training have no count; 0 stands for an unknown count.
+    record = checkpoint.provenance.record
+    # Words added after training have no count; write 0 for an unknown count.
     known = record.counts if record is not None else ()
     counts = (*known, *(0,) * (len(words) - len(known)))
     _check_representable(checkpoint, words, counts)
-    params = params_of(checkpoint.config) if record is None else _updated(record.params, checkpoint.config)
+    params = _params_of(checkpoint.config) if record is None else _updated(record.params, checkpoint.config)
     unnamed = {name: getattr(checkpoint.config, name) for name in UNNAMED_FIELDS}
-    params[EXTRA_CONFIG_KEY] = to_json({**checkpoint.extra_config, **unnamed})
+    params[EXTRA_CONFIG_KEY] = to_json({**checkpoint.provenance.extra_config, **unnamed})
     training = record.training if record is not None else {}
     data = {
         **{key: without_numpy(training.get(key, default)) for key, default in _UNTRAINED.items()},
-        "model": state_dict(checkpoint, dtype),
+        "model": _state_dict(checkpoint, dtype),
         "dico_id2word": dict(enumerate(words)),
         "dico_word2id": {word: index for index, word in enumerate(words)},
         "dico_counts": dict(zip(words, counts, strict=True)),
@@ -74,25 +74,25 @@ def write_original(
         try:
             torch.save(data, file)
         except RuntimeError as error:
-            # On a full disk torch fails a second time, which hides the first error.
+            # On a full disk torch fails a second time, and the second error hides the first.
             raise error.__context__ if isinstance(error.__context__, OSError) else OSError(str(error)) from error
 
 
 def _check_representable(checkpoint: Checkpoint, words: Sequence[str], counts: Sequence[int]) -> None:
-    """Refuse a model that the original's code could not load, or with which it would compute something else."""
+    """Refuse a model that the original's code cannot load, or for which it would compute other results."""
     config = checkpoint.config
     names = sorted(config.lang2id, key=config.lang2id.__getitem__)
     rules: list[tuple[str, object, bool, object]] = [
         (name, getattr(config, name), getattr(config, name) == value, value) for name, value in _FIXED.items()
     ]
     rules += [
-        # Its command line takes the names joined by hyphens, and assigns the ids itself.
+        # The original's command line takes the names joined by hyphens, and assigns the ids itself.
         ("languages", names, all(name and "-" not in name for name in names), "names without hyphens"),
         (
             "languages",
             names,
             not config.has_language_embeddings or names == sorted(names),
-            "ids in the order of the sorted names",
+            "ids in alphabetical order of the names",
         ),
         ("asm_div_value", config.asm_div_value, not config.asm or config.asm_div_value > 1, "more than 1"),
         ("words", len(words), len(words) == config.vocab_size, f"{config.vocab_size}, one for each embedding"),
@@ -108,7 +108,7 @@ def _check_representable(checkpoint: Checkpoint, words: Sequence[str], counts: S
 
 
 def _is_falling(counts: Sequence[int]) -> bool:
-    # As the original's dictionary checks it: without the special words and the last word.
+    # The original's dictionary checks the order without the special words and the last word.
     return all(a >= b for a, b in itertools.pairwise(counts[len(SPECIAL_TOKENS) : -1]))
 
 
@@ -117,8 +117,8 @@ def _updated(params: Mapping[str, Any], config: XLMConfig) -> dict[str, Any]:
 
     A model can change after its conversion: words are added, or its ``config.json`` is edited.
     """
-    current = params_of(config)
-    # Only the ids of languages describe the model; the run may have written these parameters in another form.
+    current = _params_of(config)
+    # Only the ids of languages describe the model; the run may have stored these parameters in another form.
     named_again = ("lgs", "langs", "id2lang")
     changed = {
         name: value
@@ -137,8 +137,8 @@ def _equal(recorded: object, value: object) -> bool:
     return (list(recorded) if isinstance(recorded, tuple) else recorded) == value
 
 
-def state_dict(checkpoint: Checkpoint, dtype: torch.dtype | None) -> OrderedDict[str, Tensor]:
-    """Return weights under the original's names; a shared weight has both its names and is stored once."""
+def _state_dict(checkpoint: Checkpoint, dtype: torch.dtype | None) -> OrderedDict[str, Tensor]:
+    """Return weights under the original's names; a tied weight is stored once, under both its names."""
     theirs = OrderedDict(
         (ORIGINAL.theirs(name), _own_storage(tensor.to(dtype or tensor.dtype)))
         for name, tensor in checkpoint.tensors.items()
@@ -154,9 +154,9 @@ def _own_storage(tensor: Tensor) -> Tensor:
     return tensor if alone else tensor.clone()
 
 
-def params_of(config: XLMConfig) -> dict[str, Any]:
+def _params_of(config: XLMConfig) -> dict[str, Any]:
     """Return the ``params`` that the original's loaders need, for a model that it did not train."""
-    # The original names every language, so make up names for a model without them.
+    # The original names every language, so a model without names gets artificial ones.
     digits = len(str(config.n_langs - 1))
     lang2id = dict(config.lang2id) or {f"lang{index:0{digits}}": index for index in range(config.n_langs)}
     languages = sorted(lang2id, key=lang2id.__getitem__)
@@ -173,7 +173,7 @@ def params_of(config: XLMConfig) -> dict[str, Any]:
         "dropout": config.dropout,
         "attention_dropout": config.attention_dropout,
         "gelu_activation": config.gelu_activation,
-        "share_inout_emb": config.tied,  # with an adaptive softmax the original fails on true
+        "share_inout_emb": config.tied,  # the original fails on true with an adaptive softmax
         "sinusoidal_embeddings": config.sinusoidal_embeddings,
         "use_lang_emb": config.use_lang_emb,
         "asm": config.asm,

@@ -4,7 +4,7 @@ The reader knows the opcodes that ``torch.save`` writes in protocols 1 to 5, and
 never imports a name: a name selects one of the functions below. A storage is only a record of the pickle's claims, and
 tensors stay empty until the caller has compared these claims with the file.
 
-The numbers of bytes and opcodes bound memory and time, whatever lengths, counts and shapes a pickle claims.
+Limits on bytes and opcodes bound memory and time, whatever lengths, counts and shapes a pickle claims.
 
 Source: the opcodes' descriptions in Python's ``pickletools``; ``torch._utils`` and ``numpy`` for the arguments.
 """
@@ -35,11 +35,11 @@ MOST_TENSORS, MOST_DIMENSIONS = 10_000, 8
 
 _MOST_USES = 8
 _LARGEST_SIZE = 1 << 48
-# Python randomises the hashes of text but not of numbers, so a file can choose numbers that all collide.
+# Python randomises the hashes of text but not of numbers, so a file can contain numbers that all collide.
 _MOST_OTHER_KEYS = 5_000
 _LONGEST_KEY = 8
 _AHEAD = 1000
-_LONGEST_INTEGER = 640  # digits; LONG1 holds up to 255 bytes, which are fewer
+_LONGEST_INTEGER = 640  # digits; the 255 bytes of LONG1 never have more
 
 _DTYPES = {
     "Half": torch.float16,
@@ -70,7 +70,7 @@ _float64 = Struct(">d").unpack_from
 
 @dataclass(frozen=True, slots=True)
 class StorageClaim:
-    """Storage as claimed by a pickle: its key, its type, and its number of values."""
+    """Storage as a pickle claims it: its key, its type, and its number of values."""
 
     key: str
     dtype: torch.dtype
@@ -79,7 +79,7 @@ class StorageClaim:
 
 @dataclass(frozen=True, slots=True)
 class TensorClaim:
-    """Tensor that is still empty, and its view of a storage; offset and strides count values, not bytes."""
+    """Empty tensor, and its claimed view of a storage; offset and strides count values, not bytes."""
 
     tensor: Tensor
     storage: StorageClaim
@@ -207,7 +207,7 @@ class _Reader:
         del self.stack[mark:]
         return items
 
-    # Opcodes: each takes the position of its argument, and returns that of the next opcode.
+    # Opcodes. Each method takes the position of its argument, and returns the position of the next opcode.
 
     def op_proto(self, pos: int) -> int:
         if self.data[pos] > 5:
@@ -382,7 +382,7 @@ class _Reader:
         self.stack.append(claim)
         return pos
 
-    # Functions that a pickle can call, with the arguments that it states.
+    # Functions that a pickle can call, with the pickle's arguments.
 
     def ordered_dict(self) -> OrderedDict[Any, Any]:
         return OrderedDict()

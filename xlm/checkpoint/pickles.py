@@ -1,7 +1,7 @@
 """Read files of ``torch.save``, in its zip format and in the legacy format from before 2020.
 
-No memory is allocated for mere claims of a file: the pickle is read first, then its storages are compared with the
-bytes in the file, and only then tensors are made, as views into the mapped file.
+A file's claims allocate no memory: the pickle is read first, then its storages are compared with the bytes in the file,
+and only then are tensors made, as views into the mapped file.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from typing import Any
 import torch
 
 from xlm._io.files import open_regular, unreadable
-from xlm.checkpoint.file_magic import check_first_bytes
 from xlm.checkpoint.pickle_reader import LARGEST_PICKLE, PickledObject, StorageClaim, read_pickle
 from xlm.checkpoint.zip_reader import checksum, read_directory
 from xlm.errors import CheckpointError
 
 _ZIP_MAGIC = b"PK\x03\x04"
+# The first bytes of what torch.save writes, in its two formats.
+_ZIPPED, _PICKLED, _PICKLED_AS_TEXT = b"PK", b"\x80", b"L1"
 _FEW_STEPS = 1000
 _LEGACY_MAGIC, _LEGACY_VERSION = 0x1950A86A20F9469CFC6C, 1001
 
@@ -32,24 +33,49 @@ def load_pickle(path: Path) -> Any:
 
     Returns:
         The saved object, on the CPU: tensors, numbers, text, numpy scalars and arrays, and lists, tuples and dicts of
-        them. Tensors are views into the mapped file, read on access; unaligned ones are copied.
+        these. Tensors are views into the mapped file, read on access; unaligned tensors are copied.
 
     Raises:
-        CheckpointError: The file is missing, empty, cut short, damaged, of another format, or refers to anything but
-            plain data.
+        CheckpointError: The file is missing, empty, cut short, damaged, or of another format, or it refers to anything
+            but plain data.
     """
     memory = _map(path)
     try:
         return _read_zip(memory) if memory[: len(_ZIP_MAGIC)] == _ZIP_MAGIC else _read_legacy(memory)
     except Exception as error:
-        # Damaged and hostile files can raise anything in the reader; the user gets one kind of error.
+        # A damaged or hostile file can raise anything in the reader; the user gets one class of error.
         raise CheckpointError(
             "the file cannot be read as a checkpoint",
             where=path,
             found=str(error) if type(error) is ValueError else "a file that is cut short or damaged",
-            expected="a file written by torch.save that holds tensors and plain data, whole",
-            remedy="fetch it again if it is damaged; a file that wants code to be run is refused, whoever sent it",
+            expected="a complete file of torch.save with tensors and plain data",
+            remedy="fetch it again if it is damaged; a file that asks for code to be run is always refused",
         ) from error
+
+
+def check_first_bytes(path: Path) -> None:
+    """Refuse a file that ``torch.save`` cannot have written.
+
+    Raises:
+        CheckpointError: The file cannot be read, is empty, or does not begin like one that ``torch.save`` writes.
+    """
+    with open_regular(path, error=CheckpointError, expected="a checkpoint") as file:
+        try:
+            head = file.read(len(_ZIPPED))
+        except OSError as error:
+            raise unreadable(path, error, error=CheckpointError, expected="a checkpoint") from error
+    if not head:
+        raise CheckpointError(
+            "the file is empty", where=path, found="0 bytes", expected="a checkpoint", remedy="fetch it again"
+        )
+    if not head.startswith((_ZIPPED, _PICKLED, _PICKLED_AS_TEXT)):
+        raise CheckpointError(
+            "the file is not a checkpoint",
+            where=path,
+            found=f"a file that begins with {head!r}",
+            expected="a .pth of the original, or a directory with config.json and weights",
+            remedy="check the path, and the order of the arguments; fetch the file again if it is damaged",
+        )
 
 
 def _map(path: Path) -> mmap.mmap:
@@ -64,7 +90,7 @@ def _map(path: Path) -> mmap.mmap:
 
 def _read_zip(memory: mmap.mmap) -> Any:
     entries = read_directory(memory)
-    # torch can be told to write no checksums, and then writes 0 for each.
+    # torch can be configured to write no checksums; it then writes 0 for each.
     summed = list(entries.values()) if any(entry.checksum for entry in entries.values()) else []
     with ThreadPoolExecutor(max_workers=2) as pool:
         sums = pool.map(checksum, [memory] * len(summed), summed)
@@ -79,7 +105,7 @@ def _read_zip(memory: mmap.mmap) -> Any:
         if entry.end - entry.begin > LARGEST_PICKLE:
             raise ValueError(f"a pickle of {entry.end - entry.begin:,} bytes; at most {LARGEST_PICKLE:,} are read")
         pickled = read_pickle(memory[entry.begin : entry.end])
-        damaged = [entry.name for entry, found in zip(summed, sums, strict=True) if found != entry.checksum]
+        damaged = [entry.name for entry, actual in zip(summed, sums, strict=True) if actual != entry.checksum]
     if damaged:
         raise ValueError(f"damaged: the checksum of {', '.join(damaged[:4])} is wrong")
     begins = {}
@@ -87,8 +113,8 @@ def _read_zip(memory: mmap.mmap) -> Any:
         record = entries.get(f"{folder}data/{key}")
         size = claim.numel * claim.dtype.itemsize
         if record is None or record.end - record.begin != size:
-            there = "no such entry" if record is None else f"an entry of {record.end - record.begin:,} bytes"
-            raise ValueError(f"storage {key:.20} of {size:,} bytes, but {there}")
+            stored = "no such entry" if record is None else f"an entry of {record.end - record.begin:,} bytes"
+            raise ValueError(f"storage {key:.20} of {size:,} bytes, but {stored}")
         begins[key] = record.begin
     return _fill(pickled, memory, begins)
 

@@ -13,7 +13,7 @@ from xlm.errors import CheckpointError, HubError
 
 
 def bundled_models() -> dict[str, Path]:
-    """Return the directories of the models that come with the package, by name."""
+    """Return the directories of the bundled models, by name."""
     directory = Path(str(resources.files("xlm"))) / "models"
     return {path.name: path for path in sorted(directory.glob("*")) if path.is_dir()}
 
@@ -28,37 +28,35 @@ def find_model(name_or_path: str | os.PathLike[str], part: Part = WHOLE, hub: Hu
         hub: How to fetch from the hub.
 
     Raises:
-        CheckpointError: There is no such model, and the name is no id on the hub.
+        CheckpointError: No such model exists, and the name cannot be an id on the hub.
         HubError: The repository does not exist or could not be fetched.
-        InputError: The name is neither text nor a path, or the revision is invalid.
+        InputError: The name is neither a str nor a path, or the revision is invalid.
     """
     path = as_path("the model's name", name_or_path)
     if not os.fspath(name_or_path):  # as a path it would be the current directory
         raise CheckpointError(
-            "there is no such model", where="the model's name", found="an empty name", remedy="give a name or a path"
+            "no such model", where="the model's name", found="an empty name", remedy="give a name or a path"
         )
     options = hub or HubOptions()
     try:
         if path.is_dir() or path.is_file():
             return path
     except OSError:
-        pass  # too long for the name of a file
+        pass  # too long for a file name
     bundled = bundled_models()
     if (name := os.fspath(name_or_path)) in bundled:
         return bundled[name]
-    near = difflib.get_close_matches(name, bundled, n=1, cutoff=0.75)
     model = as_hub_model(name, options.revision)
     if model is not None:
         try:
             return fetch(model, part, options)
         except HubError as error:
-            if near:
-                error.remedy = f"did you mean the bundled model {near[0]!r}? Otherwise: {error.remedy}"
-            else:
-                error.remedy = f"if a path is meant: there is no such directory or file. Otherwise: {error.remedy}"
+            similar = difflib.get_close_matches(name, bundled, n=1, cutoff=0.75)
+            hint = f"did you mean the bundled model {similar[0]!r}?" if similar else "no local file has this name."
+            error.remedy = f"{hint} Otherwise: {error.remedy}"
             raise
     raise CheckpointError(
-        "there is no such model",
+        "no such model",
         where=path,
         found="neither a directory nor a regular file of that name",
         expected="a directory with config.json and weights, a .pth checkpoint of the original, a bundled model "

@@ -6,27 +6,25 @@ import json
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from xlm._io.arguments import as_path
 from xlm._io.atomic import make_directory, replacing, write_text
-from xlm.checkpoint.checkpoint import OriginalRecord, Provenance
+from xlm.checkpoint.checkpoint import Provenance
 from xlm.checkpoint.hf_config import CONFIG_FILE, config_to_json
-from xlm.checkpoint.hf_weights import WEIGHTS_FILE
-from xlm.checkpoint.safetensors_writer import dtype_name, write_safetensors
+from xlm.checkpoint.hf_weights import WEIGHTS_FILE, dtype_name, write_safetensors
 from xlm.checkpoint.state_dict_map import OURS, TRANSFORMERS
-from xlm.checkpoint.tensors import described, empty_model, listed, sort_tensors
+from xlm.checkpoint.tensors import describe, empty_model, list_problems, sort_tensors
 from xlm.errors import WriteError
 from xlm.model.config import XLMConfig
 from xlm.model.lm import XLMWithLMHeadModel
 
 _REMEDY = (
-    "merge adapters and restore replaced modules; gather weights sharded among processes (torch's "
-    "get_model_state_dict with full_state_dict=True) into a model of their own; save before quantizing; "
-    "an untied head needs a model made with share_inout_emb=False"
+    "merge adapters and restore replaced modules; gather sharded weights into a new model (torch's "
+    "get_model_state_dict with full_state_dict=True); save before quantizing; "
+    "for an untied head, make the model with share_inout_emb=False"
 )
 
 
@@ -36,16 +34,16 @@ def save_model(model: XLMWithLMHeadModel, directory: str | PathLike[str]) -> Non
     config, tensors = _checked(model, target)
     make_directory(target)
     provenance = model.provenance if isinstance(model.provenance, Provenance) else Provenance()
-    write_layout(target, config, tensors, extra=provenance.extra_config, record=provenance.record)
+    write_layout(target, config, tensors, provenance)
 
 
 def _checked(model: XLMWithLMHeadModel, target: Path) -> tuple[XLMConfig, dict[str, Tensor]]:
     """Return the configuration and the weights to write for a model.
 
-    The vocabulary size is the number of word embeddings, so that an enlarged model is saved as such.
+    An enlarged model is saved with its new size: the number of word embeddings is the vocabulary size.
 
     Raises:
-        WriteError: ``from_pretrained`` would refuse the files, or load another model from them.
+        WriteError: ``from_pretrained`` would refuse the files, or load a different model from them.
     """
     state, config = model.state_dict(), model.config
     words = state.get("transformer.embeddings.word.weight")
@@ -58,15 +56,15 @@ def _checked(model: XLMWithLMHeadModel, target: Path) -> tuple[XLMConfig, dict[s
         raise WriteError(
             "from_pretrained could not open this model, so nothing was written",
             where=target,
-            found=listed(problems),
-            expected=described(config),
+            found=list_problems(problems),
+            expected=describe(config),
             remedy=_REMEDY,
         )
     return config, tensors
 
 
 def _replaced_modules(model: XLMWithLMHeadModel, config: XLMConfig) -> list[str]:
-    """Return the modules that compute something else than those ``from_pretrained`` would make."""
+    """Return the modules that compute something different from those that ``from_pretrained`` would make."""
     kinds = {name: type(module) for name, module in empty_model(config).named_modules() if name}
     return [
         f"{name} ({type(module).__module__}.{type(module).__name__} instead of {kinds[name].__name__})"
@@ -75,37 +73,35 @@ def _replaced_modules(model: XLMWithLMHeadModel, config: XLMConfig) -> list[str]
     ]
 
 
-def _computes_like(found: type[nn.Module], expected: type[nn.Module]) -> bool:
+def _computes_like(kind: type[nn.Module], expected: type[nn.Module]) -> bool:
     # Wrappers such as FSDP2 derive classes but leave the methods unchanged.
     methods = [name for name, value in vars(expected).items() if callable(value) and not name.startswith("__")]
-    return issubclass(found, expected) and all(getattr(found, name) is getattr(expected, name) for name in methods)
+    return issubclass(kind, expected) and all(getattr(kind, name) is getattr(expected, name) for name in methods)
 
 
 def write_layout(
     directory: Path,
     config: XLMConfig,
     tensors: Mapping[str, Tensor],
+    provenance: Provenance,
     *,
     dtype: torch.dtype | None = None,
-    extra: Mapping[str, Any] | None = None,
-    record: OriginalRecord | None = None,
 ) -> None:
-    """Write ``model.safetensors`` and ``config.json``, each whole or not at all.
+    """Write ``model.safetensors`` and ``config.json``, each atomically.
 
     Args:
         directory: An existing directory.
         config: The architecture.
         tensors: Our names to weights.
+        provenance: Further contents of ``config.json``.
         dtype: Type to write; ``None`` keeps each tensor's own.
-        extra: Further keys of ``config.json``.
-        record: Data to keep from an original checkpoint.
 
     Raises:
         WriteError: A file could not be written.
     """
     theirs = {TRANSFORMERS.theirs(name): tensor for name, tensor in tensors.items()}
-    kind = dtype or tensors["transformer.embeddings.word.weight"].dtype
-    contents = config_to_json(config, dtype=dtype_name(kind), extra=extra, record=record)
+    file_dtype = dtype or tensors["transformer.embeddings.word.weight"].dtype
+    contents = config_to_json(config, provenance, dtype=dtype_name(file_dtype))
     try:
         text = json.dumps(contents, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         text.encode()

@@ -1,6 +1,7 @@
-"""Map tensor names of each checkpoint format to ours and back.
+"""Map the tensor names of each checkpoint format to ours and back.
 
-A row is (ours, theirs); ``{}`` stands for an integer, and both sides have the same integers in the same order.
+A row of a table is a pair (ours, theirs). ``{}`` stands for an integer; both names contain the same integers in the
+same order.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class KeyTable:
 
     Attributes:
         rows: Pairs (ours, theirs).
-        dropped: Names of theirs to ignore.
+        dropped: Their names of tensors to ignore.
     """
 
     rows: tuple[tuple[str, str], ...]
@@ -93,7 +94,7 @@ ORIGINAL = KeyTable((*_STACK_ROWS, *_HEAD_ROWS))
 
 TRANSFORMERS = KeyTable(
     (*((ours, f"transformer.{theirs}") for ours, theirs in _STACK_ROWS), *_HEAD_ROWS),
-    # A buffer with the integers 0 to 511 that transformers 4 saved.
+    # A buffer with the integers 0 to 511, which transformers 4 saved.
     dropped=frozenset({"transformer.position_ids"}),
 )
 """``XLMWithLMHeadModel`` of ``transformers``."""

@@ -1,4 +1,4 @@
-"""Check a model's tensors; one error names every invalid tensor."""
+"""Check the tensors of a model or a file; one error names every invalid tensor."""
 
 from __future__ import annotations
 
@@ -50,47 +50,49 @@ def empty_model(config: XLMConfig, kind: type[XLMModel] = XLMWithLMHeadModel) ->
         ) from error
 
 
-def match_tensors(table: KeyTable, found: Mapping[str, object], config: XLMConfig, *, where: Path) -> dict[str, Tensor]:
-    """Return a file's tensors under our names, complete and valid.
+def match_tensors(
+    table: KeyTable, source: Mapping[str, object], config: XLMConfig, *, where: Path
+) -> dict[str, Tensor]:
+    """Return the tensors of a file under our names, complete and valid.
 
     Args:
-        table: Names of the file's format.
-        found: Names to tensors, as read.
-        config: The architecture they must match.
+        table: The tensor names of the file's format.
+        source: Names to tensors, as read.
+        config: The architecture that the tensors must match.
         where: The file, for the message.
 
     Returns:
         Our names to tensors, without the head's weight when it is tied to the word embeddings.
 
     Raises:
-        CheckpointError: Tensors are missing, extra, doubled, of the wrong shape or type, expanded, not finite, or not
-            equal to the word embeddings they are tied to; the message names each.
+        CheckpointError: A tensor is missing, extra, doubled, of the wrong shape or type, expanded, not finite, or not
+            equal to the word embeddings that it is tied to; the message names each.
     """
-    tensors, problems = sort_tensors(table, found, config)
+    tensors, problems = sort_tensors(table, source, config)
     if problems:
         raise CheckpointError(
             "the tensors do not match the configuration",
             where=where,
-            found=listed(problems),
-            expected=described(config),
+            found=list_problems(problems),
+            expected=describe(config),
             remedy="fetch the file again if it is damaged; other kinds of models are not supported",
         )
     return tensors
 
 
 def sort_tensors(
-    table: KeyTable, found: Mapping[str, object], config: XLMConfig
+    table: KeyTable, source: Mapping[str, object], config: XLMConfig
 ) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
-    """Return tensors under our names, and their faults; loading and saving share these checks.
+    """Return tensors under our names, and their faults.
 
     Args:
-        table: Names of the tensors' format.
-        found: Names to tensors.
-        config: The architecture they must match.
+        table: The tensor names of the format.
+        source: Names to tensors.
+        config: The architecture that the tensors must match.
 
     Returns:
-        The result of ``match_tensors``, and names of tensors by kind of fault; the former is valid only if the latter
-        is empty.
+        The result of ``match_tensors``, and the names of faulty tensors by kind of fault. The tensors are valid only if
+        there are no faults.
     """
     tensors: dict[str, Tensor] = {}
     names: dict[str, str] = {}
@@ -99,7 +101,7 @@ def sort_tensors(
     def problem(kind: str, text: str) -> None:
         problems.setdefault(kind, []).append(text)
 
-    for theirs, tensor in found.items():
+    for theirs, tensor in source.items():
         ours = table.ours(theirs)
         if theirs in table.dropped:
             continue
@@ -112,7 +114,7 @@ def sort_tensors(
         else:
             tensors[ours], names[ours] = tensor, theirs
 
-    # Do not build a million layers because a file claims them.
+    # Count before building a model: a file may claim a million layers.
     layers, tails = (len({match[1] for match in map(part.match, tensors) if match}) for part in (_LAYER, _TAIL))
     if config.n_layers > layers:
         problem("missing", f"{config.n_layers - layers} of the {config.n_layers} layers in the configuration")
@@ -124,14 +126,14 @@ def sort_tensors(
     for ours, tensor in tensors.items():
         if tensor.dtype not in FLOAT_TYPES:
             problem("not floating point", f"{names[ours]} ({tensor.dtype})")
-        elif type(tensor) not in (Tensor, nn.Parameter):  # sharded, quantized, …
+        elif type(tensor) not in (Tensor, nn.Parameter):  # such as sharded or quantized
             problem("not a plain tensor", f"{names[ours]} ({type(tensor).__name__})")
         elif tensor.layout != torch.strided or tensor.is_meta or tensor.is_nested:
             problem("not a plain tensor", f"{names[ours]} ({tensor.layout}, {tensor.device})")
         elif not has_own_numbers(tensor):
             problem("not a plain tensor", f"{names[ours]} (fewer values stored than its shape has)")
-        elif bad := _not_finite(tensor):
-            problem("not finite", f"{names[ours]} ({bad} of {tensor.numel()} values)")
+        elif count := _count_non_finite(tensor):
+            problem("not finite", f"{names[ours]} ({count} of {tensor.numel()} values)")
     if not problems and config.tied and "head.weight" in tensors:
         head, words = tensors.pop("head.weight"), tensors["transformer.embeddings.word.weight"]
         if head.data_ptr() != words.data_ptr() and not torch.equal(head, words):
@@ -139,13 +141,13 @@ def sort_tensors(
     return tensors, problems
 
 
-def listed(problems: Mapping[str, list[str]]) -> str:
-    """Format the faults of tensors for a message, one line a kind."""
+def list_problems(problems: Mapping[str, list[str]]) -> str:
+    """Return the faults of tensors for a message, with a line for each kind of fault."""
     return "".join(f"\n    {kind}: {_listing(items)}" for kind, items in problems.items())
 
 
-def described(config: XLMConfig) -> str:
-    """Describe an architecture in words, for a message."""
+def describe(config: XLMConfig) -> str:
+    """Return an architecture in words, for a message."""
     return (
         f"an XLM model with {config.n_layers} layers of width {config.emb_dim}, "
         f"{config.vocab_size} words, {config.n_langs} language(s), "
@@ -179,7 +181,7 @@ def _compare_shapes(
         problem("extra", names[ours])
 
 
-def _not_finite(tensor: Tensor) -> int:
+def _count_non_finite(tensor: Tensor) -> int:
     """Return the number of values that are NaN or infinite."""
     # A sum over NaN or infinity is never finite, and takes one pass without a temporary.
     if math.isfinite(float(tensor.sum(dtype=torch.float32))):

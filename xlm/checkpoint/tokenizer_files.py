@@ -1,4 +1,4 @@
-"""Read and write the tokenizer of a model directory or an original checkpoint; never imports torch for a directory."""
+"""Read and write the tokenizer of a model directory or an original checkpoint; a directory needs no torch."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from xlm._io.arguments import as_path, shown
+from xlm._io.arguments import as_path, check_choice, shown
 from xlm._io.atomic import make_directory, write_text
-from xlm.checkpoint.file_magic import check_first_bytes
 from xlm.checkpoint.hub import TOKENIZER, HubOptions
 from xlm.checkpoint.resolve import find_model
 from xlm.errors import InputError, VocabularyError, warn_caller
@@ -28,28 +27,28 @@ _CONFIG = "tokenizer_config.json"
 _SPECIAL_TOKENS_MAP = "special_tokens_map.json"
 _ADDED_TOKENS = "added_tokens.json"
 
-# Key of tokenizer_config.json for what only this library knows; transformers ignores it.
+# Key of tokenizer_config.json for settings that only this library has; transformers ignores it.
 _OURS = "xlm"
 
 _OUR_SETTINGS = ("preset", "preset_without_lang")
 
-# Saved elsewhere: in added_tokens_decoder, together with the special tokens, or in added_tokens.json.
+# Not saved under this name, but in added_tokens_decoder, together with the special tokens, or in added_tokens.json.
 _ADDED = "added_tokens"
 _MOST_ADDED = 20_000
 
-# Keyword arguments of XLMTokenizer that tokenizer_config.json holds under the same names.
+# Keyword arguments of XLMTokenizer that tokenizer_config.json contains under the same names.
 _SETTINGS = tuple(
     field.name
     for field in dataclasses.fields(XLMTokenizer)
     if field.init and field.kw_only and field.name not in (*_OUR_SETTINGS, _ADDED)
 )
 
-# Settings of transformers that change the result; only these values are supported.
+# Settings of transformers that change results; only these values are supported.
 _FIXED = {"clean_up_tokenization_spaces": False, "split_special_tokens": False, "padding_side": "right"}
 
 
-# The original keeps case and accents, and wraps every sentence as "</s> … </s>". These depend on how the model was
-# trained, not on the preset, so they hold with another preset too.
+# The original keeps case and accents, and wraps each sentence as "</s> … </s>". These settings depend on the training
+# of the model, not on the preset, so they apply with another preset too.
 _ORIGINAL_SETTINGS: dict[str, Any] = {
     "preset": "original",
     **{name: getattr(PRESETS["original"], name) for name in ("do_lowercase_and_remove_accent", "bos_token")},
@@ -69,22 +68,21 @@ def load_tokenizer(
 
     Args:
         name_or_path: The directory, the file, the name or the id.
-        preset: The text pipeline; ``None`` means the saved one, or if none was saved ``"original"`` for a ``.pth`` and
-            ``"transformers"`` for a directory. ``"original"`` brings its own settings if another was saved.
+        preset: The text pipeline; ``None`` means the saved preset, by default ``"original"`` for a ``.pth`` and
+            ``"transformers"`` for a directory. ``"original"`` comes with its own settings if another preset was saved.
         codes: fastBPE's codes, instead of ``merges.txt``; required for a ``.pth``, which holds none.
         hub: How to fetch from the hub.
         kind: The class to make: ``XLMTokenizer`` or a subclass.
         **settings: Other keyword arguments of ``XLMTokenizer``, which override the saved ones.
 
     Raises:
-        CheckpointError: There is no such model, or the file is not a checkpoint.
+        CheckpointError: No such model exists, or the file is not a checkpoint.
         VocabularyError: A file is missing or invalid, or the tokenizer is not XLM's.
         InputError: A setting is unknown or has an invalid value.
     """
     check_names(settings)
     if preset is not None:
-        if not isinstance(preset, str):
-            raise InputError("the preset is not a str", where="preset", found=type(preset).__name__, expected="str")
+        check_choice("preset", PRESETS, preset=preset)
         settings["preset"] = preset
     merges_path = None if codes is None else as_path("codes", codes)
     path = find_model(name_or_path, TOKENIZER, hub)
@@ -101,11 +99,11 @@ def original_tokenizer(
     /,
     **settings: Any,
 ) -> XLMTokenizer:
-    """Return the tokenizer of an original checkpoint whose dictionary has been read already.
+    """Return the tokenizer of an original checkpoint, from its dictionary.
 
     Args:
-        vocabulary: Its dictionary.
-        lang2id: Its languages.
+        vocabulary: The dictionary.
+        lang2id: Language names to ids.
         codes: fastBPE's codes.
         kind: As for ``load_tokenizer``.
         **settings: Keyword arguments of ``XLMTokenizer``, which override the original's settings.
@@ -120,14 +118,14 @@ def original_tokenizer(
 
 
 def has_tokenizer(path: Path) -> bool:
-    """Return whether a directory holds a tokenizer: its words and its merges."""
+    """Return whether a directory holds the vocabulary and merges of a tokenizer."""
     return (path / VOCABULARY_FILE).is_file() and (path / _MERGES).is_file()
 
 
 def save_tokenizer(tokenizer: XLMTokenizer, directory: str | os.PathLike[str]) -> None:
     """Write a tokenizer to a directory, created if missing, in the layout of transformers.
 
-    Each file is written whole or not at all.
+    Each file is written atomically.
 
     Raises:
         WriteError: The directory or a file could not be written.
@@ -160,6 +158,9 @@ def _write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def _from_original(path: Path, codes: Path | None, kind: type[XLMTokenizer], settings: dict[str, Any]) -> XLMTokenizer:
+    from xlm.checkpoint.original import read_dictionary  # imports torch
+    from xlm.checkpoint.pickles import check_first_bytes
+
     if codes is None:
         check_first_bytes(path)
         raise VocabularyError(
@@ -168,8 +169,6 @@ def _from_original(path: Path, codes: Path | None, kind: type[XLMTokenizer], set
             expected="codes=FILE",
             remedy="pass the codes file the model was trained with, such as codes_ende",
         )
-    from xlm.checkpoint.original import read_dictionary  # imports torch
-
     dictionary = read_dictionary(path)
     vocabulary = Vocabulary.from_dictionary(dictionary.words, dictionary.counts, where=path)
     return original_tokenizer(vocabulary, dictionary.lang2id, codes, kind, **settings)
@@ -205,7 +204,7 @@ def _from_directory(
     if "preset" in settings:
         saved.pop("preset_without_lang", None)  # it belongs to the saved preset
         if settings["preset"] == "original" != saved.get("preset"):
-            # The saved values say how transformers reads text, not how the model was trained.
+            # The saved values fit the pipeline of transformers, not the training of the model.
             saved = {name: saved[name] for name in saved if name not in ("do_lowercase_and_remove_accent", "bos_token")}
     try:
         return kind(vocabulary, merges, **{**saved, **settings})
@@ -217,7 +216,7 @@ def _from_directory(
 
 
 def _with_added(vocabulary: Vocabulary, directory: Path, config: Mapping[str, Any]) -> Vocabulary:
-    """Return the vocabulary with tokens from ``add_tokens`` of transformers, which vocab.json lacks.
+    """Return the vocabulary with the tokens that ``add_tokens`` of transformers added, which vocab.json lacks.
 
     ``_saved_settings`` checks all added tokens.
     """
@@ -234,12 +233,12 @@ def _with_added(vocabulary: Vocabulary, directory: Path, config: Mapping[str, An
 
 
 def _is_there(path: Path) -> bool:
-    """Return whether a name is taken; a broken link counts, so that it raises instead of passing for absent."""
+    """Return whether a name exists; so a broken link raises when it is read, and does not count as absent."""
     return os.path.lexists(path)
 
 
 def _check_languages(directory: Path, config: Mapping[str, Any]) -> None:
-    """Refuse ids of languages on which the model and its tokenizer disagree."""
+    """Refuse a model and a tokenizer that disagree on the ids of languages."""
     path = directory / "config.json"
     of_model = read_json_object(path).get("lang2id") if _is_there(path) else None
     of_tokenizer = config.get("lang2id")
@@ -249,7 +248,7 @@ def _check_languages(directory: Path, config: Mapping[str, Any]) -> None:
             where=f"{path} and {directory / _CONFIG}, lang2id",
             found=f"{shortened(of_model)} and {shortened(of_tokenizer)}",
             expected="the same ids in both",
-            remedy="correct the one that is wrong; the original's ids follow the sorted names",
+            remedy="correct the wrong file; the original's ids follow the alphabetical order of the names",
         )
 
 
@@ -272,7 +271,7 @@ def _saved_settings(directory: Path, config: Mapping[str, Any], vocabulary: Voca
             added_path = directory / _ADDED_TOKENS
             added = {str(index): AddedToken(content=token) for token, index in read_json_object(added_path).items()}
     _check_added(added_path, added, vocabulary)
-    # The name in transformers 5.x, which writes both names, and an empty object if unset.
+    # transformers 5.x uses this name, writes both names, and writes an empty object if it is unset.
     if values.get("extra_special_tokens"):
         values["additional_special_tokens"] = values["extra_special_tokens"]
     for name, only in _FIXED.items():
@@ -285,7 +284,7 @@ def _saved_settings(directory: Path, config: Mapping[str, Any], vocabulary: Voca
     options = {token.content: token for token in added.values()}
 
     def content(name: str, value: object) -> object:
-        """Return a special token, which transformers saves as text or as an object with options."""
+        """Return the text of a special token, which transformers saves as text or as an object with options."""
         if not isinstance(value, dict):
             return value
         file = _file_of(directory, config, name)
@@ -293,7 +292,7 @@ def _saved_settings(directory: Path, config: Mapping[str, Any], vocabulary: Voca
         if token.has_options and not has_decoder:
             options[token.content] = token
         elif token.has_options and token != options.get(token.content):
-            raise _wrong(file, name, value, "the options that added_tokens_decoder names too")
+            raise _wrong(file, name, value, "the same options as in added_tokens_decoder")
         return token.content
 
     for name in SPECIAL_TOKEN_NAMES:
@@ -302,26 +301,26 @@ def _saved_settings(directory: Path, config: Mapping[str, Any], vocabulary: Voca
     further: Any = XLMTokenizer.additional_special_tokens
     if isinstance(tokens := saved.get(name := "additional_special_tokens"), list):
         further = saved[name] = [content(name, token) for token in tokens]
-    # Tell here which tokens are special already: the caller's settings may name other special tokens.
+    # The special tokens are determined here, since the caller's settings may name others.
     named = (saved.get(name) or getattr(XLMTokenizer, name) or "<s>" for name in SPECIAL_TOKEN_NAMES)
     special = {token for token in (*named, *further) if isinstance(token, str)}
-    if len(special | options.keys()) > _MOST_ADDED:  # one pattern finds them all, and compiling it is slow
+    if len(special | options.keys()) > _MOST_ADDED:  # one pattern matches all of them, and compiles slowly
         raise _wrong(path, _ADDED, len(special | options.keys()), f"at most {_MOST_ADDED:,} special and added tokens")
     saved[_ADDED] = [token for token in options.values() if token.has_options or token.content not in special]
     return saved
 
 
 def _added_token(path: Path, name: str, value: object) -> AddedToken:
-    """Return an added token, which transformers saves as an object with its options."""
+    """Return an added token, which transformers saves as text or as an object with options."""
     if isinstance(value, str):
         value = {"content": value}
     flags = ("lstrip", "rstrip", "single_word", "normalized", "special")
     if not isinstance(value, dict) or not isinstance(value.get("content"), str):
-        raise _wrong(path, name, value, "a token, as a text or as an object with its content")
+        raise _wrong(path, name, value, "a token, as text or as an object with its content")
     if wrong := [flag for flag in flags if not isinstance(value.get(flag, False), bool)]:
         raise _wrong(path, name, f"{wrong[0]} = {value[wrong[0]]!r}", "true or false")
-    given = {flag: value[flag] for flag in flags if flag in value}
-    return AddedToken(**{"normalized": not value.get("special", False), **given, "content": value["content"]})
+    options = {flag: value[flag] for flag in flags if flag in value}
+    return AddedToken(**{"normalized": not value.get("special", False), **options, "content": value["content"]})
 
 
 def _check_added(path: Path, added: Mapping[str, AddedToken], vocabulary: Vocabulary) -> None:
@@ -331,8 +330,8 @@ def _check_added(path: Path, added: Mapping[str, AddedToken], vocabulary: Vocabu
                 "an added token has the wrong id",
                 where=path,
                 found=f"{shown(token.content)} with id {shortened(index)}",
-                expected="tokens of vocab.json with their ids, and further tokens with the ids that follow",
-                remedy="fetch the file again, or take the token out of it",
+                expected="tokens of vocab.json with their ids, and further tokens with the next ids",
+                remedy="fetch the file again, or remove the token from it",
             )
 
 
@@ -356,5 +355,5 @@ def _wrong(path: Path, name: str, found: object, expected: object) -> Vocabulary
         where=f"{place_of_key(path, name)}, {name}",
         found=shortened(found),
         expected=expected,
-        remedy="correct the file, fetch it again, or pass the setting by its name",
+        remedy="correct the file, fetch it again, or pass the setting as an argument",
     )

@@ -1,7 +1,7 @@
 """Read the zip files that ``torch.save`` writes: uncompressed entries that do not overlap.
 
-Programs disagree on a zip file whose directory, local headers or names contradict each other. Such a file is refused,
-so that every other program reads the same content.
+If the directory, local headers or names of a zip file contradict each other, programs read different contents from it.
+Such a file is refused.
 
 Source: the ZIP format specification (APPNOTE), sections 4.3 and 4.5.3.
 """
@@ -22,7 +22,7 @@ _DIRECTORY_ENTRY = Struct("<4s6H3I5H2I")
 _LOCAL_HEADER = Struct("<4s5H3I2H")
 _EXTRA_FIELD = Struct("<2H")
 _SIZES_FOLLOW, _UTF8_NAME = 1 << 3, 1 << 11
-_LARGE = 0xFFFFFFFF  # the extra field holds the number
+_LARGE = 0xFFFFFFFF  # stands for a number in the extra field
 _CHUNK = 1 << 24
 
 
@@ -51,7 +51,7 @@ def read_directory(memory: mmap.mmap) -> dict[str, Entry]:
         memory: The whole file.
 
     Raises:
-        ValueError, struct.error: The file is cut short, or not a zip file as ``torch.save`` writes it.
+        ValueError, struct.error: The file is cut short, or is not a zip file as ``torch.save`` writes it.
     """
     count, begin, end = _find_directory(memory)
     if count > _MOST_ENTRIES or end - begin > _LARGEST_DIRECTORY:
@@ -72,12 +72,12 @@ def read_directory(memory: mmap.mmap) -> dict[str, Entry]:
 
 
 def checksum(memory: mmap.mmap, entry: Entry) -> int:
-    """Return the CRC-32 of an entry's bytes; the work releases the interpreter lock."""
-    found = 0
+    """Return the CRC-32 of an entry's bytes; the computation releases the interpreter lock."""
+    crc = 0
     with memoryview(memory) as view:
         for start in range(entry.begin, entry.end, _CHUNK):
-            found = zlib.crc32(view[start : min(start + _CHUNK, entry.end)], found)
-    return found
+            crc = zlib.crc32(view[start : min(start + _CHUNK, entry.end)], crc)
+    return crc
 
 
 def _find_directory(memory: mmap.mmap) -> tuple[int, int, int]:
@@ -130,7 +130,7 @@ def _read_entry(memory: mmap.mmap, pos: int) -> tuple[Entry, int]:
 
 
 def _large_numbers(numbers: list[int], extra: bytes) -> list[int]:
-    """Return the numbers of a directory entry, those beyond 32 bits read from its extra field."""
+    """Return the numbers of a directory entry; its extra field holds those beyond 32 bits."""
     if _LARGE not in numbers:
         return numbers
     pos = 0

@@ -1,4 +1,4 @@
-"""``--engine ray``: what the commands that work on corpora have in common when a cluster does the work."""
+"""Options and functions that the commands share for ``--engine ray``."""
 
 from __future__ import annotations
 
@@ -16,154 +16,144 @@ from xlm.errors import InputError
 if TYPE_CHECKING:
     from xlm.corpus.files import InputFile
     from xlm.distributed.cluster import ClusterOptions
-    from xlm.distributed.run import Summary
-    from xlm.distributed.work import Work
-    from xlm.distributed.worker_model import WorkerModel
+    from xlm.distributed.tasks import Task, WorkerModel
 
 _SHOWN_REASONS = 5
-
 
 _ENGINE = click.option(
     "--engine",
     type=click.Choice(["local", "ray"]),
     default="local",
     show_default=True,
-    is_eager=True,  # what may stand for an input depends on it
-    help="Who does the work: this process, or a cluster of Ray (pip install 'xlm[ray]'). With ray, inputs may also be "
+    is_eager=True,  # it decides which inputs are allowed
+    help="What does the work: this process, or a Ray cluster (pip install 'xlm[ray]'). With ray, inputs may also be "
     "directories, patterns such as 'texts/*.gz', and addresses such as s3://bucket/texts.",
 )
-_OF_RAY = (
-    click.option(
+_RAY_OPTIONS = {
+    "output_dir": click.option(
         "--output-dir",
         metavar="DIR",
-        help="Directory or address for the results: files part-0000000-0000000 and so on, which in the order of their "
-        "names are what --engine local writes, but that each TSV has the header; _SUCCESS when all are there.",
+        help="Directory or address for the results: files part-0000000-0000000 and so on. In the order of their names "
+        "they are the output of --engine local, except that each TSV file has the header. _SUCCESS is written last.",
     ),
-    click.option(
+    "address": click.option(
         "--address",
         metavar="ADDR",
-        help="The cluster: HOST:PORT of its head, or auto on a machine that belongs to it; not ray://.  [default: "
-        "RAY_ADDRESS; without it, one of this machine for the time of the run]",
+        help="The cluster: HOST:PORT of its head node, or auto on a machine of the cluster; not ray://.  [default: "
+        "RAY_ADDRESS; if it is not set, a cluster of this machine for this run]",
     ),
-    click.option(
-        "--connect-timeout", type=click.FloatRange(0), metavar="S", help="Seconds to wait for it.  [default: 30]"
+    "connect_timeout": click.option(
+        "--connect-timeout",
+        type=click.FloatRange(0),
+        metavar="S",
+        help="Seconds to wait for the cluster.  [default: 30]",
     ),
-    click.option(
-        "--concurrency", type=click.IntRange(1), metavar="N", help="Workers.  [default: as many as there is room for]"
+    "concurrency": click.option(
+        "--concurrency",
+        type=click.IntRange(1),
+        metavar="N",
+        help="Number of workers.  [default: as many as there is room for]",
     ),
-    click.option(
+    "gpus_per_worker": click.option(
         "--gpus-per-worker",
         type=click.FloatRange(0),
         metavar="G",
         help="GPUs of each worker, such as 1 or 0.5.  [default: 0, which computes on CPUs]",
     ),
-    click.option(
+    "threads_per_worker": click.option(
         "--threads-per-worker",
         type=click.IntRange(1),
         metavar="N",
-        help="Threads, and CPUs, of each worker. The digits are those of --engine local with as many threads "
-        "(OMP_NUM_THREADS).  [default: 1]",
+        help="Threads of each worker, and CPUs that it occupies. The digits are those of --engine local with "
+        "OMP_NUM_THREADS=N.  [default: 1]",
     ),
-    click.option(
+    "windows_per_file": click.option(
         "--windows-per-file",
         type=click.IntRange(1),
         metavar="N",
-        help="How much goes into one file of results: N times what is computed together, the rows of --read-ahead or "
-        "--batch-size, or 4,096.  [default: by the size of the input, up to 65,536 rows]",
+        help="Size of each file of results, in multiples of the rows that are computed together: --read-ahead, "
+        "--batch-size, or 4,096 to tokenize.  [default: by the size of the input, up to 65,536 rows]",
     ),
-)
-RAY_OPTIONS = (
-    "output_dir",
-    "address",
-    "connect_timeout",
-    "concurrency",
-    "gpus_per_worker",
-    "threads_per_worker",
-    "windows_per_file",
-)
-"""Parameters that go with ``--engine ray`` only, in every command."""
+}
+RAY_OPTIONS = tuple(_RAY_OPTIONS)
+"""Parameters of every command that require ``--engine ray``."""
 
-_RESUME = click.option("--resume", is_flag=True, help="Go on with the --output-dir of a run that was cut off.")
-_PROGRESS = click.option(
-    "--progress/--no-progress", default=None, help="Show Ray's progress.  [default: on a terminal]"
+resuming = (
+    click.option("--resume", is_flag=True, help="Resume the run of --output-dir if it was cut off."),
+    click.option("--progress/--no-progress", default=None, help="Show Ray's progress.  [default: on a terminal]"),
 )
+"""``--resume`` and ``--progress``, for commands that have them only with ``--engine ray``."""
 
 
 def engines(*further: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Adds ``--engine`` and the options of ``--engine ray``, which ``uses_ray`` checks, and some of one command."""
+    """Return a decorator that adds ``--engine``, the options of ``--engine ray`` and some of one command."""
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
-        for option in reversed((_ENGINE, *_OF_RAY, *further)):
+        for option in reversed((_ENGINE, *_RAY_OPTIONS.values(), *further)):
             command = option(command)
         return command
 
     return decorate
 
 
-resuming = (_RESUME, _PROGRESS)
-"""``--resume`` and ``--progress``, for commands that do not have them otherwise."""
-
-
 def uses_ray(*, only_ray: Iterable[str] = (), only_local: Iterable[str] = ()) -> bool:
-    """Whether the command that runs is to work on a cluster.
+    """Return whether the current command runs on a cluster.
 
     Args:
-        only_ray: Parameters that go with ``--engine ray`` only, beside those that ``engines`` adds.
-        only_local: Parameters that do not go with it.
+        only_ray: Parameters that require ``--engine ray``, besides those of ``engines``.
+        only_local: Parameters that require ``--engine local``.
 
     Raises:
-        UsageError: A parameter is given that does not go with the engine, or none where one is needed.
+        UsageError: A parameter does not go with the engine, or ``--output-dir`` is missing.
     """
     context = click.get_current_context()
     ray: bool = context.params["engine"] == "ray"
-    given = [
-        _shown(context, name)
+    unsuitable = [
+        parameter.opts[0] if isinstance(parameter, click.Option) else (parameter.name or "").upper()
         for name in (only_local if ray else (*RAY_OPTIONS, *only_ray))
-        if context.get_parameter_source(name) == ParameterSource.COMMANDLINE
+        for parameter in context.command.params
+        if parameter.name == name and context.get_parameter_source(name) == ParameterSource.COMMANDLINE
     ]
-    if given:
-        raise click.UsageError(f"{', '.join(given)}: not with --engine {'ray' if ray else 'local'}")
+    if unsuitable:
+        raise click.UsageError(f"{', '.join(unsuitable)}: not with --engine {'ray' if ray else 'local'}")
     if ray and context.params["output_dir"] is None:
         raise click.UsageError("--engine ray writes to a directory: --output-dir DIR")
-    try:
-        _cluster(context.params)
-    except InputError as error:
-        raise click.UsageError(str(error)) from error
+    if ray:
+        try:
+            _cluster(context.params)
+        except InputError as error:
+            raise click.UsageError(str(error)) from error
     return ray
 
 
-def _shown(context: click.Context, name: str) -> str:
-    found = next(parameter for parameter in context.command.params if parameter.name == name)
-    return found.opts[0] if isinstance(found, click.Option) else name.upper()
-
-
 def inputs(names: Sequence[str], *, form: str | None, column: str | None) -> list[InputFile]:
-    """The files that are to be read.
+    """Return the input files.
 
     Raises:
-        UsageError: Standard input, nothing of that name, a column of plain text, or Parquet that is compressed.
-        InputError: The first is a table without the column, has a header that cannot be read, or is in UTF-16.
+        UsageError: Standard input, no such file, a column of plain text, or compressed Parquet.
+        InputError: The first file is a table without the column, has an unreadable header, or is in UTF-16.
         DependencyError: Ray is not installed.
     """
     from xlm.corpus.rows import Corpus
     from xlm.distributed.cluster import import_ray
-    from xlm.distributed.inputs import input_files
 
     import_ray()
+    from xlm.distributed.storage import input_files
+
     if not names or "-" in names:
         raise click.UsageError("--engine ray reads files, not standard input")
     try:
-        files = input_files(list(names), output=click.get_current_context().params["output_dir"])
+        files = input_files(names, output=click.get_current_context().params["output_dir"])
         Corpus(files, format=form, column=column)
     except InputError as error:
         raise click.UsageError(str(error)) from error
-    # The first stands for all: each file costs a round trip, and the others are checked where they are read.
+    # Only the first: each file costs a round trip, and the others are checked when they are read.
     Corpus(files[:1], format=form, column=column).check()
     return files
 
 
 def earlier_run(options: dict[str, Any]) -> dict[str, Any]:
-    """What the run is that is to be resumed; nothing when there is none.
+    """Return the description of the run to resume; empty if there is none.
 
     Raises:
         XLMError: The output directory cannot be read.
@@ -171,109 +161,107 @@ def earlier_run(options: dict[str, Any]) -> dict[str, Any]:
     from xlm.distributed.output import Output
     from xlm.distributed.storage import Directory
 
-    found = Output(Directory(options["output_dir"]), "").description() if options["resume"] else None
-    return found or {}
+    return (Output(Directory(options["output_dir"]), "").description() if options["resume"] else None) or {}
 
 
 def worker_model(model: str, *, lang: str, options: dict[str, Any]) -> WorkerModel:
-    """The model as each worker is to open it.
+    """Return the model as each worker opens it.
 
     Args:
-        model: Its name.
+        model: Name of the model.
         lang: Language of the texts.
-        options: Of the command line.
+        options: Options of the command.
 
     Raises:
-        InputError: What is to compute cannot, in that type.
+        InputError: The workers' devices do not support the dtype.
     """
-    from xlm.distributed.worker_model import WorkerModel
+    from xlm.distributed.tasks import WorkerModel
     from xlm.inference.loading import check_device
 
     device = "cuda" if options["gpus_per_worker"] else "cpu"
     dtype = options.get("dtype", "float32")
     check_device(dtype=dtype, device=device)
     return WorkerModel(
-        model=_whole_path(model),
+        model=_absolute(model),
         lang=lang,
         preset=options["preset"],
-        codes=_whole_path(options["codes"]),
+        codes=_absolute(options["codes"]),
         dtype=dtype,
         device=device,
-        threads=options["threads_per_worker"] or 1,
+        threads=_cluster(options).threads_per_worker,
     )
 
 
-def _whole_path(name: Any) -> Any:
-    # Workers are in other directories. What is no path here is a bundled model or an id.
+def _absolute(name: Any) -> Any:
+    # Workers run in other directories. A name that is no path here is the bundled model or an id.
     return str(Path(name).absolute()) if name is not None and Path(name).exists() else name
 
 
-def work_on_ray(
-    work: Work,
+def run_on_ray(
+    task: Task,
     files: Sequence[InputFile],
     identity: dict[str, Any],
     *,
     form: str | None,
     column: str | None,
     options: dict[str, Any],
-) -> Summary:
-    """Does a work over files, and says on standard error what came of it.
+) -> dict[str, int]:
+    """Run a task over files, print a summary on standard error, and return the counts of its records.
 
     Args:
-        work: The work.
+        task: The task.
         files: The input.
-        identity: What ``work.identity()`` gave.
+        identity: What ``task.identity()`` returned.
         form: As for ``Corpus``.
         column: As for ``Corpus``.
-        options: Of the command line.
+        options: Options of the command.
 
     Raises:
-        ClickException: Files could be read in part only.
+        ClickException: A file could only be read in part.
         XLMError: As for ``Run``.
     """
+    from xlm.distributed.output import totals
     from xlm.distributed.run import Run
-    from xlm.distributed.work import ScoreWork
+    from xlm.distributed.tasks import ScoreTask
 
-    shown = options["progress"]
+    progress = options["progress"]
     run = Run(
-        work=work,
+        task=task,
         files=files,
         output=options["output_dir"],
         cluster=_cluster(options),
-        form=form,
+        format=form,
         column=column,
         windows_per_file=options["windows_per_file"],
         resume=options["resume"],
-        progress=sys.stderr.isatty() if shown is None else shown,
+        progress=sys.stderr.isatty() if progress is None else progress,
     )
-    summary = run(identity)
+    records = run(identity)
+    total = totals(records)
+    counts: dict[str, int] = total["counts"]
     if "signature" in identity:
-        unknown = summary.counts.get("unknown", 0) if isinstance(work, ScoreWork) else None
-        show_signature(identity["signature"], unknown=unknown)
-    for warning in summary.warnings:
+        show_signature(identity["signature"], unknown=counts.get("unknown", 0) if isinstance(task, ScoreTask) else None)
+    for warning in sorted({warning for record in records for warning in record.warnings}):
         click.echo(f"warning: {' '.join(warning.split())}", err=True)
-    if len(summary.processors) > 1:
-        kinds = ", ".join(summary.processors)
-        click.echo(f"warning: several kinds of processor, whose last digits may differ: {kinds}", err=True)
-    resumed = f", {summary.resumed:,} of them from before" if summary.resumed else ""
-    click.echo(f"{summary.rows:,} rows in {summary.parts:,} files{resumed}", err=True)
-    if summary.problems:
-        click.echo(f"{summary.problems:,} rows could not be processed", err=True)
-        for reason in summary.reasons[:_SHOWN_REASONS]:
+    if len(total["processors"]) > 1:
+        processors = ", ".join(total["processors"])
+        click.echo(f"warning: last digits may differ between these kinds of processors: {processors}", err=True)
+    resumed = f", {run.resumed:,} of them from before" if run.resumed else ""
+    click.echo(f"{total['rows']:,} rows in {len(records):,} files{resumed}", err=True)
+    if total["problems"]:
+        click.echo(f"{total['problems']:,} rows could not be processed", err=True)
+        for reason in [reason for record in records for reason in record.reasons][:_SHOWN_REASONS]:
             click.echo(f"  {reason}", err=True)
-    if summary.damaged:
-        raise click.ClickException(f"read only in part, the rest being damaged: {', '.join(summary.damaged)}")
-    return summary
+    damaged = [files[record.file].name for record in records if record.damaged]
+    if damaged:
+        raise click.ClickException(f"read only in part, the rest being damaged: {', '.join(damaged)}")
+    return counts
 
 
 def _cluster(options: dict[str, Any]) -> ClusterOptions:
-    from xlm.distributed.cluster import CONNECT_SECONDS, ClusterOptions
+    from dataclasses import fields
 
-    timeout = options["connect_timeout"]
-    return ClusterOptions(
-        address=options["address"],
-        concurrency=options["concurrency"],
-        gpus_per_worker=options["gpus_per_worker"] or 0.0,
-        threads_per_worker=options["threads_per_worker"] or 1,
-        connect_seconds=CONNECT_SECONDS if timeout is None else timeout,
-    )
+    from xlm.distributed.cluster import ClusterOptions
+
+    names = [field.name for field in fields(ClusterOptions)]
+    return ClusterOptions(**{name: options[name] for name in names if options[name] is not None})

@@ -13,8 +13,8 @@ from xlm.errors import InputError
 
 if TYPE_CHECKING:
     from xlm.corpus.rows import Corpus
-    from xlm.scoring.model_source import ModelSource
     from xlm.scoring.options import ScoringOptions
+    from xlm.scoring.signature import ModelSource
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -156,7 +156,7 @@ def open_corpus(files: Sequence[Path], *, form: str | None, column: str | None) 
 
 def model_source(model: str, options: Mapping[str, Any], *, lang: str | None = None) -> ModelSource:
     """Return the model of a command line that has ``pipeline`` and ``computing``."""
-    from xlm.scoring.model_source import ModelSource
+    from xlm.scoring.signature import ModelSource
 
     return ModelSource(
         model=model, lang=lang, **{name: options[name] for name in ("preset", "codes", "dtype", "device")}

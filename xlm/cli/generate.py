@@ -18,8 +18,8 @@ from xlm.cli._distributed import (
     engines,
     inputs,
     resuming,
+    run_on_ray,
     uses_ray,
-    work_on_ray,
     worker_model,
 )
 from xlm.cli._lines import naming_line, write_line
@@ -154,7 +154,7 @@ def command(
             of_ray=of_ray | of_file | {"preset": preset, "codes": codes, "dtype": dtype},
             options={"greedy": greedy, **sampling, **options},
             continuation_lang=continuation_lang,
-            batch_size=batch_size,
+            read_at_once=batch_size,
             form=form,
         )
         return
@@ -185,18 +185,18 @@ def command(
 
 
 def _on_ray(
-    model: str, name: str, *, lang: str, seed: int | None, of_ray: dict[str, Any], form: str, **of_work: Any
+    model: str, name: str, *, lang: str, seed: int | None, of_ray: dict[str, Any], form: str, **of_task: Any
 ) -> None:
     input_format, column = of_ray["input_format"], of_ray["column"]
     files = inputs([name], form=input_format, column=column)
-    from xlm.distributed.generate_work import GenerateWork
+    from xlm.distributed.tasks import GenerateTask
 
     if seed is None:
         seed = earlier_run(of_ray).get("seed", secrets.randbits(63))
-    opened = worker_model(model, lang=lang, options=of_ray)
-    work = GenerateWork(opened=opened, seed=seed, form=form, files=len(files) > 1, **of_work)
-    summary = work_on_ray(work, files, work.identity(), form=input_format, column=column, options=of_ray)
-    _show_stops(Counter(summary.counts))
+    source = worker_model(model, lang=lang, options=of_ray)
+    task = GenerateTask(model=source, seed=seed, format=form, files=len(files) > 1, **of_task)
+    counts = run_on_ray(task, files, task.identity(), form=input_format, column=column, options=of_ray)
+    _show_stops(Counter(counts))
 
 
 def _show_stops(stops: Counter[str]) -> None:

@@ -54,8 +54,7 @@ def command(
         xlm learn-bpe --merges 8000 --codes codes --vocab vocab --preset original de=de.txt en=en.txt
     """
     from xlm._io.atomic import check_target
-    from xlm.data.bpe_learning import learn_merges
-    from xlm.data.words import count_pieces, count_words
+    from xlm.data.bpe_learning import count_pieces, count_words, learn_merges
     from xlm.tokenizer.bpe import write_codes
 
     for target in (codes, *([] if vocab is None else [vocab])):
@@ -69,14 +68,14 @@ def command(
                 path,
                 preset=preset,
                 lang=lang,
-                form=input_format,
+                format=input_format,
                 column=column,
                 workers=workers,
                 progress=partial(_show, f"{path}:", "lines"),
             )
         )
     if not words:
-        raise InputError("there is no word to learn from", where=", ".join(str(path) for _, path in files))
+        raise InputError("there are no words to learn from", where=", ".join(str(path) for _, path in files))
     learnt = learn_merges(words, merges, progress=partial(_show, "", "merges"))
     pairs = [(merge.left, merge.right) for merge in learnt]
     write_codes(codes, pairs, [merge.count for merge in learnt])

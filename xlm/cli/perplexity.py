@@ -14,8 +14,8 @@ from xlm.cli._lines import show_signature, write_line
 from xlm.cli._options import TEXT_FILES, model_source, open_corpus, scoring, wrong_usage
 
 if TYPE_CHECKING:
-    from xlm.corpus.tables import Cell
     from xlm.scoring.perplexity import LanguagePerplexity
+    from xlm.scoring.table import Cell
 
 _COLUMNS = ("lang", "perplexity", "tokens", "nats_per_token", "bits_per_character", "bits_per_byte", "texts", "unknown")
 
@@ -80,8 +80,8 @@ def command(model: str, files: tuple[Path, ...], langs: tuple[str, ...], form: s
         lang: open_corpus([path], form=options["input_format"], column=options["column"])
         for lang, path in zip(langs, paths, strict=True)
     }
-    from xlm.corpus.tables import tsv_line
     from xlm.scoring.perplexity import perplexity
+    from xlm.scoring.table import tsv_line
 
     opened = model_source(model, options).open(signed=True)
     with ExitStack() as stack, wrong_usage("stride", "window"):

@@ -75,7 +75,7 @@ def command(
         tokenizer = XLMTokenizer.from_codes(
             codes, vocab, lang2id={name: number for number, name in enumerate(sorted(languages))}, **settings
         )
-    index = prepare(tokenizer, texts, directory, form=input_format, column=column, workers=workers, progress=_show)
+    index = prepare(tokenizer, texts, directory, format=input_format, column=column, workers=workers, progress=_show)
     for split, by_name in index.splits.items():
         for language, text in by_name.items():
             unknown = sum(shard.unknown for shard in text.shards)

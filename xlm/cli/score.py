@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from xlm.cli._distributed import engines, inputs, uses_ray, work_on_ray, worker_model
+from xlm.cli._distributed import engines, inputs, run_on_ray, uses_ray, worker_model
 from xlm.cli._lines import show_signature
 from xlm.cli._options import TEXT_FILES, model_source, one_language, open_corpus, scoring, scoring_options, wrong_usage
 from xlm.cli._progress import Progress
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from xlm._io.resumable import ResumableFile
-    from xlm.corpus.rows import Corpus
-    from xlm.scoring.scorer import Scorer
+    from xlm.corpus.rows import Corpus, Row
+    from xlm.scoring.sentence import Scorer
     from xlm.scoring.signature import Signature
-    from xlm.scoring.table import ScoredWindow, ScoreTable
+    from xlm.scoring.table import ScoredLines, ScoreTable
 
 
 @click.command(name="score", short_help="Log-probability of each line, word or token of texts.")
@@ -123,7 +123,7 @@ def command(model: str, files: tuple[Any, ...], by: str, form: str, **options: A
     corpus = open_corpus(files or (Path("-"),), form=options["input_format"], column=options["column"])
     table = _table(by, form, files=len(files) > 1, options=options)
     opened = model_source(model, options, lang=options["lang"]).open(offsets=by == "word", signed=True)
-    from xlm.scoring.scorer import Scorer
+    from xlm.scoring.sentence import Scorer
 
     with wrong_usage("stride"):
         scorer = Scorer(opened.model, opened.tokenizer, lang=options["lang"], options=scoring_options(options))
@@ -143,17 +143,17 @@ def command(model: str, files: tuple[Any, ...], by: str, form: str, **options: A
 
 def _on_ray(model: str, names: tuple[str, ...], *, by: str, form: str, options: dict[str, Any]) -> None:
     files = inputs(names, form=options["input_format"], column=options["column"])
-    from xlm.distributed.work import ScoreWork
+    from xlm.distributed.tasks import ScoreTask
 
-    work = ScoreWork(
-        opened=worker_model(model, lang=options["lang"], options=options),
+    task = ScoreTask(
+        model=worker_model(model, lang=options["lang"], options=options),
         table=_table(by, form, files=len(files) > 1, options=options),
         options=scoring_options(options),
         read_at_once=options["read_ahead"],
     )
     with wrong_usage("stride"):
-        identity = work.identity()
-    work_on_ray(work, files, identity, form=options["input_format"], column=options["column"], options=options)
+        identity = task.identity()
+    run_on_ray(task, files, identity, form=options["input_format"], column=options["column"], options=options)
 
 
 def _table(by: str, form: str, *, files: bool, options: dict[str, Any]) -> ScoreTable:
@@ -187,8 +187,8 @@ class _Run:
 
     def to_stdout(self) -> None:
         click.echo(self._table.header.encode(), nl=False)
-        for window in self._windows(done=0, digest=""):
-            click.echo(window.data, nl=False)
+        for _, lines in self._windows(self._corpus):
+            click.echo(lines.data, nl=False)
             sys.stdout.flush()
 
     def to_file(self, output: Path, made_with: Signature) -> None:
@@ -197,8 +197,8 @@ class _Run:
         import torch
 
         from xlm._io.resumable import ResumableFile
+        from xlm.corpus.read_ahead import check_same_rows
         from xlm.inference.loading import processor_name
-        from xlm.scoring.table import check_same
 
         named = ("by", "form", "column", "input_format", "batch_size", "batch_tokens", "read_ahead")
         options = {**self._options, "by": self._table.unit, "form": self._table.format}
@@ -215,7 +215,7 @@ class _Run:
         )
         self.problems, self.unknown = file.problems, file.unknown
         if file.complete:
-            check_same(self._corpus, done=file.rows, digest=file.digest)
+            check_same_rows(self._corpus, done=file.rows, digest=file.digest)
             click.echo(f"{output} is complete already", err=True)
             return
         if file.threads != torch.get_num_threads():
@@ -231,28 +231,31 @@ class _Run:
             file.finish()
 
     def _fill(self, file: ResumableFile) -> None:
+        from xlm.corpus.read_ahead import RowsDigest
+
         if not file.size:
             file.append(self._table.header.encode(), rows=0, digest="")
-        for window in self._windows(done=file.rows, digest=file.digest):
+        digest = RowsDigest()
+        rows = digest.skip(self._corpus, done=file.rows, digest=file.digest)
+        for window, lines in self._windows(rows, done=file.rows):
             file.append(
-                window.data,
-                rows=window.rows,
-                digest=window.digest,
-                problems=window.problems,
-                unknown=window.unknown,
+                lines.data,
+                rows=len(window),
+                digest=digest.update(window),
+                problems=lines.problems,
+                unknown=lines.unknown,
             )
 
-    def _windows(self, *, done: int, digest: str) -> Iterator[ScoredWindow]:
-        from xlm.scoring.table import score_rows
+    def _windows(self, rows: Iterable[Row], *, done: int = 0) -> Iterator[tuple[list[Row], ScoredLines]]:
+        from xlm.corpus.read_ahead import windows
+        from xlm.scoring.table import scored_lines
 
         progress = Progress(shown=self._options["progress"], total=sum(size for _, size in self._corpus.sizes))
         progress.start(rows=done)
-        read_at_once = self._options["read_ahead"]
-        for window in score_rows(
-            self._scorer, self._corpus, self._table, read_at_once=read_at_once, done=done, digest=digest
-        ):
-            yield window
-            self.problems += window.problems
-            self.unknown += window.unknown
-            progress.update(rows=window.rows, tokens=window.tokens, read=self._corpus.bytes_read())
+        for window in windows(rows, read_at_once=self._options["read_ahead"]):
+            lines = scored_lines(self._scorer, window, self._table)
+            yield window, lines
+            self.problems += lines.problems
+            self.unknown += lines.unknown
+            progress.update(rows=len(window), tokens=lines.tokens, read=self._corpus.bytes_read())
         progress.end()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from xlm.cli._distributed import engines, inputs, resuming, uses_ray, work_on_ray, worker_model
+from xlm.cli._distributed import engines, inputs, resuming, run_on_ray, uses_ray, worker_model
 from xlm.cli._lines import UntilError, naming_line
 from xlm.cli._options import model_and_text, open_corpus
 
@@ -90,10 +90,10 @@ def command(
 def _on_ray(model: str, name: str, *, lang: str, output: str, options: dict[str, Any]) -> None:
     form, column = options["input_format"], options["column"]
     files = inputs([name], form=form, column=column)
-    from xlm.distributed.work import TokenizeWork
+    from xlm.distributed.tasks import TokenizeTask
 
-    work = TokenizeWork(opened=worker_model(model, lang=lang, options=options), output=output)
-    work_on_ray(work, files, work.identity(), form=form, column=column, options=options)
+    task = TokenizeTask(model=worker_model(model, lang=lang, options=options), output=output)
+    run_on_ray(task, files, task.identity(), form=form, column=column, options=options)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,7 +111,7 @@ class _Work:
     output: str
 
     def __call__(self, texts: list[str]) -> _Block:
-        from xlm.tokenizer.lines import written_lines
+        from xlm.tokenizer.batches import written_lines
 
         lines = written_lines(self.tokenizer, texts, lang=self.lang, output=self.output)
         return _Block(written="".join([f"{line}\n" for line in lines]).encode("utf-8"), lines=len(texts))

@@ -6,12 +6,11 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-if TYPE_CHECKING:
-    from xlm.training.log import Event
+from xlm.training.log import Event, results_of
 
 
 @click.command(short_help="Train a model on prepared text.")
@@ -88,8 +87,14 @@ def _update(event: Event, max_steps: int) -> str:
 
 
 def _evaluation(event: Event, _: int) -> str:
-    each = "  ".join(f"{language} {value:.3f}" for language, value in event["perplexity"].items())
-    return f"{event['updates']:,}  perplexity {each}  mean {event['mean']:.3f}{'  (best)' if event['best'] else ''}"
+    texts = [f"{event['updates']:,}"]
+    for name, value in results_of(event).items():
+        if isinstance(value, dict):
+            value = "  ".join(f"{language} {number:.3f}" for language, number in value.items())
+            texts.append(f"{name} {value}")
+        else:
+            texts.append(f"{name} {value:.3f}")
+    return "  ".join([*texts, *["(best)"] * event["best"]])
 
 
 _TEXTS: dict[str, Callable[[dict[str, Any], int], str]] = {

@@ -23,7 +23,7 @@ def command(run: Path, output: Path | None) -> None:
     Example:
         xlm train-report run --output run.png
     """
-    from xlm.training.report import draw_report
+    from xlm.training.log import draw_report
 
     path = output or run / "report.png"
     report = draw_report(run, path)

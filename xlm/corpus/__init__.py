@@ -1,1 +1,1 @@
-"""Records of text in, from files of several formats; tables out."""
+"""Rows of text from files of several formats."""

@@ -1,4 +1,4 @@
-"""Sources of records: files here or elsewhere, standard input, and gzip data."""
+"""Sources of rows: local and remote files, standard input, and gzip data."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import sys
 import zlib
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from gzip import BadGzipFile
 from pathlib import Path, PurePath
@@ -18,107 +18,107 @@ STDIN = Path("-")
 
 _MAGIC = b"\x1f\x8b"
 _READ = 1 << 16
-_MOST = 1 << 18
-"""Decompressed bytes at a time; a compressed byte can stand for a thousand."""
+_DECOMPRESS = 1 << 18
+"""Maximum number of bytes to decompress at a time; one compressed byte can become a thousand."""
 
 
 class InputFile(Protocol):
-    """A file that can be read, more than once unless it is a pipe."""
+    """A file to read. All but pipes can be read more than once."""
 
     @property
     def path(self) -> PurePath:
-        """The path, whose suffix names the format."""
+        """The path; its suffix names the format."""
         ...
 
     @property
     def name(self) -> str:
-        """The name in results."""
+        """The name of the file in results."""
         ...
 
     def size(self) -> int:
-        """Return the stored size in bytes; 0 if it is unknown or the file is gone."""
+        """Return the size of the stored file in bytes; 0 if it is unknown or the file is gone."""
         ...
 
     def open(self) -> AbstractContextManager[BinaryIO]:
-        """Open the file for bytes.
+        """Open the file for reading bytes.
 
         Raises:
-            OSError: It is gone, or cannot be read.
+            OSError: The file is gone or cannot be read.
         """
         ...
 
     def open_parquet(self) -> AbstractContextManager[Any]:
-        """Open the file as an argument of ``pyarrow.parquet.ParquetFile``.
+        """Open the file as an argument for ``pyarrow.parquet.ParquetFile``.
 
         Raises:
-            OSError: It is gone, or cannot be read.
+            OSError: The file is gone or cannot be read.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class LocalFile:
-    """A file of this machine, or standard input.
+    """A local file, or standard input.
 
     Attributes:
-        path: The path as it was given.
+        path: The path of the file; ``STDIN`` for standard input.
     """
 
     path: Path
 
     @property
     def name(self) -> str:
-        r"""The path, bytes of it that are not UTF-8 as ``\xff``."""
+        r"""The path, with bytes that are not UTF-8 written as ``\xff``."""
         return os.fsencode(self.path).decode("utf-8", "backslashreplace")
 
     def size(self) -> int:
-        """See ``InputFile``."""
+        """Return the size in bytes, as ``InputFile`` says."""
         try:
             return 0 if self.path == STDIN else self.path.stat().st_size
         except OSError:
             return 0
 
     def open(self) -> AbstractContextManager[BinaryIO]:
-        """See ``InputFile``."""
+        """Open the file for reading bytes."""
         return nullcontext(sys.stdin.buffer) if self.path == STDIN else self.path.open("rb")
 
     def open_parquet(self) -> AbstractContextManager[Any]:
-        """See ``InputFile``."""
+        """Return the path, which pyarrow opens itself."""
         return nullcontext(self.path)
 
 
 class GzipReader(io.RawIOBase):
     """Reader of the decompressed bytes of all members of a gzip file.
 
-    Zeros behind a member are padding. Other bytes there that begin no member are counted and left out. Where the data
-    is damaged or cut off, all that could be decompressed is handed out before the error is raised.
+    Zeros behind a member are padding. Other bytes there that do not begin a member are counted and ignored. If the data
+    is damaged or truncated, reading returns everything that can be decompressed before it raises the error.
 
     Args:
         file: The compressed bytes.
-        on_trailing: Called once at the end if bytes were left out: how many, and the offset of the first.
+        on_trailing: Called once at the end if bytes were ignored, with their number and the offset of the first.
 
     Raises:
-        BadGzipFile: The file does not begin with a gzip member; when it is read.
-        EOFError: It is empty or ends inside a member; when it is read.
-        zlib.error: A member is damaged, or its checksum does not match; when it is read.
+        BadGzipFile: On reading, if the file does not begin with a gzip member.
+        EOFError: On reading, if the file is empty or ends inside a member.
+        zlib.error: On reading, if a member is damaged or its checksum does not match.
     """
 
     def __init__(self, file: io.BufferedIOBase, *, on_trailing: Callable[[int, int], None]) -> None:
         self._file, self._on_trailing = file, on_trailing
-        self._input = b""  # read and not yet decompressed
-        self._offset = 0  # of the end of that
-        self._members_end = 0  # offset of the end of the last whole member
-        self._member: Any = None  # the decompressor of the open one
-        self._output = memoryview(b"")  # decompressed and not yet handed out
-        self._error: Exception | None = None  # comes behind that
+        self._input = b""  # bytes read but not yet decompressed
+        self._offset = 0  # offset of the end of _input in the file
+        self._members_end = 0  # offset of the end of the last complete member
+        self._member: Any = None  # the decompressor of the current member
+        self._output = memoryview(b"")  # decompressed but not yet returned
+        self._error: Exception | None = None  # to raise after _output
         self._ended = False
 
     def readable(self) -> bool:
-        """Return that it can be read."""
+        """Return True."""
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Fill the buffer with the bytes that are available, and return their number; 0 at the end."""
+        """Fill the buffer with the available bytes, and return their number; 0 at the end."""
         while not self._output and not self._ended:
             if self._error is not None:
                 raise self._error
@@ -131,7 +131,7 @@ class GzipReader(io.RawIOBase):
         return count
 
     def _fill(self) -> bool:
-        data = self._file.read1(_READ)  # a pipe may have less for now
+        data = self._file.read1(_READ)  # a pipe may return fewer bytes
         self._input += data
         self._offset += len(data)
         return bool(data)
@@ -157,7 +157,7 @@ class GzipReader(io.RawIOBase):
         at_end = not self._input and not self._fill()
         before = self._member.copy()
         try:
-            data: bytes = self._member.decompress(self._input, _MOST)
+            data: bytes = self._member.decompress(self._input, _DECOMPRESS)
         except zlib.error as error:
             self._error = error
             return _before_error(before, self._input)
@@ -175,9 +175,7 @@ class GzipReader(io.RawIOBase):
 def _before_error(member: Any, data: bytes) -> bytes:
     """Decompress byte by byte up to the one that raises."""
     decompressed = bytearray()
-    try:
-        for place in range(len(data)):
-            decompressed += member.decompress(data[place : place + 1])
-    except zlib.error:
-        pass
+    with suppress(zlib.error):
+        for byte in data:
+            decompressed += member.decompress(bytes([byte]))
     return bytes(decompressed)

@@ -1,6 +1,6 @@
-"""Parsers of the formats that records come in; each yields every row, with its text or what is wrong with it.
+"""Parsers of the formats of rows. Each yields every row, as a text or as a problem.
 
-A stray quote or a byte that is not UTF-8 costs its own row and no other.
+A stray quote or a byte that is not UTF-8 affects its own row only.
 """
 
 from __future__ import annotations
@@ -21,38 +21,38 @@ from xlm.errors import DependencyError, InputError
 FORMATS = ("text", "jsonl", "csv", "tsv", "parquet")
 
 Parsed = tuple[str | None, str | None]
-"""The text of a row, or ``None`` and what is wrong with it."""
+"""The text of a row, or ``None`` and its problem."""
 
 _SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
 _LONGEST_ROW = 1 << 26
 _LONGEST_QUOTE = 1 << 20
-"""Bytes of the further lines of a quoted CSV cell."""
+"""Maximum number of bytes in the further lines of a quoted CSV cell."""
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-_MARKS_OF_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+_UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 _UTF_16 = re.compile(rb"([^\0]\0){2}|(\0[^\0]){2}")
 _NO_ROWS: Parsed = (None, "the table has no rows")
 _TOO_LONG = "the row is longer than {:,} bytes"
 
 
 def is_gzip(path: PurePath) -> bool:
-    """Return whether a file is compressed, by its name."""
+    """Return whether a file name is that of a gzip file."""
     return path.suffix.lower() == ".gz"
 
 
 def format_of(path: PurePath) -> str:
-    """Return which of ``FORMATS`` a file is, by its name."""
+    """Return the format in ``FORMATS`` that a file name stands for, plain text by default."""
     suffix = path.with_suffix("").suffix if is_gzip(path) else path.suffix
     return _SUFFIXES.get(suffix.lower(), "text")
 
 
 def parse_lines(file: BinaryIO, key: str | None, name: str, *, warn: Callable[[str], None]) -> Iterator[Parsed]:
-    """Yield the text of each line: the line itself, or the value of a key of the JSON object that it is.
+    """Yield the text of each line: the line itself, or the value of a key of the JSON object in the line.
 
     Args:
-        file: Bytes.
+        file: A binary file.
         key: The key; ``None`` for plain text.
-        name: The file's name in errors and warnings.
-        warn: Called at the end if the only line of the file seems to be many.
+        name: Name of the file in errors and warnings.
+        warn: Called at the end if the file is a single line that seems to be many.
 
     Raises:
         InputError: The file is in UTF-16.
@@ -63,31 +63,49 @@ def parse_lines(file: BinaryIO, key: str | None, name: str, *, warn: Callable[[s
         text, problem = _decode(line)
         yield (text, problem) if text is None or key is None else _parse_json(text, key)
     if count == 1 and b"\r" in line.rstrip(b"\r"):
-        warn(f"{name}: all of it is one row, for it has carriage returns and no line feed between its lines")
+        warn(f"{name}: the whole file is one row, because its lines end in carriage returns without line feeds")
 
 
 def parse_table(file: BinaryIO, format: str, column: str, name: str, open_files: ExitStack) -> Iterator[Parsed]:
     """Yield the cells of one column of CSV or TSV.
 
     Args:
-        file: Bytes.
+        file: A binary file.
         format: ``"csv"`` or ``"tsv"``.
         column: The column that holds the text.
-        name: The file's name in errors.
-        open_files: Closed by the caller when the file is done with.
+        name: Name of the file in errors.
+        open_files: Holds what is open; the caller closes it after the last row.
 
     Raises:
         InputError: The header cannot be read or lacks the column, or the file is in UTF-16.
     """
-    # Latin-1, in which a character is a byte: what is not UTF-8 costs one row.
+    # In Latin-1 each byte is a character, so a byte that is not UTF-8 affects one row only.
     characters = io.TextIOWrapper(file, "latin-1", newline="")
-    open_files.callback(characters.detach)  # else it closes standard input
+    open_files.callback(characters.detach)  # otherwise it closes standard input
     lines = _without_mark(_table_lines(characters), name, blank=b"\n")
-    yield from (_parse_csv if format == "csv" else _parse_tsv)(lines, column, name)
+    records = (_csv_records if format == "csv" else _tsv_records)(lines)
+    header = next(records, None)
+    if header is None:
+        return
+    if isinstance(header, str):
+        raise InputError(
+            "the header cannot be read",
+            where=f"{name}, line 1",
+            found=header,
+            expected="the names of the columns",
+            remedy="correct that line, or name the right --input-format",
+        )
+    index = _index_of(column, header, name)
+    empty = True
+    for record in records:
+        empty = False
+        yield (None, record) if isinstance(record, str) else _cell(record, index, header)
+    if empty:
+        yield _NO_ROWS
 
 
 def parse_parquet(source: InputFile, column: str, open_files: ExitStack) -> Iterator[tuple[int, Parsed]]:
-    """Yield the number of all rows and the text of each; arguments and errors as for ``parse_table``.
+    """Yield the total number of rows with each row; arguments and errors as for ``parse_table``.
 
     Raises:
         OSError: The file cannot be read.
@@ -95,18 +113,14 @@ def parse_parquet(source: InputFile, column: str, open_files: ExitStack) -> Iter
     """
     pyarrow, parquet = import_pyarrow()
     try:
-        opened = open_files.enter_context(source.open_parquet())
-        file = open_files.enter_context(parquet.ParquetFile(opened))
+        file = open_files.enter_context(parquet.ParquetFile(open_files.enter_context(source.open_parquet())))
         names, total = file.schema_arrow.names, file.metadata.num_rows
         _index_of(column, names, source.name)
         if not total:
             yield 1, _NO_ROWS
         for batch in file.iter_batches(batch_size=1024, columns=[column]):
             for value in batch.column(0):
-                try:
-                    yield total, checked_text(value.as_py(), column)
-                except UnicodeDecodeError as error:
-                    yield total, (None, f"{column!r} is not UTF-8: byte {error.start + 1}")
+                yield total, arrow_text(value, column)
     except pyarrow.ArrowException as error:
         raise OSError(str(error)) from error
 
@@ -131,7 +145,7 @@ def import_pyarrow() -> tuple[Any, Any]:
 
 
 def checked_text(value: object, column: str) -> Parsed:
-    """Return the text of a cell, or ``None`` and what is wrong with it."""
+    """Return the text of a cell, or ``None`` and its problem."""
     if not isinstance(value, str):
         return None, f"{column!r} is not text: {type(value).__name__}"
     try:
@@ -142,8 +156,16 @@ def checked_text(value: object, column: str) -> Parsed:
     return value, None
 
 
+def arrow_text(value: Any, column: str) -> Parsed:
+    """Return the text of an Arrow value, or ``None`` and what is wrong with it."""
+    try:
+        return checked_text(value.as_py(), column)
+    except UnicodeDecodeError as error:
+        return None, f"{column!r} is not UTF-8: byte {error.start + 1}"
+
+
 def _lines(file: BinaryIO) -> Iterator[bytes]:
-    r"""Yield lines without their ends, ``\n`` or ``\r\n``; of one too long to hold, a byte more than may be held."""
+    r"""Yield lines without their ends, ``\n`` or ``\r\n``. A longer line is cut at one byte more than the limit."""
     while line := file.readline(_LONGEST_ROW + len("\r\n")):
         if line.endswith(b"\n"):
             yield line[:-1].removesuffix(b"\r")
@@ -156,16 +178,16 @@ def _lines(file: BinaryIO) -> Iterator[bytes]:
 
 
 def _without_mark(lines: Iterator[bytes], name: str, *, blank: bytes = b"") -> Iterator[bytes]:
-    """Yield the lines of a file without the byte order mark in front of the first.
+    """Yield the lines of a file without a byte order mark.
 
     Raises:
-        InputError: The file is in UTF-16, with a mark or without.
+        InputError: The file is in UTF-16, with or without a mark.
     """
     for first in lines:
-        marked = first.startswith(_MARKS_OF_UTF_16)
+        marked = first.startswith(_UTF_16_MARKS)
         if marked or _UTF_16.match(first):
             raise InputError(
-                "the file is not UTF-8",
+                "not UTF-8 text",
                 where=name,
                 found="the byte order mark of UTF-16" if marked else "a NUL beside each letter, as in UTF-16",
                 expected="UTF-8",
@@ -199,14 +221,14 @@ def _parse_json(line: str, column: str) -> Parsed:
 
 
 def _table_lines(file: TextIO) -> Iterator[bytes]:
-    r"""Yield the lines of a table with their ends; a line that is too long to hold as empty bytes.
+    r"""Yield the lines of a table with their ends. A line that is too long is yielded as empty bytes.
 
-    The first line ends at a line feed or a carriage return, whichever comes first. Where it ends at a carriage return
-    alone, both end the lines of this file. Elsewhere only line feeds do, with or without a carriage return in front: a
-    carriage return inside a line is most often part of a text.
+    The first line ends at a line feed or a carriage return, whichever comes first. If it ends at a carriage return
+    alone, both end the lines of this file. Otherwise only line feeds do, with or without a carriage return before them:
+    a carriage return inside a line is most often part of a text.
 
     Args:
-        file: Decoded as Latin-1, so that a character is a byte, and opened with ``newline=""``.
+        file: A text file in Latin-1, opened with ``newline=""``.
     """
     ends: tuple[str, ...] = ("\n", "\r")
     first = True
@@ -218,45 +240,29 @@ def _table_lines(file: TextIO) -> Iterator[bytes]:
 
 
 def _table_line(file: TextIO, ends: tuple[str, ...]) -> str | None:
-    whole = io.StringIO()  # a line may be many parts: as many as it has carriage returns
+    buffer = io.StringIO()  # a line has as many parts as carriage returns
     while part := file.readline(_LONGEST_ROW + len("x\r\n")):
-        if whole.tell() <= _LONGEST_ROW:
-            whole.write(part)
+        if buffer.tell() <= _LONGEST_ROW:
+            buffer.write(part)
         if part.endswith(ends):
             break
-    line = whole.getvalue()
+    line = buffer.getvalue()
     if not line:
         return None
     return line if len(line.rstrip("\r\n")) <= _LONGEST_ROW else ""
 
 
-def _parse_csv(lines: Iterator[bytes], column: str, name: str) -> Iterator[Parsed]:
-    records = _csv_records(lines)
-    header = next(records, None)
-    if header is None:
-        return
-    if isinstance(header, str):
-        raise _no_header(name, header)
-    index = _index_of(column, header, name)
-    empty = True
-    for record in records:
-        empty = False
-        yield (None, record) if isinstance(record, str) else _cell(record, index, header)
-    if empty:
-        yield _NO_ROWS
-
-
 def _csv_records(lines: Iterator[bytes]) -> Iterator[list[str] | str]:
-    r"""Yield the cells of each record, or what is wrong with a line that is none.
+    r"""Yield the cells of each record, or the problem of a line that is not one.
 
-    A quoted cell can hold line ends, but no more than about a megabyte behind the line that it begins in. Where it is
-    not closed by then, or is followed by anything but a comma or a line end, the line that it begins in is wrong and
-    those behind it are read again, as records of their own. Bytes that are not UTF-8 come as half surrogates.
+    A quoted cell may contain line ends, and up to about a megabyte after its first line. If it is not closed by then,
+    or is followed by anything but a comma or a line end, its first line is a problem and the lines after it are read
+    again as records of their own. Bytes that are not UTF-8 become half surrogates.
 
     Args:
-        lines: From ``_table_lines``; those that were too long are records of their own, and wrong.
+        lines: From ``_table_lines``. A line that was too long is a problem.
     """
-    # The module's own limit is of the process, and 128 KiB, which real texts exceed.
+    # The default limit of the csv module, 128 KiB, is too small for real texts. It applies to the whole process.
     csv.field_size_limit(max(csv.field_size_limit(), _LONGEST_ROW))
     source = _RecordLines(lines)
     reader = csv.reader(source, strict=True)
@@ -277,8 +283,8 @@ def _csv_records(lines: Iterator[bytes]) -> Iterator[list[str] | str]:
 
 
 def _csv_problem(error: str) -> str:
-    """Return what is wrong with a record, in words for readers who do not know Python's ``csv``."""
-    if "unexpected end" in error:  # which is where we stopped looking
+    """Return an error of Python's ``csv`` in words for people who do not know that module."""
+    if "unexpected end" in error:  # where _RecordLines stops
         error = "a quote is not closed"
     elif error.startswith("new-line"):
         error = "a carriage return stands inside the row"
@@ -286,20 +292,20 @@ def _csv_problem(error: str) -> str:
 
 
 class _RecordLines:
-    """The lines of one record at a time, kept until it is known to be one.
+    """Iterates over the lines of one record at a time, and can take them back.
 
     Attributes:
-        taken: The lines of the record so far.
+        taken: Lines of the current record so far.
     """
 
     def __init__(self, lines: Iterator[bytes]) -> None:
         self._lines = lines
         self._waiting: deque[bytes] = deque()
         self.taken: list[bytes] = []
-        self._further = 0  # bytes of the record behind its first line
+        self._further = 0  # bytes of the record after its first line
 
     def next_line(self) -> bytes | None:
-        """Return the line that comes next, without taking it; ``None`` at the end."""
+        """Return the next line without taking it; ``None`` at the end."""
         if not self._waiting:
             line = next(self._lines, None)
             if line is None:
@@ -308,11 +314,11 @@ class _RecordLines:
         return self._waiting[0]
 
     def drop(self) -> None:
-        """Leave the next line out."""
+        """Skip the next line."""
         self._waiting.popleft()
 
     def take_back(self) -> None:
-        """Let all lines of the record but its first come again."""
+        """Put back all lines of the record but its first."""
         self._waiting.extendleft(reversed(self.taken[1:]))
         self.taken.clear()
 
@@ -328,39 +334,31 @@ class _RecordLines:
         else:
             self._further += len(line)
             if self._further > _LONGEST_QUOTE or not line:
-                raise StopIteration  # which the reader takes for a quote that is never closed
+                raise StopIteration  # to the reader, a quote that is never closed
         self.taken.append(self._waiting.popleft())
         return line.decode("utf-8", "surrogateescape")
 
 
-def _parse_tsv(lines: Iterator[bytes], column: str, name: str) -> Iterator[Parsed]:
-    header: list[str] = []
-    index = None
-    empty = True
+def _tsv_records(lines: Iterator[bytes]) -> Iterator[list[str] | str]:
+    """Yield the cells of each line, or its problem; arguments and bytes that are not UTF-8 as for ``_csv_records``."""
+    columns = 0
     for line in lines:
         text = line.decode("utf-8", "surrogateescape").rstrip("\r\n")
         quoted = _quoted_cells(text)
-        row = quoted or text.split("\t")
-        if index is None:
-            if not line:
-                raise _no_header(name, _TOO_LONG.format(_LONGEST_ROW))
-            header, index = row, _index_of(column, row, name)
-            continue
-        empty = False
+        cells = quoted or text.split("\t")
         if not line:
-            yield None, _TOO_LONG.format(_LONGEST_ROW)
+            yield _TOO_LONG.format(_LONGEST_ROW)
         elif quoted is None and "\r" in text:
-            yield None, "a carriage return stands inside the row"
-        elif quoted is None and '"' in text and len(row) < len(header):
-            yield None, "a quoted cell does not end in its line, as it may in CSV"
+            yield "a carriage return stands inside the row"
+        elif quoted is None and '"' in text and len(cells) < columns:
+            yield "a quoted cell does not end in its line, as it may in CSV"
         else:
-            yield _cell(row, index, header)
-    if empty and index is not None:
-        yield _NO_ROWS
+            yield cells
+        columns = columns or len(cells)
 
 
 def _quoted_cells(line: str) -> list[str] | None:
-    # Quotes around a cell are those of pandas, R, spreadsheets and xlm score; others are somebody's raw text.
+    # pandas, R, spreadsheets and xlm score put quotes around a cell; other quotes are part of a raw text.
     if '"' not in line:
         return None
     csv.field_size_limit(max(csv.field_size_limit(), _LONGEST_ROW))
@@ -369,21 +367,11 @@ def _quoted_cells(line: str) -> list[str] | None:
     return None
 
 
-def _no_header(name: str, found: str) -> InputError:
-    return InputError(
-        "the header cannot be read",
-        where=f"{name}, line 1",
-        found=found,
-        expected="the names of the columns",
-        remedy="correct that line, or name the right --input-format",
-    )
-
-
 def _index_of(column: str, header: Sequence[str], name: str) -> int:
     """Return the index of a column in a header.
 
     Raises:
-        InputError: It is not there, or more than once.
+        InputError: The header does not have the column, or has it more than once.
     """
     if header.count(column) != 1:
         raise InputError(
@@ -402,7 +390,7 @@ def _cell(row: list[str], index: int, header: Sequence[str]) -> Parsed:
     column = header[index]
     if not any(row) and len(row) < len(header):
         return None, "the line is empty"
-    if any(row[len(header) :]):  # which cell is the text is then anybody's guess; empty ones are a trailing delimiter
+    if any(row[len(header) :]):  # it is unclear which cell is the text; empty cells are trailing delimiters
         return None, f"{len(row)} cells for {len(header)} columns: a cell that holds a delimiter needs quotes"
     if index >= len(row):
         return None, f"the row ends before the column {column!r}: {len(row)} of {len(header)} columns"

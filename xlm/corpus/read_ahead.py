@@ -1,12 +1,18 @@
-"""Windows of texts that are read before the first is scored, so that texts of one length share a batch."""
+"""Windows of texts that are read before the first is scored, so that texts of similar length share a batch.
+
+Also the digest by which a resumed run recognises the rows of its input.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from xlm._io.fingerprints import line_of
+from xlm._io.grouping import grouped
+from xlm._io.resumable import other_input_error
 from xlm.corpus.rows import Row
 from xlm.errors import InputError
 
@@ -34,23 +40,13 @@ def read_ahead(
         most: Maximum number of items in a window.
         characters: Number of characters at which a window is full too; ``None`` for ``READ_AHEAD_CHARACTERS``.
     """
-    full = READ_AHEAD_CHARACTERS if characters is None else characters
-    window: list[Item] = []
-    so_far = 0
-    for item in items:
-        window.append(item)
-        so_far += length(item)
-        if len(window) >= most or so_far >= full:
-            yield window
-            window, so_far = [], 0
-    if window:
-        yield window
+    return grouped(items, length, most=most, characters=READ_AHEAD_CHARACTERS if characters is None else characters)
 
 
 def growing_windows(items: Iterable[Item], length: Callable[[Item], int]) -> Iterator[list[Item]]:
-    """Yield texts in windows as ``read_ahead`` does, but the first of one text, each next one of up to twice as many.
+    """Yield windows like ``read_ahead``, the first with one text and each next one with up to twice as many.
 
-    The first result is thus available as soon as the first text is.
+    The first result is thus available as soon as the first text is read.
     """
     source = iter(items)
     most = 1
@@ -60,18 +56,18 @@ def growing_windows(items: Iterable[Item], length: Callable[[Item], int]) -> Ite
 
 
 def checked_texts(texts: Any) -> Iterable[str]:
-    """Return texts, unless they are nothing to iterate over, or would be iterated over by letters or by names.
+    """Return texts that can be iterated over text by text.
 
     Raises:
-        InputError: They are a single text, a mapping, a data frame, or none at all.
+        InputError: The argument is a single text, a mapping, a data frame, or not iterable.
     """
     if isinstance(texts, str):
         raise InputError(
-            "texts is a single str, which would be taken letter by letter",
+            "texts is a single str, which would be read letter by letter",
             where="texts",
             found=f"a str of {len(texts)} characters",
             expected="a list of texts, or another iterable of them",
-            remedy="put one text into a list: [text]",
+            remedy="put the text into a list: [text]",
         )
     if isinstance(texts, bytes) or not hasattr(type(texts), "__iter__"):
         raise InputError(
@@ -82,18 +78,18 @@ def checked_texts(texts: Any) -> Iterable[str]:
         )
     if isinstance(texts, Mapping) or getattr(texts, "ndim", 1) != 1:
         raise InputError(
-            "texts has keys or columns, whose names would be taken for the texts",
+            "texts has keys or columns, whose names would be read as texts",
             where="texts",
             found=type(texts).__name__,
             expected="a list of texts, or another iterable of them",
-            remedy="take the column: texts[NAME]",
+            remedy="select the column: texts[NAME]",
         )
     result: Iterable[str] = texts
     return result
 
 
 def length_of(text: object) -> int:
-    """Return the number of characters of a text; 0 for other values, which are refused later, by their place."""
+    """Return the number of characters of a text; 0 for other values, which are refused later by their index."""
     return len(text) if isinstance(text, str) else 0
 
 
@@ -101,7 +97,7 @@ def windows(rows: Iterable[Row], *, read_at_once: int = READ_AHEAD) -> Iterator[
     """Yield windows of rows that are scored together: consecutive rows of one file.
 
     Args:
-        rows: Of any number of files, read as windows are taken.
+        rows: Rows of any number of files, read as windows are taken.
         read_at_once: Maximum number of rows in a window.
     """
     files = itertools.count()
@@ -109,7 +105,7 @@ def windows(rows: Iterable[Row], *, read_at_once: int = READ_AHEAD) -> Iterator[
 
     def file_of(row: Row) -> int:
         nonlocal file
-        if row.number == 1:  # not by its name: a file may be given twice
+        if row.number == 1:  # a name does not tell files apart: one may be given twice
             file = next(files)
         return file
 
@@ -120,3 +116,54 @@ def windows(rows: Iterable[Row], *, read_at_once: int = READ_AHEAD) -> Iterator[
 def row_identity(row: Row) -> bytes:
     """Return bytes that differ for any two rows that differ."""
     return line_of([row.file, row.number, row.text, row.problem])
+
+
+class RowsDigest:
+    """A running digest of rows."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.blake2b()
+
+    def update(self, rows: Iterable[Row]) -> str:
+        """Add rows, and return the digest of all rows so far in hexadecimal."""
+        for row in rows:
+            self._hash.update(row_identity(row))
+        return self._hash.hexdigest()
+
+    def skip(self, rows: Iterable[Row], *, done: int, digest: str) -> Iterator[Row]:
+        """Add the rows that an earlier run has done, and return an iterator over the others.
+
+        Args:
+            rows: The input.
+            done: Number of rows that the run has done.
+            digest: Their digest; ignored if there are none.
+
+        Raises:
+            InputError: The first rows are not those of the run.
+        """
+        source = iter(rows)
+        skipped = 0
+        for row in itertools.islice(source, done):
+            self._hash.update(row_identity(row))
+            skipped += 1
+        if skipped < done:
+            raise _other_rows(done, found=f"{skipped:,} rows")
+        if done and self._hash.hexdigest() != digest:
+            raise _other_rows(done, found="other texts")
+        return source
+
+
+def check_same_rows(rows: Iterable[Row], *, done: int, digest: str) -> None:
+    """Check that rows are those of a finished run; arguments as for ``RowsDigest.skip``.
+
+    Raises:
+        InputError: The rows are others, fewer or more.
+    """
+    more = sum(1 for _ in RowsDigest().skip(rows, done=done, digest=digest))
+    if more:
+        raise _other_rows(done, found=f"{done + more:,} rows")
+
+
+def _other_rows(done: int, *, found: str) -> InputError:
+    otherwise = "start again without --resume, after removing the unfinished files of the other run"
+    return other_input_error(f"the {done:,} rows of that run", found=found, otherwise=otherwise)

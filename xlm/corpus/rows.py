@@ -1,4 +1,4 @@
-"""Rows of text from files of several formats, one at a time; none is dropped, whatever is wrong with it."""
+"""Rows of text from files of several formats, one at a time. A row that cannot be read is not dropped: it says why."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from xlm.errors import InputError, warn_caller
 _BUFFER = 1 << 16
 _DAMAGED = "the file is damaged from here on: "
 _DAMAGE = (EOFError, zlib.error, OSError)
-"""Errors raised by a cut or damaged file or a failing disk."""
+"""Errors of a truncated or damaged file, or of a failing disk."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    r"""One row of an input file.
+    """One row of an input file.
 
     Attributes:
-        file: The file's name as it was given, bytes of it that are not UTF-8 as ``\xff``; ``-`` for standard input.
-        number: From 1 in its file; a header is not counted. In CSV a row can span several lines.
-        text: Its text; ``None`` when it has none that can be read.
-        problem: Then why not, else ``None``.
+        file: The file's name, see ``LocalFile.name``; ``-`` for standard input.
+        number: Number of the row in its file, from 1, not counting a header. In CSV a row can span several lines.
+        text: The text of the row; ``None`` if it cannot be read.
+        problem: The reason why the text cannot be read, or ``None``.
     """
 
     file: str
@@ -47,26 +47,31 @@ class Row:
 
 
 class Corpus:
-    """The rows of several files, one after the other.
+    """The rows of several files, one file after the other.
 
-    A file that ends in ``.gz`` is decompressed. A line ends at a line feed, with or without a carriage return in front;
-    in tables also at carriage returns alone, where the header ends at one. A text with no other line ends is one row,
-    which a warning says. Text is one row a line; JSON lines are one object a line; CSV has a header and may quote, and
-    a quoted cell may hold line ends; TSV has a header and may quote cells that end in their line,
-    and a quote that encloses no cell is part of the text; Parquet needs pyarrow. All text is UTF-8; a byte order mark
-    at the start of a file is dropped. Each iteration reads the files anew, standard input only once.
+    A file whose name ends in ``.gz`` is decompressed. All text is UTF-8; a byte order mark at the start of a file is
+    dropped. Each iteration reads the files again, except standard input, which can be read only once.
 
-    A file of no bytes has no rows. Any other has at least one: a table without rows has one that says so.
+    - Plain text has one row per line. JSON lines have one object per line.
+    - CSV has a header. A quoted cell may contain line ends.
+    - TSV has a header. A quoted cell ends in its line; a quote that does not enclose a cell is part of the text.
+    - Parquet needs pyarrow.
+
+    A line ends at a line feed, with or without a carriage return before it. In a table whose header ends at a carriage
+    return alone, carriage returns also end the other lines. Plain text with carriage returns only is one row, with a
+    warning.
+
+    An empty file has no rows. Any other file has at least one: for a table without rows, it is a row that says so.
 
     Args:
-        files: Paths, of which ``-`` is standard input, or files that are elsewhere.
-        format: One of ``FORMATS``; ``None`` goes by each file's name, text where that says nothing.
-        column: Which column (or key) holds the text; ``None`` means ``text``.
+        files: Paths, where ``-`` is standard input, or other files.
+        format: One of ``FORMATS``; ``None`` to detect it from each file's name, plain text by default.
+        column: The column (or key) that holds the text; ``None`` for ``text``.
 
     Raises:
-        InputError: A column of plain text, or a Parquet file on standard input or compressed; when rows are taken, a
-            table without that column, a header that cannot be read, or a file in UTF-16.
-        DependencyError: A Parquet file, and pyarrow is not installed.
+        InputError: A column is given for plain text, or a Parquet file is compressed or on standard input. When rows
+            are taken: a table does not have the column, a header cannot be read, or a file is in UTF-16.
+        DependencyError: A file is Parquet, and pyarrow is not installed.
     """
 
     def __init__(
@@ -84,28 +89,28 @@ class Corpus:
         self._formats = [format or format_of(file.path) for file in self._files]
         self._column = column or "text"
         self._done = 0  # bytes, or rows of Parquet
-        self._position: Any = None  # says how far the open file is read
+        self._position: Any = None  # returns how far the open file is read
         self._open = ExitStack()
-        for file, kind in zip(self._files, self._formats, strict=True):
-            if kind == "text" and column is not None:
+        for file, file_format in zip(self._files, self._formats, strict=True):
+            if file_format == "text" and column is not None:
                 raise InputError(
                     "plain text has no columns",
                     where=file.name,
                     found=f"column {column!r}",
                     expected="JSON lines, CSV, TSV or Parquet",
-                    remedy="name the format, where the file's name does not",
+                    remedy="name the format, if the file's name does not",
                 )
-            if kind == "parquet":
+            if file_format == "parquet":
                 import_pyarrow()
                 if file.path == STDIN or is_gzip(file.path):
                     raise InputError("Parquet is read from plain files only", where=file.name)
 
     def place(self, number: int, *, file: str | None = None) -> str:
-        """Return where a row is, for messages: its file and its number, which in a table is no number of a line.
+        """Return the place of a row for messages: its file and number.
 
         Args:
-            number: Of the row.
-            file: Name of its file; ``None`` for the first.
+            number: Number of the row.
+            file: Name of its file; ``None`` for the first file.
         """
         name = self._files[0].name if file is None else file
         lines = {"text", "jsonl"}.issuperset(self._formats)
@@ -113,38 +118,38 @@ class Corpus:
 
     @property
     def sizes(self) -> list[tuple[str, int]]:
-        """Name and size in bytes of each file; 0 for standard input and for a file that is gone."""
+        """Name and size in bytes of each file; the size of standard input or a missing file is 0."""
         return [(file.name, file.size()) for file in self._files]
 
     def bytes_read(self) -> int:
-        """Return how far the files are read, in bytes on disk; for Parquet by its share of rows."""
+        """Return the number of bytes read from the stored files, estimated from the rows for Parquet."""
         return self._done + (self._position() if self._position is not None else 0)
 
     def check(self) -> None:
-        """Read the beginning of each file that has a size, so that a wrong table is refused before any work.
+        """Read the beginning of each file that has a size, to refuse a wrong table before any work.
 
         Raises:
             InputError: As for the corpus itself.
         """
         for file, format in zip(self._files, self._formats, strict=True):
             if not file.size():
-                continue  # a pipe: what was read would be gone
+                continue  # what is read from a pipe cannot be read again
             try:
                 next(self._parse(file, format), None)
             except _DAMAGE:
-                pass  # it comes again, in its place among the rows
+                pass  # the row where it occurs will report it
             finally:
                 self.close()
                 self._position = None
 
     def texts(self, *, skip: int = 0) -> Iterator[str]:
-        """Yield the text of each row, for callers that cannot go on past a row that has none.
+        """Yield the text of each row, for callers that need every text.
 
         Args:
-            skip: How many rows to leave out at the start.
+            skip: Number of rows to skip at the start.
 
         Raises:
-            InputError: A row has no text, or a file cannot be read to its end; after the rows before it.
+            InputError: A row has no text or a file cannot be read to its end; raised after the rows before it.
         """
         for name, number, text, problem in islice(self._records(), skip, None):
             if text is not None:
@@ -167,7 +172,7 @@ class Corpus:
         )
 
     def close(self) -> None:
-        """Close the file that is being read, for callers that do not take all rows."""
+        """Close the open file; for callers that do not take all rows."""
         self._open.close()
 
     def __iter__(self) -> Iterator[Row]:
@@ -175,49 +180,49 @@ class Corpus:
             yield Row(file=name, number=number, text=text, problem=problem)
 
     def _records(self) -> Iterator[tuple[str, int, str | None, str | None]]:
-        """Yield the fields of each row; making a ``Row`` of them would double the time of ``texts``."""
+        """Yield the fields of each row; building a ``Row`` from them would double the time of ``texts``."""
         self.damaged.clear()
         self.warnings.clear()
         self._done, self._position = 0, None
         for file, format in zip(self._files, self._formats, strict=True):
-            name, number, problem = file.name, 0, None
+            name, number, damage = file.name, 0, None
             try:
-                for number, (text, wrong) in enumerate(self._parse(file, format), start=1):
-                    yield name, number, text, wrong
+                for number, (text, problem) in enumerate(self._parse(file, format), start=1):
+                    yield name, number, text, problem
             except FileNotFoundError:
-                problem = "the file is gone"
+                damage = "the file is gone"
             except _DAMAGE as error:
-                problem = f"{_DAMAGED}{getattr(error, 'strerror', None) or error}"
+                damage = f"{_DAMAGED}{getattr(error, 'strerror', None) or error}"
             self._position = None
             self._done += file.size()
-            if problem is not None:
+            if damage is not None:
                 self.damaged.append(name)
-                yield name, number + 1, None, problem
+                yield name, number + 1, None, damage
 
     def _parse(self, file: InputFile, format: str) -> Iterator[Parsed]:
         with ExitStack() as self._open:
             if format == "parquet":
                 yield from self._parse_parquet(file)
                 return
-            opened = self._open.enter_context(file.open())
-            self._position = opened.tell if file.size() else None  # a pipe has none
+            stream = self._open.enter_context(file.open())
+            self._position = stream.tell if file.size() else None  # a pipe has no position
             if is_gzip(file.path):
                 unzipped = GzipReader(
-                    cast("io.BufferedIOBase", opened),
+                    cast("io.BufferedIOBase", stream),
                     on_trailing=lambda count, offset: self._warn(
                         f"{file.name}: {count:,} bytes at byte {offset:,}, behind the gzip data, are left out"
                     ),
                 )
-                opened = cast("BinaryIO", self._open.enter_context(io.BufferedReader(unzipped, _BUFFER)))
+                stream = cast("BinaryIO", self._open.enter_context(io.BufferedReader(unzipped, _BUFFER)))
             name = _shown(file.name)
             if format in ("csv", "tsv"):
-                yield from parse_table(opened, format, self._column, name, self._open)
+                yield from parse_table(stream, format, self._column, name, self._open)
             else:
                 key = None if format == "text" else self._column
-                yield from parse_lines(opened, key, name, warn=self._warn)
+                yield from parse_lines(stream, key, name, warn=self._warn)
 
     def _parse_parquet(self, file: InputFile) -> Iterator[Parsed]:
-        size, share = file.size(), 0.0
+        size, share = file.size(), 0.0  # share of the rows that is read
         self._position = lambda: int(size * share)
         for done, (total, row) in enumerate(parse_parquet(file, self._column, self._open), start=1):
             share = done / total

@@ -1,1 +1,1 @@
-"""Text to batches: byte-pair codes, shards of ids on disk, the stream layout, the order of the batches."""
+"""Text to training batches: learn BPE, write token ids to disk, read them back in batches."""

@@ -1,16 +1,109 @@
-"""Batches of running text, read one ahead."""
+"""Batches of running text: in what order they come, and a generator that reads one batch ahead.
+
+A seed and a position decide the order. It uses only raw numbers of numpy's generators, since numpy guarantees that
+their stream never changes. Its methods ``permutation`` and ``choice`` may change, and a resumed run would then take
+other batches.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from xlm.data.order import Order, Position
+import numpy as np
+
 from xlm.data.shards import Index, ShardSequence
 from xlm.errors import InputError
 from xlm.scoring.stream import Ids, Stream
+
+
+@dataclass(frozen=True, kw_only=True)
+class Position:
+    """Position of a run in its data; ``dataclasses.asdict`` makes it JSON, ``Position(**values)`` reads that.
+
+    Attributes:
+        batches: Number of batches taken.
+        taken: Number of batches taken from each language.
+    """
+
+    batches: int = 0
+    taken: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """Order of the batches.
+
+    Args:
+        windows: Number of windows of each language.
+        seed: Seed of the order.
+        exponent: None for rounds in which every language comes once, in random order. Otherwise languages are drawn
+            with a probability proportional to ``p ** exponent``, where p is the language's share of all windows.
+        shuffle: Whether to shuffle the windows of a language anew for each pass, or take them in the order of the text.
+
+    Source: the original's ``shuf_order`` and ``lg_sampling_factor``.
+    """
+
+    windows: Mapping[str, int]
+    seed: int = 0
+    exponent: float | None = None
+    shuffle: bool = True
+    _permutations: dict[tuple[str, int], np.ndarray[Any, Any]] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.windows or min(self.windows.values()) < 1:
+            raise InputError(
+                "a language has no text", where="windows", found=json.dumps(dict(self.windows)), expected="one or more"
+            )
+
+    def next(self, position: Position) -> tuple[str, int, Position]:
+        """Return language and window of the next batch, and the position after it."""
+        language = self._language(position.batches)
+        taken = position.taken.get(language, 0)
+        after = Position(batches=position.batches + 1, taken={**position.taken, language: taken + 1})
+        return language, self._window(language, *divmod(taken, self.windows[language])), after
+
+    def _language(self, batch: int) -> str:
+        names = sorted(self.windows)
+        if self.exponent is None:
+            order = permutation(len(names), seed=self.seed, purpose="round", number=batch // len(names))
+            return names[int(order[batch % len(names)])]
+        total = sum(self.windows.values())
+        weights = np.array([(self.windows[name] / total) ** self.exponent for name in names])
+        # The upper 53 bits of a raw number, as a fraction in [0, 1).
+        draw = float(_generator(self.seed, "language", batch).random_raw() >> 11) * 2.0**-53
+        return names[min(int(np.searchsorted(np.cumsum(weights / weights.sum()), draw, side="right")), len(names) - 1)]
+
+    def _window(self, language: str, passes: int, index: int) -> int:
+        if not self.shuffle:
+            return index
+        if (language, passes) not in self._permutations:
+            for key in [key for key in self._permutations if key[0] == language]:
+                del self._permutations[key]
+            self._permutations[language, passes] = permutation(
+                self.windows[language], seed=self.seed, purpose=f"window {language}", number=passes
+            )
+        return int(self._permutations[language, passes][index])
+
+
+def permutation(length: int, *, seed: int, purpose: str, number: int) -> np.ndarray[Any, Any]:
+    """Return a random order of the numbers from 0 to ``length`` - 1, the same in every version of numpy.
+
+    Args:
+        length: How many numbers.
+        seed: Seed of the run.
+        purpose: What is shuffled; each purpose has its own random numbers.
+        number: Which permutation for this purpose, from 0.
+    """
+    return np.argsort(_generator(seed, purpose, number).random_raw(length), kind="stable")
+
+
+def _generator(seed: int, purpose: str, number: int) -> np.random.PCG64:
+    return np.random.PCG64(np.random.SeedSequence([seed, number, *purpose.encode()]))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -19,8 +112,8 @@ class StreamBatch:
 
     Attributes:
         input_ids: (rows, W) int64.
-        language: Language of all its tokens.
-        position: Position in the data after it.
+        language: Language of all tokens.
+        position: Position in the data after this batch.
     """
 
     input_ids: Ids
@@ -74,7 +167,7 @@ def open_streams(
 def batches(
     streams: Mapping[str, Stream], order: Order, position: Position, *, first_row: int = 0, rows: int | None = None
 ) -> Generator[StreamBatch, None, None]:
-    """Yield batches without end. A thread reads the next one while the caller works on a batch.
+    """Yield batches without end. A thread reads the next batch while the caller uses the current one.
 
     Args:
         streams: Streams by language.

@@ -1,35 +1,119 @@
-"""Byte-pair encoding learnt from words and how often they stand in a text.
+"""Byte-pair encoding, learnt from text: count words, learn merges, count pieces.
 
-The pair of neighbouring pieces that is most frequent is merged everywhere, and so on. Where several pairs are equally
-frequent, the one that comes first in the order of its left and then its right piece, by code points, is merged; the
-original's choice there depends on its hash table.
+Each step merges the most frequent pair of neighbouring pieces everywhere. Of equally frequent pairs, it takes the first
+by the code points of the left piece, then of the right piece; in the original, the choice depends on a hash table.
 
-All distinct words lie one after the other in one array of pieces, chained in both directions. A merge visits only the
-places of its pair, all at once; what it changes in the counts is summed up pair by pair.
+One array holds the pieces of all distinct words, linked in both directions. A merge visits only the positions of its
+pair, all at once, and updates the counts of the neighbouring pairs.
 
-Source: Sennrich, Haddow and Birch (2016), section 3.2; fastBPE's ``learnbpe`` for what is counted: in ``a a a`` the
-pair ``a a`` counts twice.
+Source: Sennrich, Haddow and Birch (2016), section 3.2. Pairs are counted as in fastBPE's ``learnbpe``: ``a a a`` has
+the pair ``a a`` twice.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from xlm.errors import InputError
-from xlm.tokenizer.vocabulary import END_OF_WORD
+from xlm._io.arguments import check_choice
+from xlm.data.prepare import read_batches
+from xlm.errors import InputError, LanguageError
+from xlm.tokenizer import word_segmenters
+from xlm.tokenizer.batches import in_order
+from xlm.tokenizer.bpe import BPE
+from xlm.tokenizer.fast.bpe import FastBPE
+from xlm.tokenizer.fast.segmenter import Segmenter
+from xlm.tokenizer.moses.tokenise import moses
+from xlm.tokenizer.pipeline import PRESETS
+from xlm.tokenizer.vocabulary import END_OF_WORD, SPECIAL_TOKENS, Vocabulary, is_writable
 
 Array = np.ndarray[Any, Any]
 _NONE = -1
+"""No neighbour, or no piece."""
+
+
+def count_words(
+    path: Path,
+    *,
+    preset: str | None = None,
+    lang: str | None = None,
+    format: str | None = None,
+    column: str | None = None,
+    workers: int = 1,
+    progress: Callable[[int], None] = lambda lines: None,
+) -> Counter[str]:
+    """Return how often each word occurs in a text file.
+
+    Args:
+        path: The file, one sentence a row.
+        preset: Pipeline that splits raw text into words. None for text that is already split, at spaces.
+        lang: Language of the raw text.
+        format: Format of the file; see ``Corpus``.
+        column: Column that holds the text; see ``Corpus``.
+        workers: Number of processes.
+        progress: Called with the number of lines done, from time to time.
+
+    Raises:
+        InputError: The text cannot be read, the preset does not exist, or raw text has no ``lang``.
+        LanguageError: The preset cannot split text of this language.
+    """
+    if preset is not None:
+        check_choice("preset", PRESETS, preset=preset)
+        if lang is None:
+            raise InputError("the language of the text is missing", where="lang", expected="a language such as 'en'")
+        if lang in word_segmenters.LANGUAGES:
+            raise LanguageError(
+                "this language is written without spaces",
+                where="lang",
+                found=lang,
+                expected=f"a language other than {', '.join(word_segmenters.LANGUAGES)}",
+                remedy="split the text into words first, and count it without a preset",
+            )
+    words: Counter[str] = Counter()
+    lines = 0
+    count = partial(_count, preset=preset, lang=lang)
+    for batch_lines, counts in in_order(count, read_batches(path, format=format, column=column), workers=workers):
+        words.update(counts)
+        lines += batch_lines
+        progress(lines)
+    return words
+
+
+def _count(lines: list[str], *, preset: str | None, lang: str | None) -> tuple[int, Counter[str]]:
+    """Return the number of lines and of each word in them."""
+    words: Counter[str] = Counter()
+    if preset is None or lang is None:
+        for line in lines:
+            words.update(line.split(" "))
+        del words[""]  # between two spaces, and in an empty line
+    else:
+        split = _splitter(preset, lang)
+        for line in lines:
+            words.update(split(line))
+    return len(lines), words
+
+
+@cache
+def _splitter(preset: str, lang: str) -> Callable[[str], Sequence[str]]:
+    """Return the function that splits raw text into words, once per process: it cannot be sent to another."""
+    choices = PRESETS[preset]
+    return Segmenter(
+        moses(choices.dialect, lang),
+        casefolds=choices.do_lowercase_and_remove_accent,
+        of_word=lambda word: (word,),
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Merge:
-    """One merge, and how often its pair was found when it was learnt."""
+    """A merge, with the number of occurrences of its pair when it was learnt."""
 
     left: str
     right: str
@@ -39,18 +123,18 @@ class Merge:
 def learn_merges(
     words: Mapping[str, int], number: int, *, progress: Callable[[int], None] = lambda merges: None
 ) -> list[Merge]:
-    """Returns the merges, best first.
+    """Return the merges, the most frequent first.
 
     Args:
-        words: How often each word stands in the text.
-        number: How many merges to learn; fewer come back when every word is one piece before that.
-        progress: Told how many are done, after each.
+        words: Number of occurrences of each word.
+        number: Number of merges to learn. Fewer are returned if every word is one piece before that.
+        progress: Called with the number of merges after each.
 
     Raises:
         InputError: There are no words.
     """
     if not words:
-        raise InputError("There are no words to learn from", where="the text", found="0 words")
+        raise InputError("there are no words to learn from", where="words", found="0 words")
     learner = _Learner(words)
     merges: list[Merge] = []
     while len(merges) < number and (merge := learner.merge_best()) is not None:
@@ -60,7 +144,10 @@ def learn_merges(
 
 
 class _Learner:
-    """Pieces in a chain, the places of each pair, and the pairs by their counts."""
+    """Words as linked pieces, with the count and the positions of each pair of neighbours.
+
+    A position is an index into the arrays, which hold one element per piece. A pair is ``left << 32 | right``.
+    """
 
     def __init__(self, words: Mapping[str, int]) -> None:
         spelled = [[*word[:-1], word[-1] + END_OF_WORD] for word in words]
@@ -75,105 +162,129 @@ class _Learner:
         self.following[ends - 1] = _NONE
         self.preceding = np.arange(-1, size - 1, dtype=np.int64)
         self.preceding[ends - lengths] = _NONE
-        # By pair, as left << 32 | right. Places are added as pairs arise and never taken out: a place counts only
-        # while the pair still stands there.
         self.counts: dict[int, int] = {}
-        self.places: dict[int, list[Array]] = {}
+        # Positions are only ever added. Later merges may have replaced the pair there, so readers check each position.
+        self.positions: dict[int, list[Array]] = {}
         self.heap: list[tuple[int, str, str, int]] = []
-        starts = np.flatnonzero(self.following != _NONE)
-        self._add(self._pairs(starts), starts)
+        self._add_pairs(np.flatnonzero(self.following != _NONE))
 
     def merge_best(self) -> Merge | None:
-        """Merges the best pair everywhere; None when no pair is left."""
+        """Merge the best pair everywhere, and return it; None if no pair is left."""
         while self.heap:
             negative, left_name, right_name, pair = heapq.heappop(self.heap)
             count = self.counts.get(pair, 0)
             if count == -negative:
-                self._merge(pair)
+                self.merge(pair)
                 return Merge(left_name, right_name, count)
-            if count:  # it has become rarer since it was put there
+            if count:  # the pair has become rarer since it was pushed
                 heapq.heappush(self.heap, (-count, left_name, right_name, pair))
         return None
 
-    def _merge(self, pair: int) -> None:
+    def merge(self, pair: int) -> None:
+        """Merge a pair everywhere."""
         left, right = pair >> 32, pair & 0xFFFFFFFF
         name = self.names[left] + self.names[right]
-        # Two merges can make the same piece: it is then one piece, as it is for who applies them.
-        made = self._ids.setdefault(name, len(self.names))
-        if made == len(self.names):
+        # Two different merges can produce the same piece.
+        merged = self._ids.setdefault(name, len(self.names))
+        if merged == len(self.names):
             self.names.append(name)
-        places = self._standing(pair, left, right)
-        rights = self.following[places]
-        after, before = self.following[rights], self.preceding[places]
-        # A merge's right neighbour may begin the next merge; the pair between them is then counted with that one.
-        slots = np.minimum(np.searchsorted(places, after), len(places) - 1)
-        is_merged = places[slots] == after
-        has_before, has_after = before != _NONE, (after != _NONE) & ~is_merged
-        self._take(self._pairs(before[has_before]), self.weights[places[has_before]])
-        self._take(self._pairs(rights[has_after]), self.weights[places[has_after]])
+        lefts = self._current_positions(pair, left, right)
+        rights = self.following[lefts]
+        after, before = self.following[rights], self.preceding[lefts]
+        # The piece after a merged pair may begin the next one; the pair between the two is then counted only there.
+        slots = np.minimum(np.searchsorted(lefts, after), len(lefts) - 1)
+        begins_next = lefts[slots] == after
+        has_before, has_after = before != _NONE, (after != _NONE) & ~begins_next
+        self._remove_pairs(before[has_before], self.weights[lefts[has_before]])
+        self._remove_pairs(rights[has_after], self.weights[lefts[has_after]])
         del self.counts[pair]
 
-        self.pieces[places] = made
+        self.pieces[lefts] = merged
         self.pieces[rights] = _NONE
-        self.following[places] = after
-        chained = after != _NONE
-        self.preceding[after[chained]] = places[chained]
+        self.following[lefts] = after
+        has_next = after != _NONE
+        self.preceding[after[has_next]] = lefts[has_next]
 
-        before = self.preceding[places]
-        starts = np.concatenate([before[has_before], places[has_after]])
-        self._add(self._pairs(starts), starts)
+        before = self.preceding[lefts]
+        self._add_pairs(np.concatenate([before[has_before], lefts[has_after]]))
 
-    def _standing(self, pair: int, left: int, right: int) -> Array:
-        """The places where the pair stands now, ascending; of those that overlap, the ones from the left."""
-        parts = self.places.pop(pair)
-        places: Array = np.unique(np.concatenate(parts) if len(parts) > 1 else parts[0])
-        places = places[self.pieces[places] == left]
-        rights = self.following[places]
-        kept = (rights != _NONE) & (self.pieces[rights] == right)
-        places = places[kept]
+    def _current_positions(self, pair: int, left: int, right: int) -> Array:
+        """Return the positions of a pair in ascending order; of overlapping occurrences, the leftmost ones."""
+        arrays = self.positions.pop(pair)
+        positions: Array = np.unique(np.concatenate(arrays) if len(arrays) > 1 else arrays[0])
+        positions = positions[self.pieces[positions] == left]
+        rights = self.following[positions]
+        positions = positions[(rights != _NONE) & (self.pieces[rights] == right)]
         if left != right:
-            return places
-        taken: list[int] = []
+            return positions
+        separate: list[int] = []
         used = _NONE
-        for place, following in zip(places.tolist(), self.following[places].tolist(), strict=True):
-            if place != used:
-                taken.append(place)
+        for position, following in zip(positions.tolist(), self.following[positions].tolist(), strict=True):
+            if position != used:
+                separate.append(position)
                 used = following
-        return np.array(taken, np.int64)
+        return np.array(separate, np.int64)
 
-    def _pairs(self, starts: Array) -> Array:
-        """The pairs that begin at these places."""
-        pairs: Array = self.pieces[starts].astype(np.int64) << 32 | self.pieces[self.following[starts]]
-        return pairs
+    def _sorted_pairs(self, positions: Array) -> tuple[Array, Array, Array]:
+        """Return the pairs that begin at these positions, sorted, their order, and the first index of each pair."""
+        pairs = self.pieces[positions].astype(np.int64) << 32 | self.pieces[self.following[positions]]
+        order = np.argsort(pairs, kind="stable")
+        pairs = pairs[order]
+        return pairs, order, np.flatnonzero(np.concatenate([[True], pairs[1:] != pairs[:-1]]))
 
-    def _take(self, pairs: Array, weights: Array) -> None:
-        for pair, weight in zip(*_summed(pairs, weights), strict=True):
-            # What becomes rarer keeps its entry in the heap, which is corrected when it comes to the top.
+    def _remove_pairs(self, positions: Array, weights: Array) -> None:
+        if not len(positions):
+            return
+        pairs, order, firsts = self._sorted_pairs(positions)
+        sums = np.add.reduceat(weights[order], firsts).tolist()
+        for pair, weight in zip(pairs[firsts].tolist(), sums, strict=True):
+            # The heap still has the old count; ``merge_best`` corrects it.
             remaining = self.counts[pair] - weight
             if remaining:
                 self.counts[pair] = remaining
             else:
                 del self.counts[pair]
 
-    def _add(self, pairs: Array, starts: Array) -> None:
-        if not len(pairs):
+    def _add_pairs(self, positions: Array) -> None:
+        if not len(positions):
             return
-        order = np.argsort(pairs, kind="stable")
-        pairs, starts = pairs[order], starts[order]
-        firsts = np.flatnonzero(np.concatenate([[True], pairs[1:] != pairs[:-1]]))
-        sums = np.add.reduceat(self.weights[starts], firsts).tolist()
+        pairs, order, firsts = self._sorted_pairs(positions)
+        positions = positions[order]
+        sums = np.add.reduceat(self.weights[positions], firsts).tolist()
         bounds = [*firsts.tolist(), len(pairs)]
         for number, (pair, weight) in enumerate(zip(pairs[firsts].tolist(), sums, strict=True)):
             count = self.counts[pair] = self.counts.get(pair, 0) + weight
-            self.places.setdefault(pair, []).append(starts[bounds[number] : bounds[number + 1]])
+            self.positions.setdefault(pair, []).append(positions[bounds[number] : bounds[number + 1]])
             heapq.heappush(self.heap, (-count, self.names[pair >> 32], self.names[pair & 0xFFFFFFFF], pair))
 
 
-def _summed(pairs: Array, weights: Array) -> tuple[list[int], list[int]]:
-    """Each pair once, with the sum of its weights."""
-    if not len(pairs):
-        return [], []
-    order = np.argsort(pairs, kind="stable")
-    pairs = pairs[order]
-    firsts = np.flatnonzero(np.concatenate([[True], pairs[1:] != pairs[:-1]]))
-    return pairs[firsts].tolist(), np.add.reduceat(weights[order], firsts).tolist()
+def count_pieces(words: Mapping[str, int], merges: Iterable[tuple[str, str]]) -> tuple[Vocabulary, list[str]]:
+    """Return the vocabulary of words split by BPE, the most frequent piece first.
+
+    Equally frequent pieces are in the order of their UTF-8 bytes, as fastBPE writes them.
+
+    Args:
+        words: Number of occurrences of each word.
+        merges: The merges, the most frequent first.
+
+    Returns:
+        The vocabulary with its counts, and the pieces that it omits because a vocabulary file cannot hold them.
+
+    Source: fastBPE's ``getvocab`` after ``applybpe``.
+    """
+    bpe = FastBPE(BPE(tuple(merges)), {}, 0)
+    counts: Counter[str] = Counter()
+    for word, count in words.items():
+        for piece in bpe.split(word):
+            counts[piece] += count
+    omitted = [piece for piece in counts if not is_writable(piece)]
+    for piece in omitted:
+        del counts[piece]
+    # The file spells pieces with @@, and so decides their order.
+    spellings = Vocabulary(tokens=(*SPECIAL_TOKENS, *counts)).words()[len(SPECIAL_TOKENS) :]
+    rows = sorted(zip(spellings, counts.items(), strict=True), key=lambda row: (-row[1][1], row[0].encode()))
+    vocabulary = Vocabulary(
+        tokens=(*SPECIAL_TOKENS, *(piece for _, (piece, _) in rows)),
+        counts=(*(0 for _ in SPECIAL_TOKENS), *(count for _, (_, count) in rows)),
+    )
+    return vocabulary, omitted

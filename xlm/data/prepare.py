@@ -1,4 +1,4 @@
-"""Raw text to shards: in several processes, as a stream, from where an earlier run was cut off."""
+"""Write the token ids of raw text to shards, in several processes, and continue an interrupted run."""
 
 from __future__ import annotations
 
@@ -14,16 +14,19 @@ import numpy as np
 
 from xlm._io.atomic import make_directory, replacing
 from xlm.corpus.formats import format_of
+from xlm.corpus.read_ahead import read_ahead
 from xlm.corpus.rows import Corpus
-from xlm.data.shards import INDEX_FILE, TOKENIZER_DIRECTORY, Index, Shard, Source, Text
-from xlm.data.text import in_batches, texts_of
+from xlm.data.shards import INDEX_FILE, TOKENIZER_DIRECTORY, Index, Shard, Source, Text, id_dtype
 from xlm.errors import InputError
 from xlm.tokenizer.batches import in_order
-from xlm.tokenizer.fingerprint import tokenizer_digest
-from xlm.tokenizer.tokenizer import XLMTokenizer
+from xlm.tokenizer.tokenizer import XLMTokenizer, tokenizer_digest
 
 SHARD_TOKENS = 1 << 26
-"""A shard ends after the batch of lines with which it reaches so many ids."""
+"""Number of ids after which a shard ends, with the batch of lines that reaches it."""
+
+_BATCH_LINES = 2000
+_BATCH_CHARACTERS = 1 << 19
+"""Size of a batch of lines: large enough that sending it to another process costs little."""
 
 
 def prepare(
@@ -31,65 +34,89 @@ def prepare(
     texts: Mapping[str, Mapping[str, Path]],
     directory: Path,
     *,
-    form: str | None = None,
+    format: str | None = None,
     column: str | None = None,
     workers: int = 1,
     shard_tokens: int = SHARD_TOKENS,
     progress: Callable[[str, str, int, int], None] = lambda split, language, lines, tokens: None,
 ) -> Index:
-    """Writes the ids of texts into a directory, made when missing, and goes on there where it was cut off.
+    """Write the token ids of texts to a directory, and continue there after an interruption.
 
     Args:
-        tokenizer: Makes the ids, each text by the rules of its language.
-        texts: Split (``train``, ``valid``, …) to language to a file, one sentence a row.
-        directory: Where to.
-        form: Of the files, as for ``Corpus``.
-        column: Of the files, as for ``Corpus``.
-        workers: Processes that share the work.
-        shard_tokens: About how many ids to a file.
-        progress: Told of split, language, lines and tokens done so far, every now and then.
+        tokenizer: Tokenizer that makes the ids.
+        texts: Files by split (``train``, ``valid``, …) and language, one sentence a row.
+        directory: Directory to write to, created if it is missing.
+        format: Format of the files; see ``Corpus``.
+        column: Column that holds the text; see ``Corpus``.
+        workers: Number of processes.
+        shard_tokens: Approximate number of ids in a shard.
+        progress: Called with split, language, lines and tokens after each shard.
 
     Returns:
-        The index of all that the directory holds.
+        The index of everything in the directory.
 
     Raises:
-        InputError: A text that cannot be read or is empty; a directory with shards of another tokenizer or text.
-        DependencyError: A text in Parquet, and pyarrow is not installed.
-        LanguageError: A language that the tokenizer does not have.
+        InputError: A text cannot be read or is empty, or the directory has shards of another tokenizer or text.
+        DependencyError: A text is in Parquet, and pyarrow is not installed.
+        LanguageError: The tokenizer does not know a language.
         WriteError: A file could not be written.
     """
+    # An unknown language or a file of another format is refused before any work.
     for language in {language for split in texts.values() for language in split}:
-        tokenizer.encode("", lang=language)  # a wrong language is said before any work is done
-    Corpus((path for split in texts.values() for path in split.values()), format=form, column=column).check()
-    index = _opened(tokenizer, directory)
+        tokenizer.encode("", lang=language)
+    Corpus((path for split in texts.values() for path in split.values()), format=format, column=column).check()
+    index = _open_index(tokenizer, directory)
     for split, languages in texts.items():
         for language, path in languages.items():
-            known = index.splits.get(split, {}).get(language)
-            source = _source(path, form=form, column=column)
-            if known is not None and known.source != source:
+            source = _source(path, format=format, column=column)
+            text = index.splits.get(split, {}).get(language) or Text(source=source)
+            if text.source != source:
                 raise InputError(
-                    "The directory holds the shards of another text",
+                    "the directory holds the shards of another text",
                     where=directory / INDEX_FILE,
-                    found=f"{_described(known.source)}, for {split} {language}",
+                    found=f"{_described(text.source)}, for {split} {language}",
                     expected=f"{_described(source)}, unchanged since",
                     remedy="write to another directory",
                 )
-            begun = known or Text(source=source)
-            rows = texts_of(path, form=form, column=column, skip=begun.lines)
-            for text in _extended(begun, tokenizer, rows, directory, split, language, workers, shard_tokens):
-                index = _with_text(index, split, language, text)
+            if text.complete:
+                continue
+            batches = read_batches(path, format=format, column=column, skip=text.lines)
+            work = partial(_encoded, tokenizer, lang=language, dtype=id_dtype(index.dtype))
+            results = in_order(work, batches, workers=workers)
+            name = f"{split}.{language}"
+            for longer_text in _write_shards(text, results, directory, name, tokenizer, shard_tokens):
+                index = index.with_text(split, language, longer_text)
                 index.write(directory)
-                progress(split, language, text.lines, text.tokens)
+                progress(split, language, longer_text.lines, longer_text.tokens)
     return index
 
 
-def _opened(tokenizer: XLMTokenizer, directory: Path) -> Index:
+def read_batches(
+    path: Path, *, format: str | None = None, column: str | None = None, skip: int = 0
+) -> Iterator[list[str]]:
+    """Yield the texts of a file in batches.
+
+    Args:
+        path: The file.
+        format: Format of the file; see ``Corpus``.
+        column: Column that holds the text; see ``Corpus``.
+        skip: Number of texts to skip at the start.
+
+    Raises:
+        InputError: A text or the file cannot be read.
+        DependencyError: The file is in Parquet, and pyarrow is not installed.
+    """
+    texts = Corpus([path], format=format, column=column).texts(skip=skip)
+    return read_ahead(texts, len, most=_BATCH_LINES, characters=_BATCH_CHARACTERS)
+
+
+def _open_index(tokenizer: XLMTokenizer, directory: Path) -> Index:
     signature, vocab_size = tokenizer_digest(tokenizer), tokenizer.vocab_size
     if (directory / INDEX_FILE).exists():
         index = Index.read(directory)
         if index.signature != signature:
             raise InputError(
-                "The directory holds shards of another tokenizer",
+                "the directory holds the shards of another tokenizer",
                 where=directory / INDEX_FILE,
                 found=f"signature {index.signature}, {index.vocab_size} tokens",
                 expected=f"signature {signature}, {vocab_size} tokens",
@@ -103,79 +130,60 @@ def _opened(tokenizer: XLMTokenizer, directory: Path) -> Index:
 
 def _described(source: Source) -> str:
     column = "" if source.column is None else f", column {source.column!r}"
-    return f"{source.path}, {source.bytes} bytes, read as {source.form}{column}"
+    return f"{source.path}, {source.bytes} bytes, read as {source.format}{column}"
 
 
-def _source(path: Path, *, form: str | None, column: str | None) -> Source:
+def _source(path: Path, *, format: str | None, column: str | None) -> Source:
     try:
         status = path.stat()
     except OSError as error:
-        raise InputError("The text could not be read", where=path, found=error.strerror) from error
+        raise InputError("the file cannot be read", where=path, found=error.strerror) from error
     return Source(
         path=str(path.resolve()),
         bytes=status.st_size,
         modified=status.st_mtime_ns,
-        form=form or format_of(path),
+        format=format or format_of(path),
         column=column,
     )
-
-
-def _with_text(index: Index, split: str, language: str, text: Text) -> Index:
-    languages = {**index.splits.get(split, {}), language: text}
-    return dataclasses.replace(index, splits={**index.splits, split: languages})
-
-
-def _extended(
-    text: Text,
-    tokenizer: XLMTokenizer,
-    rows: Iterator[str],
-    directory: Path,
-    split: str,
-    language: str,
-    workers: int,
-    shard_tokens: int,
-) -> Iterator[Text]:
-    """Yields the text with each further shard, which is then on disk; at last the complete one."""
-    if text.complete:
-        yield text
-        return
-    dtype = np.dtype("uint16" if tokenizer.vocab_size <= 1 << 16 else "uint32").newbyteorder("<")
-    work = partial(_encoded, tokenizer, lang=language, dtype=dtype)
-    results = in_order(work, in_batches(rows), workers=workers)
-    while (first := next(results, None)) is not None:
-        file_name = f"{split}.{language}.{len(text.shards):04}.bin"
-        shard = _write_shard(directory / file_name, itertools.chain([first], results), tokenizer, shard_tokens)
-        text = dataclasses.replace(text, shards=(*text.shards, shard))
-        yield text
-    if text.lines == 0:
-        raise InputError("The text is empty", where=text.source.path, found="no line", expected="one sentence a line")
-    yield dataclasses.replace(text, complete=True)
 
 
 def _encoded(
     tokenizer: XLMTokenizer, lines: list[str], *, lang: str, dtype: np.dtype[Any]
 ) -> tuple[int, np.ndarray[Any, Any]]:
-    """Number of lines, and the ids of all, each line's with a closing ``</s>``."""
+    """Return the number of lines and all their ids; ``</s>`` ends each line."""
     ids: list[int] = []
-    for line in lines:
-        ids += tokenizer.encode(line, lang=lang, add_special_tokens=False)
+    for row in tokenizer.encode_batch(lines, lang=lang, add_special_tokens=False):
+        ids += row
         ids.append(tokenizer.sep_token_id)
     return len(lines), np.array(ids, dtype)
 
 
-def _write_shard(
-    path: Path, results: Iterator[tuple[int, np.ndarray[Any, Any]]], tokenizer: XLMTokenizer, shard_tokens: int
-) -> Shard:
-    lines = tokens = unknown = 0
-    digest = hashlib.sha256()
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        for batch_lines, ids in results:
-            data = ids.tobytes()
-            file.write(data)
-            digest.update(data)
-            lines += batch_lines
-            tokens += len(ids)
-            unknown += int((ids == tokenizer.unk_token_id).sum())
-            if tokens >= shard_tokens:
-                break
-    return Shard(file=path.name, lines=lines, tokens=tokens, unknown=unknown, sha256=digest.hexdigest())
+def _write_shards(
+    text: Text,
+    results: Iterator[tuple[int, np.ndarray[Any, Any]]],
+    directory: Path,
+    name: str,
+    tokenizer: XLMTokenizer,
+    shard_tokens: int,
+) -> Iterator[Text]:
+    """Yield the text after each new shard is on disk, and finally the complete text."""
+    while (first := next(results, None)) is not None:
+        path = directory / f"{name}.{len(text.shards):04}.bin"
+        lines = tokens = unknown = 0
+        digest = hashlib.sha256()
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            for batch_lines, ids in itertools.chain([first], results):
+                data = ids.tobytes()
+                file.write(data)
+                digest.update(data)
+                lines += batch_lines
+                tokens += len(ids)
+                unknown += int((ids == tokenizer.unk_token_id).sum())
+                if tokens >= shard_tokens:
+                    break
+        shard = Shard(file=path.name, lines=lines, tokens=tokens, unknown=unknown, sha256=digest.hexdigest())
+        text = dataclasses.replace(text, shards=(*text.shards, shard))
+        yield text
+    if text.lines == 0:
+        raise InputError("the text is empty", where=text.source.path, found="no line", expected="one sentence a line")
+    yield dataclasses.replace(text, complete=True)

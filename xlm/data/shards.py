@@ -1,7 +1,7 @@
-"""Ids on disk: flat files of whole numbers, and one index that says what they are.
+"""Token ids on disk: flat files of integers, and one index that describes them.
 
-A prepared directory holds ``index.json``, the tokenizer it was made with (``tokenizer/``) and, for each part of each
-text, a file of little-endian ``uint16`` or ``uint32``: the ids of its sentences, each with its closing ``</s>``.
+A prepared directory holds ``index.json``, the tokenizer that made the ids (``tokenizer/``) and the shards of each text:
+files of little-endian ``uint16`` or ``uint32``, with the ids of its sentences, each ended by ``</s>``.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from xlm.scoring.stream import Ids
 INDEX_FILE = "index.json"
 TOKENIZER_DIRECTORY = "tokenizer"
 _FORMAT = "xlm shards 2"
-_READ = 1 << 22
+_BLOCK_BYTES = 1 << 22
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shard:
-    """One file of ids.
+    """A file of ids.
 
     Attributes:
-        file: Its name in the directory.
-        lines: Lines of text in it.
-        tokens: Ids in it, closing ``</s>`` included.
-        unknown: How many of them are ``<unk>``.
-        sha256: Of its bytes.
+        file: Name of the file in the directory.
+        lines: Number of lines of text.
+        tokens: Number of ids, including the ``</s>`` of each line.
+        unknown: Number of ``<unk>`` among the ids.
+        sha256: SHA-256 of the file.
     """
 
     file: str
@@ -51,31 +51,31 @@ class Shard:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Source:
-    """A text file as it was when it was read.
+    """A text file, as it was when it was read.
 
     Attributes:
-        path: Where it was.
-        bytes: Its size.
-        modified: Time of its last change, nanoseconds.
-        form: How it was read; what is older than this key was read as text.
-        column: Which column was read; ``None`` for the default.
+        path: Absolute path.
+        bytes: Size in bytes.
+        modified: Time of the last change, in nanoseconds.
+        format: Format that it was read in.
+        column: Column that was read; None for the default.
     """
 
     path: str
     bytes: int
     modified: int
-    form: str = "text"
+    format: str = "text"
     column: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Text:
-    """All of one language in one split.
+    """The text of one language in one split.
 
     Attributes:
         source: The text file.
-        complete: Whether all of it is in the shards.
-        shards: In the order of the text.
+        complete: Whether the shards hold the whole text.
+        shards: Shards in the order of the text.
     """
 
     source: Source
@@ -84,24 +84,24 @@ class Text:
 
     @property
     def tokens(self) -> int:
-        """Ids in all shards."""
+        """Number of ids in all shards."""
         return sum(shard.tokens for shard in self.shards)
 
     @property
     def lines(self) -> int:
-        """Lines in all shards."""
+        """Number of lines in all shards."""
         return sum(shard.lines for shard in self.shards)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Index:
-    """What a prepared directory holds.
+    """Contents of a prepared directory.
 
     Attributes:
-        signature: Fingerprint of the tokenizer, ``tokenizer_digest``.
-        vocab_size: Tokens in its vocabulary.
-        dtype: ``uint16`` or ``uint32``.
-        splits: Split (``train``, ``valid``, …) to language to text.
+        signature: Fingerprint of the tokenizer, from ``tokenizer_digest``.
+        vocab_size: Number of tokens in the vocabulary.
+        dtype: Type of the ids, ``uint16`` or ``uint32``.
+        splits: Texts by split (``train``, ``valid``, …) and language.
     """
 
     signature: str
@@ -109,33 +109,38 @@ class Index:
     dtype: str
     splits: dict[str, dict[str, Text]] = field(default_factory=dict)
 
+    def with_text(self, split: str, language: str, text: Text) -> Index:
+        """Return a copy with another text for a language of a split."""
+        languages = {**self.splits.get(split, {}), language: text}
+        return dataclasses.replace(self, splits={**self.splits, split: languages})
+
     def write(self, directory: Path) -> None:
-        """Writes ``index.json``, whole or not at all.
+        """Write ``index.json`` atomically.
 
         Raises:
-            WriteError: It could not be written.
+            WriteError: The file could not be written.
         """
         write_text(directory / INDEX_FILE, json.dumps({"format": _FORMAT, **dataclasses.asdict(self)}, indent=1) + "\n")
 
     @classmethod
     def read(cls, directory: Path) -> Index:
-        """The index of a prepared directory.
+        """Return the index of a prepared directory.
 
         Raises:
-            InputError: There is none, or it is not one.
+            InputError: The directory has no index, or an invalid one.
         """
         path = directory / INDEX_FILE
         if not os.path.lexists(path):
             raise InputError(
-                "There are no prepared shards", where=path, found="no such file", remedy="make them with xlm prepare"
+                "there are no prepared shards", where=path, found="no such file", remedy="make them with xlm prepare"
             )
         try:
             values = json.loads(read_regular(path, error=InputError).decode("utf-8"))
-            if (found := values.pop("format")) != _FORMAT:
+            if (format := values.pop("format")) != _FORMAT:
                 raise InputError(
-                    "the index of the shards cannot be read: it is of another format",
+                    "the index of the shards cannot be read: it has another format",
                     where=path,
-                    found=found,
+                    found=format,
                     expected=_FORMAT,
                     remedy="prepare the text again, in an empty directory",
                 )
@@ -151,7 +156,7 @@ class Index:
             raise
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise InputError(
-                "The index of the shards cannot be read", where=path, found=error, remedy="prepare the text again"
+                "the index of the shards cannot be read", where=path, found=error, remedy="prepare the text again"
             ) from error
 
 
@@ -162,38 +167,41 @@ def _text(values: dict[str, Any]) -> Text:
             raise ValueError(f"a file outside the directory: {shard.file!r}")
         if not all(type(number) is int and number >= 0 for number in (shard.lines, shard.tokens, shard.unknown)):
             raise ValueError(f"wrong counts of {shard.file!r}")
-    return Text(source=Source(**values["source"]), complete=values["complete"] is True, shards=shards)
+    # Earlier releases wrote ``form``, and before that nothing.
+    source = {"format" if key == "form" else key: value for key, value in values["source"].items()}
+    return Text(source=Source(**source), complete=values["complete"] is True, shards=shards)
 
 
 class ShardSequence:
-    """The ids of one text, mapped from its files.
+    """The ids of one text, memory-mapped from its shards.
 
     Args:
         directory: The prepared directory.
-        shards: The files, in order.
-        dtype: ``uint16`` or ``uint32``.
-        vocab_size: Every id is below it.
-        check: Also read every file, and compare its checksum and its ids.
+        shards: The shards, in order.
+        dtype: Type of the ids, ``uint16`` or ``uint32``.
+        vocab_size: Size of the vocabulary; every id must be below it.
+        check: Whether to read every shard, and verify its checksum and its ids.
 
     Raises:
-        InputError: A file is missing, or is not what the index says.
+        InputError: A shard is missing, or differs from the index.
     """
 
     def __init__(
         self, directory: Path, shards: Sequence[Shard], *, dtype: str, vocab_size: int, check: bool = True
     ) -> None:
-        kind = np.dtype(dtype).newbyteorder("<")
+        file_dtype = id_dtype(dtype)
         self._ends = list(itertools.accumulate(shard.tokens for shard in shards))
         self._arrays: list[np.ndarray[Any, Any]] = []
         for shard in shards:
             path = directory / shard.file
             size = path.stat().st_size if path.is_file() else None
-            if size != shard.tokens * kind.itemsize:
-                raise _damaged(path, "no such file" if size is None else f"{size} bytes", shard.tokens * kind.itemsize)
-            if check and (found := file_sha256(path)) != shard.sha256:
-                raise _damaged(path, f"SHA-256 {found}", shard.sha256)
-            # A file without a byte cannot be mapped.
-            array = np.memmap(path, kind, mode="r") if size else np.empty(0, kind)
+            expected = shard.tokens * file_dtype.itemsize
+            if size != expected:
+                raise _damaged(path, "no such file" if size is None else f"{size} bytes", f"{expected} bytes")
+            if check and (checksum := file_sha256(path)) != shard.sha256:
+                raise _damaged(path, f"SHA-256 {checksum}", shard.sha256)
+            # An empty file cannot be mapped.
+            array = np.memmap(path, file_dtype, mode="r") if size else np.empty(0, file_dtype)
             if check and size and (largest := int(array.max())) >= vocab_size:
                 raise _damaged(path, f"id {largest}", f"ids below {vocab_size}")
             self._arrays.append(array)
@@ -202,7 +210,7 @@ class ShardSequence:
         return self._ends[-1] if self._ends else 0
 
     def slice(self, begin: int, end: int) -> Ids:
-        """The ids from ``begin`` to ``end`` - 1."""
+        """Return the ids from ``begin`` to ``end`` - 1."""
         parts = []
         first = bisect.bisect_right(self._ends, begin)
         for array, array_end in zip(self._arrays[first:], self._ends[first:], strict=True):
@@ -213,9 +221,15 @@ class ShardSequence:
         return np.concatenate(parts).astype(np.int64) if parts else np.empty(0, np.int64)
 
 
-def _damaged(path: Path, found: str, expected: object) -> InputError:
+def id_dtype(name: str) -> np.dtype[Any]:
+    """Return the type of ids in the files: ``uint16`` or ``uint32``, little-endian."""
+    dtype: np.dtype[Any] = np.dtype(name).newbyteorder("<")
+    return dtype
+
+
+def _damaged(path: Path, found: str, expected: str) -> InputError:
     return InputError(
-        "A shard is not what its index says",
+        "a shard is not what its index says",
         where=path,
         found=found,
         expected=expected,
@@ -224,9 +238,9 @@ def _damaged(path: Path, found: str, expected: object) -> InputError:
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal digits."""
+    """Return the SHA-256 of a file, in hexadecimal digits."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
-        while piece := file.read(_READ):
-            digest.update(piece)
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""A cluster of Ray: one that is there, found within a bounded time, or one of this machine for the time of a run."""
+"""Connection to a Ray cluster: an existing one, or one on this machine that ends with the run."""
 
 from __future__ import annotations
 
@@ -16,82 +16,73 @@ from typing import Any
 
 from xlm.errors import DependencyError, InputError, XLMError, XLMWarning
 
-CONNECT_SECONDS = 30.0
-"""How long a cluster is waited for."""
-
-_UNLESS_SET = {
-    "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent anywhere
-    "RAY_worker_niceness": "0",  # workers are what the run is for
+_RAY_DEFAULTS = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # send no statistics
+    "RAY_worker_niceness": "0",  # Ray's default of 15 would starve the workers
 }
-_SECONDS_BETWEEN = 0.5
-_LEAST_SECONDS = 0.1
-# How HTTP/2, which Ray's processes speak, begins: the client's words, then a frame of settings from each side.
-_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
-_FRAME_BYTES, _SETTINGS = 9, 4
+_RETRY_SECONDS = 0.5
+_MIN_TIMEOUT = 0.1
+_LOGS = "/tmp/ray/session_latest/logs"
+# Ray speaks HTTP/2 (RFC 9113, section 3.4): the client sends a preface and a settings frame, and the server answers
+# with a settings frame.
+_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
+_FRAME_HEADER_BYTES, _SETTINGS = 9, 4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClusterOptions:
-    """Where to work, and with how much.
+    """Which cluster to use, and how much of it.
 
     Attributes:
-        address: ``HOST:PORT`` of the cluster's head, or ``auto`` for the cluster that this machine belongs to; ``None``
-            for what the environment's ``RAY_ADDRESS`` says, and without one for a cluster of this machine alone, which
-            ends with the run. Not ``ray://``: Ray Data does not work through Ray's server for clients.
-        concurrency: How many workers; ``None`` for as many as the cluster has CPUs or GPUs for.
-        gpus_per_worker: GPUs of each: a whole number, or less than 1 to share one; 0 computes on CPUs.
-        threads_per_worker: Threads, and CPUs, of each.
-        connect_seconds: How long to wait for the cluster.
+        address: ``HOST:PORT`` of the head node, or ``auto`` for the cluster that this machine belongs to. ``None``
+            means the environment variable ``RAY_ADDRESS`` or, if it is not set, a cluster of this machine alone that
+            ends with the run. Ray Data does not support ``ray://``.
+        concurrency: Number of workers; ``None`` for as many as the cluster has CPUs or GPUs for.
+        gpus_per_worker: GPUs of each worker: a whole number, or less than 1 to share a GPU; 0 computes on CPUs.
+        threads_per_worker: Threads, and CPUs, of each worker.
+        connect_timeout: Seconds to wait for the cluster.
 
     Raises:
-        InputError: GPUs that Ray cannot give.
+        InputError: Ray cannot assign that number of GPUs.
     """
 
     address: str | None = None
     concurrency: int | None = None
     gpus_per_worker: float = 0.0
     threads_per_worker: int = 1
-    connect_seconds: float = CONNECT_SECONDS
+    connect_timeout: float = 30.0
 
     def __post_init__(self) -> None:
         if self.gpus_per_worker > 1 and self.gpus_per_worker % 1:
             raise InputError(
-                "a worker has whole GPUs, or a part of one",
+                "a worker has whole GPUs, or part of one",
                 where="gpus_per_worker",
                 found=self.gpus_per_worker,
                 expected="a whole number, or less than 1",
             )
 
     def fits(self, resources: Mapping[str, float]) -> bool:
-        """Whether a machine has room for a worker.
+        """Return whether a machine with these resources, by Ray's names, has room for a worker."""
+        cpus, gpus = resources.get("CPU", 0), resources.get("GPU", 0)
+        return cpus >= self.threads_per_worker and gpus >= self.gpus_per_worker
 
-        Args:
-            resources: What the machine has, by Ray's names.
-        """
-        room = resources.get("CPU", 0) >= self.threads_per_worker
-        return room and resources.get("GPU", 0) >= self.gpus_per_worker
-
-    def workers(self, resources: dict[str, float]) -> int:
-        """How many workers to start.
-
-        Args:
-            resources: What the cluster has, by Ray's names.
-        """
+    def workers(self, resources: Mapping[str, float]) -> int:
+        """Return the number of workers to start on a cluster with these resources, by Ray's names."""
         if self.concurrency is not None:
             return self.concurrency
-        room = resources.get("CPU", 0) / self.threads_per_worker
+        workers = resources.get("CPU", 0) / self.threads_per_worker
         if self.gpus_per_worker:
-            room = min(room, resources.get("GPU", 0) / self.gpus_per_worker)
-        return max(1, int(room))
+            workers = min(workers, resources.get("GPU", 0) / self.gpus_per_worker)
+        return max(1, int(workers))
 
 
 def import_ray() -> Any:
-    """``ray``, with ``ray.data``.
+    """Return ``ray``, with ``ray.data``.
 
     Raises:
-        DependencyError: It is not installed.
+        DependencyError: Ray Data is not installed.
     """
-    for name, value in _UNLESS_SET.items():
+    for name, value in _RAY_DEFAULTS.items():
         os.environ.setdefault(name, value)
     try:
         import ray
@@ -105,60 +96,59 @@ def import_ray() -> Any:
 
 @contextmanager
 def connected(options: ClusterOptions) -> Iterator[Any]:
-    """Yields ``ray``, connected to a cluster; a connection that was there before stays.
-
-    A cluster of several machines may grow, so that it is only warned of when it has no room for a worker yet.
+    """Yield ``ray``, connected to a cluster; keep a connection that exists already.
 
     Raises:
         DependencyError: Ray is not installed.
-        XLMError: There is no such cluster, which the message names with how long was tried; or it cannot be joined; or
-            this machine alone has no room for a worker.
+        XLMError: No cluster answers in time, the cluster cannot be joined, or this machine alone has no room for a
+            worker. A cluster may grow, so a cluster without room only causes a warning.
     """
     ray = import_ray()
     if ray.is_initialized():
-        _check_room(ray, options, here=False)
+        _check_room(ray, options, local=False)
         yield ray
         return
     address = options.address or os.environ.get("RAY_ADDRESS") or "local"
-    here = address == "local"
+    local = address == "local"
     settings: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": "warning"}
-    if here:
+    if local:
         settings["include_dashboard"] = False
-        if options.concurrency is not None:  # else Ray counts what this process may use
+        if options.concurrency is not None:  # otherwise Ray counts the CPUs of this process
             settings["num_cpus"] = options.concurrency * options.threads_per_worker
     else:
-        wait_for(address, options.connect_seconds)
-    started = time.monotonic()
+        wait_for(address, options.connect_timeout)
+    start = time.monotonic()
     try:
         with _own_signals():
             ray.init(**settings)
-    except (Exception, SystemExit) as error:  # Ray ends the process when it has waited in vain
-        seconds = time.monotonic() - started
-        raise (_not_started(seconds, error) if here else _not_joined(address, seconds, error)) from error
+    except (Exception, SystemExit) as error:  # Ray exits the process when it gives up
+        raise _init_error(address, time.monotonic() - start, error) from error
     try:
-        _check_room(ray, options, here=here)
-        with redirect_stdout(sys.stderr):  # where Ray prints which of its processes have died
+        _check_room(ray, options, local=local)
+        with redirect_stdout(sys.stderr):  # Ray prints which of its processes have died
             yield ray
     finally:
         ray.shutdown()
 
 
-def _check_room(ray: Any, options: ClusterOptions, *, here: bool) -> None:
+def _check_room(ray: Any, options: ClusterOptions, *, local: bool) -> None:
     machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     if any(map(options.fits, machines)):
         return
-    wanted = f"{options.threads_per_worker} CPUs and {options.gpus_per_worker:g} GPUs"
-    most = ", ".join(f"{max((has.get(name, 0) for has in machines), default=0):g} {name}s" for name in ("CPU", "GPU"))
-    if here:
+    needed = f"{options.threads_per_worker} CPUs and {options.gpus_per_worker:g} GPUs"
+    most = ", ".join(
+        f"{max((machine.get(name, 0) for machine in machines), default=0):g} {name}s" for name in ("CPU", "GPU")
+    )
+    if local:
         raise XLMError(
-            "there is no room for a worker on this machine",
+            "this machine has no room for a worker",
             where="--threads-per-worker, --gpus-per-worker",
             found=f"at most {most}",
-            expected=wanted,
+            expected=needed,
         )
     warnings.warn(
-        f"no machine of the cluster has room for a worker: wanted are {wanted}, and the most that one has is {most}; "
-        "waiting until one comes",
+        f"no machine of the cluster has room for a worker, which needs {needed}; the largest has {most}; "
+        "the run waits for a larger machine to join",
         XLMWarning,
         stacklevel=4,
     )
@@ -166,91 +156,87 @@ def _check_room(ray: Any, options: ClusterOptions, *, here: bool) -> None:
 
 @contextmanager
 def _own_signals() -> Iterator[None]:
-    """Keeps what the process does at a signal, which Ray changes when it is called from the main thread."""
+    """Restore the signal handlers, which Ray replaces when it is called from the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
 
 
 def wait_for(address: str, seconds: float) -> None:
-    """Returns when somebody answers there as Ray does: Ray itself waits for minutes, and then ends the process.
+    """Return once a Ray server answers; Ray itself waits for minutes and then exits the process.
 
     Args:
-        address: As for ``ClusterOptions``; ``auto`` is taken for answered.
+        address: As in ``ClusterOptions``; ``auto`` is not checked.
         seconds: How long to wait.
 
     Raises:
-        XLMError: Nobody does, or it is no address to work with.
+        XLMError: No Ray server answers in time, or the address is malformed.
     """
     if address == "auto":
         return
     if address.startswith("ray://"):
         raise XLMError(
-            "Ray Data does not work through Ray's server for clients",
+            "Ray Data does not support Ray Client addresses",
             where=address,
-            expected="HOST:PORT of the cluster's head, port 6379 where none was chosen, or auto",
-            remedy="run the command on a machine of the cluster, or hand it in: ray job submit -- xlm …",
+            expected="HOST:PORT of the head node (default port 6379), or auto",
+            remedy="run the command on a machine of the cluster, or submit it: ray job submit -- xlm …",
         )
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal() or "/" in host:
-        raise _unreachable(address, 0.0, ValueError("it is not HOST:PORT"))
-    started = time.monotonic()
+        raise _unreachable(address, 0.0, ValueError("not HOST:PORT"))
+    start = time.monotonic()
     while True:
-        left = started + seconds - time.monotonic()
+        remaining = start + seconds - time.monotonic()
         try:
-            return _greet((host, int(port)), timeout=max(_LEAST_SECONDS, left))
+            return _greet((host, int(port)), timeout=max(_MIN_TIMEOUT, remaining))
         except (OSError, OverflowError) as error:
-            if left < _SECONDS_BETWEEN:
-                raise _unreachable(address, time.monotonic() - started, error) from error
-        time.sleep(_SECONDS_BETWEEN)
+            if remaining < _RETRY_SECONDS:
+                raise _unreachable(address, time.monotonic() - start, error) from error
+        time.sleep(_RETRY_SECONDS)
 
 
-def _greet(place: tuple[str, int], *, timeout: float) -> None:
-    with socket.create_connection(place, timeout=timeout) as connection:
+def _greet(address: tuple[str, int], *, timeout: float) -> None:
+    with socket.create_connection(address, timeout=timeout) as connection:
         if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
-            return  # it would not understand a word
-        connection.sendall(_GREETING)
-        found = connection.recv(_FRAME_BYTES, socket.MSG_WAITALL)
-    if len(found) < _FRAME_BYTES or found[3] != _SETTINGS:
-        raise ConnectionError("somebody answers there, who is not Ray")
+            return  # the server expects a TLS handshake
+        connection.sendall(_PREFACE)
+        header = connection.recv(_FRAME_HEADER_BYTES, socket.MSG_WAITALL)
+    if len(header) < _FRAME_HEADER_BYTES or header[3] != _SETTINGS:
+        raise ConnectionError("the server at this address is not Ray")
 
 
-def _not_started(seconds: float, error: BaseException) -> XLMError:
+def _init_error(address: str, seconds: float, error: BaseException) -> XLMError:
+    if address == "local":
+        return XLMError(
+            "Ray could not start on this machine",
+            where="--engine ray without --address",
+            found=_reason(error, seconds),
+            remedy=f"run it again when the machine is less busy; Ray's logs have the details ({_LOGS})",
+        )
     return XLMError(
-        "Ray could not be started on this machine",
-        where="--engine ray without --address",
-        found=f"{_reason(error)}, after {seconds:.0f} s",
-        remedy="run it again when the machine has less to do; Ray's logs say more (/tmp/ray/session_latest/logs)",
-    )
-
-
-def _not_joined(address: str, seconds: float, error: BaseException) -> XLMError:
-    return XLMError(
-        "the cluster of Ray cannot be joined",
+        "this process cannot join the Ray cluster",
         where=address,
-        found=f"{_reason(error)}, after {seconds:.0f} s",
-        expected="the head of a cluster, of the versions of Ray and Python that are here",
+        found=_reason(error, seconds),
+        expected="a head node with the same versions of Ray and Python as this machine",
     )
 
 
 def _unreachable(address: str, seconds: float, error: Exception) -> XLMError:
     return XLMError(
-        "there is no cluster of Ray at that address",
+        "no Ray cluster answers at this address",
         where=address,
-        found=f"{_reason(error)}, after {seconds:.0f} s",
-        expected="HOST:PORT of a cluster's head, or auto",
-        remedy="ray start --head on the machine that is to be the head; without --address and RAY_ADDRESS, this "
-        "machine alone does the work",
+        found=_reason(error, seconds),
+        expected="HOST:PORT of the head node, or auto",
+        remedy="start a head node: ray start --head; or leave out --address and RAY_ADDRESS to use this machine alone",
     )
 
 
-def _reason(error: BaseException) -> str:
-    if isinstance(error, SystemExit):
-        return "Ray gave up"
-    return str(error).strip() or type(error).__name__
+def _reason(error: BaseException, seconds: float) -> str:
+    reason = "Ray gave up" if isinstance(error, SystemExit) else str(error).strip() or type(error).__name__
+    return f"{reason}, after {seconds:.0f} s"

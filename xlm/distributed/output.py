@@ -1,14 +1,17 @@
-"""A directory of output, which any number of workers fill, and from which a run that died is taken up again.
+"""The output directory, which many workers fill and in which a run that was cut off can be resumed.
 
-    part-0000000-0000000.tsv     the output of unit 0 of file 0; in the order of their names, parts are all output
+    part-0000000-0000000.tsv     output of shard 0 of file 0; sorted by name, the parts are the whole output
     _meta.json                   what the run is: model, inputs and options
-    _run                         who writes here, see ``owner``
-    _parts/0000000-0000000.json  that this part is done: rows, problems, digest of its input
-    _SUCCESS                     written last: what all parts have together
+    _run                         the lease: the runs that have written here, the current one last
+    _parts/0000000-0000000.json  the record of a finished part: rows, problems, digest of its input
+    _SUCCESS                     totals of all parts; written last
 
-A part is written before its record, whole. A unit that was worked on twice, because a machine died or was slow, has one
-part, the last one that was written; machines of one kind of processor write the same. What begins with an underscore is
-no data to other engines.
+A part is written whole, then its record. If a shard is processed twice, because a machine died or was slow, the part
+that was written last stays; machines with the same kind of processor write the same bytes. Other engines ignore names
+that begin with an underscore.
+
+The lease belongs to the run whose line is the last in ``_run``. Each run adds its line when it begins, and only the
+holder of the lease writes parts or ``_SUCCESS``. A worker that finds no ``_run`` does not see the shared directory.
 """
 
 from __future__ import annotations
@@ -21,35 +24,34 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from xlm._io.resumable import check_same_run
-from xlm.distributed.owner import check_ours, runs_of, take, taken
+from xlm._io.resumable import check_same_run, other_input_error
 from xlm.distributed.storage import Directory
 from xlm.errors import InputError, WriteError
 
-_META, _PARTS, _SUCCESS = "_meta.json", "_parts", "_SUCCESS"
+_META, _LEASE, _PARTS, _SUCCESS = "_meta.json", "_run", "_parts", "_SUCCESS"
 _PART, _SIZES = "part-", "sizes"
 
-UnitName = tuple[int, int]
-"""Number of the file, number of the unit in it."""
+PartKey = tuple[int, int]
+"""Index of the file, and of the shard in it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Record:
-    """What is known of a part that is done.
+    """The record of a finished part; its fields are the keys on disk.
 
     Attributes:
-        file: Number of its file.
-        unit: Number of its unit.
-        rows: Input rows.
-        problems: How many of them have no output of their own.
-        reasons: Why, of some.
-        counts: Tokens, or ends of continuations.
-        digest: Identifies its input.
-        bytes: Of the part.
-        last: Whether its file ends with it.
-        damaged: Whether its file could not be read further.
-        processor: What it was computed on.
-        warnings: What the worker was warned of.
+        file: Index of the file.
+        unit: Index of the shard in the file.
+        rows: Number of input rows.
+        problems: Number of rows without a result.
+        reasons: Why, for some of them.
+        counts: Number of tokens, or of continuations by what ended them.
+        digest: Digest of the shard.
+        bytes: Size of the part.
+        last: Whether the shard is the last one of its file.
+        damaged: Whether the file could not be read further.
+        processor: What kind of processor computed it.
+        warnings: Warnings of the worker.
     """
 
     file: int
@@ -66,222 +68,230 @@ class Record:
     warnings: list[str] = field(default_factory=list)
 
     @property
-    def name(self) -> UnitName:
-        """Of its unit."""
+    def key(self) -> PartKey:
+        """The key of the part."""
         return self.file, self.unit
+
+
+def totals(records: Iterable[Record]) -> dict[str, Any]:
+    """Return the sums of the rows, problems and counts of records, and the kinds of processors."""
+    records = list(records)
+    counts: Counter[str] = Counter()
+    for record in records:
+        counts.update(record.counts)
+    return {
+        "rows": sum(record.rows for record in records),
+        "problems": sum(record.problems for record in records),
+        "counts": dict(counts),
+        "processors": sorted({record.processor for record in records}),
+    }
 
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """The directory.
+    """The output of a run.
 
     Attributes:
-        directory: Where it is.
-        suffix: What names of parts end with.
+        directory: The output directory.
+        suffix: Suffix of the parts' names.
+
+    Raises:
+        InputError: Another run has taken the directory; raised by ``begin``, ``add_part`` and ``finish``.
+        WriteError: The directory cannot be read or written; raised by every method.
     """
 
     directory: Directory
     suffix: str
 
-    def begin(self, identity: Mapping[str, Any], *, sizes: Sequence[int], resume: bool) -> dict[UnitName, Record]:
-        """Takes the directory for a run.
+    def begin(self, identity: Mapping[str, Any], *, sizes: Sequence[int], resume: bool) -> dict[PartKey, Record]:
+        """Take the directory for a run, and return the records of the parts that are done.
 
         Args:
-            identity: What the run is, as values of JSON; ``inputs`` are the names of its files.
-            sizes: Their bytes. Those of a file that was damaged may be others than when it was read.
-            resume: Go on where a run of the same identity stopped; begin when there is none.
-
-        Returns:
-            The parts that are done.
+            identity: What the run is, as JSON values; ``inputs`` are the names of its files.
+            sizes: Sizes of these files. Only a file that was damaged may have another size than before.
+            resume: Resume a run of the same identity; start if there is none.
 
         Raises:
-            InputError: A run of another identity was cut off there, or the files were others.
-            WriteError: Something is there and is not to be resumed, or the directory cannot be used.
+            InputError: The directory belongs to a run of another identity, or the input files have changed.
+            WriteError: The directory is not empty, and ``resume`` is not set.
         """
-        described = self.description()
-        if described is None:
-            there = sorted(self.directory.names())
-            if there:
+        meta = self.description()
+        if meta is None:
+            names = sorted(self.directory.names())
+            if names:
                 raise WriteError(
                     "the output directory is not empty",
                     where=self.directory.address,
-                    found=", ".join(there[:3]) + (", …" if len(there) > 3 else ""),
-                    expected="a new or empty directory, or one that a run was cut off in",
-                    remedy="write somewhere else",
+                    found=", ".join(names[:3]) + (", …" if len(names) > 3 else ""),
+                    expected="a new or empty directory, or that of a run to resume",
+                    remedy="write to another directory",
                 )
-            self._take(identity, sizes, after=[])
+            self._take_lease(identity, sizes, previous=[])
             return {}
         if not resume:
             raise WriteError(
-                "the output of another run is in the way",
+                "the output directory belongs to another run",
                 where=self.directory.address,
-                remedy="go on with it (--resume), remove it, or write somewhere else",
+                remedy="resume that run (--resume), remove the directory, or write to another one",
             )
-        before = described.pop(_SIZES, [])
+        previous_sizes = meta.pop(_SIZES, [])
         expected = json.loads(json.dumps(dict(identity)))
-        check_same_run(described, expected, where=f"{self.directory.address}/{_META}", otherwise="remove the directory")
-        runs = runs_of(self.directory) or []
-        records = self._records(runs)
-        self._check_sizes(identity["inputs"], before, sizes, damaged={each.file for each in records if each.damaged})
-        self._take(identity, sizes, after=runs)
+        check_same_run(meta, expected, where=f"{self.directory.address}/{_META}", otherwise="remove the directory")
+        runs = self._runs() or []
+        records = self._read_records(runs)
+        damaged = {record.file for record in records if record.damaged}
+        for file, (name, previous, size) in enumerate(zip(identity["inputs"], previous_sizes, sizes, strict=True)):
+            if previous != size and file not in damaged:
+                raise other_input_error(
+                    f"inputs: {name}",
+                    found=f"{size:,} bytes",
+                    expected=f"{previous:,} bytes, as then",
+                    otherwise="start again, in another directory",
+                )
+        self._take_lease(identity, sizes, previous=runs)
         self.directory.remove_unfinished(of_all=True)
-        return self._done(records)
+        part_sizes = self.directory.names()
+        # A part that was removed or changed is made again.
+        return {
+            record.key: record
+            for record in records
+            if not record.damaged and part_sizes.get(self.part_name(record.key)) == record.bytes
+        }
 
     def description(self) -> dict[str, Any] | None:
-        """What the run is that the directory belongs to; ``None`` for none.
+        """Return the description of the run that the directory belongs to; ``None`` if there is none.
 
         Raises:
-            InputError: That cannot be read.
+            InputError: The description cannot be read.
         """
         data = self.directory.read(_META)
-        found = None if data is None else _object(data)
-        if data is not None and found is None:
+        if data is None:
+            return None
+        meta = _parse_object(data)
+        if meta is None:
             raise InputError(
-                "what the run was that wrote here cannot be read",
+                "the description of the earlier run cannot be read",
                 where=f"{self.directory.address}/{_META}",
                 found=ascii(data[:50].decode("latin-1")),
-                remedy="remove the directory, or write somewhere else",
+                remedy="remove the directory, or write to another one",
             )
-        return found
+        return meta
 
-    def _take(self, identity: Mapping[str, Any], sizes: Sequence[int], *, after: list[str]) -> None:
-        described = _json({**identity, _SIZES: list(sizes)})
-        self.directory.write(_META, described)
-        take(self.directory, after=after)
-        # Of two that begin at once, one has written its line last. It may not have written last what the run is.
-        check_ours(self.directory)
-        if self.directory.read(_META) != described:
-            raise taken(self.directory)
+    def _runs(self) -> list[str] | None:
+        data = self.directory.read(_LEASE)
+        return None if data is None else data.decode("ascii", "replace").split()
 
-    def _check_sizes(
-        self, names: Sequence[str], before: Sequence[int], now: Sequence[int], *, damaged: set[int]
-    ) -> None:
-        for file, (name, was, size) in enumerate(zip(names, before, now, strict=True)):
-            if was != size and file not in damaged:
-                raise InputError(
-                    "the input is not that of the run that is to be resumed",
-                    where=f"inputs: {name}",
-                    found=f"{size:,} bytes",
-                    expected=f"{was:,} bytes, as then",
-                    remedy="start again, in another directory",
-                )
+    def _take_lease(self, identity: Mapping[str, Any], sizes: Sequence[int], *, previous: list[str]) -> None:
+        meta = _to_json({**identity, _SIZES: list(sizes)})
+        self.directory.write(_META, meta)
+        self.directory.write(_LEASE, "".join(f"{run}\n" for run in [*previous, self.directory.writer]).encode())
+        self._check_lease()
+        # If two runs begin at once, one may hold the lease while the description is that of the other.
+        if self.directory.read(_META) != meta:
+            raise self._lease_lost()
 
-    def _records(self, runs: list[str]) -> list[Record]:
-        """What these runs have noted; what was cut short, or is another's, counts as not there."""
+    def _check_lease(self) -> None:
+        runs = self._runs()
+        if runs is None:
+            raise WriteError(
+                "this machine does not see the output directory of the run",
+                where=self.directory.address,
+                found=f"no {_LEASE} in it",
+                expected="a directory that every machine sees under this name",
+                remedy="write to a shared file system or an object store",
+            )
+        if runs[-1:] != [self.directory.writer]:
+            raise self._lease_lost()
+
+    def _lease_lost(self) -> InputError:
+        return InputError(
+            "another run has taken the output directory",
+            where=self.directory.address,
+            remedy="wait for that run to end, or write to another directory",
+        )
+
+    def _read_records(self, runs: list[str]) -> list[Record]:
+        """Return the records of these runs, without any that are incomplete."""
         names = [f"{_PARTS}/{name}" for name in self.directory.names(_PARTS) if name.endswith(".json")]
-        found = map(_object, filter(None, self.directory.read_all(names)))
         records = []
-        for values in found:
+        for values in map(_parse_object, filter(None, self.directory.read_all(names))):
             if values is not None and values.pop("run", None) in runs:
                 with suppress(TypeError):
                     records.append(Record(**values))
         return records
 
-    def _done(self, records: Iterable[Record]) -> dict[UnitName, Record]:
-        sizes = self.directory.names()
-        # A part that somebody removed or changed is made again.
-        return {
-            record.name: record
-            for record in records
-            if not record.damaged and sizes.get(self.part_name(record.name)) == record.bytes
-        }
+    def part_name(self, key: PartKey) -> str:
+        """Return the name of a part; names sort like their keys."""
+        return f"{_PART}{_key_text(key)}{self.suffix}"
 
-    def part_name(self, unit: UnitName) -> str:
-        """Name of a part; the order of names is that of files and units."""
-        return f"{_PART}{_numbers(unit)}{self.suffix}"
-
-    def add_part(self, unit: UnitName, source: Path) -> int:
-        """Makes or replaces a part of our own run, whole, and returns its bytes.
+    def add_part(self, key: PartKey, source: Path) -> int:
+        """Write or replace a part, and return its size in bytes.
 
         Args:
-            unit: What it is of.
-            source: A file of this machine that holds it.
+            key: The key of the part.
+            source: A local file with its contents.
 
         Raises:
-            InputError: As for ``check_ours``.
-            WriteError: As for ``check_ours``, or it cannot be written.
+            WriteError: This machine does not see the directory of the run.
         """
-        check_ours(self.directory)
-        return self.directory.copy(source, self.part_name(unit))
+        self._check_lease()
+        return self.directory.copy(source, self.part_name(key))
 
     def add_record(self, record: Record) -> None:
-        """Notes that a part is done, which it is now.
-
-        Raises:
-            WriteError: It cannot be written.
-        """
-        noted = {**asdict(record), "run": self.directory.writer}
-        self.directory.write(f"{_PARTS}/{_numbers(record.name)}.json", _json(noted))
+        """Record that a part is done."""
+        values = {**asdict(record), "run": self.directory.writer}
+        self.directory.write(f"{_PARTS}/{_key_text(record.key)}.json", _to_json(values))
 
     def reopen(self) -> None:
-        """Takes back that all parts are there, where a run had said so.
-
-        Raises:
-            WriteError: It cannot be.
-        """
+        """Remove ``_SUCCESS`` if an earlier run has written it."""
         self.directory.remove(_SUCCESS)
 
     def finish(self, identity: Mapping[str, Any], records: Iterable[Record]) -> None:
-        """Removes parts that are nobody's, and notes that all are there and what they have together.
-
-        That is not noted as long as a file could not be read to its end.
+        """Remove parts without a record, and write ``_SUCCESS`` unless an input file is damaged.
 
         Args:
             identity: What the run is.
-            records: Of all parts.
+            records: The records of all parts.
 
         Raises:
-            InputError: As for ``check_ours``.
-            WriteError: Parts are not there as workers wrote them, or it cannot be written.
+            WriteError: The size of a part is not what its worker wrote.
         """
-        check_ours(self.directory)
-        found = sorted(records, key=lambda record: record.name)
-        names = {self.part_name(record.name): record.bytes for record in found}
+        self._check_lease()
+        records = sorted(records, key=lambda record: record.key)
+        expected = {self.part_name(record.key): record.bytes for record in records}
         sizes = self.directory.names()
-        wrong = [name for name, size in names.items() if sizes.get(name) != size]
+        wrong = [name for name, size in expected.items() if sizes.get(name) != size]
         if wrong:
             first = wrong[0]
             raise WriteError(
-                "parts are not in the output directory as workers wrote them",
+                "parts in the output directory are not what the workers wrote",
                 where=self.directory.address,
-                found=f"{len(wrong):,} of {len(names):,}: {first} has {sizes.get(first, 'no')} bytes, …",
-                expected=f"{names[first]:,} bytes",
-                remedy="a shared file system or an object store, which nobody else writes to; then --resume",
+                found=f"{len(wrong):,} of {len(expected):,}: {first} has {sizes.get(first, 'no')} bytes",
+                expected=f"{expected[first]:,} bytes",
+                remedy="write to a shared file system or an object store that nothing else changes; then --resume",
             )
-        for name in sizes.keys() - names.keys():
-            if name.startswith(_PART):  # of a file that was damaged, and now has fewer units
+        for name in sizes.keys() - expected.keys():
+            if name.startswith(_PART):  # of a file that was damaged and now has fewer shards
                 self.directory.remove(name)
-                # Else that file would count as damaged for ever, and might have any size in a run that is resumed.
-                numbers = name.removeprefix(_PART).removesuffix(self.suffix)
-                self.directory.remove(f"{_PARTS}/{numbers}.json")
-        if any(record.damaged for record in found):
-            return
-        counts: Counter[str] = Counter()
-        for record in found:
-            counts.update(record.counts)
-        summary = {
-            **identity,
-            "rows": sum(record.rows for record in found),
-            "problems": sum(record.problems for record in found),
-            "counts": dict(counts),
-            "processors": sorted({record.processor for record in found}),
-            "parts": [[self.part_name(record.name), record.rows, record.bytes] for record in found],
-        }
-        self.directory.write(_SUCCESS, _json(summary))
+                # A record that stayed would mark the file as damaged, and so let it change its size in later runs.
+                self.directory.remove(f"{_PARTS}/{name.removeprefix(_PART).removesuffix(self.suffix)}.json")
+        if not any(record.damaged for record in records):
+            parts = [[name, record.rows, record.bytes] for name, record in zip(expected, records, strict=True)]
+            self.directory.write(_SUCCESS, _to_json({**identity, **totals(records), "parts": parts}))
 
 
-def _numbers(unit: UnitName) -> str:
-    return f"{unit[0]:07}-{unit[1]:07}"
+def _key_text(key: PartKey) -> str:
+    return f"{key[0]:07}-{key[1]:07}"
 
 
-def _json(values: Mapping[str, Any]) -> bytes:
+def _to_json(values: Mapping[str, Any]) -> bytes:
     return (json.dumps(values, indent=1) + "\n").encode("utf-8")
 
 
-def _object(data: bytes) -> dict[str, Any] | None:
-    """What a file of JSON holds; ``None`` when it was cut short."""
+def _parse_object(data: bytes) -> dict[str, Any] | None:
+    """Return the object of a JSON file; ``None`` if it is incomplete."""
     try:
-        found = json.loads(data)
+        values = json.loads(data)
     except ValueError:
         return None
-    return found if isinstance(found, dict) else None
+    return values if isinstance(values, dict) else None

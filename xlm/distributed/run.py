@@ -1,274 +1,223 @@
-"""One run: a work over files, on a cluster, into a directory."""
+"""A run: a task over files, on a cluster, into an output directory."""
 
 from __future__ import annotations
 
-import json
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from contextlib import closing
+import logging
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from xlm.corpus.files import InputFile
 from xlm.distributed.cluster import ClusterOptions, connected
-from xlm.distributed.datasets import blocks_of_one_row, results
-from xlm.distributed.notes import brief, listening
-from xlm.distributed.output import Output, Record, UnitName
-from xlm.distributed.stages import TASK, PartWriter, Reading, read_units, rebuilt, table_of
+from xlm.distributed.output import Output, PartKey, Record
+from xlm.distributed.pipeline import PendingFile, build_dataset, error_from_dict, read_results
 from xlm.distributed.storage import Directory, absolute
-from xlm.distributed.work import Work
+from xlm.distributed.tasks import Task
 from xlm.errors import XLMError
 
-MOST_ROWS = 1 << 16
-"""Rows of a part, at most, when no windows are given: some megabytes of text, which a reader holds with ease, while
-terabytes do not end in millions of files."""
-
-_PARTS_A_WORKER = 16
-_BYTES_A_ROW = 128
-_WORKERS_A_READER = 16
-_IN_FLIGHT = 2  # units that a worker has: one that it works on, one that has come
-_READ_TASKS = 1000
-_IDLE_PASSES = 3
-_FAILURES_A_WORKER = 5
-
-Task = tuple[int, dict[str, tuple[str, bool]]]
-"""Number of a file; of its units that are done, by their numbers, the digest and whether it is the last."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Summary:
-    """What a run gave.
-
-    Attributes:
-        rows: Input rows.
-        problems: How many of them have no output of their own.
-        reasons: Why, of some.
-        counts: Tokens, or ends of continuations.
-        damaged: Names of files that could not be read to their ends.
-        processors: What computed; the last digits of several kinds may differ.
-        warnings: What workers were warned of.
-        resumed: Parts that another run had made.
-        parts: All parts.
-    """
-
-    rows: int
-    problems: int
-    reasons: list[str]
-    counts: dict[str, int]
-    damaged: list[str]
-    processors: list[str]
-    warnings: list[str]
-    resumed: int
-    parts: int
+# Defaults for the size of a part: some megabytes, but terabytes of input do not give millions of files.
+_MAX_ROWS = 1 << 16
+_PARTS_PER_WORKER = 16
+_BYTES_PER_ROW = 128
+_MAX_IDLE_PASSES = 3
+_FAILURES_PER_WORKER = 5
+_LOG_LINES = 3
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 @dataclass(kw_only=True)
 class Run:
-    """A work over files.
+    """A task over files.
 
     Attributes:
-        work: What is to be done.
+        task: The task.
         files: The input, in the order of the output.
-        output: The directory to fill: a path or an address that every machine sees.
-        cluster: Where to work.
-        form: As for ``Corpus``.
+        output: Path or address of the output directory, which every machine must see.
+        cluster: Which cluster to use.
+        format: As for ``Corpus``.
         column: As for ``Corpus``.
-        windows_per_file: Windows of a part; ``None`` for as many as give each worker some 16 parts, up to
-            ``MOST_ROWS`` rows, or as the run has that is resumed.
-        resume: Go on where a run of the same identity stopped; begin when there is none.
-        progress: Whether Ray shows its bars.
+        windows_per_file: Number of windows in a part. ``None`` means that of the resumed run; in a new run, it gives
+            each worker some 16 parts, of at most 65,536 rows.
+        resume: Resume a run of the same identity; start if there is none.
+        progress: Whether Ray shows progress bars.
+        resumed: Number of parts from earlier runs.
     """
 
-    work: Work
+    task: Task
     files: Sequence[InputFile]
     output: str
     cluster: ClusterOptions
-    form: str | None = None
+    format: str | None = None
     column: str | None = None
     windows_per_file: int | None = None
     resume: bool = False
     progress: bool = False
-    _records: dict[UnitName, Record] = field(default_factory=dict)
+    resumed: int = field(default=0, init=False)
+    _records: dict[PartKey, Record] = field(default_factory=dict, init=False)
 
-    def __call__(self, identity: Mapping[str, Any]) -> Summary:
-        """Does it.
+    def __call__(self, identity: Mapping[str, Any]) -> list[Record]:
+        """Process all files, and return the records of all parts in their order.
 
         Args:
-            identity: What ``work.identity()`` gave.
+            identity: What ``task.identity()`` returned.
 
         Raises:
             DependencyError: Ray is not installed.
-            InputError: A run of another identity was cut off there, another run took the directory, or the input is
-                another one than it was.
-            WriteError: Something is in the way, or cannot be written.
-            XLMError: There is no such cluster, or a worker failed; what is done can be resumed.
+            InputError: The directory belongs to a run of another identity, another run has taken it, or the input has
+                changed.
+            WriteError: The output directory is not empty, or cannot be written.
+            XLMError: No cluster answers, or workers fail. The parts that are done can be resumed.
         """
-        output = Output(Directory(absolute(self.output)), self.work.suffix)
+        output = Output(Directory(absolute(self.output)), self.task.suffix)
         with connected(self.cluster) as ray:
             workers = self.cluster.workers(ray.cluster_resources())
-            windows = self.windows_per_file or self._windows_before(output) or self._windows_for(workers)
-            whole = {
+            windows = self.windows_per_file or self._previous_windows(output) or self._default_windows(workers)
+            description = {
                 **identity,
-                "input_format": self.form,
+                "input_format": self.format,
                 "column": self.column,
-                "read_ahead": self.work.read_at_once,
+                "read_ahead": self.task.read_at_once,
                 "threads": self.cluster.threads_per_worker,
                 "windows_per_file": windows,
                 "inputs": [file.name for file in self.files],
             }
-            self._records = output.begin(whole, sizes=[file.size() for file in self.files], resume=self.resume)
-            resumed = len(self._records)
-            reading = Reading(
-                form=self.form,
-                column=self.column,
-                read_at_once=self.work.read_at_once,
-                windows_per_unit=windows,
+            self._records = output.begin(description, sizes=[file.size() for file in self.files], resume=self.resume)
+            self.resumed = len(self._records)
+            if self._pending():
+                output.reopen()
+            dataset_of = partial(
+                build_dataset,
+                ray,
+                reading={
+                    "files": list(self.files),
+                    "format": self.format,
+                    "column": self.column,
+                    "read_at_once": self.task.read_at_once,
+                    "windows_per_shard": windows,
+                },
+                writing={"task": self.task, "identity": dict(identity), "output": output},
+                cluster=self.cluster,
+                workers=workers,
             )
             try:
-                self._work_off(ray, workers, reading, output, dict(identity))
-                records = self._in_order()
-                output.finish(whole, records)
+                self._process(ray, dataset_of, max_failures=_FAILURES_PER_WORKER * workers)
+                records = [record for _, record in sorted(self._records.items())]
+                output.finish(description, records)
             finally:
                 output.directory.remove_unfinished()
-        return self._summary(records, resumed)
+        return records
 
-    def _windows_before(self, output: Output) -> int | None:
-        found = (output.description() or {}).get("windows_per_file") if self.resume else None
-        return found if isinstance(found, int) else None
+    def _previous_windows(self, output: Output) -> int | None:
+        windows = (output.description() or {}).get("windows_per_file") if self.resume else None
+        return windows if isinstance(windows, int) else None
 
-    def _windows_for(self, workers: int) -> int:
-        rows = sum(file.size() for file in self.files) // _BYTES_A_ROW // (workers * _PARTS_A_WORKER)
-        return max(1, min(MOST_ROWS, rows) // self.work.read_at_once)
+    def _default_windows(self, workers: int) -> int:
+        rows = sum(file.size() for file in self.files) // _BYTES_PER_ROW // (workers * _PARTS_PER_WORKER)
+        return max(1, min(_MAX_ROWS, rows) // self.task.read_at_once)
 
-    def _work_off(self, ray: Any, workers: int, reading: Reading, output: Output, identity: dict[str, Any]) -> None:
-        """Passes over what is missing, until nothing is: what machines took with them comes again in the next one."""
-        idle = 0
-        last: XLMError | None = None
-        if self._tasks():
-            output.reopen()
-        with listening() as heard:
-            while tasks := self._tasks():
-                if idle == _IDLE_PASSES:
-                    raise last or _no_worker_lives(len(tasks), heard.error)
-                self._forget_damaged(tasks)
-                done = self._undamaged()
-                dataset = self._dataset(ray, workers, reading, output, identity, tasks)
-                last = self._taken(ray, dataset, most_failures=_FAILURES_A_WORKER * workers)
-                idle = idle + 1 if self._undamaged() == done else 0
+    def _process(self, ray: Any, dataset_of: Callable[[list[PendingFile]], Any], *, max_failures: int) -> None:
+        """Process missing shards until none is left; those of a dead machine are processed in the next pass."""
+        idle_passes = 0
+        last_error: XLMError | None = None
+        with log_capture() as log:
+            while pending := self._pending():
+                if idle_passes == _MAX_IDLE_PASSES:
+                    raise last_error or XLMError(
+                        "workers kept dying before they finished a part",
+                        where=f"{len(pending):,} unfinished files",
+                        found=log.last_error,
+                        remedy="see Ray's logs (/tmp/ray/session_latest/logs); if the workers ran out of memory, use "
+                        "fewer workers or a smaller --windows-per-file",
+                    )
+                # A damaged file is read again, and may end elsewhere this time.
+                again = {file for file, _ in pending}
+                self._records = {
+                    key: record
+                    for key, record in self._records.items()
+                    if not (record.damaged and record.file in again)
+                }
+                done = self._done()
+                last_error = self._run_pass(ray, dataset_of(pending), max_failures=max_failures)
+                idle_passes = idle_passes + 1 if self._done() == done else 0
 
-    def _taken(self, ray: Any, dataset: Any, *, most_failures: int) -> XLMError | None:
-        """Takes the results of a pass; returns the last error of units that were given up for the next one."""
-        last, failures = None, 0
+    def _run_pass(self, ray: Any, dataset: Any, *, max_failures: int) -> XLMError | None:
+        """Store the records of one pass, and return the last error that allows another pass."""
+        last_error, failures = None, 0
         try:
-            with closing(results(dataset, progress=self.progress)) as found:
-                for result in found:
+            with closing(read_results(dataset, progress=self.progress)) as results:
+                for result in results:
                     if "error" not in result:
                         record = Record(**result)
-                        self._records[record.name] = record
+                        self._records[record.key] = record
                         failures = 0
                         continue
-                    last, failures = rebuilt(result), failures + 1
-                    if not result["again"] or failures > most_failures:
-                        raise last
+                    last_error, failures = error_from_dict(result), failures + 1
+                    if not result["retry"] or failures > max_failures:
+                        raise last_error
         except ray.exceptions.RayError as error:
             raise XLMError(
-                "the cluster failed",
-                found=brief(str(error)),
-                remedy="what is done stays: run it again with --resume",
+                "the Ray cluster failed",
+                found=_last_lines(str(error)),
+                remedy="run the command again with --resume; the parts that are done stay",
             ) from error
-        return last
+        return last_error
 
-    def _undamaged(self) -> int:
+    def _done(self) -> int:
         return sum(not record.damaged for record in self._records.values())
 
-    def _forget_damaged(self, tasks: list[Task]) -> None:
-        """Forgets the ends of files that are to be read again, which may be elsewhere by then."""
-        files = {file for file, _ in tasks}
-        self._records = {
-            name: each for name, each in self._records.items() if not (each.damaged and each.file in files)
-        }
-
-    def _tasks(self) -> list[Task]:
-        """The files that are not done, with the units of them that are, but for those where a file was damaged."""
-        units: dict[int, dict[int, Record]] = {}
+    def _pending(self) -> list[PendingFile]:
+        """Return the unfinished files, each with its finished shards that were not damaged."""
+        by_file: dict[int, dict[int, Record]] = {file: {} for file in range(len(self.files))}
         for record in self._records.values():
-            units.setdefault(record.file, {})[record.unit] = record
+            by_file[record.file][record.unit] = record
         return [
-            (file, {str(unit): (each.digest, each.last) for unit, each in found.items() if not each.damaged})
-            for file in range(len(self.files))
-            if not _complete(found := units.get(file, {}))
+            (file, {str(index): (each.digest, each.last) for index, each in shards.items() if not each.damaged})
+            for file, shards in by_file.items()
+            # A finished file has all shards up to the last one.
+            if [index for index, record in shards.items() if record.last] != [len(shards) - 1]
         ]
 
-    def _dataset(
-        self,
-        ray: Any,
-        workers: int,
-        reading: Reading,
-        output: Output,
-        identity: dict[str, Any],
-        tasks: list[Task],
-    ) -> Any:
-        each = -(-len(tasks) // _READ_TASKS)
-        blocks = [
-            table_of(TASK, *(json.dumps(task).encode() for task in tasks[first : first + each]))
-            for first in range(0, len(tasks), each)
-        ]
-        with blocks_of_one_row(ray):
-            return (
-                ray.data.from_arrow(blocks)
-                .map_batches(
-                    read_units,
-                    batch_size=None,
-                    batch_format="pyarrow",
-                    fn_kwargs={"files": list(self.files), "reading": reading},
-                    # No CPU of its own: the workers may have taken all that there are.
-                    num_cpus=0,
-                    compute=ray.data.TaskPoolStrategy(size=min(-(-workers // _WORKERS_A_READER), len(blocks))),
-                )
-                .map_batches(
-                    PartWriter,
-                    batch_size=1,
-                    batch_format="pyarrow",
-                    fn_constructor_kwargs={"work": self.work, "identity": identity, "output": output},
-                    num_cpus=self.cluster.threads_per_worker,
-                    num_gpus=self.cluster.gpus_per_worker or None,
-                    compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=_IN_FLIGHT),
-                    # A worker that died starts again where there is room. Its units do not wait for that, there may be
-                    # no room: they are given up, and done in the next pass.
-                    ray_remote_args_fn=lambda: {"max_restarts": -1, "max_task_retries": 0},
-                )
-            )
 
-    def _in_order(self) -> list[Record]:
-        return [self._records[name] for name in sorted(self._records)]
+class _LastError(logging.Handler):
+    last_error: str | None = None
 
-    def _summary(self, records: list[Record], resumed: int) -> Summary:
-        counts: Counter[str] = Counter()
-        for record in records:
-            counts.update(record.counts)
-        return Summary(
-            rows=sum(record.rows for record in records),
-            problems=sum(record.problems for record in records),
-            reasons=[reason for record in records for reason in record.reasons],
-            counts=dict(counts),
-            damaged=[self.files[record.file].name for record in records if record.damaged],
-            processors=sorted({record.processor for record in records}),
-            warnings=sorted({warning for record in records for warning in record.warnings}),
-            resumed=resumed,
-            parts=len(records),
-        )
+    def emit(self, record: logging.LogRecord) -> None:
+        reason = record.exc_info[1] if record.exc_info else None
+        self.last_error = _last_lines(record.getMessage() if reason is None else str(reason))
 
 
-def _complete(units: Mapping[int, Record]) -> bool:
-    """Whether these are all units of a file, of which one is the last."""
-    return [unit for unit, record in units.items() if record.last] == [len(units) - 1]
+@contextmanager
+def log_capture() -> Iterator[_LastError]:
+    """Yield a handler that keeps the last error that Ray Data logs.
+
+    Until the block ends, the terminal shows only warnings about missing resources. Ray's log files have everything.
+    """
+    logger = logging.getLogger("ray.data")
+    terminals = [
+        handler
+        for handler in logger.handlers
+        if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler)
+    ]
+    capture = _LastError(logging.ERROR)
+    logger.addHandler(capture)
+    for terminal in terminals:
+        terminal.addFilter(_is_about_resources)
+    try:
+        yield capture
+    finally:
+        logger.removeHandler(capture)
+        for terminal in terminals:
+            terminal.removeFilter(_is_about_resources)
 
 
-def _no_worker_lives(files: int, reason: str | None) -> XLMError:
-    return XLMError(
-        "workers ended again and again before any of them had done a unit of work",
-        where=f"{files:,} files are not done",
-        found=reason,
-        remedy="Ray's logs say more (/tmp/ray/session_latest/logs); more memory a worker, or fewer windows a file, if "
-        "they were killed for their memory",
-    )
+def _is_about_resources(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.WARNING and "resources are not enough" in record.getMessage()
+
+
+def _last_lines(text: str) -> str:
+    """Return the last lines of a message from Ray, without colours and underlining."""
+    lines = [line for line in _COLOURS.sub("", text).splitlines() if line.strip(" ^~")]
+    return "\n".join(lines[-_LOG_LINES:])

@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 
+from xlm._io.arguments import check_choice
 from xlm._version import __version__
 from xlm.errors import InputError, LanguageError
 from xlm.explore.requests import ContinueRequest, Limits, ScoreRequest, TextRequest, TooLargeError
 from xlm.model.lm import XLMWithLMHeadModel
 from xlm.scoring.options import ScoringOptions
-from xlm.scoring.scorer import Scorer
-from xlm.scoring.sentence import SentenceScore
+from xlm.scoring.sentence import Scorer, SentenceScore
 from xlm.scoring.table import token_cells
 from xlm.tokenizer.incremental_detokenizer import IncrementalDetokenizer, prompt_ids
 from xlm.tokenizer.pipeline import PRESETS
@@ -173,10 +173,7 @@ class Explorer:
     def _tokenizer(self, request: TextRequest) -> XLMTokenizer:
         self._check_language(request.lang)
         preset = self._preset if request.preset is None else request.preset
-        if preset not in PRESETS:
-            raise InputError(
-                "there is no such preset", where="preset", found=repr(preset[:40]), expected=" or ".join(PRESETS)
-            )
+        check_choice("preset", PRESETS, preset=preset)
         if preset not in self._tokenizers:
             self._tokenizers[preset] = self._open_tokenizer(preset)
         return self._tokenizers[preset]

@@ -38,7 +38,7 @@ def check_device(*, dtype: str, device: str) -> None:
         kind = "none"
     if kind not in ("cpu", "cuda"):  # torch has others, such as meta, which computes nothing
         raise InputError(
-            "there is no such device", where="device", found=shown(device), expected="cpu, or cuda where torch has it"
+            "no such device", where="device", found=shown(device), expected="cpu, or cuda where torch has it"
         )
     if not isinstance(dtype, str):
         raise InputError("no such type of weights", where="dtype", found=shown(dtype), expected="the name of a type")

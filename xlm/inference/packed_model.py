@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
+from xlm._io.arguments import check_choice
 from xlm.errors import InputError
 from xlm.inference.packed_linear import ROUNDINGS, packed_linear
 from xlm.model.attention import Attention
@@ -44,10 +45,7 @@ _HARMLESS_OVERRIDES = {"extra_repr", "check_inputs", "from_pretrained"}
 def prepare_for_inference(model: XLMWithLMHeadModel, weights: str | None = None) -> XLMWithLMHeadModel:
     """Return a packed copy of a model; see ``XLMWithLMHeadModel.for_inference``."""
     weights = model.weights if weights is None else weights
-    if not isinstance(weights, str) or weights not in ROUNDINGS:
-        raise InputError(
-            "unsupported type of packed weights", where="weights", found=weights, expected=" or ".join(ROUNDINGS)
-        )
+    check_choice("type of packed weights", ROUNDINGS, weights=weights)
     if model.device.type != "cpu":
         raise InputError(
             "the model to pack is not on the CPU",

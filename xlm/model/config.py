@@ -194,7 +194,7 @@ def check_config(config: object, *, where: str) -> None:
     """Raise ``ConfigError`` unless this is an ``XLMConfig``."""
     if not isinstance(config, XLMConfig):
         raise ConfigError(
-            "config is not a configuration", where=where, found=type(config).__name__, expected="an XLMConfig"
+            "config is not an XLMConfig", where=where, found=type(config).__name__, expected="an XLMConfig"
         )
 
 

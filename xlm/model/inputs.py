@@ -160,7 +160,7 @@ def check_device_exists(device: torch.device | str) -> None:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, TypeError, ValueError) as error:
         raise InputError(
-            "there is no such device",
+            "no such device",
             where="device",
             found=f"{device}: {str(error).partition(chr(10))[0]}",
             expected="cpu, or cuda where torch has it",

@@ -1,13 +1,18 @@
-"""Log-probabilities of given tokens, in windows and in batches of sequences of about one length.
+"""Log-probabilities of the tokens of id sequences.
+
+A sequence longer than the model's positions is scored in overlapping windows. Windows of similar length share a batch.
 
 Shapes: B rows of a batch, T fed positions, N scored positions of a batch, D model width, K most likely tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import ctypes
+import mmap
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from itertools import accumulate, islice
+from itertools import accumulate, pairwise
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,10 +21,12 @@ from torch import Tensor
 from xlm.errors import InputError
 from xlm.model.head import TargetScores, chunked_logprobs
 from xlm.model.lm import XLMWithLMHeadModel
-from xlm.scoring.malloc_trim import MallocTrim
 
 _BATCH_TOKENS_CPU = 1024
 _BATCH_TOKENS_GPU = 32_768
+_STATM = Path("/proc/self/statm")
+_TRIM_BYTES = 64 * 1024 * 1024
+"""Growth of the process after which free memory is returned; batches of small models never free as much."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,16 +34,18 @@ class TokenScores:
     """Scores of the tokens of one sequence, except the opening one.
 
     Attributes:
-        logprobs: Nats.
-        ranks: From 1, when asked for.
-        entropies: Nats, when asked for.
-        top: Ids and log-probabilities of the most likely tokens at each place, best first, when asked for.
+        logprobs: Log-probabilities in nats.
+        ranks: Ranks from 1, if requested.
+        entropies: Entropies of the predictions in nats, if requested.
+        top: Ids and log-probabilities of the most likely tokens at each position, best first, if requested.
+        windows: Number of windows that the sequence was scored in.
     """
 
     logprobs: tuple[float, ...]
     ranks: tuple[int, ...] | None = None
     entropies: tuple[float, ...] | None = None
     top: tuple[tuple[tuple[int, float], ...], ...] | None = None
+    windows: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +53,10 @@ class Window:
     """A stretch of one sequence that the model sees at once.
 
     Attributes:
-        sequence: Number of the sequence.
-        start: Its first token that is fed.
-        end: One past its last token that is fed; the token at ``end`` is the last that is predicted.
-        first: The first fed token, counted in the sequence, whose prediction counts; those before it are context.
+        sequence: Index of the sequence.
+        start: First token that is fed.
+        end: One past the last token that is fed. The token at ``end`` is the last one predicted.
+        first: First fed token whose prediction counts. The tokens before it are context.
     """
 
     sequence: int
@@ -60,18 +69,18 @@ def token_logprobs(model: XLMWithLMHeadModel, ids: Sequence[int], language: str 
     """Return the log-probability of every token but the first, given all tokens before it.
 
     Args:
-        model: A causal model, in evaluation mode, without gradients.
+        model: A causal model in evaluation mode, without gradients.
         ids: T + 1 token ids, T at least 1 and at most the model's positions.
         language: Name or id of their language; ``None`` for a model without language embeddings.
 
     Returns:
-        (T,) float32, nats; on the model's device.
+        (T,) float32, nats, on the model's device.
 
     Raises:
-        InputError: More tokens than the model has positions, or ids that are not in its vocabulary.
+        InputError: There are more tokens than positions, or ids outside the vocabulary.
     """
-    # The last token predicts nothing, so it is not fed: that leaves its position to one token more.
-    return _scores_of_batch(model, [ids], [Window(0, 0, len(ids) - 1, 0)], language).logprobs
+    # The last token predicts nothing and is not fed, which leaves room for one token more.
+    return _score_batch(model, [ids], [Window(0, 0, len(ids) - 1, 0)], language).logprobs
 
 
 def score_sequences(
@@ -88,29 +97,26 @@ def score_sequences(
 ) -> list[TokenScores]:
     """Return the log-probability of every token but the first of each sequence, given the tokens before it.
 
-    Sequences of similar length share a batch, so that there is hardly any padding, and only positions that are scored
-    reach the head. Sequences longer than the model's positions are scored in windows, see ``windows_of``.
-
     Args:
-        model: A causal model, in evaluation mode, without gradients.
-        sequences: Ids, at least two each.
+        model: A causal model in evaluation mode, without gradients.
+        sequences: Ids, at least two in each sequence.
         language: Name or id of their language; ``None`` for a model without language embeddings.
-        stride: How many tokens each further window scores; ``None`` for half of the model's positions.
-        batch_tokens: Maximum number of tokens in a batch; ``None`` for a default by device.
+        stride: Number of tokens that each further window scores, see ``windows_of``; ``None`` for half of the model's
+            positions.
+        batch_tokens: Maximum number of tokens in a batch; ``None`` for the default of the device.
         batch_size: Maximum number of rows in a batch; ``None`` for no limit.
-        ranks: Also give the rank of each token.
-        entropies: Also give the entropy of each prediction.
-        top: Also give this many of the most likely tokens at each place.
+        ranks: Whether to return the rank of each token.
+        entropies: Whether to return the entropy of each prediction.
+        top: Number of most likely tokens to return at each position.
     """
     positions = model.config.max_position_embeddings
     stride = checked_stride(stride, positions)
     counts = [len(ids) - 1 for ids in sequences]
     starts = [0, *accumulate(counts)]
-    windows = [
-        window
-        for sequence, count in enumerate(counts)
-        for window in windows_of(sequence, count, positions=positions, stride=stride)
+    windows_by_sequence = [
+        windows_of(sequence, count, positions=positions, stride=stride) for sequence, count in enumerate(counts)
     ]
+    windows = [window for each in windows_by_sequence for window in each]
     if batch_tokens is None:
         batch_tokens = _BATCH_TOKENS_CPU if model.device.type == "cpu" else _BATCH_TOKENS_GPU
     result = _empty_scores(model, starts[-1], ranks=ranks, entropies=entropies, top=top)
@@ -118,18 +124,15 @@ def score_sequences(
     memory = MallocTrim()
     for rows in batches_by_length(lengths, batch_tokens=batch_tokens, batch_size=batch_size):
         batch = [windows[row] for row in rows]
-        scores = _scores_of_batch(model, sequences, batch, language, ranks=ranks, entropies=entropies, top=top)
+        scores = _score_batch(model, sequences, batch, language, ranks=ranks, entropies=entropies, top=top)
         places_N = torch.tensor([place + starts[w.sequence] for w in batch for place in range(w.first, w.end)])
         for field in fields(TargetScores):
             if (values := getattr(scores, field.name)) is not None:
                 getattr(result, field.name)[places_N] = values.cpu()
         memory.trim_if_grown()
 
-    def of_each(values: Iterable[Any] | None) -> list[Any]:
-        if values is None:
-            return [None] * len(counts)
-        each = iter(values)
-        return [tuple(islice(each, count)) for count in counts]
+    def by_sequence(values: list[Any] | None) -> list[Any]:
+        return [None if values is None else tuple(values[start:end]) for start, end in pairwise(starts)]
 
     columns = [
         None if values is None else values.tolist() for values in (result.logprobs, result.ranks, result.entropies)
@@ -140,16 +143,18 @@ def score_sequences(
     else:
         columns.append(None)
     return [
-        TokenScores(logprobs=logprobs, ranks=of_ranks, entropies=of_entropies, top=of_top)
-        for logprobs, of_ranks, of_entropies, of_top in zip(*map(of_each, columns), strict=True)
+        TokenScores(logprobs=logprobs, ranks=its_ranks, entropies=its_entropies, top=its_top, windows=len(its_windows))
+        for logprobs, its_ranks, its_entropies, its_top, its_windows in zip(
+            *map(by_sequence, columns), windows_by_sequence, strict=True
+        )
     ]
 
 
 def checked_stride(stride: int | None, positions: int) -> int:
-    """Return the stride to use: half of the model's positions if none is given.
+    """Return the stride, by default half of the model's positions.
 
     Raises:
-        InputError: Not a whole number from 1 to ``positions``.
+        InputError: The stride is not an int from 1 to ``positions``.
     """
     if stride is None:
         return max(1, positions // 2)
@@ -166,15 +171,14 @@ def checked_stride(stride: int | None, positions: int) -> int:
 def windows_of(sequence: int, predicted: int, *, positions: int, stride: int) -> list[Window]:
     """Return windows that predict each token of a sequence, except the opening one, once.
 
-    A sequence that fits is one window. Of a longer one the first window begins at the opening token and fills all
-    positions; each next one scores up to ``stride`` tokens more and is filled with what stands before them. So every
-    window is full, and a token behind the first window has at least ``positions - stride`` tokens of context besides
-    the one right before it.
+    A sequence that fits is one window. Otherwise the first window begins at the opening token and fills all positions.
+    Each further window scores up to ``stride`` more tokens, and is filled with the tokens before them as context. A
+    token behind the first window thus has at least ``positions - stride`` tokens of context besides the previous one.
 
     Args:
-        sequence: Number of the sequence.
-        predicted: How many tokens it has beside the opening one, at least 1.
-        positions: How many tokens can be fed at once.
+        sequence: Index of the sequence.
+        predicted: Number of its tokens besides the opening one, at least 1.
+        positions: Number of tokens that can be fed at once.
         stride: From 1 to ``positions``.
     """
     done = min(predicted, positions)
@@ -195,45 +199,44 @@ def batches_by_length(lengths: Sequence[int], *, batch_tokens: int, batch_size: 
         batch_size: Maximum number of rows in a batch; ``None`` for no limit.
 
     Returns:
-        Batches of row numbers; each number once.
+        Batches of row indices, each index once.
     """
     batches: list[list[int]] = []
     longest = 0
     for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
-        full = not batches or longest * (len(batches[-1]) + 1) > batch_tokens or len(batches[-1]) == batch_size
-        if full:
+        if not batches or longest * (len(batches[-1]) + 1) > batch_tokens or len(batches[-1]) == batch_size:
             batches.append([])
             longest = lengths[row]
         batches[-1].append(row)
     return batches
 
 
-def _scores_of_batch(
+def _score_batch(
     model: XLMWithLMHeadModel,
     sequences: Sequence[Sequence[int]],
     batch: Sequence[Window],
     language: str | int | None,
-    **wanted: Any,
+    **requested: Any,
 ) -> TargetScores:
+    device = model.device
     lengths = [window.end - window.start for window in batch]
     T = max(lengths)
     fed: list[list[int]] = []
     targets: list[int] = []
-    scored: list[int] = []  # places in the flattened batch
+    scored: list[int] = []  # indices into the flattened batch
     for row, w in enumerate(batch):
         ids = sequences[w.sequence]
         fed.append([*ids[w.start : w.end], *[model.config.pad_token_id] * (T - lengths[row])])
         targets += ids[w.first + 1 : w.end + 1]
         scored += range(row * T + w.first - w.start, row * T + lengths[row])
-    fed_BT = torch.tensor(fed, device=model.device)
-    hidden_BTD = model.hidden(fed_BT, langs=language, lengths=torch.tensor(lengths))
-    hidden_ND = hidden_BTD.flatten(0, 1)[torch.tensor(scored, device=model.device)]
+    hidden_BTD = model.hidden(torch.tensor(fed, device=device), langs=language, lengths=torch.tensor(lengths))
+    hidden_ND = hidden_BTD.flatten(0, 1)[torch.tensor(scored, device=device)]
     return chunked_logprobs(
         model.head,
         hidden_ND,
-        torch.tensor(targets, device=model.device),
+        torch.tensor(targets, device=device),
         vocab_size=len(model.transformer.embeddings.word.weight),
-        **wanted,
+        **requested,
     )
 
 
@@ -247,3 +250,36 @@ def _empty_scores(model: XLMWithLMHeadModel, count: int, *, ranks: bool, entropi
         top_ids=torch.empty(count, K, dtype=torch.int64) if top else None,
         top_logprobs=torch.empty(count, K, dtype=wide) if top else None,
     )
+
+
+class MallocTrim:
+    """Returns free memory to the system when the process has grown since the object was made or last trimmed.
+
+    Batches differ in size, so glibc can seldom reuse the memory of one for the next. It keeps hundreds of megabytes at
+    the published size. ``malloc_trim`` takes milliseconds, so it is called only when there is much to return.
+    """
+
+    def __init__(self) -> None:
+        self._trim = find_malloc_trim()
+        self._bytes = _resident_bytes() if self._trim else 0
+
+    def trim_if_grown(self) -> None:
+        """Return free memory to the system if the process has grown by 64 MB; do nothing without glibc."""
+        if self._trim and _resident_bytes() - self._bytes > _TRIM_BYTES:
+            self._trim(0)
+            self._bytes = _resident_bytes()
+
+
+def find_malloc_trim() -> Callable[[int], int] | None:
+    """Return glibc's ``malloc_trim``, which takes the number of bytes to keep; ``None`` on other systems."""
+    try:
+        _STATM.read_bytes()
+        trim = ctypes.CDLL(None).malloc_trim
+    except (OSError, AttributeError):  # no /proc, or a C library without that function
+        return None
+    trim.argtypes, trim.restype = (ctypes.c_size_t,), ctypes.c_int
+    return trim
+
+
+def _resident_bytes() -> int:
+    return int(_STATM.read_bytes().split()[1]) * mmap.PAGESIZE

@@ -1,15 +1,14 @@
-"""The options of scoring: their defaults, their checks and their documentation, for everything that scores."""
+"""Options of scoring, with their defaults, checks and documentation."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TypedDict
 
-from xlm._io.arguments import check_choice, check_count, check_flags, lists_options, shown
-from xlm.errors import InputError
+from xlm._io.arguments import check_choice, check_count, check_flags, lists_options
 
 TOO_LONG = ("windows", "refuse")
-"""Policies for a text that is longer than the model's positions."""
+"""Policies for texts longer than the model's positions."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -19,15 +18,15 @@ class ScoringOptions:
     Attributes:
         batch_size: Maximum number of texts in a batch; ``None`` for as many as ``batch_tokens`` allows.
         batch_tokens: Maximum number of tokens in a batch; ``None`` for 1,024 on a CPU and 32,768 elsewhere.
-        ranks: Also give the rank of each token.
-        entropies: Also give the entropy of each prediction.
-        top: Also give this many of the most likely tokens at each place, with their log-probabilities.
-        too_long: A text longer than the model's positions, counted in tokens with the opening one and without the
-            closing one, is scored in overlapping windows (``"windows"``) or refused (``"refuse"``). The first window
-            begins at the opening token and is as long as the model allows; each next one scores ``stride`` tokens
-            more and is filled with the text before them, without an opening token.
-        stride: From 1, which gives every token the longest context and takes longest, to the model's positions, which
-            it is checked against when there is a model; ``None`` for half of them.
+        ranks: Whether to return the rank of each token.
+        entropies: Whether to return the entropy of each prediction.
+        top: Number of most likely tokens to return at each position, with their log-probabilities.
+        too_long: ``"windows"`` scores a text longer than the model's positions in overlapping windows; ``"refuse"``
+            refuses it. The length is in tokens, with the opening one and without the closing one. The first window
+            begins at the opening token and is as long as the model allows. Each further window scores ``stride`` more
+            tokens and is filled with the text before them, without an opening token.
+        stride: From 1, which gives every token the longest context and takes longest, to the number of the model's
+            positions; ``None`` for half of them. The upper limit is checked once there is a model.
 
     Raises:
         InputError: An option has a value that is not allowed.
@@ -46,10 +45,7 @@ class ScoringOptions:
         limits = {"batch_size": self.batch_size, "batch_tokens": self.batch_tokens}
         check_count(**{name: limit for name, limit in limits.items() if limit is not None})
         check_flags(ranks=self.ranks, entropies=self.entropies)
-        if type(self.top) is not int or self.top < 0:
-            raise InputError(
-                "the number of alternatives is wrong", where="top", found=shown(self.top), expected="0 or more"
-            )
+        check_count(top=self.top, least=0)
 
 
 class ScoringKeywords(TypedDict, total=False):

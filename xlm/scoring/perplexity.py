@@ -1,4 +1,4 @@
-"""Perplexity of a corpus, by sentence or by the original's stream of all sentences."""
+"""Perplexity of a corpus, sentence by sentence or in the original's stream of all sentences."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from xlm.errors import InputError
 from xlm.model.lm import XLMWithLMHeadModel, eval_mode
 from xlm.scoring.logprobs import checked_stride, score_sequences
 from xlm.scoring.options import ScoringOptions
-from xlm.scoring.scorer import Scorer, check_name_of_language, check_pair
+from xlm.scoring.sentence import Scorer, check_language_name, check_pair
 from xlm.scoring.stream import ArraySequence, Stream
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
 PROTOCOLS = ("sentence", "stream")
-_STREAM_WINDOW = 256  # what the published models were trained on
+_STREAM_WINDOW = 256  # that of the published models' training
 _WINDOWS_AT_ONCE = 1024
 
 
@@ -33,11 +33,11 @@ class LanguagePerplexity:
         lang: The language.
         texts: Number of texts.
         tokens: Number of predicted tokens.
-        unknown: Number of them that are ``<unk>``, which stands for what the vocabulary lacks.
-        nats: Their total negative log-probability.
-        characters: Number of characters of the raw texts, plus one for the end of each.
-        utf8_bytes: Number of bytes of the raw texts in UTF-8, plus one for the end of each.
-        whole: Whether every token was predicted; not so in the stream, where each window's first is given.
+        unknown: Number of those that are ``<unk>``, the token for what the vocabulary lacks.
+        nats: Their total negative log-probability in nats.
+        characters: Number of characters of the raw texts, plus one for the end of each text.
+        utf8_bytes: Number of bytes of the raw texts in UTF-8, plus one for the end of each text.
+        whole: Whether every token was predicted. In the stream the first token of each window is not.
     """
 
     lang: str
@@ -56,7 +56,7 @@ class LanguagePerplexity:
 
     @property
     def perplexity(self) -> float:
-        """Exponential of ``nats_per_token``; infinity if it is too large for a float."""
+        """Exponential of ``nats_per_token``; infinity if it exceeds the range of a float."""
         try:
             return math.exp(self.nats_per_token)
         except OverflowError:
@@ -64,12 +64,12 @@ class LanguagePerplexity:
 
     @property
     def bits_per_character(self) -> float | None:
-        """Bits per character of the raw text, the end of each text counting as one; ``None`` unless ``whole``."""
+        """Bits per character of the raw text, counting the end of each text as one; ``None`` unless ``whole``."""
         return self.nats / math.log(2) / self.characters if self.whole and self.characters else None
 
     @property
     def bits_per_byte(self) -> float | None:
-        """Bits per byte of the raw text in UTF-8, the end of each text counting as one; ``None`` unless ``whole``."""
+        """Bits per UTF-8 byte of the raw text, counting the end of each text as one; ``None`` unless ``whole``."""
         return self.nats / math.log(2) / self.utf8_bytes if self.whole and self.utf8_bytes else None
 
 
@@ -79,9 +79,9 @@ class Perplexity:
 
     Attributes:
         protocol: ``"sentence"`` or ``"stream"``.
-        window: Tokens of a window of the stream; ``None`` for sentences.
-        stride: Tokens by which the windows of a long sentence advance; ``None`` for the stream.
-        languages: One result a language, in the order they were given in.
+        window: Number of tokens in a window of the stream; ``None`` for sentences.
+        stride: Number of tokens by which the windows of a long sentence advance; ``None`` for the stream.
+        languages: One result per language, in the order of the arguments.
     """
 
     protocol: str
@@ -91,7 +91,7 @@ class Perplexity:
 
     @property
     def perplexity(self) -> float:
-        """Mean of the languages' perplexities, which the original reports and selects models by."""
+        """Mean of the languages' perplexities, by which the original selects models."""
         return math.fsum(each.perplexity for each in self.languages) / len(self.languages)
 
 
@@ -111,28 +111,28 @@ def perplexity(
 
     Args:
         model: A causal model.
-        tokenizer: The tokenizer that belongs to it.
+        tokenizer: Its tokenizer.
         texts: Raw texts, read as they are needed; or a mapping from language to texts.
-        lang: The language of ``texts``; not with a mapping.
-        protocol: ``"sentence"``: each text by itself, as ``score`` does it, every token predicted, the closing one
-            included. ``"stream"``: exactly the original's ``evaluate_clm``. All texts are one sequence, each followed
-            by ``</s>`` (an empty text is one ``</s>``), behind as many more as it takes to cut it into windows of one
-            length, and one in front; positions begin anew in each window, whose first token is given and whose others
-            are predicted. The result depends on ``window``; do not compare it across window lengths.
-        window: Tokens of a window of the stream, from 2 to the model's positions; ``None`` for 256.
+        lang: The language of ``texts``; ``None`` with a mapping.
+        protocol: ``"sentence"`` scores each text by itself, as ``score`` does, and predicts every token, including the
+            closing one. ``"stream"`` is exactly the original's ``evaluate_clm``: all texts, each followed by ``</s>``,
+            form one sequence, which is padded in front with ``</s>`` and cut into windows of equal length. Each window
+            starts at position 0; its first token is given and the others are predicted. The result depends on
+            ``window``; do not compare it across window lengths.
+        window: Number of tokens in a window of the stream, from 2 to the model's positions; ``None`` for 256.
         stride: As for ``score``; with ``"sentence"`` only.
         batch_size: Maximum number of texts or windows in a batch; ``None`` for as many as ``batch_tokens`` allows.
         batch_tokens: As for ``score``.
 
     Raises:
-        InputError: No texts, one that is not a str or not of this model's vocabulary, no language or two, a
-            bidirectional model, or an option is none of those.
-        LanguageError: A language that the model does not have.
+        InputError: There are no texts, a text is not a str or does not fit the vocabulary, the language is missing or
+            given twice, the model is bidirectional, or an option has a value that is not allowed.
+        LanguageError: The model does not have a language.
 
     Source: the original's ``EncoderDecoderEvaluator.evaluate_clm``, ``StreamDataset`` and ``Dictionary.index_data``.
     """
     check_pair(model, tokenizer)
-    check_name_of_language(lang)
+    check_language_name(lang)
     if isinstance(texts, Mapping) != (lang is None):
         raise InputError(
             "the language is missing or given twice",
@@ -154,7 +154,7 @@ def perplexity(
         raise InputError(
             "there is no corpus", where="texts", found="an empty mapping", expected="at least one language"
         )
-    # All of them before any text is read: a mistake in the last shows at once.
+    # Check all languages before reading any text: a mistake in the last one shows at once.
     options = ScoringOptions(batch_size=batch_size, batch_tokens=batch_tokens, stride=stride)
     scorers = {language: Scorer(model, tokenizer, lang=language, options=options) for language in corpora}
     for language, scorer in scorers.items():
@@ -185,7 +185,7 @@ def perplexity(
 
 
 class _Counted:
-    """Texts in windows, counted as they are read."""
+    """Yields texts in windows and counts them."""
 
     def __init__(self, texts: Iterable[str]) -> None:
         self._texts = texts
@@ -202,7 +202,7 @@ class _Counted:
 
 
 def _of_sentences(scorer: Scorer, corpus: _Counted) -> tuple[float, int, int]:
-    sums = array("d")  # added up at the end: a running sum of millions would lose digits
+    sums = array("d")  # added up at the end: a running sum of millions loses digits
     tokens = unknown = 0
     for texts in corpus.windows():
         for result in scorer.score_window(texts, first=corpus.texts):
@@ -216,10 +216,10 @@ def _of_sentences(scorer: Scorer, corpus: _Counted) -> tuple[float, int, int]:
 
 def _of_stream(scorer: Scorer, corpus: _Counted, window: int) -> tuple[float, int, int]:
     unk, end = scorer.tokenizer.unk_token_id, scorer.model.config.eos_token_id
-    ids = array("i")  # four bytes a token: how they are cut depends on where they end
+    ids = array("i")  # all of them, at four bytes each: the windows depend on their number
     for texts in corpus.windows():
         for i, text in enumerate(texts):
-            # Without the special tokens around it, whichever they are.
+            # Drop the special tokens at both ends.
             ids.extend(scorer.encode(text, where=f"texts[{corpus.texts + i}]")[1:-1])
             ids.append(end)
     stream = Stream(sequence=ArraySequence(np.frombuffer(ids, np.int32)), rows=1, width=window, eos_id=end)

@@ -1,4 +1,4 @@
-"""Texts to the log-probability of each token, for a list at once or a corpus as a stream."""
+"""Log-probabilities of texts: of a list at once, or of a corpus as a stream."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from xlm.errors import InputError
 from xlm.model.lm import XLMWithLMHeadModel
 from xlm.scoring.frames import frame_of, is_frame
 from xlm.scoring.options import ScoringKeywords, ScoringOptions, shows_scoring_options
-from xlm.scoring.scorer import Scorer
-from xlm.scoring.sentence import SentenceScore
+from xlm.scoring.sentence import Scorer, SentenceScore
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
 if TYPE_CHECKING:
@@ -29,24 +28,24 @@ def score(
 ) -> list[SentenceScore]:
     """Return the log-probability of every token of each text, one result per text, in order.
 
-    Each text is one sentence to the model: it is encoded with the tokenizer's special tokens at both ends, starts at
-    position 0 and sees no other text. Texts of one length share a batch; what a text gets does not depend on the
-    others, up to rounding in the type that the model computes in. The logits and the log-softmax are computed in
-    float32, without dropout; each module of the model is afterwards in the mode it was in before.
+    Each text is one sentence to the model: it is encoded with the special tokens at both ends and starts at position 0.
+    Texts of similar length share a batch. The result of a text does not depend on the others, except through rounding
+    in the type that the model computes in. The logits and the log-softmax are computed in float32, without dropout.
+    Afterwards each module of the model is in its previous mode.
 
     Args:
         model: A causal model.
-        tokenizer: The tokenizer that belongs to it.
-        texts: Raw texts. An empty text scores its closing ``</s>``. For a ``Series`` or ``DataFrame`` of pandas the
-            result is what ``score_frame`` gives, by sentence.
+        tokenizer: Its tokenizer.
+        texts: Raw texts. An empty text scores its closing ``</s>``. For a pandas ``Series`` or ``DataFrame``, the
+            result is that of ``score_frame`` by sentence.
         lang: Name of the language of all texts.
-        **options: Attributes of ``ScoringOptions``, by name; it says what each does.
+        **options: Attributes of ``ScoringOptions``, by name.
 
     Raises:
-        InputError: ``texts`` is a single str, one of them is not a str, too long or not of this model's vocabulary
-            (the message names its index), the model is bidirectional, no model or not the tokenizer's, or an option has
-            a value that is not allowed.
-        LanguageError: A language that the model does not have.
+        InputError: ``texts`` is a single str; a text is not a str, is too long or does not fit the vocabulary (the
+            message names its index); the model is bidirectional, or one argument is not a model or not its tokenizer;
+            or an option has a value that is not allowed.
+        LanguageError: The model does not have the language.
 
     Source: paper section 3.2 (CLM); the original's ``EncoderDecoderEvaluator.evaluate_clm``, one sentence at a time.
     """
@@ -67,20 +66,20 @@ def score_stream(
 ) -> Iterator[SentenceScore]:
     """Yield the results of ``score`` while texts are still being read, in order and in bounded memory.
 
-    Texts are read ahead, up to 4,096 or about a million characters, since those of one length share a batch. From a
-    source that may be slow, one that has no ``len``, the first text is scored once it is read, then the next two, the
-    next four, and so on. For the result of each text before the next one is read, ``score`` takes one at a time.
+    Up to 4,096 texts, or about a million characters, are read ahead, since texts of similar length share a batch. A
+    source without ``len`` may be slow: its first text is scored as soon as it is read, then the next two, the next
+    four, and so on. To get the result of each text before the next one is read, call ``score`` with one text at a time.
 
     Args:
         model: As for ``score``.
         tokenizer: As for ``score``.
-        texts: As for ``score``; read as results are taken.
+        texts: As for ``score``, read as results are taken.
         lang: As for ``score``.
         **options: As for ``score``.
 
     Raises:
-        InputError: As for ``score``; what a single text causes, after the results of those before it.
-        LanguageError: A language that the model does not have.
+        InputError: As for ``score``; an error in one text is raised after the results before it.
+        LanguageError: The model does not have the language.
     """
     scorer = Scorer(model, tokenizer, lang=lang, options=ScoringOptions(**options))
     windows = read_ahead if isinstance(texts, Sized) else growing_windows

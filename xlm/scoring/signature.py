@@ -1,4 +1,4 @@
-"""Everything that a result depends on, on one line: results with equal signatures are comparable."""
+"""Models by name, and the signatures of their results: results with equal signatures are comparable."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import torch
 
 from xlm._io.fingerprints import fingerprint
 from xlm._version import __version__
+from xlm.inference.loading import open_model, pack_where_faster
 from xlm.model.config import XLMConfig
 from xlm.model.lm import XLMWithLMHeadModel
-from xlm.scoring.scorer import check_pair
-from xlm.tokenizer.fingerprint import tokenizer_digest
-from xlm.tokenizer.tokenizer import XLMTokenizer
+from xlm.scoring.sentence import check_pair
+from xlm.tokenizer.tokenizer import XLMTokenizer, tokenizer_digest
 
 _SHOWN_DIGITS = 12
 
@@ -23,20 +23,21 @@ _WITHOUT_EFFECT = ("dropout", "attention_dropout", "embed_init_std", "lang_id")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Signature:
-    """Everything that a log-probability depends on, except the text and what changes only its last digits.
+    """Everything that a log-probability depends on, except the text and what affects only its last digits.
 
-    The latter are batch sizes, reading ahead, the number of threads, and the processor or GPU.
+    The last digits also depend on batch sizes, the number of rows read ahead, the number of threads, and the processor
+    or GPU.
 
     Attributes:
-        model: Fingerprint of configuration and weights as they are in memory: a ``.pth`` and the directory that was
+        model: Fingerprint of the configuration and of the weights in memory. A ``.pth`` file and the directory
             converted from it have the same.
         tokenizer: Fingerprint of the vocabulary, the merges and every setting of the tokenizer.
         preset: The tokenizer's preset.
-        lang: The language, or several with ``+`` between them.
+        lang: The language, or several joined by ``+``.
         protocol: ``sentence``, or ``stream`` with its window.
-        long: What is done with texts longer than the model's positions: the stride of the windows, or ``refuse``.
+        long: How texts longer than the model's positions are scored: the stride of the windows, or ``refuse``.
         dtype: Type of the weights.
-        device: Kind of device.
+        device: Type of the device.
         torch: Version of torch.
         xlm: Version of this library.
     """
@@ -66,18 +67,18 @@ def signature(
     long: str = "none",
     digest: str | None = None,
 ) -> Signature:
-    """Return the signature of results of a model and a tokenizer; reads every weight once unless given their digest.
+    """Return the signature of results of a model and a tokenizer.
 
     Args:
-        model: The model.
+        model: The model. Every weight is read once, unless ``digest`` is given.
         tokenizer: Its tokenizer.
         lang: As in ``Signature``.
         protocol: As in ``Signature``.
         long: As in ``Signature``.
-        digest: ``model_digest`` of the model; of the one that ``for_inference`` was called on, where that made this.
+        digest: ``model_digest`` of the model; for a model made by ``for_inference``, of the model it was made from.
 
     Raises:
-        InputError: These are not a model and its tokenizer.
+        InputError: The arguments are not a model and its tokenizer.
     """
     check_pair(model, tokenizer)
     return Signature(
@@ -106,10 +107,97 @@ def model_digest(model: XLMWithLMHeadModel) -> str:
         }
         for name, tensor in model.state_dict().items()
     }
-    return fingerprint("model", {"config": _numbers_depend_on(model.config), "weights": weights})
+    return fingerprint("model", {"config": _fields_with_effect(model.config), "weights": weights})
 
 
-def _numbers_depend_on(config: XLMConfig) -> dict[str, object]:
+def _fields_with_effect(config: XLMConfig) -> dict[str, object]:
     left_out = {*_WITHOUT_EFFECT, *(() if config.asm else ("asm_cutoffs", "asm_div_value"))}
     names = [field.name for field in fields(config) if field.name not in left_out]
     return {name: getattr(config, name) for name in names} | {"lang2id": dict(config.lang2id)}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelSource:
+    """The name of a model, with the options to open it.
+
+    Attributes:
+        model: A model directory, a checkpoint of the original, the bundled model, or an id on the Hugging Face hub.
+        lang: Name of the language of the texts; ``None`` if it is not known yet.
+        preset: Text pipeline; ``None`` for the model's own.
+        codes: BPE codes, for a checkpoint of the original.
+        dtype: ``float32``, ``bfloat16``, ``float16``, ``int8``, or ``auto`` for the type in the file.
+        device: Device to compute on; ``None`` for a GPU if there is one, else the CPU.
+    """
+
+    model: str
+    lang: str | None = None
+    preset: str | None = None
+    codes: str | None = None
+    dtype: str = "float32"
+    device: str | None = None
+
+    def tokenizer(self, *, offsets: bool = False) -> XLMTokenizer:
+        """Open the tokenizer.
+
+        Args:
+            offsets: Whether it must report the offsets of words.
+
+        Raises:
+            VocabularyError: Its files are broken.
+            CheckpointError: There is no such model.
+            LanguageError: The tokenizer does not have the language, or cannot report its words' offsets.
+        """
+        tokenizer = XLMTokenizer.from_pretrained(self.model, preset=self.preset, codes=self.codes)
+        if self.lang is not None:
+            tokenizer("", lang=self.lang, return_offsets=offsets)
+        return tokenizer
+
+    def network(self) -> XLMWithLMHeadModel:
+        """Open the model with the weights of its file.
+
+        Raises:
+            InputError: There is no such device, or it cannot compute in that type.
+            CheckpointError: There is no such model.
+        """
+        default = "cuda" if torch.cuda.is_available() else "cpu"
+        return open_model(self.model, dtype=self.dtype, device=default if self.device is None else self.device)
+
+    def fast(self, network: XLMWithLMHeadModel, *, few_rows: bool) -> XLMWithLMHeadModel:
+        """Return a model from ``network`` in its fastest form; ``few_rows`` as for ``pack_where_faster``."""
+        return pack_where_faster(network, dtype=self.dtype, few_rows=few_rows)
+
+    def open(self, *, offsets: bool = False, few_rows: bool = False, signed: bool = False) -> OpenedModel:
+        """Open the tokenizer and the model.
+
+        Args:
+            offsets: As for ``tokenizer``.
+            few_rows: As for ``fast``.
+            signed: Whether to compute the digest for signatures, which reads every weight.
+
+        Raises:
+            XLMError: As for ``tokenizer`` and ``network``.
+        """
+        # The tokenizer first: it opens at once, and most mistakes show there.
+        tokenizer = self.tokenizer(offsets=offsets)
+        network = self.network()
+        digest = model_digest(network) if signed else None
+        return OpenedModel(self.fast(network, few_rows=few_rows), tokenizer, digest)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedModel:
+    """A model in its fastest form, with its tokenizer.
+
+    Attributes:
+        model: The model.
+        tokenizer: Its tokenizer.
+        digest: ``model_digest`` of the model as it is in its file, if requested.
+    """
+
+    model: XLMWithLMHeadModel
+    tokenizer: XLMTokenizer
+    digest: str | None
+
+    def signature(self, *, lang: str, long: str, protocol: str = "sentence") -> Signature:
+        """Return the signature of this model's results; arguments as for the function ``signature``."""
+        return signature(self.model, self.tokenizer, lang=lang, protocol=protocol, long=long, digest=self.digest)

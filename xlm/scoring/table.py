@@ -1,174 +1,170 @@
-"""Rows of a corpus to rows of a table of scores, window by window."""
+"""Rows of a corpus to rows of a table of scores: TSV, JSON lines or Parquet."""
 
 from __future__ import annotations
 
-import hashlib
+import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from xlm._io.arguments import check_choice
-from xlm._io.resumable import other_input_error
-from xlm.corpus.read_ahead import READ_AHEAD, row_identity, windows
+from xlm.corpus.formats import import_pyarrow
 from xlm.corpus.rows import Row
-from xlm.corpus.tables import Cell, Table
 from xlm.errors import InputError
-from xlm.scoring.scorer import Scorer
-from xlm.scoring.sentence import SentenceScore
+from xlm.scoring.sentence import Scorer, SentenceScore
 
 UNITS = ("sentence", "word", "token")
 """The units that one row of output can stand for."""
 
+TABLE_FORMATS = ("tsv", "jsonl", "parquet")
+
+Cell = bool | int | float | str | None
+
 _COLUMNS: dict[str, dict[str, type]] = {
     "sentence": {"tokens": int, "logprob": float, "unknown": int, "text": str},
-    "word": {
-        "word": int,
-        "start": int,
-        "end": int,
-        "tokens": int,
-        "logprob": float,
-        "unknown": bool,
-        "text": str,
-    },
+    "word": {"word": int, "start": int, "end": int, "tokens": int, "logprob": float, "unknown": bool, "text": str},
     "token": {"position": int, "id": int, "token": str, "logprob": float, "unknown": bool},
 }
+_QUOTED = frozenset('"\t\n\r')  # characters that need quotes around a cell of TSV
+_CONVERTED_BYTES = 8_000_000  # bytes of lines converted at once, which take a few times as much memory
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ScoreTable(Table):
+class ScoreTable:
     """The table that ``xlm score`` writes.
 
     Attributes:
         unit: One of ``UNITS``.
+        format: One of ``TABLE_FORMATS``. Floats have six decimals in the first two and all digits in Parquet. TSV is
+            quoted as in ``tsv_line``.
         files: Whether a first column names the file.
         bits: Whether a column ``bits`` follows ``logprob``: the surprisal, ``-logprob / log 2``.
-        ranks: Whether each token's rank follows.
+        ranks: Whether the rank of each token follows.
         entropies: Whether the entropy of each token's prediction follows.
-        columns: The columns in order; ``status`` is the last.
+        columns: Types of the cells by column, in order; ``status`` is the last.
 
     Raises:
-        InputError: No such unit, or ranks or entropies of anything but tokens.
-        DependencyError: Parquet, and pyarrow is not installed.
+        InputError: There is no such unit, or ranks or entropies are requested without the unit ``token``.
+        DependencyError: The format is Parquet, and pyarrow is not installed.
     """
 
-    columns: dict[str, type] = field(init=False)
     unit: str
+    format: str
     files: bool = False
     bits: bool = False
     ranks: bool = False
     entropies: bool = False
+    columns: Mapping[str, type] = field(init=False)
 
     def __post_init__(self) -> None:
         check_unit(self.unit, [name for name in ("ranks", "entropies") if getattr(self, name)])
-        Table.__post_init__(self)
+        if self.format == "parquet":
+            import_pyarrow()
         columns: dict[str, type] = {"file": str} if self.files else {}
         columns["line"] = int
-        for name, kind in _COLUMNS[self.unit].items():
-            columns[name] = kind
+        for name, cell_type in _COLUMNS[self.unit].items():
+            columns[name] = cell_type
             if name == "logprob":
-                further = (("bits", float, self.bits), ("rank", int, self.ranks), ("entropy", float, self.entropies))
-                columns.update((other, of_other) for other, of_other, wanted in further if wanted)
+                optional = (("bits", float, self.bits), ("rank", int, self.ranks), ("entropy", float, self.entropies))
+                columns.update((column, column_type) for column, column_type, requested in optional if requested)
         object.__setattr__(self, "columns", {**columns, "status": str})
 
+    @property
+    def header(self) -> str:
+        """The line before all rows, with its end; empty for formats without one."""
+        return tsv_line(self.columns) if self.format == "tsv" else ""
+
     def lines(self, row: Row, result: SentenceScore | InputError | None) -> Iterator[str]:
-        """Yield the lines of one input row, with their ends; arguments as for ``cells``."""
-        return map(self.line, self.cells(row, result))
+        """Yield the lines of one input row, with their ends; arguments as for ``cells``.
+
+        For Parquet, they are lines that ``write_parquet`` reads.
+        """
+        for cells in self.cells(row, result):
+            values = [cells.get(name) for name in self.columns]
+            if self.format == "tsv":
+                yield tsv_line(values)
+                continue
+            if self.format == "jsonl":
+                values = [round(value, 6) if isinstance(value, float) else value for value in values]
+            yield json.dumps(dict(zip(self.columns, values, strict=True)), ensure_ascii=False, allow_nan=False) + "\n"
 
     def cells(self, row: Row, result: SentenceScore | InputError | None) -> Iterator[dict[str, Cell]]:
         """Yield the cells of one input row by column: once for sentences, once or more for words and tokens.
 
         Args:
             row: The input row.
-            result: Its scores, or why it has none; ``None`` when the row itself has a problem.
+            result: Its scores or the error that prevents scoring; ``None`` if the row itself has a problem.
         """
         shared: dict[str, Cell] = {"file": row.file, "line": row.number, "status": status_of(row, result)}
-        cells = _cells(result, self.unit) if isinstance(result, SentenceScore) else [{"text": row.text}]
-        for cell in cells:
-            logprob = cell.get("logprob")
+        result_cells = cells_of(result, self.unit) if isinstance(result, SentenceScore) else [{"text": row.text}]
+        for cells in result_cells:
+            logprob = cells.get("logprob")
             bits = {"bits": (0.0 - logprob) / math.log(2)} if self.bits and isinstance(logprob, float) else {}
-            yield {**cell, **bits, **shared}
+            yield {**cells, **bits, **shared}
+
+    def arrow_fields(self) -> list[tuple[str, Any]]:
+        """Return each column with its Arrow type.
+
+        Raises:
+            DependencyError: pyarrow is not installed.
+        """
+        pyarrow, _ = import_pyarrow()
+        types = {str: pyarrow.string(), int: pyarrow.int64(), float: pyarrow.float64(), bool: pyarrow.bool_()}
+        return [(name, types[cell_type]) for name, cell_type in self.columns.items()]
+
+    def write_parquet(self, lines: Path, target: Path, *, metadata: Mapping[str, str]) -> None:
+        """Write lines as a Parquet file, some megabytes at a time.
+
+        Args:
+            lines: A file of what ``lines`` returned.
+            target: The file to write.
+            metadata: Written to the file's schema.
+
+        Raises:
+            DependencyError: pyarrow is not installed.
+        """
+        pyarrow, parquet = import_pyarrow()
+        schema = pyarrow.schema(self.arrow_fields(), metadata=dict(metadata))
+        with lines.open("rb") as source, parquet.ParquetWriter(target, schema) as writer:
+            while chunk := source.readlines(_CONVERTED_BYTES):
+                cells = [json.loads(line) for line in chunk]
+                writer.write_batch(pyarrow.RecordBatch.from_pylist(cells, schema=schema))
 
 
-def check_unit(unit: object, of_tokens: Sequence[str] = ()) -> None:
-    """Raise ``InputError`` for no such unit, or for options that only tokens have.
+def check_unit(unit: object, token_options: Sequence[str] = ()) -> None:
+    """Raise ``InputError`` for an unknown unit, or for options that need the unit ``token``.
 
     Args:
-        unit: What one row is to be.
-        of_tokens: Names of such options that are given.
+        unit: The unit of one row of output.
+        token_options: Names of such options that are set.
     """
     check_choice("unit", UNITS, by=unit)
-    if of_tokens and unit != "token":
-        raise InputError(f"only tokens have {', '.join(of_tokens)}", where="by", found=repr(unit), expected="'token'")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ScoredWindow:
-    """The output of one window of rows.
-
-    Attributes:
-        data: Their lines of output, UTF-8.
-        rows: Number of input rows.
-        problems: Number of rows that could not be scored.
-        tokens: Number of predicted tokens.
-        unknown: Number of them that are ``<unk>``.
-        digest: Identifies all input rows up to the last of these.
-    """
-
-    data: bytes
-    rows: int
-    problems: int
-    tokens: int
-    unknown: int
-    digest: str
-
-
-def score_rows(
-    scorer: Scorer,
-    rows: Iterable[Row],
-    table: ScoreTable,
-    *,
-    read_at_once: int = READ_AHEAD,
-    done: int = 0,
-    digest: str = "",
-) -> Iterator[ScoredWindow]:
-    """Yield the scores of rows as lines of a table; every row comes out, in order, whatever is wrong with it.
-
-    A window holds rows of one file. Where it ends depends on the rows and on where the first begins only. So a file has
-    the same windows, batches and digits whatever is scored beside it, and in a run that begins at the end of another's
-    window they are those that the other would have had.
-
-    Args:
-        scorer: Model, tokenizer and options.
-        rows: The input, read as windows are taken.
-        table: The form of the output.
-        read_at_once: Maximum number of rows in a window.
-        done: Rows to leave out at the start, which ended a window in another run.
-        digest: What that window had for ``digest``.
-
-    Raises:
-        InputError: The rows that are left out are not those of the other run.
-        LanguageError: A language that the tokenizer does not have, or that cannot be divided into words.
-    """
-    source = iter(rows)
-    seen = _skipped(source, done=done, digest=digest)
-    for window in windows(source, read_at_once=read_at_once):
-        for row in window:
-            seen.update(row_identity(row))
-        data, problems, tokens, unknown = scored_lines(scorer, window, table)
-        yield ScoredWindow(
-            data=data,
-            rows=len(window),
-            problems=problems,
-            tokens=tokens,
-            unknown=unknown,
-            digest=seen.hexdigest(),
+    if token_options and unit != "token":
+        raise InputError(
+            f"only tokens have {', '.join(token_options)}", where="by", found=repr(unit), expected="'token'"
         )
 
 
-def scored_lines(scorer: Scorer, window: Sequence[Row], table: ScoreTable) -> tuple[bytes, int, int, int]:
-    """Return the lines of one window, UTF-8, and counts: rows that could not be scored, predicted tokens, ``<unk>``.
+class ScoredLines(NamedTuple):
+    """The output of a window of rows.
+
+    Attributes:
+        data: Lines of output, UTF-8.
+        problems: Number of rows that could not be scored.
+        tokens: Number of predicted tokens.
+        unknown: Number of those that are ``<unk>``.
+    """
+
+    data: bytes
+    problems: int
+    tokens: int
+    unknown: int
+
+
+def scored_lines(scorer: Scorer, window: Sequence[Row], table: ScoreTable) -> ScoredLines:
+    """Return the lines of a window of rows. Every row has lines, in order, even one that cannot be scored.
 
     Args:
         scorer: Model, tokenizer and options.
@@ -176,7 +172,7 @@ def scored_lines(scorer: Scorer, window: Sequence[Row], table: ScoreTable) -> tu
         table: The form of the output.
 
     Raises:
-        LanguageError: A language that the tokenizer does not have, or that cannot be divided into words.
+        LanguageError: The tokenizer does not have the language, or cannot split it into words.
     """
     lines: list[str] = []
     problems = tokens = unknown = 0
@@ -187,58 +183,16 @@ def scored_lines(scorer: Scorer, window: Sequence[Row], table: ScoreTable) -> tu
             unknown += result.unknown
         else:
             problems += 1
-    return "".join(lines).encode("utf-8"), problems, tokens, unknown
+    return ScoredLines("".join(lines).encode("utf-8"), problems, tokens, unknown)
 
 
-def results_of(scorer: Scorer, window: Iterable[Row]) -> list[SentenceScore | InputError | None]:
-    """Return the scores of each row, or why it has none; ``None`` where the row itself has a problem.
+def results_of(scorer: Scorer, window: Sequence[Row]) -> list[SentenceScore | InputError | None]:
+    """Return the scores of each row, or the error that prevents scoring; ``None`` if the row itself has a problem.
 
-    Args:
-        scorer: Model, tokenizer and options.
-        window: The rows; they are scored together.
-
-    Raises:
-        LanguageError: A language that the tokenizer does not have, or that cannot be divided into words.
+    Arguments and errors are those of ``scored_lines``.
     """
-    rows = list(window)
-    results = iter(scorer.score_window([row.text for row in rows if row.text is not None]))
-    return [None if row.text is None else _finite(next(results)) for row in rows]
-
-
-def check_same(rows: Iterable[Row], *, done: int, digest: str) -> None:
-    """Check that rows are those of a finished run; reads all of them.
-
-    Args:
-        rows: The input.
-        done: How many rows that run had.
-        digest: What its last window had for ``digest``.
-
-    Raises:
-        InputError: They are others, fewer or more.
-    """
-    source = iter(rows)
-    _skipped(source, done=done, digest=digest)
-    more = sum(1 for _ in source)
-    if more:
-        raise _other_rows(done, found=f"{done + more:,} rows")
-
-
-def _skipped(rows: Iterator[Row], *, done: int, digest: str) -> hashlib.blake2b:
-    seen = hashlib.blake2b()
-    skipped = 0
-    for row in islice(rows, done):
-        seen.update(row_identity(row))
-        skipped += 1
-    if skipped < done:
-        raise _other_rows(done, found=f"{skipped:,} rows")
-    if done and seen.hexdigest() != digest:
-        raise _other_rows(done, found="other texts")
-    return seen
-
-
-def _other_rows(done: int, *, found: str) -> InputError:
-    otherwise = "start again without --resume, after removing what the other run left unfinished"
-    return other_input_error(f"the {done:,} rows of that run", found=found, otherwise=otherwise)
+    results = iter(scorer.score_window([row.text for row in window if row.text is not None]))
+    return [None if row.text is None else _finite(next(results)) for row in window]
 
 
 def _finite(result: SentenceScore | InputError) -> SentenceScore | InputError:
@@ -248,7 +202,7 @@ def _finite(result: SentenceScore | InputError) -> SentenceScore | InputError:
 
 
 def status_of(row: Row, result: SentenceScore | InputError | None) -> str:
-    """Return what the column ``status`` says of one input row; arguments as for ``ScoreTable.cells``."""
+    """Return the cell ``status`` of one input row; arguments as for ``ScoreTable.cells``."""
     if row.problem is not None:
         return f"error: {row.problem}"
     if isinstance(result, InputError):
@@ -259,16 +213,16 @@ def status_of(row: Row, result: SentenceScore | InputError | None) -> str:
     return "ok" if result.text.strip() else "empty"
 
 
-def _cells(result: SentenceScore, unit: str) -> Sequence[dict[str, Any]]:
+def cells_of(result: SentenceScore, unit: str) -> list[dict[str, Any]]:
+    """Return the cells of a text by column: of the text, of each word and the closing ``</s>``, or of each token.
+
+    Args:
+        result: Scores of the text.
+        unit: One of ``UNITS``.
+    """
     if unit == "sentence":
-        return [
-            {
-                "tokens": len(result.tokens),
-                "logprob": result.logprob,
-                "unknown": result.unknown,
-                "text": result.text,
-            }
-        ]
+        tokens, text = len(result.tokens), result.text
+        return [{"tokens": tokens, "logprob": result.logprob, "unknown": result.unknown, "text": text}]
     if unit == "word":
         words = [
             {
@@ -297,7 +251,7 @@ def _cells(result: SentenceScore, unit: str) -> Sequence[dict[str, Any]]:
 
 
 def token_cells(result: SentenceScore) -> list[dict[str, Any]]:
-    """Return what is known of each token of a text, by the names of columns."""
+    """Return the cells of each token of a text, with every score in the result."""
     columns: dict[str, Sequence[Any] | None] = {
         "position": range(1, len(result.tokens) + 1),
         "id": result.ids,
@@ -310,3 +264,21 @@ def token_cells(result: SentenceScore) -> list[dict[str, Any]]:
     }
     known = {name: values for name, values in columns.items() if values is not None}
     return [dict(zip(known, cells, strict=True)) for cells in zip(*known.values(), strict=True)]
+
+
+def tsv_line(cells: Iterable[Cell]) -> str:
+    """Return one line of TSV, with its end, in the dialect that pandas, R and spreadsheets read by default.
+
+    A cell that holds a quote, a tab or a line end is quoted, with its own quotes doubled (RFC 4180, with tabs). Floats
+    have six decimals, a bool is 0 or 1, and ``None`` is empty.
+    """
+    return "\t".join(map(_tsv_cell, cells)) + "\n"
+
+
+def _tsv_cell(cell: Cell) -> str:
+    if cell is None:
+        return ""
+    if isinstance(cell, float):
+        return f"{cell:.6f}"
+    text = cell if isinstance(cell, str) else str(int(cell))
+    return text if _QUOTED.isdisjoint(text) else '"' + text.replace('"', '""') + '"'

@@ -1,5 +1,5 @@
-"""Raw text to token ids and back. Never imports torch.
+"""Raw text to token ids and back, without torch.
 
-``pipeline.py`` defines how a text becomes ids; ``tokenizer.py`` holds ``XLMTokenizer``; ``fast/`` is the same as
-``pipeline.py``, faster.
+``pipeline.py`` specifies how a text becomes ids. ``tokenizer.py`` holds ``XLMTokenizer``. ``fast/`` computes what
+``pipeline.py`` specifies, faster.
 """

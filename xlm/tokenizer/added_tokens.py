@@ -1,7 +1,7 @@
-"""Special and added tokens, which a text is split at where no language is given.
+"""Special and added tokens, at which a text without a language is split.
 
-Special tokens have no options. Further tokens, and options, come from a saved tokenizer to which ``add_tokens`` of
-transformers was applied. Where a text has a language, all of it is text.
+Special tokens have no options. Added tokens, and options, come from a saved tokenizer on which ``add_tokens`` of
+transformers was called. A text with a language is not split at tokens.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from xlm.tokenizer.alignment import AlignedText, Piece
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AddedToken:
-    """A token that a text is split at, with the options that it has in transformers.
+    """A token at which a text is split, with its options in transformers.
 
     Attributes:
-        content: The token.
-        lstrip: Whether the spaces before it belong to it.
-        rstrip: Whether the spaces after it belong to it.
-        single_word: Whether it counts only between spaces.
-        normalized: Whether the preset ``"transformers-v4"`` looks for it before lower-casing a text.
-        special: Whether transformers calls it special.
+        content: The text of the token.
+        lstrip: Whether the token includes the spaces before it.
+        rstrip: Whether the token includes the spaces after it.
+        single_word: Whether only occurrences between spaces count.
+        normalized: Whether the preset ``"transformers-v4"`` finds the token before it lower-cases a text.
+        special: Whether transformers calls the token special.
     """
 
     content: str
@@ -35,35 +35,35 @@ class AddedToken:
 
     @property
     def has_options(self) -> bool:
-        """Whether it needs more than to stand in the text."""
+        """Whether an option affects where a text is split."""
         return self.lstrip or self.rstrip or self.single_word
 
 
 class AddedTokens:
-    """The tokens of a tokenizer that texts are split at.
+    """The tokens at which a tokenizer splits texts.
 
     Args:
-        tokens: All of them, by their text.
-        before_lowering: Those that keep their case when a text is lower-cased.
+        tokens: The tokens by their text.
+        before_lowering: The texts of the tokens that keep their case when a text is lower-cased.
     """
 
     def __init__(self, tokens: Mapping[str, AddedToken], before_lowering: Iterable[str]) -> None:
         self._tokens = {content: token for content, token in tokens.items() if content}
-        # The longest first: one may begin with another.
+        # The longest first, since a token may begin with another one.
         self._pattern = _pattern(sorted(self._tokens, key=len, reverse=True))
         self._before_lowering = _pattern(filter(None, before_lowering))
         self._first_characters = {content[0] for content in self._tokens}
 
     def stand_in(self, text: str) -> bool:
-        """Return whether a token stands in a text."""
-        # The first characters are quickly found not to be there.
+        """Return whether a text contains a token."""
+        # Most texts lack the first characters, which is quick to find out.
         return any(map(text.__contains__, self._first_characters)) and self._pattern.search(text) is not None
 
     def split(self, text: str) -> list[tuple[str, bool]]:
-        """Return the parts of a text, each with whether it is a token; spaces that belong to tokens are left out.
+        """Return the parts of a text, each with whether it is a token, without the spaces that belong to tokens.
 
-        Source: ``PreTrainedTokenizer.tokenize`` of transformers, whose options act one after the other from left to
-        right, on what those before them have left.
+        Source: ``PreTrainedTokenizer.tokenize`` of transformers. It applies options from left to right, each to the
+        result of those before it.
         """
         parts = [part for part in self._pattern.split(text) if part]
         for position, part in enumerate(parts):
@@ -91,14 +91,14 @@ class AddedTokens:
         position = 0
         for part, is_token in self.split(source.text):
             spans = []
-            for character in part:  # the parts hold the characters of the text in order, but for some spaces
+            for character in part:  # the parts are the text in order, without some spaces
                 position = source.text.index(character, position) + 1
                 spans.append(source.spans[position - 1])
             result.append((AlignedText(part, spans), is_token))
         return result
 
     def lower(self, text: str) -> str:
-        """Return a text in lower case but for its tokens, letter by letter as transformers 4 does it."""
+        """Return a text in lower case except for its tokens, letter by letter as in transformers 4."""
         parts = self._before_lowering.split(text)
         parts[::2] = [
             part.lower() if part.isascii() else "".join(character.lower() for character in part) for part in parts[::2]
@@ -119,5 +119,5 @@ class AddedTokens:
 
 
 def _pattern(tokens: Iterable[str]) -> re.Pattern[str]:
-    # Without tokens: one that never matches.
+    # Without tokens, a pattern that never matches.
     return re.compile(f"({'|'.join(map(re.escape, tokens)) or '(?!)'})")

@@ -1,8 +1,8 @@
-"""Where each piece of a text came from: exact character spans of the raw text, through every rewriting.
+"""Character spans: where in the raw text each piece came from, through all rewriting.
 
-A piece has the span of the characters that it is made of. What a rule adds has the span of what it was added for. What
-a rule drops, such as a control character or an accent, belongs to the piece before it, or to the first if there is
-none. So the spans of a text's pieces never go back, and they leave out no character but spaces.
+The span of a piece covers the characters that it was made from. Text that a rule inserts has the span of the text that
+it replaces. Text that a rule drops, such as a control character or an accent, belongs to the piece before it, or to the
+first piece. So the spans of a text are in order, and together they cover every character except spaces.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from dataclasses import dataclass
 from xlm.tokenizer.vocabulary import END_OF_WORD
 
 Span = tuple[int, int]
-"""A stretch of the raw text: its first character, and one past its last."""
+"""The index of the first character in the raw text, and one past the last."""
 
 Piece = tuple[str, int, int]
-"""Text that a rule writes, and the range of its input (start, end) that this text comes from."""
+"""Text that a rule writes, and the start and end of the input that it comes from."""
 
 
 @dataclass(frozen=True, slots=True)
 class AlignedText:
-    """A text and, for each of its characters, the span of raw text that it came from.
+    """A text with the span of raw text that each of its characters came from.
 
     Attributes:
         text: The text as rewritten so far.
-        spans: One span a character.
+        spans: One span for each character.
     """
 
     text: str
@@ -34,14 +34,14 @@ class AlignedText:
 
     @classmethod
     def of(cls, raw: str) -> AlignedText:
-        """Return a raw text, in which each character comes from itself."""
+        """Return a raw text, aligned with itself."""
         return cls(raw, [(i, i + 1) for i in range(len(raw))])
 
     def from_pieces(self, pieces: Iterable[Piece]) -> AlignedText:
-        """Return the text made of pieces of this one.
+        """Return the text that pieces made from this text form.
 
-        A piece that equals its range keeps the range's spans; each character of any other has the span of the whole
-        range.
+        A piece that equals its input keeps the spans of the input. In any other piece, each character has the span of
+        the whole input.
         """
         texts: list[str] = []
         spans: list[Span] = []
@@ -54,28 +54,28 @@ class AlignedText:
         return AlignedText("".join(texts), spans)
 
     def span(self, start: int = 0, end: int | None = None) -> Span:
-        """Return the raw span of a range; of an empty one, that of the character before it, or else after it."""
+        """Return the raw span of a range; for an empty range, that of the character before it, or else after it."""
         end = len(self.text) if end is None else end
         if start == end:
             start = max(start - 1, 0)
             end = min(start + 1, len(self.spans))
-        some = self.spans[start:end]
-        return (min(first for first, _ in some), max(last for _, last in some)) if some else (0, 0)
+        spans = self.spans[start:end]
+        return (min(first for first, _ in spans), max(last for _, last in spans)) if spans else (0, 0)
 
     def slice(self, start: int, end: int) -> AlignedText:
         """Return the text of a range."""
         return AlignedText(self.text[start:end], self.spans[start:end])
 
     def split(self, space: str = r"\s") -> list[AlignedText]:
-        r"""Return the parts between spaces, none of them empty.
+        r"""Return the non-empty parts between spaces.
 
         Args:
-            space: What divides parts: whitespace of any kind, or one character.
+            space: The separator: any whitespace, or one character.
         """
         return [self.slice(*match.span()) for match in re.finditer(rf"[^{space}]+", self.text)]
 
     def spans_of(self, pieces: Sequence[str]) -> list[Span]:
-        """Return the raw span of each piece that this word was split into; the last piece ends in ``</w>``."""
+        """Return the raw span of each piece of this word; the last piece ends in ``</w>``."""
         spans: list[Span] = []
         position = 0
         for i, piece in enumerate(pieces):
@@ -86,18 +86,18 @@ class AlignedText:
 
 
 def in_order_and_complete(text: str, spans: Sequence[Span]) -> list[Span]:
-    """Return spans that never go back and that cover all of a text but its spaces.
+    """Return spans extended so that they are in order and cover all of a text except spaces.
 
     Args:
         text: The raw text.
-        spans: One a piece, in the order of the pieces.
+        spans: One for each piece, in the order of the pieces.
     """
     result: list[Span] = []
-    done = 0  # up to where the text is covered
+    done = 0  # the end of the covered text
     for start, end in spans:
         while done < start and text[done].isspace():
             done += 1
-        if done < start:  # something was dropped here
+        if done < start:  # text was dropped here
             if result:
                 dropped_end = done + len(text[done:start].rstrip())
                 result[-1] = (result[-1][0], max(result[-1][1], dropped_end))
@@ -113,15 +113,15 @@ def in_order_and_complete(text: str, spans: Sequence[Span]) -> list[Span]:
 
 
 def word_numbers(text: str, spans: Sequence[Span]) -> list[int]:
-    """Return for each span the number of the word in which it begins, counted from 0.
+    """Return the number of the word in which each span begins, counted from 0.
 
-    A word is what stands between whitespace in the raw text.
+    Words are separated by whitespace in the raw text.
     """
     number, position = -1, 0
     inside = False
     numbers: list[int] = []
     for start, end in spans:
-        # A span begins at a space where a space was rewritten together with what follows it.
+        # A span begins at a space if a rule rewrote a space together with the text after it.
         while position <= start or (not inside and position < end):
             if position >= len(text):
                 break

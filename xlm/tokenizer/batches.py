@@ -1,4 +1,4 @@
-"""Texts in batches, and work on batches in several processes."""
+"""Texts in batches, work on batches in several processes, and the lines that commands write."""
 
 from __future__ import annotations
 
@@ -10,19 +10,21 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from xlm._io.arguments import shown
+from xlm._io.arguments import check_count
+from xlm._io.grouping import grouped
 from xlm.errors import InputError, XLMError
 
-Item = TypeVar("Item")
+if TYPE_CHECKING:
+    from xlm.tokenizer.tokenizer import XLMTokenizer
+
 Batch = TypeVar("Batch")
 Result = TypeVar("Result")
 
-_TEXTS = 1 << 15
-_CHARACTERS = 1 << 21
-"""The size of a batch: large enough that the chunks that its texts share are worked out once, and little memory."""
-_BLOCK = 64  # texts that are checked together
+# Large, since texts share chunks, and each distinct chunk is divided once. A new chunk takes 500 bytes meanwhile.
+_BATCH_TEXTS = 1 << 15
+_BATCH_CHARACTERS = 1 << 20
 
 
 def in_batches(texts: Iterable[str]) -> Iterator[list[str]]:
@@ -32,58 +34,13 @@ def in_batches(texts: Iterable[str]) -> Iterator[list[str]]:
         InputError: ``texts`` is a single str or not iterable; while batches are taken, a text is not a str.
     """
     try:
-        one = isinstance(texts, str) or not iter(texts)
-    except TypeError:  # a 0-dimensional array claims to be iterable
-        one = True
-    if one:
+        is_batch = not isinstance(texts, str) and iter(texts) is not None
+    except TypeError:  # a 0-dimensional array has __iter__, but it raises
+        is_batch = False
+    if not is_batch:
         found = "a str" if isinstance(texts, str) else type(texts).__name__
         raise InputError("not a batch of texts", where="texts", found=found, expected="a list of str")
-    # Checking a list by blocks takes a third of the time.
-    return (
-        _in_batches_of_blocks(texts)
-        if isinstance(texts, (list, tuple))
-        else grouped(map(_checked, texts), most=_TEXTS, characters=_CHARACTERS, length=len)
-    )
-
-
-def grouped(
-    items: Iterable[Item], *, most: int, characters: int, length: Callable[[Item], int]
-) -> Iterator[list[Item]]:
-    """Yield items in lists; an item that fills its list ends it.
-
-    Args:
-        items: Read as needed.
-        most: The number of items that fills a list.
-        characters: The number of characters that fills a list.
-        length: Returns the number of characters of an item.
-    """
-    group: list[Item] = []
-    so_far = 0
-    for item in items:
-        group.append(item)
-        so_far += length(item)
-        if len(group) >= most or so_far >= characters:
-            yield group
-            group, so_far = [], 0
-    if group:
-        yield group
-
-
-def _in_batches_of_blocks(texts: Sequence[str]) -> Iterator[list[str]]:
-    batch: list[str] = []
-    characters = 0
-    for start in range(0, len(texts), _BLOCK):
-        block = texts[start : start + _BLOCK]
-        if set(map(type, block)) != {str}:
-            for text in block:
-                _checked(text)
-        batch += block
-        characters += sum(map(len, block))
-        if len(batch) >= _TEXTS or characters >= _CHARACTERS:
-            yield batch
-            batch, characters = [], 0
-    if batch:
-        yield batch
+    return grouped(map(_checked, texts), len, most=_BATCH_TEXTS, characters=_BATCH_CHARACTERS)
 
 
 def _checked(text: object) -> str:
@@ -92,46 +49,54 @@ def _checked(text: object) -> str:
     return text
 
 
-_AHEAD = 3
-"""How many batches for each worker are read before the first of them is done."""
+def written_lines(tokenizer: XLMTokenizer, texts: Sequence[str], *, lang: str, output: str) -> list[str]:
+    """Return the tokens or ids of each text as a line, without its newline.
 
+    Args:
+        tokenizer: The tokenizer.
+        texts: Some thousand texts.
+        lang: The language of the texts.
+        output: ``"tokens"`` for pieces in ``</w>`` notation, ``"ids"`` for ids with the special tokens.
+
+    Raises:
+        InputError: A text cannot be encoded.
+        LanguageError: The tokenizer does not have the language.
+    """
+    if output == "tokens":
+        return [" ".join(tokens) for tokens in tokenizer.tokenize_batch(texts, lang)]
+    return [" ".join(map(str, ids)) for ids in tokenizer.encode_batch(texts, lang=lang)]
+
+
+_AHEAD = 3  # batches for each worker that are read before the first of them is done
 _MOST_WORKERS = 1024
-
-_work: Callable[[Any], Any] | None = None
-"""The work of a worker process; set once, when it starts."""
+_work: Callable[[Any], Any] | None = None  # the work of a worker process, set when it starts
 
 
 def in_order(work: Callable[[Batch], Result], batches: Iterable[Batch], *, workers: int) -> Iterator[Result]:
-    """Yield the result of each batch, in order, never reading far ahead of the caller.
+    """Return an iterator over the results of batches, in order, which reads few batches ahead.
 
     Args:
-        work: What to do with a batch; with several workers it is pickled, once for each of them.
-        batches: Read as needed, so that they may come from a stream.
-        workers: The number of processes; 1 is this process alone.
+        work: What to do with a batch; pickled once for each worker process.
+        batches: Read as needed, so they can come from a stream.
+        workers: The number of processes; 1 works in this process.
 
     Raises:
         InputError: ``workers`` is not an int from 1 to 1,024.
         XLMError: A worker process died; raised while results are taken.
     """
-    if type(workers) is not int or not 1 <= workers <= _MOST_WORKERS:
-        raise InputError(
-            "invalid number of workers",
-            where="workers",
-            found=shown(workers),
-            expected=f"an int from 1 to {_MOST_WORKERS:,}",
-        )
+    check_count(workers=workers, most=_MOST_WORKERS)
     return map(work, batches) if workers == 1 else _in_processes(work, batches, workers)
 
 
 def _in_processes(work: Callable[[Batch], Result], batches: Iterable[Batch], workers: int) -> Iterator[Result]:
-    # Forked workers have all modules at once, and the caller's main module needs no guard.
+    # Forked workers start with all modules loaded, and the caller's main module needs no guard.
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     waiting: deque[Future[Result]] = deque()
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(work,)) as pool:
         try:
             for batch in batches:
                 with warnings.catch_warnings():
-                    # Newer Pythons warn of threads, such as torch's: the workers use nothing that these hold.
+                    # Newer Pythons warn when threads exist, such as torch's; the workers use no lock that these hold.
                     warnings.simplefilter("ignore", DeprecationWarning)
                     waiting.append(pool.submit(_run, batch))
                 if len(waiting) >= _AHEAD * workers:
@@ -143,7 +108,7 @@ def _in_processes(work: Callable[[Batch], Result], batches: Iterable[Batch], wor
                 "a worker process died",
                 where="workers",
                 found=f"{workers} workers, one of them gone",
-                expected="workers that live to the end; they most often die when memory runs out",
+                expected="workers that run to the end; most often, one dies because memory runs out",
                 remedy="use fewer workers, or 1, which works in this process",
             ) from error
         finally:
@@ -154,8 +119,8 @@ def _in_processes(work: Callable[[Batch], Result], batches: Iterable[Batch], wor
 def _start(work: Callable[[Any], Any]) -> None:
     global _work
     _work = work
-    # The executor ends its workers by this signal. The command's handler, which a fork inherits, raises an exception; a
-    # worker that waits to hand over a result would catch that, and wait forever.
+    # The executor ends its workers with this signal. A fork inherits the command's handler, which raises an exception;
+    # a worker that is waiting to return a result would catch the exception and wait forever.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 

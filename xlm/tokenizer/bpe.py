@@ -1,7 +1,7 @@
-"""Byte-pair encoding: the merges, their two file formats, and the pieces that they make of a word.
+"""Byte-pair encoding: merges, their two file formats, and the pieces of a word.
 
-transformers' ``merges.txt`` holds ``left right`` a line, fastBPE's codes ``left right count``. Both write pieces alike
-(``</w>`` ends a word), so the published ``codes_ende`` and ``merges.txt`` hold the same merges.
+A line of ``merges.txt`` of transformers holds ``left right``, a line of fastBPE's codes ``left right count``. Both
+write pieces alike (``</w>`` ends a word), so the published ``codes_ende`` and ``merges.txt`` hold the same merges.
 
 Source: Sennrich, Haddow and Birch (2016), "Neural Machine Translation of Rare Words with Subword Units", section 3.2.
 """
@@ -25,33 +25,33 @@ _LAST = 1 + len(END_OF_WORD)  # length of a single character that ends a word
 
 
 class BPE:
-    """Splits words into pieces: at each step it merges the best pair, at all its places from left to right.
+    """Splits words into pieces: each step merges the best pair, wherever it occurs, from left to right.
 
     Args:
         merges: Pairs of pieces, best first, in ``</w>`` notation.
-        vocabulary: Where given, a merged piece that is not in it is split again into the two that it was merged from,
-            and these in turn. Source: fastBPE's ``applybpe`` with a vocabulary file.
+        vocabulary: If given, a merged piece that is not in it is split again into its two parts, and these in turn.
+            Source: fastBPE's ``applybpe`` with a vocabulary file.
 
     Attributes:
-        merges: As given.
-        vocabulary: As given.
+        merges: The argument.
+        vocabulary: The argument.
         ranks: The rank of each merge, from 0 for the best.
-        made: The rank of the merge that makes each piece, in the order of the ranks.
-        learnt: Whether the merges are as learning makes them: each part is a single character or made by an earlier
-            merge, and nothing is made twice.
+        piece_ranks: The rank of the merge that makes each piece, in the order of the ranks.
+        learnt: Whether the merges are as learning makes them: each part of a pair is a single character or made by an
+            earlier merge, and no piece is made twice.
     """
 
     def __init__(self, merges: Sequence[tuple[str, str]], vocabulary: Container[str] | None = None) -> None:
         self.merges = merges
         self.vocabulary = vocabulary
         self.ranks = {merge: rank for rank, merge in enumerate(merges)}
-        self.made: dict[str, int] = {}
+        self.piece_ranks: dict[str, int] = {}
         self.learnt = True
         for rank, (left, right) in enumerate(merges):
-            made_before = (len(left) == 1 or left in self.made) and (
-                len(right) == 1 or right in self.made or (len(right) == _LAST and right.endswith(END_OF_WORD))
+            is_made_before = (len(left) == 1 or left in self.piece_ranks) and (
+                len(right) == 1 or right in self.piece_ranks or (len(right) == _LAST and right.endswith(END_OF_WORD))
             )
-            if not made_before or self.made.setdefault(left + right, rank) != rank:
+            if not is_made_before or self.piece_ranks.setdefault(left + right, rank) != rank:
                 self.learnt = False
 
     def split(self, word: str) -> list[str]:
@@ -63,36 +63,36 @@ class BPE:
         return self.limit(self.merge(characters_of(word)))
 
     def merge(self, pieces: list[str]) -> list[str]:
-        """Return what merging makes of pieces that stand one after the other.
+        """Return adjacent pieces with all merges applied.
 
         Args:
             pieces: At least one; changed in place.
         """
         # A linked list of pieces and a heap of the pairs that can be merged: O(n log n) for n characters. A piece is
-        # named by the place of its first character; one that was merged into its left neighbour becomes "".
+        # identified by the position of its first character; one that was merged into its left neighbour becomes "".
         end = len(pieces)
         following = list(range(1, end + 1))
         preceding = list(range(-1, end - 1))
         heap: list[tuple[int, int]] = []
 
         def offer(left: int) -> None:
-            """Put the pair that begins at ``left`` on the heap, if there is one and it can be merged."""
+            """Put the pair that begins at ``left`` on the heap if it can be merged."""
             if left >= 0 and following[left] < end:
                 rank = self.ranks.get((pieces[left], pieces[following[left]]))
                 if rank is not None:
                     heapq.heappush(heap, (rank, left))
 
-        for place in range(end):
-            offer(place)
+        for position in range(end):
+            offer(position)
         while heap:
-            # All places of the best pair come first, and what they make possible only then: a new pair may be better
-            # than this one, and would otherwise take a piece from a place further right.
+            # First merge the best pair everywhere, then offer the new pairs: a new pair can have a better rank, and
+            # would otherwise take a piece of this pair further right.
             best = heap[0][0]
             merged = []
             while heap and heap[0][0] == best:
                 left = heapq.heappop(heap)[1]
                 right = following[left]
-                # The pair may be gone: one of its pieces was merged with another neighbour meanwhile.
+                # The pair no longer exists if one of its pieces was merged with its other neighbour.
                 if right == end or self.ranks.get((pieces[left], pieces[right])) != best:
                     continue
                 pieces[left] += pieces[right]
@@ -107,7 +107,7 @@ class BPE:
         return [piece for piece in pieces if piece]
 
     def limit(self, pieces: list[str]) -> list[str]:
-        """Return pieces with those that are not in the vocabulary split again; all of them where there is none."""
+        """Return pieces, with those that are not in the vocabulary split again; unchanged without a vocabulary."""
         known = self.vocabulary
         if known is None:
             return pieces
@@ -115,8 +115,8 @@ class BPE:
         waiting = pieces[::-1]
         while waiting:
             part = waiting.pop()
-            rank = None if part in known else self.made.get(part)
-            if rank is None:  # known, or a single character
+            rank = None if part in known else self.piece_ranks.get(part)
+            if rank is None:  # in the vocabulary, or a single character
                 parts.append(part)
             else:
                 waiting += reversed(self.merges[rank])
@@ -124,17 +124,17 @@ class BPE:
 
 
 def characters_of(word: str) -> list[str]:
-    """Return the pieces that a word is made of before anything is merged."""
+    """Return the pieces of a word before any merge."""
     return [*word[:-1], word[-1] + END_OF_WORD]
 
 
 def read_merges(path: Path) -> Merges:
-    """Return the merges in a ``merges.txt``; a first line ``#version: …`` and a third column are left out.
+    """Return the merges in a ``merges.txt``, ignoring a first line ``#version: …`` and a third column.
 
-    transformers drops a last line that does not end in a newline; here it counts, as it does in fastBPE.
+    A last line without a newline counts, as in fastBPE; transformers drops it.
 
     Raises:
-        VocabularyError: The file is not that.
+        VocabularyError: The file holds something else.
     """
     return _read(path, columns=(2, 3), expected="LEFT RIGHT")
 
@@ -143,7 +143,7 @@ def read_codes(path: Path) -> Merges:
     """Return the merges in a codes file of fastBPE.
 
     Raises:
-        VocabularyError: The file is not that.
+        VocabularyError: The file holds something else.
     """
     return _read(path, columns=(3,), expected="LEFT RIGHT COUNT")
 
@@ -152,33 +152,33 @@ def write_merges(path: Path, merges: Sequence[tuple[str, str]]) -> None:
     """Write a ``merges.txt`` as transformers writes it.
 
     Raises:
-        WriteError: The file could not be written.
+        WriteError: The file cannot be written.
     """
     write_text(path, "".join(f"{left} {right}\n" for left, right in merges))
 
 
 def write_codes(path: Path, merges: Sequence[tuple[str, str]], counts: Sequence[int] | None = None) -> None:
-    """Write a codes file that fastBPE reads; unknown counts are written as 0.
+    """Write a codes file for fastBPE; without counts, write 0 for each.
 
     Raises:
-        WriteError: The file could not be written.
+        WriteError: The file cannot be written.
     """
     rows = zip(merges, [0] * len(merges) if counts is None else counts, strict=True)
     write_text(path, "".join(f"{left} {right} {count}\n" for (left, right), count in rows))
 
 
 def check_merges(vocabulary: Vocabulary, merges: Merges, where: Path) -> None:
-    """Raise an error when a vocabulary cannot have come from these merges.
+    """Check that a vocabulary and merges belong together.
 
-    Every token of a vocabulary is a single character or made by some merge. That holds for all published pairs of
-    files; of a published vocabulary with another model's codes, at most 56 in 100 tokens fit.
+    Every token of a vocabulary is a single character or made by a merge. That holds for all published pairs of files.
+    With the codes of another model, it holds for at most 56% of a published vocabulary.
 
     Raises:
-        VocabularyError: Under 90 in 100 do.
+        VocabularyError: Less than 90% of the tokens fulfil that.
     """
-    made = {left + right for left, right in merges}
+    pieces = {left + right for left, right in merges}
     tokens = vocabulary.tokens[len(SPECIAL_TOKENS) :]
-    fitting = sum(token in made or len(token.removesuffix(END_OF_WORD)) <= 1 for token in tokens)
+    fitting = sum(token in pieces or len(token.removesuffix(END_OF_WORD)) <= 1 for token in tokens)
     if fitting < 0.9 * len(tokens):
         raise VocabularyError(
             "the codes are of another model than the vocabulary",
@@ -195,7 +195,7 @@ def _read(path: Path, *, columns: tuple[int, ...], expected: str) -> Merges:
     for number, line in enumerate(read_lines(path), start=1):
         if number == 1 and line.startswith("#version:"):
             continue
-        # Only ASCII spaces divide the columns: the published codes for 15 languages merge no-break spaces.
+        # Only ASCII spaces separate the columns: the published codes for 15 languages merge no-break spaces.
         fields = line.split(" ")
         if len(fields) not in columns or not all(fields):
             where = at_line(path, number)
@@ -209,7 +209,7 @@ def _read(path: Path, *, columns: tuple[int, ...], expected: str) -> Merges:
                 where=at_line(path, number),
                 found=shown(line),
                 expected=f"each merge once (first: line {first})",
-                remedy="remove the second, which can never be reached",
+                remedy="remove the second, which has no effect",
             )
     if not lines:
         raise VocabularyError(

@@ -1,4 +1,4 @@
-"""Lower case without accents, as the original's models of 15 and more languages were trained.
+"""Lower case without accents, as for the original's models of 15 and more languages.
 
 Source: the original's ``tools/lowercase_and_remove_accent.py``.
 """
@@ -12,12 +12,12 @@ from xlm.tokenizer.alignment import AlignedText
 
 
 def lowercase_and_remove_accent(words: Sequence[str]) -> list[str]:
-    """Return the words in lower case and without combining marks; drop a word that consists of marks."""
-    return [folded for word in words if (folded := casefold(word))]
+    """Return words in lower case without combining marks, omitting those that consist of marks."""
+    return [*filter(None, map(casefold, words))]
 
 
 def casefold(word: str) -> str:
-    """Return one word in lower case and without combining marks."""
+    """Return a word in lower case without combining marks."""
     if word.isascii():
         return word.lower()
     decomposed = unicodedata.normalize("NFD", word.lower())
@@ -28,7 +28,7 @@ def casefold_all(words: Sequence[str]) -> list[str]:
     r"""Return ``casefold`` of each word, faster.
 
     Args:
-        words: Without a ``\n``, which divides them here: no rule of Unicode reaches across it.
+        words: Words without ``\n``, which joins them here: no rule of Unicode acts across it.
     """
     text = "\n".join(words).lower()
     if not text.isascii():
@@ -39,17 +39,17 @@ def casefold_all(words: Sequence[str]) -> list[str]:
 
 
 def casefolded(word: AlignedText) -> AlignedText:
-    """Return ``casefold`` of an aligned word; what replaces a character has that character's span."""
+    """Return ``casefold`` of an aligned word; the replacement of a character has the character's span."""
     if word.text.isascii():
         return AlignedText(word.text.lower(), word.spans)
-    # A capital sigma becomes one of two letters by its neighbours; the number of letters is always the same.
+    # How many letters a character becomes does not depend on its neighbours, although the form of a sigma does.
     positions = [position for position, character in enumerate(word.text) for _ in character.lower()]
     decomposed = [
         (part, position)
         for character, position in zip(word.text.lower(), positions, strict=True)
         for part in unicodedata.normalize("NFD", character)
     ]
-    # Canonical order moves marks only, and the marks of class Mn, which are nearly all, are dropped.
+    # Canonical order moves only marks, and nearly all marks are of class Mn, which is dropped.
     kept = [word.spans[position] for part, position in decomposed if unicodedata.category(part) != "Mn"]
     text = casefold(word.text)
     assert len(text) == len(kept)

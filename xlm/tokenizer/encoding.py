@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from xlm._io.arguments import shown
+from xlm._io.arguments import check_choice
 from xlm.errors import InputError, warn_caller
 
 
 class Encoding(dict[str, Any]):
-    """The keyword arguments of a model's ``forward``: ``input_ids`` and ``attention_mask``, also as attributes.
+    """The keyword arguments ``input_ids`` and ``attention_mask`` of a model's ``forward``, also as attributes.
 
-    Lists of ints, or int64 tensors or arrays (B, T). In ``attention_mask`` 1 marks a token and 0 padding.
+    Each is a list of ints, or an int64 tensor or array (B, T). In ``attention_mask``, 1 marks a token and 0 padding.
     """
 
     @property
@@ -30,32 +30,20 @@ PADDINGS = (True, False, "longest", "max_length")
 """The values of ``padding``; True is ``"longest"``."""
 
 MOST_PADDED = 1 << 24
-"""The largest length to pad to."""
+"""The largest length that rows are padded to."""
 
 TRUNCATIONS = (True, False, None, "longest_first", "only_first", "only_second")
-"""The values of ``truncation``; True is ``"longest_first"``, None cuts where ``max_length`` is given."""
+"""The values of ``truncation``; True is ``"longest_first"``, None truncates if ``max_length`` is given."""
 
 
-def check_form(padding: bool | str, return_tensors: str | None) -> None:
+def check_padding(padding: bool | str, return_tensors: str | None) -> None:
     """Raise ``InputError`` unless ``padding`` is one of ``PADDINGS`` and ``return_tensors`` "pt", "np" or None."""
-    if not isinstance(padding, (bool, str)) or padding not in PADDINGS:
-        raise InputError(
-            "no such padding",
-            where="padding",
-            found=shown(padding),
-            expected="True, False, 'longest' or 'max_length'",
-        )
-    if not isinstance(return_tensors, (str, type(None))) or return_tensors not in (None, "pt", "np"):
-        raise InputError(
-            "no such kind of tensors",
-            where="return_tensors",
-            found=shown(return_tensors),
-            expected="'pt', 'np' or None",
-        )
+    check_choice("padding", PADDINGS, padding=padding)
+    check_choice("tensor type", ("pt", "np", None), return_tensors=return_tensors)
 
 
 def truncation_for(truncation: bool | str | None, *, max_length: int | None, padding: bool | str = False) -> bool | str:
-    """Return how to truncate, as transformers does; warn where that may not be what the caller meant.
+    """Return how to truncate, as transformers does, and warn about ambiguous arguments.
 
     Args:
         truncation: One of ``TRUNCATIONS``.
@@ -66,15 +54,9 @@ def truncation_for(truncation: bool | str | None, *, max_length: int | None, pad
         One of ``TRUNCATIONS`` other than None.
 
     Raises:
-        InputError: No such truncation.
+        InputError: ``truncation`` is none of ``TRUNCATIONS``.
     """
-    if not isinstance(truncation, (bool, str, type(None))) or truncation not in TRUNCATIONS:
-        raise InputError(
-            "no such truncation",
-            where="truncation",
-            found=shown(truncation),
-            expected=" or ".join(map(repr, TRUNCATIONS)),
-        )
+    check_choice("truncation", TRUNCATIONS, truncation=truncation)
     if truncation is None and max_length is not None and padding is False:
         warn_caller(
             f"max_length={max_length} without truncation cuts the text to {max_length} ids, as transformers does; "
@@ -92,14 +74,14 @@ def truncation_for(truncation: bool | str | None, *, max_length: int | None, pad
 def truncate(
     ids: list[int], pair: list[int] | None, *, longest: int, truncation: bool | str
 ) -> tuple[list[int], list[int] | None]:
-    """Return the ids of one text or two, cut at their ends to a total number.
+    """Return the ids of one or two texts, cut at their ends to a total number.
 
     Args:
-        ids: Of the first text.
-        pair: Of the second text, if there is one.
+        ids: The ids of the first text.
+        pair: The ids of the second text, if there is one.
         longest: The largest total.
-        truncation: From ``truncation_for``. ``"longest_first"`` cuts the longer of two texts to the length of the
-            other, then both by half of the rest.
+        truncation: The result of ``truncation_for``. ``"longest_first"`` first cuts the longer text to the length of
+            the other, then cuts both equally.
     """
     surplus = len(ids) + len(pair or ()) - longest
     if truncation is False or surplus <= 0:
@@ -130,7 +112,7 @@ def collate(
         return_tensors: ``"pt"`` for torch, ``"np"`` for numpy, None for lists.
 
     Raises:
-        InputError: There are no rows, or rows of different lengths are to be one tensor.
+        InputError: There are no rows, or the rows of one tensor differ in length.
     """
     if not rows:
         raise InputError("no texts to encode", where="text", found="an empty list")

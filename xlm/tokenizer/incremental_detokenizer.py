@@ -1,4 +1,4 @@
-"""A prompt's continuation as readable text, token by token."""
+"""The continuation of a prompt as readable text, token by token."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ if TYPE_CHECKING:
 def prompt_ids(
     tokenizer: XLMTokenizer, text: str, *, lang: str, eos_token_id: int, positions: int, where: str
 ) -> list[int]:
-    """Return the ids of a prompt as the model was trained on sentences: after ``</s>``, and without a closing one.
+    """Return the ids of a prompt: an opening ``</s>``, as in training, and the text without a closing one.
 
     Args:
-        tokenizer: Of the model.
+        tokenizer: The tokenizer of the model.
         text: The text of the prompt; may be empty.
-        lang: Its language.
-        eos_token_id: The model's ``</s>``.
-        positions: The number of the model's positions.
-        where: The prompt's name in errors.
+        lang: The language of the prompt.
+        eos_token_id: The id of ``</s>`` in the model.
+        positions: The number of positions of the model.
+        where: The name of the prompt in errors.
 
     Raises:
-        InputError: The prompt is longer than that.
+        InputError: The prompt has more tokens than the model has positions.
         LanguageError: The tokenizer does not have the language.
     """
     ids = [eos_token_id, *tokenizer.encode(text, lang=lang, add_special_tokens=False)]
@@ -42,15 +42,15 @@ def prompt_ids(
 
 
 class IncrementalDetokenizer:
-    """Turns the tokens of a continuation into text to write after the prompt, whose own characters stay as they are.
+    """Turns the tokens of a continuation into text that can be written after the prompt.
 
-    Moses' rules join the words of the prompt and the continuation, and change only spaces. So the continuation begins
-    after as many characters, not counting spaces, as the prompt's words have.
+    Moses' rules join the words of the prompt and the continuation together, and change only spaces. So the continuation
+    starts after as many characters, not counting spaces, as the words of the prompt have.
 
     Args:
-        tokenizer: Of the model.
+        tokenizer: The tokenizer of the model.
         prompt: The text of the prompt.
-        prompt_ids: Its ids.
+        prompt_ids: The ids of the prompt.
         lang: The language whose rules join words and punctuation.
     """
 
@@ -59,26 +59,26 @@ class IncrementalDetokenizer:
         self._prompt_ids = list(prompt_ids)
         self._lang = lang
         self._needs_no_space = not prompt.strip() or prompt[-1].isspace()
-        self._written = _length(self._text([]))  # characters without spaces
+        self._written = _count_characters(self._text([]))
         self._ids: list[int] = []
 
     def add(self, index: int) -> str:
-        """Return the text to write after one more token; nothing until its word is complete."""
+        """Add a token, and return the text to write now; empty until the word is complete."""
         self._ids.append(index)
         return self.rest() if self._tokenizer.vocabulary.tokens[index].endswith(END_OF_WORD) else ""
 
     def rest(self) -> str:
-        """Return the text to write for the tokens not yet written."""
+        """Return the text of the tokens that are not yet written."""
         text = self._text(self._ids)
-        new = text[_place(text, self._written) :]
+        new = text[_index_after(text, self._written) :]
         if new and self._needs_no_space:
             new = new.lstrip()
             self._needs_no_space = False
-        self._written += _length(new)
+        self._written += _count_characters(new)
         return new
 
     def whole(self, ids: Sequence[int]) -> str:
-        """Return the text to write after the prompt for all tokens of a continuation."""
+        """Return the text to write after the prompt for a complete continuation."""
         self._ids = list(ids)
         return self.rest()
 
@@ -88,14 +88,15 @@ class IncrementalDetokenizer:
         )
 
 
-def _length(text: str) -> int:
+def _count_characters(text: str) -> int:
+    """Return the number of characters of a text that are not spaces."""
     return sum(not character.isspace() for character in text)
 
 
-def _place(text: str, characters: int) -> int:
-    """Return the place in a text after so many characters that are not spaces."""
-    for place, character in enumerate(text):
+def _index_after(text: str, characters: int) -> int:
+    """Return the index in a text after a number of characters that are not spaces."""
+    for index, character in enumerate(text):
         if characters == 0:
-            return place
+            return index
         characters -= not character.isspace()
     return len(text)

@@ -1,15 +1,15 @@
 """How a text becomes pieces and ids: the specification.
 
     raw text
-      → lower case                  preset "transformers-v4" without a language; not the special tokens
-      → special and added tokens    split off where no language is given; with one, all text is text
+      → lower case                  preset "transformers-v4" without a language; except special tokens
+      → special and added tokens    split off if no language is given
       → words                       Moses' rules; a word segmenter for Chinese, Japanese and Thai
       → lower case, no accents      if do_lowercase_and_remove_accent
       → pieces                      byte-pair encoding
       → ids                         the vocabulary
 
-Each step also carries the span of raw text that every character came from. There are no caches here: ``fast/``
-computes the same pieces and ids faster, and the tests compare the two.
+Each step also tracks the span of raw text that every character came from. ``fast/`` computes the same pieces and ids
+faster, and the tests compare the two.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from xlm.tokenizer.moses.tokenise import moses
 from xlm.tokenizer.word_segmenters import LANGUAGES, WordSegmenter
 
 DEFAULT_LANGUAGE = "en"
-"""The language whose rules divide a text of no given language."""
+"""The language whose rules divide a text without a language."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preset:
-    """The choices that make a text pipeline.
+    """The settings of a text pipeline.
 
     Attributes:
-        dialect: The reading of Moses' rules, one of ``moses.tokenise.DIALECTS``.
+        dialect: The dialect of Moses' rules, one of ``moses.tokenise.DIALECTS``.
         lang_required: Whether a text needs a language.
-        lowers_first: Whether a text without a language is lower-cased before Moses sees it, and again after.
+        lowers_first: Whether a text without a language is lower-cased before Moses' rules too, not only after them.
         limits_pieces: Whether a merged piece that is not in the vocabulary is split again.
         do_lowercase_and_remove_accent: The default of the tokenizer's setting of that name.
         bos_token: The default of the tokenizer's setting of that name.
@@ -73,15 +73,15 @@ class Token(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Pipeline:
-    """From a text to its tokens.
+    """Maps a text to its tokens.
 
     Attributes:
-        preset: The choices.
+        preset: The settings.
         bpe: Splits a word into pieces: ``BPE.split``.
         ids: The id of each piece of the vocabulary.
         unk_id: The id of every other piece.
         casefolds: Whether words are put into lower case without accents.
-        added: The tokens that are split off where no language is given.
+        added: The tokens that are split off if no language is given.
     """
 
     preset: Preset
@@ -117,7 +117,7 @@ class Pipeline:
             for part in casefolded(word).split(" ") if self.casefolds else [word]:
                 pieces = self.bpe(part.text) if part.text else ()
                 for piece, span in zip(pieces, part.spans_of(pieces), strict=True):
-                    # A word from a segmenter may hold a space, where transformers divides its pieces.
+                    # A word from a segmenter may hold a space. As in transformers, the space divides its pieces.
                     yield from ((one, span) for one in piece.split(" "))
 
     def _words(self, text: AlignedText, lang: str) -> list[AlignedText]:

@@ -1,4 +1,4 @@
-"""Reading small text files; errors name the file and the line."""
+"""Reading the small text files of a model, with errors that name the file and the line."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from xlm.errors import VocabularyError
 AGAIN = "fetch the file again, or write it again from its source"
 """The remedy for a damaged file."""
 
-_SHOWN = 100
-_LONGEST_COUNT = 18  # digits: more than any corpus has words, and less than 64 bits
+_MOST_SHOWN = 100  # characters of a value in an error
+_MOST_DIGITS = 18  # of a count: enough for any corpus, and less than 64 bits
 
 
 def read_text(path: Path) -> str:
@@ -52,14 +52,14 @@ def read_text(path: Path) -> str:
 def read_lines(path: Path) -> list[str]:
     r"""Return the lines of a UTF-8 file, split at ``\n`` only, since a word may hold any other line separator.
 
-    Drop a ``\r`` before the ``\n``: no word of these files ends in one, but git on Windows adds them.
+    A ``\r`` before the ``\n`` is dropped: git on Windows adds it, and no word ends in one.
 
     Raises:
         VocabularyError: As for ``read_text``.
     """
     lines = read_text(path).split("\n")
     if not lines[-1]:
-        del lines[-1]  # after the last newline there is no line
+        del lines[-1]  # what follows the last newline is not a line
     return [line.removesuffix("\r") for line in lines]
 
 
@@ -67,7 +67,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
     """Return the object that a JSON file holds.
 
     Raises:
-        VocabularyError: As for ``read_text``; or not JSON, not an object, or with a duplicate key.
+        VocabularyError: As for ``read_text``; or the file holds no JSON object, or a key twice.
     """
 
     def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -77,11 +77,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
             twice = next(key for key in result if times[key] > 1)
             where = place_of_key(path, twice, occurrence=1)
             raise VocabularyError(
-                "a key occurs twice",
-                where=where,
-                found=shown(twice),
-                expected="each key once",
-                remedy=AGAIN,
+                "a key occurs twice", where=where, found=shown(twice), expected="each key once", remedy=AGAIN
             )
         return result
 
@@ -99,68 +95,62 @@ def read_json_object(path: Path) -> dict[str, Any]:
             remedy=AGAIN,
         ) from error
     except (ValueError, RecursionError) as error:
-        # an integer with more digits than Python reads
-        found = "endless nesting" if isinstance(error, RecursionError) else "a number of thousands of digits"
+        # A ValueError of json is an integer with more digits than Python reads.
+        found = "too deeply nested" if isinstance(error, RecursionError) else "a number of thousands of digits"
         raise VocabularyError(
-            "not JSON of this kind", where=path, found=found, expected="an object of names", remedy=AGAIN
+            "unexpected JSON", where=path, found=found, expected="an object of names", remedy=AGAIN
         ) from error
     if not isinstance(value, dict):
-        raise VocabularyError(
-            "not a JSON object",
-            where=path,
-            found=type(value).__name__,
-            expected="{…}",
-            remedy=AGAIN,
-        )
+        raise VocabularyError("not a JSON object", where=path, found=type(value).__name__, expected="{…}", remedy=AGAIN)
     return value
 
 
 def count_of(text: str, path: Path, line: int, *, remedy: str) -> int:
-    """Return the whole number that a column of these files holds.
+    """Return a count that a column of a file holds.
 
     Args:
-        text: Its digits.
+        text: The digits.
         path: The file, for the error.
         line: The number of the line, counted from 1.
         remedy: The remedy, for the error.
 
     Raises:
-        VocabularyError: Not a whole number, or too many digits.
+        VocabularyError: The text is not a whole number, or has too many digits.
     """
-    if not (text.isascii() and text.isdigit() and len(text) <= _LONGEST_COUNT):
+    if not (text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS):
         raise VocabularyError(
             "not a count",
             where=at_line(path, line),
             found=shown(text),
-            expected=f"at most {_LONGEST_COUNT} digits",
+            expected=f"at most {_MOST_DIGITS} digits",
             remedy=remedy,
         )
     return int(text)
 
 
 def shortened(value: object) -> str:
-    """Return a value from a file as errors show it, a long one cut."""
+    """Return a value as errors show it, cut if it is long."""
     text = str(value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}… ({len(text)} characters)"
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}… ({len(text)} characters)"
 
 
 def at_line(path: Path, line: int) -> str:
-    """Return the place of a line, counted from 1, as errors name it."""
+    """Return the name of a line, counted from 1, for errors."""
     return f"{path}, line {line}"
 
 
 def place_of_key(path: Path, key: str, *, occurrence: int = 0) -> str:
-    """Return the place of a key in a JSON file, as errors name it; only the file if the line is unknown.
+    """Return the name of the line of a key in a JSON file, for errors; the name of the file if the line is unknown.
 
     Args:
         path: The file.
-        key: Any key.
-        occurrence: Which of several, from 0.
+        key: The key.
+        occurrence: The number of the occurrence, counted from 0.
     """
     text = read_text(path)
-    written = {json.dumps(key, ensure_ascii=ensure_ascii) for ensure_ascii in (True, False)}
-    pattern = rf"(?:{'|'.join(map(re.escape, sorted(written)))})\s*:"
+    spellings = {json.dumps(key, ensure_ascii=ensure_ascii) for ensure_ascii in (True, False)}
+    pattern = rf"(?:{'|'.join(map(re.escape, sorted(spellings)))})\s*:"
     starts = [match.start() for match in re.finditer(pattern, text)]
     if occurrence >= len(starts):
-        return str(path)  # written with needless escapes
+        return str(path)  # the file spells the key with needless escapes
     return at_line(path, text.count("\n", 0, starts[occurrence]) + 1)

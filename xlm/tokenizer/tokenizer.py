@@ -1,22 +1,23 @@
-"""The tokenizer: raw text to token ids and back, with the names and the meaning that it has in transformers."""
+"""The tokenizer: raw text to token ids and back, with the names and behaviour of transformers."""
 
 from __future__ import annotations
 
 import logging
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, field, fields
+from dataclasses import KW_ONLY, asdict, dataclass, field, fields
 from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any, SupportsIndex, cast, overload
 
 from xlm._io.arguments import as_path, check_flags, shown
+from xlm._io.fingerprints import fingerprint
 from xlm.errors import InputError, LanguageError, VocabularyError
 from xlm.tokenizer.added_tokens import AddedToken, AddedTokens
 from xlm.tokenizer.alignment import Span, word_numbers
 from xlm.tokenizer.batches import in_batches, in_order
 from xlm.tokenizer.bpe import BPE, Merges, check_merges, read_codes
-from xlm.tokenizer.encoding import MOST_PADDED, Encoding, check_form, collate, truncate, truncation_for
+from xlm.tokenizer.encoding import MOST_PADDED, Encoding, check_padding, collate, truncate, truncation_for
 from xlm.tokenizer.fast.pipeline import FastPipeline
 from xlm.tokenizer.moses.detokenise import detokenized
 from xlm.tokenizer.pipeline import PRESETS, Pipeline
@@ -30,10 +31,10 @@ if TYPE_CHECKING:
 __all__ = ["SPECIAL_TOKEN_NAMES", "XLMTokenizer"]
 
 SPECIAL_TOKEN_NAMES = ("bos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-"""The special tokens that have a name, in the order of transformers."""
+"""The names of special tokens, in the order of transformers."""
 
 Ids = int | Iterable[SupportsIndex]
-"""One id, or a sequence, array or tensor (T,) of them."""
+"""One id, or a sequence, array or tensor (T,) of ids."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -44,23 +45,24 @@ class XLMTokenizer:
         vocabulary: The tokens by id.
         merges: The merges of byte-pair encoding, best first.
         preset: The text pipeline. ``"transformers"`` equals ``XLMTokenizer`` of transformers 5.x, and
-            ``"transformers-v4"`` that of 4.57. ``"original"`` is what the models were trained with: the Perl scripts
-            of Moses for the text's language, which is required, then byte-pair encoding limited to the vocabulary.
-        preset_without_lang: The pipeline for a text without a language, where ``preset`` requires one; the log says so
-            once. With None such a text is an error.
+            ``"transformers-v4"`` that of 4.57. ``"original"`` is the pipeline that the models were trained with: the
+            Perl scripts of Moses for the language of the text, which is required, and byte-pair encoding limited to
+            the vocabulary.
+        preset_without_lang: The pipeline for a text without a language if ``preset`` requires one; its first use logs
+            a warning. With None, such a text is an error.
         do_lowercase_and_remove_accent: Whether to lower-case the words and strip their accents. The published
-            configurations ask for it although the published models were trained on cased text. By default False with
-            the preset ``"original"``, else True.
-        lang2id: The id of each language of the model; None if unknown, and then any language is accepted.
+            configurations set it although the published models were trained on cased text. By default False with the
+            preset ``"original"``, else True.
+        lang2id: The id of each language of the model. None means unknown: any language is accepted.
         bos_token: Precedes every encoded text. By default ``"</s>"`` with the preset ``"original"``, else ``"<s>"``.
         sep_token: Follows every encoded text.
-        cls_token: For classification; not used here.
+        cls_token: The token for classification; not used here.
         pad_token: Pads the shorter rows of a batch.
-        unk_token: Stands for a piece that is not in the vocabulary.
-        mask_token: For masked language models; not used here.
+        unk_token: Replaces a piece that is not in the vocabulary.
+        mask_token: The token for masked language models; not used here.
         additional_special_tokens: Further special tokens.
-        added_tokens: Tokens of the vocabulary that a text is split at without their being special, or with options;
-            each a str or an ``AddedToken`` (``xlm.tokenizer.added_tokens``).
+        added_tokens: Further tokens of the vocabulary at which texts are split, and special tokens with options; each
+            a str or an ``AddedToken`` (``xlm.tokenizer.added_tokens``).
         model_max_length: The number of tokens that the model accepts; ``truncation`` cuts texts to it.
 
     Raises:
@@ -73,9 +75,9 @@ class XLMTokenizer:
     _: KW_ONLY
     preset: str = "transformers"
     preset_without_lang: str | None = None
-    do_lowercase_and_remove_accent: bool = None  # type: ignore[assignment]  # None stands for the preset's value
+    do_lowercase_and_remove_accent: bool = None  # type: ignore[assignment]  # None means the preset's value
     lang2id: dict[str, int] | None = field(default=None, hash=False)
-    bos_token: str = None  # type: ignore[assignment]  # None stands for the preset's value
+    bos_token: str = None  # type: ignore[assignment]  # None means the preset's value
     sep_token: str = "</s>"
     cls_token: str = "</s>"
     pad_token: str = "<pad>"
@@ -144,16 +146,16 @@ class XLMTokenizer:
                 with the package (``"xlm-clm-ende-small"``), or an id on the Hugging Face hub, with or without
                 ``@revision``; tried in that order.
             preset: The text pipeline; by default the saved one, or ``"original"`` for a ``.pth``.
-            codes: fastBPE's codes, in place of ``merges.txt``; required for a ``.pth``, which holds none.
+            codes: fastBPE's codes, instead of ``merges.txt``; required for a ``.pth``, which holds none.
             revision: A branch, tag or commit of a model on the hub; by default ``main``.
-            cache_dir: Where fetched files are kept; by default where ``HF_HOME`` or ``HF_HUB_CACHE`` says.
-            local_files_only: Whether to use the cache only, without the network, as ``HF_HUB_OFFLINE=1`` does.
-            token: For a private model; by default ``HF_TOKEN``, or what ``hf auth login`` stored.
-            **settings: Any argument of ``XLMTokenizer``, in place of the saved one.
+            cache_dir: The folder for fetched files; by default the one that ``HF_HOME`` or ``HF_HUB_CACHE`` names.
+            local_files_only: Whether to use only the cache, without the network, as ``HF_HUB_OFFLINE=1`` does.
+            token: The access token for a private model; by default ``HF_TOKEN``, or that of ``hf auth login``.
+            **settings: Any argument of ``XLMTokenizer``, instead of the saved one.
 
         Raises:
-            CheckpointError: No such model.
-            HubError: The hub could not deliver it; a subclass of the above.
+            CheckpointError: There is no such model.
+            HubError: The hub did not deliver the model; a subclass of ``CheckpointError``.
             VocabularyError: A file is missing or broken.
             InputError: A setting is unknown or invalid.
         """
@@ -175,11 +177,11 @@ class XLMTokenizer:
     ) -> Self:
         """Return the tokenizer of the original's two files, such as ``codes_ende`` and ``vocab_ende``.
 
-        The preset is ``"original"`` unless another is given.
+        The default preset is ``"original"``.
 
         Args:
             codes: fastBPE's codes.
-            vocab: fastBPE's vocabulary, ``word count`` a line.
+            vocab: fastBPE's vocabulary, ``word count`` in each line.
             lang2id: The id of each language.
             **settings: Any other argument of ``XLMTokenizer``.
 
@@ -194,7 +196,7 @@ class XLMTokenizer:
         return cls(vocabulary, merges, **{"preset": "original", "lang2id": lang2id, **settings})
 
     def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
-        """Write the tokenizer into a directory, created if missing, in the layout of transformers.
+        """Write the tokenizer to a directory in the layout of transformers; create the directory if missing.
 
         Raises:
             WriteError: A file cannot be written.
@@ -204,14 +206,14 @@ class XLMTokenizer:
         save_tokenizer(self, directory)
 
     def tokenize(self, text: str, lang: str | None = None) -> list[str]:
-        """Return the pieces of a text, in ``</w>`` notation, whether or not the vocabulary has them.
+        """Return the pieces of a text in ``</w>`` notation, including those that are not in the vocabulary.
 
         Args:
             text: Any text.
-            lang: The language of the text, whose rules apply; all of the text is then text, as in
-                ``XLMTokenizer._tokenize(text, lang=…)`` of transformers. Without it English rules apply, and special
-                tokens in the text are recognised, as in ``XLMTokenizer.tokenize``. The preset ``"original"`` requires
-                it, unless ``preset_without_lang`` is set.
+            lang: The language of the text, whose rules apply. Special tokens in the text are then ordinary text, as in
+                ``XLMTokenizer._tokenize(text, lang=…)`` of transformers. Without a language, English rules apply and
+                special tokens are recognised, as in ``XLMTokenizer.tokenize``. The preset ``"original"`` requires a
+                language unless ``preset_without_lang`` is set.
 
         Raises:
             InputError: The text is not a str.
@@ -234,14 +236,14 @@ class XLMTokenizer:
 
         Args:
             text: Any text.
-            text_pair: A second text, whose pieces and another ``sep_token`` follow.
-            lang: The language of both, as for ``tokenize``.
-            add_special_tokens: Whether to add ``bos_token`` before and ``sep_token`` after.
+            text_pair: A second text; its pieces and another ``sep_token`` follow.
+            lang: The language of both texts, as for ``tokenize``.
+            add_special_tokens: Whether to add ``bos_token`` and ``sep_token``.
             truncation: How to cut to ``max_length``: True or ``"longest_first"`` cuts the longer of two texts first,
-                ``"only_first"`` or ``"only_second"`` one of them, False none. None means ``"longest_first"``, with a
-                warning, where ``max_length`` is given, else False.
-            max_length: The largest number of ids, special tokens included; these stay even where they alone exceed
-                it. By default ``model_max_length``.
+                ``"only_first"`` or ``"only_second"`` cuts one of them, False cuts neither. None means
+                ``"longest_first"``, with a warning, if ``max_length`` is given, else False.
+            max_length: The largest number of ids, special tokens included; special tokens are never cut. By default
+                ``model_max_length``.
 
         Raises:
             InputError: The text is not a str, or another argument is invalid.
@@ -283,20 +285,20 @@ class XLMTokenizer:
             lang: The language of all texts, as for ``tokenize``.
             add_special_tokens: As for ``encode``.
             padding: True or ``"longest"`` to pad on the right to the longest text, ``"max_length"`` to ``max_length``.
-            truncation: As for ``encode``, but None means False where ``padding`` is given.
+            truncation: As for ``encode``, but None means False if ``padding`` is given.
             max_length: As for ``encode``.
-            return_tensors: ``"pt"`` or ``"np"`` for int64 (B, T), B being 1 for a single text; None for lists.
-            return_offsets: Whether to add ``offsets`` and ``word_ids``. ``offsets`` holds the span of raw text of each
-                token (first character, one past the last), ``word_ids`` the number of the word, between spaces and
-                counted from 0, in which it begins; (0, 0) and None for the special tokens around a text. Both are
-                lists without padding. Not with ``text_pair`` or ``truncation``.
+            return_tensors: ``"pt"`` or ``"np"`` for int64 (B, T), where B is 1 for a single text; None for lists.
+            return_offsets: Whether to add ``offsets`` and ``word_ids``, two lists without padding. ``offsets`` holds
+                the span of each token in the raw text (first character, one past the last). ``word_ids`` holds the
+                number of the word in which each token begins; words are separated by spaces and counted from 0. The
+                special tokens around a text have (0, 0) and None. Not with ``text_pair`` or ``truncation``.
 
         Raises:
             InputError: A text is not a str, an argument is invalid, or the rows do not make one tensor.
             LanguageError: The model does not have the language, or the preset requires one.
             DependencyError: The word segmenter of the language is not installed.
         """
-        if isinstance(text, str) or not isinstance(text, Sequence):  # encode refuses what is neither
+        if isinstance(text, str) or not isinstance(text, Sequence):  # encode rejects anything else
             texts: Sequence[str] = [text]
             pairs: Sequence[Any] = [text_pair]
         else:
@@ -311,7 +313,7 @@ class XLMTokenizer:
                 expected=f"{len(texts)} texts",
             )
         check_flags(return_offsets=return_offsets)
-        check_form(padding, return_tensors)
+        check_padding(padding, return_tensors)
         longest = self._longest(max_length)
         if padding == "max_length" and longest > MOST_PADDED:
             if max_length is not None:
@@ -321,11 +323,11 @@ class XLMTokenizer:
                     found=max_length,
                     expected=f"at most {MOST_PADDED:,}",
                 )
-            padding = False  # transformers, too, takes such a value for no limit
+            padding = False  # transformers too ignores a limit that large
         truncation = truncation_for(truncation, max_length=max_length, padding=padding)
         if return_offsets and (text_pair is not None or truncation):
             raise InputError(
-                "offsets go with single texts that are not truncated",
+                "offsets require single texts that are not truncated",
                 where="return_offsets",
                 found="text_pair" if text_pair is not None else f"truncation={truncation!r}",
             )
@@ -343,7 +345,7 @@ class XLMTokenizer:
         encoding = collate(
             rows,
             pad_id=self.pad_token_id,
-            # transformers pads a text without ids only beside other texts
+            # transformers does not pad a single text without ids
             padding=padding if any(rows) or texts is text else False,
             longest=longest,
             return_tensors=return_tensors,
@@ -377,7 +379,7 @@ class XLMTokenizer:
     def encode_stream(
         self, texts: Iterable[str], *, lang: str | None = None, workers: int = 1, add_special_tokens: bool = True
     ) -> Iterator[list[int]]:
-        """Return an iterator over the ids of each text; for more texts than memory holds.
+        """Return an iterator over the ids of each text, for more texts than fit in memory.
 
         Args:
             texts: Any number of texts, read as needed, tens of thousands ahead for each worker.
@@ -386,15 +388,15 @@ class XLMTokenizer:
             add_special_tokens: As for ``encode``.
 
         Raises:
-            XLMError: As for ``encode_batch``; an error of a text comes after the results of the texts before it.
+            XLMError: As for ``encode_batch``; the error of a text comes after the results of earlier batches.
         """
         check_flags(add_special_tokens=add_special_tokens)
         encode = partial(self._encode_each, lang=lang, add_special_tokens=add_special_tokens)
-        listed = self._pipeline.lists_of_ids  # here and not in the workers, which hand over arrays faster
-        return chain.from_iterable(map(listed, in_order(encode, in_batches(texts), workers=workers)))
+        to_lists = self._pipeline.lists_of_ids  # in this process, since workers return arrays faster than lists
+        return chain.from_iterable(map(to_lists, in_order(encode, in_batches(texts), workers=workers)))
 
     def tokenize_batch(self, texts: Iterable[str], lang: str | None = None) -> list[list[str]]:
-        """Return the pieces of each text, as ``tokenize`` does, but faster.
+        """Return the pieces of each text, as ``tokenize`` does.
 
         Args:
             texts: Any number of texts.
@@ -417,17 +419,17 @@ class XLMTokenizer:
         lang: str | None = None,
         detokenize: bool = False,
     ) -> str:
-        """Return the text of ids, its words separated by one space.
+        """Return the text of ids, with one space between words.
 
         Args:
-            token_ids: One id, or a sequence, array or tensor (T,) of them.
+            token_ids: One id, or a sequence, array or tensor (T,) of ids.
             skip_special_tokens: Whether to omit special tokens.
-            lang: The language of the text, one of the model's.
+            lang: The language of the text.
             detokenize: Whether to join words and punctuation as in ordinary writing, by Moses' rules for the language,
-                by default English; special tokens count as words.
+                or for English without one; special tokens count as words.
 
         Raises:
-            InputError: Not an id of the vocabulary.
+            InputError: An id is not in the vocabulary.
             LanguageError: The model does not have the language.
         """
         check_flags(detokenize=detokenize)
@@ -444,7 +446,7 @@ class XLMTokenizer:
     def convert_tokens_to_ids(self, tokens: Iterable[str]) -> list[int]: ...
 
     def convert_tokens_to_ids(self, tokens: str | Iterable[str]) -> int | list[int]:
-        """Return the id of each token; that of ``unk_token`` for one that the vocabulary lacks.
+        """Return the id of each token; the id of ``unk_token`` if it is not in the vocabulary.
 
         Raises:
             InputError: A token is not a str.
@@ -465,11 +467,11 @@ class XLMTokenizer:
         """Return the token of each id; a str for a single id, which is never omitted.
 
         Args:
-            ids: One id, or a sequence, array or tensor (T,) of them.
+            ids: One id, or a sequence, array or tensor (T,) of ids.
             skip_special_tokens: Whether to omit special tokens.
 
         Raises:
-            InputError: Not an id of the vocabulary (where transformers returns ``<unk>``).
+            InputError: An id is not in the vocabulary (transformers returns ``<unk>``).
         """
         tokens = self.vocabulary.tokens
         check_flags(skip_special_tokens=skip_special_tokens)
@@ -480,7 +482,7 @@ class XLMTokenizer:
         return [tokens[index] for index in checked if index not in omitted]
 
     def convert_tokens_to_string(self, tokens: Iterable[str]) -> str:
-        """Return the text of tokens, its words separated by one space.
+        """Return the text of tokens, with one space between words.
 
         Raises:
             InputError: A token is not a str.
@@ -506,7 +508,7 @@ class XLMTokenizer:
 
     @property
     def eos_token(self) -> str:
-        """``</s>``, which ends every sentence; ``XLMTokenizer`` of transformers has no such name for it."""
+        """``</s>``, which ends every sentence; not in ``XLMTokenizer`` of transformers."""
         return SPECIAL_TOKENS[self.eos_token_id]
 
     @property
@@ -516,7 +518,7 @@ class XLMTokenizer:
 
     @property
     def all_special_tokens(self) -> list[str]:
-        """The special tokens, each once, in the order of transformers."""
+        """The distinct special tokens, in the order of transformers."""
         named = (getattr(self, name) for name in SPECIAL_TOKEN_NAMES)
         return list(dict.fromkeys([*named, *self.additional_special_tokens]))
 
@@ -527,7 +529,7 @@ class XLMTokenizer:
 
     @property
     def pipeline(self) -> Pipeline:
-        """The specification of what this tokenizer computes: called with a text, it returns its tokens with spans."""
+        """The specification of this tokenizer: a function from a text and its language to tokens with spans."""
         return self._pipeline.plain
 
     def __repr__(self) -> str:
@@ -560,7 +562,7 @@ class XLMTokenizer:
         return max_length
 
     def _pipeline_for(self, text: object, lang: str | None) -> FastPipeline:
-        """Return the pipeline for a text of a language, both checked."""
+        """Check a text and its language, and return the pipeline for it."""
         if not isinstance(text, str):
             raise InputError("a text is not a str", where="text", found=type(text).__name__, expected="str")
         if lang is not None:
@@ -581,8 +583,8 @@ class XLMTokenizer:
             )
         if (pipeline := self._other.get(preset)) is None:
             logging.getLogger("xlm").warning(
-                "A text came without its language: it is tokenized by the preset %r, with English rules, and not as "
-                "the model's training text was. Pass lang=… to use the preset %r.",
+                "A text without a language is tokenized with the preset %r and English rules, unlike the model's "
+                "training text. Pass lang=… to use the preset %r.",
                 preset,
                 self.preset,
             )
@@ -592,7 +594,7 @@ class XLMTokenizer:
     def _check_language(self, lang: str) -> None:
         if not isinstance(lang, str):
             raise InputError("not a language", where="lang", found=shown(lang), expected="a str such as 'en'")
-        # transformers logs an error and goes on with English or general rules.
+        # transformers logs an error and continues with English or general rules.
         if self.lang2id and lang not in self.lang2id:
             raise LanguageError(
                 "the model does not have this language",
@@ -615,7 +617,7 @@ class XLMTokenizer:
         return FastPipeline(plain, bpe)
 
     def _checked_added_tokens(self) -> tuple[AddedToken, ...]:
-        """Return the added tokens in the order of their ids, without those that are special without options."""
+        """Return the added tokens in the order of their ids, without special tokens that have no options."""
         unchecked: tuple[Any, ...] = self.added_tokens
         tokens = [AddedToken(content=token) if isinstance(token, str) else token for token in unchecked]
         contents = [token.content if isinstance(token, AddedToken) else None for token in tokens]
@@ -668,8 +670,24 @@ class XLMTokenizer:
         return index
 
 
+def tokenizer_digest(tokenizer: XLMTokenizer) -> str:
+    """Return the fingerprint of a tokenizer: of its tokens and merges in order, and of every setting by its name.
+
+    Scores and prepared text record it. Two tokenizers that give any text different ids have different fingerprints.
+    """
+    names = [field.name for field in fields(XLMTokenizer) if field.init]
+    return fingerprint(
+        "tokenizer",
+        {name: getattr(tokenizer, name) for name in names}
+        | {
+            "vocabulary": tokenizer.vocabulary.tokens,
+            "added_tokens": [asdict(token) for token in tokenizer.added_tokens],
+        },
+    )
+
+
 def check_names(settings: Collection[str]) -> None:
-    """Raise ``InputError`` unless these are names of tokenizer settings."""
+    """Check that these are names of tokenizer settings."""
     known = [field.name for field in fields(XLMTokenizer) if field.init and field.kw_only]
     if unknown := sorted({*settings}.difference(known)):
         raise InputError("no such tokenizer setting", where=", ".join(unknown), expected=", ".join(known))
@@ -686,7 +704,7 @@ def _are_merges(merges: object) -> bool:
 
 def _are_language_ids(ids: Mapping[Any, Any]) -> bool:
     typed = all(isinstance(lang, str) and type(index) is int and index >= 0 for lang, index in ids.items())
-    # Names appear in errors and files: none is empty, a lone surrogate or an escape sequence.
+    # Errors and files show the names, so none may be empty or hold a lone surrogate or an escape sequence.
     return typed and all(lang and lang.isprintable() for lang in ids) and len(set(ids.values())) == len(ids)
 
 
@@ -709,7 +727,7 @@ def _checked_ids(ids: Ids, *, vocab_size: int) -> int | list[int]:
     Raises:
         InputError: Not an integer from 0 to ``vocab_size - 1``.
     """
-    # All at once: iterating over a tensor would make a tensor of each element.
+    # tolist is faster than iteration, which would make a tensor of each element.
     values: Any = ids.tolist() if hasattr(ids, "tolist") else ids
     if isinstance(values, Iterable) and not isinstance(values, (str, bytes)):
         return [_checked_id(value, vocab_size) for value in values]
@@ -717,7 +735,7 @@ def _checked_ids(ids: Ids, *, vocab_size: int) -> int | list[int]:
 
 
 def _checked_id(value: object, vocab_size: int) -> int:
-    # A type check first: the protocol check takes twenty times as long.
+    # The type check comes first, since the protocol check takes twenty times as long.
     if type(value) is int or (isinstance(value, SupportsIndex) and not isinstance(value, bool)):
         index = value.__index__()
         if 0 <= index < vocab_size:

@@ -1,7 +1,7 @@
-"""The vocabulary: tokens by id, with its two file formats.
+"""The vocabulary: tokens by id, and its two file formats.
 
-Pieces have two notations. The original marks a piece that does *not* end a word (``wi@@ ki``), transformers one that
-does (``wi ki</w>``). This library uses the notation of transformers; the special tokens are the same in both.
+Pieces have two notations. The original marks a piece that does *not* end a word (``wi@@ ki``). transformers marks a
+piece that does (``wi ki</w>``), and so does this library. The special tokens are the same in both notations.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ SPECIAL_TOKENS = ("<s>", "</s>", "<pad>", "<unk>", *(f"<special{i}>" for i in ra
 
 END_OF_WORD = "</w>"
 _CONTINUES = "@@"
-_SKIPPED_SHOWN = 5  # lines that the warning names
+_SKIPPED_SHOWN = 5  # skipped lines that the warning names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vocabulary:
-    """Tokens in id order, and how often each was seen.
+    """Tokens in the order of their ids, and their counts.
 
     Attributes:
         tokens: The tokens by id, in ``</w>`` notation; the first 14 are ``SPECIAL_TOKENS``.
@@ -79,7 +79,7 @@ class Vocabulary:
         """Return the vocabulary in the ``vocab.json`` of a transformers directory: an object from token to id.
 
         Raises:
-            VocabularyError: The file is not that.
+            VocabularyError: The file holds something else.
         """
         ids = read_json_object(path)
         tokens: list[str | None] = [None] * len(ids)
@@ -98,28 +98,28 @@ class Vocabulary:
                     "two tokens have the same id", where=where, found=found, expected=expected, remedy=AGAIN
                 )
             tokens[index] = token
-        # As many ids as places, none of them twice: every place is filled.
+        # There are as many ids as tokens and no id twice, so each token has its id.
         result = tuple(token for token in tokens if token is not None)
         _check_tokens(result, lambda index: place_of_key(path, result[index]) if result else str(path))
         return cls(tokens=result)
 
     @classmethod
     def from_words(cls, path: Path) -> Vocabulary:
-        """Return the vocabulary in a file of the original: ``word count`` a line, without the special tokens.
+        """Return the vocabulary in a file of the original: ``word count`` in each line, without the special tokens.
 
-        Like the original, skip a line that holds U+2028, that does not have two columns between whitespace of any kind,
-        or whose word occurred before or is a special token. No id is left out for it; one warning names such lines.
+        Like the original, skip a line that holds U+2028, that does not have two columns separated by any whitespace, or
+        whose word is a special token or occurred before. A skipped line takes no id. One warning names skipped lines.
 
         Raises:
-            VocabularyError: The file is not that.
+            VocabularyError: The file holds something else.
 
         Source: the original's ``Dictionary.read_vocab``.
         """
         counts = dict.fromkeys(SPECIAL_TOKENS, 0)
-        numbers: list[int] = []  # of the lines of the words
+        numbers: list[int] = []  # the line of each word
         skipped: list[str] = []
         remedy = "use the file that fastBPE getvocab wrote, such as vocab_ende"
-        # newline=None also ends a line at a carriage return, as Python does in every text file that it opens.
+        # With newline=None, a carriage return ends a line too, as in every text file that Python opens.
         for number, line in enumerate(io.StringIO(read_text(path), newline=None), start=1):
             columns = line.split()
             if "\u2028" in line:
@@ -135,7 +135,7 @@ class Vocabulary:
                     numbers.append(number)
         if not numbers:
             raise VocabularyError(
-                "the file holds no words with their counts",
+                "the file holds no words with counts",
                 where=at_line(path, 1),
                 found=skipped[0],
                 expected="WORD COUNT",
@@ -153,25 +153,25 @@ class Vocabulary:
     def from_dictionary(
         cls, words: Sequence[str], counts: Sequence[int] | None = None, *, where: object = "the dictionary"
     ) -> Vocabulary:
-        """Return the vocabulary in the dictionary of a checkpoint: all words in id order, ``@@`` notation.
+        """Return the vocabulary in the dictionary of a checkpoint.
 
         Args:
-            words: The words by id, the special tokens first.
-            counts: How often each was seen, by id; None if unknown.
-            where: The file that errors name.
+            words: The words by id in ``@@`` notation, special tokens first.
+            counts: The count of each word in the training corpus, by id; None if unknown.
+            where: The name of the file in errors.
 
         Raises:
-            VocabularyError: The special tokens are not the first ones, or two words are the same.
+            VocabularyError: The special tokens are not the first words, or two words are equal.
         """
         _check_tokens(words, lambda index: f"{where}, id {index}")
         tokens = _tokens_of(words, lambda index: f"{where}, id {index}")
         return cls(tokens=tokens, counts=None if counts is None else tuple(counts))
 
     def words(self) -> tuple[str, ...]:
-        """Return the words by id in ``@@`` notation, special tokens first: what ``from_dictionary`` takes.
+        """Return the words by id in ``@@`` notation, special tokens first, as ``from_dictionary`` takes them.
 
         Raises:
-            VocabularyError: That notation cannot hold a token.
+            VocabularyError: The notation cannot express a token.
         """
         words = [*SPECIAL_TOKENS, *map(_to_word, self.tokens[len(SPECIAL_TOKENS) :])]
         for index, (word, token) in enumerate(zip(words, self.tokens, strict=True)):
@@ -179,7 +179,7 @@ class Vocabulary:
                 not word or "\n" in word or word in SPECIAL_TOKENS or _to_token(word) != token
             ):
                 raise _unwritable(
-                    index, token, f"one that is not empty, without a newline and without {_CONTINUES} at its end"
+                    index, token, f"a token that is not empty, has no newline and does not end in {_CONTINUES}"
                 )
         return tuple(words)
 
@@ -189,35 +189,35 @@ class Vocabulary:
         Raises:
             WriteError: The file cannot be written.
         """
-        # json.dumps(self.ids, indent=2, sort_keys=True, ensure_ascii=False), five times as fast.
+        # The result of json.dumps(self.ids, indent=2, sort_keys=True, ensure_ascii=False) in a fifth of the time.
         entries = (f"  {encode_basestring(token)}: {index}" for token, index in sorted(self.ids.items()))
         write_text(path, "{\n" + ",\n".join(entries) + "\n}\n")
 
     def to_words(self, path: Path) -> None:
-        """Write the original's vocabulary file, ``word count`` a line; write 0 for unknown counts.
+        """Write a vocabulary file of the original: ``word count`` in each line, with 0 for an unknown count.
 
         Raises:
-            VocabularyError: That notation cannot hold a token.
+            VocabularyError: The notation cannot express a token.
             WriteError: The file cannot be written.
         """
         for index, token in enumerate(self.tokens[len(SPECIAL_TOKENS) :], start=len(SPECIAL_TOKENS)):
-            at_head = index == len(SPECIAL_TOKENS)
-            if not is_writable(token) or (at_head and token.startswith("\ufeff")):  # there a byte order mark
-                raise _unwritable(index, token, "one without whitespace, which from_words reads again")
+            is_first = index == len(SPECIAL_TOKENS)
+            if not is_writable(token) or (is_first and token.startswith("\ufeff")):  # at the start, a byte order mark
+                raise _unwritable(index, token, "a token without whitespace that from_words reads back")
         counts = self.counts or (0,) * len(self.tokens)
         lines = [f"{word} {count}\n" for word, count in zip(self.words(), counts, strict=True)]
         write_text(path, "".join(lines[len(SPECIAL_TOKENS) :]))
 
 
 def is_writable(token: str) -> bool:
-    """Return whether a vocabulary file of the original can hold a token, so that ``from_words`` reads it again."""
+    """Return whether a vocabulary file of the original can hold a token, so that ``from_words`` reads it back."""
     word = _to_word(token)
     return not {word, token} & {*SPECIAL_TOKENS} and _to_token(word) == token and word.split() == [word]
 
 
 def _unwritable(index: int, token: str, expected: str) -> VocabularyError:
     return VocabularyError(
-        "the original's notation cannot hold this token",
+        "the original's notation cannot express the token",
         where=f"the vocabulary, id {index}",
         found=shown(token),
         expected=expected,
@@ -232,8 +232,8 @@ def _to_word(token: str) -> str:
     return token.removesuffix(END_OF_WORD) if token.endswith(END_OF_WORD) else token + _CONTINUES
 
 
-def _tokens_of(words: Sequence[str], place: Callable[[int], str]) -> tuple[str, ...]:
-    """Return the tokens of words whose first are the special tokens; ``place`` names an id in errors."""
+def _tokens_of(words: Sequence[str], name_id: Callable[[int], str]) -> tuple[str, ...]:
+    """Return the tokens of words, special tokens first; ``name_id`` names an id in errors."""
     first: dict[str, int] = {}
     for index, word in enumerate(words):
         token = word if index < len(SPECIAL_TOKENS) else _to_token(word)
@@ -241,34 +241,34 @@ def _tokens_of(words: Sequence[str], place: Callable[[int], str]) -> tuple[str, 
             same = words[other] == word
             raise VocabularyError(
                 "a word occurs twice" if same else "two words are one token in the </w> notation",
-                where=place(index),
+                where=name_id(index),
                 found=shown(word) if same else f"{shown(word)} and {shown(words[other])}, both {shown(token)}",
                 expected=f"{shown(token)} only once"
-                + ("" if other < len(SPECIAL_TOKENS) else f" (first: {place(other)})"),
+                + ("" if other < len(SPECIAL_TOKENS) else f" (first: {name_id(other)})"),
                 remedy="use the file that the model was trained with: removing a line changes all later ids",
             )
     return tuple(first)
 
 
-def _check_tokens(tokens: Sequence[str], place: Callable[[int], str]) -> None:
-    """Raise an error unless tokens can be a vocabulary; ``place`` names an id in errors."""
+def _check_tokens(tokens: Sequence[str], name_id: Callable[[int], str]) -> None:
+    """Check that tokens can form a vocabulary; ``name_id`` names an id in errors."""
     for index, expected in enumerate(SPECIAL_TOKENS):
         if index >= len(tokens) or tokens[index] != expected:
             raise VocabularyError(
                 "the vocabulary does not begin with the special tokens of XLM",
-                where=place(max(min(index, len(tokens) - 1), 0)),
+                where=name_id(max(min(index, len(tokens) - 1), 0)),
                 found=f"id {index} is {shown(tokens[index])}" if index < len(tokens) else f"only {len(tokens)} tokens",
                 expected=f"id {index} is {expected!r}",
                 remedy="use the vocabulary of an XLM model",
             )
     for index, token in enumerate(tokens):
         if not isinstance(token, str):
-            raise VocabularyError("a token is not a str", where=place(index), found=shown(token), expected="str")
-        # JSON can hold lone surrogates; UTF-8, and so our files, cannot.
+            raise VocabularyError("a token is not a str", where=name_id(index), found=shown(token), expected="str")
+        # JSON can hold lone surrogates, but UTF-8 cannot.
         if not token.isascii() and any("\ud800" <= character <= "\udfff" for character in token):
             raise VocabularyError(
                 "a token cannot be written as UTF-8",
-                where=place(index),
+                where=name_id(index),
                 found=f"id {index} is {token!a}",
                 expected="no lone surrogates",
                 remedy=AGAIN,

@@ -1,4 +1,4 @@
-"""Words of the languages that are written without spaces, from the libraries that transformers uses."""
+"""Word segmentation of Chinese, Japanese and Thai, with the libraries that transformers uses."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from xlm.tokenizer.alignment import AlignedText, Piece
 from xlm.tokenizer.moses.tokenise import Moses
 
 LANGUAGES = ("ja", "th", "zh")
-"""The languages that Moses cannot divide into words."""
+"""The languages written without spaces between words, which Moses cannot divide."""
 
 
 class WordSegmenter:
-    """Divides a text of Chinese, Japanese or Thai into words, as ``XLMTokenizer`` of transformers does.
+    """Divides a Chinese, Japanese or Thai text into words, as ``XLMTokenizer`` of transformers does.
 
     Args:
-        rules: Moses' rules for the language, of which only the normalisation is used.
+        rules: Moses' rules for the language; only their normalisation is used.
 
     Raises:
-        LanguageError: The rules are those of the Perl scripts, which know no such words.
+        LanguageError: The rules are those of the Perl scripts, which do not segment words.
         DependencyError: The library is not installed.
     """
 
@@ -38,7 +38,7 @@ class WordSegmenter:
             )
         self._rules = rules
         self._language = rules.language
-        self._library()  # a missing library is an error before any text is read
+        self._library()  # raises here, before any text is read, if the library is missing
 
     def _library(self) -> Any:
         if self._language == "ja":
@@ -46,24 +46,24 @@ class WordSegmenter:
         return _import("rjieba", "zh") if self._language == "zh" else _import("pythainlp.tokenize", "th")
 
     def words(self, text: str) -> list[str]:
-        """Return the words of a text; a word can be a space, or hold one."""
+        """Return the words of a text; a word can hold or be a space."""
         if self._language == "zh":
             return self._rules.normalize(" ".join(self._segments(text))).split()
         return self._segments(self._rules.normalize(text))
 
     def aligned_words(self, source: AlignedText) -> list[AlignedText]:
-        """Return the words of a text with the spans of raw text that their characters came from.
+        """Return the words of an aligned text.
 
         Raises:
             DependencyError: The library returned a word that is not in the text.
         """
         if self._language == "zh":
             pieces: list[Piece] = []
-            for segment, start in self._placed_segments(source.text):
+            for segment, start in self._segments_with_starts(source.text):
                 pieces += [(" ", start, start), (segment, start, start + len(segment))]
             return self._rules.normalize_aligned(source.from_pieces(pieces)).split()
         text = self._rules.normalize_aligned(source)
-        return [text.slice(start, start + len(segment)) for segment, start in self._placed_segments(text.text)]
+        return [text.slice(start, start + len(segment)) for segment, start in self._segments_with_starts(text.text)]
 
     def _segments(self, text: str) -> list[str]:
         library = self._library()
@@ -78,21 +78,21 @@ class WordSegmenter:
                 remedy="remove it from the text",
             ) from error
 
-    def _placed_segments(self, text: str) -> Iterator[tuple[str, int]]:
-        """Yield the segments that the library divides a text into, each with its place."""
-        place = 0
+    def _segments_with_starts(self, text: str) -> Iterator[tuple[str, int]]:
+        """Yield the segments of a text, each with the index where it starts."""
+        end = 0
         for segment in self._segments(text):
-            found = text.find(segment, place)
-            if found < 0:
+            start = text.find(segment, end)
+            if start < 0:
                 raise DependencyError(
                     "the word segmenter returned a word that is not in the text",
                     where=f"lang={self._language!r}",
                     found=repr(segment),
-                    expected=f"a part of {text[place : place + 40]!r}",
-                    remedy="encode this text without offsets; it has no spans",
+                    expected=f"a part of {text[end : end + 40]!r}",
+                    remedy="encode this text without offsets",
                 )
-            yield segment, found
-            place = found + len(segment)
+            yield segment, start
+            end = start + len(segment)
 
 
 def _import(name: str, extra: str) -> Any:
@@ -110,7 +110,7 @@ def _import(name: str, extra: str) -> Any:
 @lru_cache(maxsize=1)
 def _kytea() -> Any:
     library = _import("Mykytea", "ja")
-    model = Path.home() / "local/share/kytea/model.bin"  # where transformers looks for it
+    model = Path.home() / "local/share/kytea/model.bin"  # the path that transformers uses
     if not model.is_file():
         raise DependencyError(
             "the model of KyTea is not installed",

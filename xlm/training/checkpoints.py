@@ -12,7 +12,6 @@ import json
 import logging
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +19,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from xlm._io.atomic import make_directory, replacing_directory, write_error, write_text
-from xlm.checkpoint.hf_weights import read_safetensors
-from xlm.checkpoint.safetensors_writer import write_safetensors
+from xlm.checkpoint.hf_weights import read_safetensors, write_safetensors
 from xlm.data.shards import file_sha256
 from xlm.errors import CheckpointError
-from xlm.model.lm import XLMWithLMHeadModel
-from xlm.training.processes import gather, place_like
+from xlm.training.processes import TrainableModel, gather, place_like
 
 DIRECTORY = "checkpoints"
 _STATE = "state.json"
@@ -35,40 +32,39 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 _LOG = logging.getLogger("xlm")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Moments:
-    """State of an optimiser.
-
-    Attributes:
-        tensors: Whole moments, by ``exp_avg.`` or ``exp_avg_sq.`` and the parameter's name.
-        ages: Number of updates of each parameter, by its name.
-    """
-
-    tensors: dict[str, Tensor]
-    ages: dict[str, int]
-
-
-def gather_moments(model: XLMWithLMHeadModel, optimiser: Optimizer, *, keep: bool) -> Moments | None:
-    """Return the whole moments of all parameters; all processes must call this.
+def gather_moments(
+    model: TrainableModel, optimiser: Optimizer, *, keep: bool
+) -> tuple[dict[str, Tensor], dict[str, int]]:
+    """Return the moments of all parameters and the number of updates of each; all processes must call this.
 
     Args:
         model: The model.
         optimiser: Optimiser of its parameters.
-        keep: Whether this process wants the moments; the others get None.
+        keep: Whether this process wants the moments; the others get none.
+
+    Returns:
+        Whole moments by ``exp_avg.`` or ``exp_avg_sq.`` and the name of the parameter, and numbers of updates by name.
     """
-    tensors, ages = {}, {}
+    moments, ages = {}, {}
     for name, parameter in model.named_parameters():
         if state := optimiser.state.get(parameter):
             ages[name] = int(state["step"])
             for moment in _MOMENTS:
                 gathered = gather(state[moment].detach())
                 if keep:
-                    tensors[f"{moment}.{name}"] = gathered.cpu()
-    return Moments(tensors=tensors, ages=ages) if keep else None
+                    moments[f"{moment}.{name}"] = gathered.cpu()
+    return moments, ages
 
 
 def save_checkpoint(
-    run: Path, step: int, model: XLMWithLMHeadModel, moments: Moments, state: Mapping[str, Any], *, keep_last: int
+    run: Path,
+    step: int,
+    model: TrainableModel,
+    moments: Mapping[str, Tensor],
+    ages: Mapping[str, int],
+    state: Mapping[str, Any],
+    *,
+    keep_last: int,
 ) -> Path:
     """Write a checkpoint, and remove the oldest ones.
 
@@ -76,7 +72,8 @@ def save_checkpoint(
         run: Directory of the run.
         step: Number of steps taken. An existing checkpoint of that step stays as it is.
         model: The model, with whole weights.
-        moments: Moments of its optimiser.
+        moments: Moments of its optimiser, from ``gather_moments``.
+        ages: Number of updates of each parameter, from ``gather_moments``.
         state: Everything else, as a JSON object.
         keep_last: Number of checkpoints to keep.
 
@@ -92,11 +89,11 @@ def save_checkpoint(
         with replacing_directory(target) as directory:
             model.save_pretrained(directory)
             try:
-                write_safetensors(directory / _OPTIMISER, moments.tensors)
+                write_safetensors(directory / _OPTIMISER, moments)
             except OSError as error:
                 raise write_error(directory / _OPTIMISER, error) from error
             files = {path.name: file_sha256(path) for path in sorted(directory.iterdir())}
-            contents = {"format": _FORMAT, "step": step, "ages": moments.ages, "files": files, "state": dict(state)}
+            contents = {"format": _FORMAT, "step": step, "ages": dict(ages), "files": files, "state": dict(state)}
             write_text(directory / _STATE, json.dumps({**contents, "sha256": _checksum(contents)}, indent=1) + "\n")
     for old in _checkpoints(run)[keep_last:]:
         shutil.rmtree(old, ignore_errors=True)
@@ -180,7 +177,7 @@ def _verified_contents(path: Path) -> dict[str, Any]:
     return contents
 
 
-def load_optimiser(path: Path, contents: Mapping[str, Any], model: XLMWithLMHeadModel, optimiser: Optimizer) -> None:
+def load_optimiser(path: Path, contents: Mapping[str, Any], model: TrainableModel, optimiser: Optimizer) -> None:
     """Load the moments of a checkpoint into an optimiser; all processes must call this.
 
     Args:

@@ -1,11 +1,13 @@
-"""The configuration of a training run: dataclasses that are read from TOML and checked as a whole."""
+"""The configuration of a training run: dataclasses, read from TOML and checked as a whole."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -16,6 +18,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+OBJECTIVES = ("clm",)
 SCHEDULES = ("inverse_sqrt", "cosine", "constant")
 PRECISIONS = ("float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda")
@@ -79,9 +82,9 @@ class BatchSettings:
     Attributes:
         batch_size: Rows of a batch, over all processes and accumulation steps together.
         seq_len: Tokens of a row.
-        gradient_accumulation_steps: Number of pieces in which each process takes its rows, one after the other.
-        sampling_exponent: Draw languages with probabilities proportional to their sizes to this power. Unset: every
-            language comes once a round.
+        gradient_accumulation_steps: Number of pieces into which each process splits its rows, to save memory.
+        sampling_exponent: Draw languages with probabilities proportional to their sizes raised to this power. If it is
+            unset, every language comes once per round.
         shuffle: Whether to shuffle the windows of a text anew for each pass.
         verify_checksums: Whether to verify the checksums of the shards at the start.
     """
@@ -136,6 +139,9 @@ class RunSettings:
         compile: Whether to compile the layers with ``torch.compile``.
         log_every: Updates between two lines of the log.
         evaluate_every: Updates between two evaluations on the split ``valid``; 0 for none.
+        best_metric: Metric that decides which model is the best, such as ``perplexity.de``. Empty for the first metric
+            of the objective, the mean perplexity.
+        patience: The run ends after this many evaluations in a row without a new best; 0 for no such end.
         save_every: Updates between two checkpoints; 0 for one at the end only.
         keep_last: Number of checkpoints to keep.
         max_bad_steps: The run ends after this many steps in a row without a finite gradient.
@@ -151,6 +157,8 @@ class RunSettings:
     compile: bool = False
     log_every: int = 10
     evaluate_every: int = 1000
+    best_metric: str = ""
+    patience: int = 0
     save_every: int = 1000
     keep_last: int = 2
     max_bad_steps: int = 20
@@ -164,6 +172,7 @@ class TrainConfig:
     Attributes:
         data: Directory of prepared data, from ``xlm prepare``.
         output: Directory of the run, created if it is missing.
+        objectives: Names of the objectives that the run optimises: ``clm``, causal language modelling.
         seed: Seed of new weights, of the order of batches and of dropout.
         model: The model to train.
         batch: The batch of one update.
@@ -176,6 +185,7 @@ class TrainConfig:
 
     data: str
     output: str
+    objectives: tuple[str, ...] = ("clm",)
     seed: int = 0
     model: ModelSettings = field(default_factory=ModelSettings)
     batch: BatchSettings = field(default_factory=BatchSettings)
@@ -200,23 +210,23 @@ class TrainConfig:
         # Values of the right type are checked too, so that all mistakes are named at once.
         unchecked = object.__new__(cls)
         for part in dataclasses.fields(cls):
-            object.__setattr__(unchecked, part.name, arguments.get(part.name, "missing" if part.type == "str" else 0))
+            default = "missing" if part.default is dataclasses.MISSING else part.default
+            object.__setattr__(unchecked, part.name, arguments.get(part.name, default))
         named = {key for key, _, _ in problems}
         raise _invalid_config(
             [*problems, *(problem for problem in _invalid_values(unchecked) if problem[0] not in named)]
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return nested keys and values, without those that are unset."""
+        """Return nested keys and values as JSON and TOML have them, without those that are unset."""
 
-        def without_none(values: dict[str, Any]) -> dict[str, Any]:
-            return {
-                key: without_none(value) if isinstance(value, dict) else value
-                for key, value in values.items()
-                if value is not None
-            }
+        def plain(value: Any) -> Any:
+            if isinstance(value, dict):
+                return {key: plain(inner) for key, inner in value.items() if inner is not None}
+            return list(value) if isinstance(value, tuple) else value
 
-        return without_none(dataclasses.asdict(self))
+        values: dict[str, Any] = plain(dataclasses.asdict(self))
+        return values
 
 
 def load_config(name_or_path: str, changes: Sequence[str] = ()) -> TrainConfig:
@@ -303,12 +313,18 @@ def _override(values: dict[str, Any], change: str) -> None:
     values[name] = value
 
 
-_TYPES: dict[str, tuple[Callable[[object], bool], str]] = {
-    "str": (lambda value: isinstance(value, str), "text"),
-    "bool": (lambda value: isinstance(value, bool), "true or false"),
-    "int": (lambda value: isinstance(value, int) and not isinstance(value, bool), "a whole number"),
-    "float": (lambda value: isinstance(value, int | float) and not isinstance(value, bool), "a number"),
+_TYPES: dict[str, tuple[Callable[[Any], bool], Callable[[Any], Any], str]] = {
+    "str": (lambda value: isinstance(value, str), str, "text"),
+    "bool": (lambda value: isinstance(value, bool), bool, "true or false"),
+    "int": (lambda value: isinstance(value, int) and not isinstance(value, bool), int, "a whole number"),
+    "float": (lambda value: isinstance(value, int | float) and not isinstance(value, bool), float, "a number"),
+    "tuple[str, ...]": (
+        lambda value: isinstance(value, list | tuple) and all(isinstance(item, str) for item in value),
+        tuple,
+        "a list of texts",
+    ),
 }
+"""By the annotation of a key: whether a value has that type, how to convert it, and the rule for the error."""
 
 
 def _typed_arguments(kind: type[Any], values: object, prefix: str, problems: list[Problem]) -> dict[str, Any]:
@@ -336,9 +352,9 @@ def _typed_arguments(kind: type[Any], values: object, prefix: str, problems: lis
             inner = _typed_arguments(hints[name], values.get(name, {}), f"{prefix}{name}.", problems)
             arguments[name] = hints[name](**inner)
         elif name in values:
-            accepts, rule = _TYPES[str(definition.type).removesuffix(" | None")]
+            accepts, convert, rule = _TYPES[str(definition.type).removesuffix(" | None")]
             if accepts(values[name]):
-                arguments[name] = float(values[name]) if rule == "a number" else values[name]
+                arguments[name] = convert(values[name])
             else:
                 problems.append((f"{prefix}{name}", values[name], rule))
         elif definition.default is definition.default_factory is dataclasses.MISSING:
@@ -352,42 +368,52 @@ def _invalid_config(problems: Sequence[Problem]) -> ConfigError:
     return ConfigError.of_values("the configuration is invalid", problems, remedy=remedy)
 
 
+_CHOICES = {
+    "optimiser.schedule": SCHEDULES,
+    "run.precision": PRECISIONS,
+    "run.device": DEVICES,
+    "run.sharding": SHARDINGS,
+}
+_AT_LEAST = {
+    "batch.batch_size": 1,
+    "batch.seq_len": 2,
+    "batch.gradient_accumulation_steps": 1,
+    "batch.sampling_exponent": 0,
+    "optimiser.warmup_steps": 0,
+    "optimiser.weight_decay": 0,
+    "run.max_steps": 1,
+    "run.timeout": 1,
+    "run.log_every": 1,
+    "run.evaluate_every": 0,
+    "run.patience": 0,
+    "run.save_every": 0,
+    "run.keep_last": 1,
+    "run.max_bad_steps": 1,
+}
+
+
 def _invalid_values(c: TrainConfig) -> list[Problem]:
     """Return the values that are out of range or do not fit together."""
+    pieces = max(c.batch.gradient_accumulation_steps, 1)
     rules: list[tuple[str, bool, str]] = [
         *((key, _is_name(_value(c, key)), "a directory, named in UTF-8") for key in ("data", "output")),
         ("model.start_from", not c.model.start_from or _is_name(c.model.start_from), "a model, named in UTF-8"),
         ("seed", 0 <= c.seed < 2**63, "from 0 to 2**63 - 1"),
-        ("batch.seq_len", c.batch.seq_len >= 2, "at least 2"),
-        ("optimiser.lr", 0 < c.optimiser.lr < float("inf"), "above 0"),
-        ("optimiser.schedule", c.optimiser.schedule in SCHEDULES, " or ".join(SCHEDULES)),
-        ("optimiser.eps", c.optimiser.eps > 0, "above 0"),
-        ("optimiser.clip_norm", c.optimiser.clip_norm > 0, "above 0"),
-        ("run.precision", c.run.precision in PRECISIONS, " or ".join(PRECISIONS)),
-        ("run.device", c.run.device in DEVICES, " or ".join(DEVICES)),
-        ("run.sharding", c.run.sharding in SHARDINGS, " or ".join(SHARDINGS)),
-    ]
-    at_least_1 = (
-        "batch.batch_size",
-        "batch.gradient_accumulation_steps",
-        "run.max_steps",
-        "run.timeout",
-        "run.log_every",
-    )
-    rules += [(key, _value(c, key) >= 1, "at least 1") for key in (*at_least_1, "run.keep_last", "run.max_bad_steps")]
-    at_least_0 = ("optimiser.warmup_steps", "optimiser.weight_decay", "run.evaluate_every", "run.save_every")
-    rules += [(key, _value(c, key) >= 0, "at least 0") for key in at_least_0]
-    rules += [(key, 0 <= _value(c, key) < 1, "from 0 to below 1") for key in ("optimiser.beta1", "optimiser.beta2")]
-    exponent = c.batch.sampling_exponent
-    rules.append(("batch.sampling_exponent", exponent is None or exponent >= 0, "at least 0, or left out"))
-    pieces = max(c.batch.gradient_accumulation_steps, 1)
-    rules.append(
+        ("objectives", c.objectives in [(name,) for name in OBJECTIVES], f"a list of one: {' or '.join(OBJECTIVES)}"),
+        *((key, _value(c, key) in choices, " or ".join(choices)) for key, choices in _CHOICES.items()),
+        ("optimiser.lr", 0 < c.optimiser.lr < math.inf, "above 0"),
+        *((key, _value(c, key) > 0, "above 0") for key in ("optimiser.eps", "optimiser.clip_norm")),
+        *((key, 0 <= _value(c, key) < 1, "from 0 to below 1") for key in ("optimiser.beta1", "optimiser.beta2")),
+        *(
+            (key, _value(c, key) is None or _value(c, key) >= least, f"at least {least}")
+            for key, least in _AT_LEAST.items()
+        ),
         (
             "batch.batch_size",
             c.batch.batch_size % pieces == 0,
             f"a multiple of batch.gradient_accumulation_steps, {pieces}",
-        )
-    )
+        ),
+    ]
     architecture = set(c.model.config_kwargs()) - {"dropout", "attention_dropout"}
     if c.model.start_from:
         rule = "left out: model.start_from decides the architecture"
@@ -404,7 +430,4 @@ def _is_name(path: str) -> bool:
 
 
 def _value(config: TrainConfig, key: str) -> Any:
-    value: Any = config
-    for name in key.split("."):
-        value = getattr(value, name)
-    return value
+    return attrgetter(key)(config)

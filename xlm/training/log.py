@@ -1,14 +1,15 @@
-"""Events of a run, and what records them: the log file and TensorBoard.
+"""Events of a run, and what records and draws them: the log file, TensorBoard, the picture of the training curves.
 
-An event is a JSON object with ``event``, its kind, ``step``, the number of batches taken, and by kind:
+An event is a JSON object. ``event`` names its type, and ``step`` is the number of batches taken. By type, it also has:
 
-- ``start``: ``config``, ``parameters`` (their number), ``kept`` (by the first process), ``processes`` (their number),
-  ``device``, ``updates`` (made before, if the run is resumed).
-- ``update``: ``updates``, ``loss`` (nats, mean over the updates since the last such event), ``grad_norm``, ``lr``,
-  ``language``, ``tokens_per_second``, ``seconds`` (since the process started to train), ``left`` (seconds, estimated).
+- ``start``: ``config``, ``parameters`` (their number), ``kept`` (how many of them the first process holds),
+  ``processes`` (their number), ``device``, ``updates`` (number made before, if the run is resumed).
+- ``update``: ``updates``, ``loss`` (nats, mean over the updates since the last such event), ``losses`` (the same for
+  each objective), ``grad_norm``, ``lr``, ``language``, ``tokens_per_second``, ``seconds`` (since the process started to
+  train), ``left`` (seconds, estimated).
 - ``evaluation``: ``updates``, ``best`` (whether the model is the best so far), and the results of the objective: for
   causal language models ``perplexity`` by language, and ``mean``.
-- ``skipped``: a step had no finite gradient: ``in_a_row``, ``skipped`` (in total).
+- ``skipped``, for a step without a finite gradient: ``in_a_row`` and ``skipped`` (skipped steps in a row, in total).
 - ``saved``: ``path``. ``not_saved``: ``path``, ``why``.
 - ``end``: ``reason``, ``updates``.
 """
@@ -17,12 +18,12 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from xlm._io.atomic import write_text
-from xlm.errors import DependencyError
+from xlm._io.atomic import replacing, write_text
+from xlm.errors import DependencyError, InputError
 
 LOG_FILE = "log.jsonl"
 
@@ -68,14 +69,24 @@ def _line(event: Event) -> str:
     return json.dumps(event, ensure_ascii=False) + "\n"
 
 
-class _Writer(Protocol):
-    def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> None: ...
+def results_of(event: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the results in an evaluation event: numbers, or numbers by language."""
+    return {name: value for name, value in event.items() if name not in ("event", "step", "updates", "best")}
 
-    def flush(self) -> None: ...
+
+def flat_metrics(results: Mapping[str, Any]) -> dict[str, float]:
+    """Return results by the names of metrics: ``{"perplexity": {"de": 9.5}}`` becomes ``{"perplexity.de": 9.5}``."""
+    metrics: dict[str, float] = {}
+    for name, value in results.items():
+        if isinstance(value, Mapping):
+            metrics.update({f"{name}.{language}": number for language, number in value.items()})
+        else:
+            metrics[name] = value
+    return metrics
 
 
 class TensorBoard:
-    """Observer that writes losses, learning rates and perplexities for TensorBoard to ``tensorboard/``.
+    """Observer that writes losses, learning rates and metrics for TensorBoard to ``tensorboard/``.
 
     Args:
         run: Directory of the run.
@@ -91,7 +102,7 @@ class TensorBoard:
             raise DependencyError(
                 "TensorBoard is not installed", where="run.tensorboard", remedy="pip install 'xlm[plot]'"
             ) from error
-        self._writer: _Writer = SummaryWriter(str(run / "tensorboard"))
+        self._writer: Any = SummaryWriter(str(run / "tensorboard"))
 
     def __call__(self, event: Event) -> None:
         """Write the numbers of an event."""
@@ -99,6 +110,86 @@ class TensorBoard:
             for name in ("loss", "grad_norm", "lr", "tokens_per_second"):
                 self._writer.add_scalar(name, event[name], event["updates"])
         elif event["event"] == "evaluation":
-            for language, value in event["perplexity"].items():
-                self._writer.add_scalar(f"perplexity/{language}", value, event["updates"])
+            for name, value in flat_metrics(results_of(event)).items():
+                self._writer.add_scalar(name.replace(".", "/"), value, event["updates"])
             self._writer.flush()
+
+
+def draw_report(run: Path, path: Path) -> dict[str, Any]:
+    """Draw the training curves of a run.
+
+    Args:
+        run: Directory of the run.
+        path: PNG file to write, in an existing directory.
+
+    Returns:
+        A summary: ``updates``, ``loss`` and ``perplexity`` (by language) at the end, ``best`` (lowest mean perplexity),
+        ``skipped`` (number of steps).
+
+    Raises:
+        InputError: The log of the run has no updates, or there is none.
+        DependencyError: matplotlib is not installed.
+        WriteError: The file could not be written.
+    """
+    events = list(read_log(run))
+    updates = [event for event in events if event["event"] == "update"]
+    evaluations = [event for event in events if event["event"] == "evaluation" and "perplexity" in event]
+    if not updates:
+        raise InputError(
+            "the run has nothing to draw yet",
+            where=run,
+            found="no updates in its log",
+            expected="the output directory of xlm train",
+        )
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise DependencyError(
+            "matplotlib is not installed", where="the report", remedy="pip install 'xlm[plot]'"
+        ) from error
+    figure = Figure(figsize=(11, 7.5), layout="constrained")
+    loss, perplexity, rate, norm = figure.subplots(2, 2).flat
+    steps = [event["updates"] for event in updates]
+    for axes, name, title in ((loss, "loss", "Training loss (nats a token)"), (norm, "grad_norm", "Gradient norm")):
+        values = [event[name] for event in updates]
+        axes.plot(steps, values, color="tab:blue", alpha=0.35, linewidth=0.8, label="as logged")
+        axes.plot(steps, _smoothed(values), color="tab:blue", label="smoothed")
+        axes.set_title(title)
+        axes.legend()
+    norm.set_yscale("log")
+    rate.plot(steps, [event["lr"] for event in updates], color="tab:green")
+    rate.set_title("Learning rate")
+    _draw_perplexities(perplexity, evaluations)
+    for axes in (loss, perplexity, rate, norm):
+        axes.set_xlabel("updates")
+        axes.grid(alpha=0.3)
+    figure.suptitle(str(run))
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
+    return {
+        "updates": steps[-1],
+        "loss": updates[-1]["loss"],
+        "perplexity": evaluations[-1]["perplexity"] if evaluations else {},
+        "best": min((event["mean"] for event in evaluations), default=None),
+        "skipped": sum(event["event"] == "skipped" for event in events),
+    }
+
+
+def _draw_perplexities(axes: Any, evaluations: Sequence[Event]) -> None:
+    axes.set_title("Perplexity on held-out text")
+    if not evaluations:
+        axes.text(0.5, 0.5, "no evaluation", ha="center", va="center", transform=axes.transAxes)
+        return
+    steps = [event["updates"] for event in evaluations]
+    for language in sorted(evaluations[-1]["perplexity"]):
+        values = [event["perplexity"].get(language) for event in evaluations]
+        axes.plot(steps, values, marker="o", markersize=3, label=f"{language} ({values[-1]:.2f})")
+    axes.set_yscale("log")
+    axes.legend()
+
+
+def _smoothed(values: Sequence[float]) -> list[float]:
+    """Return the moving average of values, over a twentieth of them."""
+    half = len(values) // 40
+    neighbours = [values[max(0, index - half) : index + half + 1] for index in range(len(values))]
+    return [sum(window) / len(window) for window in neighbours]

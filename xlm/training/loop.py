@@ -16,7 +16,6 @@ import torch
 
 from xlm._io.atomic import make_directory
 from xlm.errors import ConfigError, InputError, TrainingError, WriteError
-from xlm.model.lm import XLMWithLMHeadModel
 from xlm.tokenizer.tokenizer import XLMTokenizer
 from xlm.training.checkpoints import (
     clean_up,
@@ -26,13 +25,20 @@ from xlm.training.checkpoints import (
     newest_checkpoint,
     save_checkpoint,
 )
-from xlm.training.config import TrainConfig, with_new_names
-from xlm.training.log import Event, LogFile, Observer, TensorBoard
-from xlm.training.objectives.clm import CausalLM
-from xlm.training.objectives.objective import Objective
+from xlm.training.config import BatchSettings, ModelSettings, TrainConfig, with_new_names
+from xlm.training.log import Event, LogFile, Observer, TensorBoard, flat_metrics
+from xlm.training.objectives import Batch, Objective
 from xlm.training.optimiser import OriginalAdam
-from xlm.training.processes import ModelCaller, Processes, gather_model, join_processes, local_part, wrap_model
-from xlm.training.setup import build_model, copy_model, open_data
+from xlm.training.processes import (
+    ModelCaller,
+    Processes,
+    TrainableModel,
+    gather_model,
+    join_processes,
+    local_part,
+    wrap_model,
+)
+from xlm.training.setup import build_model, build_objective, open_data, reload_model
 from xlm.training.step import StepResult, TrainingStep
 
 BEST_DIRECTORY, LAST_DIRECTORY = "best", "last"
@@ -48,8 +54,10 @@ class Progress:
         updates: Updates made, which are fewer than steps if some were skipped.
         skipped: Steps skipped because their gradient was not finite.
         skipped_in_a_row: How many of the last steps were skipped.
-        best: Best score so far; lower is better.
-        losses: Losses of the updates since the last line of the log.
+        best: Best value so far of the metric that decides which model is the best.
+        best_metric: Name of that metric; empty before the first evaluation.
+        without_best: Evaluations since the one with the best value.
+        losses: Losses of the updates since the last line of the log, by objective.
         position: Position of the objective in its data; empty at the beginning.
     """
 
@@ -58,8 +66,18 @@ class Progress:
     skipped: int = 0
     skipped_in_a_row: int = 0
     best: float | None = None
-    losses: list[float] = field(default_factory=list)
+    best_metric: str = ""
+    without_best: int = 0
+    losses: dict[str, list[float]] = field(default_factory=dict)
     position: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Progress:
+        """Return the progress that a checkpoint saved."""
+        losses = values["losses"]
+        if isinstance(losses, list):  # an earlier release, which had one objective
+            losses = {"clm": losses}
+        return cls(**{**values, "losses": losses})
 
 
 def train(
@@ -99,7 +117,7 @@ def train(
     # Steps seed the CPU's generator; the caller's state is restored afterwards.
     with join_processes(config.run.device, timeout=config.run.timeout) as processes, torch.random.fork_rng(devices=[]):
         index, tokenizer = open_data(Path(config.data))
-        objective = CausalLM(config, index, tokenizer, processes)
+        objective = build_objective(config, index, tokenizer, processes)
         return Trainer(config, objective, tokenizer, processes, resume=resume, observers=observers).run(should_stop)
 
 
@@ -127,6 +145,7 @@ class Trainer:
     ) -> None:
         self.config, self.objective, self.tokenizer, self.processes = config, objective, tokenizer, processes
         self.output = Path(config.output)
+        self._check_best_metric()
         checkpoint = newest_checkpoint(self.output) if resume else None
         if checkpoint is None:
             self.progress = Progress()
@@ -135,9 +154,8 @@ class Trainer:
         else:
             path, contents = checkpoint
             _check_identity(contents["state"]["run"], self._identity())
-            self.progress = Progress(**contents["state"]["progress"])
-            loaded = XLMWithLMHeadModel.from_pretrained(path)
-            self.model = copy_model(loaded, loaded.config)
+            self.progress = Progress.from_json(contents["state"]["progress"])
+            self.model = reload_model(path)
         self.caller = ModelCaller(self.model).train()
         module = wrap_model(self.caller, config.run, processes)
         self.optimiser = OriginalAdam(
@@ -165,7 +183,16 @@ class Trainer:
         settings = self.config.to_dict()
         for name in ("gradient_accumulation_steps", "verify_checksums"):
             settings["batch"].pop(name)
-        return {**self.objective.identity(), **{name: settings[name] for name in ("seed", "model", "batch")}}
+        return {
+            **self.objective.identity(),
+            **{name: settings[name] for name in ("objectives", "seed", "model", "batch")},
+        }
+
+    def _check_best_metric(self) -> None:
+        metrics, name = self.objective.metrics, self.config.run.best_metric
+        if name and name not in metrics:
+            expected = ", ".join(metrics) or "left out: the run evaluates nothing"
+            raise ConfigError("no such metric", where="run.best_metric", found=name, expected=expected)
 
     def run(self, should_stop: Callable[[], bool] = lambda: False) -> Progress:
         """Take steps until the run is done, is stopped or cannot continue.
@@ -182,24 +209,34 @@ class Trainer:
             device=str(self.processes.device),
             updates=self.progress.updates,
         )
-        reason = "done"
-        meter = _Meter(self.config.run.max_steps, self.progress)
+        meter = _Meter(self.progress.updates)
         with closing(self.objective.batches(self.progress.position)) as batches:
-            while self.progress.updates < self.config.run.max_steps:
+            while (reason := self._end_reason()) is None:
                 batch = next(batches)
-                result = self.take_step(batch.pieces, step=self.progress.step, update=self.progress.updates)
+                result = self.take_step(
+                    batch.pieces, step=self.progress.step, update=self.progress.updates, weight=batch.weight
+                )
                 loss, stopping = self.processes.sums([result.loss / self.processes.count, float(should_stop())])
                 self.progress.step += 1
                 self.progress.position = batch.position
                 meter.tokens += batch.tokens
-                self._after_step(dataclasses.replace(result, loss=loss), batch.language, meter)
+                self._after_step(dataclasses.replace(result, loss=loss), batch, meter)
                 if stopping:
                     reason = "stopped"
                     break
         self._end(reason)
         return self.progress
 
-    def _after_step(self, result: StepResult, language: str, meter: _Meter) -> None:
+    def _end_reason(self) -> str | None:
+        """Return why no further step is to be taken, or None."""
+        run, progress = self.config.run, self.progress
+        if progress.updates >= run.max_steps:
+            return "done"
+        if run.patience and progress.without_best >= run.patience:
+            return f"no new best in {progress.without_best} evaluations"
+        return None
+
+    def _after_step(self, result: StepResult, batch: Batch, meter: _Meter) -> None:
         """Count and log a step; validate and save when it is time."""
         progress, run = self.progress, self.config.run
         if not result.updated:
@@ -217,17 +254,18 @@ class Trainer:
             return
         progress.updates += 1
         progress.skipped_in_a_row = 0
-        progress.losses.append(result.loss)
+        progress.losses.setdefault(batch.objective, []).append(result.loss)
         is_last = progress.updates == run.max_steps
         if progress.updates % run.log_every == 0 or is_last:
             self._emit(
                 "update",
                 updates=progress.updates,
-                loss=sum(progress.losses) / len(progress.losses),
+                loss=_mean([loss for losses in progress.losses.values() for loss in losses]),
+                losses={name: _mean(losses) for name, losses in progress.losses.items()},
                 grad_norm=result.grad_norm,
                 lr=result.lr,
-                language=language,
-                **meter.read(),
+                language=batch.language,
+                **meter.read(progress.updates, run.max_steps),
             )
             progress.losses.clear()
         if run.evaluate_every and (progress.updates % run.evaluate_every == 0 or is_last):
@@ -236,25 +274,34 @@ class Trainer:
             try:
                 self._save()
             except WriteError as error:  # the disk may have room again by the next time
-                self._emit("not_saved", path=str(error.where), why=str(error.found))
-                _LOG.warning("the state could not be saved; the run continues: %s", error)
+                self._report_unsaved("the state", error)
 
     def _validate(self) -> None:
-        validation = self.objective.validate(self.caller)
-        if validation is None:
+        metrics, progress = self.objective.metrics, self.progress
+        if not metrics:
             return
-        best, score = self.progress.best, validation.score
-        is_best = math.isfinite(score) and (best is None or score < best)
+        results = self.objective.validate(self.caller)
+        name = self.config.run.best_metric or next(iter(metrics))
+        value = flat_metrics(results)[name]
+        if progress.best_metric not in ("", name):  # the run was resumed with another metric
+            progress.best = None
+        progress.best_metric = name
+        sign = -1 if metrics[name] else 1
+        is_best = math.isfinite(value) and (progress.best is None or sign * value < sign * progress.best)
         if is_best:
-            self.progress.best = score
+            progress.best = value
+        progress.without_best = 0 if is_best else progress.without_best + 1
         model = gather_model(self.model, keep=self.processes.is_first) if is_best else None
         if model is not None:
             try:
                 self._write_model(BEST_DIRECTORY, model)
             except WriteError as error:
-                self._emit("not_saved", path=str(error.where), why=str(error.found))
-                _LOG.warning("the best model could not be saved; the run continues: %s", error)
-        self._emit("evaluation", updates=self.progress.updates, **validation.results, best=is_best)
+                self._report_unsaved("the best model", error)
+        self._emit("evaluation", updates=progress.updates, **results, best=is_best)
+
+    def _report_unsaved(self, what: str, error: WriteError) -> None:
+        self._emit("not_saved", path=str(error.where), why=str(error.found))
+        _LOG.warning("%s could not be saved; the run continues: %s", what, error)
 
     def _end(self, reason: str) -> None:
         try:
@@ -265,11 +312,11 @@ class Trainer:
             self.processes.wait()
         self._emit("end", reason=reason, updates=self.progress.updates)
 
-    def _save(self) -> XLMWithLMHeadModel | None:
+    def _save(self) -> TrainableModel | None:
         """Save the state, and return the model with whole weights; None in all processes but the first."""
         model = gather_model(self.model, keep=self.processes.is_first)
-        moments = gather_moments(self.model, self.optimiser, keep=self.processes.is_first)
-        if model is None or moments is None:
+        moments, ages = gather_moments(self.model, self.optimiser, keep=self.processes.is_first)
+        if model is None:
             return None
         state = {
             "run": self._identity(),
@@ -277,11 +324,11 @@ class Trainer:
             "scaler": self.take_step.scaler.state_dict(),
         }
         keep = self.config.run.keep_last
-        path = save_checkpoint(self.output, self.progress.step, model, moments, state, keep_last=keep)
+        path = save_checkpoint(self.output, self.progress.step, model, moments, ages, state, keep_last=keep)
         self._emit("saved", path=str(path))
         return model
 
-    def _write_model(self, name: str, model: XLMWithLMHeadModel) -> None:
+    def _write_model(self, name: str, model: TrainableModel) -> None:
         model.save_pretrained(self.output / name)
         self.tokenizer.save_pretrained(self.output / name)
 
@@ -291,31 +338,34 @@ class Trainer:
             observer(event)
 
 
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
 class _Meter:
     """Measures the speed of a run and estimates how long it will take.
 
     Args:
-        last: Number of the last update of the run.
-        progress: Progress of the run.
+        updates: Updates made before.
 
     Attributes:
         tokens: Tokens predicted since the last reading.
     """
 
-    def __init__(self, last: int, progress: Progress) -> None:
-        self._first, self._last, self._progress = progress.updates, last, progress
-        self._begun = self._read = time.perf_counter()
+    def __init__(self, updates: int) -> None:
+        self._first = updates
+        self._start = self._last_read = time.perf_counter()
         self.tokens = 0
 
-    def read(self) -> dict[str, Any]:
+    def read(self, updates: int, max_steps: int) -> dict[str, Any]:
         """Return tokens a second since the last reading, and the seconds so far and left."""
-        now, updates = time.perf_counter(), self._progress.updates
+        now = time.perf_counter()
         values = {
-            "tokens_per_second": round(self.tokens / max(now - self._read, 1e-9), 1),
-            "seconds": round(now - self._begun, 2),
-            "left": round((now - self._begun) / (updates - self._first) * (self._last - updates)),
+            "tokens_per_second": round(self.tokens / max(now - self._last_read, 1e-9), 1),
+            "seconds": round(now - self._start, 2),
+            "left": round((now - self._start) / (updates - self._first) * (max_steps - updates)),
         }
-        self._read, self.tokens = now, 0
+        self._last_read, self.tokens = now, 0
         return values
 
 
@@ -326,6 +376,10 @@ def _check_identity(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         ConfigError: It did not; all differences are named.
     """
     before = with_new_names(before, warn=False)
+    before.setdefault("objectives", ["clm"])  # which an earlier release did not save: it had no other
+    for name, settings in (("model", ModelSettings()), ("batch", BatchSettings())):
+        # A key that the earlier release did not have was at its default.
+        before[name] = {key: getattr(settings, key) for key in now[name]} | before.get(name, {})
     differing = [name for name in now if name in before and before[name] != now[name]]
     if differing:
         raise ConfigError(

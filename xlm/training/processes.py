@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -22,8 +22,15 @@ from torch.utils.checkpoint import checkpoint
 
 from xlm.checkpoint.tensors import empty_model
 from xlm.errors import ConfigError, TrainingError
+from xlm.model.head import AdaptiveHead
 from xlm.model.lm import XLMWithLMHeadModel
+from xlm.model.transformer import Layer, Transformer
 from xlm.training.config import RunSettings
+
+TrainableModel: TypeAlias = XLMWithLMHeadModel
+"""Class of the models that a run can train."""
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,7 +116,7 @@ class ModelCaller(nn.Module):
         model: The model.
     """
 
-    def __init__(self, model: XLMWithLMHeadModel) -> None:
+    def __init__(self, model: TrainableModel) -> None:
         super().__init__()
         self.model = model
 
@@ -134,36 +141,42 @@ def wrap_model(caller: ModelCaller, run: RunSettings, processes: Processes) -> n
         ConfigError: The model cannot be sharded.
     """
     model = caller.model
+    layers = _modules(model, Layer)
+    skips_parameters = bool(_modules(model, AdaptiveHead))  # the tail clusters none of whose words is to be predicted
     if run.activation_checkpointing:
-        for layer in model.transformer.layers:
+        for layer in layers:
             forward: Any = partial(checkpoint, layer.forward, use_reentrant=False)
             object.__setattr__(layer, "forward", forward)
     if processes.count > 1 and run.sharding == "full":
-        if model.config.asm:  # a process that skips a tail cluster would keep the others waiting for it
+        if skips_parameters:  # a process that skips them would keep the others waiting
             raise ConfigError(
                 "an adaptive softmax cannot be sharded", where="run.sharding", found=run.sharding, expected="none"
             )
         if run.compile:
-            for layer in model.transformer.layers:
+            for layer in layers:
                 layer.compile()
-        _shard(caller, processes)
+        _shard(caller, layers, processes)
         return caller
     model.to(processes.device)
     if run.compile:
-        model.transformer.compile()
+        for transformer in _modules(model, Transformer):
+            transformer.compile()
     if processes.count == 1:
         return caller
-    # An adaptive softmax skips a tail cluster when none of its words is to be predicted.
-    return DistributedDataParallel(caller, find_unused_parameters=model.config.asm)
+    return DistributedDataParallel(caller, find_unused_parameters=skips_parameters)
 
 
-def _shard(caller: ModelCaller, processes: Processes) -> None:
+def _modules(model: nn.Module, kind: type[Module]) -> list[Module]:
+    return [module for module in model.modules() if isinstance(module, kind)]
+
+
+def _shard(caller: ModelCaller, layers: list[Layer], processes: Processes) -> None:
     """Shard the weights of a model with FSDP2, moving one layer at a time to the device."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
     mesh = init_device_mesh(processes.device.type, (processes.count,))
-    for layer in caller.model.transformer.layers:
+    for layer in layers:
         fully_shard(layer, mesh=mesh)
     # Embeddings and head are used at both ends, so they stay gathered from the forward to the backward pass.
     fully_shard(caller, mesh=mesh)
@@ -198,7 +211,7 @@ def place_like(tensor: Tensor, parameter: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def gather_model(model: XLMWithLMHeadModel, *, keep: bool) -> XLMWithLMHeadModel | None:
+def gather_model(model: TrainableModel, *, keep: bool) -> TrainableModel | None:
     """Return a model with whole weights: the model itself, or a copy on the CPU if it is sharded.
 
     All processes must call this. One tensor is gathered at a time.
@@ -215,6 +228,6 @@ def gather_model(model: XLMWithLMHeadModel, *, keep: bool) -> XLMWithLMHeadModel
             weights[name] = gathered.cpu()
     if not keep or not is_sharded:
         return model if keep else None
-    copy = empty_model(model.config)
+    copy = empty_model(model.config, type(model))
     copy.load_state_dict(weights, assign=True)
     return copy

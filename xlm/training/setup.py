@@ -1,4 +1,4 @@
-"""What a run starts from: prepared data and a model."""
+"""What a run starts from: prepared data, an objective and a model."""
 
 from __future__ import annotations
 
@@ -15,10 +15,14 @@ from xlm.data.shards import TOKENIZER_DIRECTORY, Index
 from xlm.errors import InputError, VocabularyError
 from xlm.model.config import XLMConfig
 from xlm.model.lm import XLMWithLMHeadModel
-from xlm.tokenizer.fingerprint import tokenizer_digest
-from xlm.tokenizer.tokenizer import XLMTokenizer
+from xlm.tokenizer.tokenizer import XLMTokenizer, tokenizer_digest
 from xlm.tokenizer.vocabulary import Vocabulary
 from xlm.training.config import TrainConfig
+from xlm.training.objectives import Objective
+from xlm.training.objectives.clm import CausalLM
+from xlm.training.processes import Processes, TrainableModel
+
+_OBJECTIVES = {"clm": CausalLM}
 
 
 def open_data(directory: Path) -> tuple[Index, XLMTokenizer]:
@@ -40,7 +44,17 @@ def open_data(directory: Path) -> tuple[Index, XLMTokenizer]:
     return index, tokenizer
 
 
-def build_model(config: TrainConfig, tokenizer: XLMTokenizer, languages: Sequence[str]) -> XLMWithLMHeadModel:
+def build_objective(config: TrainConfig, index: Index, tokenizer: XLMTokenizer, processes: Processes) -> Objective:
+    """Return the objective that ``config.objectives`` names.
+
+    Raises:
+        XLMError: The data or the processes do not suit it.
+    """
+    (name,) = config.objectives
+    return _OBJECTIVES[name](config, index, tokenizer, processes)
+
+
+def build_model(config: TrainConfig, tokenizer: XLMTokenizer, languages: Sequence[str]) -> TrainableModel:
     """Return the model that the run starts from, on the CPU, in float32.
 
     Args:
@@ -66,7 +80,17 @@ def build_model(config: TrainConfig, tokenizer: XLMTokenizer, languages: Sequenc
     )
 
 
-def _load_start_model(config: TrainConfig, tokenizer: XLMTokenizer) -> XLMWithLMHeadModel:
+def reload_model(directory: Path) -> TrainableModel:
+    """Return the model of a checkpoint, on the CPU, in float32.
+
+    Raises:
+        CheckpointError: The directory does not hold a model.
+    """
+    model = XLMWithLMHeadModel.from_pretrained(directory)
+    return _copy(model, model.config)
+
+
+def _load_start_model(config: TrainConfig, tokenizer: XLMTokenizer) -> TrainableModel:
     start = config.model.start_from
     path = find_model(start)
     model = XLMWithLMHeadModel.from_pretrained(path)
@@ -82,7 +106,7 @@ def _load_start_model(config: TrainConfig, tokenizer: XLMTokenizer) -> XLMWithLM
             expected=f"the {tokenizer.vocab_size} of {config.data}",
             remedy=f"prepare the text with the model's own tokenizer: xlm prepare … --model {start}",
         )
-    return copy_model(model, model.config.replace(**changes))
+    return _copy(model, model.config.replace(**changes))
 
 
 def _vocabulary(path: Path) -> tuple[str, ...] | None:
@@ -92,8 +116,8 @@ def _vocabulary(path: Path) -> tuple[str, ...] | None:
     return Vocabulary.from_json(path / VOCABULARY_FILE).tokens if has_tokenizer(path) else None
 
 
-def copy_model(model: XLMWithLMHeadModel, config: XLMConfig) -> XLMWithLMHeadModel:
-    """Return a model with a configuration and with copies of another model's weights, whose file may then go away."""
-    copy = empty_model(config)
+def _copy(model: TrainableModel, config: XLMConfig) -> TrainableModel:
+    """Return a copy of a model with another configuration, whose weights no longer depend on a file."""
+    copy = empty_model(config, type(model))
     copy.load_state_dict({name: tensor.clone() for name, tensor in model.state_dict().items()}, assign=True)
     return copy

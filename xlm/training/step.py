@@ -24,7 +24,7 @@ class StepResult:
     """Result of a step.
 
     Attributes:
-        loss: Loss of this process's part of the batch.
+        loss: Loss of this process's part of the batch, without its weight.
         grad_norm: Norm of the whole gradient before clipping.
         lr: Learning rate.
         updated: Whether the weights changed; they do not if the gradient is not finite.
@@ -65,13 +65,14 @@ class TrainingStep:
         self._dtype = _DTYPES[config.run.precision]
         self.scaler = torch.amp.GradScaler(processes.device.type, enabled=self._dtype == torch.float16)
 
-    def __call__(self, pieces: Sequence[Any], *, step: int, update: int) -> StepResult:
+    def __call__(self, pieces: Sequence[Any], *, step: int, update: int, weight: float = 1.0) -> StepResult:
         """Compute the gradient of a batch and, if it is finite, update the weights.
 
         Args:
             pieces: This process's pieces of the batch, whose gradients are averaged.
             step: Number of the step, from 0. It seeds dropout, together with the seed of the run and the process.
             update: Number of the update, from 0. It decides the learning rate.
+            weight: Factor of the loss in the gradient.
         """
         settings, device = self._config.optimiser, self._processes.device.type
         # Every step has its own seed, so that checkpoints need not save the state of a generator.
@@ -82,7 +83,7 @@ class TrainingStep:
             with self._gradient_exchange(number == len(pieces)):
                 with torch.autocast(device, dtype=self._dtype, enabled=self._dtype != torch.float32):
                     loss: Tensor = self._module(self._loss, piece) / len(pieces)
-                torch.autograd.backward(self.scaler.scale(loss))
+                torch.autograd.backward(self.scaler.scale(loss * weight))
             total += loss.detach()
         self.scaler.unscale_(self._optimiser)
         norm = float(gather(nn.utils.clip_grad_norm_(self._parameters, settings.clip_norm, foreach=True)))

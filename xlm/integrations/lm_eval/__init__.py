@@ -14,8 +14,7 @@ from xlm._io.arguments import check_count, check_flags
 from xlm.errors import DependencyError, warn_caller
 from xlm.inference.loading import load_for_inference
 from xlm.scoring.score import score
-from xlm.scoring.scorer import Scorer
-from xlm.scoring.sentence import SentenceScore
+from xlm.scoring.sentence import Scorer, SentenceScore
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
 try:
@@ -158,7 +157,7 @@ class XLMForHarness(LM):  # type: ignore[misc]
         return answers
 
 
-def _count(**argument: object) -> int:
+def _count(**argument: Any) -> int:
     """Return the one argument as a positive int; the harness passes some numbers as text."""
     ((name, value),) = argument.items()
     if isinstance(value, str) and value.isdecimal():

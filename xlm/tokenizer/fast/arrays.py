@@ -1,4 +1,4 @@
-"""Arrays for many texts at once: growable ones, rows of different lengths, slices, and texts as code points."""
+"""Helpers for many texts in numpy arrays: growable arrays, ragged arrays, slices, code points."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 class GrowableArray:
-    """An array that grows at its end; what is in it stays in place.
+    """An array that values are appended to.
 
     Args:
-        dtype: Of the array.
+        dtype: The type of the values.
     """
 
     def __init__(self, dtype: Any) -> None:
@@ -29,11 +29,11 @@ class GrowableArray:
 
     @property
     def values(self) -> Array:
-        """All values, (N,); valid until more are added."""
+        """All values, (N,); valid until more are appended."""
         return self._array[: self._length]
 
-    def add(self, values: Array) -> int:
-        """Add values at the end, and return the place of the first."""
+    def append(self, values: Array) -> int:
+        """Append values and return the index of the first."""
         first, self._length = self._length, self._length + len(values)
         if self._length > len(self._array):
             larger = np.zeros(2 * self._length, self._array.dtype)
@@ -44,16 +44,16 @@ class GrowableArray:
 
 
 def expand_slices(starts_N: Array, lengths_N: Array) -> Array:
-    """Return the indices of all elements of slices, one slice after the other: int64 (sum of lengths_N,)."""
+    """Return the indices of the elements of all slices, slice by slice: int64 (sum of lengths_N,)."""
     ends_N = np.cumsum(lengths_N)
     total = int(ends_N[-1]) if len(ends_N) else 0
-    places: Array = np.repeat(starts_N - (ends_N - lengths_N), lengths_N)
-    places += np.arange(total)
-    return places
+    indices: Array = np.repeat(starts_N - (ends_N - lengths_N), lengths_N)
+    indices += np.arange(total)
+    return indices
 
 
 def starts_of(lengths_N: Array) -> Array:
-    """Return the starts of slices of these lengths that stand one after the other: int64 (N,)."""
+    """Return the starts of adjacent slices of these lengths, the first at 0: int64 (N,)."""
     starts: Array = np.cumsum(lengths_N, dtype=np.int64) - lengths_N
     return starts
 
@@ -70,11 +70,11 @@ def text_of(codes: Array) -> str:
 
 @dataclass(frozen=True, slots=True)
 class RaggedArray:
-    """Rows of different lengths in two arrays: quick to make, and to hand from one process to another.
+    """Rows of different lengths in two arrays, which are fast to build and to send to another process.
 
     Attributes:
-        values: All of them, one row after the other; (S,), int32 for ids.
-        lengths: Of the rows; int64 (R,).
+        values: The values of all rows, row by row; (S,), int32 for ids.
+        lengths: The length of each row; int64 (R,).
     """
 
     values: Array
@@ -82,28 +82,28 @@ class RaggedArray:
 
     @classmethod
     def of(cls, rows: Sequence[Sequence[Any]], dtype: str) -> RaggedArray:
-        """Return rows that are given as lists."""
+        """Return the ragged array of some rows."""
         lengths = np.fromiter(map(len, rows), np.int64, len(rows))
         return cls(np.fromiter(chain.from_iterable(rows), np.dtype(dtype), int(lengths.sum())), lengths)
 
     @classmethod
     def joined(cls, parts: Sequence[RaggedArray]) -> RaggedArray:
-        """Return the rows of several, at least one, in order."""
+        """Return the rows of several ragged arrays, at least one, in order."""
         if len(parts) == 1:
             return parts[0]
         return cls(np.concatenate([rows.values for rows in parts]), np.concatenate([rows.lengths for rows in parts]))
 
     def lists(self, objects: Array | None = None) -> list[list[Any]]:
-        """Return the rows as lists; the garbage collector waits meanwhile, in all threads.
+        """Return the rows as lists; meanwhile the garbage collector is off in all threads.
 
         Args:
-            objects: What to put for each value, by its number; None for the value itself.
+            objects: If given, each value is an index into them, and the lists hold the objects.
         """
         values = (self.values if objects is None else objects[self.values]).tolist()
         ends = np.cumsum(self.lengths).tolist()
-        # Lists of numbers and texts hold no garbage, but so many new ones make it look through all objects there are.
+        # Lists of numbers or strs form no cycles, but so many new lists make the collector scan all objects.
         collects = gc.isenabled()
-        if collects:  # else another thread may be here, and will start it again: then it must not be stopped anew
+        if collects:  # if it is off, another thread may be here, and will turn it on again
             gc.disable()
         try:
             return [values[start:end] for start, end in zip([0, *ends], ends, strict=False)]
@@ -112,7 +112,7 @@ class RaggedArray:
                 gc.enable()
 
     def between(self, first: int, last: int) -> RaggedArray:
-        """Return the rows with a value before and one after each."""
+        """Return the rows with one value added before and one after each."""
         ends = np.cumsum(self.lengths + 2)
         values = np.empty(len(self.values) + 2 * len(ends), self.values.dtype)
         is_inside = np.ones(len(values), bool)

@@ -1,15 +1,15 @@
-"""Many words at once: byte-pair encoding in numpy, about ten times as fast as one word after the other.
+"""Byte-pair encoding of many words at once in numpy, about ten times as fast as one word at a time.
 
-All words go side by side: each looks for its best pair furthest left and merges it, until none has any left. The words
-are columns of arrays, so that a step is a few operations on whole rows.
+At each step every word merges its best pair, the leftmost if there are several, until no word has a pair to merge. Each
+word is a column of the arrays, so a step is a few operations on whole rows.
 
-W words, L places (the first piece of a word stands at place 0), S symbols, P pairs.
+W words, L positions (the first character of a word is at position 0), S symbols, P pairs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from itertools import chain
+from itertools import chain, count
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -21,38 +21,43 @@ from xlm.tokenizer.vocabulary import END_OF_WORD
 T = TypeVar("T")
 
 MAX_WORD_LENGTH = 48
-"""Characters of the longest word that is split here."""
-_PLACE_BITS = 6  # of a key, which joins a rank and a place; enough for MAX_WORD_LENGTH + 1 places
-_PLACES = (1 << _PLACE_BITS) - 1
-_NO_KEY = np.iinfo(np.int32).max  # of a pair that cannot be merged
-_NO_RANK = _NO_KEY >> _PLACE_BITS
-_LENGTHS = (3, 5, 7, 9, 12, 16, 24, MAX_WORD_LENGTH)  # words of similar length go together
-_MAX_COLUMNS = 1 << 14  # words that are merged side by side, so that the arrays stay small
-_FEW = 256  # words, up to which one after the other is faster
+"""Length of the longest word that ``BatchBPE`` splits, in characters."""
+_POSITION_BITS = 6  # a key holds a rank and a position; these bits are enough for MAX_WORD_LENGTH + 1 positions
+_POSITIONS = (1 << _POSITION_BITS) - 1
+_NO_RANK = np.int32(np.iinfo(np.int32).max >> _POSITION_BITS)  # the rank of a pair that is no merge
+_NO_KEY = _NO_RANK << _POSITION_BITS  # the least key with that rank
+_LENGTHS = (3, 5, 7, 9, 12, 16, 24, MAX_WORD_LENGTH)  # words of similar length are merged together
+_MAX_COLUMNS = 1 << 14  # words that are merged together, so that the arrays stay small
+_FEW = 256  # words, up to which splitting them one at a time is faster
 _MAX_WORDS = 1 << 16  # words that are split at once, so that the arrays stay small
-_GONE = -1  # in place of a symbol: merged into the one before it, or past the end of the word
+_MASK = (1 << 64) - 1  # the largest unsigned number of 64 bits
+_MIX = 0x9E3779B97F4A7C15  # an odd multiplier that mixes bits: 2 ** 64 divided by the golden ratio
+_NO_PAIR = np.uint64(_MASK)  # marks a free entry of the hash table
+_GONE = -1  # marks a position without a symbol: merged into the one before it, or past the end of the word
 
 
 class BatchBPE:
-    """Splits words into symbols, the numbers of pieces.
+    """Splits words into symbols, which are the numbers of pieces.
 
     Args:
-        merges: Pairs of pieces, best first, as learning makes them (``BPE.learnt``): there the best pair furthest left
-            is always the next to merge.
-        made: The rank of the merge that makes each piece.
-        tokens: Further pieces, of which the single characters get symbols too.
+        merges: Pairs of pieces, best first, as learning makes them (``BPE.learnt``): there the leftmost of the best
+            pairs is always the next to merge.
+        piece_ranks: The rank of the merge that makes each piece.
+        tokens: Further pieces; those of a single character get symbols too.
 
     Attributes:
         pieces: The piece of each symbol. The last one is empty and stands for every character without a symbol.
     """
 
-    def __init__(self, merges: Sequence[tuple[str, str]], made: Mapping[str, int], tokens: Iterable[str]) -> None:
+    def __init__(
+        self, merges: Sequence[tuple[str, str]], piece_ranks: Mapping[str, int], tokens: Iterable[str]
+    ) -> None:
         lefts, rights = [left for left, _ in merges], [right for _, right in merges]
-        others = {*lefts, *rights, *tokens}.difference(made)
+        others = {*lefts, *rights, *tokens}.difference(piece_ranks)
         characters = [piece for piece in others if len(piece) == 1 or piece[1:] == END_OF_WORD]
         # The symbol of a merged piece is the rank of its merge.
-        self.pieces = [*made, *characters, ""]
-        symbols = {**made, **{piece: symbol for symbol, piece in enumerate(characters, start=len(made))}}
+        self.pieces = [*piece_ranks, *characters, ""]
+        symbols = {**piece_ranks, **{piece: symbol for symbol, piece in enumerate(characters, start=len(piece_ranks))}}
         self._unknown = len(symbols)
         single = {piece[0] for piece in characters}
         self._inside = self._table({ord(piece): symbols[piece] for piece in single & symbols.keys()})
@@ -65,13 +70,13 @@ class BatchBPE:
         )
 
     def _table(self, symbol_of: Mapping[int, int]) -> Array:
-        """Return the symbols of characters by their code; the last entry is for all codes beyond."""
+        """Return the symbols of characters by code point; the last entry is for all larger code points."""
         table = np.full(max(symbol_of, default=0) + 2, self._unknown, np.int32)
         table[list(symbol_of)] = list(symbol_of.values())
         return table
 
     def split(self, words: Sequence[str]) -> tuple[Array, Array]:
-        """Return the symbols of all words, one word after the other, and how many each word has.
+        """Return the symbols of all words, word by word, and the number of symbols of each word.
 
         Args:
             words: At least one, of 1 to ``MAX_WORD_LENGTH`` characters each.
@@ -92,115 +97,117 @@ class BatchBPE:
                 some = similar[first : first + _MAX_COLUMNS]
                 self._merge(symbols, starts_W[some], lengths_W[some], longest)
             shorter = longest
-        left = symbols != _GONE
-        return symbols[left], np.add.reduceat(left, starts_W, dtype=np.int64)
+        is_left = symbols != _GONE
+        return symbols[is_left], np.add.reduceat(is_left, starts_W, dtype=np.int64)
 
     def _merge(self, symbols: Array, starts_W: Array, lengths_W: Array, longest: int) -> None:
         """Merge the symbols of words of at most ``longest`` characters, in place."""
         L, W = longest, len(starts_W)
-        places_L1 = np.arange(L, dtype=np.int32)[:, None]
-        # Place L is before the first and after the last symbol of each word; what is there merges with nothing.
+        positions_L1 = np.arange(L, dtype=np.int32)[:, None]
+        # Position L stands for both ends of each word; the symbol there is in no pair.
         symbols_LW = np.full((L + 1, W), _GONE, np.int32)
-        inside_LW = places_L1 < lengths_W
-        symbols_LW[:L][inside_LW] = symbols[(starts_W + places_L1)[inside_LW]]
+        inside_LW = positions_L1 < lengths_W
+        symbols_LW[:L][inside_LW] = symbols[(starts_W + positions_L1)[inside_LW]]
         symbols_LW[L] = self._unknown
         following_LW = np.repeat(np.arange(1, L + 2, dtype=np.int32)[:, None], W, axis=1)
         following_LW[lengths_W - 1, np.arange(W)] = L
         preceding_LW = np.repeat(np.arange(-1, L, dtype=np.int32)[:, None], W, axis=1)
         preceding_LW[0] = L
         keys_LW = np.full((L + 1, W), _NO_KEY, np.int32)
-        pairs_LW = places_L1 < lengths_W - 1
+        pairs_LW = positions_L1 < lengths_W - 1
         ranks_P = self._pairs.ranks(symbols_LW[:L][pairs_LW], symbols_LW[1:][pairs_LW])
-        keys_LW[:L][pairs_LW] = _keys(ranks_P, np.broadcast_to(places_L1, (L, W))[pairs_LW])
+        keys_LW[:L][pairs_LW] = ranks_P << _POSITION_BITS | np.broadcast_to(positions_L1, (L, W))[pairs_LW]
         while True:
             best_W = keys_LW.min(axis=0)
-            some = np.flatnonzero(best_W != _NO_KEY)
-            if 4 * len(some) < 3 * W or not len(some):  # now and then, drop the words that are done
-                done = np.flatnonzero(best_W == _NO_KEY)
-                inside_LW = places_L1 < lengths_W[done]
-                symbols[(starts_W[done] + places_L1)[inside_LW]] = symbols_LW[:L, done][inside_LW]
+            some = np.flatnonzero(best_W < _NO_KEY)
+            if 4 * len(some) < 3 * W or not len(some):  # now and then, drop the finished words
+                done = np.flatnonzero(best_W >= _NO_KEY)
+                inside_LW = positions_L1 < lengths_W[done]
+                symbols[(starts_W[done] + positions_L1)[inside_LW]] = symbols_LW[:L, done][inside_LW]
                 if not len(some):
                     return
-                # take keeps the rows contiguous, so that the flat arrays below are views
+                # take keeps the arrays contiguous, so the flat arrays below are views
                 symbols_LW, keys_LW = symbols_LW.take(some, axis=1), keys_LW.take(some, axis=1)
                 following_LW, preceding_LW = following_LW.take(some, axis=1), preceding_LW.take(some, axis=1)
                 starts_W, lengths_W, best_W = starts_W[some], lengths_W[some], best_W[some]
                 W = len(some)
                 some = np.arange(W)
             best = best_W[some]
-            made, place = best >> _PLACE_BITS, best & _PLACES
+            merged, position = best >> _POSITION_BITS, best & _POSITIONS
             flat, keys = symbols_LW.reshape(-1), keys_LW.reshape(-1)
             following, preceding = following_LW.reshape(-1), preceding_LW.reshape(-1)
-            at = place * W + some
+            at = position * W + some
             right = following[at] * W + some
-            after_place, before_place = following[right], preceding[at]
-            after, before = after_place * W + some, before_place * W + some
-            flat[at], flat[right] = made, _GONE
-            following[at], preceding[after] = after_place, place
+            position_after, position_before = following[right], preceding[at]
+            after, before = position_after * W + some, position_before * W + some
+            flat[at], flat[right] = merged, _GONE
+            following[at], preceding[after] = position_after, position
             keys[right] = _NO_KEY
-            keys[at] = _keys(self._pairs.ranks(made, flat[after]), place)
-            keys[before] = _keys(self._pairs.ranks(flat[before], made), before_place)
+            ranks = self._pairs.ranks(np.concatenate([merged, flat[before]]), np.concatenate([flat[after], merged]))
+            keys[np.concatenate([at, before])] = ranks << _POSITION_BITS | np.concatenate([position, position_before])
 
 
 class _PairRanks:
-    """The ranks of pairs of symbols: a hash table with open addressing, in arrays."""
+    """The ranks of pairs of symbols, in a perfect hash table: a look-up reads one entry.
+
+    A first hash gives a pair its bucket. Each bucket has its own multiplier for the second hash, which gives the entry;
+    the multipliers are chosen so that no two pairs share an entry.
+    """
 
     def __init__(self, lefts_P: Array, rights_P: Array) -> None:
-        size = 1 << (4 * len(lefts_P)).bit_length()
-        self._mask = size - 1
-        self._pairs = np.full(size, -1, np.int64)
-        self._ranks = np.full(size, _NO_RANK, np.int32)
-        self._probes = 0
-        pairs_P = (lefts_P << 32) | rights_P
+        bits = (4 * len(lefts_P)).bit_length()
+        self._to_bucket, self._to_entry = np.uint64(64 - max(bits - 2, 1)), np.uint64(64 - bits)
+        self._multipliers = np.zeros(1 << max(bits - 2, 1), np.uint64)
+        self._pairs = np.full(1 << bits, _NO_PAIR, np.uint64)
+        self._ranks = np.full(1 << bits, _NO_RANK, np.int32)
+        pairs_P = _pairs(lefts_P, rights_P)
         ranks_P = np.arange(len(pairs_P), dtype=np.int32)
-        places_P = self._places(pairs_P)
-        while len(pairs_P):
-            self._probes += 1
-            free_P = self._pairs[places_P] == -1
-            self._pairs[places_P[free_P]] = pairs_P[free_P]  # of several pairs at one place, one gets it
-            got_P = self._pairs[places_P] == pairs_P
-            self._ranks[places_P[got_P]] = ranks_P[got_P]
-            pairs_P, ranks_P = pairs_P[~got_P], ranks_P[~got_P]
-            places_P = (places_P[~got_P] + 1) & self._mask
+        for multiplier in count(_MIX, 2):
+            if not len(pairs_P):
+                return
+            buckets_P = self._buckets(pairs_P)
+            self._multipliers[buckets_P] = multiplier * _MIX & _MASK
+            entries_P = self._entries(pairs_P)
+            is_taken_P = (self._pairs[entries_P] != _NO_PAIR) | (np.bincount(entries_P)[entries_P] > 1)
+            is_bad_bucket = np.zeros(len(self._multipliers), bool)
+            is_bad_bucket[buckets_P[is_taken_P]] = True
+            is_bad_P = is_bad_bucket[buckets_P]
+            self._pairs[entries_P[~is_bad_P]] = pairs_P[~is_bad_P]
+            self._ranks[entries_P[~is_bad_P]] = ranks_P[~is_bad_P]
+            pairs_P, ranks_P = pairs_P[is_bad_P], ranks_P[is_bad_P]
 
-    def _places(self, pairs_P: Array) -> Array:
-        mixed_P = pairs_P * np.int64(0x2545F4914F6CDD1D)
-        places_P: Array = (mixed_P ^ (mixed_P >> 32)) & self._mask
-        return places_P
+    def _buckets(self, pairs_P: Array) -> Array:
+        buckets_P: Array = (pairs_P * np.uint64(_MIX)) >> self._to_bucket
+        return buckets_P.view(np.int64)
+
+    def _entries(self, pairs_P: Array) -> Array:
+        entries_P: Array = (pairs_P * self._multipliers[self._buckets(pairs_P)]) >> self._to_entry
+        return entries_P.view(np.int64)
 
     def ranks(self, lefts_P: Array, rights_P: Array) -> Array:
-        """Return the rank of each pair, ``_NO_RANK`` if it is no merge: int32 (P,)."""
-        pairs_P = (lefts_P.astype(np.int64) << 32) | rights_P
-        places_P = self._places(pairs_P)
-        found_P = self._pairs[places_P]
-        same_P = found_P == pairs_P
-        ranks_P = np.where(same_P, self._ranks[places_P], _NO_RANK)
-        waiting = np.flatnonzero(~same_P & (found_P != -1))
-        for _ in range(1, self._probes):
-            if not len(waiting):
-                break
-            places_P[waiting] = (places_P[waiting] + 1) & self._mask
-            found = self._pairs[places_P[waiting]]
-            same = found == pairs_P[waiting]
-            ranks_P[waiting[same]] = self._ranks[places_P[waiting[same]]]
-            waiting = waiting[~same & (found != -1)]
-        return ranks_P
+        """Return the rank of each pair, ``_NO_RANK`` for a pair that is no merge: int32 (P,)."""
+        pairs_P = _pairs(lefts_P, rights_P)
+        entries_P = self._entries(pairs_P)
+        return np.where(self._pairs[entries_P] == pairs_P, self._ranks[entries_P], _NO_RANK)
 
 
-def _keys(ranks: Array, places: Array) -> Array:
-    return np.where(ranks == _NO_RANK, _NO_KEY, (ranks << _PLACE_BITS) | places)
+def _pairs(lefts_P: Array, rights_P: Array) -> Array:
+    pairs_P = lefts_P.astype(np.uint64)
+    pairs_P <<= np.uint64(32)
+    pairs_P |= rights_P.astype(np.uint64)
+    return pairs_P
 
 
 class BatchWords(Generic[T]):
-    """Maps many words to their values, pieces or ids, faster than one by one.
+    """Maps many words to their values, which are pieces or ids.
 
     Args:
         bpe: Splits words into pieces.
         tokens: The vocabulary.
         of_word: Returns the values of one word.
-        of_pieces: Returns the value of each of many pieces.
-        unknown: The value of a piece of one character that is in no merge and not in the vocabulary; None if that
-            depends on the character.
+        of_pieces: Returns the values of pieces.
+        unknown: The value of a character that is in no merge and not in the vocabulary; None if it depends on the
+            character.
     """
 
     def __init__(
@@ -217,24 +224,24 @@ class BatchWords(Generic[T]):
         self._of_word = of_word
         self._of_pieces = of_pieces
         self._unknown = unknown
-        self._made: tuple[BatchBPE, Array, Array] | None = None
+        self._tables: tuple[BatchBPE, Array, Array] | None = None
 
     @property
     def dtype(self) -> str:
-        """The type of the values: ids are numbers, pieces are objects."""
+        """The type of the values: int32 for ids, object for pieces."""
         return "object" if self._unknown is None else "int32"
 
     def __call__(self, words: Sequence[str]) -> tuple[Array, Array]:
-        """Return the values of words, one word after the other, and how many each word has.
+        """Return the values of words, word by word, and the number of values of each word.
 
         Args:
-            words: Of at least one character each.
+            words: Each of at least one character.
 
         Returns:
             (S,) and int64 (W,).
         """
-        if self._bpe.learnt:
-            self._made = self._made or self._make()
+        if self._bpe.learnt:  # also for few words, since more batches will follow
+            self._tables = self._tables or self._make_tables()
         if self._bpe.learnt and len(words) > _FEW:
             values, counts = zip(
                 *(self._of_some(words[i : i + _MAX_WORDS]) for i in range(0, len(words), _MAX_WORDS)), strict=True
@@ -245,7 +252,7 @@ class BatchWords(Generic[T]):
         return np.fromiter(chain.from_iterable(rows), self.dtype, int(counts_W.sum())), counts_W
 
     def _of_some(self, words: Sequence[str]) -> tuple[Array, Array]:
-        bpe, value_S, is_hard_S = self._made = self._made or self._make()
+        bpe, value_S, is_hard_S = self._tables = self._tables or self._make_tables()
         long = [index for index, word in enumerate(words) if len(word) > MAX_WORD_LENGTH]
         symbols, counts_W = bpe.split([word[:MAX_WORD_LENGTH] for word in words] if long else words)
         values = value_S[symbols]
@@ -271,12 +278,12 @@ class BatchWords(Generic[T]):
         )
         return result, all_counts_W
 
-    def _make(self) -> tuple[BatchBPE, Array, Array]:
-        """Return the BPE, the value of each symbol, and whether a word with that symbol goes one by one."""
-        bpe = BatchBPE(self._bpe.merges, self._bpe.made, self._tokens)
+    def _make_tables(self) -> tuple[BatchBPE, Array, Array]:
+        """Return the BPE, the value of each symbol, and whether a word with that symbol is split by itself."""
+        bpe = BatchBPE(self._bpe.merges, self._bpe.piece_ranks, self._tokens)
         values: list[Any] = [*self._of_pieces(bpe.pieces[:-1]), self._unknown]
         is_hard_S = np.zeros(len(values), bool)
         is_hard_S[-1] = self._unknown is None
-        if (vocabulary := self._bpe.vocabulary) is not None:  # such pieces are split again
-            is_hard_S[: len(self._bpe.merges)] = [piece not in vocabulary for piece in self._bpe.made]
+        if (vocabulary := self._bpe.vocabulary) is not None:  # BPE splits such pieces again
+            is_hard_S[: len(self._bpe.merges)] = [piece not in vocabulary for piece in self._bpe.piece_ranks]
         return bpe, np.fromiter(values, self.dtype, len(values)), is_hard_S

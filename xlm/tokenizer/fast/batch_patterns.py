@@ -1,48 +1,54 @@
-"""Many units at once: their words by their patterns, as ``segmenter.Patterns`` finds them for one unit.
+"""The words of many units at once, by the patterns of the units.
 
-A unit goes by a key: its text, and for a unit that is not ordinary also a mark and what follows the unit. So one
-dictionary holds units of all kinds, and one pattern says for all units of a kind what the rules make of them.
+Of a run of letters, digits and hyphens, Moses' rules see only its first and last character, whether it holds a letter,
+and whether it is an abbreviation. So ``"Berlin",`` and ``"Hamburg",`` have the same pattern, and the rules are applied
+only once, to a short unit that stands for the pattern. In it, a run keeps one character for each of its ends and one
+for everything between.
 
-C characters, R runs, K keys, E elements: what the words of a pattern are made of, runs of the unit and literal text.
+Each unit has a key: its text and, where they matter, a mark and what follows the unit. So one dictionary holds units
+with any text after them, and one pattern describes how the rules divide all units of that pattern.
+
+C characters, R runs, K keys, E elements: the words of a pattern consist of elements, runs of the unit and literal text.
 """
 
 from __future__ import annotations
 
+import re
+import string
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
 import numpy as np
 
 from xlm.tokenizer.fast.arrays import Array, GrowableArray, codes_of, expand_slices, starts_of, text_of
-from xlm.tokenizer.fast.segmenter import (
-    DIGIT,
-    END,
-    FIRST_BEYOND,
-    LOWER,
-    MARK,
-    MAX_PATTERN_LENGTH,
-    MAX_PATTERNS,
-    OTHER,
-    SEEN_WHOLE,
-    Segmenter,
-    has_full_stop,
+from xlm.tokenizer.fast.segmenter import DIGIT, END, FIRST_BEYOND, LOWER, MARK, OTHER, Segmenter
+
+_MAX_PATTERNS = 1 << 13
+_MAX_LENGTH = 48  # characters of the longest unit that is divided by its pattern
+_NOT_IN_PATTERNS = ("DOT", "MULTI", "\u00a0")  # the rules' marker of dots; a no-break space, whose neighbours matter
+_FULL_STOP = re.compile("[.。．…]")  # or a character that the rules turn into one; beside it, an abbreviation matters
+# An English rule looks for an s, so an s stays.
+_LETTERS = str.maketrans(
+    {letter: "q" for letter in string.ascii_lowercase if letter != "s"}
+    | dict.fromkeys(string.ascii_uppercase, "Q")
+    | dict.fromkeys(string.digits, "1")
 )
 
-BETWEEN = f"{MARK} "
-"""Divides keys that are joined: no key has a space after its mark."""
+_BETWEEN = f"{MARK} "  # separates joined keys; no key has a space after its mark
 
-# What stands after the mark: what follows the unit, the end of the text if nothing; and whether it begins the text.
+# The codes after the mark: what follows the unit, and whether the unit begins the text.
 _FOLLOWING = {"": END, "\x01": LOWER, "\x02": DIGIT, "\x03": OTHER}
 _CODES = {following: code for code, following in _FOLLOWING.items()}
 _BEGINS = "\x04"
 
-_LITERAL = -1 << 40  # instead of the number of a run; below zero whatever number is added to it
+_LITERAL = -1 << 40  # instead of the index of a run; negative whatever index is added to it
 
 
 def key_of(unit: str, following: str, *, begins: bool) -> str:
-    """Return the key of a unit that is not an ordinary one: a full stop at its end, spaces in it, odd at its start."""
+    """Return the key of a unit that ends in a full stop, holds spaces or does not start freely."""
     return f"{unit}{MARK}{_CODES[following]}{_BEGINS if begins else ''}"
 
 
@@ -52,8 +58,35 @@ def _unit_of(key: str) -> tuple[str, str, bool]:
     return unit, _FOLLOWING[rest.removesuffix(_BEGINS)] if mark else OTHER, rest.endswith(_BEGINS)
 
 
+@dataclass(frozen=True, slots=True)
+class JoinedKeys:
+    """Keys, joined to one text.
+
+    Attributes:
+        keys: The keys.
+        text: The joined keys, with a mark and a space around each.
+        codes: The code points of the text; (C,).
+        starts: The start of each key in the text; int64 (K,).
+        lengths: The length of each key; int64 (K,).
+    """
+
+    keys: Sequence[str]
+    text: str
+    codes: Array
+    starts: Array
+    lengths: Array
+
+    @classmethod
+    def of(cls, keys: Sequence[str]) -> JoinedKeys:
+        """Join keys, at least one."""
+        text = f"{_BETWEEN}{_BETWEEN.join(keys)}{_BETWEEN}"
+        lengths_K = np.fromiter(map(len, keys), np.int64, len(keys))
+        starts_K = starts_of(lengths_K + len(_BETWEEN)) + len(_BETWEEN)
+        return cls(keys, text, codes_of(text), starts_K, lengths_K)
+
+
 class BatchPatterns:
-    """Divides many units into words.
+    """Divides many units into words by their patterns.
 
     Args:
         segmenter: Divides one unit.
@@ -62,51 +95,44 @@ class BatchPatterns:
     def __init__(self, segmenter: Segmenter[Any]) -> None:
         self._segmenter = segmenter
         self._rules = segmenter.rules
-        self._patterns = patterns = segmenter.patterns
+        any_of = f"[A-Za-z0-9{segmenter.letters}-]"
+        self._runs: Callable[[str], list[str]] = re.compile(f"{any_of}+").findall
+        self._parts: Callable[[str], list[str]] = re.compile(f"({any_of}+)").split
+        is_in_run, is_letter = re.compile(any_of).match, re.compile(f"[A-Za-z{segmenter.letters}]").match
         characters = [chr(code) for code in range(FIRST_BEYOND)]
-        self._is_run = np.array([*map(patterns.is_in_run, characters), False])  # the last is for all characters beyond
-        self._is_letter = np.array([*map(patterns.is_letter, characters), False])
-        self._mapped = codes_of(f"{patterns.letters_alike(''.join(characters))} ")
+        # The last entry is for all larger code points.
+        self._is_run = np.array([*(is_in_run(character) is not None for character in characters), False])
+        self._is_letter = np.array([*(is_letter(character) is not None for character in characters), False])
+        self._mapped = codes_of(f"{''.join(characters).translate(_LETTERS)} ")
         self._clear()
 
     def _clear(self) -> None:
         self._numbers: defaultdict[str, int] = defaultdict(count().__next__)
         self._first_element, self._number_of_elements = GrowableArray(np.int64), GrowableArray(np.int64)
         self._is_unlike, self._has_full_stop = GrowableArray(bool), GrowableArray(bool)
-        self._element_run = GrowableArray(np.int64)  # which run of the unit, or _LITERAL
-        self._element_start, self._element_length = GrowableArray(np.int64), GrowableArray(np.int64)  # of a literal one
+        self._element_run = GrowableArray(np.int64)  # the index of a run in the unit, or _LITERAL
+        self._element_start, self._element_length = GrowableArray(np.int64), GrowableArray(np.int64)  # of literal text
         self._literals = GrowableArray(np.uint32)
 
-    def words(self, keys: Sequence[str]) -> Array:
-        """Return the words of units, each followed by a space or, the last one of a unit, by the mark.
-
-        Args:
-            keys: At least one.
-
-        Return:
-            Code points, uint32 (C,).
-        """
-        if len(self._numbers) > MAX_PATTERNS:
+    def words(self, joined: JoinedKeys) -> str:
+        """Return the words of units, each followed by a space or, the last one of a unit, by the mark."""
+        if len(self._numbers) > _MAX_PATTERNS:
             self._clear()
-        K = len(keys)
-        joined = f"{BETWEEN}{BETWEEN.join(keys)}{BETWEEN}"
-        codes = codes_of(joined)
-        lengths_K = np.fromiter(map(len, keys), np.int64, K)
-        starts_K = starts_of(lengths_K + len(BETWEEN)) + len(BETWEEN)
+        keys, codes, starts_K, lengths_K = joined.keys, joined.codes, joined.starts, joined.lengths
         small = np.minimum(codes, FIRST_BEYOND)
         is_run = self._is_run[small]
         patterns = self._patterns_of(codes, small, is_run)
 
-        seen_whole_K = lengths_K > MAX_PATTERN_LENGTH
-        for text in SEEN_WHOLE:
-            place = joined.find(text)
-            while place != -1:
-                seen_whole_K[np.searchsorted(starts_K, place, side="right") - 1] = True
-                place = joined.find(text, place + 1)
-        for index in np.flatnonzero(seen_whole_K).tolist():
+        has_no_pattern_K = lengths_K > _MAX_LENGTH
+        for name in _NOT_IN_PATTERNS:
+            position = joined.text.find(name)
+            while position != -1:
+                has_no_pattern_K[np.searchsorted(starts_K, position, side="right") - 1] = True
+                position = joined.text.find(name, position + 1)
+        for index in np.flatnonzero(has_no_pattern_K).tolist():
             patterns[index] = ""
         known = len(self._first_element)
-        template_K = np.array([*map(self._numbers.__getitem__, patterns)], np.int64)
+        template_K = np.fromiter(map(self._numbers.__getitem__, patterns), np.int64, len(keys))
         if len(self._numbers) > known:
             self._learn([*self._numbers][known:])
 
@@ -114,10 +140,10 @@ class BatchPatterns:
         run_lengths = np.flatnonzero(is_run[:-1] & ~is_run[1:]) + 1 - run_starts
         first_run_K = np.searchsorted(run_starts, starts_K)
         runs_K = np.searchsorted(run_starts, starts_K + lengths_K) - first_run_K
-        unlike_K = seen_whole_K | self._is_unlike.values[template_K]
+        unlike_K = has_no_pattern_K | self._is_unlike.values[template_K]
         unlike_K |= self._has_abbreviation(keys, runs_K, self._has_full_stop.values[template_K] & ~unlike_K)
 
-        # Each unit is a row of elements, and each element a slice of what follows: the keys, literals, others' words.
+        # Each unit is a row of elements, and each element a slice of the source: keys, literals, words of the others.
         unlike = np.flatnonzero(unlike_K)
         others = [self._others_words(keys[index]) for index in unlike.tolist()]
         source = np.concatenate([codes, self._literals.values, codes_of("".join(others))])
@@ -133,11 +159,10 @@ class BatchPatterns:
         others_lengths = np.fromiter(map(len, others), np.int64, len(others))
         start_E[first_E[unlike]] = starts_of(others_lengths) + len(codes) + len(self._literals)
         length_E[first_E[unlike]] = others_lengths
-        words: Array = source[expand_slices(start_E, length_E)]
-        return words
+        return text_of(source[expand_slices(start_E, length_E)])
 
     def _patterns_of(self, codes: Array, small: Array, is_run: Array) -> list[str]:
-        """Return the patterns of keys that stand joined: of each run the ends, and what kind its middle is."""
+        """Return the patterns of joined keys: of each run the ends, and whether its middle holds a letter."""
         is_middle = is_run.copy()
         is_middle[1:] &= is_run[:-1]
         is_middle[:-1] &= is_run[1:]
@@ -148,16 +173,16 @@ class BatchPatterns:
             has_letter = np.logical_or.reduceat(is_middle & self._is_letter[small], middles)
             pattern[middles] = np.where(has_letter, ord("q"), ord("1"))
             is_kept[middles] = True
-        return text_of(pattern[is_kept])[len(BETWEEN) : -len(BETWEEN)].split(BETWEEN)
+        return text_of(pattern[is_kept])[len(_BETWEEN) : -len(_BETWEEN)].split(_BETWEEN)
 
     def _has_abbreviation(self, keys: Sequence[str], runs_K: Array, has_full_stop_K: Array) -> Array:
-        """Return which units have an abbreviation among their runs, of those that have a full stop."""
+        """Return which units with a full stop have an abbreviation among their runs: bool (K,)."""
         some = np.flatnonzero(has_full_stop_K & (runs_K > 0))
         result = np.zeros(len(keys), bool)
         if len(some):
-            runs = self._patterns.runs(MARK.join([keys[index] for index in some.tolist()]))
-            found = np.fromiter(map(self._rules.is_abbreviation, runs), bool, len(runs))
-            result[some] = np.logical_or.reduceat(found, starts_of(runs_K[some]))
+            runs = self._runs(MARK.join([keys[index] for index in some.tolist()]))
+            is_abbreviation_R = np.fromiter(map(self._rules.is_abbreviation, runs), bool, len(runs))
+            result[some] = np.logical_or.reduceat(is_abbreviation_R, starts_of(runs_K[some]))
         return result
 
     def _others_words(self, key: str) -> str:
@@ -165,7 +190,7 @@ class BatchPatterns:
         return " ".join(self._segmenter.unit_words(unit, following, begins=begins) if unit else ()) + MARK
 
     def _learn(self, patterns: Sequence[str]) -> None:
-        """Ask the rules about patterns, and keep for each the elements that the words of its units are made of."""
+        """Divide new patterns by the rules, and store the elements of the words of their units."""
         ordinary = [pattern for pattern in patterns if pattern and MARK not in pattern and pattern.isprintable()]
         known = dict(zip(ordinary, self._words_of_ordinary(ordinary), strict=True))
         parts_of: list[list[str] | None] = []
@@ -173,31 +198,42 @@ class BatchPatterns:
             unit, following, begins = _unit_of(pattern)
             words = known.get(pattern)
             if words is None:
-                words = self._segmenter.unit_words_by_rules(unit, following, begins=begins) if unit else ()
-            parts_of.append(self._patterns.parts(unit, words))
-        self._is_unlike.add(np.array([parts is None for parts in parts_of], bool))
-        self._has_full_stop.add(np.array([has_full_stop(pattern) for pattern in patterns], bool))
-        # Literal text and runs in turn, literal text first and last; it ends in the mark.
+                words = self._segmenter.unit_words(unit, following, begins=begins) if unit else ()
+            parts_of.append(self._parts_of(unit, words))
+        self._is_unlike.append(np.array([parts is None for parts in parts_of], bool))
+        self._has_full_stop.append(np.array([_FULL_STOP.search(pattern) is not None for pattern in patterns], bool))
+        # Literal text and runs alternate, with literal text first and last; the mark ends it.
         elements = [
-            [(place, part) for place, part in enumerate([*parts[:-1], parts[-1] + MARK]) if part]
+            [(index, part) for index, part in enumerate([*parts[:-1], parts[-1] + MARK]) if part]
             for parts in (parts or [""] for parts in parts_of)
         ]
         numbers = np.fromiter(map(len, elements), np.int64, len(patterns))
-        self._first_element.add(starts_of(numbers) + len(self._element_run))
-        self._number_of_elements.add(numbers)
+        self._first_element.append(starts_of(numbers) + len(self._element_run))
+        self._number_of_elements.append(numbers)
         lengths = np.array([len(part) for row in elements for _, part in row], np.int64)
-        self._element_start.add(starts_of(lengths) + len(self._literals))
-        self._element_length.add(lengths)
-        self._literals.add(codes_of("".join(part for row in elements for _, part in row)))
-        self._element_run.add(
-            np.array([place // 2 if place % 2 else _LITERAL for row in elements for place, _ in row], np.int64)
+        self._element_start.append(starts_of(lengths) + len(self._literals))
+        self._element_length.append(lengths)
+        self._literals.append(codes_of("".join(part for row in elements for _, part in row)))
+        self._element_run.append(
+            np.array([index // 2 if index % 2 else _LITERAL for row in elements for index, _ in row], np.int64)
         )
 
+    def _parts_of(self, pattern: str, words: Sequence[str]) -> list[str] | None:
+        """Return the words of a pattern, joined by spaces and split at its runs, which are every other part.
+
+        Return None if the rules change a run or it is an abbreviation: then the pattern does not represent its units.
+        """
+        runs = self._runs(pattern)
+        if _FULL_STOP.search(pattern) and any(map(self._rules.is_abbreviation, runs)):
+            return None
+        parts = self._parts(" ".join(words))
+        return parts if parts[1::2] == runs else None
+
     def _words_of_ordinary(self, units: Sequence[str]) -> list[Sequence[str]]:
-        """Return the words of units that stand alone, at once: between neutral words, which no pattern holds."""
+        """Return the words of units that can stand alone, all divided in one text between neutral words."""
         if not units:
             return []
         words = self._rules.words(f"{OTHER} {f' {OTHER} '.join(units)} {OTHER}")
-        places = [place for place, word in enumerate(words) if word == OTHER]
-        assert len(places) == len(units) + 1
-        return [words[start + 1 : end] for start, end in zip(places, places[1:])]  # noqa: B905, RUF007
+        neutral = [index for index, word in enumerate(words) if word == OTHER]
+        assert len(neutral) == len(units) + 1  # no pattern holds the neutral word
+        return [words[start + 1 : end] for start, end in zip(neutral, neutral[1:])]  # noqa: B905, RUF007

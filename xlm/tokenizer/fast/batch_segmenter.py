@@ -1,129 +1,94 @@
-"""Many texts at once: each distinct chunk of them is worked out once, and the texts are put together in arrays.
+"""Many texts at once: each distinct unit is divided into words once, and numpy joins the values of all texts.
 
-Each distinct chunk of the texts gets a number, and what is known of it stands in arrays at that place. From there on a
-text is a row of numbers, and where its units are, and what their values are, is found for all texts together. The units
-are those of ``segmenter.py``, which alone says what can stand alone.
+Each distinct chunk of the texts gets a number, and arrays describe the chunk of each number. A text is then a row of
+numbers, and numpy finds the units and values of all texts together. The units are those of ``segmenter.py``.
 
-N chunks, U units, K units that are new, W words, S values (ids, or pieces of words).
+N chunks, U units, K new units, W words, S values (ids, or pieces of words).
 """
 
 from __future__ import annotations
 
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import count, islice
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from xlm.tokenizer.fast.arrays import Array, GrowableArray, RaggedArray, codes_of, expand_slices, starts_of, text_of
-from xlm.tokenizer.fast.batch_casefold import BatchCasefold
-from xlm.tokenizer.fast.batch_patterns import BETWEEN, BatchPatterns, key_of
-from xlm.tokenizer.fast.segmenter import (
-    DIGIT,
-    END,
-    LOWER,
-    MARK,
-    MAX_CACHED_LENGTH,
-    OTHER,
-    WINDOW,
-    Exclusive,
-    Segmenter,
-)
-
-# The most that is worked out together: a chunk that is new takes some 500 bytes meanwhile.
-_MAX_CHARACTERS = 1 << 21
-_MAX_CHUNKS = 1 << 18
-
-
-class BatchValues(Protocol):
-    """Maps words to their values, pieces or ids."""
-
-    @property
-    def dtype(self) -> str:
-        """The type of the values."""
-        ...
-
-    def __call__(self, words: Sequence[str]) -> tuple[Array, Array]:
-        """Return the values of words (S,), one word after the other, and how many each word has (W,)."""
-        ...
+from xlm.tokenizer.casefold import casefold_all
+from xlm.tokenizer.fast.arrays import Array, GrowableArray, RaggedArray, codes_of, expand_slices, starts_of
+from xlm.tokenizer.fast.batch_bpe import BatchWords
+from xlm.tokenizer.fast.batch_patterns import BatchPatterns, JoinedKeys, key_of
+from xlm.tokenizer.fast.segmenter import DIGIT, END, LOWER, MARK, MAX_CACHED_LENGTH, OTHER, WINDOW, Segmenter
 
 
 class BatchSegmenter:
-    """Divides many texts into words and gives the values of each, as a segmenter does one by one.
+    """Divides many texts into words and returns the values of each text, as a ``Segmenter`` does for one.
+
+    Its length is the number of results that it caches.
 
     Args:
-        segmenter: Takes one text.
-        of_words: Gives for many words what the segmenter gives for one.
+        segmenter: Divides one text.
+        of_words: Returns the values of words.
     """
 
-    def __init__(self, segmenter: Segmenter[Any], of_words: BatchValues) -> None:
+    def __init__(self, segmenter: Segmenter[Any], of_words: BatchWords[Any]) -> None:
         self._segmenter = segmenter
         self._of_words = of_words
-        self._tables = Exclusive()
+        self._idle_tables: list[BatchTables] = []  # at most one element; empty while a thread uses the tables
         self._budget = segmenter.budget
-        self._budget.add(self._tables)
+        self._budget.add(self)
+
+    def __len__(self) -> int:
+        return sum(map(len, self._idle_tables))
+
+    def clear(self) -> None:
+        """Drop all cached results."""
+        self._idle_tables.clear()
 
     def __call__(self, texts: Sequence[str]) -> RaggedArray:
         """Return the values of all words of each text."""
-        if not texts:
-            return self._one_by_one(texts)
-        return RaggedArray.joined(
-            [self._one_by_one(some) if _goes_alone(some[0]) else self._at_once(some) for some in _together(texts)]
-        )
-
-    def _one_by_one(self, texts: Sequence[str]) -> RaggedArray:
-        return RaggedArray.of([*map(self._segmenter, texts)], self._of_words.dtype)
+        alone = [index for index, text in enumerate(texts) if len(text) > WINDOW or MARK in text]
+        if not alone and texts:
+            return self._at_once(texts)
+        parts: list[RaggedArray] = []
+        start = 0
+        for index in [*alone, len(texts)]:
+            if start < index:
+                parts.append(self._at_once(texts[start:index]))
+            parts.append(RaggedArray.of([*map(self._segmenter, texts[index : index + 1])], self._of_words.dtype))
+            start = index + 1
+        return RaggedArray.joined(parts)
 
     def _at_once(self, texts: Sequence[str]) -> RaggedArray:
-        tables: BatchTables = self._tables.take() or BatchTables(self._segmenter, self._of_words)
+        try:
+            tables = self._idle_tables.pop()
+        except IndexError:
+            tables = BatchTables(self._segmenter, self._of_words)
         rows = RaggedArray(*tables.of_texts(texts))
-        # Only here, after all went well: tables of which a part is missing must not be used again.
+        # Put the tables back only after success: an error may leave them incomplete.
         if not self._budget.has_room(len(tables)):
             self._budget.clear()
         if self._budget.has_room(len(tables)):
-            self._tables.put_back(tables)
+            self._idle_tables[:] = [tables]
         return rows
-
-
-def _together(texts: Sequence[str]) -> Iterator[Sequence[str]]:
-    """Yield texts that are worked out together, not too many, and by itself each text that cannot be."""
-    some: list[str] = []
-    characters = chunks = 0
-    for text in texts:
-        alone = _goes_alone(text)
-        characters += len(text)
-        chunks += text.count(" ") + 1
-        if some and (alone or characters > _MAX_CHARACTERS or chunks > _MAX_CHUNKS):
-            yield some
-            some, characters, chunks = [], len(text), text.count(" ") + 1
-        some.append(text)
-        if alone:
-            yield some
-            some, characters, chunks = [], 0, 0
-    if some:
-        yield some
-
-
-def _goes_alone(text: str) -> bool:
-    return len(text) > WINDOW or MARK in text
 
 
 # Bits that describe a chunk.
 _STARTS, _ENDS, _STOP = 1, 2, 4  # it starts freely, it ends freely, it ends in a full stop
-_LAST, _EMPTY, _HARD = 8, 16, 32  # the last of its text, empty, whitespace at the end of the text
-_IS_DIGIT, _IS_LOWER = 64, 128  # what it starts with
-_SEEN = 256  # of a character: its bits are known
+_LAST, _EMPTY, _HARD = 8, 16, 32  # it is the last of its text, it is empty, it ends the text with whitespace
+_IS_DIGIT, _IS_LOWER = 64, 128  # it starts with a digit, it starts with a lower-case letter
+_SEEN = 256  # for a character: its bits are known
 _AT_START, _AT_END = _STARTS | _IS_DIGIT | _IS_LOWER, _ENDS | _STOP
 
 
 class Table:
-    """Numbers for strings, and for each number a slice of an array of values.
+    """Numbers strings, and stores for each number a slice of an array of values.
 
     Attributes:
-        starts: Of the slices.
-        lengths: Of the slices.
+        starts: The start of each slice.
+        lengths: The length of each slice.
     """
 
     def __init__(self) -> None:
@@ -135,15 +100,15 @@ class Table:
         return len(self.starts)
 
     def numbers(self, texts: Sequence[str]) -> tuple[Array, list[str]]:
-        """Return the number of each text, int64 (N,), and the texts that got one now, in the order of the numbers."""
+        """Return the number of each text, int64 (N,), and the new texts in the order of their numbers."""
         before = len(self._numbers)
-        numbers = np.array([*map(self._numbers.__getitem__, texts)], np.int64)
+        numbers = np.fromiter(map(self._numbers.__getitem__, texts), np.int64, len(texts))
         new = [*islice(reversed(self._numbers), len(self._numbers) - before)]
         new.reverse()
         return numbers, new
 
     def drop(self, texts: Sequence[str]) -> None:
-        """Drop texts, which get new numbers when they come again."""
+        """Forget texts; one that comes again gets a new number."""
         for text in texts:
             del self._numbers[text]
 
@@ -152,14 +117,13 @@ class BatchTables:
     """The chunks, units and words of one language, and their values.
 
     Args:
-        segmenter: Takes one text.
-        of_words: Gives the values of words.
+        segmenter: Divides one text.
+        of_words: Returns the values of words.
     """
 
-    def __init__(self, segmenter: Segmenter[Any], of_words: BatchValues) -> None:
+    def __init__(self, segmenter: Segmenter[Any], of_words: BatchWords[Any]) -> None:
         self._segmenter = segmenter
         self._patterns = BatchPatterns(segmenter)
-        self._casefold = BatchCasefold() if segmenter.casefolds else None
         self._of_words = of_words
         self._units, self._words = Table(), Table()
         self._known_of_units = GrowableArray(np.uint8)
@@ -167,14 +131,14 @@ class BatchTables:
         self._values = GrowableArray(of_words.dtype)
 
     def __len__(self) -> int:
-        """Return how many results are kept; long ones count as several."""
+        # A result with many values counts as several.
         return max(len(self._units) + len(self._words), len(self._values) // 8)
 
     def of_texts(self, texts: Sequence[str]) -> tuple[Array, Array]:
-        """Return the values of all texts, one text after the other, and how many each text has.
+        """Return the values of all texts, text by text, and the number of values of each text.
 
         Args:
-            texts: At least one, all without ``MARK``.
+            texts: At least one, none with ``MARK``.
 
         Returns:
             (S,) and int64 (number of texts,).
@@ -184,10 +148,10 @@ class BatchTables:
         self._learn(new)
         known_N = self._known_of_units.values[numbers_N]
         if (known_N & _EMPTY).any():  # several spaces count as one
-            there = known_N & _EMPTY == 0
-            numbers_N, known_N = numbers_N[there], known_N[there]
+            is_chunk_N = known_N & _EMPTY == 0
+            numbers_N, known_N = numbers_N[is_chunk_N], known_N[is_chunk_N]
             chunks = [chunk for chunk in chunks if chunk]
-        # Units begin where a text does, and where one chunk ends freely and the next one starts so.
+        # A unit begins where a text begins, and where one chunk ends freely and the next one starts freely.
         begins_N = np.ones(len(numbers_N), bool)
         begins_N[1:] = known_N[:-1] & _LAST != 0
         is_free_N = known_N & _STARTS != 0
@@ -205,16 +169,16 @@ class BatchTables:
         odd_U |= begins_U & (at_start_U & _STARTS == 0)
         odd = np.flatnonzero(odd_U)
         if len(odd):
-            is_begun = begins_U[odd] & ((at_start_U[odd] & _STARTS == 0) | (at_end_U[odd] & _HARD != 0))
+            begins_odd = begins_U[odd] & ((at_start_U[odd] & _STARTS == 0) | (at_end_U[odd] & _HARD != 0))
             following = np.append(at_start_U[1:], 0)[odd]
             keys = [
-                key_of(" ".join(chunks[first : last + 1]).removesuffix(MARK), _following(end, start), begins=begun)
-                for first, last, end, start, begun in zip(
+                key_of(" ".join(chunks[first : last + 1]).removesuffix(MARK), _following(end, start), begins=begins)
+                for first, last, end, start, begins in zip(
                     first_U[odd].tolist(),
                     last_U[odd].tolist(),
                     at_end_U[odd].tolist(),
                     following.tolist(),
-                    is_begun.tolist(),
+                    begins_odd.tolist(),
                     strict=True,
                 )
             ]
@@ -232,40 +196,27 @@ class BatchTables:
         return values, lengths
 
     def _learn(self, keys: Sequence[str], *, are_keys: bool = False) -> None:
-        """Work out and keep the units that are new, those of them that can stand alone."""
+        """Store the values of new units; those of a chunk that cannot stand alone are never looked up."""
         if not keys:
             return
-        if are_keys:
-            known_K = np.zeros(len(keys), np.uint8)
-            alone_K = np.ones(len(keys), bool)
-        else:
-            known_K = self._known(keys)
-            alone_K = (known_K & _STARTS != 0) & (known_K & (_ENDS | _LAST) != 0)
-        self._known_of_units.add(known_K)
-        starts_K, lengths_K = np.zeros(len(keys), np.int64), np.zeros(len(keys), np.int64)
-        some = np.flatnonzero(alone_K)
-        if len(some):
-            alone = [keys[index] for index in some.tolist()] if len(some) < len(keys) else keys
-            starts_K[some], lengths_K[some] = self._values_of(alone)
-        self._units.starts.add(starts_K)
-        self._units.lengths.add(lengths_K)
+        joined = JoinedKeys.of(keys)
+        self._known_of_units.append(np.zeros(len(keys), np.uint8) if are_keys else self._known(joined))
+        starts_K, lengths_K = self._values_of(joined)
+        self._units.starts.append(starts_K)
+        self._units.lengths.append(lengths_K)
 
-    def _known(self, chunks: Sequence[str]) -> Array:
-        """Return the bits that describe chunks, by their characters: uint8 (K,)."""
-        codes = codes_of(f"{BETWEEN}{BETWEEN.join(chunks)}{BETWEEN}")
-        lengths_K = np.fromiter(map(len, chunks), np.int64, len(chunks))
-        starts_K = starts_of(lengths_K + len(BETWEEN)) + len(BETWEEN)
-        ends_K = starts_K + lengths_K
-        is_last_K = (codes[ends_K - 1] == ord(MARK)) & (lengths_K > 0)
-        first_K = codes[starts_K]
-        last_K = codes[ends_K - 1 - is_last_K]
-        has_text_K = lengths_K > is_last_K
+    def _known(self, chunks: JoinedKeys) -> Array:
+        """Return the bits that describe each chunk: uint8 (K,)."""
+        ends_K = chunks.starts + chunks.lengths
+        is_last_K = (chunks.codes[ends_K - 1] == ord(MARK)) & (chunks.lengths > 0)
+        first_K = chunks.codes[chunks.starts]
+        last_K = chunks.codes[ends_K - 1 - is_last_K]
         known_K = self._of_characters(first_K) & _AT_START
         known_K |= self._of_characters(last_K) & (_AT_END | _HARD)
-        known_K[~has_text_K] = 0
+        known_K[chunks.lengths == is_last_K] = 0
         known_K &= np.where(is_last_K, 0xFF, 0xFF - _HARD).astype(np.uint16)
         known_K[is_last_K] |= _LAST
-        known_K[lengths_K == 0] = _EMPTY
+        known_K[chunks.lengths == 0] = _EMPTY
         known: Array = known_K.astype(np.uint8)
         return known
 
@@ -278,53 +229,54 @@ class BatchTables:
         return known
 
     def _of_character(self, character: str) -> int:
-        kind = self._segmenter.kind(character)
+        following = self._segmenter.as_following(character)
         return (
             _SEEN
             | (_STARTS if self._segmenter.starts_freely(character) else 0)
             | (_STOP if character == "." else _ENDS if self._segmenter.ends_freely(character) else 0)
             | (_HARD if character.isspace() and character != "\n" else 0)
-            | (_IS_DIGIT if kind == DIGIT else _IS_LOWER if kind == LOWER else 0)
+            | (_IS_DIGIT if following == DIGIT else _IS_LOWER if following == LOWER else 0)
         )
 
-    def _values_of(self, keys: Sequence[str]) -> tuple[Array, Array]:
-        """Return for each unit where its values stand, and how many they are: int64 (K,) and (K,)."""
-        codes = self._patterns.words(keys)
-        if self._casefold is not None:
-            codes = self._casefold(codes)
+    def _values_of(self, keys: JoinedKeys) -> tuple[Array, Array]:
+        """Return where the values of each unit start, and how many there are: int64 (K,) and (K,)."""
+        text = self._patterns.words(keys)
+        if self._segmenter.casefolds:
+            (text,) = casefold_all([text])
+        codes = codes_of(text)
         is_mark = codes == ord(MARK)
         is_text = ~is_mark & (codes != ord(" "))
         is_first = is_text.copy()
         is_first[1:] &= ~is_text[:-1]
         words_so_far = np.cumsum(is_first)[is_mark]
         words_K = np.diff(words_so_far, prepend=0)
-        words = text_of(codes).split()
+        words = text.split()
         assert len(words) == words_so_far[-1]
         numbers_W = self._numbers_of_words(words)
         starts_W, lengths_W = self._words.starts.values[numbers_W], self._words.lengths.values[numbers_W]
-        # A unit of one word shares the word's values; those of other units are put together.
+        # A unit of one word shares the word's values; those of other units are joined and stored.
         several_K = words_K != 1
         several_W = np.repeat(several_K, words_K)
-        starts_K, lengths_K = np.zeros(len(keys), np.int64), np.zeros(len(keys), np.int64)
+        starts_K, lengths_K = np.zeros(len(words_K), np.int64), np.zeros(len(words_K), np.int64)
         starts_K[~several_K], lengths_K[~several_K] = starts_W[~several_W], lengths_W[~several_W]
         values = self._values.values[expand_slices(starts_W[several_W], lengths_W[several_W])]
         so_far = np.append(0, np.cumsum(lengths_W[several_W]))
         words_so_far = np.cumsum(words_K[several_K])
         ends = so_far[words_so_far]
         lengths_K[several_K] = np.diff(ends, prepend=0)
-        starts_K[several_K] = ends - lengths_K[several_K] + self._values.add(values)
+        starts_K[several_K] = ends - lengths_K[several_K] + self._values.append(values)
         return starts_K, lengths_K
 
     def _numbers_of_words(self, words: Sequence[str]) -> Array:
         numbers_W, new = self._words.numbers(words)
         if new:
             values, lengths = self._of_words(new)
-            self._words.starts.add(starts_of(lengths) + self._values.add(values))
-            self._words.lengths.add(lengths)
+            self._words.starts.append(starts_of(lengths) + self._values.append(values))
+            self._words.lengths.append(lengths)
             self._words.drop([word for word in new if len(word) > MAX_CACHED_LENGTH])
         return numbers_W
 
 
 def _following(end: int, start: int) -> str:
-    """Return what follows a unit, by the bits of its last chunk and of the first chunk after it."""
+    """Return what follows a unit, from the bits of its last chunk and of the next chunk."""
     return END if end & _LAST else DIGIT if start & _IS_DIGIT else LOWER if start & _IS_LOWER else OTHER

@@ -1,4 +1,4 @@
-"""Byte-pair encoding of one word, several times as fast as ``xlm.tokenizer.bpe`` for merges that were learnt."""
+"""Byte-pair encoding of one word, several times as fast as ``xlm.tokenizer.bpe`` for learnt merges."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from itertools import repeat
 from xlm.tokenizer.bpe import BPE, characters_of
 from xlm.tokenizer.vocabulary import END_OF_WORD
 
-_LONG_WORD = 100  # characters, from where quadratic time is slower
+_LONG_WORD = 100  # characters of the shortest word for which a heap is faster
 _WINDOW = 1 << 16  # characters of a very long word that are merged at once
-_OVERLAP = 64  # pieces at the end of a window that are merged again in the next one
+_OVERLAP = 64  # pieces at the end of a window that are merged again in the next window
 
 
 class FastBPE:
-    """Splits words into the pieces that ``bpe`` splits them into, and into their ids.
+    """Splits words into the same pieces as ``BPE``, and into their ids.
 
     Args:
         bpe: The specification.
@@ -52,8 +52,8 @@ class FastBPE:
         return pieces
 
     def _merge_short(self, word: str) -> list[str]:
-        # With learnt merges, whatever a merge makes possible ranks below it, so that the best pair furthest left is
-        # the next to merge. Quadratic, and for real words several times as fast as a heap.
+        # With learnt merges, the pairs that a merge makes possible rank below it, so the leftmost of the best pairs is
+        # always the next to merge. This takes quadratic time, but for real words a fraction of the time of a heap.
         pieces = [*word[:-1], word[-1] + END_OF_WORD]
         rank_of, none = self._bpe.ranks.get, len(self._bpe.ranks)
         ranks = [rank_of(pair, none) for pair in zip(pieces, pieces[1:])]  # noqa: B905, RUF007 (the fastest way)
@@ -61,43 +61,43 @@ class FastBPE:
             best = min(ranks)
             if best == none:
                 break
-            place = ranks.index(best)
-            piece = pieces[place] = pieces[place] + pieces.pop(place + 1)
-            del ranks[place]
-            if place:
-                ranks[place - 1] = rank_of((pieces[place - 1], piece), none)
-            if place < len(ranks):
-                ranks[place] = rank_of((piece, pieces[place + 1]), none)
+            i = ranks.index(best)
+            piece = pieces[i] = pieces[i] + pieces.pop(i + 1)
+            del ranks[i]
+            if i:
+                ranks[i - 1] = rank_of((pieces[i - 1], piece), none)
+            if i < len(ranks):
+                ranks[i] = rank_of((piece, pieces[i + 1]), none)
         return pieces
 
     def _merge_windows(self, word: str) -> list[str]:
-        # With learnt merges, pieces are the right ones of a text if each two neighbours are the right ones of theirs.
-        # So windows can be merged one after the other, where their pieces meet so; memory then stays small.
+        # With learnt merges, the pieces of a word are right if every two neighbours are the right pieces of their own
+        # characters. So windows can be merged one by one if that holds where they meet, and memory stays small.
         pieces: list[str] = []
-        same: dict[str, str] = {}  # one str for each piece, not for each occurrence
+        interned: dict[str, str] = {}  # one str for all occurrences of a piece
         start = 0
         while True:
             kept = len(pieces)
             is_last = start + _WINDOW >= len(word)
             end = len(word) if is_last else start + _WINDOW
             window = self._merge_part(word, start, end)
-            while pieces and not self._meet(pieces[-1], window[0], ends=is_last and len(window) == 1):
+            while pieces and not self._stay_apart(pieces[-1], window[0], ends=is_last and len(window) == 1):
                 start -= len(pieces.pop())
                 window = self._merge_part(word, start, end)
                 if kept - len(pieces) > _OVERLAP:
-                    return self._bpe.merge(characters_of(word))  # all at once, whatever memory it takes
+                    return self._bpe.merge(characters_of(word))  # the whole word at once, whatever memory that takes
             if is_last:
                 return pieces + window
             done = window[:-_OVERLAP]
             if not done:
                 return self._bpe.merge(characters_of(word))
-            pieces += (same.setdefault(piece, piece) for piece in done)
+            pieces += (interned.setdefault(piece, piece) for piece in done)
             start += sum(map(len, done))
 
     def _merge_part(self, word: str, start: int, end: int) -> list[str]:
         return self._bpe.merge(characters_of(word[start:]) if end == len(word) else list(word[start:end]))
 
-    def _meet(self, left: str, right: str, *, ends: bool) -> bool:
-        """Return whether two pieces stay two where they are neighbours."""
+    def _stay_apart(self, left: str, right: str, *, ends: bool) -> bool:
+        """Return whether merging the characters of two neighbouring pieces gives the two pieces."""
         characters = characters_of(right.removesuffix(END_OF_WORD)) if ends else list(right)
         return self._bpe.merge([*left, *characters]) == [left, right]

@@ -1,4 +1,4 @@
-"""From texts to pieces or ids, with everything that makes it fast: the same as ``xlm.tokenizer.pipeline``."""
+"""From texts to pieces or ids: the same results as ``xlm.tokenizer.pipeline``, from caches and arrays."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ if TYPE_CHECKING:
     from xlm.tokenizer.fast.batch_segmenter import BatchSegmenter
 
 _MAX_SEGMENTERS = 256
-"""Segmenters, one a language and kind of values, that are kept; with one more, all are dropped.
+"""The largest number of cached segmenters, one for each language and output; one more clears the cache.
 
-Enough for pieces and ids of a hundred languages in turn. Each takes 300 KB for its rules and tables, so all of them
-80 MB at most; the results are bounded for all together (``segmenter.MAX_CACHED``).
+This is enough for the pieces and ids of a hundred languages. A segmenter takes 300 KB for its rules and tables, so all
+of them take at most 80 MB. ``segmenter.MAX_CACHED`` bounds the results of all segmenters together.
 """
 
-_FEW = 1 << 12  # characters, up to which one text after the other is faster
+_FEW = 1 << 12  # characters, up to which dividing texts one at a time is faster
 
 
 class FastPipeline:
-    """Divides texts into pieces and ids as a pipeline does.
+    """Divides texts into pieces and ids as a ``Pipeline`` does.
 
     Args:
         plain: The specification.
-        bpe: Splits words for it.
+        bpe: Splits words into pieces.
 
     Attributes:
-        plain: As given.
+        plain: The specification.
     """
 
     def __init__(self, plain: Pipeline, bpe: BPE) -> None:
@@ -47,9 +47,9 @@ class FastPipeline:
         self._bpe = FastBPE(bpe, plain.ids, plain.unk_id)
         self._batch_words: dict[str, BatchWords[Any]] = {}
         self._id_objects: Array | None = None
-        self._start_anew()
+        self._clear()
 
-    def _start_anew(self) -> None:
+    def _clear(self) -> None:
         self._segmenters: dict[tuple[str, str], Callable[[str], list[Any]]] = {}
         self._batch_segmenters: dict[tuple[str, str], BatchSegmenter] = {}
         self._budget = CacheBudget()
@@ -57,11 +57,11 @@ class FastPipeline:
         self._with_cached_words = dataclasses.replace(self.plain, bpe=words.__getitem__)
 
     def __reduce__(self) -> tuple[object, ...]:
-        # The caches are soon full again, and rules cannot be pickled.
+        # Rules cannot be pickled, and the caches soon fill again.
         return FastPipeline, (self.plain, self._plain_bpe)
 
     def pieces(self, text: str, lang: str | None) -> list[str]:
-        """Return the pieces of a text, whether or not they have an id.
+        """Return the pieces of a text, with or without an id.
 
         Raises:
             LanguageError: The preset cannot divide text of this language into words.
@@ -83,7 +83,7 @@ class FastPipeline:
 
         Raises:
             LanguageError: The preset cannot divide text of this language into words.
-            DependencyError: The word segmenter of the language is not installed, or it rewrites the text.
+            DependencyError: The word segmenter of the language is not installed, or returns a word not in the text.
         """
         return [token.span for token in self._with_cached_words(text, lang)]
 
@@ -97,14 +97,14 @@ class FastPipeline:
 
     def lists_of_ids(self, rows: RaggedArray) -> list[list[int]]:
         """Return rows of ids as lists."""
-        if self._id_objects is None:  # shared by all lists: less memory than a new int for each id, and faster
+        if self._id_objects is None:  # all lists share the ints, which saves memory
             import numpy as np
 
             self._id_objects = np.fromiter(range(len(self.plain.ids)), object, len(self.plain.ids))
         return rows.lists(self._id_objects)
 
-    def _values(self, text: str, lang: str | None, kind: str) -> list[Any]:
-        segmenter = self._segmenter(kind, lang or DEFAULT_LANGUAGE)
+    def _values(self, text: str, lang: str | None, output: str) -> list[Any]:
+        segmenter = self._segmenter(output, lang or DEFAULT_LANGUAGE)
         if lang is not None:
             return segmenter(text)
         added = self.plain.added
@@ -117,18 +117,18 @@ class FastPipeline:
             if not is_token:
                 result += segmenter(part)
             else:
-                result.append(part if kind == "pieces" else self.plain.ids[part])
+                result.append(part if output == "pieces" else self.plain.ids[part])
         return result
 
-    def _values_of_each(self, texts: Sequence[str], lang: str | None, kind: str) -> RaggedArray:
+    def _values_of_each(self, texts: Sequence[str], lang: str | None, output: str) -> RaggedArray:
         from xlm.tokenizer.fast.arrays import RaggedArray
 
         language = lang or DEFAULT_LANGUAGE
-        segmenter = self._segmenter(kind, language)
-        dtype = "object" if kind == "pieces" else "int32"
+        segmenter = self._segmenter(output, language)
+        dtype = "object" if output == "pieces" else "int32"
         if not isinstance(segmenter, Segmenter) or sum(map(len, texts)) <= _FEW:
-            return RaggedArray.of([self._values(text, lang, kind) for text in texts], dtype)
-        at_once = self._batch_segmenter(kind, language, segmenter)
+            return RaggedArray.of([self._values(text, lang, output) for text in texts], dtype)
+        at_once = self._batch_segmenter(output, language, segmenter)
         if lang is not None:
             return at_once(texts)
         added = self.plain.added
@@ -141,55 +141,55 @@ class FastPipeline:
         rows = iter(plain.lists())
         return RaggedArray.of(
             [
-                self._values(text, lang, kind) if special else next(rows)
+                self._values(text, lang, output) if special else next(rows)
                 for text, special in zip(texts, is_special, strict=True)
             ],
             dtype,
         )
 
-    def _segmenter(self, kind: str, language: str) -> Callable[[str], list[Any]]:
-        segmenter = self._segmenters.get((kind, language))
+    def _segmenter(self, output: str, language: str) -> Callable[[str], list[Any]]:
+        segmenter = self._segmenters.get((output, language))
         if segmenter is not None:
             return segmenter
         if len(self._segmenters) >= _MAX_SEGMENTERS:
-            self._start_anew()
+            self._clear()
         if language in LANGUAGES:
-            segmenter = self._segmented(kind, language)
+            segmenter = self._segmented(output, language)
         else:
             segmenter = Segmenter(
                 moses(self.plain.preset.dialect, language),
                 casefolds=self.plain.casefolds,
-                of_word=self._bpe.split if kind == "pieces" else self._bpe.ids,
+                of_word=self._bpe.split if output == "pieces" else self._bpe.ids,
                 budget=self._budget,
             )
-        self._segmenters[kind, language] = segmenter
+        self._segmenters[output, language] = segmenter
         return segmenter
 
-    def _batch_segmenter(self, kind: str, language: str, segmenter: Segmenter[Any]) -> BatchSegmenter:
+    def _batch_segmenter(self, output: str, language: str, segmenter: Segmenter[Any]) -> BatchSegmenter:
         from xlm.tokenizer.fast.batch_bpe import BatchWords
         from xlm.tokenizer.fast.batch_segmenter import BatchSegmenter
 
-        if kind not in self._batch_words:  # one for all languages, since its tables are large
-            of_pieces = iter if kind == "pieces" else self._bpe.ids_of_pieces
-            of_word = self._bpe.split if kind == "pieces" else self._bpe.ids
-            unknown = None if kind == "pieces" else self.plain.unk_id
-            self._batch_words[kind] = BatchWords(
+        if output not in self._batch_words:  # one for all languages, because its tables are large
+            of_pieces = iter if output == "pieces" else self._bpe.ids_of_pieces
+            of_word = self._bpe.split if output == "pieces" else self._bpe.ids
+            unknown = None if output == "pieces" else self.plain.unk_id
+            self._batch_words[output] = BatchWords(
                 self._plain_bpe, self.plain.ids, of_word=of_word, of_pieces=of_pieces, unknown=unknown
             )
-        if (kind, language) not in self._batch_segmenters:
-            self._batch_segmenters[kind, language] = BatchSegmenter(segmenter, self._batch_words[kind])
-        return self._batch_segmenters[kind, language]
+        if (output, language) not in self._batch_segmenters:
+            self._batch_segmenters[output, language] = BatchSegmenter(segmenter, self._batch_words[output])
+        return self._batch_segmenters[output, language]
 
-    def _segmented(self, kind: str, language: str) -> Callable[[str], list[Any]]:
-        """Return what divides texts by a word segmenter; without spans, so the plain ``str`` will do."""
+    def _segmented(self, output: str, language: str) -> Callable[[str], list[Any]]:
+        """Return the function from a text to its values for a language with a word segmenter."""
         segmenter = WordSegmenter(moses(self.plain.preset.dialect, language))
 
         def values(text: str) -> list[Any]:
             words = segmenter.words(text)
             if self.plain.casefolds:
                 words = [part for word in lowercase_and_remove_accent(words) for part in word.split(" ") if part]
-            # As in the specification, a word can hold a space, where its pieces are divided.
+            # As in the specification: a space in a word divides its pieces.
             pieces = [piece for word in words for piece in " ".join(self._bpe.split(word)).split(" ")]
-            return pieces if kind == "pieces" else [*self._bpe.ids_of_pieces(pieces)]
+            return pieces if output == "pieces" else [*self._bpe.ids_of_pieces(pieces)]
 
         return values

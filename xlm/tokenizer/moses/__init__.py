@@ -1,1 +1,1 @@
-"""Moses: raw text to words and back, by the rules of its Perl scripts or as sacremoses has them."""
+"""Moses: raw text to words and back, by the rules of its Perl scripts or those of sacremoses."""

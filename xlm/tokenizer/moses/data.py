@@ -1,8 +1,7 @@
 """The data of Moses' rules: character classes and abbreviations.
 
-The same class has different characters in Perl, which follows Unicode, and in sacremoses, whose lists come from an
-older Unicode, without most ideographs and with the vowel killers of Indic scripts added. Each dialect has its own.
-The abbreviations are those that sacremoses carries.
+Each dialect has its own character classes. Perl follows Unicode. The lists of sacremoses come from an older Unicode,
+lack most ideographs, and add the vowel killers of Indic scripts. The abbreviations are those of sacremoses.
 """
 
 from __future__ import annotations
@@ -20,14 +19,14 @@ from xlm.errors import DependencyError
 
 @lru_cache(maxsize=8)
 def data_module(name: str) -> ModuleType:
-    """Return a data module of sacremoses without importing sacremoses, which takes longer than encoding many texts.
+    """Return a data module of sacremoses without the slow import of sacremoses itself.
 
     Raises:
         DependencyError: sacremoses is not installed, or its version lacks the module.
     """
     package = importlib.util.find_spec("sacremoses")
-    places = None if package is None else package.submodule_search_locations
-    spec = None if places is None else PathFinder.find_spec(f"sacremoses.{name}", places)
+    folders = None if package is None else package.submodule_search_locations
+    spec = None if folders is None else PathFinder.find_spec(f"sacremoses.{name}", folders)
     if spec is None or spec.loader is None:
         raise DependencyError(
             "the data of Moses' rules is missing",
@@ -41,21 +40,21 @@ def data_module(name: str) -> ModuleType:
     return module
 
 
-# The recorded words come from Perl 5.36, which knows Unicode 14. These became letters since then; these became lower
-# case, and ceased to be.
+# Differences to Perl 5.36, which has Unicode 14: newer letters, newer lower-case letters, and letters that are no
+# longer lower case.
 _NEW_LETTERS = r"\u0363-\u036f\u0c04\u0f82\u0f83\u1dd3-\u1de6\U00011080\U00011081"
 _NEW_LOWER, _OLD_LOWER = r"\u10fc\ua7f2-\ua7f4\uab69", r"\u0295"
 
-# sacremoses adds these scripts to its letters for these languages.
+# Scripts that sacremoses adds to its letters, by language.
 _SCRIPTS = {"ko": ("Hangul",), "zh": ("Han",), "ja": ("Hiragana", "Katakana", "Han")}
 
 
 @dataclass(frozen=True, slots=True)
 class CharacterClasses:
-    r"""Bodies of ``[…]``, and two of the classes as patterns of one character.
+    r"""Character classes as bodies of ``[…]``, and two of them as patterns.
 
     Attributes:
-        alnum: ``\p{IsAlnum}``: letters, marks that belong to them, decimal digits.
+        alnum: ``\p{IsAlnum}``: letters, their marks, decimal digits.
         alpha: ``\p{IsAlpha}``: the same without digits.
         number: ``\p{IsN}``: digits and all other numerals.
         has_alpha: Finds a character of ``alpha``.
@@ -72,9 +71,8 @@ class CharacterClasses:
 @lru_cache(maxsize=8)
 def _sacremoses_classes(scripts: tuple[str, ...]) -> CharacterClasses:
     properties = data_module("_data_perluniprops").PERLUNIPROPS
-    indic = data_module("indic")  # the vowel killers and dots below, which its letters lack
+    indic = data_module("indic")  # vowel killers and dots below, which are not among the letters
     more = [*indic.VIRAMAS, *indic.NUKTAS, *(letter for name in scripts for letter in properties[name])]
-    # The classes are used as the ranges that sacremoses itself pastes into its patterns, character by character.
     return _classes(
         alnum=body_of([*properties["IsAlnum"], *more]),
         alpha=body_of([*properties["IsAlpha"], *more]),
@@ -85,14 +83,14 @@ def _sacremoses_classes(scripts: tuple[str, ...]) -> CharacterClasses:
 
 @lru_cache(maxsize=1)
 def _perl_classes() -> CharacterClasses:
-    import regex  # which sacremoses needs too; it knows Unicode's derived property Alphabetic, unicodedata does not
+    import regex  # a dependency of sacremoses; unlike unicodedata, it knows the property Alphabetic
 
-    # Of Unicode's 17 planes the others hold no letter or numeral: two are for private use, the rest is unassigned.
+    # The other planes of Unicode hold no letters or numerals: they are for private use or unassigned.
     everything = "".join(map(chr, (*range(0x40000), *range(0xE0000, 0xF0000))))
 
     def having(properties: str, but: str = _NEW_LETTERS) -> str:
-        found = regex.finditer(f"(?V1)[[{properties}]--[{but}]]+", everything)
-        return _ranges((ord(match[0][0]), ord(match[0][-1])) for match in found)
+        matches = regex.finditer(f"(?V1)[[{properties}]--[{but}]]+", everything)
+        return _ranges((ord(match[0][0]), ord(match[0][-1])) for match in matches)
 
     return _classes(
         alnum=having(r"\p{Alphabetic}\p{Nd}"),
@@ -107,7 +105,7 @@ def classes_of(dialect: str, language: str) -> CharacterClasses:
 
     Args:
         dialect: ``"sacremoses"`` or ``"perl"``.
-        language: Matters for Chinese, Japanese and Korean in sacremoses.
+        language: The language; sacremoses has further letters for Chinese, Japanese and Korean.
     """
     return _perl_classes() if dialect == "perl" else _sacremoses_classes(_SCRIPTS.get(language, ()))
 
@@ -123,10 +121,7 @@ def _classes(*, alnum: str, alpha: str, number: str, lower: str) -> CharacterCla
 
 
 def body_of(characters: Iterable[str]) -> str:
-    """Return the body of a ``[…]`` of characters.
-
-    As ranges: a pattern looks through them much faster than through single characters.
-    """
+    """Return characters as the body of a ``[…]``, in ranges, which match much faster than single characters."""
     runs: list[list[int]] = []
     for code in sorted(set(map(ord, characters))):
         if runs and runs[-1][1] == code - 1:
@@ -150,7 +145,7 @@ LANGUAGE_NAMES = dict(
         "cantonese yue, chinese zh",
     )
 )
-"""The languages that have a list of abbreviations, by names that sacremoses also accepts."""
+"""The codes of the languages with a list of abbreviations, by the English names that sacremoses accepts too."""
 
 _NUMERIC = re.compile(r"(.*)\s+#NUMERIC_ONLY#")
 
@@ -160,8 +155,8 @@ class Prefixes:
     """The abbreviations of a language.
 
     Attributes:
-        always: Those that keep their full stop whatever follows.
-        before_numbers: Those that keep it only before a digit.
+        always: Abbreviations that keep their full stop whatever follows.
+        before_numbers: Abbreviations that keep it only before a digit.
     """
 
     always: frozenset[str]
@@ -170,23 +165,23 @@ class Prefixes:
 
 @lru_cache(maxsize=256)
 def prefixes_of(language: str, *, perl: bool) -> Prefixes:
-    """Return the abbreviations of a language, or of English for a language that Moses does not know.
+    """Return the abbreviations of a language; those of English for a language that Moses does not know.
 
     Args:
-        language: As Moses names it.
-        perl: Whether to read the lists as the script does, which keeps spaces at the end of a line; sacremoses does
-            not, and takes the English names of languages too.
+        language: The code of the language.
+        perl: Whether to read the lists as the script does, which keeps spaces at the end of a line. sacremoses drops
+            them, and accepts the English names of languages too.
     """
     lists = data_module("_data_nonbreaking_prefixes").NONBREAKING_PREFIXES
     code = language if perl else LANGUAGE_NAMES.get(language, language)
     text = lists[f"nonbreaking_prefix.{code if code in LANGUAGE_NAMES.values() else 'en'}"]
     lines = text.split("\n") if perl else [line.strip() for line in text.splitlines()]
     lines = [line for line in lines if line and not line.startswith("#")]
-    if perl:  # one table from prefix to kind: the later line counts
-        kinds = {(match[1] if (match := _NUMERIC.search(line)) else line): match is None for line in lines}
+    if perl:  # of two lines with the same prefix, the later one counts
+        is_always = {(match[1] if (match := _NUMERIC.search(line)) else line): match is None for line in lines}
         return Prefixes(
-            always=frozenset(prefix for prefix, always in kinds.items() if always),
-            before_numbers=frozenset(prefix for prefix, always in kinds.items() if not always),
+            always=frozenset(prefix for prefix, always in is_always.items() if always),
+            before_numbers=frozenset(prefix for prefix, always in is_always.items() if not always),
         )
     numeric = {line.rpartition(" ")[0] for line in lines if re.search(r"\s#NUMERIC_ONLY#", line)}
     return Prefixes(always=frozenset(lines) - numeric, before_numbers=frozenset(numeric))

@@ -1,11 +1,12 @@
 """From words to readable text: Moses' detokenizer.
 
-Spaces stand on both sides of a word, unless it is punctuation that leans on its neighbour: a full stop to the left, an
-opening bracket to the right, a quotation mark to one side or the other by how many of its kind came before.
+A space separates two words, unless one is punctuation that leans on the other. A full stop leans to the left, an
+opening bracket to the right. A quotation mark leans to the right if it opens a quotation, and to the left if it closes
+one, which depends on the number of such marks before it.
 
-sacremoses differs from the script in two languages, where this file follows the script. In Czech it compares the last
-words of the text instead of those before a number, and fails at a dash before ``li``; in Finnish it keeps the space
-that the rule is there to remove.
+sacremoses differs from the script in two languages, and this file follows the script. In Czech, sacremoses compares the
+last words of the text instead of those before a number, and fails at a dash before ``li``. In Finnish, it keeps the
+space that the rule should remove.
 """
 
 from __future__ import annotations
@@ -20,20 +21,20 @@ from xlm.tokenizer.moses.data import body_of, data_module
 
 
 class _Leans(Enum):
-    """The side to which a word leans."""
+    """The side on which no space separates a word from its neighbour."""
 
     NEITHER = "neither"
     LEFT = "left"
     RIGHT = "right"
     BOTH = "both"
     AWAY = "away"
-    """A space stands before it, even after what leans to the right."""
+    """A space goes before the word, even after a word that leans to the right."""
 
 
 _PUNCTUATION = re.compile(r"[,.?!:;\\%}\])]+")
 _QUOTES = re.compile("['\"„“`]+")
 _SPACED_IN_FRENCH = frozenset("?!:;\\%")
-_CZECH_QUOTES = ("„", "“")  # the opening one and the closing one
+_CZECH_QUOTES = ("„", "“")  # opening and closing
 _DECIMAL_SIGNS, _DASHES = frozenset(".,"), frozenset("-–")
 _DIGITS = re.compile("[0-9]+")
 _CZECH_AFTER_DASH = re.compile("li|mail.*", re.IGNORECASE)
@@ -43,7 +44,7 @@ _FINNISH_SUFFIX = re.compile(
     "(?:ni|si|mme|nne|nsa)?(?:ko|kö|han|hän|pa|pä|kaan|kään|kin)?"
 )
 
-# Code points of Hangul, ideographs and kana, first and last of each range.
+# Ranges of code points of Hangul, ideographs and kana.
 _CJK = (
     *((0x1100, 0x11FF), (0x2E80, 0xA4CF), (0xA840, 0xA87F), (0xAC00, 0xD7AF), (0xF900, 0xFAFF), (0xFE30, 0xFE4F)),
     *((0xFF65, 0xFFDC), (0x17000, 0x18AFF), (0x1B000, 0x1B12F), (0x1B170, 0x1B2FF), (0x20000, 0x2FFFF)),
@@ -51,27 +52,27 @@ _CJK = (
 
 
 def detokenized(words: Sequence[str], language: str) -> str:
-    """Return words joined as in ordinary writing.
+    """Join words as in ordinary writing.
 
     Source: Moses, scripts/tokenizer/detokenizer.perl.
     """
     words = f" {' '.join(words)} ".replace(" @-@ ", "-").split()
-    seen: Counter[str] = Counter()  # quotation marks so far, by kind
+    seen: Counter[str] = Counter()  # number of quotation marks so far, by mark
     parts: list[str] = []
-    joins = True  # whether what comes next joins what is there
-    for place in range(len(words)):
-        leans = _leans(words, place, language, seen)
+    joins = True  # whether the next word follows without a space
+    for index in range(len(words)):
+        leans = _leans(words, index, language, seen)
         if leans is _Leans.AWAY or not (joins or leans in (_Leans.LEFT, _Leans.BOTH)):
             parts.append(" ")
-        parts.append(words[place])
+        parts.append(words[index])
         joins = leans in (_Leans.RIGHT, _Leans.BOTH)
     return "".join(parts).strip()
 
 
-def _leans(words: Sequence[str], place: int, language: str, seen: Counter[str]) -> _Leans:
-    """Return the side to which a word leans; count a quotation mark in ``seen``."""
-    word = words[place]
-    before, after = words[place - 1] if place else "", words[place + 1] if place + 1 < len(words) else ""
+def _leans(words: Sequence[str], index: int, language: str, seen: Counter[str]) -> _Leans:
+    """Return the side to which a word leans, and count a quotation mark in ``seen``."""
+    word = words[index]
+    before, after = words[index - 1] if index else "", words[index + 1] if index + 1 < len(words) else ""
     opening, is_letter = _opening().fullmatch, _letter().fullmatch
     if language != "ko" and _is_cjk(word[0]):
         return _Leans.LEFT if before and _is_cjk(before[-1]) else _Leans.NEITHER
@@ -82,7 +83,7 @@ def _leans(words: Sequence[str], place: int, language: str, seen: Counter[str]) 
     if language == "en" and before and word[0] == "'" and is_letter(word[1:2]):
         return _Leans.LEFT
     if language == "cs":
-        if place > 1 and before in _DECIMAL_SIGNS and _DIGITS.fullmatch(word) and _DIGITS.fullmatch(words[place - 2]):
+        if index > 1 and before in _DECIMAL_SIGNS and _DIGITS.fullmatch(word) and _DIGITS.fullmatch(words[index - 2]):
             return _Leans.LEFT
         if word in _DASHES and is_letter(before[-1:]) and _CZECH_AFTER_DASH.fullmatch(after):
             return _Leans.BOTH
@@ -96,15 +97,15 @@ def _leans(words: Sequence[str], place: int, language: str, seen: Counter[str]) 
 
 
 def _quote_leans(word: str, before: str, language: str, seen: Counter[str]) -> _Leans:
-    kind = word if word.strip("„“") else '"'
+    mark = word if word.strip("„“") else '"'
     if language == "cs" and word in _CZECH_QUOTES:
-        seen[kind] = _CZECH_QUOTES.index(word)
-    if seen[kind] % 2 == 0:
+        seen[mark] = _CZECH_QUOTES.index(word)
+    if seen[mark] % 2 == 0:
         if language == "en" and word == "'" and before.endswith("s"):
             return _Leans.LEFT  # the Jones' house
-        seen[kind] += 1
+        seen[mark] += 1
         return _Leans.RIGHT
-    seen[kind] += 1
+    seen[mark] += 1
     return _Leans.LEFT
 
 

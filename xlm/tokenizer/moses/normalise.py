@@ -1,18 +1,152 @@
-"""Normalisation of a text before Moses divides it into words: three scripts, and Sennrich's for Romanian.
+"""Rewriting rules, and the normalisation of a text before Moses divides it into words.
 
-With ``perl=True`` as the scripts do it, with ``perl=False`` as transformers does: sacremoses in place of
-normalize-punctuation.perl, its own ports in place of the others. Each difference stands at its rule.
+A rule is a pattern and its replacement: literal text and numbers of groups. Applied to a ``str``, it is one ``re.sub``.
+Applied to an ``AlignedText``, it also keeps track of the span of raw text that each character came from.
+
+The normalisation follows three scripts of Moses, and for Romanian those of Sennrich. ``perl=True`` does what the
+scripts do. ``perl=False`` does what transformers does, with sacremoses instead of normalize-punctuation.perl and with
+its own ports of the other scripts.
 """
 
 from __future__ import annotations
 
 import re
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
 
-from xlm.tokenizer.moses.rules import Rule, replacing_class, translating
+from xlm.tokenizer.alignment import AlignedText, Piece
+
+Part = str | int
+"""Literal text, or the number of a group."""
+
+
+class Rule:
+    """A substitution of every match of a pattern, from left to right.
+
+    Args:
+        pattern: A regular expression.
+        parts: The replacement of a match; or a function from a match to its pieces, for what parts cannot express.
+        needs: A text that every match contains, since searching for it is faster than matching. By default the pattern
+            if it is literal text.
+        flags: Flags of ``re``.
+        acts_on_ascii: Whether the pattern can match in a text of ASCII characters only.
+    """
+
+    __slots__ = ("_parts", "acts_on_ascii", "needs", "pattern", "sub")
+
+    def __init__(
+        self,
+        pattern: str,
+        parts: Sequence[Part] | Callable[[re.Match[str]], list[Piece]],
+        *,
+        needs: str = "",
+        flags: int = 0,
+        acts_on_ascii: bool = True,
+    ) -> None:
+        self.pattern = re.compile(pattern, flags)
+        literal = re.sub(r"\\(.)", r"\1", pattern) if _is_literal(self.pattern) else ""
+        self.needs = needs or literal
+        self.acts_on_ascii = acts_on_ascii and self.needs.isascii()
+        self._parts = parts
+        self.sub = self._substitution()
+
+    def __reduce__(self) -> tuple[object, ...]:
+        raise TypeError("rules cannot be pickled: each process makes its own, from the preset and the language")
+
+    def _substitution(self) -> Callable[[str], str]:
+        parts, substitute = self._parts, self.pattern.sub
+        if callable(parts):
+            return lambda text: substitute(lambda match: "".join(piece[0] for piece in parts(match)), text)
+        if len(parts) <= 1 and all(isinstance(part, str) for part in parts) and _is_literal(self.pattern):
+            old, new = self.needs, "".join(map(str, parts))
+            return lambda text: text.replace(old, new)
+        template = "".join(part.replace("\\", r"\\") if isinstance(part, str) else rf"\g<{part}>" for part in parts)
+        return lambda text: substitute(template, text)
+
+    def aligned(self, source: AlignedText) -> AlignedText:
+        """Return an aligned text with this rule applied."""
+        pieces: list[Piece] = []
+        done = 0
+        for match in self.pattern.finditer(source.text):
+            pieces.append((source.text[done : match.start()], done, match.start()))
+            pieces += self._parts(match) if callable(self._parts) else _pieces_of(match, self._parts)
+            done = match.end()
+        if not pieces:
+            return source
+        pieces.append((source.text[done:], done, len(source.text)))
+        return source.from_pieces(pieces)
+
+
+def translating(table: dict[str, str]) -> Rule:
+    """Return the rule that replaces each character of a table by its value."""
+    characters = "".join(table)
+    return Rule(
+        f"[{characters}]",
+        lambda match: [(table[match[0]], *match.span())],
+        acts_on_ascii=any(map(str.isascii, characters)),
+    )
+
+
+def replacing_class(category: str, replacement: str, *, within: str) -> Rule:
+    """Return the rule that replaces each character of a Unicode category, for which ``re`` has no syntax.
+
+    Args:
+        category: The beginning of the names of the categories, such as ``"C"``.
+        replacement: The replacement of each character.
+        within: A pattern that matches every such character, and few others, so that the rule is fast.
+    """
+
+    def replaced(match: re.Match[str]) -> list[Piece]:
+        return [
+            (replacement if unicodedata.category(character).startswith(category) else character, index, index + 1)
+            for index, character in enumerate(match[0], start=match.start())
+        ]
+
+    return Rule(within, replaced)
+
+
+def _is_literal(pattern: re.Pattern[str]) -> bool:
+    return re.fullmatch(r"(?:[^\\.^$*+?{}\[\]|()]|\\\W)+", pattern.pattern) is not None
+
+
+def _pieces_of(match: re.Match[str], parts: Sequence[Part]) -> list[Piece]:
+    groups = [part for part in parts if isinstance(part, int)]
+    if groups != sorted(groups):
+        # The groups change their order: each part gets the span of the match, so that spans stay in order.
+        return [(match[part] if isinstance(part, int) else part, *match.span()) for part in parts]
+    pieces: list[Piece] = []
+    done = match.start()
+    for i, part in enumerate(parts):
+        if isinstance(part, int):
+            pieces.append((match[part], *match.span(part)))
+            done = match.end(part)
+        else:  # literal text gets the span of the text between the groups
+            end = next((match.start(later) for later in parts[i + 1 :] if isinstance(later, int)), match.end())
+            pieces.append((part, done, end))
+            done = end
+    return pieces
+
+
+def apply(rules: Iterable[Rule], text: str) -> str:
+    """Apply rules to a text, one after the other."""
+    for rule in rules:
+        if rule.needs in text:
+            text = rule.sub(text)
+    return text
+
+
+def apply_aligned(rules: Iterable[Rule], text: AlignedText) -> AlignedText:
+    """Apply rules to an aligned text, one after the other."""
+    for rule in rules:
+        if rule.needs in text.text:
+            text = rule.aligned(text)
+    return text
+
 
 NBSP = "\u00a0"
 
-# The same in the scripts and in the ports of transformers. Two full stops are missing: they take the spaces after them.
+# The same in the scripts and in the ports of transformers. Two full stops have a rule of their own, which includes the
+# spaces after them.
 _PUNCTUATION = {
     **dict(
         zip(
@@ -28,23 +162,23 @@ _ROMANIAN = dict(zip("ŞşŢţȘșȚțĂăÂâÎî", "SsTtSsTtAaAaIi", strict=Tr
 
 
 def replace_unicode_punctuation(*, perl: bool) -> list[Rule]:
-    """Return the rules that make full-width and typographic punctuation and digits ASCII.
+    """Return the rules that turn full-width and typographic punctuation and digits into ASCII.
 
-    No replacement is itself replaced, so the order of the script's rules does not matter.
+    No rule acts on the result of another one, so the order of the script's rules does not matter.
 
     Source: Moses, scripts/tokenizer/replace-unicode-punctuation.perl.
     """
     return [
         translating(_PUNCTUATION),
-        # The script takes the ASCII spaces that follow; the port of transformers, any whitespace.
+        # The script removes the ASCII spaces that follow; the port of transformers removes any whitespace.
         Rule("[。．] *" if perl else r"[。．]\s*", (". ",), acts_on_ascii=False),
     ]
 
 
 def normalize_punctuation(language: str, *, perl: bool) -> list[Rule]:
-    """Return the rules that make quotes, dashes and spaces beside punctuation uniform.
+    """Return the rules that unify quotes, dashes and the spaces beside punctuation.
 
-    The script reads bytes, where only ASCII characters are digits or spaces.
+    The script reads bytes, so only ASCII characters count as digits or spaces.
 
     Source: Moses, scripts/tokenizer/normalize-punctuation.perl.
     """
@@ -112,7 +246,7 @@ def normalize_punctuation(language: str, *, perl: bool) -> list[Rule]:
 def _quotation_and_comma(language: str, *, perl: bool) -> list[Rule]:
     if language == "en":
         return [Rule('"([,.]+)', (1, '"'), needs='"')]
-    # The script's rule for German, Spanish and French covers all languages but English and Czech ("Czech is confused").
+    # The script's rule for German, Spanish and French covers all languages except English and Czech.
     if language in ("cs", "cz") if perl else language not in ("de", "es", "fr"):
         return []
 
@@ -123,8 +257,8 @@ def _quotation_and_comma(language: str, *, perl: bool) -> list[Rule]:
         quote = match.start(2)
         return [(f'"{match[1]}', start, quote), (match[2], quote, end)]
 
-    # The script's pattern is (\.+)"(\s*[^<]). Matching a run of full stops whole, whether or not a quote follows, gives
-    # the same and looks at each of them once.
+    # The script's pattern is (\.+)"(\s*[^<]). Here a match is a whole run of full stops, with or without a quote after
+    # it: the result is the same, and the time stays linear.
     flags = re.ASCII if perl else 0
     return [
         Rule(',"', ('",',)),
@@ -133,9 +267,9 @@ def _quotation_and_comma(language: str, *, perl: bool) -> list[Rule]:
 
 
 def remove_non_printing_char(*, perl: bool) -> list[Rule]:
-    """Return the rule against control, format, private, unassigned characters and surrogates (Unicode's class C).
+    """Return the rule that removes Unicode's class C: control, format, private-use, unassigned, surrogates.
 
-    Tabs and newlines are among them: transformers makes one word of what stands on either side, the script two.
+    Tabs and newlines are in that class. transformers joins the words on their two sides; the script keeps them apart.
 
     Source: Moses, scripts/tokenizer/remove-non-printing-char.perl.
     """
@@ -143,7 +277,7 @@ def remove_non_printing_char(*, perl: bool) -> list[Rule]:
 
 
 def romanian() -> list[Rule]:
-    """Return the rules that take the diacritics of Romanian away, whether comma or cedilla.
+    """Return the rules that remove the diacritics of Romanian, with commas or cedillas below.
 
     Source: Sennrich's wmt16-scripts, preprocess/normalise-romanian.py and remove-diacritics.py.
     """

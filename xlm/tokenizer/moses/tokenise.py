@@ -1,7 +1,7 @@
-"""From raw text to words: Moses' tokenizer, after the normalisation of ``normalise.py``.
+"""From raw text to words: the normalisation of ``normalise.py``, then Moses' tokenizer.
 
-There are two dialects: what the Perl scripts do, and what transformers does through sacremoses. Where they differ,
-``perl`` is the switch, at the rule that differs.
+There are two dialects: that of the Perl scripts, and that of transformers, which uses sacremoses. The flag ``perl``
+selects the dialect at each rule that differs.
 """
 
 from __future__ import annotations
@@ -15,23 +15,25 @@ from functools import lru_cache
 from xlm.tokenizer.alignment import AlignedText, Piece
 from xlm.tokenizer.moses.data import CharacterClasses, classes_of, prefixes_of
 from xlm.tokenizer.moses.normalise import (
+    Rule,
+    apply,
+    apply_aligned,
     normalize_punctuation,
     remove_non_printing_char,
     replace_unicode_punctuation,
     romanian,
 )
-from xlm.tokenizer.moses.rules import Rule, apply, apply_aligned
 
 DIALECTS = ("sacremoses", "perl")
-"""The two readings of Moses' rules."""
+"""The two versions of Moses' rules."""
 
 
 class Moses:
-    """Divides a text into words, by the rules of one language in one dialect.
+    """Divides a text into words by the rules of one language in one dialect.
 
     Args:
         dialect: ``"sacremoses"`` or ``"perl"``.
-        language: The language whose rules to apply; one that Moses does not know has its general rules.
+        language: The language of the rules; general rules apply to a language that Moses does not know.
     """
 
     def __init__(self, dialect: str, language: str) -> None:
@@ -46,7 +48,7 @@ class Moses:
         )
         self._normalization_of_characters = (
             *remove_non_printing_char(perl=perl),
-            # a step of transformers, from the pipeline of an English-Romanian model
+            # a step of transformers that comes from an English-Romanian model
             *(romanian() if language == "ro" and not perl else ()),
         )
         self._normalization = (*self._normalization_of_punctuation, *self._normalization_of_characters)
@@ -55,18 +57,18 @@ class Moses:
         self._tokenization = tuple(self._tokenizer_rules())
 
     def words(self, text: str) -> list[str]:
-        """Return the words of a text, punctuation divided from them."""
+        """Return the words of a text, with punctuation as separate words."""
         normalization = self._normalization_of_ascii if text.isascii() else self._normalization
         if not self._perl:
             return apply(self._tokenization, apply(normalization, text)).split()
         words: list[str] = []
-        for line in text.split("\n"):  # the scripts read lines, and see each with its newline
+        for line in text.split("\n"):  # the scripts read line by line, each with its newline
             words += apply(self._tokenization, apply(normalization, f"{line}\n")).split()
         return words
 
     def normalize(self, text: str) -> str:
-        """Return a text as it is before the division into words: all that transformers does for Chinese and others."""
-        # sacremoses strips the text here, so that a space beside a character that is then removed stays.
+        """Return a text normalised but not divided into words, as transformers does for Chinese, Japanese and Thai."""
+        # sacremoses strips the text between these steps, so a space beside a character that is removed later stays.
         return apply(self._normalization_of_characters, apply(self._normalization_of_punctuation, text).strip())
 
     def normalize_aligned(self, source: AlignedText) -> AlignedText:
@@ -90,14 +92,14 @@ class Moses:
         return words
 
     def is_abbreviation(self, word: str) -> bool:
-        """Return whether a full stop stays after a word, always or before a number."""
+        """Return whether a word keeps its full stop, always or before a number."""
         return word in self._prefixes.always or word in self._prefixes.before_numbers
 
     def full_stop_stays(self, prefix: str, following: str) -> bool:
-        """Return whether the full stop at the end of a word stays with it.
+        """Return whether a word keeps the full stop at its end.
 
         Args:
-            prefix: The word before the full stop; not empty.
+            prefix: The word without the full stop; not empty.
             following: The first character of the next word; empty if there is none.
         """
         if self._perl and not following:
@@ -122,41 +124,41 @@ class Moses:
             no_space_at_ends,
             *_other_special_characters(self.language, self.classes, perl=self._perl),
             *_multi_dots(perl=self._perl),
-            # "," is divided off except within numbers
+            # divide off ",", except within numbers
             Rule(f"([^{number}]),", (1, " , "), needs=","),
             Rule(f",([^{number}])", (" , ", 1), needs=","),
             Rule(f"([{number}]),$", (1, " , "), needs=","),
             *_apostrophes(self.language, self.classes, perl=self._perl),
-            # a full stop is divided off the end of a word, unless that is an abbreviation or the sentence goes on
+            # divide a full stop off the end of a word, unless the word is an abbreviation or the sentence goes on
             _full_stop_rule(self.full_stop_stays),
             one_space,
             no_space_at_ends,
-            # ".'" at the end of a sentence is missed
+            # the rules above miss ".'" at the end of a sentence
             Rule(r"\.' ?$", (" . ' ",), needs=".'"),
-            # multi-dots are restored
+            # restore several dots
             Rule("(?:DOT)+MULTI", _dots_of, needs="DOTMULTI"),
         ]
 
 
 @lru_cache(maxsize=256)
 def moses(dialect: str, language: str) -> Moses:
-    """Return the rules of a language in a dialect; a cached object."""
+    """Return the cached rules of a language in a dialect."""
     return Moses(dialect, language)
 
 
 def _other_special_characters(language: str, classes: CharacterClasses, *, perl: bool) -> list[Rule]:
-    """Return the rules that divide off whatever is no letter or digit and is not treated further on."""
+    """Return the rules that divide off characters other than letters and digits, except those of later rules."""
     inside, apart = "", ""
-    if perl and language in ("fi", "sv"):  # the colon can stand in a word, as an apostrophe does: USA:n, 20:een
+    if perl and language in ("fi", "sv"):  # a word can hold a colon, as others hold an apostrophe: USA:n, 20:een
         inside = apart = ":"
-    elif perl and language == "tdt":  # the apostrophe can stand in a word
+    elif perl and language == "tdt":  # a word can hold an apostrophe
         apart = "'"
     elif perl and language == "ca":
-        # The middle dot can stand in a word, il·lusió. The script means to divide it off elsewhere, but is read as
-        # Latin-1 and looks for the two bytes of the dot as two letters.
+        # A word can hold a middle dot: il·lusió. The script means to divide other middle dots off. But Perl reads the
+        # script as Latin-1, so the script looks for the two bytes of the dot as two letters.
         inside, apart = "·", "Â·"
     rules = [Rule(rf"([^{classes.alnum}\s.'`,\-{inside}])", (" ", 1, " "))]
-    if apart:  # where no lower-case letter follows
+    if apart:  # divide it off if no lower-case letter follows
         rules.append(Rule(f"({apart})(?=$|[^{_lower_case_letters()}])", (" ", 1, " "), needs=apart))
     return rules
 
@@ -169,17 +171,17 @@ def _lower_case_letters() -> str:
 
 
 def _multi_dots(*, perl: bool) -> list[Rule]:
-    """Return the rules that keep several dots together: as a word, DOT for each and MULTI, until all rules are done."""
+    """Return the rules that replace several dots by a marker, DOT for each dot and MULTI, until the last rule."""
 
     def marked(match: re.Match[str]) -> list[Piece]:
         start, end = match.span()
-        dots: list[Piece] = [("DOT", place, place + 1) for place in range(start, end)]
+        dots: list[Piece] = [("DOT", index, index + 1) for index in range(start, end)]
         after: list[Piece] = [] if end == len(match.string) else [(" ", end - 1, end)]
         return [(" ", start, start + 1), *dots, ("MULTI", end - 1, end), *after]
 
     rules = [Rule(r"\.\.+", marked, needs="..")]
     if perl:
-        # The script's loop also finds the marker with a dot after it that the text itself holds.
+        # The script's loop also matches such a marker in the raw text, with a dot after it.
 
         def longer(match: re.Match[str]) -> list[Piece]:
             start, end = match.span()
@@ -193,7 +195,7 @@ def _multi_dots(*, perl: bool) -> list[Rule]:
 def _dots_of(match: re.Match[str]) -> list[Piece]:
     start, end = match.span()
     last = end - len("DOTMULTI")
-    return [*((".", place, place + 3) for place in range(start, last, 3)), (".", last, end)]
+    return [*((".", index, index + 3) for index in range(start, last, 3)), (".", last, end)]
 
 
 def _apostrophes(language: str, classes: CharacterClasses, *, perl: bool) -> list[Rule]:
@@ -202,7 +204,7 @@ def _apostrophes(language: str, classes: CharacterClasses, *, perl: bool) -> lis
     before_letter = Rule(f"([^{alpha}])'([{alpha}])", (1, " ' ", 2), needs="'")
     after_letter = Rule(f"([{alpha}])'([^{alpha}])", (1, " ' ", 2), needs="'")
     between = f"([{alpha}])'([{alpha}])"
-    if language == "en":  # contractions are divided before the apostrophe, and after a number only before an s
+    if language == "en":  # divide contractions before the apostrophe; after a number, only before an s
         return [
             neither,
             Rule(f"([^{alpha}{number}])'([{alpha}])", (1, " ' ", 2), needs="'"),
@@ -210,21 +212,21 @@ def _apostrophes(language: str, classes: CharacterClasses, *, perl: bool) -> lis
             Rule(between, (1, " '", 2), needs="'"),
             Rule(f"([{number}])'(s)", (1, " '", 2), needs="'"),
         ]
-    if language in ("fr", "it") or (perl and language in ("ga", "ca")):  # after the apostrophe
+    if language in ("fr", "it") or (perl and language in ("ga", "ca")):  # divide after the apostrophe
         return [neither, before_letter, after_letter, Rule(between, (1, "' ", 2), needs="'")]
-    if perl and language in ("so", "tdt"):  # glottal stops are not divided
+    if perl and language in ("so", "tdt"):  # do not divide at glottal stops
         return [neither, before_letter, after_letter]
     return [Rule("'", (" ' ",))]
 
 
 def _full_stop_rule(stays: Callable[[str, str], bool]) -> Rule:
     def divided(match: re.Match[str]) -> list[Piece]:
-        text, place = match.string, match.start()
-        prefix = text[text.rfind(" ", 0, place) + 1 : place]
-        return [("." if not prefix or stays(prefix, match[1] or "") else " .", place, place + 1)]
+        text, start = match.string, match.start()
+        prefix = text[text.rfind(" ", 0, start) + 1 : start]
+        return [("." if not prefix or stays(prefix, match[1] or "") else " .", start, start + 1)]
 
     return Rule(r"\.(?:(?=\s+(\S?))|$)", divided, needs=".")
 
 
 DIGITS = frozenset("0123456789")
-"""The digits that count after an abbreviation that stands before numbers."""
+"""The digits that count as a number after an abbreviation."""

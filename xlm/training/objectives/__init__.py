@@ -1,1 +1,96 @@
-"""What a run can optimise: one file per objective, all behind the protocol in ``objective.py``."""
+"""What a run optimises: the protocol between the training loop and its objective. Each objective has its own file."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from xlm.training.processes import ModelCaller, TrainableModel
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Batch:
+    """What one process takes in one step.
+
+    Attributes:
+        pieces: Parts of the batch whose gradients are accumulated, at least one. Only the objective knows their type.
+        tokens: Number of tokens to predict, over all processes.
+        objective: Name under which the log averages the losses, such as ``clm``.
+        language: Language, or direction of translation, that the log names.
+        position: Position of the objective after this batch, as a JSON object; saved in every checkpoint.
+        weight: Factor of the loss in the gradient. The log has the loss without it.
+    """
+
+    pieces: Sequence[Any]
+    tokens: int
+    objective: str
+    language: str
+    position: Mapping[str, Any]
+    weight: float = 1.0
+
+
+class Objective(Protocol):
+    """What a run optimises: its batches, its loss, its validation. The loop knows nothing else of the task.
+
+    The seed and a position decide everything, so that a resumed run takes the same batches. An objective is built for
+    one process and yields only that process's part of each batch. An objective may consist of others: it then yields
+    their batches in turn, and its position holds theirs.
+    """
+
+    @property
+    def languages(self) -> Sequence[str]:
+        """Languages that the model must have."""
+        ...
+
+    @property
+    def metrics(self) -> Mapping[str, bool]:
+        """Whether a higher value is better, for each metric that ``validate`` computes; empty without held-out data.
+
+        A number by language has a name such as ``perplexity.de``. The first metric decides which model is the best,
+        unless ``run.best_metric`` names another.
+        """
+        ...
+
+    def identity(self) -> dict[str, Any]:
+        """Return what a resumed run must have in common with the run it continues, as a JSON object."""
+        ...
+
+    def check(self, model: TrainableModel) -> None:
+        """Check that the objective can train a model.
+
+        Raises:
+            ConfigError: It cannot.
+        """
+        ...
+
+    def batches(self, position: Mapping[str, Any]) -> Generator[Batch, None, None]:
+        """Yield batches without end; in each step, all processes have the same number of pieces.
+
+        Args:
+            position: Where to start: the position of an earlier batch, or an empty mapping for the beginning.
+        """
+        ...
+
+    def loss(self, model: TrainableModel, piece: Any) -> Tensor:
+        """Return the loss of one piece of a batch, in nats.
+
+        The mean over the pieces and processes is the loss of the batch, so a piece with more tokens than others must
+        count for more. Before it computes the loss, an objective may run the model without gradients, for example to
+        translate the piece.
+
+        Args:
+            model: The model, in training mode, on the device of the process.
+            piece: One of ``Batch.pieces``.
+        """
+        ...
+
+    def validate(self, caller: ModelCaller) -> Mapping[str, Any]:
+        """Return results on held-out data, the same in all processes: numbers, or numbers by language.
+
+        Args:
+            caller: Calls functions of the model; in training mode before and after.
+        """
+        ...

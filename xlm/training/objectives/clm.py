@@ -5,6 +5,7 @@ Source: the original's ``clm_step`` and ``evaluate_clm``.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
@@ -15,23 +16,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xlm.data.batches import batches, open_streams
-from xlm.data.order import Order, Position
+from xlm.data.batches import Order, Position, batches, open_streams
 from xlm.data.shards import Index
 from xlm.errors import ConfigError, InputError, Problem
 from xlm.model.head import AdaptiveHead
+from xlm.model.linear_cross_entropy import linear_cross_entropy
 from xlm.model.lm import XLMWithLMHeadModel
 from xlm.model.transformer import TransformerInputs
 from xlm.scoring.stream import Stream
 from xlm.tokenizer.tokenizer import XLMTokenizer
 from xlm.training.config import TrainConfig
-from xlm.training.loss import linear_cross_entropy
-from xlm.training.objectives.objective import Batch, Validation
-from xlm.training.processes import ModelCaller, Processes
+from xlm.training.objectives import Batch
+from xlm.training.processes import ModelCaller, Processes, TrainableModel
 
 
 class CausalLM:
-    """The ``Objective`` of a causal language model. Each batch is one window of one language.
+    """Objective of a causal language model. Each batch is one window of one language.
 
     Args:
         config: The configuration of the run.
@@ -82,6 +82,12 @@ class CausalLM:
         """Languages of the training text."""
         return list(self._train)
 
+    @property
+    def metrics(self) -> Mapping[str, bool]:
+        """The mean perplexity and that of each language; lower is better."""
+        names = [f"perplexity.{language}" for language in self._valid]
+        return dict.fromkeys(["mean", *names] if names else [], False)
+
     def identity(self) -> dict[str, Any]:
         """Return the fingerprint of the tokenizer and the checksums of the text."""
         checksums = {
@@ -92,7 +98,7 @@ class CausalLM:
         valid = checksums.get("valid", {})
         return {"tokenizer": self._index.signature, "text": checksums["train"], "valid": valid}
 
-    def check(self, model: XLMWithLMHeadModel) -> None:
+    def check(self, model: TrainableModel) -> None:
         """Check that a model is causal, knows the languages and has enough positions.
 
         Raises:
@@ -116,7 +122,7 @@ class CausalLM:
         """Yield this process's rows of each window, without end, reading one batch ahead.
 
         Args:
-            position: ``Position`` as JSON, or empty for the beginning.
+            position: A ``Position`` as JSON, or empty for the beginning.
         """
         batch = self._config.batch
         order = Order(
@@ -125,19 +131,20 @@ class CausalLM:
             exponent=batch.sampling_exponent,
             shuffle=batch.shuffle,
         )
-        start = Position.from_json(position) if position else Position()
         rows = batch.batch_size // self._processes.count
-        with closing(batches(self._train, order, start, first_row=rows * self._processes.rank, rows=rows)) as windows:
+        first_row = rows * self._processes.rank
+        with closing(batches(self._train, order, Position(**position), first_row=first_row, rows=rows)) as windows:
             for window in windows:
                 input_ids = torch.from_numpy(window.input_ids).to(self._processes.device, non_blocking=True)
                 yield Batch(
                     pieces=[(piece, window.language) for piece in input_ids.chunk(batch.gradient_accumulation_steps)],
                     tokens=batch.batch_size * (batch.seq_len - 1),
+                    objective="clm",
                     language=window.language,
-                    position=window.position.to_json(),
+                    position=dataclasses.asdict(window.position),
                 )
 
-    def loss(self, model: XLMWithLMHeadModel, piece: tuple[Tensor, str]) -> Tensor:
+    def loss(self, model: TrainableModel, piece: tuple[Tensor, str]) -> Tensor:
         """Return the ``stream_loss`` of some rows of a window.
 
         Args:
@@ -147,17 +154,14 @@ class CausalLM:
         input_ids, language = piece
         return stream_loss(model, input_ids, model.config.language_id(language))
 
-    def validate(self, caller: ModelCaller) -> Validation | None:
-        """Return the perplexity of each language and their mean, which is also the score; None without held-out text.
+    def validate(self, caller: ModelCaller) -> Mapping[str, Any]:
+        """Return the perplexity of each language, and their mean.
 
         Args:
             caller: Calls functions of the model.
         """
-        if not self._valid:
-            return None
         perplexity = stream_perplexities(caller, self._valid, processes=self._processes)
-        mean = sum(perplexity.values()) / len(perplexity)
-        return Validation(results={"perplexity": perplexity, "mean": mean}, score=mean)
+        return {"perplexity": perplexity, "mean": sum(perplexity.values()) / len(perplexity)}
 
 
 def stream_loss(model: XLMWithLMHeadModel, input_ids: Tensor, language: int) -> Tensor:

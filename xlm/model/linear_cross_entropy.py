@@ -1,4 +1,4 @@
-"""Cross-entropy of a linear layer without storing the logits: the scores of a chunk of tokens at a time.
+"""Cross-entropy of a linear layer that holds only one chunk of scores at a time, never all logits.
 
 Shapes: N predicted tokens, D model width, V vocabulary size, C tokens of a chunk.
 """

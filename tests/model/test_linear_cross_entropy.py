@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-import xlm.training.loss as module
+import xlm.model.linear_cross_entropy as module
 from tests.model.small_models import random_ids, relative_error, small_model
 from xlm.training.objectives.clm import stream_loss
 

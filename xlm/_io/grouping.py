@@ -1,0 +1,31 @@
+"""Items in lists of bounded size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+Item = TypeVar("Item")
+
+
+def grouped(
+    items: Iterable[Item], length: Callable[[Item], int], *, most: int, characters: int
+) -> Iterator[list[Item]]:
+    """Yield items in lists; the item that fills a list is its last one.
+
+    Args:
+        items: Read as needed.
+        length: Returns the number of characters of an item.
+        most: Number of items at which a list is full.
+        characters: Number of characters at which a list is full.
+    """
+    group: list[Item] = []
+    total = 0
+    for item in items:
+        group.append(item)
+        total += length(item)
+        if len(group) >= most or total >= characters:
+            yield group
+            group, total = [], 0
+    if group:
+        yield group

@@ -1,0 +1,94 @@
+"""Shards: consecutive windows of one file, which one worker processes at a time and whose results form one part.
+
+Windows are counted from the start of the file. They hold the rows that the local command computes together, so the
+results have the same digits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from xlm.corpus.read_ahead import read_ahead, row_identity, windows
+from xlm.corpus.rows import Corpus, Row
+
+_MAX_CHARACTERS = 1 << 25
+
+Windows = tuple[tuple[Row, ...], ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shard:
+    """Consecutive windows of one file.
+
+    Attributes:
+        file: Index of the file, from 0.
+        index: Index of the shard in its file, from 0.
+        windows: Rows by window; none for a file without rows.
+        last: Whether it is the last shard of the file.
+        damaged: Whether the file could not be read further, so that it must be read again.
+        warnings: Warnings about the file; on its last shard.
+    """
+
+    file: int
+    index: int
+    windows: Windows
+    last: bool = False
+    damaged: bool = False
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """A hexadecimal digest of the rows and the window boundaries."""
+        digest = hashlib.blake2b(digest_size=16)
+        for window in self.windows:
+            digest.update(b"%d\n" % len(window))
+            for row in window:
+                digest.update(row_identity(row))
+        return digest.hexdigest()
+
+    def to_bytes(self) -> bytes:
+        """Return the shard in the form that is sent to workers."""
+        name = next((window[0].file for window in self.windows), "")
+        rows = [[[row.number, row.text, row.problem] for row in window] for window in self.windows]
+        fields = [self.file, self.index, self.last, self.damaged, self.warnings, name, rows]
+        # Escapes would more than double the size, and readers can run on machines with little memory.
+        return json.dumps(fields, ensure_ascii=False).encode("utf-8", "surrogatepass")
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Shard:
+        """Return the shard that ``to_bytes`` encoded."""
+        file, index, last, damaged, warnings, name, rows = json.loads(data)
+        decoded = tuple(
+            tuple(Row(file=name, number=number, text=text, problem=problem) for number, text, problem in window)
+            for window in rows
+        )
+        return cls(file=file, index=index, windows=decoded, last=last, damaged=damaged, warnings=tuple(warnings))
+
+
+def shards_of(corpus: Corpus, *, file: int, read_at_once: int, windows_per_shard: int) -> Iterator[Shard]:
+    """Yield the shards of a file in order, at least one; reads the file as they are taken.
+
+    Args:
+        corpus: The rows of one file.
+        file: Index of the file.
+        read_at_once: Maximum number of rows in a window.
+        windows_per_shard: Maximum number of windows in a shard; some 30 million characters fill it too.
+    """
+    index = 0
+    # The last shard is marked, so each one waits for the next.
+    waiting: Windows = ()
+    for group in read_ahead(
+        map(tuple, windows(corpus, read_at_once=read_at_once)),
+        lambda window: sum(len(row.text or "") for row in window),
+        most=windows_per_shard,
+        characters=_MAX_CHARACTERS,
+    ):
+        if waiting:
+            yield Shard(file=file, index=index, windows=waiting)
+            index += 1
+        waiting = tuple(group)
+    damaged = bool(corpus.damaged)
+    yield Shard(file=file, index=index, windows=waiting, last=True, damaged=damaged, warnings=tuple(corpus.warnings))

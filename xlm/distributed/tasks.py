@@ -1,0 +1,348 @@
+"""Tasks that workers perform on windows of rows: scoring, tokenizing and generating."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from xlm._io.arguments import check_count
+from xlm._version import __version__
+from xlm.corpus.read_ahead import READ_AHEAD
+from xlm.corpus.rows import Row
+from xlm.errors import InputError, XLMError
+from xlm.generation.text_generator import GeneratedText, Prompt, TextGenerator, check_one_line, decoding_options
+from xlm.model.decoding.options import derived_seed
+from xlm.model.lm import XLMWithLMHeadModel
+from xlm.scoring.options import ScoringOptions
+from xlm.scoring.sentence import Scorer
+from xlm.scoring.signature import ModelSource, Signature
+from xlm.scoring.table import ScoreTable, scored_lines
+from xlm.tokenizer.batches import written_lines
+from xlm.tokenizer.tokenizer import XLMTokenizer, tokenizer_digest
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorkerModel(ModelSource):
+    """A model that every worker can open by its name.
+
+    Attributes:
+        lang: Name of the language of the texts.
+        threads: Number of torch threads; ``None`` for the number that Ray sets, one for each CPU of the worker.
+    """
+
+    lang: str
+    threads: int | None = None
+
+    def network(self) -> XLMWithLMHeadModel:
+        """Set the number of threads, and open the model as its file has it; errors as for ``ModelSource``."""
+        if self.threads is not None:
+            check_count(threads=self.threads)
+            torch.set_num_threads(self.threads)
+        return ModelSource.network(self)
+
+    def here(self) -> WorkerModel:
+        """Return the model as the driver opens it: on the CPU, with the threads of this process."""
+        return dataclasses.replace(self, device="cpu", threads=None)
+
+    def identity(self, signature: Signature) -> dict[str, Any]:
+        """Return the workers' signature, as text and as fields, given the driver's."""
+        signature = dataclasses.replace(signature, device=self.device or signature.device)
+        return {"signature": str(signature), **asdict(signature)}
+
+
+@dataclass(kw_only=True, slots=True)
+class WindowOutput:
+    """The output of one window.
+
+    Attributes:
+        data: Lines, UTF-8.
+        problems: Number of rows without a result.
+        reasons: Reasons of problems, unless the lines state them.
+        counts: Number of tokens, or of continuations by what ended them.
+    """
+
+    data: bytes = b""
+    problems: int = 0
+    reasons: list[str] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def add_problem(self, row: Row, reason: str) -> None:
+        """Count a row without a result."""
+        self.problems += 1
+        self.reasons.append(f"{row.file}, line {row.number}: {reason}")
+
+
+Compute = Callable[[Sequence[Row], int], WindowOutput]
+"""Function that computes a window, given its rows and the index of their file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task(ABC):
+    """The computation of a run. A task is sent to the workers, and loads nothing before ``start``.
+
+    Attributes:
+        model: The model.
+        read_at_once: Maximum number of rows in a window.
+    """
+
+    model: WorkerModel
+    read_at_once: int = READ_AHEAD
+
+    @property
+    @abstractmethod
+    def suffix(self) -> str:
+        """Suffix of the parts' names."""
+
+    @property
+    def header(self) -> bytes:
+        """First line of each part, with its end; may be empty."""
+        return b""
+
+    @abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """Return everything that the output depends on, except the input; check what can be checked on the driver.
+
+        Raises:
+            XLMError: There is no such model, language or option.
+        """
+
+    @abstractmethod
+    def start(self, identity: Mapping[str, Any]) -> Compute:
+        """Load everything, once in each worker, and return the function that computes windows.
+
+        Args:
+            identity: What ``identity`` returned on the driver.
+
+        Raises:
+            XLMError: Something is missing, or differs from the driver.
+        """
+
+    def finish(self, lines: Path, target: Path, identity: Mapping[str, Any]) -> None:
+        """Turn the lines of a shard into a part."""
+        lines.replace(target)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreTask(Task):
+    """Scoring; writes the tables of ``xlm score``.
+
+    Attributes:
+        table: The output table.
+        options: Options of scoring.
+    """
+
+    table: ScoreTable
+    options: ScoringOptions
+
+    @property
+    def suffix(self) -> str:
+        """See ``Task``."""
+        return f".{self.table.format}"
+
+    @property
+    def header(self) -> bytes:
+        """See ``Task``."""
+        return self.table.header.encode()
+
+    def identity(self) -> dict[str, Any]:
+        """See ``Task``."""
+        signature, _ = self._load(self.model.here())
+        return {
+            **self.model.identity(signature),
+            "by": self.table.unit,
+            "form": self.table.format,
+            "columns": list(self.table.columns),
+            "batch_size": self.options.batch_size,
+            "batch_tokens": self.options.batch_tokens,
+        }
+
+    def start(self, identity: Mapping[str, Any]) -> Compute:
+        """See ``Task``."""
+        signature, scorer = self._load(self.model)
+        _check_equal(asdict(signature), identity)
+        return partial(self._compute, scorer)
+
+    def finish(self, lines: Path, target: Path, identity: Mapping[str, Any]) -> None:
+        """See ``Task``."""
+        if self.table.format != "parquet":
+            return super().finish(lines, target, identity)
+        return self.table.write_parquet(lines, target, metadata={"xlm.signature": identity["signature"]})
+
+    def _load(self, model: WorkerModel) -> tuple[Signature, Scorer]:
+        pair = model.open(offsets=self.table.unit == "word", signed=True)
+        scorer = Scorer(pair.model, pair.tokenizer, lang=model.lang, options=self.options)
+        return pair.signature(lang=model.lang, long=scorer.long_texts), scorer
+
+    def _compute(self, scorer: Scorer, window: Sequence[Row], file: int) -> WindowOutput:
+        data, problems, tokens, unknown = scored_lines(scorer, window, self.table)
+        # Reasons are in the column ``status``.
+        return WindowOutput(data=data, problems=problems, counts=Counter(tokens=tokens, unknown=unknown))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizeTask(Task):
+    """Tokenization; writes the lines of ``xlm tokenize``, and an empty line for an unreadable row.
+
+    Attributes:
+        output: ``"tokens"`` or ``"ids"``.
+    """
+
+    output: str
+
+    suffix = ".txt"
+
+    def identity(self) -> dict[str, Any]:
+        """See ``Task``."""
+        return {**self._tokenizer_identity(self.model.tokenizer()), "output": self.output}
+
+    def start(self, identity: Mapping[str, Any]) -> Compute:
+        """See ``Task``."""
+        tokenizer = self.model.tokenizer()
+        _check_equal(self._tokenizer_identity(tokenizer), identity)
+        return partial(self._compute, tokenizer)
+
+    def _tokenizer_identity(self, tokenizer: XLMTokenizer) -> dict[str, Any]:
+        return {
+            "tokenizer": tokenizer_digest(tokenizer),
+            "preset": tokenizer.preset,
+            "lang": self.model.lang,
+            "xlm": __version__,
+        }
+
+    def _compute(self, tokenizer: XLMTokenizer, window: Sequence[Row], file: int) -> WindowOutput:
+        output = WindowOutput()
+        for row in window:
+            if row.problem is not None:
+                output.add_problem(row, row.problem)
+        texts = [row.text for row in window if row.text is not None]
+        lines = iter(written_lines(tokenizer, texts, lang=self.model.lang, output=self.output))
+        output.data = "".join(f"{'' if row.text is None else next(lines)}\n" for row in window).encode("utf-8")
+        return output
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateTask(Task):
+    """Generation; writes the lines of ``xlm generate``. The prompts of a window form one batch.
+
+    A row that cannot be continued gives one line: an empty one, or an object with the key ``status``.
+
+    Attributes:
+        continuation_lang: As for ``TextGenerator``.
+        options: Keyword arguments of ``decoding_options``.
+        format: ``"text"`` or ``"jsonl"``.
+        seed: Seed of the first file. The seed of any other file depends on this one and on the file's index.
+        files: Whether objects name their file.
+    """
+
+    continuation_lang: str | None
+    options: Mapping[str, Any]
+    format: str
+    seed: int
+    files: bool
+
+    @property
+    def suffix(self) -> str:
+        """See ``Task``."""
+        return ".txt" if self.format == "text" else ".jsonl"
+
+    def identity(self) -> dict[str, Any]:
+        """See ``Task``."""
+        signature, _ = self._load(self.model.here())
+        return {
+            **self.model.identity(signature),
+            "form": self.format,
+            "continuation_lang": self.continuation_lang,
+            "decoding": dict(self.options),
+            "seed": self.seed,
+        }
+
+    def start(self, identity: Mapping[str, Any]) -> Compute:
+        """See ``Task``."""
+        signature, generator = self._load(self.model)
+        _check_equal(asdict(signature), identity)
+        return partial(self._compute, generator)
+
+    def _load(self, model: WorkerModel) -> tuple[Signature, TextGenerator]:
+        pair = model.open(few_rows=True, signed=True)
+        generator = TextGenerator(
+            pair.model,
+            pair.tokenizer,
+            lang=model.lang,
+            continuation_lang=self.continuation_lang,
+            options=decoding_options(**self.options),
+        )
+        return pair.signature(lang=model.lang, long="none", protocol="generation"), generator
+
+    def _compute(self, generator: TextGenerator, window: Sequence[Row], file: int) -> WindowOutput:
+        output = WindowOutput()
+        seed = derived_seed(self.seed, -file) if file else self.seed  # rows use the indices from 0 up
+        results = continue_rows(generator, window, seed=seed, batch_size=len(window), format=self.format)
+        lines: list[str] = []
+        for row, result in zip(window, results, strict=True):
+            if isinstance(result, XLMError):
+                output.add_problem(row, result.in_short)
+                cells = {"line": row.number, "prompt": row.text, "status": f"error: {result.in_short}"}
+                lines.append(self._line(row, "", cells))
+            else:
+                output.counts.update(text.continuation.stop for text in result)
+                lines += [self._line(row, text.text, text.cells()) for text in result]
+        output.data = "".join(f"{line}\n" for line in lines).encode("utf-8")
+        return output
+
+    def _line(self, row: Row, text: str, cells: Mapping[str, Any]) -> str:
+        if self.format == "text":
+            return text
+        return json.dumps({"file": row.file, **cells} if self.files else cells, ensure_ascii=False, allow_nan=False)
+
+
+def continue_rows(
+    generator: TextGenerator, rows: Sequence[Row], *, seed: int, batch_size: int, format: str = "jsonl"
+) -> list[list[GeneratedText] | XLMError]:
+    """Return the continuations of each row, or the error of a row that cannot be continued.
+
+    Args:
+        generator: The generator.
+        rows: The prompts, and rows without a text. The samples of a row depend on the seed and its number.
+        seed: Seed of all rows.
+        batch_size: Maximum number of prompts in a batch.
+        format: Output format; ``"text"`` cannot hold a prompt with a line feed, ``"jsonl"`` can.
+
+    Raises:
+        LanguageError: The tokenizer does not have the language.
+    """
+    results: dict[int, list[GeneratedText] | XLMError] = {}
+    prompts: dict[int, Prompt] = {}
+    for index, row in enumerate(rows):
+        try:
+            if row.text is None:
+                raise InputError(row.problem or "the row has no text")
+            check_one_line(row.text, format)
+            prompts[index] = generator.prompt(row.number, row.text, where="text")
+        except InputError as error:
+            results[index] = error
+    indices = list(prompts)
+    for first in range(0, len(indices), batch_size):
+        batch = indices[first : first + batch_size]
+        results |= zip(batch, generator.generate_each([prompts[index] for index in batch], seed=seed), strict=True)
+    return [results[index] for index in range(len(rows))]
+
+
+def _check_equal(worker: Mapping[str, Any], driver: Mapping[str, Any]) -> None:
+    differing = [name for name, value in worker.items() if driver[name] != value]
+    if differing:
+        raise InputError(
+            "a worker differs from the machine that started the run",
+            where="; ".join(differing),
+            found="; ".join(str(worker[name]) for name in differing),
+            expected="; ".join(str(driver[name]) for name in differing),
+            remedy="use the same model and the same versions of xlm and torch on every machine",
+        )
