@@ -49,7 +49,7 @@ def build_objective(config: TrainConfig, index: Index, tokenizer: XLMTokenizer, 
     """Return the objective that ``config.objectives`` names.
 
     Raises:
-        XLMError: The data or the processes do not suit it.
+        XLMError: The objective cannot use this data, or these processes.
     """
     (name,) = config.objectives
     return _OBJECTIVES[name](config, index, tokenizer, processes)
