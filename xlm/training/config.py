@@ -425,7 +425,7 @@ def _invalid_values(c: TrainConfig) -> list[Problem]:
 
 
 def _is_name(path: str) -> bool:
-    """Return whether a text can be a path and be written to the files of a run."""
+    """Return whether a text is a possible path that can be written in UTF-8."""
     return bool(path) and "\0" not in path and path == path.encode("utf-8", "ignore").decode()
 
 
