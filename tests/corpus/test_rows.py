@@ -213,7 +213,7 @@ def test_a_row_too_long_to_hold_ends_a_quote_before_it(tmp_path: Path, monkeypat
         (b"id;text\n1;a\n", "no such column", "'id;text'"),  # another mark between columns
         (b"\n\ntext\na\n", "no such column", ""),
         (b"\xef\xbb\xbf", "no such column", ""),
-        (b"\xff\xfet\x00e\x00x\x00t\x00\n\x00", "the file is not UTF-8", "the byte order mark of UTF-16"),
+        (b"\xff\xfet\x00e\x00x\x00t\x00\n\x00", "not UTF-8 text", "the byte order mark of UTF-16"),
     ],
 )
 def test_a_table_without_the_column_is_refused(tmp_path: Path, form: str, data: bytes, what: str, found: str) -> None:

@@ -182,7 +182,7 @@ def _without_mark(lines: Iterator[bytes], name: str, *, blank: bytes = b"") -> I
         marked = first.startswith(_UTF_16_MARKS)
         if marked or _UTF_16.match(first):
             raise InputError(
-                "the file is not UTF-8",
+                "not UTF-8 text",
                 where=name,
                 found="the byte order mark of UTF-16" if marked else "a NUL beside each letter, as in UTF-16",
                 expected="UTF-8",
@@ -279,7 +279,7 @@ def _csv_records(lines: Iterator[bytes]) -> Iterator[list[str] | str]:
 
 def _csv_problem(error: str) -> str:
     """Return an error of Python's ``csv`` in words for people who do not know that module."""
-    if "unexpected end" in error:  # where _RecordLines stops
+    if "unexpected end" in error:  # the error when _RecordLines stops
         error = "a quote is not closed"
     elif error.startswith("new-line"):
         error = "a carriage return stands inside the row"
@@ -329,7 +329,7 @@ class _RecordLines:
         else:
             self._further += len(line)
             if self._further > _LONGEST_QUOTE or not line:
-                raise StopIteration  # to the reader, a quote that is never closed
+                raise StopIteration  # the csv reader then reports an unclosed quote
         self.taken.append(self._waiting.popleft())
         return line.decode("utf-8", "surrogateescape")
 

@@ -88,7 +88,7 @@ class Corpus:
         """Warnings about the files read so far."""
         self._formats = [format or format_of(file.path) for file in self._files]
         self._column = column or "text"
-        self._done = 0  # bytes, or rows of Parquet
+        self._done = 0  # bytes of the files before the open one
         self._position: Any = None  # returns how far the open file is read
         self._open = ExitStack()
         for file, file_format in zip(self._files, self._formats, strict=True):

@@ -72,7 +72,7 @@ def score_frame(
     """
     if not is_frame(frame):
         raise InputError(
-            "this is not a data frame", where="frame", found=type(frame).__name__, expected="a DataFrame or a Series"
+            "not a data frame", where="frame", found=type(frame).__name__, expected="a DataFrame or a Series"
         )
     return frame_of(Scorer(model, tokenizer, lang=lang, options=ScoringOptions(**options)), frame, column=column, by=by)
 
@@ -83,7 +83,7 @@ def frame_of(scorer: Scorer, frame: Any, *, column: str = "text", by: str = "sen
     columns = [column] if frame.ndim == 1 else list(frame.columns)
     if not isinstance(column, Hashable) or columns.count(column) != 1:
         raise InputError(
-            "the frame has no such column, or several",
+            "no such column, or several of that name",
             where="column",
             found=", ".join(map(repr, columns)),
             expected=repr(column),
@@ -119,7 +119,7 @@ def _names(scorer: Scorer, by: str) -> list[str]:
 
 
 def _rows(texts: Any, column: str) -> list[Row]:
-    # pandas has several missing values, which are one to the status.
+    # pandas has several kinds of missing values, which share one status.
     values = [None if missing else text for text, missing in zip(texts.tolist(), texts.isna().tolist(), strict=True)]
     checked = [checked_text(value, column) for value in values]
     return [Row(file="", number=n, text=text, problem=problem) for n, (text, problem) in enumerate(checked, start=1)]

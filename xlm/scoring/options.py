@@ -52,7 +52,9 @@ class ScoringOptions:
         check_count(**{name: limit for name, limit in limits.items() if limit is not None})
         check_flags(ranks=self.ranks, entropies=self.entropies)
         if type(self.top) is not int or self.top < 0:
-            raise InputError("invalid number of alternatives", where="top", found=shown(self.top), expected="0 or more")
+            raise InputError(
+                "the number of alternatives is wrong", where="top", found=shown(self.top), expected="0 or more"
+            )
 
 
 class ScoringKeywords(TypedDict, total=False):
@@ -68,7 +70,7 @@ class ScoringKeywords(TypedDict, total=False):
 
 
 def shows_scoring_options(function: _Function) -> _Function:
-    """Show the options with their defaults in place of ``**options`` in ``inspect.signature`` and ``help``."""
+    """Make ``inspect.signature`` and ``help`` name the options, with their defaults, in place of ``**options``."""
     signature = inspect.signature(function)
     own = [parameter for parameter in signature.parameters.values() if parameter.kind != parameter.VAR_KEYWORD]
     options = [

@@ -297,7 +297,7 @@ def check_pair(model: object, tokenizer: object) -> None:
 def check_language_name(lang: object) -> None:
     """Raise ``LanguageError`` unless a language is a str, or ``None`` for a model without languages."""
     if lang is not None and not isinstance(lang, str):
-        raise LanguageError("the language is not a name", where="lang", found=repr(lang), expected="a str")
+        raise LanguageError("not a language", where="lang", found=repr(lang), expected="a str")
 
 
 def _as_tokens(
