@@ -116,9 +116,9 @@ def perplexity(
         lang: The language of ``texts``; ``None`` with a mapping.
         protocol: ``"sentence"`` scores each text by itself, as ``score`` does, and predicts every token, including the
             closing one. ``"stream"`` is exactly the original's ``evaluate_clm``: all texts, each followed by ``</s>``
-            (an empty text is only ``</s>``), form one sequence, which is padded in front with ``</s>`` and cut into windows of equal length. Each window
-            starts at position 0; its first token is given and the others are predicted. The result depends on
-            ``window``; do not compare it across window lengths.
+            (an empty text is only ``</s>``), form one sequence, which is padded in front with ``</s>`` and cut into
+            windows of equal length. Each window starts at position 0; its first token is given and the others are
+            predicted. The result depends on ``window``; do not compare it across window lengths.
         window: Number of tokens in a window of the stream, from 2 to the model's positions; ``None`` for 256.
         stride: As for ``score``; with ``"sentence"`` only.
         batch_size: Maximum number of texts or windows in a batch; ``None`` for as many as ``batch_tokens`` allows.
