@@ -17,7 +17,7 @@ import pytest
 from starlette.requests import ClientDisconnect
 
 from tests.explore.small import GENERATE, JSON, Slow, Small
-from xlm.explore.guard import SECURITY_HEADERS
+from xlm.explore.app import SECURITY_HEADERS
 from xlm.explore.requests import Limits
 
 

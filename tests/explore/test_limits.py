@@ -15,7 +15,7 @@ import pytest
 from tests.explore.small import ADDRESS, GENERATE, JSON, Slow, Small
 from xlm.errors import XLMError
 from xlm.explore.requests import Limits
-from xlm.explore.worker import BusyError, Worker
+from xlm.explore.server import BusyError, Worker
 
 
 def post(small: Small, path: str, body: bytes | str) -> tuple[int, dict[str, str]]:

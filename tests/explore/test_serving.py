@@ -140,7 +140,7 @@ def test_without_the_extra_it_is_named(monkeypatch: pytest.MonkeyPatch, library:
     monkeypatch.setitem(sys.modules, library, None)
     result = invoke("explore", "MODEL")
     assert result.exit_code == 1
-    assert result.stderr.startswith(f"Error: The library {library} is not installed\n")
+    assert result.stderr.startswith(f"Error: {library.capitalize()} is not installed\n")
     assert "remedy: pip install 'xlm[explore]'" in result.stderr
 
 
