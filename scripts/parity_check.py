@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The parity check under the name that other projects call it by; it is ``xlm parity``."""
+"""Run ``xlm parity``, under the name that other projects call."""
 
 import sys
 

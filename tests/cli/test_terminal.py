@@ -26,18 +26,18 @@ def model(demo_files: Path) -> tuple[str, ...]:
 
 
 @pytest.fixture
-def text(tmp_path: Path) -> Path:
+def text(tmp_path: Path) -> str:
     path = tmp_path / "text"
     path.write_text("".join(f"{sentence}\n" for sentence in SENTENCES), "utf-8")
-    return path
+    return str(path)
 
 
-def on_terminal(*arguments: str | Path, columns: int = 80) -> list[str]:
+def on_terminal(*arguments: str, columns: int = 80) -> list[str]:
     """Run ``xlm`` with a terminal as standard output, and return its lines."""
     ours, terminal = os.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
-    command = [sys.executable, "-m", "xlm", *map(str, arguments)]
+    command = [sys.executable, "-m", "xlm", *arguments]
     with subprocess.Popen(command, stdout=terminal, stderr=subprocess.PIPE, env=environment) as process:
         os.close(terminal)
         output = b""
@@ -56,13 +56,13 @@ def width(line: str) -> int:
     return sum(1 + (unicodedata.east_asian_width(character) in "WF") for character in line)
 
 
-def piped(*arguments: str | Path) -> str:
-    command = [sys.executable, "-m", "xlm", *map(str, arguments)]
+def piped(*arguments: str) -> str:
+    command = [sys.executable, "-m", "xlm", *arguments]
     return subprocess.run(command, check=True, capture_output=True).stdout.decode()
 
 
 @pytest.mark.parametrize("by", ["sentence", "word", "token"])
-def test_scores_are_aligned(model: tuple[str, ...], text: Path, by: str) -> None:
+def test_scores_are_aligned(model: tuple[str, ...], text: str, by: str) -> None:
     arguments = ("score", *model, text, "--by", by)
     header, *rows = csv.reader(piped(*arguments).splitlines(keepends=True), dialect="excel-tab")
     lines = on_terminal(*arguments, columns=200)
@@ -79,7 +79,7 @@ def test_scores_are_aligned(model: tuple[str, ...], text: Path, by: str) -> None
     assert all(re.split(" {2,}", line.strip())[-1] == "ok" for line in short)
 
 
-def test_long_texts_are_cut_at_the_width_only_on_a_terminal(model: tuple[str, ...], text: Path, tmp_path: Path) -> None:
+def test_long_texts_are_cut_at_the_width_only_on_a_terminal(model: tuple[str, ...], text: str, tmp_path: Path) -> None:
     arguments = ("score", *model, text)
     for columns in (60, 100):
         lines = on_terminal(*arguments, columns=columns)
@@ -87,19 +87,19 @@ def test_long_texts_are_cut_at_the_width_only_on_a_terminal(model: tuple[str, ..
         assert re.search(r" the dog t[a-z ]*…  ", lines[4])
         assert re.search(r"-\d+\.\d{6} ", lines[4]), "numbers are whole"
     assert SENTENCES[3].strip() in piped(*arguments)
-    on_terminal(*arguments, "--output", tmp_path / "out.tsv")
+    on_terminal(*arguments, "--output", str(tmp_path / "out.tsv"))
     assert (tmp_path / "out.tsv").read_text("utf-8") == piped(*arguments)
 
 
 @pytest.mark.parametrize("command", ["score", "perplexity"])
-def test_a_format_that_is_named_is_kept(model: tuple[str, ...], text: Path, command: str) -> None:
+def test_a_format_that_is_named_is_kept(model: tuple[str, ...], text: str, command: str) -> None:
     for format in ("tsv", "jsonl"):
         arguments = (command, *model, text, "--format", format)
         # A terminal shows tabs as they are if the driver does not expand them.
         assert "\n".join(on_terminal(*arguments)) == "\n".join(piped(*arguments).splitlines())
 
 
-def test_perplexities_are_aligned(model: tuple[str, ...], text: Path) -> None:
+def test_perplexities_are_aligned(model: tuple[str, ...], text: str) -> None:
     arguments = ("perplexity", *model, text)
     header, row = (line.split("\t") for line in piped(*arguments).splitlines())
     lines = on_terminal(*arguments, columns=120)

@@ -184,7 +184,7 @@ def test_a_worker_takes_turns_and_forgets_those_who_left() -> None:
             pass
         with pytest.raises(ValueError, match="own"), worker.admitted():
             raise ValueError("own")
-        assert worker._inside == 0
+        assert worker._admitted == 0
 
     asyncio.run(run())
     assert done == [0, 2, 3]
