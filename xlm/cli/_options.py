@@ -63,7 +63,7 @@ class _Argument(click.Argument):
 
     def __init__(self, *args: Any, help: str, **attributes: Any) -> None:
         super().__init__(*args, **attributes)
-        self.help = help  # older versions of click take none
+        self.help = help  # set here because older versions of click accept no help
 
 
 class _Option(click.Option):
@@ -75,7 +75,7 @@ class _Option(click.Option):
 
     def get_help_extra(self, ctx: click.Context) -> Any:
         extra = super().get_help_extra(ctx)
-        extra.pop("range", None)  # the errors name it
+        extra.pop("range", None)  # noise here; the error for a wrong value names it
         if isinstance(self.show_default, str):
             extra["default"] = self.show_default  # without click's parentheses
         return extra
@@ -102,15 +102,15 @@ def option(flag: str, help: str, *, dest: str | None = None, **attributes: Any) 
         **attributes: Arguments of ``click.option``.
     """
     names = (flag,) if dest is None else (flag, dest)
-    return lambda section: click.option(*names, cls=_Option, help=help, section=section, **attributes)
+    return lambda title: click.option(*names, cls=_Option, help=help, section=title, **attributes)
 
 
 def section(title: str, *options: Callable[[str], Decorator]) -> Decorator:
     """Return a decorator that adds options to a section of the help."""
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
-        for option in reversed(options):
-            command = option(title)(command)
+        for add_to in reversed(options):
+            command = add_to(title)(command)
         return command
 
     return decorate
@@ -157,7 +157,7 @@ _FILES_HELP = f"{FILE_HELP}  [default: standard input]"
 model_argument = argument("model", help=MODEL_HELP)
 file_argument = argument("file", type=INPUT_PATH, default="-", help=_FILES_HELP)
 files_argument = argument("files", type=INPUT_PATH, nargs=-1, help=_FILES_HELP)
-lang_option = section(
+_lang_option = section(
     "Input", option("--lang", "Language of the text, such as en; one of the model's", required=True, metavar="LANG")
 )
 tokenizer_options = section(
@@ -175,6 +175,13 @@ input_options = section(
     ),
     option("--column", "Column or key that holds the text", metavar="NAME", show_default="text"),
 )
+
+
+def text_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--lang`` and the options of the tokenizer and of the input."""
+    return _lang_option(tokenizer_options(input_options(command)))
+
+
 workers_option = section(
     "Performance", option("--workers", "Number of worker processes", type=click.IntRange(1), default=1)
 )

@@ -11,28 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from xlm.cli._distributed import (
-    RAY_OPTIONS,
-    earlier_run,
-    engines,
-    inputs,
-    resuming,
-    uses_ray,
-    work_on_ray,
-    worker_model,
-)
+from xlm.cli._distributed import earlier_run, engines, inputs, resuming, uses_ray, work_on_ray, worker_model
 from xlm.cli._inputs import UntilError, naming_line, open_corpus
 from xlm.cli._options import (
     TEXT,
     Command,
     compute_options,
     file_argument,
-    input_options,
-    lang_option,
     model_argument,
     option,
     section,
-    tokenizer_options,
+    text_options,
 )
 from xlm.cli._output import write_json, write_text
 
@@ -40,19 +29,25 @@ if TYPE_CHECKING:
     from xlm.corpus.rows import Corpus
     from xlm.generation.text_generator import Prompt, TextGenerator
 
-_ONLY_RAY = ("resume", "progress")
-_OF_RAY = ("engine", *RAY_OPTIONS, *_ONLY_RAY)
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p")
+_DECODING = (
+    "greedy",
+    *_SAMPLING,
+    "max_new_tokens",
+    "min_new_tokens",
+    "num_return_sequences",
+    "num_beams",
+    "repetition_penalty",
+    "length_penalty",
+)
 _COUNT = click.IntRange(1)
 
 
 @click.command(cls=Command, short_help="Continue prompts")
 @model_argument
 @file_argument
-@lang_option
 @section("Input", option("--prompt", "Prompt to continue, instead of FILE; may be empty", type=TEXT, metavar="TEXT"))
-@tokenizer_options
-@input_options
+@text_options
 @section(
     "Output",
     option(
@@ -114,24 +109,7 @@ _COUNT = click.IntRange(1)
     option("--cuda-graphs", "Record a step on a CUDA device once and replay it; not yet tested on a GPU", is_flag=True),
 )
 @engines(*resuming)
-def command(
-    model: str,
-    file: Any,
-    lang: str,
-    preset: str | None,
-    codes: str | None,
-    dtype: str,
-    device: str,
-    prompt: str | None,
-    continuation_lang: str | None,
-    seed: int | None,
-    greedy: bool,
-    batch_size: int,
-    form: str,
-    stream: bool | None,
-    cuda_graphs: bool,
-    **options: Any,
-) -> None:
+def command(model: str, file: Any, lang: str, **options: Any) -> None:
     r"""Continue --prompt, or each line of FILE or of standard input.
 
     The model reads </s> and the prompt. It stops at </s>, after --max-new-tokens, or at its last position. By default,
@@ -155,46 +133,32 @@ def command(
         xlm generate xlm-clm-ende-small --lang en --prompt "Wikipedia was used to" --seed 1
         xlm generate MODEL --lang en prompts.txt --num-beams 4 --format jsonl
     """
-    if cuda_graphs and not device.startswith("cuda"):
-        raise click.UsageError("--cuda-graphs requires --device cuda")
-    of_ray = {name: options.pop(name) for name in _OF_RAY}
-    of_file = {name: options.pop(name) for name in ("input_format", "column")}
-    beams = options["num_beams"]
-    sampling = {name: options.pop(name) for name in _SAMPLING}
-    _check_usage(
-        file, prompt, greedy=greedy, stream=stream, form=form, sampling=sampling, seed=seed, of_file=of_file, **options
-    )
-    if uses_ray(only_ray=_ONLY_RAY, only_local=("prompt", "stream", "device", "cuda_graphs")):
-        _on_ray(
-            model,
-            file,
-            lang=lang,
-            seed=seed,
-            of_ray=of_ray | of_file | {"preset": preset, "codes": codes, "dtype": dtype},
-            options={"greedy": greedy, **sampling, **options},
-            continuation_lang=continuation_lang,
-            batch_size=batch_size,
-            form=form,
-        )
+    _check_usage(file, **options)
+    decoding = {name: options[name] for name in _DECODING}
+    if uses_ray(only_ray=("resume", "progress"), only_local=("prompt", "stream", "device", "cuda_graphs")):
+        _on_ray(model, file, lang=lang, decoding=decoding, options=options)
         return
+    prompt, form, stream = options["prompt"], options["form"], options["stream"]
     if stream is None:
-        single = beams == options["num_return_sequences"] == 1
+        single = decoding["num_beams"] == decoding["num_return_sequences"] == 1
         stream = prompt is not None and single and form == "text" and sys.stdout.isatty()
-    corpus = (
-        None if prompt is not None else open_corpus([file], format=of_file["input_format"], column=of_file["column"])
-    )
+    corpus = None
+    if prompt is None:
+        corpus = open_corpus([file], format=options["input_format"], column=options["column"])
     from xlm.tokenizer.tokenizer import XLMTokenizer
 
     # The tokenizer first, because it loads quickly and reveals most mistakes.
-    tokenizer = XLMTokenizer.from_pretrained(model, preset=preset, codes=codes)
+    tokenizer = XLMTokenizer.from_pretrained(model, preset=options["preset"], codes=options["codes"])
     from xlm.generation.text_generator import TextGenerator, decoding_options
     from xlm.inference.loading import load_for_inference
     from xlm.tokenizer.batches import grouped
 
-    options = decoding_options(greedy=greedy, cuda_graphs=cuda_graphs, **sampling, **options)
-    network = load_for_inference(model, dtype=dtype, device=device, few_rows=True)
-    generator = TextGenerator(network, tokenizer, lang=lang, continuation_lang=continuation_lang, options=options)
-    run = _Run(generator, seed=seed, form=form)
+    decoding = decoding_options(cuda_graphs=options["cuda_graphs"], **decoding)
+    network = load_for_inference(model, dtype=options["dtype"], device=options["device"], few_rows=True)
+    generator = TextGenerator(
+        network, tokenizer, lang=lang, continuation_lang=options["continuation_lang"], options=decoding
+    )
+    run = _Run(generator, seed=options["seed"], form=form)
     with nullcontext() if corpus is None else closing(corpus):
         prompts = iter([generator.prompt(1, prompt or "", where="--prompt")]) if corpus is None else run.prompts(corpus)
         if stream:
@@ -202,24 +166,29 @@ def command(
                 run.stream(each)
         else:
             until_error = UntilError(prompts)
-            for batch in grouped(until_error, most=batch_size, characters=1, length=lambda _: 0):
+            for batch in grouped(until_error, most=options["batch_size"], characters=1, length=lambda _: 0):
                 run.write(batch)
             until_error.raise_error()
     _show_stops(run.stops)
 
 
-def _on_ray(
-    model: str, name: str, *, lang: str, seed: int | None, of_ray: dict[str, Any], form: str, **of_work: Any
-) -> None:
-    input_format, column = of_ray["input_format"], of_ray["column"]
+def _on_ray(model: str, name: str, *, lang: str, decoding: dict[str, Any], options: dict[str, Any]) -> None:
+    form, input_format, column, seed = (options[key] for key in ("form", "input_format", "column", "seed"))
     files = inputs([name], form=input_format, column=column)
     from xlm.distributed.generate_work import GenerateWork
 
     if seed is None:
-        seed = earlier_run(of_ray).get("seed", secrets.randbits(63))
-    opened = worker_model(model, lang=lang, options=of_ray)
-    work = GenerateWork(opened=opened, seed=seed, form=form, files=len(files) > 1, **of_work)
-    summary = work_on_ray(work, files, work.identity(), form=input_format, column=column, options=of_ray)
+        seed = earlier_run(options).get("seed", secrets.randbits(63))
+    work = GenerateWork(
+        opened=worker_model(model, lang=lang, options=options),
+        seed=seed,
+        form=form,
+        files=len(files) > 1,
+        options=decoding,
+        continuation_lang=options["continuation_lang"],
+        batch_size=options["batch_size"],
+    )
+    summary = work_on_ray(work, files, work.identity(), form=input_format, column=column, options=options)
     _show_stops(Counter(summary.counts))
 
 
@@ -230,34 +199,31 @@ def _show_stops(stops: Counter[str]) -> None:
 
 def _check_usage(
     file: Any,
-    prompt: str | None,
     *,
-    greedy: bool,
-    stream: bool | None,
+    prompt: str | None,
     form: str,
-    sampling: dict[str, Any],
-    seed: int | None,
-    of_file: dict[str, Any],
+    stream: bool | None,
+    greedy: bool,
     num_beams: int,
     num_return_sequences: int,
-    **_: object,
+    **options: Any,
 ) -> None:
-    if prompt is not None and (str(file) != "-" or any(of_file.values())):
+    searching = "--greedy" if greedy else "--num-beams" if num_beams > 1 else None
+    flags = [f"--{name.replace('_', '-')}" for name in (*_SAMPLING, "seed") if options[name] is not None]
+    if options["cuda_graphs"] and not options["device"].startswith("cuda"):
+        raise click.UsageError("--cuda-graphs requires --device cuda")
+    if prompt is not None and (str(file) != "-" or options["input_format"] or options["column"]):
         raise click.UsageError("give either --prompt or FILE")
     if greedy and num_beams > 1:
         raise click.UsageError("give either --greedy or --num-beams")
     if prompt is not None and "\n" in prompt and form == "text":
         raise click.UsageError("--prompt contains a line feed, which only --format jsonl can write")
-    choices = {**sampling, "seed": seed}
-    flags = [f"--{name.replace('_', '-')}" for name, value in choices.items() if value is not None]
-    if flags and (greedy or num_beams > 1):
-        raise click.UsageError(
-            f"{', '.join(flags)}: requires sampling; found {'--greedy' if greedy else '--num-beams'}"
-        )
-    if num_return_sequences > num_beams and (greedy or num_beams > 1):
+    if searching and flags:
+        raise click.UsageError(f"{', '.join(flags)}: requires sampling; found {searching}")
+    if searching and num_return_sequences > num_beams:
         raise click.UsageError(f"--num-return-sequences: expected at most {num_beams}, found {num_return_sequences}")
     if stream and (num_beams > 1 or num_return_sequences > 1 or form != "text"):
-        raise click.UsageError("--stream requires one sequence as text: no beams, no several sequences, no jsonl")
+        raise click.UsageError("--stream writes one sequence as text; found beams, several sequences or jsonl")
 
 
 class _Run:

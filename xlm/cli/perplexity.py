@@ -102,7 +102,7 @@ def command(
     """
     paths = files or (Path("-"),)
     if len(langs) != len(paths):
-        raise click.UsageError(f"{len(langs)} languages for {len(paths)} files: give --lang once for each file")
+        raise click.UsageError(f"--lang: give one language for each file; found {len(langs)} for {len(paths)} files")
     if len(set(langs)) != len(langs):
         raise click.UsageError("two files have the same language: join them into one, which has one perplexity")
     if options["stride"] is not None and options["protocol"] == "stream":

@@ -17,15 +17,13 @@ from xlm.cli._options import (
     batch_options,
     compute_options,
     files_argument,
-    input_options,
-    lang_option,
     model_argument,
     model_source,
     option,
     scoring_options,
     section,
     stride_option,
-    tokenizer_options,
+    text_options,
     wrong_usage,
 )
 from xlm.cli._output import Progress, TableWriter, show_signature
@@ -43,9 +41,7 @@ if TYPE_CHECKING:
 @click.command(cls=Command, short_help="Compute the log-probability of each sentence, word or token")
 @model_argument
 @files_argument
-@lang_option
-@tokenizer_options
-@input_options
+@text_options
 @section(
     "Output",
     option("--by", "Unit of one row of output", type=click.Choice(["sentence", "word", "token"]), default="sentence"),

@@ -11,17 +11,7 @@ import click
 
 from xlm.cli._distributed import engines, inputs, resuming, uses_ray, work_on_ray, worker_model
 from xlm.cli._inputs import UntilError, naming_line, open_corpus
-from xlm.cli._options import (
-    Command,
-    file_argument,
-    input_options,
-    lang_option,
-    model_argument,
-    option,
-    section,
-    tokenizer_options,
-    workers_option,
-)
+from xlm.cli._options import Command, file_argument, model_argument, option, section, text_options, workers_option
 from xlm.cli._output import show_count, write_text
 
 if TYPE_CHECKING:
@@ -34,9 +24,7 @@ _ONLY_RAY = ("resume", "progress")
 @click.command(cls=Command, short_help="Split text into the tokens or ids of a model")
 @model_argument
 @file_argument
-@lang_option
-@tokenizer_options
-@input_options
+@text_options
 @section(
     "Output",
     option(
