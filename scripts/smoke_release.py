@@ -92,7 +92,7 @@ def try_out(python: Path, work: Path, environment: dict[str, str], version: str)
     assert printed.startswith(f"{version} {version} [] "), printed
     assert str(REPOSITORY) not in printed, "it is the checkout that was imported"
     listed = run(*xlm, "--help", cwd=work, environment=environment).partition("Commands:")[2]
-    commands = [line.split()[0] for line in listed.splitlines() if line.startswith("  ") and line[2] != " "]
+    commands = [line.split()[0] for line in listed.splitlines() if line.startswith("    ") and line[4] != " "]
     assert "convert" in commands
     for command in commands:
         run(*xlm, command, "--help", cwd=work, environment=environment)
