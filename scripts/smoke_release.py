@@ -120,7 +120,7 @@ def check_types(python: Path, work: Path, environment: dict[str, str]) -> None:
     # Among other packages, mypy treats ours as source and would check its imports too.
     mypy += ["--follow-imports", "silent"] if path else []
     told = run(*mypy, "user.py", cwd=work, environment={"MYPYPATH": path} if path else {})
-    assert "list[xlm.scoring.sentence.SentenceScore]" in told, told
+    assert "list[xlm.scoring.scorer.SentenceScore]" in told, told
     told = run(*mypy, "wrong.py", cwd=work, environment={"MYPYPATH": path} if path else {}, fails=True)
     assert 'incompatible type "int"; expected "str"' in told, told
 

@@ -28,7 +28,7 @@ import xlm
 import xlm.cli
 from xlm.corpus.read_ahead import windows
 from xlm.corpus.rows import Row
-from xlm.scoring.sentence import Scorer
+from xlm.scoring.scorer import Scorer
 from xlm.scoring.table import ScoreTable, scored_lines
 
 MODEL = "xlm-clm-ende-small"

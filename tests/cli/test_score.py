@@ -21,7 +21,7 @@ from tests.cli.conftest import Invoke
 from tests.demo_files import demo_maker
 from xlm.model.lm import XLMWithLMHeadModel
 from xlm.scoring.score import score
-from xlm.scoring.sentence import SentenceScore
+from xlm.scoring.scorer import SentenceScore
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
 HEADER = "line\ttokens\tlogprob\tunknown\ttext\tstatus"

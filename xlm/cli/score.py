@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from xlm._io.resumable import ResumableFile
     from xlm.corpus.rows import Corpus, Row
-    from xlm.scoring.sentence import Scorer
+    from xlm.scoring.scorer import Scorer
     from xlm.scoring.signature import Signature
     from xlm.scoring.table import ScoredLines, ScoreTable
 
@@ -137,7 +137,7 @@ def command(model: str, files: tuple[Any, ...], by: str, table_format: str | Non
     table_format = writer.format if writer else table_format or "tsv"
     table = _table(by, table_format, files=len(files) > 1, options=options)
     opened = model_source(model, options, lang=options["lang"]).open(offsets=by == "word", signed=True)
-    from xlm.scoring.sentence import Scorer
+    from xlm.scoring.scorer import Scorer
 
     with wrong_usage("stride"):
         scorer = Scorer(opened.model, opened.tokenizer, lang=options["lang"], options=scoring_options(options))

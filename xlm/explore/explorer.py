@@ -14,7 +14,7 @@ from xlm.errors import InputError, LanguageError
 from xlm.explore.requests import ContinueRequest, Limits, ScoreRequest, TextRequest, TooLargeError
 from xlm.model.lm import XLMWithLMHeadModel
 from xlm.scoring.options import ScoringOptions
-from xlm.scoring.sentence import Scorer, SentenceScore
+from xlm.scoring.scorer import Scorer, SentenceScore
 from xlm.scoring.table import token_cells
 from xlm.tokenizer.incremental_detokenizer import IncrementalDetokenizer, prompt_ids
 from xlm.tokenizer.pipeline import PRESETS

@@ -11,7 +11,7 @@ from xlm.corpus.read_ahead import windows
 from xlm.corpus.rows import Row
 from xlm.errors import InputError
 from xlm.scoring.options import ScoringKeywords, ScoringOptions, shows_scoring_options
-from xlm.scoring.sentence import Scorer, SentenceScore
+from xlm.scoring.scorer import Scorer, SentenceScore
 from xlm.scoring.table import cells_of, check_unit, results_of, status_of
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from xlm.errors import InputError
 from xlm.model.lm import XLMWithLMHeadModel, eval_mode
 from xlm.scoring.logprobs import checked_stride, score_sequences
 from xlm.scoring.options import ScoringOptions
-from xlm.scoring.sentence import Scorer, check_language_name, check_pair
+from xlm.scoring.scorer import Scorer, check_language_name, check_pair
 from xlm.scoring.stream import ArraySequence, Stream
 from xlm.tokenizer.tokenizer import XLMTokenizer
 

@@ -14,7 +14,7 @@ from xlm._io.arguments import check_count, check_flags
 from xlm.errors import DependencyError, warn_caller
 from xlm.inference.loading import load_for_inference
 from xlm.scoring.score import score
-from xlm.scoring.sentence import Scorer, SentenceScore
+from xlm.scoring.scorer import Scorer, SentenceScore
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
 try:
