@@ -1,4 +1,4 @@
-"""Time, memory and log-probabilities of scoring lines of real text, beside a peer."""
+"""Time, memory and log-probabilities of scoring lines of real text, compared with a peer."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ MEMORY_LIMIT = 0.25
 DIFFERENCE_LIMITS = {"float32": 1e-4, "bfloat16": 0.25}
 """Largest difference from the peer's log-probabilities in float32, in nats, by our type.
 
-Logits of these random models have a standard deviation of 1, so the largest in a text are about 4. A sixteenth of that
-is twice the error that bfloat16 logits may have on the whole (see ``rounding_limit``). In the normaliser, a sum over
-all words, errors of either sign cancel."""
+The logits of these random models have a standard deviation of 1, so the largest in a text are about 4. A sixteenth of
+that is twice the error allowed for bfloat16 logits (see ``rounding_limit``). In the normaliser, which is a sum over all
+words, errors of either sign cancel."""
 
 
 def bench_score(
@@ -42,8 +42,8 @@ def bench_score(
 ) -> Report:
     """Score the first lines of some files with random weights, each time in a fresh process.
 
-    The peer scores padded batches of 16 lines in the order of the file, and holds all their logits. On a CPU, memory is
-    measured only where the system can reset a process's peak.
+    The peer scores padded batches of 16 lines in the order of the file and holds all their logits. On a CPU, memory is
+    measured only if the system can reset the peak of a process.
 
     Args:
         scratch: A directory for temporary files.

@@ -92,7 +92,7 @@ def try_out(python: Path, work: Path, environment: dict[str, str], version: str)
     assert printed.startswith(f"{version} {version} [] "), printed
     assert str(REPOSITORY) not in printed, "it is the checkout that was imported"
     listed = run(*xlm, "--help", cwd=work, environment=environment).partition("Commands:")[2]
-    commands = [line.split()[0] for line in listed.splitlines() if line.startswith("  ") and line[2] != " "]
+    commands = [line.split()[0] for line in listed.splitlines() if line.startswith("    ") and line[4] != " "]
     assert "convert" in commands
     for command in commands:
         run(*xlm, command, "--help", cwd=work, environment=environment)
@@ -120,7 +120,7 @@ def check_types(python: Path, work: Path, environment: dict[str, str]) -> None:
     # Among other packages, mypy treats ours as source and would check its imports too.
     mypy += ["--follow-imports", "silent"] if path else []
     told = run(*mypy, "user.py", cwd=work, environment={"MYPYPATH": path} if path else {})
-    assert "list[xlm.scoring.sentence.SentenceScore]" in told, told
+    assert "list[xlm.scoring.scorer.SentenceScore]" in told, told
     told = run(*mypy, "wrong.py", cwd=work, environment={"MYPYPATH": path} if path else {}, fails=True)
     assert 'incompatible type "int"; expected "str"' in told, told
 

@@ -2,10 +2,10 @@
 
     python scripts/trace_calls.py [--files]
 
-The interpreter's own tracing (``sys.setprofile``) sees every Python call, and every step of a generator. A passage is a
-call from a function in one file of xlm/ to a function in another; code outside of xlm/ in between does not count.
-Imports during a call are not traced. Prints a table of the main calls with the bundled model, and with ``--files`` the
-files of each call in the order of their first entry.
+The script traces every Python call and every step of a generator with ``sys.setprofile``. A passage is a call from a
+function in one file of xlm/ to a function in another, whatever code outside of xlm/ lies between. Imports during a call
+are not traced. The script prints a table of the main calls with the bundled model and, with ``--files``, the files of
+each call in the order of their first entry.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import xlm
 import xlm.cli
 from xlm.corpus.read_ahead import windows
 from xlm.corpus.rows import Row
-from xlm.scoring.sentence import Scorer
+from xlm.scoring.scorer import Scorer
 from xlm.scoring.table import ScoreTable, scored_lines
 
 MODEL = "xlm-clm-ende-small"
@@ -40,7 +40,7 @@ FOURTH_TEXT = "Nobody had seen the black horse since the summer of the great flo
 
 @dataclass(kw_only=True, slots=True)
 class Trace:
-    """What a call went through.
+    """The files and passages of a call.
 
     Attributes:
         files: The files, relative to the traced folder, in the order of their first entry.
@@ -52,9 +52,9 @@ class Trace:
 
 
 def trace(call: Callable[[], Any], folder: Path) -> Trace:
-    """Run a call and return its way through the Python files of a folder."""
+    """Run a call and return its trace through the Python files of a folder."""
     result, prefix = Trace(), f"{folder.resolve()}/"
-    imports = 0  # how many modules are being imported now, one inside the other
+    imports = 0  # depth of nested imports
 
     def profile(frame: FrameType, event: str, _: object) -> None:
         nonlocal imports
@@ -81,10 +81,10 @@ def trace(call: Callable[[], Any], folder: Path) -> Trace:
 
 
 def main_calls(directory: Path) -> dict[str, Callable[[], Any]]:
-    """Return the calls to trace by name, in the order in which they must run: the first text finds empty caches.
+    """Return the calls to trace by name. They must run in order, so that the first text is encoded with empty caches.
 
     Args:
-        directory: Where the input and output of ``xlm score`` are.
+        directory: A directory for the input and output of ``xlm score``.
     """
     model, tokenizer = xlm.XLMWithLMHeadModel.from_pretrained(MODEL), xlm.XLMTokenizer.from_pretrained(MODEL)
     ids_1T = torch.arange(100, 108)[None]

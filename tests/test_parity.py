@@ -18,9 +18,9 @@ from tests.demo_files import write_demo_files
 from tests.model.small_models import random_ids, small_model
 from xlm import XLMError, XLMWithLMHeadModel
 from xlm.checkpoint.convert import convert
+from xlm.parity import larger
 from xlm.parity.peer import _both_models, against_transformers
 from xlm.parity.reference import against_reference
-from xlm.parity.report import larger
 
 EVERYTHING = {
     "causal.hidden",

@@ -1,7 +1,7 @@
-"""XLM causal language models: the original's numbers, from converted weights, in PyTorch.
+"""XLM causal language models in PyTorch, with the results of the original.
 
-The public names; each is imported on first use, so that ``import xlm`` stays light and the tokenizer works
-without importing torch.
+Each public name is imported on first use, so that ``import xlm`` stays light and the tokenizer works without importing
+torch.
 """
 
 from __future__ import annotations

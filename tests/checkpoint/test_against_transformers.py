@@ -11,8 +11,8 @@ import torch
 from tests.demo_files import write_demo_files
 from xlm import XLMConfig, XLMTokenizer, XLMWithLMHeadModel
 from xlm.checkpoint.convert import convert
+from xlm.parity import LOGITS_BOUND
 from xlm.parity.peer import against_transformers
-from xlm.parity.report import LOGITS_BOUND
 
 transformers = pytest.importorskip("transformers")
 

@@ -14,7 +14,7 @@ from tests.demo_files import write_demo_files
 from xlm import XLMConfig, XLMTokenizer, XLMWithLMHeadModel, score
 from xlm.checkpoint.convert import convert
 from xlm.errors import CheckpointError
-from xlm.parity.report import LOGITS_BOUND
+from xlm.parity import LOGITS_BOUND
 
 transformers = pytest.importorskip("transformers")
 

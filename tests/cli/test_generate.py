@@ -12,7 +12,7 @@ import torch
 
 from tests.cli.conftest import Invoke
 from tests.demo_files import demo_maker
-from xlm.cli.generate import _batches
+from xlm.cli._inputs import UntilError
 from xlm.errors import LanguageError
 from xlm.generation.text_generator import Prompt
 from xlm.model.decoding.options import derived_seed
@@ -179,20 +179,20 @@ def test_a_prompt_that_is_too_long_is_named_after_those_before_it(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--greedy", "--num-beams", "2"), "two ways"),
-        (("--cuda-graphs",), "--cuda-graphs is for --device cuda"),
-        (("--greedy", "--seed", "2"), "--seed: nothing is drawn with --greedy"),
-        (("--num-beams", "2", "--seed", "2"), "--seed: nothing is drawn with --num-beams"),
-        (("--prompt", "the\ndog"), "--prompt holds a line feed"),
-        (("--greedy", "--top-k", "2"), "--top-k: nothing is drawn with --greedy"),
-        (("--num-beams", "2", "--temperature", "2"), "--temperature: nothing is drawn"),
-        (("--num-beams", "2", "--num-return-sequences", "3"), "only 2"),
-        (("--greedy", "--num-return-sequences", "2"), "only 1"),
+        (("--greedy", "--num-beams", "2"), "either --greedy or --num-beams"),
+        (("--cuda-graphs",), "--cuda-graphs requires --device cuda"),
+        (("--greedy", "--seed", "2"), "--seed: requires sampling; found --greedy"),
+        (("--num-beams", "2", "--seed", "2"), "--seed: requires sampling; found --num-beams"),
+        (("--prompt", "the\ndog"), "--prompt contains a line feed"),
+        (("--greedy", "--top-k", "2"), "--top-k: requires sampling; found --greedy"),
+        (("--num-beams", "2", "--temperature", "2"), "--temperature: requires sampling"),
+        (("--num-beams", "2", "--num-return-sequences", "3"), "at most 2"),
+        (("--greedy", "--num-return-sequences", "2"), "at most 1"),
         (("--stream", "--format", "jsonl"), "--stream"),
         (("--stream", "--num-beams", "2"), "--stream"),
         (("--max-new-tokens", "0"), "--max-new-tokens"),
         (("--seed", "-1"), "--seed"),
-        ((__file__,), "both give prompts"),
+        ((__file__,), "either --prompt or FILE"),
     ],
     ids=str,
 )
@@ -232,7 +232,7 @@ def test_any_error_comes_after_the_prompts_before_it() -> None:
         yield Prompt(line=1, text="the", ids=[1, 14])
         raise LanguageError("no such language")
 
-    batches = _batches(prompts(), 2)
-    assert [prompt.line for prompt in next(batches)] == [1]
+    until_error = UntilError(prompts())
+    assert [prompt.line for prompt in until_error] == [1]
     with pytest.raises(LanguageError):
-        next(batches)
+        until_error.raise_error()

@@ -13,11 +13,12 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
 from tests.cli.conftest import Invoke
 from xlm import __version__
-from xlm.cli import COMMANDS
+from xlm.cli import COMMANDS, xlm
 from xlm.errors import CheckpointError, WriteError, XLMWarning
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
@@ -265,3 +266,26 @@ def test_text_is_utf8_whatever_the_locale_says(demo_files: Path) -> None:
     run = subprocess.run(command, input="schläft\n".encode(), capture_output=True, env=environment)
     assert run.stdout.decode() == "schläft</w>\n"
     assert run.returncode == 0
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_has_sections_and_texts_of_one_form(invoke: Invoke, name: str) -> None:
+    lines = invoke(name, "--help").stdout.splitlines()
+    headings = [line.removesuffix(":") for line in lines if line.endswith(":") and not line.startswith(" ")]
+    assert headings[0] == "Arguments"
+    assert headings[-1] == "Other"
+    assert "Options" not in headings
+    command = xlm.get_command(click.Context(xlm), name)
+    assert command is not None
+    for parameter in command.params:
+        text = getattr(parameter, "help", None)
+        assert text, parameter.name
+        if hasattr(parameter, "section") or isinstance(parameter, click.Argument):
+            assert not text.endswith("."), parameter.name
+            assert ". " not in text, parameter.name
+
+
+def test_commands_are_listed_by_task(invoke: Invoke) -> None:
+    listed = invoke("--help").stdout.partition("Commands:")[2]
+    headings = [line.strip() for line in listed.splitlines() if line.endswith(":")]
+    assert headings == ["Convert and check models:", "Work on texts:", "Look at a model:", "Train models:"]

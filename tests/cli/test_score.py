@@ -21,7 +21,7 @@ from tests.cli.conftest import Invoke
 from tests.demo_files import demo_maker
 from xlm.model.lm import XLMWithLMHeadModel
 from xlm.scoring.score import score
-from xlm.scoring.sentence import SentenceScore
+from xlm.scoring.scorer import SentenceScore
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
 HEADER = "line\ttokens\tlogprob\tunknown\ttext\tstatus"
@@ -296,7 +296,7 @@ def test_output_stands_under_its_name_when_it_is_complete(
     )
     again = invoke("score", *model, tmp_path / "in", "--output", output, "--bits", "--resume")
     assert again.exit_code == 0
-    assert again.stderr == f"{output} is complete already\n{result.stderr}"
+    assert again.stderr == f"{output} is already complete\n{result.stderr}"
 
 
 def test_each_line_at_once_when_nothing_is_read_ahead(demo_files: Path) -> None:

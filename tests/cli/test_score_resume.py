@@ -167,7 +167,7 @@ def test_a_finished_output_of_another_input_is_refused(
     scored = output.read_bytes()
     same = invoke(*arguments(demo_files, "-", output, *again), input=few)
     assert same.exit_code == 0
-    assert "complete already" in same.stderr
+    assert "already complete" in same.stderr
     for other in (b"T" + few[1:], few + b"\nthe dog", few[:2000], b""):
         result = invoke(*arguments(demo_files, "-", output, *again), input=other)
         assert result.exit_code == 1
@@ -234,7 +234,7 @@ def test_problems_and_damage_are_said_again(invoke: Invoke, demo_files: Path, tm
         assert f"{problems:,} rows could not be scored" in result.stderr
         assert "read only in part" in result.stderr
         assert result.stderr.count(str(path)) == 1
-    assert "complete already" in again.stderr
+    assert "already complete" in again.stderr
 
 
 def test_problems_before_a_kill_are_counted(invoke: Invoke, demo_files: Path, texts: Path, unfinished: Path) -> None:

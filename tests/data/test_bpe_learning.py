@@ -1,4 +1,4 @@
-"""Byte-pair encoding learnt, and the vocabulary it gives.
+"""Learning merges, and the vocabulary that they produce.
 
 Oracle: a learner that counts everything anew for each merge; fastBPE's codes and vocabulary of the Tatoeba text.
 """
@@ -69,7 +69,7 @@ def test_fastbpe_wherever_the_count_is_unique(reference: Path, tatoeba: Counter[
 
 
 def test_fastbpe_at_every_merge(reference: Path, tatoeba: Counter[str]) -> None:
-    """Taking its choices among equally frequent pairs, all 3,000 have its counts, and none was more frequent."""
+    """Follow its choice among equally frequent pairs: every count agrees, and no other pair is more frequent."""
     learner = _Learner(tatoeba)
     for left, right, count in _recorded(reference / "bpe/codes"):
         pair = learner.names.index(left) << 32 | learner.names.index(right)

@@ -200,7 +200,7 @@ def test_shards_of_the_old_format_are_refused_and_say_so(tokenizer: XLMTokenizer
 
 @pytest.mark.parametrize("rest", [{"form": "csv", "column": "text"}, {"form": "text"}, {}])
 def test_an_index_of_an_older_release_is_read(tokenizer: XLMTokenizer, tmp_path: Path, rest: dict[str, str]) -> None:
-    """It had ``form`` for the format, and before that text alone."""
+    """Its key for the format was ``form``; before that there was none, and all files were plain text."""
     prepare(tokenizer, {"train": {"en": _write(tmp_path / "en.txt", LINES)}}, tmp_path)
     values = json.loads((tmp_path / INDEX_FILE).read_text("utf-8"))
     source = values["splits"]["train"]["en"]["source"]

@@ -17,8 +17,7 @@ from tests.scoring.small import make_model, open_tokenizer
 from xlm.explore.app import make_app
 from xlm.explore.explorer import Explorer
 from xlm.explore.requests import Limits
-from xlm.explore.server import address_of, listen, make_server
-from xlm.explore.worker import Worker
+from xlm.explore.server import Worker, address_of, listen, make_server
 from xlm.model.lm import XLMWithLMHeadModel
 from xlm.tokenizer.tokenizer import XLMTokenizer
 

@@ -260,7 +260,7 @@ def test_empty_and_over_long_texts_are_told(opened: Opened) -> None:
     opened.expect(opened.page.locator("#status")).to_contain_text("Type a text")
     opened.expect(opened.page.locator(".word")).to_have_count(0)
     opened.write("word " * 20_000)
-    opened.expect(opened.page.locator("#status")).to_contain_text("100,000 characters, and 10,000 are the most")
+    opened.expect(opened.page.locator("#status")).to_contain_text("100,000 characters, and the limit is 10,000")
     opened.expect(opened.page.locator("#status")).to_have_class("wrong")
     opened.expect(opened.page.locator(".word")).to_have_count(0)
     opened.write("the dog")

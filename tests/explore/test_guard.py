@@ -9,7 +9,7 @@ import pytest
 
 from tests.conftest import REPOSITORY
 from tests.explore.small import ADDRESS, Small
-from xlm.explore.guard import Guard
+from xlm.explore.app import Guard
 
 HOST = {"host": "127.0.0.1:8000"}
 OURS = {"origin": ADDRESS, "sec-fetch-site": "same-origin"}

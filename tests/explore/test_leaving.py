@@ -17,7 +17,7 @@ import pytest
 from starlette.requests import ClientDisconnect
 
 from tests.explore.small import GENERATE, JSON, Slow, Small
-from xlm.explore.guard import SECURITY_HEADERS
+from xlm.explore.app import SECURITY_HEADERS
 from xlm.explore.requests import Limits
 
 
@@ -67,7 +67,7 @@ def test_a_client_that_leaves_ends_its_stream(
         with suppress(ClientDisconnect):  # how it is told to the server is the framework's business
             await small.app(scope, receive, send)
         with small.worker.admitted():  # and it no longer counts among those inside
-            assert small.worker._inside == 1
+            assert small.worker._admitted == 1
 
     asyncio.run(run())
     assert 5 <= slow.steps < 10
@@ -110,12 +110,12 @@ def test_what_nobody_waits_for_any_more_is_not_computed(demo_files: Path, monkey
     with small.served() as address:
         small.worker._thread.submit(gate.wait, 30)  # something that takes long
         left = [send(address, path, text) for path in ("/api/score", "/api/generate") for _ in range(2)]
-        wait_until(lambda: small.worker._inside == 4)
+        wait_until(lambda: small.worker._admitted == 4)
         for connection in left:
             connection.close()
-        wait_until(lambda: small.worker._inside == 0)
+        wait_until(lambda: small.worker._admitted == 0)
         with send(address, "/api/score", text) as connection:
-            wait_until(lambda: small.worker._inside == 1)
+            wait_until(lambda: small.worker._admitted == 1)
             gate.set()
             assert connection.recv(1000).startswith(b"HTTP/1.1 200 ")
     assert computed == ["text"]
@@ -135,7 +135,7 @@ def test_what_runs_when_its_client_leaves_ends_by_itself(demo_files: Path, monke
     with small.served() as address:
         with send(address, "/api/score", text):
             assert begun.wait(10)
-        wait_until(lambda: small.worker._inside == 0)
+        wait_until(lambda: small.worker._admitted == 0)
         with send(address, "/api/score", text) as connection:
             gate.set()
             assert connection.recv(1000).startswith(b"HTTP/1.1 200 ")
@@ -145,12 +145,12 @@ def test_more_requests_than_are_let_in_get_the_headers_too(demo_files: Path) -> 
     small = Small(demo_files)
     with small.served() as address:
         waiting = [send(address, "/api/score", b"{", length=10) for _ in range(64)]
-        wait_until(lambda: small.app._inside == 64)
+        wait_until(lambda: small.app._active == 64)
         with send(address, "/api/score", b"{}") as connection:
             answer = connection.recv(10_000).decode().lower()
         for one in waiting:
             one.close()
-        wait_until(lambda: small.app._inside == 0)
+        wait_until(lambda: small.app._active == 0)
         with send(address, "/api/score", b"{}") as connection:
             assert connection.recv(1000).startswith(b"HTTP/1.1 400 ")
     assert answer.startswith("http/1.1 503 ")

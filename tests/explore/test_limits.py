@@ -15,7 +15,7 @@ import pytest
 from tests.explore.small import ADDRESS, GENERATE, JSON, Slow, Small
 from xlm.errors import XLMError
 from xlm.explore.requests import Limits
-from xlm.explore.worker import BusyError, Worker
+from xlm.explore.server import BusyError, Worker
 
 
 def post(small: Small, path: str, body: bytes | str) -> tuple[int, dict[str, str]]:
@@ -184,7 +184,7 @@ def test_a_worker_takes_turns_and_forgets_those_who_left() -> None:
             pass
         with pytest.raises(ValueError, match="own"), worker.admitted():
             raise ValueError("own")
-        assert worker._inside == 0
+        assert worker._admitted == 0
 
     asyncio.run(run())
     assert done == [0, 2, 3]

@@ -65,7 +65,7 @@ def test_a_host_that_is_not_ours_is_told() -> None:
 def test_what_is_no_host_is_one_message(host: str, options: tuple[str, ...]) -> None:
     result = invoke("explore", "MODEL", "--host", host, *options)
     assert result.exit_code == 1
-    assert result.stderr.startswith("Error: The page cannot be served there\n  where: --host\n")
+    assert result.stderr.startswith("Error: The page cannot be served at this address\n  where: --host\n")
     assert "remedy: --host 127.0.0.1" in result.stderr
     assert max(map(len, result.stderr.splitlines())) < 160
 
@@ -140,7 +140,7 @@ def test_without_the_extra_it_is_named(monkeypatch: pytest.MonkeyPatch, library:
     monkeypatch.setitem(sys.modules, library, None)
     result = invoke("explore", "MODEL")
     assert result.exit_code == 1
-    assert result.stderr.startswith(f"Error: The library {library} is not installed\n")
+    assert result.stderr.startswith(f"Error: {library.capitalize()} is not installed\n")
     assert "remedy: pip install 'xlm[explore]'" in result.stderr
 
 

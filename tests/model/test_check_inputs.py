@@ -182,7 +182,7 @@ def test_it_is_kept_by_copies() -> None:
     assert not any(each.check_inputs for each in copies)
     assert XLMWithLMHeadModel.check_inputs
     for value in ("no", 0, None, torch.tensor(False)):
-        with pytest.raises(InputError, match="not a flag"):
+        with pytest.raises(InputError, match="neither true nor false"):
             model.check_inputs = value  # type: ignore[assignment]
 
 

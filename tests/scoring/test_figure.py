@@ -15,7 +15,7 @@ from xlm.errors import DependencyError, InputError, WriteError, XLMWarning
 from xlm.model.lm import XLMWithLMHeadModel
 from xlm.scoring.figure import _canvas, _lines_of, draw_surprisals
 from xlm.scoring.score import score
-from xlm.scoring.sentence import SentenceScore
+from xlm.scoring.scorer import SentenceScore
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
 TEXT = "The small dog is sleeping on the grass."

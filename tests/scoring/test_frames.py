@@ -12,7 +12,7 @@ import pytest
 from tests.scoring.small import make_model, open_tokenizer
 from xlm import XLMTokenizer, XLMWarning, XLMWithLMHeadModel, perplexity, score, score_frame, score_stream
 from xlm.errors import InputError
-from xlm.scoring.sentence import Scorer
+from xlm.scoring.scorer import Scorer
 
 pd = pytest.importorskip("pandas")
 TEXTS = ["the dog is sleeping", "", "the grass"]

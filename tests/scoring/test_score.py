@@ -28,7 +28,7 @@ from xlm.model.lm import XLMWithLMHeadModel
 from xlm.scoring.frames import score_frame
 from xlm.scoring.perplexity import perplexity
 from xlm.scoring.score import score, score_stream
-from xlm.scoring.sentence import SentenceScore, _as_tokens
+from xlm.scoring.scorer import SentenceScore, _as_tokens
 from xlm.tokenizer.tokenizer import XLMTokenizer
 from xlm.tokenizer.vocabulary import SPECIAL_TOKENS, Vocabulary
 

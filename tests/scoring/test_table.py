@@ -23,7 +23,7 @@ from tests.scoring.small import make_model, open_tokenizer
 from xlm.corpus.rows import Corpus, Row
 from xlm.errors import InputError
 from xlm.model.head import LinearHead
-from xlm.scoring.sentence import Scorer, SentenceScore
+from xlm.scoring.scorer import Scorer, SentenceScore
 from xlm.scoring.table import TABLE_FORMATS, UNITS, Cell, ScoreTable, scored_lines, tsv_line
 from xlm.tokenizer.tokenizer import XLMTokenizer
 

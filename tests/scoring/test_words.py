@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tests.scoring.small import make_model
 from xlm.scoring.score import score
-from xlm.scoring.sentence import SentenceScore
+from xlm.scoring.scorer import SentenceScore
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
 SPACES = " \t\n\r\u2028\u3000"

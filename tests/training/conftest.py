@@ -1,4 +1,4 @@
-"""Fixtures of the tests of runs."""
+"""Fixtures for the tests of training runs."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from xlm.training.loop import train
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Prepared text."""
+    """Directory of prepared text."""
     return prepare_text(tmp_path_factory.mktemp("text"))
 
 
 @pytest.fixture(scope="session")
 def whole_run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory of a run of ``small_run`` that nothing interrupted."""
+    """Directory of an uninterrupted run of ``small_run``."""
     output = tmp_path_factory.mktemp("runs") / "whole"
     train(small_run(data, output))
     return output
@@ -27,5 +27,5 @@ def whole_run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def demo_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with ``demo.pth``, ``codes`` and ``vocab``."""
+    """Directory with ``demo.pth``, ``codes`` and ``vocab``."""
     return write_demo_files(tmp_path_factory.mktemp("demo"))

@@ -1,4 +1,4 @@
-"""What the tests of runs share: a little text, prepared, and a configuration that takes a fraction of a second."""
+"""Shared by the tests of training runs: a small prepared text, and a configuration that runs in under a second."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def small_tokenizer() -> XLMTokenizer:
 
 
 def prepare_text(directory: Path) -> Path:
-    """Prepares the small text as German and English, to train and to evaluate on; returns the data's directory."""
+    """Prepare the small text as German and English, for training and validation, and return the data directory."""
     words = TEXT.split()
     for name, first in (("de", 0), ("en", 7)):
         lines = [" ".join(words[i : i + 6]) for i in range(first, len(words) - 6)] * 3
@@ -34,7 +34,7 @@ def prepare_text(directory: Path) -> Path:
 
 
 def small_run(data: Path, output: Path, **changes: Any) -> TrainConfig:
-    """12 updates of a one-layer model with dropout; keys of any part of the configuration can be changed."""
+    """Return a configuration of 12 updates of a one-layer model with dropout; ``changes`` sets keys of any table."""
     parts: dict[str, Any] = {
         "model": ModelSettings(emb_dim=16, n_layers=1, n_heads=2, max_position_embeddings=16),
         "batch": BatchSettings(batch_size=4, seq_len=8),
@@ -49,14 +49,14 @@ def small_run(data: Path, output: Path, **changes: Any) -> TrainConfig:
 
 
 def without_dropout() -> ModelSettings:
-    """The model of ``small_run`` without dropout, which is drawn anew in each process."""
+    """Return the model of ``small_run`` without dropout, which would differ between processes."""
     return ModelSettings(
         emb_dim=16, n_layers=1, n_heads=2, max_position_embeddings=16, dropout=0.0, attention_dropout=0.0
     )
 
 
 def write_config(path: Path, data: Path, output: Path, **run: int) -> Path:
-    """The same configuration as ``small_run``, in a file, with other keys of ``run``."""
+    """Write the configuration of ``small_run`` to a file, with other keys of ``run``."""
     lines = [f"data = {json.dumps(str(data))}", f"output = {json.dumps(str(output))}"]
     lines += ["[model]", "emb_dim = 16", "n_layers = 1", "n_heads = 2", "max_position_embeddings = 16"]
     lines += [
@@ -79,12 +79,12 @@ def weights(run: Path, name: str = "last") -> dict[str, Tensor]:
 
 
 def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    """Whether every bit is the same."""
+    """Return whether all weights are bit-identical."""
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 def updates(run: Path) -> list[tuple[int, float, float]]:
-    """Number, loss and gradient norm of each update in the log of a run."""
+    """Return number, loss and gradient norm of each update in the log of a run."""
     return [(event["updates"], event["loss"], event["grad_norm"]) for event in events(run, "update")]
 
 

@@ -1,4 +1,4 @@
-"""Configurations.
+"""Configurations of training runs.
 
 Oracle: what the error must name, listed here; the shipped files.
 """
@@ -59,7 +59,7 @@ def test_all_mistakes_at_once(file: Path) -> None:
 
 
 def test_wrong_types_and_wrong_values_come_together(file: Path) -> None:
-    """Each key once, even where what it is left at would be wrong too."""
+    """Each key is named once, even if its default is wrong too."""
     changes = ["batch.batch_size=many", "batch.seq_len=1", "model.emb_dim=wide", "run.timeout=0", "seed=-1"]
     changes.append("objectives=clm")
     with pytest.raises(ConfigError) as caught:

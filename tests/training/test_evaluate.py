@@ -44,7 +44,7 @@ def test_the_original_s_perplexities(reference: Path, split: str) -> None:
 
 
 def test_what_the_log_says_is_what_the_command_says(data: Path, whole_run: Path) -> None:
-    """The best model of a run, on the raw text, by the function behind ``xlm perplexity``."""
+    """Compare with ``perplexity``, called on the best model of a run and the raw text."""
     evaluation = [event for event in events(whole_run, "evaluation") if event["best"]][-1]
     model = XLMWithLMHeadModel.from_pretrained(whole_run / "best")
     tokenizer = XLMTokenizer.from_pretrained(whole_run / "best")
@@ -72,7 +72,7 @@ def test_by_hand_and_in_any_number_of_rows() -> None:
 
 
 def test_shared_among_processes() -> None:
-    """What each of three would sum, put together, is what one sums alone."""
+    """The sums of three processes together equal those of one process."""
     model = small_model()
     stream = Stream(sequence=ArraySequence(np.arange(14, 14 + 45)), rows=1, width=6)
     sums = [0.0, 0.0]

@@ -1,4 +1,4 @@
-"""Runs: what they learn, what they leave, what does not change them.
+"""Training runs: what they learn, what they write, and which settings do not change the result.
 
 Oracle: a plain loop over the same batches with the model's own loss; one run against another.
 """
@@ -110,7 +110,7 @@ def test_pieces_change_nothing(data: Path, tmp_path: Path, changes: dict[str, An
 
 
 def test_activation_checkpointing_changes_not_one_bit(data: Path, whole_run: Path, tmp_path: Path) -> None:
-    """Not even with dropout, which must drop the same again."""
+    """The recomputed layers draw the same dropout again."""
     train(small_run(data, tmp_path / "run", activation_checkpointing=True))
     assert updates(tmp_path / "run") == updates(whole_run)
     assert equal(weights(tmp_path / "run"), weights(whole_run))
@@ -251,7 +251,7 @@ def test_another_vocabulary(demo_files: Path, data: Path, tmp_path: Path) -> Non
 def test_another_vocabulary_of_a_model_found_by_name(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As many tokens, but others: the tokenizer of that name says so."""
+    """The vocabulary has the right size and other tokens."""
     words = list(small_tokenizer().vocabulary.tokens)
     other = XLMTokenizer(Vocabulary(tokens=(*words[:-2], words[-1], words[-2])), small_tokenizer().merges)
     model = small_model(vocab_size=len(words), lang2id={"de": 0, "en": 1})

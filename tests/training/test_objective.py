@@ -95,7 +95,7 @@ class FixedBatches:
 def test_twenty_updates_of_the_original_through_the_loop(
     reference: Path, tmp_path: Path, bounds: tuple[int, ...]
 ) -> None:
-    """Also in uneven pieces, and stopped and resumed on the way."""
+    """The run is stopped and resumed; the pieces of a batch may differ in size."""
     recorded = json.loads((reference / "checkpoints/plain.training_run.json").read_text("utf-8"))
     tensors = load_file(reference / "checkpoints/plain.training_run.safetensors")
     start = reference / "checkpoints/plain.pth"

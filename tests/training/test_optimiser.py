@@ -72,7 +72,7 @@ def test_one_number_by_hand() -> None:
 
 
 def test_it_is_not_torchs_adamw() -> None:
-    """The place of eps shows in the first updates."""
+    """The two add eps at different places, which shows in the first updates."""
     ours, theirs = (nn.Parameter(torch.ones(1)) for _ in range(2))
     one = OriginalAdam([ours], lr=0.1, eps=1e-2, weight_decay=0.1)
     other = torch.optim.AdamW([theirs], lr=0.1, eps=1e-2, weight_decay=0.1)

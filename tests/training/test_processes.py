@@ -34,7 +34,7 @@ def _torchrun(*arguments: str) -> subprocess.Popen[bytes]:
 
 
 def _two(*arguments: str) -> list[subprocess.Popen[bytes]]:
-    """Two processes that find each other, with nothing that watches over them."""
+    """Start two processes that join each other, without torchrun to watch them."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
@@ -57,7 +57,7 @@ def _train(config: Path) -> list[str]:
 
 @contextmanager
 def _ended(*processes: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Leaves none of them behind."""
+    """Kill the processes at the end."""
     try:
         yield
     finally:
@@ -74,7 +74,7 @@ def _finish(*processes: subprocess.Popen[bytes]) -> None:
 
 
 def _same_run(one: Path, other: Path) -> None:
-    """The losses, norms and perplexities of the issue's bound, and the weights they lead to."""
+    """Compare losses, gradient norms, perplexities and weights of two runs."""
     assert [number for number, _, _ in updates(other)] == list(range(1, 13))
     for expected, found in zip(updates(one), updates(other), strict=True):
         assert found == pytest.approx(expected, rel=1e-5)
@@ -100,7 +100,7 @@ def test_two_processes_are_one(data: Path, tmp_path: Path) -> None:
 
 
 def test_weights_that_are_shared_out(data: Path, tmp_path: Path) -> None:
-    """Against whole weights, and in every step from one kind of run to another."""
+    """Compare sharded runs with whole ones, and runs that change from one to the other when they are resumed."""
     full = {"sharding": "full"}
     runs: list[tuple[str, dict[str, Any]]] = [
         ("whole", {"max_steps": 7}),
@@ -147,7 +147,7 @@ def _wait_for_updates(run: Path, process: subprocess.Popen[bytes]) -> None:
 
 
 def _goes_on(data: Path, run: Path) -> None:
-    """The state on disk is whole, and a run goes on from it."""
+    """Check that the newest checkpoint is intact, and that a run continues from it."""
     found = newest_checkpoint(run)
     assert found is not None
     assert found[1]["step"] >= 20

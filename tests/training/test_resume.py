@@ -1,4 +1,4 @@
-"""Runs that are cut off, checkpoints that are damaged, disks that are full.
+"""Interrupted runs, damaged checkpoints, full disks.
 
 Oracle: the run that nothing interrupted; every loss and every bit of the weights must be the same.
 """
@@ -34,7 +34,7 @@ from xlm.training.loop import train
 
 
 class _Cut(BaseException):
-    """Ends a run as nothing inside it expects."""
+    """Exception that no code in a run catches."""
 
 
 def _cut_at(number: int) -> Callable[[Event], None]:
@@ -128,7 +128,7 @@ def test_other_settings_are_refused(data: Path, tmp_path: Path, key: str, change
 
 
 def test_a_run_of_an_older_release_goes_on(data: Path, whole_run: Path, tmp_path: Path) -> None:
-    """Its state names the settings as they were called then."""
+    """Its checkpoint has the old names of the settings."""
     train(small_run(data, tmp_path / "run", max_steps=6))
     (file,) = (tmp_path / "run/checkpoints").glob("step-000000006/state.json")
     contents = json.loads(file.read_text("utf-8"))
@@ -224,7 +224,7 @@ def test_all_damaged(whole_run: Path, data: Path, tmp_path: Path) -> None:
     ],
 )
 def test_a_state_of_another_kind_is_no_state(change: dict[str, Any], whole_run: Path, tmp_path: Path) -> None:
-    """Anybody can write the checksum that belongs to what he has written."""
+    """The checksum is right, and the contents are not a state."""
     shutil.copytree(whole_run, tmp_path / "run")
     for file in (tmp_path / "run/checkpoints").glob("*/state.json"):
         contents = {**json.loads(file.read_text("utf-8")), **change}
@@ -235,7 +235,7 @@ def test_a_state_of_another_kind_is_no_state(change: dict[str, Any], whole_run: 
 
 
 def test_a_forged_state_is_no_state(whole_run: Path, tmp_path: Path) -> None:
-    """Valid JSON with another number in it has another checksum."""
+    """A changed number no longer matches the checksum."""
     shutil.copytree(whole_run, tmp_path / "run")
     for file in (tmp_path / "run/checkpoints").glob("*/state.json"):
         contents = json.loads(file.read_text("utf-8"))
@@ -246,7 +246,7 @@ def test_a_forged_state_is_no_state(whole_run: Path, tmp_path: Path) -> None:
 
 
 def _full_disk(monkeypatch: pytest.MonkeyPatch, *full: int) -> None:
-    """Makes the disk full at some of the calls that write moments, counted from 1."""
+    """Simulate a full disk in some of the calls that write moments, counted from 1."""
     genuine, calls = write_safetensors, 0
 
     def write(path: Path, *arguments: Any, **options: Any) -> None:
@@ -291,7 +291,7 @@ def _start(config_file: Path, *options: str) -> subprocess.Popen[bytes]:
 
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM", "SIGUSR1"])
 def test_signals(data: Path, tmp_path: Path, name: str) -> None:
-    """A real process, long enough to be hit; what the others save is where the run goes on."""
+    """Send a signal to a real process, and continue its run from the last checkpoint."""
     settings = {"max_steps": 600, "log_every": 1, "evaluate_every": 0, "save_every": 20}
     config = write_config(tmp_path / "config.toml", data, tmp_path / "run", **settings)
     process = _start(config)

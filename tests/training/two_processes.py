@@ -1,7 +1,7 @@
-"""Runs one after the other in processes that torchrun started: ``-m tests.training.two_processes DATA OUTPUT RUNS``.
+"""Train several runs in processes that torchrun started: ``-m tests.training.two_processes DATA OUTPUT RUNS``.
 
-RUNS is JSON: name of a run's directory in OUTPUT and changes of ``small_run``, for each. A run whose name begins with
-``eval-`` runs the model without gradients inside its loss, as back-translation will.
+RUNS is JSON: for each run, the name of its directory in OUTPUT and its changes to ``small_run``. A run whose name
+begins with ``eval-`` calls the model without gradients inside its loss, as back-translation will.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from xlm.training.objectives.clm import CausalLM, stream_loss
 
 
 class EvaluatingCausalLM(CausalLM):
-    """Uses the model twice without gradients before each loss, on one token more each time."""
+    """Objective that calls the model twice without gradients before each loss, with one more token each time."""
 
     def loss(self, model: XLMWithLMHeadModel, piece: tuple[Tensor, str]) -> Tensor:
         with torch.no_grad(), eval_mode(model):

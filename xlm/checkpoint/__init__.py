@@ -1,1 +1,1 @@
-"""Files to models and back: one reversible key table a source, safe reading, atomic writing, conversion."""
+"""Reading, writing and conversion of checkpoints of the original and of ``transformers``."""

@@ -53,7 +53,7 @@ class Checkpoint:
         tensors: Our names to weights of any floating type, usually mapped from the file, not loaded; the head's weight
             is absent when it is tied to the word embeddings.
         words: The dictionary of an original checkpoint, in id order and its ``@@`` notation; else ``None``.
-        provenance: What the files hold besides.
+        provenance: Other contents of the files, which are carried along.
         is_encoder_decoder: Whether the weights are those of an ``XLMEncoderDecoderModel``; names of tensors then begin
             with ``encoder.`` or ``decoder.``.
         notes: Notices for the user about what was omitted or assumed while reading.

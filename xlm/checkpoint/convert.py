@@ -175,8 +175,8 @@ def _write_layout(
         elif vocabulary is not None:
             vocabulary.to_json(directory / VOCABULARY_FILE)
             notes.append(
-                "no BPE codes: the target holds weights and a vocabulary, but no tokenizer; "
-                "for a tokenizer, convert again with the codes of the training run"
+                "no BPE codes: the target holds weights and vocabulary only; for a tokenizer, convert again with the "
+                "codes of the training run"
             )
         else:
             notes.append("the source has no vocabulary: the target holds weights only")

@@ -159,6 +159,8 @@ def _record(ours: Mapping[str, Any], config: XLMConfig, path: Path) -> OriginalR
             counts=tuple(json_codec.from_json(kept["counts"]).tolist())[: config.vocab_size],
             training=json_codec.from_json(kept["training"]),
         )
+        if not isinstance(record.params, dict) or not isinstance(record.training, dict):
+            raise TypeError("params or training is not an object")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(
             "invalid data of the original checkpoint",
@@ -166,13 +168,6 @@ def _record(ours: Mapping[str, Any], config: XLMConfig, path: Path) -> OriginalR
             found=f"{type(error).__name__}: {error}",
             remedy="convert the original checkpoint again, or remove the key",
         ) from error
-    if not isinstance(record.params, dict) or not isinstance(record.training, dict):
-        raise CheckpointError(
-            "invalid data of the original checkpoint",
-            where=f"{path}, key xlm.original",
-            found="params or training is not an object",
-            expected="objects",
-        )
     return record
 
 
@@ -182,8 +177,8 @@ def config_to_json(
     """Return the contents of ``config.json``, as ``transformers`` reads it.
 
     Args:
-        config: The architecture.
-        provenance: Further contents; keys that describe the architecture take precedence.
+        config: The architecture; its keys take precedence.
+        provenance: Further contents.
         dtype: Type of the weights, for instance ``"float32"``.
         is_encoder_decoder: Whether the model is an encoder-decoder.
     """

@@ -212,11 +212,8 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], *, dtype: torch
     for name in order:
         tensor, file_dtype = tensors[name], dtype or tensors[name].dtype
         begin, end = end, end + tensor.numel() * file_dtype.itemsize
-        header[name] = {
-            "dtype": _DTYPE_CODES[file_dtype],
-            "shape": list(tensor.shape),
-            "data_offsets": [begin, end],
-        }
+        shape = list(tensor.shape)
+        header[name] = {"dtype": _DTYPE_CODES[file_dtype], "shape": shape, "data_offsets": [begin, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     with path.open("wb", buffering=0) as file:
@@ -239,17 +236,10 @@ def _reserve(descriptor: int, size: int) -> None:
 
 
 def differing_tensors(path: Path, tensors: Mapping[str, Tensor], *, dtype: torch.dtype | None = None) -> list[str]:
-    """Return the names of tensors whose bits in a file differ from the arguments of ``write_safetensors``.
+    """Return the names of tensors that are missing or extra in a file, or differ from the arguments in any bit.
 
-    Plain reads through one small buffer, instead of a mapping, keep memory constant.
-
-    Args:
-        path: The file.
-        tensors: As for ``write_safetensors``.
-        dtype: As for ``write_safetensors``.
-
-    Returns:
-        The names of tensors that differ, are missing, or are extra.
+    The arguments are those of ``write_safetensors``. Plain reads through one small buffer, instead of a mapping, keep
+    memory constant.
 
     Raises:
         SafetensorError: The safetensors library cannot open the file.

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from xlm._io.arguments import as_path
+from xlm._io.arguments import as_path, check_flags
 from xlm.errors import CheckpointError, DependencyError, HubError, InputError, XLMError, warn_caller
 
 _PART = r"[A-Za-z0-9_](?:[\w.-]*[A-Za-z0-9_])?"
@@ -52,17 +52,11 @@ class HubOptions:
     def __post_init__(self) -> None:
         if self.cache_dir is not None:
             as_path("cache_dir", self.cache_dir)
-        kinds: dict[str, tuple[type, ...]] = {
-            "revision": (str, type(None)),
-            "local_files_only": (bool,),
-            "token": (str, bool, type(None)),
-        }
-        for name, allowed in kinds.items():
-            if not isinstance(value := getattr(self, name), allowed):
-                expected = " or ".join(kind.__name__ for kind in allowed)
-                raise InputError(
-                    f"{name} has the wrong type", where=name, found=type(value).__name__, expected=expected
-                )
+        check_flags(local_files_only=self.local_files_only)
+        if not isinstance(self.revision, str | None):
+            raise InputError("revision is not a str", where="revision", found=type(self.revision).__name__)
+        if not isinstance(self.token, str | bool | None):
+            raise InputError("token is not a str", where="token", found=type(self.token).__name__)
         # HTTP libraries print a header that they cannot send; a token with a line break would show in the terminal.
         if isinstance(self.token, str) and not re.fullmatch(r"[!-~]+", self.token):
             raise InputError("invalid token", where="token", expected="ASCII letters and digits without spaces")
@@ -95,11 +89,9 @@ WHOLE = Part(what="model", required="config.json", optional=("vocab.json", *_TOK
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HubModel:
-    """A repository on the hub at a revision.
+    """A repository on the hub at a revision: a branch, a tag or a commit.
 
-    Attributes:
-        names: Its ids. The hub is asked for the first; the cache may hold the repository under any of them.
-        revision: A branch, a tag or a commit.
+    The hub is asked for the first of the names; the cache may hold the repository under any of them.
     """
 
     names: tuple[str, ...]
@@ -122,9 +114,8 @@ def as_hub_model(name: str, revision: str | None = None) -> HubModel | None:
         InputError: Two different revisions were passed, or the revision is invalid.
     """
     model_id, at, suffix = name.partition("@")
-    if not _ID.fullmatch(model_id) or "--" in model_id or ".." in model_id or model_id.endswith((".pth", ".git")):
-        return None
-    if len(model_id) > _LONGEST_ID:
+    forbidden = "--" in model_id or ".." in model_id or model_id.endswith((".pth", ".git"))
+    if not _ID.fullmatch(model_id) or forbidden or len(model_id) > _LONGEST_ID:
         return None
     if at and revision is not None and suffix != revision:
         raise InputError(
@@ -188,7 +179,9 @@ def fetch(model: HubModel, part: Part, options: HubOptions) -> Path:
         # Another library may have fetched the files under the other name.
         cached = (name for name in model.names if _cached(HubModel(names=(name,), revision=commit), part, cache))
         name = next(cached, model.names[0])
-        snapshot = hub_download.Snapshot(name, commit, files, cache=cache, token=options.token, where=where)
+        snapshot = hub_download.Snapshot(
+            name=name, commit=commit, files=files, cache=cache, token=options.token, where=where
+        )
         return snapshot.fetch(part, model.revision)
     except XLMError:
         raise

@@ -78,12 +78,7 @@ class ListedFile:
 
 
 def list_files(name: str, revision: str, token: Token) -> tuple[str, dict[str, ListedFile]]:
-    """Return the commit that a revision currently refers to, and the files of that commit by name.
-
-    Args:
-        name: The repository's id.
-        revision: A branch, a tag or a commit.
-        token: As in ``HubOptions``.
+    """Return the commit that a revision of a repository currently refers to, and the files of that commit by name.
 
     Raises:
         ValueError: The listing is for another commit, or contains an invalid hash.
@@ -105,10 +100,11 @@ def list_files(name: str, revision: str, token: Token) -> tuple[str, dict[str, L
     return commit, files
 
 
+@dataclass(frozen=True, kw_only=True)
 class Snapshot:
     """The files of one commit of a repository, in the cache or still to be fetched.
 
-    Args:
+    Attributes:
         name: The repository's id.
         commit: The hash of the commit.
         files: The hub's listing of the commit, by name.
@@ -117,56 +113,57 @@ class Snapshot:
         where: The repository, for messages.
     """
 
-    def __init__(
-        self, name: str, commit: str, files: dict[str, ListedFile], *, cache: Path, token: Token, where: str
-    ) -> None:
-        self._name = name
-        self._commit = commit
-        self._files = files
-        self._cache = cache
-        self._token = token
-        self._where = where
-        self._folder = cache / file_download.repo_folder_name(repo_id=name, repo_type="model")
-        self._directory = self._folder / "snapshots" / commit
+    name: str
+    commit: str
+    files: dict[str, ListedFile]
+    cache: Path
+    token: Token
+    where: str
+
+    @property
+    def _folder(self) -> Path:
+        return self.cache / file_download.repo_folder_name(repo_id=self.name, repo_type="model")
+
+    @property
+    def _directory(self) -> Path:
+        return self._folder / "snapshots" / self.commit
 
     def fetch(self, part: Part, revision: str) -> Path:
         """Return the directory with the needed files, after fetching those that the cache lacks.
 
-        Args:
-            part: The files that are needed.
-            revision: The revision that was listed; the cache records its commit for later use without the network.
+        The cache records the commit of the revision for later use without the network.
 
         Raises:
             HubError: The repository lacks a needed file, or sends other content than it lists.
             CheckpointError: The index of the weights is wrong or hostile.
             Exception: Any error of huggingface_hub.
         """
-        if part.required not in self._files:
+        if part.required not in self.files:
             raise HubError(
                 f"the repository holds no {part.what} in a supported format",
-                where=self._where,
+                where=self.where,
                 found=self._listing(),
                 expected=f"{part.required}, in the transformers layout",
                 remedy="check the name",
             )
-        texts = [name for name in (*part.optional, part.required) if name in self._files]
+        texts = [name for name in (*part.optional, part.required) if name in self.files]
         for name in texts:
             self._check_text_size(name)
         for name in (*(self._weights() if part.weights else ()), *texts):
             self._file(name)
-        if revision != self._commit:
+        if revision != self.commit:
             self._note(revision)
         return self._directory
 
     def _listing(self) -> str:
-        return _one_line(", ".join(sorted(self._files)[:_SHOWN_FILES])) or "no files"
+        return _one_line(", ".join(sorted(self.files)[:_SHOWN_FILES])) or "no files"
 
     def _check_text_size(self, name: str) -> None:
-        size = self._files[name].size
+        size = self.files[name].size
         if size is not None and size > _LARGEST_TEXT:
             raise HubError(
                 "a text file of the repository is far too large",
-                where=f"{self._where}, {name}",
+                where=f"{self.where}, {name}",
                 found=f"{size:,} bytes",
                 expected=f"at most {_LARGEST_TEXT:,}",
             )
@@ -175,11 +172,11 @@ class Snapshot:
         """Return the names of the weights files, their index included."""
         from xlm.checkpoint.hf_weights import is_index, read_weight_map, weights_file  # imports torch
 
-        weights = weights_file(self._files)
+        weights = weights_file(self.files)
         if weights is None:
             raise HubError(
                 "the repository holds no weights in a supported format",
-                where=self._where,
+                where=self.where,
                 found=self._listing(),
                 expected="model.safetensors or pytorch_model.bin, or one of them in shards with its index",
                 remedy="convert weights of other frameworks with transformers first",
@@ -188,10 +185,10 @@ class Snapshot:
             return [weights]
         self._check_text_size(weights)
         shards = sorted(set(read_weight_map(self._file(weights)).values()))
-        if missing := [shard for shard in shards if shard not in self._files]:
+        if missing := [shard for shard in shards if shard not in self.files]:
             raise HubError(
                 "the repository lacks shards of the weights",
-                where=f"{self._where}, {weights}",
+                where=f"{self.where}, {weights}",
                 found=_one_line(f"no {', '.join(missing[:8])}"),
                 expected=f"the {len(shards)} files that the index names",
                 remedy="pass another revision, or tell the owner of the repository",
@@ -200,11 +197,11 @@ class Snapshot:
 
     def _file(self, name: str) -> Path:
         """Return the path of a file in the cache, after fetching it if it is absent or differs from the listing."""
-        listed, path = self._files[name], self._directory / name
+        listed, path = self.files[name], self._directory / name
         if listed.is_cached_at(path):
             return path
         blob = self._folder / "blobs" / (listed.digest or secrets.token_hex(32))
-        lock = self._cache / ".locks" / self._folder.name / f"{blob.name}.lock"
+        lock = self.cache / ".locks" / self._folder.name / f"{blob.name}.lock"
         for directory in (path.parent, blob.parent, lock.parent):
             directory.mkdir(parents=True, exist_ok=True)
         # huggingface_hub takes the same lock, so that only one of many processes fetches a file.
@@ -215,7 +212,7 @@ class Snapshot:
             if not blob.is_file() or listed.mismatch(blob):
                 blob.unlink(missing_ok=True)
                 self._download(name, Path(temporary) / "content").replace(blob)
-            if file_download.are_symlinks_supported(self._cache):
+            if file_download.are_symlinks_supported(self.cache):
                 link = Path(temporary) / "link"
                 link.symlink_to(os.path.relpath(blob, path.parent))
                 link.replace(path)
@@ -225,7 +222,7 @@ class Snapshot:
 
     def _download(self, name: str, target: Path) -> Path:
         """Download a file to ``target``, and return ``target`` if it has the listed content; try twice."""
-        listed, mismatch = self._files[name], ""
+        listed, mismatch = self.files[name], ""
         for _ in range(2):
             self._transfer(name, target)
             mismatch = listed.mismatch(target)
@@ -234,7 +231,7 @@ class Snapshot:
             target.unlink()
         raise HubError(
             "a file differed twice from the hub's listing and was discarded",
-            where=f"{self._where}, {name}",
+            where=f"{self.where}, {name}",
             found=mismatch,
             expected=f"{listed.size} bytes, {listed.digest}",
             remedy="try another network, and check HF_ENDPOINT and proxies",
@@ -242,11 +239,11 @@ class Snapshot:
 
     def _transfer(self, name: str, target: Path) -> None:
         """Write the server's content of a file to ``target``."""
-        url = hf_hub_url(self._name, name, revision=self._commit)
-        headers = build_hf_headers(token=self._token, library_name="xlm", library_version=__version__)
-        metadata = get_hf_file_metadata(url, token=self._token, timeout=constants.HF_HUB_ETAG_TIMEOUT, headers=headers)
+        url = hf_hub_url(self.name, name, revision=self.commit)
+        headers = build_hf_headers(token=self.token, library_name="xlm", library_version=__version__)
+        metadata = get_hf_file_metadata(url, token=self.token, timeout=constants.HF_HUB_ETAG_TIMEOUT, headers=headers)
         # Neither value becomes part of a path, but a server that sends a path here is hostile.
-        if metadata.commit_hash != self._commit or not _TAG.fullmatch(metadata.etag or ""):
+        if metadata.commit_hash != self.commit or not _TAG.fullmatch(metadata.etag or ""):
             raise ValueError(f"the headers of {name} name commit {metadata.commit_hash!r} and tag {metadata.etag!r}")
         if metadata.xet_file_data is not None and is_xet_available():
             file_download.xet_get(
@@ -267,10 +264,10 @@ class Snapshot:
     def _note(self, revision: str) -> None:
         """Record in the cache, if it is writable, the commit that a revision refers to."""
         ref = self._folder / "refs" / revision
-        if not ref.is_file() or ref.read_text("utf-8") != self._commit:
+        if not ref.is_file() or ref.read_text("utf-8") != self.commit:
             with suppress(OSError):  # a read-only cache is fine
                 ref.parent.mkdir(parents=True, exist_ok=True)
-                write_text(ref, self._commit)
+                write_text(ref, self.commit)
 
 
 _NOT_WRITABLE = frozenset(
@@ -284,21 +281,10 @@ _USE_CACHE = "HF_HUB_OFFLINE=1 opens models that were fetched before"
 
 
 def explain(error: Exception, where: str, *, cache: Path) -> HubError:
-    """Return a ``HubError`` that explains an error of huggingface_hub.
-
-    Args:
-        error: Any error of huggingface_hub.
-        where: The repository, for the message.
-        cache: The root of the cache.
-    """
+    """Return a ``HubError`` that explains any error of huggingface_hub."""
     what, remedy = _what_and_remedy(error, cache)
-    return HubError(
-        what,
-        where=where,
-        found=_text(error),
-        expected="a directory, a file, or an id of a readable model on the hub",
-        remedy=remedy,
-    )
+    expected = "a directory, a file, or an id of a readable model on the hub"
+    return HubError(what, where=where, found=_text(error), expected=expected, remedy=remedy)
 
 
 def _one_line(text: object) -> str:
@@ -314,7 +300,7 @@ def is_outage(error: Exception) -> bool:
         return status in (408, 429) or status >= 500
     if isinstance(error, (errors.HFValidationError, errors.LocalTokenNotFoundError)):
         return False
-    return not _not_writable(error)
+    return not (isinstance(error, OSError) and error.errno in _NOT_WRITABLE)
 
 
 def _what_and_remedy(error: Exception, cache: Path) -> tuple[str, str]:
@@ -348,7 +334,7 @@ def _what_and_remedy(error: Exception, cache: Path) -> tuple[str, str]:
             "the download over the xet protocol failed",
             "set HF_HUB_DISABLE_XET=1 to download by HTTP, and try again",
         )
-    if _not_writable(error):
+    if isinstance(error, OSError) and error.errno in _NOT_WRITABLE:
         return (
             "a fetched file could not be written",
             f"free some space, or set cache_dir or HF_HOME to a writable directory instead of {cache}",
@@ -369,10 +355,6 @@ def _what_and_remedy(error: Exception, cache: Path) -> tuple[str, str]:
 def _status(error: Exception) -> int | None:
     status = getattr(getattr(error, "response", None), "status_code", None)
     return status if isinstance(status, int) else None
-
-
-def _not_writable(error: Exception) -> bool:
-    return isinstance(error, OSError) and error.errno in _NOT_WRITABLE
 
 
 def _text(error: Exception) -> str:

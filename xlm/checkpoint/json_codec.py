@@ -36,10 +36,6 @@ def check_plain(value: Any, where: object) -> None:
     A few bytes of a pickle can expand to nested lists that double at each level, or to a million references to one long
     text.
 
-    Args:
-        value: A value read from a file.
-        where: The file and key, for the message.
-
     Raises:
         CheckpointError: The value has too many parts or bytes, is nested too deeply, or holds a tensor that is not
             plain numbers.
@@ -115,12 +111,8 @@ def to_json(value: Any) -> Any:
         return {"$array": _pack(value)}
     if isinstance(value, torch.Tensor):
         return {"$tensor": _pack(value.detach().numpy())}
-    raise CheckpointError(
-        "a value of this type cannot be stored",
-        where="params",
-        found=f"{type(value).__name__}: {value!r:.80}",
-        expected="plain data: numbers, text, lists, tuples, dicts, arrays",
-    )
+    found, expected = f"{type(value).__name__}: {value!r:.80}", "numbers, text, lists, tuples, dicts or arrays"
+    raise CheckpointError("a value of this type cannot be stored", where="params", found=found, expected=expected)
 
 
 def from_json(value: Any) -> Any:
@@ -165,9 +157,8 @@ def without_numpy(value: Any) -> Any:
 
 def _pack(array: np.ndarray[Any, Any]) -> list[Any]:
     if array.dtype.kind not in "biuf":
-        raise CheckpointError(
-            "an array of this type cannot be stored", where="params", found=array.dtype, expected="an array of numbers"
-        )
+        found, expected = f"an array of type {array.dtype}", "an array of numbers"
+        raise CheckpointError("a value of this type cannot be stored", where="params", found=found, expected=expected)
     raw = base64.b64encode(zlib.compress(np.ascontiguousarray(array).tobytes(), 9)).decode()
     return [array.dtype.str, list(array.shape), raw]
 

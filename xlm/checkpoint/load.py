@@ -88,16 +88,10 @@ def load_model(
     changes: Mapping[str, Any] | None = None,
     hub: HubOptions | None = None,
 ) -> _Model:
-    """Load a model; see ``XLMModel.from_pretrained``.
+    """Load a model of a class; see ``XLMModel.from_pretrained``.
 
-    Args:
-        name_or_path: As for ``from_pretrained``.
-        kind: Class of the model; unless it is an ``XLMWithLMHeadModel``, the head's weights are skipped.
-        dtype: As for ``from_pretrained``.
-        device: As for ``from_pretrained``.
-        causal: As for ``from_pretrained``.
-        changes: Other fields of the configuration that override the file.
-        hub: How to fetch from the hub.
+    Unless the class is an ``XLMWithLMHeadModel``, the head's weights are skipped. ``changes`` are further fields of the
+    configuration that override the file.
     """
     as_path("name_or_path", name_or_path)
     if causal is not None:

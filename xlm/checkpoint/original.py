@@ -39,13 +39,7 @@ _TOKEN_IDS = {f"{name}_index": f"{name}_token_id" for name in ("bos", "eos", "pa
 
 @dataclass(frozen=True, slots=True)
 class OriginalDictionary:
-    """The vocabulary inside an original checkpoint.
-
-    Attributes:
-        words: In id order, in the original's ``@@`` notation.
-        counts: Frequency of each word in the training text, by id.
-        lang2id: Language names to ids.
-    """
+    """The vocabulary inside an original checkpoint: words in id order and ``@@`` notation, their counts, languages."""
 
     words: tuple[str, ...]
     counts: tuple[int, ...]
@@ -66,7 +60,10 @@ def read_original(path: Path, *, causal: bool | None = None) -> Checkpoint:
     data = _load(path)
     params = dict(data["params"])
     training = {key: data[key] for key in _TRAINING_KEYS if key in data}
-    extra = _extra_config(params.pop(EXTRA_CONFIG_KEY, {}), path)
+    extra = from_json(params.pop(EXTRA_CONFIG_KEY, {}))
+    if not isinstance(extra, dict):
+        where = f"{path}, params, {EXTRA_CONFIG_KEY}"
+        raise CheckpointError("a parameter has the wrong type", where=where, found=extra, expected="a dict")
     refuse_unsupported(extra, f"{path}, params, {EXTRA_CONFIG_KEY}")
     dictionary = _dictionary(data, path)
     is_encoder_decoder = "model" not in data
@@ -162,13 +159,6 @@ def _weights(state_dict: Mapping[Any, Tensor], path: Path) -> dict[str, Tensor]:
             expected="each tensor once",
         )
     return weights
-
-
-def _extra_config(kept: object, path: Path) -> dict[str, Any]:
-    extra = from_json(kept)
-    if not isinstance(extra, dict):
-        raise CheckpointError("a parameter has the wrong type", where=f"{path}, params, {EXTRA_CONFIG_KEY}", found=kept)
-    return extra
 
 
 def _config(

@@ -84,16 +84,14 @@ def _check_representable(checkpoint: Checkpoint, words: Sequence[str], counts: S
     config = checkpoint.config
     names = sorted(config.lang2id, key=config.lang2id.__getitem__)
     rules: list[tuple[str, object, bool, object]] = [
-        (name, getattr(config, name), getattr(config, name) == value, value) for name, value in _FIXED.items()
-    ]
-    rules += [
+        *((name, getattr(config, name), getattr(config, name) == value, value) for name, value in _FIXED.items()),
         # The original's command line takes the names joined by hyphens, and assigns the ids itself.
         ("languages", names, all(name and "-" not in name for name in names), "names without hyphens"),
         (
             "languages",
             names,
             not config.has_language_embeddings or names == sorted(names),
-            "ids in alphabetical order of the names",
+            "ids in the order of the sorted names",
         ),
         ("asm_div_value", config.asm_div_value, not config.asm or config.asm_div_value > 1, "more than 1"),
         ("words", len(words), len(words) == config.vocab_size, f"{config.vocab_size}, one for each embedding"),

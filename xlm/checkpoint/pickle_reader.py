@@ -90,14 +90,7 @@ class TensorClaim:
 
 @dataclass(frozen=True, slots=True)
 class PickledObject:
-    """Contents of a pickle.
-
-    Attributes:
-        value: None, booleans, numbers, text, bytes, lists, tuples, dicts, numpy scalars and arrays, and tensors.
-        storages: The pickle's claim about each storage, by key.
-        tensors: The tensors in ``value``, with their views.
-        end: Position after the pickle.
-    """
+    """Contents of a pickle: its value, its claims about storages (by key) and tensors, and its end in the data."""
 
     value: Any
     storages: dict[str, StorageClaim]
@@ -116,12 +109,10 @@ _EMPTY = _Name("an empty place of the memo")
 
 
 def read_pickle(data: bytes, start: int = 0, *, most_steps: int = MOST_STEPS) -> PickledObject:
-    """Read a pickle.
+    """Read the pickle at a position of the data, with a limit on the number of opcodes.
 
-    Args:
-        data: Bytes that contain the pickle.
-        start: Position of the pickle.
-        most_steps: Maximum number of opcodes.
+    Its value consists of None, booleans, numbers, text, bytes, lists, tuples, dicts, numpy scalars and arrays, and
+    tensors.
 
     Raises:
         ValueError, or another exception that the data causes: this is not a pickle of plain data.

@@ -7,9 +7,11 @@ and only then are tensors made, as views into the mapped file.
 from __future__ import annotations
 
 import mmap
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
@@ -59,15 +61,10 @@ def check_first_bytes(path: Path) -> None:
     Raises:
         CheckpointError: The file cannot be read, is empty, or does not begin like one that ``torch.save`` writes.
     """
-    with open_regular(path, error=CheckpointError, expected="a checkpoint") as file:
-        try:
-            head = file.read(len(_ZIPPED))
-        except OSError as error:
-            raise unreadable(path, error, error=CheckpointError, expected="a checkpoint") from error
+    with _open(path) as file:
+        head = file.read(len(_ZIPPED))
     if not head:
-        raise CheckpointError(
-            "the file is empty", where=path, found="0 bytes", expected="a checkpoint", remedy="fetch it again"
-        )
+        raise CheckpointError("the file is empty", where=path, expected="a checkpoint", remedy="fetch it again")
     if not head.startswith((_ZIPPED, _PICKLED, _PICKLED_AS_TEXT)):
         raise CheckpointError(
             "the file is not a checkpoint",
@@ -78,14 +75,20 @@ def check_first_bytes(path: Path) -> None:
         )
 
 
-def _map(path: Path) -> mmap.mmap:
-    check_first_bytes(path)
+@contextmanager
+def _open(path: Path) -> Iterator[BinaryIO]:
     with open_regular(path, error=CheckpointError, expected="a checkpoint") as file:
         try:
-            # Private and writable, as torch requires for tensors; the file itself never changes.
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+            yield file
         except OSError as error:
             raise unreadable(path, error, error=CheckpointError, expected="a checkpoint") from error
+
+
+def _map(path: Path) -> mmap.mmap:
+    check_first_bytes(path)
+    with _open(path) as file:
+        # Private and writable, as torch requires for tensors; the file itself never changes.
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
 
 
 def _read_zip(memory: mmap.mmap) -> Any:

@@ -92,10 +92,10 @@ def write_layout(
     dtype: torch.dtype | None = None,
     is_encoder_decoder: bool = False,
 ) -> None:
-    """Write ``model.safetensors`` and ``config.json``, each atomically.
+    """Write ``model.safetensors`` and ``config.json``, each atomically, to an existing directory.
 
     Args:
-        directory: An existing directory.
+        directory: The directory.
         config: The architecture.
         tensors: Our names to weights.
         provenance: Further contents of ``config.json``.

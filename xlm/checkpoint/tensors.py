@@ -33,11 +33,7 @@ def empty_model(config: XLMConfig) -> XLMWithLMHeadModel: ...
 @overload
 def empty_model(config: XLMConfig, kind: type[_Model]) -> _Model: ...
 def empty_model(config: XLMConfig, kind: type[Any] = XLMWithLMHeadModel) -> Any:
-    """Return a model on torch's ``meta`` device, without memory for its weights.
-
-    Args:
-        config: The architecture.
-        kind: Class of the model.
+    """Return a model of a class on torch's ``meta`` device, without memory for its weights.
 
     Raises:
         ConfigError: The sizes exceed what a tensor can have.
@@ -110,17 +106,9 @@ def sort_halves(
 def sort_tensors(
     table: KeyTable, source: Mapping[str, object], config: XLMConfig, *, kind: type[XLMModel] = XLMWithLMHeadModel
 ) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
-    """Return tensors under our names, and their faults.
+    """Return the result of ``match_tensors``, and the names of faulty tensors by kind of fault.
 
-    Args:
-        table: The tensor names of the format.
-        source: Names to tensors.
-        config: The architecture that the tensors must match.
-        kind: Class of the model that they are for.
-
-    Returns:
-        The result of ``match_tensors``, and the names of faulty tensors by kind of fault. The tensors are valid only if
-        there are no faults.
+    The tensors are valid only if there are no faults. They are for a model of the class ``kind``.
     """
     tensors: dict[str, Tensor] = {}
     names: dict[str, str] = {}

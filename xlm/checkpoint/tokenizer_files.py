@@ -99,14 +99,9 @@ def original_tokenizer(
     /,
     **settings: Any,
 ) -> XLMTokenizer:
-    """Return the tokenizer of an original checkpoint, from its dictionary.
+    """Return the tokenizer of an original checkpoint, from its dictionary and fastBPE's codes.
 
-    Args:
-        vocabulary: The dictionary.
-        lang2id: Language names to ids.
-        codes: fastBPE's codes.
-        kind: As for ``load_tokenizer``.
-        **settings: Keyword arguments of ``XLMTokenizer``, which override the original's settings.
+    ``settings`` are keyword arguments of ``XLMTokenizer``, which override the original's settings.
 
     Raises:
         VocabularyError: The codes are invalid.
@@ -233,7 +228,7 @@ def _with_added(vocabulary: Vocabulary, directory: Path, config: Mapping[str, An
 
 
 def _is_there(path: Path) -> bool:
-    """Return whether a name exists; so a broken link raises when it is read, and does not count as absent."""
+    """Return whether a name exists, even as a broken link, which raises when it is read."""
     return os.path.lexists(path)
 
 

@@ -27,15 +27,7 @@ _CHUNK = 1 << 24
 
 
 class Entry(NamedTuple):
-    """Entry of a zip file.
-
-    Attributes:
-        name: Its name.
-        header: Position of its local header.
-        begin: Position of its first byte.
-        end: Position after its last byte.
-        checksum: The CRC-32 of its bytes.
-    """
+    """Entry of a zip file: positions of its local header and its data, and the CRC-32 of the data."""
 
     name: str
     header: int

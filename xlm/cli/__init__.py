@@ -1,6 +1,6 @@
-"""The command ``xlm``: one file a command, each with a ``click`` command of the name ``command``.
+"""The command ``xlm``: one file for each command.
 
-Only what ``--help`` needs is imported here and at the head of those files; torch and the like inside the commands.
+This package imports only what ``--help`` needs. Commands import torch and other heavy libraries when they run.
 """
 
 from __future__ import annotations
@@ -22,60 +22,66 @@ from xlm.errors import WriteError, XLMError, XLMWarning
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-COMMANDS = (
-    "convert",
-    "parity",
-    "tokenize",
-    "score",
-    "perplexity",
-    "generate",
-    "explore",
-    "plot",
-    "learn-bpe",
-    "prepare",
-    "train",
-    "train-report",
-)
-"""The commands in the order of ``xlm --help``; each is ``xlm.cli.NAME.command``, an underscore for a dash."""
-_MOVED = ("bench",)
+_TASKS = {
+    "Convert and check models": ("convert", "parity"),
+    "Work on texts": ("tokenize", "score", "perplexity", "generate"),
+    "Look at a model": ("explore", "plot"),
+    "Train models": ("learn-bpe", "prepare", "train", "train-report"),
+}
+COMMANDS = tuple(name for names in _TASKS.values() for name in names)
+"""The commands in the order of ``xlm --help``."""
 
 
 class _XLMGroup(click.Group):
-    """The commands, imported when asked for, and what their errors, warnings and interruptions look like."""
+    """The commands, each imported when it is needed, and the handling of errors, warnings and interruptions."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS + _MOVED:
+        if cmd_name == "bench":
+            message = "benchmarks have moved: run python -m benchmarks in a checkout of the repository"
+            click.echo(f"Error: {message}", err=True)
+            ctx.exit(2)
+        if cmd_name not in COMMANDS:
             return None
-        command: click.Command = importlib.import_module(f"xlm.cli.{cmd_name.replace('-', '_')}").command
-        # Docstrings are raw, as the linter wants them, and so hold click's mark for "do not rewrap" as two characters.
+        name, attribute = ("train", "report") if cmd_name == "train-report" else (cmd_name, "command")
+        command: click.Command = getattr(importlib.import_module(f"xlm.cli.{name.replace('-', '_')}"), attribute)
+        # The linter asks for raw docstrings, in which click's mark against rewrapping is two characters.
         command.help = (command.help or "").replace("\\b\n", "\b\n")
         return command
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        width = max(map(len, COMMANDS))
+        with formatter.section("Commands"):
+            for task, names in _TASKS.items():
+                with formatter.section(task):
+                    commands = [(name, self.get_command(ctx, name)) for name in names]
+                    formatter.write_dl(
+                        [(name.ljust(width), command.get_short_help_str()) for name, command in commands if command]
+                    )
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if any("\0" in argument for argument in args):  # which only a program that calls ours can give
-            raise click.UsageError("an argument holds a null character", ctx)
+        if any("\0" in argument for argument in args):  # possible only where another program calls this function
+            raise click.UsageError("an argument contains a null character", ctx)
         with _ending(ctx):  # --help and --version write here
             return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> None:
         with _ending(ctx), _warnings_as_lines():
             super().invoke(ctx)
-            sys.stdout.flush()  # here, where a reader that has gone is still handled
+            sys.stdout.flush()  # inside the block, which handles a closed pipe
 
 
 @contextmanager
 def _ending(ctx: click.Context) -> Iterator[None]:
-    """Ends the command as the contract says when its work is interrupted or fails."""
+    """End the command with the documented message and exit status if it fails or is interrupted."""
     try:
         yield
     except BrokenPipeError:
-        # The reader of our output has gone (``| head``): end as other programs do, by that signal's status.
-        ctx.exit(128 + 13)  # SIGPIPE, which Windows does not name
+        ctx.exit(128 + 13)  # as if killed by SIGPIPE, a name that Windows lacks
     except KeyboardInterrupt:
-        click.echo(err=True)  # ends the line on which the terminal showed ^C
+        click.echo(err=True)  # ends the line on which the terminal shows ^C
         ctx.exit(128 + signal.SIGINT)
     except (XLMError, OSError) as error:
         if ctx.params.get("debug"):
@@ -85,10 +91,10 @@ def _ending(ctx: click.Context) -> Iterator[None]:
 
 @contextmanager
 def _warnings_as_lines() -> Iterator[None]:
-    """Shows each of our warnings as one line on stderr, without the source line it came from."""
+    """Show each warning of this library as one line on standard error, without its source line."""
     with warnings.catch_warnings():
         warnings.filterwarnings("default", category=XLMWarning)
-        otherwise = warnings.showwarning
+        show_other = warnings.showwarning
 
         def show(
             message: Warning | str,
@@ -101,7 +107,7 @@ def _warnings_as_lines() -> Iterator[None]:
             if issubclass(category, XLMWarning):
                 click.echo(f"warning: {' '.join(str(message).split())}", err=True)
             else:
-                otherwise(message, category, filename, lineno, file, line)
+                show_other(message, category, filename, lineno, file, line)
 
         warnings.showwarning = show
         yield
@@ -113,23 +119,27 @@ def _message(error: XLMError | OSError) -> str:
     return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
 
 
-@click.group(cls=_XLMGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(__version__, prog_name="xlm")
-@click.option("--debug", is_flag=True, help="Show the traceback of an error, not only its message.")
+@click.group(
+    cls=_XLMGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100, "show_default": True},
+)
+@click.help_option("-h", "--help", help="Show this help and exit")
+@click.version_option(__version__, prog_name="xlm", help="Show the version and exit")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error, not only its message")
 def xlm(debug: bool) -> None:
-    """XLM causal language models: the original's numbers, from converted weights.
+    """Convert, run, train and inspect XLM language models.
 
-    A MODEL that is neither a directory nor a file is the bundled xlm-clm-ende-small, or an id on the Hugging Face hub,
-    such as xlm-clm-ende-1024, perhaps with @revision; its files are fetched once and kept. HF_HUB_OFFLINE=1 fetches
-    nothing.
+    MODEL is a model directory, a checkpoint of the original (.pth), the bundled model xlm-clm-ende-small, or an id on
+    the Hugging Face hub such as xlm-clm-ende-1024, optionally with @revision. Files from the hub are downloaded once
+    and cached. HF_HUB_OFFLINE=1 forbids downloads.
 
-    Results go to standard output, progress and warnings to standard error. Exit status: 0 done, 1 the work failed or
-    parity does not hold, 2 wrong usage.
+    Results go to standard output; progress and warnings go to standard error. The exit status is 0 on success, 1 on
+    failure (for xlm parity, also if the numbers differ) and 2 on wrong usage.
     """
 
 
 class _NoOutput(io.RawIOBase):
-    """Standard output that this process was started without."""
+    """Standard output of a process that was started with a closed one."""
 
     def writable(self) -> bool:
         return True
@@ -141,36 +151,34 @@ class _NoOutput(io.RawIOBase):
 
 
 def _open_closed_streams() -> None:
-    """Puts a stream in the place of each standard one that this process was started without (``<&-``).
+    """Replace each standard stream that was closed at the start (``<&-``).
 
-    Input is empty and messages go nowhere; results, which nobody would see, are an error when they are written.
+    Input is empty, messages are discarded, and writing results is an error because nobody would see them.
     """
-    # First of all, so that it takes the place of that number too, where no file of ours, nor of a process that we
-    # start, may be written to by others.
+    # Call this first: the replacement takes the stream's file number, so no file opened later can receive its output.
     for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is not None:
             continue
         number = os.open(os.devnull, os.O_RDWR)
         os.set_inheritable(number, True)
         if name == "stdout":
-            # Without a buffer, from which the interpreter would try once more, as it ends, to write what failed.
-            nowhere = cast("io.BufferedIOBase", _NoOutput())
-            sys.stdout = io.TextIOWrapper(nowhere, encoding="utf-8", write_through=True)
+            # Unbuffered, or the interpreter would write the lost results again as it exits.
+            no_output = cast("io.BufferedIOBase", _NoOutput())
+            sys.stdout = io.TextIOWrapper(no_output, encoding="utf-8", write_through=True)
         else:
             mode = "r" if name == "stdin" else "w"
             setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", errors="backslashreplace"))
 
 
-def _end(number: int, _: object) -> NoReturn:
-    # As an exception it passes through every block that removes what is half-written.
-    sys.exit(128 + number)
+def _exit_on_signal(number: int, _: object) -> NoReturn:
+    sys.exit(128 + number)  # an exception, so that every block on the way removes its unfinished files
 
 
 def main() -> NoReturn:
-    """Runs the command line of this process and exits with its status."""
+    """Run the command line of this process and exit with its status."""
     _open_closed_streams()
     for name in ("SIGTERM", "SIGHUP"):
         if hasattr(signal, name):  # Windows has no SIGHUP
-            signal.signal(getattr(signal, name), _end)
+            signal.signal(getattr(signal, name), _exit_on_signal)
     xlm(prog_name="xlm")
     raise AssertionError("click exits by itself")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from xlm.cli._lines import show_signature
+from xlm.cli._output import show_signature
 from xlm.errors import InputError
 
 if TYPE_CHECKING:

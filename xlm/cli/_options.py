@@ -1,8 +1,8 @@
-"""Options and arguments that several commands share."""
+"""Options and arguments that several commands share, and help that lists them by section."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,150 +12,208 @@ import click
 from xlm.errors import InputError
 
 if TYPE_CHECKING:
-    from xlm.corpus.rows import Corpus
     from xlm.scoring.options import ScoringOptions
     from xlm.scoring.signature import ModelSource
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+_METAVARS = ((click.types.IntParamType, "N"), (click.types.FloatParamType, "X"), (click.Path, "FILE"))
+
+_SECTIONS = (
+    "Arguments",
+    "Input",
+    "Output",
+    "Scoring",
+    "Generation",
+    "Training",
+    "Server",
+    "Performance",
+    "Ray",
+    "Other",
+)
 
 
-class _Paths(click.Path):
-    """Paths that are checked here, except with ``--engine ray``, which reads them elsewhere."""
+class Command(click.Command):
+    """Command whose help lists arguments and options by section."""
+
+    def get_help_option(self, ctx: click.Context) -> click.Option | None:
+        """Return the option ``--help``, with a help text in the form of the others."""
+        option = super().get_help_option(ctx)
+        if option is not None:
+            option.help = "Show this help and exit"
+        return option
+
+    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the help; a parameter's section comes from ``argument`` or ``option``."""
+        self.format_usage(ctx, formatter)
+        self.format_help_text(ctx, formatter)
+        sections: dict[str, list[tuple[str, str]]] = {name: [] for name in _SECTIONS}
+        for parameter in self.get_params(ctx):
+            if isinstance(parameter, _Argument):
+                sections["Arguments"].append((parameter.make_metavar(ctx), parameter.help))
+            elif (record := parameter.get_help_record(ctx)) is not None:
+                sections[_section(parameter)].append(record)
+        for name, records in sections.items():
+            if records:
+                with formatter.section(name):
+                    formatter.write_dl(records)
+
+
+class _Argument(click.Argument):
+    help: str
+
+    def __init__(self, *args: Any, help: str, **attributes: Any) -> None:
+        super().__init__(*args, **attributes)
+        self.help = help  # set here because older versions of click accept no help
+
+
+class _Option(click.Option):
+    def __init__(self, *args: Any, section: str, **attributes: Any) -> None:
+        super().__init__(*args, **attributes)
+        self.section = section
+        if self.metavar is None:
+            self.metavar = next((name for kind, name in _METAVARS if isinstance(self.type, kind)), None)
+
+    def get_help_extra(self, ctx: click.Context) -> Any:
+        extra = super().get_help_extra(ctx)
+        extra.pop("range", None)  # noise here; the error for a wrong value names it
+        if isinstance(self.show_default, str):
+            extra["default"] = self.show_default  # without click's parentheses
+        return extra
+
+
+def _section(parameter: click.Parameter) -> str:
+    if isinstance(parameter, _Option):
+        return parameter.section
+    return "Other" if "--help" in parameter.opts else "Ray"
+
+
+def argument(name: str, *, help: str, **attributes: Any) -> Decorator:
+    """Return a decorator that adds an argument with a help text."""
+    return click.argument(name, cls=_Argument, help=help, **attributes)
+
+
+def option(flag: str, help: str, *, dest: str | None = None, **attributes: Any) -> Callable[[str], Decorator]:
+    """Return an option, for ``section``.
+
+    Args:
+        flag: Flag on the command line.
+        help: Imperative or noun phrase without a full stop.
+        dest: Name of the parameter; ``None`` derives it from the flag.
+        **attributes: Arguments of ``click.option``.
+    """
+    names = (flag,) if dest is None else (flag, dest)
+    return lambda title: click.option(*names, cls=_Option, help=help, section=title, **attributes)
+
+
+def section(title: str, *options: Callable[[str], Decorator]) -> Decorator:
+    """Return a decorator that adds options to a section of the help."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for add_to in reversed(options):
+            command = add_to(title)(command)
+        return command
+
+    return decorate
+
+
+class _InputPath(click.Path):
+    """Path of an existing file; with ``--engine ray``, any name, because the workers read it."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return str(value) if _read_elsewhere(ctx) else super().convert(value, param, ctx)
+        if ctx is not None and ctx.params.get("engine") == "ray":
+            return str(value)
+        return super().convert(value, param, ctx)
 
 
-def _read_elsewhere(ctx: click.Context | None) -> bool:
-    return ctx is not None and ctx.params.get("engine") == "ray"
-
-
-TEXT_FILES = _Paths(path_type=Path, exists=True, dir_okay=False, allow_dash=True)
-"""A file of text, or ``-`` for standard input; with ``--engine ray``, any name."""
-
-INPUT_FORMAT: Decorator = click.option(
-    "--input-format",
-    type=click.Choice(["text", "jsonl", "csv", "tsv", "parquet"]),
-    help="Form of the input; by default by the files' names, text where they say nothing. A CSV cell that holds "
-    "commas, quotes or line ends stands in quotes, its own doubled, and ends within a megabyte of lines.",
-)
-COLUMN: Decorator = click.option("--column", metavar="NAME", help="Column or key that holds the text.  [default: text]")
+INPUT_PATH = _InputPath(path_type=Path, exists=True, dir_okay=False, allow_dash=True)
+"""A text file, or ``-`` for standard input."""
+OUTPUT_PATH = click.Path(path_type=Path, dir_okay=False)
+"""A file to write."""
 
 
 class _Text(click.types.StringParamType):
-    """Text on the command line; bytes that are not of the system's encoding arrive as halves of surrogate pairs."""
+    """Text on the command line. Bytes that the system cannot decode arrive as lone surrogates."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         text: str = super().convert(value, param, ctx)
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
-            found = ascii(text[error.start])[1:-1]
-            self.fail(f"{found} at character {error.start + 1} is no text; it must be UTF-8", param, ctx)
+            character = ascii(text[error.start])[1:-1]
+            self.fail(f"not UTF-8: {character} at character {error.start + 1}", param, ctx)
         return text
 
 
 TEXT = _Text()
-"""Text that stands on the command line itself."""
+"""Text given on the command line itself."""
 
-_TOKENIZER = (
-    click.option("--preset", metavar="P", help="Text pipeline; by default the model's own."),
-    click.option(
-        "--codes",
-        type=click.Path(),
-        metavar="FILE",
-        help="BPE codes (fastBPE). Needed for a checkpoint of the original, which holds none.",
+MODEL_HELP = "Model directory, checkpoint of the original (.pth), bundled model or Hugging Face hub id"
+FILE_HELP = (
+    "UTF-8 text with one sentence a line, or JSON lines, CSV, TSV or Parquet by file name; all but Parquet also "
+    "gzipped (.gz)"
+)
+_FILES_HELP = f"{FILE_HELP}  [default: standard input]"
+
+model_argument = argument("model", help=MODEL_HELP)
+file_argument = argument("file", type=INPUT_PATH, default="-", help=_FILES_HELP)
+files_argument = argument("files", type=INPUT_PATH, nargs=-1, help=_FILES_HELP)
+_lang_option = section(
+    "Input", option("--lang", "Language of the text, such as en; one of the model's", required=True, metavar="LANG")
+)
+tokenizer_options = section(
+    "Input",
+    option("--codes", "BPE codes (fastBPE); a checkpoint of the original requires them", type=click.Path()),
+    option("--preset", "Text pipeline", metavar="NAME", show_default="the model's own"),
+)
+input_options = section(
+    "Input",
+    option(
+        "--input-format",
+        "Format of the input files; in CSV and TSV, a quoted cell may span lines",
+        type=click.Choice(["text", "jsonl", "csv", "tsv", "parquet"]),
+        show_default="by file name, else text",
     ),
-)
-_LANG: Decorator = click.option(
-    "--lang", required=True, metavar="L", help="Language of the text, one of the model's: en, de, …"
+    option("--column", "Column or key that holds the text", metavar="NAME", show_default="text"),
 )
 
 
-_COMPUTING: tuple[Decorator, ...] = (
-    click.option(
+def text_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--lang`` and the options of the tokenizer and of the input."""
+    return _lang_option(tokenizer_options(input_options(command)))
+
+
+workers_option = section(
+    "Performance", option("--workers", "Number of worker processes", type=click.IntRange(1), default=1)
+)
+compute_options = section(
+    "Performance",
+    option(
         "--dtype",
+        "Weight dtype; bfloat16 and float16 halve the memory and change log-probabilities by about 0.01 nats, "
+        "int8 (CPU only) quarters it and changes them by about 0.1; auto keeps the dtype of the file",
         type=click.Choice(["float32", "bfloat16", "float16", "int8", "auto"]),
         default="float32",
-        show_default=True,
-        help="Type of the weights. bfloat16 and float16 halve, int8 (CPU only) quarters the memory and the time of "
-        "reading them; log-probabilities are then off by about 0.01 and 0.1 nats. auto: what the file holds.",
     ),
-    click.option("--device", default="cpu", show_default=True, help="Where to compute: cpu, cuda, cuda:1, …"),
+    option("--device", "Device to compute on: cpu, cuda, cuda:1, …", default="cpu", metavar="DEVICE"),
 )
-
-
-def _together(*parts: Decorator) -> Decorator:
-    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
-        for part in reversed(parts):
-            command = part(command)
-        return command
-
-    return decorate
-
-
-model_and_text = _together(
-    click.argument("model"),
-    click.argument("file", type=TEXT_FILES, default="-"),
-    _LANG,
-    *_TOKENIZER,
-    INPUT_FORMAT,
-    COLUMN,
-)
-"""Decorator that adds ``MODEL [FILE] --lang L --preset P --codes FILE --input-format F --column NAME``."""
-
-pipeline = _together(*_TOKENIZER)
-"""Decorator that adds ``--preset P --codes FILE``."""
-
-computing = _together(*_COMPUTING)
-"""Decorator that adds ``--dtype`` and ``--device``; for ``model_source``."""
-
-one_language = _LANG
-"""Decorator that adds ``--lang L``."""
-
-scoring = _together(
-    *_TOKENIZER,
-    INPUT_FORMAT,
-    COLUMN,
-    *_COMPUTING,
-    click.option(
+stride_option = section(
+    "Scoring",
+    option(
         "--stride",
+        "Tokens from one window to the next, in a text that exceeds the model's positions; every token is scored once",
         type=click.IntRange(1),
-        metavar="N",
-        help="A text longer than the model's positions is scored in windows, each next one N tokens further; every "
-        "token is scored once.  [default: half of the positions]",
-    ),
-    click.option("--batch-size", type=click.IntRange(1), metavar="N", help="Most rows of a batch."),
-    click.option(
-        "--batch-tokens", type=click.IntRange(1), metavar="N", help="Most tokens of a batch.  [default: by the device]"
+        show_default="half of the positions",
     ),
 )
-"""Decorator that adds what ``xlm score`` and ``xlm perplexity`` share: the model's and the input's form, and sizes."""
-
-
-def open_corpus(files: Sequence[Path], *, form: str | None, column: str | None) -> Corpus:
-    """Return the rows of files, after reading the beginning of each.
-
-    Raises:
-        UsageError: A column of plain text, or Parquet that is no plain file.
-        InputError: No such file, a table without the column, a header that cannot be read, or a file in UTF-16.
-        DependencyError: Parquet, and pyarrow is not installed.
-    """
-    from xlm.corpus.rows import Corpus
-
-    try:
-        corpus = Corpus(files, format=form, column=column)
-    except InputError as error:
-        raise click.UsageError(str(error)) from error
-    for file in files:
-        if str(file) != "-" and not file.exists():
-            raise InputError("no such file", where=file)
-    corpus.check()
-    return corpus
+batch_options = section(
+    "Performance",
+    option("--batch-size", "Maximum rows in a batch", type=click.IntRange(1), show_default="no limit"),
+    option("--batch-tokens", "Maximum tokens in a batch", type=click.IntRange(1), show_default="by the device"),
+)
 
 
 def model_source(model: str, options: Mapping[str, Any], *, lang: str | None = None) -> ModelSource:
-    """Return the model of a command line that has ``pipeline`` and ``computing``."""
+    """Return the model of a command with ``tokenizer_options`` and ``compute_options``."""
     from xlm.scoring.signature import ModelSource
 
     return ModelSource(
@@ -164,7 +222,7 @@ def model_source(model: str, options: Mapping[str, Any], *, lang: str | None = N
 
 
 def scoring_options(options: Mapping[str, Any]) -> ScoringOptions:
-    """Return the options of ``score`` that a command line names."""
+    """Return the scoring options among those of a command."""
     from dataclasses import fields
 
     from xlm.scoring.options import ScoringOptions
@@ -175,7 +233,7 @@ def scoring_options(options: Mapping[str, Any]) -> ScoringOptions:
 
 @contextmanager
 def wrong_usage(*options: str) -> Iterator[None]:
-    """Turn an error about some options, which only shows with the model, into a usage error."""
+    """Turn an error about one of these options, which only shows once the model is open, into a usage error."""
     try:
         yield
     except InputError as error:

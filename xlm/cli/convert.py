@@ -1,4 +1,4 @@
-"""``xlm convert``: checkpoints from one format to the other."""
+"""``xlm convert``: convert checkpoints between formats."""
 
 from __future__ import annotations
 
@@ -7,35 +7,38 @@ from typing import Literal
 
 import click
 
-from xlm.cli._texts import printable
+from xlm.cli._options import MODEL_HELP, Command, argument, option, section
+from xlm.cli._output import printable
 
 
-@click.command(short_help="Convert a checkpoint of the original to the transformers layout, or back.")
-@click.argument("source")
-@click.argument("target", type=click.Path(path_type=Path))
-@click.option(
-    "--to",
-    type=click.Choice(["transformers", "original"]),
-    default="transformers",
-    show_default=True,
-    help="Format of TARGET: a directory (transformers) or a .pth file (original).",
-)
-@click.option("--codes", type=click.Path(path_type=Path), help="BPE codes of a .pth SOURCE, which holds none itself.")
-@click.option(
-    "--dtype",
-    type=click.Choice(["float32", "float16", "bfloat16"]),
-    help="Type of the weights in TARGET.  [default: that of SOURCE]",
+@click.command(cls=Command, short_help="Convert a checkpoint to the transformers layout, or back")
+@argument("source", help=MODEL_HELP)
+@argument("target", type=click.Path(path_type=Path), help="Directory or .pth file to write; must not exist")
+@section("Input", option("--codes", "BPE codes (fastBPE) of a .pth SOURCE", type=click.Path(path_type=Path)))
+@section(
+    "Output",
+    option(
+        "--to",
+        "Format of TARGET: transformers (a directory) or original (a .pth file)",
+        type=click.Choice(["transformers", "original"]),
+        default="transformers",
+    ),
+    option(
+        "--dtype",
+        "Weight dtype of TARGET",
+        type=click.Choice(["float32", "float16", "bfloat16"]),
+        show_default="that of SOURCE",
+    ),
 )
 def command(
     source: str, target: Path, to: Literal["transformers", "original"], codes: Path | None, dtype: str | None
 ) -> None:
-    r"""Converts the checkpoint SOURCE into TARGET, which must not exist yet.
+    r"""Convert the checkpoint SOURCE to TARGET.
 
-    SOURCE is a .pth of the original, a directory in the transformers layout, the bundled xlm-clm-ende-small, or an id
-    on the Hugging Face hub. What was written is read back and compared before it takes its name; when anything goes
-    wrong, nothing is left behind. Nothing in a file is ever executed.
+    The command reads TARGET back and compares it with SOURCE before it gives TARGET its name. If anything fails, it
+    leaves nothing behind. It never executes anything that a file contains.
 
-    Without --codes a .pth gives weights and vocabulary only, since it holds no BPE codes.
+    A .pth file contains no BPE codes: without --codes, TARGET has the weights and the vocabulary only.
 
     \b
     Example:

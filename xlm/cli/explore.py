@@ -10,38 +10,40 @@ from typing import Any
 
 import click
 
-from xlm.cli._options import computing, model_source, pipeline
+from xlm.cli._options import Command, compute_options, model_argument, model_source, option, section, tokenizer_options
 from xlm.errors import DependencyError
 
-_LOOPBACK = "127.0.0.1"
 
-
-@click.command(name="explore", short_help="A model in the browser: surprisals, alternatives, continuations.")
-@click.argument("model")
-@click.option("--lang", "languages", multiple=True, metavar="L", help="Language to offer; repeat.  [default: all]")
-@pipeline
-@computing
-@click.option("--host", default=_LOOPBACK, show_default=True, help="Address to serve at.")
-@click.option(
-    "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="Port; 0 for any that is free."
+@click.command(cls=Command, short_help="Show surprisals, alternatives and continuations in the browser")
+@model_argument
+@section(
+    "Input",
+    option(
+        "--lang",
+        "Language to offer; repeat for several",
+        dest="languages",
+        multiple=True,
+        metavar="LANG",
+        show_default="all of the model's",
+    ),
 )
-@click.option("--allow-remote", is_flag=True, help="Needed for a --host that other machines can reach.")
-@click.option("--open/--no-browser", "opens", default=False, help="Open the page in a browser.  [default: no-browser]")
+@tokenizer_options
+@section(
+    "Server",
+    option("--open/--no-browser", "Open the page in a browser", dest="open_browser", default=False),
+    option("--port", "Port; 0 for any free port", type=click.IntRange(0, 65535), default=8000),
+    option("--host", "Address to serve at", default="127.0.0.1", metavar="HOST"),
+    option("--allow-remote", "Allow a --host that other machines can reach", is_flag=True),
+)
+@compute_options
 def command(
-    model: str,
-    languages: tuple[str, ...],
-    host: str,
-    port: int,
-    allow_remote: bool,
-    opens: bool,
-    **options: Any,
+    model: str, languages: tuple[str, ...], host: str, port: int, allow_remote: bool, open_browser: bool, **options: Any
 ) -> None:
-    r"""Serves a page on this machine that shows what MODEL makes of a text.
+    r"""Serve a web page that shows how MODEL predicts a text, until Ctrl-C.
 
-    MODEL is a model directory, a checkpoint of the original (.pth), the bundled xlm-clm-ende-small, or an id on the
-    Hugging Face hub. The page shows the surprisal of each word as you type, the alternatives at each place, two
-    languages or presets side by side, and continuations as they come. It loads nothing from the network, and only
-    this machine can reach it. Ctrl-C ends it. Needs two libraries: pip install 'xlm[explore]'.
+    The page shows the surprisal of each word as you type, the alternatives for each token, two languages or presets
+    side by side, and continuations as they are generated. It loads nothing from the network, and by default only this
+    machine can reach it. Requires starlette and uvicorn: pip install 'xlm[explore]'.
 
     \b
     Example:
@@ -51,28 +53,25 @@ def command(
     try:
         from xlm.explore.app import make_app
         from xlm.explore.explorer import Explorer
-        from xlm.explore.server import address_of, is_loopback, listen, serve
-        from xlm.explore.worker import Worker
+        from xlm.explore.server import Worker, address_of, is_loopback, listen, serve
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing not in ("starlette", "uvicorn", "anyio"):
             raise
         raise DependencyError(
-            f"the library {missing} is not installed", where="xlm explore", remedy="pip install 'xlm[explore]'"
+            f"{missing} is not installed", where="xlm explore", remedy="pip install 'xlm[explore]'"
         ) from error
     local = is_loopback(host)
     if not local and not allow_remote:
         raise click.UsageError(
-            f"--host {host}: other machines could use the page, which knows no password; "
-            "add --allow-remote if that is meant"
+            f"--host {host}: other machines could use the page, which has no password; add --allow-remote to allow that"
         )
-    # Before the model, which may take long to load: a port that is taken shows at once.
-    listening = listen(host, port)
-    with listening:
+    # Before the model, which can take long to load, so that a port in use is reported at once.
+    with listen(host, port) as listening:
         source = model_source(model, options)
         explorer = Explorer(
             source.fast(source.network(), few_rows=True),
-            lambda chosen: dataclasses.replace(source, preset=chosen or source.preset).tokenizer(),
+            lambda preset: dataclasses.replace(source, preset=preset or source.preset).tokenizer(),
             name=Path(model).resolve().name,
             languages=languages or None,
         )
@@ -80,12 +79,14 @@ def command(
         app = make_app(explorer, worker, names=frozenset({host.lower()}), any_address=not local)
         address = address_of(listening)
         if not local:
-            click.echo(f"warning: whoever can reach {host} can use this page: no password, no encryption", err=True)
+            click.echo(
+                f"warning: every machine that reaches {host} can use this page: no password, no encryption", err=True
+            )
         click.echo(f"{address} shows {explorer.describe()['name']}; Ctrl-C ends it", err=True)
-        if opens:
-            # A thread of its own: some browsers return only when they are closed.
+        if open_browser:
+            # In a thread, because some browsers return only when they are closed.
             threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
         try:
             serve(app, worker, listening)
         except KeyboardInterrupt:
-            click.echo(err=True)  # ends the line on which the terminal showed ^C
+            click.echo(err=True)  # ends the line on which the terminal shows ^C

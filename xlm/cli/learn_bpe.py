@@ -1,37 +1,38 @@
-"""``xlm learn-bpe``: text to BPE codes and a vocabulary."""
+"""``xlm learn-bpe``: learn BPE codes and a vocabulary."""
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from functools import partial
 from pathlib import Path
 
 import click
 
-from xlm.cli._options import COLUMN, INPUT_FORMAT, open_corpus
-from xlm.cli._texts import printable, split_language
+from xlm.cli._inputs import open_corpus, split_language
+from xlm.cli._options import FILE_HELP, OUTPUT_PATH, Command, argument, input_options, option, section, workers_option
+from xlm.cli._output import printable, show_count
 from xlm.errors import InputError
 
 
-@click.command(short_help="Text to BPE codes and a vocabulary.")
-@click.argument("texts", nargs=-1, required=True, metavar="TEXT...")
-@click.option("--merges", type=click.IntRange(1), required=True, help="How many merges to learn.")
-@click.option("--codes", type=click.Path(path_type=Path, dir_okay=False), required=True, help="File for the codes.")
-@click.option(
-    "--vocab",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="File for the vocabulary: the pieces of the texts after these merges, and how often each stands there.",
+@click.command(cls=Command, short_help="Learn BPE codes and a vocabulary from texts")
+@argument("texts", nargs=-1, required=True, metavar="TEXT...", help=f"FILE or, with --preset, LANG=FILE; {FILE_HELP}")
+@section(
+    "Input",
+    option(
+        "--preset",
+        "Text pipeline that splits raw text into words: original, transformers, …; each TEXT is then LANG=FILE",
+        metavar="NAME",
+        show_default="split at spaces",
+    ),
 )
-@click.option(
-    "--preset",
-    metavar="P",
-    help="Divide raw text into words, by the pipeline of this name (original, transformers, …). Each TEXT is then "
-    "LANG=FILE.  [default: the text is divided already, at spaces]",
+@input_options
+@section(
+    "Output",
+    option("--codes", "BPE codes to write", type=OUTPUT_PATH, required=True),
+    option("--vocab", "Vocabulary to write, with the count of each piece", type=OUTPUT_PATH),
 )
-@INPUT_FORMAT
-@COLUMN
-@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes that count words.")
+@section("Training", option("--merges", "Number of merges to learn", type=click.IntRange(1), required=True))
+@workers_option
 def command(
     texts: tuple[str, ...],
     merges: int,
@@ -42,12 +43,10 @@ def command(
     column: str | None,
     workers: int,
 ) -> None:
-    r"""Learns byte-pair encoding on all TEXTs together and writes the two files of fastBPE.
+    r"""Learn byte-pair encoding on all TEXTs together and write the two files of fastBPE.
 
-    A TEXT is a file that xlm score reads: UTF-8 text, one sentence a line, or by its name JSON lines, CSV, TSV or
-    Parquet, all but the last also compressed (.gz). Codes are "LEFT RIGHT COUNT" a line, the
-    vocabulary is "PIECE COUNT" a line with @@ where a word goes on. Among pairs that are equally frequent, the first
-    by spelling is merged.
+    A line of the codes is "LEFT RIGHT COUNT". A line of the vocabulary is "PIECE COUNT", with @@ after a piece that
+    does not end its word. Among equally frequent pairs, the first in alphabetical order is merged.
 
     \b
     Example:
@@ -57,11 +56,12 @@ def command(
     from xlm.data.bpe_learning import count_pieces, count_words, learn_merges
     from xlm.tokenizer.bpe import write_codes
 
-    for target in (codes, *([] if vocab is None else [vocab])):
-        check_target(target)
+    for target in (codes, vocab):
+        if target is not None:
+            check_target(target)
     words: Counter[str] = Counter()
     files = [split_language(text) if preset is not None else (None, Path(text)) for text in texts]
-    open_corpus([path for _, path in files], form=input_format, column=column)
+    open_corpus([path for _, path in files], format=input_format, column=column)
     for lang, path in files:
         words.update(
             count_words(
@@ -76,26 +76,23 @@ def command(
         )
     if not words:
         raise InputError("there are no words to learn from", where=", ".join(str(path) for _, path in files))
-    learnt = learn_merges(words, merges, progress=partial(_show, "", "merges"))
-    pairs = [(merge.left, merge.right) for merge in learnt]
-    write_codes(codes, pairs, [merge.count for merge in learnt])
-    done = [f"{codes}: {len(learnt):,} merges of {words.total():,} words, {len(words):,} of them different"]
-    warnings = []
-    if len(learnt) < merges:
-        warnings.append(f"every word is one piece after {len(learnt):,} merges")
+    learned = learn_merges(words, merges, progress=partial(_show, "", "merges"))
+    pairs = [(merge.left, merge.right) for merge in learned]
+    write_codes(codes, pairs, [merge.count for merge in learned])
+    summary = [f"{codes}: {len(learned):,} merges of {words.total():,} words, {len(words):,} of them different"]
+    if len(learned) < merges:
+        click.echo(f"warning: every word is one piece after {len(learned):,} merges", err=True)
     if vocab is not None:
         vocabulary, left_out = count_pieces(words, pairs)
         vocabulary.to_words(vocab)
-        done.append(f"{vocab}: {len(vocabulary):,} tokens with the special ones")
+        summary.append(f"{vocab}: {len(vocabulary):,} tokens, including the special tokens")
         if left_out:
-            shown = ", ".join(map(repr, left_out[:5]))
-            warnings.append(f"no vocabulary file can hold {len(left_out)} pieces, left out: {shown}")
-    for warning in warnings:
-        click.echo(f"warning: {warning}", err=True)
-    click.echo(printable("\n".join(done)))
+            first = ", ".join(map(repr, left_out[:5]))
+            click.echo(
+                f"warning: {len(left_out)} pieces are omitted, as no vocabulary file can hold them: {first}", err=True
+            )
+    click.echo(printable("\n".join(summary)))
 
 
 def _show(where: str, what: str, number: int) -> None:
-    """Shows on a terminal how far the work is."""
-    if sys.stderr.isatty():
-        click.echo(f"\r{where} {number:,} {what} ", nl=False, err=True)
+    show_count(f"{where} {number:,} {what}")

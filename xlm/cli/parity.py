@@ -1,4 +1,4 @@
-"""``xlm parity``: does a model give the numbers it should?"""
+"""``xlm parity``: compare a model's numbers with reference numbers."""
 
 from __future__ import annotations
 
@@ -7,23 +7,27 @@ from pathlib import Path
 
 import click
 
-from xlm.cli._options import TEXT_FILES, open_corpus
-from xlm.cli._texts import printable
+from xlm.cli._inputs import open_corpus
+from xlm.cli._options import INPUT_PATH, Command, model_argument, option, section
+from xlm.cli._output import printable
 
 
-@click.command(short_help="Check a model against the original's recorded numbers, or against transformers.")
-@click.argument("model")
-@click.option("--reference", type=click.Path(path_type=Path), help="Recorded answers, .safetensors or .json.")
-@click.option("--text", type=TEXT_FILES, help="Text to run both models on, one sentence a line.")
-@click.option("--lang", help="Language of the text.")
+@click.command(cls=Command, short_help="Compare a model with recorded numbers of the original or with transformers")
+@model_argument
+@section(
+    "Input",
+    option("--reference", "Recorded numbers of the original, .safetensors or .json", type=click.Path(path_type=Path)),
+    option("--text", "Text to run both models on, one sentence a line", type=INPUT_PATH, show_default="random ids"),
+    option("--lang", "Language of the text", metavar="LANG"),
+)
 def command(model: str, reference: Path | None, text: Path | None, lang: str | None) -> None:
-    r"""Checks that MODEL gives the numbers it should, and exits with 1 if it does not.
+    r"""Check that MODEL computes the right numbers; the exit status is 1 if it does not.
 
-    With --reference, the numbers are those that the original gave, recorded in a file: hidden states, logits,
-    training loss and gradients (safetensors), or log-probabilities of sentences (JSON).
+    With --reference, the right numbers are those that the original computed: hidden states, logits, training loss and
+    gradients (.safetensors), or log-probabilities of sentences (.json).
 
-    Without it, they are those of transformers on the same files, which must be installed; on random ids, or on the
-    lines of --text, whose tokens are then compared too.
+    Without --reference, they are those of transformers, which must be installed, on the same files. With --text, the
+    command compares the tokens too.
 
     \b
     Example:
@@ -31,7 +35,7 @@ def command(model: str, reference: Path | None, text: Path | None, lang: str | N
       xlm parity converted --text newstest2014.en.txt --lang en
     """
     if reference is not None and text is not None:
-        raise click.UsageError("--reference brings its own inputs; give either it or --text")
+        raise click.UsageError("--reference has inputs of its own: give either --reference or --text")
     if (text is None) != (lang is None):
         raise click.UsageError("--text and --lang go together")
     from xlm.parity.peer import against_transformers
@@ -40,7 +44,7 @@ def command(model: str, reference: Path | None, text: Path | None, lang: str | N
     if reference is not None:
         report = against_reference(model, reference)
     else:
-        texts = None if text is None else list(open_corpus([text], form=None, column=None).texts())
+        texts = None if text is None else list(open_corpus([text], format=None, column=None).texts())
         report = against_transformers(model, texts=texts, lang=lang)
     click.echo(printable(report))
     if not report.holds:

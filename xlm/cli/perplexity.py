@@ -1,66 +1,99 @@
-"""``xlm perplexity``: how well a model predicts texts."""
+"""``xlm perplexity``: measure how well a model predicts texts."""
 
 from __future__ import annotations
 
-import json
-import math
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from xlm.cli._lines import show_signature, write_line
-from xlm.cli._options import TEXT_FILES, model_source, open_corpus, scoring, wrong_usage
+from xlm.cli._inputs import open_corpus
+from xlm.cli._options import (
+    Command,
+    batch_options,
+    compute_options,
+    files_argument,
+    input_options,
+    model_argument,
+    model_source,
+    option,
+    section,
+    stride_option,
+    tokenizer_options,
+    wrong_usage,
+)
+from xlm.cli._output import TableWriter, show_signature
 
 if TYPE_CHECKING:
-    from xlm.scoring.perplexity import LanguagePerplexity
     from xlm.scoring.table import Cell
 
-_COLUMNS = ("lang", "perplexity", "tokens", "nats_per_token", "bits_per_character", "bits_per_byte", "texts", "unknown")
+_COLUMNS = {
+    "lang": str,
+    "perplexity": float,
+    "tokens": int,
+    "nats_per_token": float,
+    "bits_per_character": float,
+    "bits_per_byte": float,
+    "texts": int,
+    "unknown": int,
+}
 
 
-@click.command(name="perplexity", short_help="Perplexity of texts, by sentence or by the original's stream.")
-@click.argument("model")
-@click.argument("files", nargs=-1, type=TEXT_FILES)
-@click.option(
-    "--lang",
-    "langs",
-    required=True,
-    multiple=True,
-    metavar="L",
-    help="Language of a file, one of the model's; once for each file, in their order.",
+@click.command(cls=Command, short_help="Measure the perplexity of texts, by sentence or as the original does")
+@model_argument
+@files_argument
+@section(
+    "Input",
+    option(
+        "--lang",
+        "Language of a file, one of the model's; repeat for each file, in the same order",
+        dest="langs",
+        required=True,
+        multiple=True,
+        metavar="LANG",
+    ),
 )
-@click.option(
-    "--protocol",
-    type=click.Choice(["sentence", "stream"]),
-    default="sentence",
-    show_default=True,
-    help="sentence: each row by itself, every token predicted. stream: exactly the original's evaluation, all rows as "
-    "one sequence in windows of --window, of which all tokens but the first are predicted.",
+@tokenizer_options
+@input_options
+@section(
+    "Output",
+    option(
+        "--format",
+        "tsv: a header and tab-separated rows; jsonl: one JSON object a row, with null for infinite numbers",
+        dest="table_format",
+        type=click.Choice(["tsv", "jsonl"]),
+        show_default="aligned columns on a terminal, else tsv",
+    ),
 )
-@click.option("--window", type=click.IntRange(2), metavar="N", help="Tokens of a window of the stream.  [default: 256]")
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["tsv", "jsonl"]),
-    default="tsv",
-    show_default=True,
-    help="Form of the output: a header and tab-separated rows, or one JSON object a row, null for what is infinite.",
+@section(
+    "Scoring",
+    option(
+        "--protocol",
+        "sentence: score each row by itself, every token predicted; stream: evaluate as the original does, "
+        "all rows as one sequence in windows, every token but the first of a window predicted",
+        type=click.Choice(["sentence", "stream"]),
+        default="sentence",
+    ),
+    option("--window", "Tokens in a window of the stream", type=click.IntRange(2), show_default="256"),
 )
-@scoring
-def command(model: str, files: tuple[Path, ...], langs: tuple[str, ...], form: str, **options: Any) -> None:
+@stride_option
+@compute_options
+@batch_options
+def command(
+    model: str, files: tuple[Path, ...], langs: tuple[str, ...], table_format: str | None, **options: Any
+) -> None:
     r"""Write the perplexity of MODEL on each of FILES, or on standard input.
 
-    MODEL is a model directory, a checkpoint of the original (.pth), the bundled xlm-clm-ende-small, or an id on the
-    Hugging Face hub. FILES are what xlm score reads. With several files, each of its own language, a last row gives
-    the mean of their perplexities, as the original does.
+    FILES have a format that xlm score reads. With several files, each in its own language, the last row is the mean of
+    their perplexities, as the original computes it.
 
     \b
     Columns:
-        lang, perplexity, tokens (predicted), nats_per_token, bits_per_character and bits_per_byte (of the raw text,
-        the end of each row counting as one; empty for the stream, which does not predict every token), texts, unknown
-        (how many of the predicted tokens are <unk>, which stands for what the vocabulary lacks)
+        lang, perplexity, tokens (predicted tokens), nats_per_token,
+        bits_per_character and bits_per_byte (of the raw text, each row end counted as one; empty
+        for the stream, which does not predict every token),
+        texts, unknown (predicted tokens that are <unk>, which replaces pieces outside the vocabulary)
 
     \b
     Example:
@@ -69,19 +102,18 @@ def command(model: str, files: tuple[Path, ...], langs: tuple[str, ...], form: s
     """
     paths = files or (Path("-"),)
     if len(langs) != len(paths):
-        raise click.UsageError(f"{len(langs)} languages for {len(paths)} files: give --lang once for each file")
+        raise click.UsageError(f"--lang: give one language for each file; found {len(langs)} for {len(paths)} files")
     if len(set(langs)) != len(langs):
-        raise click.UsageError("give one file a language: the perplexity of two files is that of both in one")
+        raise click.UsageError("two files have the same language: join them into one, which has one perplexity")
     if options["stride"] is not None and options["protocol"] == "stream":
-        raise click.UsageError("--stride goes with --protocol sentence; the windows of the stream do not overlap")
+        raise click.UsageError("--stride requires --protocol sentence; the windows of a stream do not overlap")
     if options["window"] is not None and options["protocol"] != "stream":
-        raise click.UsageError("--window goes with --protocol stream")
+        raise click.UsageError("--window requires --protocol stream")
     corpora = {
-        lang: open_corpus([path], form=options["input_format"], column=options["column"])
+        lang: open_corpus([path], format=options["input_format"], column=options["column"])
         for lang, path in zip(langs, paths, strict=True)
     }
     from xlm.scoring.perplexity import perplexity
-    from xlm.scoring.table import tsv_line
 
     opened = model_source(model, options).open(signed=True)
     with ExitStack() as stack, wrong_usage("stride", "window"):
@@ -91,37 +123,17 @@ def command(model: str, files: tuple[Path, ...], langs: tuple[str, ...], form: s
             opened.model,
             opened.tokenizer,
             {lang: corpus.texts() for lang, corpus in corpora.items()},
-            protocol=options["protocol"],
-            window=options["window"],
-            stride=options["stride"],
-            batch_size=options["batch_size"],
-            batch_tokens=options["batch_tokens"],
+            **{name: options[name] for name in ("protocol", "window", "stride", "batch_size", "batch_tokens")},
         )
-    rows = [_cells(each) for each in result.languages]
+    rows: list[tuple[Cell, ...]] = [tuple(getattr(each, name) for name in _COLUMNS) for each in result.languages]
     if len(rows) > 1:
         rows.append(("mean", result.perplexity, *[None] * (len(_COLUMNS) - 2)))
-    if form == "tsv":
-        click.echo(tsv_line(_COLUMNS).encode(), nl=False)
-    for row in rows:
-        if form == "tsv":
-            click.echo(tsv_line(row).encode(), nl=False)
-        else:
-            finite = [None if isinstance(x, float) and not math.isfinite(x) else x for x in row]
-            write_line(json.dumps(dict(zip(_COLUMNS, finite, strict=True)), ensure_ascii=False, allow_nan=False))
-    protocol = "sentence" if result.window is None else f"stream {result.window}"
-    long = "none" if result.stride is None else f"stride {result.stride}"
-    made_with = opened.signature(lang="+".join(langs), protocol=protocol, long=long)
-    show_signature(made_with, unknown=sum(each.unknown for each in result.languages))
-
-
-def _cells(result: LanguagePerplexity) -> tuple[Cell, ...]:
-    return (
-        result.lang,
-        result.perplexity,
-        result.tokens,
-        result.nats_per_token,
-        result.bits_per_character,
-        result.bits_per_byte,
-        result.texts,
-        result.unknown,
+    table = TableWriter(format=table_format)
+    table.start(_COLUMNS)
+    table.write_rows(rows)
+    signature = opened.signature(
+        lang="+".join(langs),
+        protocol="sentence" if result.window is None else f"stream {result.window}",
+        long="none" if result.stride is None else f"stride {result.stride}",
     )
+    show_signature(signature, unknown=sum(each.unknown for each in result.languages))

@@ -1,4 +1,4 @@
-"""``xlm plot``: the surprisals of sentences as a picture."""
+"""``xlm plot``: draw the surprisals of sentences."""
 
 from __future__ import annotations
 
@@ -7,31 +7,42 @@ from typing import Any
 
 import click
 
-from xlm.cli._options import TEXT, computing, model_source, pipeline
+from xlm.cli._options import (
+    OUTPUT_PATH,
+    TEXT,
+    Command,
+    argument,
+    compute_options,
+    model_argument,
+    model_source,
+    option,
+    section,
+    tokenizer_options,
+)
 
 
-@click.command(name="plot", short_help="The surprisal of each word as a picture.")
-@click.argument("model")
-@click.argument("texts", nargs=-1, type=TEXT, required=True, metavar="TEXT...")
-@click.option(
-    "--lang",
-    "languages",
-    multiple=True,
-    required=True,
-    metavar="L",
-    help="Language: one for all texts, or one for each. With a single text, several compare it.",
+@click.command(cls=Command, short_help="Draw the surprisal of each word")
+@model_argument
+@argument("texts", nargs=-1, type=TEXT, required=True, metavar="TEXT...", help="Sentence, one panel each")
+@section(
+    "Input",
+    option(
+        "--lang",
+        "Language: one for all texts, or one for each; with a single text, several languages to compare",
+        dest="languages",
+        multiple=True,
+        required=True,
+        metavar="LANG",
+    ),
 )
-@pipeline
-@computing
-@click.option(
-    "--output",
-    type=click.Path(path_type=Path, dir_okay=False),
-    required=True,
-    metavar="FILE",
-    help="The picture, .png or .svg.",
+@tokenizer_options
+@section(
+    "Output",
+    option("--output", "Picture to write, .png or .svg", type=OUTPUT_PATH, required=True),
+    option("--unit", "Unit of surprisal", type=click.Choice(["bits", "nats"]), default="bits"),
+    option("--title", "Title of the picture", type=TEXT),
 )
-@click.option("--unit", type=click.Choice(["bits", "nats"]), default="bits", show_default=True, help="Of surprisal.")
-@click.option("--title", type=TEXT, help="Stands above the picture.")
+@compute_options
 def command(
     model: str,
     texts: tuple[str, ...],
@@ -43,10 +54,8 @@ def command(
 ) -> None:
     r"""Draw the surprisal of each word of TEXT, one panel per text.
 
-    MODEL is a model directory, a checkpoint of the original (.pth), the bundled xlm-clm-ende-small, or an id on the
-    Hugging Face hub. A word is what stands between spaces; its surprisal is the negative log-probability of its
-    tokens together, given what stands before it. Totals include the closing </s>.
-    Needs matplotlib: pip install 'xlm[plot]'.
+    A word extends from space to space. Its surprisal is the negative log-probability of its tokens, given all tokens
+    before it. Totals include the closing </s>. Requires matplotlib: pip install 'xlm[plot]'.
 
     \b
     Example:
@@ -54,12 +63,12 @@ def command(
         xlm plot MODEL --lang en --lang de "A dog runs on the beach." --output both.png
         xlm plot MODEL --lang en "A dog runs." --lang de "Ein Hund rennt." --output two.png
     """
-    if len(languages) not in (1, len(texts)) and len(texts) > 1:
+    if len(texts) > 1 and len(languages) not in (1, len(texts)):
         raise click.UsageError(
-            f"--lang: one for all texts or one for each, not {len(languages)} for {len(texts)} texts"
+            f"--lang: give one language, or one for each text; found {len(languages)} for {len(texts)} texts"
         )
     if output.suffix.lower() not in (".png", ".svg"):
-        raise click.UsageError(f"--output {output}: its name must end in .png or .svg")
+        raise click.UsageError(f"--output {output}: the name must end in .png or .svg")
     from xlm._io.atomic import check_target
     from xlm.scoring.figure import check_matplotlib, draw_surprisals
     from xlm.scoring.score import score

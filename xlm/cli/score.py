@@ -1,4 +1,4 @@
-"""``xlm score``: rows of text to log-probabilities."""
+"""``xlm score``: compute log-probabilities of texts."""
 
 from __future__ import annotations
 
@@ -10,95 +10,107 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from xlm.cli._distributed import engines, inputs, run_on_ray, uses_ray, worker_model
-from xlm.cli._lines import show_signature
-from xlm.cli._options import TEXT_FILES, model_source, one_language, open_corpus, scoring, scoring_options, wrong_usage
-from xlm.cli._progress import Progress
+from xlm.cli._inputs import open_corpus
+from xlm.cli._options import (
+    OUTPUT_PATH,
+    Command,
+    batch_options,
+    compute_options,
+    files_argument,
+    model_argument,
+    model_source,
+    option,
+    scoring_options,
+    section,
+    stride_option,
+    text_options,
+    wrong_usage,
+)
+from xlm.cli._output import Progress, TableWriter, show_signature
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from xlm._io.resumable import ResumableFile
     from xlm.corpus.rows import Corpus, Row
-    from xlm.scoring.sentence import Scorer
+    from xlm.scoring.scorer import Scorer
     from xlm.scoring.signature import Signature
     from xlm.scoring.table import ScoredLines, ScoreTable
 
 
-@click.command(name="score", short_help="Log-probability of each line, word or token of texts.")
-@click.argument("model")
-@click.argument("files", nargs=-1, type=TEXT_FILES)
-@one_language
-@scoring
-@click.option(
-    "--by",
-    type=click.Choice(["sentence", "word", "token"]),
-    default="sentence",
-    show_default=True,
-    help="What one row of output is.",
+@click.command(cls=Command, short_help="Compute the log-probability of each sentence, word or token")
+@model_argument
+@files_argument
+@text_options
+@section(
+    "Output",
+    option("--by", "Unit of one row of output", type=click.Choice(["sentence", "word", "token"]), default="sentence"),
+    option("--output", "File to write", type=OUTPUT_PATH, show_default="standard output"),
+    option(
+        "--format",
+        "tsv: a header and tab-separated rows, with double quotes around a cell that contains a quote, a tab "
+        "or a line end; jsonl: one JSON object a row; parquet: unrounded numbers, requires --output or "
+        "--output-dir",
+        dest="table_format",
+        type=click.Choice(["tsv", "jsonl", "parquet"]),
+        show_default="aligned columns on a terminal, else tsv",
+    ),
+    option("--bits", "Add the surprisal in bits, -logprob / log 2", is_flag=True),
+    option("--ranks", "Add the rank of each token, 1 for the most likely; requires --by token", is_flag=True),
+    option(
+        "--entropy", "Add the entropy of each prediction in nats; requires --by token", dest="entropies", is_flag=True
+    ),
+    option("--resume", "Continue the interrupted run of this --output or --output-dir", is_flag=True),
+    option("--progress/--no-progress", "Show progress", default=None, show_default="on a terminal"),
 )
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["tsv", "jsonl", "parquet"]),
-    default="tsv",
-    show_default=True,
-    help="tsv: a header line, then tab-separated rows; a cell that holds a quote, a tab or a line end stands in "
-    "double quotes, its own doubled. jsonl: the same columns as one JSON object a line. parquet: the same, with all "
-    "digits; needs --output.",
+@section(
+    "Scoring",
+    option(
+        "--too-long",
+        "Treatment of a text that exceeds the model's positions: score it in windows, or give it an error as status",
+        type=click.Choice(["windows", "refuse"]),
+        default="windows",
+    ),
 )
-@click.option(
-    "--output", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write there, not to stdout."
+@stride_option
+@compute_options
+@batch_options
+@section(
+    "Performance",
+    option(
+        "--read-ahead",
+        "Rows to read before scoring, so that rows of one length share a batch; 1 scores each row at once",
+        type=click.IntRange(1),
+        show_default="4096, or 1 for lines typed at a terminal",
+    ),
 )
-@click.option("--resume", is_flag=True, help="Go on with the --output, or --output-dir, of a run that was cut off.")
-@click.option("--bits", is_flag=True, help="Add the surprisal in bits, -logprob / log 2.")
-@click.option("--ranks", is_flag=True, help="Add each token's rank, 1 the most likely; --by token only.")
-@click.option(
-    "--entropy", "entropies", is_flag=True, help="Add the entropy of each prediction in nats; --by token only."
-)
-@click.option(
-    "--too-long",
-    type=click.Choice(["windows", "refuse"]),
-    default="windows",
-    show_default=True,
-    help="What to do with a text that is longer than the model's positions.",
-)
-@click.option(
-    "--read-ahead",
-    type=click.IntRange(1),
-    help="Rows to read before the first of them is scored: those of one length share a batch. 1: each at once.  "
-    "[default: 4096, and 1 for lines typed at a terminal]",
-)
-@click.option("--progress/--no-progress", default=None, help="Show progress.  [default: on a terminal]")
 @engines()
-def command(model: str, files: tuple[Any, ...], by: str, form: str, **options: Any) -> None:
+def command(model: str, files: tuple[Any, ...], by: str, table_format: str | None, **options: Any) -> None:
     r"""Write the log-probability of each row of FILES, or of standard input, in nats (natural logarithms).
 
-    MODEL is a model directory, a checkpoint of the original (.pth), the bundled xlm-clm-ende-small, or an id on the
-    Hugging Face hub. FILES are UTF-8 text, one sentence a line (a line ends at a line feed, with or without a carriage
-    return in front); JSON lines (.jsonl), CSV (.csv), TSV (.tsv) or Parquet (.parquet) with a column of text; all but
-    the last also compressed (.gz). Each row is scored by itself. The opening token is given; what is predicted, and
-    counted under "tokens", is every token of the row and the closing </s>, so an empty row counts 1. Every row of
-    input has its row of output (by word or token, one or more), in order. The last column, "status", says "ok",
-    "empty", "long: N windows", or "error: " and why the row has no figures.
+    Each row is scored by itself, and each has at least one row of output, in order. The opening token is given. The
+    model predicts, and "tokens" counts, every other token and the closing </s>, so an empty row counts 1. The last
+    column, "status", is "ok", "empty", "long: N windows", or "error: " and the reason why the row has no numbers.
 
     \b
-    Columns, after "file" where there are several:
+    Columns, after "file" if there are several:
         --by sentence: line (from 1), tokens, logprob (their sum), unknown, text, status
-        --by word:     line (from 1), word (from 1), start, end (characters of the row), tokens, logprob, unknown,
-                       text, status
+        --by word:     line (from 1), word (from 1), start, end (characters of the row), tokens,
+                       logprob, unknown, text, status
         --by token:    line (from 1), position (from 1), id, token, logprob, unknown, status
-    "line" is the number of the row in its file, a header not counted: the line's number in plain text and JSON lines.
-    A word is what stands between spaces, its punctuation with it; the closing </s> is a row of its own, at the end.
-    "unknown" counts the tokens of a sentence that are <unk>, which stands for what the vocabulary lacks; of a token,
-    and of a word with any such token, it is 1, else 0 (true and false with --format jsonl).
 
-    With --output, results are in FILE.part until all are there. A run that was cut off, even killed, goes on with
-    --resume, on the same kind of processor, and writes the same bytes that it would have written at once; where FILE is
-    finished, --resume reads the input again to see that it is the same. Beside FILE, FILE.meta.json says what it was
-    made with; the same signature goes to standard error at the end, with the number of tokens that were <unk>.
+    "line" is the number of the row in its file, not counting a header. A word extends from space to space, punctuation
+    included; the closing </s> is a row of its own, at the end. "unknown" is the number of tokens of a sentence that are
+    <unk>, which replaces pieces outside the vocabulary. For a token, or a word with any such token, it is 1, else 0
+    (true or false with --format jsonl).
 
-    With --engine ray, a cluster does the work, on any number of files; each row is scored as here, digit for digit on
-    the same kind of processor. Results are in --output-dir, by --resume also those of a run that was cut off.
+    With --output, the results are in FILE.part until all are complete. An interrupted run, even a killed one, continues
+    with --resume on the same kind of processor and writes the same bytes as an uninterrupted one. If FILE is complete,
+    --resume reads the input again to check that it has not changed. FILE.meta.json records what made the results. At
+    the end, the command writes the same signature to standard error, with the number of <unk> tokens.
+
+    With --engine ray, a cluster scores any number of files. On the same kind of processor, every digit is the same.
+    The results go to --output-dir.
 
     \b
     Example:
@@ -106,37 +118,40 @@ def command(model: str, files: tuple[Any, ...], by: str, form: str, **options: A
         xlm score MODEL --lang de news.de.gz --output news.tsv --resume
     """
     if (options["ranks"] or options["entropies"]) and by != "token":
-        raise click.UsageError("--ranks and --entropy go with --by token")
+        raise click.UsageError("--ranks and --entropy require --by token")
     if options["read_ahead"] is None:
         from xlm.corpus.read_ahead import READ_AHEAD
 
         typed = files in ((), (Path("-"),)) and options["output"] is None and sys.stdin.isatty()
         options["read_ahead"] = 1 if typed else READ_AHEAD
     if uses_ray(only_local=("output", "device")):
-        _on_ray(model, files, by=by, form=form, options=options)
+        _on_ray(model, files, by=by, form=table_format or "tsv", options=options)
         return
     output: Path | None = options["output"]
-    if output is None and (options["resume"] or form == "parquet"):
-        raise click.UsageError("--resume and --format parquet need --output")
+    if output is None and (options["resume"] or table_format == "parquet"):
+        raise click.UsageError("--resume and --format parquet require --output")
     if output is not None:
         _refuse_inputs(output, files)
-    corpus = open_corpus(files or (Path("-"),), form=options["input_format"], column=options["column"])
-    table = _table(by, form, files=len(files) > 1, options=options)
+    corpus = open_corpus(files or (Path("-"),), format=options["input_format"], column=options["column"])
+    writer = TableWriter(format=table_format) if output is None else None
+    table_format = writer.format if writer else table_format or "tsv"
+    table = _table(by, table_format, files=len(files) > 1, options=options)
     opened = model_source(model, options, lang=options["lang"]).open(offsets=by == "word", signed=True)
-    from xlm.scoring.sentence import Scorer
+    from xlm.scoring.scorer import Scorer
 
     with wrong_usage("stride"):
         scorer = Scorer(opened.model, opened.tokenizer, lang=options["lang"], options=scoring_options(options))
-    made_with = opened.signature(lang=scorer.lang, long=scorer.long_texts)
+    signature = opened.signature(lang=scorer.lang, long=scorer.long_texts)
     run = _Run(scorer, corpus, table, options)
     with closing(corpus):
-        if output is None:
-            run.to_stdout()
+        if writer is not None:
+            run.to_stdout(writer)
         else:
-            run.to_file(output, made_with)
-    show_signature(made_with, unknown=run.unknown)
+            assert output is not None
+            run.to_file(output, signature)
+    show_signature(signature, unknown=run.unknown)
     if run.problems:
-        click.echo(f"{run.problems:,} rows could not be scored; their column status says why", err=True)
+        click.echo(f"{run.problems:,} rows could not be scored; their column status gives the reasons", err=True)
     if corpus.damaged:
         raise click.ClickException(f"read only in part, the rest being damaged: {', '.join(corpus.damaged)}")
 
@@ -160,21 +175,16 @@ def _table(by: str, form: str, *, files: bool, options: dict[str, Any]) -> Score
     from xlm.scoring.table import ScoreTable
 
     return ScoreTable(
-        unit=by,
-        format=form,
-        files=files,
-        bits=options["bits"],
-        ranks=options["ranks"],
-        entropies=options["entropies"],
+        unit=by, format=form, files=files, bits=options["bits"], ranks=options["ranks"], entropies=options["entropies"]
     )
 
 
 def _refuse_inputs(output: Path, files: tuple[Path, ...]) -> None:
     from xlm._io.resumable import real_target, written_beside
 
-    written = [path for path in written_beside(real_target(output)) if path.exists()]
+    targets = [path for path in written_beside(real_target(output)) if path.exists()]
     for file in files:
-        if file.exists() and any(file.samefile(path) for path in written):
+        if file.exists() and any(file.samefile(path) for path in targets):
             raise click.UsageError(f"--output {output} would overwrite an input: {file}")
 
 
@@ -185,13 +195,12 @@ class _Run:
         self._scorer, self._corpus, self._table, self._options = scorer, corpus, table, options
         self.problems = self.unknown = 0
 
-    def to_stdout(self) -> None:
-        click.echo(self._table.header.encode(), nl=False)
+    def to_stdout(self, writer: TableWriter) -> None:
+        writer.start(self._table.columns)
         for _, lines in self._windows(self._corpus):
-            click.echo(lines.data, nl=False)
-            sys.stdout.flush()
+            writer.write_lines(lines.data)
 
-    def to_file(self, output: Path, made_with: Signature) -> None:
+    def to_file(self, output: Path, signature: Signature) -> None:
         from dataclasses import asdict
 
         import torch
@@ -200,12 +209,12 @@ class _Run:
         from xlm.corpus.read_ahead import check_same_rows
         from xlm.inference.loading import processor_name
 
-        named = ("by", "form", "column", "input_format", "batch_size", "batch_tokens", "read_ahead")
+        recorded = ("by", "form", "column", "input_format", "batch_size", "batch_tokens", "read_ahead")
         options = {**self._options, "by": self._table.unit, "form": self._table.format}
         identity = {
-            "signature": str(made_with),
-            **asdict(made_with),
-            **{name: options[name] for name in named},
+            "signature": str(signature),
+            **asdict(signature),
+            **{name: options[name] for name in recorded},
             "processor": processor_name(self._scorer.model.device),
             "columns": list(self._table.columns),
             "inputs": self._corpus.sizes,
@@ -216,16 +225,16 @@ class _Run:
         self.problems, self.unknown = file.problems, file.unknown
         if file.complete:
             check_same_rows(self._corpus, done=file.rows, digest=file.digest)
-            click.echo(f"{output} is complete already", err=True)
+            click.echo(f"{output} is already complete", err=True)
             return
         if file.threads != torch.get_num_threads():
-            torch.set_num_threads(file.threads)  # sums split among other threads end in other digits
+            torch.set_num_threads(file.threads)  # another number of threads gives other last digits
         try:
             self._fill(file)
         finally:
             file.close()
         if self._table.format == "parquet":
-            metadata = {"xlm.signature": str(made_with)}
+            metadata = {"xlm.signature": str(signature)}
             file.finish(convert=lambda lines, target: self._table.write_parquet(lines, target, metadata=metadata))
         else:
             file.finish()

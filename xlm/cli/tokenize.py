@@ -1,4 +1,4 @@
-"""``xlm tokenize``: lines of text to lines of tokens or ids."""
+"""``xlm tokenize``: split text into tokens or ids."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from xlm.cli._distributed import engines, inputs, resuming, run_on_ray, uses_ray, worker_model
-from xlm.cli._lines import UntilError, naming_line
-from xlm.cli._options import model_and_text, open_corpus
+from xlm.cli._inputs import UntilError, naming_line, open_corpus
+from xlm.cli._options import Command, file_argument, model_argument, option, section, text_options, workers_option
+from xlm.cli._output import show_count, write_text
 
 if TYPE_CHECKING:
     from xlm.tokenizer.tokenizer import XLMTokenizer
@@ -20,42 +21,29 @@ _LINES_BETWEEN_REPORTS = 5000
 _ONLY_RAY = ("resume", "progress")
 
 
-@click.command(name="tokenize", short_help="Text to the tokens or ids of a model.")
-@model_and_text
-@click.option(
-    "--output",
-    type=click.Choice(["tokens", "ids"]),
-    default="tokens",
-    show_default=True,
-    help="tokens: the pieces of the text, in </w> notation, those that the vocabulary lacks too. "
-    "ids: their numbers, with the special tokens that stand at both ends of a sentence.",
+@click.command(cls=Command, short_help="Split text into the tokens or ids of a model")
+@model_argument
+@file_argument
+@text_options
+@section(
+    "Output",
+    option(
+        "--output",
+        "tokens: BPE pieces with </w> at word ends, including pieces outside the vocabulary; ids: their ids, "
+        "with the special tokens at both ends of a sentence",
+        type=click.Choice(["tokens", "ids"]),
+        default="tokens",
+    ),
 )
-@click.option(
-    "--workers",
-    type=click.IntRange(1),
-    default=1,
-    show_default=True,
-    help="How many processes share the work. The lines stay in order, and only some thousands are held at a time.",
-)
+@workers_option
 @engines(*resuming)
 def command(
-    model: str,
-    file: Any,
-    lang: str,
-    preset: str | None,
-    codes: str | None,
-    output: str,
-    workers: int,
-    **of_ray: Any,
+    model: str, file: Any, lang: str, preset: str | None, codes: str | None, output: str, workers: int, **of_ray: Any
 ) -> None:
-    r"""Writes the tokens of each line of FILE, or of standard input: one line out for one line in.
+    r"""Write the tokens of each line of FILE or of standard input, one line for each.
 
-    MODEL is a model directory, a checkpoint of the original (.pth), the bundled xlm-clm-ende-small, or an id on the
-    Hugging Face hub. FILE is what xlm score reads: UTF-8 text, one sentence a line, or by its name JSON lines, CSV, TSV
-    or Parquet, all but the last also compressed (.gz). Empty lines stay. A row that cannot be read ends the work.
-
-    With --engine ray, a cluster does the work. A row that cannot be read is then an empty line, which is said at the
-    end.
+    An empty line gives an empty line. The command stops at a row that cannot be read. With --engine ray, such a row
+    gives an empty line, and the command reports it at the end.
 
     \b
     Example:
@@ -67,23 +55,23 @@ def command(
     from xlm.tokenizer.batches import in_batches, in_order
     from xlm.tokenizer.tokenizer import XLMTokenizer
 
-    with closing(open_corpus([file], form=of_ray["input_format"], column=of_ray["column"])) as corpus:
+    with closing(open_corpus([file], format=of_ray["input_format"], column=of_ray["column"])) as corpus:
         tokenizer = XLMTokenizer.from_pretrained(model, preset=preset, codes=codes)
-        work = _Work(tokenizer=tokenizer, lang=lang, output=output)
-        if workers == 1 and not any(size for _, size in corpus.sizes):  # someone may be waiting for each line
+        encode = _Encoder(tokenizer=tokenizer, lang=lang, output=output)
+        if workers == 1 and not any(size for _, size in corpus.sizes):  # a user may be waiting for each line
             for number, text in enumerate(corpus.texts(), start=1):
                 with naming_line(corpus.place(number)):
-                    click.echo(work([text]).written, nl=False)
+                    write_text(encode([text]).data)
                 if number % _LINES_BETWEEN_REPORTS == 0:
                     _show(number)
             return
-        work([""])  # a wrong language is said before any process starts
-        done = 0
+        encode([""])  # reports a wrong language before any process starts
+        lines = 0
         texts = UntilError(corpus.texts())
-        for block in in_order(work, in_batches(texts), workers=workers):
-            click.echo(block.written, nl=False)
-            done += block.lines
-            _show(done)
+        for block in in_order(encode, in_batches(texts), workers=workers):
+            write_text(block.data)
+            lines += block.lines
+            _show(lines)
         texts.raise_error()
 
 
@@ -98,14 +86,14 @@ def _on_ray(model: str, name: str, *, lang: str, output: str, options: dict[str,
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Block:
-    """What has become of a block of lines: bytes, which go from one process to another fastest."""
+    """Output for a block of lines, as bytes because processes exchange those fastest."""
 
-    written: bytes
+    data: bytes
     lines: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Work:
+class _Encoder:
     tokenizer: XLMTokenizer
     lang: str
     output: str
@@ -114,10 +102,9 @@ class _Work:
         from xlm.tokenizer.batches import written_lines
 
         lines = written_lines(self.tokenizer, texts, lang=self.lang, output=self.output)
-        return _Block(written="".join([f"{line}\n" for line in lines]).encode("utf-8"), lines=len(texts))
+        return _Block(data="".join([f"{line}\n" for line in lines]).encode("utf-8"), lines=len(texts))
 
 
 def _show(lines: int) -> None:
-    """Shows on a terminal how far the work is."""
-    if sys.stderr.isatty() and not sys.stdout.isatty():
-        click.echo(f"\r{lines:,} lines", nl=False, err=True)
+    if not sys.stdout.isatty():  # there the results show how far the work is
+        show_count(f"{lines:,} lines")

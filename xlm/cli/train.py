@@ -1,4 +1,4 @@
-"""``xlm train``: train a model on prepared text."""
+"""``xlm train`` and ``xlm train-report``: train a model, and draw its training curves."""
 
 from __future__ import annotations
 
@@ -6,25 +6,37 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import click
 
+from xlm.cli._options import OUTPUT_PATH, Command, argument, option, section
+from xlm.cli._output import clock, printable
 from xlm.training.log import Event, results_of
 
 
-@click.command(short_help="Train a model on prepared text.")
-@click.argument("config")
-@click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Override a key, such as run.max_steps=100.")
-@click.option("--resume", is_flag=True, help="Continue from the newest intact checkpoint, if there is one.")
+@click.command(cls=Command, short_help="Train a model on prepared text")
+@argument("config", help="TOML file, or name of a configuration that comes with xlm, such as clm_ende_small")
+@section(
+    "Training",
+    option(
+        "--set",
+        "Override a key of CONFIG, such as run.max_steps=100; repeat for several",
+        dest="changes",
+        multiple=True,
+        metavar="KEY=VALUE",
+    ),
+    option("--resume", "Continue from the newest intact checkpoint, if there is one", is_flag=True),
+)
 def command(config: str, changes: tuple[str, ...], resume: bool) -> None:
-    r"""Train a model as configured by CONFIG, a TOML file or the name of a configuration that comes with xlm.
+    r"""Train a model as CONFIG says.
 
-    The output directory gets log.jsonl, checkpoints/, best/ (lowest mean perplexity on held-out text) and last/; the
-    last two are model directories for every other command. On SIGTERM or SIGUSR1, the command finishes its step, saves
+    The output directory receives log.jsonl, checkpoints/, best/ (lowest mean perplexity on held-out text) and last/.
+    The other commands accept best/ and last/ as MODEL. On SIGTERM or SIGUSR1, the command finishes its step, saves
     its state and exits with status 0; --resume continues from there.
 
-    With several processes: torchrun --nproc-per-node N -m xlm train CONFIG
+    To train with several processes: torchrun --nproc-per-node N -m xlm train CONFIG
 
     \b
     Example:
@@ -39,9 +51,33 @@ def command(config: str, changes: tuple[str, ...], resume: bool) -> None:
         train(settings, resume=resume, observers=[_Console()], should_stop=should_stop)
 
 
+@click.command(cls=Command, name="train-report", short_help="Draw the training curves of a run")
+@argument("run", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Output directory of xlm train")
+@section("Output", option("--output", "PNG file to write", type=OUTPUT_PATH, show_default="RUN/report.png"))
+def report(run: Path, output: Path | None) -> None:
+    r"""Draw loss, perplexity of each language, learning rate and gradient norm of RUN as a PNG file.
+
+    The run may still be in progress. Requires matplotlib: pip install 'xlm[plot]'.
+
+    \b
+    Example:
+        xlm train-report run --output run.png
+    """
+    from xlm.training.log import draw_report
+
+    path = output or run / "report.png"
+    summary = draw_report(run, path)
+    numbers = f"{summary['updates']:,} updates, loss {summary['loss']:.4f}, {summary['skipped']} steps skipped"
+    click.echo(printable(f"{path}: {numbers}"))
+    for language, value in summary["perplexity"].items():
+        click.echo(printable(f"perplexity {language}: {value:.3f}"))
+    if summary["best"] is not None:
+        click.echo(f"lowest mean perplexity: {summary['best']:.3f}")
+
+
 @contextmanager
 def _stop_on_signals() -> Iterator[Callable[[], bool]]:
-    """Catch SIGTERM and SIGUSR1, and yield a function that returns whether one has come."""
+    """Catch SIGTERM and SIGUSR1, and yield a function that returns whether one has arrived."""
     caught: list[int] = []
     names = [name for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]  # Windows has no SIGUSR1
     before = {name: signal.signal(getattr(signal, name), lambda number, _: caught.append(number)) for name in names}
@@ -53,7 +89,7 @@ def _stop_on_signals() -> Iterator[Callable[[], bool]]:
 
 
 class _Console:
-    """Observer that prints events on standard error. On a terminal, updates overwrite each other."""
+    """Observer that prints events to standard error. On a terminal, updates overwrite each other."""
 
     def __init__(self) -> None:
         self._on_terminal = sys.stderr.isatty()
@@ -61,28 +97,21 @@ class _Console:
 
     def __call__(self, event: Event) -> None:
         """Print an event."""
-        kind = event["event"]
-        if kind == "start":
+        name = event["event"]
+        if name == "start":
             self._max_steps = event["config"]["run"]["max_steps"]
-        if kind not in _TEXTS:
+        if name not in _TEXTS:
             return
-        text = _TEXTS[kind](event, self._max_steps)
-        if self._on_terminal and kind == "update":
-            click.echo(f"\r\x1b[K{text}", nl=False, err=True)
-        else:
-            click.echo(f"\r\x1b[K{text}" if self._on_terminal else text, err=True)
-
-
-def _time(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}"
+        text = _TEXTS[name](event, self._max_steps)
+        click.echo(
+            f"\r\x1b[K{text}" if self._on_terminal else text, nl=not self._on_terminal or name != "update", err=True
+        )
 
 
 def _update(event: Event, max_steps: int) -> str:
     return (
         f"{event['updates']:,}/{max_steps:,}  loss {event['loss']:.4f}  gradient {event['grad_norm']:.3f}  "
-        f"lr {event['lr']:.2e}  {event['tokens_per_second']:,.0f} tokens/s  {_time(event['left'])} left"
+        f"lr {event['lr']:.2e}  {event['tokens_per_second']:,.0f} tokens/s  {clock(event['left'])} left"
     )
 
 

@@ -256,13 +256,13 @@ def _csv_records(lines: Iterator[bytes]) -> Iterator[list[str] | str]:
     r"""Yield the cells of each record, or the problem of a line that is not one.
 
     A quoted cell may contain line ends, and up to about a megabyte after its first line. If it is not closed by then,
-    or is followed by anything but a comma or a line end, its first line is a problem and the lines after it are read
-    again as records of their own. Bytes that are not UTF-8 become half surrogates.
+    or is followed by anything but a comma or a line end, its first line is yielded as a problem and the lines after it
+    are read again as records of their own. Bytes that are not UTF-8 become half surrogates.
 
     Args:
-        lines: From ``_table_lines``. A line that was too long is a problem.
+        lines: From ``_table_lines``. A line that was too long is yielded as a problem.
     """
-    # The default limit of the csv module, 128 KiB, is too small for real texts. It applies to the whole process.
+    # The default limit of the csv module, 128 KiB, is too small for real texts. It holds for the whole process.
     csv.field_size_limit(max(csv.field_size_limit(), _LONGEST_ROW))
     source = _RecordLines(lines)
     reader = csv.reader(source, strict=True)
@@ -284,7 +284,7 @@ def _csv_records(lines: Iterator[bytes]) -> Iterator[list[str] | str]:
 
 def _csv_problem(error: str) -> str:
     """Return an error of Python's ``csv`` in words for people who do not know that module."""
-    if "unexpected end" in error:  # where _RecordLines stops
+    if "unexpected end" in error:  # the error when _RecordLines stops
         error = "a quote is not closed"
     elif error.startswith("new-line"):
         error = "a carriage return stands inside the row"
@@ -334,7 +334,7 @@ class _RecordLines:
         else:
             self._further += len(line)
             if self._further > _LONGEST_QUOTE or not line:
-                raise StopIteration  # to the reader, a quote that is never closed
+                raise StopIteration  # the csv reader then reports an unclosed quote
         self.taken.append(self._waiting.popleft())
         return line.decode("utf-8", "surrogateescape")
 

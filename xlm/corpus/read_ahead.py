@@ -1,6 +1,6 @@
-"""Windows of texts that are read before the first is scored, so that texts of similar length share a batch.
+"""Reading ahead: windows of texts and rows that are scored together, so that texts of similar length share a batch.
 
-Also the digest by which a resumed run recognises the rows of its input.
+A resumed run skips the rows that are done, and recognises them by their digest.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ def read_ahead(
     """Yield windows of texts, each ended by the text that fills it.
 
     Args:
-        items: The texts, or what holds them; read as they are needed.
-        length: Returns the number of characters of one of them.
+        items: Texts, or objects with one text each; read as needed.
+        length: Returns the number of characters of an item.
         most: Maximum number of items in a window.
-        characters: Number of characters at which a window is full too; ``None`` for ``READ_AHEAD_CHARACTERS``.
+        characters: Number of characters that also fills a window; ``None`` for ``READ_AHEAD_CHARACTERS``.
     """
     return grouped(items, length, most=most, characters=READ_AHEAD_CHARACTERS if characters is None else characters)
 
@@ -105,7 +105,7 @@ def windows(rows: Iterable[Row], *, read_at_once: int = READ_AHEAD) -> Iterator[
 
     def file_of(row: Row) -> int:
         nonlocal file
-        if row.number == 1:  # a name does not tell files apart: one may be given twice
+        if row.number == 1:  # names do not tell files apart: a file may be given twice
             file = next(files)
         return file
 

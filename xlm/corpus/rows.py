@@ -1,4 +1,4 @@
-"""Rows of text from files of several formats, one at a time. A row that cannot be read is not dropped: it says why."""
+"""Rows of text from files of several formats, one at a time. A row that cannot be read has its problem."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Corpus:
     return alone, carriage returns also end the other lines. Plain text with carriage returns only is one row, with a
     warning.
 
-    An empty file has no rows. Any other file has at least one: for a table without rows, it is a row that says so.
+    An empty file has no rows. A table with a header only has one row, whose problem says that the table has no rows.
 
     Args:
         files: Paths, where ``-`` is standard input, or other files.
@@ -88,7 +88,7 @@ class Corpus:
         """Warnings about the files read so far."""
         self._formats = [format or format_of(file.path) for file in self._files]
         self._column = column or "text"
-        self._done = 0  # bytes, or rows of Parquet
+        self._done = 0  # bytes of the files before the open one
         self._position: Any = None  # returns how far the open file is read
         self._open = ExitStack()
         for file, file_format in zip(self._files, self._formats, strict=True):

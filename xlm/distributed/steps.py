@@ -201,7 +201,7 @@ class Scorer(_Step):
         **options: Unpack[ScoringKeywords],
     ) -> None:
         from xlm.distributed.tasks import WorkerModel
-        from xlm.scoring.sentence import Scorer as TextScorer
+        from xlm.scoring.scorer import Scorer as TextScorer
         from xlm.scoring.table import ScoreTable
 
         check_flags(bits=bits)

@@ -23,7 +23,7 @@ from xlm.generation.text_generator import GeneratedText, Prompt, TextGenerator, 
 from xlm.model.decoding.options import derived_seed
 from xlm.model.lm import XLMWithLMHeadModel
 from xlm.scoring.options import ScoringOptions
-from xlm.scoring.sentence import Scorer
+from xlm.scoring.scorer import Scorer
 from xlm.scoring.signature import ModelSource, Signature
 from xlm.scoring.table import ScoreTable, scored_lines
 from xlm.tokenizer.batches import written_lines

@@ -1,1 +1,1 @@
-"""The page of ``xlm explore``: a model's surprisals and continuations in the browser."""
+"""The page of ``xlm explore``: surprisals and continuations of a model in the browser."""

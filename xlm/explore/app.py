@@ -1,27 +1,61 @@
-"""The pages and answers of ``xlm explore`` by their paths."""
+"""The application of ``xlm explore``: its paths and answers, and the guard that decides which requests it answers.
+
+A web page can make a browser send requests to this machine. Without the guard, a page could read the answers only after
+DNS rebinding, where its own host name resolves to 127.0.0.1, but any page could keep the model busy.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import json
-from collections.abc import AsyncIterator, Coroutine, Iterator
+import re
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
 from contextlib import ExitStack
 from importlib import resources
 from typing import Any
 
 import anyio
 from starlette.applications import Starlette
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from xlm.errors import InputError, LanguageError, XLMError
 from xlm.explore.explorer import Explorer, Json
-from xlm.explore.guard import Guard
 from xlm.explore.requests import ContinueRequest, ScoreRequest, TooLargeError, read_request
-from xlm.explore.worker import BusyError, Worker
+from xlm.explore.server import BusyError, Worker
+
+_HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]/@\s]+)(:[0-9]{1,5})?")
+
+_CONTENT_SECURITY_POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self'",
+        "connect-src 'self'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+        "require-trusted-types-for 'script'",
+        "trusted-types 'none'",
+    )
+)
+
+SECURITY_HEADERS: Mapping[str, str] = {
+    "Content-Security-Policy": _CONTENT_SECURITY_POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+"""Headers of every response: only files of this server run or load, and no other page may frame or store it."""
 
 _SECONDS_FOR_BODY = 10
 _MEDIA_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
@@ -37,11 +71,11 @@ _STATUS: tuple[tuple[type[XLMError], int], ...] = (
 def make_app(
     explorer: Explorer, worker: Worker, *, names: frozenset[str] = frozenset(), any_address: bool = False
 ) -> Guard:
-    """The application that serves the page.
+    """Return the application that serves the page.
 
     Args:
-        explorer: Computes.
-        worker: Where it does.
+        explorer: Computes the answers.
+        worker: Runs the computation.
         names: As for ``Guard``.
         any_address: As for ``Guard``.
     """
@@ -59,16 +93,16 @@ def make_app(
         return _JSON(description)
 
     async def score(request: Request) -> Response:
-        asked = read_request(ScoreRequest, await _body(request, explorer.limits.body), explorer.limits)
+        score_request = read_request(ScoreRequest, await _body(request, explorer.limits.body), explorer.limits)
         with worker.admitted():
-            return _JSON(await _unless_left(request, worker.run(explorer.score, asked)))
+            return _JSON(await _unless_left(request, worker.run(explorer.score, score_request)))
 
     async def generate(request: Request) -> Response:
-        asked = read_request(ContinueRequest, await _body(request, explorer.limits.body), explorer.limits)
+        continue_request = read_request(ContinueRequest, await _body(request, explorer.limits.body), explorer.limits)
         with ExitStack() as admission:
             admission.enter_context(worker.admitted())
-            steps = explorer.continuation(asked)
-            # The first step before the answer begins: what is wrong with the request is still told by its status.
+            steps = explorer.continuation(continue_request)
+            # The first step comes before the response begins, so that a wrong request still sets its status.
             first = await _unless_left(request, worker.run(next, steps))
             return _Lines(_lines(worker, first, steps), admission.pop_all())
 
@@ -82,10 +116,10 @@ def make_app(
     handlers = {
         XLMError: _on_xlm_error,
         HTTPException: _on_http_error,
-        _ClientLeftError: _on_nobody,
+        _ClientLeftError: _on_client_left,
         Exception: _on_bug,
     }
-    # Around all of it, not as Starlette's middleware: the answer to a bug is made outside of that.
+    # The guard is outermost. As middleware of Starlette it would miss the response to a bug.
     return Guard(Starlette(routes=routes, exception_handlers=handlers), names=names, any_address=any_address)
 
 
@@ -93,12 +127,12 @@ class _JSON(Response):
     media_type = "application/json"
 
     def render(self, content: Any) -> bytes:
-        # ASCII: half a surrogate pair, which a text may hold, has no UTF-8.
+        # ASCII, because a text may contain a lone surrogate, which UTF-8 cannot encode.
         return json.dumps(content, allow_nan=False, separators=(",", ":")).encode("ascii")
 
 
 class _Lines(StreamingResponse):
-    """JSON lines, sent as they come; the request has left when they end or nobody reads them any more."""
+    """JSON lines, sent as they are computed. The admission ends with them, or when the client disconnects."""
 
     def __init__(self, lines: AsyncIterator[bytes], admission: ExitStack) -> None:
         super().__init__(lines, media_type="application/jsonl")
@@ -122,15 +156,15 @@ async def _lines(worker: Worker, first: Json, steps: Iterator[Json]) -> AsyncIte
 
 
 class _ClientLeftError(Exception):
-    """Nobody is there any more to be answered."""
+    """The client has disconnected."""
 
 
 async def _unless_left(request: Request, work: Coroutine[Any, Any, Json]) -> Json:
-    """What the work gives, as long as somebody waits for it.
+    """Return the result of the work, unless the client disconnects.
 
     Raises:
-        _ClientLeftError: The client has gone away. Work that waits for its turn is given up; what is being computed,
-            which the limits of a request bound, goes on to its end, and nothing comes of it.
+        _ClientLeftError: The client has disconnected. Work that waits for its turn is cancelled; work that runs, which
+            the limits of a request bound, ends by itself, and its result is dropped.
     """
 
     async def leaves() -> None:
@@ -148,50 +182,44 @@ async def _unless_left(request: Request, work: Coroutine[Any, Any, Json]) -> Jso
         leaving.cancel()
 
 
-async def _body(request: Request, most: int) -> bytes:
-    kind = request.headers.get("content-type", "")
-    if kind.partition(";")[0].strip().lower() != "application/json":
+async def _body(request: Request, limit: int) -> bytes:
+    content_type = request.headers.get("content-type", "")
+    if content_type.partition(";")[0].strip().lower() != "application/json":
         raise HTTPException(415, "POST takes Content-Type: application/json")
     body = bytearray()
     try:
         with anyio.fail_after(_SECONDS_FOR_BODY):
             async for chunk in request.stream():
                 body += chunk
-                if len(body) > most:
-                    raise TooLargeError(
-                        "the request is too large for this page",
-                        where="body",
-                        found=f"more than {most:,} bytes",
-                        expected=f"at most {most:,}",
-                        remedy="take a part of the text; xlm score reads texts of any length",
-                    )
+                if len(body) > limit:
+                    found = f"more than {limit:,} bytes"
+                    raise TooLargeError("the request is too large", where="body", found=found, limit=limit)
     except ClientDisconnect:
         raise HTTPException(400, "the request was cut off") from None
     except TimeoutError:
-        raise HTTPException(408, f"the request did not come within {_SECONDS_FOR_BODY} seconds") from None
+        raise HTTPException(408, f"the request did not arrive within {_SECONDS_FOR_BODY} seconds") from None
     return bytes(body)
 
 
 def _static_files() -> dict[str, tuple[bytes, str]]:
-    """The content and type of each file, all there are: no path from outside ever reaches the file system."""
-    folder = resources.files("xlm.explore") / "static"
-    found = {}
-    for entry in folder.iterdir():
+    """Return content and type of each file by name, so that no path in a request reaches the file system."""
+    files = {}
+    for entry in (resources.files("xlm.explore") / "static").iterdir():
         suffix = "." + entry.name.rpartition(".")[2]
         if suffix in _MEDIA_TYPES:
-            found[entry.name] = (entry.read_bytes(), _MEDIA_TYPES[suffix])
-    return found
+            files[entry.name] = (entry.read_bytes(), _MEDIA_TYPES[suffix])
+    return files
 
 
 def _described(error: XLMError) -> Json:
-    named = ("what", "where", "found", "expected", "remedy")
-    fields = {name: str(value) for name in named if (value := getattr(error, name)) is not None}
+    names = ("what", "where", "found", "expected", "remedy")
+    fields = {name: str(value) for name in names if (value := getattr(error, name)) is not None}
     return {"error": {**fields, "what": error.what[:1].upper() + error.what[1:]}}
 
 
 async def _on_xlm_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, XLMError)
-    status = next(status for kind, status in _STATUS if isinstance(error, kind))
+    status = next(status for error_class, status in _STATUS if isinstance(error, error_class))
     return _JSON(_described(error), status_code=status, headers={"Retry-After": "1"} if status == 503 else None)
 
 
@@ -200,10 +228,83 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
     return _JSON({"error": {"what": error.detail}}, status_code=error.status_code, headers=error.headers)
 
 
-async def _on_nobody(request: Request, error: Exception) -> Response:
-    return Response(status_code=499)  # which is never sent
+async def _on_client_left(request: Request, error: Exception) -> Response:
+    return Response(status_code=499)  # never sent
 
 
 async def _on_bug(request: Request, error: Exception) -> Response:
-    # Its traceback goes to the log, not to the page.
-    return _JSON({"error": {"what": "Something went wrong; the log of xlm explore says what"}}, status_code=500)
+    # The traceback goes to the log, not to the page.
+    return _JSON({"error": {"what": "Something went wrong; see the log of xlm explore"}}, status_code=500)
+
+
+class Guard:
+    """Refusal of requests with a foreign host name or from a foreign page; adds ``SECURITY_HEADERS`` to responses.
+
+    Args:
+        app: Application that answers the other requests.
+        names: Host names that a request may use besides ``localhost`` and loopback addresses.
+        any_address: Whether a request may use any address, for a server that other machines reach.
+        limit: Maximum number of requests at a time. The server's own limit would respond without the headers.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, names: frozenset[str] = frozenset(), any_address: bool = False, limit: int = 64
+    ) -> None:
+        self._app, self._names, self._any_address = app, names, any_address
+        self._limit, self._active = limit, 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, as ASGI specifies."""
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(SECURITY_HEADERS)
+            await send(message)
+
+        headers = Headers(scope=scope)
+        reason = self.refusal(headers, page=scope["method"] == "GET" and scope["path"] == "/")
+        if reason is not None:
+            refused = JSONResponse({"error": {"what": "The request was refused", "found": reason}}, status_code=403)
+            return await refused(scope, receive, send_with_headers)
+        if self._active >= self._limit:
+            error = {"what": "Too many requests at a time", "remedy": "try again in a moment"}
+            busy = JSONResponse({"error": error}, status_code=503, headers={"Retry-After": "1", "Connection": "close"})
+            return await busy(scope, receive, send_with_headers)
+        self._active += 1
+        try:
+            await self._app(scope, receive, send_with_headers)
+        finally:
+            self._active -= 1
+
+    def refusal(self, headers: Mapping[str, str], *, page: bool) -> str | None:
+        """Return why a request is refused, or ``None``.
+
+        Args:
+            headers: Headers of the request by lower-case name.
+            page: Whether the request is for the page itself, which contains no data, so links may lead to it.
+        """
+        host = headers.get("host", "")
+        if not self._is_ours(host):
+            return "a host name that does not belong to this machine"
+        if headers.get("origin", f"http://{host}").lower() != f"http://{host}".lower():
+            return "a page of another origin"
+        site = headers.get("sec-fetch-site", "none")
+        followed = page and headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest") == "document"
+        if site not in ("none", "same-origin") and not followed:
+            return "a page of another site"
+        return None
+
+    def _is_ours(self, host: str) -> bool:
+        match = _HOST.fullmatch(host)
+        if match is None:
+            return False
+        name = match[1].strip("[]").lower()
+        if name == "localhost" or name in self._names:
+            return True
+        try:
+            address = ipaddress.ip_address(name)
+        except ValueError:
+            return False
+        return address.is_loopback or self._any_address  # a rebound name is never an address

@@ -1,4 +1,4 @@
-"""A model as the page sees it: texts to numbers, prompts to continuations, all as plain values for JSON."""
+"""Scores and continuations for the page, as plain values for JSON."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from xlm.errors import InputError, LanguageError
 from xlm.explore.requests import ContinueRequest, Limits, ScoreRequest, TextRequest, TooLargeError
 from xlm.model.lm import XLMWithLMHeadModel
 from xlm.scoring.options import ScoringOptions
-from xlm.scoring.sentence import Scorer, SentenceScore
+from xlm.scoring.scorer import Scorer, SentenceScore
 from xlm.scoring.table import token_cells
 from xlm.tokenizer.incremental_detokenizer import IncrementalDetokenizer, prompt_ids
 from xlm.tokenizer.pipeline import PRESETS
@@ -24,18 +24,18 @@ Json = dict[str, Any]
 
 
 class Explorer:
-    """Computes what the page asks for; one call at a time, from whatever thread.
+    """Model behind the page; answers one call at a time, from any thread.
 
     Args:
         model: A causal model.
-        open_tokenizer: Opens the model's tokenizer with a preset, or with its own for ``None``.
-        name: Of the model, to show.
-        languages: To offer; ``None`` for those that the model names, or else its tokenizer.
-        limits: How much a request may ask for.
+        open_tokenizer: Opens the model's tokenizer with a preset; ``None`` means its own.
+        name: Name of the model.
+        languages: Languages to offer; ``None`` for those of the model or, if it names none, of its tokenizer.
+        limits: Limits of a request.
 
     Raises:
         InputError: The model is bidirectional.
-        LanguageError: No language is known, or one that the model does not have.
+        LanguageError: No language is known, or the model lacks one.
     """
 
     def __init__(
@@ -58,14 +58,14 @@ class Explorer:
                 "neither the model nor its tokenizer names a language",
                 where="languages",
                 expected="at least one",
-                remedy="name those to offer: --lang en",
+                remedy="name the languages to offer: --lang en",
             )
         for lang in self.languages:
             Scorer(model, first, lang=lang)
             first.encode("", lang=lang)
 
     def describe(self) -> Json:
-        """What the page shows of the model and needs to know of its limits."""
+        """Return the description of the model, and the limits that the page needs."""
         config = self._model.config
         return {
             "name": self._name,
@@ -85,16 +85,17 @@ class Explorer:
         }
 
     def score(self, request: ScoreRequest) -> Json:
-        """The numbers of ``xlm.score`` for a text, by word and token.
+        """Return the scores of a text by word and token, as ``xlm.score`` computes them.
 
         Returns:
             ``words``, each with the space ``before`` it, its ``text`` and its ``tokens``; the space ``after`` the last
-            word; ``end``, the closing token; ``logprob`` of all in nats, ``tokens`` and ``windows`` by number. A token
-            has ``token``, ``logprob`` (nats), ``rank`` (from 1), ``entropy`` (nats), ``top``, pairs of a token and its
-            log-probability, best first, and ``unknown``, whether it is ``<unk>``.
+            word; ``end``, the closing token; the total ``logprob`` in nats; the numbers of ``tokens`` and ``windows``.
+            A token has ``token``, ``logprob`` (nats), ``rank`` (from 1), ``entropy`` (nats), ``top`` (pairs of a token
+            and its log-probability, best first) and ``unknown`` (whether it is ``<unk>``).
 
         Raises:
-            InputError: A language or preset that there is not.
+            InputError: An unknown preset.
+            LanguageError: A language that the model lacks.
             TooLargeError: The text has too many tokens.
         """
         tokenizer = self._tokenizer(request)
@@ -103,33 +104,30 @@ class Explorer:
         count = len(scorer.encode(request.text, where="text")) - 2
         if count > self.limits.tokens:
             raise TooLargeError(
-                "the text is too long for this page",
-                where="text",
-                found=f"{count:,} tokens",
-                expected=f"at most {self.limits.tokens:,}",
-                remedy="take a part of it; xlm score reads texts of any length",
+                "the text is too long", where="text", found=f"{count:,} tokens", limit=self.limits.tokens
             )
-        (found,) = scorer.score_window([request.text])
-        if isinstance(found, InputError):
-            raise found
+        (result,) = scorer.score_window([request.text])
+        if isinstance(result, InputError):
+            raise result
         return {
             "lang": request.lang,
             "preset": tokenizer.preset,
-            **_by_word(found),
-            "logprob": found.logprob,
-            "tokens": len(found.tokens),
-            "windows": found.windows,
+            **_by_word(result),
+            "logprob": result.logprob,
+            "tokens": len(result.tokens),
+            "windows": result.windows,
         }
 
     def continuation(self, request: ContinueRequest) -> Iterator[Json]:
-        """The tokens that continue a text, each computed when it is asked for.
+        """Yield the tokens that continue a text, each computed on demand.
 
         Yields:
-            For each token ``id`` and ``text``, what to write behind all before; after the last one ``text``, ``stop``
-            (why it ended: ``eos``, ``max_new_tokens`` or ``positions``), ``tokens``, ``logprob`` (nats) and ``seed``.
+            For each token, ``id`` and ``text``, which continues the text so far. After the last token, the remaining
+            ``text``, ``stop`` (``eos``, ``max_new_tokens`` or ``positions``), ``tokens``, ``logprob`` (nats), ``seed``.
 
         Raises:
-            InputError: A language, preset or knob that is wrong, or a prompt longer than the model's positions.
+            InputError: An unknown preset, a wrong option, or a prompt that exceeds the model's positions.
+            LanguageError: A language that the model lacks.
         """
         config, tokenizer = self._model.config, self._tokenizer(request)
         lang = request.lang if request.continuation_lang is None else request.continuation_lang
@@ -149,7 +147,7 @@ class Explorer:
                 "temperature": request.temperature,
                 "top_k": request.top_k,
                 "top_p": request.top_p,
-                # Short enough to be typed, and exact in JavaScript's numbers.
+                # Short enough to type, and exact as a number in JavaScript.
                 "seed": secrets.randbelow(2**32) if request.seed is None else request.seed,
             }
         tokens = self._model.stream(
@@ -158,16 +156,17 @@ class Explorer:
             continuation_langs=Scorer(self._model, tokenizer, lang=lang).language,
             **options,
         )
-        continued = IncrementalDetokenizer(tokenizer, request.text, ids, lang=lang)
+        detokenizer = IncrementalDetokenizer(tokenizer, request.text, ids, lang=lang)
         for token in tokens:
-            yield {"id": token, "text": continued.add(token)}
-        assert tokens.continuation is not None
+            yield {"id": token, "text": detokenizer.add(token)}
+        continuation = tokens.continuation
+        assert continuation is not None
         yield {
-            "text": continued.rest(),
-            "stop": tokens.continuation.stop,
-            "tokens": len(tokens.continuation.tokens),
-            "logprob": tokens.continuation.logprob,
-            "seed": tokens.continuation.seed,
+            "text": detokenizer.rest(),
+            "stop": continuation.stop,
+            "tokens": len(continuation.tokens),
+            "logprob": continuation.logprob,
+            "seed": continuation.seed,
         }
 
     def _tokenizer(self, request: TextRequest) -> XLMTokenizer:
@@ -188,13 +187,13 @@ class Explorer:
             )
 
 
-def _by_word(found: SentenceScore) -> Json:
+def _by_word(result: SentenceScore) -> Json:
     names = ("token", "logprob", "rank", "entropy", "top", "unknown")
-    tokens = [{name: cells[name] for name in names} for cells in token_cells(found)]
+    tokens = [{name: cells[name] for name in names} for cells in token_cells(result)]
     words = []
-    place, count = 0, 0
-    for word in found.words:  # their tokens follow each other
-        of_word = tokens[count : count + word.tokens]
-        words.append({"before": found.text[place : word.start], "text": word.text, "tokens": of_word})
-        place, count = word.end, count + word.tokens
-    return {"words": words, "after": found.text[place:], "end": tokens[-1]}
+    end, count = 0, 0  # of the words so far: their last character and their tokens
+    for word in result.words:
+        word_tokens = tokens[count : count + word.tokens]
+        words.append({"before": result.text[end : word.start], "text": word.text, "tokens": word_tokens})
+        end, count = word.end, count + word.tokens
+    return {"words": words, "after": result.text[end:], "end": tokens[-1]}

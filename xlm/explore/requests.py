@@ -1,4 +1,4 @@
-"""What the page may ask for, checked: a JSON object becomes a request, or an error that says what is wrong in it."""
+"""Requests of the page: their keys, checks and limits."""
 
 from __future__ import annotations
 
@@ -12,25 +12,37 @@ from xlm.errors import InputError
 
 _Request = TypeVar("_Request", bound="TextRequest")
 
-_MOST_NAMED = 10
-"""Wrong keys that an error names."""
+_MOST_NAMED = 10  # wrong keys that an error names
 
 
 class TooLargeError(InputError):
-    """A text or a request beyond the limits of the page."""
+    """A text or request that exceeds the limits of the page.
+
+    Args:
+        what: What is too large, such as "the text is too long".
+        where: The key, or the body of the request.
+        found: Its size.
+        limit: The largest size allowed.
+    """
+
+    def __init__(self, what: str, *, where: str, found: str, limit: int) -> None:
+        remedy = "take a part of the text; xlm score reads texts of any length"
+        super().__init__(
+            f"{what} for this page", where=where, found=found, expected=f"at most {limit:,}", remedy=remedy
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
-    """How much one request may ask for, and how many there may be.
+    """Limits of the size and number of requests.
 
     Attributes:
-        body: Bytes of a request.
-        characters: Of a text.
-        tokens: Of a text, once it is divided.
-        alternatives: The most likely tokens that are given for a place.
-        new_tokens: Of a continuation.
-        requests: That are computed or waiting at a time; one more is refused.
+        body: Maximum bytes of a request.
+        characters: Maximum characters of a text.
+        tokens: Maximum tokens of a text.
+        alternatives: Maximum number of alternatives for a token.
+        new_tokens: Maximum tokens of a continuation.
+        requests: Maximum number of requests that are computed or wait; more are refused.
     """
 
     body: int = 256 * 1024
@@ -43,12 +55,12 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True)
 class TextRequest:
-    """A text to look at.
+    """Request about a text.
 
     Attributes:
         text: Any text.
-        lang: Its language, one of the model's.
-        preset: The text pipeline; ``None`` for the model's own.
+        lang: Language of the text, one of the model's.
+        preset: Text pipeline; ``None`` for the model's own.
     """
 
     CHECKS: ClassVar[dict[str, tuple[str, Callable[[Any], bool]]]] = {
@@ -64,40 +76,40 @@ class TextRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreRequest(TextRequest):
-    """A text to score.
+    """Request to score a text.
 
     Attributes:
-        top: How many of the most likely tokens to give for each place.
+        top: Number of alternatives to return for each token, the most likely ones.
     """
 
-    CHECKS: ClassVar = {**TextRequest.CHECKS, "top": ("a whole number", lambda value: _whole(value))}
+    CHECKS: ClassVar = {**TextRequest.CHECKS, "top": ("a whole number", lambda value: _is_int(value))}
 
     top: int = 8
 
 
 @dataclass(frozen=True, kw_only=True)
 class ContinueRequest(TextRequest):
-    """A text to continue; the knobs have the names and the meaning of ``DecodingOptions``.
+    """Request to continue a text, with options of ``DecodingOptions``.
 
     Attributes:
-        continuation_lang: Language of what is produced; ``None`` for the prompt's.
-        max_new_tokens: The most tokens to produce.
-        do_sample: Draw each token; otherwise take the best one.
-        temperature: Of drawing.
-        top_k: Of drawing; ``None`` for all.
-        top_p: Of drawing; ``None`` for all.
-        seed: Of drawing; ``None`` for another one each time.
+        continuation_lang: Language of the continuation; ``None`` for that of the text.
+        max_new_tokens: Maximum tokens to generate.
+        do_sample: Whether to sample each token instead of choosing the most likely one.
+        temperature: Divisor of the logits before sampling.
+        top_k: Number of tokens to sample from; ``None`` for all.
+        top_p: Sum of probabilities of the tokens to sample from; ``None`` for all tokens.
+        seed: Seed of the samples; ``None`` for a new one.
     """
 
     CHECKS: ClassVar = {
         **TextRequest.CHECKS,
         "continuation_lang": TextRequest.CHECKS["preset"],
-        "max_new_tokens": ("a whole number", lambda value: _whole(value)),
+        "max_new_tokens": ("a whole number", lambda value: _is_int(value)),
         "do_sample": ("true or false", lambda value: isinstance(value, bool)),
-        "temperature": ("a number", lambda value: _whole(value) or isinstance(value, float)),
-        "top_k": ("a whole number, or null", lambda value: value is None or _whole(value)),
-        "top_p": ("a number, or null", lambda value: value is None or _whole(value) or isinstance(value, float)),
-        "seed": ("a whole number, or null", lambda value: value is None or _whole(value)),
+        "temperature": ("a number", lambda value: _is_int(value) or isinstance(value, float)),
+        "top_k": ("a whole number, or null", lambda value: value is None or _is_int(value)),
+        "top_p": ("a number, or null", lambda value: value is None or _is_int(value) or isinstance(value, float)),
+        "seed": ("a whole number, or null", lambda value: value is None or _is_int(value)),
     }
 
     continuation_lang: str | None = None
@@ -109,16 +121,16 @@ class ContinueRequest(TextRequest):
     seed: int | None = None
 
 
-def read_request(kind: type[_Request], body: bytes, limits: Limits) -> _Request:
-    """The request that the body of a POST holds.
+def read_request(cls: type[_Request], body: bytes, limits: Limits) -> _Request:
+    """Return the request in the body of a POST.
 
     Args:
-        kind: Of request.
-        body: JSON in UTF-8: an object with the attributes of that kind, those with a default being optional.
-        limits: Of the text and of what may be asked for.
+        cls: Class of the request.
+        body: JSON object in UTF-8 with the attributes of the class as keys; those with a default are optional.
+        limits: Limits of the text and the numbers.
 
     Raises:
-        InputError: It is not JSON or not such an object; wrong keys are named together.
+        InputError: The body is not JSON or not such an object. The error names all wrong keys.
         TooLargeError: The text is too long.
     """
     try:
@@ -131,37 +143,32 @@ def read_request(kind: type[_Request], body: bytes, limits: Limits) -> _Request:
         raise InputError(
             "the request is not an object", where="body", found=type(values).__name__, expected="a JSON object"
         )
-    fields = dataclasses.fields(kind)
+    fields = dataclasses.fields(cls)
     required = {field.name for field in fields if field.default is MISSING}
     wrong = {
-        **{key: "no such key" for key in values if key not in kind.CHECKS},
+        **{key: "no such key" for key in values if key not in cls.CHECKS},
         **dict.fromkeys(sorted(required - values.keys()), "missing"),
-        **{key: expected for key, (expected, holds) in kind.CHECKS.items() if key in values and not holds(values[key])},
+        **{key: expected for key, (expected, holds) in cls.CHECKS.items() if key in values and not holds(values[key])},
     }
     if wrong:
         raise InputError(
-            "keys of the request are wrong",
+            "the request has wrong keys",
             where=", ".join(key[:40] for key in list(wrong)[:_MOST_NAMED]),
             expected="; ".join(f"{key[:40]}: {expected}" for key, expected in list(wrong.items())[:_MOST_NAMED]),
         )
-    request = kind(**values)
+    request = cls(**values)
     if len(request.text) > limits.characters:
-        raise TooLargeError(
-            "the text is too long for this page",
-            where="text",
-            found=f"{len(request.text):,} characters",
-            expected=f"at most {limits.characters:,}",
-            remedy="take a part of it; xlm score reads texts of any length",
-        )
+        found = f"{len(request.text):,} characters"
+        raise TooLargeError("the text is too long", where="text", found=found, limit=limits.characters)
     bounds = {"top": (0, limits.alternatives), "max_new_tokens": (1, limits.new_tokens), "seed": (0, 2**53 - 1)}
-    for name, (least, most) in bounds.items():
+    for name, (low, high) in bounds.items():
         value = getattr(request, name, None)
-        if value is not None and not least <= value <= most:
-            raise InputError("a number is out of range", where=name, found=value, expected=f"from {least} to {most}")
+        if value is not None and not low <= value <= high:
+            raise InputError("a number is out of range", where=name, found=value, expected=f"from {low} to {high}")
     return request
 
 
-def _whole(value: object) -> bool:
+def _is_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 

@@ -1,4 +1,4 @@
-"""From an application to a port of this machine, until Ctrl-C."""
+"""The server of the page, and the thread that computes its answers."""
 
 from __future__ import annotations
 
@@ -7,16 +7,19 @@ import errno
 import ipaddress
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any, TypeVar
 
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from xlm.errors import InputError
-from xlm.explore.worker import Worker
+from xlm.errors import InputError, XLMError
+
+_Result = TypeVar("_Result")
 
 _SECONDS_TO_END = 3
 _SECONDS_TO_ASK = 10
@@ -24,22 +27,22 @@ _LONGEST_SHOWN = 80  # characters of a host
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that takes connections from now on; they are answered once ``serve`` runs.
+    """Return a socket that accepts connections; ``serve`` answers them.
 
     Args:
         host: Name or address of this machine.
-        port: 0 for any that is free.
+        port: Port; 0 for any free one.
 
     Raises:
-        InputError: The port is taken or not allowed, or the host is not this machine's.
+        InputError: The port is in use or not permitted, or the host is not this machine.
     """
-    with _telling(host, port):
+    with _reporting(host, port):
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         listening = socket.socket(family, kind, protocol)
         try:
-            if sys.platform != "win32":  # there it would let another program take the port away
+            if sys.platform != "win32":  # on Windows, the option would let another program take over the port
                 listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listening.bind(address)
             listening.listen(128)
@@ -50,51 +53,104 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine itself can reach a server there.
+    """Return whether only this machine can reach a server at a host.
 
     Raises:
-        InputError: It is no name or address that is known here.
+        InputError: The host is not a known name or address.
     """
-    with _telling(host):
+    with _reporting(host):
         addresses = {entry[4][0] for entry in socket.getaddrinfo(host, None)}
     return all(ipaddress.ip_address(str(address).partition("%")[0]).is_loopback for address in addresses)
 
 
 @contextmanager
-def _telling(host: str, port: int | None = None) -> Iterator[None]:
+def _reporting(host: str, port: int | None = None) -> Iterator[None]:
+    """Turn an error of the system into one about the host or port."""
     try:
         yield
-    except (OSError, UnicodeError) as error:  # the latter for what cannot be a name, such as 64 letters without a dot
+    except (OSError, UnicodeError) as error:  # UnicodeError for impossible names, such as 64 letters without a dot
         system = error if isinstance(error, OSError) else None
-        taken = system is not None and system.errno in (errno.EADDRINUSE, errno.EACCES)
-        why = "that is not the name of a machine" if system is None else system.strerror or str(system)
-        there = ascii(host)[1:-1][:_LONGEST_SHOWN]
+        in_use = system is not None and system.errno in (errno.EADDRINUSE, errno.EACCES)
+        reason = "not the name of a machine" if system is None else system.strerror or str(system)
+        address = ascii(host)[1:-1][:_LONGEST_SHOWN] + ("" if port is None else f", port {port}")
         raise InputError(
-            "the page cannot be served there",
-            where="--port" if taken else "--host",
-            found=f"{there}: {why}" if port is None else f"{there}, port {port}: {why}",
-            remedy="--port 0 takes any port that is free" if taken else "--host 127.0.0.1, this machine itself",
+            "the page cannot be served at this address",
+            where="--port" if in_use else "--host",
+            found=f"{address}: {reason}",
+            remedy="--port 0 takes any free port" if in_use else "--host 127.0.0.1, this machine itself",
         ) from error
 
 
 def address_of(listening: socket.socket) -> str:
-    """The page's address, for a browser on this machine."""
+    """Return the address of the page for a browser on this machine."""
     host, port = listening.getsockname()[:2]
-    if ipaddress.ip_address(host).is_unspecified:  # all addresses, of which one is wanted
+    if ipaddress.ip_address(host).is_unspecified:
         host = "::1" if listening.family == socket.AF_INET6 else "127.0.0.1"
     return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
 
 
-def serve(app: ASGIApp, worker: Worker, listening: socket.socket) -> None:
-    """Answers requests until Ctrl-C or SIGTERM; what is being streamed ends early.
+class BusyError(XLMError):
+    """The maximum number of requests is being computed or waits."""
+
+
+class Worker:
+    """Thread that runs functions one after another, in the order of the calls.
+
+    A long request submits its work in steps of one token, so that other requests run in between. A function whose
+    caller has left before its turn does not run.
 
     Args:
-        app: What ``make_app`` returned.
-        worker: Its worker, which is closed at the end.
-        listening: What ``listen`` returned; closed at the end.
+        limit: Maximum number of requests at a time.
+
+    Attributes:
+        ending: Whether streams should end early.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.ending = False
+        self._limit, self._admitted = limit, 0
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="xlm-explore")
+
+    @contextmanager
+    def admitted(self) -> Iterator[None]:
+        """Admit one request for the duration of a block, in the thread of the event loop only.
+
+        Raises:
+            BusyError: Too many requests are admitted already.
+        """
+        if self._admitted >= self._limit:
+            raise BusyError(
+                "the model is busy",
+                found=f"{self._admitted} requests computed or waiting",
+                expected=f"at most {self._limit}",
+                remedy="try again in a moment",
+            )
+        self._admitted += 1
+        try:
+            yield
+        finally:
+            self._admitted -= 1
+
+    async def run(self, function: Callable[..., _Result], *arguments: Any) -> _Result:
+        """Return or raise what the function does, once it is its turn."""
+        return await asyncio.wrap_future(self._thread.submit(function, *arguments))
+
+    def close(self) -> None:
+        """Let the running function end, and drop those that wait."""
+        self.ending = True
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+
+def serve(app: ASGIApp, worker: Worker, listening: socket.socket) -> None:
+    """Answer requests until Ctrl-C or SIGTERM, which ends streams early.
+
+    Args:
+        app: The application, from ``make_app``.
+        worker: Its worker; closed at the end.
+        listening: The socket, from ``listen``; closed at the end.
 
     Raises:
-        KeyboardInterrupt: It ended by Ctrl-C.
+        KeyboardInterrupt: Ctrl-C ended the server.
     """
     try:
         make_server(app, worker).run(sockets=[listening])
@@ -104,14 +160,14 @@ def serve(app: ASGIApp, worker: Worker, listening: socket.socket) -> None:
 
 
 def make_server(app: ASGIApp, worker: Worker) -> uvicorn.Server:
-    """The server that ``serve`` runs."""
+    """Return the server that ``serve`` runs."""
     config = uvicorn.Config(
         app,
         lifespan="off",
         ws="none",
         http=_Connection,
         loop="asyncio",
-        log_config=None,  # Python's own: warnings and errors to stderr
+        log_config=None,  # the default of Python: warnings and errors to stderr
         access_log=False,
         server_header=False,
         proxy_headers=False,
@@ -121,13 +177,13 @@ def make_server(app: ASGIApp, worker: Worker) -> uvicorn.Server:
 
 
 class _Connection(H11Protocol):
-    """A connection that is closed if no request has come on it in time: there are only so many."""
+    """Connection that closes if no request arrives in time, because their number is limited."""
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as its base has it
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in its base class
         super().connection_made(transport)
-        self.loop.call_later(_SECONDS_TO_ASK, self._close_unless_asked)
+        self.loop.call_later(_SECONDS_TO_ASK, self._close_if_unused)
 
-    def _close_unless_asked(self) -> None:
+    def _close_if_unused(self) -> None:
         if not self.cycle:
             self.transport.close()
 

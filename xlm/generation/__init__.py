@@ -1,1 +1,1 @@
-"""Prompts to their continuations."""
+"""Generation of text from prompts."""

@@ -1,4 +1,4 @@
-"""Prompts of text to continuations of text, with a model, a tokenizer and one set of options."""
+"""Continuations of text prompts, with a model, a tokenizer and one set of options."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Prompt:
     Attributes:
         line: Number of the prompt in its file, from 1.
         text: The text, unchanged.
-        ids: The ids that the model is given.
+        ids: The input ids of the model.
     """
 
     line: int
@@ -43,7 +43,7 @@ class GeneratedText:
         prompt: The prompt.
         text: Prompt and continuation as readable text.
         tokens: Tokens of the continuation.
-        continuation: Ids, log-probabilities and the rest.
+        continuation: Ids, log-probabilities and other results.
     """
 
     prompt: Prompt
@@ -69,21 +69,21 @@ class GeneratedText:
 
 
 class TextGenerator:
-    """Continues prompts of text.
+    """Continues text prompts.
 
     Attributes:
-        sequences: Number of continuations of each prompt.
+        sequences: Number of continuations per prompt.
 
     Args:
         model: The model.
-        tokenizer: Tokenizer of the model.
+        tokenizer: Its tokenizer.
         lang: Language of the prompts.
         continuation_lang: Language of the continuations; ``None`` for that of the prompts.
         options: Options of ``XLMWithLMHeadModel.generate`` by name, without languages and seed.
 
     Raises:
-        InputError: A wrong option.
-        LanguageError: A language that the model does not have.
+        InputError: An option has a value that is not allowed.
+        LanguageError: The model does not have a language.
     """
 
     def __init__(
@@ -109,16 +109,16 @@ class TextGenerator:
         config = self._model.config
         if not config.has_language_embeddings:
             return None
-        # The model's file may name no languages where the tokenizer's does.
+        # The model's file may name no languages; the tokenizer's may.
         return config.language_id(lang if config.lang2id else (self._tokenizer.lang2id or {}).get(lang, lang))
 
     def prompt(self, line: int, text: str, *, where: str) -> Prompt:
-        """Return a text as a prompt for the model.
+        """Encode a text as a prompt.
 
         Args:
             line: Number of the prompt, from 1.
             text: Any text.
-            where: Name of the prompt in errors.
+            where: Name of the prompt in error messages.
 
         Raises:
             InputError: The text has more tokens than the model has positions.
@@ -139,8 +139,8 @@ class TextGenerator:
         """Return each prompt with each of its continuations, in order, computed in one batch.
 
         Args:
-            prompts: One or more prompts. The samples of each depend only on the seed and its line.
-            seed: Seed of all lines.
+            prompts: One or more prompts. The samples of a prompt depend only on the seed and on its line.
+            seed: Seed shared by all lines.
 
         Raises:
             XLMError: The model's scores are not finite.
@@ -152,28 +152,28 @@ class TextGenerator:
         return [self._generated(prompts[result.prompt], result) for result in results]
 
     def generate_each(self, prompts: Sequence[Prompt], *, seed: int) -> list[list[GeneratedText] | XLMError]:
-        """Return the continuations of each prompt, or the error where the model's scores are not finite.
+        """Return the continuations of each prompt, or an error if the model's scores are not finite.
 
-        Prompts are computed in one batch; if that fails, each alone. Arguments as for ``generate``, but there may be no
-        prompts.
+        Prompts are computed in one batch, or one by one if the batch fails. Arguments are as for ``generate``, but
+        ``prompts`` may be empty.
         """
         if not prompts:
             return []
         try:
-            together = self.generate(prompts, seed=seed)
+            results = self.generate(prompts, seed=seed)
         except XLMError as error:
             if len(prompts) == 1:
                 return [error]
             return [each for prompt in prompts for each in self.generate_each([prompt], seed=seed)]
-        return [together[first : first + self.sequences] for first in range(0, len(together), self.sequences)]
+        return [results[first : first + self.sequences] for first in range(0, len(results), self.sequences)]
 
     def seeds(self, line: int, *, seed: int) -> list[int]:
-        """Return the seeds of the continuations of a line; the first one of line 1 is ``seed`` itself."""
+        """Return the seeds of the continuations of a line; the first seed of line 1 is ``seed`` itself."""
         first = (line - 1) * self.sequences
         return [derived_seed(seed, row) if row else seed for row in range(first, first + self.sequences)]
 
     def stream(self, prompt: Prompt, *, seed: int) -> Iterator[str | Continuation]:
-        """Yield the text of a prompt and one continuation, word by word, and at the end the continuation itself.
+        """Yield the text of a prompt, then one continuation word by word, and finally the ``Continuation``.
 
         Args:
             prompt: The prompt.
@@ -199,11 +199,11 @@ class TextGenerator:
 
 
 def decoding_options(*, greedy: bool, num_beams: int, **options: Any) -> dict[str, Any]:
-    """Return options of ``generate`` with sampling from the best 90% of the probability as the default.
+    """Return options of ``generate``, which by default sample with ``top_p=0.9``.
 
     Args:
-        greedy: Whether to take the best token at each step instead.
-        num_beams: Number of beams; more than 1 means beam search instead.
+        greedy: Whether to take the most likely token at each step instead.
+        num_beams: Number of beams; more than 1 selects beam search instead.
         **options: Other options of ``generate``; ``None`` for the default.
 
     Returns:
@@ -217,16 +217,16 @@ def decoding_options(*, greedy: bool, num_beams: int, **options: Any) -> dict[st
     return {**options, "num_beams": num_beams}
 
 
-def check_one_line(text: str, form: str, *, where: str | None = None) -> None:
-    """Refuse a prompt that the output cannot hold.
+def check_one_line(text: str, format: str, *, where: str | None = None) -> None:
+    """Refuse a prompt with a line feed if the output is text, which has one line per continuation.
 
     Args:
         text: The prompt.
-        form: Of the output, ``"text"`` or ``"jsonl"``.
-        where: The prompt's name in the error.
+        format: Format of the output, ``"text"`` or ``"jsonl"``.
+        where: Name of the prompt in the error message.
 
     Raises:
-        InputError: It holds a line feed, and the output is text.
+        InputError: The prompt contains a line feed, and the format is ``"text"``.
     """
-    if form == "text" and "\n" in text:
+    if format == "text" and "\n" in text:
         raise InputError("the prompt holds a line feed, and text is one line each", where=where)

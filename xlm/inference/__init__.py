@@ -1,1 +1,1 @@
-"""Fast inference on the CPU: packed weights, and models by name in the form that computes fastest."""
+"""Fast inference on the CPU with packed weights, and opening models by name."""

@@ -28,7 +28,10 @@ def open_model(model: str, *, dtype: str, device: str) -> XLMWithLMHeadModel:
 
 
 def check_device(*, dtype: str, device: str) -> None:
-    """Raise ``InputError`` unless some machine has such a device and can compute in that type on it."""
+    """Raise ``InputError`` for an unknown device, or a type that it cannot compute in.
+
+    The device may be missing on this machine, so that the arguments can be checked for another one.
+    """
     try:
         kind = torch.device(device).type
     except (RuntimeError, TypeError, ValueError):

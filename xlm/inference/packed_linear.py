@@ -27,7 +27,7 @@ FEW_ROWS = 8
 
 _MANY_ROWS, _WIDTH = 128, 4096
 """From ``_MANY_ROWS`` rows on, a float32 product is computed ``_WIDTH`` outputs at a time. This takes a quarter less
-time, because the rows of the whole result are far apart in memory."""
+time than a single product, whose rows are far apart in memory."""
 
 TYPICAL_ROWS = 32
 """Rows that oneDNN optimises the layout of the weights for. With 8 or 256 it was as fast; with 1 it was slower."""

@@ -1,1 +1,1 @@
-"""Other libraries' interfaces to this one; each file needs the library that it is named after."""
+"""Adapters for other libraries; each module requires the library that it is named after."""

@@ -1,1 +1,1 @@
-"""The transformer: configuration, attention and its cache, embeddings, stack, head. Imports torch only."""
+"""The network: configuration, attention, cache, transformer, heads and decoding. Uses no library but torch."""

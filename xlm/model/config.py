@@ -186,7 +186,7 @@ def _refuse_change(config: XLMConfig, name: str, value: object = None) -> NoRetu
     )
 
 
-# The decorator does not accept these methods in the class, and its own fail on unknown names.
+# Assigned here because a frozen dataclass must not define these methods. Its own do not name the unknown attribute.
 XLMConfig.__setattr__ = XLMConfig.__delattr__ = _refuse_change  # type: ignore[assignment,method-assign]
 
 

@@ -224,8 +224,8 @@ class XLMModel(nn.Module):
                 optionally with ``@revision``; looked up in that order.
             dtype: Type of the weights; ``None`` means float32 whatever the file's type, ``"auto"`` the file's type.
             device: Device of the weights; ``None`` means the CPU.
-            causal: Whether attention is causal. ``None`` means causal, unless the file is known to come from another
-                training. The ``causal: false`` of the published configurations is ignored, with a warning.
+            causal: Whether attention is causal. ``None`` means causal, unless the file is known to hold a
+                bidirectional model. The ``causal: false`` of the published configurations is ignored, with a warning.
             dropout: Probability of dropping an activation in training, from 0 to below 1; ``None`` means the file's.
             attention_dropout: Probability of dropping an attention weight in training; likewise.
             revision: Branch, tag or commit of a model on the hub; ``None`` means ``main``.

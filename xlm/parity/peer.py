@@ -1,4 +1,4 @@
-"""Against ``transformers`` on the same files.
+"""Comparison with ``transformers`` on the same files.
 
 Shapes: B batch, T positions, D model width, V vocabulary, C = B * T.
 """
@@ -25,28 +25,28 @@ from xlm.checkpoint.tokenizer_files import has_tokenizer, load_tokenizer
 from xlm.errors import DependencyError, InputError
 from xlm.model.config import XLMConfig
 from xlm.model.lm import XLMWithLMHeadModel
-from xlm.parity.report import LOGITS_BOUND, ROUNDING_FACTOR, Comparison, ParityReport, count, larger
+from xlm.parity import LOGITS_BOUND, ROUNDING_FACTOR, Comparison, ParityReport, compare_count, larger
 from xlm.tokenizer.batches import in_batches
 
 _RANDOM_ROWS, _RANDOM_LENGTH = 4, 64
 _BATCH = 16
 _Forward = Callable[..., Tensor]
-"""Inputs of a forward to logits, (B, T, V)."""
+"""Function of the inputs of a forward pass that returns logits, (B, T, V)."""
 
 
 def against_transformers(
     model: str | PathLike[str], *, texts: Iterable[str] | None = None, lang: str | None = None
 ) -> ParityReport:
-    """Holds a model against ``transformers`` on the same files, attention causal or not as ours has it.
+    """Compare a model with ``transformers`` on the same files, both causal or both bidirectional.
 
     Args:
-        model: A checkpoint of the original, a directory in the ``transformers`` layout, a bundled model's name, or an
-            id on the hub.
-        texts: What to run both on, one sentence each, cut to the model's positions; random ids when ``None``.
-        lang: Language of the texts; needed with them.
+        model: A checkpoint of the original, a directory in the ``transformers`` layout, the name of a bundled model,
+            or an id on the hub.
+        texts: Sentences to run both on, cut to the model's positions; ``None`` for random ids.
+        lang: Language of the texts, required with texts.
 
     Raises:
-        InputError: Texts without a language or without a tokenizer, or none at all.
+        InputError: No texts, or texts without a language or a tokenizer.
         DependencyError: ``transformers`` is not installed.
     """
     path = find_model(model)
@@ -67,12 +67,11 @@ def against_transformers(
             convert(path, directory)
         ours = XLMWithLMHeadModel.from_pretrained(directory)
         theirs, info = load_peer(directory, causal=ours.config.causal)
-        comparisons = [
-            count("weights it misses or adds", len(ours.state_dict()), sum(len(names) for names in info.values()))
-        ]
+        differing = sum(len(names) for names in info.values())
+        comparisons = [compare_count("weights it misses or adds", len(ours.state_dict()), differing)]
         if texts is None:
             rows = _random_rows(ours.config)
-            # Each row has another language, so that all are seen.
+            # A language for each row in turn, to test as many as possible.
             langs: list[str | int] = [index % ours.config.n_langs for index in range(len(rows))]
         else:
             assert lang is not None
@@ -109,12 +108,12 @@ def load_peer(
 
     Args:
         directory: In the ``transformers`` layout.
-        causal: Whether a token attends to earlier tokens only, whatever the configuration says.
-        dtype: Type of the weights.
-        device: Where they go.
+        causal: Whether a token attends to earlier tokens only; overrides the configuration.
+        dtype: Weight dtype.
+        device: Device of the weights.
 
     Returns:
-        The model, and by kind the names of the weights that are missing or unexpected.
+        The model, and lists of the names of missing and unexpected weights.
 
     Raises:
         DependencyError: ``transformers`` is not installed.
@@ -126,9 +125,9 @@ def load_peer(
 
 
 def encode_as_peer(theirs: Any, text: str, lang: str) -> list[int]:
-    """Return the ids that a tokenizer of ``transformers`` gives a text by the rules of its language, nothing added.
+    """Return the ids of a text from a tokenizer of ``transformers``, by the rules of its language, no special tokens.
 
-    Its ``encode`` takes no language and divides every text by English rules.
+    The tokenizer's own ``encode`` takes no language and splits every text by English rules.
     """
     ids: list[int] = theirs.convert_tokens_to_ids(theirs._tokenize(text, lang=lang))
     return ids
@@ -137,32 +136,32 @@ def encode_as_peer(theirs: Any, text: str, lang: str) -> list[int]:
 def _both_models(
     ours: XLMWithLMHeadModel, theirs: Any, rows: Sequence[list[int]], langs: Sequence[str | int]
 ) -> list[Comparison]:
-    """Logits of both at all real positions; the largest difference.
+    """Compare the logits of both models at all real positions.
 
-    A trained model can be such that rounding to float32 alone moves its logits by more than the bound. Where they
-    differ by more, both must agree in float64 (but for the softmax of ``transformers``, which is of float32 there too),
-    and what float32 is allowed is what it does to the logits of ``transformers``.
+    In some trained models, rounding to float32 alone moves logits by more than the bound. If the logits differ by
+    more, the models must agree in float64 (where the softmax of ``transformers`` still uses float32), and the bound in
+    float32 grows to a multiple of the rounding of ``transformers``.
     """
     ours_32, theirs_32 = partial(_our_logits, ours), partial(_their_logits, theirs)
     worst, compared = _worst(ours_32, theirs_32, _batches(ours.config, rows, langs, _BATCH))
-    found = Comparison(name="logits", compared=compared, worst=worst, bound=LOGITS_BOUND, unit="of the largest")
-    if found.holds:
-        return [found]
+    logits = Comparison(name="logits", compared=compared, worst=worst, bound=LOGITS_BOUND, unit="of the largest")
+    if logits.holds:
+        return [logits]
     ours_64 = partial(_our_logits, copy.deepcopy(ours).double())
     theirs_64 = partial(_their_logits, copy.deepcopy(theirs).double())
-    singly = list(_batches(ours.config, rows, langs, 1))  # float64 takes twice the memory
+    singly = list(_batches(ours.config, rows, langs, 1))  # because float64 needs twice the memory
     rounding, _ = _worst(theirs_32, theirs_64, singly)
-    apart, _ = _worst(ours_64, theirs_64, singly)
+    difference, _ = _worst(ours_64, theirs_64, singly)
     return [
-        dataclasses.replace(found, bound=larger(LOGITS_BOUND, ROUNDING_FACTOR * rounding)),
-        dataclasses.replace(found, name="logits in float64", worst=apart),
+        dataclasses.replace(logits, bound=larger(LOGITS_BOUND, ROUNDING_FACTOR * rounding)),
+        dataclasses.replace(logits, name="logits in float64", worst=difference),
     ]
 
 
 def _batches(
     config: XLMConfig, rows: Sequence[list[int]], langs: Sequence[str | int], size: int
 ) -> Iterator[dict[str, Tensor | None]]:
-    """Inputs of forwards, padded on the right, of so many rows each."""
+    """Yield inputs of forward passes, with ``size`` rows each, padded on the right."""
     for start in range(0, len(rows), size):
         tensors = [torch.tensor(row) for row in rows[start : start + size]]
         ids_BT = pad_sequence(tensors, batch_first=True, padding_value=config.pad_token_id)
@@ -175,17 +174,17 @@ def _batches(
 
 
 def _worst(first: _Forward, second: _Forward, batches: Iterable[dict[str, Tensor | None]]) -> tuple[float, int]:
-    """The largest difference, relative to the largest logit of the second, and how many were compared."""
+    """Return the largest difference, relative to the largest logit of the second model, and the number of logits."""
     worst, largest, compared = 0.0, 0.0, 0
     for batch in batches:
         with torch.inference_mode():
-            found_BTV, expected_BTV = first(**batch), second(**batch)
+            actual_BTV, expected_BTV = first(**batch), second(**batch)
         assert batch["lengths"] is not None
         for index, length in enumerate(batch["lengths"].tolist()):
-            found_TV, expected_TV = found_BTV[index, :length], expected_BTV[index, :length]
-            worst = larger(worst, float((found_TV - expected_TV).abs().max()))
+            actual_TV, expected_TV = actual_BTV[index, :length], expected_BTV[index, :length]
+            worst = larger(worst, float((actual_TV - expected_TV).abs().max()))
             largest = max(largest, float(expected_TV.abs().max()))
-            compared += found_TV.numel()
+            compared += actual_TV.numel()
     return worst / largest, compared
 
 
@@ -198,15 +197,15 @@ def _their_logits(theirs: Any, **inputs: Any) -> Tensor:
     if not theirs.config.asm:
         logits_BTV: Tensor = theirs(**inputs).logits
         return logits_BTV
-    # Their adaptive head passes a batch to a torch module that takes no batches, and fails; without its last step
-    # the rest of the model can still be compared.
+    # The adaptive head of transformers fails because it passes a batch to a torch module that accepts none. This skips
+    # its last step and compares everything else.
     hidden_BTD = theirs.transformer(**inputs).last_hidden_state
     logprobs_CV: Tensor = theirs.pred_layer.proj.log_prob(hidden_BTD.flatten(0, 1))
     return logprobs_CV.view(*hidden_BTD.shape[:2], -1)
 
 
 def _tokenized(directory: Path, texts: Sequence[str], lang: str, longest: int) -> tuple[list[list[int]], Comparison]:
-    """Ids of the texts, and how many of them ``transformers`` tokenizes otherwise when told the language."""
+    """Return the ids of the texts, and compare them with ``transformers``, given the language."""
     import transformers
 
     ours = load_tokenizer(directory, preset="transformers")
@@ -215,7 +214,7 @@ def _tokenized(directory: Path, texts: Sequence[str], lang: str, longest: int) -
     for text in texts:
         rows.append(ours.encode(text, lang=lang))
         differing += encode_as_peer(theirs, text, lang) != ours.encode(text, lang=lang, add_special_tokens=False)
-    return [row[:longest] for row in rows], count("lines it tokenizes otherwise", len(texts), differing)
+    return [row[:longest] for row in rows], compare_count("lines it tokenizes otherwise", len(texts), differing)
 
 
 def _random_rows(config: XLMConfig) -> list[list[int]]:
@@ -225,6 +224,6 @@ def _random_rows(config: XLMConfig) -> list[list[int]]:
     for index in range(_RANDOM_ROWS):
         length = max(1, longest - index * longest // (2 * _RANDOM_ROWS))
         ids = torch.randint(config.vocab_size - 1, (length,), generator=generator)
-        # Every id but that of <pad>, which would be taken for padding.
+        # Any id but that of <pad>, which marks padding.
         rows.append((ids + (ids >= config.pad_token_id)).tolist())
     return rows

@@ -1,6 +1,6 @@
-"""Against answers of the original that were recorded in a file.
+"""Comparison with numbers that the original computed, recorded in a file.
 
-Shapes: B batch, T positions, X either the model's width or its vocabulary.
+Shapes: B batch, T positions, X model width or vocabulary.
 """
 
 from __future__ import annotations
@@ -20,23 +20,32 @@ from xlm.checkpoint.state_dict_map import ORIGINAL
 from xlm.errors import CheckpointError
 from xlm.model.head import IGNORED_LABEL
 from xlm.model.lm import XLMWithLMHeadModel
-from xlm.parity.report import GRADIENT_BOUND, LOGPROB_BOUND, LOSS_BOUND, Comparison, ParityReport, larger, relative
+from xlm.parity import (
+    GRADIENT_BOUND,
+    LOGPROB_BOUND,
+    LOSS_BOUND,
+    Comparison,
+    ParityReport,
+    compare_relative,
+    larger,
+    other_model_error,
+)
 from xlm.scoring.logprobs import token_logprobs
 
 
 def against_reference(model: str | PathLike[str], reference: str | PathLike[str]) -> ParityReport:
-    """Holds a model against answers of the original that were recorded in a file.
+    """Compare a model with numbers that the original computed.
 
     Args:
         model: A checkpoint of the original or a directory in the ``transformers`` layout.
-        reference: Either a safetensors file with ``input_ids`` (B, T), perhaps ``langs``, ``position_ids`` (B, T) and
+        reference: A safetensors file with ``input_ids`` (B, T), optionally ``langs``, ``position_ids`` (B, T) and
             ``lengths`` (B,), and any of ``causal.hidden``, ``causal.logits``, ``bidirectional.hidden``,
             ``bidirectional.logits``, ``causal.position_ids.logits``, ``hidden``, ``logits``, ``train.rows``,
             ``train.loss``, ``train.grad.NAME``; or a JSON file with ``sentences``, each with ``lang``, ``ids`` and
-            ``logprobs`` (nats, one for each id but the first).
+            ``logprobs`` (in nats, one for each id but the first).
 
     Raises:
-        CheckpointError: The model or the reference cannot be read, or they do not belong together.
+        CheckpointError: The model or the reference cannot be read, or the reference belongs to another model.
     """
     path = as_path("reference", reference)
     if path.suffix == ".json":
@@ -44,12 +53,8 @@ def against_reference(model: str | PathLike[str], reference: str | PathLike[str]
     else:
         recorded = read_safetensors(path)
         if "input_ids" not in recorded:
-            raise CheckpointError(
-                "the reference has no input_ids",
-                where=path,
-                found=", ".join(sorted(recorded)[:8]),
-                expected="input_ids",
-            )
+            names = ", ".join(sorted(recorded)[:8])
+            raise CheckpointError("the reference has no input_ids", where=path, found=names, expected="input_ids")
         comparisons = _recorded(model, recorded)
     report = ParityReport(model=str(model), against=str(reference), comparisons=tuple(comparisons))
     if not report.comparisons:
@@ -75,8 +80,8 @@ def _recorded(model: str | PathLike[str], recorded: dict[str, Tensor]) -> Iterat
             positions = recorded["position_ids"] if ".position_ids." in name else None
             with torch.inference_mode():
                 output = ours(ids_BT, **inputs, position_ids=positions, output_hidden_states=True)
-            found_BTX = output.logits if name.endswith("logits") else output.hidden_states[-1]
-            yield relative(name, found_BTX[valid_BT], recorded[name][valid_BT])
+            actual_BTX = output.logits if name.endswith("logits") else output.hidden_states[-1]
+            yield compare_relative(name, actual_BTX[valid_BT], recorded[name][valid_BT])
     if "train.loss" in recorded:
         yield from _training(XLMWithLMHeadModel.from_pretrained(model, causal=True), recorded, inputs, valid_BT)
 
@@ -87,7 +92,7 @@ def _training(
     rows = recorded.get("train.rows")
     if rows is None or rows.dtype != torch.int64 or not bool(((rows >= 0) & (rows < len(valid_BT))).all()):
         raise CheckpointError(
-            "the reference does not say on which rows it was trained",
+            "the reference does not name the rows of the training loss",
             where="train.rows",
             found=rows,
             expected=f"rows from 0 to {len(valid_BT) - 1}",
@@ -103,14 +108,13 @@ def _training(
     for name, expected in recorded.items():
         if not name.startswith("train.grad."):
             continue
-        found = gradients.get(name.removeprefix("train.grad."))
-        if found is None or found.shape != expected.shape:
-            shape = None if found is None else tuple(found.shape)
-            raise CheckpointError("the reference is of another model", where=name, found=shape, expected=expected.shape)
-        # A bias added to all keys moves all scores of a query alike, which a softmax does not see: its true gradient
-        # is zero, and both sides hold rounding noise. That noise is held against the gradient of the keys' weight.
+        actual = gradients.get(name.removeprefix("train.grad."))
+        if actual is None or actual.shape != expected.shape:
+            raise other_model_error(name, actual=actual, expected=expected)
+        # A bias of all keys shifts all scores of a query equally, which the softmax cancels: its true gradient is zero,
+        # and both sides have only rounding noise. The noise is compared with the gradient of the keys' weight.
         scale = recorded.get(name.replace(".k_lin.bias", ".k_lin.weight"), expected).norm()
-        worst_gradient = larger(worst_gradient, float((found - expected).norm() / scale))
+        worst_gradient = larger(worst_gradient, float((actual - expected).norm() / scale))
         compared += expected.numel()
     if compared:
         yield Comparison(
@@ -127,7 +131,7 @@ def _sentences(model: str | PathLike[str], path: Path) -> Iterator[Comparison]:
         ]
         for number, (_, ids, logprobs) in enumerate(expected, start=1):
             if logprobs.shape != (len(ids) - 1,):
-                raise ValueError(f"sentence {number} does not have one log-probability for each id but the first")
+                raise ValueError(f"sentence {number} needs one log-probability for each id but the first")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
             "the reference cannot be read",
@@ -139,9 +143,9 @@ def _sentences(model: str | PathLike[str], path: Path) -> Iterator[Comparison]:
     worst, compared = 0.0, 0
     for lang, ids, logprobs in expected:
         with torch.inference_mode():
-            found = token_logprobs(ours, ids, lang)
-        worst = larger(worst, float((found - logprobs).abs().max()))
-        compared += len(found)
+            actual = token_logprobs(ours, ids, lang)
+        worst = larger(worst, float((actual - logprobs).abs().max()))
+        compared += len(actual)
     if compared:
         yield Comparison(
             name=f"log-probabilities of {len(expected)} sentences",

@@ -12,7 +12,7 @@ from typing import Any
 from xlm._io.arguments import check_choice
 from xlm._io.atomic import replacing
 from xlm.errors import DependencyError, InputError, warn_caller
-from xlm.scoring.sentence import SentenceScore
+from xlm.scoring.scorer import SentenceScore
 
 UNITS = {"bits": math.log(2), "nats": 1.0}
 """Nats in one unit."""

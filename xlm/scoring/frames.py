@@ -11,7 +11,7 @@ from xlm.corpus.read_ahead import windows
 from xlm.corpus.rows import Row
 from xlm.errors import InputError
 from xlm.scoring.options import ScoringKeywords, ScoringOptions, shows_scoring_options
-from xlm.scoring.sentence import Scorer, SentenceScore
+from xlm.scoring.scorer import Scorer, SentenceScore
 from xlm.scoring.table import cells_of, check_unit, results_of, status_of
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def _names(scorer: Scorer, by: str) -> list[str]:
 
 
 def _rows(texts: Any, column: str) -> list[Row]:
-    # pandas has several missing values, which are one to the status.
+    # pandas has several kinds of missing values, which share one status.
     values = [None if missing else text for text, missing in zip(texts.tolist(), texts.isna().tolist(), strict=True)]
     checked = [checked_text(value, column) for value in values]
     return [Row(file="", number=n, text=text, problem=problem) for n, (text, problem) in enumerate(checked, start=1)]

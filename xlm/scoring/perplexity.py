@@ -16,12 +16,12 @@ from xlm.errors import InputError
 from xlm.model.lm import XLMWithLMHeadModel, eval_mode
 from xlm.scoring.logprobs import checked_stride, score_sequences
 from xlm.scoring.options import ScoringOptions
-from xlm.scoring.sentence import Scorer, check_language_name, check_pair
+from xlm.scoring.scorer import Scorer, check_language_name, check_pair
 from xlm.scoring.stream import ArraySequence, Stream
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
 PROTOCOLS = ("sentence", "stream")
-_STREAM_WINDOW = 256  # that of the published models' training
+_STREAM_WINDOW = 256  # as in the training of the published models
 _WINDOWS_AT_ONCE = 1024
 
 
@@ -115,10 +115,10 @@ def perplexity(
         texts: Raw texts, read as they are needed; or a mapping from language to texts.
         lang: The language of ``texts``; ``None`` with a mapping.
         protocol: ``"sentence"`` scores each text by itself, as ``score`` does, and predicts every token, including the
-            closing one. ``"stream"`` is exactly the original's ``evaluate_clm``: all texts, each followed by ``</s>``,
-            form one sequence, which is padded in front with ``</s>`` and cut into windows of equal length. Each window
-            starts at position 0; its first token is given and the others are predicted. The result depends on
-            ``window``; do not compare it across window lengths.
+            closing one. ``"stream"`` is exactly the original's ``evaluate_clm``: all texts, each followed by ``</s>``
+            (an empty text is only ``</s>``), form one sequence, which is padded in front with ``</s>`` and cut into
+            windows of equal length. Each window starts at position 0; its first token is given and the others are
+            predicted. The result depends on ``window``; do not compare it across window lengths.
         window: Number of tokens in a window of the stream, from 2 to the model's positions; ``None`` for 256.
         stride: As for ``score``; with ``"sentence"`` only.
         batch_size: Maximum number of texts or windows in a batch; ``None`` for as many as ``batch_tokens`` allows.
@@ -216,7 +216,7 @@ def _of_sentences(scorer: Scorer, corpus: _Counted) -> tuple[float, int, int]:
 
 def _of_stream(scorer: Scorer, corpus: _Counted, window: int) -> tuple[float, int, int]:
     unk, end = scorer.tokenizer.unk_token_id, scorer.model.config.eos_token_id
-    ids = array("i")  # all of them, at four bytes each: the windows depend on their number
+    ids = array("i")  # four bytes each; the windows depend on the number of all ids
     for texts in corpus.windows():
         for i, text in enumerate(texts):
             # Drop the special tokens at both ends.

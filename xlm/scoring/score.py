@@ -10,7 +10,7 @@ from xlm.errors import InputError
 from xlm.model.lm import XLMWithLMHeadModel
 from xlm.scoring.frames import frame_of, is_frame
 from xlm.scoring.options import ScoringKeywords, ScoringOptions, shows_scoring_options
-from xlm.scoring.sentence import Scorer, SentenceScore
+from xlm.scoring.scorer import Scorer, SentenceScore
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from xlm._version import __version__
 from xlm.inference.loading import open_model, pack_where_faster
 from xlm.model.config import XLMConfig
 from xlm.model.lm import XLMWithLMHeadModel
-from xlm.scoring.sentence import check_pair
+from xlm.scoring.scorer import check_pair
 from xlm.tokenizer.tokenizer import XLMTokenizer, tokenizer_digest
 
 _SHOWN_DIGITS = 12

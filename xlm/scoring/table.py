@@ -13,7 +13,7 @@ from xlm._io.arguments import check_choice
 from xlm.corpus.formats import import_pyarrow
 from xlm.corpus.rows import Row
 from xlm.errors import InputError
-from xlm.scoring.sentence import Scorer, SentenceScore
+from xlm.scoring.scorer import Scorer, SentenceScore
 
 UNITS = ("sentence", "word", "token")
 """The units that one row of output can stand for."""

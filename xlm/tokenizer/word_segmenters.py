@@ -89,7 +89,7 @@ class WordSegmenter:
                     where=f"lang={self._language!r}",
                     found=repr(segment),
                     expected=f"a part of {text[end : end + 40]!r}",
-                    remedy="encode this text without offsets",
+                    remedy="encode this text without offsets; it has no spans",
                 )
             yield segment, start
             end = start + len(segment)

@@ -539,7 +539,7 @@ def parse_objective(text: str) -> tuple[str, tuple[str, ...]]:
 
 
 def _is_name(path: str) -> bool:
-    """Return whether a text can be a path and be written to the files of a run."""
+    """Return whether a text is a possible path that can be written in UTF-8."""
     return bool(path) and "\0" not in path and path == path.encode("utf-8", "ignore").decode()
 
 

@@ -32,7 +32,7 @@ Observer = Callable[[Event], None]
 
 
 def read_log(run: Path) -> Iterator[Event]:
-    """Yield the events of a run, without a last line that was cut short."""
+    """Yield the events of a run, and skip a line that was cut short."""
     path = run / LOG_FILE
     if path.exists():
         for line in path.read_bytes().split(b"\n"):

@@ -370,10 +370,10 @@ class _Meter:
 
 
 def _check_identity(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Check that a run to resume began with the present data and settings, as far as its release saved them.
+    """Check that a run is resumed with the data and settings that it began with.
 
     Raises:
-        ConfigError: It did not; all differences are named.
+        ConfigError: It is not; all differences are named.
     """
     before = with_new_names(before, warn=False)
     before.setdefault("objectives", ["clm"])  # which an earlier release did not save: it had no other

@@ -69,15 +69,15 @@ class OriginalAdam(Optimizer):
         return loss
 
     def _by_age(self, parameters: list[nn.Parameter]) -> dict[int, list[nn.Parameter]]:
-        """Count an update of each parameter, and group them by that count; it differs if a gradient was missing."""
+        """Group parameters by their number of updates with this one; numbers differ after missing gradients."""
         ages: dict[int, list[nn.Parameter]] = {}
         for parameter in parameters:
             state = self.state[parameter]
             if not state:
-                kind = torch.promote_types(parameter.dtype, torch.float32)
+                dtype = torch.promote_types(parameter.dtype, torch.float32)
                 state["step"] = 0
-                state["exp_avg"] = torch.zeros_like(parameter, dtype=kind)
-                state["exp_avg_sq"] = torch.zeros_like(parameter, dtype=kind)
+                state["exp_avg"] = torch.zeros_like(parameter, dtype=dtype)
+                state["exp_avg_sq"] = torch.zeros_like(parameter, dtype=dtype)
             state["step"] += 1
             ages.setdefault(state["step"], []).append(parameter)
         return ages

@@ -70,7 +70,7 @@ class Processes:
         return {key: value for each in gathered for key, value in each.items()}
 
     def wait(self) -> None:
-        """Return when all processes have called this."""
+        """Wait until all processes have called this."""
         if self.count > 1:
             self.sums([0.0])  # unlike a barrier, this needs no choice of a device
 
@@ -213,12 +213,12 @@ def whole_weights(model: nn.Module) -> Iterator[None]:
 
 
 def local_part(tensor: Tensor) -> Tensor:
-    """Return this process's part of a sharded tensor, in the same memory, or a tensor that is not sharded as it is."""
+    """Return this process's part of a sharded tensor, in the same memory; return other tensors unchanged."""
     return _call_if_sharded(tensor, "to_local")
 
 
 def gather(tensor: Tensor) -> Tensor:
-    """Return the whole of a sharded tensor, or a tensor that is not sharded as it is; all processes must call this."""
+    """Return the whole of a sharded tensor; return other tensors unchanged. All processes must call this."""
     return _call_if_sharded(tensor, "full_tensor")
 
 

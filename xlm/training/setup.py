@@ -51,7 +51,7 @@ def build_objective(config: TrainConfig, index: Index, tokenizer: XLMTokenizer, 
     """Return the objective that ``config.objectives`` names.
 
     Raises:
-        XLMError: The data or the processes do not suit it.
+        XLMError: The objective cannot use this data, or these processes.
     """
     name = "translation" if config.is_translation else "clm"
     return _OBJECTIVES[name](config, index, tokenizer, processes)
@@ -142,7 +142,7 @@ def _vocabulary(path: Path) -> tuple[str, ...] | None:
 
 
 def _copy(model: TrainableModel, config: XLMConfig) -> TrainableModel:
-    """Return a copy of a model with another configuration, whose weights no longer depend on a file."""
+    """Return a copy of a model, with another configuration and with weights that are not mapped from a file."""
     copy: TrainableModel = empty_model(config, type(model))
     copy.load_state_dict({name: tensor.clone() for name, tensor in model.state_dict().items()}, assign=True)
     return _without_encoder_head(copy) if isinstance(copy, XLMEncoderDecoderModel) else copy

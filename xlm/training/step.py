@@ -105,14 +105,17 @@ class TrainingStep:
         return StepResult(loss=float(total), grad_norm=norm, lr=rate, updated=is_finite)
 
     def _gradient_exchange(self, is_last: bool) -> AbstractContextManager[None]:
-        """Make DDP exchange gradients once per step, with the last piece; FSDP2 has no room to keep them so long."""
+        """Return a context in which DDP exchanges gradients only with the last piece of a step.
+
+        FSDP2 exchanges them with every piece, since it has no memory for whole gradients.
+        """
         if is_last or not isinstance(self._module, DistributedDataParallel):
             return nullcontext()
         return self._module.no_sync()
 
 
 def _step_seed(seed: int, step: int, rank: int) -> int:
-    """Return one seed for a step of a process, far from that of the next step."""
+    """Return the seed of a step in a process; seeds of neighbouring steps are far apart."""
     mixed = seed
     for number in (step, rank):
         mixed = (mixed * 6364136223846793005 + number + 1442695040888963407) % 2**63

@@ -116,7 +116,7 @@ class Page {
     }
     if (length > most) {
       const [has, may] = [length, most].map((number) => number.toLocaleString("en"));
-      this.told(`The text is too long for this page: ${has} characters, and ${may} are the most. xlm score reads texts of any length.`, true);
+      this.told(`The text is too long for this page: ${has} characters, and the limit is ${may}. xlm score reads texts of any length.`, true);
       return null;
     }
     return text;

@@ -1,4 +1,4 @@
-"""The model class for EleutherAI's lm-evaluation-harness, and its command for versions that read no entry points.
+"""Model class for EleutherAI's lm-evaluation-harness, and its command for versions that ignore entry points.
 
 python -m xlm.integrations.lm_eval --model xlm --model_args pretrained=my-model,lang=en --tasks …
 """
@@ -14,7 +14,7 @@ from xlm._io.arguments import check_count, check_flags
 from xlm.errors import DependencyError, warn_caller
 from xlm.inference.loading import load_for_inference
 from xlm.scoring.score import score
-from xlm.scoring.sentence import Scorer, SentenceScore
+from xlm.scoring.scorer import Scorer, SentenceScore
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
 try:
@@ -28,32 +28,32 @@ except ImportError as error:
         remedy="pip install 'xlm[lm-eval]'",
     ) from error
 
-# What the harness's command passes as the device when its user names none, whatever the machine has.
+# The device that the command of the harness passes if the user names none, even without a GPU.
 _DEFAULT_DEVICE = "cuda:0"
 _SAMPLING = ("do_sample", "temperature", "top_k", "top_p", "num_beams", "repetition_penalty", "length_penalty")
 
 
 @register_model("xlm")  # type: ignore[untyped-decorator, unused-ignore]
 class XLMForHarness(LM):  # type: ignore[misc]
-    """A model of this library as the harness asks it.
+    """Model of this library with the interface of the harness.
 
     Args:
-        pretrained: What ``from_pretrained`` takes.
+        pretrained: Model, as for ``from_pretrained``.
         lang: Language of all texts.
-        codes: BPE codes of an original's checkpoint.
-        preset: Text pipeline; by default the model's own.
-        dtype: Type of the weights: ``float32``, ``bfloat16``, ``float16``, ``int8``; ``auto``: the file's.
-        device: Where to compute; ``None`` for the CPU. Without CUDA ``cuda:0``, which the harness's command passes by
-            default, means the CPU too, with a warning.
+        codes: BPE codes of a checkpoint of the original.
+        preset: Text pipeline; ``None`` for the model's own.
+        dtype: Weight dtype: ``float32``, ``bfloat16``, ``float16``, ``int8``, or ``auto`` for that of the file.
+        device: Device to compute on; ``None`` for the CPU. Without CUDA, ``cuda:0``, the default of the harness's
+            command, also means the CPU, with a warning.
         closing: Whether the closing ``</s>`` of a continuation counts.
-        batch_size: Most texts of a batch; ``None`` and ``"auto"`` for as many as suit the device.
-        max_batch_size: Not used; batches have a limit of tokens.
-        max_gen_toks: Most tokens to generate where a task does not say.
+        batch_size: Maximum texts in a batch; ``None`` or ``"auto"`` for as many as suit the device.
+        max_batch_size: Ignored, because batches have a limit of tokens.
+        max_gen_toks: Maximum tokens to generate for tasks that set no limit.
 
     Raises:
-        InputError: An argument that is none of those, or a bidirectional model.
-        LanguageError: A language that the model does not have.
-        CheckpointError: There is no such model.
+        InputError: A wrong argument, or a bidirectional model.
+        LanguageError: A language that the model lacks.
+        CheckpointError: No such model.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class XLMForHarness(LM):  # type: ignore[misc]
         super().__init__()
         check_flags(closing=closing)
         if device == _DEFAULT_DEVICE and not torch.cuda.is_available():
-            warn_caller(f"there is no CUDA here; computing on the CPU instead of {device}")
+            warn_caller(f"CUDA is not available; computing on the CPU instead of {device}")
             device = None
         self.model = load_for_inference(str(pretrained), dtype=dtype, device=device or "cpu", few_rows=False)
         self.tokenizer = XLMTokenizer.from_pretrained(str(pretrained), codes=codes, preset=preset)
@@ -86,43 +86,42 @@ class XLMForHarness(LM):  # type: ignore[misc]
         self._max_gen_toks = _count(max_gen_toks=max_gen_toks)
 
     def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-        """For each request the log-probability of its continuation, in nats, and whether it is what greedy gives.
+        """Return the log-probability of each continuation in nats, and whether greedy decoding would generate it.
 
         Args:
-            requests: Their ``args`` are context and continuation; both are divided into tokens together. A token
-                belongs to the continuation if its first character does.
-            disable_tqdm: Nothing is shown anyway.
+            requests: Requests with context and continuation as ``args``. Both are tokenized together. A token belongs
+                to the continuation if its first character does.
+            disable_tqdm: Ignored, because no progress is shown.
         """
         pairs = [request.args for request in requests]
         answers = []
         for (context, _), result in zip(pairs, self._scores([a + b for a, b in pairs], ranks=True), strict=True):
             spans = self.tokenizer(result.text, lang=self.lang, return_offsets=True)["offsets"][1:-1]
-            counted = [place for place, (start, _) in enumerate(spans) if start >= len(context)]
+            counted = [index for index, (start, _) in enumerate(spans) if start >= len(context)]
             counted += [len(spans)] if self.closing else []
             ranks = result.ranks or ()
-            answers.append(
-                (sum(result.logprobs[place] for place in counted), all(ranks[place] == 1 for place in counted))
-            )
-        return self._remembered("loglikelihood", requests, answers)
+            answers.append((sum(result.logprobs[i] for i in counted), all(ranks[i] == 1 for i in counted)))
+        return self._cached("loglikelihood", requests, answers)
 
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
-        """For each request the log-probability of its text as a sentence, in nats: that of ``score``.
+        """Return the log-probability of each text as a sentence, in nats, as ``score`` computes it.
 
         Args:
-            requests: Their ``args`` hold the text. One longer than the model's positions is scored in windows.
-            disable_tqdm: Nothing is shown anyway.
+            requests: Requests with the text as ``args``. A text that exceeds the positions is scored in windows.
+            disable_tqdm: Ignored, because no progress is shown.
         """
         answers = [result.logprob for result in self._scores([request.args[0] for request in requests])]
-        return self._remembered("loglikelihood_rolling", requests, answers)
+        return self._cached("loglikelihood_rolling", requests, answers)
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
-        """For each request a continuation of its context, up to the first of the strings that end it.
+        """Return a continuation of each context, cut at the first stop string.
+
+        A context keeps at least as many of its last tokens as half of the model's positions, after the opening
+        ``</s>``. It keeps more if the continuation leaves room. Generation ends at the last position.
 
         Args:
-            requests: Their ``args`` are the context and the arguments of generation. Of a context too long to leave
-                room for what is generated the last tokens are kept, behind the ``</s>`` that every text begins with;
-                up to half of the model's positions it is kept whole, and what is generated ends with the positions.
-            disable_tqdm: Nothing is shown anyway.
+            requests: Requests with the context and the generation arguments as ``args``.
+            disable_tqdm: Ignored, because no progress is shown.
         """
         answers = []
         for request in requests:
@@ -134,31 +133,31 @@ class XLMForHarness(LM):  # type: ignore[misc]
             length = _count(max_gen_toks=arguments.get("max_gen_toks") or self._max_gen_toks)
             positions = self.model.config.max_position_embeddings
             tokens = self.tokenizer.encode(context, lang=self.lang, add_special_tokens=False)
-            room = max(positions - length, positions // 2)  # the last new token needs no position, the opening one does
+            room = max(positions - length, positions // 2)  # the last new token needs no position, unlike </s>
             prompt = [self.model.config.eos_token_id, *tokens[max(0, len(tokens) - room) :]]
-            (found,) = self.model.continuations(
+            (continuation,) = self.model.continuations(
                 torch.tensor([prompt], device=self.model.device),
                 langs=self._language,
                 max_new_tokens=length,
                 **sampling,
             )
-            text = self.tokenizer.decode(found.tokens, skip_special_tokens=True, lang=self.lang, detokenize=True)
+            text = self.tokenizer.decode(continuation.tokens, skip_special_tokens=True, lang=self.lang, detokenize=True)
             for end in [until] if isinstance(until, str) else until:
                 text = text.partition(end)[0] if end else text
             answers.append(text)
-        return self._remembered("generate_until", requests, answers)
+        return self._cached("generate_until", requests, answers)
 
     def _scores(self, texts: list[str], *, ranks: bool = False) -> list[SentenceScore]:
         return score(self.model, self.tokenizer, texts, lang=self.lang, ranks=ranks, batch_size=self._batch_size)
 
-    def _remembered(self, name: str, requests: Sequence[Any], answers: list[Any]) -> list[Any]:
+    def _cached(self, name: str, requests: Sequence[Any], answers: list[Any]) -> list[Any]:
         for request, answer in zip(requests, answers, strict=True):
             self.cache_hook.add_partial(name, request.args, answer)
         return answers
 
 
 def _count(**argument: Any) -> int:
-    """Return the one argument as a positive int; the harness passes some numbers as text."""
+    """Return the one argument as a positive int, which the harness sometimes passes as text."""
     ((name, value),) = argument.items()
     if isinstance(value, str) and value.isdecimal():
         value = int(value)
@@ -168,7 +167,7 @@ def _count(**argument: Any) -> int:
 
 
 def main() -> None:
-    """The harness's own command, with this model among those that it knows."""
+    """Run the command of the harness, with the model ``xlm`` added."""
     from lm_eval.__main__ import cli_evaluate
 
     cli_evaluate()

@@ -1,4 +1,4 @@
-"""``python -m xlm.integrations.lm_eval``: the harness's own command, with this model among those that it knows."""
+"""``python -m xlm.integrations.lm_eval``: the command of the harness, with the model ``xlm`` added."""
 
 from xlm.integrations.lm_eval import main
 

@@ -1,1 +1,1 @@
-"""Decoding: prompts are continued greedily, by sampling or by beam search, one token at a time with a cache."""
+"""Decoding: greedy, by sampling, or by beam search, one token per step with a cache."""

@@ -1,0 +1,102 @@
+"""Texts that the commands read, and errors that name a line of the input."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+import click
+
+from xlm.errors import InputError, XLMError
+
+if TYPE_CHECKING:
+    from xlm.corpus.rows import Corpus
+
+_Item = TypeVar("_Item")
+
+
+def open_corpus(files: Sequence[Path], *, format: str | None, column: str | None) -> Corpus:
+    """Return the rows of files, after checking the beginning of each.
+
+    Raises:
+        UsageError: A column of plain text, or Parquet that is not a plain file.
+        InputError: A missing file, a table without the column, an unreadable header, or a file in UTF-16.
+        DependencyError: Parquet, and pyarrow is not installed.
+    """
+    from xlm.corpus.rows import Corpus
+
+    try:
+        corpus = Corpus(files, format=format, column=column)
+    except InputError as error:
+        raise click.UsageError(str(error)) from error
+    for file in files:
+        if str(file) != "-" and not file.exists():
+            raise InputError("no such file", where=file)
+    corpus.check()
+    return corpus
+
+
+class UntilError(Generic[_Item]):
+    """Items up to the first error, which waits until the output for the items is written.
+
+    Args:
+        items: Iterable that may raise an ``XLMError``.
+    """
+
+    def __init__(self, items: Iterable[_Item]) -> None:
+        self._items = items
+        self._error: XLMError | None = None
+
+    def __iter__(self) -> Iterator[_Item]:
+        try:
+            yield from self._items
+        except XLMError as error:
+            self._error = error
+
+    def raise_error(self) -> None:
+        """Raise the error that ended the items, if one did."""
+        if self._error is not None:
+            raise self._error
+
+
+@contextmanager
+def naming_line(line: str) -> Iterator[None]:
+    """Make an error about an argument ``text`` name the line of the input instead."""
+    try:
+        yield
+    except InputError as error:
+        if error.where == "text":
+            error.where = line
+        raise
+
+
+def split_language(text: str) -> tuple[str, Path]:
+    """Return language and file of ``LANG=FILE``.
+
+    Raises:
+        UsageError: The text has another form.
+    """
+    language, equals, file = text.partition("=")
+    if not (language and equals and file):
+        raise click.UsageError(f"{text!r} is not LANG=FILE, such as en=text.en.txt")
+    return language, Path(file)
+
+
+def files_by_language(option: str, texts: Sequence[str]) -> dict[str, Path]:
+    """Return the file of each language.
+
+    Args:
+        option: Name of the option, for errors.
+        texts: Its values, ``LANG=FILE`` each.
+
+    Raises:
+        UsageError: A value has another form, or a language is repeated.
+    """
+    files: dict[str, Path] = {}
+    for language, file in map(split_language, texts):
+        if language in files:
+            raise click.UsageError(f"{option}: {language} is given twice; join its files into one")
+        files[language] = file
+    return files

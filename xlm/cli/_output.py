@@ -1,0 +1,229 @@
+"""What the commands write: lines, tables, signatures and progress."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import sys
+import time
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from xlm.scoring.table import Cell
+
+_SECONDS_BETWEEN = 0.5
+_SECONDS_BETWEEN_LINES = 10.0
+_GAP = "  "  # between aligned columns
+_LEAST_WIDTH = 8  # of a column of text on a narrow terminal
+
+
+def write_text(text: str | bytes) -> None:
+    """Write to standard output, in UTF-8 whatever the locale, and flush."""
+    click.echo(text.encode("utf-8") if isinstance(text, str) else text, nl=False)
+
+
+def write_json(cells: Mapping[str, object]) -> None:
+    """Write one JSON object as a line."""
+    write_text(json.dumps(cells, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def printable(text: object) -> str:
+    """Return a text with escapes for lone surrogates, which file names that are not UTF-8 contain."""
+    return str(text).encode("utf-8", "backslashreplace").decode()
+
+
+def show_signature(signature: object, *, unknown: int | None = None) -> None:
+    """Write the signature of a run to standard error.
+
+    Args:
+        signature: Signature of model, tokenizer and options.
+        unknown: Number of scored tokens that are ``<unk>``; ``None`` if nothing was scored.
+    """
+    count = "" if unknown is None else f"|unknown:{unknown}"
+    click.echo(f"signature: {signature}{count}", err=True)
+
+
+def show_count(text: str) -> None:
+    """Show how far the work is, if standard error is a terminal."""
+    if sys.stderr.isatty():
+        click.echo(f"\r{text} ", nl=False, err=True)
+
+
+class TableWriter:
+    """Table on standard output: TSV, JSON lines or, by default on a terminal, aligned columns.
+
+    Rows are aligned in blocks, as they arrive, so memory stays bounded by a block. A column never becomes narrower in
+    a later block. Texts are cut where a line would exceed the width of the terminal; numbers never are.
+
+    Args:
+        format: ``tsv`` or ``jsonl``; ``None`` for aligned columns on a terminal, else TSV.
+
+    Attributes:
+        aligned: Whether columns are aligned.
+        format: Format of the lines that ``write_lines`` takes: ``jsonl`` if they are aligned.
+    """
+
+    def __init__(self, *, format: str | None) -> None:
+        self.aligned = format is None and sys.stdout.isatty()
+        self.format = "jsonl" if self.aligned else format or "tsv"
+        self._columns: dict[str, type] = {}
+        self._widths: list[int] = []
+
+    def start(self, columns: Mapping[str, type]) -> None:
+        """Set the columns, with the types of their cells, and write the header; aligned, it comes with the first rows.
+
+        Args:
+            columns: ``str``, ``int``, ``float`` or ``bool`` by column.
+        """
+        from xlm.scoring.table import tsv_line
+
+        self._columns = dict(columns)
+        if self.format == "tsv":
+            write_text(tsv_line(columns))
+
+    def write_lines(self, lines: bytes) -> None:
+        """Write the lines of a ``Table`` with the columns and format of this writer."""
+        if self.aligned:
+            self._align([list(json.loads(line).values()) for line in lines.splitlines()])
+        else:
+            write_text(lines)
+
+    def write_rows(self, rows: Iterable[Sequence[Cell]]) -> None:
+        """Write rows of cells. In JSON, floats have all digits, and an infinite one is null."""
+        from xlm.scoring.table import tsv_line
+
+        if self.aligned:
+            self._align(rows)
+            return
+        for row in rows:
+            if self.format == "tsv":
+                write_text(tsv_line(row))
+            else:
+                finite = [None if isinstance(cell, float) and not math.isfinite(cell) else cell for cell in row]
+                write_json(dict(zip(self._columns, finite, strict=True)))
+
+    def _align(self, rows: Iterable[Sequence[Cell]]) -> None:
+        terminal = shutil.get_terminal_size().columns
+        lines = [[_cut(_shown(cell), terminal) for cell in row] for row in rows]
+        if not lines:
+            return
+        if not self._widths:
+            lines.insert(0, list(self._columns))
+        block = [max(map(_width, cells)) for cells in zip(*lines, strict=True)]
+        self._widths = list(map(max, block, self._widths or block))
+        is_text = [kind is str for kind in self._columns.values()]
+        widths = _fit(self._widths, is_text, terminal)
+        for line in lines:
+            cells = map(_aligned, line, widths, is_text)
+            write_text(_GAP.join(cells).rstrip() + "\n")
+
+
+def _shown(cell: Cell) -> str:
+    """Return a cell as a terminal can show it, with escapes for control characters."""
+    if cell is None:
+        return ""
+    if isinstance(cell, float):
+        return f"{cell:.6f}"
+    text = cell if isinstance(cell, str) else str(int(cell))
+    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def _width(text: str) -> int:
+    """Return the number of columns that a text takes on a terminal."""
+    if text.isascii():
+        return len(text)
+    return sum(0 if unicodedata.combining(c) else 1 + (unicodedata.east_asian_width(c) in "WF") for c in text)
+
+
+def _cut(text: str, width: int) -> str:
+    """Return a text that takes at most a width, with an ellipsis in place of what is cut off."""
+    text, cut = text[: 2 * width], len(text) > 2 * width  # characters of no width are rare
+    if not cut and _width(text) <= width:
+        return text
+    while _width(text) > width - 1:
+        text = text[:-1]
+    return f"{text}…"
+
+
+def _fit(widths: Sequence[int], is_text: Sequence[bool], terminal: int) -> list[int]:
+    """Return widths of columns that fit a terminal, if the widest columns of text give way."""
+    excess = sum(widths) + len(_GAP) * (len(widths) - 1) - terminal
+    fitted = list(widths)
+    while excess > 0:
+        widest = max((index for index, text in enumerate(is_text) if text), key=fitted.__getitem__, default=None)
+        if widest is None or fitted[widest] <= _LEAST_WIDTH:
+            break
+        fitted[widest] -= 1
+        excess -= 1
+    return fitted
+
+
+def _aligned(cell: str, width: int, is_text: bool) -> str:
+    text = _cut(cell, width)
+    padding = " " * (width - _width(text))
+    return text + padding if is_text else padding + text
+
+
+class Progress:
+    """Rows, tokens per second and time left, in one changing line on a terminal, else in a line now and then.
+
+    Args:
+        shown: Whether to show progress; ``None`` shows it on a terminal, unless the results go there too.
+        total: Size of the input in bytes; 0 if unknown, which leaves the time out.
+    """
+
+    def __init__(self, *, shown: bool | None, total: int) -> None:
+        self._terminal = sys.stderr.isatty()
+        self._shown = self._terminal and not sys.stdout.isatty() if shown is None else shown
+        self._total = total
+        self._start = self._last = time.monotonic()
+        self._first: tuple[float, int] | None = None  # time at which the first rows were done, and bytes read by then
+        self._rows = self._tokens = 0
+
+    def start(self, *, rows: int) -> None:
+        """Set how many rows an earlier run has done."""
+        self._rows = rows
+
+    def update(self, *, rows: int, tokens: int, read: int) -> None:
+        """Record and show progress.
+
+        Args:
+            rows: Number of rows done since the last call.
+            tokens: Number of tokens scored since the last call.
+            read: Number of bytes of input read so far.
+        """
+        self._rows += rows
+        self._tokens += tokens
+        now = time.monotonic()
+        self._first = self._first or (now, read)
+        if self._shown and now - self._last >= (_SECONDS_BETWEEN if self._terminal else _SECONDS_BETWEEN_LINES):
+            self._last = now
+            self._show(now, read)
+
+    def end(self) -> None:
+        """Show the final numbers."""
+        if self._shown:
+            self._show(time.monotonic(), self._total)
+            if self._terminal:
+                click.echo(err=True)
+
+    def _show(self, now: float, read: int) -> None:
+        seconds = now - self._start
+        line = f"{self._rows:,} rows, {self._tokens / max(seconds, 1e-9):,.0f} tokens/s, {clock(seconds)}"
+        if self._total and self._first is not None:
+            since, first_read = self._first
+            if first_read < read < self._total:
+                line += f", {clock((now - since) * (self._total - read) / (read - first_read))} left"
+        click.echo(f"\r{line}\x1b[K" if self._terminal else line, nl=not self._terminal, err=True)
+
+
+def clock(seconds: float) -> str:
+    """Return a duration as hours, minutes and seconds, such as ``0:01:30``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}"
