@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 from xlm._io.atomic import errors_of_writing, refuse_special
 from xlm.errors import InputError, WriteError
 
-if sys.platform != "win32":  # Windows has no such lock: nothing keeps two runs apart there
+if sys.platform != "win32":  # Windows has no such lock, so there two runs can write the same file
     import fcntl
 
 _SUFFIXES = ("", ".part", ".part.json", ".part.tmp", ".meta.json")
@@ -95,7 +95,7 @@ class ResumableFile:
             raise busy from error
         except OSError:
             return  # a file system without locks
-        # Between opening and locking, the other run may have finished and moved the file away.
+        # Between opening and locking the file, another run may have finished and moved it away.
         if not self._part.exists() or not os.path.samestat(os.fstat(file.fileno()), self._part.stat()):
             raise busy
 
@@ -103,7 +103,7 @@ class ResumableFile:
         assert self._file is not None
         length = self._part.stat().st_size
         started = self._state.exists()
-        # A run that is killed right at its start leaves an empty file without a state.
+        # A run that is killed at its very start leaves an empty file and no state.
         if (started or length) and not (resume and started):
             raise WriteError(
                 "an unfinished file is in the way",
@@ -197,7 +197,7 @@ class ResumableFile:
 
         Args:
             data: The output of whole rows; may be empty.
-            rows: Number of these input rows.
+            rows: Number of input rows that the output covers.
             digest: Identifies all rows done so far.
             problems: Number of these rows that could not be scored.
             unknown: Number of ``<unk>`` tokens in the other rows.
@@ -222,7 +222,8 @@ class ResumableFile:
         """Rename the complete file to its target.
 
         Args:
-            convert: Writes the final form of its first argument to its second; ``None`` keeps the form.
+            convert: Converts the unfinished file (first argument) into the final one (second argument); ``None`` if no
+                conversion is needed.
 
         Raises:
             WriteError: The files could not be written.
@@ -265,8 +266,9 @@ class ResumableFile:
         self._replace(path, lambda temporary: _write_bytes(temporary, data))
 
     def _replace(self, path: Path, write: Callable[[Path], None]) -> None:
-        """Replace one of the run's files atomically; ``write`` makes the new file under the name it receives."""
-        # The lock makes this one name ours. So a killed run's temporary file is overwritten, and they do not pile up.
+        """Replace one of the run's files atomically; ``write`` creates the new file at the path that it receives."""
+        # While the lock is held, only this run uses the temporary name. A file that a killed run left there is
+        # overwritten.
         with errors_of_writing(path):
             try:
                 self._temporary.unlink(missing_ok=True)
@@ -314,7 +316,7 @@ def check_same_run(
 def other_input_error(
     where: object, *, found: str, otherwise: str, expected: str = "the same rows as then"
 ) -> InputError:
-    """Return the error for a run that is resumed with another input than it began with.
+    """Return the error for a run that is resumed with a different input.
 
     Args:
         where: The input, or the part of it that changed.
@@ -323,7 +325,7 @@ def other_input_error(
         expected: What the input held when the run began.
     """
     return InputError(
-        "the input is not that of the run that is to be resumed",
+        "the input differs from that of the run to resume",
         where=where,
         found=found,
         expected=expected,

@@ -274,7 +274,7 @@ _NOT_WRITABLE = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
 )
 _LONGEST = 300
-_ADVICE = ("Please make sure", "If you are trying", "For more")  # begin lines that our remedies replace
+_ADVICE = ("Please make sure", "If you are trying", "For more")  # lines that begin like this are dropped
 _BEARER = re.compile(r"\bBearer .*", re.DOTALL)
 _PASS_TOKEN = "pass token=, set HF_TOKEN, or run `hf auth login`"
 _USE_CACHE = "HF_HUB_OFFLINE=1 opens models that were fetched before"

@@ -39,7 +39,7 @@ _LARGEST_SIZE = 1 << 48
 _MOST_OTHER_KEYS = 5_000
 _LONGEST_KEY = 8
 _AHEAD = 1000
-_LONGEST_INTEGER = 640  # digits; the 255 bytes of LONG1 never have more
+_LONGEST_INTEGER = 640  # in digits; the 255 bytes of LONG1 never have more
 
 _DTYPES = {
     "Half": torch.float16,
@@ -183,7 +183,7 @@ class _Reader:
         memo = self.memo
         if index > len(memo):
             if index > min(len(self.data), MOST_STEPS):
-                raise ValueError(f"place {index:,} of the memo in a pickle of {len(self.data):,} bytes")
+                raise ValueError(f"memo index {index:,} in a pickle of only {len(self.data):,} bytes")
             memo.extend([_EMPTY] * (index - len(memo)))
         memo[index : index + 1] = [self.stack[-1]]
 

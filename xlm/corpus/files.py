@@ -72,7 +72,7 @@ class LocalFile:
         return os.fsencode(self.path).decode("utf-8", "backslashreplace")
 
     def size(self) -> int:
-        """Return the size in bytes, as ``InputFile`` says."""
+        """Return the size in bytes; see ``InputFile``."""
         try:
             return 0 if self.path == STDIN else self.path.stat().st_size
         except OSError:
@@ -90,7 +90,7 @@ class LocalFile:
 class GzipReader(io.RawIOBase):
     """Reader of the decompressed bytes of all members of a gzip file.
 
-    Zeros behind a member are padding. Other bytes there that do not begin a member are counted and ignored. If the data
+    Zeros after a member are padding. Other bytes there that do not begin a member are counted and ignored. If the data
     is damaged or truncated, reading returns everything that can be decompressed before it raises the error.
 
     Args:

@@ -1,4 +1,4 @@
-"""Rows of text from files of several formats, one at a time. A row that cannot be read has its problem."""
+"""Rows of text from files of several formats, one at a time. An unreadable row holds a problem instead of a text."""
 
 from __future__ import annotations
 
@@ -133,11 +133,11 @@ class Corpus:
         """
         for file, format in zip(self._files, self._formats, strict=True):
             if not file.size():
-                continue  # what is read from a pipe cannot be read again
+                continue  # a pipe can be read only once
             try:
                 next(self._parse(file, format), None)
             except _DAMAGE:
-                pass  # the row where it occurs will report it
+                pass  # iteration will report the damage as the problem of a row
             finally:
                 self.close()
                 self._position = None
@@ -160,7 +160,7 @@ class Corpus:
     def _error(self, number: int, problem: str, name: str) -> InputError:
         if self.damaged:
             return InputError(
-                "the file cannot be read" if number == 1 else f"the file cannot be read behind row {number - 1:,}",
+                "the file cannot be read" if number == 1 else f"the file cannot be read after row {number - 1:,}",
                 where=_shown(name),
                 found=problem.removeprefix(_DAMAGED),
             )
@@ -210,7 +210,7 @@ class Corpus:
                 unzipped = GzipReader(
                     cast("io.BufferedIOBase", stream),
                     on_trailing=lambda count, offset: self._warn(
-                        f"{file.name}: {count:,} bytes at byte {offset:,}, behind the gzip data, are left out"
+                        f"{file.name}: {count:,} bytes at byte {offset:,}, after the gzip data, are ignored"
                     ),
                 )
                 stream = cast("BinaryIO", self._open.enter_context(io.BufferedReader(unzipped, _BUFFER)))

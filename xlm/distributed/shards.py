@@ -41,7 +41,7 @@ class Shard:
 
     @property
     def digest(self) -> str:
-        """A hexadecimal digest of the rows and the window boundaries."""
+        """The hexadecimal digest of the rows and the window boundaries."""
         digest = hashlib.blake2b(digest_size=16)
         for window in self.windows:
             digest.update(b"%d\n" % len(window))

@@ -43,18 +43,18 @@ class WorkerModel(ModelSource):
     threads: int | None = None
 
     def network(self) -> XLMWithLMHeadModel:
-        """Set the number of threads, and open the model as its file has it; errors as for ``ModelSource``."""
+        """Set the number of threads, and open the model as stored; errors are as for ``ModelSource``."""
         if self.threads is not None:
             check_count(threads=self.threads)
             torch.set_num_threads(self.threads)
         return ModelSource.network(self)
 
     def here(self) -> WorkerModel:
-        """Return the model as the driver opens it: on the CPU, with the threads of this process."""
+        """Return the source with which the driver opens the model: on the CPU, with the threads of this process."""
         return dataclasses.replace(self, device="cpu", threads=None)
 
     def identity(self, signature: Signature) -> dict[str, Any]:
-        """Return the workers' signature, as text and as fields, given the driver's."""
+        """Return the signature that the workers will have, as text and as fields, from the driver's signature."""
         signature = dataclasses.replace(signature, device=self.device or signature.device)
         return {"signature": str(signature), **asdict(signature)}
 
@@ -284,7 +284,7 @@ class GenerateTask(Task):
 
     def _compute(self, generator: TextGenerator, window: Sequence[Row], file: int) -> WindowOutput:
         output = WindowOutput()
-        seed = derived_seed(self.seed, -file) if file else self.seed  # rows use the indices from 0 up
+        seed = derived_seed(self.seed, -file) if file else self.seed  # negative, because rows use the indices from 0 up
         results = continue_rows(generator, window, seed=seed, batch_size=len(window), format=self.format)
         lines: list[str] = []
         for row, result in zip(window, results, strict=True):

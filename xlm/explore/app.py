@@ -132,7 +132,7 @@ class _JSON(Response):
 
 
 class _Lines(StreamingResponse):
-    """JSON lines, sent as they are computed. The admission ends with them, or when the client disconnects."""
+    """JSON lines, sent as they are computed. The admission ends after the last line or when the client disconnects."""
 
     def __init__(self, lines: AsyncIterator[bytes], admission: ExitStack) -> None:
         super().__init__(lines, media_type="application/jsonl")
@@ -229,7 +229,7 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
 
 
 async def _on_client_left(request: Request, error: Exception) -> Response:
-    return Response(status_code=499)  # never sent
+    return Response(status_code=499)  # the client has left, so this is never sent
 
 
 async def _on_bug(request: Request, error: Exception) -> Response:

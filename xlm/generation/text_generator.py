@@ -229,4 +229,4 @@ def check_one_line(text: str, format: str, *, where: str | None = None) -> None:
         InputError: The prompt contains a line feed, and the format is ``"text"``.
     """
     if format == "text" and "\n" in text:
-        raise InputError("the prompt holds a line feed, and text is one line each", where=where)
+        raise InputError("the prompt contains a line feed, but text output has one line per continuation", where=where)

@@ -27,8 +27,8 @@ _COLUMNS: dict[str, dict[str, type]] = {
     "word": {"word": int, "start": int, "end": int, "tokens": int, "logprob": float, "unknown": bool, "text": str},
     "token": {"position": int, "id": int, "token": str, "logprob": float, "unknown": bool},
 }
-_QUOTED = frozenset('"\t\n\r')  # characters that need quotes around a cell of TSV
-_CONVERTED_BYTES = 8_000_000  # bytes of lines converted at once, which take a few times as much memory
+_QUOTED = frozenset('"\t\n\r')  # a TSV cell that holds one of these characters is quoted
+_CONVERTED_BYTES = 8_000_000  # bytes of lines that are converted at once; they take several times as much memory
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -28,7 +28,7 @@ except ImportError as error:
         remedy="pip install 'xlm[lm-eval]'",
     ) from error
 
-# The device that the command of the harness passes if the user names none, even without a GPU.
+# The harness's command passes this device if the user names none, even on a machine without a GPU.
 _DEFAULT_DEVICE = "cuda:0"
 _SAMPLING = ("do_sample", "temperature", "top_k", "top_p", "num_beams", "repetition_penalty", "length_penalty")
 
