@@ -33,7 +33,7 @@ def errors_of_writing(path: Path) -> Iterator[None]:
     try:
         yield
     except XLMError:
-        raise  # a WriteError is an OSError too, and says more
+        raise  # a WriteError is an OSError too, but already has a full message
     except OSError as error:
         raise write_error(path, error) from error
 
@@ -65,7 +65,7 @@ def replacing(path: Path) -> Iterator[Path]:
                 flush_to_disk(temporary)
             temporary.replace(path)
     finally:
-        with suppress(OSError):  # it is usually gone already; a second failure must not hide the first
+        with suppress(OSError):  # the file is usually gone already, and a second failure must not hide the first
             temporary.unlink()
 
 

@@ -94,7 +94,7 @@ class ResumableFile:
         except BlockingIOError as error:
             raise busy from error
         except OSError:
-            return  # a file system without locks
+            return  # this file system has no locks
         # Between opening and locking the file, another run may have finished and moved it away.
         if not self._part.exists() or not os.path.samestat(os.fstat(file.fileno()), self._part.stat()):
             raise busy
@@ -132,7 +132,7 @@ class ResumableFile:
             self.unknown = int(state["unknown"])
             self.digest, self.threads = str(state["digest"]), int(state["threads"])
             if min(self.rows, self.problems, self.unknown, self.size) < 0 or self.threads < 1:
-                raise ValueError("a number below zero")
+                raise ValueError("a number in it is below zero")
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(
                 "the state of the interrupted run cannot be read",
@@ -346,12 +346,12 @@ def real_target(target: Path) -> Path:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         for path in written_beside(target):
             with suppress(FileNotFoundError, NotADirectoryError):
-                path.lstat()  # raises if the name is too long
+                path.lstat()  # this raises an OSError if the name is too long
     return target
 
 
 def written_beside(target: Path) -> list[Path]:
-    """Return every file that a run writes for a target: the target, its unfinished form, state, temporary and meta."""
+    """Return every file that a run writes for a target: itself, the unfinished, state, temporary and meta file."""
     return [target.with_name(target.name + suffix) for suffix in _SUFFIXES]
 
 

@@ -146,7 +146,7 @@ def read_weight_map(index: Path) -> dict[str, str]:
     for shard in sorted(set(weight_map.values())):
         if not _SHARD.fullmatch(shard) or not shard.endswith(suffix):
             raise CheckpointError(
-                "the index points elsewhere",
+                "the index names a file that is not beside it",
                 where=index,
                 found=repr(shard)[:200],
                 expected=f"the plain name of a {suffix} file beside it",

@@ -67,7 +67,7 @@ class Part:
     """The files of a repository that are needed.
 
     Attributes:
-        what: What the files make up, for messages.
+        what: What the files form together, such as ``"model"``; for messages.
         required: The file that must exist; fetched last, so that its presence shows that the rest is there.
         optional: Files that are read if they exist.
         weights: Whether the weights are needed, in the first supported format that the repository has.

@@ -71,7 +71,7 @@ class ListedFile:
         return "" if self.digest in (None, digest.hexdigest()) else f"{size} bytes, {digest.hexdigest()}"
 
     def is_cached_at(self, path: Path) -> bool:
-        """Return whether a cached file can be used; a large one was hashed on arrival, so its size is enough."""
+        """Return whether a cached file can be used. For a large file the size is enough: it was hashed on arrival."""
         if path.is_file() and self.is_large:
             return self.size in (None, path.stat().st_size)
         return path.is_file() and not self.mismatch(path)
@@ -265,7 +265,7 @@ class Snapshot:
         """Record in the cache, if it is writable, the commit that a revision refers to."""
         ref = self._folder / "refs" / revision
         if not ref.is_file() or ref.read_text("utf-8") != self.commit:
-            with suppress(OSError):  # a read-only cache is fine
+            with suppress(OSError):  # a read-only cache is not an error
                 ref.parent.mkdir(parents=True, exist_ok=True)
                 write_text(ref, self.commit)
 
@@ -339,7 +339,7 @@ def _what_and_remedy(error: Exception, cache: Path) -> tuple[str, str]:
             "a fetched file could not be written",
             f"free some space, or set cache_dir or HF_HOME to a writable directory instead of {cache}",
         )
-    if type(error) is OSError:  # how huggingface_hub reports a file of the wrong size
+    if type(error) is OSError:  # huggingface_hub raises this for a file of the wrong size
         return "the download of a file is incomplete", "try again; if it fails again, a proxy may cut large files"
     if isinstance(error, (ValueError, TypeError, KeyError, AttributeError)):
         return (

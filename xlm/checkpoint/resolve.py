@@ -42,7 +42,7 @@ def find_model(name_or_path: str | os.PathLike[str], part: Part = WHOLE, hub: Hu
         if path.is_dir() or path.is_file():
             return path
     except OSError:
-        pass  # too long for a file name
+        pass  # the name is too long to be a path
     bundled = bundled_models()
     if (name := os.fspath(name_or_path)) in bundled:
         return bundled[name]

@@ -267,7 +267,7 @@ def _saved_settings(directory: Path, config: Mapping[str, Any], vocabulary: Voca
             added_path = directory / _ADDED_TOKENS
             added = {str(index): AddedToken(content=token) for token, index in read_json_object(added_path).items()}
     _check_added(added_path, added, vocabulary)
-    # transformers 5.x uses this name, writes both names, and writes an empty object if it is unset.
+    # transformers 5.x reads extra_special_tokens but writes both keys. An unset key is written as an empty object.
     if values.get("extra_special_tokens"):
         values["additional_special_tokens"] = values["extra_special_tokens"]
     for name, only in _FIXED.items():
@@ -300,7 +300,7 @@ def _saved_settings(directory: Path, config: Mapping[str, Any], vocabulary: Voca
     # The special tokens are determined here, since the caller's settings may name others.
     named = (saved.get(name) or getattr(XLMTokenizer, name) or "<s>" for name in SPECIAL_TOKEN_NAMES)
     special = {token for token in (*named, *further) if isinstance(token, str)}
-    if len(special | options.keys()) > _MOST_ADDED:  # one pattern matches all of them, and compiles slowly
+    if len(special | options.keys()) > _MOST_ADDED:  # one pattern matches all tokens, and would compile slowly
         raise _wrong(path, _ADDED, len(special | options.keys()), f"at most {_MOST_ADDED:,} special and added tokens")
     saved[_ADDED] = [token for token in options.values() if token.has_options or token.content not in special]
     return saved

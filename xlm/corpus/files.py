@@ -110,7 +110,7 @@ class GzipReader(io.RawIOBase):
         self._members_end = 0  # offset of the end of the last complete member
         self._member: Any = None  # the decompressor of the current member
         self._output = memoryview(b"")  # decompressed but not yet returned
-        self._error: Exception | None = None  # to raise after _output
+        self._error: Exception | None = None  # the error to raise once _output is used up
         self._ended = False
 
     def readable(self) -> bool:
@@ -131,7 +131,7 @@ class GzipReader(io.RawIOBase):
         return count
 
     def _fill(self) -> bool:
-        data = self._file.read1(_READ)  # a pipe may return fewer bytes
+        data = self._file.read1(_READ)  # a pipe may return fewer bytes than requested
         self._input += data
         self._offset += len(data)
         return bool(data)

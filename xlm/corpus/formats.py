@@ -243,7 +243,7 @@ def _table_lines(file: TextIO) -> Iterator[bytes]:
 
 
 def _table_line(file: TextIO, ends: tuple[str, ...]) -> str | None:
-    buffer = io.StringIO()  # each carriage return in a line ends a part of it
+    buffer = io.StringIO()  # a line arrives in parts, each ending at a carriage return
     while part := file.readline(_LONGEST_ROW + len("x\r\n")):
         if buffer.tell() <= _LONGEST_ROW:
             buffer.write(part)

@@ -88,8 +88,8 @@ class Corpus:
         """Warnings about the files read so far."""
         self._formats = [format or format_of(file.path) for file in self._files]
         self._column = column or "text"
-        self._done = 0  # bytes of the files before the open one
-        self._position: Any = None  # returns how far the open file is read
+        self._done = 0  # total bytes of the files before the open one
+        self._position: Any = None  # a function that returns the position in the open file
         self._open = ExitStack()
         for file, file_format in zip(self._files, self._formats, strict=True):
             if file_format == "text" and column is not None:
@@ -126,7 +126,7 @@ class Corpus:
         return self._done + (self._position() if self._position is not None else 0)
 
     def check(self) -> None:
-        """Read the beginning of each file that has a size, to refuse a wrong table before any work.
+        """Read the beginning of each file that has a size, so that a wrong table is refused before any work is done.
 
         Raises:
             InputError: As for the corpus itself.
@@ -222,7 +222,7 @@ class Corpus:
                 yield from parse_lines(stream, key, name, warn=self._warn)
 
     def _parse_parquet(self, file: InputFile) -> Iterator[Parsed]:
-        size, share = file.size(), 0.0  # share of the rows that is read
+        size, share = file.size(), 0.0  # the share of the rows that has been read
         self._position = lambda: int(size * share)
         for done, (total, row) in enumerate(parse_parquet(file, self._column, self._open), start=1):
             share = done / total

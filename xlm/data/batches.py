@@ -74,7 +74,7 @@ class Order:
             return names[int(order[batch % len(names)])]
         total = sum(self.windows.values())
         weights = np.array([(self.windows[name] / total) ** self.exponent for name in names])
-        # The upper 53 bits of a raw number, as a fraction in [0, 1).
+        # Use the upper 53 bits of a raw number as a fraction in [0, 1).
         draw = float(_generator(self.seed, "language", batch).random_raw() >> 11) * 2.0**-53
         return names[min(int(np.searchsorted(np.cumsum(weights / weights.sum()), draw, side="right")), len(names) - 1)]
 

@@ -150,7 +150,7 @@ class Index:
             }
             index = cls(**values)
             if index.dtype not in ("uint16", "uint32"):
-                raise ValueError(f"dtype {index.dtype}")
+                raise ValueError(f"unknown dtype {index.dtype}")
             return index
         except InputError:
             raise

@@ -186,7 +186,7 @@ class PartWriter:
         self._compute: Compute | None = None
 
     def __call__(self, shards: Any) -> Any:
-        """Return the results of a table of shards, records or errors, as a table.
+        """Return a table with the result of each shard in a table: a record or an error.
 
         Errors are returned, since Ray would treat an exception as a failure of the machine.
         """

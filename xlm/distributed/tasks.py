@@ -104,7 +104,7 @@ class Task(ABC):
 
     @property
     def header(self) -> bytes:
-        """First line of each part, with its end; may be empty."""
+        """The first line of each part, with its line end; empty if parts have none."""
         return b""
 
     @abstractmethod

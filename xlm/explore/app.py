@@ -307,4 +307,4 @@ class Guard:
             address = ipaddress.ip_address(name)
         except ValueError:
             return False
-        return address.is_loopback or self._any_address  # a rebound name is never an address
+        return address.is_loopback or self._any_address  # DNS rebinding works with names only, never with addresses

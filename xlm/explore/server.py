@@ -42,7 +42,7 @@ def listen(host: str, port: int) -> socket.socket:
         )[0]
         listening = socket.socket(family, kind, protocol)
         try:
-            if sys.platform != "win32":  # on Windows, the option would let another program take over the port
+            if sys.platform != "win32":  # on Windows, SO_REUSEADDR would let others take over the port
                 listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listening.bind(address)
             listening.listen(128)

@@ -80,7 +80,7 @@ class PackedLinear(nn.Module):
 
 
 class Float32Linear(PackedLinear):
-    """Layer in float32: few rows by oneDNN, with a copy of the weights in its layout; many rows by torch itself."""
+    """Float32 layer: oneDNN computes few rows, with a copy of the weights in its layout; torch itself computes many."""
 
     def pack(self, weight_MK: Tensor, bias_M: Tensor) -> None:  # noqa: D102 (as the base class)
         self.weight_MK = weight_MK.float().contiguous()
@@ -120,7 +120,7 @@ class Float32Linear(PackedLinear):
 
 
 class Float16Linear(PackedLinear):
-    """Layer by FBGEMM with weights rounded to float16, and everything else in float32."""
+    """FBGEMM layer with weights rounded to float16, and everything else in float32."""
 
     def pack(self, weight_MK: Tensor, bias_M: Tensor) -> None:  # noqa: D102 (as the base class)
         self.packed = [
@@ -140,7 +140,7 @@ class Float16Linear(PackedLinear):
 
 
 class Int8Linear(PackedLinear):
-    """Layer by FBGEMM with int8 weights, one scale per output, and 8-bit inputs, one scale per row.
+    """FBGEMM layer with int8 weights (one scale per output) and 8-bit inputs (one scale per row).
 
     The kernel rounds its input to levels between the smallest and the largest number of all rows. Several rows are
     therefore first rounded here, each to its own levels, and the results are scaled back. A row's result then does not
@@ -281,7 +281,7 @@ def packed_linear(weights: str, weight_MK: Tensor, bias_M: Tensor, *, rounds_row
 
 
 def _float16_holds(weight_MK: Tensor) -> bool:
-    """Return whether float16 holds all weights, to the last digit of each row's largest weight."""
+    """Return whether float16 can hold all weights, to within the precision of the largest weight of each row."""
     weight_MK = weight_MK.float()
     lost_M = weight_MK.half().float().sub_(weight_MK).abs_().amax(1)
     # Comparisons with NaN are false, so weights that are not finite do not pass.

@@ -337,7 +337,7 @@ def _write_logits(hidden_RD: Tensor, weight_SD: Tensor, bias_S: Tensor, out_RS: 
         torch.addmm(bias_S, hidden_RD, weight_SD.T, out=out_RS)
     elif hidden_RD.device.type == "cpu":
         torch.addmm(bias_S.float(), hidden_RD.float(), weight_SD.float().T, out=out_RS)
-    elif hasattr(torch.ops.aten.mm, "dtype_out"):  # from torch 2.8
+    elif hasattr(torch.ops.aten.mm, "dtype_out"):  # torch 2.8 and newer
         torch.ops.aten.mm.dtype_out(hidden_RD, weight_SD.T, out_RS.dtype, out=out_RS)
         out_RS += bias_S
     else:

@@ -323,7 +323,7 @@ def _check_cache(
 def _default_positions(T: int, cache: XLMCache | None, valid_BT: Tensor | None, device: torch.device) -> Tensor:
     """Return positions that count from 0 at each row's first token, or continue after the cache.
 
-    ``valid_BT`` is ``None`` if padding, if any, is on the right.
+    ``valid_BT`` is ``None`` if there is no padding, or only padding on the right.
     """
     if valid_BT is not None:
         return (valid_BT.cumsum(1) - 1).clamp_min(0)

@@ -547,8 +547,8 @@ class XLMWithLMHeadModel(XLMModel):
             raise InputError(
                 "invalid labels",
                 where="labels",
-                found=f"{counted} that count, {wrong} of them out of range",
-                expected=f"at least one that counts, each from 0 to {vocab_size - 1} or {IGNORED_LABEL}",
+                found=f"{counted} labels that count, {wrong} of them out of range",
+                expected=f"at least one label that counts, each from 0 to {vocab_size - 1} or {IGNORED_LABEL}",
             )
 
     @lists_decoding_options

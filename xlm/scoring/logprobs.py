@@ -223,7 +223,7 @@ def _score_batch(
     T = max(lengths)
     fed: list[list[int]] = []
     targets: list[int] = []
-    scored: list[int] = []  # indices into the flattened batch
+    scored: list[int] = []  # indices of the scored positions in the flattened batch
     for row, w in enumerate(batch):
         ids = sequences[w.sequence]
         fed.append([*ids[w.start : w.end], *[model.config.pad_token_id] * (T - lengths[row])])

@@ -73,7 +73,7 @@ class ScoreTable:
 
     @property
     def header(self) -> str:
-        """The line before all rows, with its end; empty for formats without one."""
+        """The header line, with its line end; empty for formats without a header."""
         return tsv_line(self.columns) if self.format == "tsv" else ""
 
     def lines(self, row: Row, result: SentenceScore | InputError | None) -> Iterator[str]:
@@ -118,7 +118,7 @@ class ScoreTable:
         """Write lines as a Parquet file, some megabytes at a time.
 
         Args:
-            lines: A file of what ``lines`` returned.
+            lines: A file with the lines that the method ``lines`` yields.
             target: The file to write.
             metadata: Written to the file's schema.
 

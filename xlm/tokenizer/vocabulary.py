@@ -116,7 +116,7 @@ class Vocabulary:
         Source: the original's ``Dictionary.read_vocab``.
         """
         counts = dict.fromkeys(SPECIAL_TOKENS, 0)
-        numbers: list[int] = []  # the line of each word
+        numbers: list[int] = []  # the line number of each word
         skipped: list[str] = []
         remedy = "use the file that fastBPE getvocab wrote, such as vocab_ende"
         # With newline=None, Python also ends a line at a carriage return, as in the text files that it opens by

@@ -142,7 +142,7 @@ def wrap_model(caller: ModelCaller, run: RunSettings, processes: Processes) -> n
     """
     model = caller.model
     layers = _modules(model, Layer)
-    skips_parameters = bool(_modules(model, AdaptiveHead))  # tail clusters without a target word
+    skips_parameters = bool(_modules(model, AdaptiveHead))  # it skips clusters without a target
     if run.activation_checkpointing:
         for layer in layers:
             forward: Any = partial(checkpoint, layer.forward, use_reentrant=False)
@@ -199,7 +199,7 @@ def _call_if_sharded(tensor: Tensor, name: str) -> Tensor:
 
 
 def place_like(tensor: Tensor, parameter: Tensor) -> Tensor:
-    """Return a whole tensor on the device of a parameter, and sharded like it; all processes must call this."""
+    """Return a whole tensor moved to the device of a parameter and sharded like it; all processes must call this."""
     tensor = tensor.to(parameter.device)
     mesh: Any = getattr(parameter, "device_mesh", None)
     if mesh is None:

@@ -90,7 +90,7 @@ class BatchBPE:
         codes = codes_of("".join(words))
         symbols = self._inside[np.minimum(codes, len(self._inside) - 1)]
         symbols[ends_W - 1] = self._at_end[np.minimum(codes[ends_W - 1], len(self._at_end) - 1)]
-        shorter = 1  # a word of one character is one symbol
+        shorter = 1  # a word of one character needs no merge
         for longest in _LENGTHS:
             similar = np.flatnonzero((lengths_W > shorter) & (lengths_W <= longest))
             for first in range(0, len(similar), _MAX_COLUMNS):
@@ -279,7 +279,7 @@ class BatchWords(Generic[T]):
         return result, all_counts_W
 
     def _make_tables(self) -> tuple[BatchBPE, Array, Array]:
-        """Return the BPE, the value of each symbol, and whether a word with that symbol is split by itself."""
+        """Return the BPE, the value of each symbol, and whether a word that holds the symbol is split on its own."""
         bpe = BatchBPE(self._bpe.merges, self._bpe.piece_ranks, self._tokens)
         values: list[Any] = [*self._of_pieces(bpe.pieces[:-1]), self._unknown]
         is_hard_S = np.zeros(len(values), bool)

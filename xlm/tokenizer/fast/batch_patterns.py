@@ -28,8 +28,8 @@ from xlm.tokenizer.fast.segmenter import DIGIT, END, FIRST_BEYOND, LOWER, MARK, 
 
 _MAX_PATTERNS = 1 << 13
 _MAX_LENGTH = 48  # the longest unit, in characters, that is divided by its pattern
-_NOT_IN_PATTERNS = ("DOT", "MULTI", "\u00a0")  # marker of dots; no-break space, whose neighbours matter
-_FULL_STOP = re.compile("[.。．…]")  # or a character that becomes one; an abbreviation matters beside it
+_NOT_IN_PATTERNS = ("DOT", "MULTI", "\u00a0")  # the rules' marker of dots, and a no-break space
+_FULL_STOP = re.compile("[.。．…]")  # a full stop, or a character that the rules turn into one
 # In a pattern, all letters but s look the same. An English rule looks for an s, so s stays.
 _LETTERS = str.maketrans(
     {letter: "q" for letter in string.ascii_lowercase if letter != "s"}
@@ -203,7 +203,7 @@ class BatchPatterns:
             parts_of.append(self._parts_of(unit, words))
         self._is_unlike.append(np.array([parts is None for parts in parts_of], bool))
         self._has_full_stop.append(np.array([_FULL_STOP.search(pattern) is not None for pattern in patterns], bool))
-        # Literal text and runs alternate, with literal text first and last; the mark ends it.
+        # Literal text and runs alternate. The first and the last part are literal, and the mark follows the last one.
         elements = [
             [(index, part) for index, part in enumerate([*parts[:-1], parts[-1] + MARK]) if part]
             for parts in (parts or [""] for parts in parts_of)
@@ -220,7 +220,7 @@ class BatchPatterns:
         )
 
     def _parts_of(self, pattern: str, words: Sequence[str]) -> list[str] | None:
-        """Return the words of a pattern, joined by spaces and split at its runs, which are every other part.
+        """Join the words of a pattern by spaces, and split the result at its runs; every second part is a run.
 
         Return None if the rules change a run or it is an abbreviation: then the pattern does not represent its units.
         """

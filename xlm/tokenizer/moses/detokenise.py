@@ -102,7 +102,7 @@ def _quote_leans(word: str, before: str, language: str, seen: Counter[str]) -> _
         seen[mark] = _CZECH_QUOTES.index(word)
     if seen[mark] % 2 == 0:
         if language == "en" and word == "'" and before.endswith("s"):
-            return _Leans.LEFT  # such as: the Jones' house
+            return _Leans.LEFT  # a possessive, as in: the Jones' house
         seen[mark] += 1
         return _Leans.RIGHT
     seen[mark] += 1

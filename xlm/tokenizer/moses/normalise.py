@@ -278,7 +278,7 @@ def remove_non_printing_char(*, perl: bool) -> list[Rule]:
 
 
 def romanian() -> list[Rule]:
-    """Return the rules that remove the diacritics of Romanian, with commas or cedillas below.
+    """Return the rules that remove Romanian diacritics, whether they are written with commas or cedillas below.
 
     Source: Sennrich's wmt16-scripts, preprocess/normalise-romanian.py and remove-diacritics.py.
     """

@@ -150,13 +150,13 @@ def moses(dialect: str, language: str) -> Moses:
 def _other_special_characters(language: str, classes: CharacterClasses, *, perl: bool) -> list[Rule]:
     """Return the rules that split off all signs except letters, digits, and the signs that later rules treat."""
     inside, apart = "", ""
-    if perl and language in ("fi", "sv"):  # a word can hold a colon, as others hold an apostrophe: USA:n, 20:een
+    if perl and language in ("fi", "sv"):  # here a word can contain a colon: USA:n, 20:een
         inside = apart = ":"
-    elif perl and language == "tdt":  # a word can hold an apostrophe
+    elif perl and language == "tdt":  # here a word can contain an apostrophe
         apart = "'"
     elif perl and language == "ca":
-        # A word can hold a middle dot: il·lusió. The script is meant to split off all other middle dots. But Perl reads
-        # the script as Latin-1, so it looks for the two bytes of the dot as two characters.
+        # Here a word can contain a middle dot: il·lusió. The script is meant to split off all other middle dots. But
+        # Perl reads the script as Latin-1, so it looks for the two bytes of the dot as two characters.
         inside, apart = "·", "Â·"
     rules = [Rule(rf"([^{classes.alnum}\s.'`,\-{inside}])", (" ", 1, " "))]
     if apart:  # split the sign off unless a lower-case letter follows
@@ -205,7 +205,7 @@ def _apostrophes(language: str, classes: CharacterClasses, *, perl: bool) -> lis
     before_letter = Rule(f"([^{alpha}])'([{alpha}])", (1, " ' ", 2), needs="'")
     after_letter = Rule(f"([{alpha}])'([^{alpha}])", (1, " ' ", 2), needs="'")
     between = f"([{alpha}])'([{alpha}])"
-    if language == "en":  # divide contractions before the apostrophe; after a number, only before an s
+    if language == "en":  # split contractions before the apostrophe; after a number, only before an s
         return [
             neither,
             Rule(f"([^{alpha}{number}])'([{alpha}])", (1, " ' ", 2), needs="'"),
@@ -213,9 +213,9 @@ def _apostrophes(language: str, classes: CharacterClasses, *, perl: bool) -> lis
             Rule(between, (1, " '", 2), needs="'"),
             Rule(f"([{number}])'(s)", (1, " '", 2), needs="'"),
         ]
-    if language in ("fr", "it") or (perl and language in ("ga", "ca")):  # divide after the apostrophe
+    if language in ("fr", "it") or (perl and language in ("ga", "ca")):  # split after the apostrophe
         return [neither, before_letter, after_letter, Rule(between, (1, "' ", 2), needs="'")]
-    if perl and language in ("so", "tdt"):  # do not divide at glottal stops
+    if perl and language in ("so", "tdt"):  # do not split at apostrophes, which stand for glottal stops
         return [neither, before_letter, after_letter]
     return [Rule("'", (" ' ",))]
 
