@@ -270,7 +270,7 @@ def test_only_the_same_run_is_gone_on_with(invoke: Invoke, engine: Engine, model
     (output / "part-0000000-0000002.tsv").unlink()
     other = invoke(*command, "--resume")
     assert other.exit_code == 1
-    assert "the input differs from that of the run to resume" in other.stderr
+    assert "input differs from that of the run to resume" in other.stderr
     text.write_text(data + "the\n")
     assert "inputs" in invoke(*command, "--resume").stderr
 

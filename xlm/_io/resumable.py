@@ -351,7 +351,7 @@ def real_target(target: Path) -> Path:
 
 
 def written_beside(target: Path) -> list[Path]:
-    """Return every file that a run writes for a target: itself, the unfinished, state, temporary and meta file."""
+    """Return all files that a run may write for a target: its output, state, temporary and meta files."""
     return [target.with_name(target.name + suffix) for suffix in _SUFFIXES]
 
 

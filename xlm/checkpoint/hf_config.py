@@ -91,7 +91,7 @@ def read_config(directory: Path, *, causal: bool | None = None) -> tuple[XLMConf
 
 
 def listing(directory: Path) -> str:
-    """Return the first names in a directory, for a message."""
+    """Return the names of the first few files in a directory, for a message."""
     return ", ".join(sorted(entry.name for entry in directory.iterdir())[:12]) or "nothing in it"
 
 

@@ -1,8 +1,9 @@
 """Read and write the weights of the ``transformers`` layout: safetensors or pickled, in one file or in shards.
 
-A safetensors file is 8 bytes length of the header (little endian), the header (JSON: names to dtype, shape and byte
-range, padded with spaces to a multiple of 8), then the tensors' bytes without gaps. The library's own writer first
-copies every tensor to memory; the one below passes mapped tensors through a small buffer.
+A safetensors file begins with the length of its header (8 bytes, little-endian). Then come the header (JSON that maps
+names to dtype, shape and byte range, padded with spaces to a multiple of 8) and the tensors' bytes, without gaps. The
+writer of the safetensors library first copies every tensor to memory. The one below passes mapped tensors through a
+small buffer.
 Source: the format description of the safetensors project.
 """
 

@@ -265,7 +265,8 @@ def _csv_records(lines: Iterator[bytes]) -> Iterator[list[str] | str]:
     Args:
         lines: From ``_table_lines``. A line that was too long is yielded as a problem.
     """
-    # The default limit of the csv module, 128 KiB, is too small for real texts. It holds for the whole process.
+    # The default limit of the csv module, 128 KiB, is too small for real texts. The new limit applies to the whole
+    # process.
     csv.field_size_limit(max(csv.field_size_limit(), _LONGEST_ROW))
     source = _RecordLines(lines)
     reader = csv.reader(source, strict=True)

@@ -133,7 +133,7 @@ class Run:
                         remedy="see Ray's logs (/tmp/ray/session_latest/logs); if the workers ran out of memory, use "
                         "fewer workers or a smaller --windows-per-file",
                     )
-                # A damaged file is read again, and may end elsewhere this time.
+                # A damaged file is read again, and may be readable up to a different place this time.
                 again = {file for file, _ in pending}
                 self._records = {
                     key: record

@@ -66,7 +66,7 @@ class WindowOutput:
     Attributes:
         data: Lines, UTF-8.
         problems: Number of rows without a result.
-        reasons: Reasons of problems, unless the lines state them.
+        reasons: Reasons for the problems, unless the lines state them.
         counts: Number of tokens, or of continuations by what ended them.
     """
 

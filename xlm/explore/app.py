@@ -119,7 +119,7 @@ def make_app(
         _ClientLeftError: _on_client_left,
         Exception: _on_bug,
     }
-    # The guard is outermost. As middleware of Starlette it would miss the response to a bug.
+    # The guard wraps the whole application. As Starlette middleware, it would miss the response to a bug.
     return Guard(Starlette(routes=routes, exception_handlers=handlers), names=names, any_address=any_address)
 
 

@@ -113,7 +113,7 @@ class Worker:
 
     @contextmanager
     def admitted(self) -> Iterator[None]:
-        """Admit one request for the duration of a block, in the thread of the event loop only.
+        """Admit one request for the duration of a block. Call this in the thread of the event loop only.
 
         Raises:
             BusyError: Too many requests are admitted already.
@@ -177,7 +177,7 @@ def make_server(app: ASGIApp, worker: Worker) -> uvicorn.Server:
 
 
 class _Connection(H11Protocol):
-    """Connection that closes if no request arrives in time, because their number is limited."""
+    """Connection that closes if no request arrives in time, because the number of connections is limited."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in its base class
         super().connection_made(transport)

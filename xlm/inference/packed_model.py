@@ -208,7 +208,7 @@ class _PackedHead(LinearHead):
 
     @staticmethod
     def _next(pieces: Iterator[tuple[int, Tensor]]) -> tuple[int, Tensor] | None:
-        with _in_float32():  # ends before the yield, which would run the caller's code in this mode
+        with _in_float32():  # the mode ends before a piece is yielded to the caller
             return next(pieces, None)
 
 

@@ -91,7 +91,7 @@ class AddedTokens:
         position = 0
         for part, is_token in self.split(source.text):
             spans = []
-            for character in part:  # the parts are pieces of the text, in order; only some spaces are missing
+            for character in part:  # the parts hold the characters of the text in order, without some spaces
                 position = source.text.index(character, position) + 1
                 spans.append(source.spans[position - 1])
             result.append((AlignedText(part, spans), is_token))

@@ -133,7 +133,7 @@ class XLMForHarness(LM):  # type: ignore[misc]
             length = _count(max_gen_toks=arguments.get("max_gen_toks") or self._max_gen_toks)
             positions = self.model.config.max_position_embeddings
             tokens = self.tokenizer.encode(context, lang=self.lang, add_special_tokens=False)
-            room = max(positions - length, positions // 2)  # the last new token needs no position, unlike </s>
+            room = max(positions - length, positions // 2)  # </s> needs a position, the last new token does not
             prompt = [self.model.config.eos_token_id, *tokens[max(0, len(tokens) - room) :]]
             (continuation,) = self.model.continuations(
                 torch.tensor([prompt], device=self.model.device),

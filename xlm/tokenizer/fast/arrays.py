@@ -101,7 +101,7 @@ class RaggedArray:
         """
         values = (self.values if objects is None else objects[self.values]).tolist()
         ends = np.cumsum(self.lengths).tolist()
-        # Lists of numbers or strs form no cycles, but creating so many of them makes the collector scan all objects.
+        # Lists of numbers or strs form no cycles, but creating so many lists makes the collector scan all objects.
         collects = gc.isenabled()
         if collects:  # if the collector is off, another thread may be here, and will turn it on again
             gc.disable()
