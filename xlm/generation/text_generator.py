@@ -109,7 +109,7 @@ class TextGenerator:
         config = self._model.config
         if not config.has_language_embeddings:
             return None
-        # The model's file may name no languages; then those of the tokenizer's file count.
+        # If the model's file does not name its languages, use the names in the tokenizer's file.
         return config.language_id(lang if config.lang2id else (self._tokenizer.lang2id or {}).get(lang, lang))
 
     def prompt(self, line: int, text: str, *, where: str) -> Prompt:

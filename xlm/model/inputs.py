@@ -67,7 +67,8 @@ def prepare_inputs(
         _check_range("input_ids", input_ids, limit=config.vocab_size, what="words")
     valid_BT, right_padded = _valid_positions(config, input_ids, lengths, attention_mask, check_values=check_values)
     if cache is not None:
-        right_padded = right_padded or not check_values  # assumed without the check, since a cache requires it
+        # Without the check of values, assume that padding is on the right, as a cache requires.
+        right_padded = right_padded or not check_values
         _check_cache(config, cache, input_ids, right_padded=right_padded, check_values=check_values)
     if position_ids is not None:
         check_shape("position_ids", position_ids, (B, T))

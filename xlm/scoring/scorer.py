@@ -316,7 +316,7 @@ def _language_id(model: XLMWithLMHeadModel, tokenizer: XLMTokenizer, lang: str) 
         return config.language_id(lang)
     if not config.has_language_embeddings:
         return None
-    # The model's file names no languages, but the tokenizer's file may.
+    # The model's file does not name its languages, so use the names in the tokenizer's file, if it has any.
     return config.language_id((tokenizer.lang2id or {}).get(lang, lang))
 
 

@@ -122,7 +122,7 @@ def beam_search(state: DecoderState, prompts: Prompts, options: DecodingOptions)
         active = [group for _, group in remaining]
         if regrouped or rows != list(range(len(rows))):
             rows_R = torch.tensor(rows, device=device)
-            # The beams of a prompt share its tokens, so these need no copy.
+            # All beams of a prompt begin with its tokens, so the cache of these tokens need not be copied.
             state.reorder(rows_R, shared=0 if regrouped else min(prompts.lengths[group.prompt] for group in active))
             processors.reorder(rows_R)
         tokens_B = torch.tensor([beam.token for group in active for beam in group.running], device=device)

@@ -86,7 +86,8 @@ class FastBPE:
                 start -= len(pieces.pop())
                 window = self._merge_part(word, start, end)
                 if kept - len(pieces) > _OVERLAP:
-                    return self._bpe.merge(characters_of(word))  # the whole word at once, at any cost in memory
+                    # Merge the whole word at once, even if that takes much memory.
+                    return self._bpe.merge(characters_of(word))
             if is_last:
                 return pieces + window
             done = window[:-_OVERLAP]
