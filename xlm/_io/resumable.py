@@ -72,7 +72,8 @@ class ResumableFile:
 
     def _open(self, *, resume: bool) -> None:
         is_new = not self._part.exists()
-        # Without a buffer: close() would try to write buffered data again after a failed write, and fail again.
+        # Open without a buffer: after a failed write, close() would try to write the buffered data again, and fail
+        # again.
         self._file = self._part.open("a+b", buffering=0)
         self._lock(self._file)
         try:

@@ -207,7 +207,7 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], *, dtype: torch
         OSError: The file cannot be written.
     """
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    # Wider types first: this aligns every tensor to its item size, which readers that map the file need.
+    # Write wider types first. This aligns every tensor to its item size, as readers that map the file require.
     order = sorted(tensors, key=lambda name: (-(dtype or tensors[name].dtype).itemsize, name))
     end = 0
     for name in order:

@@ -106,7 +106,7 @@ def _check_representable(checkpoint: Checkpoint, words: Sequence[str], counts: S
 
 
 def _is_falling(counts: Sequence[int]) -> bool:
-    # The original's dictionary checks the order without the special words and the last word.
+    # The original's dictionary checks the order of all words except the special words and the last word.
     return all(a >= b for a, b in itertools.pairwise(counts[len(SPECIAL_TOKENS) : -1]))
 
 

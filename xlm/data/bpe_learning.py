@@ -281,7 +281,7 @@ def count_pieces(words: Mapping[str, int], merges: Iterable[tuple[str, str]]) ->
     omitted = [piece for piece in counts if not is_writable(piece)]
     for piece in omitted:
         del counts[piece]
-    # The file spells pieces with @@, and so decides their order.
+    # Sort pieces by their spelling in the file, which marks them with @@.
     spellings = Vocabulary(tokens=(*SPECIAL_TOKENS, *counts)).words()[len(SPECIAL_TOKENS) :]
     rows = sorted(zip(spellings, counts.items(), strict=True), key=lambda row: (-row[1][1], row[0].encode()))
     vocabulary = Vocabulary(

@@ -75,7 +75,7 @@ def file_system(name: str) -> tuple[Any, str]:
             "fsspec, which could open this address, is not installed", where=name, remedy="pip install fsspec"
         ) from error
     try:
-        # Without caches: other processes write there at the same time.
+        # Turn caches off, because other processes write to the same place at the same time.
         system, path = fsspec.core.url_to_fs(name, use_listings_cache=False, skip_instance_cache=True)
     except (ImportError, ValueError, OSError) as error:
         raise InputError(

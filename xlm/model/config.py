@@ -199,7 +199,8 @@ def check_config(config: object, *, where: str) -> None:
         )
 
 
-# Far above any model, and low enough that the sizes of tensors do not overflow, whatever a file contains.
+# These limits are far above any model, and low enough that the sizes of tensors never overflow, whatever a file
+# contains.
 _LARGEST = 2**31 - 1
 
 

@@ -77,7 +77,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 scores_VC = scores_VC.to(high)
                 if not small:
                     scores_VC -= scores_VC.amax(0)
-                # Not log_softmax: its float32 sum over a large vocabulary is inexact (xlm.model.head.target_logprobs).
+                # Do not use log_softmax: its float32 sum over a large vocabulary is inexact (see
+                # xlm.model.head.target_logprobs).
                 total -= scores_VC.gather(0, targets_1C).sum()
                 sums_1C = scores_VC.exp_().sum(0, keepdim=True)
                 total += sums_1C.log().sum()

@@ -1,4 +1,4 @@
-"""Sentences to their scores: ``Scorer``, and the results that it returns."""
+"""``Scorer``, which scores sentences, and the results that it returns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows of a corpus to rows of a table of scores: TSV, JSON lines or Parquet."""
+"""Turn rows of a corpus into rows of a table of scores: TSV, JSON lines or Parquet."""
 
 from __future__ import annotations
 

@@ -30,7 +30,8 @@ _MAX_PATTERNS = 1 << 13
 _MAX_LENGTH = 48  # the longest unit, in characters, that is divided by its pattern
 _NOT_IN_PATTERNS = ("DOT", "MULTI", "\u00a0")  # the rules' marker of dots, and a no-break space
 _FULL_STOP = re.compile("[.。．…]")  # a full stop, or a character that the rules turn into one
-# In a pattern, all letters but s look the same. An English rule looks for an s, so s stays.
+# In a pattern, q stands for any lower-case letter but s, which an English rule looks for. Q stands for any capital
+# letter, and 1 for any digit.
 _LETTERS = str.maketrans(
     {letter: "q" for letter in string.ascii_lowercase if letter != "s"}
     | dict.fromkeys(string.ascii_uppercase, "Q")

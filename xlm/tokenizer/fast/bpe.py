@@ -52,9 +52,9 @@ class FastBPE:
         return pieces
 
     def _merge_short(self, word: str) -> list[str]:
-        # With learnt merges, the pairs that a merge makes possible rank below it, so the leftmost of the best pairs is
-        # always the next to merge. This takes quadratic time, but for real words only a fraction of the time that a
-        # heap takes.
+        # With learnt merges, a pair that a merge makes possible ranks below that merge, so the leftmost of the best
+        # pairs is always the next to merge. This takes quadratic time, but for real words only a fraction of the time
+        # that a heap takes.
         pieces = [*word[:-1], word[-1] + END_OF_WORD]
         rank_of, none = self._bpe.ranks.get, len(self._bpe.ranks)
         ranks = [rank_of(pair, none) for pair in zip(pieces, pieces[1:])]  # noqa: B905, RUF007 (the fastest way)
@@ -72,8 +72,9 @@ class FastBPE:
         return pieces
 
     def _merge_windows(self, word: str) -> list[str]:
-        # With learnt merges, the pieces of a word are right if every two neighbours are the right pieces of their own
-        # characters. So windows can be merged one by one if that holds where they meet, which keeps memory small.
+        # With learnt merges, the pieces of a word are right if any two neighbours are the pieces that their characters
+        # alone would give. So a word can be merged window by window, with little memory, if that holds where windows
+        # meet.
         pieces: list[str] = []
         interned: dict[str, str] = {}  # use one str for all occurrences of a piece
         start = 0
