@@ -79,7 +79,7 @@ class StorageClaim:
 
 @dataclass(frozen=True, slots=True)
 class TensorClaim:
-    """Empty tensor, and the view of a storage that it claims to be; offset and strides count values, not bytes."""
+    """Empty tensor, and the view of a storage that the pickle claims for it. Offset and strides count values."""
 
     tensor: Tensor
     storage: StorageClaim

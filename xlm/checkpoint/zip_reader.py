@@ -1,7 +1,7 @@
 """Read the zip files that ``torch.save`` writes: uncompressed entries that do not overlap.
 
-If the directory, local headers or names of a zip file contradict each other, programs read different contents from it.
-Such a file is refused.
+If the directory, local headers or names of a zip file contradict each other, different programs read different contents
+from it. Such a file is refused.
 
 Source: the ZIP format specification (APPNOTE), sections 4.3 and 4.5.3.
 """

@@ -70,7 +70,7 @@ class CacheBudget:
         self._caches.append(cache)
 
     def has_room(self, more: int) -> bool:
-        """Return whether this many further results fit."""
+        """Return whether this many more results fit into the budget."""
         return sum(map(len, self._caches)) + more <= MAX_CACHED
 
     def clear(self) -> None:

@@ -93,7 +93,7 @@ class Moses:
         return words
 
     def is_abbreviation(self, word: str) -> bool:
-        """Return whether a word keeps its full stop, always or before a number."""
+        """Return whether a word is an abbreviation, which keeps its full stop either always or before a number."""
         return word in self._prefixes.always or word in self._prefixes.before_numbers
 
     def full_stop_stays(self, prefix: str, following: str) -> bool:
