@@ -242,7 +242,7 @@ class Snapshot:
         url = hf_hub_url(self.name, name, revision=self.commit)
         headers = build_hf_headers(token=self.token, library_name="xlm", library_version=__version__)
         metadata = get_hf_file_metadata(url, token=self.token, timeout=constants.HF_HUB_ETAG_TIMEOUT, headers=headers)
-        # Neither value becomes part of a path, but a server that sends a path here is hostile.
+        # Neither header becomes part of a path, but a server that sends a path in one is hostile.
         if metadata.commit_hash != self.commit or not _TAG.fullmatch(metadata.etag or ""):
             raise ValueError(f"the headers of {name} name commit {metadata.commit_hash!r} and tag {metadata.etag!r}")
         if metadata.xet_file_data is not None and is_xet_available():

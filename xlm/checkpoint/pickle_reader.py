@@ -317,7 +317,7 @@ class _Reader:
         parts = key if type(key) is tuple else (key,)
         plain = (str, int, float, bool, type(None))
         if len(parts) > _LONGEST_KEY or any(type(part) not in plain for part in parts):
-            raise ValueError(f"a dictionary key of type {type(key).__name__}")
+            raise ValueError(f"a dictionary key of type {type(key).__name__} that is not plain data")
         if self.other_keys > _MOST_OTHER_KEYS:
             raise ValueError(f"more than {_MOST_OTHER_KEYS:,} keys other than text or consecutive integers")
 
