@@ -1,0 +1,17 @@
+"""The old place of ``SentenceScore`` and ``WordScore``, which ``xlm.scoring.scorer`` holds now; kept for one release."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+from xlm.scoring import scorer
+
+_MOVED = ("SentenceScore", "WordScore")
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MOVED:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warnings.warn(f"{__name__}.{name} is now xlm.scoring.scorer.{name}", DeprecationWarning, stacklevel=2)
+    return getattr(scorer, name)
