@@ -1,4 +1,4 @@
-"""The old place of ``SentenceScore`` and ``WordScore``, which ``xlm.scoring.scorer`` holds now; kept for one release."""
+"""Old place of ``SentenceScore`` and ``WordScore``, which are now in ``xlm.scoring.scorer``; kept for one release."""
 
 from __future__ import annotations
 
