@@ -104,10 +104,16 @@ def test_pairs_that_share_a_bucket_are_spread_by_another_hash(monkeypatch: pytes
         buckets = ((np.uint64(left << 32) | rights) * np.uint64(known)) >> np.uint64(64 - 12)
         pairs += [(left, int(right)) for right in rights[buckets == 7][left % 5 : left % 5 + 1]]
     numbers = itertools.chain([known], map(random.Random(0).getrandbits, itertools.repeat(64)))
-    drawn: list[int] = []
-    monkeypatch.setattr("secrets.randbits", lambda bits: drawn.append(bits) or next(numbers))
+    drawn = 0
+
+    def draw(bits: int) -> int:
+        nonlocal drawn
+        drawn += 1
+        return next(numbers)
+
+    monkeypatch.setattr("secrets.randbits", draw)
     lefts_P, rights_P = (np.array(column, np.int64) for column in zip(*pairs, strict=True))
     ranks = batch_words_module._PairRanks(lefts_P, rights_P)
-    assert len(drawn) > batch_words_module._MAX_ROUNDS, "the first hash does not suffice"
+    assert drawn > batch_words_module._MAX_ROUNDS, "the first hash does not suffice"
     assert (ranks.ranks(lefts_P, rights_P) == np.arange(len(pairs))).all()
     assert (ranks.ranks(lefts_P + 1, rights_P + 70_000) == batch_words_module._NO_RANK).all()
