@@ -6,7 +6,6 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from types import MappingProxyType
 from typing import Any, NoReturn
 
@@ -163,9 +162,12 @@ class XLMConfig:
 
     def __reduce__(self) -> tuple[Any, ...]:
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return partial(
-            type(self), **{**values, "lang2id": dict(self.lang2id)}
-        ), ()  # MappingProxyType cannot be pickled
+        # A MappingProxyType cannot be pickled.
+        return _from_fields, ({**values, "lang2id": dict(self.lang2id)},)
+
+
+def _from_fields(values: dict[str, Any]) -> XLMConfig:
+    return XLMConfig(**values)
 
 
 class FrozenConfigError(ConfigError, dataclasses.FrozenInstanceError):

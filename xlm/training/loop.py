@@ -74,10 +74,10 @@ class Progress:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Progress:
         """Return the progress saved in a checkpoint."""
-        losses = values["losses"]
-        if isinstance(losses, list):  # saved by an earlier release, which had only one objective
-            losses = {"clm": losses}
-        return cls(**{**values, "losses": losses})
+        if isinstance(values["losses"], list):  # an earlier release, which had one objective and one metric
+            best_metric = "" if values["best"] is None else "mean"
+            values = {**values, "losses": {"clm": values["losses"]}, "best_metric": best_metric}
+        return cls(**values)
 
 
 def train(

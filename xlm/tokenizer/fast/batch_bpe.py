@@ -8,8 +8,9 @@ W words, L positions (the first character of a word is at position 0), S symbols
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from itertools import chain, count
+from itertools import chain
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -30,9 +31,8 @@ _LENGTHS = (3, 5, 7, 9, 12, 16, 24, MAX_WORD_LENGTH)  # words of similar length 
 _MAX_COLUMNS = 1 << 14  # maximum number of words that are merged together, so that the arrays stay small
 _FEW = 256  # up to this many words, splitting them one at a time is faster
 _MAX_WORDS = 1 << 16  # maximum number of words that are split at once, so that the arrays stay small
-_MASK = (1 << 64) - 1  # the largest unsigned number of 64 bits
-_MIX = 0x9E3779B97F4A7C15  # an odd multiplier that mixes bits: 2 ** 64 divided by the golden ratio
-_NO_PAIR = np.uint64(_MASK)  # marks a free entry of the hash table
+_MAX_ROUNDS = 256  # of the search for multipliers, after which it starts again; published merges take about 30
+_NO_PAIR = np.uint64((1 << 64) - 1)  # marks a free entry of the hash table
 _GONE = -1  # marks a position without a symbol: merged into the one before it, or past the end of the word
 
 
@@ -155,18 +155,25 @@ class _PairRanks:
     """
 
     def __init__(self, lefts_P: Array, rights_P: Array) -> None:
-        bits = (4 * len(lefts_P)).bit_length()
+        pairs_P = _pairs(lefts_P, rights_P)
+        while not self._fill(pairs_P):
+            pass  # a bucket had too many pairs; another first hash spreads them
+
+    def _fill(self, pairs_P: Array) -> bool:
+        """Fill the table, and return whether every bucket has a multiplier."""
+        bits = (4 * len(pairs_P)).bit_length()
         self._to_bucket, self._to_entry = np.uint64(64 - max(bits - 2, 1)), np.uint64(64 - bits)
+        # Random, since with known numbers a file could contain merges that all share a bucket.
+        self._mix = np.uint64(secrets.randbits(64) | 1)
         self._multipliers = np.zeros(1 << max(bits - 2, 1), np.uint64)
         self._pairs = np.full(1 << bits, _NO_PAIR, np.uint64)
         self._ranks = np.full(1 << bits, _NO_RANK, np.int32)
-        pairs_P = _pairs(lefts_P, rights_P)
         ranks_P = np.arange(len(pairs_P), dtype=np.int32)
-        for multiplier in count(_MIX, 2):
+        for _ in range(_MAX_ROUNDS):
             if not len(pairs_P):
-                return
+                return True
             buckets_P = self._buckets(pairs_P)
-            self._multipliers[buckets_P] = multiplier * _MIX & _MASK
+            self._multipliers[buckets_P] = secrets.randbits(64) | 1
             entries_P = self._entries(pairs_P)
             is_taken_P = (self._pairs[entries_P] != _NO_PAIR) | (np.bincount(entries_P)[entries_P] > 1)
             is_bad_bucket = np.zeros(len(self._multipliers), bool)
@@ -175,9 +182,10 @@ class _PairRanks:
             self._pairs[entries_P[~is_bad_P]] = pairs_P[~is_bad_P]
             self._ranks[entries_P[~is_bad_P]] = ranks_P[~is_bad_P]
             pairs_P, ranks_P = pairs_P[is_bad_P], ranks_P[is_bad_P]
+        return False
 
     def _buckets(self, pairs_P: Array) -> Array:
-        buckets_P: Array = (pairs_P * np.uint64(_MIX)) >> self._to_bucket
+        buckets_P: Array = (pairs_P * self._mix) >> self._to_bucket
         return buckets_P.view(np.int64)
 
     def _entries(self, pairs_P: Array) -> Array:
