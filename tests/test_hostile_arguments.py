@@ -21,6 +21,7 @@ import pytest
 import torch
 
 import xlm
+import xlm.scoring.signature
 from tests.conftest import REPOSITORY
 from tests.demo_files import write_demo_files
 from tests.waiting import at_most

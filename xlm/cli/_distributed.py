@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from xlm.cli._options import Decorator, option, section
 from xlm.cli._output import show_signature
 from xlm.errors import InputError
 
@@ -20,80 +21,67 @@ if TYPE_CHECKING:
 
 _SHOWN_REASONS = 5
 
-_ENGINE = click.option(
+_ENGINE = option(
     "--engine",
+    "What does the work: this process, or a Ray cluster (pip install 'xlm[ray]'); with ray, inputs may also be "
+    "directories, patterns such as 'texts/*.gz', and addresses such as s3://bucket/texts",
     type=click.Choice(["local", "ray"]),
     default="local",
-    show_default=True,
     is_eager=True,  # it decides which inputs are allowed
-    help="What does the work: this process, or a Ray cluster (pip install 'xlm[ray]'). With ray, inputs may also be "
-    "directories, patterns such as 'texts/*.gz', and addresses such as s3://bucket/texts.",
 )
 _RAY_OPTIONS = {
-    "output_dir": click.option(
+    "output_dir": option(
         "--output-dir",
+        "Directory or address for the results: files part-0000000-0000000 and so on, which in the order of their names "
+        "are the output of --engine local, except that each TSV file has the header; _SUCCESS is written last",
         metavar="DIR",
-        help="Directory or address for the results: files part-0000000-0000000 and so on. In the order of their names "
-        "they are the output of --engine local, except that each TSV file has the header. _SUCCESS is written last.",
     ),
-    "address": click.option(
+    "address": option(
         "--address",
+        "The cluster: HOST:PORT of its head node, or auto on a machine of the cluster; not ray://",
         metavar="ADDR",
-        help="The cluster: HOST:PORT of its head node, or auto on a machine of the cluster; not ray://.  [default: "
-        "RAY_ADDRESS; if it is not set, a cluster of this machine for this run]",
+        show_default="RAY_ADDRESS; if it is not set, a cluster of this machine for this run",
     ),
-    "connect_timeout": click.option(
-        "--connect-timeout",
-        type=click.FloatRange(0),
-        metavar="S",
-        help="Seconds to wait for the cluster.  [default: 30]",
+    "connect_timeout": option(
+        "--connect-timeout", "Seconds to wait for the cluster", type=click.FloatRange(0), show_default="30"
     ),
-    "concurrency": click.option(
-        "--concurrency",
-        type=click.IntRange(1),
-        metavar="N",
-        help="Number of workers.  [default: as many as there is room for]",
+    "concurrency": option(
+        "--concurrency", "Number of workers", type=click.IntRange(1), show_default="as many as there is room for"
     ),
-    "gpus_per_worker": click.option(
+    "gpus_per_worker": option(
         "--gpus-per-worker",
+        "GPUs of each worker, such as 1 or 0.5",
         type=click.FloatRange(0),
-        metavar="G",
-        help="GPUs of each worker, such as 1 or 0.5.  [default: 0, which computes on CPUs]",
+        show_default="0, which computes on CPUs",
     ),
-    "threads_per_worker": click.option(
+    "threads_per_worker": option(
         "--threads-per-worker",
+        "Threads of each worker, and CPUs that it occupies; the digits are those of --engine local with "
+        "OMP_NUM_THREADS=N",
         type=click.IntRange(1),
-        metavar="N",
-        help="Threads of each worker, and CPUs that it occupies. The digits are those of --engine local with "
-        "OMP_NUM_THREADS=N.  [default: 1]",
+        show_default="1",
     ),
-    "windows_per_file": click.option(
+    "windows_per_file": option(
         "--windows-per-file",
+        "Size of each file of results, in multiples of the rows that are computed together: --read-ahead, "
+        "--batch-size, or 4,096 to tokenize",
         type=click.IntRange(1),
-        metavar="N",
-        help="Size of each file of results, in multiples of the rows that are computed together: --read-ahead, "
-        "--batch-size, or 4,096 to tokenize.  [default: by the size of the input, up to 65,536 rows]",
+        show_default="by the size of the input, up to 65,536 rows",
     ),
 }
 RAY_OPTIONS = tuple(_RAY_OPTIONS)
 """Parameters of every command that require ``--engine ray``."""
 
 resuming = (
-    click.option("--resume", is_flag=True, help="Resume the run of --output-dir if it was cut off."),
-    click.option("--progress/--no-progress", default=None, help="Show Ray's progress.  [default: on a terminal]"),
+    option("--resume", "Resume the interrupted run of --output-dir", is_flag=True),
+    option("--progress/--no-progress", "Show Ray's progress", default=None, show_default="on a terminal"),
 )
 """``--resume`` and ``--progress``, for commands that have them only with ``--engine ray``."""
 
 
-def engines(*further: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def engines(*further: Callable[[str], Decorator]) -> Decorator:
     """Return a decorator that adds ``--engine``, the options of ``--engine ray`` and some of one command."""
-
-    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
-        for option in reversed((_ENGINE, *_RAY_OPTIONS.values(), *further)):
-            command = option(command)
-        return command
-
-    return decorate
+    return section("Ray", _ENGINE, *_RAY_OPTIONS.values(), *further)
 
 
 def uses_ray(*, only_ray: Iterable[str] = (), only_local: Iterable[str] = ()) -> bool:

@@ -82,9 +82,7 @@ class _Option(click.Option):
 
 
 def _section(parameter: click.Parameter) -> str:
-    if isinstance(parameter, _Option):
-        return parameter.section
-    return "Other" if "--help" in parameter.opts else "Ray"
+    return parameter.section if isinstance(parameter, _Option) else "Other"
 
 
 def argument(name: str, *, help: str, **attributes: Any) -> Decorator:

@@ -106,7 +106,7 @@ def prepare_prompts(
     counts = (T,) * B if inputs.valid is None else tuple(inputs.valid.sum(1).tolist())
     if inputs.valid is not None:
         inputs = _without_common_padding(inputs, counts)
-    # The last new token is not fed to the model, so it needs no position.
+    # The last new token is never fed to the model, so it needs no position.
     room = (config.max_position_embeddings - count + 1 for count in counts)
     wanted = Limit(options.max_new_tokens, "max_new_tokens")
     return Prompts(

@@ -51,7 +51,14 @@ class Continuation:
 
 
 def stop_reason(token: int, produced: int, limit: Limit, options: DecodingOptions) -> Stop | None:
-    """Return why a row ends with a token, its ``produced``-th; ``None`` when it does not end."""
+    """Return why a row ends after a token, or ``None`` if it continues.
+
+    Args:
+        token: Id of the new token.
+        produced: Number of new tokens in the row, this one included.
+        limit: Limit of the row.
+        options: Checked options.
+    """
     if token in options.eos_ids:
         return "eos"
     return limit.stop if produced >= limit.tokens else None

@@ -186,7 +186,7 @@ class CausalState:
         if self._source is not None and shared == 0:
             self._source.select_target_rows(rows_R.tolist())
         if self._cache.keys is not captured_keys:
-            self._captured = None  # the graph uses the memory of the old keys
+            self._captured = None  # the captured graph uses the memory of the old keys
 
 
 def grouped_by_length(lengths: list[int]) -> list[list[int]]:
