@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from xlm.cli._distributed import engines, inputs, run_on_ray, uses_ray, worker_model
-from xlm.cli._inputs import open_corpus
+from xlm.cli._inputs import open_corpus, refuse_inputs
 from xlm.cli._options import (
     OUTPUT_PATH,
     Command,
@@ -131,7 +131,9 @@ def command(model: str, files: tuple[Any, ...], by: str, table_format: str | Non
     if output is None and (options["resume"] or table_format == "parquet"):
         raise click.UsageError("--resume and --format parquet require --output")
     if output is not None:
-        _refuse_inputs(output, files)
+        from xlm._io.resumable import real_target, written_beside
+
+        refuse_inputs(output, files, option="--output", written=written_beside(real_target(output)))
     corpus = open_corpus(files or (Path("-"),), format=options["input_format"], column=options["column"])
     writer = TableWriter(format=table_format) if output is None else None
     table_format = writer.format if writer else table_format or "tsv"
@@ -177,15 +179,6 @@ def _table(by: str, form: str, *, files: bool, options: dict[str, Any]) -> Score
     return ScoreTable(
         unit=by, format=form, files=files, bits=options["bits"], ranks=options["ranks"], entropies=options["entropies"]
     )
-
-
-def _refuse_inputs(output: Path, files: tuple[Path, ...]) -> None:
-    from xlm._io.resumable import real_target, written_beside
-
-    targets = [path for path in written_beside(real_target(output)) if path.exists()]
-    for file in files:
-        if file.exists() and any(file.samefile(path) for path in targets):
-            raise click.UsageError(f"--output {output} would overwrite an input: {file}")
 
 
 class _Run:

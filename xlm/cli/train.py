@@ -66,6 +66,8 @@ def report(run: Path, output: Path | None) -> None:
     from xlm.training.log import draw_report
 
     path = output or run / "report.png"
+    if path.suffix.lower() != ".png":
+        raise click.UsageError(f"--output {path}: the name must end in .png")
     summary = draw_report(run, path)
     numbers = f"{summary['updates']:,} updates, loss {summary['loss']:.4f}, {summary['skipped']} steps skipped"
     click.echo(printable(f"{path}: {numbers}"))
