@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from xlm.cli._inputs import damaged_inputs
 from xlm.cli._output import show_signature
 from xlm.errors import InputError
 
@@ -26,61 +27,62 @@ _ENGINE = click.option(
     default="local",
     show_default=True,
     is_eager=True,  # it decides which inputs are allowed
-    help="What does the work: this process, or a Ray cluster (pip install 'xlm[ray]'). With ray, inputs may also be "
-    "directories, patterns such as 'texts/*.gz', and addresses such as s3://bucket/texts.",
+    help="Where to run: in this process, or on a Ray cluster (pip install 'xlm[ray]'); with ray, inputs may also be "
+    "directories, patterns such as 'texts/*.gz', and addresses such as s3://bucket/texts",
 )
 _RAY_OPTIONS = {
     "output_dir": click.option(
         "--output-dir",
         metavar="DIR",
-        help="Directory or address for the results: files part-0000000-0000000 and so on. In the order of their names "
-        "they are the output of --engine local, except that each TSV file has the header. _SUCCESS is written last.",
+        help="Directory or address for the results, in files part-0000000-0000000 and so on; joined in the order of "
+        "their names, they equal the output of --engine local, except that each TSV file has a header; the file "
+        "_SUCCESS is written last",
     ),
     "address": click.option(
         "--address",
         metavar="ADDR",
-        help="The cluster: HOST:PORT of its head node, or auto on a machine of the cluster; not ray://.  [default: "
-        "RAY_ADDRESS; if it is not set, a cluster of this machine for this run]",
+        help="Address of the cluster: HOST:PORT of its head node, or auto on a machine of the cluster; not ray://  "
+        "[default: RAY_ADDRESS or, if it is not set, a new cluster on this machine]",
     ),
     "connect_timeout": click.option(
         "--connect-timeout",
         type=click.FloatRange(0),
         metavar="S",
-        help="Seconds to wait for the cluster.  [default: 30]",
+        help="Seconds to wait for the cluster  [default: 30]",
     ),
     "concurrency": click.option(
         "--concurrency",
         type=click.IntRange(1),
         metavar="N",
-        help="Number of workers.  [default: as many as there is room for]",
+        help="Number of workers  [default: as many as fit]",
     ),
     "gpus_per_worker": click.option(
         "--gpus-per-worker",
         type=click.FloatRange(0),
         metavar="G",
-        help="GPUs of each worker, such as 1 or 0.5.  [default: 0, which computes on CPUs]",
+        help="GPUs of each worker, such as 1 or 0.5  [default: 0, to compute on CPUs]",
     ),
     "threads_per_worker": click.option(
         "--threads-per-worker",
         type=click.IntRange(1),
         metavar="N",
-        help="Threads of each worker, and CPUs that it occupies. The digits are those of --engine local with "
-        "OMP_NUM_THREADS=N.  [default: 1]",
+        help="Threads of each worker, and CPUs that it occupies; the results equal those of --engine local with "
+        "OMP_NUM_THREADS=N  [default: 1]",
     ),
     "windows_per_file": click.option(
         "--windows-per-file",
         type=click.IntRange(1),
         metavar="N",
-        help="Size of each file of results, in multiples of the rows that are computed together: --read-ahead, "
-        "--batch-size, or 4,096 to tokenize.  [default: by the size of the input, up to 65,536 rows]",
+        help="Size of each file of results, in multiples of the rows that are computed together (--read-ahead, "
+        "--batch-size, or 4,096 for xlm tokenize)  [default: by the size of the input, up to 65,536 rows]",
     ),
 }
 RAY_OPTIONS = tuple(_RAY_OPTIONS)
 """Parameters of every command that require ``--engine ray``."""
 
 resuming = (
-    click.option("--resume", is_flag=True, help="Resume the run of --output-dir if it was cut off."),
-    click.option("--progress/--no-progress", default=None, help="Show Ray's progress.  [default: on a terminal]"),
+    click.option("--resume", is_flag=True, help="Continue the interrupted run of this --output-dir"),
+    click.option("--progress/--no-progress", default=None, help="Show the progress of Ray  [default: on a terminal]"),
 )
 """``--resume`` and ``--progress``, for commands that have them only with ``--engine ray``."""
 
@@ -115,9 +117,9 @@ def uses_ray(*, only_ray: Iterable[str] = (), only_local: Iterable[str] = ()) ->
         if parameter.name == name and context.get_parameter_source(name) == ParameterSource.COMMANDLINE
     ]
     if unsuitable:
-        raise click.UsageError(f"{', '.join(unsuitable)}: not with --engine {'ray' if ray else 'local'}")
+        raise click.UsageError(f"{', '.join(unsuitable)}: only with --engine {'local' if ray else 'ray'}")
     if ray and context.params["output_dir"] is None:
-        raise click.UsageError("--engine ray writes to a directory: --output-dir DIR")
+        raise click.UsageError("--engine ray requires --output-dir DIR")
     if ray:
         try:
             _cluster(context.params)
@@ -254,7 +256,7 @@ def run_on_ray(
             click.echo(f"  {reason}", err=True)
     damaged = [files[record.file].name for record in records if record.damaged]
     if damaged:
-        raise click.ClickException(f"read only in part, the rest being damaged: {', '.join(damaged)}")
+        raise click.ClickException(damaged_inputs(damaged))
     return counts
 
 

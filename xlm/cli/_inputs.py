@@ -87,6 +87,11 @@ def refuse_inputs(output: Path, inputs: Iterable[Path], *, option: str, written:
             raise click.UsageError(f"{option} {output} would overwrite an input: {file}")
 
 
+def damaged_inputs(names: Iterable[str]) -> str:
+    """Return the message about files of which only a part could be read."""
+    return f"damaged input, of which only the readable part was processed: {', '.join(names)}"
+
+
 def split_language(text: str) -> tuple[str, Path]:
     """Return language and file of ``LANG=FILE``.
 

@@ -9,7 +9,17 @@ from pathlib import Path
 import click
 
 from xlm.cli._inputs import open_corpus, refuse_inputs, split_language
-from xlm.cli._options import FILE_HELP, OUTPUT_PATH, Command, argument, input_options, option, section, workers_option
+from xlm.cli._options import (
+    FILE_HELP,
+    OUTPUT_PATH,
+    PRESETS,
+    Command,
+    argument,
+    input_options,
+    option,
+    section,
+    workers_option,
+)
 from xlm.cli._output import printable, show_count
 from xlm.errors import InputError
 
@@ -20,7 +30,7 @@ from xlm.errors import InputError
     "Input",
     option(
         "--preset",
-        "Text pipeline that splits raw text into words: original, transformers, …; each TEXT is then LANG=FILE",
+        f"Text pipeline that splits raw text into words: {PRESETS}; each TEXT is then LANG=FILE",
         metavar="NAME",
         show_default="split at spaces",
     ),
@@ -50,7 +60,8 @@ def command(
 
     \b
     Example:
-        xlm learn-bpe --merges 8000 --codes codes --vocab vocab --preset original de=de.txt en=en.txt
+        xlm learn-bpe --merges 8000 --codes codes --vocab vocab \
+            --preset original de=de.txt en=en.txt
     """
     from xlm._io.atomic import check_target
     from xlm.data.bpe_learning import count_pieces, count_words, learn_merges

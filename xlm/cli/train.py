@@ -27,7 +27,9 @@ from xlm.training.log import Event, results_of
         multiple=True,
         metavar="KEY=VALUE",
     ),
-    option("--resume", "Continue from the newest intact checkpoint, if there is one", is_flag=True),
+    option(
+        "--resume", "Continue from the newest intact checkpoint; without one, start from the beginning", is_flag=True
+    ),
 )
 def command(config: str, changes: tuple[str, ...], resume: bool) -> None:
     r"""Train a model as CONFIG says.
@@ -39,7 +41,7 @@ def command(config: str, changes: tuple[str, ...], resume: bool) -> None:
     To train with several processes: torchrun --nproc-per-node N -m xlm train CONFIG
 
     \b
-    Example:
+    Examples:
         xlm train clm_ende_small --set data=data --set output=run
         xlm train clm_ende_small --set data=data --set output=run --resume
     """
@@ -128,9 +130,13 @@ def _evaluation(event: Event, _: int) -> str:
     return "  ".join([*texts, *["(best)"] * event["best"]])
 
 
+def _processes(number: int) -> str:
+    return "1 process" if number == 1 else f"{number:,} processes"
+
+
 _TEXTS: dict[str, Callable[[dict[str, Any], int], str]] = {
     "start": lambda event, _: (
-        f"{event['parameters']:,} parameters, {event['processes']} process(es), {event['device']}, "
+        f"{event['parameters']:,} parameters, {_processes(event['processes'])}, {event['device']}, "
         f"from update {event['updates']:,}"
     ),
     "update": _update,

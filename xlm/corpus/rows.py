@@ -160,7 +160,7 @@ class Corpus:
     def _error(self, number: int, problem: str, name: str) -> InputError:
         if self.damaged:
             return InputError(
-                "the file cannot be read" if number == 1 else f"the file cannot be read behind row {number - 1:,}",
+                "the file cannot be read" if number == 1 else f"the file cannot be read after row {number - 1:,}",
                 where=_shown(name),
                 found=problem.removeprefix(_DAMAGED),
             )
