@@ -144,7 +144,7 @@ class XLMWarning(UserWarning):
 
 
 def warn_caller(message: str) -> None:
-    """Warn at the line outside this library that called it, through however many functions."""
+    """Warn with the location of the first caller outside this library, no matter how many functions lie between."""
     level, frame = 1, sys._getframe()
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_LIBRARY):
         level, frame = level + 1, frame.f_back

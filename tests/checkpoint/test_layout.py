@@ -256,7 +256,7 @@ BAD: dict[str, tuple[Callable[[Path], object], list[str]]] = {
         ["xlm.original"],
     ),
     "deep nesting": (lambda d: edit(d, lambda v: v.update(x=deep(150))), ["levels"]),
-    "shard with a null byte": (index_with(**{"pred_layer.proj.bias": "a\0b"}), ["points elsewhere"]),
+    "shard with a null byte": (index_with(**{"pred_layer.proj.bias": "a\0b"}), ["names a file that is not beside it"]),
     "no weights": (lambda d: (d / "model.safetensors").unlink(), ["no weights", "pytorch_model.bin"]),
     "empty weights": (lambda d: (d / "model.safetensors").write_bytes(b""), ["model.safetensors"]),
     "cut weights": (cut, ["model.safetensors"]),
@@ -267,7 +267,7 @@ BAD: dict[str, tuple[Callable[[Path], object], list[str]]] = {
     "NaN": (rewritten(**{"pred_layer.proj.bias": torch.full((60,), float("nan"))}), ["not finite", "60 of 60"]),
     "untied copy": (rewritten(**{"pred_layer.proj.weight": torch.zeros(60, 16)}), ["not equal to the word"]),
     "index without a map": (index_without_map, ["names no shards"]),
-    "index points outside": (outside, ["points elsewhere", "../elsewhere.safetensors"]),
+    "index points outside": (outside, ["names a file that is not beside it", "../elsewhere.safetensors"]),
     "shard missing": (shard_missing, ["model-00002-of-00002.safetensors"]),
     "tensor missing in its shard": (index_with(more="model-00001-of-00002.safetensors"), ["missing: more"]),
     "tensor in another shard": (

@@ -367,12 +367,12 @@ def beyond(draft: Draft) -> bytes:
     ("change", "words"),
     [
         (uninitialised, "list of storages"),
-        (resized, "in a storage of 1 numbers"),
+        (resized, "beyond its storage of 1 numbers"),
         (short, "an entry of 64 bytes"),
         (long, "an entry of"),
         (twice, "different headers in the directory and before|overlaps"),
         (inside, "overlaps"),
-        (beyond, "in a storage of"),
+        (beyond, "beyond its storage of"),
     ],
 )
 def test_no_memory_but_the_files_own_becomes_a_weight(

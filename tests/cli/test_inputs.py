@@ -128,7 +128,7 @@ def test_what_stands_behind_gzip_data_costs_no_row(name: str, invoke: Invoke, mo
     file.write_bytes(data + b"\r\n")
     result, found = COMMANDS[name](invoke, model, file, tmp_path / "out")
     assert result.exit_code == 0, result.stderr
-    said = f"warning: {file}: 2 bytes at byte {len(data)}, behind the gzip data, are left out\n"
+    said = f"warning: {file}: 2 bytes at byte {len(data)}, after the gzip data, are ignored\n"
     assert result.stderr.count(said) == 1
     assert found == COMMANDS[name](invoke, model, plain, tmp_path / "plain")[1]
 
@@ -314,5 +314,5 @@ def test_inputs_of_public_reports(name: str, invoke: Invoke, model: Path, refere
         file = cases / "bytes_behind_gzip.txt.gz"
         result, found = run(invoke, model, file, tmp_path / "bytes_behind")
         assert result.exit_code == 0
-        assert f"warning: {file}: 2 bytes at byte 884, behind the gzip data, are left out\n" in result.stderr
+        assert f"warning: {file}: 2 bytes at byte 884, after the gzip data, are ignored\n" in result.stderr
         assert found == run(invoke, model, tmp_path / "lines.txt", tmp_path / "lines")[1]

@@ -113,7 +113,7 @@ def test_another_text_of_the_same_size_is_noticed(
         texts.write_bytes(b"T" + data[1:])
         result = invoke(*arguments(demo_files, texts, unfinished, "--resume"))
         assert result.exit_code == 1
-        assert "not that of the run that is to be resumed" in result.stderr
+        assert "input differs from that of the run to resume" in result.stderr
     finally:
         texts.write_bytes(data)
 
@@ -171,7 +171,7 @@ def test_a_finished_output_of_another_input_is_refused(
     for other in (b"T" + few[1:], few + b"\nthe dog", few[:2000], b""):
         result = invoke(*arguments(demo_files, "-", output, *again), input=other)
         assert result.exit_code == 1
-        assert "not that of the run that is to be resumed" in result.stderr
+        assert "input differs from that of the run to resume" in result.stderr
     # A file that was changed and has the size that it had.
     path = tmp_path / "in.txt"
     path.write_bytes(few)

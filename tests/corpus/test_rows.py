@@ -371,7 +371,7 @@ def test_what_stands_behind_gzip_data_is_said(tmp_path: Path) -> None:
         path = tmp_path / form
         path.write_bytes(data + b"garbage")
         corpus = Corpus([path, written(tmp_path / "b.txt.gz", b"three")])
-        said = f"{path}: 7 bytes at byte {len(data)}, behind the gzip data, are left out"
+        said = f"{path}: 7 bytes at byte {len(data)}, after the gzip data, are ignored"
         for _ in range(2):
             with pytest.warns(XLMWarning, match=re.escape(said)):
                 assert [row.text for row in corpus] == ["one", "two", "three"]

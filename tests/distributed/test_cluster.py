@@ -194,7 +194,7 @@ def test_ray_counts_the_processors_unless_workers_are_asked_for(
 
 @pytest.mark.parametrize("gpus", [1.5, 2.25])
 def test_a_worker_has_whole_gpus_or_a_part_of_one(gpus: float) -> None:
-    with pytest.raises(InputError, match="whole GPUs"):
+    with pytest.raises(InputError, match="neither whole nor less than 1"):
         ClusterOptions(gpus_per_worker=gpus)
     assert [ClusterOptions(gpus_per_worker=given).gpus_per_worker for given in (0, 0.5, 1, 2.0)] == [0, 0.5, 1, 2]
 

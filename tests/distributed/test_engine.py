@@ -270,7 +270,7 @@ def test_only_the_same_run_is_gone_on_with(invoke: Invoke, engine: Engine, model
     (output / "part-0000000-0000002.tsv").unlink()
     other = invoke(*command, "--resume")
     assert other.exit_code == 1
-    assert "not that of the run that is to be resumed" in other.stderr
+    assert "input differs from that of the run to resume" in other.stderr
     text.write_text(data + "the\n")
     assert "inputs" in invoke(*command, "--resume").stderr
 
@@ -482,7 +482,7 @@ def test_tables_line_ends_and_gzip_data_as_the_local_command(
     remote = invoke("score", *model, folder, "--by", "word", "--engine", "ray", "--output-dir", tmp_path / "out")
     assert local.exit_code == remote.exit_code == 0, remote.stderr
     assert joined(tmp_path / "out", header=True) == local.stdout_bytes
-    said = f"warning: {files[3]}: 2 bytes at byte {len(behind)}, behind the gzip data, are left out\n"
+    said = f"warning: {files[3]}: 2 bytes at byte {len(behind)}, after the gzip data, are ignored\n"
     assert (local.stderr.count(said), remote.stderr.count(said)) == (1, 1)
     assert "error: the table has no rows" in local.stdout
 

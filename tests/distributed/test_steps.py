@@ -135,7 +135,7 @@ def test_a_name_that_is_taken_is_said_before_anything_is_computed(
     monkeypatch.setattr(tokenizer, "_tokenizer", None)
     monkeypatch.setattr(generator, "_generator", None)
     for step in (scorer, tokenizer, generator):
-        with pytest.raises(InputError, match="a column that the result needs") as error:
+        with pytest.raises(InputError, match="a column with the name of a new one") as error:
             step(given)
         assert "'status'" in str(error.value.found)
 
@@ -145,7 +145,7 @@ def test_a_name_that_is_taken_is_said_before_anything_is_computed(
     [
         ({"text": ["x"]}, "is not an Arrow table"),
         (pyarrow.table({"other": ["x"]}), "no such column"),
-        (pyarrow.table({"text": ["x"], "status": ["ok"]}), "a column that the result needs"),
+        (pyarrow.table({"text": ["x"], "status": ["ok"]}), "a column with the name of a new one"),
     ],
 )
 def test_a_dataset_of_another_form_is_refused(opened: dict[str, Any], batch: Any, said: str) -> None:

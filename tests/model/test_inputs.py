@@ -95,7 +95,13 @@ WRONG: dict[str, tuple[dict[str, Any], str, str, str, str]] = {
     "true for a cache": ({"cache": True}, "cache", "is not a cache", "True", "an XLMCache"),
     "false for a cache": ({"cache": False}, "cache", "is not a cache", "False", "or None"),
     "a tuple for a cache": ({"cache": ((ONES,),)}, "cache", "is not a cache", "tuple", "an XLMCache"),
-    "no label that counts": ({"labels": ONES * -100}, "labels", "invalid labels", "0 that count", "at least one"),
+    "no label that counts": (
+        {"labels": ONES * -100},
+        "labels",
+        "invalid labels",
+        "0 labels that count",
+        "at least one",
+    ),
     "a label too large": ({"labels": ONES * 61}, "labels", "invalid labels", "12 of them out of range", "0 to 60"),
     "a label below zero": ({"labels": -ONES}, "labels", "invalid labels", "12 of them out of range", "or -100"),
 }

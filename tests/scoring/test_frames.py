@@ -191,6 +191,6 @@ def test_pandas_is_never_imported_by_us() -> None:
 def test_a_warning_points_to_the_caller(model: XLMWithLMHeadModel, demo_files: Path) -> None:
     tokenizer = open_tokenizer(demo_files, bos_token="<s>")
     for scores in (score, score_frame):
-        with pytest.warns(XLMWarning, match="behind <s>") as caught:
+        with pytest.warns(XLMWarning, match="after <s>") as caught:
             scores(model, tokenizer, items(), lang="en")
         assert caught[0].filename == __file__

@@ -552,3 +552,12 @@ def test_equals_what_the_original_gave(reference: Path, batch_size: int | None) 
         for sentence, result in zip(of_lang, results, strict=True):
             assert list(result.ids) == sentence["ids"][1:]
             np.testing.assert_allclose(result.logprobs, sentence["logprobs"], atol=1e-5, rtol=0)
+
+
+def test_the_old_place_of_the_results_warns() -> None:
+    import xlm.scoring.sentence as old
+
+    with pytest.warns(DeprecationWarning, match=r"is now xlm\.scoring\.scorer\.SentenceScore"):
+        assert old.SentenceScore is SentenceScore
+    with pytest.raises(AttributeError):
+        _ = old.Scorer

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -91,3 +93,27 @@ def test_equals_one_after_the_other_on_all_words_of_the_reference_texts(referenc
     assert len(ordered) > 100_000
     for word, (start, end) in zip(ordered, pairwise([0, *ends]), strict=True):
         assert pieces[start:end] == [piece if piece in known else "" for piece in bpe.split(word)]
+
+
+def test_pairs_that_share_a_bucket_are_spread_by_another_hash(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file can contain any merges, so it must not be able to make the search for multipliers endless."""
+    known = 0x9E3779B97F4A7C15
+    rights = np.arange(60_000, dtype=np.uint64)
+    pairs = []
+    for left in range(3000):
+        buckets = ((np.uint64(left << 32) | rights) * np.uint64(known)) >> np.uint64(64 - 12)
+        pairs += [(left, int(right)) for right in rights[buckets == 7][left % 5 : left % 5 + 1]]
+    numbers = itertools.chain([known], map(random.Random(0).getrandbits, itertools.repeat(64)))
+    drawn = 0
+
+    def draw(bits: int) -> int:
+        nonlocal drawn
+        drawn += 1
+        return next(numbers)
+
+    monkeypatch.setattr("secrets.randbits", draw)
+    lefts_P, rights_P = (np.array(column, np.int64) for column in zip(*pairs, strict=True))
+    ranks = batch_words_module._PairRanks(lefts_P, rights_P)
+    assert drawn > batch_words_module._MAX_ROUNDS, "the first hash does not suffice"
+    assert (ranks.ranks(lefts_P, rights_P) == np.arange(len(pairs))).all()
+    assert (ranks.ranks(lefts_P + 1, rights_P + 70_000) == batch_words_module._NO_RANK).all()

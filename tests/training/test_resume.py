@@ -164,6 +164,24 @@ def test_a_key_that_an_older_release_did_not_have_was_at_its_default(data: Path,
     assert train(small_run(data, tmp_path / "run", max_steps=4), resume=True).updates == 4
 
 
+def test_the_best_perplexity_of_an_older_release_is_no_value_of_another_metric(data: Path, tmp_path: Path) -> None:
+    train(small_run(data, tmp_path / "run", max_steps=4, evaluate_every=2))
+    (file,) = (tmp_path / "run/checkpoints").glob("*4/state.json")
+    contents = json.loads(file.read_text("utf-8"))
+    contents.pop("sha256")
+    progress = contents["state"]["progress"]
+    assert progress.pop("best_metric") == "mean"
+    progress.pop("without_best")
+    progress["losses"], progress["best"] = [], 0.5  # below any perplexity, so that no later one would be the best
+    file.write_text(json.dumps({**contents, "sha256": checkpoints._checksum(contents)}), "utf-8")
+    resumed = train(
+        small_run(data, tmp_path / "run", max_steps=6, evaluate_every=2, best_metric="perplexity.de"), resume=True
+    )
+    (evaluation,) = (event for event in events(tmp_path / "run", "evaluation") if event["updates"] == 6)
+    assert (resumed.best_metric, resumed.best) == ("perplexity.de", evaluation["perplexity"]["de"])
+    assert evaluation["best"]
+
+
 def test_another_text_to_evaluate_on_is_refused(tmp_path: Path) -> None:
     data, other = tmp_path / "data", tmp_path / "other/data"
     other.parent.mkdir()

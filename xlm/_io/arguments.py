@@ -14,7 +14,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 _PLAIN = (str, bytes, int, float, type(None))
 _SHOWN = 80
-_LARGEST = 2**31 - 1  # every library below accepts it
+_LARGEST = 2**31 - 1  # the largest int that every library used here accepts
 
 
 def check_flags(**flags: object) -> None:
@@ -82,7 +82,7 @@ def as_path(name: str, value: object) -> Path:
         value: Its value.
 
     Raises:
-        InputError: The value is something else, such as a model instead of its directory.
+        InputError: The value is not a path; for example, it is a model instead of its directory.
     """
     try:
         return Path(value)  # type: ignore[arg-type]

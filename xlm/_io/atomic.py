@@ -29,11 +29,11 @@ _REMEDIES = {
 
 @contextmanager
 def errors_of_writing(path: Path) -> Iterator[None]:
-    """Raise each ``OSError`` of the block as the ``WriteError`` for ``path``; other errors pass unchanged."""
+    """Convert each ``OSError`` that the block raises to a ``WriteError`` for ``path``; let other errors pass."""
     try:
         yield
     except XLMError:
-        raise  # a WriteError is an OSError too, and says more
+        raise  # a WriteError is an OSError too, but already has a full message
     except OSError as error:
         raise write_error(path, error) from error
 
@@ -54,18 +54,18 @@ def replacing(path: Path) -> Iterator[Path]:
         WriteError: The block or the move raised an ``OSError`` (disk full, no permission, …), or something other than
             a regular file has that name.
     """
-    # Not the target's name with a suffix, which could exceed the length limit of the file system.
+    # The name is short: the target's name with a suffix could exceed the file system's limit.
     temporary = path.parent / f".{secrets.token_hex(8)}.tmp"
     try:
         with errors_of_writing(path):
             refuse_special(path)
             yield temporary
             if path.exists():
-                # Otherwise a power cut shortly after the move could destroy both the new file and the old one.
+                # Without this, a power cut shortly after the move could destroy both the new file and the old one.
                 flush_to_disk(temporary)
             temporary.replace(path)
     finally:
-        with suppress(OSError):  # it is usually gone already; a second failure must not hide the first
+        with suppress(OSError):  # the file is usually gone already, and a second failure must not hide the first
             temporary.unlink()
 
 
@@ -117,7 +117,7 @@ def check_target(path: Path) -> None:
     """Check before long work that ``replacing`` can probably write its result.
 
     Raises:
-        WriteError: It cannot.
+        WriteError: The result probably cannot be written.
     """
     with errors_of_writing(path):
         refuse_special(path)

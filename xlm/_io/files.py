@@ -29,15 +29,15 @@ def open_regular(path: Path, *, error: type[XLMError], expected: str = "a regula
         XLMError: The file is missing, unreadable, or a directory, a device, a pipe or a socket.
     """
     try:
-        kind = path.stat().st_mode  # before opening, which can start a device
+        kind = path.stat().st_mode  # check before opening, because opening can start a device
         if stat.S_ISREG(kind):
-            # A pipe may have taken the name since: open without waiting, then check again.
+            # A pipe may have taken the name in the meantime, so open without waiting, then check again.
             file = open(path, "rb", opener=_open_without_waiting)  # noqa: SIM115 (the caller closes it)
             kind = os.fstat(file.fileno()).st_mode
             if stat.S_ISREG(kind):
                 return file
             file.close()
-    except (OSError, ValueError) as cause:  # ValueError: a null character in the name
+    except (OSError, ValueError) as cause:  # ValueError means a null character in the name
         raise unreadable(path, cause, error=error, expected=expected) from cause
     raise error(
         "not a regular file",

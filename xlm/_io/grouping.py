@@ -1,4 +1,4 @@
-"""Items in lists of bounded size."""
+"""Group items into lists of bounded size."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Item = TypeVar("Item")
 def grouped(
     items: Iterable[Item], length: Callable[[Item], int], *, most: int, characters: int
 ) -> Iterator[list[Item]]:
-    """Yield items in lists; the item that fills a list is its last one.
+    """Yield lists of consecutive items; each list ends with the item that fills it.
 
     Args:
         items: Read as needed.

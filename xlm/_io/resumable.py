@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 from xlm._io.atomic import errors_of_writing, refuse_special
 from xlm.errors import InputError, WriteError
 
-if sys.platform != "win32":  # Windows has no such lock: nothing keeps two runs apart there
+if sys.platform != "win32":  # Windows has no such lock, so there two runs can write the same file
     import fcntl
 
 _SUFFIXES = ("", ".part", ".part.json", ".part.tmp", ".meta.json")
@@ -72,7 +72,8 @@ class ResumableFile:
 
     def _open(self, *, resume: bool) -> None:
         is_new = not self._part.exists()
-        # Without a buffer: close() would try to write buffered data again after a failed write, and fail again.
+        # Open without a buffer: after a failed write, close() would try to write the buffered data again, and fail
+        # again.
         self._file = self._part.open("a+b", buffering=0)
         self._lock(self._file)
         try:
@@ -94,8 +95,8 @@ class ResumableFile:
         except BlockingIOError as error:
             raise busy from error
         except OSError:
-            return  # a file system without locks
-        # Between opening and locking, the other run may have finished and moved the file away.
+            return  # this file system has no locks
+        # Between opening and locking the file, another run may have finished and moved it away.
         if not self._part.exists() or not os.path.samestat(os.fstat(file.fileno()), self._part.stat()):
             raise busy
 
@@ -103,7 +104,7 @@ class ResumableFile:
         assert self._file is not None
         length = self._part.stat().st_size
         started = self._state.exists()
-        # A run that is killed right at its start leaves an empty file without a state.
+        # A run that is killed at its very start leaves an empty file and no state.
         if (started or length) and not (resume and started):
             raise WriteError(
                 "an unfinished file is in the way",
@@ -132,7 +133,7 @@ class ResumableFile:
             self.unknown = int(state["unknown"])
             self.digest, self.threads = str(state["digest"]), int(state["threads"])
             if min(self.rows, self.problems, self.unknown, self.size) < 0 or self.threads < 1:
-                raise ValueError("a number below zero")
+                raise ValueError("a number in it is below zero")
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(
                 "the state of the interrupted run cannot be read",
@@ -197,7 +198,7 @@ class ResumableFile:
 
         Args:
             data: The output of whole rows; may be empty.
-            rows: Number of these input rows.
+            rows: Number of input rows that the output covers.
             digest: Identifies all rows done so far.
             problems: Number of these rows that could not be scored.
             unknown: Number of ``<unk>`` tokens in the other rows.
@@ -222,7 +223,8 @@ class ResumableFile:
         """Rename the complete file to its target.
 
         Args:
-            convert: Writes the final form of its first argument to its second; ``None`` keeps the form.
+            convert: Converts the unfinished file (first argument) into the final one (second argument); ``None`` if no
+                conversion is needed.
 
         Raises:
             WriteError: The files could not be written.
@@ -265,8 +267,9 @@ class ResumableFile:
         self._replace(path, lambda temporary: _write_bytes(temporary, data))
 
     def _replace(self, path: Path, write: Callable[[Path], None]) -> None:
-        """Replace one of the run's files atomically; ``write`` makes the new file under the name it receives."""
-        # The lock makes this one name ours. So a killed run's temporary file is overwritten, and they do not pile up.
+        """Replace one of the run's files atomically; ``write`` creates the new file at the path that it receives."""
+        # While the lock is held, only this run uses the temporary name. A file that a killed run left there is
+        # overwritten.
         with errors_of_writing(path):
             try:
                 self._temporary.unlink(missing_ok=True)
@@ -314,7 +317,7 @@ def check_same_run(
 def other_input_error(
     where: object, *, found: str, otherwise: str, expected: str = "the same rows as then"
 ) -> InputError:
-    """Return the error for a run that is resumed with another input than it began with.
+    """Return the error for a run that is resumed with a different input.
 
     Args:
         where: The input, or the part of it that changed.
@@ -323,7 +326,7 @@ def other_input_error(
         expected: What the input held when the run began.
     """
     return InputError(
-        "the input is not that of the run that is to be resumed",
+        "the input differs from that of the run to resume",
         where=where,
         found=found,
         expected=expected,
@@ -344,12 +347,12 @@ def real_target(target: Path) -> Path:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         for path in written_beside(target):
             with suppress(FileNotFoundError, NotADirectoryError):
-                path.lstat()  # raises if the name is too long
+                path.lstat()  # this raises an OSError if the name is too long
     return target
 
 
 def written_beside(target: Path) -> list[Path]:
-    """Return every file that a run writes for a target: the target, its unfinished form, state, temporary and meta."""
+    """Return all files that a run may write for a target: its output, state, temporary and meta files."""
     return [target.with_name(target.name + suffix) for suffix in _SUFFIXES]
 
 

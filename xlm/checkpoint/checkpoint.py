@@ -16,7 +16,7 @@ from xlm.model.config import XLMConfig
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OriginalRecord:
-    """Contents of an original checkpoint besides its weights, which our files carry along.
+    """Contents of an original checkpoint other than its weights; our files carry them along.
 
     Attributes:
         params: The ``params`` of its training run.
@@ -66,7 +66,7 @@ class Checkpoint:
 
 @contextmanager
 def config_errors(where: object) -> Iterator[None]:
-    """Raise errors of making a configuration from a file as a ``CheckpointError`` with the place in the file."""
+    """Convert an error about a file's configuration into a ``CheckpointError`` that names the place in the file."""
     try:
         yield
     except (ValueError, TypeError, AttributeError) as error:
@@ -77,19 +77,19 @@ def config_errors(where: object) -> Iterator[None]:
 
 
 _UNSUPPORTED = {
-    # The original.
+    # Settings of the original.
     "use_memory": "product-key memory layers",
-    # FlauBERT, in its checkpoints and in the configurations of transformers.
+    # Settings of FlauBERT, in its checkpoints and in the configurations of transformers.
     "pre_norm": "LayerNorm before each sublayer instead of after it",
-    # TransCoder and CodeGen.
+    # Settings of TransCoder and CodeGen.
     "roberta_mode": "positions counted from the padding id",
     "spans_emb_encoder": "span embeddings",
-    # Forks with layers of their own for each language.
+    # Settings of forks that have separate layers for each language.
     "lang_specific_LN": "a LayerNorm for each language",
     "lang_specific_FFN": "a feed-forward layer for each language",
     "lang_specific_ATTN": "attention for each language",
     "lang_specific_ADPT": "an adapter for each language",
-    # transformers.
+    # Settings of transformers.
     "pruned_heads": "layers with fewer heads",
     "quantization_config": "quantized weights",
 }
@@ -106,7 +106,7 @@ def refuse_unsupported(settings: Mapping[str, Any], where: object) -> None:
         where: The file, for the message.
 
     Raises:
-        CheckpointError: At least one is on; the message names all of them.
+        CheckpointError: At least one such setting is on; the message names all of them.
     """
     if on := [name for name in _UNSUPPORTED if _is_on(settings.get(name))]:
         raise CheckpointError(
@@ -121,5 +121,5 @@ def refuse_unsupported(settings: Mapping[str, Any], where: object) -> None:
 def _is_on(value: object) -> bool:
     try:
         return bool(value)
-    except (RuntimeError, ValueError):  # an array or tensor of several numbers
+    except (RuntimeError, ValueError):  # the value is an array or tensor of several numbers
         return True

@@ -27,7 +27,8 @@ _INDEX_NAMES = {
     "mask_token_id": "mask_index",
 }
 _PLAIN = tuple(f.name for f in fields(XLMConfig) if f.name not in _INDEX_NAMES and f.name != "lang2id")
-# Keys that repeat others in another form: always written from our configuration, never copied from the source.
+# Keys that repeat other keys in another form. They are always written from our configuration, never copied from the
+# source.
 _DERIVED = {"id2lang", "tie_word_embeddings", "model_type", "architectures", "is_encoder", "torch_dtype", "dtype"}
 
 
@@ -90,7 +91,7 @@ def read_config(directory: Path, *, causal: bool | None = None) -> tuple[XLMConf
 
 
 def listing(directory: Path) -> str:
-    """Return the first names in a directory, for a message."""
+    """Return the names of the first few files in a directory, for a message."""
     return ", ".join(sorted(entry.name for entry in directory.iterdir())[:12]) or "nothing in it"
 
 

@@ -1,8 +1,9 @@
 """Read and write the weights of the ``transformers`` layout: safetensors or pickled, in one file or in shards.
 
-A safetensors file is 8 bytes length of the header (little endian), the header (JSON: names to dtype, shape and byte
-range, padded with spaces to a multiple of 8), then the tensors' bytes without gaps. The library's own writer first
-copies every tensor to memory; the one below passes mapped tensors through a small buffer.
+A safetensors file begins with the length of its header (8 bytes, little-endian). Then come the header (JSON that maps
+names to dtype, shape and byte range, padded with spaces to a multiple of 8) and the tensors' bytes, without gaps. The
+writer of the safetensors library first copies every tensor to memory. The one below passes mapped tensors through a
+small buffer.
 Source: the format description of the safetensors project.
 """
 
@@ -146,7 +147,7 @@ def read_weight_map(index: Path) -> dict[str, str]:
     for shard in sorted(set(weight_map.values())):
         if not _SHARD.fullmatch(shard) or not shard.endswith(suffix):
             raise CheckpointError(
-                "the index points elsewhere",
+                "the index names a file that is not beside it",
                 where=index,
                 found=repr(shard)[:200],
                 expected=f"the plain name of a {suffix} file beside it",
@@ -206,7 +207,7 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], *, dtype: torch
         OSError: The file cannot be written.
     """
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    # Wider types first: this aligns every tensor to its item size, which readers that map the file need.
+    # Write wider types first. This aligns every tensor to its item size, as readers that map the file require.
     order = sorted(tensors, key=lambda name: (-(dtype or tensors[name].dtype).itemsize, name))
     end = 0
     for name in order:
@@ -231,7 +232,7 @@ def _reserve(descriptor: int, size: int) -> None:
     try:
         os.posix_fallocate(descriptor, 0, size)
     except OSError as error:
-        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # a file system that cannot reserve space
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # the file system cannot reserve space
             raise
 
 

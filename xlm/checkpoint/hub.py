@@ -16,7 +16,7 @@ from xlm.errors import CheckpointError, DependencyError, HubError, InputError, X
 
 _PART = r"[A-Za-z0-9_](?:[\w.-]*[A-Za-z0-9_])?"
 _ID = re.compile(rf"({_PART}/)?({_PART})", re.ASCII)
-_LONGEST_ID = 96  # characters; a limit of the hub
+_LONGEST_ID = 96  # in characters; the hub's limit
 _REVISION = re.compile(r"(?!.*\.\.)[A-Za-z0-9_][\w./-]*", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _DEFAULT_REVISION = "main"
@@ -67,7 +67,7 @@ class Part:
     """The files of a repository that are needed.
 
     Attributes:
-        what: What the files make up, for messages.
+        what: What the files form together, such as ``"model"``; for messages.
         required: The file that must exist; fetched last, so that its presence shows that the rest is there.
         optional: Files that are read if they exist.
         weights: Whether the weights are needed, in the first supported format that the repository has.
@@ -91,7 +91,8 @@ WHOLE = Part(what="model", required="config.json", optional=("vocab.json", *_TOK
 class HubModel:
     """A repository on the hub at a revision: a branch, a tag or a commit.
 
-    The hub is asked for the first of the names; the cache may hold the repository under any of them.
+    A repository can have several names: the current one and, for some, an older one. The hub is asked for the first
+    name; the cache may hold the files under any of them.
     """
 
     names: tuple[str, ...]
@@ -215,5 +216,5 @@ def _lacks_weights(directory: Path) -> bool:
     try:
         shards = set(read_weight_map(directory / name).values())
     except CheckpointError:
-        return True  # fetch the index again; if the hub's own is damaged, it is refused then
+        return True  # the index will be fetched again; if the hub's copy is damaged too, that raises an error
     return not all((directory / shard).is_file() for shard in shards)

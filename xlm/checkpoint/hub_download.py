@@ -71,7 +71,7 @@ class ListedFile:
         return "" if self.digest in (None, digest.hexdigest()) else f"{size} bytes, {digest.hexdigest()}"
 
     def is_cached_at(self, path: Path) -> bool:
-        """Return whether a cached file can be used; a large one was hashed on arrival, so its size is enough."""
+        """Return whether a cached file can be used. For a large file the size is enough: it was hashed on arrival."""
         if path.is_file() and self.is_large:
             return self.size in (None, path.stat().st_size)
         return path.is_file() and not self.mismatch(path)
@@ -242,7 +242,7 @@ class Snapshot:
         url = hf_hub_url(self.name, name, revision=self.commit)
         headers = build_hf_headers(token=self.token, library_name="xlm", library_version=__version__)
         metadata = get_hf_file_metadata(url, token=self.token, timeout=constants.HF_HUB_ETAG_TIMEOUT, headers=headers)
-        # Neither value becomes part of a path, but a server that sends a path here is hostile.
+        # Neither header becomes part of a path, but a server that sends a path in one is hostile.
         if metadata.commit_hash != self.commit or not _TAG.fullmatch(metadata.etag or ""):
             raise ValueError(f"the headers of {name} name commit {metadata.commit_hash!r} and tag {metadata.etag!r}")
         if metadata.xet_file_data is not None and is_xet_available():
@@ -265,7 +265,7 @@ class Snapshot:
         """Record in the cache, if it is writable, the commit that a revision refers to."""
         ref = self._folder / "refs" / revision
         if not ref.is_file() or ref.read_text("utf-8") != self.commit:
-            with suppress(OSError):  # a read-only cache is fine
+            with suppress(OSError):  # a read-only cache is not an error
                 ref.parent.mkdir(parents=True, exist_ok=True)
                 write_text(ref, self.commit)
 
@@ -274,7 +274,7 @@ _NOT_WRITABLE = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
 )
 _LONGEST = 300
-_ADVICE = ("Please make sure", "If you are trying", "For more")  # begin lines that our remedies replace
+_ADVICE = ("Please make sure", "If you are trying", "For more")  # lines that begin like this are dropped
 _BEARER = re.compile(r"\bBearer .*", re.DOTALL)
 _PASS_TOKEN = "pass token=, set HF_TOKEN, or run `hf auth login`"
 _USE_CACHE = "HF_HUB_OFFLINE=1 opens models that were fetched before"
@@ -339,7 +339,7 @@ def _what_and_remedy(error: Exception, cache: Path) -> tuple[str, str]:
             "a fetched file could not be written",
             f"free some space, or set cache_dir or HF_HOME to a writable directory instead of {cache}",
         )
-    if type(error) is OSError:  # how huggingface_hub reports a file of the wrong size
+    if type(error) is OSError:  # huggingface_hub raises this for a file of the wrong size
         return "the download of a file is incomplete", "try again; if it fails again, a proxy may cut large files"
     if isinstance(error, (ValueError, TypeError, KeyError, AttributeError)):
         return (

@@ -21,7 +21,7 @@ from xlm.errors import CheckpointError
 _MOST_PARTS = 1_000_000
 _MOST_BYTES = 1 << 23
 _DEEPEST = 100
-_ARRAY_TYPE = re.compile(r"[<>|=]?[biuf][1248]")  # numpy parses other texts as expressions
+_ARRAY_TYPE = re.compile(r"[<>|=]?[biuf][1248]")  # numpy would parse other texts as expressions
 _TENSOR_TYPES = frozenset(
     {
         *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
@@ -71,7 +71,7 @@ def check_plain(value: Any, where: object) -> None:
 
 def has_own_numbers(tensor: torch.Tensor) -> bool:
     """Return whether each value of a strided tensor has its own memory; an expanded tensor's values share it."""
-    last = 0  # largest offset within the dimensions so far
+    last = 0  # the largest offset in the dimensions seen so far
     for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
         if size > 1 and stride <= last:
             return not tensor.numel()
@@ -164,7 +164,7 @@ def _pack(array: np.ndarray[Any, Any]) -> list[Any]:
 
 
 class _Reader:
-    """Decoder of one value; it bounds the total size of the arrays, which a few bytes of text can claim."""
+    """Decoder of one value. It limits the total size of arrays, since a short text can claim a huge one."""
 
     def __init__(self) -> None:
         self._remaining = _MOST_BYTES

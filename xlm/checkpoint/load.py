@@ -100,7 +100,7 @@ def load_model(
     model = empty_model(config, kind)
     added = sorted(model.state_dict().keys() - state.keys())
     if added or any(buffer.is_meta for buffer in model.buffers()):
-        # No file holds what a subclass adds, so its __init__ initialises that.
+        # No file holds the parameters that a subclass adds, so its __init__ initialises them.
         words = state["transformer.embeddings.word.weight"]
         model = kind(config).to(words.device, words.dtype)
     if added:

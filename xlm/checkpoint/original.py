@@ -115,7 +115,7 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 def _refuse_arrays(params: Mapping[str, Any], where: str) -> None:
-    """Refuse arrays as parameters that we read: ``bool`` of an array of several values raises."""
+    """Refuse arrays among the parameters that we read, because ``bool`` of an array of several values raises."""
     names = ("encoder_only", "clm_steps", "mlm_steps", *_SAME_NAME)
     if wrong := [name for name in names if isinstance(params.get(name), np.ndarray | Tensor)]:
         raise CheckpointError("parameters of the model are arrays", where=where, found=", ".join(wrong))

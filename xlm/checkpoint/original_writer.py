@@ -79,7 +79,7 @@ def write_original(
 
 
 def _check_representable(checkpoint: Checkpoint, words: Sequence[str], counts: Sequence[int]) -> None:
-    """Refuse a model that the original's code cannot load, or for which it would compute other results."""
+    """Refuse a model that the original's code cannot load, or for which it would compute different results."""
     config = checkpoint.config
     names = sorted(config.lang2id, key=config.lang2id.__getitem__)
     rules: list[tuple[str, object, bool, object]] = [
@@ -106,7 +106,7 @@ def _check_representable(checkpoint: Checkpoint, words: Sequence[str], counts: S
 
 
 def _is_falling(counts: Sequence[int]) -> bool:
-    # The original's dictionary checks the order without the special words and the last word.
+    # The original's dictionary checks the order of all words except the special words and the last word.
     return all(a >= b for a, b in itertools.pairwise(counts[len(SPECIAL_TOKENS) : -1]))
 
 
@@ -171,7 +171,7 @@ def _params_of(config: XLMConfig) -> dict[str, Any]:
         "dropout": config.dropout,
         "attention_dropout": config.attention_dropout,
         "gelu_activation": config.gelu_activation,
-        "share_inout_emb": config.tied,  # the original fails on true with an adaptive softmax
+        "share_inout_emb": config.tied,  # with an adaptive softmax, the original fails if this is true
         "sinusoidal_embeddings": config.sinusoidal_embeddings,
         "use_lang_emb": config.use_lang_emb,
         "asm": config.asm,

@@ -39,7 +39,7 @@ _LARGEST_SIZE = 1 << 48
 _MOST_OTHER_KEYS = 5_000
 _LONGEST_KEY = 8
 _AHEAD = 1000
-_LONGEST_INTEGER = 640  # digits; the 255 bytes of LONG1 never have more
+_LONGEST_INTEGER = 640  # in digits; the 255 bytes of LONG1 never have more
 
 _DTYPES = {
     "Half": torch.float16,
@@ -70,7 +70,7 @@ _float64 = Struct(">d").unpack_from
 
 @dataclass(frozen=True, slots=True)
 class StorageClaim:
-    """Storage as a pickle claims it: its key, its type, and its number of values."""
+    """A storage as a pickle describes it: its key, its type, and its number of values."""
 
     key: str
     dtype: torch.dtype
@@ -79,7 +79,7 @@ class StorageClaim:
 
 @dataclass(frozen=True, slots=True)
 class TensorClaim:
-    """Empty tensor, and its claimed view of a storage; offset and strides count values, not bytes."""
+    """Empty tensor, and the view of a storage that the pickle claims for it. Offset and strides count values."""
 
     tensor: Tensor
     storage: StorageClaim
@@ -128,10 +128,10 @@ class _Reader:
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: list[Any] = []
-        self.texts: dict[str, str] = {}  # one object for equal texts, so that comparing them is fast
+        self.texts: dict[str, str] = {}  # maps equal texts to one object, so that comparing them is fast
         self.storages: dict[str, StorageClaim] = {}
         self.tensors: list[TensorClaim] = []
-        self.uses = Counter[str]()  # values in tensors, by storage
+        self.uses = Counter[str]()  # how many values the tensors take from each storage
         self.other_keys = 0
         self.copied = 0
 
@@ -183,7 +183,7 @@ class _Reader:
         memo = self.memo
         if index > len(memo):
             if index > min(len(self.data), MOST_STEPS):
-                raise ValueError(f"place {index:,} of the memo in a pickle of {len(self.data):,} bytes")
+                raise ValueError(f"memo index {index:,} in a pickle of only {len(self.data):,} bytes")
             memo.extend([_EMPTY] * (index - len(memo)))
         memo[index : index + 1] = [self.stack[-1]]
 
@@ -288,7 +288,7 @@ class _Reader:
 
     def _extend(self, items: list[Any]) -> None:
         if type(self.stack[-1]) is not list:
-            raise ValueError(f"items for a {type(self.stack[-1]).__name__}")
+            raise ValueError(f"items appended to a {type(self.stack[-1]).__name__}")
         self.stack[-1].extend(items)
 
     def op_setitem(self, pos: int) -> int:
@@ -303,7 +303,7 @@ class _Reader:
     def _update(self, items: list[Any]) -> None:
         target = self.stack[-1]
         if type(target) is not dict and type(target) is not OrderedDict:
-            raise ValueError(f"keys for a {type(target).__name__}")
+            raise ValueError(f"keys set in a {type(target).__name__}")
         size = len(target) + len(items) // 2
         for key, value in zip(items[::2], items[1::2], strict=True):
             if type(key) is not str and not (type(key) is int and 0 <= key <= len(target) + _AHEAD):
@@ -317,7 +317,7 @@ class _Reader:
         parts = key if type(key) is tuple else (key,)
         plain = (str, int, float, bool, type(None))
         if len(parts) > _LONGEST_KEY or any(type(part) not in plain for part in parts):
-            raise ValueError(f"a key of type {type(key).__name__} that is not plain")
+            raise ValueError(f"a dictionary key of type {type(key).__name__} that is not plain data")
         if self.other_keys > _MOST_OTHER_KEYS:
             raise ValueError(f"more than {_MOST_OTHER_KEYS:,} keys other than text or consecutive integers")
 
@@ -358,7 +358,7 @@ class _Reader:
             checked: Any = (1, shape, dtype, bool(is_fortran), raw)
             target.__setstate__(checked)
         elif type(target) is not OrderedDict or type(state) is not dict:  # a state dict's _metadata is not needed
-            raise ValueError(f"a state for a {type(target).__name__}")
+            raise ValueError(f"a state set on a {type(target).__name__}")
         return pos
 
     def op_binpersid(self, pos: int) -> int:
@@ -385,7 +385,7 @@ class _Reader:
         self, storage: Any, offset: Any, shape: Any, stride: Any, requires_grad: Any, hooks: Any, metadata: Any = None
     ) -> Tensor:
         if type(storage) is not StorageClaim or metadata:
-            raise ValueError("a tensor without a storage, or with a conjugate or negative bit")
+            raise ValueError("a tensor without a storage, or with torch's conjugate or negative bit")
         if len(self.tensors) == MOST_TENSORS:
             raise ValueError(f"more than {MOST_TENSORS:,} tensors")
         self.uses[storage.key] += min(_check_view(storage, offset, shape, stride), storage.numel)
@@ -455,7 +455,9 @@ def _check_view(storage: StorageClaim, offset: Any, shape: Any, stride: Any) -> 
     _numel(stride)
     last = offset + sum((size - 1) * step for size, step in zip(shape, stride, strict=True)) if numel else offset - 1
     if type(offset) is not int or not 0 <= offset <= storage.numel or last >= storage.numel:
-        raise ValueError(f"a tensor {shape} with strides {stride} in a storage of {storage.numel:,} numbers")
+        raise ValueError(
+            f"a tensor of shape {shape} and strides {stride}, beyond its storage of {storage.numel:,} numbers"
+        )
     return numel
 
 

@@ -117,7 +117,7 @@ def _read_zip(memory: mmap.mmap) -> Any:
         size = claim.numel * claim.dtype.itemsize
         if record is None or record.end - record.begin != size:
             stored = "no such entry" if record is None else f"an entry of {record.end - record.begin:,} bytes"
-            raise ValueError(f"storage {key:.20} of {size:,} bytes, but {stored}")
+            raise ValueError(f"storage {key:.20} of {size:,} bytes; the file has {stored}")
         begins[key] = record.begin
     return _fill(pickled, memory, begins)
 

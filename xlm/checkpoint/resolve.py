@@ -33,7 +33,7 @@ def find_model(name_or_path: str | os.PathLike[str], part: Part = WHOLE, hub: Hu
         InputError: The name is neither a str nor a path, or the revision is invalid.
     """
     path = as_path("the model's name", name_or_path)
-    if not os.fspath(name_or_path):  # as a path it would be the current directory
+    if not os.fspath(name_or_path):  # as a path, an empty name would be the current directory
         raise CheckpointError(
             "no such model", where="the model's name", found="an empty name", remedy="give a name or a path"
         )
@@ -42,7 +42,7 @@ def find_model(name_or_path: str | os.PathLike[str], part: Part = WHOLE, hub: Hu
         if path.is_dir() or path.is_file():
             return path
     except OSError:
-        pass  # too long for a file name
+        pass  # the name is too long to be a path
     bundled = bundled_models()
     if (name := os.fspath(name_or_path)) in bundled:
         return bundled[name]

@@ -63,11 +63,11 @@ class KeyTable:
         return dict(self.rows)
 
     def ours(self, theirs: str) -> str | None:
-        """Return our name of a tensor of theirs, or ``None`` if the table lacks it."""
+        """Return our name for a tensor of theirs, or ``None`` if the table lacks it."""
         return _translate(theirs, self._to_ours)
 
     def theirs(self, ours: str) -> str:
-        """Return their name of a tensor of ours."""
+        """Return their name for a tensor of ours."""
         name = _translate(ours, self._to_theirs)
         assert name is not None, f"{ours} is missing in a key table"
         return name

@@ -115,7 +115,7 @@ def sort_tensors(
     for ours, tensor in tensors.items():
         if tensor.dtype not in FLOAT_TYPES:
             problem("not floating point", f"{names[ours]} ({tensor.dtype})")
-        elif type(tensor) not in (Tensor, nn.Parameter):  # such as sharded or quantized
+        elif type(tensor) not in (Tensor, nn.Parameter):  # another class of tensors, such as sharded or quantized ones
             problem("not a plain tensor", f"{names[ours]} ({type(tensor).__name__})")
         elif tensor.layout != torch.strided or tensor.is_meta or tensor.is_nested:
             problem("not a plain tensor", f"{names[ours]} ({tensor.layout}, {tensor.device})")

@@ -32,7 +32,8 @@ _OURS = "xlm"
 
 _OUR_SETTINGS = ("preset", "preset_without_lang")
 
-# Not saved under this name, but in added_tokens_decoder, together with the special tokens, or in added_tokens.json.
+# This setting is not saved under its own name, but in added_tokens_decoder, together with the special tokens, or in
+# added_tokens.json.
 _ADDED = "added_tokens"
 _MOST_ADDED = 20_000
 
@@ -197,7 +198,7 @@ def _from_directory(
         raise _wrong(config_path, _OURS, ours, "an object")
     saved |= {name: ours[name] for name in _OUR_SETTINGS if name in ours}
     if "preset" in settings:
-        saved.pop("preset_without_lang", None)  # it belongs to the saved preset
+        saved.pop("preset_without_lang", None)  # the saved value belongs to the saved preset
         if settings["preset"] == "original" != saved.get("preset"):
             # The saved values fit the pipeline of transformers, not the training of the model.
             saved = {name: saved[name] for name in saved if name not in ("do_lowercase_and_remove_accent", "bos_token")}
@@ -205,7 +206,7 @@ def _from_directory(
         return kind(vocabulary, merges, **{**saved, **settings})
     except (InputError, VocabularyError) as error:
         if error.where not in saved or error.where in settings:
-            raise  # the caller's value, not the file's
+            raise  # the invalid value is the caller's, not the file's
         path = _file_of(directory, config, str(error.where))
         raise _wrong(path, str(error.where), error.found, error.expected) from error
 
@@ -254,7 +255,7 @@ def _saved_settings(directory: Path, config: Mapping[str, Any], vocabulary: Voca
     if kind != "XLMTokenizer":
         raise _wrong(path, "tokenizer_class", kind, "XLMTokenizer")
     values = dict(config)
-    added: dict[str, AddedToken] = {}  # by id
+    added: dict[str, AddedToken] = {}  # keys are ids
     added_path = path
     if has_decoder := "added_tokens_decoder" in config:
         for index, value in _object(path, config, "added_tokens_decoder").items():
@@ -266,7 +267,7 @@ def _saved_settings(directory: Path, config: Mapping[str, Any], vocabulary: Voca
             added_path = directory / _ADDED_TOKENS
             added = {str(index): AddedToken(content=token) for token, index in read_json_object(added_path).items()}
     _check_added(added_path, added, vocabulary)
-    # transformers 5.x uses this name, writes both names, and writes an empty object if it is unset.
+    # transformers 5.x reads extra_special_tokens but writes both keys. An unset key is written as an empty object.
     if values.get("extra_special_tokens"):
         values["additional_special_tokens"] = values["extra_special_tokens"]
     for name, only in _FIXED.items():
@@ -299,7 +300,7 @@ def _saved_settings(directory: Path, config: Mapping[str, Any], vocabulary: Voca
     # The special tokens are determined here, since the caller's settings may name others.
     named = (saved.get(name) or getattr(XLMTokenizer, name) or "<s>" for name in SPECIAL_TOKEN_NAMES)
     special = {token for token in (*named, *further) if isinstance(token, str)}
-    if len(special | options.keys()) > _MOST_ADDED:  # one pattern matches all of them, and compiles slowly
+    if len(special | options.keys()) > _MOST_ADDED:  # one pattern matches all tokens, and would compile slowly
         raise _wrong(path, _ADDED, len(special | options.keys()), f"at most {_MOST_ADDED:,} special and added tokens")
     saved[_ADDED] = [token for token in options.values() if token.has_options or token.content not in special]
     return saved

@@ -1,7 +1,7 @@
 """Read the zip files that ``torch.save`` writes: uncompressed entries that do not overlap.
 
-If the directory, local headers or names of a zip file contradict each other, programs read different contents from it.
-Such a file is refused.
+If the directory, local headers or names of a zip file contradict each other, different programs read different contents
+from it. Such a file is refused.
 
 Source: the ZIP format specification (APPNOTE), sections 4.3 and 4.5.3.
 """
@@ -22,7 +22,7 @@ _DIRECTORY_ENTRY = Struct("<4s6H3I5H2I")
 _LOCAL_HEADER = Struct("<4s5H3I2H")
 _EXTRA_FIELD = Struct("<2H")
 _SIZES_FOLLOW, _UTF8_NAME = 1 << 3, 1 << 11
-_LARGE = 0xFFFFFFFF  # stands for a number in the extra field
+_LARGE = 0xFFFFFFFF  # means that the number is in the extra field
 _CHUNK = 1 << 24
 
 

@@ -7,13 +7,15 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from xlm.cli._options import OUTPUT_PATH, Command, argument, option, section
 from xlm.cli._output import clock, printable
-from xlm.training.log import Event, results_of
+
+if TYPE_CHECKING:
+    from xlm.training.log import Event
 
 
 @click.command(cls=Command, short_help="Train a model on prepared text")
@@ -120,6 +122,8 @@ def _update(event: Event, max_steps: int) -> str:
 
 
 def _evaluation(event: Event, _: int) -> str:
+    from xlm.training.log import results_of
+
     texts = [f"{event['updates']:,}"]
     for name, value in results_of(event).items():
         if isinstance(value, dict):

@@ -72,7 +72,7 @@ class LocalFile:
         return os.fsencode(self.path).decode("utf-8", "backslashreplace")
 
     def size(self) -> int:
-        """Return the size in bytes, as ``InputFile`` says."""
+        """Return the size in bytes; see ``InputFile``."""
         try:
             return 0 if self.path == STDIN else self.path.stat().st_size
         except OSError:
@@ -90,7 +90,7 @@ class LocalFile:
 class GzipReader(io.RawIOBase):
     """Reader of the decompressed bytes of all members of a gzip file.
 
-    Zeros behind a member are padding. Other bytes there that do not begin a member are counted and ignored. If the data
+    Zeros after a member are padding. Other bytes there that do not begin a member are counted and ignored. If the data
     is damaged or truncated, reading returns everything that can be decompressed before it raises the error.
 
     Args:
@@ -110,7 +110,7 @@ class GzipReader(io.RawIOBase):
         self._members_end = 0  # offset of the end of the last complete member
         self._member: Any = None  # the decompressor of the current member
         self._output = memoryview(b"")  # decompressed but not yet returned
-        self._error: Exception | None = None  # to raise after _output
+        self._error: Exception | None = None  # the error to raise once _output is used up
         self._ended = False
 
     def readable(self) -> bool:
@@ -131,7 +131,7 @@ class GzipReader(io.RawIOBase):
         return count
 
     def _fill(self) -> bool:
-        data = self._file.read1(_READ)  # a pipe may return fewer bytes
+        data = self._file.read1(_READ)  # a pipe may return fewer bytes than requested
         self._input += data
         self._offset += len(data)
         return bool(data)

@@ -1,6 +1,9 @@
-"""Parsers of the formats of rows. Each yields every row, as a text or as a problem.
+"""Parsers of the input formats. Each yields every row of a file, as a text or as a problem.
 
 A stray quote or a byte that is not UTF-8 affects its own row only.
+
+To add a format, add its name to ``FORMATS`` and its suffix to ``_SUFFIXES``, write a parser here, and call it in
+``Corpus._parse`` (``rows.py``). The choices of ``--input-format`` are in ``xlm/cli/_options.py``.
 """
 
 from __future__ import annotations
@@ -52,7 +55,7 @@ def parse_lines(file: BinaryIO, key: str | None, name: str, *, warn: Callable[[s
         file: A binary file.
         key: The key; ``None`` for plain text.
         name: Name of the file in errors and warnings.
-        warn: Called at the end if the file is a single line that seems to be many.
+        warn: Called at the end with a warning if the file is a single line that was probably meant to be many.
 
     Raises:
         InputError: The file is in UTF-16.
@@ -81,7 +84,7 @@ def parse_table(file: BinaryIO, format: str, column: str, name: str, open_files:
     """
     # In Latin-1 each byte is a character, so a byte that is not UTF-8 affects one row only.
     characters = io.TextIOWrapper(file, "latin-1", newline="")
-    open_files.callback(characters.detach)  # otherwise it closes standard input
+    open_files.callback(characters.detach)  # otherwise the wrapper would close standard input when it is deleted
     lines = _without_mark(_table_lines(characters), name, blank=b"\n")
     records = (_csv_records if format == "csv" else _tsv_records)(lines)
     header = next(records, None)
@@ -105,7 +108,7 @@ def parse_table(file: BinaryIO, format: str, column: str, name: str, open_files:
 
 
 def parse_parquet(source: InputFile, column: str, open_files: ExitStack) -> Iterator[tuple[int, Parsed]]:
-    """Yield the total number of rows with each row; arguments and errors as for ``parse_table``.
+    """Yield each row with the total number of rows; arguments and errors are as for ``parse_table``.
 
     Raises:
         OSError: The file cannot be read.
@@ -242,7 +245,7 @@ def _table_lines(file: TextIO) -> Iterator[bytes]:
 
 
 def _table_line(file: TextIO, ends: tuple[str, ...]) -> str | None:
-    buffer = io.StringIO()  # a line has as many parts as carriage returns
+    buffer = io.StringIO()  # a line arrives in parts, each ending at a carriage return
     while part := file.readline(_LONGEST_ROW + len("x\r\n")):
         if buffer.tell() <= _LONGEST_ROW:
             buffer.write(part)
@@ -255,7 +258,7 @@ def _table_line(file: TextIO, ends: tuple[str, ...]) -> str | None:
 
 
 def _csv_records(lines: Iterator[bytes]) -> Iterator[list[str] | str]:
-    r"""Yield the cells of each record, or the problem of a line that is not one.
+    r"""Yield each record as its cells, and each line that is not a record as its problem.
 
     A quoted cell may contain line ends, and up to about a megabyte after its first line. If it is not closed by then,
     or is followed by anything but a comma or a line end, its first line is yielded as a problem and the lines after it
@@ -264,7 +267,8 @@ def _csv_records(lines: Iterator[bytes]) -> Iterator[list[str] | str]:
     Args:
         lines: From ``_table_lines``. A line that was too long is yielded as a problem.
     """
-    # The default limit of the csv module, 128 KiB, is too small for real texts. It holds for the whole process.
+    # The default limit of the csv module, 128 KiB, is too small for real texts. The new limit applies to the whole
+    # process.
     csv.field_size_limit(max(csv.field_size_limit(), _LONGEST_ROW))
     source = _RecordLines(lines)
     reader = csv.reader(source, strict=True)
@@ -285,8 +289,8 @@ def _csv_records(lines: Iterator[bytes]) -> Iterator[list[str] | str]:
 
 
 def _csv_problem(error: str) -> str:
-    """Return an error of Python's ``csv`` in words for people who do not know that module."""
-    if "unexpected end" in error:  # the error when _RecordLines stops
+    """Return an error of Python's ``csv`` in words that make sense to people who do not know that module."""
+    if "unexpected end" in error:  # csv raises this when _RecordLines stops inside a quoted cell
         error = "a quote is not closed"
     elif error.startswith("new-line"):
         error = "a carriage return stands inside the row"
@@ -320,7 +324,7 @@ class _RecordLines:
         self._waiting.popleft()
 
     def take_back(self) -> None:
-        """Put back all lines of the record but its first."""
+        """Put back all lines of the record except the first."""
         self._waiting.extendleft(reversed(self.taken[1:]))
         self.taken.clear()
 
@@ -342,7 +346,10 @@ class _RecordLines:
 
 
 def _tsv_records(lines: Iterator[bytes]) -> Iterator[list[str] | str]:
-    """Yield the cells of each line, or its problem; arguments and bytes that are not UTF-8 as for ``_csv_records``."""
+    """Yield each line as its cells or its problem.
+
+    The argument is as for ``_csv_records``. Bytes that are not UTF-8 become half surrogates too.
+    """
     columns = 0
     for line in lines:
         text = line.decode("utf-8", "surrogateescape").rstrip("\r\n")
@@ -360,7 +367,7 @@ def _tsv_records(lines: Iterator[bytes]) -> Iterator[list[str] | str]:
 
 
 def _quoted_cells(line: str) -> list[str] | None:
-    # pandas, R, spreadsheets and xlm score put quotes around a cell; other quotes are part of a raw text.
+    # pandas, R, spreadsheets and xlm score put quotes around a whole cell. Any other quote is part of the raw text.
     if '"' not in line:
         return None
     csv.field_size_limit(max(csv.field_size_limit(), _LONGEST_ROW))

@@ -32,13 +32,13 @@ def read_ahead(
     most: int = READ_AHEAD,
     characters: int | None = None,
 ) -> Iterator[list[Item]]:
-    """Yield windows of texts, each ended by the text that fills it.
+    """Yield windows of texts; each window ends with the text that fills it.
 
     Args:
         items: Texts, or objects with one text each; read as needed.
         length: Returns the number of characters of an item.
         most: Maximum number of items in a window.
-        characters: Number of characters that also fills a window; ``None`` for ``READ_AHEAD_CHARACTERS``.
+        characters: Number of characters at which a window is full as well; ``None`` for ``READ_AHEAD_CHARACTERS``.
     """
     return grouped(items, length, most=most, characters=READ_AHEAD_CHARACTERS if characters is None else characters)
 
@@ -56,7 +56,7 @@ def growing_windows(items: Iterable[Item], length: Callable[[Item], int]) -> Ite
 
 
 def checked_texts(texts: Any) -> Iterable[str]:
-    """Return texts that can be iterated over text by text.
+    """Return the texts after checking that iteration yields one text at a time.
 
     Raises:
         InputError: The argument is a single text, a mapping, a data frame, or not iterable.
@@ -89,7 +89,7 @@ def checked_texts(texts: Any) -> Iterable[str]:
 
 
 def length_of(text: object) -> int:
-    """Return the number of characters of a text; 0 for other values, which are refused later by their index."""
+    """Return the number of characters of a text; 0 for other values, which are reported by index later."""
     return len(text) if isinstance(text, str) else 0
 
 
@@ -105,7 +105,7 @@ def windows(rows: Iterable[Row], *, read_at_once: int = READ_AHEAD) -> Iterator[
 
     def file_of(row: Row) -> int:
         nonlocal file
-        if row.number == 1:  # names do not tell files apart: a file may be given twice
+        if row.number == 1:  # a new file; its name may not be new, since a file may be passed twice
             file = next(files)
         return file
 
@@ -136,7 +136,7 @@ class RowsDigest:
         Args:
             rows: The input.
             done: Number of rows that the run has done.
-            digest: Their digest; ignored if there are none.
+            digest: Digest of these rows; ignored if ``done`` is 0.
 
         Raises:
             InputError: The first rows are not those of the run.
@@ -157,7 +157,7 @@ def check_same_rows(rows: Iterable[Row], *, done: int, digest: str) -> None:
     """Check that rows are those of a finished run; arguments as for ``RowsDigest.skip``.
 
     Raises:
-        InputError: The rows are others, fewer or more.
+        InputError: There are fewer or more rows, or different ones.
     """
     more = sum(1 for _ in RowsDigest().skip(rows, done=done, digest=digest))
     if more:

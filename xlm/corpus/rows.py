@@ -1,4 +1,4 @@
-"""Rows of text from files of several formats, one at a time. A row that cannot be read has its problem."""
+"""Rows of text from files of several formats, one at a time. An unreadable row holds a problem instead of a text."""
 
 from __future__ import annotations
 
@@ -88,8 +88,8 @@ class Corpus:
         """Warnings about the files read so far."""
         self._formats = [format or format_of(file.path) for file in self._files]
         self._column = column or "text"
-        self._done = 0  # bytes of the files before the open one
-        self._position: Any = None  # returns how far the open file is read
+        self._done = 0  # total bytes of the files before the open one
+        self._position: Any = None  # a function that returns the position in the open file
         self._open = ExitStack()
         for file, file_format in zip(self._files, self._formats, strict=True):
             if file_format == "text" and column is not None:
@@ -126,18 +126,18 @@ class Corpus:
         return self._done + (self._position() if self._position is not None else 0)
 
     def check(self) -> None:
-        """Read the beginning of each file that has a size, to refuse a wrong table before any work.
+        """Read the beginning of each file that has a size, so that a wrong table is refused before any work is done.
 
         Raises:
             InputError: As for the corpus itself.
         """
         for file, format in zip(self._files, self._formats, strict=True):
             if not file.size():
-                continue  # what is read from a pipe cannot be read again
+                continue  # a pipe can be read only once
             try:
                 next(self._parse(file, format), None)
             except _DAMAGE:
-                pass  # the row where it occurs will report it
+                pass  # iteration will report the damage as the problem of a row
             finally:
                 self.close()
                 self._position = None
@@ -210,7 +210,7 @@ class Corpus:
                 unzipped = GzipReader(
                     cast("io.BufferedIOBase", stream),
                     on_trailing=lambda count, offset: self._warn(
-                        f"{file.name}: {count:,} bytes at byte {offset:,}, behind the gzip data, are left out"
+                        f"{file.name}: {count:,} bytes at byte {offset:,}, after the gzip data, are ignored"
                     ),
                 )
                 stream = cast("BinaryIO", self._open.enter_context(io.BufferedReader(unzipped, _BUFFER)))
@@ -222,7 +222,7 @@ class Corpus:
                 yield from parse_lines(stream, key, name, warn=self._warn)
 
     def _parse_parquet(self, file: InputFile) -> Iterator[Parsed]:
-        size, share = file.size(), 0.0  # share of the rows that is read
+        size, share = file.size(), 0.0  # the share of the rows that has been read
         self._position = lambda: int(size * share)
         for done, (total, row) in enumerate(parse_parquet(file, self._column, self._open), start=1):
             share = done / total

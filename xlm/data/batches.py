@@ -1,8 +1,8 @@
-"""Batches of running text: in what order they come, and a generator that reads one batch ahead.
+"""Batches of running text: their order, and a generator that reads one batch ahead.
 
-A seed and a position decide the order. It uses only raw numbers of numpy's generators, since numpy guarantees that
-their stream never changes. Its methods ``permutation`` and ``choice`` may change, and a resumed run would then take
-other batches.
+A seed and a position determine the order. It is computed from the raw numbers of numpy's generators, because numpy
+guarantees that these never change. The generators' methods ``permutation`` and ``choice`` may change, and a resumed run
+would then take different batches.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Order:
             )
 
     def next(self, position: Position) -> tuple[str, int, Position]:
-        """Return language and window of the next batch, and the position after it."""
+        """Return the language and the window of the next batch, and the position after it."""
         language = self._language(position.batches)
         taken = position.taken.get(language, 0)
         after = Position(batches=position.batches + 1, taken={**position.taken, language: taken + 1})
@@ -74,7 +74,7 @@ class Order:
             return names[int(order[batch % len(names)])]
         total = sum(self.windows.values())
         weights = np.array([(self.windows[name] / total) ** self.exponent for name in names])
-        # The upper 53 bits of a raw number, as a fraction in [0, 1).
+        # Use the upper 53 bits of a raw number as a fraction in [0, 1).
         draw = float(_generator(self.seed, "language", batch).random_raw() >> 11) * 2.0**-53
         return names[min(int(np.searchsorted(np.cumsum(weights / weights.sum()), draw, side="right")), len(names) - 1)]
 

@@ -87,12 +87,12 @@ def count_words(
 
 
 def _count(lines: list[str], *, preset: str | None, lang: str | None) -> tuple[int, Counter[str]]:
-    """Return the number of lines and of each word in them."""
+    """Return the number of lines, and the count of each word in them."""
     words: Counter[str] = Counter()
     if preset is None or lang is None:
         for line in lines:
             words.update(line.split(" "))
-        del words[""]  # between two spaces, and in an empty line
+        del words[""]  # empty "words" come from consecutive spaces and empty lines
     else:
         split = _splitter(preset, lang)
         for line in lines:
@@ -102,7 +102,7 @@ def _count(lines: list[str], *, preset: str | None, lang: str | None) -> tuple[i
 
 @cache
 def _splitter(preset: str, lang: str) -> Callable[[str], Sequence[str]]:
-    """Return the function that splits raw text into words, once per process: it cannot be sent to another."""
+    """Return the function that splits raw text into words. Each process builds its own: it cannot be pickled."""
     choices = PRESETS[preset]
     return Segmenter(
         moses(choices.dialect, lang),
@@ -127,7 +127,7 @@ def learn_merges(
 
     Args:
         words: Number of occurrences of each word.
-        number: Number of merges to learn. Fewer are returned if every word is one piece before that.
+        number: Number of merges to learn. Fewer are returned if every word becomes a single piece before that.
         progress: Called with the number of merges after each.
 
     Raises:
@@ -191,7 +191,8 @@ class _Learner:
         lefts = self._current_positions(pair, left, right)
         rights = self.following[lefts]
         after, before = self.following[rights], self.preceding[lefts]
-        # The piece after a merged pair may begin the next one; the pair between the two is then counted only there.
+        # The piece after a merged pair may begin the next merged pair. The pair between the two is then counted only
+        # once, there.
         slots = np.minimum(np.searchsorted(lefts, after), len(lefts) - 1)
         begins_next = lefts[slots] == after
         has_before, has_after = before != _NONE, (after != _NONE) & ~begins_next
@@ -280,7 +281,7 @@ def count_pieces(words: Mapping[str, int], merges: Iterable[tuple[str, str]]) ->
     omitted = [piece for piece in counts if not is_writable(piece)]
     for piece in omitted:
         del counts[piece]
-    # The file spells pieces with @@, and so decides their order.
+    # Sort pieces by their spelling in the file, which marks them with @@.
     spellings = Vocabulary(tokens=(*SPECIAL_TOKENS, *counts)).words()[len(SPECIAL_TOKENS) :]
     rows = sorted(zip(spellings, counts.items(), strict=True), key=lambda row: (-row[1][1], row[0].encode()))
     vocabulary = Vocabulary(

@@ -51,7 +51,7 @@ class Shard:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Source:
-    """A text file, as it was when it was read.
+    """A text file, in its state when it was read.
 
     Attributes:
         path: Absolute path.
@@ -150,7 +150,7 @@ class Index:
             }
             index = cls(**values)
             if index.dtype not in ("uint16", "uint32"):
-                raise ValueError(f"dtype {index.dtype}")
+                raise ValueError(f"unknown dtype {index.dtype}")
             return index
         except InputError:
             raise
@@ -167,7 +167,7 @@ def _text(values: dict[str, Any]) -> Text:
             raise ValueError(f"a file outside the directory: {shard.file!r}")
         if not all(type(number) is int and number >= 0 for number in (shard.lines, shard.tokens, shard.unknown)):
             raise ValueError(f"wrong counts of {shard.file!r}")
-    # Earlier releases wrote ``form``, and before that nothing.
+    # Earlier releases called this key ``form``; the first releases did not write it.
     source = {"format" if key == "form" else key: value for key, value in values["source"].items()}
     return Text(source=Source(**source), complete=values["complete"] is True, shards=shards)
 

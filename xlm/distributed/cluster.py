@@ -17,7 +17,7 @@ from typing import Any
 from xlm.errors import DependencyError, InputError, XLMError, XLMWarning
 
 _RAY_DEFAULTS = {
-    "RAY_USAGE_STATS_ENABLED": "0",  # send no statistics
+    "RAY_USAGE_STATS_ENABLED": "0",  # Ray sends no usage statistics
     "RAY_worker_niceness": "0",  # Ray's default of 15 would starve the workers
 }
 _RETRY_SECONDS = 0.5
@@ -55,7 +55,7 @@ class ClusterOptions:
     def __post_init__(self) -> None:
         if self.gpus_per_worker > 1 and self.gpus_per_worker % 1:
             raise InputError(
-                "a worker has whole GPUs, or part of one",
+                "the number of GPUs of a worker is neither whole nor less than 1",
                 where="gpus_per_worker",
                 found=self.gpus_per_worker,
                 expected="a whole number, or less than 1",
@@ -113,7 +113,7 @@ def connected(options: ClusterOptions) -> Iterator[Any]:
     settings: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": "warning"}
     if local:
         settings["include_dashboard"] = False
-        if options.concurrency is not None:  # otherwise Ray counts the CPUs of this process
+        if options.concurrency is not None:  # otherwise Ray counts the CPUs available to this process
             settings["num_cpus"] = options.concurrency * options.threads_per_worker
     else:
         wait_for(address, options.connect_timeout)
@@ -121,7 +121,7 @@ def connected(options: ClusterOptions) -> Iterator[Any]:
     try:
         with _own_signals():
             ray.init(**settings)
-    except (Exception, SystemExit) as error:  # Ray exits the process when it gives up
+    except (Exception, SystemExit) as error:  # when Ray gives up, it exits the process
         raise _init_error(address, time.monotonic() - start, error) from error
     try:
         _check_room(ray, options, local=local)
@@ -169,7 +169,7 @@ def _own_signals() -> Iterator[None]:
 
 
 def wait_for(address: str, seconds: float) -> None:
-    """Return once a Ray server answers; Ray itself waits for minutes and then exits the process.
+    """Wait until a Ray server answers. Without this check, Ray waits for minutes and then exits the process.
 
     Args:
         address: As in ``ClusterOptions``; ``auto`` is not checked.

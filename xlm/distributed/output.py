@@ -1,4 +1,4 @@
-"""The output directory, which many workers fill and in which a run that was cut off can be resumed.
+"""The output directory, which many workers fill, and in which an interrupted run can be resumed.
 
     part-0000000-0000000.tsv     output of shard 0 of file 0; sorted by name, the parts are the whole output
     _meta.json                   what the run is: model, inputs and options
@@ -6,12 +6,12 @@
     _parts/0000000-0000000.json  the record of a finished part: rows, problems, digest of its input
     _SUCCESS                     totals of all parts; written last
 
-A part is written whole, then its record. If a shard is processed twice, because a machine died or was slow, the part
-that was written last stays; machines with the same kind of processor write the same bytes. Other engines ignore names
-that begin with an underscore.
+A worker writes a part as a whole, and then its record. If a shard is processed twice, because a machine died or was
+slow, the part written last stays. Machines with the same kind of processor write the same bytes. Other engines ignore
+names that begin with an underscore.
 
 The lease belongs to the run whose line is the last in ``_run``. Each run adds its line when it begins, and only the
-holder of the lease writes parts or ``_SUCCESS``. A worker that finds no ``_run`` does not see the shared directory.
+holder of the lease writes parts or ``_SUCCESS``. A worker that finds no ``_run`` cannot see the shared directory.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Record:
         unit: Index of the shard in the file.
         rows: Number of input rows.
         problems: Number of rows without a result.
-        reasons: Why, for some of them.
+        reasons: Why some of these rows have no result.
         counts: Number of tokens, or of continuations by what ended them.
         digest: Digest of the shard.
         bytes: Size of the part.
@@ -151,7 +151,7 @@ class Output:
         self._take_lease(identity, sizes, previous=runs)
         self.directory.remove_unfinished(of_all=True)
         part_sizes = self.directory.names()
-        # A part that was removed or changed is made again.
+        # A part that was removed or changed is computed again.
         return {
             record.key: record
             for record in records
@@ -271,9 +271,10 @@ class Output:
                 remedy="write to a shared file system or an object store that nothing else changes; then --resume",
             )
         for name in sizes.keys() - expected.keys():
-            if name.startswith(_PART):  # of a file that was damaged and now has fewer shards
+            if name.startswith(_PART):  # the part belongs to a file that was damaged and now has fewer shards
                 self.directory.remove(name)
-                # A record that stayed would mark the file as damaged, and so let it change its size in later runs.
+                # If its record stayed, it would still mark the file as damaged, and later runs would allow the file to
+                # change its size.
                 self.directory.remove(f"{_PARTS}/{name.removeprefix(_PART).removesuffix(self.suffix)}.json")
         if not any(record.damaged for record in records):
             parts = [[name, record.rows, record.bytes] for name, record in zip(expected, records, strict=True)]

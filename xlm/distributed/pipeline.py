@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 _COLUMN = "data"
 _MAX_READ_TASKS = 1000
 _WORKERS_PER_READER = 16
-_SHARDS_IN_FLIGHT = 2  # per worker: one in progress, one waiting
+_SHARDS_IN_FLIGHT = 2  # for each worker, one in progress and one waiting
 _MAX_REASONS = 5
 
 PendingFile = tuple[int, dict[str, tuple[str, bool]]]
@@ -70,7 +70,7 @@ def build_dataset(
                 batch_size=None,
                 batch_format="pyarrow",
                 fn_kwargs=dict(reading),
-                num_cpus=0,  # the workers may occupy all CPUs
+                num_cpus=0,  # reading needs no CPU of its own, because the workers may occupy all of them
                 compute=ray.data.TaskPoolStrategy(size=min(-(-workers // _WORKERS_PER_READER), len(blocks))),
             )
             .map_batches(
@@ -90,7 +90,7 @@ def build_dataset(
 
 @contextmanager
 def _one_row_per_block(ray: Any) -> Iterator[None]:
-    """Make datasets pass on each row in a block of its own, and drop blocks that fail.
+    """Make datasets pass on each row in a separate block, and drop blocks that fail.
 
     Rows in one block would all go to the same worker.
     """
@@ -99,7 +99,7 @@ def _one_row_per_block(ray: Any) -> Iterator[None]:
     context.target_max_block_size, context.max_errored_blocks = 1, -1
     try:
         with warnings.catch_warnings():
-            # Ray 2.60 deprecates the only way to set the retries of a dead worker's tasks.
+            # Ray 2.60 deprecates this argument, but nothing else sets how often a dead worker's tasks are retried.
             warnings.filterwarnings("ignore", "`ray_remote_args_fn` is deprecated")
             yield
     finally:
@@ -146,12 +146,13 @@ def read_shards(
         corpus = Corpus([files[file]], format=format, column=column)
         try:
             with closing(corpus), warnings.catch_warnings():
-                warnings.simplefilter("ignore", XLMWarning)  # shards carry these warnings
+                warnings.simplefilter("ignore", XLMWarning)  # the shards carry these warnings to the driver
                 for shard in shards_of(
                     corpus, file=file, read_at_once=read_at_once, windows_per_shard=windows_per_shard
                 ):
                     if shard.damaged and any(int(index) >= shard.index for index in done):
-                        # The input is not another one: an earlier pass could read further, and a later one may again.
+                        # The input has not changed: an earlier pass could read further, and a later one may be able to
+                        # again.
                         error = InputError(
                             "the input cannot be read as far as before",
                             where=name,
@@ -167,7 +168,7 @@ def read_shards(
                         raise other_input_error(
                             name, found="other texts", otherwise="start again, in another directory"
                         )
-        except Exception as error:  # passed on as a result, and raised by the run
+        except Exception as error:  # the error is passed on as a result, and the run raises it
             yield table_of(error_to_dict(error))
 
 
@@ -185,14 +186,14 @@ class PartWriter:
         self._compute: Compute | None = None
 
     def __call__(self, shards: Any) -> Any:
-        """Return the results of a table of shards, records or errors, as a table.
+        """Return a table with the result of each shard in a table: a record or an error.
 
         Errors are returned, since Ray would treat an exception as a failure of the machine.
         """
         return table_of(*map(self._result, _cells(shards)))
 
     def _result(self, data: bytes) -> dict[str, Any]:
-        if data.startswith(b"{"):  # an error of the reader
+        if data.startswith(b"{"):  # the row is an error of the reader, not a shard
             return dict(json.loads(data))
         try:
             shard = Shard.from_bytes(data)

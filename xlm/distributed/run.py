@@ -18,7 +18,8 @@ from xlm.distributed.storage import Directory, absolute
 from xlm.distributed.tasks import Task
 from xlm.errors import XLMError
 
-# Defaults for the size of a part: some megabytes, but terabytes of input do not give millions of files.
+# Defaults for the size of a part: a few megabytes, but large enough that terabytes of input do not give millions of
+# files.
 _MAX_ROWS = 1 << 16
 _PARTS_PER_WORKER = 16
 _BYTES_PER_ROW = 128
@@ -132,7 +133,7 @@ class Run:
                         remedy="see Ray's logs (/tmp/ray/session_latest/logs); if the workers ran out of memory, use "
                         "fewer workers or a smaller --windows-per-file",
                     )
-                # A damaged file is read again, and may end elsewhere this time.
+                # A damaged file is read again, and may be readable up to a different place this time.
                 again = {file for file, _ in pending}
                 self._records = {
                     key: record

@@ -41,7 +41,7 @@ class Shard:
 
     @property
     def digest(self) -> str:
-        """A hexadecimal digest of the rows and the window boundaries."""
+        """The hexadecimal digest of the rows and the window boundaries."""
         digest = hashlib.blake2b(digest_size=16)
         for window in self.windows:
             digest.update(b"%d\n" % len(window))
@@ -75,7 +75,7 @@ def shards_of(corpus: Corpus, *, file: int, read_at_once: int, windows_per_shard
         corpus: The rows of one file.
         file: Index of the file.
         read_at_once: Maximum number of rows in a window.
-        windows_per_shard: Maximum number of windows in a shard; some 30 million characters fill it too.
+        windows_per_shard: Maximum number of windows in a shard; about 30 million characters also fill a shard.
     """
     index = 0
     # The last shard is marked, so each one waits for the next.

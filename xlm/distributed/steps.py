@@ -50,7 +50,7 @@ class _Step(ABC):
             A ``pyarrow.Table``: the rows of the batch, in order, with further columns.
 
         Raises:
-            InputError: The batch is no table, lacks a column, or has a column with the name of a new one.
+            InputError: The batch is not a table, lacks the column, or already has a column with the name of a new one.
         """
         pyarrow, _ = import_pyarrow()
         texts = [arrow_text(value, self._column) for value in _cells(batch, self._column)]
@@ -58,7 +58,7 @@ class _Step(ABC):
         taken = [name for name, _ in self._fields if name in batch.column_names]
         if taken:
             raise InputError(
-                "the dataset has a column that the result needs",
+                "the dataset already has a column with the name of a new one",
                 where="columns",
                 found=", ".join(map(repr, taken)),
                 remedy="rename it: Dataset.rename_columns",
@@ -207,7 +207,9 @@ class Scorer(_Step):
         check_flags(bits=bits)
         chosen = ScoringOptions(**options)
         if chosen.top:
-            raise InputError("these tables have no column of alternatives", where="top", found=chosen.top, expected="0")
+            raise InputError(
+                "the table has no column for the most likely tokens", where="top", found=chosen.top, expected="0"
+            )
         self._table = ScoreTable(unit=by, format="parquet", bits=bits, ranks=chosen.ranks, entropies=chosen.entropies)
         super().__init__(column, [field for field in self._table.arrow_fields() if field[0] not in ("line", "text")])
         source = WorkerModel(

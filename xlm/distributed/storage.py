@@ -44,7 +44,7 @@ def _is_address(name: str) -> bool:
 
 
 def absolute(name: str) -> str:
-    """Return an address as it is, and a path made absolute: workers run in other directories."""
+    """Return an address unchanged, and a path as an absolute one, because workers run in other directories."""
     return name if _is_address(name) else str(Path(name).absolute())
 
 
@@ -75,7 +75,7 @@ def file_system(name: str) -> tuple[Any, str]:
             "fsspec, which could open this address, is not installed", where=name, remedy="pip install fsspec"
         ) from error
     try:
-        # Without caches: other processes write there at the same time.
+        # Turn caches off, because other processes write to the same place at the same time.
         system, path = fsspec.core.url_to_fs(name, use_listings_cache=False, skip_instance_cache=True)
     except (ImportError, ValueError, OSError) as error:
         raise InputError(
@@ -147,14 +147,14 @@ class SharedFile(LocalFile):
 
 
 def input_files(names: Iterable[str], *, output: str | None = None) -> list[InputFile]:
-    """Return the files that the names stand for: files, directories with all below them, and patterns (``*?[]``).
+    """Return the files that names stand for: files, directories with all files below them, and patterns (``*?[]``).
 
     Files of a directory or pattern are sorted by name, without those that begin with a dot or an underscore, which
-    other engines leave out too.
+    other engines omit too.
 
     Args:
         names: Paths or addresses.
-        output: Path or address of the output, which may lie below an input directory; files in it are left out.
+        output: Path or address of the output, which may lie below an input directory; files in it are omitted.
 
     Raises:
         InputError: A name matches no file, cannot be listed, or is inside the output.
@@ -191,7 +191,7 @@ def _files_of(name: str, output: str | None) -> list[InputFile]:
 
 
 def _relative_output(output: str | None, base: str) -> str | None:
-    """Return the path of the output relative to an input directory; ``None`` if it is not below it.
+    """Return the path of the output relative to an input directory, or ``None`` if the output is not below it.
 
     Raises:
         InputError: The input directory is inside the output.
@@ -210,7 +210,7 @@ def _relative_output(output: str | None, base: str) -> str | None:
 
 
 def _canonical(name: str) -> str:
-    """Return a path or address in the form that is a prefix of everything below it."""
+    """Return a path or address in a form that everything below it begins with."""
     scheme, separator, rest = name.partition("://")
     if separator and scheme != "file":
         return "/".join([f"{scheme}:/", *filter(None, rest.partition("?")[0].split("/"))])
@@ -218,7 +218,7 @@ def _canonical(name: str) -> str:
 
 
 def _matches(system: Any, path: str, *, most: int) -> tuple[int, list[tuple[str, int]]]:
-    """Return how many trailing parts of a path are a pattern, at most ``most``, and the files that it matches."""
+    """Return how many parts at the end of a path form a pattern (at most ``most``), and the files that match it."""
     entry = _entry(system, path)
     if entry is not None:
         entries = [entry] if entry[1] is not None else list(_list(system, path, recursive=True))

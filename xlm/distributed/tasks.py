@@ -43,18 +43,18 @@ class WorkerModel(ModelSource):
     threads: int | None = None
 
     def network(self) -> XLMWithLMHeadModel:
-        """Set the number of threads, and open the model as its file has it; errors as for ``ModelSource``."""
+        """Set the number of threads, and open the model as stored; errors are as for ``ModelSource``."""
         if self.threads is not None:
             check_count(threads=self.threads)
             torch.set_num_threads(self.threads)
         return ModelSource.network(self)
 
     def here(self) -> WorkerModel:
-        """Return the model as the driver opens it: on the CPU, with the threads of this process."""
+        """Return the source with which the driver opens the model: on the CPU, with the threads of this process."""
         return dataclasses.replace(self, device="cpu", threads=None)
 
     def identity(self, signature: Signature) -> dict[str, Any]:
-        """Return the workers' signature, as text and as fields, given the driver's."""
+        """Return the signature that the workers will have, as text and as fields, from the driver's signature."""
         signature = dataclasses.replace(signature, device=self.device or signature.device)
         return {"signature": str(signature), **asdict(signature)}
 
@@ -66,7 +66,7 @@ class WindowOutput:
     Attributes:
         data: Lines, UTF-8.
         problems: Number of rows without a result.
-        reasons: Reasons of problems, unless the lines state them.
+        reasons: Reasons for the problems, unless the lines state them.
         counts: Number of tokens, or of continuations by what ended them.
     """
 
@@ -104,7 +104,7 @@ class Task(ABC):
 
     @property
     def header(self) -> bytes:
-        """First line of each part, with its end; may be empty."""
+        """The first line of each part, with its line end; empty if parts have none."""
         return b""
 
     @abstractmethod
@@ -284,7 +284,7 @@ class GenerateTask(Task):
 
     def _compute(self, generator: TextGenerator, window: Sequence[Row], file: int) -> WindowOutput:
         output = WindowOutput()
-        seed = derived_seed(self.seed, -file) if file else self.seed  # rows use the indices from 0 up
+        seed = derived_seed(self.seed, -file) if file else self.seed  # negative, because rows use the indices from 0 up
         results = continue_rows(generator, window, seed=seed, batch_size=len(window), format=self.format)
         lines: list[str] = []
         for row, result in zip(window, results, strict=True):

@@ -119,7 +119,7 @@ def make_app(
         _ClientLeftError: _on_client_left,
         Exception: _on_bug,
     }
-    # The guard is outermost. As middleware of Starlette it would miss the response to a bug.
+    # The guard wraps the whole application. As Starlette middleware, it would miss the response to a bug.
     return Guard(Starlette(routes=routes, exception_handlers=handlers), names=names, any_address=any_address)
 
 
@@ -132,7 +132,7 @@ class _JSON(Response):
 
 
 class _Lines(StreamingResponse):
-    """JSON lines, sent as they are computed. The admission ends with them, or when the client disconnects."""
+    """JSON lines, sent as they are computed. The admission ends after the last line or when the client disconnects."""
 
     def __init__(self, lines: AsyncIterator[bytes], admission: ExitStack) -> None:
         super().__init__(lines, media_type="application/jsonl")
@@ -229,7 +229,7 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
 
 
 async def _on_client_left(request: Request, error: Exception) -> Response:
-    return Response(status_code=499)  # never sent
+    return Response(status_code=499)  # the client has left, so this is never sent
 
 
 async def _on_bug(request: Request, error: Exception) -> Response:
@@ -307,4 +307,4 @@ class Guard:
             address = ipaddress.ip_address(name)
         except ValueError:
             return False
-        return address.is_loopback or self._any_address  # a rebound name is never an address
+        return address.is_loopback or self._any_address  # DNS rebinding works with names only, never with addresses

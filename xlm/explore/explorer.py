@@ -24,7 +24,7 @@ Json = dict[str, Any]
 
 
 class Explorer:
-    """Model behind the page; answers one call at a time, from any thread.
+    """The model that the page shows; answers one call at a time, from any thread.
 
     Args:
         model: A causal model.
@@ -191,7 +191,7 @@ def _by_word(result: SentenceScore) -> Json:
     names = ("token", "logprob", "rank", "entropy", "top", "unknown")
     tokens = [{name: cells[name] for name in names} for cells in token_cells(result)]
     words = []
-    end, count = 0, 0  # of the words so far: their last character and their tokens
+    end, count = 0, 0  # where the words so far end in the text, and the number of their tokens
     for word in result.words:
         word_tokens = tokens[count : count + word.tokens]
         words.append({"before": result.text[end : word.start], "text": word.text, "tokens": word_tokens})

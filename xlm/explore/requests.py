@@ -12,7 +12,7 @@ from xlm.errors import InputError
 
 _Request = TypeVar("_Request", bound="TextRequest")
 
-_MOST_NAMED = 10  # wrong keys that an error names
+_MOST_NAMED = 10  # maximum number of wrong keys that an error names
 
 
 class TooLargeError(InputError):

@@ -23,7 +23,7 @@ _Result = TypeVar("_Result")
 
 _SECONDS_TO_END = 3
 _SECONDS_TO_ASK = 10
-_LONGEST_SHOWN = 80  # characters of a host
+_LONGEST_SHOWN = 80  # maximum number of characters of a host in a message
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -42,7 +42,7 @@ def listen(host: str, port: int) -> socket.socket:
         )[0]
         listening = socket.socket(family, kind, protocol)
         try:
-            if sys.platform != "win32":  # on Windows, the option would let another program take over the port
+            if sys.platform != "win32":  # on Windows, SO_REUSEADDR would let others take over the port
                 listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listening.bind(address)
             listening.listen(128)
@@ -90,7 +90,7 @@ def address_of(listening: socket.socket) -> str:
 
 
 class BusyError(XLMError):
-    """The maximum number of requests is being computed or waits."""
+    """The maximum number of requests is already being computed or waiting."""
 
 
 class Worker:
@@ -113,7 +113,7 @@ class Worker:
 
     @contextmanager
     def admitted(self) -> Iterator[None]:
-        """Admit one request for the duration of a block, in the thread of the event loop only.
+        """Admit one request for the duration of a block. Call this in the thread of the event loop only.
 
         Raises:
             BusyError: Too many requests are admitted already.
@@ -132,7 +132,7 @@ class Worker:
             self._admitted -= 1
 
     async def run(self, function: Callable[..., _Result], *arguments: Any) -> _Result:
-        """Return or raise what the function does, once it is its turn."""
+        """Run the function when it is its turn, and return its result or raise its error."""
         return await asyncio.wrap_future(self._thread.submit(function, *arguments))
 
     def close(self) -> None:
@@ -167,7 +167,7 @@ def make_server(app: ASGIApp, worker: Worker) -> uvicorn.Server:
         ws="none",
         http=_Connection,
         loop="asyncio",
-        log_config=None,  # the default of Python: warnings and errors to stderr
+        log_config=None,  # Python's default then applies: warnings and errors go to stderr
         access_log=False,
         server_header=False,
         proxy_headers=False,
@@ -177,7 +177,7 @@ def make_server(app: ASGIApp, worker: Worker) -> uvicorn.Server:
 
 
 class _Connection(H11Protocol):
-    """Connection that closes if no request arrives in time, because their number is limited."""
+    """Connection that closes if no request arrives in time, because the number of connections is limited."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in its base class
         super().connection_made(transport)

@@ -109,7 +109,7 @@ class TextGenerator:
         config = self._model.config
         if not config.has_language_embeddings:
             return None
-        # The model's file may name no languages; the tokenizer's may.
+        # If the model's file does not name its languages, use the names in the tokenizer's file.
         return config.language_id(lang if config.lang2id else (self._tokenizer.lang2id or {}).get(lang, lang))
 
     def prompt(self, line: int, text: str, *, where: str) -> Prompt:
@@ -229,4 +229,4 @@ def check_one_line(text: str, format: str, *, where: str | None = None) -> None:
         InputError: The prompt contains a line feed, and the format is ``"text"``.
     """
     if format == "text" and "\n" in text:
-        raise InputError("the prompt holds a line feed, and text is one line each", where=where)
+        raise InputError("the prompt contains a line feed, but text output has one line per continuation", where=where)

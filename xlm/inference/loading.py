@@ -11,7 +11,7 @@ from xlm.model.lm import XLMWithLMHeadModel
 
 
 def open_model(model: str, *, dtype: str, device: str) -> XLMWithLMHeadModel:
-    """Return a model that is not packed yet; ``pack_where_faster`` does that.
+    """Open a model without packing it; ``pack_where_faster`` packs it.
 
     Args:
         model: Name or path, as for ``XLMWithLMHeadModel.from_pretrained``.
@@ -36,7 +36,7 @@ def check_device(*, dtype: str, device: str) -> None:
         kind = torch.device(device).type
     except (RuntimeError, TypeError, ValueError):
         kind = "none"
-    if kind not in ("cpu", "cuda"):  # torch has others, such as meta, which computes nothing
+    if kind not in ("cpu", "cuda"):  # torch has other devices, such as meta, which computes nothing
         raise InputError(
             "no such device", where="device", found=shown(device), expected="cpu, or cuda if torch supports it"
         )
@@ -54,7 +54,7 @@ def pack_where_faster(model: XLMWithLMHeadModel, *, dtype: str, few_rows: bool) 
     Args:
         model: The result of ``open_model``.
         dtype: As for ``open_model``.
-        few_rows: Whether it will compute on few tokens at a time. Packing then pays in float32 too.
+        few_rows: Whether the model will compute on few tokens at a time. Packing is then worthwhile in float32 too.
     """
     weights = str(model.dtype).removeprefix("torch.") if dtype == "auto" else dtype
     if model.device.type != "cpu" or (weights == "float32" and not few_rows):
@@ -63,7 +63,7 @@ def pack_where_faster(model: XLMWithLMHeadModel, *, dtype: str, few_rows: bool) 
 
 
 def load_for_inference(model: str, *, dtype: str, device: str, few_rows: bool) -> XLMWithLMHeadModel:
-    """Open a model and return it in its fastest form; arguments as ``open_model`` and ``pack_where_faster``."""
+    """Open a model and return it in its fastest form; arguments are as for ``open_model`` and ``pack_where_faster``."""
     return pack_where_faster(open_model(model, dtype=dtype, device=device), dtype=dtype, few_rows=few_rows)
 
 

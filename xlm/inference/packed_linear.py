@@ -54,7 +54,7 @@ class PackedLinear(nn.Module):
 
     @property
     def width(self) -> int:
-        """Outputs M' of a piece for many rows; M if there is one piece."""
+        """Number of outputs M' in a piece when there are many rows; M if there is only one piece."""
         return self.outputs
 
     def pack(self, weight_MK: Tensor, bias_M: Tensor) -> None:
@@ -80,7 +80,7 @@ class PackedLinear(nn.Module):
 
 
 class Float32Linear(PackedLinear):
-    """Layer in float32: few rows by oneDNN, with a copy of the weights in its layout; many rows by torch itself."""
+    """Float32 layer: oneDNN computes few rows, with a copy of the weights in its layout; torch itself computes many."""
 
     def pack(self, weight_MK: Tensor, bias_M: Tensor) -> None:  # noqa: D102 (as the base class)
         self.weight_MK = weight_MK.float().contiguous()
@@ -120,7 +120,7 @@ class Float32Linear(PackedLinear):
 
 
 class Float16Linear(PackedLinear):
-    """Layer by FBGEMM with weights rounded to float16, and everything else in float32."""
+    """FBGEMM layer with weights rounded to float16, and everything else in float32."""
 
     def pack(self, weight_MK: Tensor, bias_M: Tensor) -> None:  # noqa: D102 (as the base class)
         self.packed = [
@@ -140,7 +140,7 @@ class Float16Linear(PackedLinear):
 
 
 class Int8Linear(PackedLinear):
-    """Layer by FBGEMM with int8 weights, one scale per output, and 8-bit inputs, one scale per row.
+    """FBGEMM layer with int8 weights (one scale per output) and 8-bit inputs (one scale per row).
 
     The kernel rounds its input to levels between the smallest and the largest number of all rows. Several rows are
     therefore first rounded here, each to its own levels, and the results are scaled back. A row's result then does not
@@ -156,7 +156,7 @@ class Int8Linear(PackedLinear):
         self.packed = torch.ops.quantized.linear_prepack(quantized, bias_M)
         self.sum_M = (quantized.int_repr().sum(1) * scale_M.double()).float()
         self.bias_M = bias_M
-        # Without VNNI instructions, the kernel adds two products in 16 bits, which inputs of 8 bits overflow.
+        # Without VNNI instructions, the kernel adds two products in 16 bits, which 8-bit inputs would overflow.
         self.seven_bits = not multiplies_int8()
 
     def pieces(self, x_NK: Tensor) -> Iterator[tuple[int, Tensor]]:  # noqa: D102
@@ -179,10 +179,10 @@ class Int8Linear(PackedLinear):
         low_N1, high_N1 = torch.aminmax(x_NK, dim=1, keepdim=True)
         low_N1 = low_N1.clamp_max(0)
         step_N1 = (high_N1.clamp_min(0) - low_N1).div_(most).clamp_min_(torch.finfo(torch.float32).tiny)
-        zero_N1 = (-low_N1 / step_N1).round_()  # the level of 0, which the kernel represents exactly
+        zero_N1 = (-low_N1 / step_N1).round_()  # the level that stands for 0, which the kernel represents exactly
         step_N1 = step_N1.clamp_min_(_FINEST_STEP)
         levels_NK = (x_NK / step_N1).round_().add_(zero_N1).clamp_(0, most)
-        # An additional row with the highest level makes the kernel's own levels equal to these, so it rounds nothing.
+        # The extra row holds the highest level, so the kernel chooses exactly these levels and rounds nothing further.
         levels_NK = F.pad(levels_NK, (0, 0, 0, 1), value=most)
         out_NM: Tensor = torch.ops.quantized.linear_dynamic(levels_NK, self.packed, self.seven_bits)[:-1]
         return out_NM.addcmul_(zero_N1, self.sum_M, value=-1).mul_(step_N1).addcmul_(1 - step_N1, self.bias_M)
@@ -281,7 +281,7 @@ def packed_linear(weights: str, weight_MK: Tensor, bias_M: Tensor, *, rounds_row
 
 
 def _float16_holds(weight_MK: Tensor) -> bool:
-    """Return whether float16 holds all weights, to the last digit of each row's largest weight."""
+    """Return whether float16 can hold all weights, to within the precision of the largest weight of each row."""
     weight_MK = weight_MK.float()
     lost_M = weight_MK.half().float().sub_(weight_MK).abs_().amax(1)
     # Comparisons with NaN are false, so weights that are not finite do not pass.

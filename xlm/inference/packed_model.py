@@ -5,7 +5,8 @@ What each type of the matrices costs in accuracy:
 - ``float32``: nothing. Results are the same up to the order of sums.
 - ``float16``: the weights are rounded.
 - ``bfloat16``: the weights are rounded. On processors with bfloat16 instructions, for more than ``FEW_ROWS`` rows, the
-  inputs of the layers' matrices are rounded too, and so are the outputs before the bias. Those of the head are not.
+  inputs of the layers' matrices are rounded too, and so are the outputs before the bias. The head's inputs and outputs
+  are not rounded.
 - ``int8``: weights are rounded to 8 bits with one scale per output, inputs to 8 bits (7 without VNNI instructions) with
   one scale per row. In every type, the last digits depend on the batch. In int8 they can move an input to the next
   level, so a row's result in a batch occasionally differs by one such step from its result alone.
@@ -207,7 +208,7 @@ class _PackedHead(LinearHead):
 
     @staticmethod
     def _next(pieces: Iterator[tuple[int, Tensor]]) -> tuple[int, Tensor] | None:
-        with _in_float32():  # not around the yield, which would also affect the caller
+        with _in_float32():  # the mode ends before a piece is yielded to the caller
             return next(pieces, None)
 
 
@@ -242,7 +243,7 @@ def _check_plain(model: nn.Module, plain: nn.Module) -> None:
 
 
 def _problems(model: nn.Module, plain: nn.Module) -> dict[str, str]:
-    """Return a description of each wrong module, by its path; modules inside of a wrong one are omitted."""
+    """Return a description of each wrong module, by its path; modules inside a wrong one are omitted."""
     expected = dict(plain.named_modules(remove_duplicate=False))
     actual = dict(model.named_modules(remove_duplicate=False))
     problems: dict[str, str] = {}

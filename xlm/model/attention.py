@@ -41,11 +41,11 @@ class AttentionMask:
         if valid_BT is None or (causal and right_padded):
             return cls(is_causal=causal)
         if not causal:
-            # Every row has a real token, so every query has a key.
+            # Every row has at least one real token, so every query has a key.
             return cls(allowed=valid_BT[:, None, None, :])
         T, device = valid_BT.shape[1], valid_BT.device
         allowed_BTS = valid_BT[:, None, :] & torch.ones(T, T, dtype=torch.bool, device=device).tril()
-        # A padding position that follows only padding has no key, and a softmax over no keys is NaN. Let each position
+        # A padding position that only padding precedes has no key, and a softmax over no keys is NaN. Let each position
         # attend to itself, which changes nothing for real queries.
         allowed_BTS |= torch.eye(T, dtype=torch.bool, device=device)
         return cls(allowed=allowed_BTS[:, None])

@@ -68,7 +68,8 @@ class XLMCache:
                 found=str(error).partition("\n")[0],
                 expected=f"memory for keys and values of shape {' x '.join(map(str, shape))} and type {dtype}",
             ) from error
-        # The length of all rows if it is the same, else None. With it, writes are slices, which do not wait for a GPU.
+        # The length of the rows if all have the same length, else None. If they have, writes are slices, which do not
+        # wait for a GPU.
         self.uniform_length: int | None = 0
         # An upper bound on the length of the longest row. It is exact if no forward pass had padding, and after
         # ``measure``. Computing the exact length each time would wait for the device.
@@ -86,7 +87,7 @@ class XLMCache:
         return self.keys.shape[3]
 
     def fix_shapes(self) -> None:
-        """Attend to all slots, under a mask, from now on, so that shapes do not depend on the lengths of the rows."""
+        """From now on, attend to all slots under a mask, so that shapes do not depend on the lengths of the rows."""
         self._fixed = True
         self.uniform_length = None
 
@@ -114,7 +115,8 @@ class XLMCache:
         else:
             rows_B = torch.arange(len(self.lengths), device=self.lengths.device)
             slots_BT = self.lengths[:, None] + torch.arange(new, device=self.lengths.device)
-            # Unlike a slice, an index does not convert types on assignment. Under autocast, the new ones are narrower.
+            # Unlike a slice, an index does not convert types on assignment. Under autocast, the new keys and values are
+            # narrower.
             keys_BNSH[rows_B[:, None], :, slots_BT] = key_BNTH.transpose(1, 2).to(keys_BNSH.dtype)
             values_BNSH[rows_B[:, None], :, slots_BT] = value_BNTH.transpose(1, 2).to(values_BNSH.dtype)
         return keys_BNSH[:, :, :end].type_as(key_BNTH), values_BNSH[:, :, :end].type_as(value_BNTH)

@@ -6,7 +6,6 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from types import MappingProxyType
 from typing import Any, NoReturn
 
@@ -45,7 +44,7 @@ class XLMConfig:
         mask_token_id: Id of ``<special1>``, the mask of the MLM objective.
 
     Raises:
-        ConfigError: Invalid values; the error names them all, or only those of a wrong type if there are any.
+        ConfigError: Values are invalid. The error names all of them; if any has the wrong type, it names only those.
 
     Source: paper section 5.1 and the original's ``src/model/transformer.py``, ``TransformerModel.__init__``.
     """
@@ -163,13 +162,16 @@ class XLMConfig:
 
     def __reduce__(self) -> tuple[Any, ...]:
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return partial(
-            type(self), **{**values, "lang2id": dict(self.lang2id)}
-        ), ()  # MappingProxyType cannot be pickled
+        # A MappingProxyType cannot be pickled.
+        return _from_fields, ({**values, "lang2id": dict(self.lang2id)},)
+
+
+def _from_fields(values: dict[str, Any]) -> XLMConfig:
+    return XLMConfig(**values)
 
 
 class FrozenConfigError(ConfigError, dataclasses.FrozenInstanceError):
-    """An attempt to change a configuration in place."""
+    """Error for an attempt to change a configuration in place."""
 
 
 def _refuse_change(config: XLMConfig, name: str, value: object = None) -> NoReturn:
@@ -186,7 +188,8 @@ def _refuse_change(config: XLMConfig, name: str, value: object = None) -> NoRetu
     )
 
 
-# Assigned here because a frozen dataclass must not define these methods. Its own do not name the unknown attribute.
+# A frozen dataclass must not define these methods, so they are assigned here. Those of the dataclass do not name the
+# unknown attribute.
 XLMConfig.__setattr__ = XLMConfig.__delattr__ = _refuse_change  # type: ignore[assignment,method-assign]
 
 
@@ -198,7 +201,8 @@ def check_config(config: object, *, where: str) -> None:
         )
 
 
-# Far above any model, and low enough that the sizes of tensors do not overflow, whatever a file contains.
+# These limits are far above any model, and low enough that the sizes of tensors never overflow, whatever a file
+# contains.
 _LARGEST = 2**31 - 1
 
 

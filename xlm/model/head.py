@@ -106,8 +106,8 @@ class LinearHead(nn.Module):
     def logit_blocks(self, hidden_ND: Tensor, *, elements: int | None = None) -> Iterator[LogitBlock]:
         """Yield the scores in blocks: all words for the first positions, then for the next ones.
 
-        Scores are in float32 also if the weights are in half precision. If rounded, many words would have the same
-        score, and so the same rank.
+        Scores are in float32 even if the weights are in half precision. Rounded to half precision, many words would
+        have the same score, and therefore the same rank.
 
         Args:
             hidden_ND: (N, D) hidden states.
@@ -170,7 +170,7 @@ def logit_blocks(
         logits_RV = head(hidden_ND[rows])
         check_word_scores(logits_RV, vocab_size)
         logits_RV = at_least_float32(logits_RV)
-        # The receiver may overwrite a block, and a foreign head may return its input or its weights.
+        # The receiver may overwrite a block, and a head from elsewhere may return its input or its weights, so copy it.
         yield LogitBlock(rows, 0, logits_RV if isinstance(head, AdaptiveHead) else logits_RV.clone())
 
 
@@ -213,7 +213,7 @@ def target_logprobs(logits: Tensor, targets: Tensor) -> Tensor:
         (…) nats, in float32 or wider.
     """
     # In float32 over 64,699 words on the CPU, the errors of log_softmax and cross_entropy reach 6e-5 nats (torch 2.13),
-    # 20 times the error of the rest of the model. That of logsumexp does not.
+    # 20 times the error of the rest of the model. The error of logsumexp stays far smaller.
     logits = at_least_float32(logits)
     return logits.gather(-1, targets[..., None])[..., 0] - logits.logsumexp(-1)
 
@@ -270,7 +270,7 @@ def chunked_logprobs(
     wide = torch.promote_types(hidden_ND.dtype, torch.float32)
     target_N = torch.empty(N, dtype=wide, device=device)
     # For each row, over the blocks so far: the highest score h, the sum of exp(score - h), and that sum weighted by
-    # score - h. This is logsumexp block by block, with its accuracy (see target_logprobs).
+    # score - h. This computes logsumexp block by block, just as accurately (see target_logprobs).
     highest_N = torch.full((N,), _BELOW_ALL, dtype=wide, device=device)
     sum_N = torch.zeros(N, dtype=wide, device=device)
     weighted_N = torch.zeros(N, dtype=wide, device=device) if entropies else None
@@ -300,7 +300,7 @@ def chunked_logprobs(
         ranks_N = torch.ones(N, dtype=torch.int64, device=device)
         for rows, first, logits_RS in logit_blocks(head, hidden_ND, vocab_size=vocab_size, elements=block_elements):
             above_RS = logits_RS > target_N[rows, None]
-            # A word does not count as above itself, even if its score differs the second time.
+            # A word never ranks above itself, even if its score differs when it is computed a second time.
             inside_R, itself_R = _at_targets(above_RS, targets_N[rows] - first)
             ranks_N[rows] += above_RS.sum(1) - (inside_R & itself_R).long()
     return TargetScores(
@@ -313,13 +313,13 @@ def chunked_logprobs(
 
 
 def _at_targets(block_RS: Tensor, columns_R: Tensor) -> tuple[Tensor, Tensor]:
-    """Return whether each row's target is in the block, and the block's value there (arbitrary if it is not)."""
+    """Return whether each row's target is in the block, and the value there (arbitrary if it is not)."""
     S = block_RS.shape[1]
     return (columns_R >= 0) & (columns_R < S), block_RS.gather(1, columns_R.clamp(0, S - 1)[:, None])[:, 0]
 
 
 def _has_blocks(head: nn.Module) -> TypeGuard[LinearHead]:
-    """Return whether ``head.logit_blocks`` equals a call of the head: no hook and no other ``forward`` changes it."""
+    """Return whether ``head.logit_blocks`` gives the same as calling the head: no hook or ``forward`` changes that."""
     if not isinstance(head, LinearHead) or head._forward_hooks or head._forward_pre_hooks or "forward" in vars(head):
         return False
     owners = [next(c for c in type(head).__mro__ if name in vars(c)) for name in ("forward", "logit_blocks")]
@@ -337,7 +337,7 @@ def _write_logits(hidden_RD: Tensor, weight_SD: Tensor, bias_S: Tensor, out_RS: 
         torch.addmm(bias_S, hidden_RD, weight_SD.T, out=out_RS)
     elif hidden_RD.device.type == "cpu":
         torch.addmm(bias_S.float(), hidden_RD.float(), weight_SD.float().T, out=out_RS)
-    elif hasattr(torch.ops.aten.mm, "dtype_out"):  # from torch 2.8
+    elif hasattr(torch.ops.aten.mm, "dtype_out"):  # torch 2.8 and newer
         torch.ops.aten.mm.dtype_out(hidden_RD, weight_SD.T, out_RS.dtype, out=out_RS)
         out_RS += bias_S
     else:

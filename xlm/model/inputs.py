@@ -67,7 +67,8 @@ def prepare_inputs(
         _check_range("input_ids", input_ids, limit=config.vocab_size, what="words")
     valid_BT, right_padded = _valid_positions(config, input_ids, lengths, attention_mask, check_values=check_values)
     if cache is not None:
-        right_padded = right_padded or not check_values  # a cache requires it; without the check, it is assumed
+        # Without the check of values, assume that padding is on the right, as a cache requires.
+        right_padded = right_padded or not check_values
         _check_cache(config, cache, input_ids, right_padded=right_padded, check_values=check_values)
     if position_ids is not None:
         check_shape("position_ids", position_ids, (B, T))
@@ -95,7 +96,7 @@ def prepare_inputs(
 
 
 def looks_at_values(tensor: Tensor, wanted: bool) -> bool:
-    """Return whether to check values: if wanted, but not while tracing, nor on the meta device, which has no values."""
+    """Return whether to check values: if wanted, and not while tracing or on the meta device, which has no values."""
     return wanted and not torch.compiler.is_compiling() and not tensor.is_meta
 
 
@@ -126,7 +127,7 @@ def _invalid(name: str, fault: str, **details: Any) -> InputError:
 
 
 def check_tensor(name: str, value: object, fault: str, *, expected: str) -> None:
-    """Raise ``InputError`` with the message "``name`` ``fault``" unless ``value`` is a dense tensor."""
+    """Raise ``InputError`` unless ``value`` is a dense tensor; the message is ``name`` followed by ``fault``."""
     if isinstance(value, Tensor) and value.layout == torch.strided and not value.is_nested:
         return
     raise _invalid(
@@ -139,7 +140,7 @@ def check_tensor(name: str, value: object, fault: str, *, expected: str) -> None
 
 
 def check_shape(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
-    """Raise ``InputError`` unless this is a dense tensor of a shape."""
+    """Raise ``InputError`` unless ``tensor`` is a dense tensor of the given shape."""
     fault, expected = "has the wrong shape", f"a tensor of shape {shape}"
     check_tensor(name, tensor, fault, expected=expected)
     if tuple(tensor.shape) != shape:
@@ -147,7 +148,7 @@ def check_shape(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
 
 
 def check_device(input_ids: Tensor, device: torch.device) -> None:
-    """Raise ``InputError`` unless the ids are on the device of the model."""
+    """Raise ``InputError`` unless the ids are on the same device as the model."""
     # Libraries that load weights on demand keep them on the meta device.
     if device.type != "meta" and input_ids.device != device:
         fault = "is on another device than the model"
@@ -155,7 +156,7 @@ def check_device(input_ids: Tensor, device: torch.device) -> None:
 
 
 def check_device_exists(device: torch.device | str) -> None:
-    """Raise ``InputError`` unless this machine has a device."""
+    """Raise ``InputError`` unless this machine has the device."""
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, TypeError, ValueError) as error:
@@ -236,7 +237,7 @@ def _valid_positions(
     tests = [valid_BT.any(1).all(), (valid_BT[:, :-1] >= valid_BT[:, 1:]).all()]
     if attention_mask is not None:
         tests.append((valid_BT | (attention_mask == 0)).all())
-    every_row, right_padded, *rest = torch.stack(tests).tolist()  # waits only once
+    every_row, right_padded, *rest = torch.stack(tests).tolist()  # waits for a GPU only once
     if attention_mask is not None and not all(rest):
         values = sorted(set(map(str, attention_mask.flatten().tolist())))
         raise _invalid(
@@ -323,7 +324,7 @@ def _check_cache(
 def _default_positions(T: int, cache: XLMCache | None, valid_BT: Tensor | None, device: torch.device) -> Tensor:
     """Return positions that count from 0 at each row's first token, or continue after the cache.
 
-    ``valid_BT`` is ``None`` if padding, if any, is on the right.
+    ``valid_BT`` is ``None`` if there is no padding, or only padding on the right.
     """
     if valid_BT is not None:
         return (valid_BT.cumsum(1) - 1).clamp_min(0)

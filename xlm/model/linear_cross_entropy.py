@@ -50,7 +50,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     ) -> Tensor:
         """Return the mean loss, and keep its gradients for the backward pass."""
         kind = hidden_ND.device.type
-        # Under autocast, products are in the lower type, as in a linear layer; sums stay in float32.
+        # Under autocast, products are in the lower-precision type, as in a linear layer; sums stay in float32.
         low = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight_VD.dtype
         high = torch.promote_types(low, torch.float32)
         with torch.autocast(kind, enabled=False):
@@ -61,9 +61,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
             grad_weight = torch.zeros_like(weight, dtype=high) if needs_grad else None
             grad_bias = torch.zeros_like(bias, dtype=high) if needs_grad else None
             total = torch.zeros((), dtype=high, device=hidden.device)
-            # In a narrow model, a pass over the scores takes as long as the products. Without a lower type, the
-            # probabilities are never written: the other factors are scaled instead, and the targets subtracted at the
-            # end.
+            # In a narrow model, a pass over the scores takes as long as the products. Unless a lower-precision type is
+            # used, the probabilities are never written: the other factors are scaled instead, and the targets are
+            # subtracted at the end.
             unnormalised = kind == "cpu" and low == high
             small = unnormalised and _largest_score(hidden, weight, bias) <= _SMALL_SCORE
             # All chunks share this memory for their scores.
@@ -77,7 +77,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 scores_VC = scores_VC.to(high)
                 if not small:
                     scores_VC -= scores_VC.amax(0)
-                # Not log_softmax: its float32 sum over a large vocabulary is inexact (xlm.model.head.target_logprobs).
+                # Do not use log_softmax: its float32 sum over a large vocabulary is inexact (see
+                # xlm.model.head.target_logprobs).
                 total -= scores_VC.gather(0, targets_1C).sum()
                 sums_1C = scores_VC.exp_().sum(0, keepdim=True)
                 total += sums_1C.log().sum()
@@ -110,8 +111,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        """Return the gradients from the forward pass, times that of the loss."""
-        # The gradients are scaled in place, so they are released: a second backward pass must not scale them again.
+        """Return the gradients from the forward pass, multiplied by the gradient of the loss."""
+        # The gradients are scaled in place, so they are released afterwards: a second backward pass must not scale them
+        # again.
         gradients, ctx.gradients = ctx.gradients, None
         assert gradients is not None, "the loss can be differentiated only once"
         scale = grad_loss / ctx.count
@@ -123,6 +125,6 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
 
 def _largest_score(hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor) -> float:
-    """Return an upper bound on the magnitude of the scores, by the Cauchy-Schwarz inequality; NaN if one may be NaN."""
+    """Return an upper bound on the size of the scores, by the Cauchy-Schwarz inequality; NaN if a score may be NaN."""
     longest = hidden_ND.norm(dim=1).max() * weight_VD.norm(dim=1).max()
     return float(longest + bias_V.abs().max())

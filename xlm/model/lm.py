@@ -56,7 +56,7 @@ _CALLER_OF_FORWARD = 6
 
 
 def takes_arguments_of(source: Callable[_P, object]) -> Callable[[Callable[..., _R]], Callable[_P, _R]]:
-    """Return a decorator that gives a method the signature of another one, for type checkers and ``inspect``."""
+    """Return a decorator that gives a method the signature of another method, for type checkers and ``inspect``."""
 
     def decorate(method: Callable[..., _R]) -> Callable[_P, _R]:
         own = inspect.signature(method)
@@ -68,7 +68,7 @@ def takes_arguments_of(source: Callable[_P, object]) -> Callable[[Callable[..., 
 
 
 class OutputIndexError(InputError, KeyError, IndexError):
-    """A name or index that an output does not have."""
+    """Error for a name or index that an output does not have."""
 
 
 class Output:
@@ -161,7 +161,7 @@ class XLMModel(nn.Module):
         check_config(config, where=type(self).__name__)
         self.config = config
         self._warned_about_langs = False
-        # What the model's file holds besides weights and architecture; save_pretrained writes it back.
+        # The contents of the model's file other than weights and architecture; save_pretrained writes them back.
         self.provenance: object = None
         self._build()
         if self.device.type != "meta":
@@ -182,7 +182,8 @@ class XLMModel(nn.Module):
         embeddings.word.weight[config.pad_token_id].zero_()
 
     def __setattr__(self, name: str, value: Any) -> None:
-        # Each layer has copied what it needs from the first configuration, so a second one would apply only in part.
+        # Each layer has copied what it needs from the first configuration, so a second configuration would apply only
+        # in part.
         if name == "config" and value is not self.__dict__.get("config", value):
             raise ConfigError(
                 "a model's configuration cannot be replaced",
@@ -447,8 +448,8 @@ class XLMWithLMHeadModel(XLMModel):
                 row's first token, or continue after the cache. Padding is not counted, so it does not change the
                 results of a row's tokens.
             labels: (B, T) int64, usually the same as ``input_ids``. In a causal model, position t predicts label t + 1;
-                in a bidirectional one, label t. Ignored are labels of -100, labels at padding, and predictions made at
-                padding.
+                in a bidirectional one, label t. Labels of -100, labels at padding, and predictions made at padding are
+                ignored.
             cache: Earlier tokens; these tokens are appended. Requires ``torch.no_grad()`` and padding on the right.
             output_hidden_states: Whether to return the embeddings and every layer's output.
             output_attentions: Whether to return the attention weights.
@@ -536,7 +537,7 @@ class XLMWithLMHeadModel(XLMModel):
         if looks_at_values(labels_BT, self.check_inputs):
             self._check_labels(labels_BT, counted_BT, logits_BTV.shape[-1])
         logprobs_BT = target_logprobs(logits_BTV, labels_BT.masked_fill(~counted_BT, 0))
-        # A sum over all positions, unlike a selection, neither waits for a GPU nor breaks a compiled graph.
+        # Sum over all positions: unlike a selection of some, that neither waits for a GPU nor breaks a compiled graph.
         return -torch.where(counted_BT, logprobs_BT, 0).sum() / counted_BT.sum()
 
     def _check_labels(self, labels_BT: Tensor, counted_BT: Tensor, vocab_size: int) -> None:
@@ -546,8 +547,8 @@ class XLMWithLMHeadModel(XLMModel):
             raise InputError(
                 "invalid labels",
                 where="labels",
-                found=f"{counted} that count, {wrong} of them out of range",
-                expected=f"at least one that counts, each from 0 to {vocab_size - 1} or {IGNORED_LABEL}",
+                found=f"{counted} labels that count, {wrong} of them out of range",
+                expected=f"at least one label that counts, each from 0 to {vocab_size - 1} or {IGNORED_LABEL}",
             )
 
     @lists_decoding_options
@@ -698,7 +699,7 @@ def check_forward(model: XLMWithLMHeadModel, caller: str) -> None:
     problems = []
     if type(model).forward is not XLMWithLMHeadModel.forward:
         problems.append(f"{type(model).__name__}.forward")
-    # accelerate replaces forward in order to move weights; its hooks on the parts also do that.
+    # accelerate replaces forward to move weights to the device; its hooks on the parts of the model do the same.
     if "forward" in vars(model) and not hasattr(model, "_hf_hook"):
         problems.append("model.forward = ...")
     if model._forward_pre_hooks or model._forward_hooks:

@@ -80,7 +80,7 @@ class ParityReport:
 
 
 def larger(a: float, b: float) -> float:
-    """Return the larger of two differences, or NaN if one is NaN, which Python's ``max`` can lose."""
+    """Return the larger of two differences, or NaN if either is NaN; Python's ``max`` can drop a NaN."""
     return b if b > a or b != b else a
 
 
@@ -97,7 +97,7 @@ def compare_relative(name: str, actual: Tensor, expected: Tensor) -> Comparison:
 
 
 def other_model_error(name: str, *, actual: Tensor | None, expected: Tensor) -> CheckpointError:
-    """Return the error for a tensor of the reference that does not fit the model."""
+    """Return the error for a tensor in the reference that does not fit the model."""
     shape = None if actual is None else tuple(actual.shape)
     return CheckpointError(
         "the reference belongs to another model", where=name, found=tuple(expected.shape), expected=shape

@@ -125,7 +125,7 @@ def load_peer(
 
 
 def encode_as_peer(theirs: Any, text: str, lang: str) -> list[int]:
-    """Return the ids of a text from a tokenizer of ``transformers``, by the rules of its language, no special tokens.
+    """Return a text's ids from a tokenizer of ``transformers``, by the rules of its language, without special tokens.
 
     The tokenizer's own ``encode`` takes no language and splits every text by English rules.
     """
@@ -149,7 +149,7 @@ def _both_models(
         return [logits]
     ours_64 = partial(_our_logits, copy.deepcopy(ours).double())
     theirs_64 = partial(_their_logits, copy.deepcopy(theirs).double())
-    singly = list(_batches(ours.config, rows, langs, 1))  # because float64 needs twice the memory
+    singly = list(_batches(ours.config, rows, langs, 1))  # smaller batches, because float64 needs twice the memory
     rounding, _ = _worst(theirs_32, theirs_64, singly)
     difference, _ = _worst(ours_64, theirs_64, singly)
     return [
@@ -224,6 +224,6 @@ def _random_rows(config: XLMConfig) -> list[list[int]]:
     for index in range(_RANDOM_ROWS):
         length = max(1, longest - index * longest // (2 * _RANDOM_ROWS))
         ids = torch.randint(config.vocab_size - 1, (length,), generator=generator)
-        # Any id but that of <pad>, which marks padding.
+        # Use every id except that of <pad>, which would mark padding.
         rows.append((ids + (ids >= config.pad_token_id)).tolist())
     return rows

@@ -21,7 +21,7 @@ UNITS = {"bits": math.log(2), "nats": 1.0}
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 _HATCHES = ("", "//", "..", "\\\\", "xx", "--")
 _INCHES_OF_LINE, _INCHES_OF_CHARACTER = 2.1, 0.1
-# In characters: the words of a line stand next to each other as in print.
+# These sizes are in characters: the words of a line stand next to each other as in print.
 _LINE_WIDTH, _MINIMUM_LINE_WIDTH = 84, 40
 _MINIMUM_WORD_WIDTH, _MAXIMUM_BAR_WIDTH = 6, 3.2
 _MAXIMUM_WORD_LENGTH = 24
@@ -49,7 +49,8 @@ def draw_surprisals(
         title: Title above all panels.
 
     Raises:
-        InputError: The file name or unit is another, there are no panels, or a panel has results of several texts.
+        InputError: The file name or the unit is not supported, there are no panels, or a panel has results of several
+            texts.
         DependencyError: matplotlib is not installed.
         WriteError: The file could not be written.
     """
@@ -60,14 +61,14 @@ def draw_surprisals(
     check_choice("unit", UNITS, unit=unit)
     if not panels or any(len({result.text for result in results}) != 1 for results in panels):
         raise InputError(
-            "a panel does not show exactly one text",
+            "the panels do not each show one text",
             where="panels",
             found=f"{len(panels)} panels",
-            expected="at least one, each of results of the same text",
+            expected="at least one panel; all results in a panel are of the same text",
         )
     from matplotlib import rc_context
 
-    # Equal results give equal files: no random names of clip paths, no dates, no versions.
+    # The file holds no random names of clip paths, no dates and no versions, so that equal results give equal files.
     with rc_context({"svg.hashsalt": "xlm", "hatch.linewidth": 0.6}), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         canvas = _canvas(panels, unit, title)
@@ -104,7 +105,7 @@ def _canvas(panels: Sequence[Sequence[SentenceScore]], unit: str, title: str | N
             font = 7.5 if len(results) == 1 else 5.5
             axes.bar_label(bars, [f"{height:.1f}" for height in heights], padding=2, fontsize=font, color="#444444")
         axes.set_xticks(centres)
-        # A word with dollar signs is not a formula.
+        # Do not draw a word with dollar signs as a formula.
         axes.set_xticklabels([_shown(word.text) for word in words], fontsize=9, parse_math=False)
         _style(axes, width=widest, height=highest * 1.15 or 1)
         if line.start == 0:

@@ -25,7 +25,7 @@ _COLUMNS = {
     "word": ("word", "start", "end", "tokens", "surprisal", "unknown"),
     "token": ("token", "id", "logprob", "unknown"),
 }
-_TOKEN_OPTIONS = {"ranks": "rank", "entropies": "entropy", "top": "top"}  # option and column
+_TOKEN_OPTIONS = {"ranks": "rank", "entropies": "entropy", "top": "top"}  # each option and its column
 
 
 def is_frame(texts: object) -> bool:
@@ -59,15 +59,15 @@ def score_frame(
         column: The column of a ``DataFrame`` that holds the texts.
         by: ``"sentence"`` adds the columns ``tokens``, ``logprob`` and ``unknown``, the number of tokens that are
             ``<unk>``. ``"word"`` repeats each row for each word, with ``word``, ``start``, ``end``, ``tokens``,
-            ``surprisal`` and ``unknown``, whether any of its tokens is ``<unk>``; it leaves out the closing ``</s>``,
-            and a text without words is one row without a word. ``"token"`` repeats each row for each token, including
-            the closing one, with ``token``, ``id``, ``logprob``, ``unknown``, and, if requested, ``rank``, ``entropy``
-            and ``top``.
+            ``surprisal`` and ``unknown``, whether any of its tokens is ``<unk>``; it omits the closing ``</s>``, and a
+            text without words is one row without a word. ``"token"`` repeats each row for each token, including the
+            closing one, with ``token``, ``id``, ``logprob``, ``unknown``, and, if requested, ``rank``, ``entropy`` and
+            ``top``.
         **options: As for ``score``; ``ranks``, ``entropies`` and ``top`` need ``by="token"``.
 
     Raises:
-        InputError: There is no such column or unit, the frame has a column that the result needs, or an option does not
-            go with ``by``.
+        InputError: There is no such column or unit, the frame already has a column with the name of a new one, or an
+            option does not go with ``by``.
         LanguageError: The model does not have the language.
     """
     if not is_frame(frame):
@@ -92,7 +92,7 @@ def frame_of(scorer: Scorer, frame: Any, *, column: str = "text", by: str = "sen
     taken = [name for name in names if name in columns]
     if taken:
         raise InputError(
-            "the frame has a column that the result needs",
+            "the frame already has a column with the name of a new one",
             where="frame",
             found=", ".join(map(repr, taken)),
             remedy="rename it, or score the column alone: score_frame(..., frame[column])",

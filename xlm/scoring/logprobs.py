@@ -54,9 +54,9 @@ class Window:
 
     Attributes:
         sequence: Index of the sequence.
-        start: First token that is fed.
-        end: One past the last token that is fed. The token at ``end`` is the last one predicted.
-        first: First fed token whose prediction counts. The tokens before it are context.
+        start: Index of the first token that the model sees.
+        end: One past the index of the last token that the model sees. The token at ``end`` is the last one predicted.
+        first: Index of the first of these tokens whose prediction counts. The tokens before it are context.
     """
 
     sequence: int
@@ -79,7 +79,7 @@ def token_logprobs(model: XLMWithLMHeadModel, ids: Sequence[int], language: str 
     Raises:
         InputError: There are more tokens than positions, or ids outside the vocabulary.
     """
-    # The last token predicts nothing and is not fed, which leaves room for one token more.
+    # The last token predicts nothing and is not fed to the model, which leaves room for one more token.
     return _score_batch(model, [ids], [Window(0, 0, len(ids) - 1, 0)], language).logprobs
 
 
@@ -173,7 +173,7 @@ def windows_of(sequence: int, predicted: int, *, positions: int, stride: int) ->
 
     A sequence that fits is one window. Otherwise the first window begins at the opening token and fills all positions.
     Each further window scores up to ``stride`` more tokens, and is filled with the tokens before them as context. A
-    token behind the first window thus has at least ``positions - stride`` tokens of context besides the previous one.
+    token after the first window thus has at least ``positions - stride`` tokens of context besides the previous one.
 
     Args:
         sequence: Index of the sequence.
@@ -191,7 +191,7 @@ def windows_of(sequence: int, predicted: int, *, positions: int, stride: int) ->
 
 
 def batches_by_length(lengths: Sequence[int], *, batch_tokens: int, batch_size: int | None) -> list[list[int]]:
-    """Group rows of similar length, longest first, so that a lack of memory shows at once.
+    """Group rows of similar length, the longest first, so that a lack of memory shows at once.
 
     Args:
         lengths: Number of tokens of each row.
@@ -223,7 +223,7 @@ def _score_batch(
     T = max(lengths)
     fed: list[list[int]] = []
     targets: list[int] = []
-    scored: list[int] = []  # indices into the flattened batch
+    scored: list[int] = []  # indices of the scored positions in the flattened batch
     for row, w in enumerate(batch):
         ids = sequences[w.sequence]
         fed.append([*ids[w.start : w.end], *[model.config.pad_token_id] * (T - lengths[row])])

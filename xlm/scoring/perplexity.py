@@ -21,7 +21,7 @@ from xlm.scoring.stream import ArraySequence, Stream
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
 PROTOCOLS = ("sentence", "stream")
-_STREAM_WINDOW = 256  # as in the training of the published models
+_STREAM_WINDOW = 256  # the published models were trained with windows of this length
 _WINDOWS_AT_ONCE = 1024
 
 
@@ -138,23 +138,28 @@ def perplexity(
             "the language is missing or given twice",
             where="lang",
             found=repr(lang),
-            expected="lang=… with texts of one language, none with a mapping from language to texts",
+            expected="lang=… with texts of one language, or a mapping from language to texts without lang",
         )
     check_choice("protocol", PROTOCOLS, protocol=protocol)
     if protocol == "stream":
         window = _checked_window(window, model.config.max_position_embeddings)
         if stride is not None:
             raise InputError(
-                "the windows of the stream do not overlap", where="stride", found=stride, expected="protocol='sentence'"
+                "the windows of the stream do not overlap, so it has no stride",
+                where="stride",
+                found=stride,
+                expected="no stride, or protocol='sentence'",
             )
     elif window is not None:
-        raise InputError("sentences have no window", where="window", found=window, expected="protocol='stream'")
+        raise InputError(
+            "sentences have no window", where="window", found=window, expected="no window, or protocol='stream'"
+        )
     corpora = texts if isinstance(texts, Mapping) else {lang or "": texts}
     if not corpora:
         raise InputError(
             "there is no corpus", where="texts", found="an empty mapping", expected="at least one language"
         )
-    # Check all languages before reading any text: a mistake in the last one shows at once.
+    # Check all languages before reading any text, so that a mistake in the last one shows at once.
     options = ScoringOptions(batch_size=batch_size, batch_tokens=batch_tokens, stride=stride)
     scorers = {language: Scorer(model, tokenizer, lang=language, options=options) for language in corpora}
     for language, scorer in scorers.items():
@@ -204,7 +209,7 @@ class _Counted:
 
 
 def _of_sentences(scorer: Scorer, corpus: _Counted) -> tuple[float, int, int]:
-    sums = array("d")  # added up at the end: a running sum of millions loses digits
+    sums = array("d")  # added up at the end, because a running sum of millions of numbers loses digits
     tokens = unknown = 0
     for texts in corpus.windows():
         for result in scorer.score_window(texts, first=corpus.texts):
@@ -218,7 +223,7 @@ def _of_sentences(scorer: Scorer, corpus: _Counted) -> tuple[float, int, int]:
 
 def _of_stream(scorer: Scorer, corpus: _Counted, window: int) -> tuple[float, int, int]:
     unk, end = scorer.tokenizer.unk_token_id, scorer.model.config.eos_token_id
-    ids = array("i")  # four bytes each; the windows depend on the number of all ids
+    ids = array("i")  # all ids at once, four bytes each, because the windows depend on their number
     for texts in corpus.windows():
         for i, text in enumerate(texts):
             # Drop the special tokens at both ends.

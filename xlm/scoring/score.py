@@ -31,7 +31,7 @@ def score(
     Each text is one sentence to the model: it is encoded with the special tokens at both ends and starts at position 0.
     Texts of similar length share a batch. The result of a text does not depend on the others, except through rounding
     in the type that the model computes in. The logits and the log-softmax are computed in float32, without dropout.
-    Afterwards each module of the model is in its previous mode.
+    Afterwards each module of the model is back in its previous mode.
 
     Args:
         model: A causal model.
@@ -43,8 +43,8 @@ def score(
 
     Raises:
         InputError: ``texts`` is a single str; a text is not a str, is too long or does not fit the vocabulary (the
-            message names its index); the model is bidirectional, or one argument is not a model or not its tokenizer;
-            or an option has a value that is not allowed.
+            message names its index); the model is bidirectional; ``model`` and ``tokenizer`` are not a model and its
+            tokenizer; or an option has a value that is not allowed.
         LanguageError: The model does not have the language.
 
     Source: paper section 3.2 (CLM); the original's ``EncoderDecoderEvaluator.evaluate_clm``, one sentence at a time.

@@ -1,4 +1,4 @@
-"""Sentences to their scores: ``Scorer``, and the results that it returns."""
+"""``Scorer``, which scores sentences, and the results that it returns."""
 
 from __future__ import annotations
 
@@ -121,14 +121,14 @@ class SentenceScore:
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        # With its words a result needs no tokenizer, which would be pickled with each result.
+        # Pickle the words instead of the tokenizer, which would otherwise be pickled with each result.
         if self._tokenizer is None:
             return dict(self.__dict__)
         return {**self.__dict__, "words": self.words, "_tokenizer": None}
 
 
 class Scorer:
-    """A model, its tokenizer, a language and options, checked once. Scores windows of texts.
+    """Scores windows of texts with a model, its tokenizer, a language and options, which it checks once.
 
     Args:
         model: A causal model.
@@ -141,8 +141,8 @@ class Scorer:
         options: The options, with the default stride filled in.
 
     Raises:
-        InputError: The model is bidirectional, one argument is not a model or not its tokenizer, or the stride is
-            larger than the model's positions.
+        InputError: The model is bidirectional, ``model`` and ``tokenizer`` are not a model and its tokenizer, or the
+            stride is larger than the model's positions.
         LanguageError: The model does not have the language.
     """
 
@@ -246,7 +246,7 @@ class Scorer:
             raise InputError(
                 "a text is longer than the model's positions",
                 where=where,
-                found=f"{len(ids) - 1} tokens, the closing one aside: {text[:40]!r}…",
+                found=f"{len(ids) - 1} tokens, not counting the closing one: {text[:40]!r}…",
                 expected=f"at most {positions}",
                 remedy="split it into sentences, which is what the model was trained on, or score it in windows",
             )
@@ -316,13 +316,13 @@ def _language_id(model: XLMWithLMHeadModel, tokenizer: XLMTokenizer, lang: str) 
         return config.language_id(lang)
     if not config.has_language_embeddings:
         return None
-    # The model's file names no languages; the tokenizer's may.
+    # The model's file does not name its languages, so use the names in the tokenizer's file, if it has any.
     return config.language_id((tokenizer.lang2id or {}).get(lang, lang))
 
 
 def _warn_about_bos(token: str) -> None:
     warn_caller(
-        f"texts are scored behind {token}, as this tokenizer encodes them; the original never trained that token, and "
-        "behind it the first words score much worse. For the sentences of the training, </s> … </s>: "
+        f"texts are scored after {token}, as this tokenizer encodes them; the original never trained that token, and "
+        "the first words after it score much worse. For sentences as in training, </s> … </s>: "
         "XLMTokenizer.from_pretrained(..., bos_token='</s>')"
     )

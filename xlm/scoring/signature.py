@@ -17,7 +17,7 @@ from xlm.tokenizer.tokenizer import XLMTokenizer, tokenizer_digest
 
 _SHOWN_DIGITS = 12
 
-# Settings of training, and the language that only transformers' own generate reads.
+# Settings of training, and the language that only the generate of transformers reads.
 _WITHOUT_EFFECT = ("dropout", "attention_dropout", "embed_init_std", "lang_id")
 
 
@@ -75,7 +75,8 @@ def signature(
         lang: As in ``Signature``.
         protocol: As in ``Signature``.
         long: As in ``Signature``.
-        digest: ``model_digest`` of the model; for a model made by ``for_inference``, of the model it was made from.
+        digest: ``model_digest`` of the model; for a model made by ``for_inference``, of the model that it was made
+            from.
 
     Raises:
         InputError: The arguments are not a model and its tokenizer.
@@ -177,7 +178,7 @@ class ModelSource:
         Raises:
             XLMError: As for ``tokenizer`` and ``network``.
         """
-        # The tokenizer first: it opens at once, and most mistakes show there.
+        # Open the tokenizer first: that is fast, and most mistakes show there.
         tokenizer = self.tokenizer(offsets=offsets)
         network = self.network()
         digest = model_digest(network) if signed else None

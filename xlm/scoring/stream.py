@@ -100,10 +100,10 @@ class Stream:
         before = row_length * self.rows - len(self.sequence)  # number of </s> in front of the sequence
         window = np.full((last - first_row, self.width), self.eos_id, np.int64)
         for position, row in enumerate(range(first_row, last)):
-            begin = row * row_length + index * self.width - 1 - before  # of the window, in the sequence
+            begin = row * row_length + index * self.width - 1 - before  # where the window begins in the sequence
             end = begin + self.width
             if index == 0:
-                begin += 1  # the </s> before the row
+                begin += 1  # the window's first token is the </s> before the row
             begin = max(begin, 0)
             if begin < end:
                 window[position, self.width - (end - begin) :] = self.sequence.slice(begin, end)

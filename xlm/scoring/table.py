@@ -1,4 +1,4 @@
-"""Rows of a corpus to rows of a table of scores: TSV, JSON lines or Parquet."""
+"""Turn rows of a corpus into rows of a table of scores: TSV, JSON lines or Parquet."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ _COLUMNS: dict[str, dict[str, type]] = {
     "word": {"word": int, "start": int, "end": int, "tokens": int, "logprob": float, "unknown": bool, "text": str},
     "token": {"position": int, "id": int, "token": str, "logprob": float, "unknown": bool},
 }
-_QUOTED = frozenset('"\t\n\r')  # characters that need quotes around a cell of TSV
-_CONVERTED_BYTES = 8_000_000  # bytes of lines converted at once, which take a few times as much memory
+_QUOTED = frozenset('"\t\n\r')  # a TSV cell that holds one of these characters is quoted
+_CONVERTED_BYTES = 8_000_000  # bytes of lines that are converted at once; they take several times as much memory
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,7 +73,7 @@ class ScoreTable:
 
     @property
     def header(self) -> str:
-        """The line before all rows, with its end; empty for formats without one."""
+        """The header line, with its line end; empty for formats without a header."""
         return tsv_line(self.columns) if self.format == "tsv" else ""
 
     def lines(self, row: Row, result: SentenceScore | InputError | None) -> Iterator[str]:
@@ -118,7 +118,7 @@ class ScoreTable:
         """Write lines as a Parquet file, some megabytes at a time.
 
         Args:
-            lines: A file of what ``lines`` returned.
+            lines: A file with the lines that the method ``lines`` yields.
             target: The file to write.
             metadata: Written to the file's schema.
 

@@ -1,5 +1,5 @@
 """Raw text to token ids and back, without torch.
 
-``pipeline.py`` specifies how a text becomes ids. ``tokenizer.py`` holds ``XLMTokenizer``. ``fast/`` computes what
-``pipeline.py`` specifies, faster.
+To see how a text becomes ids, read ``pipeline.py``, the specification; ``tokenizer.py`` holds ``XLMTokenizer``.
+``fast/`` computes the same as ``pipeline.py``, faster.
 """

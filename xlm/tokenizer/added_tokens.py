@@ -1,7 +1,7 @@
 """Special and added tokens, at which a text without a language is split.
 
-Special tokens have no options. Added tokens, and options, come from a saved tokenizer on which ``add_tokens`` of
-transformers was called. A text with a language is not split at tokens.
+Added tokens, and options of any token, exist only if the tokenizer was saved after a call of ``add_tokens`` of
+transformers. A text with a language is not split at tokens.
 """
 
 from __future__ import annotations
@@ -44,26 +44,26 @@ class AddedTokens:
 
     Args:
         tokens: The tokens by their text.
-        before_lowering: The texts of the tokens that keep their case when a text is lower-cased.
+        before_lowering: The tokens that keep their case when a text is lower-cased.
     """
 
     def __init__(self, tokens: Mapping[str, AddedToken], before_lowering: Iterable[str]) -> None:
         self._tokens = {content: token for content, token in tokens.items() if content}
-        # The longest first, since a token may begin with another one.
+        # Try the longest token first, since a token may begin with another one.
         self._pattern = _pattern(sorted(self._tokens, key=len, reverse=True))
         self._before_lowering = _pattern(filter(None, before_lowering))
         self._first_characters = {content[0] for content in self._tokens}
 
     def stand_in(self, text: str) -> bool:
         """Return whether a text contains a token."""
-        # Most texts lack the first characters, which is quick to find out.
+        # Most texts contain none of the first characters of tokens, which is quick to find out.
         return any(map(text.__contains__, self._first_characters)) and self._pattern.search(text) is not None
 
     def split(self, text: str) -> list[tuple[str, bool]]:
-        """Return the parts of a text, each with whether it is a token, without the spaces that belong to tokens.
+        """Return the parts of a text and whether each is a token, without the spaces that belong to tokens.
 
-        Source: ``PreTrainedTokenizer.tokenize`` of transformers. It applies options from left to right, each to the
-        result of those before it.
+        Source: ``PreTrainedTokenizer.tokenize`` of transformers. It applies the options of tokens from left to right,
+        each to the result of the previous ones.
         """
         parts = [part for part in self._pattern.split(text) if part]
         for position, part in enumerate(parts):
@@ -91,7 +91,7 @@ class AddedTokens:
         position = 0
         for part, is_token in self.split(source.text):
             spans = []
-            for character in part:  # the parts are the text in order, without some spaces
+            for character in part:  # the parts hold the characters of the text in order, without some spaces
                 position = source.text.index(character, position) + 1
                 spans.append(source.spans[position - 1])
             result.append((AlignedText(part, spans), is_token))
@@ -119,5 +119,5 @@ class AddedTokens:
 
 
 def _pattern(tokens: Iterable[str]) -> re.Pattern[str]:
-    # Without tokens, a pattern that never matches.
+    # Without tokens, this pattern never matches.
     return re.compile(f"({'|'.join(map(re.escape, tokens)) or '(?!)'})")

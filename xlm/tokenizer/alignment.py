@@ -1,4 +1,4 @@
-"""Character spans: where in the raw text each piece came from, through all rewriting.
+"""Character spans: the place in the raw text that each piece came from, tracked through all rewriting.
 
 The span of a piece covers the characters that it was made from. Text that a rule inserts has the span of the text that
 it replaces. Text that a rule drops, such as a control character or an accent, belongs to the piece before it, or to the
@@ -38,7 +38,7 @@ class AlignedText:
         return cls(raw, [(i, i + 1) for i in range(len(raw))])
 
     def from_pieces(self, pieces: Iterable[Piece]) -> AlignedText:
-        """Return the text that pieces made from this text form.
+        """Join pieces, each made from a part of this text, to a text.
 
         A piece that equals its input keeps the spans of the input. In any other piece, each character has the span of
         the whole input.
@@ -54,7 +54,7 @@ class AlignedText:
         return AlignedText("".join(texts), spans)
 
     def span(self, start: int = 0, end: int | None = None) -> Span:
-        """Return the raw span of a range; for an empty range, that of the character before it, or else after it."""
+        """Return the raw span of a range; for an empty range, the span of the character before it, or else after it."""
         end = len(self.text) if end is None else end
         if start == end:
             start = max(start - 1, 0)
@@ -97,7 +97,7 @@ def in_order_and_complete(text: str, spans: Sequence[Span]) -> list[Span]:
     for start, end in spans:
         while done < start and text[done].isspace():
             done += 1
-        if done < start:  # text was dropped here
+        if done < start:  # a rule has dropped the text before this span
             if result:
                 dropped_end = done + len(text[done:start].rstrip())
                 result[-1] = (result[-1][0], max(result[-1][1], dropped_end))

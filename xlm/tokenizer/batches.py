@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 Batch = TypeVar("Batch")
 Result = TypeVar("Result")
 
-# Large, since texts share chunks, and each distinct chunk is divided once. A new chunk takes 500 bytes meanwhile.
+# The limits of a batch are large, since texts share chunks, and each distinct chunk is divided only once. While a batch
+# is divided, each new chunk takes 500 bytes.
 _BATCH_TEXTS = 1 << 15
 _BATCH_CHARACTERS = 1 << 20
 
@@ -35,7 +36,7 @@ def in_batches(texts: Iterable[str]) -> Iterator[list[str]]:
     """
     try:
         is_batch = not isinstance(texts, str) and iter(texts) is not None
-    except TypeError:  # a 0-dimensional array has __iter__, but it raises
+    except TypeError:  # a 0-dimensional array has __iter__, which raises
         is_batch = False
     if not is_batch:
         found = "a str" if isinstance(texts, str) else type(texts).__name__
@@ -67,13 +68,13 @@ def written_lines(tokenizer: XLMTokenizer, texts: Sequence[str], *, lang: str, o
     return [" ".join(map(str, ids)) for ids in tokenizer.encode_batch(texts, lang=lang)]
 
 
-_AHEAD = 3  # batches for each worker that are read before the first of them is done
+_AHEAD = 3  # batches that are read ahead for each worker
 _MOST_WORKERS = 1024
 _work: Callable[[Any], Any] | None = None  # the work of a worker process, set when it starts
 
 
 def in_order(work: Callable[[Batch], Result], batches: Iterable[Batch], *, workers: int) -> Iterator[Result]:
-    """Return an iterator over the results of batches, in order, which reads few batches ahead.
+    """Return an iterator over the results of batches, in order; it reads only a few batches ahead.
 
     Args:
         work: What to do with a batch; pickled once for each worker process.
@@ -89,14 +90,15 @@ def in_order(work: Callable[[Batch], Result], batches: Iterable[Batch], *, worke
 
 
 def _in_processes(work: Callable[[Batch], Result], batches: Iterable[Batch], workers: int) -> Iterator[Result]:
-    # Forked workers start with all modules loaded, and the caller's main module needs no guard.
+    # Fork on Linux: forked workers start with all modules loaded, and the caller's main module needs no guard.
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     waiting: deque[Future[Result]] = deque()
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(work,)) as pool:
         try:
             for batch in batches:
                 with warnings.catch_warnings():
-                    # Newer Pythons warn when threads exist, such as torch's; the workers use no lock that these hold.
+                    # Newer Pythons warn if other threads exist, such as torch's. That is harmless: the workers use no
+                    # lock that these threads hold.
                     warnings.simplefilter("ignore", DeprecationWarning)
                     waiting.append(pool.submit(_run, batch))
                 if len(waiting) >= _AHEAD * workers:

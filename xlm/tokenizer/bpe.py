@@ -1,7 +1,8 @@
 """Byte-pair encoding: merges, their two file formats, and the pieces of a word.
 
 A line of ``merges.txt`` of transformers holds ``left right``, a line of fastBPE's codes ``left right count``. Both
-write pieces alike (``</w>`` ends a word), so the published ``codes_ende`` and ``merges.txt`` hold the same merges.
+write pieces the same way (``</w>`` ends a word), so the published ``codes_ende`` and ``merges.txt`` hold the same
+merges.
 
 Source: Sennrich, Haddow and Birch (2016), "Neural Machine Translation of Rare Words with Subword Units", section 3.2.
 """
@@ -25,11 +26,12 @@ _LAST = 1 + len(END_OF_WORD)  # length of a single character that ends a word
 
 
 class BPE:
-    """Splits words into pieces: each step merges the best pair, wherever it occurs, from left to right.
+    """Splits words into pieces. Each step merges the best pair wherever it occurs, from left to right.
 
     Args:
         merges: Pairs of pieces, best first, in ``</w>`` notation.
-        vocabulary: If given, a merged piece that is not in it is split again into its two parts, and these in turn.
+        vocabulary: If given, a merged piece that is not in it is split into its two parts again, and so are these
+            parts.
             Source: fastBPE's ``applybpe`` with a vocabulary file.
 
     Attributes:
@@ -37,8 +39,8 @@ class BPE:
         vocabulary: The argument.
         ranks: The rank of each merge, from 0 for the best.
         piece_ranks: The rank of the merge that makes each piece, in the order of the ranks.
-        learnt: Whether the merges are as learning makes them: each part of a pair is a single character or made by an
-            earlier merge, and no piece is made twice.
+        learnt: Whether the merges can result from learning: each part of a pair is a single character or the result of
+            an earlier merge, and no two merges make the same piece.
     """
 
     def __init__(self, merges: Sequence[tuple[str, str]], vocabulary: Container[str] | None = None) -> None:
@@ -76,7 +78,7 @@ class BPE:
         heap: list[tuple[int, int]] = []
 
         def offer(left: int) -> None:
-            """Put the pair that begins at ``left`` on the heap if it can be merged."""
+            """Push the pair that begins at ``left`` onto the heap if it can be merged."""
             if left >= 0 and following[left] < end:
                 rank = self.ranks.get((pieces[left], pieces[following[left]]))
                 if rank is not None:
@@ -85,14 +87,14 @@ class BPE:
         for position in range(end):
             offer(position)
         while heap:
-            # First merge the best pair everywhere, then offer the new pairs: a new pair can have a better rank, and
-            # would otherwise take a piece of this pair further right.
+            # Merge the best pair everywhere before pushing the new pairs. A new pair can have a better rank, and would
+            # otherwise take a piece from this pair further right.
             best = heap[0][0]
             merged = []
             while heap and heap[0][0] == best:
                 left = heapq.heappop(heap)[1]
                 right = following[left]
-                # The pair no longer exists if one of its pieces was merged with its other neighbour.
+                # The pair no longer exists if one of its pieces was merged with the neighbour on its other side.
                 if right == end or self.ranks.get((pieces[left], pieces[right])) != best:
                     continue
                 pieces[left] += pieces[right]
@@ -107,7 +109,7 @@ class BPE:
         return [piece for piece in pieces if piece]
 
     def limit(self, pieces: list[str]) -> list[str]:
-        """Return pieces, with those that are not in the vocabulary split again; unchanged without a vocabulary."""
+        """Return pieces, splitting those that are not in the vocabulary; unchanged if there is no vocabulary."""
         known = self.vocabulary
         if known is None:
             return pieces
@@ -116,7 +118,7 @@ class BPE:
         while waiting:
             part = waiting.pop()
             rank = None if part in known else self.piece_ranks.get(part)
-            if rank is None:  # in the vocabulary, or a single character
+            if rank is None:  # the piece is in the vocabulary, or is a single character
                 parts.append(part)
             else:
                 waiting += reversed(self.merges[rank])
@@ -174,14 +176,14 @@ def check_merges(vocabulary: Vocabulary, merges: Merges, where: Path) -> None:
     With the codes of another model, it holds for at most 56% of a published vocabulary.
 
     Raises:
-        VocabularyError: Less than 90% of the tokens fulfil that.
+        VocabularyError: This holds for less than 90% of the tokens.
     """
     pieces = {left + right for left, right in merges}
     tokens = vocabulary.tokens[len(SPECIAL_TOKENS) :]
     fitting = sum(token in pieces or len(token.removesuffix(END_OF_WORD)) <= 1 for token in tokens)
     if fitting < 0.9 * len(tokens):
         raise VocabularyError(
-            "the codes are of another model than the vocabulary",
+            "the codes belong to a different model than the vocabulary",
             where=where,
             found=f"{len(merges)} merges, which produce {fitting} of the vocabulary's {len(tokens)} tokens",
             expected="merges that produce every token",

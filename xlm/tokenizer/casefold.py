@@ -28,7 +28,7 @@ def casefold_all(words: Sequence[str]) -> list[str]:
     r"""Return ``casefold`` of each word, faster.
 
     Args:
-        words: Words without ``\n``, which joins them here: no rule of Unicode acts across it.
+        words: Words without ``\n``, which joins them here because no Unicode rule acts across it.
     """
     text = "\n".join(words).lower()
     if not text.isascii():
@@ -42,14 +42,15 @@ def casefolded(word: AlignedText) -> AlignedText:
     """Return ``casefold`` of an aligned word; the replacement of a character has the character's span."""
     if word.text.isascii():
         return AlignedText(word.text.lower(), word.spans)
-    # How many letters a character becomes does not depend on its neighbours, although the form of a sigma does.
+    # The number of letters that a character becomes does not depend on its neighbours, although the form of a sigma
+    # does.
     positions = [position for position, character in enumerate(word.text) for _ in character.lower()]
     decomposed = [
         (part, position)
         for character, position in zip(word.text.lower(), positions, strict=True)
         for part in unicodedata.normalize("NFD", character)
     ]
-    # Canonical order moves only marks, and nearly all marks are of class Mn, which is dropped.
+    # Canonical reordering moves only marks, and nearly all of them are of class Mn and dropped.
     kept = [word.spans[position] for part, position in decomposed if unicodedata.category(part) != "Mn"]
     text = casefold(word.text)
     assert len(text) == len(kept)

@@ -54,7 +54,7 @@ def truncation_for(truncation: bool | str | None, *, max_length: int | None, pad
         One of ``TRUNCATIONS`` other than None.
 
     Raises:
-        InputError: ``truncation`` is none of ``TRUNCATIONS``.
+        InputError: ``truncation`` is not in ``TRUNCATIONS``.
     """
     check_choice("truncation", TRUNCATIONS, truncation=truncation)
     if truncation is None and max_length is not None and padding is False:

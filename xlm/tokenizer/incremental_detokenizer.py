@@ -44,8 +44,8 @@ def prompt_ids(
 class IncrementalDetokenizer:
     """Turns the tokens of a continuation into text that can be written after the prompt.
 
-    Moses' rules join the words of the prompt and the continuation together, and change only spaces. So the continuation
-    starts after as many characters, not counting spaces, as the words of the prompt have.
+    Moses' rules join the words of prompt and continuation, and change only spaces. So the continuation starts after as
+    many characters, not counting spaces, as the prompt's words have.
 
     Args:
         tokenizer: The tokenizer of the model.

@@ -25,7 +25,7 @@ from xlm.tokenizer.moses.tokenise import moses
 from xlm.tokenizer.word_segmenters import LANGUAGES, WordSegmenter
 
 DEFAULT_LANGUAGE = "en"
-"""The language whose rules divide a text without a language."""
+"""The language whose rules apply to a text without a language."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +36,7 @@ class Preset:
         dialect: The dialect of Moses' rules, one of ``moses.tokenise.DIALECTS``.
         lang_required: Whether a text needs a language.
         lowers_first: Whether a text without a language is lower-cased before Moses' rules too, not only after them.
-        limits_pieces: Whether a merged piece that is not in the vocabulary is split again.
+        limits_pieces: Whether a merged piece that is not in the vocabulary is split into its parts again.
         do_lowercase_and_remove_accent: The default of the tokenizer's setting of that name.
         bos_token: The default of the tokenizer's setting of that name.
     """

@@ -16,8 +16,8 @@ from xlm.errors import VocabularyError
 AGAIN = "fetch the file again, or write it again from its source"
 """The remedy for a damaged file."""
 
-_MOST_SHOWN = 100  # characters of a value in an error
-_MOST_DIGITS = 18  # of a count: enough for any corpus, and less than 64 bits
+_MOST_SHOWN = 100  # maximum number of characters of a value in an error
+_MOST_DIGITS = 18  # maximum number of digits of a count: enough for any corpus, and less than 64 bits
 
 
 def read_text(path: Path) -> str:
@@ -59,15 +59,15 @@ def read_lines(path: Path) -> list[str]:
     """
     lines = read_text(path).split("\n")
     if not lines[-1]:
-        del lines[-1]  # what follows the last newline is not a line
+        del lines[-1]  # the empty text after the last newline is not a line
     return [line.removesuffix("\r") for line in lines]
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
-    """Return the object that a JSON file holds.
+    """Return the object in a JSON file.
 
     Raises:
-        VocabularyError: As for ``read_text``; or the file holds no JSON object, or a key twice.
+        VocabularyError: As for ``read_text``; or the file does not hold a JSON object, or repeats a key.
     """
 
     def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -106,7 +106,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
 
 
 def count_of(text: str, path: Path, line: int, *, remedy: str) -> int:
-    """Return a count that a column of a file holds.
+    """Return the count in a column of a file.
 
     Args:
         text: The digits.
@@ -152,5 +152,5 @@ def place_of_key(path: Path, key: str, *, occurrence: int = 0) -> str:
     pattern = rf"(?:{'|'.join(map(re.escape, sorted(spellings)))})\s*:"
     starts = [match.start() for match in re.finditer(pattern, text)]
     if occurrence >= len(starts):
-        return str(path)  # the file spells the key with needless escapes
+        return str(path)  # the file may spell the key with needless escapes
     return at_line(path, text.count("\n", 0, starts[occurrence]) + 1)

@@ -1,4 +1,8 @@
-"""The tokenizer: raw text to token ids and back, with the names and behaviour of transformers."""
+"""The tokenizer: raw text to token ids and back, with the names and behaviour of transformers.
+
+To see how a text becomes ids, read ``pipeline.py``, the specification. ``fast/`` computes the same,
+only faster.
+"""
 
 from __future__ import annotations
 
@@ -298,7 +302,7 @@ class XLMTokenizer:
             LanguageError: The model does not have the language, or the preset requires one.
             DependencyError: The word segmenter of the language is not installed.
         """
-        if isinstance(text, str) or not isinstance(text, Sequence):  # encode rejects anything else
+        if isinstance(text, str) or not isinstance(text, Sequence):  # encode rejects any other type
             texts: Sequence[str] = [text]
             pairs: Sequence[Any] = [text_pair]
         else:
@@ -318,12 +322,12 @@ class XLMTokenizer:
         if padding == "max_length" and longest > MOST_PADDED:
             if max_length is not None:
                 raise InputError(
-                    "too long to pad to",
+                    "the length to pad to is too large",
                     where="max_length",
                     found=max_length,
                     expected=f"at most {MOST_PADDED:,}",
                 )
-            padding = False  # transformers too ignores a limit that large
+            padding = False  # like transformers, ignore such a large limit
         truncation = truncation_for(truncation, max_length=max_length, padding=padding)
         if return_offsets and (text_pair is not None or truncation):
             raise InputError(
@@ -392,7 +396,7 @@ class XLMTokenizer:
         """
         check_flags(add_special_tokens=add_special_tokens)
         encode = partial(self._encode_each, lang=lang, add_special_tokens=add_special_tokens)
-        to_lists = self._pipeline.lists_of_ids  # in this process, since workers return arrays faster than lists
+        to_lists = self._pipeline.lists_of_ids  # lists are made in this process, because workers return arrays faster
         return chain.from_iterable(map(to_lists, in_order(encode, in_batches(texts), workers=workers)))
 
     def tokenize_batch(self, texts: Iterable[str], lang: str | None = None) -> list[list[str]]:
@@ -562,7 +566,7 @@ class XLMTokenizer:
         return max_length
 
     def _pipeline_for(self, text: object, lang: str | None) -> FastPipeline:
-        """Check a text and its language, and return the pipeline for it."""
+        """Check a text and its language, and return the pipeline that applies to it."""
         if not isinstance(text, str):
             raise InputError("a text is not a str", where="text", found=type(text).__name__, expected="str")
         if lang is not None:
@@ -687,7 +691,7 @@ def tokenizer_digest(tokenizer: XLMTokenizer) -> str:
 
 
 def check_names(settings: Collection[str]) -> None:
-    """Check that these are names of tokenizer settings."""
+    """Check that all keys of ``settings`` are names of tokenizer settings."""
     known = [field.name for field in fields(XLMTokenizer) if field.init and field.kw_only]
     if unknown := sorted({*settings}.difference(known)):
         raise InputError("no such tokenizer setting", where=", ".join(unknown), expected=", ".join(known))
@@ -704,7 +708,7 @@ def _are_merges(merges: object) -> bool:
 
 def _are_language_ids(ids: Mapping[Any, Any]) -> bool:
     typed = all(isinstance(lang, str) and type(index) is int and index >= 0 for lang, index in ids.items())
-    # Errors and files show the names, so none may be empty or hold a lone surrogate or an escape sequence.
+    # Errors and files show the names of languages, so none may be empty or hold a lone surrogate or an escape sequence.
     return typed and all(lang and lang.isprintable() for lang in ids) and len(set(ids.values())) == len(ids)
 
 

@@ -1,7 +1,7 @@
 """The vocabulary: tokens by id, and its two file formats.
 
-Pieces have two notations. The original marks a piece that does *not* end a word (``wi@@ ki``). transformers marks a
-piece that does (``wi ki</w>``), and so does this library. The special tokens are the same in both notations.
+Pieces have two notations. The original marks a piece that does *not* end a word (``wi@@ ki``). transformers, like this
+library, marks a piece that does end a word (``wi ki</w>``). The special tokens are the same in both notations.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SPECIAL_TOKENS = ("<s>", "</s>", "<pad>", "<unk>", *(f"<special{i}>" for i in ra
 
 END_OF_WORD = "</w>"
 _CONTINUES = "@@"
-_SKIPPED_SHOWN = 5  # skipped lines that the warning names
+_SKIPPED_SHOWN = 5  # maximum number of skipped lines that the warning names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +98,7 @@ class Vocabulary:
                     "two tokens have the same id", where=where, found=found, expected=expected, remedy=AGAIN
                 )
             tokens[index] = token
-        # There are as many ids as tokens and no id twice, so each token has its id.
+        # There are as many ids as tokens and no id occurs twice, so every index has its token.
         result = tuple(token for token in tokens if token is not None)
         _check_tokens(result, lambda index: place_of_key(path, result[index]) if result else str(path))
         return cls(tokens=result)
@@ -116,10 +116,11 @@ class Vocabulary:
         Source: the original's ``Dictionary.read_vocab``.
         """
         counts = dict.fromkeys(SPECIAL_TOKENS, 0)
-        numbers: list[int] = []  # the line of each word
+        numbers: list[int] = []  # the line number of each word
         skipped: list[str] = []
         remedy = "use the file that fastBPE getvocab wrote, such as vocab_ende"
-        # With newline=None, a carriage return ends a line too, as in every text file that Python opens.
+        # With newline=None, Python also ends a line at a carriage return, as in the text files that it opens by
+        # default.
         for number, line in enumerate(io.StringIO(read_text(path), newline=None), start=1):
             columns = line.split()
             if "\u2028" in line:
@@ -202,7 +203,9 @@ class Vocabulary:
         """
         for index, token in enumerate(self.tokens[len(SPECIAL_TOKENS) :], start=len(SPECIAL_TOKENS)):
             is_first = index == len(SPECIAL_TOKENS)
-            if not is_writable(token) or (is_first and token.startswith("\ufeff")):  # at the start, a byte order mark
+            if not is_writable(token) or (
+                is_first and token.startswith("\ufeff")
+            ):  # a byte order mark at the start of the file
                 raise _unwritable(index, token, "a token without whitespace that from_words reads back")
         counts = self.counts or (0,) * len(self.tokens)
         lines = [f"{word} {count}\n" for word, count in zip(self.words(), counts, strict=True)]

@@ -38,7 +38,7 @@ class WordSegmenter:
             )
         self._rules = rules
         self._language = rules.language
-        self._library()  # raises here, before any text is read, if the library is missing
+        self._library()  # if the library is missing, this raises before any text is read
 
     def _library(self) -> Any:
         if self._language == "ja":
@@ -46,7 +46,7 @@ class WordSegmenter:
         return _import("rjieba", "zh") if self._language == "zh" else _import("pythainlp.tokenize", "th")
 
     def words(self, text: str) -> list[str]:
-        """Return the words of a text; a word can hold or be a space."""
+        """Return the words of a text; a word can contain a space or be one."""
         if self._language == "zh":
             return self._rules.normalize(" ".join(self._segments(text))).split()
         return self._segments(self._rules.normalize(text))
@@ -110,7 +110,7 @@ def _import(name: str, extra: str) -> Any:
 @lru_cache(maxsize=1)
 def _kytea() -> Any:
     library = _import("Mykytea", "ja")
-    model = Path.home() / "local/share/kytea/model.bin"  # the path that transformers uses
+    model = Path.home() / "local/share/kytea/model.bin"  # transformers uses this path too
     if not model.is_file():
         raise DependencyError(
             "the model of KyTea is not installed",

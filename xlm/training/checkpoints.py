@@ -40,10 +40,11 @@ def gather_moments(
     Args:
         model: The model.
         optimiser: Optimiser of its parameters.
-        keep: Whether this process wants the moments; the others get none.
+        keep: Whether this process needs the moments; the others get none.
 
     Returns:
-        Whole moments by ``exp_avg.`` or ``exp_avg_sq.`` and the name of the parameter, and numbers of updates by name.
+        The whole moments, whose keys are ``exp_avg.`` or ``exp_avg_sq.`` and the name of the parameter; and the number
+        of updates of each parameter by name.
     """
     moments, ages = {}, {}
     for name, parameter in model.named_parameters():
@@ -140,7 +141,7 @@ def newest_checkpoint(run: Path) -> tuple[Path, dict[str, Any]] | None:
 
 
 def clean_up(run: Path, path: Path | None) -> None:
-    """Remove what a killed process left half-written, and rename damaged checkpoints. No other process may be writing.
+    """Remove half-written files of a killed process, and rename damaged checkpoints. No other process may be writing.
 
     Args:
         run: Directory of the run.

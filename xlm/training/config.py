@@ -70,7 +70,7 @@ class ModelSettings:
     attention_dropout: float | None = None
 
     def config_kwargs(self) -> dict[str, Any]:
-        """Return the keys of the architecture that are set, as arguments of ``XLMConfig``."""
+        """Return those keys of the architecture that are set, as arguments of ``XLMConfig``."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "start_from"}
         return {name: value for name, value in values.items() if value is not None}
 
@@ -141,8 +141,8 @@ class RunSettings:
         evaluate_every: Updates between two evaluations on the split ``valid``; 0 for none.
         best_metric: Metric that decides which model is the best, such as ``perplexity.de``. Empty for the first metric
             of the objective, the mean perplexity.
-        patience: The run ends after this many evaluations in a row without a new best; 0 for no such end.
-        save_every: Updates between two checkpoints; 0 for one at the end only.
+        patience: The run ends after this many evaluations in a row without a new best result; 0 disables this.
+        save_every: Updates between two checkpoints; 0 for a single one, at the end.
         keep_last: Number of checkpoints to keep.
         max_bad_steps: The run ends after this many steps in a row without a finite gradient.
         tensorboard: Whether to write files for TensorBoard too.
@@ -207,7 +207,7 @@ class TrainConfig:
         arguments = _typed_arguments(cls, with_new_names(values), "", problems)
         if not problems:
             return cls(**arguments)
-        # Values of the right type are checked too, so that all mistakes are named at once.
+        # Values of the right type are checked too, so that the error names all mistakes at once.
         unchecked = object.__new__(cls)
         for part in dataclasses.fields(cls):
             default = "missing" if part.default is dataclasses.MISSING else part.default
@@ -218,7 +218,7 @@ class TrainConfig:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return nested keys and values as JSON and TOML have them, without those that are unset."""
+        """Return nested keys and values in the form of JSON and TOML, without those that are unset."""
 
         def plain(value: Any) -> Any:
             if isinstance(value, dict):
@@ -234,7 +234,8 @@ def load_config(name_or_path: str, changes: Sequence[str] = ()) -> TrainConfig:
 
     Args:
         name_or_path: A file, or the name of a configuration that comes with the package.
-        changes: Overrides ``key=value``, such as ``optimiser.lr=0.001``. A value that is not TOML is taken as text.
+        changes: Overrides ``key=value``, such as ``optimiser.lr=0.001``. A value that is not valid TOML is read as
+            text.
 
     Raises:
         ConfigError: The file does not exist, is not TOML or has invalid values.
@@ -256,14 +257,14 @@ def load_config(name_or_path: str, changes: Sequence[str] = ()) -> TrainConfig:
 
 
 def with_new_names(values: Mapping[str, Any], *, warn: bool = True) -> dict[str, Any]:
-    """Return nested keys and values under the new names of the keys in ``RENAMED``.
+    """Return nested keys and values, with each old name in ``RENAMED`` replaced by the new one.
 
     Args:
         values: Nested keys and values, perhaps of an older release.
         warn: Whether to warn if there are old names.
 
     Raises:
-        ConfigError: A key is there under both its names.
+        ConfigError: A key is given under both its names.
     """
     tables = {name: dict(value) if isinstance(value, Mapping) else value for name, value in values.items()}
     old_names = []
@@ -291,7 +292,7 @@ def _warn_of_old_names(old_names: Sequence[str]) -> None:
 
 
 def _override(values: dict[str, Any], change: str) -> None:
-    """Set a key among nested keys and values."""
+    """Set the value of a key in nested keys and values."""
     key, equals, text = change.partition("=")
     key = key.strip()
     *tables, name = key.split(".")
@@ -330,7 +331,7 @@ _TYPES: dict[str, tuple[Callable[[Any], bool], Callable[[Any], Any], str]] = {
 def _typed_arguments(kind: type[Any], values: object, prefix: str, problems: list[Problem]) -> dict[str, Any]:
     """Return arguments for a dataclass, with the dataclasses in it already built.
 
-    Wrong and missing keys are left out of the arguments; inner dataclasses use their defaults for them.
+    Wrong and missing keys are omitted from the arguments; for them, inner dataclasses use their defaults.
 
     Args:
         kind: The dataclass; all fields of dataclasses in it have defaults.
@@ -393,7 +394,7 @@ _AT_LEAST = {
 
 
 def _invalid_values(c: TrainConfig) -> list[Problem]:
-    """Return the values that are out of range or do not fit together."""
+    """Return the problems of a configuration: values that are out of range, or that do not fit together."""
     pieces = max(c.batch.gradient_accumulation_steps, 1)
     rules: list[tuple[str, bool, str]] = [
         *((key, _is_name(_value(c, key)), "a directory, named in UTF-8") for key in ("data", "output")),

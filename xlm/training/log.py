@@ -1,4 +1,4 @@
-"""Events of a run, and what records and draws them: the log file, TensorBoard, the picture of the training curves.
+"""Events of a run, and how they are recorded and drawn: the log file, TensorBoard, the picture of training curves.
 
 An event is a JSON object. ``event`` names its type, and ``step`` is the number of batches taken. By type, it also has:
 
@@ -32,7 +32,7 @@ Observer = Callable[[Event], None]
 
 
 def read_log(run: Path) -> Iterator[Event]:
-    """Yield the events of a run, and skip a line that was cut short."""
+    """Yield the events of a run; a line that was cut short is skipped."""
     path = run / LOG_FILE
     if path.exists():
         for line in path.read_bytes().split(b"\n"):
@@ -61,7 +61,7 @@ class LogFile:
         try:
             with self._path.open("a", encoding="utf-8", newline="\n") as file:
                 file.write(_line(event))
-        except OSError as error:  # a full disk does not end the run
+        except OSError as error:  # a full disk must not end the run
             logging.getLogger("xlm").warning("the log could not be written: %s: %s", self._path, error.strerror)
 
 
@@ -199,7 +199,7 @@ def _set_log_scale(axes: Any) -> None:
 
 
 def _smoothed(values: Sequence[float]) -> list[float]:
-    """Return the moving average of values, over a twentieth of them."""
+    """Return the moving average of values; a window holds a twentieth of them."""
     half = len(values) // 40
     neighbours = [values[max(0, index - half) : index + half + 1] for index in range(len(values))]
     return [sum(window) / len(window) for window in neighbours]

@@ -47,7 +47,7 @@ _LOG = logging.getLogger("xlm")
 
 @dataclass(kw_only=True, slots=True)
 class Progress:
-    """How far a run is. With weights and moments, this decides everything that follows.
+    """How far a run has come. Together with the weights and moments, this determines everything that follows.
 
     Attributes:
         step: Batches taken.
@@ -73,11 +73,11 @@ class Progress:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Progress:
-        """Return the progress that a checkpoint saved."""
-        losses = values["losses"]
-        if isinstance(losses, list):  # an earlier release, which had one objective
-            losses = {"clm": losses}
-        return cls(**{**values, "losses": losses})
+        """Return the progress saved in a checkpoint."""
+        if isinstance(values["losses"], list):  # an earlier release, which had one objective and one metric
+            best_metric = "" if values["best"] is None else "mean"
+            values = {**values, "losses": {"clm": values["losses"]}, "best_metric": best_metric}
+        return cls(**values)
 
 
 def train(
@@ -169,7 +169,7 @@ class Trainer:
             load_optimiser(path, contents, self.model, self.optimiser)
             if self.take_step.scaler.is_enabled() and (scaler := contents["state"]["scaler"]):
                 self.take_step.scaler.load_state_dict(scaler)
-        processes.wait()  # all have read what the first is about to change
+        processes.wait()  # all processes have read the files that the first one is about to change
         self.observers: list[Observer] = []
         if processes.is_first:
             make_directory(self.output)
@@ -179,7 +179,7 @@ class Trainer:
                 self.observers.append(TensorBoard(self.output))
 
     def _identity(self) -> dict[str, Any]:
-        """Return what a resumed run must have in common with the run it continues."""
+        """Return the settings and data that a resumed run must share with the run that it continues."""
         settings = self.config.to_dict()
         for name in ("gradient_accumulation_steps", "verify_checksums"):
             settings["batch"].pop(name)
@@ -228,7 +228,7 @@ class Trainer:
         return self.progress
 
     def _end_reason(self) -> str | None:
-        """Return why no further step is to be taken, or None."""
+        """Return the reason to take no further step, or None if there is none."""
         run, progress = self.config.run, self.progress
         if progress.updates >= run.max_steps:
             return "done"
@@ -273,7 +273,7 @@ class Trainer:
         if run.save_every and progress.updates % run.save_every == 0 and not is_last:
             try:
                 self._save()
-            except WriteError as error:  # the disk may have room again by the next time
+            except WriteError as error:  # the next attempt may succeed, for example if the disk has room again
                 self._report_unsaved("the state", error)
 
     def _validate(self) -> None:
@@ -283,7 +283,7 @@ class Trainer:
         results = self.objective.validate(self.caller)
         name = self.config.run.best_metric or next(iter(metrics))
         value = flat_metrics(results)[name]
-        if progress.best_metric not in ("", name):  # the run was resumed with another metric
+        if progress.best_metric not in ("", name):  # the run was resumed with a different metric
             progress.best = None
         progress.best_metric = name
         sign = -1 if metrics[name] else 1
@@ -313,7 +313,7 @@ class Trainer:
         self._emit("end", reason=reason, updates=self.progress.updates)
 
     def _save(self) -> TrainableModel | None:
-        """Save the state, and return the model with whole weights; None in all processes but the first."""
+        """Save the state, and return the model with whole weights, or None in all processes but the first."""
         model = gather_model(self.model, keep=self.processes.is_first)
         moments, ages = gather_moments(self.model, self.optimiser, keep=self.processes.is_first)
         if model is None:
@@ -358,7 +358,7 @@ class _Meter:
         self.tokens = 0
 
     def read(self, updates: int, max_steps: int) -> dict[str, Any]:
-        """Return tokens a second since the last reading, and the seconds so far and left."""
+        """Return the tokens per second since the last reading, the seconds so far, and the seconds left."""
         now = time.perf_counter()
         values = {
             "tokens_per_second": round(self.tokens / max(now - self._last_read, 1e-9), 1),
@@ -373,17 +373,17 @@ def _check_identity(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Check that a run is resumed with the data and settings that it began with.
 
     Raises:
-        ConfigError: It is not; all differences are named.
+        ConfigError: The data or settings differ; the error names every difference.
     """
     before = with_new_names(before, warn=False)
-    before.setdefault("objectives", ["clm"])  # which an earlier release did not save: it had no other
+    before.setdefault("objectives", ["clm"])  # an earlier release had no other objective, and did not save the key
     for name, settings in (("model", ModelSettings()), ("batch", BatchSettings())):
-        # A key that the earlier release did not have was at its default.
+        # A key that the earlier release did not have counts as set to its default.
         before[name] = {key: getattr(settings, key) for key in now[name]} | before.get(name, {})
     differing = [name for name in now if name in before and before[name] != now[name]]
     if differing:
         raise ConfigError(
-            "the run to resume began with other settings",
+            "the run to resume began with different settings",
             where="; ".join(differing),
             found="; ".join(f"{name} = {now[name]!r}" for name in differing),
             expected="; ".join(f"{name} = {before[name]!r}" for name in differing),

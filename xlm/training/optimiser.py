@@ -69,7 +69,7 @@ class OriginalAdam(Optimizer):
         return loss
 
     def _by_age(self, parameters: list[nn.Parameter]) -> dict[int, list[nn.Parameter]]:
-        """Group parameters by their number of updates with this one; numbers differ after missing gradients."""
+        """Group parameters by their number of updates, including this one; it differs if gradients were missing."""
         ages: dict[int, list[nn.Parameter]] = {}
         for parameter in parameters:
             state = self.state[parameter]
@@ -85,7 +85,7 @@ class OriginalAdam(Optimizer):
     def _update(self, owners: list[nn.Parameter], updates: int, group: dict[str, Any]) -> None:
         beta1, beta2 = group["betas"]
         lr: float = group["lr"]
-        # The update is element-wise, so each process needs only its part of the tensors.
+        # The update is element-wise, so each process needs only its own part of the tensors.
         parameters: list[Tensor] = [local_part(parameter) for parameter in owners]
         first: list[Tensor] = [local_part(self.state[parameter]["exp_avg"]) for parameter in owners]
         second: list[Tensor] = [local_part(self.state[parameter]["exp_avg_sq"]) for parameter in owners]

@@ -1,4 +1,4 @@
-"""The processes of a run, and how a model is spread over them: one process, DDP, or FSDP2.
+"""The processes of a run, and how a model is divided among them: one process, DDP, or FSDP2.
 
 With FSDP2, each process keeps a part of the rows of every weight, of its gradient and of its moments. The weights of a
 layer are gathered only while the layer computes.
@@ -35,7 +35,7 @@ Module = TypeVar("Module", bound=nn.Module)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Processes:
-    """The processes of a run, seen from one of them.
+    """The processes of a run, as one of them sees them.
 
     Attributes:
         rank: Number of this process, from 0.
@@ -63,7 +63,7 @@ class Processes:
     def wait(self) -> None:
         """Wait until all processes have called this."""
         if self.count > 1:
-            self.sums([0.0])  # unlike a barrier, this needs no choice of a device
+            self.sums([0.0])  # unlike a barrier, this works without choosing a device
 
 
 @contextmanager
@@ -142,13 +142,13 @@ def wrap_model(caller: ModelCaller, run: RunSettings, processes: Processes) -> n
     """
     model = caller.model
     layers = _modules(model, Layer)
-    skips_parameters = bool(_modules(model, AdaptiveHead))  # the tail clusters none of whose words is to be predicted
+    skips_parameters = bool(_modules(model, AdaptiveHead))  # it skips clusters without a target
     if run.activation_checkpointing:
         for layer in layers:
             forward: Any = partial(checkpoint, layer.forward, use_reentrant=False)
             object.__setattr__(layer, "forward", forward)
     if processes.count > 1 and run.sharding == "full":
-        if skips_parameters:  # a process that skips them would keep the others waiting
+        if skips_parameters:  # the other processes would wait forever for one that skips a cluster
             raise ConfigError(
                 "an adaptive softmax cannot be sharded", where="run.sharding", found=run.sharding, expected="none"
             )
@@ -188,18 +188,18 @@ def local_part(tensor: Tensor) -> Tensor:
 
 
 def gather(tensor: Tensor) -> Tensor:
-    """Return the whole of a sharded tensor; return other tensors unchanged. All processes must call this."""
+    """Return a sharded tensor as a whole; return other tensors unchanged. All processes must call this."""
     return _call_if_sharded(tensor, "full_tensor")
 
 
 def _call_if_sharded(tensor: Tensor, name: str) -> Tensor:
-    # Only a DTensor has these methods. Importing that class takes a second, which a run without shards need not spend.
+    # Only a DTensor has these methods. Importing that class takes a second, which a run without shards can save.
     method: Callable[[], Tensor] | None = getattr(tensor, name, None)
     return tensor if method is None else method()
 
 
 def place_like(tensor: Tensor, parameter: Tensor) -> Tensor:
-    """Return a whole tensor on the device of a parameter, and sharded like it; all processes must call this."""
+    """Return a whole tensor moved to the device of a parameter and sharded like it; all processes must call this."""
     tensor = tensor.to(parameter.device)
     mesh: Any = getattr(parameter, "device_mesh", None)
     if mesh is None:
@@ -218,7 +218,7 @@ def gather_model(model: TrainableModel, *, keep: bool) -> TrainableModel | None:
 
     Args:
         model: The model.
-        keep: Whether this process wants the model; the others get None.
+        keep: Whether this process needs the model; the others get None.
     """
     weights, is_sharded = {}, False
     for name, tensor in model.state_dict().items():

@@ -96,7 +96,7 @@ def _load_start_model(config: TrainConfig, tokenizer: XLMTokenizer) -> Trainable
     model = XLMWithLMHeadModel.from_pretrained(path)
     changes = config.model.config_kwargs()
     if not model.config.lang2id and len(tokenizer.lang2id or {}) == model.config.n_langs:
-        changes["lang2id"] = tokenizer.lang2id  # the file does not name its languages
+        changes["lang2id"] = tokenizer.lang2id  # the model's file does not name its languages
     tokens = _vocabulary(path)
     if model.config.vocab_size != tokenizer.vocab_size or (tokens and tokens != tokenizer.vocabulary.tokens):
         raise VocabularyError(
@@ -117,7 +117,7 @@ def _vocabulary(path: Path) -> tuple[str, ...] | None:
 
 
 def _copy(model: TrainableModel, config: XLMConfig) -> TrainableModel:
-    """Return a copy of a model, with another configuration and with weights that are not mapped from a file."""
+    """Return a copy of a model, with a different configuration, and with weights that are not mapped from a file."""
     copy = empty_model(config, type(model))
     copy.load_state_dict({name: tensor.clone() for name, tensor in model.state_dict().items()}, assign=True)
     return copy

@@ -71,7 +71,7 @@ class TrainingStep:
         Args:
             pieces: This process's pieces of the batch, whose gradients are averaged.
             step: Number of the step, from 0. It seeds dropout, together with the seed of the run and the process.
-            update: Number of the update, from 0. It decides the learning rate.
+            update: Number of the update, from 0. It determines the learning rate.
             weight: Factor of the loss in the gradient.
         """
         settings, device = self._config.optimiser, self._processes.device.type
@@ -96,7 +96,7 @@ class TrainingStep:
         )
         for group in self._optimiser.param_groups:
             group["lr"] = rate
-        # Every process sees the same gradient, so all decide alike.
+        # Every process sees the same gradient, so all make the same decision.
         is_finite = math.isfinite(norm)
         if is_finite:
             self.scaler.step(self._optimiser)

@@ -28,7 +28,7 @@ except ImportError as error:
         remedy="pip install 'xlm[lm-eval]'",
     ) from error
 
-# The device that the command of the harness passes if the user names none, even without a GPU.
+# The harness's command passes this device if the user names none, even on a machine without a GPU.
 _DEFAULT_DEVICE = "cuda:0"
 _SAMPLING = ("do_sample", "temperature", "top_k", "top_p", "num_beams", "repetition_penalty", "length_penalty")
 
@@ -133,7 +133,7 @@ class XLMForHarness(LM):  # type: ignore[misc]
             length = _count(max_gen_toks=arguments.get("max_gen_toks") or self._max_gen_toks)
             positions = self.model.config.max_position_embeddings
             tokens = self.tokenizer.encode(context, lang=self.lang, add_special_tokens=False)
-            room = max(positions - length, positions // 2)  # the last new token needs no position, unlike </s>
+            room = max(positions - length, positions // 2)  # </s> needs a position, the last new token does not
             prompt = [self.model.config.eos_token_id, *tokens[max(0, len(tokens) - room) :]]
             (continuation,) = self.model.continuations(
                 torch.tensor([prompt], device=self.model.device),

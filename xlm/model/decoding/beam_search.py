@@ -23,7 +23,7 @@ from xlm.model.decoding.state import DecoderState
 class _Beam:
     """A running hypothesis: its last token and the hypothesis before it."""
 
-    total: float  # sum of the log-probabilities after penalties; hypotheses are compared by it
+    total: float  # sum of the log-probabilities after penalties, by which hypotheses are compared
     token: int = -1
     logprob: float = 0.0
     parent: _Beam | None = None
@@ -49,7 +49,7 @@ class _PromptBeams:
     finished: list[Continuation] = field(default_factory=list)
 
     def advance(self, candidates: list[_Beam], produced: int, options: DecodingOptions) -> None:
-        """Add the best candidates, best first: those that end are finished, the others keep running."""
+        """Take the best candidates, best first: those that end become finished, and the others keep running."""
         running: list[_Beam] = []
         for rank, beam in enumerate(candidates):
             if beam.total == NEVER:
@@ -122,7 +122,7 @@ def beam_search(state: DecoderState, prompts: Prompts, options: DecodingOptions)
         active = [group for _, group in remaining]
         if regrouped or rows != list(range(len(rows))):
             rows_R = torch.tensor(rows, device=device)
-            # The beams of a prompt share its tokens, so these need no copy.
+            # All beams of a prompt begin with its tokens, so the cache of these tokens need not be copied.
             state.reorder(rows_R, shared=0 if regrouped else min(prompts.lengths[group.prompt] for group in active))
             processors.reorder(rows_R)
         tokens_B = torch.tensor([beam.token for group in active for beam in group.running], device=device)
@@ -137,7 +137,7 @@ def beam_search(state: DecoderState, prompts: Prompts, options: DecodingOptions)
 def _best_candidates(
     logits_BV: Tensor, groups: list[_PromptBeams], processors: LogitsProcessor, step: int, options: DecodingOptions
 ) -> list[list[_Beam]]:
-    """Return the best next hypotheses of each prompt, best first: enough that ``num_beams`` of them do not end."""
+    """Return the best next hypotheses of each prompt, best first, and enough that ``num_beams`` do not end."""
     G, width = len(groups), len(groups[0].running)
     C = options.num_beams * (1 + max(1, len(options.eos_ids)))
     logits_BV = at_least_float32(logits_BV)

@@ -42,7 +42,7 @@ class GraphCapture:
             undo: Undoes what the work did to its inputs.
         """
         graph = torch.cuda.CUDAGraph()
-        # The cache of autocast would cast weights outside of the capture, and free them when autocast ends.
+        # The cache of autocast would cast weights outside the capture, and free them when autocast ends.
         type_ = self._device.type
         without_cache = torch.autocast(
             type_, torch.get_autocast_dtype(type_), torch.is_autocast_enabled(type_), cache_enabled=False
@@ -55,8 +55,8 @@ class GraphCapture:
                     work()
                     undo()
             torch.cuda.current_stream().wait_stream(self._stream)
-            # "thread_local" lets other threads use the device meanwhile. The capture begins outside of inference mode,
-            # because torch creates tensors of its own in it, which must stay writable outside of that mode.
+            # "thread_local" lets other threads use the device meanwhile. The capture begins outside inference mode,
+            # because torch creates internal tensors during it, which must stay writable outside that mode.
             with (
                 torch.inference_mode(False),
                 torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"),
@@ -98,5 +98,5 @@ class CapturedStep:
         if self._langs_B is not None and langs_B is not None:
             self._langs_B.copy_(langs_B)
         self._replay()
-        self._cache.longest += 1  # the graph itself updates the lengths on the device
+        self._cache.longest += 1  # the graph updates the lengths on the device itself
         return self._logits_BV

@@ -20,13 +20,13 @@ from xlm.model.decoding.options import DecodingOptions
 NEVER = float("-inf")
 """Score of a token that cannot be chosen."""
 
-# Numbers of best tokens that top-p tries before it sorts all tokens. The first usually have enough probability, and
-# finding them takes a thirtieth of the time.
+# Top-p first sorts only this many of the best tokens, then all tokens. The best 256 usually have enough probability,
+# and finding them takes a thirtieth of the time.
 _TOP_P_COUNTS = (256, 2048)
 
 
 class LogitsProcessor:
-    """Base class of the processors; one with a state also follows the rows of the batch."""
+    """Base class of the processors; a processor with a state also follows the rows of the batch."""
 
     rescales: bool = False
     """Whether it also changes the scores of tokens that remain possible."""
@@ -51,7 +51,7 @@ class LogitsProcessors(LogitsProcessor):
     """Several processors, applied in order.
 
     Args:
-        processors: The processors.
+        processors: The processors, in the order in which they are applied.
     """
 
     def __init__(self, processors: Sequence[LogitsProcessor]) -> None:
@@ -121,7 +121,7 @@ class RepetitionPenalty(LogitsProcessor):
         self._seen_BV.scatter_(1, prompt_BT.long(), True)
 
     def __call__(self, scores_BV: Tensor, produced: int) -> Tensor:
-        """Return the scores, penalised at the tokens in each row."""
+        """Return the scores; those of tokens that are already in the row are penalised."""
         penalised_BV = torch.where(scores_BV < 0, scores_BV * self._penalty, scores_BV / self._penalty)
         return torch.where(self._seen_BV, penalised_BV, scores_BV)
 
@@ -140,7 +140,7 @@ class Suppress(LogitsProcessor):
     Args:
         ids: Ids of the tokens.
         device: Device of the scores.
-        until: Number of new tokens from which on they are possible again; ``None`` means never.
+        until: Number of new tokens after which the tokens are possible again; ``None`` means never.
     """
 
     def __init__(self, ids: Sequence[int], *, device: torch.device, until: int | None = None) -> None:
@@ -165,7 +165,7 @@ class Warper(LogitsProcessor):
         self._options = options
 
     def __call__(self, scores_BV: Tensor, produced: int) -> Tensor:
-        """Return the scores, with minus infinity at tokens that are not kept."""
+        """Return the scores, with minus infinity at tokens that sampling must not choose."""
         options = self._options
         if options.temperature != 1:
             scores_BV = scores_BV / options.temperature
@@ -179,7 +179,7 @@ class Warper(LogitsProcessor):
 
 
 def _top_p_threshold(scores_BV: Tensor, p: float) -> Tensor:
-    """Return the (B, 1) lowest score among the fewest best tokens whose probabilities reach ``p``."""
+    """Return (B, 1): the lowest score in the smallest set of best tokens whose probabilities reach ``p``."""
     V = scores_BV.shape[-1]
     normaliser_B1 = scores_BV.logsumexp(-1, keepdim=True)
     for K in (*(count for count in _TOP_P_COUNTS if count < V), V):

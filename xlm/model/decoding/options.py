@@ -22,7 +22,7 @@ Source: the original's ``src/data/dictionary.py``.
 
 _MAX_INT = 2**63 - 1
 
-# For num_return_sequences, the largest number of rows that run together; for the others, of elements in a tensor.
+# The largest values. They bound the rows that run together (num_return_sequences) and the sizes of tensors.
 _LARGEST_COUNTS = {"max_new_tokens": 2**31 - 1, "num_beams": 2**31 - 1, "num_return_sequences": 2**16}
 
 

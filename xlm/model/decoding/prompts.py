@@ -27,7 +27,7 @@ class Prompts:
     Attributes:
         inputs: The prompts, padded on the right.
         lengths: Number of tokens of each of the B prompts.
-        limits: The most new tokens of each of the B prompts.
+        limits: Maximum number of new tokens for each of the B prompts.
         new_langs: (B, S) int64 language of each new token; ``None`` adds no language embedding.
     """
 
@@ -106,7 +106,7 @@ def prepare_prompts(
     counts = (T,) * B if inputs.valid is None else tuple(inputs.valid.sum(1).tolist())
     if inputs.valid is not None:
         inputs = _without_common_padding(inputs, counts)
-    # The last new token is not fed to the model, so it needs no position.
+    # The last new token is never fed to the model, so it needs no position.
     room = (config.max_position_embeddings - count + 1 for count in counts)
     return Prompts(
         inputs=inputs,

@@ -39,7 +39,14 @@ class Continuation:
 
 
 def stop_reason(token: int, produced: int, limit: int, options: DecodingOptions) -> Stop | None:
-    """Return why a row ends with a token, its ``produced``-th of at most ``limit``; ``None`` when it does not."""
+    """Return why a row ends after a token, or ``None`` if it continues.
+
+    Args:
+        token: Id of the new token.
+        produced: Number of new tokens in the row, this one included.
+        limit: Maximum number of new tokens in the row.
+        options: Checked options.
+    """
     if token in options.eos_ids:
         return "eos"
     if produced < limit:

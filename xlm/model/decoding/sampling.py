@@ -1,7 +1,7 @@
 """Greedy decoding and sampling: one new token per row and step.
 
-A ``SamplingStrategy`` chooses the next token from the scores. To add a strategy, add a class and a line in
-``strategy_for``.
+A ``SamplingStrategy`` chooses the next token from the scores. To add a strategy, add a class here, a line in
+``strategy_for``, and an option that selects it in ``DecodingOptions`` (``options.py``).
 
 Shapes: B rows, V vocabulary, S maximum number of new tokens, K blocks of W words.
 """
@@ -138,7 +138,7 @@ def generate_tokens(
         processors.reorder(rows_R)
         logits_BV = logits_BV[rows_R]
         langs_BS = None if langs_BS is None else langs_BS[rows_R]
-    rows: list[int | None] = list(range(len(limits)))  # row of the result for each batch row; None: ended
+    rows: list[int | None] = list(range(len(limits)))  # row of the result of each batch row; None if it ended
     step = 0
     while True:
         logits_BV = at_least_float32(logits_BV)
@@ -226,7 +226,7 @@ def argmax(scores_BV: Tensor) -> Tensor:
 def draw(scores_BV: Tensor, uniform_B: Tensor) -> Tensor:
     """Return one token per row, (B,) int64, drawn from the softmax of its scores.
 
-    The cumulative distribution is inverted, so a row's token depends only on its own scores and its own number.
+    The cumulative distribution is inverted, so a row's token depends only on the scores and the number of that row.
 
     Args:
         scores_BV: (B, V) scores, minus infinity at tokens that must not be drawn.

@@ -171,7 +171,7 @@ class CausalState:
         captured_keys = self._cache.keys
         self._cache.select_rows(rows_R, shared=shared)
         if self._cache.keys is not captured_keys:
-            self._captured = None  # the graph uses the memory of the old keys
+            self._captured = None  # the captured graph uses the memory of the old keys
 
 
 def grouped_by_length(lengths: list[int]) -> list[list[int]]:

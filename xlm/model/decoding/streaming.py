@@ -54,11 +54,12 @@ class TokenStream(Iterator[int]):
                 remedy="start a new stream",
             ) from self._interruption
         try:
-            # Entered for each token, so that the caller's code between two tokens does not run in these modes.
+            # Enter these modes for each token, so that the caller's code between two tokens does not run in them.
             with self._eval_mode(), torch.inference_mode():
                 (token,) = next(self._steps)
         except BaseException as error:
-            # The generator has ended, which must not look like the end of the continuation.
+            # The error has ended the generator of steps. Record it, or the next call would look like the end of the
+            # continuation.
             self._interruption = error
             raise
         self._generated.append(token)

@@ -14,7 +14,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 class GrowableArray:
-    """An array that values are appended to.
+    """An array to which values can be appended.
 
     Args:
         dtype: The type of the values.
@@ -29,7 +29,7 @@ class GrowableArray:
 
     @property
     def values(self) -> Array:
-        """All values, (N,); valid until more are appended."""
+        """All values, (N,). The result is valid until more values are appended."""
         return self._array[: self._length]
 
     def append(self, values: Array) -> int:
@@ -101,9 +101,9 @@ class RaggedArray:
         """
         values = (self.values if objects is None else objects[self.values]).tolist()
         ends = np.cumsum(self.lengths).tolist()
-        # Lists of numbers or strs form no cycles, but so many new lists make the collector scan all objects.
+        # Lists of numbers or strs form no cycles, but creating so many lists makes the collector scan all objects.
         collects = gc.isenabled()
-        if collects:  # if it is off, another thread may be here, and will turn it on again
+        if collects:  # if the collector is off, another thread may be here, and will turn it on again
             gc.disable()
         try:
             return [values[start:end] for start, end in zip([0, *ends], ends, strict=False)]

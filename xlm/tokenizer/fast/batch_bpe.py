@@ -8,8 +8,9 @@ W words, L positions (the first character of a word is at position 0), S symbols
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from itertools import chain, count
+from itertools import chain
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -24,15 +25,14 @@ MAX_WORD_LENGTH = 48
 """Length of the longest word that ``BatchBPE`` splits, in characters."""
 _POSITION_BITS = 6  # a key holds a rank and a position; these bits are enough for MAX_WORD_LENGTH + 1 positions
 _POSITIONS = (1 << _POSITION_BITS) - 1
-_NO_RANK = np.int32(np.iinfo(np.int32).max >> _POSITION_BITS)  # the rank of a pair that is no merge
-_NO_KEY = _NO_RANK << _POSITION_BITS  # the least key with that rank
+_NO_RANK = np.int32(np.iinfo(np.int32).max >> _POSITION_BITS)  # the rank of a pair that is not a merge
+_NO_KEY = _NO_RANK << _POSITION_BITS  # the smallest key with that rank
 _LENGTHS = (3, 5, 7, 9, 12, 16, 24, MAX_WORD_LENGTH)  # words of similar length are merged together
-_MAX_COLUMNS = 1 << 14  # words that are merged together, so that the arrays stay small
-_FEW = 256  # words, up to which splitting them one at a time is faster
-_MAX_WORDS = 1 << 16  # words that are split at once, so that the arrays stay small
-_MASK = (1 << 64) - 1  # the largest unsigned number of 64 bits
-_MIX = 0x9E3779B97F4A7C15  # an odd multiplier that mixes bits: 2 ** 64 divided by the golden ratio
-_NO_PAIR = np.uint64(_MASK)  # marks a free entry of the hash table
+_MAX_COLUMNS = 1 << 14  # maximum number of words that are merged together, so that the arrays stay small
+_FEW = 256  # up to this many words, splitting them one at a time is faster
+_MAX_WORDS = 1 << 16  # maximum number of words that are split at once, so that the arrays stay small
+_MAX_ROUNDS = 256  # of the search for multipliers, after which it starts again; published merges take about 30
+_NO_PAIR = np.uint64((1 << 64) - 1)  # marks a free entry of the hash table
 _GONE = -1  # marks a position without a symbol: merged into the one before it, or past the end of the word
 
 
@@ -40,8 +40,8 @@ class BatchBPE:
     """Splits words into symbols, which are the numbers of pieces.
 
     Args:
-        merges: Pairs of pieces, best first, as learning makes them (``BPE.learnt``): there the leftmost of the best
-            pairs is always the next to merge.
+        merges: Pairs of pieces, best first, as learning makes them (``BPE.learnt``): with such merges, the leftmost of
+            the best pairs is always the next to merge.
         piece_ranks: The rank of the merge that makes each piece.
         tokens: Further pieces; those of a single character get symbols too.
 
@@ -90,7 +90,7 @@ class BatchBPE:
         codes = codes_of("".join(words))
         symbols = self._inside[np.minimum(codes, len(self._inside) - 1)]
         symbols[ends_W - 1] = self._at_end[np.minimum(codes[ends_W - 1], len(self._at_end) - 1)]
-        shorter = 1  # a word of one character is one symbol
+        shorter = 1  # a word of one character needs no merge
         for longest in _LENGTHS:
             similar = np.flatnonzero((lengths_W > shorter) & (lengths_W <= longest))
             for first in range(0, len(similar), _MAX_COLUMNS):
@@ -104,7 +104,7 @@ class BatchBPE:
         """Merge the symbols of words of at most ``longest`` characters, in place."""
         L, W = longest, len(starts_W)
         positions_L1 = np.arange(L, dtype=np.int32)[:, None]
-        # Position L stands for both ends of each word; the symbol there is in no pair.
+        # Position L stands for the place before and after each word; the symbol there is in no pair.
         symbols_LW = np.full((L + 1, W), _GONE, np.int32)
         inside_LW = positions_L1 < lengths_W
         symbols_LW[:L][inside_LW] = symbols[(starts_W + positions_L1)[inside_LW]]
@@ -120,7 +120,7 @@ class BatchBPE:
         while True:
             best_W = keys_LW.min(axis=0)
             some = np.flatnonzero(best_W < _NO_KEY)
-            if 4 * len(some) < 3 * W or not len(some):  # now and then, drop the finished words
+            if 4 * len(some) < 3 * W or not len(some):  # drop the finished words now and then
                 done = np.flatnonzero(best_W >= _NO_KEY)
                 inside_LW = positions_L1 < lengths_W[done]
                 symbols[(starts_W[done] + positions_L1)[inside_LW]] = symbols_LW[:L, done][inside_LW]
@@ -155,18 +155,25 @@ class _PairRanks:
     """
 
     def __init__(self, lefts_P: Array, rights_P: Array) -> None:
-        bits = (4 * len(lefts_P)).bit_length()
+        pairs_P = _pairs(lefts_P, rights_P)
+        while not self._fill(pairs_P):
+            pass  # a bucket had too many pairs; another first hash spreads them
+
+    def _fill(self, pairs_P: Array) -> bool:
+        """Fill the table, and return whether every bucket has a multiplier."""
+        bits = (4 * len(pairs_P)).bit_length()
         self._to_bucket, self._to_entry = np.uint64(64 - max(bits - 2, 1)), np.uint64(64 - bits)
+        # Random, since with known numbers a file could contain merges that all share a bucket.
+        self._mix = np.uint64(secrets.randbits(64) | 1)
         self._multipliers = np.zeros(1 << max(bits - 2, 1), np.uint64)
         self._pairs = np.full(1 << bits, _NO_PAIR, np.uint64)
         self._ranks = np.full(1 << bits, _NO_RANK, np.int32)
-        pairs_P = _pairs(lefts_P, rights_P)
         ranks_P = np.arange(len(pairs_P), dtype=np.int32)
-        for multiplier in count(_MIX, 2):
+        for _ in range(_MAX_ROUNDS):
             if not len(pairs_P):
-                return
+                return True
             buckets_P = self._buckets(pairs_P)
-            self._multipliers[buckets_P] = multiplier * _MIX & _MASK
+            self._multipliers[buckets_P] = secrets.randbits(64) | 1
             entries_P = self._entries(pairs_P)
             is_taken_P = (self._pairs[entries_P] != _NO_PAIR) | (np.bincount(entries_P)[entries_P] > 1)
             is_bad_bucket = np.zeros(len(self._multipliers), bool)
@@ -175,9 +182,10 @@ class _PairRanks:
             self._pairs[entries_P[~is_bad_P]] = pairs_P[~is_bad_P]
             self._ranks[entries_P[~is_bad_P]] = ranks_P[~is_bad_P]
             pairs_P, ranks_P = pairs_P[is_bad_P], ranks_P[is_bad_P]
+        return False
 
     def _buckets(self, pairs_P: Array) -> Array:
-        buckets_P: Array = (pairs_P * np.uint64(_MIX)) >> self._to_bucket
+        buckets_P: Array = (pairs_P * self._mix) >> self._to_bucket
         return buckets_P.view(np.int64)
 
     def _entries(self, pairs_P: Array) -> Array:
@@ -185,7 +193,7 @@ class _PairRanks:
         return entries_P.view(np.int64)
 
     def ranks(self, lefts_P: Array, rights_P: Array) -> Array:
-        """Return the rank of each pair, ``_NO_RANK`` for a pair that is no merge: int32 (P,)."""
+        """Return the rank of each pair, ``_NO_RANK`` for a pair that is not a merge: int32 (P,)."""
         pairs_P = _pairs(lefts_P, rights_P)
         entries_P = self._entries(pairs_P)
         return np.where(self._pairs[entries_P] == pairs_P, self._ranks[entries_P], _NO_RANK)
@@ -240,7 +248,7 @@ class BatchWords(Generic[T]):
         Returns:
             (S,) and int64 (W,).
         """
-        if self._bpe.learnt:  # also for few words, since more batches will follow
+        if self._bpe.learnt:  # make the tables even for a few words, since more batches will follow
             self._tables = self._tables or self._make_tables()
         if self._bpe.learnt and len(words) > _FEW:
             values, counts = zip(
@@ -279,11 +287,11 @@ class BatchWords(Generic[T]):
         return result, all_counts_W
 
     def _make_tables(self) -> tuple[BatchBPE, Array, Array]:
-        """Return the BPE, the value of each symbol, and whether a word with that symbol is split by itself."""
+        """Return the BPE, the value of each symbol, and whether a word that holds the symbol is split on its own."""
         bpe = BatchBPE(self._bpe.merges, self._bpe.piece_ranks, self._tokens)
         values: list[Any] = [*self._of_pieces(bpe.pieces[:-1]), self._unknown]
         is_hard_S = np.zeros(len(values), bool)
         is_hard_S[-1] = self._unknown is None
-        if (vocabulary := self._bpe.vocabulary) is not None:  # BPE splits such pieces again
+        if (vocabulary := self._bpe.vocabulary) is not None:  # BPE splits pieces that are not in the vocabulary again
             is_hard_S[: len(self._bpe.merges)] = [piece not in vocabulary for piece in self._bpe.piece_ranks]
         return bpe, np.fromiter(values, self.dtype, len(values)), is_hard_S

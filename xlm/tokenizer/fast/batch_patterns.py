@@ -1,12 +1,12 @@
 """The words of many units at once, by the patterns of the units.
 
-Of a run of letters, digits and hyphens, Moses' rules see only its first and last character, whether it holds a letter,
-and whether it is an abbreviation. So ``"Berlin",`` and ``"Hamburg",`` have the same pattern, and the rules are applied
-only once, to a short unit that stands for the pattern. In it, a run keeps one character for each of its ends and one
-for everything between.
+Moses' rules look at only four things in a run of letters, digits and hyphens: its first character, its last character,
+whether it holds a letter, and whether it is an abbreviation. So ``"Berlin",`` and ``"Hamburg",`` have the same pattern,
+and the rules are applied only once, to a short unit that stands for the pattern. In that unit, a run keeps one
+character for each of its ends and one for everything between them.
 
-Each unit has a key: its text and, where they matter, a mark and what follows the unit. So one dictionary holds units
-with any text after them, and one pattern describes how the rules divide all units of that pattern.
+Each unit has a key: its text and, where they matter, a mark and what follows the unit. So one dictionary can hold units
+whatever text follows them, and one pattern describes how the rules divide all units that have it.
 
 C characters, R runs, K keys, E elements: the words of a pattern consist of elements, runs of the unit and literal text.
 """
@@ -27,24 +27,25 @@ from xlm.tokenizer.fast.arrays import Array, GrowableArray, codes_of, expand_sli
 from xlm.tokenizer.fast.segmenter import DIGIT, END, FIRST_BEYOND, LOWER, MARK, OTHER, Segmenter
 
 _MAX_PATTERNS = 1 << 13
-_MAX_LENGTH = 48  # characters of the longest unit that is divided by its pattern
-_NOT_IN_PATTERNS = ("DOT", "MULTI", "\u00a0")  # the rules' marker of dots; a no-break space, whose neighbours matter
-_FULL_STOP = re.compile("[.。．…]")  # or a character that the rules turn into one; beside it, an abbreviation matters
-# An English rule looks for an s, so an s stays.
+_MAX_LENGTH = 48  # the longest unit, in characters, that is divided by its pattern
+_NOT_IN_PATTERNS = ("DOT", "MULTI", "\u00a0")  # the rules' marker of dots, and a no-break space
+_FULL_STOP = re.compile("[.。．…]")  # a full stop, or a character that the rules turn into one
+# In a pattern, q stands for any lower-case letter but s, which an English rule looks for. Q stands for any capital
+# letter, and 1 for any digit.
 _LETTERS = str.maketrans(
     {letter: "q" for letter in string.ascii_lowercase if letter != "s"}
     | dict.fromkeys(string.ascii_uppercase, "Q")
     | dict.fromkeys(string.digits, "1")
 )
 
-_BETWEEN = f"{MARK} "  # separates joined keys; no key has a space after its mark
+_BETWEEN = f"{MARK} "  # separates joined keys, since no key has a space after its mark
 
 # The codes after the mark: what follows the unit, and whether the unit begins the text.
 _FOLLOWING = {"": END, "\x01": LOWER, "\x02": DIGIT, "\x03": OTHER}
 _CODES = {following: code for code, following in _FOLLOWING.items()}
 _BEGINS = "\x04"
 
-_LITERAL = -1 << 40  # instead of the index of a run; negative whatever index is added to it
+_LITERAL = -1 << 40  # replaces the index of a run; stays negative when any index is added
 
 
 def key_of(unit: str, following: str, *, begins: bool) -> str:
@@ -110,12 +111,12 @@ class BatchPatterns:
         self._numbers: defaultdict[str, int] = defaultdict(count().__next__)
         self._first_element, self._number_of_elements = GrowableArray(np.int64), GrowableArray(np.int64)
         self._is_unlike, self._has_full_stop = GrowableArray(bool), GrowableArray(bool)
-        self._element_run = GrowableArray(np.int64)  # the index of a run in the unit, or _LITERAL
-        self._element_start, self._element_length = GrowableArray(np.int64), GrowableArray(np.int64)  # of literal text
+        self._element_run = GrowableArray(np.int64)  # for each element, the index of its run in the unit, or _LITERAL
+        self._element_start, self._element_length = GrowableArray(np.int64), GrowableArray(np.int64)  # if literal
         self._literals = GrowableArray(np.uint32)
 
     def words(self, joined: JoinedKeys) -> str:
-        """Return the words of units, each followed by a space or, the last one of a unit, by the mark."""
+        """Return the words of units. A space follows each word; the mark follows the last word of a unit."""
         if len(self._numbers) > _MAX_PATTERNS:
             self._clear()
         keys, codes, starts_K, lengths_K = joined.keys, joined.codes, joined.starts, joined.lengths
@@ -143,7 +144,8 @@ class BatchPatterns:
         unlike_K = has_no_pattern_K | self._is_unlike.values[template_K]
         unlike_K |= self._has_abbreviation(keys, runs_K, self._has_full_stop.values[template_K] & ~unlike_K)
 
-        # Each unit is a row of elements, and each element a slice of the source: keys, literals, words of the others.
+        # Each unit is a row of elements, and each element is a slice of the source: the keys, then the literals, then
+        # the words of the units that have no pattern.
         unlike = np.flatnonzero(unlike_K)
         others = [self._others_words(keys[index]) for index in unlike.tolist()]
         source = np.concatenate([codes, self._literals.values, codes_of("".join(others))])
@@ -162,7 +164,7 @@ class BatchPatterns:
         return text_of(source[expand_slices(start_E, length_E)])
 
     def _patterns_of(self, codes: Array, small: Array, is_run: Array) -> list[str]:
-        """Return the patterns of joined keys: of each run the ends, and whether its middle holds a letter."""
+        """Return the patterns of joined keys: the ends of each run, and whether its middle holds a letter."""
         is_middle = is_run.copy()
         is_middle[1:] &= is_run[:-1]
         is_middle[:-1] &= is_run[1:]
@@ -176,7 +178,7 @@ class BatchPatterns:
         return text_of(pattern[is_kept])[len(_BETWEEN) : -len(_BETWEEN)].split(_BETWEEN)
 
     def _has_abbreviation(self, keys: Sequence[str], runs_K: Array, has_full_stop_K: Array) -> Array:
-        """Return which units with a full stop have an abbreviation among their runs: bool (K,)."""
+        """Return whether each unit with a full stop has an abbreviation among its runs: bool (K,)."""
         some = np.flatnonzero(has_full_stop_K & (runs_K > 0))
         result = np.zeros(len(keys), bool)
         if len(some):
@@ -202,7 +204,7 @@ class BatchPatterns:
             parts_of.append(self._parts_of(unit, words))
         self._is_unlike.append(np.array([parts is None for parts in parts_of], bool))
         self._has_full_stop.append(np.array([_FULL_STOP.search(pattern) is not None for pattern in patterns], bool))
-        # Literal text and runs alternate, with literal text first and last; the mark ends it.
+        # Literal text and runs alternate. The first and the last part are literal, and the mark follows the last one.
         elements = [
             [(index, part) for index, part in enumerate([*parts[:-1], parts[-1] + MARK]) if part]
             for parts in (parts or [""] for parts in parts_of)
@@ -219,7 +221,7 @@ class BatchPatterns:
         )
 
     def _parts_of(self, pattern: str, words: Sequence[str]) -> list[str] | None:
-        """Return the words of a pattern, joined by spaces and split at its runs, which are every other part.
+        """Join the words of a pattern by spaces, and split the result at its runs; every second part is a run.
 
         Return None if the rules change a run or it is an abbreviation: then the pattern does not represent its units.
         """
@@ -230,10 +232,10 @@ class BatchPatterns:
         return parts if parts[1::2] == runs else None
 
     def _words_of_ordinary(self, units: Sequence[str]) -> list[Sequence[str]]:
-        """Return the words of units that can stand alone, all divided in one text between neutral words."""
+        """Return the words of units that can stand alone; all are divided in one text, between neutral words."""
         if not units:
             return []
         words = self._rules.words(f"{OTHER} {f' {OTHER} '.join(units)} {OTHER}")
         neutral = [index for index, word in enumerate(words) if word == OTHER]
-        assert len(neutral) == len(units) + 1  # no pattern holds the neutral word
+        assert len(neutral) == len(units) + 1  # no pattern can contain the neutral word
         return [words[start + 1 : end] for start, end in zip(neutral, neutral[1:])]  # noqa: B905, RUF007

@@ -26,7 +26,7 @@ from xlm.tokenizer.fast.segmenter import DIGIT, END, LOWER, MARK, MAX_CACHED_LEN
 class BatchSegmenter:
     """Divides many texts into words and returns the values of each text, as a ``Segmenter`` does for one.
 
-    Its length is the number of results that it caches.
+    Its ``len`` is the number of results that it caches.
 
     Args:
         segmenter: Divides one text.
@@ -36,7 +36,7 @@ class BatchSegmenter:
     def __init__(self, segmenter: Segmenter[Any], of_words: BatchWords[Any]) -> None:
         self._segmenter = segmenter
         self._of_words = of_words
-        self._idle_tables: list[BatchTables] = []  # at most one element; empty while a thread uses the tables
+        self._idle_tables: list[BatchTables] = []  # holds the tables, or nothing while a thread uses them
         self._budget = segmenter.budget
         self._budget.add(self)
 
@@ -67,7 +67,7 @@ class BatchSegmenter:
         except IndexError:
             tables = BatchTables(self._segmenter, self._of_words)
         rows = RaggedArray(*tables.of_texts(texts))
-        # Put the tables back only after success: an error may leave them incomplete.
+        # Put the tables back only after success, because an error may leave them incomplete.
         if not self._budget.has_room(len(tables)):
             self._budget.clear()
         if self._budget.has_room(len(tables)):
@@ -75,11 +75,12 @@ class BatchSegmenter:
         return rows
 
 
-# Bits that describe a chunk.
-_STARTS, _ENDS, _STOP = 1, 2, 4  # it starts freely, it ends freely, it ends in a full stop
-_LAST, _EMPTY, _HARD = 8, 16, 32  # it is the last of its text, it is empty, it ends the text with whitespace
-_IS_DIGIT, _IS_LOWER = 64, 128  # it starts with a digit, it starts with a lower-case letter
-_SEEN = 256  # for a character: its bits are known
+# Bits that describe a chunk, each in the order of the names: the chunk starts freely, ends freely, ends in a full stop;
+# is the last of its text, is empty, is the last and ends in whitespace; starts with a digit, with a lower-case letter.
+_STARTS, _ENDS, _STOP = 1, 2, 4
+_LAST, _EMPTY, _HARD = 8, 16, 32
+_IS_DIGIT, _IS_LOWER = 64, 128
+_SEEN = 256  # in the table of characters: the bits of this one are known
 _AT_START, _AT_END = _STARTS | _IS_DIGIT | _IS_LOWER, _ENDS | _STOP
 
 
@@ -196,7 +197,7 @@ class BatchTables:
         return values, lengths
 
     def _learn(self, keys: Sequence[str], *, are_keys: bool = False) -> None:
-        """Store the values of new units; those of a chunk that cannot stand alone are never looked up."""
+        """Store the values of new units, even of chunks that cannot stand alone; those are never looked up."""
         if not keys:
             return
         joined = JoinedKeys.of(keys)
@@ -254,7 +255,7 @@ class BatchTables:
         assert len(words) == words_so_far[-1]
         numbers_W = self._numbers_of_words(words)
         starts_W, lengths_W = self._words.starts.values[numbers_W], self._words.lengths.values[numbers_W]
-        # A unit of one word shares the word's values; those of other units are joined and stored.
+        # A unit of one word shares the word's values; the values of other units are joined and stored.
         several_K = words_K != 1
         several_W = np.repeat(several_K, words_K)
         starts_K, lengths_K = np.zeros(len(words_K), np.int64), np.zeros(len(words_K), np.int64)
@@ -278,5 +279,5 @@ class BatchTables:
 
 
 def _following(end: int, start: int) -> str:
-    """Return what follows a unit, from the bits of its last chunk and of the next chunk."""
+    """Return what follows a unit, given the bits of its last chunk and of the next chunk."""
     return END if end & _LAST else DIGIT if start & _IS_DIGIT else LOWER if start & _IS_LOWER else OTHER

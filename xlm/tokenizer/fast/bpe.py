@@ -8,8 +8,8 @@ from itertools import repeat
 from xlm.tokenizer.bpe import BPE, characters_of
 from xlm.tokenizer.vocabulary import END_OF_WORD
 
-_LONG_WORD = 100  # characters of the shortest word for which a heap is faster
-_WINDOW = 1 << 16  # characters of a very long word that are merged at once
+_LONG_WORD = 100  # from this many characters on, a heap is faster
+_WINDOW = 1 << 16  # a longer word, in characters, is merged in windows of this size
 _OVERLAP = 64  # pieces at the end of a window that are merged again in the next window
 
 
@@ -52,8 +52,9 @@ class FastBPE:
         return pieces
 
     def _merge_short(self, word: str) -> list[str]:
-        # With learnt merges, the pairs that a merge makes possible rank below it, so the leftmost of the best pairs is
-        # always the next to merge. This takes quadratic time, but for real words a fraction of the time of a heap.
+        # With learnt merges, a pair that a merge makes possible ranks below that merge, so the leftmost of the best
+        # pairs is always the next to merge. This takes quadratic time, but for real words only a fraction of the time
+        # that a heap takes.
         pieces = [*word[:-1], word[-1] + END_OF_WORD]
         rank_of, none = self._bpe.ranks.get, len(self._bpe.ranks)
         ranks = [rank_of(pair, none) for pair in zip(pieces, pieces[1:])]  # noqa: B905, RUF007 (the fastest way)
@@ -71,10 +72,11 @@ class FastBPE:
         return pieces
 
     def _merge_windows(self, word: str) -> list[str]:
-        # With learnt merges, the pieces of a word are right if every two neighbours are the right pieces of their own
-        # characters. So windows can be merged one by one if that holds where they meet, and memory stays small.
+        # With learnt merges, the pieces of a word are right if any two neighbours are the pieces that their characters
+        # alone would give. So a word can be merged window by window, with little memory, if that holds where windows
+        # meet.
         pieces: list[str] = []
-        interned: dict[str, str] = {}  # one str for all occurrences of a piece
+        interned: dict[str, str] = {}  # use one str for all occurrences of a piece
         start = 0
         while True:
             kept = len(pieces)
@@ -85,7 +87,8 @@ class FastBPE:
                 start -= len(pieces.pop())
                 window = self._merge_part(word, start, end)
                 if kept - len(pieces) > _OVERLAP:
-                    return self._bpe.merge(characters_of(word))  # the whole word at once, whatever memory that takes
+                    # Merge the whole word at once, even if that takes much memory.
+                    return self._bpe.merge(characters_of(word))
             if is_last:
                 return pieces + window
             done = window[:-_OVERLAP]

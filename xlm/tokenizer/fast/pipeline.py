@@ -27,7 +27,7 @@ This is enough for the pieces and ids of a hundred languages. A segmenter takes 
 of them take at most 80 MB. ``segmenter.MAX_CACHED`` bounds the results of all segmenters together.
 """
 
-_FEW = 1 << 12  # characters, up to which dividing texts one at a time is faster
+_FEW = 1 << 12  # up to this many characters, dividing texts one at a time is faster
 
 
 class FastPipeline:
@@ -61,7 +61,7 @@ class FastPipeline:
         return FastPipeline, (self.plain, self._plain_bpe)
 
     def pieces(self, text: str, lang: str | None) -> list[str]:
-        """Return the pieces of a text, with or without an id.
+        """Return the pieces of a text, including those that have no id.
 
         Raises:
             LanguageError: The preset cannot divide text of this language into words.
@@ -169,7 +169,7 @@ class FastPipeline:
         from xlm.tokenizer.fast.batch_bpe import BatchWords
         from xlm.tokenizer.fast.batch_segmenter import BatchSegmenter
 
-        if output not in self._batch_words:  # one for all languages, because its tables are large
+        if output not in self._batch_words:  # one table for all languages, because it is large
             of_pieces = iter if output == "pieces" else self._bpe.ids_of_pieces
             of_word = self._bpe.split if output == "pieces" else self._bpe.ids
             unknown = None if output == "pieces" else self.plain.unk_id

@@ -5,8 +5,8 @@ exceptions:
 
 - Some rules look across a space at punctuation (``) .``, ``5 %``, an apostrophe beside another one). Chunks with such
   characters at their common edge form one unit; all other chunks are units by themselves.
-- Whether a full stop at the end of a unit is divided off depends on the next character (lower case, digit, other).
-- The end of the text matters to a last unit that does not end in a letter or digit.
+- Whether a full stop at the end of a unit is split off depends on the next character (lower case, digit, other).
+- The end of the text affects the last unit if that does not end in a letter or digit.
 
 Moses' rules divide each unit, between two neutral words that replace its neighbours. Units of letters, digits and
 hyphens with at most one sign at an end have a short cut, since at most one simple rule acts on them.
@@ -42,10 +42,10 @@ WINDOW = 1 << 16
 # of them across a space, except to see whether the text goes on.
 _FREE_STARTS = frozenset('"„“”([{$€£#@&*+=/-–_~<|')
 _FREE_ENDS = frozenset("\"„“”)]},;:!?$€£%#@&*+=/-–_~|>'’`")
-_DIVIDED_AT_THE_END = ",;:!?"  # signs that all rule sets divide from letters and digits before them
+_DIVIDED_AT_THE_END = ",;:!?"  # signs that all rule sets split from letters and digits before them
 _DIVIDED_AT_THE_START = '"('
 
-# What follows a unit, as far as the rules can tell: the end of the text, a lower-case letter, a digit, anything else.
+# What follows a unit, as far as the rules look: the end of the text, a lower-case letter, a digit, or anything else.
 END, LOWER, DIGIT, OTHER = "$", "x", "1", "X"
 
 
@@ -70,12 +70,12 @@ class CacheBudget:
         self._caches.append(cache)
 
     def has_room(self, more: int) -> bool:
-        """Return whether this number of further results fits."""
+        """Return whether this many more results fit into the budget."""
         return sum(map(len, self._caches)) + more <= MAX_CACHED
 
     def clear(self) -> None:
         """Clear all caches."""
-        # Cheaper than to track the order of use, and the frequent results are soon back.
+        # This is cheaper than tracking the order of use, and the frequent results are soon back.
         for cache in self._caches:
             cache.clear()
 
@@ -126,11 +126,12 @@ class Segmenter(Generic[T]):
         self.casefolds = casefolds
         self._lower_first = rules.classes.lower_first.match
         self._alnum = re.compile(f"[{rules.classes.alnum}]").match
-        # Letters beyond ASCII that all rules treat alike; a rule for Romanian makes a difference.
+        # Letters beyond ASCII that all rules treat alike; for Romanian there are none, because one of its rules does
+        # not.
         self.letters = "" if rules.language == "ro" else _latin_letters(self._alnum)
         self._inert = re.compile(f"[A-Za-z0-9{self.letters}-]+").fullmatch
         self._words = Cache(of_word, budget)
-        # Values of units. What follows matters at the end of the text, and to a full stop at the end of the unit.
+        # Values of units. What follows a unit matters at the end of the text, or if the unit ends in a full stop.
         self._stops = {
             following: Cache(partial(self._unit_values, following), budget) for following in (LOWER, DIGIT, OTHER)
         }
@@ -150,7 +151,7 @@ class Segmenter(Generic[T]):
         return result
 
     def _window_end(self, text: str, start: int) -> int:
-        """Return the end of a unit at least one window after ``start``, or the end of the text."""
+        """Return the end of the first unit that ends at least one window after ``start``, or the end of the text."""
         end = text.find(" ", start + WINDOW)
         while end != -1:
             before, after = text[end - 1], text[end + 1 : end + 2]
@@ -164,8 +165,8 @@ class Segmenter(Generic[T]):
             return self._of_words(self.rules.words(text))
         known = self._chunks.get
         result: list[T] = []
-        alone: Sequence[T] | None = None  # the values of the unit so far, if it is one cached chunk
-        unit: list[str] = []  # its chunks
+        alone: Sequence[T] | None = None  # the values of the unit so far, if it is a single cached chunk
+        unit: list[str] = []  # the chunks of the unit so far
         for chunk in text.split(" "):
             if not chunk:
                 continue
@@ -211,7 +212,7 @@ class Segmenter(Generic[T]):
         return last in _FREE_ENDS or last in DIGITS or (last.isalpha() and self._alnum(last) is not None)
 
     def as_following(self, chunk: str) -> str:
-        """Return what matters of a chunk to a full stop before it: ``DIGIT``, ``LOWER`` or ``OTHER``."""
+        """Return the kind of chunk, which decides about a full stop before it: ``DIGIT``, ``LOWER`` or ``OTHER``."""
         first = chunk[0]
         return DIGIT if first in DIGITS else LOWER if self._lower_first(first) else OTHER
 

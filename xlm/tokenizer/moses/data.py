@@ -1,7 +1,8 @@
 """The data of Moses' rules: character classes and abbreviations.
 
-Each dialect has its own character classes. Perl follows Unicode. The lists of sacremoses come from an older Unicode,
-lack most ideographs, and add the vowel killers of Indic scripts. The abbreviations are those of sacremoses.
+Each dialect has its own character classes. Perl follows Unicode. The lists of sacremoses come from an older version of
+Unicode, lack most ideographs, and add the vowel killers of Indic scripts (signs that remove a vowel). The abbreviations
+are those of sacremoses.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def data_module(name: str) -> ModuleType:
     return module
 
 
-# Differences to Perl 5.36, which has Unicode 14: newer letters, newer lower-case letters, and letters that are no
+# The difference from Perl 5.36, which has Unicode 14: newer letters, newer lower-case letters, and letters that are no
 # longer lower case.
 _NEW_LETTERS = r"\u0363-\u036f\u0c04\u0f82\u0f83\u1dd3-\u1de6\U00011080\U00011081"
 _NEW_LOWER, _OLD_LOWER = r"\u10fc\ua7f2-\ua7f4\uab69", r"\u0295"
@@ -71,7 +72,7 @@ class CharacterClasses:
 @lru_cache(maxsize=8)
 def _sacremoses_classes(scripts: tuple[str, ...]) -> CharacterClasses:
     properties = data_module("_data_perluniprops").PERLUNIPROPS
-    indic = data_module("indic")  # vowel killers and dots below, which are not among the letters
+    indic = data_module("indic")  # signs of Indic scripts (viramas and nuktas), which are not among the letters
     more = [*indic.VIRAMAS, *indic.NUKTAS, *(letter for name in scripts for letter in properties[name])]
     return _classes(
         alnum=body_of([*properties["IsAlnum"], *more]),
@@ -155,7 +156,7 @@ class Prefixes:
     """The abbreviations of a language.
 
     Attributes:
-        always: Abbreviations that keep their full stop whatever follows.
+        always: Abbreviations that keep their full stop no matter what follows.
         before_numbers: Abbreviations that keep it only before a digit.
     """
 
@@ -177,7 +178,7 @@ def prefixes_of(language: str, *, perl: bool) -> Prefixes:
     text = lists[f"nonbreaking_prefix.{code if code in LANGUAGE_NAMES.values() else 'en'}"]
     lines = text.split("\n") if perl else [line.strip() for line in text.splitlines()]
     lines = [line for line in lines if line and not line.startswith("#")]
-    if perl:  # of two lines with the same prefix, the later one counts
+    if perl:  # if two lines have the same prefix, the later one counts
         is_always = {(match[1] if (match := _NUMERIC.search(line)) else line): match is None for line in lines}
         return Prefixes(
             always=frozenset(prefix for prefix, always in is_always.items() if always),

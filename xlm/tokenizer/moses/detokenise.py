@@ -34,7 +34,7 @@ class _Leans(Enum):
 _PUNCTUATION = re.compile(r"[,.?!:;\\%}\])]+")
 _QUOTES = re.compile("['\"„“`]+")
 _SPACED_IN_FRENCH = frozenset("?!:;\\%")
-_CZECH_QUOTES = ("„", "“")  # opening and closing
+_CZECH_QUOTES = ("„", "“")  # the opening and the closing quotation mark
 _DECIMAL_SIGNS, _DASHES = frozenset(".,"), frozenset("-–")
 _DIGITS = re.compile("[0-9]+")
 _CZECH_AFTER_DASH = re.compile("li|mail.*", re.IGNORECASE)
@@ -57,7 +57,7 @@ def detokenized(words: Sequence[str], language: str) -> str:
     Source: Moses, scripts/tokenizer/detokenizer.perl.
     """
     words = f" {' '.join(words)} ".replace(" @-@ ", "-").split()
-    seen: Counter[str] = Counter()  # number of quotation marks so far, by mark
+    seen: Counter[str] = Counter()  # the number of each quotation mark so far
     parts: list[str] = []
     joins = True  # whether the next word follows without a space
     for index in range(len(words)):
@@ -102,7 +102,7 @@ def _quote_leans(word: str, before: str, language: str, seen: Counter[str]) -> _
         seen[mark] = _CZECH_QUOTES.index(word)
     if seen[mark] % 2 == 0:
         if language == "en" and word == "'" and before.endswith("s"):
-            return _Leans.LEFT  # the Jones' house
+            return _Leans.LEFT  # a possessive, as in: the Jones' house
         seen[mark] += 1
         return _Leans.RIGHT
     seen[mark] += 1

@@ -26,8 +26,8 @@ class Rule:
     Args:
         pattern: A regular expression.
         parts: The replacement of a match; or a function from a match to its pieces, for what parts cannot express.
-        needs: A text that every match contains, since searching for it is faster than matching. By default the pattern
-            if it is literal text.
+        needs: A text that every match contains; searching for it is faster than matching. By default the pattern
+            itself, if it is literal text.
         flags: Flags of ``re``.
         acts_on_ascii: Whether the pattern can match in a text of ASCII characters only.
     """
@@ -78,7 +78,7 @@ class Rule:
 
 
 def translating(table: dict[str, str]) -> Rule:
-    """Return the rule that replaces each character of a table by its value."""
+    """Return the rule that replaces each character in a table by its value."""
     characters = "".join(table)
     return Rule(
         f"[{characters}]",
@@ -112,7 +112,8 @@ def _is_literal(pattern: re.Pattern[str]) -> bool:
 def _pieces_of(match: re.Match[str], parts: Sequence[Part]) -> list[Piece]:
     groups = [part for part in parts if isinstance(part, int)]
     if groups != sorted(groups):
-        # The groups change their order: each part gets the span of the match, so that spans stay in order.
+        # The replacement reorders the groups, so each part gets the span of the whole match, which keeps spans in
+        # order.
         return [(match[part] if isinstance(part, int) else part, *match.span()) for part in parts]
     pieces: list[Piece] = []
     done = match.start()
@@ -145,8 +146,8 @@ def apply_aligned(rules: Iterable[Rule], text: AlignedText) -> AlignedText:
 
 NBSP = "\u00a0"
 
-# The same in the scripts and in the ports of transformers. Two full stops have a rule of their own, which includes the
-# spaces after them.
+# This table is the same in the scripts and in transformers' ports of them. Two kinds of full stop are not in it: a
+# separate rule replaces each of them, and the spaces after it.
 _PUNCTUATION = {
     **dict(
         zip(
@@ -186,7 +187,7 @@ def normalize_punctuation(language: str, *, perl: bool) -> list[Rule]:
     one_space = Rule("  +", (" ",), needs="  ")
     return [
         Rule("\r", ()),
-        # spaces beside brackets and punctuation
+        # Spaces beside brackets and punctuation.
         Rule(r"\(", (" (",)),
         Rule(r"\)", (") ",)),
         one_space,
@@ -196,7 +197,7 @@ def normalize_punctuation(language: str, *, perl: bool) -> list[Rule]:
         Rule(r"(\d) %", (1, "%"), needs=" %", flags=flags),
         Rule(" :", (":",)),
         Rule(" ;", (";",)),
-        # Unicode punctuation, outside the Penn style
+        # Quotes that the script normalises outside the Penn style.
         Rule("`", ("'",)),
         Rule("''", (' " ',)),
         # Unicode punctuation
@@ -215,14 +216,14 @@ def normalize_punctuation(language: str, *, perl: bool) -> list[Rule]:
         Rule("''", ('"',)),
         Rule("´´", ('"',)),
         Rule("…", ("...",)),
-        # French quotes
+        # French quotes.
         Rule(f"{NBSP}«{NBSP}", (' "',) if perl else ('"',)),
         Rule(f"«{NBSP}", ('"',)),
         Rule("«", ('"',)),
         Rule(f"{NBSP}»{NBSP}", ('" ',) if perl else ('"',)),
         Rule(f"{NBSP}»", ('"',)),
         Rule("»", ('"',)),
-        # pseudo-spaces
+        # No-break spaces ("pseudo-spaces" in the script).
         Rule(f"{NBSP}%", ("%",)),
         Rule(f"nº{NBSP}", ("nº ",)),
         Rule(f"{NBSP}:", (":",)),
@@ -277,7 +278,7 @@ def remove_non_printing_char(*, perl: bool) -> list[Rule]:
 
 
 def romanian() -> list[Rule]:
-    """Return the rules that remove the diacritics of Romanian, with commas or cedillas below.
+    """Return the rules that remove Romanian diacritics, whether they are written with commas or cedillas below.
 
     Source: Sennrich's wmt16-scripts, preprocess/normalise-romanian.py and remove-diacritics.py.
     """

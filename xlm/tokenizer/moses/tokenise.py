@@ -48,7 +48,7 @@ class Moses:
         )
         self._normalization_of_characters = (
             *remove_non_printing_char(perl=perl),
-            # a step of transformers that comes from an English-Romanian model
+            # a step that transformers took over from an English-Romanian model
             *(romanian() if language == "ro" and not perl else ()),
         )
         self._normalization = (*self._normalization_of_punctuation, *self._normalization_of_characters)
@@ -62,13 +62,14 @@ class Moses:
         if not self._perl:
             return apply(self._tokenization, apply(normalization, text)).split()
         words: list[str] = []
-        for line in text.split("\n"):  # the scripts read line by line, each with its newline
+        for line in text.split("\n"):  # the scripts read one line at a time, with its newline
             words += apply(self._tokenization, apply(normalization, f"{line}\n")).split()
         return words
 
     def normalize(self, text: str) -> str:
         """Return a text normalised but not divided into words, as transformers does for Chinese, Japanese and Thai."""
-        # sacremoses strips the text between these steps, so a space beside a character that is removed later stays.
+        # sacremoses strips the text between these two steps, so a space beside a character that the second step removes
+        # stays.
         return apply(self._normalization_of_characters, apply(self._normalization_of_punctuation, text).strip())
 
     def normalize_aligned(self, source: AlignedText) -> AlignedText:
@@ -92,7 +93,7 @@ class Moses:
         return words
 
     def is_abbreviation(self, word: str) -> bool:
-        """Return whether a word keeps its full stop, always or before a number."""
+        """Return whether a word is an abbreviation, which keeps its full stop either always or before a number."""
         return word in self._prefixes.always or word in self._prefixes.before_numbers
 
     def full_stop_stays(self, prefix: str, following: str) -> bool:
@@ -103,7 +104,7 @@ class Moses:
             following: The first character of the next word; empty if there is none.
         """
         if self._perl and not following:
-            return False  # the last word is unlikely to be an abbreviation
+            return False  # at the end of a text, a full stop more likely ends the sentence
         return (
             prefix in self._prefixes.always
             or (prefix in self._prefixes.before_numbers and following in DIGITS)
@@ -124,54 +125,54 @@ class Moses:
             no_space_at_ends,
             *_other_special_characters(self.language, self.classes, perl=self._perl),
             *_multi_dots(perl=self._perl),
-            # divide off ",", except within numbers
+            # Split off ",", except within numbers.
             Rule(f"([^{number}]),", (1, " , "), needs=","),
             Rule(f",([^{number}])", (" , ", 1), needs=","),
             Rule(f"([{number}]),$", (1, " , "), needs=","),
             *_apostrophes(self.language, self.classes, perl=self._perl),
-            # divide a full stop off the end of a word, unless the word is an abbreviation or the sentence goes on
+            # Split a full stop off the end of a word, unless the word is an abbreviation or the sentence goes on.
             _full_stop_rule(self.full_stop_stays),
             one_space,
             no_space_at_ends,
-            # the rules above miss ".'" at the end of a sentence
+            # Split off ".'" at the end of a sentence, which the rules above miss.
             Rule(r"\.' ?$", (" . ' ",), needs=".'"),
-            # restore several dots
+            # Restore several dots from their marker.
             Rule("(?:DOT)+MULTI", _dots_of, needs="DOTMULTI"),
         ]
 
 
 @lru_cache(maxsize=256)
 def moses(dialect: str, language: str) -> Moses:
-    """Return the cached rules of a language in a dialect."""
+    """Return the rules of a language in a dialect, from a cache."""
     return Moses(dialect, language)
 
 
 def _other_special_characters(language: str, classes: CharacterClasses, *, perl: bool) -> list[Rule]:
-    """Return the rules that divide off characters other than letters and digits, except those of later rules."""
+    """Return the rules that split off all signs except letters, digits, and the signs that later rules treat."""
     inside, apart = "", ""
-    if perl and language in ("fi", "sv"):  # a word can hold a colon, as others hold an apostrophe: USA:n, 20:een
+    if perl and language in ("fi", "sv"):  # here a word can contain a colon: USA:n, 20:een
         inside = apart = ":"
-    elif perl and language == "tdt":  # a word can hold an apostrophe
+    elif perl and language == "tdt":  # here a word can contain an apostrophe
         apart = "'"
     elif perl and language == "ca":
-        # A word can hold a middle dot: il·lusió. The script means to divide other middle dots off. But Perl reads the
-        # script as Latin-1, so the script looks for the two bytes of the dot as two letters.
+        # Here a word can contain a middle dot: il·lusió. The script is meant to split off all other middle dots. But
+        # Perl reads the script as Latin-1, so it looks for the two bytes of the dot as two characters.
         inside, apart = "·", "Â·"
     rules = [Rule(rf"([^{classes.alnum}\s.'`,\-{inside}])", (" ", 1, " "))]
-    if apart:  # divide it off if no lower-case letter follows
+    if apart:  # split the sign off unless a lower-case letter follows
         rules.append(Rule(f"({apart})(?=$|[^{_lower_case_letters()}])", (" ", 1, " "), needs=apart))
     return rules
 
 
 @lru_cache(maxsize=1)
 def _lower_case_letters() -> str:
-    """Return the body of a ``[…]`` of Unicode's class Ll."""
+    """Return all lower-case letters (Unicode's category Ll), to be put between ``[`` and ``]`` in a pattern."""
     letters = map(chr, range(sys.maxunicode + 1))
     return "".join(letter for letter in letters if unicodedata.category(letter) == "Ll")
 
 
 def _multi_dots(*, perl: bool) -> list[Rule]:
-    """Return the rules that replace several dots by a marker, DOT for each dot and MULTI, until the last rule."""
+    """Return the rules that replace several dots by a marker: DOT for each dot, then MULTI."""
 
     def marked(match: re.Match[str]) -> list[Piece]:
         start, end = match.span()
@@ -181,7 +182,7 @@ def _multi_dots(*, perl: bool) -> list[Rule]:
 
     rules = [Rule(r"\.\.+", marked, needs="..")]
     if perl:
-        # The script's loop also matches such a marker in the raw text, with a dot after it.
+        # Like the script's loop, this also matches such a marker in the raw text with a dot after it.
 
         def longer(match: re.Match[str]) -> list[Piece]:
             start, end = match.span()
@@ -204,7 +205,7 @@ def _apostrophes(language: str, classes: CharacterClasses, *, perl: bool) -> lis
     before_letter = Rule(f"([^{alpha}])'([{alpha}])", (1, " ' ", 2), needs="'")
     after_letter = Rule(f"([{alpha}])'([^{alpha}])", (1, " ' ", 2), needs="'")
     between = f"([{alpha}])'([{alpha}])"
-    if language == "en":  # divide contractions before the apostrophe; after a number, only before an s
+    if language == "en":  # split contractions before the apostrophe; after a number, only before an s
         return [
             neither,
             Rule(f"([^{alpha}{number}])'([{alpha}])", (1, " ' ", 2), needs="'"),
@@ -212,9 +213,9 @@ def _apostrophes(language: str, classes: CharacterClasses, *, perl: bool) -> lis
             Rule(between, (1, " '", 2), needs="'"),
             Rule(f"([{number}])'(s)", (1, " '", 2), needs="'"),
         ]
-    if language in ("fr", "it") or (perl and language in ("ga", "ca")):  # divide after the apostrophe
+    if language in ("fr", "it") or (perl and language in ("ga", "ca")):  # split after the apostrophe
         return [neither, before_letter, after_letter, Rule(between, (1, "' ", 2), needs="'")]
-    if perl and language in ("so", "tdt"):  # do not divide at glottal stops
+    if perl and language in ("so", "tdt"):  # do not split at apostrophes, which stand for glottal stops
         return [neither, before_letter, after_letter]
     return [Rule("'", (" ' ",))]
 

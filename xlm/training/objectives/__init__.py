@@ -1,4 +1,8 @@
-"""What a run optimises: the protocol between the training loop and its objective. Each objective has its own file."""
+"""What a run optimises: the protocol between the training loop and its objective.
+
+Each objective is a file of this folder; ``clm.py`` is the example to follow. To add an objective, write its class, and
+add its name to ``_OBJECTIVES`` (``xlm/training/setup.py``) and ``OBJECTIVES`` (``xlm/training/config.py``).
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ from xlm.training.processes import ModelCaller, TrainableModel
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
-    """What one process takes in one step.
+    """The part of a batch that one process takes in one step.
 
     Attributes:
         pieces: Parts of the batch whose gradients are accumulated, at least one. Only the objective knows their type.
@@ -33,11 +37,11 @@ class Batch:
 
 
 class Objective(Protocol):
-    """What a run optimises: its batches, its loss, its validation. The loop knows nothing else of the task.
+    """What a run optimises: its batches, its loss and its validation. The loop knows nothing else about the task.
 
-    The seed and a position decide everything, so that a resumed run takes the same batches. An objective is built for
-    one process and yields only that process's part of each batch. An objective may consist of others: it then yields
-    their batches in turn, and its position holds theirs.
+    The seed and a position determine the batches, so that a resumed run takes the same ones. An objective is built for
+    one process, and yields only that process's part of each batch. An objective may combine several others: it then
+    yields their batches in turn, and its position contains their positions.
     """
 
     @property
@@ -55,14 +59,13 @@ class Objective(Protocol):
         ...
 
     def identity(self) -> dict[str, Any]:
-        """Return what a resumed run must have in common with the run it continues, as a JSON object."""
+        """Return a JSON object that must be the same in a resumed run and in the run that it continues."""
         ...
 
     def check(self, model: TrainableModel) -> None:
         """Check that the objective can train a model.
 
-        Raises:
-            ConfigError: It cannot.
+        Raises: ConfigError: The objective cannot train the model.
         """
         ...
 

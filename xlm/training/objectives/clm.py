@@ -94,7 +94,7 @@ class CausalLM:
             split: {language: [shard.sha256 for shard in text.shards] for language, text in texts.items()}
             for split, texts in self._index.splits.items()
         }
-        # The best score so far is that of the held-out text.
+        # The held-out text is part of the identity, because the best score so far belongs to it.
         valid = checksums.get("valid", {})
         return {"tokenizer": self._index.signature, "text": checksums["train"], "valid": valid}
 
@@ -102,7 +102,7 @@ class CausalLM:
         """Check that a model is causal, knows the languages and has enough positions.
 
         Raises:
-            ConfigError: It is not, or does not; every problem is named.
+            ConfigError: Any of these does not hold; the error names every problem.
         """
         known, longest = model.config.lang2id, model.config.max_position_embeddings
         seq_len, start_from = self._config.batch.seq_len, self._config.model.start_from
@@ -199,7 +199,7 @@ def stream_perplexities(
     """Return the perplexity of each language's stream by the original's protocol.
 
     Args:
-        caller: Calls the loss of the model in evaluation mode, and is put back into its own mode afterwards.
+        caller: Calls the loss of the model in evaluation mode; afterwards it is put back into its previous mode.
         streams: Streams of one row, by language; the model sees one window at a time.
         processes: Processes that share the windows.
         rows: Windows in a batch.
@@ -219,7 +219,8 @@ def _perplexity(caller: ModelCaller, language: str, stream: Stream, processes: P
     assert stream.rows == 1
     mine = range(processes.rank, len(stream), processes.count)
     nats = predicted = 0.0
-    # Every process computes as many batches as the first, which has the most: with sharded weights, all must take part.
+    # Every process computes as many batches as the first, which has the most: with sharded weights, all must take part
+    # in each.
     for begin in range(0, len(range(0, len(stream), processes.count)), rows):
         indices = mine[begin : begin + rows]
         windows = np.concatenate([stream.window(index) for index in indices or [0]])
