@@ -214,6 +214,8 @@ def _parse_json(line: str, column: str) -> Parsed:
         return None, "the line is empty, not a JSON object"
     try:
         values = json.loads(line)
+    except json.JSONDecodeError as error:
+        return None, f"not JSON: {error.msg} at character {error.pos + 1}"
     except (ValueError, RecursionError) as error:
         return None, f"not JSON: {error}"
     if not isinstance(values, dict):
