@@ -44,7 +44,7 @@ def check_device(*, dtype: str, device: str) -> None:
         raise InputError("no such type of weights", where="dtype", found=shown(dtype), expected="the name of a type")
     if dtype == "int8" and kind != "cpu":
         raise InputError(
-            "int8 is for the CPU", where="dtype, device", found=device, expected="cpu", remedy="use bfloat16"
+            "int8 runs on the CPU only", where="dtype, device", found=device, expected="cpu", remedy="use bfloat16"
         )
 
 

@@ -57,7 +57,7 @@ def draw_surprisals(
     check_matplotlib()
     format = path.suffix.lower().removeprefix(".")
     if format not in ("png", "svg"):
-        raise InputError("no such picture format", where=path, found=path.suffix, expected=".png or .svg")
+        raise InputError("no such image format", where=path, found=path.suffix, expected=".png or .svg")
     check_choice("unit", UNITS, unit=unit)
     if not panels or any(len({result.text for result in results}) != 1 for results in panels):
         raise InputError(

@@ -179,7 +179,7 @@ class XLMTokenizer:
         lang2id: Mapping[str, int] | None = None,
         **settings: Any,
     ) -> Self:
-        """Return the tokenizer of the original's two files, such as ``codes_ende`` and ``vocab_ende``.
+        """Return a tokenizer from the original's two files, such as ``codes_ende`` and ``vocab_ende``.
 
         The default preset is ``"original"``.
 
