@@ -114,7 +114,7 @@ def run_results(model: XLMWithLMHeadModel, directory: Path, *, data: Path, run: 
         ("learning rate as for", ", ".join(f"{planned[at]:,} updates from {at:,} on" for at in changes)),
         ("tokens trained on", f"{trained_on:,}, those that came twice counted twice"),
         ("different ones among them", ", ".join(f"{lang}: {count} of the text" for lang, count in seen.items())),
-        ("training loss at the end", f"{updates[-1]['loss']:.3f} nats a token"),
+        ("training loss at the end", f"{updates[-1]['loss']:.3f} nats per token"),
         (f"model, batches, optimiser, updates other than in `{SHIPPED}`", ", ".join(different) or "none"),
         (f"SHA-256 of `{WEIGHTS_FILE}`", f"`{file_sha256(directory / WEIGHTS_FILE)}`"),
     ]

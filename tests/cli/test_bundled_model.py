@@ -24,6 +24,9 @@ def test_every_command_knows_it(invoke: Invoke, tmp_path: Path) -> None:
         done = invoke(*command)
         assert done.exit_code == 0, done.output
         assert done.stdout.strip()
+    forgotten = invoke("convert", NAME, tmp_path / "model.pth")
+    assert forgotten.exit_code == 2
+    assert "add --to original" in forgotten.stderr
     done = invoke("convert", NAME, tmp_path / "model.pth", "--to", "original")
     assert done.exit_code == 1
     assert "max_position_embeddings = 256" in done.stderr

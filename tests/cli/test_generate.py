@@ -155,7 +155,7 @@ def test_stops_are_counted(invoke: Invoke, model: tuple[str, ...]) -> None:
         "stopped: 2 at positions, 1 at max_new_tokens\n",
         "stopped: 1 at max_new_tokens, 2 at positions\n",
     ), found.stderr
-    assert invoke("generate", *model, input="").stderr == "stopped: nothing to continue\n"
+    assert invoke("generate", *model, input="").stderr == "there are no prompts to continue\n"
 
 
 def test_a_prompt_that_is_too_long_is_named_after_those_before_it(

@@ -20,6 +20,7 @@ from tests.cli.conftest import Invoke
 from xlm import __version__
 from xlm.cli import COMMANDS, xlm
 from xlm.errors import CheckpointError, WriteError, XLMWarning
+from xlm.tokenizer.pipeline import PRESETS
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
 XLM = [sys.executable, "-m", "xlm"]
@@ -41,12 +42,17 @@ def test_version_and_help(invoke: Invoke) -> None:
     assert tuple(name for name in listed if name in COMMANDS) == COMMANDS
 
 
+def test_help_names_every_preset(invoke: Invoke) -> None:
+    help_text = " ".join(invoke("tokenize", "--help").stdout.split())
+    assert all(preset in help_text for preset in PRESETS)
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_each_command_has_help_with_an_example(invoke: Invoke, name: str) -> None:
     result = invoke(name, "--help")
     assert result.exit_code == 0
     assert f"Usage: xlm {name} " in result.stdout
-    example = result.stdout.partition("Example:\n")[2].splitlines()
+    example = result.stdout.replace("Examples:\n", "Example:\n").partition("Example:\n")[2].splitlines()
     assert example, "no example, or one that was rewrapped"
     assert f"xlm {name}" in example[0]
 

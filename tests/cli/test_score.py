@@ -224,7 +224,8 @@ def test_every_row_comes_out(invoke: Invoke, model: tuple[str, ...], kind: str, 
     wrong = [row for row in rows if row["status"].startswith("error: ")]
     assert [row["line"] for row in wrong] == {"text": [2], "jsonl": [2, 3, 4], "csv": [2, 3]}[kind]
     assert all(row["logprob"] is None for row in wrong)
-    assert f"{len(wrong)} rows could not be scored" in result.stderr
+    count = "1 row" if len(wrong) == 1 else f"{len(wrong)} rows"
+    assert f"{count} could not be scored" in result.stderr
     (first, last) = ([row for row in rows if row["line"] == line] for line in (1, 5))
     assert [row["logprob"] for row in first] == pytest.approx([row["logprob"] for row in last], abs=3e-6)
 
@@ -371,6 +372,13 @@ def test_what_cannot_be_done_is_said(
     result = invoke("score", *model, *options, input="the dog\n")
     assert (result.exit_code, result.stdout) == (1, "")
     assert message in result.stderr
+
+
+def test_a_second_language_is_not_ignored_in_silence(invoke: Invoke, model: tuple[str, ...]) -> None:
+    twice, once = (invoke("score", *arguments, "--lang", "de", input="the dog\n") for arguments in (model, model[:-2]))
+    assert twice.stdout == once.stdout
+    assert "warning: all texts are in one language, the last of --lang: de" in twice.stderr
+    assert "warning" not in once.stderr
 
 
 def test_the_output_is_not_an_input(invoke: Invoke, model: tuple[str, ...], tmp_path: Path) -> None:

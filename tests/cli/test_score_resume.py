@@ -232,7 +232,7 @@ def test_problems_and_damage_are_said_again(invoke: Invoke, demo_files: Path, tm
     for result in (first, again):
         assert result.exit_code == 1
         assert f"{problems:,} rows could not be scored" in result.stderr
-        assert "read only in part" in result.stderr
+        assert "only the readable part" in result.stderr
         assert result.stderr.count(str(path)) == 1
     assert "already complete" in again.stderr
 

@@ -30,6 +30,11 @@ def test_a_run_and_its_picture(invoke: Invoke, tmp_path: Path) -> None:
     assert again.exit_code == 1
     assert "holds another run" in again.stderr
     assert invoke("train", config, "--set", f"output={tmp_path / 'run'}", "--resume").exit_code == 0
+    log = (tmp_path / "run/log.jsonl").read_bytes()
+    refused = invoke("train-report", tmp_path / "run", "--output", tmp_path / "run/log.jsonl")
+    assert refused.exit_code == 2
+    assert "must end in .png" in refused.stderr
+    assert (tmp_path / "run/log.jsonl").read_bytes() == log
     pytest.importorskip("matplotlib")
     report = invoke("train-report", tmp_path / "run")
     assert report.exit_code == 0, report.output

@@ -66,13 +66,14 @@ def test_divided_text_needs_no_language(invoke: Invoke, text: Path, tmp_path: Pa
     assert fast.apply(["hund running"])
     run = invoke("learn-bpe", "--merges", "5000", "--codes", tmp_path / "codes", text)
     assert run.exit_code == 0, run.output
-    assert "every word is one piece" in run.stderr
+    assert "of 5,000 merges, as every word is one piece" in run.stderr
 
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
         (["learn-bpe", "--merges", "5", "--codes", "c", "--preset", "original", "text"], "not LANG=FILE"),
+        (["learn-bpe", "--merges", "5", "--codes", "c", "en=text"], "LANG=FILE requires --preset"),
         (["learn-bpe", "--merges", "0", "--codes", "c", "text"], "not in the range"),
         (["prepare", "data", "--train", "en=text"], "--model, or --codes"),
         (["prepare", "data", "--model", "m"], "at least one text"),
@@ -83,6 +84,23 @@ def test_wrong_usage(invoke: Invoke, arguments: list[str], says: str) -> None:
     run = invoke(*arguments)
     assert run.exit_code == 2
     assert says in run.stderr
+
+
+@pytest.mark.parametrize("flag", ["--codes", "--vocab"])
+def test_a_text_is_not_overwritten(invoke: Invoke, text: Path, tmp_path: Path, flag: str) -> None:
+    before = text.read_bytes()
+    targets = {"--codes": tmp_path / "codes", "--vocab": tmp_path / "vocab"} | {flag: text}
+    arguments = [word for pair in targets.items() for word in pair]
+    run = invoke("learn-bpe", "--merges", "5", *arguments, text)
+    assert run.exit_code == 2
+    assert f"{flag} {text} would overwrite an input" in run.stderr
+    assert text.read_bytes() == before
+
+
+def test_codes_and_vocabulary_are_two_files(invoke: Invoke, text: Path, tmp_path: Path) -> None:
+    run = invoke("learn-bpe", "--merges", "5", "--codes", tmp_path / "one", "--vocab", tmp_path / "one", text)
+    assert run.exit_code == 2
+    assert "name the same file" in run.stderr
 
 
 def test_another_vocabulary(invoke: Invoke, text: Path, tmp_path: Path) -> None:

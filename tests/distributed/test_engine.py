@@ -295,7 +295,7 @@ def test_a_damaged_file_is_read_as_far_as_it_goes_and_again_later(
     local = invoke(*command)
     remote = invoke(*command, "--engine", "ray", "--output-dir", tmp_path / "out")
     assert local.exit_code == remote.exit_code == 1
-    assert "read only in part" in remote.stderr
+    assert "only the readable part" in remote.stderr
     assert joined(tmp_path / "out", header=True) == local.stdout_bytes
     assert not (tmp_path / "out" / "_SUCCESS").exists()
     done, engine.done = engine.done, 0
@@ -395,14 +395,14 @@ def test_a_model_that_changed_since_the_run_was_given_out_is_noticed(
     ("options", "said"),
     [
         (("--engine", "ray"), "--output-dir DIR"),
-        (("--engine", "ray", "--output-dir", "o", "--output", "x"), "--output: not with --engine ray"),
-        (("--engine", "ray", "--output-dir", "o", "--device", "cuda"), "--device: not with --engine ray"),
+        (("--engine", "ray", "--output-dir", "o", "--output", "x"), "--output: only with --engine local"),
+        (("--engine", "ray", "--output-dir", "o", "--device", "cuda"), "--device: only with --engine local"),
         (("--engine", "ray", "--output-dir", "o", "--gpus-per-worker", "1", "--dtype", "int8"), "nt8 is for the CPU"),
         (("--engine", "ray", "--output-dir", "o", "--stride", "100000"), "stride"),
         (("--engine", "ray", "--output-dir", "o", "--column", "text"), "no columns"),
         (("--engine", "ray", "--output-dir", "o", "--lang", "xx"), "xx"),
-        (("--concurrency", "2"), "--concurrency: not with --engine local"),
-        (("--output-dir", "o", "--address", "auto"), "--output-dir, --address: not with --engine local"),
+        (("--concurrency", "2"), "--concurrency: only with --engine ray"),
+        (("--output-dir", "o", "--address", "auto"), "--output-dir, --address: only with --engine ray"),
     ],
 )
 def test_wrong_usage_is_said_before_anything_starts(
@@ -463,7 +463,7 @@ def test_what_does_not_go_with_ray(
     for option in (("--resume",), ("--progress",)):
         local = invoke(command, *model, corpus[0], *option)
         assert local.exit_code == 2
-        assert "not with --engine local" in local.stderr
+        assert "only with --engine ray" in local.stderr
 
 
 def test_tables_line_ends_and_gzip_data_as_the_local_command(

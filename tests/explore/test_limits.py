@@ -40,7 +40,7 @@ def post(small: Small, path: str, body: bytes | str) -> tuple[int, dict[str, str
         (b'{"text": "a", "lang": ["en"]}', "lang: the name"),
         (b'{"text": "a", "lang": "en", "x": 1, "__class__": 2}', "x: no such key; __class__: no such key"),
         (b'{"text": "a", "lang": "fr"}', "de or en"),
-        (b'{"text": "a", "lang": "en", "preset": "fast"}', "'transformers' or 'transformers-v4' or 'original'"),
+        (b'{"text": "a", "lang": "en", "preset": "fast"}', "'transformers', 'transformers-v4' or 'original'"),
         (b'{"text": "a", "lang": "en", "top": true}', "top: a whole number"),
         (b'{"text": "a", "lang": "en", "top": -1}', "from 0 to 50"),
         (b'{"text": "a", "lang": "en", "top": 51}', "from 0 to 50"),

@@ -39,7 +39,7 @@ def test_the_original_s_perplexities(reference: Path, split: str) -> None:
     model = XLMWithLMHeadModel.from_pretrained(folder / "clm_ende_multi30k.pth")
     found = stream_perplexities(ModelCaller(model), streams, processes=ALONE)
     for lang, value in found.items():
-        # The original sums in float32 and has log_softmax, which is off by up to 6e-5 nats a token.
+        # The original sums in float32 and has log_softmax, which is off by up to 6e-5 nats per token.
         assert value == pytest.approx(recorded[f"{split}_{lang}_clm_ppl"], rel=2e-5)
 
 

@@ -29,7 +29,7 @@ def test_a_picture(whole_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(figure, "savefig", look)
     found = draw_report(whole_run, tmp_path / "report.png")
     assert (tmp_path / "report.png").read_bytes().startswith(b"\x89PNG")
-    assert drawn["Training loss (nats a token)"][0] == [loss for _, loss, _ in updates(whole_run)]
+    assert drawn["Training loss (nats per token)"][0] == [loss for _, loss, _ in updates(whole_run)]
     assert drawn["Gradient norm"][0] == [norm for _, _, norm in updates(whole_run)]
     assert drawn["Learning rate"][0] == [event["lr"] for event in events(whole_run, "update")]
     last = events(whole_run, "evaluation")[-1]

@@ -36,7 +36,13 @@ def check_choice(what: str, choices: Collection[str | bool | None], **argument: 
     """
     ((name, value),) = argument.items()
     if not (isinstance(value, str | bool | None) and value in choices):
-        raise InputError(f"no such {what}", where=name, found=shown(value), expected=" or ".join(map(repr, choices)))
+        raise InputError(f"no such {what}", where=name, found=shown(value), expected=listed_choices(choices))
+
+
+def listed_choices(choices: Collection[object]) -> str:
+    """Return the allowed values for a message, such as ``'a', 'b' or 'c'``."""
+    *others, last = map(repr, choices)
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 def check_count(*, least: int = 1, most: int = _LARGEST, **counts: object) -> None:

@@ -151,7 +151,7 @@ def check_name(path: Path) -> None:
         encoded = b"\0"
     if b"\0" in encoded:
         raise WriteError(
-            "the target is not a valid file name", where=ascii(str(path)), found="a null byte or half a surrogate"
+            "the target is not a valid file name", where=ascii(str(path)), found="a null byte or half a surrogate pair"
         )
 
 

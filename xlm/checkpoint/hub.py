@@ -64,10 +64,10 @@ class HubOptions:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Part:
-    """The files of a repository that are needed.
+    """The files that are needed from a repository.
 
     Attributes:
-        what: What the files form together, such as ``"model"``; for messages.
+        what: Name for these files in messages, such as ``"model"``.
         required: The file that must exist; fetched last, so that its presence shows that the rest is there.
         optional: Files that are read if they exist.
         weights: Whether the weights are needed, in the first supported format that the repository has.

@@ -136,7 +136,7 @@ class _Reader:
         self.copied = 0
 
     def run(self, pos: int, most_steps: int) -> int:
-        """Execute a pickle, and return its end. The frequent opcodes are inlined here for speed."""
+        """Execute a pickle, and return the position after its last opcode. Frequent opcodes are inlined for speed."""
         data, stack, memo = self.data, self.stack, self.memo
         # If the data is too short for a value, the value is cut, and the missing next opcode raises.
         for _ in range(most_steps):

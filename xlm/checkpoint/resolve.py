@@ -52,8 +52,12 @@ def find_model(name_or_path: str | os.PathLike[str], part: Part = WHOLE, hub: Hu
             return fetch(model, part, options)
         except HubError as error:
             similar = difflib.get_close_matches(name, bundled, n=1, cutoff=0.75)
-            hint = f"did you mean the bundled model {similar[0]!r}?" if similar else "no local file has this name."
-            error.remedy = f"{hint} Otherwise: {error.remedy}"
+            hint = (
+                f"did you mean the bundled model {similar[0]!r}?"
+                if similar
+                else "no local file has this name; check the path."
+            )
+            error.remedy = f"{hint} For a model on the hub: {error.remedy}"
             raise
     raise CheckpointError(
         "no such model",

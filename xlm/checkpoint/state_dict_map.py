@@ -54,11 +54,11 @@ HALVES = ("encoder", "decoder")
 
 @dataclass(frozen=True)
 class KeyTable:
-    """One-to-one map between the tensor names of a format and ours.
+    """One-to-one map between our tensor names and those of a format (theirs).
 
     Attributes:
         rows: Pairs (ours, theirs).
-        dropped: Their names of tensors to ignore.
+        dropped: Tensors to ignore, by their name in the format.
     """
 
     rows: tuple[tuple[str, str], ...]

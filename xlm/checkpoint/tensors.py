@@ -33,10 +33,10 @@ def empty_model(config: XLMConfig) -> XLMWithLMHeadModel: ...
 @overload
 def empty_model(config: XLMConfig, kind: type[_Model]) -> _Model: ...
 def empty_model(config: XLMConfig, kind: type[Any] = XLMWithLMHeadModel) -> Any:
-    """Return a model of a class on torch's ``meta`` device, without memory for its weights.
+    """Return a model on torch's ``meta`` device, which allocates no memory for its weights.
 
     Raises:
-        ConfigError: The sizes exceed what a tensor can have.
+        ConfigError: The sizes are too large for tensors.
     """
     try:
         with torch.device("meta"):

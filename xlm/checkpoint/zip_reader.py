@@ -111,7 +111,7 @@ def _read_entry(memory: mmap.mmap, pos: int) -> tuple[Entry, int]:
     size, packed, header = _large_numbers([size, packed, header], memory[begin + n : begin + n + m])
     local_magic, _, local_flags, local_method, _, _, *local, n, m = _LOCAL_HEADER.unpack_from(memory, header)
     name_at = header + _LOCAL_HEADER.size
-    # torch leaves sizes of 0 in the local header; its extra field holds sizes above 4 GB.
+    # torch leaves the sizes in the local header at 0. Sizes above 4 GB are in the extra field of that header.
     stated = [checksum, min(packed, _LARGE), min(size, _LARGE)]
     agree = local == stated or local[1:] == [_LARGE] * 2 or (flags & _SIZES_FOLLOW and local == [0, 0, 0])
     same = (local_magic, local_flags, local_method) == (b"PK\3\4", flags, method)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from xlm.cli._inputs import damaged_inputs
 from xlm.cli._options import Decorator, option, section
 from xlm.cli._output import show_signature
 from xlm.errors import InputError
@@ -23,7 +24,7 @@ _SHOWN_REASONS = 5
 
 _ENGINE = option(
     "--engine",
-    "What does the work: this process, or a Ray cluster (pip install 'xlm[ray]'); with ray, inputs may also be "
+    "Where to run: in this process, or on a Ray cluster (pip install 'xlm[ray]'); with ray, inputs may also be "
     "directories, patterns such as 'texts/*.gz', and addresses such as s3://bucket/texts",
     type=click.Choice(["local", "ray"]),
     default="local",
@@ -32,39 +33,38 @@ _ENGINE = option(
 _RAY_OPTIONS = {
     "output_dir": option(
         "--output-dir",
-        "Directory or address for the results: files part-0000000-0000000 and so on, which in the order of their names "
-        "are the output of --engine local, except that each TSV file has the header; _SUCCESS is written last",
+        "Directory or address for the results, in files part-0000000-0000000 and so on; joined in the order of "
+        "their names, they equal the output of --engine local, except that each TSV file has a header; the file "
+        "_SUCCESS is written last",
         metavar="DIR",
     ),
     "address": option(
         "--address",
-        "The cluster: HOST:PORT of its head node, or auto on a machine of the cluster; not ray://",
+        "Address of the cluster: HOST:PORT of its head node, or auto on a machine of the cluster; not ray://",
         metavar="ADDR",
-        show_default="RAY_ADDRESS; if it is not set, a cluster of this machine for this run",
+        show_default="RAY_ADDRESS or, if it is not set, a new cluster on this machine",
     ),
     "connect_timeout": option(
         "--connect-timeout", "Seconds to wait for the cluster", type=click.FloatRange(0), show_default="30"
     ),
-    "concurrency": option(
-        "--concurrency", "Number of workers", type=click.IntRange(1), show_default="as many as there is room for"
-    ),
+    "concurrency": option("--concurrency", "Number of workers", type=click.IntRange(1), show_default="as many as fit"),
     "gpus_per_worker": option(
         "--gpus-per-worker",
         "GPUs of each worker, such as 1 or 0.5",
         type=click.FloatRange(0),
-        show_default="0, which computes on CPUs",
+        show_default="0, to compute on CPUs",
     ),
     "threads_per_worker": option(
         "--threads-per-worker",
-        "Threads of each worker, and CPUs that it occupies; the digits are those of --engine local with "
+        "Threads of each worker, and CPUs that it occupies; the results equal those of --engine local with "
         "OMP_NUM_THREADS=N",
         type=click.IntRange(1),
         show_default="1",
     ),
     "windows_per_file": option(
         "--windows-per-file",
-        "Size of each file of results, in multiples of the rows that are computed together: --read-ahead, "
-        "--batch-size, or 4,096 to tokenize",
+        "Size of each file of results, in multiples of the rows that are computed together (--read-ahead, "
+        "--batch-size, or 4,096 for xlm tokenize)",
         type=click.IntRange(1),
         show_default="by the size of the input, up to 65,536 rows",
     ),
@@ -73,8 +73,8 @@ RAY_OPTIONS = tuple(_RAY_OPTIONS)
 """Parameters of every command that require ``--engine ray``."""
 
 resuming = (
-    option("--resume", "Resume the interrupted run of --output-dir", is_flag=True),
-    option("--progress/--no-progress", "Show Ray's progress", default=None, show_default="on a terminal"),
+    option("--resume", "Continue the interrupted run of this --output-dir", is_flag=True),
+    option("--progress/--no-progress", "Show the progress of Ray", default=None, show_default="on a terminal"),
 )
 """``--resume`` and ``--progress``, for commands that have them only with ``--engine ray``."""
 
@@ -103,9 +103,9 @@ def uses_ray(*, only_ray: Iterable[str] = (), only_local: Iterable[str] = ()) ->
         if parameter.name == name and context.get_parameter_source(name) == ParameterSource.COMMANDLINE
     ]
     if unsuitable:
-        raise click.UsageError(f"{', '.join(unsuitable)}: not with --engine {'ray' if ray else 'local'}")
+        raise click.UsageError(f"{', '.join(unsuitable)}: only with --engine {'local' if ray else 'ray'}")
     if ray and context.params["output_dir"] is None:
-        raise click.UsageError("--engine ray writes to a directory: --output-dir DIR")
+        raise click.UsageError("--engine ray requires --output-dir DIR")
     if ray:
         try:
             _cluster(context.params)
@@ -242,7 +242,7 @@ def run_on_ray(
             click.echo(f"  {reason}", err=True)
     damaged = [files[record.file].name for record in records if record.damaged]
     if damaged:
-        raise click.ClickException(f"read only in part, the rest being damaged: {', '.join(damaged)}")
+        raise click.ClickException(damaged_inputs(damaged))
     return counts
 
 

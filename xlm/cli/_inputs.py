@@ -72,6 +72,26 @@ def naming_line(line: str) -> Iterator[None]:
         raise
 
 
+def refuse_inputs(output: Path, inputs: Iterable[Path], *, option: str, written: Sequence[Path] | None = None) -> None:
+    """Raise ``UsageError`` if writing an output would destroy an input.
+
+    Args:
+        output: File to write.
+        inputs: Files to read; standard input and files that do not exist are allowed.
+        option: Name of the option of the output, for the error.
+        written: Files that are written for the output; ``None`` for the output only.
+    """
+    targets = [path for path in (written or (output,)) if path.exists()]
+    for file in inputs:
+        if file.exists() and any(file.samefile(path) for path in targets):
+            raise click.UsageError(f"{option} {output} would overwrite an input: {file}")
+
+
+def damaged_inputs(names: Iterable[str]) -> str:
+    """Return the message about files of which only a part could be read."""
+    return f"damaged input, of which only the readable part was processed: {', '.join(names)}"
+
+
 def split_language(text: str) -> tuple[str, Path]:
     """Return language and file of ``LANG=FILE``.
 

@@ -145,6 +145,8 @@ class _Text(click.types.StringParamType):
 TEXT = _Text()
 """Text given on the command line itself."""
 
+PRESETS = "original, transformers or transformers-v4"
+"""Values of ``--preset``, for help texts: listed here because importing the tokenizer's takes long."""
 MODEL_HELP = "Model directory, checkpoint of the original (.pth), bundled model or Hugging Face hub id"
 FILE_HELP = (
     "UTF-8 text with one sentence a line, or JSON lines, CSV, TSV or Parquet by file name; all but Parquet also "
@@ -155,13 +157,30 @@ _FILES_HELP = f"{FILE_HELP}  [default: standard input]"
 model_argument = argument("model", help=MODEL_HELP)
 file_argument = argument("file", type=INPUT_PATH, default="-", help=_FILES_HELP)
 files_argument = argument("files", type=INPUT_PATH, nargs=-1, help=_FILES_HELP)
+
+
+def _last_language(ctx: click.Context, param: click.Parameter, languages: tuple[str, ...]) -> str:
+    """Return the last value of ``--lang``, with a warning if there are several, as other commands use all of them."""
+    if len(languages) > 1:
+        click.echo(f"warning: all texts are in one language, the last of --lang: {languages[-1]}", err=True)
+    return languages[-1]
+
+
 _lang_option = section(
-    "Input", option("--lang", "Language of the text, such as en; one of the model's", required=True, metavar="LANG")
+    "Input",
+    option(
+        "--lang",
+        "Language of the text, such as en; one of the model's",
+        required=True,
+        multiple=True,
+        callback=_last_language,
+        metavar="LANG",
+    ),
 )
 tokenizer_options = section(
     "Input",
     option("--codes", "BPE codes (fastBPE); a checkpoint of the original requires them", type=click.Path()),
-    option("--preset", "Text pipeline", metavar="NAME", show_default="the model's own"),
+    option("--preset", f"Text pipeline: {PRESETS}", metavar="NAME", show_default="the model's own"),
 )
 input_options = section(
     "Input",

@@ -41,10 +41,14 @@ def command(
     A .pth file contains no BPE codes: without --codes, TARGET has the weights and the vocabulary only.
 
     \b
-    Example:
-      xlm convert best-valid_clm_ppl.pth my-model --codes codes_ende
-      xlm convert my-model again.pth --to original
+    Examples:
+        xlm convert best-valid_clm_ppl.pth my-model --codes codes_ende
+        xlm convert my-model again.pth --to original
     """
+    if to == "transformers" and target.suffix == ".pth":
+        raise click.UsageError(
+            f"TARGET {target} is a .pth file, but --to transformers writes a directory; add --to original"
+        )
     from xlm.checkpoint.convert import convert
 
     report = convert(source, target, to=to, codes=codes, dtype=dtype)

@@ -46,7 +46,7 @@ def command(
     machine can reach it. Requires starlette and uvicorn: pip install 'xlm[explore]'.
 
     \b
-    Example:
+    Examples:
         xlm explore MODEL --open
         xlm explore MODEL --port 0 --dtype int8
     """

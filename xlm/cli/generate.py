@@ -124,13 +124,14 @@ def command(model: str, file: Any, lang: str, **options: Any) -> None:
     \b
     Keys with --format jsonl:
         line (from 1), prompt, text (prompt and continuation),
-        tokens, ids and logprobs (of the continuation, in nats), logprob (their sum),
-        stop (eos, max_new_tokens or positions),
-        seed (reproduces this continuation as the --seed of this prompt alone), score (of the beam)
+        tokens, ids and logprobs (of the continuation, in nats),
+        logprob (the sum of logprobs), stop (eos, max_new_tokens or positions),
+        seed (as --seed with this prompt alone, it gives the same continuation),
+        score (of the beam)
 
     \b
-    Example:
-        xlm generate xlm-clm-ende-small --lang en --prompt "Wikipedia was used to" --seed 1
+    Examples:
+        xlm generate xlm-clm-ende-small --lang en --prompt "The old man" --seed 1
         xlm generate MODEL --lang en prompts.txt --num-beams 4 --format jsonl
     """
     _check_usage(file, **options)
@@ -194,7 +195,7 @@ def _on_ray(model: str, name: str, *, lang: str, decoding: dict[str, Any], optio
 
 def _show_stops(stops: Counter[str]) -> None:
     counts = ", ".join(f"{count} at {stop}" for stop, count in stops.most_common())
-    click.echo(f"stopped: {counts or 'nothing to continue'}", err=True)
+    click.echo(f"stopped: {counts}" if counts else "there are no prompts to continue", err=True)
 
 
 def _check_usage(
@@ -213,17 +214,25 @@ def _check_usage(
     if options["cuda_graphs"] and not options["device"].startswith("cuda"):
         raise click.UsageError("--cuda-graphs requires --device cuda")
     if prompt is not None and (str(file) != "-" or options["input_format"] or options["column"]):
-        raise click.UsageError("give either --prompt or FILE")
+        raise click.UsageError("give either --prompt or FILE, not both")
     if greedy and num_beams > 1:
-        raise click.UsageError("give either --greedy or --num-beams")
+        raise click.UsageError("give either --greedy or --num-beams, not both")
     if prompt is not None and "\n" in prompt and form == "text":
         raise click.UsageError("--prompt contains a line feed, which only --format jsonl can write")
     if searching and flags:
         raise click.UsageError(f"{', '.join(flags)}: requires sampling; found {searching}")
     if searching and num_return_sequences > num_beams:
-        raise click.UsageError(f"--num-return-sequences: expected at most {num_beams}, found {num_return_sequences}")
-    if stream and (num_beams > 1 or num_return_sequences > 1 or form != "text"):
-        raise click.UsageError("--stream writes one sequence as text; found beams, several sequences or jsonl")
+        raise click.UsageError(
+            f"--num-return-sequences: expected at most {num_beams} with {searching}, found {num_return_sequences}"
+        )
+    if stream:
+        for flag, given in (
+            ("--num-beams", num_beams > 1),
+            ("--num-return-sequences", num_return_sequences > 1),
+            ("--format jsonl", form == "jsonl"),
+        ):
+            if given:
+                raise click.UsageError(f"--stream writes one sequence as text, so it excludes {flag}")
 
 
 class _Run:

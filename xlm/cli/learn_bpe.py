@@ -8,8 +8,18 @@ from pathlib import Path
 
 import click
 
-from xlm.cli._inputs import open_corpus, split_language
-from xlm.cli._options import FILE_HELP, OUTPUT_PATH, Command, argument, input_options, option, section, workers_option
+from xlm.cli._inputs import open_corpus, refuse_inputs, split_language
+from xlm.cli._options import (
+    FILE_HELP,
+    OUTPUT_PATH,
+    PRESETS,
+    Command,
+    argument,
+    input_options,
+    option,
+    section,
+    workers_option,
+)
 from xlm.cli._output import printable, show_count
 from xlm.errors import InputError
 
@@ -20,7 +30,7 @@ from xlm.errors import InputError
     "Input",
     option(
         "--preset",
-        "Text pipeline that splits raw text into words: original, transformers, …; each TEXT is then LANG=FILE",
+        f"Text pipeline that splits raw text into words: {PRESETS}; each TEXT is then LANG=FILE",
         metavar="NAME",
         show_default="split at spaces",
     ),
@@ -50,17 +60,23 @@ def command(
 
     \b
     Example:
-        xlm learn-bpe --merges 8000 --codes codes --vocab vocab --preset original de=de.txt en=en.txt
+        xlm learn-bpe --merges 8000 --codes codes --vocab vocab \
+            --preset original de=de.txt en=en.txt
     """
     from xlm._io.atomic import check_target
     from xlm.data.bpe_learning import count_pieces, count_words, learn_merges
     from xlm.tokenizer.bpe import write_codes
 
-    for target in (codes, vocab):
+    files = [split_language(text) if preset is not None else (None, Path(text)) for text in texts]
+    if vocab is not None and vocab.resolve() == codes.resolve():
+        raise click.UsageError(f"--codes and --vocab name the same file: {vocab}")
+    for flag, target in (("--codes", codes), ("--vocab", vocab)):
         if target is not None:
+            refuse_inputs(target, [path for _, path in files], option=flag)
             check_target(target)
     words: Counter[str] = Counter()
-    files = [split_language(text) if preset is not None else (None, Path(text)) for text in texts]
+    if preset is None and any("=" in text and not Path(text).exists() for text in texts):
+        raise click.UsageError("LANG=FILE requires --preset; without it, give the names of files only")
     open_corpus([path for _, path in files], format=input_format, column=column)
     for lang, path in files:
         words.update(
@@ -79,9 +95,11 @@ def command(
     learned = learn_merges(words, merges, progress=partial(_show, "", "merges"))
     pairs = [(merge.left, merge.right) for merge in learned]
     write_codes(codes, pairs, [merge.count for merge in learned])
-    summary = [f"{codes}: {len(learned):,} merges of {words.total():,} words, {len(words):,} of them different"]
+    summary = [f"{codes}: {len(learned):,} merges from {words.total():,} words, {len(words):,} of them distinct"]
     if len(learned) < merges:
-        click.echo(f"warning: every word is one piece after {len(learned):,} merges", err=True)
+        click.echo(
+            f"warning: stopped after {len(learned):,} of {merges:,} merges, as every word is one piece", err=True
+        )
     if vocab is not None:
         vocabulary, left_out = count_pieces(words, pairs)
         vocabulary.to_words(vocab)

@@ -30,14 +30,20 @@ def command(model: str, reference: Path | None, text: Path | None, lang: str | N
     command compares the tokens too.
 
     \b
-    Example:
-      xlm parity converted --reference plain.reference.safetensors
-      xlm parity converted --text newstest2014.en.txt --lang en
+    Examples:
+        xlm parity my-model --reference plain.reference.safetensors
+        xlm parity my-model --text newstest2014.en.txt --lang en
     """
     if reference is not None and text is not None:
-        raise click.UsageError("--reference has inputs of its own: give either --reference or --text")
-    if (text is None) != (lang is None):
-        raise click.UsageError("--text and --lang go together")
+        raise click.UsageError(
+            "--reference and --text exclude each other: the file of reference contains its own inputs"
+        )
+    if text is not None and lang is None:
+        raise click.UsageError("--text requires --lang LANG")
+    if lang is not None and text is None:
+        raise click.UsageError("--lang requires --text FILE")
+    if reference is not None and reference.suffix not in (".safetensors", ".json"):
+        raise click.UsageError(f"--reference {reference}: the name must end in .safetensors or .json")
     from xlm.parity.peer import against_transformers
     from xlm.parity.reference import against_reference
 

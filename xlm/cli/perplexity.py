@@ -91,18 +91,21 @@ def command(
     \b
     Columns:
         lang, perplexity, tokens (predicted tokens), nats_per_token,
-        bits_per_character and bits_per_byte (of the raw text, each row end counted as one; empty
-        for the stream, which does not predict every token),
-        texts, unknown (predicted tokens that are <unk>, which replaces pieces outside the vocabulary)
+        bits_per_character, bits_per_byte (of the raw text, counting each row
+        end as one; empty for the stream, which does not predict every token),
+        texts, unknown (predicted tokens that are <unk>, which replaces pieces
+        outside the vocabulary)
 
     \b
-    Example:
+    Examples:
         xlm perplexity xlm-clm-ende-small --lang en news.en.txt
-        xlm perplexity MODEL --lang de valid.de --lang en valid.en --protocol stream --window 64
+        xlm perplexity MODEL --lang de valid.de --lang en valid.en \
+            --protocol stream --window 64
     """
     paths = files or (Path("-"),)
     if len(langs) != len(paths):
-        raise click.UsageError(f"--lang: give one language for each file; found {len(langs)} for {len(paths)} files")
+        found = f"languages: {len(langs)}, files: {len(paths)}"
+        raise click.UsageError(f"--lang: give one language for each file; found {found}")
     if len(set(langs)) != len(langs):
         raise click.UsageError("two files have the same language: join them into one, which has one perplexity")
     if options["stride"] is not None and options["protocol"] == "stream":

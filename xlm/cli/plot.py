@@ -58,10 +58,11 @@ def command(
     before it. Totals include the closing </s>. Requires matplotlib: pip install 'xlm[plot]'.
 
     \b
-    Example:
+    Examples:
         xlm plot MODEL --lang en "A dog runs on the beach." --output dog.svg
-        xlm plot MODEL --lang en --lang de "A dog runs on the beach." --output both.png
-        xlm plot MODEL --lang en "A dog runs." --lang de "Ein Hund rennt." --output two.png
+        xlm plot MODEL --lang en --lang de "A dog runs." --output both.png
+        xlm plot MODEL --lang en "A dog runs." --lang de "Ein Hund rennt." \
+            --output two.png
     """
     if len(texts) > 1 and len(languages) not in (1, len(texts)):
         raise click.UsageError(

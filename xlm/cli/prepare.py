@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from xlm.cli._inputs import files_by_language, open_corpus
-from xlm.cli._options import Command, argument, input_options, option, section, workers_option
+from xlm.cli._options import PRESETS, Command, argument, input_options, option, section, workers_option
 from xlm.cli._output import printable, show_count
 
 _INPUT_FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
@@ -23,7 +23,12 @@ _INPUT_FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
     option("--model", "Model whose tokenizer to use", metavar="MODEL"),
     option("--codes", "BPE codes (fastBPE)", type=_INPUT_FILE),
     option("--vocab", "Vocabulary (fastBPE); with --codes, instead of --model", type=_INPUT_FILE),
-    option("--preset", "Text pipeline", metavar="NAME", show_default="the model's own, or original with --vocab"),
+    option(
+        "--preset",
+        f"Text pipeline: {PRESETS}",
+        metavar="NAME",
+        show_default="the model's own, or original with --vocab",
+    ),
 )
 @input_options
 @workers_option
@@ -48,7 +53,8 @@ def command(
 
     \b
     Example:
-        xlm prepare data --codes codes --vocab vocab --train de=de.txt --train en=en.txt --valid en=dev.en.txt
+        xlm prepare data --codes codes --vocab vocab --train de=de.txt \
+            --train en=en.txt --valid de=dev.de.txt --valid en=dev.en.txt
     """
     if (model is None) == (vocab is None) or (vocab is not None and codes is None):
         raise click.UsageError("give either --model, or --codes and --vocab")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from xlm.cli._distributed import engines, inputs, run_on_ray, uses_ray, worker_model
-from xlm.cli._inputs import open_corpus
+from xlm.cli._inputs import damaged_inputs, open_corpus, refuse_inputs
 from xlm.cli._options import (
     OUTPUT_PATH,
     Command,
@@ -94,31 +94,33 @@ def command(model: str, files: tuple[Any, ...], by: str, table_format: str | Non
 
     \b
     Columns, after "file" if there are several:
-        --by sentence: line (from 1), tokens, logprob (their sum), unknown, text, status
-        --by word:     line (from 1), word (from 1), start, end (characters of the row), tokens,
-                       logprob, unknown, text, status
-        --by token:    line (from 1), position (from 1), id, token, logprob, unknown, status
+        --by sentence: line, tokens, logprob (their sum), unknown, text, status
+        --by word:     line, word, start, end, tokens, logprob, unknown, text,
+                       status
+        --by token:    line, position, id, token, logprob, unknown, status
 
-    "line" is the number of the row in its file, not counting a header. A word extends from space to space, punctuation
-    included; the closing </s> is a row of its own, at the end. "unknown" is the number of tokens of a sentence that are
-    <unk>, which replaces pieces outside the vocabulary. For a token, or a word with any such token, it is 1, else 0
-    (true or false with --format jsonl).
+    "line" is the number of the row in its file, not counting a header; "word" and "position" are numbers within the
+    row. All three start at 1. "start" and "end" are characters of the row, from 0. A word extends from space to space,
+    punctuation included; the closing </s> is a row of its own, at the end. "unknown" is the number of tokens of a
+    sentence that are <unk>, which replaces pieces outside the vocabulary. For a token, or a word with any such token,
+    it is 1, else 0 (true or false with --format jsonl).
 
     With --output, the results are in FILE.part until all are complete. An interrupted run, even a killed one, continues
     with --resume on the same kind of processor and writes the same bytes as an uninterrupted one. If FILE is complete,
     --resume reads the input again to check that it has not changed. FILE.meta.json records what made the results. At
     the end, the command writes the same signature to standard error, with the number of <unk> tokens.
 
-    With --engine ray, a cluster scores any number of files. On the same kind of processor, every digit is the same.
-    The results go to --output-dir.
+    With --engine ray, a cluster scores any number of files. The results go to --output-dir. On the same kind of
+    processor, they equal those of --engine local in every digit.
 
     \b
-    Example:
-        echo "Wikipedia was used to" | xlm score xlm-clm-ende-small --lang en --by token
+    Examples:
+        echo "The old man" | xlm score xlm-clm-ende-small --lang en --by token
         xlm score MODEL --lang de news.de.gz --output news.tsv --resume
     """
-    if (options["ranks"] or options["entropies"]) and by != "token":
-        raise click.UsageError("--ranks and --entropy require --by token")
+    for flag, given in (("--ranks", options["ranks"]), ("--entropy", options["entropies"])):
+        if given and by != "token":
+            raise click.UsageError(f"{flag} requires --by token; found --by {by}")
     if options["read_ahead"] is None:
         from xlm.corpus.read_ahead import READ_AHEAD
 
@@ -128,10 +130,13 @@ def command(model: str, files: tuple[Any, ...], by: str, table_format: str | Non
         _on_ray(model, files, by=by, form=table_format or "tsv", options=options)
         return
     output: Path | None = options["output"]
-    if output is None and (options["resume"] or table_format == "parquet"):
-        raise click.UsageError("--resume and --format parquet require --output")
+    for flag, given in (("--resume", options["resume"]), ("--format parquet", table_format == "parquet")):
+        if given and output is None:
+            raise click.UsageError(f"{flag} requires --output FILE")
     if output is not None:
-        _refuse_inputs(output, files)
+        from xlm._io.resumable import real_target, written_beside
+
+        refuse_inputs(output, files, option="--output", written=written_beside(real_target(output)))
     corpus = open_corpus(files or (Path("-"),), format=options["input_format"], column=options["column"])
     writer = TableWriter(format=table_format) if output is None else None
     table_format = writer.format if writer else table_format or "tsv"
@@ -151,9 +156,10 @@ def command(model: str, files: tuple[Any, ...], by: str, table_format: str | Non
             run.to_file(output, signature)
     show_signature(signature, unknown=run.unknown)
     if run.problems:
-        click.echo(f"{run.problems:,} rows could not be scored; their column status gives the reasons", err=True)
+        rows = "1 row" if run.problems == 1 else f"{run.problems:,} rows"
+        click.echo(f"{rows} could not be scored; the column status gives the reasons", err=True)
     if corpus.damaged:
-        raise click.ClickException(f"read only in part, the rest being damaged: {', '.join(corpus.damaged)}")
+        raise click.ClickException(damaged_inputs(corpus.damaged))
 
 
 def _on_ray(model: str, names: tuple[str, ...], *, by: str, form: str, options: dict[str, Any]) -> None:
@@ -177,15 +183,6 @@ def _table(by: str, form: str, *, files: bool, options: dict[str, Any]) -> Score
     return ScoreTable(
         unit=by, format=form, files=files, bits=options["bits"], ranks=options["ranks"], entropies=options["entropies"]
     )
-
-
-def _refuse_inputs(output: Path, files: tuple[Path, ...]) -> None:
-    from xlm._io.resumable import real_target, written_beside
-
-    targets = [path for path in written_beside(real_target(output)) if path.exists()]
-    for file in files:
-        if file.exists() and any(file.samefile(path) for path in targets):
-            raise click.UsageError(f"--output {output} would overwrite an input: {file}")
 
 
 class _Run:

@@ -29,7 +29,9 @@ if TYPE_CHECKING:
         multiple=True,
         metavar="KEY=VALUE",
     ),
-    option("--resume", "Continue from the newest intact checkpoint, if there is one", is_flag=True),
+    option(
+        "--resume", "Continue from the newest intact checkpoint; without one, start from the beginning", is_flag=True
+    ),
 )
 def command(config: str, changes: tuple[str, ...], resume: bool) -> None:
     r"""Train a model as CONFIG says.
@@ -41,7 +43,7 @@ def command(config: str, changes: tuple[str, ...], resume: bool) -> None:
     To train with several processes: torchrun --nproc-per-node N -m xlm train CONFIG
 
     \b
-    Example:
+    Examples:
         xlm train clm_ende_small --set data=data --set output=run
         xlm train clm_ende_small --set data=data --set output=run --resume
     """
@@ -68,6 +70,8 @@ def report(run: Path, output: Path | None) -> None:
     from xlm.training.log import draw_report
 
     path = output or run / "report.png"
+    if path.suffix.lower() != ".png":
+        raise click.UsageError(f"--output {path}: the name must end in .png")
     summary = draw_report(run, path)
     numbers = f"{summary['updates']:,} updates, loss {summary['loss']:.4f}, {summary['skipped']} steps skipped"
     click.echo(printable(f"{path}: {numbers}"))
@@ -130,9 +134,13 @@ def _evaluation(event: Event, _: int) -> str:
     return "  ".join([*texts, *["(best)"] * event["best"]])
 
 
+def _processes(number: int) -> str:
+    return "1 process" if number == 1 else f"{number:,} processes"
+
+
 _TEXTS: dict[str, Callable[[dict[str, Any], int], str]] = {
     "start": lambda event, _: (
-        f"{event['parameters']:,} parameters, {event['processes']} process(es), {event['device']}, "
+        f"{event['parameters']:,} parameters, {_processes(event['processes'])}, {event['device']}, "
         f"from update {event['updates']:,}"
     ),
     "update": _update,

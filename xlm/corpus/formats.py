@@ -168,7 +168,11 @@ def arrow_text(value: Any, column: str) -> Parsed:
 
 
 def _lines(file: BinaryIO) -> Iterator[bytes]:
-    r"""Yield lines without their ends, ``\n`` or ``\r\n``. A longer line is cut at one byte more than the limit."""
+    r"""Yield lines without their ends, ``\n`` or ``\r\n``.
+
+    A line of more than ``_LONGEST_ROW`` bytes is cut to one byte more than that, so that it is still recognised as too
+    long.
+    """
     while line := file.readline(_LONGEST_ROW + len("\r\n")):
         if line.endswith(b"\n"):
             yield line[:-1].removesuffix(b"\r")
@@ -214,6 +218,8 @@ def _parse_json(line: str, column: str) -> Parsed:
         return None, "the line is empty, not a JSON object"
     try:
         values = json.loads(line)
+    except json.JSONDecodeError as error:
+        return None, f"not JSON: {error.msg} at character {error.pos + 1}"
     except (ValueError, RecursionError) as error:
         return None, f"not JSON: {error}"
     if not isinstance(values, dict):
@@ -260,7 +266,7 @@ def _csv_records(lines: Iterator[bytes]) -> Iterator[list[str] | str]:
 
     A quoted cell may contain line ends, and up to about a megabyte after its first line. If it is not closed by then,
     or is followed by anything but a comma or a line end, its first line is yielded as a problem and the lines after it
-    are read again as records of their own. Bytes that are not UTF-8 become half surrogates.
+    are read again as records of their own. Bytes that are not UTF-8 become lone surrogates.
 
     Args:
         lines: From ``_table_lines``. A line that was too long is yielded as a problem.
@@ -344,9 +350,9 @@ class _RecordLines:
 
 
 def _tsv_records(lines: Iterator[bytes]) -> Iterator[list[str] | str]:
-    """Yield each line as its cells or its problem.
+    """Yield the cells of each line, or a description of its problem.
 
-    The argument is as for ``_csv_records``. Bytes that are not UTF-8 become half surrogates too.
+    ``lines`` is as for ``_csv_records``. Here too, bytes that are not UTF-8 become lone surrogates.
     """
     columns = 0
     for line in lines:

@@ -131,7 +131,7 @@ class RowsDigest:
         return self._hash.hexdigest()
 
     def skip(self, rows: Iterable[Row], *, done: int, digest: str) -> Iterator[Row]:
-        """Add the rows that an earlier run has done, and return an iterator over the others.
+        """Add the rows that an earlier run has done to the digest, and return an iterator over the others.
 
         Args:
             rows: The input.

@@ -143,9 +143,9 @@ def _open_index(tokenizer: XLMTokenizer, directory: Path) -> Index:
             raise InputError(
                 "the directory holds the shards of another tokenizer",
                 where=directory / INDEX_FILE,
-                found=f"signature {index.signature}, {index.vocab_size} tokens",
-                expected=f"signature {signature}, {vocab_size} tokens",
-                remedy="write to another directory",
+                found=f"signature {index.signature[:12]}, {index.vocab_size} tokens",
+                expected=f"signature {signature[:12]}, {vocab_size} tokens",
+                remedy="use the same tokenizer and languages, or write to another directory",
             )
         return index
     make_directory(directory)

@@ -53,7 +53,7 @@ class Shard:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Source:
-    """A text file, in its state when it was read.
+    """A text file, as it was when it was read.
 
     Attributes:
         path: Absolute path.

@@ -23,7 +23,7 @@ _Result = TypeVar("_Result")
 
 _SECONDS_TO_END = 3
 _SECONDS_TO_ASK = 10
-_LONGEST_SHOWN = 80  # maximum number of characters of a host in a message
+_LONGEST_SHOWN = 80  # maximum number of characters of a host name shown in a message
 
 
 def listen(host: str, port: int) -> socket.socket:

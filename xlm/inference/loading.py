@@ -38,13 +38,13 @@ def check_device(*, dtype: str, device: str) -> None:
         kind = "none"
     if kind not in ("cpu", "cuda"):  # torch has other devices, such as meta, which computes nothing
         raise InputError(
-            "no such device", where="device", found=shown(device), expected="cpu, or cuda where torch has it"
+            "no such device", where="device", found=shown(device), expected="cpu, or cuda if torch supports it"
         )
     if not isinstance(dtype, str):
         raise InputError("no such type of weights", where="dtype", found=shown(dtype), expected="the name of a type")
     if dtype == "int8" and kind != "cpu":
         raise InputError(
-            "int8 is for the CPU", where="dtype, device", found=device, expected="cpu", remedy="the type bfloat16"
+            "int8 runs on the CPU only", where="dtype, device", found=device, expected="cpu", remedy="use bfloat16"
         )
 
 

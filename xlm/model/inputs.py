@@ -164,7 +164,7 @@ def check_device_exists(device: torch.device | str) -> None:
             "no such device",
             where="device",
             found=f"{device}: {str(error).partition(chr(10))[0]}",
-            expected="cpu, or cuda where torch has it",
+            expected="cpu, or cuda if torch supports it",
         ) from error
 
 

@@ -40,8 +40,8 @@ def linear_cross_entropy(hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor, t
 class _LinearCrossEntropy(torch.autograd.Function):
     """Implementation of ``linear_cross_entropy``.
 
-    The forward pass also computes all gradients, one chunk of tokens after the other, so no score is computed twice and
-    only one chunk of scores exists at a time.
+    The forward pass also computes all gradients, chunk by chunk, so no score is computed twice and only one chunk of
+    scores exists at a time.
     """
 
     @staticmethod

@@ -85,7 +85,7 @@ def larger(a: float, b: float) -> float:
 
 
 def compare_relative(name: str, actual: Tensor, expected: Tensor) -> Comparison:
-    """Return the comparison of two tensors of one shape, relative to the largest expected value.
+    """Return the comparison of two tensors of the same shape, relative to the largest expected value.
 
     Raises:
         CheckpointError: The shapes differ.

@@ -138,9 +138,10 @@ def _both_models(
 ) -> list[Comparison]:
     """Compare the logits of both models at all real positions.
 
-    In some trained models, rounding to float32 alone moves logits by more than the bound. If the logits differ by
-    more, the models must agree in float64 (where the softmax of ``transformers`` still uses float32), and the bound in
-    float32 grows to a multiple of the rounding of ``transformers``.
+    In some trained models, rounding to float32 alone moves logits by more than ``LOGITS_BOUND``. If the logits differ
+    by more, they are also compared in float64, where the softmax of ``transformers`` still uses float32. The bound
+    stays the same in float64. In float32, it is raised to ``ROUNDING_FACTOR`` times the rounding error of
+    ``transformers``, which is the difference between its float32 and float64 logits.
     """
     ours_32, theirs_32 = partial(_our_logits, ours), partial(_their_logits, theirs)
     worst, compared = _worst(ours_32, theirs_32, _batches(ours.config, rows, langs, _BATCH))

@@ -57,7 +57,7 @@ def draw_surprisals(
     check_matplotlib()
     format = path.suffix.lower().removeprefix(".")
     if format not in ("png", "svg"):
-        raise InputError("no such picture format", where=path, found=path.suffix, expected=".png or .svg")
+        raise InputError("no such image format", where=path, found=path.suffix, expected=".png or .svg")
     check_choice("unit", UNITS, unit=unit)
     if not panels or any(len({result.text for result in results}) != 1 for results in panels):
         raise InputError(
@@ -145,7 +145,7 @@ def _style(axes: Any, *, width: float, height: float) -> None:
 
 def _label(axes: Any, results: Sequence[SentenceScore], nats: float, unit: str) -> None:
     """Write the languages above a panel, with the total surprisal of the text in each."""
-    labels = [f"{result.lang}: {-result.logprob / nats:.1f} {unit} in all" for result in results]
+    labels = [f"{result.lang}: {-result.logprob / nats:.1f} {unit} in total" for result in results]
     if len(labels) == 1:
         axes.set_title(labels[0], loc="left", fontsize=8.5, color="#333333", parse_math=False)
         return

@@ -172,8 +172,8 @@ def windows_of(sequence: int, predicted: int, *, positions: int, stride: int) ->
     """Return windows that predict each token of a sequence, except the opening one, once.
 
     A sequence that fits is one window. Otherwise the first window begins at the opening token and fills all positions.
-    Each further window scores up to ``stride`` more tokens, and is filled with the tokens before them as context. A
-    token after the first window thus has at least ``positions - stride`` tokens of context besides the previous one.
+    Each further window scores up to ``stride`` more tokens, and is filled with the tokens before them as context. Every
+    token predicted after the first window thus has at least ``positions - stride + 1`` tokens before it.
 
     Args:
         sequence: Index of the sequence.

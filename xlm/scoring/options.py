@@ -25,8 +25,8 @@ class ScoringOptions:
             refuses it. The length is in tokens, with the opening one and without the closing one. The first window
             begins at the opening token and is as long as the model allows. Each further window scores ``stride`` more
             tokens and is filled with the text before them, without an opening token.
-        stride: From 1, which gives every token the longest context and takes longest, to the number of the model's
-            positions; ``None`` for half of them. The upper limit is checked once there is a model.
+        stride: From 1 to the number of the model's positions; ``None`` for half of them. A smaller stride gives tokens
+            more context and takes longer. The upper limit is checked once there is a model.
 
     Raises:
         InputError: An option has a value that is not allowed.

@@ -168,7 +168,7 @@ def perplexity(
     results = []
     for language, corpus in corpora.items():
         scorer = scorers[language]
-        counted = _Counted(corpus)
+        counted = _Counted(corpus, lang=language)
         if window is None:
             nats, tokens, unknown = _of_sentences(scorer, counted)
         else:
@@ -192,8 +192,8 @@ def perplexity(
 class _Counted:
     """Yields texts in windows and counts them."""
 
-    def __init__(self, texts: Iterable[str]) -> None:
-        self._texts = texts
+    def __init__(self, texts: Iterable[str], *, lang: str) -> None:
+        self._texts, self._lang = texts, lang
         self.texts = self.characters = self.utf8_bytes = 0
 
     def windows(self) -> Iterable[list[str]]:
@@ -203,7 +203,9 @@ class _Counted:
             self.characters += sum(map(len, texts)) + len(texts)
             self.utf8_bytes += sum(len(text.encode("utf-8", "surrogatepass")) for text in texts) + len(texts)
         if not self.texts:
-            raise InputError("there are no texts", where="texts", found="none", expected="at least one")
+            raise InputError(
+                "there are no texts", where="texts", found=f"none of language {self._lang!r}", expected="at least one"
+            )
 
 
 def _of_sentences(scorer: Scorer, corpus: _Counted) -> tuple[float, int, int]:

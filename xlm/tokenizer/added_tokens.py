@@ -22,7 +22,8 @@ class AddedToken:
         lstrip: Whether the token includes the spaces before it.
         rstrip: Whether the token includes the spaces after it.
         single_word: Whether only occurrences between spaces count.
-        normalized: Whether the preset ``"transformers-v4"`` finds the token before it lower-cases a text.
+        normalized: Whether the token keeps its case when the preset ``"transformers-v4"`` lower-cases a text. It has no
+            effect if ``special`` is set.
         special: Whether transformers calls the token special.
     """
 

@@ -37,7 +37,7 @@ TRUNCATIONS = (True, False, None, "longest_first", "only_first", "only_second")
 
 
 def check_padding(padding: bool | str, return_tensors: str | None) -> None:
-    """Raise ``InputError`` unless ``padding`` is one of ``PADDINGS`` and ``return_tensors`` "pt", "np" or None."""
+    """Raise ``InputError`` unless ``padding`` is one of ``PADDINGS`` and ``return_tensors`` is "pt", "np" or None."""
     check_choice("padding", PADDINGS, padding=padding)
     check_choice("tensor type", ("pt", "np", None), return_tensors=return_tensors)
 

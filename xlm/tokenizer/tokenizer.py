@@ -14,7 +14,7 @@ from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any, SupportsIndex, cast, overload
 
-from xlm._io.arguments import as_path, check_flags, shown
+from xlm._io.arguments import as_path, check_flags, listed_choices, shown
 from xlm._io.fingerprints import fingerprint
 from xlm.errors import InputError, LanguageError, VocabularyError
 from xlm.tokenizer.added_tokens import AddedToken, AddedTokens
@@ -179,7 +179,7 @@ class XLMTokenizer:
         lang2id: Mapping[str, int] | None = None,
         **settings: Any,
     ) -> Self:
-        """Return the tokenizer of the original's two files, such as ``codes_ende`` and ``vocab_ende``.
+        """Return a tokenizer from the original's two files, such as ``codes_ende`` and ``vocab_ende``.
 
         The default preset is ``"original"``.
 
@@ -581,7 +581,7 @@ class XLMTokenizer:
             raise LanguageError(
                 "the language of the text is missing",
                 where="lang",
-                expected=" or ".join(map(repr, self.lang2id)) if self.lang2id else "a language such as 'en'",
+                expected=listed_choices(self.lang2id) if self.lang2id else "a language such as 'en'",
                 remedy=f"pass lang=…, whose rules the preset {self.preset!r} needs; "
                 "or open the tokenizer with preset='transformers', which falls back to English rules",
             )
@@ -604,7 +604,7 @@ class XLMTokenizer:
                 "the model does not have this language",
                 where="lang",
                 found=shown(lang),
-                expected=" or ".join(map(repr, self.lang2id)),
+                expected=listed_choices(self.lang2id),
             )
 
     def _make_pipeline(self, name: str) -> FastPipeline:
@@ -645,11 +645,11 @@ class XLMTokenizer:
 
         check("vocabulary", isinstance(self.vocabulary, Vocabulary), "a Vocabulary")
         check("merges", _are_merges(self.merges), "a list of pairs of str, each a tuple")
-        check("preset", isinstance(self.preset, str) and self.preset in PRESETS, " or ".join(map(repr, PRESETS)))
+        check("preset", isinstance(self.preset, str) and self.preset in PRESETS, listed_choices(PRESETS))
         without = self.preset_without_lang
         free = [name for name, preset in PRESETS.items() if not preset.lang_required]
         without_holds = without is None or (isinstance(without, str) and without in free)
-        check("preset_without_lang", without_holds, " or ".join(map(repr, [None, *free])))
+        check("preset_without_lang", without_holds, listed_choices([None, *free]))
         check("do_lowercase_and_remove_accent", isinstance(self.do_lowercase_and_remove_accent, bool), "true or false")
         length = self.model_max_length
         check("model_max_length", type(length) is int and length > 0, "an int above 0")

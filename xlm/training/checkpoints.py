@@ -72,7 +72,7 @@ def save_checkpoint(
     Args:
         run: Directory of the run.
         step: Number of steps taken. An existing checkpoint of that step stays as it is.
-        model: The model, with whole weights.
+        model: The model, with unsharded weights.
         moments: Moments of its optimiser, from ``gather_moments``.
         ages: Number of updates of each parameter, from ``gather_moments``.
         state: Everything else, as a JSON object.

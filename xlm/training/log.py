@@ -150,18 +150,19 @@ def draw_report(run: Path, path: Path) -> dict[str, Any]:
     figure = Figure(figsize=(11, 7.5), layout="constrained")
     loss, perplexity, rate, norm = figure.subplots(2, 2).flat
     steps = [event["updates"] for event in updates]
-    for axes, name, title in ((loss, "loss", "Training loss (nats a token)"), (norm, "grad_norm", "Gradient norm")):
+    for axes, name, title in ((loss, "loss", "Training loss (nats per token)"), (norm, "grad_norm", "Gradient norm")):
         values = [event[name] for event in updates]
         axes.plot(steps, values, color="tab:blue", alpha=0.35, linewidth=0.8, label="as logged")
         axes.plot(steps, _smoothed(values), color="tab:blue", label="smoothed")
         axes.set_title(title)
         axes.legend()
-    norm.set_yscale("log")
+    _set_log_scale(norm)
     rate.plot(steps, [event["lr"] for event in updates], color="tab:green")
     rate.set_title("Learning rate")
     _draw_perplexities(perplexity, evaluations)
     for axes in (loss, perplexity, rate, norm):
         axes.set_xlabel("updates")
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
     figure.suptitle(str(run))
     with replacing(path) as temporary:
@@ -184,8 +185,17 @@ def _draw_perplexities(axes: Any, evaluations: Sequence[Event]) -> None:
     for language in sorted(evaluations[-1]["perplexity"]):
         values = [event["perplexity"].get(language) for event in evaluations]
         axes.plot(steps, values, marker="o", markersize=3, label=f"{language} ({values[-1]:.2f})")
-    axes.set_yscale("log")
+    _set_log_scale(axes)
     axes.legend()
+
+
+def _set_log_scale(axes: Any) -> None:
+    """Make the vertical axis logarithmic, with plain numbers at its ticks: 84.5, not 8.45 times 10 to the 1."""
+    from matplotlib.ticker import LogFormatter
+
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(LogFormatter())
+    axes.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(1, 0.4)))
 
 
 def _smoothed(values: Sequence[float]) -> list[float]:

@@ -122,7 +122,7 @@ def train(
 
 
 class Trainer:
-    """A run in one of its processes.
+    """The part of a run that one process carries out.
 
     Args:
         config: The configuration of the run.
@@ -313,7 +313,7 @@ class Trainer:
         self._emit("end", reason=reason, updates=self.progress.updates)
 
     def _save(self) -> TrainableModel | None:
-        """Save the state, and return the model with whole weights, or None in all processes but the first."""
+        """Save the state, and return the model with unsharded weights, or None in all processes but the first."""
         model = gather_model(self.model, keep=self.processes.is_first)
         moments, ages = gather_moments(self.model, self.optimiser, keep=self.processes.is_first)
         if model is None:

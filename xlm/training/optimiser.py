@@ -116,8 +116,9 @@ def learning_rate(update: int, *, schedule: str, lr: float, warmup_steps: int, m
 
     Args:
         update: Number of the update, from 0.
-        schedule: Shape after the warm-up: ``inverse_sqrt`` (the original's ``adam_inverse_sqrt``) falls with the square
-            root of the number, ``cosine`` falls to a tenth of ``lr`` at the end of the run, ``constant`` stays.
+        schedule: Shape after the warm-up: ``inverse_sqrt`` (the original's ``adam_inverse_sqrt``) falls as the
+            inverse square root of ``update``, ``cosine`` falls to a tenth of ``lr`` at the end of the run,
+            ``constant`` stays.
         lr: Highest learning rate.
         warmup_steps: Updates over which the rate rises linearly from ``START`` to ``lr``.
         max_steps: Updates of the whole run.

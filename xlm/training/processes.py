@@ -138,8 +138,8 @@ def wrap_model(caller: ModelCaller, run: RunSettings, processes: Processes) -> n
     """Move a model to its device and prepare it for the processes of the run.
 
     Args:
-        caller: Holds the model, which is on the CPU and the same in all processes. With FSDP2, the model has other
-            parameter objects afterwards.
+        caller: Module around the model, which is on the CPU and the same in all processes. With FSDP2, the model
+            has other parameter objects afterwards.
         run: Settings of the run.
         processes: Processes of the run.
 
@@ -151,13 +151,14 @@ def wrap_model(caller: ModelCaller, run: RunSettings, processes: Processes) -> n
     """
     model = caller.model
     layers = _modules(model, Layer)
-    skips_parameters = bool(_modules(model, AdaptiveHead))  # it skips clusters without a target
+    skips_parameters = bool(_modules(model, AdaptiveHead))  # it skips clusters of words that contain no target
     if run.activation_checkpointing:
         for layer in layers:
             forward: Any = partial(checkpoint, layer.forward, use_reentrant=False)
             object.__setattr__(layer, "forward", forward)
     if processes.count > 1 and run.sharding == "full":
-        if skips_parameters:  # the other processes would wait forever for one that skips a cluster
+        # If one process skipped a cluster of words, the others would wait for it forever.
+        if skips_parameters:
             raise ConfigError(
                 "an adaptive softmax cannot be sharded", where="run.sharding", found=run.sharding, expected="none"
             )
@@ -242,7 +243,7 @@ def place_like(tensor: Tensor, parameter: Tensor) -> Tensor:
 
 @torch.no_grad()
 def gather_model(model: TrainableModel, *, keep: bool) -> TrainableModel | None:
-    """Return a model with whole weights: the model itself, or a copy on the CPU if it is sharded.
+    """Return a model with unsharded weights: the model itself, or a copy on the CPU if it is sharded.
 
     All processes must call this. One tensor is gathered at a time.
 

@@ -121,7 +121,7 @@ class RepetitionPenalty(LogitsProcessor):
         self._seen_BV.scatter_(1, prompt_BT.long(), True)
 
     def __call__(self, scores_BV: Tensor, produced: int) -> Tensor:
-        """Return the scores; those of tokens that are already in the row are penalised."""
+        """Return the scores, with the penalty applied to tokens that are already in the row or its prompt."""
         penalised_BV = torch.where(scores_BV < 0, scores_BV * self._penalty, scores_BV / self._penalty)
         return torch.where(self._seen_BV, penalised_BV, scores_BV)
 

@@ -137,13 +137,13 @@ class DecodingOptions:
 
     @property
     def eos_ids(self) -> tuple[int, ...]:
-        """Ids that end a row. Requires checked options."""
+        """Ids that end a row. The options must come from ``checked``."""
         assert isinstance(self.eos_token_id, tuple)
         return self.eos_token_id
 
     @property
     def suppressed_ids(self) -> tuple[int, ...]:
-        """Ids that are never generated. Requires checked options."""
+        """Ids that are never generated. The options must come from ``checked``."""
         assert isinstance(self.suppress_tokens, tuple)
         return self.suppress_tokens
 

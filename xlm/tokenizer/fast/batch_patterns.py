@@ -164,7 +164,11 @@ class BatchPatterns:
         return text_of(source[expand_slices(start_E, length_E)])
 
     def _patterns_of(self, codes: Array, small: Array, is_run: Array) -> list[str]:
-        """Return the patterns of joined keys: the ends of each run, and whether its middle holds a letter."""
+        """Return the pattern of each joined key.
+
+        A run is shortened to its first character, one character for its middle, and its last character. The middle
+        becomes ``q`` if it holds a letter, and ``1`` otherwise.
+        """
         is_middle = is_run.copy()
         is_middle[1:] &= is_run[:-1]
         is_middle[:-1] &= is_run[1:]

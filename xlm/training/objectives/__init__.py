@@ -65,7 +65,8 @@ class Objective(Protocol):
     def check(self, model: Any) -> None:
         """Check that the objective can train a model.
 
-        Raises: ConfigError: The objective cannot train the model.
+        Raises:
+            ConfigError: The objective cannot train the model.
         """
         ...
 
