@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from xlm.scoring.table import Cell
+    from xlm.corpus.tables import Cell
 
 _SECONDS_BETWEEN = 0.5
 _SECONDS_BETWEEN_LINES = 10.0
@@ -80,7 +80,7 @@ class TableWriter:
         Args:
             columns: ``str``, ``int``, ``float`` or ``bool`` by column.
         """
-        from xlm.scoring.table import tsv_line
+        from xlm.corpus.tables import tsv_line
 
         self._columns = dict(columns)
         if self.format == "tsv":
@@ -95,7 +95,7 @@ class TableWriter:
 
     def write_rows(self, rows: Iterable[Sequence[Cell]]) -> None:
         """Write rows of cells. In JSON, floats have all digits, and an infinite one is null."""
-        from xlm.scoring.table import tsv_line
+        from xlm.corpus.tables import tsv_line
 
         if self.aligned:
             self._align(rows)

@@ -20,8 +20,8 @@ from xlm.corpus.read_ahead import READ_AHEAD
 from xlm.corpus.rows import Row
 from xlm.errors import InputError, XLMError
 from xlm.generation.text_generator import GeneratedText, Prompt, TextGenerator, check_one_line, decoding_options
+from xlm.inference.loading import Network
 from xlm.model.decoding.options import derived_seed
-from xlm.model.lm import XLMWithLMHeadModel
 from xlm.scoring.options import ScoringOptions
 from xlm.scoring.scorer import Scorer
 from xlm.scoring.signature import ModelSource, Signature
@@ -42,12 +42,12 @@ class WorkerModel(ModelSource):
     lang: str
     threads: int | None = None
 
-    def network(self) -> XLMWithLMHeadModel:
+    def network(self, kind: type[Network]) -> Network:
         """Set the number of threads, and open the model as its file has it; errors as for ``ModelSource``."""
         if self.threads is not None:
             check_count(threads=self.threads)
             torch.set_num_threads(self.threads)
-        return ModelSource.network(self)
+        return ModelSource.network(self, kind)
 
     def here(self) -> WorkerModel:
         """Return the model as the driver opens it: on the CPU, with the threads of this process."""
@@ -183,9 +183,10 @@ class ScoreTask(Task):
         return pair.signature(lang=model.lang, long=scorer.long_texts), scorer
 
     def _compute(self, scorer: Scorer, window: Sequence[Row], file: int) -> WindowOutput:
-        data, problems, tokens, unknown = scored_lines(scorer, window, self.table)
+        lines = scored_lines(scorer, window, self.table)
         # Reasons are in the column ``status``.
-        return WindowOutput(data=data, problems=problems, counts=Counter(tokens=tokens, unknown=unknown))
+        counts = Counter(tokens=lines.tokens, unknown=lines.unknown)
+        return WindowOutput(data=lines.data, problems=lines.problems, counts=counts)
 
 
 @dataclass(frozen=True, kw_only=True)
