@@ -72,7 +72,8 @@ _RAY_OPTIONS = {
         type=click.IntRange(1),
         metavar="N",
         help="Size of each file of results, in multiples of the rows that are computed together: --read-ahead, "
-        "--batch-size, or 4,096 to tokenize.  [default: by the size of the input, up to 65,536 rows]",
+        "--batch-size, 4,096 to tokenize, or 32 times --batch-size to translate.  [default: by the size of the input, "
+        "up to 65,536 rows]",
     ),
 }
 RAY_OPTIONS = tuple(_RAY_OPTIONS)
@@ -205,8 +206,8 @@ def run_on_ray(
     form: str | None,
     column: str | None,
     options: dict[str, Any],
-) -> dict[str, int]:
-    """Run a task over files, print a summary on standard error, and return the counts of its records.
+) -> dict[str, Any]:
+    """Run a task over files, print a summary on standard error, and return the ``totals`` of its records.
 
     Args:
         task: The task.
@@ -255,7 +256,7 @@ def run_on_ray(
     damaged = [files[record.file].name for record in records if record.damaged]
     if damaged:
         raise click.ClickException(f"read only in part, the rest being damaged: {', '.join(damaged)}")
-    return counts
+    return total
 
 
 def _cluster(options: dict[str, Any]) -> ClusterOptions:
