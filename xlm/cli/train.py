@@ -33,8 +33,8 @@ def command(config: str, changes: tuple[str, ...], resume: bool) -> None:
     r"""Train a model as CONFIG says.
 
     The output directory receives log.jsonl, checkpoints/, best/ (lowest mean perplexity on held-out text, or for
-    translation highest mean BLEU) and last/. The other commands accept best/ and last/ as MODEL. On SIGTERM or SIGUSR1, the command finishes its step, saves
-    its state and exits with status 0; --resume continues from there.
+    translation highest mean BLEU) and last/. The other commands accept best/ and last/ as MODEL. On SIGTERM or
+    SIGUSR1, the command finishes its step, saves its state and exits with status 0; --resume continues from there.
 
     To train with several processes: torchrun --nproc-per-node N -m xlm train CONFIG
 
@@ -118,8 +118,8 @@ def _update(event: Event, max_steps: int) -> str:
     losses = ", ".join(f"{name} {loss:.4f}" for name, loss in event["losses"].items() if name != "clm")
     by_objective = f" ({losses})" if losses else ""
     return (
-        f"{event['updates']:,}/{max_steps:,}  loss {event['loss']:.4f}{by_objective}  gradient {event['grad_norm']:.3f}  "
-        f"lr {event['lr']:.2e}  {event['tokens_per_second']:,.0f} tokens/s  {clock(event['left'])} left"
+        f"{event['updates']:,}/{max_steps:,}  loss {event['loss']:.4f}{by_objective}  "
+        f"gradient {event['grad_norm']:.3f}  lr {event['lr']:.2e}  {event['tokens_per_second']:,.0f} tokens/s  {clock(event['left'])} left"
     )
 
 

@@ -154,7 +154,8 @@ def draw_report(run: Path, path: Path) -> dict[str, Any]:
         ) from error
     translates = any(f"{prefix}bleu" in event for event in evaluations for prefix in _SPLITS)
     figure = Figure(figsize=(16.5 if translates else 11, 7.5), layout="constrained")
-    (loss, perplexity, *more), (rate, norm, *further) = figure.subplots(2, 3 if translates else 2)
+    axes_by_row: Any = figure.subplots(2, 3 if translates else 2)
+    (loss, perplexity, *_), (rate, norm, *_) = axes_by_row
     steps = [event["updates"] for event in updates]
     for axes, name, title in ((loss, "loss", "Training loss (nats a token)"), (norm, "grad_norm", "Gradient norm")):
         values = [event[name] for event in updates]
@@ -174,8 +175,8 @@ def draw_report(run: Path, path: Path) -> dict[str, Any]:
     _draw_metric(perplexity, evaluations, "perplexity", "Perplexity on held-out text")
     perplexity.set_yscale("log")
     if translates:
-        _draw_metric(*more, evaluations, "bleu", "BLEU of held-out pairs")
-        _draw_metric(*further, evaluations, "accuracy", "Accuracy of the next token (%)")
+        _draw_metric(axes_by_row[0, 2], evaluations, "bleu", "BLEU of held-out pairs")
+        _draw_metric(axes_by_row[1, 2], evaluations, "accuracy", "Accuracy of the next token (%)")
     for axes in figure.axes:
         axes.set_xlabel("updates")
         axes.grid(alpha=0.3)
