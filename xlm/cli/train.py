@@ -119,7 +119,8 @@ def _update(event: Event, max_steps: int) -> str:
     by_objective = f" ({losses})" if losses else ""
     return (
         f"{event['updates']:,}/{max_steps:,}  loss {event['loss']:.4f}{by_objective}  "
-        f"gradient {event['grad_norm']:.3f}  lr {event['lr']:.2e}  {event['tokens_per_second']:,.0f} tokens/s  {clock(event['left'])} left"
+        f"gradient {event['grad_norm']:.3f}  lr {event['lr']:.2e}  "
+        f"{event['tokens_per_second']:,.0f} tokens/s  {clock(event['left'])} left"
     )
 
 

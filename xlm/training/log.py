@@ -163,10 +163,10 @@ def draw_report(run: Path, path: Path) -> dict[str, Any]:
         axes.plot(steps, _smoothed(values), color="tab:blue", label="smoothed")
         axes.set_title(title)
     objectives = sorted({name for event in updates for name in event.get("losses", ())})
-    for objective in objectives if len(objectives) > 1 else ():
+    for number, objective in enumerate(objectives if len(objectives) > 1 else (), start=1):
         of_objective = [event for event in updates if objective in event["losses"]]
         values = _smoothed([event["losses"][objective] for event in of_objective])
-        loss.plot([event["updates"] for event in of_objective], values, label=objective)
+        loss.plot([event["updates"] for event in of_objective], values, color=f"C{number}", label=objective)
     for axes in (loss, norm):
         axes.legend()
     norm.set_yscale("log")
