@@ -27,7 +27,7 @@ _INPUT_FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
     option("--valid", "Held-out text or pairs for evaluation during training", multiple=True, metavar="LANG=FILE"),
     option(
         "--test",
-        "Held-out text that training never reads; of pairs, the translation is evaluated too",
+        "Held-out text that training never reads, or pairs that it only evaluates on",
         multiple=True,
         metavar="LANG=FILE",
     ),
