@@ -27,7 +27,7 @@ def test_commands_and_snippets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_links_inside_the_repository() -> None:
-    for name in ("CITATION.cff", "constraints.txt", "xlm/parity/report.py"):
+    for name in ("CITATION.cff", "constraints.txt", "xlm/parity/__init__.py"):
         assert name in TEXT
         assert (REPOSITORY / name).is_file()
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", TEXT):

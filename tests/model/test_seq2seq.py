@@ -270,3 +270,22 @@ def test_wrong_inputs_are_refused() -> None:
         model(ids, ids, langs="en", decoder_langs="de", labels=ids[:, 1:])
     with pytest.raises(LanguageError):
         model.generate(ids, langs="en", decoder_langs="fr")
+
+
+class _Doubling(XLMEncoderDecoderModel):
+    def forward(self, *args: Any, **options: Any) -> Any:
+        return super().forward(*args, **options)
+
+
+def test_generate_refuses_a_forward_that_it_would_not_call() -> None:
+    ids, lengths = sources((4, 9))
+    options: dict[str, Any] = {"lengths": lengths, "langs": "en", "decoder_langs": "de"}
+    with pytest.raises(InputError, match=r"_Doubling\.forward"):
+        _Doubling(small_config()).generate(ids, **options)
+    for part in ("", "encoder", "decoder"):
+        model = small_translator()
+        handle = model.get_submodule(part).register_forward_hook(lambda *_: None)
+        with pytest.raises(InputError, match="forward hooks"):
+            model.generate(ids, **options)
+        handle.remove()
+        model.generate(ids, **options)

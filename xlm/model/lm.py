@@ -687,18 +687,19 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
             module.training = True
 
 
-def check_forward(model: XLMWithLMHeadModel, caller: str) -> None:
+def check_forward(model: nn.Module, caller: str, *, kind: type[nn.Module] = XLMWithLMHeadModel) -> None:
     """Refuse a model with a custom ``forward``, for callers that use the parts of a model without calling it.
 
     Args:
         model: The model.
         caller: Name of the caller, for the message.
+        kind: Class of this library whose ``forward`` the model must have.
 
     Raises:
         InputError: ``forward`` is overridden or has hooks, whose effect would be lost.
     """
     problems = []
-    if type(model).forward is not XLMWithLMHeadModel.forward:
+    if type(model).forward is not kind.forward:
         problems.append(f"{type(model).__name__}.forward")
     # accelerate replaces forward in order to move weights; its hooks on the parts also do that.
     if "forward" in vars(model) and not hasattr(model, "_hf_hook"):
@@ -710,6 +711,6 @@ def check_forward(model: XLMWithLMHeadModel, caller: str) -> None:
             f"{caller} would not use the model's own forward",
             where=caller,
             found=", ".join(problems),
-            expected="forward of XLMWithLMHeadModel, without hooks",
+            expected=f"forward of {kind.__name__}, without hooks",
             remedy="override logits, replace model.head, or put the hooks on model.transformer or model.head",
         )

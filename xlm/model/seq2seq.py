@@ -24,7 +24,7 @@ from xlm.model.decoding.result import Continuation, Limit
 from xlm.model.decoding.sampling import collect, generate_tokens
 from xlm.model.decoding.state import CausalState
 from xlm.model.inputs import Languages, language_ids
-from xlm.model.lm import Output, XLMWithLMHeadModel, eval_mode, takes_arguments_of
+from xlm.model.lm import Output, XLMWithLMHeadModel, check_forward, eval_mode, takes_arguments_of
 from xlm.model.transformer import Transformer, TransformerInputs
 
 if TYPE_CHECKING:
@@ -387,6 +387,9 @@ class XLMEncoderDecoderModel(nn.Module):
         **changes: Any,
     ) -> tuple[Source, Prompts, DecodingOptions]:
         """Return encoded source, prompts and checked options from the arguments of ``generate``."""
+        check_forward(self, "generate", kind=XLMEncoderDecoderModel)
+        for half in (self.encoder, self.decoder):
+            check_forward(half, "generate")
         if at_limit not in get_args(AtLimit):
             raise InputError(
                 "no such at_limit", where="at_limit", found=repr(at_limit), expected=", ".join(get_args(AtLimit))
