@@ -48,10 +48,10 @@ def show_signature(signature: object, *, unknown: int | None = None) -> None:
     click.echo(f"signature: {signature}{count}", err=True)
 
 
-def show_stops(stops: Mapping[str, int], *, nothing: str) -> None:
-    """Write to standard error how many outputs were stopped by what; ``nothing`` if there are none."""
+def show_stops(stops: Mapping[str, int]) -> None:
+    """Write to standard error how many continuations or translations were stopped by what."""
     counts = ", ".join(f"{count} at {stop}" for stop, count in sorted(stops.items(), key=lambda item: -item[1]))
-    click.echo(f"stopped: {counts or nothing}", err=True)
+    click.echo(f"stopped: {counts or 'nothing to continue'}", err=True)
 
 
 def show_count(text: str) -> None:

@@ -169,7 +169,7 @@ def command(model: str, file: Any, lang: str, **options: Any) -> None:
             for batch in grouped(until_error, most=options["batch_size"], characters=1, length=lambda _: 0):
                 run.write(batch)
             until_error.raise_error()
-    show_stops(run.stops, nothing="nothing to continue")
+    show_stops(run.stops)
 
 
 def _on_ray(model: str, name: str, *, lang: str, decoding: dict[str, Any], options: dict[str, Any]) -> None:
@@ -189,7 +189,7 @@ def _on_ray(model: str, name: str, *, lang: str, decoding: dict[str, Any], optio
         read_at_once=options["batch_size"],
     )
     total = run_on_ray(task, files, task.identity(), form=input_format, column=column, options=options)
-    show_stops(total["counts"], nothing="nothing to continue")
+    show_stops(total["counts"])
 
 
 def _check_usage(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from contextlib import closing
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,7 +105,10 @@ def command(
 
     With --output, the results are in FILE.part until all are complete. An interrupted run, even a killed one, continues
     with --resume on the same kind of processor and writes the same bytes as an uninterrupted one. FILE.meta.json
-    records what made the results.
+    records what made the results. The command counts on standard error why the translations of this run ended: eos is a
+    translation that is complete.
+
+    With --engine ray, a cluster translates any number of files; the results go to --output-dir.
 
     \b
     Example:
@@ -148,8 +152,6 @@ def command(
             run.to_stdout(writer)
         else:
             assert output is not None
-            from dataclasses import asdict
-
             identity = {
                 "signature": str(signature),
                 **asdict(signature),
@@ -159,7 +161,8 @@ def command(
             }
             run.to_file(output, identity=identity, device=opened.model.device, resume=options["resume"])
     show_signature(signature)
-    show_stops(stops, nothing="nothing to translate")
+    if stops:
+        show_stops(stops)
     raise_if_damaged(corpus)
     _report_problems(run.problems, table.format)
 
@@ -190,8 +193,6 @@ def _check_usage(
 
 def _translation_options(options: dict[str, Any]) -> TranslationOptions:
     """Return the options of translation among those of the command."""
-    from dataclasses import fields
-
     from xlm.translation.translator import TranslationOptions
 
     names = [field.name for field in fields(TranslationOptions)]
@@ -220,7 +221,8 @@ def _on_ray(
     )
     form, column = options["input_format"], options["column"]
     total = run_on_ray(task, files, task.identity(), form=form, column=column, options=options)
-    show_stops(total["counts"], nothing="nothing to translate")
+    if total["counts"]:
+        show_stops(total["counts"])
     _report_problems(total["problems"], table_format)
 
 
