@@ -96,7 +96,8 @@ def command(
 
     The output has the order of the input and keeps every row. As text, a row without a translation gives an empty
     line; standard error names the row and the reason, and the exit status is 1. A row has no translation if it is
-    empty, cannot be read, or has more tokens than the model has positions: a text is never cut.
+    empty, cannot be read, or has more tokens than the model has positions: a text is never cut. At the end, standard
+    error counts why translations stopped: at eos they are complete, at max_length or positions they are cut.
 
     \b
     Columns with --format tsv or jsonl, after "file" if there are several:
@@ -105,9 +106,7 @@ def command(
 
     With --output, the results are in FILE.part until all are complete. An interrupted run, even a killed one, continues
     with --resume on the same kind of processor and writes the same bytes as an uninterrupted one. FILE.meta.json
-    records what made the results. The command counts on standard error why the translations of this run ended: eos is a
-    translation that is complete.
-
+    records what made the results.
     With --engine ray, a cluster translates any number of files; the results go to --output-dir.
 
     \b
