@@ -107,6 +107,7 @@ def command(
     With --output, the results are in FILE.part until all are complete. An interrupted run, even a killed one, continues
     with --resume on the same kind of processor and writes the same bytes as an uninterrupted one. FILE.meta.json
     records what made the results.
+
     With --engine ray, a cluster translates any number of files; the results go to --output-dir.
 
     \b
