@@ -164,7 +164,7 @@ def draw_report(run: Path, path: Path) -> dict[str, Any]:
         axes.set_title(title)
     objectives = sorted({name for event in updates for name in event.get("losses", ())})
     for number, objective in enumerate(objectives if len(objectives) > 1 else (), start=1):
-        of_objective = [event for event in updates if objective in event["losses"]]
+        of_objective = [event for event in updates if objective in event.get("losses", ())]
         values = _smoothed([event["losses"][objective] for event in of_objective])
         loss.plot([event["updates"] for event in of_objective], values, color=f"C{number}", label=objective)
     for axes in (loss, norm):

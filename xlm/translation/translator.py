@@ -265,7 +265,8 @@ def translate(
 
     Raises:
         InputError: ``texts`` is a single str, or one of them has no translation (the message gives its index: it is
-            empty, longer than the model's positions, or not a str), or as for ``Translator``.
+            empty, longer than the model's positions, not a str, or its scores are not finite), or as for
+            ``Translator``.
         LanguageError: The model or the tokenizer does not have a language.
     """
     return list(translate_stream(model, tokenizer, texts, source=source, target=target, **options))
