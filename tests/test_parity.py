@@ -96,6 +96,78 @@ def test_the_same_model_holds(model: Path, recorded: Path) -> None:
     assert [comparison.name for comparison in report.comparisons] == ["hidden", "logits"]
 
 
+TRANSLATORS = ("encdec_plain", "encdec_sinusoidal_untied")
+
+
+@pytest.mark.parametrize("name", TRANSLATORS)
+@pytest.mark.parametrize("converted", [False, True])
+def test_recorded_translation_models(name: str, converted: bool, reference: Path, tmp_path: Path) -> None:
+    model = reference / "unmt" / f"{name}.pth"
+    if converted:
+        convert(model, tmp_path / "model")
+        model = tmp_path / "model"
+    report = against_reference(model, reference / "unmt" / f"{name}.reference.safetensors")
+    assert report.holds, str(report)
+    each = ("encoder.hidden", "decoder.hidden", "decoder.logits", "loss")
+    expected = {f"{direction}.{number}" for direction in ("de-en", "en-de") for number in each}
+    assert {comparison.name for comparison in report.comparisons} == expected | {"en-de.grad"}
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "differs"),
+    [
+        ("encoder.transformer.attentions.0.q_lin.bias", 1e-2, "encoder.hidden"),
+        ("decoder.transformer.encoder_attn.1.out_lin.bias", 1e-2, "decoder.hidden"),
+        ("decoder.pred_layer.proj.bias", 1e-2, "loss"),
+    ],
+)
+def test_a_wrong_translation_model_is_found_out(
+    name: str, change: float, differs: str, reference: Path, tmp_path: Path
+) -> None:
+    convert(reference / "unmt" / "encdec_plain.pth", tmp_path / "model")
+    weights = load_file(tmp_path / "model" / "model.safetensors")
+    weights[name][3] += change
+    save_file(weights, tmp_path / "model" / "model.safetensors")
+    report = against_reference(tmp_path / "model", reference / "unmt" / "encdec_plain.reference.safetensors")
+    wrong = {comparison.name for comparison in report.comparisons if not comparison.holds}
+    assert {f"de-en.{differs}", f"en-de.{differs}", "en-de.grad"} <= wrong
+
+
+BAD_TRANSLATIONS: dict[str, Callable[[dict[str, torch.Tensor]], object]] = {
+    "lacks tgt_lengths": lambda tensors: tensors.pop("en-de.tgt_lengths"),
+    "another model": lambda tensors: tensors.update(
+        {"en-de.decoder.logits": tensors["en-de.decoder.logits"][:, :, :5].contiguous()}
+    ),
+    "belongs to another": lambda tensors: tensors.update({"en-de.grad.decoder.other": torch.ones(2)}),
+    "nothing to compare": lambda tensors: [tensors.pop(name) for name in list(tensors) if "src" not in name[5:9]],
+    "input_ids|src_ids": lambda tensors: [tensors.pop(name) for name in list(tensors) if "src" in name],
+}
+
+
+@pytest.mark.parametrize(("message", "change"), BAD_TRANSLATIONS.items(), ids=BAD_TRANSLATIONS.keys())
+def test_bad_references_of_translation_models(
+    message: str, change: Callable[[dict[str, torch.Tensor]], object], reference: Path, tmp_path: Path
+) -> None:
+    tensors = load_file(reference / "unmt" / "encdec_plain.reference.safetensors")
+    change(tensors)
+    if message == "nothing to compare":  # the ids are there, and nothing else
+        whole = load_file(reference / "unmt" / "encdec_plain.reference.safetensors")
+        tensors |= {name: whole[name] for name in whole if name[6:9] in ("src", "tgt")}
+    save_file(tensors, tmp_path / "reference.safetensors")
+    with pytest.raises(XLMError, match=message):
+        against_reference(reference / "unmt" / "encdec_plain.pth", tmp_path / "reference.safetensors")
+
+
+def test_a_reference_of_the_other_kind_of_model(model: Path, recorded: Path, reference: Path) -> None:
+    translator = reference / "unmt" / "encdec_plain.pth"
+    with pytest.raises(XLMError, match="a translation model, not a language model"):
+        against_reference(translator, recorded)
+    with pytest.raises(XLMError, match="a language model, not a translation model"):
+        against_reference(model, reference / "unmt" / "encdec_plain.reference.safetensors")
+    with pytest.raises(XLMError, match="no such translation model"):
+        against_transformers(translator)
+
+
 WRONG: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "a little": lambda tensor: tensor + 1e-4,
     "one value": lambda tensor: tensor.index_fill(0, torch.tensor([3]), 0.5),

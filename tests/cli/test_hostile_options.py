@@ -19,8 +19,9 @@ from click.testing import Result
 from safetensors.torch import save_file
 
 from tests.cli.conftest import Invoke
+from tests.model.test_seq2seq import small_translator
 from tests.tokenizer.small import TEXT
-from tests.training.runs import prepare_text, write_config
+from tests.training.runs import prepare_text, small_tokenizer, write_config
 from tests.waiting import at_most
 from xlm import XLMWithLMHeadModel, convert
 from xlm.cli import COMMANDS, xlm
@@ -61,6 +62,9 @@ def files(demo_files: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with torch.inference_mode():
         logits = model(ids, langs=1).logits
     save_file({"input_ids": ids, "langs": torch.ones_like(ids), "logits": logits}, directory / "answers.safetensors")
+    tokenizer = small_tokenizer()
+    small_translator(vocab_size=tokenizer.vocab_size, eos=1.5).save_pretrained(directory / "translator")
+    tokenizer.save_pretrained(directory / "translator")
     (directory / "text").write_text("The small dog\n", encoding="utf-8")
     (directory / "corpus").write_text(TEXT, encoding="utf-8")
     data = prepare_text(directory)
@@ -74,6 +78,7 @@ def good_lines(files: Path) -> dict[str, Line]:
     model = str(files / "model")
     text = {"model": model, "lang": "en"}
     on_ray = {**text, "engine": "ray", "output_dir": "out"}
+    translation = {"model": str(files / "translator"), "source": "de", "target": "en"}
     return {
         "convert": {"source": model, "target": "converted"},
         "parity": {"model": model, "reference": str(files / "answers.safetensors")},
@@ -86,6 +91,9 @@ def good_lines(files: Path) -> dict[str, Line]:
         "generate": {**text, "prompt": "The dog", "max_new_tokens": "2"},
         "generate from a file": {**text, "file": str(files / "text"), "max_new_tokens": "2"},
         "generate on ray": {**on_ray, "file": str(files / "text")},
+        "translate": {**translation, "files": str(files / "text")},
+        "translate by beams": {**translation, "files": str(files / "text"), "num_beams": "2", "output": "out"},
+        "translate on ray": {**translation, "files": str(files / "text"), "engine": "ray", "output_dir": "out"},
         "explore": {"model": model, "port": "0"},
         "plot": {"model": model, "languages": "en", "texts": "The dog", "output": "plot.svg"},
         "learn-bpe": {"texts": str(files / "corpus"), "merges": "5", "codes": "codes", "vocab": "vocab"},

@@ -47,6 +47,54 @@ def test_from_raw_text_to_ids(invoke: Invoke, text: Path, tmp_path: Path) -> Non
     assert XLMTokenizer.from_pretrained(data / "tokenizer").lang2id == {"de": 0, "en": 1}
 
 
+def test_pairs_of_parallel_files(invoke: Invoke, text: Path, tmp_path: Path) -> None:
+    codes, vocab, data, other = tmp_path / "codes", tmp_path / "vocab", tmp_path / "data", tmp_path / "other"
+    lines = text.read_text("utf-8").splitlines()
+    other.write_text("\n".join(["", *lines[:0:-1]]) + "\n", "utf-8")
+    invoke("learn-bpe", "--merges", "40", "--codes", codes, "--vocab", vocab, "--preset", "original", f"en={text}")
+    preparing = ["prepare", data, "--codes", codes, "--vocab", vocab]
+    run = invoke(
+        *preparing, "--train", f"de={text}", "--train", f"en-de={other},{text}", "--valid", f"de-en={text},{other}"
+    )
+    assert run.exit_code == 0, run.output
+    index = Index.read(data)
+    assert set(index.splits["train"]) == {"de", "de-en.de", "de-en.en"}
+    assert set(index.splits["valid"]) == {"de-en.de", "de-en.en"}
+    for split in ("train", "valid"):
+        assert index.splits[split]["de-en.en"].source.path == str(other)
+        assert index.splits[split]["de-en.de"].source.path == str(text)
+    printed = {line.partition(":")[0]: line for line in run.stdout.splitlines()}
+    assert list(printed) == ["train de", "train de-en.en", "train de-en.de", "valid de-en.de", "valid de-en.en"]
+    assert printed["train de-en.en"].endswith(" 1 empty")
+    assert printed["train de-en.de"].endswith(" 0 empty")
+    assert XLMTokenizer.from_pretrained(data / "tokenizer").lang2id == {"de": 0, "en": 1}
+    ids = {
+        name: ShardSequence(data, index.splits["train"][name].shards, dtype="uint16", vocab_size=index.vocab_size)
+        for name in ("de", "de-en.de")
+    }
+    assert ids["de"].slice(0, len(ids["de"])).tolist() == ids["de-en.de"].slice(0, len(ids["de-en.de"])).tolist()
+    other.write_text("one line more\n" * (len(lines) + 1), "utf-8")
+    run = invoke("prepare", tmp_path / "again", *preparing[2:], "--train", f"de-en={text},{other}")
+    assert run.exit_code == 1
+    assert "the files of pairs are not parallel" in run.stderr.lower()
+    assert f"{len(lines):,} lines of de, {len(lines) + 1:,} lines of en" in run.stderr
+    known = ["prepare", tmp_path / "model", "--model", data / "tokenizer"]
+    run = invoke(*known, "--train", f"de-fr={text},{text}")
+    assert run.exit_code == 1
+    assert "'fr'" in run.stderr
+
+
+def test_a_hyphen_or_a_comma_alone_makes_no_pair(invoke: Invoke, text: Path, tmp_path: Path) -> None:
+    comma = tmp_path / "a,b"
+    comma.write_bytes(text.read_bytes())
+    codes, vocab = tmp_path / "codes", tmp_path / "vocab"
+    invoke("learn-bpe", "--merges", "40", "--codes", codes, "--vocab", vocab, "--preset", "original", f"en={text}")
+    options = ["--codes", codes, "--vocab", vocab, "--train", f"zh-classical={text}", "--train", f"en={comma}"]
+    run = invoke("prepare", tmp_path / "data", *options)
+    assert run.exit_code == 0, run.output
+    assert set(Index.read(tmp_path / "data").splits["train"]) == {"zh-classical", "en"}
+
+
 def test_a_vocabulary_is_read_as_the_original_reads_it(invoke: Invoke, text: Path, tmp_path: Path) -> None:
     codes, vocab, data = tmp_path / "codes", tmp_path / "vocab", tmp_path / "data"
     invoke("learn-bpe", "--merges", "40", "--codes", codes, "--vocab", vocab, "--preset", "original", f"en={text}")
@@ -78,6 +126,11 @@ def test_divided_text_needs_no_language(invoke: Invoke, text: Path, tmp_path: Pa
         (["prepare", "data", "--train", "en=text"], "--model, or --codes"),
         (["prepare", "data", "--model", "m"], "at least one text"),
         (["prepare", "data", "--model", "m", "--train", "en=a", "--train", "en=b"], "given twice"),
+        (["prepare", "data", "--model", "m", "--train", "de-en=a,b", "--train", "en-de=b,a"], "given twice"),
+        (["prepare", "data", "--model", "m", "--train", "de-en=a"], "not L1-L2=FILE1,FILE2"),
+        (["prepare", "data", "--model", "m", "--train", "de-de=a,b"], "not L1-L2=FILE1,FILE2"),
+        (["prepare", "data", "--model", "m", "--train", "de-en=a,b,c"], "not L1-L2=FILE1,FILE2"),
+        (["prepare", "data", "--model", "m", "--train", "-en=a,b"], "not L1-L2=FILE1,FILE2"),
     ],
 )
 def test_wrong_usage(invoke: Invoke, arguments: list[str], says: str) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.cli.conftest import demo_files, invoke  # noqa: F401 (fixtures)
+from tests.cli.conftest import demo_files, invoke, translator  # noqa: F401 (fixtures)
 from xlm.distributed import cluster, run
 from xlm.distributed.pipeline import PartWriter, read_shards, table_of
 

@@ -110,6 +110,28 @@ def test_continuations_are_those_of_the_local_command(
     assert stops in remote.stderr.splitlines()
 
 
+@pytest.mark.parametrize(
+    "options", [(), ("--format", "tsv", "--num-beams", "3", "--n-best", "2"), ("--format", "jsonl", "--tokenized")]
+)
+def test_translations_are_those_of_the_local_command(
+    invoke: Invoke, engine: Engine, translator: Path, corpus: list[Path], tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    command = ["translate", translator, "--from", "de", "--to", "en", *corpus, "--batch-size", "1", *options]
+    local = invoke(*command)
+    remote = invoke(*command, "--engine", "ray", "--output-dir", tmp_path / "out", "--windows-per-file", "1")
+    assert local.exit_code == remote.exit_code == (0 if options else 1), remote.stderr
+    assert joined(tmp_path / "out", header="tsv" in options) == local.stdout_bytes
+    assert len(parts(tmp_path / "out")) == 5 + 3 + 1 + 2  # of 130, 75, 0 and 50 rows, 32 in a window
+    for start in ("signature", "stopped"):
+        line = next(line for line in local.stderr.splitlines() if line.startswith(start))
+        assert line in remote.stderr.splitlines()
+    problems = json.loads((tmp_path / "out" / "_SUCCESS").read_text())["problems"]
+    assert f"{problems} rows have no translation" in local.stderr
+    assert f"{problems} rows could not be processed" in remote.stderr
+    # Tables state the reasons; of text, standard error has the first ones.
+    assert (remote.stderr.count("a.txt, line ") == 5) == (not options)
+
+
 def test_names_of_files_need_not_be_utf_8(
     invoke: Invoke, engine: Engine, model: list[str], corpus: list[Path], tmp_path: Path
 ) -> None:

@@ -21,10 +21,11 @@ from hypothesis import strategies as st
 
 from tests.scoring.small import make_model, open_tokenizer
 from xlm.corpus.rows import Corpus, Row
+from xlm.corpus.tables import Cell, tsv_line
 from xlm.errors import InputError
 from xlm.model.head import LinearHead
 from xlm.scoring.scorer import Scorer, SentenceScore
-from xlm.scoring.table import TABLE_FORMATS, UNITS, Cell, ScoreTable, scored_lines, tsv_line
+from xlm.scoring.table import TABLE_FORMATS, UNITS, ScoreTable, scored_lines
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
 ROW = Row(file="a", number=1, text="the dog")

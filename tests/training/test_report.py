@@ -40,7 +40,9 @@ def test_a_picture(whole_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         "updates": 12,
         "loss": updates(whole_run)[-1][1],
         "perplexity": last["perplexity"],
+        "bleu": {},
         "best": min(event["mean"] for event in events(whole_run, "evaluation")),
+        "best_bleu": None,
         "skipped": 0,
     }
 

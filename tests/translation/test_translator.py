@@ -72,6 +72,17 @@ def test_texts_that_cannot_be_translated_keep_their_place() -> None:
         translate(MODEL, TOKENIZER, texts, **DIRECTION)
 
 
+def test_a_text_without_finite_scores_is_a_problem_of_its_own() -> None:
+    model = small_translator(vocab_size=TOKENIZER.vocab_size, max_position_embeddings=32, eos=1.5)
+    index = TOKENIZER.encode(WORDS[1], lang="de", add_special_tokens=False)[0]
+    model.encoder.get_parameter("transformer.embeddings.word.weight")[index] = torch.nan
+    translator = Translator(model, TOKENIZER, **DIRECTION, options=TranslationOptions())
+    results = translator.translate_window([WORDS[0], WORDS[1], WORDS[0]])
+    assert [bool(result.translations) for result in results] == [True, False, True]
+    assert str(results[1].problem).startswith("the model's scores of the next token are not finite")
+    assert results[0].text == results[2].text == translate(MODEL, TOKENIZER, [WORDS[0]], **DIRECTION)[0].text
+
+
 def test_a_stream_is_read_in_bounded_pieces() -> None:
     taken = []
 

@@ -39,7 +39,7 @@ class ResumableFile:
     Attributes:
         target: The file, with links followed.
         rows: Number of input rows that are done.
-        problems: Number of these rows that could not be scored.
+        problems: Number of these rows without a result.
         unknown: Number of ``<unk>`` tokens in the other rows.
         size: Number of bytes of output, a header included.
         digest: Argument of the last ``append``, which identifies the rows that are done.
@@ -200,7 +200,7 @@ class ResumableFile:
             data: The output of whole rows; may be empty.
             rows: Number of input rows that the output covers.
             digest: Identifies all rows done so far.
-            problems: Number of these rows that could not be scored.
+            problems: Number of these rows without a result.
             unknown: Number of ``<unk>`` tokens in the other rows.
 
         Raises:

@@ -64,7 +64,7 @@ _RAY_OPTIONS = {
     "windows_per_file": option(
         "--windows-per-file",
         "Size of each file of results, in multiples of the rows that are computed together (--read-ahead, "
-        "--batch-size, or 4,096 for xlm tokenize)",
+        "--batch-size, 4,096 for xlm tokenize, or 32 times --batch-size for xlm translate)",
         type=click.IntRange(1),
         show_default="by the size of the input, up to 65,536 rows",
     ),
@@ -193,8 +193,8 @@ def run_on_ray(
     form: str | None,
     column: str | None,
     options: dict[str, Any],
-) -> dict[str, int]:
-    """Run a task over files, print a summary on standard error, and return the counts of its records.
+) -> dict[str, Any]:
+    """Run a task over files, print a summary on standard error, and return the ``totals`` of its records.
 
     Args:
         task: The task.
@@ -243,7 +243,7 @@ def run_on_ray(
     damaged = [files[record.file].name for record in records if record.damaged]
     if damaged:
         raise click.ClickException(damaged_inputs(damaged))
-    return counts
+    return total
 
 
 def _cluster(options: dict[str, Any]) -> ClusterOptions:

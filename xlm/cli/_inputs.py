@@ -116,7 +116,36 @@ def files_by_language(option: str, texts: Sequence[str]) -> dict[str, Path]:
     """
     files: dict[str, Path] = {}
     for language, file in map(split_language, texts):
-        if language in files:
-            raise click.UsageError(f"{option}: {language} is given twice; join its files into one")
-        files[language] = file
+        _add_file(files, language, file, option=option)
     return files
+
+
+def files_by_text(option: str, texts: Sequence[str]) -> dict[str, Path]:
+    """Return the file of each text for training: of a language, such as ``de``, or a side of pairs, ``de-en.de``.
+
+    Args:
+        option: Name of the option, for errors.
+        texts: Its values, ``LANG=FILE`` or ``L1-L2=FILE1,FILE2`` each.
+
+    Raises:
+        UsageError: A value has another form, or a language or pair is repeated.
+    """
+    files: dict[str, Path] = {}
+    for text in texts:
+        name, file = split_language(text)
+        languages, sides = name.split("-"), str(file).split(",")
+        if len(languages) != 2 or (len(sides) == 1 and file.exists()):  # a language may have a hyphen in its name
+            _add_file(files, name, file, option=option)
+            continue
+        if len(sides) != 2 or not all(sides) or not all(languages) or len(set(languages)) == 1:
+            raise click.UsageError(f"{option}: {text!r} is not L1-L2=FILE1,FILE2, such as de-en=text.de,text.en")
+        pair = "-".join(sorted(languages))
+        for language, side in zip(languages, sides, strict=True):
+            _add_file(files, f"{pair}.{language}", Path(side), option=option)
+    return files
+
+
+def _add_file(files: dict[str, Path], name: str, file: Path, *, option: str) -> None:
+    if name in files:
+        raise click.UsageError(f"{option}: {name} is given twice; join its files into one")
+    files[name] = file

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from xlm.scoring.table import Cell
+    from xlm.corpus.tables import Cell
 
 _SECONDS_BETWEEN = 0.5
 _SECONDS_BETWEEN_LINES = 10.0
@@ -48,6 +48,12 @@ def show_signature(signature: object, *, unknown: int | None = None) -> None:
     click.echo(f"signature: {signature}{count}", err=True)
 
 
+def show_stops(stops: Mapping[str, int]) -> None:
+    """Write to standard error how many continuations or translations were stopped by what."""
+    counts = ", ".join(f"{count} at {stop}" for stop, count in sorted(stops.items(), key=lambda item: -item[1]))
+    click.echo(f"stopped: {counts or 'nothing to continue'}", err=True)
+
+
 def show_count(text: str) -> None:
     """Show how far the work is, if standard error is a terminal."""
     if sys.stderr.isatty():
@@ -55,22 +61,23 @@ def show_count(text: str) -> None:
 
 
 class TableWriter:
-    """Table on standard output: TSV, JSON lines or, by default on a terminal, aligned columns.
+    """Table on standard output: TSV, JSON lines, plain lines or, by default on a terminal, aligned columns.
 
     Rows are aligned in blocks, as they arrive, so memory stays bounded by a block. A column never becomes narrower in
     a later block. Texts are cut where a line would exceed the width of the terminal; numbers never are.
 
     Args:
-        format: ``tsv`` or ``jsonl``; ``None`` for aligned columns on a terminal, else TSV.
+        format: ``tsv``, ``jsonl`` or ``text``; ``None`` for aligned columns on a terminal, else ``default``.
+        default: Format without a terminal.
 
     Attributes:
         aligned: Whether columns are aligned.
         format: Format of the lines that ``write_lines`` takes: ``jsonl`` if they are aligned.
     """
 
-    def __init__(self, *, format: str | None) -> None:
+    def __init__(self, *, format: str | None, default: str = "tsv") -> None:
         self.aligned = format is None and sys.stdout.isatty()
-        self.format = "jsonl" if self.aligned else format or "tsv"
+        self.format = "jsonl" if self.aligned else format or default
         self._columns: dict[str, type] = {}
         self._widths: list[int] = []
 
@@ -80,7 +87,7 @@ class TableWriter:
         Args:
             columns: ``str``, ``int``, ``float`` or ``bool`` by column.
         """
-        from xlm.scoring.table import tsv_line
+        from xlm.corpus.tables import tsv_line
 
         self._columns = dict(columns)
         if self.format == "tsv":
@@ -95,7 +102,7 @@ class TableWriter:
 
     def write_rows(self, rows: Iterable[Sequence[Cell]]) -> None:
         """Write rows of cells. In JSON, floats have all digits, and an infinite one is null."""
-        from xlm.scoring.table import tsv_line
+        from xlm.corpus.tables import tsv_line
 
         if self.aligned:
             self._align(rows)

@@ -33,12 +33,15 @@ from xlm.cli._output import printable
 def command(
     source: str, target: Path, to: Literal["transformers", "original"], codes: Path | None, dtype: str | None
 ) -> None:
-    r"""Convert the checkpoint SOURCE to TARGET.
+    r"""Convert the checkpoint SOURCE, of a language model or a translation model, to TARGET.
 
     The command reads TARGET back and compares it with SOURCE before it gives TARGET its name. If anything fails, it
     leaves nothing behind. It never executes anything that a file contains.
 
     A .pth file contains no BPE codes: without --codes, TARGET has the weights and the vocabulary only.
+
+    A directory of a translation model has the form of the transformers layout, but opens with xlm only, because
+    transformers has no such model.
 
     \b
     Examples:

@@ -54,6 +54,7 @@ def command(
         from xlm.explore.app import make_app
         from xlm.explore.explorer import Explorer
         from xlm.explore.server import Worker, address_of, is_loopback, listen, serve
+        from xlm.model.lm import XLMWithLMHeadModel
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing not in ("starlette", "uvicorn", "anyio"):
@@ -70,7 +71,7 @@ def command(
     with listen(host, port) as listening:
         source = model_source(model, options)
         explorer = Explorer(
-            source.fast(source.network(), few_rows=True),
+            source.fast(source.network(XLMWithLMHeadModel), few_rows=True),
             lambda preset: dataclasses.replace(source, preset=preset or source.preset).tokenizer(),
             name=Path(model).resolve().name,
             languages=languages or None,

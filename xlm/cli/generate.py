@@ -23,7 +23,7 @@ from xlm.cli._options import (
     section,
     text_options,
 )
-from xlm.cli._output import write_json, write_text
+from xlm.cli._output import show_stops, write_json, write_text
 
 if TYPE_CHECKING:
     from xlm.corpus.rows import Corpus
@@ -170,7 +170,7 @@ def command(model: str, file: Any, lang: str, **options: Any) -> None:
             for batch in grouped(until_error, most=options["batch_size"], characters=1, length=lambda _: 0):
                 run.write(batch)
             until_error.raise_error()
-    _show_stops(run.stops)
+    show_stops(run.stops)
 
 
 def _on_ray(model: str, name: str, *, lang: str, decoding: dict[str, Any], options: dict[str, Any]) -> None:
@@ -189,13 +189,8 @@ def _on_ray(model: str, name: str, *, lang: str, decoding: dict[str, Any], optio
         continuation_lang=options["continuation_lang"],
         read_at_once=options["batch_size"],
     )
-    counts = run_on_ray(task, files, task.identity(), form=input_format, column=column, options=options)
-    _show_stops(Counter(counts))
-
-
-def _show_stops(stops: Counter[str]) -> None:
-    counts = ", ".join(f"{count} at {stop}" for stop, count in stops.most_common())
-    click.echo(f"stopped: {counts}" if counts else "there are no prompts to continue", err=True)
+    total = run_on_ray(task, files, task.identity(), form=input_format, column=column, options=options)
+    show_stops(total["counts"])
 
 
 def _check_usage(

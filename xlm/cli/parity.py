@@ -29,6 +29,16 @@ def command(model: str, reference: Path | None, text: Path | None, lang: str | N
     Without --reference, they are those of transformers, which must be installed, on the same files. With --text, the
     command compares the tokens too.
 
+    A translation model requires --reference, because transformers has no such model.
+
+    \b
+    Tensors of a reference (.safetensors), all but the ids optional:
+        language model: input_ids, langs, lengths, position_ids; causal.hidden, causal.logits,
+            bidirectional.hidden, bidirectional.logits; train.rows, train.loss, train.grad.NAME
+        translation model, behind the direction, such as en-de.: src_ids, src_lengths, src_langs, tgt_ids,
+            tgt_lengths, tgt_langs; encoder.hidden, decoder.hidden, decoder.logits; loss,
+            grad.encoder.NAME, grad.decoder.NAME
+
     \b
     Examples:
         xlm parity my-model --reference plain.reference.safetensors

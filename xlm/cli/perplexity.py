@@ -26,7 +26,7 @@ from xlm.cli._options import (
 from xlm.cli._output import TableWriter, show_signature
 
 if TYPE_CHECKING:
-    from xlm.scoring.table import Cell
+    from xlm.corpus.tables import Cell
 
 _COLUMNS = {
     "lang": str,

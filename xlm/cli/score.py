@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from xlm.cli._distributed import engines, inputs, run_on_ray, uses_ray, worker_model
-from xlm.cli._inputs import damaged_inputs, open_corpus, refuse_inputs
+from xlm.cli._inputs import open_corpus
 from xlm.cli._options import (
     OUTPUT_PATH,
     Command,
@@ -26,16 +27,17 @@ from xlm.cli._options import (
     text_options,
     wrong_usage,
 )
-from xlm.cli._output import Progress, TableWriter, show_signature
+from xlm.cli._output import TableWriter, show_signature
+from xlm.cli._run import CorpusRun, check_output, raise_if_damaged
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable
 
-    from xlm._io.resumable import ResumableFile
-    from xlm.corpus.rows import Corpus, Row
-    from xlm.scoring.scorer import Scorer
     from xlm.scoring.signature import Signature
-    from xlm.scoring.table import ScoredLines, ScoreTable
+    from xlm.scoring.table import ScoreTable
+
+_RECORDED = ("column", "input_format", "batch_size", "batch_tokens", "read_ahead")
+"""Options that identify a run to resume, besides those in the signature and the table."""
 
 
 @click.command(cls=Command, short_help="Compute the log-probability of each sentence, word or token")
@@ -134,32 +136,49 @@ def command(model: str, files: tuple[Any, ...], by: str, table_format: str | Non
         if given and output is None:
             raise click.UsageError(f"{flag} requires --output FILE")
     if output is not None:
-        from xlm._io.resumable import real_target, written_beside
-
-        refuse_inputs(output, files, option="--output", written=written_beside(real_target(output)))
+        check_output(output, files)
     corpus = open_corpus(files or (Path("-"),), format=options["input_format"], column=options["column"])
     writer = TableWriter(format=table_format) if output is None else None
     table_format = writer.format if writer else table_format or "tsv"
     table = _table(by, table_format, files=len(files) > 1, options=options)
     opened = model_source(model, options, lang=options["lang"]).open(offsets=by == "word", signed=True)
     from xlm.scoring.scorer import Scorer
+    from xlm.scoring.table import scored_lines
 
     with wrong_usage("stride"):
         scorer = Scorer(opened.model, opened.tokenizer, lang=options["lang"], options=scoring_options(options))
     signature = opened.signature(lang=scorer.lang, long=scorer.long_texts)
-    run = _Run(scorer, corpus, table, options)
+    run = CorpusRun(
+        corpus,
+        table,
+        lambda window: scored_lines(scorer, window, table),
+        read_at_once=options["read_ahead"],
+        progress=options["progress"],
+    )
     with closing(corpus):
         if writer is not None:
             run.to_stdout(writer)
         else:
             assert output is not None
-            run.to_file(output, signature)
+            identity = {
+                "signature": str(signature),
+                **asdict(signature),
+                "by": by,
+                "form": table_format,
+                **{name: options[name] for name in _RECORDED},
+            }
+            run.to_file(
+                output,
+                identity=identity,
+                device=scorer.model.device,
+                resume=options["resume"],
+                convert=_to_parquet(table, signature),
+            )
     show_signature(signature, unknown=run.unknown)
     if run.problems:
         rows = "1 row" if run.problems == 1 else f"{run.problems:,} rows"
         click.echo(f"{rows} could not be scored; the column status gives the reasons", err=True)
-    if corpus.damaged:
-        raise click.ClickException(damaged_inputs(corpus.damaged))
+    raise_if_damaged(corpus)
 
 
 def _on_ray(model: str, names: tuple[str, ...], *, by: str, form: str, options: dict[str, Any]) -> None:
@@ -185,83 +204,7 @@ def _table(by: str, form: str, *, files: bool, options: dict[str, Any]) -> Score
     )
 
 
-class _Run:
-    """One pass over a corpus."""
-
-    def __init__(self, scorer: Scorer, corpus: Corpus, table: ScoreTable, options: dict[str, Any]) -> None:
-        self._scorer, self._corpus, self._table, self._options = scorer, corpus, table, options
-        self.problems = self.unknown = 0
-
-    def to_stdout(self, writer: TableWriter) -> None:
-        writer.start(self._table.columns)
-        for _, lines in self._windows(self._corpus):
-            writer.write_lines(lines.data)
-
-    def to_file(self, output: Path, signature: Signature) -> None:
-        from dataclasses import asdict
-
-        import torch
-
-        from xlm._io.resumable import ResumableFile
-        from xlm.corpus.read_ahead import check_same_rows
-        from xlm.inference.loading import processor_name
-
-        recorded = ("by", "form", "column", "input_format", "batch_size", "batch_tokens", "read_ahead")
-        options = {**self._options, "by": self._table.unit, "form": self._table.format}
-        identity = {
-            "signature": str(signature),
-            **asdict(signature),
-            **{name: options[name] for name in recorded},
-            "processor": processor_name(self._scorer.model.device),
-            "columns": list(self._table.columns),
-            "inputs": self._corpus.sizes,
-        }
-        file = ResumableFile(
-            output, identity=identity, threads=torch.get_num_threads(), resume=bool(self._options["resume"])
-        )
-        self.problems, self.unknown = file.problems, file.unknown
-        if file.complete:
-            check_same_rows(self._corpus, done=file.rows, digest=file.digest)
-            click.echo(f"{output} is already complete", err=True)
-            return
-        if file.threads != torch.get_num_threads():
-            torch.set_num_threads(file.threads)  # another number of threads gives other last digits
-        try:
-            self._fill(file)
-        finally:
-            file.close()
-        if self._table.format == "parquet":
-            metadata = {"xlm.signature": str(signature)}
-            file.finish(convert=lambda lines, target: self._table.write_parquet(lines, target, metadata=metadata))
-        else:
-            file.finish()
-
-    def _fill(self, file: ResumableFile) -> None:
-        from xlm.corpus.read_ahead import RowsDigest
-
-        if not file.size:
-            file.append(self._table.header.encode(), rows=0, digest="")
-        digest = RowsDigest()
-        rows = digest.skip(self._corpus, done=file.rows, digest=file.digest)
-        for window, lines in self._windows(rows, done=file.rows):
-            file.append(
-                lines.data,
-                rows=len(window),
-                digest=digest.update(window),
-                problems=lines.problems,
-                unknown=lines.unknown,
-            )
-
-    def _windows(self, rows: Iterable[Row], *, done: int = 0) -> Iterator[tuple[list[Row], ScoredLines]]:
-        from xlm.corpus.read_ahead import windows
-        from xlm.scoring.table import scored_lines
-
-        progress = Progress(shown=self._options["progress"], total=sum(size for _, size in self._corpus.sizes))
-        progress.start(rows=done)
-        for window in windows(rows, read_at_once=self._options["read_ahead"]):
-            lines = scored_lines(self._scorer, window, self._table)
-            yield window, lines
-            self.problems += lines.problems
-            self.unknown += lines.unknown
-            progress.update(rows=len(window), tokens=lines.tokens, read=self._corpus.bytes_read())
-        progress.end()
+def _to_parquet(table: ScoreTable, signature: Signature) -> Callable[[Path, Path], None] | None:
+    if table.format != "parquet":
+        return None
+    return lambda lines, target: table.write_parquet(lines, target, metadata={"xlm.signature": str(signature)})

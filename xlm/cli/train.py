@@ -36,9 +36,9 @@ if TYPE_CHECKING:
 def command(config: str, changes: tuple[str, ...], resume: bool) -> None:
     r"""Train a model as CONFIG says.
 
-    The output directory receives log.jsonl, checkpoints/, best/ (lowest mean perplexity on held-out text) and last/.
-    The other commands accept best/ and last/ as MODEL. On SIGTERM or SIGUSR1, the command finishes its step, saves
-    its state and exits with status 0; --resume continues from there.
+    The output directory receives log.jsonl, checkpoints/, best/ (lowest mean perplexity on held-out text, or for
+    translation highest mean BLEU) and last/. The other commands accept best/ and last/ as MODEL. On SIGTERM or
+    SIGUSR1, the command finishes its step, saves its state and exits with status 0; --resume continues from there.
 
     To train with several processes: torchrun --nproc-per-node N -m xlm train CONFIG
 
@@ -61,6 +61,8 @@ def command(config: str, changes: tuple[str, ...], resume: bool) -> None:
 def report(run: Path, output: Path | None) -> None:
     r"""Draw loss, perplexity of each language, learning rate and gradient norm of RUN as a PNG file.
 
+    For a translation model, it also has the losses of each objective, and BLEU and accuracy of each direction.
+
     The run may still be in progress. Requires matplotlib: pip install 'xlm[plot]'.
 
     \b
@@ -77,8 +79,12 @@ def report(run: Path, output: Path | None) -> None:
     click.echo(printable(f"{path}: {numbers}"))
     for language, value in summary["perplexity"].items():
         click.echo(printable(f"perplexity {language}: {value:.3f}"))
+    for direction, value in summary["bleu"].items():
+        click.echo(printable(f"BLEU {direction}: {value:.2f}"))
     if summary["best"] is not None:
         click.echo(f"lowest mean perplexity: {summary['best']:.3f}")
+    if summary["best_bleu"] is not None:
+        click.echo(f"highest mean BLEU: {summary['best_bleu']:.2f}")
 
 
 @contextmanager
@@ -115,9 +121,12 @@ class _Console:
 
 
 def _update(event: Event, max_steps: int) -> str:
+    losses = ", ".join(f"{name} {loss:.4f}" for name, loss in event["losses"].items() if name != "clm")
+    by_objective = f" ({losses})" if losses else ""
     return (
-        f"{event['updates']:,}/{max_steps:,}  loss {event['loss']:.4f}  gradient {event['grad_norm']:.3f}  "
-        f"lr {event['lr']:.2e}  {event['tokens_per_second']:,.0f} tokens/s  {clock(event['left'])} left"
+        f"{event['updates']:,}/{max_steps:,}  loss {event['loss']:.4f}{by_objective}  "
+        f"gradient {event['grad_norm']:.3f}  lr {event['lr']:.2e}  "
+        f"{event['tokens_per_second']:,.0f} tokens/s  {clock(event['left'])} left"
     )
 
 

@@ -1,4 +1,4 @@
-"""Tasks that workers perform on windows of rows: scoring, tokenizing and generating."""
+"""Tasks that workers perform on windows of rows: scoring, tokenizing, generating and translating."""
 
 from __future__ import annotations
 
@@ -20,14 +20,17 @@ from xlm.corpus.read_ahead import READ_AHEAD
 from xlm.corpus.rows import Row
 from xlm.errors import InputError, XLMError
 from xlm.generation.text_generator import GeneratedText, Prompt, TextGenerator, check_one_line, decoding_options
+from xlm.inference.loading import Network
 from xlm.model.decoding.options import derived_seed
-from xlm.model.lm import XLMWithLMHeadModel
+from xlm.model.seq2seq import XLMEncoderDecoderModel
 from xlm.scoring.options import ScoringOptions
 from xlm.scoring.scorer import Scorer
 from xlm.scoring.signature import ModelSource, Signature
 from xlm.scoring.table import ScoreTable, scored_lines
 from xlm.tokenizer.batches import written_lines
 from xlm.tokenizer.tokenizer import XLMTokenizer, tokenizer_digest
+from xlm.translation.table import TranslationTable, translated_lines
+from xlm.translation.translator import TranslationOptions, Translator
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,12 +45,12 @@ class WorkerModel(ModelSource):
     lang: str
     threads: int | None = None
 
-    def network(self) -> XLMWithLMHeadModel:
+    def network(self, kind: type[Network]) -> Network:
         """Set the number of threads, and open the model as stored; errors are as for ``ModelSource``."""
         if self.threads is not None:
             check_count(threads=self.threads)
             torch.set_num_threads(self.threads)
-        return ModelSource.network(self)
+        return ModelSource.network(self, kind)
 
     def here(self) -> WorkerModel:
         """Return the source with which the driver opens the model: on the CPU, with the threads of this process."""
@@ -67,7 +70,7 @@ class WindowOutput:
         data: Lines, UTF-8.
         problems: Number of rows without a result.
         reasons: Reasons for the problems, unless the lines state them.
-        counts: Number of tokens, or of continuations by what ended them.
+        counts: Number of tokens, or of continuations or translations by what ended them.
     """
 
     data: bytes = b""
@@ -183,9 +186,10 @@ class ScoreTask(Task):
         return pair.signature(lang=model.lang, long=scorer.long_texts), scorer
 
     def _compute(self, scorer: Scorer, window: Sequence[Row], file: int) -> WindowOutput:
-        data, problems, tokens, unknown = scored_lines(scorer, window, self.table)
+        lines = scored_lines(scorer, window, self.table)
         # Reasons are in the column ``status``.
-        return WindowOutput(data=data, problems=problems, counts=Counter(tokens=tokens, unknown=unknown))
+        counts = Counter(tokens=lines.tokens, unknown=lines.unknown)
+        return WindowOutput(data=lines.data, problems=lines.problems, counts=counts)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -302,6 +306,59 @@ class GenerateTask(Task):
         if self.format == "text":
             return text
         return json.dumps({"file": row.file, **cells} if self.files else cells, ensure_ascii=False, allow_nan=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TranslateTask(Task):
+    """Translation; writes the lines of ``xlm translate``. The model's language is the source.
+
+    Attributes:
+        target: Name of the language to translate to.
+        table: The form of the output.
+        options: Options of translation.
+    """
+
+    target: str
+    table: TranslationTable
+    options: TranslationOptions
+
+    @property
+    def suffix(self) -> str:
+        """See ``Task``."""
+        return ".txt" if self.table.format == "text" else f".{self.table.format}"
+
+    @property
+    def header(self) -> bytes:
+        """See ``Task``."""
+        return self.table.header.encode()
+
+    def identity(self) -> dict[str, Any]:
+        """See ``Task``."""
+        signature, _ = self._load(self.model.here())
+        return {
+            **self.model.identity(signature),
+            "form": self.table.format,
+            "columns": list(self.table.columns),
+            "options": asdict(self.options),
+        }
+
+    def start(self, identity: Mapping[str, Any]) -> Compute:
+        """See ``Task``."""
+        signature, translator = self._load(self.model)
+        _check_equal(asdict(signature), identity)
+        return partial(self._compute, translator)
+
+    def _load(self, model: WorkerModel) -> tuple[Signature, Translator]:
+        pair = model.open_as(XLMEncoderDecoderModel, few_rows=True, signed=True)
+        translator = Translator(pair.model, pair.tokenizer, source=model.lang, target=self.target, options=self.options)
+        return pair.signature(lang=f"{model.lang}-{self.target}", long="none", protocol="translation"), translator
+
+    def _compute(self, translator: Translator, window: Sequence[Row], file: int) -> WindowOutput:
+        lines, stops = translated_lines(translator, window, self.table)
+        output = WindowOutput(data=lines.data, problems=lines.problems - len(lines.reasons), counts=stops)
+        for row, reason in lines.reasons:
+            output.add_problem(row, reason)
+        return output
 
 
 def continue_rows(

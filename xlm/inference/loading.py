@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Any, TypeVar
+
 import torch
 
 from xlm._io.arguments import shown
 from xlm.errors import InputError
 from xlm.inference.packed_linear import multiplies_bfloat16, multiplies_int8
 from xlm.model.lm import XLMWithLMHeadModel
+from xlm.model.seq2seq import XLMEncoderDecoderModel
+
+Network = TypeVar("Network", XLMWithLMHeadModel, XLMEncoderDecoderModel)
 
 
-def open_model(model: str, *, dtype: str, device: str) -> XLMWithLMHeadModel:
+def open_model(model: str, *, kind: type[Network], dtype: str, device: str) -> Network:
     """Open a model without packing it; ``pack_where_faster`` packs it.
 
     Args:
-        model: Name or path, as for ``XLMWithLMHeadModel.from_pretrained``.
+        model: Name or path, as for ``from_pretrained``.
+        kind: Class of the model.
         dtype: Type of the weights: float32, float16, bfloat16, ``auto`` for that of the file, or int8, which
             ``pack_where_faster`` converts them to.
         device: Device to compute on.
@@ -24,7 +30,7 @@ def open_model(model: str, *, dtype: str, device: str) -> XLMWithLMHeadModel:
         CheckpointError: The model cannot be opened.
     """
     check_device(dtype=dtype, device=device)
-    return XLMWithLMHeadModel.from_pretrained(model, dtype="float32" if dtype == "int8" else dtype, device=device)
+    return kind.from_pretrained(model, dtype="float32" if dtype == "int8" else dtype, device=device)
 
 
 def check_device(*, dtype: str, device: str) -> None:
@@ -48,23 +54,41 @@ def check_device(*, dtype: str, device: str) -> None:
         )
 
 
-def pack_where_faster(model: XLMWithLMHeadModel, *, dtype: str, few_rows: bool) -> XLMWithLMHeadModel:
+def pack_where_faster(model: Network, *, dtype: str, few_rows: bool) -> Network:
     """Return a model in its fastest form: packed on a CPU, unchanged elsewhere.
 
     Args:
         model: The result of ``open_model``.
         dtype: As for ``open_model``.
         few_rows: Whether the model will compute on few tokens at a time. Packing is then worthwhile in float32 too.
+
+    Raises:
+        InputError: The dtype is int8, and the model cannot be packed.
     """
     weights = str(model.dtype).removeprefix("torch.") if dtype == "auto" else dtype
     if model.device.type != "cpu" or (weights == "float32" and not few_rows):
         return model
-    return model.for_inference(weights)
+    for_inference: Any = getattr(model, "for_inference", None)
+    if for_inference is not None:
+        packed: Network = for_inference(weights)
+        return packed
+    if weights == "int8":
+        raise InputError(
+            "a translation model has no int8 form",
+            where="dtype",
+            found="int8",
+            expected="float32, bfloat16, float16 or auto",
+        )
+    return model
 
 
 def load_for_inference(model: str, *, dtype: str, device: str, few_rows: bool) -> XLMWithLMHeadModel:
-    """Open a model and return it in its fastest form; arguments are as for ``open_model`` and ``pack_where_faster``."""
-    return pack_where_faster(open_model(model, dtype=dtype, device=device), dtype=dtype, few_rows=few_rows)
+    """Open a language model and return it in its fastest form.
+
+    Arguments and errors are those of ``open_model`` and ``pack_where_faster``.
+    """
+    network = open_model(model, kind=XLMWithLMHeadModel, dtype=dtype, device=device)
+    return pack_where_faster(network, dtype=dtype, few_rows=few_rows)
 
 
 def processor_name(device: torch.device) -> str:

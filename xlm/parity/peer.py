@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from xlm.checkpoint.convert import convert
+from xlm.checkpoint.load import open_checkpoint
 from xlm.checkpoint.resolve import find_model
 from xlm.checkpoint.tokenizer_files import has_tokenizer, load_tokenizer
 from xlm.errors import DependencyError, InputError
@@ -46,10 +47,16 @@ def against_transformers(
         lang: Language of the texts, required with texts.
 
     Raises:
-        InputError: No texts, or texts without a language or a tokenizer.
+        InputError: No texts, texts without a language or a tokenizer, or a translation model.
         DependencyError: ``transformers`` is not installed.
     """
     path = find_model(model)
+    if open_checkpoint(path).is_encoder_decoder:
+        raise InputError(
+            "transformers has no such translation model to compare with",
+            where=model,
+            remedy="give numbers of the original: --reference FILE",
+        )
     texts = None if texts is None else list(itertools.chain.from_iterable(in_batches(texts)))
     if texts is not None and (not texts or lang is None or not has_tokenizer(path)):
         raise InputError(

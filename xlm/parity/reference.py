@@ -1,6 +1,6 @@
 """Comparison with numbers that the original computed, recorded in a file.
 
-Shapes: B batch, T positions, X model width or vocabulary.
+Shapes: B batch, T positions, S source positions, X model width or vocabulary.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from xlm.checkpoint.state_dict_map import ORIGINAL
 from xlm.errors import CheckpointError
 from xlm.model.head import IGNORED_LABEL
 from xlm.model.lm import XLMWithLMHeadModel
+from xlm.model.seq2seq import XLMEncoderDecoderModel
 from xlm.parity import (
     GRADIENT_BOUND,
     LOGPROB_BOUND,
@@ -32,17 +33,25 @@ from xlm.parity import (
 )
 from xlm.scoring.logprobs import token_logprobs
 
+_SIDES = ("src_ids", "src_lengths", "tgt_ids", "tgt_lengths")
+"""What a reference must have of a direction of translation."""
+
 
 def against_reference(model: str | PathLike[str], reference: str | PathLike[str]) -> ParityReport:
     """Compare a model with numbers that the original computed.
 
     Args:
-        model: A checkpoint of the original or a directory in the ``transformers`` layout.
-        reference: A safetensors file with ``input_ids`` (B, T), optionally ``langs``, ``position_ids`` (B, T) and
-            ``lengths`` (B,), and any of ``causal.hidden``, ``causal.logits``, ``bidirectional.hidden``,
-            ``bidirectional.logits``, ``causal.position_ids.logits``, ``hidden``, ``logits``, ``train.rows``,
-            ``train.loss``, ``train.grad.NAME``; or a JSON file with ``sentences``, each with ``lang``, ``ids`` and
-            ``logprobs`` (in nats, one for each id but the first).
+        model: A checkpoint of the original or a directory, of a language model or a translation model.
+        reference: For a language model, a safetensors file with ``input_ids`` (B, T), optionally ``langs``,
+            ``position_ids`` (B, T) and ``lengths`` (B,), and any of ``causal.hidden``, ``causal.logits``,
+            ``bidirectional.hidden``, ``bidirectional.logits``, ``causal.position_ids.logits``, ``hidden``, ``logits``,
+            ``train.rows``, ``train.loss``, ``train.grad.NAME``; or a JSON file with ``sentences``, each with ``lang``,
+            ``ids`` and ``logprobs`` (in nats, one for each id but the first).
+
+            For a translation model, a safetensors file with, for each direction, such as ``en-de.``, behind that
+            prefix: ``src_ids`` (B, S), ``src_lengths`` (B,), ``tgt_ids`` (B, T), ``tgt_lengths`` (B,), optionally
+            ``src_langs`` (B, S) and ``tgt_langs`` (B, T), and any of ``encoder.hidden``, ``decoder.hidden``,
+            ``decoder.logits``, ``loss``, ``grad.encoder.NAME``, ``grad.decoder.NAME``.
 
     Raises:
         CheckpointError: The model or the reference cannot be read, or the reference belongs to another model.
@@ -52,15 +61,22 @@ def against_reference(model: str | PathLike[str], reference: str | PathLike[str]
         comparisons: Iterator[Comparison] = _sentences(model, path)
     else:
         recorded = read_safetensors(path)
-        if "input_ids" not in recorded:
+        directions = sorted(name.removesuffix("src_ids") for name in recorded if name.endswith(".src_ids"))
+        if "input_ids" not in recorded and not directions:
             names = ", ".join(sorted(recorded)[:8])
-            raise CheckpointError("the reference has no input_ids", where=path, found=names, expected="input_ids")
-        comparisons = _recorded(model, recorded)
+            raise CheckpointError(
+                "the reference has no input_ids",
+                where=path,
+                found=names,
+                expected="input_ids, or for a translation model src_ids of a direction, such as de-en.src_ids",
+            )
+        if directions:
+            comparisons = _translations(model, recorded, directions, where=path)
+        else:
+            comparisons = _recorded(model, recorded)
     report = ParityReport(model=str(model), against=str(reference), comparisons=tuple(comparisons))
     if not report.comparisons:
-        raise CheckpointError(
-            "the reference holds nothing to compare", where=path, expected="logits, hidden, train.loss"
-        )
+        raise CheckpointError("the reference holds nothing to compare", where=path, expected="logits, hidden, a loss")
     return report
 
 
@@ -100,15 +116,59 @@ def _training(
     ids_BT = recorded["input_ids"][rows]
     chosen = {name: None if value is None else value[rows] for name, value in inputs.items()}
     loss = ours(ids_BT, **chosen, labels=ids_BT.masked_fill(~valid_BT[rows], IGNORED_LABEL)).loss
+    yield from _loss_and_gradients(ours, loss, recorded, prefix="train.")
+
+
+def _translations(
+    model: str | PathLike[str], recorded: dict[str, Tensor], directions: list[str], *, where: Path
+) -> Iterator[Comparison]:
+    ours = XLMEncoderDecoderModel.from_pretrained(model)
+    for prefix in directions:
+        missing = [name for name in _SIDES if prefix + name not in recorded]
+        if missing:
+            raise CheckpointError(
+                f"the reference lacks {', '.join(missing)}",
+                where=f"{where}, {prefix}src_ids",
+                expected=", ".join(_SIDES),
+            )
+        source_BS, source_lengths_B, target_BT, target_lengths_B = (recorded[prefix + name] for name in _SIDES)
+        has_languages = ours.config.has_language_embeddings
+        output = ours(
+            source_BS,
+            target_BT,
+            langs=recorded.get(f"{prefix}src_langs") if has_languages else None,
+            decoder_langs=recorded.get(f"{prefix}tgt_langs") if has_languages else None,
+            lengths=source_lengths_B,
+            decoder_lengths=target_lengths_B,
+            labels=target_BT,
+        )
+        valid_BS = torch.arange(source_BS.shape[1]) < source_lengths_B[:, None]
+        valid_BT = torch.arange(target_BT.shape[1]) < target_lengths_B[:, None]
+        numbers = {
+            "encoder.hidden": (output.encoder_hidden_state, valid_BS),
+            "decoder.hidden": (output.decoder_hidden_state, valid_BT),
+            "decoder.logits": (output.logits, valid_BT),
+        }
+        for name, (actual_BTX, valid) in numbers.items():
+            if (expected := recorded.get(prefix + name)) is not None:
+                yield compare_relative(prefix + name, actual_BTX.detach()[valid], expected[valid])
+        if f"{prefix}loss" in recorded:
+            ours.zero_grad()
+            yield from _loss_and_gradients(ours, output.loss, recorded, prefix=prefix)
+
+
+def _loss_and_gradients(
+    ours: XLMWithLMHeadModel | XLMEncoderDecoderModel, loss: Any, recorded: dict[str, Tensor], *, prefix: str
+) -> Iterator[Comparison]:
     loss.backward()
-    worst = abs(float(loss.detach()) - float(recorded["train.loss"]))
-    yield Comparison(name="train.loss", compared=1, worst=worst, bound=LOSS_BOUND, unit="nats")
+    worst = abs(float(loss.detach()) - float(recorded[f"{prefix}loss"]))
+    yield Comparison(name=f"{prefix}loss", compared=1, worst=worst, bound=LOSS_BOUND, unit="nats")
     gradients = {ORIGINAL.theirs(name): weight.grad for name, weight in ours.named_parameters()}
     worst_gradient, compared = 0.0, 0
     for name, expected in recorded.items():
-        if not name.startswith("train.grad."):
+        if not name.startswith(f"{prefix}grad."):
             continue
-        actual = gradients.get(name.removeprefix("train.grad."))
+        actual = gradients.get(name.removeprefix(f"{prefix}grad."))
         if actual is None or actual.shape != expected.shape:
             raise other_model_error(name, actual=actual, expected=expected)
         # A bias of all keys shifts all scores of a query equally, which the softmax cancels: its true gradient is zero,
@@ -118,7 +178,7 @@ def _training(
         compared += expected.numel()
     if compared:
         yield Comparison(
-            name="train.grad", compared=compared, worst=worst_gradient, bound=GRADIENT_BOUND, unit="of the norm"
+            name=f"{prefix}grad", compared=compared, worst=worst_gradient, bound=GRADIENT_BOUND, unit="of the norm"
         )
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import asdict, dataclass, fields
+from typing import Generic
 
 import torch
 
 from xlm._io.fingerprints import fingerprint
 from xlm._version import __version__
-from xlm.inference.loading import open_model, pack_where_faster
+from xlm.inference.loading import Network, open_model, pack_where_faster
 from xlm.model.config import XLMConfig
 from xlm.model.lm import XLMWithLMHeadModel
+from xlm.model.seq2seq import XLMEncoderDecoderModel
 from xlm.scoring.scorer import check_pair
 from xlm.tokenizer.tokenizer import XLMTokenizer, tokenizer_digest
 
@@ -33,8 +35,8 @@ class Signature:
             converted from it have the same.
         tokenizer: Fingerprint of the vocabulary, the merges and every setting of the tokenizer.
         preset: The tokenizer's preset.
-        lang: The language, or several joined by ``+``.
-        protocol: ``sentence``, or ``stream`` with its window.
+        lang: The language, or several joined by ``+``; for translations the direction, such as ``de-en``.
+        protocol: ``sentence``, or ``stream`` with its window; ``generation`` or ``translation``.
         long: How texts longer than the model's positions are scored: the stride of the windows, or ``refuse``.
         dtype: Type of the weights.
         device: Type of the device.
@@ -59,7 +61,7 @@ class Signature:
 
 
 def signature(
-    model: XLMWithLMHeadModel,
+    model: XLMWithLMHeadModel | XLMEncoderDecoderModel,
     tokenizer: XLMTokenizer,
     *,
     lang: str,
@@ -81,7 +83,8 @@ def signature(
     Raises:
         InputError: The arguments are not a model and its tokenizer.
     """
-    check_pair(model, tokenizer)
+    network = model.decoder if isinstance(model, XLMEncoderDecoderModel) else model
+    check_pair(network, tokenizer)
     return Signature(
         model=model_digest(model) if digest is None else digest,
         tokenizer=tokenizer_digest(tokenizer),
@@ -89,14 +92,14 @@ def signature(
         lang=lang,
         protocol=protocol,
         long=long,
-        dtype=model.weights,
+        dtype=network.weights,
         device=model.device.type,
         torch=torch.__version__,
         xlm=__version__,
     )
 
 
-def model_digest(model: XLMWithLMHeadModel) -> str:
+def model_digest(model: XLMWithLMHeadModel | XLMEncoderDecoderModel) -> str:
     """Return the fingerprint of a model: its configuration, and each weight by its name, shape, type and bits."""
     weights = {
         name: {
@@ -153,24 +156,34 @@ class ModelSource:
             tokenizer("", lang=self.lang, return_offsets=offsets)
         return tokenizer
 
-    def network(self) -> XLMWithLMHeadModel:
-        """Open the model with the weights of its file.
+    def network(self, kind: type[Network]) -> Network:
+        """Open the model, of a class, with the weights of its file.
 
         Raises:
             InputError: There is no such device, or it cannot compute in that type.
-            CheckpointError: There is no such model.
+            CheckpointError: There is no such model, or it is of another kind.
         """
         default = "cuda" if torch.cuda.is_available() else "cpu"
-        return open_model(self.model, dtype=self.dtype, device=default if self.device is None else self.device)
+        device = default if self.device is None else self.device
+        return open_model(self.model, kind=kind, dtype=self.dtype, device=device)
 
-    def fast(self, network: XLMWithLMHeadModel, *, few_rows: bool) -> XLMWithLMHeadModel:
+    def fast(self, network: Network, *, few_rows: bool) -> Network:
         """Return a model from ``network`` in its fastest form; ``few_rows`` as for ``pack_where_faster``."""
         return pack_where_faster(network, dtype=self.dtype, few_rows=few_rows)
 
-    def open(self, *, offsets: bool = False, few_rows: bool = False, signed: bool = False) -> OpenedModel:
+    def open(
+        self, *, offsets: bool = False, few_rows: bool = False, signed: bool = False
+    ) -> OpenedModel[XLMWithLMHeadModel]:
+        """Open the tokenizer and the language model; arguments and errors as for ``open_as``."""
+        return self.open_as(XLMWithLMHeadModel, offsets=offsets, few_rows=few_rows, signed=signed)
+
+    def open_as(
+        self, kind: type[Network], *, offsets: bool = False, few_rows: bool = False, signed: bool = False
+    ) -> OpenedModel[Network]:
         """Open the tokenizer and the model.
 
         Args:
+            kind: Class of the model.
             offsets: As for ``tokenizer``.
             few_rows: As for ``fast``.
             signed: Whether to compute the digest for signatures, which reads every weight.
@@ -180,13 +193,13 @@ class ModelSource:
         """
         # Open the tokenizer first: that is fast, and most mistakes show there.
         tokenizer = self.tokenizer(offsets=offsets)
-        network = self.network()
+        network = self.network(kind)
         digest = model_digest(network) if signed else None
         return OpenedModel(self.fast(network, few_rows=few_rows), tokenizer, digest)
 
 
 @dataclass(frozen=True, slots=True)
-class OpenedModel:
+class OpenedModel(Generic[Network]):
     """A model in its fastest form, with its tokenizer.
 
     Attributes:
@@ -195,7 +208,7 @@ class OpenedModel:
         digest: ``model_digest`` of the model as it is in its file, if requested.
     """
 
-    model: XLMWithLMHeadModel
+    model: Network
     tokenizer: XLMTokenizer
     digest: str | None
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from xlm._io.arguments import check_choice
 from xlm.corpus.formats import import_pyarrow
 from xlm.corpus.rows import Row
+from xlm.corpus.tables import Cell, OutputLines, table_line, tsv_line
 from xlm.errors import InputError
 from xlm.scoring.scorer import Scorer, SentenceScore
 
@@ -20,14 +21,11 @@ UNITS = ("sentence", "word", "token")
 
 TABLE_FORMATS = ("tsv", "jsonl", "parquet")
 
-Cell = bool | int | float | str | None
-
 _COLUMNS: dict[str, dict[str, type]] = {
     "sentence": {"tokens": int, "logprob": float, "unknown": int, "text": str},
     "word": {"word": int, "start": int, "end": int, "tokens": int, "logprob": float, "unknown": bool, "text": str},
     "token": {"position": int, "id": int, "token": str, "logprob": float, "unknown": bool},
 }
-_QUOTED = frozenset('"\t\n\r')  # a TSV cell that holds one of these characters is quoted
 _CONVERTED_BYTES = 8_000_000  # bytes of lines that are converted at once; they take several times as much memory
 
 
@@ -82,13 +80,7 @@ class ScoreTable:
         For Parquet, they are lines that ``write_parquet`` reads.
         """
         for cells in self.cells(row, result):
-            values = [cells.get(name) for name in self.columns]
-            if self.format == "tsv":
-                yield tsv_line(values)
-                continue
-            if self.format == "jsonl":
-                values = [round(value, 6) if isinstance(value, float) else value for value in values]
-            yield json.dumps(dict(zip(self.columns, values, strict=True)), ensure_ascii=False, allow_nan=False) + "\n"
+            yield table_line(self.columns, cells, format=self.format)
 
     def cells(self, row: Row, result: SentenceScore | InputError | None) -> Iterator[dict[str, Cell]]:
         """Yield the cells of one input row by column: once for sentences, once or more for words and tokens.
@@ -147,23 +139,7 @@ def check_unit(unit: object, token_options: Sequence[str] = ()) -> None:
         )
 
 
-class ScoredLines(NamedTuple):
-    """The output of a window of rows.
-
-    Attributes:
-        data: Lines of output, UTF-8.
-        problems: Number of rows that could not be scored.
-        tokens: Number of predicted tokens.
-        unknown: Number of those that are ``<unk>``.
-    """
-
-    data: bytes
-    problems: int
-    tokens: int
-    unknown: int
-
-
-def scored_lines(scorer: Scorer, window: Sequence[Row], table: ScoreTable) -> ScoredLines:
+def scored_lines(scorer: Scorer, window: Sequence[Row], table: ScoreTable) -> OutputLines:
     """Return the lines of a window of rows. Every row has lines, in order, even one that cannot be scored.
 
     Args:
@@ -183,7 +159,7 @@ def scored_lines(scorer: Scorer, window: Sequence[Row], table: ScoreTable) -> Sc
             unknown += result.unknown
         else:
             problems += 1
-    return ScoredLines("".join(lines).encode("utf-8"), problems, tokens, unknown)
+    return OutputLines("".join(lines).encode("utf-8"), problems, tokens, unknown)
 
 
 def results_of(scorer: Scorer, window: Sequence[Row]) -> list[SentenceScore | InputError | None]:
@@ -264,21 +240,3 @@ def token_cells(result: SentenceScore) -> list[dict[str, Any]]:
     }
     known = {name: values for name, values in columns.items() if values is not None}
     return [dict(zip(known, cells, strict=True)) for cells in zip(*known.values(), strict=True)]
-
-
-def tsv_line(cells: Iterable[Cell]) -> str:
-    """Return one line of TSV, with its end, in the dialect that pandas, R and spreadsheets read by default.
-
-    A cell that holds a quote, a tab or a line end is quoted, with its own quotes doubled (RFC 4180, with tabs). Floats
-    have six decimals, a bool is 0 or 1, and ``None`` is empty.
-    """
-    return "\t".join(map(_tsv_cell, cells)) + "\n"
-
-
-def _tsv_cell(cell: Cell) -> str:
-    if cell is None:
-        return ""
-    if isinstance(cell, float):
-        return f"{cell:.6f}"
-    text = cell if isinstance(cell, str) else str(int(cell))
-    return text if _QUOTED.isdisjoint(text) else '"' + text.replace('"', '""') + '"'

@@ -8,7 +8,8 @@ An event is a JSON object. ``event`` names its type, and ``step`` is the number 
   each objective), ``grad_norm``, ``lr``, ``language``, ``tokens_per_second``, ``seconds`` (since the process started to
   train), ``left`` (seconds, estimated).
 - ``evaluation``: ``updates``, ``best`` (whether the model is the best so far), and the results of the objective: for
-  causal language models ``perplexity`` by language, and ``mean``.
+  causal language models ``perplexity`` by language, and ``mean``; for translation ``bleu``, ``accuracy`` and
+  ``perplexity`` by direction, ``mean_bleu``, and the first three with the prefix ``test_`` for the split ``test``.
 - ``skipped``, for a step without a finite gradient: ``in_a_row`` and ``skipped`` (skipped steps in a row, in total).
 - ``saved``: ``path``. ``not_saved``: ``path``, ``why``.
 - ``end``: ``reason``, ``updates``.
@@ -26,6 +27,8 @@ from xlm._io.atomic import replacing, write_text
 from xlm.errors import DependencyError, InputError
 
 LOG_FILE = "log.jsonl"
+_SPLITS = {"": "-", "test_": "--"}
+"""Style of a line by the prefix of its metric."""
 
 Event = dict[str, Any]
 Observer = Callable[[Event], None]
@@ -109,6 +112,8 @@ class TensorBoard:
         if event["event"] == "update":
             for name in ("loss", "grad_norm", "lr", "tokens_per_second"):
                 self._writer.add_scalar(name, event[name], event["updates"])
+            for name, loss in event["losses"].items():
+                self._writer.add_scalar(f"loss/{name}", loss, event["updates"])
         elif event["event"] == "evaluation":
             for name, value in flat_metrics(results_of(event)).items():
                 self._writer.add_scalar(name.replace(".", "/"), value, event["updates"])
@@ -123,8 +128,8 @@ def draw_report(run: Path, path: Path) -> dict[str, Any]:
         path: PNG file to write, in an existing directory.
 
     Returns:
-        A summary: ``updates``, ``loss`` and ``perplexity`` (by language) at the end, ``best`` (lowest mean perplexity),
-        ``skipped`` (number of steps).
+        A summary: ``updates``, ``loss``, ``perplexity`` and ``bleu`` (by language or direction) at the end, ``best``
+        (lowest mean perplexity), ``best_bleu`` (highest mean), ``skipped`` (number of steps).
 
     Raises:
         InputError: The log of the run has no updates, or there is none.
@@ -133,7 +138,7 @@ def draw_report(run: Path, path: Path) -> dict[str, Any]:
     """
     events = list(read_log(run))
     updates = [event for event in events if event["event"] == "update"]
-    evaluations = [event for event in events if event["event"] == "evaluation" and "perplexity" in event]
+    evaluations = [event for event in events if event["event"] == "evaluation"]
     if not updates:
         raise InputError(
             "the run has nothing to draw yet",
@@ -147,20 +152,32 @@ def draw_report(run: Path, path: Path) -> dict[str, Any]:
         raise DependencyError(
             "matplotlib is not installed", where="the report", remedy="pip install 'xlm[plot]'"
         ) from error
-    figure = Figure(figsize=(11, 7.5), layout="constrained")
-    loss, perplexity, rate, norm = figure.subplots(2, 2).flat
+    translates = any(f"{prefix}bleu" in event for event in evaluations for prefix in _SPLITS)
+    figure = Figure(figsize=(16.5 if translates else 11, 7.5), layout="constrained")
+    axes_by_row: Any = figure.subplots(2, 3 if translates else 2)
+    (loss, perplexity, *_), (rate, norm, *_) = axes_by_row
     steps = [event["updates"] for event in updates]
     for axes, name, title in ((loss, "loss", "Training loss (nats per token)"), (norm, "grad_norm", "Gradient norm")):
         values = [event[name] for event in updates]
         axes.plot(steps, values, color="tab:blue", alpha=0.35, linewidth=0.8, label="as logged")
         axes.plot(steps, _smoothed(values), color="tab:blue", label="smoothed")
         axes.set_title(title)
+    objectives = sorted({name for event in updates for name in event.get("losses", ())})
+    for number, objective in enumerate(objectives if len(objectives) > 1 else (), start=1):
+        of_objective = [event for event in updates if objective in event.get("losses", ())]
+        values = _smoothed([event["losses"][objective] for event in of_objective])
+        loss.plot([event["updates"] for event in of_objective], values, color=f"C{number}", label=objective)
+    for axes in (loss, norm):
         axes.legend()
     _set_log_scale(norm)
     rate.plot(steps, [event["lr"] for event in updates], color="tab:green")
     rate.set_title("Learning rate")
-    _draw_perplexities(perplexity, evaluations)
-    for axes in (loss, perplexity, rate, norm):
+    _draw_metric(perplexity, evaluations, "perplexity", "Perplexity on held-out text")
+    _set_log_scale(perplexity)
+    if translates:
+        _draw_metric(axes_by_row[0, 2], evaluations, "bleu", "BLEU of held-out pairs")
+        _draw_metric(axes_by_row[1, 2], evaluations, "accuracy", "Accuracy of the next token (%)")
+    for axes in axes_by_row.flat:
         axes.set_xlabel("updates")
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
@@ -170,23 +187,27 @@ def draw_report(run: Path, path: Path) -> dict[str, Any]:
     return {
         "updates": steps[-1],
         "loss": updates[-1]["loss"],
-        "perplexity": evaluations[-1]["perplexity"] if evaluations else {},
-        "best": min((event["mean"] for event in evaluations), default=None),
+        **{name: evaluations[-1].get(name, {}) if evaluations else {} for name in ("perplexity", "bleu")},
+        "best": min((event["mean"] for event in evaluations if "mean" in event), default=None),
+        "best_bleu": max((event["mean_bleu"] for event in evaluations if "mean_bleu" in event), default=None),
         "skipped": sum(event["event"] == "skipped" for event in events),
     }
 
 
-def _draw_perplexities(axes: Any, evaluations: Sequence[Event]) -> None:
-    axes.set_title("Perplexity on held-out text")
-    if not evaluations:
+def _draw_metric(axes: Any, evaluations: Sequence[Event], metric: str, title: str) -> None:
+    """Draw a metric of each language or direction, dashed for the split ``test``."""
+    axes.set_title(title)
+    for prefix, style in _SPLITS.items():
+        with_metric = [event for event in evaluations if event.get(prefix + metric)]
+        steps = [event["updates"] for event in with_metric]
+        for language in sorted(with_metric[-1][prefix + metric] if with_metric else ()):
+            values = [event[prefix + metric].get(language) for event in with_metric]
+            label = f"{prefix.replace('_', ' ')}{language} ({values[-1]:.2f})"
+            axes.plot(steps, values, style, marker="o", markersize=3, label=label)
+    if axes.lines:
+        axes.legend()
+    else:
         axes.text(0.5, 0.5, "no evaluation", ha="center", va="center", transform=axes.transAxes)
-        return
-    steps = [event["updates"] for event in evaluations]
-    for language in sorted(evaluations[-1]["perplexity"]):
-        values = [event["perplexity"].get(language) for event in evaluations]
-        axes.plot(steps, values, marker="o", markersize=3, label=f"{language} ({values[-1]:.2f})")
-    _set_log_scale(axes)
-    axes.legend()
 
 
 def _set_log_scale(axes: Any) -> None:

@@ -21,7 +21,7 @@ from xlm.tokenizer.tokenizer import XLMTokenizer
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-_BATCHES_READ_AHEAD = 32
+_BATCHES_READ_AHEAD = 32  # so that texts of similar length share a batch
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,7 +53,14 @@ class TranslationOptions:
 
     def __post_init__(self) -> None:
         check_count(num_beams=self.num_beams, n_best=self.n_best, batch_size=self.batch_size)
+        if self.max_length is not None:
+            check_count(least=2, max_length=self.max_length)
         check_flags(tokenized=self.tokenized)
+
+    @property
+    def read_at_once(self) -> int:
+        """Number of texts that are read ahead and translated together."""
+        return _BATCHES_READ_AHEAD * self.batch_size
 
     def decoding(self) -> dict[str, Any]:
         """Return the options of ``XLMEncoderDecoderModel.generate``."""
@@ -168,8 +175,7 @@ class Translator:
 
     def stream(self, texts: Iterable[str]) -> Iterator[TranslatedText]:
         """Yield the translations of texts, in order, reading ahead for batches of similar length."""
-        most = _BATCHES_READ_AHEAD * self._options.batch_size
-        for window in read_ahead(texts, length_of, most=most):
+        for window in read_ahead(texts, length_of, most=self._options.read_at_once):
             yield from self.translate_window(window)
 
     def translate_window(self, texts: Sequence[str]) -> list[TranslatedText]:
@@ -197,11 +203,23 @@ class Translator:
         order = sorted(ids, key=lambda index: len(ids[index]))
         for first in range(0, len(order), self._options.batch_size):
             batch = order[first : first + self._options.batch_size]
-            for index, translations in zip(batch, self._translated([ids[index] for index in batch]), strict=True):
-                results[index] = TranslatedText(source=texts[index], translations=tuple(translations))
+            for index, outcome in zip(batch, self._translate_each([ids[index] for index in batch]), strict=True):
+                if isinstance(outcome, XLMError):
+                    results[index] = TranslatedText(source=texts[index], problem=outcome.in_short)
+                else:
+                    results[index] = TranslatedText(source=texts[index], translations=tuple(outcome))
         return results
 
-    def _translated(self, sentences: Sequence[list[int]]) -> list[list[Translation]]:
+    def _translate_each(self, sentences: Sequence[list[int]]) -> list[list[Translation] | XLMError]:
+        """Return the translations of each sentence, or an error if the model's scores are not finite."""
+        try:
+            return [*self._translate(sentences)]
+        except XLMError as error:
+            if len(sentences) == 1:
+                return [error]
+            return [self._translate_each([sentence])[0] for sentence in sentences]
+
+    def _translate(self, sentences: Sequence[list[int]]) -> list[list[Translation]]:
         ids_BS, lengths_B = padded([np.array(sentence) for sentence in sentences], pad_id=2)
         continuations = self._model.continuations(
             torch.from_numpy(ids_BS).to(self._model.device),
@@ -247,7 +265,8 @@ def translate(
 
     Raises:
         InputError: ``texts`` is a single str, or one of them has no translation (the message gives its index: it is
-            empty, longer than the model's positions, or not a str), or as for ``Translator``.
+            empty, longer than the model's positions, not a str, or its scores are not finite), or as for
+            ``Translator``.
         LanguageError: The model or the tokenizer does not have a language.
     """
     return list(translate_stream(model, tokenizer, texts, source=source, target=target, **options))

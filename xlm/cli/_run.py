@@ -1,0 +1,157 @@
+"""One pass of a command over a corpus: rows of text to rows of a table, on standard output or in a resumable file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import click
+
+from xlm.cli._inputs import damaged_inputs, refuse_inputs
+from xlm.cli._output import Progress, TableWriter
+
+if TYPE_CHECKING:
+    import torch
+
+    from xlm._io.resumable import ResumableFile
+    from xlm.corpus.rows import Corpus, Row
+    from xlm.corpus.tables import OutputLines
+
+
+class Table(Protocol):
+    """The form of the output."""
+
+    @property
+    def columns(self) -> Mapping[str, type]:
+        """Types of the cells by column, in order."""
+        ...
+
+    @property
+    def header(self) -> str:
+        """The line before all rows, with its end; empty for formats without one."""
+        ...
+
+
+class CorpusRun:
+    """One pass over a corpus.
+
+    Attributes:
+        problems: Number of rows without a result.
+        unknown: Number of tokens that are ``<unk>``.
+
+    Args:
+        corpus: The input.
+        table: The form of the output.
+        compute: Returns the lines of a window of rows.
+        read_at_once: Maximum number of rows in a window.
+        progress: Whether to show progress; as for ``Progress``.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        table: Table,
+        compute: Callable[[list[Row]], OutputLines],
+        *,
+        read_at_once: int,
+        progress: bool | None,
+    ) -> None:
+        self._corpus, self._table, self._compute = corpus, table, compute
+        self._read_at_once, self._progress = read_at_once, progress
+        self.problems = self.unknown = 0
+
+    def to_stdout(self, writer: TableWriter) -> None:
+        """Write the table to standard output."""
+        writer.start(self._table.columns)
+        for _, lines in self._windows(self._corpus):
+            writer.write_lines(lines.data)
+
+    def to_file(
+        self,
+        output: Path,
+        *,
+        identity: Mapping[str, Any],
+        device: torch.device,
+        resume: bool,
+        convert: Callable[[Path, Path], None] | None = None,
+    ) -> None:
+        """Write the table to a file, or continue the interrupted run that did.
+
+        Args:
+            output: The file.
+            identity: Everything that the output depends on, except the input and the processor.
+            device: Device that computes.
+            resume: As for ``ResumableFile``.
+            convert: As for ``ResumableFile.finish``.
+
+        Raises:
+            XLMError: As for ``ResumableFile``, or the input is not that of the interrupted run.
+        """
+        import torch
+
+        from xlm._io.resumable import ResumableFile
+        from xlm.corpus.read_ahead import check_same_rows
+        from xlm.inference.loading import processor_name
+
+        identity = {
+            **identity,
+            "processor": processor_name(device),
+            "columns": list(self._table.columns),
+            "inputs": self._corpus.sizes,
+        }
+        file = ResumableFile(output, identity=identity, threads=torch.get_num_threads(), resume=resume)
+        self.problems, self.unknown = file.problems, file.unknown
+        if file.complete:
+            check_same_rows(self._corpus, done=file.rows, digest=file.digest)
+            click.echo(f"{output} is already complete", err=True)
+            return
+        if file.threads != torch.get_num_threads():
+            torch.set_num_threads(file.threads)  # another number of threads gives other last digits
+        try:
+            self._fill(file)
+        finally:
+            file.close()
+        file.finish(convert=convert)
+
+    def _fill(self, file: ResumableFile) -> None:
+        from xlm.corpus.read_ahead import RowsDigest
+
+        if not file.size:
+            file.append(self._table.header.encode(), rows=0, digest="")
+        digest = RowsDigest()
+        rows = digest.skip(self._corpus, done=file.rows, digest=file.digest)
+        for window, lines in self._windows(rows, done=file.rows):
+            file.append(
+                lines.data,
+                rows=len(window),
+                digest=digest.update(window),
+                problems=lines.problems,
+                unknown=lines.unknown,
+            )
+
+    def _windows(self, rows: Iterable[Row], *, done: int = 0) -> Iterator[tuple[list[Row], OutputLines]]:
+        from xlm.corpus.read_ahead import windows
+
+        progress = Progress(shown=self._progress, total=sum(size for _, size in self._corpus.sizes))
+        progress.start(rows=done)
+        for window in windows(rows, read_at_once=self._read_at_once):
+            lines = self._compute(window)
+            yield window, lines
+            self.problems += lines.problems
+            self.unknown += lines.unknown
+            progress.update(rows=len(window), tokens=lines.tokens, read=self._corpus.bytes_read())
+        progress.end()
+
+
+def check_output(output: Path, files: Iterable[Path]) -> None:
+    """Raise ``UsageError`` if a resumable output file, or a file beside it, would overwrite an input."""
+    from xlm._io.resumable import real_target, written_beside
+
+    refuse_inputs(output, files, option="--output", written=written_beside(real_target(output)))
+
+
+def raise_if_damaged(corpus: Corpus) -> None:
+    """Raise ``ClickException`` if a file could only be read in part."""
+    if corpus.damaged:
+        raise click.ClickException(damaged_inputs(corpus.damaged))

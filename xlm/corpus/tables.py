@@ -1,0 +1,65 @@
+"""Rows of a corpus to lines of a table: TSV or JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from xlm.corpus.rows import Row
+
+Cell = bool | int | float | str | None
+
+_QUOTED = frozenset('"\t\n\r')  # characters that need quotes around a cell of TSV
+
+
+class OutputLines(NamedTuple):
+    """The output of a window of rows.
+
+    Attributes:
+        data: Lines of output, UTF-8.
+        problems: Number of rows without a result.
+        tokens: Number of predicted tokens.
+        unknown: Number of those that are ``<unk>``.
+        reasons: The rows without a result, with the reason, unless the lines state it.
+    """
+
+    data: bytes
+    problems: int
+    tokens: int
+    unknown: int = 0
+    reasons: Sequence[tuple[Row, str]] = ()
+
+
+def table_line(columns: Iterable[str], cells: Mapping[str, Cell], *, format: str) -> str:
+    """Return one line of a table, with its end.
+
+    Args:
+        columns: Names of the columns, in order.
+        cells: Cells by column; a missing one is ``None``.
+        format: ``"tsv"``, ``"jsonl"`` with floats of six decimals, or another name for JSON with all digits.
+    """
+    values = [cells.get(name) for name in columns]
+    if format == "tsv":
+        return tsv_line(values)
+    if format == "jsonl":
+        values = [round(value, 6) if isinstance(value, float) else value for value in values]
+    return json.dumps(dict(zip(columns, values, strict=True)), ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def tsv_line(cells: Iterable[Cell]) -> str:
+    """Return one line of TSV, with its end, in the dialect that pandas, R and spreadsheets read by default.
+
+    A cell that holds a quote, a tab or a line end is quoted, with its own quotes doubled (RFC 4180, with tabs). Floats
+    have six decimals, a bool is 0 or 1, and ``None`` is empty.
+    """
+    return "\t".join(map(_tsv_cell, cells)) + "\n"
+
+
+def _tsv_cell(cell: Cell) -> str:
+    if cell is None:
+        return ""
+    if isinstance(cell, float):
+        return f"{cell:.6f}"
+    text = cell if isinstance(cell, str) else str(int(cell))
+    return text if _QUOTED.isdisjoint(text) else '"' + text.replace('"', '""') + '"'
