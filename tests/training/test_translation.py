@@ -13,47 +13,31 @@ from typing import Any
 import pytest
 import torch
 
-from tests.tokenizer.small import TEXT
-from tests.training.runs import equal, events, small_run, small_tokenizer, updates
+from tests.training.runs import (
+    equal,
+    events,
+    prepare_pairs,
+    small_tokenizer,
+    translation_run,
+    translation_weights,
+    updates,
+)
 from tests.training.test_objective import ALONE
 from xlm.data.prepare import prepare
 from xlm.errors import ConfigError, InputError, LanguageError, VocabularyError
 from xlm.model.seq2seq import XLMEncoderDecoderModel
-from xlm.training.config import BatchSettings, CoefficientSettings, EvaluationSettings, ModelSettings, TrainConfig
+from xlm.training.config import CoefficientSettings, ModelSettings, TrainConfig
 from xlm.training.loop import Trainer, train
 from xlm.training.objectives.mixture import Mixture
 from xlm.training.objectives.translation import translation_loss
 from xlm.training.processes import Processes
 from xlm.training.setup import build_model, open_data
 
-ALL = ("ae:de", "ae:en", "bt:de-en-de", "bt:en-de-en", "mt:de-en", "mt:en-de")
-SMALL = ModelSettings(emb_dim=16, n_layers=1, n_heads=2, max_position_embeddings=40, dropout=0.0, attention_dropout=0.0)
-
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Monolingual text with an empty line, and pairs for training, validation and test."""
-    folder = tmp_path_factory.mktemp("text")
-    words = TEXT.split()
-    for name, first in (("de", 0), ("en", 7)):
-        lines = [" ".join(words[i : i + 1 + i % 6]) for i in range(first, len(words) - 6)]
-        (folder / name).write_text("\n".join([*lines[:3], "", *lines[3:]]) + "\n", "utf-8")
-        (folder / f"pairs.{name}").write_text("\n".join(lines[:12]) + "\n", "utf-8")
-    mono = {language: folder / language for language in ("de", "en")}
-    pairs = {f"de-en.{language}": folder / f"pairs.{language}" for language in ("de", "en")}
-    prepare(small_tokenizer(), {"train": mono | pairs, "valid": pairs, "test": pairs}, folder / "data")
-    return folder / "data"
-
-
-def run_of(data: Path, output: Path, *, objectives: tuple[str, ...] = ALL, **changes: Any) -> TrainConfig:
-    parts: dict[str, Any] = {
-        "batch": BatchSettings(batch_size=6, max_length=30),
-        "evaluation": EvaluationSettings(batch_size=5, bleu="tokenized"),
-        "model": SMALL,
-    }
-    parts |= {name: changes.pop(name) for name in list(changes) if name in (*parts, "coefficients", "noise")}
-    config = small_run(data, output, **changes)
-    return dataclasses.replace(config, objectives=objectives, **parts)
+    return prepare_pairs(tmp_path_factory.mktemp("text"))
 
 
 def mixture(config: TrainConfig, processes: Processes = ALONE) -> Mixture:
@@ -62,7 +46,7 @@ def mixture(config: TrainConfig, processes: Processes = ALONE) -> Mixture:
 
 
 def test_every_part_takes_its_turn(data: Path, tmp_path: Path) -> None:
-    batches = list(islice(mixture(run_of(data, tmp_path)).batches({}), 18))
+    batches = list(islice(mixture(translation_run(data, tmp_path)).batches({}), 18))
     for iteration in range(3):
         each = batches[6 * iteration : 6 * iteration + 6]
         assert [batch.objective for batch in each] == ["ae", "ae", "mt", "mt", "bt", "bt"]
@@ -73,7 +57,7 @@ def test_every_part_takes_its_turn(data: Path, tmp_path: Path) -> None:
 
 
 def test_a_coefficient_of_zero_skips_its_part(data: Path, tmp_path: Path) -> None:
-    config = run_of(data, tmp_path, coefficients=CoefficientSettings(ae="0:1,2:0", bt="0.5", mt="0"))
+    config = translation_run(data, tmp_path, coefficients=CoefficientSettings(ae="0:1,2:0", bt="0.5", mt="0"))
     batches = list(islice(mixture(config).batches({}), 10))
     kinds = [batch.objective for batch in batches]
     assert kinds == ["ae", "ae", "bt", "bt", "ae", "ae", "bt", "bt", "bt", "bt"]
@@ -81,10 +65,10 @@ def test_a_coefficient_of_zero_skips_its_part(data: Path, tmp_path: Path) -> Non
 
 
 def test_batches_go_on_from_any_position(data: Path, tmp_path: Path) -> None:
-    objective = mixture(run_of(data, tmp_path))
+    objective = mixture(translation_run(data, tmp_path))
     batches = list(islice(objective.batches({}), 40))
     for number in (0, 3, 5, 17, 38):
-        again = next(mixture(run_of(data, tmp_path)).batches(batches[number].position))
+        again = next(mixture(translation_run(data, tmp_path)).batches(batches[number].position))
         assert _described(again) == _described(batches[number + 1])
 
 
@@ -100,7 +84,7 @@ def _described(batch: Any) -> Any:
 
 
 def test_a_pass_takes_every_sentence_once_but_for_empty_and_long_ones(data: Path, tmp_path: Path) -> None:
-    config = run_of(data, tmp_path, objectives=("bt:de-en-de",), batch=BatchSettings(batch_size=6, max_length=4))
+    config = translation_run(data, tmp_path, objectives=("bt:de-en-de",), max_length=4)
     index, tokenizer = open_data(data)
     lines = (data.parent / "de").read_text("utf-8").splitlines()
     expected = sorted(ids for line in lines if 0 < len(ids := tokenizer.encode(line, lang="de")[1:-1]) <= 4)
@@ -119,7 +103,7 @@ def test_a_pass_takes_every_sentence_once_but_for_empty_and_long_ones(data: Path
 @pytest.mark.parametrize("kind", ["ae:de", "mt:de-en"])
 def test_the_loss_is_the_mean_over_the_tokens_of_the_batch(data: Path, tmp_path: Path, kind: str) -> None:
     """However the batch is divided; oracle: the loss of each sentence alone."""
-    config = run_of(data, tmp_path, objectives=(kind,))
+    config = translation_run(data, tmp_path, objectives=(kind,))
     whole = next(mixture(config).batches({}))
     _, tokenizer = open_data(data)
     model = build_model(config, tokenizer, ["de", "en"])
@@ -148,23 +132,19 @@ def test_the_loss_is_the_mean_over_the_tokens_of_the_batch(data: Path, tmp_path:
 
 
 def test_stopped_and_resumed_runs_are_one_run(data: Path, tmp_path: Path) -> None:
-    whole = run_of(data, tmp_path / "whole")
+    whole = translation_run(data, tmp_path / "whole")
     train(whole)
-    parts = run_of(data, tmp_path / "parts")
+    parts = translation_run(data, tmp_path / "parts")
     for number in (3, 5, 2, 99):
         stops = iter([False] * (number - 1) + [True])
         train(parts, resume=True, should_stop=lambda stops=stops: next(stops, False))  # type: ignore[misc]
     assert updates(tmp_path / "whole") == updates(tmp_path / "parts")
-    states = [
-        dict(XLMEncoderDecoderModel.from_pretrained(tmp_path / name / "last").state_dict())
-        for name in ("whole", "parts")
-    ]
-    assert equal(*states)
+    assert equal(translation_weights(tmp_path / "whole"), translation_weights(tmp_path / "parts"))
 
 
 def test_evaluation(data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    train(run_of(data, run, max_steps=12, evaluate_every=6))
+    train(translation_run(data, run, max_steps=12, evaluate_every=6))
     found = events(run, "evaluation")
     assert [event["updates"] for event in found] == [6, 12]
     for event in found:
@@ -189,11 +169,11 @@ def test_evaluation(data: Path, tmp_path: Path) -> None:
 
 
 def test_the_encoders_head_does_not_move(data: Path, tmp_path: Path) -> None:
-    config = run_of(data, tmp_path / "run")
+    config = translation_run(data, tmp_path / "run")
     _, tokenizer = open_data(data)
     before = build_model(config, tokenizer, ["de", "en"]).state_dict()
     train(config)
-    after = XLMEncoderDecoderModel.from_pretrained(tmp_path / "run" / "last").state_dict()
+    after = translation_weights(tmp_path / "run")
     assert torch.equal(before["encoder.head.bias"], after["encoder.head.bias"])
     assert not torch.equal(before["decoder.head.bias"], after["decoder.head.bias"])
 
@@ -215,15 +195,15 @@ def test_the_encoders_head_does_not_move(data: Path, tmp_path: Path) -> None:
 )
 def test_wrong_objectives_are_refused(data: Path, tmp_path: Path, objectives: tuple[str, ...]) -> None:
     with pytest.raises(ConfigError, match="objectives"):
-        run_of(data, tmp_path, objectives=objectives)
+        translation_run(data, tmp_path, objectives=objectives)
 
 
 def test_what_does_not_fit_is_refused(data: Path, tmp_path: Path) -> None:
     with pytest.raises(LanguageError):
-        mixture(run_of(data, tmp_path, objectives=("ae:fr",)))
+        mixture(translation_run(data, tmp_path, objectives=("ae:fr",)))
     with pytest.raises(ConfigError, match="schedule of a coefficient"):
-        mixture(run_of(data, tmp_path, coefficients=CoefficientSettings(ae="a:1")))
-    config = run_of(data, tmp_path / "run", batch=BatchSettings(batch_size=6, max_length=39))
+        mixture(translation_run(data, tmp_path, coefficients=CoefficientSettings(ae="a:1")))
+    config = translation_run(data, tmp_path / "run", max_length=39)
     _, tokenizer = open_data(data)
     with pytest.raises(ConfigError, match=r"batch\.max_length"):
         Trainer(config, mixture(config), tokenizer, ALONE)
@@ -238,7 +218,7 @@ def test_pairs_that_are_not_parallel_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_model_with_another_vocabulary_is_refused(reference: Path, data: Path, tmp_path: Path) -> None:
-    config = run_of(data, tmp_path, model=ModelSettings(start_from=str(reference / "unmt/encdec_plain.pth")))
+    config = translation_run(data, tmp_path, model=ModelSettings(start_from=str(reference / "unmt/encdec_plain.pth")))
     _, tokenizer = open_data(data)
     with pytest.raises(VocabularyError, match="differs from that of the data"):
         build_model(config, tokenizer, ["de", "en"])
@@ -249,6 +229,6 @@ def test_data_without_a_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "en").write_text("\n", "utf-8")
     prepare(small_tokenizer(), {"train": {"de": tmp_path / "de", "en": tmp_path / "en"}}, tmp_path / "data")
     with pytest.raises(InputError, match=r"(?i)lacks a text"):
-        mixture(run_of(tmp_path / "data", tmp_path, objectives=("mt:de-en",)))
+        mixture(translation_run(tmp_path / "data", tmp_path, objectives=("mt:de-en",)))
     with pytest.raises(InputError, match=r"(?i)no sentence can be trained on"):
-        mixture(run_of(tmp_path / "data", tmp_path, objectives=("ae:en",)))
+        mixture(translation_run(tmp_path / "data", tmp_path, objectives=("ae:en",)))
