@@ -13,8 +13,8 @@ from torch import Tensor
 from tests.tokenizer.small import MERGES, TEXT, VOCABULARY
 from xlm.data.prepare import prepare
 from xlm.model.lm import XLMWithLMHeadModel
-from xlm.tokenizer.tokenizer import XLMTokenizer
 from xlm.model.seq2seq import XLMEncoderDecoderModel
+from xlm.tokenizer.tokenizer import XLMTokenizer
 from xlm.training.config import (
     BatchSettings,
     CoefficientSettings,
