@@ -26,6 +26,7 @@ from xlm.training.config import (
     TrainConfig,
 )
 from xlm.training.log import Event, read_log
+from xlm.training.loop import train
 
 
 def small_tokenizer() -> XLMTokenizer:
@@ -68,11 +69,12 @@ def translation_run(
         data: Directory from ``prepare_pairs``.
         output: Directory of the run.
         objectives: What it trains.
-        **changes: Keys of any table, or the tables ``coefficients``, ``evaluation``, ``model`` and ``noise``.
+        **changes: Keys of the other tables, ``evaluation_size``, or the tables ``coefficients``, ``evaluation``,
+            ``model`` and ``noise``.
     """
     tables: dict[str, Any] = {
         "model": without_dropout(max_position_embeddings=40),
-        "evaluation": EvaluationSettings(batch_size=5, bleu="tokenized"),
+        "evaluation": EvaluationSettings(batch_size=changes.pop("evaluation_size", 5), bleu="tokenized"),
         "coefficients": CoefficientSettings(),
         "noise": NoiseSettings(),
     }
@@ -106,6 +108,19 @@ def without_dropout(max_position_embeddings: int = 16) -> ModelSettings:
         dropout=0.0,
         attention_dropout=0.0,
     )
+
+
+def start_from(start: Path | str, **changes: Any) -> ModelSettings:
+    """Return the settings of a model to train further, without dropout."""
+    return ModelSettings(start_from=str(start), **{"dropout": 0.0, "attention_dropout": 0.0, **changes})
+
+
+def train_translator(data: Path, output: Path) -> Path:
+    """Train a model whose translations differ in length, and return its directory."""
+    objectives = ("mt:de-en", "mt:en-de", "ae:de", "ae:en")
+    settings = {"max_steps": 200, "batch_size": 24, "lr": 2e-2, "warmup_steps": 20, "evaluate_every": 0}
+    train(translation_run(data, output, objectives=objectives, **settings, save_every=0, log_every=200))
+    return output / "last"
 
 
 def write_config(path: Path, data: Path, output: Path, **run: int) -> Path:

@@ -16,7 +16,6 @@ import torch
 from tests.training.runs import (
     equal,
     events,
-    prepare_pairs,
     small_tokenizer,
     translation_run,
     translation_weights,
@@ -34,10 +33,9 @@ from xlm.training.processes import Processes
 from xlm.training.setup import build_model, open_data
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Monolingual text with an empty line, and pairs for training, validation and test."""
-    return prepare_pairs(tmp_path_factory.mktemp("text"))
+@pytest.fixture
+def data(pairs: Path) -> Path:
+    return pairs
 
 
 def mixture(config: TrainConfig, processes: Processes = ALONE) -> Mixture:

@@ -60,7 +60,8 @@ class RecordedSteps:
             step = self._steps[number]
             source = self._side(step, "src", step["src_lang"])
             target = self._side(step, "tgt", step["tgt_lang"])
-            piece = Piece(source=None if step["kind"] == "bt" else source, target=target, share=1.0)
+            longest = int(target.lengths.max())
+            piece = Piece(source=None if step["kind"] == "bt" else source, target=target, share=1.0, longest=longest)
             coefficient = Coefficient.parse(self._recorded[f"lambda_{step['kind']}"], where="a test")
             yield Batch(
                 pieces=[(piece, source)],

@@ -1,7 +1,8 @@
-"""Train several runs in processes that torchrun started: ``-m tests.training.two_processes DATA OUTPUT RUNS``.
+"""Train several runs in processes that torchrun started: ``-m tests.training.two_processes DATA OUTPUT RUNS [START]``.
 
 RUNS is JSON: for each run, the name of its directory in OUTPUT and its changes to ``small_run``. A run whose name
-begins with ``eval-`` calls the model without gradients inside its loss, as back-translation will.
+begins with ``eval-`` calls the model without gradients inside its loss, as back-translation does. With START, a
+translation model to start from, the changes are those to ``translation_run``.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from tests.training.runs import small_run, without_dropout
+from tests.training.runs import small_run, start_from, translation_run, without_dropout
 from xlm.model.lm import XLMWithLMHeadModel, eval_mode
 from xlm.training import setup
 from xlm.training.loop import train
@@ -31,14 +32,17 @@ class EvaluatingCausalLM(CausalLM):
         return super().loss(model, piece)
 
 
-def main(data: Path, output: Path, runs: str) -> None:
+def main(data: Path, output: Path, runs: str, start: str = "") -> None:
     # Joined here, so that all runs share one group: starting the processes costs more than the runs do.
     dist.init_process_group("gloo")
     for name, changes in json.loads(runs):
+        if start:
+            train(translation_run(data, output / name, model=start_from(start), **changes), resume=True)
+            continue
         setup._OBJECTIVES["clm"] = EvaluatingCausalLM if name.startswith("eval-") else CausalLM
         train(small_run(data, output / name, model=without_dropout(), **changes), resume=True)
     dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])
+    main(Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:])

@@ -7,6 +7,7 @@ layer are gathered only while the layer computes.
 from __future__ import annotations
 
 import os
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -193,22 +194,27 @@ def _shard(caller: ModelCaller, layers: list[Layer], processes: Processes) -> No
 
 @contextmanager
 def whole_weights(model: nn.Module) -> Iterator[None]:
-    """Keep the weights of a sharded model gathered, so that processes can run it a different number of times.
+    """Keep the weights of a sharded model gathered, so that each process may run it a different number of times.
 
-    All processes must enter this together. A model that is not sharded stays as it is.
+    All processes must enter this together, and compute without gradients inside. A model that is not sharded stays as
+    it is.
 
     Args:
         model: The model, or a part of it.
     """
     sharded: list[Any] = [module for module in model.modules() if hasattr(module, "unshard")]
+    hooks = [(module, module._forward_pre_hooks, module._forward_hooks) for module in sharded]
+    # Gathered here, not in a block of torch.inference_mode: FSDP2 keeps the tensors, and autograd needs them later.
     for module in sharded:
         module.unshard()
-        module.set_reshard_after_forward(False, recurse=False)
+    # FSDP2's hooks would gather and free the weights at each call, and record it for the order of the backward pass.
+    for module in sharded:
+        module._forward_pre_hooks, module._forward_hooks = OrderedDict(), OrderedDict()
     try:
         yield
     finally:
-        for module in sharded:
-            module.set_reshard_after_forward(True, recurse=False)
+        for module, before, after in hooks:
+            module._forward_pre_hooks, module._forward_hooks = before, after
             module.reshard()
 
 
