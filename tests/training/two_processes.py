@@ -10,16 +10,20 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from tests.training.runs import small_run, start_from, translation_run, without_dropout
 from xlm.model.lm import XLMWithLMHeadModel, eval_mode
+from xlm.model.seq2seq import XLMEncoderDecoderModel
 from xlm.training import setup
 from xlm.training.loop import train
+from xlm.training.objectives import translation
 from xlm.training.objectives.clm import CausalLM, stream_loss
+from xlm.training.objectives.translation import Side, back_translate
 
 
 class EvaluatingCausalLM(CausalLM):
@@ -32,11 +36,26 @@ class EvaluatingCausalLM(CausalLM):
         return super().loss(model, piece)
 
 
+def _checked_back_translate(model: XLMEncoderDecoderModel, *arguments: Any, **options: Any) -> Side:
+    """Translate, and check that sharded layers are sharded before and afterwards."""
+    layers = [*model.encoder.transformer.layers, *model.decoder.transformer.layers]
+    before = [_state(layer) for layer in layers]
+    translations = back_translate(model, *arguments, **options)
+    assert [_state(layer) for layer in layers] == before
+    return translations
+
+
+def _state(layer: nn.Module) -> tuple[list[str], int]:
+    """Return the types of a layer's parameters, and the number of its hooks."""
+    return [type(parameter).__name__ for parameter in layer.parameters()], len(layer._forward_pre_hooks)
+
+
 def main(data: Path, output: Path, runs: str, start: str = "") -> None:
     # Joined here, so that all runs share one group: starting the processes costs more than the runs do.
     dist.init_process_group("gloo")
     for name, changes in json.loads(runs):
         if start:
+            translation.back_translate = _checked_back_translate
             train(translation_run(data, output / name, model=start_from(start), **changes), resume=True)
             continue
         setup._OBJECTIVES["clm"] = EvaluatingCausalLM if name.startswith("eval-") else CausalLM

@@ -83,7 +83,7 @@ def prepare(
             if text.complete:
                 continue
             batches = read_batches(path, format=format, column=column, skip=text.lines)
-            work = partial(_encoded, tokenizer, name=name, path=path, dtype=id_dtype(index.dtype))
+            work = partial(_encoded, tokenizer, lang=language_of(name), dtype=id_dtype(index.dtype))
             results = in_order(work, batches, workers=workers)
             for longer_text in _write_shards(text, results, directory, f"{split}.{name}", tokenizer, shard_tokens):
                 index = index.with_text(split, name, longer_text)
@@ -173,32 +173,12 @@ def _source(path: Path, *, format: str | None, column: str | None) -> Source:
 
 
 def _encoded(
-    tokenizer: XLMTokenizer, lines: list[str], *, name: str, path: Path, dtype: np.dtype[Any]
+    tokenizer: XLMTokenizer, lines: list[str], *, lang: str, dtype: np.dtype[Any]
 ) -> tuple[int, int, np.ndarray[Any, Any]]:
-    """Return the number of lines, how many of them are empty, and all ids; ``</s>`` ends each line.
-
-    Args:
-        tokenizer: The tokenizer.
-        lines: Some lines of a text.
-        name: Name of the text.
-        path: File of the text.
-        dtype: Type of the ids.
-
-    Raises:
-        InputError: A line of one side of pairs holds ``</s>``.
-    """
+    """Return the number of lines, how many of them are empty, and all ids; ``</s>`` ends each line."""
     ids: list[int] = []
     empty = 0
-    rows = tokenizer.encode_batch(lines, lang=language_of(name), add_special_tokens=False)
-    for line, row in zip(lines, rows, strict=True):
-        if "." in name and tokenizer.sep_token_id in row:  # all later pairs would be shifted
-            raise InputError(
-                "a line of a parallel text holds </s>, which ends sentences",
-                where=path,
-                found=line,
-                expected="one sentence a line",
-                remedy="remove </s> from both files",
-            )
+    for row in tokenizer.encode_batch(lines, lang=lang, add_special_tokens=False):
         empty += not len(row)
         ids += row
         ids.append(tokenizer.sep_token_id)

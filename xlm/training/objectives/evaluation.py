@@ -23,6 +23,7 @@ from xlm.model.attention import Source
 from xlm.model.head import target_logprobs
 from xlm.model.lm import eval_mode
 from xlm.model.seq2seq import XLMEncoderDecoderModel
+from xlm.tokenizer.moses.detokenise import detokenized
 from xlm.tokenizer.tokenizer import XLMTokenizer
 from xlm.training.config import TrainConfig
 from xlm.training.objectives.translation import Side, TranslationData, language_id, names_of_sides
@@ -71,6 +72,7 @@ class TranslationEvaluation:
         directions: Sequence[tuple[str, str]],
     ) -> None:
         self._config, self._tokenizer, self._processes = config, tokenizer, processes
+        self._special = frozenset(tokenizer.all_special_tokens)
         self._directory = Path(config.output) / HYPOTHESES
         self._cases: dict[tuple[str, str, str], tuple[Sentences, Sentences]] = {}
         for source, target in directions if config.run.evaluate_every else ():
@@ -224,7 +226,12 @@ class TranslationEvaluation:
         return corpus_bleu(hypotheses, expected, tokenized=tokenized).score
 
     def _text(self, ids: list[int], language: str, *, tokenized: bool) -> str:
-        return self._tokenizer.decode(ids, lang=language, detokenize=not tokenized)
+        """Return the text of ids, in which a special token is a word, or ends one, as in the original."""
+        tokens = self._tokenizer.convert_ids_to_tokens(ids)
+        # Only the words of the vocabulary have the mark of their end.
+        ended = (f"{token}</w>" if token in self._special else token for token in tokens)
+        text = self._tokenizer.convert_tokens_to_string(list(ended))
+        return text if tokenized else detokenized(text.split(), language)
 
 
 def _longest(model: XLMEncoderDecoderModel) -> int:
