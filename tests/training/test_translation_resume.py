@@ -91,32 +91,25 @@ def test_a_run_killed_at_drawn_moments_is_the_run_that_was_not(pairs: Path, tran
     """Kill the process at whatever it does, again and again, until it comes to its end."""
     config = _write_config(tmp_path / "config.toml", pairs, tmp_path / "run", translator)
     command = [sys.executable, "-m", "xlm", "train", str(config), "--resume"]
-    draw, kills = random.Random(5), 0
-    while True:
-        process = subprocess.Popen(
-            command,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-        )
+    draw = random.Random(5)
+    for kills in range(4):
+        with (tmp_path / f"errors{kills}").open("wb") as errors:
+            process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=errors)
         try:
+            if kills == 3:
+                assert process.wait(timeout=240) == 0, (tmp_path / "errors3").read_text("utf-8")
+                break
             done, deadline = _newest_step(tmp_path / "run"), time.monotonic() + 120
-            if kills < 3:
-                while _newest_step(tmp_path / "run") < done + 3:
-                    assert process.poll() is None, process.communicate()
-                    assert time.monotonic() < deadline
-                    time.sleep(0.01)
-                time.sleep(draw.random() * 0.3)
-                process.kill()
-                process.communicate()
-                kills += process.returncode == -signal.SIGKILL
-                continue
-            _, errors = process.communicate(timeout=240)
-            assert process.returncode == 0, errors
-            break
+            while _newest_step(tmp_path / "run") < done + 3:
+                assert process.poll() is None, (tmp_path / f"errors{kills}").read_text("utf-8")
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            time.sleep(draw.random() * 0.3)
+            process.kill()
+            assert process.wait() == -signal.SIGKILL
         finally:
             process.kill()
-            process.communicate()
+            process.wait()
     train(translation_run(pairs, tmp_path / "whole", model=start_from(translator, **DROPOUT), **LONG))
     _same(tmp_path / "run", tmp_path / "whole")
 
