@@ -48,6 +48,8 @@ def test_two_processes_are_one(pairs: Path, translator: Path, tmp_path: Path) ->
         ("whole-pieces", pieces),
         ("shared-pieces", {**full, **pieces}),
         ("one-batch", {**full, "evaluation_size": 12}),  # so one process has nothing to translate
+        ("bad-whole", {}),
+        ("bad-shared", full),
         ("to-whole", {**full, "max_steps": 7}),
         ("to-whole", {}),
         ("to-shared", {"max_steps": 7}),
@@ -69,5 +71,9 @@ def test_two_processes_are_one(pairs: Path, translator: Path, tmp_path: Path) ->
     for precision in ("bfloat16", "float16"):
         _same_run(tmp_path / f"whole-{precision}", tmp_path / f"shared-{precision}")
         assert updates(tmp_path / f"whole-{precision}") != updates(tmp_path / "whole")
+    for name in ("bad-whole", "bad-shared"):
+        assert [event["in_a_row"] for event in events(tmp_path / name, "skipped")] == [1]
+        assert all(bool(tensor.isfinite().all()) for tensor in translation_weights(tmp_path / name).values())
+    _same_run(tmp_path / "bad-whole", tmp_path / "bad-shared")
     (start, *_) = events(tmp_path / "shared", "start")
     assert start["kept"] / start["parameters"] == pytest.approx(0.5, rel=0.02)

@@ -2,7 +2,8 @@
 
 RUNS is JSON: for each run, the name of its directory in OUTPUT and its changes to ``small_run``. A run whose name
 begins with ``eval-`` calls the model without gradients inside its loss, as back-translation does. With START, a
-translation model to start from, the changes are those to ``translation_run``.
+translation model to start from, the changes are those to ``translation_run``; a run whose name begins with ``bad-``
+then cannot translate one of its batches.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from tests.training.runs import small_run, start_from, translation_run, without_dropout
+from xlm.errors import NonFiniteError
 from xlm.model.lm import XLMWithLMHeadModel, eval_mode
 from xlm.model.seq2seq import XLMEncoderDecoderModel
 from xlm.training import setup
@@ -45,6 +47,20 @@ def _checked_back_translate(model: XLMEncoderDecoderModel, *arguments: Any, **op
     return translations
 
 
+class _FailingOnce:
+    """Translates, but for one batch in one of the processes."""
+
+    def __init__(self) -> None:
+        self._calls = 0
+
+    def __call__(self, *arguments: Any, **options: Any) -> Side:
+        translations = _checked_back_translate(*arguments, **options)
+        self._calls += 1
+        if self._calls == 2 and dist.get_rank() == 1:
+            raise NonFiniteError("the model's scores of the next token are not finite")
+        return translations
+
+
 def _state(layer: nn.Module) -> tuple[list[str], int]:
     """Return the types of a layer's parameters, and the number of its hooks."""
     return [type(parameter).__name__ for parameter in layer.parameters()], len(layer._forward_pre_hooks)
@@ -55,7 +71,7 @@ def main(data: Path, output: Path, runs: str, start: str = "") -> None:
     dist.init_process_group("gloo")
     for name, changes in json.loads(runs):
         if start:
-            translation.back_translate = _checked_back_translate
+            translation.back_translate = _FailingOnce() if name.startswith("bad-") else _checked_back_translate
             train(translation_run(data, output / name, model=start_from(start), **changes), resume=True)
             continue
         setup._OBJECTIVES["clm"] = EvaluatingCausalLM if name.startswith("eval-") else CausalLM

@@ -27,7 +27,7 @@ from xlm.tokenizer.moses.detokenise import detokenized
 from xlm.tokenizer.tokenizer import XLMTokenizer
 from xlm.training.config import TrainConfig
 from xlm.training.objectives.translation import Side, TranslationData, language_id, names_of_sides
-from xlm.training.processes import ModelCaller, Processes, whole_weights
+from xlm.training.processes import ModelCaller, Processes, decoding_mode
 from xlm.translation.bleu import corpus_bleu
 
 HYPOTHESES = "translations"
@@ -158,7 +158,7 @@ class TranslationEvaluation:
         batching = Batching(batch_size=self._config.evaluation.batch_size)
         batches = batching.divide(source.lengths[kept] + target.lengths[kept] + 4, None)
         counts = _Counts()
-        with eval_mode(model), whole_weights(model):
+        with eval_mode(model), decoding_mode(model):
             for batch in batches[self._processes.rank :: self._processes.count]:
                 indices = kept[batch]
                 self._count_batch(model, counts, indices, source.batch(indices), target.batch(indices), languages)

@@ -33,7 +33,7 @@ from xlm.model.seq2seq import XLMEncoderDecoderModel
 from xlm.model.transformer import TransformerInputs
 from xlm.tokenizer.tokenizer import XLMTokenizer
 from xlm.training.config import BatchSettings
-from xlm.training.processes import Processes, whole_weights
+from xlm.training.processes import Processes, decoding_mode
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -458,7 +458,7 @@ def back_translate(
     """
     if longest is None:
         longest = int(sentences.lengths.max())
-    with whole_weights(model):
+    with decoding_mode(model):
         ids_BT = model.generate(
             sentences.ids,
             lengths=sentences.lengths,
