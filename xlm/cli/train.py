@@ -69,10 +69,11 @@ def report(run: Path, output: Path | None) -> None:
     summary = draw_report(run, path)
     numbers = f"{summary['updates']:,} updates, loss {summary['loss']:.4f}, {summary['skipped']} steps skipped"
     click.echo(printable(f"{path}: {numbers}"))
-    for language, value in summary["perplexity"].items():
-        click.echo(printable(f"perplexity {language}: {value:.3f}"))
+    for name in ("perplexity", "bleu"):
+        for language, value in summary.get(name, {}).items():
+            click.echo(printable(f"{name} {language}: {value:.3f}"))
     if summary["best"] is not None:
-        click.echo(f"lowest mean perplexity: {summary['best']:.3f}")
+        click.echo(f"{'highest mean BLEU' if 'bleu' in summary else 'lowest mean perplexity'}: {summary['best']:.3f}")
 
 
 @contextmanager

@@ -8,7 +8,8 @@ An event is a JSON object. ``event`` names its type, and ``step`` is the number 
   each objective), ``grad_norm``, ``lr``, ``language``, ``tokens_per_second``, ``seconds`` (since the process started to
   train), ``left`` (seconds, estimated).
 - ``evaluation``: ``updates``, ``best`` (whether the model is the best so far), and the results of the objective: for
-  causal language models ``perplexity`` by language, and ``mean``.
+  causal language models ``perplexity`` by language, and ``mean``; for translation ``bleu``, ``accuracy`` and
+  ``perplexity`` by direction, the same with ``test_`` on the split ``test``, and ``mean_bleu``.
 - ``skipped``, for a step without a finite gradient: ``in_a_row`` and ``skipped`` (skipped steps in a row, in total).
 - ``saved``: ``path``. ``not_saved``: ``path``, ``why``.
 - ``end``: ``reason``, ``updates``.
@@ -124,7 +125,8 @@ def draw_report(run: Path, path: Path) -> dict[str, Any]:
 
     Returns:
         A summary: ``updates``, ``loss`` and ``perplexity`` (by language) at the end, ``best`` (lowest mean perplexity),
-        ``skipped`` (number of steps).
+        ``skipped`` (number of steps). For translation also ``bleu`` (by direction) at the end, and ``best`` is the
+        highest mean BLEU.
 
     Raises:
         InputError: The log of the run has no updates, or there is none.
@@ -148,7 +150,7 @@ def draw_report(run: Path, path: Path) -> dict[str, Any]:
             "matplotlib is not installed", where="the report", remedy="pip install 'xlm[plot]'"
         ) from error
     figure = Figure(figsize=(11, 7.5), layout="constrained")
-    loss, perplexity, rate, norm = figure.subplots(2, 2).flat
+    loss, scores, rate, norm = figure.subplots(2, 2).flat
     steps = [event["updates"] for event in updates]
     for axes, name, title in ((loss, "loss", "Training loss (nats a token)"), (norm, "grad_norm", "Gradient norm")):
         values = [event[name] for event in updates]
@@ -159,32 +161,39 @@ def draw_report(run: Path, path: Path) -> dict[str, Any]:
     norm.set_yscale("log")
     rate.plot(steps, [event["lr"] for event in updates], color="tab:green")
     rate.set_title("Learning rate")
-    _draw_perplexities(perplexity, evaluations)
-    for axes in (loss, perplexity, rate, norm):
+    _draw_evaluations(scores, evaluations)
+    for axes in (loss, scores, rate, norm):
         axes.set_xlabel("updates")
         axes.grid(alpha=0.3)
     figure.suptitle(str(run))
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
-    return {
+    summary = {
         "updates": steps[-1],
         "loss": updates[-1]["loss"],
         "perplexity": evaluations[-1]["perplexity"] if evaluations else {},
-        "best": min((event["mean"] for event in evaluations), default=None),
+        "best": min((event["mean"] for event in evaluations if "mean" in event), default=None),
         "skipped": sum(event["event"] == "skipped" for event in events),
     }
+    if evaluations and "bleu" in evaluations[-1]:
+        summary["bleu"] = evaluations[-1]["bleu"]
+        summary["best"] = max(event["mean_bleu"] for event in evaluations)
+    return summary
 
 
-def _draw_perplexities(axes: Any, evaluations: Sequence[Event]) -> None:
-    axes.set_title("Perplexity on held-out text")
+def _draw_evaluations(axes: Any, evaluations: Sequence[Event]) -> None:
+    """Draw the BLEU of each direction of translation, or else the perplexity of each language."""
+    name = "bleu" if evaluations and "bleu" in evaluations[-1] else "perplexity"
+    axes.set_title("BLEU on held-out pairs" if name == "bleu" else "Perplexity on held-out text")
     if not evaluations:
         axes.text(0.5, 0.5, "no evaluation", ha="center", va="center", transform=axes.transAxes)
         return
     steps = [event["updates"] for event in evaluations]
-    for language in sorted(evaluations[-1]["perplexity"]):
-        values = [event["perplexity"].get(language) for event in evaluations]
+    for language in sorted(evaluations[-1][name]):
+        values = [event[name].get(language) for event in evaluations]
         axes.plot(steps, values, marker="o", markersize=3, label=f"{language} ({values[-1]:.2f})")
-    axes.set_yscale("log")
+    if name == "perplexity":
+        axes.set_yscale("log")
     axes.legend()
 
 
