@@ -55,11 +55,12 @@ def test_two_processes_are_one(pairs: Path, translator: Path, tmp_path: Path) ->
         ("to-shared", {"max_steps": 7}),
         ("to-shared", full),
         ("to-one", {**full, "max_steps": 7}),
-        *((f"{how}-{precision}", {**changes, "precision": precision, "max_steps": steps})
-          for precision in ("bfloat16", "float16")
-          for how, changes in (("whole", {}), ("shared", full))
-          for steps in (7, 12)),
-    ]  # fmt: skip
+        *(
+            (f"{how}-{precision}", {**changes, "precision": precision})
+            for precision in ("bfloat16", "float16")
+            for how, changes in (("whole", {}), ("shared", {**full, "max_steps": 7}), ("shared", full))
+        ),
+    ]
     _finish(*_two("tests.training.two_processes", str(pairs), str(tmp_path), json.dumps(runs), str(translator)))
     model = start_from(translator)
     train(translation_run(pairs, tmp_path / "one", model=model))
