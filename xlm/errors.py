@@ -7,6 +7,7 @@ XLMError
 ├── VocabularyError  an invalid file of words, merges or codes, or one that belongs to another model
 ├── InputError       texts, ids, options or other arguments that are invalid
 ├── LanguageError    an unknown or missing language
+├── NonFiniteError   scores of a model that are not finite
 ├── TrainingError    a training run that cannot continue
 ├── WriteError       a target that exists or could not be written
 └── DependencyError  an optional library that is not installed
@@ -125,6 +126,10 @@ class InputError(XLMError, ValueError):
 
 class LanguageError(XLMError, ValueError):
     """A language that the model does not have, or a missing language where one is required."""
+
+
+class NonFiniteError(XLMError, ArithmeticError):
+    """Scores of a model that are not finite."""
 
 
 class TrainingError(XLMError, RuntimeError):

@@ -93,7 +93,7 @@ def test_a_translation_run_and_its_picture(invoke: Invoke, tmp_path: Path, monke
     assert "highest mean BLEU: " in report.stdout
     assert drawn["BLEU of held-out pairs"] == [f"de-en ({last['bleu']['de-en']:.2f})"]
     assert drawn["Accuracy of the next token (%)"] == [f"de-en ({last['accuracy']['de-en']:.2f})"]
-    assert {"ae", "mt"} <= set(drawn["Training loss (nats a token)"])
+    assert {"ae", "mt"} <= set(drawn["Training loss (nats per token)"])
     translated = invoke("translate", tmp_path / "run/best", "--from", "de", "--to", "en", input="The dog\n")
     assert translated.exit_code == 0, translated.output
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.demo_files import write_demo_files
-from tests.training.runs import prepare_text, small_run
+from tests.training.runs import prepare_pairs, prepare_text, small_run, train_translator
 from xlm.training.loop import train
 
 
@@ -23,6 +23,18 @@ def whole_run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("runs") / "whole"
     train(small_run(data, output))
     return output
+
+
+@pytest.fixture(scope="session")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Directory of prepared text and pairs for translation."""
+    return prepare_pairs(tmp_path_factory.mktemp("pairs"))
+
+
+@pytest.fixture(scope="session")
+def translator(pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Directory of a small translation model that has learnt something."""
+    return train_translator(pairs, tmp_path_factory.mktemp("translator") / "run")
 
 
 @pytest.fixture(scope="session")

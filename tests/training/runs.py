@@ -13,9 +13,20 @@ from torch import Tensor
 from tests.tokenizer.small import MERGES, TEXT, VOCABULARY
 from xlm.data.prepare import prepare
 from xlm.model.lm import XLMWithLMHeadModel
+from xlm.model.seq2seq import XLMEncoderDecoderModel
 from xlm.tokenizer.tokenizer import XLMTokenizer
-from xlm.training.config import BatchSettings, ModelSettings, OptimiserSettings, RunSettings, TrainConfig
+from xlm.training.config import (
+    BatchSettings,
+    CoefficientSettings,
+    EvaluationSettings,
+    ModelSettings,
+    NoiseSettings,
+    OptimiserSettings,
+    RunSettings,
+    TrainConfig,
+)
 from xlm.training.log import Event, read_log
+from xlm.training.loop import train
 
 
 def small_tokenizer() -> XLMTokenizer:
@@ -33,6 +44,45 @@ def prepare_text(directory: Path) -> Path:
     return directory / "data"
 
 
+TRANSLATION = ("ae:de", "ae:en", "bt:de-en-de", "bt:en-de-en", "mt:de-en", "mt:en-de")
+
+
+def prepare_pairs(directory: Path) -> Path:
+    """Prepare monolingual text with an empty line, and pairs for training, validation and test."""
+    words = TEXT.split()
+    for name, first in (("de", 0), ("en", 7)):
+        lines = [" ".join(words[i : i + 1 + i % 6]) for i in range(first, len(words) - 6)]
+        (directory / name).write_text("\n".join([*lines[:3], "", *lines[3:]]) + "\n", "utf-8")
+        (directory / f"pairs.{name}").write_text("\n".join(lines[:12]) + "\n", "utf-8")
+    mono = {language: directory / language for language in ("de", "en")}
+    pairs = {f"de-en.{language}": directory / f"pairs.{language}" for language in ("de", "en")}
+    prepare(small_tokenizer(), {"train": mono | pairs, "valid": pairs, "test": pairs}, directory / "data")
+    return directory / "data"
+
+
+def translation_run(
+    data: Path, output: Path, *, objectives: tuple[str, ...] = TRANSLATION, **changes: Any
+) -> TrainConfig:
+    """Return a configuration of 12 updates of a small translation model without dropout.
+
+    Args:
+        data: Directory from ``prepare_pairs``.
+        output: Directory of the run.
+        objectives: What it trains.
+        **changes: Keys of the other tables, ``evaluation_size``, or the tables ``coefficients``, ``evaluation``,
+            ``model`` and ``noise``.
+    """
+    tables: dict[str, Any] = {
+        "model": without_dropout(max_position_embeddings=40),
+        "evaluation": EvaluationSettings(batch_size=changes.pop("evaluation_size", 5), bleu="tokenized"),
+        "coefficients": CoefficientSettings(),
+        "noise": NoiseSettings(),
+    }
+    tables |= {name: changes.pop(name) for name in tables if name in changes}
+    config = small_run(data, output, **{"batch_size": 6, "max_length": 30, **changes})
+    return dataclasses.replace(config, objectives=objectives, **tables)
+
+
 def small_run(data: Path, output: Path, **changes: Any) -> TrainConfig:
     """Return a configuration of 12 updates of a one-layer model with dropout; ``changes`` sets keys of any table."""
     parts: dict[str, Any] = {
@@ -48,11 +98,29 @@ def small_run(data: Path, output: Path, **changes: Any) -> TrainConfig:
     return TrainConfig(data=str(data), output=str(output), **{**parts, **top})
 
 
-def without_dropout() -> ModelSettings:
+def without_dropout(max_position_embeddings: int = 16) -> ModelSettings:
     """Return the model of ``small_run`` without dropout, which would differ between processes."""
     return ModelSettings(
-        emb_dim=16, n_layers=1, n_heads=2, max_position_embeddings=16, dropout=0.0, attention_dropout=0.0
+        emb_dim=16,
+        n_layers=1,
+        n_heads=2,
+        max_position_embeddings=max_position_embeddings,
+        dropout=0.0,
+        attention_dropout=0.0,
     )
+
+
+def start_from(start: Path | str, **changes: Any) -> ModelSettings:
+    """Return the settings of a model to train further, without dropout."""
+    return ModelSettings(start_from=str(start), **{"dropout": 0.0, "attention_dropout": 0.0, **changes})
+
+
+def train_translator(data: Path, output: Path) -> Path:
+    """Train a model whose translations differ in length, and return its directory."""
+    objectives = ("mt:de-en", "mt:en-de", "ae:de", "ae:en")
+    settings = {"max_steps": 200, "batch_size": 24, "lr": 2e-2, "warmup_steps": 20, "evaluate_every": 0}
+    train(translation_run(data, output, objectives=objectives, **settings, save_every=0, log_every=200))
+    return output / "last"
 
 
 def write_config(path: Path, data: Path, output: Path, **run: int) -> Path:
@@ -76,6 +144,10 @@ def write_config(path: Path, data: Path, output: Path, **run: int) -> Path:
 
 def weights(run: Path, name: str = "last") -> dict[str, Tensor]:
     return dict(XLMWithLMHeadModel.from_pretrained(run / name).state_dict())
+
+
+def translation_weights(run: Path, name: str = "last") -> dict[str, Tensor]:
+    return dict(XLMEncoderDecoderModel.from_pretrained(run / name).state_dict())
 
 
 def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:

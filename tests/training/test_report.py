@@ -9,8 +9,10 @@ import json
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
-from tests.training.runs import events, small_run, updates
+from tests.training.runs import events, small_run, translation_run, updates
+from xlm.cli import xlm
 from xlm.errors import InputError
 from xlm.training.log import LOG_FILE, LogFile, draw_report, read_log
 from xlm.training.loop import train
@@ -45,6 +47,20 @@ def test_a_picture(whole_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         "best_bleu": None,
         "skipped": 0,
     }
+
+
+def test_a_picture_of_a_translation_run(pairs: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib.figure")
+    train(translation_run(pairs, tmp_path / "run", max_steps=4, evaluate_every=2))
+    found = draw_report(tmp_path / "run", tmp_path / "report.png")
+    evaluations = events(tmp_path / "run", "evaluation")
+    assert found["bleu"] == evaluations[-1]["bleu"]
+    assert found["best_bleu"] == max(event["mean_bleu"] for event in evaluations)
+    assert set(found["perplexity"]) == {"de-en", "en-de"}
+    result = CliRunner().invoke(xlm, ["train-report", str(tmp_path / "run")])
+    assert result.exit_code == 0, result.output
+    assert "BLEU de-en: " in result.output
+    assert f"highest mean BLEU: {found['best_bleu']:.2f}" in result.output
 
 
 def test_nothing_to_draw(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Translation objectives through the training loop.
 
-Oracle: updates recorded from the original's ``EncDecTrainer``: losses, joint gradient norms, learning rates, the
-model's own translations, and the final weights.
+Oracles: updates recorded from the original's ``EncDecTrainer``: losses, joint gradient norms, learning rates, the
+model's own translations, and the final weights; scores and files of its evaluator.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -21,15 +22,18 @@ from tests.training.runs import events
 from tests.training.test_objective import ALONE
 from xlm.checkpoint.original import read_dictionary
 from xlm.checkpoint.state_dict_map import ORIGINAL
+from xlm.data.shards import Index, Shard, Source, Text, file_sha256
 from xlm.model.seq2seq import XLMEncoderDecoderModel
-from xlm.tokenizer.tokenizer import XLMTokenizer
+from xlm.tokenizer.tokenizer import XLMTokenizer, tokenizer_digest
 from xlm.tokenizer.vocabulary import Vocabulary
 from xlm.training.coefficients import Coefficient
-from xlm.training.config import ModelSettings, OptimiserSettings, RunSettings, TrainConfig
+from xlm.training.config import EvaluationSettings, ModelSettings, OptimiserSettings, RunSettings, TrainConfig
+from xlm.training.log import flat_metrics
 from xlm.training.loop import Trainer
 from xlm.training.objectives import Batch
 from xlm.training.objectives.translation import Piece, Side, back_translate, translation_loss
 from xlm.training.processes import ModelCaller
+from xlm.training.setup import build_model, build_objective
 
 
 class RecordedSteps:
@@ -60,7 +64,8 @@ class RecordedSteps:
             step = self._steps[number]
             source = self._side(step, "src", step["src_lang"])
             target = self._side(step, "tgt", step["tgt_lang"])
-            piece = Piece(source=None if step["kind"] == "bt" else source, target=target, share=1.0)
+            longest = int(target.lengths.max())
+            piece = Piece(source=None if step["kind"] == "bt" else source, target=target, share=1.0, longest=longest)
             coefficient = Coefficient.parse(self._recorded[f"lambda_{step['kind']}"], where="a test")
             yield Batch(
                 pieces=[(piece, source)],
@@ -118,3 +123,58 @@ def test_updates_of_the_original(reference: Path, tmp_path: Path, kind: str) -> 
         if not theirs.endswith("k_lin.bias"):  # its gradient is rounding noise, which Adam magnifies
             expected = tensors[f"final.{half}.{theirs}"]
             assert float((weight - expected).norm() / expected.norm()) < 1e-4, name
+
+
+def _prepare(reference: Path, directory: Path) -> tuple[Index, XLMTokenizer]:
+    """Write the ids of the recorded held-out pairs, whose text is split into pieces, to a directory of data."""
+    start = reference / "unmt/encdec_plain.pth"
+    words = read_dictionary(start).words
+    languages = {"de": 0, "en": 1}
+    tokenizer = XLMTokenizer(Vocabulary.from_dictionary(words, where=start), MERGES, lang2id=languages)
+    directory.mkdir()
+    ids = {word: number for number, word in enumerate(words)}
+    index = Index(signature=tokenizer_digest(tokenizer), vocab_size=len(words), dtype="uint16")
+    for split in ("train", "valid", "test"):
+        for language in languages:
+            path = reference / f"unmt/evaluation/{'valid' if split == 'train' else split}.bpe.{language}"
+            lines = path.read_text("utf-8").splitlines()
+            flat = [number for line in lines for number in (*(ids.get(word, 3) for word in line.split()), 1)]
+            file = directory / f"{split}.{language}.bin"
+            file.write_bytes(np.array(flat, "<u2").tobytes())
+            shard = Shard(
+                file=file.name, lines=len(lines), tokens=len(flat), unknown=flat.count(3), sha256=file_sha256(file)
+            )
+            source = Source(path=str(path), bytes=path.stat().st_size, modified=0)
+            index = index.with_text(split, f"de-en.{language}", Text(source=source, complete=True, shards=(shard,)))
+    return index, tokenizer
+
+
+def test_scores_and_files_of_the_original(reference: Path, tmp_path: Path) -> None:
+    index, tokenizer = _prepare(reference, tmp_path / "data")
+    config = TrainConfig(
+        data=str(tmp_path / "data"),
+        output=str(tmp_path / "run"),
+        objectives=("mt:de-en", "mt:en-de"),
+        model=ModelSettings(start_from=str(reference / "unmt/encdec_plain.pth")),
+        evaluation=EvaluationSettings(batch_size=24, bleu="tokenized"),
+    )
+    objective = build_objective(config, index, tokenizer, ALONE)
+    model = build_model(config, tokenizer, objective.languages)
+    objective.check(model)
+    found = flat_metrics(objective.validate(ModelCaller(model).train(), updates=0))
+    assert model.training
+    recorded = json.loads((reference / "unmt/encdec_plain.evaluation.json").read_text("utf-8"))["scores"]
+    for split, prefix in (("valid", ""), ("test", "test_")):
+        for direction in ("de-en", "en-de"):
+            for ours, theirs, tolerance in (
+                ("bleu", "bleu", 0.006),
+                ("accuracy", "acc", 1e-9),
+                ("perplexity", "ppl", 1e-3),
+            ):
+                expected = recorded[f"{split}_{direction}_mt_{theirs}"]
+                assert found[f"{prefix}{ours}.{direction}"] == pytest.approx(expected, abs=tolerance)
+            for name, theirs in (("0000000", "hyp3"), ("reference", "ref")):
+                lines = (tmp_path / f"run/translations/{split}.{direction}.{name}.txt").read_text("utf-8")
+                path = reference / f"unmt/evaluation/{theirs}.{direction}.{split}.txt"
+                # The original writes them in the order of their length.
+                assert sorted(lines.splitlines()) == sorted(path.read_text("utf-8").splitlines())

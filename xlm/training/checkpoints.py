@@ -147,8 +147,11 @@ def clean_up(run: Path, path: Path | None) -> None:
         run: Directory of the run.
         path: The newest intact checkpoint, or None; newer ones are damaged.
     """
-    for unfinished in (run / DIRECTORY).glob(".*.tmp"):
-        shutil.rmtree(unfinished, ignore_errors=True)
+    for unfinished in [*run.glob(".*.tmp"), *run.glob("*/.*.tmp")]:
+        if unfinished.is_dir():
+            shutil.rmtree(unfinished, ignore_errors=True)
+        else:
+            unfinished.unlink()
     for newer in _checkpoints(run):
         if newer == path:
             return

@@ -54,12 +54,17 @@ class Coefficient:
             )
         return cls(points)
 
+    @property
+    def last(self) -> float:
+        """The value after the last of the points."""
+        return self.points[-1][1]
+
     def at(self, iteration: int) -> float:
         """Return the value at an iteration, counted from 0."""
         index = bisect.bisect_right(self.points, iteration, key=lambda point: point[0])
         if index == 0:
             return self.points[0][1]
         if index == len(self.points):
-            return self.points[-1][1]
+            return self.last
         (before, value), (after, next_value) = self.points[index - 1 : index + 1]
         return value + (next_value - value) * (iteration - before) / (after - before)

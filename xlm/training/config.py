@@ -192,15 +192,15 @@ class RunSettings:
             moments and sums are float32.
         device: ``cpu``, ``cuda``, or ``auto`` for a GPU where there is one.
         sharding: ``none``: every process has the whole model. ``full``: the processes share weights, gradients and
-            moments.
+            moments. A process gathers all weights, but neither gradients nor moments, while it translates.
         timeout: Seconds after which a process that waits for another gives up, and the run ends with an error.
         activation_checkpointing: Whether to recompute each layer in the backward pass instead of keeping its
             activations.
         compile: Whether to compile the layers with ``torch.compile``.
         log_every: Updates between two lines of the log.
         evaluate_every: Updates between two evaluations on the split ``valid``; 0 for none.
-        best_metric: Metric that decides which model is the best, such as ``perplexity.de``. Empty for the first metric
-            of the objective, the mean perplexity.
+        best_metric: Metric that decides which model is the best, such as ``perplexity.de`` or ``bleu.de-en``. Empty for
+            the first metric of the objective: the mean perplexity, or for translation the mean BLEU.
         patience: The run ends after this many evaluations in a row without a new best result; 0 disables this.
         save_every: Updates between two checkpoints; 0 for a single one, at the end.
         keep_last: Number of checkpoints to keep.

@@ -150,12 +150,12 @@ class Trainer:
         if checkpoint is None:
             self.progress = Progress()
             self.model = build_model(config, tokenizer, objective.languages)
-            objective.check(self.model)
         else:
             path, contents = checkpoint
             _check_identity(contents["state"]["run"], self._identity())
             self.progress = Progress.from_json(contents["state"]["progress"])
             self.model = reload_model(config, path)
+        objective.check(self.model)
         self.caller = ModelCaller(self.model).train()
         module = wrap_model(self.caller, config.run, processes)
         self.optimiser = OriginalAdam(

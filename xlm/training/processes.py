@@ -7,8 +7,9 @@ layer are gathered only while the layer computes.
 from __future__ import annotations
 
 import os
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -193,23 +194,30 @@ def _shard(caller: ModelCaller, layers: list[Layer], processes: Processes) -> No
 
 
 @contextmanager
-def whole_weights(model: nn.Module) -> Iterator[None]:
-    """Keep the weights of a sharded model gathered, so that processes can run it a different number of times.
+def decoding_mode(model: nn.Module) -> Iterator[None]:
+    """Let each process run a model as often as its own sentences need.
 
-    All processes must enter this together. A model that is not sharded stays as it is.
+    All processes must enter this together, and compute without gradients inside. The weights of a sharded model stay
+    gathered. A compiled model runs uncompiled, since shapes change with every step.
 
     Args:
         model: The model, or a part of it.
     """
+    is_compiled = any(module._compiled_call_impl is not None for module in model.modules())
     sharded: list[Any] = [module for module in model.modules() if hasattr(module, "unshard")]
+    hooks = [(module, module._forward_pre_hooks, module._forward_hooks) for module in sharded]
+    # Gathered here, not in a block of torch.inference_mode: FSDP2 keeps the tensors, and autograd needs them later.
     for module in sharded:
         module.unshard()
-        module.set_reshard_after_forward(False, recurse=False)
+    # FSDP2's hooks would gather and free the weights at each call, and record it for the order of the backward pass.
+    for module in sharded:
+        module._forward_pre_hooks, module._forward_hooks = OrderedDict(), OrderedDict()
     try:
-        yield
+        with torch.compiler.set_stance("force_eager") if is_compiled else nullcontext():
+            yield
     finally:
-        for module in sharded:
-            module.set_reshard_after_forward(True, recurse=False)
+        for module, before, after in hooks:
+            module._forward_pre_hooks, module._forward_hooks = before, after
             module.reshard()
 
 

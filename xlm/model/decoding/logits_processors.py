@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from xlm.errors import XLMError
+from xlm.errors import NonFiniteError
 from xlm.model.decoding.options import DecodingOptions
 
 NEVER = float("-inf")
@@ -198,14 +198,14 @@ def _keep(scores_BV: Tensor, threshold_B1: Tensor) -> Tensor:
 
 
 def check_finite(summary_B: Tensor) -> None:
-    """Raise ``XLMError`` if a row of scores contains NaN or infinity, or only minus infinity.
+    """Raise ``NonFiniteError`` if a row of scores contains NaN or infinity, or only minus infinity.
 
     Args:
         summary_B: (B,) largest score of each row, or its logsumexp.
     """
     finite_B = summary_B.isfinite()
     if not bool(finite_B.all()):
-        raise XLMError(
+        raise NonFiniteError(
             "the model's scores of the next token are not finite",
             where="logits",
             found=f"NaN or infinity in {int((~finite_B).sum())} of {len(finite_B)} rows",

@@ -5,31 +5,38 @@ Source: the original's ``EncDecEvaluator`` in ``src/evaluation/evaluator.py``.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from xlm._io.atomic import make_directory, write_text
-from xlm.data.sentences import Batching, Ids, Sentences
+from xlm.data.sentences import Batching, Ids, Sentences, usable
 from xlm.data.shards import Index
+from xlm.errors import InputError, NonFiniteError, WriteError
 from xlm.model.attention import Source
 from xlm.model.head import target_logprobs
 from xlm.model.lm import eval_mode
 from xlm.model.seq2seq import XLMEncoderDecoderModel
+from xlm.tokenizer.moses.detokenise import detokenized
 from xlm.tokenizer.tokenizer import XLMTokenizer
 from xlm.training.config import TrainConfig
-from xlm.training.objectives.translation import Side, TranslationData, language_id
-from xlm.training.processes import ModelCaller, Processes, whole_weights
+from xlm.training.objectives.translation import Side, TranslationData, language_id, names_of_sides
+from xlm.training.processes import ModelCaller, Processes, decoding_mode
 from xlm.translation.bleu import corpus_bleu
 
 HYPOTHESES = "translations"
 """Directory of translations in the directory of a run."""
+
+SPLITS = ("valid", "test")
+"""Splits of held-out pairs. The first decides which model is the best."""
+
+_LOG = logging.getLogger("xlm")
 
 
 @dataclass(slots=True)
@@ -64,25 +71,59 @@ class TranslationEvaluation:
         *,
         directions: Sequence[tuple[str, str]],
     ) -> None:
-        self.data = data
         self._config, self._tokenizer, self._processes = config, tokenizer, processes
+        self._special = frozenset(tokenizer.all_special_tokens)
+        self._directory = Path(config.output) / HYPOTHESES
         self._cases: dict[tuple[str, str, str], tuple[Sentences, Sentences]] = {}
-        for split in ("valid", "test"):
-            for source, target in directions if config.run.evaluate_every else ():
-                pair = "-".join(sorted((source, target)))
-                if f"{pair}.{source}" in index.splits.get(split, {}):
-                    self._cases[split, source, target] = data.pairs(split, source, target)
+        for source, target in directions if config.run.evaluate_every else ():
+            # Without pairs for validation, there is no test either: it would decide which model is the best.
+            splits = [split for split in SPLITS if names_of_sides(source, target)[0] in index.splits.get(split, {})]
+            if SPLITS[0] not in splits:
+                self._warn("%s-%s is not evaluated: the data has no valid pairs of it", source, target)
+                continue
+            for split in splits:
+                self._cases[split, source, target] = data.pairs(split, source, target)
+        self._cases = dict(sorted(self._cases.items(), key=lambda case: SPLITS.index(case[0][0])))
 
     @property
     def metrics(self) -> Mapping[str, bool]:
         """Whether a higher value is better, for each metric; the mean BLEU on ``valid`` is the first."""
-        metrics = {"mean_bleu": True} if any(split == "valid" for split, _, _ in self._cases) else {}
+        metrics = {"mean_bleu": True} if self._cases else {}
         for split, source, target in self._cases:
             prefix = "" if split == "valid" else f"{split}_"
             direction = f"{source}-{target}"
             metrics |= {f"{prefix}bleu.{direction}": True, f"{prefix}accuracy.{direction}": True}
             metrics[f"{prefix}perplexity.{direction}"] = False
         return metrics
+
+    def check(self, model: XLMEncoderDecoderModel) -> None:
+        """Warn of pairs that are left out because the model lacks positions for them.
+
+        Raises:
+            InputError: No pair of a split is left.
+        """
+        for (split, source, target), sides in self._cases.items():
+            whole, kept = (len(_pairs(sides, longest)) for longest in (None, _longest(model)))
+            name = f"{split} {names_of_sides(source, target)[0]}"
+            if not kept:
+                raise InputError(
+                    "no pair can be evaluated",
+                    where=f"{self._config.data}, {name}",
+                    found=f"{len(sides[0]):,} pairs, each with a side that is empty or too long",
+                    expected=f"pairs of 1 to {_longest(model)} tokens, as many as the model has positions for",
+                )
+            if kept < whole and source < target:  # once for both directions
+                self._warn(
+                    "%d of %d pairs of %s are not evaluated: they are longer than %d tokens",
+                    whole - kept,
+                    whole,
+                    name,
+                    _longest(model),
+                )
+
+    def _warn(self, message: str, *values: object) -> None:
+        if self._processes.is_first:
+            _LOG.warning(message, *values)
 
     def __call__(self, caller: ModelCaller, *, updates: int) -> dict[str, Any]:
         """Return the metrics, nested by name and direction, the same in all processes.
@@ -113,14 +154,11 @@ class TranslationEvaluation:
     ) -> _Counts:
         """Return the counts of this process's batches."""
         source, target = sides
-        kept = np.flatnonzero((source.lengths > 0) & (target.lengths > 0))
-        # The positions of the model bound what can be computed.
-        longest = model.config.max_position_embeddings - 2
-        kept = kept[(source.lengths[kept] <= longest) & (target.lengths[kept] <= longest)]
+        kept = _pairs(sides, _longest(model))
         batching = Batching(batch_size=self._config.evaluation.batch_size)
         batches = batching.divide(source.lengths[kept] + target.lengths[kept] + 4, None)
         counts = _Counts()
-        with eval_mode(model), whole_weights(model):
+        with eval_mode(model), decoding_mode(model):
             for batch in batches[self._processes.rank :: self._processes.count]:
                 indices = kept[batch]
                 self._count_batch(model, counts, indices, source.batch(indices), target.batch(indices), languages)
@@ -150,15 +188,20 @@ class TranslationEvaluation:
         counts.tokens += len(targets_N)
         counts.correct += int((logits_NV.argmax(-1) == targets_N).sum())
         beams = self._config.evaluation.num_beams
-        translated: Tensor = model.generate(
-            read.ids,
-            lengths=read.lengths,
-            langs=language_id(config, languages[0]),
-            decoder_langs=language_id(config, languages[1]),
-            max_length=int(1.5 * int(read.lengths.max()) + 10),
-            at_limit="original",
-            num_beams=beams,
-        )
+        try:
+            translated: Tensor = model.generate(
+                read.ids,
+                lengths=read.lengths,
+                langs=language_id(config, languages[0]),
+                decoder_langs=language_id(config, languages[1]),
+                max_length=int(1.5 * int(read.lengths.max()) + 10),
+                at_limit="original",
+                num_beams=beams,
+            )
+        except NonFiniteError as error:  # the other processes wait, and the run may recover
+            _LOG.warning("%d sentences count as not translated: %s", len(indices), error)
+            counts.translations |= {index: [] for index in indices.tolist()}
+            return
         eos = config.eos_token_id
         for index, row in zip(indices.tolist(), translated.tolist(), strict=True):
             counts.translations[index] = row[1 : row.index(eos, 1)]
@@ -171,14 +214,31 @@ class TranslationEvaluation:
         lines = sorted(translations)
         hypotheses = [self._text(translations[line], language, tokenized=tokenized) for line in lines]
         expected = [self._text(references.ids(line).tolist(), language, tokenized=tokenized) for line in lines]
-        if tokenized:  # an unknown word of a reference must match nothing
-            expected = [text.replace("<unk>", "<<unk>>") for text in expected]
+        # An unknown word of a reference must match nothing.
+        expected = [text.replace("<unk>", "<<unk>>" if tokenized else "\N{REPLACEMENT CHARACTER}") for text in expected]
         if self._processes.is_first:
-            directory = Path(self._config.output) / HYPOTHESES
-            make_directory(directory)
-            write_text(directory / f"{name}.{updates:07}.txt", "".join(f"{text}\n" for text in hypotheses))
-            write_text(directory / f"{name}.reference.txt", "".join(f"{text}\n" for text in expected))
+            try:
+                make_directory(self._directory)
+                for suffix, texts in ((f"{updates:07}", hypotheses), ("reference", expected)):
+                    write_text(self._directory / f"{name}.{suffix}.txt", "".join(f"{text}\n" for text in texts))
+            except WriteError as error:  # as for models, the disk may have room again by the next time
+                _LOG.warning("translations could not be saved; the run continues: %s", error)
         return corpus_bleu(hypotheses, expected, tokenized=tokenized).score
 
     def _text(self, ids: list[int], language: str, *, tokenized: bool) -> str:
-        return self._tokenizer.decode(ids, lang=language, detokenize=not tokenized)
+        """Return the text of ids, in which a special token is a word, or ends one, as in the original."""
+        tokens = self._tokenizer.convert_ids_to_tokens(ids)
+        # Only the words of the vocabulary have the mark of their end.
+        ended = (f"{token}</w>" if token in self._special else token for token in tokens)
+        text = self._tokenizer.convert_tokens_to_string(list(ended))
+        return text if tokenized else detokenized(text.split(), language)
+
+
+def _longest(model: XLMEncoderDecoderModel) -> int:
+    """Return how many tokens a sentence may have, without ``</s>`` at both ends."""
+    return model.config.max_position_embeddings - 2
+
+
+def _pairs(sides: tuple[Sentences, Sentences], longest: int | None) -> Ids:
+    """Return the indices of pairs without an empty side, or one longer than ``longest`` tokens."""
+    return usable([side.lengths for side in sides], longest=longest or 0)

@@ -22,7 +22,7 @@ from xlm.tokenizer.tokenizer import XLMTokenizer
 from xlm.training.coefficients import Coefficient
 from xlm.training.config import TrainConfig, parse_objective
 from xlm.training.objectives import Batch
-from xlm.training.objectives.evaluation import TranslationEvaluation
+from xlm.training.objectives.evaluation import SPLITS, TranslationEvaluation
 from xlm.training.objectives.translation import (
     BackTranslation,
     Denoising,
@@ -30,6 +30,7 @@ from xlm.training.objectives.translation import (
     SentenceSharing,
     Supervised,
     TranslationData,
+    names_of_sides,
 )
 from xlm.training.processes import ModelCaller, Processes
 
@@ -53,17 +54,28 @@ class Mixture:
 
     Raises:
         InputError: The data lacks a text, or a text has no sentence to train on.
-        ConfigError: The objectives name an unknown language.
+        ConfigError: The schedule of a coefficient is invalid, or the coefficients of all parts end at 0.
         LanguageError: The tokenizer does not know a language.
     """
 
     def __init__(self, config: TrainConfig, index: Index, tokenizer: XLMTokenizer, processes: Processes) -> None:
-        self._config, self._index = config, index
+        self._config, self._index, self._tokenizer = config, index, tokenizer
         parsed = [parse_objective(text) for text in config.objectives]
         self.languages: Sequence[str] = sorted({language for _, languages in parsed for language in languages})
         for language in self.languages:
             tokenizer.encode("", lang=language)
-        batch, data = config.batch, TranslationData(Path(config.data), index, config.batch)
+        self._coefficients = {
+            kind: Coefficient.parse(getattr(config.coefficients, kind), where=f"coefficients.{kind}") for kind in _KINDS
+        }
+        kinds = sorted({kind for kind, _ in parsed})
+        if not any(self._coefficients[kind].last for kind in kinds):
+            raise ConfigError(
+                "the coefficients of all objectives end at 0, so the run would have nothing left to train",
+                where=", ".join(f"coefficients.{kind}" for kind in kinds),
+                found=", ".join(repr(getattr(config.coefficients, kind)) for kind in kinds),
+                expected="one that stays above 0",
+            )
+        batch, data = config.batch, TranslationData(Path(config.data), index, tokenizer, config.batch)
         common: dict[str, Any] = {
             "batching": Batching(
                 batch_size=batch.batch_size,
@@ -74,18 +86,20 @@ class Mixture:
             "sharing": SentenceSharing(processes, batch.gradient_accumulation_steps),
             "seed": config.seed,
         }
+        self._data = data
         self._parts: dict[str, Part] = {}
         for text, (kind, languages) in zip(config.objectives, parsed, strict=True):
             if kind == "ae":
-                noise = Noise(**dataclasses.asdict(config.noise))
+                noise = Noise(
+                    **dataclasses.asdict(config.noise),
+                    mask_id=tokenizer.mask_token_id,
+                    pad_id=tokenizer.pad_token_id,
+                )
                 part: Part = Denoising(data, languages[0], noise=noise, **common)
             else:
                 class_ = Supervised if kind == "mt" else BackTranslation
                 part = class_(data, *languages[:2], **common)
             self._parts[text] = part
-        self._coefficients = {
-            kind: Coefficient.parse(getattr(config.coefficients, kind), where=f"coefficients.{kind}") for kind in _KINDS
-        }
         self._evaluation = TranslationEvaluation(
             config, index, data, tokenizer, processes, directions=self._directions()
         )
@@ -102,18 +116,25 @@ class Mixture:
 
     def identity(self) -> dict[str, Any]:
         """Return the fingerprint of the tokenizer, the checksums of the text, and the settings of noise and losses."""
+        train = {name for part in self._parts.values() for name in part.texts}
+        held_out = {name for direction in self._directions() for name in names_of_sides(*direction)}
+        evaluation = dataclasses.asdict(self._config.evaluation)
         return {
             "tokenizer": self._index.signature,
-            "text": self._evaluation.data.checksums(),
+            "text": self._data.checksums("train", train),
+            # The best score so far is that of the held-out text, with these settings.
+            "valid": {split: self._data.checksums(split, held_out) for split in SPLITS},
+            "evaluation": {name: evaluation[name] for name in ("num_beams", "bleu")},
             "noise": dataclasses.asdict(self._config.noise),
             "coefficients": dataclasses.asdict(self._config.coefficients),
         }
 
     def check(self, model: XLMEncoderDecoderModel) -> None:
-        """Check that a model knows the languages and has enough positions.
+        """Check that a model knows the languages and special tokens, and has enough positions.
 
         Raises:
             ConfigError: It does not, or has not; every problem is named.
+            InputError: The model has no position for any sentence of a held-out text.
         """
         known, longest = model.config.lang2id, model.config.max_position_embeddings
         problems: list[Problem] = [
@@ -121,12 +142,19 @@ class Mixture:
             for language in self.languages
             if model.config.has_language_embeddings and language not in known
         ]
+        for name, ours in (
+            ("eos_token_id", self._tokenizer.sep_token_id),
+            ("pad_token_id", self._tokenizer.pad_token_id),
+        ):
+            if getattr(model.config, name) != ours:
+                problems.append((f"model, {name}", getattr(model.config, name), f"{ours}, as in the data"))
         max_length = self._config.batch.max_length
         if not 0 < max_length <= longest - 2:
             rule = f"from 1 to {longest - 2}: the model's {longest} positions hold </s> at both ends, too"
             problems.append(("batch.max_length", max_length, rule))
         if problems:
             raise ConfigError.of_values("model, batch and data do not fit together", problems)
+        self._evaluation.check(model)
 
     def batches(self, position: Mapping[str, Any]) -> Generator[Batch, None, None]:
         """Yield this process's pieces of each batch, without end.

@@ -10,7 +10,8 @@ Source: paper section 4.3; the original's ``EncDecTrainer`` in ``src/trainer.py`
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,15 +24,16 @@ from xlm.data.batches import RawNumbers, permutation
 from xlm.data.noise import Noise
 from xlm.data.sentences import Batching, Ids, Sentences, usable
 from xlm.data.shards import Index, ShardSequence
-from xlm.errors import InputError
+from xlm.errors import InputError, NonFiniteError
 from xlm.model.attention import Source
 from xlm.model.config import XLMConfig
 from xlm.model.head import AdaptiveHead
 from xlm.model.linear_cross_entropy import linear_cross_entropy
 from xlm.model.seq2seq import XLMEncoderDecoderModel
 from xlm.model.transformer import TransformerInputs
+from xlm.tokenizer.tokenizer import XLMTokenizer
 from xlm.training.config import BatchSettings
-from xlm.training.processes import Processes, whole_weights
+from xlm.training.processes import Processes, decoding_mode
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,11 +77,13 @@ class Piece:
         source: What the encoder reads; for back-translation ``None``, since the model makes it.
         target: What the decoder learns to produce.
         share: The loss of the batch is the mean over its pieces of the loss of each, times its share.
+        longest: Tokens of the longest target of the whole batch.
     """
 
     source: Side | None
     target: Side
     share: float
+    longest: int
 
 
 def translation_loss(model: XLMEncoderDecoderModel, source: Side, target: Side) -> Tensor:
@@ -149,11 +153,12 @@ class TranslationData:
     Args:
         directory: Directory of prepared data.
         index: Its index.
+        tokenizer: Its tokenizer.
         batch: Settings of the batches.
     """
 
-    def __init__(self, directory: Path, index: Index, batch: BatchSettings) -> None:
-        self._directory, self._index, self._batch = directory, index, batch
+    def __init__(self, directory: Path, index: Index, tokenizer: XLMTokenizer, batch: BatchSettings) -> None:
+        self._directory, self._index, self._tokenizer, self._batch = directory, index, tokenizer, batch
         self._opened: dict[tuple[str, str], Sentences] = {}
 
     def sentences(self, split: str, name: str) -> Sentences:
@@ -183,7 +188,8 @@ class TranslationData:
                 vocab_size=self._index.vocab_size,
                 check=self._batch.verify_checksums,
             )
-            self._opened[split, name] = Sentences(sequence)
+            eos_id, pad_id = self._tokenizer.sep_token_id, self._tokenizer.pad_token_id
+            self._opened[split, name] = Sentences(sequence, eos_id=eos_id, pad_id=pad_id)
         return self._opened[split, name]
 
     def pairs(self, split: str, first: str, second: str) -> tuple[Sentences, Sentences]:
@@ -192,24 +198,26 @@ class TranslationData:
         Raises:
             InputError: As for ``sentences``, or the sides differ in number.
         """
-        pair = "-".join(sorted((first, second)))
-        sides = self.sentences(split, f"{pair}.{first}"), self.sentences(split, f"{pair}.{second}")
-        if len(sides[0]) != len(sides[1]):
+        names = names_of_sides(first, second)
+        sides = self.sentences(split, names[0]), self.sentences(split, names[1])
+        texts = self._index.splits[split]
+        lines = [texts[name].lines for name in names]
+        if not len(sides[0]) == len(sides[1]) == lines[0] == lines[1]:
             raise InputError(
-                "the sides of a parallel text differ in number",
-                where=f"{self._directory}, {split} {pair}",
-                found=f"{len(sides[0]):,} lines of {first}, {len(sides[1]):,} of {second}",
-                expected="as many of both",
-                remedy="prepare the text again from files with one sentence and its translation on lines of one number",
+                "the sides of a parallel text do not match line by line",
+                where=f"{self._directory}, {split} {names[0]} and {names[1]}",
+                found=f"{len(sides[0]):,} sentences in {lines[0]:,} lines of {first}, "
+                f"{len(sides[1]):,} in {lines[1]:,} of {second}",
+                expected="as many of each: a line holds one sentence, without </s>, and that of the same number in the "
+                "other file its translation",
+                remedy="correct the files, and prepare them in an empty directory",
             )
         return sides
 
-    def checksums(self) -> dict[str, Any]:
-        """Return the checksums of every text that was opened."""
-        return {
-            f"{split} {name}": [shard.sha256 for shard in self._index.splits[split][name].shards]
-            for split, name in sorted(self._opened)
-        }
+    def checksums(self, split: str, names: Iterable[str]) -> dict[str, list[str]]:
+        """Return the checksums of those of some texts that the data holds."""
+        texts = self._index.splits.get(split, {})
+        return {name: [shard.sha256 for shard in texts[name].shards] for name in sorted(names) if name in texts}
 
     def usable(self, *sides: Sentences, what: str) -> Ids:
         """Return the indices of sentences to train on: those that are neither empty nor too long.
@@ -228,6 +236,12 @@ class TranslationData:
         return kept
 
 
+def names_of_sides(first: str, second: str) -> tuple[str, str]:
+    """Return the names of the two sides of a parallel text, such as ``de-en.en`` and ``de-en.de``."""
+    pair = "-".join(sorted((first, second)))
+    return f"{pair}.{first}", f"{pair}.{second}"
+
+
 def _argument(name: str) -> str:
     pair = name.partition(".")[0]
     return f"{pair}=FILE,FILE" if "-" in pair else f"{name}=FILE"
@@ -240,11 +254,13 @@ class Part(Protocol):
         kind: ``ae``, ``bt``, ``mt`` or ``clm``.
         name: As the configuration names it, such as ``bt:de-en-de``.
         direction: Language, or direction of translation, that the log names.
+        texts: Names of the texts that it trains on.
     """
 
     kind: str
     name: str
     direction: str
+    texts: Sequence[str]
 
     def take(self, position: Mapping[str, Any]) -> tuple[list[Any], int, dict[str, Any]]:
         """Return this process's pieces of the batch at a position, its tokens in all, and the position after it."""
@@ -288,6 +304,7 @@ class SentenceSharing:
                     source=None if source is None else self._side(source, rows, languages[0]),
                     target=self._side(target, rows, languages[1]),
                     share=tokens * count / total,
+                    longest=int(target[1].max()),
                 )
             )
         return pieces
@@ -318,6 +335,7 @@ class Denoising:
     ) -> None:
         self.name = f"ae:{language}"
         self.direction = language
+        self.texts: Sequence[str] = (language,)
         self._noise, self._sharing, self._seed = noise, sharing, seed
         self._sentences = data.sentences("train", language)
         self._usable = data.usable(self._sentences, what=language)
@@ -357,6 +375,7 @@ class Supervised:
     ) -> None:
         self.name = f"mt:{source}-{target}"
         self.direction = f"{source}-{target}"
+        self.texts: Sequence[str] = names_of_sides(source, target)
         self._languages, self._sharing = (source, target), sharing
         self._sides = data.pairs("train", source, target)
         self._usable = data.usable(*self._sides, what=self.direction)
@@ -379,7 +398,7 @@ class BackTranslation:
     """Reproduce a sentence from the model's own translation of it.
 
     The model translates in evaluation mode and without gradients, greedily, to at most 1.3 times the longest sentence
-    plus 5 tokens; a translation cut there ends with ``</s>``.
+    of the batch plus 5 tokens; a translation cut there ends with ``</s>``.
 
     Source: paper section 4.3 through Lample et al. 2018; the original's ``bt_step``.
     """
@@ -398,6 +417,7 @@ class BackTranslation:
     ) -> None:
         self.name = f"bt:{language}-{other}-{language}"
         self.direction = f"{other}-{language}"
+        self.texts: Sequence[str] = (language,)
         self._language, self._other, self._sharing = language, other, sharing
         self._sentences = data.sentences("train", language)
         self._usable = data.usable(self._sentences, what=language)
@@ -410,28 +430,46 @@ class BackTranslation:
         return self._sharing.divide(target, None, languages=(self._other, self._language)), _tokens(target), after
 
     def loss(self, model: XLMEncoderDecoderModel, piece: Piece) -> Tensor:
-        """Return the ``translation_loss`` of the sentences given the model's translations of them."""
-        source = back_translate(model, piece.target, self._other)
+        """Return the ``translation_loss`` of the sentences given the model's translations of them.
+
+        If the model cannot translate, because its scores are not finite, the loss is not finite either.
+        """
+        try:
+            source = back_translate(model, piece.target, self._other, longest=piece.longest)
+        except NonFiniteError:
+            # Other processes wait for this one's gradient, so there must be one. The step is then skipped.
+            return translation_loss(model, piece.target, piece.target) * math.nan
         return translation_loss(model, source, piece.target) * piece.share
 
 
-def back_translate(model: XLMEncoderDecoderModel, sentences: Side, language: str) -> Side:
+def back_translate(
+    model: XLMEncoderDecoderModel, sentences: Side, language: str, *, longest: int | None = None
+) -> Side:
     """Return the greedy translations of sentences, as the original's back-translation makes them.
 
     Args:
         model: The model, in any mode.
         sentences: The sentences.
         language: Language to translate to.
+        longest: Tokens of the longest sentence of the batch; ``None`` if the sentences are the whole batch.
+
+    Raises:
+        NonFiniteError: The model's scores are not finite.
     """
-    with whole_weights(model):
+    if longest is None:
+        longest = int(sentences.lengths.max())
+    with decoding_mode(model):
         ids_BT = model.generate(
             sentences.ids,
             lengths=sentences.lengths,
             langs=language_id(model.config, sentences.language),
             decoder_langs=language_id(model.config, language),
-            max_length=int(1.3 * int(sentences.lengths.max()) + 5),
+            # The encoder reads the translation, so each token needs a position.
+            max_length=min(int(1.3 * longest + 5), model.config.max_position_embeddings),
             at_limit="original",
         )
+    # Some versions of torch keep the weights that autocast converted in generate, which have no gradient.
+    torch.clear_autocast_cache()
     # Each translation ends with its second </s>.
     lengths_B = ((ids_BT == model.config.eos_token_id).cumsum(1) < 2).sum(1) + 1
     return Side(ids=ids_BT, lengths=lengths_B.cpu(), language=language)
