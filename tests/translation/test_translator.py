@@ -15,6 +15,7 @@ from tests.training.runs import small_tokenizer
 from xlm.errors import InputError, LanguageError
 from xlm.model.lm import XLMWithLMHeadModel
 from xlm.model.seq2seq import XLMEncoderDecoderModel
+from xlm.tokenizer.moses.detokenise import detokenized
 from xlm.translation.translator import TranslationOptions, Translator, translate, translate_stream
 
 TOKENIZER = small_tokenizer()
@@ -30,6 +31,16 @@ def alone(text: str, **options: Any) -> list[list[int]]:
     return [list(each.tokens[:-1] if each.stop == "eos" else each.tokens) for each in found]
 
 
+def _words(ids: list[int]) -> list[str]:
+    """Return the words of ids: a special token ends its word, another one if it has the mark ``</w>``."""
+    words = [""]
+    for token in TOKENIZER.convert_ids_to_tokens(ids):
+        words[-1] += token.removesuffix("</w>")
+        if token.endswith("</w>") or token in TOKENIZER.all_special_tokens:
+            words.append("")
+    return [word for word in words if word]
+
+
 @given(
     texts=st.lists(st.lists(st.sampled_from(WORDS), min_size=1, max_size=4).map(" ".join), min_size=1, max_size=7),
     batch_size=st.integers(1, 3),
@@ -42,7 +53,7 @@ def test_each_text_is_translated_as_if_alone(texts: list[str], batch_size: int, 
     assert [result.source for result in results] == texts
     for text, result in zip(texts, results, strict=True):
         expected = alone(text, num_beams=beams, num_return_sequences=beams)
-        assert [each.text for each in result.translations] == [TOKENIZER.decode(ids) for ids in expected]
+        assert [each.text.split() for each in result.translations] == [_words(ids) for ids in expected]
         assert [list(each.tokens) for each in result.translations] == [
             TOKENIZER.convert_ids_to_tokens(ids) for ids in expected
         ]
@@ -55,7 +66,7 @@ def test_each_text_is_translated_as_if_alone(texts: list[str], batch_size: int, 
 def test_text_is_detokenised_for_reading() -> None:
     (result,) = translate(MODEL, TOKENIZER, [WORDS[0]], **DIRECTION)
     (ids,) = alone(WORDS[0])
-    assert result.text == TOKENIZER.decode(ids, lang="en", detokenize=True)
+    assert result.text == detokenized(_words(ids), "en")
 
 
 def test_texts_that_cannot_be_translated_keep_their_place() -> None:

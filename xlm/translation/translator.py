@@ -16,7 +16,9 @@ from xlm.errors import InputError, XLMError
 from xlm.model.decoding.options import DecodingOptions
 from xlm.model.decoding.result import Continuation, Stop
 from xlm.model.seq2seq import XLMEncoderDecoderModel
+from xlm.tokenizer.moses.detokenise import detokenized
 from xlm.tokenizer.tokenizer import XLMTokenizer
+from xlm.tokenizer.vocabulary import END_OF_WORD
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -234,7 +236,7 @@ class Translator:
 
     def _translation(self, continuation: Continuation) -> Translation:
         ids = continuation.tokens[:-1] if continuation.stop == "eos" else continuation.tokens
-        text = self._tokenizer.decode(ids, lang=self._target, detokenize=not self._options.tokenized)
+        text = translated_text(self._tokenizer, ids, lang=self._target, tokenized=self._options.tokenized)
         return Translation(
             text=text,
             tokens=tuple(self._tokenizer.convert_ids_to_tokens(ids)),
@@ -242,6 +244,24 @@ class Translator:
             score=continuation.score,
             stop=continuation.stop,
         )
+
+
+def translated_text(tokenizer: XLMTokenizer, ids: Sequence[int], *, lang: str, tokenized: bool) -> str:
+    """Return the text of ids that a model produced, in which a special token such as ``<unk>`` ends its word.
+
+    Only ordinary tokens have the mark of the end of a word. ``XLMTokenizer.decode``, like that of ``transformers``,
+    therefore joins ``<unk>`` to the next word; the original does not.
+
+    Args:
+        tokenizer: The tokenizer of the model.
+        ids: Ids without ``</s>`` at the ends.
+        lang: Language of the text.
+        tokenized: Whether to separate all words and punctuation by blanks, instead of returning ordinary text.
+    """
+    special = frozenset(tokenizer.all_special_tokens)
+    tokens = tokenizer.convert_ids_to_tokens(ids)
+    text = tokenizer.convert_tokens_to_string([f"{each}{END_OF_WORD}" if each in special else each for each in tokens])
+    return text if tokenized else detokenized(text.split(), lang)
 
 
 def translate(

@@ -23,12 +23,12 @@ from xlm.model.attention import Source
 from xlm.model.head import target_logprobs
 from xlm.model.lm import eval_mode
 from xlm.model.seq2seq import XLMEncoderDecoderModel
-from xlm.tokenizer.moses.detokenise import detokenized
 from xlm.tokenizer.tokenizer import XLMTokenizer
 from xlm.training.config import TrainConfig
 from xlm.training.objectives.translation import Side, TranslationData, language_id, names_of_sides
 from xlm.training.processes import ModelCaller, Processes, decoding_mode
 from xlm.translation.bleu import corpus_bleu
+from xlm.translation.translator import translated_text
 
 HYPOTHESES = "translations"
 """Directory of translations in the directory of a run."""
@@ -72,7 +72,6 @@ class TranslationEvaluation:
         directions: Sequence[tuple[str, str]],
     ) -> None:
         self._config, self._tokenizer, self._processes = config, tokenizer, processes
-        self._special = frozenset(tokenizer.all_special_tokens)
         self._directory = Path(config.output) / HYPOTHESES
         self._cases: dict[tuple[str, str, str], tuple[Sentences, Sentences]] = {}
         for source, target in directions if config.run.evaluate_every else ():
@@ -212,10 +211,15 @@ class TranslationEvaluation:
         """Return the BLEU of translations by their line, and write them and the references to files."""
         tokenized = self._config.evaluation.bleu == "tokenized"
         lines = sorted(translations)
-        hypotheses = [self._text(translations[line], language, tokenized=tokenized) for line in lines]
-        expected = [self._text(references.ids(line).tolist(), language, tokenized=tokenized) for line in lines]
+
+        def text(ids: list[int]) -> str:
+            return translated_text(self._tokenizer, ids, lang=language, tokenized=tokenized)
+
+        hypotheses = [text(translations[line]) for line in lines]
+        expected = [text(references.ids(line).tolist()) for line in lines]
         # An unknown word of a reference must match nothing.
-        expected = [text.replace("<unk>", "<<unk>>" if tokenized else "\N{REPLACEMENT CHARACTER}") for text in expected]
+        unmatched = "<<unk>>" if tokenized else "\N{REPLACEMENT CHARACTER}"
+        expected = [reference.replace("<unk>", unmatched) for reference in expected]
         if self._processes.is_first:
             try:
                 make_directory(self._directory)
@@ -224,14 +228,6 @@ class TranslationEvaluation:
             except WriteError as error:  # as for models, the disk may have room again by the next time
                 _LOG.warning("translations could not be saved; the run continues: %s", error)
         return corpus_bleu(hypotheses, expected, tokenized=tokenized).score
-
-    def _text(self, ids: list[int], language: str, *, tokenized: bool) -> str:
-        """Return the text of ids, in which a special token is a word, or ends one, as in the original."""
-        tokens = self._tokenizer.convert_ids_to_tokens(ids)
-        # Only the words of the vocabulary have the mark of their end.
-        ended = (f"{token}</w>" if token in self._special else token for token in tokens)
-        text = self._tokenizer.convert_tokens_to_string(list(ended))
-        return text if tokenized else detokenized(text.split(), language)
 
 
 def _longest(model: XLMEncoderDecoderModel) -> int:
