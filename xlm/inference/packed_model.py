@@ -29,7 +29,7 @@ from torch.nn.modules import module as torch_module
 
 from xlm._io.arguments import check_choice
 from xlm.errors import InputError
-from xlm.inference.packed_linear import ROUNDINGS, packed_linear
+from xlm.inference.packed_linear import ROUNDINGS, Float32Linear, packed_linear
 from xlm.model.attention import Attention, CrossAttention
 from xlm.model.head import LinearHead, LogitBlock, row_blocks
 from xlm.model.lm import XLMWithLMHeadModel
@@ -195,6 +195,11 @@ class InferenceEncoderDecoderModel(_InferenceOnly, XLMEncoderDecoderModel):
         self.encoder = InferenceModel(model.encoder, weights, has_head=False)
         self.decoder = InferenceModel(model.decoder, weights)
         self.provenance = model.provenance
+        if torch.backends.cpu.get_cpu_capability() == "AVX512":
+            # An EPYC with AVX-512 multiplies any number of rows two to three times as fast by oneDNN as by torch itself.
+            for module in self.modules():
+                if isinstance(module, Float32Linear):
+                    module.onednn_for_all = True
         self.eval()
 
 
