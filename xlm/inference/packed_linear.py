@@ -190,7 +190,8 @@ class Int8Linear(PackedLinear):
         zero_N1 = (-low_N1 / step_N1).round_()  # the level of 0, which the kernel represents exactly
         step_N1 = step_N1.clamp_min_(_FINEST_STEP)
         # An additional row with the highest level makes the kernel's own levels equal to these, so it rounds nothing.
-        levels_LK = x_NK.new_full((len(x_NK) + 1, x_NK.shape[1]), most)
+        levels_LK = x_NK.new_empty(len(x_NK) + 1, x_NK.shape[1])
+        levels_LK[-1] = most
         torch.div(x_NK, step_N1, out=levels_LK[:-1]).round_().add_(zero_N1).clamp_(0, most)
         out_NM: Tensor = torch.ops.quantized.linear_dynamic(levels_LK, self.packed, self.seven_bits)[:-1]
         return out_NM.addcmul_(zero_N1, self.sum_M, value=-1).mul_(step_N1).addcmul_(1 - step_N1, self.bias_M)
