@@ -5,7 +5,9 @@ Shapes: B sentences, S source tokens, T target tokens, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,11 @@ from torch import Tensor
 from benchmarks.hardware import timed
 from benchmarks.models import SIZES, scale_embeddings
 from benchmarks.report import Measurement, Report, Target, machine_facts, ratio_of_rounds
-from xlm.model.attention import Attention, CrossAttention
 from xlm.model.config import XLMConfig
-from xlm.model.head import target_logprobs
+from xlm.model.head import LinearHead, target_logprobs
 from xlm.model.lm import XLMWithLMHeadModel
 from xlm.model.seq2seq import XLMEncoderDecoderModel
+from xlm.model.transformer import Layer
 
 ROWS, BEAMS, WEIGHTS = (1, 8, 32), (1, 4), ("float32", "int8")
 
@@ -88,33 +90,12 @@ def bench_translate(
     targets: list[Target] = []
     for case in (_Case(weights=w, beams=b, rows=n) for w in weights for b in beams for n in rows):
         ids_BS, lengths_B = _sources(judge.config, case.rows)
-        seconds: dict[str, list[float]] = {"xlm": [], **({against: []} if against else {})}
-        results: dict[str, _Sentences] = {}
-        for round_ in range(rounds + 1):  # the first round is a warm-up
-            taken: dict[str, float] = {}
-            taken["xlm"], results["xlm"] = timed(
-                lambda case=case, ids=ids_BS, lengths=lengths_B: _translate(ours[case.weights], ids, lengths, case),
-                judge.device,
-            )
-            if against:
-                sentences = _words(ids_BS, lengths_B)
-                taken[against], results[against] = timed(
-                    lambda case=case, sentences=sentences: _translate_by_ctranslate2(
-                        theirs[case.weights], sentences, case
-                    ),
-                    judge.device,
-                )
-            if round_ > 0:
-                for name, value in taken.items():
-                    seconds[name].append(value)
-        speeds = {
-            name: Measurement(
-                name=f"{name} {case}",
-                unit="tokens/s",
-                values=tuple(sum(map(len, results[name])) / value for value in values),
-            )
-            for name, values in seconds.items()
+        works: dict[str, Callable[[], _Sentences]] = {
+            "xlm": partial(_translate, ours[case.weights], ids_BS, lengths_B, case)
         }
+        if against:
+            works[against] = partial(_translate_by_ctranslate2, theirs[case.weights], _words(ids_BS, lengths_B), case)
+        speeds, results = _measure(works, case, rounds)
         measurements += speeds.values()
         if not against:
             continue
@@ -127,15 +108,15 @@ def bench_translate(
                     at_least=True,
                 )
             )
-        better = float((_scores(judge, ids_BS, lengths_B, results["xlm"])
-                  - _scores(judge, ids_BS, lengths_B, results[against])).mean())
-        name = f"xlm {case}: score a token above that of {against}, by xlm float32, nats"
         if case.weights == "float32" and case.beams == 1:
+            name = f"xlm {case}: of {case.rows} translations, those unlike {against}'s"
             differing = _count_differing(judge, ids_BS, lengths_B, results["xlm"], results[against])
-            targets.append(
-                Target(name=f"xlm {case}: of {case.rows} translations, those unlike {against}'s", value=differing, limit=0.0)
-            )
-        elif case.weights == "float32":
+            targets.append(Target(name=name, value=differing, limit=0.0))
+            continue
+        name = f"xlm {case}: score above that of {against}, by xlm float32, nats a token"
+        ours_B, theirs_B = (_scores(judge, ids_BS, lengths_B, results[each]) for each in ("xlm", against))
+        better = float((ours_B - theirs_B).mean())
+        if case.weights == "float32":
             targets.append(Target(name=name, value=better, limit=-_SCORE_TOLERANCE, at_least=True))
         else:
             measurements.append(Measurement(name=name, unit="nats", values=(better,)))
@@ -147,6 +128,23 @@ def bench_translate(
     )
 
 
+def _measure(
+    works: dict[str, Callable[[], _Sentences]], case: _Case, rounds: int
+) -> tuple[dict[str, Measurement], dict[str, _Sentences]]:
+    """Run each library in turn; return its speed and its last translations."""
+    speeds: dict[str, list[float]] = {name: [] for name in works}
+    results: dict[str, _Sentences] = {}
+    for round_ in range(rounds + 1):  # the first round is a warm-up
+        for name, work in works.items():
+            seconds, results[name] = timed(work)
+            if round_ > 0:
+                speeds[name].append(sum(map(len, results[name])) / seconds)
+    return {
+        name: Measurement(name=f"{name} {case}", unit="tokens/s", values=tuple(values))
+        for name, values in speeds.items()
+    }, results
+
+
 @torch.no_grad()
 def random_translator(config: XLMConfig) -> XLMEncoderDecoderModel:
     """Return a translation model with random weights whose sentences depend on their source and end."""
@@ -154,18 +152,19 @@ def random_translator(config: XLMConfig) -> XLMEncoderDecoderModel:
     model = XLMEncoderDecoderModel(config).eval()
     for half in (model.encoder, model.decoder):
         scale_embeddings(half)
-    for layer in model.decoder.transformer.layers:
-        layer.cross_attention.output.weight.mul_(_CROSS_ATTENTION_SCALE)
-    layer.ffn_norm.weight.mul_(_SHARPNESS)
+    last: Any
+    for last in model.decoder.transformer.layers:
+        last.cross_attention.output.weight.mul_(_CROSS_ATTENTION_SCALE)
+    last.ffn_norm.weight.mul_(_SHARPNESS)
     ids_BS, lengths_B = _sources(config, 16)
     end = config.eos_token_id
-    langs = {"lengths": lengths_B, "langs": _SOURCE_LANGUAGE, "decoder_langs": _TARGET_LANGUAGE}
+    langs: dict[str, Any] = {"lengths": lengths_B, "langs": _SOURCE_LANGUAGE, "decoder_langs": _TARGET_LANGUAGE}
     words_BT = model.generate(ids_BS, max_new_tokens=_WORDS, min_new_tokens=_WORDS, **langs)
     logits_BTV = model(ids_BS, words_BT[:, :-1], **langs).logits
     end_BT = logits_BTV[..., end].clone()
     logits_BTV[..., end] = float("-inf")
     missing_BT = logits_BTV.amax(-1) - end_BT
-    model.decoder.head.bias[end] += missing_BT.amin(1).median()
+    model.decoder.head.get_parameter("bias")[end] += missing_BT.amin(1).median()
     return model
 
 
@@ -185,7 +184,7 @@ def _sources(config: XLMConfig, rows: int) -> tuple[Tensor, Tensor]:
 
 
 def _translate(model: XLMEncoderDecoderModel, ids_BS: Tensor, lengths_B: Tensor, case: _Case) -> _Sentences:
-    beams = {"num_beams": case.beams, "early_stopping": True} if case.beams > 1 else {}
+    beams: dict[str, Any] = {"num_beams": case.beams, "early_stopping": True} if case.beams > 1 else {}
     ids_BT = model.generate(
         ids_BS,
         lengths=lengths_B,
@@ -199,9 +198,7 @@ def _translate(model: XLMEncoderDecoderModel, ids_BS: Tensor, lengths_B: Tensor,
 
 
 @torch.inference_mode()
-def _logprobs(
-    model: XLMEncoderDecoderModel, ids_BS: Tensor, lengths_B: Tensor, sentences: _Sentences
-) -> list[Tensor]:
+def _logprobs(model: XLMEncoderDecoderModel, ids_BS: Tensor, lengths_B: Tensor, sentences: _Sentences) -> list[Tensor]:
     """Return the log-probabilities of the tokens of each translation, with those of the best tokens; each (2, T)."""
     result = []
     for row, sentence in enumerate(sentences):
@@ -258,8 +255,10 @@ def write_ctranslate2(model: XLMEncoderDecoderModel, directory: Path) -> None:
     )
     _copy_half(spec.encoder, spec.encoder.embeddings[0], model.encoder, _SOURCE_LANGUAGE)
     _copy_half(spec.decoder, spec.decoder.embeddings, model.decoder, _TARGET_LANGUAGE)
-    spec.decoder.projection.weight = model.decoder.head.projection.detach().numpy()
-    spec.decoder.projection.bias = model.decoder.head.bias.detach().numpy()
+    head = model.decoder.head
+    assert isinstance(head, LinearHead)
+    spec.decoder.projection.weight = head.projection.detach().numpy()
+    spec.decoder.projection.bias = head.bias.detach().numpy()
     end = config.eos_token_id
     words = [str(index) for index in range(config.vocab_size)]
     spec.register_source_vocabulary(words)
@@ -282,11 +281,11 @@ def _copy_half(spec: Any, embeddings_spec: Any, half: XLMWithLMHeadModel, langua
     spec.position_encodings.encodings = positions.numpy()
     _copy_norm(spec.layernorm_embedding, embeddings.norm)
     for target, layer in zip(spec.layer, transformer.layers, strict=True):
-        attention: Attention = layer.attention
+        assert isinstance(layer, Layer)
+        attention, cross = layer.attention, layer.cross_attention
         _copy_linear(target.self_attention.linear[0], attention.query, attention.key, attention.value)
         _copy_linear(target.self_attention.linear[1], attention.output)
         _copy_norm(target.self_attention.layer_norm, layer.attention_norm)
-        cross: CrossAttention | None = layer.cross_attention
         if cross is not None:
             _copy_linear(target.attention.linear[0], cross.query)
             _copy_linear(target.attention.linear[1], cross.key, cross.value)
@@ -315,13 +314,16 @@ def _open_ctranslate2(directory: Path, weights: str) -> Any:
 
 
 def _words(ids_BS: Tensor, lengths_B: Tensor) -> list[list[str]]:
-    return [
-        [str(id_) for id_ in row[:length]] for row, length in zip(ids_BS.tolist(), lengths_B.tolist(), strict=True)
-    ]
+    return [[str(id_) for id_ in row[:length]] for row, length in zip(ids_BS.tolist(), lengths_B.tolist(), strict=True)]
 
 
 def _translate_by_ctranslate2(translator: Any, sentences: list[list[str]], case: _Case) -> _Sentences:
     results = translator.translate_batch(
-        sentences, beam_size=case.beams, min_decoding_length=0, max_decoding_length=_MAX_NEW_TOKENS, length_penalty=1.0, return_end_token=True
+        sentences,
+        beam_size=case.beams,
+        min_decoding_length=0,
+        max_decoding_length=_MAX_NEW_TOKENS,
+        length_penalty=1.0,
+        return_end_token=True,
     )
     return [tuple(map(int, result.hypotheses[0])) for result in results]

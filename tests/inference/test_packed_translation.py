@@ -28,9 +28,10 @@ from xlm.model.seq2seq import XLMEncoderDecoderModel
 CROSS = "decoder.transformer.layers.1.cross_attention"
 
 
-def _logits(model: XLMEncoderDecoderModel, **changes: Any) -> Tensor:
+def _logits(model: XLMEncoderDecoderModel) -> Tensor:
     ids, lengths = sources((4, 9, 7))
-    return model(ids, random_ids(3, 8), lengths=lengths, **languages(model), **changes).logits
+    logits: Tensor = model(ids, random_ids(3, 8), lengths=lengths, **languages(model)).logits
+    return logits
 
 
 def _rounded(model: XLMEncoderDecoderModel, weights: str) -> XLMEncoderDecoderModel:
@@ -211,7 +212,7 @@ class OtherCrossAttention(CrossAttention):
 
 
 class OtherTranslator(XLMEncoderDecoderModel):
-    def generate(self, *args: Any, **options: Any) -> Tensor:  # type: ignore[override]
+    def generate(self, *args: Any, **options: Any) -> Tensor:
         return super().generate(*args, **options).flip(0)
 
 
