@@ -196,7 +196,7 @@ class InferenceEncoderDecoderModel(_InferenceOnly, XLMEncoderDecoderModel):
         self.decoder = InferenceModel(model.decoder, weights)
         self.provenance = model.provenance
         if torch.backends.cpu.get_cpu_capability() == "AVX512":
-            # On an EPYC with AVX-512, oneDNN takes a third to a half of the time of torch itself, with any number of rows.
+            # On an EPYC with AVX-512, oneDNN takes at most half the time of torch itself, with any number of rows.
             for module in self.modules():
                 if isinstance(module, Float32Linear):
                     module.onednn_for_all = True
