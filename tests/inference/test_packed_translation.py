@@ -21,6 +21,7 @@ from tests.model.small_models import random_ids, relative_error
 from tests.model.test_seq2seq import KINDS, languages, small_translator, sources
 from xlm.errors import InputError
 from xlm.inference import packed_linear, packed_model
+from xlm.inference.loading import pack_where_faster
 from xlm.inference.packed_linear import ROUNDINGS, Float32Linear
 from xlm.model.attention import CrossAttention
 from xlm.model.seq2seq import XLMEncoderDecoderModel
@@ -196,6 +197,12 @@ def test_copies_give_the_same_numbers(weights: str) -> None:
     for copied in (copy.deepcopy(fast), pickle.loads(pickle.dumps(fast))):
         assert torch.equal(_logits(copied), expected)
         assert copied.weights == weights
+
+
+def test_it_is_packed_where_that_is_faster() -> None:
+    model = small_translator()
+    assert pack_where_faster(model, dtype="float32", few_rows=False) is model
+    assert pack_where_faster(model, dtype="int8", few_rows=False).weights == "int8"
 
 
 def test_what_cannot_be_prepared() -> None:

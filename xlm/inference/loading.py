@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 
 from xlm._io.arguments import shown
 from xlm.errors import InputError
 from xlm.inference.packed_linear import multiplies_bfloat16, multiplies_int8
 from xlm.model.lm import XLMWithLMHeadModel
+from xlm.model.seq2seq import XLMEncoderDecoderModel
+
+_Model = TypeVar("_Model", XLMWithLMHeadModel, XLMEncoderDecoderModel)
 
 
 def open_model(model: str, *, dtype: str, device: str) -> XLMWithLMHeadModel:
@@ -45,11 +50,11 @@ def check_device(*, dtype: str, device: str) -> None:
         )
 
 
-def pack_where_faster(model: XLMWithLMHeadModel, *, dtype: str, few_rows: bool) -> XLMWithLMHeadModel:
+def pack_where_faster(model: _Model, *, dtype: str, few_rows: bool) -> _Model:
     """Return a model in its fastest form: packed on a CPU, unchanged elsewhere.
 
     Args:
-        model: The result of ``open_model``.
+        model: The result of ``open_model``, or a translation model.
         dtype: As for ``open_model``.
         few_rows: Whether it will compute on few tokens at a time. Packing then pays in float32 too.
     """
