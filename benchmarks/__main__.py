@@ -22,6 +22,8 @@ from xlm.errors import DependencyError, XLMError
 _NEWSTEST = [f"tokenizer/text/newstest{year}.{lang}.txt" for year in (2012, 2013, 2014) for lang in ("de", "en")]
 _NEWS = ["text/newstest2016.en.txt", "text/newstest2016.de.txt"]
 
+_INSTALL = {"transformers": "pip install 'xlm[transformers]'", "ctranslate2": "pip install ctranslate2"}
+
 Benchmark = Callable[[Path], Report]
 """Takes a directory for temporary files."""
 
@@ -81,7 +83,7 @@ def _benchmark(rounds: int) -> Callable[[Callable[..., Benchmark]], Callable[...
                 raise DependencyError(
                     f"the library {options['against']} is not installed",
                     where="--against",
-                    remedy=f"pip install 'xlm[{options['against']}]'",
+                    remedy=_INSTALL[options["against"]],
                 )
             benchmark = function(**options)
             for target in (json_file, plot_file):
@@ -124,7 +126,7 @@ class _Benchmarks(click.Group):
 
 @click.group(cls=_Benchmarks, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 def main() -> None:
-    """Measure time and memory, beside transformers and the machine's limits.
+    """Measure time and memory, beside other libraries and the machine's limits.
 
     Prints medians, spreads and ratios. What is compared is measured in turn, in one run, and the outputs are compared
     too. Models have random weights; the default texts and tokenizer are looked up among the recorded references, in
@@ -269,6 +271,48 @@ def generate(against: str | None, size: str, device: str, rows: str, new_tokens:
     setup = device_setup(device)
     return lambda folder: bench_generate(
         folder, size=size, rounds=rounds, against=against, rows=int(rows), new_tokens=new_tokens, setup=setup
+    )
+
+
+@main.command(short_help="Translations of random sentences.")
+@click.option("--against", type=click.Choice(["ctranslate2"]), help="Measure this library too, in turn with xlm.")
+@size_option
+@click.option(
+    "--rows", type=click.IntRange(1), multiple=True, help="Sentences in a batch; may be repeated.  [default: 1, 8, 32]"
+)
+@click.option(
+    "--beams", type=click.IntRange(1), multiple=True, help="Number of beams; may be repeated.  [default: 1, 4]"
+)
+@click.option(
+    "--weights",
+    type=click.Choice(["float32", "bfloat16", "int8"]),
+    multiple=True,
+    help="Type of the weights; may be repeated.  [default: float32, int8]",
+)
+@_benchmark(3)
+def translate(
+    against: str | None,
+    size: str,
+    rows: tuple[int, ...],
+    beams: tuple[int, ...],
+    weights: tuple[str, ...],
+    rounds: int,
+) -> Benchmark:
+    """Translate random sentences on the CPU with packed weights, greedily and by beam search.
+
+    Greedy translations in float32 must be those of the other library. Its beam search stops by another rule, so the
+    translations of beam search are compared by the score that this library's model gives them.
+    """
+    from benchmarks.translation import BEAMS, ROWS, WEIGHTS, bench_translate
+
+    return lambda folder: bench_translate(
+        folder,
+        size=size,
+        rounds=rounds,
+        against=against,
+        rows=rows or ROWS,
+        beams=beams or BEAMS,
+        weights=weights or WEIGHTS,
     )
 
 

@@ -53,6 +53,15 @@ class ModelPair:
         )
 
 
+@torch.no_grad()
+def scale_embeddings(model: XLMWithLMHeadModel) -> None:
+    """Enlarge the position and language embeddings of a random model, so that it does not repeat its last token."""
+    embeddings = model.transformer.embeddings
+    embeddings.position.weight.mul_(_POSITION_SCALE)
+    if embeddings.language is not None:
+        embeddings.language.weight.mul_(_LANGUAGE_SCALE)
+
+
 def write_random_original(path: Path, config: XLMConfig) -> None:
     """Write a checkpoint of the original with random weights and made-up words.
 
@@ -62,11 +71,7 @@ def write_random_original(path: Path, config: XLMConfig) -> None:
     """
     torch.manual_seed(0)
     model = XLMWithLMHeadModel(config)
-    embeddings = model.transformer.embeddings
-    with torch.no_grad():
-        embeddings.position.weight.mul_(_POSITION_SCALE)
-        if embeddings.language is not None:
-            embeddings.language.weight.mul_(_LANGUAGE_SCALE)
+    scale_embeddings(model)
     words = (*SPECIAL_TOKENS, *(f"word{index}" for index in range(config.vocab_size - len(SPECIAL_TOKENS))))
     checkpoint = Checkpoint(source=path, config=config, tensors=model.state_dict())
     write_original(path, checkpoint, words)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 
@@ -63,23 +63,12 @@ def pack_where_faster(model: Network, *, dtype: str, few_rows: bool) -> Network:
         few_rows: Whether the model will compute on few tokens at a time. Packing is then worthwhile in float32 too.
 
     Raises:
-        InputError: The dtype is int8, and the model cannot be packed.
+        InputError: The model cannot be packed.
     """
     weights = str(model.dtype).removeprefix("torch.") if dtype == "auto" else dtype
     if model.device.type != "cpu" or (weights == "float32" and not few_rows):
         return model
-    for_inference: Any = getattr(model, "for_inference", None)
-    if for_inference is not None:
-        packed: Network = for_inference(weights)
-        return packed
-    if weights == "int8":
-        raise InputError(
-            "a translation model has no int8 form",
-            where="dtype",
-            found="int8",
-            expected="float32, bfloat16, float16 or auto",
-        )
-    return model
+    return model.for_inference(weights)
 
 
 def load_for_inference(model: str, *, dtype: str, device: str, few_rows: bool) -> XLMWithLMHeadModel:

@@ -80,7 +80,13 @@ class PackedLinear(nn.Module):
 
 
 class Float32Linear(PackedLinear):
-    """Float32 layer: oneDNN computes few rows, with a copy of the weights in its layout; torch itself computes many."""
+    """Float32 layer: oneDNN computes few rows, with a copy of the weights in its layout; torch itself computes many.
+
+    Attributes:
+        onednn_for_all: Whether oneDNN also computes many rows, and a single one.
+    """
+
+    onednn_for_all = False
 
     def pack(self, weight_MK: Tensor, bias_M: Tensor) -> None:  # noqa: D102 (as the base class)
         self.weight_MK = weight_MK.float().contiguous()
@@ -107,7 +113,8 @@ class Float32Linear(PackedLinear):
     def pieces(self, x_NK: Tensor) -> Iterator[tuple[int, Tensor]]:  # noqa: D102
         N, many = len(x_NK), len(x_NK) >= _MANY_ROWS
         # For one row, a single thread reads plain weights faster.
-        if self.few_rows is not None and not many and (N > 1 or torch.get_num_threads() > 1):
+        faster = self.onednn_for_all or (not many and (N > 1 or torch.get_num_threads() > 1))
+        if self.few_rows is not None and faster:
             yield 0, torch.ops.mkldnn._linear_pointwise(x_NK, self.few_rows, self.bias_M, "none", [], "")
             return
         width = self.width if many else self.outputs
@@ -176,15 +183,17 @@ class Int8Linear(PackedLinear):
 
     def _several(self, x_NK: Tensor) -> Tensor:
         most = 127 if self.seven_bits else 255
-        low_N1, high_N1 = torch.aminmax(x_NK, dim=1, keepdim=True)
-        low_N1 = low_N1.clamp_max(0)
-        step_N1 = (high_N1.clamp_min(0) - low_N1).div_(most).clamp_min_(torch.finfo(torch.float32).tiny)
+        # On a CPU, amin and amax together take a tenth of the time of aminmax.
+        low_N1 = x_NK.amin(1, keepdim=True).clamp_max_(0)
+        high_N1 = x_NK.amax(1, keepdim=True).clamp_min_(0)
+        step_N1 = high_N1.sub_(low_N1).div_(most).clamp_min_(torch.finfo(torch.float32).tiny)
         zero_N1 = (-low_N1 / step_N1).round_()  # the level that stands for 0, which the kernel represents exactly
         step_N1 = step_N1.clamp_min_(_FINEST_STEP)
-        levels_NK = (x_NK / step_N1).round_().add_(zero_N1).clamp_(0, most)
-        # The extra row holds the highest level, so the kernel chooses exactly these levels and rounds nothing further.
-        levels_NK = F.pad(levels_NK, (0, 0, 0, 1), value=most)
-        out_NM: Tensor = torch.ops.quantized.linear_dynamic(levels_NK, self.packed, self.seven_bits)[:-1]
+        # An additional row with the highest level makes the kernel's own levels equal to these, so it rounds nothing.
+        levels_LK = x_NK.new_empty(len(x_NK) + 1, x_NK.shape[1])
+        levels_LK[-1] = most
+        torch.div(x_NK, step_N1, out=levels_LK[:-1]).round_().add_(zero_N1).clamp_(0, most)
+        out_NM: Tensor = torch.ops.quantized.linear_dynamic(levels_LK, self.packed, self.seven_bits)[:-1]
         return out_NM.addcmul_(zero_N1, self.sum_M, value=-1).mul_(step_N1).addcmul_(1 - step_N1, self.bias_M)
 
 

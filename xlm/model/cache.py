@@ -158,9 +158,10 @@ class XLMCache:
                 of the same length and R the batch size. Only the slots after the shared ones are copied.
         """
         if shared > 0:
-            for tensor in (self.keys, self.values):
-                changing = tensor[:, :, :, shared : self.longest]
-                changing.copy_(changing.index_select(1, rows_R))
+            # On a CPU, this takes an eighth of the time of selecting from all layers at once.
+            for layer_BNSH in (*self.keys, *self.values):
+                changing = layer_BNSH[:, :, shared : self.longest]
+                changing.copy_(changing.index_select(0, rows_R))
             return
         self.keys, self.values = self.keys.index_select(1, rows_R), self.values.index_select(1, rows_R)
         self.lengths = self.lengths[rows_R]

@@ -94,7 +94,7 @@ class XLMEncoderDecoderModel(nn.Module):
         super().__init__()
         check_config(config, where=type(self).__name__)
         self.encoder = XLMWithLMHeadModel(config.replace(causal=False))
-        self.decoder = XLMDecoder(config.replace(causal=True))
+        self.decoder: XLMWithLMHeadModel = XLMDecoder(config.replace(causal=True))
         self.provenance: object = None
 
     @classmethod
@@ -219,6 +219,32 @@ class XLMEncoderDecoderModel(nn.Module):
     def dtype(self) -> torch.dtype:
         """Type of the weights, and of the computation."""
         return self.decoder.dtype
+
+    @property
+    def weights(self) -> str:
+        """Type of the matrices by name, such as ``"float32"``, or ``"int8"`` after ``for_inference``."""
+        return self.decoder.weights
+
+    def for_inference(self, weights: str | None = None) -> XLMEncoderDecoderModel:
+        """Return a packed copy of the model: faster on the CPU, and for inference only.
+
+        The same limits apply as for ``XLMWithLMHeadModel.for_inference``: only plain layers can be packed. The copy
+        shares the memory of both halves' word embeddings, and its encoder has no head.
+
+        Args:
+            weights: Type of the matrices: ``"float32"``, ``"bfloat16"``, ``"float16"`` or ``"int8"``; ``None`` means
+                this model's own. ``xlm.inference.packed_model`` says what each costs in accuracy.
+
+        Returns:
+            A model that cannot be trained, moved, converted or saved. After changes to this model, call
+            ``for_inference`` again.
+
+        Raises:
+            InputError: An unknown type, a model that is not on the CPU, or layers that are not plain.
+        """
+        from xlm.inference.packed_model import prepare_encoder_decoder_for_inference
+
+        return prepare_encoder_decoder_for_inference(self, weights)
 
     @property
     def check_inputs(self) -> bool:
