@@ -193,7 +193,7 @@ def test_a_terminal_shows_aligned_columns(translator: Path, tmp_path: Path) -> N
         (("--max-length", "1"), 2, "--max-length"),
         (("--resume",), 2, "--resume requires --output"),
         (("--num-beams", "2", "--length-penalty", "nan"), 1, "length_penalty"),
-        (("--output-dir", "x"), 2, "not with --engine local"),
+        (("--output-dir", "x"), 2, "only with --engine ray"),
     ],
 )
 def test_mistakes_are_named(
