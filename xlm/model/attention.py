@@ -54,7 +54,8 @@ class AttentionMask:
     def with_cache(cls, cache: XLMCache, positions: int) -> AttentionMask:
         """Return the causal mask of ``positions`` new tokens that follow the tokens in a cache.
 
-        A row's padding follows its real tokens. Its cache slots are overwritten before any query may attend to them.
+        A row's padding follows its real tokens. The cache slots of padding are overwritten before any query may attend
+        to them.
         """
         if cache.longest == 0 and cache.slots(positions) == positions:
             return cls(is_causal=True)
@@ -103,7 +104,8 @@ class Attention(nn.Module):
             mask: The keys that each query may attend to.
             layer: Index of this layer in the cache.
             cache: Cache to write the keys and values into.
-            output_attentions: Whether to return the weights. This is slower, since no fused kernel returns them.
+            output_attentions: Whether to return the attention weights. This is slower, since no fused kernel returns
+                them.
 
         Returns:
             (B, T, D), and the attention weights (B, N, T, S) or ``None``.

@@ -80,8 +80,8 @@ class _PromptBeams:
             return False
         if options.early_stopping is True:
             return True
-        # Further tokens never raise the total, so a beam scores best with its present total and the most favourable
-        # length: the longest for a positive penalty, else the shortest.
+        # Further tokens never raise the total, so the present total at the most favourable length bounds the score.
+        # That length is the longest for a positive penalty, else the shortest.
         length = self.limit if options.length_penalty > 0 else produced + 1
         attainable: float = self.running[0].total / length**options.length_penalty
         return attainable <= _score(self.finished[-1])
@@ -122,7 +122,7 @@ def beam_search(state: DecoderState, prompts: Prompts, options: DecodingOptions)
         active = [group for _, group in remaining]
         if regrouped or rows != list(range(len(rows))):
             rows_R = torch.tensor(rows, device=device)
-            # All beams of a prompt begin with its tokens, so the cache of these tokens need not be copied.
+            # All beams of a prompt begin with the prompt's tokens, so the cache of these tokens need not be copied.
             state.reorder(rows_R, shared=0 if regrouped else min(prompts.lengths[group.prompt] for group in active))
             processors.reorder(rows_R)
         tokens_B = torch.tensor([beam.token for group in active for beam in group.running], device=device)
@@ -137,7 +137,7 @@ def beam_search(state: DecoderState, prompts: Prompts, options: DecodingOptions)
 def _best_candidates(
     logits_BV: Tensor, groups: list[_PromptBeams], processors: LogitsProcessor, step: int, options: DecodingOptions
 ) -> list[list[_Beam]]:
-    """Return the best next hypotheses of each prompt, best first, and enough that ``num_beams`` do not end."""
+    """Return each prompt's best next hypotheses, best first: so many that at least ``num_beams`` of them do not end."""
     G, width = len(groups), len(groups[0].running)
     C = options.num_beams * (1 + max(1, len(options.eos_ids)))
     logits_BV = at_least_float32(logits_BV)

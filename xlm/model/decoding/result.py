@@ -21,7 +21,8 @@ class Continuation:
         logprobs: Log-probability of each token in nats under the model itself, without penalties, suppression,
             temperature or other options.
         stop: Why the row ended.
-        seed: The row's seed if it was sampled. ``generate`` on this prompt alone, with this seed, returns it again.
+        seed: The row's seed if it was sampled. ``generate`` on this prompt alone, with this seed, returns the same
+            continuation.
         score: The number that beam search ranks continuations by.
     """
 

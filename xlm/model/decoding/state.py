@@ -2,7 +2,7 @@
 
 Decoding uses a model through the protocol ``DecoderState`` only. ``CausalState`` implements it for decoder-only models.
 
-Shapes: B rows, T prompt positions, R rows afterwards, V vocabulary.
+Shapes: B rows, T prompt positions, R rows after a reordering, V vocabulary.
 """
 
 from __future__ import annotations
