@@ -15,8 +15,8 @@ def open_model(model: str, *, dtype: str, device: str) -> XLMWithLMHeadModel:
 
     Args:
         model: Name or path, as for ``XLMWithLMHeadModel.from_pretrained``.
-        dtype: Type of the weights: float32, float16, bfloat16, ``auto`` for that of the file, or int8, which
-            ``pack_where_faster`` converts them to.
+        dtype: Type of the weights: ``float32``, ``float16``, ``bfloat16``, ``auto`` (the type in the file), or ``int8``
+            (the conversion then happens in ``pack_where_faster``).
         device: Device to compute on.
 
     Raises:
@@ -28,9 +28,9 @@ def open_model(model: str, *, dtype: str, device: str) -> XLMWithLMHeadModel:
 
 
 def check_device(*, dtype: str, device: str) -> None:
-    """Raise ``InputError`` for an unknown device, or a type that it cannot compute in.
+    """Raise ``InputError`` if a device is unknown, or cannot compute in a type.
 
-    The device may be missing on this machine, so that the arguments can be checked for another one.
+    The device need not exist on this machine, so that arguments for another machine can be checked.
     """
     try:
         kind = torch.device(device).type
@@ -68,7 +68,7 @@ def load_for_inference(model: str, *, dtype: str, device: str, few_rows: bool) -
 
 
 def processor_name(device: torch.device) -> str:
-    """Return the name of a device's processor, with all that affects the last digits of results."""
+    """Return the name of a device's processor, with every property that affects the last digits of results."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     int8, bfloat16 = " int8" * multiplies_int8(), " bfloat16" * multiplies_bfloat16()

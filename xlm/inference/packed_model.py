@@ -8,8 +8,8 @@ What each type of the matrices costs in accuracy:
   inputs of the layers' matrices are rounded too, and so are the outputs before the bias. The head's inputs and outputs
   are not rounded.
 - ``int8``: weights are rounded to 8 bits with one scale per output, inputs to 8 bits (7 without VNNI instructions) with
-  one scale per row. In every type, the last digits depend on the batch. In int8 they can move an input to the next
-  level, so a row's result in a batch occasionally differs by one such step from its result alone.
+  one scale per row. In every type, the last digits of a result depend on the batch. In int8, a change of
+  the last digits can round an input to the neighbouring level. A row's result then differs from its result alone.
 
 Embeddings, norms, attention, biases and an adaptive head are computed in float32 whatever the type.
 
@@ -61,7 +61,9 @@ def prepare_for_inference(model: XLMWithLMHeadModel, weights: str | None = None)
 
 
 class InferenceModel(XLMWithLMHeadModel):
-    """A packed ``XLMWithLMHeadModel``. It can be copied and pickled, but not trained, moved, saved or loaded into.
+    """A packed ``XLMWithLMHeadModel``.
+
+    It can be copied and pickled. It cannot be trained, moved or saved, and no weights can be loaded into it.
 
     Args:
         model: The model to pack.
@@ -80,8 +82,9 @@ class InferenceModel(XLMWithLMHeadModel):
         transformer = model.transformer
         self.transformer.causal = transformer.causal
         embeddings = self.transformer.embeddings
-        # The table is large and few of its rows are read, so it is shared and keeps its type. In float64 it is copied,
-        # because the sum of the embeddings must be float32. The parameter is new, with its own ``requires_grad``.
+        # The embedding table is large and few of its rows are read, so it is shared and keeps its type. A float64 table
+        # is copied to float32, because the sum of the embeddings must be float32. The parameter is new, with its own
+        # ``requires_grad``.
         table_VD = transformer.embeddings.word.weight.detach()
         embeddings.word = nn.Embedding.from_pretrained(  # type: ignore[no-untyped-call]
             table_VD.float() if table_VD.dtype == torch.float64 else table_VD,
@@ -188,7 +191,7 @@ class _PackedAttention(Attention):
 class _PackedHead(LinearHead):
     def __init__(self, head: LinearHead, weights: str) -> None:
         nn.Module.__init__(self)
-        # Rounding inputs and scores to bfloat16 would change which token is the best.
+        # Do not round inputs and scores to bfloat16: that could change which token is the best.
         self.packed = packed_linear(weights, head.projection, head.bias, rounds_rows=False)
 
     def tie_to(self, transformer: Transformer) -> None:
@@ -224,9 +227,9 @@ def _float32(module: _Module) -> _Module:
 
 
 def _check_plain(model: nn.Module, plain: nn.Module) -> None:
-    """Raise ``InputError`` unless a model has the same modules as a new one of its configuration.
+    """Raise ``InputError`` unless a model has the same modules as a new model with its configuration.
 
-    Values of weights may differ, and so may classes that override nothing.
+    The weights may have any values, and modules may be of subclasses that override nothing.
     """
     problems = _problems(model, plain)
     if not problems:

@@ -17,7 +17,7 @@ from xlm.tokenizer.tokenizer import XLMTokenizer, tokenizer_digest
 
 _SHOWN_DIGITS = 12
 
-# Settings of training, and the language that only the generate of transformers reads.
+# Configuration keys that do not affect scores: settings of training, and lang_id, which only transformers reads.
 _WITHOUT_EFFECT = ("dropout", "attention_dropout", "embed_init_std", "lang_id")
 
 
@@ -75,8 +75,8 @@ def signature(
         lang: As in ``Signature``.
         protocol: As in ``Signature``.
         long: As in ``Signature``.
-        digest: ``model_digest`` of the model; for a model made by ``for_inference``, of the model that it was made
-            from.
+        digest: ``model_digest`` of the model; for a packed model, ``model_digest`` of the model before
+            ``for_inference``.
 
     Raises:
         InputError: The arguments are not a model and its tokenizer.
@@ -119,7 +119,7 @@ def _fields_with_effect(config: XLMConfig) -> dict[str, object]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelSource:
-    """The name of a model, with the options to open it.
+    """The name of a model, with the options for opening it.
 
     Attributes:
         model: A model directory, a checkpoint of the original, the bundled model, or an id on the Hugging Face hub.
@@ -141,10 +141,10 @@ class ModelSource:
         """Open the tokenizer.
 
         Args:
-            offsets: Whether it must report the offsets of words.
+            offsets: Whether the tokenizer must report the offsets of words.
 
         Raises:
-            VocabularyError: Its files are broken.
+            VocabularyError: The tokenizer's files are broken.
             CheckpointError: There is no such model.
             LanguageError: The tokenizer does not have the language, or cannot report its words' offsets.
         """
@@ -164,7 +164,7 @@ class ModelSource:
         return open_model(self.model, dtype=self.dtype, device=default if self.device is None else self.device)
 
     def fast(self, network: XLMWithLMHeadModel, *, few_rows: bool) -> XLMWithLMHeadModel:
-        """Return a model from ``network`` in its fastest form; ``few_rows`` as for ``pack_where_faster``."""
+        """Return the fastest form of a model that ``network`` opened; ``few_rows`` is as for ``pack_where_faster``."""
         return pack_where_faster(network, dtype=self.dtype, few_rows=few_rows)
 
     def open(self, *, offsets: bool = False, few_rows: bool = False, signed: bool = False) -> OpenedModel:

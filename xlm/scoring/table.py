@@ -37,12 +37,12 @@ class ScoreTable:
 
     Attributes:
         unit: One of ``UNITS``.
-        format: One of ``TABLE_FORMATS``. Floats have six decimals in the first two and all digits in Parquet. TSV is
-            quoted as in ``tsv_line``.
-        files: Whether a first column names the file.
+        format: One of ``TABLE_FORMATS``. Floats have six decimals in TSV and JSON lines, and all digits in Parquet. TSV
+            is quoted as in ``tsv_line``.
+        files: Whether the first column names the file.
         bits: Whether a column ``bits`` follows ``logprob``: the surprisal, ``-logprob / log 2``.
-        ranks: Whether the rank of each token follows.
-        entropies: Whether the entropy of each token's prediction follows.
+        ranks: Whether there is a column with the rank of each token.
+        entropies: Whether there is a column with the entropy of each token's prediction.
         columns: Types of the cells by column, in order; ``status`` is the last.
 
     Raises:
@@ -91,11 +91,11 @@ class ScoreTable:
             yield json.dumps(dict(zip(self.columns, values, strict=True)), ensure_ascii=False, allow_nan=False) + "\n"
 
     def cells(self, row: Row, result: SentenceScore | InputError | None) -> Iterator[dict[str, Cell]]:
-        """Yield the cells of one input row by column: once for sentences, once or more for words and tokens.
+        """Yield the output rows of one input row, each as cells by column; with the unit ``sentence``, there is one.
 
         Args:
             row: The input row.
-            result: Its scores or the error that prevents scoring; ``None`` if the row itself has a problem.
+            result: The row's scores or the error that prevents scoring; ``None`` if the row itself has a problem.
         """
         shared: dict[str, Cell] = {"file": row.file, "line": row.number, "status": status_of(row, result)}
         result_cells = cells_of(result, self.unit) if isinstance(result, SentenceScore) else [{"text": row.text}]
@@ -138,7 +138,7 @@ def check_unit(unit: object, token_options: Sequence[str] = ()) -> None:
 
     Args:
         unit: The unit of one row of output.
-        token_options: Names of such options that are set.
+        token_options: Names of the set options that need the unit ``token``.
     """
     check_choice("unit", UNITS, by=unit)
     if token_options and unit != "token":
@@ -154,7 +154,7 @@ class ScoredLines(NamedTuple):
         data: Lines of output, UTF-8.
         problems: Number of rows that could not be scored.
         tokens: Number of predicted tokens.
-        unknown: Number of those that are ``<unk>``.
+        unknown: Number of predicted tokens that are ``<unk>``.
     """
 
     data: bytes
@@ -169,7 +169,7 @@ def scored_lines(scorer: Scorer, window: Sequence[Row], table: ScoreTable) -> Sc
     Args:
         scorer: Model, tokenizer and options.
         window: Rows, which are scored together.
-        table: The form of the output.
+        table: The table to write.
 
     Raises:
         LanguageError: The tokenizer does not have the language, or cannot split it into words.
