@@ -69,7 +69,7 @@ class OriginalAdam(Optimizer):
         return loss
 
     def _by_age(self, parameters: list[nn.Parameter]) -> dict[int, list[nn.Parameter]]:
-        """Group parameters by their number of updates, including this one; it differs if gradients were missing."""
+        """Group parameters by their number of updates, with this one; without a gradient, a parameter misses one."""
         ages: dict[int, list[nn.Parameter]] = {}
         for parameter in parameters:
             state = self.state[parameter]

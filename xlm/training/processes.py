@@ -61,16 +61,17 @@ class Processes:
         return [float(value) for value in total.tolist()]
 
     def wait(self) -> None:
-        """Wait until all processes have called this."""
+        """Wait until all processes have called this method."""
         if self.count > 1:
             self.sums([0.0])  # unlike a barrier, this works without choosing a device
 
 
 @contextmanager
 def join_processes(device: str, *, timeout: int) -> Iterator[Processes]:
-    """Join the processes that torchrun started, and leave them at the end. A single process joins nothing.
+    """Join the process group that torchrun started, and leave it at the end. A single process joins no group.
 
-    If the caller has joined them already (``torch.distributed.init_process_group``), that group is used and left open.
+    If the caller has already joined a group (``torch.distributed.init_process_group``), that group is used and left
+    open.
 
     Args:
         device: ``cpu``, ``cuda``, or ``auto`` for a GPU where there is one.
@@ -110,7 +111,7 @@ def join_processes(device: str, *, timeout: int) -> Iterator[Processes]:
 
 
 class ModelCaller(nn.Module):
-    """Calls functions of a model inside one module's ``forward``, which is what DDP and FSDP2 hook into.
+    """Calls functions on a model inside the ``forward`` of this module, because DDP and FSDP2 act in ``forward`` only.
 
     Args:
         model: The model.
@@ -142,7 +143,7 @@ def wrap_model(caller: ModelCaller, run: RunSettings, processes: Processes) -> n
     """
     model = caller.model
     layers = _modules(model, Layer)
-    skips_parameters = bool(_modules(model, AdaptiveHead))  # it skips clusters of words that contain no target
+    skips_parameters = bool(_modules(model, AdaptiveHead))  # it skips word clusters without a target
     if run.activation_checkpointing:
         for layer in layers:
             forward: Any = partial(checkpoint, layer.forward, use_reentrant=False)
@@ -194,7 +195,7 @@ def gather(tensor: Tensor) -> Tensor:
 
 
 def _call_if_sharded(tensor: Tensor, name: str) -> Tensor:
-    # Only a DTensor has these methods. Importing that class takes a second, which a run without shards can save.
+    # Only a DTensor has these methods. Importing that class takes a second, which a run without sharding can save.
     method: Callable[[], Tensor] | None = getattr(tensor, name, None)
     return tensor if method is None else method()
 

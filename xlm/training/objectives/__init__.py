@@ -25,7 +25,8 @@ class Batch:
         objective: Name under which the log averages the losses, such as ``clm``.
         language: Language, or direction of translation, that the log names.
         position: Position of the objective after this batch, as a JSON object; saved in every checkpoint.
-        weight: Factor of the loss in the gradient. The log has the loss without it.
+        weight: Factor by which the loss is multiplied before its gradient is computed. The log has the unmultiplied
+            loss.
     """
 
     pieces: Sequence[Any]
@@ -95,6 +96,6 @@ class Objective(Protocol):
         """Return results on held-out data, the same in all processes: numbers, or numbers by language.
 
         Args:
-            caller: Calls functions of the model; in training mode before and after.
+            caller: Calls functions of the model, which is in training mode before and after this call.
         """
         ...
