@@ -225,7 +225,7 @@ class _Run:
             click.echo(f"{output} is already complete", err=True)
             return
         if file.threads != torch.get_num_threads():
-            torch.set_num_threads(file.threads)  # another number of threads gives other last digits
+            torch.set_num_threads(file.threads)  # the last digits depend on the number of threads
         try:
             self._fill(file)
         finally:

@@ -65,7 +65,7 @@ def command(
                 if number % _LINES_BETWEEN_REPORTS == 0:
                     _show(number)
             return
-        encode([""])  # reports a wrong language before any process starts
+        encode([""])  # report a wrong language before any process starts
         lines = 0
         texts = UntilError(corpus.texts())
         for block in in_order(encode, in_batches(texts), workers=workers):
@@ -106,5 +106,5 @@ class _Encoder:
 
 
 def _show(lines: int) -> None:
-    if not sys.stdout.isatty():  # there the results show how far the work is
+    if not sys.stdout.isatty():  # on a terminal, the results show the progress
         show_count(f"{lines:,} lines")
