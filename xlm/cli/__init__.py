@@ -147,7 +147,10 @@ class _NoOutput(io.RawIOBase):
 
     def write(self, _: object) -> NoReturn:
         raise WriteError(
-            "the results cannot be written", where="standard output", found="closed", remedy="leave >&- out"
+            "the results cannot be written",
+            where="standard output",
+            found="closed",
+            remedy="start the command without >&-",
         )
 
 

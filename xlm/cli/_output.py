@@ -176,7 +176,7 @@ class Progress:
 
     Args:
         shown: Whether to show progress; ``None`` shows it on a terminal, unless the results go there too.
-        total: Size of the input in bytes; 0 if unknown. Without it, no time left is shown.
+        total: Size of the input in bytes; 0 if unknown, and then no time left is shown.
     """
 
     def __init__(self, *, shown: bool | None, total: int) -> None:

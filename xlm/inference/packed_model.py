@@ -290,7 +290,7 @@ def _difference(module: nn.Module, plain: nn.Module) -> str:
 
 
 def _overridden(cls: type, base: type) -> list[str]:
-    """Return the names of a base class that a subclass overrides and that can affect results."""
+    """Return the names of those attributes of a base class that a subclass overrides and that can affect results."""
     return [
         name
         for name in (dir(base) if cls is not base else ())

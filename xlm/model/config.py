@@ -86,7 +86,7 @@ class XLMConfig:
             raise ConfigError.of_values(
                 "the configuration is invalid",
                 problems,
-                remedy="correct these keys; if they come from a file, it is damaged or not of an XLM model",
+                remedy="correct these keys; if they come from a file, that file is damaged or is not of an XLM model",
             )
 
     @classmethod

@@ -150,7 +150,8 @@ def check_shape(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
 
 def check_device(input_ids: Tensor, device: torch.device) -> None:
     """Raise ``InputError`` unless the ids are on the same device as the model."""
-    # Libraries that load weights on demand keep them on the meta device meanwhile. The ids may then be on any device.
+    # Libraries that load weights on demand keep them on the meta device between uses. The ids may then be on any
+    # device.
     if device.type != "meta" and input_ids.device != device:
         fault = "is on another device than the model"
         raise _invalid("input_ids", fault, found=input_ids.device, expected=device, remedy="input_ids.to(model.device)")
@@ -300,10 +301,15 @@ def _check_cache(
         )
     if cache.keys.device != input_ids.device:
         raise InputError(
-            "the cache is on another device", where="cache", found=cache.keys.device, expected=input_ids.device
+            "the cache is on another device than input_ids",
+            where="cache",
+            found=cache.keys.device,
+            expected=input_ids.device,
         )
     if cache.batch_size != B:
-        raise InputError("the cache has another batch size", where="cache", found=cache.batch_size, expected=B)
+        raise InputError(
+            "the cache has another batch size than input_ids", where="cache", found=cache.batch_size, expected=B
+        )
     if not right_padded:
         raise InputError(
             "with a cache, padding must be on the right",

@@ -124,7 +124,8 @@ class XLMOutput(Output):
     """Output of ``XLMWithLMHeadModel``; indexable by name, or as a tuple of the fields that are not ``None``.
 
     Attributes:
-        loss: Mean negative log-probability of the counted labels, in nats; a scalar, if labels were given.
+        loss: Mean negative log-probability of the labels that are not ignored, in nats; a scalar. ``None`` without
+            labels.
         logits: (B, T, V) scores of the next token; log-probabilities if the head is an adaptive softmax.
         hidden_states: The embeddings and each layer's output, L + 1 tensors (B, T, D), if requested.
         attentions: Each layer's attention weights, L tensors (B, N, T, S), if requested.
@@ -529,7 +530,7 @@ class XLMWithLMHeadModel(XLMModel):
         return scores
 
     def _loss(self, logits_BTV: Tensor, labels_BT: Tensor, valid_BT: Tensor | None) -> Tensor:
-        """Return the mean negative log-probability of the counted labels, in nats; a scalar in float32 or wider."""
+        """Return the mean negative log-probability of the labels not ignored, in nats; a scalar in float32 or wider."""
         labels_BT = onto("labels", labels_BT, logits_BTV.device).long()
         if valid_BT is not None:
             labels_BT = labels_BT.masked_fill(~valid_BT, IGNORED_LABEL)
@@ -552,8 +553,8 @@ class XLMWithLMHeadModel(XLMModel):
             raise InputError(
                 "invalid labels",
                 where="labels",
-                found=f"{counted} labels that count, {wrong} of them out of range",
-                expected=f"at least one label that counts, each from 0 to {vocab_size - 1} or {IGNORED_LABEL}",
+                found=f"{counted} labels that are not ignored, {wrong} of them out of range",
+                expected=f"at least one label that is not ignored, each from 0 to {vocab_size - 1} or {IGNORED_LABEL}",
             )
 
     @lists_decoding_options
@@ -692,7 +693,7 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
 
 
 def check_forward(model: XLMWithLMHeadModel, caller: str) -> None:
-    """Refuse a model with a custom ``forward``, for callers that use the parts of a model without calling it.
+    """Refuse a model with a custom ``forward``, for callers that use its parts without calling ``forward``.
 
     Args:
         model: The model.
@@ -712,7 +713,7 @@ def check_forward(model: XLMWithLMHeadModel, caller: str) -> None:
         problems.append("forward hooks on the model")
     if problems:
         raise InputError(
-            f"{caller} would not use the model's own forward",
+            f"{caller} would bypass the model's custom forward or hooks",
             where=caller,
             found=", ".join(problems),
             expected="forward of XLMWithLMHeadModel, without hooks",

@@ -83,7 +83,7 @@ class SentenceScore:
 
     @property
     def unknowns(self) -> tuple[bool, ...]:
-        """Whether each of the n tokens is ``<unk>``, including where the text itself spells it."""
+        """Whether each of the n tokens is ``<unk>``, including an ``<unk>`` that the text itself contains."""
         return tuple([token == self.unk_token for token in self.tokens])
 
     @property
@@ -282,8 +282,8 @@ def check_pair(model: object, tokenizer: object) -> None:
     words, tokens = model.config.vocab_size, tokenizer.vocab_size
     if tokens + _PADDING <= words:
         warn_caller(
-            f"the tokenizer has {tokens:,} tokens and the model {words:,} words, the last of which have no text; "
-            "make sure that the tokenizer belongs to this model"
+            f"the tokenizer has {tokens:,} tokens and the model {words:,} words, so the model's last words have no "
+            "text; make sure that the tokenizer belongs to this model"
         )
     if tokens > words:
         raise InputError(
@@ -324,6 +324,6 @@ def _language_id(model: XLMWithLMHeadModel, tokenizer: XLMTokenizer, lang: str) 
 def _warn_about_bos(token: str) -> None:
     warn_caller(
         f"texts are scored after {token}, as this tokenizer encodes them; the original never trained that token, and "
-        "the first words after it score much worse. For sentences as in training, </s> … </s>: "
+        "the first words after it score much worse. For sentences as in training, </s> … </s>, open the tokenizer with "
         "XLMTokenizer.from_pretrained(..., bos_token='</s>')"
     )

@@ -77,7 +77,7 @@ class ScoreTable:
         return tsv_line(self.columns) if self.format == "tsv" else ""
 
     def lines(self, row: Row, result: SentenceScore | InputError | None) -> Iterator[str]:
-        """Yield the lines of one input row, with their ends; arguments as for ``cells``.
+        """Yield the output lines of one input row, with line ends; arguments as for ``cells``.
 
         For Parquet, they are lines that ``write_parquet`` reads.
         """
@@ -148,7 +148,7 @@ def check_unit(unit: object, token_options: Sequence[str] = ()) -> None:
 
 
 class ScoredLines(NamedTuple):
-    """The output of a window of rows.
+    """The output lines of rows that were scored together.
 
     Attributes:
         data: Lines of output, UTF-8.
@@ -164,7 +164,7 @@ class ScoredLines(NamedTuple):
 
 
 def scored_lines(scorer: Scorer, window: Sequence[Row], table: ScoreTable) -> ScoredLines:
-    """Return the lines of a window of rows. Every row has lines, in order, even one that cannot be scored.
+    """Return the output lines of some rows. Every row has lines, in order, even a row that cannot be scored.
 
     Args:
         scorer: Model, tokenizer and options.

@@ -417,11 +417,11 @@ def _invalid_values(c: TrainConfig) -> list[Problem]:
     ]
     architecture = set(c.model.config_kwargs()) - {"dropout", "attention_dropout"}
     if c.model.start_from:
-        rule = "left out: model.start_from decides the architecture"
+        rule = "no value, because model.start_from determines the architecture"
         rules += [(f"model.{key}", False, rule) for key in sorted(architecture)]
     else:
         required = ("emb_dim", "n_layers", "n_heads")
-        rules += [(f"model.{key}", key in architecture, "given, or model.start_from") for key in required]
+        rules += [(f"model.{key}", key in architecture, "a value, or model.start_from instead") for key in required]
     return [(key, _value(c, key), rule) for key, holds, rule in rules if not holds]
 
 

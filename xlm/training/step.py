@@ -107,7 +107,7 @@ class TrainingStep:
     def _gradient_exchange(self, is_last: bool) -> AbstractContextManager[None]:
         """Return a context in which DDP exchanges gradients only with the last piece of a step.
 
-        FSDP2 exchanges them with every piece, since it has no memory for whole gradients.
+        FSDP2 exchanges gradients with every piece, since it has no memory for whole gradients.
         """
         if is_last or not isinstance(self._module, DistributedDataParallel):
             return nullcontext()

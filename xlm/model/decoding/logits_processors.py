@@ -26,7 +26,7 @@ _TOP_P_COUNTS = (256, 2048)
 
 
 class LogitsProcessor:
-    """Base class of the processors; a processor with a state also follows the rows of the batch."""
+    """Base class of the processors. A processor with a state also uses ``add`` and ``reorder`` to follow the rows."""
 
     rescales: bool = False
     """Whether the processor also changes the scores of tokens that remain possible."""

@@ -16,7 +16,7 @@ class Continuation:
     """One continuation of a prompt.
 
     Attributes:
-        prompt: Row of the prompt.
+        prompt: Row of the prompt in the batch.
         tokens: The new ids, at least one, including the one that ended the row, such as ``</s>``.
         logprobs: Log-probability of each token in nats under the model itself, without penalties, suppression,
             temperature or other options.
