@@ -157,7 +157,7 @@ class _NoOutput(io.RawIOBase):
 def _open_closed_streams() -> None:
     """Replace each standard stream that was closed at the start (``<&-``).
 
-    Input is empty, messages are discarded, and writing results is an error because nobody would see them.
+    Standard input is then empty, messages are discarded, and writing results is an error because nobody would see them.
     """
     # Open this first: it takes the closed stream's file number, so no file opened later can receive the stream's
     # output.

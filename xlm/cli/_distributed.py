@@ -200,7 +200,7 @@ def run_on_ray(
     Args:
         task: The task.
         files: The input.
-        identity: What ``task.identity()`` returned.
+        identity: The result of ``task.identity()``.
         form: As for ``Corpus``.
         column: As for ``Corpus``.
         options: Options of the command.

@@ -78,7 +78,7 @@ def refuse_inputs(output: Path, inputs: Iterable[Path], *, option: str, written:
     Args:
         output: File to write.
         inputs: Files to read; standard input and files that do not exist are allowed.
-        option: Name of the option of the output, for the error.
+        option: Name of the output's option, for the error.
         written: All files that the command writes for this output; ``None`` if it writes the output only.
     """
     targets = [path for path in (written or (output,)) if path.exists()]

@@ -43,7 +43,7 @@ class Command(click.Command):
         return option
 
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the help; a parameter's section comes from ``argument`` or ``option``."""
+        """Write the help by section; ``argument`` and ``option`` define the section of a parameter."""
         self.format_usage(ctx, formatter)
         self.format_help_text(ctx, formatter)
         sections: dict[str, list[tuple[str, str]]] = {name: [] for name in _SECTIONS}

@@ -58,7 +58,7 @@ class TableWriter:
     """Table on standard output: TSV, JSON lines or, by default on a terminal, aligned columns.
 
     Rows are aligned in blocks, as they arrive, so memory stays bounded by a block. A column never becomes narrower in
-    a later block. Texts are cut where a line would exceed the width of the terminal; numbers never are.
+    a later block. Texts are cut where a line would exceed the width of the terminal; numbers are never cut.
 
     Args:
         format: ``tsv`` or ``jsonl``; ``None`` for aligned columns on a terminal, else TSV.
@@ -94,7 +94,7 @@ class TableWriter:
             write_text(lines)
 
     def write_rows(self, rows: Iterable[Sequence[Cell]]) -> None:
-        """Write rows of cells. In JSON, floats have all digits, and an infinite one is null."""
+        """Write rows of cells. In JSON, floats have all digits, and an infinite float is null."""
         from xlm.scoring.table import tsv_line
 
         if self.aligned:

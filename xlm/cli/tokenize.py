@@ -58,7 +58,7 @@ def command(
     with closing(open_corpus([file], format=of_ray["input_format"], column=of_ray["column"])) as corpus:
         tokenizer = XLMTokenizer.from_pretrained(model, preset=preset, codes=codes)
         encode = _Encoder(tokenizer=tokenizer, lang=lang, output=output)
-        if workers == 1 and not any(size for _, size in corpus.sizes):  # a user may be waiting for each line
+        if workers == 1 and not any(size for _, size in corpus.sizes):  # a user may be waiting at a terminal
             for number, text in enumerate(corpus.texts(), start=1):
                 with naming_line(corpus.place(number)):
                     write_text(encode([text]).data)

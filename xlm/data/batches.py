@@ -94,9 +94,9 @@ def permutation(length: int, *, seed: int, purpose: str, number: int) -> np.ndar
     """Return a random order of the numbers from 0 to ``length`` - 1, the same in every version of numpy.
 
     Args:
-        length: How many numbers.
+        length: Number of numbers.
         seed: Seed of the run.
-        purpose: What is shuffled; each purpose has its own random numbers.
+        purpose: Name of what is shuffled; each purpose has its own random numbers.
         number: Number of the permutation for this purpose, from 0.
     """
     return np.argsort(_generator(seed, purpose, number).random_raw(length), kind="stable")

@@ -102,7 +102,7 @@ def _count(lines: list[str], *, preset: str | None, lang: str | None) -> tuple[i
 
 @cache
 def _splitter(preset: str, lang: str) -> Callable[[str], Sequence[str]]:
-    """Return the function that splits raw text into words. Each process builds its own: it cannot be pickled."""
+    """Return the function that splits raw text into words. Each process builds one, as it cannot be pickled."""
     choices = PRESETS[preset]
     return Segmenter(
         moses(choices.dialect, lang),
@@ -228,7 +228,10 @@ class _Learner:
         return np.array(separate, np.int64)
 
     def _sorted_pairs(self, positions: Array) -> tuple[Array, Array, Array]:
-        """Return the pairs that begin at these positions, sorted; their sorting order; and each pair's first index."""
+        """Return the sorted pairs that begin at these positions, and two arrays of indices.
+
+        The first array sorts the pairs. The second array has the index of each distinct pair's first occurrence.
+        """
         pairs = self.pieces[positions].astype(np.int64) << 32 | self.pieces[self.following[positions]]
         order = np.argsort(pairs, kind="stable")
         pairs = pairs[order]

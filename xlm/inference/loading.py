@@ -41,7 +41,12 @@ def check_device(*, dtype: str, device: str) -> None:
             "no such device", where="device", found=shown(device), expected="cpu, or cuda if torch supports it"
         )
     if not isinstance(dtype, str):
-        raise InputError("no such type of weights", where="dtype", found=shown(dtype), expected="the name of a type")
+        raise InputError(
+            "no such type of weights",
+            where="dtype",
+            found=shown(dtype),
+            expected="the name of a type, such as bfloat16",
+        )
     if dtype == "int8" and kind != "cpu":
         raise InputError(
             "int8 runs on the CPU only", where="dtype, device", found=device, expected="cpu", remedy="use bfloat16"

@@ -34,8 +34,8 @@ TYPICAL_ROWS = 32
 layout for 1 row was slower."""
 
 _PACKED_WIDTH = 8192
-"""Number of outputs that FBGEMM computes at a time, for any number of rows. In a wider product, rows are far apart in
-memory."""
+"""Number of outputs that FBGEMM computes at a time, for any number of rows. A wider product is slower, because its rows
+are far apart in memory."""
 
 _FINEST_STEP = 6.1e-5
 """Smallest step between two int8 levels that FBGEMM accepts."""
@@ -283,7 +283,7 @@ def packed_linear(weights: str, weight_MK: Tensor, bias_M: Tensor, *, rounds_row
 
 
 def _float16_holds(weight_MK: Tensor) -> bool:
-    """Return whether float16 can hold all weights, to within the precision of the largest weight of each row."""
+    """Return whether float16 holds every weight with an error of at most 2**-10 of its row's largest magnitude."""
     weight_MK = weight_MK.float()
     lost_M = weight_MK.half().float().sub_(weight_MK).abs_().amax(1)
     # Comparisons with NaN are false, so weights that are not finite do not pass.

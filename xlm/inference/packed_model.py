@@ -8,8 +8,8 @@ What each type of the matrices costs in accuracy:
   inputs of the layers' matrices are rounded too, and so are the outputs before the bias. The head's inputs and outputs
   are not rounded.
 - ``int8``: weights are rounded to 8 bits with one scale per output, inputs to 8 bits (7 without VNNI instructions) with
-  one scale per row. In every type, the last digits of a result depend on the batch. In int8, a change of
-  the last digits can round an input to the neighbouring level. A row's result then differs from its result alone.
+  one scale per row. In every type, the last digits of a result depend on the batch. In int8, a change in the last
+  digits can round an input to the neighbouring level. The row's result then differs from what the row alone gives.
 
 Embeddings, norms, attention, biases and an adaptive head are computed in float32 whatever the type.
 
@@ -269,7 +269,7 @@ def _name(module: nn.Module) -> str:
 
 
 def _difference(module: nn.Module, plain: nn.Module) -> str:
-    """Return how a module differs from a plain one; an empty string if it does not."""
+    """Return how a module differs from the plain module; an empty string if it does not differ."""
     base = type(plain)
     if not isinstance(module, base):
         return f"{_name(module)} in place of {base.__name__}"

@@ -30,7 +30,7 @@ class AttentionMask:
 
     @classmethod
     def without_cache(cls, *, causal: bool, valid_BT: Tensor | None, right_padded: bool) -> AttentionMask:
-        """Return the mask among the positions of one forward pass.
+        """Return the mask for a forward pass without a cache.
 
         Args:
             causal: Whether a position attends only to itself and to positions left of it.
@@ -142,7 +142,7 @@ def _attention_weights(query_BNTH: Tensor, key_BNSH: Tensor, mask: AttentionMask
     allowed = mask.as_tensor(scores_BNTS.shape[-2], scores_BNTS.shape[-1], scores_BNTS.device)
     if allowed is not None:
         scores_BNTS = scores_BNTS.masked_fill(~allowed, float("-inf"))
-    # The original also computes the softmax in float32.
+    # Compute the softmax in float32, as the original does.
     return at_least_float32(scores_BNTS).softmax(-1).to(query_BNTH.dtype)
 
 

@@ -21,8 +21,8 @@ class XLMCache:
 
     Args:
         config: Configuration of the model.
-        batch_size: Rows B.
-        capacity: Slots S of each row, in tokens; ``None`` means the model's longest input.
+        batch_size: Number of rows B.
+        capacity: Number of slots S in each row, one for each token; ``None`` means the model's longest input.
         dtype: Type of keys and values; use the model's type.
         device: Device of keys and values; use the model's device.
 
@@ -79,12 +79,12 @@ class XLMCache:
 
     @property
     def batch_size(self) -> int:
-        """Rows B."""
+        """Number of rows B."""
         return self.keys.shape[1]
 
     @property
     def capacity(self) -> int:
-        """Slots S of each row, in tokens."""
+        """Number of slots S in each row; a slot holds one token."""
         return self.keys.shape[3]
 
     def fix_shapes(self) -> None:

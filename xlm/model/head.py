@@ -34,7 +34,7 @@ _PACKED_BLOCK_ELEMENTS = 1 << 22
 """Number of scores in a block that spans one piece of packed weights: 16 MB. Many rows then share one read of it."""
 
 _NARROW_BLOCK_ROWS = 1024
-"""Maximum number of positions in a block that spans part of the vocabulary. They all share one read of its weights."""
+"""Maximum number of positions in a block that spans part of the vocabulary. They share one read of the weights."""
 
 _BELOW_ALL = -1e30
 """Start value for a running maximum: below any score, and finite, because differences of infinities are NaN."""

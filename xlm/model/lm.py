@@ -272,7 +272,7 @@ class XLMModel(nn.Module):
         """Return an empty cache of this model's type, on its device.
 
         Args:
-            batch_size: Rows B.
+            batch_size: Number of rows B.
             capacity: Maximum number of tokens in a row; ``None`` means the model's longest input.
         """
         return XLMCache(self.config, batch_size, capacity=capacity, dtype=self.dtype, device=self.device)
@@ -681,7 +681,7 @@ class XLMWithLMHeadModel(XLMModel):
 
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Turn dropout off inside the block; then restore the mode of each module, as some may have been in evaluation."""
+    """Turn dropout off inside the block; afterwards restore the mode (training or evaluation) of each module."""
     training = [module for module in model.modules() if module.training]
     for module in training:
         module.training = False

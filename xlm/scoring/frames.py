@@ -67,7 +67,7 @@ def score_frame(
 
     Raises:
         InputError: There is no such column or unit, the frame already has a column with the name of a new one, or an
-            option does not go with ``by``.
+            option requires another ``by``.
         LanguageError: The model does not have the language.
     """
     if not is_frame(frame):

@@ -32,7 +32,7 @@ this much."""
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenScores:
-    """Scores of the tokens of one sequence, except the opening one.
+    """Scores of the tokens of one sequence, except the opening token.
 
     Attributes:
         logprobs: Log-probabilities in nats.
@@ -174,7 +174,7 @@ def windows_of(sequence: int, predicted: int, *, positions: int, stride: int) ->
 
     A sequence that fits is one window. Otherwise the first window begins at the opening token and fills all positions.
     Each further window scores up to ``stride`` more tokens, and is filled with the tokens before them as context. Every
-    token predicted after the first window thus has at least ``positions - stride + 1`` tokens before it.
+    token predicted after the first window thus has at least ``positions - stride + 1`` tokens of context.
 
     Args:
         sequence: Index of the sequence.

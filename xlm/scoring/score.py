@@ -36,8 +36,8 @@ def score(
     Args:
         model: A causal model.
         tokenizer: Its tokenizer.
-        texts: Raw texts. An empty text scores its closing ``</s>``. For a pandas ``Series`` or ``DataFrame``, the
-            result is that of ``score_frame`` by sentence.
+        texts: Raw texts. For an empty text, only the closing ``</s>`` is scored. For a pandas ``Series`` or
+            ``DataFrame``, the result is that of ``score_frame`` by sentence.
         lang: Name of the language of all texts.
         **options: Attributes of ``ScoringOptions``, by name.
 

@@ -258,7 +258,7 @@ def check_pair(model: object, tokenizer: object) -> None:
     """Check that the arguments are a model and its tokenizer.
 
     Raises:
-        InputError: The arguments are swapped or something else, the tokenizer has more tokens than the model, or the
+        InputError: The arguments are swapped or of other types, the tokenizer has more tokens than the model, or the
             model overrides ``forward``, which scoring would not call.
     """
     types = f"{type(model).__name__}, {type(tokenizer).__name__}"

@@ -23,14 +23,14 @@ _WITHOUT_EFFECT = ("dropout", "attention_dropout", "embed_init_std", "lang_id")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Signature:
-    """Everything that a log-probability depends on, except the text and what affects only its last digits.
+    """Everything that a log-probability depends on, except the text and conditions that affect only its last digits.
 
     The last digits also depend on batch sizes, the number of rows read ahead, the number of threads, and the processor
     or GPU.
 
     Attributes:
         model: Fingerprint of the configuration and of the weights in memory. A ``.pth`` file and the directory
-            converted from it have the same.
+            converted from it have the same fingerprint.
         tokenizer: Fingerprint of the vocabulary, the merges and every setting of the tokenizer.
         preset: The tokenizer's preset.
         lang: The language, or several joined by ``+``.
@@ -157,7 +157,7 @@ class ModelSource:
         """Open the model with the weights of its file.
 
         Raises:
-            InputError: There is no such device, or it cannot compute in that type.
+            InputError: The device does not exist, or cannot compute in the type ``dtype``.
             CheckpointError: There is no such model.
         """
         default = "cuda" if torch.cuda.is_available() else "cpu"

@@ -214,7 +214,10 @@ def status_of(row: Row, result: SentenceScore | InputError | None) -> str:
 
 
 def cells_of(result: SentenceScore, unit: str) -> list[dict[str, Any]]:
-    """Return the cells of a text by column: of the text, of each word and the closing ``</s>``, or of each token.
+    """Return the output rows of a text, each as cells by column.
+
+    The unit ``sentence`` gives one row, ``word`` one for each word and one for the closing ``</s>``, and ``token`` one
+    for each token.
 
     Args:
         result: Scores of the text.

@@ -53,8 +53,8 @@ class ModelSettings:
         gelu_activation: GELU if true, else ReLU; default true.
         use_lang_emb: Whether there are language embeddings; default true.
         share_inout_emb: Whether input and output words share one matrix; default true.
-        dropout: Default 0.1, or that of ``start_from``.
-        attention_dropout: Default 0.1, or that of ``start_from``.
+        dropout: Probability of dropping an activation; default 0.1, or the value of ``start_from``.
+        attention_dropout: Probability of dropping an attention weight; default as for ``dropout``.
     """
 
     start_from: str = ""
@@ -325,7 +325,7 @@ _TYPES: dict[str, tuple[Callable[[Any], bool], Callable[[Any], Any], str]] = {
         "a list of texts",
     ),
 }
-"""By the annotation of a key: a test of a value's type, a conversion, and the rule that an error names."""
+"""For each type annotation of a key: a test of a value's type, a conversion, and the rule that an error names."""
 
 
 def _typed_arguments(kind: type[Any], values: object, prefix: str, problems: list[Problem]) -> dict[str, Any]:

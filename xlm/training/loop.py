@@ -237,7 +237,7 @@ class Trainer:
         return None
 
     def _after_step(self, result: StepResult, batch: Batch, meter: _Meter) -> None:
-        """Count and log a step; validate and save when it is time."""
+        """Count and log a step. Validate the model and save the state when they are due."""
         progress, run = self.progress, self.config.run
         if not result.updated:
             progress.skipped += 1

@@ -35,7 +35,7 @@ Module = TypeVar("Module", bound=nn.Module)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Processes:
-    """The processes of a run, as one of them sees them.
+    """The processes of a run, from the view of one process.
 
     Attributes:
         rank: Number of this process, from 0.
@@ -180,7 +180,7 @@ def _shard(caller: ModelCaller, layers: list[Layer], processes: Processes) -> No
     mesh = init_device_mesh(processes.device.type, (processes.count,))
     for layer in layers:
         fully_shard(layer, mesh=mesh)
-    # Embeddings and head are used at both ends, so they stay gathered from the forward to the backward pass.
+    # Embeddings and head are at both ends of the network, so they stay gathered from the forward to the backward pass.
     fully_shard(caller, mesh=mesh)
 
 

@@ -143,7 +143,8 @@ def _best_candidates(
     logits_BV = at_least_float32(logits_BV)
     normaliser_B1 = logits_BV.logsumexp(-1, keepdim=True)
     check_finite(normaliser_B1[:, 0])
-    # Without a penalty, the normaliser does not change the order within a row. Subtract it from the best tokens only.
+    # If no processor rescales scores, subtracting the normaliser does not change the order within a row. Then subtract
+    # it from the best tokens only.
     logprobs_BV = logits_BV - normaliser_B1 if processors.rescales else logits_BV
     best_Bc, tokens_Bc = processors(logprobs_BV, step).topk(min(C, logits_BV.shape[1]))
     if processors.rescales:

@@ -64,9 +64,9 @@ class DecodingOptions:
             do not depend on the batch (except through floating-point rounding, which int8 weights can magnify).
             ``None`` takes a seed from torch's global generator.
         cuda_graphs: Whether to capture a step as a CUDA graph and replay it, which saves launching its kernels one by
-            one. A capture waits for the device and frees torch's cached memory on it. It is repeated when rows leave
-            the batch, except for the last few steps. Under autocast, each replay casts all weights again. Results are
-            the same up to the order of sums. It was tested without a GPU only, so it is off by default.
+            one. A capture waits for the device and frees torch's cached memory on it. The capture is repeated when rows
+            leave the batch, except for the last few steps. Under autocast, each replay casts all weights again. Results
+            are the same up to the order of sums. This option was tested without a GPU only, so it is off by default.
     """
 
     max_new_tokens: int = 64

@@ -93,7 +93,7 @@ class CausalState:
 
     Args:
         model: A causal model in evaluation mode.
-        rows: Rows B of the prompts.
+        rows: Number of prompts, rows B.
         capacity: Maximum number of tokens in a row.
         cuda_graphs: Whether to capture a step as a CUDA graph and replay it; requires a CUDA device.
     """

@@ -52,7 +52,7 @@ class Objective(Protocol):
 
     @property
     def metrics(self) -> Mapping[str, bool]:
-        """Whether a higher value is better, for each metric that ``validate`` computes; empty without held-out data.
+        """Metrics that ``validate`` computes, each with whether a higher value is better; empty without held-out data.
 
         A number by language has a name such as ``perplexity.de``. The first metric decides which model is the best,
         unless ``run.best_metric`` names another.

@@ -84,7 +84,7 @@ class CausalLM:
 
     @property
     def metrics(self) -> Mapping[str, bool]:
-        """The mean perplexity and that of each language; lower is better."""
+        """The mean perplexity and the perplexity of each language; lower is better."""
         names = [f"perplexity.{language}" for language in self._valid]
         return dict.fromkeys(["mean", *names] if names else [], False)
 
@@ -205,7 +205,7 @@ def stream_perplexities(
         rows: Windows in a batch.
 
     Returns:
-        By language, ``exp`` of the mean nats of the predicted tokens.
+        For each language, ``exp`` of the mean negative log-probability of the predicted tokens.
     """
     was_training = caller.training
     caller.eval()
