@@ -63,8 +63,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
             total = torch.zeros((), dtype=high, device=hidden.device)
             # On a CPU, one pass over the scores of a narrow model takes as long as a matrix product. Save the passes
             # that turn exponentials into probabilities and subtract the targets: divide the hidden states and the
-            # products by the sums instead, and subtract the targets at the end. A lower-precision type needs the
-            # probabilities themselves.
+            # products by the sums instead, and subtract the targets at the end. With a lower-precision type, compute
+            # the probabilities.
             unnormalised = kind == "cpu" and low == high
             small = unnormalised and _largest_score(hidden, weight, bias) <= _SMALL_SCORE
             # All chunks share this memory for their scores.

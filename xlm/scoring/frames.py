@@ -78,7 +78,7 @@ def score_frame(
 
 
 def frame_of(scorer: Scorer, frame: Any, *, column: str = "text", by: str = "sentence") -> Any:
-    """Return the result of ``score_frame``, computed by a scorer."""
+    """Return the result of ``score_frame`` with an existing scorer."""
     names = _names(scorer, by)
     columns = [column] if frame.ndim == 1 else list(frame.columns)
     if not isinstance(column, Hashable) or columns.count(column) != 1:
