@@ -330,7 +330,7 @@ def test_a_file_that_was_repaired_is_gone_on_with(
     assert joined(output, header=True) == invoke(*command).stdout_bytes
     assert json.loads((output / "_SUCCESS").read_text())["rows"] == 800
     file.write_bytes(gzip.compress(b"the\n"))
-    assert "not that of the run" in invoke(*remote, "--resume").stderr
+    assert "differs from that of the run to resume" in invoke(*remote, "--resume").stderr
 
 
 @pytest.mark.parametrize("scheme", ["file", "memory"])
