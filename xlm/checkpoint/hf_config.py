@@ -18,7 +18,7 @@ CONFIG_FILE = "config.json"
 OUR_KEY = "xlm"
 """Key of ``config.json`` for data that only this library reads."""
 
-# Our names of token ids, and the names that XLM has in transformers. A config.json may use either name.
+# Our names of token ids, and the names of the same ids in XLM of transformers. A config.json may use either name.
 _INDEX_NAMES = {
     "bos_token_id": "bos_index",
     "eos_token_id": "eos_index",

@@ -42,7 +42,7 @@ _CHUNK = 1 << 18
 
 
 def weights_file(names: Container[str]) -> str | None:
-    """Return the file name to read weights from, or ``None`` if no name is that of a weights file.
+    """Return the one of the file names to read weights from, or ``None`` if there is no weights file.
 
     ``model.safetensors`` comes first, then its index, then ``pytorch_model.bin``, then its index.
     """
@@ -240,7 +240,7 @@ def _reserve(descriptor: int, size: int) -> None:
 
 
 def differing_tensors(path: Path, tensors: Mapping[str, Tensor], *, dtype: torch.dtype | None = None) -> list[str]:
-    """Return the names of tensors that a file lacks, has in addition, or holds with a difference in any bit.
+    """Compare a file with tensors, and return the names that are missing, extra, or differ in any bit.
 
     The arguments are those of ``write_safetensors``. The file is read through one small buffer, not mapped, so memory
     stays constant.

@@ -216,5 +216,5 @@ def _lacks_weights(directory: Path) -> bool:
     try:
         shards = set(read_weight_map(directory / name).values())
     except CheckpointError:
-        return True  # the index will be fetched again; if the hub's copy is damaged too, that raises an error
+        return True  # fetch() downloads the index again, and raises an error if the hub's copy is damaged too
     return not all((directory / shard).is_file() for shard in shards)

@@ -43,7 +43,7 @@ Token = str | bool | None
 
 @dataclass(frozen=True, slots=True)
 class ListedFile:
-    """Entry of the hub's listing for a file.
+    """A file in the hub's listing of a repository.
 
     Attributes:
         size: Size in bytes, or ``None`` if the server lists no sizes.
@@ -297,7 +297,7 @@ def _one_line(text: object) -> str:
 
 
 def is_outage(error: Exception) -> bool:
-    """Return whether the network or the hub failed, in which case cached files may be used instead."""
+    """Return whether an error means that the network or the hub failed, so that cached files may be used."""
     status = _status(error)
     if status is not None:
         return status in (408, 429) or status >= 500

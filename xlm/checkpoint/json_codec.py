@@ -70,7 +70,7 @@ def check_plain(value: Any, where: object) -> None:
 
 
 def has_own_numbers(tensor: torch.Tensor) -> bool:
-    """Return whether each value of a strided tensor has its own memory; an expanded tensor's values share it."""
+    """Return whether each value of a strided tensor has its own memory, unlike in an expanded tensor."""
     last = 0  # the largest offset in the dimensions seen so far
     for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
         if size > 1 and stride <= last:

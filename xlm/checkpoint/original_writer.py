@@ -171,7 +171,7 @@ def _params_of(config: XLMConfig) -> dict[str, Any]:
         "dropout": config.dropout,
         "attention_dropout": config.attention_dropout,
         "gelu_activation": config.gelu_activation,
-        "share_inout_emb": config.tied,  # with an adaptive softmax, the original fails if this is true
+        "share_inout_emb": config.tied,  # false for an adaptive softmax, because the original fails otherwise
         "sinusoidal_embeddings": config.sinusoidal_embeddings,
         "use_lang_emb": config.use_lang_emb,
         "asm": config.asm,

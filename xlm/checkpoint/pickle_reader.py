@@ -40,7 +40,7 @@ _LARGEST_SIZE = 1 << 48
 _MOST_OTHER_KEYS = 5_000
 _LONGEST_KEY = 8
 _AHEAD = 1000
-_LONGEST_INTEGER = 640  # in decimal digits; an integer of the opcode LONG1 (255 bytes) has fewer
+_LONGEST_INTEGER = 640  # in decimal digits; an integer of the opcode LONG1 (255 bytes) has fewer digits
 
 _DTYPES = {
     "Half": torch.float16,
@@ -359,7 +359,7 @@ class _Reader:
             self._check_array(raw, dtype, shape)
             checked: Any = (1, shape, dtype, bool(is_fortran), raw)
             target.__setstate__(checked)
-        elif type(target) is not OrderedDict or type(state) is not dict:  # a state dict's _metadata is not needed
+        elif type(target) is not OrderedDict or type(state) is not dict:  # drops the _metadata of a state dict
             raise ValueError(f"a state for a {type(target).__name__}, which no checkpoint needs")
         return pos
 
@@ -375,7 +375,7 @@ class _Reader:
         self.stack.append(claim)
         return pos
 
-    # Functions that a pickle can call, with the pickle's arguments.
+    # A pickle can call only the following functions; it also supplies their arguments.
 
     def ordered_dict(self) -> OrderedDict[Any, Any]:
         return OrderedDict()

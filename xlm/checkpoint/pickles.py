@@ -93,7 +93,7 @@ def _map(path: Path) -> mmap.mmap:
 
 def _read_zip(memory: mmap.mmap) -> Any:
     entries = read_directory(memory)
-    # torch can be configured to write no checksums; it then writes 0 for each.
+    # torch can be configured to write no checksums; each checksum field is then 0.
     summed = list(entries.values()) if any(entry.checksum for entry in entries.values()) else []
     with ThreadPoolExecutor(max_workers=2) as pool:
         sums = pool.map(checksum, [memory] * len(summed), summed)

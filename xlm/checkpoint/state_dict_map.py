@@ -48,7 +48,7 @@ class KeyTable:
 
     Attributes:
         rows: Pairs of names (ours, theirs).
-        dropped: Names in the format of tensors to ignore.
+        dropped: Tensor names of the format that are ignored.
     """
 
     rows: tuple[tuple[str, str], ...]

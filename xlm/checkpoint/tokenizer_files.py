@@ -204,7 +204,7 @@ def _from_directory(
     if "preset" in settings:
         saved.pop("preset_without_lang", None)  # the saved value belongs to the saved preset
         if settings["preset"] == "original" != saved.get("preset"):
-            # These two values were saved for another preset. Without them, the defaults of the new preset apply.
+            # Drop the casing and bos_token of the saved preset, so that the defaults of the preset "original" apply.
             saved = {name: saved[name] for name in saved if name not in ("do_lowercase_and_remove_accent", "bos_token")}
     try:
         return kind(vocabulary, merges, **{**saved, **settings})
@@ -259,7 +259,7 @@ def _saved_settings(directory: Path, config: Mapping[str, Any], vocabulary: Voca
     if kind != "XLMTokenizer":
         raise _wrong(path, "tokenizer_class", kind, "XLMTokenizer")
     values = dict(config)
-    added: dict[str, AddedToken] = {}  # keys are ids
+    added: dict[str, AddedToken] = {}  # by id, written as text
     added_path = path
     if has_decoder := "added_tokens_decoder" in config:
         for index, value in _object(path, config, "added_tokens_decoder").items():

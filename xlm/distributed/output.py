@@ -11,8 +11,8 @@ died or was slow, the part that is written last stays. Machines with the same ki
 Other engines ignore names that begin with an underscore.
 
 The lease belongs to the run whose line is the last in ``_run``. Each run adds its line when it begins, and only the
-holder of the lease writes parts or ``_SUCCESS``. A worker that finds no ``_run`` reports that its
-machine does not see the shared directory.
+holder of the lease writes parts or ``_SUCCESS``. A worker that finds no ``_run`` reports that its machine does not see
+the shared directory.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Record:
         last: Whether the shard is the last one of its file.
         damaged: Whether the input file could not be read beyond this shard.
         processor: Kind of processor that computed the part.
-        warnings: Warnings of the worker.
+        warnings: Warnings that the worker gave for the shard.
     """
 
     file: int

@@ -70,7 +70,7 @@ def build_dataset(
                 batch_size=None,
                 batch_format="pyarrow",
                 fn_kwargs=dict(reading),
-                num_cpus=0,  # reading needs no CPU of its own, because the workers may occupy all of them
+                num_cpus=0,  # reserve no CPU for readers, because the workers may occupy all CPUs
                 compute=ray.data.TaskPoolStrategy(size=min(-(-workers // _WORKERS_PER_READER), len(blocks))),
             )
             .map_batches(
@@ -81,8 +81,8 @@ def build_dataset(
                 num_cpus=cluster.threads_per_worker,
                 num_gpus=cluster.gpus_per_worker or None,
                 compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=_SHARDS_IN_FLIGHT),
-                # A dead worker restarts on any machine with room. No machine may have room, so the shards of the worker
-                # are dropped here and processed in the next pass.
+                # A dead worker restarts on any machine with room, but perhaps no machine has room. So the shards of the
+                # worker are dropped here and processed in the next pass.
                 ray_remote_args_fn=lambda: {"max_restarts": -1, "max_task_retries": 0},
             )
         )
@@ -90,7 +90,7 @@ def build_dataset(
 
 @contextmanager
 def _one_row_per_block(ray: Any) -> Iterator[None]:
-    """Make datasets pass on each row in a separate block, and drop blocks that fail.
+    """Make Ray Data put each row into a block of its own, and drop blocks that fail.
 
     Rows in one block would all go to the same worker.
     """
@@ -185,7 +185,7 @@ class PartWriter:
         self._compute: Compute | None = None
 
     def __call__(self, shards: Any) -> Any:
-        """Return a table with the result of each shard in a table: a record or an error.
+        """Process a table of shards, and return a table with one result for each: a record or an error.
 
         Errors are returned, since Ray would treat an exception as a failure of the machine.
         """

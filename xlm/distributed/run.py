@@ -59,7 +59,7 @@ class Run:
     _records: dict[PartKey, Record] = field(default_factory=dict, init=False)
 
     def __call__(self, identity: Mapping[str, Any]) -> list[Record]:
-        """Process all files, and return the records of all parts in their order.
+        """Process all files, and return the records of all parts in the order of the output.
 
         Args:
             identity: What ``task.identity()`` returned.

@@ -1,7 +1,7 @@
 """Shards: consecutive windows of one file. A worker processes one shard at a time and writes its results as one part.
 
-A window holds the same rows as in a run without Ray. These rows are computed together, so the results are equal to the
-last digit.
+A window holds the same rows as in a run without Ray. These rows are computed together, so both runs give the same
+results to the last digit.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ class Shard:
         file: Index of the file, from 0.
         index: Index of the shard in its file, from 0.
         windows: The rows of each window; empty for a file without rows.
-        last: Whether it is the last shard of the file.
+        last: Whether the shard is the last of the file.
         damaged: Whether the file could not be read beyond this shard, and must be read again.
-        warnings: Warnings about the file; only its last shard has them.
+        warnings: Warnings about the file; only the last shard of the file has them.
     """
 
     file: int
@@ -54,7 +54,7 @@ class Shard:
         name = next((window[0].file for window in self.windows), "")
         rows = [[[row.number, row.text, row.problem] for row in window] for window in self.windows]
         fields = [self.file, self.index, self.last, self.damaged, self.warnings, name, rows]
-        # ASCII escapes could more than double the size, and readers can run on machines with little memory.
+        # ASCII escapes could more than double the size of a text, and readers can run on machines with little memory.
         return json.dumps(fields, ensure_ascii=False).encode("utf-8", "surrogatepass")
 
     @classmethod

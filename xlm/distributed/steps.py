@@ -247,7 +247,7 @@ class Generator(_Step):
             each batch has a random seed.
         continuation_lang: Language of the continuations; ``None`` for that of the prompts.
         seed: Seed of the samples, which requires ``line_column``; ``None`` for a random seed for each batch.
-        greedy: Take the most likely token at each step instead of sampling.
+        greedy: Whether to take the most likely token at each step instead of sampling.
         num_beams: Number of beams; more than 1 means beam search instead of sampling.
         batch_size: Maximum number of prompts in a model batch.
         preset: Text pipeline; ``None`` for the model's own.

@@ -212,7 +212,7 @@ def _relative_output(output: str | None, base: str) -> str | None:
 
 
 def _canonical(name: str) -> str:
-    """Normalise a path or address. The normalised names of all files below a directory begin with the directory's."""
+    """Normalise a path or address, so that names of files below a directory begin with the directory's name."""
     scheme, separator, rest = name.partition("://")
     if separator and scheme != "file":
         return "/".join([f"{scheme}:/", *filter(None, rest.partition("?")[0].split("/"))])

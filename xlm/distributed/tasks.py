@@ -184,7 +184,7 @@ class ScoreTask(Task):
 
     def _compute(self, scorer: Scorer, window: Sequence[Row], file: int) -> WindowOutput:
         data, problems, tokens, unknown = scored_lines(scorer, window, self.table)
-        # Reasons are in the column ``status``.
+        # The table has the reasons for problems in its column status.
         return WindowOutput(data=data, problems=problems, counts=Counter(tokens=tokens, unknown=unknown))
 
 

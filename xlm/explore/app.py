@@ -119,7 +119,8 @@ def make_app(
         _ClientLeftError: _on_client_left,
         Exception: _on_bug,
     }
-    # The guard wraps the whole application. As Starlette middleware, it would not see the response of _on_bug.
+    # The guard wraps the whole application, so that it also adds headers to the response of _on_bug. Starlette middleware
+    # would not.
     return Guard(Starlette(routes=routes, exception_handlers=handlers), names=names, any_address=any_address)
 
 
@@ -167,7 +168,7 @@ async def _unless_left(request: Request, work: Coroutine[Any, Any, Json]) -> Jso
 
     Raises:
         _ClientLeftError: The client has disconnected. Work that waits for its turn is cancelled. Work that has begun
-            runs to its end, and its result is dropped; the limits of a request bound its time.
+            runs to its end, which the limits of requests bound, and its result is dropped.
     """
 
     async def leaves() -> None:

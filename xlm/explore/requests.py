@@ -59,7 +59,7 @@ class TextRequest:
 
     Attributes:
         text: Any text.
-        lang: Language of the text, one of the model's.
+        lang: Language of the text, which the model must have.
         preset: Text pipeline; ``None`` for the model's own.
     """
 

@@ -96,8 +96,8 @@ class BusyError(XLMError):
 class Worker:
     """Thread that runs functions one after another, in the order of the calls.
 
-    A long request submits its work in steps of one token, so that other requests run in between. A function
-    does not run if its caller is cancelled before its turn.
+    A long request submits its work in steps of one token, so that other requests run in between. A function does
+    not run if its caller is cancelled before its turn.
 
     Args:
         limit: Maximum number of requests at a time.

@@ -15,8 +15,8 @@ LOGITS_BOUND = 2e-6
 ROUNDING_FACTOR = 2
 """Largest allowed difference of logits from another program's logits, as a multiple of that program's rounding error.
 
-The rounding error is the difference between its float32 and float64 logits. The factor is 2, because both programs
-round. This bound applies only where it exceeds ``LOGITS_BOUND``.
+The rounding error is the difference between that program's float32 and float64 logits. The factor is 2, because both
+programs round. This bound applies only where it exceeds ``LOGITS_BOUND``.
 """
 LOSS_BOUND = 1e-5
 """Largest allowed difference of the loss, in nats."""

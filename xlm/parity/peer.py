@@ -136,7 +136,7 @@ def encode_as_peer(theirs: Any, text: str, lang: str) -> list[int]:
 def _both_models(
     ours: XLMWithLMHeadModel, theirs: Any, rows: Sequence[list[int]], langs: Sequence[str | int]
 ) -> list[Comparison]:
-    """Compare the logits of both models at all real positions.
+    """Compare the logits of both models at all positions that are not padding.
 
     In some trained models, rounding to float32 alone moves logits by more than ``LOGITS_BOUND``. If the logits differ
     by more, they are also compared in float64, where the softmax of ``transformers`` still uses float32. The bound
