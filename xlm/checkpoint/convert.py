@@ -310,7 +310,7 @@ def _check_range(checkpoint: Checkpoint, dtype: torch.dtype | None) -> None:
     ]
     if overflowing:
         raise CheckpointError(
-            "weights are too large for the type",
+            "weights are too large for the requested type",
             where=checkpoint.source,
             found=", ".join(overflowing[:8]),
             expected=f"values up to {torch.finfo(dtype).max:g}",

@@ -233,7 +233,7 @@ class Snapshot:
                 return target
             target.unlink()
         raise HubError(
-            "a file differed twice from the hub's listing and was discarded",
+            "the content of a file differed twice from the hub's listing and was discarded",
             where=f"{self.where}, {name}",
             found=mismatch,
             expected=f"{listed.size} bytes, {listed.digest}",

@@ -65,7 +65,7 @@ def check_plain(value: Any, where: object) -> None:
             problem = problem or f"more than {_MOST_BYTES:,} bytes"
     if problem is not None:
         raise CheckpointError(
-            "the parameters cannot be stored", where=where, found=problem, expected="plain data of a sane size"
+            "the parameters cannot be stored", where=where, found=problem, expected="plain data of moderate size"
         )
 
 

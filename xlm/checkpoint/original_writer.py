@@ -101,7 +101,7 @@ def _check_representable(checkpoint: Checkpoint, words: Sequence[str], counts: S
             "the original cannot represent this model",
             where=checkpoint.source,
             found="; ".join(f"{name} = {value}" for name, value, _ in wrong),
-            expected="; ".join(f"{name} = {rule}" for name, _, rule in wrong) + ", which is fixed in its code",
+            expected="; ".join(f"{name} = {rule}" for name, _, rule in wrong) + "; these values are fixed in its code",
         )
 
 

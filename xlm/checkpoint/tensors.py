@@ -99,7 +99,7 @@ def sort_tensors(
         elif not isinstance(tensor, Tensor):
             problem("not a tensor", f"{theirs} ({type(tensor).__name__})")
         elif ours in tensors:
-            problem("doubled", f"{theirs} (also as {names[ours]})")
+            problem("present twice", f"{theirs} (also as {names[ours]})")
         else:
             tensors[ours], names[ours] = tensor, theirs
 

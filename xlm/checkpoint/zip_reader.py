@@ -60,7 +60,7 @@ def read_directory(memory: mmap.mmap) -> dict[str, Entry]:
     entries.sort(key=lambda entry: entry.header)
     for entry, limit in zip(entries, [*(entry.header for entry in entries[1:]), begin], strict=False):
         if entry.end > limit:
-            raise ValueError(f"entry {entry.name} overlaps with what follows it")
+            raise ValueError(f"entry {entry.name} overlaps with the next entry or the directory")
     if len({entry.name.casefold() for entry in entries}) < count:
         raise ValueError("two entries have the same name, or names that differ only in case")
     return {entry.name: entry for entry in entries}
@@ -90,9 +90,9 @@ def _find_directory(memory: mmap.mmap) -> tuple[int, int, int]:
         both = zip(stated, (count, size, begin), (0xFFFF, _LARGE, _LARGE), strict=True)
         agree = all(small in (large, ones) for small, large, ones in both)
         if magic != b"PK\6\6" or end + _ZIP64_END.size != locator or not agree:
-            raise ValueError("the zip directory is not where the file says")
+            raise ValueError("the zip directory is not where its end record says")
     if any(disks) or on_disk != count or comment or begin + size != end:
-        raise ValueError("the zip directory is not where the file says")
+        raise ValueError("the zip directory is not where its end record says")
     return count, begin, end
 
 

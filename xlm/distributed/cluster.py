@@ -220,7 +220,7 @@ def _init_error(address: str, seconds: float, error: BaseException) -> XLMError:
             "Ray could not start on this machine",
             where="--engine ray without --address",
             found=_reason(error, seconds),
-            remedy=f"run it again when the machine is less busy; Ray's logs have the details ({_LOGS})",
+            remedy=f"run the command again when the machine is less busy; Ray's logs have the details ({_LOGS})",
         )
     return XLMError(
         "this process cannot join the Ray cluster",

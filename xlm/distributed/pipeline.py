@@ -156,7 +156,7 @@ def read_shards(
                             "the input cannot be read as far as in an earlier pass",
                             where=name,
                             found=shard.windows[-1][-1].problem,
-                            remedy="run it again with --resume when the file can be read",
+                            remedy="run the command again with --resume when the file can be read",
                         )
                         yield table_of(error_to_dict(error, retry=True))
                         continue

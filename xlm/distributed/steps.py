@@ -61,7 +61,7 @@ class _Step(ABC):
                 "the dataset already has a column with the name of a new one",
                 where="columns",
                 found=", ".join(map(repr, taken)),
-                remedy="rename it: Dataset.rename_columns",
+                remedy="rename that column with Dataset.rename_columns",
             )
         results = self._results(batch, rows)
         if any(len(of_row) != 1 for of_row in results):
@@ -84,11 +84,11 @@ def _cells(batch: Any, name: str) -> Any:
             where="map_batches",
             found=type(batch).__name__,
             expected="pyarrow.Table",
-            remedy='map_batches(..., batch_format="pyarrow")',
+            remedy='pass batch_format="pyarrow" to map_batches',
         )
     if not isinstance(name, str) or batch.column_names.count(name) != 1:
         raise InputError(
-            "the dataset has no such column, or several",
+            "the dataset has no column with this name, or several",
             where="column",
             found=", ".join(map(repr, batch.column_names)),
             expected=shown(name),

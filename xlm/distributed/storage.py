@@ -188,7 +188,7 @@ def _files_of(name: str, output: str | None) -> list[InputFile]:
         else:
             files.append(SharedFile(Path(file), str(PurePath(file_name))))
     if not files:
-        raise InputError("no such file, and no files below it", where="inputs", found=_printable(name))
+        raise InputError("no such file, and no directory with files", where="inputs", found=_printable(name))
     return files
 
 

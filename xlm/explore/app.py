@@ -119,8 +119,8 @@ def make_app(
         _ClientLeftError: _on_client_left,
         Exception: _on_bug,
     }
-    # The guard wraps the whole application, so that it also adds headers to the response of _on_bug. Starlette middleware
-    # would not.
+    # The guard wraps the whole application, so that it also adds headers to the response of _on_bug. Middleware of
+    # Starlette would not.
     return Guard(Starlette(routes=routes, exception_handlers=handlers), names=names, any_address=any_address)
 
 
