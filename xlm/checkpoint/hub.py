@@ -208,7 +208,7 @@ def _cached(model: HubModel, part: Part, cache: Path) -> Path | None:
 
 
 def _lacks_weights(directory: Path) -> bool:
-    from xlm.checkpoint.hf_weights import is_index, read_weight_map, weights_file  # imports torch
+    from xlm.checkpoint.hf_weights import is_index, read_weight_map, weights_file  # here, because it imports torch
 
     name = weights_file({entry.name for entry in directory.iterdir() if entry.is_file()})
     if name is None or not is_index(name):

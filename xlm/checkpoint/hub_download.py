@@ -173,7 +173,7 @@ class Snapshot:
 
     def _weights(self) -> list[str]:
         """Return the names of the weights files, including the index of shards."""
-        from xlm.checkpoint.hf_weights import is_index, read_weight_map, weights_file  # imports torch
+        from xlm.checkpoint.hf_weights import is_index, read_weight_map, weights_file  # here, because it imports torch
 
         weights = weights_file(self.files)
         if weights is None:

@@ -51,7 +51,7 @@ def open_checkpoint(
         name_or_path: A directory in the ``transformers`` layout, a ``.pth`` file of the original, the name of a bundled
             model, or an id on the hub.
         causal: Whether attention is causal; ``None`` means as in the files.
-        hub: How to fetch from the hub.
+        hub: Options for fetching from the hub.
 
     Raises:
         CheckpointError: The checkpoint is missing or invalid.

@@ -76,7 +76,7 @@ def load_tokenizer(
             ``"transformers"`` for a directory. ``"original"`` also replaces the casing and the ``bos_token`` that were
             saved with another preset.
         codes: File of fastBPE codes, used instead of ``merges.txt``; required for a ``.pth``, which contains no codes.
-        hub: How to fetch from the hub.
+        hub: Options for fetching from the hub.
         kind: The class to create: ``XLMTokenizer`` or a subclass.
         **settings: Other keyword arguments of ``XLMTokenizer``, which override the saved ones.
 
@@ -158,7 +158,7 @@ def _write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def _from_original(path: Path, codes: Path | None, kind: type[XLMTokenizer], settings: dict[str, Any]) -> XLMTokenizer:
-    from xlm.checkpoint.original import read_dictionary  # imports torch
+    from xlm.checkpoint.original import read_dictionary  # here, because it imports torch
     from xlm.checkpoint.pickles import check_first_bytes
 
     if codes is None:
