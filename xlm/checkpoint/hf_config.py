@@ -16,9 +16,9 @@ from xlm.tokenizer.text_files import read_json_object
 
 CONFIG_FILE = "config.json"
 OUR_KEY = "xlm"
-"""Key of ``config.json`` for what ``transformers`` has no key for."""
+"""Key of ``config.json`` for data that only this library reads."""
 
-# Our names to theirs. A file may hold a token's id under either name.
+# Our names of token ids, and the names of the same ids in XLM of transformers. A config.json may use either name.
 _INDEX_NAMES = {
     "bos_token_id": "bos_index",
     "eos_token_id": "eos_index",
@@ -27,13 +27,13 @@ _INDEX_NAMES = {
     "mask_token_id": "mask_index",
 }
 _PLAIN = tuple(f.name for f in fields(XLMConfig) if f.name not in _INDEX_NAMES and f.name != "lang2id")
-# Keys that repeat other keys in another form. They are always written from our configuration, never copied from the
-# source.
+# Keys that repeat other keys in another form. They are always computed from our configuration, never copied from the
+# file that was read.
 _DERIVED = {"id2lang", "tie_word_embeddings", "model_type", "architectures", "is_encoder", "torch_dtype", "dtype"}
 
 
 def read_config(directory: Path, *, causal: bool | None = None) -> tuple[XLMConfig, Provenance]:
-    """Return the architecture of a model directory, and what else its ``config.json`` holds.
+    """Return the architecture in a directory's ``config.json``, and the other contents of that file.
 
     Args:
         directory: A directory in the ``transformers`` layout.
@@ -67,7 +67,7 @@ def read_config(directory: Path, *, causal: bool | None = None) -> tuple[XLMConf
     flags["causal"] = ours.get("causal", True)
     if wrong := [f"{name}: {value!r}" for name, value in flags.items() if not isinstance(value, bool)]:
         raise CheckpointError(
-            "keys of the configuration are neither true nor false",
+            "values in the configuration are neither true nor false",
             where=path,
             found=", ".join(wrong),
             expected="true or false",
@@ -96,7 +96,7 @@ def listing(directory: Path) -> str:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file of a checkpoint.
+    """Return the JSON object that a file of a checkpoint contains.
 
     Raises:
         CheckpointError: The file is missing, unreadable, not JSON, or not an object.
@@ -115,7 +115,7 @@ def _values(data: Mapping[str, Any]) -> dict[str, Any]:
     if "vocab_size" not in values and "n_words" in data:
         values["vocab_size"] = data["n_words"]
     for ours, theirs in _INDEX_NAMES.items():
-        # The mask's id is mask_index; their mask_token_id is unrelated to the mask, and 0 in the published files.
+        # The id of the mask token is mask_index. In the published files, mask_token_id is 0, which is the id of <s>.
         names = (theirs,) if ours == "mask_token_id" else (theirs, ours)
         for name in names:
             if data.get(name) is not None:
@@ -123,7 +123,8 @@ def _values(data: Mapping[str, Any]) -> dict[str, Any]:
                 break
     if data.get("lang2id") is not None:
         values["lang2id"] = data["lang2id"]
-    # An adaptive softmax is never tied, so the keys of its file do not show what the training run requested.
+    # An adaptive softmax is never tied, so its file has tie_word_embeddings = false for either value of
+    # share_inout_emb. With asm, tie_word_embeddings is therefore ignored.
     tied = data.get("tie_word_embeddings", True) or data.get("asm", False)
     values["share_inout_emb"] = bool(data.get("share_inout_emb", True) and tied)
     return values
@@ -149,7 +150,7 @@ def _record(ours: Mapping[str, Any], config: XLMConfig, path: Path) -> OriginalR
     try:
         record = OriginalRecord(
             params=json_codec.from_json(kept["params"]),
-            # resize_token_embeddings adds and removes words at the end.
+            # Drop the counts of words that resize_token_embeddings removed, which are always the last words.
             counts=tuple(json_codec.from_json(kept["counts"]).tolist())[: config.vocab_size],
             training=json_codec.from_json(kept["training"]),
         )
@@ -169,8 +170,8 @@ def config_to_json(config: XLMConfig, provenance: Provenance, *, dtype: str) -> 
     """Return the contents of ``config.json``, as ``transformers`` reads it.
 
     Args:
-        config: The architecture; its keys take precedence.
-        provenance: Further contents.
+        config: The architecture; its keys override those of ``provenance``.
+        provenance: Further contents of the file.
         dtype: Type of the weights, for instance ``"float32"``.
     """
     theirs: dict[str, Any] = {name: getattr(config, name) for name in _PLAIN}
