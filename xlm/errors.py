@@ -1,4 +1,6 @@
-"""Exceptions for faults that a user can cause: what went wrong, where, what was found, what was expected, a remedy.
+"""Exceptions for faults that a user can cause.
+
+Each exception says what went wrong, where, what was found, what was expected, and what the user can do.
 
 XLMError
 ├── ConfigError      a configuration with invalid values

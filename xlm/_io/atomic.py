@@ -61,7 +61,7 @@ def replacing(path: Path) -> Iterator[Path]:
             refuse_special(path)
             yield temporary
             if path.exists():
-                # Without this, a power cut shortly after the move could destroy both the new file and the old one.
+                # Without this flush, a power cut soon after the move could destroy both the old and the new file.
                 flush_to_disk(temporary)
             temporary.replace(path)
     finally:
@@ -129,7 +129,7 @@ def check_target(path: Path) -> None:
 
 
 def make_directory(path: Path) -> None:
-    """Make a directory and its parents, unless it exists.
+    """Make a directory and its parents, unless they exist.
 
     Raises:
         WriteError: The directory could not be made.

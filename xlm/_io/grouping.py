@@ -1,4 +1,4 @@
-"""Group items into lists of bounded size."""
+"""A function that groups items into lists of bounded size."""
 
 from __future__ import annotations
 

@@ -409,7 +409,7 @@ def _cell(row: list[str], index: int, header: Sequence[str]) -> Parsed:
     column = header[index]
     if not any(row) and len(row) < len(header):
         return None, "the line is empty"
-    if any(row[len(header) :]):  # too many cells: which one is the text? (empty ones are trailing delimiters)
+    if any(row[len(header) :]):  # with too many cells that are not empty, it is unclear which is the text
         return None, f"{len(row)} cells for {len(header)} columns: a cell that holds a delimiter needs quotes"
     if index >= len(row):
         return None, f"the row ends before the column {column!r}: {len(row)} of {len(header)} columns"

@@ -31,7 +31,7 @@ _DAMAGE = (EOFError, zlib.error, OSError)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    """One row of an input file.
+    """One row of an input file: its text, or the problem that made it unreadable.
 
     Attributes:
         file: Name of the file, as in ``LocalFile.name``; ``-`` for standard input.

@@ -70,7 +70,7 @@ class AlignedText:
         return AlignedText(self.text[start:end], self.spans[start:end])
 
     def split(self, space: str = r"\s") -> list[AlignedText]:
-        r"""Return the non-empty parts between spaces.
+        r"""Return the non-empty parts of this text between spaces.
 
         Args:
             space: The separator: any whitespace, or one character.

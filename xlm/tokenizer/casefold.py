@@ -1,4 +1,4 @@
-"""Lower-casing and removal of accents, as the original does for its models of 15 and more languages.
+"""Lower-casing and removal of accents, as the original XLM does for its models of 15 and more languages.
 
 Source: the original's ``tools/lowercase_and_remove_accent.py``.
 """

@@ -10,7 +10,7 @@ from xlm.errors import InputError, warn_caller
 
 
 class Encoding(dict[str, Any]):
-    """The keyword arguments ``input_ids`` and ``attention_mask`` of a model's ``forward``, also as attributes.
+    """A dict of ``input_ids`` and ``attention_mask``, for the ``forward`` of a model; its items are attributes too.
 
     Each value is an int64 tensor or array (B, T), or a list of ints for each text. In ``attention_mask``, 1 marks a
     token and 0 padding.
@@ -31,7 +31,7 @@ PADDINGS = (True, False, "longest", "max_length")
 """The values of ``padding``; True means ``"longest"``."""
 
 MOST_PADDED = 1 << 24
-"""The largest length that rows are padded to."""
+"""The largest number of ids that rows are padded to."""
 
 TRUNCATIONS = (True, False, None, "longest_first", "only_first", "only_second")
 """The values of ``truncation``; True means ``"longest_first"``, and None truncates only if ``max_length`` is given."""

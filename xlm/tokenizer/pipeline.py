@@ -60,7 +60,7 @@ PRESETS = {
         bos_token="</s>",
     ),
 }
-"""The text pipelines by name. Source of the first two: ``XLMTokenizer`` of transformers 5.x and 4.57."""
+"""The presets by name. The sources of the first two are ``XLMTokenizer`` of transformers 5.x and of 4.57."""
 
 
 class Token(NamedTuple):

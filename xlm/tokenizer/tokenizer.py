@@ -182,13 +182,13 @@ class XLMTokenizer:
         lang2id: Mapping[str, int] | None = None,
         **settings: Any,
     ) -> Self:
-        """Return a tokenizer from the original's two files, such as ``codes_ende`` and ``vocab_ende``.
+        """Return a tokenizer from the two files of the original XLM, such as ``codes_ende`` and ``vocab_ende``.
 
         The default preset is ``"original"``.
 
         Args:
-            codes: fastBPE's codes.
-            vocab: fastBPE's vocabulary, ``word count`` in each line.
+            codes: The codes file of fastBPE.
+            vocab: The vocabulary file of fastBPE, with ``word count`` in each line.
             lang2id: The id of each language.
             **settings: Any other argument of ``XLMTokenizer``.
 

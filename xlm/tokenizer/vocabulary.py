@@ -19,7 +19,7 @@ from xlm.errors import VocabularyError, warn_caller
 from xlm.tokenizer.text_files import AGAIN, at_line, count_of, place_of_key, read_json_object, read_text, shortened
 
 SPECIAL_TOKENS = ("<s>", "</s>", "<pad>", "<unk>", *(f"<special{i}>" for i in range(10)))
-"""The first ids of every XLM vocabulary, in order. Source: the original's ``xlm/data/dictionary.py``."""
+"""The tokens with the first ids of every XLM vocabulary. Source: ``xlm/data/dictionary.py`` of the original XLM."""
 
 END_OF_WORD = "</w>"
 _CONTINUES = "@@"
@@ -105,7 +105,7 @@ class Vocabulary:
 
     @classmethod
     def from_words(cls, path: Path) -> Vocabulary:
-        """Return the vocabulary in a file of the original: ``word count`` in each line, without the special tokens.
+        """Return the vocabulary in a file of the original XLM: ``word count`` in each line, without special tokens.
 
         Like the original, skip a line that holds U+2028, that does not have two columns separated by any whitespace, or
         whose word is a special token or occurred before. A skipped line gets no id. One warning lists skipped lines.
@@ -153,7 +153,7 @@ class Vocabulary:
     def from_dictionary(
         cls, words: Sequence[str], counts: Sequence[int] | None = None, *, where: object = "the dictionary"
     ) -> Vocabulary:
-        """Return the vocabulary in the dictionary of a checkpoint.
+        """Return the vocabulary that the dictionary of an original checkpoint holds.
 
         Args:
             words: The words by id in ``@@`` notation, special tokens first.
@@ -195,7 +195,7 @@ class Vocabulary:
         write_text(path, "{\n" + ",\n".join(entries) + "\n}\n")
 
     def to_words(self, path: Path) -> None:
-        """Write a vocabulary file of the original: ``word count`` in each line, with 0 for an unknown count.
+        """Write a vocabulary file of the original XLM: ``word count`` in each line, with 0 for an unknown count.
 
         Raises:
             VocabularyError: The ``@@`` notation cannot express a token.
@@ -213,7 +213,7 @@ class Vocabulary:
 
 
 def is_writable(token: str) -> bool:
-    """Return whether a vocabulary file of the original can hold a token, so that ``from_words`` reads it back."""
+    """Return whether a vocabulary file of the original XLM can hold a token, so that ``from_words`` reads it back."""
     word = _to_word(token)
     return not {word, token} & {*SPECIAL_TOKENS} and _to_token(word) == token and word.split() == [word]
 

@@ -26,7 +26,7 @@ MAX_WORD_LENGTH = 48
 _POSITION_BITS = 6  # the lowest bits of a key hold a position, from 0 to MAX_WORD_LENGTH; the higher bits hold a rank
 _POSITIONS = (1 << _POSITION_BITS) - 1
 _NO_RANK = np.int32(np.iinfo(np.int32).max >> _POSITION_BITS)  # the rank of a pair that is not a merge
-_NO_KEY = _NO_RANK << _POSITION_BITS  # the smallest key with that rank
+_NO_KEY = _NO_RANK << _POSITION_BITS  # the smallest key with the rank _NO_RANK
 _LENGTHS = (3, 5, 7, 9, 12, 16, 24, MAX_WORD_LENGTH)  # words are grouped by these limits on their length
 _MAX_COLUMNS = 1 << 14  # maximum number of words that are merged together, so that the arrays stay small
 _FEW = 256  # up to this many words, splitting them one at a time is faster
@@ -236,7 +236,7 @@ class BatchWords(Generic[T]):
 
     @property
     def dtype(self) -> str:
-        """The type of the values: int32 for ids, object for pieces."""
+        """The numpy type of the values: int32 for ids, object for pieces."""
         return "object" if self._unknown is None else "int32"
 
     def __call__(self, words: Sequence[str]) -> tuple[Array, Array]:
@@ -287,7 +287,7 @@ class BatchWords(Generic[T]):
         return result, all_counts_W
 
     def _make_tables(self) -> tuple[BatchBPE, Array, Array]:
-        """Return the BPE, the value of each symbol, and for each symbol whether ``of_word`` must split its words."""
+        """Return the BPE, the value of each symbol, and whether ``of_word`` must split the words with a symbol."""
         bpe = BatchBPE(self._bpe.merges, self._bpe.piece_ranks, self._tokens)
         values: list[Any] = [*self._of_pieces(bpe.pieces[:-1]), self._unknown]
         is_hard_S = np.zeros(len(values), bool)

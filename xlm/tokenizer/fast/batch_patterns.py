@@ -50,7 +50,7 @@ _LITERAL = -1 << 40  # in place of a run's index, marks literal text; stays nega
 
 
 def key_of(unit: str, following: str, *, begins: bool) -> str:
-    """Return the key of a unit that ends in a full stop, holds spaces or does not start freely."""
+    """Return the key of a unit that ends in a full stop, holds spaces or does not start freely (see ``Segmenter``)."""
     return f"{unit}{MARK}{_CODES[following]}{_BEGINS if begins else ''}"
 
 
@@ -62,7 +62,7 @@ def _unit_of(key: str) -> tuple[str, str, bool]:
 
 @dataclass(frozen=True, slots=True)
 class JoinedKeys:
-    """Keys, joined to one text.
+    """Several keys, joined to one text.
 
     Attributes:
         keys: The keys.
@@ -102,7 +102,7 @@ class BatchPatterns:
         self._parts: Callable[[str], list[str]] = re.compile(f"({any_of}+)").split
         is_in_run, is_letter = re.compile(any_of).match, re.compile(f"[A-Za-z{segmenter.letters}]").match
         characters = [chr(code) for code in range(FIRST_BEYOND)]
-        # The last entry is for all larger code points.
+        # The last entry of each table stands for all code points from FIRST_BEYOND on.
         self._is_run = np.array([*(is_in_run(character) is not None for character in characters), False])
         self._is_letter = np.array([*(is_letter(character) is not None for character in characters), False])
         self._mapped = codes_of(f"{''.join(characters).translate(_LETTERS)} ")
@@ -113,7 +113,8 @@ class BatchPatterns:
         self._first_element, self._number_of_elements = GrowableArray(np.int64), GrowableArray(np.int64)
         self._is_unlike, self._has_full_stop = GrowableArray(bool), GrowableArray(bool)
         self._element_run = GrowableArray(np.int64)  # for each element, the index of its run in the unit, or _LITERAL
-        self._element_start, self._element_length = GrowableArray(np.int64), GrowableArray(np.int64)  # of literal text
+        # For each element of literal text, its slice of _literals.
+        self._element_start, self._element_length = GrowableArray(np.int64), GrowableArray(np.int64)
         self._literals = GrowableArray(np.uint32)
 
     def words(self, joined: JoinedKeys) -> str:

@@ -36,7 +36,7 @@ class BatchSegmenter:
     def __init__(self, segmenter: Segmenter[Any], of_words: BatchWords[Any]) -> None:
         self._segmenter = segmenter
         self._of_words = of_words
-        self._idle_tables: list[BatchTables] = []  # holds the tables, or nothing while a thread uses them
+        self._idle_tables: list[BatchTables] = []  # contains the tables, or is empty while a thread uses them
         self._budget = segmenter.budget
         self._budget.add(self)
 
@@ -75,10 +75,10 @@ class BatchSegmenter:
         return rows
 
 
-# Bits that describe a chunk.
-_STARTS, _ENDS, _STOP = 1, 2, 4  # it starts freely; it ends freely; it ends in a full stop
-_LAST, _EMPTY, _HARD = 8, 16, 32  # it is the last of its text; it is empty; it is the last and ends in whitespace
-_IS_DIGIT, _IS_LOWER = 64, 128  # it starts with a digit; it starts with a lower-case letter
+# Bits that describe a chunk. The comments list what each bit says.
+_STARTS, _ENDS, _STOP = 1, 2, 4  # the chunk starts freely; the chunk ends freely; the chunk ends in a full stop
+_LAST, _EMPTY, _HARD = 8, 16, 32  # the chunk is the last of its text; is empty; is the last and ends in whitespace
+_IS_DIGIT, _IS_LOWER = 64, 128  # the chunk starts with a digit; the chunk starts with a lower-case letter
 _SEEN = 256  # marks a character whose bits have been computed
 _AT_START, _AT_END = _STARTS | _IS_DIGIT | _IS_LOWER, _ENDS | _STOP
 

@@ -9,7 +9,7 @@ from xlm.tokenizer.bpe import BPE, characters_of
 from xlm.tokenizer.vocabulary import END_OF_WORD
 
 _LONG_WORD = 100  # for words of at least this many characters, merging with a heap is faster
-_WINDOW = 1 << 16  # a word of more characters is merged in windows of this many characters
+_WINDOW = 1 << 16  # longer words are merged in windows of this many characters
 _OVERLAP = 64  # pieces at the end of a window that are merged again in the next window
 
 

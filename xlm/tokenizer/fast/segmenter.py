@@ -137,7 +137,7 @@ class Segmenter(Generic[T]):
             following: Cache(partial(self._unit_values, following), budget) for following in (LOWER, DIGIT, OTHER)
         }
         self._ends = Cache(partial(self._unit_values, END), budget)
-        self._chunks = Cache(partial(self._unit_values, OTHER), budget)  # chunks that start and end freely
+        self._chunks = Cache(partial(self._unit_values, OTHER), budget)  # for all other units of one chunk
 
     def __call__(self, text: str) -> list[T]:
         """Return the values of all words of a text."""

@@ -48,7 +48,7 @@ class Moses:
         )
         self._normalization_of_characters = (
             *remove_non_printing_char(perl=perl),
-            # a step that transformers took over from an English-Romanian model
+            # transformers applies these rules to Romanian because of an English-Romanian model
             *(romanian() if language == "ro" and not perl else ()),
         )
         self._normalization = (*self._normalization_of_punctuation, *self._normalization_of_characters)
@@ -148,7 +148,7 @@ def moses(dialect: str, language: str) -> Moses:
 
 
 def _other_special_characters(language: str, classes: CharacterClasses, *, perl: bool) -> list[Rule]:
-    """Return the rules that split off each sign, except the signs that later rules handle."""
+    """Return the rules that split off each sign (no letter or digit), except the signs that later rules handle."""
     inside, apart = "", ""
     if perl and language in ("fi", "sv"):  # here a word can contain a colon: USA:n, 20:een
         inside = apart = ":"
