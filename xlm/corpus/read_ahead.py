@@ -167,4 +167,4 @@ def check_same_rows(rows: Iterable[Row], *, done: int, digest: str) -> None:
 
 def _other_rows(done: int, *, found: str) -> InputError:
     otherwise = "start again without --resume, after removing the unfinished files of the other run"
-    return other_input_error(f"the {done:,} rows of that run", found=found, otherwise=otherwise)
+    return other_input_error(f"the first {done:,} rows", found=found, otherwise=otherwise)

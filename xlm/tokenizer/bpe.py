@@ -211,7 +211,7 @@ def _read(path: Path, *, columns: tuple[int, ...], expected: str) -> Merges:
                 where=at_line(path, number),
                 found=shown(line),
                 expected=f"each merge once (first: line {first})",
-                remedy="remove the second, which has no effect",
+                remedy="remove this line, which has no effect",
             )
     if not lines:
         raise VocabularyError(

@@ -109,7 +109,7 @@ class XLMTokenizer:
                 object.__setattr__(self, name, getattr(preset, name))
         self._check_settings()
         if not self.merges:
-            raise VocabularyError("no merges", where="merges", remedy="pass the merges of the model")
+            raise VocabularyError("there are no merges", where="merges", remedy="pass the merges of the model")
         derived: dict[str, Any] = {
             "merges": tuple(self.merges),
             "lang2id": None if self.lang2id is None else dict(self.lang2id),

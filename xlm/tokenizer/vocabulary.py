@@ -220,7 +220,7 @@ def is_writable(token: str) -> bool:
 
 def _unwritable(index: int, token: str, expected: str) -> VocabularyError:
     return VocabularyError(
-        "the original's notation cannot express the token",
+        "the notation of the original XLM (@@) cannot express the token",
         where=f"the vocabulary, id {index}",
         found=shown(token),
         expected=expected,

@@ -26,7 +26,7 @@ from xlm.tokenizer.fast.segmenter import DIGIT, END, LOWER, MARK, MAX_CACHED_LEN
 class BatchSegmenter:
     """Divides many texts into words and returns the values of each text, as a ``Segmenter`` does for one.
 
-    ``len`` of a segmenter is the number of results that it caches.
+    ``len`` of a ``BatchSegmenter`` is the number of results that it caches.
 
     Args:
         segmenter: Divides one text.
