@@ -1,4 +1,6 @@
-"""Exceptions for faults that a user can cause: what went wrong, where, what was found, what was expected, a remedy.
+"""Exceptions for faults that a user can cause.
+
+Each exception says what went wrong, where, what was found, what was expected, and what the user can do.
 
 XLMError
 ├── ConfigError      a configuration with invalid values
@@ -93,7 +95,7 @@ class XLMError(Exception):
 
 
 def _printable(value: object) -> str:
-    """Return a value as text without control characters, which the names in a stranger's files may contain."""
+    """Return a value as text without control characters; names in files from strangers may contain such characters."""
     text = str(value)
     if len(text) > _LONGEST:
         text = f"{text[:_LONGEST]}…"
@@ -113,7 +115,7 @@ class CheckpointError(XLMError, ValueError):
 
 
 class HubError(CheckpointError):
-    """A model that could not be fetched from the Hugging Face hub; its cause is the error of ``huggingface_hub``."""
+    """A model that could not be fetched from the Hugging Face hub; the error of ``huggingface_hub`` is its cause."""
 
 
 class VocabularyError(XLMError, ValueError):
@@ -133,7 +135,7 @@ class NonFiniteError(XLMError, ArithmeticError):
 
 
 class TrainingError(XLMError, RuntimeError):
-    """A training run that cannot continue; its state is saved."""
+    """A training run that cannot continue; the state of the run is saved."""
 
 
 class WriteError(XLMError, OSError):
@@ -145,11 +147,11 @@ class DependencyError(XLMError, ImportError):
 
 
 class XLMWarning(UserWarning):
-    """A valid use that is probably a mistake."""
+    """Warning about a use that is valid but probably a mistake."""
 
 
 def warn_caller(message: str) -> None:
-    """Warn with the location of the first caller outside this library, no matter how many functions lie between."""
+    """Issue an ``XLMWarning`` that shows the location of the nearest caller outside this library."""
     level, frame = 1, sys._getframe()
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_LIBRARY):
         level, frame = level + 1, frame.f_back

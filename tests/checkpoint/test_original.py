@@ -158,9 +158,9 @@ BAD: dict[str, tuple[Change, list[str]]] = {
     "MT": (lambda data: data.update(encoder=data.pop("model"), decoder={}), ["machine translation"]),
     "encoder_only": (with_params(encoder_only=False), ["machine translation"]),
     "memory layers": (with_params(use_memory=True), ["memory layers"]),
-    "no model": (drop("model"), ["no dictionary under model"]),
-    "no params": (drop("params"), ["no dictionary under params"]),
-    "params are a list": (put([], "params"), ["no dictionary under params"]),
+    "no model": (drop("model"), ["no dict under model"]),
+    "no params": (drop("params"), ["no dict under params"]),
+    "params are a list": (put([], "params"), ["no dict under params"]),
     "missing tensors": (
         with_weights(**{"attentions.1.q_lin.bias": None, "pred_layer.proj.bias": None}),
         ["missing: ", "attentions.1.q_lin.bias", "pred_layer.proj.bias"],

@@ -107,7 +107,7 @@ def test_a_resumed_run_that_reads_less_than_before_does_not_call_the_input_anoth
     flaky.breaks, flaky.readings = lambda reading, at: at == row, 0
     result = invoke(*command, *ray)
     assert result.exit_code == 1
-    assert "cannot be read as far as before" in result.stderr
+    assert "cannot be read as far as in an earlier pass" in result.stderr
     assert "connection reset" in result.stderr
     assert flaky.readings == 3
     assert not (output / "_SUCCESS").exists()

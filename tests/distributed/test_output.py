@@ -159,7 +159,7 @@ def test_only_a_file_that_was_damaged_may_have_another_size(tmp_path: Path) -> N
     add(first, 0, 0, last=True)
     for unit in range(3):
         add(first, 1, unit, last=unit == 2, damaged=unit == 2)
-    with pytest.raises(InputError, match="not that of the run") as error:
+    with pytest.raises(InputError, match="differs from that of the run to resume") as error:
         begin(output(tmp_path / "out"), resume=True, sizes=[11, 20])
     assert "a.txt" in str(error.value)
     assert "11 bytes" in str(error.value)
@@ -169,7 +169,7 @@ def test_only_a_file_that_was_damaged_may_have_another_size(tmp_path: Path) -> N
     again = output(tmp_path / "out")
     begin(again, resume=True, sizes=[10, 26])
     add(again, 1, 2, last=True)
-    with pytest.raises(InputError, match="not that of the run"):
+    with pytest.raises(InputError, match="differs from that of the run to resume"):
         begin(output(tmp_path / "out"), resume=True, sizes=[10, 25])
     assert len(begin(output(tmp_path / "out"), resume=True, sizes=[10, 26])) == 4
 

@@ -144,7 +144,7 @@ def test_a_name_that_is_taken_is_said_before_anything_is_computed(
     ("batch", "said"),
     [
         ({"text": ["x"]}, "is not an Arrow table"),
-        (pyarrow.table({"other": ["x"]}), "no such column"),
+        (pyarrow.table({"other": ["x"]}), "no column with this name"),
         (pyarrow.table({"text": ["x"], "status": ["ok"]}), "a column with the name of a new one"),
     ],
 )

@@ -199,7 +199,7 @@ def test_wrong_arguments(model_class: Any, model_directory: Path) -> None:
         for value in ("many", 0, 1.5, "-1"):
             with pytest.raises(InputError, match=f"Not a count\n  where: {name}"):
                 model_class(str(model_directory), "en", **{name: value})
-    with pytest.raises(InputError, match="Int8 is for the CPU"):
+    with pytest.raises(InputError, match="Int8 runs on the CPU only"):
         model_class(str(model_directory), "en", dtype="int8", device="cuda")
     with pytest.raises(LanguageError):
         model_class(str(model_directory), "xx")

@@ -254,7 +254,7 @@ def test_a_full_cache_is_refused() -> None:
 @torch.no_grad()
 def test_another_batch_size_is_refused() -> None:
     error = _refused(_model(), _model().new_cache(3))
-    assert error.what == "the cache has another batch size"
+    assert error.what == "the cache has another batch size than input_ids"
     assert (error.where, error.found, error.expected) == ("cache", 3, 2)
 
 

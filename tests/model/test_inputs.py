@@ -99,7 +99,7 @@ WRONG: dict[str, tuple[dict[str, Any], str, str, str, str]] = {
         {"labels": ONES * -100},
         "labels",
         "invalid labels",
-        "0 labels that count",
+        "0 labels that are not ignored",
         "at least one",
     ),
     "a label too large": ({"labels": ONES * 61}, "labels", "invalid labels", "12 of them out of range", "0 to 60"),

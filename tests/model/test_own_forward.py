@@ -42,7 +42,7 @@ def patched() -> XLMWithLMHeadModel:
 def test_generate_refuses_a_forward_that_it_would_not_call(make: Callable[[], XLMWithLMHeadModel]) -> None:
     model = make()
     for method in (model.generate, model.continuations, model.stream):
-        with pytest.raises(InputError, match="would not use the model's own forward"):
+        with pytest.raises(InputError, match="would bypass the model's custom forward or hooks"):
             method(IDS, langs=1, max_new_tokens=2)
 
 

@@ -158,9 +158,9 @@ def test_a_label_on_either_side_of_a_hole_does_not_count() -> None:
 @pytest.mark.parametrize(
     ("inputs", "found"),
     [
-        ({"attention_mask": torch.tensor([[0, 0, 1], [0, 1, 0]])}, "0 labels that count"),
-        ({"lengths": torch.tensor([1, 1])}, "0 labels that count"),
-        ({"attention_mask": torch.tensor([[1, 0, 1], [1, 0, 0]])}, "0 labels that count"),
+        ({"attention_mask": torch.tensor([[0, 0, 1], [0, 1, 0]])}, "0 labels that are not ignored"),
+        ({"lengths": torch.tensor([1, 1])}, "0 labels that are not ignored"),
+        ({"attention_mask": torch.tensor([[1, 0, 1], [1, 0, 0]])}, "0 labels that are not ignored"),
     ],
     ids=str,
 )

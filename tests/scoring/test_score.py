@@ -379,7 +379,7 @@ def test_the_tokenizer_of_a_larger_model_is_refused(tokenizer: XLMTokenizer) -> 
 def test_a_forward_that_scoring_would_not_call_is_refused(tokenizer: XLMTokenizer) -> None:
     model = make_model(tokenizer.vocab_size)
     hook = model.register_forward_hook(lambda module, arguments, output: None)
-    with pytest.raises(InputError, match="Scoring would not use the model's own forward"):
+    with pytest.raises(InputError, match="Scoring would bypass the model's custom forward or hooks"):
         score(model, tokenizer, ["the"], lang="en")
     hook.remove()
     assert len(score(model, tokenizer, ["the"], lang="en")) == 1

@@ -88,7 +88,7 @@ def test_calls_that_make_no_tensor_are_refused(tokenizer: XLMTokenizer) -> None:
         tokenizer(["the", "the dog"], return_tensors="np")
     with pytest.raises(InputError, match="'longest'"):
         tokenizer("the", padding="shortest")
-    with pytest.raises(InputError, match="'pt' or 'np' or None"):
+    with pytest.raises(InputError, match="'pt', 'np' or None"):
         tokenizer("the", return_tensors="tf")
     nothing: tuple[Any, ...] = ([], None, 5)
     for texts in nothing:

@@ -1,1 +1,1 @@
-"""Atomic writes, resumable runs, fingerprints, bounded reads and checks of arguments, for every package."""
+"""Atomic writes, resumable runs, fingerprints, size-limited reads and checks of arguments, for every package."""

@@ -1,4 +1,4 @@
-"""Checks of arguments that packages share; each raises an ``InputError`` that names the argument."""
+"""Checks of arguments for several packages; each check raises an ``InputError`` that names the argument."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LARGEST = 2**31 - 1  # the largest int that every library used here accepts
 
 
 def check_flags(**flags: object) -> None:
-    """Raise ``InputError`` unless each is True or False."""
+    """Raise ``InputError`` unless each argument is True or False."""
     for name, value in flags.items():
         if not isinstance(value, bool):
             raise InputError(
@@ -30,9 +30,9 @@ def check_choice(what: str, choices: Collection[str | bool | None], **argument: 
     """Raise ``InputError`` unless an argument is one of the choices.
 
     Args:
-        what: What the argument chooses, in the singular.
+        what: What the argument chooses, in the singular, such as ``"padding"``.
         choices: The allowed values.
-        **argument: The one argument, by its name.
+        **argument: A single argument, by its name.
     """
     ((name, value),) = argument.items()
     if not (isinstance(value, str | bool | None) and value in choices):
@@ -46,7 +46,7 @@ def listed_choices(choices: Collection[object]) -> str:
 
 
 def check_count(*, least: int = 1, most: int = _LARGEST, **counts: object) -> None:
-    """Raise ``InputError`` unless each is an int from ``least`` to ``most``."""
+    """Raise ``InputError`` unless each argument is an int from ``least`` to ``most``."""
     for name, value in counts.items():
         if type(value) is not int or not least <= value <= most:
             raise InputError("not a count", where=name, found=shown(value), expected=f"an int from {least} to {most:,}")
@@ -78,8 +78,8 @@ def as_path(name: str, value: object) -> Path:
     """Return an argument as a path.
 
     Args:
-        name: The argument's name, for the message.
-        value: Its value.
+        name: The name of the argument, for the message.
+        value: The value of the argument.
 
     Raises:
         InputError: The value is not a path; for example, it is a model instead of its directory.
@@ -92,12 +92,12 @@ def as_path(name: str, value: object) -> Path:
             where=name,
             found=type(value).__name__,
             expected="a str or path",
-            remedy="save a model or tokenizer from memory first, and give its directory",
+            remedy="to use a model or tokenizer that is in memory, save it first, and pass the directory",
         ) from error
 
 
 def shown(value: object) -> str:
-    """Return a wrong argument as text for a message: a plain value, cut if it is long, or the name of a class."""
+    """Return an invalid value as text for a message: a simple value, cut if it is long, or the name of its class."""
     if not isinstance(value, _PLAIN):
         return f"a {type(value).__name__}"
     text = repr(value) if not isinstance(value, int) or abs(value) < 10**_SHOWN else "a huge number"

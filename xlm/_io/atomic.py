@@ -15,7 +15,7 @@ from xlm.errors import WriteError, XLMError
 _REMEDIES = {
     errno.ENOSPC: "free some space on that file system, or write somewhere else",
     errno.EDQUOT: "free some of the disk quota, or write somewhere else",
-    errno.EFBIG: "raise the limit on the size of files (ulimit -f), or write to a file system that takes larger ones",
+    errno.EFBIG: "raise the limit on file sizes (ulimit -f), or write to a file system that allows larger files",
     errno.EACCES: "check who may write in that directory, or write somewhere else",
     errno.EPERM: "check who may write in that directory, or write somewhere else",
     errno.EROFS: "the file system is read-only; write somewhere else",
@@ -29,7 +29,7 @@ _REMEDIES = {
 
 @contextmanager
 def errors_of_writing(path: Path) -> Iterator[None]:
-    """Convert each ``OSError`` that the block raises to a ``WriteError`` for ``path``; let other errors pass."""
+    """Convert an ``OSError`` of the ``with`` block to a ``WriteError`` for ``path``; other errors pass unchanged."""
     try:
         yield
     except XLMError:
@@ -40,7 +40,7 @@ def errors_of_writing(path: Path) -> Iterator[None]:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary sibling of ``path`` to write to, and move it onto ``path`` when the block succeeds.
+    """Yield a temporary path to write to, and move the file there onto ``path`` when the ``with`` block succeeds.
 
     If the block raises anything, the temporary file is removed and ``path`` is unchanged.
 
@@ -48,20 +48,20 @@ def replacing(path: Path) -> Iterator[Path]:
         path: The file to make or to replace; its directory must exist.
 
     Yields:
-        The path to write to, in the same directory; no file of that name exists yet.
+        The temporary path, in the directory of ``path``; no file of that name exists yet.
 
     Raises:
-        WriteError: The block or the move raised an ``OSError`` (disk full, no permission, …), or something other than
-            a regular file has that name.
+        WriteError: The block or the move raised an ``OSError`` (disk full, no permission, …), or ``path`` exists and is
+            not a regular file.
     """
-    # The name is short: the target's name with a suffix could exceed the file system's limit.
+    # A short random name: the name of the target with a suffix could exceed the file system's limit.
     temporary = path.parent / f".{secrets.token_hex(8)}.tmp"
     try:
         with errors_of_writing(path):
             refuse_special(path)
             yield temporary
             if path.exists():
-                # Without this, a power cut shortly after the move could destroy both the new file and the old one.
+                # Without this flush, a power cut soon after the move could destroy both the old and the new file.
                 flush_to_disk(temporary)
             temporary.replace(path)
     finally:
@@ -71,12 +71,12 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing_directory(path: Path) -> Iterator[Path]:
-    """Yield a new directory beside ``path`` to fill, and rename it when the block succeeds.
+    """Yield a new directory beside ``path`` to fill, and rename it to ``path`` when the ``with`` block succeeds.
 
     If the block raises anything, the new directory is removed with its contents.
 
     Args:
-        path: The directory to make; the name must be free.
+        path: The directory to make; nothing of that name may exist.
 
     Raises:
         WriteError: The block or the move raised an ``OSError``.
@@ -114,10 +114,10 @@ def write_text(path: Path, text: str) -> None:
 
 
 def check_target(path: Path) -> None:
-    """Check before long work that ``replacing`` can probably write its result.
+    """Check, before long work, that ``replacing`` will probably be able to write a file to a path.
 
     Raises:
-        WriteError: The result probably cannot be written.
+        WriteError: The file probably cannot be written.
     """
     with errors_of_writing(path):
         refuse_special(path)
@@ -129,7 +129,7 @@ def check_target(path: Path) -> None:
 
 
 def make_directory(path: Path) -> None:
-    """Make a directory and its parents, unless it exists.
+    """Make a directory and its parents, unless they exist.
 
     Raises:
         WriteError: The directory could not be made.
@@ -156,9 +156,9 @@ def check_name(path: Path) -> None:
 
 
 def write_error(path: Path, error: OSError) -> WriteError:
-    """Return the error for a ``path`` that could not be written, with the reason and a remedy."""
+    """Return the ``WriteError`` for an ``OSError`` on writing a path, with the reason and a remedy."""
     return WriteError(
-        "the target could not be written; a file of that name is unchanged",
+        "the target could not be written; an existing file of that name is unchanged",
         where=path,
         found=error.strerror or str(error),
         remedy=_REMEDIES.get(error.errno or 0, "check the path and the file system it is on"),
@@ -166,13 +166,14 @@ def write_error(path: Path, error: OSError) -> WriteError:
 
 
 def refuse_special(path: Path) -> None:
-    """Refuse a device, a pipe or the like, which a move would replace by a file.
+    """Refuse a path to a device, a pipe or the like, which moving a file onto it would replace.
 
     Raises:
-        WriteError: Something of that kind has this name.
+        WriteError: The path exists and is neither a regular file nor a directory.
         OSError: The name cannot be examined, for instance because it is too long.
     """
-    # /dev/stdout is a link into /proc, whose links may lead to no path at all: "pipe:[4711]", "/tmp/out (deleted)".
+    # /dev/stdout is a link into /proc. The links there may hold text that is not a path, such as "pipe:[4711]" or
+    # "/tmp/out (deleted)".
     real = Path(os.path.realpath(path))
     into_proc = path.is_symlink() and path.readlink().parts[:2] == ("/", "proc")
     elsewhere = path.is_symlink() and path.exists() and not (real.exists() and path.samefile(real))

@@ -1,4 +1,4 @@
-"""Bounded reads of regular files that may come from strangers."""
+"""Safe reading of files that may come from strangers: only regular files, and only up to a maximum size."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import BinaryIO
 from xlm.errors import XLMError
 
 MOST_BYTES = 1 << 24
-"""Size of the largest JSON or text file of a model that is read.
+"""Maximum size in bytes of a JSON or text file of a model.
 
-It holds half a million words, more than twice the largest published vocabulary. Parsed, the worst file takes 60 times
-its size in memory.
+A vocabulary file of this size holds half a million words, more than twice the largest published vocabulary. In memory,
+a parsed file takes at most 60 times the size of the file.
 """
 
 
@@ -31,7 +31,7 @@ def open_regular(path: Path, *, error: type[XLMError], expected: str = "a regula
     try:
         kind = path.stat().st_mode  # check before opening, because opening can start a device
         if stat.S_ISREG(kind):
-            # A pipe may have taken the name in the meantime, so open without waiting, then check again.
+            # A pipe may have replaced the file since the check, so open without waiting, then check again.
             file = open(path, "rb", opener=_open_without_waiting)  # noqa: SIM115 (the caller closes it)
             kind = os.fstat(file.fileno()).st_mode
             if stat.S_ISREG(kind):
@@ -44,7 +44,7 @@ def open_regular(path: Path, *, error: type[XLMError], expected: str = "a regula
         where=path,
         found="a directory" if stat.S_ISDIR(kind) else "a device, a pipe or a socket",
         expected=expected,
-        remedy="check the path, and where it leads if it is a link",
+        remedy="check the path, and its target if it is a link",
     )
 
 
@@ -82,7 +82,7 @@ def unreadable(path: Path, cause: Exception, *, error: type[XLMError], expected:
         where=path,
         found=getattr(cause, "strerror", None) or cause,
         expected=expected,
-        remedy="check the path, and who may read it",
+        remedy="check the path and its permissions",
     )
 
 

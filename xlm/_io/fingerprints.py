@@ -1,8 +1,8 @@
-"""Digests of explicit fields: every value that must be equal for two results to be comparable.
+"""Fingerprints: digests of named fields. Two results are comparable if their fingerprints are equal.
 
 A fingerprint is the SHA-256 of one line of JSON with a line feed: ASCII, sorted keys, no spaces, and each float as the
-shortest decimal that reads back the same. It is therefore the same in every process, on every machine and in every
-version of Python, and different fields have different fingerprints.
+shortest decimal that reads back the same. So the same fields have the same fingerprint in every process, on every
+machine and in every version of Python, and different fields have different fingerprints.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 FORMAT = 2
-"""Version of the format; version 1 digested the text representation of a tokenizer, which left out settings."""
+"""Version of the format. Version 1 digested the ``repr`` of a tokenizer, which left out some settings."""
 
 
 def fingerprint(kind: str, fields: Mapping[str, Any]) -> str:
@@ -27,5 +27,5 @@ def fingerprint(kind: str, fields: Mapping[str, Any]) -> str:
 
 
 def line_of(value: object) -> bytes:
-    """Return a JSON value as one line of bytes; equal values have equal lines, and different values do not."""
+    """Return a JSON value as one line of bytes; equal values give equal lines, different values different lines."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii") + b"\n"

@@ -1,4 +1,4 @@
-"""Group items into lists of bounded size."""
+"""A function that groups items into lists of bounded size."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def grouped(
     """Yield lists of consecutive items; each list ends with the item that fills it.
 
     Args:
-        items: Read as needed.
+        items: The items; they are read as needed.
         length: Returns the number of characters of an item.
         most: Number of items at which a list is full.
         characters: Number of characters at which a list is full.

@@ -1,9 +1,9 @@
 """Output files of runs that can be resumed after they are killed.
 
-While a run writes, its file is called ``NAME.part`` and is locked. ``NAME.part.json`` holds the identity of the run and
-its progress: the number of input rows that are done, and the number of bytes of their output that are on disk. It is
-replaced atomically after each window of rows. Bytes beyond that number belong to an unfinished window, so a resumed run
-cuts them off. ``NAME.meta.json`` beside the finished file holds the same data about all of it.
+While a run writes, its output file is called ``NAME.part`` and is locked. ``NAME.part.json`` holds the identity of the
+run and its progress: the number of input rows that are done, and the number of bytes of their output that are on disk.
+``NAME.part.json`` is replaced atomically after each window of rows. Any further bytes of ``NAME.part`` belong to an
+unfinished window, so a resumed run cuts them off. ``NAME.meta.json`` holds the same data for the finished file.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from typing import Any, BinaryIO
 from xlm._io.atomic import errors_of_writing, refuse_special
 from xlm.errors import InputError, WriteError
 
-if sys.platform != "win32":  # Windows has no such lock, so there two runs can write the same file
+if sys.platform != "win32":  # Windows does not have fcntl, so nothing there keeps two runs from writing the same file
     import fcntl
 
 _SUFFIXES = ("", ".part", ".part.json", ".part.tmp", ".meta.json")
 
 
 class ResumableFile:
-    """Output that grows by whole windows of rows and is renamed when it is complete.
+    """Output file that grows by whole windows of rows and gets its final name when it is complete.
 
     Args:
         target: The file to make or to replace; its directory must exist. Links are followed.
         identity: What identifies the run, as JSON values; only a run with an equal identity can resume the file.
         threads: Number of threads that this run computes with.
-        resume: Whether to continue a run of the same identity; without one, a new run starts.
+        resume: Whether to continue an earlier run with the same identity; if there is no earlier run, a new run starts.
 
     Attributes:
         target: The file, with links followed.
@@ -42,14 +42,14 @@ class ResumableFile:
         problems: Number of these rows without a result.
         unknown: Number of ``<unk>`` tokens in the other rows.
         size: Number of bytes of output, a header included.
-        digest: Argument of the last ``append``, which identifies the rows that are done.
+        digest: The ``digest`` passed to the last ``append``; it identifies the rows that are done.
         complete: Whether the file is finished; the caller checks whether it belongs to the same input.
-        threads: Number of threads of the run that began the file; another number can round differently.
+        threads: Number of threads of the run that began the file; with another number, results can round differently.
 
     Raises:
         InputError: The run to resume has another identity, or its files have changed.
-        WriteError: An unfinished file exists but ``resume`` is false, another run is writing, the target is not a
-            regular file, or the files could not be written.
+        WriteError: An unfinished file exists but ``resume`` is false, another run is writing the file, the target is
+            not a regular file, or the files could not be written.
     """
 
     def __init__(self, target: Path, *, identity: Mapping[str, Any], threads: int, resume: bool) -> None:
@@ -72,8 +72,8 @@ class ResumableFile:
 
     def _open(self, *, resume: bool) -> None:
         is_new = not self._part.exists()
-        # Open without a buffer: after a failed write, close() would try to write the buffered data again, and fail
-        # again.
+        # Open the file without a buffer: with one, close() after a failed write would try to write the buffered data
+        # again and fail too.
         self._file = self._part.open("a+b", buffering=0)
         self._lock(self._file)
         try:
@@ -96,7 +96,7 @@ class ResumableFile:
             raise busy from error
         except OSError:
             return  # this file system has no locks
-        # Between opening and locking the file, another run may have finished and moved it away.
+        # Between opening and locking the file here, another run may have finished the file and renamed it.
         if not self._part.exists() or not os.path.samestat(os.fstat(file.fileno()), self._part.stat()):
             raise busy
 
@@ -104,7 +104,7 @@ class ResumableFile:
         assert self._file is not None
         length = self._part.stat().st_size
         started = self._state.exists()
-        # A run that is killed at its very start leaves an empty file and no state.
+        # An empty file without a state is no problem: a run that is killed at its very start leaves it.
         if (started or length) and not (resume and started):
             raise WriteError(
                 "an unfinished file is in the way",
@@ -133,7 +133,7 @@ class ResumableFile:
             self.unknown = int(state["unknown"])
             self.digest, self.threads = str(state["digest"]), int(state["threads"])
             if min(self.rows, self.problems, self.unknown, self.size) < 0 or self.threads < 1:
-                raise ValueError("a number in it is below zero")
+                raise ValueError("a number is too small")
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(
                 "the state of the interrupted run cannot be read",
@@ -194,7 +194,7 @@ class ResumableFile:
             )
 
     def append(self, data: bytes, *, rows: int, digest: str, problems: int = 0, unknown: int = 0) -> None:
-        """Append the output of more rows, and record the rows as done once it is on disk.
+        """Append the output of more rows, and record the rows as done once the output is on disk.
 
         Args:
             data: The output of whole rows; may be empty.
@@ -220,17 +220,17 @@ class ResumableFile:
         self._save_state()
 
     def finish(self, *, convert: Callable[[Path, Path], None] | None = None) -> None:
-        """Rename the complete file to its target.
+        """Give the complete file its final name.
 
         Args:
-            convert: Converts the unfinished file (first argument) into the final one (second argument); ``None`` if no
+            convert: Converts the file at its first argument to the final file at its second argument; ``None`` if no
                 conversion is needed.
 
         Raises:
             WriteError: The files could not be written.
         """
         if sys.platform == "win32":
-            self.close()  # Windows cannot move an open file; elsewhere the lock is held to the end
+            self.close()  # Windows cannot move an open file; elsewhere the file stays open, so the lock is held
         try:
             with errors_of_writing(self.target):
                 if convert is None:
@@ -267,7 +267,7 @@ class ResumableFile:
         self._replace(path, lambda temporary: _write_bytes(temporary, data))
 
     def _replace(self, path: Path, write: Callable[[Path], None]) -> None:
-        """Replace one of the run's files atomically; ``write`` creates the new file at the path that it receives."""
+        """Replace a file of the run atomically; ``write`` is called with a path, and creates the new file there."""
         # While the lock is held, only this run uses the temporary name. A file that a killed run left there is
         # overwritten.
         with errors_of_writing(path):
@@ -289,16 +289,16 @@ def check_same_run(
     *,
     where: object,
     otherwise: str,
-    what: str = "the interrupted run was another one",
+    what: str = "the interrupted run differs from this run",
 ) -> None:
-    """Refuse to resume another run.
+    """Check that the run to resume has the identity of this run.
 
     Args:
-        found: Identity of the other run.
+        found: Identity of the run to resume.
         expected: Identity of this run.
         where: The file that holds ``found``.
-        otherwise: What to do instead of resuming.
-        what: What is wrong.
+        otherwise: What the user can do instead of resuming, for the message.
+        what: What is wrong, for the message.
 
     Raises:
         InputError: The identities differ; the message names every difference.
@@ -315,14 +315,14 @@ def check_same_run(
 
 
 def other_input_error(
-    where: object, *, found: str, otherwise: str, expected: str = "the same rows as then"
+    where: object, *, found: str, otherwise: str, expected: str = "the rows of the run to resume"
 ) -> InputError:
     """Return the error for a run that is resumed with a different input.
 
     Args:
-        where: The input, or the part of it that changed.
+        where: The input, or the part of the input that changed.
         found: What the input holds now.
-        otherwise: What to do instead of resuming.
+        otherwise: What the user can do instead of resuming, for the message.
         expected: What the input held when the run began.
     """
     return InputError(
@@ -338,7 +338,7 @@ def real_target(target: Path) -> Path:
     """Return the path of an output file with links followed.
 
     Raises:
-        WriteError: Something other than a regular file has that name, or the name is invalid.
+        WriteError: The path exists and is not a regular file, or a file name is invalid or too long.
     """
     with errors_of_writing(target):
         refuse_special(target)
@@ -352,7 +352,7 @@ def real_target(target: Path) -> Path:
 
 
 def written_beside(target: Path) -> list[Path]:
-    """Return all files that a run may write for a target: its output, state, temporary and meta files."""
+    """Return the paths of all files that a run may write for a target: output, state, temporary and meta files."""
     return [target.with_name(target.name + suffix) for suffix in _SUFFIXES]
 
 

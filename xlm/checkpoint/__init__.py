@@ -1,1 +1,1 @@
-"""Reading, writing and conversion of checkpoints of the original and of ``transformers``."""
+"""Read, write and convert checkpoints of the original XLM code and of ``transformers``."""

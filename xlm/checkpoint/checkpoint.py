@@ -1,4 +1,4 @@
-"""A checkpoint in memory, whatever its file format, and the settings that no checkpoint may have."""
+"""Checkpoint in memory, independent of its file format, and a check for unsupported model settings."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ from xlm.model.config import XLMConfig
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OriginalRecord:
-    """Contents of an original checkpoint other than its weights; our files carry them along.
+    """Contents of an original checkpoint besides its weights, kept so that it can be converted back.
 
     Attributes:
-        params: The ``params`` of its training run.
-        counts: Frequency of each word in its training text, by id; words added later have none.
-        training: ``epoch``, ``n_total_iter``, ``best_metrics``, ``best_stopping_criterion``, if present.
+        params: The parameters of the training run, from the key ``params``.
+        counts: How often each word occurs in the training text, in id order. Words added later have no count.
+        training: State of the training run: those of the keys ``epoch``, ``n_total_iter``, ``best_metrics`` and
+            ``best_stopping_criterion`` that the checkpoint has.
     """
 
     params: Mapping[str, Any]
@@ -32,11 +33,11 @@ class OriginalRecord:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Provenance:
-    """Data about the origin of weights; a loaded model keeps it for ``save_pretrained``.
+    """Contents of a checkpoint that the network does not need. A loaded model keeps them for ``save_pretrained``.
 
     Attributes:
         extra_config: Keys of ``config.json`` that do not describe the architecture.
-        record: Contents of the original checkpoint besides its weights, if known.
+        record: Contents of the original checkpoint besides its weights; ``None`` if there was no such checkpoint.
     """
 
     extra_config: Mapping[str, Any] = field(default_factory=dict)
@@ -45,15 +46,15 @@ class Provenance:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Checkpoint:
-    """Weights under our names, with their configuration and origin.
+    """Weights under this library's tensor names, with their configuration and origin.
 
     Attributes:
         source: The file or directory that was read.
         config: The architecture.
-        tensors: Our names to weights of any floating type, usually mapped from the file, not loaded; the head's weight
-            is absent when it is tied to the word embeddings.
-        words: The dictionary of an original checkpoint, in id order and its ``@@`` notation; else ``None``.
-        provenance: Other contents of the files, which are carried along.
+        tensors: Weights by this library's tensor names, of any floating type, usually memory-mapped from the file. A
+            head weight that is tied to the word embeddings is absent.
+        words: Vocabulary of an original checkpoint, in id order and ``@@`` notation; ``None`` for other checkpoints.
+        provenance: Other contents of the files, which a converted or saved checkpoint keeps.
         is_encoder_decoder: Whether the weights are those of an ``XLMEncoderDecoderModel``; names of tensors then begin
             with ``encoder.`` or ``decoder.``.
         notes: Notices for the user about what was omitted or assumed while reading.
@@ -80,7 +81,7 @@ def weights_dtype(tensors: Mapping[str, Tensor]) -> torch.dtype:
 
 @contextmanager
 def config_errors(where: object) -> Iterator[None]:
-    """Convert an error about a file's configuration into a ``CheckpointError`` that names the place in the file."""
+    """Convert an error about a file's configuration into a ``CheckpointError`` that names the file."""
     try:
         yield
     except (ValueError, TypeError, AttributeError) as error:
@@ -107,13 +108,13 @@ _UNSUPPORTED = {
     "pruned_heads": "layers with fewer heads",
     "quantization_config": "quantized weights",
 }
-"""What each setting adds to the network when it is on; only off (false, zero, empty or absent) is implemented."""
+"""Unsupported settings, and what each adds to the network. They must be off: false, zero, empty or absent."""
 
 
 def refuse_unsupported(settings: Mapping[str, Any], where: object) -> None:
     """Refuse settings of the original, its forks and ``transformers`` that change the network in an unsupported way.
 
-    Such a setting often leaves the names and shapes of tensors alone, so nothing else would reveal it.
+    Such a setting often does not change the names and shapes of tensors, so only this check detects it.
 
     Args:
         settings: The ``params`` of an original checkpoint, or the contents of ``config.json``.
@@ -128,12 +129,12 @@ def refuse_unsupported(settings: Mapping[str, Any], where: object) -> None:
             where=where,
             found="; ".join(f"{name} = {settings[name]!r:.80} ({_UNSUPPORTED[name]})" for name in on),
             expected=f"{', '.join(on)} off or absent",
-            remedy="use the program that trained the model; without these parts its numbers would be wrong",
+            remedy="use the program that trained the model; without these parts the results would be wrong",
         )
 
 
 def _is_on(value: object) -> bool:
     try:
         return bool(value)
-    except (RuntimeError, ValueError):  # the value is an array or tensor of several numbers
+    except (RuntimeError, ValueError):  # bool() fails for an array of several numbers
         return True

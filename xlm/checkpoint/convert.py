@@ -1,4 +1,4 @@
-"""Convert checkpoints between formats, and verify each result before it takes the target's name."""
+"""Convert checkpoints between formats, and verify each result before it gets the target's name."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from xlm.tokenizer.tokenizer import XLMTokenizer
 from xlm.tokenizer.vocabulary import Vocabulary
 
 CODES_SUFFIX = ".codes"
-"""Suffix of the file of BPE codes written beside a ``.pth``, which cannot hold them."""
+"""Suffix of the file of BPE codes written beside a ``.pth``, because a ``.pth`` does not contain the codes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,8 +51,8 @@ class ConversionReport:
         target: The file or directory that was written.
         files: Names of the files written.
         config: The architecture.
-        tensors: Number of tensors, each of which was read back and is equal.
-        parameters: Number of values in the tensors.
+        tensors: Number of tensors. Each was read back from the target and compared with the source.
+        parameters: Total number of values in the tensors.
         dtype: Type of the tensors in the target.
         is_encoder_decoder: Whether the model is an encoder-decoder.
         notes: Notices for the user about what was omitted or assumed.
@@ -91,22 +91,22 @@ def convert(
     codes: str | PathLike[str] | None = None,
     dtype: torch.dtype | str | None = None,
 ) -> ConversionReport:
-    """Convert a checkpoint; the result is read back and compared before it takes the target's name.
+    """Convert a checkpoint. The result is read back and compared with the source before it gets the target's name.
 
     Args:
         source: A ``.pth`` of the original, a directory in the ``transformers`` layout, the name of a bundled model, or
             an id on the hub.
         target: The directory (``to="transformers"``) or file (``to="original"``) to create; must not exist.
         to: The format to write.
-        codes: The BPE codes of a ``.pth``; without them the target has a vocabulary but no tokenizer.
-        dtype: Type of the weights in the target; ``None`` keeps that of the source.
+        codes: File of the BPE codes of a ``.pth``. Without it, the target has a vocabulary but no tokenizer.
+        dtype: Type of the weights in the target; ``None`` keeps the type in the source.
 
     Returns:
         A report of the conversion.
 
     Raises:
-        CheckpointError: The source is invalid, or the original cannot represent it.
-        InputError: An argument is not a path.
+        CheckpointError: The source is invalid, or the original's format cannot represent it.
+        InputError: ``source``, ``target`` or ``codes`` is not a path.
         VocabularyError: The codes or the vocabulary are invalid.
         WriteError: The target exists or could not be written; nothing is left behind.
     """
@@ -119,7 +119,7 @@ def convert(
             "the target needs another name",
             where=target,
             found=target.name or "nothing",
-            expected=f"a name without the suffix {CODES_SUFFIX}, which belongs to the codes beside a .pth",
+            expected=f"a name without the suffix {CODES_SUFFIX}, which is reserved for the BPE codes beside a .pth",
         )
     for output in (target,) if to == "transformers" else (target, target.with_suffix(CODES_SUFFIX)):
         _refuse_existing(output)
@@ -131,7 +131,7 @@ def convert(
     vocabulary = _vocabulary(checkpoint, source)
     tokenizer = _tokenizer(checkpoint, vocabulary, source, codes)
     if tokenizer is not None:
-        vocabulary = tokenizer.vocabulary  # includes tokens added after those of vocab.json
+        vocabulary = tokenizer.vocabulary  # includes added tokens, which vocab.json may lack
     _check_size(checkpoint, vocabulary, source)
     write = _write_layout if to == "transformers" else _write_original
     files, notes = write(target, checkpoint, vocabulary, tokenizer, file_dtype)
@@ -149,7 +149,7 @@ def convert(
 
 
 _Result = tuple[tuple[str, ...], list[str]]
-"""Names of the files written, and notes."""
+"""Names of the written files, and notices for the user."""
 
 
 def _write_layout(
@@ -183,7 +183,7 @@ def _write_layout(
         if vocabulary is not None and len(vocabulary) < checkpoint.config.vocab_size:
             notes.append(
                 f"the vocabulary is smaller than the model: {len(vocabulary):,} words for "
-                f"{checkpoint.config.vocab_size:,} embeddings, of which the last have no word"
+                f"{checkpoint.config.vocab_size:,} embeddings; the last embeddings have no word"
             )
         with _reading_back(target):
             differing = differing_tensors(directory / WEIGHTS_FILE, theirs, dtype=dtype)
@@ -243,9 +243,9 @@ def _tokenizer(
     checkpoint: Checkpoint, vocabulary: Vocabulary | None, source: Path, codes: str | PathLike[str] | None
 ) -> XLMTokenizer | None:
     if checkpoint.words is not None and vocabulary is not None:
-        # load_tokenizer(source) would read the whole file a second time.
-        # The original's preset needs a language, which programs written for transformers do not pass. So the directory
-        # also names a preset for calls without a language.
+        # Use the vocabulary that is already read: load_tokenizer(source) would read the whole file again.
+        # The preset "original" needs a language, which programs written for transformers do not pass. So the saved
+        # tokenizer also names a preset for calls without a language.
         without_lang = {"preset_without_lang": "transformers"}
         languages = checkpoint.config.lang2id
         return None if codes is None else original_tokenizer(vocabulary, languages, Path(codes), **without_lang)
@@ -262,7 +262,10 @@ def _vocabulary(checkpoint: Checkpoint, source: Path) -> Vocabulary | None:
 
 
 def _check_size(checkpoint: Checkpoint, vocabulary: Vocabulary | None, source: Path) -> None:
-    """Refuse more words than embeddings; fewer are valid, since a model can be enlarged without its vocabulary."""
+    """Refuse a vocabulary that has more words than the model has embeddings.
+
+    Fewer words are valid, because a model can be enlarged without its vocabulary.
+    """
     if vocabulary is not None and len(vocabulary) > checkpoint.config.vocab_size:
         raise CheckpointError(
             "the vocabulary and the model differ in size",
@@ -284,7 +287,7 @@ def _reading_back(target: Path) -> Iterator[None]:
 
 
 def _compare(target: Path, expected: XLMConfig, config: XLMConfig, same_words: bool, differing: list[str]) -> None:
-    # Writing changes three things: an unset embed_init_std is set, an adaptive softmax becomes untied, and unnamed
+    # Writing changes three settings: an unset embed_init_std is set, an adaptive softmax becomes untied, and unnamed
     # languages get names.
     unstable: dict[str, Any] = {"embed_init_std": None}
     if not expected.lang2id:
@@ -297,7 +300,7 @@ def _compare(target: Path, expected: XLMConfig, config: XLMConfig, same_words: b
         problems.append("the vocabulary")
     if problems:
         raise WriteError(
-            "the result differs when it is read back",
+            "the result differs from the source when it is read back",
             where=target,
             found=f"differences in {', '.join(problems)}",
             remedy="the disk or memory of this machine may be faulty; try another target",
@@ -305,7 +308,7 @@ def _compare(target: Path, expected: XLMConfig, config: XLMConfig, same_words: b
 
 
 def _check_range(checkpoint: Checkpoint, dtype: torch.dtype | None) -> None:
-    """Refuse a narrower type in which a weight would become infinite."""
+    """Refuse to convert weights to a type in which one of them would become infinite."""
     if dtype is None:
         return
     overflowing = [
@@ -316,7 +319,7 @@ def _check_range(checkpoint: Checkpoint, dtype: torch.dtype | None) -> None:
     ]
     if overflowing:
         raise CheckpointError(
-            "weights are too large for the type",
+            "weights are too large for the requested type",
             where=checkpoint.source,
             found=", ".join(overflowing[:8]),
             expected=f"values up to {torch.finfo(dtype).max:g}",

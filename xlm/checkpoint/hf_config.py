@@ -16,9 +16,9 @@ from xlm.tokenizer.text_files import read_json_object
 
 CONFIG_FILE = "config.json"
 OUR_KEY = "xlm"
-"""Key of ``config.json`` for what ``transformers`` has no key for."""
+"""Key of ``config.json`` for data that only this library reads."""
 
-# Our names to theirs. A file may hold a token's id under either name.
+# Our names of token ids, and the names of the same ids in XLM of transformers. A config.json may use either name.
 _INDEX_NAMES = {
     "bos_token_id": "bos_index",
     "eos_token_id": "eos_index",
@@ -27,8 +27,8 @@ _INDEX_NAMES = {
     "mask_token_id": "mask_index",
 }
 _PLAIN = tuple(f.name for f in fields(XLMConfig) if f.name not in _INDEX_NAMES and f.name != "lang2id")
-# Keys that repeat other keys in another form. They are always written from our configuration, never copied from the
-# source.
+# Keys that repeat other keys in another form. They are always computed from our configuration, never copied from the
+# file that was read.
 _DERIVED = {
     *("id2lang", "tie_word_embeddings", "model_type", "architectures", "is_encoder", "is_encoder_decoder"),
     *("torch_dtype", "dtype"),
@@ -39,7 +39,7 @@ ENCODER_DECODER = "xlm-encoder-decoder"
 
 
 def read_config(directory: Path, *, causal: bool | None = None) -> tuple[XLMConfig, Provenance, bool]:
-    """Return the architecture of a model directory, what else ``config.json`` holds, and if it is an encoder-decoder.
+    """Return the architecture in ``config.json``, its other contents, and whether the model is an encoder-decoder.
 
     Args:
         directory: A directory in the ``transformers`` layout.
@@ -74,7 +74,7 @@ def read_config(directory: Path, *, causal: bool | None = None) -> tuple[XLMConf
     flags["causal"] = ours.get("causal", True)
     if wrong := [f"{name}: {value!r}" for name, value in flags.items() if not isinstance(value, bool)]:
         raise CheckpointError(
-            "keys of the configuration are neither true nor false",
+            "values in the configuration are neither true nor false",
             where=path,
             found=", ".join(wrong),
             expected="true or false",
@@ -103,7 +103,7 @@ def listing(directory: Path) -> str:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file of a checkpoint.
+    """Return the JSON object that a file of a checkpoint contains.
 
     Raises:
         CheckpointError: The file is missing, unreadable, not JSON, or not an object.
@@ -122,7 +122,7 @@ def _values(data: Mapping[str, Any]) -> dict[str, Any]:
     if "vocab_size" not in values and "n_words" in data:
         values["vocab_size"] = data["n_words"]
     for ours, theirs in _INDEX_NAMES.items():
-        # The mask's id is mask_index; their mask_token_id is unrelated to the mask, and 0 in the published files.
+        # The id of the mask token is mask_index. In the published files, mask_token_id is 0, which is the id of <s>.
         names = (theirs,) if ours == "mask_token_id" else (theirs, ours)
         for name in names:
             if data.get(name) is not None:
@@ -130,7 +130,8 @@ def _values(data: Mapping[str, Any]) -> dict[str, Any]:
                 break
     if data.get("lang2id") is not None:
         values["lang2id"] = data["lang2id"]
-    # An adaptive softmax is never tied, so the keys of its file do not show what the training run requested.
+    # An adaptive softmax is never tied, so its file has tie_word_embeddings = false for either value of
+    # share_inout_emb. With asm, tie_word_embeddings is therefore ignored.
     tied = data.get("tie_word_embeddings", True) or data.get("asm", False)
     values["share_inout_emb"] = bool(data.get("share_inout_emb", True) and tied)
     return values
@@ -156,7 +157,7 @@ def _record(ours: Mapping[str, Any], config: XLMConfig, path: Path) -> OriginalR
     try:
         record = OriginalRecord(
             params=json_codec.from_json(kept["params"]),
-            # resize_token_embeddings adds and removes words at the end.
+            # Drop the counts of words that resize_token_embeddings removed, which are always the last words.
             counts=tuple(json_codec.from_json(kept["counts"]).tolist())[: config.vocab_size],
             training=json_codec.from_json(kept["training"]),
         )
@@ -178,8 +179,8 @@ def config_to_json(
     """Return the contents of ``config.json``, as ``transformers`` reads it.
 
     Args:
-        config: The architecture; its keys take precedence.
-        provenance: Further contents.
+        config: The architecture; its keys override those of ``provenance``.
+        provenance: Further contents of the file.
         dtype: Type of the weights, for instance ``"float32"``.
         is_encoder_decoder: Whether the model is an encoder-decoder.
     """

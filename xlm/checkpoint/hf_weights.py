@@ -2,8 +2,8 @@
 
 A safetensors file begins with the length of its header (8 bytes, little-endian). Then come the header (JSON that maps
 names to dtype, shape and byte range, padded with spaces to a multiple of 8) and the tensors' bytes, without gaps. The
-writer of the safetensors library first copies every tensor to memory. The one below passes mapped tensors through a
-small buffer.
+writer of the safetensors library first copies every tensor to memory. ``write_safetensors`` instead passes mapped
+tensors through a small buffer.
 Source: the format description of the safetensors project.
 """
 
@@ -31,7 +31,7 @@ from xlm.errors import CheckpointError
 WEIGHTS_FILE = "model.safetensors"
 _PICKLED_FILE = "pytorch_model.bin"
 _INDEX_SUFFIX = ".index.json"
-# A plain file name: no path, no device, no hidden file.
+# Allowed names of shards: plain file names, no paths, devices or hidden files.
 _SHARD = re.compile(r"[A-Za-z0-9_][\w.-]*", re.ASCII)
 _LARGEST_HEADER = 1 << 22
 _WEIGHT_FILES = (WEIGHTS_FILE, WEIGHTS_FILE + _INDEX_SUFFIX, _PICKLED_FILE, _PICKLED_FILE + _INDEX_SUFFIX)
@@ -42,7 +42,10 @@ _CHUNK = 1 << 18
 
 
 def weights_file(names: Container[str]) -> str | None:
-    """Return the file to read weights from: ``model.safetensors`` or its index, else the pickled file or its index."""
+    """Return the one of the file names to read weights from, or ``None`` if there is no weights file.
+
+    ``model.safetensors`` comes first, then its index, then ``pytorch_model.bin``, then its index.
+    """
     return next((name for name in _WEIGHT_FILES if name in names), None)
 
 
@@ -52,14 +55,14 @@ def is_index(name: str) -> bool:
 
 
 def read_weights(directory: Path) -> dict[str, Tensor]:
-    """Return the tensors of a directory under their own names, mapped from its files.
+    """Return the tensors of a model directory by their names in the files; the tensors are memory-mapped.
 
     Args:
         directory: Holds ``model.safetensors``, ``model.safetensors.index.json``, ``pytorch_model.bin`` or
             ``pytorch_model.bin.index.json``; the first of these that exists is read.
 
     Raises:
-        CheckpointError: None of them exists, a file is damaged, or the shards do not match the index.
+        CheckpointError: None of these files exists, a file is damaged, or the shards do not match the index.
     """
     name = weights_file({name for name in _WEIGHT_FILES if (directory / name).is_file()})
     if name is None:
@@ -67,14 +70,14 @@ def read_weights(directory: Path) -> dict[str, Tensor]:
             "the directory holds no weights",
             where=directory,
             found=listing(directory),
-            expected=f"{WEIGHTS_FILE} or {_PICKLED_FILE}, or one of them with {_INDEX_SUFFIX}",
+            expected=f"{WEIGHTS_FILE} or {_PICKLED_FILE}, or either name followed by {_INDEX_SUFFIX}",
             remedy="fetch the missing file, or convert the original checkpoint into a new directory",
         )
     return _read_shards(directory / name) if is_index(name) else _read_file(directory / name)
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of one safetensors file, mapped.
+    """Return the memory-mapped tensors of one safetensors file, by name.
 
     Raises:
         CheckpointError: The file cannot be read, or is not a complete safetensors file.
@@ -97,7 +100,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _check_header(file: BinaryIO) -> None:
-    """Refuse a header that claims more than any model needs; the library checks everything else itself."""
+    """Refuse a safetensors header that claims more than any model needs; ``safe_open`` checks everything else."""
     size = int.from_bytes(file.read(8), "little")
     if size > _LARGEST_HEADER:
         raise ValueError(f"a header of {size:,} bytes; at most {_LARGEST_HEADER:,} are read")
@@ -114,7 +117,7 @@ def _check_header(file: BinaryIO) -> None:
 def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     header = dict(pairs)
     if len(header) != len(pairs):
-        raise ValueError("a name that occurs twice in the header")
+        raise ValueError("a tensor name that occurs twice in the header")
     return header
 
 
@@ -130,10 +133,10 @@ def _read_file(path: Path) -> dict[str, Tensor]:
 
 
 def read_weight_map(index: Path) -> dict[str, str]:
-    """Return the contents of an index: for each tensor, the name of the file beside the index that holds it.
+    """Return the map in an index of shards: for each tensor, the name of the file that holds it.
 
     Raises:
-        CheckpointError: The index is invalid, or names a file outside its directory.
+        CheckpointError: The index is invalid, or names a file outside the directory of the index.
     """
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
@@ -185,13 +188,13 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 def chunks(tensor: Tensor, dtype: torch.dtype) -> Iterator[Tensor]:
-    """Yield the values of a tensor of any shape, on any device, in flat pieces of up to two megabytes on the CPU."""
+    """Yield the values of a tensor, in order, as flat CPU tensors of up to two megabytes."""
     for piece in torch.split(tensor.detach().reshape(-1), _CHUNK):
         yield piece.to(device="cpu", dtype=dtype)
 
 
 def bits(piece: Tensor) -> Tensor:
-    """View a flat tensor as integers of the same width, so that equal means equal in every bit."""
+    """View a flat tensor as integers, to compare values bit by bit: NaN equals NaN, and 0.0 differs from -0.0."""
     return piece.contiguous().view(_BITS[piece.element_size()])
 
 
@@ -199,9 +202,9 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], *, dtype: torch
     """Write a safetensors file.
 
     Args:
-        path: The file.
-        tensors: Names to tensors on the CPU, of any shape and floating type.
-        dtype: Type to write; ``None`` keeps each tensor's own.
+        path: The file to write.
+        tensors: Tensors by name, on the CPU, of any shape and floating type.
+        dtype: Type to write; ``None`` keeps the type of each tensor.
 
     Raises:
         OSError: The file cannot be written.
@@ -226,7 +229,7 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], *, dtype: torch
 
 
 def _reserve(descriptor: int, size: int) -> None:
-    """Reserve disk space, so that a full disk shows at once and writing is several times faster (ext4, Linux)."""
+    """Reserve disk space, so that a full disk raises an error at once. On ext4 this also makes writing much faster."""
     if not hasattr(os, "posix_fallocate"):
         return
     try:
@@ -237,10 +240,10 @@ def _reserve(descriptor: int, size: int) -> None:
 
 
 def differing_tensors(path: Path, tensors: Mapping[str, Tensor], *, dtype: torch.dtype | None = None) -> list[str]:
-    """Return the names of tensors that are missing or extra in a file, or differ from the arguments in any bit.
+    """Compare a file with tensors, and return the names that are missing, extra, or differ in any bit.
 
-    The arguments are those of ``write_safetensors``. Plain reads through one small buffer, instead of a mapping, keep
-    memory constant.
+    The arguments are those of ``write_safetensors``. The file is read through one small buffer, not mapped, so memory
+    stays constant.
 
     Raises:
         SafetensorError: The safetensors library cannot open the file.

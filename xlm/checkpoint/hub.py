@@ -1,7 +1,7 @@
 """Models on the Hugging Face Hub: the ids of repositories, the files that a model needs, and the cache.
 
-All libraries that use the hub share the cache. Neither torch nor huggingface_hub is imported until a name turns out to
-be an id.
+All libraries that use huggingface_hub share its cache. Neither torch nor huggingface_hub is imported until a model's
+name turns out to be the id of a repository.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ _REVISION = re.compile(r"(?!.*\.\.)[A-Za-z0-9_][\w./-]*", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _DEFAULT_REVISION = "main"
 
-# The published XLM models. The hub lists them under an owner and redirects their old names without one; a cache may
-# hold either name.
+# The published XLM models. The hub lists them as FacebookAI/NAME, and redirects the older ids without an owner. A cache
+# may hold a model under either id.
 _OWNER = "FacebookAI/"
 _PUBLISHED = frozenset(
     {
@@ -34,14 +34,14 @@ _PUBLISHED = frozenset(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HubOptions:
-    """How to fetch from the hub; ignored for local models.
+    """Options for fetching models from the hub; ignored for local models.
 
     Attributes:
         revision: A branch, a tag or a commit; ``None`` means the branch ``main``.
         cache_dir: The directory for fetched files; ``None`` means the directory set by ``HF_HUB_CACHE`` or ``HF_HOME``.
         local_files_only: Whether to use the cache alone, without the network; ``HF_HUB_OFFLINE=1`` does the same.
-        token: For private and gated models; ``None`` means ``HF_TOKEN`` or the token that ``hf auth login`` saved,
-            ``False`` means no token.
+        token: Access token for private and gated models; ``None`` means ``HF_TOKEN`` or the token that
+            ``hf auth login`` saved, ``False`` means no token.
     """
 
     revision: str | None = None
@@ -57,19 +57,19 @@ class HubOptions:
             raise InputError("revision is not a str", where="revision", found=type(self.revision).__name__)
         if not isinstance(self.token, str | bool | None):
             raise InputError("token is not a str", where="token", found=type(self.token).__name__)
-        # HTTP libraries print a header that they cannot send; a token with a line break would show in the terminal.
+        # HTTP libraries quote an invalid header in their errors, so the terminal would show a token with a line break.
         if isinstance(self.token, str) and not re.fullmatch(r"[!-~]+", self.token):
-            raise InputError("invalid token", where="token", expected="ASCII letters and digits without spaces")
+            raise InputError("invalid token", where="token", expected="printable ASCII characters without spaces")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Part:
-    """The files that are needed from a repository.
+    """The files of a repository that a caller needs.
 
     Attributes:
         what: Name for these files in messages, such as ``"model"``.
-        required: The file that must exist; fetched last, so that its presence shows that the rest is there.
-        optional: Files that are read if they exist.
+        required: The file that must exist. It is fetched last, so a cache that has it also has the other files.
+        optional: Files to fetch if the repository has them.
         weights: Whether the weights are needed, in the first supported format that the repository has.
     """
 
@@ -92,7 +92,7 @@ class HubModel:
     """A repository on the hub at a revision: a branch, a tag or a commit.
 
     A repository can have several names: the current one and, for some, an older one. The hub is asked for the first
-    name; the cache may hold the files under any of them.
+    name; the cache may hold the files under any of the names.
     """
 
     names: tuple[str, ...]
@@ -141,7 +141,7 @@ def fetch(model: HubModel, part: Part, options: HubOptions) -> Path:
     Args:
         model: The repository.
         part: The files that are needed.
-        options: How to fetch; the revision is that of the model, not of the options.
+        options: How to fetch. The revision of ``model`` is fetched; ``options.revision`` is ignored.
 
     Raises:
         CheckpointError: The index of the weights is wrong or hostile.
@@ -177,7 +177,7 @@ def fetch(model: HubModel, part: Part, options: HubOptions) -> Path:
     where = f"{constants.ENDPOINT}/{model.names[0]}, revision {model.revision}"
     try:
         commit, files = hub_download.list_files(model.names[0], model.revision, options.token)
-        # Another library may have fetched the files under the other name.
+        # Another library may have cached the files under another name of the repository.
         cached = (name for name in model.names if _cached(HubModel(names=(name,), revision=commit), part, cache))
         name = next(cached, model.names[0])
         snapshot = hub_download.Snapshot(
@@ -208,7 +208,7 @@ def _cached(model: HubModel, part: Part, cache: Path) -> Path | None:
 
 
 def _lacks_weights(directory: Path) -> bool:
-    from xlm.checkpoint.hf_weights import is_index, read_weight_map, weights_file  # imports torch
+    from xlm.checkpoint.hf_weights import is_index, read_weight_map, weights_file  # here, because it imports torch
 
     name = weights_file({entry.name for entry in directory.iterdir() if entry.is_file()})
     if name is None or not is_index(name):
@@ -216,5 +216,5 @@ def _lacks_weights(directory: Path) -> bool:
     try:
         shards = set(read_weight_map(directory / name).values())
     except CheckpointError:
-        return True  # the index will be fetched again; if the hub's copy is damaged too, that raises an error
+        return True  # fetch() downloads the index again, and raises an error if the hub's copy is damaged too
     return not all((directory / shard).is_file() for shard in shards)

@@ -1,9 +1,9 @@
-"""Downloads from the Hugging Face Hub: the files of one commit, checked against the hub's listing, and clear errors.
+"""Download the files of one commit from the Hugging Face Hub, check them against its listing, and explain errors.
 
 huggingface_hub lists the files and transfers their bytes; this module stores them in the cache. ``hf_hub_download``
 takes the names of cached files unchecked from the headers ``ETag`` and ``X-Repo-Commit``, so a server that answers in
-place of the hub could write to any path. Here each file's name is the verified hash of its content, and no header
-becomes part of a path.
+place of the hub could write to any path. In this module, each file's name is the verified hash of its content, and no
+header becomes part of a path.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from xlm.checkpoint.hub import Part
 
 _LARGEST_TEXT = 1 << 28
-"""Bytes; the largest published vocabulary has about ten million."""
+"""Maximum size of a text file in bytes; the largest published vocabulary has about ten million."""
 _CHUNK = 1 << 20
 _HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _TAG = re.compile(r"\w[\w.+=~-]*", re.ASCII)
@@ -43,10 +43,10 @@ Token = str | bool | None
 
 @dataclass(frozen=True, slots=True)
 class ListedFile:
-    """Entry of the hub's listing for a file.
+    """A file in the hub's listing of a repository.
 
     Attributes:
-        size: In bytes, or ``None`` if the server lists no sizes.
+        size: Size in bytes, or ``None`` if the server lists no sizes.
         digest: The SHA-256 of a large file, or the SHA-1 by which git names a small file; ``None`` if the server lists
             no hashes.
     """
@@ -71,7 +71,10 @@ class ListedFile:
         return "" if self.digest in (None, digest.hexdigest()) else f"{size} bytes, {digest.hexdigest()}"
 
     def is_cached_at(self, path: Path) -> bool:
-        """Return whether a cached file can be used. For a large file the size is enough: it was hashed on arrival."""
+        """Return whether a path holds the listed file.
+
+        A large file is compared by size only, because its hash was checked after its download.
+        """
         if path.is_file() and self.is_large:
             return self.size in (None, path.stat().st_size)
         return path.is_file() and not self.mismatch(path)
@@ -131,10 +134,10 @@ class Snapshot:
     def fetch(self, part: Part, revision: str) -> Path:
         """Return the directory with the needed files, after fetching those that the cache lacks.
 
-        The cache records the commit of the revision for later use without the network.
+        The cache also records which commit the revision refers to, for later use without the network.
 
         Raises:
-            HubError: The repository lacks a needed file, or sends other content than it lists.
+            HubError: The repository lacks a needed file, or the hub sends content that differs from its listing.
             CheckpointError: The index of the weights is wrong or hostile.
             Exception: Any error of huggingface_hub.
         """
@@ -169,8 +172,8 @@ class Snapshot:
             )
 
     def _weights(self) -> list[str]:
-        """Return the names of the weights files, their index included."""
-        from xlm.checkpoint.hf_weights import is_index, read_weight_map, weights_file  # imports torch
+        """Return the names of the weights files, including the index of shards."""
+        from xlm.checkpoint.hf_weights import is_index, read_weight_map, weights_file  # here, because it imports torch
 
         weights = weights_file(self.files)
         if weights is None:
@@ -208,7 +211,7 @@ class Snapshot:
         with WeakFileLock(lock), TemporaryDirectory(prefix="incomplete-", dir=self._folder) as temporary:
             if listed.is_cached_at(path):
                 return path
-            path.unlink(missing_ok=True)  # removes only a link, not its target, which may be the user's
+            path.unlink(missing_ok=True)  # removes a link, but not the file behind it, which may belong to the user
             if not blob.is_file() or listed.mismatch(blob):
                 blob.unlink(missing_ok=True)
                 self._download(name, Path(temporary) / "content").replace(blob)
@@ -221,7 +224,7 @@ class Snapshot:
         return path
 
     def _download(self, name: str, target: Path) -> Path:
-        """Download a file to ``target``, and return ``target`` if it has the listed content; try twice."""
+        """Download a file to ``target``, and return ``target``. If its content is wrong, download it once more."""
         listed, mismatch = self.files[name], ""
         for _ in range(2):
             self._transfer(name, target)
@@ -230,7 +233,7 @@ class Snapshot:
                 return target
             target.unlink()
         raise HubError(
-            "a file differed twice from the hub's listing and was discarded",
+            "the content of a file differed twice from the hub's listing and was discarded",
             where=f"{self.where}, {name}",
             found=mismatch,
             expected=f"{listed.size} bytes, {listed.digest}",
@@ -238,11 +241,11 @@ class Snapshot:
         )
 
     def _transfer(self, name: str, target: Path) -> None:
-        """Write the server's content of a file to ``target``."""
+        """Download a file to ``target`` without checking its content."""
         url = hf_hub_url(self.name, name, revision=self.commit)
         headers = build_hf_headers(token=self.token, library_name="xlm", library_version=__version__)
         metadata = get_hf_file_metadata(url, token=self.token, timeout=constants.HF_HUB_ETAG_TIMEOUT, headers=headers)
-        # Neither header becomes part of a path, but a server that sends a path in one is hostile.
+        # These two headers never become part of a path, but a server that sends a path in them is hostile.
         if metadata.commit_hash != self.commit or not _TAG.fullmatch(metadata.etag or ""):
             raise ValueError(f"the headers of {name} name commit {metadata.commit_hash!r} and tag {metadata.etag!r}")
         if metadata.xet_file_data is not None and is_xet_available():
@@ -274,14 +277,14 @@ _NOT_WRITABLE = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
 )
 _LONGEST = 300
-_ADVICE = ("Please make sure", "If you are trying", "For more")  # lines that begin like this are dropped
+_ADVICE = ("Please make sure", "If you are trying", "For more")  # lines of an error that begin like this are dropped
 _BEARER = re.compile(r"\bBearer .*", re.DOTALL)
 _PASS_TOKEN = "pass token=, set HF_TOKEN, or run `hf auth login`"
 _USE_CACHE = "HF_HUB_OFFLINE=1 opens models that were fetched before"
 
 
 def explain(error: Exception, where: str, *, cache: Path) -> HubError:
-    """Return a ``HubError`` that explains any error of huggingface_hub."""
+    """Return a ``HubError`` that explains an error of huggingface_hub."""
     what, remedy = _what_and_remedy(error, cache)
     expected = "a directory, a file, or an id of a readable model on the hub"
     return HubError(what, where=where, found=_text(error), expected=expected, remedy=remedy)
@@ -294,7 +297,7 @@ def _one_line(text: object) -> str:
 
 
 def is_outage(error: Exception) -> bool:
-    """Return whether the network or the hub failed, in which case cached files may be used instead."""
+    """Return whether an error means that the network or the hub failed, so that cached files may be used."""
     status = _status(error)
     if status is not None:
         return status in (408, 429) or status >= 500
@@ -339,7 +342,7 @@ def _what_and_remedy(error: Exception, cache: Path) -> tuple[str, str]:
             "a fetched file could not be written",
             f"free some space, or set cache_dir or HF_HOME to a writable directory instead of {cache}",
         )
-    if type(error) is OSError:  # huggingface_hub raises this for a file of the wrong size
+    if type(error) is OSError:  # huggingface_hub raises a plain OSError for a file of the wrong size
         return "the download of a file is incomplete", "try again; if it fails again, a proxy may cut large files"
     if isinstance(error, (ValueError, TypeError, KeyError, AttributeError)):
         return (
@@ -361,5 +364,5 @@ def _text(error: Exception) -> str:
     lines = [line for line in str(error).splitlines() if not line.startswith(_ADVICE)]
     status = _status(error)
     kind = type(error).__name__ if status is None else f"{type(error).__name__}, status {status}"
-    # HTTP libraries print a header that they cannot send, and one header holds the token.
+    # The errors of HTTP libraries quote an invalid header, and one header holds the token.
     return _one_line(f"{kind}: {_BEARER.sub('Bearer …', ' '.join(lines))}")

@@ -1,4 +1,4 @@
-"""Encode plain Python data, with numpy and torch numbers, as JSON and back without loss.
+"""Encode plain Python data, including numpy arrays and tensors, as JSON, and decode it without loss.
 
 JSON lacks tuples, sets, bytes, infinities, arrays, and dicts with keys other than text. Each is written as an object
 with one key that names its type, such as ``$tuple``.
@@ -21,7 +21,7 @@ from xlm.errors import CheckpointError
 _MOST_PARTS = 1_000_000
 _MOST_BYTES = 1 << 23
 _DEEPEST = 100
-_ARRAY_TYPE = re.compile(r"[<>|=]?[biuf][1248]")  # numpy would parse other texts as expressions
+_ARRAY_TYPE = re.compile(r"[<>|=]?[biuf][1248]")  # np.dtype also accepts other text, such as lists of types
 _TENSOR_TYPES = frozenset(
     {
         *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
@@ -31,7 +31,7 @@ _TENSOR_TYPES = frozenset(
 
 
 def check_plain(value: Any, where: object) -> None:
-    """Refuse a value that is not plain data of a sane size.
+    """Refuse a value that is not plain data, or is too large to store.
 
     A few bytes of a pickle can expand to nested lists that double at each level, or to a million references to one long
     text.
@@ -65,12 +65,12 @@ def check_plain(value: Any, where: object) -> None:
             problem = problem or f"more than {_MOST_BYTES:,} bytes"
     if problem is not None:
         raise CheckpointError(
-            "the parameters cannot be stored", where=where, found=problem, expected="plain data of a sane size"
+            "the parameters cannot be stored", where=where, found=problem, expected="plain data of moderate size"
         )
 
 
 def has_own_numbers(tensor: torch.Tensor) -> bool:
-    """Return whether each value of a strided tensor has its own memory; an expanded tensor's values share it."""
+    """Return whether each value of a strided tensor has its own memory, unlike in an expanded tensor."""
     last = 0  # the largest offset in the dimensions seen so far
     for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
         if size > 1 and stride <= last:
@@ -80,14 +80,14 @@ def has_own_numbers(tensor: torch.Tensor) -> bool:
 
 
 def to_json(value: Any) -> Any:
-    """Return a value in a form that ``json.dumps`` accepts.
+    """Encode a value as objects that ``json.dumps`` accepts.
 
     Args:
         value: None, booleans, numbers, text, bytes, lists, tuples, sets, dicts, numpy scalars and arrays of numbers,
             tensors of numbers; nested to any depth.
 
     Raises:
-        CheckpointError: A value has any other type.
+        CheckpointError: A value has a type that is not listed above.
     """
     if value is None or isinstance(value, bool | str) or type(value) is int:
         return value
@@ -128,7 +128,7 @@ def from_json(value: Any) -> Any:
             "a stored value cannot be read",
             where="config.json, key xlm",
             found="too deep nesting" if isinstance(error, RecursionError) else f"{type(error).__name__}: {error}",
-            remedy="convert again",
+            remedy="convert the original checkpoint again",
         ) from error
 
 
@@ -164,7 +164,7 @@ def _pack(array: np.ndarray[Any, Any]) -> list[Any]:
 
 
 class _Reader:
-    """Decoder of one value. It limits the total size of arrays, since a short text can claim a huge one."""
+    """Decoder of one value. It limits the total size of arrays, because a short text can decode to a huge array."""
 
     def __init__(self) -> None:
         self._remaining = _MOST_BYTES

@@ -37,7 +37,7 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 
 
 def parse_dtype(dtype: torch.dtype | str) -> torch.dtype:
-    """Return the type of weights, which may be given by name.
+    """Return a supported type of weights, given as a ``torch.dtype`` or by name.
 
     Raises:
         ConfigError: The type is not float32, float16 or bfloat16.
@@ -51,13 +51,13 @@ def parse_dtype(dtype: torch.dtype | str) -> torch.dtype:
 def open_checkpoint(
     name_or_path: str | PathLike[str], *, causal: bool | None = None, hub: HubOptions | None = None
 ) -> Checkpoint:
-    """Open and check the checkpoint of a name or path; its weights are mapped, not loaded.
+    """Open and check a checkpoint, given by name or path. Its weights are memory-mapped, not loaded.
 
     Args:
         name_or_path: A directory in the ``transformers`` layout, a ``.pth`` file of the original, the name of a bundled
             model, or an id on the hub.
         causal: Whether attention is causal; ``None`` means as in the files.
-        hub: How to fetch from the hub.
+        hub: Options for fetching from the hub.
 
     Raises:
         CheckpointError: The checkpoint is missing or invalid.
@@ -88,10 +88,10 @@ def load_model(
     changes: Mapping[str, Any] | None = None,
     hub: HubOptions | None = None,
 ) -> _Model:
-    """Load a model of a class; see ``XLMModel.from_pretrained``.
+    """Load a model as an object of the class ``kind``; see ``XLMModel.from_pretrained``.
 
-    Unless the class is an ``XLMWithLMHeadModel``, the head's weights are skipped. ``changes`` are further fields of the
-    configuration that override the file.
+    The head's weights are loaded only for ``XLMWithLMHeadModel`` and its subclasses. ``changes`` are fields of the
+    configuration that override those in the file.
     """
     as_path("name_or_path", name_or_path)
     if causal is not None:

@@ -1,4 +1,4 @@
-"""Read checkpoints of the original: ``best-*.pth``, ``periodic-*.pth``, ``checkpoint.pth``."""
+"""Read checkpoints of the original XLM code: ``best-*.pth``, ``periodic-*.pth``, ``checkpoint.pth``."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from xlm.model.config import XLMConfig
 from xlm.tokenizer.vocabulary import SPECIAL_TOKENS
 
 EXTRA_CONFIG_KEY = "xlm_config"
-"""Key of ``params`` for settings that the original has no parameter for; only our exports have it."""
+"""Key of ``params`` for settings that the original has no parameter for; only files that this library wrote have it."""
 
 _PREFIX = "module."
 _TRAINING_KEYS = ("epoch", "n_total_iter", "best_metrics", "best_stopping_criterion")
 _REQUIRED = ("emb_dim", "n_layers", "n_heads", "n_words", "n_langs", "gelu_activation", "sinusoidal_embeddings")
-# Parameters with the same name in our configuration.
+# Parameters of the original that have the same name in our configuration.
 _SAME_NAME = (
     *("emb_dim", "n_layers", "n_heads", "n_langs", "gelu_activation", "sinusoidal_embeddings"),
     *("lang2id", "use_lang_emb", "share_inout_emb", "asm", "asm_div_value", "dropout", "attention_dropout"),
@@ -39,7 +39,7 @@ _TOKEN_IDS = {f"{name}_index": f"{name}_token_id" for name in ("bos", "eos", "pa
 
 @dataclass(frozen=True, slots=True)
 class OriginalDictionary:
-    """The vocabulary inside an original checkpoint: words in id order and ``@@`` notation, their counts, languages."""
+    """The vocabulary inside an original checkpoint: words in id order, their counts, language ids."""
 
     words: tuple[str, ...]
     counts: tuple[int, ...]
@@ -51,8 +51,8 @@ def read_original(path: Path, *, causal: bool | None = None) -> Checkpoint:
 
     Args:
         path: The ``.pth`` file, in either of torch's formats.
-        causal: Whether attention is causal; overrides what the training objectives imply. Unused for a translation
-            model.
+        causal: Whether attention is causal; ``None`` means as in the file or, by default, its training objectives.
+            Unused for a translation model.
 
     Raises:
         CheckpointError: The file cannot be read, or is not a checkpoint of a supported model.
@@ -93,7 +93,7 @@ def read_original(path: Path, *, causal: bool | None = None) -> Checkpoint:
 
 
 def read_dictionary(path: Path) -> OriginalDictionary:
-    """Read the vocabulary of an original checkpoint; its weights stay unchecked.
+    """Read the vocabulary of an original checkpoint without checking its weights.
 
     Raises:
         CheckpointError: As for ``read_original``.
@@ -109,8 +109,8 @@ def _load(path: Path) -> dict[str, Any]:
     required = (*networks, "params", "dico_id2word", "dico_counts")
     if missing := [key for key in required if not isinstance(data.get(key), dict)]:
         keys = ", ".join(sorted(map(str, data))[:8])
-        raise _not_a_model(path, f"no dictionary under {', '.join(missing)}; the file has: {keys or 'nothing'}")
-    # Check first: other code may inspect or show the values only after this check.
+        raise _not_a_model(path, f"no dict under {', '.join(missing)}; the file has: {keys or 'nothing'}")
+    # Check the size first, because inspecting or showing a huge value could exhaust the memory.
     check_plain(
         [data.get(key) for key in ("params", *_TRAINING_KEYS)], f"{path}, params and {', '.join(_TRAINING_KEYS)}"
     )
@@ -181,14 +181,14 @@ def _config(
     with config_errors(f"{path}, params"):
         if params.get("asm"):
             fields["asm_cutoffs"] = tuple(params.get("asm_cutoffs", ()))
-        # The original has no default language. This one is for generate() of transformers, whose tokenizer applies
-        # English rules.
+        # The original has no default language. lang_id is the default in generate() of transformers, whose tokenizer
+        # applies English rules.
         fields["lang_id"] = (params.get("lang2id") or {}).get("en", 0)
         fields |= {key: extra[key] for key in UNNAMED_FIELDS if key in extra}
         if causal is not None:
             fields["causal"] = causal
         elif "causal" not in fields:
-            # CLM steps train the model to predict the next word, even if the run has other objectives too.
+            # A run with CLM steps trains a causal model, even if it has other objectives too.
             fields["causal"] = bool(params.get("clm_steps")) or not params.get("mlm_steps")
         return XLMConfig(vocab_size=params["n_words"], **fields)
 
@@ -213,11 +213,11 @@ def _dictionary(data: Mapping[str, Any], path: Path) -> OriginalDictionary:
     has_ids = isinstance(word2id, dict) and all(isinstance(index, int) for index in word2id.values())
     if len(ids) != len(words) or not has_ids or word2id != ids:
         raise CheckpointError(
-            "the dictionary is not one to one",
+            "the words and ids of the dictionary are not one to one",
             where=f"{path}, dico_id2word and dico_word2id",
             found=f"{len(words)} ids, {len(ids)} words, "
             f"{len(word2id) if has_ids else 'non-integer'} entries in dico_word2id",
-            expected="the same words in both, each once",
+            expected="the same words in both keys, each once",
         )
     numbers = [counts.get(word) for word in words]
     if not all(isinstance(count, int) and not isinstance(count, bool) and 0 <= count < 1 << 63 for count in numbers):
@@ -225,7 +225,7 @@ def _dictionary(data: Mapping[str, Any], path: Path) -> OriginalDictionary:
             "the dictionary's counts do not match its words",
             where=f"{path}, dico_counts",
             found=f"{len(counts)} counts for {len(words)} words",
-            expected="an integer of at least 0 for each",
+            expected="an integer of at least 0 for each word",
         )
     lang2id = data["params"].get("lang2id")
     return OriginalDictionary(words, tuple(numbers), dict(lang2id) if isinstance(lang2id, dict) else {})

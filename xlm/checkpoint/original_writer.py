@@ -20,7 +20,7 @@ from xlm.errors import CheckpointError
 from xlm.model.config import XLMConfig
 from xlm.tokenizer.vocabulary import SPECIAL_TOKENS
 
-# Constants in the original's code. Source: its src/model/transformer.py and src/data/dictionary.py.
+# Settings that are constants in the original's code: src/model/transformer.py and src/data/dictionary.py.
 _FIXED = {
     "max_position_embeddings": 512,
     "layer_norm_eps": 1e-12,
@@ -30,7 +30,7 @@ _FIXED = {
     "unk_token_id": 3,
     "mask_token_id": 5,
 }
-# Parameters of the training run, which do not describe the network.
+# Parameters that describe the training run, not the network.
 _OF_THE_RUN = ("clm_steps", "mlm_steps", "max_vocab", "min_count", "fp16")
 _UNTRAINED = {"epoch": 0, "n_total_iter": 0, "best_metrics": {}, "best_stopping_criterion": -1e12}
 
@@ -44,17 +44,17 @@ def write_original(
     with its default arguments.
 
     Args:
-        path: The file.
-        checkpoint: The checkpoint; without a record of an original run, ``params`` come from its configuration.
-        words: The dictionary, in id order and the original's ``@@`` notation.
-        dtype: Type of the weights; ``None`` keeps each tensor's own.
+        path: The file to write.
+        checkpoint: The checkpoint. If it has no record of an original run, ``params`` come from its configuration.
+        words: The vocabulary, in id order and the original's ``@@`` notation.
+        dtype: Type of the weights; ``None`` keeps the type of each tensor.
 
     Raises:
         CheckpointError: The original cannot represent the model.
         OSError: The file cannot be written.
     """
     record = checkpoint.provenance.record
-    # Words added after training have no count; write 0 for an unknown count.
+    # Write 0 as the count of words without one, such as words added after training.
     known = record.counts if record is not None else ()
     counts = (*known, *(0,) * (len(words) - len(known)))
     _check_representable(checkpoint, words, counts)
@@ -85,7 +85,7 @@ def _check_representable(checkpoint: Checkpoint, words: Sequence[str], counts: S
     names = sorted(config.lang2id, key=config.lang2id.__getitem__)
     rules: list[tuple[str, object, bool, object]] = [
         *((name, getattr(config, name), getattr(config, name) == value, value) for name, value in _FIXED.items()),
-        # The original's command line takes the names joined by hyphens, and assigns the ids itself.
+        # The original's command line takes the names of languages joined by hyphens, and numbers them in sorted order.
         ("languages", names, all(name and "-" not in name for name in names), "names without hyphens"),
         (
             "languages",
@@ -102,7 +102,7 @@ def _check_representable(checkpoint: Checkpoint, words: Sequence[str], counts: S
             "the original cannot represent this model",
             where=checkpoint.source,
             found="; ".join(f"{name} = {value}" for name, value, _ in wrong),
-            expected="; ".join(f"{name} = {rule}" for name, _, rule in wrong) + ", which is fixed in its code",
+            expected="; ".join(f"{name} = {rule}" for name, _, rule in wrong) + "; these values are fixed in its code",
         )
 
 
@@ -112,12 +112,12 @@ def _is_falling(counts: Sequence[int]) -> bool:
 
 
 def _updated(params: Mapping[str, Any], config: XLMConfig) -> dict[str, Any]:
-    """Return the parameters of a training run, updated to the model.
+    """Return the parameters of a training run, updated where the model's configuration differs from them.
 
     A model can change after its conversion: words are added, or its ``config.json`` is edited.
     """
     current = _params_of(config)
-    # Only the ids of languages describe the model; the run may have stored these parameters in another form.
+    # These parameters repeat lang2id in forms that differ between runs, so replace them only if lang2id has changed.
     named_again = ("lgs", "langs", "id2lang")
     changed = {
         name: value
@@ -164,14 +164,14 @@ def _state_dict(
 
 
 def _own_storage(tensor: Tensor) -> Tensor:
-    # torch.save writes the whole storage of a view.
+    # torch.save would write the whole storage of a view, so copy the values of a view.
     alone = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
     return tensor if alone else tensor.clone()
 
 
 def _params_of(config: XLMConfig) -> dict[str, Any]:
     """Return the ``params`` that the original's loaders need, for a model that it did not train."""
-    # The original names every language, so a model without names gets artificial ones.
+    # The original names every language, so languages without names get artificial names.
     digits = len(str(config.n_langs - 1))
     lang2id = dict(config.lang2id) or {f"lang{index:0{digits}}": index for index in range(config.n_langs)}
     languages = sorted(lang2id, key=lang2id.__getitem__)
@@ -188,7 +188,7 @@ def _params_of(config: XLMConfig) -> dict[str, Any]:
         "dropout": config.dropout,
         "attention_dropout": config.attention_dropout,
         "gelu_activation": config.gelu_activation,
-        "share_inout_emb": config.tied,  # with an adaptive softmax, the original fails if this is true
+        "share_inout_emb": config.tied,  # false for an adaptive softmax, because the original fails otherwise
         "sinusoidal_embeddings": config.sinusoidal_embeddings,
         "use_lang_emb": config.use_lang_emb,
         "asm": config.asm,

@@ -1,10 +1,10 @@
 """Read the pickles inside checkpoints; build plain data and nothing else.
 
 The reader knows the opcodes that ``torch.save`` writes in protocols 1 to 5, and the names that checkpoints use. It
-never imports a name: a name selects one of the functions below. A storage is only a record of the pickle's claims, and
-tensors stay empty until the caller has compared these claims with the file.
+never imports a name: each name selects a function of this module. A storage is only a record of what the pickle claims,
+and tensors stay empty until the caller has compared these claims with the file.
 
-Limits on bytes and opcodes bound memory and time, whatever lengths, counts and shapes a pickle claims.
+A limit on the bytes and opcodes of a pickle bounds memory and time, whatever lengths and shapes the pickle claims.
 
 Source: the opcodes' descriptions in Python's ``pickletools``; ``torch._utils`` and ``numpy`` for the arguments.
 """
@@ -31,15 +31,16 @@ MOST_STEPS = 1 << 22
 """Maximum opcodes of a pickle; a model with 250,000 words needs 2 million."""
 
 MOST_TENSORS, MOST_DIMENSIONS = 10_000, 8
-"""Maximum tensors of a file, and dimensions of a tensor."""
+"""Maximum number of tensors in a file, and of dimensions of a tensor."""
 
 _MOST_USES = 8
 _LARGEST_SIZE = 1 << 48
-# Python randomises the hashes of text but not of numbers, so a file can contain numbers that all collide.
+# A dict is slow if the hashes of its keys collide. Python randomises the hashes of text but not of numbers, so a file
+# can contain numbers that all collide. Keys other than text are therefore limited.
 _MOST_OTHER_KEYS = 5_000
 _LONGEST_KEY = 8
 _AHEAD = 1000
-_LONGEST_INTEGER = 640  # in digits; the 255 bytes of LONG1 never have more
+_LONGEST_INTEGER = 640  # in decimal digits; an integer of the opcode LONG1 (255 bytes) has fewer digits
 
 _DTYPES = {
     "Half": torch.float16,
@@ -79,7 +80,7 @@ class StorageClaim:
 
 @dataclass(frozen=True, slots=True)
 class TensorClaim:
-    """Empty tensor, and the view of a storage that the pickle claims for it. Offset and strides count values."""
+    """A tensor that is still empty, and the view of a storage that it will become; offset and strides count values."""
 
     tensor: Tensor
     storage: StorageClaim
@@ -90,7 +91,7 @@ class TensorClaim:
 
 @dataclass(frozen=True, slots=True)
 class PickledObject:
-    """Contents of a pickle: its value, its claims about storages (by key) and tensors, and its end in the data."""
+    """Contents of a pickle: its value, storages by key, tensors, and the position in the data where it ends."""
 
     value: Any
     storages: dict[str, StorageClaim]
@@ -100,7 +101,7 @@ class PickledObject:
 
 @dataclass(frozen=True, slots=True)
 class _Name:
-    """Name that a pickle refers to."""
+    """Name of a function or class that a pickle refers to; it is never imported."""
 
     full: str
 
@@ -109,13 +110,13 @@ _EMPTY = _Name("an empty place of the memo")
 
 
 def read_pickle(data: bytes, start: int = 0, *, most_steps: int = MOST_STEPS) -> PickledObject:
-    """Read the pickle at a position of the data, with a limit on the number of opcodes.
+    """Read the pickle that begins at the position ``start``, with a limit on the number of opcodes.
 
-    Its value consists of None, booleans, numbers, text, bytes, lists, tuples, dicts, numpy scalars and arrays, and
-    tensors.
+    The value of a pickle consists of None, booleans, numbers, text, bytes, lists, tuples, dicts, numpy scalars and
+    arrays, and tensors.
 
     Raises:
-        ValueError, or another exception that the data causes: this is not a pickle of plain data.
+        ValueError: The data is not a pickle of plain data. Damaged data may also cause other exceptions.
     """
     reader = _Reader(data)
     end = reader.run(start, most_steps)
@@ -138,7 +139,7 @@ class _Reader:
     def run(self, pos: int, most_steps: int) -> int:
         """Execute a pickle, and return the position after its last opcode. Frequent opcodes are inlined for speed."""
         data, stack, memo = self.data, self.stack, self.memo
-        # If the data is too short for a value, the value is cut, and the missing next opcode raises.
+        # A value that would end beyond the data is cut off, and reading the next opcode then raises an IndexError.
         for _ in range(most_steps):
             op = data[pos]
             pos += 1
@@ -192,13 +193,14 @@ class _Reader:
         return self.data[pos:end], end + 1
 
     def _items(self) -> list[Any]:
-        """Pop everything above the last mark."""
+        """Pop all items above the last mark on the stack."""
         mark = self.marks.pop()
         items = self.stack[mark:]
         del self.stack[mark:]
         return items
 
-    # Opcodes. Each method takes the position of its argument, and returns the position of the next opcode.
+    # Each of the following methods executes one opcode. It takes the position of the opcode's argument, and returns the
+    # position of the next opcode.
 
     def op_proto(self, pos: int) -> int:
         if self.data[pos] > 5:
@@ -357,8 +359,8 @@ class _Reader:
             self._check_array(raw, dtype, shape)
             checked: Any = (1, shape, dtype, bool(is_fortran), raw)
             target.__setstate__(checked)
-        elif type(target) is not OrderedDict or type(state) is not dict:  # a state dict's _metadata is not needed
-            raise ValueError(f"a state set on a {type(target).__name__}")
+        elif type(target) is not OrderedDict or type(state) is not dict:  # drops the _metadata of a state dict
+            raise ValueError(f"a state for a {type(target).__name__}, which no checkpoint needs")
         return pos
 
     def op_binpersid(self, pos: int) -> int:
@@ -369,11 +371,11 @@ class _Reader:
             raise ValueError("a storage without a key, or of negative size")
         claim = StorageClaim(key, _STORAGES[name.full], numel)
         if self.storages.setdefault(key, claim) != claim:
-            raise ValueError(f"storage {key:.20} with two types or sizes")
+            raise ValueError(f"storage {key:.20} is described with two types or sizes")
         self.stack.append(claim)
         return pos
 
-    # Functions that a pickle can call, with the pickle's arguments.
+    # A pickle can call only the following functions; it also supplies their arguments.
 
     def ordered_dict(self) -> OrderedDict[Any, Any]:
         return OrderedDict()
@@ -434,14 +436,14 @@ class _Reader:
         self._count_copy(len(raw))
 
     def _count_copy(self, size: int) -> None:
-        # A few bytes can request another copy of the same long text.
+        # A few bytes of a pickle can request another copy of a long text, so the total size of copies is limited.
         self.copied += size
         if self.copied > 4 * len(self.data):
             raise ValueError("more copies of text and arrays than the pickle has bytes")
 
 
 def _numel(shape: Any) -> int:
-    """Return the number of values of a shape, after checking it; no message shows an invalid shape."""
+    """Check a shape, and return its number of values. No message shows an invalid shape, which may be huge."""
     if type(shape) is not tuple or len(shape) > MOST_DIMENSIONS:
         raise ValueError(f"a shape or strides that are not a tuple of up to {MOST_DIMENSIONS} integers")
     if not all(type(size) is int and 0 <= size < _LARGEST_SIZE for size in shape):
@@ -450,7 +452,7 @@ def _numel(shape: Any) -> int:
 
 
 def _check_view(storage: StorageClaim, offset: Any, shape: Any, stride: Any) -> int:
-    """Return the number of values of a tensor, after checking that all of them lie inside its storage."""
+    """Check that a tensor lies inside its storage, and return its number of values."""
     numel = _numel(shape)
     _numel(stride)
     last = offset + sum((size - 1) * step for size, step in zip(shape, stride, strict=True)) if numel else offset - 1
@@ -474,7 +476,7 @@ _CALLS: dict[str, Callable[..., Any]] = {
     "numpy.dtype": _Reader.numpy_type,
     "torch._utils._rebuild_parameter": _Reader.parameter,
     "torch._utils._rebuild_tensor_v2": _Reader.tensor,
-    # numpy 2 renamed the module; files with either name exist.
+    # numpy 2 renamed numpy.core to numpy._core; files with either name exist.
     **{
         f"numpy.{core}.{name}": function
         for core in ("core", "_core")

@@ -1,7 +1,7 @@
 """Read files of ``torch.save``, in its zip format and in the legacy format from before 2020.
 
-A file's claims allocate no memory: the pickle is read first, then its storages are compared with the bytes in the file,
-and only then are tensors made, as views into the mapped file.
+No memory is allocated for what a file only claims: the pickle is read first, then its storages are compared with the
+bytes in the file, and only then are tensors made, as views into the mapped file.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from xlm.checkpoint.zip_reader import checksum, read_directory
 from xlm.errors import CheckpointError
 
 _ZIP_MAGIC = b"PK\x03\x04"
-# The first bytes of what torch.save writes, in its two formats.
+# The first bytes of a file of torch.save: a zip file, or a pickle of protocol 2 or higher, or of protocol 0 or 1.
 _ZIPPED, _PICKLED, _PICKLED_AS_TEXT = b"PK", b"\x80", b"L1"
 _FEW_STEPS = 1000
 _LEGACY_MAGIC, _LEGACY_VERSION = 0x1950A86A20F9469CFC6C, 1001
@@ -45,7 +45,7 @@ def load_pickle(path: Path) -> Any:
     try:
         return _read_zip(memory) if memory[: len(_ZIP_MAGIC)] == _ZIP_MAGIC else _read_legacy(memory)
     except Exception as error:
-        # A damaged or hostile file can raise anything in the reader; the user gets one class of error.
+        # A damaged or hostile file can cause any exception in the reader; the user gets one class of error.
         raise CheckpointError(
             "the file cannot be read as a checkpoint",
             where=path,
@@ -59,7 +59,7 @@ def check_first_bytes(path: Path) -> None:
     """Refuse a file that ``torch.save`` cannot have written.
 
     Raises:
-        CheckpointError: The file cannot be read, is empty, or does not begin like one that ``torch.save`` writes.
+        CheckpointError: The file cannot be read, is empty, or does not begin with bytes that ``torch.save`` writes.
     """
     with _open(path) as file:
         head = file.read(len(_ZIPPED))
@@ -87,13 +87,13 @@ def _open(path: Path) -> Iterator[BinaryIO]:
 def _map(path: Path) -> mmap.mmap:
     check_first_bytes(path)
     with _open(path) as file:
-        # Private and writable, as torch requires for tensors; the file itself never changes.
+        # The map is private and writable, because torch requires writable memory; the file itself never changes.
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
 
 
 def _read_zip(memory: mmap.mmap) -> Any:
     entries = read_directory(memory)
-    # torch can be configured to write no checksums; it then writes 0 for each.
+    # torch can be configured to write no checksums; each checksum field is then 0.
     summed = list(entries.values()) if any(entry.checksum for entry in entries.values()) else []
     with ThreadPoolExecutor(max_workers=2) as pool:
         sums = pool.map(checksum, [memory] * len(summed), summed)
@@ -147,7 +147,7 @@ def _read_legacy(memory: mmap.mmap) -> Any:
 
 
 def _fill(pickled: PickledObject, memory: mmap.mmap, begins: dict[str, int]) -> Any:
-    """Return the pickled object, its tensors set to their views of the mapped file."""
+    """Set the tensors of a pickled object to their views of the mapped file, and return the object."""
     storages = {key: _storage(memory, begins[key], claim) for key, claim in pickled.storages.items()}
     for view in pickled.tensors:
         view.tensor.set_(storages[view.storage.key], view.offset, view.shape, view.stride)

@@ -23,9 +23,9 @@ def find_model(name_or_path: str | os.PathLike[str], part: Part = WHOLE, hub: Hu
 
     Args:
         name_or_path: A directory, a file, the name of a bundled model, or an id on the hub, optionally with
-            ``@revision``; tried in this order.
+            ``@revision``. They are tried in this order.
         part: The files of a repository that are needed.
-        hub: How to fetch from the hub.
+        hub: Options for fetching from the hub.
 
     Raises:
         CheckpointError: No such model exists, and the name cannot be an id on the hub.

@@ -42,10 +42,10 @@ def save_model(model: XLMWithLMHeadModel | XLMEncoderDecoderModel, directory: st
 def _checked(model: XLMWithLMHeadModel | XLMEncoderDecoderModel, target: Path) -> tuple[XLMConfig, dict[str, Tensor]]:
     """Return the configuration and the weights to write for a model.
 
-    An enlarged model is saved with its new size: the number of word embeddings is the vocabulary size.
+    The saved vocabulary size is the number of word embeddings, so an enlarged model is saved with its new size.
 
     Raises:
-        WriteError: ``from_pretrained`` would refuse the files, or load a different model from them.
+        WriteError: ``from_pretrained`` would refuse the saved files, or load a different model from them.
     """
     state, config = model.state_dict(), model.config
     is_encoder_decoder = isinstance(model, XLMEncoderDecoderModel)
@@ -67,7 +67,7 @@ def _checked(model: XLMWithLMHeadModel | XLMEncoderDecoderModel, target: Path) -
 
 
 def _replaced_modules(model: XLMWithLMHeadModel | XLMEncoderDecoderModel, config: XLMConfig) -> list[str]:
-    """Return the modules that compute something different from those that ``from_pretrained`` would make."""
+    """Return the modules that compute something else than the modules that ``from_pretrained`` would create."""
     kind = XLMEncoderDecoderModel if isinstance(model, XLMEncoderDecoderModel) else XLMWithLMHeadModel
     kinds = {name: type(module) for name, module in empty_model(config, kind).named_modules() if name}
     return [
@@ -78,7 +78,7 @@ def _replaced_modules(model: XLMWithLMHeadModel | XLMEncoderDecoderModel, config
 
 
 def _computes_like(kind: type[nn.Module], expected: type[nn.Module]) -> bool:
-    # Wrappers such as FSDP2 derive classes but leave the methods unchanged.
+    # Wrappers such as FSDP2 replace a module's class by a subclass with the same methods, which is allowed.
     methods = [name for name, value in vars(expected).items() if callable(value) and not name.startswith("__")]
     return issubclass(kind, expected) and all(getattr(kind, name) is getattr(expected, name) for name in methods)
 
@@ -97,9 +97,9 @@ def write_layout(
     Args:
         directory: The directory.
         config: The architecture.
-        tensors: Our names to weights.
+        tensors: Weights by this library's tensor names.
         provenance: Further contents of ``config.json``.
-        dtype: Type to write; ``None`` keeps each tensor's own.
+        dtype: Type of the written weights; ``None`` keeps the type of each tensor.
         is_encoder_decoder: Whether the weights are those of an encoder-decoder.
 
     Raises:

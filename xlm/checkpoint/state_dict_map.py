@@ -1,7 +1,7 @@
 """Map the tensor names of each checkpoint format to ours and back.
 
-A row of a table is a pair (ours, theirs). ``{}`` stands for an integer; both names contain the same integers in the
-same order.
+A row of a table is a pair of names: ours, and that of the format (theirs). ``{}`` in a name stands for an integer. Both
+names contain the same integers in the same order.
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ HALVES = ("encoder", "decoder")
 
 @dataclass(frozen=True)
 class KeyTable:
-    """One-to-one map between our tensor names and those of a format (theirs).
+    """One-to-one map between this library's tensor names (ours) and those of a checkpoint format (theirs).
 
     Attributes:
-        rows: Pairs (ours, theirs).
-        dropped: Tensors to ignore, by their name in the format.
+        rows: Pairs of names (ours, theirs).
+        dropped: Tensor names of the format that are ignored.
     """
 
     rows: tuple[tuple[str, str], ...]
@@ -73,11 +73,11 @@ class KeyTable:
         return dict(self.rows)
 
     def ours(self, theirs: str) -> str | None:
-        """Return our name for a tensor of theirs, or ``None`` if the table lacks it."""
+        """Return our name for a tensor name of the format, or ``None`` if the table lacks that name."""
         return _translate(theirs, self._to_ours)
 
     def theirs(self, ours: str) -> str:
-        """Return their name for a tensor of ours; the prefix of a half of an encoder-decoder stays."""
+        """Return the format's name for one of our tensor names; the prefix ``encoder.`` or ``decoder.`` stays."""
         half = next((f"{half}." for half in HALVES if ours.startswith(f"{half}.")), "")
         name = _translate(ours.removeprefix(half), self._to_theirs)
         assert name is not None, f"{ours} is missing in a key table"
@@ -98,14 +98,14 @@ def _is_number(part: str) -> bool:
 
 
 OURS = KeyTable(tuple((ours, ours) for ours, _ in (*_STACK_ROWS, *_HEAD_ROWS)))
-"""``XLMWithLMHeadModel`` of this library, including the head's weight when it is tied."""
+"""Tensor names of this library's ``XLMWithLMHeadModel``, including the head's weight when it is tied."""
 
 ORIGINAL = KeyTable((*_STACK_ROWS, *_HEAD_ROWS))
-"""``TransformerModel`` of the original, without the prefix ``module.`` of multi-GPU runs."""
+"""Tensor names of the original's ``TransformerModel``, without the prefix ``module.`` of multi-GPU runs."""
 
 TRANSFORMERS = KeyTable(
     (*((ours, f"transformer.{theirs}") for ours, theirs in _STACK_ROWS), *_HEAD_ROWS),
     # A buffer with the integers 0 to 511, which transformers 4 saved.
     dropped=frozenset({"transformer.position_ids"}),
 )
-"""``XLMWithLMHeadModel`` of ``transformers``."""
+"""Tensor names of ``XLMWithLMHeadModel`` in ``transformers``."""

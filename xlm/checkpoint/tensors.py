@@ -55,21 +55,21 @@ def match_tensors(
     where: Path,
     is_encoder_decoder: bool = False,
 ) -> dict[str, Tensor]:
-    """Return the tensors of a file under our names, complete and valid.
+    """Check that the tensors of a file are complete and valid, and return them by our names.
 
     Args:
         table: The tensor names of the file's format.
-        source: Names to tensors, as read.
+        source: The tensors as read, by their names in the file.
         config: The architecture that the tensors must match.
         where: The file, for the message.
         is_encoder_decoder: Whether the tensors are those of an encoder-decoder, with the names of its halves.
 
     Returns:
-        Our names to tensors, without the head's weight when it is tied to the word embeddings.
+        Tensors by this library's names, without the head's weight when it is tied to the word embeddings.
 
     Raises:
-        CheckpointError: A tensor is missing, extra, doubled, of the wrong shape or type, expanded, not finite, or not
-            equal to the word embeddings that it is tied to; the message names each.
+        CheckpointError: A tensor is missing, extra, present twice, of the wrong shape or type, expanded, not finite, or
+            not equal to the word embeddings that it is tied to. The message names every such tensor.
     """
     tensors, problems = (sort_halves if is_encoder_decoder else sort_tensors)(table, source, config)
     if problems:
@@ -126,23 +126,23 @@ def sort_tensors(
         elif not isinstance(tensor, Tensor):
             problem("not a tensor", f"{theirs} ({type(tensor).__name__})")
         elif ours in tensors:
-            problem("doubled", f"{theirs} (also as {names[ours]})")
+            problem("present twice", f"{theirs} (also as {names[ours]})")
         else:
             tensors[ours], names[ours] = tensor, theirs
 
-    # Count before building a model: a file may claim a million layers.
+    # Count the layers in the file before building a model, because a configuration may claim a million layers.
     layers, tails = (len({match[1] for match in map(part.match, tensors) if match}) for part in (_LAYER, _TAIL))
     if config.n_layers > layers:
         problem("missing", f"{config.n_layers - layers} of the {config.n_layers} layers in the configuration")
     elif config.asm and len(config.asm_cutoffs) > tails:
         claimed = len(config.asm_cutoffs)
-        problem("missing", f"{claimed - tails} of the {claimed} clusters of words in the configuration")
+        problem("missing", f"{claimed - tails} of the {claimed} tail clusters of the adaptive softmax")
     else:
         _compare_shapes(table, tensors, names, config, kind, problem)
     for ours, tensor in tensors.items():
         if tensor.dtype not in FLOAT_TYPES:
             problem("not floating point", f"{names[ours]} ({tensor.dtype})")
-        elif type(tensor) not in (Tensor, nn.Parameter):  # another class of tensors, such as sharded or quantized ones
+        elif type(tensor) not in (Tensor, nn.Parameter):  # a subclass, such as that of sharded weights
             problem("not a plain tensor", f"{names[ours]} ({type(tensor).__name__})")
         elif tensor.layout != torch.strided or tensor.is_meta or tensor.is_nested:
             problem("not a plain tensor", f"{names[ours]} ({tensor.layout}, {tensor.device})")
@@ -179,7 +179,7 @@ def _compare_shapes(
     kind: type[XLMModel],
     problem: Callable[[str, str], None],
 ) -> None:
-    # All layers have the same shapes, so one is enough.
+    # All layers have the same shapes, so a model with one layer shows the shapes of all.
     first = "transformer.layers.0."
     expected = {
         name.replace(first, f"transformer.layers.{layer}."): tuple(tensor.shape)
@@ -200,7 +200,7 @@ def _compare_shapes(
 
 def _count_non_finite(tensor: Tensor) -> int:
     """Return the number of values that are NaN or infinite."""
-    # A sum over NaN or infinity is never finite, and takes one pass without a temporary.
+    # A finite sum proves that all values are finite. It takes one pass and no temporary tensor.
     if math.isfinite(float(tensor.sum(dtype=torch.float32))):
         return 0
     return int(tensor.numel() - torch.isfinite(tensor).sum())

@@ -1,4 +1,7 @@
-"""Read and write the tokenizer of a model directory or an original checkpoint; a directory needs no torch."""
+"""Read the tokenizer of a model directory or an original checkpoint, and write it to a directory.
+
+Reading from a directory does not import torch.
+"""
 
 from __future__ import annotations
 
@@ -32,8 +35,8 @@ _OURS = "xlm"
 
 _OUR_SETTINGS = ("preset", "preset_without_lang")
 
-# This setting is not saved under its own name, but in added_tokens_decoder, together with the special tokens, or in
-# added_tokens.json.
+# The setting added_tokens is not saved under its own name, but together with the special tokens in added_tokens_decoder
+# or, in older directories, in added_tokens.json.
 _ADDED = "added_tokens"
 _MOST_ADDED = 20_000
 
@@ -70,10 +73,11 @@ def load_tokenizer(
     Args:
         name_or_path: The directory, the file, the name or the id.
         preset: The text pipeline; ``None`` means the saved preset, by default ``"original"`` for a ``.pth`` and
-            ``"transformers"`` for a directory. ``"original"`` comes with its own settings if another preset was saved.
-        codes: fastBPE's codes, instead of ``merges.txt``; required for a ``.pth``, which holds none.
-        hub: How to fetch from the hub.
-        kind: The class to make: ``XLMTokenizer`` or a subclass.
+            ``"transformers"`` for a directory. ``"original"`` also replaces the casing and the ``bos_token`` that were
+            saved with another preset.
+        codes: File of fastBPE codes, used instead of ``merges.txt``; required for a ``.pth``, which contains no codes.
+        hub: Options for fetching from the hub.
+        kind: The class to create: ``XLMTokenizer`` or a subclass.
         **settings: Other keyword arguments of ``XLMTokenizer``, which override the saved ones.
 
     Raises:
@@ -154,7 +158,7 @@ def _write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def _from_original(path: Path, codes: Path | None, kind: type[XLMTokenizer], settings: dict[str, Any]) -> XLMTokenizer:
-    from xlm.checkpoint.original import read_dictionary  # imports torch
+    from xlm.checkpoint.original import read_dictionary  # here, because it imports torch
     from xlm.checkpoint.pickles import check_first_bytes
 
     if codes is None:
@@ -200,7 +204,7 @@ def _from_directory(
     if "preset" in settings:
         saved.pop("preset_without_lang", None)  # the saved value belongs to the saved preset
         if settings["preset"] == "original" != saved.get("preset"):
-            # The saved values fit the pipeline of transformers, not the training of the model.
+            # Drop the casing and bos_token of the saved preset, so that the defaults of the preset "original" apply.
             saved = {name: saved[name] for name in saved if name not in ("do_lowercase_and_remove_accent", "bos_token")}
     try:
         return kind(vocabulary, merges, **{**saved, **settings})
@@ -212,9 +216,9 @@ def _from_directory(
 
 
 def _with_added(vocabulary: Vocabulary, directory: Path, config: Mapping[str, Any]) -> Vocabulary:
-    """Return the vocabulary with the tokens that ``add_tokens`` of transformers added, which vocab.json lacks.
+    """Return the vocabulary extended by the tokens that ``add_tokens`` of transformers added and vocab.json lacks.
 
-    ``_saved_settings`` checks all added tokens.
+    This function does not check the added tokens; ``_saved_settings`` does.
     """
     if "added_tokens_decoder" in config:
         decoder = _object(directory / _CONFIG, config, "added_tokens_decoder")
@@ -229,7 +233,7 @@ def _with_added(vocabulary: Vocabulary, directory: Path, config: Mapping[str, An
 
 
 def _is_there(path: Path) -> bool:
-    """Return whether a name exists, even as a broken link, which raises when it is read."""
+    """Return whether a path exists. A broken link counts as existing, so that reading it raises an error."""
     return os.path.lexists(path)
 
 
@@ -255,19 +259,19 @@ def _saved_settings(directory: Path, config: Mapping[str, Any], vocabulary: Voca
     if kind != "XLMTokenizer":
         raise _wrong(path, "tokenizer_class", kind, "XLMTokenizer")
     values = dict(config)
-    added: dict[str, AddedToken] = {}  # keys are ids
+    added: dict[str, AddedToken] = {}  # by id, written as text
     added_path = path
     if has_decoder := "added_tokens_decoder" in config:
         for index, value in _object(path, config, "added_tokens_decoder").items():
             added[index] = _added_token(path, index, value)
-    else:  # transformers before 4.34 wrote these files; newer versions read them only without a decoder
+    else:  # transformers before 4.34 wrote these files; newer versions read them if added_tokens_decoder is absent
         if _is_there(special_path := directory / _SPECIAL_TOKENS_MAP):
             values |= read_json_object(special_path)
         if _is_there(directory / _ADDED_TOKENS):
             added_path = directory / _ADDED_TOKENS
             added = {str(index): AddedToken(content=token) for token, index in read_json_object(added_path).items()}
     _check_added(added_path, added, vocabulary)
-    # transformers 5.x reads extra_special_tokens but writes both keys. An unset key is written as an empty object.
+    # transformers 5.x reads extra_special_tokens but writes both keys. It writes an unset key as an empty object.
     if values.get("extra_special_tokens"):
         values["additional_special_tokens"] = values["extra_special_tokens"]
     for name, only in _FIXED.items():
@@ -297,10 +301,10 @@ def _saved_settings(directory: Path, config: Mapping[str, Any], vocabulary: Voca
     further: Any = XLMTokenizer.additional_special_tokens
     if isinstance(tokens := saved.get(name := "additional_special_tokens"), list):
         further = saved[name] = [content(name, token) for token in tokens]
-    # The special tokens are determined here, since the caller's settings may name others.
+    # Use the special tokens that are saved, because the caller's settings may name others.
     named = (saved.get(name) or getattr(XLMTokenizer, name) or "<s>" for name in SPECIAL_TOKEN_NAMES)
     special = {token for token in (*named, *further) if isinstance(token, str)}
-    if len(special | options.keys()) > _MOST_ADDED:  # one pattern matches all tokens, and would compile slowly
+    if len(special | options.keys()) > _MOST_ADDED:  # one pattern of all tokens would compile slowly
         raise _wrong(path, _ADDED, len(special | options.keys()), f"at most {_MOST_ADDED:,} special and added tokens")
     saved[_ADDED] = [token for token in options.values() if token.has_options or token.content not in special]
     return saved

@@ -22,7 +22,7 @@ _DIRECTORY_ENTRY = Struct("<4s6H3I5H2I")
 _LOCAL_HEADER = Struct("<4s5H3I2H")
 _EXTRA_FIELD = Struct("<2H")
 _SIZES_FOLLOW, _UTF8_NAME = 1 << 3, 1 << 11
-_LARGE = 0xFFFFFFFF  # means that the number is in the extra field
+_LARGE = 0xFFFFFFFF  # this value means that the real number is in the extra field
 _CHUNK = 1 << 24
 
 
@@ -47,7 +47,10 @@ def read_directory(memory: mmap.mmap) -> dict[str, Entry]:
     """
     count, begin, end = _find_directory(memory)
     if count > _MOST_ENTRIES or end - begin > _LARGEST_DIRECTORY:
-        raise ValueError(f"{count:,} entries; at most {_MOST_ENTRIES:,} with short names are read")
+        raise ValueError(
+            f"{count:,} entries; at most {_MOST_ENTRIES:,} are read, in a zip directory of at most "
+            f"{_LARGEST_DIRECTORY:,} bytes"
+        )
     entries, pos = [], begin
     for _ in range(count):
         entry, pos = _read_entry(memory, pos)
@@ -57,7 +60,7 @@ def read_directory(memory: mmap.mmap) -> dict[str, Entry]:
     entries.sort(key=lambda entry: entry.header)
     for entry, limit in zip(entries, [*(entry.header for entry in entries[1:]), begin], strict=False):
         if entry.end > limit:
-            raise ValueError(f"entry {entry.name} overlaps with what follows it")
+            raise ValueError(f"entry {entry.name} overlaps with the next entry or the directory")
     if len({entry.name.casefold() for entry in entries}) < count:
         raise ValueError("two entries have the same name, or names that differ only in case")
     return {entry.name: entry for entry in entries}
@@ -73,7 +76,7 @@ def checksum(memory: mmap.mmap, entry: Entry) -> int:
 
 
 def _find_directory(memory: mmap.mmap) -> tuple[int, int, int]:
-    """Return the directory's number of entries, its start and its end."""
+    """Find the zip directory, and return its number of entries, its start and its end."""
     end = len(memory) - _END.size
     if end < 0 or memory[end : end + 4] != b"PK\5\6":
         raise ValueError("no zip directory at the end, as in a file that is cut short")
@@ -87,14 +90,14 @@ def _find_directory(memory: mmap.mmap) -> tuple[int, int, int]:
         both = zip(stated, (count, size, begin), (0xFFFF, _LARGE, _LARGE), strict=True)
         agree = all(small in (large, ones) for small, large, ones in both)
         if magic != b"PK\6\6" or end + _ZIP64_END.size != locator or not agree:
-            raise ValueError("the zip directory is not where the file says")
+            raise ValueError("the zip directory is not where its end record says")
     if any(disks) or on_disk != count or comment or begin + size != end:
-        raise ValueError("the zip directory is not where the file says")
+        raise ValueError("the zip directory is not where its end record says")
     return count, begin, end
 
 
 def _read_entry(memory: mmap.mmap, pos: int) -> tuple[Entry, int]:
-    """Return the entry at a position of the directory, and the position of the next one."""
+    """Return the entry at a position of the directory, and the position of the next entry."""
     magic, _, _, flags, method, *_, checksum, packed, size, n, m, k, _, _, _, header = _DIRECTORY_ENTRY.unpack_from(
         memory, pos
     )
@@ -122,7 +125,7 @@ def _read_entry(memory: mmap.mmap, pos: int) -> tuple[Entry, int]:
 
 
 def _large_numbers(numbers: list[int], extra: bytes) -> list[int]:
-    """Return the numbers of a directory entry; its extra field holds those beyond 32 bits."""
+    """Return the numbers of a directory entry, taking those that exceed 32 bits from its extra field."""
     if _LARGE not in numbers:
         return numbers
     pos = 0
@@ -133,4 +136,4 @@ def _large_numbers(numbers: list[int], extra: bytes) -> list[int]:
             large = iter(Struct(f"<{size // 8}Q").unpack_from(extra, pos))
             return [next(large) if number == _LARGE else number for number in numbers]
         pos += size
-    raise ValueError("an entry of more than 4 GB does not say its size")
+    raise ValueError("an entry larger than 4 GB has no size in its extra field")

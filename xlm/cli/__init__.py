@@ -33,7 +33,7 @@ COMMANDS = tuple(name for names in _TASKS.values() for name in names)
 
 
 class _XLMGroup(click.Group):
-    """The commands, each imported when it is needed, and the handling of errors, warnings and interruptions."""
+    """The group of all commands. It imports a command when needed, and handles errors, warnings and interruptions."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -47,7 +47,8 @@ class _XLMGroup(click.Group):
             return None
         name, attribute = ("train", "report") if cmd_name == "train-report" else (cmd_name, "command")
         command: click.Command = getattr(importlib.import_module(f"xlm.cli.{name.replace('-', '_')}"), attribute)
-        # The linter asks for raw docstrings, in which click's mark against rewrapping is two characters.
+        # Click does not rewrap a paragraph after the character backspace. The commands write it as ``\b`` in raw
+        # docstrings, which the linter requires, so it arrives as two characters.
         command.help = (command.help or "").replace("\\b\n", "\b\n")
         return command
 
@@ -139,30 +140,34 @@ def xlm(debug: bool) -> None:
 
 
 class _NoOutput(io.RawIOBase):
-    """Standard output of a process that was started with a closed one."""
+    """Stands in for standard output if that was closed when the process started. Writing to it is an error."""
 
     def writable(self) -> bool:
         return True
 
     def write(self, _: object) -> NoReturn:
         raise WriteError(
-            "the results cannot be written", where="standard output", found="closed", remedy="leave >&- out"
+            "the results cannot be written",
+            where="standard output",
+            found="closed",
+            remedy="start the command without >&-",
         )
 
 
 def _open_closed_streams() -> None:
     """Replace each standard stream that was closed at the start (``<&-``).
 
-    Input is empty, messages are discarded, and writing results is an error because nobody would see them.
+    Standard input is then empty, messages are discarded, and writing results is an error because nobody would see them.
     """
-    # Call this first: the replacement takes the stream's file number, so no file opened later can receive its output.
+    # Open this first: it takes the closed stream's file number, so no file opened later can receive the stream's
+    # output.
     for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is not None:
             continue
         number = os.open(os.devnull, os.O_RDWR)
         os.set_inheritable(number, True)
         if name == "stdout":
-            # Unbuffered, or the interpreter would write the lost results again as it exits.
+            # Do not buffer: the interpreter would try to write buffered results again at exit.
             no_output = cast("io.BufferedIOBase", _NoOutput())
             sys.stdout = io.TextIOWrapper(no_output, encoding="utf-8", write_through=True)
         else:

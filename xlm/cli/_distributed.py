@@ -70,7 +70,7 @@ _RAY_OPTIONS = {
     ),
 }
 RAY_OPTIONS = tuple(_RAY_OPTIONS)
-"""Parameters of every command that require ``--engine ray``."""
+"""Names of the parameters that require ``--engine ray`` in every command that has ``--engine``."""
 
 resuming = (
     option("--resume", "Continue the interrupted run of this --output-dir", is_flag=True),
@@ -80,7 +80,7 @@ resuming = (
 
 
 def engines(*further: Callable[[str], Decorator]) -> Decorator:
-    """Return a decorator that adds ``--engine``, the options of ``--engine ray`` and some of one command."""
+    """Return a decorator that adds ``--engine``, the options of ``--engine ray``, and given options of a command."""
     return section("Ray", _ENGINE, *_RAY_OPTIONS.values(), *further)
 
 
@@ -92,7 +92,7 @@ def uses_ray(*, only_ray: Iterable[str] = (), only_local: Iterable[str] = ()) ->
         only_local: Parameters that require ``--engine local``.
 
     Raises:
-        UsageError: A parameter does not go with the engine, or ``--output-dir`` is missing.
+        UsageError: A parameter requires the other engine, or ``--output-dir`` is missing.
     """
     context = click.get_current_context()
     ray: bool = context.params["engine"] == "ray"
@@ -118,7 +118,7 @@ def inputs(names: Sequence[str], *, form: str | None, column: str | None) -> lis
     """Return the input files.
 
     Raises:
-        UsageError: Standard input, no such file, a column of plain text, or compressed Parquet.
+        UsageError: An input is standard input, a missing file or compressed Parquet, or plain text with ``--column``.
         InputError: The first file is a table without the column, has an unreadable header, or is in UTF-16.
         DependencyError: Ray is not installed.
     """
@@ -135,7 +135,7 @@ def inputs(names: Sequence[str], *, form: str | None, column: str | None) -> lis
         Corpus(files, format=form, column=column)
     except InputError as error:
         raise click.UsageError(str(error)) from error
-    # Only the first: each file costs a round trip, and the others are checked when they are read.
+    # Check the first file only: each check costs a round trip, and the others are checked when they are read.
     Corpus(files[:1], format=form, column=column).check()
     return files
 
@@ -181,7 +181,8 @@ def worker_model(model: str, *, lang: str, options: dict[str, Any]) -> WorkerMod
 
 
 def _absolute(name: Any) -> Any:
-    # Workers run in other directories. A name that is no path here is the bundled model or an id.
+    # Workers run in other directories, so make a path absolute. A name that is not a path here is the bundled model or
+    # an id on the hub.
     return str(Path(name).absolute()) if name is not None and Path(name).exists() else name
 
 
@@ -199,7 +200,7 @@ def run_on_ray(
     Args:
         task: The task.
         files: The input.
-        identity: What ``task.identity()`` returned.
+        identity: The result of ``task.identity()``.
         form: As for ``Corpus``.
         column: As for ``Corpus``.
         options: Options of the command.

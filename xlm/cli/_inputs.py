@@ -21,9 +21,9 @@ def open_corpus(files: Sequence[Path], *, format: str | None, column: str | None
     """Return the rows of files, after checking the beginning of each.
 
     Raises:
-        UsageError: A column of plain text, or Parquet that is not a plain file.
-        InputError: A missing file, a table without the column, an unreadable header, or a file in UTF-16.
-        DependencyError: Parquet, and pyarrow is not installed.
+        UsageError: A file is plain text with ``--column``, or Parquet that is compressed or from standard input.
+        InputError: A file is missing, a table lacks the column or has an unreadable header, or a file is in UTF-16.
+        DependencyError: A file is in Parquet, and pyarrow is not installed.
     """
     from xlm.corpus.rows import Corpus
 
@@ -39,7 +39,7 @@ def open_corpus(files: Sequence[Path], *, format: str | None, column: str | None
 
 
 class UntilError(Generic[_Item]):
-    """Items up to the first error, which waits until the output for the items is written.
+    """Iterator that ends at the first error and keeps it, so that the output for the items before it is written first.
 
     Args:
         items: Iterable that may raise an ``XLMError``.
@@ -78,8 +78,8 @@ def refuse_inputs(output: Path, inputs: Iterable[Path], *, option: str, written:
     Args:
         output: File to write.
         inputs: Files to read; standard input and files that do not exist are allowed.
-        option: Name of the option of the output, for the error.
-        written: Files that are written for the output; ``None`` for the output only.
+        option: Name of the output's option, for the error.
+        written: All files that the command writes for this output; ``None`` if it writes the output only.
     """
     targets = [path for path in (written or (output,)) if path.exists()]
     for file in inputs:
@@ -88,7 +88,7 @@ def refuse_inputs(output: Path, inputs: Iterable[Path], *, option: str, written:
 
 
 def damaged_inputs(names: Iterable[str]) -> str:
-    """Return the message about files of which only a part could be read."""
+    """Return the message that names files of which only a part could be read."""
     return f"damaged input, of which only the readable part was processed: {', '.join(names)}"
 
 
@@ -96,7 +96,7 @@ def split_language(text: str) -> tuple[str, Path]:
     """Return language and file of ``LANG=FILE``.
 
     Raises:
-        UsageError: The text has another form.
+        UsageError: The text does not have this form.
     """
     language, equals, file = text.partition("=")
     if not (language and equals and file):
@@ -112,7 +112,7 @@ def files_by_language(option: str, texts: Sequence[str]) -> dict[str, Path]:
         texts: Its values, ``LANG=FILE`` each.
 
     Raises:
-        UsageError: A value has another form, or a language is repeated.
+        UsageError: A value is not ``LANG=FILE``, or a language is repeated.
     """
     files: dict[str, Path] = {}
     for language, file in map(split_language, texts):

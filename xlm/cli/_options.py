@@ -43,7 +43,7 @@ class Command(click.Command):
         return option
 
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the help; a parameter's section comes from ``argument`` or ``option``."""
+        """Write the help by section; ``argument`` and ``option`` define the section of a parameter."""
         self.format_usage(ctx, formatter)
         self.format_help_text(ctx, formatter)
         sections: dict[str, list[tuple[str, str]]] = {name: [] for name in _SECTIONS}
@@ -63,7 +63,7 @@ class _Argument(click.Argument):
 
     def __init__(self, *args: Any, help: str, **attributes: Any) -> None:
         super().__init__(*args, **attributes)
-        self.help = help  # set here because older versions of click accept no help
+        self.help = help  # older versions of click accept no help in the constructor
 
 
 class _Option(click.Option):
@@ -75,7 +75,7 @@ class _Option(click.Option):
 
     def get_help_extra(self, ctx: click.Context) -> Any:
         extra = super().get_help_extra(ctx)
-        extra.pop("range", None)  # noise here; the error for a wrong value names it
+        extra.pop("range", None)  # left out of the help; the error for a wrong value names the range
         if isinstance(self.show_default, str):
             extra["default"] = self.show_default  # without click's parentheses
         return extra
@@ -146,7 +146,7 @@ TEXT = _Text()
 """Text given on the command line itself."""
 
 PRESETS = "original, transformers or transformers-v4"
-"""Values of ``--preset``, for help texts: listed here because importing the tokenizer's takes long."""
+"""Values of ``--preset``, for help texts. They are repeated here because importing the tokenizer takes long."""
 MODEL_HELP = "Model directory, checkpoint of the original (.pth), bundled model or Hugging Face hub id"
 FILE_HELP = (
     "UTF-8 text with one sentence a line, or JSON lines, CSV, TSV or Parquet by file name; all but Parquet also "
@@ -160,7 +160,7 @@ files_argument = argument("files", type=INPUT_PATH, nargs=-1, help=_FILES_HELP)
 
 
 def _last_language(ctx: click.Context, param: click.Parameter, languages: tuple[str, ...]) -> str:
-    """Return the last value of ``--lang``, with a warning if there are several, as other commands use all of them."""
+    """Return the last value of ``--lang``. Warn if there are several, because other commands use all of them."""
     if len(languages) > 1:
         click.echo(f"warning: all texts are in one language, the last of --lang: {languages[-1]}", err=True)
     return languages[-1]
@@ -230,7 +230,7 @@ batch_options = section(
 
 
 def model_source(model: str, options: Mapping[str, Any], *, lang: str | None = None) -> ModelSource:
-    """Return the model of a command with ``tokenizer_options`` and ``compute_options``."""
+    """Return the ``ModelSource`` of a command that has ``tokenizer_options`` and ``compute_options``."""
     from xlm.scoring.signature import ModelSource
 
     return ModelSource(
@@ -250,7 +250,7 @@ def scoring_options(options: Mapping[str, Any]) -> ScoringOptions:
 
 @contextmanager
 def wrong_usage(*options: str) -> Iterator[None]:
-    """Turn an error about one of these options, which only shows once the model is open, into a usage error."""
+    """Turn an ``InputError`` about one of these options, raised after the model was opened, into a usage error."""
     try:
         yield
     except InputError as error:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _SECONDS_BETWEEN = 0.5
 _SECONDS_BETWEEN_LINES = 10.0
 _GAP = "  "  # between aligned columns
-_LEAST_WIDTH = 8  # of a column of text on a narrow terminal
+_LEAST_WIDTH = 8  # smallest width of a column of text on a narrow terminal
 
 
 def write_text(text: str | bytes) -> None:
@@ -55,7 +55,7 @@ def show_stops(stops: Mapping[str, int]) -> None:
 
 
 def show_count(text: str) -> None:
-    """Show how far the work is, if standard error is a terminal."""
+    """Show the progress of the work on standard error, if that is a terminal."""
     if sys.stderr.isatty():
         click.echo(f"\r{text} ", nl=False, err=True)
 
@@ -64,7 +64,7 @@ class TableWriter:
     """Table on standard output: TSV, JSON lines, plain lines or, by default on a terminal, aligned columns.
 
     Rows are aligned in blocks, as they arrive, so memory stays bounded by a block. A column never becomes narrower in
-    a later block. Texts are cut where a line would exceed the width of the terminal; numbers never are.
+    a later block. Texts are cut where a line would exceed the width of the terminal; numbers are never cut.
 
     Args:
         format: ``tsv``, ``jsonl`` or ``text``; ``None`` for aligned columns on a terminal, else ``default``.
@@ -72,7 +72,7 @@ class TableWriter:
 
     Attributes:
         aligned: Whether columns are aligned.
-        format: Format of the lines that ``write_lines`` takes: ``jsonl`` if they are aligned.
+        format: Format of the lines that ``write_lines`` takes: ``jsonl`` if columns are aligned.
     """
 
     def __init__(self, *, format: str | None, default: str = "tsv") -> None:
@@ -82,7 +82,7 @@ class TableWriter:
         self._widths: list[int] = []
 
     def start(self, columns: Mapping[str, type]) -> None:
-        """Set the columns, with the types of their cells, and write the header; aligned, it comes with the first rows.
+        """Set the columns and the types of their cells, and write the header (if aligned, with the first rows).
 
         Args:
             columns: ``str``, ``int``, ``float`` or ``bool`` by column.
@@ -101,7 +101,7 @@ class TableWriter:
             write_text(lines)
 
     def write_rows(self, rows: Iterable[Sequence[Cell]]) -> None:
-        """Write rows of cells. In JSON, floats have all digits, and an infinite one is null."""
+        """Write rows of cells. In JSON, floats have all digits, and an infinite float is null."""
         from xlm.corpus.tables import tsv_line
 
         if self.aligned:
@@ -149,7 +149,7 @@ def _width(text: str) -> int:
 
 def _cut(text: str, width: int) -> str:
     """Return a text that takes at most a width, with an ellipsis in place of what is cut off."""
-    text, cut = text[: 2 * width], len(text) > 2 * width  # characters of no width are rare
+    text, cut = text[: 2 * width], len(text) > 2 * width  # enough, as zero-width characters are rare
     if not cut and _width(text) <= width:
         return text
     while _width(text) > width - 1:
@@ -158,7 +158,7 @@ def _cut(text: str, width: int) -> str:
 
 
 def _fit(widths: Sequence[int], is_text: Sequence[bool], terminal: int) -> list[int]:
-    """Return widths of columns that fit a terminal, if the widest columns of text give way."""
+    """Return widths of columns that fit a terminal, by narrowing the widest columns of text."""
     excess = sum(widths) + len(_GAP) * (len(widths) - 1) - terminal
     fitted = list(widths)
     while excess > 0:
@@ -177,11 +177,13 @@ def _aligned(cell: str, width: int, is_text: bool) -> str:
 
 
 class Progress:
-    """Rows, tokens per second and time left, in one changing line on a terminal, else in a line now and then.
+    """Display of the rows done, the tokens per second and the time left.
+
+    A terminal shows one line that changes. Elsewhere, a new line is written from time to time.
 
     Args:
         shown: Whether to show progress; ``None`` shows it on a terminal, unless the results go there too.
-        total: Size of the input in bytes; 0 if unknown, which leaves the time out.
+        total: Size of the input in bytes; 0 if unknown, and then no time left is shown.
     """
 
     def __init__(self, *, shown: bool | None, total: int) -> None:
@@ -193,7 +195,7 @@ class Progress:
         self._rows = self._tokens = 0
 
     def start(self, *, rows: int) -> None:
-        """Set how many rows an earlier run has done."""
+        """Set the number of rows that an earlier run has done."""
         self._rows = rows
 
     def update(self, *, rows: int, tokens: int, read: int) -> None:

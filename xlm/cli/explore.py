@@ -67,7 +67,7 @@ def command(
         raise click.UsageError(
             f"--host {host}: other machines could use the page, which has no password; add --allow-remote to allow that"
         )
-    # Before the model, which can take long to load, so that a port in use is reported at once.
+    # Open the port before the model, which can take long to load, so that a port in use is reported at once.
     with listen(host, port) as listening:
         source = model_source(model, options)
         explorer = Explorer(
@@ -85,7 +85,7 @@ def command(
             )
         click.echo(f"{address} shows {explorer.describe()['name']}; Ctrl-C ends it", err=True)
         if open_browser:
-            # In a thread, because some browsers return only when they are closed.
+            # Use a thread: with some browsers, this call returns only when the browser is closed.
             threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
         try:
             serve(app, worker, listening)

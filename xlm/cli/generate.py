@@ -148,7 +148,7 @@ def command(model: str, file: Any, lang: str, **options: Any) -> None:
         corpus = open_corpus([file], format=options["input_format"], column=options["column"])
     from xlm.tokenizer.tokenizer import XLMTokenizer
 
-    # The tokenizer first, because it loads quickly and reveals most mistakes.
+    # Open the tokenizer first: it loads quickly, and most mistakes show there.
     tokenizer = XLMTokenizer.from_pretrained(model, preset=options["preset"], codes=options["codes"])
     from xlm._io.grouping import grouped
     from xlm.generation.text_generator import TextGenerator, decoding_options
@@ -231,7 +231,7 @@ def _check_usage(
 
 
 class _Run:
-    """Prompts read, and their continuations written and counted by stop."""
+    """A run of the command: it reads prompts, writes their continuations, and counts them by why they ended."""
 
     def __init__(self, generator: TextGenerator, *, seed: int | None, form: str) -> None:
         from xlm.model.decoding.options import DecodingOptions

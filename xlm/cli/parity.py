@@ -45,9 +45,7 @@ def command(model: str, reference: Path | None, text: Path | None, lang: str | N
         xlm parity my-model --text newstest2014.en.txt --lang en
     """
     if reference is not None and text is not None:
-        raise click.UsageError(
-            "--reference and --text exclude each other: the file of reference contains its own inputs"
-        )
+        raise click.UsageError("--reference and --text exclude each other: the reference file contains its own inputs")
     if text is not None and lang is None:
         raise click.UsageError("--text requires --lang LANG")
     if lang is not None and text is None:

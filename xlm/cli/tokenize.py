@@ -58,14 +58,14 @@ def command(
     with closing(open_corpus([file], format=of_ray["input_format"], column=of_ray["column"])) as corpus:
         tokenizer = XLMTokenizer.from_pretrained(model, preset=preset, codes=codes)
         encode = _Encoder(tokenizer=tokenizer, lang=lang, output=output)
-        if workers == 1 and not any(size for _, size in corpus.sizes):  # a user may be waiting for each line
+        if workers == 1 and not any(size for _, size in corpus.sizes):  # a user may be waiting at a terminal
             for number, text in enumerate(corpus.texts(), start=1):
                 with naming_line(corpus.place(number)):
                     write_text(encode([text]).data)
                 if number % _LINES_BETWEEN_REPORTS == 0:
                     _show(number)
             return
-        encode([""])  # reports a wrong language before any process starts
+        encode([""])  # report a wrong language before any process starts
         lines = 0
         texts = UntilError(corpus.texts())
         for block in in_order(encode, in_batches(texts), workers=workers):
@@ -106,5 +106,5 @@ class _Encoder:
 
 
 def _show(lines: int) -> None:
-    if not sys.stdout.isatty():  # there the results show how far the work is
+    if not sys.stdout.isatty():  # on a terminal, the results show the progress
         show_count(f"{lines:,} lines")

@@ -101,7 +101,7 @@ def _stop_on_signals() -> Iterator[Callable[[], bool]]:
 
 
 class _Console:
-    """Observer that prints events to standard error. On a terminal, updates overwrite each other."""
+    """Observer that prints events to standard error. On a terminal, each update overwrites the previous one."""
 
     def __init__(self) -> None:
         self._on_terminal = sys.stderr.isatty()

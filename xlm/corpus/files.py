@@ -19,11 +19,11 @@ STDIN = Path("-")
 _MAGIC = b"\x1f\x8b"
 _READ = 1 << 16
 _DECOMPRESS = 1 << 18
-"""Maximum number of bytes to decompress at a time; one compressed byte can become a thousand."""
+"""Maximum number of decompressed bytes to produce at a time; one compressed byte can become a thousand."""
 
 
 class InputFile(Protocol):
-    """A file to read. All but pipes can be read more than once."""
+    """A file to read. Every file except a pipe can be read more than once."""
 
     @property
     def path(self) -> PurePath:
@@ -88,14 +88,16 @@ class LocalFile:
 
 
 class GzipReader(io.RawIOBase):
-    """Reader of the decompressed bytes of all members of a gzip file.
+    """Reader of the decompressed bytes of a gzip file, which consists of one or more members.
 
-    Zeros after a member are padding. Other bytes there that do not begin a member are counted and ignored. If the data
-    is damaged or truncated, reading returns everything that can be decompressed before it raises the error.
+    Zeros after a member are padding. Other bytes after a member that do not begin another member are counted and
+    ignored. If the data is damaged or truncated, reading returns everything that can be decompressed before it raises
+    the error.
 
     Args:
         file: The compressed bytes.
-        on_trailing: Called once at the end if bytes were ignored, with their number and the offset of the first.
+        on_trailing: Called once at the end if bytes were ignored, with the number of these bytes and the offset of the
+            first of them.
 
     Raises:
         BadGzipFile: On reading, if the file does not begin with a gzip member.
@@ -151,7 +153,7 @@ class GzipReader(io.RawIOBase):
         elif self._input:
             raise BadGzipFile(f"not gzip data: it begins with {self._input[:2]!r}")
         else:
-            raise EOFError("it is empty, and no gzip data")
+            raise EOFError("it is empty, so it is not gzip data")
 
     def _decompress(self) -> bytes:
         at_end = not self._input and not self._fill()
@@ -173,7 +175,7 @@ class GzipReader(io.RawIOBase):
 
 
 def _before_error(member: Any, data: bytes) -> bytes:
-    """Decompress byte by byte up to the one that raises."""
+    """Decompress damaged data byte by byte, and return what comes before the byte that raises the error."""
     decompressed = bytearray()
     with suppress(zlib.error):
         for byte in data:

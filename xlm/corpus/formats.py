@@ -1,6 +1,6 @@
-"""Parsers of the input formats. Each yields every row of a file, as a text or as a problem.
+"""Parsers of the input formats. A parser yields, for each row of a file, its text or a description of its problem.
 
-A stray quote or a byte that is not UTF-8 affects its own row only.
+A stray quote or a byte that is not UTF-8 affects only the row that contains it.
 
 To add a format, add its name to ``FORMATS`` and its suffix to ``_SUFFIXES``, write a parser here, and call it in
 ``Corpus._parse`` (``rows.py``). The choices of ``--input-format`` are in ``xlm/cli/_options.py``.
@@ -24,12 +24,12 @@ from xlm.errors import DependencyError, InputError
 FORMATS = ("text", "jsonl", "csv", "tsv", "parquet")
 
 Parsed = tuple[str | None, str | None]
-"""The text of a row, or ``None`` and its problem."""
+"""The text of a row and ``None``, or ``None`` and a description of the row's problem."""
 
 _SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
 _LONGEST_ROW = 1 << 26
 _LONGEST_QUOTE = 1 << 20
-"""Maximum number of bytes in the further lines of a quoted CSV cell."""
+"""Maximum number of bytes in a CSV record after its first line; only quoted cells can continue on more lines."""
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 _UTF_16 = re.compile(rb"([^\0]\0){2}|(\0[^\0]){2}")
@@ -38,12 +38,12 @@ _TOO_LONG = "the row is longer than {:,} bytes"
 
 
 def is_gzip(path: PurePath) -> bool:
-    """Return whether a file name is that of a gzip file."""
+    """Return whether a file name ends in ``.gz``."""
     return path.suffix.lower() == ".gz"
 
 
 def format_of(path: PurePath) -> str:
-    """Return the format in ``FORMATS`` that a file name stands for, plain text by default."""
+    """Return the format that the suffix of a file name stands for, one of ``FORMATS``; plain text by default."""
     suffix = path.with_suffix("").suffix if is_gzip(path) else path.suffix
     return _SUFFIXES.get(suffix.lower(), "text")
 
@@ -77,14 +77,14 @@ def parse_table(file: BinaryIO, format: str, column: str, name: str, open_files:
         format: ``"csv"`` or ``"tsv"``.
         column: The column that holds the text.
         name: Name of the file in errors.
-        open_files: Holds what is open; the caller closes it after the last row.
+        open_files: Collects what must be closed; the caller closes it after the last row.
 
     Raises:
         InputError: The header cannot be read or lacks the column, or the file is in UTF-16.
     """
     # In Latin-1 each byte is a character, so a byte that is not UTF-8 affects one row only.
     characters = io.TextIOWrapper(file, "latin-1", newline="")
-    open_files.callback(characters.detach)  # otherwise the wrapper would close standard input when it is deleted
+    open_files.callback(characters.detach)  # else the deletion of the wrapper would close standard input
     lines = _without_mark(_table_lines(characters), name, blank=b"\n")
     records = (_csv_records if format == "csv" else _tsv_records)(lines)
     header = next(records, None)
@@ -132,7 +132,7 @@ def import_pyarrow() -> tuple[Any, Any]:
     """Return ``pyarrow`` and ``pyarrow.parquet``.
 
     Raises:
-        DependencyError: They are not installed.
+        DependencyError: pyarrow is not installed.
     """
     try:
         import pyarrow
@@ -148,7 +148,7 @@ def import_pyarrow() -> tuple[Any, Any]:
 
 
 def checked_text(value: object, column: str) -> Parsed:
-    """Return the text of a cell, or ``None`` and its problem."""
+    """Return the text of a cell and ``None``, or ``None`` and a description of the cell's problem."""
     if not isinstance(value, str):
         return None, f"{column!r} is not text: {type(value).__name__}"
     try:
@@ -160,7 +160,7 @@ def checked_text(value: object, column: str) -> Parsed:
 
 
 def arrow_text(value: Any, column: str) -> Parsed:
-    """Return the text of an Arrow value, or ``None`` and what is wrong with it."""
+    """Return the text of an Arrow value and ``None``, or ``None`` and a description of the value's problem."""
     try:
         return checked_text(value.as_py(), column)
     except UnicodeDecodeError as error:
@@ -170,8 +170,8 @@ def arrow_text(value: Any, column: str) -> Parsed:
 def _lines(file: BinaryIO) -> Iterator[bytes]:
     r"""Yield lines without their ends, ``\n`` or ``\r\n``.
 
-    A line of more than ``_LONGEST_ROW`` bytes is cut to one byte more than that, so that it is still recognised as too
-    long.
+    A line of more than ``_LONGEST_ROW`` bytes is cut to ``_LONGEST_ROW + 1`` bytes, so that later checks still find
+    that it is too long.
     """
     while line := file.readline(_LONGEST_ROW + len("\r\n")):
         if line.endswith(b"\n"):
@@ -185,10 +185,15 @@ def _lines(file: BinaryIO) -> Iterator[bytes]:
 
 
 def _without_mark(lines: Iterator[bytes], name: str, *, blank: bytes = b"") -> Iterator[bytes]:
-    """Yield the lines of a file without a byte order mark.
+    """Yield the lines of a file, dropping a byte order mark at its start.
+
+    Args:
+        lines: The lines of the file.
+        name: Name of the file in errors.
+        blank: What to yield for a first line that is only a byte order mark.
 
     Raises:
-        InputError: The file is in UTF-16, with or without a mark.
+        InputError: The file is in UTF-16, with or without a byte order mark.
     """
     for first in lines:
         marked = first.startswith(_UTF_16_MARKS)
@@ -198,7 +203,7 @@ def _without_mark(lines: Iterator[bytes], name: str, *, blank: bytes = b"") -> I
                 where=name,
                 found="the byte order mark of UTF-16" if marked else "a NUL beside each letter, as in UTF-16",
                 expected="UTF-8",
-                remedy="convert it, for example: iconv -f UTF-16 -t UTF-8",
+                remedy="convert the file, for example: iconv -f UTF-16 -t UTF-8",
             )
         yield blank if first == _BYTE_ORDER_MARK else first.removeprefix(_BYTE_ORDER_MARK)
         yield from lines
@@ -230,11 +235,11 @@ def _parse_json(line: str, column: str) -> Parsed:
 
 
 def _table_lines(file: TextIO) -> Iterator[bytes]:
-    r"""Yield the lines of a table with their ends. A line that is too long is yielded as empty bytes.
+    r"""Yield the lines of a table, each with its line end. A line that is too long is yielded as empty bytes.
 
-    The first line ends at a line feed or a carriage return, whichever comes first. If it ends at a carriage return
-    alone, both end the lines of this file. Otherwise only line feeds do, with or without a carriage return before them:
-    a carriage return inside a line is most often part of a text.
+    The first line ends at a line feed or a carriage return, whichever comes first. If the first line ends at a carriage
+    return without a line feed, both characters end lines in this file. Otherwise only line feeds end lines, because a
+    carriage return inside a line is then most often part of a text.
 
     Args:
         file: A text file in Latin-1, opened with ``newline=""``.
@@ -249,7 +254,7 @@ def _table_lines(file: TextIO) -> Iterator[bytes]:
 
 
 def _table_line(file: TextIO, ends: tuple[str, ...]) -> str | None:
-    buffer = io.StringIO()  # a line arrives in parts, each ending at a carriage return
+    buffer = io.StringIO()  # readline returns a line in parts, each ending at a carriage return
     while part := file.readline(_LONGEST_ROW + len("x\r\n")):
         if buffer.tell() <= _LONGEST_ROW:
             buffer.write(part)
@@ -262,14 +267,15 @@ def _table_line(file: TextIO, ends: tuple[str, ...]) -> str | None:
 
 
 def _csv_records(lines: Iterator[bytes]) -> Iterator[list[str] | str]:
-    r"""Yield each record as its cells, and each line that is not a record as its problem.
+    r"""Yield the cells of each record; for a line that is not a record, yield a description of its problem.
 
-    A quoted cell may contain line ends, and up to about a megabyte after its first line. If it is not closed by then,
-    or is followed by anything but a comma or a line end, its first line is yielded as a problem and the lines after it
-    are read again as records of their own. Bytes that are not UTF-8 become lone surrogates.
+    A quoted cell may contain line ends, and up to about a megabyte after its first line. If the quote is not closed by
+    then, or if anything but a comma or a line end follows the closing quote, the first line of the record is yielded as
+    a problem and the lines after it are read again as separate records. Bytes that are not UTF-8 become lone
+    surrogates.
 
     Args:
-        lines: From ``_table_lines``. A line that was too long is yielded as a problem.
+        lines: The lines from ``_table_lines``. A problem is yielded for a line that was too long.
     """
     # The default limit of the csv module, 128 KiB, is too small for real texts. The new limit applies to the whole
     # process.
@@ -293,7 +299,7 @@ def _csv_records(lines: Iterator[bytes]) -> Iterator[list[str] | str]:
 
 
 def _csv_problem(error: str) -> str:
-    """Return an error of Python's ``csv`` in words that make sense to people who do not know that module."""
+    """Return the problem that an error of Python's ``csv`` describes, without terms of that module."""
     if "unexpected end" in error:  # csv raises this when _RecordLines stops inside a quoted cell
         error = "a quote is not closed"
     elif error.startswith("new-line"):
@@ -302,10 +308,10 @@ def _csv_problem(error: str) -> str:
 
 
 class _RecordLines:
-    """Iterates over the lines of one record at a time, and can take them back.
+    """Iterates over the lines of one record at a time, and can put them back.
 
     Attributes:
-        taken: Lines of the current record so far.
+        taken: The lines of the current record that have been read so far.
     """
 
     def __init__(self, lines: Iterator[bytes]) -> None:
@@ -350,9 +356,9 @@ class _RecordLines:
 
 
 def _tsv_records(lines: Iterator[bytes]) -> Iterator[list[str] | str]:
-    """Yield the cells of each line, or a description of its problem.
+    """Yield the cells of each line, or a description of the line's problem.
 
-    ``lines`` is as for ``_csv_records``. Here too, bytes that are not UTF-8 become lone surrogates.
+    Bytes that are not UTF-8 become lone surrogates. ``lines`` comes from ``_table_lines``.
     """
     columns = 0
     for line in lines:
@@ -364,14 +370,14 @@ def _tsv_records(lines: Iterator[bytes]) -> Iterator[list[str] | str]:
         elif quoted is None and "\r" in text:
             yield "a carriage return stands inside the row"
         elif quoted is None and '"' in text and len(cells) < columns:
-            yield "a quoted cell does not end in its line, as it may in CSV"
+            yield "a quoted cell continues on the next line, which only CSV allows"
         else:
             yield cells
         columns = columns or len(cells)
 
 
 def _quoted_cells(line: str) -> list[str] | None:
-    # pandas, R, spreadsheets and xlm score put quotes around a whole cell. Any other quote is part of the raw text.
+    # pandas, R, spreadsheets and xlm score put quotes around a whole cell. Any other quote is part of the text.
     if '"' not in line:
         return None
     csv.field_size_limit(max(csv.field_size_limit(), _LONGEST_ROW))
@@ -403,7 +409,7 @@ def _cell(row: list[str], index: int, header: Sequence[str]) -> Parsed:
     column = header[index]
     if not any(row) and len(row) < len(header):
         return None, "the line is empty"
-    if any(row[len(header) :]):  # it is unclear which cell is the text; empty cells are trailing delimiters
+    if any(row[len(header) :]):  # with too many cells that are not empty, it is unclear which is the text
         return None, f"{len(row)} cells for {len(header)} columns: a cell that holds a delimiter needs quotes"
     if index >= len(row):
         return None, f"the row ends before the column {column!r}: {len(row)} of {len(header)} columns"

@@ -1,6 +1,6 @@
-"""Reading ahead: windows of texts and rows that are scored together, so that texts of similar length share a batch.
+"""Groups texts or rows into windows that are scored together, so that texts of similar length can share a batch.
 
-A resumed run skips the rows that are done, and recognises them by their digest.
+A resumed run skips the rows that are done, and checks by their digest that they are the same rows.
 """
 
 from __future__ import annotations
@@ -38,15 +38,16 @@ def read_ahead(
         items: Texts, or objects with one text each; read as needed.
         length: Returns the number of characters of an item.
         most: Maximum number of items in a window.
-        characters: Number of characters at which a window is full as well; ``None`` for ``READ_AHEAD_CHARACTERS``.
+        characters: Number of characters at which a window is full even with fewer items; ``None`` for
+            ``READ_AHEAD_CHARACTERS``.
     """
     return grouped(items, length, most=most, characters=READ_AHEAD_CHARACTERS if characters is None else characters)
 
 
 def growing_windows(items: Iterable[Item], length: Callable[[Item], int]) -> Iterator[list[Item]]:
-    """Yield windows like ``read_ahead``, the first with one text and each next one with up to twice as many.
+    """Yield windows like ``read_ahead``, the first with one text and each later one with up to twice as many.
 
-    The first result is thus available as soon as the first text is read.
+    So the first text can be scored as soon as it is read.
     """
     source = iter(items)
     most = 1
@@ -56,7 +57,7 @@ def growing_windows(items: Iterable[Item], length: Callable[[Item], int]) -> Ite
 
 
 def checked_texts(texts: Any) -> Iterable[str]:
-    """Return the texts after checking that iteration yields one text at a time.
+    """Return ``texts`` after checking that iteration over it yields one text at a time.
 
     Raises:
         InputError: The argument is a single text, a mapping, a data frame, or not iterable.
@@ -89,7 +90,7 @@ def checked_texts(texts: Any) -> Iterable[str]:
 
 
 def length_of(text: object) -> int:
-    """Return the number of characters of a text; 0 for other values, which are reported by index later."""
+    """Return the number of characters of a text, or 0 if it is not a str, which a later check reports by its index."""
     return len(text) if isinstance(text, str) else 0
 
 
@@ -97,7 +98,7 @@ def windows(rows: Iterable[Row], *, read_at_once: int = READ_AHEAD) -> Iterator[
     """Yield windows of rows that are scored together: consecutive rows of one file.
 
     Args:
-        rows: Rows of any number of files, read as windows are taken.
+        rows: Rows of any number of files; they are read as needed.
         read_at_once: Maximum number of rows in a window.
     """
     files = itertools.count()
@@ -105,7 +106,7 @@ def windows(rows: Iterable[Row], *, read_at_once: int = READ_AHEAD) -> Iterator[
 
     def file_of(row: Row) -> int:
         nonlocal file
-        if row.number == 1:  # a new file; its name may not be new, since a file may be passed twice
+        if row.number == 1:  # a new file; its name may be the same as before, because a file may be passed twice
             file = next(files)
         return file
 
@@ -114,7 +115,7 @@ def windows(rows: Iterable[Row], *, read_at_once: int = READ_AHEAD) -> Iterator[
 
 
 def row_identity(row: Row) -> bytes:
-    """Return bytes that differ for any two rows that differ."""
+    """Return bytes that identify a row: different rows have different bytes."""
     return line_of([row.file, row.number, row.text, row.problem])
 
 
@@ -131,15 +132,15 @@ class RowsDigest:
         return self._hash.hexdigest()
 
     def skip(self, rows: Iterable[Row], *, done: int, digest: str) -> Iterator[Row]:
-        """Add the rows that an earlier run has done to the digest, and return an iterator over the others.
+        """Add the rows that an earlier run has done to the digest, and return an iterator over the other rows.
 
         Args:
-            rows: The input.
-            done: Number of rows that the run has done.
+            rows: All rows of the input.
+            done: Number of rows that the earlier run has done.
             digest: Digest of these rows; ignored if ``done`` is 0.
 
         Raises:
-            InputError: The first rows are not those of the run.
+            InputError: The first ``done`` rows are not the rows that the earlier run has done.
         """
         source = iter(rows)
         skipped = 0
@@ -154,10 +155,10 @@ class RowsDigest:
 
 
 def check_same_rows(rows: Iterable[Row], *, done: int, digest: str) -> None:
-    """Check that rows are those of a finished run; arguments as for ``RowsDigest.skip``.
+    """Check that rows are exactly the rows of a finished run. The arguments are those of ``RowsDigest.skip``.
 
     Raises:
-        InputError: There are fewer or more rows, or different ones.
+        InputError: There are fewer or more rows than in the finished run, or different rows.
     """
     more = sum(1 for _ in RowsDigest().skip(rows, done=done, digest=digest))
     if more:
@@ -166,4 +167,4 @@ def check_same_rows(rows: Iterable[Row], *, done: int, digest: str) -> None:
 
 def _other_rows(done: int, *, found: str) -> InputError:
     otherwise = "start again without --resume, after removing the unfinished files of the other run"
-    return other_input_error(f"the {done:,} rows of that run", found=found, otherwise=otherwise)
+    return other_input_error(f"the first {done:,} rows", found=found, otherwise=otherwise)

@@ -31,10 +31,10 @@ _DAMAGE = (EOFError, zlib.error, OSError)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    """One row of an input file.
+    """One row of an input file: its text, or the problem that made it unreadable.
 
     Attributes:
-        file: The file's name, see ``LocalFile.name``; ``-`` for standard input.
+        file: Name of the file, as in ``LocalFile.name``; ``-`` for standard input.
         number: Number of the row in its file, from 1, not counting a header. In CSV a row can span several lines.
         text: The text of the row; ``None`` if it cannot be read.
         problem: The reason why the text cannot be read, or ``None``.
@@ -58,19 +58,19 @@ class Corpus:
     - Parquet needs pyarrow.
 
     A line ends at a line feed, with or without a carriage return before it. In a table whose header ends at a carriage
-    return alone, carriage returns also end the other lines. Plain text with carriage returns only is one row, with a
-    warning.
+    return alone, carriage returns also end the other lines. Plain text whose lines end only in carriage returns is read
+    as one row, with a warning.
 
     An empty file has no rows. A table with a header only has one row, whose problem says that the table has no rows.
 
     Args:
-        files: Paths, where ``-`` is standard input, or other files.
+        files: Paths (``-`` is standard input) or ``InputFile`` objects.
         format: One of ``FORMATS``; ``None`` to detect it from each file's name, plain text by default.
         column: The column (or key) that holds the text; ``None`` for ``text``.
 
     Raises:
-        InputError: A column is given for plain text, or a Parquet file is compressed or on standard input. When rows
-            are taken: a table does not have the column, a header cannot be read, or a file is in UTF-16.
+        InputError: A column is given for plain text, or a Parquet file is compressed or on standard input. During
+            iteration: a table does not have the column, a header cannot be read, or a file is in UTF-16.
         DependencyError: A file is Parquet, and pyarrow is not installed.
     """
 
@@ -88,7 +88,7 @@ class Corpus:
         """Warnings about the files read so far."""
         self._formats = [format or format_of(file.path) for file in self._files]
         self._column = column or "text"
-        self._done = 0  # total bytes of the files before the open one
+        self._done = 0  # total bytes of the files before the open file
         self._position: Any = None  # a function that returns the position in the open file
         self._open = ExitStack()
         for file, file_format in zip(self._files, self._formats, strict=True):
@@ -98,19 +98,21 @@ class Corpus:
                     where=file.name,
                     found=f"column {column!r}",
                     expected="JSON lines, CSV, TSV or Parquet",
-                    remedy="name the format, if the file's name does not",
+                    remedy="if the file is not plain text, pass its format",
                 )
             if file_format == "parquet":
                 import_pyarrow()
                 if file.path == STDIN or is_gzip(file.path):
-                    raise InputError("Parquet is read from plain files only", where=file.name)
+                    raise InputError(
+                        "a Parquet file cannot be compressed with gzip or come from standard input", where=file.name
+                    )
 
     def place(self, number: int, *, file: str | None = None) -> str:
         """Return the place of a row for messages: its file and number.
 
         Args:
             number: Number of the row.
-            file: Name of its file; ``None`` for the first file.
+            file: Name of the file that holds the row; ``None`` for the first file.
         """
         name = self._files[0].name if file is None else file
         lines = {"text", "jsonl"}.issuperset(self._formats)
@@ -122,14 +124,14 @@ class Corpus:
         return [(file.name, file.size()) for file in self._files]
 
     def bytes_read(self) -> int:
-        """Return the number of bytes read from the stored files, estimated from the rows for Parquet."""
+        """Return the number of bytes read from the stored files; for Parquet, estimate it from the rows read."""
         return self._done + (self._position() if self._position is not None else 0)
 
     def check(self) -> None:
-        """Read the beginning of each file that has a size, so that a wrong table is refused before any work is done.
+        """Read the beginning of each file except pipes, to find a missing column or wrong encoding before any work.
 
         Raises:
-            InputError: As for the corpus itself.
+            InputError: As for iteration over the corpus.
         """
         for file, format in zip(self._files, self._formats, strict=True):
             if not file.size():
@@ -149,7 +151,7 @@ class Corpus:
             skip: Number of rows to skip at the start.
 
         Raises:
-            InputError: A row has no text or a file cannot be read to its end; raised after the rows before it.
+            InputError: A row has no text, or a file cannot be read to its end. The error comes after all earlier texts.
         """
         for name, number, text, problem in islice(self._records(), skip, None):
             if text is not None:
@@ -180,7 +182,7 @@ class Corpus:
             yield Row(file=name, number=number, text=text, problem=problem)
 
     def _records(self) -> Iterator[tuple[str, int, str | None, str | None]]:
-        """Yield the fields of each row; building a ``Row`` from them would double the time of ``texts``."""
+        """Yield the fields of each row as a tuple, because building each ``Row`` would double the time of ``texts``."""
         self.damaged.clear()
         self.warnings.clear()
         self._done, self._position = 0, None

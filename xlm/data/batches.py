@@ -24,7 +24,7 @@ from xlm.scoring.stream import Ids, Stream
 
 @dataclass(frozen=True, kw_only=True)
 class Position:
-    """Position of a run in its data; ``dataclasses.asdict`` makes it JSON, ``Position(**values)`` reads that.
+    """Position of a run in its data; ``dataclasses.asdict`` converts it for JSON, ``Position(**values)`` back.
 
     Attributes:
         batches: Number of batches taken.
@@ -94,10 +94,10 @@ def permutation(length: int, *, seed: int, purpose: str, number: int) -> np.ndar
     """Return a random order of the numbers from 0 to ``length`` - 1, the same in every version of numpy.
 
     Args:
-        length: How many numbers.
+        length: Number of numbers.
         seed: Seed of the run.
-        purpose: What is shuffled; each purpose has its own random numbers.
-        number: Which permutation for this purpose, from 0.
+        purpose: Name of what is shuffled; each purpose has its own random numbers.
+        number: Number of the permutation for this purpose, from 0.
     """
     return np.argsort(_generator(seed, purpose, number).random_raw(length), kind="stable")
 
@@ -151,7 +151,7 @@ def open_streams(
 
     Args:
         directory: Directory of prepared data.
-        index: Its index.
+        index: The index of this directory.
         split: ``train``, ``valid`` or another split.
         batch_size: Rows of a window.
         seq_len: Tokens of a row.

@@ -36,7 +36,7 @@ from xlm.tokenizer.vocabulary import END_OF_WORD, SPECIAL_TOKENS, Vocabulary, is
 
 Array = np.ndarray[Any, Any]
 _NONE = -1
-"""No neighbour, or no piece."""
+"""Marks a missing neighbour, or a missing piece."""
 
 
 def count_words(
@@ -53,7 +53,7 @@ def count_words(
 
     Args:
         path: The file, one sentence a row.
-        preset: Pipeline that splits raw text into words. None for text that is already split, at spaces.
+        preset: Pipeline that splits raw text into words. None for text that is already split into words by spaces.
         lang: Language of the raw text.
         format: Format of the file; see ``Corpus``.
         column: Column that holds the text; see ``Corpus``.
@@ -61,7 +61,7 @@ def count_words(
         progress: Called with the number of lines done, from time to time.
 
     Raises:
-        InputError: The text cannot be read, the preset does not exist, or raw text has no ``lang``.
+        InputError: The text cannot be read, the preset does not exist, or there is a preset without ``lang``.
         LanguageError: The preset cannot split text of this language.
     """
     if preset is not None:
@@ -102,7 +102,7 @@ def _count(lines: list[str], *, preset: str | None, lang: str | None) -> tuple[i
 
 @cache
 def _splitter(preset: str, lang: str) -> Callable[[str], Sequence[str]]:
-    """Return the function that splits raw text into words. Each process builds its own: it cannot be pickled."""
+    """Return the function that splits raw text into words. Each process builds one, as it cannot be pickled."""
     choices = PRESETS[preset]
     return Segmenter(
         moses(choices.dialect, lang),
@@ -127,8 +127,8 @@ def learn_merges(
 
     Args:
         words: Number of occurrences of each word.
-        number: Number of merges to learn. Fewer are returned if every word becomes a single piece before that.
-        progress: Called with the number of merges after each.
+        number: Number of merges to learn. If every word becomes a single piece earlier, fewer merges are returned.
+        progress: Called after each merge, with the number of merges so far.
 
     Raises:
         InputError: There are no words.
@@ -163,7 +163,8 @@ class _Learner:
         self.preceding = np.arange(-1, size - 1, dtype=np.int64)
         self.preceding[ends - lengths] = _NONE
         self.counts: dict[int, int] = {}
-        # Positions are only ever added. Later merges may have replaced the pair there, so readers check each position.
+        # Positions of a pair, possibly outdated: they are added but never removed. A later merge may have replaced the
+        # pair at a position, so readers check each position.
         self.positions: dict[int, list[Array]] = {}
         self.heap: list[tuple[int, str, str, int]] = []
         self._add_pairs(np.flatnonzero(self.following != _NONE))
@@ -176,7 +177,7 @@ class _Learner:
             if count == -negative:
                 self.merge(pair)
                 return Merge(left_name, right_name, count)
-            if count:  # the pair has become rarer since it was pushed
+            if count:  # the pair has become rarer since it was pushed onto the heap
                 heapq.heappush(self.heap, (-count, left_name, right_name, pair))
         return None
 
@@ -191,8 +192,8 @@ class _Learner:
         lefts = self._current_positions(pair, left, right)
         rights = self.following[lefts]
         after, before = self.following[rights], self.preceding[lefts]
-        # The piece after a merged pair may begin the next merged pair. The pair between the two is then counted only
-        # once, there.
+        # Two merged pairs may be adjacent. The pair that joins them is then removed and added only once, with the
+        # second of them.
         slots = np.minimum(np.searchsorted(lefts, after), len(lefts) - 1)
         begins_next = lefts[slots] == after
         has_before, has_after = before != _NONE, (after != _NONE) & ~begins_next
@@ -227,7 +228,10 @@ class _Learner:
         return np.array(separate, np.int64)
 
     def _sorted_pairs(self, positions: Array) -> tuple[Array, Array, Array]:
-        """Return the pairs that begin at these positions, sorted, their order, and the first index of each pair."""
+        """Return the sorted pairs that begin at these positions, and two arrays of indices.
+
+        The first array sorts the pairs. The second array has the index of each distinct pair's first occurrence.
+        """
         pairs = self.pieces[positions].astype(np.int64) << 32 | self.pieces[self.following[positions]]
         order = np.argsort(pairs, kind="stable")
         pairs = pairs[order]
@@ -239,7 +243,7 @@ class _Learner:
         pairs, order, firsts = self._sorted_pairs(positions)
         sums = np.add.reduceat(weights[order], firsts).tolist()
         for pair, weight in zip(pairs[firsts].tolist(), sums, strict=True):
-            # The heap still has the old count; ``merge_best`` corrects it.
+            # The heap still has the old count of the pair; ``merge_best`` corrects it.
             remaining = self.counts[pair] - weight
             if remaining:
                 self.counts[pair] = remaining
@@ -269,7 +273,7 @@ def count_pieces(words: Mapping[str, int], merges: Iterable[tuple[str, str]]) ->
         merges: The merges, the most frequent first.
 
     Returns:
-        The vocabulary with its counts, and the pieces that it omits because a vocabulary file cannot hold them.
+        The vocabulary with its counts, and the pieces that it omits because no vocabulary file can hold them.
 
     Source: fastBPE's ``getvocab`` after ``applybpe``.
     """

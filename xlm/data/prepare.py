@@ -22,11 +22,11 @@ from xlm.tokenizer.batches import in_order
 from xlm.tokenizer.tokenizer import XLMTokenizer, tokenizer_digest
 
 SHARD_TOKENS = 1 << 26
-"""Number of ids after which a shard ends, with the batch of lines that reaches it."""
+"""Number of ids at which a shard is full. The batch of lines that reaches this number is its last."""
 
 _BATCH_LINES = 2000
 _BATCH_CHARACTERS = 1 << 19
-"""Size of a batch of lines: large enough that sending it to another process costs little."""
+"""Number of characters in a batch of lines, large enough that sending it to another process costs little."""
 
 
 def prepare(
@@ -63,7 +63,7 @@ def prepare(
         LanguageError: The tokenizer does not know a language.
         WriteError: A file could not be written.
     """
-    # An unknown language or a file of another format is refused before any work.
+    # Refuse an unknown language or a file of another format before any work.
     for name in {name for split in texts.values() for name in split}:
         tokenizer.encode("", lang=language_of(name))
     Corpus((path for split in texts.values() for path in split.values()), format=format, column=column).check()
@@ -175,7 +175,7 @@ def _source(path: Path, *, format: str | None, column: str | None) -> Source:
 def _encoded(
     tokenizer: XLMTokenizer, lines: list[str], *, lang: str, dtype: np.dtype[Any]
 ) -> tuple[int, int, np.ndarray[Any, Any]]:
-    """Return the number of lines, how many of them are empty, and all ids; ``</s>`` ends each line."""
+    """Return the number of lines, how many of them are empty, and the ids of all lines, each ended by ``</s>``."""
     ids: list[int] = []
     empty = 0
     for row in tokenizer.encode_batch(lines, lang=lang, add_special_tokens=False):
@@ -193,7 +193,7 @@ def _write_shards(
     tokenizer: XLMTokenizer,
     shard_tokens: int,
 ) -> Iterator[Text]:
-    """Yield the text after each new shard is on disk, and finally the complete text."""
+    """Yield the ``Text`` with the shards so far, after each shard is on disk; finally, yield the complete ``Text``."""
     while (first := next(results, None)) is not None:
         path = directory / f"{name}.{len(text.shards):04}.bin"
         lines = empty = tokens = unknown = 0

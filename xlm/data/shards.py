@@ -107,7 +107,7 @@ class Index:
     Attributes:
         signature: Fingerprint of the tokenizer, from ``tokenizer_digest``.
         vocab_size: Number of tokens in the vocabulary.
-        dtype: Type of the ids, ``uint16`` or ``uint32``.
+        dtype: Type of the ids in the shards, ``uint16`` or ``uint32``.
         splits: Texts by split (``train``, ``valid``, …) and language; a side of pairs has a name such as ``de-en.de``.
     """
 

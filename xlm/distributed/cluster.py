@@ -1,4 +1,4 @@
-"""Connection to a Ray cluster: an existing one, or one on this machine that ends with the run."""
+"""Connection to a Ray cluster: an existing cluster, or one that is started on this machine and ends with the run."""
 
 from __future__ import annotations
 
@@ -18,32 +18,33 @@ from xlm.errors import DependencyError, InputError, XLMError, XLMWarning
 
 _RAY_DEFAULTS = {
     "RAY_USAGE_STATS_ENABLED": "0",  # Ray sends no usage statistics
-    "RAY_worker_niceness": "0",  # Ray's default of 15 would starve the workers
+    "RAY_worker_niceness": "0",  # with Ray's default of 15, other programs would slow the workers down
 }
 _RETRY_SECONDS = 0.5
 _MIN_TIMEOUT = 0.1
 _LOGS = "/tmp/ray/session_latest/logs"
-# Ray speaks HTTP/2 (RFC 9113, section 3.4): the client sends a preface and a settings frame, and the server answers
-# with a settings frame.
+# A Ray server speaks HTTP/2 (RFC 9113, section 3.4): the client sends a preface and a settings frame, and the server
+# answers with a settings frame.
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 _FRAME_HEADER_BYTES, _SETTINGS = 9, 4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClusterOptions:
-    """Which cluster to use, and how much of it.
+    """Options that choose a Ray cluster and the resources of its workers.
 
     Attributes:
         address: ``HOST:PORT`` of the head node, or ``auto`` for the cluster that this machine belongs to. ``None``
             means the environment variable ``RAY_ADDRESS`` or, if it is not set, a cluster of this machine alone that
             ends with the run. Ray Data does not support ``ray://``.
-        concurrency: Number of workers; ``None`` for as many as the cluster has CPUs or GPUs for.
-        gpus_per_worker: GPUs of each worker: a whole number, or less than 1 to share a GPU; 0 computes on CPUs.
-        threads_per_worker: Threads, and CPUs, of each worker.
-        connect_timeout: Seconds to wait for the cluster.
+        concurrency: Number of workers; ``None`` for as many as the cluster's CPUs and GPUs allow.
+        gpus_per_worker: Number of GPUs of each worker: a whole number, or less than 1 to share a GPU. With 0, workers
+            compute on CPUs.
+        threads_per_worker: Number of threads of each worker, and of CPUs reserved for it.
+        connect_timeout: Seconds to wait for an answer of the cluster.
 
     Raises:
-        InputError: Ray cannot assign that number of GPUs.
+        InputError: Ray cannot assign ``gpus_per_worker`` GPUs.
     """
 
     address: str | None = None
@@ -62,12 +63,12 @@ class ClusterOptions:
             )
 
     def fits(self, resources: Mapping[str, float]) -> bool:
-        """Return whether a machine with these resources, by Ray's names, has room for a worker."""
+        """Return whether a machine has room for a worker, given its resources by Ray's names."""
         cpus, gpus = resources.get("CPU", 0), resources.get("GPU", 0)
         return cpus >= self.threads_per_worker and gpus >= self.gpus_per_worker
 
     def workers(self, resources: Mapping[str, float]) -> int:
-        """Return the number of workers to start on a cluster with these resources, by Ray's names."""
+        """Return the number of workers to start on a cluster, given its resources by Ray's names."""
         if self.concurrency is not None:
             return self.concurrency
         workers = resources.get("CPU", 0) / self.threads_per_worker
@@ -77,7 +78,7 @@ class ClusterOptions:
 
 
 def import_ray() -> Any:
-    """Return ``ray``, with ``ray.data``.
+    """Import Ray and Ray Data, and return the module ``ray``.
 
     Raises:
         DependencyError: Ray Data is not installed.
@@ -96,12 +97,14 @@ def import_ray() -> Any:
 
 @contextmanager
 def connected(options: ClusterOptions) -> Iterator[Any]:
-    """Yield ``ray``, connected to a cluster; keep a connection that exists already.
+    """Connect to a cluster for the duration of a block, and yield the module ``ray``.
+
+    If this process is connected already, the connection is used and stays open.
 
     Raises:
         DependencyError: Ray is not installed.
-        XLMError: No cluster answers in time, the cluster cannot be joined, or this machine alone has no room for a
-            worker. A cluster may grow, so a cluster without room only causes a warning.
+        XLMError: No cluster answers in time, the cluster cannot be joined, or the run uses this machine alone and it
+            has no room for a worker. A larger cluster without room only causes a warning, because it may grow.
     """
     ray = import_ray()
     if ray.is_initialized():
@@ -121,11 +124,11 @@ def connected(options: ClusterOptions) -> Iterator[Any]:
     try:
         with _own_signals():
             ray.init(**settings)
-    except (Exception, SystemExit) as error:  # when Ray gives up, it exits the process
+    except (Exception, SystemExit) as error:  # SystemExit, because Ray exits the process when it gives up
         raise _init_error(address, time.monotonic() - start, error) from error
     try:
         _check_room(ray, options, local=local)
-        with redirect_stdout(sys.stderr):  # Ray prints which of its processes have died
+        with redirect_stdout(sys.stderr):  # Ray prints messages about processes that died
             yield ray
     finally:
         ray.shutdown()
@@ -169,7 +172,7 @@ def _own_signals() -> Iterator[None]:
 
 
 def wait_for(address: str, seconds: float) -> None:
-    """Wait until a Ray server answers. Without this check, Ray waits for minutes and then exits the process.
+    """Wait until a Ray server answers. Without this check, Ray would wait for minutes and then exit the process.
 
     Args:
         address: As in ``ClusterOptions``; ``auto`` is not checked.
@@ -217,7 +220,7 @@ def _init_error(address: str, seconds: float, error: BaseException) -> XLMError:
             "Ray could not start on this machine",
             where="--engine ray without --address",
             found=_reason(error, seconds),
-            remedy=f"run it again when the machine is less busy; Ray's logs have the details ({_LOGS})",
+            remedy=f"run the command again when the machine is less busy; Ray's logs have the details ({_LOGS})",
         )
     return XLMError(
         "this process cannot join the Ray cluster",

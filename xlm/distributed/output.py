@@ -1,17 +1,18 @@
-"""The output directory, which many workers fill, and in which an interrupted run can be resumed.
+"""Output directory of a run. Many workers write to it, and an interrupted run can be resumed in it.
 
     part-0000000-0000000.tsv     output of shard 0 of file 0; sorted by name, the parts are the whole output
-    _meta.json                   what the run is: model, inputs and options
+    _meta.json                   the description of the run: model, inputs and options
     _run                         the lease: the runs that have written here, the current one last
     _parts/0000000-0000000.json  the record of a finished part: rows, problems, digest of its input
     _SUCCESS                     totals of all parts; written last
 
-A worker writes a part as a whole, and then its record. If a shard is processed twice, because a machine died or was
-slow, the part written last stays. Machines with the same kind of processor write the same bytes. Other engines ignore
-names that begin with an underscore.
+A worker first writes a whole part, and then the record of the part. If a shard is processed twice, because a machine
+died or was slow, the part that is written last stays. Machines with the same kind of processor write the same bytes.
+Other engines ignore names that begin with an underscore.
 
 The lease belongs to the run whose line is the last in ``_run``. Each run adds its line when it begins, and only the
-holder of the lease writes parts or ``_SUCCESS``. A worker that finds no ``_run`` cannot see the shared directory.
+holder of the lease writes parts or ``_SUCCESS``. A worker that finds no ``_run`` reports that its machine does not see
+the shared directory.
 """
 
 from __future__ import annotations
@@ -32,26 +33,26 @@ _META, _LEASE, _PARTS, _SUCCESS = "_meta.json", "_run", "_parts", "_SUCCESS"
 _PART, _SIZES = "part-", "sizes"
 
 PartKey = tuple[int, int]
-"""Index of the file, and of the shard in it."""
+"""Key of a part: the index of the input file, and the index of the shard in that file."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Record:
-    """The record of a finished part; its fields are the keys on disk.
+    """The record of a finished part; its fields are the keys of the JSON file.
 
     Attributes:
-        file: Index of the file.
+        file: Index of the input file.
         unit: Index of the shard in the file.
         rows: Number of input rows.
         problems: Number of rows without a result.
         reasons: Why some of these rows have no result.
-        counts: Number of tokens, or of continuations by what ended them.
-        digest: Digest of the shard.
-        bytes: Size of the part.
+        counts: Numbers of tokens, or numbers of continuations by the reason for their end.
+        digest: Digest of the rows of the shard.
+        bytes: Size of the part in bytes.
         last: Whether the shard is the last one of its file.
-        damaged: Whether the file could not be read further.
-        processor: What kind of processor computed it.
-        warnings: Warnings of the worker.
+        damaged: Whether the input file could not be read beyond this shard.
+        processor: Kind of processor that computed the part.
+        warnings: Warnings that the worker gave for the shard.
     """
 
     file: int
@@ -89,7 +90,7 @@ def totals(records: Iterable[Record]) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """The output of a run.
+    """The parts of a run, and its state, in an output directory.
 
     Attributes:
         directory: The output directory.
@@ -107,13 +108,13 @@ class Output:
         """Take the directory for a run, and return the records of the parts that are done.
 
         Args:
-            identity: What the run is, as JSON values; ``inputs`` are the names of its files.
-            sizes: Sizes of these files. Only a file that was damaged may have another size than before.
-            resume: Resume a run of the same identity; start if there is none.
+            identity: Model, inputs and options of the run, as JSON values; ``inputs`` are the names of its input files.
+            sizes: Sizes of the input files. In a resumed run, only a file that was damaged may have a new size.
+            resume: Whether to resume an earlier run with the same identity; without such a run, a new run starts.
 
         Raises:
-            InputError: The directory belongs to a run of another identity, or the input files have changed.
-            WriteError: The directory is not empty, and ``resume`` is not set.
+            InputError: The directory belongs to a run with another identity, or the input files have changed.
+            WriteError: The directory is not empty, and ``resume`` is false or the directory holds no run.
         """
         meta = self.description()
         if meta is None:
@@ -145,13 +146,13 @@ class Output:
                 raise other_input_error(
                     f"inputs: {name}",
                     found=f"{size:,} bytes",
-                    expected=f"{previous:,} bytes, as then",
+                    expected=f"{previous:,} bytes, as in the earlier run",
                     otherwise="start again, in another directory",
                 )
         self._take_lease(identity, sizes, previous=runs)
         self.directory.remove_unfinished(of_all=True)
         part_sizes = self.directory.names()
-        # A part that was removed or changed is computed again.
+        # Omit the record of a part that was removed or changed, so that the part is computed again.
         return {
             record.key: record
             for record in records
@@ -159,7 +160,7 @@ class Output:
         }
 
     def description(self) -> dict[str, Any] | None:
-        """Return the description of the run that the directory belongs to; ``None`` if there is none.
+        """Return the description of the run that the directory belongs to; ``None`` if it belongs to no run.
 
         Raises:
             InputError: The description cannot be read.
@@ -186,7 +187,7 @@ class Output:
         self.directory.write(_META, meta)
         self.directory.write(_LEASE, "".join(f"{run}\n" for run in [*previous, self.directory.writer]).encode())
         self._check_lease()
-        # If two runs begin at once, one may hold the lease while the description is that of the other.
+        # If two runs begin at once, one may hold the lease while _meta.json describes the other.
         if self.directory.read(_META) != meta:
             raise self._lease_lost()
 
@@ -211,7 +212,7 @@ class Output:
         )
 
     def _read_records(self, runs: list[str]) -> list[Record]:
-        """Return the records of these runs, without any that are incomplete."""
+        """Return the complete records that these runs wrote."""
         names = [f"{_PARTS}/{name}" for name in self.directory.names(_PARTS) if name.endswith(".json")]
         records = []
         for values in map(_parse_object, filter(None, self.directory.read_all(names))):
@@ -229,7 +230,7 @@ class Output:
 
         Args:
             key: The key of the part.
-            source: A local file with its contents.
+            source: A local file with the contents of the part.
 
         Raises:
             WriteError: This machine does not see the directory of the run.
@@ -238,7 +239,7 @@ class Output:
         return self.directory.copy(source, self.part_name(key))
 
     def add_record(self, record: Record) -> None:
-        """Record that a part is done."""
+        """Write the record of a finished part."""
         values = {**asdict(record), "run": self.directory.writer}
         self.directory.write(f"{_PARTS}/{_key_text(record.key)}.json", _to_json(values))
 
@@ -250,7 +251,7 @@ class Output:
         """Remove parts without a record, and write ``_SUCCESS`` unless an input file is damaged.
 
         Args:
-            identity: What the run is.
+            identity: As for ``begin``.
             records: The records of all parts.
 
         Raises:
@@ -273,8 +274,8 @@ class Output:
         for name in sizes.keys() - expected.keys():
             if name.startswith(_PART):  # the part belongs to a file that was damaged and now has fewer shards
                 self.directory.remove(name)
-                # If its record stayed, it would still mark the file as damaged, and later runs would allow the file to
-                # change its size.
+                # If the record of this part stayed, it would still mark the file as damaged, and later runs would allow
+                # the file to change its size.
                 self.directory.remove(f"{_PARTS}/{name.removeprefix(_PART).removesuffix(self.suffix)}.json")
         if not any(record.damaged for record in records):
             parts = [[name, record.rows, record.bytes] for name, record in zip(expected, records, strict=True)]
@@ -290,7 +291,7 @@ def _to_json(values: Mapping[str, Any]) -> bytes:
 
 
 def _parse_object(data: bytes) -> dict[str, Any] | None:
-    """Return the object of a JSON file; ``None`` if it is incomplete."""
+    """Return the object in the bytes of a JSON file; ``None`` if the file is incomplete."""
     try:
         values = json.loads(data)
     except ValueError:

@@ -1,4 +1,4 @@
-"""The Ray Data pipeline: a reader cuts files into shards, and workers write a part for each.
+"""The Ray Data pipeline: a reader cuts files into shards, and workers write a part of the output for each shard.
 
 The stages exchange tables with one column of JSON: unfinished files, then shards, then results (records or errors).
 """
@@ -34,11 +34,11 @@ if TYPE_CHECKING:
 _COLUMN = "data"
 _MAX_READ_TASKS = 1000
 _WORKERS_PER_READER = 16
-_SHARDS_IN_FLIGHT = 2  # for each worker, one in progress and one waiting
+_SHARDS_IN_FLIGHT = 2  # shards for each worker: one in progress and one waiting
 _MAX_REASONS = 5
 
 PendingFile = tuple[int, dict[str, tuple[str, bool]]]
-"""An unfinished file: its index, and for each finished shard, by index, the digest and whether it is the last."""
+"""File with missing shards: its index, and for each finished shard, by index, its digest and whether it is the last."""
 
 
 def build_dataset(
@@ -70,7 +70,7 @@ def build_dataset(
                 batch_size=None,
                 batch_format="pyarrow",
                 fn_kwargs=dict(reading),
-                num_cpus=0,  # reading needs no CPU of its own, because the workers may occupy all of them
+                num_cpus=0,  # reserve no CPU for readers, because the workers may occupy all CPUs
                 compute=ray.data.TaskPoolStrategy(size=min(-(-workers // _WORKERS_PER_READER), len(blocks))),
             )
             .map_batches(
@@ -81,8 +81,8 @@ def build_dataset(
                 num_cpus=cluster.threads_per_worker,
                 num_gpus=cluster.gpus_per_worker or None,
                 compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=_SHARDS_IN_FLIGHT),
-                # A dead worker restarts on any machine with room. There may be none, so its shards are dropped here and
-                # processed in the next pass.
+                # A dead worker restarts on any machine with room, but perhaps no machine has room. So the shards of the
+                # worker are dropped here and processed in the next pass.
                 ray_remote_args_fn=lambda: {"max_restarts": -1, "max_task_retries": 0},
             )
         )
@@ -90,7 +90,7 @@ def build_dataset(
 
 @contextmanager
 def _one_row_per_block(ray: Any) -> Iterator[None]:
-    """Make datasets pass on each row in a separate block, and drop blocks that fail.
+    """Make Ray Data put each row into a block of its own, and drop blocks that fail.
 
     Rows in one block would all go to the same worker.
     """
@@ -134,7 +134,7 @@ def read_shards(
 
     Args:
         pending: A table of unfinished files.
-        files: All files.
+        files: All input files of the run.
         format: As for ``Corpus``.
         column: As for ``Corpus``.
         read_at_once: As for ``shards_of``.
@@ -151,13 +151,12 @@ def read_shards(
                     corpus, file=file, read_at_once=read_at_once, windows_per_shard=windows_per_shard
                 ):
                     if shard.damaged and any(int(index) >= shard.index for index in done):
-                        # The input has not changed: an earlier pass could read further, and a later one may be able to
-                        # again.
+                        # An earlier pass could read the file further, so a later pass may be able to do so again.
                         error = InputError(
-                            "the input cannot be read as far as before",
+                            "the input cannot be read as far as in an earlier pass",
                             where=name,
                             found=shard.windows[-1][-1].problem,
-                            remedy="run it again with --resume when the file can be read",
+                            remedy="run the command again with --resume when the file can be read",
                         )
                         yield table_of(error_to_dict(error, retry=True))
                         continue
@@ -168,17 +167,17 @@ def read_shards(
                         raise other_input_error(
                             name, found="other texts", otherwise="start again, in another directory"
                         )
-        except Exception as error:  # the error is passed on as a result, and the run raises it
+        except Exception as error:  # the error is passed on as a result, and the driver raises it
             yield table_of(error_to_dict(error))
 
 
 class PartWriter:
-    """A worker, which computes shards and writes their parts.
+    """Worker that computes shards and writes their parts.
 
     Args:
-        task: The task; the first shard loads it.
+        task: The task; its model is loaded when the first shard arrives.
         identity: What ``task.identity()`` returned on the driver.
-        output: The output.
+        output: The output to write parts and records to.
     """
 
     def __init__(self, task: Task, identity: dict[str, Any], output: Output) -> None:
@@ -186,7 +185,7 @@ class PartWriter:
         self._compute: Compute | None = None
 
     def __call__(self, shards: Any) -> Any:
-        """Return a table with the result of each shard in a table: a record or an error.
+        """Process a table of shards, and return a table with one result for each: a record or an error.
 
         Errors are returned, since Ray would treat an exception as a failure of the machine.
         """
@@ -260,7 +259,7 @@ def error_to_dict(error: Exception, *, retry: bool = False) -> dict[str, Any]:
         error: The error.
         retry: Whether a second attempt may succeed; always assumed for I/O errors.
     """
-    # Every ``WriteError`` is an ``OSError``, but only one that the system caused is worth a second attempt.
+    # Every WriteError is an OSError, but only a WriteError with an OSError as its cause is worth a second attempt.
     retry = retry or isinstance(error.__cause__ if isinstance(error, WriteError) else error, OSError)
     host = socket.gethostname()
     if not isinstance(error, XLMError):
@@ -277,6 +276,6 @@ def error_to_dict(error: Exception, *, retry: bool = False) -> dict[str, Any]:
 
 
 def error_from_dict(values: Mapping[str, Any]) -> XLMError:
-    """Return the error that ``error_to_dict`` encoded, as an ``XLMError`` if it was none."""
+    """Return the error that ``error_to_dict`` encoded. An error of another library becomes an ``XLMError``."""
     error_class: Callable[..., XLMError] = getattr(errors, values["error"])
     return error_class(values["what"], **{name: values[name] for name in ("where", "found", "expected", "remedy")})

@@ -1,4 +1,4 @@
-"""A run: a task over files, on a cluster, into an output directory."""
+"""A run: it applies a task to files, on a cluster, and writes the results to an output directory."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ from xlm.distributed.storage import Directory, absolute
 from xlm.distributed.tasks import Task
 from xlm.errors import XLMError
 
-# Defaults for the size of a part: a few megabytes, but large enough that terabytes of input do not give millions of
-# files.
+# The default size of a part is up to a few megabytes, so that terabytes of input do not give millions of files.
 _MAX_ROWS = 1 << 16
 _PARTS_PER_WORKER = 16
 _BYTES_PER_ROW = 128
@@ -31,20 +30,20 @@ _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 @dataclass(kw_only=True)
 class Run:
-    """A task over files.
+    """Run of a task over files.
 
     Attributes:
         task: The task.
-        files: The input, in the order of the output.
+        files: The input files, in the order of the output.
         output: Path or address of the output directory, which every machine must see.
         cluster: Which cluster to use.
         format: As for ``Corpus``.
         column: As for ``Corpus``.
-        windows_per_file: Number of windows in a part. ``None`` means that of the resumed run; in a new run, it gives
-            each worker some 16 parts, of at most 65,536 rows.
-        resume: Resume a run of the same identity; start if there is none.
+        windows_per_file: Number of windows in a part. ``None`` means the number in the resumed run; in a new run, it
+            means about 16 parts for each worker, of at most 65,536 rows each.
+        resume: Whether to resume an earlier run with the same identity; without such a run, a new run starts.
         progress: Whether Ray shows progress bars.
-        resumed: Number of parts from earlier runs.
+        resumed: Number of parts that earlier runs have finished.
     """
 
     task: Task
@@ -60,17 +59,17 @@ class Run:
     _records: dict[PartKey, Record] = field(default_factory=dict, init=False)
 
     def __call__(self, identity: Mapping[str, Any]) -> list[Record]:
-        """Process all files, and return the records of all parts in their order.
+        """Process all files, and return the records of all parts in the order of the output.
 
         Args:
             identity: What ``task.identity()`` returned.
 
         Raises:
             DependencyError: Ray is not installed.
-            InputError: The directory belongs to a run of another identity, another run has taken it, or the input has
-                changed.
+            InputError: The output directory belongs to a run with another identity, another run has taken it, or the
+                input has changed.
             WriteError: The output directory is not empty, or cannot be written.
-            XLMError: No cluster answers, or workers fail. The parts that are done can be resumed.
+            XLMError: No cluster answers, or workers fail. Finished parts stay, and the run can be resumed.
         """
         output = Output(Directory(absolute(self.output)), self.task.suffix)
         with connected(self.cluster) as ray:
@@ -120,7 +119,7 @@ class Run:
         return max(1, min(_MAX_ROWS, rows) // self.task.read_at_once)
 
     def _process(self, ray: Any, dataset_of: Callable[[list[PendingFile]], Any], *, max_failures: int) -> None:
-        """Process missing shards until none is left; those of a dead machine are processed in the next pass."""
+        """Process missing shards in passes until none is left. The next pass processes the shards of a dead machine."""
         idle_passes = 0
         last_error: XLMError | None = None
         with log_capture() as log:
@@ -133,7 +132,7 @@ class Run:
                         remedy="see Ray's logs (/tmp/ray/session_latest/logs); if the workers ran out of memory, use "
                         "fewer workers or a smaller --windows-per-file",
                     )
-                # A damaged file is read again, and may be readable up to a different place this time.
+                # Drop the records of damaged shards: their files are read again, perhaps up to another position.
                 again = {file for file, _ in pending}
                 self._records = {
                     key: record
@@ -145,7 +144,7 @@ class Run:
                 idle_passes = idle_passes + 1 if self._done() == done else 0
 
     def _run_pass(self, ray: Any, dataset: Any, *, max_failures: int) -> XLMError | None:
-        """Store the records of one pass, and return the last error that allows another pass."""
+        """Store the records of one pass. Return the last error after which another pass may succeed, or ``None``."""
         last_error, failures = None, 0
         try:
             with closing(read_results(dataset, progress=self.progress)) as results:
@@ -194,7 +193,7 @@ class _LastError(logging.Handler):
 def log_capture() -> Iterator[_LastError]:
     """Yield a handler that keeps the last error that Ray Data logs.
 
-    Until the block ends, the terminal shows only warnings about missing resources. Ray's log files have everything.
+    Until the block ends, the terminal shows only warnings about missing resources. Ray's log files get all messages.
     """
     logger = logging.getLogger("ray.data")
     terminals = [

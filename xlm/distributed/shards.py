@@ -1,7 +1,7 @@
-"""Shards: consecutive windows of one file, which one worker processes at a time and whose results form one part.
+"""Shards: consecutive windows of one file. A worker processes one shard at a time and writes its results as one part.
 
-Windows are counted from the start of the file. They hold the rows that the local command computes together, so the
-results have the same digits.
+A window holds the same rows as in a run without Ray. These rows are computed together, so both runs give the same
+results to the last digit.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ class Shard:
     Attributes:
         file: Index of the file, from 0.
         index: Index of the shard in its file, from 0.
-        windows: Rows by window; none for a file without rows.
-        last: Whether it is the last shard of the file.
-        damaged: Whether the file could not be read further, so that it must be read again.
-        warnings: Warnings about the file; on its last shard.
+        windows: The rows of each window; empty for a file without rows.
+        last: Whether the shard is the last of the file.
+        damaged: Whether the file could not be read beyond this shard, and must be read again.
+        warnings: Warnings about the file; only the last shard of the file has them.
     """
 
     file: int
@@ -54,7 +54,7 @@ class Shard:
         name = next((window[0].file for window in self.windows), "")
         rows = [[[row.number, row.text, row.problem] for row in window] for window in self.windows]
         fields = [self.file, self.index, self.last, self.damaged, self.warnings, name, rows]
-        # Escapes would more than double the size, and readers can run on machines with little memory.
+        # ASCII escapes could more than double the size of a text, and readers can run on machines with little memory.
         return json.dumps(fields, ensure_ascii=False).encode("utf-8", "surrogatepass")
 
     @classmethod
@@ -69,7 +69,7 @@ class Shard:
 
 
 def shards_of(corpus: Corpus, *, file: int, read_at_once: int, windows_per_shard: int) -> Iterator[Shard]:
-    """Yield the shards of a file in order, at least one; reads the file as they are taken.
+    """Yield the shards of a file in order, at least one. The file is read while shards are taken.
 
     Args:
         corpus: The rows of one file.
@@ -78,7 +78,7 @@ def shards_of(corpus: Corpus, *, file: int, read_at_once: int, windows_per_shard
         windows_per_shard: Maximum number of windows in a shard; about 30 million characters also fill a shard.
     """
     index = 0
-    # The last shard is marked, so each one waits for the next.
+    # The last shard is marked, so each shard is held back until the next one begins or the file ends.
     waiting: Windows = ()
     for group in read_ahead(
         map(tuple, windows(corpus, read_at_once=read_at_once)),

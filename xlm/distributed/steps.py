@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _OUTPUTS = ("tokens", "ids")
 
 Cells = dict[str, Any]
-"""New cells of one row, by column; a missing one is null."""
+"""New cells of one row, by column; a column without an entry gets null."""
 
 
 class _Step(ABC):
@@ -61,7 +61,7 @@ class _Step(ABC):
                 "the dataset already has a column with the name of a new one",
                 where="columns",
                 found=", ".join(map(repr, taken)),
-                remedy="rename it: Dataset.rename_columns",
+                remedy="rename that column with Dataset.rename_columns",
             )
         results = self._results(batch, rows)
         if any(len(of_row) != 1 for of_row in results):
@@ -73,7 +73,7 @@ class _Step(ABC):
 
     @abstractmethod
     def _results(self, batch: Any, rows: list[Row]) -> Sequence[Sequence[Cells]]:
-        """Return the new cells of each row; a row appears once for each of its results."""
+        """Return, for each row, its results as new cells. The row is repeated once for each result."""
 
 
 def _cells(batch: Any, name: str) -> Any:
@@ -84,11 +84,11 @@ def _cells(batch: Any, name: str) -> Any:
             where="map_batches",
             found=type(batch).__name__,
             expected="pyarrow.Table",
-            remedy='map_batches(..., batch_format="pyarrow")',
+            remedy='pass batch_format="pyarrow" to map_batches',
         )
     if not isinstance(name, str) or batch.column_names.count(name) != 1:
         raise InputError(
-            "the dataset has no such column, or several",
+            "the dataset has no column with this name, or several",
             where="column",
             found=", ".join(map(repr, batch.column_names)),
             expected=shown(name),
@@ -154,9 +154,9 @@ class Scorer(_Step):
     gets a ``status`` with the reason and no numbers. The new columns are those of ``xlm score``:
 
     - ``by="sentence"``: ``tokens``, ``logprob``, ``unknown`` (number of tokens that are ``<unk>``), ``status``;
-    - ``by="word"``: each row once for each word, ``word`` (from 1), ``start`` and ``end`` (characters of the text; both
-      are its length for the closing ``</s>``), ``tokens``, ``logprob``, ``unknown`` (whether any token of the word is
-      ``<unk>``), ``status``;
+    - ``by="word"``: each row once for each word, ``word`` (from 1), ``start`` and ``end`` (in characters of the
+      text; for the closing ``</s>``, both are the length of the text), ``tokens``, ``logprob``, ``unknown`` (whether
+      any token of the word is ``<unk>``), ``status``;
     - ``by="token"``: each row once for each token, ``position`` (from 1), ``id``, ``token``, ``logprob``, ``rank`` and
       ``entropy`` if requested, ``unknown``, ``status``.
 
@@ -168,7 +168,7 @@ class Scorer(_Step):
         lang: Name of the language of the texts.
         column: Column that holds the texts.
         by: ``"sentence"``, ``"word"`` or ``"token"``.
-        bits: Also give the surprisal in bits.
+        bits: Whether to add a column with the surprisal in bits.
         preset: Text pipeline; ``None`` for the model's own.
         codes: BPE codes, for a checkpoint of the original.
         dtype: ``float32``, ``bfloat16``, ``float16``, ``int8`` (CPU only), or ``auto`` for the type in the file.
@@ -243,10 +243,11 @@ class Generator(_Step):
         lang: Name of the language of the prompts.
         column: Column that holds the prompts.
         line_column: Column that numbers the prompts, from 1. With it, the samples of a prompt depend only on the seed
-            and its number, and are those of ``xlm generate`` for that line. Without it, each batch has a random seed.
+            and the prompt's number, and equal those of ``xlm generate`` for the line with that number. Without it,
+            each batch has a random seed.
         continuation_lang: Language of the continuations; ``None`` for that of the prompts.
-        seed: Seed of the samples, which requires ``line_column``; ``None`` for a random one for each batch.
-        greedy: Take the most likely token at each step instead of sampling.
+        seed: Seed of the samples, which requires ``line_column``; ``None`` for a random seed for each batch.
+        greedy: Whether to take the most likely token at each step instead of sampling.
         num_beams: Number of beams; more than 1 means beam search instead of sampling.
         batch_size: Maximum number of prompts in a model batch.
         preset: Text pipeline; ``None`` for the model's own.
@@ -254,7 +255,7 @@ class Generator(_Step):
         dtype: As for ``Scorer``.
         device: As for ``Scorer``.
         threads: As for ``Scorer``.
-        **options: Of ``XLMWithLMHeadModel.generate``, such as ``max_new_tokens``; ``top_p`` defaults to 0.9.
+        **options: Options of ``XLMWithLMHeadModel.generate``, such as ``max_new_tokens``; ``top_p`` defaults to 0.9.
 
     Raises:
         XLMError: There is no such model, language, device or option, or there is a seed without ``line_column``.
@@ -334,7 +335,7 @@ class Generator(_Step):
         if row.text is None:
             return row
         if not isinstance(number, int) or number < 1:
-            return replace(row, text=None, problem=f"{self._line_column!r} is not a number from 1: {number!r}")
+            return replace(row, text=None, problem=f"{self._line_column!r} is not an integer from 1 up: {number!r}")
         return replace(row, number=number)
 
 

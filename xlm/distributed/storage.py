@@ -1,11 +1,12 @@
 """Files and directories on this machine, in object stores, and wherever else Arrow or fsspec can open them.
 
 A name with ``://``, such as ``s3://bucket/texts``, is an address; any other name is a path on this machine.
-``pyarrow.fs`` opens the address if it knows the scheme, otherwise fsspec does. Open file systems are never kept, so
-everything here can be sent to workers.
+``pyarrow.fs`` opens the address if it knows the scheme, otherwise fsspec does. No object keeps a file system open, so
+the objects of this module can be sent to workers.
 
-An address that ``pyarrow.fs`` opens may end in options, such as ``?region=eu-west-1``. The rest is taken literally:
-``%20`` is not a space. Names listed in a directory are never parsed as addresses, so they may hold any character.
+An address that ``pyarrow.fs`` opens may end in options, such as ``?region=eu-west-1``. The rest of the address is
+taken literally: ``%20`` is not a space. Names listed in a directory are never parsed as addresses, so they may hold any
+character.
 """
 
 from __future__ import annotations
@@ -44,12 +45,12 @@ def _is_address(name: str) -> bool:
 
 
 def absolute(name: str) -> str:
-    """Return an address unchanged, and a path as an absolute one, because workers run in other directories."""
+    """Make a path absolute, because workers run in other directories; return an address unchanged."""
     return name if _is_address(name) else str(Path(name).absolute())
 
 
 def file_system(name: str) -> tuple[Any, str]:
-    """Return the ``pyarrow.fs.FileSystem`` of an address or path, and the path in it.
+    """Return the ``pyarrow.fs.FileSystem`` of an address or path, and the path inside that file system.
 
     Raises:
         InputError: Neither Arrow nor fsspec can open the address.
@@ -63,7 +64,7 @@ def file_system(name: str) -> tuple[Any, str]:
     literal, question, options = rest.partition("?")
     store, _, path = literal.partition("/")
     try:
-        # The path bypasses the URI parser, for which # and % have a meaning.
+        # Keep the path away from the URI parser, in which # and % have a special meaning.
         system, root = fs.FileSystem.from_uri(f"{scheme}://{store}/{question}{options}")
         return system, _join(root, path.rstrip("/")) or root
     except (OSError, ValueError) as error:
@@ -75,7 +76,7 @@ def file_system(name: str) -> tuple[Any, str]:
             "fsspec, which could open this address, is not installed", where=name, remedy="pip install fsspec"
         ) from error
     try:
-        # Turn caches off, because other processes write to the same place at the same time.
+        # Turn caches off, because other processes write to the same directories at the same time.
         system, path = fsspec.core.url_to_fs(name, use_listings_cache=False, skip_instance_cache=True)
     except (ImportError, ValueError, OSError) as error:
         raise InputError(
@@ -96,13 +97,13 @@ def _local_path(rest: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
-    """A file that Arrow or fsspec opens, as an ``InputFile``.
+    """An ``InputFile`` that Arrow or fsspec opens.
 
     Attributes:
-        name: Its name in results.
-        address: The address that opens its file system.
-        location: Its path in that file system.
-        bytes: Its size.
+        name: Name of the file in results.
+        address: Address from which the file system can be opened.
+        location: Path of the file in that file system.
+        bytes: Size of the file.
     """
 
     name: str
@@ -147,14 +148,15 @@ class SharedFile(LocalFile):
 
 
 def input_files(names: Iterable[str], *, output: str | None = None) -> list[InputFile]:
-    """Return the files that names stand for: files, directories with all files below them, and patterns (``*?[]``).
+    """Return the input files that names stand for.
 
-    Files of a directory or pattern are sorted by name, without those that begin with a dot or an underscore, which
-    other engines omit too.
+    A name is a file, a directory with all files below it, or a pattern with ``*``, ``?`` or ``[]``. The files of a
+    directory or pattern are sorted by name. Names that begin with a dot or an underscore are omitted, as in other
+    engines.
 
     Args:
         names: Paths or addresses.
-        output: Path or address of the output, which may lie below an input directory; files in it are omitted.
+        output: Path or address of the output, which may lie below an input directory; its files are omitted.
 
     Raises:
         InputError: A name matches no file, cannot be listed, or is inside the output.
@@ -186,7 +188,7 @@ def _files_of(name: str, output: str | None) -> list[InputFile]:
         else:
             files.append(SharedFile(Path(file), str(PurePath(file_name))))
     if not files:
-        raise InputError("no such file, and no files below it", where="inputs", found=_printable(name))
+        raise InputError("no such file, and no directory with files", where="inputs", found=_printable(name))
     return files
 
 
@@ -210,7 +212,7 @@ def _relative_output(output: str | None, base: str) -> str | None:
 
 
 def _canonical(name: str) -> str:
-    """Return a path or address in a form that everything below it begins with."""
+    """Normalise a path or address, so that names of files below a directory begin with the directory's name."""
     scheme, separator, rest = name.partition("://")
     if separator and scheme != "file":
         return "/".join([f"{scheme}:/", *filter(None, rest.partition("?")[0].split("/"))])
@@ -267,7 +269,7 @@ def _list(system: Any, directory: str, *, recursive: bool) -> Iterator[_Entry]:
 
 
 def _list_local(directory: str, *, recursive: bool) -> Iterator[_Entry]:
-    # Arrow lists only names that are UTF-8.
+    # Arrow cannot list names that are not UTF-8.
     with suppress(FileNotFoundError), os.scandir(directory) as entries:
         for entry in entries:
             if entry.name.startswith(_HIDDEN):
@@ -277,7 +279,8 @@ def _list_local(directory: str, *, recursive: bool) -> Iterator[_Entry]:
                 if recursive:
                     yield from _list_local(entry.path, recursive=True)
             elif entry.is_file() or entry.is_symlink():
-                yield entry.path, LocalFile(Path(entry.path)).size()  # 0 for a broken link, which is reported as damage
+                # The size of a broken link is 0; reading the link reports it as damaged.
+                yield entry.path, LocalFile(Path(entry.path)).size()
 
 
 def _printable(name: str) -> str:
@@ -286,13 +289,13 @@ def _printable(name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Directory:
-    """A directory to write files into, each of which appears whole or not at all.
+    """Directory in which each new file appears whole or not at all.
 
-    On a file system with directories, a file is written below ``_temporary`` and moved. In an object store, an object
-    only becomes visible when it is complete.
+    On a file system with directories, a file is written below ``_temporary`` and then moved. In an object store, an
+    object only becomes visible when it is complete.
 
     Attributes:
-        address: Path or address.
+        address: Path or address of the directory.
         writer: Random identifier of this writer; copies sent to other machines keep it.
 
     Raises:
@@ -324,7 +327,7 @@ class Directory:
             file.write(data)
 
     def copy(self, source: Path, name: str) -> int:
-        """Write or replace a file with the contents of a local one, and return its size in bytes."""
+        """Write or replace a file with the contents of a local file, and return its size in bytes."""
         copied = 0
         with self._replacing(name) as target, source.open("rb") as file:
             while data := file.read(_COPY_BUFFER):
@@ -340,10 +343,10 @@ class Directory:
             system.delete_file(_join(path, name))
 
     def remove_unfinished(self, *, of_all: bool = False) -> None:
-        """Remove what killed workers left below ``_temporary``, as far as possible.
+        """Remove unfinished files that killed workers left below ``_temporary``. Errors are ignored.
 
         Args:
-            of_all: Also remove files of other writers.
+            of_all: Whether to remove the files of other writers too.
         """
         system, path = file_system(self.address)
         everything, own = _join(path, _TEMPORARY), _join(path, _TEMPORARY, self.writer)
@@ -378,7 +381,7 @@ class Directory:
 
     @contextmanager
     def _opened(self) -> Iterator[tuple[Any, str]]:
-        """Yield the file system and the path in it; turn I/O errors into ``WriteError``."""
+        """Yield the file system and the directory's path in it; turn I/O errors into ``WriteError``."""
         system, path = file_system(self.address)
         try:
             yield system, path
@@ -405,7 +408,7 @@ def _read(system: Any, path: str) -> bytes | None:
 def _object(system: Any, target: str) -> Iterator[Any]:
     """Yield a stream into an object, and delete the object if the block raises.
 
-    Closing or dropping the stream always publishes the object with whatever has arrived.
+    Closing or dropping the stream always publishes the object, even if its data is incomplete.
     """
     file = system.open_output_stream(target)
     try:

@@ -53,7 +53,7 @@ class WorkerModel(ModelSource):
         return ModelSource.network(self, kind)
 
     def here(self) -> WorkerModel:
-        """Return the source with which the driver opens the model: on the CPU, with the threads of this process."""
+        """Return a copy with which the driver opens the model: on the CPU, with the threads of this process."""
         return dataclasses.replace(self, device="cpu", threads=None)
 
     def identity(self, signature: Signature) -> dict[str, Any]:
@@ -67,10 +67,10 @@ class WindowOutput:
     """The output of one window.
 
     Attributes:
-        data: Lines, UTF-8.
+        data: Output lines in UTF-8.
         problems: Number of rows without a result.
         reasons: Reasons for the problems, unless the lines state them.
-        counts: Number of tokens, or of continuations or translations by what ended them.
+        counts: Numbers of tokens, or numbers of continuations or translations by the reason for their end.
     """
 
     data: bytes = b""
@@ -85,12 +85,12 @@ class WindowOutput:
 
 
 Compute = Callable[[Sequence[Row], int], WindowOutput]
-"""Function that computes a window, given its rows and the index of their file."""
+"""Function that computes a window, given its rows and the index of their input file."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task(ABC):
-    """The computation of a run. A task is sent to the workers, and loads nothing before ``start``.
+    """The computation of a run. A task is sent to the workers, and loads nothing until ``start`` is called.
 
     Attributes:
         model: The model.
@@ -112,7 +112,7 @@ class Task(ABC):
 
     @abstractmethod
     def identity(self) -> dict[str, Any]:
-        """Return everything that the output depends on, except the input; check what can be checked on the driver.
+        """Return everything that the output depends on besides the input, and check the options on the driver.
 
         Raises:
             XLMError: There is no such model, language or option.
@@ -126,17 +126,17 @@ class Task(ABC):
             identity: What ``identity`` returned on the driver.
 
         Raises:
-            XLMError: Something is missing, or differs from the driver.
+            XLMError: The worker lacks something, such as the model, or has another model or version than the driver.
         """
 
     def finish(self, lines: Path, target: Path, identity: Mapping[str, Any]) -> None:
-        """Turn the lines of a shard into a part."""
+        """Turn a file with the output lines of a shard into a part."""
         lines.replace(target)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreTask(Task):
-    """Scoring; writes the tables of ``xlm score``.
+    """Task that scores rows and writes the tables of ``xlm score``.
 
     Attributes:
         table: The output table.
@@ -187,14 +187,14 @@ class ScoreTask(Task):
 
     def _compute(self, scorer: Scorer, window: Sequence[Row], file: int) -> WindowOutput:
         lines = scored_lines(scorer, window, self.table)
-        # Reasons are in the column ``status``.
+        # The table has the reasons for problems in its column status.
         counts = Counter(tokens=lines.tokens, unknown=lines.unknown)
         return WindowOutput(data=lines.data, problems=lines.problems, counts=counts)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizeTask(Task):
-    """Tokenization; writes the lines of ``xlm tokenize``, and an empty line for an unreadable row.
+    """Task that writes the lines of ``xlm tokenize``, and an empty line for an unreadable row.
 
     Attributes:
         output: ``"tokens"`` or ``"ids"``.
@@ -235,16 +235,16 @@ class TokenizeTask(Task):
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateTask(Task):
-    """Generation; writes the lines of ``xlm generate``. The prompts of a window form one batch.
+    """Task that writes the lines of ``xlm generate``. The prompts of a window form one batch.
 
-    A row that cannot be continued gives one line: an empty one, or an object with the key ``status``.
+    A row that cannot be continued gives one line: an empty line, or a JSON object with the key ``status``.
 
     Attributes:
         continuation_lang: As for ``TextGenerator``.
         options: Keyword arguments of ``decoding_options``.
         format: ``"text"`` or ``"jsonl"``.
-        seed: Seed of the first file. The seed of any other file depends on this one and on the file's index.
-        files: Whether objects name their file.
+        seed: Seed of the first file. The seed of another file is derived from this seed and the file's index.
+        files: Whether each JSON object names its input file.
     """
 
     continuation_lang: str | None
@@ -288,7 +288,7 @@ class GenerateTask(Task):
 
     def _compute(self, generator: TextGenerator, window: Sequence[Row], file: int) -> WindowOutput:
         output = WindowOutput()
-        seed = derived_seed(self.seed, -file) if file else self.seed  # negative, because rows use the indices from 0 up
+        seed = derived_seed(self.seed, -file) if file else self.seed  # negative, because rows use the indices 0, 1, …
         results = continue_rows(generator, window, seed=seed, batch_size=len(window), format=self.format)
         lines: list[str] = []
         for row, result in zip(window, results, strict=True):
@@ -368,7 +368,7 @@ def continue_rows(
 
     Args:
         generator: The generator.
-        rows: The prompts, and rows without a text. The samples of a row depend on the seed and its number.
+        rows: The prompts, and rows without a text. The samples of a row depend on the seed and the row's number.
         seed: Seed of all rows.
         batch_size: Maximum number of prompts in a batch.
         format: Output format; ``"text"`` cannot hold a prompt with a line feed, ``"jsonl"`` can.

@@ -1,1 +1,1 @@
-"""The page of ``xlm explore``: surprisals and continuations of a model in the browser."""
+"""The web page of ``xlm explore``, which shows surprisals and continuations of a model in the browser."""

@@ -1,7 +1,7 @@
-"""The application of ``xlm explore``: its paths and answers, and the guard that decides which requests it answers.
+"""The web application of ``xlm explore``: its paths and answers, and the guard that decides which requests it answers.
 
-A web page can make a browser send requests to this machine. Without the guard, a page could read the answers only after
-DNS rebinding, where its own host name resolves to 127.0.0.1, but any page could keep the model busy.
+Any web page can make a browser send requests to this machine. Without the guard, every page could keep the model busy.
+After DNS rebinding, where the page's own host name resolves to 127.0.0.1, a page could also read the answers.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ SECURITY_HEADERS: Mapping[str, str] = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
-"""Headers of every response: only files of this server run or load, and no other page may frame or store it."""
+"""Headers of every response: the browser loads files of this server only, and no other page may embed this page."""
 
 _SECONDS_FOR_BODY = 10
 _MEDIA_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
@@ -75,7 +75,7 @@ def make_app(
 
     Args:
         explorer: Computes the answers.
-        worker: Runs the computation.
+        worker: Runs the computation of the answers.
         names: As for ``Guard``.
         any_address: As for ``Guard``.
     """
@@ -102,7 +102,7 @@ def make_app(
         with ExitStack() as admission:
             admission.enter_context(worker.admitted())
             steps = explorer.continuation(continue_request)
-            # The first step comes before the response begins, so that a wrong request still sets its status.
+            # Compute the first step before the response begins, so that a wrong request still gets an error status.
             first = await _unless_left(request, worker.run(next, steps))
             return _Lines(_lines(worker, first, steps), admission.pop_all())
 
@@ -119,7 +119,8 @@ def make_app(
         _ClientLeftError: _on_client_left,
         Exception: _on_bug,
     }
-    # The guard wraps the whole application. As Starlette middleware, it would miss the response to a bug.
+    # The guard wraps the whole application, so that it also adds headers to the response of _on_bug. Middleware of
+    # Starlette would not.
     return Guard(Starlette(routes=routes, exception_handlers=handlers), names=names, any_address=any_address)
 
 
@@ -132,7 +133,10 @@ class _JSON(Response):
 
 
 class _Lines(StreamingResponse):
-    """JSON lines, sent as they are computed. The admission ends after the last line or when the client disconnects."""
+    """Response of JSON lines, sent as they are computed.
+
+    The request counts as admitted until the last line is sent or the client disconnects.
+    """
 
     def __init__(self, lines: AsyncIterator[bytes], admission: ExitStack) -> None:
         super().__init__(lines, media_type="application/jsonl")
@@ -163,8 +167,8 @@ async def _unless_left(request: Request, work: Coroutine[Any, Any, Json]) -> Jso
     """Return the result of the work, unless the client disconnects.
 
     Raises:
-        _ClientLeftError: The client has disconnected. Work that waits for its turn is cancelled; work that runs, which
-            the limits of a request bound, ends by itself, and its result is dropped.
+        _ClientLeftError: The client has disconnected. Work that waits for its turn is cancelled. Work that has begun
+            runs to its end, which the limits of requests bound, and its result is dropped.
     """
 
     async def leaves() -> None:
@@ -185,7 +189,7 @@ async def _unless_left(request: Request, work: Coroutine[Any, Any, Json]) -> Jso
 async def _body(request: Request, limit: int) -> bytes:
     content_type = request.headers.get("content-type", "")
     if content_type.partition(";")[0].strip().lower() != "application/json":
-        raise HTTPException(415, "POST takes Content-Type: application/json")
+        raise HTTPException(415, "a POST request needs Content-Type: application/json")
     body = bytearray()
     try:
         with anyio.fail_after(_SECONDS_FOR_BODY):
@@ -202,7 +206,10 @@ async def _body(request: Request, limit: int) -> bytes:
 
 
 def _static_files() -> dict[str, tuple[bytes, str]]:
-    """Return content and type of each file by name, so that no path in a request reaches the file system."""
+    """Return the content and media type of each static file, by name.
+
+    The files are read once, so that no path in a request reaches the file system.
+    """
     files = {}
     for entry in (resources.files("xlm.explore") / "static").iterdir():
         suffix = "." + entry.name.rpartition(".")[2]
@@ -238,13 +245,13 @@ async def _on_bug(request: Request, error: Exception) -> Response:
 
 
 class Guard:
-    """Refusal of requests with a foreign host name or from a foreign page; adds ``SECURITY_HEADERS`` to responses.
+    """Wrapper that refuses requests with foreign host names or from foreign pages, and adds ``SECURITY_HEADERS``.
 
     Args:
-        app: Application that answers the other requests.
+        app: Application that answers the accepted requests.
         names: Host names that a request may use besides ``localhost`` and loopback addresses.
-        any_address: Whether a request may use any address, for a server that other machines reach.
-        limit: Maximum number of requests at a time. The server's own limit would respond without the headers.
+        any_address: Whether a request may use any IP address as host, for a server that other machines reach.
+        limit: Maximum number of requests at a time. uvicorn has a limit too, but responds without the headers.
     """
 
     def __init__(
@@ -283,7 +290,7 @@ class Guard:
 
         Args:
             headers: Headers of the request by lower-case name.
-            page: Whether the request is for the page itself, which contains no data, so links may lead to it.
+            page: Whether the request is for the page itself. Links of other sites may lead there: it contains no data.
         """
         host = headers.get("host", "")
         if not self._is_ours(host):

@@ -28,14 +28,14 @@ class Explorer:
 
     Args:
         model: A causal model.
-        open_tokenizer: Opens the model's tokenizer with a preset; ``None`` means its own.
+        open_tokenizer: Function that opens the model's tokenizer with a preset; ``None`` means the saved preset.
         name: Name of the model.
         languages: Languages to offer; ``None`` for those of the model or, if it names none, of its tokenizer.
         limits: Limits of a request.
 
     Raises:
         InputError: The model is bidirectional.
-        LanguageError: No language is known, or the model lacks one.
+        LanguageError: No language is known, or the model lacks one of ``languages``.
     """
 
     def __init__(
@@ -94,8 +94,8 @@ class Explorer:
             and its log-probability, best first) and ``unknown`` (whether it is ``<unk>``).
 
         Raises:
-            InputError: An unknown preset.
-            LanguageError: A language that the model lacks.
+            InputError: The preset is unknown.
+            LanguageError: The model lacks the language.
             TooLargeError: The text has too many tokens.
         """
         tokenizer = self._tokenizer(request)
@@ -122,12 +122,13 @@ class Explorer:
         """Yield the tokens that continue a text, each computed on demand.
 
         Yields:
-            For each token, ``id`` and ``text``, which continues the text so far. After the last token, the remaining
-            ``text``, ``stop`` (``eos``, ``max_new_tokens`` or ``positions``), ``tokens``, ``logprob`` (nats), ``seed``.
+            For each token, its ``id`` and the ``text`` that it adds. After the last token, the remaining ``text``,
+            ``stop`` (``eos``, ``max_new_tokens`` or ``positions``), ``tokens`` (their number), ``logprob`` (nats) and
+            ``seed``.
 
         Raises:
-            InputError: An unknown preset, a wrong option, or a prompt that exceeds the model's positions.
-            LanguageError: A language that the model lacks.
+            InputError: The preset is unknown, an option is wrong, or the text exceeds the model's positions.
+            LanguageError: The model lacks a language.
         """
         config, tokenizer = self._model.config, self._tokenizer(request)
         lang = request.lang if request.continuation_lang is None else request.continuation_lang
@@ -147,7 +148,7 @@ class Explorer:
                 "temperature": request.temperature,
                 "top_k": request.top_k,
                 "top_p": request.top_p,
-                # Short enough to type, and exact as a number in JavaScript.
+                # A seed below 2**32 is short enough to type, and exact as a number in JavaScript.
                 "seed": secrets.randbelow(2**32) if request.seed is None else request.seed,
             }
         tokens = self._model.stream(

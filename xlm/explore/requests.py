@@ -21,7 +21,7 @@ class TooLargeError(InputError):
     Args:
         what: What is too large, such as "the text is too long".
         where: The key, or the body of the request.
-        found: Its size.
+        found: The size of the text or request.
         limit: The largest size allowed.
     """
 
@@ -59,7 +59,7 @@ class TextRequest:
 
     Attributes:
         text: Any text.
-        lang: Language of the text, one of the model's.
+        lang: Language of the text, which the model must have.
         preset: Text pipeline; ``None`` for the model's own.
     """
 
@@ -97,8 +97,8 @@ class ContinueRequest(TextRequest):
         do_sample: Whether to sample each token instead of choosing the most likely one.
         temperature: Divisor of the logits before sampling.
         top_k: Number of tokens to sample from; ``None`` for all.
-        top_p: Sum of probabilities of the tokens to sample from; ``None`` for all tokens.
-        seed: Seed of the samples; ``None`` for a new one.
+        top_p: Total probability of the most likely tokens, to sample from only these; ``None`` for all tokens.
+        seed: Seed of the samples; ``None`` for a new random seed.
     """
 
     CHECKS: ClassVar = {
@@ -130,7 +130,7 @@ def read_request(cls: type[_Request], body: bytes, limits: Limits) -> _Request:
         limits: Limits of the text and the numbers.
 
     Raises:
-        InputError: The body is not JSON or not such an object. The error names all wrong keys.
+        InputError: The body is not JSON, or not an object with valid keys. The error names the wrong keys.
         TooLargeError: The text is too long.
     """
     try:

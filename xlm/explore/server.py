@@ -53,7 +53,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether only this machine can reach a server at a host.
+    """Return whether only this machine can reach a server that listens at a host name or address.
 
     Raises:
         InputError: The host is not a known name or address.
@@ -65,7 +65,7 @@ def is_loopback(host: str) -> bool:
 
 @contextmanager
 def _reporting(host: str, port: int | None = None) -> Iterator[None]:
-    """Turn an error of the system into one about the host or port."""
+    """Turn an error of the operating system into an ``InputError`` about the host or port."""
     try:
         yield
     except (OSError, UnicodeError) as error:  # UnicodeError for impossible names, such as 64 letters without a dot
@@ -77,7 +77,7 @@ def _reporting(host: str, port: int | None = None) -> Iterator[None]:
             "the page cannot be served at this address",
             where="--port" if in_use else "--host",
             found=f"{address}: {reason}",
-            remedy="--port 0 takes any free port" if in_use else "--host 127.0.0.1, this machine itself",
+            remedy="--port 0 takes any free port" if in_use else "--host 127.0.0.1 serves this machine alone",
         ) from error
 
 
@@ -96,14 +96,14 @@ class BusyError(XLMError):
 class Worker:
     """Thread that runs functions one after another, in the order of the calls.
 
-    A long request submits its work in steps of one token, so that other requests run in between. A function whose
-    caller has left before its turn does not run.
+    A long request submits its work in steps of one token, so that other requests run in between. A function does
+    not run if its caller is cancelled before its turn.
 
     Args:
         limit: Maximum number of requests at a time.
 
     Attributes:
-        ending: Whether streams should end early.
+        ending: Whether the server is shutting down, so that streams should end early.
     """
 
     def __init__(self, limit: int) -> None:
@@ -132,11 +132,11 @@ class Worker:
             self._admitted -= 1
 
     async def run(self, function: Callable[..., _Result], *arguments: Any) -> _Result:
-        """Run the function when it is its turn, and return its result or raise its error."""
+        """Run a function when its turn comes, and return its result or raise its error."""
         return await asyncio.wrap_future(self._thread.submit(function, *arguments))
 
     def close(self) -> None:
-        """Let the running function end, and drop those that wait."""
+        """Let the running function end, and drop the functions that wait."""
         self.ending = True
         self._thread.shutdown(wait=False, cancel_futures=True)
 
@@ -146,7 +146,7 @@ def serve(app: ASGIApp, worker: Worker, listening: socket.socket) -> None:
 
     Args:
         app: The application, from ``make_app``.
-        worker: Its worker; closed at the end.
+        worker: The worker of the application; closed at the end.
         listening: The socket, from ``listen``; closed at the end.
 
     Raises:
@@ -167,7 +167,7 @@ def make_server(app: ASGIApp, worker: Worker) -> uvicorn.Server:
         ws="none",
         http=_Connection,
         loop="asyncio",
-        log_config=None,  # Python's default then applies: warnings and errors go to stderr
+        log_config=None,  # keeps the default of Python: warnings and errors go to stderr
         access_log=False,
         server_header=False,
         proxy_headers=False,
@@ -177,7 +177,7 @@ def make_server(app: ASGIApp, worker: Worker) -> uvicorn.Server:
 
 
 class _Connection(H11Protocol):
-    """Connection that closes if no request arrives in time, because the number of connections is limited."""
+    """Connection that closes if no request arrives in time, because the number of open connections is limited."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in its base class
         super().connection_made(transport)

@@ -78,7 +78,7 @@ class TextGenerator:
         model: The model.
         tokenizer: Its tokenizer.
         lang: Language of the prompts.
-        continuation_lang: Language of the continuations; ``None`` for that of the prompts.
+        continuation_lang: Language of the continuations; ``None`` means the language of the prompts.
         options: Options of ``XLMWithLMHeadModel.generate`` by name, without languages and seed.
 
     Raises:
@@ -154,7 +154,7 @@ class TextGenerator:
     def generate_each(self, prompts: Sequence[Prompt], *, seed: int) -> list[list[GeneratedText] | XLMError]:
         """Return the continuations of each prompt, or an error if the model's scores are not finite.
 
-        Prompts are computed in one batch, or one by one if the batch fails. Arguments are as for ``generate``, but
+        The prompts run in one batch. If the batch fails, they run one by one. Arguments are as for ``generate``, but
         ``prompts`` may be empty.
         """
         if not prompts:
@@ -199,11 +199,11 @@ class TextGenerator:
 
 
 def decoding_options(*, greedy: bool, num_beams: int, **options: Any) -> dict[str, Any]:
-    """Return options of ``generate``, which by default sample with ``top_p=0.9``.
+    """Return options for ``generate``; by default, they select sampling with ``top_p=0.9``.
 
     Args:
-        greedy: Whether to take the most likely token at each step instead.
-        num_beams: Number of beams; more than 1 selects beam search instead.
+        greedy: Whether to take the most likely token at each step instead of sampling.
+        num_beams: Number of beams; more than 1 selects beam search instead of sampling.
         **options: Other options of ``generate``; ``None`` for the default.
 
     Returns:

@@ -21,8 +21,8 @@ def open_model(model: str, *, kind: type[Network], dtype: str, device: str) -> N
     Args:
         model: Name or path, as for ``from_pretrained``.
         kind: Class of the model.
-        dtype: Type of the weights: float32, float16, bfloat16, ``auto`` for that of the file, or int8, which
-            ``pack_where_faster`` converts them to.
+        dtype: Type of the weights: ``float32``, ``float16``, ``bfloat16``, ``auto`` (the type in the file), or ``int8``
+            (the conversion then happens in ``pack_where_faster``).
         device: Device to compute on.
 
     Raises:
@@ -34,9 +34,9 @@ def open_model(model: str, *, kind: type[Network], dtype: str, device: str) -> N
 
 
 def check_device(*, dtype: str, device: str) -> None:
-    """Raise ``InputError`` for an unknown device, or a type that it cannot compute in.
+    """Raise ``InputError`` if a device is unknown, or cannot compute in a type.
 
-    The device may be missing on this machine, so that the arguments can be checked for another one.
+    The device need not exist on this machine, so that arguments for another machine can be checked.
     """
     try:
         kind = torch.device(device).type
@@ -47,7 +47,12 @@ def check_device(*, dtype: str, device: str) -> None:
             "no such device", where="device", found=shown(device), expected="cpu, or cuda if torch supports it"
         )
     if not isinstance(dtype, str):
-        raise InputError("no such type of weights", where="dtype", found=shown(dtype), expected="the name of a type")
+        raise InputError(
+            "no such type of weights",
+            where="dtype",
+            found=shown(dtype),
+            expected="the name of a type, such as bfloat16",
+        )
     if dtype == "int8" and kind != "cpu":
         raise InputError(
             "int8 runs on the CPU only", where="dtype, device", found=device, expected="cpu", remedy="use bfloat16"
@@ -81,7 +86,7 @@ def load_for_inference(model: str, *, dtype: str, device: str, few_rows: bool) -
 
 
 def processor_name(device: torch.device) -> str:
-    """Return the name of a device's processor, with all that affects the last digits of results."""
+    """Return the name of a device's processor, with every property that affects the last digits of results."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     int8, bfloat16 = " int8" * multiplies_int8(), " bfloat16" * multiplies_bfloat16()

@@ -2,7 +2,7 @@
 
 With one row of input, a layer takes as long as reading its weights, so half the bytes take half the time. torch
 includes FBGEMM's kernels for x86, which multiply float32 rows with float16 or int8 weights and reach the memory's
-bandwidth. torch's own bfloat16 kernels reach half of it, and only on processors with bfloat16 instructions.
+bandwidth. torch's own bfloat16 kernels reach half of this bandwidth, and only on processors with bfloat16 instructions.
 
 Shapes: K input width, M output width.
 """
@@ -30,10 +30,12 @@ _MANY_ROWS, _WIDTH = 128, 4096
 time than a single product, whose rows are far apart in memory."""
 
 TYPICAL_ROWS = 32
-"""Rows that oneDNN optimises the layout of the weights for. With 8 or 256 it was as fast; with 1 it was slower."""
+"""Number of rows for which oneDNN optimises the layout of the weights. Layouts for 8 or 256 rows were as fast; the
+layout for 1 row was slower."""
 
 _PACKED_WIDTH = 8192
-"""Outputs that FBGEMM computes at a time, for the same reason, whatever the number of rows."""
+"""Number of outputs that FBGEMM computes at a time, for any number of rows. A wider product is slower, because its rows
+are far apart in memory."""
 
 _FINEST_STEP = 6.1e-5
 """Smallest step between two int8 levels that FBGEMM accepts."""
@@ -62,7 +64,7 @@ class PackedLinear(nn.Module):
         raise NotImplementedError
 
     def pieces(self, x_NK: Tensor) -> Iterator[tuple[int, Tensor]]:
-        """Yield all outputs for (N, K) inputs in pieces: the index of the first output, and (N, M').
+        """Yield all outputs for (N, K) inputs in pieces: the index of a piece's first output, and its (N, M') outputs.
 
         A piece may be overwritten by the next one.
         """
@@ -80,7 +82,7 @@ class PackedLinear(nn.Module):
 
 
 class Float32Linear(PackedLinear):
-    """Float32 layer: oneDNN computes few rows, with a copy of the weights in its layout; torch itself computes many.
+    """Float32 layer: for few rows, oneDNN with a copy of the weights in its layout; for many rows, torch.
 
     Attributes:
         onednn_for_all: Whether oneDNN also computes many rows, and a single one.
@@ -112,7 +114,7 @@ class Float32Linear(PackedLinear):
 
     def pieces(self, x_NK: Tensor) -> Iterator[tuple[int, Tensor]]:  # noqa: D102
         N, many = len(x_NK), len(x_NK) >= _MANY_ROWS
-        # For one row, a single thread reads plain weights faster.
+        # With one row and one thread, the product with the plain weights is faster than oneDNN's.
         faster = self.onednn_for_all or (not many and (N > 1 or torch.get_num_threads() > 1))
         if self.few_rows is not None and faster:
             yield 0, torch.ops.mkldnn._linear_pointwise(x_NK, self.few_rows, self.bias_M, "none", [], "")
@@ -167,7 +169,7 @@ class Int8Linear(PackedLinear):
         self.seven_bits = not multiplies_int8()
 
     def pieces(self, x_NK: Tensor) -> Iterator[tuple[int, Tensor]]:  # noqa: D102
-        # The kernel silently maps NaN and infinity to finite values.
+        # Without this check, the kernel would silently map NaN and infinity to finite values.
         if not math.isfinite(float(x_NK.sum())):
             raise InputError(
                 "the input of a layer with int8 weights is not finite",
@@ -198,7 +200,7 @@ class Int8Linear(PackedLinear):
 
 
 class Bfloat16Linear(PackedLinear):
-    """Layer with weights rounded to bfloat16, stored twice: for torch with many rows, for FBGEMM with few.
+    """Layer with weights rounded to bfloat16, stored twice: torch computes many rows, and FBGEMM computes few.
 
     With many rows, inputs and products are rounded to bfloat16 too, but the bias is not. The processor must have
     bfloat16 instructions.
@@ -242,7 +244,7 @@ def _has_fbgemm() -> bool:
 
 
 def _has_onednn() -> bool:
-    """Return whether torch includes oneDNN's kernels, and the processor is an x86. Others have not been measured."""
+    """Return whether torch includes oneDNN's kernels, and the processor is an x86; no other was measured."""
     available = bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
     named = all(hasattr(torch.ops.mkldnn, name) for name in ("_reorder_linear_weight", "_linear_pointwise"))
     return available and named and platform.machine().lower() in ("x86_64", "amd64")
@@ -272,9 +274,9 @@ def packed_linear(weights: str, weight_MK: Tensor, bias_M: Tensor, *, rounds_row
         rounds_rows: Whether ``bfloat16`` may also round inputs and products where that is faster.
 
     Returns:
-        A layer with rounded weights. On processors without the kernels (other than x86), rounded weights are stored in
-        float32, and nothing is gained. Weights that float16 cannot represent are not rounded to it, and weights that
-        are not finite are not rounded to int8; both are stored in float32.
+        A layer with rounded weights. On processors without the kernels (other than x86), the layer stores rounded
+        weights in float32 and is not faster. Weights that float16 cannot represent are not rounded to float16, and
+        weights that are not finite are not rounded to int8; the layer stores them in float32.
     """
     weight_MK, bias_M = weight_MK.detach(), bias_M.detach()
     if weights == "int8" and _has_fbgemm() and bool(weight_MK.isfinite().all()):
@@ -290,7 +292,7 @@ def packed_linear(weights: str, weight_MK: Tensor, bias_M: Tensor, *, rounds_row
 
 
 def _float16_holds(weight_MK: Tensor) -> bool:
-    """Return whether float16 can hold all weights, to within the precision of the largest weight of each row."""
+    """Return whether float16 holds every weight with an error of at most 2**-10 of its row's largest magnitude."""
     weight_MK = weight_MK.float()
     lost_M = weight_MK.half().float().sub_(weight_MK).abs_().amax(1)
     # Comparisons with NaN are false, so weights that are not finite do not pass.

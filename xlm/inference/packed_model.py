@@ -8,8 +8,8 @@ What each type of the matrices costs in accuracy:
   inputs of the layers' matrices are rounded too, and so are the outputs before the bias. The head's inputs and outputs
   are not rounded.
 - ``int8``: weights are rounded to 8 bits with one scale per output, inputs to 8 bits (7 without VNNI instructions) with
-  one scale per row. In every type, the last digits depend on the batch. In int8 they can move an input to the next
-  level, so a row's result in a batch occasionally differs by one such step from its result alone.
+  one scale per row. In every type, the last digits of a result depend on the batch. In int8, a change in the last
+  digits can round an input to the neighbouring level. The row's result then differs from what the row alone gives.
 
 Embeddings, norms, attention, biases and an adaptive head are computed in float32 whatever the type.
 
@@ -264,7 +264,7 @@ class _NoHead(nn.Module):
 class _PackedHead(LinearHead):
     def __init__(self, head: LinearHead, weights: str) -> None:
         nn.Module.__init__(self)
-        # Rounding inputs and scores to bfloat16 would change which token is the best.
+        # Do not round inputs and scores to bfloat16: that could change which token is the best.
         self.packed = packed_linear(weights, head.projection, head.bias, rounds_rows=False)
 
     def tie_to(self, transformer: Transformer) -> None:
@@ -300,9 +300,9 @@ def _float32(module: _Module) -> _Module:
 
 
 def _check_plain(model: nn.Module, plain: nn.Module) -> None:
-    """Raise ``InputError`` unless a model has the same modules as a new one of its configuration.
+    """Raise ``InputError`` unless a model has the same modules as a new model with its configuration.
 
-    Values of weights may differ, and so may classes that override nothing.
+    The weights may have any values, and modules may be of subclasses that override nothing.
     """
     problems = _problems(model, plain)
     if not problems:
@@ -342,7 +342,7 @@ def _name(module: nn.Module) -> str:
 
 
 def _difference(module: nn.Module, plain: nn.Module) -> str:
-    """Return how a module differs from a plain one; an empty string if it does not."""
+    """Return how a module differs from the plain module; an empty string if it does not differ."""
     base = type(plain)
     if not isinstance(module, base):
         return f"{_name(module)} in place of {base.__name__}"
@@ -363,7 +363,7 @@ def _difference(module: nn.Module, plain: nn.Module) -> str:
 
 
 def _overridden(cls: type, base: type) -> list[str]:
-    """Return the names of a base class that a subclass overrides and that can affect results."""
+    """Return the names of those attributes of a base class that a subclass overrides and that can affect results."""
     return [
         name
         for name in (dir(base) if cls is not base else ())

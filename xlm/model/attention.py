@@ -31,7 +31,7 @@ class AttentionMask:
 
     @classmethod
     def without_cache(cls, *, causal: bool, valid_BT: Tensor | None, right_padded: bool) -> AttentionMask:
-        """Return the mask among the positions of one forward pass.
+        """Return the mask for a forward pass without a cache.
 
         Args:
             causal: Whether a position attends only to itself and to positions left of it.
@@ -55,7 +55,8 @@ class AttentionMask:
     def with_cache(cls, cache: XLMCache, positions: int) -> AttentionMask:
         """Return the causal mask of ``positions`` new tokens that follow the tokens in a cache.
 
-        A row's padding follows its real tokens. Its cache slots are overwritten before any query may attend to them.
+        A row's padding follows its real tokens. The cache slots of padding are overwritten before any query may attend
+        to them.
         """
         if cache.longest == 0 and cache.slots(positions) == positions:
             return cls(is_causal=True)
@@ -104,7 +105,8 @@ class Attention(nn.Module):
             mask: The keys that each query may attend to.
             layer: Index of this layer in the cache.
             cache: Cache to write the keys and values into.
-            output_attentions: Whether to return the weights. This is slower, since no fused kernel returns them.
+            output_attentions: Whether to return the attention weights. This is slower, since no fused kernel returns
+                them.
 
         Returns:
             (B, T, D), and the attention weights (B, N, T, S) or ``None``.
@@ -255,7 +257,7 @@ def _attention_weights(query_BNTH: Tensor, key_BNSH: Tensor, mask: AttentionMask
     allowed = mask.as_tensor(scores_BNTS.shape[-2], scores_BNTS.shape[-1], scores_BNTS.device)
     if allowed is not None:
         scores_BNTS = scores_BNTS.masked_fill(~allowed, float("-inf"))
-    # The original also computes the softmax in float32.
+    # Compute the softmax in float32, as the original does.
     return at_least_float32(scores_BNTS).softmax(-1).to(query_BNTH.dtype)
 
 

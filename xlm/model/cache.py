@@ -15,15 +15,16 @@ from xlm.model.config import XLMConfig, check_config
 class XLMCache:
     """Preallocated keys and values that ``forward`` reads and extends.
 
-    Each row has its own length, so rows of different lengths can share one cache. A forward pass over ``T`` positions,
-    ``n`` of them real, extends a row by ``n``. Slots beyond a row's length are never attended to.
+    Each row has its own length, so rows of different lengths can share one cache. If ``n`` of the ``T`` positions of a
+    forward pass are real in a row, the pass extends that row by ``n``. Slots beyond a row's length are never attended
+    to.
 
     Args:
         config: Configuration of the model.
-        batch_size: Rows B.
-        capacity: Slots S of each row, in tokens; ``None`` means the model's longest input.
-        dtype: Type of keys and values; use that of the model.
-        device: Device of keys and values; use that of the model.
+        batch_size: Number of rows B.
+        capacity: Number of slots S in each row, one for each token; ``None`` means the model's longest input.
+        dtype: Type of keys and values; use the model's type.
+        device: Device of keys and values; use the model's device.
 
     Attributes:
         keys: (L, B, N, S, H).
@@ -55,7 +56,7 @@ class XLMCache:
             )
         shape = (config.n_layers, batch_size, config.n_heads, capacity, config.head_dim)
         try:
-            # Zeros, because a masked slot enters the weighted sum with weight 0, and 0 * NaN is NaN.
+            # Fill with zeros: a masked slot enters the weighted sum with weight 0, and 0 * NaN would be NaN.
             self.keys = torch.zeros(shape, dtype=dtype, device=device)
             self.values = torch.zeros(shape, dtype=dtype, device=device)
             self.lengths = torch.zeros(batch_size, dtype=torch.int64, device=device)
@@ -68,8 +69,8 @@ class XLMCache:
                 found=str(error).partition("\n")[0],
                 expected=f"memory for keys and values of shape {' x '.join(map(str, shape))} and type {dtype}",
             ) from error
-        # The length of the rows if all have the same length, else None. If they have, writes are slices, which do not
-        # wait for a GPU.
+        # The common length of all rows, or None if the lengths differ. With a common length, writes are slices, which
+        # do not wait for a GPU.
         self.uniform_length: int | None = 0
         # An upper bound on the length of the longest row. It is exact if no forward pass had padding, and after
         # ``measure``. Computing the exact length each time would wait for the device.
@@ -78,12 +79,12 @@ class XLMCache:
 
     @property
     def batch_size(self) -> int:
-        """Rows B."""
+        """Number of rows B."""
         return self.keys.shape[1]
 
     @property
     def capacity(self) -> int:
-        """Slots S of each row, in tokens."""
+        """Number of slots S in each row; a slot holds one token."""
         return self.keys.shape[3]
 
     def fix_shapes(self) -> None:
@@ -92,7 +93,7 @@ class XLMCache:
         self.uniform_length = None
 
     def slots(self, new: int) -> int:
-        """Return the number of slots S' that a forward pass over ``new`` tokens per row attends to."""
+        """Return the number of slots S' that a forward pass over ``new`` more tokens per row attends to."""
         return self.capacity if self._fixed else min(self.longest + new, self.capacity)
 
     def write(self, layer: int, key_BNTH: Tensor, value_BNTH: Tensor) -> tuple[Tensor, Tensor]:
@@ -104,7 +105,7 @@ class XLMCache:
             value_BNTH: New values.
 
         Returns:
-            Keys and values in the type of the new ones, each (B, N, S', H), where S' slots are in use after the write.
+            All keys and values in use after the write, each (B, N, S', H), converted to the type of the new ones.
         """
         new = key_BNTH.shape[2]
         end = self.slots(new)
@@ -115,8 +116,8 @@ class XLMCache:
         else:
             rows_B = torch.arange(len(self.lengths), device=self.lengths.device)
             slots_BT = self.lengths[:, None] + torch.arange(new, device=self.lengths.device)
-            # Unlike a slice, an index does not convert types on assignment. Under autocast, the new keys and values are
-            # narrower.
+            # Assignment through index tensors does not convert types, unlike assignment to a slice. Under autocast, the
+            # new keys and values have a lower-precision type than the cache.
             keys_BNSH[rows_B[:, None], :, slots_BT] = key_BNTH.transpose(1, 2).to(keys_BNSH.dtype)
             values_BNSH[rows_B[:, None], :, slots_BT] = value_BNTH.transpose(1, 2).to(values_BNSH.dtype)
         return keys_BNSH[:, :, :end].type_as(key_BNTH), values_BNSH[:, :, :end].type_as(value_BNTH)
@@ -138,7 +139,7 @@ class XLMCache:
         self.longest = min(self.longest + positions, self.capacity)
 
     def put_rows(self, rows_R: Tensor, part: XLMCache) -> None:
-        """Copy row i of another cache to row ``rows_R[i]``.
+        """Copy row i of another cache to row ``rows_R[i]`` of this cache.
 
         Args:
             rows_R: (R,) int64 rows of this cache, without duplicates.
@@ -150,12 +151,12 @@ class XLMCache:
         self.measure()
 
     def select_rows(self, rows_R: Tensor, *, shared: int = 0) -> None:
-        """Replace row i by row ``rows_R[i]``; rows may be omitted or repeated.
+        """Put the present row ``rows_R[i]`` in the place of row i; rows may be omitted or repeated.
 
         Args:
             rows_R: (R,) int64 current rows of the cache.
-            shared: Number of leading slots that rows i and ``rows_R[i]`` have in common. If above 0, both rows must be
-                of the same length and R the batch size. Only the slots after the shared ones are copied.
+            shared: Number of leading slots that rows i and ``rows_R[i]`` have in common. If above 0, both rows must
+                have the same length, and R must be the batch size. Only the slots after the shared ones are copied.
         """
         if shared > 0:
             # On a CPU, this takes an eighth of the time of selecting from all layers at once.
@@ -169,6 +170,6 @@ class XLMCache:
             self.measure()
 
     def measure(self) -> None:
-        """Update ``longest`` and ``uniform_length`` from the lengths of the rows; wait for the device."""
+        """Update ``longest`` and ``uniform_length`` from the lengths of the rows; this waits for the device."""
         shortest, self.longest = torch.stack(torch.aminmax(self.lengths)).tolist()
         self.uniform_length = self.longest if shortest == self.longest and not self._fixed else None

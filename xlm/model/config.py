@@ -14,7 +14,7 @@ from xlm.errors import ConfigError, LanguageError, Problem
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class XLMConfig:
-    """Architecture of a model, frozen; names are those of the ``transformers`` configuration file.
+    """Architecture of a model, immutable; the fields have the names of the ``transformers`` configuration file.
 
     Attributes:
         vocab_size: Number of words in the vocabulary, special tokens included.
@@ -23,28 +23,29 @@ class XLMConfig:
         n_heads: Number of attention heads; divides ``emb_dim``.
         max_position_embeddings: Longest input, in tokens.
         n_langs: Number of languages that the model was trained on.
-        lang2id: Ids of language names, from 0 to ``n_langs - 1``; empty if the names are unknown.
+        lang2id: Id of each language name; the ids are 0 to ``n_langs - 1``. Empty if the names are unknown.
         lang_id: Language that ``generate`` of ``transformers`` uses for all tokens. Unused here.
         use_lang_emb: Whether languages have embeddings (they exist only when ``n_langs > 1``).
         sinusoidal_embeddings: Whether positions are fixed sines and cosines instead of learned.
         gelu_activation: Whether the feed-forward layers use exact (erf) GELU instead of ReLU.
         causal: Whether a position attends only to itself and to positions left of it.
         share_inout_emb: Whether the output projection is the word embedding matrix.
-        asm: Whether the head is an adaptive softmax, which is never tied.
+        asm: Whether the head is an adaptive softmax, which never uses the word embeddings as its weight.
         asm_cutoffs: First word id of each tail cluster of an adaptive softmax, ascending, below ``vocab_size``.
-        asm_div_value: Factor by which each next cluster of an adaptive softmax is narrower.
+        asm_div_value: Factor by which each cluster of an adaptive softmax is narrower than the cluster before it.
         dropout: Probability of dropping an activation in training.
         attention_dropout: Probability of dropping an attention weight in training.
         layer_norm_eps: Number added to the variance in every layer norm.
         embed_init_std: Standard deviation of new embeddings; ``None`` means ``emb_dim ** -0.5``, as in the original.
-        bos_token_id: Id of ``<s>``; the original never trains it.
+        bos_token_id: Id of ``<s>``, a token that the original never trains.
         eos_token_id: Id of ``</s>``, which begins and ends every sentence.
         pad_token_id: Id of ``<pad>``.
         unk_token_id: Id of ``<unk>``.
         mask_token_id: Id of ``<special1>``, the mask of the MLM objective.
 
     Raises:
-        ConfigError: Values are invalid. The error names all of them; if any has the wrong type, it names only those.
+        ConfigError: Values are invalid. The error names all invalid values. If some values have the wrong type, the
+            error names only those of the wrong type.
 
     Source: paper section 5.1 and the original's ``src/model/transformer.py``, ``TransformerModel.__init__``.
     """
@@ -85,7 +86,7 @@ class XLMConfig:
             raise ConfigError.of_values(
                 "the configuration is invalid",
                 problems,
-                remedy="correct these keys; if they come from a file, it is damaged or not of an XLM model",
+                remedy="correct these keys; if they come from a file, that file is damaged or is not of an XLM model",
             )
 
     @classmethod
@@ -155,14 +156,14 @@ class XLMConfig:
     def replace(self, **changes: Any) -> XLMConfig:
         """Return a checked copy with some fields changed.
 
-        The configuration of an existing model cannot be replaced. To change it, pass ``causal``, ``dropout`` or
-        ``attention_dropout`` to ``from_pretrained``.
+        A model keeps the configuration that it was built with. To open a model with other values, pass ``causal``,
+        ``dropout`` or ``attention_dropout`` to ``from_pretrained``.
         """
         return dataclasses.replace(self, **changes)
 
     def __reduce__(self) -> tuple[Any, ...]:
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        # A MappingProxyType cannot be pickled.
+        # A MappingProxyType cannot be pickled, but a dict can.
         return _from_fields, ({**values, "lang2id": dict(self.lang2id)},)
 
 
@@ -188,8 +189,8 @@ def _refuse_change(config: XLMConfig, name: str, value: object = None) -> NoRetu
     )
 
 
-# A frozen dataclass must not define these methods, so they are assigned here. Those of the dataclass do not name the
-# unknown attribute.
+# The dataclass decorator forbids a frozen class to define these methods in its body, so they are assigned here. They
+# replace the generated methods, whose error does not say whether the attribute exists.
 XLMConfig.__setattr__ = XLMConfig.__delattr__ = _refuse_change  # type: ignore[assignment,method-assign]
 
 
@@ -201,8 +202,8 @@ def check_config(config: object, *, where: str) -> None:
         )
 
 
-# These limits are far above any model, and low enough that the sizes of tensors never overflow, whatever a file
-# contains.
+# Largest number allowed in a configuration. It is far above the values of any model, and low enough that no file can
+# make the sizes of tensors overflow.
 _LARGEST = 2**31 - 1
 
 

@@ -1,7 +1,7 @@
 """Heads, which map hidden states to scores of the next word, and log-probabilities computed block by block.
 
-Shapes: B batch, T positions, N positions of any rows, D model width, V vocabulary, K most likely words; R positions and
-S words of a block of scores.
+Shapes: B batch, T positions of a row, N positions (of one or more rows), D model width, V vocabulary, K most likely
+words. A block of scores has R positions and S words.
 """
 
 from __future__ import annotations
@@ -23,30 +23,31 @@ IGNORED_LABEL = -100
 """Label of a position that the loss ignores, as in torch and ``transformers``."""
 
 _WIDE_BLOCK_ELEMENTS = 6_000_000
-"""Scores in a block as wide as the vocabulary: 24 MB in float32. A block then has tens of rows, so that reading the
-weights for each block takes little time beside the multiplication."""
+"""Number of scores in a block that spans the whole vocabulary: 24 MB in float32. A block then has tens of rows, so that
+reading the weights takes little time compared with the multiplication."""
 
 _NARROW_BLOCK_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 26}
-"""Scores in a block of some words. On a CPU, its 4 MB stay in the cache between the product and the sum."""
+"""Number of scores in a block that spans part of the vocabulary, by device type. On a CPU, such a block has 4 MB, which
+stay in the processor's cache between the matrix product and the sum over the scores."""
 
 _PACKED_BLOCK_ELEMENTS = 1 << 22
-"""Scores in a block as wide as a piece of packed weights: 16 MB, with enough rows for each read of the weights."""
+"""Number of scores in a block that spans one piece of packed weights: 16 MB. Many rows then share one read of it."""
 
 _NARROW_BLOCK_ROWS = 1024
-"""Maximum number of positions in a block of some words. With more rows, each weight is read less often."""
+"""Maximum number of positions in a block that spans part of the vocabulary. They share one read of the weights."""
 
 _BELOW_ALL = -1e30
-"""Lower than any score, and finite, so that differences from it are not NaN."""
+"""Start value for a running maximum: below any score, and finite, because differences of infinities are NaN."""
 
 
 class LogitBlock(NamedTuple):
     """Scores of some positions for some words.
 
     Attributes:
-        rows: The positions.
+        rows: Slice of the positions.
         first: Id of the first word.
         logits: (R, S) scores of the words ``first`` to ``first + S - 1``, in float32 or wider. The receiver may
-            overwrite them. The next block may overwrite them too.
+            overwrite this tensor, and so may the head when it computes the next block.
     """
 
     rows: slice
@@ -58,7 +59,7 @@ class LinearHead(nn.Module):
     """One score per word: ``hidden @ projection.T + bias``.
 
     Attributes:
-        bias: (V,).
+        bias: (V,), one number per word.
         weight: (V, D), or ``None`` if the head is tied to the word embeddings.
 
     Args:
@@ -76,9 +77,11 @@ class LinearHead(nn.Module):
         """Use the word embeddings of a transformer if the head has no weight of its own.
 
         Args:
-            transformer: Each call uses its present embeddings, so they may move, grow or be replaced.
+            transformer: The transformer. The head looks up its word embeddings at each call, so they may later be
+                moved, enlarged or replaced.
         """
-        # Assigned without nn.Module, which would also list the transformer's weights as those of the head.
+        # Bypass the ``__setattr__`` of nn.Module, which would register the transformer's weights as weights of the
+        # head.
         self.__dict__["_transformer"] = transformer
 
     @property
@@ -104,7 +107,7 @@ class LinearHead(nn.Module):
         return F.linear(hidden, self.projection, self.bias)
 
     def logit_blocks(self, hidden_ND: Tensor, *, elements: int | None = None) -> Iterator[LogitBlock]:
-        """Yield the scores in blocks: all words for the first positions, then for the next ones.
+        """Yield the scores in blocks of positions. Each block has the scores of all words.
 
         Scores are in float32 even if the weights are in half precision. Rounded to half precision, many words would
         have the same score, and therefore the same rank.
@@ -132,7 +135,7 @@ class LinearHead(nn.Module):
 
 
 class AdaptiveHead(nn.Module):
-    """Adaptive softmax: frequent words in one head, the others in narrower tail clusters. It is never tied.
+    """Adaptive softmax: a full-width part scores frequent words, and narrower clusters score the others. Never tied.
 
     Source: Grave et al. 2017 through ``torch.nn.AdaptiveLogSoftmaxWithLoss``, as in the original's ``PredLayer``.
     """
@@ -152,7 +155,9 @@ class AdaptiveHead(nn.Module):
 def logit_blocks(
     head: nn.Module, hidden_ND: Tensor, *, vocab_size: int, elements: int | None = None
 ) -> Iterator[LogitBlock]:
-    """Yield the scores of any head in blocks. Most heads score all words for some positions at a time.
+    """Yield the scores of any head in blocks.
+
+    For most heads, a block has the scores of all words at some of the positions.
 
     Args:
         head: Maps hidden states (…, D) to one score per word.
@@ -170,7 +175,7 @@ def logit_blocks(
         logits_RV = head(hidden_ND[rows])
         check_word_scores(logits_RV, vocab_size)
         logits_RV = at_least_float32(logits_RV)
-        # The receiver may overwrite a block, and a head from elsewhere may return its input or its weights, so copy it.
+        # Copy the scores: the receiver may overwrite a block, and a custom head may return its own input or weights.
         yield LogitBlock(rows, 0, logits_RV if isinstance(head, AdaptiveHead) else logits_RV.clone())
 
 
@@ -251,15 +256,15 @@ def chunked_logprobs(
     """Score the target words, without holding the scores of all positions and words in memory at once.
 
     There are no gradients, since each block is overwritten. Torch's fused ``linear_cross_entropy`` (from 2.13) has
-    three times the error over 64,699 words, and returns neither ranks nor entropies.
+    three times the error of this function over 64,699 words, and returns neither ranks nor entropies.
 
     Args:
         head: Maps hidden states (…, D) to one score per word.
         hidden_ND: (N, D) output of the last layer at the positions before the targets; N may be 0.
         targets_N: (N,) int64 ids from 0 to V - 1.
         vocab_size: V.
-        ranks: Whether to compute ranks, which computes all scores a second time.
-        entropies: Whether to compute entropies, which needs memory for a second block.
+        ranks: Whether to compute ranks. For ranks, all scores are computed a second time.
+        entropies: Whether to compute entropies. Entropies need memory for a second block.
         top: Number K of most likely words to return; at most V.
         block_elements: Maximum number of scores in memory; ``None`` means the fastest size.
 
@@ -269,8 +274,9 @@ def chunked_logprobs(
     N, device = len(targets_N), hidden_ND.device
     wide = torch.promote_types(hidden_ND.dtype, torch.float32)
     target_N = torch.empty(N, dtype=wide, device=device)
-    # For each row, over the blocks so far: the highest score h, the sum of exp(score - h), and that sum weighted by
-    # score - h. This computes logsumexp block by block, just as accurately (see target_logprobs).
+    # Running values of each row over the blocks so far: the highest score h, the sum of exp(score - h), and the sum of
+    # (score - h) * exp(score - h). They give logsumexp block by block, as accurately as in one pass (see
+    # target_logprobs).
     highest_N = torch.full((N,), _BELOW_ALL, dtype=wide, device=device)
     sum_N = torch.zeros(N, dtype=wide, device=device)
     weighted_N = torch.zeros(N, dtype=wide, device=device) if entropies else None
@@ -300,7 +306,8 @@ def chunked_logprobs(
         ranks_N = torch.ones(N, dtype=torch.int64, device=device)
         for rows, first, logits_RS in logit_blocks(head, hidden_ND, vocab_size=vocab_size, elements=block_elements):
             above_RS = logits_RS > target_N[rows, None]
-            # A word never ranks above itself, even if its score differs when it is computed a second time.
+            # The second computation of the target's score may differ in the last digits. The target must not count as
+            # ranking above itself.
             inside_R, itself_R = _at_targets(above_RS, targets_N[rows] - first)
             ranks_N[rows] += above_RS.sum(1) - (inside_R & itself_R).long()
     return TargetScores(
@@ -313,13 +320,13 @@ def chunked_logprobs(
 
 
 def _at_targets(block_RS: Tensor, columns_R: Tensor) -> tuple[Tensor, Tensor]:
-    """Return whether each row's target is in the block, and the value there (arbitrary if it is not)."""
+    """Return whether each row's target is in the block, and the block's value for it (arbitrary if it is not)."""
     S = block_RS.shape[1]
     return (columns_R >= 0) & (columns_R < S), block_RS.gather(1, columns_R.clamp(0, S - 1)[:, None])[:, 0]
 
 
 def _has_blocks(head: nn.Module) -> TypeGuard[LinearHead]:
-    """Return whether ``head.logit_blocks`` gives the same as calling the head: no hook or ``forward`` changes that."""
+    """Return whether ``head.logit_blocks`` gives the scores that the head returns, unchanged by hooks or overrides."""
     if not isinstance(head, LinearHead) or head._forward_hooks or head._forward_pre_hooks or "forward" in vars(head):
         return False
     owners = [next(c for c in type(head).__mro__ if name in vars(c)) for name in ("forward", "logit_blocks")]
@@ -327,12 +334,12 @@ def _has_blocks(head: nn.Module) -> TypeGuard[LinearHead]:
 
 
 def _tiled(count: int) -> int:
-    """Return the largest multiple of 16 up to ``count``, which suits the tiles of kernels; below 16, ``count`` or 1."""
+    """Return the largest multiple of 16 up to ``count``, because kernels work in tiles; if below 16, at least 1."""
     return max(1, count - count % 16 or count)
 
 
 def _write_logits(hidden_RD: Tensor, weight_SD: Tensor, bias_S: Tensor, out_RS: Tensor) -> None:
-    """Write ``hidden @ weight.T + bias`` to ``out_RS``, which is in float32 if the others are in half precision."""
+    """Write ``hidden @ weight.T + bias`` to ``out_RS``, which is float32 if the inputs are in half precision."""
     if hidden_RD.dtype == out_RS.dtype:
         torch.addmm(bias_S, hidden_RD, weight_SD.T, out=out_RS)
     elif hidden_RD.device.type == "cpu":

@@ -17,7 +17,7 @@ from xlm.model.config import XLMConfig
 from xlm.model.transformer import TransformerInputs
 
 Languages = str | int | Sequence[str | int] | Tensor
-"""A language name or id for all rows, one for each row, or a (B, T) tensor of ids."""
+"""Language of the tokens: one name or id for all rows, one name or id for each row, or a (B, T) tensor of ids."""
 
 
 class InputKeywords(TypedDict):
@@ -47,18 +47,19 @@ def prepare_inputs(
 
     Args:
         config: Configuration of the model.
-        input_ids: (B, T) ids; this and the following as for ``XLMWithLMHeadModel.forward``.
-        langs: Languages.
-        lengths: Numbers of real tokens.
+        input_ids: (B, T) ids. ``XLMWithLMHeadModel.forward`` describes this argument and the next five.
+        langs: Languages of the tokens.
+        lengths: Number of real tokens in each row.
         attention_mask: 1 at tokens, 0 at padding.
-        position_ids: Positions.
-        cache: Earlier tokens.
-        check_values: Whether to check values, which waits for a GPU; types and shapes are always checked. Without the
-            check, the side of the padding is unknown unless ``lengths`` gives it, and slower kernels are used.
+        position_ids: Positions of the tokens.
+        cache: Keys and values of earlier tokens.
+        check_values: Whether to check the values of the inputs; on a GPU, this check waits for earlier work. Types and
+            shapes are always checked. Without the check, slower kernels are used unless ``lengths`` is given, because
+            it is unknown on which side the padding is.
 
     Raises:
-        InputError: A shape, type or value that the model cannot take.
-        LanguageError: A language that the model does not have.
+        InputError: An input has a wrong shape, type or value.
+        LanguageError: The model does not have a language.
     """
     _check_ids(input_ids)
     check_values = looks_at_values(input_ids, check_values)
@@ -67,7 +68,7 @@ def prepare_inputs(
         _check_range("input_ids", input_ids, limit=config.vocab_size, what="words")
     valid_BT, right_padded = _valid_positions(config, input_ids, lengths, attention_mask, check_values=check_values)
     if cache is not None:
-        # Without the check of values, assume that padding is on the right, as a cache requires.
+        # If values are not checked, assume that padding is on the right, because a cache requires that.
         right_padded = right_padded or not check_values
         _check_cache(config, cache, input_ids, right_padded=right_padded, check_values=check_values)
     if position_ids is not None:
@@ -96,19 +97,19 @@ def prepare_inputs(
 
 
 def looks_at_values(tensor: Tensor, wanted: bool) -> bool:
-    """Return whether to check values: if wanted, and not while tracing or on the meta device, which has no values."""
+    """Return ``wanted``, or False if the tensor has no values: during compilation, or on the meta device."""
     return wanted and not torch.compiler.is_compiling() and not tensor.is_meta
 
 
 def onto(name: str, tensor: Tensor, device: torch.device) -> Tensor:
-    """Return a tensor on a device, without waiting for earlier work of a GPU."""
+    """Return a tensor moved to a device, without waiting until a GPU has finished earlier work."""
     if device.type != "meta":
         _check_presence(name, tensor)
     return tensor.to(device, non_blocking=device.type == "cuda")
 
 
 def _bounds(name: str, tensor: Tensor) -> tuple[int, int]:
-    """Return the smallest and the largest value; wait for a GPU only once."""
+    """Return the smallest and the largest value of a tensor, in one transfer from a GPU."""
     _check_presence(name, tensor)
     low, high = torch.stack(torch.aminmax(tensor)).tolist()
     return low, high
@@ -149,7 +150,8 @@ def check_shape(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
 
 def check_device(input_ids: Tensor, device: torch.device) -> None:
     """Raise ``InputError`` unless the ids are on the same device as the model."""
-    # Libraries that load weights on demand keep them on the meta device.
+    # Libraries that load weights on demand keep them on the meta device between uses. The ids may then be on any
+    # device.
     if device.type != "meta" and input_ids.device != device:
         fault = "is on another device than the model"
         raise _invalid("input_ids", fault, found=input_ids.device, expected=device, remedy="input_ids.to(model.device)")
@@ -205,7 +207,10 @@ def _valid_positions(
     *,
     check_values: bool,
 ) -> tuple[Tensor | None, bool]:
-    """Return the mask of real positions (``None`` if all are), and whether all padding is known to be on the right."""
+    """Return the mask of real positions, and whether padding is known to be on the right only.
+
+    The mask is ``None`` if all positions are real.
+    """
     (B, T), device = input_ids.shape, input_ids.device
     if lengths is not None and attention_mask is not None:
         raise InputError(
@@ -296,10 +301,15 @@ def _check_cache(
         )
     if cache.keys.device != input_ids.device:
         raise InputError(
-            "the cache is on another device", where="cache", found=cache.keys.device, expected=input_ids.device
+            "the cache is on another device than input_ids",
+            where="cache",
+            found=cache.keys.device,
+            expected=input_ids.device,
         )
     if cache.batch_size != B:
-        raise InputError("the cache has another batch size", where="cache", found=cache.batch_size, expected=B)
+        raise InputError(
+            "the cache has another batch size than input_ids", where="cache", found=cache.batch_size, expected=B
+        )
     if not right_padded:
         raise InputError(
             "with a cache, padding must be on the right",
@@ -322,7 +332,7 @@ def _check_cache(
 
 
 def _default_positions(T: int, cache: XLMCache | None, valid_BT: Tensor | None, device: torch.device) -> Tensor:
-    """Return positions that count from 0 at each row's first token, or continue after the cache.
+    """Return positions that count from 0 at each row's first token, or continue after the tokens in the cache.
 
     ``valid_BT`` is ``None`` if there is no padding, or only padding on the right.
     """
@@ -339,19 +349,19 @@ def _default_positions(T: int, cache: XLMCache | None, valid_BT: Tensor | None, 
 def language_ids(
     config: XLMConfig, langs: Languages, B: int, T: int, device: torch.device, *, check_values: bool = True
 ) -> Tensor:
-    """Return language ids as an int64 tensor on a device that broadcasts to (B, T).
+    """Return language ids on a device, as an int64 tensor that broadcasts to (B, T).
 
     Args:
         config: Configuration of the model.
-        langs: Languages.
+        langs: Languages, in one of the forms of ``Languages``.
         B: Number of rows.
         T: Number of tokens per row.
         device: Device of the result.
         check_values: Whether to check the values of a tensor.
 
     Raises:
-        InputError: A wrong type or shape.
-        LanguageError: A language that the model does not have.
+        InputError: ``langs`` has a wrong type or shape.
+        LanguageError: The model does not have a language.
     """
     if isinstance(langs, str | int):
         return torch.full((1, 1), config.language_id(langs), device=device)

@@ -1,4 +1,4 @@
-"""Cross-entropy of a linear layer that holds only one chunk of scores at a time, never all logits.
+"""Cross-entropy after a linear layer, with only one chunk of the logits in memory at a time.
 
 Shapes: N predicted tokens, D model width, V vocabulary size, C tokens of a chunk.
 """
@@ -13,10 +13,10 @@ from torch.autograd.function import once_differentiable
 
 _SCORES_CPU = 1 << 22
 _SCORES_GPU = 1 << 26
-"""Scores of a chunk: on a CPU as many as fit its caches, on a GPU enough to keep it busy."""
+"""Number of scores in a chunk: on a CPU as many as fit its caches, on a GPU enough to keep it busy."""
 
 _SMALL_SCORE = 40.0
-"""Scores up to this magnitude have exponentials whose sums and reciprocals stay well within float32."""
+"""Up to this magnitude of the scores, the sum of their exponentials and its reciprocal stay well within float32."""
 
 
 def linear_cross_entropy(hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor, targets_N: Tensor) -> Tensor:
@@ -61,9 +61,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
             grad_weight = torch.zeros_like(weight, dtype=high) if needs_grad else None
             grad_bias = torch.zeros_like(bias, dtype=high) if needs_grad else None
             total = torch.zeros((), dtype=high, device=hidden.device)
-            # In a narrow model, a pass over the scores takes as long as the products. Unless a lower-precision type is
-            # used, the probabilities are never written: the other factors are scaled instead, and the targets are
-            # subtracted at the end.
+            # On a CPU, one pass over the scores of a narrow model takes as long as a matrix product. Save the passes
+            # that turn exponentials into probabilities and subtract the targets: divide the hidden states and the
+            # products by the sums instead, and subtract the targets at the end. With a lower-precision type, compute
+            # the probabilities.
             unnormalised = kind == "cpu" and low == high
             small = unnormalised and _largest_score(hidden, weight, bias) <= _SMALL_SCORE
             # All chunks share this memory for their scores.
@@ -72,7 +73,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 chunk = slice(begin, begin + rows)
                 targets_1C = targets_N[None, chunk]
                 scores_VC = memory[: V * targets_1C.shape[1]].view(V, -1)
-                # Vocabulary first, tokens second: in a narrow model, the products are up to twice as fast.
+                # The shape is (V, C), not (C, V): in a narrow model, the products are then up to twice as fast.
                 torch.addmm(bias[:, None], weight, hidden[chunk].t(), out=scores_VC)
                 scores_VC = scores_VC.to(high)
                 if not small:
@@ -112,8 +113,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         """Return the gradients from the forward pass, multiplied by the gradient of the loss."""
-        # The gradients are scaled in place, so they are released afterwards: a second backward pass must not scale them
-        # again.
+        # The gradients are scaled in place, then released, so that a second backward pass cannot scale them again.
         gradients, ctx.gradients = ctx.gradients, None
         assert gradients is not None, "the loss can be differentiated only once"
         scale = grad_loss / ctx.count
@@ -125,6 +125,6 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
 
 def _largest_score(hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor) -> float:
-    """Return an upper bound on the size of the scores, by the Cauchy-Schwarz inequality; NaN if a score may be NaN."""
+    """Return an upper bound on the scores' magnitude, by the Cauchy-Schwarz inequality; NaN if a score may be NaN."""
     longest = hidden_ND.norm(dim=1).max() * weight_VD.norm(dim=1).max()
     return float(longest + bias_V.abs().max())

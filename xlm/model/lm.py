@@ -53,7 +53,8 @@ _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 _CALLER_OF_FORWARD = 6
-"""Stack level of a warning for a model's caller: ``_run``, ``forward`` and two frames of torch are in between."""
+"""``stacklevel`` of a warning about the code that called a model: above ``_run``, ``forward`` and two frames of
+torch."""
 
 
 def takes_arguments_of(source: Callable[_P, object]) -> Callable[[Callable[..., _R]], Callable[_P, _R]]:
@@ -92,7 +93,7 @@ class Output:
         if isinstance(index, str) and index in self.keys():
             return getattr(self, index)
         try:
-            return self.to_tuple()[index]  # type: ignore[index]  # an unknown name is not an index either
+            return self.to_tuple()[index]  # type: ignore[index]  # an unknown name raises TypeError
         except (IndexError, TypeError) as error:
             raise OutputIndexError(
                 "the output has no such entry",
@@ -124,7 +125,8 @@ class XLMOutput(Output):
     """Output of ``XLMWithLMHeadModel``; indexable by name, or as a tuple of the fields that are not ``None``.
 
     Attributes:
-        loss: Mean negative log-probability of the counted labels, in nats; a scalar, if labels were given.
+        loss: Mean negative log-probability of the labels that are not ignored, in nats; a scalar. ``None`` without
+            labels.
         logits: (B, T, V) scores of the next token; log-probabilities if the head is an adaptive softmax.
         hidden_states: The embeddings and each layer's output, L + 1 tensors (B, T, D), if requested.
         attentions: Each layer's attention weights, L tensors (B, N, T, S), if requested.
@@ -143,10 +145,10 @@ class XLMModel(nn.Module):
 
     Attributes:
         config: The architecture; it cannot be changed or replaced.
-        check_inputs: Whether to check the *values* of inputs: ids, languages, positions, lengths, masks and labels.
-            The check waits for a GPU. Set it to ``False`` in loops whose inputs are known to be valid. Results are then
-            the same up to the order of sums. Types and shapes are always checked. Without the check, the side of the
-            padding is unknown unless ``lengths`` gives it, and slower kernels are used.
+        check_inputs: Whether to check the *values* of inputs: ids, languages, positions, lengths, masks and labels. On
+            a GPU, this check waits for earlier work. Set it to ``False`` in loops whose inputs are known to be valid;
+            results are then the same up to the order of sums. Types and shapes are always checked. Without the check,
+            slower kernels are used unless ``lengths`` is given, because it is unknown on which side the padding is.
 
     Args:
         config: The architecture. Weights are initialised as in the original: embeddings from a normal distribution
@@ -183,8 +185,8 @@ class XLMModel(nn.Module):
         embeddings.word.weight[config.pad_token_id].zero_()
 
     def __setattr__(self, name: str, value: Any) -> None:
-        # Each layer has copied what it needs from the first configuration, so a second configuration would apply only
-        # in part.
+        # Each layer copied values from the configuration when it was built, so a new configuration would apply only in
+        # part.
         if name == "config" and value is not self.__dict__.get("config", value):
             raise ConfigError(
                 "a model's configuration cannot be replaced",
@@ -216,28 +218,30 @@ class XLMModel(nn.Module):
         """Return a model with the weights of a file, in evaluation mode.
 
         ``XLMModel`` opens the same files as ``XLMWithLMHeadModel``, and ignores the head. A subclass is created by
-        ``cls(config)``. Weights that it adds are not in the file: they keep the values from its ``__init__``, and a
-        warning names them.
+        ``cls(config)``. Weights that a subclass adds are not in the file: they keep the values from its ``__init__``,
+        and a warning names them.
 
         Args:
             name_or_path: A directory in the ``transformers`` layout, a checkpoint of the original (``.pth``), the name
                 of a model that comes with the package (``"xlm-clm-ende-small"``), or an id on the Hugging Face hub,
                 optionally with ``@revision``; looked up in that order.
-            dtype: Type of the weights; ``None`` means float32 whatever the file's type, ``"auto"`` the file's type.
+            dtype: Type of the weights; ``None`` means float32, and ``"auto"`` the type in the file.
             device: Device of the weights; ``None`` means the CPU.
             causal: Whether attention is causal. ``None`` means causal, unless the file is known to hold a
                 bidirectional model. The ``causal: false`` of the published configurations is ignored, with a warning.
-            dropout: Probability of dropping an activation in training, from 0 to below 1; ``None`` means the file's.
-            attention_dropout: Probability of dropping an attention weight in training; likewise.
+            dropout: Probability of dropping an activation in training, from 0 to below 1; ``None`` means the value in
+                the file.
+            attention_dropout: Probability of dropping an attention weight in training; values as for ``dropout``.
             revision: Branch, tag or commit of a model on the hub; ``None`` means ``main``.
-            cache_dir: Folder of downloaded files; ``None`` means that of ``HF_HOME`` or ``HF_HUB_CACHE``.
+            cache_dir: Folder for downloaded files; ``None`` means the hub's usual cache (``HF_HUB_CACHE``,
+                ``HF_HOME``).
             local_files_only: Whether to use only cached files, as ``HF_HUB_OFFLINE=1`` does.
-            token: Token for a private model; ``None`` means ``HF_TOKEN`` or that of ``hf auth login``.
+            token: Token for a private model; ``None`` means ``HF_TOKEN`` or the token stored by ``hf auth login``.
 
         Raises:
             CheckpointError: The files are not an XLM model. No code in a file is ever executed.
             HubError: The model could not be downloaded from the hub; a subclass of ``CheckpointError``.
-            ConfigError: An invalid type or probability, or a subclass whose ``__init__`` needs more arguments.
+            ConfigError: The type or a probability is invalid, or a subclass cannot be created by ``cls(config)``.
             InputError: The device does not exist, or ``name_or_path`` is not a name.
         """
         from xlm.checkpoint.hub import HubOptions
@@ -269,7 +273,7 @@ class XLMModel(nn.Module):
         """Return an empty cache of this model's type, on its device.
 
         Args:
-            batch_size: Rows B.
+            batch_size: Number of rows B.
             capacity: Maximum number of tokens in a row; ``None`` means the model's longest input.
         """
         return XLMCache(self.config, batch_size, capacity=capacity, dtype=self.dtype, device=self.device)
@@ -387,11 +391,12 @@ class XLMWithLMHeadModel(XLMModel):
         """Write ``config.json`` and ``model.safetensors`` in the ``transformers`` layout.
 
         Args:
-            directory: Created if missing. Files of the same names are replaced, each atomically.
+            directory: Directory to write to, created if missing. Existing files of these names are replaced, each
+                atomically.
 
         Raises:
-            WriteError: The files could not be written, or ``from_pretrained`` would refuse them. In the latter case
-                nothing is written, and the message names every tensor and module at fault.
+            WriteError: The files could not be written, or ``from_pretrained`` would refuse them. If it would refuse
+                them, nothing is written, and the message names every tensor and module at fault.
         """
         from xlm.checkpoint.save import save_model
 
@@ -410,21 +415,21 @@ class XLMWithLMHeadModel(XLMModel):
 
         Args:
             weights: Type of the matrices: ``"float32"``, ``"bfloat16"``, ``"float16"`` or ``"int8"``; ``None`` means
-                this model's own. ``xlm.inference.packed_model`` says what each costs in accuracy.
+                the type of this model. ``xlm.inference.packed_model`` describes the loss of accuracy with each type.
 
         Returns:
-            A model that cannot be trained, moved, converted or saved. It shares the memory of this model's word
-            embeddings, and in float32 that of the head's weight; everything else is copied. After changes to this
-            model, call ``for_inference`` again.
+            A model that cannot be trained, moved, converted or saved. The packed model shares the memory of this
+            model's word embeddings and, if the matrices stay in float32, of the head's weight. Everything else is
+            copied, so call ``for_inference`` again after changes to this model.
 
         Raises:
-            InputError: An unknown type, a model that is not on the CPU, or layers that are not plain.
+            InputError: The type is unknown, the model is not on the CPU, or some layers are not plain.
         """
         from xlm.inference.packed_model import prepare_for_inference
 
         return prepare_for_inference(self, weights)
 
-    def forward(  # type: ignore[override]  # returns another class than XLMModel, as in transformers
+    def forward(  # type: ignore[override]  # another return type than in XLMModel, as in transformers
         self,
         input_ids: Tensor,
         *,
@@ -441,23 +446,24 @@ class XLMWithLMHeadModel(XLMModel):
 
         Args:
             input_ids: (B, T) int64 ids from 0 to V - 1.
-            langs: Language of the tokens: a name or id for all, one for each row, or (B, T) int64. Without it, a
-                multilingual model adds no language embedding, unlike in training, and warns once.
+            langs: Language of the tokens: one name or id for all rows, one for each row, or (B, T) int64 ids. Without
+                ``langs``, a multilingual model adds no language embedding, unlike in training, and warns once.
             lengths: (B,) int64 number of real tokens in each row; the rest is padding.
-            attention_mask: (B, T), 1 or true at tokens and 0 or false at padding, on any side; instead of ``lengths``.
-                Without both, ``<pad>`` is padding.
+            attention_mask: (B, T), 1 or true at tokens and 0 or false at padding, which may be on any side. Pass
+                ``attention_mask`` or ``lengths``, not both; without either, ``<pad>`` tokens are padding.
             position_ids: (B, T) int64 positions below ``max_position_embeddings``. By default they count from 0 at each
                 row's first token, or continue after the cache. Padding is not counted, so it does not change the
                 results of a row's tokens.
             labels: (B, T) int64, usually the same as ``input_ids``. In a causal model, position t predicts label t + 1;
-                in a bidirectional one, label t. Labels of -100, labels at padding, and predictions made at padding are
-                ignored.
-            cache: Earlier tokens; these tokens are appended. Requires ``torch.no_grad()`` and padding on the right.
+                in a bidirectional model, position t predicts label t. Labels of -100, labels at padding, and
+                predictions made at padding are ignored.
+            cache: Keys and values of earlier tokens; those of ``input_ids`` are appended. Requires ``torch.no_grad()``
+                and padding on the right.
             output_hidden_states: Whether to return the embeddings and every layer's output.
             output_attentions: Whether to return the attention weights.
 
         Raises:
-            InputError: A shape, type or value that the model cannot take.
+            InputError: An input has a wrong shape, type or value.
             LanguageError: A language that the model does not have.
         """
         inputs, states = self._run(
@@ -526,7 +532,7 @@ class XLMWithLMHeadModel(XLMModel):
         return scores
 
     def _loss(self, logits_BTV: Tensor, labels_BT: Tensor, valid_BT: Tensor | None) -> Tensor:
-        """Return the mean negative log-probability of the counted labels, in nats; a scalar in float32 or wider."""
+        """Return the mean negative log-probability of the labels not ignored, in nats; a scalar in float32 or wider."""
         labels_BT = onto("labels", labels_BT, logits_BTV.device).long()
         if valid_BT is not None:
             labels_BT = labels_BT.masked_fill(~valid_BT, IGNORED_LABEL)
@@ -539,7 +545,7 @@ class XLMWithLMHeadModel(XLMModel):
         if looks_at_values(labels_BT, self.check_inputs):
             self._check_labels(labels_BT, counted_BT, logits_BTV.shape[-1])
         logprobs_BT = target_logprobs(logits_BTV, labels_BT.masked_fill(~counted_BT, 0))
-        # Sum over all positions: unlike a selection of some, that neither waits for a GPU nor breaks a compiled graph.
+        # Sum over all positions. Selecting the counted positions first would wait for a GPU and break a compiled graph.
         return -torch.where(counted_BT, logprobs_BT, 0).sum() / counted_BT.sum()
 
     def _check_labels(self, labels_BT: Tensor, counted_BT: Tensor, vocab_size: int) -> None:
@@ -549,8 +555,8 @@ class XLMWithLMHeadModel(XLMModel):
             raise InputError(
                 "invalid labels",
                 where="labels",
-                found=f"{counted} labels that count, {wrong} of them out of range",
-                expected=f"at least one label that counts, each from 0 to {vocab_size - 1} or {IGNORED_LABEL}",
+                found=f"{counted} labels that are not ignored, {wrong} of them out of range",
+                expected=f"at least one label that is not ignored, each from 0 to {vocab_size - 1} or {IGNORED_LABEL}",
             )
 
     @lists_decoding_options
@@ -571,28 +577,28 @@ class XLMWithLMHeadModel(XLMModel):
         prompt of P tokens leaves room for ``max_position_embeddings - P + 1`` new ones. ``continuations`` also returns
         why each row ended, and log-probabilities.
 
-        A prompt begins with ``</s>``, as in training, and must not end with it, because after that a new sentence
-        begins. Use ``tokenizer.encode(text, lang=...)[:-1]``.
+        A prompt begins with ``</s>``, as in training, and must not end with ``</s>``, because a new sentence begins
+        after it. Use ``tokenizer.encode(text, lang=...)[:-1]``.
 
         Args:
             input_ids: (B, T) int64 ids from 0 to V - 1.
             langs: Language of the prompts, as for ``forward``.
-            lengths: (B,) int64 number of real tokens in each prompt. Without it and ``attention_mask``, ``<pad>`` is
-                padding. Padding must be on the right.
-            attention_mask: (B, T), 0 at padding; instead of ``lengths``.
-            continuation_langs: Language of the new tokens: a name or id for all, one for each row, or (B,
-                max_new_tokens), one for each new token. By default that of each prompt's last token. A token's language
-                affects only the tokens after it.
+            lengths: (B,) int64 number of real tokens in each prompt. Without ``lengths`` and ``attention_mask``,
+                ``<pad>`` tokens are padding. Padding must be on the right.
+            attention_mask: (B, T), 1 at tokens and 0 at padding; may be passed instead of ``lengths``.
+            continuation_langs: Language of the new tokens: one name or id for all rows, one for each row, or ids
+                (B, max_new_tokens), one for each new token. The default is the language of each prompt's last token. A
+                token's language affects only the tokens after it.
             options: Options of decoding; ``None`` means the defaults.
-            **changes: Options by name, which take precedence; ``DecodingOptions`` describes each, and how it differs
-                from the ``transformers`` option of the same name.
+            **changes: Options by name, which take precedence over ``options``. ``DecodingOptions`` describes them, and
+                their differences from ``transformers``.
 
         Returns:
             (B * num_return_sequences, T') int64, padded on the right with ``<pad>``. The continuations of prompt i
             begin at row ``i * num_return_sequences``, best first for beam search.
 
         Raises:
-            InputError: An invalid input or option, or a bidirectional model.
+            InputError: An input or option is invalid, or the model is bidirectional.
             LanguageError: A language that the model does not have.
             XLMError: The model's scores are not finite.
         """
@@ -619,12 +625,12 @@ class XLMWithLMHeadModel(XLMModel):
 
     @takes_arguments_of(generate)
     def stream(self, input_ids: Tensor, **arguments: Any) -> TokenStream:
-        """Return an iterator over the new tokens of one prompt, which computes each on demand; not for beam search.
+        """Return an iterator that computes the new tokens of one prompt on demand. Beam search cannot be streamed.
 
         Arguments as for ``generate``, with B = 1.
 
         Returns:
-            An iterator of ids. After the last token, its ``continuation`` holds all results.
+            An iterator of ids. After the last token, its attribute ``continuation`` holds all results.
         """
         prompts, options = self._prompts(input_ids, **arguments)
         check_streamable(prompts, options)
@@ -677,7 +683,7 @@ class XLMWithLMHeadModel(XLMModel):
 
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Turn dropout off, and then restore the mode of each module, since some may be frozen in evaluation mode."""
+    """Turn dropout off inside the block; afterwards restore the mode (training or evaluation) of each module."""
     training = [module for module in model.modules() if module.training]
     for module in training:
         module.training = False
@@ -689,7 +695,7 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
 
 
 def check_forward(model: nn.Module, caller: str, *, kind: type[nn.Module] = XLMWithLMHeadModel) -> None:
-    """Refuse a model with a custom ``forward``, for callers that use the parts of a model without calling it.
+    """Refuse a model with a custom ``forward``, for callers that use its parts without calling ``forward``.
 
     Args:
         model: The model.
@@ -702,14 +708,15 @@ def check_forward(model: nn.Module, caller: str, *, kind: type[nn.Module] = XLMW
     problems = []
     if type(model).forward is not kind.forward:
         problems.append(f"{type(model).__name__}.forward")
-    # accelerate replaces forward to move weights to the device; its hooks on the parts of the model do the same.
+    # accelerate replaces model.forward to move weights to the device. Nothing is lost if that is not called, because
+    # accelerate's hooks on the parts of the model move them too.
     if "forward" in vars(model) and not hasattr(model, "_hf_hook"):
         problems.append("model.forward = ...")
     if model._forward_pre_hooks or model._forward_hooks:
         problems.append("forward hooks on the model")
     if problems:
         raise InputError(
-            f"{caller} would not use the model's own forward",
+            f"{caller} would bypass the model's custom forward or hooks",
             where=caller,
             found=", ".join(problems),
             expected=f"forward of {kind.__name__}, without hooks",

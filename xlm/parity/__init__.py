@@ -1,4 +1,4 @@
-"""Comparison of a model with reference numbers: ``reference`` with recorded ones, ``peer`` with ``transformers``."""
+"""Comparison of a model with expected numbers: ``reference`` reads them, ``peer`` gets them from ``transformers``."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ from torch import Tensor
 from xlm.errors import CheckpointError
 
 # The relative precision of float32 is 6e-8. With a width of 1,000 and a few layers, another order of summation moved
-# the logits of the recorded models by up to 5e-7 of the largest one. The recorded numbers are just as uncertain.
+# the logits of the recorded models by up to 5e-7 of the largest logit. The recorded numbers have similar errors.
 LOGITS_BOUND = 2e-6
-"""Largest allowed difference of logits and hidden states, relative to the largest of them."""
+"""Largest allowed difference of logits or hidden states, as a fraction of the largest expected value."""
 ROUNDING_FACTOR = 2
-"""Largest allowed difference of logits from those of another program, as a multiple of that program's own difference
-between float32 and float64, if that exceeds ``LOGITS_BOUND``: both programs round, in different orders."""
+"""Largest allowed difference of logits from another program's logits, as a multiple of that program's rounding error.
+
+The rounding error is the difference between that program's float32 and float64 logits. The factor is 2, because both
+programs round. This bound applies only where it exceeds ``LOGITS_BOUND``.
+"""
 LOSS_BOUND = 1e-5
 """Largest allowed difference of the loss, in nats."""
 GRADIENT_BOUND = 1e-5
@@ -54,7 +57,7 @@ class ParityReport:
     Attributes:
         model: Name of the model.
         against: Source of the expected numbers.
-        comparisons: One for each kind of number.
+        comparisons: One comparison for each kind of number.
     """
 
     model: str
@@ -85,7 +88,7 @@ def larger(a: float, b: float) -> float:
 
 
 def compare_relative(name: str, actual: Tensor, expected: Tensor) -> Comparison:
-    """Return the comparison of two tensors of the same shape, relative to the largest expected value.
+    """Compare two tensors of the same shape. The difference is relative to the largest expected value.
 
     Raises:
         CheckpointError: The shapes differ.
@@ -105,5 +108,5 @@ def other_model_error(name: str, *, actual: Tensor | None, expected: Tensor) -> 
 
 
 def compare_count(name: str, compared: int, differing: int) -> Comparison:
-    """Return the comparison of items that must all be equal."""
+    """Return a comparison that counts differing items, none of which is allowed."""
     return Comparison(name=name, compared=compared, worst=differing, bound=0, unit="")

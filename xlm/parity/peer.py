@@ -1,4 +1,4 @@
-"""Comparison with ``transformers`` on the same files.
+"""Comparison of this library with ``transformers`` on the same model files.
 
 Shapes: B batch, T positions, D model width, V vocabulary, C = B * T.
 """
@@ -43,11 +43,11 @@ def against_transformers(
     Args:
         model: A checkpoint of the original, a directory in the ``transformers`` layout, the name of a bundled model,
             or an id on the hub.
-        texts: Sentences to run both on, cut to the model's positions; ``None`` for random ids.
+        texts: Sentences to run both models on, cut to the model's positions; ``None`` for random ids.
         lang: Language of the texts, required with texts.
 
     Raises:
-        InputError: No texts, texts without a language or a tokenizer, or a translation model.
+        InputError: ``texts`` is empty, ``lang`` or the model's tokenizer is missing, or the model translates.
         DependencyError: ``transformers`` is not installed.
     """
     path = find_model(model)
@@ -78,7 +78,7 @@ def against_transformers(
         comparisons = [compare_count("weights it misses or adds", len(ours.state_dict()), differing)]
         if texts is None:
             rows = _random_rows(ours.config)
-            # A language for each row in turn, to test as many as possible.
+            # Give each row the next language, to test as many languages as possible.
             langs: list[str | int] = [index % ours.config.n_langs for index in range(len(rows))]
         else:
             assert lang is not None
@@ -114,7 +114,7 @@ def load_peer(
     """Load the model of a directory with ``transformers``, in evaluation mode.
 
     Args:
-        directory: In the ``transformers`` layout.
+        directory: Directory in the ``transformers`` layout.
         causal: Whether a token attends to earlier tokens only; overrides the configuration.
         dtype: Weight dtype.
         device: Device of the weights.
@@ -143,7 +143,7 @@ def encode_as_peer(theirs: Any, text: str, lang: str) -> list[int]:
 def _both_models(
     ours: XLMWithLMHeadModel, theirs: Any, rows: Sequence[list[int]], langs: Sequence[str | int]
 ) -> list[Comparison]:
-    """Compare the logits of both models at all real positions.
+    """Compare the logits of both models at all positions that are not padding.
 
     In some trained models, rounding to float32 alone moves logits by more than ``LOGITS_BOUND``. If the logits differ
     by more, they are also compared in float64, where the softmax of ``transformers`` still uses float32. The bound
@@ -205,15 +205,15 @@ def _their_logits(theirs: Any, **inputs: Any) -> Tensor:
     if not theirs.config.asm:
         logits_BTV: Tensor = theirs(**inputs).logits
         return logits_BTV
-    # The adaptive head of transformers fails because it passes a batch to a torch module that accepts none. This skips
-    # its last step and compares everything else.
+    # The adaptive head of transformers fails, because it passes a tensor (B, T, D) to a torch module that accepts two
+    # dimensions at most. Call that module directly instead.
     hidden_BTD = theirs.transformer(**inputs).last_hidden_state
     logprobs_CV: Tensor = theirs.pred_layer.proj.log_prob(hidden_BTD.flatten(0, 1))
     return logprobs_CV.view(*hidden_BTD.shape[:2], -1)
 
 
 def _tokenized(directory: Path, texts: Sequence[str], lang: str, longest: int) -> tuple[list[list[int]], Comparison]:
-    """Return the ids of the texts, and compare them with ``transformers``, given the language."""
+    """Return the ids of texts in a language, and their comparison with the ids of ``transformers``."""
     import transformers
 
     ours = load_tokenizer(directory, preset="transformers")

@@ -1,4 +1,4 @@
-"""Comparison with numbers that the original computed, recorded in a file.
+"""Comparison of a model with numbers that the original XLM code computed and a file records.
 
 Shapes: B batch, T positions, S source positions, X model width or vocabulary.
 """
@@ -171,8 +171,9 @@ def _loss_and_gradients(
         actual = gradients.get(name.removeprefix(f"{prefix}grad."))
         if actual is None or actual.shape != expected.shape:
             raise other_model_error(name, actual=actual, expected=expected)
-        # A bias of all keys shifts all scores of a query equally, which the softmax cancels: its true gradient is zero,
-        # and both sides have only rounding noise. The noise is compared with the gradient of the keys' weight.
+        # The bias of the keys shifts all scores of a query equally, and the softmax cancels the shift. So its true
+        # gradient is zero, and both gradients are only rounding noise. Their difference is divided by the norm of the
+        # gradient of the keys' weight.
         scale = recorded.get(name.replace(".k_lin.bias", ".k_lin.weight"), expected).norm()
         worst_gradient = larger(worst_gradient, float((actual - expected).norm() / scale))
         compared += expected.numel()

@@ -15,20 +15,20 @@ from xlm.errors import DependencyError, InputError, warn_caller
 from xlm.scoring.scorer import SentenceScore
 
 UNITS = {"bits": math.log(2), "nats": 1.0}
-"""Nats in one unit."""
+"""Number of nats in one unit of surprisal."""
 
 # The palette of Okabe and Ito, whose colours also differ for the colour-blind and in grey.
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 _HATCHES = ("", "//", "..", "\\\\", "xx", "--")
 _INCHES_OF_LINE, _INCHES_OF_CHARACTER = 2.1, 0.1
-# These sizes are in characters: the words of a line stand next to each other as in print.
+# The following sizes are in characters: the words of a line stand next to each other as in print.
 _LINE_WIDTH, _MINIMUM_LINE_WIDTH = 84, 40
 _MINIMUM_WORD_WIDTH, _MAXIMUM_BAR_WIDTH = 6, 3.2
 _MAXIMUM_WORD_LENGTH = 24
 
 
 def check_matplotlib() -> None:
-    """Raise ``DependencyError`` unless matplotlib is installed, before the long work that a drawing needs."""
+    """Raise ``DependencyError`` unless matplotlib is installed; call this before computing what is to be drawn."""
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
@@ -68,7 +68,7 @@ def draw_surprisals(
         )
     from matplotlib import rc_context
 
-    # The file holds no random names of clip paths, no dates and no versions, so that equal results give equal files.
+    # Write no random names of clip paths, no dates and no versions, so that equal results give equal files.
     with rc_context({"svg.hashsalt": "xlm", "hatch.linewidth": 0.6}), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         canvas = _canvas(panels, unit, title)

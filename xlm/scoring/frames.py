@@ -45,11 +45,11 @@ def score_frame(
     by: str = "sentence",
     **options: Unpack[ScoringKeywords],
 ) -> Any:
-    """Return a ``DataFrame`` of scores with the index of the texts; log-probabilities and surprisals in nats.
+    """Return a ``DataFrame`` of scores with the index of the texts; log-probabilities and surprisals are in nats.
 
     Every row is kept. The last column, ``status``, is ``"ok"``, ``"empty"``, ``"long: N windows"``, or ``"error: "``
-    and the reason why the row has no scores, as in ``xlm score``. A missing text (``None``, ``NaN``, ``pd.NA``) is such
-    a row.
+    and the reason why the row has no scores, as in ``xlm score``. A missing text (``None``, ``NaN``, ``pd.NA``) is an
+    error, too.
 
     Args:
         model: As for ``score``.
@@ -57,17 +57,17 @@ def score_frame(
         frame: A pandas ``DataFrame``, or a ``Series`` of texts.
         lang: As for ``score``.
         column: The column of a ``DataFrame`` that holds the texts.
-        by: ``"sentence"`` adds the columns ``tokens``, ``logprob`` and ``unknown``, the number of tokens that are
-            ``<unk>``. ``"word"`` repeats each row for each word, with ``word``, ``start``, ``end``, ``tokens``,
-            ``surprisal`` and ``unknown``, whether any of its tokens is ``<unk>``; it omits the closing ``</s>``, and a
-            text without words is one row without a word. ``"token"`` repeats each row for each token, including the
-            closing one, with ``token``, ``id``, ``logprob``, ``unknown``, and, if requested, ``rank``, ``entropy`` and
-            ``top``.
+        by: ``"sentence"`` adds the columns ``tokens``, ``logprob`` and ``unknown`` (the number of tokens that are
+            ``<unk>``). ``"word"`` repeats each row for each word and adds ``word``, ``start``, ``end``, ``tokens``,
+            ``surprisal`` and ``unknown`` (whether any token of the word is ``<unk>``). The closing ``</s>`` then has no
+            row, and a text without words has one row without a word. ``"token"`` repeats each row for each token,
+            including the closing one, and adds ``token``, ``id``, ``logprob``, ``unknown``, and, if requested,
+            ``rank``, ``entropy`` and ``top``.
         **options: As for ``score``; ``ranks``, ``entropies`` and ``top`` need ``by="token"``.
 
     Raises:
         InputError: There is no such column or unit, the frame already has a column with the name of a new one, or an
-            option does not go with ``by``.
+            option requires another ``by``.
         LanguageError: The model does not have the language.
     """
     if not is_frame(frame):
@@ -78,7 +78,7 @@ def score_frame(
 
 
 def frame_of(scorer: Scorer, frame: Any, *, column: str = "text", by: str = "sentence") -> Any:
-    """Return the frame of ``score_frame``."""
+    """Return the result of ``score_frame`` with an existing scorer."""
     names = _names(scorer, by)
     columns = [column] if frame.ndim == 1 else list(frame.columns)
     if not isinstance(column, Hashable) or columns.count(column) != 1:
@@ -104,10 +104,10 @@ def frame_of(scorer: Scorer, frame: Any, *, column: str = "text", by: str = "sen
         for window in windows(_rows(frame[column], column))
         for row, result in zip(window, results_of(scorer, window), strict=True)
     ]
-    # Rows are selected by position: an index may hold a value twice.
+    # Select rows by position, not by index: an index may hold a value twice.
     scores = frame.iloc[[position for position, row_cells in enumerate(cells) for _ in row_cells]]
     scores = scores.assign(**{name: [each.get(name) for row_cells in cells for each in row_cells] for name in names})
-    # With a missing value, bool would become object, which cannot select rows.
+    # With a missing value, a bool column would have the type object, and could not be used as a mask of rows.
     return scores if by == "sentence" else scores.astype({"unknown": "boolean"})
 
 
@@ -119,7 +119,7 @@ def _names(scorer: Scorer, by: str) -> list[str]:
 
 
 def _rows(texts: Any, column: str) -> list[Row]:
-    # pandas has several kinds of missing values, which share one status.
+    # pandas has several kinds of missing values. All become None, which gives one status.
     values = [None if missing else text for text, missing in zip(texts.tolist(), texts.isna().tolist(), strict=True)]
     checked = [checked_text(value, column) for value in values]
     return [Row(file="", number=n, text=text, problem=problem) for n, (text, problem) in enumerate(checked, start=1)]

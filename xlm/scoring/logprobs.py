@@ -26,12 +26,13 @@ _BATCH_TOKENS_CPU = 1024
 _BATCH_TOKENS_GPU = 32_768
 _STATM = Path("/proc/self/statm")
 _TRIM_BYTES = 64 * 1024 * 1024
-"""Growth of the process after which free memory is returned; batches of small models never free as much."""
+"""Growth of the process in bytes after which free memory is returned to the system. Batches of small models never free
+this much."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenScores:
-    """Scores of the tokens of one sequence, except the opening one.
+    """Scores of the tokens of one sequence, except the opening token.
 
     Attributes:
         logprobs: Log-probabilities in nats.
@@ -56,7 +57,7 @@ class Window:
         sequence: Index of the sequence.
         start: Index of the first token that the model sees.
         end: One past the index of the last token that the model sees. The token at ``end`` is the last one predicted.
-        first: Index of the first of these tokens whose prediction counts. The tokens before it are context.
+        first: Index of the first predicted token whose score counts. The tokens before it are context.
     """
 
     sequence: int
@@ -173,7 +174,7 @@ def windows_of(sequence: int, predicted: int, *, positions: int, stride: int) ->
 
     A sequence that fits is one window. Otherwise the first window begins at the opening token and fills all positions.
     Each further window scores up to ``stride`` more tokens, and is filled with the tokens before them as context. Every
-    token predicted after the first window thus has at least ``positions - stride + 1`` tokens before it.
+    token predicted after the first window thus has at least ``positions - stride + 1`` tokens of context.
 
     Args:
         sequence: Index of the sequence.
@@ -191,7 +192,7 @@ def windows_of(sequence: int, predicted: int, *, positions: int, stride: int) ->
 
 
 def batches_by_length(lengths: Sequence[int], *, batch_tokens: int, batch_size: int | None) -> list[list[int]]:
-    """Group rows of similar length, the longest first, so that a lack of memory shows at once.
+    """Group rows of similar length, the longest first, so that the first batch shows whether memory suffices.
 
     Args:
         lengths: Number of tokens of each row.
@@ -255,8 +256,8 @@ def _empty_scores(model: XLMWithLMHeadModel, count: int, *, ranks: bool, entropi
 class MallocTrim:
     """Returns free memory to the system when the process has grown since the object was made or last trimmed.
 
-    Batches differ in size, so glibc can seldom reuse the memory of one for the next. It keeps hundreds of megabytes at
-    the published size. ``malloc_trim`` takes milliseconds, so it is called only when there is much to return.
+    Batches differ in size, so glibc can seldom reuse the memory of one batch for the next. With the published model, it
+    keeps hundreds of megabytes. ``malloc_trim`` takes milliseconds, so it is called only when there is much to return.
     """
 
     def __init__(self) -> None:

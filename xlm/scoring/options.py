@@ -26,7 +26,7 @@ class ScoringOptions:
             begins at the opening token and is as long as the model allows. Each further window scores ``stride`` more
             tokens and is filled with the text before them, without an opening token.
         stride: From 1 to the number of the model's positions; ``None`` for half of them. A smaller stride gives tokens
-            more context and takes longer. The upper limit is checked once there is a model.
+            more context and takes longer. The upper limit is checked once the model is known.
 
     Raises:
         InputError: An option has a value that is not allowed.

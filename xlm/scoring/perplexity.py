@@ -33,11 +33,11 @@ class LanguagePerplexity:
         lang: The language.
         texts: Number of texts.
         tokens: Number of predicted tokens.
-        unknown: Number of those that are ``<unk>``, the token for what the vocabulary lacks.
-        nats: Their total negative log-probability in nats.
+        unknown: Number of predicted tokens that are ``<unk>``, which replaces pieces outside the vocabulary.
+        nats: Total negative log-probability of the predicted tokens in nats.
         characters: Number of characters of the raw texts, plus one for the end of each text.
         utf8_bytes: Number of bytes of the raw texts in UTF-8, plus one for the end of each text.
-        whole: Whether every token was predicted. In the stream the first token of each window is not.
+        whole: Whether every token was predicted. In the stream, the first token of each window is not predicted.
     """
 
     lang: str
@@ -64,12 +64,12 @@ class LanguagePerplexity:
 
     @property
     def bits_per_character(self) -> float | None:
-        """Bits per character of the raw text, counting the end of each text as one; ``None`` unless ``whole``."""
+        """Bits per character of the raw text, counting each text's end as a character; ``None`` unless ``whole``."""
         return self.nats / math.log(2) / self.characters if self.whole and self.characters else None
 
     @property
     def bits_per_byte(self) -> float | None:
-        """Bits per UTF-8 byte of the raw text, counting the end of each text as one; ``None`` unless ``whole``."""
+        """Bits per UTF-8 byte of the raw text, counting each text's end as a byte; ``None`` unless ``whole``."""
         return self.nats / math.log(2) / self.utf8_bytes if self.whole and self.utf8_bytes else None
 
 
@@ -118,7 +118,7 @@ def perplexity(
             closing one. ``"stream"`` is exactly the original's ``evaluate_clm``: all texts, each followed by ``</s>``
             (an empty text is only ``</s>``), form one sequence, which is padded in front with ``</s>`` and cut into
             windows of equal length. Each window starts at position 0; its first token is given and the others are
-            predicted. The result depends on ``window``; do not compare it across window lengths.
+            predicted. The result depends on ``window``, so do not compare results with different windows.
         window: Number of tokens in a window of the stream, from 2 to the model's positions; ``None`` for 256.
         stride: As for ``score``; with ``"sentence"`` only.
         batch_size: Maximum number of texts or windows in a batch; ``None`` for as many as ``batch_tokens`` allows.
@@ -190,7 +190,7 @@ def perplexity(
 
 
 class _Counted:
-    """Yields texts in windows and counts them."""
+    """Yields texts in groups, and counts the texts, their characters and their bytes."""
 
     def __init__(self, texts: Iterable[str], *, lang: str) -> None:
         self._texts, self._lang = texts, lang
@@ -209,7 +209,7 @@ class _Counted:
 
 
 def _of_sentences(scorer: Scorer, corpus: _Counted) -> tuple[float, int, int]:
-    sums = array("d")  # added up at the end, because a running sum of millions of numbers loses digits
+    sums = array("d")  # added at the end: a running sum of millions of numbers loses digits
     tokens = unknown = 0
     for texts in corpus.windows():
         for result in scorer.score_window(texts, first=corpus.texts):
@@ -226,7 +226,7 @@ def _of_stream(scorer: Scorer, corpus: _Counted, window: int) -> tuple[float, in
     ids = array("i")  # all ids at once, four bytes each, because the windows depend on their number
     for texts in corpus.windows():
         for i, text in enumerate(texts):
-            # Drop the special tokens at both ends.
+            # Drop the special tokens at both ends of a sentence.
             ids.extend(scorer.encode(text, where=f"texts[{corpus.texts + i}]")[1:-1])
             ids.append(end)
     stream = Stream(sequence=ArraySequence(np.frombuffer(ids, np.int32)), rows=1, width=window, eos_id=end)

@@ -31,13 +31,13 @@ def score(
     Each text is one sentence to the model: it is encoded with the special tokens at both ends and starts at position 0.
     Texts of similar length share a batch. The result of a text does not depend on the others, except through rounding
     in the type that the model computes in. The logits and the log-softmax are computed in float32, without dropout.
-    Afterwards each module of the model is back in its previous mode.
+    Afterwards, each module of the model is back in its previous mode (training or evaluation).
 
     Args:
         model: A causal model.
         tokenizer: Its tokenizer.
-        texts: Raw texts. An empty text scores its closing ``</s>``. For a pandas ``Series`` or ``DataFrame``, the
-            result is that of ``score_frame`` by sentence.
+        texts: Raw texts. For an empty text, only the closing ``</s>`` is scored. For a pandas ``Series`` or
+            ``DataFrame``, the result is that of ``score_frame`` by sentence.
         lang: Name of the language of all texts.
         **options: Attributes of ``ScoringOptions``, by name.
 

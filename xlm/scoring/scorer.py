@@ -20,7 +20,8 @@ from xlm.tokenizer.tokenizer import XLMTokenizer
 
 _WORD = re.compile(r"\S+")
 _PADDING = 128
-"""The largest multiple to which vocabularies are usually padded; a smaller difference in size is no reason to warn."""
+"""Vocabularies are usually padded to a multiple of at most this number. If model and tokenizer differ by less in size,
+there is no warning."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,7 +32,7 @@ class WordScore:
         text: The word.
         start: Index of its first character in the raw text.
         end: One past its last character.
-        tokens: Number of tokens that begin in it; 0 if the tokenizer drops all of its characters.
+        tokens: Number of tokens that begin in the word; 0 if the tokenizer drops all of its characters.
         surprisal: Negative log-probability of those tokens together, in nats.
         unknown: Whether any of those tokens is ``<unk>``.
     """
@@ -60,7 +61,7 @@ class SentenceScore:
         top: The most likely tokens at each of the n positions with their log-probabilities in nats, best first, if
             requested. Tokens of equal probability come in any order.
         windows: Number of windows that the text was scored in; 1 unless it is longer than the model's positions.
-        unk_token: The token for what the vocabulary lacks.
+        unk_token: The token that replaces pieces outside the vocabulary.
     """
 
     text: str
@@ -82,7 +83,7 @@ class SentenceScore:
 
     @property
     def unknowns(self) -> tuple[bool, ...]:
-        """Whether each of the n tokens is ``<unk>``, including where the text itself spells it."""
+        """Whether each of the n tokens is ``<unk>``, including an ``<unk>`` that the text itself contains."""
         return tuple([token == self.unk_token for token in self.tokens])
 
     @property
@@ -128,7 +129,7 @@ class SentenceScore:
 
 
 class Scorer:
-    """Scores windows of texts with a model, its tokenizer, a language and options, which it checks once.
+    """Scores groups of texts with one model, tokenizer, language and set of options, which it checks when created.
 
     Args:
         model: A causal model.
@@ -257,7 +258,7 @@ def check_pair(model: object, tokenizer: object) -> None:
     """Check that the arguments are a model and its tokenizer.
 
     Raises:
-        InputError: The arguments are swapped or something else, the tokenizer has more tokens than the model, or the
+        InputError: The arguments are swapped or of other types, the tokenizer has more tokens than the model, or the
             model overrides ``forward``, which scoring would not call.
     """
     types = f"{type(model).__name__}, {type(tokenizer).__name__}"
@@ -281,8 +282,8 @@ def check_pair(model: object, tokenizer: object) -> None:
     words, tokens = model.config.vocab_size, tokenizer.vocab_size
     if tokens + _PADDING <= words:
         warn_caller(
-            f"the tokenizer has {tokens:,} tokens and the model {words:,} words, the last of which have no text; "
-            "make sure that the tokenizer belongs to this model"
+            f"the tokenizer has {tokens:,} tokens and the model {words:,} words, so the model's last words have no "
+            "text; make sure that the tokenizer belongs to this model"
         )
     if tokens > words:
         raise InputError(
@@ -303,7 +304,7 @@ def check_language_name(lang: object) -> None:
 def _as_tokens(
     top: Iterable[Iterable[tuple[int, float]]], vocabulary: Sequence[str]
 ) -> tuple[tuple[tuple[str, float], ...], ...]:
-    # A model may have more rows than its tokenizer has tokens.
+    # The model's vocabulary may be larger than the tokenizer's.
     def name(index: int) -> str:
         return vocabulary[index] if index < len(vocabulary) else f"<{index}>"
 
@@ -323,6 +324,6 @@ def _language_id(model: XLMWithLMHeadModel, tokenizer: XLMTokenizer, lang: str) 
 def _warn_about_bos(token: str) -> None:
     warn_caller(
         f"texts are scored after {token}, as this tokenizer encodes them; the original never trained that token, and "
-        "the first words after it score much worse. For sentences as in training, </s> … </s>: "
+        "the first words after it score much worse. For sentences as in training, </s> … </s>, open the tokenizer with "
         "XLMTokenizer.from_pretrained(..., bos_token='</s>')"
     )

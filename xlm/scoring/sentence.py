@@ -1,4 +1,4 @@
-"""Old place of ``SentenceScore`` and ``WordScore``, which are now in ``xlm.scoring.scorer``; kept for one release."""
+"""Deprecated module of ``SentenceScore`` and ``WordScore``, which are now in ``xlm.scoring.scorer``."""
 
 from __future__ import annotations
 

@@ -19,20 +19,20 @@ from xlm.tokenizer.tokenizer import XLMTokenizer, tokenizer_digest
 
 _SHOWN_DIGITS = 12
 
-# Settings of training, and the language that only the generate of transformers reads.
+# Configuration keys that do not affect scores: settings of training, and lang_id, which only transformers reads.
 _WITHOUT_EFFECT = ("dropout", "attention_dropout", "embed_init_std", "lang_id")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Signature:
-    """Everything that a log-probability depends on, except the text and what affects only its last digits.
+    """Everything that a log-probability depends on, except the text and conditions that affect only its last digits.
 
     The last digits also depend on batch sizes, the number of rows read ahead, the number of threads, and the processor
     or GPU.
 
     Attributes:
         model: Fingerprint of the configuration and of the weights in memory. A ``.pth`` file and the directory
-            converted from it have the same.
+            converted from it have the same fingerprint.
         tokenizer: Fingerprint of the vocabulary, the merges and every setting of the tokenizer.
         preset: The tokenizer's preset.
         lang: The language, or several joined by ``+``; for translations the direction, such as ``de-en``.
@@ -77,8 +77,8 @@ def signature(
         lang: As in ``Signature``.
         protocol: As in ``Signature``.
         long: As in ``Signature``.
-        digest: ``model_digest`` of the model; for a model made by ``for_inference``, of the model that it was made
-            from.
+        digest: ``model_digest`` of the model; for a packed model, ``model_digest`` of the model before
+            ``for_inference``.
 
     Raises:
         InputError: The arguments are not a model and its tokenizer.
@@ -122,7 +122,7 @@ def _fields_with_effect(config: XLMConfig) -> dict[str, object]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelSource:
-    """The name of a model, with the options to open it.
+    """The name of a model, with the options for opening it.
 
     Attributes:
         model: A model directory, a checkpoint of the original, the bundled model, or an id on the Hugging Face hub.
@@ -144,10 +144,10 @@ class ModelSource:
         """Open the tokenizer.
 
         Args:
-            offsets: Whether it must report the offsets of words.
+            offsets: Whether the tokenizer must report the offsets of words.
 
         Raises:
-            VocabularyError: Its files are broken.
+            VocabularyError: The tokenizer's files are broken.
             CheckpointError: There is no such model.
             LanguageError: The tokenizer does not have the language, or cannot report its words' offsets.
         """
@@ -160,7 +160,7 @@ class ModelSource:
         """Open the model, of a class, with the weights of its file.
 
         Raises:
-            InputError: There is no such device, or it cannot compute in that type.
+            InputError: The device does not exist, or cannot compute in the type ``dtype``.
             CheckpointError: There is no such model, or it is of another kind.
         """
         default = "cuda" if torch.cuda.is_available() else "cpu"
@@ -168,7 +168,7 @@ class ModelSource:
         return open_model(self.model, kind=kind, dtype=self.dtype, device=device)
 
     def fast(self, network: Network, *, few_rows: bool) -> Network:
-        """Return a model from ``network`` in its fastest form; ``few_rows`` as for ``pack_where_faster``."""
+        """Return the fastest form of a model that ``network`` opened; ``few_rows`` is as for ``pack_where_faster``."""
         return pack_where_faster(network, dtype=self.dtype, few_rows=few_rows)
 
     def open(

@@ -56,7 +56,7 @@ class Stream:
     Args:
         sequence: The ids.
         rows: Number B of rows in a window.
-        width: Number W of tokens in a row. The first is given, the others are predicted.
+        width: Number W of tokens in a row. The first token is given, the others are predicted.
         eos_id: Id of ``</s>``.
 
     Raises:
@@ -89,7 +89,7 @@ class Stream:
         Args:
             index: Index of the window, from 0 to n - 1.
             first_row: The first row to return.
-            rows: Number of rows to return; ``None`` for all that follow.
+            rows: Number of rows to return; ``None`` for all rows from ``first_row`` on.
 
         Returns:
             (rows, W) int64.

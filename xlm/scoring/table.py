@@ -35,12 +35,12 @@ class ScoreTable:
 
     Attributes:
         unit: One of ``UNITS``.
-        format: One of ``TABLE_FORMATS``. Floats have six decimals in the first two and all digits in Parquet. TSV is
-            quoted as in ``tsv_line``.
-        files: Whether a first column names the file.
+        format: One of ``TABLE_FORMATS``. Floats have six decimals in TSV and JSON lines, and all digits in Parquet. TSV
+            is quoted as in ``tsv_line``.
+        files: Whether the first column names the file.
         bits: Whether a column ``bits`` follows ``logprob``: the surprisal, ``-logprob / log 2``.
-        ranks: Whether the rank of each token follows.
-        entropies: Whether the entropy of each token's prediction follows.
+        ranks: Whether there is a column with the rank of each token.
+        entropies: Whether there is a column with the entropy of each token's prediction.
         columns: Types of the cells by column, in order; ``status`` is the last.
 
     Raises:
@@ -75,7 +75,7 @@ class ScoreTable:
         return tsv_line(self.columns) if self.format == "tsv" else ""
 
     def lines(self, row: Row, result: SentenceScore | InputError | None) -> Iterator[str]:
-        """Yield the lines of one input row, with their ends; arguments as for ``cells``.
+        """Yield the output lines of one input row, with line ends; arguments as for ``cells``.
 
         For Parquet, they are lines that ``write_parquet`` reads.
         """
@@ -83,11 +83,11 @@ class ScoreTable:
             yield table_line(self.columns, cells, format=self.format)
 
     def cells(self, row: Row, result: SentenceScore | InputError | None) -> Iterator[dict[str, Cell]]:
-        """Yield the cells of one input row by column: once for sentences, once or more for words and tokens.
+        """Yield the output rows of one input row, each as cells by column; with the unit ``sentence``, there is one.
 
         Args:
             row: The input row.
-            result: Its scores or the error that prevents scoring; ``None`` if the row itself has a problem.
+            result: The row's scores or the error that prevents scoring; ``None`` if the row itself has a problem.
         """
         shared: dict[str, Cell] = {"file": row.file, "line": row.number, "status": status_of(row, result)}
         result_cells = cells_of(result, self.unit) if isinstance(result, SentenceScore) else [{"text": row.text}]
@@ -130,7 +130,7 @@ def check_unit(unit: object, token_options: Sequence[str] = ()) -> None:
 
     Args:
         unit: The unit of one row of output.
-        token_options: Names of such options that are set.
+        token_options: Names of the set options that need the unit ``token``.
     """
     check_choice("unit", UNITS, by=unit)
     if token_options and unit != "token":
@@ -140,12 +140,12 @@ def check_unit(unit: object, token_options: Sequence[str] = ()) -> None:
 
 
 def scored_lines(scorer: Scorer, window: Sequence[Row], table: ScoreTable) -> OutputLines:
-    """Return the lines of a window of rows. Every row has lines, in order, even one that cannot be scored.
+    """Return the output lines of some rows. Every row has lines, in order, even a row that cannot be scored.
 
     Args:
         scorer: Model, tokenizer and options.
         window: Rows, which are scored together.
-        table: The form of the output.
+        table: The table to write.
 
     Raises:
         LanguageError: The tokenizer does not have the language, or cannot split it into words.
@@ -190,7 +190,10 @@ def status_of(row: Row, result: SentenceScore | InputError | None) -> str:
 
 
 def cells_of(result: SentenceScore, unit: str) -> list[dict[str, Any]]:
-    """Return the cells of a text by column: of the text, of each word and the closing ``</s>``, or of each token.
+    """Return the output rows of a text, each as cells by column.
+
+    The unit ``sentence`` gives one row, ``word`` one for each word and one for the closing ``</s>``, and ``token`` one
+    for each token.
 
     Args:
         result: Scores of the text.

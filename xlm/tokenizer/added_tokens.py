@@ -1,7 +1,7 @@
-"""Special and added tokens, at which a text without a language is split.
+"""Special and added tokens. A text that is encoded without a language is split at these tokens.
 
-Added tokens, and options of any token, exist only if the tokenizer was saved after a call of ``add_tokens`` of
-transformers. A text with a language is not split at tokens.
+A tokenizer has added tokens, or options of tokens, only if transformers saved it after a call of ``add_tokens``. A text
+that is encoded with a language is not split at tokens.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class AddedToken:
         content: The text of the token.
         lstrip: Whether the token includes the spaces before it.
         rstrip: Whether the token includes the spaces after it.
-        single_word: Whether only occurrences between spaces count.
+        single_word: Whether a text is split at the token only where a space or an end of the text is on both sides.
         normalized: Whether the token keeps its case when the preset ``"transformers-v4"`` lower-cases a text. It has no
             effect if ``special`` is set.
         special: Whether transformers calls the token special.
@@ -36,7 +36,7 @@ class AddedToken:
 
     @property
     def has_options(self) -> bool:
-        """Whether an option affects where a text is split."""
+        """Whether the token has an option that affects where a text is split."""
         return self.lstrip or self.rstrip or self.single_word
 
 
@@ -57,14 +57,16 @@ class AddedTokens:
 
     def stand_in(self, text: str) -> bool:
         """Return whether a text contains a token."""
-        # Most texts contain none of the first characters of tokens, which is quick to find out.
+        # Check the first characters of the tokens first: that is fast, and most texts contain none of them.
         return any(map(text.__contains__, self._first_characters)) and self._pattern.search(text) is not None
 
     def split(self, text: str) -> list[tuple[str, bool]]:
-        """Return the parts of a text and whether each is a token, without the spaces that belong to tokens.
+        """Split a text at its tokens, and return each part with whether it is a token.
 
-        Source: ``PreTrainedTokenizer.tokenize`` of transformers. It applies the options of tokens from left to right,
-        each to the result of the previous ones.
+        The parts omit the spaces that ``lstrip`` and ``rstrip`` remove. As in transformers, the options of the tokens
+        are applied from left to right, and each option acts on the parts as earlier options changed them.
+
+        Source: ``PreTrainedTokenizer.tokenize`` of transformers.
         """
         parts = [part for part in self._pattern.split(text) if part]
         for position, part in enumerate(parts):
@@ -87,19 +89,19 @@ class AddedTokens:
         return [(part, part in self._tokens) for part in parts if part]
 
     def split_aligned(self, source: AlignedText) -> list[tuple[AlignedText, bool]]:
-        """Return ``split`` of an aligned text."""
+        """Split an aligned text as ``split`` splits a str."""
         result: list[tuple[AlignedText, bool]] = []
         position = 0
         for part, is_token in self.split(source.text):
             spans = []
-            for character in part:  # the parts hold the characters of the text in order, without some spaces
+            for character in part:  # the parts hold the text in order, except that some spaces are missing
                 position = source.text.index(character, position) + 1
                 spans.append(source.spans[position - 1])
             result.append((AlignedText(part, spans), is_token))
         return result
 
     def lower(self, text: str) -> str:
-        """Return a text in lower case except for its tokens, letter by letter as in transformers 4."""
+        """Lower-case a text outside its tokens, one character at a time as transformers 4 does."""
         parts = self._before_lowering.split(text)
         parts[::2] = [
             part.lower() if part.isascii() else "".join(character.lower() for character in part) for part in parts[::2]
@@ -107,7 +109,7 @@ class AddedTokens:
         return "".join(parts)
 
     def lower_aligned(self, source: AlignedText) -> AlignedText:
-        """Return ``lower`` of an aligned text."""
+        """Lower-case an aligned text as ``lower`` does a str."""
         pieces: list[Piece] = []
         position = 0
         for i, part in enumerate(self._before_lowering.split(source.text)):

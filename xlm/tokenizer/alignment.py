@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from xlm.tokenizer.vocabulary import END_OF_WORD
 
 Span = tuple[int, int]
-"""The index of the first character in the raw text, and one past the last."""
+"""The index of the first character in the raw text, and the index after the last character."""
 
 Piece = tuple[str, int, int]
 """Text that a rule writes, and the start and end of the input that it comes from."""
@@ -38,10 +38,10 @@ class AlignedText:
         return cls(raw, [(i, i + 1) for i in range(len(raw))])
 
     def from_pieces(self, pieces: Iterable[Piece]) -> AlignedText:
-        """Join pieces, each made from a part of this text, to a text.
+        """Join pieces to a text; each piece is the rewritten form of a part of this text.
 
-        A piece that equals its input keeps the spans of the input. In any other piece, each character has the span of
-        the whole input.
+        A piece that equals its part keeps the spans of the part's characters. In any other piece, each character has
+        the span of the whole part.
         """
         texts: list[str] = []
         spans: list[Span] = []
@@ -54,7 +54,10 @@ class AlignedText:
         return AlignedText("".join(texts), spans)
 
     def span(self, start: int = 0, end: int | None = None) -> Span:
-        """Return the raw span of a range; for an empty range, the span of the character before it, or else after it."""
+        """Return the span of raw text that a range of this text came from.
+
+        An empty range has the span of the character before it, or of the character after it at the start of the text.
+        """
         end = len(self.text) if end is None else end
         if start == end:
             start = max(start - 1, 0)
@@ -63,11 +66,11 @@ class AlignedText:
         return (min(first for first, _ in spans), max(last for _, last in spans)) if spans else (0, 0)
 
     def slice(self, start: int, end: int) -> AlignedText:
-        """Return the text of a range."""
+        """Return a range of this text, with its spans."""
         return AlignedText(self.text[start:end], self.spans[start:end])
 
     def split(self, space: str = r"\s") -> list[AlignedText]:
-        r"""Return the non-empty parts between spaces.
+        r"""Return the non-empty parts of this text between spaces.
 
         Args:
             space: The separator: any whitespace, or one character.
@@ -90,10 +93,10 @@ def in_order_and_complete(text: str, spans: Sequence[Span]) -> list[Span]:
 
     Args:
         text: The raw text.
-        spans: One for each piece, in the order of the pieces.
+        spans: The span of each piece, in the order of the pieces.
     """
     result: list[Span] = []
-    done = 0  # the end of the covered text
+    done = 0  # the index where the text covered so far ends
     for start, end in spans:
         while done < start and text[done].isspace():
             done += 1

@@ -1,4 +1,4 @@
-"""Texts in batches, work on batches in several processes, and the lines that commands write."""
+"""Groups texts into batches, processes batches in several processes, and formats tokens or ids as lines."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 Batch = TypeVar("Batch")
 Result = TypeVar("Result")
 
-# The limits of a batch are large, since texts share chunks, and each distinct chunk is divided only once. While a batch
-# is divided, each new chunk takes 500 bytes.
+# Batches are large because texts share chunks (text between spaces), and each distinct chunk is divided into words only
+# once. Each new chunk takes 500 bytes of memory while its batch is processed.
 _BATCH_TEXTS = 1 << 15
 _BATCH_CHARACTERS = 1 << 20
 
@@ -32,7 +32,7 @@ def in_batches(texts: Iterable[str]) -> Iterator[list[str]]:
     """Return an iterator over texts in batches.
 
     Raises:
-        InputError: ``texts`` is a single str or not iterable; while batches are taken, a text is not a str.
+        InputError: ``texts`` is a single str or is not iterable. During iteration: a text is not a str.
     """
     try:
         is_batch = not isinstance(texts, str) and iter(texts) is not None
@@ -51,11 +51,11 @@ def _checked(text: object) -> str:
 
 
 def written_lines(tokenizer: XLMTokenizer, texts: Sequence[str], *, lang: str, output: str) -> list[str]:
-    """Return the tokens or ids of each text as a line, without its newline.
+    """Return the tokens or ids of each text as one line, without a newline.
 
     Args:
         tokenizer: The tokenizer.
-        texts: Some thousand texts.
+        texts: The texts, at most some thousands.
         lang: The language of the texts.
         output: ``"tokens"`` for pieces in ``</w>`` notation, ``"ids"`` for ids with the special tokens.
 
@@ -70,35 +70,36 @@ def written_lines(tokenizer: XLMTokenizer, texts: Sequence[str], *, lang: str, o
 
 _AHEAD = 3  # batches that are read ahead for each worker
 _MOST_WORKERS = 1024
-_work: Callable[[Any], Any] | None = None  # the work of a worker process, set when it starts
+_work: Callable[[Any], Any] | None = None  # what a worker process does with a batch; set when the process starts
 
 
 def in_order(work: Callable[[Batch], Result], batches: Iterable[Batch], *, workers: int) -> Iterator[Result]:
     """Return an iterator over the results of batches, in order; it reads only a few batches ahead.
 
     Args:
-        work: What to do with a batch; pickled once for each worker process.
-        batches: Read as needed, so they can come from a stream.
-        workers: The number of processes; 1 works in this process.
+        work: The function to apply to each batch; it is pickled once for each worker process.
+        batches: The batches. They are read as needed, so they can come from a stream.
+        workers: The number of processes; 1 means that this process does the work.
 
     Raises:
         InputError: ``workers`` is not an int from 1 to 1,024.
-        XLMError: A worker process died; raised while results are taken.
+        XLMError: During iteration: a worker process died.
     """
     check_count(workers=workers, most=_MOST_WORKERS)
     return map(work, batches) if workers == 1 else _in_processes(work, batches, workers)
 
 
 def _in_processes(work: Callable[[Batch], Result], batches: Iterable[Batch], workers: int) -> Iterator[Result]:
-    # Fork on Linux: forked workers start with all modules loaded, and the caller's main module needs no guard.
+    # Fork on Linux: forked workers start with all modules loaded, and the main module of the caller does not need
+    # ``if __name__ == "__main__"``.
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     waiting: deque[Future[Result]] = deque()
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(work,)) as pool:
         try:
             for batch in batches:
                 with warnings.catch_warnings():
-                    # Newer Pythons warn if other threads exist, such as torch's. That is harmless: the workers use no
-                    # lock that these threads hold.
+                    # Newer Python versions warn about a fork while other threads exist, such as those of torch. The
+                    # fork is harmless: the workers use no lock that these threads hold.
                     warnings.simplefilter("ignore", DeprecationWarning)
                     waiting.append(pool.submit(_run, batch))
                 if len(waiting) >= _AHEAD * workers:
@@ -110,8 +111,8 @@ def _in_processes(work: Callable[[Batch], Result], batches: Iterable[Batch], wor
                 "a worker process died",
                 where="workers",
                 found=f"{workers} workers, one of them gone",
-                expected="workers that run to the end; most often, one dies because memory runs out",
-                remedy="use fewer workers, or 1, which works in this process",
+                expected="all workers run to the end; the usual cause of a death is that memory runs out",
+                remedy="use fewer workers; with 1, the main process does the work",
             ) from error
         finally:
             for future in waiting:
@@ -121,8 +122,8 @@ def _in_processes(work: Callable[[Batch], Result], batches: Iterable[Batch], wor
 def _start(work: Callable[[Any], Any]) -> None:
     global _work
     _work = work
-    # The executor ends its workers with this signal. A fork inherits the command's handler, which raises an exception;
-    # a worker that is waiting to return a result would catch the exception and wait forever.
+    # The executor ends its workers with SIGTERM. A forked worker inherits the command's handler for SIGTERM, which
+    # raises an exception. A worker that is waiting to return a result would catch this exception and wait forever.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 

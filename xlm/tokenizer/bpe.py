@@ -22,7 +22,7 @@ from xlm.tokenizer.vocabulary import END_OF_WORD, SPECIAL_TOKENS, Vocabulary
 Merges = tuple[tuple[str, str], ...]
 """Pairs of pieces, best first, in ``</w>`` notation."""
 
-_LAST = 1 + len(END_OF_WORD)  # length of a single character that ends a word
+_LAST = 1 + len(END_OF_WORD)  # length of a piece that is one character followed by END_OF_WORD
 
 
 class BPE:
@@ -30,17 +30,17 @@ class BPE:
 
     Args:
         merges: Pairs of pieces, best first, in ``</w>`` notation.
-        vocabulary: If given, a merged piece that is not in it is split into its two parts again, and so are these
-            parts.
+        vocabulary: If given, a merged piece that is not in the vocabulary is split back into the two parts that it was
+            merged from; these parts are then checked in the same way.
             Source: fastBPE's ``applybpe`` with a vocabulary file.
 
     Attributes:
-        merges: The argument.
-        vocabulary: The argument.
+        merges: The argument ``merges``.
+        vocabulary: The argument ``vocabulary``.
         ranks: The rank of each merge, from 0 for the best.
-        piece_ranks: The rank of the merge that makes each piece, in the order of the ranks.
-        learnt: Whether the merges can result from learning: each part of a pair is a single character or the result of
-            an earlier merge, and no two merges make the same piece.
+        piece_ranks: For each merged piece, the rank of the merge that produces it; in the order of the ranks.
+        learnt: Whether BPE learning could have produced the merges: each part of a pair is a single character or the
+            result of an earlier merge, and no two merges produce the same piece.
     """
 
     def __init__(self, merges: Sequence[tuple[str, str]], vocabulary: Container[str] | None = None) -> None:
@@ -60,18 +60,18 @@ class BPE:
         """Return the pieces of a word, the last one ending in ``</w>``.
 
         Args:
-            word: At least one character, no whitespace.
+            word: A word of at least one character, without whitespace.
         """
         return self.limit(self.merge(characters_of(word)))
 
     def merge(self, pieces: list[str]) -> list[str]:
-        """Return adjacent pieces with all merges applied.
+        """Return the pieces that result from applying all merges to the adjacent pieces of a word.
 
         Args:
-            pieces: At least one; changed in place.
+            pieces: At least one piece; the list is changed in place.
         """
         # A linked list of pieces and a heap of the pairs that can be merged: O(n log n) for n characters. A piece is
-        # identified by the position of its first character; one that was merged into its left neighbour becomes "".
+        # identified by the position of its first character. A piece that was merged into its left neighbour becomes "".
         end = len(pieces)
         following = list(range(1, end + 1))
         preceding = list(range(-1, end - 1))
@@ -87,8 +87,8 @@ class BPE:
         for position in range(end):
             offer(position)
         while heap:
-            # Merge the best pair everywhere before pushing the new pairs. A new pair can have a better rank, and would
-            # otherwise take a piece from this pair further right.
+            # Merge the best pair everywhere before pushing the new pairs. A new pair can have a better rank: if it were
+            # pushed now, it could use up a piece that belongs to this pair further right.
             best = heap[0][0]
             merged = []
             while heap and heap[0][0] == best:
@@ -109,7 +109,7 @@ class BPE:
         return [piece for piece in pieces if piece]
 
     def limit(self, pieces: list[str]) -> list[str]:
-        """Return pieces, splitting those that are not in the vocabulary; unchanged if there is no vocabulary."""
+        """Split pieces that are not in the vocabulary; without a vocabulary, return the pieces unchanged."""
         known = self.vocabulary
         if known is None:
             return pieces
@@ -126,17 +126,17 @@ class BPE:
 
 
 def characters_of(word: str) -> list[str]:
-    """Return the pieces of a word before any merge."""
+    """Return the pieces of a word before any merge: its characters, with ``</w>`` after the last one."""
     return [*word[:-1], word[-1] + END_OF_WORD]
 
 
 def read_merges(path: Path) -> Merges:
     """Return the merges in a ``merges.txt``, ignoring a first line ``#version: …`` and a third column.
 
-    A last line without a newline counts, as in fastBPE; transformers drops it.
+    A last line that does not end in a newline is read, as in fastBPE; transformers drops it.
 
     Raises:
-        VocabularyError: The file holds something else.
+        VocabularyError: The file does not have the format of ``merges.txt``.
     """
     return _read(path, columns=(2, 3), expected="LEFT RIGHT")
 
@@ -145,7 +145,7 @@ def read_codes(path: Path) -> Merges:
     """Return the merges in a codes file of fastBPE.
 
     Raises:
-        VocabularyError: The file holds something else.
+        VocabularyError: The file is not a codes file.
     """
     return _read(path, columns=(3,), expected="LEFT RIGHT COUNT")
 
@@ -160,7 +160,7 @@ def write_merges(path: Path, merges: Sequence[tuple[str, str]]) -> None:
 
 
 def write_codes(path: Path, merges: Sequence[tuple[str, str]], counts: Sequence[int] | None = None) -> None:
-    """Write a codes file for fastBPE; without counts, write 0 for each.
+    """Write a codes file for fastBPE; without ``counts``, write the count 0 for each merge.
 
     Raises:
         WriteError: The file cannot be written.
@@ -172,11 +172,11 @@ def write_codes(path: Path, merges: Sequence[tuple[str, str]], counts: Sequence[
 def check_merges(vocabulary: Vocabulary, merges: Merges, where: Path) -> None:
     """Check that a vocabulary and merges belong together.
 
-    Every token of a vocabulary is a single character or made by a merge. That holds for all published pairs of files.
-    With the codes of another model, it holds for at most 56% of a published vocabulary.
+    With the right merges, every token of a vocabulary is a single character or the result of a merge, as in all
+    published pairs of files. With the merges of another model, at most 56% of the tokens of a published vocabulary are.
 
     Raises:
-        VocabularyError: This holds for less than 90% of the tokens.
+        VocabularyError: Less than 90% of the tokens are single characters or results of merges.
     """
     pieces = {left + right for left, right in merges}
     tokens = vocabulary.tokens[len(SPECIAL_TOKENS) :]
@@ -211,7 +211,7 @@ def _read(path: Path, *, columns: tuple[int, ...], expected: str) -> Merges:
                 where=at_line(path, number),
                 found=shown(line),
                 expected=f"each merge once (first: line {first})",
-                remedy="remove the second, which has no effect",
+                remedy="remove this line, which has no effect",
             )
     if not lines:
         raise VocabularyError(

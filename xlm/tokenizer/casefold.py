@@ -1,4 +1,4 @@
-"""Lower case without accents, as for the original's models of 15 and more languages.
+"""Lower-casing and removal of accents, as the original XLM does for its models of 15 and more languages.
 
 Source: the original's ``tools/lowercase_and_remove_accent.py``.
 """
@@ -12,7 +12,7 @@ from xlm.tokenizer.alignment import AlignedText
 
 
 def lowercase_and_remove_accent(words: Sequence[str]) -> list[str]:
-    """Return words in lower case without combining marks, omitting those that consist of marks."""
+    """Return words in lower case without combining marks; omit words that consist only of marks."""
     return [*filter(None, map(casefold, words))]
 
 
@@ -25,10 +25,11 @@ def casefold(word: str) -> str:
 
 
 def casefold_all(words: Sequence[str]) -> list[str]:
-    r"""Return ``casefold`` of each word, faster.
+    r"""Return the result of ``casefold`` for each word; this is faster than one call for each word.
 
     Args:
-        words: Words without ``\n``, which joins them here because no Unicode rule acts across it.
+        words: Words without ``\n``. They are processed as one text, joined by ``\n``, because no Unicode rule acts
+            across it.
     """
     text = "\n".join(words).lower()
     if not text.isascii():
@@ -39,18 +40,18 @@ def casefold_all(words: Sequence[str]) -> list[str]:
 
 
 def casefolded(word: AlignedText) -> AlignedText:
-    """Return ``casefold`` of an aligned word; the replacement of a character has the character's span."""
+    """Apply ``casefold`` to an aligned word; the replacement of a character keeps the character's span."""
     if word.text.isascii():
         return AlignedText(word.text.lower(), word.spans)
-    # The number of letters that a character becomes does not depend on its neighbours, although the form of a sigma
-    # does.
+    # The neighbours of a character can change which lower-case sigma it becomes, but never the number of characters
+    # that it becomes.
     positions = [position for position, character in enumerate(word.text) for _ in character.lower()]
     decomposed = [
         (part, position)
         for character, position in zip(word.text.lower(), positions, strict=True)
         for part in unicodedata.normalize("NFD", character)
     ]
-    # Canonical reordering moves only marks, and nearly all of them are of class Mn and dropped.
+    # NFD can reorder only combining marks. Nearly all of them are of category Mn and are dropped here.
     kept = [word.spans[position] for part, position in decomposed if unicodedata.category(part) != "Mn"]
     text = casefold(word.text)
     assert len(text) == len(kept)

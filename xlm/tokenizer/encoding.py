@@ -10,9 +10,10 @@ from xlm.errors import InputError, warn_caller
 
 
 class Encoding(dict[str, Any]):
-    """The keyword arguments ``input_ids`` and ``attention_mask`` of a model's ``forward``, also as attributes.
+    """A dict of ``input_ids`` and ``attention_mask``, for the ``forward`` of a model; its items are attributes too.
 
-    Each is a list of ints, or an int64 tensor or array (B, T). In ``attention_mask``, 1 marks a token and 0 padding.
+    Each value is an int64 tensor or array (B, T), or a list of ints for each text. In ``attention_mask``, 1 marks a
+    token and 0 padding.
     """
 
     @property
@@ -22,18 +23,18 @@ class Encoding(dict[str, Any]):
 
     @property
     def attention_mask(self) -> Any:
-        """1 for tokens, 0 for padding."""
+        """The attention mask: 1 for each token, 0 for padding."""
         return self["attention_mask"]
 
 
 PADDINGS = (True, False, "longest", "max_length")
-"""The values of ``padding``; True is ``"longest"``."""
+"""The values of ``padding``; True means ``"longest"``."""
 
 MOST_PADDED = 1 << 24
-"""The largest length that rows are padded to."""
+"""The largest number of ids that rows are padded to."""
 
 TRUNCATIONS = (True, False, None, "longest_first", "only_first", "only_second")
-"""The values of ``truncation``; True is ``"longest_first"``, None truncates if ``max_length`` is given."""
+"""The values of ``truncation``; True means ``"longest_first"``, and None truncates only if ``max_length`` is given."""
 
 
 def check_padding(padding: bool | str, return_tensors: str | None) -> None:
@@ -43,7 +44,7 @@ def check_padding(padding: bool | str, return_tensors: str | None) -> None:
 
 
 def truncation_for(truncation: bool | str | None, *, max_length: int | None, padding: bool | str = False) -> bool | str:
-    """Return how to truncate, as transformers does, and warn about ambiguous arguments.
+    """Return the truncation that applies, with the defaults of transformers; warn about ambiguous arguments.
 
     Args:
         truncation: One of ``TRUNCATIONS``.
@@ -74,12 +75,12 @@ def truncation_for(truncation: bool | str | None, *, max_length: int | None, pad
 def truncate(
     ids: list[int], pair: list[int] | None, *, longest: int, truncation: bool | str
 ) -> tuple[list[int], list[int] | None]:
-    """Return the ids of one or two texts, cut at their ends to a total number.
+    """Return the ids of one or two texts, cut at their ends so that together they have at most ``longest`` ids.
 
     Args:
         ids: The ids of the first text.
-        pair: The ids of the second text, if there is one.
-        longest: The largest total.
+        pair: The ids of the second text, or None.
+        longest: The largest number of ids of both texts together.
         truncation: The result of ``truncation_for``. ``"longest_first"`` first cuts the longer text to the length of
             the other, then cuts both equally.
     """
@@ -112,7 +113,7 @@ def collate(
         return_tensors: ``"pt"`` for torch, ``"np"`` for numpy, None for lists.
 
     Raises:
-        InputError: There are no rows, or the rows of one tensor differ in length.
+        InputError: There are no rows, or rows that should form one tensor differ in length.
     """
     if not rows:
         raise InputError("no texts to encode", where="text", found="an empty list")
@@ -125,7 +126,7 @@ def collate(
         return Encoding(input_ids=list(rows), attention_mask=mask)
     if len({len(row) for row in rows}) > 1:
         raise InputError(
-            "rows of different lengths do not make one tensor",
+            "texts of different lengths cannot form one tensor without padding",
             where="return_tensors",
             found=f"lengths from {min(map(len, rows))} to {max(map(len, rows))} tokens",
             remedy="pass padding=True",

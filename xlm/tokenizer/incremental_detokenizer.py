@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def prompt_ids(
     tokenizer: XLMTokenizer, text: str, *, lang: str, eos_token_id: int, positions: int, where: str
 ) -> list[int]:
-    """Return the ids of a prompt: an opening ``</s>``, as in training, and the text without a closing one.
+    """Return the ids of a prompt: an opening ``</s>``, as in training, then the text without a closing ``</s>``.
 
     Args:
         tokenizer: The tokenizer of the model.
@@ -36,7 +36,7 @@ def prompt_ids(
             where=where,
             found=f"{len(ids)} tokens with the opening </s>: {text[:40]!r}…",
             expected=f"at most {positions}",
-            remedy="pass only its last sentence",
+            remedy="pass a shorter prompt, such as the last sentence",
         )
     return ids
 
@@ -44,8 +44,8 @@ def prompt_ids(
 class IncrementalDetokenizer:
     """Turns the tokens of a continuation into text that can be written after the prompt.
 
-    Moses' rules join the words of prompt and continuation, and change only spaces. So the continuation starts after as
-    many characters, not counting spaces, as the prompt's words have.
+    Prompt and continuation are detokenised as one text. Moses' rules change only the spaces of that text, so the
+    continuation starts after as many characters, not counting spaces, as the prompt has.
 
     Args:
         tokenizer: The tokenizer of the model.
@@ -63,12 +63,12 @@ class IncrementalDetokenizer:
         self._ids: list[int] = []
 
     def add(self, index: int) -> str:
-        """Add a token, and return the text to write now; empty until the word is complete."""
+        """Add a token by its id, and return the new text to write, which is empty until a word is complete."""
         self._ids.append(index)
         return self.rest() if self._tokenizer.vocabulary.tokens[index].endswith(END_OF_WORD) else ""
 
     def rest(self) -> str:
-        """Return the text of the tokens that are not yet written."""
+        """Return all text that earlier calls have not returned, even if its last word is not complete."""
         text = self._text(self._ids)
         new = text[_index_after(text, self._written) :]
         if new and self._needs_no_space:
@@ -78,7 +78,7 @@ class IncrementalDetokenizer:
         return new
 
     def whole(self, ids: Sequence[int]) -> str:
-        """Return the text to write after the prompt for a complete continuation."""
+        """Return the text to write after the prompt, given the ids of a complete continuation."""
         self._ids = list(ids)
         return self.rest()
 
@@ -94,7 +94,7 @@ def _count_characters(text: str) -> int:
 
 
 def _index_after(text: str, characters: int) -> int:
-    """Return the index in a text after a number of characters that are not spaces."""
+    """Return the index in a text that follows its first ``characters`` characters, not counting spaces."""
     for index, character in enumerate(text):
         if characters == 0:
             return index

@@ -36,7 +36,7 @@ class Preset:
         dialect: The dialect of Moses' rules, one of ``moses.tokenise.DIALECTS``.
         lang_required: Whether a text needs a language.
         lowers_first: Whether a text without a language is lower-cased before Moses' rules too, not only after them.
-        limits_pieces: Whether a merged piece that is not in the vocabulary is split into its parts again.
+        limits_pieces: Whether a merged piece that is not in the vocabulary is split back into its two parts.
         do_lowercase_and_remove_accent: The default of the tokenizer's setting of that name.
         bos_token: The default of the tokenizer's setting of that name.
     """
@@ -60,7 +60,7 @@ PRESETS = {
         bos_token="</s>",
     ),
 }
-"""The text pipelines by name. Source of the first two: ``XLMTokenizer`` of transformers 5.x and 4.57."""
+"""The presets by name. The sources of the first two are ``XLMTokenizer`` of transformers 5.x and of 4.57."""
 
 
 class Token(NamedTuple):
@@ -81,7 +81,7 @@ class Pipeline:
         ids: The id of each piece of the vocabulary.
         unk_id: The id of every other piece.
         casefolds: Whether words are put into lower case without accents.
-        added: The tokens that are split off if no language is given.
+        added: The tokens at which a text is split if no language is given.
     """
 
     preset: Preset
@@ -117,7 +117,7 @@ class Pipeline:
             for part in casefolded(word).split(" ") if self.casefolds else [word]:
                 pieces = self.bpe(part.text) if part.text else ()
                 for piece, span in zip(pieces, part.spans_of(pieces), strict=True):
-                    # A word from a segmenter may hold a space. As in transformers, the space divides its pieces.
+                    # A word from a segmenter may contain a space. As in transformers, a piece is split at a space.
                     yield from ((one, span) for one in piece.split(" "))
 
     def _words(self, text: AlignedText, lang: str) -> list[AlignedText]:

@@ -16,7 +16,7 @@ from xlm.errors import VocabularyError
 AGAIN = "fetch the file again, or write it again from its source"
 """The remedy for a damaged file."""
 
-_MOST_SHOWN = 100  # maximum number of characters of a value in an error
+_MOST_SHOWN = 100  # maximum number of characters of a value in an error message
 _MOST_DIGITS = 18  # maximum number of digits of a count: enough for any corpus, and less than 64 bits
 
 
@@ -24,7 +24,8 @@ def read_text(path: Path) -> str:
     """Return the text of a UTF-8 file.
 
     Raises:
-        VocabularyError: The file is not regular, unreadable, too large, empty, not UTF-8, or has a byte order mark.
+        VocabularyError: The file is not a regular file, cannot be read, is too large, is empty, is not UTF-8, or begins
+            with a byte order mark.
     """
     data = read_regular(path, error=VocabularyError)
     if data.startswith(codecs.BOM_UTF8):
@@ -32,7 +33,7 @@ def read_text(path: Path) -> str:
             "the file begins with a byte order mark",
             where=at_line(path, 1),
             found="EF BB BF",
-            expected="UTF-8 text without a mark, which would become part of the first word",
+            expected="UTF-8 text without a byte order mark",
             remedy="save the file as UTF-8 without BOM",
         )
     if not data:
@@ -52,7 +53,7 @@ def read_text(path: Path) -> str:
 def read_lines(path: Path) -> list[str]:
     r"""Return the lines of a UTF-8 file, split at ``\n`` only, since a word may hold any other line separator.
 
-    A ``\r`` before the ``\n`` is dropped: git on Windows adds it, and no word ends in one.
+    A ``\r`` before the ``\n`` is dropped: git on Windows adds it, and no word ends in ``\r``.
 
     Raises:
         VocabularyError: As for ``read_text``.
@@ -95,10 +96,10 @@ def read_json_object(path: Path) -> dict[str, Any]:
             remedy=AGAIN,
         ) from error
     except (ValueError, RecursionError) as error:
-        # A ValueError of json is an integer with more digits than Python reads.
-        found = "too deeply nested" if isinstance(error, RecursionError) else "a number of thousands of digits"
+        # json raises ValueError for an integer with more digits than Python converts.
+        found = "too deeply nested" if isinstance(error, RecursionError) else "a number with thousands of digits"
         raise VocabularyError(
-            "unexpected JSON", where=path, found=found, expected="an object of names", remedy=AGAIN
+            "unexpected JSON", where=path, found=found, expected="a JSON object", remedy=AGAIN
         ) from error
     if not isinstance(value, dict):
         raise VocabularyError("not a JSON object", where=path, found=type(value).__name__, expected="{…}", remedy=AGAIN)
@@ -106,13 +107,13 @@ def read_json_object(path: Path) -> dict[str, Any]:
 
 
 def count_of(text: str, path: Path, line: int, *, remedy: str) -> int:
-    """Return the count in a column of a file.
+    """Return the count that a column of a line holds.
 
     Args:
-        text: The digits.
-        path: The file, for the error.
-        line: The number of the line, counted from 1.
-        remedy: The remedy, for the error.
+        text: The text of the column.
+        path: The path of the file, for the error message.
+        line: The number of the line, counted from 1, for the error message.
+        remedy: The remedy in the error message.
 
     Raises:
         VocabularyError: The text is not a whole number, or has too many digits.
@@ -129,28 +130,28 @@ def count_of(text: str, path: Path, line: int, *, remedy: str) -> int:
 
 
 def shortened(value: object) -> str:
-    """Return a value as errors show it, cut if it is long."""
+    """Return a value as text for an error message, cut if it is long."""
     text = str(value)
     return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}… ({len(text)} characters)"
 
 
 def at_line(path: Path, line: int) -> str:
-    """Return the name of a line, counted from 1, for errors."""
+    """Return a path and a line number, counted from 1, as text for an error message."""
     return f"{path}, line {line}"
 
 
 def place_of_key(path: Path, key: str, *, occurrence: int = 0) -> str:
-    """Return the name of the line of a key in a JSON file, for errors; the name of the file if the line is unknown.
+    """Return the path and line of a key in a JSON file, for an error message; only the path if the key is not found.
 
     Args:
-        path: The file.
+        path: The path of the file.
         key: The key.
-        occurrence: The number of the occurrence, counted from 0.
+        occurrence: Which occurrence of the key to return, counted from 0.
     """
     text = read_text(path)
     spellings = {json.dumps(key, ensure_ascii=ensure_ascii) for ensure_ascii in (True, False)}
     pattern = rf"(?:{'|'.join(map(re.escape, sorted(spellings)))})\s*:"
     starts = [match.start() for match in re.finditer(pattern, text)]
     if occurrence >= len(starts):
-        return str(path)  # the file may spell the key with needless escapes
+        return str(path)  # the file may spell the key with escapes that json.dumps does not write
     return at_line(path, text.count("\n", 0, starts[occurrence]) + 1)

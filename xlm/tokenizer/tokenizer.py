@@ -1,7 +1,6 @@
-"""The tokenizer: raw text to token ids and back, with the names and behaviour of transformers.
+"""The tokenizer: raw text to token ids and back, with the method names and behaviour of transformers.
 
-To see how a text becomes ids, read ``pipeline.py``, the specification. ``fast/`` computes the same,
-only faster.
+To see how a text becomes ids, read ``pipeline.py``, the specification. ``fast/`` computes the same ids faster.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["SPECIAL_TOKEN_NAMES", "XLMTokenizer"]
 
 SPECIAL_TOKEN_NAMES = ("bos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-"""The names of special tokens, in the order of transformers."""
+"""The tokenizer settings that hold one special token each, in the order of transformers."""
 
 Ids = int | Iterable[SupportsIndex]
 """One id, or a sequence, array or tensor (T,) of ids."""
@@ -43,30 +42,32 @@ Ids = int | Iterable[SupportsIndex]
 
 @dataclass(frozen=True, repr=False)
 class XLMTokenizer:
-    """Maps text to token ids and back: Moses' rules, byte-pair encoding, the vocabulary.
+    """Maps text to token ids and back, with Moses' rules, byte-pair encoding and a vocabulary.
 
     Args:
         vocabulary: The tokens by id.
         merges: The merges of byte-pair encoding, best first.
-        preset: The text pipeline. ``"transformers"`` equals ``XLMTokenizer`` of transformers 5.x, and
-            ``"transformers-v4"`` that of 4.57. ``"original"`` is the pipeline that the models were trained with: the
-            Perl scripts of Moses for the language of the text, which is required, and byte-pair encoding limited to
-            the vocabulary.
-        preset_without_lang: The pipeline for a text without a language if ``preset`` requires one; its first use logs
-            a warning. With None, such a text is an error.
+        preset: The text pipeline. ``"transformers"`` gives the ids of transformers 5.x, and ``"transformers-v4"`` gives
+            the ids of transformers 4.57. ``"original"`` is the pipeline that the models were trained with: it applies
+            the rules of Moses' Perl scripts for the language of the text, so a language is required, and it splits
+            every merged piece that is not in the vocabulary.
+        preset_without_lang: The preset for texts without a language, for use if ``preset`` requires a language. The
+            first such text logs a warning. With None, a text without a language raises an error.
         do_lowercase_and_remove_accent: Whether to lower-case the words and strip their accents. The published
             configurations set it although the published models were trained on cased text. By default False with the
             preset ``"original"``, else True.
-        lang2id: The id of each language of the model. None means unknown: any language is accepted.
+        lang2id: The id of each language of the model. None means that the model's languages are unknown; the tokenizer
+            then accepts any language.
         bos_token: Precedes every encoded text. By default ``"</s>"`` with the preset ``"original"``, else ``"<s>"``.
         sep_token: Follows every encoded text.
-        cls_token: The token for classification; not used here.
+        cls_token: The token for classification; the tokenizer does not use it.
         pad_token: Pads the shorter rows of a batch.
         unk_token: Replaces a piece that is not in the vocabulary.
-        mask_token: The token for masked language models; not used here.
+        mask_token: The token for masked language models; the tokenizer does not use it.
         additional_special_tokens: Further special tokens.
-        added_tokens: Further tokens of the vocabulary at which texts are split, and special tokens with options; each
-            a str or an ``AddedToken`` (``xlm.tokenizer.added_tokens``).
+        added_tokens: Tokens of the vocabulary, besides the special tokens, at which texts are split. A special token
+            is listed here only if it has options. Each entry is a str or an ``AddedToken``
+            (``xlm.tokenizer.added_tokens``).
         model_max_length: The number of tokens that the model accepts; ``truncation`` cuts texts to it.
 
     Raises:
@@ -88,7 +89,7 @@ class XLMTokenizer:
     unk_token: str = "<unk>"
     mask_token: str = "<special1>"
     additional_special_tokens: tuple[str, ...] = SPECIAL_TOKENS[4:]
-    added_tokens: tuple[AddedToken, ...] = ()  # as an argument, each may be a str too
+    added_tokens: tuple[AddedToken, ...] = ()  # the argument may also contain str
     model_max_length: int = 512
 
     bos_token_id: int = field(init=False, compare=False)
@@ -108,7 +109,7 @@ class XLMTokenizer:
                 object.__setattr__(self, name, getattr(preset, name))
         self._check_settings()
         if not self.merges:
-            raise VocabularyError("no merges", where="merges", remedy="pass the merges of the model")
+            raise VocabularyError("there are no merges", where="merges", remedy="pass the merges of the model")
         derived: dict[str, Any] = {
             "merges": tuple(self.merges),
             "lang2id": None if self.lang2id is None else dict(self.lang2id),
@@ -143,19 +144,21 @@ class XLMTokenizer:
         token: str | bool | None = None,
         **settings: Any,
     ) -> Self:
-        """Return the tokenizer of a model: a directory, a checkpoint of the original, or a name.
+        """Return the tokenizer of a model, from a directory, an original checkpoint or the name of a model.
 
         Args:
             name_or_path: A directory in the transformers layout, an original ``.pth``, the name of a model that comes
                 with the package (``"xlm-clm-ende-small"``), or an id on the Hugging Face hub, with or without
-                ``@revision``; tried in that order.
-            preset: The text pipeline; by default the saved one, or ``"original"`` for a ``.pth``.
-            codes: fastBPE's codes, instead of ``merges.txt``; required for a ``.pth``, which holds none.
+                ``@revision``. The argument is read as the first of these that exists.
+            preset: The text pipeline; by default the preset saved with the tokenizer, or ``"original"`` for a ``.pth``.
+            codes: A codes file of fastBPE to use instead of ``merges.txt``; required for a ``.pth``, which contains no
+                codes.
             revision: A branch, tag or commit of a model on the hub; by default ``main``.
             cache_dir: The folder for fetched files; by default the one that ``HF_HOME`` or ``HF_HUB_CACHE`` names.
             local_files_only: Whether to use only the cache, without the network, as ``HF_HUB_OFFLINE=1`` does.
-            token: The access token for a private model; by default ``HF_TOKEN``, or that of ``hf auth login``.
-            **settings: Any argument of ``XLMTokenizer``, instead of the saved one.
+            token: The access token for a private model; by default ``HF_TOKEN``, or the token that ``hf auth login``
+                saved.
+            **settings: Any argument of ``XLMTokenizer``; it replaces the saved value.
 
         Raises:
             CheckpointError: There is no such model.
@@ -179,13 +182,13 @@ class XLMTokenizer:
         lang2id: Mapping[str, int] | None = None,
         **settings: Any,
     ) -> Self:
-        """Return a tokenizer from the original's two files, such as ``codes_ende`` and ``vocab_ende``.
+        """Return a tokenizer from the two files of the original XLM, such as ``codes_ende`` and ``vocab_ende``.
 
         The default preset is ``"original"``.
 
         Args:
-            codes: fastBPE's codes.
-            vocab: fastBPE's vocabulary, ``word count`` in each line.
+            codes: The codes file of fastBPE.
+            vocab: The vocabulary file of fastBPE, with ``word count`` in each line.
             lang2id: The id of each language.
             **settings: Any other argument of ``XLMTokenizer``.
 
@@ -210,18 +213,18 @@ class XLMTokenizer:
         save_tokenizer(self, directory)
 
     def tokenize(self, text: str, lang: str | None = None) -> list[str]:
-        """Return the pieces of a text in ``</w>`` notation, including those that are not in the vocabulary.
+        """Return the pieces of a text, including pieces that are not in the vocabulary; ``</w>`` ends a word.
 
         Args:
             text: Any text.
-            lang: The language of the text, whose rules apply. Special tokens in the text are then ordinary text, as in
+            lang: The language whose rules apply. With a language, special tokens in the text are ordinary text, as in
                 ``XLMTokenizer._tokenize(text, lang=…)`` of transformers. Without a language, English rules apply and
                 special tokens are recognised, as in ``XLMTokenizer.tokenize``. The preset ``"original"`` requires a
                 language unless ``preset_without_lang`` is set.
 
         Raises:
             InputError: The text is not a str.
-            LanguageError: The model does not have the language, or the preset requires one.
+            LanguageError: The model does not have the language, or ``lang`` is missing and the preset requires it.
             DependencyError: The word segmenter of the language is not installed.
         """
         return self._pipeline_for(text, lang).pieces(text, lang)
@@ -236,11 +239,11 @@ class XLMTokenizer:
         truncation: bool | str | None = None,
         max_length: int | None = None,
     ) -> list[int]:
-        """Return the ids of a text: ``bos_token``, its pieces, ``sep_token``.
+        """Return the ids of a text: ``bos_token``, the pieces of the text, ``sep_token``.
 
         Args:
             text: Any text.
-            text_pair: A second text; its pieces and another ``sep_token`` follow.
+            text_pair: A second text; the ids of its pieces and of another ``sep_token`` follow those of ``text``.
             lang: The language of both texts, as for ``tokenize``.
             add_special_tokens: Whether to add ``bos_token`` and ``sep_token``.
             truncation: How to cut to ``max_length``: True or ``"longest_first"`` cuts the longer of two texts first,
@@ -251,7 +254,7 @@ class XLMTokenizer:
 
         Raises:
             InputError: The text is not a str, or another argument is invalid.
-            LanguageError: The model does not have the language, or the preset requires one.
+            LanguageError: The model does not have the language, or ``lang`` is missing and the preset requires it.
             DependencyError: The word segmenter of the language is not installed.
         """
         check_flags(add_special_tokens=add_special_tokens)
@@ -285,24 +288,26 @@ class XLMTokenizer:
 
         Args:
             text: A text, or a list of texts.
-            text_pair: A second text for each, as for ``encode``.
+            text_pair: A second text, or a list of second texts, one for each text; see ``encode``.
             lang: The language of all texts, as for ``tokenize``.
             add_special_tokens: As for ``encode``.
             padding: True or ``"longest"`` to pad on the right to the longest text, ``"max_length"`` to ``max_length``.
             truncation: As for ``encode``, but None means False if ``padding`` is given.
             max_length: As for ``encode``.
             return_tensors: ``"pt"`` or ``"np"`` for int64 (B, T), where B is 1 for a single text; None for lists.
-            return_offsets: Whether to add ``offsets`` and ``word_ids``, two lists without padding. ``offsets`` holds
-                the span of each token in the raw text (first character, one past the last). ``word_ids`` holds the
-                number of the word in which each token begins; words are separated by spaces and counted from 0. The
-                special tokens around a text have (0, 0) and None. Not with ``text_pair`` or ``truncation``.
+            return_offsets: Whether to add ``offsets`` and ``word_ids``, two lists that are never padded. ``offsets``
+                holds the span of each token in the raw text: the index of its first character, and the index after its
+                last character. ``word_ids`` holds the number of the word in which each token begins; words are
+                separated by spaces and counted from 0. The special tokens around a text have (0, 0) and None. Cannot be
+                combined with ``text_pair`` or ``truncation``.
 
         Raises:
-            InputError: A text is not a str, an argument is invalid, or the rows do not make one tensor.
-            LanguageError: The model does not have the language, or the preset requires one.
+            InputError: A text is not a str, an argument is invalid, or the texts differ in length and
+                ``return_tensors`` is set without ``padding``.
+            LanguageError: The model does not have the language, or ``lang`` is missing and the preset requires it.
             DependencyError: The word segmenter of the language is not installed.
         """
-        if isinstance(text, str) or not isinstance(text, Sequence):  # encode rejects any other type
+        if isinstance(text, str) or not isinstance(text, Sequence):  # encode rejects a text that is not a str
             texts: Sequence[str] = [text]
             pairs: Sequence[Any] = [text_pair]
         else:
@@ -327,11 +332,11 @@ class XLMTokenizer:
                     found=max_length,
                     expected=f"at most {MOST_PADDED:,}",
                 )
-            padding = False  # like transformers, ignore such a large limit
+            padding = False  # like transformers, do not pad to such a large model_max_length
         truncation = truncation_for(truncation, max_length=max_length, padding=padding)
         if return_offsets and (text_pair is not None or truncation):
             raise InputError(
-                "offsets require single texts that are not truncated",
+                "offsets are not available for pairs of texts or truncated texts",
                 where="return_offsets",
                 found="text_pair" if text_pair is not None else f"truncation={truncation!r}",
             )
@@ -374,7 +379,7 @@ class XLMTokenizer:
 
         Raises:
             InputError: A text is not a str, ``texts`` is a single str, or ``workers`` is below 1.
-            LanguageError: The model does not have the language, or the preset requires one.
+            LanguageError: The model does not have the language, or ``lang`` is missing and the preset requires it.
             DependencyError: The word segmenter of the language is not installed.
             XLMError: A worker process was killed.
         """
@@ -386,13 +391,13 @@ class XLMTokenizer:
         """Return an iterator over the ids of each text, for more texts than fit in memory.
 
         Args:
-            texts: Any number of texts, read as needed, tens of thousands ahead for each worker.
+            texts: Any number of texts. They are read as needed, up to tens of thousands of texts ahead for each worker.
             lang: As for ``encode_batch``.
             workers: As for ``encode_batch``.
             add_special_tokens: As for ``encode``.
 
         Raises:
-            XLMError: As for ``encode_batch``; the error of a text comes after the results of earlier batches.
+            XLMError: As for ``encode_batch``. An error in a text is raised after the results of all earlier batches.
         """
         check_flags(add_special_tokens=add_special_tokens)
         encode = partial(self._encode_each, lang=lang, add_special_tokens=add_special_tokens)
@@ -408,7 +413,7 @@ class XLMTokenizer:
 
         Raises:
             InputError: A text is not a str, or ``texts`` is a single str.
-            LanguageError: The model does not have the language, or the preset requires one.
+            LanguageError: The model does not have the language, or ``lang`` is missing and the preset requires it.
             DependencyError: The word segmenter of the language is not installed.
         """
         return [
@@ -429,8 +434,8 @@ class XLMTokenizer:
             token_ids: One id, or a sequence, array or tensor (T,) of ids.
             skip_special_tokens: Whether to omit special tokens.
             lang: The language of the text.
-            detokenize: Whether to join words and punctuation as in ordinary writing, by Moses' rules for the language,
-                or for English without one; special tokens count as words.
+            detokenize: Whether to join words and punctuation as in ordinary writing, by Moses' rules for ``lang``, or
+                for English if ``lang`` is None. Special tokens count as words.
 
         Raises:
             InputError: An id is not in the vocabulary.
@@ -450,7 +455,7 @@ class XLMTokenizer:
     def convert_tokens_to_ids(self, tokens: Iterable[str]) -> list[int]: ...
 
     def convert_tokens_to_ids(self, tokens: str | Iterable[str]) -> int | list[int]:
-        """Return the id of each token; the id of ``unk_token`` if it is not in the vocabulary.
+        """Return the id of each token; a token that is not in the vocabulary gets the id of ``unk_token``.
 
         Raises:
             InputError: A token is not a str.
@@ -468,7 +473,7 @@ class XLMTokenizer:
     ) -> str | list[str]: ...
 
     def convert_ids_to_tokens(self, ids: Ids, skip_special_tokens: bool = False) -> str | list[str]:
-        """Return the token of each id; a str for a single id, which is never omitted.
+        """Return the tokens of ids as a list. For a single id, return its token as a str, even if it is special.
 
         Args:
             ids: One id, or a sequence, array or tensor (T,) of ids.
@@ -495,7 +500,7 @@ class XLMTokenizer:
 
     @property
     def id2lang(self) -> dict[int, str] | None:
-        """The language of each id; None if the languages are unknown."""
+        """The language for each language id; None if the languages of the model are unknown."""
         return None if self.lang2id is None else {index: lang for lang, index in self.lang2id.items()}
 
     @property
@@ -512,7 +517,7 @@ class XLMTokenizer:
 
     @property
     def eos_token(self) -> str:
-        """``</s>``, which ends every sentence; not in ``XLMTokenizer`` of transformers."""
+        """``</s>``, which ends every sentence; ``XLMTokenizer`` of transformers does not define it."""
         return SPECIAL_TOKENS[self.eos_token_id]
 
     @property
@@ -556,7 +561,7 @@ class XLMTokenizer:
     def _longest(self, max_length: int | None) -> int:
         if max_length is None:
             return self.model_max_length
-        if type(max_length) is not int or max_length < 1:  # transformers takes 0 for no limit
+        if type(max_length) is not int or max_length < 1:  # transformers treats 0 as no limit
             raise InputError(
                 "invalid `max_length`",
                 where="max_length",
@@ -621,7 +626,7 @@ class XLMTokenizer:
         return FastPipeline(plain, bpe)
 
     def _checked_added_tokens(self) -> tuple[AddedToken, ...]:
-        """Return the added tokens in the order of their ids, without special tokens that have no options."""
+        """Return the added tokens in the order of their ids, omitting special tokens that have no options."""
         unchecked: tuple[Any, ...] = self.added_tokens
         tokens = [AddedToken(content=token) if isinstance(token, str) else token for token in unchecked]
         contents = [token.content if isinstance(token, AddedToken) else None for token in tokens]
@@ -675,9 +680,10 @@ class XLMTokenizer:
 
 
 def tokenizer_digest(tokenizer: XLMTokenizer) -> str:
-    """Return the fingerprint of a tokenizer: of its tokens and merges in order, and of every setting by its name.
+    """Return the fingerprint of a tokenizer, computed from its tokens, its merges and all its settings.
 
-    Scores and prepared text record it. Two tokenizers that give any text different ids have different fingerprints.
+    Files of scores and prepared texts record the fingerprint. Two tokenizers that give any text different ids have
+    different fingerprints.
     """
     names = [field.name for field in fields(XLMTokenizer) if field.init]
     return fingerprint(
@@ -708,7 +714,8 @@ def _are_merges(merges: object) -> bool:
 
 def _are_language_ids(ids: Mapping[Any, Any]) -> bool:
     typed = all(isinstance(lang, str) and type(index) is int and index >= 0 for lang, index in ids.items())
-    # Errors and files show the names of languages, so none may be empty or hold a lone surrogate or an escape sequence.
+    # Errors and files show the names of languages, so a name must not be empty, or hold a lone surrogate or an escape
+    # sequence.
     return typed and all(lang and lang.isprintable() for lang in ids) and len(set(ids.values())) == len(ids)
 
 
@@ -726,12 +733,12 @@ def _checked_tokens(tokens: Iterable[str]) -> list[str]:
 
 
 def _checked_ids(ids: Ids, *, vocab_size: int) -> int | list[int]:
-    """Return ids as ints: one for a single id or a 0-dimensional tensor, else a list.
+    """Return ids as a list of ints, or as one int if ``ids`` is a single id or a 0-dimensional tensor.
 
     Raises:
-        InputError: Not an integer from 0 to ``vocab_size - 1``.
+        InputError: An id is not an integer from 0 to ``vocab_size - 1``.
     """
-    # tolist is faster than iteration, which would make a tensor of each element.
+    # For a tensor, tolist is faster than iteration, which would make a tensor of each element.
     values: Any = ids.tolist() if hasattr(ids, "tolist") else ids
     if isinstance(values, Iterable) and not isinstance(values, (str, bytes)):
         return [_checked_id(value, vocab_size) for value in values]
@@ -739,7 +746,7 @@ def _checked_ids(ids: Ids, *, vocab_size: int) -> int | list[int]:
 
 
 def _checked_id(value: object, vocab_size: int) -> int:
-    # The type check comes first, since the protocol check takes twenty times as long.
+    # The check for int comes first, because isinstance with SupportsIndex takes twenty times as long.
     if type(value) is int or (isinstance(value, SupportsIndex) and not isinstance(value, bool)):
         index = value.__index__()
         if 0 <= index < vocab_size:

@@ -19,7 +19,7 @@ from xlm.errors import VocabularyError, warn_caller
 from xlm.tokenizer.text_files import AGAIN, at_line, count_of, place_of_key, read_json_object, read_text, shortened
 
 SPECIAL_TOKENS = ("<s>", "</s>", "<pad>", "<unk>", *(f"<special{i}>" for i in range(10)))
-"""The first ids of every XLM vocabulary, in order. Source: the original's ``xlm/data/dictionary.py``."""
+"""The tokens with the first ids of every XLM vocabulary. Source: ``xlm/data/dictionary.py`` of the original XLM."""
 
 END_OF_WORD = "</w>"
 _CONTINUES = "@@"
@@ -76,10 +76,10 @@ class Vocabulary:
 
     @classmethod
     def from_json(cls, path: Path) -> Vocabulary:
-        """Return the vocabulary in the ``vocab.json`` of a transformers directory: an object from token to id.
+        """Return the vocabulary in the ``vocab.json`` of a transformers directory, which maps each token to its id.
 
         Raises:
-            VocabularyError: The file holds something else.
+            VocabularyError: The file is not a JSON object from the tokens of an XLM vocabulary to their ids.
         """
         ids = read_json_object(path)
         tokens: list[str | None] = [None] * len(ids)
@@ -98,20 +98,20 @@ class Vocabulary:
                     "two tokens have the same id", where=where, found=found, expected=expected, remedy=AGAIN
                 )
             tokens[index] = token
-        # There are as many ids as tokens and no id occurs twice, so every index has its token.
+        # There are as many ids as tokens and no id occurs twice, so every id has a token.
         result = tuple(token for token in tokens if token is not None)
         _check_tokens(result, lambda index: place_of_key(path, result[index]) if result else str(path))
         return cls(tokens=result)
 
     @classmethod
     def from_words(cls, path: Path) -> Vocabulary:
-        """Return the vocabulary in a file of the original: ``word count`` in each line, without the special tokens.
+        """Return the vocabulary in a file of the original XLM: ``word count`` in each line, without special tokens.
 
         Like the original, skip a line that holds U+2028, that does not have two columns separated by any whitespace, or
-        whose word is a special token or occurred before. A skipped line takes no id. One warning names skipped lines.
+        whose word is a special token or occurred before. A skipped line gets no id. One warning lists skipped lines.
 
         Raises:
-            VocabularyError: The file holds something else.
+            VocabularyError: A count is not a number, the file holds no words, or two words are the same token.
 
         Source: the original's ``Dictionary.read_vocab``.
         """
@@ -119,8 +119,7 @@ class Vocabulary:
         numbers: list[int] = []  # the line number of each word
         skipped: list[str] = []
         remedy = "use the file that fastBPE getvocab wrote, such as vocab_ende"
-        # With newline=None, Python also ends a line at a carriage return, as in the text files that it opens by
-        # default.
+        # With newline=None, a carriage return also ends a line, as in a file that Python opens in text mode.
         for number, line in enumerate(io.StringIO(read_text(path), newline=None), start=1):
             columns = line.split()
             if "\u2028" in line:
@@ -154,7 +153,7 @@ class Vocabulary:
     def from_dictionary(
         cls, words: Sequence[str], counts: Sequence[int] | None = None, *, where: object = "the dictionary"
     ) -> Vocabulary:
-        """Return the vocabulary in the dictionary of a checkpoint.
+        """Return the vocabulary that the dictionary of an original checkpoint holds.
 
         Args:
             words: The words by id in ``@@`` notation, special tokens first.
@@ -169,10 +168,10 @@ class Vocabulary:
         return cls(tokens=tokens, counts=None if counts is None else tuple(counts))
 
     def words(self) -> tuple[str, ...]:
-        """Return the words by id in ``@@`` notation, special tokens first, as ``from_dictionary`` takes them.
+        """Return the words by id in ``@@`` notation, special tokens first, as ``from_dictionary`` reads them.
 
         Raises:
-            VocabularyError: The notation cannot express a token.
+            VocabularyError: The ``@@`` notation cannot express a token.
         """
         words = [*SPECIAL_TOKENS, *map(_to_word, self.tokens[len(SPECIAL_TOKENS) :])]
         for index, (word, token) in enumerate(zip(words, self.tokens, strict=True)):
@@ -190,22 +189,23 @@ class Vocabulary:
         Raises:
             WriteError: The file cannot be written.
         """
-        # The result of json.dumps(self.ids, indent=2, sort_keys=True, ensure_ascii=False) in a fifth of the time.
+        # This writes what json.dumps(self.ids, indent=2, sort_keys=True, ensure_ascii=False) returns, in a fifth of the
+        # time.
         entries = (f"  {encode_basestring(token)}: {index}" for token, index in sorted(self.ids.items()))
         write_text(path, "{\n" + ",\n".join(entries) + "\n}\n")
 
     def to_words(self, path: Path) -> None:
-        """Write a vocabulary file of the original: ``word count`` in each line, with 0 for an unknown count.
+        """Write a vocabulary file of the original XLM: ``word count`` in each line, with 0 for an unknown count.
 
         Raises:
-            VocabularyError: The notation cannot express a token.
+            VocabularyError: The ``@@`` notation cannot express a token.
             WriteError: The file cannot be written.
         """
         for index, token in enumerate(self.tokens[len(SPECIAL_TOKENS) :], start=len(SPECIAL_TOKENS)):
             is_first = index == len(SPECIAL_TOKENS)
             if not is_writable(token) or (
                 is_first and token.startswith("\ufeff")
-            ):  # a byte order mark at the start of the file
+            ):  # U+FEFF at the start of a file would be read as a byte order mark
                 raise _unwritable(index, token, "a token without whitespace that from_words reads back")
         counts = self.counts or (0,) * len(self.tokens)
         lines = [f"{word} {count}\n" for word, count in zip(self.words(), counts, strict=True)]
@@ -213,14 +213,14 @@ class Vocabulary:
 
 
 def is_writable(token: str) -> bool:
-    """Return whether a vocabulary file of the original can hold a token, so that ``from_words`` reads it back."""
+    """Return whether a vocabulary file of the original XLM can hold a token, so that ``from_words`` reads it back."""
     word = _to_word(token)
     return not {word, token} & {*SPECIAL_TOKENS} and _to_token(word) == token and word.split() == [word]
 
 
 def _unwritable(index: int, token: str, expected: str) -> VocabularyError:
     return VocabularyError(
-        "the original's notation cannot express the token",
+        "the notation of the original XLM (@@) cannot express the token",
         where=f"the vocabulary, id {index}",
         found=shown(token),
         expected=expected,
@@ -236,7 +236,7 @@ def _to_word(token: str) -> str:
 
 
 def _tokens_of(words: Sequence[str], name_id: Callable[[int], str]) -> tuple[str, ...]:
-    """Return the tokens of words, special tokens first; ``name_id`` names an id in errors."""
+    """Return the tokens of words, special tokens first; ``name_id`` returns the name of an id for errors."""
     first: dict[str, int] = {}
     for index, word in enumerate(words):
         token = word if index < len(SPECIAL_TOKENS) else _to_token(word)
@@ -254,7 +254,7 @@ def _tokens_of(words: Sequence[str], name_id: Callable[[int], str]) -> tuple[str
 
 
 def _check_tokens(tokens: Sequence[str], name_id: Callable[[int], str]) -> None:
-    """Check that tokens can form a vocabulary; ``name_id`` names an id in errors."""
+    """Check that tokens can form a vocabulary; ``name_id`` returns the name of an id for errors."""
     for index, expected in enumerate(SPECIAL_TOKENS):
         if index >= len(tokens) or tokens[index] != expected:
             raise VocabularyError(

@@ -23,8 +23,8 @@ class WordSegmenter:
         rules: Moses' rules for the language; only their normalisation is used.
 
     Raises:
-        LanguageError: The rules are those of the Perl scripts, which do not segment words.
-        DependencyError: The library is not installed.
+        LanguageError: The rules are those of the Perl scripts, which cannot divide these languages into words.
+        DependencyError: The library for the language is not installed.
     """
 
     def __init__(self, rules: Moses) -> None:
@@ -46,7 +46,7 @@ class WordSegmenter:
         return _import("rjieba", "zh") if self._language == "zh" else _import("pythainlp.tokenize", "th")
 
     def words(self, text: str) -> list[str]:
-        """Return the words of a text; a word can contain a space or be one."""
+        """Return the words of a text; a word can contain a space, or be just a space."""
         if self._language == "zh":
             return self._rules.normalize(" ".join(self._segments(text))).split()
         return self._segments(self._rules.normalize(text))
@@ -89,7 +89,7 @@ class WordSegmenter:
                     where=f"lang={self._language!r}",
                     found=repr(segment),
                     expected=f"a part of {text[end : end + 40]!r}",
-                    remedy="encode this text without offsets; it has no spans",
+                    remedy="encode this text without return_offsets",
                 )
             yield segment, start
             end = start + len(segment)

@@ -39,12 +39,12 @@ def gather_moments(
 
     Args:
         model: The model.
-        optimiser: Optimiser of its parameters.
+        optimiser: Optimiser of the model's parameters.
         keep: Whether this process needs the moments; the others get none.
 
     Returns:
-        The whole moments, whose keys are ``exp_avg.`` or ``exp_avg_sq.`` and the name of the parameter; and the number
-        of updates of each parameter by name.
+        The unsharded moments, with the key ``exp_avg.NAME`` or ``exp_avg_sq.NAME`` for the parameter NAME; and the
+        number of updates of each parameter, by its name.
     """
     moments, ages = {}, {}
     for name, parameter in model.named_parameters():
@@ -73,7 +73,7 @@ def save_checkpoint(
         run: Directory of the run.
         step: Number of steps taken. An existing checkpoint of that step stays as it is.
         model: The model, with unsharded weights.
-        moments: Moments of its optimiser, from ``gather_moments``.
+        moments: Moments of the model's optimiser, from ``gather_moments``.
         ages: Number of updates of each parameter, from ``gather_moments``.
         state: Everything else, as a JSON object.
         keep_last: Number of checkpoints to keep.
@@ -116,7 +116,7 @@ def has_checkpoints(run: Path) -> bool:
 
 
 def newest_checkpoint(run: Path) -> tuple[Path, dict[str, Any]] | None:
-    """Return the newest intact checkpoint of a run and the contents of its ``state.json``, or None if it has none.
+    """Return the newest intact checkpoint and the contents of its ``state.json``; None if the run has no checkpoint.
 
     Damaged checkpoints are skipped, with a warning in the log.
 
@@ -145,7 +145,7 @@ def clean_up(run: Path, path: Path | None) -> None:
 
     Args:
         run: Directory of the run.
-        path: The newest intact checkpoint, or None; newer ones are damaged.
+        path: The newest intact checkpoint, or None if there is none. Newer checkpoints are damaged.
     """
     for unfinished in [*run.glob(".*.tmp"), *run.glob("*/.*.tmp")]:
         if unfinished.is_dir():
@@ -161,7 +161,7 @@ def clean_up(run: Path, path: Path | None) -> None:
 
 
 def _verified_contents(path: Path) -> dict[str, Any]:
-    """Return the contents of a checkpoint's ``state.json``, after comparing all checksums."""
+    """Return the contents of a checkpoint's ``state.json``, after verifying the checksums of all its files."""
     try:
         contents: dict[str, Any] = json.loads((path / _STATE).read_text("utf-8"))
         checksum = contents.pop("sha256")
@@ -188,7 +188,7 @@ def load_optimiser(path: Path, contents: Mapping[str, Any], model: TrainableMode
         path: The checkpoint, from ``newest_checkpoint``.
         contents: The contents of its ``state.json``.
         model: The model.
-        optimiser: Optimiser of its parameters.
+        optimiser: Optimiser of the model's parameters.
 
     Raises:
         CheckpointError: The moments are not those of the model.

@@ -35,7 +35,7 @@ RENAMED = {
     "run.updates": "max_steps",
     "run.bad_steps": "max_bad_steps",
 }
-"""New names of keys by their old ones, which are still read."""
+"""New name of each renamed key, by its old name. Files with old names are still read."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,8 +56,8 @@ class ModelSettings:
         gelu_activation: GELU if true, else ReLU; default true.
         use_lang_emb: Whether there are language embeddings; default true.
         share_inout_emb: Whether input and output words share one matrix; default true.
-        dropout: Default 0.1, or that of ``start_from``.
-        attention_dropout: Default 0.1, or that of ``start_from``.
+        dropout: Probability of dropping an activation; default 0.1, or the value of ``start_from``.
+        attention_dropout: Probability of dropping an attention weight; default as for ``dropout``.
     """
 
     start_from: str = ""
@@ -168,7 +168,7 @@ class OptimiserSettings:
         beta1: Decay rate of the first moment.
         beta2: Decay rate of the second moment.
         eps: Added to the square root of the second moment.
-        weight_decay: Decay of every weight, in units of the learning rate.
+        weight_decay: Each update shrinks every weight by this fraction times the learning rate.
         clip_norm: Gradients with a larger norm are scaled down to this norm.
     """
 
@@ -397,18 +397,18 @@ _TYPES: dict[str, tuple[Callable[[Any], bool], Callable[[Any], Any], str]] = {
         "a list of texts",
     ),
 }
-"""By the annotation of a key: whether a value has that type, how to convert it, and the rule for the error."""
+"""For each type annotation of a key: a test of a value's type, a conversion, and the rule that an error names."""
 
 
 def _typed_arguments(kind: type[Any], values: object, prefix: str, problems: list[Problem]) -> dict[str, Any]:
     """Return arguments for a dataclass, with the dataclasses in it already built.
 
-    Wrong and missing keys are omitted from the arguments; for them, inner dataclasses use their defaults.
+    Wrong and missing keys are omitted from the arguments; inner dataclasses use their defaults for these keys.
 
     Args:
         kind: The dataclass; all fields of dataclasses in it have defaults.
         values: Nested keys and values.
-        prefix: What precedes its keys in an error, such as ``run.``.
+        prefix: Prefix of the dataclass's keys in an error, such as ``run.``.
         problems: Collects what is wrong.
     """
     if not isinstance(values, Mapping):
@@ -501,11 +501,11 @@ def _invalid_values(c: TrainConfig) -> list[Problem]:
     ]
     architecture = set(c.model.config_kwargs()) - {"dropout", "attention_dropout"}
     if c.model.start_from or c.model.encoder or c.model.decoder:
-        rule = "left out: model.start_from decides the architecture"
+        rule = "no value, because the model to start from determines the architecture"
         rules += [(f"model.{key}", False, rule) for key in sorted(architecture)]
     else:
         required = ("emb_dim", "n_layers", "n_heads")
-        rules += [(f"model.{key}", key in architecture, "given, or model.start_from") for key in required]
+        rules += [(f"model.{key}", key in architecture, "a value, or model.start_from instead") for key in required]
     return [(key, _value(c, key), rule) for key, holds, rule in rules if not holds]
 
 

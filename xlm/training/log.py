@@ -3,7 +3,7 @@
 An event is a JSON object. ``event`` names its type, and ``step`` is the number of batches taken. By type, it also has:
 
 - ``start``: ``config``, ``parameters`` (their number), ``kept`` (how many of them the first process holds),
-  ``processes`` (their number), ``device``, ``updates`` (number made before, if the run is resumed).
+  ``processes`` (their number), ``device``, ``updates`` (number made by earlier runs, if this one resumes).
 - ``update``: ``updates``, ``loss`` (nats, mean over the updates since the last such event), ``losses`` (the same for
   each objective), ``grad_norm``, ``lr``, ``language``, ``tokens_per_second``, ``seconds`` (since the process started to
   train), ``left`` (seconds, estimated).
@@ -132,7 +132,7 @@ def draw_report(run: Path, path: Path) -> dict[str, Any]:
         (lowest mean perplexity), ``best_bleu`` (highest mean), ``skipped`` (number of steps).
 
     Raises:
-        InputError: The log of the run has no updates, or there is none.
+        InputError: The run has no log, or its log has no updates.
         DependencyError: matplotlib is not installed.
         WriteError: The file could not be written.
     """

@@ -53,10 +53,10 @@ class Progress:
         step: Batches taken.
         updates: Updates made, which are fewer than steps if some were skipped.
         skipped: Steps skipped because their gradient was not finite.
-        skipped_in_a_row: How many of the last steps were skipped.
+        skipped_in_a_row: Number of steps that were skipped in a row, up to the last step.
         best: Best value so far of the metric that decides which model is the best.
         best_metric: Name of that metric; empty before the first evaluation.
-        without_best: Evaluations since the one with the best value.
+        without_best: Number of evaluations since the one with the best value.
         losses: Losses of the updates since the last line of the log, by objective.
         position: Position of the objective in its data; empty at the beginning.
     """
@@ -74,7 +74,7 @@ class Progress:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Progress:
         """Return the progress saved in a checkpoint."""
-        if isinstance(values["losses"], list):  # an earlier release, which had one objective and one metric
+        if isinstance(values["losses"], list):  # an earlier release had one objective and one metric
             best_metric = "" if values["best"] is None else "mean"
             values = {**values, "losses": {"clm": values["losses"]}, "best_metric": best_metric}
         return cls(**values)
@@ -114,7 +114,7 @@ def train(
             where=output,
             remedy="continue that run with --resume, or choose another output",
         )
-    # Steps seed the CPU's generator; the caller's state is restored afterwards.
+    # Each step seeds the CPU's random generator, so restore the caller's generator state afterwards.
     with join_processes(config.run.device, timeout=config.run.timeout) as processes, torch.random.fork_rng(devices=[]):
         index, tokenizer = open_data(Path(config.data))
         objective = build_objective(config, index, tokenizer, processes)
@@ -237,7 +237,7 @@ class Trainer:
         return None
 
     def _after_step(self, result: StepResult, batch: Batch, meter: _Meter) -> None:
-        """Count and log a step; validate and save when it is time."""
+        """Count and log a step. Validate the model and save the state when they are due."""
         progress, run = self.progress, self.config.run
         if not result.updated:
             progress.skipped += 1
@@ -346,7 +346,7 @@ class _Meter:
     """Measures the speed of a run and estimates how long it will take.
 
     Args:
-        updates: Updates made before.
+        updates: Number of updates made before the meter starts.
 
     Attributes:
         tokens: Tokens predicted since the last reading.
@@ -358,7 +358,7 @@ class _Meter:
         self.tokens = 0
 
     def read(self, updates: int, max_steps: int) -> dict[str, Any]:
-        """Return the tokens per second since the last reading, the seconds so far, and the seconds left."""
+        """Return the tokens per second since the last reading, the seconds since the start, and the seconds left."""
         now = time.perf_counter()
         values = {
             "tokens_per_second": round(self.tokens / max(now - self._last_read, 1e-9), 1),
@@ -378,7 +378,7 @@ def _check_identity(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     before = with_new_names(before, warn=False)
     before.setdefault("objectives", ["clm"])  # an earlier release had no other objective, and did not save the key
     for name, settings in (("model", ModelSettings()), ("batch", BatchSettings())):
-        # A key that the earlier release did not have counts as set to its default.
+        # A key that an earlier release did not have counts as set to its default.
         before[name] = {key: getattr(settings, key) for key in now[name]} | before.get(name, {})
     differing = [name for name in now if name in before and before[name] != now[name]]
     if differing:

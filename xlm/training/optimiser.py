@@ -26,16 +26,16 @@ class OriginalAdam(Optimizer):
         p = p - weight_decay * lr * p
         p = p - lr * sqrt(1 - beta2**t) / (1 - beta1**t) * m / (sqrt(v) + eps)
 
-    torch's ``AdamW`` adds ``eps`` to the corrected ``sqrt(v)`` instead, which is much larger in the first updates.
-    Moments are in float32 or wider, and sharded like their parameters.
+    torch's ``AdamW`` adds ``eps`` to ``sqrt(v)`` after the bias correction, which makes ``sqrt(v)`` much larger in the
+    first updates. Moments are in float32 or wider, and sharded like their parameters.
 
     Args:
         params: Parameters, or groups of them.
         lr: Learning rate.
         betas: Decay rates of the two moments.
         eps: Added to ``sqrt(v)``.
-        weight_decay: Fraction of a weight that each update removes, in units of the learning rate. As in the original,
-            biases and layer norms decay too.
+        weight_decay: Each update shrinks every weight by this fraction times the learning rate. As in the original,
+            biases and layer norms shrink too.
 
     Source: the original's ``Adam`` in ``src/optim.py``.
     """
@@ -69,7 +69,7 @@ class OriginalAdam(Optimizer):
         return loss
 
     def _by_age(self, parameters: list[nn.Parameter]) -> dict[int, list[nn.Parameter]]:
-        """Group parameters by their number of updates, including this one; it differs if gradients were missing."""
+        """Group parameters by their number of updates, with this one; without a gradient, a parameter misses one."""
         ages: dict[int, list[nn.Parameter]] = {}
         for parameter in parameters:
             state = self.state[parameter]

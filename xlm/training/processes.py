@@ -37,7 +37,7 @@ Module = TypeVar("Module", bound=nn.Module)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Processes:
-    """The processes of a run, as one of them sees them.
+    """The processes of a run, from the view of one process.
 
     Attributes:
         rank: Number of this process, from 0.
@@ -71,16 +71,17 @@ class Processes:
         return {key: value for each in gathered for key, value in each.items()}
 
     def wait(self) -> None:
-        """Wait until all processes have called this."""
+        """Wait until all processes have called this method."""
         if self.count > 1:
             self.sums([0.0])  # unlike a barrier, this works without choosing a device
 
 
 @contextmanager
 def join_processes(device: str, *, timeout: int) -> Iterator[Processes]:
-    """Join the processes that torchrun started, and leave them at the end. A single process joins nothing.
+    """Join the process group that torchrun started, and leave it at the end. A single process joins no group.
 
-    If the caller has joined them already (``torch.distributed.init_process_group``), that group is used and left open.
+    If the caller has already joined a group (``torch.distributed.init_process_group``), that group is used and left
+    open.
 
     Args:
         device: ``cpu``, ``cuda``, or ``auto`` for a GPU where there is one.
@@ -120,7 +121,7 @@ def join_processes(device: str, *, timeout: int) -> Iterator[Processes]:
 
 
 class ModelCaller(nn.Module):
-    """Calls functions of a model inside one module's ``forward``, which is what DDP and FSDP2 hook into.
+    """Calls functions on a model inside the ``forward`` of this module, because DDP and FSDP2 act in ``forward`` only.
 
     Args:
         model: The model.
@@ -152,7 +153,7 @@ def wrap_model(caller: ModelCaller, run: RunSettings, processes: Processes) -> n
     """
     model = caller.model
     layers = _modules(model, Layer)
-    skips_parameters = bool(_modules(model, AdaptiveHead))  # it skips clusters of words that contain no target
+    skips_parameters = bool(_modules(model, AdaptiveHead))  # it skips word clusters without a target
     if run.activation_checkpointing:
         for layer in layers:
             forward: Any = partial(checkpoint, layer.forward, use_reentrant=False)
@@ -189,7 +190,7 @@ def _shard(caller: ModelCaller, layers: list[Layer], processes: Processes) -> No
     mesh = init_device_mesh(processes.device.type, (processes.count,))
     for layer in layers:
         fully_shard(layer, mesh=mesh)
-    # Embeddings and head are used at both ends, so they stay gathered from the forward to the backward pass.
+    # Embeddings and head are at both ends of the network, so they stay gathered from the forward to the backward pass.
     fully_shard(caller, mesh=mesh)
 
 
@@ -232,7 +233,7 @@ def gather(tensor: Tensor) -> Tensor:
 
 
 def _call_if_sharded(tensor: Tensor, name: str) -> Tensor:
-    # Only a DTensor has these methods. Importing that class takes a second, which a run without shards can save.
+    # Only a DTensor has these methods. Importing that class takes a second, which a run without sharding can save.
     method: Callable[[], Tensor] | None = getattr(tensor, name, None)
     return tensor if method is None else method()
 

@@ -24,7 +24,7 @@ class StepResult:
     """Result of a step.
 
     Attributes:
-        loss: Loss of this process's part of the batch, without its weight.
+        loss: Loss of this process's part of the batch, not multiplied by its weight.
         grad_norm: Norm of the whole gradient before clipping.
         lr: Learning rate.
         updated: Whether the weights changed; they do not if the gradient is not finite.
@@ -41,7 +41,7 @@ class TrainingStep:
 
     Args:
         module: ``ModelCaller``, perhaps wrapped for several processes.
-        loss: Loss of a piece of a batch, given the model and the piece.
+        loss: Returns the loss of a piece of a batch, given the model and the piece.
         optimiser: Optimiser of the module's parameters.
         config: Configuration of the run.
         processes: Processes of the run.
@@ -72,7 +72,7 @@ class TrainingStep:
             pieces: This process's pieces of the batch, whose gradients are averaged.
             step: Number of the step, from 0. It seeds dropout, together with the seed of the run and the process.
             update: Number of the update, from 0. It determines the learning rate.
-            weight: Factor of the loss in the gradient.
+            weight: Factor by which the loss is multiplied before its gradient is computed.
         """
         settings, device = self._config.optimiser, self._processes.device.type
         # Every step has its own seed, so that checkpoints need not save the state of a generator.
@@ -107,7 +107,7 @@ class TrainingStep:
     def _gradient_exchange(self, is_last: bool) -> AbstractContextManager[None]:
         """Return a context in which DDP exchanges gradients only with the last piece of a step.
 
-        FSDP2 exchanges them with every piece, since it has no memory for whole gradients.
+        FSDP2 exchanges gradients with every piece, since it has no memory for whole gradients.
         """
         if is_last or not isinstance(self._module, DistributedDataParallel):
             return nullcontext()

@@ -1,4 +1,4 @@
-// The program's answers. Whatever goes wrong becomes a Refusal, whose message can be shown as it is.
+// Requests to the server. Every failure becomes a Refusal, whose message the page shows unchanged.
 
 export class Refusal extends Error {}
 
@@ -32,7 +32,7 @@ export const describe = async () => (await ask("/api/model")).json();
 
 export const score = async (request) => (await ask("/api/score", posted(request))).json();
 
-// Each line of a continuation as it comes: { id, text }, the last one with "stop".
+// Yields each line of a continuation as it arrives: { id, text }. The last line has the key "stop".
 export async function* continuation(request, signal) {
   const response = await ask("/api/generate", posted(request, signal));
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();

@@ -1,4 +1,4 @@
-// The text goes on as the model would have it, word by word as they come.
+// The section "Continuation": it shows the tokens with which the model continues the text, as they arrive.
 
 import { continuation } from "./api.js";
 import { count, options, shown } from "./display.js";
@@ -100,7 +100,7 @@ export class Continuing {
     this.running?.abort();
   }
 
-  // Read out, unlike the counter: once, not with every token.
+  // Screen readers read this message out once. They skip the counter, which changes with every token.
   tell(message, isWrong = false) {
     $("counter").textContent = "";
     $("progress").textContent = message;

@@ -1,4 +1,4 @@
-// Numbers and tokens as people read them, and elements made of plain text: no string ever becomes markup.
+// Formats numbers and tokens for people, and makes elements from plain text: no string is parsed as markup.
 
 const BITS = Math.LN2;
 const HIGHEST_LEVEL = 10;
@@ -8,7 +8,7 @@ export const surprisal = (tokens) => tokens.reduce((sum, token) => sum - token.l
 
 export const inUnit = (nats, unit) => (unit === "bits" ? nats / BITS : nats);
 
-// Without the sign that a zero may have.
+// Formats a number. A number that rounds to zero has no minus sign.
 export const shown = (number, digits = 1) => (Math.abs(number) < 0.5 * 10 ** -digits ? 0 : number).toFixed(digits);
 
 export const level = (nats) => Math.max(0, Math.min(HIGHEST_LEVEL, Math.floor(nats / BITS / BITS_OF_LEVEL)));
@@ -29,7 +29,8 @@ export function percent(logprob) {
 
 const endsWord = (token) => token.endsWith("</w>");
 
-// A piece as a part of its word: "Stra…" goes on, "…nd" went before. Special tokens keep their names.
+// Formats a BPE piece: "Stra…" if its word continues after it, "…nd" if its word began before it. Special tokens keep
+// their names.
 export function piece(token, insideWord) {
   if (token === "</s>") return "end of sentence";
   if (/^<[^<>]+>$/.test(token)) return token;
@@ -39,7 +40,7 @@ export function piece(token, insideWord) {
 
 export const isSpecial = (token) => /^<[^<>]+>$/.test(token);
 
-// Every token knows afterwards whether a word had begun before it.
+// Sets token.inside: whether the word of the token began before the token.
 export function markInsides(tokens) {
   let inside = false;
   for (const token of tokens) {

@@ -1,4 +1,4 @@
-// What there is to know of one word: its tokens, their numbers, and what could have stood in their place.
+// The panel about one word: its tokens, their numbers, and the most likely alternatives.
 
 import { element, inUnit, isSpecial, percent, piece, shown, surprisal } from "./display.js";
 
@@ -13,7 +13,7 @@ export class Inspector {
     this.height = 0;
   }
 
-  // looks: for each reading { title, word }, word being that of the same place.
+  // looks: for each reading, { title, word }. All words are at the same position in the text.
   show(looks, unit) {
     const known = looks.filter((look) => look.word);
     if (!known.length) {
@@ -28,7 +28,7 @@ export class Inspector {
     const parts = known.map(({ title, word }, number) => look(title, word, unit, number ? first : null));
     this.box.replaceChildren(head, element("div", { className: "looks" }, ...parts));
     this.box.scrollTop = 0;
-    // It only grows while one looks around: otherwise the page would jump, and other words come under the pointer.
+    // The panel never shrinks while the user moves over words: the page would jump under the pointer.
     this.height = Math.max(this.height, this.box.offsetHeight);
     this.box.style.minHeight = `${this.height}px`;
   }

@@ -1,4 +1,4 @@
-// The page: one text, one or two readings of it, the word that is looked at, and its continuation.
+// The page: a text, one or two readings of it, the inspected word, and the continuation of the text.
 
 import { describe } from "./api.js";
 import { Continuing } from "./continuing.js";
@@ -7,7 +7,7 @@ import { Inspector } from "./inspector.js";
 import { Reading } from "./reading.js";
 
 const WAIT_FOR_TYPING = 180; // milliseconds
-// Unfinished, so that there is something to continue.
+// Example texts. They are unfinished, so that the model can continue them.
 const EXAMPLES = {
   en: "The old man sat down on a bench and began to",
   de: "Der alte Mann setzte sich auf eine Bank und begann",
@@ -20,8 +20,8 @@ class Page {
   constructor(model) {
     this.model = model;
     this.readings = [];
-    this.looked = null; // the place of the word that is looked at
-    this.pinned = false; // whether pointing at another word changes that
+    this.looked = null; // the index of the inspected word
+    this.pinned = false; // whether the inspected word stays when the pointer is on another word
     this.inspector = new Inspector($("inspector"), { onClose: () => this.close() });
     const lang = Object.keys(EXAMPLES).find((one) => model.languages.includes(one)) ?? model.languages[0];
     $("text").value = EXAMPLES[lang] ?? "";
@@ -65,7 +65,7 @@ class Page {
     return reading;
   }
 
-  // Another language beside the first, or where the model has one only, another preset.
+  // Adds a second reading: in another language or, if the model has only one language, with another preset.
   compare() {
     const isOn = this.readings.length > 1;
     $("compare").setAttribute("aria-pressed", String(!isOn));
@@ -104,7 +104,7 @@ class Page {
     return $("unit").value;
   }
 
-  // The text to score; null where there is none, or too much of it, which is told.
+  // Returns the text to score. If it is empty or too long, shows a message and returns null.
   text() {
     const text = $("text").value;
     const most = this.model.limits.characters;
@@ -138,7 +138,7 @@ class Page {
     this.drawn();
   }
 
-  // What one points at stays when the pointer leaves: the way to the inspector leads over other things.
+  // The inspected word stays when the pointer leaves it, because the pointer crosses other elements to the inspector.
   pointAt(index) {
     if (!this.pinned) this.look(index);
   }

@@ -1,4 +1,4 @@
-// One look at the text: a language, a preset, and the words in the colours of their surprisal.
+// A reading of the text: a language, a preset, and the words coloured by their surprisal.
 
 import { score } from "./api.js";
 import { count, element, inUnit, level, markInsides, options, shown, surprisal } from "./display.js";
@@ -27,7 +27,7 @@ export class Reading {
     return `${this.lang.value} · ${this.preset.value}`;
   }
 
-  // One request at a time, and always the newest text: typing faster than the model computes piles nothing up.
+  // Sends one request at a time, always for the newest text, so that fast typing does not queue requests.
   async refresh() {
     this.stale = true;
     if (this.busy) return;
@@ -120,7 +120,7 @@ export class Reading {
     this.summary.textContent = parts.join(" · ");
   }
 
-  // The word of a place, as the inspector shows it; the last place is the end.
+  // Returns the word at an index for the inspector. The index after the last word is the end of the sentence.
   wordAt(index) {
     if (!this.found || index === null) return null;
     const { words, end } = this.found;

@@ -1,4 +1,6 @@
-"""Model class for EleutherAI's lm-evaluation-harness, and its command for versions that ignore entry points.
+"""Model class for EleutherAI's lm-evaluation-harness.
+
+Versions of the harness that ignore entry points do not find the class. For these, run the harness as
 
 python -m xlm.integrations.lm_eval --model xlm --model_args pretrained=my-model,lang=en --tasks …
 """
@@ -45,15 +47,15 @@ class XLMForHarness(LM):  # type: ignore[misc]
         dtype: Weight dtype: ``float32``, ``bfloat16``, ``float16``, ``int8``, or ``auto`` for that of the file.
         device: Device to compute on; ``None`` for the CPU. Without CUDA, ``cuda:0``, the default of the harness's
             command, also means the CPU, with a warning.
-        closing: Whether the closing ``</s>`` of a continuation counts.
+        closing: Whether the log-probability of a continuation includes the closing ``</s>``.
         batch_size: Maximum texts in a batch; ``None`` or ``"auto"`` for as many as suit the device.
-        max_batch_size: Ignored, because batches have a limit of tokens.
+        max_batch_size: Ignored, because the number of tokens in a batch is limited.
         max_gen_toks: Maximum tokens to generate for tasks that set no limit.
 
     Raises:
-        InputError: A wrong argument, or a bidirectional model.
-        LanguageError: A language that the model lacks.
-        CheckpointError: No such model.
+        InputError: An argument is invalid, or the model is bidirectional.
+        LanguageError: The model lacks the language.
+        CheckpointError: There is no such model.
     """
 
     def __init__(
@@ -107,7 +109,7 @@ class XLMForHarness(LM):  # type: ignore[misc]
         """Return the log-probability of each text as a sentence, in nats, as ``score`` computes it.
 
         Args:
-            requests: Requests with the text as ``args``. A text that exceeds the positions is scored in windows.
+            requests: Requests with the text as ``args``. A text longer than the model's positions is scored in windows.
             disable_tqdm: Ignored, because no progress is shown.
         """
         answers = [result.logprob for result in self._scores([request.args[0] for request in requests])]
@@ -116,8 +118,8 @@ class XLMForHarness(LM):  # type: ignore[misc]
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
         """Return a continuation of each context, cut at the first stop string.
 
-        A context keeps at least as many of its last tokens as half of the model's positions, after the opening
-        ``</s>``. It keeps more if the continuation leaves room. Generation ends at the last position.
+        A long context loses its first tokens, so that the continuation fits into the model's positions. The context
+        keeps at least half of the positions. Generation ends at the last position.
 
         Args:
             requests: Requests with the context and the generation arguments as ``args``.
@@ -157,7 +159,7 @@ class XLMForHarness(LM):  # type: ignore[misc]
 
 
 def _count(**argument: Any) -> int:
-    """Return the one argument as a positive int, which the harness sometimes passes as text."""
+    """Check that the argument is a positive integer, and return it. The harness sometimes passes it as text."""
     ((name, value),) = argument.items()
     if isinstance(value, str) and value.isdecimal():
         value = int(value)

@@ -1,6 +1,6 @@
 """Decoding: greedy, by sampling, or by beam search, one token per step with a cache.
 
 ``sampling.py`` holds the loop for greedy decoding and sampling, and says how to add a strategy;
-``logits_processors.py`` says how to add a processor. ``options.py`` holds the options of both, and ``beam_search.py``
-the other loop. All of them use a model through ``state.py`` only.
+``logits_processors.py`` says how to add a processor. ``options.py`` holds the options, and ``beam_search.py``
+the loop of beam search. Both loops use a model only through ``state.py``.
 """

@@ -88,8 +88,8 @@ class PromptBeams:
             return False
         if options.early_stopping is True:
             return True
-        # Further tokens never raise the total, so a beam scores best with its present total and the most favourable
-        # length: the longest for a positive penalty, else the shortest.
+        # Further tokens never raise the total, so the present total at the most favourable length bounds the score.
+        # That length is the longest for a positive penalty, else the shortest.
         length = self.limit.tokens if options.length_penalty > 0 else produced + 1
         attainable: float = self.running[0].total / length**options.length_penalty
         return attainable <= _score(self.finished[-1])
@@ -188,7 +188,7 @@ def beam_search(
         active = [group for _, group in remaining]
         if regrouped or rows != list(range(len(rows))):
             rows_R = torch.tensor(rows, device=device)
-            # All beams of a prompt begin with its tokens, so the cache of these tokens need not be copied.
+            # All beams of a prompt begin with the prompt's tokens, so the cache of these tokens need not be copied.
             state.reorder(rows_R, shared=0 if regrouped else min(prompts.lengths[group.prompt] for group in active))
             processors.reorder(rows_R)
         tokens_B = torch.tensor([beam.token for group in active for beam in group.running], device=device)
@@ -203,13 +203,14 @@ def beam_search(
 def _best_candidates(
     logits_BV: Tensor, groups: list[PromptBeams], processors: LogitsProcessor, step: int, options: DecodingOptions
 ) -> list[list[_Beam]]:
-    """Return the best next hypotheses of each prompt, best first, and enough that ``num_beams`` do not end."""
+    """Return each prompt's best next hypotheses, best first: so many that at least ``num_beams`` of them do not end."""
     G, width = len(groups), len(groups[0].running)
     C = options.num_beams * (1 + max(1, len(options.eos_ids)))
     logits_BV = at_least_float32(logits_BV)
     normaliser_B1 = logits_BV.logsumexp(-1, keepdim=True)
     check_finite(normaliser_B1[:, 0])
-    # Without a penalty, the normaliser does not change the order within a row. Subtract it from the best tokens only.
+    # If no processor rescales scores, subtracting the normaliser does not change the order within a row. Then subtract
+    # it from the best tokens only.
     logprobs_BV = logits_BV - normaliser_B1 if processors.rescales else logits_BV
     best_Bc, tokens_Bc = processors(logprobs_BV, step).topk(min(C, logits_BV.shape[1]))
     if processors.rescales:

@@ -16,7 +16,7 @@ from torch import Tensor
 from xlm.model.cache import XLMCache
 
 _WARM_UPS = 2
-"""Runs before the capture, in which libraries choose their kernels and allocate their workspaces."""
+"""Number of runs before the capture. In these runs, libraries choose their kernels and allocate their workspaces."""
 
 Step = Callable[[Tensor, "Tensor | None"], Tensor]
 """Processes one token per row, (B,), with its language, (B,) or ``None``, and returns logits, (B, V)."""
@@ -42,7 +42,7 @@ class GraphCapture:
             undo: Undoes what the work did to its inputs.
         """
         graph = torch.cuda.CUDAGraph()
-        # The cache of autocast would cast weights outside the capture, and free them when autocast ends.
+        # With autocast's cache, weights would be cast outside the capture, and freed when autocast ends.
         type_ = self._device.type
         without_cache = torch.autocast(
             type_, torch.get_autocast_dtype(type_), torch.is_autocast_enabled(type_), cache_enabled=False
@@ -70,7 +70,7 @@ class CapturedStep:
     """A captured step; called like the step itself, with the same number of rows and the same cache.
 
     Args:
-        capture: The capture of the model's device.
+        capture: The ``GraphCapture`` of the model's device.
         step: The step; it must use the same shapes and kernels at every call, and must not wait for the device.
         cache: Cache that the step extends, with fixed shapes. The capture leaves it unchanged.
         tokens_B: Tokens of the first call.

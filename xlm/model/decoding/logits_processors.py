@@ -20,16 +20,16 @@ from xlm.model.decoding.options import DecodingOptions
 NEVER = float("-inf")
 """Score of a token that cannot be chosen."""
 
-# Top-p first sorts only this many of the best tokens, then all tokens. The best 256 usually have enough probability,
-# and finding them takes a thirtieth of the time.
+# Top-p first sorts only this many of the best tokens, and sorts all tokens only if these do not reach ``top_p``. The
+# best 256 usually reach it, and finding them takes a thirtieth of the time of sorting all.
 _TOP_P_COUNTS = (256, 2048)
 
 
 class LogitsProcessor:
-    """Base class of the processors; a processor with a state also follows the rows of the batch."""
+    """Base class of the processors. A processor with a state also uses ``add`` and ``reorder`` to follow the rows."""
 
     rescales: bool = False
-    """Whether it also changes the scores of tokens that remain possible."""
+    """Whether the processor also changes the scores of tokens that remain possible."""
 
     def __call__(self, scores_BV: Tensor, produced: int) -> Tensor:
         """Return the changed scores.
@@ -179,7 +179,7 @@ class Warper(LogitsProcessor):
 
 
 def _top_p_threshold(scores_BV: Tensor, p: float) -> Tensor:
-    """Return (B, 1): the lowest score in the smallest set of best tokens whose probabilities reach ``p``."""
+    """Return (B, 1): the lowest score in the smallest set of best tokens whose probabilities sum to ``p`` or more."""
     V = scores_BV.shape[-1]
     normaliser_B1 = scores_BV.logsumexp(-1, keepdim=True)
     for K in (*(count for count in _TOP_P_COUNTS if count < V), V):

@@ -22,7 +22,7 @@ Source: the original's ``src/data/dictionary.py``.
 
 _MAX_INT = 2**63 - 1
 
-# The largest values. They bound the rows that run together (num_return_sequences) and the sizes of tensors.
+# Largest allowed values. They bound the number of rows in a batch (num_return_sequences) and the sizes of tensors.
 _LARGEST_COUNTS = {"max_new_tokens": 2**31 - 1, "num_beams": 2**31 - 1, "num_return_sequences": 2**16}
 
 
@@ -34,7 +34,7 @@ class DecodingOptions:
       ``transformers`` does not exist here.
     - ``suppress_tokens=None`` suppresses the special tokens; ``()`` suppresses none.
     - ``top_k=None`` keeps all tokens, whatever a configuration file says.
-    - Tokens that tie with the last token of ``top_p`` are kept, too.
+    - Tokens with the same score as the last token that ``top_p`` keeps are kept, too.
 
     The scores of the next token pass through ``repetition_penalty``, ``suppress_tokens`` and ``min_new_tokens``, and
     when sampling through ``temperature``, ``top_k``, ``top_p`` and ``min_p``, in this order.
@@ -64,9 +64,9 @@ class DecodingOptions:
             do not depend on the batch (except through floating-point rounding, which int8 weights can magnify).
             ``None`` takes a seed from torch's global generator.
         cuda_graphs: Whether to capture a step as a CUDA graph and replay it, which saves launching its kernels one by
-            one. A capture waits for the device and frees torch's cached memory on it. It is repeated when rows leave
-            the batch, except for the last few steps. Under autocast, each replay casts all weights again. Results are
-            the same up to the order of sums. It was tested without a GPU only, so it is off by default.
+            one. A capture waits for the device and frees torch's cached memory on it. The capture is repeated when rows
+            leave the batch, except for the last few steps. Under autocast, each replay casts all weights again. Results
+            are the same up to the order of sums. This option was tested without a GPU only, so it is off by default.
     """
 
     max_new_tokens: int = 64

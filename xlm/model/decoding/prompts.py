@@ -38,7 +38,7 @@ class Prompts:
 
     @property
     def capacity(self) -> int:
-        """Maximum number of tokens that the model processes in a row; it does not process the last token."""
+        """Maximum number of tokens that the model processes in a row; it never processes the last new token."""
         held = (length + limit.tokens - 1 for length, limit in zip(self.lengths, self.limits, strict=True))
         return max(self.inputs.input_ids.shape[1], *held)
 
@@ -59,7 +59,7 @@ def prepare_prompts(
     Args:
         config: Configuration of the model.
         device: Device of the model.
-        input_ids: (B, T) int64 ids; this and the following as for ``XLMWithLMHeadModel.generate``.
+        input_ids: (B, T) int64 ids. ``XLMWithLMHeadModel.generate`` describes the inputs.
         options: Checked options.
         langs: Languages of the prompts.
         lengths: (B,) numbers of real tokens.
@@ -67,7 +67,7 @@ def prepare_prompts(
         continuation_langs: Languages of the new tokens.
 
     Raises:
-        InputError: A shape, type or value that the model cannot take.
+        InputError: An input has a wrong shape, type or value.
         LanguageError: A language that the model does not have.
     """
     if not config.causal:

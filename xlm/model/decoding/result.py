@@ -28,12 +28,13 @@ class Continuation:
     """One continuation of a prompt.
 
     Attributes:
-        prompt: Row of the prompt.
+        prompt: Row of the prompt in the batch.
         tokens: The new ids, at least one, including the one that ended the row, such as ``</s>``.
         logprobs: Log-probability of each token in nats under the model itself, without penalties, suppression,
             temperature or other options.
         stop: Why the row ended.
-        seed: The row's seed if it was sampled. ``generate`` on this prompt alone, with this seed, returns it again.
+        seed: The row's seed if it was sampled. ``generate`` on this prompt alone, with this seed, returns the same
+            continuation.
         score: The number that beam search ranks continuations by.
     """
 

@@ -83,7 +83,8 @@ class Sample:
 
     def __init__(self, processors: LogitsProcessor, seeds: Sequence[int], steps: int, device: torch.device) -> None:
         self._processors = processors
-        # Uniform in [0, 1), from each row's own seed; on the CPU, so that all devices draw the same numbers.
+        # Draw random numbers, uniform in [0, 1), from each row's own seed. Draw them on the CPU, so that they do not
+        # depend on the device.
         rows = [torch.rand(steps, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) for seed in seeds]
         self._uniform_BS = torch.stack(rows).to(device)
 
@@ -138,7 +139,7 @@ def generate_tokens(
         processors.reorder(rows_R)
         logits_BV = logits_BV[rows_R]
         langs_BS = None if langs_BS is None else langs_BS[rows_R]
-    rows: list[int | None] = list(range(len(limits)))  # row of the result of each batch row; None if it ended
+    rows: list[int | None] = list(range(len(limits)))  # for each batch row: its row of the result, or None if ended
     step = 0
     while True:
         logits_BV = at_least_float32(logits_BV)
@@ -226,7 +227,7 @@ def argmax(scores_BV: Tensor) -> Tensor:
 def draw(scores_BV: Tensor, uniform_B: Tensor) -> Tensor:
     """Return one token per row, (B,) int64, drawn from the softmax of its scores.
 
-    The cumulative distribution is inverted, so a row's token depends only on the scores and the number of that row.
+    The cumulative distribution is inverted, so a row's token depends only on the row's scores and its random number.
 
     Args:
         scores_BV: (B, V) scores, minus infinity at tokens that must not be drawn.

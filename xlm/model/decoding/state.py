@@ -3,7 +3,7 @@
 Decoding uses a model through the protocol ``DecoderState`` only. ``CausalState`` implements it for decoder-only models
 and for decoders with a source.
 
-Shapes: B rows, T prompt positions, R rows afterwards, V vocabulary.
+Shapes: B rows, T prompt positions, R rows after a reordering, V vocabulary.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class CausalState:
 
     Args:
         model: A causal model in evaluation mode.
-        rows: Rows B of the prompts.
+        rows: Number of prompts, rows B.
         capacity: Maximum number of tokens in a row.
         source: Encoder output with a row for each prompt; ``None`` for a model without encoder. Prompts with a source
             have one length.

@@ -16,10 +16,10 @@ from xlm.model.decoding.state import DecoderState
 
 
 class TokenStream(Iterator[int]):
-    """An iterator over the new tokens of one prompt, which computes each on demand.
+    """An iterator that computes the new tokens of one prompt on demand.
 
     Attributes:
-        continuation: The whole continuation after its last token; ``None`` before.
+        continuation: The whole continuation, available once its last token was returned; ``None`` until then.
 
     Args:
         state: A new state for the prompt.

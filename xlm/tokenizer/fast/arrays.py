@@ -44,7 +44,7 @@ class GrowableArray:
 
 
 def expand_slices(starts_N: Array, lengths_N: Array) -> Array:
-    """Return the indices of the elements of all slices, slice by slice: int64 (sum of lengths_N,)."""
+    """Return the indices of all elements that slices cover, slice by slice: int64 (sum of lengths_N,)."""
     ends_N = np.cumsum(lengths_N)
     total = int(ends_N[-1]) if len(ends_N) else 0
     indices: Array = np.repeat(starts_N - (ends_N - lengths_N), lengths_N)
@@ -53,7 +53,7 @@ def expand_slices(starts_N: Array, lengths_N: Array) -> Array:
 
 
 def starts_of(lengths_N: Array) -> Array:
-    """Return the starts of adjacent slices of these lengths, the first at 0: int64 (N,)."""
+    """Return where each of N adjacent slices starts, given their lengths; the first starts at 0: int64 (N,)."""
     starts: Array = np.cumsum(lengths_N, dtype=np.int64) - lengths_N
     return starts
 
@@ -64,7 +64,7 @@ def codes_of(text: str) -> Array:
 
 
 def text_of(codes: Array) -> str:
-    """Return the text of code points."""
+    """Return the text that consists of these code points."""
     return codes.astype(np.uint32, copy=False).tobytes().decode("utf-32-le", "surrogatepass")
 
 
@@ -82,28 +82,28 @@ class RaggedArray:
 
     @classmethod
     def of(cls, rows: Sequence[Sequence[Any]], dtype: str) -> RaggedArray:
-        """Return the ragged array of some rows."""
+        """Return rows as a ragged array."""
         lengths = np.fromiter(map(len, rows), np.int64, len(rows))
         return cls(np.fromiter(chain.from_iterable(rows), np.dtype(dtype), int(lengths.sum())), lengths)
 
     @classmethod
     def joined(cls, parts: Sequence[RaggedArray]) -> RaggedArray:
-        """Return the rows of several ragged arrays, at least one, in order."""
+        """Return one ragged array with the rows of several ragged arrays, in order; at least one array is required."""
         if len(parts) == 1:
             return parts[0]
         return cls(np.concatenate([rows.values for rows in parts]), np.concatenate([rows.lengths for rows in parts]))
 
     def lists(self, objects: Array | None = None) -> list[list[Any]]:
-        """Return the rows as lists; meanwhile the garbage collector is off in all threads.
+        """Return the rows as lists; during the call, the garbage collector is off in all threads.
 
         Args:
-            objects: If given, each value is an index into them, and the lists hold the objects.
+            objects: If given, each value is an index into this array, and the lists hold the objects at these indices.
         """
         values = (self.values if objects is None else objects[self.values]).tolist()
         ends = np.cumsum(self.lengths).tolist()
-        # Lists of numbers or strs form no cycles, but creating so many lists makes the collector scan all objects.
+        # Lists of numbers or strs form no cycles, but creating many lists makes the collector scan all objects.
         collects = gc.isenabled()
-        if collects:  # if the collector is off, another thread may be here, and will turn it on again
+        if collects:  # otherwise another thread may have turned the collector off here, and will turn it on again
             gc.disable()
         try:
             return [values[start:end] for start, end in zip([0, *ends], ends, strict=False)]
@@ -112,7 +112,7 @@ class RaggedArray:
                 gc.enable()
 
     def between(self, first: int, last: int) -> RaggedArray:
-        """Return the rows with one value added before and one after each."""
+        """Return the rows with ``first`` added before each row and ``last`` after each row."""
         ends = np.cumsum(self.lengths + 2)
         values = np.empty(len(self.values) + 2 * len(ends), self.values.dtype)
         is_inside = np.ones(len(values), bool)

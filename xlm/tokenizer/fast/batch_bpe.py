@@ -1,9 +1,9 @@
 """Byte-pair encoding of many words at once in numpy, about ten times as fast as one word at a time.
 
-At each step every word merges its best pair, the leftmost if there are several, until no word has a pair to merge. Each
-word is a column of the arrays, so a step is a few operations on whole rows.
+At each step, the best pair of every word is merged, the leftmost if it occurs several times, until no word has a pair
+that can be merged. Each word is a column of the arrays, so a step is a few operations on whole rows.
 
-W words, L positions (the first character of a word is at position 0), S symbols, P pairs.
+Array dimensions: W words, L positions (the first character of a word is at position 0), S symbols, P pairs.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ T = TypeVar("T")
 
 MAX_WORD_LENGTH = 48
 """Length of the longest word that ``BatchBPE`` splits, in characters."""
-_POSITION_BITS = 6  # a key holds a rank and a position; these bits are enough for MAX_WORD_LENGTH + 1 positions
+_POSITION_BITS = 6  # the lowest bits of a key hold a position, from 0 to MAX_WORD_LENGTH; the higher bits hold a rank
 _POSITIONS = (1 << _POSITION_BITS) - 1
 _NO_RANK = np.int32(np.iinfo(np.int32).max >> _POSITION_BITS)  # the rank of a pair that is not a merge
-_NO_KEY = _NO_RANK << _POSITION_BITS  # the smallest key with that rank
-_LENGTHS = (3, 5, 7, 9, 12, 16, 24, MAX_WORD_LENGTH)  # words of similar length are merged together
+_NO_KEY = _NO_RANK << _POSITION_BITS  # the smallest key with the rank _NO_RANK
+_LENGTHS = (3, 5, 7, 9, 12, 16, 24, MAX_WORD_LENGTH)  # words are grouped by these limits on their length
 _MAX_COLUMNS = 1 << 14  # maximum number of words that are merged together, so that the arrays stay small
 _FEW = 256  # up to this many words, splitting them one at a time is faster
 _MAX_WORDS = 1 << 16  # maximum number of words that are split at once, so that the arrays stay small
-_MAX_ROUNDS = 256  # of the search for multipliers, after which it starts again; published merges take about 30
+_MAX_ROUNDS = 256  # rounds after which the search for multipliers starts again; published merges need about 30 rounds
 _NO_PAIR = np.uint64((1 << 64) - 1)  # marks a free entry of the hash table
-_GONE = -1  # marks a position without a symbol: merged into the one before it, or past the end of the word
+_GONE = -1  # marks a position without a symbol: it was merged into the symbol before it, or is past the end of the word
 
 
 class BatchBPE:
-    """Splits words into symbols, which are the numbers of pieces.
+    """Splits words into symbols. A symbol is the number of a piece.
 
     Args:
-        merges: Pairs of pieces, best first, as learning makes them (``BPE.learnt``): with such merges, the leftmost of
-            the best pairs is always the next to merge.
-        piece_ranks: The rank of the merge that makes each piece.
-        tokens: Further pieces; those of a single character get symbols too.
+        merges: Pairs of pieces, best first, for which ``BPE.learnt`` is true: with such merges, the leftmost of the
+            best pairs is always the next to merge.
+        piece_ranks: For each merged piece, the rank of the merge that produces it.
+        tokens: The vocabulary. Its tokens of a single character get symbols even if they occur in no merge.
 
     Attributes:
         pieces: The piece of each symbol. The last one is empty and stands for every character without a symbol.
@@ -70,7 +70,7 @@ class BatchBPE:
         )
 
     def _table(self, symbol_of: Mapping[int, int]) -> Array:
-        """Return the symbols of characters by code point; the last entry is for all larger code points."""
+        """Return a table from code points to symbols; its last entry is for all larger code points."""
         table = np.full(max(symbol_of, default=0) + 2, self._unknown, np.int32)
         table[list(symbol_of)] = list(symbol_of.values())
         return table
@@ -79,10 +79,10 @@ class BatchBPE:
         """Return the symbols of all words, word by word, and the number of symbols of each word.
 
         Args:
-            words: At least one, of 1 to ``MAX_WORD_LENGTH`` characters each.
+            words: At least one word; each has 1 to ``MAX_WORD_LENGTH`` characters.
 
         Returns:
-            int32 (S,) and int64 (W,).
+            The symbols, int32 (S,), and the numbers of symbols, int64 (W,).
         """
         lengths_W = np.fromiter(map(len, words), np.int64, len(words))
         ends_W = np.cumsum(lengths_W)
@@ -104,7 +104,7 @@ class BatchBPE:
         """Merge the symbols of words of at most ``longest`` characters, in place."""
         L, W = longest, len(starts_W)
         positions_L1 = np.arange(L, dtype=np.int32)[:, None]
-        # Position L stands for the place before and after each word; the symbol there is in no pair.
+        # Position L stands for both the position before a word and the position after it; its symbol is in no pair.
         symbols_LW = np.full((L + 1, W), _GONE, np.int32)
         inside_LW = positions_L1 < lengths_W
         symbols_LW[:L][inside_LW] = symbols[(starts_W + positions_L1)[inside_LW]]
@@ -120,7 +120,7 @@ class BatchBPE:
         while True:
             best_W = keys_LW.min(axis=0)
             some = np.flatnonzero(best_W < _NO_KEY)
-            if 4 * len(some) < 3 * W or not len(some):  # drop the finished words now and then
+            if 4 * len(some) < 3 * W or not len(some):  # drop finished words if they are over a quarter of all
                 done = np.flatnonzero(best_W >= _NO_KEY)
                 inside_LW = positions_L1 < lengths_W[done]
                 symbols[(starts_W[done] + positions_L1)[inside_LW]] = symbols_LW[:L, done][inside_LW]
@@ -150,20 +150,20 @@ class BatchBPE:
 class _PairRanks:
     """The ranks of pairs of symbols, in a perfect hash table: a look-up reads one entry.
 
-    A first hash gives a pair its bucket. Each bucket has its own multiplier for the second hash, which gives the entry;
-    the multipliers are chosen so that no two pairs share an entry.
+    A first hash assigns each pair to a bucket. Each bucket has its own multiplier for a second hash, which assigns each
+    pair to an entry of the table. The multipliers are chosen so that no two pairs share an entry.
     """
 
     def __init__(self, lefts_P: Array, rights_P: Array) -> None:
         pairs_P = _pairs(lefts_P, rights_P)
         while not self._fill(pairs_P):
-            pass  # a bucket had too many pairs; another first hash spreads them
+            pass  # no multiplier was found for a bucket with many pairs; the next first hash spreads these pairs
 
     def _fill(self, pairs_P: Array) -> bool:
-        """Fill the table, and return whether every bucket has a multiplier."""
+        """Fill the table, and return whether a multiplier was found for every bucket."""
         bits = (4 * len(pairs_P)).bit_length()
         self._to_bucket, self._to_entry = np.uint64(64 - max(bits - 2, 1)), np.uint64(64 - bits)
-        # Random, since with known numbers a file could contain merges that all share a bucket.
+        # The multiplier is random: if it were known, a malicious file could hold merges that all share a bucket.
         self._mix = np.uint64(secrets.randbits(64) | 1)
         self._multipliers = np.zeros(1 << max(bits - 2, 1), np.uint64)
         self._pairs = np.full(1 << bits, _NO_PAIR, np.uint64)
@@ -213,9 +213,9 @@ class BatchWords(Generic[T]):
         bpe: Splits words into pieces.
         tokens: The vocabulary.
         of_word: Returns the values of one word.
-        of_pieces: Returns the values of pieces.
-        unknown: The value of a character that is in no merge and not in the vocabulary; None if it depends on the
-            character.
+        of_pieces: Returns the value of each piece.
+        unknown: The value of every character that is in no merge and not in the vocabulary; None if the value depends
+            on the character.
     """
 
     def __init__(
@@ -236,17 +236,17 @@ class BatchWords(Generic[T]):
 
     @property
     def dtype(self) -> str:
-        """The type of the values: int32 for ids, object for pieces."""
+        """The numpy type of the values: int32 for ids, object for pieces."""
         return "object" if self._unknown is None else "int32"
 
     def __call__(self, words: Sequence[str]) -> tuple[Array, Array]:
         """Return the values of words, word by word, and the number of values of each word.
 
         Args:
-            words: Each of at least one character.
+            words: The words; each has at least one character.
 
         Returns:
-            (S,) and int64 (W,).
+            The values, (S,), and the numbers of values, int64 (W,).
         """
         if self._bpe.learnt:  # make the tables even for a few words, since more batches will follow
             self._tables = self._tables or self._make_tables()
@@ -287,11 +287,11 @@ class BatchWords(Generic[T]):
         return result, all_counts_W
 
     def _make_tables(self) -> tuple[BatchBPE, Array, Array]:
-        """Return the BPE, the value of each symbol, and whether a word that holds the symbol is split on its own."""
+        """Return the BPE, the value of each symbol, and whether ``of_word`` must split the words with a symbol."""
         bpe = BatchBPE(self._bpe.merges, self._bpe.piece_ranks, self._tokens)
         values: list[Any] = [*self._of_pieces(bpe.pieces[:-1]), self._unknown]
         is_hard_S = np.zeros(len(values), bool)
         is_hard_S[-1] = self._unknown is None
-        if (vocabulary := self._bpe.vocabulary) is not None:  # BPE splits pieces that are not in the vocabulary again
+        if (vocabulary := self._bpe.vocabulary) is not None:  # merged pieces not in the vocabulary are split again
             is_hard_S[: len(self._bpe.merges)] = [piece not in vocabulary for piece in self._bpe.piece_ranks]
         return bpe, np.fromiter(values, self.dtype, len(values)), is_hard_S

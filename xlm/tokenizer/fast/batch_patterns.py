@@ -1,14 +1,15 @@
-"""The words of many units at once, by the patterns of the units.
+"""Divides many units of text into words at once, by the patterns of the units.
 
 Moses' rules look at only four things in a run of letters, digits and hyphens: its first character, its last character,
 whether it holds a letter, and whether it is an abbreviation. So ``"Berlin",`` and ``"Hamburg",`` have the same pattern,
 and the rules are applied only once, to a short unit that stands for the pattern. In that unit, a run keeps one
 character for each of its ends and one for everything between them.
 
-Each unit has a key: its text and, where they matter, a mark and what follows the unit. So one dictionary can hold units
-whatever text follows them, and one pattern describes how the rules divide all units that have it.
+Each unit has a key: its text and, if the rules depend on the text after the unit, a mark and a code for that text. So
+one dictionary can hold the same unit with different text after it. The pattern of a unit is made from its key.
 
-C characters, R runs, K keys, E elements: the words of a pattern consist of elements, runs of the unit and literal text.
+Array dimensions: C characters, R runs, K keys, E elements. The words of a pattern consist of elements; each element is
+a run of the unit or literal text.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from xlm.tokenizer.fast.segmenter import DIGIT, END, FIRST_BEYOND, LOWER, MARK, 
 
 _MAX_PATTERNS = 1 << 13
 _MAX_LENGTH = 48  # the longest unit, in characters, that is divided by its pattern
-_NOT_IN_PATTERNS = ("DOT", "MULTI", "\u00a0")  # the rules' marker of dots, and a no-break space
+_NOT_IN_PATTERNS = ("DOT", "MULTI", "\u00a0")  # units with such text have no pattern: dot markers, no-break spaces
 _FULL_STOP = re.compile("[.。．…]")  # a full stop, or a character that the rules turn into one
 # In a pattern, q stands for any lower-case letter but s, which an English rule looks for. Q stands for any capital
 # letter, and 1 for any digit.
@@ -38,18 +39,18 @@ _LETTERS = str.maketrans(
     | dict.fromkeys(string.digits, "1")
 )
 
-_BETWEEN = f"{MARK} "  # separates joined keys, since no key has a space after its mark
+_BETWEEN = f"{MARK} "  # separates joined keys; no key contains it, because no key has a space after its mark
 
-# The codes after the mark: what follows the unit, and whether the unit begins the text.
+# The codes after the mark in a key: the first says what follows the unit, and _BEGINS that the unit begins the text.
 _FOLLOWING = {"": END, "\x01": LOWER, "\x02": DIGIT, "\x03": OTHER}
 _CODES = {following: code for code, following in _FOLLOWING.items()}
 _BEGINS = "\x04"
 
-_LITERAL = -1 << 40  # replaces the index of a run; stays negative when any index is added
+_LITERAL = -1 << 40  # in place of a run's index, marks literal text; stays negative when any index is added to it
 
 
 def key_of(unit: str, following: str, *, begins: bool) -> str:
-    """Return the key of a unit that ends in a full stop, holds spaces or does not start freely."""
+    """Return the key of a unit that ends in a full stop, holds spaces or does not start freely (see ``Segmenter``)."""
     return f"{unit}{MARK}{_CODES[following]}{_BEGINS if begins else ''}"
 
 
@@ -61,11 +62,11 @@ def _unit_of(key: str) -> tuple[str, str, bool]:
 
 @dataclass(frozen=True, slots=True)
 class JoinedKeys:
-    """Keys, joined to one text.
+    """Several keys, joined to one text.
 
     Attributes:
         keys: The keys.
-        text: The joined keys, with a mark and a space around each.
+        text: The joined keys, with a mark and a space before and after each key.
         codes: The code points of the text; (C,).
         starts: The start of each key in the text; int64 (K,).
         lengths: The length of each key; int64 (K,).
@@ -79,7 +80,7 @@ class JoinedKeys:
 
     @classmethod
     def of(cls, keys: Sequence[str]) -> JoinedKeys:
-        """Join keys, at least one."""
+        """Join keys; at least one key is required."""
         text = f"{_BETWEEN}{_BETWEEN.join(keys)}{_BETWEEN}"
         lengths_K = np.fromiter(map(len, keys), np.int64, len(keys))
         starts_K = starts_of(lengths_K + len(_BETWEEN)) + len(_BETWEEN)
@@ -101,7 +102,7 @@ class BatchPatterns:
         self._parts: Callable[[str], list[str]] = re.compile(f"({any_of}+)").split
         is_in_run, is_letter = re.compile(any_of).match, re.compile(f"[A-Za-z{segmenter.letters}]").match
         characters = [chr(code) for code in range(FIRST_BEYOND)]
-        # The last entry is for all larger code points.
+        # The last entry of each table stands for all code points from FIRST_BEYOND on.
         self._is_run = np.array([*(is_in_run(character) is not None for character in characters), False])
         self._is_letter = np.array([*(is_letter(character) is not None for character in characters), False])
         self._mapped = codes_of(f"{''.join(characters).translate(_LETTERS)} ")
@@ -112,7 +113,8 @@ class BatchPatterns:
         self._first_element, self._number_of_elements = GrowableArray(np.int64), GrowableArray(np.int64)
         self._is_unlike, self._has_full_stop = GrowableArray(bool), GrowableArray(bool)
         self._element_run = GrowableArray(np.int64)  # for each element, the index of its run in the unit, or _LITERAL
-        self._element_start, self._element_length = GrowableArray(np.int64), GrowableArray(np.int64)  # if literal
+        # For each element of literal text, its slice of _literals.
+        self._element_start, self._element_length = GrowableArray(np.int64), GrowableArray(np.int64)
         self._literals = GrowableArray(np.uint32)
 
     def words(self, joined: JoinedKeys) -> str:
@@ -144,8 +146,8 @@ class BatchPatterns:
         unlike_K = has_no_pattern_K | self._is_unlike.values[template_K]
         unlike_K |= self._has_abbreviation(keys, runs_K, self._has_full_stop.values[template_K] & ~unlike_K)
 
-        # Each unit is a row of elements, and each element is a slice of the source: the keys, then the literals, then
-        # the words of the units that have no pattern.
+        # Each unit is a row of elements, and each element is a slice of ``source``, which holds the text of the keys,
+        # then the literal texts of the patterns, then the words of the units that have no pattern.
         unlike = np.flatnonzero(unlike_K)
         others = [self._others_words(keys[index]) for index in unlike.tolist()]
         source = np.concatenate([codes, self._literals.values, codes_of("".join(others))])
@@ -196,7 +198,7 @@ class BatchPatterns:
         return " ".join(self._segmenter.unit_words(unit, following, begins=begins) if unit else ()) + MARK
 
     def _learn(self, patterns: Sequence[str]) -> None:
-        """Divide new patterns by the rules, and store the elements of the words of their units."""
+        """Divide new patterns into words by the rules, and store these words as elements."""
         ordinary = [pattern for pattern in patterns if pattern and MARK not in pattern and pattern.isprintable()]
         known = dict(zip(ordinary, self._words_of_ordinary(ordinary), strict=True))
         parts_of: list[list[str] | None] = []
@@ -208,7 +210,8 @@ class BatchPatterns:
             parts_of.append(self._parts_of(unit, words))
         self._is_unlike.append(np.array([parts is None for parts in parts_of], bool))
         self._has_full_stop.append(np.array([_FULL_STOP.search(pattern) is not None for pattern in patterns], bool))
-        # Literal text and runs alternate. The first and the last part are literal, and the mark follows the last one.
+        # In the parts of a pattern, literal text and runs alternate. The first and the last part are literal text; the
+        # mark is added to the last part.
         elements = [
             [(index, part) for index, part in enumerate([*parts[:-1], parts[-1] + MARK]) if part]
             for parts in (parts or [""] for parts in parts_of)
@@ -227,7 +230,8 @@ class BatchPatterns:
     def _parts_of(self, pattern: str, words: Sequence[str]) -> list[str] | None:
         """Join the words of a pattern by spaces, and split the result at its runs; every second part is a run.
 
-        Return None if the rules change a run or it is an abbreviation: then the pattern does not represent its units.
+        Return None if the rules change a run or a run is an abbreviation: then the units of the pattern cannot all be
+        divided as the pattern is.
         """
         runs = self._runs(pattern)
         if _FULL_STOP.search(pattern) and any(map(self._rules.is_abbreviation, runs)):
@@ -236,7 +240,7 @@ class BatchPatterns:
         return parts if parts[1::2] == runs else None
 
     def _words_of_ordinary(self, units: Sequence[str]) -> list[Sequence[str]]:
-        """Return the words of units that can stand alone; all are divided in one text, between neutral words."""
+        """Return the words of units that can stand alone; they are divided as one text, with neutral words between."""
         if not units:
             return []
         words = self._rules.words(f"{OTHER} {f' {OTHER} '.join(units)} {OTHER}")

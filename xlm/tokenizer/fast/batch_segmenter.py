@@ -1,9 +1,9 @@
-"""Many texts at once: each distinct unit is divided into words once, and numpy joins the values of all texts.
+"""Divides many texts at once into words. Each distinct unit is divided once, and numpy joins the values of all texts.
 
 Each distinct chunk of the texts gets a number, and arrays describe the chunk of each number. A text is then a row of
-numbers, and numpy finds the units and values of all texts together. The units are those of ``segmenter.py``.
+numbers, and numpy finds the units and values of all texts together. ``segmenter.py`` defines chunks and units.
 
-N chunks, U units, K new units, W words, S values (ids, or pieces of words).
+Array dimensions: N chunks, U units, K new units, W words, S values (ids, or pieces of words).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from xlm.tokenizer.fast.segmenter import DIGIT, END, LOWER, MARK, MAX_CACHED_LEN
 class BatchSegmenter:
     """Divides many texts into words and returns the values of each text, as a ``Segmenter`` does for one.
 
-    Its ``len`` is the number of results that it caches.
+    ``len`` of a ``BatchSegmenter`` is the number of results that it caches.
 
     Args:
         segmenter: Divides one text.
@@ -36,7 +36,7 @@ class BatchSegmenter:
     def __init__(self, segmenter: Segmenter[Any], of_words: BatchWords[Any]) -> None:
         self._segmenter = segmenter
         self._of_words = of_words
-        self._idle_tables: list[BatchTables] = []  # holds the tables, or nothing while a thread uses them
+        self._idle_tables: list[BatchTables] = []  # contains the tables, or is empty while a thread uses them
         self._budget = segmenter.budget
         self._budget.add(self)
 
@@ -75,17 +75,16 @@ class BatchSegmenter:
         return rows
 
 
-# Bits that describe a chunk, each in the order of the names: the chunk starts freely, ends freely, ends in a full stop;
-# is the last of its text, is empty, is the last and ends in whitespace; starts with a digit, with a lower-case letter.
-_STARTS, _ENDS, _STOP = 1, 2, 4
-_LAST, _EMPTY, _HARD = 8, 16, 32
-_IS_DIGIT, _IS_LOWER = 64, 128
-_SEEN = 256  # in the table of characters: the bits of this one are known
+# Bits that describe a chunk. The comments list what each bit says.
+_STARTS, _ENDS, _STOP = 1, 2, 4  # the chunk starts freely; the chunk ends freely; the chunk ends in a full stop
+_LAST, _EMPTY, _HARD = 8, 16, 32  # the chunk is the last of its text; is empty; is the last and ends in whitespace
+_IS_DIGIT, _IS_LOWER = 64, 128  # the chunk starts with a digit; the chunk starts with a lower-case letter
+_SEEN = 256  # marks a character whose bits have been computed
 _AT_START, _AT_END = _STARTS | _IS_DIGIT | _IS_LOWER, _ENDS | _STOP
 
 
 class Table:
-    """Numbers strings, and stores for each number a slice of an array of values.
+    """Assigns numbers to texts, and stores for each number which slice of an array holds its values.
 
     Attributes:
         starts: The start of each slice.
@@ -109,13 +108,13 @@ class Table:
         return numbers, new
 
     def drop(self, texts: Sequence[str]) -> None:
-        """Forget texts; one that comes again gets a new number."""
+        """Forget the numbers of texts; a forgotten text that occurs again gets a new number."""
         for text in texts:
             del self._numbers[text]
 
 
 class BatchTables:
-    """The chunks, units and words of one language, and their values.
+    """The known chunks, units and words of one language, and their values.
 
     Args:
         segmenter: Divides one text.
@@ -132,17 +131,17 @@ class BatchTables:
         self._values = GrowableArray(of_words.dtype)
 
     def __len__(self) -> int:
-        # A result with many values counts as several.
+        # A result with many values counts as several results.
         return max(len(self._units) + len(self._words), len(self._values) // 8)
 
     def of_texts(self, texts: Sequence[str]) -> tuple[Array, Array]:
         """Return the values of all texts, text by text, and the number of values of each text.
 
         Args:
-            texts: At least one, none with ``MARK``.
+            texts: At least one text; no text contains ``MARK``.
 
         Returns:
-            (S,) and int64 (number of texts,).
+            The values, (S,), and the numbers of values, int64 (number of texts,).
         """
         chunks = f"{f'{MARK} '.join(texts)}{MARK}".split(" ")
         numbers_N, new = self._units.numbers(chunks)
@@ -197,7 +196,10 @@ class BatchTables:
         return values, lengths
 
     def _learn(self, keys: Sequence[str], *, are_keys: bool = False) -> None:
-        """Store the values of new units, even of chunks that cannot stand alone; those are never looked up."""
+        """Compute and store the values of new keys or chunks.
+
+        Chunks that are not units by themselves are stored too, but their values are never looked up.
+        """
         if not keys:
             return
         joined = JoinedKeys.of(keys)
@@ -240,7 +242,7 @@ class BatchTables:
         )
 
     def _values_of(self, keys: JoinedKeys) -> tuple[Array, Array]:
-        """Return where the values of each unit start, and how many there are: int64 (K,) and (K,)."""
+        """Return the index where the values of each unit start, and the number of its values: int64 (K,) and (K,)."""
         text = self._patterns.words(keys)
         if self._segmenter.casefolds:
             (text,) = casefold_all([text])
@@ -255,7 +257,7 @@ class BatchTables:
         assert len(words) == words_so_far[-1]
         numbers_W = self._numbers_of_words(words)
         starts_W, lengths_W = self._words.starts.values[numbers_W], self._words.lengths.values[numbers_W]
-        # A unit of one word shares the word's values; the values of other units are joined and stored.
+        # A unit of one word shares the stored values of the word. The values of every other unit are joined and stored.
         several_K = words_K != 1
         several_W = np.repeat(several_K, words_K)
         starts_K, lengths_K = np.zeros(len(words_K), np.int64), np.zeros(len(words_K), np.int64)
@@ -279,5 +281,5 @@ class BatchTables:
 
 
 def _following(end: int, start: int) -> str:
-    """Return what follows a unit, given the bits of its last chunk and of the next chunk."""
+    """Return what follows a unit, given the bits of its last chunk and the bits of the next chunk."""
     return END if end & _LAST else DIGIT if start & _IS_DIGIT else LOWER if start & _IS_LOWER else OTHER

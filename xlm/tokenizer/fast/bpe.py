@@ -1,4 +1,4 @@
-"""Byte-pair encoding of one word, several times as fast as ``xlm.tokenizer.bpe`` for learnt merges."""
+"""Byte-pair encoding of one word, several times as fast as ``xlm.tokenizer.bpe`` if ``BPE.learnt`` is true."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from itertools import repeat
 from xlm.tokenizer.bpe import BPE, characters_of
 from xlm.tokenizer.vocabulary import END_OF_WORD
 
-_LONG_WORD = 100  # from this many characters on, a heap is faster
-_WINDOW = 1 << 16  # a longer word, in characters, is merged in windows of this size
+_LONG_WORD = 100  # for words of at least this many characters, merging with a heap is faster
+_WINDOW = 1 << 16  # longer words are merged in windows of this many characters
 _OVERLAP = 64  # pieces at the end of a window that are merged again in the next window
 
 
@@ -17,7 +17,7 @@ class FastBPE:
     """Splits words into the same pieces as ``BPE``, and into their ids.
 
     Args:
-        bpe: The specification.
+        bpe: The plain implementation, whose results this class reproduces.
         ids: The id of each piece of the vocabulary.
         unk_id: The id of every other piece.
     """
@@ -52,9 +52,9 @@ class FastBPE:
         return pieces
 
     def _merge_short(self, word: str) -> list[str]:
-        # With learnt merges, a pair that a merge makes possible ranks below that merge, so the leftmost of the best
-        # pairs is always the next to merge. This takes quadratic time, but for real words only a fraction of the time
-        # that a heap takes.
+        # With learnt merges, a new pair always ranks after the merge that created it, so the leftmost of the best pairs
+        # is always the next to merge. The time is quadratic in the length of the word, but for real words it is only a
+        # fraction of the time that a heap takes.
         pieces = [*word[:-1], word[-1] + END_OF_WORD]
         rank_of, none = self._bpe.ranks.get, len(self._bpe.ranks)
         ranks = [rank_of(pair, none) for pair in zip(pieces, pieces[1:])]  # noqa: B905, RUF007 (the fastest way)
@@ -72,11 +72,11 @@ class FastBPE:
         return pieces
 
     def _merge_windows(self, word: str) -> list[str]:
-        # With learnt merges, the pieces of a word are right if any two neighbours are the pieces that their characters
-        # alone would give. So a word can be merged window by window, with little memory, if that holds where windows
-        # meet.
+        # With learnt merges, a split of a word is correct if, for any two neighbouring pieces, merging only their
+        # characters gives these two pieces again. So a word can be merged window by window, with little memory, if this
+        # holds where two windows meet.
         pieces: list[str] = []
-        interned: dict[str, str] = {}  # use one str for all occurrences of a piece
+        interned: dict[str, str] = {}  # maps a piece to itself, so that all its occurrences are one str
         start = 0
         while True:
             kept = len(pieces)
@@ -101,6 +101,6 @@ class FastBPE:
         return self._bpe.merge(characters_of(word[start:]) if end == len(word) else list(word[start:end]))
 
     def _stay_apart(self, left: str, right: str, *, ends: bool) -> bool:
-        """Return whether merging the characters of two neighbouring pieces gives the two pieces."""
+        """Return whether merging only the characters of two neighbouring pieces gives these two pieces again."""
         characters = characters_of(right.removesuffix(END_OF_WORD)) if ends else list(right)
         return self._bpe.merge([*left, *characters]) == [left, right]

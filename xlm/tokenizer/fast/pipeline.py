@@ -21,24 +21,24 @@ if TYPE_CHECKING:
     from xlm.tokenizer.fast.batch_segmenter import BatchSegmenter
 
 _MAX_SEGMENTERS = 256
-"""The largest number of cached segmenters, one for each language and output; one more clears the cache.
+"""The largest number of cached segmenters, one for each language and output; a further segmenter clears the cache.
 
 This is enough for the pieces and ids of a hundred languages. A segmenter takes 300 KB for its rules and tables, so all
-of them take at most 80 MB. ``segmenter.MAX_CACHED`` bounds the results of all segmenters together.
+segmenters take at most 80 MB. ``segmenter.MAX_CACHED`` bounds the cached results of all segmenters together.
 """
 
-_FEW = 1 << 12  # up to this many characters, dividing texts one at a time is faster
+_FEW = 1 << 12  # for texts with at most this many characters in total, processing one text at a time is faster
 
 
 class FastPipeline:
     """Divides texts into pieces and ids as a ``Pipeline`` does.
 
     Args:
-        plain: The specification.
+        plain: The specification, whose results this class reproduces.
         bpe: Splits words into pieces.
 
     Attributes:
-        plain: The specification.
+        plain: The specification, as passed.
     """
 
     def __init__(self, plain: Pipeline, bpe: BPE) -> None:
@@ -57,7 +57,7 @@ class FastPipeline:
         self._with_cached_words = dataclasses.replace(self.plain, bpe=words.__getitem__)
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Rules cannot be pickled, and the caches soon fill again.
+        # The caches are not pickled: they contain rules, which cannot be pickled, and they soon fill again.
         return FastPipeline, (self.plain, self._plain_bpe)
 
     def pieces(self, text: str, lang: str | None) -> list[str]:
@@ -88,11 +88,11 @@ class FastPipeline:
         return [token.span for token in self._with_cached_words(text, lang)]
 
     def pieces_of_each(self, texts: Sequence[str], lang: str | None) -> list[list[str]]:
-        """Return ``pieces`` of each text."""
+        """Return the pieces of each text, as ``pieces`` does for one text."""
         return self._values_of_each(texts, lang, "pieces").lists()
 
     def ids_of_each(self, texts: Sequence[str], lang: str | None) -> RaggedArray:
-        """Return ``ids`` of each text."""
+        """Return the ids of each text, as ``ids`` does for one text."""
         return self._values_of_each(texts, lang, "ids")
 
     def lists_of_ids(self, rows: RaggedArray) -> list[list[int]]:
@@ -181,14 +181,14 @@ class FastPipeline:
         return self._batch_segmenters[output, language]
 
     def _segmented(self, output: str, language: str) -> Callable[[str], list[Any]]:
-        """Return the function from a text to its values for a language with a word segmenter."""
+        """Return a function from a text to its pieces or ids, for a language with a word segmenter."""
         segmenter = WordSegmenter(moses(self.plain.preset.dialect, language))
 
         def values(text: str) -> list[Any]:
             words = segmenter.words(text)
             if self.plain.casefolds:
                 words = [part for word in lowercase_and_remove_accent(words) for part in word.split(" ") if part]
-            # As in the specification: a space in a word divides its pieces.
+            # As in the specification, a piece is split at a space.
             pieces = [piece for word in words for piece in " ".join(self._bpe.split(word)).split(" ")]
             return pieces if output == "pieces" else [*self._bpe.ids_of_pieces(pieces)]
 

@@ -1,15 +1,15 @@
-"""One text at a time: each distinct unit is divided into words once and cached.
+"""Divides one text at a time into words. The words of each distinct unit of text are computed once and cached.
 
-A chunk is the text between two spaces. The words of most chunks do not depend on their neighbours. There are three
-exceptions:
+A chunk is the text between two spaces. A unit is one chunk, or several that must be divided together. The words of most
+chunks do not depend on the neighbouring chunks. There are three exceptions:
 
-- Some rules look across a space at punctuation (``) .``, ``5 %``, an apostrophe beside another one). Chunks with such
-  characters at their common edge form one unit; all other chunks are units by themselves.
+- Some rules look across a space at punctuation (``) .``, ``5 %``, two apostrophes with a space between them). Chunks
+  with such characters beside the space form one unit; every other chunk is a unit by itself.
 - Whether a full stop at the end of a unit is split off depends on the next character (lower case, digit, other).
-- The end of the text affects the last unit if that does not end in a letter or digit.
+- The end of the text affects the last unit if that unit does not end in a letter or digit.
 
-Moses' rules divide each unit, between two neutral words that replace its neighbours. Units of letters, digits and
-hyphens with at most one sign at an end have a short cut, since at most one simple rule acts on them.
+Moses' rules are applied to each unit between two neutral words, which replace its neighbours. A short cut without these
+rules divides units of letters, digits and hyphens with at most one sign at an end.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ MARK = "\x1f"
 """Separates the parts of cache keys: a control character that is rare in texts."""
 
 FIRST_BEYOND = 0x250
-"""The first code point that no short cut covers."""
+"""The short cut covers only characters below this code point."""
 
 WINDOW = 1 << 16
-"""Characters that are divided into chunks at once, so that a long text needs little memory."""
+"""The number of characters of a text that are divided into chunks at once, so that a long text needs little memory."""
 
 # Signs that can start a unit: no rule looks left of them across a space. Signs that can end a unit: no rule looks right
 # of them across a space, except to see whether the text goes on.
@@ -45,7 +45,7 @@ _FREE_ENDS = frozenset("\"„“”)]},;:!?$€£%#@&*+=/-–_~|>'’`")
 _DIVIDED_AT_THE_END = ",;:!?"  # signs that all rule sets split from letters and digits before them
 _DIVIDED_AT_THE_START = '"('
 
-# What follows a unit, as far as the rules look: the end of the text, a lower-case letter, a digit, or anything else.
+# What follows a unit, as far as it affects the rules: the end of the text, a lower-case letter, a digit, anything else.
 END, LOWER, DIGIT, OTHER = "$", "x", "1", "X"
 
 
@@ -75,7 +75,7 @@ class CacheBudget:
 
     def clear(self) -> None:
         """Clear all caches."""
-        # This is cheaper than tracking the order of use, and the frequent results are soon back.
+        # Clearing everything is cheaper than tracking the order of use, and frequent results are soon cached again.
         for cache in self._caches:
             cache.clear()
 
@@ -85,7 +85,7 @@ class Cache(dict[str, Sequence[T]]):
 
     Args:
         compute: Returns the result for a key.
-        budget: Counts the results.
+        budget: Bounds the number of cached results.
     """
 
     def __init__(self, compute: Callable[[str], Sequence[T]], budget: CacheBudget) -> None:
@@ -104,7 +104,7 @@ class Cache(dict[str, Sequence[T]]):
 
 
 class Segmenter(Generic[T]):
-    """Divides texts into words and returns the values of each: its pieces, or their ids.
+    """Divides texts into words and returns the values of the words: their pieces, or the ids of the pieces.
 
     Args:
         rules: Moses' rules, which divide a text into words.
@@ -126,17 +126,18 @@ class Segmenter(Generic[T]):
         self.casefolds = casefolds
         self._lower_first = rules.classes.lower_first.match
         self._alnum = re.compile(f"[{rules.classes.alnum}]").match
-        # Letters beyond ASCII that all rules treat alike; for Romanian there are none, because one of its rules does
-        # not.
+        # Letters beyond ASCII that the short cut covers, because all rules treat them alike. For Romanian there are
+        # none, because one of its rules rewrites some of these letters.
         self.letters = "" if rules.language == "ro" else _latin_letters(self._alnum)
         self._inert = re.compile(f"[A-Za-z0-9{self.letters}-]+").fullmatch
         self._words = Cache(of_word, budget)
-        # Values of units. What follows a unit matters at the end of the text, or if the unit ends in a full stop.
+        # Caches of the values of units. A unit that ends in a full stop, and the last unit of a text, have separate
+        # caches by what follows them; for all other units, what follows does not matter.
         self._stops = {
             following: Cache(partial(self._unit_values, following), budget) for following in (LOWER, DIGIT, OTHER)
         }
         self._ends = Cache(partial(self._unit_values, END), budget)
-        self._chunks = Cache(partial(self._unit_values, OTHER), budget)  # chunks that start and end freely
+        self._chunks = Cache(partial(self._unit_values, OTHER), budget)  # for all other units of one chunk
 
     def __call__(self, text: str) -> list[T]:
         """Return the values of all words of a text."""
@@ -151,7 +152,7 @@ class Segmenter(Generic[T]):
         return result
 
     def _window_end(self, text: str, start: int) -> int:
-        """Return the end of the first unit that ends at least one window after ``start``, or the end of the text."""
+        """Return the index where the first unit ends that reaches one window beyond ``start``, or the text's length."""
         end = text.find(" ", start + WINDOW)
         while end != -1:
             before, after = text[end - 1], text[end + 1 : end + 2]
@@ -202,17 +203,17 @@ class Segmenter(Generic[T]):
         return list(chain.from_iterable(map(self._words.__getitem__, words)))
 
     def starts_freely(self, chunk: str) -> bool:
-        """Return whether no rule looks left of the beginning of a chunk."""
+        """Return whether no rule looks across the space before a chunk."""
         first = chunk[0]
         return first in _FREE_STARTS or first in DIGITS or (first.isalpha() and self._alnum(first) is not None)
 
     def ends_freely(self, chunk: str) -> bool:
-        """Return whether no rule looks right of the end of a chunk."""
+        """Return whether no rule looks across the space after a chunk."""
         last = chunk[-1]
         return last in _FREE_ENDS or last in DIGITS or (last.isalpha() and self._alnum(last) is not None)
 
     def as_following(self, chunk: str) -> str:
-        """Return the kind of chunk, which decides about a full stop before it: ``DIGIT``, ``LOWER`` or ``OTHER``."""
+        """Classify a chunk by how it affects a full stop before it: ``DIGIT``, ``LOWER`` or ``OTHER``."""
         first = chunk[0]
         return DIGIT if first in DIGITS else LOWER if self._lower_first(first) else OTHER
 
@@ -232,7 +233,7 @@ class Segmenter(Generic[T]):
         return self.unit_words_by_rules(unit, following, begins=begins)
 
     def unit_words_by_rules(self, unit: str, following: str, *, begins: bool = False) -> Sequence[str]:
-        """Return the words of a unit without a short cut, by applying the rules between two neutral words."""
+        """Return the words of a unit without the short cut, by applying the rules to it between two neutral words."""
         before, after = "" if begins else f"{OTHER} ", "" if following == END else f" {following}"
         words = self.rules.words(f"{before}{unit}{after}")
         return words[len(before) // 2 : len(words) - len(after) // 2]

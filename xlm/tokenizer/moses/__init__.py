@@ -1,1 +1,1 @@
-"""Moses: raw text to words and back, by the rules of its Perl scripts or those of sacremoses."""
+"""Moses' tokenizer: raw text to words and back, by the rules of Moses' Perl scripts or of sacremoses."""

@@ -1,8 +1,8 @@
 """The data of Moses' rules: character classes and abbreviations.
 
-Each dialect has its own character classes. Perl follows Unicode. The lists of sacremoses come from an older version of
-Unicode, lack most ideographs, and add the vowel killers of Indic scripts (signs that remove a vowel). The abbreviations
-are those of sacremoses.
+There are two dialects of the rules, that of the Perl scripts and that of sacremoses, and each has its own character
+classes. The classes of Perl follow Unicode. The classes of sacremoses come from an older version of Unicode, lack most
+ideographs, and add the signs of Indic scripts that remove a vowel. Both dialects use the abbreviations of sacremoses.
 """
 
 from __future__ import annotations
@@ -41,22 +41,22 @@ def data_module(name: str) -> ModuleType:
     return module
 
 
-# The difference from Perl 5.36, which has Unicode 14: newer letters, newer lower-case letters, and letters that are no
-# longer lower case.
+# Characters that the regex library classifies differently from Perl 5.36, which has Unicode 14: newer letters, newer
+# lower-case letters, and a letter that is no longer lower case.
 _NEW_LETTERS = r"\u0363-\u036f\u0c04\u0f82\u0f83\u1dd3-\u1de6\U00011080\U00011081"
 _NEW_LOWER, _OLD_LOWER = r"\u10fc\ua7f2-\ua7f4\uab69", r"\u0295"
 
-# Scripts that sacremoses adds to its letters, by language.
+# The writing systems that sacremoses counts as letters, by language.
 _SCRIPTS = {"ko": ("Hangul",), "zh": ("Han",), "ja": ("Hiragana", "Katakana", "Han")}
 
 
 @dataclass(frozen=True, slots=True)
 class CharacterClasses:
-    r"""Character classes as bodies of ``[…]``, and two of them as patterns.
+    r"""Character classes for regular expressions. Each str is the text between ``[`` and ``]``.
 
     Attributes:
         alnum: ``\p{IsAlnum}``: letters, their marks, decimal digits.
-        alpha: ``\p{IsAlpha}``: the same without digits.
+        alpha: ``\p{IsAlpha}``: letters and their marks.
         number: ``\p{IsN}``: digits and all other numerals.
         has_alpha: Finds a character of ``alpha``.
         lower_first: Matches a text that begins with ``\p{IsLower}``.
@@ -72,7 +72,7 @@ class CharacterClasses:
 @lru_cache(maxsize=8)
 def _sacremoses_classes(scripts: tuple[str, ...]) -> CharacterClasses:
     properties = data_module("_data_perluniprops").PERLUNIPROPS
-    indic = data_module("indic")  # signs of Indic scripts (viramas and nuktas), which are not among the letters
+    indic = data_module("indic")  # signs of Indic scripts (viramas and nuktas) that IsAlnum and IsAlpha lack
     more = [*indic.VIRAMAS, *indic.NUKTAS, *(letter for name in scripts for letter in properties[name])]
     return _classes(
         alnum=body_of([*properties["IsAlnum"], *more]),
@@ -86,7 +86,7 @@ def _sacremoses_classes(scripts: tuple[str, ...]) -> CharacterClasses:
 def _perl_classes() -> CharacterClasses:
     import regex  # a dependency of sacremoses; unlike unicodedata, it knows the property Alphabetic
 
-    # The other planes of Unicode hold no letters or numerals: they are for private use or unassigned.
+    # All other code points are unassigned or for private use, so they are no letters or numerals.
     everything = "".join(map(chr, (*range(0x40000), *range(0xE0000, 0xF0000))))
 
     def having(properties: str, but: str = _NEW_LETTERS) -> str:
@@ -106,7 +106,7 @@ def classes_of(dialect: str, language: str) -> CharacterClasses:
 
     Args:
         dialect: ``"sacremoses"`` or ``"perl"``.
-        language: The language; sacremoses has further letters for Chinese, Japanese and Korean.
+        language: The language; for Chinese, Japanese and Korean, sacremoses has additional letters.
     """
     return _perl_classes() if dialect == "perl" else _sacremoses_classes(_SCRIPTS.get(language, ()))
 
@@ -122,7 +122,11 @@ def _classes(*, alnum: str, alpha: str, number: str, lower: str) -> CharacterCla
 
 
 def body_of(characters: Iterable[str]) -> str:
-    """Return characters as the body of a ``[…]``, in ranges, which match much faster than single characters."""
+    """Return a character class as the text between ``[`` and ``]``, in ranges, which are faster than single characters.
+
+    Args:
+        characters: The characters of the class.
+    """
     runs: list[list[int]] = []
     for code in sorted(set(map(ord, characters))):
         if runs and runs[-1][1] == code - 1:
@@ -146,7 +150,7 @@ LANGUAGE_NAMES = dict(
         "cantonese yue, chinese zh",
     )
 )
-"""The codes of the languages with a list of abbreviations, by the English names that sacremoses accepts too."""
+"""Maps the English name of each language with a list of abbreviations to its code; sacremoses accepts both."""
 
 _NUMERIC = re.compile(r"(.*)\s+#NUMERIC_ONLY#")
 
@@ -157,7 +161,7 @@ class Prefixes:
 
     Attributes:
         always: Abbreviations that keep their full stop no matter what follows.
-        before_numbers: Abbreviations that keep it only before a digit.
+        before_numbers: Abbreviations that keep their full stop only before a digit.
     """
 
     always: frozenset[str]
@@ -166,12 +170,12 @@ class Prefixes:
 
 @lru_cache(maxsize=256)
 def prefixes_of(language: str, *, perl: bool) -> Prefixes:
-    """Return the abbreviations of a language; those of English for a language that Moses does not know.
+    """Return the abbreviations of a language, or the English abbreviations if Moses does not know the language.
 
     Args:
-        language: The code of the language.
-        perl: Whether to read the lists as the script does, which keeps spaces at the end of a line. sacremoses drops
-            them, and accepts the English names of languages too.
+        language: The code of the language; for sacremoses, also its English name.
+        perl: Whether to read the lists as the Perl script does, which keeps spaces at the end of a line, instead of as
+            sacremoses does, which drops them.
     """
     lists = data_module("_data_nonbreaking_prefixes").NONBREAKING_PREFIXES
     code = language if perl else LANGUAGE_NAMES.get(language, language)

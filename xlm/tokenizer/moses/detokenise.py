@@ -1,12 +1,12 @@
 """From words to readable text: Moses' detokenizer.
 
-A space separates two words, unless one is punctuation that leans on the other. A full stop leans to the left, an
+A space separates two neighbouring words, unless one of them leans towards the other. A full stop leans to the left, an
 opening bracket to the right. A quotation mark leans to the right if it opens a quotation, and to the left if it closes
-one, which depends on the number of such marks before it.
+a quotation. It closes a quotation if the number of such marks before it is odd.
 
-sacremoses differs from the script in two languages, and this file follows the script. In Czech, sacremoses compares the
-last words of the text instead of those before a number, and fails at a dash before ``li``. In Finnish, it keeps the
-space that the rule should remove.
+sacremoses differs from Moses' Perl script in two languages, and this file follows the script. In Czech, sacremoses
+compares the last words of the text instead of the words before a number, and fails at a dash before ``li``. In Finnish,
+sacremoses keeps the space between a colon and a case ending, which the script removes.
 """
 
 from __future__ import annotations
@@ -52,12 +52,12 @@ _CJK = (
 
 
 def detokenized(words: Sequence[str], language: str) -> str:
-    """Join words as in ordinary writing.
+    """Join words to a text, with spaces as in ordinary writing.
 
     Source: Moses, scripts/tokenizer/detokenizer.perl.
     """
     words = f" {' '.join(words)} ".replace(" @-@ ", "-").split()
-    seen: Counter[str] = Counter()  # the number of each quotation mark so far
+    seen: Counter[str] = Counter()  # how often each quotation mark has occurred so far
     parts: list[str] = []
     joins = True  # whether the next word follows without a space
     for index in range(len(words)):
@@ -70,7 +70,7 @@ def detokenized(words: Sequence[str], language: str) -> str:
 
 
 def _leans(words: Sequence[str], index: int, language: str, seen: Counter[str]) -> _Leans:
-    """Return the side to which a word leans, and count a quotation mark in ``seen``."""
+    """Return the side to which a word leans; if the word is a quotation mark, count it in ``seen``."""
     word = words[index]
     before, after = words[index - 1] if index else "", words[index + 1] if index + 1 < len(words) else ""
     opening, is_letter = _opening().fullmatch, _letter().fullmatch

@@ -1,11 +1,12 @@
 """Rewriting rules, and the normalisation of a text before Moses divides it into words.
 
-A rule is a pattern and its replacement: literal text and numbers of groups. Applied to a ``str``, it is one ``re.sub``.
-Applied to an ``AlignedText``, it also keeps track of the span of raw text that each character came from.
+A rule is a pattern and a replacement, which consists of literal text and numbers of groups. Applied to a ``str``, a
+rule is one call of ``re.sub``. Applied to an ``AlignedText``, a rule also keeps track of the span of raw text that each
+character came from.
 
-The normalisation follows three scripts of Moses, and for Romanian those of Sennrich. ``perl=True`` does what the
-scripts do. ``perl=False`` does what transformers does, with sacremoses instead of normalize-punctuation.perl and with
-its own ports of the other scripts.
+The normalisation follows three Perl scripts of Moses, and for Romanian also two scripts of Sennrich. ``perl=True``
+gives the results of the scripts. ``perl=False`` gives the results of transformers, which uses sacremoses in place of
+normalize-punctuation.perl and its own ports of the other scripts.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 from xlm.tokenizer.alignment import AlignedText, Piece
 
 Part = str | int
-"""Literal text, or the number of a group."""
+"""A part of a replacement: literal text, or the number of a group in the pattern."""
 
 
 class Rule:
@@ -25,7 +26,7 @@ class Rule:
 
     Args:
         pattern: A regular expression.
-        parts: The replacement of a match; or a function from a match to its pieces, for what parts cannot express.
+        parts: The parts of the replacement, or a function that returns the replacement of a match as pieces.
         needs: A text that every match contains; searching for it is faster than matching. By default the pattern
             itself, if it is literal text.
         flags: Flags of ``re``.
@@ -78,7 +79,7 @@ class Rule:
 
 
 def translating(table: dict[str, str]) -> Rule:
-    """Return the rule that replaces each character in a table by its value."""
+    """Return the rule that replaces each character that is a key of a table by the value of that key."""
     characters = "".join(table)
     return Rule(
         f"[{characters}]",
@@ -93,7 +94,7 @@ def replacing_class(category: str, replacement: str, *, within: str) -> Rule:
     Args:
         category: The beginning of the names of the categories, such as ``"C"``.
         replacement: The replacement of each character.
-        within: A pattern that matches every such character, and few others, so that the rule is fast.
+        within: A pattern that matches every character of the category and few others, so that the rule is fast.
     """
 
     def replaced(match: re.Match[str]) -> list[Piece]:
@@ -146,8 +147,8 @@ def apply_aligned(rules: Iterable[Rule], text: AlignedText) -> AlignedText:
 
 NBSP = "\u00a0"
 
-# This table is the same in the scripts and in transformers' ports of them. Two kinds of full stop are not in it: a
-# separate rule replaces each of them, and the spaces after it.
+# The Perl script and its port in transformers use this same table. It does not include the full stops 。 and ．: a
+# separate rule replaces them together with the spaces after them.
 _PUNCTUATION = {
     **dict(
         zip(
@@ -165,13 +166,13 @@ _ROMANIAN = dict(zip("ŞşŢţȘșȚțĂăÂâÎî", "SsTtSsTtAaAaIi", strict=Tr
 def replace_unicode_punctuation(*, perl: bool) -> list[Rule]:
     """Return the rules that turn full-width and typographic punctuation and digits into ASCII.
 
-    No rule acts on the result of another one, so the order of the script's rules does not matter.
+    No rule matches the result of another rule, so the order of the rules does not matter.
 
     Source: Moses, scripts/tokenizer/replace-unicode-punctuation.perl.
     """
     return [
         translating(_PUNCTUATION),
-        # The script removes the ASCII spaces that follow; the port of transformers removes any whitespace.
+        # The script removes the ASCII spaces after the full stop; the port in transformers removes any whitespace.
         Rule("[。．] *" if perl else r"[。．]\s*", (". ",), acts_on_ascii=False),
     ]
 
@@ -179,7 +180,7 @@ def replace_unicode_punctuation(*, perl: bool) -> list[Rule]:
 def normalize_punctuation(language: str, *, perl: bool) -> list[Rule]:
     """Return the rules that unify quotes, dashes and the spaces beside punctuation.
 
-    The script reads bytes, so only ASCII characters count as digits or spaces.
+    With ``perl``, only ASCII characters count as digits or spaces, because the Perl script reads bytes.
 
     Source: Moses, scripts/tokenizer/normalize-punctuation.perl.
     """
@@ -197,7 +198,7 @@ def normalize_punctuation(language: str, *, perl: bool) -> list[Rule]:
         Rule(r"(\d) %", (1, "%"), needs=" %", flags=flags),
         Rule(" :", (":",)),
         Rule(" ;", (";",)),
-        # Quotes that the script normalises outside the Penn style.
+        # Quotes that the script leaves unchanged only if its Penn Treebank style is on.
         Rule("`", ("'",)),
         Rule("''", (' " ',)),
         # Unicode punctuation
@@ -247,7 +248,7 @@ def normalize_punctuation(language: str, *, perl: bool) -> list[Rule]:
 def _quotation_and_comma(language: str, *, perl: bool) -> list[Rule]:
     if language == "en":
         return [Rule('"([,.]+)', (1, '"'), needs='"')]
-    # The script's rule for German, Spanish and French covers all languages except English and Czech.
+    # The rule for German, Spanish and French: the Perl script applies it to all languages except English and Czech.
     if language in ("cs", "cz") if perl else language not in ("de", "es", "fr"):
         return []
 
@@ -258,8 +259,8 @@ def _quotation_and_comma(language: str, *, perl: bool) -> list[Rule]:
         quote = match.start(2)
         return [(f'"{match[1]}', start, quote), (match[2], quote, end)]
 
-    # The script's pattern is (\.+)"(\s*[^<]). Here a match is a whole run of full stops, with or without a quote after
-    # it: the result is the same, and the time stays linear.
+    # The script's pattern is (\.+)"(\s*[^<]). The pattern here also matches a run of full stops that no quote follows,
+    # and leaves it unchanged. The results are the same, but the search takes linear time.
     flags = re.ASCII if perl else 0
     return [
         Rule(',"', ('",',)),
@@ -268,9 +269,10 @@ def _quotation_and_comma(language: str, *, perl: bool) -> list[Rule]:
 
 
 def remove_non_printing_char(*, perl: bool) -> list[Rule]:
-    """Return the rule that removes Unicode's class C: control, format, private-use, unassigned, surrogates.
+    """Return the rule that removes Unicode's category C: control, format, private-use, unassigned, surrogates.
 
-    Tabs and newlines are in that class. transformers joins the words on their two sides; the script keeps them apart.
+    Tabs and newlines are in category C. The script replaces each character by a space; transformers deletes it, which
+    joins the words on both sides of a tab or newline.
 
     Source: Moses, scripts/tokenizer/remove-non-printing-char.perl.
     """

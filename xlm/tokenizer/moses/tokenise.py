@@ -1,7 +1,7 @@
 """From raw text to words: the normalisation of ``normalise.py``, then Moses' tokenizer.
 
-There are two dialects: that of the Perl scripts, and that of transformers, which uses sacremoses. The flag ``perl``
-selects the dialect at each rule that differs.
+There are two dialects: that of the Perl scripts, and that of transformers, which uses sacremoses. For each rule that
+differs between them, the flag ``perl`` selects the dialect.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Moses:
         )
         self._normalization_of_characters = (
             *remove_non_printing_char(perl=perl),
-            # a step that transformers took over from an English-Romanian model
+            # transformers applies these rules to Romanian because of an English-Romanian model
             *(romanian() if language == "ro" and not perl else ()),
         )
         self._normalization = (*self._normalization_of_punctuation, *self._normalization_of_characters)
@@ -68,19 +68,19 @@ class Moses:
 
     def normalize(self, text: str) -> str:
         """Return a text normalised but not divided into words, as transformers does for Chinese, Japanese and Thai."""
-        # sacremoses strips the text between these two steps, so a space beside a character that the second step removes
-        # stays.
+        # sacremoses strips the text between the two steps. So if the second step removes a character at an end of the
+        # text, a space beside that character stays.
         return apply(self._normalization_of_characters, apply(self._normalization_of_punctuation, text).strip())
 
     def normalize_aligned(self, source: AlignedText) -> AlignedText:
-        """Return ``normalize`` of an aligned text."""
+        """Normalise an aligned text as ``normalize`` does a str."""
         result = apply_aligned(self._normalization_of_punctuation, source)
         start = len(result.text) - len(result.text.lstrip())
         end = len(result.text.rstrip())
         return apply_aligned(self._normalization_of_characters, result.slice(start, end))
 
     def aligned_words(self, source: AlignedText) -> list[AlignedText]:
-        """Return ``words`` of an aligned text."""
+        """Divide an aligned text into words as ``words`` does a str."""
         words: list[AlignedText] = []
         start = 0
         for line in source.text.split("\n") if self._perl else [source.text]:
@@ -104,7 +104,7 @@ class Moses:
             following: The first character of the next word; empty if there is none.
         """
         if self._perl and not following:
-            return False  # at the end of a text, a full stop more likely ends the sentence
+            return False  # the Perl script always splits off a full stop at the end of a text
         return (
             prefix in self._prefixes.always
             or (prefix in self._prefixes.before_numbers and following in DIGITS)
@@ -136,7 +136,7 @@ class Moses:
             no_space_at_ends,
             # Split off ".'" at the end of a sentence, which the rules above miss.
             Rule(r"\.' ?$", (" . ' ",), needs=".'"),
-            # Restore several dots from their marker.
+            # Replace the marker of several dots by the dots.
             Rule("(?:DOT)+MULTI", _dots_of, needs="DOTMULTI"),
         ]
 
@@ -148,15 +148,15 @@ def moses(dialect: str, language: str) -> Moses:
 
 
 def _other_special_characters(language: str, classes: CharacterClasses, *, perl: bool) -> list[Rule]:
-    """Return the rules that split off all signs except letters, digits, and the signs that later rules treat."""
+    """Return the rules that split off each sign (no letter or digit), except the signs that later rules handle."""
     inside, apart = "", ""
     if perl and language in ("fi", "sv"):  # here a word can contain a colon: USA:n, 20:een
         inside = apart = ":"
     elif perl and language == "tdt":  # here a word can contain an apostrophe
         apart = "'"
     elif perl and language == "ca":
-        # Here a word can contain a middle dot: il·lusió. The script is meant to split off all other middle dots. But
-        # Perl reads the script as Latin-1, so it looks for the two bytes of the dot as two characters.
+        # Here a word can contain a middle dot: il·lusió. The Perl script is meant to split off all other middle dots.
+        # But Perl reads the script as Latin-1, so its rule looks for two characters: the two UTF-8 bytes of the dot.
         inside, apart = "·", "Â·"
     rules = [Rule(rf"([^{classes.alnum}\s.'`,\-{inside}])", (" ", 1, " "))]
     if apart:  # split the sign off unless a lower-case letter follows
@@ -172,7 +172,7 @@ def _lower_case_letters() -> str:
 
 
 def _multi_dots(*, perl: bool) -> list[Rule]:
-    """Return the rules that replace several dots by a marker: DOT for each dot, then MULTI."""
+    """Return the rules that replace several dots in a row by a marker: DOT for each dot, then MULTI."""
 
     def marked(match: re.Match[str]) -> list[Piece]:
         start, end = match.span()
@@ -182,7 +182,7 @@ def _multi_dots(*, perl: bool) -> list[Rule]:
 
     rules = [Rule(r"\.\.+", marked, needs="..")]
     if perl:
-        # Like the script's loop, this also matches such a marker in the raw text with a dot after it.
+        # As in the script's loop, this rule also matches the text "DOTMULTI." if the raw text contains it.
 
         def longer(match: re.Match[str]) -> list[Piece]:
             start, end = match.span()
@@ -215,7 +215,7 @@ def _apostrophes(language: str, classes: CharacterClasses, *, perl: bool) -> lis
         ]
     if language in ("fr", "it") or (perl and language in ("ga", "ca")):  # split after the apostrophe
         return [neither, before_letter, after_letter, Rule(between, (1, "' ", 2), needs="'")]
-    if perl and language in ("so", "tdt"):  # do not split at apostrophes, which stand for glottal stops
+    if perl and language in ("so", "tdt"):  # do not split at an apostrophe between letters: it is a glottal stop
         return [neither, before_letter, after_letter]
     return [Rule("'", (" ' ",))]
 

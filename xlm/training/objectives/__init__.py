@@ -25,7 +25,8 @@ class Batch:
         objective: Name under which the log averages the losses, such as ``clm``.
         language: Language, or direction of translation, that the log names.
         position: Position of the objective after this batch, as a JSON object; saved in every checkpoint.
-        weight: Factor of the loss in the gradient. The log has the loss without it.
+        weight: Factor by which the loss is multiplied before its gradient is computed. The log has the unmultiplied
+            loss.
     """
 
     pieces: Sequence[Any]
@@ -51,7 +52,7 @@ class Objective(Protocol):
 
     @property
     def metrics(self) -> Mapping[str, bool]:
-        """Whether a higher value is better, for each metric that ``validate`` computes; empty without held-out data.
+        """Metrics that ``validate`` computes, each with whether a higher value is better; empty without held-out data.
 
         A number by language has a name such as ``perplexity.de``. The first metric decides which model is the best,
         unless ``run.best_metric`` names another.

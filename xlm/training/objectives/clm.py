@@ -1,4 +1,4 @@
-"""Causal language modelling: predict the next token in windows of running text.
+"""Causal language modelling: predict the next token, in windows of running text.
 
 Source: the original's ``clm_step`` and ``evaluate_clm``.
 """
@@ -84,7 +84,7 @@ class CausalLM:
 
     @property
     def metrics(self) -> Mapping[str, bool]:
-        """The mean perplexity and that of each language; lower is better."""
+        """The mean perplexity and the perplexity of each language; lower is better."""
         names = [f"perplexity.{language}" for language in self._valid]
         return dict.fromkeys(["mean", *names] if names else [], False)
 
@@ -169,7 +169,7 @@ def stream_loss(model: XLMWithLMHeadModel, input_ids: Tensor, language: int) -> 
     """Return the mean negative log-probability, in nats, of tokens 2 … T of each row.
 
     Args:
-        model: A causal model, with either head.
+        model: A causal model, with a linear or an adaptive head.
         input_ids: (B, T) int64 on the model's device, ids from 0 to V - 1, without padding. The ids are not checked:
             on a GPU, every step would have to wait for the result.
         language: Language id of all tokens.
@@ -200,13 +200,13 @@ def stream_perplexities(
     """Return the perplexity of each language's stream by the original's protocol.
 
     Args:
-        caller: Calls the loss of the model in evaluation mode; afterwards it is put back into its previous mode.
+        caller: Calls the loss on the model in evaluation mode. Afterwards, the model is back in its previous mode.
         streams: Streams of one row, by language; the model sees one window at a time.
         processes: Processes that share the windows.
         rows: Windows in a batch.
 
     Returns:
-        By language, ``exp`` of the mean nats of the predicted tokens.
+        For each language, ``exp`` of the mean negative log-probability of the predicted tokens.
     """
     was_training = caller.training
     caller.eval()
@@ -220,8 +220,8 @@ def _perplexity(caller: ModelCaller, language: str, stream: Stream, processes: P
     assert stream.rows == 1
     mine = range(processes.rank, len(stream), processes.count)
     nats = predicted = 0.0
-    # Every process computes as many batches as the first, which has the most: with sharded weights, all must take part
-    # in each.
+    # With sharded weights, all processes must take part in every batch. So each computes as many batches as the first
+    # process, which has the most.
     for begin in range(0, len(range(0, len(stream), processes.count)), rows):
         indices = mine[begin : begin + rows]
         windows = np.concatenate([stream.window(index) for index in indices or [0]])
