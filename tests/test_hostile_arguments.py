@@ -22,11 +22,13 @@ import torch
 
 import xlm
 import xlm.scoring.signature
+import xlm.translation.translator
 from tests.conftest import REPOSITORY
 from tests.demo_files import write_demo_files
 from tests.waiting import at_most
 from xlm import XLMCache, XLMConfig, XLMError, XLMTokenizer, XLMWithLMHeadModel, convert, score
 from xlm.model.decoding.options import DecodingOptions
+from xlm.translation.bleu import corpus_bleu
 
 pandas = pytest.importorskip("pandas")
 pyarrow = pytest.importorskip("pyarrow")
@@ -37,6 +39,7 @@ SECONDS = 10
 RESULTS = {
     *("Continuation", "ConversionReport", "LanguagePerplexity", "Perplexity", "SentenceScore", "Signature"),
     *("TokenStream", "WordScore", "XLMModelOutput", "XLMOutput", "DecodingOptions", "ScoringOptions"),
+    *("XLMEncoderDecoderOutput", "Bleu", "TranslatedText", "Translation"),
 }
 """Classes that the library makes and users read: their methods are walked, their constructors are not."""
 
@@ -93,7 +96,26 @@ def good_arguments(world: World) -> Functions:
     step = {"model": str(world.directory), "lang": "en"}
     batch = pyarrow.table(frame)
     generator, scorer, divider = (xlm.distributed.Generator, xlm.distributed.Scorer, xlm.distributed.Tokenizer)
+    translator = xlm.XLMEncoderDecoderModel.from_encoder_decoder_pretrained(world.directory, world.directory)
+    translator.save_pretrained(world.files / "translator")
+    pair = {"input_ids": ids, "langs": "en", "decoder_langs": "de"}
+    translated = {**scored, "model": translator, "texts": ["The dog"], "source": "en", "target": "de", "max_length": 4}
+    del translated["lang"]
+    start = {"encoder": world.directory, "decoder": world.directory}
+    kind = xlm.XLMEncoderDecoderModel
     return {
+        "TranslationOptions": (xlm.translation.translator.TranslationOptions, {}),
+        "XLMEncoderDecoderModel": (kind, {"config": XLMConfig(**small)}),
+        "XLMEncoderDecoderModel.continuations": (translator.continuations, {**pair, "max_length": 4}),
+        "XLMEncoderDecoderModel.for_inference": (translator.for_inference, {}),
+        "XLMEncoderDecoderModel.forward": (torch.no_grad()(translator.forward), {**pair, "decoder_input_ids": ids}),
+        "XLMEncoderDecoderModel.from_encoder_decoder_pretrained": (kind.from_encoder_decoder_pretrained, start),
+        "XLMEncoderDecoderModel.from_pretrained": (kind.from_pretrained, {"name_or_path": world.files / "translator"}),
+        "XLMEncoderDecoderModel.generate": (translator.generate, {**pair, "max_length": 4}),
+        "XLMEncoderDecoderModel.save_pretrained": (translator.save_pretrained, {"directory": "saved"}),
+        "corpus_bleu": (corpus_bleu, {"translations": ["a b"], "references": ["a b"]}),
+        "translate": (xlm.translate, translated),
+        "translate_stream": (xlm.translate_stream, translated),
         "DecodingOptions.checked": (DecodingOptions.checked, {"config": config}),
         "Generator": (lambda **options: generator(**options)(batch), {**step, "max_new_tokens": 2}),
         "Generator.__call__": (generator(**step, max_new_tokens=2), {"batch": batch}),

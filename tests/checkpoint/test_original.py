@@ -155,8 +155,8 @@ def nested(levels: int) -> list[Any]:
 
 
 BAD: dict[str, tuple[Change, list[str]]] = {
-    "MT": (lambda data: data.update(encoder=data.pop("model"), decoder={}), ["machine translation"]),
-    "encoder_only": (with_params(encoder_only=False), ["machine translation"]),
+    "MT": (lambda data: data.update(encoder=data.pop("model"), decoder={}), ["encoder and decoder", "encoder_only"]),
+    "encoder_only": (with_params(encoder_only=False), ["model with encoder_only = False"]),
     "memory layers": (with_params(use_memory=True), ["memory layers"]),
     "no model": (drop("model"), ["no dict under model"]),
     "no params": (drop("params"), ["no dict under params"]),
@@ -244,5 +244,5 @@ def test_bad_checkpoints(change: Change, words: list[str], tmp_path: Path) -> No
 @pytest.mark.parametrize("content", [[1, 2], {"a": torch.zeros(2)}, torch.zeros(3), "text", None])
 def test_other_things_that_torch_saved(content: object, tmp_path: Path) -> None:
     path = save(content, tmp_path / "x.pth")
-    with pytest.raises(CheckpointError, match="not a language model checkpoint"):
+    with pytest.raises(CheckpointError, match="not a checkpoint of the original"):
         read_original(path)

@@ -46,7 +46,7 @@ def test_bars_are_the_surprisals_and_stand_above_their_words(
     numbers = [text.get_text() for text in axes.texts]
     assert numbers == [f"{height:.1f}" for number in range(2) for height in heights(axes, number)]
     legend = [text.get_text() for text in axes.get_legend().get_texts()]
-    assert legend == [f"{result.lang}: {-result.logprob / nats:.1f} {unit} in all" for result in results]
+    assert legend == [f"{result.lang}: {-result.logprob / nats:.1f} {unit} in total" for result in results]
     colours = [axes.containers[number][0].get_facecolor() for number in range(2)]
     hatches = [axes.containers[number][0].get_hatch() for number in range(2)]
     assert len(set(colours)) == len(set(hatches)) == 2

@@ -48,10 +48,15 @@ def show_signature(signature: object, *, unknown: int | None = None) -> None:
     click.echo(f"signature: {signature}{count}", err=True)
 
 
-def show_stops(stops: Mapping[str, int]) -> None:
-    """Write to standard error how many continuations or translations were stopped by what."""
+def show_stops(stops: Mapping[str, int], *, inputs: str) -> None:
+    """Write to standard error how many continuations or translations were stopped by what.
+
+    Args:
+        stops: Number of results by the reason for their end.
+        inputs: Name of what there is none of if there are no results.
+    """
     counts = ", ".join(f"{count} at {stop}" for stop, count in sorted(stops.items(), key=lambda item: -item[1]))
-    click.echo(f"stopped: {counts or 'nothing to continue'}", err=True)
+    click.echo(f"stopped: {counts}" if counts else f"there are no {inputs}", err=True)
 
 
 def show_count(text: str) -> None:

@@ -170,7 +170,7 @@ def command(model: str, file: Any, lang: str, **options: Any) -> None:
             for batch in grouped(until_error, most=options["batch_size"], characters=1, length=lambda _: 0):
                 run.write(batch)
             until_error.raise_error()
-    show_stops(run.stops)
+    show_stops(run.stops, inputs="prompts to continue")
 
 
 def _on_ray(model: str, name: str, *, lang: str, decoding: dict[str, Any], options: dict[str, Any]) -> None:
@@ -190,7 +190,7 @@ def _on_ray(model: str, name: str, *, lang: str, decoding: dict[str, Any], optio
         read_at_once=options["batch_size"],
     )
     total = run_on_ray(task, files, task.identity(), form=input_format, column=column, options=options)
-    show_stops(total["counts"])
+    show_stops(total["counts"], inputs="prompts to continue")
 
 
 def _check_usage(

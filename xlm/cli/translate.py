@@ -162,7 +162,7 @@ def command(
             run.to_file(output, identity=identity, device=opened.model.device, resume=options["resume"])
     show_signature(signature)
     if stops:
-        show_stops(stops)
+        show_stops(stops, inputs="texts to translate")
     raise_if_damaged(corpus)
     _report_problems(run.problems, table.format)
 
@@ -222,7 +222,7 @@ def _on_ray(
     form, column = options["input_format"], options["column"]
     total = run_on_ray(task, files, task.identity(), form=form, column=column, options=options)
     if total["counts"]:
-        show_stops(total["counts"])
+        show_stops(total["counts"], inputs="texts to translate")
     _report_problems(total["problems"], table_format)
 
 

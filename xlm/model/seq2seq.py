@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from xlm._io.arguments import check_choice
 from xlm.errors import InputError
 from xlm.model.attention import Source
 from xlm.model.config import XLMConfig, check_config
@@ -416,10 +417,7 @@ class XLMEncoderDecoderModel(nn.Module):
         check_forward(self, "generate", kind=XLMEncoderDecoderModel)
         for half in (self.encoder, self.decoder):
             check_forward(half, "generate")
-        if at_limit not in get_args(AtLimit):
-            raise InputError(
-                "no such at_limit", where="at_limit", found=repr(at_limit), expected=", ".join(get_args(AtLimit))
-            )
+        check_choice("at_limit", get_args(AtLimit), at_limit=at_limit)
         with eval_mode(self.encoder), torch.inference_mode():
             inputs, encoded = self.encoder._run(
                 input_ids, langs=langs, lengths=lengths, attention_mask=attention_mask, position_ids=None, stacklevel=5
@@ -427,7 +425,8 @@ class XLMEncoderDecoderModel(nn.Module):
         (B, S), device = inputs.input_ids.shape, inputs.input_ids.device
         counts = [S] * B if inputs.valid is None else inputs.valid.sum(1).tolist()
         wanted = self._limits(counts, max_length, options, changes)
-        if options is None or options.suppress_tokens is None:
+        # ``checked`` refuses options of another type.
+        if not isinstance(options, DecodingOptions) or options.suppress_tokens is None:
             changes = {"suppress_tokens": (), **changes}
         changes["max_new_tokens"] = max(limit.tokens for limit in wanted)
         options = DecodingOptions.checked(self.config, options, **changes)
@@ -457,7 +456,11 @@ class XLMEncoderDecoderModel(nn.Module):
     ) -> list[Limit]:
         """Return how many tokens each row may get after the first ``</s>``; ``counts`` are tokens of the sources."""
         new = changes.get("max_new_tokens")
-        if new is None and options is not None and options.max_new_tokens != DecodingOptions().max_new_tokens:
+        if (
+            new is None
+            and isinstance(options, DecodingOptions)
+            and options.max_new_tokens != DecodingOptions().max_new_tokens
+        ):
             new = options.max_new_tokens
         if max_length is None and new is None:
             return [Limit(int(1.5 * count + 10) - 1, "max_length") for count in counts]

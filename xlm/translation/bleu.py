@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from xlm._io.arguments import check_flags, shown
 from xlm.errors import DependencyError, InputError
 
 
@@ -35,6 +36,14 @@ def corpus_bleu(translations: Sequence[str], references: Sequence[str], *, token
         InputError: There are no sentences, or not as many references as translations.
         DependencyError: ``sacrebleu`` is not installed.
     """
+    check_flags(tokenized=tokenized)
+    for name, texts in (("translations", translations), ("references", references)):
+        if (
+            not isinstance(texts, Sequence)
+            or isinstance(texts, str)
+            or not all(isinstance(each, str) for each in texts)
+        ):
+            raise InputError("not a list of texts", where=name, found=shown(texts), expected="a list of str")
     if len(translations) != len(references) or not translations:
         raise InputError(
             "translations and references differ in number",

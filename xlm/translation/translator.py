@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import numpy as np
 import torch
 
-from xlm._io.arguments import check_count, check_flags
+from xlm._io.arguments import check_count, check_flags, lists_options, shown
 from xlm.corpus.read_ahead import checked_texts, length_of, read_ahead
 from xlm.data.sentences import padded
-from xlm.errors import InputError, XLMError
+from xlm.errors import InputError, LanguageError, XLMError
 from xlm.model.decoding.options import DecodingOptions
 from xlm.model.decoding.result import Continuation, Stop
 from xlm.model.seq2seq import XLMEncoderDecoderModel
@@ -71,6 +71,10 @@ class TranslationOptions:
             beams = {"length_penalty": self.length_penalty, "early_stopping": self.early_stopping}
             options |= {"num_beams": self.num_beams, **beams}
         return options
+
+
+lists_translation_options = lists_options(TranslationOptions)
+"""Decorator for functions that take the options of translation as keyword arguments."""
 
 
 class TranslationKeywords(TypedDict, total=False):
@@ -156,6 +160,24 @@ class Translator:
                 expected="an XLMEncoderDecoderModel",
                 remedy="a language model can be the start of one: from_encoder_decoder_pretrained",
             )
+        if not isinstance(tokenizer, XLMTokenizer):
+            raise InputError(
+                "a model and its tokenizer are needed",
+                where="tokenizer",
+                found=type(tokenizer).__name__,
+                expected="an XLMTokenizer",
+            )
+        if tokenizer.vocab_size > model.config.vocab_size:
+            raise InputError(
+                "the tokenizer has tokens that are not in the model's vocabulary",
+                where="tokenizer",
+                found=f"{tokenizer.vocab_size} tokens",
+                expected=f"at most {model.config.vocab_size}",
+                remedy="use the tokenizer that belongs to this model",
+            )
+        for name, lang in (("source", source), ("target", target)):
+            if not isinstance(lang, str):
+                raise LanguageError("not a language", where=name, found=shown(lang), expected="a str")
         if source == target:
             raise InputError("source and target are the same language", where="source, target", found=source)
         for lang in (source, target):
@@ -264,6 +286,7 @@ def translated_text(tokenizer: XLMTokenizer, ids: Sequence[int], *, lang: str, t
     return text if tokenized else detokenized(text.split(), lang)
 
 
+@lists_translation_options
 def translate(
     model: XLMEncoderDecoderModel,
     tokenizer: XLMTokenizer,
@@ -292,6 +315,7 @@ def translate(
     return list(translate_stream(model, tokenizer, texts, source=source, target=target, **options))
 
 
+@lists_translation_options
 def translate_stream(
     model: XLMEncoderDecoderModel,
     tokenizer: XLMTokenizer,
