@@ -325,7 +325,7 @@ def test_something_else_than_a_path(argument: str, value: object, tmp_path: Path
 def test_codes_of_another_model(tmp_path: Path) -> None:
     write_demo_files(tmp_path, as_original=True)
     (tmp_path / "other").write_text("".join(f"{a} {b} 1\n" for a in "xyzqj" for b in "xyzqj"), encoding="utf-8")
-    with pytest.raises(VocabularyError, match="of another model") as error:
+    with pytest.raises(VocabularyError, match="codes belong to a different model") as error:
         convert(tmp_path / "demo.pth", tmp_path / "there", codes=tmp_path / "other")
     assert str(tmp_path / "other") in str(error.value)
     assert not (tmp_path / "there").exists()
