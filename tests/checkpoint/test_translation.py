@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from tests.model.small_models import small_config, small_model
 from tests.model.test_seq2seq import small_translator
 from xlm.checkpoint.convert import convert
-from xlm.errors import CheckpointError, InputError, WriteError
+from xlm.errors import CheckpointError, InputError, WriteError, XLMWarning
+from xlm.model.config import XLMConfig
 from xlm.model.lm import XLMModel, XLMWithLMHeadModel
 from xlm.model.seq2seq import XLMEncoderDecoderModel
 
@@ -177,3 +178,24 @@ def test_halves_with_other_words_are_refused(tmp_path: Path) -> None:
 def test_no_start_at_all_is_refused() -> None:
     with pytest.raises(InputError, match=r"(?i)neither half"):
         XLMEncoderDecoderModel.from_encoder_decoder_pretrained(None, None)
+
+
+class _Scored(XLMEncoderDecoderModel):
+    """A translation model with a parameter of its own."""
+
+    def __init__(self, config: XLMConfig) -> None:
+        super().__init__(config)
+        self.scale = torch.nn.Parameter(torch.full((3,), 0.5))
+        self.register_buffer("halves", torch.ones(2), persistent=False)
+
+
+def test_weights_that_a_subclass_adds_begin_as_it_makes_them(tmp_path: Path) -> None:
+    model = small_translator(seed=2)
+    model.save_pretrained(tmp_path)
+    with pytest.warns(XLMWarning, match="lacks scale: these tensors of _Scored are untrained"):
+        loaded = _Scored.from_pretrained(tmp_path, dtype="bfloat16")
+    assert loaded.scale.tolist() == [0.5] * 3
+    assert loaded.halves.tolist() == [1.0] * 2
+    assert {tensor.dtype for tensor in (*loaded.parameters(), *loaded.buffers())} == {torch.bfloat16}
+    name = "decoder.transformer.embeddings.word.weight"
+    assert torch.equal(loaded.get_parameter(name), model.get_parameter(name).bfloat16())

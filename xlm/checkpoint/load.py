@@ -31,6 +31,7 @@ from xlm.tokenizer.vocabulary import Vocabulary
 
 _Model = TypeVar("_Model", bound=XLMModel)
 _Translator = TypeVar("_Translator", bound=XLMEncoderDecoderModel)
+_AnyModel = TypeVar("_AnyModel", bound=XLMModel | XLMEncoderDecoderModel)
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 """Supported types of weights, by name."""
@@ -110,17 +111,7 @@ def load_model(
     has_head = issubclass(kind, XLMWithLMHeadModel)
     tensors = {name: tensor for name, tensor in checkpoint.tensors.items() if has_head or not name.startswith("head.")}
     state = _placed(tensors, dtype=dtype, device=device, source=checkpoint.source)
-    model = empty_model(config, kind)
-    added = sorted(model.state_dict().keys() - state.keys())
-    if added or any(buffer.is_meta for buffer in model.buffers()):
-        # No file holds the parameters that a subclass adds, so its __init__ initialises them.
-        words = state["transformer.embeddings.word.weight"]
-        model = kind(config).to(words.device, words.dtype)
-    if added:
-        warn_caller(f"{checkpoint.source} lacks {', '.join(added)}: these tensors of {kind.__name__} are untrained")
-    _assign(model, state, checkpoint.source)
-    model.provenance = checkpoint.provenance
-    return model.eval()
+    return _filled(kind, config, state, checkpoint)
 
 
 def _placed(
@@ -170,10 +161,8 @@ def load_encoder_decoder(
             expected="an encoder and a decoder",
             remedy="XLMEncoderDecoderModel.from_encoder_decoder_pretrained makes a translation model to train from it",
         )
-    model = empty_model(checkpoint.config.replace(**(changes or {})), kind)
-    _assign(model, _placed(checkpoint.tensors, dtype=dtype, device=device, source=checkpoint.source), checkpoint.source)
-    model.provenance = checkpoint.provenance
-    return model.eval()
+    state = _placed(checkpoint.tensors, dtype=dtype, device=device, source=checkpoint.source)
+    return _filled(kind, checkpoint.config.replace(**(changes or {})), state, checkpoint)
 
 
 def start_encoder_decoder(
@@ -261,6 +250,21 @@ def _check_signature(kind: type[XLMModel | XLMEncoderDecoderModel]) -> None:
             expected="an argument config, and defaults for all others",
             remedy="add defaults, or load an XLMWithLMHeadModel and pass it to your class",
         ) from error
+
+
+def _filled(kind: type[_AnyModel], config: XLMConfig, state: Mapping[str, Tensor], checkpoint: Checkpoint) -> _AnyModel:
+    """Return a model of the class ``kind`` with the weights of a checkpoint, in evaluation mode."""
+    model = empty_model(config, kind)
+    added = sorted(model.state_dict().keys() - state.keys())
+    if added or any(buffer.is_meta for buffer in model.buffers()):
+        # No file holds the parameters that a subclass adds, so its __init__ initialises them.
+        words = next(tensor for name, tensor in state.items() if name.endswith("embeddings.word.weight"))
+        model = kind(config).to(words.device, words.dtype)
+    if added:
+        warn_caller(f"{checkpoint.source} lacks {', '.join(added)}: these tensors of {kind.__name__} are untrained")
+    _assign(model, state, checkpoint.source)
+    model.provenance = checkpoint.provenance
+    return model.eval()
 
 
 def _assign(model: XLMModel | XLMEncoderDecoderModel, state: Mapping[str, Tensor], source: Path) -> None:
