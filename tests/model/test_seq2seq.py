@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tests.model.slow_translation import SlowTranslation
 from tests.model.small_models import random_ids, relative_error, small_config, small_model
-from xlm.errors import InputError, LanguageError
+from xlm.errors import InputError, LanguageError, XLMWarning
 from xlm.model.attention import Source
 from xlm.model.seq2seq import AtLimit, XLMEncoderDecoderModel
 
@@ -252,6 +252,8 @@ def test_a_source_follows_its_target_rows(rows: list[int], data: st.DataObject) 
         ({"at_limit": "cut"}, "no such at_limit"),
         ({"num_beams": 2, "do_sample": True}, "beam search cannot sample"),
         ({"decoder_langs": ["de"]}, "decoder_langs"),
+        ({"at_limit": "original", "eos_token_id": ()}, "ends translations with </s> alone"),
+        ({"at_limit": "original", "eos_token_id": (5, 1), "num_beams": 2}, "ends translations with </s> alone"),
     ],
 )
 def test_wrong_options_are_refused(changes: dict[str, Any], message: str) -> None:
@@ -266,10 +268,22 @@ def test_wrong_inputs_are_refused() -> None:
         model(ids, random_ids(3, 5), langs="en", decoder_langs="de")
     with pytest.raises(InputError, match="decoder_input_ids"):
         model(ids, ids + 100, langs="en", decoder_langs="de")
-    with pytest.raises(InputError, match=r"(?i)labels has the wrong shape"):
+    with pytest.raises(InputError, match=r"(?i)labels has the wrong shape") as wrong_labels:
         model(ids, ids, langs="en", decoder_langs="de", labels=ids[:, 1:])
-    with pytest.raises(LanguageError):
-        model.generate(ids, langs="en", decoder_langs="fr")
+    assert wrong_labels.value.where == "labels"
+    for call in (model.generate, lambda ids, **langs: model(ids, ids, **langs)):
+        with pytest.raises(LanguageError) as wrong_language:
+            call(ids, langs="en", decoder_langs="fr")
+        assert wrong_language.value.where == "decoder_langs"
+
+
+@pytest.mark.parametrize("forward", [False, True])
+def test_a_missing_language_of_the_target_is_warned_of_once(forward: bool) -> None:
+    model, ids = small_translator(), random_ids(2, 5)
+    with pytest.warns(XLMWarning, match="was called without decoder_langs: .* pass decoder_langs=") as caught:
+        for _ in range(2):
+            model(ids, ids, langs="en") if forward else model.generate(ids, langs="en")
+    assert [warning.filename for warning in caught] == [__file__]
 
 
 class _Doubling(XLMEncoderDecoderModel):

@@ -334,14 +334,14 @@ class XLMModel(nn.Module):
             check_whole("labels", labels)
         return inputs, self.transformer(inputs, cache=cache, source=source, **flags)
 
-    def _warn_about_langs(self, *, stacklevel: int) -> None:
+    def _warn_about_langs(self, *, stacklevel: int, argument: str = "langs") -> None:
         if not self.config.has_language_embeddings or self._warned_about_langs:
             return
         self._warned_about_langs = True
         names = ", ".join(sorted(self.config.lang2id)) or f"ids 0 to {self.config.n_langs - 1}"
         warnings.warn(
-            f"this model has language embeddings ({names}) and was called without langs: no language embedding is "
-            "added, unlike in training, and predictions are much worse; pass langs=",
+            f"this model has language embeddings ({names}) and was called without {argument}: no language embedding "
+            f"is added, unlike in training, and predictions are much worse; pass {argument}=",
             XLMWarning,
             stacklevel=stacklevel,
         )

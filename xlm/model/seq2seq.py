@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from xlm._io.arguments import check_choice
-from xlm.errors import InputError
+from xlm.errors import InputError, LanguageError
 from xlm.model.attention import Source
 from xlm.model.config import XLMConfig, check_config
 from xlm.model.decoding.beam_search import OriginalBeams, TranslationBeams, beam_search, cut_like_the_original
@@ -308,6 +308,8 @@ class XLMEncoderDecoderModel(nn.Module):
                 found=f"shape {tuple(decoder_input_ids.shape)}",
                 expected=f"{len(input_ids)} rows, as many as input_ids has",
             )
+        if decoder_langs is None:
+            self.decoder._warn_about_langs(stacklevel=_CALLER_OF_FORWARD - 1, argument="decoder_langs")
         with _naming_the_decoder():
             target_inputs, states = self.decoder._run(
                 decoder_input_ids,
@@ -362,7 +364,7 @@ class XLMEncoderDecoderModel(nn.Module):
                 ``"original"`` does as the original: ``</s>`` replaces the last word, and in beam search every candidate
                 of the last step becomes a hypothesis so.
             options: Options of decoding; the defaults when ``None``. ``max_new_tokens`` is another way to give
-                ``max_length - 1``.
+                ``max_length - 1``; here its default, 64, means not given.
             **changes: Options by name, which take precedence.
 
         Returns:
@@ -430,6 +432,13 @@ class XLMEncoderDecoderModel(nn.Module):
             changes = {"suppress_tokens": (), **changes}
         changes["max_new_tokens"] = max(limit.tokens for limit in wanted)
         options = DecodingOptions.checked(self.config, options, **changes)
+        if at_limit == "original" and options.eos_ids != (self.config.eos_token_id,):
+            raise InputError(
+                "at_limit='original' ends translations with </s> alone",
+                where="at_limit, eos_token_id",
+                found=f"eos_token_id = {options.eos_token_id!r}",
+                expected=f"None or {self.config.eos_token_id}, the model's </s>",
+            )
         # The last token is not fed to the model, so it needs no position.
         room = Limit(self.config.max_position_embeddings, "positions")
         limits = tuple(min(limit, room, key=lambda limit: limit.tokens) for limit in wanted)
@@ -438,6 +447,8 @@ class XLMEncoderDecoderModel(nn.Module):
             T = options.max_new_tokens + 1
             with _naming_the_decoder():
                 target_langs_BT = language_ids(self.config, decoder_langs, B, T, device).expand(B, T)
+        else:
+            self.decoder._warn_about_langs(stacklevel=4, argument="decoder_langs")
         prompts = Prompts(
             inputs=TransformerInputs(
                 input_ids=torch.full((B, 1), self.config.eos_token_id, device=device),
@@ -520,6 +531,7 @@ def _naming_the_decoder() -> Iterator[None]:
     """Let an error say that an argument belongs to the decoder."""
     try:
         yield
-    except InputError as error:
-        error.where = f"decoder_{error.where}"
+    except (InputError, LanguageError) as error:
+        if error.where != "labels":  # which belongs to the decoder alone
+            error.where = f"decoder_{error.where}"
         raise
