@@ -195,7 +195,7 @@ def test_weights_that_a_subclass_adds_begin_as_it_makes_them(tmp_path: Path) -> 
     with pytest.warns(XLMWarning, match="lacks scale: these tensors of _Scored are untrained"):
         loaded = _Scored.from_pretrained(tmp_path, dtype="bfloat16")
     assert loaded.scale.tolist() == [0.5] * 3
-    assert loaded.halves.tolist() == [1.0] * 2
+    assert loaded.get_buffer("halves").tolist() == [1.0] * 2
     assert {tensor.dtype for tensor in (*loaded.parameters(), *loaded.buffers())} == {torch.bfloat16}
     name = "decoder.transformer.embeddings.word.weight"
     assert torch.equal(loaded.get_parameter(name), model.get_parameter(name).bfloat16())

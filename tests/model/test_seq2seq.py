@@ -281,8 +281,7 @@ def test_wrong_inputs_are_refused() -> None:
 def test_a_missing_language_of_the_target_is_warned_of_once(forward: bool) -> None:
     model, ids = small_translator(), random_ids(2, 5)
     with pytest.warns(XLMWarning, match="was called without decoder_langs: .* pass decoder_langs=") as caught:
-        for _ in range(2):
-            model(ids, ids, langs="en") if forward else model.generate(ids, langs="en")
+        [model(ids, ids, langs="en") if forward else model.generate(ids, langs="en") for _ in range(2)]
     assert [warning.filename for warning in caught] == [__file__]
 
 

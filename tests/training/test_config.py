@@ -75,6 +75,37 @@ def test_wrong_types_and_wrong_values_come_together(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("objective", "change"),
+    [
+        ("clm", "model.encoder=a"),
+        ("clm", "model.decoder=a"),
+        ("clm", "batch.tokens_per_batch=9"),
+        ("clm", "batch.max_batch_size=9"),
+        ("ae:de", "batch.shuffle=false"),
+        ("ae:de", "batch.sampling_exponent=0.5"),
+        ("ae:de", 'model.encoder="a\\u0000"'),
+    ],
+)
+def test_keys_without_effect_are_refused(file: Path, objective: str, change: str) -> None:
+    key = change.partition("=")[0]
+    with pytest.raises(ConfigError, match=f"{key} = "):
+        load_config(str(file), [f"objectives=['{objective}']", change])
+
+
+def test_one_start_for_both_halves_or_one_for_each() -> None:
+    translation = {"data": "data", "output": "run", "objectives": ["ae:de"]}
+    TrainConfig.from_dict({**translation, "model": {"encoder": "a", "decoder": "b"}})
+    TrainConfig.from_dict({**translation, "model": {"start_from": "a"}})
+    with pytest.raises(ConfigError, match=r"model\.decoder: left out: model\.start_from starts both halves"):
+        TrainConfig.from_dict({**translation, "model": {"start_from": "a", "decoder": "b"}})
+
+
+def test_sentences_may_be_divided_unevenly(file: Path) -> None:
+    changes = ["batch.batch_size=32", "batch.gradient_accumulation_steps=5"]
+    assert load_config(str(file), ["objectives=['ae:de']", *changes]).batch.gradient_accumulation_steps == 5
+
+
+@pytest.mark.parametrize(
     "change",
     [
         "seed=-1",

@@ -9,6 +9,7 @@ import dataclasses
 import logging
 import math
 import shutil
+import sys
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,15 @@ from tests.training.runs import (
 from tests.training.test_objective import ALONE
 from xlm.data.prepare import prepare
 from xlm.data.shards import file_sha256
-from xlm.errors import ConfigError, InputError, LanguageError, NonFiniteError, VocabularyError, WriteError
+from xlm.errors import (
+    ConfigError,
+    DependencyError,
+    InputError,
+    LanguageError,
+    NonFiniteError,
+    VocabularyError,
+    WriteError,
+)
 from xlm.model.seq2seq import XLMEncoderDecoderModel
 from xlm.training.config import CoefficientSettings, EvaluationSettings, ModelSettings, TrainConfig
 from xlm.training.log import flat_metrics, results_of
@@ -388,6 +397,15 @@ def test_without_valid_pairs_nothing_is_evaluated(data: Path, tmp_path: Path, ca
     assert not (tmp_path / "run/best").exists()
     with pytest.raises(ConfigError, match=r"run\.best_metric"):
         train(dataclasses.replace(config, run=dataclasses.replace(config.run, best_metric="mean_bleu")), resume=True)
+
+
+def test_a_run_without_sacrebleu_ends_before_its_first_step(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "sacrebleu.metrics.bleu", None)
+    with pytest.raises(DependencyError, match="BLEU needs sacrebleu"):
+        mixture(translation_run(data, tmp_path))
+    mixture(translation_run(data, tmp_path, evaluate_every=0))
 
 
 def test_a_full_disk_does_not_end_a_run(

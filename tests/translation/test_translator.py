@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.model.test_seq2seq import small_translator
 from tests.tokenizer.small import TEXT
 from tests.training.runs import small_tokenizer
-from xlm.errors import InputError, LanguageError
+from xlm.errors import InputError, LanguageError, XLMWarning
 from xlm.model.lm import XLMWithLMHeadModel
 from xlm.model.seq2seq import XLMEncoderDecoderModel
 from xlm.tokenizer.moses.detokenise import detokenized
@@ -114,7 +114,9 @@ def test_a_stream_is_read_in_bounded_pieces() -> None:
         ({"source": "en"}, InputError, "the same language"),
         ({"source": "fr"}, LanguageError, "language"),
         ({"num_beams": 0}, InputError, "num_beams"),
-        ({"n_best": 3, "num_beams": 2}, InputError, "num_return_sequences"),
+        ({"n_best": 3, "num_beams": 2}, InputError, "n_best = 3, num_beams = 2"),
+        ({"length_penalty": "much"}, InputError, "length_penalty"),
+        ({"early_stopping": 7}, InputError, "early_stopping"),
         ({"tokenized": "yes"}, InputError, "tokenized"),
         ({"max_length": 1}, InputError, "max_length"),
     ],
@@ -122,6 +124,12 @@ def test_a_stream_is_read_in_bounded_pieces() -> None:
 def test_wrong_options_are_refused(changes: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         translate(MODEL, TOKENIZER, [WORDS[0]], **{**DIRECTION, **changes})
+
+
+def test_options_of_beam_search_without_beams_are_warned_of_once() -> None:
+    with pytest.warns(XLMWarning, match="length_penalty, early_stopping: has no effect") as caught:
+        translate(MODEL, TOKENIZER, WORDS[:3], **DIRECTION, batch_size=1, length_penalty=2.0, early_stopping=True)
+    assert [warning.filename for warning in caught] == [__file__]
 
 
 def test_a_single_text_or_a_language_model_is_refused() -> None:

@@ -31,7 +31,6 @@ from xlm.tokenizer.vocabulary import Vocabulary
 
 _Model = TypeVar("_Model", bound=XLMModel)
 _Translator = TypeVar("_Translator", bound=XLMEncoderDecoderModel)
-_AnyModel = TypeVar("_AnyModel", bound=XLMModel | XLMEncoderDecoderModel)
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 """Supported types of weights, by name."""
@@ -111,7 +110,8 @@ def load_model(
     has_head = issubclass(kind, XLMWithLMHeadModel)
     tensors = {name: tensor for name, tensor in checkpoint.tensors.items() if has_head or not name.startswith("head.")}
     state = _placed(tensors, dtype=dtype, device=device, source=checkpoint.source)
-    return _filled(kind, config, state, checkpoint)
+    model: _Model = _filled(kind, config, state, checkpoint)
+    return model
 
 
 def _placed(
@@ -162,7 +162,8 @@ def load_encoder_decoder(
             remedy="XLMEncoderDecoderModel.from_encoder_decoder_pretrained makes a translation model to train from it",
         )
     state = _placed(checkpoint.tensors, dtype=dtype, device=device, source=checkpoint.source)
-    return _filled(kind, checkpoint.config.replace(**(changes or {})), state, checkpoint)
+    model: _Translator = _filled(kind, checkpoint.config.replace(**(changes or {})), state, checkpoint)
+    return model
 
 
 def start_encoder_decoder(
@@ -252,7 +253,7 @@ def _check_signature(kind: type[XLMModel | XLMEncoderDecoderModel]) -> None:
         ) from error
 
 
-def _filled(kind: type[_AnyModel], config: XLMConfig, state: Mapping[str, Tensor], checkpoint: Checkpoint) -> _AnyModel:
+def _filled(kind: type[Any], config: XLMConfig, state: Mapping[str, Tensor], checkpoint: Checkpoint) -> Any:
     """Return a model of the class ``kind`` with the weights of a checkpoint, in evaluation mode."""
     model = empty_model(config, kind)
     added = sorted(model.state_dict().keys() - state.keys())

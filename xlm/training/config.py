@@ -94,9 +94,9 @@ class BatchSettings:
         max_batch_size: For translation: maximum number of sentences in such a batch; 0 for no limit.
         group_by_size: For translation: whether the sentences of a batch have similar lengths.
         max_length: For translation: maximum number of tokens in a sentence, without ``</s>``. Longer ones are left out.
-        sampling_exponent: Draw languages with probabilities proportional to their sizes raised to this power. If it is
-            unset, every language comes once per round.
-        shuffle: Whether to shuffle the windows of a text anew for each pass.
+        sampling_exponent: For ``clm``: draw languages with probabilities proportional to their sizes raised to this
+            power. If it is unset, every language comes once per round.
+        shuffle: Whether to shuffle the windows of a text anew for each pass. Translation always shuffles sentences.
         verify_checksums: Whether to verify the checksums of the shards at the start.
     """
 
@@ -476,12 +476,29 @@ def _invalid_values(c: TrainConfig) -> list[Problem]:
     pieces = max(c.batch.gradient_accumulation_steps, 1)
     rules: list[tuple[str, bool, str]] = [
         *((key, _is_name(_value(c, key)), "a directory, named in UTF-8") for key in ("data", "output")),
-        ("model.start_from", not c.model.start_from or _is_name(c.model.start_from), "a model, named in UTF-8"),
+        *(
+            (f"model.{key}", not getattr(c.model, key) or _is_name(getattr(c.model, key)), "a model, named in UTF-8")
+            for key in ("start_from", "encoder", "decoder")
+        ),
         ("seed", 0 <= c.seed < 2**63, "from 0 to 2**63 - 1"),
         ("objectives", _are_objectives(c.objectives), "['clm'], or different ae:L, bt:A-B-A and mt:A-B"),
         *(
-            (f"model.{key}", c.is_translation or not getattr(c.model, key), "left out: it is for translation")
+            (f"model.{key}", holds or not getattr(c.model, key), f"left out: {why}")
             for key in ("encoder", "decoder")
+            for holds, why in (
+                (c.is_translation, "it is for translation"),
+                (not c.model.start_from, "model.start_from starts both halves"),
+            )
+        ),
+        *(
+            (key, c.is_translation or not _value(c, key), "0: it is for translation")
+            for key in ("batch.tokens_per_batch", "batch.max_batch_size")
+        ),
+        ("batch.shuffle", c.batch.shuffle or not c.is_translation, "true: translation always shuffles sentences"),
+        (
+            "batch.sampling_exponent",
+            c.batch.sampling_exponent is None or not c.is_translation,
+            "left out: in translation, every iteration takes all languages",
         ),
         ("noise.word_shuffle", c.noise.word_shuffle == 0 or 1 < c.noise.word_shuffle < math.inf, "0 or above 1"),
         *((key, 0 <= _value(c, key) < 1, "from 0 to below 1") for key in ("noise.word_dropout", "noise.word_blank")),
@@ -495,7 +512,8 @@ def _invalid_values(c: TrainConfig) -> list[Problem]:
         ),
         (
             "batch.batch_size",
-            c.batch.batch_size % pieces == 0,
+            # Sentences of a translation run may be divided unevenly.
+            c.is_translation or c.batch.batch_size % pieces == 0,
             f"a multiple of batch.gradient_accumulation_steps, {pieces}",
         ),
     ]

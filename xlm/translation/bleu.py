@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from xlm._io.arguments import check_flags, shown
 from xlm.errors import DependencyError, InputError
@@ -51,12 +52,22 @@ def corpus_bleu(translations: Sequence[str], references: Sequence[str], *, token
             found=f"{len(references)} references for {len(translations)} translations",
             expected="one for each translation, and at least one",
         )
+    settings = {"tokenize": "none", "smooth_method": "none", "force": True} if tokenized else {}
+    metric = import_bleu()(**settings)
+    score = metric.corpus_score(list(translations), [list(references)]).score
+    return Bleu(score=float(score), signature=str(metric.get_signature()))
+
+
+def import_bleu() -> Any:
+    """Return the class ``BLEU`` of ``sacrebleu``.
+
+    Raises:
+        DependencyError: ``sacrebleu`` is not installed.
+    """
     try:
         from sacrebleu.metrics.bleu import BLEU
     except ImportError as error:
         raise DependencyError(
             "BLEU needs sacrebleu", where="sacrebleu", found="not installed", remedy="pip install 'xlm[translation]'"
         ) from error
-    metric = BLEU(tokenize="none", smooth_method="none", force=True) if tokenized else BLEU()
-    score = metric.corpus_score(list(translations), [list(references)]).score
-    return Bleu(score=float(score), signature=str(metric.get_signature()))
+    return BLEU

@@ -58,6 +58,13 @@ class TranslationOptions:
         if self.max_length is not None:
             check_count(least=2, max_length=self.max_length)
         check_flags(tokenized=self.tokenized)
+        if self.n_best > self.num_beams:
+            raise InputError(
+                "n_best is larger than the number of beams",
+                where="n_best",
+                found=f"n_best = {self.n_best}, num_beams = {self.num_beams}",
+                expected="at most num_beams",
+            )
 
     @property
     def read_at_once(self) -> int:
@@ -183,9 +190,12 @@ class Translator:
         for lang in (source, target):
             tokenizer.encode("", lang=lang)
         # The options are checked for the model before the first text is read.
-        checked = options.decoding()
-        del checked["max_length"]
-        DecodingOptions.checked(model.config, **checked)
+        DecodingOptions.checked(
+            model.config,
+            num_beams=options.num_beams,
+            length_penalty=options.length_penalty,
+            early_stopping=options.early_stopping,
+        )
         self._model, self._tokenizer, self._options = model, tokenizer, options
         self._source, self._target = source, target
         self._langs: dict[str, Any] = {"langs": self._language(source), "decoder_langs": self._language(target)}
@@ -244,7 +254,9 @@ class Translator:
             return [self._translate_each([sentence])[0] for sentence in sentences]
 
     def _translate(self, sentences: Sequence[list[int]]) -> list[list[Translation]]:
-        ids_BS, lengths_B = padded([np.array(sentence) for sentence in sentences], pad_id=2)
+        ids_BS, lengths_B = padded(
+            [np.array(sentence) for sentence in sentences], pad_id=self._model.config.pad_token_id
+        )
         continuations = self._model.continuations(
             torch.from_numpy(ids_BS).to(self._model.device),
             lengths=torch.from_numpy(lengths_B),

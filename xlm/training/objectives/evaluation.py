@@ -19,15 +19,14 @@ from xlm._io.atomic import make_directory, write_text
 from xlm.data.sentences import Batching, Ids, Sentences, usable
 from xlm.data.shards import Index
 from xlm.errors import InputError, NonFiniteError, WriteError
-from xlm.model.attention import Source
 from xlm.model.head import target_logprobs
 from xlm.model.lm import eval_mode
 from xlm.model.seq2seq import XLMEncoderDecoderModel
 from xlm.tokenizer.tokenizer import XLMTokenizer
 from xlm.training.config import TrainConfig
-from xlm.training.objectives.translation import Side, TranslationData, language_id, names_of_sides
+from xlm.training.objectives.translation import Side, TranslationData, language_id, names_of_sides, teacher_forcing
 from xlm.training.processes import ModelCaller, Processes, decoding_mode
-from xlm.translation.bleu import corpus_bleu
+from xlm.translation.bleu import corpus_bleu, import_bleu
 from xlm.translation.translator import translated_text
 
 HYPOTHESES = "translations"
@@ -59,6 +58,10 @@ class TranslationEvaluation:
         tokenizer: Tokenizer of the data.
         processes: Processes that share the batches.
         directions: Source and target of each direction.
+
+    Raises:
+        DependencyError: There are pairs to evaluate on, and ``sacrebleu`` is not installed.
+        InputError: The two sides of a text do not match line by line, or a shard is damaged.
     """
 
     def __init__(
@@ -82,6 +85,8 @@ class TranslationEvaluation:
                 continue
             for split in splits:
                 self._cases[split, source, target] = data.pairs(split, source, target)
+        if self._cases:
+            import_bleu()  # a run without sacrebleu ends here, not at its first evaluation
         self._cases = dict(sorted(self._cases.items(), key=lambda case: SPLITS.index(case[0][0])))
 
     @property
@@ -177,12 +182,8 @@ class TranslationEvaluation:
             Side(ids=torch.from_numpy(ids).to(device), lengths=torch.from_numpy(lengths), language=language)
             for (ids, lengths), language in zip((source, target), languages, strict=True)
         )
-        source_inputs = read.inputs(config)
-        encoded = model.encoder.transformer(source_inputs).hidden
-        states = model.decoder.transformer(reference.inputs(config), source=Source(encoded, source_inputs.valid))
-        predicts_BT = (torch.arange(reference.ids.shape[1] - 1) < reference.lengths[:, None] - 1).to(device)
-        logits_NV = model.decoder.logits(states.hidden[:, :-1][predicts_BT])
-        targets_N = reference.ids[:, 1:][predicts_BT]
+        hidden_ND, targets_N = teacher_forcing(model, read, reference)
+        logits_NV = model.decoder.logits(hidden_ND)
         counts.nats -= float(target_logprobs(logits_NV, targets_N).double().sum())
         counts.tokens += len(targets_N)
         counts.correct += int((logits_NV.argmax(-1) == targets_N).sum())

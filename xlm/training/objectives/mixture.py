@@ -56,6 +56,7 @@ class Mixture:
         InputError: The data lacks a text, or a text has no sentence to train on.
         ConfigError: The schedule of a coefficient is invalid, or the coefficients of all parts end at 0.
         LanguageError: The tokenizer does not know a language.
+        DependencyError: There are held-out pairs, and ``sacrebleu``, which evaluates them, is not installed.
     """
 
     def __init__(self, config: TrainConfig, index: Index, tokenizer: XLMTokenizer, processes: Processes) -> None:

@@ -94,6 +94,21 @@ def translation_loss(model: XLMEncoderDecoderModel, source: Side, target: Side) 
     Returns:
         A scalar in float32 or wider.
     """
+    hidden_ND, targets_N = teacher_forcing(model, source, target)
+    head = model.decoder.head
+    if isinstance(head, AdaptiveHead):
+        with torch.autocast(hidden_ND.device.type, enabled=False):
+            loss: Tensor = -head.adaptive(hidden_ND.float(), targets_N).output.mean()
+        return loss
+    return linear_cross_entropy(hidden_ND, head.projection, head.bias, targets_N)
+
+
+def teacher_forcing(model: XLMEncoderDecoderModel, source: Side, target: Side) -> tuple[Tensor, Tensor]:
+    """Return the decoder's hidden states that predict the target's tokens after the first ``</s>``, and these tokens.
+
+    Returns:
+        (N, D) and (N,) int64.
+    """
     source_inputs = source.inputs(model.config)
     encoded = model.encoder.transformer(source_inputs).hidden
     states = model.decoder.transformer(target.inputs(model.config), source=Source(encoded, source_inputs.valid))
@@ -101,13 +116,7 @@ def translation_loss(model: XLMEncoderDecoderModel, source: Side, target: Side) 
     predicts_BT = torch.arange(target.ids.shape[1] - 1) < target.lengths[:, None] - 1
     rows_N, columns_N = predicts_BT.nonzero(as_tuple=True)
     rows_N, columns_N = rows_N.to(target.ids.device), columns_N.to(target.ids.device)
-    hidden_ND, targets_N = states.hidden[rows_N, columns_N], target.ids[rows_N, columns_N + 1]
-    head = model.decoder.head
-    if isinstance(head, AdaptiveHead):
-        with torch.autocast(hidden_ND.device.type, enabled=False):
-            loss: Tensor = -head.adaptive(hidden_ND.float(), targets_N).output.mean()
-        return loss
-    return linear_cross_entropy(hidden_ND, head.projection, head.bias, targets_N)
+    return states.hidden[rows_N, columns_N], target.ids[rows_N, columns_N + 1]
 
 
 class SentenceOrder:
@@ -251,7 +260,7 @@ class Part(Protocol):
     """A part of a ``Mixture``, with its own sentences.
 
     Attributes:
-        kind: ``ae``, ``bt``, ``mt`` or ``clm``.
+        kind: ``ae``, ``bt`` or ``mt``.
         name: As the configuration names it, such as ``bt:de-en-de``.
         direction: Language, or direction of translation, that the log names.
         texts: Names of the texts that it trains on.
