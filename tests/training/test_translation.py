@@ -21,6 +21,8 @@ import torch
 from tests.training.runs import (
     equal,
     events,
+    prepare_pairs,
+    small_run,
     small_tokenizer,
     start_from,
     translation_run,
@@ -397,6 +399,21 @@ def test_without_valid_pairs_nothing_is_evaluated(data: Path, tmp_path: Path, ca
     assert not (tmp_path / "run/best").exists()
     with pytest.raises(ConfigError, match=r"run\.best_metric"):
         train(dataclasses.replace(config, run=dataclasses.replace(config.run, best_metric="mean_bleu")), resume=True)
+
+
+def test_pairs_are_nothing_to_a_language_model(tmp_path: Path) -> None:
+    """Neither does it evaluate on them, nor do pairs that are prepared later prevent it from resuming."""
+    prepare_pairs(tmp_path)
+    mono = {language: tmp_path / language for language in ("de", "en")}
+    pairs = {f"de-en.{language}": tmp_path / f"pairs.{language}" for language in ("de", "en")}
+    prepare(small_tokenizer(), {"train": mono, "valid": mono}, tmp_path / "mono")
+    config = small_run(tmp_path / "mono", tmp_path / "run", max_steps=2, evaluate_every=1)
+    train(config)
+    prepare(small_tokenizer(), {"train": pairs, "valid": pairs}, tmp_path / "mono")
+    train(dataclasses.replace(config, run=dataclasses.replace(config.run, max_steps=3)), resume=True)
+    assert len(events(tmp_path / "run", "evaluation")) == 3
+    train(small_run(tmp_path / "data", tmp_path / "other", max_steps=2, evaluate_every=1))  # only pairs in valid
+    assert not events(tmp_path / "other", "evaluation")
 
 
 def test_a_run_without_sacrebleu_ends_before_its_first_step(

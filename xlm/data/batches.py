@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from xlm.data.shards import Index, ShardSequence
+from xlm.data.shards import Index, ShardSequence, Text
 from xlm.errors import InputError
 from xlm.scoring.stream import Ids, Stream
 
@@ -144,6 +144,11 @@ class StreamBatch:
     position: Position
 
 
+def monolingual_texts(index: Index, split: str) -> dict[str, Text]:
+    """Return the texts of a split by language, without the sides of pairs, which have names such as ``de-en.de``."""
+    return {name: text for name, text in index.splits.get(split, {}).items() if "." not in name}
+
+
 def open_streams(
     directory: Path, index: Index, split: str, *, batch_size: int, seq_len: int, check: bool = True
 ) -> dict[str, Stream]:
@@ -160,14 +165,13 @@ def open_streams(
     Raises:
         InputError: The split does not exist, a text in it is not fully prepared, or a shard is damaged.
     """
-    # Not the sides of pairs, which have names such as de-en.de.
-    texts = {name: text for name, text in index.splits.get(split, {}).items() if "." not in name}
+    texts = monolingual_texts(index, split)
     if not texts:
         raise InputError(
             "the prepared data has no such split",
             where=directory,
             found=", ".join(index.splits) or "nothing",
-            expected=split,
+            expected=f"{split}, with text other than pairs",
             remedy=f"xlm prepare … --{split} LANG=FILE",
         )
     unfinished = [language for language, text in texts.items() if not text.complete]

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xlm.data.batches import Order, Position, batches, open_streams
+from xlm.data.batches import Order, Position, batches, monolingual_texts, open_streams
 from xlm.data.shards import Index
 from xlm.errors import ConfigError, InputError, Problem
 from xlm.model.head import AdaptiveHead
@@ -70,7 +70,7 @@ class CausalLM:
                     remedy="use a smaller batch or more text",
                 )
         self._valid: dict[str, Stream] = {}
-        if config.run.evaluate_every and "valid" in index.splits:
+        if config.run.evaluate_every and monolingual_texts(index, "valid"):
             self._valid = open_streams(
                 data, index, "valid", batch_size=1, seq_len=batch.seq_len, check=batch.verify_checksums
             )
@@ -90,13 +90,15 @@ class CausalLM:
 
     def identity(self) -> dict[str, Any]:
         """Return the fingerprint of the tokenizer and the checksums of the text."""
-        checksums = {
-            split: {language: [shard.sha256 for shard in text.shards] for language, text in texts.items()}
-            for split, texts in self._index.splits.items()
-        }
+        train, valid = (
+            {
+                language: [shard.sha256 for shard in text.shards]
+                for language, text in monolingual_texts(self._index, split).items()
+            }
+            for split in ("train", "valid")
+        )
         # The held-out text is part of the identity, because the best score so far belongs to it.
-        valid = checksums.get("valid", {})
-        return {"tokenizer": self._index.signature, "text": checksums["train"], "valid": valid}
+        return {"tokenizer": self._index.signature, "text": train, "valid": valid}
 
     def check(self, model: XLMWithLMHeadModel) -> None:
         """Check that a model is causal, knows the languages and has enough positions.
