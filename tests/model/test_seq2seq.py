@@ -252,6 +252,7 @@ def test_a_source_follows_its_target_rows(rows: list[int], data: st.DataObject) 
         ({"at_limit": "cut"}, "no such at_limit"),
         ({"num_beams": 2, "do_sample": True}, "beam search cannot sample"),
         ({"decoder_langs": ["de"]}, "decoder_langs"),
+        ({"cuda_graphs": True}, "CUDA graphs need a CUDA device"),
         ({"at_limit": "original", "eos_token_id": ()}, "ends translations with </s> alone"),
         ({"at_limit": "original", "eos_token_id": (5, 1), "num_beams": 2}, "ends translations with </s> alone"),
     ],

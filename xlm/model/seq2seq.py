@@ -20,7 +20,7 @@ from xlm.model.attention import Source
 from xlm.model.config import XLMConfig, check_config
 from xlm.model.decoding.beam_search import OriginalBeams, TranslationBeams, beam_search, cut_like_the_original
 from xlm.model.decoding.options import DecodingOptions, lists_decoding_options
-from xlm.model.decoding.prompts import Prompts, with_prompts
+from xlm.model.decoding.prompts import Prompts, check_device_can_decode, with_prompts
 from xlm.model.decoding.result import Continuation, Limit
 from xlm.model.decoding.sampling import collect, generate_tokens
 from xlm.model.decoding.state import CausalState
@@ -432,6 +432,7 @@ class XLMEncoderDecoderModel(nn.Module):
             changes = {"suppress_tokens": (), **changes}
         changes["max_new_tokens"] = max(limit.tokens for limit in wanted)
         options = DecodingOptions.checked(self.config, options, **changes)
+        check_device_can_decode(device, options)
         if at_limit == "original" and options.eos_ids != (self.config.eos_token_id,):
             raise InputError(
                 "at_limit='original' ends translations with </s> alone",

@@ -87,6 +87,28 @@ def prepare_prompts(
             expected="each row's tokens first, then its padding",
             remedy="pad on the right; if <pad> is part of a prompt, pass lengths=",
         )
+    check_device_can_decode(device, options)
+    B, T = inputs.input_ids.shape
+    counts = (T,) * B if inputs.valid is None else tuple(inputs.valid.sum(1).tolist())
+    if inputs.valid is not None:
+        inputs = _without_common_padding(inputs, counts)
+    # The last new token is never fed to the model, so it needs no position.
+    room = (config.max_position_embeddings - count + 1 for count in counts)
+    wanted = Limit(options.max_new_tokens, "max_new_tokens")
+    return Prompts(
+        inputs=inputs,
+        lengths=counts,
+        limits=tuple(min(wanted, Limit(tokens, "positions"), key=lambda limit: limit.tokens) for tokens in room),
+        new_langs=_new_langs(config, inputs, counts, continuation_langs, options.max_new_tokens),
+    )
+
+
+def check_device_can_decode(device: torch.device, options: DecodingOptions) -> None:
+    """Check that a device has what the options of decoding need.
+
+    Raises:
+        InputError: The device has no float64 or no CUDA graphs, and an option needs them.
+    """
     if (options.do_sample or options.num_beams > 1) and device.type in _WITHOUT_FLOAT64:
         raise InputError(
             "sampling and beam search need float64, which this device does not have",
@@ -102,19 +124,6 @@ def prepare_prompts(
             found=f"a model on {device}",
             expected="cuda_graphs=False",
         )
-    B, T = inputs.input_ids.shape
-    counts = (T,) * B if inputs.valid is None else tuple(inputs.valid.sum(1).tolist())
-    if inputs.valid is not None:
-        inputs = _without_common_padding(inputs, counts)
-    # The last new token is never fed to the model, so it needs no position.
-    room = (config.max_position_embeddings - count + 1 for count in counts)
-    wanted = Limit(options.max_new_tokens, "max_new_tokens")
-    return Prompts(
-        inputs=inputs,
-        lengths=counts,
-        limits=tuple(min(wanted, Limit(tokens, "positions"), key=lambda limit: limit.tokens) for tokens in room),
-        new_langs=_new_langs(config, inputs, counts, continuation_langs, options.max_new_tokens),
-    )
 
 
 def _without_common_padding(inputs: TransformerInputs, counts: tuple[int, ...]) -> TransformerInputs:
