@@ -267,6 +267,8 @@ def test_wrong_inputs_are_refused() -> None:
     model, ids = _MODELS["plain"], random_ids(2, 5)
     with pytest.raises(InputError, match="differ in number"):
         model(ids, random_ids(3, 5), langs="en", decoder_langs="de")
+    with pytest.raises(InputError, match="decoder_lengths, decoder_attention_mask"):
+        model(ids, ids, langs="en", decoder_langs="de", decoder_lengths=ids[:, 0], decoder_attention_mask=ids)
     with pytest.raises(InputError, match="decoder_input_ids"):
         model(ids, ids + 100, langs="en", decoder_langs="de")
     with pytest.raises(InputError, match=r"(?i)labels has the wrong shape") as wrong_labels:

@@ -530,7 +530,7 @@ def test_sentence_ends_inside_a_line_of_pairs_are_refused(data: Path, tmp_path: 
 
 
 def test_what_does_not_fit_is_refused(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(LanguageError):
+    with pytest.raises(LanguageError, match=f"where: objectives, with the tokenizer of {data}"):
         mixture(translation_run(data, tmp_path, objectives=("ae:fr",)))
     with pytest.raises(ConfigError, match="schedule of a coefficient"):
         mixture(translation_run(data, tmp_path, coefficients=CoefficientSettings(ae="a:1")))

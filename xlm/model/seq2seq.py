@@ -529,10 +529,10 @@ def _without_none(**values: Any) -> dict[str, Any]:
 
 @contextmanager
 def _naming_the_decoder() -> Iterator[None]:
-    """Let an error say that an argument belongs to the decoder."""
+    """Let an error say that the arguments it names belong to the decoder."""
     try:
         yield
     except (InputError, LanguageError) as error:
         if error.where != "labels":  # which belongs to the decoder alone
-            error.where = f"decoder_{error.where}"
+            error.where = ", ".join(f"decoder_{name}" for name in str(error.where).split(", "))
         raise

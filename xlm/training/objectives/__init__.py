@@ -1,7 +1,7 @@
 """What a run optimises: the protocol between the training loop and its objective.
 
-Each objective is a file of this folder; ``clm.py`` is the example to follow. To add an objective, write its class, and
-add its name to ``_OBJECTIVES`` (``xlm/training/setup.py``) and ``OBJECTIVES`` (``xlm/training/config.py``).
+``clm.py`` is the example of an objective to follow. To add an objective, write its class in a file of this folder, and
+add it to ``_OBJECTIVES`` (``xlm/training/setup.py``) and to ``parse_objective`` (``xlm/training/config.py``).
 """
 
 from __future__ import annotations

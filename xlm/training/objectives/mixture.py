@@ -16,7 +16,7 @@ from xlm.data.batches import RawNumbers, permutation
 from xlm.data.noise import Noise
 from xlm.data.sentences import Batching
 from xlm.data.shards import Index
-from xlm.errors import ConfigError, Problem
+from xlm.errors import ConfigError, LanguageError, Problem
 from xlm.model.seq2seq import XLMEncoderDecoderModel
 from xlm.tokenizer.tokenizer import XLMTokenizer
 from xlm.training.coefficients import Coefficient
@@ -64,7 +64,11 @@ class Mixture:
         parsed = [parse_objective(text) for text in config.objectives]
         self.languages: Sequence[str] = sorted({language for _, languages in parsed for language in languages})
         for language in self.languages:
-            tokenizer.encode("", lang=language)
+            try:
+                tokenizer.encode("", lang=language)
+            except LanguageError as error:
+                error.where = f"objectives, with the tokenizer of {config.data}"
+                raise
         self._coefficients = {
             kind: Coefficient.parse(getattr(config.coefficients, kind), where=f"coefficients.{kind}") for kind in _KINDS
         }
