@@ -292,6 +292,7 @@ def test_evaluation(data: Path, tmp_path: Path) -> None:
         assert event["mean_bleu"] == pytest.approx(sum(event["bleu"].values()) / 2)
         assert event["perplexity"] == event["test_perplexity"]  # the same pairs
     texts = {path.name: path.read_text("utf-8").splitlines() for path in (run / "translations").iterdir()}
+    assert "|tok:none|" in texts.pop("signature.txt")[0]
     assert set(texts) == {
         f"{split}.{direction}.{name}.txt"
         for split in ("valid", "test")

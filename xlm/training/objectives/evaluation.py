@@ -32,6 +32,9 @@ from xlm.translation.translator import translated_text
 HYPOTHESES = "translations"
 """Directory of translations in the directory of a run."""
 
+SIGNATURE_FILE = "signature.txt"
+"""File in this directory with the settings of BLEU, in the form of ``sacrebleu``."""
+
 SPLITS = ("valid", "test")
 """Splits of held-out pairs. The first decides which model is the best."""
 
@@ -132,7 +135,8 @@ class TranslationEvaluation:
     def __call__(self, caller: ModelCaller, *, updates: int) -> dict[str, Any]:
         """Return the metrics, nested by name and direction, the same in all processes.
 
-        The translations and references are written to files in the directory of the run, one sentence a line.
+        The translations and references are written to files in the directory of the run, one sentence a line, and so
+        is the signature of BLEU.
 
         Args:
             caller: Calls functions of the model.
@@ -221,14 +225,16 @@ class TranslationEvaluation:
         # An unknown word of a reference must match nothing.
         unmatched = "<<unk>>" if tokenized else "\N{REPLACEMENT CHARACTER}"
         expected = [reference.replace("<unk>", unmatched) for reference in expected]
+        bleu = corpus_bleu(hypotheses, expected, tokenized=tokenized)
         if self._processes.is_first:
             try:
                 make_directory(self._directory)
                 for suffix, texts in ((f"{updates:07}", hypotheses), ("reference", expected)):
                     write_text(self._directory / f"{name}.{suffix}.txt", "".join(f"{text}\n" for text in texts))
+                write_text(self._directory / SIGNATURE_FILE, f"{bleu.signature}\n")
             except WriteError as error:  # as for models, the disk may have room again by the next time
                 _LOG.warning("translations could not be saved; the run continues: %s", error)
-        return corpus_bleu(hypotheses, expected, tokenized=tokenized).score
+        return bleu.score
 
 
 def _longest(model: XLMEncoderDecoderModel) -> int:
