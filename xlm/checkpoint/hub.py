@@ -197,7 +197,7 @@ def fetch(model: HubModel, part: Part, options: HubOptions) -> Path:
 
 
 def _cached(model: HubModel, part: Part, cache: Path) -> Path | None:
-    """Return the cache directory that holds the needed files of a repository, or ``None``."""
+    """Return the cache directory that holds the files needed from a repository, or ``None``."""
     from huggingface_hub import try_to_load_from_cache
 
     for name in model.names:

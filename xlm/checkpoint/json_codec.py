@@ -127,7 +127,9 @@ def from_json(value: Any) -> Any:
         raise CheckpointError(
             "a stored value cannot be read",
             where="config.json, key xlm",
-            found="too deep nesting" if isinstance(error, RecursionError) else f"{type(error).__name__}: {error}",
+            found="values nested too deeply"
+            if isinstance(error, RecursionError)
+            else f"{type(error).__name__}: {error}",
             remedy="convert the original checkpoint again",
         ) from error
 

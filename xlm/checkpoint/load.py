@@ -104,7 +104,7 @@ def load_model(
             where=checkpoint.source,
             found="an encoder and a decoder",
             expected="one network",
-            remedy="XLMEncoderDecoderModel.from_pretrained; its decoder alone is a language model",
+            remedy="load it with XLMEncoderDecoderModel.from_pretrained; its attribute decoder is a language model",
         )
     config = checkpoint.config.replace(**(changes or {}))
     has_head = issubclass(kind, XLMWithLMHeadModel)

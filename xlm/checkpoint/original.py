@@ -213,7 +213,7 @@ def _dictionary(data: Mapping[str, Any], path: Path) -> OriginalDictionary:
     has_ids = isinstance(word2id, dict) and all(isinstance(index, int) for index in word2id.values())
     if len(ids) != len(words) or not has_ids or word2id != ids:
         raise CheckpointError(
-            "the words and ids of the dictionary are not one to one",
+            "the words and ids of the dictionary do not correspond one to one",
             where=f"{path}, dico_id2word and dico_word2id",
             found=f"{len(words)} ids, {len(ids)} words, "
             f"{len(word2id) if has_ids else 'non-integer'} entries in dico_word2id",

@@ -15,7 +15,7 @@ _LAYER_PARTS = (
     ("attention.value", "attentions.{}.v_lin"),
     ("attention.output", "attentions.{}.out_lin"),
     ("attention_norm", "layer_norm1.{}"),
-    # Of decoders that attend to a source.
+    # Only in decoders that attend to a source.
     ("cross_attention.query", "encoder_attn.{}.q_lin"),
     ("cross_attention.key", "encoder_attn.{}.k_lin"),
     ("cross_attention.value", "encoder_attn.{}.v_lin"),
@@ -77,7 +77,7 @@ class KeyTable:
         return _translate(theirs, self._to_ours)
 
     def theirs(self, ours: str) -> str:
-        """Return the format's name for one of our tensor names; the prefix ``encoder.`` or ``decoder.`` stays."""
+        """Translate one of our tensor names to the format's name; a prefix ``encoder.`` or ``decoder.`` is kept."""
         half = next((f"{half}." for half in HALVES if ours.startswith(f"{half}.")), "")
         name = _translate(ours.removeprefix(half), self._to_theirs)
         assert name is not None, f"{ours} is missing in a key table"

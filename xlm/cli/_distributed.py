@@ -153,7 +153,7 @@ def earlier_run(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def worker_model(model: str, *, lang: str, options: dict[str, Any]) -> WorkerModel:
-    """Return the model as each worker opens it.
+    """Return what each worker needs to open the model.
 
     Args:
         model: Name of the model.

@@ -91,7 +91,7 @@ def argument(name: str, *, help: str, **attributes: Any) -> Decorator:
 
 
 def option(flag: str, help: str, *, dest: str | None = None, **attributes: Any) -> Callable[[str], Decorator]:
-    """Return an option, for ``section``.
+    """Define an option; pass the result to ``section``, which adds it to a command.
 
     Args:
         flag: Flag on the command line.
@@ -239,7 +239,7 @@ def model_source(model: str, options: Mapping[str, Any], *, lang: str | None = N
 
 
 def scoring_options(options: Mapping[str, Any]) -> ScoringOptions:
-    """Return the scoring options among those of a command."""
+    """Pick the scoring options from a command's options."""
     from dataclasses import fields
 
     from xlm.scoring.options import ScoringOptions

@@ -153,7 +153,7 @@ def _width(text: str) -> int:
 
 
 def _cut(text: str, width: int) -> str:
-    """Return a text that takes at most a width, with an ellipsis in place of what is cut off."""
+    """Return a text shortened to fit a width, with an ellipsis in place of what is cut off."""
     text, cut = text[: 2 * width], len(text) > 2 * width  # enough, as zero-width characters are rare
     if not cut and _width(text) <= width:
         return text

@@ -76,7 +76,7 @@ def command(
             check_target(target)
     words: Counter[str] = Counter()
     if preset is None and any("=" in text and not Path(text).exists() for text in texts):
-        raise click.UsageError("LANG=FILE requires --preset; without it, give the names of files only")
+        raise click.UsageError("LANG=FILE requires --preset; without it, give just the file names")
     open_corpus([path for _, path in files], format=input_format, column=column)
     for lang, path in files:
         words.update(

@@ -84,7 +84,7 @@ def parse_table(file: BinaryIO, format: str, column: str, name: str, open_files:
     """
     # In Latin-1 each byte is a character, so a byte that is not UTF-8 affects one row only.
     characters = io.TextIOWrapper(file, "latin-1", newline="")
-    open_files.callback(characters.detach)  # else the deletion of the wrapper would close standard input
+    open_files.callback(characters.detach)  # otherwise, deleting the wrapper would close standard input
     lines = _without_mark(_table_lines(characters), name, blank=b"\n")
     records = (_csv_records if format == "csv" else _tsv_records)(lines)
     header = next(records, None)

@@ -158,8 +158,8 @@ def open_streams(
         directory: Directory of prepared data.
         index: The index of this directory.
         split: ``train``, ``valid`` or another split.
-        batch_size: Rows of a window.
-        seq_len: Tokens of a row.
+        batch_size: Rows per window.
+        seq_len: Tokens per row.
         check: Whether to verify the checksums of the shards.
 
     Raises:

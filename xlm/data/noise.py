@@ -18,7 +18,7 @@ from xlm.data.sentences import Ids, padded
 
 
 class RandomNumbers(Protocol):
-    """A source of random numbers. ``xlm.data.batches.RawNumbers`` is one that does not change with numpy."""
+    """A source of random numbers. ``xlm.data.batches.RawNumbers`` has the same numbers in every version of numpy."""
 
     def random(self, shape: tuple[int, ...]) -> np.ndarray[Any, np.dtype[np.float64]]:
         """Return numbers from 0 to below 1."""

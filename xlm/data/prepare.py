@@ -193,7 +193,7 @@ def _write_shards(
     tokenizer: XLMTokenizer,
     shard_tokens: int,
 ) -> Iterator[Text]:
-    """Yield the ``Text`` with the shards so far, after each shard is on disk; finally, yield the complete ``Text``."""
+    """After writing each shard to disk, yield the ``Text`` with the shards so far; finally, the complete ``Text``."""
     while (first := next(results, None)) is not None:
         path = directory / f"{name}.{len(text.shards):04}.bin"
         lines = empty = tokens = unknown = 0

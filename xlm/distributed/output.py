@@ -269,7 +269,7 @@ class Output:
                 where=self.directory.address,
                 found=f"{len(wrong):,} of {len(expected):,}: {first} has {sizes.get(first, 'no')} bytes",
                 expected=f"{expected[first]:,} bytes",
-                remedy="write to a shared file system or an object store that nothing else changes; then --resume",
+                remedy="write to a shared file system or an object store that nothing else changes; then add --resume",
             )
         for name in sizes.keys() - expected.keys():
             if name.startswith(_PART):  # the part belongs to a file that was damaged and now has fewer shards

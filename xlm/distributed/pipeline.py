@@ -81,8 +81,8 @@ def build_dataset(
                 num_cpus=cluster.threads_per_worker,
                 num_gpus=cluster.gpus_per_worker or None,
                 compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=_SHARDS_IN_FLIGHT),
-                # A dead worker restarts on any machine with room, but perhaps no machine has room. So the shards of the
-                # worker are dropped here and processed in the next pass.
+                # A dead worker restarts on any machine with room, but there may be none, so its shards are dropped here
+                # and processed in the next pass.
                 ray_remote_args_fn=lambda: {"max_restarts": -1, "max_task_retries": 0},
             )
         )

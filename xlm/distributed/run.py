@@ -161,7 +161,7 @@ class Run:
             raise XLMError(
                 "the Ray cluster failed",
                 found=_last_lines(str(error)),
-                remedy="run the command again with --resume; the parts that are done stay",
+                remedy="run the command again with --resume; finished parts are kept",
             ) from error
         return last_error
 

@@ -70,7 +70,7 @@ class WindowOutput:
         data: Output lines in UTF-8.
         problems: Number of rows without a result.
         reasons: Reasons for the problems, unless the lines state them.
-        counts: Numbers of tokens, or numbers of continuations or translations by the reason for their end.
+        counts: Token counts; or, for generation and translation, how many outputs ended for each reason.
     """
 
     data: bytes = b""
@@ -310,7 +310,7 @@ class GenerateTask(Task):
 
 @dataclass(frozen=True, kw_only=True)
 class TranslateTask(Task):
-    """Translation; writes the lines of ``xlm translate``. The model's language is the source.
+    """Translation, with the same output lines as ``xlm translate``. The model's language is the source language.
 
     Attributes:
         target: Name of the language to translate to.

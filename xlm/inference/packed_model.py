@@ -8,8 +8,10 @@ What each type of the matrices costs in accuracy:
   inputs of the layers' matrices are rounded too, and so are the outputs before the bias. The head's inputs and outputs
   are not rounded.
 - ``int8``: weights are rounded to 8 bits with one scale per output, inputs to 8 bits (7 without VNNI instructions) with
-  one scale per row. In every type, the last digits of a result depend on the batch. In int8, a change in the last
-  digits can round an input to the neighbouring level. The row's result then differs from what the row alone gives.
+  one scale per row. A difference in the last digits can round an input to a neighbouring level, so a row's result in a
+  batch can differ from its result alone.
+
+With every type, the last digits of a result depend on the batch.
 
 Embeddings, norms, attention, biases and an adaptive head are computed in float32 whatever the type.
 
@@ -174,7 +176,7 @@ class InferenceModel(_InferenceOnly, XLMWithLMHeadModel):
 
     @property
     def weights(self) -> str:
-        """Type of the packed matrices, by name."""
+        """Name of the type of the packed matrices."""
         return self._weights
 
     def logits(self, hidden: Tensor) -> Tensor:

@@ -72,8 +72,8 @@ class XLMCache:
         # The common length of all rows, or None if the lengths differ. With a common length, writes are slices, which
         # do not wait for a GPU.
         self.uniform_length: int | None = 0
-        # An upper bound on the length of the longest row. It is exact if no forward pass had padding, and after
-        # ``measure``. Computing the exact length each time would wait for the device.
+        # An upper bound on the length of the longest row, exact if no forward pass had padding or right after
+        # ``measure``. Computing the exact length each time would mean waiting for the device.
         self.longest = 0
         self._fixed = False
 

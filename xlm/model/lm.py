@@ -616,10 +616,12 @@ class XLMWithLMHeadModel(XLMModel):
 
     @takes_arguments_of(generate)
     def continuations(self, input_ids: Tensor, **arguments: Any) -> list[Continuation]:
-        """Return only the new tokens, with log-probabilities and why each row ended; arguments as for ``generate``.
+        """Return only the new tokens, with their log-probabilities and the reason each row ended.
+
+        The arguments are those of ``generate``.
 
         Returns:
-            B * num_return_sequences continuations, in the order of the rows of ``generate``.
+            B * num_return_sequences continuations, in the same order as the rows that ``generate`` returns.
         """
         return self._continue(*self._prompts(input_ids, **arguments), with_logprobs=True)
 

@@ -358,11 +358,11 @@ class XLMEncoderDecoderModel(nn.Module):
             decoder_langs: Language of the translations: a name or id for all, one for each row, or (B, max_length).
             lengths: (B,) int64 number of real source tokens; the rest is padding.
             attention_mask: (B, S), 0 at padding; instead of ``lengths``.
-            max_length: The longest translation in tokens, both ``</s>`` counted. By default one and a half times the
-                tokens of the row's source, plus 10.
+            max_length: Maximum length of a translation in tokens, including both ``</s>``. By default one and a half
+                times the tokens of the row's source, plus 10.
             at_limit: What happens to a translation that has not ended at its limit. ``"keep"`` keeps its last word.
-                ``"original"`` does as the original: ``</s>`` replaces the last word, and in beam search every candidate
-                of the last step becomes a hypothesis so.
+                ``"original"`` follows the original: ``</s>`` replaces the last word, and beam search turns every
+                candidate of the last step into a hypothesis in this way.
             options: Options of decoding; the defaults when ``None``. ``max_new_tokens`` is another way to give
                 ``max_length - 1``; here its default, 64, means not given.
             **changes: Options by name, which take precedence.
@@ -397,7 +397,7 @@ class XLMEncoderDecoderModel(nn.Module):
         Arguments as ``generate``.
 
         Returns:
-            B * num_return_sequences continuations, in the order of the rows of ``generate``.
+            B * num_return_sequences continuations, in the same order as the rows that ``generate`` returns.
         """
         source, prompts, options = self._prompts(input_ids, at_limit=at_limit, **arguments)
         return self._continue(source, prompts, options, at_limit, with_logprobs=True)

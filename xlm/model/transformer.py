@@ -43,7 +43,7 @@ class TransformerOutput:
         hidden: (B, T, D) output of the last layer; zero at padding.
         hidden_states: The embeddings and each layer's output, L + 1 tensors (B, T, D), if requested.
         attentions: Each layer's attention weights, L tensors (B, N, T, S), if requested.
-        cross_attentions: Each layer's weights of the attention to the source, if there is one and they were requested.
+        cross_attentions: Each layer's cross-attention weights, if there is a source and if requested.
     """
 
     hidden: Tensor

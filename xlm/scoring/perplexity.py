@@ -152,7 +152,10 @@ def perplexity(
             )
     elif window is not None:
         raise InputError(
-            "sentences have no window", where="window", found=window, expected="no window, or protocol='stream'"
+            "a window applies only to protocol='stream'",
+            where="window",
+            found=window,
+            expected="no window, or protocol='stream'",
         )
     corpora = texts if isinstance(texts, Mapping) else {lang or "": texts}
     if not corpora:

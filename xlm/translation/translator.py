@@ -208,7 +208,7 @@ class Translator:
         return config.language_id(lang if config.lang2id else (self._tokenizer.lang2id or {}).get(lang, lang))
 
     def stream(self, texts: Iterable[str]) -> Iterator[TranslatedText]:
-        """Yield the translations of texts, in order, reading ahead for batches of similar length."""
+        """Yield the translations of texts, in order, reading ahead to batch texts of similar length."""
         for window in read_ahead(texts, length_of, most=self._options.read_at_once):
             yield from self.translate_window(window)
 

@@ -144,7 +144,7 @@ class OriginalBeams(TranslationBeams):
 
 
 def cut_like_the_original(continuation: Continuation, options: DecodingOptions) -> Continuation:
-    """Return a continuation that ends with ``</s>``, which replaces the last token of one that was cut."""
+    """Return the continuation; if it was cut, ``</s>`` replaces its last token."""
     if continuation.stop == "eos":
         return continuation
     return replace(continuation, tokens=(*continuation.tokens[:-1], options.eos_ids[0]))

@@ -214,7 +214,7 @@ class DecodingOptions:
                 where="num_return_sequences",
                 found=f"num_return_sequences = {n}, num_beams = {beams}",
                 expected="at most num_beams, unless sampling",
-                remedy="do_sample=True, or more num_beams",
+                remedy="set do_sample=True, or increase num_beams",
             )
         free = config.vocab_size - len({*self.suppressed_ids, *self.eos_ids})
         if free < beams:

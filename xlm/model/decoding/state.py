@@ -190,7 +190,7 @@ class CausalState:
 
 
 def grouped_by_length(lengths: list[int]) -> list[list[int]]:
-    """Group rows of similar lengths, with little padding but enough positions in each group to be fast."""
+    """Group rows of similar length: little padding, but enough positions in each group to run fast."""
     order = sorted(range(len(lengths)), key=lambda row: lengths[row], reverse=True)
     rest = sum(lengths)
     groups: list[list[int]] = [[]]

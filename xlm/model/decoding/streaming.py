@@ -19,7 +19,7 @@ class TokenStream(Iterator[int]):
     """An iterator that computes the new tokens of one prompt on demand.
 
     Attributes:
-        continuation: The whole continuation, available once its last token was returned; ``None`` until then.
+        continuation: The whole continuation, available once its last token has been returned; ``None`` until then.
 
     Args:
         state: A new state for the prompt.

@@ -103,7 +103,7 @@ class RaggedArray:
         ends = np.cumsum(self.lengths).tolist()
         # Lists of numbers or strs form no cycles, but creating many lists makes the collector scan all objects.
         collects = gc.isenabled()
-        if collects:  # otherwise another thread may have turned the collector off here, and will turn it on again
+        if collects:  # if it is off already, another thread may be in this method and will turn it back on
             gc.disable()
         try:
             return [values[start:end] for start, end in zip([0, *ends], ends, strict=False)]

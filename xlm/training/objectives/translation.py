@@ -237,7 +237,7 @@ class TranslationData:
         kept = usable([side.lengths for side in sides], longest=self._batch.max_length)
         if not len(kept):
             raise InputError(
-                "no sentence can be trained on",
+                "there are no sentences to train on",
                 where=f"{self._directory}, train {what}",
                 found=f"{len(sides[0]):,} lines, all of them empty or too long",
                 expected=f"sentences of 1 to batch.max_length = {self._batch.max_length} tokens",
