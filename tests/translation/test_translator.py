@@ -9,10 +9,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.model.small_models import small_config
 from tests.model.test_seq2seq import small_translator
 from tests.tokenizer.small import TEXT
 from tests.training.runs import small_tokenizer
 from xlm.errors import InputError, LanguageError, XLMWarning
+from xlm.generation.text_generator import TextGenerator
 from xlm.model.lm import XLMWithLMHeadModel
 from xlm.model.seq2seq import XLMEncoderDecoderModel
 from xlm.tokenizer.moses.detokenise import detokenized
@@ -130,6 +132,21 @@ def test_options_of_beam_search_without_beams_are_warned_of_once() -> None:
     with pytest.warns(XLMWarning, match="length_penalty, early_stopping: has no effect") as caught:
         translate(MODEL, TOKENIZER, WORDS[:3], **DIRECTION, batch_size=1, length_penalty=2.0, early_stopping=True)
     assert [warning.filename for warning in caught] == [__file__]
+
+
+@pytest.mark.parametrize("task", ["translate", "generate"])
+def test_a_tokenizer_of_another_model_is_noticed(task: str) -> None:
+    def use(words: int) -> None:
+        if task == "translate":
+            translate(small_translator(vocab_size=words), TOKENIZER, [WORDS[0]], **DIRECTION)
+        else:
+            lm = XLMWithLMHeadModel(small_config(vocab_size=words))
+            TextGenerator(lm, TOKENIZER, lang="de", options={"max_new_tokens": 2})
+
+    with pytest.raises(InputError, match="not in the model's vocabulary"):
+        use(TOKENIZER.vocab_size - 1)
+    with pytest.warns(XLMWarning, match="make sure that the tokenizer belongs to this model"):
+        use(TOKENIZER.vocab_size + 128)
 
 
 def test_a_single_text_or_a_language_model_is_refused() -> None:

@@ -15,6 +15,7 @@ from xlm.model.decoding.result import Continuation
 from xlm.model.lm import XLMWithLMHeadModel
 from xlm.tokenizer.incremental_detokenizer import IncrementalDetokenizer, prompt_ids
 from xlm.tokenizer.tokenizer import XLMTokenizer
+from xlm.tokenizer.vocabulary import check_vocabulary_size
 
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p")
 _TOP_P = 0.9
@@ -82,7 +83,7 @@ class TextGenerator:
         options: Options of ``XLMWithLMHeadModel.generate`` by name, without languages and seed.
 
     Raises:
-        InputError: An option has a value that is not allowed.
+        InputError: An option has a value that is not allowed, or the tokenizer has tokens that the model lacks.
         LanguageError: The model does not have a language.
     """
 
@@ -95,6 +96,7 @@ class TextGenerator:
         continuation_lang: str | None = None,
         options: Mapping[str, Any],
     ) -> None:
+        check_vocabulary_size(tokenizer.vocab_size, model.config.vocab_size)
         DecodingOptions.checked(model.config, **options)
         self.sequences: int = options.get("num_return_sequences", 1)
         self._model, self._tokenizer, self._lang = model, tokenizer, lang

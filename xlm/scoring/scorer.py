@@ -17,11 +17,9 @@ from xlm.model.lm import XLMWithLMHeadModel, check_forward, eval_mode
 from xlm.scoring.logprobs import checked_stride, score_sequences
 from xlm.scoring.options import ScoringOptions
 from xlm.tokenizer.tokenizer import XLMTokenizer
+from xlm.tokenizer.vocabulary import check_vocabulary_size
 
 _WORD = re.compile(r"\S+")
-_PADDING = 128
-"""Vocabularies are usually padded to a multiple of at most this number. If model and tokenizer differ by less in size,
-there is no warning."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -279,20 +277,7 @@ def check_pair(model: object, tokenizer: object) -> None:
             remedy="open both with from_pretrained",
         )
     check_forward(model, "scoring")
-    words, tokens = model.config.vocab_size, tokenizer.vocab_size
-    if tokens + _PADDING <= words:
-        warn_caller(
-            f"the tokenizer has {tokens:,} tokens and the model {words:,} words, so the model's last words have no "
-            "text; make sure that the tokenizer belongs to this model"
-        )
-    if tokens > words:
-        raise InputError(
-            "the tokenizer has tokens that are not in the model's vocabulary",
-            where="tokenizer",
-            found=f"{tokens} tokens",
-            expected=f"at most {words}",
-            remedy="use the tokenizer that belongs to this model",
-        )
+    check_vocabulary_size(tokenizer.vocab_size, model.config.vocab_size)
 
 
 def check_language_name(lang: object) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from xlm._io.arguments import shown
 from xlm._io.atomic import write_text
-from xlm.errors import VocabularyError, warn_caller
+from xlm.errors import InputError, VocabularyError, warn_caller
 from xlm.tokenizer.text_files import AGAIN, at_line, count_of, place_of_key, read_json_object, read_text, shortened
 
 SPECIAL_TOKENS = ("<s>", "</s>", "<pad>", "<unk>", *(f"<special{i}>" for i in range(10)))
@@ -23,6 +23,9 @@ SPECIAL_TOKENS = ("<s>", "</s>", "<pad>", "<unk>", *(f"<special{i}>" for i in ra
 
 END_OF_WORD = "</w>"
 _CONTINUES = "@@"
+_PADDING = 128
+"""Vocabularies are usually padded to a multiple of at most this number. If model and tokenizer differ by less in size,
+there is no warning."""
 _SKIPPED_SHOWN = 5  # maximum number of skipped lines that the warning names
 
 
@@ -276,3 +279,26 @@ def _check_tokens(tokens: Sequence[str], name_id: Callable[[int], str]) -> None:
                 expected="no lone surrogates",
                 remedy=AGAIN,
             )
+
+
+def check_vocabulary_size(tokens: int, words: int) -> None:
+    """Check that a tokenizer with a number of tokens can belong to a model with a number of words.
+
+    Warns if the tokenizer has far fewer.
+
+    Raises:
+        InputError: The tokenizer has more.
+    """
+    if tokens + _PADDING <= words:
+        warn_caller(
+            f"the tokenizer has {tokens:,} tokens and the model {words:,} words, so the model's last words have no "
+            "text; make sure that the tokenizer belongs to this model"
+        )
+    if tokens > words:
+        raise InputError(
+            "the tokenizer has tokens that are not in the model's vocabulary",
+            where="tokenizer",
+            found=f"{tokens} tokens",
+            expected=f"at most {words}",
+            remedy="use the tokenizer that belongs to this model",
+        )

@@ -18,7 +18,7 @@ from xlm.model.decoding.result import Continuation, Stop
 from xlm.model.seq2seq import XLMEncoderDecoderModel
 from xlm.tokenizer.moses.detokenise import detokenized
 from xlm.tokenizer.tokenizer import XLMTokenizer
-from xlm.tokenizer.vocabulary import END_OF_WORD
+from xlm.tokenizer.vocabulary import END_OF_WORD, check_vocabulary_size
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -174,14 +174,7 @@ class Translator:
                 found=type(tokenizer).__name__,
                 expected="an XLMTokenizer",
             )
-        if tokenizer.vocab_size > model.config.vocab_size:
-            raise InputError(
-                "the tokenizer has tokens that are not in the model's vocabulary",
-                where="tokenizer",
-                found=f"{tokenizer.vocab_size} tokens",
-                expected=f"at most {model.config.vocab_size}",
-                remedy="use the tokenizer that belongs to this model",
-            )
+        check_vocabulary_size(tokenizer.vocab_size, model.config.vocab_size)
         for name, lang in (("source", source), ("target", target)):
             if not isinstance(lang, str):
                 raise LanguageError("not a language", where=name, found=shown(lang), expected="a str")
