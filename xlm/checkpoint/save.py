@@ -57,7 +57,7 @@ def _checked(model: XLMWithLMHeadModel | XLMEncoderDecoderModel, target: Path) -
         problems["replaced by another class"] = replaced
     if problems:
         raise WriteError(
-            "from_pretrained could not open this model, so nothing was written",
+            "from_pretrained would not be able to load this model, so nothing was written",
             where=target,
             found=list_problems(problems),
             expected=describe(config),

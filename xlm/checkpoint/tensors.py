@@ -106,9 +106,9 @@ def sort_halves(
 def sort_tensors(
     table: KeyTable, source: Mapping[str, object], config: XLMConfig, *, kind: type[XLMModel] = XLMWithLMHeadModel
 ) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
-    """Return the result of ``match_tensors``, and the names of faulty tensors by kind of fault.
+    """Return tensors by our names, as ``match_tensors`` does, and the names of faulty tensors by kind of fault.
 
-    The tensors are valid only if there are no faults. They are for a model of the class ``kind``.
+    Use the tensors only if there are no faults. ``kind`` is the class of the model that they are for.
     """
     tensors: dict[str, Tensor] = {}
     names: dict[str, str] = {}

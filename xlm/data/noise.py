@@ -34,7 +34,7 @@ class Noise:
     Attributes:
         word_shuffle: No token moves by this many places or more; 0 for no shuffling, else above 1.
         word_dropout: Probability of dropping a token.
-        word_blank: Probability of replacing a token by the mask.
+        word_blank: Probability of replacing a token with the mask.
         mask_id: Id of the mask, ``<special1>``.
         pad_id: Id of ``<pad>``.
     """

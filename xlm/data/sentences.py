@@ -75,7 +75,7 @@ def padded(sentences: Sequence[Ids], *, pad_id: int) -> tuple[Ids, Ids]:
 
 
 def usable(lengths: Sequence[Ids], *, longest: int) -> Ids:
-    """Return the indices of sentences that are neither empty nor too long; of pairs where neither side is.
+    """Return the indices of sentences that are neither empty nor too long; for pairs, both sides must qualify.
 
     Args:
         lengths: (N,) lengths without ``</s>``, of one text or of the two sides of a parallel text.
@@ -94,11 +94,12 @@ class Batching:
     """How sentences are divided into batches.
 
     Attributes:
-        batch_size: Sentences of a batch; some batches have one less. Not used with ``tokens_per_batch``.
-        tokens_per_batch: About how many tokens a batch has, ``</s>`` included and padding not; 0 for batches by
+        batch_size: Maximum number of sentences in a batch; the sizes of batches differ by at most one. Not used with
+            ``tokens_per_batch``.
+        tokens_per_batch: Approximate number of tokens in a batch, with ``</s>`` but without padding; 0 for batches by
             ``batch_size``.
-        max_batch_size: The most sentences of a batch. From a larger one as many are drawn, and the others do not come
-            in this pass; 0 for no limit.
+        max_batch_size: Maximum number of sentences in a batch; 0 for no limit. From a larger batch, this many sentences
+            are drawn at random, and the others are left out of this pass.
         group_by_size: Whether a batch holds sentences of similar length.
     """
 

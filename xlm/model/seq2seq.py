@@ -80,13 +80,14 @@ class XLMEncoderDecoderModel(nn.Module):
     """An encoder and a decoder that attends to its output, for translation.
 
     Attributes:
-        encoder: A bidirectional model. Its head takes no part in translation; the original's files hold it.
+        encoder: A bidirectional model. Translation does not use its head, which is kept because the original's files
+            contain it.
         decoder: A causal model whose layers attend to the encoder's output.
-        provenance: What the file of the model holds beside weights and architecture; ``save_pretrained`` writes it.
+        provenance: What the model's file holds besides weights and architecture; ``save_pretrained`` writes it.
 
     Args:
-        config: The architecture of both halves. ``causal`` plays no part: the encoder is bidirectional, the decoder
-            causal. Weights are drawn as the original draws them.
+        config: The architecture of both halves. ``causal`` is ignored: the encoder is bidirectional, the decoder
+            causal. Weights are initialised as in the original.
 
     Source: paper section 4.3; the original's ``build_model`` with ``encoder_only`` false.
     """
@@ -280,10 +281,10 @@ class XLMEncoderDecoderModel(nn.Module):
             decoder_langs: Language of the target.
             lengths: (B,) int64 number of real source tokens; the rest is padding.
             decoder_lengths: (B,) int64 number of real target tokens.
-            attention_mask: (B, S), 1 at source tokens and 0 at padding; instead of ``lengths``. Without both, ``<pad>``
-                is padding.
+            attention_mask: (B, S), 1 at source tokens and 0 at padding; instead of ``lengths``. If neither is given,
+                ``<pad>`` is padding.
             decoder_attention_mask: (B, T), likewise.
-            labels: (B, T) int64, the same tokens as ``decoder_input_ids``. They are shifted inside: position t predicts
+            labels: (B, T) int64, the same tokens as ``decoder_input_ids``. The model shifts them: position t predicts
                 label t + 1. -100 is ignored, and so are labels at padding.
             output_hidden_states: Whether to return the embeddings and every layer's output of both halves.
             output_attentions: Whether to return the attention weights of both halves.
@@ -390,9 +391,9 @@ class XLMEncoderDecoderModel(nn.Module):
 
     @takes_arguments_of(generate)
     def continuations(self, input_ids: Tensor, *, at_limit: AtLimit = "keep", **arguments: Any) -> list[Continuation]:
-        """Return the translations without their first ``</s>``, with log-probabilities and why each one stopped.
+        """Return the translations without their first ``</s>``, each with its log-probabilities and why it stopped.
 
-        Arguments as ``generate``.
+        The arguments are those of ``generate``.
 
         Returns:
             B * num_return_sequences continuations, in the same order as the rows that ``generate`` returns.

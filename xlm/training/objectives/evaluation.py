@@ -75,7 +75,7 @@ class TranslationEvaluation:
         self._directory = Path(config.output) / HYPOTHESES
         self._cases: dict[tuple[str, str, str], tuple[Sentences, Sentences]] = {}
         for source, target in directions if config.run.evaluate_every else ():
-            # Without pairs for validation, there is no test either: it would decide which model is the best.
+            # Without validation pairs, skip the test pairs too: otherwise they would decide which model is the best.
             splits = [split for split in SPLITS if names_of_sides(source, target)[0] in index.splits.get(split, {})]
             if SPLITS[0] not in splits:
                 self._warn("%s-%s is not evaluated: the data has no valid pairs of it", source, target)

@@ -115,7 +115,7 @@ class Mixture:
         return self._evaluation.metrics
 
     def identity(self) -> dict[str, Any]:
-        """Return the fingerprint of the tokenizer, the checksums of the text, and the settings of noise and losses."""
+        """Return the tokenizer's fingerprint, the text's checksums and the settings of evaluation, noise and losses."""
         train = {name for part in self._parts.values() for name in part.texts}
         held_out = {name for direction in self._directions() for name in names_of_sides(*direction)}
         evaluation = dataclasses.asdict(self._config.evaluation)
