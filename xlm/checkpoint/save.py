@@ -67,7 +67,7 @@ def _checked(model: XLMWithLMHeadModel | XLMEncoderDecoderModel, target: Path) -
 
 
 def _replaced_modules(model: XLMWithLMHeadModel | XLMEncoderDecoderModel, config: XLMConfig) -> list[str]:
-    """Return the modules that compute something else than the modules that ``from_pretrained`` would create."""
+    """Return the modules that compute something different from those that ``from_pretrained`` would create."""
     kind = XLMEncoderDecoderModel if isinstance(model, XLMEncoderDecoderModel) else XLMWithLMHeadModel
     kinds = {name: type(module) for name, module in empty_model(config, kind).named_modules() if name}
     return [

@@ -62,7 +62,7 @@ def match_tensors(
         source: The tensors as read, by their names in the file.
         config: The architecture that the tensors must match.
         where: The file, for the message.
-        is_encoder_decoder: Whether the tensors are those of an encoder-decoder, with the names of its halves.
+        is_encoder_decoder: Whether the tensors are those of an encoder-decoder, so that names begin with its halves.
 
     Returns:
         Tensors by this library's names, without the head's weight when it is tied to the word embeddings.

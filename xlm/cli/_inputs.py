@@ -109,7 +109,7 @@ def files_by_language(option: str, texts: Sequence[str]) -> dict[str, Path]:
 
     Args:
         option: Name of the option, for errors.
-        texts: Its values, ``LANG=FILE`` each.
+        texts: Values of the option, each ``LANG=FILE``.
 
     Raises:
         UsageError: A value is not ``LANG=FILE``, or a language is repeated.
@@ -125,7 +125,7 @@ def files_by_text(option: str, texts: Sequence[str]) -> dict[str, Path]:
 
     Args:
         option: Name of the option, for errors.
-        texts: Its values, each ``LANG=FILE`` or ``L1-L2=FILE1,FILE2``.
+        texts: Values of the option, each ``LANG=FILE`` or ``L1-L2=FILE1,FILE2``.
 
     Raises:
         UsageError: A value has another form, or a language or pair is repeated.
