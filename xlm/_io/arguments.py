@@ -97,7 +97,7 @@ def as_path(name: str, value: object) -> Path:
 
 
 def shown(value: object) -> str:
-    """Return an invalid value as text for a message: a simple value, cut if it is long, or the name of its class."""
+    """Return text that shows an invalid value: a simple value itself, cut if it is long, or the class name."""
     if not isinstance(value, _PLAIN):
         return f"a {type(value).__name__}"
     text = repr(value) if not isinstance(value, int) or abs(value) < 10**_SHOWN else "a huge number"

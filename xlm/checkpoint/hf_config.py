@@ -55,7 +55,7 @@ def read_config(directory: Path, *, causal: bool | None = None) -> tuple[XLMConf
             where=directory,
             found=f"no {CONFIG_FILE}; {listing(directory)}",
             expected=f"{CONFIG_FILE} and weights, in the transformers layout",
-            remedy="give the directory that xlm convert or save_pretrained wrote, or a .pth of the original",
+            remedy="pass the directory that xlm convert or save_pretrained wrote, or a .pth checkpoint of the original",
         )
     data = read_json(path)
     refuse_unsupported(data, path)

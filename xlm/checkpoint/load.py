@@ -117,7 +117,7 @@ def load_model(
 def _placed(
     tensors: Mapping[str, Tensor], *, dtype: torch.dtype | str | None, device: torch.device | str | None, source: Path
 ) -> dict[str, Tensor]:
-    """Return weights in a type on a device; arguments as for ``from_pretrained``."""
+    """Return the weights in the given type on the given device; arguments as for ``from_pretrained``."""
     keeps_dtype = isinstance(dtype, str) and dtype == "auto"
     target_dtype = torch.float32 if dtype is None or keeps_dtype else parse_dtype(dtype)
     if device is not None:
@@ -147,8 +147,8 @@ def load_encoder_decoder(
         kind: Class of the model.
         dtype: As for ``from_pretrained``.
         device: As for ``from_pretrained``.
-        changes: Other fields of the configuration that override the file.
-        hub: How to fetch from the hub.
+        changes: Fields of the configuration that override those in the file.
+        hub: Options for fetching from the hub.
     """
     as_path("name_or_path", name_or_path)
     _check_signature(kind)
@@ -197,13 +197,13 @@ def start_encoder_decoder(
             for name, tensor in checkpoint.tensors.items()
             if name.startswith(prefix)
         }
-        # Only the attention to the source may be missing, and stays random then.
+        # A language model has no attention to a source; the decoder's then keeps its random weights.
         model.load_state_dict(state, strict=False)
     return model.eval()
 
 
 _FREE_FIELDS = ("causal", "dropout", "attention_dropout", "embed_init_std", "lang_id")
-"""Fields of the configuration in which the two halves of an encoder-decoder may differ at the start."""
+"""Fields of the configuration in which the checkpoints of an encoder and a decoder may differ."""
 
 
 def _check_halves(checkpoints: Mapping[str, Checkpoint]) -> None:

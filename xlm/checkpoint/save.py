@@ -57,7 +57,7 @@ def _checked(model: XLMWithLMHeadModel | XLMEncoderDecoderModel, target: Path) -
         problems["replaced by another class"] = replaced
     if problems:
         raise WriteError(
-            "from_pretrained could not open this model, so nothing was written",
+            "from_pretrained would not be able to load this model, so nothing was written",
             where=target,
             found=list_problems(problems),
             expected=describe(config),
@@ -67,7 +67,7 @@ def _checked(model: XLMWithLMHeadModel | XLMEncoderDecoderModel, target: Path) -
 
 
 def _replaced_modules(model: XLMWithLMHeadModel | XLMEncoderDecoderModel, config: XLMConfig) -> list[str]:
-    """Return the modules that compute something else than the modules that ``from_pretrained`` would create."""
+    """Return the modules that compute something different from those that ``from_pretrained`` would create."""
     kind = XLMEncoderDecoderModel if isinstance(model, XLMEncoderDecoderModel) else XLMWithLMHeadModel
     kinds = {name: type(module) for name, module in empty_model(config, kind).named_modules() if name}
     return [

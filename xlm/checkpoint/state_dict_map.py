@@ -49,7 +49,7 @@ _HEAD_ROWS = (
 
 
 HALVES = ("encoder", "decoder")
-"""Halves of an encoder-decoder. The names of its tensors begin with that of their half and a point."""
+"""Halves of an encoder-decoder. The names of its tensors begin with ``encoder.`` or ``decoder.``."""
 
 
 @dataclass(frozen=True)

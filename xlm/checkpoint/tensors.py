@@ -62,7 +62,7 @@ def match_tensors(
         source: The tensors as read, by their names in the file.
         config: The architecture that the tensors must match.
         where: The file, for the message.
-        is_encoder_decoder: Whether the tensors are those of an encoder-decoder, with the names of its halves.
+        is_encoder_decoder: Whether the tensors are those of an encoder-decoder, so that names begin with its halves.
 
     Returns:
         Tensors by this library's names, without the head's weight when it is tied to the word embeddings.
@@ -106,9 +106,9 @@ def sort_halves(
 def sort_tensors(
     table: KeyTable, source: Mapping[str, object], config: XLMConfig, *, kind: type[XLMModel] = XLMWithLMHeadModel
 ) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
-    """Return the result of ``match_tensors``, and the names of faulty tensors by kind of fault.
+    """Return tensors by our names, as ``match_tensors`` does, and the names of faulty tensors by kind of fault.
 
-    The tensors are valid only if there are no faults. They are for a model of the class ``kind``.
+    Use the tensors only if there are no faults. ``kind`` is the class of the model that they are for.
     """
     tensors: dict[str, Tensor] = {}
     names: dict[str, str] = {}

@@ -80,7 +80,7 @@ resuming = (
 
 
 def engines(*further: Callable[[str], Decorator]) -> Decorator:
-    """Return a decorator that adds ``--engine``, the options of ``--engine ray``, and given options of a command."""
+    """Return a decorator that adds ``--engine``, the options of ``--engine ray``, and ``further`` options."""
     return section("Ray", _ENGINE, *_RAY_OPTIONS.values(), *further)
 
 
@@ -201,8 +201,8 @@ def run_on_ray(
         task: The task.
         files: The input.
         identity: The result of ``task.identity()``.
-        form: As for ``Corpus``.
-        column: As for ``Corpus``.
+        form: Format of the files; see ``Corpus``.
+        column: Column that holds the text; see ``Corpus``.
         options: Options of the command.
 
     Raises:

@@ -109,7 +109,7 @@ def files_by_language(option: str, texts: Sequence[str]) -> dict[str, Path]:
 
     Args:
         option: Name of the option, for errors.
-        texts: Its values, ``LANG=FILE`` each.
+        texts: Values of the option, each ``LANG=FILE``.
 
     Raises:
         UsageError: A value is not ``LANG=FILE``, or a language is repeated.
@@ -121,11 +121,11 @@ def files_by_language(option: str, texts: Sequence[str]) -> dict[str, Path]:
 
 
 def files_by_text(option: str, texts: Sequence[str]) -> dict[str, Path]:
-    """Return the file of each text for training: of a language, such as ``de``, or a side of pairs, ``de-en.de``.
+    """Return the files of training texts by name: a language, such as ``de``, or a side of pairs, such as ``de-en.de``.
 
     Args:
         option: Name of the option, for errors.
-        texts: Its values, ``LANG=FILE`` or ``L1-L2=FILE1,FILE2`` each.
+        texts: Values of the option, each ``LANG=FILE`` or ``L1-L2=FILE1,FILE2``.
 
     Raises:
         UsageError: A value has another form, or a language or pair is repeated.

@@ -192,7 +192,7 @@ def _check_usage(
 
 
 def _translation_options(options: dict[str, Any]) -> TranslationOptions:
-    """Return the options of translation among those of the command."""
+    """Return the translation options that the options of the command contain."""
     from xlm.translation.translator import TranslationOptions
 
     names = [field.name for field in fields(TranslationOptions)]

@@ -24,7 +24,9 @@ from xlm.scoring.stream import Ids, Stream
 
 @dataclass(frozen=True, kw_only=True)
 class Position:
-    """Position of a run in its data; ``dataclasses.asdict`` converts it for JSON, ``Position(**values)`` back.
+    """Position of a run in its data.
+
+    ``dataclasses.asdict`` converts it for JSON, and ``Position(**values)`` converts it back.
 
     Attributes:
         batches: Number of batches taken.
@@ -96,8 +98,8 @@ def permutation(length: int, *, seed: int, purpose: str, number: int) -> np.ndar
     Args:
         length: Number of numbers.
         seed: Seed of the run.
-        purpose: Name of what is shuffled; each purpose has its own random numbers.
-        number: Number of the permutation for this purpose, from 0.
+        purpose: Name for what is shuffled; each purpose has its own random numbers.
+        number: Index of the permutation among those for this purpose, from 0.
     """
     return np.argsort(_generator(seed, purpose, number).random_raw(length), kind="stable")
 
@@ -107,8 +109,8 @@ class RawNumbers:
 
     Args:
         seed: Seed of the run.
-        purpose: What they are for; each purpose has its own.
-        number: Which series for this purpose, from 0.
+        purpose: Name for what the numbers are used for; each purpose has its own numbers.
+        number: Index of the series of numbers for this purpose, from 0.
     """
 
     def __init__(self, seed: int, purpose: str, number: int) -> None:

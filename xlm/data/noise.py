@@ -2,7 +2,7 @@
 
 Every step works on tokens, not on words, so the pieces of a word are noised one by one, as in the original.
 
-Shapes: B sentences, T tokens of the longest.
+Shapes: B sentences, T tokens in the longest one.
 
 Source: paper section 4.3 through Lample et al. 2018; the original's ``add_noise`` in ``src/trainer.py``.
 """
@@ -32,9 +32,9 @@ class Noise:
     """How strongly to noise sentences.
 
     Attributes:
-        word_shuffle: No token moves by this many places or more; 0 for no shuffling, else above 1.
+        word_shuffle: Tokens move by fewer than this many places. 0 turns shuffling off; other values must be above 1.
         word_dropout: Probability of dropping a token.
-        word_blank: Probability of replacing a token by the mask.
+        word_blank: Probability of replacing a token with the mask.
         mask_id: Id of the mask, ``<special1>``.
         pad_id: Id of ``<pad>``.
     """
@@ -48,12 +48,12 @@ class Noise:
     def apply(self, ids_BT: Ids, lengths_B: Ids, numbers: RandomNumbers) -> tuple[Ids, Ids]:
         """Return noised sentences, padded on the right, and their lengths.
 
-        ``</s>`` at both ends stays. A sentence keeps at least one token, if it has one.
+        The ``</s>`` at both ends stay in place. A sentence that has other tokens keeps at least one of them.
 
         Args:
             ids_BT: (B, T) int64 sentences from ``</s>`` to ``</s>``, padded on the right.
-            lengths_B: (B,) int64 lengths, both ``</s>`` counted.
-            numbers: Where random numbers come from, in the order of the original.
+            lengths_B: (B,) int64 lengths, which include both ``</s>``.
+            numbers: Source of random numbers, which are drawn in the same order as in the original.
         """
         ids_BT, lengths_B = self.shuffle(ids_BT, lengths_B, numbers)
         ids_BT, lengths_B = self.drop(ids_BT, lengths_B, numbers)
@@ -71,7 +71,7 @@ class Noise:
         return np.take_along_axis(ids_BT, key_BT.argsort(1, kind="stable"), 1), lengths_B
 
     def drop(self, ids_BT: Ids, lengths_B: Ids, numbers: RandomNumbers) -> tuple[Ids, Ids]:
-        """Return sentences without the dropped tokens."""
+        """Return sentences with some tokens dropped."""
         if self.word_dropout == 0:
             return ids_BT, lengths_B
         B, T = ids_BT.shape

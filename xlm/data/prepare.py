@@ -22,7 +22,7 @@ from xlm.tokenizer.batches import in_order
 from xlm.tokenizer.tokenizer import XLMTokenizer, tokenizer_digest
 
 SHARD_TOKENS = 1 << 26
-"""Number of ids at which a shard is full. The batch of lines that reaches this number is its last."""
+"""Number of ids at which a shard is full. The batch of lines that reaches this number is the last in the shard."""
 
 _BATCH_LINES = 2000
 _BATCH_CHARACTERS = 1 << 19
@@ -40,12 +40,13 @@ def prepare(
     shard_tokens: int = SHARD_TOKENS,
     progress: Callable[[str, str, int, int], None] = lambda split, language, lines, tokens: None,
 ) -> Index:
-    """Write the token ids of texts to a directory, and continue there after an interruption.
+    """Write the token ids of texts to a directory. After an interruption, the same call continues the work.
 
     Args:
         tokenizer: Tokenizer that makes the ids.
-        texts: Files by split (``train``, ``valid``, …) and language, one sentence a row. The two sides of pairs have
-            names such as ``de-en.de`` and ``de-en.en``; a row of one translates that of the other.
+        texts: Files by split (``train``, ``valid``, …) and name, one sentence a row. The name of a text is its
+            language. The two sides of pairs have names such as ``de-en.de`` and ``de-en.en``; each row of one file
+            is the translation of the same row of the other.
         directory: Directory to write to, created if it is missing.
         format: Format of the files; see ``Corpus``.
         column: Column that holds the text; see ``Corpus``.
@@ -94,7 +95,7 @@ def prepare(
 
 
 def language_of(name: str) -> str:
-    """Return the language of a text: that after the point for one side of pairs, such as ``de-en.de``."""
+    """Return the language of a text from its name; for a side of pairs, such as ``de-en.de``, it follows the point."""
     return name.rpartition(".")[2]
 
 

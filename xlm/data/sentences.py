@@ -1,6 +1,6 @@
-"""Sentences of prepared text, one by one and in padded batches of similar length.
+"""Access to the sentences of prepared text, one at a time or in padded batches of similar length.
 
-Shapes: B sentences, T tokens of the longest.
+Shapes: B sentences, T tokens in the longest one.
 
 Source: the original's ``Dataset`` and ``ParallelDataset`` in ``src/data/dataset.py``.
 """
@@ -22,15 +22,15 @@ _BLOCK = 1 << 22
 
 
 class Sentences:
-    """The sentences of a text, read from its ids when asked for.
+    """The sentences of one prepared text. The ids of a sentence are read when a method returns them.
 
     Args:
-        sequence: Ids of all sentences, each with its closing ``</s>``.
+        sequence: Ids of all sentences, each sentence followed by ``</s>``.
         eos_id: Id of ``</s>``.
         pad_id: Id of ``<pad>``.
 
     Attributes:
-        lengths: (N,) int64 tokens of each sentence, without ``</s>``.
+        lengths: (N,) int64 number of tokens in each sentence, without ``</s>``.
     """
 
     def __init__(self, sequence: IdSequence, *, eos_id: int = 1, pad_id: int = 2) -> None:
@@ -47,17 +47,17 @@ class Sentences:
         return len(self.lengths)
 
     def ids(self, index: int) -> Ids:
-        """Return the ids of a sentence, without ``</s>``."""
+        """Return the ids of the sentence with this index, without ``</s>``."""
         return self._sequence.slice(int(self._begins[index]), int(self._ends[index]))
 
     def batch(self, indices: Sequence[int] | Ids) -> tuple[Ids, Ids]:
-        """Return some sentences from ``</s>`` to ``</s>``, and their lengths.
+        """Return a batch of sentences, each with ``</s>`` at both ends, and their lengths.
 
         Args:
-            indices: Which ones, from 0.
+            indices: Indices of the sentences, from 0.
 
         Returns:
-            (B, T) int64 ids padded on the right with ``<pad>``, and (B,) int64 lengths, both ``</s>`` counted.
+            (B, T) int64 ids padded on the right with ``<pad>``, and (B,) int64 lengths that include both ``</s>``.
         """
         sentences = [
             np.concatenate([[self._eos_id], self.ids(int(index)), [self._eos_id]], dtype=np.int64) for index in indices
@@ -75,11 +75,11 @@ def padded(sentences: Sequence[Ids], *, pad_id: int) -> tuple[Ids, Ids]:
 
 
 def usable(lengths: Sequence[Ids], *, longest: int) -> Ids:
-    """Return the indices of sentences that are neither empty nor too long; of pairs where neither side is.
+    """Return the indices of sentences that are neither empty nor too long; for pairs, both sides must qualify.
 
     Args:
-        lengths: (N,) lengths without ``</s>``, of one text or of the two sides of a parallel text.
-        longest: The most tokens of a sentence, without ``</s>``; 0 for no limit.
+        lengths: (N,) lengths without ``</s>``: one array for a text, or two for the sides of a parallel text.
+        longest: Maximum number of tokens in a sentence, without ``</s>``; 0 for no limit.
     """
     keep = np.ones(len(lengths[0]), bool)
     for side in lengths:
@@ -94,11 +94,12 @@ class Batching:
     """How sentences are divided into batches.
 
     Attributes:
-        batch_size: Sentences of a batch; some batches have one less. Not used with ``tokens_per_batch``.
-        tokens_per_batch: About how many tokens a batch has, ``</s>`` included and padding not; 0 for batches by
-            ``batch_size``.
-        max_batch_size: The most sentences of a batch. From a larger one as many are drawn, and the others do not come
-            in this pass; 0 for no limit.
+        batch_size: Maximum number of sentences in a batch; the sizes of batches differ by at most one. Not used with
+            ``tokens_per_batch``.
+        tokens_per_batch: Approximate number of tokens in a batch, with ``</s>`` but without padding. If it is 0,
+            ``batch_size`` determines the batches.
+        max_batch_size: Maximum number of sentences in a batch; 0 for no limit. From a larger batch, this many sentences
+            are drawn at random, and the others are left out of this pass.
         group_by_size: Whether a batch holds sentences of similar length.
     """
 
@@ -111,9 +112,9 @@ class Batching:
         """Return the batches of one pass: arrays of indices, in order.
 
         Args:
-            lengths: (N,) int64 length of each sentence, ``</s>`` included; of both sides for pairs.
-            permutation: Returns a random order of a number of things; called for the sentences, then for the batches.
-                ``None`` keeps the order of the text.
+            lengths: (N,) int64 length of each sentence, ``</s>`` included; for pairs, the sum of both sides.
+            permutation: Function that returns the numbers from 0 to ``count`` - 1 in random order, for a given count.
+                It is called for the sentences, then for the batches. ``None`` shuffles nothing.
         """
         order = np.arange(len(lengths)) if permutation is None else permutation(len(lengths))
         if self.group_by_size:

@@ -63,12 +63,12 @@ class ClusterOptions:
             )
 
     def fits(self, resources: Mapping[str, float]) -> bool:
-        """Return whether a machine has room for a worker, given its resources by Ray's names."""
+        """Return whether a machine has room for a worker, given its resources under Ray's names."""
         cpus, gpus = resources.get("CPU", 0), resources.get("GPU", 0)
         return cpus >= self.threads_per_worker and gpus >= self.gpus_per_worker
 
     def workers(self, resources: Mapping[str, float]) -> int:
-        """Return the number of workers to start on a cluster, given its resources by Ray's names."""
+        """Return the number of workers to start on a cluster, given its resources under Ray's names."""
         if self.concurrency is not None:
             return self.concurrency
         workers = resources.get("CPU", 0) / self.threads_per_worker

@@ -310,11 +310,11 @@ class GenerateTask(Task):
 
 @dataclass(frozen=True, kw_only=True)
 class TranslateTask(Task):
-    """Translation, with the same output lines as ``xlm translate``. The model's language is the source language.
+    """Task that writes the lines of ``xlm translate``. The source language is ``model.lang``.
 
     Attributes:
         target: Name of the language to translate to.
-        table: The form of the output.
+        table: The output table.
         options: Options of translation.
     """
 

@@ -102,7 +102,7 @@ def make_app(
         with ExitStack() as admission:
             admission.enter_context(worker.admitted())
             steps = explorer.continuation(continue_request)
-            # Compute the first step before the response begins, so that a wrong request still gets an error status.
+            # Compute the first step before the response begins, so that an invalid request still gets an error status.
             first = await _unless_left(request, worker.run(next, steps))
             return _Lines(_lines(worker, first, steps), admission.pop_all())
 

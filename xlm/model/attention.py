@@ -135,7 +135,7 @@ class Source:
 
     Attributes:
         target_rows: Number W of target rows that attend to each source row: rows W * i to W * i + W - 1 attend to row
-            i. Beams of one sentence so share its keys and values.
+            i. The beams of a sentence thus share its keys and values.
     """
 
     def __init__(self, hidden_GSD: Tensor, valid_GS: Tensor | None, *, keep: bool = False) -> None:
@@ -156,9 +156,9 @@ class Source:
         return key_GNSH, value_GNSH
 
     def select_target_rows(self, rows: list[int]) -> None:
-        """Let target row i attend to the source of what is now target row ``rows[i]``."""
+        """Let target row i attend to the source of the present target row ``rows[i]``."""
         sources = [row // self.target_rows for row in rows]
-        # As many rows of each source in a row, if each source has equally many.
+        # The number of adjacent target rows of each source, if it is the same for all sources; otherwise 1.
         width = next((i for i, source in enumerate(sources) if source != sources[0]), len(sources))
         kept = sources[::width]
         if sources != [source for source in kept for _ in range(width)]:
@@ -174,7 +174,7 @@ class Source:
 
 
 class CrossAttention(nn.Module):
-    """Multi-head attention of a decoder to its source, with biases everywhere.
+    """Multi-head attention of a decoder to its source; all projections have biases.
 
     Source: the original's ``MultiHeadAttention`` as ``encoder_attn``.
     """

@@ -15,9 +15,9 @@ from xlm.model.config import XLMConfig, check_config
 class XLMCache:
     """Preallocated keys and values that ``forward`` reads and extends.
 
-    Each row has its own length, so rows of different lengths can share one cache. If ``n`` of the ``T`` positions of a
-    forward pass are real in a row, the pass extends that row by ``n``. Slots beyond a row's length are never attended
-    to.
+    Each row has its own length, so rows of different lengths can share one cache. If a row has ``n`` real tokens among
+    the ``T`` positions of a forward pass, the pass extends that row by ``n``. Slots beyond a row's length are never
+    attended to.
 
     Args:
         config: Configuration of the model.

@@ -35,7 +35,7 @@ _CALLER_OF_FORWARD = 6
 """Stack level of the caller of a model, for warnings."""
 
 AtLimit = Literal["keep", "original"]
-"""How a translation ends that reaches its limit: with its last word kept, or replaced by ``</s>``."""
+"""How a translation that reaches its limit ends: its last token is kept, or ``</s>`` replaces it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,7 +48,7 @@ class XLMEncoderDecoderOutput(Output):
         encoder_hidden_state: (B, S, D) output of the encoder's last layer; zero at padding.
         decoder_hidden_state: (B, T, D) output of the decoder's last layer; zero at padding.
         encoder_hidden_states: The encoder's embeddings and layer outputs, L + 1 tensors (B, S, D), when asked for.
-        decoder_hidden_states: The decoder's, L + 1 tensors (B, T, D), when asked for.
+        decoder_hidden_states: The decoder's embeddings and layer outputs, L + 1 tensors (B, T, D), when asked for.
         encoder_attentions: The encoder's attention weights, L tensors (B, N, S, S), when asked for.
         decoder_attentions: The decoder's attention weights to itself, L tensors (B, N, T, T), when asked for.
         cross_attentions: The decoder's attention weights to the source, L tensors (B, N, T, S), when asked for.
@@ -68,7 +68,7 @@ class XLMEncoderDecoderOutput(Output):
 class XLMDecoder(XLMWithLMHeadModel):
     """The decoder of an encoder-decoder: a language model whose layers can also attend to a source.
 
-    Called by itself it has no source, skips that attention, and equals the language model that it started from.
+    Called on its own, the decoder has no source: it skips the attention to a source, and is a plain language model.
     """
 
     def _build(self) -> None:
@@ -80,13 +80,14 @@ class XLMEncoderDecoderModel(nn.Module):
     """An encoder and a decoder that attends to its output, for translation.
 
     Attributes:
-        encoder: A bidirectional model. Its head takes no part in translation; the original's files hold it.
+        encoder: A bidirectional model. Translation does not use its head, which is kept because the original's files
+            contain it.
         decoder: A causal model whose layers attend to the encoder's output.
-        provenance: What the file of the model holds beside weights and architecture; ``save_pretrained`` writes it.
+        provenance: What the model's file holds besides weights and architecture; ``save_pretrained`` writes it.
 
     Args:
-        config: The architecture of both halves. ``causal`` plays no part: the encoder is bidirectional, the decoder
-            causal. Weights are drawn as the original draws them.
+        config: The architecture of both halves. ``causal`` is ignored: the encoder is bidirectional, the decoder
+            causal. Weights are initialised as in the original.
 
     Source: paper section 4.3; the original's ``build_model`` with ``encoder_only`` false.
     """
@@ -130,7 +131,7 @@ class XLMEncoderDecoderModel(nn.Module):
             CheckpointError: The files are not such a model, for example a language model. Nothing in a file is ever
                 executed.
             HubError: The model could not be fetched from the hub; a kind of ``CheckpointError``.
-            ConfigError: An invalid type or probability.
+            ConfigError: ``dtype`` or a probability is invalid.
             InputError: There is no such device, or ``name_or_path`` is not a name.
         """
         from xlm.checkpoint.hub import HubOptions
@@ -158,12 +159,12 @@ class XLMEncoderDecoderModel(nn.Module):
     ) -> Self:
         """Return a translation model whose halves start from language models, causal or masked, in evaluation mode.
 
-        Weights are float32. The decoder's attention to the source is random, as no language model has it, and so is a
-        half without checkpoint. ``torch.manual_seed`` decides both.
+        Weights are float32. The decoder's attention to the source starts from random weights, because no language model
+        has it. A half without a checkpoint starts from random weights too. ``torch.manual_seed`` determines both.
 
         Args:
-            encoder: Name or path of the checkpoint of the encoder, as for ``from_pretrained`` of a language model; of a
-                translation model, its encoder is taken. ``None`` for random weights.
+            encoder: Name or path of the checkpoint that the encoder starts from, as for ``XLMModel.from_pretrained``.
+                From a translation model, the encoder is taken. ``None`` for random weights.
             decoder: The same for the decoder.
             dropout: As for ``from_pretrained``, like all further arguments.
             attention_dropout: Probability of dropping an attention weight in training.
@@ -173,7 +174,7 @@ class XLMEncoderDecoderModel(nn.Module):
         Raises:
             CheckpointError: A file is not such a model, or the two differ in architecture, languages or vocabulary; the
                 message names every difference.
-            InputError: Neither is given.
+            InputError: Both ``encoder`` and ``decoder`` are ``None``.
 
         Source: the original's ``--reload_model``, which compares neither vocabularies nor languages, numbers of heads,
         activations or kinds of positions.
@@ -192,8 +193,8 @@ class XLMEncoderDecoderModel(nn.Module):
     def save_pretrained(self, directory: str | PathLike[str]) -> None:
         """Write ``config.json`` and ``model.safetensors``.
 
-        The layout is that of a language model, with the names of both halves' tensors behind ``encoder.`` and
-        ``decoder.``, and another ``model_type``, since ``transformers`` has no such model.
+        The layout is that of a language model, with two differences: tensor names have the prefix ``encoder.`` or
+        ``decoder.``, and ``model_type`` has another value, because ``transformers`` has no such model.
 
         Args:
             directory: As for ``XLMWithLMHeadModel.save_pretrained``.
@@ -208,7 +209,7 @@ class XLMEncoderDecoderModel(nn.Module):
 
     @property
     def config(self) -> XLMConfig:
-        """The architecture of the decoder, and but for ``causal`` that of the encoder."""
+        """The architecture of the decoder. The encoder has the same, except for ``causal``."""
         return self.decoder.config
 
     @property
@@ -280,17 +281,17 @@ class XLMEncoderDecoderModel(nn.Module):
             decoder_langs: Language of the target.
             lengths: (B,) int64 number of real source tokens; the rest is padding.
             decoder_lengths: (B,) int64 number of real target tokens.
-            attention_mask: (B, S), 1 at source tokens and 0 at padding; instead of ``lengths``. Without both, ``<pad>``
-                is padding.
-            decoder_attention_mask: (B, T), likewise.
-            labels: (B, T) int64, the same tokens as ``decoder_input_ids``. They are shifted inside: position t predicts
-                label t + 1. -100 is ignored, and so are labels at padding.
+            attention_mask: (B, S), 1 at source tokens and 0 at padding; instead of ``lengths``. If neither is given,
+                ``<pad>`` is padding.
+            decoder_attention_mask: (B, T), the same for the target; instead of ``decoder_lengths``.
+            labels: (B, T) int64, the same tokens as ``decoder_input_ids``. The model shifts them: position t predicts
+                label t + 1. Labels of -100 and labels at padding are ignored.
             output_hidden_states: Whether to return the embeddings and every layer's output of both halves.
             output_attentions: Whether to return the attention weights of both halves.
 
         Raises:
-            InputError: A shape, type or value that the model cannot take.
-            LanguageError: A language that the model does not have.
+            InputError: An input has a shape, type or value that the model does not accept.
+            LanguageError: The model does not have a language that was given.
         """
         options: dict[str, Any] = {
             "output_hidden_states": output_hidden_states,
@@ -372,8 +373,8 @@ class XLMEncoderDecoderModel(nn.Module):
             ``<pad>``. The translations of row i begin at row ``i * num_return_sequences``, best first.
 
         Raises:
-            InputError: A wrong input or option.
-            LanguageError: A language that the model does not have.
+            InputError: An input or an option is invalid.
+            LanguageError: The model does not have a language that was given.
             XLMError: The model's scores are not finite.
         """
         source, prompts, options = self._prompts(
@@ -392,9 +393,9 @@ class XLMEncoderDecoderModel(nn.Module):
 
     @takes_arguments_of(generate)
     def continuations(self, input_ids: Tensor, *, at_limit: AtLimit = "keep", **arguments: Any) -> list[Continuation]:
-        """Return the translations without their first ``</s>``, with log-probabilities and why each one stopped.
+        """Return the translations without their first ``</s>``, each with its log-probabilities and why it stopped.
 
-        Arguments as ``generate``.
+        The arguments are those of ``generate``.
 
         Returns:
             B * num_return_sequences continuations, in the same order as the rows that ``generate`` returns.
@@ -466,7 +467,7 @@ class XLMEncoderDecoderModel(nn.Module):
     def _limits(
         counts: list[int], max_length: int | None, options: DecodingOptions | None, changes: dict[str, Any]
     ) -> list[Limit]:
-        """Return how many tokens each row may get after the first ``</s>``; ``counts`` are tokens of the sources."""
+        """Return how many tokens each row may get after the first ``</s>``; ``counts`` are the source lengths."""
         new = changes.get("max_new_tokens")
         if (
             new is None

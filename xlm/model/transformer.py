@@ -127,7 +127,7 @@ class FeedForward(nn.Module):
 class Layer(nn.Module):
     """Attention, then feed-forward, each with a residual connection and a layer norm after it (post-norm).
 
-    A layer of a decoder with a source has attention to the source between the two.
+    In a decoder that has a source, a layer attends to this source between its self-attention and its feed-forward part.
     """
 
     def __init__(self, config: XLMConfig, *, has_source: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""Groups texts into batches, processes batches in several processes, and formats tokens or ids as lines."""
+"""Groups texts into batches, runs the batches in several processes, and formats tokens or ids as lines."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Checkpoints of a run: written atomically, verified before use.
 
 A checkpoint is a directory ``checkpoints/step-N`` of the run. It holds the model in the ``transformers`` layout, the
-optimiser's moments in ``optimiser.safetensors``, and everything else in ``state.json``, with the checksums of the other
-files and of itself. Nothing in these files is ever executed.
+optimiser's moments in ``optimiser.safetensors``, and everything else in ``state.json``, which also holds
+checksums of the other files and of its own contents. Nothing in these files is ever executed.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ def newest_checkpoint(run: Path) -> tuple[Path, dict[str, Any]] | None:
 
 
 def clean_up(run: Path, path: Path | None) -> None:
-    """Remove half-written files of a killed process, and rename damaged checkpoints. No other process may be writing.
+    """Remove half-written files of a killed process, and rename damaged checkpoints. No other process may write here.
 
     Args:
         run: Directory of the run.
@@ -191,7 +191,7 @@ def load_optimiser(path: Path, contents: Mapping[str, Any], model: TrainableMode
         optimiser: Optimiser of the model's parameters.
 
     Raises:
-        CheckpointError: The moments are not those of the model.
+        CheckpointError: The moments belong to another model.
     """
     moments = read_safetensors(path / _OPTIMISER)
     parameters = dict(model.named_parameters())

@@ -51,8 +51,8 @@ class ModelSettings:
         emb_dim: Width; required for a new model.
         n_layers: Number of layers; required for a new model.
         n_heads: Number of attention heads; required for a new model.
-        max_position_embeddings: Longest input; default 512.
-        sinusoidal_embeddings: Whether positions are fixed; default false.
+        max_position_embeddings: Maximum number of tokens in an input; default 512.
+        sinusoidal_embeddings: Whether position embeddings are fixed instead of learned; default false.
         gelu_activation: GELU if true, else ReLU; default true.
         use_lang_emb: Whether there are language embeddings; default true.
         share_inout_emb: Whether input and output words share one matrix; default true.
@@ -90,10 +90,11 @@ class BatchSettings:
         seq_len: Tokens of a row; unused for translation.
         gradient_accumulation_steps: Number of pieces into which each process splits its rows, to save memory.
         tokens_per_batch: For translation: approximate number of tokens in a batch, instead of ``batch_size``
-            sentences; 0 counts sentences.
-        max_batch_size: For translation: maximum number of sentences in such a batch; 0 for no limit.
+            sentences; 0 means batches of ``batch_size`` sentences.
+        max_batch_size: For translation: maximum number of sentences in a batch; 0 for no limit.
         group_by_size: For translation: whether the sentences of a batch have similar lengths.
-        max_length: For translation: maximum number of tokens in a sentence, without ``</s>``. Longer ones are left out.
+        max_length: For translation: maximum number of tokens in a sentence, without ``</s>``. Longer sentences
+            are left out.
         sampling_exponent: For ``clm``: draw languages with probabilities proportional to their sizes raised to this
             power. If it is unset, every language comes once per round.
         shuffle: Whether to shuffle the windows of a text anew for each pass. Translation always shuffles sentences.
@@ -114,10 +115,10 @@ class BatchSettings:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NoiseSettings:
-    """How strongly ``ae`` noises sentences.
+    """How strongly denoising (``ae``) noises sentences.
 
     Attributes:
-        word_shuffle: No token moves by this many places or more; 0 for no shuffling.
+        word_shuffle: Tokens move by fewer than this many places; 0 turns shuffling off.
         word_dropout: Probability of dropping a token.
         word_blank: Probability of replacing a token by the mask.
     """
@@ -129,12 +130,12 @@ class NoiseSettings:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CoefficientSettings:
-    """Coefficients of the losses of a mixture: a number, or ``ITERATION:NUMBER`` pairs such as ``0:1,100000:0.1``.
+    """Coefficients of losses in a mixture: each a number, or ``ITERATION:NUMBER`` pairs such as ``0:1,100000:0.1``.
 
     Attributes:
-        ae: Of denoising.
-        bt: Of back-translation.
-        mt: Of supervised translation.
+        ae: Coefficient of the denoising loss.
+        bt: Coefficient of the back-translation loss.
+        mt: Coefficient of the loss of supervised translation.
     """
 
     ae: str = "1"
@@ -147,9 +148,10 @@ class EvaluationSettings:
     """How translations of the held-out pairs are made and compared.
 
     Attributes:
-        batch_size: Sentences that are translated together.
-        num_beams: Beams of the search; 1 for greedy search.
-        bleu: ``text``: BLEU of text as one writes it. ``tokenized``: BLEU of words between blanks, as in the paper.
+        batch_size: Number of sentences that are translated together.
+        num_beams: Number of hypotheses that beam search keeps; 1 for greedy search.
+        bleu: ``text`` computes BLEU on ordinary text; ``tokenized`` computes it on words separated by blanks, as in the
+            paper.
     """
 
     batch_size: int = 32
@@ -164,7 +166,7 @@ class OptimiserSettings:
     Attributes:
         lr: Highest learning rate.
         schedule: ``inverse_sqrt`` (the original's), ``cosine`` or ``constant``.
-        warmup_steps: Updates over which the learning rate rises.
+        warmup_steps: Number of updates over which the learning rate rises.
         beta1: Decay rate of the first moment.
         beta2: Decay rate of the second moment.
         eps: Added to the square root of the second moment.
@@ -192,17 +194,18 @@ class RunSettings:
             moments and sums are float32.
         device: ``cpu``, ``cuda``, or ``auto`` for a GPU where there is one.
         sharding: ``none``: every process has the whole model. ``full``: the processes share weights, gradients and
-            moments. A process gathers all weights, but neither gradients nor moments, while it translates.
+            moments. While it translates, a process holds all weights, but still only its part of the gradients and
+            moments.
         timeout: Seconds after which a process that waits for another gives up, and the run ends with an error.
         activation_checkpointing: Whether to recompute each layer in the backward pass instead of keeping its
             activations.
         compile: Whether to compile the layers with ``torch.compile``.
-        log_every: Updates between two lines of the log.
-        evaluate_every: Updates between two evaluations on the split ``valid``; 0 for none.
+        log_every: Number of updates between two lines of the log.
+        evaluate_every: Number of updates between two evaluations on the split ``valid``; 0 for none.
         best_metric: Metric that decides which model is the best, such as ``perplexity.de`` or ``bleu.de-en``. Empty for
             the first metric of the objective: the mean perplexity, or for translation the mean BLEU.
         patience: The run ends after this many evaluations in a row without a new best result; 0 disables this.
-        save_every: Updates between two checkpoints; 0 for a single one, at the end.
+        save_every: Number of updates between two checkpoints; 0 for a single one, at the end.
         keep_last: Number of checkpoints to keep.
         max_bad_steps: The run ends after this many steps in a row without a finite gradient.
         tensorboard: Whether to write files for TensorBoard too.
@@ -244,7 +247,7 @@ class TrainConfig:
         run: How long the run takes, where it runs, and what it keeps.
 
     Raises:
-        ConfigError: Values are invalid; all of them are named.
+        ConfigError: Values are invalid; the error names all of them.
     """
 
     data: str
@@ -268,7 +271,8 @@ class TrainConfig:
         """Return the configuration with nested keys and values, as in a file.
 
         Raises:
-            ConfigError: Keys are unknown or missing, or values have the wrong type or are invalid; all are named.
+            ConfigError: Keys are unknown or missing, or values have the wrong type or are invalid. The error
+                names all of them.
         """
         problems: list[Problem] = []
         arguments = _typed_arguments(cls, with_new_names(values), "", problems)
@@ -401,15 +405,15 @@ _TYPES: dict[str, tuple[Callable[[Any], bool], Callable[[Any], Any], str]] = {
 
 
 def _typed_arguments(kind: type[Any], values: object, prefix: str, problems: list[Problem]) -> dict[str, Any]:
-    """Return arguments for a dataclass, with the dataclasses in it already built.
+    """Return arguments for a dataclass, with the dataclasses nested in it already built.
 
     Wrong and missing keys are omitted from the arguments; inner dataclasses use their defaults for these keys.
 
     Args:
-        kind: The dataclass; all fields of dataclasses in it have defaults.
+        kind: The dataclass. In the dataclasses nested in it, all fields must have defaults.
         values: Nested keys and values.
         prefix: Prefix of the dataclass's keys in an error, such as ``run.``.
-        problems: Collects what is wrong.
+        problems: List to which every problem found is appended.
     """
     if not isinstance(values, Mapping):
         problems.append((prefix.rstrip("."), values, "a table of keys"))

@@ -184,7 +184,7 @@ def draw_report(run: Path, path: Path) -> dict[str, Any]:
     figure.suptitle(str(run))
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
-    summary = {
+    return {
         "updates": steps[-1],
         "loss": updates[-1]["loss"],
         **{name: evaluations[-1].get(name, {}) if evaluations else {} for name in ("perplexity", "bleu")},
@@ -192,10 +192,6 @@ def draw_report(run: Path, path: Path) -> dict[str, Any]:
         "best_bleu": max((event["mean_bleu"] for event in evaluations if "mean_bleu" in event), default=None),
         "skipped": sum(event["event"] == "skipped" for event in events),
     }
-    if evaluations and "bleu" in evaluations[-1]:
-        summary["bleu"] = evaluations[-1]["bleu"]
-        summary["best"] = max(event["mean_bleu"] for event in evaluations)
-    return summary
 
 
 def _draw_metric(axes: Any, evaluations: Sequence[Event], metric: str, title: str) -> None:

@@ -50,9 +50,9 @@ class Progress:
     """How far a run has come. Together with the weights and moments, this determines everything that follows.
 
     Attributes:
-        step: Batches taken.
-        updates: Updates made, which are fewer than steps if some were skipped.
-        skipped: Steps skipped because their gradient was not finite.
+        step: Number of batches taken.
+        updates: Number of updates made; smaller than ``step`` if steps were skipped.
+        skipped: Number of steps skipped because their gradient was not finite.
         skipped_in_a_row: Number of steps that were skipped in a row, up to the last step.
         best: Best value so far of the metric that decides which model is the best.
         best_metric: Name of that metric; empty before the first evaluation.
@@ -127,7 +127,7 @@ class Trainer:
     Args:
         config: The configuration of the run.
         objective: What the run optimises.
-        tokenizer: Tokenizer of the data, saved beside the models.
+        tokenizer: Tokenizer of the data, saved in the same directories as the models.
         processes: Processes of the run.
         resume: Whether to continue from the newest intact checkpoint.
         observers: Called with each event, in the first process.

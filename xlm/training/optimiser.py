@@ -26,8 +26,8 @@ class OriginalAdam(Optimizer):
         p = p - weight_decay * lr * p
         p = p - lr * sqrt(1 - beta2**t) / (1 - beta1**t) * m / (sqrt(v) + eps)
 
-    torch's ``AdamW`` adds ``eps`` to ``sqrt(v)`` after the bias correction, which makes ``sqrt(v)`` much larger in the
-    first updates. Moments are in float32 or wider, and sharded like their parameters.
+    torch's ``AdamW`` adds ``eps`` only after the bias correction of ``sqrt(v)``. In the first updates, this correction
+    makes ``sqrt(v)`` much larger. Moments are in float32 or wider, and sharded like their parameters.
 
     Args:
         params: Parameters, or groups of them.
@@ -69,7 +69,7 @@ class OriginalAdam(Optimizer):
         return loss
 
     def _by_age(self, parameters: list[nn.Parameter]) -> dict[int, list[nn.Parameter]]:
-        """Group parameters by their number of updates, with this one; without a gradient, a parameter misses one."""
+        """Group parameters by their number of updates, this one included; updates without a gradient do not count."""
         ages: dict[int, list[nn.Parameter]] = {}
         for parameter in parameters:
             state = self.state[parameter]
@@ -118,10 +118,10 @@ def learning_rate(update: int, *, schedule: str, lr: float, warmup_steps: int, m
         update: Number of the update, from 0.
         schedule: Shape after the warm-up: ``inverse_sqrt`` (the original's ``adam_inverse_sqrt``) falls as the
             inverse square root of ``update``, ``cosine`` falls to a tenth of ``lr`` at the end of the run,
-            ``constant`` stays.
+            ``constant`` stays at ``lr``.
         lr: Highest learning rate.
-        warmup_steps: Updates over which the rate rises linearly from ``START`` to ``lr``.
-        max_steps: Updates of the whole run.
+        warmup_steps: Number of updates over which the rate rises linearly from ``START`` to ``lr``.
+        max_steps: Number of updates in the whole run.
 
     Source: the original's ``AdamInverseSqrtWithWarmup`` in ``src/optim.py``.
     """

@@ -86,7 +86,7 @@ def build_model(config: TrainConfig, tokenizer: XLMTokenizer, languages: Sequenc
 
 
 def _without_encoder_head(model: XLMEncoderDecoderModel) -> XLMEncoderDecoderModel:
-    """Take the encoder's head, which plays no part in translation, out of training."""
+    """Freeze the encoder's head, because translation does not use it."""
     model.encoder.head.requires_grad_(False)
     return model
 

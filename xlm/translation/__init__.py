@@ -1,1 +1,1 @@
-"""Text to text with an encoder-decoder model, and its quality."""
+"""Translate text with an encoder-decoder model, and measure the quality of translations."""

@@ -12,11 +12,11 @@ from xlm.errors import DependencyError, InputError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Bleu:
-    """A corpus BLEU.
+    """A BLEU score of a corpus.
 
     Attributes:
-        score: From 0 to 100.
-        signature: The settings that the score depends on, in the form of ``sacrebleu``.
+        score: The score, from 0 to 100.
+        signature: The settings that the score depends on, as ``sacrebleu`` writes them.
     """
 
     score: float
@@ -27,10 +27,10 @@ def corpus_bleu(translations: Sequence[str], references: Sequence[str], *, token
     """Return the case-sensitive corpus BLEU of translations.
 
     Args:
-        translations: One for each sentence.
-        references: One for each sentence, in the same order.
-        tokenized: Whether both are tokenised already, as Moses' ``multi-bleu.perl`` and so the paper expect: words are
-            then what stands between blanks, and no count is smoothed. By default both are text as one writes it, and
+        translations: One translation for each sentence.
+        references: One reference for each sentence, in the same order.
+        tokenized: Whether translations and references are tokenised already, as for Moses' ``multi-bleu.perl``, which
+            the paper uses. Blanks then separate words, and no count is smoothed. By default both are ordinary text, and
             the settings are those that ``sacrebleu`` recommends for comparing papers.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Rows of a corpus to lines of translations: plain text, TSV or JSON lines."""
+"""Write the translations of a corpus as lines of plain text, TSV or JSON."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class TranslationTable:
     """The output of ``xlm translate``.
 
     Attributes:
-        format: ``"text"``, the best translation of each row as a line; or ``"tsv"`` or ``"jsonl"``, one line for each
-            translation, with the columns.
-        files: Whether a first column names the file.
+        format: ``"text"`` for one line for each row, with its best translation; ``"tsv"`` or ``"jsonl"`` for one line
+            for each translation, with all columns.
+        files: Whether the first column names the input file.
     """
 
     format: str
@@ -42,15 +42,15 @@ class TranslationTable:
 
     @property
     def header(self) -> str:
-        """The line before all rows, with its end; empty for formats without one."""
+        """The header line, with its line end; empty for formats without a header."""
         return tsv_line(self.columns) if self.format == "tsv" else ""
 
     def lines(self, row: Row, result: TranslatedText) -> Iterator[str]:
-        """Yield the lines of one input row, with their ends: one for each translation, and at least one.
+        """Yield the output lines of one input row, with line ends: one for each translation, and at least one.
 
         Args:
             row: The input row.
-            result: Its translations, or the problem that prevents them.
+            result: The translations of the row, or the problem that prevents them.
         """
         if self.format == "text":
             yield f"{result.text}\n"
@@ -74,13 +74,13 @@ class TranslationTable:
 def translated_lines(
     translator: Translator, window: Sequence[Row], table: TranslationTable
 ) -> tuple[OutputLines, Counter[str]]:
-    """Return the lines of a window of rows, and the number of translations by what ended them.
+    """Return the output lines of a window of rows, and how many translations stopped for each reason.
 
-    Every row has lines, in order, even one without a translation.
+    The lines are in the order of the rows. Even a row without a translation gives a line.
 
     Args:
         translator: Model, tokenizer and options.
-        window: Rows, which are translated together.
+        window: The rows to translate together.
         table: The form of the output.
     """
     results = iter(translator.translate_window([row.text for row in window if row.text is not None]))

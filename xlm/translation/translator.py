@@ -1,4 +1,4 @@
-"""Text to translated text: a list at once, or a stream of any length in bounded memory."""
+"""Translate texts: a whole list, or a stream of any length in bounded memory."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ class TranslationOptions:
         n_best: Number of translations of each text, best first; at most ``num_beams``.
         length_penalty: Beams are ranked by the sum of log-probabilities / tokens ** ``length_penalty``.
         early_stopping: Whether beam search stops a sentence as soon as it has ``num_beams`` hypotheses.
-        max_length: The longest translation in tokens, both ``</s>`` counted. By default one and a half times the tokens
-            of the text, plus 10.
+        max_length: Maximum number of tokens in a translation. By default one and a half times as many as the text has,
+            plus 10. The ``</s>`` at both ends count for text and translation.
         batch_size: Number of texts of similar length that are translated together.
-        tokenized: Whether to return words and punctuation between blanks, as the model produces them, instead of text
-            as one writes it.
+        tokenized: Whether to return words and punctuation separated by blanks, as the model produces them, instead of
+            ordinary text.
 
     Raises:
         InputError: An option has an invalid value.
@@ -101,11 +101,11 @@ class Translation:
     """One translation of a text.
 
     Attributes:
-        text: As one writes it, or tokenised if that was asked for.
-        tokens: Its pieces, without ``</s>``.
+        text: The translation as ordinary text, or tokenised if the options say so.
+        tokens: Tokens of the translation, without ``</s>``.
         logprob: Log-probability of the translation in nats, the closing ``</s>`` included if there is one.
-        score: From beam search, the number that translations are ranked by.
-        stop: Why it ended: ``"eos"``, or at its limit ``"max_length"`` or ``"positions"``.
+        score: The number by which beam search ranks translations; ``None`` without beam search.
+        stop: Why the translation ended: ``"eos"``, or, if it was cut, the limit: ``"max_length"`` or ``"positions"``.
     """
 
     text: str
@@ -197,7 +197,7 @@ class Translator:
         config = self._model.config
         if not config.has_language_embeddings:
             return None
-        # The model's file may name no languages where the tokenizer's does.
+        # The model's file may lack the names of languages that the tokenizer's file has.
         return config.language_id(lang if config.lang2id else (self._tokenizer.lang2id or {}).get(lang, lang))
 
     def stream(self, texts: Iterable[str]) -> Iterator[TranslatedText]:
@@ -238,7 +238,7 @@ class Translator:
         return results
 
     def _translate_each(self, sentences: Sequence[list[int]]) -> list[list[Translation] | XLMError]:
-        """Return the translations of each sentence, or an error if the model's scores are not finite."""
+        """Return, for each sentence, its translations, or an error if the model's scores are not finite."""
         try:
             return [*self._translate(sentences)]
         except XLMError as error:
@@ -274,10 +274,10 @@ class Translator:
 
 
 def translated_text(tokenizer: XLMTokenizer, ids: Sequence[int], *, lang: str, tokenized: bool) -> str:
-    """Return the text of ids that a model produced, in which a special token such as ``<unk>`` ends its word.
+    """Return the text of ids that a model produced; a special token such as ``<unk>`` ends a word.
 
-    Only ordinary tokens have the mark of the end of a word. ``XLMTokenizer.decode``, like that of ``transformers``,
-    therefore joins ``<unk>`` to the next word; the original does not.
+    Special tokens lack the end-of-word mark. ``XLMTokenizer.decode``, like ``decode`` in ``transformers``, therefore
+    joins ``<unk>`` to the next word. The original does not, and neither does this function.
 
     Args:
         tokenizer: The tokenizer of the model.
@@ -312,9 +312,9 @@ def translate(
         **options: Attributes of ``TranslationOptions``, by name.
 
     Raises:
-        InputError: ``texts`` is a single str, or one of them has no translation (the message gives its index: it is
-            empty, longer than the model's positions, not a str, or its scores are not finite), or as for
-            ``Translator``.
+        InputError: ``texts`` is a single str; or a text cannot be translated, because it is empty, has more tokens than
+            the model has positions, is not a str, or gets scores that are not finite (the message gives its index); or
+            as for ``Translator``.
         LanguageError: The model or the tokenizer does not have a language.
     """
     return list(translate_stream(model, tokenizer, texts, source=source, target=target, **options))
@@ -330,7 +330,7 @@ def translate_stream(
     target: str,
     **options: Unpack[TranslationKeywords],
 ) -> Iterator[TranslatedText]:
-    """Yield the results of ``translate`` while texts are still being read, in bounded memory; arguments likewise."""
+    """Yield the results of ``translate`` in bounded memory, while texts are still read. The arguments are the same."""
     translator = Translator(model, tokenizer, source=source, target=target, options=TranslationOptions(**options))
 
     def results() -> Iterator[TranslatedText]:

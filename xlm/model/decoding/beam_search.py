@@ -77,7 +77,7 @@ class PromptBeams:
         )
 
     def keep_best(self, options: DecodingOptions) -> None:
-        """Drop all finished hypotheses but the best; of equal ones the earlier is better."""
+        """Keep only the ``num_beams`` best finished hypotheses; of equal ones, the earlier is better."""
         self.finished = sorted(self.finished, key=_score, reverse=True)[: options.num_beams]
 
     def is_over(self, produced: int, options: DecodingOptions) -> bool:
@@ -98,8 +98,8 @@ class PromptBeams:
 class TranslationBeams(PromptBeams):
     """The hypotheses of one source sentence, by the rules of the original's beam search.
 
-    A hypothesis may end as long as the running ones better than it do not fill the beam; ``PromptBeams`` asks it to be
-    among the ``num_beams`` best.
+    A hypothesis may end if fewer than ``num_beams`` running hypotheses are better. ``PromptBeams`` is stricter: the
+    hypothesis must be among the ``num_beams`` best candidates.
 
     Source: the original's ``generate_beam``.
     """
@@ -107,7 +107,7 @@ class TranslationBeams(PromptBeams):
     __slots__ = ()
 
     def advance(self, candidates: list[_Beam], produced: int, options: DecodingOptions) -> None:
-        """Take the best candidates, best first, until as many keep running as there are beams."""
+        """Take the best candidates, best first, until ``num_beams`` hypotheses keep running."""
         running: list[_Beam] = []
         for beam in candidates:
             if beam.total == NEVER or len(running) == options.num_beams:
@@ -122,9 +122,10 @@ class TranslationBeams(PromptBeams):
 
 
 class OriginalBeams(TranslationBeams):
-    """As ``TranslationBeams``, and cut at the limit as the original cuts them.
+    """Like ``TranslationBeams``, but hypotheses at their limit are cut as in the original.
 
-    There, every candidate becomes a hypothesis. Its last token counts in its score, and ``</s>`` replaces it.
+    At the limit, every candidate becomes a finished hypothesis. Its last token counts in its score, but is then
+    replaced by ``</s>``.
     """
 
     __slots__ = ()
@@ -166,7 +167,7 @@ def beam_search(
         state: A new state with a row for each prompt.
         prompts: Checked prompts.
         options: Checked options, without ``do_sample``.
-        rules: Which hypotheses end, and how.
+        rules: The class that decides which hypotheses end, and how.
     """
     logits_BV = state.prefill(prompts.inputs)
     device, vocab_size = logits_BV.device, logits_BV.shape[1]

@@ -95,10 +95,10 @@ class CausalState:
 
     Args:
         model: A causal model in evaluation mode.
-        rows: Number of prompts, rows B.
+        rows: Number of prompts, and so of rows B.
         capacity: Maximum number of tokens in a row.
-        source: Encoder output with a row for each prompt; ``None`` for a model without encoder. Prompts with a source
-            have one length.
+        source: Encoder output with a row for each prompt; ``None`` for a model without encoder. With a source,
+            all prompts must have the same length.
         cuda_graphs: Whether to capture a step as a CUDA graph and replay it; requires a CUDA device.
     """
 

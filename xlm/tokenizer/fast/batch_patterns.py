@@ -118,7 +118,7 @@ class BatchPatterns:
         self._literals = GrowableArray(np.uint32)
 
     def words(self, joined: JoinedKeys) -> str:
-        """Return the words of units. A space follows each word; the mark follows the last word of a unit."""
+        """Return the words of units as one text: spaces separate the words of a unit, and ``MARK`` ends each unit."""
         if len(self._numbers) > _MAX_PATTERNS:
             self._clear()
         keys, codes, starts_K, lengths_K = joined.keys, joined.codes, joined.starts, joined.lengths

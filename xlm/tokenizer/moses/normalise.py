@@ -1,10 +1,10 @@
 """Rewriting rules, and the normalisation of a text before Moses divides it into words.
 
-A rule is a pattern and a replacement, which consists of literal text and numbers of groups. Applied to a ``str``, a
+A rule is a pattern and a replacement, which consists of literal text and group numbers. Applied to a ``str``, a
 rule is one call of ``re.sub``. Applied to an ``AlignedText``, a rule also keeps track of the span of raw text that each
 character came from.
 
-The normalisation follows three Perl scripts of Moses, and for Romanian also two scripts of Sennrich. ``perl=True``
+The normalisation follows three Perl scripts of Moses, and for Romanian also two scripts by Sennrich. ``perl=True``
 gives the results of the scripts. ``perl=False`` gives the results of transformers, which uses sacremoses in place of
 normalize-punctuation.perl and its own ports of the other scripts.
 """

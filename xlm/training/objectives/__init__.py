@@ -25,8 +25,8 @@ class Batch:
         objective: Name under which the log averages the losses, such as ``clm``.
         language: Language, or direction of translation, that the log names.
         position: Position of the objective after this batch, as a JSON object; saved in every checkpoint.
-        weight: Factor by which the loss is multiplied before its gradient is computed. The log has the unmultiplied
-            loss.
+        weight: Factor by which the loss is multiplied before its gradient is computed. The log shows the loss
+            without this factor.
     """
 
     pieces: Sequence[Any]
@@ -52,10 +52,10 @@ class Objective(Protocol):
 
     @property
     def metrics(self) -> Mapping[str, bool]:
-        """Metrics that ``validate`` computes, each with whether a higher value is better; empty without held-out data.
+        """Names of the metrics that ``validate`` computes; each maps to true if a higher value is better.
 
-        A number by language has a name such as ``perplexity.de``. The first metric decides which model is the best,
-        unless ``run.best_metric`` names another.
+        Empty without held-out data. A metric of one language or direction has a name such as ``perplexity.de``. The
+        first metric decides which model is the best, unless ``run.best_metric`` names another.
         """
         ...
 
@@ -82,9 +82,9 @@ class Objective(Protocol):
     def loss(self, model: Any, piece: Any) -> Tensor:
         """Return the loss of one piece of a batch, in nats.
 
-        The mean over the pieces and processes is the loss of the batch, so a piece with more tokens than others must
-        count for more. Before it computes the loss, an objective may run the model without gradients, for example to
-        translate the piece.
+        The loss of the batch is the mean over its pieces and the processes, so the loss of a piece must be scaled in
+        proportion to its number of tokens. Before it computes the loss, an objective may run the model without
+        gradients, for example to translate the piece.
 
         Args:
             model: The model, in training mode, on the device of the process.
@@ -96,7 +96,7 @@ class Objective(Protocol):
         """Return results on held-out data, the same in all processes: numbers, or numbers by language.
 
         Args:
-            caller: Calls functions of the model; in training mode before and after.
+            caller: Calls functions with the model, which is in training mode before and after this method.
             updates: Number of updates so far.
         """
         ...

@@ -104,7 +104,7 @@ class CausalLM:
         """Check that a model is causal, knows the languages and has enough positions.
 
         Raises:
-            ConfigError: Any of these does not hold; the error names every problem.
+            ConfigError: One of these conditions does not hold; the error names every problem.
         """
         known, longest = model.config.lang2id, model.config.max_position_embeddings
         seq_len, start_from = self._config.batch.seq_len, self._config.model.start_from
@@ -160,7 +160,7 @@ class CausalLM:
         """Return the perplexity of each language, and their mean.
 
         Args:
-            caller: Calls functions of the model.
+            caller: Calls functions with the model.
             updates: Unused.
         """
         perplexity = stream_perplexities(caller, self._valid, processes=self._processes)
@@ -172,8 +172,8 @@ def stream_loss(model: XLMWithLMHeadModel, input_ids: Tensor, language: int) -> 
 
     Args:
         model: A causal model, with a linear or an adaptive head.
-        input_ids: (B, T) int64 on the model's device, ids from 0 to V - 1, without padding. The ids are not checked:
-            on a GPU, every step would have to wait for the result.
+        input_ids: (B, T) int64 on the model's device, ids from 0 to V - 1, without padding. The ids are not checked,
+            because on a GPU every step would have to wait for the result of the check.
         language: Language id of all tokens.
 
     Returns:

@@ -30,20 +30,27 @@ from xlm.translation.bleu import corpus_bleu, import_bleu
 from xlm.translation.translator import translated_text
 
 HYPOTHESES = "translations"
-"""Directory of translations in the directory of a run."""
+"""Name of the directory for translations, inside the output directory of a run."""
 
 SIGNATURE_FILE = "signature.txt"
 """File in this directory with the settings of BLEU, in the form of ``sacrebleu``."""
 
 SPLITS = ("valid", "test")
-"""Splits of held-out pairs. The first decides which model is the best."""
+"""Splits of held-out pairs. The results on the first decide which model is the best."""
 
 _LOG = logging.getLogger("xlm")
 
 
 @dataclass(slots=True)
 class _Counts:
-    """What teacher forcing counts: nats, predicted tokens, and those of them that are the model's first choice."""
+    """Results of the batches evaluated so far.
+
+    Attributes:
+        nats: Sum of the negative log-probabilities of the reference tokens.
+        tokens: Number of reference tokens.
+        correct: Number of reference tokens to which the model gives the highest score.
+        translations: Ids of each translation without ``</s>``, by the index of its pair.
+    """
 
     nats: float = 0.0
     tokens: int = 0
@@ -81,7 +88,7 @@ class TranslationEvaluation:
         self._directory = Path(config.output) / HYPOTHESES
         self._cases: dict[tuple[str, str, str], tuple[Sentences, Sentences]] = {}
         for source, target in directions if config.run.evaluate_every else ():
-            # Without pairs for validation, there is no test either: it would decide which model is the best.
+            # Without validation pairs, skip the test pairs too: otherwise they would decide which model is the best.
             splits = [split for split in SPLITS if names_of_sides(source, target)[0] in index.splits.get(split, {})]
             if SPLITS[0] not in splits:
                 self._warn("%s-%s is not evaluated: the data has no valid pairs of it", source, target)
@@ -94,7 +101,7 @@ class TranslationEvaluation:
 
     @property
     def metrics(self) -> Mapping[str, bool]:
-        """Whether a higher value is better, for each metric; the mean BLEU on ``valid`` is the first."""
+        """Names of metrics; each maps to true if a higher value is better. The mean BLEU on ``valid`` is the first."""
         metrics = {"mean_bleu": True} if self._cases else {}
         for split, source, target in self._cases:
             prefix = "" if split == "valid" else f"{split}_"
@@ -107,7 +114,7 @@ class TranslationEvaluation:
         """Warn of pairs that are left out because the model lacks positions for them.
 
         Raises:
-            InputError: No pair of a split is left.
+            InputError: All pairs of a split are left out.
         """
         for (split, source, target), sides in self._cases.items():
             whole, kept = (len(_pairs(sides, longest)) for longest in (None, _longest(model)))
@@ -139,7 +146,7 @@ class TranslationEvaluation:
         is the signature of BLEU.
 
         Args:
-            caller: Calls functions of the model.
+            caller: Calls functions with the model.
             updates: Number of updates so far, for the names of the files.
         """
         results: dict[str, Any] = {}
@@ -160,7 +167,7 @@ class TranslationEvaluation:
     def _count(
         self, model: XLMEncoderDecoderModel, sides: tuple[Sentences, Sentences], languages: tuple[str, str]
     ) -> _Counts:
-        """Return the counts of this process's batches."""
+        """Evaluate this process's share of the batches, and return its counts."""
         source, target = sides
         kept = _pairs(sides, _longest(model))
         batching = Batching(batch_size=self._config.evaluation.batch_size)
@@ -202,7 +209,7 @@ class TranslationEvaluation:
                 at_limit="original",
                 num_beams=beams,
             )
-        except NonFiniteError as error:  # the other processes wait, and the run may recover
+        except NonFiniteError as error:  # do not raise: the other processes wait for this one, and the run may recover
             _LOG.warning("%d sentences count as not translated: %s", len(indices), error)
             counts.translations |= {index: [] for index in indices.tolist()}
             return
@@ -213,7 +220,7 @@ class TranslationEvaluation:
     def _bleu(
         self, name: str, language: str, references: Sentences, translations: Mapping[int, list[int]], updates: int
     ) -> float:
-        """Return the BLEU of translations by their line, and write them and the references to files."""
+        """Return the BLEU of translations, which are given by line number; write them and the references to files."""
         tokenized = self._config.evaluation.bleu == "tokenized"
         lines = sorted(translations)
 
@@ -232,16 +239,16 @@ class TranslationEvaluation:
                 for suffix, texts in ((f"{updates:07}", hypotheses), ("reference", expected)):
                     write_text(self._directory / f"{name}.{suffix}.txt", "".join(f"{text}\n" for text in texts))
                 write_text(self._directory / SIGNATURE_FILE, f"{bleu.signature}\n")
-            except WriteError as error:  # as for models, the disk may have room again by the next time
+            except WriteError as error:  # the disk may have room again at the next evaluation
                 _LOG.warning("translations could not be saved; the run continues: %s", error)
         return bleu.score
 
 
 def _longest(model: XLMEncoderDecoderModel) -> int:
-    """Return how many tokens a sentence may have, without ``</s>`` at both ends."""
+    """Return the maximum number of tokens in a sentence, without the ``</s>`` at both ends."""
     return model.config.max_position_embeddings - 2
 
 
 def _pairs(sides: tuple[Sentences, Sentences], longest: int | None) -> Ids:
-    """Return the indices of pairs without an empty side, or one longer than ``longest`` tokens."""
+    """Return the indices of pairs whose sides are neither empty nor longer than ``longest`` (if given) tokens."""
     return usable([side.lengths for side in sides], longest=longest or 0)

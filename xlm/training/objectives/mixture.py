@@ -1,4 +1,4 @@
-"""Several objectives in turn, on one model with one optimiser.
+"""Train one model, with one optimiser, on several objectives in turn.
 
 Source: the original's loop in ``train.py``, ``shuf_order`` in ``src/utils.py`` and ``EncDecTrainer``.
 """
@@ -36,15 +36,19 @@ from xlm.training.processes import ModelCaller, Processes
 
 _KINDS = ("ae", "mt", "bt")
 _MOST_SUPERVISED = 5
-"""Supervised steps of an iteration, drawn with replacement. Source: the original's ``shuf_order``."""
+"""Maximum number of supervised steps in an iteration; their parts are drawn with replacement.
+
+Source: the original's ``shuf_order``.
+"""
 
 
 class Mixture:
-    """The ``Objective`` of an encoder-decoder: its parts in turn.
+    """The ``Objective`` of an encoder-decoder. It consists of parts, and takes batches from them in turn.
 
-    An iteration takes one batch of every denoising part, in random order, then of at most five supervised parts, drawn
-    with replacement, then of every back-translation part, in random order. Each batch is one update. The coefficient of
-    a part depends on the iteration; a part whose coefficient is 0 is skipped.
+    An iteration takes one batch from each denoising part in random order; then one batch from each of at most five
+    supervised parts, which are drawn with replacement; then one batch from each back-translation part in random order.
+    Each batch is one update. The coefficient of a part depends on the iteration; a part whose coefficient is 0 is
+    skipped.
 
     Args:
         config: The configuration of the run.
@@ -110,7 +114,7 @@ class Mixture:
         )
 
     def _directions(self) -> list[tuple[str, str]]:
-        """Return source and target of every direction that a part trains."""
+        """Return the source and target languages of every direction that a part trains."""
         directions = [part.direction.split("-") for part in self._parts.values() if part.kind != "ae"]
         return [(source, target) for source, target in sorted({*map(tuple, directions)})]
 
@@ -120,14 +124,14 @@ class Mixture:
         return self._evaluation.metrics
 
     def identity(self) -> dict[str, Any]:
-        """Return the fingerprint of the tokenizer, the checksums of the text, and the settings of noise and losses."""
+        """Return the tokenizer's fingerprint, the text's checksums and the settings of evaluation, noise and losses."""
         train = {name for part in self._parts.values() for name in part.texts}
         held_out = {name for direction in self._directions() for name in names_of_sides(*direction)}
         evaluation = dataclasses.asdict(self._config.evaluation)
         return {
             "tokenizer": self._index.signature,
             "text": self._data.checksums("train", train),
-            # The best score so far is that of the held-out text, with these settings.
+            # The best score so far belongs to this held-out text and these settings.
             "valid": {split: self._data.checksums(split, held_out) for split in SPLITS},
             "evaluation": {name: evaluation[name] for name in ("num_beams", "bleu")},
             "noise": dataclasses.asdict(self._config.noise),
@@ -138,8 +142,8 @@ class Mixture:
         """Check that a model knows the languages and special tokens, and has enough positions.
 
         Raises:
-            ConfigError: It does not, or has not; every problem is named.
-            InputError: The model has no position for any sentence of a held-out text.
+            ConfigError: The model lacks one of these; the error names every problem.
+            InputError: All pairs of a held-out split have an empty side or are too long for the model.
         """
         known, longest = model.config.lang2id, model.config.max_position_embeddings
         problems: list[Problem] = [
@@ -165,7 +169,7 @@ class Mixture:
         """Yield this process's pieces of each batch, without end.
 
         Args:
-            position: The iteration, the number of steps taken of it, and the positions of the parts.
+            position: The iteration, the number of its steps already taken, and the position of each part.
         """
         iteration, taken = position.get("iteration", 0), position.get("taken", 0)
         positions: dict[str, Any] = dict(position.get("parts", {}))
@@ -187,7 +191,7 @@ class Mixture:
             iteration, taken = iteration + 1, 0
 
     def _steps(self, iteration: int) -> list[str]:
-        """Return the parts of an iteration, in order."""
+        """Return the names of the parts that an iteration takes batches from, in order."""
         steps: list[str] = []
         for kind in _KINDS:
             names = [name for name, part in self._parts.items() if part.kind == kind]

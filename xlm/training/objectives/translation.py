@@ -42,8 +42,8 @@ class Side:
 
     Attributes:
         ids: (B, T) int64 from ``</s>`` to ``</s>``, padded on the right.
-        lengths: (B,) int64 on the CPU, both ``</s>`` counted.
-        language: Name of their language.
+        lengths: (B,) int64 on the CPU; they include both ``</s>``.
+        language: Name of the sentences' language.
     """
 
     ids: Tensor
@@ -51,7 +51,7 @@ class Side:
     language: str
 
     def inputs(self, config: XLMConfig) -> TransformerInputs:
-        """Return the sentences as inputs of a model with a configuration."""
+        """Return the sentences as inputs of a model with this configuration."""
         T, device = self.ids.shape[1], self.ids.device
         positions_1T = torch.arange(T, device=device)[None]
         has_padding = int(self.lengths.min()) < T
@@ -71,13 +71,13 @@ def language_id(config: XLMConfig, name: str) -> int | None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Piece:
-    """Sentences that a process takes at once.
+    """The sentences that one process trains on in one forward and backward pass.
 
     Attributes:
-        source: What the encoder reads; for back-translation ``None``, since the model makes it.
+        source: What the encoder reads. ``None`` for back-translation, because the model makes it by translating.
         target: What the decoder learns to produce.
-        share: The loss of the batch is the mean over its pieces of the loss of each, times its share.
-        longest: Tokens of the longest target of the whole batch.
+        share: Factor for the loss of this piece. The loss of the batch is the mean of the scaled losses of its pieces.
+        longest: Number of tokens in the longest target of the whole batch.
     """
 
     source: Side | None
@@ -89,7 +89,7 @@ class Piece:
 def translation_loss(model: XLMEncoderDecoderModel, source: Side, target: Side) -> Tensor:
     """Return the mean negative log-probability, in nats, of the target's tokens after the first ``</s>``.
 
-    The ids are not checked: on a GPU, every step would have to wait for the result.
+    The ids are not checked, because on a GPU every step would have to wait for the result of the check.
 
     Returns:
         A scalar in float32 or wider.
@@ -120,13 +120,13 @@ def teacher_forcing(model: XLMEncoderDecoderModel, source: Side, target: Side) -
 
 
 class SentenceOrder:
-    """Batches of sentences without end, from a seed and a position alone.
+    """An endless series of batches of sentences. The seed and a position determine each batch.
 
     Args:
-        lengths: (N,) tokens of each sentence, ``</s>`` included; of both sides for pairs.
+        lengths: (N,) number of tokens in each sentence, ``</s>`` included; for pairs, the sum of both sides.
         batching: How sentences are divided into batches.
         seed: Seed of the run.
-        name: Name of the part of the run, which has an order of its own.
+        name: Name of the part of the mixture; each part has its own order.
     """
 
     def __init__(self, lengths: Ids, batching: Batching, *, seed: int, name: str) -> None:
@@ -161,8 +161,8 @@ class TranslationData:
 
     Args:
         directory: Directory of prepared data.
-        index: Its index.
-        tokenizer: Its tokenizer.
+        index: Index of the prepared data.
+        tokenizer: Tokenizer of the prepared data.
         batch: Settings of the batches.
     """
 
@@ -205,7 +205,7 @@ class TranslationData:
         """Return the two sides of a parallel text, in the order of the arguments.
 
         Raises:
-            InputError: As for ``sentences``, or the sides differ in number.
+            InputError: As for ``sentences``, or the sides do not match line by line.
         """
         names = names_of_sides(first, second)
         sides = self.sentences(split, names[0]), self.sentences(split, names[1])
@@ -224,7 +224,7 @@ class TranslationData:
         return sides
 
     def checksums(self, split: str, names: Iterable[str]) -> dict[str, list[str]]:
-        """Return the checksums of those of some texts that the data holds."""
+        """Return the checksums of the named texts, by name. Texts that the data lacks are left out."""
         texts = self._index.splits.get(split, {})
         return {name: [shard.sha256 for shard in texts[name].shards] for name in sorted(names) if name in texts}
 
@@ -232,7 +232,7 @@ class TranslationData:
         """Return the indices of sentences to train on: those that are neither empty nor too long.
 
         Raises:
-            InputError: There are none.
+            InputError: There are no such sentences.
         """
         kept = usable([side.lengths for side in sides], longest=self._batch.max_length)
         if not len(kept):
@@ -261,9 +261,9 @@ class Part(Protocol):
 
     Attributes:
         kind: ``ae``, ``bt`` or ``mt``.
-        name: As the configuration names it, such as ``bt:de-en-de``.
+        name: Name of the part in the configuration, such as ``bt:de-en-de``.
         direction: Language, or direction of translation, that the log names.
-        texts: Names of the texts that it trains on.
+        texts: Names of the texts that the part trains on.
     """
 
     kind: str
@@ -272,7 +272,7 @@ class Part(Protocol):
     texts: Sequence[str]
 
     def take(self, position: Mapping[str, Any]) -> tuple[list[Any], int, dict[str, Any]]:
-        """Return this process's pieces of the batch at a position, its tokens in all, and the position after it."""
+        """Return this process's pieces of the batch at a position, the batch's token count, and the next position."""
 
     def loss(self, model: Any, piece: Any) -> Tensor:
         """Return the loss of a piece, as ``Objective.loss`` does."""
@@ -295,8 +295,8 @@ class SentenceSharing:
         """Return this process's pieces of a batch.
 
         Args:
-            target: (B, T) ids and (B,) lengths of what the decoder learns.
-            source: The same of what the encoder reads; ``None`` if the model makes it.
+            target: (B, T) ids and (B,) lengths of the sentences that the decoder learns to produce.
+            source: Ids and lengths of the sentences that the encoder reads; ``None`` if the model makes them.
             languages: Languages of source and target.
         """
         count = self._processes.count * self._pieces
@@ -305,7 +305,7 @@ class SentenceSharing:
         parts = np.array_split(np.arange(len(target[1])), count)
         pieces = []
         for number in mine:
-            # All processes take equally many pieces; one without sentences of its own takes the first for nothing.
+            # All processes take equally many pieces. If a piece gets no sentence, it takes the first with share 0.
             rows = parts[number] if len(parts[number]) else np.zeros(1, np.int64)
             tokens = int((target[1][parts[number]] - 1).sum())
             pieces.append(
@@ -365,7 +365,7 @@ class Denoising:
 
 
 class Supervised:
-    """Translate a sentence as its pair says.
+    """Translate the source sentence of a pair; the target is the other sentence of the pair.
 
     Source: the original's ``mt_step``.
     """
@@ -406,8 +406,8 @@ class Supervised:
 class BackTranslation:
     """Reproduce a sentence from the model's own translation of it.
 
-    The model translates in evaluation mode and without gradients, greedily, to at most 1.3 times the longest sentence
-    of the batch plus 5 tokens; a translation cut there ends with ``</s>``.
+    The model translates greedily, in evaluation mode and without gradients. A translation has at most 1.3 times as many
+    tokens as the longest sentence of the batch, plus 5; if it is cut there, its last token is ``</s>``.
 
     Source: paper section 4.3 through Lample et al. 2018; the original's ``bt_step``.
     """
@@ -446,7 +446,7 @@ class BackTranslation:
         try:
             source = back_translate(model, piece.target, self._other, longest=piece.longest)
         except NonFiniteError:
-            # Other processes wait for this one's gradient, so there must be one. The step is then skipped.
+            # The other processes wait for a gradient from this one. Its NaN then makes the run skip the step.
             return translation_loss(model, piece.target, piece.target) * math.nan
         return translation_loss(model, source, piece.target) * piece.share
 
@@ -460,7 +460,7 @@ def back_translate(
         model: The model, in any mode.
         sentences: The sentences.
         language: Language to translate to.
-        longest: Tokens of the longest sentence of the batch; ``None`` if the sentences are the whole batch.
+        longest: Number of tokens in the longest sentence of the batch; ``None`` if the sentences are the whole batch.
 
     Raises:
         NonFiniteError: The model's scores are not finite.
@@ -477,7 +477,7 @@ def back_translate(
             max_length=min(int(1.3 * longest + 5), model.config.max_position_embeddings),
             at_limit="original",
         )
-    # Some versions of torch keep the weights that autocast converted in generate, which have no gradient.
+    # In some versions of torch, the cache of autocast now holds weights that were converted without gradients.
     torch.clear_autocast_cache()
     # Each translation ends with its second </s>.
     lengths_B = ((ids_BT == model.config.eos_token_id).cumsum(1) < 2).sum(1) + 1
