@@ -129,7 +129,7 @@ def draw_report(run: Path, path: Path) -> dict[str, Any]:
 
     Returns:
         A summary: ``updates``, ``loss``, ``perplexity`` and ``bleu`` (by language or direction) at the end, ``best``
-        (lowest mean perplexity), ``best_bleu`` (highest mean), ``skipped`` (number of steps).
+        (lowest mean perplexity of a language model), ``best_bleu`` (highest mean), ``skipped`` (number of steps).
 
     Raises:
         InputError: The run has no log, or its log has no updates.
