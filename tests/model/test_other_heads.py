@@ -79,7 +79,7 @@ def test_a_head_that_does_not_score_words_neither_scores_nor_generates() -> None
     for options in ways:
         with pytest.raises(InputError, match="does not score the words") as caught:
             model.generate(ids, langs="en", **options)
-        assert (caught.value.where, caught.value.found) == ("model.head", "3 scores a position")
+        assert (caught.value.where, caught.value.found) == ("model.head", "3 scores per position")
     with pytest.raises(InputError, match="does not score the words"), torch.no_grad():
         chunked_logprobs(model.head, torch.randn(4, D), torch.arange(4), vocab_size=V)
 

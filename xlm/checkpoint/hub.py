@@ -21,8 +21,8 @@ _REVISION = re.compile(r"(?!.*\.\.)[A-Za-z0-9_][\w./-]*", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _DEFAULT_REVISION = "main"
 
-# The published XLM models. The hub lists them as FacebookAI/NAME, and redirects the older ids without an owner. A cache
-# may hold a model under either id.
+# The published XLM models. The hub lists them as FacebookAI/NAME, and redirects the older ids, which have no owner, to
+# these. A cache may hold a model under either id.
 _OWNER = "FacebookAI/"
 _PUBLISHED = frozenset(
     {
@@ -57,7 +57,8 @@ class HubOptions:
             raise InputError("revision is not a str", where="revision", found=type(self.revision).__name__)
         if not isinstance(self.token, str | bool | None):
             raise InputError("token is not a str", where="token", found=type(self.token).__name__)
-        # HTTP libraries quote an invalid header in their errors, so the terminal would show a token with a line break.
+        # HTTP libraries quote an invalid header in their errors, so a token that contains a line break would be
+        # shown on the terminal.
         if isinstance(self.token, str) and not re.fullmatch(r"[!-~]+", self.token):
             raise InputError("invalid token", where="token", expected="printable ASCII characters without spaces")
 

@@ -54,7 +54,7 @@ def write_original(
         OSError: The file cannot be written.
     """
     record = checkpoint.provenance.record
-    # Write 0 as the count of words without one, such as words added after training.
+    # Write a count of 0 for words that have none, such as words added after training.
     known = record.counts if record is not None else ()
     counts = (*known, *(0,) * (len(words) - len(known)))
     _check_representable(checkpoint, words, counts)

@@ -159,8 +159,8 @@ def _open_closed_streams() -> None:
 
     Standard input is then empty, messages are discarded, and writing results is an error because nobody would see them.
     """
-    # Open this first: it takes the closed stream's file number, so no file opened later can receive the stream's
-    # output.
+    # Open the null device before any other file: it takes the closed stream's file number, so no file opened later can
+    # receive the stream's output.
     for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is not None:
             continue

@@ -93,7 +93,7 @@ def damaged_inputs(names: Iterable[str]) -> str:
 
 
 def split_language(text: str) -> tuple[str, Path]:
-    """Return language and file of ``LANG=FILE``.
+    """Return the language and the file in ``LANG=FILE``.
 
     Raises:
         UsageError: The text does not have this form.

@@ -99,7 +99,7 @@ class TableWriter:
             write_text(tsv_line(columns))
 
     def write_lines(self, lines: bytes) -> None:
-        """Write the lines of a ``ScoreTable`` with the columns and format of this writer."""
+        """Write the lines of a ``ScoreTable`` that has the same columns and format as this writer."""
         if self.aligned:
             self._align([list(json.loads(line).values()) for line in lines.splitlines()])
         else:

@@ -215,7 +215,7 @@ def _check_usage(
     if prompt is not None and "\n" in prompt and form == "text":
         raise click.UsageError("--prompt contains a line feed, which only --format jsonl can write")
     if searching and flags:
-        raise click.UsageError(f"{', '.join(flags)}: requires sampling; found {searching}")
+        raise click.UsageError(f"{', '.join(flags)}: only with sampling; found {searching}")
     if searching and num_return_sequences > num_beams:
         raise click.UsageError(
             f"--num-return-sequences: expected at most {num_beams} with {searching}, found {num_return_sequences}"

@@ -61,7 +61,8 @@ class Corpus:
     return alone, carriage returns also end the other lines. Plain text whose lines end only in carriage returns is read
     as one row, with a warning.
 
-    An empty file has no rows. A table with a header only has one row, whose problem says that the table has no rows.
+    An empty file has no rows. A table that has only a header yields one row, whose problem says that the table has no
+    rows.
 
     Args:
         files: Paths (``-`` is standard input) or ``InputFile`` objects.

@@ -21,7 +21,7 @@ class RandomNumbers(Protocol):
     """A source of random numbers. ``xlm.data.batches.RawNumbers`` has the same numbers in every version of numpy."""
 
     def random(self, shape: tuple[int, ...]) -> np.ndarray[Any, np.dtype[np.float64]]:
-        """Return numbers from 0 to below 1."""
+        """Return numbers that are at least 0 and less than 1."""
 
     def integers(self, low: int, high: int) -> int:
         """Return a whole number from ``low`` to ``high`` - 1."""

@@ -216,5 +216,5 @@ def _write_shards(
         text = dataclasses.replace(text, shards=(*text.shards, shard))
         yield text
     if text.lines == 0:
-        raise InputError("the text is empty", where=text.source.path, found="no line", expected="one sentence a line")
+        raise InputError("the text is empty", where=text.source.path, found="no lines", expected="one sentence a line")
     yield dataclasses.replace(text, complete=True)

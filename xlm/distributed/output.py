@@ -233,7 +233,7 @@ class Output:
             source: A local file with the contents of the part.
 
         Raises:
-            WriteError: This machine does not see the directory of the run.
+            WriteError: This machine cannot see the directory of the run.
         """
         self._check_lease()
         return self.directory.copy(source, self.part_name(key))

@@ -276,6 +276,6 @@ def error_to_dict(error: Exception, *, retry: bool = False) -> dict[str, Any]:
 
 
 def error_from_dict(values: Mapping[str, Any]) -> XLMError:
-    """Return the error that ``error_to_dict`` encoded. An error of another library becomes an ``XLMError``."""
+    """Return the error that ``error_to_dict`` encoded: an ``XLMError`` even if it came from another library."""
     error_class: Callable[..., XLMError] = getattr(errors, values["error"])
     return error_class(values["what"], **{name: values[name] for name in ("where", "found", "expected", "remedy")})

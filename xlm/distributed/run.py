@@ -144,7 +144,7 @@ class Run:
                 idle_passes = idle_passes + 1 if self._done() == done else 0
 
     def _run_pass(self, ray: Any, dataset: Any, *, max_failures: int) -> XLMError | None:
-        """Store the records of one pass. Return the last error after which another pass may succeed, or ``None``."""
+        """Store the records of one pass. Return its last error after which another pass may succeed, or ``None``."""
         last_error, failures = None, 0
         try:
             with closing(read_results(dataset, progress=self.progress)) as results:

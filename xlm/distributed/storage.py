@@ -151,8 +151,7 @@ def input_files(names: Iterable[str], *, output: str | None = None) -> list[Inpu
     """Return the input files that names stand for.
 
     A name is a file, a directory with all files below it, or a pattern with ``*``, ``?`` or ``[]``. The files of a
-    directory or pattern are sorted by name. Names that begin with a dot or an underscore are omitted, as in other
-    engines.
+    directory or pattern are sorted by name. Names that begin with a dot or an underscore are omitted, as in Spark.
 
     Args:
         names: Paths or addresses.

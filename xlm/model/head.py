@@ -103,7 +103,7 @@ class LinearHead(nn.Module):
         return transformer.embeddings.word.weight
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Return unnormalised scores, (…, V), of hidden states (…, D)."""
+        """Return unnormalised scores (…, V) for hidden states (…, D)."""
         return F.linear(hidden, self.projection, self.bias)
 
     def logit_blocks(self, hidden_ND: Tensor, *, elements: int | None = None) -> Iterator[LogitBlock]:
@@ -201,8 +201,8 @@ def check_word_scores(scores: object, vocab_size: int) -> None:
         raise InputError(
             "the model's head does not score the words of its vocabulary",
             where="model.head",
-            found=f"{width} scores a position" if isinstance(width, int) else width,
-            expected=f"{vocab_size} scores a position, one per word",
+            found=f"{width} scores per position" if isinstance(width, int) else width,
+            expected=f"{vocab_size} scores per position, one for each word",
             remedy="call forward, which accepts any head; scoring and generation need one score per word",
         )
 

@@ -304,7 +304,7 @@ class XLMEncoderDecoderModel(nn.Module):
         )
         if isinstance(decoder_input_ids, Tensor) and decoder_input_ids.shape[:1] != input_ids.shape[:1]:
             raise InputError(
-                "source and target differ in number",
+                "source and target differ in number of rows",
                 where="decoder_input_ids",
                 found=f"shape {tuple(decoder_input_ids.shape)}",
                 expected=f"{len(input_ids)} rows, as many as input_ids has",

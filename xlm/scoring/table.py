@@ -107,7 +107,7 @@ class ScoreTable:
         return [(name, types[cell_type]) for name, cell_type in self.columns.items()]
 
     def write_parquet(self, lines: Path, target: Path, *, metadata: Mapping[str, str]) -> None:
-        """Write lines as a Parquet file, some megabytes at a time.
+        """Write lines as a Parquet file, a few megabytes at a time.
 
         Args:
             lines: A file with the lines that the method ``lines`` yields.

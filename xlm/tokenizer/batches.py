@@ -55,7 +55,7 @@ def written_lines(tokenizer: XLMTokenizer, texts: Sequence[str], *, lang: str, o
 
     Args:
         tokenizer: The tokenizer.
-        texts: The texts, at most some thousands.
+        texts: The texts, at most a few thousand.
         lang: The language of the texts.
         output: ``"tokens"`` for pieces in ``</w>`` notation, ``"ids"`` for ids with the special tokens.
 

@@ -377,7 +377,7 @@ def _override(values: dict[str, Any], change: str) -> None:
         _warn_of_old_names([key])
     if not equals or not name:
         raise ConfigError(
-            "the override is not key=value", where="--set", found=change, expected="such as run.max_steps=9"
+            "the override is not key=value", where="--set", found=change, expected="key=value, such as run.max_steps=9"
         )
     try:
         value: Any = tomllib.loads(f"value = {text}")["value"]

@@ -97,7 +97,7 @@ def train(
         should_stop: Called after each step. If it returns true in any process, the run saves its state and ends.
 
     Returns:
-        How far the run came.
+        How far the run got.
 
     Raises:
         ConfigError: The settings do not fit together, or differ from those of the run to resume.

@@ -37,7 +37,7 @@ _SAMPLING = ("do_sample", "temperature", "top_k", "top_p", "num_beams", "repetit
 
 @register_model("xlm")  # type: ignore[untyped-decorator, unused-ignore]
 class XLMForHarness(LM):  # type: ignore[misc]
-    """Model of this library with the interface of the harness.
+    """A model of this library, with the interface that the harness expects.
 
     Args:
         pretrained: Model, as for ``from_pretrained``.

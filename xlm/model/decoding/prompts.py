@@ -38,7 +38,7 @@ class Prompts:
 
     @property
     def capacity(self) -> int:
-        """Maximum number of tokens that the model processes in a row; it never processes the last new token."""
+        """Maximum number of tokens of one row that the model processes; it never processes the last new token."""
         held = (length + limit.tokens - 1 for length, limit in zip(self.lengths, self.limits, strict=True))
         return max(self.inputs.input_ids.shape[1], *held)
 

@@ -15,7 +15,7 @@ class Limit(NamedTuple):
     """How far a row can go.
 
     Attributes:
-        tokens: The most new tokens.
+        tokens: Maximum number of new tokens.
         stop: Why the row stops there.
     """
 

@@ -139,7 +139,7 @@ def generate_tokens(
         processors.reorder(rows_R)
         logits_BV = logits_BV[rows_R]
         langs_BS = None if langs_BS is None else langs_BS[rows_R]
-    rows: list[int | None] = list(range(len(limits)))  # for each batch row: its row of the result, or None if ended
+    rows: list[int | None] = list(range(len(limits)))  # for each batch row: its row in the result, or None once ended
     step = 0
     while True:
         logits_BV = at_least_float32(logits_BV)

@@ -157,7 +157,7 @@ class _Permutations:
 
 
 class TranslationData:
-    """Sentences of prepared data, opened when a part asks for them.
+    """Sentences of prepared data, opened when a ``Part`` of the mixture asks for them.
 
     Args:
         directory: Directory of prepared data.
