@@ -142,6 +142,8 @@ def main() -> None:
                     print(
                         f"{iteration:5}  {split:5}  {direction}  BLEU {bleu:6.2f}  the original {expected}", flush=True
                     )
+        if event["event"] in ("evaluation", "end"):
+            iteration = event["updates"] // UPDATES_OF_AN_ITERATION
             rate = iteration / (now - begun - evaluating)
             print(f"{iteration:5}  {rate:.2f} iterations a second without evaluation", flush=True)
         last = now
