@@ -124,14 +124,11 @@ def main() -> None:
     path.write_text(config, "utf-8")
     recorded = json.loads((arguments.reference / "curves.json").read_text("utf-8"))
     theirs = recorded["from_random" if arguments.random else "from_clm"]["evaluations"]
-    begun, evaluating = time.perf_counter(), 0.0
-    last = begun
+    begun, first = time.perf_counter(), 0
 
     def observe(event: Event) -> None:
-        nonlocal last, evaluating
-        now = time.perf_counter()
+        nonlocal first
         if event["event"] == "evaluation":
-            evaluating += now - last  # since the update before it
             iteration = event["updates"] // UPDATES_OF_AN_ITERATION
             same = [each for each in theirs if 100 * (each["epoch"] + 1) == iteration]
             original: dict[str, float] = same[0] if same else {}
@@ -142,11 +139,11 @@ def main() -> None:
                     print(
                         f"{iteration:5}  {split:5}  {direction}  BLEU {bleu:6.2f}  the original {expected}", flush=True
                     )
-        if event["event"] in ("evaluation", "end"):
-            iteration = event["updates"] // UPDATES_OF_AN_ITERATION
-            rate = iteration / (now - begun - evaluating)
-            print(f"{iteration:5}  {rate:.2f} iterations a second without evaluation", flush=True)
-        last = now
+        elif event["event"] == "end":
+            rate = (event["updates"] - first) / UPDATES_OF_AN_ITERATION / (time.perf_counter() - begun)
+            print(f"{rate:.2f} iterations a second, including evaluation", flush=True)
+        elif event["event"] == "start":
+            first = event["updates"]  # not 0 if the run continues
 
     train(load_config(str(path), arguments.changes), resume=run.exists(), observers=[observe])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -162,3 +163,29 @@ def updates(run: Path) -> list[tuple[int, float, float]]:
 
 def events(run: Path, kind: str) -> list[Event]:
     return [event for event in read_log(run) if event["event"] == kind]
+
+
+class _Cut(BaseException):
+    """Exception that no code in a run catches."""
+
+
+def _cut_at(number: int) -> Callable[[Event], None]:
+    seen = 0
+
+    def observe(event: Event) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == number:
+            raise _Cut
+
+    return observe
+
+
+def train_with_cuts(config: TrainConfig, cuts: Iterable[int]) -> None:
+    """Cut the run off at its event with each of these numbers and resume it each time, then complete it."""
+    for cut in cuts:
+        try:
+            train(config, resume=True, observers=[_cut_at(cut)])
+        except _Cut:
+            continue
+    train(config, resume=True)

@@ -15,7 +15,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,29 +23,22 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import xlm.training.checkpoints as checkpoints
-from tests.training.runs import equal, events, prepare_text, small_run, small_tokenizer, updates, weights, write_config
+from tests.training.runs import (
+    equal,
+    events,
+    prepare_text,
+    small_run,
+    small_tokenizer,
+    train_with_cuts,
+    updates,
+    weights,
+    write_config,
+)
 from xlm.checkpoint.hf_weights import write_safetensors
 from xlm.data.prepare import prepare
 from xlm.errors import CheckpointError, ConfigError, WriteError
 from xlm.training.config import ModelSettings
-from xlm.training.log import Event
 from xlm.training.loop import train
-
-
-class _Cut(BaseException):
-    """Exception that no code in a run catches."""
-
-
-def _cut_at(number: int) -> Callable[[Event], None]:
-    seen = 0
-
-    def observe(event: Event) -> None:
-        nonlocal seen
-        seen += 1
-        if seen == number:
-            raise _Cut
-
-    return observe
 
 
 def _same(run: Path, whole_run: Path) -> None:
@@ -65,12 +57,7 @@ def _same(run: Path, whole_run: Path) -> None:
 def test_cut_off_anywhere_and_any_number_of_times(data: Path, whole_run: Path, cuts: list[int]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         config = small_run(data, Path(folder) / "run")
-        for cut in cuts:
-            try:
-                train(config, resume=True, observers=[_cut_at(cut)])
-            except _Cut:
-                continue
-        train(config, resume=True)
+        train_with_cuts(config, cuts)
         _same(Path(folder) / "run", whole_run)
 
 

@@ -19,8 +19,15 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from tests.training.runs import equal, events, start_from, translation_run, translation_weights, updates
-from tests.training.test_resume import _Cut, _cut_at
+from tests.training.runs import (
+    equal,
+    events,
+    start_from,
+    train_with_cuts,
+    translation_run,
+    translation_weights,
+    updates,
+)
 from xlm.errors import ConfigError
 from xlm.training.checkpoints import newest_checkpoint
 from xlm.training.config import CoefficientSettings, EvaluationSettings, NoiseSettings
@@ -57,12 +64,7 @@ def _same(run: Path, whole_run: Path) -> None:
 def test_cut_off_anywhere_and_any_number_of_times(pairs: Path, translator: Path, whole: Path, cuts: list[int]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         config = translation_run(pairs, Path(folder) / "run", model=start_from(translator, **DROPOUT))
-        for cut in cuts:
-            try:
-                train(config, resume=True, observers=[_cut_at(cut)])
-            except _Cut:
-                continue
-        train(config, resume=True)
+        train_with_cuts(config, cuts)
         _same(Path(folder) / "run", whole)
 
 
