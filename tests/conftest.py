@@ -21,8 +21,10 @@ RECORDED = (
 # No test contacts the real hub. The library reads this at its first import, here and in processes that tests start.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-# The time of an example depends on the load of the machine more than on the test.
-settings.register_profile("xlm", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# The time of an example depends on the load of the machine more than on the test. By default, a test draws the same
+# examples each time, so that a failure is due to the change; --hypothesis-profile=random draws new ones.
+settings.register_profile("random", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("xlm", settings.get_profile("random"), derandomize=True)
 settings.load_profile("xlm")
 
 REPOSITORY = Path(__file__).resolve().parent.parent

@@ -33,6 +33,11 @@ def alone(text: str, **options: Any) -> list[list[int]]:
     return [list(each.tokens[:-1] if each.stop == "eos" else each.tokens) for each in found]
 
 
+def _fits(text: str) -> bool:
+    """Return whether a text and its two ``</s>`` fit into the model's positions."""
+    return len(TOKENIZER.encode(text, lang="de")) <= MODEL.config.max_position_embeddings
+
+
 def _words(ids: list[int]) -> list[str]:
     """Return the words of ids: a special token ends its word, another one if it has the mark ``</w>``."""
     words = [""]
@@ -44,7 +49,9 @@ def _words(ids: list[int]) -> list[str]:
 
 
 @given(
-    texts=st.lists(st.lists(st.sampled_from(WORDS), min_size=1, max_size=4).map(" ".join), min_size=1, max_size=7),
+    texts=st.lists(
+        st.lists(st.sampled_from(WORDS), min_size=1, max_size=4).map(" ".join).filter(_fits), min_size=1, max_size=7
+    ),
     batch_size=st.integers(1, 3),
     beams=st.sampled_from([1, 3]),
 )
