@@ -39,6 +39,7 @@ SECONDS = 10
 RESULTS = {
     *("Continuation", "ConversionReport", "LanguagePerplexity", "Perplexity", "SentenceScore", "Signature"),
     *("TokenStream", "WordScore", "XLMModelOutput", "XLMOutput", "DecodingOptions", "ScoringOptions"),
+    *("Accuracy", "Evaluation", "ItemResult"),
     *("XLMEncoderDecoderOutput", "Bleu", "TranslatedText", "Translation"),
 }
 """Classes that the library makes and users read: their methods are walked, their constructors are not."""
@@ -103,6 +104,7 @@ def good_arguments(world: World) -> Functions:
     del translated["lang"]
     start = {"encoder": world.directory, "decoder": world.directory}
     kind = xlm.XLMEncoderDecoderModel
+    (world.files / "pairs.txt").write_text("True\tThe dog\nFalse\tThe dogs\n", encoding="utf-8")
     return {
         "TranslationOptions": (xlm.translation.translator.TranslationOptions, {}),
         "XLMEncoderDecoderModel": (kind, {"config": XLMConfig(**small)}),
@@ -161,6 +163,7 @@ def good_arguments(world: World) -> Functions:
         "XLMWithLMHeadModel.save_pretrained": (model.save_pretrained, {"directory": "saved"}),
         "XLMWithLMHeadModel.stream": (model.stream, prompt),
         "convert": (convert, {"source": world.directory, "target": "converted"}),
+        "evaluate": (xlm.evaluate, {**scored, "tasks": world.files / "pairs.txt"}),
         "perplexity": (xlm.perplexity, {**scored, "texts": ["The dog"]}),
         "score": (score, {**scored, "texts": ["The dog"]}),
         "score_frame": (xlm.score_frame, {**scored, "frame": frame}),
