@@ -94,6 +94,8 @@ def good_arguments(world: World) -> Functions:
     scored = {"model": model, "tokenizer": tokenizer, "lang": "en"}
     prompt = {"input_ids": ids, "langs": "en", "max_new_tokens": 3, "do_sample": True}
     frame = pandas.DataFrame({"text": ["The small dog"]})
+    (measured,) = xlm.perplexity(**scored, texts=["The dog", "dog"]).languages
+    interval = {"measure": "perplexity", "resamples": 3, "seed": 0}
     step = {"model": str(world.directory), "lang": "en"}
     batch = pyarrow.table(frame)
     generator, scorer, divider = (xlm.distributed.Generator, xlm.distributed.Scorer, xlm.distributed.Tokenizer)
@@ -125,6 +127,8 @@ def good_arguments(world: World) -> Functions:
         "Scorer.__call__": (scorer(**step), {"batch": batch}),
         "Tokenizer": (lambda **options: divider(**options)(batch), step),
         "Tokenizer.__call__": (divider(**step), {"batch": batch}),
+        "LanguagePerplexity.difference_interval": (measured.difference_interval, {"other": measured, **interval}),
+        "LanguagePerplexity.interval": (measured.interval, interval),
         "XLMCache": (XLMCache, {"config": config, "batch_size": 1}),
         "XLMConfig": (XLMConfig, small),
         "XLMConfig.clm_ende_1024": (XLMConfig.clm_ende_1024, {}),
