@@ -91,7 +91,7 @@ def good_arguments(world: World) -> Functions:
     config, model, tokenizer, ids = world.config, world.model, world.tokenizer, world.ids
     hidden, body = torch.zeros(1, 2, config.emb_dim), xlm.XLMModel.from_pretrained(world.directory)
     small: dict[str, Any] = {"vocab_size": 20, "emb_dim": 4, "n_layers": 1, "n_heads": 1}
-    scored = {"model": model, "tokenizer": tokenizer, "lang": "en"}
+    scored: dict[str, Any] = {"model": model, "tokenizer": tokenizer, "lang": "en"}
     prompt = {"input_ids": ids, "langs": "en", "max_new_tokens": 3, "do_sample": True}
     frame = pandas.DataFrame({"text": ["The small dog"]})
     (measured,) = xlm.perplexity(**scored, texts=["The dog", "dog"]).languages
