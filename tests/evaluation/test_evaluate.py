@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -13,6 +14,8 @@ import torch
 from xlm.errors import InputError, LanguageError
 from xlm.evaluation.evaluate import ITEM_COLUMNS, Accuracy, evaluate
 from xlm.model.lm import XLMWithLMHeadModel
+from xlm.scoring.score import score
+from xlm.scoring.scorer import SentenceScore
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
 PAIRS = [
@@ -60,13 +63,22 @@ def test_pairs(model: XLMWithLMHeadModel, tokenizer: XLMTokenizer, tmp_path: Pat
     assert accuracy == Accuracy(by="task", name="pairs", items=len(PAIRS), correct=correct + 1, ties=2, unknown=unknown)
 
 
-def test_equal_tokens_tie_in_any_batch(model: XLMWithLMHeadModel, tokenizer: XLMTokenizer, tmp_path: Path) -> None:
-    same = [("the dog " * n, " the  dog " * n) for n in range(1, 12)]
-    file = write_pairs(tmp_path / "pairs.jsonl", same)
-    for size in (1, 3, None):
-        result = evaluate(model, tokenizer, [file], lang="en", batch_size=size)
-        assert [item.tie for item in result.items] == [True] * len(same)
-        assert result.accuracies[0].accuracy == 0
+def test_equal_tokens_tie_although_rounding_differs(
+    model: XLMWithLMHeadModel, tokenizer: XLMTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def score_with_noise(*arguments: Any, **options: Any) -> list[SentenceScore]:
+        results = score(*arguments, **options)
+        return [
+            dataclasses.replace(result, logprobs=(*result.logprobs[:-1], result.logprobs[-1] + i * 1e-6))
+            for i, result in enumerate(results)
+        ]
+
+    monkeypatch.setattr("xlm.evaluation.evaluate.score", score_with_noise)
+    pairs = [("the dog " * n, " the  dog " * n) for n in range(1, 6)]
+    pairs += [(bad, good) for good, bad in pairs]
+    result = evaluate(model, tokenizer, write_pairs(tmp_path / "pairs.jsonl", pairs), lang="en")
+    assert [(item.correct, item.tie) for item in result.items] == [(False, True)] * len(pairs)
+    assert result.accuracies[0].accuracy == 0
 
 
 SUITE = {
