@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -126,6 +127,8 @@ def command(
                 opened.model, opened.tokenizer, items, lang=lang, **asdict(scoring_options(options))
             )
             show_count(f"{len(results):,} of {sum(map(len, files)):,} items")
+    if sys.stderr.isatty():
+        click.echo(err=True)  # ends the line of the counts
     evaluation = Evaluation(items=tuple(results))
     if output is not None:
         lines = [table_line(ITEM_COLUMNS, row, format=form) for row in evaluation.rows()]
