@@ -39,6 +39,7 @@ SECONDS = 10
 RESULTS = {
     *("Continuation", "ConversionReport", "LanguagePerplexity", "Perplexity", "SentenceScore", "Signature"),
     *("TokenStream", "WordScore", "XLMModelOutput", "XLMOutput", "DecodingOptions", "ScoringOptions"),
+    *("Accuracy", "Evaluation", "ItemResult"),
     *("XLMEncoderDecoderOutput", "Bleu", "TranslatedText", "Translation"),
 }
 """Classes that the library makes and users read: their methods are walked, their constructors are not."""
@@ -90,9 +91,11 @@ def good_arguments(world: World) -> Functions:
     config, model, tokenizer, ids = world.config, world.model, world.tokenizer, world.ids
     hidden, body = torch.zeros(1, 2, config.emb_dim), xlm.XLMModel.from_pretrained(world.directory)
     small: dict[str, Any] = {"vocab_size": 20, "emb_dim": 4, "n_layers": 1, "n_heads": 1}
-    scored = {"model": model, "tokenizer": tokenizer, "lang": "en"}
+    scored: dict[str, Any] = {"model": model, "tokenizer": tokenizer, "lang": "en"}
     prompt = {"input_ids": ids, "langs": "en", "max_new_tokens": 3, "do_sample": True}
     frame = pandas.DataFrame({"text": ["The small dog"]})
+    (measured,) = xlm.perplexity(**scored, texts=["The dog", "dog"]).languages
+    interval = {"measure": "perplexity", "resamples": 3, "seed": 0}
     step = {"model": str(world.directory), "lang": "en"}
     batch = pyarrow.table(frame)
     generator, scorer, divider = (xlm.distributed.Generator, xlm.distributed.Scorer, xlm.distributed.Tokenizer)
@@ -103,6 +106,7 @@ def good_arguments(world: World) -> Functions:
     del translated["lang"]
     start = {"encoder": world.directory, "decoder": world.directory}
     kind = xlm.XLMEncoderDecoderModel
+    (world.files / "pairs.txt").write_text("True\tThe dog\nFalse\tThe dogs\n", encoding="utf-8")
     return {
         "TranslationOptions": (xlm.translation.translator.TranslationOptions, {}),
         "XLMEncoderDecoderModel": (kind, {"config": XLMConfig(**small)}),
@@ -123,6 +127,8 @@ def good_arguments(world: World) -> Functions:
         "Scorer.__call__": (scorer(**step), {"batch": batch}),
         "Tokenizer": (lambda **options: divider(**options)(batch), step),
         "Tokenizer.__call__": (divider(**step), {"batch": batch}),
+        "LanguagePerplexity.difference_interval": (measured.difference_interval, {"other": measured, **interval}),
+        "LanguagePerplexity.interval": (measured.interval, interval),
         "XLMCache": (XLMCache, {"config": config, "batch_size": 1}),
         "XLMConfig": (XLMConfig, small),
         "XLMConfig.clm_ende_1024": (XLMConfig.clm_ende_1024, {}),
@@ -161,6 +167,7 @@ def good_arguments(world: World) -> Functions:
         "XLMWithLMHeadModel.save_pretrained": (model.save_pretrained, {"directory": "saved"}),
         "XLMWithLMHeadModel.stream": (model.stream, prompt),
         "convert": (convert, {"source": world.directory, "target": "converted"}),
+        "evaluate": (xlm.evaluate, {**scored, "tasks": world.files / "pairs.txt"}),
         "perplexity": (xlm.perplexity, {**scored, "texts": ["The dog"]}),
         "score": (score, {**scored, "texts": ["The dog"]}),
         "score_frame": (xlm.score_frame, {**scored, "frame": frame}),

@@ -14,6 +14,7 @@ from xlm.errors import XLMError, XLMWarning
 
 if TYPE_CHECKING:
     from xlm.checkpoint.convert import convert
+    from xlm.evaluation.evaluate import evaluate
     from xlm.model.cache import XLMCache
     from xlm.model.config import XLMConfig
     from xlm.model.decoding.options import DecodingOptions
@@ -41,6 +42,7 @@ _LAZY = {
     "XLMTokenizer": "xlm.tokenizer.tokenizer",
     "XLMWithLMHeadModel": "xlm.model.lm",
     "convert": "xlm.checkpoint.convert",
+    "evaluate": "xlm.evaluation.evaluate",
     "perplexity": "xlm.scoring.perplexity",
     "score": "xlm.scoring.score",
     "score_frame": "xlm.scoring.frames",
@@ -66,6 +68,7 @@ __all__ = [
     "XLMWithLMHeadModel",
     "__version__",
     "convert",
+    "evaluate",
     "perplexity",
     "score",
     "score_frame",

@@ -66,6 +66,7 @@ def files(demo_files: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     small_translator(vocab_size=tokenizer.vocab_size, eos=1.5).save_pretrained(directory / "translator")
     tokenizer.save_pretrained(directory / "translator")
     (directory / "text").write_text("The small dog\n", encoding="utf-8")
+    (directory / "pairs.txt").write_text("True\tThe dog\nFalse\tThe dogs\n", encoding="utf-8")
     (directory / "corpus").write_text(TEXT, encoding="utf-8")
     data = prepare_text(directory)
     config = write_config(directory / "config.toml", data, directory / "run", max_steps=1)
@@ -88,6 +89,7 @@ def good_lines(files: Path) -> dict[str, Line]:
         "score": {**text, "files": str(files / "text")},
         "score on ray": {**on_ray, "files": str(files / "text")},
         "perplexity": {"model": model, "langs": "en", "files": str(files / "text")},
+        "evaluate": {**text, "tasks": str(files / "pairs.txt")},
         "generate": {**text, "prompt": "The dog", "max_new_tokens": "2"},
         "generate from a file": {**text, "file": str(files / "text"), "max_new_tokens": "2"},
         "generate on ray": {**on_ray, "file": str(files / "text")},

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.cli.conftest import Invoke
 from xlm.model.lm import XLMWithLMHeadModel
@@ -15,6 +16,8 @@ from xlm.tokenizer.tokenizer import XLMTokenizer
 
 TEXTS = {"en": ["The small dog is sleeping.", "", "A ü cat"], "de": ["Der kleine Hund schläft.", "Hund"]}
 HEADER = ["lang", "perplexity", "tokens", "nats_per_token", "bits_per_character", "bits_per_byte", "texts", "unknown"]
+HEADER += ["perplexity_per_word", "words"]
+INTERVALS = ["perplexity_low", "perplexity_high", "bits_per_character_low", "bits_per_character_high"]
 
 
 @pytest.fixture
@@ -58,15 +61,74 @@ def test_rows_are_the_languages_and_their_mean(
         assert (row[0], int(row[2]), int(row[6]), int(row[7])) == (each.lang, each.tokens, each.texts, each.unknown)
         assert float(row[1]) == pytest.approx(each.perplexity, abs=1e-6)
         assert float(row[3]) == pytest.approx(each.nats_per_token, abs=1e-6)
-        for cell, figure in ((row[4], each.bits_per_character), (row[5], each.bits_per_byte)):
-            assert cell == ("" if figure is None else f"{figure:.6f}")
-    assert rows[2] == ["mean", f"{expected.perplexity:.6f}", *[""] * 6]
+        measures = (each.bits_per_character, each.bits_per_byte, each.perplexity_per_word)
+        assert [row[4], row[5], row[8]] == [f"{measure:.6f}" for measure in measures]
+        assert int(row[9]) == each.words
+    assert rows[2] == ["mean", f"{expected.perplexity:.6f}", *[""] * 8]
     shown = protocol if expected.window is None else f"stream {expected.window}"
     assert f"|lang:en+de|protocol:{shown}|" in result.stderr
     assert result.stderr.endswith(f"|unknown:{sum(each.unknown for each in expected.languages)}\n")
     lines = invoke("perplexity", *model, *arguments, *options, "--format", "jsonl").stdout.splitlines()
     assert [list(json.loads(line)) for line in lines] == [HEADER] * 3
     assert json.loads(lines[2])["perplexity"] == pytest.approx(expected.perplexity, rel=1e-12)
+
+
+def test_intervals_are_those_of_the_library(
+    invoke: Invoke, model: tuple[str, ...], demo_files: Path, files: dict[str, Path]
+) -> None:
+    arguments = ("--lang", "en", files["en"], "--lang", "de", files["de"], "--bootstrap", "20", "--format", "jsonl")
+    seeded = ("--seed", "5")
+    expected = by_library(demo_files)
+    for options, seed in (((), 0), (seeded, 5)):
+        result = invoke("perplexity", *model, *arguments, *options)
+        *rows, mean = map(json.loads, result.stdout.splitlines())
+        for row, each in zip(rows, expected.languages, strict=True):
+            assert list(row) == [*HEADER, *INTERVALS]
+            bounds = [*each.interval("perplexity", resamples=20, seed=seed)]
+            bounds += each.interval("bits_per_character", resamples=20, seed=seed)
+            assert [row[name] for name in INTERVALS] == pytest.approx(bounds, rel=1e-12)
+        assert [mean[name] for name in INTERVALS] == [None] * 4
+
+
+def test_two_models_are_compared_on_the_same_rows(
+    invoke: Invoke, model: tuple[str, ...], demo_files: Path, files: dict[str, Path], tmp_path: Path
+) -> None:
+    other = XLMWithLMHeadModel.from_pretrained(demo_files / "demo.pth")
+    with torch.no_grad():
+        for weights in other.parameters():
+            weights.mul_(1.5)
+    other.save_pretrained(tmp_path / "other")
+    tokenizer = XLMTokenizer.from_pretrained(demo_files / "demo.pth", codes=demo_files / "codes")
+    tokenizer.save_pretrained(tmp_path / "other")
+    first, second = by_library(demo_files), perplexity(other, tokenizer, TEXTS)
+    arguments = ("--compare", tmp_path / "other", "--lang", "en", files["en"], "--lang", "de", files["de"])
+    result = invoke("perplexity", *model, *arguments, "--format", "jsonl", "--bootstrap", "30")
+    assert result.exit_code == 0, result.stderr
+    *rows, last, last_other, mean = map(json.loads, result.stdout.splitlines())
+    assert [(row["model"], row["lang"]) for row in rows] == [
+        (name, lang) for lang in TEXTS for name in (str(model[0]), str(tmp_path / "other"), "difference")
+    ]
+    for i, (one, two) in enumerate(zip(first.languages, second.languages, strict=True)):
+        of_one, of_two, difference = rows[3 * i : 3 * i + 3]
+        assert list(of_one) == list(difference) == ["model", *HEADER, *INTERVALS]
+        for row, each in ((of_one, one), (of_two, two)):
+            assert (row["tokens"], row["unknown"]) == (each.tokens, each.unknown)
+            assert row["perplexity"] == pytest.approx(each.perplexity, rel=1e-12)
+            assert (row["perplexity_low"], row["perplexity_high"]) == each.interval("perplexity", resamples=30)
+        assert [difference[name] for name in ("tokens", "texts", "unknown", "words")] == [None] * 4
+        for name in ("perplexity", "nats_per_token", "bits_per_character", "bits_per_byte", "perplexity_per_word"):
+            assert difference[name] == pytest.approx(getattr(one, name) - getattr(two, name), rel=1e-9)
+        bounds = [*one.difference_interval(two, "perplexity", resamples=30)]
+        bounds += one.difference_interval(two, "bits_per_character", resamples=30)
+        assert [difference[name] for name in INTERVALS] == pytest.approx(bounds, rel=1e-9)
+    assert (last["perplexity"], last_other["perplexity"]) == pytest.approx((first.perplexity, second.perplexity))
+    assert mean["perplexity"] == pytest.approx(first.perplexity - second.perplexity, rel=1e-9)
+    assert result.stderr.count("signature: ") == 2
+    stream = invoke("perplexity", *model, *arguments, "--protocol", "stream", "--format", "tsv")
+    assert stream.stdout.splitlines()[0].split("\t") == ["model", *HEADER]
+    defaults = invoke("perplexity", *model, *arguments, "--format", "jsonl").stdout.splitlines()
+    low, high = first.languages[0].interval("perplexity", resamples=1000)
+    assert (json.loads(defaults[0])["perplexity_low"], json.loads(defaults[0])["perplexity_high"]) == (low, high)
 
 
 def test_one_language_has_no_mean_and_reads_standard_input(
@@ -95,6 +157,10 @@ def test_one_language_has_no_mean_and_reads_standard_input(
         ("--lang", "en", "--stride", "9999", "FILE"),
         ("--lang", "en", "--column", "text", "FILE"),
         ("--lang", "en", "--protocol", "document"),
+        ("--lang", "en", "--bootstrap", "0", "FILE"),
+        ("--lang", "en", "--bootstrap", "9", "--protocol", "stream", "FILE"),
+        ("--lang", "en", "--compare", "xlm-clm-ende-small"),
+        ("--lang", "en", "--compare", "xlm-clm-ende-small", "-"),
     ],
     ids=" ".join,
 )

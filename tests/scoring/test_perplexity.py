@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -54,7 +55,16 @@ def test_the_stream_is_that_of_the_original(tokenizer: XLMTokenizer, texts: list
         assert (english.lang, english.texts, english.tokens) == ("en", len(texts), predicted)
         assert english.nats == pytest.approx(nats, rel=1e-6)
         assert found.perplexity == english.perplexity == pytest.approx(math.exp(nats / predicted), rel=1e-6)
-        assert (english.bits_per_character, english.bits_per_byte) == (None, None)
+        # Per character, each token of the texts counts like the average of those predicted.
+        text, length = (
+            "".join(f"{text}\n" for text in texts),
+            sum(len(tokenizer.encode(t, lang="en")) - 1 for t in texts),
+        )
+        bits = nats / predicted * length / math.log(2)
+        assert english.bits_per_character == pytest.approx(bits / len(text), rel=1e-6)
+        assert english.bits_per_byte == pytest.approx(bits / len(text.encode()), rel=1e-6)
+        words = len(text.split()) + len(texts)
+        assert english.perplexity_per_word == pytest.approx(2 ** (bits / words), rel=1e-5)
         assert (found.protocol, found.window, found.stride) == ("stream", window, None)
 
 
@@ -80,6 +90,8 @@ def test_sentences_by_themselves(tokenizer: XLMTokenizer) -> None:
     assert (english.characters, english.utf8_bytes) == (len(text), len(text.encode()))
     assert english.bits_per_character == pytest.approx(nats / math.log(2) / len(text), rel=1e-7)
     assert english.bits_per_byte == pytest.approx(nats / math.log(2) / len(text.encode()), rel=1e-7)
+    assert english.words == len(text.split()) + len(TEXTS)
+    assert english.perplexity_per_word == pytest.approx(math.exp(nats / english.words), rel=1e-6)
     assert (found.protocol, found.window, found.stride) == ("sentence", None, POSITIONS // 2)
 
 
@@ -147,11 +159,90 @@ def test_an_unknown_second_language_is_refused_before_anything_is_read(tokenizer
     assert list(english) == TEXTS
 
 
+def result_of(texts: int, nats: float, **fields: Any) -> LanguagePerplexity:
+    """A result for texts of one token, word, character and byte each."""
+    counts: dict[str, Any] = dict.fromkeys(("tokens", "words", "characters", "utf8_bytes", "text_tokens"), texts)
+    return LanguagePerplexity(lang="en", texts=texts, nats=nats, unknown=0, whole=True, **counts, **fields)
+
+
 def test_a_perplexity_too_large_for_a_float_is_infinite() -> None:
-    found = LanguagePerplexity(
-        lang="en", texts=1, tokens=1, unknown=0, nats=800.0, characters=1, utf8_bytes=1, whole=True
-    )
+    found = result_of(1, 800.0)
     assert found.perplexity == math.inf
+    assert found.perplexity_per_word == math.inf
+
+
+MEASURES = ("perplexity", "nats_per_token", "perplexity_per_word", "bits_per_character", "bits_per_byte")
+
+
+def test_intervals_resample_the_texts(tokenizer: XLMTokenizer) -> None:
+    model, other = (make_model(tokenizer.vocab_size, emb_dim=width) for width in (16, 32))
+    texts = [*TEXTS, "Der Hund", "the the the"]
+    first, second = (perplexity(each, tokenizer, texts, lang="en").languages[0] for each in (model, other))
+
+    def measured(results: list[Any], measure: str) -> float:
+        text = "".join(f"{result.text}\n" for result in results)
+        nats = -sum(result.logprob for result in results)
+        units = {
+            "perplexity": sum(len(result.tokens) for result in results),
+            "perplexity_per_word": len(text.split()) + len(results),
+            "bits_per_character": len(text) * math.log(2),
+            "bits_per_byte": len(text.encode()) * math.log(2),
+        }
+        units["nats_per_token"] = units["perplexity"]
+        rate = nats / units[measure]
+        return math.exp(rate) if measure.startswith("perplexity") else rate
+
+    scores = [score(each, tokenizer, texts, lang="en") for each in (model, other)]
+    for measure in MEASURES:
+        draws = np.random.default_rng(3)
+        values = []
+        for _ in range(40):
+            drawn = draws.integers(len(texts), size=len(texts))
+            values.append([measured([results[i] for i in drawn], measure) for results in scores])
+        by_model = np.array(values)
+        for result, column in ((first, 0), (second, 1)):
+            expected = np.percentile(by_model[:, column], (2.5, 97.5))
+            assert result.interval(measure, resamples=40, seed=3) == pytest.approx(tuple(expected), rel=1e-5)
+            assert measured(scores[column], measure) == pytest.approx(getattr(result, measure), rel=1e-5)
+        differences = np.percentile(by_model[:, 0] - by_model[:, 1], (2.5, 97.5))
+        found = first.difference_interval(second, measure, resamples=40, seed=3)
+        assert found == pytest.approx(tuple(differences), rel=1e-3)
+        assert first.difference_interval(first, measure) == (0.0, 0.0)
+    assert first.interval("perplexity") == first.interval("perplexity")
+    assert first.interval("perplexity") != first.interval("perplexity", seed=1)
+
+
+def test_intervals_cover_what_they_estimate() -> None:
+    # The nats of each text come from a distribution with mean 1, so about 95 % of the intervals hold 1: 190, less 4
+    # standard deviations, and less 3 because percentiles of a bootstrap over 60 texts are a little too narrow.
+    random, ones = np.random.default_rng(0), np.ones(60, np.int64)
+    covered = 0
+    for _ in range(200):
+        by_text = {"nats": random.uniform(0, 2, 60), "tokens": ones}
+        found = result_of(60, float(by_text["nats"].sum()), _by_text=by_text)
+        low, high = found.interval("nats_per_token", resamples=200)
+        assert low < found.nats_per_token < high
+        covered += low < 1 < high
+    assert 175 <= covered < 200
+
+
+def test_what_has_no_interval_says_so(tokenizer: XLMTokenizer) -> None:
+    model = make_model(tokenizer.vocab_size)
+    (found,) = perplexity(model, tokenizer, TEXTS, lang="en").languages
+    (stream,) = perplexity(model, tokenizer, TEXTS, lang="en", protocol="stream").languages
+    (fewer,) = perplexity(model, tokenizer, TEXTS[1:], lang="en").languages
+    (others,) = perplexity(model, tokenizer, [*TEXTS[1:], "the"], lang="en").languages
+    with pytest.raises(InputError, match="stream has no confidence interval"):
+        stream.interval("perplexity")
+    with pytest.raises(InputError, match="stream has no confidence interval"):
+        found.difference_interval(stream, "perplexity")
+    for other in (fewer, others):
+        with pytest.raises(InputError, match="of different texts"):
+            found.difference_interval(other, "perplexity")
+    with pytest.raises(InputError, match="No such measure"):
+        found.interval("texts")
+    with pytest.raises(InputError, match="Not a result of perplexity"):
+        found.difference_interval(3, "perplexity")  # type: ignore[arg-type]
 
 
 def _figures() -> Iterator[tuple[str, str]]:

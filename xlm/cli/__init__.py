@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _TASKS = {
     "Convert and check models": ("convert", "parity"),
-    "Work on texts": ("tokenize", "score", "perplexity", "generate", "translate"),
+    "Work on texts": ("tokenize", "score", "perplexity", "evaluate", "generate", "translate"),
     "Look at a model": ("explore", "plot"),
     "Train models": ("learn-bpe", "prepare", "train", "train-report"),
 }

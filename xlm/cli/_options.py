@@ -166,7 +166,7 @@ def _last_language(ctx: click.Context, param: click.Parameter, languages: tuple[
     return languages[-1]
 
 
-_lang_option = section(
+lang_option = section(
     "Input",
     option(
         "--lang",
@@ -196,7 +196,7 @@ input_options = section(
 
 def text_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add ``--lang`` and the options of the tokenizer and of the input."""
-    return _lang_option(tokenizer_options(input_options(command)))
+    return lang_option(tokenizer_options(input_options(command)))
 
 
 workers_option = section(

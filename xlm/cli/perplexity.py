@@ -26,7 +26,10 @@ from xlm.cli._options import (
 from xlm.cli._output import TableWriter, show_signature
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
     from xlm.corpus.tables import Cell
+    from xlm.scoring.perplexity import LanguagePerplexity, Perplexity
 
 _COLUMNS = {
     "lang": str,
@@ -37,7 +40,12 @@ _COLUMNS = {
     "bits_per_byte": float,
     "texts": int,
     "unknown": int,
+    "perplexity_per_word": float,
+    "words": int,
 }
+_MEASURES = ("perplexity", "nats_per_token", "bits_per_character", "bits_per_byte", "perplexity_per_word")
+_WITH_INTERVAL = ("perplexity", "bits_per_character")
+_RESAMPLES = 1000
 
 
 @click.command(cls=Command, short_help="Measure the perplexity of texts, by sentence or as the original does")
@@ -76,12 +84,25 @@ _COLUMNS = {
         default="sentence",
     ),
     option("--window", "Tokens in a window of the stream", type=click.IntRange(2), show_default="256"),
+    option("--compare", "Another model to measure on the same files", metavar="OTHER"),
+    option(
+        "--bootstrap",
+        "Add 95% confidence intervals from this number of resamples of the rows",
+        type=click.IntRange(1, 1_000_000),
+        show_default=f"none, or {_RESAMPLES} with --compare",
+    ),
+    option("--seed", "Seed of the resamples", type=click.IntRange(0, 2**31 - 1), default=0),
 )
 @stride_option
 @compute_options
 @batch_options
 def command(
-    model: str, files: tuple[Path, ...], langs: tuple[str, ...], table_format: str | None, **options: Any
+    model: str,
+    files: tuple[Path, ...],
+    langs: tuple[str, ...],
+    table_format: str | None,
+    compare: str | None,
+    **options: Any,
 ) -> None:
     r"""Write the perplexity of MODEL on each of FILES, or on standard input.
 
@@ -92,15 +113,25 @@ def command(
     Columns:
         lang, perplexity, tokens (predicted tokens), nats_per_token,
         bits_per_character, bits_per_byte (of the raw text, counting each row
-        end as one; empty for the stream, which does not predict every token),
-        texts, unknown (predicted tokens that are <unk>, which replaces pieces
-        outside the vocabulary)
+        end as one), texts, unknown (predicted tokens that are <unk>, which
+        replaces pieces outside the vocabulary), perplexity_per_word, words
+        (between spaces, counting each row end as one)
+
+    The measures per word, character and byte can be compared between models with different vocabularies. The stream
+    does not predict every token; for these measures, each token of the text counts like the average of those predicted.
+
+    With --bootstrap, the columns perplexity_low, perplexity_high, bits_per_character_low and bits_per_character_high
+    follow. It requires --protocol sentence, as the rows of a stream are not independent.
+
+    With --compare, the first column is "model", and each language has three rows: MODEL, OTHER and "difference",
+    which is MODEL minus OTHER. The resamples are paired: each draws the same rows for both models.
 
     \b
     Examples:
         xlm perplexity xlm-clm-ende-small --lang en news.en.txt
         xlm perplexity MODEL --lang de valid.de --lang en valid.en \
             --protocol stream --window 64
+        xlm perplexity MODEL --compare OTHER --lang en news.en.txt
     """
     paths = files or (Path("-"),)
     if len(langs) != len(paths):
@@ -112,31 +143,71 @@ def command(
         raise click.UsageError("--stride requires --protocol sentence; the windows of a stream do not overlap")
     if options["window"] is not None and options["protocol"] != "stream":
         raise click.UsageError("--window requires --protocol stream")
+    if options["bootstrap"] is not None and options["protocol"] == "stream":
+        raise click.UsageError("--bootstrap requires --protocol sentence; the rows of a stream are not independent")
+    if compare is not None and Path("-") in paths:
+        raise click.UsageError("--compare reads the rows twice, so it requires FILES instead of standard input")
     corpora = {
         lang: open_corpus([path], format=options["input_format"], column=options["column"])
         for lang, path in zip(langs, paths, strict=True)
     }
     from xlm.scoring.perplexity import perplexity
 
-    opened = model_source(model, options).open(signed=True)
+    models = [model] if compare is None else [model, compare]
+    opened = [model_source(name, options).open(signed=True) for name in models]
     with ExitStack() as stack, wrong_usage("stride", "window"):
         for corpus in corpora.values():
             stack.callback(corpus.close)
-        result = perplexity(
-            opened.model,
-            opened.tokenizer,
-            {lang: corpus.texts() for lang, corpus in corpora.items()},
-            **{name: options[name] for name in ("protocol", "window", "stride", "batch_size", "batch_tokens")},
-        )
-    rows: list[tuple[Cell, ...]] = [tuple(getattr(each, name) for name in _COLUMNS) for each in result.languages]
-    if len(rows) > 1:
-        rows.append(("mean", result.perplexity, *[None] * (len(_COLUMNS) - 2)))
+        results = [
+            perplexity(
+                each.model,
+                each.tokenizer,
+                {lang: corpus.texts() for lang, corpus in corpora.items()},
+                **{name: options[name] for name in ("protocol", "window", "stride", "batch_size", "batch_tokens")},
+            )
+            for each in opened
+        ]
+    by_default = None if compare is None or options["protocol"] == "stream" else _RESAMPLES
+    resamples = options["bootstrap"] or by_default
+    columns = dict(_COLUMNS) if compare is None else {"model": str, **_COLUMNS}
+    if resamples is not None:
+        columns |= {f"{name}_{end}": float for name in _WITH_INTERVAL for end in ("low", "high")}
     table = TableWriter(format=table_format)
-    table.start(_COLUMNS)
-    table.write_rows(rows)
-    signature = opened.signature(
-        lang="+".join(langs),
-        protocol="sentence" if result.window is None else f"stream {result.window}",
-        long="none" if result.stride is None else f"stride {result.stride}",
-    )
-    show_signature(signature, unknown=sum(each.unknown for each in result.languages))
+    table.start(columns)
+    rows = _rows(models, results, resamples=resamples, seed=options["seed"])
+    table.write_rows([tuple(row.get(name) for name in columns) for row in rows])
+    for each, result in zip(opened, results, strict=True):
+        signature = each.signature(
+            lang="+".join(langs),
+            protocol="sentence" if result.window is None else f"stream {result.window}",
+            long="none" if result.stride is None else f"stride {result.stride}",
+        )
+        show_signature(signature, unknown=sum(language.unknown for language in result.languages))
+
+
+def _rows(
+    models: Sequence[str], results: Sequence[Perplexity], *, resamples: int | None, seed: int
+) -> Iterator[dict[str, Cell]]:
+    """Yield the cells of each row by column; without ``resamples``, no confidence intervals."""
+
+    def bounds(interval: Callable[..., tuple[float, float]], *other: LanguagePerplexity) -> dict[str, Cell]:
+        cells: dict[str, Cell] = {}
+        for name in () if resamples is None else _WITH_INTERVAL:
+            low, high = interval(*other, name, resamples=resamples, seed=seed)
+            cells |= {f"{name}_low": low, f"{name}_high": high}
+        return cells
+
+    for languages in zip(*(result.languages for result in results), strict=True):
+        for model, each in zip(models, languages, strict=True):
+            yield {"model": model, **{name: getattr(each, name) for name in _COLUMNS}, **bounds(each.interval)}
+        if len(languages) == 2:
+            first, second = languages
+            differences = {name: getattr(first, name) - getattr(second, name) for name in _MEASURES}
+            of_difference = bounds(first.difference_interval, second)
+            yield {"model": "difference", "lang": first.lang, **differences, **of_difference}
+    if len(results[0].languages) > 1:
+        means = [result.perplexity for result in results]
+        for model, mean in zip(models, means, strict=True):
+            yield {"model": model, "lang": "mean", "perplexity": mean}
+        if len(means) == 2:
+            yield {"model": "difference", "lang": "mean", "perplexity": means[0] - means[1]}

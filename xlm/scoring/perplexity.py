@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 
-from xlm._io.arguments import check_choice
+from xlm._io.arguments import check_choice, check_count
 from xlm.corpus.read_ahead import checked_texts, length_of, read_ahead
 from xlm.errors import InputError
 from xlm.model.lm import XLMWithLMHeadModel, eval_mode
@@ -25,6 +26,18 @@ _STREAM_WINDOW = 256  # the published models were trained with windows of this l
 _WINDOWS_AT_ONCE = 1024
 
 
+_UNITS = {
+    "perplexity": "tokens",
+    "nats_per_token": "tokens",
+    "perplexity_per_word": "words",
+    "bits_per_character": "characters",
+    "bits_per_byte": "utf8_bytes",
+}
+"""The measures, and the numbers of units that they divide by."""
+
+_Array = np.ndarray[Any, np.dtype[Any]]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LanguagePerplexity:
     """How well a model predicts the texts of one language.
@@ -35,9 +48,13 @@ class LanguagePerplexity:
         tokens: Number of predicted tokens.
         unknown: Number of predicted tokens that are ``<unk>``, which replaces pieces outside the vocabulary.
         nats: Total negative log-probability of the predicted tokens in nats.
+        words: Number of words of the raw texts (between whitespace), plus one for the end of each text.
         characters: Number of characters of the raw texts, plus one for the end of each text.
         utf8_bytes: Number of bytes of the raw texts in UTF-8, plus one for the end of each text.
-        whole: Whether every token was predicted. In the stream, the first token of each window is not predicted.
+        text_tokens: Number of tokens of the texts, including the closing token of each.
+        whole: Whether every token was predicted. In the stream, the first token of each window is not predicted, and
+            the padding in front of the texts is. Measures per word, character and byte then count each of the
+            ``text_tokens`` with the average of the predicted tokens.
     """
 
     lang: str
@@ -45,9 +62,12 @@ class LanguagePerplexity:
     tokens: int
     unknown: int
     nats: float
+    words: int
     characters: int
     utf8_bytes: int
+    text_tokens: int
     whole: bool
+    _by_text: Mapping[str, _Array] | None = field(default=None, repr=False, compare=False)
 
     @property
     def nats_per_token(self) -> float:
@@ -57,20 +77,112 @@ class LanguagePerplexity:
     @property
     def perplexity(self) -> float:
         """Exponential of ``nats_per_token``; infinity if it exceeds the range of a float."""
+        return _measure("perplexity", self.nats_per_token)
+
+    @property
+    def perplexity_per_word(self) -> float:
+        """Perplexity per word of the raw text, counting each text's end as a word.
+
+        Unlike the perplexity per token, it can be compared between models with different vocabularies.
+        """
+        return _measure("perplexity_per_word", self._text_nats / self.words)
+
+    @property
+    def bits_per_character(self) -> float:
+        """Bits per character of the raw text, counting each text's end as a character."""
+        return _measure("bits_per_character", self._text_nats / self.characters)
+
+    @property
+    def bits_per_byte(self) -> float:
+        """Bits per UTF-8 byte of the raw text, counting each text's end as a byte."""
+        return _measure("bits_per_byte", self._text_nats / self.utf8_bytes)
+
+    @property
+    def _text_nats(self) -> float:
+        return self.nats if self.whole else self.nats_per_token * self.text_tokens
+
+    def interval(self, measure: str, *, resamples: int = 1000, seed: int = 0) -> tuple[float, float]:
+        """Return the 95 % confidence interval of a measure, from a bootstrap over the texts.
+
+        Each resample draws as many texts as there are, with replacement. The interval goes from the 2.5th to the 97.5th
+        percentile of the measure in the resamples.
+
+        Args:
+            measure: ``"perplexity"``, ``"nats_per_token"``, ``"perplexity_per_word"``, ``"bits_per_character"`` or
+                ``"bits_per_byte"``.
+            resamples: Number of resamples.
+            seed: Seed of the draws. The same seed and number of texts give the same draws.
+
+        Raises:
+            InputError: There is no such measure, an argument has a value that is not allowed, or the texts were scored
+                as a stream, in which they are not independent.
+        """
+        low, high = np.quantile(self._resampled(measure, resamples=resamples, seed=seed), (0.025, 0.975))
+        return float(low), float(high)
+
+    def difference_interval(
+        self, other: LanguagePerplexity, measure: str, *, resamples: int = 1000, seed: int = 0
+    ) -> tuple[float, float]:
+        """Return the 95 % confidence interval of a difference: the measure of this result minus that of another one.
+
+        The bootstrap is paired: each resample draws the same texts for both results.
+
+        Args:
+            other: The result of another model on the same texts.
+            measure: As for ``interval``.
+            resamples: As for ``interval``.
+            seed: As for ``interval``.
+
+        Raises:
+            InputError: As for ``interval``, or the results are of different texts.
+        """
+        if not isinstance(other, LanguagePerplexity):
+            raise InputError("not a result of perplexity", where="other", found=type(other).__name__)
+        if not np.array_equal(self._of_texts("utf8_bytes"), other._of_texts("utf8_bytes")):
+            raise InputError(
+                "the results are of different texts",
+                where="other",
+                found=f"{self.texts:,} and {other.texts:,} texts",
+                expected="the same texts, of the same lengths",
+            )
+        first = self._resampled(measure, resamples=resamples, seed=seed)
+        second = other._resampled(measure, resamples=resamples, seed=seed)
+        low, high = np.quantile(first - second, (0.025, 0.975))
+        return float(low), float(high)
+
+    def _resampled(self, measure: str, *, resamples: int, seed: int) -> _Array:
+        check_choice("measure", _UNITS, measure=measure)
+        check_count(resamples=resamples)
+        check_count(seed=seed, least=0)
+        nats, units = self._of_texts("nats"), self._of_texts(_UNITS[measure])
+        draws = np.random.default_rng(seed)
+        rates = np.empty(resamples)
+        for i in range(resamples):
+            drawn = draws.integers(self.texts, size=self.texts)
+            rates[i] = nats[drawn].sum() / units[drawn].sum()
+        return np.array([_measure(measure, rate) for rate in rates.tolist()])
+
+    def _of_texts(self, number: str) -> _Array:
+        if self._by_text is None:
+            raise InputError(
+                "the stream has no confidence interval, because its texts are not independent",
+                where="protocol",
+                found="'stream'",
+                expected="'sentence'",
+            )
+        return self._by_text[number]
+
+
+def _measure(name: str, rate: float) -> float:
+    """Return the value of a measure for a number of nats per unit."""
+    if name.startswith("bits"):
+        return rate / math.log(2)
+    if name.startswith("perplexity"):
         try:
-            return math.exp(self.nats_per_token)
+            return math.exp(rate)
         except OverflowError:
             return math.inf
-
-    @property
-    def bits_per_character(self) -> float | None:
-        """Bits per character of the raw text, counting each text's end as a character; ``None`` unless ``whole``."""
-        return self.nats / math.log(2) / self.characters if self.whole and self.characters else None
-
-    @property
-    def bits_per_byte(self) -> float | None:
-        """Bits per UTF-8 byte of the raw text, counting each text's end as a byte; ``None`` unless ``whole``."""
-        return self.nats / math.log(2) / self.utf8_bytes if self.whole and self.utf8_bytes else None
+    return rate
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -172,59 +284,60 @@ def perplexity(
     for language, corpus in corpora.items():
         scorer = scorers[language]
         counted = _Counted(corpus, lang=language)
-        if window is None:
-            nats, tokens, unknown = _of_sentences(scorer, counted)
-        else:
-            nats, tokens, unknown = _of_stream(scorer, counted, window)
-        results.append(
-            LanguagePerplexity(
-                lang=language,
-                texts=counted.texts,
-                tokens=tokens,
-                unknown=unknown,
-                nats=nats,
-                characters=counted.characters,
-                utf8_bytes=counted.utf8_bytes,
-                whole=window is None,
-            )
-        )
+        results.append(_of_sentences(scorer, counted) if window is None else _of_stream(scorer, counted, window))
     stride = checked_stride(stride, model.config.max_position_embeddings) if window is None else None
     return Perplexity(protocol=protocol, window=window, stride=stride, languages=tuple(results))
 
 
 class _Counted:
-    """Yields texts in groups, and counts the texts, their characters and their bytes."""
+    """Yields texts in groups, and counts the words, characters and bytes of each, with one more for its end."""
 
     def __init__(self, texts: Iterable[str], *, lang: str) -> None:
-        self._texts, self._lang = texts, lang
-        self.texts = self.characters = self.utf8_bytes = 0
+        self._texts = texts
+        self.lang = lang
+        self.texts = 0
+        self.counts = {name: array("q") for name in ("words", "characters", "utf8_bytes")}
 
     def windows(self) -> Iterable[list[str]]:
         for texts in read_ahead(self._texts, length_of):
             yield texts
             self.texts += len(texts)
-            self.characters += sum(map(len, texts)) + len(texts)
-            self.utf8_bytes += sum(len(text.encode("utf-8", "surrogatepass")) for text in texts) + len(texts)
+            self.counts["words"].extend(len(text.split()) + 1 for text in texts)
+            self.counts["characters"].extend(len(text) + 1 for text in texts)
+            self.counts["utf8_bytes"].extend(len(text.encode("utf-8", "surrogatepass")) + 1 for text in texts)
         if not self.texts:
             raise InputError(
-                "there are no texts", where="texts", found=f"none of language {self._lang!r}", expected="at least one"
+                "there are no texts", where="texts", found=f"none of language {self.lang!r}", expected="at least one"
             )
 
 
-def _of_sentences(scorer: Scorer, corpus: _Counted) -> tuple[float, int, int]:
-    sums = array("d")  # added at the end: a running sum of millions of numbers loses digits
-    tokens = unknown = 0
+def _of_sentences(scorer: Scorer, corpus: _Counted) -> LanguagePerplexity:
+    nats, tokens = array("d"), array("q")
+    unknown = 0
     for texts in corpus.windows():
         for result in scorer.score_window(texts, first=corpus.texts):
             if isinstance(result, InputError):
                 raise result
-            sums.append(result.logprob)
-            tokens += len(result.logprobs)
+            nats.append(0.0 - result.logprob)
+            tokens.append(len(result.logprobs))
             unknown += result.unknown
-    return 0.0 - math.fsum(sums), tokens, unknown
+    by_text = {"nats": nats, "tokens": tokens, **corpus.counts}
+    return LanguagePerplexity(
+        lang=corpus.lang,
+        texts=corpus.texts,
+        tokens=sum(tokens),
+        unknown=unknown,
+        nats=math.fsum(nats),  # at the end: a running sum of millions of numbers loses digits
+        words=sum(corpus.counts["words"]),
+        characters=sum(corpus.counts["characters"]),
+        utf8_bytes=sum(corpus.counts["utf8_bytes"]),
+        text_tokens=sum(tokens),
+        whole=True,
+        _by_text={name: np.asarray(numbers) for name, numbers in by_text.items()},
+    )
 
 
-def _of_stream(scorer: Scorer, corpus: _Counted, window: int) -> tuple[float, int, int]:
+def _of_stream(scorer: Scorer, corpus: _Counted, window: int) -> LanguagePerplexity:
     unk, end = scorer.tokenizer.unk_token_id, scorer.model.config.eos_token_id
     ids = array("i")  # all ids at once, four bytes each, because the windows depend on their number
     for texts in corpus.windows():
@@ -249,7 +362,18 @@ def _of_stream(scorer: Scorer, corpus: _Counted, window: int) -> tuple[float, in
             )
             sums.extend(math.fsum(scored.logprobs) for scored in scores)
             unknown += sum(ids[1:].count(unk) for ids in windows)
-    return 0.0 - math.fsum(sums), count * (window - 1), unknown
+    return LanguagePerplexity(
+        lang=corpus.lang,
+        texts=corpus.texts,
+        tokens=count * (window - 1),
+        unknown=unknown,
+        nats=0.0 - math.fsum(sums),
+        words=sum(corpus.counts["words"]),
+        characters=sum(corpus.counts["characters"]),
+        utf8_bytes=sum(corpus.counts["utf8_bytes"]),
+        text_tokens=len(ids),
+        whole=False,
+    )
 
 
 def _checked_window(window: int | None, positions: int) -> int:

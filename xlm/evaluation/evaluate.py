@@ -1,0 +1,256 @@
+"""Accuracy of a model on minimal pairs and on the items of suites."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from xlm._io.arguments import as_path
+from xlm.errors import InputError
+from xlm.evaluation.formula import Region
+from xlm.evaluation.tasks import GROUPS, Item, read_items
+from xlm.model.lm import XLMWithLMHeadModel
+from xlm.scoring.options import ScoringKeywords, shows_scoring_options
+from xlm.scoring.score import score
+from xlm.scoring.scorer import SentenceScore
+from xlm.tokenizer.tokenizer import XLMTokenizer
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from xlm.corpus.tables import Cell
+
+_ORDER = {name: rank for rank, name in enumerate(("task", *GROUPS, "all"))} | {"prediction": 0}
+_QUANTILE = 1.959963984540054  # of the normal distribution, for a confidence of 95 %
+
+ITEM_COLUMNS: dict[str, type] = {
+    "task": str,
+    "item": str,
+    "condition": str,
+    "region": str,
+    "text": str,
+    "surprisal": float,
+    "unknown": bool,
+    "correct": bool,
+    "tie": bool,
+}
+"""Columns of ``Evaluation.rows``."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Accuracy:
+    """How many items of a task or group are correct.
+
+    Attributes:
+        by: What the items have in common: ``task``, ``prediction``, ``linguistics_term``, ``field`` or ``all``.
+        name: Name of the task or group, or the formula of a prediction; empty for ``all``.
+        items: Number of items.
+        correct: Number of items for which every formula holds.
+        ties: Number of items that are not correct because two numbers are equal.
+        unknown: Number of items with an ``<unk>`` token, which replaces pieces outside the vocabulary.
+    """
+
+    by: str
+    name: str
+    items: int
+    correct: int
+    ties: int
+    unknown: int
+
+    @property
+    def accuracy(self) -> float:
+        """Share of correct items."""
+        return self.correct / self.items
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % confidence interval of ``accuracy`` (Wilson's score interval), for independent items."""
+        square = _QUANTILE**2 / self.items
+        middle = (self.accuracy + square / 2) / (1 + square)
+        half = math.sqrt(self.accuracy * (1 - self.accuracy) * square + square**2 / 4) / (1 + square)
+        return max(0.0, middle - half), min(1.0, middle + half)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ItemResult:
+    """The surprisals of an item and what follows from them.
+
+    Attributes:
+        item: The item.
+        surprisals: Surprisal in nats, by condition and region. The region ``*`` is the whole sentence with the closing
+            ``</s>``, which belongs to no other region.
+        unknown: Whether a token of the condition and region is ``<unk>``.
+    """
+
+    item: Item
+    surprisals: Mapping[Region, float]
+    unknown: Mapping[Region, bool]
+
+    @property
+    def predictions(self) -> tuple[bool, ...]:
+        """Whether each formula of the item holds."""
+        return tuple(formula.holds(self.surprisals) for formula in self.item.formulas)
+
+    @property
+    def ties(self) -> tuple[bool, ...]:
+        """Whether each formula fails because two numbers are equal."""
+        return tuple(formula.is_tie(self.surprisals) for formula in self.item.formulas)
+
+    @property
+    def correct(self) -> bool:
+        """Whether every formula holds."""
+        return all(self.predictions)
+
+    @property
+    def tie(self) -> bool:
+        """Whether a formula fails because two numbers are equal."""
+        return any(self.ties)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evaluation:
+    """The results of ``evaluate``.
+
+    Attributes:
+        items: The results of all items, in order.
+    """
+
+    items: tuple[ItemResult, ...]
+
+    @property
+    def accuracies(self) -> tuple[Accuracy, ...]:
+        """The accuracies of each task, of each prediction of a suite with several, of each group, and of all tasks.
+
+        An item counts once, whatever the size of its task.
+        """
+        verdicts: dict[tuple[str, str], list[tuple[bool, bool, bool]]] = defaultdict(list)
+        for result in self.items:
+            unknown = any(result.unknown.values())
+            for by, name, correct, tie in _verdicts(result):
+                verdicts[by, name].append((correct, tie, unknown))
+        if len({result.item.task for result in self.items}) == 1:
+            del verdicts["all", ""]
+        return tuple(
+            Accuracy(
+                by=by,
+                name=name,
+                items=len(each),
+                correct=sum(correct for correct, _, _ in each),
+                ties=sum(tie for _, tie, _ in each),
+                unknown=sum(unknown for _, _, unknown in each),
+            )
+            for (by, name), each in sorted(verdicts.items(), key=lambda entry: _ORDER[entry[0][0]])
+        )
+
+    def rows(self) -> Iterator[dict[str, Cell]]:
+        """Yield the rows of a table with the columns ``ITEM_COLUMNS``, for example for ``pandas.DataFrame``.
+
+        Each sentence has a row for each of its regions, if it has any, and one with the region ``*`` for the whole.
+        """
+        for result in self.items:
+            for condition in result.item.conditions:
+                spans = {**condition.regions, "*": (0, len(condition.text))}
+                for region, (start, end) in spans.items():
+                    yield {
+                        "task": result.item.task,
+                        "item": result.item.number,
+                        "condition": condition.name,
+                        "region": region,
+                        "text": condition.text[start:end],
+                        "surprisal": result.surprisals[condition.name, region],
+                        "unknown": result.unknown[condition.name, region],
+                        "correct": result.correct,
+                        "tie": result.tie,
+                    }
+
+
+@shows_scoring_options
+def evaluate(
+    model: XLMWithLMHeadModel,
+    tokenizer: XLMTokenizer,
+    tasks: str | Path | Iterable[str | Path],
+    *,
+    lang: str,
+    **options: Unpack[ScoringKeywords],
+) -> Evaluation:
+    """Return which minimal pairs, and which items of suites, a model judges correctly.
+
+    A minimal pair is correct if the good sentence is more probable than the bad one, both with their closing ``</s>``.
+    An item of a suite is correct if all formulas of the suite hold. Equal numbers count as wrong; the numbers of two
+    sentences with the same tokens are equal.
+
+    Args:
+        model: A causal model.
+        tokenizer: Its tokenizer.
+        tasks: One or more files: minimal pairs in the format of BLiMP (``.jsonl``) or CLAMS (``.txt`` or ``.tsv``), or
+            suites of SyntaxGym (``.json``).
+        lang: The language of all sentences.
+        **options: Attributes of ``ScoringOptions``, by name.
+
+    Raises:
+        InputError: A file cannot be read or has another format (the message names the line or item), there is none, or
+            ``score`` refuses an argument.
+        LanguageError: The model does not have the language, or the tokenizer cannot report where its words begin.
+    """
+    files = [read_items(path) for path in _paths(tasks)]
+    results = [result for items in files for result in evaluate_items(model, tokenizer, items, lang=lang, **options)]
+    return Evaluation(items=tuple(results))
+
+
+def evaluate_items(
+    model: XLMWithLMHeadModel,
+    tokenizer: XLMTokenizer,
+    items: Sequence[Item],
+    *,
+    lang: str,
+    **options: Unpack[ScoringKeywords],
+) -> list[ItemResult]:
+    """Return the results of items, in order; arguments and errors are as for ``evaluate``."""
+    texts = list(dict.fromkeys(condition.text for item in items for condition in item.conditions))
+    results = dict(zip(texts, score(model, tokenizer, texts, lang=lang, **options), strict=True))
+    # Sentences with the same tokens have one score, although rounding may differ from batch to batch.
+    by_ids: dict[tuple[int, ...], SentenceScore] = {}
+    judged = []
+    for item in items:
+        surprisals: dict[Region, float] = {}
+        unknown: dict[Region, bool] = {}
+        for condition in item.conditions:
+            result = results[condition.text]
+            whole = condition.name, "*"
+            surprisals[whole] = -by_ids.setdefault(result.ids, result).logprob
+            unknown[whole] = any(result.unknowns)
+            for number, (start, end) in condition.regions.items():
+                words = [word for word in result.words if start <= word.start < end]
+                surprisals[condition.name, number] = math.fsum(word.surprisal for word in words)
+                unknown[condition.name, number] = any(word.unknown for word in words)
+        judged.append(ItemResult(item=item, surprisals=surprisals, unknown=unknown))
+    return judged
+
+
+def _verdicts(result: ItemResult) -> Iterator[tuple[str, str, bool, bool]]:
+    """Yield each task or group that an item counts for, with whether it is correct there and whether it is a tie."""
+    item = result.item
+    yield "task", item.task, result.correct, result.tie
+    if len(item.formulas) > 1:
+        for formula, holds, tie in zip(item.formulas, result.predictions, result.ties, strict=True):
+            yield "prediction", f"{item.task}: {formula.text}", holds, tie
+    for key, name in item.groups.items():
+        yield key, name, result.correct, result.tie
+    yield "all", "", result.correct, result.tie
+
+
+def _paths(tasks: str | Path | Iterable[str | Path]) -> list[Path]:
+    if isinstance(tasks, str | os.PathLike):
+        tasks = [tasks]
+    try:
+        paths = [as_path("tasks", task) for task in tasks]
+    except TypeError as error:
+        raise InputError("tasks are not files", where="tasks", found=type(tasks).__name__) from error
+    if not paths:
+        raise InputError("there is no task", where="tasks", found="no file", expected="at least one")
+    return paths
