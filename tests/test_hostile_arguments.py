@@ -40,7 +40,7 @@ RESULTS = {
     *("Continuation", "ConversionReport", "LanguagePerplexity", "Perplexity", "SentenceScore", "Signature"),
     *("TokenStream", "WordScore", "XLMModelOutput", "XLMOutput", "DecodingOptions", "ScoringOptions"),
     *("Accuracy", "Evaluation", "ItemResult"),
-    *("XLMEncoderDecoderOutput", "Bleu", "TranslatedText", "Translation"),
+    *("XLMEncoderDecoderOutput", "Bleu", "TranslatedText", "Translation", "Word", "WordVectors"),
 }
 """Classes that the library makes and users read: their methods are walked, their constructors are not."""
 
@@ -173,6 +173,8 @@ def good_arguments(world: World) -> Functions:
         "score_frame": (xlm.score_frame, {**scored, "frame": frame}),
         "score_stream": (xlm.score_stream, {**scored, "texts": ["The dog"]}),
         "signature": (xlm.scoring.signature.signature, scored),
+        "word_vectors": (xlm.word_vectors, {**scored, "texts": ["The dog"], "attentions": True}),
+        "word_vectors_stream": (xlm.word_vectors_stream, {**scored, "texts": ["The dog"]}),
     }
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from xlm.scoring.frames import score_frame
     from xlm.scoring.perplexity import perplexity
     from xlm.scoring.score import score, score_stream
+    from xlm.scoring.vectors import word_vectors, word_vectors_stream
     from xlm.tokenizer.tokenizer import XLMTokenizer
     from xlm.translation.translator import translate, translate_stream
 
@@ -49,6 +50,8 @@ _LAZY = {
     "score_stream": "xlm.scoring.score",
     "translate": "xlm.translation.translator",
     "translate_stream": "xlm.translation.translator",
+    "word_vectors": "xlm.scoring.vectors",
+    "word_vectors_stream": "xlm.scoring.vectors",
 }
 
 __all__ = [
@@ -75,6 +78,8 @@ __all__ = [
     "score_stream",
     "translate",
     "translate_stream",
+    "word_vectors",
+    "word_vectors_stream",
 ]
 
 
