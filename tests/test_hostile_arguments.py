@@ -169,6 +169,7 @@ def good_arguments(world: World) -> Functions:
         "convert": (convert, {"source": world.directory, "target": "converted"}),
         "evaluate": (xlm.evaluate, {**scored, "tasks": world.files / "pairs.txt"}),
         "perplexity": (xlm.perplexity, {**scored, "texts": ["The dog"]}),
+        "plot": (xlm.plot, {"results": score(model, tokenizer, ["The dog"], lang="en")}),
         "score": (score, {**scored, "texts": ["The dog"]}),
         "score_frame": (xlm.score_frame, {**scored, "frame": frame}),
         "score_stream": (xlm.score_stream, {**scored, "texts": ["The dog"]}),

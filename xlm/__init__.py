@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from xlm.model.decoding.streaming import TokenStream
     from xlm.model.lm import XLMModel, XLMModelOutput, XLMOutput, XLMWithLMHeadModel
     from xlm.model.seq2seq import XLMEncoderDecoderModel, XLMEncoderDecoderOutput
+    from xlm.scoring.figure import plot
     from xlm.scoring.frames import score_frame
     from xlm.scoring.perplexity import perplexity
     from xlm.scoring.score import score, score_stream
@@ -45,6 +46,7 @@ _LAZY = {
     "convert": "xlm.checkpoint.convert",
     "evaluate": "xlm.evaluation.evaluate",
     "perplexity": "xlm.scoring.perplexity",
+    "plot": "xlm.scoring.figure",
     "score": "xlm.scoring.score",
     "score_frame": "xlm.scoring.frames",
     "score_stream": "xlm.scoring.score",
@@ -73,6 +75,7 @@ __all__ = [
     "convert",
     "evaluate",
     "perplexity",
+    "plot",
     "score",
     "score_frame",
     "score_stream",

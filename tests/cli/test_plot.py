@@ -50,7 +50,7 @@ def test_the_picture_of_what_was_given(
     [
         ((), "TEXT"),
         (("a", "b", "c", "--lang", "en", "--lang", "de"), "2 for 3 texts"),
-        (("a", "--lang", "en", "--output", "a.pdf"), ".png or .svg"),
+        (("a", "--lang", "en", "--output", "a.gif"), ".png, .svg or .pdf"),
     ],
     ids=str,
 )

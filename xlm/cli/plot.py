@@ -38,7 +38,7 @@ from xlm.cli._options import (
 @tokenizer_options
 @section(
     "Output",
-    option("--output", "Picture to write, .png or .svg", type=OUTPUT_PATH, required=True),
+    option("--output", "Picture to write, .png, .svg or .pdf", type=OUTPUT_PATH, required=True),
     option("--unit", "Unit of surprisal", type=click.Choice(["bits", "nats"]), default="bits"),
     option("--title", "Title of the picture", type=TEXT),
 )
@@ -68,8 +68,8 @@ def command(
         raise click.UsageError(
             f"--lang: give one language, or one for each text; found {len(languages)} for {len(texts)} texts"
         )
-    if output.suffix.lower() not in (".png", ".svg"):
-        raise click.UsageError(f"--output {output}: the name must end in .png or .svg")
+    if output.suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise click.UsageError(f"--output {output}: the name must end in .png, .svg or .pdf")
     from xlm._io.atomic import check_target
     from xlm.scoring.figure import check_matplotlib, draw_surprisals
     from xlm.scoring.score import score

@@ -14,6 +14,7 @@ import torch
 
 from xlm.errors import InputError, LanguageError, warn_caller
 from xlm.model.lm import XLMWithLMHeadModel, check_forward, eval_mode
+from xlm.scoring.display import words_as_html
 from xlm.scoring.logprobs import checked_stride, score_sequences
 from xlm.scoring.options import ScoringOptions
 from xlm.tokenizer.tokenizer import XLMTokenizer
@@ -118,6 +119,10 @@ class SentenceScore:
             )
             for match, count, surprisal, unknown in zip(matches, tokens, surprisals, unknowns, strict=True)
         )
+
+    def _repr_html_(self) -> str:
+        """Return the text with coloured words, which notebooks show."""
+        return words_as_html(self)
 
     def __getstate__(self) -> dict[str, Any]:
         # Pickle the words instead of the tokenizer, which would otherwise be pickled with each result.
