@@ -1,30 +1,44 @@
 """What the page is told.
 
-Oracles: ``xlm.score`` and ``model.generate`` of the same model, number by number; the text that was sent, character by
-character.
+Oracles: ``xlm.score`` and ``model.generate`` of the same model, number by number; ``xlm score`` and ``xlm plot`` for
+what is saved; the text that was sent, character by character.
 """
 
 from __future__ import annotations
 
+import csv
+import io
 import json
+import math
+import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.explore.small import PRESETS, Small, examples
+from xlm.cli import xlm
 from xlm.errors import InputError, LanguageError
 from xlm.explore.explorer import Explorer
 from xlm.explore.requests import ContinueRequest
 from xlm.model.lm import XLMWithLMHeadModel
+from xlm.scoring.figure import draw_surprisals
 from xlm.scoring.score import score
 from xlm.tokenizer.incremental_detokenizer import IncrementalDetokenizer
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
-TEXTS = ["The small dog is sleeping on the grass.", "  der\tHund\n\n und 漢 \U0001f600 ", "", "the dog is " * 30]
+TEXTS = [
+    "Two lines.\nA dog \n",
+    "The small dog is sleeping on the grass.",
+    "  der\tHund\n\n und 漢 \U0001f600 ",
+    "",
+    "the dog is " * 30,
+]
 HOSTILE = [
     "<script>alert(1)</script><img src=x onerror=alert(1)>",
     "</textarea>&lt;b&gt; \"'`${1}",
@@ -42,7 +56,10 @@ def asked(small: Small, path: str, **content: Any) -> Any:
 
 
 def whole(answer: dict[str, Any]) -> str:
-    return "".join([*(word["before"] + word["text"] for word in answer["words"]), answer["after"]])
+    lines = [
+        "".join(word["before"] + word["text"] for word in line["words"]) + line["after"] for line in answer["lines"]
+    ]
+    return "\n".join(lines)
 
 
 @pytest.mark.parametrize("text", TEXTS + HOSTILE, ids=ascii)
@@ -52,20 +69,26 @@ def test_a_score_is_that_of_xlm_score(small: Small, text: str, lang: str, preset
     answer = response.json()
     response.content.decode("ascii")
     tokenizer = small.tokenizers[preset or "original"]
-    (expected,) = score(small.model, tokenizer, [text], lang=lang, ranks=True, entropies=True, top=5)
-    tokens = [token for word in answer["words"] for token in word["tokens"]] + [answer["end"]]
-    assert [token["token"] for token in tokens] == list(expected.tokens)
-    assert [token["logprob"] for token in tokens] == list(expected.logprobs)
-    assert tuple(token["rank"] for token in tokens) == expected.ranks
-    assert tuple(token["entropy"] for token in tokens) == expected.entropies
-    assert tuple(token["unknown"] for token in tokens) == expected.unknowns
-    assert tuple(tuple(map(tuple, token["top"])) for token in tokens) == expected.top
-    assert (answer["logprob"], answer["windows"]) == (expected.logprob, expected.windows)
+    written = text.split("\n")
+    sentences = [line for line in written if line.strip()]
+    results = score(small.model, tokenizer, sentences, lang=lang, ranks=True, entropies=True, top=5)
+    assert [line["end"] is None for line in answer["lines"]] == [line not in sentences for line in written]
+    for line, expected in zip([line for line in answer["lines"] if line["end"]], results, strict=True):
+        tokens = [token for word in line["words"] for token in word["tokens"]] + [line["end"]]
+        assert [token["token"] for token in tokens] == list(expected.tokens)
+        assert [token["logprob"] for token in tokens] == list(expected.logprobs)
+        assert tuple(token["rank"] for token in tokens) == expected.ranks
+        assert tuple(token["entropy"] for token in tokens) == expected.entropies
+        assert tuple(token["unknown"] for token in tokens) == expected.unknowns
+        assert tuple(tuple(map(tuple, token["top"])) for token in tokens) == expected.top
+        assert [word["text"] for word in line["words"]] == [word.text for word in expected.words]
+        for word, of_word in zip(line["words"], expected.words, strict=True):
+            assert -sum(token["logprob"] for token in word["tokens"]) == pytest.approx(of_word.surprisal, abs=1e-9)
+    assert answer["logprob"] == math.fsum(expected.logprob for expected in results)
+    assert answer["tokens"] == sum(len(expected.tokens) for expected in results)
+    assert answer["windows"] == max([expected.windows for expected in results], default=1)
     assert (answer["lang"], answer["preset"]) == (lang, preset or "original")
     assert whole(answer) == text
-    assert [word["text"] for word in answer["words"]] == [word.text for word in expected.words]
-    for word, of_word in zip(answer["words"], expected.words, strict=True):
-        assert -sum(token["logprob"] for token in word["tokens"]) == pytest.approx(of_word.surprisal, abs=1e-9)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -73,9 +96,62 @@ def test_a_score_is_that_of_xlm_score(small: Small, text: str, lang: str, preset
 def test_any_text_comes_back_whole(small: Small, text: str, preset: str) -> None:
     answer = asked(small, "/api/score", text=text, lang="de", preset=preset, top=1).json()
     assert whole(answer) == text
-    tokens = [token["token"] for word in answer["words"] for token in word["tokens"]]
-    ids = small.tokenizers[preset].encode(text, lang="de")[1:-1]
-    assert tokens == small.tokenizers[preset].convert_ids_to_tokens(ids)
+    for line, written in zip(answer["lines"], text.split("\n"), strict=True):
+        tokens = [token["token"] for word in line["words"] for token in word["tokens"]]
+        ids = small.tokenizers[preset].encode(written, lang="de")[1:-1]
+        assert tokens == small.tokenizers[preset].convert_ids_to_tokens(ids)
+
+
+@pytest.mark.parametrize("text", TEXTS + HOSTILE, ids=ascii)
+@pytest.mark.parametrize("unit", ["bits", "nats"])
+def test_a_table_is_that_of_the_command(small: Small, tmp_path: Path, text: str, unit: str) -> None:
+    small.model.save_pretrained(tmp_path / "model")
+    small.tokenizers["original"].save_pretrained(tmp_path / "model")
+    table = asked(small, "/api/table", text=text, lang="de", unit=unit)
+    assert table.headers["content-type"].startswith("text/tab-separated-values")
+    rows = list(csv.reader(io.StringIO(table.text, newline=""), delimiter="\t"))
+    if "\ud800" in text:  # a file cannot hold it
+        assert rows[1][-1].startswith("error: 'text' is not Unicode text")
+        return
+    (tmp_path / "text").write_text(f"{text}\n", encoding="utf-8", newline="")
+    options = ["--lang", "de", "--by", "word", "--format", "tsv", *["--bits"] * (unit == "bits")]
+    run = CliRunner().invoke(xlm, ["score", str(tmp_path / "model"), str(tmp_path / "text"), *options])
+    assert run.exit_code == 0, run.stderr
+    expected = list(csv.reader(io.StringIO(run.stdout, newline=""), delimiter="\t"))
+    assert len(rows) == len(expected)
+    for row, of_command in zip(rows, expected, strict=True):
+        for column, cell, wanted in zip(rows[0], row, of_command, strict=True):
+            if column in ("logprob", "bits") and row is not rows[0]:  # the command packs the weights
+                assert float(cell) == pytest.approx(float(wanted), abs=1e-4)
+            else:
+                assert cell == wanted
+
+
+@pytest.mark.parametrize("unit", ["bits", "nats"])
+def test_a_picture_is_that_of_xlm_plot(small: Small, tmp_path: Path, unit: str) -> None:
+    pytest.importorskip("matplotlib")
+    picture = asked(small, "/api/picture", text="The dog\n\n is old", lang="de", preset="transformers", unit=unit)
+    assert picture.headers["content-type"] == "image/png"
+    results = score(small.model, small.tokenizers["transformers"], ["The dog", " is old"], lang="de")
+    draw_surprisals([[result] for result in results], tmp_path / "expected.png", unit=unit)
+    assert picture.content == (tmp_path / "expected.png").read_bytes()
+
+
+def test_what_cannot_be_exported_is_told(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refusal(path: str, **content: Any) -> tuple[int, str]:
+        response = small.client().post(path, json={"text": "The dog", "lang": "en", **content})
+        return response.status_code, " ".join(response.json()["error"].values())
+
+    for path in ("/api/table", "/api/picture"):
+        assert refusal(path, unit="hartleys") == (400, refusal(path, unit=["bits"])[1])
+        assert "'bits' or 'nats'" in refusal(path, unit="hartleys")[1]
+        assert refusal(path, top=3)[0] == refusal(path, lang="fr")[0] == 400
+        assert refusal(path, text="! " * 3000)[0] == 413
+    assert "at least one panel" in refusal("/api/picture", text=" \n ")[1]
+    status, told = refusal("/api/picture", text="a\n" * 41)
+    assert (status, "41 lines of words" in told) == (400, True)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert "pip install 'xlm[plot]'" in refusal("/api/picture")[1]
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,10 @@ import asyncio
 import ipaddress
 import json
 import re
-from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import ExitStack
 from importlib import resources
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 from starlette.applications import Starlette
@@ -26,8 +26,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from xlm.errors import InputError, LanguageError, XLMError
 from xlm.explore.explorer import Explorer, Json
-from xlm.explore.requests import ContinueRequest, ScoreRequest, TooLargeError, read_request
+from xlm.explore.requests import ContinueRequest, ExportRequest, ScoreRequest, TooLargeError, read_request
 from xlm.explore.server import BusyError, Worker
+
+_Result = TypeVar("_Result")
 
 _HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]/@\s]+)(:[0-9]{1,5})?")
 
@@ -97,6 +99,17 @@ def make_app(
         with worker.admitted():
             return _JSON(await _unless_left(request, worker.run(explorer.score, score_request)))
 
+    async def table(request: Request) -> Response:
+        return await export(request, explorer.table, "text/tab-separated-values")
+
+    async def picture(request: Request) -> Response:
+        return await export(request, explorer.picture, "image/png")
+
+    async def export(request: Request, compute: Callable[[ExportRequest], bytes], media_type: str) -> Response:
+        export_request = read_request(ExportRequest, await _body(request, explorer.limits.body), explorer.limits)
+        with worker.admitted():
+            return Response(await _unless_left(request, worker.run(compute, export_request)), media_type=media_type)
+
     async def generate(request: Request) -> Response:
         continue_request = read_request(ContinueRequest, await _body(request, explorer.limits.body), explorer.limits)
         with ExitStack() as admission:
@@ -111,6 +124,8 @@ def make_app(
         Route("/static/{name}", file),
         Route("/api/model", model),
         Route("/api/score", score, methods=["POST"]),
+        Route("/api/table", table, methods=["POST"]),
+        Route("/api/picture", picture, methods=["POST"]),
         Route("/api/generate", generate, methods=["POST"]),
     ]
     handlers = {
@@ -163,7 +178,7 @@ class _ClientLeftError(Exception):
     """The client has disconnected."""
 
 
-async def _unless_left(request: Request, work: Coroutine[Any, Any, Json]) -> Json:
+async def _unless_left(request: Request, work: Coroutine[Any, Any, _Result]) -> _Result:
     """Return the result of the work, unless the client disconnects.
 
     Raises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -10,12 +11,15 @@ import torch
 
 from xlm._io.arguments import check_choice
 from xlm._version import __version__
+from xlm.corpus.formats import checked_text
+from xlm.corpus.rows import Row
 from xlm.errors import InputError, LanguageError
-from xlm.explore.requests import ContinueRequest, Limits, ScoreRequest, TextRequest, TooLargeError
+from xlm.explore.requests import ContinueRequest, ExportRequest, Limits, ScoreRequest, TextRequest, TooLargeError
 from xlm.model.lm import XLMWithLMHeadModel
+from xlm.scoring.figure import picture_of
 from xlm.scoring.options import ScoringOptions
 from xlm.scoring.scorer import Scorer, SentenceScore
-from xlm.scoring.table import token_cells
+from xlm.scoring.table import ScoreTable, scored_lines, token_cells
 from xlm.tokenizer.incremental_detokenizer import IncrementalDetokenizer, prompt_ids
 from xlm.tokenizer.pipeline import PRESETS
 from xlm.tokenizer.tokenizer import XLMTokenizer
@@ -85,38 +89,54 @@ class Explorer:
         }
 
     def score(self, request: ScoreRequest) -> Json:
-        """Return the scores of a text by word and token, as ``xlm.score`` computes them.
+        """Return the scores of a text by line, word and token; each line is a sentence, as ``xlm.score`` scores it.
 
         Returns:
-            ``words``, each with the space ``before`` it, its ``text`` and its ``tokens``; the space ``after`` the last
-            word; ``end``, the closing token; the total ``logprob`` in nats; the numbers of ``tokens`` and ``windows``.
-            A token has ``token``, ``logprob`` (nats), ``rank`` (from 1), ``entropy`` (nats), ``top`` (pairs of a token
-            and its log-probability, best first) and ``unknown`` (whether it is ``<unk>``).
+            ``lines``, each with its ``words``, the space ``after`` the last word, and ``end``, the closing token, which
+            is ``None`` for a line without words; the total ``logprob`` in nats; the total number of ``tokens``; the
+            largest number of ``windows`` of a line. A word has the space ``before`` it, its ``text`` and its
+            ``tokens``. A token has ``token``, ``logprob`` (nats), ``rank`` (from 1), ``entropy`` (nats), ``top`` (pairs
+            of a token and its log-probability, best first) and ``unknown`` (whether it is ``<unk>``).
 
         Raises:
             InputError: The preset is unknown.
             LanguageError: The model lacks the language.
             TooLargeError: The text has too many tokens.
         """
-        tokenizer = self._tokenizer(request)
-        options = ScoringOptions(ranks=True, entropies=True, top=request.top)
-        scorer = Scorer(self._model, tokenizer, lang=request.lang, options=options)
-        count = len(scorer.encode(request.text, where="text")) - 2
-        if count > self.limits.tokens:
-            raise TooLargeError(
-                "the text is too long", where="text", found=f"{count:,} tokens", limit=self.limits.tokens
-            )
-        (result,) = scorer.score_window([request.text])
-        if isinstance(result, InputError):
-            raise result
+        scorer = self._scorer(request, ScoringOptions(ranks=True, entropies=True, top=request.top))
+        results = _scored_lines(scorer, request.text)
+        scored = [result for result in results if isinstance(result, SentenceScore)]
         return {
             "lang": request.lang,
-            "preset": tokenizer.preset,
-            **_by_word(result),
-            "logprob": result.logprob,
-            "tokens": len(result.tokens),
-            "windows": result.windows,
+            "preset": scorer.tokenizer.preset,
+            "lines": [_line(result) for result in results],
+            "logprob": math.fsum(result.logprob for result in scored),
+            "tokens": sum(len(result.tokens) for result in scored),
+            "windows": max((result.windows for result in scored), default=1),
         }
+
+    def table(self, request: ExportRequest) -> bytes:
+        """Return the table that ``xlm score --by word`` writes of a text, TSV in UTF-8. Errors as for ``score``."""
+        scorer = self._scorer(request, ScoringOptions())
+        checked = [checked_text(line, "text") for line in request.text.split("\n")]
+        rows = [
+            Row(file="", number=n, text=text, problem=problem) for n, (text, problem) in enumerate(checked, start=1)
+        ]
+        table = ScoreTable(unit="word", format="tsv", bits=request.unit == "bits")
+        return table.header.encode() + scored_lines(scorer, rows, table).data
+
+    def picture(self, request: ExportRequest) -> bytes:
+        """Return the picture of a text that ``xlm plot`` draws, with a panel for each line, as PNG.
+
+        Raises:
+            InputError: The preset is unknown, no line has words, or the words are too many for a picture.
+            LanguageError: The model lacks the language.
+            TooLargeError: The text has too many tokens.
+            DependencyError: matplotlib is not installed.
+        """
+        results = _scored_lines(self._scorer(request, ScoringOptions()), request.text)
+        panels = [[result] for result in results if isinstance(result, SentenceScore)]
+        return picture_of(panels, format="png", unit=request.unit, most_lines=self.limits.picture_lines)
 
     def continuation(self, request: ContinueRequest) -> Iterator[Json]:
         """Yield the tokens that continue a text, each computed on demand.
@@ -170,6 +190,16 @@ class Explorer:
             "seed": continuation.seed,
         }
 
+    def _scorer(self, request: TextRequest, options: ScoringOptions) -> Scorer:
+        """Return the scorer for a request, after checking the number of tokens."""
+        scorer = Scorer(self._model, self._tokenizer(request), lang=request.lang, options=options)
+        count = sum(len(scorer.encode(line, where="text")) - 2 for line in request.text.split("\n"))
+        if count > self.limits.tokens:
+            raise TooLargeError(
+                "the text is too long", where="text", found=f"{count:,} tokens", limit=self.limits.tokens
+            )
+        return scorer
+
     def _tokenizer(self, request: TextRequest) -> XLMTokenizer:
         self._check_language(request.lang)
         preset = self._preset if request.preset is None else request.preset
@@ -188,7 +218,26 @@ class Explorer:
             )
 
 
-def _by_word(result: SentenceScore) -> Json:
+def _scored_lines(scorer: Scorer, text: str) -> list[SentenceScore | str]:
+    """Return the scores of each line of a text, or the line itself if it has no words.
+
+    Raises:
+        InputError: A line cannot be scored.
+    """
+    lines = text.split("\n")
+    scores = iter(scorer.score_window([line for line in lines if line.strip()]))
+    results: list[SentenceScore | str] = []
+    for line in lines:
+        result = next(scores) if line.strip() else line
+        if isinstance(result, InputError):
+            raise result
+        results.append(result)
+    return results
+
+
+def _line(result: SentenceScore | str) -> Json:
+    if isinstance(result, str):
+        return {"words": [], "after": result, "end": None}
     names = ("token", "logprob", "rank", "entropy", "top", "unknown")
     tokens = [{name: cells[name] for name in names} for cells in token_cells(result)]
     words = []

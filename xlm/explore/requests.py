@@ -42,6 +42,7 @@ class Limits:
         tokens: Maximum tokens of a text.
         alternatives: Maximum number of alternatives for a token.
         new_tokens: Maximum tokens of a continuation.
+        picture_lines: Maximum number of lines of words in a picture; each takes a fraction of a second to draw.
         requests: Maximum number of requests that are computed or wait; more are refused.
     """
 
@@ -50,6 +51,7 @@ class Limits:
     tokens: int = 2_048
     alternatives: int = 50
     new_tokens: int = 512
+    picture_lines: int = 40
     requests: int = 8
 
 
@@ -85,6 +87,19 @@ class ScoreRequest(TextRequest):
     CHECKS: ClassVar = {**TextRequest.CHECKS, "top": ("a whole number", lambda value: _is_int(value))}
 
     top: int = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportRequest(TextRequest):
+    """Request for a file with the surprisals of a text.
+
+    Attributes:
+        unit: ``"bits"`` or ``"nats"``.
+    """
+
+    CHECKS: ClassVar = {**TextRequest.CHECKS, "unit": ("'bits' or 'nats'", lambda value: value in ("bits", "nats"))}
+
+    unit: str = "bits"
 
 
 @dataclass(frozen=True, kw_only=True)

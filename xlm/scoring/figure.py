@@ -126,7 +126,12 @@ def draw_surprisals(
 
 
 def picture_of(
-    panels: Sequence[Sequence[SentenceScore]], *, format: str, unit: str = "bits", title: str | None = None
+    panels: Sequence[Sequence[SentenceScore]],
+    *,
+    format: str,
+    unit: str = "bits",
+    title: str | None = None,
+    most_lines: int = _MAXIMUM_LINES,
 ) -> bytes:
     """Return a picture of the surprisal of each word. Equal results give equal bytes.
 
@@ -135,6 +140,7 @@ def picture_of(
         format: One of ``PICTURE_FORMATS``.
         unit: ``"bits"`` or ``"nats"``.
         title: Title above all panels.
+        most_lines: Maximum number of lines of words.
 
     Raises:
         InputError: The unit is unknown, there are no panels, a panel has results of several texts, or there are too
@@ -156,7 +162,7 @@ def picture_of(
     # Write no random names of clip paths, no dates and no versions, so that equal results give equal files.
     with rc_context({"svg.hashsalt": "xlm", "hatch.linewidth": 0.6}), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        figure = _figure(panels, unit, title)
+        figure = _figure(panels, unit, title, most_lines=most_lines)
         figure.savefig(data, format=format, dpi=_DOTS_PER_INCH, metadata=dict.fromkeys(PICTURE_FORMATS[format]))
     if any("missing from" in str(warning.message) for warning in caught):
         warn_caller("some characters are drawn as boxes: matplotlib found no font with them")
@@ -170,6 +176,7 @@ def _figure(
     *,
     labels: Sequence[str] | None = None,
     regions: Mapping[str, range] | None = None,
+    most_lines: int = _MAXIMUM_LINES,
 ) -> NotebookFigure:
     """Return the figure of some panels.
 
@@ -179,6 +186,7 @@ def _figure(
         title: Title above all panels.
         labels: Name of each result in a panel; ``None`` for its language.
         regions: Indices of the marked words in each panel, by name.
+        most_lines: Maximum number of lines of words.
     """
     from xlm.scoring.notebook_figure import NotebookFigure
 
@@ -187,12 +195,12 @@ def _figure(
         for results, places in zip(panels, map(_places, panels), strict=True)
         for line in _lines_of(places)
     ]
-    if len(lines) > _MAXIMUM_LINES:
+    if len(lines) > most_lines:
         raise InputError(
             "there are too many words for one picture",
             where="the picture",
             found=f"{len(lines):,} lines of words",
-            expected=f"at most {_MAXIMUM_LINES}",
+            expected=f"at most {most_lines}",
             remedy="draw fewer sentences at a time",
         )
     nats = UNITS[unit]

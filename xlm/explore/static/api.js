@@ -32,6 +32,9 @@ export const describe = async () => (await ask("/api/model")).json();
 
 export const score = async (request) => (await ask("/api/score", posted(request))).json();
 
+// kind: "table" or "picture"
+export const exported = async (kind, request) => (await ask(`/api/${kind}`, posted(request))).blob();
+
 // Yields each line of a continuation as it arrives: { id, text }. The last line has the key "stop".
 export async function* continuation(request, signal) {
   const response = await ask("/api/generate", posted(request, signal));

@@ -1,7 +1,7 @@
 // The section "Continuation": it shows the tokens with which the model continues the text, as they arrive.
 
 import { continuation } from "./api.js";
-import { count, options, shown } from "./display.js";
+import { count, inUnit, options, shown } from "./display.js";
 
 const STOPS = {
   eos: "the model ended the sentence",
@@ -14,7 +14,7 @@ const ENDED_AT_ONCE = "the model takes the text for finished and adds nothing: d
 const $ = (id) => document.getElementById(id);
 
 export class Continuing {
-  // page: { text(), reading(), takeOver(text) }
+  // page: { text(), unit(), reading(), takeOver(text) }
   constructor(model, page) {
     this.page = page;
     this.running = null;
@@ -91,7 +91,8 @@ export class Continuing {
 
   ended({ stop, tokens, logprob, seed }, hasAdded) {
     const why = stop === "eos" && !hasAdded ? ENDED_AT_ONCE : STOPS[stop];
-    const parts = [`${count(tokens, "token")}: ${why}`, `log-probability ${shown(logprob, 2).replace("-", "−")}`];
+    const unit = this.page.unit();
+    const parts = [`${count(tokens, "token")}: ${why}`, `surprisal ${shown(inUnit(-logprob, unit))} ${unit}`];
     if (seed !== null) parts.push(`seed ${seed}`);
     return parts.join(" · ");
   }

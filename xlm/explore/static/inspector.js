@@ -62,7 +62,7 @@ function tokenBox(token, unit, isWhole) {
   const numbers = [
     ["surprisal", `${shown(inUnit(-token.logprob, unit), 2)} ${unit}`],
     ["rank", token.rank.toLocaleString("en")],
-    ["log-prob.", shown(token.logprob, 3).replace("-", "−")],
+    ["probability", percent(token.logprob)],
     ["entropy", `${shown(inUnit(token.entropy, unit), 2)} ${unit}`],
   ];
   const list = element("dl");

@@ -4,6 +4,7 @@ import { describe } from "./api.js";
 import { Continuing } from "./continuing.js";
 import { element, levels, shown } from "./display.js";
 import { Inspector } from "./inspector.js";
+import { restored, stateOf } from "./link.js";
 import { Reading } from "./reading.js";
 
 const WAIT_FOR_TYPING = 180; // milliseconds
@@ -23,15 +24,20 @@ class Page {
     this.looked = null; // the index of the inspected word
     this.pinned = false; // whether the inspected word stays when the pointer is on another word
     this.inspector = new Inspector($("inspector"), { onClose: () => this.close() });
+    const state = restored(model);
     const lang = Object.keys(EXAMPLES).find((one) => model.languages.includes(one)) ?? model.languages[0];
-    $("text").value = EXAMPLES[lang] ?? "";
-    this.add({ lang, preset: model.preset });
+    $("text").value = state.text ?? EXAMPLES[lang] ?? "";
+    const [first, second] = state.readings;
+    this.add(first ?? { lang, preset: model.preset });
     this.continuing = new Continuing(model, {
       text: () => this.text(),
+      unit: () => this.unit(),
       reading: () => ({ lang: this.readings[0].lang.value, preset: this.readings[0].preset.value }),
       takeOver: (text) => this.takeOver(text),
     });
     this.listen();
+    state.restoreControls();
+    if (second) this.compare(second);
     this.drawLegend();
     this.refresh();
   }
@@ -47,6 +53,8 @@ class Page {
       event.preventDefault();
       this.continuing.start();
     });
+    $("link").addEventListener("click", () => this.link());
+    window.addEventListener("hashchange", () => location.reload());
     document.addEventListener("keydown", (event) => event.key === "Escape" && this.close());
     $("numbers").addEventListener("change", () => {
       $("readings").classList.toggle("without-numbers", !$("numbers").checked);
@@ -65,8 +73,20 @@ class Page {
     return reading;
   }
 
-  // Adds a second reading: in another language or, if the model has only one language, with another preset.
-  compare() {
+  // Puts a link that restores the page into the address bar and the clipboard.
+  async link() {
+    history.replaceState(null, "", `#${stateOf($("text").value, this.readings)}`);
+    try {
+      await navigator.clipboard.writeText(location.href);
+      this.told("The link is copied, and stands in the address bar. It holds the text and all settings.");
+    } catch {
+      this.told("The link stands in the address bar. It holds the text and all settings.");
+    }
+  }
+
+  // Adds or removes a second reading: by default in another language or, if the model has only one language, with
+  // another preset.
+  compare(choice) {
     const isOn = this.readings.length > 1;
     $("compare").setAttribute("aria-pressed", String(!isOn));
     $("looking").classList.toggle("two", !isOn);
@@ -79,10 +99,11 @@ class Page {
     const { lang, preset } = this.readings[0];
     const other = (values, value) => values.find((one) => one !== value) ?? value;
     const several = this.model.languages.length > 1;
-    this.add({
+    const different = {
       lang: several ? other(this.model.languages, lang.value) : lang.value,
       preset: several ? preset.value : other(this.model.presets, preset.value),
-    }).refresh();
+    };
+    this.add(choice ?? different).refresh();
   }
 
   changed(reading) {

@@ -1,6 +1,6 @@
 // A reading of the text: a language, a preset, and the words coloured by their surprisal.
 
-import { score } from "./api.js";
+import { exported, score } from "./api.js";
 import { count, element, inUnit, level, markInsides, options, shown, surprisal } from "./display.js";
 
 export class Reading {
@@ -15,12 +15,16 @@ export class Reading {
     this.lang.append(...options(model.languages, lang));
     this.preset.append(...options(model.presets, preset));
     this.found = null;
+    this.items = []; // the words and sentence ends of the text, in order
     this.busy = false;
     this.stale = false;
     this.buttons = [];
     this.current = 0;
     for (const choice of [this.lang, this.preset]) choice.addEventListener("change", () => page.changed(this));
     this.words.addEventListener("keydown", (event) => this.onKey(event));
+    for (const button of this.box.querySelectorAll(".exports button")) {
+      button.addEventListener("click", () => this.save(button.dataset));
+    }
   }
 
   get title() {
@@ -50,10 +54,13 @@ export class Reading {
     try {
       const found = await score({ text, lang: this.lang.value, preset: this.preset.value });
       if (this.stale) return;
-      markInsides([...found.words.flatMap((word) => word.tokens), found.end]);
+      const sentences = found.lines.filter(({ end }) => end);
+      for (const { words, end } of sentences) markInsides([...words.flatMap((word) => word.tokens), end]);
       this.found = found;
+      this.items = sentences.flatMap(({ words, end }) => [...words, { text: "end of sentence", tokens: [end] }]);
       this.draw();
-      this.page.told(`${count(found.words.length, "word")} in ${count(found.tokens, "token")}`);
+      const parts = [count(this.items.length - sentences.length, "word"), count(found.tokens, "token")];
+      this.page.told(parts.join(" in ") + (sentences.length > 1 ? ` and ${sentences.length} sentences` : ""));
     } catch (error) {
       this.clear();
       this.page.told(error.message, true);
@@ -62,27 +69,42 @@ export class Reading {
 
   clear() {
     this.found = null;
+    this.items = [];
     this.buttons = [];
     this.words.replaceChildren();
     this.summary.textContent = "";
     this.page.drawn();
   }
 
+  // Saves the table or the picture of the text, as the server makes it, in the unit of the page.
+  async save({ kind, file }) {
+    const text = this.page.text();
+    if (text === null) return;
+    try {
+      const request = { text, lang: this.lang.value, preset: this.preset.value, unit: this.page.unit() };
+      const address = URL.createObjectURL(await exported(kind, request));
+      element("a", { href: address, download: file }).click();
+      URL.revokeObjectURL(address);
+    } catch (error) {
+      this.page.told(error.message, true);
+    }
+  }
+
   draw() {
-    const { words, after, end } = this.found;
     const unit = this.page.unit();
     const parts = [];
     this.buttons = [];
     const add = (form, tokens, className) => {
       const nats = surprisal(tokens);
       const number = shown(inUnit(nats, unit));
+      const isUnknown = tokens.some((token) => token.unknown);
       const index = this.buttons.length;
       const button = element("button", {
         type: "button",
-        className,
+        className: isUnknown ? `${className} unknown` : className,
         tabIndex: -1,
         "data-level": level(nats),
-        "aria-label": `${form}, ${number} ${unit}`,
+        "aria-label": `${form}, ${number} ${unit}${isUnknown ? ", unknown" : ""}`,
       });
       button.append(element("span", { className: "form", textContent: form }));
       button.append(element("span", { className: "number", textContent: number }));
@@ -95,12 +117,15 @@ export class Reading {
       this.buttons.push(button);
       parts.push(button);
     };
-    for (const word of words) {
-      parts.push(word.before);
-      add(word.text, word.tokens, "word");
+    for (const { words, after, end } of this.found.lines) {
+      if (parts.length) parts.push("\n");
+      for (const word of words) {
+        parts.push(word.before);
+        add(word.text, word.tokens, "word");
+      }
+      parts.push(end ? `${after} ` : after);
+      if (end) add("end", [end], "word end");
     }
-    parts.push(after.includes("\n") ? after : `${after} `);
-    add("end", [end], "word end");
     this.words.replaceChildren(...parts);
     this.words.lang = this.found.lang;
     this.words.setAttribute("aria-label", `Words by surprisal, ${this.title}; arrow keys go from word to word`);
@@ -111,21 +136,19 @@ export class Reading {
   }
 
   summarise() {
-    const { words, logprob, tokens, windows } = this.found;
+    const { lines, logprob, tokens, windows } = this.found;
     const unit = this.page.unit();
+    const words = lines.flatMap((line) => line.words);
     const parts = [`${shown(inUnit(-logprob, unit))} ${unit}`];
-    if (words.length) parts.push(`${shown(inUnit(surprisal(words.flatMap((w) => w.tokens)), unit) / words.length)} a word`);
+    parts.push(`${shown(inUnit(surprisal(words.flatMap((w) => w.tokens)), unit) / words.length)} a word`);
     parts.push(`perplexity ${shown(Math.exp(-logprob / tokens))}`);
     if (windows > 1) parts.push(`${windows} windows: longer than the model’s positions`);
     this.summary.textContent = parts.join(" · ");
   }
 
-  // Returns the word at an index for the inspector. The index after the last word is the end of the sentence.
+  // Returns the word or sentence end at an index for the inspector.
   wordAt(index) {
-    if (!this.found || index === null) return null;
-    const { words, end } = this.found;
-    if (index < words.length) return words[index];
-    return index === words.length ? { text: "end of sentence", tokens: [end] } : null;
+    return this.items[index] ?? null;
   }
 
   mark(looked, pinned) {
