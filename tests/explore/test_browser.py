@@ -305,6 +305,106 @@ def test_hostile_text_is_text(opened: Opened, text: str) -> None:
     opened.page.wait_for_timeout(200)  # a dialog would have come by now; the fixture looks
 
 
+def test_each_line_is_a_sentence(opened: Opened, small: Small) -> None:
+    opened.write("The dog\n\n is old")
+    words = opened.page.locator(".words:not(.old) .form")
+    opened.expect(words).to_have_text(["The", "dog", "end", "is", "old", "end"])
+    first, second = (expected_words(small, line, "en") for line in ("The dog", "is old"))
+    assert close(opened.words(), [*first, *second])
+    results = score(small.model, small.tokenizers["original"], ["The dog", "is old"], lang="en")
+    tokens = sum(len(result.tokens) for result in results)
+    opened.expect(opened.page.locator("#status")).to_have_text(f"4 words in {tokens} tokens and 2 sentences")
+    opened.page.locator(".word").nth(2).focus()
+    opened.expect(opened.page.locator("#inspector h3")).to_have_text("end of sentence")
+    opened.page.keyboard.press("ArrowRight")
+    opened.expect(opened.page.locator("#inspector h3")).to_have_text("is")
+
+
+def test_unknown_words_are_marked(opened: Opened) -> None:
+    opened.write("the 漢 dog")
+    opened.await_words("the", "漢", "dog")
+    opened.expect(opened.page.locator(".word.unknown .form")).to_have_text(["漢"])
+
+
+def test_the_table_and_the_picture_can_be_saved(opened: Opened, small: Small) -> None:
+    pytest.importorskip("matplotlib")
+    opened.write("the dog\nis old")
+    opened.await_words("the", "dog", "end", "is", "old")  # and the last sentence's end
+    opened.page.select_option("#unit", "nats")
+    asked = {"text": "the dog\nis old", "lang": "en", "preset": "original", "unit": "nats"}
+    for kind, name in (("table", "surprisal.tsv"), ("picture", "surprisal.png")):
+        with opened.page.expect_download() as download:
+            opened.page.click(f"[data-kind={kind}]")
+        assert download.value.suggested_filename == name
+        assert download.value.path().read_bytes() == small.client().post(f"/api/{kind}", json=asked).content
+
+
+def test_a_link_restores_the_page(browser: Browser, address: str, small: Small) -> None:
+    context = browser.new_context(permissions=["clipboard-read", "clipboard-write"])
+    opened = Opened(context, address)
+    text = 'Der Hund & "die" Katze = 100 % #1\n<b> + 😀'
+    opened.write(text)
+    opened.page.select_option(".lang", "de")
+    opened.page.click("#compare")
+    opened.page.locator(".preset").nth(1).select_option("transformers")
+    opened.page.select_option("#unit", "nats")
+    opened.page.uncheck("#numbers")
+    opened.page.fill("#seed", "7")
+    opened.page.fill("#top-p", "")
+    opened.page.select_option("#continuation-lang", "de")
+    opened.page.check("input[value=greedy]")
+    opened.page.click("#link")
+    opened.expect(opened.page.locator("#status")).to_contain_text("The link is copied")
+    link = opened.page.evaluate("navigator.clipboard.readText()")
+    assert link == opened.page.url
+    other = Opened(context, link)
+    assert other.page.input_value("#text") == text
+    values = [choice.input_value() for choice in other.page.locator(".reading select").all()]
+    assert values == ["de", "original", "en", "transformers"]
+    other.expect(other.page.locator(".words .number").first).to_be_hidden()
+    for control, value in (("unit", "nats"), ("seed", "7"), ("top-p", ""), ("continuation-lang", "de")):
+        assert other.page.input_value(f"#{control}") == value
+    assert other.page.is_checked("input[value=greedy]")
+    other.expect(other.page.locator("#temperature")).to_be_hidden()
+    other.page.check("#numbers")
+    lines = text.split("\n")
+    assert close(
+        [(form, number / math.log(2)) for form, number in other.words(0)],
+        [word for line in lines for word in expected_words(small, line, "de")],
+    )
+    other.page.evaluate("location.hash = 'text=the+dog&lang=en&preset=original'")
+    other.await_words("the", "dog")
+    assert (opened.errors, other.errors, opened.dialogs, other.dialogs) == ([], [], [], [])
+    context.close()
+
+
+@pytest.mark.parametrize(
+    "fragment",
+    [
+        "text=the+dog&lang=fr&preset=none&lang=en&preset=fast&unit=hartleys&seed=x&method=alert(1)&numbers=maybe",
+        "text=%3Cimg+src%3Dx+onerror%3Dalert(1)%3E&lang=%3Cscript%3E&__proto__=x&continuation-lang=fr",
+        "%E0%A4%A&&==&text",
+        "lang=de&lang=de&lang=de&preset=original&preset=original&preset=original&text=%00%ED%A0%80",
+    ],
+)
+def test_a_hostile_link_is_harmless(browser: Browser, address: str, fragment: str) -> None:
+    from playwright.sync_api import expect
+
+    context = browser.new_context()
+    page = context.new_page()
+    problems: list[str] = []
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("dialog", lambda dialog: problems.append(dialog.message))
+    page.goto(f"{address}#{fragment}")
+    expect(page.locator("#status")).not_to_be_empty()
+    assert page.locator(".reading").count() in (1, 2)
+    assert page.locator("main img, main script").count() == 0
+    for control, values in (("unit", ["bits"]), ("seed", [""]), ("continuation-lang", ["as the text"])):
+        assert page.input_value(f"#{control}") in values
+    assert problems == []
+    context.close()
+
+
 def test_two_tabs_at_once(browser: Browser, address: str, small: Small) -> None:
     context = browser.new_context()
     tabs = [Opened(context, address) for _ in range(2)]

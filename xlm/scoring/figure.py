@@ -42,7 +42,7 @@ _MAXIMUM_LINES = 150  # what a PNG file of matplotlib, which has less than 65,53
 _LINE_WIDTH, _MINIMUM_LINE_WIDTH = 84, 40
 _MINIMUM_WORD_WIDTH, _MAXIMUM_BAR_WIDTH = 6, 3.2
 _MAXIMUM_WORD_LENGTH = 24
-_LEGEND_GAP = 5  # a sample of the bar and the space around it
+_LEGEND_CHARACTER, _LEGEND_GAP = 0.65, 5  # in a legend: a character, and a sample of the bar with the space around it
 
 
 def check_matplotlib() -> None:
@@ -237,7 +237,7 @@ def _figure(
         texts = ["\n".join([*map(_shown, words), *[""] * (rows - len(words))]) for words in places]
         axes.set_xticklabels(texts, fontsize=_FONT_SIZE, va="baseline", parse_math=False)
         axes.tick_params(axis="x", length=0, pad=_FONT_SIZE * 1.35 * rows)
-        _style(axes, width=widest, height=highest * 1.15 or 1)
+        _style(axes, width=widest, height=highest * 1.2 or 1)
         for name, words in (regions or {}).items():
             _mark(axes, name, ends, range(max(words.start, line.start), min(words.stop, line.stop)), line)
         if line.start == 0:
@@ -369,7 +369,7 @@ def _label(
         loc="lower left",
         bbox_to_anchor=(0, 1),
         borderaxespad=0.3,
-        ncols=max(1, int(width / (max(map(len, labels)) + _LEGEND_GAP))),
+        ncols=max(1, int(width / (max(map(len, labels)) * _LEGEND_CHARACTER + _LEGEND_GAP))),
         fontsize=8.5,
         frameon=False,
     )
