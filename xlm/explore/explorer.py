@@ -13,7 +13,7 @@ from xlm._io.arguments import check_choice
 from xlm._version import __version__
 from xlm.corpus.formats import checked_text
 from xlm.corpus.rows import Row
-from xlm.errors import InputError, LanguageError
+from xlm.errors import LanguageError, XLMError
 from xlm.explore.requests import ContinueRequest, ExportRequest, Limits, ScoreRequest, TextRequest, TooLargeError
 from xlm.model.lm import XLMWithLMHeadModel
 from xlm.scoring.figure import picture_of
@@ -222,14 +222,14 @@ def _scored_lines(scorer: Scorer, text: str) -> list[SentenceScore | str]:
     """Return the scores of each line of a text, or the line itself if it has no words.
 
     Raises:
-        InputError: A line cannot be scored.
+        XLMError: A line cannot be scored.
     """
     lines = text.split("\n")
     scores = iter(scorer.score_window([line for line in lines if line.strip()]))
     results: list[SentenceScore | str] = []
     for line in lines:
         result = next(scores) if line.strip() else line
-        if isinstance(result, InputError):
+        if isinstance(result, XLMError):
             raise result
         results.append(result)
     return results
