@@ -49,7 +49,7 @@ TRANSLATION = ("ae:de", "ae:en", "bt:de-en-de", "bt:en-de-en", "mt:de-en", "mt:e
 
 
 def prepare_pairs(directory: Path) -> Path:
-    """Prepare monolingual text with an empty line, and pairs for training, validation and test."""
+    """Prepare monolingual text with an empty line, and pairs, for training and validation; pairs for test, too."""
     words = TEXT.split()
     for name, first in (("de", 0), ("en", 7)):
         lines = [" ".join(words[i : i + 1 + i % 6]) for i in range(first, len(words) - 6)]
@@ -57,7 +57,8 @@ def prepare_pairs(directory: Path) -> Path:
         (directory / f"pairs.{name}").write_text("\n".join(lines[:12]) + "\n", "utf-8")
     mono = {language: directory / language for language in ("de", "en")}
     pairs = {f"de-en.{language}": directory / f"pairs.{language}" for language in ("de", "en")}
-    prepare(small_tokenizer(), {"train": mono | pairs, "valid": pairs, "test": pairs}, directory / "data")
+    texts = {"train": mono | pairs, "valid": mono | pairs, "test": pairs}
+    prepare(small_tokenizer(), texts, directory / "data")
     return directory / "data"
 
 

@@ -413,8 +413,9 @@ def test_pairs_are_nothing_to_a_language_model(tmp_path: Path) -> None:
     prepare(small_tokenizer(), {"train": pairs, "valid": pairs}, tmp_path / "mono")
     train(dataclasses.replace(config, run=dataclasses.replace(config.run, max_steps=3)), resume=True)
     assert len(events(tmp_path / "run", "evaluation")) == 3
-    train(small_run(tmp_path / "data", tmp_path / "other", max_steps=2, evaluate_every=1))  # only pairs in valid
-    assert not events(tmp_path / "other", "evaluation")
+    prepare(small_tokenizer(), {"train": mono, "valid": pairs}, tmp_path / "other")
+    train(small_run(tmp_path / "other", tmp_path / "second", max_steps=2, evaluate_every=1))
+    assert not events(tmp_path / "second", "evaluation")
 
 
 def test_a_run_without_sacrebleu_ends_before_its_first_step(
@@ -469,7 +470,10 @@ def test_the_encoders_head_does_not_move(data: Path, tmp_path: Path) -> None:
         ("bt:de-de-de",),
         ("mt:de-de",),
         ("ae:de", "ae:de"),
-        ("clm", "ae:de"),
+        ("clm", "clm:de", "ae:de"),
+        ("clm:de", "clm:de"),
+        ("clm:de-en",),
+        ("clm:",),
         ("ae:",),
     ],
 )

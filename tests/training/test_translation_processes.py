@@ -41,6 +41,7 @@ def _translations(run: Path) -> dict[str, str]:
 def test_two_processes_are_one(pairs: Path, translator: Path, tmp_path: Path) -> None:
     """Whole and sharded, in pieces, in low precision, and changed from one to the other by resuming."""
     full = {"sharding": "full"}
+    mixed: dict[str, Any] = {"objectives": ["bt:de-en-de", "ae:en", "clm"], "batch_size": 8}
     pieces = {"gradient_accumulation_steps": 2, "activation_checkpointing": True}
     runs: list[tuple[str, dict[str, Any]]] = [
         ("whole", {}),
@@ -50,6 +51,10 @@ def test_two_processes_are_one(pairs: Path, translator: Path, tmp_path: Path) ->
         ("one-batch", {**full, "evaluation_size": 12}),  # so one process has nothing to translate
         ("bad-whole", {}),
         ("bad-shared", full),
+        ("mixed-whole", mixed),
+        ("mixed-whole-pieces", {**mixed, **pieces}),
+        ("mixed-shared", {**mixed, "max_steps": 6}),
+        ("mixed-shared", {**mixed, **full}),
         ("to-whole", {**full, "max_steps": 7}),
         ("to-whole", {}),
         ("to-shared", {"max_steps": 7}),
@@ -69,6 +74,9 @@ def test_two_processes_are_one(pairs: Path, translator: Path, tmp_path: Path) ->
     for name in ("whole", "shared", "whole-pieces", "shared-pieces", "to-whole", "to-shared", "to-one"):
         _same_run(tmp_path / "one", tmp_path / name)
     _same_run(tmp_path / "one-12", tmp_path / "one-batch")
+    train(translation_run(pairs, tmp_path / "mixed-one", model=model, **mixed))
+    for name in ("mixed-whole", "mixed-whole-pieces", "mixed-shared"):
+        _same_run(tmp_path / "mixed-one", tmp_path / name)
     for precision in ("bfloat16", "float16"):
         _same_run(tmp_path / f"whole-{precision}", tmp_path / f"shared-{precision}")
         assert updates(tmp_path / f"whole-{precision}") != updates(tmp_path / "whole")

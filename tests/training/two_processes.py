@@ -19,19 +19,20 @@ from torch import Tensor, nn
 
 from tests.training.runs import small_run, start_from, translation_run, without_dropout
 from xlm.errors import NonFiniteError
-from xlm.model.lm import XLMWithLMHeadModel, eval_mode
+from xlm.model.lm import eval_mode
 from xlm.model.seq2seq import XLMEncoderDecoderModel
 from xlm.training import setup
 from xlm.training.loop import train
 from xlm.training.objectives import translation
 from xlm.training.objectives.clm import CausalLM, stream_loss
 from xlm.training.objectives.translation import Side, back_translate
+from xlm.training.processes import TrainableModel
 
 
 class EvaluatingCausalLM(CausalLM):
     """Objective that calls the model twice without gradients before each loss, with one more token each time."""
 
-    def loss(self, model: XLMWithLMHeadModel, piece: tuple[Tensor, str]) -> Tensor:
+    def loss(self, model: TrainableModel, piece: tuple[Tensor, str]) -> Tensor:
         with torch.no_grad(), eval_mode(model):
             for length in (2, 3):
                 assert not stream_loss(model, piece[0][:, :length], 0).requires_grad

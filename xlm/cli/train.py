@@ -121,8 +121,8 @@ class _Console:
 
 
 def _update(event: Event, max_steps: int) -> str:
-    losses = ", ".join(f"{name} {loss:.4f}" for name, loss in event["losses"].items() if name != "clm")
-    by_objective = f" ({losses})" if losses else ""
+    losses = ", ".join(f"{name} {loss:.4f}" for name, loss in event["losses"].items())
+    by_objective = "" if event["losses"].keys() == {"clm"} else f" ({losses})"
     return (
         f"{event['updates']:,}/{max_steps:,}  loss {event['loss']:.4f}{by_objective}  "
         f"gradient {event['grad_norm']:.3f}  lr {event['lr']:.2e}  "

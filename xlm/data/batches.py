@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Generator, Mapping
+from collections.abc import Collection, Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -146,13 +146,27 @@ class StreamBatch:
     position: Position
 
 
-def monolingual_texts(index: Index, split: str) -> dict[str, Text]:
-    """Return the texts of a split by language, without the sides of pairs, which have names such as ``de-en.de``."""
-    return {name: text for name, text in index.splits.get(split, {}).items() if "." not in name}
+def monolingual_texts(index: Index, split: str, languages: Collection[str] = ()) -> dict[str, Text]:
+    """Return the texts of a split by language, without the sides of pairs, which have names such as ``de-en.de``.
+
+    Args:
+        index: Index of prepared data.
+        split: ``train``, ``valid`` or another split.
+        languages: Languages to return if the split has them; empty for all.
+    """
+    texts = {name: text for name, text in index.splits.get(split, {}).items() if "." not in name}
+    return {name: text for name, text in texts.items() if not languages or name in languages}
 
 
 def open_streams(
-    directory: Path, index: Index, split: str, *, batch_size: int, seq_len: int, check: bool = True
+    directory: Path,
+    index: Index,
+    split: str,
+    *,
+    batch_size: int,
+    seq_len: int,
+    languages: Collection[str] = (),
+    check: bool = True,
 ) -> dict[str, Stream]:
     """Return the streams of a split, by language.
 
@@ -162,10 +176,11 @@ def open_streams(
         split: ``train``, ``valid`` or another split.
         batch_size: Rows per window.
         seq_len: Tokens per row.
+        languages: Languages to open; empty for all.
         check: Whether to verify the checksums of the shards.
 
     Raises:
-        InputError: The split does not exist, a text in it is not fully prepared, or a shard is damaged.
+        InputError: The split or a language of it does not exist, a text is not fully prepared, or a shard is damaged.
     """
     texts = monolingual_texts(index, split)
     if not texts:
@@ -176,6 +191,15 @@ def open_streams(
             expected=f"{split}, with text other than pairs",
             remedy=f"xlm prepare … --{split} LANG=FILE",
         )
+    if missing := sorted(set(languages) - set(texts)):
+        raise InputError(
+            "the prepared data lacks a text",
+            where=directory,
+            found=f"{split}: {', '.join(texts)}",
+            expected=", ".join(missing),
+            remedy=f"xlm prepare … --{split} {missing[0]}=FILE",
+        )
+    texts = monolingual_texts(index, split, languages)
     unfinished = [language for language, text in texts.items() if not text.complete]
     if unfinished:
         raise InputError(

@@ -18,6 +18,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+OBJECTIVES = "clm, clm:L, ae:L, bt:A-B-A or mt:A-B"
 BLEU_TEXTS = ("text", "tokenized")
 SCHEDULES = ("inverse_sqrt", "cosine", "constant")
 PRECISIONS = ("float32", "bfloat16", "float16")
@@ -87,7 +88,7 @@ class BatchSettings:
 
     Attributes:
         batch_size: Rows of a batch, over all processes and accumulation steps together; for translation, sentences.
-        seq_len: Tokens of a row; unused for translation.
+        seq_len: For ``clm``: tokens of a row.
         gradient_accumulation_steps: Number of pieces into which each process splits its rows, to save memory.
         tokens_per_batch: For translation: approximate number of tokens in a batch, instead of ``batch_size``
             sentences; 0 means batches of ``batch_size`` sentences.
@@ -97,7 +98,8 @@ class BatchSettings:
             are left out.
         sampling_exponent: For ``clm``: draw languages with probabilities proportional to their sizes raised to this
             power. If it is unset, every language comes once per round.
-        shuffle: Whether to shuffle the windows of a text anew for each pass. Translation always shuffles sentences.
+        shuffle: For ``clm``: whether to shuffle the windows of a text anew for each pass. Sentences are always
+            shuffled.
         verify_checksums: Whether to verify the checksums of the shards at the start.
     """
 
@@ -133,11 +135,13 @@ class CoefficientSettings:
     """Coefficients of losses in a mixture: each a number, or ``ITERATION:NUMBER`` pairs such as ``0:1,100000:0.1``.
 
     Attributes:
+        clm: Coefficient of the causal language modelling loss.
         ae: Coefficient of the denoising loss.
         bt: Coefficient of the back-translation loss.
         mt: Coefficient of the loss of supervised translation.
     """
 
+    clm: str = "1"
     ae: str = "1"
     bt: str = "1"
     mt: str = "1"
@@ -235,8 +239,9 @@ class TrainConfig:
     Attributes:
         data: Directory of prepared data, from ``xlm prepare``.
         output: Directory of the run, created if it is missing.
-        objectives: What the run optimises: ``clm``, causal language modelling, alone; or for translation any of
-            ``ae:L`` (denoising), ``bt:A-B-A`` (back-translation) and ``mt:A-B`` (supervised).
+        objectives: What the run optimises: ``clm``, causal language modelling in all languages of the text, or
+            ``clm:L`` in some of them; for translation any of ``ae:L`` (denoising), ``bt:A-B-A`` (back-translation) and
+            ``mt:A-B`` (supervised), with or without ``clm``, which then trains the decoder.
         seed: Seed of new weights, of the order of batches and of dropout.
         model: The model to train.
         batch: The batch of one update.
@@ -291,7 +296,12 @@ class TrainConfig:
     @property
     def is_translation(self) -> bool:
         """Whether the run trains an encoder-decoder."""
-        return "clm" not in self.objectives
+        return self.kinds != {"clm"}
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        """Kinds of the objectives, such as ``ae`` and ``bt``."""
+        return frozenset(text.partition(":")[0] for text in self.objectives)
 
     def to_dict(self) -> dict[str, Any]:
         """Return nested keys and values in the form of JSON and TOML, without those that are unset."""
@@ -485,7 +495,7 @@ def _invalid_values(c: TrainConfig) -> list[Problem]:
             for key in ("start_from", "encoder", "decoder")
         ),
         ("seed", 0 <= c.seed < 2**63, "from 0 to 2**63 - 1"),
-        ("objectives", _are_objectives(c.objectives), "['clm'], or different ae:L, bt:A-B-A and mt:A-B"),
+        ("objectives", _are_objectives(c.objectives), f"{OBJECTIVES}; each once, and clm instead of any clm:L"),
         *(
             (f"model.{key}", holds or not getattr(c.model, key), f"left out: {why}")
             for key in ("encoder", "decoder")
@@ -498,12 +508,8 @@ def _invalid_values(c: TrainConfig) -> list[Problem]:
             (key, c.is_translation or not _value(c, key), "0: it is for translation")
             for key in ("batch.tokens_per_batch", "batch.max_batch_size")
         ),
-        ("batch.shuffle", c.batch.shuffle or not c.is_translation, "true: translation always shuffles sentences"),
-        (
-            "batch.sampling_exponent",
-            c.batch.sampling_exponent is None or not c.is_translation,
-            "left out: in translation, every iteration takes all languages",
-        ),
+        ("batch.shuffle", c.batch.shuffle or "clm" in c.kinds, "true: translation always shuffles sentences"),
+        ("batch.sampling_exponent", c.batch.sampling_exponent is None or "clm" in c.kinds, "left out: it is for clm"),
         ("noise.word_shuffle", c.noise.word_shuffle == 0 or 1 < c.noise.word_shuffle < math.inf, "0 or above 1"),
         *((key, 0 <= _value(c, key) < 1, "from 0 to below 1") for key in ("noise.word_dropout", "noise.word_blank")),
         *((key, _value(c, key) in choices, " or ".join(choices)) for key, choices in _CHOICES.items()),
@@ -516,8 +522,8 @@ def _invalid_values(c: TrainConfig) -> list[Problem]:
         ),
         (
             "batch.batch_size",
-            # Sentences of a translation run may be divided unevenly.
-            c.is_translation or c.batch.batch_size % pieces == 0,
+            # Sentences may be divided unevenly.
+            "clm" not in c.kinds or c.batch.batch_size % pieces == 0,
             f"a multiple of batch.gradient_accumulation_steps, {pieces}",
         ),
     ]
@@ -536,7 +542,7 @@ def _are_objectives(objectives: Sequence[str]) -> bool:
         kinds = [parse_objective(text)[0] for text in objectives]
     except ConfigError:
         return False
-    return len(set(objectives)) == len(objectives) > 0 and (kinds == ["clm"] or "clm" not in kinds)
+    return len(set(objectives)) == len(objectives) > 0 and ("clm" not in objectives or kinds.count("clm") == 1)
 
 
 def parse_objective(text: str) -> tuple[str, tuple[str, ...]]:
@@ -545,19 +551,17 @@ def parse_objective(text: str) -> tuple[str, tuple[str, ...]]:
     Raises:
         ConfigError: There is no such objective.
     """
-    kind, _, names = text.partition(":")
-    languages = tuple(names.split("-")) if names else ()
+    kind, colon, names = text.partition(":")
+    languages = tuple(names.split("-")) if colon else ()
     first, *others = languages or ("",)
     valid = {
-        "clm": not languages,
+        "clm": len(languages) < 2,
         "ae": len(languages) == 1,
         "mt": len(languages) == 2 and first not in others,
         "bt": len(languages) == 3 and first == languages[-1] != languages[1],
     }
     if not valid.get(kind) or not all(languages):
-        raise ConfigError(
-            "no such objective", where="objectives", found=repr(text), expected="clm, ae:L, mt:A-B or bt:A-B-A"
-        )
+        raise ConfigError("no such objective", where="objectives", found=repr(text), expected=OBJECTIVES)
     return kind, languages
 
 

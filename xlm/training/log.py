@@ -9,7 +9,8 @@ An event is a JSON object. ``event`` names its type, and ``step`` is the number 
   train), ``left`` (seconds, estimated).
 - ``evaluation``: ``updates``, ``best`` (whether the model is the best so far), and the results of the objective: for
   causal language models ``perplexity`` by language, and ``mean``; for translation ``bleu``, ``accuracy`` and
-  ``perplexity`` by direction, ``mean_bleu``, and the first three with the prefix ``test_`` for the split ``test``.
+  ``perplexity`` by direction, ``mean_bleu``, and the first three with the prefix ``test_`` for the split ``test``; for
+  a mixture of both, all of these.
 - ``skipped``, for a step without a finite gradient: ``in_a_row`` and ``skipped`` (skipped steps in a row, in total).
 - ``saved``: ``path``. ``not_saved``: ``path``, ``why``.
 - ``end``: ``reason``, ``updates``.
@@ -129,7 +130,7 @@ def draw_report(run: Path, path: Path) -> dict[str, Any]:
 
     Returns:
         A summary: ``updates``, ``loss``, ``perplexity`` and ``bleu`` (by language or direction) at the end, ``best``
-        (lowest mean perplexity of a language model), ``best_bleu`` (highest mean), ``skipped`` (number of steps).
+        (lowest mean of the languages' perplexities), ``best_bleu`` (highest mean), ``skipped`` (number of steps).
 
     Raises:
         InputError: The run has no log, or its log has no updates.

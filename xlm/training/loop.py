@@ -25,7 +25,7 @@ from xlm.training.checkpoints import (
     newest_checkpoint,
     save_checkpoint,
 )
-from xlm.training.config import BatchSettings, ModelSettings, TrainConfig, with_new_names
+from xlm.training.config import BatchSettings, CoefficientSettings, ModelSettings, TrainConfig, with_new_names
 from xlm.training.log import Event, LogFile, Observer, TensorBoard, flat_metrics
 from xlm.training.objectives import Batch, Objective
 from xlm.training.optimiser import OriginalAdam
@@ -157,7 +157,10 @@ class Trainer:
             self.model = reload_model(config, path)
         objective.check(self.model)
         self.caller = ModelCaller(self.model).train()
-        module = wrap_model(self.caller, config.run, processes)
+        # Causal language modelling trains only the decoder of a translation model.
+        module = wrap_model(
+            self.caller, config.run, processes, skips_parameters=config.is_translation and "clm" in config.kinds
+        )
         self.optimiser = OriginalAdam(
             [parameter for parameter in self.model.parameters() if parameter.requires_grad],
             betas=(config.optimiser.beta1, config.optimiser.beta2),
@@ -377,9 +380,13 @@ def _check_identity(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """
     before = with_new_names(before, warn=False)
     before.setdefault("objectives", ["clm"])  # an earlier release had no other objective, and did not save the key
-    for name, settings in (("model", ModelSettings()), ("batch", BatchSettings())):
+    for name, settings in (
+        ("model", ModelSettings()),
+        ("batch", BatchSettings()),
+        ("coefficients", CoefficientSettings()),
+    ):
         # A key that an earlier release did not have counts as set to its default.
-        before[name] = {key: getattr(settings, key) for key in now[name]} | before.get(name, {})
+        before[name] = {key: getattr(settings, key) for key in now.get(name, ())} | before.get(name, {})
     differing = [name for name in now if name in before and before[name] != now[name]]
     if differing:
         raise ConfigError(

@@ -136,7 +136,9 @@ class ModelCaller(nn.Module):
         return function(self.model, *arguments)
 
 
-def wrap_model(caller: ModelCaller, run: RunSettings, processes: Processes) -> nn.Module:
+def wrap_model(
+    caller: ModelCaller, run: RunSettings, processes: Processes, *, skips_parameters: bool = False
+) -> nn.Module:
     """Move a model to its device and prepare it for the processes of the run.
 
     Args:
@@ -144,6 +146,7 @@ def wrap_model(caller: ModelCaller, run: RunSettings, processes: Processes) -> n
             has other parameter objects afterwards.
         run: Settings of the run.
         processes: Processes of the run.
+        skips_parameters: Whether some steps have no gradient for some parameters, the same in all processes.
 
     Returns:
         The module to call in training steps: ``caller`` itself, or DDP around it.
@@ -153,14 +156,14 @@ def wrap_model(caller: ModelCaller, run: RunSettings, processes: Processes) -> n
     """
     model = caller.model
     layers = _modules(model, Layer)
-    skips_parameters = bool(_modules(model, AdaptiveHead))  # it skips word clusters without a target
+    skips_words = bool(_modules(model, AdaptiveHead))  # it skips word clusters without a target
     if run.activation_checkpointing:
         for layer in layers:
             forward: Any = partial(checkpoint, layer.forward, use_reentrant=False)
             object.__setattr__(layer, "forward", forward)
     if processes.count > 1 and run.sharding == "full":
         # If one process skipped a cluster of words, the others would wait for it forever.
-        if skips_parameters:
+        if skips_words:
             raise ConfigError(
                 "an adaptive softmax cannot be sharded", where="run.sharding", found=run.sharding, expected="none"
             )
@@ -175,7 +178,7 @@ def wrap_model(caller: ModelCaller, run: RunSettings, processes: Processes) -> n
             transformer.compile()
     if processes.count == 1:
         return caller
-    return DistributedDataParallel(caller, find_unused_parameters=skips_parameters)
+    return DistributedDataParallel(caller, find_unused_parameters=skips_words or skips_parameters)
 
 
 def _modules(model: nn.Module, kind: type[Module]) -> list[Module]:

@@ -9,6 +9,7 @@ import dataclasses
 import math
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +22,19 @@ from xlm.data.shards import Index
 from xlm.errors import ConfigError, InputError, Problem
 from xlm.model.head import AdaptiveHead
 from xlm.model.linear_cross_entropy import linear_cross_entropy
-from xlm.model.lm import XLMWithLMHeadModel
+from xlm.model.seq2seq import XLMEncoderDecoderModel
 from xlm.model.transformer import TransformerInputs
 from xlm.scoring.stream import Stream
 from xlm.tokenizer.tokenizer import XLMTokenizer
-from xlm.training.config import TrainConfig
+from xlm.training.config import TrainConfig, parse_objective
 from xlm.training.objectives import Batch
-from xlm.training.processes import ModelCaller, Processes
+from xlm.training.processes import ModelCaller, Processes, TrainableModel
 
 
 class CausalLM:
-    """Objective of a causal language model. Each batch is one window of one language.
+    """Objective of a causal language model, or of the decoder of a translation model.
+
+    Each batch is one window of one language. The decoder reads it without a source.
 
     Args:
         config: The configuration of the run.
@@ -41,7 +44,7 @@ class CausalLM:
 
     Raises:
         ConfigError: The processes cannot share a batch evenly.
-        InputError: The data does not match its index, or is smaller than one batch.
+        InputError: The data lacks a language, does not match its index, or is smaller than one batch.
         LanguageError: The tokenizer does not know a language of the held-out text.
     """
 
@@ -56,10 +59,10 @@ class CausalLM:
                 expected=f"a multiple of {processes.count} processes * batch.gradient_accumulation_steps = {pieces}",
             )
         self._config, self._index, self._processes = config, index, processes
-        data = Path(config.data)
-        self._train = open_streams(
-            data, index, "train", batch_size=batch.batch_size, seq_len=batch.seq_len, check=batch.verify_checksums
-        )
+        data, parsed = Path(config.data), [parse_objective(text) for text in config.objectives]
+        self._named = [language for kind, languages in parsed if kind == "clm" for language in languages]
+        opened = partial(open_streams, data, index, seq_len=batch.seq_len, check=batch.verify_checksums)
+        self._train = opened("train", batch_size=batch.batch_size, languages=self._named)
         for language, stream in self._train.items():
             if len(stream.sequence) < batch.batch_size * batch.seq_len:
                 raise InputError(
@@ -70,10 +73,8 @@ class CausalLM:
                     remedy="use a smaller batch or more text",
                 )
         self._valid: dict[str, Stream] = {}
-        if config.run.evaluate_every and monolingual_texts(index, "valid"):
-            self._valid = open_streams(
-                data, index, "valid", batch_size=1, seq_len=batch.seq_len, check=batch.verify_checksums
-            )
+        if config.run.evaluate_every and (held_out := monolingual_texts(index, "valid", self._named)):
+            self._valid = opened("valid", batch_size=1, languages=held_out)
         for language in self._valid:
             tokenizer.encode("", lang=language)
 
@@ -93,14 +94,14 @@ class CausalLM:
         train, valid = (
             {
                 language: [shard.sha256 for shard in text.shards]
-                for language, text in monolingual_texts(self._index, split).items()
+                for language, text in monolingual_texts(self._index, split, self._named).items()
             }
             for split in ("train", "valid")
         )
         # The held-out text is part of the identity, because the best score so far belongs to it.
         return {"tokenizer": self._index.signature, "text": train, "valid": valid}
 
-    def check(self, model: XLMWithLMHeadModel) -> None:
+    def check(self, model: TrainableModel) -> None:
         """Check that a model is causal, knows the languages and has enough positions.
 
         Raises:
@@ -146,7 +147,7 @@ class CausalLM:
                     position=dataclasses.asdict(window.position),
                 )
 
-    def loss(self, model: XLMWithLMHeadModel, piece: tuple[Tensor, str]) -> Tensor:
+    def loss(self, model: TrainableModel, piece: tuple[Tensor, str]) -> Tensor:
         """Return the ``stream_loss`` of some rows of a window.
 
         Args:
@@ -167,11 +168,11 @@ class CausalLM:
         return {"perplexity": perplexity, "mean": sum(perplexity.values()) / len(perplexity)}
 
 
-def stream_loss(model: XLMWithLMHeadModel, input_ids: Tensor, language: int) -> Tensor:
+def stream_loss(model: TrainableModel, input_ids: Tensor, language: int) -> Tensor:
     """Return the mean negative log-probability, in nats, of tokens 2 … T of each row.
 
     Args:
-        model: A causal model, with a linear or an adaptive head.
+        model: A causal model, with a linear or an adaptive head; or a translation model, whose decoder is such a model.
         input_ids: (B, T) int64 on the model's device, ids from 0 to V - 1, without padding. The ids are not checked,
             because on a GPU every step would have to wait for the result of the check.
         language: Language id of all tokens.
@@ -179,6 +180,8 @@ def stream_loss(model: XLMWithLMHeadModel, input_ids: Tensor, language: int) -> 
     Returns:
         A scalar in float32 or wider.
     """
+    if isinstance(model, XLMEncoderDecoderModel):
+        model = model.decoder
     states = model.transformer(
         TransformerInputs(
             input_ids=input_ids,

@@ -11,10 +11,11 @@ Source: paper section 4.3; the original's ``EncDecTrainer`` in ``src/trainer.py`
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,6 +34,7 @@ from xlm.model.seq2seq import XLMEncoderDecoderModel
 from xlm.model.transformer import TransformerInputs
 from xlm.tokenizer.tokenizer import XLMTokenizer
 from xlm.training.config import BatchSettings
+from xlm.training.objectives import Batch
 from xlm.training.processes import Processes, decoding_mode
 
 
@@ -157,7 +159,7 @@ class _Permutations:
 
 
 class TranslationData:
-    """Sentences of prepared data, opened when a ``Part`` of the mixture asks for them.
+    """Sentences of prepared data, opened when a part of the mixture asks for them.
 
     Args:
         directory: Directory of prepared data.
@@ -256,28 +258,6 @@ def _argument(name: str) -> str:
     return f"{pair}=FILE,FILE" if "-" in pair else f"{name}=FILE"
 
 
-class Part(Protocol):
-    """A part of a ``Mixture``, with its own sentences.
-
-    Attributes:
-        kind: ``ae``, ``bt`` or ``mt``.
-        name: Name of the part in the configuration, such as ``bt:de-en-de``.
-        direction: Language, or direction of translation, that the log names.
-        texts: Names of the texts that the part trains on.
-    """
-
-    kind: str
-    name: str
-    direction: str
-    texts: Sequence[str]
-
-    def take(self, position: Mapping[str, Any]) -> tuple[list[Any], int, dict[str, Any]]:
-        """Return this process's pieces of the batch at a position, the batch's token count, and the next position."""
-
-    def loss(self, model: Any, piece: Any) -> Tensor:
-        """Return the loss of a piece, as ``Objective.loss`` does."""
-
-
 class SentenceSharing:
     """Divides batches of sentences among processes and pieces.
 
@@ -324,7 +304,88 @@ class SentenceSharing:
         return Side(ids=ids_BT.to(self._processes.device), lengths=lengths_B, language=language)
 
 
-class Denoising:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PartSettings:
+    """What all parts with sentences share.
+
+    Attributes:
+        batching: How sentences are divided into batches.
+        sharing: How batches are divided among processes and pieces.
+        seed: Seed of the run.
+    """
+
+    batching: Batching
+    sharing: SentenceSharing
+    seed: int
+
+
+class SentencePart(ABC):
+    """A part of a ``Mixture`` that draws its own sentences or pairs, in batches of similar length.
+
+    Attributes:
+        kind: ``ae``, ``bt`` or ``mt``.
+        name: Name of the part in the configuration, such as ``bt:de-en-de``.
+        direction: Language, or direction of translation, that the log names.
+        texts: Names of the texts that the part trains on.
+
+    Args:
+        name: Name of the part.
+        sides: Sentences by the name of their text: one text, or the two sides of pairs.
+        languages: Languages that the encoder reads and the decoder produces.
+        data: The prepared data.
+        settings: What all parts share.
+    """
+
+    kind: str
+
+    def __init__(
+        self,
+        name: str,
+        sides: Mapping[str, Sentences],
+        *,
+        languages: tuple[str, str],
+        data: TranslationData,
+        settings: PartSettings,
+    ) -> None:
+        self.name, self.texts = name, list(sides)
+        self.direction = "-".join(languages if languages[0] != languages[1] else languages[:1])
+        self._sides, self._languages, self._settings = list(sides.values()), languages, settings
+        self._usable = data.usable(*self._sides, what=" and ".join(sides))
+        lengths: Ids = np.sum([side.lengths[self._usable] + 2 for side in self._sides], axis=0)
+        self._order = SentenceOrder(lengths, settings.batching, seed=settings.seed, name=name)
+
+    def batches(self, position: Mapping[str, Any]) -> Generator[Batch, None, None]:
+        """Yield this process's pieces of each batch, without end, as ``Objective.batches`` does."""
+        while True:
+            indices, after = self._order.at(position)
+            source, target = self._task([side.batch(self._usable[indices]) for side in self._sides], position)
+            yield Batch(
+                pieces=self._settings.sharing.divide(target, source, languages=self._languages),
+                tokens=int((target[1] - 1).sum()),
+                objective=self.kind,
+                language=self.direction,
+                position=after,
+            )
+            position = after
+
+    @abstractmethod
+    def _task(
+        self, sides: list[tuple[Ids, Ids]], position: Mapping[str, Any]
+    ) -> tuple[tuple[Ids, Ids] | None, tuple[Ids, Ids]]:
+        """Return source and target of a batch; ``None`` for a source that the model makes.
+
+        Args:
+            sides: Ids and lengths of the sentences of each text.
+            position: Position of the batch.
+        """
+
+    def loss(self, model: XLMEncoderDecoderModel, piece: Piece) -> Tensor:
+        """Return the ``translation_loss`` of a piece."""
+        assert piece.source is not None
+        return translation_loss(model, piece.source, piece.target) * piece.share
+
+
+class Denoising(SentencePart):
     """Reproduce a sentence from a noised copy of it.
 
     Source: paper section 4.3 through Lample et al. 2018; the original's ``mt_step`` with equal languages.
@@ -332,39 +393,20 @@ class Denoising:
 
     kind = "ae"
 
-    def __init__(
-        self,
-        data: TranslationData,
-        language: str,
-        *,
-        batching: Batching,
-        noise: Noise,
-        sharing: SentenceSharing,
-        seed: int,
-    ) -> None:
-        self.name = f"ae:{language}"
-        self.direction = language
-        self.texts: Sequence[str] = (language,)
-        self._noise, self._sharing, self._seed = noise, sharing, seed
-        self._sentences = data.sentences("train", language)
-        self._usable = data.usable(self._sentences, what=language)
-        self._order = SentenceOrder(self._sentences.lengths[self._usable] + 2, batching, seed=seed, name=self.name)
+    def __init__(self, data: TranslationData, language: str, *, noise: Noise, settings: PartSettings) -> None:
+        sides = {language: data.sentences("train", language)}
+        super().__init__(f"ae:{language}", sides, languages=(language, language), data=data, settings=settings)
+        self._noise = noise
 
-    def take(self, position: Mapping[str, Any]) -> tuple[list[Piece], int, dict[str, Any]]:
-        """Return noised sentences with the clean ones as targets."""
-        indices, after = self._order.at(position)
-        clean = self._sentences.batch(self._usable[indices])
-        numbers = RawNumbers(self._seed, f"{self.name}, noise {position.get('batch', 0)}", position.get("pass", 0))
-        noised = self._noise.apply(*clean, numbers)
-        return self._sharing.divide(clean, noised, languages=(self.direction, self.direction)), _tokens(clean), after
-
-    def loss(self, model: XLMEncoderDecoderModel, piece: Piece) -> Tensor:
-        """Return the ``translation_loss`` of the clean sentences given the noised ones."""
-        assert piece.source is not None
-        return translation_loss(model, piece.source, piece.target) * piece.share
+    def _task(
+        self, sides: list[tuple[Ids, Ids]], position: Mapping[str, Any]
+    ) -> tuple[tuple[Ids, Ids], tuple[Ids, Ids]]:
+        (clean,) = sides
+        purpose = f"{self.name}, noise {position.get('batch', 0)}"
+        return self._noise.apply(*clean, RawNumbers(self._settings.seed, purpose, position.get("pass", 0))), clean
 
 
-class Supervised:
+class Supervised(SentencePart):
     """Translate the source sentence of a pair; the target is the other sentence of the pair.
 
     Source: the original's ``mt_step``.
@@ -372,38 +414,18 @@ class Supervised:
 
     kind = "mt"
 
-    def __init__(
-        self,
-        data: TranslationData,
-        source: str,
-        target: str,
-        *,
-        batching: Batching,
-        sharing: SentenceSharing,
-        seed: int,
-    ) -> None:
-        self.name = f"mt:{source}-{target}"
-        self.direction = f"{source}-{target}"
-        self.texts: Sequence[str] = names_of_sides(source, target)
-        self._languages, self._sharing = (source, target), sharing
-        self._sides = data.pairs("train", source, target)
-        self._usable = data.usable(*self._sides, what=self.direction)
-        lengths = self._sides[0].lengths[self._usable] + self._sides[1].lengths[self._usable] + 4
-        self._order = SentenceOrder(lengths, batching, seed=seed, name=self.name)
+    def __init__(self, data: TranslationData, source: str, target: str, *, settings: PartSettings) -> None:
+        sides = dict(zip(names_of_sides(source, target), data.pairs("train", source, target), strict=True))
+        super().__init__(f"mt:{source}-{target}", sides, languages=(source, target), data=data, settings=settings)
 
-    def take(self, position: Mapping[str, Any]) -> tuple[list[Piece], int, dict[str, Any]]:
-        """Return pairs of sentences."""
-        indices, after = self._order.at(position)
-        source, target = (side.batch(self._usable[indices]) for side in self._sides)
-        return self._sharing.divide(target, source, languages=self._languages), _tokens(target), after
-
-    def loss(self, model: XLMEncoderDecoderModel, piece: Piece) -> Tensor:
-        """Return the ``translation_loss`` of the pairs."""
-        assert piece.source is not None
-        return translation_loss(model, piece.source, piece.target) * piece.share
+    def _task(
+        self, sides: list[tuple[Ids, Ids]], position: Mapping[str, Any]
+    ) -> tuple[tuple[Ids, Ids], tuple[Ids, Ids]]:
+        source, target = sides
+        return source, target
 
 
-class BackTranslation:
+class BackTranslation(SentencePart):
     """Reproduce a sentence from the model's own translation of it.
 
     The model translates greedily, in evaluation mode and without gradients. A translation has at most 1.3 times as many
@@ -414,29 +436,13 @@ class BackTranslation:
 
     kind = "bt"
 
-    def __init__(
-        self,
-        data: TranslationData,
-        language: str,
-        other: str,
-        *,
-        batching: Batching,
-        sharing: SentenceSharing,
-        seed: int,
-    ) -> None:
-        self.name = f"bt:{language}-{other}-{language}"
-        self.direction = f"{other}-{language}"
-        self.texts: Sequence[str] = (language,)
-        self._language, self._other, self._sharing = language, other, sharing
-        self._sentences = data.sentences("train", language)
-        self._usable = data.usable(self._sentences, what=language)
-        self._order = SentenceOrder(self._sentences.lengths[self._usable] + 2, batching, seed=seed, name=self.name)
+    def __init__(self, data: TranslationData, language: str, other: str, *, settings: PartSettings) -> None:
+        sides = {language: data.sentences("train", language)}
+        name = f"bt:{language}-{other}-{language}"
+        super().__init__(name, sides, languages=(other, language), data=data, settings=settings)
 
-    def take(self, position: Mapping[str, Any]) -> tuple[list[Piece], int, dict[str, Any]]:
-        """Return sentences for the model to translate."""
-        indices, after = self._order.at(position)
-        target = self._sentences.batch(self._usable[indices])
-        return self._sharing.divide(target, None, languages=(self._other, self._language)), _tokens(target), after
+    def _task(self, sides: list[tuple[Ids, Ids]], position: Mapping[str, Any]) -> tuple[None, tuple[Ids, Ids]]:
+        return None, sides[0]
 
     def loss(self, model: XLMEncoderDecoderModel, piece: Piece) -> Tensor:
         """Return the ``translation_loss`` of the sentences given the model's translations of them.
@@ -444,7 +450,7 @@ class BackTranslation:
         If the model cannot translate, because its scores are not finite, the loss is not finite either.
         """
         try:
-            source = back_translate(model, piece.target, self._other, longest=piece.longest)
+            source = back_translate(model, piece.target, self._languages[0], longest=piece.longest)
         except NonFiniteError:
             # The other processes wait for a gradient from this one. Its NaN then makes the run skip the step.
             return translation_loss(model, piece.target, piece.target) * math.nan
@@ -482,7 +488,3 @@ def back_translate(
     # Each translation ends with its second </s>.
     lengths_B = ((ids_BT == model.config.eos_token_id).cumsum(1) < 2).sum(1) + 1
     return Side(ids=ids_BT, lengths=lengths_B.cpu(), language=language)
-
-
-def _tokens(target: tuple[Ids, Ids]) -> int:
-    return int((target[1] - 1).sum())
