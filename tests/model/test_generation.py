@@ -368,6 +368,13 @@ def test_bfloat16(options: dict[str, Any]) -> None:
         assert c.logprobs == pytest.approx(expected, abs=0.15)
 
 
+def test_the_default_number_of_new_tokens() -> None:
+    model = small_model(max_position_embeddings=80)
+    for options in (None, DecodingOptions(), DecodingOptions(max_new_tokens=None)):
+        (found,) = model.continuations(random_ids(1, 4), langs="en", eos_token_id=(), options=options)
+        assert (len(found.tokens), found.stop) == (64, "max_new_tokens")
+
+
 @pytest.mark.parametrize("method", ["generate", "continuations", "stream"])
 def test_options_as_one_object_or_by_name(method: str) -> None:
     model, ids = model_of(), random_ids(1, 4)

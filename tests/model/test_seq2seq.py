@@ -17,6 +17,7 @@ from tests.model.slow_translation import SlowTranslation
 from tests.model.small_models import random_ids, relative_error, small_config, small_model
 from xlm.errors import InputError, LanguageError, XLMWarning
 from xlm.model.attention import Source
+from xlm.model.decoding.options import DecodingOptions
 from xlm.model.seq2seq import AtLimit, XLMEncoderDecoderModel
 
 BOUND = 2e-6
@@ -191,16 +192,26 @@ def test_generate_returns_whole_sentences() -> None:
 def test_the_default_limit_depends_on_the_source_of_the_row_alone() -> None:
     model = small_translator(eos=-100.0, max_position_embeddings=40)
     ids, lengths = sources((4, 9))
-    result = model.continuations(ids, lengths=lengths, **languages(model))
-    assert [(len(translation.tokens), translation.stop) for translation in result] == [
-        (15, "max_length"),  # with the first </s>, 16 = 1.5 * 4 + 10
-        (22, "max_length"),
-    ]
+    for options in (None, DecodingOptions()):
+        result = model.continuations(ids, lengths=lengths, options=options, **languages(model))
+        assert [(len(translation.tokens), translation.stop) for translation in result] == [
+            (15, "max_length"),  # with the first </s>, 16 = 1.5 * 4 + 10
+            (22, "max_length"),
+        ]
     short = small_translator(eos=-100.0)
     result = short.continuations(ids, lengths=lengths, max_length=30, **languages(model))
     assert {(len(translation.tokens), translation.stop) for translation in result} == {(16, "positions")}
     result = short.continuations(ids, lengths=lengths, max_new_tokens=5, **languages(model))
     assert {(len(translation.tokens), translation.stop) for translation in result} == {(5, "max_new_tokens")}
+
+
+def test_as_many_new_tokens_as_a_language_model_makes_by_default_are_a_limit_like_any_other() -> None:
+    model = small_translator(eos=-100.0, max_position_embeddings=80)
+    ids, lengths = sources((4, 9))
+    given: list[dict[str, Any]] = [{"max_new_tokens": 64}, {"options": DecodingOptions(max_new_tokens=64)}]
+    for options in given:
+        result = model.continuations(ids, lengths=lengths, **options, **languages(model))
+        assert {(len(translation.tokens), translation.stop) for translation in result} == {(64, "max_new_tokens")}
 
 
 def test_each_row_has_its_own_target_language() -> None:
@@ -248,6 +259,7 @@ def test_a_source_follows_its_target_rows(rows: list[int], data: st.DataObject) 
         ({"max_length": 1}, "max_length out of range"),
         ({"max_length": True}, "max_length out of range"),
         ({"max_length": 5, "max_new_tokens": 5}, "both given"),
+        ({"max_length": 5, "options": DecodingOptions(max_new_tokens=64)}, "both given"),
         ({"max_new_tokens": 0}, "max_new_tokens"),
         ({"at_limit": "cut"}, "no such at_limit"),
         ({"num_beams": 2, "do_sample": True}, "beam search cannot sample"),

@@ -365,7 +365,7 @@ class XLMEncoderDecoderModel(nn.Module):
                 ``"original"`` follows the original: ``</s>`` replaces the last word, and beam search turns every
                 candidate of the last step into a hypothesis in this way.
             options: Options of decoding; the defaults when ``None``. ``max_new_tokens`` is another way to give
-                ``max_length - 1``; here its default, 64, means not given.
+                ``max_length - 1``.
             **changes: Options by name, which take precedence.
 
         Returns:
@@ -446,7 +446,7 @@ class XLMEncoderDecoderModel(nn.Module):
         limits = tuple(min(limit, room, key=lambda limit: limit.tokens) for limit in wanted)
         target_langs_BT = None
         if decoder_langs is not None:
-            T = options.max_new_tokens + 1
+            T = options.new_tokens + 1
             with _naming_the_decoder():
                 target_langs_BT = language_ids(self.config, decoder_langs, B, T, device).expand(B, T)
         else:
@@ -469,11 +469,7 @@ class XLMEncoderDecoderModel(nn.Module):
     ) -> list[Limit]:
         """Return how many tokens each row may get after the first ``</s>``; ``counts`` are the source lengths."""
         new = changes.get("max_new_tokens")
-        if (
-            new is None
-            and isinstance(options, DecodingOptions)
-            and options.max_new_tokens != DecodingOptions().max_new_tokens
-        ):
+        if new is None and isinstance(options, DecodingOptions):
             new = options.max_new_tokens
         if max_length is None and new is None:
             return [Limit(int(1.5 * count + 10) - 1, "max_length") for count in counts]

@@ -20,6 +20,7 @@ SPECIAL_IDS = range(14)
 Source: the original's ``src/data/dictionary.py``.
 """
 
+_MAX_NEW_TOKENS = 64
 _MAX_INT = 2**63 - 1
 
 # Largest allowed values. They bound the number of rows in a batch (num_return_sequences) and the sizes of tensors.
@@ -40,7 +41,8 @@ class DecodingOptions:
     when sampling through ``temperature``, ``top_k``, ``top_p`` and ``min_p``, in this order.
 
     Attributes:
-        max_new_tokens: Maximum number of new tokens in a row, ``</s>`` included.
+        max_new_tokens: Maximum number of new tokens in a row, ``</s>`` included. ``None`` means 64; for translation, it
+            leaves the limit to ``max_length``.
         min_new_tokens: Minimum number of new tokens before the one that ends a row.
         do_sample: Whether to draw each token from the distribution instead of taking the best one.
         temperature: Divides the scores; from 1e-6 to 1e6.
@@ -69,7 +71,7 @@ class DecodingOptions:
             are the same up to the order of sums. This option was tested without a GPU only, so it is off by default.
     """
 
-    max_new_tokens: int = 64
+    max_new_tokens: int | None = None
     min_new_tokens: int = 0
     do_sample: bool = False
     temperature: float = 1.0
@@ -113,7 +115,9 @@ class DecodingOptions:
                 where=", ".join(sorted(changes.keys() - known)),
                 expected=", ".join(sorted(known)),
             )
-        options = dataclasses.replace(options or cls(), **changes)  # type: ignore[arg-type]  # checked on the next line
+        options = dataclasses.replace(options or cls(), **changes)  # type: ignore[arg-type]  # checked below
+        if options.max_new_tokens is None:
+            options = dataclasses.replace(options, max_new_tokens=_MAX_NEW_TOKENS)
         options._check_values()
         eos_ids = _ids(
             config, "eos_token_id", config.eos_token_id if options.eos_token_id is None else options.eos_token_id
@@ -134,6 +138,12 @@ class DecodingOptions:
         options._check_combinations(config)
         options._warn_of_unused()
         return options
+
+    @property
+    def new_tokens(self) -> int:
+        """Maximum number of new tokens in a row. The options must come from ``checked``."""
+        assert self.max_new_tokens is not None
+        return self.max_new_tokens
 
     @property
     def eos_ids(self) -> tuple[int, ...]:
@@ -167,7 +177,7 @@ class DecodingOptions:
 
     def _check_values(self) -> None:
         seeds = self.seed if isinstance(self.seed, Sequence) else () if self.seed is None else (self.seed,)
-        max_new_tokens = self.max_new_tokens if _is_int(self.max_new_tokens, 1) else _MAX_INT
+        max_new_tokens = self.new_tokens if _is_int(self.max_new_tokens, 1) else _MAX_INT
         rules = [
             *(
                 (name, _is_int(getattr(self, name), 1, most), f"a whole number from 1 to {most:,}")

@@ -94,12 +94,12 @@ def prepare_prompts(
         inputs = _without_common_padding(inputs, counts)
     # The last new token is never fed to the model, so it needs no position.
     room = (config.max_position_embeddings - count + 1 for count in counts)
-    wanted = Limit(options.max_new_tokens, "max_new_tokens")
+    wanted = Limit(options.new_tokens, "max_new_tokens")
     return Prompts(
         inputs=inputs,
         lengths=counts,
         limits=tuple(min(wanted, Limit(tokens, "positions"), key=lambda limit: limit.tokens) for tokens in room),
-        new_langs=_new_langs(config, inputs, counts, continuation_langs, options.max_new_tokens),
+        new_langs=_new_langs(config, inputs, counts, continuation_langs, options.new_tokens),
     )
 
 
