@@ -503,7 +503,7 @@ def test_languages_and_special_tokens_that_the_model_does_not_have(
     model = build_model(config, tokenizer, ["de", "en"])
     for changes, message in (
         ({"lang2id": {"de": 0, "fr": 1}}, "a language of the model: de, fr"),
-        ({"eos_token_id": 0, "bos_token_id": 1}, "eos_token_id: 1, as in the data"),
+        ({"eos_token_id": 0, "bos_token_id": 1}, "eos_token_id: 1, as in the tokenizer"),
     ):
         other = XLMEncoderDecoderModel(model.config.replace(**changes))
         with pytest.raises(ConfigError, match=message):

@@ -156,6 +156,16 @@ def test_a_tokenizer_of_another_model_is_noticed(task: str) -> None:
         use(TOKENIZER.vocab_size + 128)
 
 
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [({"eos_token_id": 0, "bos_token_id": 1}, "eos_token_id = 0"), ({"pad_token_id": 5}, "pad_token_id = 5")],
+)
+def test_a_tokenizer_with_other_special_tokens_is_refused(ids: dict[str, int], message: str) -> None:
+    model = small_translator(vocab_size=TOKENIZER.vocab_size, **ids)
+    with pytest.raises(InputError, match=rf"different special tokens(?s:.*)found: {message}"):
+        translate(model, TOKENIZER, [WORDS[0]], **DIRECTION)
+
+
 def test_a_single_text_or_a_language_model_is_refused() -> None:
     with pytest.raises(InputError, match=r"(?i)texts is a single str"):
         translate(MODEL, TOKENIZER, "a text", **DIRECTION)

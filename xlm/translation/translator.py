@@ -12,7 +12,8 @@ import torch
 from xlm._io.arguments import check_count, check_flags, lists_options, shown
 from xlm.corpus.read_ahead import checked_texts, length_of, read_ahead
 from xlm.data.sentences import padded
-from xlm.errors import InputError, LanguageError, XLMError
+from xlm.errors import InputError, LanguageError, Problem, XLMError
+from xlm.model.config import XLMConfig
 from xlm.model.decoding.options import DecodingOptions
 from xlm.model.decoding.result import Continuation, Stop
 from xlm.model.seq2seq import XLMEncoderDecoderModel
@@ -146,7 +147,8 @@ class Translator:
         options: How to translate.
 
     Raises:
-        InputError: The model is not an encoder-decoder, the languages are the same, or an option is invalid.
+        InputError: The model is not an encoder-decoder, the tokenizer belongs to another model, the languages are the
+            same, or an option is invalid.
         LanguageError: The model or the tokenizer does not have a language.
     """
 
@@ -175,6 +177,12 @@ class Translator:
                 expected="an XLMTokenizer",
             )
         check_vocabulary_size(tokenizer.vocab_size, model.config.vocab_size)
+        if problems := other_special_tokens(model.config, tokenizer):
+            raise InputError.of_values(
+                "the model and the tokenizer have different special tokens",
+                problems,
+                remedy="use the tokenizer that belongs to this model",
+            )
         for name, lang in (("source", source), ("target", target)):
             if not isinstance(lang, str):
                 raise LanguageError("not a language", where=name, found=shown(lang), expected="a str")
@@ -271,6 +279,16 @@ class Translator:
             score=continuation.score,
             stop=continuation.stop,
         )
+
+
+def other_special_tokens(config: XLMConfig, tokenizer: XLMTokenizer) -> list[Problem]:
+    """Return the ids of special tokens that a model has and its tokenizer does not, as problems for an error."""
+    expected = {"eos_token_id": tokenizer.sep_token_id, "pad_token_id": tokenizer.pad_token_id}
+    return [
+        (name, getattr(config, name), f"{index}, as in the tokenizer")
+        for name, index in expected.items()
+        if getattr(config, name) != index
+    ]
 
 
 def translated_text(tokenizer: XLMTokenizer, ids: Sequence[int], *, lang: str, tokenized: bool) -> str:

@@ -36,6 +36,7 @@ from xlm.training.objectives.translation import (
     names_of_sides,
 )
 from xlm.training.processes import ModelCaller, Processes
+from xlm.translation.translator import other_special_tokens
 
 _MOST_STEPS = 5
 """Maximum number of steps of causal language modelling, and of supervised steps, in an iteration.
@@ -161,12 +162,7 @@ class Mixture:
             for language in self.languages
             if model.config.has_language_embeddings and language not in known
         ]
-        for name, ours in (
-            ("eos_token_id", self._tokenizer.sep_token_id),
-            ("pad_token_id", self._tokenizer.pad_token_id),
-        ):
-            if getattr(model.config, name) != ours:
-                problems.append((f"model, {name}", getattr(model.config, name), f"{ours}, as in the data"))
+        problems += other_special_tokens(model.config, self._tokenizer)
         max_length = self._config.batch.max_length
         if not 0 < max_length <= longest - 2:
             rule = f"from 1 to {longest - 2}: the model's {longest} positions hold </s> at both ends, too"
