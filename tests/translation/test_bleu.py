@@ -43,4 +43,9 @@ def test_text_is_tokenised_first() -> None:
 @pytest.mark.parametrize("references", [[], ["a", "b"]])
 def test_another_number_of_references_is_refused(references: list[str]) -> None:
     with pytest.raises(InputError, match="differ in number"):
-        corpus_bleu(["a"] if references else [], references)
+        corpus_bleu(["a"], references)
+
+
+def test_nothing_at_all_is_refused() -> None:
+    with pytest.raises(InputError, match=r"(?i)there are no translations"):
+        corpus_bleu([], [])

@@ -45,12 +45,16 @@ def corpus_bleu(translations: Sequence[str], references: Sequence[str], *, token
             or not all(isinstance(each, str) for each in texts)
         ):
             raise InputError("not a list of texts", where=name, found=shown(texts), expected="a list of str")
-    if len(translations) != len(references) or not translations:
+    if len(translations) != len(references):
         raise InputError(
             "translations and references differ in number",
             where="references",
             found=f"{len(references)} references for {len(translations)} translations",
-            expected="one for each translation, and at least one",
+            expected="one for each translation",
+        )
+    if not translations:
+        raise InputError(
+            "there are no translations", where="translations", found="an empty list", expected="at least one"
         )
     settings = {"tokenize": "none", "smooth_method": "none", "force": True} if tokenized else {}
     metric = import_bleu()(**settings)
