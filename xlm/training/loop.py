@@ -145,7 +145,7 @@ class Trainer:
     ) -> None:
         self.config, self.objective, self.tokenizer, self.processes = config, objective, tokenizer, processes
         self.output = Path(config.output)
-        self._check_best_metric()
+        self._check_metrics()
         checkpoint = newest_checkpoint(self.output) if resume else None
         if checkpoint is None:
             self.progress = Progress()
@@ -191,11 +191,14 @@ class Trainer:
             **{name: settings[name] for name in ("objectives", "seed", "model", "batch")},
         }
 
-    def _check_best_metric(self) -> None:
-        metrics, name = self.objective.metrics, self.config.run.best_metric
+    def _check_metrics(self) -> None:
+        metrics, name, patience = self.objective.metrics, self.config.run.best_metric, self.config.run.patience
         if name and name not in metrics:
             expected = ", ".join(metrics) or "left out: the run evaluates nothing"
             raise ConfigError("no such metric", where="run.best_metric", found=name, expected=expected)
+        if patience and not metrics:
+            expected = "0: the run evaluates nothing, because it has no held-out text or run.evaluate_every is 0"
+            raise ConfigError("patience has no effect", where="run.patience", found=patience, expected=expected)
 
     def run(self, should_stop: Callable[[], bool] = lambda: False) -> Progress:
         """Take steps until the run is done, is stopped or cannot continue.
