@@ -92,6 +92,12 @@ def test_keys_without_effect_are_refused(file: Path, objective: str, change: str
         load_config(str(file), [f"objectives=['{objective}']", change])
 
 
+@pytest.mark.parametrize("objective", ["ae:zh-min-nan", "clm:zh-yue", "bt:de-zh-yue-de"])
+def test_a_hyphen_in_the_name_of_a_language_is_what_the_error_names(file: Path, objective: str) -> None:
+    with pytest.raises(ConfigError, match=r"objectives: .*with languages whose names have no '-'"):
+        load_config(str(file), [f"objectives=['{objective}']"])
+
+
 def test_one_start_for_both_halves_or_one_for_each() -> None:
     translation = {"data": "data", "output": "run", "objectives": ["ae:de"]}
     TrainConfig.from_dict({**translation, "model": {"encoder": "a", "decoder": "b"}})

@@ -18,7 +18,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-OBJECTIVES = "clm, clm:L, ae:L, bt:A-B-A or mt:A-B"
+OBJECTIVES = "clm, clm:L, ae:L, bt:A-B-A or mt:A-B, with languages whose names have no '-'"
 BLEU_TEXTS = ("text", "tokenized")
 SCHEDULES = ("inverse_sqrt", "cosine", "constant")
 PRECISIONS = ("float32", "bfloat16", "float16")
