@@ -510,6 +510,22 @@ def _invalid_values(c: TrainConfig) -> list[Problem]:
         ),
         ("batch.shuffle", c.batch.shuffle or "clm" in c.kinds, "true: translation always shuffles sentences"),
         ("batch.sampling_exponent", c.batch.sampling_exponent is None or "clm" in c.kinds, "left out: it is for clm"),
+        *(
+            (
+                f"coefficients.{key.name}",
+                _value(c, f"coefficients.{key.name}") == key.default or (c.is_translation and key.name in c.kinds),
+                f"left out: it is for {key.name} in a translation run",
+            )
+            for key in dataclasses.fields(CoefficientSettings)
+        ),
+        *(
+            (
+                f"noise.{key.name}",
+                _value(c, f"noise.{key.name}") == key.default or "ae" in c.kinds,
+                "left out: it is for ae",
+            )
+            for key in dataclasses.fields(NoiseSettings)
+        ),
         ("noise.word_shuffle", c.noise.word_shuffle == 0 or 1 < c.noise.word_shuffle < math.inf, "0 or above 1"),
         *((key, 0 <= _value(c, key) < 1, "from 0 to below 1") for key in ("noise.word_dropout", "noise.word_blank")),
         *((key, _value(c, key) in choices, " or ".join(choices)) for key, choices in _CHOICES.items()),
