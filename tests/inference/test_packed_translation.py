@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from tests.inference.test_packed_linear import needs_onednn
-from tests.inference.test_packed_model import ONE_STEP, ORDER_OF_SUMS, _round
+from tests.inference.test_packed_model import ONE_STEP, ORDER_OF_SUMS, REFUSED, _round
 from tests.inference.test_plain_layers import Lora, OtherAttention, _of, _patch, _replace, doubled_output
 from tests.model.small_models import random_ids, relative_error
 from tests.model.test_seq2seq import KINDS, languages, small_translator, sources
@@ -160,20 +160,7 @@ def test_the_model_is_left_alone() -> None:
         assert ours.data_ptr() == theirs.data_ptr()
 
 
-@pytest.mark.parametrize(
-    ("what", "arguments"),
-    [
-        ("train", ()),
-        ("requires_grad_", ()),
-        ("load_state_dict", ({},)),
-        ("state_dict", ()),
-        ("save_pretrained", ("directory",)),
-        ("for_inference", ()),
-        ("to", (torch.float64,)),
-        ("half", ()),
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize(("what", "arguments"), REFUSED, ids=str)
 def test_it_only_infers(what: str, arguments: tuple[Any, ...]) -> None:
     fast = small_translator().for_inference()
     for each in (fast, fast.encoder, fast.decoder):
