@@ -12,7 +12,9 @@ from safetensors.torch import load_file, save_file
 
 from tests.model.small_models import small_config, small_model
 from tests.model.test_seq2seq import small_translator
+from xlm.checkpoint.checkpoint import Checkpoint
 from xlm.checkpoint.convert import convert
+from xlm.checkpoint.load import open_checkpoint
 from xlm.errors import CheckpointError, InputError, WriteError, XLMWarning
 from xlm.model.config import XLMConfig
 from xlm.model.lm import XLMModel, XLMWithLMHeadModel
@@ -146,6 +148,19 @@ def test_halves_start_from_a_translation_model(tmp_path: Path) -> None:
     model = small_translator(seed=2)
     model.save_pretrained(tmp_path)
     assert _equal(model, XLMEncoderDecoderModel.from_encoder_decoder_pretrained(tmp_path, tmp_path))
+
+
+def test_one_file_for_both_halves_is_opened_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small_translator(seed=2).save_pretrained(tmp_path)
+    opened: list[object] = []
+
+    def counted(name: Any, **options: Any) -> Checkpoint:
+        opened.append(name)
+        return open_checkpoint(name, **options)
+
+    monkeypatch.setattr("xlm.checkpoint.load.open_checkpoint", counted)
+    XLMEncoderDecoderModel.from_encoder_decoder_pretrained(tmp_path, tmp_path)
+    assert opened == [tmp_path]
 
 
 @pytest.mark.parametrize(

@@ -185,7 +185,9 @@ def start_encoder_decoder(
             expected="a checkpoint for at least one half",
             remedy=f"{kind.__name__}(config) makes a model with random weights",
         )
-    checkpoints = {half: open_checkpoint(name, causal=half == "decoder", hub=hub) for half, name in starts.items()}
+    # The halves know which of them is causal, whatever their checkpoints say.
+    opened = {name: open_checkpoint(name, causal=True, hub=hub) for name in dict.fromkeys(starts.values())}
+    checkpoints = {half: opened[name] for half, name in starts.items()}
     if len(checkpoints) == len(HALVES):
         _check_halves(checkpoints)
     config = next(iter(checkpoints.values())).config.replace(**(changes or {}))
