@@ -44,7 +44,7 @@ def run(
     try:
         if not file.complete:
             for i in range(file.rows, len(windows)):
-                file.append(windows[i], rows=1, digest=str(i), problems=1, unknown=2)
+                file.append(windows[i], rows=1, digest=str(i), problems=1, counts={"unknown": 2})
             file.finish(convert=convert)
     finally:
         file.close()
@@ -64,7 +64,7 @@ def test_a_run_that_nothing_stops(tmp_path: Path) -> None:
     meta = json.loads((tmp_path / "out.meta.json").read_text(encoding="utf-8"))
     assert meta == {
         **{"model": "m", "columns": ["a", "b"], "inputs": [["x", 3]]},
-        **{"rows": 4, "problems": 4, "unknown": 8, "digest": "3", "threads": 2, "bytes": len(WHOLE)},
+        **{"rows": 4, "problems": 4, "counts": {"unknown": 8}, "digest": "3", "threads": 2, "bytes": len(WHOLE)},
     }
 
 
@@ -121,7 +121,7 @@ def test_stopped_anywhere_it_goes_on_and_ends_the_same(tmp_path: Path, convert: 
         target = directory / "out"
         stopped = stopped_at(target, stop_at, convert)
         file = run(target, convert=convert)
-        assert (file.problems, file.unknown) == (len(WINDOWS), 2 * len(WINDOWS))
+        assert (file.problems, file.counts) == (len(WINDOWS), {"unknown": 2 * len(WINDOWS)})
         assert target.read_bytes() == (WHOLE if convert is None else WHOLE.upper())
         assert names(directory) <= {"out", "out.meta.json", "out.part.tmp"}
         meta = json.loads((directory / "out.meta.json").read_text(encoding="utf-8"))

@@ -146,7 +146,7 @@ def test_an_input_that_lost_rows_is_noticed(invoke: Invoke, demo_files: Path, te
     invoke(*arguments(demo_files, "-", output), input=texts.read_bytes())
     # As if it had been killed before its end: the state of a run that has all rows and not its name yet.
     state = json.loads((tmp_path / "out.meta.json").read_text(encoding="utf-8"))
-    of_run = ("rows", "problems", "unknown", "digest", "threads", "bytes")
+    of_run = ("rows", "problems", "counts", "digest", "threads", "bytes")
     identity = {name: value for name, value in state.items() if name not in of_run}
     (tmp_path / "out").rename(tmp_path / "out.part")
     progress = {**{name: state[name] for name in of_run}, "digest": "x"}

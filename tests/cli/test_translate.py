@@ -10,6 +10,7 @@ import gzip
 import io
 import json
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +153,9 @@ def test_killed_and_resumed_is_byte_for_byte_the_same(
     texts.write_text("\n".join(lines) + "\n", "utf-8")
     status = 0 if options else 1
     arguments = command(translator, texts, "--batch-size", "2", *options)
-    assert invoke(*arguments, "--output", whole).exit_code == status
+    uninterrupted = invoke(*arguments, "--output", whole)
+    assert uninterrupted.exit_code == status
+    (stopped,) = re.findall("stopped: .*", uninterrupted.stderr)
     resumed = [str(argument) for argument in (*arguments, "--output", output, "--resume")]
     for share in (0.1, 0.5):
         assert run_until(resumed, tmp_path / "out.part", int(share * whole.stat().st_size))
@@ -170,6 +173,8 @@ def test_killed_and_resumed_is_byte_for_byte_the_same(
     assert (tmp_path / "out.meta.json").read_bytes() == (tmp_path / "whole.meta.json").read_bytes()
     again = invoke(*resumed)
     assert (again.exit_code, "already complete" in again.stderr) == (status, True)
+    for continued in (result, again):
+        assert stopped in continued.stderr.splitlines()
 
 
 def test_a_terminal_shows_aligned_columns(translator: Path, tmp_path: Path) -> None:

@@ -148,7 +148,7 @@ def test_unknown_tokens_have_a_column(demo_files: Path, unit: str, preset: str) 
     assert [count > 0 for count in counts] == [True, False, True, False]
     table = ScoreTable(unit=unit, format="jsonl")
     lines = scored_lines(Scorer(make_model(tokenizer.vocab_size), tokenizer, lang="en"), rows, table)
-    assert lines.unknown == sum(counts)
+    assert lines.counts == {"unknown": sum(counts)}
     found = [json.loads(line) for line in lines.data.splitlines()]
     of_line = [[each["unknown"] for each in found if each["line"] == number] for number in (1, 2, 3, 4)]
     if unit == "sentence":

@@ -13,6 +13,7 @@ import io
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -40,7 +41,7 @@ class ResumableFile:
         target: The file, with links followed.
         rows: Number of input rows that are done.
         problems: Number of these rows without a result.
-        unknown: Number of ``<unk>`` tokens in the other rows.
+        counts: Further numbers of the rows that are done, by name.
         size: Number of bytes of output, a header included.
         digest: The ``digest`` passed to the last ``append``; it identifies the rows that are done.
         complete: Whether the file is finished; the caller checks whether it belongs to the same input.
@@ -56,7 +57,8 @@ class ResumableFile:
         self.target = real_target(target)
         _, self._part, self._state, self._temporary, self._meta = written_beside(self.target)
         self._identity: dict[str, Any] = json.loads(json.dumps(dict(identity)))
-        self.rows, self.problems, self.unknown, self.size, self.digest = 0, 0, 0, 0, ""
+        self.rows, self.problems, self.size, self.digest = 0, 0, 0, ""
+        self.counts: Counter[str] = Counter()
         self.threads = threads
         self.complete = False
         self._file: io.FileIO | None = None
@@ -130,11 +132,11 @@ class ResumableFile:
             state = json.loads(self._state.read_text(encoding="utf-8"))
             identity, final_size = dict(state["identity"]), state["final_bytes"]
             self.rows, self.problems, self.size = int(state["rows"]), int(state["problems"]), int(state["bytes"])
-            self.unknown = int(state["unknown"])
+            self.counts = _counts(state["counts"])
             self.digest, self.threads = str(state["digest"]), int(state["threads"])
-            if min(self.rows, self.problems, self.unknown, self.size) < 0 or self.threads < 1:
+            if min(self.rows, self.problems, self.size, *self.counts.values()) < 0 or self.threads < 1:
                 raise ValueError("a number is too small")
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
                 "the state of the interrupted run cannot be read",
                 where=self._state,
@@ -162,7 +164,8 @@ class ResumableFile:
         try:
             meta = json.loads(self._meta.read_text(encoding="utf-8"))
             digest = str(meta.pop("digest"))
-            numbers = [int(meta.pop(name)) for name in ("rows", "problems", "unknown", "threads", "bytes")]
+            counts = _counts(meta.pop("counts"))
+            numbers = [int(meta.pop(name)) for name in ("rows", "problems", "threads", "bytes")]
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return False
         if not self.target.exists():
@@ -174,8 +177,8 @@ class ResumableFile:
             otherwise="start again without --resume, which replaces the finished file",
             what="the finished file is from another run",
         )
-        self.rows, self.problems, self.unknown, self.threads, self.size = numbers
-        self.digest = digest
+        self.rows, self.problems, self.threads, self.size = numbers
+        self.counts, self.digest = counts, digest
         self._check_target(self.size)
         return True
 
@@ -193,7 +196,9 @@ class ResumableFile:
                 remedy="remove its .part.json if there is one, and start again without --resume",
             )
 
-    def append(self, data: bytes, *, rows: int, digest: str, problems: int = 0, unknown: int = 0) -> None:
+    def append(
+        self, data: bytes, *, rows: int, digest: str, problems: int = 0, counts: Mapping[str, int] | None = None
+    ) -> None:
         """Append the output of more rows, and record the rows as done once the output is on disk.
 
         Args:
@@ -201,7 +206,7 @@ class ResumableFile:
             rows: Number of input rows that the output covers.
             digest: Identifies all rows done so far.
             problems: Number of these rows without a result.
-            unknown: Number of ``<unk>`` tokens in the other rows.
+            counts: Further numbers of these rows, by name, to add up.
 
         Raises:
             WriteError: The files could not be written.
@@ -214,7 +219,7 @@ class ResumableFile:
             os.fsync(self._file.fileno())
         self.rows += rows
         self.problems += problems
-        self.unknown += unknown
+        self.counts.update(counts or {})
         self.size += len(data)
         self.digest = digest
         self._save_state()
@@ -260,7 +265,7 @@ class ResumableFile:
         self._write_json(self._meta, {**self._identity, **self._progress(), "bytes": final_size})
 
     def _progress(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("rows", "problems", "unknown", "digest", "threads")}
+        return {name: getattr(self, name) for name in ("rows", "problems", "counts", "digest", "threads")}
 
     def _write_json(self, path: Path, values: Mapping[str, Any]) -> None:
         data = (json.dumps(values, indent=1) + "\n").encode("utf-8")
@@ -281,6 +286,10 @@ class ResumableFile:
                 with suppress(OSError):
                     self._temporary.unlink()
                 raise
+
+
+def _counts(values: Any) -> Counter[str]:
+    return Counter({str(name): int(count) for name, count in values.items()})
 
 
 def check_same_run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -38,7 +39,7 @@ class CorpusRun:
 
     Attributes:
         problems: Number of rows without a result.
-        unknown: Number of tokens that are ``<unk>``.
+        counts: Further numbers about the rows, by name, as in ``OutputLines``.
 
     Args:
         corpus: The input.
@@ -59,7 +60,8 @@ class CorpusRun:
     ) -> None:
         self._corpus, self._table, self._compute = corpus, table, compute
         self._read_at_once, self._progress = read_at_once, progress
-        self.problems = self.unknown = 0
+        self.problems = 0
+        self.counts: Counter[str] = Counter()
 
     def to_stdout(self, writer: TableWriter) -> None:
         """Write the table to standard output."""
@@ -101,7 +103,7 @@ class CorpusRun:
             "inputs": self._corpus.sizes,
         }
         file = ResumableFile(output, identity=identity, threads=torch.get_num_threads(), resume=resume)
-        self.problems, self.unknown = file.problems, file.unknown
+        self.problems, self.counts = file.problems, Counter(file.counts)
         if file.complete:
             check_same_rows(self._corpus, done=file.rows, digest=file.digest)
             click.echo(f"{output} is already complete", err=True)
@@ -127,7 +129,7 @@ class CorpusRun:
                 rows=len(window),
                 digest=digest.update(window),
                 problems=lines.problems,
-                unknown=lines.unknown,
+                counts=lines.counts,
             )
 
     def _windows(self, rows: Iterable[Row], *, done: int = 0) -> Iterator[tuple[list[Row], OutputLines]]:
@@ -139,7 +141,7 @@ class CorpusRun:
             lines = self._compute(window)
             yield window, lines
             self.problems += lines.problems
-            self.unknown += lines.unknown
+            self.counts.update(lines.counts)
             progress.update(rows=len(window), tokens=lines.tokens, read=self._corpus.bytes_read())
         progress.end()
 

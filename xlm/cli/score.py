@@ -174,7 +174,7 @@ def command(model: str, files: tuple[Any, ...], by: str, table_format: str | Non
                 resume=options["resume"],
                 convert=_to_parquet(table, signature),
             )
-    show_signature(signature, unknown=run.unknown)
+    show_signature(signature, unknown=run.counts["unknown"])
     if run.problems:
         rows = "1 row" if run.problems == 1 else f"{run.problems:,} rows"
         click.echo(f"{rows} could not be scored; the column status gives the reasons", err=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections import Counter
 from contextlib import closing
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -135,11 +134,9 @@ def command(
     opened = model_source(model, options, lang=source).open_as(XLMEncoderDecoderModel, few_rows=True, signed=True)
     translator = Translator(opened.model, opened.tokenizer, source=source, target=target, options=translation)
     signature = opened.signature(lang=f"{source}-{target}", long="none", protocol="translation")
-    stops: Counter[str] = Counter()
 
     def compute(window: list[Row]) -> OutputLines:
-        lines, window_stops = translated_lines(translator, window, table)
-        stops.update(window_stops)
+        lines = translated_lines(translator, window, table)
         for row, reason in lines.reasons:
             click.echo(f"{corpus.place(row.number, file=row.file)}: {reason}", err=True)
         return lines
@@ -161,8 +158,8 @@ def command(
             }
             run.to_file(output, identity=identity, device=opened.model.device, resume=options["resume"])
     show_signature(signature)
-    if stops:
-        show_stops(stops, inputs="texts to translate")
+    if run.counts:
+        show_stops(run.counts, inputs="texts to translate")
     raise_if_damaged(corpus)
     _report_problems(run.problems, table.format)
 

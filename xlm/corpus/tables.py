@@ -20,14 +20,14 @@ class OutputLines(NamedTuple):
         data: Lines of output, UTF-8.
         problems: Number of rows without a result.
         tokens: Number of predicted tokens.
-        unknown: Number of those that are ``<unk>``.
+        counts: Further numbers, by name: of the tokens that are ``<unk>``, or of results by what ended them.
         reasons: The rows without a result, with the reason, unless the lines state it.
     """
 
     data: bytes
     problems: int
     tokens: int
-    unknown: int = 0
+    counts: Mapping[str, int]
     reasons: Sequence[tuple[Row, str]] = ()
 
 

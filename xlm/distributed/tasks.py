@@ -188,7 +188,7 @@ class ScoreTask(Task):
     def _compute(self, scorer: Scorer, window: Sequence[Row], file: int) -> WindowOutput:
         lines = scored_lines(scorer, window, self.table)
         # The table has the reasons for problems in its column status.
-        counts = Counter(tokens=lines.tokens, unknown=lines.unknown)
+        counts = Counter(tokens=lines.tokens, **lines.counts)
         return WindowOutput(data=lines.data, problems=lines.problems, counts=counts)
 
 
@@ -354,8 +354,9 @@ class TranslateTask(Task):
         return pair.signature(lang=f"{model.lang}-{self.target}", long="none", protocol="translation"), translator
 
     def _compute(self, translator: Translator, window: Sequence[Row], file: int) -> WindowOutput:
-        lines, stops = translated_lines(translator, window, self.table)
-        output = WindowOutput(data=lines.data, problems=lines.problems - len(lines.reasons), counts=stops)
+        lines = translated_lines(translator, window, self.table)
+        problems, counts = lines.problems - len(lines.reasons), Counter(lines.counts)
+        output = WindowOutput(data=lines.data, problems=problems, counts=counts)
         for row, reason in lines.reasons:
             output.add_problem(row, reason)
         return output

@@ -159,7 +159,7 @@ def scored_lines(scorer: Scorer, window: Sequence[Row], table: ScoreTable) -> Ou
             unknown += result.unknown
         else:
             problems += 1
-    return OutputLines("".join(lines).encode("utf-8"), problems, tokens, unknown)
+    return OutputLines("".join(lines).encode("utf-8"), problems, tokens, {"unknown": unknown})
 
 
 def results_of(scorer: Scorer, window: Sequence[Row]) -> list[SentenceScore | InputError | None]:

@@ -71,12 +71,10 @@ class TranslationTable:
             yield table_line(self.columns, cells, format=self.format)
 
 
-def translated_lines(
-    translator: Translator, window: Sequence[Row], table: TranslationTable
-) -> tuple[OutputLines, Counter[str]]:
-    """Return the output lines of a window of rows, and how many translations stopped for each reason.
+def translated_lines(translator: Translator, window: Sequence[Row], table: TranslationTable) -> OutputLines:
+    """Return the output lines of a window of rows, in order; even a row without a translation gives a line.
 
-    The lines are in the order of the rows. Even a row without a translation gives a line.
+    The counts are those of the translations by why they stopped.
 
     Args:
         translator: Model, tokenizer and options.
@@ -97,4 +95,4 @@ def translated_lines(
             tokens += len(translation.tokens) + 1
             stops[translation.stop] += 1
     unstated = reasons if table.format == "text" else ()
-    return OutputLines("".join(lines).encode("utf-8"), len(reasons), tokens, reasons=unstated), stops
+    return OutputLines("".join(lines).encode("utf-8"), len(reasons), tokens, stops, unstated)
