@@ -171,6 +171,7 @@ def good_arguments(world: World) -> Functions:
         "perplexity": (xlm.perplexity, {**scored, "texts": ["The dog"]}),
         "plot": (xlm.plot, {"results": score(model, tokenizer, ["The dog"], lang="en")}),
         "score": (score, {**scored, "texts": ["The dog"]}),
+        "score_documents": (xlm.score_documents, {**scored, "documents": [["The dog"]]}),
         "score_frame": (xlm.score_frame, {**scored, "frame": frame}),
         "score_stream": (xlm.score_stream, {**scored, "texts": ["The dog"]}),
         "signature": (xlm.scoring.signature.signature, scored),

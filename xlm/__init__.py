@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from xlm.scoring.figure import plot
     from xlm.scoring.frames import score_frame
     from xlm.scoring.perplexity import perplexity
-    from xlm.scoring.score import score, score_stream
+    from xlm.scoring.score import score, score_documents, score_stream
     from xlm.scoring.vectors import word_vectors, word_vectors_stream
     from xlm.tokenizer.tokenizer import XLMTokenizer
     from xlm.translation.translator import translate, translate_stream
@@ -48,6 +48,7 @@ _LAZY = {
     "perplexity": "xlm.scoring.perplexity",
     "plot": "xlm.scoring.figure",
     "score": "xlm.scoring.score",
+    "score_documents": "xlm.scoring.score",
     "score_frame": "xlm.scoring.frames",
     "score_stream": "xlm.scoring.score",
     "translate": "xlm.translation.translator",
@@ -77,6 +78,7 @@ __all__ = [
     "perplexity",
     "plot",
     "score",
+    "score_documents",
     "score_frame",
     "score_stream",
     "translate",

@@ -186,6 +186,7 @@ def alone(tokenizer: XLMTokenizer) -> Callable[[str], SentenceScore]:
 WORDS = st.sampled_from(["the", "dog", "Cat", "xylophone", "sleeping.", "\u00fc", "\n", "  "])
 
 
+@pytest.mark.filterwarnings("ignore:a text seems to hold several sentences")
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     texts=st.lists(st.lists(WORDS, max_size=30).map(" ".join), max_size=12),

@@ -25,6 +25,7 @@ def one(tokenizer: XLMTokenizer, text: str, lang: str = "en") -> SentenceScore:
     return score(make_model(tokenizer.vocab_size), tokenizer, [text], lang=lang)[0]
 
 
+@pytest.mark.filterwarnings("ignore:a text seems to hold several sentences")
 @settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=TEXTS, lang=st.sampled_from(["de", "en"]))
 def test_words_are_those_of_the_raw_text_and_share_all_tokens(tokenizer: XLMTokenizer, text: str, lang: str) -> None:

@@ -22,6 +22,9 @@ from xlm.errors import InputError
 from xlm.model.head import TargetScores, chunked_logprobs
 from xlm.model.lm import XLMWithLMHeadModel
 
+Languages = str | int | None | Sequence[int | Sequence[int]]
+"""The language of all sequences; or for each sequence an id, or the ids of its tokens."""
+
 _BATCH_TOKENS_CPU = 1024
 _BATCH_TOKENS_GPU = 32_768
 _STATM = Path("/proc/self/statm")
@@ -32,7 +35,7 @@ this much."""
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenScores:
-    """Scores of the tokens of one sequence, except the opening token.
+    """Scores of the tokens of one sequence, except those that are given.
 
     Attributes:
         logprobs: Log-probabilities in nats.
@@ -87,8 +90,9 @@ def token_logprobs(model: XLMWithLMHeadModel, ids: Sequence[int], language: str 
 def score_sequences(
     model: XLMWithLMHeadModel,
     sequences: Sequence[Sequence[int]],
-    language: str | int | None,
+    language: Languages,
     *,
+    given: Sequence[int] | None = None,
     stride: int | None = None,
     batch_tokens: int | None = None,
     batch_size: int | None = None,
@@ -96,12 +100,14 @@ def score_sequences(
     entropies: bool = False,
     top: int = 0,
 ) -> list[TokenScores]:
-    """Return the log-probability of every token but the first of each sequence, given the tokens before it.
+    """Return the log-probability of every token that is not given of each sequence, given the tokens before it.
 
     Args:
         model: A causal model in evaluation mode, without gradients.
-        sequences: Ids, at least two in each sequence.
-        language: Name or id of their language; ``None`` for a model without language embeddings.
+        sequences: Ids, at least one in each sequence.
+        language: Name or id of their language, or for each sequence an id or the ids of its tokens; ``None`` for a
+            model without language embeddings.
+        given: For each sequence, the number of tokens at its start that are context only; ``None`` for 1 each.
         stride: Number of tokens that each further window scores, see ``windows_of``; ``None`` for half of the model's
             positions.
         batch_tokens: Maximum number of tokens in a batch; ``None`` for the default of the device.
@@ -112,10 +118,12 @@ def score_sequences(
     """
     positions = model.config.max_position_embeddings
     stride = checked_stride(stride, positions)
+    skipped = [0] * len(sequences) if given is None else [count - 1 for count in given]
     counts = [len(ids) - 1 for ids in sequences]
-    starts = [0, *accumulate(counts)]
+    starts = [0, *accumulate(count - its_skipped for count, its_skipped in zip(counts, skipped, strict=True))]
     windows_by_sequence = [
-        windows_of(sequence, count, positions=positions, stride=stride) for sequence, count in enumerate(counts)
+        windows_of(sequence, count, positions=positions, stride=stride, skipped=its_skipped)
+        for sequence, (count, its_skipped) in enumerate(zip(counts, skipped, strict=True))
     ]
     windows = [window for each in windows_by_sequence for window in each]
     if batch_tokens is None:
@@ -126,7 +134,10 @@ def score_sequences(
     for rows in batches_by_length(lengths, batch_tokens=batch_tokens, batch_size=batch_size):
         batch = [windows[row] for row in rows]
         scores = _score_batch(model, sequences, batch, language, ranks=ranks, entropies=entropies, top=top)
-        places_N = torch.tensor([place + starts[w.sequence] for w in batch for place in range(w.first, w.end)])
+        offsets = [starts[w.sequence] - skipped[w.sequence] for w in batch]
+        places_N = torch.tensor(
+            [place + offset for w, offset in zip(batch, offsets, strict=True) for place in range(w.first, w.end)]
+        )
         for field in fields(TargetScores):
             if (values := getattr(scores, field.name)) is not None:
                 getattr(result, field.name)[places_N] = values.cpu()
@@ -169,26 +180,28 @@ def checked_stride(stride: int | None, positions: int) -> int:
     return stride
 
 
-def windows_of(sequence: int, predicted: int, *, positions: int, stride: int) -> list[Window]:
-    """Return windows that predict each token of a sequence, except the opening one, once.
+def windows_of(sequence: int, predicted: int, *, positions: int, stride: int, skipped: int = 0) -> list[Window]:
+    """Return windows that predict each token of a sequence, except the opening and the skipped ones, once.
 
     A sequence that fits is one window. Otherwise the first window begins at the opening token and fills all positions.
     Each further window scores up to ``stride`` more tokens, and is filled with the tokens before them as context. Every
-    token predicted after the first window thus has at least ``positions - stride + 1`` tokens of context.
+    token predicted after the first window thus has at least ``positions - stride + 1`` tokens of context. Skipped
+    tokens do not move the windows; a window that would predict only skipped tokens is left out.
 
     Args:
         sequence: Index of the sequence.
-        predicted: Number of its tokens besides the opening one, at least 1.
+        predicted: Number of its tokens besides the opening one.
         positions: Number of tokens that can be fed at once.
         stride: From 1 to ``positions``.
+        skipped: Number of tokens behind the opening one that are only context.
     """
     done = min(predicted, positions)
-    windows = [Window(sequence, 0, done, 0)]
+    windows = [Window(sequence, 0, done, skipped)]
     while done < predicted:
         end = min(done + stride, predicted)
-        windows.append(Window(sequence, end - positions, end, done))
+        windows.append(Window(sequence, end - positions, end, max(done, skipped)))
         done = end
-    return windows
+    return [window for window in windows if window.first < window.end]
 
 
 def batches_by_length(lengths: Sequence[int], *, batch_tokens: int, batch_size: int | None) -> list[list[int]]:
@@ -216,7 +229,7 @@ def _score_batch(
     model: XLMWithLMHeadModel,
     sequences: Sequence[Sequence[int]],
     batch: Sequence[Window],
-    language: str | int | None,
+    language: Languages,
     **requested: Any,
 ) -> TargetScores:
     device = model.device
@@ -230,7 +243,8 @@ def _score_batch(
         fed.append([*ids[w.start : w.end], *[model.config.pad_token_id] * (T - lengths[row])])
         targets += ids[w.first + 1 : w.end + 1]
         scored += range(row * T + w.first - w.start, row * T + lengths[row])
-    hidden_BTD = model.hidden(torch.tensor(fed, device=device), langs=language, lengths=torch.tensor(lengths))
+    langs = language if isinstance(language, str | int | None) else _languages_of(language, batch, T, device)
+    hidden_BTD = model.hidden(torch.tensor(fed, device=device), langs=langs, lengths=torch.tensor(lengths))
     hidden_ND = hidden_BTD.flatten(0, 1)[torch.tensor(scored, device=device)]
     return chunked_logprobs(
         model.head,
@@ -239,6 +253,18 @@ def _score_batch(
         vocab_size=len(model.transformer.embeddings.word.weight),
         **requested,
     )
+
+
+def _languages_of(
+    languages: Sequence[int | Sequence[int]], batch: Sequence[Window], T: int, device: torch.device
+) -> Tensor:
+    """Return the (B, T) language ids of the fed tokens; padding has the language of the token before it."""
+    rows: list[list[int]] = []
+    for w in batch:
+        ids = languages[w.sequence]
+        row = [ids] if isinstance(ids, int) else [*ids[w.start : w.end]]
+        rows.append([*row, *[row[-1]] * (T - len(row))])
+    return torch.tensor(rows, device=device)
 
 
 def _empty_scores(model: XLMWithLMHeadModel, count: int, *, ranks: bool, entropies: bool, top: int) -> TargetScores:

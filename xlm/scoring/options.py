@@ -13,7 +13,7 @@ TOO_LONG = ("windows", "refuse")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScoringOptions:
-    """Options of ``score``, ``score_stream`` and ``score_frame``, which take them as keyword arguments.
+    """Options of ``score``, ``score_stream``, ``score_documents`` and ``score_frame``, as keyword arguments.
 
     Attributes:
         batch_size: Maximum number of texts in a batch; ``None`` for as many as ``batch_tokens`` allows.
@@ -27,6 +27,7 @@ class ScoringOptions:
             tokens and is filled with the text before them, without an opening token.
         stride: From 1 to the number of the model's positions; ``None`` for half of them. A smaller stride gives tokens
             more context and takes longer. The upper limit is checked once the model is known.
+        closing: Whether the closing ``</s>`` of each text is scored. Without it, a text is the beginning of a sentence.
 
     Raises:
         InputError: An option has a value that is not allowed.
@@ -39,12 +40,13 @@ class ScoringOptions:
     top: int = 0
     too_long: str = "windows"
     stride: int | None = None
+    closing: bool = True
 
     def __post_init__(self) -> None:
         check_choice("`too_long` policy", TOO_LONG, too_long=self.too_long)
         limits = {"batch_size": self.batch_size, "batch_tokens": self.batch_tokens}
         check_count(**{name: limit for name, limit in limits.items() if limit is not None})
-        check_flags(ranks=self.ranks, entropies=self.entropies)
+        check_flags(ranks=self.ranks, entropies=self.entropies, closing=self.closing)
         check_count(top=self.top, least=0)
 
 
@@ -58,6 +60,7 @@ class ScoringKeywords(TypedDict, total=False):
     top: int
     too_long: str
     stride: int | None
+    closing: bool
 
 
 shows_scoring_options = lists_options(ScoringOptions)

@@ -13,7 +13,7 @@ import torch
 
 from xlm._io.arguments import check_choice, check_count
 from xlm.corpus.read_ahead import checked_texts, length_of, read_ahead
-from xlm.errors import InputError
+from xlm.errors import InputError, XLMError
 from xlm.model.lm import XLMWithLMHeadModel, eval_mode
 from xlm.scoring.logprobs import checked_stride, score_sequences
 from xlm.scoring.options import ScoringOptions
@@ -316,7 +316,7 @@ def _of_sentences(scorer: Scorer, corpus: _Counted) -> LanguagePerplexity:
     unknown = 0
     for texts in corpus.windows():
         for result in scorer.score_window(texts, first=corpus.texts):
-            if isinstance(result, InputError):
+            if isinstance(result, XLMError):
                 raise result
             nats.append(0.0 - result.logprob)
             tokens.append(len(result.logprobs))

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sized
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Sequence, Sized
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-from xlm.corpus.read_ahead import checked_texts, growing_windows, length_of, read_ahead
-from xlm.errors import InputError
+from xlm.corpus.read_ahead import checked_texts, growing_windows, read_ahead
+from xlm.errors import InputError, XLMError
 from xlm.model.lm import XLMWithLMHeadModel
 from xlm.scoring.frames import frame_of, is_frame
 from xlm.scoring.options import ScoringKeywords, ScoringOptions, shows_scoring_options
 from xlm.scoring.scorer import Scorer, SentenceScore
+from xlm.scoring.text import Text, length_with_prefix, texts_with, with_entries
+from xlm.tokenizer.alignment import Span
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
 if TYPE_CHECKING:
@@ -23,7 +26,10 @@ def score(
     tokenizer: XLMTokenizer,
     texts: Iterable[str],
     *,
-    lang: str,
+    lang: str | Iterable[str | Sequence[str]],
+    words: Iterable[Sequence[str]] | None = None,
+    regions: Iterable[Sequence[Span]] | None = None,
+    prefixes: Iterable[str] | None = None,
     **options: Unpack[ScoringKeywords],
 ) -> list[SentenceScore]:
     """Return the log-probability of every token of each text, one result per text, in order.
@@ -38,21 +44,34 @@ def score(
         tokenizer: Its tokenizer.
         texts: Raw texts. For an empty text, only the closing ``</s>`` is scored. For a pandas ``Series`` or
             ``DataFrame``, the result is that of ``score_frame`` by sentence.
-        lang: Name of the language of all texts.
+        lang: Name of the language of all texts, or for each text a name or a list of names, one for each word, those of
+            its prefix first. Each stretch of words of one language is tokenised by itself, by the rules of that
+            language. A token has the language of its word, and the closing ``</s>`` that of the last word.
+        words: For each text, its words, if they are not simply what stands between whitespace. One blank joins the
+            words to the text, which is tokenised as a whole. ``result.words`` has one entry for each, in order; an
+            empty word has no tokens.
+        regions: For each text, spans of characters ``(start, end)``, in any order. ``result.regions`` has one entry for
+            each.
+        prefixes: For each text, what it is conditioned on. One blank joins prefix and text, which are tokenised as a
+            whole. Only tokens that begin in the text are scored. An empty prefix leaves the text as it is.
         **options: Attributes of ``ScoringOptions``, by name.
 
     Raises:
         InputError: ``texts`` is a single str; a text is not a str, is too long or does not fit the vocabulary (the
-            message names its index); the model is bidirectional; ``model`` and ``tokenizer`` are not a model and its
-            tokenizer; or an option has a value that is not allowed.
-        LanguageError: The model does not have the language.
+            message names its index); words, regions, prefixes or languages do not fit the texts; the model is
+            bidirectional; ``model`` and ``tokenizer`` are not a model and its tokenizer; or an option has a value that
+            is not allowed.
+        LanguageError: The model does not have the language, or the languages of a text do not fit its words.
 
     Source: paper section 3.2 (CLM); the original's ``EncoderDecoderEvaluator.evaluate_clm``, one sentence at a time.
     """
-    scorer = Scorer(model, tokenizer, lang=lang, options=ScoringOptions(**options))
+    scorer = Scorer(model, tokenizer, lang=_common_language(lang), options=ScoringOptions(**options))
     if is_frame(texts):
+        own_languages = None if isinstance(lang, str | None) else lang
+        _check_alone(lang=own_languages, words=words, regions=regions, prefixes=prefixes)
         return frame_of(scorer, texts)  # type: ignore[no-any-return]
-    return list(_results(scorer, read_ahead(checked_texts(texts), length_of)))
+    items = texts_with(checked_texts(texts), lang=lang, words=words, regions=regions, prefixes=prefixes)
+    return list(_results(scorer, read_ahead(items, length_with_prefix)))
 
 
 @shows_scoring_options
@@ -61,7 +80,10 @@ def score_stream(
     tokenizer: XLMTokenizer,
     texts: Iterable[str],
     *,
-    lang: str,
+    lang: str | Iterable[str | Sequence[str]],
+    words: Iterable[Sequence[str]] | None = None,
+    regions: Iterable[Sequence[Span]] | None = None,
+    prefixes: Iterable[str] | None = None,
     **options: Unpack[ScoringKeywords],
 ) -> Iterator[SentenceScore]:
     """Yield the results of ``score`` while texts are still being read, in order and in bounded memory.
@@ -74,23 +96,108 @@ def score_stream(
         model: As for ``score``.
         tokenizer: As for ``score``.
         texts: As for ``score``, read as results are taken.
-        lang: As for ``score``.
+        lang: As for ``score``; anything but a str is read with the texts, as are the following arguments.
+        words: As for ``score``.
+        regions: As for ``score``.
+        prefixes: As for ``score``.
         **options: As for ``score``.
 
     Raises:
         InputError: As for ``score``; an error in one text is raised after the results before it.
         LanguageError: The model does not have the language.
     """
-    scorer = Scorer(model, tokenizer, lang=lang, options=ScoringOptions(**options))
+    scorer = Scorer(model, tokenizer, lang=_common_language(lang), options=ScoringOptions(**options))
     windows = read_ahead if isinstance(texts, Sized) else growing_windows
-    return _results(scorer, windows(checked_texts(texts), length_of))
+    items = texts_with(checked_texts(texts), lang=lang, words=words, regions=regions, prefixes=prefixes)
+    return _results(scorer, windows(items, length_with_prefix))
 
 
-def _results(scorer: Scorer, windows: Iterable[list[str]]) -> Iterator[SentenceScore]:
+@shows_scoring_options
+def score_documents(
+    model: XLMWithLMHeadModel,
+    tokenizer: XLMTokenizer,
+    documents: Iterable[Iterable[str]],
+    *,
+    lang: str | Iterable[str | Iterable[str | Sequence[str]]],
+    words: Iterable[Iterable[Sequence[str]]] | None = None,
+    regions: Iterable[Iterable[Sequence[Span]]] | None = None,
+    **options: Unpack[ScoringKeywords],
+) -> list[list[SentenceScore]]:
+    """Return the scores of the sentences of each document, each sentence given the sentences before it.
+
+    A document is one sequence to the model, with ``</s>`` between sentences, as in training. The ``</s>`` behind a
+    sentence is its closing token. Every token is scored once, with as much of the document before it as the model's
+    positions and ``stride`` allow. A smaller stride gives more context and takes longer.
+
+    Args:
+        model: A causal model.
+        tokenizer: Its tokenizer.
+        documents: For each document, its sentences in order.
+        lang: Name of the language of all documents, or for each document a name or a list of what ``score`` takes: for
+            each sentence a name or a list of names, one for each word.
+        words: For each document what ``score`` takes.
+        regions: For each document what ``score`` takes.
+        **options: Attributes of ``ScoringOptions``, by name. ``too_long`` applies to whole documents. With
+            ``closing=False``, ``</s>`` still stands between sentences, but is not scored.
+
+    Returns:
+        For each document, in order, one result for each sentence.
+
+    Raises:
+        InputError: As for ``score``; or a document is a single str.
+        LanguageError: As for ``score``.
+    """
+    scorer = Scorer(model, tokenizer, lang=_common_language(lang), options=ScoringOptions(**options))
+    own = {"lang": None if isinstance(lang, str | None) else lang, "words": words, "regions": regions}
+    items = (
+        _sentences(sentences, where=f"documents[{i}]", **{"lang": lang, **arguments})
+        for i, (sentences, arguments) in enumerate(with_entries(checked_texts(documents), what="documents", **own))
+    )
+    return list(_documents(scorer, read_ahead(items, lambda sentences: sum(map(length_with_prefix, sentences)))))
+
+
+def _sentences(sentences: Any, *, where: str, **arguments: Any) -> list[Text]:
+    try:
+        return list(texts_with(checked_texts(sentences), **arguments))
+    except InputError as error:
+        error.where = f"{where}: {error.where}"
+        raise
+
+
+def _documents(scorer: Scorer, windows: Iterable[list[list[Text]]]) -> Iterator[list[SentenceScore]]:
     first = 0
     for window in windows:
-        for result in scorer.score_window(window, first=first):
-            if isinstance(result, InputError):
+        for result in scorer.score_documents(window, name=partial(_name_of_sentence, first)):
+            if isinstance(result, XLMError):
                 raise result
             yield result
         first += len(window)
+
+
+def _name_of_sentence(first: int, document: int, sentence: int) -> str:
+    return f"documents[{first + document}][{sentence}]"
+
+
+def _results(scorer: Scorer, windows: Iterable[list[Text]]) -> Iterator[SentenceScore]:
+    first = 0
+    for window in windows:
+        for result in scorer.score_window(window, first=first):
+            if isinstance(result, XLMError):
+                raise result
+            yield result
+        first += len(window)
+
+
+def _common_language(lang: Any) -> Any:
+    """Return the language of all texts, or ``()`` if each has its own; the ``Scorer`` checks it."""
+    return () if not isinstance(lang, str) and hasattr(type(lang), "__iter__") else lang
+
+
+def _check_alone(**arguments: object) -> None:
+    if given := [name for name, value in arguments.items() if value is not None]:
+        raise InputError(
+            "a data frame holds these in its columns",
+            where=", ".join(given),
+            found="a DataFrame or Series as texts",
+            remedy="score_frame(..., NAME_column=…), or pass a list of texts",
+        )

@@ -4,36 +4,47 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
-from collections.abc import Iterable, Sequence
+import unicodedata
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any
+from functools import cached_property, partial
+from itertools import accumulate
+from typing import Any, NamedTuple
 
 import torch
 
-from xlm.errors import InputError, LanguageError, warn_caller
+from xlm.errors import InputError, LanguageError, XLMError, warn_caller
 from xlm.model.lm import XLMWithLMHeadModel, check_forward, eval_mode
 from xlm.scoring.display import words_as_html
-from xlm.scoring.logprobs import checked_stride, score_sequences
+from xlm.scoring.logprobs import Languages, TokenScores, checked_stride, score_sequences
 from xlm.scoring.options import ScoringOptions
+from xlm.scoring.sentence_ends import holds_sentences
+from xlm.scoring.text import Text
+from xlm.tokenizer.alignment import Span
+from xlm.tokenizer.moses.tokenise import moses
+from xlm.tokenizer.pipeline import DEFAULT_LANGUAGE
 from xlm.tokenizer.tokenizer import XLMTokenizer
 from xlm.tokenizer.vocabulary import check_vocabulary_size
-
-_WORD = re.compile(r"\S+")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WordScore:
-    """A word of the raw text: the characters between whitespace, with attached punctuation.
+    """A word of the raw text, or a region of it. Unless words are given, a word is what stands between whitespace.
 
     Attributes:
-        text: The word.
+        text: The word, with attached punctuation.
         start: Index of its first character in the raw text.
         end: One past its last character.
         tokens: Number of tokens that begin in the word; 0 if the tokenizer drops all of its characters.
         surprisal: Negative log-probability of those tokens together, in nats.
         unknown: Whether any of those tokens is ``<unk>``.
+        first: Index of the first of those tokens among the tokens of the text.
+        surprisal_without_punctuation: ``surprisal`` without the tokens at both ends of the word that consist of
+            punctuation (Unicode category P); 0 for a word of punctuation only.
+        entropy: Entropy of the prediction of its first token in nats, if requested; ``None`` without tokens.
+        entropy_reduction: ``entropy`` minus the entropy of the prediction behind its last token, in nats, if requested;
+            ``None`` if nothing is scored there.
     """
 
     text: str
@@ -42,16 +53,22 @@ class WordScore:
     tokens: int
     surprisal: float
     unknown: bool
+    first: int
+    surprisal_without_punctuation: float
+    entropy: float | None = None
+    entropy_reduction: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class SentenceScore:
-    """The scores of one text. The opening token is not predicted, so none of the tuples has an entry for it.
+    """The scores of one text, or of one sentence of a document.
+
+    The opening token and a prefix are not predicted, so none of the tuples has an entry for them.
 
     Attributes:
-        text: The raw text.
-        lang: Its language.
-        tokens: The n predicted tokens in ``</w>`` notation, including the closing ``</s>``.
+        text: The raw text, without its prefix.
+        lang: Its language, or a language for each word, those of the prefix first.
+        tokens: The n predicted tokens in ``</w>`` notation, including the closing ``</s>`` unless ``closing`` is false.
         ids: Their n ids.
         logprobs: Their n log-probabilities in nats, each given the tokens before it.
         ranks: Their n ranks in the vocabulary, if requested; 1 is the most likely token, and tokens of equal
@@ -59,12 +76,14 @@ class SentenceScore:
         entropies: The n entropies of the predictions in nats, if requested.
         top: The most likely tokens at each of the n positions with their log-probabilities in nats, best first, if
             requested. Tokens of equal probability come in any order.
-        windows: Number of windows that the text was scored in; 1 unless it is longer than the model's positions.
+        windows: Number of windows that the text or its document was scored in; 1 unless that is longer than the
+            model's positions.
         unk_token: The token that replaces pieces outside the vocabulary.
+        closing: Whether the last token is the closing ``</s>``.
     """
 
     text: str
-    lang: str
+    lang: str | tuple[str, ...]
     tokens: tuple[str, ...]
     ids: tuple[int, ...]
     logprobs: tuple[float, ...]
@@ -73,6 +92,8 @@ class SentenceScore:
     top: tuple[tuple[tuple[str, float], ...], ...] | None = None
     windows: int = 1
     unk_token: str = "<unk>"
+    closing: bool = True
+    _source: Text | None = field(default=None, repr=False, compare=False)
     _tokenizer: XLMTokenizer | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -94,41 +115,89 @@ class SentenceScore:
     def words(self) -> tuple[WordScore, ...]:
         """Words of the raw text in order. They are computed on first access, which takes longer than tokenising.
 
-        The closing ``</s>`` belongs to no word: the surprisals of the words and of the last token add up to
-        ``-logprob``.
+        If words are given, there is one result for each. The closing ``</s>`` belongs to no word: the surprisals of the
+        words and of the last token add up to ``-logprob``.
 
         Raises:
             LanguageError: The library that splits the language into words does not report their offsets.
         """
+        assert self._source is not None
+        spans = self._source.words
+        # A token belongs to the last word that begins before it, even if it begins behind the end of that word.
+        starts = [0, *(start for start, _ in spans[1:])]
+        ends = [*starts[1:], math.inf]
+        return tuple(map(self._sum, spans, starts, ends))
+
+    @cached_property
+    def regions(self) -> tuple[WordScore, ...]:
+        """The given regions in order. A token belongs to a region if it begins there; ``</s>`` belongs to none.
+
+        Raises:
+            LanguageError: As for ``words``.
+        """
+        assert self._source is not None
+        return tuple(self._sum((start, end), start, end) for start, end in self._source.regions)
+
+    @cached_property
+    def _spans(self) -> list[Span]:
+        """The span of each token but the closing one in the text."""
+        assert self._source is not None
         assert self._tokenizer is not None
-        indices = self._tokenizer(self.text, lang=self.lang, return_offsets=True)["word_ids"][1:-1]
-        matches = list(_WORD.finditer(self.text))
-        tokens, surprisals, unknowns = [0] * len(matches), [0.0] * len(matches), [False] * len(matches)
-        for index, logprob, unknown in zip(indices, self.logprobs[:-1], self.unknowns[:-1], strict=True):
-            tokens[index] += 1
-            surprisals[index] -= logprob
-            unknowns[index] |= unknown
-        return tuple(
-            WordScore(
-                text=match.group(),
-                start=match.start(),
-                end=match.end(),
-                tokens=count,
-                surprisal=surprisal,
-                unknown=unknown,
-            )
-            for match, count, surprisal, unknown in zip(matches, tokens, surprisals, unknowns, strict=True)
+        return [span for span in self._source.token_spans(self._tokenizer) if span[0] >= 0]
+
+    @cached_property
+    def _starts(self) -> list[int]:
+        return list(accumulate((start for start, _ in self._spans), max))
+
+    def _sum(self, span: Span, start: float, end: float) -> WordScore:
+        """Return the scores of the tokens that begin from ``start`` to before ``end``."""
+        first, last = bisect_left(self._starts, start), bisect_left(self._starts, end)
+        inner_first, inner_last = first, last
+        while inner_first < inner_last and self._is_punctuation(inner_first):
+            inner_first += 1
+        while inner_first < inner_last and self._is_punctuation(inner_last - 1):
+            inner_last -= 1
+        entropy = reduction = None
+        if self.entropies is not None and first < last:
+            entropy = self.entropies[first]
+            reduction = entropy - self.entropies[last] if last < len(self.entropies) else None
+        return WordScore(
+            text=self.text[slice(*span)],
+            start=span[0],
+            end=span[1],
+            tokens=last - first,
+            surprisal=self._surprisal(first, last),
+            unknown=self.unk_token in self.tokens[first:last],
+            first=first,
+            surprisal_without_punctuation=self._surprisal(inner_first, inner_last),
+            entropy=entropy,
+            entropy_reduction=reduction,
         )
 
     def _repr_html_(self) -> str:
         """Return the text with coloured words, which notebooks show."""
         return words_as_html(self)
 
+    def _surprisal(self, first: int, last: int) -> float:
+        surprisal = 0.0
+        for logprob in self.logprobs[first:last]:
+            surprisal -= logprob
+        return surprisal
+
+    def _is_punctuation(self, token: int) -> bool:
+        start, end = self._spans[token]
+        characters = "".join(self.text[start:end].split())
+        return all(unicodedata.category(character)[0] == "P" for character in characters)
+
     def __getstate__(self) -> dict[str, Any]:
         # Pickle the words instead of the tokenizer, which would otherwise be pickled with each result.
         if self._tokenizer is None:
             return dict(self.__dict__)
-        return {**self.__dict__, "words": self.words, "_tokenizer": None}
+        computed = {"words": self.words, "regions": self.regions, "_tokenizer": None, "_source": None}
+        return {
+            **{name: value for name, value in self.__dict__.items() if name not in ("_spans", "_starts")},
+            **computed,
+        }
 
 
 class Scorer:
@@ -137,7 +206,7 @@ class Scorer:
     Args:
         model: A causal model.
         tokenizer: Its tokenizer.
-        lang: Name of the language of the texts.
+        lang: Name of the language of texts that are a str; ``()`` if there are none, since each names its own.
         options: The options; ``None`` for the defaults.
 
     Attributes:
@@ -155,7 +224,7 @@ class Scorer:
         model: XLMWithLMHeadModel,
         tokenizer: XLMTokenizer,
         *,
-        lang: str,
+        lang: str | tuple[()],
         options: ScoringOptions | None = None,
     ) -> None:
         check_pair(model, tokenizer)
@@ -167,21 +236,30 @@ class Scorer:
                 expected="a causal model",
                 remedy="load it with causal=True, if it was trained as a causal model",
             )
-        check_language_name(lang)
+        per_text = isinstance(lang, tuple) and not lang
+        if not per_text:
+            check_language_name(lang)
         options = ScoringOptions() if options is None else options
         stride = checked_stride(options.stride, model.config.max_position_embeddings)
         self.model = model
         self.tokenizer = tokenizer
-        self.lang = lang
-        self.language = _language_id(model, tokenizer, lang)
+        self.lang: Any = lang
+        self.language = None if per_text else _language_id(model, tokenizer, lang)
         self.options = dataclasses.replace(options, stride=stride)
+        self._ids: dict[Any, int | None] = {lang: self.language}
+        self._warned = False
+
+    @property
+    def protocol(self) -> str:
+        """What is scored, as in ``Signature.protocol``."""
+        return "sentence" if self.options.closing else "sentence without </s>"
 
     @property
     def long_texts(self) -> str:
         """How texts longer than the model's positions are scored, as in ``Signature.long``."""
         return "refuse" if self.options.too_long == "refuse" else f"stride {self.options.stride}"
 
-    def score_window(self, texts: Sequence[str], *, first: int = 0) -> list[SentenceScore | InputError]:
+    def score_window(self, texts: Sequence[str | Text], *, first: int = 0) -> list[SentenceScore | XLMError]:
         """Return one result per text, in order: its scores, or the error that prevents scoring.
 
         Args:
@@ -189,24 +267,48 @@ class Scorer:
             first: Index of the first text in error messages.
 
         Raises:
-            LanguageError: The tokenizer does not have the language.
+            LanguageError: The tokenizer does not have the scorer's language.
         """
-        results: list[SentenceScore | InputError | None] = [None] * len(texts)
-        encoded: dict[int, list[int]] = {}
-        for i, text in enumerate(texts):
+        results = self.score_documents([[text] for text in texts], name=lambda i, _: f"texts[{first + i}]")
+        return [result if isinstance(result, XLMError) else result[0] for result in results]
+
+    def score_documents(
+        self, documents: Sequence[Sequence[str | Text]], *, name: Callable[[int, int], str]
+    ) -> list[list[SentenceScore] | XLMError]:
+        """Return for each document the scores of its sentences, or the error that prevents scoring.
+
+        The sentences of a document are one sequence to the model, with ``</s>`` between them.
+
+        Args:
+            documents: The sentences of each document.
+            name: Returns the name of a sentence in error messages, from the indices of its document and its own.
+
+        Raises:
+            LanguageError: As for ``score_window``.
+        """
+        results: list[list[SentenceScore] | XLMError | None] = [None] * len(documents)
+        encoded: dict[int, _Document] = {}
+        for i, document in enumerate(documents):
+            sentences = [text if isinstance(text, Text) else Text(text, self.lang) for text in document]
             try:
-                encoded[i] = self.encode(text, where=f"texts[{first + i}]")
+                encoded[i] = self._encode(sentences, name=partial(name, i))
             except InputError as error:
+                results[i] = error
+            except LanguageError as error:
+                if all(sentence.lang == self.lang for sentence in sentences):
+                    raise  # no text can be scored
                 results[i] = error
         config, options = self.model.config, self.options
         untrained = config.bos_token_id if config.bos_token_id != config.eos_token_id else None
-        if any(ids[0] == untrained for ids in encoded.values()):
+        sequences = list(encoded.values())
+        if any(sequence.ids[0] == untrained for sequence in sequences):
             _warn_about_bos(self.tokenizer.bos_token)
         with eval_mode(self.model), torch.inference_mode():
             scores = score_sequences(
                 self.model,
-                list(encoded.values()),
-                self.language,
+                [sequence.ids for sequence in sequences],
+                _common([sequence.languages for sequence in sequences]),
+                given=[sequence.given for sequence in sequences],
                 stride=options.stride,
                 batch_tokens=options.batch_tokens,
                 batch_size=options.batch_size,
@@ -214,22 +316,83 @@ class Scorer:
                 entropies=options.entropies,
                 top=options.top,
             )
-        vocabulary = self.tokenizer.vocabulary.tokens
-        for (i, ids), token_scores in zip(encoded.items(), scores, strict=True):
-            results[i] = SentenceScore(
-                text=texts[i],
-                lang=self.lang,
-                tokens=tuple([vocabulary[index] for index in ids[1:]]),
-                ids=tuple(ids[1:]),
-                logprobs=token_scores.logprobs,
-                ranks=token_scores.ranks,
-                entropies=token_scores.entropies,
-                top=None if token_scores.top is None else _as_tokens(token_scores.top, vocabulary),
-                windows=token_scores.windows,
-                unk_token=self.tokenizer.unk_token,
-                _tokenizer=self.tokenizer,
-            )
+        for (i, placed), token_scores in zip(encoded.items(), scores, strict=True):
+            results[i] = [self._result(placed, sentence, token_scores) for sentence in placed.sentences]
         return [result for result in results if result is not None]
+
+    def _result(self, document: _Document, sentence: _Sentence, token_scores: TokenScores) -> SentenceScore:
+        text, ids = sentence.text, document.ids[sentence.first : sentence.end]
+        vocabulary = self.tokenizer.vocabulary.tokens
+        place = slice(sentence.first - document.given, sentence.end - document.given)
+        return SentenceScore(
+            text=text.text,
+            lang=text.lang if isinstance(text.lang, str | None) else tuple(text.lang),
+            tokens=tuple([vocabulary[index] for index in ids]),
+            ids=tuple(ids),
+            logprobs=token_scores.logprobs[place],
+            ranks=token_scores.ranks and token_scores.ranks[place],
+            entropies=token_scores.entropies and token_scores.entropies[place],
+            top=None if token_scores.top is None else _as_tokens(token_scores.top[place], vocabulary),
+            windows=token_scores.windows,
+            unk_token=self.tokenizer.unk_token,
+            closing=self.options.closing,
+            _source=text,
+            _tokenizer=self.tokenizer,
+        )
+
+    def _encode(self, sentences: Sequence[Text], *, name: Callable[[int], str]) -> _Document:
+        """Return the sentences of a document as one sequence, with special tokens around and between them.
+
+        Args:
+            sentences: The sentences.
+            name: Returns the name of a sentence in error messages, from its index.
+
+        Raises:
+            InputError: A sentence is not valid, or the document is too long and ``too_long`` is ``"refuse"``.
+            LanguageError: The model or the tokenizer does not have a language.
+        """
+        ids: list[int] = []
+        runs: list[tuple[int | None, int]] = []  # each language, and the index of the first token that has it
+        placed: list[_Sentence] = []
+        for number, text in enumerate(sentences):
+            where = name(number)
+            text.check(where)
+            self._warn_about_sentences(text)
+            whole, first = text.with_prefix, len(ids) or 1
+            for lang, start, end in text.runs(where):
+                runs.append((self._id_of(lang, where=where), len(ids)))
+                encoded = self.tokenizer.encode(whole[start:end], lang=lang)
+                ids += encoded[1:-1] if ids else encoded[:-1]
+            if text.prefix:
+                first += sum(start < 0 for start, _ in text.token_spans(self.tokenizer))
+            placed.append(_Sentence(text, first, len(ids) + self.options.closing))
+            ids.append(encoded[-1])
+        if not placed:
+            return _Document([self.tokenizer.bos_token_id], self.language, 1, [])
+        if not self.options.closing:
+            ids.pop()
+        self._check_length(ids, sentences[0].text, where=name(0))
+        return _Document(ids, _by_token(runs, len(ids)), placed[0].first, placed)
+
+    def _id_of(self, lang: str, *, where: str) -> int | None:
+        if lang not in self._ids:
+            try:
+                self._ids[lang] = _language_id(self.model, self.tokenizer, lang)
+            except LanguageError as error:
+                error.where = where
+                raise
+        return self._ids[lang]
+
+    def _warn_about_sentences(self, text: Text) -> None:
+        lang = text.lang if isinstance(text.lang, str) else DEFAULT_LANGUAGE
+        if self._warned or not holds_sentences(text.text, moses(self.tokenizer.pipeline.preset.dialect, lang)):
+            return
+        self._warned = True
+        warn_caller(
+            f"a text seems to hold several sentences: {text.text[:60]!r}; the model was trained with </s> between "
+            "sentences, and the first words of each score worse without it. Pass the sentences of a document to "
+            "score_documents, or on the command line one sentence a line with --documents"
+        )
 
     def encode(self, text: str, *, where: str) -> list[int]:
         """Return the ids of a text, with special tokens at both ends.
@@ -245,6 +408,10 @@ class Scorer:
         if not isinstance(text, str):
             raise InputError("a text is not a str", where=where, found=type(text).__name__, expected="str")
         ids = self.tokenizer.encode(text, lang=self.lang)
+        self._check_length(ids, text, where=where)
+        return ids
+
+    def _check_length(self, ids: Sequence[int], text: str, *, where: str) -> None:
         positions = self.model.config.max_position_embeddings
         if self.options.too_long == "refuse" and len(ids) - 1 > positions:
             raise InputError(
@@ -254,7 +421,51 @@ class Scorer:
                 expected=f"at most {positions}",
                 remedy="split it into sentences, which is what the model was trained on, or score it in windows",
             )
-        return ids
+
+
+class _Sentence(NamedTuple):
+    """A sentence of a document, and which of the document's tokens are scored for it."""
+
+    text: Text
+    first: int
+    end: int
+
+
+class _Document(NamedTuple):
+    """The sentences of a document as one sequence of tokens; a single text is a document of one sentence.
+
+    Attributes:
+        ids: Ids of the tokens.
+        languages: Id of their language, or one id for each token; ``None`` without language embeddings.
+        given: Number of tokens at the start that are not scored.
+        sentences: The sentences in order.
+    """
+
+    ids: list[int]
+    languages: int | list[int] | None
+    given: int
+    sentences: list[_Sentence]
+
+
+def finite(result: SentenceScore) -> SentenceScore | InputError:
+    """Return a result, or an error if a score in it is not finite."""
+    if all(map(math.isfinite, (*result.logprobs, *(result.entropies or ())))):
+        return result
+    return InputError("the scores are not finite")
+
+
+def _by_token(runs: Sequence[tuple[int | None, int]], count: int) -> Any:
+    """Return the one language of all runs, or else the language of each token; a run ends where the next one begins."""
+    if len(runs) == 1 or len({language for language, _ in runs}) == 1:
+        return runs[0][0]
+    starts = [*(start for _, start in runs), count]
+    return [language for (language, start), end in zip(runs, starts[1:], strict=True) for _ in range(start, end)]
+
+
+def _common(languages: list[Any]) -> Languages:
+    """Return the one language of all sequences, or else one or several for each."""
+    kinds = {each if isinstance(each, int | None) else -1 for each in languages}
+    return languages[0] if len(kinds) == 1 and -1 not in kinds else languages
 
 
 def check_pair(model: object, tokenizer: object) -> None:
@@ -301,7 +512,7 @@ def _as_tokens(
     return tuple(tuple((name(index), logprob) for index, logprob in best) for best in top)
 
 
-def _language_id(model: XLMWithLMHeadModel, tokenizer: XLMTokenizer, lang: str) -> int | None:
+def _language_id(model: XLMWithLMHeadModel, tokenizer: XLMTokenizer, lang: Any) -> int | None:
     config = model.config
     if config.lang2id:
         return config.language_id(lang)
