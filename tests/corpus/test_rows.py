@@ -14,7 +14,7 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -28,7 +28,7 @@ from xlm.errors import DependencyError, InputError, XLMWarning
 TEXTS = ["the dog", "", 'say "no", or\tnot', "ü 漢 \U0001f600 \u2028 \x00 \x85 \x0b", " , ", "\\t"]
 
 
-def read(path: Path, **options: str) -> list[str | None]:
+def read(path: Path, **options: Any) -> list[str | None]:
     rows = list(Corpus([path], **options))
     assert [row.number for row in rows] == list(range(1, len(rows) + 1))
     assert all(row.file == str(path) for row in rows)

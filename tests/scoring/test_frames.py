@@ -10,7 +10,16 @@ from typing import Any
 import pytest
 
 from tests.scoring.small import make_model, open_tokenizer
-from xlm import XLMTokenizer, XLMWarning, XLMWithLMHeadModel, perplexity, score, score_frame, score_stream
+from xlm import (
+    XLMTokenizer,
+    XLMWarning,
+    XLMWithLMHeadModel,
+    perplexity,
+    score,
+    score_documents,
+    score_frame,
+    score_stream,
+)
 from xlm.errors import InputError
 from xlm.scoring.scorer import Scorer
 
@@ -160,6 +169,11 @@ def test_a_clash_of_columns_is_found_before_the_work(
         (items()["text"], {"column": ["text"]}, "column"),
         (items(), {"by": ["word"]}, "by"),
         (items(), {"top": None}, "top"),
+        (items(), {"word_column": "text"}, "group_by"),
+        (items(), {"by": "region"}, "by"),
+        (items(), {"group_by": ["n", "text"]}, "group_by"),
+        (items(), {"group_by": "m"}, "column"),
+        (items().rename(columns={"n": "tokens"}), {"group_by": "tokens"}, "the columns of the input"),
     ],
 )
 def test_errors(
@@ -181,6 +195,67 @@ def test_a_frame_is_not_taken_for_its_names(model: XLMWithLMHeadModel, tokenizer
             takes_texts(items())
         assert found.value.where == "texts"
         assert takes_texts(items()["text"]) == takes_texts(TEXTS)
+
+
+def one_word_a_row() -> Any:
+    words = ["the", "dog,", "", "is\u00a0a", "the", "grass"]
+    columns = {
+        "item": [1, 1, 1, 1, 2, 2],
+        "word": words,
+        "part": list("aabbcc"),
+        "lang": ["en", "de", None, "", "en", "en"],
+    }
+    return pd.DataFrame(columns, index=list("zyxwzz"))
+
+
+def test_one_word_a_row(model: XLMWithLMHeadModel, tokenizer: XLMTokenizer) -> None:
+    frame = one_word_a_row()
+    words = [frame["word"].tolist()[:4], frame["word"].tolist()[4:]]
+    texts = [" ".join(each) for each in words]
+    by_word: dict[str, Any] = {"word_column": "word", "group_by": "item"}
+    cases: list[tuple[dict[str, Any], Any]] = [
+        ({}, "en"),
+        ({"lang_column": "lang"}, [["en", "de", "en", "en"], ["en", "en"]]),
+    ]
+    for options, lang in cases:
+        expected = score(model, tokenizer, texts, lang=lang, words=words)
+        found = score_frame(model, tokenizer, frame, lang="en", **by_word, **options)
+        pd.testing.assert_frame_equal(found[frame.columns], frame)
+        assert list(found.columns[len(frame.columns) :]) == [
+            *("word_number", "start", "end", "tokens", "surprisal", "surprisal_without_punctuation"),
+            *("unknown", "status"),
+        ]
+        assert found["surprisal"].tolist() == [word.surprisal for result in expected for word in result.words]
+        assert found["word_number"].tolist() == [1, 2, 3, 4, 1, 2]
+    parts = score_frame(model, tokenizer, frame, lang="en", by="region", region_column="part", **by_word)
+    assert parts["part"].tolist() == ["a", "b", "c"]
+    assert parts["surprisal"].sum() == pytest.approx(
+        sum(
+            word.surprisal for result in score(model, tokenizer, texts, lang="en", words=words) for word in result.words
+        )
+    )
+
+
+def test_documents_prefixes_and_regions(model: XLMWithLMHeadModel, tokenizer: XLMTokenizer) -> None:
+    columns: dict[str, Any] = {
+        "line": [1, 1, 2],
+        "text": ["the dog", "A cat", "the grass"],
+        "spans": [[(0, 3)], "0-1 2-5", None],
+    }
+    frame = pd.DataFrame({**columns, "before": ["A", None, ""]})
+    found = score_frame(model, tokenizer, frame, lang="en", group_by="line")
+    documents = score_documents(model, tokenizer, [["the dog", "A cat"], ["the grass"]], lang="en")
+    assert found["surprisal"].tolist() == [-result.logprob for results in documents for result in results]
+    assert found["line"].tolist() == [1, 1, 2]
+    found = score_frame(model, tokenizer, frame, lang="en", prefix_column="before", by="token", top=1)
+    results = score(model, tokenizer, columns["text"], lang="en", prefixes=["A", "", ""], top=1)
+    assert found["surprisal"].tolist() == [-value for result in results for value in result.logprobs]
+    assert found["top"].tolist() == [top for result in results for top in result.top or ()]
+    found = score_frame(model, tokenizer, frame, lang="en", by="region", region_column="spans")
+    results = score(model, tokenizer, columns["text"], lang="en", regions=[[(0, 3)], [(0, 1), (2, 5)], []])
+    surprisals = [region.surprisal for result in results for region in result.regions]
+    assert found["surprisal"].tolist()[:3] == surprisals
+    assert found["text"].tolist() == ["the dog", "A cat", "A cat", "the grass"]
 
 
 def test_pandas_is_never_imported_by_us() -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _Item = TypeVar("_Item")
 
 
-def open_corpus(files: Sequence[Path], *, format: str | None, column: str | None) -> Corpus:
+def open_corpus(files: Sequence[Path], *, format: str | None, column: str | None, whole: bool = False) -> Corpus:
     """Return the rows of files, after checking the beginning of each.
 
     Raises:
@@ -28,7 +28,7 @@ def open_corpus(files: Sequence[Path], *, format: str | None, column: str | None
     from xlm.corpus.rows import Corpus
 
     try:
-        corpus = Corpus(files, format=format, column=column)
+        corpus = Corpus(files, format=format, column=column, whole=whole)
     except InputError as error:
         raise click.UsageError(str(error)) from error
     for file in files:

@@ -23,6 +23,7 @@ _SECTIONS = (
     "Input",
     "Output",
     "Scoring",
+    "Documents and columns",
     "Generation",
     "Training",
     "Server",

@@ -47,6 +47,7 @@ class CorpusRun:
         compute: Returns the lines of a window of rows.
         read_at_once: Maximum number of rows in a window.
         progress: Whether to show progress; as for ``Progress``.
+        groups: As for ``xlm.corpus.read_ahead.windows``.
     """
 
     def __init__(
@@ -57,9 +58,10 @@ class CorpusRun:
         *,
         read_at_once: int,
         progress: bool | None,
+        groups: Callable[[Iterable[Row]], Iterable[list[Row]]] | None = None,
     ) -> None:
         self._corpus, self._table, self._compute = corpus, table, compute
-        self._read_at_once, self._progress = read_at_once, progress
+        self._read_at_once, self._progress, self._groups = read_at_once, progress, groups
         self.problems = 0
         self.counts: Counter[str] = Counter()
 
@@ -137,7 +139,7 @@ class CorpusRun:
 
         progress = Progress(shown=self._progress, total=sum(size for _, size in self._corpus.sizes))
         progress.start(rows=done)
-        for window in windows(rows, read_at_once=self._read_at_once):
+        for window in windows(rows, read_at_once=self._read_at_once, groups=self._groups):
             lines = self._compute(window)
             yield window, lines
             self.problems += lines.problems

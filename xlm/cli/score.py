@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from contextlib import closing
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,11 +34,18 @@ from xlm.cli._run import CorpusRun, check_output, raise_if_damaged
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from xlm.corpus.rows import Corpus
+    from xlm.scoring.layout import Layout
     from xlm.scoring.signature import Signature
     from xlm.scoring.table import ScoreTable
 
 _RECORDED = ("column", "input_format", "batch_size", "batch_tokens", "read_ahead")
 """Options that identify a run to resume, besides those in the signature and the table."""
+_LAID_OUT = (
+    *("documents", "group_by", "word_column", "prefix_column", "lang_column", "region_column"),
+    "keep_columns",
+)
+"""Options for documents and columns; any but the first keeps all columns."""
 
 
 @click.command(cls=Command, short_help="Compute the log-probability of each sentence, word or token")
@@ -46,7 +54,12 @@ _RECORDED = ("column", "input_format", "batch_size", "batch_tokens", "read_ahead
 @text_options
 @section(
     "Output",
-    option("--by", "Unit of one row of output", type=click.Choice(["sentence", "word", "token"]), default="sentence"),
+    option(
+        "--by",
+        "Unit of one row of output; region requires --region-column",
+        type=click.Choice(["sentence", "word", "token", "region"]),
+        show_default="sentence, or word with --word-column",
+    ),
     option("--output", "File to write", type=OUTPUT_PATH, show_default="standard output"),
     option(
         "--format",
@@ -62,6 +75,12 @@ _RECORDED = ("column", "input_format", "batch_size", "batch_tokens", "read_ahead
     option(
         "--entropy", "Add the entropy of each prediction in nats; requires --by token", dest="entropies", is_flag=True
     ),
+    option(
+        "--top",
+        "Add the N most likely tokens at each place, with their log-probabilities, as JSON; requires --by token",
+        type=click.IntRange(1),
+        metavar="N",
+    ),
     option("--resume", "Continue the interrupted run of this --output or --output-dir", is_flag=True),
     option("--progress/--no-progress", "Show progress", default=None, show_default="on a terminal"),
 )
@@ -73,6 +92,37 @@ _RECORDED = ("column", "input_format", "batch_size", "batch_tokens", "read_ahead
         type=click.Choice(["windows", "refuse"]),
         default="windows",
     ),
+    option("--no-closing", "Do not score the closing </s>, for texts that are beginnings of sentences", is_flag=True),
+)
+@section(
+    "Documents and columns",
+    option(
+        "--documents",
+        "Score each row given those before it in its document, with </s> between them; blank rows separate documents",
+        is_flag=True,
+    ),
+    option(
+        "--group-by",
+        "Column whose equal values, in consecutive rows, mark the sentences of one document, or with --word-column the "
+        "words of one text; with --word-column also twice: documents, then texts",
+        multiple=True,
+        metavar="NAME",
+    ),
+    option("--word-column", "Column with one word a row; requires --group-by", metavar="NAME"),
+    option("--prefix-column", "Column of what each text is conditioned on, which is not scored", metavar="NAME"),
+    option(
+        "--lang-column",
+        "Column of the language of each text or word, or of the languages of the words of a text, with blanks between "
+        "them; an empty cell stands for --lang",
+        metavar="NAME",
+    ),
+    option(
+        "--region-column",
+        "Column of spans of characters, such as 0-7 8-12; with --word-column, of a label for each word, where equal "
+        "labels in consecutive rows are one region",
+        metavar="NAME",
+    ),
+    option("--keep-columns", "Keep all columns of the input, as the options above do", is_flag=True),
 )
 @stride_option
 @compute_options
@@ -87,7 +137,7 @@ _RECORDED = ("column", "input_format", "batch_size", "batch_tokens", "read_ahead
     ),
 )
 @engines()
-def command(model: str, files: tuple[Any, ...], by: str, table_format: str | None, **options: Any) -> None:
+def command(model: str, files: tuple[Any, ...], by: str | None, table_format: str | None, **options: Any) -> None:
     r"""Write the log-probability of each row of FILES, or of standard input, in nats (natural logarithms).
 
     Each row is scored by itself, and each has at least one row of output, in order. The opening token is given. The
@@ -107,6 +157,20 @@ def command(model: str, files: tuple[Any, ...], by: str, table_format: str | Non
     sentence that are <unk>, which replaces pieces outside the vocabulary. For a token, or a word with any such token,
     it is 1, else 0 (true or false with --format jsonl).
 
+    With --documents or --group-by, each sentence is scored given the sentences before it. With any option of "Documents
+    and columns" but --documents, the input must be files with columns. All of them are kept, and these follow:
+
+    \b
+        --by sentence: tokens, surprisal, unknown
+        --by word:     word_number, word, start, end, tokens, surprisal,
+                       surprisal_without_punctuation, unknown
+        --by token:    position, id, token, surprisal, unknown
+        --by region:   region_number, start, end, tokens, surprisal, unknown
+
+    With --word-column, there is one row for each row of the input, without the closing </s>. The column "word" is then
+    that of the input. "surprisal" is in nats, and "surprisal_without_punctuation" leaves out the punctuation at both
+    ends of a word.
+
     With --output, the results are in FILE.part until all are complete. An interrupted run, even a killed one, continues
     with --resume on the same kind of processor and writes the same bytes as an uninterrupted one. If FILE is complete,
     --resume reads the input again to check that it has not changed. FILE.meta.json records what made the results. At
@@ -119,8 +183,11 @@ def command(model: str, files: tuple[Any, ...], by: str, table_format: str | Non
     Examples:
         echo "The old man" | xlm score xlm-clm-ende-small --lang en --by token
         xlm score MODEL --lang de news.de.gz --output news.tsv --resume
+        xlm score MODEL --lang en stories.csv --word-column word --group-by story --group-by sentence
     """
-    for flag, given in (("--ranks", options["ranks"]), ("--entropy", options["entropies"])):
+    by = by or ("sentence" if options["word_column"] is None else "word")
+    options["top"], options["closing"] = options["top"] or 0, not options.pop("no_closing")
+    for flag, given in (("--ranks", options["ranks"]), ("--entropy", options["entropies"]), ("--top", options["top"])):
         if given and by != "token":
             raise click.UsageError(f"{flag} requires --by token; found --by {by}")
     if options["read_ahead"] is None:
@@ -128,32 +195,49 @@ def command(model: str, files: tuple[Any, ...], by: str, table_format: str | Non
 
         typed = files in ((), (Path("-"),)) and options["output"] is None and sys.stdin.isatty()
         options["read_ahead"] = 1 if typed else READ_AHEAD
-    if uses_ray(only_local=("output", "device")):
+    if uses_ray(only_local=("output", "device", *_LAID_OUT)):
         _on_ray(model, files, by=by, form=table_format or "tsv", options=options)
         return
+    layout, keeps = _layout(by, options)
     output: Path | None = options["output"]
     for flag, given in (("--resume", options["resume"]), ("--format parquet", table_format == "parquet")):
         if given and output is None:
             raise click.UsageError(f"{flag} requires --output FILE")
     if output is not None:
         check_output(output, files)
-    corpus = open_corpus(files or (Path("-"),), format=options["input_format"], column=options["column"])
+    files = files or (Path("-"),)
+    if keeps and Path("-") in files:
+        raise click.UsageError("kept columns require files: standard input can be read only once")
+    corpus = open_corpus(
+        files,
+        format=options["input_format"],
+        column=options["word_column"] or options["column"],
+        whole=keeps,
+    )
+    kept = _checked_columns(corpus, layout) if keeps else None
     writer = TableWriter(format=table_format) if output is None else None
     table_format = writer.format if writer else table_format or "tsv"
-    table = _table(by, table_format, files=len(files) > 1, options=options)
-    opened = model_source(model, options, lang=options["lang"]).open(offsets=by == "word", signed=True)
+    unit = "given word" if options["word_column"] is not None and by == "word" else by
+    table = _table(unit, table_format, files=len(files) > 1, options=options, kept=kept)
+    opened = model_source(model, options, lang=options["lang"]).open(offsets=by in ("word", "region"), signed=True)
     from xlm.scoring.scorer import Scorer
-    from xlm.scoring.table import scored_lines
+    from xlm.scoring.table import json_cells, laid_out_lines, plain_cells, scored_lines
 
     with wrong_usage("stride"):
         scorer = Scorer(opened.model, opened.tokenizer, lang=options["lang"], options=scoring_options(options))
-    signature = opened.signature(lang=scorer.lang, long=scorer.long_texts)
+    protocol = scorer.protocol.replace("sentence", "document") if layout.has_documents else scorer.protocol
+    languages = f"{scorer.lang} or column {layout.languages}" if layout.languages else scorer.lang
+    signature = opened.signature(lang=languages, long=scorer.long_texts, protocol=protocol)
+    is_plain = not (keeps or layout.documents)
     run = CorpusRun(
         corpus,
         table,
-        lambda window: scored_lines(scorer, window, table),
+        (lambda window: scored_lines(scorer, window, table))
+        if is_plain
+        else (lambda window: laid_out_lines(scorer, window, table, layout)),
         read_at_once=options["read_ahead"],
         progress=options["progress"],
+        groups=None if is_plain else partial(layout.groups, cells_of=json_cells if keeps else plain_cells),
     )
     with closing(corpus):
         if writer is not None:
@@ -166,6 +250,8 @@ def command(model: str, files: tuple[Any, ...], by: str, table_format: str | Non
                 "by": by,
                 "form": table_format,
                 **{name: options[name] for name in _RECORDED},
+                **{name: options[name] for name in _LAID_OUT if options[name]},
+                **({"top": options["top"]} if options["top"] else {}),
             }
             run.to_file(
                 output,
@@ -196,12 +282,46 @@ def _on_ray(model: str, names: tuple[str, ...], *, by: str, form: str, options: 
     run_on_ray(task, files, identity, form=options["input_format"], column=options["column"], options=options)
 
 
-def _table(by: str, form: str, *, files: bool, options: dict[str, Any]) -> ScoreTable:
+def _layout(by: str, options: dict[str, Any]) -> tuple[Layout, bool]:
+    """Return what the rows and columns of the input stand for, and whether all columns are kept."""
+    from xlm.scoring.layout import Layout
+
+    words = options["word_column"]
+    if words is not None and options["column"] is not None:
+        raise click.UsageError("--word-column and --column exclude each other")
+    layout = Layout(
+        lang=options["lang"],
+        text=words or options["column"] or "text",
+        words=words is not None,
+        documents=options["documents"],
+        group_by=options["group_by"],
+        prefix=options["prefix_column"],
+        languages=options["lang_column"],
+        regions=options["region_column"],
+    )
+    with wrong_usage("by", "group_by"):
+        layout.check(by)
+    return layout, any(options[name] for name in _LAID_OUT if name != "documents")
+
+
+def _checked_columns(corpus: Corpus, layout: Layout) -> tuple[str, ...]:
+    """Return the columns of the input, among which must be those of a layout."""
+    from xlm.errors import InputError
+
+    columns = corpus.columns()
+    for name in layout.columns:
+        if columns and name not in columns:
+            raise InputError("no such column", where="the input", found=", ".join(columns), expected=repr(name))
+    return tuple(columns)
+
+
+def _table(
+    by: str, form: str, *, files: bool, options: dict[str, Any], kept: tuple[str, ...] | None = None
+) -> ScoreTable:
     from xlm.scoring.table import ScoreTable
 
-    return ScoreTable(
-        unit=by, format=form, files=files, bits=options["bits"], ranks=options["ranks"], entropies=options["entropies"]
-    )
+    shown = {name: options[name] for name in ("bits", "ranks", "entropies")}
+    return ScoreTable(unit=by, format=form, files=files, top=options["top"] > 0, kept=kept, **shown)
 
 
 def _to_parquet(table: ScoreTable, signature: Signature) -> Callable[[Path, Path], None] | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import re
 from collections import deque
@@ -48,12 +49,15 @@ def format_of(path: PurePath) -> str:
     return _SUFFIXES.get(suffix.lower(), "text")
 
 
-def parse_lines(file: BinaryIO, key: str | None, name: str, *, warn: Callable[[str], None]) -> Iterator[Parsed]:
+def parse_lines(
+    file: BinaryIO, key: str | None, name: str, *, whole: bool = False, warn: Callable[[str], None]
+) -> Iterator[Parsed]:
     """Yield the text of each line: the line itself, or the value of a key of the JSON object in the line.
 
     Args:
         file: A binary file.
         key: The key; ``None`` for plain text.
+        whole: Whether to yield the whole object as JSON, if the value of the key is a text.
         name: Name of the file in errors and warnings.
         warn: Called at the end with a warning if the file is a single line that was probably meant to be many.
 
@@ -64,12 +68,14 @@ def parse_lines(file: BinaryIO, key: str | None, name: str, *, warn: Callable[[s
     for line in _without_mark(_lines(file), name):
         count += 1
         text, problem = _decode(line)
-        yield (text, problem) if text is None or key is None else _parse_json(text, key)
+        yield (text, problem) if text is None or key is None else _parse_json(text, key, whole=whole)
     if count == 1 and b"\r" in line.rstrip(b"\r"):
         warn(f"{name}: the whole file is one row, because its lines end in carriage returns without line feeds")
 
 
-def parse_table(file: BinaryIO, format: str, column: str, name: str, open_files: ExitStack) -> Iterator[Parsed]:
+def parse_table(
+    file: BinaryIO, format: str, column: str, name: str, open_files: ExitStack, *, whole: bool = False
+) -> Iterator[Parsed]:
     """Yield the cells of one column of CSV or TSV.
 
     Args:
@@ -78,6 +84,7 @@ def parse_table(file: BinaryIO, format: str, column: str, name: str, open_files:
         column: The column that holds the text.
         name: Name of the file in errors.
         open_files: Collects what must be closed; the caller closes it after the last row.
+        whole: Whether to yield the cells of all columns as a JSON object, if the row has a text.
 
     Raises:
         InputError: The header cannot be read or lacks the column, or the file is in UTF-16.
@@ -99,15 +106,24 @@ def parse_table(file: BinaryIO, format: str, column: str, name: str, open_files:
             remedy="correct that line, or name the right --input-format",
         )
     index = _index_of(column, header, name)
+    if whole:
+        for other in header:
+            _index_of(other, header, name)
     empty = True
     for record in records:
         empty = False
-        yield (None, record) if isinstance(record, str) else _cell(record, index, header)
+        if isinstance(record, str):
+            yield None, record
+        else:
+            parsed = _cell(record, index, header)
+            yield _all_cells(record, header) if whole and parsed[0] is not None else parsed
     if empty:
         yield _NO_ROWS
 
 
-def parse_parquet(source: InputFile, column: str, open_files: ExitStack) -> Iterator[tuple[int, Parsed]]:
+def parse_parquet(
+    source: InputFile, column: str, open_files: ExitStack, *, whole: bool = False
+) -> Iterator[tuple[int, Parsed]]:
     """Yield each row with the total number of rows; arguments and errors are as for ``parse_table``.
 
     Raises:
@@ -121,9 +137,13 @@ def parse_parquet(source: InputFile, column: str, open_files: ExitStack) -> Iter
         _index_of(column, names, source.name)
         if not total:
             yield 1, _NO_ROWS
-        for batch in file.iter_batches(batch_size=1024, columns=[column]):
-            for value in batch.column(0):
-                yield total, arrow_text(value, column)
+        for batch in file.iter_batches(batch_size=1024, columns=None if whole else [column]):
+            for place, value in enumerate(batch.column(column)):
+                parsed = arrow_text(value, column)
+                if whole and parsed[0] is not None:
+                    (cells,) = batch.slice(place, 1).to_pylist()
+                    parsed = json.dumps(cells, ensure_ascii=False, default=str), None
+                yield total, parsed
     except pyarrow.ArrowException as error:
         raise OSError(str(error)) from error
 
@@ -218,7 +238,7 @@ def _decode(data: bytes, *, name: str = "the line") -> Parsed:
         return None, f"not UTF-8: byte 0x{data[error.start]:02x} at byte {error.start + 1} of {name}"
 
 
-def _parse_json(line: str, column: str) -> Parsed:
+def _parse_json(line: str, column: str, *, whole: bool) -> Parsed:
     if not line.strip():
         return None, "the line is empty, not a JSON object"
     try:
@@ -231,7 +251,8 @@ def _parse_json(line: str, column: str) -> Parsed:
         return None, f"not a JSON object: {type(values).__name__}"
     if column not in values:
         return None, f"there is no {column!r}; the row has {_listed(values)}"
-    return checked_text(values[column], column)
+    parsed = checked_text(values[column], column)
+    return (line, None) if whole and parsed[0] is not None else parsed
 
 
 def _table_lines(file: TextIO) -> Iterator[bytes]:
@@ -414,6 +435,16 @@ def _cell(row: list[str], index: int, header: Sequence[str]) -> Parsed:
     if index >= len(row):
         return None, f"the row ends before the column {column!r}: {len(row)} of {len(header)} columns"
     return _decode(row[index].encode("utf-8", "surrogateescape"), name=f"the column {column!r}")
+
+
+def _all_cells(row: list[str], header: Sequence[str]) -> Parsed:
+    cells = {}
+    for name, cell in itertools.zip_longest(header, row[: len(header)], fillvalue=""):
+        text, problem = _decode(cell.encode("utf-8", "surrogateescape"), name=f"the column {name!r}")
+        if problem is not None:
+            return None, problem
+        cells[name] = text
+    return json.dumps(cells, ensure_ascii=False), None
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from xlm._io.fingerprints import line_of
@@ -94,12 +94,18 @@ def length_of(text: object) -> int:
     return len(text) if isinstance(text, str) else 0
 
 
-def windows(rows: Iterable[Row], *, read_at_once: int = READ_AHEAD) -> Iterator[list[Row]]:
+def windows(
+    rows: Iterable[Row],
+    *,
+    read_at_once: int = READ_AHEAD,
+    groups: Callable[[Iterable[Row]], Iterable[list[Row]]] | None = None,
+) -> Iterator[list[Row]]:
     """Yield windows of rows that are scored together: consecutive rows of one file.
 
     Args:
         rows: Rows of any number of files; they are read as needed.
-        read_at_once: Maximum number of rows in a window.
+        read_at_once: Maximum number of rows, or of groups, in a window.
+        groups: Divides the rows of a file into groups that a window must not split; ``None`` for no groups.
     """
     files = itertools.count()
     file = next(files)
@@ -111,7 +117,15 @@ def windows(rows: Iterable[Row], *, read_at_once: int = READ_AHEAD) -> Iterator[
         return file
 
     for _, of_file in itertools.groupby(rows, file_of):
-        yield from read_ahead(of_file, lambda row: length_of(row.text), most=read_at_once)
+        if groups is None:
+            yield from read_ahead(of_file, lambda row: length_of(row.text), most=read_at_once)
+            continue
+        for window in read_ahead(groups(of_file), _length_of_group, most=read_at_once):
+            yield [row for group in window for row in group]
+
+
+def _length_of_group(rows: Sequence[Row]) -> int:
+    return sum(length_of(row.text) for row in rows)
 
 
 def row_identity(row: Row) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
@@ -68,6 +69,7 @@ class Corpus:
         files: Paths (``-`` is standard input) or ``InputFile`` objects.
         format: One of ``FORMATS``; ``None`` to detect it from each file's name, plain text by default.
         column: The column (or key) that holds the text; ``None`` for ``text``.
+        whole: Whether the text of a row is all of its cells as a JSON object; the column must still hold a text.
 
     Raises:
         InputError: A column is given for plain text, or a Parquet file is compressed or on standard input. During
@@ -81,6 +83,7 @@ class Corpus:
         *,
         format: str | None = None,
         column: str | None = None,
+        whole: bool = False,
     ) -> None:
         self._files = tuple(LocalFile(file) if isinstance(file, Path) else file for file in files)
         self.damaged: list[str] = []
@@ -89,15 +92,16 @@ class Corpus:
         """Warnings about the files read so far."""
         self._formats = [format or format_of(file.path) for file in self._files]
         self._column = column or "text"
+        self._whole = whole
         self._done = 0  # total bytes of the files before the open file
         self._position: Any = None  # a function that returns the position in the open file
         self._open = ExitStack()
         for file, file_format in zip(self._files, self._formats, strict=True):
-            if file_format == "text" and column is not None:
+            if file_format == "text" and (whole or column is not None):
                 raise InputError(
                     "plain text has no columns",
                     where=file.name,
-                    found=f"column {column!r}",
+                    found=f"column {self._column!r}",
                     expected="JSON lines, CSV, TSV or Parquet",
                     remedy="if the file is not plain text, pass its format",
                 )
@@ -144,6 +148,16 @@ class Corpus:
             finally:
                 self.close()
                 self._position = None
+
+    def columns(self) -> list[str]:
+        """Return the columns of all files, in order, by the first row of each that can be read; for ``whole`` rows."""
+        names: dict[str, None] = {}
+        for file, format in zip(self._files, self._formats, strict=True):
+            text = next((text for text, _ in self._parse(file, format) if text is not None), "{}")
+            names |= dict.fromkeys(json.loads(text))
+            self.close()
+            self._position = None
+        return list(names)
 
     def texts(self, *, skip: int = 0) -> Iterator[str]:
         """Yield the text of each row, for callers that need every text.
@@ -219,15 +233,15 @@ class Corpus:
                 stream = cast("BinaryIO", self._open.enter_context(io.BufferedReader(unzipped, _BUFFER)))
             name = _shown(file.name)
             if format in ("csv", "tsv"):
-                yield from parse_table(stream, format, self._column, name, self._open)
+                yield from parse_table(stream, format, self._column, name, self._open, whole=self._whole)
             else:
                 key = None if format == "text" else self._column
-                yield from parse_lines(stream, key, name, warn=self._warn)
+                yield from parse_lines(stream, key, name, whole=self._whole, warn=self._warn)
 
     def _parse_parquet(self, file: InputFile) -> Iterator[Parsed]:
         size, share = file.size(), 0.0  # the share of the rows that has been read
         self._position = lambda: int(size * share)
-        for done, (total, row) in enumerate(parse_parquet(file, self._column, self._open), start=1):
+        for done, (total, row) in enumerate(parse_parquet(file, self._column, self._open, whole=self._whole), 1):
             share = done / total
             yield row
 

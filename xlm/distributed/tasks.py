@@ -183,7 +183,7 @@ class ScoreTask(Task):
     def _load(self, model: WorkerModel) -> tuple[Signature, Scorer]:
         pair = model.open(offsets=self.table.unit == "word", signed=True)
         scorer = Scorer(pair.model, pair.tokenizer, lang=model.lang, options=self.options)
-        return pair.signature(lang=model.lang, long=scorer.long_texts), scorer
+        return pair.signature(lang=model.lang, long=scorer.long_texts, protocol=scorer.protocol), scorer
 
     def _compute(self, scorer: Scorer, window: Sequence[Row], file: int) -> WindowOutput:
         lines = scored_lines(scorer, window, self.table)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from xlm.corpus.formats import checked_text
 from xlm.corpus.read_ahead import windows
 from xlm.corpus.rows import Row
-from xlm.errors import InputError
+from xlm.errors import InputError, XLMError
+from xlm.scoring.layout import Layout
 from xlm.scoring.options import ScoringKeywords, ScoringOptions, shows_scoring_options
 from xlm.scoring.scorer import Scorer, SentenceScore
-from xlm.scoring.table import cells_of, check_unit, results_of, status_of
+from xlm.scoring.table import UNITS, ScoreTable, cells_of, cells_of_unit, check_unit, results_of, status_of
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -42,7 +44,12 @@ def score_frame(
     *,
     lang: str,
     column: str = "text",
-    by: str = "sentence",
+    by: str | None = None,
+    group_by: str | Sequence[str] = (),
+    word_column: str | None = None,
+    prefix_column: str | None = None,
+    lang_column: str | None = None,
+    region_column: str | None = None,
     **options: Unpack[ScoringKeywords],
 ) -> Any:
     """Return a ``DataFrame`` of scores with the index of the texts; log-probabilities and surprisals are in nats.
@@ -62,7 +69,18 @@ def score_frame(
             ``surprisal`` and ``unknown`` (whether any token of the word is ``<unk>``). The closing ``</s>`` then has no
             row, and a text without words has one row without a word. ``"token"`` repeats each row for each token,
             including the closing one, and adds ``token``, ``id``, ``logprob``, ``unknown``, and, if requested,
-            ``rank``, ``entropy`` and ``top``.
+            ``rank``, ``entropy`` and ``top``. ``"region"`` repeats each row for each region. ``None`` means
+            ``"sentence"``, or ``"word"`` with ``word_column``. With any of the following arguments, the new columns
+            are those of ``xlm score`` with the option of the same name.
+        group_by: A column whose equal values, in consecutive rows, mark the sentences of one document, which are scored
+            as by ``score_documents``; or with ``word_column`` the words of one text. With ``word_column`` there may be
+            two columns, of the documents and of the texts.
+        word_column: The column that holds one word a row, in place of ``column``. Each row gets the scores of its word.
+        prefix_column: The column of what each text is conditioned on, as ``prefixes`` for ``score``.
+        lang_column: The column of the language of each text or word, or of the languages of the words of a text, with
+            blanks between them. A missing or empty cell stands for ``lang``.
+        region_column: The column of spans of characters, such as ``"0-7 8-12"`` or a list of pairs. With
+            ``word_column``, the column of labels: consecutive words with the same label are one region.
         **options: As for ``score``; ``ranks``, ``entropies`` and ``top`` need ``by="token"``.
 
     Raises:
@@ -74,21 +92,30 @@ def score_frame(
         raise InputError(
             "not a data frame", where="frame", found=type(frame).__name__, expected="a DataFrame or a Series"
         )
-    return frame_of(Scorer(model, tokenizer, lang=lang, options=ScoringOptions(**options)), frame, column=column, by=by)
+    scorer = Scorer(model, tokenizer, lang=lang, options=ScoringOptions(**options))
+    by = ("sentence" if word_column is None else "word") if by is None else by
+    check_unit(by, units=(*UNITS, "region"))
+    groups: Any = group_by
+    layout = Layout(
+        lang=lang,
+        text=column if word_column is None else word_column,
+        words=word_column is not None,
+        group_by=tuple(groups) if isinstance(groups, list | tuple) else (groups,),
+        prefix=prefix_column,
+        languages=lang_column,
+        regions=region_column,
+    )
+    layout.check(by)
+    if len(layout.columns) == 1:
+        return frame_of(scorer, frame, column=column, by=by)
+    return _laid_out(scorer, frame, layout, by=by)
 
 
 def frame_of(scorer: Scorer, frame: Any, *, column: str = "text", by: str = "sentence") -> Any:
     """Return the result of ``score_frame`` with an existing scorer."""
     names = _names(scorer, by)
     columns = [column] if frame.ndim == 1 else list(frame.columns)
-    if not isinstance(column, Hashable) or columns.count(column) != 1:
-        raise InputError(
-            "no such column, or several of that name",
-            where="column",
-            found=", ".join(map(repr, columns)),
-            expected=repr(column),
-            remedy="score_frame(..., column=NAME)",
-        )
+    _check_column(column, columns)
     taken = [name for name in names if name in columns]
     if taken:
         raise InputError(
@@ -111,6 +138,31 @@ def frame_of(scorer: Scorer, frame: Any, *, column: str = "text", by: str = "sen
     return scores if by == "sentence" else scores.astype({"unknown": "boolean"})
 
 
+def _laid_out(scorer: Scorer, frame: Any, layout: Layout, *, by: str) -> Any:
+    """Return the result of ``score_frame`` for rows that make up texts or documents."""
+    columns = [layout.text] if frame.ndim == 1 else list(frame.columns)
+    for name in layout.columns:
+        _check_column(name, columns)
+    requested = {option: bool(getattr(scorer.options, option)) for option in _TOKEN_OPTIONS}
+    unit = "given word" if layout.words and by == "word" else by
+    table = ScoreTable(unit=unit, format="jsonl", kept=tuple(set(columns) - {"line"}), **requested)
+    values = {name: _values(frame[name]) for name in layout.columns}
+
+    def cells_of(row: Row) -> dict[str, Any]:
+        return {name: of_rows[row.number - 1] for name, of_rows in values.items()}
+
+    output = partial(cells_of_unit, table)
+    scores = [
+        (row.number - 1, table.further(row, cells, result))
+        for window in windows(_rows(frame[layout.text], layout.text), groups=partial(layout.groups, cells_of=cells_of))
+        for row, cells, result, _ in layout.scores(scorer, list(layout.groups(window, cells_of)), cells_of, output)
+    ]
+    new = [name for name in table.columns if name not in ("line", *columns)]
+    result = frame.iloc[[place for place, _ in scores]]
+    result = result.assign(**{name: [cells.get(name) for _, cells in scores] for name in new})
+    return result if by == "sentence" else result.astype({"unknown": "boolean"})
+
+
 def _names(scorer: Scorer, by: str) -> list[str]:
     requested = [option for option in _TOKEN_OPTIONS if getattr(scorer.options, option)]
     check_unit(by, requested)
@@ -118,14 +170,28 @@ def _names(scorer: Scorer, by: str) -> list[str]:
     return [*names, *(_TOKEN_OPTIONS[option] for option in requested), unknown, "status"]
 
 
-def _rows(texts: Any, column: str) -> list[Row]:
+def _check_column(column: object, columns: Sequence[object]) -> None:
+    if not isinstance(column, Hashable) or columns.count(column) != 1:
+        raise InputError(
+            "no such column, or several of that name",
+            where="column",
+            found=", ".join(map(repr, columns)),
+            expected=repr(column),
+            remedy="score_frame(..., column=NAME)",
+        )
+
+
+def _values(column: Any) -> list[Any]:
     # pandas has several kinds of missing values. All become None, which gives one status.
-    values = [None if missing else text for text, missing in zip(texts.tolist(), texts.isna().tolist(), strict=True)]
-    checked = [checked_text(value, column) for value in values]
+    return [None if missing else text for text, missing in zip(column.tolist(), column.isna().tolist(), strict=True)]
+
+
+def _rows(texts: Any, column: str) -> list[Row]:
+    checked = [checked_text(value, column) for value in _values(texts)]
     return [Row(file="", number=n, text=text, problem=problem) for n, (text, problem) in enumerate(checked, start=1)]
 
 
-def _cells(result: SentenceScore | InputError | None, by: str) -> list[dict[str, Any]]:
+def _cells(result: SentenceScore | XLMError | None, by: str) -> list[dict[str, Any]]:
     if not isinstance(result, SentenceScore):
         return [{}]
     if by != "word":

@@ -1,0 +1,272 @@
+"""``xlm score`` on documents and on tables whose columns are kept.
+
+Oracle: the library's scores of the same words, texts and documents, which its own tests compare with a plain loop; and
+the cells that were written to the input.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.conftest import Invoke
+from xlm import XLMTokenizer, XLMWithLMHeadModel, score, score_documents
+from xlm.scoring.scorer import SentenceScore
+
+WORDS = {  # the words of each sentence of each story
+    ("a", "1"): ["The", "dog,", "", "\u00a0", 'said\u00a0"no"', "null"],
+    ("a", "2"): ["It", "\x07", "(\u2026)", "\u6f22."],
+    ("b", "2"): ["A"],
+    ("b", "3"): ["cat", "two\nlines", "a\tb"],
+}
+TABLE = [
+    {"story": story, "sentence": sentence, "word": word, "rt": f"{300 + place}.50", "part": "xxyyz!"[place]}
+    for (story, sentence), words in WORDS.items()
+    for place, word in enumerate(words)
+]
+
+
+@pytest.fixture
+def arguments(demo_files: Path) -> tuple[Path | str, ...]:
+    return "score", demo_files / "demo.pth", "--codes", demo_files / "codes", "--lang", "en"
+
+
+@pytest.fixture
+def scored(demo_files: Path) -> Callable[..., Any]:
+    tokenizer = XLMTokenizer.from_pretrained(demo_files / "demo.pth", codes=demo_files / "codes")
+    model = XLMWithLMHeadModel.from_pretrained(demo_files / "demo.pth")
+    return lambda function, *texts, **options: function(model, tokenizer, *texts, **{"lang": "en", **options})
+
+
+def table_file(path: Path, rows: list[dict[str, Any]]) -> Path:
+    if path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    elif path.suffix == ".parquet":
+        parquet, pyarrow = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("pyarrow")
+        parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    else:
+        with path.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, rows[0], delimiter="," if path.suffix == ".csv" else "\t")
+            writer.writeheader()
+            writer.writerows(rows)
+    return path
+
+
+def rows_of(output: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(output, newline=""), dialect="excel-tab"))
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+@pytest.mark.parametrize("groups", [["sentence"], ["story", "sentence"]], ids=["texts", "documents"])
+def test_one_word_a_row_comes_back_with_its_columns(
+    invoke: Invoke,
+    arguments: tuple[Path | str, ...],
+    scored: Callable[..., Any],
+    tmp_path: Path,
+    suffix: str,
+    groups: list[str],
+) -> None:
+    file = table_file(tmp_path / f"words{suffix}", TABLE)
+    options = [option for group in groups for option in ("--group-by", group)]
+    output = invoke(*arguments, file, "--word-column", "word", *options, "--bits")
+    assert output.exit_code == 0, output.output
+    rows = rows_of(output.stdout)
+    kept = list(TABLE[0])
+    assert list(rows[0]) == [
+        *("line", *kept, "word_number", "start", "end", "tokens", "surprisal", "bits"),
+        *("surprisal_without_punctuation", "unknown", "status"),
+    ]
+    assert [{name: row[name] for name in kept} for row in rows] == TABLE
+    if len(groups) == 1:  # consecutive rows with the same sentence: 2 of story a and 2 of story b are one text
+        texts = [WORDS["a", "1"], [*WORDS["a", "2"], *WORDS["b", "2"]], WORDS["b", "3"]]
+        results = scored(score, [" ".join(words) for words in texts], words=texts)
+    else:
+        documents = [[WORDS["a", "1"], WORDS["a", "2"]], [WORDS["b", "2"], WORDS["b", "3"]]]
+        joined = [[" ".join(words) for words in document] for document in documents]
+        results = [result for each in scored(score_documents, joined, words=documents) for result in each]
+    expected = [(number, word) for result in results for number, word in enumerate(result.words, start=1)]
+    for row, (number, word) in zip(rows, expected, strict=True):
+        assert (row["word"], row["status"]) == (word.text, "ok")
+        assert [row[name] for name in ("word_number", "start", "end", "tokens")] == [
+            str(value) for value in (number, word.start, word.end, word.tokens)
+        ]
+        assert float(row["surprisal"]) == pytest.approx(word.surprisal, abs=2e-6)
+        assert float(row["bits"]) == pytest.approx(word.surprisal / math.log(2), abs=2e-6)
+        assert float(row["surprisal_without_punctuation"]) == pytest.approx(
+            word.surprisal_without_punctuation, abs=2e-6
+        )
+
+
+def test_labels_of_words_are_regions(
+    invoke: Invoke, arguments: tuple[Path | str, ...], scored: Callable[..., Any], tmp_path: Path
+) -> None:
+    file = table_file(tmp_path / "words.tsv", [row for row in TABLE if "\t" not in row["word"]][:6])
+    options = ("--word-column", "word", "--group-by", "sentence", "--by", "region", "--region-column", "part")
+    rows = rows_of(invoke(*arguments, file, *options).stdout)
+    words = WORDS["a", "1"]
+    (result,) = scored(score, [" ".join(words)], words=[words])
+    sums = [sum(word.surprisal for word in result.words[place]) for place in (slice(2), slice(2, 4), slice(4, 5))]
+    assert [row["part"] for row in rows] == ["x", "y", "z", "!"]
+    assert [row["region_number"] for row in rows] == ["1", "2", "3", "4"]
+    assert [row["line"] for row in rows] == ["1", "3", "5", "6"]
+    assert [float(row["surprisal"]) for row in rows][:3] == pytest.approx(sums, abs=2e-6)
+    assert (rows[0]["start"], rows[0]["end"]) == ("0", "8")
+
+
+DOCUMENTS = [["The small dog", "A cat."], ["the dog"], ["the grass is small" * 4, "the"]]
+LINES = ["The small dog", "A cat.", " ", "", "the dog", "", "the grass is small" * 4, "the"]
+
+
+def test_blank_lines_separate_documents(
+    invoke: Invoke, arguments: tuple[Path | str, ...], scored: Callable[..., Any], tmp_path: Path
+) -> None:
+    file = tmp_path / "text"
+    file.write_text("\n".join(LINES) + "\n", encoding="utf-8")
+    output = invoke(*arguments, file, "--documents", "--stride", 3)
+    rows = rows_of(output.stdout)
+    results: list[SentenceScore] = [result for each in scored(score_documents, DOCUMENTS, stride=3) for result in each]
+    assert [row["text"] for row in rows] == [result.text for result in results]
+    assert [row["line"] for row in rows] == ["1", "2", "5", "7", "8"]
+    assert [float(row["logprob"]) for row in rows] == pytest.approx([r.logprob for r in results], abs=2e-6)
+    assert "protocol:document|" in output.stderr
+    by_column = [{"n": str(number), "text": text} for number, document in enumerate(DOCUMENTS) for text in document]
+    table = table_file(tmp_path / "table.csv", by_column)
+    rows = rows_of(invoke(*arguments, table, "--group-by", "n", "--stride", 3, "--by", "word").stdout)
+    assert list(rows[0])[:5] == ["line", "n", "text", "word_number", "word"]
+    words = [(word.text, word.surprisal) for result in results for word in (*result.words, None) if word]
+    found = [(row["word"], float(row["surprisal"])) for row in rows if row["word"] != "</s>"]
+    assert [text for text, _ in found] == [text for text, _ in words]
+    assert [value for _, value in found] == pytest.approx([value for _, value in words], abs=2e-6)
+
+
+@pytest.mark.parametrize("read_ahead", [1, 2, 4096])
+def test_a_document_is_never_divided_and_a_killed_run_goes_on(
+    invoke: Invoke, arguments: tuple[Path | str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read_ahead: int
+) -> None:
+    from xlm._io.resumable import ResumableFile
+
+    file, output = tmp_path / "text", tmp_path / "scores.tsv"
+    file.write_text("\n".join(LINES) + "\n", encoding="utf-8")
+    options = (*arguments, file, "--documents", "--read-ahead", read_ahead)
+    expected = invoke(*options).stdout
+    append, calls = ResumableFile.append, iter(range(99))
+
+    def killed(self: ResumableFile, *values: Any, **counts: Any) -> None:
+        if next(calls) == 2:
+            raise KeyboardInterrupt
+        append(self, *values, **counts)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ResumableFile, "append", killed)
+        first = invoke(*options, "--output", output)
+    assert (first.exit_code == 0) == (read_ahead == 4096)  # the header and one window
+    assert invoke(*options, "--output", output, "--resume").exit_code == 0
+    assert output.read_text(encoding="utf-8") == expected
+    other = invoke(*arguments, file, "--read-ahead", read_ahead, "--output", output, "--resume")
+    assert other.exit_code == 1
+
+
+def test_prefixes_languages_and_regions(
+    invoke: Invoke, arguments: tuple[Path | str, ...], scored: Callable[..., Any], tmp_path: Path
+) -> None:
+    rows = [
+        {"text": "dog is", "before": "The small", "lang": "de", "spans": "0-3, 4:6"},
+        {"text": "A cat", "before": "", "lang": "", "spans": ""},
+        {"text": "the dog", "before": "", "lang": "en de", "spans": "0-7"},
+        {"text": "the dog", "before": "A", "lang": "en de", "spans": "0-99"},
+        {"text": "the dog", "before": "", "lang": "xx", "spans": "no"},
+    ]
+    file = table_file(tmp_path / "table.csv", rows)
+    options = ("--prefix-column", "before", "--lang-column", "lang", "--no-closing")
+    found = rows_of(invoke(*arguments, file, *options).stdout)
+    expected = [
+        result
+        for row, lang in zip(rows, ["de", "en", ["en", "de"]], strict=False)
+        for result in scored(score, [row["text"]], prefixes=[row["before"]], lang=[lang], closing=False)
+    ]
+    assert [float(row["surprisal"]) for row in found[:3]] == pytest.approx([-r.logprob for r in expected], abs=2e-6)
+    assert [{name: row[name] for name in rows[0]} for row in found] == rows
+    assert [row["status"].split(":")[0] for row in found] == ["ok", "ok", "ok", "error", "error"]
+    assert "each word needs a language" in found[3]["status"]
+    found = rows_of(invoke(*arguments, file, "--by", "region", "--region-column", "spans").stdout)
+    assert [row["line"] for row in found] == ["1", "1", "2", "3", "4", "5"]
+    assert [row["status"].split(":")[0] for row in found] == ["ok"] * 4 + ["error"] * 2
+    (whole,) = scored(score, ["the dog"], regions=[[(0, 7)]])
+    assert float(found[3]["surprisal"]) == pytest.approx(whole.regions[0].surprisal, abs=2e-6)
+
+
+def test_a_row_that_cannot_be_read_makes_its_group_say_so(
+    invoke: Invoke, arguments: tuple[Path | str, ...], tmp_path: Path
+) -> None:
+    file = tmp_path / "table.tsv"
+    file.write_bytes(b"n\ttext\n1\tthe\n1\t\xff\n1\tdog\n2\tcat\n")
+    output = invoke(*arguments, file, "--group-by", "n")
+    assert [row["status"].split(",")[0] for row in rows_of(output.stdout)] == [
+        "error: row 2",
+        "error: not UTF-8: byte 0xff at byte 1 of the column 'text'",
+        "error: row 2",
+        "ok",
+    ]
+    assert "3 rows could not be scored" in output.stderr
+
+
+def test_top_and_no_closing_without_columns(
+    invoke: Invoke, arguments: tuple[Path | str, ...], scored: Callable[..., Any]
+) -> None:
+    options = ("--by", "token", "--top", 2, "--no-closing")
+    (result,) = scored(score, ["the dog"], top=2, closing=False)
+    for form in ("tsv", "jsonl"):
+        output = invoke(*arguments, *options, "--format", form, input="the dog\n")
+        lines = rows_of(output.stdout) if form == "tsv" else map(json.loads, output.stdout.splitlines())
+        found = [json.loads(row["top"]) if form == "tsv" else row["top"] for row in lines]
+        assert found == [[[token, pytest.approx(value, abs=1e-6)] for token, value in top] for top in result.top]
+    assert "protocol:sentence without </s>|" in output.stderr
+    words = rows_of(invoke(*arguments, "--by", "word", "--no-closing", input="the dog\n").stdout)
+    assert [row["text"] for row in words] == ["the", "dog"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--word-column", "text"], "Words need the column"),
+        (
+            ["--word-column", "text", "--group-by", "n", "--by", "token"],
+            "One word a row gives scores of words or regions",
+        ),
+        (["--word-column", "text", "--group-by", "n", "--column", "text"], "exclude each other"),
+        (["--documents", "--group-by", "n"], "Blank rows and a column both mark documents"),
+        (["--group-by", "n", "--group-by", "text"], "Too many columns"),
+        (["--by", "region"], "Regions need their column"),
+        (["--region-column", "n"], "Regions need their column"),
+        (["--top", "2"], "--top requires --by token"),
+        (["--keep-columns", "-"], "standard input can be read only once"),
+        (["--group-by", "n", "--engine", "ray", "--output-dir", "out"], "only with --engine local"),
+    ],
+)
+def test_wrong_usage(
+    invoke: Invoke, arguments: tuple[Path | str, ...], tmp_path: Path, options: list[str], message: str
+) -> None:
+    file = table_file(tmp_path / "table.csv", [{"n": "1", "text": "the dog"}])
+    output = invoke(*arguments, file, *options)
+    assert (output.exit_code, message in " ".join(output.stderr.split())) == (2, True), output.stderr
+
+
+def test_wrong_columns(invoke: Invoke, arguments: tuple[Path | str, ...], tmp_path: Path) -> None:
+    file = table_file(tmp_path / "table.csv", [{"tokens": "1", "text": "the dog"}])
+    for options, message in (
+        (["--group-by", "n"], "No such column"),
+        (["--keep-columns"], "The input has columns with the names of new ones"),
+    ):
+        output = invoke(*arguments, file, *options)
+        assert (output.exit_code, message in output.stderr) == (1, True), output.stderr
+    plain = tmp_path / "text"
+    plain.write_text("the dog\n", encoding="utf-8")
+    output = invoke(*arguments, plain, "--keep-columns")
+    assert (output.exit_code, "Plain text has no columns" in output.stderr) == (2, True)
