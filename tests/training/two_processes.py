@@ -26,7 +26,7 @@ from xlm.training.loop import train
 from xlm.training.objectives import translation
 from xlm.training.objectives.clm import CausalLM, stream_loss
 from xlm.training.objectives.translation import Side, back_translate
-from xlm.training.processes import TrainableModel
+from xlm.training.processes import TrainableModel, finish_collectives
 
 
 class EvaluatingCausalLM(CausalLM):
@@ -77,6 +77,7 @@ def main(data: Path, output: Path, runs: str, start: str = "") -> None:
             continue
         setup._OBJECTIVES["clm"] = EvaluatingCausalLM if name.startswith("eval-") else CausalLM
         train(small_run(data, output / name, model=without_dropout(), **changes), resume=True)
+    finish_collectives()
     dist.destroy_process_group()
 
 

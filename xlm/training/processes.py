@@ -106,6 +106,8 @@ def join_processes(device: str, *, timeout: int) -> Iterator[Processes]:
         dist.init_process_group("nccl" if on_gpu else "gloo", timeout=timedelta(seconds=timeout))
     try:
         yield Processes(rank=dist.get_rank(), count=dist.get_world_size(), device=own_device)
+        if not is_joined:
+            finish_collectives()
     except RuntimeError as error:
         if not (isinstance(error, dist.DistError) or "gloo" in str(error)):
             raise
@@ -118,6 +120,20 @@ def join_processes(device: str, *, timeout: int) -> Iterator[Processes]:
     finally:
         if not is_joined:
             dist.destroy_process_group()
+
+
+_LAST_REDUCED = torch.zeros(1)
+
+
+def finish_collectives() -> None:
+    """Make it safe for this process to exit. All processes of the group call this, and no collective follows.
+
+    Gloo's threads drop the tensors of a collective shortly after it has ended. A tensor of which Python holds no more
+    references is then freed by such a thread, which aborts the process if the interpreter is already exiting. So the
+    last collective is one whose tensor lives as long as the interpreter.
+    """
+    if dist.get_backend() == "gloo":
+        dist.all_reduce(_LAST_REDUCED)
 
 
 class ModelCaller(nn.Module):
