@@ -32,7 +32,9 @@ from xlm.inference.packed_linear import (
 needs_onednn = pytest.mark.skipif(not packed_linear._has_onednn(), reason="this torch has no oneDNN kernels for x86")
 needs_fbgemm = pytest.mark.skipif(not packed_linear._has_fbgemm(), reason="this torch has no FBGEMM kernels")
 
-needs_vnni = pytest.mark.skipif(not packed_linear.multiplies_int8(), reason="this processor has no VNNI instructions")
+needs_vnni = pytest.mark.skipif(
+    not packed_linear._has_onednn_int8(), reason="this torch or processor cannot multiply int8 by oneDNN"
+)
 int8_layers = pytest.mark.parametrize("layer", [Int8Linear, pytest.param(VnniInt8Linear, marks=needs_vnni)])
 
 
@@ -187,6 +189,15 @@ def test_int8_refuses_what_is_not_finite(bad: float, layer: type[PackedLinear]) 
     for x in (torch.full((2, 4), bad), torch.tensor([[1.0, bad, 1.0, 1.0]])):
         with pytest.raises(InputError, match="not finite"):
             packed(x)
+
+
+@needs_fbgemm
+@needs_vnni
+@pytest.mark.parametrize("missing", ["multiplies_int8", "_has_onednn"])
+def test_int8_without_vnni_or_onednn(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert isinstance(packed_linear.packed_linear("int8", torch.ones(3, 4), torch.zeros(3)), VnniInt8Linear)
+    monkeypatch.setattr(packed_linear, missing, lambda: False)
+    assert isinstance(packed_linear.packed_linear("int8", torch.ones(3, 4), torch.zeros(3)), Int8Linear)
 
 
 @pytest.mark.parametrize("weights", ROUNDINGS)

@@ -219,9 +219,9 @@ class VnniInt8Linear(PackedLinear):
         _check_finite(x_NK)
         step_N1, zero_N1 = _row_levels(x_NK, 255)
         levels_NK = (x_NK / step_N1).add_(zero_N1 + 0.5).clamp_(0, 255).to(torch.uint8)  # rounds down
-        out_NM = torch.ops.onednn.qlinear_pointwise(
-            levels_NK, 1.0, 0, self.several_rows, self.scale_M, self.zeros_M, None, 1.0, 0, torch.float32, "none", [], ""
-        )
+        # Step 1 and zero 0 for the inputs, no bias, step 1 and zero 0 for the outputs, no activation.
+        weights, outputs = (self.several_rows, self.scale_M, self.zeros_M), (1.0, 0, torch.float32)
+        out_NM = torch.ops.onednn.qlinear_pointwise(levels_NK, 1.0, 0, *weights, None, *outputs, "none", [], "")
         torch.addcmul(self.one_row.bias_M, out_NM, step_N1, out=out_NM)
         yield 0, out_NM.addcmul_(zero_N1.mul_(step_N1), self.one_row.sum_M, value=-1)
 
@@ -303,6 +303,11 @@ def _has_onednn() -> bool:
     return available and named and platform.machine().lower() in ("x86_64", "amd64")
 
 
+def _has_onednn_int8() -> bool:
+    named = all(hasattr(torch.ops.onednn, name) for name in ("qlinear_prepack", "qlinear_pointwise"))
+    return multiplies_int8() and _has_onednn() and named
+
+
 def _rounded_to_int8(weight_MK: Tensor) -> Tensor:
     scale_M1 = _int8_scales(weight_MK)[:, None]
     return (weight_MK.float() / scale_M1).round() * scale_M1
@@ -333,8 +338,7 @@ def packed_linear(weights: str, weight_MK: Tensor, bias_M: Tensor, *, rounds_row
     """
     weight_MK, bias_M = weight_MK.detach(), bias_M.detach()
     if weights == "int8" and _has_fbgemm() and bool(weight_MK.isfinite().all()):
-        by_onednn = multiplies_int8() and _has_onednn() and hasattr(torch.ops.onednn, "qlinear_pointwise")
-        return (VnniInt8Linear if by_onednn else Int8Linear)(weight_MK, bias_M)
+        return (VnniInt8Linear if _has_onednn_int8() else Int8Linear)(weight_MK, bias_M)
     if weights == "float16" and not _float16_holds(weight_MK):
         return Float32Linear(weight_MK, bias_M)
     rounded_MK = ROUNDINGS[weights](weight_MK)

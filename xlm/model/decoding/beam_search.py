@@ -253,7 +253,7 @@ def topk(scores_BV: Tensor, k: int) -> tuple[Tensor, Tensor]:
     if scores_BV.device.type != "cpu" or V < 2 * k * _TOPK_WIDTH:
         return scores_BV.topk(k)
     end = V // _TOPK_WIDTH * _TOPK_WIDTH
-    blocks_BK1 = scores_BV[:, :end].unflatten(1, (-1, _TOPK_WIDTH)).amax(2).topk(k).indices[..., None]
+    blocks_BK1 = scores_BV[:, :end].view(len(scores_BV), -1, _TOPK_WIDTH).amax(2).topk(k).indices[..., None]
     ids_BI = (blocks_BK1 * _TOPK_WIDTH + torch.arange(_TOPK_WIDTH)).flatten(1)
     ids_BI = torch.cat([ids_BI, torch.arange(end, V).expand(len(ids_BI), -1)], 1)
     best_Bk, chosen_Bk = scores_BV.gather(1, ids_BI).topk(k)
