@@ -189,8 +189,9 @@ class Int8Linear(PackedLinear):
 class VnniInt8Linear(PackedLinear):
     """Layer with int8 weights, stored twice: FBGEMM computes one row, and oneDNN computes several.
 
-    Several rows are rounded to 8 bits, each to its own levels, so a row's result does not depend on the other rows. The
-    processor must have VNNI instructions.
+    As in ``Int8Linear``, each row is rounded to its own levels, so its result does not depend on the other rows. The
+    processor must have VNNI instructions: without them, oneDNN adds two products in 16 bits, which 8-bit inputs
+    overflow.
     """
 
     def pack(self, weight_MK: Tensor, bias_M: Tensor) -> None:  # noqa: D102 (as the base class)
@@ -216,8 +217,8 @@ class VnniInt8Linear(PackedLinear):
         if len(x_NK) == 1:
             yield from self.one_row.pieces(x_NK)
             return
-        _check_finite(x_NK)
         step_N1, zero_N1 = _row_levels(x_NK, 255)
+        _check_finite(step_N1)  # NaN or infinity in a row makes its step so too
         levels_NK = (x_NK / step_N1).add_(zero_N1 + 0.5).clamp_(0, 255).to(torch.uint8)  # rounds down
         # Step 1 and zero 0 for the inputs, no bias, step 1 and zero 0 for the outputs, no activation.
         weights, outputs = (self.several_rows, self.scale_M, self.zeros_M), (1.0, 0, torch.float32)
