@@ -18,16 +18,31 @@ from tests.model.operations import Operations
 from tests.model.small_models import relative_error
 from xlm.errors import InputError
 from xlm.inference import packed_linear
-from xlm.inference.packed_linear import FEW_ROWS, ROUNDINGS, Bfloat16Linear, Float16Linear, Float32Linear
+from xlm.inference.packed_linear import (
+    FEW_ROWS,
+    ROUNDINGS,
+    Bfloat16Linear,
+    Float16Linear,
+    Float32Linear,
+    Int8Linear,
+    PackedLinear,
+    VnniInt8Linear,
+)
 
 needs_onednn = pytest.mark.skipif(not packed_linear._has_onednn(), reason="this torch has no oneDNN kernels for x86")
 needs_fbgemm = pytest.mark.skipif(not packed_linear._has_fbgemm(), reason="this torch has no FBGEMM kernels")
 
+needs_vnni = pytest.mark.skipif(
+    not packed_linear._has_onednn_int8(), reason="this torch or processor cannot multiply int8 by oneDNN"
+)
+int8_layers = pytest.mark.parametrize("layer", [Int8Linear, pytest.param(VnniInt8Linear, marks=needs_vnni)])
+
 
 @needs_fbgemm
+@int8_layers
 @pytest.mark.parametrize("rows", [1, 3, 40])
 @pytest.mark.parametrize("size", [(1, 1), (61, 24), (17, 300)])
-def test_int8_is_within_its_steps(rows: int, size: tuple[int, int]) -> None:
+def test_int8_is_within_its_steps(rows: int, size: tuple[int, int], layer: type[PackedLinear]) -> None:
     """Each weight changes by at most half a step of its output, each input by at most half a step of its row."""
     generator = torch.Generator().manual_seed(rows)
     weight_MK, bias_M = torch.randn(size, generator=generator), torch.randn(size[0], generator=generator)
@@ -37,11 +52,12 @@ def test_int8_is_within_its_steps(rows: int, size: tuple[int, int]) -> None:
     steps_N1 = (x_NK.amax(1).clamp_min(0) - x_NK.amin(1).clamp_max(0))[:, None] / 127
     bound_NM = x_NK.abs().sum(1)[:, None] * steps_M / 2 + weight_MK.abs().sum(1) * steps_N1 / 2
     bound_NM = bound_NM + size[1] * steps_M * steps_N1 / 4 + 1e-5 * scales_N1
-    found_NM = packed_linear.packed_linear("int8", weight_MK, bias_M)(x_NK)
+    found_NM = layer(weight_MK, bias_M)(x_NK)
     assert ((found_NM - nn.functional.linear(x_NK, weight_MK, bias_M)).abs() <= bound_NM).all()
 
 
 @needs_fbgemm
+@int8_layers
 @given(
     size=st.tuples(st.integers(1, 70), st.integers(1, 70)),
     rows=st.integers(2, 20),
@@ -50,7 +66,7 @@ def test_int8_is_within_its_steps(rows: int, size: tuple[int, int]) -> None:
 )
 @settings(max_examples=60, deadline=None)
 def test_a_row_of_int8_is_the_same_beside_any_others(
-    size: tuple[int, int], rows: int, exponents: tuple[int, int], seed: int
+    layer: type[PackedLinear], size: tuple[int, int], rows: int, exponents: tuple[int, int], seed: int
 ) -> None:
     """Some rows are constant, have far larger or smaller numbers than others, or only one sign.
 
@@ -60,7 +76,7 @@ def test_a_row_of_int8_is_the_same_beside_any_others(
     """
     generator = torch.Generator().manual_seed(seed)
     weight_MK, bias_M = torch.randn(size, generator=generator), torch.randn(size[0], generator=generator)
-    packed = packed_linear.packed_linear("int8", weight_MK, bias_M)
+    packed = layer(weight_MK, bias_M)
     x_NK = torch.randn(rows, size[1], generator=generator) * 10.0 ** exponents[0]
     x_NK[::2] += 10.0 ** exponents[1]
     x_NK[0] = x_NK[0, 0]
@@ -166,12 +182,22 @@ def test_weights_that_are_not_finite_stay_so(weights: str, bad: float) -> None:
 
 
 @needs_fbgemm
+@int8_layers
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
-def test_int8_refuses_what_is_not_finite(bad: float) -> None:
-    packed = packed_linear.packed_linear("int8", torch.ones(3, 4), torch.zeros(3))
+def test_int8_refuses_what_is_not_finite(bad: float, layer: type[PackedLinear]) -> None:
+    packed = layer(torch.ones(3, 4), torch.zeros(3))
     for x in (torch.full((2, 4), bad), torch.tensor([[1.0, bad, 1.0, 1.0]])):
         with pytest.raises(InputError, match="not finite"):
             packed(x)
+
+
+@needs_fbgemm
+@needs_vnni
+@pytest.mark.parametrize("missing", ["multiplies_int8", "_has_onednn"])
+def test_int8_without_vnni_or_onednn(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert isinstance(packed_linear.packed_linear("int8", torch.ones(3, 4), torch.zeros(3)), VnniInt8Linear)
+    monkeypatch.setattr(packed_linear, missing, lambda: False)
+    assert isinstance(packed_linear.packed_linear("int8", torch.ones(3, 4), torch.zeros(3)), Int8Linear)
 
 
 @pytest.mark.parametrize("weights", ROUNDINGS)

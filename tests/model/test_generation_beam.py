@@ -22,7 +22,7 @@ from tests.model.small_models import random_ids, small_model
 from tests.model.test_generation import BOUND, KINDS, POSITIONS, langs_for, model_of, ragged, same
 from tests.model.transformers_peer import peer_of
 from xlm.model.cache import XLMCache
-from xlm.model.decoding.beam_search import beam_search
+from xlm.model.decoding.beam_search import _Beam, _in_rows_of_parents, beam_search
 from xlm.model.decoding.options import DecodingOptions
 from xlm.model.decoding.prompts import prepare_prompts
 from xlm.model.decoding.state import CausalState
@@ -193,6 +193,14 @@ def test_only_the_slots_behind_a_common_prompt_move() -> None:
     assert torch.equal(cache.keys[:, :, :, :7], keys[:, :, :, :7])
     assert torch.equal(cache.values[:, :, :, :7], values[:, :, :, :7])
     assert cache.keys.data_ptr() == address
+
+
+def test_beams_stay_in_the_rows_of_their_parents() -> None:
+    """Each row keeps a child of its beam if there is one, so that few rows of the cache move."""
+    beams = [_Beam(float(-rank), token=rank, parent_index=parent) for rank, parent in enumerate((1, 3, 3, 1))]
+    placed = _in_rows_of_parents(beams)
+    assert [placed[1], placed[3]] == beams[:2]
+    assert sorted(beam.token for beam in placed) == [0, 1, 2, 3]
 
 
 def test_selected_rows_keep_their_lengths() -> None:

@@ -169,15 +169,7 @@ class Int8Linear(PackedLinear):
         self.seven_bits = not multiplies_int8()
 
     def pieces(self, x_NK: Tensor) -> Iterator[tuple[int, Tensor]]:  # noqa: D102
-        # Without this check, the kernel would silently map NaN and infinity to finite values.
-        if not math.isfinite(float(x_NK.sum())):
-            raise InputError(
-                "the input of a layer with int8 weights is not finite",
-                where="weights",
-                found="NaN or infinity",
-                expected="finite numbers",
-                remedy="look for NaN among the weights, or use float32 weights",
-            )
+        _check_finite(x_NK)
         if len(x_NK) > 1:
             yield 0, self._several(x_NK)
         else:
@@ -185,18 +177,54 @@ class Int8Linear(PackedLinear):
 
     def _several(self, x_NK: Tensor) -> Tensor:
         most = 127 if self.seven_bits else 255
-        # On a CPU, amin and amax together take a tenth of the time of aminmax.
-        low_N1 = x_NK.amin(1, keepdim=True).clamp_max_(0)
-        high_N1 = x_NK.amax(1, keepdim=True).clamp_min_(0)
-        step_N1 = high_N1.sub_(low_N1).div_(most).clamp_min_(torch.finfo(torch.float32).tiny)
-        zero_N1 = (-low_N1 / step_N1).round_()  # the level that stands for 0, which the kernel represents exactly
-        step_N1 = step_N1.clamp_min_(_FINEST_STEP)
+        step_N1, zero_N1 = _row_levels(x_NK, most)
         # An additional row with the highest level makes the kernel's own levels equal to these, so it rounds nothing.
         levels_LK = x_NK.new_empty(len(x_NK) + 1, x_NK.shape[1])
         levels_LK[-1] = most
         torch.div(x_NK, step_N1, out=levels_LK[:-1]).round_().add_(zero_N1).clamp_(0, most)
         out_NM: Tensor = torch.ops.quantized.linear_dynamic(levels_LK, self.packed, self.seven_bits)[:-1]
         return out_NM.addcmul_(zero_N1, self.sum_M, value=-1).mul_(step_N1).addcmul_(1 - step_N1, self.bias_M)
+
+
+class VnniInt8Linear(PackedLinear):
+    """Layer with int8 weights, stored twice: FBGEMM computes one row, and oneDNN computes several.
+
+    As in ``Int8Linear``, each row is rounded to its own levels, so its result does not depend on the other rows. The
+    processor must have VNNI instructions: without them, oneDNN adds two products in 16 bits, which 8-bit inputs
+    overflow.
+    """
+
+    def pack(self, weight_MK: Tensor, bias_M: Tensor) -> None:  # noqa: D102 (as the base class)
+        self.one_row = Int8Linear(weight_MK, bias_M)
+        self._pack_for_several_rows()
+
+    def _pack_for_several_rows(self) -> None:
+        quantized_MK, _ = torch.ops.quantized.linear_unpack(self.one_row.packed)
+        self.scale_M = quantized_MK.q_per_channel_scales().float()
+        self.zeros_M = torch.zeros(self.outputs, dtype=torch.int32)
+        shape = [TYPICAL_ROWS, quantized_MK.shape[1]]
+        self.several_rows = torch.ops.onednn.qlinear_prepack(quantized_MK.int_repr(), shape)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A tensor in oneDNN's layout cannot be copied or pickled.
+        return {**self.__dict__, "several_rows": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._pack_for_several_rows()
+
+    def pieces(self, x_NK: Tensor) -> Iterator[tuple[int, Tensor]]:  # noqa: D102
+        if len(x_NK) == 1:
+            yield from self.one_row.pieces(x_NK)
+            return
+        step_N1, zero_N1 = _row_levels(x_NK, 255)
+        _check_finite(step_N1)  # NaN or infinity in a row makes its step so too
+        levels_NK = (x_NK / step_N1).add_(zero_N1 + 0.5).clamp_(0, 255).to(torch.uint8)  # rounds down
+        # Step 1 and zero 0 for the inputs, no bias, step 1 and zero 0 for the outputs, no activation.
+        weights, outputs = (self.several_rows, self.scale_M, self.zeros_M), (1.0, 0, torch.float32)
+        out_NM = torch.ops.onednn.qlinear_pointwise(levels_NK, 1.0, 0, *weights, None, *outputs, "none", [], "")
+        torch.addcmul(self.one_row.bias_M, out_NM, step_N1, out=out_NM)
+        yield 0, out_NM.addcmul_(zero_N1.mul_(step_N1), self.one_row.sum_M, value=-1)
 
 
 class Bfloat16Linear(PackedLinear):
@@ -216,6 +244,32 @@ class Bfloat16Linear(PackedLinear):
             yield from self.few_rows.pieces(x_NK)
         else:
             yield 0, F.linear(x_NK.bfloat16(), self.weight_MK).float().add_(self.bias_M)
+
+
+def _row_levels(x_NK: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """Return the levels 0 to ``most`` to which FBGEMM would round each row alone.
+
+    Returns:
+        (N, 1) step between two levels, and (N, 1) level that stands for 0, which the kernels represent exactly.
+    """
+    # On a CPU, amin and amax together take a tenth of the time of aminmax.
+    low_N1 = x_NK.amin(1, keepdim=True).clamp_max_(0)
+    high_N1 = x_NK.amax(1, keepdim=True).clamp_min_(0)
+    step_N1 = high_N1.sub_(low_N1).div_(most).clamp_min_(torch.finfo(torch.float32).tiny)
+    zero_N1 = (-low_N1 / step_N1).round_()
+    return step_N1.clamp_min_(_FINEST_STEP), zero_N1
+
+
+def _check_finite(x: Tensor) -> None:
+    """Raise ``InputError`` for NaN and infinity, which the kernels would silently map to finite values."""
+    if not math.isfinite(float(x.sum())):
+        raise InputError(
+            "the input of a layer with int8 weights is not finite",
+            where="weights",
+            found="NaN or infinity",
+            expected="finite numbers",
+            remedy="look for NaN among the weights, or use float32 weights",
+        )
 
 
 def _int8_scales(weight_MK: Tensor) -> Tensor:
@@ -250,6 +304,11 @@ def _has_onednn() -> bool:
     return available and named and platform.machine().lower() in ("x86_64", "amd64")
 
 
+def _has_onednn_int8() -> bool:
+    named = all(hasattr(torch.ops.onednn, name) for name in ("qlinear_prepack", "qlinear_pointwise"))
+    return multiplies_int8() and _has_onednn() and named
+
+
 def _rounded_to_int8(weight_MK: Tensor) -> Tensor:
     scale_M1 = _int8_scales(weight_MK)[:, None]
     return (weight_MK.float() / scale_M1).round() * scale_M1
@@ -280,7 +339,7 @@ def packed_linear(weights: str, weight_MK: Tensor, bias_M: Tensor, *, rounds_row
     """
     weight_MK, bias_M = weight_MK.detach(), bias_M.detach()
     if weights == "int8" and _has_fbgemm() and bool(weight_MK.isfinite().all()):
-        return Int8Linear(weight_MK, bias_M)
+        return (VnniInt8Linear if _has_onednn_int8() else Int8Linear)(weight_MK, bias_M)
     if weights == "float16" and not _float16_holds(weight_MK):
         return Float32Linear(weight_MK, bias_M)
     rounded_MK = ROUNDINGS[weights](weight_MK)
