@@ -51,8 +51,8 @@ def test_its_blocks_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("name", ["README.md", *NAMES])
 def test_each_block_is_run_or_says_why_not(name: str) -> None:
     for block in blocks_of((REPOSITORY / name).read_text(encoding="utf-8")):
-        assert block.language in (*RUN, *NOT_CODE, "toml", "yaml"), f"{block.code[:60]}: no language that is known"
-        if block.language in ("toml", "yaml"):
+        assert block.language in (*RUN, *NOT_CODE, "toml", "yaml", "r"), f"{block.code[:60]}: no language that is known"
+        if block.language in ("toml", "yaml", "r"):
             assert block.note.startswith("not run: ")
         assert block.note in ("", "output") or re.match(r"(not run|needs): \w", block.note), block.note
         if block.note == "output":

@@ -236,6 +236,7 @@ def test_top_and_no_closing_without_columns(
     ("options", "message"),
     [
         (["--word-column", "text"], "Words need the column"),
+        (["--word-column", "text"], "--group-by NAME"),
         (
             ["--word-column", "text", "--group-by", "n", "--by", "token"],
             "One word a row gives scores of words or regions",
@@ -244,6 +245,7 @@ def test_top_and_no_closing_without_columns(
         (["--documents", "--group-by", "n"], "Blank rows and a column both mark documents"),
         (["--group-by", "n", "--group-by", "text"], "Too many columns"),
         (["--by", "region"], "Regions need their column"),
+        (["--by", "region"], "--region-column NAME"),
         (["--region-column", "n"], "Regions need their column"),
         (["--top", "2"], "--top requires --by token"),
         (["--keep-columns", "-"], "standard input can be read only once"),

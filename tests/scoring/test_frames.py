@@ -142,6 +142,8 @@ def test_what_is_asked_for_has_a_column_or_is_refused(
             score_frame(model, tokenizer, items(), lang="en", by=by, **asked)
     with pytest.raises(InputError, match=f"Only tokens have {name}"):
         score(model, tokenizer, items(), lang="en", **asked)
+    with pytest.raises(InputError, match="found: 'word'"):
+        score_frame(model, tokenizer, items(), lang="en", word_column="text", group_by="text", **asked)
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,7 @@ def score_frame(
         )
     scorer = Scorer(model, tokenizer, lang=lang, options=ScoringOptions(**options))
     by = ("sentence" if word_column is None else "word") if by is None else by
-    check_unit(by, units=(*UNITS, "region"))
+    check_unit(by, _token_options(scorer), units=(*UNITS, "region"))
     groups: Any = group_by
     layout = Layout(
         lang=lang,
@@ -143,7 +143,7 @@ def _laid_out(scorer: Scorer, frame: Any, layout: Layout, *, by: str) -> Any:
     columns = [layout.text] if frame.ndim == 1 else list(frame.columns)
     for name in layout.columns:
         _check_column(name, columns)
-    requested = {option: bool(getattr(scorer.options, option)) for option in _TOKEN_OPTIONS}
+    requested = dict.fromkeys(_token_options(scorer), True)
     unit = "given word" if layout.words and by == "word" else by
     table = ScoreTable(unit=unit, format="jsonl", kept=tuple(set(columns) - {"line"}), **requested)
     values = {name: _values(frame[name]) for name in layout.columns}
@@ -164,10 +164,15 @@ def _laid_out(scorer: Scorer, frame: Any, layout: Layout, *, by: str) -> Any:
 
 
 def _names(scorer: Scorer, by: str) -> list[str]:
-    requested = [option for option in _TOKEN_OPTIONS if getattr(scorer.options, option)]
+    requested = _token_options(scorer)
     check_unit(by, requested)
     *names, unknown = _COLUMNS[by]
     return [*names, *(_TOKEN_OPTIONS[option] for option in requested), unknown, "status"]
+
+
+def _token_options(scorer: Scorer) -> list[str]:
+    """Return the names of the set options that need ``by="token"``."""
+    return [option for option in _TOKEN_OPTIONS if getattr(scorer.options, option)]
 
 
 def _check_column(column: object, columns: Sequence[object]) -> None:
@@ -177,7 +182,7 @@ def _check_column(column: object, columns: Sequence[object]) -> None:
             where="column",
             found=", ".join(map(repr, columns)),
             expected=repr(column),
-            remedy="score_frame(..., column=NAME)",
+            remedy="name a column that occurs once; column=NAME if the texts are not in 'text'",
         )
 
 

@@ -79,15 +79,36 @@ class Layout:
                 self.words and not self.group_by,
                 "words need the column that says which text each belongs to",
                 "group_by",
+                "group_by=NAME, or --group-by NAME",
             ),
-            (self.words and by not in ("word", "region"), "one word a row gives scores of words or regions", "by"),
-            (self.documents and bool(self.group_by), "blank rows and a column both mark documents", "group_by"),
-            (len(self.group_by) > 1 + self.words, "too many columns mark documents and texts", "group_by"),
-            ((by == "region") != (self.regions is not None), "regions need their column", "by"),
+            (
+                self.words and by not in ("word", "region"),
+                "one word a row gives scores of words or regions",
+                "by",
+                "by='word' or by='region'",
+            ),
+            (
+                self.documents and bool(self.group_by),
+                "blank rows and a column both mark documents",
+                "group_by",
+                "--documents or --group-by, not both",
+            ),
+            (
+                len(self.group_by) > 1 + self.words,
+                "too many columns mark documents and texts",
+                "group_by",
+                "one column for the documents; with one word a row, also one for their texts",
+            ),
+            (
+                (by == "region") != (self.regions is not None),
+                "regions need their column",
+                "by",
+                "by='region' together with region_column=NAME, or --by region with --region-column NAME",
+            ),
         ]
-        for is_wrong, what, where in wrong:
+        for is_wrong, what, where, remedy in wrong:
             if is_wrong:
-                raise InputError(what, where=where)
+                raise InputError(what, where=where, remedy=remedy)
 
     @property
     def has_documents(self) -> bool:
