@@ -288,8 +288,8 @@ def test_output_stands_under_its_name_when_it_is_complete(
     assert output.read_bytes() == invoke("score", *model, tmp_path / "in", "--bits").stdout_bytes
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out.tsv", "out.tsv.meta.json"]
     meta = json.loads((tmp_path / "out.tsv.meta.json").read_text(encoding="utf-8"))
-    assert f"signature: {meta['signature']}|unknown:{meta['unknown']}\n" == result.stderr
-    assert meta["unknown"] > 0
+    assert f"signature: {meta['signature']}|unknown:{meta['counts']['unknown']}\n" == result.stderr
+    assert meta["counts"]["unknown"] > 0
     assert (meta["rows"], meta["by"], meta["inputs"]) == (
         5,
         "sentence",
