@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from numbers import Integral
 from typing import Any, NamedTuple
 
@@ -32,8 +31,7 @@ class Run(NamedTuple):
     end: int
 
 
-@dataclass(frozen=True, slots=True)
-class Text:
+class Text(NamedTuple):
     """A text to score.
 
     Attributes:
@@ -197,6 +195,10 @@ def with_entries(items: Iterable[Any], *, what: str, **arguments: Any) -> Iterat
         InputError: An argument is not a list, or has fewer or more entries than there are items.
     """
     given = {name: values for name, values in arguments.items() if values is not None}
+    if not given:
+        for item in items:
+            yield item, given
+        return
     for name, values in given.items():
         if isinstance(values, str | bytes) or not hasattr(type(values), "__iter__") or getattr(values, "ndim", 1) != 1:
             raise InputError(f"not one entry for each of the {what}", where=name, found=type(values).__name__)
