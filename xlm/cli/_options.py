@@ -207,8 +207,9 @@ compute_options = section(
     "Performance",
     option(
         "--dtype",
-        "Weight dtype; bfloat16 and float16 halve the memory and change log-probabilities by about 0.01 nats, "
-        "int8 (CPU only) quarters it and changes them by about 0.1; auto keeps the dtype of the file",
+        "Weight dtype; bfloat16 and float16 halve the memory of the matrices and change log-probabilities by about "
+        "0.01 nats, int8 (CPU only) quarters it and changes them by about 0.1; on CPUs with instructions for bfloat16 "
+        "or int8, matrices of that dtype are stored twice; auto keeps the dtype of the file",
         type=click.Choice(["float32", "bfloat16", "float16", "int8", "auto"]),
         default="float32",
     ),
