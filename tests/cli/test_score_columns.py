@@ -10,6 +10,7 @@ import csv
 import io
 import json
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -215,6 +216,65 @@ def test_a_row_that_cannot_be_read_makes_its_group_say_so(
         "ok",
     ]
     assert "3 rows could not be scored" in output.stderr
+
+
+def test_blank_cells_separate_documents_of_tables(
+    invoke: Invoke, arguments: tuple[Path | str, ...], scored: Callable[..., Any], tmp_path: Path
+) -> None:
+    file = table_file(tmp_path / "table.jsonl", [{"text": line, "n": place} for place, line in enumerate(LINES)])
+    rows = rows_of(invoke(*arguments, file, "--documents", "--keep-columns").stdout)
+    results = [result for each in scored(score_documents, DOCUMENTS) for result in each]
+    assert [row["n"] for row in rows] == ["0", "1", "4", "6", "7"]
+    assert [float(row["surprisal"]) for row in rows] == pytest.approx([-r.logprob for r in results], abs=2e-6)
+
+
+def test_an_unreadable_first_row_makes_its_document_say_so(
+    invoke: Invoke, arguments: tuple[Path | str, ...], tmp_path: Path
+) -> None:
+    file = tmp_path / "text"
+    file.write_bytes(b"\xff\ndog\n\n\xff\ncat\n\nthe\n")
+    rows = rows_of(invoke(*arguments, file, "--documents").stdout)
+    unreadable = "error: not UTF-8: byte 0xff at byte 1 of the line"
+    assert [(row["line"], row["status"].split(",")[0]) for row in rows] == [
+        *(("1", unreadable), ("2", "error: row 1"), ("4", unreadable), ("5", "error: row 4"), ("7", "ok"))
+    ]
+
+
+@pytest.mark.parametrize("cell", ["1-2-3", "10-20-30", "0-1x", "0-1 2", "0-1   " * 40 + "x"])
+def test_a_cell_of_spans_is_read_whole_or_refused(
+    invoke: Invoke, arguments: tuple[Path | str, ...], tmp_path: Path, cell: str
+) -> None:
+    file = table_file(tmp_path / "table.csv", [{"text": "the dog is sleeping on the small grass", "spans": cell}])
+    (row,) = rows_of(invoke(*arguments, file, "--by", "region", "--region-column", "spans").stdout)
+    assert row["status"].startswith("error: a region is not a span of the text")
+
+
+def test_every_file_must_have_the_columns(invoke: Invoke, arguments: tuple[Path | str, ...], tmp_path: Path) -> None:
+    files = [
+        table_file(tmp_path / "one.csv", [{"text": "the dog", "before": "A"}]),
+        table_file(tmp_path / "two.csv", [{"text": "the dog"}]),
+    ]
+    output = invoke(*arguments, *files, "--prefix-column", "before")
+    assert output.exit_code == 1
+    assert "two.csv" in output.stderr
+    assert "No such column" in output.stderr
+    assert invoke(*arguments, *files, "--keep-columns").exit_code == 0
+
+
+def test_a_key_that_the_first_row_lacks_is_named(
+    invoke: Invoke, arguments: tuple[Path | str, ...], tmp_path: Path
+) -> None:
+    rows: list[dict[str, Any]] = [{"text": "the dog"}, {"text": "A cat", "later": 1}]
+    output = invoke(*arguments, table_file(tmp_path / "table.jsonl", rows), "--keep-columns")
+    assert "lacks are dropped: 'later'" in output.stderr
+    assert [row["status"] for row in rows_of(output.stdout)] == ["ok", "ok"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_cannot_be_read_twice(invoke: Invoke, arguments: tuple[Path | str, ...], tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.csv")
+    output = invoke(*arguments, tmp_path / "pipe.csv", "--keep-columns")
+    assert (output.exit_code, "can be read only once" in output.stderr) == (2, True)
 
 
 def test_top_and_no_closing_without_columns(

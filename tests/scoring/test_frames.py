@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.scoring.small import make_model, open_tokenizer
@@ -258,6 +259,12 @@ def test_documents_prefixes_and_regions(model: XLMWithLMHeadModel, tokenizer: XL
     surprisals = [region.surprisal for result in results for region in result.regions]
     assert found["surprisal"].tolist()[:3] == surprisals
     assert found["text"].tolist() == ["the dog", "A cat", "A cat", "the grass"]
+
+
+def test_spans_in_arrays_are_refused_row_by_row(model: XLMWithLMHeadModel, tokenizer: XLMTokenizer) -> None:
+    frame = pd.DataFrame({"text": ["the dog", "the dog"], "spans": [np.array([[0, 3], [4, 7]]), [(0, 3)]]})
+    found = score_frame(model, tokenizer, frame, lang="en", by="region", region_column="spans")
+    assert [status.split(":")[0] for status in found["status"]] == ["error", "ok"]
 
 
 def test_pandas_is_never_imported_by_us() -> None:

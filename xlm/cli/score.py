@@ -34,7 +34,6 @@ from xlm.cli._run import CorpusRun, check_output, raise_if_damaged
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from xlm.corpus.rows import Corpus
     from xlm.scoring.layout import Layout
     from xlm.scoring.signature import Signature
     from xlm.scoring.table import ScoreTable
@@ -98,7 +97,8 @@ _LAID_OUT = (
     "Documents and columns",
     option(
         "--documents",
-        "Score each row given those before it in its document, with </s> between them; blank rows separate documents",
+        "Score each row given those before it in its document, with </s> between them; blank rows separate documents "
+        "and have no row of output",
         is_flag=True,
     ),
     option(
@@ -112,8 +112,8 @@ _LAID_OUT = (
     option("--prefix-column", "Column of what each text is conditioned on, which is not scored", metavar="NAME"),
     option(
         "--lang-column",
-        "Column of the language of each text or word, or of the languages of the words of a text, with blanks between "
-        "them; an empty cell stands for --lang",
+        "Column of the language of each text or word, or of the languages of the words of a text, those of its prefix "
+        "first, with blanks between them; an empty cell stands for --lang",
         metavar="NAME",
     ),
     option(
@@ -158,7 +158,8 @@ def command(model: str, files: tuple[Any, ...], by: str | None, table_format: st
     it is 1, else 0 (true or false with --format jsonl).
 
     With --documents or --group-by, each sentence is scored given the sentences before it. With any option of "Documents
-    and columns" but --documents, the input must be files with columns. All of them are kept, and these follow:
+    and columns" but --documents, the input must be files with columns. All of them are kept (for JSON lines, the keys
+    of the first row of each file), and these follow:
 
     \b
         --by sentence: tokens, surprisal, unknown
@@ -206,15 +207,15 @@ def command(model: str, files: tuple[Any, ...], by: str | None, table_format: st
     if output is not None:
         check_output(output, files)
     files = files or (Path("-"),)
-    if keeps and Path("-") in files:
-        raise click.UsageError("kept columns require files: standard input can be read only once")
+    if keeps and any(file == Path("-") or (file.exists() and not file.is_file()) for file in files):
+        raise click.UsageError("kept columns require files: a pipe or standard input can be read only once")
     corpus = open_corpus(
         files,
         format=options["input_format"],
         column=options["word_column"] or options["column"],
         whole=keeps,
     )
-    kept = _checked_columns(corpus, layout) if keeps else None
+    kept = tuple(corpus.columns(required=layout.columns)) if keeps else None
     writer = TableWriter(format=table_format) if output is None else None
     table_format = writer.format if writer else table_format or "tsv"
     unit = "given word" if options["word_column"] is not None and by == "word" else by
@@ -302,17 +303,6 @@ def _layout(by: str, options: dict[str, Any]) -> tuple[Layout, bool]:
     with wrong_usage("by", "group_by"):
         layout.check(by)
     return layout, any(options[name] for name in _LAID_OUT if name != "documents")
-
-
-def _checked_columns(corpus: Corpus, layout: Layout) -> tuple[str, ...]:
-    """Return the columns of the input, among which must be those of a layout."""
-    from xlm.errors import InputError
-
-    columns = corpus.columns()
-    for name in layout.columns:
-        if columns and name not in columns:
-            raise InputError("no such column", where="the input", found=", ".join(columns), expected=repr(name))
-    return tuple(columns)
 
 
 def _table(

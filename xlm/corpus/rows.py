@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
@@ -149,14 +149,28 @@ class Corpus:
                 self.close()
                 self._position = None
 
-    def columns(self) -> list[str]:
-        """Return the columns of all files, in order, by the first row of each that can be read; for ``whole`` rows."""
+    def columns(self, *, required: Sequence[str]) -> list[str]:
+        """Return the columns of all files, in order, by the first row of each that can be read; for ``whole`` rows.
+
+        Args:
+            required: The columns that each file must have.
+
+        Raises:
+            InputError: A file lacks one of them.
+        """
         names: dict[str, None] = {}
         for file, format in zip(self._files, self._formats, strict=True):
-            text = next((text for text, _ in self._parse(file, format) if text is not None), "{}")
-            names |= dict.fromkeys(json.loads(text))
+            text = next((text for text, _ in self._parse(file, format) if text is not None), None)
             self.close()
             self._position = None
+            if text is None:
+                continue
+            own = dict.fromkeys(json.loads(text))
+            for name in required:
+                if name not in own:
+                    found = ", ".join(map(ascii, own))
+                    raise InputError("no such column", where=file.name, found=found, expected=repr(name))
+            names |= own
         return list(names)
 
     def texts(self, *, skip: int = 0) -> Iterator[str]:

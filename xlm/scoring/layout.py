@@ -13,7 +13,7 @@ from xlm.errors import InputError, XLMError
 from xlm.scoring.scorer import Scorer, SentenceScore, WordScore, finite
 from xlm.scoring.text import Text
 
-_SPANS = re.compile(r"(\s*\d+\s*[-–:]\s*\d+[\s,;]*)*")
+_SPANS = re.compile(r"\s*(\d+\s*[-–:]\s*\d+([\s,;]+|$))*")
 _SPAN = re.compile(r"(\d+)\s*[-–:]\s*(\d+)")
 
 Cells = dict[str, Any]
@@ -122,7 +122,7 @@ class Layout:
     def groups(self, rows: Iterable[Row], cells_of: CellsOf) -> Iterator[list[Row]]:
         """Yield the rows of each document or, outside documents, of each text.
 
-        A row that cannot be read belongs to the rows before it.
+        A row that cannot be read belongs to the rows before it, or at the start of a document to those behind it.
 
         Args:
             rows: Rows of one file, in order.
@@ -130,7 +130,7 @@ class Layout:
         """
         columns = self._document_columns or self.group_by
         group: list[Row] = []
-        last: object = None
+        last: list[Any] = []
         for row in rows:
             key = last if row.text is None else [cells_of(row).get(name) for name in columns]
             if group and (key != last or not (columns or self.documents)):
@@ -138,7 +138,7 @@ class Layout:
                 group = []
             group.append(row)
             last = key
-            if self._is_separator(row):
+            if self._is_separator(row, cells_of):
                 yield group
                 group = []
         if group:
@@ -167,7 +167,8 @@ class Layout:
                 number = next(row.number for row in group if row.text is None)
                 error = InputError(f"row {number}, which belongs to the same group, cannot be read")
                 for row in group:
-                    yield RowScore(row, {}, None if row.text is None else error, True)
+                    if not self._is_separator(row, cells_of):
+                        yield RowScore(row, {}, None if row.text is None else error, True)
                 continue
             result = next(results)
             for place, (_, rows) in enumerate(its_texts):
@@ -175,13 +176,13 @@ class Layout:
                 for number, (row, cells) in enumerate(self._rows_of(rows, sentence, cells_of, output)):
                     yield RowScore(row, cells, sentence, number == 0)
 
-    def _is_separator(self, row: Row) -> bool:
-        return self.documents and row.text is not None and not row.text.strip()
+    def _is_separator(self, row: Row, cells_of: CellsOf) -> bool:
+        return self.documents and row.text is not None and not cells_of(row)[self.text].strip()
 
     def _texts(self, group: Sequence[Row], cells_of: CellsOf) -> list[tuple[Text, list[Row]]]:
         """Return the texts of a group, each with its rows."""
         if not self.words:
-            return [(self._text(cells_of(row)), [row]) for row in group if not self._is_separator(row)]
+            return [(self._text(cells_of(row)), [row]) for row in group if not self._is_separator(row, cells_of)]
         by_text = itertools.groupby(group, lambda row: [cells_of(row).get(name) for name in self.group_by])
         return [self._text_of_words(list(rows), cells_of) for _, rows in by_text]
 
@@ -192,7 +193,7 @@ class Layout:
             cells[self.text],
             languages[0] if len(languages) == 1 else languages,
             prefix=self._prefix(cells),
-            regions=_spans(regions) if isinstance(regions, str) else regions or (),
+            regions=_spans(regions) if isinstance(regions, str) else () if regions is None else regions,
         )
 
     def _text_of_words(self, rows: list[Row], cells_of: CellsOf) -> tuple[Text, list[Row]]:

@@ -15,7 +15,7 @@ from xlm._io.arguments import check_choice
 from xlm.corpus.formats import import_pyarrow
 from xlm.corpus.rows import Row
 from xlm.corpus.tables import Cell, OutputLines, table_line, tsv_line
-from xlm.errors import InputError, XLMError
+from xlm.errors import InputError, XLMError, warn_caller
 from xlm.scoring.layout import Layout, span_cells
 from xlm.scoring.scorer import Scorer, SentenceScore, finite
 
@@ -232,6 +232,8 @@ def laid_out_lines(scorer: Scorer, window: Sequence[Row], table: ScoreTable, lay
     kept = table.kept
     parse = plain_cells if kept is None else json_cells
     parsed = {row.number: {} if row.text is None else parse(row) for row in window}  # a window is of one file
+    if kept is not None and (dropped := sorted(set().union(*parsed.values()).difference(kept))):
+        warn_caller(f"keys that the first row of the file lacks are dropped: {', '.join(map(ascii, dropped))[:200]}")
     lines: list[str] = []
     problems = tokens = unknown = 0
 
