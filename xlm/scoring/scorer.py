@@ -244,7 +244,7 @@ class Scorer:
         self.model = model
         self.tokenizer = tokenizer
         self.lang: Any = lang
-        self.language = None if per_text else _language_id(model, tokenizer, lang)
+        self.language = None if per_text else language_id(model, tokenizer, lang)
         self.options = dataclasses.replace(options, stride=stride)
         self._ids: dict[Any, int | None] = {lang: self.language}
         self._warned = False
@@ -377,7 +377,7 @@ class Scorer:
     def _id_of(self, lang: str, *, where: str) -> int | None:
         if lang not in self._ids:
             try:
-                self._ids[lang] = _language_id(self.model, self.tokenizer, lang)
+                self._ids[lang] = language_id(self.model, self.tokenizer, lang)
             except LanguageError as error:
                 error.where = where
                 raise
@@ -512,7 +512,12 @@ def _as_tokens(
     return tuple(tuple((name(index), logprob) for index, logprob in best) for best in top)
 
 
-def _language_id(model: XLMWithLMHeadModel, tokenizer: XLMTokenizer, lang: Any) -> int | None:
+def language_id(model: XLMWithLMHeadModel, tokenizer: XLMTokenizer, lang: Any) -> int | None:
+    """Return the id of a language by its name; ``None`` for a model without language embeddings.
+
+    Raises:
+        LanguageError: The model does not have the language.
+    """
     config = model.config
     if config.lang2id:
         return config.language_id(lang)

@@ -19,7 +19,7 @@ from xlm._io.arguments import check_choice, check_count, check_flags, shown
 from xlm.corpus.read_ahead import checked_texts, length_of, read_ahead
 from xlm.errors import InputError
 from xlm.model.lm import XLMModel, XLMWithLMHeadModel, eval_mode
-from xlm.scoring.scorer import _language_id, check_language_name, check_pair
+from xlm.scoring.scorer import check_language_name, check_pair, language_id
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
 Array = np.ndarray[Any, np.dtype[np.floating[Any]]]
@@ -147,7 +147,7 @@ def word_vectors_stream(
     check_count(batch_size=batch_size)
     texts = checked_texts(texts)
     chosen = _checked_layers(layers, model.config.n_layers)
-    language = _language_id(model, tokenizer, lang)
+    language = language_id(model, tokenizer, lang)
 
     def results() -> Iterator[WordVectors]:
         first = 0
