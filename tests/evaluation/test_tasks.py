@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -191,3 +192,17 @@ def test_a_condition_that_occurs_twice_is_refused(tmp_path: Path) -> None:
     file.write_text(json.dumps(twice), encoding="utf-8")
     with pytest.raises(InputError, match="A condition occurs twice"):
         read_items(file)
+
+
+def test_a_condition_may_have_very_many_regions(tmp_path: Path) -> None:
+    """Comparing each number with all others would take minutes."""
+    file = tmp_path / "suite.json"
+    conditions = [
+        {"condition_name": name, "regions": [region(number, "") for number in range(60_000)]}
+        for name in ("match", "mismatch")
+    ]
+    file.write_text(json.dumps(suite(items=[{"conditions": conditions}])), encoding="utf-8")
+    start = time.process_time()
+    (item,) = read_items(file)
+    assert len(item.conditions[0].regions) == 60_000
+    assert time.process_time() - start < 10

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -153,6 +154,7 @@ class Evaluation:
         Each sentence has a row for each of its regions, if it has any, and one with the region ``*`` for the whole.
         """
         for result in self.items:
+            correct, tie = result.correct, result.tie
             for condition in result.item.conditions:
                 spans = {**condition.regions, "*": (0, len(condition.text))}
                 for region, (start, end) in spans.items():
@@ -164,8 +166,8 @@ class Evaluation:
                         "text": condition.text[start:end],
                         "surprisal": result.surprisals[condition.name, region],
                         "unknown": result.unknown[condition.name, region],
-                        "correct": result.correct,
-                        "tie": result.tie,
+                        "correct": correct,
+                        "tie": tie,
                     }
 
 
@@ -224,8 +226,9 @@ def evaluate_items(
             whole = condition.name, "*"
             surprisals[whole] = -by_ids.setdefault(result.ids, result).logprob
             unknown[whole] = any(result.unknowns)
+            starts = [word.start for word in result.words] if condition.regions else []
             for number, (start, end) in condition.regions.items():
-                words = [word for word in result.words if start <= word.start < end]
+                words = result.words[bisect_left(starts, start) : bisect_left(starts, end)]
                 surprisals[condition.name, number] = math.fsum(word.surprisal for word in words)
                 unknown[condition.name, number] = any(word.unknown for word in words)
         judged.append(ItemResult(item=item, surprisals=surprisals, unknown=unknown))

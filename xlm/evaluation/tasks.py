@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -199,8 +200,8 @@ def _condition(value: Mapping[str, Any], where: str) -> Condition:
 
 
 def _check_names(names: list[str], where: str, what: str) -> None:
-    for name in names:
-        if names.count(name) > 1:
+    for name, count in Counter(names).items():
+        if count > 1:
             raise InputError(f"a {what} occurs twice", where=where, found=repr(name))
 
 
