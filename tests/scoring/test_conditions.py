@@ -79,6 +79,11 @@ def sentence_ids(tokenizer: XLMTokenizer, text: str, langs: Sequence[str]) -> tu
     return ids, of_tokens
 
 
+def first_of(text: str, span: tuple[int, int]) -> int:
+    """The first character of a span that is no space and no control character, which the tokenizer drops."""
+    return next((i for i in range(*span) if not text[i].isspace() and text[i] != "\x07"), span[0])
+
+
 def one(model: XLMWithLMHeadModel, tokenizer: XLMTokenizer, text: str, **arguments: Any) -> SentenceScore:
     """The result of one text; each argument but the options stands for that text."""
     (result,) = score(model, tokenizer, [text], **arguments)
@@ -149,7 +154,7 @@ def test_a_prefix_is_not_scored(
     encoding = tokenizer(joint, lang="en", return_offsets=True)
     ids = encoding["input_ids"]
     start = len(joint) - len(text)
-    begins = [next((i for i in range(*span) if not joint[i].isspace()), span[0]) for span in encoding["offsets"][1:-1]]
+    begins = [first_of(joint, span) for span in encoding["offsets"][1:-1]]
     first = 1 + sum(begin < start for begin in begins)
     assert result.text == text
     assert result.ids == tuple(ids[first:])
@@ -158,6 +163,27 @@ def test_a_prefix_is_not_scored(
     assert [(word.text, word.start) for word in result.words] == [
         (word.text, word.start) for word in one(model, tokenizer, text, lang="en").words
     ]
+
+
+@pytest.mark.parametrize("dropped", ["\x07", "\u200b", "\ufeff", "\x07 \x07"])
+def test_words_that_the_tokenizer_drops_have_no_tokens_even_at_the_start(
+    model: XLMWithLMHeadModel, tokenizer: XLMTokenizer, dropped: str
+) -> None:
+    """The tokenizer's offsets give them to the first token."""
+    count = len(dropped.split())
+    plain = one(model, tokenizer, "the dog", lang="en")
+    for result in (
+        one(model, tokenizer, f"{dropped} the dog", lang="en"),
+        one(model, tokenizer, "the dog", lang="en", prefixes=[dropped]),
+    ):
+        assert result.logprobs == pytest.approx(plain.logprobs, abs=1e-5)
+        found = [(word.tokens, round(word.surprisal, 4)) for word in result.words[-2:]]
+        assert found == [(word.tokens, round(word.surprisal, 4)) for word in plain.words]
+        assert all(word.tokens == 0 for word in result.words[:-2])
+    mixed = one(model, tokenizer, f"the {dropped} dog", lang=[["en", *["de"] * count, "de"]])
+    assert [word.tokens for word in mixed.words] == [1, *[0] * count, plain.words[1].tokens]
+    attached = one(model, tokenizer, f"{dropped}the dog", lang="en")
+    assert [word.tokens for word in attached.words][-2:] == [word.tokens for word in plain.words]
 
 
 def test_a_target_is_the_joint_text_minus_its_prefix(model: XLMWithLMHeadModel, tokenizer: XLMTokenizer) -> None:
@@ -177,7 +203,7 @@ def test_given_words_and_regions_have_the_tokens_that_begin_in_them(
     result = one(model, tokenizer, text, lang=lang, words=[words], regions=[spans])
     encoding = tokenizer(text, lang=lang, return_offsets=True)
     logprobs = loop(model, encoding["input_ids"], [LANGUAGE_IDS[lang]] * len(encoding["input_ids"]))
-    begins = [next((i for i in range(*span) if not text[i].isspace()), span[0]) for span in encoding["offsets"][1:-1]]
+    begins = [first_of(text, span) for span in encoding["offsets"][1:-1]]
     assert [word.text for word in result.words] == words
     position = 0
     for word, found in zip(words, result.words, strict=True):

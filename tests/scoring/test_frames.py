@@ -261,6 +261,13 @@ def test_documents_prefixes_and_regions(model: XLMWithLMHeadModel, tokenizer: XL
     assert found["text"].tolist() == ["the dog", "A cat", "A cat", "the grass"]
 
 
+def test_a_series_has_one_column_for_everything(model: XLMWithLMHeadModel, tokenizer: XLMTokenizer) -> None:
+    texts = pd.Series(["the dog", "the dog", "A cat"])
+    found = score_frame(model, tokenizer, texts, lang="en", group_by="text")
+    documents = score_documents(model, tokenizer, [["the dog", "the dog"], ["A cat"]], lang="en")
+    assert found["surprisal"].tolist() == [-result.logprob for results in documents for result in results]
+
+
 def test_spans_in_arrays_are_refused_row_by_row(model: XLMWithLMHeadModel, tokenizer: XLMTokenizer) -> None:
     frame = pd.DataFrame({"text": ["the dog", "the dog"], "spans": [np.array([[0, 3], [4, 7]]), [(0, 3)]]})
     found = score_frame(model, tokenizer, frame, lang="en", by="region", region_column="spans")

@@ -27,7 +27,7 @@ def words_as_html(result: SentenceScore) -> str:
     parts.append(_escaped(result.text[end:]))
     for token, logprob in zip(result.tokens[count:], result.logprobs[count:], strict=True):
         parts += [" ", _coloured(token, -logprob, "the end of the text")]
-    total = f"{_escaped(str(result.lang))}: {_amount(-result.logprob)} in total"
+    total = f"{_escaped(str(result.lang))}: {_amount(0.0 - result.logprob)} in total"
     return (
         f'<div style="white-space: pre-wrap; line-height: 1.8" dir="auto">{"".join(parts)}</div>'
         f'<div style="opacity: 0.7; font-size: 85%">{total}</div>'

@@ -140,7 +140,9 @@ def frame_of(scorer: Scorer, frame: Any, *, column: str = "text", by: str = "sen
 
 def _laid_out(scorer: Scorer, frame: Any, layout: Layout, *, by: str) -> Any:
     """Return the result of ``score_frame`` for rows that make up texts or documents."""
-    columns = [layout.text] if frame.ndim == 1 else list(frame.columns)
+    if frame.ndim == 1:
+        frame = frame.to_frame(layout.text)
+    columns = list(frame.columns)
     for name in layout.columns:
         _check_column(name, columns)
     requested = dict.fromkeys(_token_options(scorer), True)

@@ -155,7 +155,9 @@ def score_sequences(
     else:
         columns.append(None)
     return [
-        TokenScores(logprobs=logprobs, ranks=its_ranks, entropies=its_entropies, top=its_top, windows=len(its_windows))
+        TokenScores(
+            logprobs=logprobs, ranks=its_ranks, entropies=its_entropies, top=its_top, windows=max(1, len(its_windows))
+        )
         for logprobs, its_ranks, its_entropies, its_top, its_windows in zip(
             *map(by_sequence, columns), windows_by_sequence, strict=True
         )

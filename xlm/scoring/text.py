@@ -132,6 +132,7 @@ class Text(NamedTuple):
         """Return the span of each token in the text; tokens of the prefix have a negative start.
 
         If a rule of the tokenizer rewrites whitespace together with the text behind it, the span begins at that text.
+        Unlike the tokenizer's offsets, the first span does not include words that the tokenizer drops.
 
         Raises:
             LanguageError: The library that splits the language into words does not report their offsets.
@@ -140,8 +141,19 @@ class Text(NamedTuple):
         spans: list[Span] = []
         for lang, first, last in self.runs():
             encoding = tokenizer(whole[first:last], lang=lang, add_special_tokens=False, return_offsets=True)
-            spans += [(first + start, first + end) for start, end in encoding["offsets"]]
+            own = [(first + start, first + end) for start, end in encoding["offsets"]]
+            if own:
+                own[0] = _behind_dropped_words(whole, *own[0], tokenizer, lang)
+            spans += own
         return [(_without_space(whole, start, end) - self.start, end - self.start) for start, end in spans]
+
+
+def _behind_dropped_words(text: str, start: int, end: int, tokenizer: XLMTokenizer, lang: str) -> Span:
+    """Return the span of the first token of a run, without the words before it of which the tokenizer keeps nothing."""
+    for word in _WORD.finditer(text, start, end):
+        if word.end() == end or tokenizer.encode(word.group(), lang=lang, add_special_tokens=False):
+            return word.start(), end
+    return start, end
 
 
 def _without_space(text: str, start: int, end: int) -> int:

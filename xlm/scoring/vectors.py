@@ -7,8 +7,10 @@ returned attentions, N heads, D model width.
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ from xlm.corpus.read_ahead import checked_texts, length_of, read_ahead
 from xlm.errors import InputError
 from xlm.model.lm import XLMModel, XLMWithLMHeadModel, eval_mode
 from xlm.scoring.scorer import check_language_name, check_pair, language_id
+from xlm.scoring.text import Text
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
 Array = np.ndarray[Any, np.dtype[np.floating[Any]]]
@@ -184,8 +187,7 @@ def _encode(
     """Return the ids of a text, and for each of them the index of its word, ``None`` for the special tokens."""
     if not isinstance(text, str):
         raise InputError("a text is not a str", where=where, found=type(text).__name__, expected="str")
-    encoding = tokenizer(text, lang=lang, return_offsets=True)
-    ids, positions = encoding["input_ids"], model.config.max_position_embeddings
+    ids, positions = tokenizer.encode(text, lang=lang), model.config.max_position_embeddings
     if len(ids) > positions:
         raise InputError(
             "a text is longer than the model's positions",
@@ -194,7 +196,10 @@ def _encode(
             expected=f"at most {positions}, with the special tokens at both ends",
             remedy="split it into sentences, which is what the model was trained on",
         )
-    return ids, encoding["word_ids"]
+    placed = Text(text, lang)
+    starts = [start for start, _ in placed.words]
+    begins = accumulate((begin for begin, _ in placed.token_spans(tokenizer)), max)
+    return ids, [None, *(max(0, bisect_right(starts, begin) - 1) for begin in begins), None]
 
 
 def _batch_vectors(
