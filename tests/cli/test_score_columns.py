@@ -261,6 +261,18 @@ def test_every_file_must_have_the_columns(invoke: Invoke, arguments: tuple[Path 
     assert invoke(*arguments, *files, "--keep-columns").exit_code == 0
 
 
+@pytest.mark.parametrize("missing", [None, "", math.nan])
+def test_a_missing_prefix_or_language_is_an_empty_one(
+    invoke: Invoke, arguments: tuple[Path | str, ...], scored: Callable[..., Any], tmp_path: Path, missing: Any
+) -> None:
+    rows: list[dict[str, Any]] = [{"text": "the dog", "before": missing, "lang": missing}]
+    rows.append({"text": "the dog", "before": 5, "lang": "de"})
+    file = table_file(tmp_path / "table.jsonl", rows)
+    found = rows_of(invoke(*arguments, file, "--prefix-column", "before", "--lang-column", "lang").stdout)
+    expected = scored(score, ["the dog"] * 2, prefixes=["", "5"], lang=["en", "de"])
+    assert [float(row["surprisal"]) for row in found] == pytest.approx([-r.logprob for r in expected], abs=2e-6)
+
+
 def test_a_key_that_the_first_row_lacks_is_named(
     invoke: Invoke, arguments: tuple[Path | str, ...], tmp_path: Path
 ) -> None:

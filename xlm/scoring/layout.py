@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -192,26 +193,21 @@ class Layout:
         return Text(
             cells[self.text],
             languages[0] if len(languages) == 1 else languages,
-            prefix=self._prefix(cells),
+            prefix=_string(cells, self.prefix),
             regions=_spans(regions) if isinstance(regions, str) else () if regions is None else regions,
         )
 
     def _text_of_words(self, rows: list[Row], cells_of: CellsOf) -> tuple[Text, list[Row]]:
         cells = [cells_of(row) for row in rows]
-        words, prefix = [each[self.text] for each in cells], self._prefix(cells[0])
+        words, prefix = [each[self.text] for each in cells], _string(cells[0], self.prefix)
         lang: str | list[str] = self.lang
         if self.languages is not None:
             of_words = [" ".join(self._languages(each)) for each in cells]
             lang = [*[of_words[0]] * len(prefix.split()), *of_words]
         return Text(" ".join(words), lang, prefix=prefix, given_words=words), rows
 
-    def _prefix(self, cells: Mapping[str, Any]) -> str:
-        prefix = None if self.prefix is None else cells.get(self.prefix)
-        return "" if prefix is None else str(prefix)
-
     def _languages(self, cells: Mapping[str, Any]) -> list[str]:
-        cell = None if self.languages is None else cells.get(self.languages)
-        return ("" if cell is None else str(cell)).split() or [self.lang]
+        return _string(cells, self.languages).split() or [self.lang]
 
     def _rows_of(
         self,
@@ -256,6 +252,12 @@ def _sum(words: Sequence[WordScore]) -> Cells:
         "surprisal": sum(word.surprisal for word in words),
         "unknown": any(word.unknown for word in words),
     }
+
+
+def _string(cells: Mapping[str, Any], column: str | None) -> str:
+    """Return the cell of a column as text; empty if there is no column, or the cell is missing or NaN."""
+    cell = None if column is None else cells.get(column)
+    return "" if cell is None or (isinstance(cell, float) and math.isnan(cell)) else str(cell)
 
 
 def _spans(cell: str) -> Any:
