@@ -186,8 +186,9 @@ def start_encoder_decoder(
             remedy=f"{kind.__name__}(config) makes a model with random weights",
         )
     # The halves know which of them is causal, whatever their checkpoints say.
-    opened = {name: open_checkpoint(name, causal=True, hub=hub) for name in dict.fromkeys(starts.values())}
-    checkpoints = {half: opened[name] for half, name in starts.items()}
+    names = {str(name): name for name in starts.values()}
+    opened = {key: open_checkpoint(name, causal=True, hub=hub) for key, name in names.items()}
+    checkpoints = {half: opened[str(name)] for half, name in starts.items()}
     if len(checkpoints) == len(HALVES):
         _check_halves(checkpoints)
     config = next(iter(checkpoints.values())).config.replace(**(changes or {}))
