@@ -73,6 +73,21 @@ def _finish(*processes: subprocess.Popen[bytes]) -> None:
             assert process.returncode == 0, output.decode()
 
 
+def _run_two(*arguments: str) -> None:
+    """Run two processes of ``two_processes`` to their end.
+
+    Rarely, torch's own threads crash one of them (seen: SIGABRT at exit, SIGSEGV in a sharded run). Two new processes
+    then resume the runs, which must not change a result. A second crash fails the test.
+    """
+    processes = _two("tests.training.two_processes", *arguments)
+    try:
+        _finish(*processes)
+    except AssertionError:
+        if not any(process.returncode in (-signal.SIGABRT, -signal.SIGSEGV) for process in processes):
+            raise
+        _finish(*_two("tests.training.two_processes", *arguments))
+
+
 def _same_run(one: Path, other: Path) -> None:
     """Compare losses, gradient norms, perplexities and weights of two runs."""
     assert [number for number, _, _ in updates(other)] == list(range(1, 13))
@@ -118,7 +133,7 @@ def test_weights_that_are_shared_out(data: Path, tmp_path: Path) -> None:
         ("to-shared", full),
         ("to-one", {**full, "max_steps": 7}),
     ]
-    _finish(*_two("tests.training.two_processes", str(data), str(tmp_path), json.dumps(runs)))
+    _run_two(str(data), str(tmp_path), json.dumps(runs))
     train(small_run(data, tmp_path / "one", model=without_dropout()))
     train(small_run(data, tmp_path / "to-one", model=without_dropout(), sharding="full"), resume=True)
     for name in ("whole", "shared", "pieces", "to-whole", "to-shared", "to-one"):

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.training.runs import events, start_from, translation_run, translation_weights, updates
-from tests.training.test_processes import _finish, _two
+from tests.training.test_processes import _run_two
 from xlm.training.loop import train
 
 
@@ -66,7 +66,7 @@ def test_two_processes_are_one(pairs: Path, translator: Path, tmp_path: Path) ->
             for how, changes in (("whole", {}), ("shared", {**full, "max_steps": 7}), ("shared", full))
         ),
     ]
-    _finish(*_two("tests.training.two_processes", str(pairs), str(tmp_path), json.dumps(runs), str(translator)))
+    _run_two(str(pairs), str(tmp_path), json.dumps(runs), str(translator))
     model = start_from(translator)
     train(translation_run(pairs, tmp_path / "one", model=model))
     train(translation_run(pairs, tmp_path / "one-12", model=model, evaluation_size=12))
