@@ -76,8 +76,9 @@ def _finish(*processes: subprocess.Popen[bytes]) -> None:
 def _run_two(*arguments: str) -> None:
     """Run two processes of ``two_processes`` to their end.
 
-    Rarely, torch's own threads crash one of them (seen: SIGABRT at exit, SIGSEGV in a sharded run). Two new processes
-    then resume the runs, which must not change a result. A second crash fails the test.
+    Rarely, one of them crashes: with SIGABRT at exit, by a thread of Gloo; once with SIGSEGV in a sharded run, for a
+    reason not found yet. Two new processes then resume the runs, which must not change a result. A second crash fails
+    the test.
     """
     processes = _two("tests.training.two_processes", *arguments)
     try:
