@@ -11,6 +11,7 @@ import io
 import json
 import math
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -283,10 +284,14 @@ def test_a_key_that_the_first_row_lacks_is_named(
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
-def test_a_pipe_cannot_be_read_twice(invoke: Invoke, arguments: tuple[Path | str, ...], tmp_path: Path) -> None:
+def test_a_pipe_is_read_once(invoke: Invoke, arguments: tuple[Path | str, ...], tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.csv")
-    output = invoke(*arguments, tmp_path / "pipe.csv", "--keep-columns")
-    assert (output.exit_code, "can be read only once" in output.stderr) == (2, True)
+    text = "n,text\n" + "".join(f"{number},the dog\n" for number in range(9))
+    writer = threading.Thread(target=(tmp_path / "pipe.csv").write_text, args=[text])
+    writer.start()
+    rows = rows_of(invoke(*arguments, tmp_path / "pipe.csv", "--keep-columns").stdout)
+    writer.join()
+    assert [row["n"] for row in rows] == list(map(str, range(9)))
 
 
 def test_top_and_no_closing_without_columns(
@@ -319,9 +324,10 @@ def test_top_and_no_closing_without_columns(
         (["--by", "region"], "Regions need their column"),
         (["--by", "region"], "--region-column NAME"),
         (["--region-column", "n"], "Regions need their column"),
-        (["--top", "2"], "--top requires --by token"),
-        (["--keep-columns", "-"], "standard input can be read only once"),
-        (["--group-by", "n", "--engine", "ray", "--output-dir", "out"], "only with --engine local"),
+        (["--top", "2"], "--top requires --by token, word or region"),
+        (["--keep-columns", "-"], "Plain text has no columns"),
+        (["--split-sentences", "--word-column", "text", "--group-by", "n"], "Only texts without words"),
+        (["--split-sentences", "--prefix-column", "n"], "Only texts without words"),
     ],
 )
 def test_wrong_usage(

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xlm._io.arguments import as_path
+from xlm._io.arguments import as_path, check_choice
 from xlm.errors import InputError
 from xlm.evaluation.formula import Region
-from xlm.evaluation.tasks import GROUPS, Item, read_items
+from xlm.evaluation.tasks import GROUPS, TASK_FORMATS, Item, read_items
 from xlm.model.lm import XLMWithLMHeadModel
 from xlm.scoring.options import ScoringKeywords, shows_scoring_options
 from xlm.scoring.score import score
@@ -84,7 +84,7 @@ class ItemResult:
     Attributes:
         item: The item.
         surprisals: Surprisal in nats, by condition and region. The region ``*`` is the whole sentence with the closing
-            ``</s>``, which belongs to no other region.
+            ``</s>``, which belongs to no other region; without it if ``closing`` is false.
         unknown: Whether a token of the condition and region is ``<unk>``.
     """
 
@@ -178,20 +178,22 @@ def evaluate(
     tasks: str | Path | Iterable[str | Path],
     *,
     lang: str,
+    task_format: str | None = None,
     **options: Unpack[ScoringKeywords],
 ) -> Evaluation:
     """Return which minimal pairs, and which items of suites, a model judges correctly.
 
-    A minimal pair is correct if the good sentence is more probable than the bad one, both with their closing ``</s>``.
-    An item of a suite is correct if all formulas of the suite hold. Equal numbers count as wrong; the numbers of two
-    sentences with the same tokens are equal.
+    A minimal pair is correct if the good sentence is more probable than the bad one, both with their closing ``</s>``
+    unless ``closing`` is false. An item of a suite is correct if all formulas of the suite hold. Equal numbers count as
+    wrong; the numbers of two sentences with the same tokens are equal.
 
     Args:
         model: A causal model.
         tokenizer: Its tokenizer.
         tasks: One or more files: minimal pairs in the format of BLiMP (``.jsonl``) or CLAMS (``.txt`` or ``.tsv``), or
-            suites of SyntaxGym (``.json``).
+            suites of SyntaxGym (``.json``); all of them may be gzipped (``.gz``).
         lang: The language of all sentences.
+        task_format: ``"blimp"``, ``"clams"`` or ``"syntaxgym"`` for files whose names do not tell it.
         **options: Attributes of ``ScoringOptions``, by name.
 
     Raises:
@@ -199,7 +201,9 @@ def evaluate(
             ``score`` refuses an argument.
         LanguageError: The model does not have the language, or the tokenizer cannot report where its words begin.
     """
-    files = [read_items(path) for path in _paths(tasks)]
+    if task_format is not None:
+        check_choice("format of tasks", TASK_FORMATS, task_format=task_format)
+    files = [read_items(path, format=task_format) for path in _paths(tasks)]
     results = [result for items in files for result in evaluate_items(model, tokenizer, items, lang=lang, **options)]
     return Evaluation(items=tuple(results))
 
@@ -224,7 +228,7 @@ def evaluate_items(
         for condition in item.conditions:
             result = results[condition.text]
             whole = condition.name, "*"
-            surprisals[whole] = -by_ids.setdefault(result.ids, result).logprob
+            surprisals[whole] = 0.0 - by_ids.setdefault(result.ids, result).logprob
             unknown[whole] = any(result.unknowns)
             starts = [word.start for word in result.words] if condition.regions else []
             for number, (start, end) in condition.regions.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Hashable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,16 @@ from xlm.errors import InputError, XLMError
 from xlm.scoring.layout import Layout
 from xlm.scoring.options import ScoringKeywords, ScoringOptions, shows_scoring_options
 from xlm.scoring.scorer import Scorer, SentenceScore
-from xlm.scoring.table import UNITS, ScoreTable, cells_of, cells_of_unit, check_unit, results_of, status_of
+from xlm.scoring.table import (
+    UNITS,
+    ScoreTable,
+    cells_of,
+    cells_of_unit,
+    check_unit,
+    results_of,
+    span_cells,
+    status_of,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -27,7 +37,8 @@ _COLUMNS = {
     "word": ("word", "start", "end", "tokens", "surprisal", "unknown"),
     "token": ("token", "id", "logprob", "unknown"),
 }
-_TOKEN_OPTIONS = {"ranks": "rank", "entropies": "entropy", "top": "top"}  # each option and its column
+_OPTIONAL = {"ranks": ("rank",), "entropies": ("entropy", "entropy_reduction"), "top": ("top",)}
+"""The columns of each option. A token has no ``entropy_reduction``."""
 
 
 def is_frame(texts: object) -> bool:
@@ -68,8 +79,9 @@ def score_frame(
             ``<unk>``). ``"word"`` repeats each row for each word and adds ``word``, ``start``, ``end``, ``tokens``,
             ``surprisal`` and ``unknown`` (whether any token of the word is ``<unk>``). The closing ``</s>`` then has no
             row, and a text without words has one row without a word. ``"token"`` repeats each row for each token,
-            including the closing one, and adds ``token``, ``id``, ``logprob``, ``unknown``, and, if requested,
-            ``rank``, ``entropy`` and ``top``. ``"region"`` repeats each row for each region. ``None`` means
+            including the closing one, and adds ``token``, ``id``, ``logprob`` and ``unknown``. ``"region"`` repeats
+            each row for each region. If requested, ``rank``, ``entropy`` and ``top`` follow; those of a word or region
+            are about its first token, and ``entropy_reduction`` is as in ``WordScore``. ``None`` means
             ``"sentence"``, or ``"word"`` with ``word_column``. With any of the following arguments, the new columns
             are those of ``xlm score`` with the option of the same name.
         group_by: A column whose equal values, in consecutive rows, mark the sentences of one document, which are scored
@@ -81,7 +93,7 @@ def score_frame(
             blanks between them. A missing or empty cell stands for ``lang``.
         region_column: The column of spans of characters, such as ``"0-7 8-12"`` or a list of pairs. With
             ``word_column``, the column of labels: consecutive words with the same label are one region.
-        **options: As for ``score``; ``ranks``, ``entropies`` and ``top`` need ``by="token"``.
+        **options: As for ``score``; ``ranks``, ``entropies`` and ``top`` need another ``by`` than ``"sentence"``.
 
     Raises:
         InputError: There is no such column or unit, the frame already has a column with the name of a new one, or an
@@ -94,7 +106,7 @@ def score_frame(
         )
     scorer = Scorer(model, tokenizer, lang=lang, options=ScoringOptions(**options))
     by = ("sentence" if word_column is None else "word") if by is None else by
-    check_unit(by, _token_options(scorer), units=(*UNITS, "region"))
+    check_unit(by, _options_of_places(scorer), units=(*UNITS, "region"))
     groups: Any = group_by
     layout = Layout(
         lang=lang,
@@ -145,19 +157,19 @@ def _laid_out(scorer: Scorer, frame: Any, layout: Layout, *, by: str) -> Any:
     columns = list(frame.columns)
     for name in layout.columns:
         _check_column(name, columns)
-    requested = dict.fromkeys(_token_options(scorer), True)
+    requested = dict.fromkeys(_options_of_places(scorer), True)
     unit = "given word" if layout.words and by == "word" else by
     table = ScoreTable(unit=unit, format="jsonl", kept=tuple(set(columns) - {"line"}), **requested)
     values = {name: _values(frame[name]) for name in layout.columns}
-
-    def cells_of(row: Row) -> dict[str, Any]:
-        return {name: of_rows[row.number - 1] for name, of_rows in values.items()}
-
+    rows = [
+        replace(row, cells={name: of_rows[row.number - 1] for name, of_rows in values.items()})
+        for row in _rows(frame[layout.text], layout.text)
+    ]
     output = partial(cells_of_unit, table)
     scores = [
         (row.number - 1, table.further(row, cells, result))
-        for window in windows(_rows(frame[layout.text], layout.text), groups=partial(layout.groups, cells_of=cells_of))
-        for row, cells, result, _ in layout.scores(scorer, list(layout.groups(window, cells_of)), cells_of, output)
+        for window in windows(rows, groups=layout.groups_of_file)
+        for row, cells, result, _ in layout.scores(scorer, list(layout.groups(window)), output, span_cells)
     ]
     new = [name for name in table.columns if name not in ("line", *columns)]
     result = frame.iloc[[place for place, _ in scores]]
@@ -166,15 +178,16 @@ def _laid_out(scorer: Scorer, frame: Any, layout: Layout, *, by: str) -> Any:
 
 
 def _names(scorer: Scorer, by: str) -> list[str]:
-    requested = _token_options(scorer)
+    requested = _options_of_places(scorer)
     check_unit(by, requested)
     *names, unknown = _COLUMNS[by]
-    return [*names, *(_TOKEN_OPTIONS[option] for option in requested), unknown, "status"]
+    names += [name for option in requested for name in _OPTIONAL[option]]
+    return [*(name for name in names if by == "word" or name != "entropy_reduction"), unknown, "status"]
 
 
-def _token_options(scorer: Scorer) -> list[str]:
-    """Return the names of the set options that need ``by="token"``."""
-    return [option for option in _TOKEN_OPTIONS if getattr(scorer.options, option)]
+def _options_of_places(scorer: Scorer) -> list[str]:
+    """Return the names of the set options that say something about one place in a text."""
+    return [option for option in _OPTIONAL if getattr(scorer.options, option)]
 
 
 def _check_column(column: object, columns: Sequence[object]) -> None:
@@ -203,7 +216,5 @@ def _cells(result: SentenceScore | XLMError | None, by: str) -> list[dict[str, A
         return [{}]
     if by != "word":
         return cells_of(result, by)
-    words = [
-        {"word": word.text, **{name: getattr(word, name) for name in _COLUMNS["word"][1:]}} for word in result.words
-    ]
+    words = [{"word": word.text, **span_cells(word)} for word in result.words]
     return words or [{}]
