@@ -450,6 +450,8 @@ def _text_of_cell(cell: str, column: str) -> Parsed:
 
 
 def _all_cells(text: str, row: list[str], header: Sequence[str]) -> Record:
+    if len(row) == len(header) and (joined := "".join(row)).isascii() and len(joined) <= _LONGEST_ROW:
+        return text, None, dict(zip(header, row, strict=True))
     cells: dict[str, Any] = {}
     for name, cell in itertools.zip_longest(header, row[: len(header)], fillvalue=""):
         cells[name], problem = _text_of_cell(cell, name)

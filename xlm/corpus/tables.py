@@ -56,12 +56,21 @@ def tsv_line(cells: Iterable[Cell]) -> str:
     A cell that holds a quote, a tab or a line end is quoted, with its own quotes doubled (RFC 4180, with tabs). Floats
     have six decimals, a bool is 0 or 1, and ``None`` is empty.
     """
-    return "\t".join(map(_tsv_cell, cells)) + "\n"
+    texts = [
+        cell
+        if isinstance(cell, str)
+        else f"{cell:.6f}"
+        if isinstance(cell, float)
+        else ""
+        if cell is None
+        else str(int(cell))
+        for cell in cells
+    ]
+    line = "\t".join(texts)
+    if line.count("\t") >= len(texts) or '"' in line or "\n" in line or "\r" in line:
+        line = "\t".join(map(_quoted, texts))
+    return line + "\n"
 
 
-def _tsv_cell(cell: Cell) -> str:
-    if isinstance(cell, str):
-        return cell if _QUOTED.isdisjoint(cell) else '"' + cell.replace('"', '""') + '"'
-    if isinstance(cell, float):
-        return f"{cell:.6f}"
-    return "" if cell is None else str(int(cell))
+def _quoted(text: str) -> str:
+    return text if _QUOTED.isdisjoint(text) else '"' + text.replace('"', '""') + '"'

@@ -172,13 +172,17 @@ class Layout:
         group: list[Row] = []
         last: list[Any] = []
         for row in rows:
-            key = last if row.text is None else _labels(row, columns)
-            if group and (alone or key != last):
+            if columns:
+                key = last if row.text is None else _labels(row, columns)
+                if group and key != last:
+                    yield group
+                    group = []
+                last = key
+            elif alone and group:
                 yield group
                 group = []
             group.append(row)
-            last = key
-            if self._is_separator(row):
+            if self.documents and self._is_separator(row):
                 yield group
                 group = []
         if group:

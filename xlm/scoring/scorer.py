@@ -197,6 +197,8 @@ class SentenceScore:
 
     def _is_punctuation(self, token: int) -> bool:
         start, end = self._spans[token]
+        if self.text[start : start + 1].isalnum():
+            return False
         characters = "".join(self.text[start:end].split())
         return all(unicodedata.category(character)[0] == "P" for character in characters)
 

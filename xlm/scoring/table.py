@@ -162,12 +162,12 @@ class ScoreTable:
         """Return the kept cells of a row of the input as they are written."""
         if not self.kept or row.cells is None:
             return {}
+        kept = {name: row.cells.get(name) for name in self.kept}
         written = _as_text if self.format == "tsv" else _as_json if self.format == "jsonl" else _as_scalar
-        return {
-            name: cell if cell is None or type(cell) is str else written(cell)
-            for name in self.kept
-            for cell in (row.cells.get(name),)
-        }
+        for name, cell in kept.items():
+            if type(cell) is not str and cell is not None:
+                kept[name] = written(cell)
+        return kept
 
     def _bits(self, cells: Mapping[str, Any]) -> dict[str, float]:
         logprob = -cells["surprisal"] if "surprisal" in cells else cells.get("logprob")
@@ -309,8 +309,12 @@ def laid_out_lines(scorer: Scorer, window: Sequence[Row], table: ScoreTable, lay
     for row, cells, result, first in layout.scores(
         scorer, list(layout.groups(window)), partial(cells_of_unit, table), span_cells
     ):
-        kept = {"text": row.text} if table.kept is None and not cells else table.kept_cells(row)
-        lines.append(table.line({**kept, **table.further(row, cells, result)}))
+        written = table.further(row, cells, result)
+        if table.kept is not None:
+            written.update(table.kept_cells(row))
+        elif not cells:
+            written["text"] = row.text
+        lines.append(table.line(written))
         if isinstance(result, SentenceScore):
             if first:
                 tokens += len(result.tokens)
