@@ -281,12 +281,16 @@ def _table_lines(file: TextIO) -> Iterator[bytes]:
 
 
 def _table_line(file: TextIO, ends: tuple[str, ...]) -> str | None:
+    part = file.readline(_LONGEST_ROW + len("x\r\n"))
+    if part.endswith(ends) and len(part) < _LONGEST_ROW:
+        return part
     buffer = io.StringIO()  # readline returns a line in parts, each ending at a carriage return
-    while part := file.readline(_LONGEST_ROW + len("x\r\n")):
+    while part:
         if buffer.tell() <= _LONGEST_ROW:
             buffer.write(part)
         if part.endswith(ends):
             break
+        part = file.readline(_LONGEST_ROW + len("x\r\n"))
     line = buffer.getvalue()
     if not line:
         return None

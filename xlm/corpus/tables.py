@@ -41,7 +41,7 @@ def table_line(columns: Iterable[str], cells: Mapping[str, Cell], *, format: str
         exact: Columns whose floats have all digits.
     """
     if format == "tsv":
-        return tsv_line([cells.get(name) for name in columns])
+        return tsv_line(map(cells.get, columns))
     row = {name: cells.get(name) for name in columns}
     if format == "jsonl":
         for name, value in row.items():
@@ -56,20 +56,17 @@ def tsv_line(cells: Iterable[Cell]) -> str:
     A cell that holds a quote, a tab or a line end is quoted, with its own quotes doubled (RFC 4180, with tabs). Floats
     have six decimals, a bool is 0 or 1, and ``None`` is empty.
     """
-    texts = [
-        cell
-        if isinstance(cell, str)
-        else f"{cell:.6f}"
-        if isinstance(cell, float)
-        else ""
-        if cell is None
-        else str(int(cell))
-        for cell in cells
-    ]
+    texts = [cell if type(cell) is str else f"{cell:.6f}" if type(cell) is float else _shown(cell) for cell in cells]
     line = "\t".join(texts)
     if line.count("\t") >= len(texts) or '"' in line or "\n" in line or "\r" in line:
         line = "\t".join(map(_quoted, texts))
     return line + "\n"
+
+
+def _shown(cell: Cell) -> str:
+    if cell is None:
+        return ""
+    return cell if isinstance(cell, str) else f"{cell:.6f}" if isinstance(cell, float) else str(int(cell))
 
 
 def _quoted(text: str) -> str:

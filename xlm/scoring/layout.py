@@ -170,10 +170,11 @@ class Layout:
         columns = self._document_columns or self.group_by
         alone = not (columns or self.documents)
         group: list[Row] = []
-        last: list[Any] = []
+        last: object = []
+        label_of = _labels_in(columns)
         for row in rows:
             if columns:
-                key = last if row.text is None else _labels(row, columns)
+                key = last if row.text is None else label_of(row)
                 if group and key != last:
                     yield group
                     group = []
@@ -199,6 +200,7 @@ class Layout:
             yield from self.groups(rows)
             return
         columns = self._document_columns or self.group_by
+        label_of = _labels_in(columns)
         seen: set[int] = set()
         warned: set[str] = set()
 
@@ -211,7 +213,7 @@ class Layout:
         for group in self.groups(rows):
             first = group[0]
             if first.text is not None:
-                label = hash(str(_labels(first, columns)))
+                label = hash(str(label_of(first)))
                 if label in seen:
                     warn_once(
                         "group",
@@ -229,9 +231,10 @@ class Layout:
     def _check_texts(self, group: Sequence[Row], warn_once: Callable[[str, Row, str, str], None]) -> None:
         """Warn if a text occurs twice in a document, or if the words of a text are repeated."""
         column = self.group_by[-1]
+        label_of = _labels_in(self.group_by)
         labels: set[str] = set()
         for rows in self._rows_by_text(group):
-            label = str(_labels(rows[0], self.group_by))
+            label = str(label_of(rows[0]))
             if label in labels:
                 warn_once(
                     "text",
@@ -290,7 +293,7 @@ class Layout:
         return self.documents and row.text is not None and not row.text.strip()
 
     def _rows_by_text(self, group: Sequence[Row]) -> Iterator[list[Row]]:
-        for _, rows in itertools.groupby(group, lambda row: _labels(row, self.group_by)):
+        for _, rows in itertools.groupby(group, _labels_in(self.group_by)):
             yield list(rows)
 
     def _texts(self, group: Sequence[Row]) -> list[_Placed]:
@@ -360,7 +363,9 @@ class Layout:
             yield from ((row, {}) for row in placed.rows)
         elif self.regions is None:
             for number, (row, word) in enumerate(zip(placed.rows, result.words, strict=True), start=1):
-                yield row, {"word_number": number, **output_of_word(word)}
+                cells = output_of_word(word)
+                cells["word_number"] = number
+                yield row, cells
         else:
             labels = [None if row.cells is None else row.cells.get(self.regions) for row in placed.rows]
             triples = zip(labels, placed.rows, result.words, strict=True)
@@ -397,8 +402,12 @@ def _is_repeated(words: Sequence[str | None]) -> bool:
     )
 
 
-def _labels(row: Row, columns: Sequence[str]) -> list[Any]:
-    return [] if row.cells is None else [row.cells.get(name) for name in columns]
+def _labels_in(columns: Sequence[str]) -> Callable[[Row], object]:
+    """Return a function from a row to its cell in one column, or to its cells in several."""
+    if len(columns) == 1:
+        (name,) = columns
+        return lambda row: None if row.cells is None else row.cells.get(name)
+    return lambda row: [] if row.cells is None else [row.cells.get(name) for name in columns]
 
 
 def _string(row: Row, column: str | None) -> str:

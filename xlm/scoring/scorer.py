@@ -163,6 +163,9 @@ class SentenceScore:
             inner_first += 1
         while inner_first < inner_last and self._is_punctuation(inner_last - 1):
             inner_last -= 1
+        surprisal = bare = self._surprisal(first, last)
+        if (inner_first, inner_last) != (first, last):
+            bare = self._surprisal(inner_first, inner_last)
         entropy = reduction = rank = top = None
         if first < last:
             if self.entropies is not None:
@@ -175,10 +178,10 @@ class SentenceScore:
             start=span[0],
             end=span[1],
             tokens=last - first,
-            surprisal=self._surprisal(first, last),
+            surprisal=surprisal,
             unknown=self.unk_token in self.tokens[first:last],
             first=first,
-            surprisal_without_punctuation=self._surprisal(inner_first, inner_last),
+            surprisal_without_punctuation=bare,
             entropy=entropy,
             entropy_reduction=reduction,
             rank=rank,

@@ -144,19 +144,18 @@ class ScoreTable:
         for cells in result_cells:
             yield {**cells, **self._bits(cells), **shared}
 
-    def further(self, row: Row, cells: Mapping[str, Any], result: SentenceScore | XLMError | None) -> dict[str, Any]:
-        """Return the cells of one row of output without the kept ones.
+    def further(self, row: Row, cells: dict[str, Any], result: SentenceScore | XLMError | None) -> dict[str, Any]:
+        """Complete and return the cells of one row of output, but for the kept ones.
 
         Args:
             row: The input row.
             cells: Its scores, as ``Layout.scores`` yields them.
             result: As for ``cells``.
         """
-        further = dict(cells)
         if self.bits:
-            further |= self._bits(cells)
-        further["file"], further["line"], further["status"] = row.file, row.number, status_of(row, result)
-        return further
+            cells.update(self._bits(cells))
+        cells["file"], cells["line"], cells["status"] = row.file, row.number, status_of(row, result)
+        return cells
 
     def kept_cells(self, row: Row) -> dict[str, Any]:
         """Return the kept cells of a row of the input as they are written."""
@@ -309,12 +308,8 @@ def laid_out_lines(scorer: Scorer, window: Sequence[Row], table: ScoreTable, lay
     for row, cells, result, first in layout.scores(
         scorer, list(layout.groups(window)), partial(cells_of_unit, table), span_cells
     ):
-        written = table.further(row, cells, result)
-        if table.kept is not None:
-            written.update(table.kept_cells(row))
-        elif not cells:
-            written["text"] = row.text
-        lines.append(table.line(written))
+        cells.update(table.kept_cells(row) if table.kept is not None else {} if cells else {"text": row.text})
+        lines.append(table.line(table.further(row, cells, result)))
         if isinstance(result, SentenceScore):
             if first:
                 tokens += len(result.tokens)
