@@ -53,7 +53,9 @@ def bench_tables(scratch: Path, *, model: str, lang: str, words: int, rounds: in
         writer.writerow(["document", "sentence", "number", "word"])
         for document, sentences in enumerate(texts):
             for sentence, chosen in enumerate(sentences):
-                writer.writerows([document, sentence, number, word] for number, word in enumerate(chosen))
+                writer.writerows(
+                    [document, document * _SENTENCES + sentence, number, word] for number, word in enumerate(chosen)
+                )
     by_line = [" ".join(sentence) for sentences in texts for sentence in sentences]
     lines.write_text("".join(f"{line}\n" for line in by_line), encoding="utf-8")
     joined = [" ".join(" ".join(sentence) for sentence in sentences) for sentences in texts]
