@@ -166,9 +166,10 @@ def command(model: str, files: tuple[Any, ...], by: str | None, table_format: st
     sentence that are <unk>, which replaces pieces outside the vocabulary. For a token, or a word with any such token,
     it is 1, else 0 (true or false with --format jsonl).
 
-    With --documents or --group-by, each sentence is scored given the sentences before it. With any option of "Documents
-    and columns" but --documents, the input must be files with columns. All of them are kept (for JSON lines, the keys
-    of the first row of each file), and these follow:
+    With --documents or --group-by, each sentence is scored given the sentences before it. With --split-sentences,
+    "sentence" follows "line": the number of the sentence in its row, and "start" and "end" are characters of the row.
+    With any further option of "Documents and columns", the input must have columns. All of them are kept (for JSON
+    lines, the keys of the first row of each file), and these follow:
 
     \b
         --by sentence: tokens, surprisal, unknown
@@ -176,6 +177,9 @@ def command(model: str, files: tuple[Any, ...], by: str | None, table_format: st
                        surprisal_without_punctuation, unknown
         --by token:    position, id, token, surprisal, unknown
         --by region:   region_number, start, end, tokens, surprisal, unknown
+
+    After logprob or surprisal come, if requested, bits, rank, entropy, entropy_reduction (not by token) and top. Those
+    of a word or region are about its first token.
 
     With --word-column, there is one row for each row of the input, without the closing </s>. The column "word" is then
     that of the input. "surprisal" is in nats, and "surprisal_without_punctuation" leaves out the punctuation at both

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from xlm.errors import DependencyError, InputError
+from xlm.errors import DependencyError, InputError, LanguageError
 from xlm.tokenizer.alignment import Span
 from xlm.tokenizer.moses.tokenise import Moses
 
@@ -49,10 +49,13 @@ def sentence_spans(text: str, *, lang: str) -> list[Span]:
 
     Raises:
         InputError: The text is not a str.
+        LanguageError: The language is not an ASCII str.
         DependencyError: sentencex is not installed.
     """
     if not isinstance(text, str):
         raise InputError("a text is not a str", where="text", found=type(text).__name__, expected="str")
+    if not isinstance(lang, str) or not lang.isascii():
+        raise LanguageError("not a language", where="lang", found=repr(lang), expected="a code such as 'en'")
     try:
         from sentencex import segment
     except ImportError as error:
