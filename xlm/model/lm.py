@@ -335,7 +335,7 @@ class XLMModel(nn.Module):
         return inputs, self.transformer(inputs, cache=cache, source=source, **flags)
 
     def _warn_about_langs(self, *, stacklevel: int, argument: str = "langs") -> None:
-        if not self.config.has_language_embeddings or self._warned_about_langs:
+        if not self.config.has_language_embeddings or self._warned_about_langs or torch.compiler.is_dynamo_compiling():
             return
         self._warned_about_langs = True
         names = ", ".join(sorted(self.config.lang2id)) or f"ids 0 to {self.config.n_langs - 1}"
@@ -538,7 +538,8 @@ class XLMWithLMHeadModel(XLMModel):
             labels_BT = labels_BT.masked_fill(~valid_BT, IGNORED_LABEL)
         if self.config.causal:
             # Shifting the labels instead of slicing the logits avoids a copy of the large tensor.
-            labels_BT = F.pad(labels_BT[:, 1:], (0, 1), value=IGNORED_LABEL)
+            labels_BT = labels_BT.roll(-1, 1)
+            labels_BT[:, -1] = IGNORED_LABEL
             if valid_BT is not None:
                 labels_BT = labels_BT.masked_fill(~valid_BT, IGNORED_LABEL)
         counted_BT = labels_BT != IGNORED_LABEL
