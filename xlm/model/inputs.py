@@ -62,8 +62,8 @@ def prepare_inputs(
         InputError: An input has a wrong shape, type or value, or ``torch.jit.trace`` is tracing.
         LanguageError: The model does not have a language.
     """
-    _check_ids(input_ids)
     _refuse_tracing()
+    _check_ids(input_ids)
     given = (input_ids, langs, lengths, attention_mask, position_ids)
     check_values = all(looks_at_values(tensor, check_values) for tensor in given if isinstance(tensor, Tensor))
     B, T = input_ids.shape
