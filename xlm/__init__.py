@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from xlm.model.decoding.options import DecodingOptions
     from xlm.model.decoding.result import Continuation
     from xlm.model.decoding.streaming import TokenStream
-    from xlm.model.lm import XLMModel, XLMModelOutput, XLMOutput, XLMWithLMHeadModel
+    from xlm.model.lm import XLMModel, XLMWithLMHeadModel
+    from xlm.model.outputs import XLMModelOutput, XLMOutput
     from xlm.model.seq2seq import XLMEncoderDecoderModel, XLMEncoderDecoderOutput
     from xlm.scoring.figure import plot
     from xlm.scoring.frames import score_frame
@@ -41,8 +42,8 @@ _LAZY = {
     "XLMEncoderDecoderModel": "xlm.model.seq2seq",
     "XLMEncoderDecoderOutput": "xlm.model.seq2seq",
     "XLMModel": "xlm.model.lm",
-    "XLMModelOutput": "xlm.model.lm",
-    "XLMOutput": "xlm.model.lm",
+    "XLMModelOutput": "xlm.model.outputs",
+    "XLMOutput": "xlm.model.outputs",
     "XLMTokenizer": "xlm.tokenizer.tokenizer",
     "XLMWithLMHeadModel": "xlm.model.lm",
     "convert": "xlm.checkpoint.convert",

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from tests.model.small_models import random_ids, relative_error, small_model
 from tests.model.transformers_peer import peer_of
+from xlm.model.initialisation import sinusoidal_positions
 from xlm.model.lm import XLMWithLMHeadModel
-from xlm.model.transformer import sinusoidal_positions
 
 BOUND = 2e-6
 B, T = 3, 7

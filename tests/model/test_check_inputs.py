@@ -19,7 +19,8 @@ from tests.model.operations import Operations
 from tests.model.small_models import random_ids, relative_error, small_config, small_model
 from tests.model.test_inputs import WRONG
 from xlm.errors import InputError
-from xlm.model.lm import XLMOutput, XLMWithLMHeadModel
+from xlm.model.lm import XLMWithLMHeadModel
+from xlm.model.outputs import XLMOutput
 
 BOUND = 2e-6  # float32 roundings of the same sums in another order
 B, T = 3, 7

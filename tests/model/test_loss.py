@@ -13,7 +13,8 @@ from torch import Tensor
 
 from tests.model.small_models import random_ids, small_model
 from xlm.errors import InputError
-from xlm.model.lm import XLMOutput, XLMWithLMHeadModel
+from xlm.model.lm import XLMWithLMHeadModel
+from xlm.model.outputs import XLMOutput
 
 B, T = 3, 6
 HEADS: dict[str, dict[str, Any]] = {

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from tests.model.small_models import random_ids, relative_error, small_model
 from xlm.errors import InputError
-from xlm.model.lm import XLMOutput, XLMWithLMHeadModel
+from xlm.model.lm import XLMWithLMHeadModel
+from xlm.model.outputs import XLMOutput
 
 BOUND = 2e-6  # float32 roundings of the same sums in another order
 B, T = 4, 7

@@ -19,6 +19,7 @@ from xlm.checkpoint.state_dict_map import OURS, TRANSFORMERS
 from xlm.checkpoint.tensors import describe, empty_model, list_problems, sort_halves, sort_tensors
 from xlm.errors import WriteError
 from xlm.model.config import XLMConfig
+from xlm.model.initialisation import plain_class
 from xlm.model.lm import XLMWithLMHeadModel
 from xlm.model.seq2seq import XLMEncoderDecoderModel
 
@@ -69,7 +70,7 @@ def _checked(model: XLMWithLMHeadModel | XLMEncoderDecoderModel, target: Path) -
 def _replaced_modules(model: XLMWithLMHeadModel | XLMEncoderDecoderModel, config: XLMConfig) -> list[str]:
     """Return the modules that compute something different from those that ``from_pretrained`` would create."""
     kind = XLMEncoderDecoderModel if isinstance(model, XLMEncoderDecoderModel) else XLMWithLMHeadModel
-    kinds = {name: type(module) for name, module in empty_model(config, kind).named_modules() if name}
+    kinds = {name: plain_class(module) for name, module in empty_model(config, kind).named_modules() if name}
     return [
         f"{name} ({type(module).__module__}.{type(module).__name__} instead of {kinds[name].__name__})"
         for name, module in model.named_modules()
@@ -80,6 +81,7 @@ def _replaced_modules(model: XLMWithLMHeadModel | XLMEncoderDecoderModel, config
 def _computes_like(kind: type[nn.Module], expected: type[nn.Module]) -> bool:
     # Wrappers such as FSDP2 replace a module's class by a subclass with the same methods, which is allowed.
     methods = [name for name, value in vars(expected).items() if callable(value) and not name.startswith("__")]
+    methods = [name for name in methods if name != "reset_parameters"]  # saved weights are not drawn again
     return issubclass(kind, expected) and all(getattr(kind, name) is getattr(expected, name) for name in methods)
 
 

@@ -35,6 +35,7 @@ from xlm.errors import InputError
 from xlm.inference.packed_linear import ROUNDINGS, Float32Linear, packed_linear
 from xlm.model.attention import Attention, CrossAttention
 from xlm.model.head import LinearHead, LogitBlock, row_blocks
+from xlm.model.initialisation import plain_class
 from xlm.model.lm import XLMWithLMHeadModel
 from xlm.model.seq2seq import XLMDecoder, XLMEncoderDecoderModel
 from xlm.model.transformer import Layer, Transformer, TransformerInputs, TransformerOutput
@@ -46,7 +47,7 @@ _Module = TypeVar("_Module", bound=nn.Module)
 
 _SHOWN_PROBLEMS = 4
 _DUNDERS_IN_USE = {"__call__", "__getattr__", "__getattribute__"}
-_HARMLESS_OVERRIDES = {"extra_repr", "check_inputs", "from_pretrained"}
+_HARMLESS_OVERRIDES = {"extra_repr", "reset_parameters", "check_inputs", "from_pretrained"}
 
 
 def prepare_for_inference(model: XLMWithLMHeadModel, weights: str | None = None) -> InferenceModel:
@@ -290,8 +291,8 @@ class _PackedHead(LinearHead):
             return next(pieces, None)
 
 
-def _pack(weights: str, *linears: Any) -> nn.Module:
-    """Return one packed layer with the outputs of several linear layers side by side."""
+def _pack(weights: str, *linears: nn.Linear) -> Any:
+    """Return one packed layer, to put where an ``nn.Linear`` was, with the outputs of all layers side by side."""
     return packed_linear(
         weights, torch.cat([linear.weight for linear in linears]), torch.cat([linear.bias for linear in linears])
     )
@@ -345,7 +346,7 @@ def _name(module: nn.Module) -> str:
 
 def _difference(module: nn.Module, plain: nn.Module) -> str:
     """Return how a module differs from the plain module; an empty string if it does not differ."""
-    base = type(plain)
+    base = plain_class(plain)
     if not isinstance(module, base):
         return f"{_name(module)} in place of {base.__name__}"
     if overridden := _overridden(type(module), base):

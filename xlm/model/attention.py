@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from xlm.model.cache import XLMCache
 from xlm.model.config import XLMConfig
+from xlm.model.initialisation import reset_modules
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,7 +88,11 @@ class Attention(nn.Module):
         self.query = nn.Linear(config.emb_dim, config.emb_dim)
         self.key = nn.Linear(config.emb_dim, config.emb_dim)
         self.value = nn.Linear(config.emb_dim, config.emb_dim)
-        self.output: nn.Module = nn.Linear(config.emb_dim, config.emb_dim)
+        self.output = nn.Linear(config.emb_dim, config.emb_dim)
+
+    def reset_parameters(self) -> None:
+        """Draw new weights."""
+        reset_modules(self.children())
 
     def forward(
         self,
@@ -183,10 +188,14 @@ class CrossAttention(nn.Module):
         super().__init__()
         self.n_heads = config.n_heads
         self.dropout = config.attention_dropout
-        self.query: nn.Module = nn.Linear(config.emb_dim, config.emb_dim)
+        self.query = nn.Linear(config.emb_dim, config.emb_dim)
         self.key = nn.Linear(config.emb_dim, config.emb_dim)
         self.value = nn.Linear(config.emb_dim, config.emb_dim)
-        self.output: nn.Module = nn.Linear(config.emb_dim, config.emb_dim)
+        self.output = nn.Linear(config.emb_dim, config.emb_dim)
+
+    def reset_parameters(self) -> None:
+        """Draw new weights."""
+        reset_modules(self.children())
 
     def forward(
         self, x_BTD: Tensor, source: Source, *, layer: int, output_attentions: bool = False

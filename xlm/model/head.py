@@ -72,6 +72,14 @@ class LinearHead(nn.Module):
         super().__init__()
         self.bias = nn.Parameter(torch.empty(config.vocab_size))
         self.weight = None if config.tied else nn.Parameter(torch.empty(config.vocab_size, config.emb_dim))
+        self._bound = config.emb_dim**-0.5
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draw a new bias, and a new weight if the head has its own."""
+        nn.init.uniform_(self.bias, -self._bound, self._bound)
+        if self.weight is not None:
+            nn.init.uniform_(self.weight, -self._bound, self._bound)
 
     def tie_to(self, transformer: Transformer) -> None:
         """Use the word embeddings of a transformer if the head has no weight of its own.
@@ -145,6 +153,10 @@ class AdaptiveHead(nn.Module):
         self.adaptive = nn.AdaptiveLogSoftmaxWithLoss(
             config.emb_dim, config.vocab_size, list(config.asm_cutoffs), config.asm_div_value, head_bias=True
         )
+
+    def reset_parameters(self) -> None:
+        """Draw new weights."""
+        self.adaptive.reset_parameters()
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Return log-probabilities, (…, V), of hidden states (…, D). This head has no unnormalised scores."""

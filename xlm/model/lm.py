@@ -9,7 +9,6 @@ import inspect
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
 from functools import partial
 from os import PathLike
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
@@ -31,6 +30,7 @@ from xlm.model.decoding.sampling import collect, generate_tokens
 from xlm.model.decoding.state import CausalState
 from xlm.model.decoding.streaming import TokenStream, check_streamable
 from xlm.model.head import IGNORED_LABEL, AdaptiveHead, LinearHead, target_logprobs
+from xlm.model.initialisation import reset_modules
 from xlm.model.inputs import (
     Languages,
     check_device,
@@ -41,6 +41,7 @@ from xlm.model.inputs import (
     onto,
     prepare_inputs,
 )
+from xlm.model.outputs import XLMModelOutput, XLMOutput
 from xlm.model.transformer import Transformer, TransformerInputs, TransformerOutput
 
 if TYPE_CHECKING:
@@ -67,77 +68,6 @@ def takes_arguments_of(source: Callable[_P, object]) -> Callable[[Callable[..., 
         return method
 
     return decorate
-
-
-class OutputIndexError(InputError, KeyError, IndexError):
-    """Error for a name or index that an output does not have."""
-
-
-class Output:
-    """Base of the outputs: indexable by name, or as a tuple of the fields that are not ``None``."""
-
-    __slots__ = ()
-
-    def keys(self) -> tuple[str, ...]:
-        """Return the names of the fields that are not ``None``, in order."""
-        return tuple(f.name for f in fields(self) if getattr(self, f.name) is not None)  # type: ignore[arg-type]
-
-    def to_tuple(self) -> tuple[Any, ...]:
-        """Return the fields that are not ``None``, in order."""
-        return tuple(getattr(self, name) for name in self.keys())
-
-    def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and name in self.keys()
-
-    def __getitem__(self, index: str | int | slice) -> Any:
-        if isinstance(index, str) and index in self.keys():
-            return getattr(self, index)
-        try:
-            return self.to_tuple()[index]  # type: ignore[index]  # an unknown name raises TypeError
-        except (IndexError, TypeError) as error:
-            raise OutputIndexError(
-                "the output has no such entry",
-                where=type(self).__name__,
-                found=repr(index),
-                expected=", ".join(self.keys()),
-            ) from error
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class XLMModelOutput(Output):
-    """Output of ``XLMModel``; indexable by name, or as a tuple of the fields that are not ``None``.
-
-    Attributes:
-        last_hidden_state: (B, T, D) output of the last layer; zero at padding.
-        hidden_states: The embeddings and each layer's output, L + 1 tensors (B, T, D), if requested.
-        attentions: Each layer's attention weights, L tensors (B, N, T, S), if requested.
-        cache: The cache that was passed in, extended by the new tokens.
-    """
-
-    last_hidden_state: Tensor
-    hidden_states: tuple[Tensor, ...] | None = None
-    attentions: tuple[Tensor, ...] | None = None
-    cache: XLMCache | None = None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class XLMOutput(Output):
-    """Output of ``XLMWithLMHeadModel``; indexable by name, or as a tuple of the fields that are not ``None``.
-
-    Attributes:
-        loss: Mean negative log-probability of the labels that are not ignored, in nats; a scalar. ``None`` without
-            labels.
-        logits: (B, T, V) scores of the next token; log-probabilities if the head is an adaptive softmax.
-        hidden_states: The embeddings and each layer's output, L + 1 tensors (B, T, D), if requested.
-        attentions: Each layer's attention weights, L tensors (B, N, T, S), if requested.
-        cache: The cache that was passed in, extended by the new tokens.
-    """
-
-    loss: Tensor | None = None
-    logits: Tensor
-    hidden_states: tuple[Tensor, ...] | None = None
-    attentions: tuple[Tensor, ...] | None = None
-    cache: XLMCache | None = None
 
 
 class XLMModel(nn.Module):
@@ -173,16 +103,17 @@ class XLMModel(nn.Module):
     def _build(self) -> None:
         self.transformer = Transformer(self.config)
 
-    @torch.no_grad()
     def _draw_weights(self) -> None:
-        config, embeddings = self.config, self.transformer.embeddings
-        std = config.emb_dim**-0.5 if config.embed_init_std is None else config.embed_init_std
-        nn.init.normal_(embeddings.word.weight, std=std)
-        if not config.sinusoidal_embeddings:
-            nn.init.normal_(embeddings.position.weight, std=std)
-        if embeddings.language is not None:
-            nn.init.normal_(embeddings.language.weight, std=std)
-        embeddings.word.weight[config.pad_token_id].zero_()
+        """Draw the weights that the constructors of the modules have not drawn."""
+        self.transformer.embeddings.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw new weights, as the constructor does.
+
+        A model that was built on the meta device gets its weights by ``to_empty(device=...)`` and this method. Every
+        module of the model has the method too, for the weights inside it.
+        """
+        reset_modules(self.children())
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Each layer copied values from the configuration when it was built, so a new configuration would apply only in
@@ -372,14 +303,10 @@ class XLMWithLMHeadModel(XLMModel):
         super()._build()
         self.head = AdaptiveHead(self.config) if self.config.asm else LinearHead(self.config)
 
-    @torch.no_grad()
     def _draw_weights(self) -> None:
         super()._draw_weights()
         if isinstance(self.head, LinearHead):
-            bound = self.config.emb_dim**-0.5
-            nn.init.uniform_(self.head.bias, -bound, bound)
-            if self.head.weight is not None:
-                nn.init.uniform_(self.head.weight, -bound, bound)
+            self.head.reset_parameters()
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)

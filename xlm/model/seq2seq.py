@@ -24,8 +24,11 @@ from xlm.model.decoding.prompts import Prompts, check_device_can_decode, with_pr
 from xlm.model.decoding.result import Continuation, Limit
 from xlm.model.decoding.sampling import collect, generate_tokens
 from xlm.model.decoding.state import CausalState
+from xlm.model.initialisation import reset_modules
 from xlm.model.inputs import Languages, language_ids
-from xlm.model.lm import Output, XLMWithLMHeadModel, check_forward, eval_mode, takes_arguments_of
+from xlm.model.lm import XLMWithLMHeadModel, check_forward, eval_mode, takes_arguments_of
+from xlm.model.outputs import Output
+from xlm.model.pytrees import register_pytree
 from xlm.model.transformer import Transformer, TransformerInputs
 
 if TYPE_CHECKING:
@@ -38,6 +41,7 @@ AtLimit = Literal["keep", "original"]
 """How a translation that reaches its limit ends: its last token is kept, or ``</s>`` replaces it."""
 
 
+@register_pytree
 @dataclass(frozen=True, kw_only=True, slots=True)
 class XLMEncoderDecoderOutput(Output):
     """Output of ``XLMEncoderDecoderModel``; indexable by name, or as a tuple of the fields that are not ``None``.
@@ -98,6 +102,10 @@ class XLMEncoderDecoderModel(nn.Module):
         self.encoder = XLMWithLMHeadModel(config.replace(causal=False))
         self.decoder: XLMWithLMHeadModel = XLMDecoder(config.replace(causal=True))
         self.provenance: object = None
+
+    def reset_parameters(self) -> None:
+        """Draw new weights; as for ``XLMModel``."""
+        reset_modules(self.children())
 
     @classmethod
     def from_pretrained(

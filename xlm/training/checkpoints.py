@@ -22,7 +22,8 @@ from xlm._io.atomic import make_directory, replacing_directory, write_error, wri
 from xlm.checkpoint.hf_weights import read_safetensors, write_safetensors
 from xlm.data.shards import file_sha256
 from xlm.errors import CheckpointError
-from xlm.training.processes import TrainableModel, gather, place_like
+from xlm.model.sharded import gather, place_like
+from xlm.training.processes import TrainableModel
 
 DIRECTORY = "checkpoints"
 _STATE = "state.json"

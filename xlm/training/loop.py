@@ -16,6 +16,7 @@ import torch
 
 from xlm._io.atomic import make_directory
 from xlm.errors import ConfigError, InputError, TrainingError, WriteError
+from xlm.model.sharded import local_part
 from xlm.tokenizer.tokenizer import XLMTokenizer
 from xlm.training.checkpoints import (
     clean_up,
@@ -37,7 +38,6 @@ from xlm.training.processes import (
     TrainableModel,
     gather_model,
     join_processes,
-    local_part,
     wrap_model,
 )
 from xlm.training.setup import (
