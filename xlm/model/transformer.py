@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from xlm.model.attention import Attention, AttentionMask, CrossAttention, Source
 from xlm.model.cache import XLMCache
 from xlm.model.config import XLMConfig
+from xlm.model.linear import apply_linear
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -120,8 +121,7 @@ class FeedForward(nn.Module):
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """Map (B, T, D) to (B, T, D)."""
-        out_BTD: Tensor = self.down(self.activation(self.up(x_BTD)))
-        return out_BTD
+        return apply_linear(self.down, self.activation(apply_linear(self.up, x_BTD)))
 
 
 class Layer(nn.Module):
