@@ -29,11 +29,13 @@ if TYPE_CHECKING:
     from xlm.scoring.perplexity import perplexity
     from xlm.scoring.score import score, score_documents, score_stream
     from xlm.scoring.vectors import word_vectors, word_vectors_stream
+    from xlm.tokenizer.collator import DataCollatorForLanguageModeling
     from xlm.tokenizer.tokenizer import XLMTokenizer
     from xlm.translation.translator import translate, translate_stream
 
 _LAZY = {
     "Continuation": "xlm.model.decoding.result",
+    "DataCollatorForLanguageModeling": "xlm.tokenizer.collator",
     "DecodingOptions": "xlm.model.decoding.options",
     "TokenStream": "xlm.model.decoding.streaming",
     "XLMCache": "xlm.model.cache",
@@ -62,6 +64,7 @@ _LAZY = {
 
 __all__ = [
     "Continuation",
+    "DataCollatorForLanguageModeling",
     "DecodingOptions",
     "TokenStream",
     "XLMCache",
