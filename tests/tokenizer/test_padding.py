@@ -190,7 +190,7 @@ def test_what_the_collator_refuses(tokenizer: XLMTokenizer) -> None:
         DataCollatorForLanguageModeling(tokenizer, mlm=True)
     with pytest.raises(InputError, match="padding"):
         DataCollatorForLanguageModeling(tokenizer, padding="short")
-    with pytest.raises(InputError, match="(?i)labels and input_ids differ in length"):
+    with pytest.raises(InputError, match=r"(?i)labels and input_ids differ in length"):
         collator([{"input_ids": [0, 1], "labels": [0]}])
     with pytest.raises(LanguageError, match="'de' or 'en'"):
         collator([{"input_ids": [0, 1], "langs": "fr"}])
