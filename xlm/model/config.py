@@ -40,6 +40,7 @@ class ConfigChanges(TypedDict, total=False):
     dropout: float
     attention_dropout: float
     layer_norm_eps: float
+    attn_implementation: AttnImplementation
     embed_init_std: float | None
     bos_token_id: int
     eos_token_id: int
