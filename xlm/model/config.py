@@ -47,7 +47,6 @@ class ConfigChanges(TypedDict, total=False):
     pad_token_id: int
     unk_token_id: int
     mask_token_id: int
-    attn_implementation: AttnImplementation
 
 
 class FrozenConfigError(ConfigError, dataclasses.FrozenInstanceError, TypeError):
