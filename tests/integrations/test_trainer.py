@@ -9,7 +9,17 @@ import pytest
 import transformers
 from safetensors.torch import load_file
 
-from tests.integrations.plain_loop import BOUND, LR, MAX_NORM, STEPS, collate, examples, new_model, train, weights_differ
+from tests.integrations.plain_loop import (
+    BOUND,
+    LR,
+    MAX_NORM,
+    STEPS,
+    collate,
+    examples,
+    new_model,
+    train,
+    weights_differ,
+)
 
 pytest.importorskip("accelerate")
 # The library and what it imports warn of their own affairs.

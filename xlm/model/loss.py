@@ -12,7 +12,6 @@ from typing import Literal, TypeGuard
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from xlm.model.attention import at_least_float32
