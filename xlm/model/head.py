@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple, TypeGuard
+from typing import TYPE_CHECKING, NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -72,6 +72,14 @@ class LinearHead(nn.Module):
         super().__init__()
         self.bias = nn.Parameter(torch.empty(config.vocab_size))
         self.weight = None if config.tied else nn.Parameter(torch.empty(config.vocab_size, config.emb_dim))
+        self._bound = config.emb_dim**-0.5
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draw a new bias, and a new weight if the head has its own."""
+        nn.init.uniform_(self.bias, -self._bound, self._bound)
+        if self.weight is not None:
+            nn.init.uniform_(self.weight, -self._bound, self._bound)
 
     def tie_to(self, transformer: Transformer) -> None:
         """Use the word embeddings of a transformer if the head has no weight of its own.
@@ -105,6 +113,11 @@ class LinearHead(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         """Return unnormalised scores (…, V) for hidden states (…, D)."""
         return linear(hidden, self.projection, self.bias)
+
+    if TYPE_CHECKING:
+
+        def __call__(self, hidden: Tensor) -> Tensor:
+            """Call ``forward`` and the hooks of the module."""
 
     def logit_blocks(self, hidden_ND: Tensor, *, elements: int | None = None) -> Iterator[LogitBlock]:
         """Yield the scores in blocks of positions. Each block has the scores of all words.
@@ -151,10 +164,19 @@ class AdaptiveHead(nn.Module):
             config.emb_dim, config.vocab_size, list(config.asm_cutoffs), config.asm_div_value, head_bias=True
         )
 
+    def reset_parameters(self) -> None:
+        """Draw new weights."""
+        self.adaptive.reset_parameters()
+
     def forward(self, hidden: Tensor) -> Tensor:
         """Return log-probabilities, (…, V), of hidden states (…, D). This head has no unnormalised scores."""
         logits: Tensor = self.adaptive.log_prob(hidden.reshape(-1, hidden.shape[-1]))
         return logits.view(*hidden.shape[:-1], -1)
+
+    if TYPE_CHECKING:
+
+        def __call__(self, hidden: Tensor) -> Tensor:
+            """Call ``forward`` and the hooks of the module."""
 
 
 def logit_blocks(
@@ -332,10 +354,15 @@ def _at_targets(block_RS: Tensor, columns_R: Tensor) -> tuple[Tensor, Tensor]:
 
 def _has_blocks(head: nn.Module) -> TypeGuard[LinearHead]:
     """Return whether ``head.logit_blocks`` gives the scores that the head returns, unchanged by hooks or overrides."""
-    if not isinstance(head, LinearHead) or head._forward_hooks or head._forward_pre_hooks or "forward" in vars(head):
+    if not isinstance(head, LinearHead) or has_hooks(head):
         return False
     owners = [next(c for c in type(head).__mro__ if name in vars(c)) for name in ("forward", "logit_blocks")]
     return owners[0] is owners[1]
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Return whether a module has forward hooks, or a ``forward`` of its own."""
+    return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
 
 
 def _tiled(count: int) -> int:

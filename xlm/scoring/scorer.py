@@ -208,6 +208,7 @@ class Scorer:
         tokenizer: Its tokenizer.
         lang: Name of the language of texts that are a str; ``()`` if there are none, since each names its own.
         options: The options; ``None`` for the defaults.
+        on_batch: Called after each batch with the share of the current texts or documents that is scored.
 
     Attributes:
         language: Id of the language; ``None`` for a model without language embeddings.
@@ -226,6 +227,7 @@ class Scorer:
         *,
         lang: str | tuple[()],
         options: ScoringOptions | None = None,
+        on_batch: Callable[[float], None] | None = None,
     ) -> None:
         check_pair(model, tokenizer)
         if not model.config.causal:
@@ -248,6 +250,7 @@ class Scorer:
         self.options = dataclasses.replace(options, stride=stride)
         self._ids: dict[Any, int | None] = {lang: self.language}
         self._warned = False
+        self._on_batch = on_batch
 
     @property
     def protocol(self) -> str:
@@ -315,6 +318,7 @@ class Scorer:
                 ranks=options.ranks,
                 entropies=options.entropies,
                 top=options.top,
+                on_batch=self._on_batch,
             )
         for (i, placed), token_scores in zip(encoded.items(), scores, strict=True):
             results[i] = [self._result(placed, sentence, token_scores) for sentence in placed.sentences]
