@@ -181,6 +181,7 @@ def command(
                     lang: split_at_blank(corpus.texts()) if documents else corpus.texts()
                     for lang, corpus in corpora.items()
                 },
+                progress=None,
                 **{name: options[name] for name in ("protocol", "window", "stride", "batch_size", "batch_tokens")},
             )
             for each in opened

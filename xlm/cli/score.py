@@ -28,7 +28,7 @@ from xlm.cli._options import (
     wrong_usage,
 )
 from xlm.cli._output import TableWriter, show_signature
-from xlm.cli._run import CorpusRun, check_output, raise_if_damaged
+from xlm.cli._run import CorpusRun, bar_of_rows, check_output, raise_if_damaged
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -232,8 +232,15 @@ def command(model: str, files: tuple[Any, ...], by: str | None, table_format: st
     from xlm.scoring.scorer import Scorer
     from xlm.scoring.table import laid_out_lines, scored_lines
 
+    bar = bar_of_rows(options["progress"], output=output)
     with wrong_usage("stride"):
-        scorer = Scorer(opened.model, opened.tokenizer, lang=options["lang"], options=scoring_options(options))
+        scorer = Scorer(
+            opened.model,
+            opened.tokenizer,
+            lang=options["lang"],
+            options=scoring_options(options),
+            on_batch=bar.show_share,
+        )
     signature = opened.signature(**layout.signature_fields(scorer))
     is_plain = layout.is_plain and not keeps
     run = CorpusRun(
@@ -243,7 +250,7 @@ def command(model: str, files: tuple[Any, ...], by: str | None, table_format: st
         if is_plain
         else (lambda window: laid_out_lines(scorer, window, table, layout)),
         read_at_once=options["read_ahead"],
-        progress=options["progress"],
+        bar=bar,
         groups=None if is_plain else layout.groups_of_file,
     )
     with closing(corpus):

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xlm._io.arguments import as_path, check_choice
+from xlm._io.progress import ProgressBar
+from xlm.corpus.read_ahead import length_of, read_ahead
 from xlm.errors import InputError
 from xlm.evaluation.formula import Region
 from xlm.evaluation.tasks import GROUPS, TASK_FORMATS, Item, read_items
 from xlm.model.lm import XLMWithLMHeadModel
-from xlm.scoring.options import ScoringKeywords, shows_scoring_options
-from xlm.scoring.score import score
-from xlm.scoring.scorer import SentenceScore
+from xlm.scoring.options import ScoringKeywords, ScoringOptions, shows_scoring_options
+from xlm.scoring.scorer import Scorer, SentenceScore
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
 if TYPE_CHECKING:
@@ -179,6 +180,7 @@ def evaluate(
     *,
     lang: str,
     task_format: str | None = None,
+    progress: bool | None = False,
     **options: Unpack[ScoringKeywords],
 ) -> Evaluation:
     """Return which minimal pairs, and which items of suites, a model judges correctly.
@@ -194,6 +196,7 @@ def evaluate(
             suites of SyntaxGym (``.json``); all of them may be gzipped (``.gz``).
         lang: The language of all sentences.
         task_format: ``"blimp"``, ``"clams"`` or ``"syntaxgym"`` for files whose names do not tell it.
+        progress: As for ``score``; the bar counts items.
         **options: Attributes of ``ScoringOptions``, by name.
 
     Raises:
@@ -204,21 +207,28 @@ def evaluate(
     if task_format is not None:
         check_choice("format of tasks", TASK_FORMATS, task_format=task_format)
     files = [read_items(path, format=task_format) for path in _paths(tasks)]
-    results = [result for items in files for result in evaluate_items(model, tokenizer, items, lang=lang, **options)]
-    return Evaluation(items=tuple(results))
+    return evaluate_tasks(model, tokenizer, files, lang=lang, progress=progress, **options)
 
 
-def evaluate_items(
+def evaluate_tasks(
     model: XLMWithLMHeadModel,
     tokenizer: XLMTokenizer,
-    items: Sequence[Item],
+    tasks: Sequence[Sequence[Item]],
     *,
     lang: str,
+    progress: bool | None = False,
     **options: Unpack[ScoringKeywords],
-) -> list[ItemResult]:
-    """Return the results of items, in order; arguments and errors are as for ``evaluate``."""
+) -> Evaluation:
+    """Return the result of ``evaluate`` for the items of each task; the other arguments and errors are as there."""
+    bar = ProgressBar(progress, unit="items", total=sum(map(len, tasks)))
+    scorer = Scorer(model, tokenizer, lang=lang, options=ScoringOptions(**options), on_batch=bar.show_share)
+    with bar:
+        return Evaluation(items=tuple(result for items in bar.groups(tasks) for result in _evaluate(scorer, items)))
+
+
+def _evaluate(scorer: Scorer, items: Sequence[Item]) -> list[ItemResult]:
     texts = list(dict.fromkeys(condition.text for item in items for condition in item.conditions))
-    results = dict(zip(texts, score(model, tokenizer, texts, lang=lang, **options), strict=True))
+    results = dict(zip(texts, scorer.score_windows(read_ahead(texts, length_of)), strict=True))
     # Sentences with the same tokens have one score, although rounding may differ from batch to batch.
     by_ids: dict[tuple[int, ...], SentenceScore] = {}
     judged = []

@@ -259,7 +259,6 @@ class Layout:
         scorer: Scorer,
         groups: Sequence[Sequence[Row]],
         output: Callable[[SentenceScore], Sequence[Cells]],
-        output_of_word: Callable[[WordScore], Cells],
     ) -> Iterator[RowScore]:
         """Yield the rows of output in order: at least one for each row, except for those that separate documents.
 
@@ -267,12 +266,11 @@ class Layout:
             scorer: Model, tokenizer and options.
             groups: Rows as ``groups`` divides them, which are scored together.
             output: Returns the cells of each row of output of a text, unless each row is a word.
-            output_of_word: Returns the cells of a word or region, if each row is a word.
         """
         texts = [None if any(row.text is None for row in group) else self._texts(group) for group in groups]
         documents = [[placed.text for placed in each] for each in texts if each is not None]
         results = iter(scorer.score_documents(documents, name=lambda *_: "text"))
-        rows_of = partial(self._rows_of_words if self.words else self._rows_of_text, output_of_word, output)
+        rows_of = self._rows_of_words if self.words else partial(self._rows_of_text, output)
         for group, its_texts in zip(groups, texts, strict=True):
             if its_texts is None:
                 number = next(row.number for row in group if row.text is None)
@@ -339,7 +337,6 @@ class Layout:
 
     def _rows_of_text(
         self,
-        output_of_word: object,
         output: Callable[[SentenceScore], Sequence[Cells]],
         placed: _Placed,
         result: SentenceScore | XLMError,
@@ -352,18 +349,12 @@ class Layout:
                 cells = {**cells, **moved, "sentence": placed.sentence}
             yield row, cells
 
-    def _rows_of_words(
-        self,
-        output_of_word: Callable[[WordScore], Cells],
-        output: object,
-        placed: _Placed,
-        result: SentenceScore | XLMError,
-    ) -> Iterator[tuple[Row, Cells]]:
+    def _rows_of_words(self, placed: _Placed, result: SentenceScore | XLMError) -> Iterator[tuple[Row, Cells]]:
         if isinstance(result, XLMError):
             yield from ((row, {}) for row in placed.rows)
         elif self.regions is None:
             for number, (row, word) in enumerate(zip(placed.rows, result.words, strict=True), start=1):
-                cells = output_of_word(word)
+                cells = span_cells(word)
                 cells["word_number"] = number
                 yield row, cells
         else:
@@ -372,7 +363,30 @@ class Layout:
             by_region = itertools.groupby(triples, lambda triple: triple[0])
             for number, (_, region) in enumerate(by_region, start=1):
                 _, own_rows, words = zip(*region, strict=True)
-                yield own_rows[0], {"region_number": number, **_sum(list(map(output_of_word, words)))}
+                yield own_rows[0], {"region_number": number, **_sum(list(map(span_cells, words)))}
+
+
+def span_cells(word: WordScore) -> Cells:
+    """Return the cells of a word or region."""
+    return {
+        "start": word.start,
+        "end": word.end,
+        "tokens": word.tokens,
+        "surprisal": word.surprisal,
+        "surprisal_without_punctuation": word.surprisal_without_punctuation,
+        "unknown": word.unknown,
+        **cells_of_place(word),
+    }
+
+
+def cells_of_place(word: WordScore) -> Cells:
+    """Return the cells of a word or region that are about its first token."""
+    return {
+        "rank": word.rank,
+        "entropy": word.entropy,
+        "entropy_reduction": word.entropy_reduction,
+        "top": word.top,
+    }
 
 
 def _sum(words: Sequence[Cells]) -> Cells:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from xlm._io.arguments import check_choice, check_count
+from xlm._io.progress import ProgressBar
 from xlm.corpus.read_ahead import checked_texts, length_of, read_ahead
 from xlm.errors import InputError, XLMError
 from xlm.model.lm import XLMWithLMHeadModel, eval_mode
@@ -223,6 +224,7 @@ def perplexity(
     stride: int | None = None,
     batch_size: int | None = None,
     batch_tokens: int | None = None,
+    progress: bool | None = False,
 ) -> Perplexity:
     """Return the perplexity of a corpus, or of one corpus for each language.
 
@@ -243,6 +245,7 @@ def perplexity(
         stride: As for ``score``; not with ``"stream"``.
         batch_size: Maximum number of texts or windows in a batch; ``None`` for as many as ``batch_tokens`` allows.
         batch_tokens: As for ``score``.
+        progress: As for ``score``; there is one bar for each language, and for the stream it counts windows.
 
     Raises:
         InputError: There are no texts, a text is not a str or does not fit the vocabulary, the language is missing or
@@ -284,15 +287,23 @@ def perplexity(
         )
     # Check all languages before reading any text, so that a mistake in the last one shows at once.
     options = ScoringOptions(batch_size=batch_size, batch_tokens=batch_tokens, stride=stride)
-    scorers = {language: Scorer(model, tokenizer, lang=language, options=options) for language in corpora}
+    unit = "texts" if window is None else "windows"
+    bars = {language: ProgressBar.of(each, progress, unit=unit, label=language) for language, each in corpora.items()}
+    scorers = {
+        language: Scorer(model, tokenizer, lang=language, options=options, on_batch=bar.show_share)
+        for language, bar in bars.items()
+    }
     for language, scorer in scorers.items():
         scorer.encode("", where=f"texts[{language!r}]")
         checked_texts(corpora[language])
     results = []
     for language, corpus in corpora.items():
-        scorer = scorers[language]
+        scorer, bar = scorers[language], bars[language]
         counted = _Counted(corpus, lang=language, documents=protocol == "document")
-        results.append(_of_documents(scorer, counted) if window is None else _of_stream(scorer, counted, window))
+        if window is None:
+            results.append(_of_documents(scorer, counted, bar))
+        else:
+            results.append(_of_stream(scorer, counted, window, bar))
     stride = checked_stride(stride, model.config.max_position_embeddings) if window is None else None
     return Perplexity(protocol=protocol, window=window, stride=stride, languages=tuple(results))
 
@@ -352,16 +363,17 @@ class _Counted:
         return f"texts[{self.read + document}]" + (f"[{sentence}]" if self.has_documents else "")
 
 
-def _of_documents(scorer: Scorer, corpus: _Counted) -> LanguagePerplexity:
+def _of_documents(scorer: Scorer, corpus: _Counted, bar: ProgressBar) -> LanguagePerplexity:
     nats, tokens = array("d"), array("q")  # of each document, or text
     unknown = 0
-    for documents in corpus.windows():
-        for results in scorer.score_documents(documents, name=corpus.name):
-            if isinstance(results, XLMError):
-                raise results
-            nats.append(0.0 - math.fsum(logprob for result in results for logprob in result.logprobs))
-            tokens.append(sum(len(result.logprobs) for result in results))
-            unknown += sum(result.unknown for result in results)
+    with bar:
+        for documents in bar.groups(corpus.windows()):
+            for results in scorer.score_documents(documents, name=corpus.name):
+                if isinstance(results, XLMError):
+                    raise results
+                nats.append(0.0 - math.fsum(logprob for result in results for logprob in result.logprobs))
+                tokens.append(sum(len(result.logprobs) for result in results))
+                unknown += sum(result.unknown for result in results)
     by_text = {"nats": nats, "tokens": tokens, **corpus.counts}
     return LanguagePerplexity(
         lang=corpus.lang,
@@ -379,7 +391,7 @@ def _of_documents(scorer: Scorer, corpus: _Counted) -> LanguagePerplexity:
     )
 
 
-def _of_stream(scorer: Scorer, corpus: _Counted, window: int) -> LanguagePerplexity:
+def _of_stream(scorer: Scorer, corpus: _Counted, window: int, bar: ProgressBar) -> LanguagePerplexity:
     unk, end = scorer.tokenizer.unk_token_id, scorer.model.config.eos_token_id
     ids = array("i")  # all ids at once, four bytes each, because the windows depend on their number
     for documents in corpus.windows():
@@ -392,15 +404,18 @@ def _of_stream(scorer: Scorer, corpus: _Counted, window: int) -> LanguagePerplex
     sums = array("d")
     unknown = 0
     options = scorer.options
-    with eval_mode(scorer.model), torch.inference_mode():
-        for start in range(0, count, _WINDOWS_AT_ONCE):
-            windows = [stream.window(index)[0].tolist() for index in range(start, min(start + _WINDOWS_AT_ONCE, count))]
+    bar.total = count
+    groups = [range(start, min(start + _WINDOWS_AT_ONCE, count)) for start in range(0, count, _WINDOWS_AT_ONCE)]
+    with eval_mode(scorer.model), torch.inference_mode(), bar:
+        for indices in bar.groups(groups):
+            windows = [stream.window(index)[0].tolist() for index in indices]
             scores = score_sequences(
                 scorer.model,
                 windows,
                 scorer.language,
                 batch_size=options.batch_size,
                 batch_tokens=options.batch_tokens,
+                on_batch=bar.show_share,
             )
             sums.extend(math.fsum(scored.logprobs) for scored in scores)
             unknown += sum(ids[1:].count(unk) for ids in windows)

@@ -15,8 +15,8 @@ from xlm.corpus.formats import import_pyarrow
 from xlm.corpus.rows import Row
 from xlm.corpus.tables import Cell, OutputLines, table_line, tsv_line
 from xlm.errors import InputError, XLMError, warn_caller
-from xlm.scoring.layout import Layout
-from xlm.scoring.scorer import Scorer, SentenceScore, WordScore, finite
+from xlm.scoring.layout import Layout, cells_of_place, span_cells
+from xlm.scoring.scorer import Scorer, SentenceScore, finite
 
 UNITS = ("sentence", "word", "token")
 """The units that one row of output can stand for."""
@@ -305,9 +305,7 @@ def laid_out_lines(scorer: Scorer, window: Sequence[Row], table: ScoreTable, lay
             warn_caller(f"keys that the first row of the file lacks are dropped: {names}")
     lines: list[str] = []
     problems = tokens = unknown = 0
-    for row, cells, result, first in layout.scores(
-        scorer, list(layout.groups(window)), partial(cells_of_unit, table), span_cells
-    ):
+    for row, cells, result, first in layout.scores(scorer, list(layout.groups(window)), partial(cells_of_unit, table)):
         cells.update(table.kept_cells(row) if table.kept is not None else {} if cells else {"text": row.text})
         lines.append(table.line(table.further(row, cells, result)))
         if isinstance(result, SentenceScore):
@@ -370,7 +368,7 @@ def cells_of(result: SentenceScore, unit: str) -> list[dict[str, Any]]:
                 "logprob": 0.0 - word.surprisal,
                 "unknown": word.unknown,
                 "text": word.text,
-                **_of_place(word),
+                **cells_of_place(word),
             }
             for number, word in enumerate(result.words, start=1)
         ]
@@ -398,28 +396,6 @@ def further_cells(result: SentenceScore, unit: str) -> list[dict[str, Any]]:
         closing |= {"word_number": len(words) + 1, "word": closing.pop("text"), "surprisal": 0.0 - closing["logprob"]}
         words.append(closing)
     return words
-
-
-def span_cells(word: WordScore) -> dict[str, Any]:
-    """Return the cells of a word or region."""
-    return {
-        "start": word.start,
-        "end": word.end,
-        "tokens": word.tokens,
-        "surprisal": word.surprisal,
-        "surprisal_without_punctuation": word.surprisal_without_punctuation,
-        "unknown": word.unknown,
-        **_of_place(word),
-    }
-
-
-def _of_place(word: WordScore) -> dict[str, Any]:
-    return {
-        "rank": word.rank,
-        "entropy": word.entropy,
-        "entropy_reduction": word.entropy_reduction,
-        "top": word.top,
-    }
 
 
 def _closing_cells(result: SentenceScore) -> dict[str, Any]:

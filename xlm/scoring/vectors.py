@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from xlm._io.arguments import check_choice, check_count, check_flags, lists_options, shown
+from xlm._io.progress import ProgressBar
 from xlm.corpus.read_ahead import checked_texts, length_of, read_ahead
 from xlm.errors import InputError
 from xlm.model.lm import XLMModel, XLMWithLMHeadModel, eval_mode
@@ -120,6 +121,7 @@ def word_vectors(
     texts: Iterable[str],
     *,
     lang: str,
+    progress: bool | None = False,
     **options: Unpack[VectorKeywords],
 ) -> list[WordVectors]:
     """Return the hidden states of the words of each text, one result per text, in order.
@@ -134,6 +136,7 @@ def word_vectors(
         tokenizer: Its tokenizer.
         texts: Raw texts.
         lang: Name of the language of all texts.
+        progress: As for ``score``.
         **options: Attributes of ``VectorOptions``, by name.
 
     Raises:
@@ -145,7 +148,7 @@ def word_vectors(
 
     Source for the pooling of attention: Clark et al. (2019), "What does BERT look at?", section 4.1.
     """
-    return list(word_vectors_stream(model, tokenizer, texts, lang=lang, **options))
+    return list(word_vectors_stream(model, tokenizer, texts, lang=lang, progress=progress, **options))
 
 
 @lists_options(VectorOptions)
@@ -155,6 +158,7 @@ def word_vectors_stream(
     texts: Iterable[str],
     *,
     lang: str,
+    progress: bool | None = False,
     **options: Unpack[VectorKeywords],
 ) -> Iterator[WordVectors]:
     """Yield the results of ``word_vectors`` while texts are still being read, in order and in bounded memory.
@@ -165,21 +169,23 @@ def word_vectors_stream(
     check_pair(model, tokenizer)
     check_language_name(lang)
     chosen = VectorOptions(**options)
+    bar = ProgressBar.of(texts, progress, unit="texts")
     texts = checked_texts(texts)
     layers = _checked_layers(chosen.layers, model.config.n_layers)
     language = language_id(model, tokenizer, lang)
 
     def results() -> Iterator[WordVectors]:
         first = 0
-        for batch in read_ahead(texts, length_of, most=chosen.batch_size):
-            encodings = [
-                _encode(model, tokenizer, text, lang=lang, where=f"texts[{first + number}]")
-                for number, text in enumerate(batch)
-            ]
-            yield from _batch_vectors(
-                model, batch, encodings, lang=lang, language=language, layers=layers, options=chosen
-            )
-            first += len(batch)
+        with bar:
+            for batch in bar.groups(read_ahead(texts, length_of, most=chosen.batch_size)):
+                encodings = [
+                    _encode(model, tokenizer, text, lang=lang, where=f"texts[{first + number}]")
+                    for number, text in enumerate(batch)
+                ]
+                yield from _batch_vectors(
+                    model, batch, encodings, lang=lang, language=language, layers=layers, options=chosen
+                )
+                first += len(batch)
 
     return results()
 
