@@ -70,7 +70,8 @@ def by_hand(model: XLMWithLMHeadModel, tokenizer: XLMTokenizer) -> list[dict[str
             assert sum(counts) == len(own) - 1  # so that the words of this table can be encoded one by one
             for count in counts:
                 targets = range(place, place + count)
-                row: dict[str, Any] = {"tokens": count, "surprisal": -sum(float(logprobs[i][ids[i + 1]]) for i in targets)}
+                surprisal = -sum(float(logprobs[i][ids[i + 1]]) for i in targets)
+                row: dict[str, Any] = {"tokens": count, "surprisal": surprisal}
                 if count:
                     entropies = [float(-(logprobs[i].exp() * logprobs[i]).sum()) for i in (place, place + count)]
                     row |= {"entropy": entropies[0], "entropy_reduction": entropies[0] - entropies[1]}
