@@ -103,7 +103,12 @@ def test_text_has_a_line_for_each_row(invoke: Invoke, translator: Path) -> None:
     assert "standard input, line 3: " in result.stderr
     assert "more than the model's 32 positions" in result.stderr
     assert "standard input, line 5: not UTF-8" in result.stderr
-    assert "Error: 3 rows have no translation" in result.stderr
+    assert "Error: 3 rows without a translation" in result.stderr
+    one = invoke(*command(translator), input=f"{texts[0]}\n\n")
+    assert "Error: 1 row without a translation\n" in one.stderr
+    none = invoke(*command(translator), input="")
+    assert (none.exit_code, none.stdout) == (0, "")
+    assert "there are no texts to translate\n" in none.stderr
     clean = invoke(*command(translator), input=texts[0])
     assert (clean.exit_code, clean.stdout) == (0, f"{expected[0]}\n")
 
@@ -124,7 +129,7 @@ def test_a_row_without_a_translation_keeps_its_place(invoke: Invoke, translator:
     assert rows[1]["status"] == "error: the text is empty"
     assert rows[2]["status"].startswith("error: ")
     assert rows[2]["text"] == " ".join(WORDS * 2)
-    assert "2 rows have no translation; their column status" in result.stderr
+    assert "2 rows without a translation; the column status" in result.stderr
 
 
 def test_several_files_have_a_column(invoke: Invoke, translator: Path, tmp_path: Path) -> None:

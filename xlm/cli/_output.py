@@ -59,6 +59,17 @@ def show_stops(stops: Mapping[str, int], *, inputs: str) -> None:
     click.echo(f"stopped: {counts}" if counts else f"there are no {inputs}", err=True)
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number and what it counts, such as ``1 row`` or ``2,000 rows``.
+
+    Args:
+        number: The number.
+        noun: What it counts, in the singular. The plural adds ``s``, or ``es`` after ``s``.
+    """
+    plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
+    return f"{number:,} {noun if number == 1 else plural}"
+
+
 def show_count(text: str) -> None:
     """Show the progress of the work on standard error, if that is a terminal."""
     if sys.stderr.isatty():
@@ -228,7 +239,7 @@ class Progress:
 
     def _show(self, now: float, read: int) -> None:
         seconds = now - self._start
-        line = f"{self._rows:,} rows, {self._tokens / max(seconds, 1e-9):,.0f} tokens/s, {clock(seconds)}"
+        line = f"{counted(self._rows, 'row')}, {self._tokens / max(seconds, 1e-9):,.0f} tokens/s, {clock(seconds)}"
         if self._total and self._first is not None:
             since, first_read = self._first
             if first_read < read < self._total:

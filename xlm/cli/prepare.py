@@ -9,7 +9,7 @@ import click
 
 from xlm.cli._inputs import files_by_text, open_corpus
 from xlm.cli._options import PRESETS, Command, argument, input_options, option, section, workers_option
-from xlm.cli._output import printable, show_count
+from xlm.cli._output import counted, printable, show_count
 
 _INPUT_FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 
@@ -98,9 +98,13 @@ def command(
     for split, by_name in index.splits.items():
         for name, text in by_name.items():
             unknown = sum(shard.unknown for shard in text.shards)
-            counts = f"{text.lines:,} lines, {text.tokens:,} tokens, {unknown:,} unknown, {text.empty:,} empty"
+            counts = f"{_counted(text.lines, text.tokens)}, {unknown:,} unknown, {text.empty:,} empty"
             click.echo(printable(f"{split} {name}: {counts}"))
 
 
 def _show(split: str, language: str, lines: int, tokens: int) -> None:
-    show_count(f"{split} {language}: {lines:,} lines, {tokens:,} tokens")
+    show_count(f"{split} {language}: {_counted(lines, tokens)}")
+
+
+def _counted(lines: int, tokens: int) -> str:
+    return f"{counted(lines, 'line')}, {counted(tokens, 'token')}"

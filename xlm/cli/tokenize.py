@@ -12,7 +12,7 @@ import click
 from xlm.cli._distributed import engines, inputs, resuming, run_on_ray, uses_ray, worker_model
 from xlm.cli._inputs import UntilError, naming_line, open_corpus
 from xlm.cli._options import Command, file_argument, model_argument, option, section, text_options, workers_option
-from xlm.cli._output import show_count, write_text
+from xlm.cli._output import counted, show_count, write_text
 
 if TYPE_CHECKING:
     from xlm.tokenizer.tokenizer import XLMTokenizer
@@ -107,4 +107,4 @@ class _Encoder:
 
 def _show(lines: int) -> None:
     if not sys.stdout.isatty():  # on a terminal, the results show the progress
-        show_count(f"{lines:,} lines")
+        show_count(counted(lines, "line"))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from xlm.cli._options import OUTPUT_PATH, Command, argument, option, section
-from xlm.cli._output import clock, printable
+from xlm.cli._output import clock, counted, printable
 
 if TYPE_CHECKING:
     from xlm.training.log import Event
@@ -143,13 +143,9 @@ def _evaluation(event: Event, _: int) -> str:
     return "  ".join([*texts, *["(best)"] * event["best"]])
 
 
-def _processes(number: int) -> str:
-    return "1 process" if number == 1 else f"{number:,} processes"
-
-
 _TEXTS: dict[str, Callable[[dict[str, Any], int], str]] = {
     "start": lambda event, _: (
-        f"{event['parameters']:,} parameters, {_processes(event['processes'])}, {event['device']}, "
+        f"{event['parameters']:,} parameters, {counted(event['processes'], 'process')}, {event['device']}, "
         f"from update {event['updates']:,}"
     ),
     "update": _update,
@@ -157,5 +153,5 @@ _TEXTS: dict[str, Callable[[dict[str, Any], int], str]] = {
     "skipped": lambda event, _: (
         f"step {event['step']:,} skipped: its gradient is not finite ({event['in_a_row']} in a row)"
     ),
-    "end": lambda event, _: f"{event['reason']} after {event['updates']:,} updates",
+    "end": lambda event, _: f"{event['reason']} after {counted(event['updates'], 'update')}",
 }
