@@ -390,12 +390,27 @@ def _check_identity(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     ):
         # A key that an earlier release did not have counts as set to its default.
         before[name] = {key: getattr(settings, key) for key in now.get(name, ())} | before.get(name, {})
-    differing = [name for name in now if name in before and before[name] != now[name]]
+    differing = {
+        name: values
+        for table in now
+        if table in before
+        for name, values in _differences(table, now[table], before[table]).items()
+    }
     if differing:
         raise ConfigError(
             "the run to resume began with different settings",
             where="; ".join(differing),
-            found="; ".join(f"{name} = {now[name]!r}" for name in differing),
-            expected="; ".join(f"{name} = {before[name]!r}" for name in differing),
+            found="; ".join(f"{name} = {value!r}" for name, (value, _) in differing.items()),
+            expected="; ".join(f"{name} = {value!r}" for name, (_, value) in differing.items()),
             remedy="use the settings it began with; only optimiser and run may change",
         )
+
+
+def _differences(name: str, now: Any, before: Any) -> dict[str, tuple[Any, Any]]:
+    """Return the two values of a setting if they differ; of a table, those of each key that differs."""
+    if isinstance(now, Mapping) and isinstance(before, Mapping):
+        keys = [*now, *(key for key in before if key not in now)]
+        pairs = {f"{name}.{key}": (now.get(key), before.get(key)) for key in keys}
+    else:
+        pairs = {name: (now, before)}
+    return {key: values for key, values in pairs.items() if values[0] != values[1]}
