@@ -52,7 +52,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cli": {*EVERYTHING, "parity", "explore", "distributed"},
 }
 # Libraries that a package may import besides the standard library; a package that is not named may import any.
-LIBRARIES: dict[str, set[str]] = {"": set(), "_io": set(), "model": {"torch"}, "inference": {"torch"}}
+LIBRARIES: dict[str, set[str]] = {"": set(), "_io": {"tqdm"}, "model": {"torch"}, "inference": {"torch"}}
 # Methods that may import from a package further down in the table, and the package.
 LOOK_UPWARD = {
     "from_pretrained": "checkpoint",

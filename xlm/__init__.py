@@ -20,18 +20,22 @@ if TYPE_CHECKING:
     from xlm.model.decoding.options import DecodingOptions
     from xlm.model.decoding.result import Continuation
     from xlm.model.decoding.streaming import TokenStream
-    from xlm.model.lm import XLMModel, XLMModelOutput, XLMOutput, XLMWithLMHeadModel
+    from xlm.model.linear_cross_entropy import linear_cross_entropy
+    from xlm.model.lm import XLMModel, XLMWithLMHeadModel
+    from xlm.model.outputs import XLMModelOutput, XLMOutput
     from xlm.model.seq2seq import XLMEncoderDecoderModel, XLMEncoderDecoderOutput
     from xlm.scoring.figure import plot
     from xlm.scoring.frames import score_frame
     from xlm.scoring.perplexity import perplexity
     from xlm.scoring.score import score, score_documents, score_stream
     from xlm.scoring.vectors import word_vectors, word_vectors_stream
+    from xlm.tokenizer.collator import DataCollatorForLanguageModeling
     from xlm.tokenizer.tokenizer import XLMTokenizer
     from xlm.translation.translator import translate, translate_stream
 
 _LAZY = {
     "Continuation": "xlm.model.decoding.result",
+    "DataCollatorForLanguageModeling": "xlm.tokenizer.collator",
     "DecodingOptions": "xlm.model.decoding.options",
     "TokenStream": "xlm.model.decoding.streaming",
     "XLMCache": "xlm.model.cache",
@@ -39,12 +43,13 @@ _LAZY = {
     "XLMEncoderDecoderModel": "xlm.model.seq2seq",
     "XLMEncoderDecoderOutput": "xlm.model.seq2seq",
     "XLMModel": "xlm.model.lm",
-    "XLMModelOutput": "xlm.model.lm",
-    "XLMOutput": "xlm.model.lm",
+    "XLMModelOutput": "xlm.model.outputs",
+    "XLMOutput": "xlm.model.outputs",
     "XLMTokenizer": "xlm.tokenizer.tokenizer",
     "XLMWithLMHeadModel": "xlm.model.lm",
     "convert": "xlm.checkpoint.convert",
     "evaluate": "xlm.evaluation.evaluate",
+    "linear_cross_entropy": "xlm.model.linear_cross_entropy",
     "perplexity": "xlm.scoring.perplexity",
     "plot": "xlm.scoring.figure",
     "score": "xlm.scoring.score",
@@ -59,6 +64,7 @@ _LAZY = {
 
 __all__ = [
     "Continuation",
+    "DataCollatorForLanguageModeling",
     "DecodingOptions",
     "TokenStream",
     "XLMCache",
@@ -75,6 +81,7 @@ __all__ = [
     "__version__",
     "convert",
     "evaluate",
+    "linear_cross_entropy",
     "perplexity",
     "plot",
     "score",

@@ -271,7 +271,7 @@ def test_broken_files_are_named(saved: Path, name: str, content: bytes) -> None:
 @pytest.mark.parametrize(
     "setting",
     [
-        *({"clean_up_tokenization_spaces": True}, {"padding_side": "left"}, {"split_special_tokens": True}),
+        *({"clean_up_tokenization_spaces": True}, {"split_special_tokens": True}),
         {"eos_token": "<special3>"},
     ],
 )

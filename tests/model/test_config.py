@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
 import pickle
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -15,7 +17,7 @@ import torch
 
 from tests.model.small_models import small_config
 from xlm.errors import ConfigError, LanguageError
-from xlm.model.config import XLMConfig
+from xlm.model.config import ConfigChanges, FrozenConfigError, XLMConfig
 from xlm.model.lm import XLMWithLMHeadModel
 
 WRONG = [
@@ -153,8 +155,23 @@ def test_frozen() -> None:
     config = small_config()
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.n_layers = 3  # type: ignore[misc]
-    with pytest.raises(TypeError):
-        config.lang2id["fr"] = 2  # type: ignore[index]
+    changes: list[Callable[[Any], object]] = [
+        lambda names: names.__setitem__("fr", 2),
+        lambda names: names.__delitem__("de"),
+        lambda names: names.__ior__({"fr": 2}),
+        lambda names: names.clear(),
+        lambda names: names.pop("de"),
+        lambda names: names.popitem(),
+        lambda names: names.setdefault("fr", 2),
+        lambda names: names.update(fr=2),
+    ]
+    mutators = {name for name in dir(dict) if name not in dir(Mapping)} - {"copy", "fromkeys", "__or__", "__ror__"}
+    assert len(changes) == len(mutators - {"__reversed__"}), mutators  # every method by which a dict can change
+    for change in changes:
+        with pytest.raises(FrozenConfigError, match=r"config\.replace\(lang2id=\.\.\.\)") as caught:
+            change(config.lang2id)
+        assert isinstance(caught.value, TypeError)
+    assert config.lang2id == {"de": 0, "en": 1}
 
 
 def test_what_it_was_made_from_can_change_without_changing_it() -> None:
@@ -167,12 +184,39 @@ def test_what_it_was_made_from_can_change_without_changing_it() -> None:
 
 def test_replace_changes_and_checks() -> None:
     config = small_config()
+    assert config.replace() == config
     assert config.replace(n_heads=4).n_heads == 4
     assert config.n_heads == 3
     with pytest.raises(ConfigError):
         config.replace(n_heads=5)
-    with pytest.raises(TypeError):
-        config.replace(heads=4)
+    with pytest.raises(TypeError, match="heads"):
+        config.replace(heads=4)  # type: ignore[call-arg]
+
+
+def test_the_types_of_changes_are_those_of_the_fields() -> None:
+    types = {name: hint.__forward_arg__ for name, hint in ConfigChanges.__annotations__.items()}
+    assert types == {f.name: f.type for f in dataclasses.fields(XLMConfig)}
+
+
+def test_it_is_a_plain_dataclass() -> None:
+    config = small_config(asm=True, asm_cutoffs=(20, 40), embed_init_std=0.5)
+    values = dataclasses.asdict(config)
+    assert set(values) == {f.name for f in dataclasses.fields(XLMConfig)}
+    assert values["lang2id"] == {"de": 0, "en": 1}
+    assert XLMConfig(**values) == config
+    assert dataclasses.replace(config, dropout=0.5) == config.replace(dropout=0.5)
+    assert len({config, small_config(asm=True, asm_cutoffs=[20, 40], embed_init_std=0.5), small_config()}) == 2
+
+
+def test_to_dict_is_plain_and_new() -> None:
+    config = small_config(asm=True, asm_cutoffs=(20, 40))
+    values = config.to_dict()
+    assert json.loads(json.dumps(values)) == values
+    assert XLMConfig(**values) == config
+    assert {type(value) for value in values.values()} == {int, float, bool, str, dict, list, type(None)}
+    values["lang2id"]["fr"] = 2
+    values["asm_cutoffs"].append(50)
+    assert (config.lang2id, config.asm_cutoffs) == ({"de": 0, "en": 1}, (20, 40))
 
 
 @pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda config: pickle.loads(pickle.dumps(config))])
@@ -180,3 +224,5 @@ def test_copies_are_equal(copied: Any) -> None:
     config = small_config(asm=True, asm_cutoffs=(20, 40), dropout=0.25)
     assert copied(config) == config
     assert copied(config) != config.replace(dropout=0.5)
+    with pytest.raises(FrozenConfigError):
+        copied(config).lang2id["fr"] = 2

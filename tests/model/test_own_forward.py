@@ -10,7 +10,8 @@ import torch
 
 from tests.model.small_models import small_config, small_model
 from xlm.errors import InputError
-from xlm.model.lm import XLMOutput, XLMWithLMHeadModel
+from xlm.model.lm import XLMWithLMHeadModel
+from xlm.model.outputs import XLMOutput
 
 IDS = torch.tensor([[1, 20, 21]])
 

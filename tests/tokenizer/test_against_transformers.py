@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from tests.tokenizer.small import MERGES, VOCABULARY
+from tests.tokenizer.small import VOCABULARY
 from tests.tokenizer.texts import TEXTS
 from xlm.errors import InputError, XLMWarning
 from xlm.tokenizer.tokenizer import XLMTokenizer
@@ -49,22 +48,6 @@ def test_recorded_ids(reference: Path, variant: str) -> None:
     compared, differing = differing_lines(reference, variant)
     assert compared > 10_000
     assert differing == []
-
-
-@pytest.fixture(scope="module", params=[True, False], ids=["lower-cased", "cased"])
-def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[XLMTokenizer, Any]:
-    """Our tokenizer and that of transformers, on the same small vocabulary; its files are not written by ours."""
-    transformers = pytest.importorskip("transformers")
-    directory = tmp_path_factory.mktemp("small")
-    (directory / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(VOCABULARY.tokens)}))
-    (directory / "merges.txt").write_text("".join(f"{left} {right}\n" for left, right in MERGES), encoding="utf-8")
-    peer = transformers.XLMTokenizer(
-        str(directory / "vocab.json"),
-        str(directory / "merges.txt"),
-        do_lowercase_and_remove_accent=request.param,
-        model_max_length=40,
-    )
-    return XLMTokenizer(VOCABULARY, MERGES, do_lowercase_and_remove_accent=request.param, model_max_length=40), peer
 
 
 live = settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

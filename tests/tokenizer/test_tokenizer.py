@@ -226,7 +226,7 @@ def test_batches(tokenizer: XLMTokenizer) -> None:
 @pytest.mark.parametrize(
     "option",
     [
-        *("stride", "pad_to_multiple_of", "return_offsets_mapping", "return_token_type_ids", "padding_side"),
+        *("stride", "return_offsets_mapping", "return_token_type_ids"),
         *("return_special_tokens_mask", "is_split_into_words", "return_overflowing_tokens"),
     ],
 )

@@ -82,7 +82,7 @@ def test_texts_that_cannot_be_translated_keep_their_place() -> None:
     long = " ".join(WORDS * 3)
     texts = [WORDS[0], "", long, WORDS[1], "  "]
     translator = Translator(MODEL, TOKENIZER, **DIRECTION, options=TranslationOptions(batch_size=2))
-    results = list(translator.stream(texts))
+    results = translator.translate_window(texts)
     assert [result.source for result in results] == texts
     assert [bool(result.translations) for result in results] == [True, False, False, True, False]
     assert results[1].problem == "the text is empty"

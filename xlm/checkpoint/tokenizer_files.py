@@ -48,7 +48,7 @@ _SETTINGS = tuple(
 )
 
 # Settings of transformers that change results; only these values are supported.
-_FIXED = {"clean_up_tokenization_spaces": False, "split_special_tokens": False, "padding_side": "right"}
+_FIXED = {"clean_up_tokenization_spaces": False, "split_special_tokens": False}
 
 
 # The original keeps case and accents, and wraps each sentence as "</s> … </s>". These settings depend on the training

@@ -1,4 +1,4 @@
-"""What the commands write: lines, tables, signatures and progress."""
+"""What the commands write: lines, tables and signatures."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import math
 import shutil
 import sys
-import time
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -16,8 +15,6 @@ import click
 if TYPE_CHECKING:
     from xlm.corpus.tables import Cell
 
-_SECONDS_BETWEEN = 0.5
-_SECONDS_BETWEEN_LINES = 10.0
 _GAP = "  "  # between aligned columns
 _LEAST_WIDTH = 8  # smallest width of a column of text on a narrow terminal
 
@@ -68,12 +65,6 @@ def counted(number: int, noun: str) -> str:
     """
     plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
     return f"{number:,} {noun if number == 1 else plural}"
-
-
-def show_count(text: str) -> None:
-    """Show the progress of the work on standard error, if that is a terminal."""
-    if sys.stderr.isatty():
-        click.echo(f"\r{text} ", nl=False, err=True)
 
 
 class TableWriter:
@@ -190,61 +181,6 @@ def _aligned(cell: str, width: int, is_text: bool) -> str:
     text = _cut(cell, width)
     padding = " " * (width - _width(text))
     return text + padding if is_text else padding + text
-
-
-class Progress:
-    """Display of the rows done, the tokens per second and the time left.
-
-    A terminal shows one line that changes. Elsewhere, a new line is written from time to time.
-
-    Args:
-        shown: Whether to show progress; ``None`` shows it on a terminal, unless the results go there too.
-        total: Size of the input in bytes; 0 if unknown, and then no time left is shown.
-    """
-
-    def __init__(self, *, shown: bool | None, total: int) -> None:
-        self._terminal = sys.stderr.isatty()
-        self._shown = self._terminal and not sys.stdout.isatty() if shown is None else shown
-        self._total = total
-        self._start = self._last = time.monotonic()
-        self._first: tuple[float, int] | None = None  # time at which the first rows were done, and bytes read by then
-        self._rows = self._tokens = 0
-
-    def start(self, *, rows: int) -> None:
-        """Set the number of rows that an earlier run has done."""
-        self._rows = rows
-
-    def update(self, *, rows: int, tokens: int, read: int) -> None:
-        """Record and show progress.
-
-        Args:
-            rows: Number of rows done since the last call.
-            tokens: Number of tokens scored since the last call.
-            read: Number of bytes of input read so far.
-        """
-        self._rows += rows
-        self._tokens += tokens
-        now = time.monotonic()
-        self._first = self._first or (now, read)
-        if self._shown and now - self._last >= (_SECONDS_BETWEEN if self._terminal else _SECONDS_BETWEEN_LINES):
-            self._last = now
-            self._show(now, read)
-
-    def end(self) -> None:
-        """Show the final numbers."""
-        if self._shown:
-            self._show(time.monotonic(), self._total)
-            if self._terminal:
-                click.echo(err=True)
-
-    def _show(self, now: float, read: int) -> None:
-        seconds = now - self._start
-        line = f"{counted(self._rows, 'row')}, {self._tokens / max(seconds, 1e-9):,.0f} tokens/s, {clock(seconds)}"
-        if self._total and self._first is not None:
-            since, first_read = self._first
-            if first_read < read < self._total:
-                line += f", {clock((now - since) * (self._total - read) / (read - first_read))} left"
-        click.echo(f"\r{line}\x1b[K" if self._terminal else line, nl=not self._terminal, err=True)
 
 
 def clock(seconds: float) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -9,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
+from xlm._io.progress import ProgressBar
 from xlm.cli._inputs import damaged_inputs, refuse_inputs
-from xlm.cli._output import Progress, TableWriter
+from xlm.cli._output import TableWriter
 
 if TYPE_CHECKING:
     import torch
@@ -46,7 +49,7 @@ class CorpusRun:
         table: The form of the output.
         compute: Returns the lines of a window of rows.
         read_at_once: Maximum number of rows in a window.
-        progress: Whether to show progress; as for ``Progress``.
+        bar: Shows the rows that are done; ``compute`` may show the share of its window that is done.
         groups: As for ``xlm.corpus.read_ahead.windows``.
     """
 
@@ -57,11 +60,11 @@ class CorpusRun:
         compute: Callable[[list[Row]], OutputLines],
         *,
         read_at_once: int,
-        progress: bool | None,
+        bar: ProgressBar,
         groups: Callable[[Iterable[Row]], Iterable[list[Row]]] | None = None,
     ) -> None:
         self._corpus, self._table, self._compute = corpus, table, compute
-        self._read_at_once, self._progress, self._groups = read_at_once, progress, groups
+        self._read_at_once, self._bar, self._groups = read_at_once, bar, groups
         self.problems = 0
         self.counts: Counter[str] = Counter()
 
@@ -137,15 +140,32 @@ class CorpusRun:
     def _windows(self, rows: Iterable[Row], *, done: int = 0) -> Iterator[tuple[list[Row], OutputLines]]:
         from xlm.corpus.read_ahead import windows
 
-        progress = Progress(shown=self._progress, total=sum(size for _, size in self._corpus.sizes))
-        progress.start(rows=done)
-        for window in windows(rows, read_at_once=self._read_at_once, groups=self._groups):
-            lines = self._compute(window)
-            yield window, lines
-            self.problems += lines.problems
-            self.counts.update(lines.counts)
-            progress.update(rows=len(window), tokens=lines.tokens, read=self._corpus.bytes_read())
-        progress.end()
+        bar, size = self._bar, sum(size for _, size in self._corpus.sizes)
+        bar.done = done
+        tokens, start = 0, time.monotonic()
+        with bar:
+            for window in bar.groups(windows(rows, read_at_once=self._read_at_once, groups=self._groups)):
+                if read := size and self._corpus.bytes_read():
+                    so_far = bar.done + len(window)
+                    bar.total = max(so_far, round(so_far * size / read))
+                lines = self._compute(window)
+                tokens += lines.tokens
+                bar.note = f"{tokens / max(time.monotonic() - start, 1e-9):,.0f} tokens/s"
+                yield window, lines
+                self.problems += lines.problems
+                self.counts.update(lines.counts)
+
+
+def bar_of_rows(progress: bool | None, *, output: Path | None) -> ProgressBar:
+    """Return the bar of a command: by default on a terminal, unless the results go there too.
+
+    Args:
+        progress: The option ``--progress``.
+        output: File of the results; ``None`` for standard output.
+    """
+    if progress is None and output is None and sys.stdout.isatty():
+        progress = False
+    return ProgressBar(progress, unit="rows")
 
 
 def check_output(output: Path, files: Iterable[Path]) -> None:

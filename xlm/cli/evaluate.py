@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from xlm.cli._options import (
     tokenizer_options,
     wrong_usage,
 )
-from xlm.cli._output import TableWriter, show_count, show_signature
+from xlm.cli._output import TableWriter, show_signature
 
 _COLUMNS = {
     "by": str,
@@ -110,7 +109,7 @@ def command(
         refuse_inputs(output, tasks, option="--items")
     from xlm._io.atomic import check_target, write_text
     from xlm.corpus.tables import table_line, tsv_line
-    from xlm.evaluation.evaluate import ITEM_COLUMNS, Evaluation, evaluate_items
+    from xlm.evaluation.evaluate import ITEM_COLUMNS, evaluate_tasks
     from xlm.evaluation.tasks import read_items
     from xlm.scoring.logprobs import checked_stride
 
@@ -119,17 +118,10 @@ def command(
     files = [read_items(task) for task in tasks]
     regions = any(condition.regions for items in files for item in items for condition in item.conditions)
     opened = model_source(model, options, lang=lang).open(offsets=regions, signed=True)
-    results = []
     with wrong_usage("stride"):
         stride = checked_stride(options["stride"], opened.model.config.max_position_embeddings)
-        for items in files:
-            results += evaluate_items(
-                opened.model, opened.tokenizer, items, lang=lang, **asdict(scoring_options(options))
-            )
-            show_count(f"{len(results):,} of {sum(map(len, files)):,} items")
-    if sys.stderr.isatty():
-        click.echo(err=True)  # ends the line of the counts
-    evaluation = Evaluation(items=tuple(results))
+        chosen = asdict(scoring_options(options))
+        evaluation = evaluate_tasks(opened.model, opened.tokenizer, files, lang=lang, progress=None, **chosen)
     if output is not None:
         lines = [table_line(ITEM_COLUMNS, row, format=form) for row in evaluation.rows()]
         write_text(output, (tsv_line(ITEM_COLUMNS) if form == "tsv" else "") + "".join(lines))

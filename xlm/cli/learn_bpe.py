@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from functools import partial
 from pathlib import Path
 
 import click
 
+from xlm._io.progress import ProgressBar
 from xlm.cli._inputs import open_corpus, refuse_inputs, split_language
 from xlm.cli._options import (
     FILE_HELP,
@@ -20,7 +20,7 @@ from xlm.cli._options import (
     section,
     workers_option,
 )
-from xlm.cli._output import printable, show_count
+from xlm.cli._output import printable
 from xlm.errors import InputError
 
 
@@ -79,20 +79,22 @@ def command(
         raise click.UsageError("LANG=FILE requires --preset; without it, give just the file names")
     open_corpus([path for _, path in files], format=input_format, column=column)
     for lang, path in files:
-        words.update(
-            count_words(
-                path,
-                preset=preset,
-                lang=lang,
-                format=input_format,
-                column=column,
-                workers=workers,
-                progress=partial(_show, f"{path}:", "lines"),
+        with ProgressBar(None, unit="lines", label=printable(path)) as bar:
+            words.update(
+                count_words(
+                    path,
+                    preset=preset,
+                    lang=lang,
+                    format=input_format,
+                    column=column,
+                    workers=workers,
+                    progress=bar.show,
+                )
             )
-        )
     if not words:
         raise InputError("there are no words to learn from", where=", ".join(str(path) for _, path in files))
-    learned = learn_merges(words, merges, progress=partial(_show, "", "merges"))
+    with ProgressBar(None, unit="merges", total=merges) as bar:
+        learned = learn_merges(words, merges, progress=bar.show)
     pairs = [(merge.left, merge.right) for merge in learned]
     write_codes(codes, pairs, [merge.count for merge in learned])
     summary = [f"{codes}: {len(learned):,} merges from {words.total():,} words, {len(words):,} of them distinct"]
@@ -110,7 +112,3 @@ def command(
                 f"warning: {len(left_out)} pieces are omitted, as no vocabulary file can hold them: {first}", err=True
             )
     click.echo(printable("\n".join(summary)))
-
-
-def _show(where: str, what: str, number: int) -> None:
-    show_count(f"{where} {number:,} {what}")

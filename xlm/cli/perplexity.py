@@ -163,6 +163,7 @@ def command(
                 each.model,
                 each.tokenizer,
                 {lang: corpus.texts() for lang, corpus in corpora.items()},
+                progress=None,
                 **{name: options[name] for name in ("protocol", "window", "stride", "batch_size", "batch_tokens")},
             )
             for each in opened

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import click
 
+from xlm._io.progress import ProgressBar
 from xlm.cli._inputs import files_by_text, open_corpus
 from xlm.cli._options import PRESETS, Command, argument, input_options, option, section, workers_option
-from xlm.cli._output import counted, printable, show_count
+from xlm.cli._output import counted, printable
 
 _INPUT_FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 
@@ -94,17 +95,17 @@ def command(
         lang2id = {language: number for number, language in enumerate(sorted({*map(language_of, names)}))}
         settings = {} if preset is None else {"preset": preset}
         tokenizer = XLMTokenizer.from_codes(codes, vocab, lang2id=lang2id, **settings)
-    index = prepare(tokenizer, texts, directory, format=input_format, column=column, workers=workers, progress=_show)
+    done: dict[tuple[str, str], int] = {}
+    with ProgressBar(None, unit="lines") as bar:
+
+        def show(split: str, language: str, lines: int, tokens: int) -> None:
+            done[split, language] = lines
+            bar.note = f"{split} {language}: {tokens:,} tokens"
+            bar.show(sum(done.values()))
+
+        index = prepare(tokenizer, texts, directory, format=input_format, column=column, workers=workers, progress=show)
     for split, by_name in index.splits.items():
         for name, text in by_name.items():
             unknown = sum(shard.unknown for shard in text.shards)
-            counts = f"{_counted(text.lines, text.tokens)}, {unknown:,} unknown, {text.empty:,} empty"
-            click.echo(printable(f"{split} {name}: {counts}"))
-
-
-def _show(split: str, language: str, lines: int, tokens: int) -> None:
-    show_count(f"{split} {language}: {_counted(lines, tokens)}")
-
-
-def _counted(lines: int, tokens: int) -> str:
-    return f"{counted(lines, 'line')}, {counted(tokens, 'token')}"
+            size = f"{counted(text.lines, 'line')}, {counted(text.tokens, 'token')}"
+            click.echo(printable(f"{split} {name}: {size}, {unknown:,} unknown, {text.empty:,} empty"))

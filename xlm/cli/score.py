@@ -29,7 +29,7 @@ from xlm.cli._options import (
     wrong_usage,
 )
 from xlm.cli._output import TableWriter, counted, show_signature
-from xlm.cli._run import CorpusRun, check_output, raise_if_damaged
+from xlm.cli._run import CorpusRun, bar_of_rows, check_output, raise_if_damaged
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -224,8 +224,15 @@ def command(model: str, files: tuple[Any, ...], by: str | None, table_format: st
     from xlm.scoring.scorer import Scorer
     from xlm.scoring.table import json_cells, laid_out_lines, plain_cells, scored_lines
 
+    bar = bar_of_rows(options["progress"], output=output)
     with wrong_usage("stride"):
-        scorer = Scorer(opened.model, opened.tokenizer, lang=options["lang"], options=scoring_options(options))
+        scorer = Scorer(
+            opened.model,
+            opened.tokenizer,
+            lang=options["lang"],
+            options=scoring_options(options),
+            on_batch=bar.show_share,
+        )
     protocol = scorer.protocol.replace("sentence", "document") if layout.has_documents else scorer.protocol
     languages = f"{scorer.lang} or column {layout.languages}" if layout.languages else scorer.lang
     signature = opened.signature(lang=languages, long=scorer.long_texts, protocol=protocol)
@@ -237,7 +244,7 @@ def command(model: str, files: tuple[Any, ...], by: str | None, table_format: st
         if is_plain
         else (lambda window: laid_out_lines(scorer, window, table, layout)),
         read_at_once=options["read_ahead"],
-        progress=options["progress"],
+        bar=bar,
         groups=None if is_plain else partial(layout.groups, cells_of=json_cells if keeps else plain_cells),
     )
     with closing(corpus):

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from xlm._io.progress import ProgressBar
 from xlm.cli._distributed import engines, inputs, resuming, run_on_ray, uses_ray, worker_model
 from xlm.cli._inputs import UntilError, naming_line, open_corpus
 from xlm.cli._options import Command, file_argument, model_argument, option, section, text_options, workers_option
-from xlm.cli._output import counted, show_count, write_text
+from xlm.cli._output import write_text
 
 if TYPE_CHECKING:
     from xlm.tokenizer.tokenizer import XLMTokenizer
 
-_LINES_BETWEEN_REPORTS = 5000
 _ONLY_RAY = ("resume", "progress")
 
 
@@ -55,23 +55,22 @@ def command(
     from xlm.tokenizer.batches import in_batches, in_order
     from xlm.tokenizer.tokenizer import XLMTokenizer
 
-    with closing(open_corpus([file], format=of_ray["input_format"], column=of_ray["column"])) as corpus:
+    # On a terminal, the results show the progress.
+    bar = ProgressBar(False if sys.stdout.isatty() else None, unit="lines")
+    with closing(open_corpus([file], format=of_ray["input_format"], column=of_ray["column"])) as corpus, bar:
         tokenizer = XLMTokenizer.from_pretrained(model, preset=preset, codes=codes)
         encode = _Encoder(tokenizer=tokenizer, lang=lang, output=output)
         if workers == 1 and not any(size for _, size in corpus.sizes):  # a user may be waiting at a terminal
             for number, text in enumerate(corpus.texts(), start=1):
                 with naming_line(corpus.place(number)):
                     write_text(encode([text]).data)
-                if number % _LINES_BETWEEN_REPORTS == 0:
-                    _show(number)
+                bar.show(number)
             return
         encode([""])  # report a wrong language before any process starts
-        lines = 0
         texts = UntilError(corpus.texts())
         for block in in_order(encode, in_batches(texts), workers=workers):
             write_text(block.data)
-            lines += block.lines
-            _show(lines)
+            bar.show(bar.done + block.lines)
         texts.raise_error()
 
 
@@ -103,8 +102,3 @@ class _Encoder:
 
         lines = written_lines(self.tokenizer, texts, lang=self.lang, output=self.output)
         return _Block(data="".join([f"{line}\n" for line in lines]).encode("utf-8"), lines=len(texts))
-
-
-def _show(lines: int) -> None:
-    if not sys.stdout.isatty():  # on a terminal, the results show the progress
-        show_count(counted(lines, "line"))

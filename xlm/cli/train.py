@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import re
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -143,11 +146,37 @@ def _evaluation(event: Event, _: int) -> str:
     return "  ".join([*texts, *["(best)"] * event["best"]])
 
 
+def _trained(event: Event) -> str:
+    return "" if event["trained"] == event["parameters"] else f" ({event['trained']:,} trained)"
+
+
+def _setting(value: object) -> str:
+    return "unset" if value is None else json.dumps(value, ensure_ascii=False)
+
+
+def _parts(event: Event, _: int) -> str:
+    """Return one line for each kind of tensor, with the layers of a kind on one line."""
+    lines = [f"{event['source']}: copied {name}" for name in _by_layer(event["copied"])]
+    unfit: dict[str, list[str]] = {}
+    for name, why in event["unfit"].items():
+        unfit.setdefault(why, []).append(name)
+    lines += [f"not copied {name}: {why}" for why, names in unfit.items() for name in _by_layer(names)]
+    return "\n".join([*lines, *(f"new: {name}" for name in _by_layer(event["new"]))])
+
+
+def _by_layer(names: Sequence[str]) -> list[str]:
+    """Return names of tensors, with one entry for those that differ only in the number of their layer."""
+    counts = Counter(re.sub(r"\.layers\.\d+\.", ".layers.*.", name) for name in names)
+    return [f"{name} ({count} layers)" if ".layers." in name else name for name, count in counts.items()]
+
+
 _TEXTS: dict[str, Callable[[dict[str, Any], int], str]] = {
     "start": lambda event, _: (
-        f"{event['parameters']:,} parameters, {counted(event['processes'], 'process')}, {event['device']}, "
-        f"from update {event['updates']:,}"
+        f"{event['parameters']:,} parameters{_trained(event)}, {counted(event['processes'], 'process')}, "
+        f"{event['device']}, from update {event['updates']:,}"
     ),
+    "changed": lambda event, _: f"{event['key']}: {_setting(event['before'])} → {_setting(event['now'])}",
+    "parts": _parts,
     "update": _update,
     "evaluation": _evaluation,
     "skipped": lambda event, _: (

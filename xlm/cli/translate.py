@@ -25,7 +25,7 @@ from xlm.cli._options import (
     tokenizer_options,
 )
 from xlm.cli._output import TableWriter, counted, show_signature, show_stops
-from xlm.cli._run import CorpusRun, check_output, raise_if_damaged
+from xlm.cli._run import CorpusRun, bar_of_rows, check_output, raise_if_damaged
 
 if TYPE_CHECKING:
     from xlm.corpus.rows import Row
@@ -132,7 +132,15 @@ def command(
     writer = TableWriter(format=table_format, default="text") if output is None else None
     table = TranslationTable(format=writer.format if writer else table_format or "text", files=len(files) > 1)
     opened = model_source(model, options, lang=source).open_as(XLMEncoderDecoderModel, few_rows=True, signed=True)
-    translator = Translator(opened.model, opened.tokenizer, source=source, target=target, options=translation)
+    bar = bar_of_rows(options["progress"], output=output)
+    translator = Translator(
+        opened.model,
+        opened.tokenizer,
+        source=source,
+        target=target,
+        options=translation,
+        on_batch=bar.show_share,
+    )
     signature = opened.signature(lang=f"{source}-{target}", long="none", protocol="translation")
 
     def compute(window: list[Row]) -> OutputLines:
@@ -143,7 +151,7 @@ def command(
 
     typed = writer is not None and files in ((), (Path("-"),)) and sys.stdin.isatty()
     read_at_once = 1 if typed else translation.read_at_once
-    run = CorpusRun(corpus, table, compute, read_at_once=read_at_once, progress=options["progress"])
+    run = CorpusRun(corpus, table, compute, read_at_once=read_at_once, bar=bar)
     with closing(corpus):
         if writer is not None:
             run.to_stdout(writer)

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xlm._io.arguments import as_path
+from xlm._io.progress import ProgressBar
+from xlm.corpus.read_ahead import length_of, read_ahead
 from xlm.errors import InputError
 from xlm.evaluation.formula import Region
 from xlm.evaluation.tasks import GROUPS, Item, read_items
 from xlm.model.lm import XLMWithLMHeadModel
-from xlm.scoring.options import ScoringKeywords, shows_scoring_options
-from xlm.scoring.score import score
-from xlm.scoring.scorer import SentenceScore
+from xlm.scoring.options import ScoringKeywords, ScoringOptions, shows_scoring_options
+from xlm.scoring.scorer import Scorer, SentenceScore
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
 if TYPE_CHECKING:
@@ -178,6 +179,7 @@ def evaluate(
     tasks: str | Path | Iterable[str | Path],
     *,
     lang: str,
+    progress: bool | None = False,
     **options: Unpack[ScoringKeywords],
 ) -> Evaluation:
     """Return which minimal pairs, and which items of suites, a model judges correctly.
@@ -192,6 +194,7 @@ def evaluate(
         tasks: One or more files: minimal pairs in the format of BLiMP (``.jsonl``) or CLAMS (``.txt`` or ``.tsv``), or
             suites of SyntaxGym (``.json``).
         lang: The language of all sentences.
+        progress: As for ``score``; the bar counts items.
         **options: Attributes of ``ScoringOptions``, by name.
 
     Raises:
@@ -199,22 +202,30 @@ def evaluate(
             ``score`` refuses an argument.
         LanguageError: The model does not have the language, or the tokenizer cannot report where its words begin.
     """
-    files = [read_items(path) for path in _paths(tasks)]
-    results = [result for items in files for result in evaluate_items(model, tokenizer, items, lang=lang, **options)]
-    return Evaluation(items=tuple(results))
+    return evaluate_tasks(
+        model, tokenizer, [read_items(path) for path in _paths(tasks)], lang=lang, progress=progress, **options
+    )
 
 
-def evaluate_items(
+def evaluate_tasks(
     model: XLMWithLMHeadModel,
     tokenizer: XLMTokenizer,
-    items: Sequence[Item],
+    tasks: Sequence[Sequence[Item]],
     *,
     lang: str,
+    progress: bool | None = False,
     **options: Unpack[ScoringKeywords],
-) -> list[ItemResult]:
-    """Return the results of items, in order; arguments and errors are as for ``evaluate``."""
+) -> Evaluation:
+    """Return the result of ``evaluate`` for the items of each task; the other arguments and errors are as there."""
+    bar = ProgressBar(progress, unit="items", total=sum(map(len, tasks)))
+    scorer = Scorer(model, tokenizer, lang=lang, options=ScoringOptions(**options), on_batch=bar.show_share)
+    with bar:
+        return Evaluation(items=tuple(result for items in bar.groups(tasks) for result in _evaluate(scorer, items)))
+
+
+def _evaluate(scorer: Scorer, items: Sequence[Item]) -> list[ItemResult]:
     texts = list(dict.fromkeys(condition.text for item in items for condition in item.conditions))
-    results = dict(zip(texts, score(model, tokenizer, texts, lang=lang, **options), strict=True))
+    results = dict(zip(texts, scorer.score_windows(read_ahead(texts, length_of)), strict=True))
     # Sentences with the same tokens have one score, although rounding may differ from batch to batch.
     by_ids: dict[tuple[int, ...], SentenceScore] = {}
     judged = []

@@ -35,6 +35,7 @@ from xlm.errors import InputError
 from xlm.inference.packed_linear import ROUNDINGS, Float32Linear, packed_linear
 from xlm.model.attention import Attention, CrossAttention
 from xlm.model.head import LinearHead, LogitBlock, row_blocks
+from xlm.model.initialisation import plain_class
 from xlm.model.lm import XLMWithLMHeadModel
 from xlm.model.seq2seq import XLMDecoder, XLMEncoderDecoderModel
 from xlm.model.transformer import Layer, Transformer, TransformerInputs, TransformerOutput
@@ -46,7 +47,7 @@ _Module = TypeVar("_Module", bound=nn.Module)
 
 _SHOWN_PROBLEMS = 4
 _DUNDERS_IN_USE = {"__call__", "__getattr__", "__getattribute__"}
-_HARMLESS_OVERRIDES = {"extra_repr", "check_inputs", "from_pretrained"}
+_HARMLESS_OVERRIDES = {"extra_repr", "reset_parameters", "check_inputs", "from_pretrained"}
 
 
 def prepare_for_inference(model: XLMWithLMHeadModel, weights: str | None = None) -> InferenceModel:
@@ -231,7 +232,7 @@ class _PackedTransformer(Transformer):
 class _PackedAttention(Attention):
     def __init__(self, attention: Attention, weights: str) -> None:
         nn.Module.__init__(self)
-        self.n_heads, self.dropout = attention.n_heads, 0.0
+        self.n_heads, self.dropout, self.implementation = attention.n_heads, 0.0, attention.implementation
         self.query_key_value = _pack(weights, attention.query, attention.key, attention.value)
         self.output = _pack(weights, attention.output)
 
@@ -243,7 +244,7 @@ class _PackedAttention(Attention):
 class _PackedCrossAttention(CrossAttention):
     def __init__(self, attention: CrossAttention, weights: str) -> None:
         nn.Module.__init__(self)
-        self.n_heads, self.dropout = attention.n_heads, 0.0
+        self.n_heads, self.dropout, self.implementation = attention.n_heads, 0.0, attention.implementation
         self.query = _pack(weights, attention.query)
         self.key_value = _pack(weights, attention.key, attention.value)
         self.output = _pack(weights, attention.output)
@@ -290,8 +291,8 @@ class _PackedHead(LinearHead):
             return next(pieces, None)
 
 
-def _pack(weights: str, *linears: Any) -> nn.Module:
-    """Return one packed layer with the outputs of several linear layers side by side."""
+def _pack(weights: str, *linears: nn.Linear) -> Any:
+    """Return one packed layer, to put where an ``nn.Linear`` was, with the outputs of all layers side by side."""
     return packed_linear(
         weights, torch.cat([linear.weight for linear in linears]), torch.cat([linear.bias for linear in linears])
     )
@@ -345,7 +346,7 @@ def _name(module: nn.Module) -> str:
 
 def _difference(module: nn.Module, plain: nn.Module) -> str:
     """Return how a module differs from the plain module; an empty string if it does not differ."""
-    base = type(plain)
+    base = plain_class(plain)
     if not isinstance(module, base):
         return f"{_name(module)} in place of {base.__name__}"
     if overridden := _overridden(type(module), base):

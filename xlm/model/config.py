@@ -4,12 +4,70 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypedDict, get_args
 
 from xlm.errors import ConfigError, LanguageError, Problem
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+AttnImplementation = Literal["sdpa", "eager"]
+"""How attention is computed: by torch's fused kernels, or by plain operations."""
+
+
+class ConfigChanges(TypedDict, total=False):
+    """Fields of ``XLMConfig`` with their types, all optional: the keyword arguments of ``XLMConfig.replace``."""
+
+    vocab_size: int
+    emb_dim: int
+    n_layers: int
+    n_heads: int
+    max_position_embeddings: int
+    n_langs: int
+    lang2id: Mapping[str, int]
+    lang_id: int
+    use_lang_emb: bool
+    sinusoidal_embeddings: bool
+    gelu_activation: bool
+    causal: bool
+    share_inout_emb: bool
+    asm: bool
+    asm_cutoffs: tuple[int, ...]
+    asm_div_value: float
+    dropout: float
+    attention_dropout: float
+    layer_norm_eps: float
+    attn_implementation: AttnImplementation
+    embed_init_std: float | None
+    bos_token_id: int
+    eos_token_id: int
+    pad_token_id: int
+    unk_token_id: int
+    mask_token_id: int
+
+
+class FrozenConfigError(ConfigError, dataclasses.FrozenInstanceError, TypeError):
+    """Error for an attempt to change a configuration in place."""
+
+
+class _FrozenDict(dict[str, int]):
+    """A dict that cannot be changed. A ``MappingProxyType`` cannot be copied, pickled or written as JSON."""
+
+    def _refuse_change(self, *_: object, **__: object) -> NoReturn:
+        raise FrozenConfigError(
+            "a configuration cannot be changed in place",
+            where="XLMConfig.lang2id",
+            found="an assignment",
+            remedy="config.replace(lang2id=...) returns a changed copy",
+        )
+
+    __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse_change
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (dict(self),)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,6 +94,8 @@ class XLMConfig:
         dropout: Probability of dropping an activation in training.
         attention_dropout: Probability of dropping an attention weight in training.
         layer_norm_eps: Number added to the variance in every layer norm.
+        attn_implementation: How attention is computed: ``"sdpa"`` by torch's fused kernels, ``"eager"`` by plain
+            operations, which can be differentiated twice and in forward mode. It is not saved.
         embed_init_std: Standard deviation of new embeddings; ``None`` means ``emb_dim ** -0.5``, as in the original.
         bos_token_id: Id of ``<s>``, a token that the original never trains.
         eos_token_id: Id of ``</s>``, which begins and ends every sentence.
@@ -56,7 +116,7 @@ class XLMConfig:
     n_heads: int
     max_position_embeddings: int = 512
     n_langs: int = 1
-    lang2id: Mapping[str, int] = field(default_factory=dict)
+    lang2id: Mapping[str, int] = field(default_factory=dict, hash=False)
     lang_id: int = 0
     use_lang_emb: bool = True
     sinusoidal_embeddings: bool = False
@@ -69,6 +129,7 @@ class XLMConfig:
     dropout: float = 0.1
     attention_dropout: float = 0.1
     layer_norm_eps: float = 1e-12
+    attn_implementation: AttnImplementation = "sdpa"
     embed_init_std: float | None = None
     bos_token_id: int = 0
     eos_token_id: int = 1
@@ -78,7 +139,7 @@ class XLMConfig:
 
     def __post_init__(self) -> None:
         if isinstance(self.lang2id, Mapping):
-            object.__setattr__(self, "lang2id", MappingProxyType(dict(self.lang2id)))
+            object.__setattr__(self, "lang2id", _FrozenDict(self.lang2id))
         if isinstance(self.asm_cutoffs, Sequence):
             object.__setattr__(self, "asm_cutoffs", tuple(self.asm_cutoffs))
         problems = _wrong_types(self) or _wrong_values(self)
@@ -90,7 +151,7 @@ class XLMConfig:
             )
 
     @classmethod
-    def clm_ende_1024(cls, **changes: Any) -> XLMConfig:
+    def clm_ende_1024(cls, **changes: Unpack[ConfigChanges]) -> XLMConfig:
         """Return the configuration of the published English-German causal model, ``xlm-clm-ende-1024``.
 
         Args:
@@ -101,15 +162,8 @@ class XLMConfig:
 
         Source: paper section 5.1; the published ``config.json``.
         """
-        published = {
-            "vocab_size": 64699,
-            "emb_dim": 1024,
-            "n_layers": 6,
-            "n_heads": 8,
-            "n_langs": 2,
-            "lang2id": {"de": 0, "en": 1},
-        }
-        return cls(**{**published, **changes})
+        published = cls(vocab_size=64699, emb_dim=1024, n_layers=6, n_heads=8, n_langs=2, lang2id={"de": 0, "en": 1})
+        return published.replace(**changes)
 
     @property
     def head_dim(self) -> int:
@@ -153,29 +207,35 @@ class XLMConfig:
             remedy="pass one of these names or ids",
         )
 
-    def replace(self, **changes: Any) -> XLMConfig:
+    def replace(self, **changes: Unpack[ConfigChanges]) -> XLMConfig:
         """Return a checked copy with some fields changed.
 
         A model keeps the configuration that it was built with. To open a model with other values, pass ``causal``,
         ``dropout`` or ``attention_dropout`` to ``from_pretrained``.
+
+        Args:
+            **changes: Fields to change, with their values.
+
+        Raises:
+            ConfigError: A value is invalid.
+            TypeError: There is no such field.
         """
         return dataclasses.replace(self, **changes)
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as a new dict of plain values, ready for JSON; ``XLMConfig(**values)`` restores them."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        # A MappingProxyType cannot be pickled, but a dict can.
-        return _from_fields, ({**values, "lang2id": dict(self.lang2id)},)
+        return {**values, "lang2id": dict(self.lang2id), "asm_cutoffs": list(self.asm_cutoffs)}
+
+    def to_json_string(self) -> str:
+        """Return ``to_dict()`` as JSON, which the TensorBoard callback of ``transformers`` logs."""
+        return json.dumps(self.to_dict(), indent=2)
 
 
-def _from_fields(values: dict[str, Any]) -> XLMConfig:
-    return XLMConfig(**values)
-
-
-class FrozenConfigError(ConfigError, dataclasses.FrozenInstanceError):
-    """Error for an attempt to change a configuration in place."""
-
-
-def _refuse_change(config: XLMConfig, name: str, value: object = None) -> NoReturn:
+def _refuse_change(config: XLMConfig, name: str, value: object = None) -> None:
+    if name == "use_cache":
+        # The Trainer of transformers sets this on every model. Here, a cache is used only if it is passed.
+        return
     names = [f.name for f in dataclasses.fields(config)]
     if name not in names:
         raise FrozenConfigError(
@@ -212,6 +272,7 @@ def _wrong_types(config: XLMConfig) -> list[Problem]:
         "int": lambda v: isinstance(v, int) and not isinstance(v, bool) and abs(v) <= _LARGEST,
         "bool": lambda v: isinstance(v, bool),
         "float": lambda v: isinstance(v, int | float) and not isinstance(v, bool) and abs(v) <= _LARGEST,
+        "AttnImplementation": lambda v: isinstance(v, str),
         "float | None": lambda v: v is None or checks["float"](v),
         "tuple[int, ...]": lambda v: isinstance(v, tuple) and all(checks["int"](x) for x in v),
         "Mapping[str, int]": lambda v: (
@@ -239,6 +300,11 @@ def _wrong_values(c: XLMConfig) -> list[Problem]:
     ascending = all(a < b for a, b in itertools.pairwise(edges))
     rules += [
         ("n_heads", c.n_heads < 1 or c.emb_dim % c.n_heads == 0, f"a divisor of emb_dim = {c.emb_dim}"),
+        (
+            "attn_implementation",
+            c.attn_implementation in get_args(AttnImplementation),
+            " or ".join(get_args(AttnImplementation)),
+        ),
         ("layer_norm_eps", c.layer_norm_eps > 0, "above 0"),
         ("embed_init_std", c.embed_init_std is None or c.embed_init_std > 0, "above 0, or None"),
         ("lang_id", 0 <= c.lang_id < max(c.n_langs, 1), f"an id from 0 to {c.n_langs - 1}"),

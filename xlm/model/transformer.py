@@ -5,36 +5,57 @@ Shapes: B batch, T positions, D model width, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, overload
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xlm.model.attention import Attention, AttentionMask, CrossAttention, Source
 from xlm.model.cache import XLMCache
 from xlm.model.config import XLMConfig
+from xlm.model.initialisation import LearnedEmbedding, SinusoidalEmbedding, reset_modules
+from xlm.model.linear import apply_linear
+from xlm.model.pytrees import register_pytree
 
 
+@register_pytree
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TransformerInputs:
     """Checked inputs of one forward pass; ``xlm.model.inputs.prepare_inputs`` returns them.
 
     Attributes:
-        input_ids: (B, T) int64, each from 0 to V - 1.
+        input_ids: (B, T) int64, each from 0 to V - 1; ``None`` if there is ``inputs_embeds``.
+        inputs_embeds: (B, T, D) word embeddings in place of ``input_ids``.
         position_ids: (B, T) or (1, T) int64, each below ``max_position_embeddings``.
         langs: (B, T) or (B, 1) or (1, 1) int64, each below ``n_langs``; ``None`` adds no language embedding.
         valid: (B, T) boolean, true at real positions; ``None`` when there is no padding.
         right_padded: Whether padding, if any, follows all real positions.
     """
 
-    input_ids: Tensor
+    input_ids: Tensor | None = None
+    inputs_embeds: Tensor | None = None
     position_ids: Tensor
     langs: Tensor | None = None
     valid: Tensor | None = None
     right_padded: bool = True
 
+    @property
+    def tokens(self) -> Tensor:
+        """Ids or embeddings: the tensor whose first two dimensions are B and T."""
+        tokens = self.input_ids if self.inputs_embeds is None else self.inputs_embeds
+        assert tokens is not None, "inputs have ids or embeddings"
+        return tokens
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """B and T."""
+        B, T = self.tokens.shape[:2]
+        return B, T
+
+
+@register_pytree
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TransformerOutput:
     """Output of the embeddings and layers.
@@ -52,25 +73,6 @@ class TransformerOutput:
     cross_attentions: tuple[Tensor, ...] | None = None
 
 
-def sinusoidal_positions(positions: int, width: int) -> Tensor:
-    """Return fixed position embeddings: sine in even columns, cosine in odd ones.
-
-    Args:
-        positions: Number of rows.
-        width: Number of columns D.
-
-    Returns:
-        (positions, width) float32; the angle in column j of row p is ``p / 10000 ** (2 * (j // 2) / width)``.
-
-    Source: the original's ``create_sinusoidal_embeddings``.
-    """
-    column_D = torch.arange(width)
-    # The original computes in float64 and rounds once.
-    frequency_D = 10000.0 ** (2 * (column_D // 2).double() / width)
-    angle_TD = torch.arange(positions).double()[:, None] / frequency_D
-    return torch.where(column_D % 2 == 0, angle_TD.sin(), angle_TD.cos()).float()
-
-
 class Embeddings(nn.Module):
     """Normalised sum of word, position and language embeddings.
 
@@ -79,31 +81,29 @@ class Embeddings(nn.Module):
 
     def __init__(self, config: XLMConfig) -> None:
         super().__init__()
-        self.word = _table(config.vocab_size, config.emb_dim, padding_idx=config.pad_token_id)
-        self.position = _table(config.max_position_embeddings, config.emb_dim)
-        self.language = _table(config.n_langs, config.emb_dim) if config.has_language_embeddings else None
+        rows, width = config.max_position_embeddings, config.emb_dim
+        std = width**-0.5 if config.embed_init_std is None else config.embed_init_std
+        self.word: nn.Embedding = LearnedEmbedding(config.vocab_size, width, std=std, padding_idx=config.pad_token_id)
+        self.position: nn.Embedding = (
+            SinusoidalEmbedding(rows, width) if config.sinusoidal_embeddings else LearnedEmbedding(rows, width, std=std)
+        )
+        self.language: nn.Embedding | None = (
+            LearnedEmbedding(config.n_langs, width, std=std) if config.has_language_embeddings else None
+        )
         self.norm = nn.LayerNorm(config.emb_dim, eps=config.layer_norm_eps)
         self.dropout = config.dropout
-        if config.sinusoidal_embeddings:
-            self.position.weight = nn.Parameter(
-                sinusoidal_positions(config.max_position_embeddings, config.emb_dim), requires_grad=False
-            )
+
+    def reset_parameters(self) -> None:
+        """Draw new weights."""
+        reset_modules(self.children())
 
     def forward(self, inputs: TransformerInputs) -> Tensor:
         """Return the embedded tokens, (B, T, D)."""
-        x_BTD = self.word(inputs.input_ids) + self.position(inputs.position_ids)
+        words_BTD = self.word(inputs.input_ids) if inputs.inputs_embeds is None else inputs.inputs_embeds
+        x_BTD = words_BTD + self.position(inputs.position_ids)
         if self.language is not None and inputs.langs is not None:
             x_BTD = x_BTD + self.language(inputs.langs)
         return F.dropout(self.norm(x_BTD), p=self.dropout, training=self.training)
-
-
-def _table(rows: int, width: int, *, padding_idx: int | None = None) -> nn.Embedding:
-    # The constructor of nn.Embedding draws weights, but the model draws or loads them later. On the meta device,
-    # drawing weights imports half of torch's compiler, which takes three seconds.
-    table: nn.Embedding = nn.Embedding.from_pretrained(  # type: ignore[no-untyped-call]
-        torch.empty(rows, width), freeze=False, padding_idx=padding_idx
-    )
-    return table
 
 
 class FeedForward(nn.Module):
@@ -114,14 +114,17 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: XLMConfig) -> None:
         super().__init__()
-        self.up: nn.Module = nn.Linear(config.emb_dim, 4 * config.emb_dim)
-        self.down: nn.Module = nn.Linear(4 * config.emb_dim, config.emb_dim)
+        self.up = nn.Linear(config.emb_dim, 4 * config.emb_dim)
+        self.down = nn.Linear(4 * config.emb_dim, config.emb_dim)
         self.activation = F.gelu if config.gelu_activation else F.relu
+
+    def reset_parameters(self) -> None:
+        """Draw new weights."""
+        reset_modules(self.children())
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """Map (B, T, D) to (B, T, D)."""
-        out_BTD: Tensor = self.down(self.activation(self.up(x_BTD)))
-        return out_BTD
+        return apply_linear(self.down, self.activation(apply_linear(self.up, x_BTD)))
 
 
 class Layer(nn.Module):
@@ -139,6 +142,10 @@ class Layer(nn.Module):
         self.ffn = FeedForward(config)
         self.ffn_norm = nn.LayerNorm(config.emb_dim, eps=config.layer_norm_eps)
         self.dropout = config.dropout
+
+    def reset_parameters(self) -> None:
+        """Draw new weights."""
+        reset_modules(self.children())
 
     def forward(
         self,
@@ -165,6 +172,19 @@ class Layer(nn.Module):
         return x_BTD, weights_BNTS, cross_weights_BNTS
 
 
+class LayerList(nn.ModuleList):
+    """The layers of a transformer, in order: an ``nn.ModuleList`` of which type checkers know the items."""
+
+    if TYPE_CHECKING:
+
+        @overload
+        def __getitem__(self, idx: slice) -> LayerList: ...
+        @overload
+        def __getitem__(self, idx: int) -> Layer: ...
+        def __getitem__(self, idx: int | slice) -> Layer | LayerList: ...
+        def __iter__(self) -> Iterator[Layer]: ...
+
+
 class Transformer(nn.Module):
     """Embeddings and layers, without a head.
 
@@ -179,7 +199,11 @@ class Transformer(nn.Module):
         super().__init__()
         self.causal = config.causal
         self.embeddings = Embeddings(config)
-        self.layers = nn.ModuleList(Layer(config, has_source=has_source) for _ in range(config.n_layers))
+        self.layers = LayerList(Layer(config, has_source=has_source) for _ in range(config.n_layers))
+
+    def reset_parameters(self) -> None:
+        """Draw new weights, in the order in which a new model draws them."""
+        reset_modules([self.layers, self.embeddings])
 
     def forward(
         self,
@@ -204,7 +228,7 @@ class Transformer(nn.Module):
                 causal=self.causal, valid_BT=inputs.valid, right_padded=inputs.right_padded
             )
         else:
-            mask = AttentionMask.with_cache(cache, inputs.input_ids.shape[1])
+            mask = AttentionMask.with_cache(cache, inputs.shape[1])
         padding_BT1 = None if inputs.valid is None else ~inputs.valid[:, :, None]
         x_BTD = _zero_padding(self.embeddings(inputs), padding_BT1)
         states, attentions, cross_attentions = [x_BTD], [], []
@@ -220,7 +244,7 @@ class Transformer(nn.Module):
             if cross_weights_BNTS is not None:
                 cross_attentions.append(cross_weights_BNTS)
         if cache is not None:
-            cache.advance(inputs.input_ids.shape[1], None if inputs.valid is None else inputs.valid.sum(1))
+            cache.advance(inputs.shape[1], None if inputs.valid is None else inputs.valid.sum(1))
         return TransformerOutput(
             hidden=x_BTD,
             hidden_states=tuple(states) if output_hidden_states else None,

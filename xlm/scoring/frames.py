@@ -1,20 +1,30 @@
-"""Scores of the texts in a pandas data frame, as a frame with the same index. This module never imports pandas."""
+"""Scores of the texts in a data frame of pandas or polars. This module never imports either of them."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
+from xlm._io.progress import ProgressBar
 from xlm.corpus.formats import checked_text
 from xlm.corpus.read_ahead import windows
 from xlm.corpus.rows import Row
-from xlm.errors import InputError, XLMError
+from xlm.errors import InputError
 from xlm.scoring.layout import Layout
 from xlm.scoring.options import ScoringKeywords, ScoringOptions, shows_scoring_options
 from xlm.scoring.scorer import Scorer, SentenceScore
-from xlm.scoring.table import UNITS, ScoreTable, cells_of, cells_of_unit, check_unit, results_of, status_of
+from xlm.scoring.table import (
+    UNITS,
+    ScoreTable,
+    cells_of,
+    cells_of_unit,
+    check_unit,
+    further_cells,
+    results_of,
+    status_of,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -22,18 +32,19 @@ if TYPE_CHECKING:
     from xlm.model.lm import XLMWithLMHeadModel
     from xlm.tokenizer.tokenizer import XLMTokenizer
 
-_COLUMNS = {
-    "sentence": ("tokens", "logprob", "unknown"),
-    "word": ("word", "start", "end", "tokens", "surprisal", "unknown"),
-    "token": ("token", "id", "logprob", "unknown"),
-}
-_TOKEN_OPTIONS = {"ranks": "rank", "entropies": "entropy", "top": "top"}  # each option and its column
+_TOKEN_OPTIONS = ("ranks", "entropies", "top")
+
+_Scores = Iterator[tuple[int, Mapping[str, Any]]]
+"""The index of a row of the frame, and the scores in a row of output, by column."""
 
 
 def is_frame(texts: object) -> bool:
-    """Return whether the texts are a ``Series`` or ``DataFrame``."""
-    pandas = sys.modules.get("pandas")
-    return pandas is not None and isinstance(texts, (pandas.Series, pandas.DataFrame))
+    """Return whether the texts are a ``Series`` or ``DataFrame`` of pandas or polars."""
+    return any(isinstance(texts, (library.Series, library.DataFrame)) for library in _libraries().values())
+
+
+def _libraries() -> dict[str, Any]:
+    return {name: sys.modules[name] for name in ("pandas", "polars") if name in sys.modules}
 
 
 @shows_scoring_options
@@ -50,9 +61,13 @@ def score_frame(
     prefix_column: str | None = None,
     lang_column: str | None = None,
     region_column: str | None = None,
+    progress: bool | None = False,
     **options: Unpack[ScoringKeywords],
 ) -> Any:
-    """Return a ``DataFrame`` of scores with the index of the texts; log-probabilities and surprisals are in nats.
+    """Return a ``DataFrame`` with the scores of texts; log-probabilities, surprisals and entropies are in nats.
+
+    The result is of the library of ``frame``; in pandas, it has the index of the texts. All columns stay, and the new
+    ones are those of ``xlm score``, with the same numbers.
 
     Every row is kept. The last column, ``status``, is ``"ok"``, ``"empty"``, ``"long: N windows"``, or ``"error: "``
     and the reason why the row has no scores, as in ``xlm score``. A missing text (``None``, ``NaN``, ``pd.NA``) is an
@@ -61,17 +76,18 @@ def score_frame(
     Args:
         model: As for ``score``.
         tokenizer: As for ``score``.
-        frame: A pandas ``DataFrame``, or a ``Series`` of texts.
+        frame: A ``DataFrame`` of pandas or polars, or a ``Series`` of texts.
         lang: As for ``score``.
         column: The column of a ``DataFrame`` that holds the texts.
         by: ``"sentence"`` adds the columns ``tokens``, ``logprob`` and ``unknown`` (the number of tokens that are
-            ``<unk>``). ``"word"`` repeats each row for each word and adds ``word``, ``start``, ``end``, ``tokens``,
-            ``surprisal`` and ``unknown`` (whether any token of the word is ``<unk>``). The closing ``</s>`` then has no
-            row, and a text without words has one row without a word. ``"token"`` repeats each row for each token,
-            including the closing one, and adds ``token``, ``id``, ``logprob``, ``unknown``, and, if requested,
-            ``rank``, ``entropy`` and ``top``. ``"region"`` repeats each row for each region. ``None`` means
-            ``"sentence"``, or ``"word"`` with ``word_column``. With any of the following arguments, the new columns
-            are those of ``xlm score`` with the option of the same name.
+            ``<unk>``). ``"word"`` repeats each row for each word and adds ``word_number``, ``word``, ``start``,
+            ``end``, ``tokens``, ``surprisal``, ``surprisal_without_punctuation`` and ``unknown`` (whether any token of
+            the word is ``<unk>``). The closing ``</s>`` then has no row, and a text without words has one row without a
+            word. ``"token"`` repeats each row for each token, including the closing one, and adds ``position``,
+            ``id``, ``token``, ``logprob``, if requested ``rank``, ``entropy`` and ``top``, and ``unknown``.
+            ``"region"`` repeats each row for each region. ``None`` means ``"sentence"``, or ``"word"`` with
+            ``word_column``. With any of the following arguments, the new columns are those of ``xlm score`` with the
+            option of the same name.
         group_by: A column whose equal values, in consecutive rows, mark the sentences of one document, which are scored
             as by ``score_documents``; or with ``word_column`` the words of one text. With ``word_column`` there may be
             two columns, of the documents and of the texts.
@@ -81,6 +97,7 @@ def score_frame(
             blanks between them. A missing or empty cell stands for ``lang``.
         region_column: The column of spans of characters, such as ``"0-7 8-12"`` or a list of pairs. With
             ``word_column``, the column of labels: consecutive words with the same label are one region.
+        progress: As for ``score``; the bar counts rows.
         **options: As for ``score``; ``ranks``, ``entropies`` and ``top`` need ``by="token"``.
 
     Raises:
@@ -90,11 +107,17 @@ def score_frame(
     """
     if not is_frame(frame):
         raise InputError(
-            "not a data frame", where="frame", found=type(frame).__name__, expected="a DataFrame or a Series"
+            "not a data frame",
+            where="frame",
+            found=type(frame).__name__,
+            expected="a DataFrame or a Series of pandas or polars",
+            remedy="call collect() of a LazyFrame; score takes a list of texts",
         )
-    scorer = Scorer(model, tokenizer, lang=lang, options=ScoringOptions(**options))
+    bar = ProgressBar.of(frame, progress, unit="rows")
+    scorer = Scorer(model, tokenizer, lang=lang, options=ScoringOptions(**options), on_batch=bar.show_share)
     by = ("sentence" if word_column is None else "word") if by is None else by
-    check_unit(by, _token_options(scorer), units=(*UNITS, "region"))
+    token_options = [name for name in _TOKEN_OPTIONS if getattr(scorer.options, name)]
+    check_unit(by, token_options, units=(*UNITS, "region"))
     groups: Any = group_by
     layout = Layout(
         lang=lang,
@@ -106,75 +129,52 @@ def score_frame(
         regions=region_column,
     )
     layout.check(by)
-    if len(layout.columns) == 1:
-        return frame_of(scorer, frame, column=column, by=by)
-    return _laid_out(scorer, frame, layout, by=by)
-
-
-def frame_of(scorer: Scorer, frame: Any, *, column: str = "text", by: str = "sentence") -> Any:
-    """Return the result of ``score_frame`` with an existing scorer."""
-    names = _names(scorer, by)
-    columns = [column] if frame.ndim == 1 else list(frame.columns)
-    _check_column(column, columns)
-    taken = [name for name in names if name in columns]
-    if taken:
+    is_plain = len(layout.columns) == 1
+    source = _source(frame, layout.text)
+    for name in layout.columns:
+        _check_column(name, source.columns)
+    unit = "given word" if layout.words and by == "word" else by
+    # A row of output has the names of tables that keep the columns of the input, except in plain tables of old.
+    kept = None if is_plain and by != "word" else () if is_plain else tuple(set(source.columns) - {"line"})
+    table = ScoreTable(unit=unit, format="jsonl", kept=kept, **dict.fromkeys(token_options, True))
+    new = [name for name in table.columns if name not in ("line", "text" if is_plain else None, *(kept or ()))]
+    if is_plain and (taken := [name for name in new if name in source.columns]):
         raise InputError(
             "the frame already has a column with the name of a new one",
             where="frame",
             found=", ".join(map(repr, taken)),
             remedy="rename it, or score the column alone: score_frame(..., frame[column])",
         )
-    if frame.ndim == 1:
-        frame = frame.to_frame(column)
-    cells = [
-        [{**each, "status": status_of(row, result)} for each in _cells(result, by)]
-        for window in windows(_rows(frame[column], column))
-        for row, result in zip(window, results_of(scorer, window), strict=True)
-    ]
-    # Select rows by position, not by index: an index may hold a value twice.
-    scores = frame.iloc[[position for position, row_cells in enumerate(cells) for _ in row_cells]]
-    scores = scores.assign(**{name: [each.get(name) for row_cells in cells for each in row_cells] for name in names})
-    # With a missing value, a bool column would have the type object, and could not be used as a mask of rows.
-    return scores if by == "sentence" else scores.astype({"unknown": "boolean"})
+    with bar:
+        rows = list(
+            _plain(scorer, source, layout, by, bar) if is_plain else _laid_out(scorer, source, layout, table, bar)
+        )
+    columns = {name: [scores.get(name) for _, scores in rows] for name in new}
+    return source.scored([place for place, _ in rows], columns, table.columns)
 
 
-def _laid_out(scorer: Scorer, frame: Any, layout: Layout, *, by: str) -> Any:
-    """Return the result of ``score_frame`` for rows that make up texts or documents."""
-    if frame.ndim == 1:
-        frame = frame.to_frame(layout.text)
-    columns = list(frame.columns)
-    for name in layout.columns:
-        _check_column(name, columns)
-    requested = dict.fromkeys(_token_options(scorer), True)
-    unit = "given word" if layout.words and by == "word" else by
-    table = ScoreTable(unit=unit, format="jsonl", kept=tuple(set(columns) - {"line"}), **requested)
-    values = {name: _values(frame[name]) for name in layout.columns}
+def _plain(scorer: Scorer, source: _Source, layout: Layout, by: str, bar: ProgressBar) -> _Scores:
+    """Yield the scores of rows that are texts by themselves."""
+    for window in bar.groups(windows(_rows(source, layout.text))):
+        for row, result in zip(window, results_of(scorer, window), strict=True):
+            cells: Sequence[Mapping[str, Any]] = ()
+            if isinstance(result, SentenceScore):
+                cells = further_cells(result, by)[: len(result.words)] if by == "word" else cells_of(result, by)
+            for each in cells or [{}]:
+                yield row.number - 1, {**each, "status": status_of(row, result)}
 
-    def cells_of(row: Row) -> dict[str, Any]:
+
+def _laid_out(scorer: Scorer, source: _Source, layout: Layout, table: ScoreTable, bar: ProgressBar) -> _Scores:
+    """Yield the scores of rows that make up texts or documents."""
+    values = {name: source.values(name) for name in layout.columns}
+
+    def cells_of_row(row: Row) -> dict[str, Any]:
         return {name: of_rows[row.number - 1] for name, of_rows in values.items()}
 
-    output = partial(cells_of_unit, table)
-    scores = [
-        (row.number - 1, table.further(row, cells, result))
-        for window in windows(_rows(frame[layout.text], layout.text), groups=partial(layout.groups, cells_of=cells_of))
-        for row, cells, result, _ in layout.scores(scorer, list(layout.groups(window, cells_of)), cells_of, output)
-    ]
-    new = [name for name in table.columns if name not in ("line", *columns)]
-    result = frame.iloc[[place for place, _ in scores]]
-    result = result.assign(**{name: [cells.get(name) for _, cells in scores] for name in new})
-    return result if by == "sentence" else result.astype({"unknown": "boolean"})
-
-
-def _names(scorer: Scorer, by: str) -> list[str]:
-    requested = _token_options(scorer)
-    check_unit(by, requested)
-    *names, unknown = _COLUMNS[by]
-    return [*names, *(_TOKEN_OPTIONS[option] for option in requested), unknown, "status"]
-
-
-def _token_options(scorer: Scorer) -> list[str]:
-    """Return the names of the set options that need ``by="token"``."""
-    return [option for option in _TOKEN_OPTIONS if getattr(scorer.options, option)]
+    groups, output = partial(layout.groups, cells_of=cells_of_row), partial(cells_of_unit, table)
+    for window in bar.groups(windows(_rows(source, layout.text), groups=groups)):
+        for row, cells, result, _ in layout.scores(scorer, list(groups(window)), cells_of_row, output):
+            yield row.number - 1, table.further(row, cells, result)
 
 
 def _check_column(column: object, columns: Sequence[object]) -> None:
@@ -188,22 +188,73 @@ def _check_column(column: object, columns: Sequence[object]) -> None:
         )
 
 
-def _values(column: Any) -> list[Any]:
-    # pandas has several kinds of missing values. All become None, which gives one status.
-    return [None if missing else text for text, missing in zip(column.tolist(), column.isna().tolist(), strict=True)]
-
-
-def _rows(texts: Any, column: str) -> list[Row]:
-    checked = [checked_text(value, column) for value in _values(texts)]
+def _rows(source: _Source, column: str) -> list[Row]:
+    checked = [checked_text(value, column) for value in source.values(column)]
     return [Row(file="", number=n, text=text, problem=problem) for n, (text, problem) in enumerate(checked, start=1)]
 
 
-def _cells(result: SentenceScore | XLMError | None, by: str) -> list[dict[str, Any]]:
-    if not isinstance(result, SentenceScore):
-        return [{}]
-    if by != "word":
-        return cells_of(result, by)
-    words = [
-        {"word": word.text, **{name: getattr(word, name) for name in _COLUMNS["word"][1:]}} for word in result.words
-    ]
-    return words or [{}]
+class _Source(Protocol):
+    """A frame of either library."""
+
+    columns: list[Any]
+
+    def values(self, column: str) -> list[Any]:
+        """Return the cells of a column; the missing ones are ``None``, which gives one status."""
+        ...
+
+    def scored(self, rows: list[int], columns: Mapping[str, list[Any]], types: Mapping[str, type]) -> Any:
+        """Return a frame with these rows, by index, and further columns of these types."""
+        ...
+
+
+def _source(frame: Any, column: str) -> _Source:
+    """Return the source for a frame, or for a ``Series`` that is the column."""
+    polars = _libraries().get("polars")
+    if polars is not None and isinstance(frame, (polars.Series, polars.DataFrame)):
+        is_series = isinstance(frame, polars.Series)
+        _check_column(column, [column] if is_series else frame.columns)
+        return _Polars(polars, frame.to_frame(column) if is_series else frame)
+    _check_column(column, [column] if frame.ndim == 1 else list(frame.columns))
+    return _Pandas(frame.to_frame(column) if frame.ndim == 1 else frame)
+
+
+class _Pandas:
+    def __init__(self, frame: Any) -> None:
+        self._frame = frame
+        self.columns = list(frame.columns)
+
+    def values(self, column: str) -> list[Any]:
+        cells = self._frame[column]
+        return [None if missing else cell for cell, missing in zip(cells.tolist(), cells.isna().tolist(), strict=True)]
+
+    def scored(self, rows: list[int], columns: Mapping[str, list[Any]], types: Mapping[str, type]) -> Any:
+        # Rows are selected by position, not by index: an index may hold a value twice.
+        frame = self._frame.iloc[rows].assign(**columns)
+        # With a missing value, a bool column would have the type object, and could not be used as a mask of rows.
+        return frame.astype({name: "boolean" for name in columns if types[name] is bool})
+
+
+class _Polars:
+    def __init__(self, polars: Any, frame: Any) -> None:
+        self._polars, self._frame = polars, frame
+        self.columns = list(frame.columns)
+
+    def values(self, column: str) -> list[Any]:
+        cells: list[Any] = self._frame[column].to_list()
+        return cells
+
+    def scored(self, rows: list[int], columns: Mapping[str, list[Any]], types: Mapping[str, type]) -> Any:
+        polars = self._polars
+        kinds = {str: polars.String, int: polars.Int64, float: polars.Float64, bool: polars.Boolean}
+        alternative = polars.Struct({"token": polars.String, "logprob": polars.Float64})
+        series = [
+            polars.Series(
+                name,
+                [cell and [dict(zip(("token", "logprob"), pair, strict=True)) for pair in cell] for cell in cells],
+                polars.List(alternative),
+            )
+            if name == "top"
+            else polars.Series(name, cells, kinds[types[name]])
+            for name, cells in columns.items()
+        ]
+        return self._frame[rows].with_columns(series)

@@ -99,6 +99,7 @@ def score_sequences(
     ranks: bool = False,
     entropies: bool = False,
     top: int = 0,
+    on_batch: Callable[[float], None] | None = None,
 ) -> list[TokenScores]:
     """Return the log-probability of every token that is not given of each sequence, given the tokens before it.
 
@@ -115,6 +116,7 @@ def score_sequences(
         ranks: Whether to return the rank of each token.
         entropies: Whether to return the entropy of each prediction.
         top: Number of most likely tokens to return at each position.
+        on_batch: Called after each batch with the share of the tokens that are scored, from 0 to 1.
     """
     positions = model.config.max_position_embeddings
     stride = checked_stride(stride, positions)
@@ -131,6 +133,7 @@ def score_sequences(
     result = _empty_scores(model, starts[-1], ranks=ranks, entropies=entropies, top=top)
     lengths = [window.end - window.start for window in windows]
     memory = MallocTrim()
+    scored = 0
     for rows in batches_by_length(lengths, batch_tokens=batch_tokens, batch_size=batch_size):
         batch = [windows[row] for row in rows]
         scores = _score_batch(model, sequences, batch, language, ranks=ranks, entropies=entropies, top=top)
@@ -142,6 +145,9 @@ def score_sequences(
             if (values := getattr(scores, field.name)) is not None:
                 getattr(result, field.name)[places_N] = values.cpu()
         memory.trim_if_grown()
+        scored += len(places_N)
+        if on_batch is not None:
+            on_batch(scored / starts[-1])
 
     def by_sequence(values: list[Any] | None) -> list[Any]:
         return [None if values is None else tuple(values[start:end]) for start, end in pairwise(starts)]

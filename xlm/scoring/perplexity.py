@@ -12,8 +12,9 @@ import numpy as np
 import torch
 
 from xlm._io.arguments import check_choice, check_count
+from xlm._io.progress import ProgressBar
 from xlm.corpus.read_ahead import checked_texts, length_of, read_ahead
-from xlm.errors import InputError, XLMError
+from xlm.errors import InputError
 from xlm.model.lm import XLMWithLMHeadModel, eval_mode
 from xlm.scoring.logprobs import checked_stride, score_sequences
 from xlm.scoring.options import ScoringOptions
@@ -218,6 +219,7 @@ def perplexity(
     stride: int | None = None,
     batch_size: int | None = None,
     batch_tokens: int | None = None,
+    progress: bool | None = False,
 ) -> Perplexity:
     """Return the perplexity of a corpus, or of one corpus for each language.
 
@@ -235,6 +237,7 @@ def perplexity(
         stride: As for ``score``; with ``"sentence"`` only.
         batch_size: Maximum number of texts or windows in a batch; ``None`` for as many as ``batch_tokens`` allows.
         batch_tokens: As for ``score``.
+        progress: As for ``score``; there is one bar for each language, and for the stream it counts windows.
 
     Raises:
         InputError: There are no texts, a text is not a str or does not fit the vocabulary, the language is missing or
@@ -276,15 +279,23 @@ def perplexity(
         )
     # Check all languages before reading any text, so that a mistake in the last one shows at once.
     options = ScoringOptions(batch_size=batch_size, batch_tokens=batch_tokens, stride=stride)
-    scorers = {language: Scorer(model, tokenizer, lang=language, options=options) for language in corpora}
+    unit = "texts" if window is None else "windows"
+    bars = {language: ProgressBar.of(each, progress, unit=unit, label=language) for language, each in corpora.items()}
+    scorers = {
+        language: Scorer(model, tokenizer, lang=language, options=options, on_batch=bar.show_share)
+        for language, bar in bars.items()
+    }
     for language, scorer in scorers.items():
         scorer.encode("", where=f"texts[{language!r}]")
         checked_texts(corpora[language])
     results = []
     for language, corpus in corpora.items():
-        scorer = scorers[language]
+        scorer, bar = scorers[language], bars[language]
         counted = _Counted(corpus, lang=language)
-        results.append(_of_sentences(scorer, counted) if window is None else _of_stream(scorer, counted, window))
+        if window is None:
+            results.append(_of_sentences(scorer, counted, bar))
+        else:
+            results.append(_of_stream(scorer, counted, window, bar))
     stride = checked_stride(stride, model.config.max_position_embeddings) if window is None else None
     return Perplexity(protocol=protocol, window=window, stride=stride, languages=tuple(results))
 
@@ -311,13 +322,11 @@ class _Counted:
             )
 
 
-def _of_sentences(scorer: Scorer, corpus: _Counted) -> LanguagePerplexity:
+def _of_sentences(scorer: Scorer, corpus: _Counted, bar: ProgressBar) -> LanguagePerplexity:
     nats, tokens = array("d"), array("q")
     unknown = 0
-    for texts in corpus.windows():
-        for result in scorer.score_window(texts, first=corpus.texts):
-            if isinstance(result, XLMError):
-                raise result
+    with bar:
+        for result in scorer.score_windows(bar.groups(corpus.windows())):
             nats.append(0.0 - result.logprob)
             tokens.append(len(result.logprobs))
             unknown += result.unknown
@@ -337,7 +346,7 @@ def _of_sentences(scorer: Scorer, corpus: _Counted) -> LanguagePerplexity:
     )
 
 
-def _of_stream(scorer: Scorer, corpus: _Counted, window: int) -> LanguagePerplexity:
+def _of_stream(scorer: Scorer, corpus: _Counted, window: int, bar: ProgressBar) -> LanguagePerplexity:
     unk, end = scorer.tokenizer.unk_token_id, scorer.model.config.eos_token_id
     ids = array("i")  # all ids at once, four bytes each, because the windows depend on their number
     for texts in corpus.windows():
@@ -350,15 +359,18 @@ def _of_stream(scorer: Scorer, corpus: _Counted, window: int) -> LanguagePerplex
     sums = array("d")
     unknown = 0
     options = scorer.options
-    with eval_mode(scorer.model), torch.inference_mode():
-        for start in range(0, count, _WINDOWS_AT_ONCE):
-            windows = [stream.window(index)[0].tolist() for index in range(start, min(start + _WINDOWS_AT_ONCE, count))]
+    bar.total = count
+    groups = [range(start, min(start + _WINDOWS_AT_ONCE, count)) for start in range(0, count, _WINDOWS_AT_ONCE)]
+    with eval_mode(scorer.model), torch.inference_mode(), bar:
+        for indices in bar.groups(groups):
+            windows = [stream.window(index)[0].tolist() for index in indices]
             scores = score_sequences(
                 scorer.model,
                 windows,
                 scorer.language,
                 batch_size=options.batch_size,
                 batch_tokens=options.batch_tokens,
+                on_batch=bar.show_share,
             )
             sums.extend(math.fsum(scored.logprobs) for scored in scores)
             unknown += sum(ids[1:].count(unk) for ids in windows)

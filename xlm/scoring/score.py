@@ -6,10 +6,11 @@ from collections.abc import Iterable, Iterator, Sequence, Sized
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from xlm._io.progress import ProgressBar
 from xlm.corpus.read_ahead import checked_texts, growing_windows, read_ahead
 from xlm.errors import InputError, XLMError
 from xlm.model.lm import XLMWithLMHeadModel
-from xlm.scoring.frames import frame_of, is_frame
+from xlm.scoring.frames import is_frame, score_frame
 from xlm.scoring.options import ScoringKeywords, ScoringOptions, shows_scoring_options
 from xlm.scoring.scorer import Scorer, SentenceScore
 from xlm.scoring.text import Text, length_with_prefix, texts_with, with_entries
@@ -30,6 +31,7 @@ def score(
     words: Iterable[Sequence[str]] | None = None,
     regions: Iterable[Sequence[Span]] | None = None,
     prefixes: Iterable[str] | None = None,
+    progress: bool | None = False,
     **options: Unpack[ScoringKeywords],
 ) -> list[SentenceScore]:
     """Return the log-probability of every token of each text, one result per text, in order.
@@ -54,6 +56,7 @@ def score(
             each.
         prefixes: For each text, what it is conditioned on. One blank joins prefix and text, which are tokenised as a
             whole. Only tokens that begin in the text are scored. An empty prefix leaves the text as it is.
+        progress: Whether to show a progress bar; ``None`` shows it in notebooks and on a terminal only.
         **options: Attributes of ``ScoringOptions``, by name.
 
     Raises:
@@ -65,13 +68,15 @@ def score(
 
     Source: paper section 3.2 (CLM); the original's ``EncoderDecoderEvaluator.evaluate_clm``, one sentence at a time.
     """
-    scorer = Scorer(model, tokenizer, lang=_common_language(lang), options=ScoringOptions(**options))
     if is_frame(texts):
+        common: Any = lang
         own_languages = None if isinstance(lang, str | None) else lang
         _check_alone(lang=own_languages, words=words, regions=regions, prefixes=prefixes)
-        return frame_of(scorer, texts)  # type: ignore[no-any-return]
+        return score_frame(model, tokenizer, texts, lang=common, progress=progress, **options)  # type: ignore[no-any-return]
+    bar = ProgressBar.of(texts, progress, unit="texts")
+    scorer = _scorer(model, tokenizer, lang, bar, options)
     items = texts_with(checked_texts(texts), lang=lang, words=words, regions=regions, prefixes=prefixes)
-    return list(_results(scorer, read_ahead(items, length_with_prefix)))
+    return list(_results(scorer, read_ahead(items, length_with_prefix), bar))
 
 
 @shows_scoring_options
@@ -84,6 +89,7 @@ def score_stream(
     words: Iterable[Sequence[str]] | None = None,
     regions: Iterable[Sequence[Span]] | None = None,
     prefixes: Iterable[str] | None = None,
+    progress: bool | None = False,
     **options: Unpack[ScoringKeywords],
 ) -> Iterator[SentenceScore]:
     """Yield the results of ``score`` while texts are still being read, in order and in bounded memory.
@@ -100,16 +106,18 @@ def score_stream(
         words: As for ``score``.
         regions: As for ``score``.
         prefixes: As for ``score``.
+        progress: As for ``score``.
         **options: As for ``score``.
 
     Raises:
         InputError: As for ``score``; an error in one text is raised after the results before it.
         LanguageError: The model does not have the language.
     """
-    scorer = Scorer(model, tokenizer, lang=_common_language(lang), options=ScoringOptions(**options))
+    bar = ProgressBar.of(texts, progress, unit="texts")
+    scorer = _scorer(model, tokenizer, lang, bar, options)
     windows = read_ahead if isinstance(texts, Sized) else growing_windows
     items = texts_with(checked_texts(texts), lang=lang, words=words, regions=regions, prefixes=prefixes)
-    return _results(scorer, windows(items, length_with_prefix))
+    return _results(scorer, windows(items, length_with_prefix), bar)
 
 
 @shows_scoring_options
@@ -121,6 +129,7 @@ def score_documents(
     lang: str | Iterable[str | Iterable[str | Sequence[str]]],
     words: Iterable[Iterable[Sequence[str]]] | None = None,
     regions: Iterable[Iterable[Sequence[Span]]] | None = None,
+    progress: bool | None = False,
     **options: Unpack[ScoringKeywords],
 ) -> list[list[SentenceScore]]:
     """Return the scores of the sentences of each document, each sentence given the sentences before it.
@@ -137,6 +146,7 @@ def score_documents(
             each sentence a name or a list of names, one for each word.
         words: For each document what ``score`` takes.
         regions: For each document what ``score`` takes.
+        progress: As for ``score``; the bar counts sentences.
         **options: Attributes of ``ScoringOptions``, by name. ``too_long`` applies to whole documents. With
             ``closing=False``, ``</s>`` still stands between sentences, but is not scored.
 
@@ -147,13 +157,26 @@ def score_documents(
         InputError: As for ``score``; or a document is a single str.
         LanguageError: As for ``score``.
     """
-    scorer = Scorer(model, tokenizer, lang=_common_language(lang), options=ScoringOptions(**options))
+    bar = ProgressBar(progress, unit="sentences", total=_number_of_sentences(documents))
+    scorer = _scorer(model, tokenizer, lang, bar, options)
     own = {"lang": None if isinstance(lang, str | None) else lang, "words": words, "regions": regions}
     items = (
         _sentences(sentences, where=f"documents[{i}]", **{"lang": lang, **arguments})
         for i, (sentences, arguments) in enumerate(with_entries(checked_texts(documents), what="documents", **own))
     )
-    return list(_documents(scorer, read_ahead(items, lambda sentences: sum(map(length_with_prefix, sentences)))))
+    return list(_documents(scorer, read_ahead(items, lambda sentences: sum(map(length_with_prefix, sentences))), bar))
+
+
+def _scorer(model: Any, tokenizer: Any, lang: Any, bar: ProgressBar, options: ScoringKeywords) -> Scorer:
+    # If each text has its own language, there is no common one to check.
+    common = () if not isinstance(lang, str) and hasattr(type(lang), "__iter__") else lang
+    return Scorer(model, tokenizer, lang=common, options=ScoringOptions(**options), on_batch=bar.show_share)
+
+
+def _number_of_sentences(documents: object) -> int | None:
+    if isinstance(documents, Sequence) and all(isinstance(sentences, Sized) for sentences in documents):
+        return sum(map(len, documents))
+    return None
 
 
 def _sentences(sentences: Any, *, where: str, **arguments: Any) -> list[Text]:
@@ -164,33 +187,24 @@ def _sentences(sentences: Any, *, where: str, **arguments: Any) -> list[Text]:
         raise
 
 
-def _documents(scorer: Scorer, windows: Iterable[list[list[Text]]]) -> Iterator[list[SentenceScore]]:
+def _documents(scorer: Scorer, windows: Iterable[list[list[Text]]], bar: ProgressBar) -> Iterator[list[SentenceScore]]:
     first = 0
-    for window in windows:
-        for result in scorer.score_documents(window, name=partial(_name_of_sentence, first)):
-            if isinstance(result, XLMError):
-                raise result
-            yield result
-        first += len(window)
+    with bar:
+        for window in bar.groups(windows, lambda documents: sum(map(len, documents))):
+            for result in scorer.score_documents(window, name=partial(_name_of_sentence, first)):
+                if isinstance(result, XLMError):
+                    raise result
+                yield result
+            first += len(window)
 
 
 def _name_of_sentence(first: int, document: int, sentence: int) -> str:
     return f"documents[{first + document}][{sentence}]"
 
 
-def _results(scorer: Scorer, windows: Iterable[list[Text]]) -> Iterator[SentenceScore]:
-    first = 0
-    for window in windows:
-        for result in scorer.score_window(window, first=first):
-            if isinstance(result, XLMError):
-                raise result
-            yield result
-        first += len(window)
-
-
-def _common_language(lang: Any) -> Any:
-    """Return the language of all texts, or ``()`` if each has its own; the ``Scorer`` checks it."""
-    return () if not isinstance(lang, str) and hasattr(type(lang), "__iter__") else lang
+def _results(scorer: Scorer, windows: Iterable[list[Text]], bar: ProgressBar) -> Iterator[SentenceScore]:
+    with bar:
+        yield from scorer.score_windows(bar.groups(windows))
 
 
 def _check_alone(**arguments: object) -> None:

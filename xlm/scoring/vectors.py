@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from xlm._io.arguments import check_choice, check_count, check_flags, shown
+from xlm._io.progress import ProgressBar
 from xlm.corpus.read_ahead import checked_texts, length_of, read_ahead
 from xlm.errors import InputError
 from xlm.model.lm import XLMModel, XLMWithLMHeadModel, eval_mode
@@ -84,6 +85,7 @@ def word_vectors(
     pool: str = "mean",
     attentions: bool = False,
     batch_size: int = 16,
+    progress: bool | None = False,
 ) -> list[WordVectors]:
     """Return the hidden states of the words of each text, one result per text, in order.
 
@@ -103,6 +105,7 @@ def word_vectors(
             ``"first"`` or ``"last"`` token. Attention is always pooled as ``WordVectors`` describes.
         attentions: Whether to return attention weights too.
         batch_size: Number of consecutive texts that the model sees at once.
+        progress: As for ``score``.
 
     Raises:
         InputError: ``texts`` is a single str; a text is not a str or is longer than the model's positions (the message
@@ -123,6 +126,7 @@ def word_vectors(
             pool=pool,
             attentions=attentions,
             batch_size=batch_size,
+            progress=progress,
         )
     )
 
@@ -137,6 +141,7 @@ def word_vectors_stream(
     pool: str = "mean",
     attentions: bool = False,
     batch_size: int = 16,
+    progress: bool | None = False,
 ) -> Iterator[WordVectors]:
     """Yield the results of ``word_vectors`` while texts are still being read, in order and in bounded memory.
 
@@ -148,21 +153,22 @@ def word_vectors_stream(
     check_choice("pooling", POOLS, pool=pool)
     check_flags(attentions=attentions)
     check_count(batch_size=batch_size)
+    bar = ProgressBar.of(texts, progress, unit="texts")
     texts = checked_texts(texts)
     chosen = _checked_layers(layers, model.config.n_layers)
     language = language_id(model, tokenizer, lang)
 
     def results() -> Iterator[WordVectors]:
         first = 0
-        for batch in read_ahead(texts, length_of, most=batch_size):
-            encodings = [
-                _encode(model, tokenizer, text, lang=lang, where=f"texts[{first + number}]")
-                for number, text in enumerate(batch)
-            ]
-            yield from _batch_vectors(
-                model, batch, encodings, lang=lang, language=language, layers=chosen, pool=pool, attentions=attentions
-            )
-            first += len(batch)
+        with bar:
+            for batch in bar.groups(read_ahead(texts, length_of, most=batch_size)):
+                encodings = [
+                    _encode(model, tokenizer, text, lang=lang, where=f"texts[{first + number}]")
+                    for number, text in enumerate(batch)
+                ]
+                own: dict[str, Any] = {"lang": lang, "language": language, "layers": chosen, "pool": pool}
+                yield from _batch_vectors(model, batch, encodings, **own, attentions=attentions)
+                first += len(batch)
 
     return results()
 

@@ -1,12 +1,11 @@
-"""The result of calling the tokenizer: ids and attention mask as lists or tensors, truncated and padded."""
+"""The result of calling the tokenizer: ids and attention mask as lists or tensors; and truncation."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from xlm._io.arguments import check_choice
-from xlm.errors import InputError, warn_caller
+from xlm.errors import warn_caller
 
 
 class Encoding(dict[str, Any]):
@@ -26,21 +25,14 @@ class Encoding(dict[str, Any]):
         """The attention mask: 1 for each token, 0 for padding."""
         return self["attention_mask"]
 
+    def to(self, device: Any) -> Encoding:
+        """Move the tensors to a device, in place, and return this encoding; lists and arrays stay as they are."""
+        self.update({name: value.to(device) for name, value in self.items() if hasattr(value, "to")})
+        return self
 
-PADDINGS = (True, False, "longest", "max_length")
-"""The values of ``padding``; True means ``"longest"``."""
-
-MOST_PADDED = 1 << 24
-"""The largest number of ids that rows are padded to."""
 
 TRUNCATIONS = (True, False, None, "longest_first", "only_first", "only_second")
 """The values of ``truncation``; True means ``"longest_first"``, and None truncates only if ``max_length`` is given."""
-
-
-def check_padding(padding: bool | str, return_tensors: str | None) -> None:
-    """Raise ``InputError`` unless ``padding`` is one of ``PADDINGS`` and ``return_tensors`` is "pt", "np" or None."""
-    check_choice("padding", PADDINGS, padding=padding)
-    check_choice("tensor type", ("pt", "np", None), return_tensors=return_tensors)
 
 
 def truncation_for(truncation: bool | str | None, *, max_length: int | None, padding: bool | str = False) -> bool | str:
@@ -49,7 +41,7 @@ def truncation_for(truncation: bool | str | None, *, max_length: int | None, pad
     Args:
         truncation: One of ``TRUNCATIONS``.
         max_length: The largest number of ids, if given.
-        padding: One of ``PADDINGS``.
+        padding: One of ``xlm.tokenizer.padding.PADDINGS``.
 
     Returns:
         One of ``TRUNCATIONS`` other than None.
@@ -58,7 +50,7 @@ def truncation_for(truncation: bool | str | None, *, max_length: int | None, pad
         InputError: ``truncation`` is not in ``TRUNCATIONS``.
     """
     check_choice("truncation", TRUNCATIONS, truncation=truncation)
-    if truncation is None and max_length is not None and padding is False:
+    if truncation is None and max_length is not None and padding in (False, "do_not_pad"):
         warn_caller(
             f"max_length={max_length} without truncation cuts the text to {max_length} ids, as transformers does; "
             "pass truncation=True to confirm, or truncation=False to keep the whole text"
@@ -98,43 +90,3 @@ def truncate(
     else:
         from_ids, from_pair = half, from_longer + rest
     return ids[: max(len(ids) - from_ids, 0)], pair[: max(len(pair) - from_pair, 0)]
-
-
-def collate(
-    rows: Sequence[list[int]], *, pad_id: int, padding: bool | str, longest: int, return_tensors: str | None
-) -> Encoding:
-    """Return the ids of texts as one ``Encoding``, padded on the right.
-
-    Args:
-        rows: The ids of each text.
-        pad_id: The id to pad with.
-        padding: True or ``"longest"`` to pad to the longest row, ``"max_length"`` to ``longest``, False not to pad.
-        longest: The number of ids that ``"max_length"`` pads to.
-        return_tensors: ``"pt"`` for torch, ``"np"`` for numpy, None for lists.
-
-    Raises:
-        InputError: There are no rows, or rows that should form one tensor differ in length.
-    """
-    if not rows:
-        raise InputError("no texts to encode", where="text", found="an empty list")
-    mask = [[1] * len(row) for row in rows]
-    if padding:
-        longest = longest if padding == "max_length" else max(map(len, rows))
-        rows = [row + [pad_id] * (longest - len(row)) for row in rows]
-        mask = [row + [0] * (longest - len(row)) for row in mask]
-    if return_tensors is None:
-        return Encoding(input_ids=list(rows), attention_mask=mask)
-    if len({len(row) for row in rows}) > 1:
-        raise InputError(
-            "texts of different lengths cannot form one tensor without padding",
-            where="return_tensors",
-            found=f"lengths from {min(map(len, rows))} to {max(map(len, rows))} tokens",
-            remedy="pass padding=True",
-        )
-    if return_tensors == "np":
-        import numpy as np
-
-        return Encoding(input_ids=np.array(rows, dtype=np.int64), attention_mask=np.array(mask, dtype=np.int64))
-    import torch
-
-    return Encoding(input_ids=torch.tensor(rows), attention_mask=torch.tensor(mask))

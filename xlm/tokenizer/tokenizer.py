@@ -13,16 +13,17 @@ from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any, SupportsIndex, cast, overload
 
-from xlm._io.arguments import as_path, check_flags, listed_choices, shown
+from xlm._io.arguments import as_path, check_choice, check_flags, listed_choices, shown
 from xlm._io.fingerprints import fingerprint
 from xlm.errors import InputError, LanguageError, VocabularyError
 from xlm.tokenizer.added_tokens import AddedToken, AddedTokens
 from xlm.tokenizer.alignment import Span, word_numbers
 from xlm.tokenizer.batches import in_batches, in_order
 from xlm.tokenizer.bpe import BPE, Merges, check_merges, read_codes
-from xlm.tokenizer.encoding import MOST_PADDED, Encoding, check_padding, collate, truncate, truncation_for
+from xlm.tokenizer.encoding import Encoding, truncate, truncation_for
 from xlm.tokenizer.fast.pipeline import FastPipeline
 from xlm.tokenizer.moses.detokenise import detokenized
+from xlm.tokenizer.padding import FILLS, MOST_PADDED, SIDES, as_columns, check_padding, pad_columns, with_tensors
 from xlm.tokenizer.pipeline import PRESETS, Pipeline
 from xlm.tokenizer.vocabulary import END_OF_WORD, SPECIAL_TOKENS, Vocabulary
 
@@ -69,6 +70,7 @@ class XLMTokenizer:
             is listed here only if it has options. Each entry is a str or an ``AddedToken``
             (``xlm.tokenizer.added_tokens``).
         model_max_length: The number of tokens that the model accepts; ``truncation`` cuts texts to it.
+        padding_side: The side on which shorter rows are padded, ``"right"`` or ``"left"``.
 
     Raises:
         VocabularyError: A special token is not in the vocabulary, or there are no merges.
@@ -91,6 +93,7 @@ class XLMTokenizer:
     additional_special_tokens: tuple[str, ...] = SPECIAL_TOKENS[4:]
     added_tokens: tuple[AddedToken, ...] = ()  # the argument may also contain str
     model_max_length: int = 512
+    padding_side: str = "right"
 
     bos_token_id: int = field(init=False, compare=False)
     sep_token_id: int = field(init=False, compare=False)
@@ -281,6 +284,8 @@ class XLMTokenizer:
         padding: bool | str = False,
         truncation: bool | str | None = None,
         max_length: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        padding_side: str | None = None,
         return_tensors: str | None = None,
         return_offsets: bool = False,
     ) -> Encoding:
@@ -291,9 +296,11 @@ class XLMTokenizer:
             text_pair: A second text, or a list of second texts, one for each text; see ``encode``.
             lang: The language of all texts, as for ``tokenize``.
             add_special_tokens: As for ``encode``.
-            padding: True or ``"longest"`` to pad on the right to the longest text, ``"max_length"`` to ``max_length``.
+            padding: As for ``pad``.
             truncation: As for ``encode``, but None means False if ``padding`` is given.
             max_length: As for ``encode``.
+            pad_to_multiple_of: As for ``pad``.
+            padding_side: As for ``pad``.
             return_tensors: ``"pt"`` or ``"np"`` for int64 (B, T), where B is 1 for a single text; None for lists.
             return_offsets: Whether to add ``offsets`` and ``word_ids``, two lists that are never padded. ``offsets``
                 holds the span of each token in the raw text: the index of its first character, and the index after its
@@ -322,17 +329,7 @@ class XLMTokenizer:
                 expected=f"{len(texts)} texts",
             )
         check_flags(return_offsets=return_offsets)
-        check_padding(padding, return_tensors)
-        longest = self._longest(max_length)
-        if padding == "max_length" and longest > MOST_PADDED:
-            if max_length is not None:
-                raise InputError(
-                    "the length to pad to is too large",
-                    where="max_length",
-                    found=max_length,
-                    expected=f"at most {MOST_PADDED:,}",
-                )
-            padding = False  # like transformers, do not pad to such a large model_max_length
+        padding, side, longest = self._padding(padding, max_length, pad_to_multiple_of, padding_side, return_tensors)
         truncation = truncation_for(truncation, max_length=max_length, padding=padding)
         if return_offsets and (text_pair is not None or truncation):
             raise InputError(
@@ -351,20 +348,100 @@ class XLMTokenizer:
             )
             for one, other in zip(texts, pairs, strict=True)
         ]
-        encoding = collate(
-            rows,
-            pad_id=self.pad_token_id,
+        if not rows:
+            raise InputError("no texts to encode", where="text", found="an empty list")
+        padded = pad_columns(
+            {"input_ids": rows, "attention_mask": [[1] * len(row) for row in rows]},
+            fills={**FILLS, "input_ids": self.pad_token_id},
             # transformers does not pad a single text without ids
             padding=padding if any(rows) or texts is text else False,
             longest=longest,
-            return_tensors=return_tensors,
+            pad_to_multiple_of=pad_to_multiple_of,
+            padding_side=side,
         )
+        encoding = with_tensors(padded, return_tensors)
         if return_offsets:
             offsets = [self._offsets(one, lang, add_special_tokens) for one in texts]
             encoding["offsets"], encoding["word_ids"] = map(list, zip(*offsets, strict=True))
         if texts is text or return_tensors is not None:
             return encoding
         return Encoding({name: value[0] for name, value in encoding.items()})
+
+    def pad(
+        self,
+        encoded_inputs: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+        padding: bool | str = True,
+        *,
+        max_length: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        padding_side: str | None = None,
+        return_attention_mask: bool | None = None,
+        return_tensors: str | None = None,
+    ) -> Encoding:
+        """Return encodings as one batch, padded to one length; for ``collate_fn`` of a ``DataLoader``.
+
+        As in transformers, this pads ``input_ids``, ``attention_mask``, ``special_tokens_mask`` and ``token_type_ids``;
+        other entries stay as they are. ``DataCollatorForLanguageModeling`` also makes and pads labels.
+
+        Args:
+            encoded_inputs: What calling the tokenizer returns: the encoding of one text or of several, or a list of
+                encodings of one text each. Values are lists, arrays or tensors.
+            padding: True or ``"longest"`` to pad to the longest text, ``"max_length"`` to ``max_length``, False or
+                ``"do_not_pad"`` not to pad.
+            max_length: The number of ids that ``"max_length"`` pads to; by default ``model_max_length``. Longer texts
+                are not cut.
+            pad_to_multiple_of: The length is rounded up to a multiple of this number.
+            padding_side: ``"right"`` or ``"left"``; by default that of the tokenizer.
+            return_attention_mask: Whether to add ``attention_mask`` if it is missing; None means yes.
+            return_tensors: ``"pt"`` or ``"np"`` for tensors (B, T), or (T,) for a single encoding; None for the type of
+                ``input_ids``.
+
+        Raises:
+            InputError: These are not encodings, an argument is invalid, or entries cannot form a tensor.
+        """
+        columns, kind = as_columns(encoded_inputs)
+        return_tensors = return_tensors or kind
+        padding, side, longest = self._padding(padding, max_length, pad_to_multiple_of, padding_side, return_tensors)
+        check_flags(return_attention_mask=return_attention_mask is None or return_attention_mask)
+        rows = columns["input_ids"]
+        if is_single := not (rows and isinstance(rows[0], list)):
+            columns = {name: [value] for name, value in columns.items()}
+            rows = [rows]
+        if wrong := next((name for name, value in columns.items() if not _has_length(value, len(rows))), None):
+            raise InputError(
+                "an entry does not have one value for each text",
+                where=f"encoded_inputs, {wrong}",
+                found=shown(columns[wrong]),
+                expected=f"{len(rows)} values",
+            )
+        if return_attention_mask is not False:
+            columns.setdefault("attention_mask", [[1] * len(row) for row in rows])
+        padded = pad_columns(
+            columns,
+            fills={**FILLS, "input_ids": self.pad_token_id},
+            padding=padding if any(rows) else False,  # transformers does not pad without ids
+            longest=longest,
+            pad_to_multiple_of=pad_to_multiple_of,
+            padding_side=side,
+        )
+        if is_single:
+            padded = Encoding({name: value[0] for name, value in padded.items()})
+        return with_tensors(padded, return_tensors, remedy="pass padding=True, or remove the entry from the encodings")
+
+    def get_special_tokens_mask(self, token_ids: Ids, *, already_has_special_tokens: bool = True) -> list[int]:
+        """Return 1 for each id of a special token and 0 for each other id, as data collators of transformers ask.
+
+        Args:
+            token_ids: A sequence, array or tensor (T,) of ids.
+            already_has_special_tokens: Must be True: ids as ``encode`` returns them.
+
+        Raises:
+            InputError: An id is not in the vocabulary, or ``already_has_special_tokens`` is not True.
+        """
+        check_choice("mask", (True,), already_has_special_tokens=already_has_special_tokens)
+        special = frozenset(self.all_special_ids)
+        ids = _checked_ids(token_ids, vocab_size=len(self.vocabulary))
+        return [int(index in special) for index in ([ids] if isinstance(ids, int) else ids)]
 
     def encode_batch(
         self, texts: Iterable[str], *, lang: str | None = None, workers: int = 1, add_special_tokens: bool = True
@@ -570,6 +647,29 @@ class XLMTokenizer:
             )
         return max_length
 
+    def _padding(
+        self,
+        padding: bool | str,
+        max_length: int | None,
+        pad_to_multiple_of: int | None,
+        padding_side: str | None,
+        return_tensors: str | None,
+    ) -> tuple[bool | str, str, int]:
+        """Check how to pad, and return padding, side and the length for ``"max_length"``."""
+        side = self.padding_side if padding_side is None else padding_side
+        check_padding(padding, return_tensors, pad_to_multiple_of=pad_to_multiple_of, padding_side=side)
+        longest = self._longest(max_length)
+        if padding != "max_length" or longest <= MOST_PADDED:
+            return padding, side, longest
+        if max_length is None:
+            return False, side, longest  # like transformers, do not pad to such a large model_max_length
+        raise InputError(
+            "the length to pad to is too large",
+            where="max_length",
+            found=max_length,
+            expected=f"at most {MOST_PADDED:,}",
+        )
+
     def _pipeline_for(self, text: object, lang: str | None) -> FastPipeline:
         """Check a text and its language, and return the pipeline that applies to it."""
         if not isinstance(text, str):
@@ -658,6 +758,7 @@ class XLMTokenizer:
         check("do_lowercase_and_remove_accent", isinstance(self.do_lowercase_and_remove_accent, bool), "true or false")
         length = self.model_max_length
         check("model_max_length", type(length) is int and length > 0, "an int above 0")
+        check("padding_side", self.padding_side in SIDES, listed_choices(SIDES))
         for name in ("additional_special_tokens", "added_tokens"):
             check(name, isinstance(getattr(self, name), (list, tuple)), "a list")
         ids = self.lang2id
@@ -680,12 +781,12 @@ class XLMTokenizer:
 
 
 def tokenizer_digest(tokenizer: XLMTokenizer) -> str:
-    """Return the fingerprint of a tokenizer, computed from its tokens, its merges and all its settings.
+    """Return the fingerprint of a tokenizer, computed from its tokens, its merges and all settings that change ids.
 
     Files of scores and prepared texts record the fingerprint. Two tokenizers that give any text different ids have
     different fingerprints.
     """
-    names = [field.name for field in fields(XLMTokenizer) if field.init]
+    names = [field.name for field in fields(XLMTokenizer) if field.init and field.name != "padding_side"]
     return fingerprint(
         "tokenizer",
         {name: getattr(tokenizer, name) for name in names}
@@ -717,6 +818,10 @@ def _are_language_ids(ids: Mapping[Any, Any]) -> bool:
     # Errors and files show the names of languages, so a name must not be empty, or hold a lone surrogate or an escape
     # sequence.
     return typed and all(lang and lang.isprintable() for lang in ids) and len(set(ids.values())) == len(ids)
+
+
+def _has_length(value: object, length: int) -> bool:
+    return isinstance(value, list) and len(value) == length
 
 
 def _checked_tokens(tokens: Iterable[str]) -> list[str]:

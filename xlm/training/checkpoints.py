@@ -22,11 +22,13 @@ from xlm._io.atomic import make_directory, replacing_directory, write_error, wri
 from xlm.checkpoint.hf_weights import read_safetensors, write_safetensors
 from xlm.data.shards import file_sha256
 from xlm.errors import CheckpointError
-from xlm.training.processes import TrainableModel, gather, place_like
+from xlm.model.sharded import gather, place_like
+from xlm.training.processes import TrainableModel
 
 DIRECTORY = "checkpoints"
 _STATE = "state.json"
 _OPTIMISER = "optimiser.safetensors"
+_ADAPTERS = "adapters.safetensors"
 _FORMAT = "xlm training state 1"
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 _LOG = logging.getLogger("xlm")
@@ -65,6 +67,7 @@ def save_checkpoint(
     ages: Mapping[str, int],
     state: Mapping[str, Any],
     *,
+    adapters: Mapping[str, Tensor],
     keep_last: int,
 ) -> Path:
     """Write a checkpoint, and remove the oldest ones.
@@ -76,6 +79,7 @@ def save_checkpoint(
         moments: Moments of the model's optimiser, from ``gather_moments``.
         ages: Number of updates of each parameter, from ``gather_moments``.
         state: Everything else, as a JSON object.
+        adapters: Matrices of the adapters, which the model is then without; empty for none.
         keep_last: Number of checkpoints to keep.
 
     Returns:
@@ -89,10 +93,12 @@ def save_checkpoint(
         make_directory(target.parent)
         with replacing_directory(target) as directory:
             model.save_pretrained(directory)
-            try:
-                write_safetensors(directory / _OPTIMISER, moments)
-            except OSError as error:
-                raise write_error(directory / _OPTIMISER, error) from error
+            for name, tensors in ((_OPTIMISER, moments), (_ADAPTERS, adapters)):
+                if name == _OPTIMISER or tensors:
+                    try:
+                        write_safetensors(directory / name, tensors)
+                    except OSError as error:
+                        raise write_error(directory / name, error) from error
             files = {path.name: file_sha256(path) for path in sorted(directory.iterdir())}
             contents = {"format": _FORMAT, "step": step, "ages": dict(ages), "files": files, "state": dict(state)}
             write_text(directory / _STATE, json.dumps({**contents, "sha256": _checksum(contents)}, indent=1) + "\n")
@@ -179,6 +185,15 @@ def _verified_contents(path: Path) -> dict[str, Any]:
         if actual != expected:
             raise CheckpointError("a file of the checkpoint was changed", where=file, found=actual, expected=expected)
     return contents
+
+
+def read_adapters(path: Path) -> dict[str, Tensor]:
+    """Return the matrices of the adapters in a checkpoint.
+
+    Raises:
+        CheckpointError: The checkpoint has none.
+    """
+    return read_safetensors(path / _ADAPTERS)
 
 
 def load_optimiser(path: Path, contents: Mapping[str, Any], model: TrainableModel, optimiser: Optimizer) -> None:

@@ -49,6 +49,9 @@ class ModelSettings:
             translation: a translation model, or a language model from which both encoder and decoder start.
         encoder: For translation: the language model from which the encoder alone starts.
         decoder: For translation: the language model from which the decoder alone starts.
+        start_parts: Patterns of the names of tensors to copy from ``start_from`` into a new model, such as
+            ``transformer.embeddings.*``, where they fit. Empty for the whole model.
+        freeze: Patterns of the names of parameters that are not trained, such as ``transformer.embeddings.*``.
         emb_dim: Width; required for a new model.
         n_layers: Number of layers; required for a new model.
         n_heads: Number of attention heads; required for a new model.
@@ -64,6 +67,8 @@ class ModelSettings:
     start_from: str = ""
     encoder: str = ""
     decoder: str = ""
+    start_parts: tuple[str, ...] = ()
+    freeze: tuple[str, ...] = ()
     emb_dim: int | None = None
     n_layers: int | None = None
     n_heads: int | None = None
@@ -77,9 +82,29 @@ class ModelSettings:
 
     def config_kwargs(self) -> dict[str, Any]:
         """Return those keys of the architecture that are set, as arguments of ``XLMConfig``."""
-        starts = ("start_from", "encoder", "decoder")
-        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in starts}
+        others = ("start_from", "encoder", "decoder", "start_parts", "freeze")
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in others}
         return {name: value for name, value in values.items() if value is not None}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoraSettings:
+    """Low-rank adapters (LoRA), which are trained in place of the model's own weights.
+
+    Attributes:
+        rank: Rank of the adapters; 0 for no adapters.
+        alpha: Adapters are multiplied by ``alpha / rank``.
+        dropout: Probability of dropping an input of an adapter.
+        targets: Last parts of the names of the linear layers that get adapters: of ``query``, ``key``, ``value``,
+            ``output``, ``up`` and ``down``.
+
+    Source: Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models".
+    """
+
+    rank: int = 0
+    alpha: float = 16.0
+    dropout: float = 0.0
+    targets: tuple[str, ...] = ("query", "value")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -217,6 +242,7 @@ class RunSettings:
         keep_last: Number of checkpoints to keep.
         max_bad_steps: The run ends after this many steps in a row without a finite gradient.
         tensorboard: Whether to write files for TensorBoard too.
+        wandb: Project of Weights & Biases that receives the numbers too; empty for none.
     """
 
     max_steps: int = 100_000
@@ -234,6 +260,7 @@ class RunSettings:
     keep_last: int = 2
     max_bad_steps: int = 20
     tensorboard: bool = False
+    wandb: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -248,6 +275,7 @@ class TrainConfig:
             ``mt:A-B`` (supervised), with or without ``clm``, which then trains the decoder.
         seed: Seed of new weights, of the order of batches and of dropout.
         model: The model to train.
+        lora: Adapters to train in its place.
         batch: The batch of one update.
         noise: How strongly ``ae`` noises sentences.
         coefficients: Coefficients of the losses of a mixture.
@@ -264,6 +292,7 @@ class TrainConfig:
     objectives: tuple[str, ...] = ("clm",)
     seed: int = 0
     model: ModelSettings = field(default_factory=ModelSettings)
+    lora: LoraSettings = field(default_factory=LoraSettings)
     batch: BatchSettings = field(default_factory=BatchSettings)
     noise: NoiseSettings = field(default_factory=NoiseSettings)
     coefficients: CoefficientSettings = field(default_factory=CoefficientSettings)
@@ -309,14 +338,24 @@ class TrainConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Return nested keys and values in the form of JSON and TOML, without those that are unset."""
+        return _plain(dataclasses.asdict(self))
 
-        def plain(value: Any) -> Any:
-            if isinstance(value, dict):
-                return {key: plain(inner) for key, inner in value.items() if inner is not None}
-            return list(value) if isinstance(value, tuple) else value
 
-        values: dict[str, Any] = plain(dataclasses.asdict(self))
-        return values
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested keys and values in the form of JSON and TOML, without those that are unset."""
+    return {
+        key: _plain(value) if isinstance(value, dict) else list(value) if isinstance(value, tuple) else value
+        for key, value in values.items()
+        if value is not None
+    }
+
+
+def default_tables() -> dict[str, dict[str, Any]]:
+    """Return the default of every key that is in a table, by table, in the form of JSON and TOML."""
+    makers = {table.name: table.default_factory for table in dataclasses.fields(TrainConfig)}
+    return {
+        name: _plain(dataclasses.asdict(make())) for name, make in makers.items() if make is not dataclasses.MISSING
+    }
 
 
 def load_config(name_or_path: str, changes: Sequence[str] = ()) -> TrainConfig:
@@ -374,6 +413,33 @@ def with_new_names(values: Mapping[str, Any], *, warn: bool = True) -> dict[str,
     if old_names and warn:
         _warn_of_old_names(old_names)
     return tables
+
+
+def changed_keys(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return each key whose value differs between two configurations, as ``key``, ``before`` and ``now``.
+
+    Args:
+        before: Nested keys and values, from ``TrainConfig.to_dict`` of this release or an older one. A key that the
+            older one did not have counts as set to its default.
+        now: Nested keys and values, from ``TrainConfig.to_dict``.
+    """
+    first, second = {**_flat(default_tables()), **_flat(before)}, _flat(now)
+    return [
+        {"key": key, "before": first.get(key), "now": second.get(key)}
+        for key in dict.fromkeys([*second, *first])
+        if first.get(key) != second.get(key)
+    ]
+
+
+def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested keys and values with dotted keys."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{name}.{key}": inner for key, inner in _flat(value).items()}
+        else:
+            flat[name] = value
+    return flat
 
 
 def _warn_of_old_names(old_names: Sequence[str]) -> None:
@@ -481,6 +547,7 @@ _AT_LEAST = {
     "batch.sampling_exponent": 0,
     "evaluation.batch_size": 1,
     "evaluation.num_beams": 1,
+    "lora.rank": 0,
     "optimiser.warmup_steps": 0,
     "optimiser.weight_decay": 0,
     "run.max_steps": 1,
@@ -497,6 +564,7 @@ _AT_LEAST = {
 def _invalid_values(c: TrainConfig) -> list[Problem]:
     """Return the problems of a configuration: values that are out of range, or that do not fit together."""
     pieces = max(c.batch.gradient_accumulation_steps, 1)
+    has_start = bool(c.model.start_from or c.model.encoder or c.model.decoder)
     rules: list[tuple[str, bool, str]] = [
         *((key, _is_name(_value(c, key)), "a directory, named in UTF-8") for key in ("data", "output")),
         *(
@@ -538,6 +606,22 @@ def _invalid_values(c: TrainConfig) -> list[Problem]:
         ("noise.word_shuffle", c.noise.word_shuffle == 0 or 1 < c.noise.word_shuffle < math.inf, "0 or above 1"),
         *((key, 0 <= _value(c, key) < 1, "from 0 to below 1") for key in ("noise.word_dropout", "noise.word_blank")),
         *((key, _value(c, key) in choices, " or ".join(choices)) for key, choices in _CHOICES.items()),
+        (
+            "model.start_parts",
+            not c.model.start_parts or bool(c.model.start_from and not c.is_translation),
+            "left out: it takes parts of model.start_from, for clm",
+        ),
+        *(
+            (f"lora.{key.name}", c.lora.rank > 0 or _value(c, f"lora.{key.name}") == key.default, "left out: rank is 0")
+            for key in dataclasses.fields(LoraSettings)
+            if key.name != "rank"
+        ),
+        ("lora.rank", c.lora.rank == 0 or has_start, "0: adapters need a model to start from"),
+        ("lora.rank", c.lora.rank == 0 or c.run.sharding == "none", "0: adapters cannot be sharded"),
+        ("lora.alpha", 0 < c.lora.alpha < math.inf, "above 0"),
+        ("lora.dropout", 0 <= c.lora.dropout < 1, "from 0 to below 1"),
+        ("lora.targets", len(c.lora.targets) > 0, "at least one name"),
+        ("model.freeze", not (c.model.freeze and c.lora.rank), "left out: adapters freeze the whole model"),
         ("optimiser.lr", 0 < c.optimiser.lr < math.inf, "above 0"),
         *((key, _value(c, key) > 0, "above 0") for key in ("optimiser.eps", "optimiser.clip_norm")),
         *((key, 0 <= _value(c, key) < 1, "from 0 to below 1") for key in ("optimiser.beta1", "optimiser.beta2")),
@@ -553,12 +637,15 @@ def _invalid_values(c: TrainConfig) -> list[Problem]:
         ),
     ]
     architecture = set(c.model.config_kwargs()) - {"dropout", "attention_dropout"}
-    if c.model.start_from or c.model.encoder or c.model.decoder:
+    if has_start and not c.model.start_parts:
         rule = "no value, because the model to start from determines the architecture"
         rules += [(f"model.{key}", False, rule) for key in sorted(architecture)]
     else:
         required = ("emb_dim", "n_layers", "n_heads")
-        rules += [(f"model.{key}", key in architecture, "a value, or model.start_from instead") for key in required]
+        rules += [
+            (f"model.{key}", key in architecture, "a value, or model.start_from instead, without model.start_parts")
+            for key in required
+        ]
     return [(key, _value(c, key), rule) for key, holds, rule in rules if not holds]
 
 

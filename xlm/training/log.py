@@ -4,6 +4,10 @@ An event is a JSON object. ``event`` names its type, and ``step`` is the number 
 
 - ``start``: ``config``, ``parameters`` (their number), ``kept`` (how many of them the first process holds),
   ``processes`` (their number), ``device``, ``updates`` (number made by earlier runs, if this one resumes).
+- ``changed``, once for each key of the configuration that differs from the run that this one resumes: ``key``,
+  ``before``, ``now``.
+- ``parts``, for a new model with parts of another one: ``source``, ``copied`` and ``new`` (names of tensors), ``unfit``
+  (why other tensors were not copied, by name).
 - ``update``: ``updates``, ``loss`` (nats, mean over the updates since the last such event), ``losses`` (the same for
   each objective), ``grad_norm``, ``lr``, ``language``, ``tokens_per_second``, ``seconds`` (since the process started to
   train), ``left`` (seconds, estimated).
@@ -20,6 +24,7 @@ from __future__ import annotations
 
 import json
 import logging
+import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -110,15 +115,58 @@ class TensorBoard:
 
     def __call__(self, event: Event) -> None:
         """Write the numbers of an event."""
-        if event["event"] == "update":
-            for name in ("loss", "grad_norm", "lr", "tokens_per_second"):
-                self._writer.add_scalar(name, event[name], event["updates"])
-            for name, loss in event["losses"].items():
-                self._writer.add_scalar(f"loss/{name}", loss, event["updates"])
-        elif event["event"] == "evaluation":
-            for name, value in flat_metrics(results_of(event)).items():
-                self._writer.add_scalar(name.replace(".", "/"), value, event["updates"])
+        for name, value in _numbers_of(event).items():
+            self._writer.add_scalar(name, value, event["updates"])
+        if event["event"] == "evaluation":
             self._writer.flush()
+
+
+class WeightsAndBiases:
+    """Observer that sends losses, learning rates and metrics to Weights & Biases, or to ``wandb/`` if it is offline.
+
+    A resumed run continues the run of that name at Weights & Biases.
+
+    Args:
+        run: Directory of the run.
+        project: Project that the run belongs to.
+
+    Raises:
+        DependencyError: wandb is not installed.
+    """
+
+    def __init__(self, run: Path, project: str) -> None:
+        try:
+            import wandb
+        except ImportError as error:
+            raise DependencyError(
+                "Weights & Biases is not installed", where="run.wandb", remedy="pip install 'xlm[wandb]'"
+            ) from error
+        id_file = run / "wandb-id.txt"
+        if not id_file.exists():
+            write_text(id_file, secrets.token_hex(4))
+        name = id_file.read_text("utf-8").strip()
+        self._run: Any = wandb.init(project=project, dir=str(run), id=name, resume="allow")
+        # The own step of a run cannot go back, but a resumed run repeats the updates since its last checkpoint.
+        self._run.define_metric("*", step_metric="updates")
+
+    def __call__(self, event: Event) -> None:
+        """Send the numbers of an event."""
+        if event["event"] == "start":
+            self._run.config.update(event["config"], allow_val_change=True)
+        if numbers := _numbers_of(event):
+            self._run.log({**numbers, "updates": event["updates"]})
+        if event["event"] == "end":
+            self._run.finish()
+
+
+def _numbers_of(event: Event) -> dict[str, float]:
+    """Return the numbers of an event that make curves, by name."""
+    if event["event"] == "update":
+        numbers = {name: event[name] for name in ("loss", "grad_norm", "lr", "tokens_per_second")}
+        return numbers | {f"loss/{name}": loss for name, loss in event["losses"].items()}
+    if event["event"] == "evaluation":
+        return {name.replace(".", "/"): value for name, value in flat_metrics(results_of(event)).items()}
+    return {}
 
 
 def draw_report(run: Path, path: Path) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import torch
 
 from xlm._io.atomic import make_directory
 from xlm.errors import ConfigError, InputError, TrainingError, WriteError
+from xlm.model.sharded import local_part
 from xlm.tokenizer.tokenizer import XLMTokenizer
 from xlm.training.checkpoints import (
     clean_up,
@@ -23,10 +24,12 @@ from xlm.training.checkpoints import (
     has_checkpoints,
     load_optimiser,
     newest_checkpoint,
+    read_adapters,
     save_checkpoint,
 )
-from xlm.training.config import BatchSettings, CoefficientSettings, ModelSettings, TrainConfig, with_new_names
-from xlm.training.log import Event, LogFile, Observer, TensorBoard, flat_metrics
+from xlm.training.config import TrainConfig, changed_keys, default_tables, with_new_names
+from xlm.training.log import Event, LogFile, Observer, TensorBoard, WeightsAndBiases, flat_metrics
+from xlm.training.lora import adapter_weights, add_adapters, load_adapters, without_adapters
 from xlm.training.objectives import Batch, Objective
 from xlm.training.optimiser import OriginalAdam
 from xlm.training.processes import (
@@ -35,10 +38,16 @@ from xlm.training.processes import (
     TrainableModel,
     gather_model,
     join_processes,
-    local_part,
     wrap_model,
 )
-from xlm.training.setup import build_model, build_objective, open_data, reload_model
+from xlm.training.setup import (
+    build_model,
+    build_objective,
+    copy_parts,
+    freeze_parameters,
+    open_data,
+    reload_model,
+)
 from xlm.training.step import StepResult, TrainingStep
 
 BEST_DIRECTORY, LAST_DIRECTORY = "best", "last"
@@ -147,15 +156,28 @@ class Trainer:
         self.output = Path(config.output)
         self._check_metrics()
         checkpoint = newest_checkpoint(self.output) if resume else None
+        self._notes: list[tuple[str, dict[str, Any]]] = []  # kinds and values of events that follow the first one
         if checkpoint is None:
             self.progress = Progress()
             self.model = build_model(config, tokenizer, objective.languages)
+            if config.model.start_parts:
+                self._notes.append(("parts", copy_parts(self.model, config, tokenizer)))
         else:
             path, contents = checkpoint
-            _check_identity(contents["state"]["run"], self._identity())
-            self.progress = Progress.from_json(contents["state"]["progress"])
+            state = contents["state"]
+            _check_identity(state["run"], self._identity())
+            if "config" in state:  # earlier releases did not save it
+                changes = changed_keys(state["config"], config.to_dict())
+                self._notes += [("changed", change) for change in changes]
+            self.progress = Progress.from_json(state["progress"])
             self.model = reload_model(config, path)
         objective.check(self.model)
+        if config.model.freeze:
+            freeze_parameters(self.model, config.model.freeze)
+        if config.lora.rank:
+            add_adapters(self.model, config.lora)
+            if checkpoint is not None:
+                load_adapters(self.model, read_adapters(path))
         self.caller = ModelCaller(self.model).train()
         # Causal language modelling trains only the decoder of a translation model.
         module = wrap_model(
@@ -170,7 +192,7 @@ class Trainer:
         self.take_step = TrainingStep(module, objective.loss, self.optimiser, config, processes=processes)
         if checkpoint is not None:
             load_optimiser(path, contents, self.model, self.optimiser)
-            if self.take_step.scaler.is_enabled() and (scaler := contents["state"]["scaler"]):
+            if self.take_step.scaler.is_enabled() and (scaler := state["scaler"]):
                 self.take_step.scaler.load_state_dict(scaler)
         processes.wait()  # all processes have read the files that the first one is about to change
         self.observers: list[Observer] = []
@@ -180,6 +202,8 @@ class Trainer:
             self.observers = [LogFile(self.output, step=self.progress.step), *observers]
             if config.run.tensorboard:
                 self.observers.append(TensorBoard(self.output))
+            if config.run.wandb:
+                self.observers.append(WeightsAndBiases(self.output, config.run.wandb))
 
     def _identity(self) -> dict[str, Any]:
         """Return the settings and data that a resumed run must share with the run that it continues."""
@@ -188,7 +212,7 @@ class Trainer:
             settings["batch"].pop(name)
         return {
             **self.objective.identity(),
-            **{name: settings[name] for name in ("objectives", "seed", "model", "batch")},
+            **{name: settings[name] for name in ("objectives", "seed", "model", "lora", "batch")},
         }
 
     def _check_metrics(self) -> None:
@@ -210,11 +234,14 @@ class Trainer:
             "start",
             config=self.config.to_dict(),
             parameters=sum(parameter.numel() for parameter in self.model.parameters()),
+            trained=sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad),
             kept=sum(local_part(parameter).numel() for parameter in self.model.parameters()),
             processes=self.processes.count,
             device=str(self.processes.device),
             updates=self.progress.updates,
         )
+        for kind, values in self._notes:
+            self._emit(kind, **values)
         meter = _Meter(self.progress.updates)
         with closing(self.objective.batches(self.progress.position)) as batches:
             while (reason := self._end_reason()) is None:
@@ -326,15 +353,27 @@ class Trainer:
             return None
         state = {
             "run": self._identity(),
+            "config": self.config.to_dict(),
             "progress": dataclasses.asdict(self.progress),
             "scaler": self.take_step.scaler.state_dict(),
         }
-        keep = self.config.run.keep_last
-        path = save_checkpoint(self.output, self.progress.step, model, moments, ages, state, keep_last=keep)
+        has_adapters = self.config.lora.rank > 0
+        path = save_checkpoint(
+            self.output,
+            self.progress.step,
+            without_adapters(model, merge=False) if has_adapters else model,
+            moments,
+            ages,
+            state,
+            adapters=adapter_weights(model) if has_adapters else {},
+            keep_last=self.config.run.keep_last,
+        )
         self._emit("saved", path=str(path))
         return model
 
     def _write_model(self, name: str, model: TrainableModel) -> None:
+        if self.config.lora.rank:
+            model = without_adapters(model, merge=True)
         model.save_pretrained(self.output / name)
         self.tokenizer.save_pretrained(self.output / name)
 
@@ -383,13 +422,10 @@ def _check_identity(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """
     before = with_new_names(before, warn=False)
     before.setdefault("objectives", ["clm"])  # an earlier release had no other objective, and did not save the key
-    for name, settings in (
-        ("model", ModelSettings()),
-        ("batch", BatchSettings()),
-        ("coefficients", CoefficientSettings()),
-    ):
-        # A key that an earlier release did not have counts as set to its default.
-        before[name] = {key: getattr(settings, key) for key in now.get(name, ())} | before.get(name, {})
+    # A key that an earlier release did not have counts as set to its default.
+    defaults = default_tables()
+    for name in ("model", "lora", "batch", "coefficients"):
+        before[name] = {key: defaults[name].get(key) for key in now.get(name, ())} | before.get(name, {})
     differing = {
         name: values
         for table in now

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from xlm.training.processes import local_part
+from xlm.model.sharded import local_part
 
 START = 1e-7
 """Learning rate at which the warm-up starts. Source: the original's ``warmup_init_lr``."""

@@ -17,7 +17,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
@@ -26,6 +26,7 @@ from xlm.errors import ConfigError, TrainingError
 from xlm.model.head import AdaptiveHead
 from xlm.model.lm import XLMWithLMHeadModel
 from xlm.model.seq2seq import XLMEncoderDecoderModel
+from xlm.model.sharded import gather
 from xlm.model.transformer import Layer, Transformer
 from xlm.training.config import RunSettings
 
@@ -239,34 +240,6 @@ def decoding_mode(model: nn.Module) -> Iterator[None]:
         for module, before, after in hooks:
             module._forward_pre_hooks, module._forward_hooks = before, after
             module.reshard()
-
-
-def local_part(tensor: Tensor) -> Tensor:
-    """Return this process's part of a sharded tensor, in the same memory; return other tensors unchanged."""
-    return _call_if_sharded(tensor, "to_local")
-
-
-def gather(tensor: Tensor) -> Tensor:
-    """Return a sharded tensor as a whole; return other tensors unchanged. All processes must call this."""
-    return _call_if_sharded(tensor, "full_tensor")
-
-
-def _call_if_sharded(tensor: Tensor, name: str) -> Tensor:
-    # Only a DTensor has these methods. Importing that class takes a second, which a run without sharding can save.
-    method: Callable[[], Tensor] | None = getattr(tensor, name, None)
-    return tensor if method is None else method()
-
-
-def place_like(tensor: Tensor, parameter: Tensor) -> Tensor:
-    """Return a whole tensor moved to the device of a parameter and sharded like it; all processes must call this."""
-    tensor = tensor.to(parameter.device)
-    mesh: Any = getattr(parameter, "device_mesh", None)
-    if mesh is None:
-        return tensor
-    from torch.distributed.tensor import distribute_tensor
-
-    placements: Any = getattr(parameter, "placements", None)
-    return distribute_tensor(tensor, mesh, placements)
 
 
 @torch.no_grad()

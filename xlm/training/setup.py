@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -13,7 +16,7 @@ from xlm.checkpoint.resolve import find_model
 from xlm.checkpoint.tensors import empty_model
 from xlm.checkpoint.tokenizer_files import VOCABULARY_FILE, has_tokenizer, load_tokenizer
 from xlm.data.shards import TOKENIZER_DIRECTORY, Index
-from xlm.errors import InputError, VocabularyError
+from xlm.errors import ConfigError, InputError, VocabularyError
 from xlm.model.config import XLMConfig
 from xlm.model.lm import XLMWithLMHeadModel
 from xlm.model.seq2seq import XLMEncoderDecoderModel
@@ -71,7 +74,7 @@ def build_model(config: TrainConfig, tokenizer: XLMTokenizer, languages: Sequenc
     """
     starts = config.model
     torch.manual_seed(config.seed)
-    if starts.start_from or starts.encoder or starts.decoder:
+    if (starts.start_from and not starts.start_parts) or starts.encoder or starts.decoder:
         return _load_start_model(config, tokenizer)
     lang2id = tokenizer.lang2id or {name: number for number, name in enumerate(sorted(languages))}
     architecture = XLMConfig(
@@ -89,6 +92,81 @@ def _without_encoder_head(model: XLMEncoderDecoderModel) -> XLMEncoderDecoderMod
     """Freeze the encoder's head, because translation does not use it."""
     model.encoder.head.requires_grad_(False)
     return model
+
+
+_WORDS = re.compile(r"transformer\.embeddings\.word\.|head\.")
+"""Tensors with a row for each word."""
+
+
+def copy_parts(model: TrainableModel, config: TrainConfig, tokenizer: XLMTokenizer) -> dict[str, Any]:
+    """Copy the tensors that ``model.start_parts`` names from ``model.start_from`` into a new model, where they fit.
+
+    Returns:
+        ``source``; the names of the tensors that were ``copied``; why others were not, as ``unfit``; and the names of
+        the model's tensors that stay ``new``.
+
+    Raises:
+        ConfigError: A pattern names no tensor of the checkpoint, or no tensor fits.
+        CheckpointError: ``model.start_from`` is not a model.
+    """
+    source = config.model.start_from
+    checkpoint, state = open_checkpoint(source), model.state_dict()
+    names = _matching(config.model.start_parts, list(checkpoint.tensors), where="model.start_parts")
+    unfit = {}
+    tokens = _vocabulary(checkpoint.source)
+    has_words = checkpoint.config.vocab_size == tokenizer.vocab_size and tokens in (None, tokenizer.vocabulary.tokens)
+    for name in names:
+        tensor, theirs, ours = checkpoint.tensors[name], checkpoint.config, model.config
+        if name not in state:
+            unfit[name] = "the new model has no such tensor"
+        elif state[name].shape != tensor.shape:
+            unfit[name] = f"its shape is {tuple(tensor.shape)}, and {tuple(state[name].shape)} in the new model"
+        elif not has_words and _WORDS.match(name):
+            unfit[name] = "it belongs to another vocabulary"
+        elif name == "transformer.embeddings.language.weight" and theirs.lang2id and theirs.lang2id != ours.lang2id:
+            unfit[name] = "it belongs to other languages"
+        elif name.startswith("transformer.layers.") and theirs.n_heads != ours.n_heads:
+            unfit[name] = f"it belongs to {theirs.n_heads} heads, and the new model has {ours.n_heads}"
+        elif name.startswith("transformer.layers.") and theirs.gelu_activation != ours.gelu_activation:
+            unfit[name] = f"it belongs to another activation: gelu_activation = {theirs.gelu_activation}"
+    copied = [name for name in names if name not in unfit]
+    if not copied:
+        raise ConfigError(
+            "no tensor of the model to start from fits into the new model",
+            where="model.start_parts",
+            found="; ".join(f"{name}: {why}" for name, why in list(unfit.items())[:3]),
+            expected="an architecture and a vocabulary that the tensors fit",
+        )
+    with torch.no_grad():
+        for name in copied:
+            state[name].copy_(checkpoint.tensors[name])
+    return {"source": source, "copied": copied, "unfit": unfit, "new": [name for name in state if name not in copied]}
+
+
+def freeze_parameters(model: TrainableModel, patterns: Sequence[str]) -> None:
+    """Make the optimiser leave out the parameters whose names match a pattern.
+
+    Raises:
+        ConfigError: A pattern matches no parameter, or nothing is left to train.
+    """
+    parameters = dict(model.named_parameters())
+    for name in _matching(patterns, list(parameters), where="model.freeze"):
+        parameters[name].requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in parameters.values()):
+        raise ConfigError("every parameter is frozen", where="model.freeze", found=", ".join(patterns))
+
+
+def _matching(patterns: Sequence[str], names: Sequence[str], *, where: str) -> list[str]:
+    """Return the names that match a pattern, in which ``*`` stands for any text.
+
+    Raises:
+        ConfigError: A pattern matches no name.
+    """
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            parts = dict.fromkeys(re.sub(r"\.\d+\.", ".*.", name) for name in names)
+            raise ConfigError("the pattern matches no name", where=where, found=pattern, expected=", ".join(parts))
+    return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
 
 
 def reload_model(config: TrainConfig, directory: Path) -> TrainableModel:

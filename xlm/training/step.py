@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from xlm.model.sharded import gather
 from xlm.training.config import TrainConfig
 from xlm.training.optimiser import OriginalAdam, learning_rate
-from xlm.training.processes import Processes, gather
+from xlm.training.processes import Processes
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from xlm._io.arguments import check_count, check_flags, lists_options, shown
+from xlm._io.progress import ProgressBar
 from xlm.corpus.read_ahead import checked_texts, length_of, read_ahead
 from xlm.data.sentences import padded
 from xlm.errors import InputError, LanguageError, Problem, XLMError
@@ -145,6 +146,7 @@ class Translator:
         source: Name of the language of the texts.
         target: Name of the language to translate to.
         options: How to translate.
+        on_batch: Called after each batch with the share of the current texts that is translated.
 
     Raises:
         InputError: The model is not an encoder-decoder, the tokenizer belongs to another model, the languages are the
@@ -160,6 +162,7 @@ class Translator:
         source: str,
         target: str,
         options: TranslationOptions,
+        on_batch: Callable[[float], None] | None = None,
     ) -> None:
         if not isinstance(model, XLMEncoderDecoderModel):
             raise InputError(
@@ -197,6 +200,7 @@ class Translator:
         )
         self._model, self._tokenizer, self._options = model, tokenizer, options
         self._source, self._target = source, target
+        self._on_batch = on_batch
         self._langs: dict[str, Any] = {
             "langs": self._language(source, where="source"),
             "decoder_langs": self._language(target, where="target"),
@@ -214,11 +218,6 @@ class Translator:
         except LanguageError as error:
             error.where = where
             raise
-
-    def stream(self, texts: Iterable[str]) -> Iterator[TranslatedText]:
-        """Yield the translations of texts, in order, reading ahead to batch texts of similar length."""
-        for window in read_ahead(texts, length_of, most=self._options.read_at_once):
-            yield from self.translate_window(window)
 
     def translate_window(self, texts: Sequence[str]) -> list[TranslatedText]:
         """Return the translations of some texts, in order; texts of similar length share a batch."""
@@ -250,6 +249,8 @@ class Translator:
                     results[index] = TranslatedText(source=texts[index], problem=outcome.in_short)
                 else:
                     results[index] = TranslatedText(source=texts[index], translations=tuple(outcome))
+            if self._on_batch is not None:
+                self._on_batch((first + len(batch)) / len(order))
         return results
 
     def _translate_each(self, sentences: Sequence[list[int]]) -> list[list[Translation] | XLMError]:
@@ -324,6 +325,7 @@ def translate(
     *,
     source: str,
     target: str,
+    progress: bool | None = False,
     **options: Unpack[TranslationKeywords],
 ) -> list[TranslatedText]:
     """Return the translations of texts, in order.
@@ -334,6 +336,7 @@ def translate(
         texts: Raw texts, each one sentence.
         source: Name of the language of the texts.
         target: Name of the language to translate to.
+        progress: Whether to show a progress bar; ``None`` shows it in notebooks and on a terminal only.
         **options: Attributes of ``TranslationOptions``, by name.
 
     Raises:
@@ -342,7 +345,7 @@ def translate(
             as for ``Translator``.
         LanguageError: The model or the tokenizer does not have a language.
     """
-    return list(translate_stream(model, tokenizer, texts, source=source, target=target, **options))
+    return list(translate_stream(model, tokenizer, texts, source=source, target=target, progress=progress, **options))
 
 
 @lists_translation_options
@@ -353,15 +356,23 @@ def translate_stream(
     *,
     source: str,
     target: str,
+    progress: bool | None = False,
     **options: Unpack[TranslationKeywords],
 ) -> Iterator[TranslatedText]:
     """Yield the results of ``translate`` in bounded memory, while texts are still read. The arguments are the same."""
-    translator = Translator(model, tokenizer, source=source, target=target, options=TranslationOptions(**options))
+    chosen = TranslationOptions(**options)
+    bar = ProgressBar.of(texts, progress, unit="texts")
+    translator = Translator(model, tokenizer, source=source, target=target, options=chosen, on_batch=bar.show_share)
+    windows = read_ahead(checked_texts(texts), length_of, most=chosen.read_at_once)
 
     def results() -> Iterator[TranslatedText]:
-        for index, result in enumerate(translator.stream(checked_texts(texts))):
-            if result.problem is not None:
-                raise InputError("a text cannot be translated", where=f"texts[{index}]", found=result.problem)
-            yield result
+        first = 0
+        with bar:
+            for window in bar.groups(windows):
+                for index, result in enumerate(translator.translate_window(window), start=first):
+                    if result.problem is not None:
+                        raise InputError("a text cannot be translated", where=f"texts[{index}]", found=result.problem)
+                    yield result
+                first += len(window)
 
     return results()
