@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from xlm.model.decoding.options import DecodingOptions
     from xlm.model.decoding.result import Continuation
     from xlm.model.decoding.streaming import TokenStream
+    from xlm.model.linear_cross_entropy import linear_cross_entropy
     from xlm.model.lm import XLMModel, XLMWithLMHeadModel
     from xlm.model.outputs import XLMModelOutput, XLMOutput
     from xlm.model.seq2seq import XLMEncoderDecoderModel, XLMEncoderDecoderOutput
@@ -48,6 +49,7 @@ _LAZY = {
     "XLMWithLMHeadModel": "xlm.model.lm",
     "convert": "xlm.checkpoint.convert",
     "evaluate": "xlm.evaluation.evaluate",
+    "linear_cross_entropy": "xlm.model.linear_cross_entropy",
     "perplexity": "xlm.scoring.perplexity",
     "plot": "xlm.scoring.figure",
     "score": "xlm.scoring.score",
@@ -79,6 +81,7 @@ __all__ = [
     "__version__",
     "convert",
     "evaluate",
+    "linear_cross_entropy",
     "perplexity",
     "plot",
     "score",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -33,7 +34,7 @@ class SlowTranslation:
     @torch.no_grad()
     def logprobs(self, target: Sequence[int]) -> list[float]:
         """Return the log-probability of each word after ``</s>`` and ``target``, in nats."""
-        options = {} if self.langs is None else {"langs": self.langs[0], "decoder_langs": self.langs[1]}
+        options: dict[str, Any] = {} if self.langs is None else {"langs": self.langs[0], "decoder_langs": self.langs[1]}
         logits = self.model(torch.tensor([self.source]), torch.tensor([[EOS, *target]]), **options).logits[0, -1]
         values: list[float] = logits.double().log_softmax(0).tolist()
         return values

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from xlm.model.config import XLMConfig
 from xlm.model.lm import XLMWithLMHeadModel
+
+_T = TypeVar("_T")
+
+
+def requested(value: _T | None) -> _T:
+    """Return a part of an output that the caller asked for, so that it is not ``None``."""
+    assert value is not None
+    return value
 
 
 def small_config(**changes: Any) -> XLMConfig:

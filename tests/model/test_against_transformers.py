@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.model.small_models import random_ids, relative_error, small_model
+from tests.model.small_models import random_ids, relative_error, requested, small_model
 from tests.model.transformers_peer import peer_of
 from xlm.model.initialisation import sinusoidal_positions
 from xlm.model.lm import XLMWithLMHeadModel
@@ -66,11 +66,11 @@ def _assert_equal(ours: XLMWithLMHeadModel, theirs: Any, ids: Tensor, valid: Ten
     expected = theirs(ids, **inputs, output_hidden_states=True, output_attentions=True)
     assert relative_error(found.logits[valid], expected.logits[valid]) < BOUND
     assert relative_error(fused.logits[valid], expected.logits[valid]) < BOUND
-    assert len(found.hidden_states) == len(expected.hidden_states) == ours.config.n_layers + 1
-    for here, there in zip(found.hidden_states, expected.hidden_states, strict=True):
+    assert len(requested(found.hidden_states)) == len(requested(expected.hidden_states)) == ours.config.n_layers + 1
+    for here, there in zip(requested(found.hidden_states), requested(expected.hidden_states), strict=True):
         assert relative_error(here[valid], there[valid]) < BOUND
-    assert len(found.attentions) == len(expected.attentions) == ours.config.n_layers
-    for here, there in zip(found.attentions, expected.attentions, strict=True):
+    assert len(requested(found.attentions)) == len(requested(expected.attentions)) == ours.config.n_layers
+    for here, there in zip(requested(found.attentions), requested(expected.attentions), strict=True):
         assert relative_error(here.transpose(1, 2)[valid], there.transpose(1, 2)[valid]) < BOUND
 
 

@@ -213,7 +213,7 @@ def test_to_dict_is_plain_and_new() -> None:
     values = config.to_dict()
     assert json.loads(json.dumps(values)) == values
     assert XLMConfig(**values) == config
-    assert {type(value) for value in values.values()} == {int, float, bool, dict, list, type(None)}
+    assert {type(value) for value in values.values()} == {int, float, bool, str, dict, list, type(None)}
     values["lang2id"]["fr"] = 2
     values["asm_cutoffs"].append(50)
     assert (config.lang2id, config.asm_cutoffs) == ({"de": 0, "en": 1}, (20, 40))

@@ -234,7 +234,7 @@ def test_a_tied_head_follows_the_word_embeddings(change: str) -> None:
 
 def test_gradients_of_both_uses_add_up() -> None:
     model, (hidden_ND, _) = small_model(seed=1), some(3)
-    model.head(hidden_ND).sum().backward()
+    torch.autograd.backward(model.head(hidden_ND).sum())
     expected = hidden_ND.sum(0).expand(V, D)
     torch.testing.assert_close(model.transformer.embeddings.word.weight.grad, expected)
     assert [name for name, _ in model.head.named_parameters()] == ["bias"]

@@ -16,6 +16,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.model.small_models import requested
 from tests.scoring.small import make_model
 from tests.scoring.test_words import TEXTS
 from xlm.errors import InputError, LanguageError
@@ -63,7 +64,7 @@ def expected(
     vectors = [
         [
             [pooled([states[0, t, d].item() for t in word]) for d in range(model.config.emb_dim)]
-            for states in output.hidden_states
+            for states in requested(output.hidden_states)
         ]
         for word in places
     ]
@@ -72,7 +73,7 @@ def expected(
             [[mean([sum(head[q, k].item() for k in target) for q in word]) for target in places] for word in places]
             for head in weights[0]
         ]
-        for weights in output.attentions
+        for weights in requested(output.attentions)
     ]
     return vectors, attentions
 
@@ -126,7 +127,7 @@ def test_attention_left_over_is_that_to_the_opening_token(model: XLMWithLMHeadMo
     (result,) = word_vectors(model, tokenizer, [text], lang="en", attentions=True)
     ids = torch.tensor([tokenizer.encode(text, lang="en")])
     with torch.no_grad():
-        weights = model(ids, langs="en", output_attentions=True).attentions[1][0]
+        weights = requested(model(ids, langs="en", output_attentions=True).attentions)[1][0]
     assert result.attentions is not None
     left = 1 - result.attentions[1].sum(-1)
     assert result.words[0].tokens == 1
@@ -153,7 +154,7 @@ def test_a_bidirectional_model_has_vectors_that_see_what_follows(
     (result,) = word_vectors(both_ways, tokenizer, [NASTY[0]], lang="en", attentions=True)
     ids = torch.tensor([tokenizer.encode(NASTY[0], lang="en")])
     with torch.no_grad():
-        last = both_ways(ids, langs="en", output_hidden_states=True).hidden_states[-1]
+        last = requested(both_ways(ids, langs="en", output_hidden_states=True).hidden_states)[-1]
     np.testing.assert_allclose(result.vectors[0, -1], last[0, 1], atol=1e-5)
     assert result.words[0].tokens == 1
     assert result.attentions is not None

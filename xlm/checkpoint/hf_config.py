@@ -26,16 +26,19 @@ _INDEX_NAMES = {
     "unk_token_id": "unk_index",
     "mask_token_id": "mask_index",
 }
-_PLAIN = tuple(f.name for f in fields(XLMConfig) if f.name not in _INDEX_NAMES and f.name != "lang2id")
+_PLAIN = tuple(f.name for f in fields(XLMConfig) if f.name not in (*_INDEX_NAMES, "lang2id", "attn_implementation"))
 # Keys that repeat other keys in another form. They are always computed from our configuration, never copied from the
 # file that was read.
 _DERIVED = {
     *("id2lang", "tie_word_embeddings", "model_type", "architectures", "is_encoder", "is_encoder_decoder"),
-    *("torch_dtype", "dtype"),
+    *("torch_dtype", "dtype", "attn_implementation"),
 }
 ENCODER_DECODER = "xlm-encoder-decoder"
 """``model_type`` of an encoder-decoder. ``transformers`` does not know it, so it refuses such a directory; for the type
 ``xlm`` it would make a language model with random weights."""
+
+_FLAUBERT = "flaubert"
+"""``model_type`` of FlauBERT, whose network is that of a bidirectional XLM unless a setting says otherwise."""
 
 
 def read_config(directory: Path, *, causal: bool | None = None) -> tuple[XLMConfig, Provenance, bool]:
@@ -60,12 +63,13 @@ def read_config(directory: Path, *, causal: bool | None = None) -> tuple[XLMConf
     data = read_json(path)
     refuse_unsupported(data, path)
     is_encoder_decoder = data.get("model_type") == ENCODER_DECODER
-    if not is_encoder_decoder and (data.get("model_type", "xlm") != "xlm" or not data.get("is_encoder", True)):
+    is_known = is_encoder_decoder or data.get("model_type", "xlm") in ("xlm", _FLAUBERT)
+    if not is_known or not data.get("is_encoder", True):
         raise CheckpointError(
             "the directory holds another kind of model",
             where=path,
             found=f"model_type {data.get('model_type')!r}, is_encoder {data.get('is_encoder')!r}",
-            expected=f"model_type 'xlm', is_encoder true; or model_type {ENCODER_DECODER!r}",
+            expected=f"model_type 'xlm' or {_FLAUBERT!r}, is_encoder true; or model_type {ENCODER_DECODER!r}",
         )
     ours = data.get(OUR_KEY, {})
     if not isinstance(ours, dict):
@@ -142,6 +146,8 @@ def _causal(data: Mapping[str, Any], ours: Mapping[str, Any], override: bool | N
         return override
     if isinstance(ours.get("causal"), bool):
         return bool(ours["causal"])
+    if data.get("model_type") == _FLAUBERT:
+        return bool(data.get("causal", False))
     if not data.get("causal", False):
         warn_caller(
             f"{path} says causal: false, but so do the published configurations of causal models; the model is "
@@ -174,7 +180,12 @@ def _record(ours: Mapping[str, Any], config: XLMConfig, path: Path) -> OriginalR
 
 
 def config_to_json(
-    config: XLMConfig, provenance: Provenance, *, dtype: str, is_encoder_decoder: bool = False
+    config: XLMConfig,
+    provenance: Provenance,
+    *,
+    dtype: str,
+    is_encoder_decoder: bool = False,
+    has_head: bool = True,
 ) -> dict[str, Any]:
     """Return the contents of ``config.json``, as ``transformers`` reads it.
 
@@ -183,7 +194,9 @@ def config_to_json(
         provenance: Further contents of the file.
         dtype: Type of the weights, for instance ``"float32"``.
         is_encoder_decoder: Whether the model is an encoder-decoder.
+        has_head: Whether the model is a language model, not an ``XLMModel``.
     """
+    one_network = "XLMWithLMHeadModel" if has_head else "XLMModel"
     theirs: dict[str, Any] = {name: getattr(config, name) for name in _PLAIN}
     theirs["asm_cutoffs"] = list(config.asm_cutoffs)
     if not config.asm:
@@ -193,7 +206,7 @@ def config_to_json(
     for ours, name in _INDEX_NAMES.items():
         theirs[name] = theirs[ours] = getattr(config, ours)
     theirs |= {
-        "architectures": ["XLMEncoderDecoderModel" if is_encoder_decoder else "XLMWithLMHeadModel"],
+        "architectures": ["XLMEncoderDecoderModel" if is_encoder_decoder else one_network],
         "model_type": ENCODER_DECODER if is_encoder_decoder else "xlm",
         **({"is_encoder_decoder": True} if is_encoder_decoder else {"is_encoder": True}),
         "dtype": dtype,

@@ -19,7 +19,7 @@ from xlm.checkpoint.hf_weights import read_weights
 from xlm.checkpoint.hub import MODEL, HubOptions
 from xlm.checkpoint.original import read_original
 from xlm.checkpoint.resolve import find_model
-from xlm.checkpoint.state_dict_map import HALVES, TRANSFORMERS
+from xlm.checkpoint.state_dict_map import HALVES, HEADLESS, TRANSFORMERS
 from xlm.checkpoint.tensors import empty_model, match_tensors
 from xlm.checkpoint.tokenizer_files import VOCABULARY_FILE
 from xlm.errors import CheckpointError, ConfigError, InputError, warn_caller
@@ -49,7 +49,11 @@ def parse_dtype(dtype: torch.dtype | str) -> torch.dtype:
 
 
 def open_checkpoint(
-    name_or_path: str | PathLike[str], *, causal: bool | None = None, hub: HubOptions | None = None
+    name_or_path: str | PathLike[str],
+    *,
+    causal: bool | None = None,
+    has_head: bool = True,
+    hub: HubOptions | None = None,
 ) -> Checkpoint:
     """Open and check a checkpoint, given by name or path. Its weights are memory-mapped, not loaded.
 
@@ -57,6 +61,8 @@ def open_checkpoint(
         name_or_path: A directory in the ``transformers`` layout, a ``.pth`` file of the original, the name of a bundled
             model, or an id on the hub.
         causal: Whether attention is causal; ``None`` means as in the files.
+        has_head: Whether to read the head of a language model. Otherwise, a directory may have any head or none; a
+            warning names what is left out.
         hub: Options for fetching from the hub.
 
     Raises:
@@ -65,9 +71,14 @@ def open_checkpoint(
     path = find_model(name_or_path, MODEL, hub)
     if path.is_dir():
         config, provenance, is_encoder_decoder = read_config(path, causal=causal)
-        tensors = match_tensors(
-            TRANSFORMERS, read_weights(path), config, where=path, is_encoder_decoder=is_encoder_decoder
-        )
+        weights = read_weights(path)
+        if is_encoder_decoder:
+            tensors = match_tensors(TRANSFORMERS, weights, config, where=path, is_encoder_decoder=True)
+        elif has_head:
+            _check_head(weights, path)
+            tensors = match_tensors(TRANSFORMERS, weights, config, where=path)
+        else:
+            tensors = match_tensors(HEADLESS, _without_head(weights, path), config, where=path, kind=XLMModel)
         return Checkpoint(
             source=path,
             config=config,
@@ -76,6 +87,34 @@ def open_checkpoint(
             is_encoder_decoder=is_encoder_decoder,
         )
     return read_original(path, causal=causal)
+
+
+_PREFIX = "transformer."
+"""What the names of an ``XLMModel`` begin with in the file of a model that has a head."""
+
+
+def _check_head(weights: Mapping[str, object], path: Path) -> None:
+    """Refuse the weights of a model that has no head of a language model."""
+    others = [name for name in weights if not name.startswith(_PREFIX)]
+    if others and not any(name.startswith("pred_layer.") for name in others):
+        raise CheckpointError(
+            "the directory holds no head of a language model",
+            where=path,
+            found=f"no pred_layer, but {', '.join(sorted(others)[:4])}",
+            expected="the weights of an XLMWithLMHeadModel",
+            remedy="XLMModel.from_pretrained opens the network without its head",
+        )
+
+
+def _without_head(weights: Mapping[str, Tensor], path: Path) -> Mapping[str, Tensor]:
+    """Return the weights of the network alone, under the names of ``HEADLESS``."""
+    inside = {name.removeprefix(_PREFIX): tensor for name, tensor in weights.items() if name.startswith(_PREFIX)}
+    if not inside:
+        return weights
+    left_out = sorted(name for name in weights if not name.startswith((_PREFIX, "pred_layer.")))
+    if left_out:
+        warn_caller(f"{path}: {', '.join(left_out)} are left out, because XLMModel has no such parts")
+    return inside
 
 
 def load_model(
@@ -97,7 +136,8 @@ def load_model(
     if causal is not None:
         check_flags(causal=causal)
     _check_signature(kind)
-    checkpoint = open_checkpoint(name_or_path, causal=causal, hub=hub)
+    has_head = issubclass(kind, XLMWithLMHeadModel)
+    checkpoint = open_checkpoint(name_or_path, causal=causal, has_head=has_head, hub=hub)
     if checkpoint.is_encoder_decoder:
         raise CheckpointError(
             "the checkpoint holds a translation model, not a language model",
@@ -107,7 +147,6 @@ def load_model(
             remedy="load it with XLMEncoderDecoderModel.from_pretrained; its attribute decoder is a language model",
         )
     config = checkpoint.config.replace(**(changes or {}))
-    has_head = issubclass(kind, XLMWithLMHeadModel)
     tensors = {name: tensor for name, tensor in checkpoint.tensors.items() if has_head or not name.startswith("head.")}
     state = _placed(tensors, dtype=dtype, device=device, source=checkpoint.source)
     model: _Model = _filled(kind, config, state, checkpoint)
@@ -205,7 +244,7 @@ def start_encoder_decoder(
     return model.eval()
 
 
-_FREE_FIELDS = ("causal", "dropout", "attention_dropout", "embed_init_std", "lang_id")
+_FREE_FIELDS = ("causal", "dropout", "attention_dropout", "attn_implementation", "embed_init_std", "lang_id")
 """Fields of the configuration in which the checkpoints of an encoder and a decoder may differ."""
 
 

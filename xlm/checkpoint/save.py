@@ -6,8 +6,10 @@ import json
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from xlm._io.arguments import as_path
@@ -15,32 +17,68 @@ from xlm._io.atomic import make_directory, replacing, write_text
 from xlm.checkpoint.checkpoint import Provenance, weights_dtype
 from xlm.checkpoint.hf_config import CONFIG_FILE, config_to_json
 from xlm.checkpoint.hf_weights import WEIGHTS_FILE, dtype_name, write_safetensors
-from xlm.checkpoint.state_dict_map import OURS, TRANSFORMERS
+from xlm.checkpoint.state_dict_map import HEADLESS, OURS, TRANSFORMERS
 from xlm.checkpoint.tensors import describe, empty_model, list_problems, sort_halves, sort_tensors
 from xlm.errors import WriteError
 from xlm.model.config import XLMConfig
 from xlm.model.initialisation import plain_class
-from xlm.model.lm import XLMWithLMHeadModel
+from xlm.model.lm import XLMModel, XLMWithLMHeadModel
 from xlm.model.seq2seq import XLMEncoderDecoderModel
+from xlm.model.sharded import gather, is_sharded
 
 _REMEDY = (
-    "merge adapters and restore replaced modules; gather sharded weights into a new model (torch's "
-    "get_model_state_dict with full_state_dict=True); save before quantizing; "
+    "merge adapters and restore replaced modules; save before quantizing; "
     "for an untied head, make the model with share_inout_emb=False"
 )
 
 
-def save_model(model: XLMWithLMHeadModel | XLMEncoderDecoderModel, directory: str | PathLike[str]) -> None:
-    """Save a model; see ``XLMWithLMHeadModel.save_pretrained``."""
+def save_model(model: XLMModel | XLMEncoderDecoderModel, directory: str | PathLike[str]) -> None:
+    """Save a model; see ``XLMModel.save_pretrained``."""
     target = as_path("directory", directory)
-    config, tensors = _checked(model, target)
+    state = model.state_dict()
+    if not any(is_sharded(tensor) for tensor in state.values() if isinstance(tensor, Tensor)):
+        _save(model, state, target)
+        return
+    is_first = dist.get_rank() == 0
+    whole = {}
+    for name, tensor in state.items():
+        gathered = gather(tensor)
+        if is_first:
+            whole[name] = gathered.cpu()
+    # The others wait until the files exist, and raise the error of the first process if there is one.
+    outcome: list[WriteError | None] = [None]
+    if is_first:
+        try:
+            _save(model, whole, target)
+        except WriteError as error:
+            outcome = [error]
+    dist.broadcast_object_list(outcome, src=0)
+    if outcome[0] is not None:
+        raise outcome[0]
+
+
+def _save(model: XLMModel | XLMEncoderDecoderModel, state: Mapping[str, Tensor], target: Path) -> None:
+    config, tensors = _checked(model, state, target)
     make_directory(target)
-    provenance = model.provenance if isinstance(model.provenance, Provenance) else Provenance()
-    is_encoder_decoder = isinstance(model, XLMEncoderDecoderModel)
-    write_layout(target, config, tensors, provenance, is_encoder_decoder=is_encoder_decoder)
+    write_layout(
+        target,
+        config,
+        tensors,
+        model.provenance if isinstance(model.provenance, Provenance) else Provenance(),
+        is_encoder_decoder=isinstance(model, XLMEncoderDecoderModel),
+        has_head=_kind(model) is not XLMModel,
+    )
 
 
-def _checked(model: XLMWithLMHeadModel | XLMEncoderDecoderModel, target: Path) -> tuple[XLMConfig, dict[str, Tensor]]:
+def _kind(model: XLMModel | XLMEncoderDecoderModel) -> type[Any]:
+    """Return the class of this library that ``from_pretrained`` makes from the files of a model."""
+    kinds = (XLMEncoderDecoderModel, XLMWithLMHeadModel, XLMModel)
+    return next(kind for kind in kinds if isinstance(model, kind))
+
+
+def _checked(
+    model: XLMModel | XLMEncoderDecoderModel, state: Mapping[str, Tensor], target: Path
+) -> tuple[XLMConfig, dict[str, Tensor]]:
     """Return the configuration and the weights to write for a model.
 
     The saved vocabulary size is the number of word embeddings, so an enlarged model is saved with its new size.
@@ -48,12 +86,15 @@ def _checked(model: XLMWithLMHeadModel | XLMEncoderDecoderModel, target: Path) -
     Raises:
         WriteError: ``from_pretrained`` would refuse the saved files, or load a different model from them.
     """
-    state, config = model.state_dict(), model.config
+    config = model.config
     is_encoder_decoder = isinstance(model, XLMEncoderDecoderModel)
     words = state.get(f"{'decoder.' if is_encoder_decoder else ''}transformer.embeddings.word.weight")
     if isinstance(words, Tensor) and words.dim() and len(words):
         config = config.replace(vocab_size=len(words))
-    tensors, problems = (sort_halves if is_encoder_decoder else sort_tensors)(OURS, state, config)
+    if is_encoder_decoder:
+        tensors, problems = sort_halves(OURS, state, config)
+    else:
+        tensors, problems = sort_tensors(OURS, state, config, kind=_kind(model))
     if replaced := _replaced_modules(model, config):
         problems["replaced by another class"] = replaced
     if problems:
@@ -67,10 +108,9 @@ def _checked(model: XLMWithLMHeadModel | XLMEncoderDecoderModel, target: Path) -
     return config, tensors
 
 
-def _replaced_modules(model: XLMWithLMHeadModel | XLMEncoderDecoderModel, config: XLMConfig) -> list[str]:
+def _replaced_modules(model: XLMModel | XLMEncoderDecoderModel, config: XLMConfig) -> list[str]:
     """Return the modules that compute something different from those that ``from_pretrained`` would create."""
-    kind = XLMEncoderDecoderModel if isinstance(model, XLMEncoderDecoderModel) else XLMWithLMHeadModel
-    kinds = {name: plain_class(module) for name, module in empty_model(config, kind).named_modules() if name}
+    kinds = {name: plain_class(module) for name, module in empty_model(config, _kind(model)).named_modules() if name}
     return [
         f"{name} ({type(module).__module__}.{type(module).__name__} instead of {kinds[name].__name__})"
         for name, module in model.named_modules()
@@ -93,6 +133,7 @@ def write_layout(
     *,
     dtype: torch.dtype | None = None,
     is_encoder_decoder: bool = False,
+    has_head: bool = True,
 ) -> None:
     """Write ``model.safetensors`` and ``config.json``, each atomically, to an existing directory.
 
@@ -103,16 +144,19 @@ def write_layout(
         provenance: Further contents of ``config.json``.
         dtype: Type of the written weights; ``None`` keeps the type of each tensor.
         is_encoder_decoder: Whether the weights are those of an encoder-decoder.
+        has_head: Whether the weights include those of a head.
 
     Raises:
         WriteError: A file could not be written.
     """
-    theirs = {TRANSFORMERS.theirs(name): tensor for name, tensor in tensors.items()}
+    table = TRANSFORMERS if has_head else HEADLESS
+    theirs = {table.theirs(name): tensor for name, tensor in tensors.items()}
     contents = config_to_json(
         config,
         provenance,
         dtype=dtype_name(dtype or weights_dtype(tensors)),
         is_encoder_decoder=is_encoder_decoder,
+        has_head=has_head,
     )
     try:
         text = json.dumps(contents, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

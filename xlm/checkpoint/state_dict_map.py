@@ -109,3 +109,6 @@ TRANSFORMERS = KeyTable(
     dropped=frozenset({"transformer.position_ids"}),
 )
 """Tensor names of ``XLMWithLMHeadModel`` in ``transformers``."""
+
+HEADLESS = KeyTable(_STACK_ROWS, dropped=frozenset({"position_ids"}))
+"""Tensor names of ``XLMModel`` in ``transformers``. Models with a head have the same names after ``transformer.``."""

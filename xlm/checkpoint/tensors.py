@@ -54,6 +54,7 @@ def match_tensors(
     *,
     where: Path,
     is_encoder_decoder: bool = False,
+    kind: type[XLMModel] = XLMWithLMHeadModel,
 ) -> dict[str, Tensor]:
     """Check that the tensors of a file are complete and valid, and return them by our names.
 
@@ -63,6 +64,7 @@ def match_tensors(
         config: The architecture that the tensors must match.
         where: The file, for the message.
         is_encoder_decoder: Whether the tensors are those of an encoder-decoder, so that names begin with its halves.
+        kind: Class of the model that the tensors are for, unless they are those of an encoder-decoder.
 
     Returns:
         Tensors by this library's names, without the head's weight when it is tied to the word embeddings.
@@ -71,7 +73,10 @@ def match_tensors(
         CheckpointError: A tensor is missing, extra, present twice, of the wrong shape or type, expanded, not finite, or
             not equal to the word embeddings that it is tied to. The message names every such tensor.
     """
-    tensors, problems = (sort_halves if is_encoder_decoder else sort_tensors)(table, source, config)
+    if is_encoder_decoder:
+        tensors, problems = sort_halves(table, source, config)
+    else:
+        tensors, problems = sort_tensors(table, source, config, kind=kind)
     if problems:
         raise CheckpointError(
             "the tensors do not match the configuration",
@@ -130,11 +135,12 @@ def sort_tensors(
         else:
             tensors[ours], names[ours] = tensor, theirs
 
+    has_head = issubclass(kind, XLMWithLMHeadModel)
     # Count the layers in the file before building a model, because a configuration may claim a million layers.
     layers, tails = (len({match[1] for match in map(part.match, tensors) if match}) for part in (_LAYER, _TAIL))
     if config.n_layers > layers:
         problem("missing", f"{config.n_layers - layers} of the {config.n_layers} layers in the configuration")
-    elif config.asm and len(config.asm_cutoffs) > tails:
+    elif config.asm and has_head and len(config.asm_cutoffs) > tails:
         claimed = len(config.asm_cutoffs)
         problem("missing", f"{claimed - tails} of the {claimed} tail clusters of the adaptive softmax")
     else:
@@ -186,7 +192,7 @@ def _compare_shapes(
         for name, tensor in empty_model(config.replace(n_layers=1), kind).state_dict().items()
         for layer in range(config.n_layers if name.startswith(first) else 1)
     }
-    if config.tied:
+    if config.tied and issubclass(kind, XLMWithLMHeadModel):
         expected["head.weight"] = expected["transformer.embeddings.word.weight"]
     for ours, shape in expected.items():
         if ours in tensors:

@@ -232,7 +232,7 @@ class _PackedTransformer(Transformer):
 class _PackedAttention(Attention):
     def __init__(self, attention: Attention, weights: str) -> None:
         nn.Module.__init__(self)
-        self.n_heads, self.dropout = attention.n_heads, 0.0
+        self.n_heads, self.dropout, self.implementation = attention.n_heads, 0.0, attention.implementation
         self.query_key_value = _pack(weights, attention.query, attention.key, attention.value)
         self.output = _pack(weights, attention.output)
 
@@ -244,7 +244,7 @@ class _PackedAttention(Attention):
 class _PackedCrossAttention(CrossAttention):
     def __init__(self, attention: CrossAttention, weights: str) -> None:
         nn.Module.__init__(self)
-        self.n_heads, self.dropout = attention.n_heads, 0.0
+        self.n_heads, self.dropout, self.implementation = attention.n_heads, 0.0, attention.implementation
         self.query = _pack(weights, attention.query)
         self.key_value = _pack(weights, attention.key, attention.value)
         self.output = _pack(weights, attention.output)

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from xlm.model.cache import XLMCache
 from xlm.model.config import XLMConfig
 from xlm.model.initialisation import reset_modules
+from xlm.model.linear import apply_linear
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,6 +79,13 @@ class AttentionMask:
 class Attention(nn.Module):
     """Multi-head self-attention; all projections have biases.
 
+    The input of ``output`` is the results of all heads side by side: head n has the columns n * H to n * H + H - 1. A
+    forward pre-hook on ``output`` can therefore remove heads, or put other values in their place.
+
+    Attributes:
+        implementation: ``"sdpa"``, torch's fused kernels, or ``"eager"``, plain operations, which can be differentiated
+            twice and in forward mode. Attention weights are always computed by plain operations.
+
     Source: paper section 3.1 through Vaswani et al. 2017; the original's ``MultiHeadAttention``.
     """
 
@@ -85,6 +93,7 @@ class Attention(nn.Module):
         super().__init__()
         self.n_heads = config.n_heads
         self.dropout = config.attention_dropout
+        self.implementation = config.attn_implementation
         self.query = nn.Linear(config.emb_dim, config.emb_dim)
         self.key = nn.Linear(config.emb_dim, config.emb_dim)
         self.value = nn.Linear(config.emb_dim, config.emb_dim)
@@ -121,13 +130,18 @@ class Attention(nn.Module):
             key_BNSH, value_BNSH = cache.write(layer, key_BNSH, value_BNSH)
         dropout = self.dropout if self.training else 0.0
         context_BTD, weights_BNTS = _attend(
-            query_BNTH, key_BNSH, value_BNSH, mask, dropout=dropout, output_attentions=output_attentions
+            query_BNTH, key_BNSH, value_BNSH, mask, dropout=dropout, eager=output_attentions or self.is_eager
         )
-        return self.output(context_BTD), weights_BNTS
+        return apply_linear(self.output, context_BTD), weights_BNTS if output_attentions else None
+
+    @property
+    def is_eager(self) -> bool:
+        """Whether attention is computed step by step, not by a fused kernel."""
+        return self.implementation == "eager"
 
     def project(self, x_BTD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return queries, keys and values with all heads side by side, each (B, T, D)."""
-        return self.query(x_BTD), self.key(x_BTD), self.value(x_BTD)
+        return apply_linear(self.query, x_BTD), apply_linear(self.key, x_BTD), apply_linear(self.value, x_BTD)
 
 
 class Source:
@@ -188,6 +202,7 @@ class CrossAttention(nn.Module):
         super().__init__()
         self.n_heads = config.n_heads
         self.dropout = config.attention_dropout
+        self.implementation = config.attn_implementation
         self.query = nn.Linear(config.emb_dim, config.emb_dim)
         self.key = nn.Linear(config.emb_dim, config.emb_dim)
         self.value = nn.Linear(config.emb_dim, config.emb_dim)
@@ -215,20 +230,27 @@ class CrossAttention(nn.Module):
         G = B // source.target_rows
         key_GNSH, value_GNSH = source.keys_and_values(layer, self)
         # The target rows of one source row become further query positions.
-        query_GNQH = _heads(self.query(x_BTD).view(G, -1, D), self.n_heads)
+        query_GNQH = _heads(apply_linear(self.query, x_BTD).view(G, -1, D), self.n_heads)
         dropout = self.dropout if self.training else 0.0
         context_GQD, weights_GNQS = _attend(
-            query_GNQH, key_GNSH, value_GNSH, source.mask, dropout=dropout, output_attentions=output_attentions
+            query_GNQH, key_GNSH, value_GNSH, source.mask, dropout=dropout, eager=output_attentions or self.is_eager
         )
+        if not output_attentions:
+            weights_GNQS = None
         if weights_GNQS is not None:
             weights_GNQS = (
                 weights_GNQS.view(G, self.n_heads, -1, T, weights_GNQS.shape[-1]).transpose(1, 2).flatten(0, 1)
             )
-        return self.output(context_GQD.view(B, T, D)), weights_GNQS
+        return apply_linear(self.output, context_GQD.view(B, T, D)), weights_GNQS
+
+    @property
+    def is_eager(self) -> bool:
+        """Whether attention is computed step by step, not by a fused kernel."""
+        return self.implementation == "eager"
 
     def project_source(self, hidden_GSD: Tensor) -> tuple[Tensor, Tensor]:
         """Return keys and values with all heads side by side, each (G, S, D)."""
-        return self.key(hidden_GSD), self.value(hidden_GSD)
+        return apply_linear(self.key, hidden_GSD), apply_linear(self.value, hidden_GSD)
 
 
 def _heads(x_BTD: Tensor, n_heads: int) -> Tensor:
@@ -242,11 +264,11 @@ def _attend(
     mask: AttentionMask,
     *,
     dropout: float,
-    output_attentions: bool,
+    eager: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """Return the weighted sums of the values with all heads side by side, (B, T, D), and the weights if asked for."""
+    """Return the weighted sums of the values with all heads side by side, (B, T, D), and the weights if ``eager``."""
     weights_BNTS: Tensor | None = None
-    if output_attentions:
+    if eager:
         weights_BNTS = _attention_weights(query_BNTH, key_BNSH, mask)
         context_BNTH = F.dropout(weights_BNTS, p=dropout) @ value_BNSH
     else:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NoReturn, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypedDict, get_args
 
 from xlm.errors import ConfigError, LanguageError, Problem
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+AttnImplementation = Literal["sdpa", "eager"]
+"""How attention is computed: by torch's fused kernels, or by plain operations."""
 
 
 class ConfigChanges(TypedDict, total=False):
@@ -36,6 +40,7 @@ class ConfigChanges(TypedDict, total=False):
     dropout: float
     attention_dropout: float
     layer_norm_eps: float
+    attn_implementation: AttnImplementation
     embed_init_std: float | None
     bos_token_id: int
     eos_token_id: int
@@ -89,6 +94,8 @@ class XLMConfig:
         dropout: Probability of dropping an activation in training.
         attention_dropout: Probability of dropping an attention weight in training.
         layer_norm_eps: Number added to the variance in every layer norm.
+        attn_implementation: How attention is computed: ``"sdpa"`` by torch's fused kernels, ``"eager"`` by plain
+            operations, which can be differentiated twice and in forward mode. It is not saved.
         embed_init_std: Standard deviation of new embeddings; ``None`` means ``emb_dim ** -0.5``, as in the original.
         bos_token_id: Id of ``<s>``, a token that the original never trains.
         eos_token_id: Id of ``</s>``, which begins and ends every sentence.
@@ -122,6 +129,7 @@ class XLMConfig:
     dropout: float = 0.1
     attention_dropout: float = 0.1
     layer_norm_eps: float = 1e-12
+    attn_implementation: AttnImplementation = "sdpa"
     embed_init_std: float | None = None
     bos_token_id: int = 0
     eos_token_id: int = 1
@@ -219,8 +227,15 @@ class XLMConfig:
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return {**values, "lang2id": dict(self.lang2id), "asm_cutoffs": list(self.asm_cutoffs)}
 
+    def to_json_string(self) -> str:
+        """Return ``to_dict()`` as JSON, which the TensorBoard callback of ``transformers`` logs."""
+        return json.dumps(self.to_dict(), indent=2)
 
-def _refuse_change(config: XLMConfig, name: str, value: object = None) -> NoReturn:
+
+def _refuse_change(config: XLMConfig, name: str, value: object = None) -> None:
+    if name == "use_cache":
+        # The Trainer of transformers sets this on every model. Here, a cache is used only if it is passed.
+        return
     names = [f.name for f in dataclasses.fields(config)]
     if name not in names:
         raise FrozenConfigError(
@@ -257,6 +272,7 @@ def _wrong_types(config: XLMConfig) -> list[Problem]:
         "int": lambda v: isinstance(v, int) and not isinstance(v, bool) and abs(v) <= _LARGEST,
         "bool": lambda v: isinstance(v, bool),
         "float": lambda v: isinstance(v, int | float) and not isinstance(v, bool) and abs(v) <= _LARGEST,
+        "AttnImplementation": lambda v: isinstance(v, str),
         "float | None": lambda v: v is None or checks["float"](v),
         "tuple[int, ...]": lambda v: isinstance(v, tuple) and all(checks["int"](x) for x in v),
         "Mapping[str, int]": lambda v: (
@@ -284,6 +300,11 @@ def _wrong_values(c: XLMConfig) -> list[Problem]:
     ascending = all(a < b for a, b in itertools.pairwise(edges))
     rules += [
         ("n_heads", c.n_heads < 1 or c.emb_dim % c.n_heads == 0, f"a divisor of emb_dim = {c.emb_dim}"),
+        (
+            "attn_implementation",
+            c.attn_implementation in get_args(AttnImplementation),
+            " or ".join(get_args(AttnImplementation)),
+        ),
         ("layer_norm_eps", c.layer_norm_eps > 0, "above 0"),
         ("embed_init_std", c.embed_init_std is None or c.embed_init_std > 0, "above 0, or None"),
         ("lang_id", 0 <= c.lang_id < max(c.n_langs, 1), f"an id from 0 to {c.n_langs - 1}"),

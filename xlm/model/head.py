@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple, TypeGuard
+from typing import TYPE_CHECKING, NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from xlm.errors import ConfigError, InputError
 from xlm.model.attention import at_least_float32
 from xlm.model.config import XLMConfig
+from xlm.model.linear import linear
 from xlm.model.transformer import Transformer
 
 IGNORED_LABEL = -100
@@ -111,8 +111,31 @@ class LinearHead(nn.Module):
         return transformer.embeddings.word.weight
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Return unnormalised scores (…, V) for hidden states (…, D)."""
-        return F.linear(hidden, self.projection, self.bias)
+        """Return unnormalised scores (…, V) for hidden states (…, D).
+
+        Raises:
+            InputError: The weight is on the meta device, and the hidden states are not.
+        """
+        return linear(hidden, self._present_projection(hidden), self.bias)
+
+    def _present_projection(self, hidden: Tensor) -> Tensor:
+        weight = self.projection
+        # Torch would compute with whatever is in memory. Libraries that move weights to the meta device between uses
+        # bring back those of the module that is called, and the weight of a tied head is that of another module.
+        if weight.is_meta and not hidden.is_meta:
+            raise InputError(
+                "the weight of the head is not in memory",
+                where="model.head, whose weight is that of model.transformer.embeddings.word",
+                found="a weight on the meta device",
+                expected=f"a weight on {hidden.device}",
+                remedy="load the weights; with accelerate, offload only model.transformer.layers",
+            )
+        return weight
+
+    if TYPE_CHECKING:
+
+        def __call__(self, hidden: Tensor) -> Tensor:
+            """Call ``forward`` and the hooks of the module."""
 
     def logit_blocks(self, hidden_ND: Tensor, *, elements: int | None = None) -> Iterator[LogitBlock]:
         """Yield the scores in blocks of positions. Each block has the scores of all words.
@@ -124,21 +147,26 @@ class LinearHead(nn.Module):
             hidden_ND: (N, D) hidden states.
             elements: Maximum number of scores in a block; ``None`` means the fastest size.
         """
-        weight_VD = self.projection
+        weight_VD = self._present_projection(hidden_ND)
         N, V = len(hidden_ND), len(weight_VD)
         elements = elements or _NARROW_BLOCK_ELEMENTS.get(hidden_ND.device.type, _WIDE_BLOCK_ELEMENTS)
         R = min(N, _NARROW_BLOCK_ROWS, elements)
         S = min(V, _tiled(elements // max(R, 1)))
         wide = torch.promote_types(hidden_ND.dtype, torch.float32)
-        buffer = hidden_ND.new_empty(R * S, dtype=wide)
+        on_cpu = hidden_ND.device.type == "cpu"
+        buffer = hidden_ND.new_empty(0 if on_cpu else R * S, dtype=wide)
         for start in range(0, N, R or 1):
             rows = slice(start, min(start + R, N))
             hidden_RD = hidden_ND[rows]
             for first in range(0, V, S):
                 words = slice(first, min(first + S, V))
-                shape = (len(hidden_RD), words.stop - first)
-                logits_RS = buffer[: shape[0] * shape[1]].view(shape)
-                _write_logits(hidden_RD, weight_VD[words], self.bias[words], logits_RS)
+                weight_SD, bias_S = weight_VD[words], self.bias[words]
+                if on_cpu:
+                    logits_RS = linear(hidden_RD.to(wide), weight_SD.to(wide), bias_S.to(wide))
+                else:
+                    shape = (len(hidden_RD), len(weight_SD))
+                    logits_RS = buffer[: shape[0] * shape[1]].view(shape)
+                    _write_logits(hidden_RD, weight_SD, bias_S, logits_RS)
                 yield LogitBlock(rows, first, logits_RS)
 
 
@@ -162,6 +190,11 @@ class AdaptiveHead(nn.Module):
         """Return log-probabilities, (…, V), of hidden states (…, D). This head has no unnormalised scores."""
         logits: Tensor = self.adaptive.log_prob(hidden.reshape(-1, hidden.shape[-1]))
         return logits.view(*hidden.shape[:-1], -1)
+
+    if TYPE_CHECKING:
+
+        def __call__(self, hidden: Tensor) -> Tensor:
+            """Call ``forward`` and the hooks of the module."""
 
 
 def logit_blocks(
@@ -339,10 +372,15 @@ def _at_targets(block_RS: Tensor, columns_R: Tensor) -> tuple[Tensor, Tensor]:
 
 def _has_blocks(head: nn.Module) -> TypeGuard[LinearHead]:
     """Return whether ``head.logit_blocks`` gives the scores that the head returns, unchanged by hooks or overrides."""
-    if not isinstance(head, LinearHead) or head._forward_hooks or head._forward_pre_hooks or "forward" in vars(head):
+    if not isinstance(head, LinearHead) or has_hooks(head):
         return False
     owners = [next(c for c in type(head).__mro__ if name in vars(c)) for name in ("forward", "logit_blocks")]
     return owners[0] is owners[1]
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Return whether a module has forward hooks, or a ``forward`` of its own."""
+    return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
 
 
 def _tiled(count: int) -> int:
@@ -354,8 +392,6 @@ def _write_logits(hidden_RD: Tensor, weight_SD: Tensor, bias_S: Tensor, out_RS: 
     """Write ``hidden @ weight.T + bias`` to ``out_RS``, which is float32 if the inputs are in half precision."""
     if hidden_RD.dtype == out_RS.dtype:
         torch.addmm(bias_S, hidden_RD, weight_SD.T, out=out_RS)
-    elif hidden_RD.device.type == "cpu":
-        torch.addmm(bias_S.float(), hidden_RD.float(), weight_SD.float().T, out=out_RS)
     elif hasattr(torch.ops.aten.mm, "dtype_out"):  # torch 2.8 and newer
         torch.ops.aten.mm.dtype_out(hidden_RD, weight_SD.T, out_RS.dtype, out=out_RS)
         out_RS += bias_S

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any, TypedDict
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from xlm.errors import InputError
 from xlm.model.cache import XLMCache
@@ -30,12 +30,14 @@ class InputKeywords(TypedDict):
 
 
 _INTEGERS = (torch.int64, torch.int32)
+_WITH_VALUES = (Tensor, nn.Parameter)
 
 
 def prepare_inputs(
     config: XLMConfig,
-    input_ids: Tensor,
+    input_ids: Tensor | None,
     *,
+    inputs_embeds: Tensor | None = None,
     langs: Languages | None = None,
     lengths: Tensor | None = None,
     attention_mask: Tensor | None = None,
@@ -47,7 +49,8 @@ def prepare_inputs(
 
     Args:
         config: Configuration of the model.
-        input_ids: (B, T) ids. ``XLMWithLMHeadModel.forward`` describes this argument and the next five.
+        input_ids: (B, T) ids. ``XLMWithLMHeadModel.forward`` describes this argument and the next six.
+        inputs_embeds: (B, T, D) word embeddings in place of ``input_ids``.
         langs: Languages of the tokens.
         lengths: Number of real tokens in each row.
         attention_mask: 1 at tokens, 0 at padding.
@@ -58,47 +61,69 @@ def prepare_inputs(
             it is unknown on which side the padding is.
 
     Raises:
-        InputError: An input has a wrong shape, type or value.
+        InputError: An input has a wrong shape, type or value, or ``torch.jit.trace`` is tracing.
         LanguageError: The model does not have a language.
     """
-    _check_ids(input_ids)
-    check_values = looks_at_values(input_ids, check_values)
-    B, T = input_ids.shape
-    if check_values:
+    _refuse_tracing()
+    tokens = _checked_tokens(config, input_ids, inputs_embeds)
+    given = (tokens, langs, lengths, attention_mask, position_ids)
+    check_values = all(looks_at_values(tensor, check_values) for tensor in given if isinstance(tensor, Tensor))
+    (B, T), device = tokens.shape[:2], tokens.device
+    if check_values and input_ids is not None:
         _check_range("input_ids", input_ids, limit=config.vocab_size, what="words")
-    valid_BT, right_padded = _valid_positions(config, input_ids, lengths, attention_mask, check_values=check_values)
+    valid_BT, right_padded = _valid_positions(
+        config, input_ids, (B, T), device, lengths, attention_mask, check_values=check_values
+    )
     if cache is not None:
         # If values are not checked, assume that padding is on the right, because a cache requires that.
         right_padded = right_padded or not check_values
-        _check_cache(config, cache, input_ids, right_padded=right_padded, check_values=check_values)
+        _check_cache(config, cache, tokens, right_padded=right_padded, check_values=check_values)
     if position_ids is not None:
         check_shape("position_ids", position_ids, (B, T))
         check_whole("position_ids", position_ids)
         if check_values:
             _check_range("position_ids", position_ids, limit=config.max_position_embeddings, what="positions")
-        position_ids = onto("position_ids", position_ids, input_ids.device)
+        position_ids = onto("position_ids", position_ids, device)
     else:
         if T > config.max_position_embeddings:
             raise InputError(
                 "the input is too long",
-                where="input_ids",
+                where="input_ids" if inputs_embeds is None else "inputs_embeds",
                 found=f"{T} tokens",
                 expected=f"at most {config.max_position_embeddings} (the model's position embeddings)",
                 remedy="split the text, or score it in windows",
             )
-        position_ids = _default_positions(T, cache, None if right_padded else valid_BT, input_ids.device)
+        position_ids = _default_positions(T, cache, None if right_padded else valid_BT, device)
     return TransformerInputs(
         input_ids=input_ids,
+        inputs_embeds=inputs_embeds,
         position_ids=position_ids,
-        langs=None if langs is None else language_ids(config, langs, B, T, input_ids.device, check_values=check_values),
+        langs=None if langs is None else language_ids(config, langs, B, T, device, check_values=check_values),
         valid=valid_BT,
         right_padded=right_padded,
     )
 
 
 def looks_at_values(tensor: Tensor, wanted: bool) -> bool:
-    """Return ``wanted``, or False if the tensor has no values: during compilation, or on the meta device."""
-    return wanted and not torch.compiler.is_compiling() and not tensor.is_meta
+    """Return ``wanted``, or False if the values of the tensor cannot be read.
+
+    They cannot be read during compilation and export, on the meta device, from a fake tensor (a subclass of
+    ``Tensor``), and inside the transforms of ``torch.func``.
+    """
+    if not wanted or torch.compiler.is_compiling() or tensor.is_meta or type(tensor) not in _WITH_VALUES:
+        return False
+    return not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+
+
+def _refuse_tracing() -> None:
+    if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+        raise InputError(
+            "tracing would record the shapes and the padding of one input only",
+            where="torch.jit.trace, or torch.onnx.export(dynamo=False)",
+            found="tracing is on",
+            expected="eager mode, torch.compile or torch.export",
+            remedy="torch.export.export(model, ...), or torch.onnx.export(model, ..., dynamo=True)",
+        )
 
 
 def onto(name: str, tensor: Tensor, device: torch.device) -> Tensor:
@@ -127,9 +152,13 @@ def _invalid(name: str, fault: str, **details: Any) -> InputError:
     return InputError(f"{name} {fault}", where=name, **details)
 
 
+def _is_dense(value: object) -> bool:
+    return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_nested
+
+
 def check_tensor(name: str, value: object, fault: str, *, expected: str) -> None:
     """Raise ``InputError`` unless ``value`` is a dense tensor; the message is ``name`` followed by ``fault``."""
-    if isinstance(value, Tensor) and value.layout == torch.strided and not value.is_nested:
+    if _is_dense(value):
         return
     raise _invalid(
         name,
@@ -142,19 +171,20 @@ def check_tensor(name: str, value: object, fault: str, *, expected: str) -> None
 
 def check_shape(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
     """Raise ``InputError`` unless ``tensor`` is a dense tensor of the given shape."""
-    fault, expected = "has the wrong shape", f"a tensor of shape {shape}"
-    check_tensor(name, tensor, fault, expected=expected)
-    if tuple(tensor.shape) != shape:
+    if not _is_dense(tensor) or tuple(tensor.shape) != shape:
+        fault, expected = "has the wrong shape", f"a tensor of shape {shape}"
+        check_tensor(name, tensor, fault, expected=expected)
         raise _invalid(name, fault, found=tuple(tensor.shape), expected=expected)
 
 
-def check_device(input_ids: Tensor, device: torch.device) -> None:
-    """Raise ``InputError`` unless the ids are on the same device as the model."""
+def check_device(inputs: TransformerInputs, device: torch.device) -> None:
+    """Raise ``InputError`` unless the ids or embeddings are on the same device as the model."""
     # Libraries that load weights on demand keep them on the meta device between uses. The ids may then be on any
     # device.
-    if device.type != "meta" and input_ids.device != device:
+    if device.type != "meta" and inputs.tokens.device != device:
+        name = "input_ids" if inputs.inputs_embeds is None else "inputs_embeds"
         fault = "is on another device than the model"
-        raise _invalid("input_ids", fault, found=input_ids.device, expected=device, remedy="input_ids.to(model.device)")
+        raise _invalid(name, fault, found=inputs.tokens.device, expected=device, remedy=f"{name}.to(model.device)")
 
 
 def check_device_exists(device: torch.device | str) -> None:
@@ -176,15 +206,41 @@ def check_whole(name: str, tensor: Tensor) -> None:
         raise _invalid(name, "must be whole numbers", found=tensor.dtype, expected="an int64 tensor")
 
 
-def _check_ids(ids: Tensor) -> None:
+def _checked_tokens(config: XLMConfig, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
+    """Return the ids or the embeddings, whichever was given."""
+    if inputs_embeds is None:
+        return _checked_ids(input_ids)
+    if input_ids is not None:
+        raise InputError(
+            "input_ids and inputs_embeds were both given",
+            where="input_ids, inputs_embeds",
+            found="both",
+            expected="one of them",
+        )
+    fault = "does not hold word embeddings"
+    expected = f"a floating-point tensor of shape (batch, tokens, {config.emb_dim})"
+    check_tensor("inputs_embeds", inputs_embeds, fault, expected=expected)
+    if inputs_embeds.dim() != 3 or inputs_embeds.shape[2] != config.emb_dim or not inputs_embeds.is_floating_point():
+        found = f"{inputs_embeds.dtype} of shape {tuple(inputs_embeds.shape)}"
+        remedy = "model.transformer.embeddings.word(input_ids) has the embeddings of tokens"
+        raise _invalid("inputs_embeds", fault, found=found, expected=expected, remedy=remedy)
+    if inputs_embeds.numel() == 0:
+        shape = tuple(inputs_embeds.shape)
+        raise _invalid("inputs_embeds", "is empty", found=shape, expected="at least one token per row")
+    return inputs_embeds
+
+
+def _checked_ids(ids: Tensor | None) -> Tensor:
     fault, expected = "must be a matrix of whole numbers", "an int64 tensor of shape (batch, tokens)"
     check_tensor("input_ids", ids, fault, expected=expected)
+    assert ids is not None
     if ids.dim() != 2 or ids.dtype not in _INTEGERS:
         found = f"{ids.dtype} of shape {tuple(ids.shape)}"
         remedy = "for one sentence: torch.tensor([ids])"
         raise _invalid("input_ids", fault, found=found, expected=expected, remedy=remedy)
     if ids.numel() == 0:
         raise _invalid("input_ids", "is empty", found=tuple(ids.shape), expected="at least one token per row")
+    return ids
 
 
 def _check_range(name: str, ids: Tensor, *, limit: int, what: str) -> None:
@@ -201,7 +257,9 @@ def _check_range(name: str, ids: Tensor, *, limit: int, what: str) -> None:
 
 def _valid_positions(
     config: XLMConfig,
-    input_ids: Tensor,
+    input_ids: Tensor | None,
+    shape: tuple[int, int],
+    device: torch.device,
     lengths: Tensor | None,
     attention_mask: Tensor | None,
     *,
@@ -211,7 +269,7 @@ def _valid_positions(
 
     The mask is ``None`` if all positions are real.
     """
-    (B, T), device = input_ids.shape, input_ids.device
+    B, T = shape
     if lengths is not None and attention_mask is not None:
         raise InputError(
             "lengths and attention_mask were both given",
@@ -230,6 +288,8 @@ def _valid_positions(
                 return None, True
         return torch.arange(T, device=device) < onto("lengths", lengths, device)[:, None], True
     if attention_mask is None:
+        if input_ids is None:
+            return None, True
         valid_BT = input_ids != config.pad_token_id
     else:
         check_shape("attention_mask", attention_mask, (B, T))
@@ -263,10 +323,8 @@ def _valid_positions(
     return valid_BT, right_padded
 
 
-def _check_cache(
-    config: XLMConfig, cache: XLMCache, input_ids: Tensor, *, right_padded: bool, check_values: bool
-) -> None:
-    B, T = input_ids.shape
+def _check_cache(config: XLMConfig, cache: XLMCache, tokens: Tensor, *, right_padded: bool, check_values: bool) -> None:
+    B, T = tokens.shape[:2]
     if not isinstance(cache, XLMCache):
         raise _invalid(
             "cache",
@@ -299,12 +357,12 @@ def _check_cache(
             expected=(config.n_layers, config.n_heads, config.head_dim),
             remedy="model.new_cache(batch_size)",
         )
-    if cache.keys.device != input_ids.device:
+    if cache.keys.device != tokens.device:
         raise InputError(
             "the cache is on another device than input_ids",
             where="cache",
             found=cache.keys.device,
-            expected=input_ids.device,
+            expected=tokens.device,
         )
     if cache.batch_size != B:
         raise InputError(
@@ -376,9 +434,9 @@ def language_ids(
         langs = torch.tensor([config.language_id(language) for language in langs])
         check_values = False
     check_tensor("langs", langs, "has the wrong type", expected="a tensor of ids")
-    if langs.shape == (B,):
-        langs = langs[:, None]
-    if tuple(langs.shape) not in ((B, T), (B, 1)):
+    langs_BT = langs[:, None] if langs.dim() == 1 else langs
+    # Compare number by number: compiled code cannot look for a tuple of symbolic sizes in another tuple.
+    if langs_BT.dim() != 2 or langs_BT.shape[0] != B or (langs_BT.shape[1] != T and langs_BT.shape[1] != 1):
         raise _invalid(
             "langs",
             "has the wrong shape",
@@ -389,4 +447,4 @@ def language_ids(
     if check_values:
         for bound in _bounds("langs", langs):
             config.language_id(bound)
-    return onto("langs", langs, device)
+    return onto("langs", langs_BT, device)

@@ -5,36 +5,61 @@ Shapes: N predicted tokens, D model width, V vocabulary size, C tokens of a chun
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 _SCORES_CPU = 1 << 22
 _SCORES_GPU = 1 << 26
 """Number of scores in a chunk: on a CPU as many as fit its caches, on a GPU enough to keep it busy."""
 
+_IGNORED = -100
+
 _SMALL_SCORE = 40.0
 """Up to this magnitude of the scores, the sum of their exponentials and its reciprocal stay well within float32."""
 
 
-def linear_cross_entropy(hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor, targets_N: Tensor) -> Tensor:
-    """Return the mean negative log-probability of ``targets_N`` under ``softmax(hidden_ND @ weight_VD.T + bias_V)``.
+def linear_cross_entropy(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    targets: Tensor,
+    *,
+    reduction: Literal["mean", "sum"] = "mean",
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """Return the negative log-probability of targets under ``softmax(hidden @ weight.T + bias)``.
+
+    Only one chunk of the scores is in memory at a time, and no score is computed twice. The values are not checked.
 
     Args:
-        hidden_ND: (N, D) hidden states.
-        weight_VD: (V, D) weight of the head.
-        bias_V: (V,) bias of the head.
-        targets_N: (N,) int64 ids of the tokens to predict.
+        hidden: (N, D) hidden states.
+        weight: (V, D) weight of the head.
+        bias: (V,) bias of the head.
+        targets: (N,) int64 ids of the tokens to predict; those of -100 are ignored.
+        reduction: ``"mean"`` or ``"sum"`` over the targets that are not ignored. The mean over no target is NaN.
+        label_smoothing: Share of the target distribution that is spread evenly over all words, from 0 to 1.
 
     Returns:
         Nats, a scalar in float32 or wider, which can be differentiated once.
     """
-    inputs = (hidden_ND, weight_VD, bias_V)
+    inputs = (hidden, weight, bias)
     needs_grad = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
-    loss: Tensor = _LinearCrossEntropy.apply(*inputs, targets_N, needs_grad)  # type: ignore[no-untyped-call]
-    return loss
+    counted_N = targets != _IGNORED
+    targets_N = targets.masked_fill(~counted_N, 0)
+    loss: Tensor = _LinearCrossEntropy.apply(*inputs, targets_N, counted_N, needs_grad)  # type: ignore[no-untyped-call]
+    if label_smoothing:
+        # The smoothed loss is the plain one plus this share of the target's score minus the mean score. The mean score
+        # is that of the mean word, so it needs no other score.
+        high = loss.dtype
+        mean_word_D, mean_bias = weight.mean(0, dtype=high), bias.mean(dtype=high)
+        target_ND, target_bias_N = F.embedding(targets_N, weight).to(high), bias[targets_N].to(high)
+        gains_N = (hidden.to(high) * (target_ND - mean_word_D)).sum(-1) + target_bias_N - mean_bias
+        loss = loss + label_smoothing * torch.where(counted_N, gains_N, 0).sum()
+    return loss if reduction == "sum" else loss / counted_N.sum()
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -46,9 +71,15 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor, targets_N: Tensor, needs_grad: bool
+        ctx: Any,
+        hidden_ND: Tensor,
+        weight_VD: Tensor,
+        bias_V: Tensor,
+        targets_N: Tensor,
+        counted_N: Tensor,
+        needs_grad: bool,
     ) -> Tensor:
-        """Return the mean loss, and keep its gradients for the backward pass."""
+        """Return the sum of the losses, and keep its gradients for the backward pass."""
         kind = hidden_ND.device.type
         # Under autocast, products are in the lower-precision type, as in a linear layer; sums stay in float32.
         low = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight_VD.dtype
@@ -56,6 +87,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         with torch.autocast(kind, enabled=False):
             weight, hidden, bias = weight_VD.detach().to(low), hidden_ND.detach().to(low), bias_V.detach().to(low)
             N, V = hidden.shape[0], weight.shape[0]
+            shares_N = counted_N.to(high)
             rows = max(1, min(N, (_SCORES_CPU if kind == "cpu" else _SCORES_GPU) // V))
             grad_hidden = torch.empty_like(hidden) if needs_grad else None
             grad_weight = torch.zeros_like(weight, dtype=high) if needs_grad else None
@@ -66,7 +98,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             # products by the sums instead, and subtract the targets at the end. With a lower-precision type, compute
             # the probabilities.
             unnormalised = kind == "cpu" and low == high
-            small = unnormalised and _largest_score(hidden, weight, bias) <= _SMALL_SCORE
+            small = unnormalised and N > 0 and _largest_score(hidden, weight, bias) <= _SMALL_SCORE
             # All chunks share this memory for their scores.
             memory = torch.empty(V * rows, dtype=low, device=hidden.device)
             for begin in range(0, N, rows):
@@ -80,19 +112,19 @@ class _LinearCrossEntropy(torch.autograd.Function):
                     scores_VC -= scores_VC.amax(0)
                 # Do not use log_softmax: its float32 sum over a large vocabulary is inexact (see
                 # xlm.model.head.target_logprobs).
-                total -= scores_VC.gather(0, targets_1C).sum()
+                total -= (scores_VC.gather(0, targets_1C) * shares_N[chunk]).sum()
                 sums_1C = scores_VC.exp_().sum(0, keepdim=True)
-                total += sums_1C.log().sum()
+                total += (sums_1C.log() * shares_N[chunk]).sum()
                 if grad_hidden is None or grad_weight is None or grad_bias is None:
                     continue
                 if unnormalised:
-                    shares_C = sums_1C[0].reciprocal()
+                    shares_C = sums_1C[0].reciprocal() * shares_N[chunk]
                     torch.mm(scores_VC.t(), weight, out=grad_hidden[chunk]).mul_(shares_C[:, None])
                     grad_weight.addmm_(scores_VC, hidden[chunk] * shares_C[:, None])
                     grad_bias.addmv_(scores_VC, shares_C)
                 else:
                     scores_VC.scatter_add_(0, targets_1C, -sums_1C)
-                    scores_VC /= sums_1C
+                    scores_VC /= sums_1C / shares_N[chunk]  # by infinity for an ignored target
                     grad_bias += scores_VC.sum(1)
                     scores_low = scores_VC.to(low)
                     torch.mm(scores_low.t(), weight, out=grad_hidden[chunk])
@@ -101,27 +133,25 @@ class _LinearCrossEntropy(torch.autograd.Function):
                     else:
                         grad_weight += scores_low @ hidden[chunk]
             if unnormalised and grad_hidden is not None and grad_weight is not None and grad_bias is not None:
-                grad_hidden -= weight[targets_N]
-                grad_weight.index_add_(0, targets_N, hidden, alpha=-1)
-                grad_bias -= targets_N.bincount(minlength=V)
+                grad_hidden -= weight[targets_N] * shares_N[:, None]
+                grad_weight.index_add_(0, targets_N, hidden * shares_N[:, None], alpha=-1)
+                grad_bias.index_add_(0, targets_N, shares_N, alpha=-1)
         ctx.gradients = (grad_hidden, grad_weight, grad_bias)
         ctx.types = (hidden_ND.dtype, weight_VD.dtype, bias_V.dtype)
-        ctx.count = N
-        return total / N
+        return total
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
         """Return the gradients from the forward pass, multiplied by the gradient of the loss."""
         # The gradients are scaled in place, then released, so that a second backward pass cannot scale them again.
         gradients, ctx.gradients = ctx.gradients, None
         assert gradients is not None, "the loss can be differentiated only once"
-        scale = grad_loss / ctx.count
         hidden, weight, bias = (
-            gradient.mul_(scale).to(kind) if gradient.dtype == kind else gradient.to(kind).mul_(scale)
+            gradient.mul_(grad_loss).to(kind) if gradient.dtype == kind else gradient.to(kind).mul_(grad_loss)
             for gradient, kind in zip(gradients, ctx.types, strict=True)
         )
-        return hidden, weight, bias, None, None
+        return hidden, weight, bias, None, None, None
 
 
 def _largest_score(hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor) -> float:

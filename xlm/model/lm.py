@@ -11,17 +11,16 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from os import PathLike
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from xlm._io.arguments import check_flags
+from xlm._io.arguments import check_choice, check_flags
 from xlm.errors import ConfigError, InputError, XLMWarning
 from xlm.model.attention import Source
 from xlm.model.cache import XLMCache
-from xlm.model.config import XLMConfig, check_config
+from xlm.model.config import AttnImplementation, XLMConfig, check_config
 from xlm.model.decoding.beam_search import beam_search
 from xlm.model.decoding.options import DecodingOptions, lists_decoding_options
 from xlm.model.decoding.prompts import Prompts, prepare_prompts, with_prompts
@@ -30,7 +29,7 @@ from xlm.model.decoding.sampling import collect, generate_tokens
 from xlm.model.decoding.state import CausalState
 from xlm.model.decoding.streaming import TokenStream, check_streamable
 from xlm.model.growing import add_languages, resize_positions, resize_words
-from xlm.model.head import IGNORED_LABEL, AdaptiveHead, LinearHead, target_logprobs
+from xlm.model.head import IGNORED_LABEL, AdaptiveHead, LinearHead
 from xlm.model.initialisation import reset_modules
 from xlm.model.inputs import (
     Languages,
@@ -41,6 +40,15 @@ from xlm.model.inputs import (
     looks_at_values,
     onto,
     prepare_inputs,
+)
+from xlm.model.loss import (
+    Reduction,
+    chunked_losses,
+    counted_labels,
+    head_loss,
+    is_plain_head,
+    logits_loss,
+    reduce_losses,
 )
 from xlm.model.outputs import XLMModelOutput, XLMOutput
 from xlm.model.transformer import Transformer, TransformerInputs, TransformerOutput
@@ -143,6 +151,7 @@ class XLMModel(nn.Module):
         causal: bool | None = None,
         dropout: float | None = None,
         attention_dropout: float | None = None,
+        attn_implementation: AttnImplementation | None = None,
         revision: str | None = None,
         cache_dir: str | PathLike[str] | None = None,
         local_files_only: bool = False,
@@ -150,7 +159,9 @@ class XLMModel(nn.Module):
     ) -> Self:
         """Return a model with the weights of a file, in evaluation mode.
 
-        ``XLMModel`` opens the same files as ``XLMWithLMHeadModel``, and ignores the head. A subclass is created by
+        ``XLMModel`` opens the same files as ``XLMWithLMHeadModel``, and ignores the head. It also opens directories of
+        ``XLMModel`` and of models with other heads, such as ``XLMForSequenceClassification`` of ``transformers``, and
+        of FlauBERT where its network is this one; a warning names the parts that are left out. A subclass is created by
         ``cls(config)``. Weights that a subclass adds are not in the file: they keep the values from its ``__init__``,
         and a warning names them.
 
@@ -165,6 +176,8 @@ class XLMModel(nn.Module):
             dropout: Probability of dropping an activation in training, from 0 to below 1; ``None`` means the value in
                 the file.
             attention_dropout: Probability of dropping an attention weight in training; values as for ``dropout``.
+            attn_implementation: ``"sdpa"`` for torch's fused kernels, the default, or ``"eager"`` for plain operations,
+                which can be differentiated twice and in forward mode.
             revision: Branch, tag or commit of a model on the hub; ``None`` means ``main``.
             cache_dir: Folder for downloaded files; ``None`` means the hub's usual cache (``HF_HUB_CACHE``,
                 ``HF_HOME``).
@@ -181,7 +194,11 @@ class XLMModel(nn.Module):
         from xlm.checkpoint.load import load_model
 
         hub = HubOptions(revision=revision, cache_dir=cache_dir, local_files_only=local_files_only, token=token)
-        changes = {"dropout": dropout, "attention_dropout": attention_dropout}
+        changes = {
+            "dropout": dropout,
+            "attention_dropout": attention_dropout,
+            "attn_implementation": attn_implementation,
+        }
         return load_model(
             name_or_path,
             kind=cls,
@@ -260,6 +277,23 @@ class XLMModel(nn.Module):
         """
         return add_languages(self, names, like=like)
 
+    def save_pretrained(self, directory: str | PathLike[str]) -> None:
+        """Write ``config.json`` and ``model.safetensors`` in the ``transformers`` layout of the same class.
+
+        If FSDP2 has sharded the model, all processes must call this method. The first one writes.
+
+        Args:
+            directory: Directory to write to, created if missing. Existing files of these names are replaced, each
+                atomically.
+
+        Raises:
+            WriteError: The files could not be written, or ``from_pretrained`` would refuse them. If it would refuse
+                them, nothing is written, and the message names every tensor and module at fault.
+        """
+        from xlm.checkpoint.save import save_model
+
+        save_model(self, directory)
+
     @property
     def device(self) -> torch.device:
         """Device of the weights."""
@@ -281,8 +315,9 @@ class XLMModel(nn.Module):
 
     def forward(
         self,
-        input_ids: Tensor,
+        input_ids: Tensor | None = None,
         *,
+        inputs_embeds: Tensor | None = None,
         langs: Languages | None = None,
         lengths: Tensor | None = None,
         attention_mask: Tensor | None = None,
@@ -294,6 +329,7 @@ class XLMModel(nn.Module):
         """Return the hidden states of all positions; arguments as for ``XLMWithLMHeadModel.forward``."""
         _, states = self._run(
             input_ids,
+            inputs_embeds=inputs_embeds,
             cache=cache,
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
@@ -310,10 +346,17 @@ class XLMModel(nn.Module):
             cache=cache,
         )
 
+    if TYPE_CHECKING:
+
+        @takes_arguments_of(forward)
+        def __call__(self, *args: Any, **kwargs: Any) -> XLMModelOutput:
+            """Call ``forward`` and the hooks of the module."""
+
     def _run(
         self,
-        input_ids: Tensor,
+        input_ids: Tensor | None,
         *,
+        inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         cache: XLMCache | None = None,
         source: Source | None = None,
@@ -328,15 +371,22 @@ class XLMModel(nn.Module):
         check_flags(**{name: flag for name, flag in flags.items() if flag is not None})
         if keywords["langs"] is None:
             self._warn_about_langs(stacklevel=stacklevel)
-        inputs = prepare_inputs(self.config, input_ids, cache=cache, check_values=self.check_inputs, **keywords)
-        check_device(inputs.input_ids, self.device)
+        inputs = prepare_inputs(
+            self.config,
+            input_ids,
+            inputs_embeds=inputs_embeds,
+            cache=cache,
+            check_values=self.check_inputs,
+            **keywords,
+        )
+        check_device(inputs, self.device)
         if labels is not None:
-            check_shape("labels", labels, tuple(input_ids.shape))
+            check_shape("labels", labels, inputs.shape)
             check_whole("labels", labels)
         return inputs, self.transformer(inputs, cache=cache, source=source, **flags)
 
     def _warn_about_langs(self, *, stacklevel: int, argument: str = "langs") -> None:
-        if not self.config.has_language_embeddings or self._warned_about_langs:
+        if not self.config.has_language_embeddings or self._warned_about_langs or torch.compiler.is_dynamo_compiling():
             return
         self._warned_about_langs = True
         names = ", ".join(sorted(self.config.lang2id)) or f"ids 0 to {self.config.n_langs - 1}"
@@ -384,21 +434,6 @@ class XLMWithLMHeadModel(XLMModel):
         if name in ("transformer", "head") and isinstance(head, LinearHead):
             head.tie_to(self.transformer)
 
-    def save_pretrained(self, directory: str | PathLike[str]) -> None:
-        """Write ``config.json`` and ``model.safetensors`` in the ``transformers`` layout.
-
-        Args:
-            directory: Directory to write to, created if missing. Existing files of these names are replaced, each
-                atomically.
-
-        Raises:
-            WriteError: The files could not be written, or ``from_pretrained`` would refuse them. If it would refuse
-                them, nothing is written, and the message names every tensor and module at fault.
-        """
-        from xlm.checkpoint.save import save_model
-
-        save_model(self, directory)
-
     @property
     def weights(self) -> str:
         """Type of the matrices by name, such as ``"float32"``, or ``"int8"`` after ``for_inference``."""
@@ -428,13 +463,18 @@ class XLMWithLMHeadModel(XLMModel):
 
     def forward(  # type: ignore[override]  # another return type than in XLMModel, as in transformers
         self,
-        input_ids: Tensor,
+        input_ids: Tensor | None = None,
         *,
+        inputs_embeds: Tensor | None = None,
         langs: Languages | None = None,
         lengths: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         labels: Tensor | None = None,
+        reduction: Reduction = "mean",
+        label_smoothing: float = 0.0,
+        allow_empty_labels: bool = False,
+        return_logits: bool = True,
         cache: XLMCache | None = None,
         output_hidden_states: bool = False,
         output_attentions: bool = False,
@@ -443,6 +483,8 @@ class XLMWithLMHeadModel(XLMModel):
 
         Args:
             input_ids: (B, T) int64 ids from 0 to V - 1.
+            inputs_embeds: (B, T, D) word embeddings in place of ``input_ids``; positions and languages are added to
+                them. Without ``lengths`` and ``attention_mask``, all are tokens.
             langs: Language of the tokens: one name or id for all rows, one for each row, or (B, T) int64 ids. Without
                 ``langs``, a multilingual model adds no language embedding, unlike in training, and warns once.
             lengths: (B,) int64 number of real tokens in each row; the rest is padding.
@@ -454,6 +496,13 @@ class XLMWithLMHeadModel(XLMModel):
             labels: (B, T) int64, usually the same as ``input_ids``. In a causal model, position t predicts label t + 1;
                 in a bidirectional model, position t predicts label t. Labels of -100, labels at padding, and
                 predictions made at padding are ignored.
+            reduction: ``"mean"`` or ``"sum"`` of the losses of the labels that count, or ``"none"``: (B, T) losses,
+                each at the position that predicts the label, and 0 at positions that predict none.
+            label_smoothing: Share of the target distribution that is spread evenly over all words, from 0 to 1.
+            allow_empty_labels: Whether the loss is 0, with a gradient of 0, if no label counts. Otherwise such a batch
+                is refused.
+            return_logits: Whether to return the logits. Without them, the loss needs much less memory, because only a
+                chunk of the logits exists at a time.
             cache: Keys and values of earlier tokens; those of ``input_ids`` are appended. Requires ``torch.no_grad()``
                 and padding on the right.
             output_hidden_states: Whether to return the embeddings and every layer's output.
@@ -465,6 +514,7 @@ class XLMWithLMHeadModel(XLMModel):
         """
         inputs, states = self._run(
             input_ids,
+            inputs_embeds=inputs_embeds,
             labels=labels,
             cache=cache,
             output_hidden_states=output_hidden_states,
@@ -475,14 +525,28 @@ class XLMWithLMHeadModel(XLMModel):
             attention_mask=attention_mask,
             position_ids=position_ids,
         )
-        logits_BTV = self.logits(states.hidden)
+        loss, logits_BTV = self._loss_and_logits(
+            states.hidden,
+            inputs.valid,
+            labels,
+            reduction=reduction,
+            label_smoothing=label_smoothing,
+            allow_empty_labels=allow_empty_labels,
+            return_logits=return_logits,
+        )
         return XLMOutput(
-            loss=None if labels is None else self._loss(logits_BTV, labels, inputs.valid),
-            logits=logits_BTV,
+            loss=loss,
+            logits=logits_BTV,  # type: ignore[arg-type]  # None if the caller asks for no logits
             hidden_states=states.hidden_states,
             attentions=states.attentions,
             cache=cache,
         )
+
+    if TYPE_CHECKING:
+
+        @takes_arguments_of(forward)
+        def __call__(self, *args: Any, **kwargs: Any) -> XLMOutput:  # type: ignore[override]
+            """Call ``forward`` and the hooks of the module."""
 
     def hidden(
         self,
@@ -528,39 +592,84 @@ class XLMWithLMHeadModel(XLMModel):
         scores: Tensor = self.head(hidden)
         return scores
 
-    def _loss(self, logits_BTV: Tensor, labels_BT: Tensor, valid_BT: Tensor | None) -> Tensor:
-        """Return the mean negative log-probability of the labels not ignored, in nats; a scalar in float32 or wider."""
-        labels_BT = onto("labels", labels_BT, logits_BTV.device).long()
-        if valid_BT is not None:
-            labels_BT = labels_BT.masked_fill(~valid_BT, IGNORED_LABEL)
-        if self.config.causal:
-            # Shifting the labels instead of slicing the logits avoids a copy of the large tensor.
-            labels_BT = F.pad(labels_BT[:, 1:], (0, 1), value=IGNORED_LABEL)
-            if valid_BT is not None:
-                labels_BT = labels_BT.masked_fill(~valid_BT, IGNORED_LABEL)
-        counted_BT = labels_BT != IGNORED_LABEL
-        if looks_at_values(labels_BT, self.check_inputs):
-            self._check_labels(labels_BT, counted_BT, logits_BTV.shape[-1])
-        logprobs_BT = target_logprobs(logits_BTV, labels_BT.masked_fill(~counted_BT, 0))
-        # Sum over all positions. Selecting the counted positions first would wait for a GPU and break a compiled graph.
-        return -torch.where(counted_BT, logprobs_BT, 0).sum() / counted_BT.sum()
+    def _loss_and_logits(
+        self,
+        hidden_BTD: Tensor,
+        valid_BT: Tensor | None,
+        labels_BT: Tensor | None,
+        *,
+        reduction: Reduction,
+        label_smoothing: float,
+        allow_empty_labels: bool,
+        return_logits: bool,
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Return the loss and the logits, each if requested; ``forward`` describes the arguments."""
+        check_flags(allow_empty_labels=allow_empty_labels, return_logits=return_logits)
+        check_choice("reduction", get_args(Reduction), reduction=reduction)
+        if isinstance(label_smoothing, bool) or not 0 <= label_smoothing <= 1:
+            raise InputError(
+                "label_smoothing is out of range",
+                where="label_smoothing",
+                found=label_smoothing,
+                expected="from 0 to 1",
+            )
+        logits_BTV = self.logits(hidden_BTD) if return_logits else None
+        if labels_BT is None:
+            return None, logits_BTV
+        labels_BT = onto("labels", labels_BT, hidden_BTD.device).long()
+        labels_BT = counted_labels(labels_BT, valid_BT, causal=self.config.causal)
+        looks = looks_at_values(labels_BT, self.check_inputs)
+        if looks:
+            words = len(self.transformer.embeddings.word.weight) if logits_BTV is None else logits_BTV.shape[-1]
+            self._check_labels(labels_BT, words, allow_empty=allow_empty_labels)
+        if logits_BTV is None:
+            losses = self._chunked_losses(hidden_BTD, labels_BT, reduction, label_smoothing, selects=looks)
+        else:
+            losses = logits_loss(logits_BTV, labels_BT, label_smoothing=label_smoothing)
+        return reduce_losses(losses, labels_BT, reduction, allow_empty=allow_empty_labels), logits_BTV
 
-    def _check_labels(self, labels_BT: Tensor, counted_BT: Tensor, vocab_size: int) -> None:
+    def _chunked_losses(
+        self, hidden_BTD: Tensor, labels_BT: Tensor, reduction: Reduction, label_smoothing: float, *, selects: bool
+    ) -> Tensor:
+        """Return the losses (B, T) of the positions, or their sum, without the logits of all positions.
+
+        ``selects`` is whether to compute only the positions that count, for which a GPU must be waited for.
+        """
+        head, words = self.head, len(self.transformer.embeddings.word.weight)
+        hidden_ND, labels_N = hidden_BTD.flatten(0, 1), labels_BT.flatten()
+        if reduction != "none" and selects:
+            counted_N = labels_N != IGNORED_LABEL
+            hidden_ND, labels_N = hidden_ND[counted_N], labels_N[counted_N]
+        is_plain = is_plain_head(head) and type(self).logits is XLMWithLMHeadModel.logits and "logits" not in vars(self)
+        # An adaptive softmax takes no labels of -100; torch.compile and torch.func cannot trace the function of a
+        # linear head.
+        is_simple = looks_at_values(labels_BT, True) and (
+            isinstance(head, LinearHead) or (selects and not label_smoothing)
+        )
+        if reduction != "none" and is_plain and is_simple:
+            return head_loss(head, hidden_ND, labels_N, reduction="sum", label_smoothing=label_smoothing)
+        losses_N = chunked_losses(self.logits, hidden_ND, labels_N, vocab_size=words, label_smoothing=label_smoothing)
+        return losses_N.view(labels_BT.shape) if reduction == "none" else losses_N.sum()
+
+    def _check_labels(self, labels_BT: Tensor, vocab_size: int, *, allow_empty: bool) -> None:
+        counted_BT = labels_BT != IGNORED_LABEL
         wrong_BT = counted_BT & ((labels_BT < 0) | (labels_BT >= vocab_size))
         counted, wrong = torch.stack([counted_BT.sum(), wrong_BT.sum()]).tolist()
-        if not counted or wrong:
+        if wrong or not (counted or allow_empty):
             raise InputError(
                 "invalid labels",
                 where="labels",
                 found=f"{counted} labels that are not ignored, {wrong} of them out of range",
                 expected=f"at least one label that is not ignored, each from 0 to {vocab_size - 1} or {IGNORED_LABEL}",
+                remedy=None if counted else "allow_empty_labels=True makes the loss of such a batch 0",
             )
 
     @lists_decoding_options
     def generate(
         self,
-        input_ids: Tensor,
+        input_ids: Tensor | None = None,
         *,
+        inputs_embeds: Tensor | None = None,
         langs: Languages | None = None,
         lengths: Tensor | None = None,
         attention_mask: Tensor | None = None,
@@ -579,6 +688,8 @@ class XLMWithLMHeadModel(XLMModel):
 
         Args:
             input_ids: (B, T) int64 ids from 0 to V - 1.
+            inputs_embeds: (B, T, D) word embeddings in place of ``input_ids``, such as soft prompts. Then only the new
+                tokens are returned, and only they count as repeated.
             langs: Language of the prompts, as for ``forward``.
             lengths: (B,) int64 number of real tokens in each prompt. Without ``lengths`` and ``attention_mask``,
                 ``<pad>`` tokens are padding. Padding must be on the right.
@@ -601,6 +712,7 @@ class XLMWithLMHeadModel(XLMModel):
         """
         prompts, options = self._prompts(
             input_ids,
+            inputs_embeds=inputs_embeds,
             langs=langs,
             lengths=lengths,
             attention_mask=attention_mask,
@@ -612,7 +724,7 @@ class XLMWithLMHeadModel(XLMModel):
         return with_prompts(prompts, continuations, pad_id=self.config.pad_token_id)
 
     @takes_arguments_of(generate)
-    def continuations(self, input_ids: Tensor, **arguments: Any) -> list[Continuation]:
+    def continuations(self, input_ids: Tensor | None = None, **arguments: Any) -> list[Continuation]:
         """Return only the new tokens, with their log-probabilities and the reason each row ended.
 
         The arguments are those of ``generate``.
@@ -623,7 +735,7 @@ class XLMWithLMHeadModel(XLMModel):
         return self._continue(*self._prompts(input_ids, **arguments), with_logprobs=True)
 
     @takes_arguments_of(generate)
-    def stream(self, input_ids: Tensor, **arguments: Any) -> TokenStream:
+    def stream(self, input_ids: Tensor | None = None, **arguments: Any) -> TokenStream:
         """Return an iterator that computes the new tokens of one prompt on demand. Beam search cannot be streamed.
 
         Arguments as for ``generate``, with B = 1.
@@ -639,8 +751,9 @@ class XLMWithLMHeadModel(XLMModel):
 
     def _prompts(
         self,
-        input_ids: Tensor,
+        input_ids: Tensor | None = None,
         *,
+        inputs_embeds: Tensor | None = None,
         langs: Languages | None = None,
         options: DecodingOptions | None = None,
         lengths: Tensor | None = None,
@@ -657,13 +770,14 @@ class XLMWithLMHeadModel(XLMModel):
             self.config,
             self.device,
             input_ids,
+            inputs_embeds=inputs_embeds,
             langs=langs,
             lengths=lengths,
             attention_mask=attention_mask,
             continuation_langs=continuation_langs,
             options=checked,
         )
-        check_device(prompts.inputs.input_ids, self.device)
+        check_device(prompts.inputs, self.device)
         return prompts, checked
 
     def _continue(self, prompts: Prompts, options: DecodingOptions, *, with_logprobs: bool) -> list[Continuation]:

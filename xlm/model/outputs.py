@@ -84,15 +84,17 @@ class XLMOutput(Output):
 
     Attributes:
         loss: Mean negative log-probability of the labels that are not ignored, in nats; a scalar. ``None`` without
-            labels.
-        logits: (B, T, V) scores of the next token; log-probabilities if the head is an adaptive softmax.
+            labels. With another ``reduction``, their sum, or (B, T) losses.
+        logits: (B, T, V) scores of the next token; log-probabilities if the head is an adaptive softmax. ``None`` with
+            ``return_logits=False``.
         hidden_states: The embeddings and each layer's output, L + 1 tensors (B, T, D), if requested.
         attentions: Each layer's attention weights, L tensors (B, N, T, S), if requested.
         cache: The cache that was passed in, extended by the new tokens.
     """
 
     loss: Tensor | None = None
-    logits: Tensor
+    # Only callers that ask for no logits get None. Others need no assertion for their type checker.
+    logits: Tensor = None  # type: ignore[assignment]
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
     cache: XLMCache | None = None

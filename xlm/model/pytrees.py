@@ -35,6 +35,8 @@ def register_pytree(cls: _Dataclass) -> _Dataclass:
         flatten,
         unflatten,
         serialized_type_name=f"{cls.__module__}.{cls.__qualname__}",
+        to_dumpable_context=list,
+        from_dumpable_context=tuple,
         flatten_with_keys_fn=flatten_with_keys,
     )
     return cls

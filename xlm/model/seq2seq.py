@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from xlm._io.arguments import check_choice
 from xlm.errors import InputError, LanguageError
 from xlm.model.attention import Source
-from xlm.model.config import XLMConfig, check_config
+from xlm.model.config import AttnImplementation, XLMConfig, check_config
 from xlm.model.decoding.beam_search import OriginalBeams, TranslationBeams, beam_search, cut_like_the_original
 from xlm.model.decoding.options import DecodingOptions, lists_decoding_options
 from xlm.model.decoding.prompts import Prompts, check_device_can_decode, with_prompts
@@ -27,6 +27,7 @@ from xlm.model.decoding.state import CausalState
 from xlm.model.initialisation import reset_modules
 from xlm.model.inputs import Languages, language_ids
 from xlm.model.lm import XLMWithLMHeadModel, check_forward, eval_mode, takes_arguments_of
+from xlm.model.loss import Reduction
 from xlm.model.outputs import Output
 from xlm.model.pytrees import register_pytree
 from xlm.model.transformer import Transformer, TransformerInputs
@@ -49,6 +50,7 @@ class XLMEncoderDecoderOutput(Output):
     Attributes:
         loss: Mean negative log-probability of the counted labels, in nats; a scalar, when labels were given.
         logits: (B, T, V) scores of the next target token; log-probabilities when the head is an adaptive softmax.
+            ``None`` with ``return_logits=False``.
         encoder_hidden_state: (B, S, D) output of the encoder's last layer; zero at padding.
         decoder_hidden_state: (B, T, D) output of the decoder's last layer; zero at padding.
         encoder_hidden_states: The encoder's embeddings and layer outputs, L + 1 tensors (B, S, D), when asked for.
@@ -59,7 +61,7 @@ class XLMEncoderDecoderOutput(Output):
     """
 
     loss: Tensor | None = None
-    logits: Tensor
+    logits: Tensor = None  # type: ignore[assignment]  # see XLMOutput
     encoder_hidden_state: Tensor
     decoder_hidden_state: Tensor
     encoder_hidden_states: tuple[Tensor, ...] | None = None
@@ -116,6 +118,7 @@ class XLMEncoderDecoderModel(nn.Module):
         device: torch.device | str | None = None,
         dropout: float | None = None,
         attention_dropout: float | None = None,
+        attn_implementation: AttnImplementation | None = None,
         revision: str | None = None,
         cache_dir: str | PathLike[str] | None = None,
         local_files_only: bool = False,
@@ -130,6 +133,7 @@ class XLMEncoderDecoderModel(nn.Module):
             device: Device of the weights.
             dropout: Probability of dropping an activation in training.
             attention_dropout: Probability of dropping an attention weight in training.
+            attn_implementation: As for ``XLMModel.from_pretrained``.
             revision: Branch, tag or commit of a model on the hub.
             cache_dir: Folder of fetched files.
             local_files_only: Whether to use only cached files.
@@ -150,7 +154,9 @@ class XLMEncoderDecoderModel(nn.Module):
             kind=cls,
             dtype=dtype,
             device=device,
-            changes=_without_none(dropout=dropout, attention_dropout=attention_dropout),
+            changes=_without_none(
+                dropout=dropout, attention_dropout=attention_dropout, attn_implementation=attn_implementation
+            ),
             hub=HubOptions(revision=revision, cache_dir=cache_dir, local_files_only=local_files_only, token=token),
         )
 
@@ -303,6 +309,10 @@ class XLMEncoderDecoderModel(nn.Module):
         attention_mask: Tensor | None = None,
         decoder_attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
+        reduction: Reduction = "mean",
+        label_smoothing: float = 0.0,
+        allow_empty_labels: bool = False,
+        return_logits: bool = True,
         output_hidden_states: bool = False,
         output_attentions: bool = False,
     ) -> XLMEncoderDecoderOutput:
@@ -320,6 +330,10 @@ class XLMEncoderDecoderModel(nn.Module):
             decoder_attention_mask: (B, T), the same for the target; instead of ``decoder_lengths``.
             labels: (B, T) int64, the same tokens as ``decoder_input_ids``. The model shifts them: position t predicts
                 label t + 1. Labels of -100 and labels at padding are ignored.
+            reduction: As for ``XLMWithLMHeadModel.forward``, like the next three.
+            label_smoothing: Share of the target distribution that is spread evenly over all words.
+            allow_empty_labels: Whether a batch without a label that counts has a loss of 0.
+            return_logits: Whether to return the logits.
             output_hidden_states: Whether to return the embeddings and every layer's output of both halves.
             output_attentions: Whether to return the attention weights of both halves.
 
@@ -355,10 +369,18 @@ class XLMEncoderDecoderModel(nn.Module):
                 attention_mask=decoder_attention_mask,
                 **options,
             )
-        logits_BTV = self.decoder.logits(states.hidden)
+        loss, logits_BTV = self.decoder._loss_and_logits(
+            states.hidden,
+            target_inputs.valid,
+            labels,
+            reduction=reduction,
+            label_smoothing=label_smoothing,
+            allow_empty_labels=allow_empty_labels,
+            return_logits=return_logits,
+        )
         return XLMEncoderDecoderOutput(
-            loss=None if labels is None else self.decoder._loss(logits_BTV, labels, target_inputs.valid),
-            logits=logits_BTV,
+            loss=loss,
+            logits=logits_BTV,  # type: ignore[arg-type]  # None if the caller asks for no logits
             encoder_hidden_state=encoded.hidden,
             decoder_hidden_state=states.hidden,
             encoder_hidden_states=encoded.hidden_states,
@@ -367,6 +389,12 @@ class XLMEncoderDecoderModel(nn.Module):
             decoder_attentions=states.attentions,
             cross_attentions=states.cross_attentions,
         )
+
+    if TYPE_CHECKING:
+
+        @takes_arguments_of(forward)
+        def __call__(self, *args: Any, **kwargs: Any) -> XLMEncoderDecoderOutput:
+            """Call ``forward`` and the hooks of the module."""
 
     @lists_decoding_options
     def generate(
@@ -459,7 +487,7 @@ class XLMEncoderDecoderModel(nn.Module):
             inputs, encoded = self.encoder._run(
                 input_ids, langs=langs, lengths=lengths, attention_mask=attention_mask, position_ids=None, stacklevel=5
             )
-        (B, S), device = inputs.input_ids.shape, inputs.input_ids.device
+        (B, S), device = inputs.shape, inputs.tokens.device
         counts = [S] * B if inputs.valid is None else inputs.valid.sum(1).tolist()
         wanted = self._limits(counts, max_length, options, changes)
         # ``checked`` refuses options of another type.

@@ -16,6 +16,7 @@ from xlm.model.attention import Attention, AttentionMask, CrossAttention, Source
 from xlm.model.cache import XLMCache
 from xlm.model.config import XLMConfig
 from xlm.model.initialisation import LearnedEmbedding, SinusoidalEmbedding, reset_modules
+from xlm.model.linear import apply_linear
 from xlm.model.pytrees import register_pytree
 
 
@@ -25,18 +26,33 @@ class TransformerInputs:
     """Checked inputs of one forward pass; ``xlm.model.inputs.prepare_inputs`` returns them.
 
     Attributes:
-        input_ids: (B, T) int64, each from 0 to V - 1.
+        input_ids: (B, T) int64, each from 0 to V - 1; ``None`` if there is ``inputs_embeds``.
+        inputs_embeds: (B, T, D) word embeddings in place of ``input_ids``.
         position_ids: (B, T) or (1, T) int64, each below ``max_position_embeddings``.
         langs: (B, T) or (B, 1) or (1, 1) int64, each below ``n_langs``; ``None`` adds no language embedding.
         valid: (B, T) boolean, true at real positions; ``None`` when there is no padding.
         right_padded: Whether padding, if any, follows all real positions.
     """
 
-    input_ids: Tensor
+    input_ids: Tensor | None = None
+    inputs_embeds: Tensor | None = None
     position_ids: Tensor
     langs: Tensor | None = None
     valid: Tensor | None = None
     right_padded: bool = True
+
+    @property
+    def tokens(self) -> Tensor:
+        """Ids or embeddings: the tensor whose first two dimensions are B and T."""
+        tokens = self.input_ids if self.inputs_embeds is None else self.inputs_embeds
+        assert tokens is not None, "inputs have ids or embeddings"
+        return tokens
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """B and T."""
+        B, T = self.tokens.shape[:2]
+        return B, T
 
 
 @register_pytree
@@ -83,7 +99,8 @@ class Embeddings(nn.Module):
 
     def forward(self, inputs: TransformerInputs) -> Tensor:
         """Return the embedded tokens, (B, T, D)."""
-        x_BTD = self.word(inputs.input_ids) + self.position(inputs.position_ids)
+        words_BTD = self.word(inputs.input_ids) if inputs.inputs_embeds is None else inputs.inputs_embeds
+        x_BTD = words_BTD + self.position(inputs.position_ids)
         if self.language is not None and inputs.langs is not None:
             x_BTD = x_BTD + self.language(inputs.langs)
         return F.dropout(self.norm(x_BTD), p=self.dropout, training=self.training)
@@ -107,8 +124,7 @@ class FeedForward(nn.Module):
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """Map (B, T, D) to (B, T, D)."""
-        out_BTD: Tensor = self.down(self.activation(self.up(x_BTD)))
-        return out_BTD
+        return apply_linear(self.down, self.activation(apply_linear(self.up, x_BTD)))
 
 
 class Layer(nn.Module):
@@ -212,7 +228,7 @@ class Transformer(nn.Module):
                 causal=self.causal, valid_BT=inputs.valid, right_padded=inputs.right_padded
             )
         else:
-            mask = AttentionMask.with_cache(cache, inputs.input_ids.shape[1])
+            mask = AttentionMask.with_cache(cache, inputs.shape[1])
         padding_BT1 = None if inputs.valid is None else ~inputs.valid[:, :, None]
         x_BTD = _zero_padding(self.embeddings(inputs), padding_BT1)
         states, attentions, cross_attentions = [x_BTD], [], []
@@ -228,7 +244,7 @@ class Transformer(nn.Module):
             if cross_weights_BNTS is not None:
                 cross_attentions.append(cross_weights_BNTS)
         if cache is not None:
-            cache.advance(inputs.input_ids.shape[1], None if inputs.valid is None else inputs.valid.sum(1))
+            cache.advance(inputs.shape[1], None if inputs.valid is None else inputs.valid.sum(1))
         return TransformerOutput(
             hidden=x_BTD,
             hidden_states=tuple(states) if output_hidden_states else None,

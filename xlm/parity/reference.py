@@ -95,8 +95,8 @@ def _recorded(model: str | PathLike[str], recorded: dict[str, Tensor]) -> Iterat
         for name in sorted(wanted):
             positions = recorded["position_ids"] if ".position_ids." in name else None
             with torch.inference_mode():
-                output = ours(ids_BT, **inputs, position_ids=positions, output_hidden_states=True)
-            actual_BTX = output.logits if name.endswith("logits") else output.hidden_states[-1]
+                hidden_BTD = ours.hidden(ids_BT, **inputs, position_ids=positions)
+                actual_BTX = ours.logits(hidden_BTD) if name.endswith("logits") else hidden_BTD
             yield compare_relative(name, actual_BTX[valid_BT], recorded[name][valid_BT])
     if "train.loss" in recorded:
         yield from _training(XLMWithLMHeadModel.from_pretrained(model, causal=True), recorded, inputs, valid_BT)
@@ -114,7 +114,7 @@ def _training(
             expected=f"rows from 0 to {len(valid_BT) - 1}",
         )
     ids_BT = recorded["input_ids"][rows]
-    chosen = {name: None if value is None else value[rows] for name, value in inputs.items()}
+    chosen: dict[str, Any] = {name: None if value is None else value[rows] for name, value in inputs.items()}
     loss = ours(ids_BT, **chosen, labels=ids_BT.masked_fill(~valid_BT[rows], IGNORED_LABEL)).loss
     yield from _loss_and_gradients(ours, loss, recorded, prefix="train.")
 

@@ -20,7 +20,7 @@ from xlm.tokenizer.tokenizer import XLMTokenizer, tokenizer_digest
 _SHOWN_DIGITS = 12
 
 # Configuration keys that do not affect scores: settings of training, and lang_id, which only transformers reads.
-_WITHOUT_EFFECT = ("dropout", "attention_dropout", "embed_init_std", "lang_id")
+_WITHOUT_EFFECT = ("dropout", "attention_dropout", "attn_implementation", "embed_init_std", "lang_id")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -173,7 +173,7 @@ def beam_search(
     """
     logits_BV = state.prefill(prompts.inputs)
     device, vocab_size = logits_BV.device, logits_BV.shape[1]
-    processors = constraints(options, prompts.inputs.input_ids, prompts.inputs.valid, vocab_size=vocab_size)
+    processors = constraints(options, prompts.ids, prompts.valid_ids, vocab_size=vocab_size)
     groups = [rules(prompt, limit) for prompt, limit in enumerate(prompts.limits)]
     active = groups
     step = 0

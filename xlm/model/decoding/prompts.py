@@ -40,15 +40,27 @@ class Prompts:
     def capacity(self) -> int:
         """Maximum number of tokens of one row that the model processes; it never processes the last new token."""
         held = (length + limit.tokens - 1 for length, limit in zip(self.lengths, self.limits, strict=True))
-        return max(self.inputs.input_ids.shape[1], *held)
+        return max(self.inputs.shape[1], *held)
+
+    @property
+    def ids(self) -> Tensor:
+        """(B, T) ids of the prompts; T is 0 if they were given as embeddings."""
+        ids, tokens = self.inputs.input_ids, self.inputs.tokens
+        return torch.empty(len(tokens), 0, dtype=torch.int64, device=tokens.device) if ids is None else ids
+
+    @property
+    def valid_ids(self) -> Tensor | None:
+        """(B, T) boolean, true where ``ids`` is not padding; ``None`` if there is no padding."""
+        return None if self.inputs.input_ids is None else self.inputs.valid
 
 
 def prepare_prompts(
     config: XLMConfig,
     device: torch.device,
-    input_ids: Tensor,
+    input_ids: Tensor | None,
     *,
     options: DecodingOptions,
+    inputs_embeds: Tensor | None = None,
     langs: Languages | None = None,
     lengths: Tensor | None = None,
     attention_mask: Tensor | None = None,
@@ -61,6 +73,7 @@ def prepare_prompts(
         device: Device of the model.
         input_ids: (B, T) int64 ids. ``XLMWithLMHeadModel.generate`` describes the inputs.
         options: Checked options.
+        inputs_embeds: (B, T, D) word embeddings in place of ``input_ids``.
         langs: Languages of the prompts.
         lengths: (B,) numbers of real tokens.
         attention_mask: (B, T), 0 at padding.
@@ -78,7 +91,9 @@ def prepare_prompts(
             expected="a causal model",
             remedy="load it with causal=True, if it was trained as a causal model",
         )
-    inputs = prepare_inputs(config, input_ids, langs=langs, lengths=lengths, attention_mask=attention_mask)
+    inputs = prepare_inputs(
+        config, input_ids, inputs_embeds=inputs_embeds, langs=langs, lengths=lengths, attention_mask=attention_mask
+    )
     if not inputs.right_padded:
         raise InputError(
             "padding must be on the right",
@@ -88,7 +103,7 @@ def prepare_prompts(
             remedy="pad on the right; if <pad> is part of a prompt, pass lengths=",
         )
     check_device_can_decode(device, options)
-    B, T = inputs.input_ids.shape
+    B, T = inputs.shape
     counts = (T,) * B if inputs.valid is None else tuple(inputs.valid.sum(1).tolist())
     if inputs.valid is not None:
         inputs = _without_common_padding(inputs, counts)
@@ -132,7 +147,8 @@ def _without_common_padding(inputs: TransformerInputs, counts: tuple[int, ...]) 
     langs, valid_BT = inputs.langs, inputs.valid
     assert valid_BT is not None
     return TransformerInputs(
-        input_ids=inputs.input_ids[:, :longest],
+        input_ids=None if inputs.input_ids is None else inputs.input_ids[:, :longest],
+        inputs_embeds=None if inputs.inputs_embeds is None else inputs.inputs_embeds[:, :longest],
         position_ids=inputs.position_ids[:, :longest],
         langs=None if langs is None else langs[:, :longest],
         valid=None if min(counts) == longest else valid_BT[:, :longest],
@@ -146,7 +162,7 @@ def _new_langs(
     continuation_langs: Languages | None,
     S: int,
 ) -> Tensor | None:
-    (B, T), device = inputs.input_ids.shape, inputs.input_ids.device
+    (B, T), device = inputs.shape, inputs.tokens.device
     if inputs.langs is None:
         if continuation_langs is not None:
             raise InputError(
@@ -168,8 +184,9 @@ def _new_langs(
 
 def with_prompts(prompts: Prompts, continuations: list[Continuation], *, pad_id: int) -> Tensor:
     """Return (R, T) int64: each prompt with its continuation, padded on the right, on the device of the prompts."""
-    ids = prompts.inputs.input_ids
-    lengths = [prompts.lengths[c.prompt] for c in continuations]
+    ids = prompts.ids
+    # Prompts given as embeddings have no ids, so that only the new tokens are returned.
+    lengths = [0 if prompts.inputs.input_ids is None else prompts.lengths[c.prompt] for c in continuations]
     longest = max(length + len(c.tokens) for length, c in zip(lengths, continuations, strict=True))
     result = torch.full((len(continuations), longest), pad_id)
     on_cpu = ids.cpu()

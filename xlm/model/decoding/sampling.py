@@ -128,7 +128,7 @@ def generate_tokens(
     """
     logits_BV = state.prefill(prompts.inputs)
     device, vocab_size = logits_BV.device, logits_BV.shape[1]
-    processors = constraints(options, prompts.inputs.input_ids, prompts.inputs.valid, vocab_size=vocab_size)
+    processors = constraints(options, prompts.ids, prompts.valid_ids, vocab_size=vocab_size)
     n = options.num_return_sequences
     limits = [limit for limit in prompts.limits for _ in range(n)]
     langs_BS = prompts.new_langs

@@ -144,7 +144,7 @@ class CausalState:
         for rows in grouped_by_length(inputs.valid.sum(1).tolist()):
             rows_R = torch.tensor(rows)
             group = _select_rows(inputs, rows_R)
-            cache = self._model.new_cache(len(rows), capacity=group.input_ids.shape[1])
+            cache = self._model.new_cache(len(rows), capacity=group.shape[1])
             last.append(self._last_hidden(group, cache))
             self._cache.put_rows(rows_R, cache)
             order += rows
@@ -211,8 +211,9 @@ def _select_rows(inputs: TransformerInputs, rows_R: Tensor) -> TransformerInputs
     valid_RT = valid_RT[:, :T]
     positions, langs = inputs.position_ids, inputs.langs
     return TransformerInputs(
-        input_ids=inputs.input_ids[rows_R, :T],
+        input_ids=None if inputs.input_ids is None else inputs.input_ids[rows_R, :T],
+        inputs_embeds=None if inputs.inputs_embeds is None else inputs.inputs_embeds[rows_R, :T],
         position_ids=positions[:, :T] if len(positions) == 1 else positions[rows_R, :T],
-        langs=langs if langs is None or langs.shape == (1, 1) else langs.expand_as(inputs.input_ids)[rows_R, :T],
+        langs=langs if langs is None or langs.shape == (1, 1) else langs.expand(inputs.shape)[rows_R, :T],
         valid=None if bool(valid_RT.all()) else valid_RT,
     )

@@ -20,8 +20,7 @@ from torch import Tensor
 from xlm.data.batches import Order, Position, batches, monolingual_texts, open_streams
 from xlm.data.shards import Index
 from xlm.errors import ConfigError, InputError, Problem
-from xlm.model.head import AdaptiveHead
-from xlm.model.linear_cross_entropy import linear_cross_entropy
+from xlm.model.loss import head_loss
 from xlm.model.seq2seq import XLMEncoderDecoderModel
 from xlm.model.transformer import TransformerInputs
 from xlm.scoring.stream import Stream
@@ -191,11 +190,7 @@ def stream_loss(model: TrainableModel, input_ids: Tensor, language: int) -> Tens
     )
     # The last position predicts nothing, so its hidden state is dropped before the scores are computed.
     hidden_ND, targets_N = states.hidden[:, :-1].flatten(0, 1), input_ids[:, 1:].flatten()
-    if isinstance(model.head, AdaptiveHead):
-        with torch.autocast(hidden_ND.device.type, enabled=False):
-            loss: Tensor = -model.head.adaptive(hidden_ND.float(), targets_N).output.mean()
-        return loss
-    return linear_cross_entropy(hidden_ND, model.head.projection, model.head.bias, targets_N)
+    return head_loss(model.head, hidden_ND, targets_N)
 
 
 @torch.no_grad()

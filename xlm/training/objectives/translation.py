@@ -28,8 +28,7 @@ from xlm.data.shards import Index, ShardSequence
 from xlm.errors import InputError, NonFiniteError
 from xlm.model.attention import Source
 from xlm.model.config import XLMConfig
-from xlm.model.head import AdaptiveHead
-from xlm.model.linear_cross_entropy import linear_cross_entropy
+from xlm.model.loss import head_loss
 from xlm.model.seq2seq import XLMEncoderDecoderModel
 from xlm.model.transformer import TransformerInputs
 from xlm.tokenizer.tokenizer import XLMTokenizer
@@ -97,12 +96,7 @@ def translation_loss(model: XLMEncoderDecoderModel, source: Side, target: Side) 
         A scalar in float32 or wider.
     """
     hidden_ND, targets_N = teacher_forcing(model, source, target)
-    head = model.decoder.head
-    if isinstance(head, AdaptiveHead):
-        with torch.autocast(hidden_ND.device.type, enabled=False):
-            loss: Tensor = -head.adaptive(hidden_ND.float(), targets_N).output.mean()
-        return loss
-    return linear_cross_entropy(hidden_ND, head.projection, head.bias, targets_N)
+    return head_loss(model.decoder.head, hidden_ND, targets_N)
 
 
 def teacher_forcing(model: XLMEncoderDecoderModel, source: Side, target: Side) -> tuple[Tensor, Tensor]:
