@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypedDict, get_args
@@ -39,13 +40,13 @@ class ConfigChanges(TypedDict, total=False):
     dropout: float
     attention_dropout: float
     layer_norm_eps: float
+    attn_implementation: AttnImplementation
     embed_init_std: float | None
     bos_token_id: int
     eos_token_id: int
     pad_token_id: int
     unk_token_id: int
     mask_token_id: int
-    attn_implementation: AttnImplementation
 
 
 class FrozenConfigError(ConfigError, dataclasses.FrozenInstanceError, TypeError):
@@ -226,8 +227,15 @@ class XLMConfig:
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return {**values, "lang2id": dict(self.lang2id), "asm_cutoffs": list(self.asm_cutoffs)}
 
+    def to_json_string(self) -> str:
+        """Return ``to_dict()`` as JSON, which the TensorBoard callback of ``transformers`` logs."""
+        return json.dumps(self.to_dict(), indent=2)
 
-def _refuse_change(config: XLMConfig, name: str, value: object = None) -> NoReturn:
+
+def _refuse_change(config: XLMConfig, name: str, value: object = None) -> None:
+    if name == "use_cache":
+        # The Trainer of transformers sets this on every model. Here, a cache is used only if it is passed.
+        return
     names = [f.name for f in dataclasses.fields(config)]
     if name not in names:
         raise FrozenConfigError(

@@ -111,8 +111,26 @@ class LinearHead(nn.Module):
         return transformer.embeddings.word.weight
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Return unnormalised scores (…, V) for hidden states (…, D)."""
-        return linear(hidden, self.projection, self.bias)
+        """Return unnormalised scores (…, V) for hidden states (…, D).
+
+        Raises:
+            InputError: The weight is on the meta device, and the hidden states are not.
+        """
+        return linear(hidden, self._present_projection(hidden), self.bias)
+
+    def _present_projection(self, hidden: Tensor) -> Tensor:
+        weight = self.projection
+        # Torch would compute with whatever is in memory. Libraries that move weights to the meta device between uses
+        # bring back those of the module that is called, and the weight of a tied head is that of another module.
+        if weight.is_meta and not hidden.is_meta:
+            raise InputError(
+                "the weight of the head is not in memory",
+                where="model.head, whose weight is that of model.transformer.embeddings.word",
+                found="a weight on the meta device",
+                expected=f"a weight on {hidden.device}",
+                remedy="load the weights; with accelerate, offload only model.transformer.layers",
+            )
+        return weight
 
     if TYPE_CHECKING:
 
@@ -129,7 +147,7 @@ class LinearHead(nn.Module):
             hidden_ND: (N, D) hidden states.
             elements: Maximum number of scores in a block; ``None`` means the fastest size.
         """
-        weight_VD = self.projection
+        weight_VD = self._present_projection(hidden_ND)
         N, V = len(hidden_ND), len(weight_VD)
         elements = elements or _NARROW_BLOCK_ELEMENTS.get(hidden_ND.device.type, _WIDE_BLOCK_ELEMENTS)
         R = min(N, _NARROW_BLOCK_ROWS, elements)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any, TypedDict
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from xlm.errors import InputError
 from xlm.model.cache import XLMCache
@@ -30,6 +30,7 @@ class InputKeywords(TypedDict):
 
 
 _INTEGERS = (torch.int64, torch.int32)
+_WITH_VALUES = (Tensor, nn.Parameter)
 
 
 def prepare_inputs(
@@ -60,11 +61,13 @@ def prepare_inputs(
             it is unknown on which side the padding is.
 
     Raises:
-        InputError: An input has a wrong shape, type or value.
+        InputError: An input has a wrong shape, type or value, or ``torch.jit.trace`` is tracing.
         LanguageError: The model does not have a language.
     """
+    _refuse_tracing()
     tokens = _checked_tokens(config, input_ids, inputs_embeds)
-    check_values = looks_at_values(tokens, check_values)
+    given = (tokens, langs, lengths, attention_mask, position_ids)
+    check_values = all(looks_at_values(tensor, check_values) for tensor in given if isinstance(tensor, Tensor))
     (B, T), device = tokens.shape[:2], tokens.device
     if check_values and input_ids is not None:
         _check_range("input_ids", input_ids, limit=config.vocab_size, what="words")
@@ -102,8 +105,25 @@ def prepare_inputs(
 
 
 def looks_at_values(tensor: Tensor, wanted: bool) -> bool:
-    """Return ``wanted``, or False if the tensor has no values: during compilation, or on the meta device."""
-    return wanted and not torch.compiler.is_compiling() and not tensor.is_meta
+    """Return ``wanted``, or False if the values of the tensor cannot be read.
+
+    They cannot be read during compilation and export, on the meta device, from a fake tensor (a subclass of
+    ``Tensor``), and inside the transforms of ``torch.func``.
+    """
+    if not wanted or torch.compiler.is_compiling() or tensor.is_meta or type(tensor) not in _WITH_VALUES:
+        return False
+    return not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+
+
+def _refuse_tracing() -> None:
+    if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+        raise InputError(
+            "tracing would record the shapes and the padding of one input only",
+            where="torch.jit.trace, or torch.onnx.export(dynamo=False)",
+            found="tracing is on",
+            expected="eager mode, torch.compile or torch.export",
+            remedy="torch.export.export(model, ...), or torch.onnx.export(model, ..., dynamo=True)",
+        )
 
 
 def onto(name: str, tensor: Tensor, device: torch.device) -> Tensor:
@@ -132,9 +152,13 @@ def _invalid(name: str, fault: str, **details: Any) -> InputError:
     return InputError(f"{name} {fault}", where=name, **details)
 
 
+def _is_dense(value: object) -> bool:
+    return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_nested
+
+
 def check_tensor(name: str, value: object, fault: str, *, expected: str) -> None:
     """Raise ``InputError`` unless ``value`` is a dense tensor; the message is ``name`` followed by ``fault``."""
-    if isinstance(value, Tensor) and value.layout == torch.strided and not value.is_nested:
+    if _is_dense(value):
         return
     raise _invalid(
         name,
@@ -147,9 +171,9 @@ def check_tensor(name: str, value: object, fault: str, *, expected: str) -> None
 
 def check_shape(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
     """Raise ``InputError`` unless ``tensor`` is a dense tensor of the given shape."""
-    fault, expected = "has the wrong shape", f"a tensor of shape {shape}"
-    check_tensor(name, tensor, fault, expected=expected)
-    if tuple(tensor.shape) != shape:
+    if not _is_dense(tensor) or tuple(tensor.shape) != shape:
+        fault, expected = "has the wrong shape", f"a tensor of shape {shape}"
+        check_tensor(name, tensor, fault, expected=expected)
         raise _invalid(name, fault, found=tuple(tensor.shape), expected=expected)
 
 
@@ -410,9 +434,9 @@ def language_ids(
         langs = torch.tensor([config.language_id(language) for language in langs])
         check_values = False
     check_tensor("langs", langs, "has the wrong type", expected="a tensor of ids")
-    if langs.shape == (B,):
-        langs = langs[:, None]
-    if tuple(langs.shape) not in ((B, T), (B, 1)):
+    langs_BT = langs[:, None] if langs.dim() == 1 else langs
+    # Compare number by number: compiled code cannot look for a tuple of symbolic sizes in another tuple.
+    if langs_BT.dim() != 2 or langs_BT.shape[0] != B or (langs_BT.shape[1] != T and langs_BT.shape[1] != 1):
         raise _invalid(
             "langs",
             "has the wrong shape",
@@ -423,4 +447,4 @@ def language_ids(
     if check_values:
         for bound in _bounds("langs", langs):
             config.language_id(bound)
-    return onto("langs", langs, device)
+    return onto("langs", langs_BT, device)

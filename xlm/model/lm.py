@@ -316,7 +316,7 @@ class XLMModel(nn.Module):
         return inputs, self.transformer(inputs, cache=cache, source=source, **flags)
 
     def _warn_about_langs(self, *, stacklevel: int, argument: str = "langs") -> None:
-        if not self.config.has_language_embeddings or self._warned_about_langs:
+        if not self.config.has_language_embeddings or self._warned_about_langs or torch.compiler.is_dynamo_compiling():
             return
         self._warned_about_langs = True
         names = ", ".join(sorted(self.config.lang2id)) or f"ids 0 to {self.config.n_langs - 1}"
@@ -571,8 +571,9 @@ class XLMWithLMHeadModel(XLMModel):
             counted_N = labels_N != IGNORED_LABEL
             hidden_ND, labels_N = hidden_ND[counted_N], labels_N[counted_N]
         is_plain = is_plain_head(head) and type(self).logits is XLMWithLMHeadModel.logits and "logits" not in vars(self)
-        # An adaptive softmax takes no labels of -100, and torch.compile cannot trace the function of a linear head.
-        is_simple = not torch.compiler.is_compiling() and (
+        # An adaptive softmax takes no labels of -100; torch.compile and torch.func cannot trace the function of a
+        # linear head.
+        is_simple = looks_at_values(labels_BT, True) and (
             isinstance(head, LinearHead) or (selects and not label_smoothing)
         )
         if reduction != "none" and is_plain and is_simple:

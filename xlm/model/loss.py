@@ -12,7 +12,6 @@ from typing import Literal, TypeGuard
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from xlm.model.attention import at_least_float32
@@ -34,8 +33,10 @@ def counted_labels(labels_BT: Tensor, valid_BT: Tensor | None, *, causal: bool) 
     if valid_BT is not None:
         labels_BT = labels_BT.masked_fill(~valid_BT, IGNORED_LABEL)
     if causal:
-        # Shifting the labels instead of slicing the logits avoids a copy of the large tensor.
-        labels_BT = F.pad(labels_BT[:, 1:], (0, 1), value=IGNORED_LABEL)
+        # Shifting the labels instead of slicing the logits avoids a copy of the large tensor. No tensor has T - 1
+        # columns, because an exported model could then not take 2 tokens.
+        labels_BT = labels_BT.roll(-1, 1)
+        labels_BT[:, -1] = IGNORED_LABEL
         if valid_BT is not None:
             labels_BT = labels_BT.masked_fill(~valid_BT, IGNORED_LABEL)
     return labels_BT
