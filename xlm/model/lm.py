@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, get_args
 import torch
 from torch import Tensor, nn
 
-from xlm._io.arguments import check_choice, check_flags
+from xlm._io.arguments import check_choice, check_flags, check_share
 from xlm.errors import ConfigError, InputError, XLMWarning
 from xlm.model.attention import Source
 from xlm.model.cache import XLMCache
@@ -604,18 +604,13 @@ class XLMWithLMHeadModel(XLMModel):
         return_logits: bool,
     ) -> tuple[Tensor | None, Tensor | None]:
         """Return the loss and the logits, each if requested; ``forward`` describes the arguments."""
-        check_flags(allow_empty_labels=allow_empty_labels, return_logits=return_logits)
-        check_choice("reduction", get_args(Reduction), reduction=reduction)
-        if isinstance(label_smoothing, bool) or not 0 <= label_smoothing <= 1:
-            raise InputError(
-                "label_smoothing is out of range",
-                where="label_smoothing",
-                found=label_smoothing,
-                expected="from 0 to 1",
-            )
+        check_flags(return_logits=return_logits)
         logits_BTV = self.logits(hidden_BTD) if return_logits else None
         if labels_BT is None:
             return None, logits_BTV
+        check_flags(allow_empty_labels=allow_empty_labels)
+        check_choice("reduction", get_args(Reduction), reduction=reduction)
+        check_share(label_smoothing=label_smoothing)
         labels_BT = onto("labels", labels_BT, hidden_BTD.device).long()
         labels_BT = counted_labels(labels_BT, valid_BT, causal=self.config.causal)
         looks = looks_at_values(labels_BT, self.check_inputs)
