@@ -91,6 +91,56 @@ def test_a_score_is_that_of_xlm_score(small: Small, text: str, lang: str, preset
     assert whole(answer) == text
 
 
+@pytest.mark.parametrize("documents", [True, False])
+def test_context_and_lines_before_are_given(small: Small, documents: bool) -> None:
+    """Oracle: one forward over the tokens of context and lines, with ``</s>`` around and between them."""
+    text = "The dog\nis old.\n\n Der Hund \n\n\nund"
+    tokenizer = small.tokenizers["original"]
+    expected: list[float] = []
+    for sentences in (
+        [["The dog", "is old."], ["Der Hund"], ["und"]]
+        if documents
+        else [[line] for line in text.split("\n") if line.strip()]
+    ):
+        given = tokenizer.encode("A small", lang="de")[:-1]
+        ids = [*given, *(index for line in sentences for index in tokenizer.encode(line, lang="de")[1:])]
+        with torch.inference_mode():
+            logits_TV = small.model(torch.tensor([ids[:-1]]), langs="de").logits[0]
+        logprobs_TV = logits_TV.log_softmax(-1)
+        expected += [float(logprobs_TV[place - 1, ids[place]]) for place in range(len(given), len(ids))]
+    request: dict[str, Any] = {"text": text, "lang": "de", "prefix": "A small", "documents": documents}
+    answer = asked(small, "/api/score", **request).json()
+    lines = [line for line in answer["lines"] if line["end"]]
+    tokens = [token for line in lines for of in [*line["words"], {"tokens": [line["end"]]}] for token in of["tokens"]]
+    assert [token["logprob"] for token in tokens] == pytest.approx(expected, abs=1e-4)
+    assert answer["logprob"] == pytest.approx(sum(expected), abs=1e-3)
+    assert whole(answer) == text
+    rows = [row.split("\t") for row in asked(small, "/api/table", **request).text.splitlines()[1:]]
+    assert sorted({int(row[0]) for row in rows}) == ([1, 2, 4, 7] if documents else [1, 2, 3, 4, 5, 6, 7])
+    of_lines = [float(row[5]) for row in rows if row[0] in "1247"]
+    assert sum(of_lines) == pytest.approx(sum(expected), abs=1e-3)
+
+
+def test_a_table_of_documents_is_that_of_the_command(small: Small, tmp_path: Path) -> None:
+    text = "The dog\nis old.\n\nDer Hund"
+    small.model.save_pretrained(tmp_path / "model")
+    small.tokenizers["original"].save_pretrained(tmp_path / "model")
+    (tmp_path / "text").write_text(f"{text}\n", encoding="utf-8")
+    command = ["score", tmp_path / "model", tmp_path / "text", "--lang", "de", "--by", "word", "--bits", "--documents"]
+    run = CliRunner().invoke(xlm, list(map(str, command)))
+    table = asked(small, "/api/table", text=text, lang="de", documents=True).text
+    assert [row.split("\t")[:5] for row in table.splitlines()] == [
+        row.split("\t")[:5] for row in run.stdout.splitlines()
+    ]
+
+
+def test_the_context_is_continued_too(small: Small) -> None:
+    knobs = {"lang": "en", "max_new_tokens": 6, "seed": 3}
+    whole_prompt = asked(small, "/api/generate", text="A small dog", **knobs).text
+    assert asked(small, "/api/generate", text="dog", prefix="A small", **knobs).text == whole_prompt
+    assert asked(small, "/api/generate", text="dog", **knobs).text != whole_prompt
+
+
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=st.text(st.characters(exclude_categories=()), max_size=60), preset=st.sampled_from(PRESETS))
 def test_any_text_comes_back_whole(small: Small, text: str, preset: str) -> None:

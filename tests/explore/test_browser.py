@@ -109,8 +109,8 @@ def opened(browser: Browser, address: str) -> Iterator[Opened]:
     assert all(url.startswith(address) for url in page.requests)
 
 
-def expected_words(small: Small, text: str, lang: str, preset: str = "original") -> list[tuple[str, float]]:
-    (result,) = score(small.model, small.tokenizers[preset], [text], lang=lang)
+def expected_words(small: Small, text: str, lang: str, prefix: str = "") -> list[tuple[str, float]]:
+    (result,) = score(small.model, small.tokenizers["original"], [text], lang=lang, prefixes=[prefix])
     of_words = [(word.text, word.surprisal) for word in result.words]
     return [(form, round(nats / math.log(2), 1)) for form, nats in [*of_words, ("end", -result.logprobs[-1])]]
 
@@ -162,7 +162,19 @@ def test_the_keyboard_reaches_everything(opened: Opened, small: Small) -> None:
     while order[-1] != "start" and len(order) < 30:
         opened.page.keyboard.press("Tab")
         order.append(opened.page.evaluate("document.activeElement.id || document.activeElement.classList[0]"))
-    wanted = ["numbers", "unit", "compare", "lang", "preset", "word", "continuation-lang", "max-new-tokens", "start"]
+    wanted = [
+        "prefix",
+        "documents",
+        "numbers",
+        "unit",
+        "compare",
+        "lang",
+        "preset",
+        "word",
+        "continuation-lang",
+        "max-new-tokens",
+        "start",
+    ]
     assert [name for name in order if name in wanted] == wanted
     opened.page.locator(".word").first.focus()
     opened.page.keyboard.press("ArrowRight")
@@ -320,6 +332,20 @@ def test_each_line_is_a_sentence(opened: Opened, small: Small) -> None:
     opened.expect(opened.page.locator("#inspector h3")).to_have_text("is")
 
 
+def test_lines_are_given_the_lines_and_the_context_before_them(opened: Opened, small: Small) -> None:
+    opened.page.fill("#prefix", " A small ")
+    opened.write("dog\nis old")
+    opened.page.check("#documents")
+    pair = small.model, small.tokenizers["original"]
+    asked = {"text": "dog\nis old", "lang": "en", "prefix": "A small", "documents": True, "unit": "bits"}
+    rows = [row.split("\t") for row in small.client().post("/api/table", json=asked).text.splitlines()[1:]]
+    expected = [("end" if row[8] == "</s>" else row[8], round(float(row[6]), 1)) for row in rows]
+    (first,) = score(*pair, ["dog"], lang="en", prefixes=["A small"])
+    assert expected[0][1] == round(first.words[0].surprisal / math.log(2), 1)
+    opened.expect(opened.page.locator(".words:not(.old) .number").nth(2)).to_have_text(str(expected[2][1]))
+    assert close(opened.words(), expected)
+
+
 def test_unknown_words_are_marked(opened: Opened) -> None:
     opened.write("the 漢 dog")
     opened.await_words("the", "漢", "dog")
@@ -350,6 +376,7 @@ def test_a_link_restores_the_page(browser: Browser, address: str, small: Small) 
     opened.page.select_option("#unit", "nats")
     opened.page.uncheck("#numbers")
     opened.page.fill("#seed", "7")
+    opened.page.fill("#prefix", "<i> & = %")
     opened.page.fill("#top-p", "")
     opened.page.select_option("#continuation-lang", "de")
     opened.page.check("input[value=greedy]")
@@ -362,7 +389,10 @@ def test_a_link_restores_the_page(browser: Browser, address: str, small: Small) 
     values = [choice.input_value() for choice in other.page.locator(".reading select").all()]
     assert values == ["de", "original", "en", "transformers"]
     other.expect(other.page.locator(".words .number").first).to_be_hidden()
-    for control, value in (("unit", "nats"), ("seed", "7"), ("top-p", ""), ("continuation-lang", "de")):
+    for control, value in (
+        *(("unit", "nats"), ("seed", "7"), ("top-p", ""), ("continuation-lang", "de")),
+        ("prefix", "<i> & = %"),
+    ):
         assert other.page.input_value(f"#{control}") == value
     assert other.page.is_checked("input[value=greedy]")
     other.expect(other.page.locator("#temperature")).to_be_hidden()
@@ -370,7 +400,7 @@ def test_a_link_restores_the_page(browser: Browser, address: str, small: Small) 
     lines = text.split("\n")
     assert close(
         [(form, number / math.log(2)) for form, number in other.words(0)],
-        [word for line in lines for word in expected_words(small, line, "de")],
+        [word for line in lines for word in expected_words(small, line, "de", "<i> & = %")],
     )
     other.page.evaluate("location.hash = 'text=the+dog&lang=en&preset=original'")
     other.await_words("the", "dog")

@@ -61,11 +61,13 @@ def test_each_word_has_its_surprisal_and_its_colour(model: XLMWithLMHeadModel, t
         assert title is not None
         assert style is not None
         assert title.startswith(f"{word.surprisal:.2f} nats ({bits:.2f} bits), ")
-        assert ("unknown" in title) == word.unknown
+        assert ("unknown" in title) == ("underline" in style) == word.unknown
         alphas.append(float(style.partition("rgba(")[2].partition(")")[0].split(",")[3]))
     surprisals = [word.surprisal for word in result.words]
     assert sorted(alphas) == [alpha for _, alpha in sorted(zip(surprisals, alphas, strict=True))]
     assert f"{-result.logprob:.2f} nats" in page.text
+    assert any(word.unknown for word in result.words)
+    assert page.text.endswith("underlined: unknown to the model")
 
 
 @settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])

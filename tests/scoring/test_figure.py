@@ -55,12 +55,12 @@ def test_bars_are_the_surprisals_and_stand_above_their_words(
 
 def test_a_long_text_has_lines_that_hold_each_word_once() -> None:
     words = TEXT.split() * 9 + ["x" * 200]
-    lines = _lines_of([[word] for word in words])
+    lines = _lines_of([[word] for word in words], 1)
     assert [word for line in lines for word in words[line]] == words
     lengths = [sum(len(word) + 1 for word in words[line]) for line in lines]
     assert 4 < len(lines) < 9
     assert max(lengths[:-1]) - min(lengths[:-1]) < 24
-    assert _lines_of([]) == [slice(0, 0)]
+    assert _lines_of([], 1) == [slice(0, 0)]
 
 
 @pytest.mark.parametrize("form", ["png", "svg", "pdf"])
@@ -134,7 +134,13 @@ def test_conditions_stand_side_by_side_and_regions_are_marked(
     assert shown[:3] == [["The", "A"], ["dogs", "dog"], ["are", "is", "was"]]
     assert shown[3:] == [["$\\frac{1$", "asleep", "_{x}"], ["here", "there"]]
     legend = [text.get_text() for text in axes.get_legend().get_texts()]
-    assert legend == [f"{name}: {-r.logprob:.1f} nats in total" for name, r in zip(names, results, strict=True)]
+    note = ", * with <unk>"
+    totals = [f"{-result.logprob:.1f} nats in total{note * (result.unknown > 0)}" for result in results]
+    assert legend == [f"{name}: {total}" for name, total in zip(names, totals, strict=True)]
+    numbers = [text.get_text() for text in axes.texts if text.get_text()[0].isdigit()]
+    words = [word for result in results for word in result.words]
+    assert numbers == [f"{word.surprisal:.1f}{'*' * word.unknown}" for word in words]
+    assert {word.unknown for word in words} == {True, False}
     (dogs, last) = axes.patches[-2:]  # "dogs are" begin in the first region, "here" in the other
     centres = axes.get_xticks()
     assert [dogs.get_x() < centre < dogs.get_x() + dogs.get_width() for centre in centres] == [0, 1, 1, 0, 0]

@@ -77,7 +77,7 @@ def checked_texts(texts: Any) -> Iterable[str]:
             found=type(texts).__name__,
             expected="a list of str, or another iterable of them",
         )
-    if isinstance(texts, Mapping) or getattr(texts, "ndim", 1) != 1:
+    if isinstance(texts, Mapping) or hasattr(texts, "columns") or getattr(texts, "ndim", 1) != 1:
         raise InputError(
             "texts has keys or columns, whose names would be read as texts",
             where="texts",

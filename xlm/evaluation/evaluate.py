@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from xlm._io.arguments import as_path
 from xlm._io.progress import ProgressBar
 from xlm.corpus.read_ahead import length_of, read_ahead
-from xlm.errors import InputError, XLMError
+from xlm.errors import InputError
 from xlm.evaluation.formula import Region
 from xlm.evaluation.tasks import GROUPS, Item, read_items
 from xlm.model.lm import XLMWithLMHeadModel
@@ -225,12 +225,7 @@ def evaluate_tasks(
 
 def _evaluate(scorer: Scorer, items: Sequence[Item]) -> list[ItemResult]:
     texts = list(dict.fromkeys(condition.text for item in items for condition in item.conditions))
-    results: dict[str, SentenceScore] = {}
-    for window in read_ahead(texts, length_of):
-        for text, result in zip(window, scorer.score_window(window, first=len(results)), strict=True):
-            if isinstance(result, XLMError):
-                raise result
-            results[text] = result
+    results = dict(zip(texts, scorer.score_windows(read_ahead(texts, length_of)), strict=True))
     # Sentences with the same tokens have one score, although rounding may differ from batch to batch.
     by_ids: dict[tuple[int, ...], SentenceScore] = {}
     judged = []

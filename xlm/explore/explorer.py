@@ -14,12 +14,21 @@ from xlm._version import __version__
 from xlm.corpus.formats import checked_text
 from xlm.corpus.rows import Row
 from xlm.errors import LanguageError, XLMError
-from xlm.explore.requests import ContinueRequest, ExportRequest, Limits, ScoreRequest, TextRequest, TooLargeError
+from xlm.explore.requests import (
+    ContinueRequest,
+    ExportRequest,
+    Limits,
+    LinesRequest,
+    ScoreRequest,
+    TextRequest,
+    TooLargeError,
+)
 from xlm.model.lm import XLMWithLMHeadModel
 from xlm.scoring.figure import picture_of
+from xlm.scoring.layout import Layout
 from xlm.scoring.options import ScoringOptions
 from xlm.scoring.scorer import Scorer, SentenceScore
-from xlm.scoring.table import ScoreTable, scored_lines, token_cells
+from xlm.scoring.table import ScoreTable, token_cells
 from xlm.tokenizer.incremental_detokenizer import IncrementalDetokenizer, prompt_ids
 from xlm.tokenizer.pipeline import PRESETS
 from xlm.tokenizer.tokenizer import XLMTokenizer
@@ -89,7 +98,10 @@ class Explorer:
         }
 
     def score(self, request: ScoreRequest) -> Json:
-        """Return the scores of a text by line, word and token; each line is a sentence, as ``xlm.score`` scores it.
+        """Return the scores of a text by line, word and token; each line is a sentence.
+
+        The numbers are those of ``xlm.score`` or, with ``documents``, of ``xlm.score_documents``. The prefix precedes
+        each line or, with ``documents``, the first line of each document.
 
         Returns:
             ``lines``, each with its ``words``, the space ``after`` the last word, and ``end``, the closing token, which
@@ -103,27 +115,33 @@ class Explorer:
             LanguageError: The model lacks the language.
             TooLargeError: The text has too many tokens.
         """
-        scorer = self._scorer(request, ScoringOptions(ranks=True, entropies=True, top=request.top))
-        results = _scored_lines(scorer, request.text)
-        scored = [result for result in results if isinstance(result, SentenceScore)]
+        scored = self._with_words(request, ScoringOptions(ranks=True, entropies=True, top=request.top))
         return {
             "lang": request.lang,
-            "preset": scorer.tokenizer.preset,
-            "lines": [_line(result) for result in results],
-            "logprob": math.fsum(result.logprob for result in scored),
-            "tokens": sum(len(result.tokens) for result in scored),
-            "windows": max((result.windows for result in scored), default=1),
+            "preset": self._tokenizer(request).preset,
+            "lines": [
+                _line(scored[n]) if n in scored else {"words": [], "after": line, "end": None}
+                for n, line in enumerate(request.text.split("\n"), start=1)
+            ],
+            "logprob": math.fsum(result.logprob for result in scored.values()),
+            "tokens": sum(len(result.tokens) for result in scored.values()),
+            "windows": max((result.windows for result in scored.values()), default=1),
         }
 
     def table(self, request: ExportRequest) -> bytes:
-        """Return the table that ``xlm score --by word`` writes of a text, TSV in UTF-8. Errors as for ``score``."""
-        scorer = self._scorer(request, ScoringOptions())
+        """Return the table that ``xlm score --by word`` writes of a text, TSV in UTF-8.
+
+        With ``documents``, it is that of ``--documents``. Errors are as for ``score``, but a line that is not Unicode
+        text has a row that says so.
+        """
         checked = [checked_text(line, "text") for line in request.text.split("\n")]
         rows = [
             Row(file="", number=n, text=text, problem=problem) for n, (text, problem) in enumerate(checked, start=1)
         ]
+        results = self._scored(request, rows, ScoringOptions())
         table = ScoreTable(unit="word", format="tsv", bits=request.unit == "bits")
-        return table.header.encode() + scored_lines(scorer, rows, table).data
+        lines = [line for row in rows if row.number in results for line in table.lines(row, results[row.number])]
+        return (table.header + "".join(lines)).encode()
 
     def picture(self, request: ExportRequest) -> bytes:
         """Return the picture of a text that ``xlm plot`` draws, with a panel for each line, as PNG.
@@ -134,12 +152,11 @@ class Explorer:
             TooLargeError: The text has too many tokens.
             DependencyError: matplotlib is not installed.
         """
-        results = _scored_lines(self._scorer(request, ScoringOptions()), request.text)
-        panels = [[result] for result in results if isinstance(result, SentenceScore)]
+        panels = [[result] for result in self._with_words(request, ScoringOptions()).values()]
         return picture_of(panels, format="png", unit=request.unit, most_lines=self.limits.picture_lines)
 
     def continuation(self, request: ContinueRequest) -> Iterator[Json]:
-        """Yield the tokens that continue a text, each computed on demand.
+        """Yield the tokens that continue prefix and text, each computed on demand.
 
         Yields:
             For each token, its ``id`` and the ``text`` that it adds. After the last token, the remaining ``text``,
@@ -153,9 +170,10 @@ class Explorer:
         config, tokenizer = self._model.config, self._tokenizer(request)
         lang = request.lang if request.continuation_lang is None else request.continuation_lang
         self._check_language(lang)
+        prompt = f"{request.prefix} {request.text}" if request.prefix else request.text
         ids = prompt_ids(
             tokenizer,
-            request.text,
+            prompt,
             lang=request.lang,
             eos_token_id=config.eos_token_id,
             positions=config.max_position_embeddings,
@@ -177,7 +195,7 @@ class Explorer:
             continuation_langs=Scorer(self._model, tokenizer, lang=lang).language,
             **options,
         )
-        detokenizer = IncrementalDetokenizer(tokenizer, request.text, ids, lang=lang)
+        detokenizer = IncrementalDetokenizer(tokenizer, prompt, ids, lang=lang)
         for token in tokens:
             yield {"id": token, "text": detokenizer.add(token)}
         continuation = tokens.continuation
@@ -190,15 +208,54 @@ class Explorer:
             "seed": continuation.seed,
         }
 
-    def _scorer(self, request: TextRequest, options: ScoringOptions) -> Scorer:
-        """Return the scorer for a request, after checking the number of tokens."""
+    def _with_words(self, request: LinesRequest, options: ScoringOptions) -> dict[int, SentenceScore]:
+        """Return the scores of each line that has words, by its number from 1; errors are as for ``_scored``."""
+        lines = enumerate(request.text.split("\n"), start=1)
+        rows = [
+            Row(file="", number=n, text=line, problem=None) for n, line in lines if request.documents or line.strip()
+        ]
+        return {n: result for n, result in self._scored(request, rows, options).items() if result is not None}
+
+    def _scored(
+        self, request: LinesRequest, rows: Sequence[Row], options: ScoringOptions
+    ) -> dict[int, SentenceScore | None]:
+        """Return the scores of lines, by their numbers from 1, except for the lines between documents.
+
+        Args:
+            request: The request.
+            rows: Lines of its text. One with a problem has no scores.
+            options: The options.
+
+        Raises:
+            TooLargeError: There are too many tokens.
+            XLMError: A line cannot be scored.
+        """
         scorer = Scorer(self._model, self._tokenizer(request), lang=request.lang, options=options)
-        count = sum(len(scorer.encode(line, where="text")) - 2 for line in request.text.split("\n"))
+        # The first line of a document is the first of all, or stands behind a blank one.
+        before = ["", *request.text.split("\n")]
+        prefixes = {
+            row.number: request.prefix if not (request.documents and before[row.number - 1].strip()) else ""
+            for row in rows
+        }
+        texts = [request.prefix, *(row.text or "" for row in rows)]
+        of_prefix, *of_lines = [len(scorer.encode(text, where="text")) - 2 for text in texts]
+        count = sum(of_lines) + of_prefix * sum(map(bool, prefixes.values()))
         if count > self.limits.tokens:
             raise TooLargeError(
                 "the text is too long", where="text", found=f"{count:,} tokens", limit=self.limits.tokens
             )
-        return scorer
+
+        def cells_of(row: Row) -> Json:
+            return {"text": row.text, "prefix": prefixes[row.number]}
+
+        layout = Layout(lang=request.lang, documents=request.documents, prefix="prefix")
+        groups = list(layout.groups(rows, cells_of))
+        results: dict[int, SentenceScore | None] = {}
+        for row, _, result, _ in layout.scores(scorer, groups, cells_of, lambda result: [{}]):
+            if isinstance(result, XLMError):
+                raise result
+            results[row.number] = result
+        return results
 
     def _tokenizer(self, request: TextRequest) -> XLMTokenizer:
         self._check_language(request.lang)
@@ -218,26 +275,7 @@ class Explorer:
             )
 
 
-def _scored_lines(scorer: Scorer, text: str) -> list[SentenceScore | str]:
-    """Return the scores of each line of a text, or the line itself if it has no words.
-
-    Raises:
-        XLMError: A line cannot be scored.
-    """
-    lines = text.split("\n")
-    scores = iter(scorer.score_window([line for line in lines if line.strip()]))
-    results: list[SentenceScore | str] = []
-    for line in lines:
-        result = next(scores) if line.strip() else line
-        if isinstance(result, XLMError):
-            raise result
-        results.append(result)
-    return results
-
-
-def _line(result: SentenceScore | str) -> Json:
-    if isinstance(result, str):
-        return {"words": [], "after": result, "end": None}
+def _line(result: SentenceScore) -> Json:
     names = ("token", "logprob", "rank", "entropy", "top", "unknown")
     tokens = [{name: cells[name] for name in names} for cells in token_cells(result)]
     words = []

@@ -63,41 +63,60 @@ class TextRequest:
         text: Any text.
         lang: Language of the text, which the model must have.
         preset: Text pipeline; ``None`` for the model's own.
+        prefix: What the text is conditioned on; not scored itself.
     """
 
     CHECKS: ClassVar[dict[str, tuple[str, Callable[[Any], bool]]]] = {
         "text": ("a string", lambda value: isinstance(value, str)),
         "lang": ("the name of a language", lambda value: isinstance(value, str)),
         "preset": ("the name of a preset, or null", lambda value: value is None or isinstance(value, str)),
+        "prefix": ("a string", lambda value: isinstance(value, str)),
     }
 
     text: str
     lang: str
     preset: str | None = None
+    prefix: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoreRequest(TextRequest):
+class LinesRequest(TextRequest):
+    """Request about the lines of a text, each of which is a sentence.
+
+    Attributes:
+        documents: Whether each line is scored given the lines before it, up to a blank one.
+    """
+
+    CHECKS: ClassVar = {
+        **TextRequest.CHECKS,
+        "documents": ("true or false", lambda value: isinstance(value, bool)),
+    }
+
+    documents: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreRequest(LinesRequest):
     """Request to score a text.
 
     Attributes:
         top: Number of alternatives to return for each token, the most likely ones.
     """
 
-    CHECKS: ClassVar = {**TextRequest.CHECKS, "top": ("a whole number", lambda value: _is_int(value))}
+    CHECKS: ClassVar = {**LinesRequest.CHECKS, "top": ("a whole number", lambda value: _is_int(value))}
 
     top: int = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportRequest(TextRequest):
+class ExportRequest(LinesRequest):
     """Request for a file with the surprisals of a text.
 
     Attributes:
         unit: ``"bits"`` or ``"nats"``.
     """
 
-    CHECKS: ClassVar = {**TextRequest.CHECKS, "unit": ("'bits' or 'nats'", lambda value: value in ("bits", "nats"))}
+    CHECKS: ClassVar = {**LinesRequest.CHECKS, "unit": ("'bits' or 'nats'", lambda value: value in ("bits", "nats"))}
 
     unit: str = "bits"
 
@@ -172,9 +191,10 @@ def read_request(cls: type[_Request], body: bytes, limits: Limits) -> _Request:
             expected="; ".join(f"{key[:40]}: {expected}" for key, expected in list(wrong.items())[:_MOST_NAMED]),
         )
     request = cls(**values)
-    if len(request.text) > limits.characters:
-        found = f"{len(request.text):,} characters"
-        raise TooLargeError("the text is too long", where="text", found=found, limit=limits.characters)
+    for name in ("text", "prefix"):
+        if (length := len(getattr(request, name))) > limits.characters:
+            found = f"{length:,} characters"
+            raise TooLargeError(f"the {name} is too long", where=name, found=found, limit=limits.characters)
     bounds = {"top": (0, limits.alternatives), "max_new_tokens": (1, limits.new_tokens), "seed": (0, 2**53 - 1)}
     for name, (low, high) in bounds.items():
         value = getattr(request, name, None)

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from xlm.model.cache import XLMCache
 from xlm.model.config import XLMConfig
 from xlm.model.initialisation import reset_modules
+from xlm.model.linear import apply_linear
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -131,7 +132,7 @@ class Attention(nn.Module):
         context_BTD, weights_BNTS = _attend(
             query_BNTH, key_BNSH, value_BNSH, mask, dropout=dropout, eager=output_attentions or self.is_eager
         )
-        return self.output(context_BTD), weights_BNTS if output_attentions else None
+        return apply_linear(self.output, context_BTD), weights_BNTS if output_attentions else None
 
     @property
     def is_eager(self) -> bool:
@@ -140,7 +141,7 @@ class Attention(nn.Module):
 
     def project(self, x_BTD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return queries, keys and values with all heads side by side, each (B, T, D)."""
-        return self.query(x_BTD), self.key(x_BTD), self.value(x_BTD)
+        return apply_linear(self.query, x_BTD), apply_linear(self.key, x_BTD), apply_linear(self.value, x_BTD)
 
 
 class Source:
@@ -229,7 +230,7 @@ class CrossAttention(nn.Module):
         G = B // source.target_rows
         key_GNSH, value_GNSH = source.keys_and_values(layer, self)
         # The target rows of one source row become further query positions.
-        query_GNQH = _heads(self.query(x_BTD).view(G, -1, D), self.n_heads)
+        query_GNQH = _heads(apply_linear(self.query, x_BTD).view(G, -1, D), self.n_heads)
         dropout = self.dropout if self.training else 0.0
         context_GQD, weights_GNQS = _attend(
             query_GNQH, key_GNSH, value_GNSH, source.mask, dropout=dropout, eager=output_attentions or self.is_eager
@@ -240,7 +241,7 @@ class CrossAttention(nn.Module):
             weights_GNQS = (
                 weights_GNQS.view(G, self.n_heads, -1, T, weights_GNQS.shape[-1]).transpose(1, 2).flatten(0, 1)
             )
-        return self.output(context_GQD.view(B, T, D)), weights_GNQS
+        return apply_linear(self.output, context_GQD.view(B, T, D)), weights_GNQS
 
     @property
     def is_eager(self) -> bool:
@@ -249,7 +250,7 @@ class CrossAttention(nn.Module):
 
     def project_source(self, hidden_GSD: Tensor) -> tuple[Tensor, Tensor]:
         """Return keys and values with all heads side by side, each (G, S, D)."""
-        return self.key(hidden_GSD), self.value(hidden_GSD)
+        return apply_linear(self.key, hidden_GSD), apply_linear(self.value, hidden_GSD)
 
 
 def _heads(x_BTD: Tensor, n_heads: int) -> Tensor:

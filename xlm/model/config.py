@@ -40,13 +40,13 @@ class ConfigChanges(TypedDict, total=False):
     dropout: float
     attention_dropout: float
     layer_norm_eps: float
+    attn_implementation: AttnImplementation
     embed_init_std: float | None
     bos_token_id: int
     eos_token_id: int
     pad_token_id: int
     unk_token_id: int
     mask_token_id: int
-    attn_implementation: AttnImplementation
 
 
 class FrozenConfigError(ConfigError, dataclasses.FrozenInstanceError, TypeError):

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from xlm.errors import ConfigError, InputError
 from xlm.model.attention import at_least_float32
 from xlm.model.config import XLMConfig
+from xlm.model.linear import linear
 from xlm.model.transformer import Transformer
 
 IGNORED_LABEL = -100
@@ -116,7 +116,7 @@ class LinearHead(nn.Module):
         Raises:
             InputError: The weight is on the meta device, and the hidden states are not.
         """
-        return F.linear(hidden, self._present_projection(hidden), self.bias)
+        return linear(hidden, self._present_projection(hidden), self.bias)
 
     def _present_projection(self, hidden: Tensor) -> Tensor:
         weight = self.projection
@@ -153,15 +153,20 @@ class LinearHead(nn.Module):
         R = min(N, _NARROW_BLOCK_ROWS, elements)
         S = min(V, _tiled(elements // max(R, 1)))
         wide = torch.promote_types(hidden_ND.dtype, torch.float32)
-        buffer = hidden_ND.new_empty(R * S, dtype=wide)
+        on_cpu = hidden_ND.device.type == "cpu"
+        buffer = hidden_ND.new_empty(0 if on_cpu else R * S, dtype=wide)
         for start in range(0, N, R or 1):
             rows = slice(start, min(start + R, N))
             hidden_RD = hidden_ND[rows]
             for first in range(0, V, S):
                 words = slice(first, min(first + S, V))
-                shape = (len(hidden_RD), words.stop - first)
-                logits_RS = buffer[: shape[0] * shape[1]].view(shape)
-                _write_logits(hidden_RD, weight_VD[words], self.bias[words], logits_RS)
+                weight_SD, bias_S = weight_VD[words], self.bias[words]
+                if on_cpu:
+                    logits_RS = linear(hidden_RD.to(wide), weight_SD.to(wide), bias_S.to(wide))
+                else:
+                    shape = (len(hidden_RD), len(weight_SD))
+                    logits_RS = buffer[: shape[0] * shape[1]].view(shape)
+                    _write_logits(hidden_RD, weight_SD, bias_S, logits_RS)
                 yield LogitBlock(rows, first, logits_RS)
 
 
@@ -387,8 +392,6 @@ def _write_logits(hidden_RD: Tensor, weight_SD: Tensor, bias_S: Tensor, out_RS: 
     """Write ``hidden @ weight.T + bias`` to ``out_RS``, which is float32 if the inputs are in half precision."""
     if hidden_RD.dtype == out_RS.dtype:
         torch.addmm(bias_S, hidden_RD, weight_SD.T, out=out_RS)
-    elif hidden_RD.device.type == "cpu":
-        torch.addmm(bias_S.float(), hidden_RD.float(), weight_SD.float().T, out=out_RS)
     elif hasattr(torch.ops.aten.mm, "dtype_out"):  # torch 2.8 and newer
         torch.ops.aten.mm.dtype_out(hidden_RD, weight_SD.T, out_RS.dtype, out=out_RS)
         out_RS += bias_S

@@ -116,7 +116,7 @@ def looks_at_values(tensor: Tensor, wanted: bool) -> bool:
 
 
 def _refuse_tracing() -> None:
-    if torch.jit.is_tracing():  # type: ignore[no-untyped-call]
+    if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
         raise InputError(
             "tracing would record the shapes and the padding of one input only",
             where="torch.jit.trace, or torch.onnx.export(dynamo=False)",

@@ -6,6 +6,7 @@ without sharding can save.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -38,7 +39,7 @@ def place_like(tensor: Tensor, parameter: Tensor) -> Tensor:
     mesh: Any = getattr(parameter, "device_mesh", None)
     if mesh is None:
         return tensor
-    from torch.distributed.tensor import distribute_tensor
-
-    placements: Any = getattr(parameter, "placements", None)
-    return distribute_tensor(tensor, mesh, placements)
+    # A sharded tensor exists, so the module of its class is loaded.
+    distributed: Any = sys.modules["torch.distributed.tensor"]
+    sharded: Tensor = distributed.distribute_tensor(tensor, mesh, getattr(parameter, "placements", None))
+    return sharded

@@ -16,6 +16,7 @@ from xlm.model.attention import Attention, AttentionMask, CrossAttention, Source
 from xlm.model.cache import XLMCache
 from xlm.model.config import XLMConfig
 from xlm.model.initialisation import LearnedEmbedding, SinusoidalEmbedding, reset_modules
+from xlm.model.linear import apply_linear
 from xlm.model.pytrees import register_pytree
 
 
@@ -123,8 +124,7 @@ class FeedForward(nn.Module):
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """Map (B, T, D) to (B, T, D)."""
-        out_BTD: Tensor = self.down(self.activation(self.up(x_BTD)))
-        return out_BTD
+        return apply_linear(self.down, self.activation(apply_linear(self.up, x_BTD)))
 
 
 class Layer(nn.Module):

@@ -10,27 +10,31 @@ if TYPE_CHECKING:
     from xlm.scoring.scorer import SentenceScore
 
 _STRONGEST = 20 * math.log(2)  # surprisal of the strongest colour, in nats: as in xlm explore
-_HIGHEST_ALPHA = 0.75
+_HIGHEST_ALPHA = 0.55  # on a page of #111 with text of #ddd, the contrast is above 4.5
 
 
 def words_as_html(result: SentenceScore) -> str:
     """Return a text as HTML, each word with the colour of its surprisal, and numbers that show under the pointer.
 
-    The colour is transparent, so that text can be read on a light and on a dark page. No character of the text is
-    interpreted as markup.
+    The colour is transparent, so that text can be read on a light and on a dark page. A word with ``<unk>`` is
+    underlined. No character of the text is interpreted as markup.
     """
     parts, end, count = [], 0, 0  # where the words so far end in the text, and the number of their tokens
     for word in result.words:
         note = "unknown to the model" if word.unknown else f"{word.tokens} token{'' if word.tokens == 1 else 's'}"
-        parts += [_escaped(result.text[end : word.start]), _coloured(word.text, word.surprisal, note)]
+        parts += [_escaped(result.text[end : word.start]), _coloured(word.text, word.surprisal, note, word.unknown)]
         end, count = word.end, count + word.tokens
     parts.append(_escaped(result.text[end:]))
     for token, logprob in zip(result.tokens[count:], result.logprobs[count:], strict=True):
         parts += [" ", _coloured(token, -logprob, "the end of the text")]
-    total = f"{_escaped(str(result.lang))}: {_amount(0.0 - result.logprob)} in total"
+    language = result.lang if isinstance(result.lang, str | None) else ", ".join(dict.fromkeys(result.lang))
+    notes = [f"{_escaped(str(language))}: {_amount(0.0 - result.logprob)} in total"]
+    notes.append(f"strongest colour: {_STRONGEST / math.log(2):.0f} bits or more")
+    if result.unknown:
+        notes.append("underlined: unknown to the model")
     return (
         f'<div style="white-space: pre-wrap; line-height: 1.8" dir="auto">{"".join(parts)}</div>'
-        f'<div style="opacity: 0.7; font-size: 85%">{total}</div>'
+        f'<div style="opacity: 0.7; font-size: 85%">{" · ".join(notes)}</div>'
     )
 
 
@@ -39,9 +43,10 @@ def printable(text: str) -> str:
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 
-def _coloured(word: str, surprisal: float, note: str) -> str:
+def _coloured(word: str, surprisal: float, note: str, is_unknown: bool = False) -> str:
     alpha = _HIGHEST_ALPHA * min(max(surprisal / _STRONGEST, 0), 1)
     style = f"background: rgba(230, 120, 40, {alpha:.3f}); border-radius: 3px; padding: 2px"
+    style += "; text-decoration: underline dotted" * is_unknown
     return f'<span style="{style}" title="{_amount(surprisal)}, {note}">{_escaped(word)}</span>'
 
 

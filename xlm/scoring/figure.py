@@ -40,7 +40,7 @@ _DOTS_PER_INCH, _FONT_SIZE = 160, 9
 _MAXIMUM_LINES = 150  # what a PNG file of matplotlib, which has less than 65,536 rows of dots, holds
 # The following sizes are in characters: the words of a line stand next to each other as in print.
 _LINE_WIDTH, _MINIMUM_LINE_WIDTH = 84, 40
-_MINIMUM_WORD_WIDTH, _MAXIMUM_BAR_WIDTH = 6, 3.2
+_MINIMUM_WORD_WIDTH, _BAR_WIDTH, _MAXIMUM_BAR_WIDTH = 6, 2, 3.2
 _MAXIMUM_WORD_LENGTH = 24
 _LEGEND_CHARACTER, _LEGEND_GAP = 0.65, 5  # in a legend: a character, and a sample of the bar with the space around it
 
@@ -65,6 +65,7 @@ def plot(
 ) -> NotebookFigure:
     """Return a matplotlib figure with the surprisal of each word as a bar. Requires ``pip install 'xlm[plot]'``.
 
+    A word that the vocabulary lacks something of has an asterisk beside its number, which says little about it.
     Notebooks show the figure. ``figure.savefig("name.pdf")`` writes it to a file, also as PNG or SVG.
 
     Args:
@@ -193,7 +194,7 @@ def _figure(
     lines = [
         (results, places[line], line)
         for results, places in zip(panels, map(_places, panels), strict=True)
-        for line in _lines_of(places)
+        for line in _lines_of(places, len(results))
     ]
     if len(lines) > most_lines:
         raise InputError(
@@ -205,7 +206,7 @@ def _figure(
         )
     nats = UNITS[unit]
     highest = max((word.surprisal / nats for results in panels for r in results for word in r.words), default=0.0)
-    widest = max(_MINIMUM_LINE_WIDTH, *[sum(map(_place_width, places)) for _, places, _ in lines])
+    widest = max(_MINIMUM_LINE_WIDTH, *[sum(_place_widths(places, len(results))) for results, places, _ in lines])
     inches = [
         # Words below one another, and a legend above the first line.
         _INCHES_OF_LINE
@@ -219,27 +220,28 @@ def _figure(
     figure.supylabel(f"surprisal ({unit})", fontsize=9, color="#555555")
     subplots = figure.subplots(len(lines), squeeze=False, gridspec_kw={"height_ratios": inches})
     for axes, (results, places, line) in zip(subplots[:, 0], lines, strict=True):
-        ends = list(accumulate(map(_place_width, places), initial=0))
+        ends = list(accumulate(_place_widths(places, len(results)), initial=0))
         centres = [(start + end) / 2 for start, end in pairwise(ends)]
         for number, result in enumerate(results):
-            width = min(_MAXIMUM_BAR_WIDTH, _MINIMUM_WORD_WIDTH / len(results) * 0.8)
+            width = min(_MAXIMUM_BAR_WIDTH, max(_MINIMUM_WORD_WIDTH / len(results), _BAR_WIDTH) * 0.8)
             positions = [centre + (number - (len(results) - 1) / 2) * width for centre in centres]
-            heights = [word.surprisal / nats for word in result.words[line]]
+            words = result.words[line]
+            heights = [word.surprisal / nats for word in words]
             style = {"color": _COLOURS[number % len(_COLOURS)], "hatch": _HATCHES[number % len(_HATCHES)]}
             bars = axes.bar(positions, heights, width * 0.94, **style, edgecolor="white", linewidth=0)
-            font = 7.5 if len(results) == 1 else 5.5
-            numbers = [f"{height:.1f}" for height in heights]
+            font = 7.5 if len(results) == 1 else 6.5
+            numbers = [f"{height:.1f}{'*' * word.unknown}" for height, word in zip(heights, words, strict=True)]
             upright = 90 if len(results) > 2 else 0
             axes.bar_label(bars, numbers, padding=2, fontsize=font, color="#444444", rotation=upright)
         axes.set_xticks(centres)
         # Labels of equally many rows, so that their baselines can be aligned. A word with dollar signs is no formula.
         rows = max(map(len, places), default=1)
-        texts = ["\n".join([*map(_shown, words), *[""] * (rows - len(words))]) for words in places]
+        texts = ["\n".join([*map(_shown, place), *[""] * (rows - len(place))]) for place in places]
         axes.set_xticklabels(texts, fontsize=_FONT_SIZE, va="baseline", parse_math=False)
         axes.tick_params(axis="x", length=0, pad=_FONT_SIZE * 1.35 * rows)
-        _style(axes, width=widest, height=highest * 1.2 or 1)
-        for name, words in (regions or {}).items():
-            _mark(axes, name, ends, range(max(words.start, line.start), min(words.stop, line.stop)), line)
+        _style(axes, width=widest, height=highest * 1.25 or 1)
+        for name, indices in (regions or {}).items():
+            _mark(axes, name, ends, range(max(indices.start, line.start), min(indices.stop, line.stop)), line)
         if line.start == 0:
             _label(axes, results, labels, nats, unit, width=widest)
     return figure
@@ -304,7 +306,7 @@ def _mark(axes: Any, name: str, ends: Sequence[float], words: range, line: slice
     """
     if words:
         left, right = ends[words.start - line.start], ends[words.stop - line.start]
-        axes.axvspan(left, right, color=_REGION, zorder=0, linewidth=0)
+        axes.axvspan(left + 0.1, right - 0.1, color=_REGION, zorder=0, linewidth=0)  # neighbours do not touch
         axes.annotate(
             printable(name),
             ((left + right) / 2, 1),
@@ -324,22 +326,29 @@ def _places(results: Sequence[SentenceScore]) -> list[list[str]]:
     return [list(dict.fromkeys(words)) for words in zip(*[[w.text for w in r.words] for r in results], strict=True)]
 
 
-def _place_width(words: Sequence[str]) -> int:
-    """Return the width of the words at a place and the space around them, in characters."""
-    return max(_MINIMUM_WORD_WIDTH, min(max(map(len, words)), _MAXIMUM_WORD_LENGTH) + 2)
+def _place_widths(places: Sequence[Sequence[str]], bars: int) -> list[int]:
+    """Return the width of each place and the space around it, in characters.
+
+    Args:
+        places: The words below each place.
+        bars: Number of bars above each place.
+    """
+    least = max(_MINIMUM_WORD_WIDTH, bars * _BAR_WIDTH)
+    return [max(least, min(max(map(len, words)), _MAXIMUM_WORD_LENGTH) + 2) for words in places]
 
 
-def _lines_of(places: Sequence[Sequence[str]]) -> list[slice]:
-    """Split the words at some places into the fewest lines that hold them, of about equal width."""
-    total = sum(map(_place_width, places))
+def _lines_of(places: Sequence[Sequence[str]], bars: int) -> list[slice]:
+    """Split some places into the fewest lines that hold them, of about equal width; arguments as above."""
+    widths = _place_widths(places, bars)
+    total = sum(widths)
     count = max(1, math.ceil(total / _LINE_WIDTH))
     lines, width = [slice(0, 0)], 0
-    for index, words in enumerate(places):
-        if width and width + _place_width(words) / 2 > total / count and len(lines) < count:
+    for index, own in enumerate(widths):
+        if width and width + own / 2 > total / count and len(lines) < count:
             lines.append(slice(index, index))
             width = 0
         lines[-1] = slice(lines[-1].start, index + 1)
-        width += _place_width(words)
+        width += own
     return lines
 
 
@@ -358,7 +367,10 @@ def _label(
 ) -> None:
     """Write the names of the results above a panel, with the total surprisal of each text."""
     names = [str(result.lang) for result in results] if names is None else names
-    totals = [f"{-result.logprob / nats:.1f} {unit} in total" for result in results]
+    totals = [
+        f"{-result.logprob / nats:.1f} {unit} in total{', * with <unk>' if result.unknown else ''}"
+        for result in results
+    ]
     labels = [f"{_shown(name)}: {total}" for name, total in zip(names, totals, strict=True)]
     if len(labels) == 1:
         axes.set_title(labels[0], loc="left", fontsize=8.5, color="#333333", parse_math=False)

@@ -111,6 +111,7 @@ def score_frame(
             where="frame",
             found=type(frame).__name__,
             expected="a DataFrame or a Series of pandas or polars",
+            remedy="call collect() of a LazyFrame; score takes a list of texts",
         )
     bar = ProgressBar.of(frame, progress, unit="rows")
     scorer = Scorer(model, tokenizer, lang=lang, options=ScoringOptions(**options), on_batch=bar.show_share)

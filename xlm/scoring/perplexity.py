@@ -14,7 +14,7 @@ import torch
 from xlm._io.arguments import check_choice, check_count
 from xlm._io.progress import ProgressBar
 from xlm.corpus.read_ahead import checked_texts, length_of, read_ahead
-from xlm.errors import InputError, XLMError
+from xlm.errors import InputError
 from xlm.model.lm import XLMWithLMHeadModel, eval_mode
 from xlm.scoring.logprobs import checked_stride, score_sequences
 from xlm.scoring.options import ScoringOptions
@@ -326,13 +326,10 @@ def _of_sentences(scorer: Scorer, corpus: _Counted, bar: ProgressBar) -> Languag
     nats, tokens = array("d"), array("q")
     unknown = 0
     with bar:
-        for texts in bar.groups(corpus.windows()):
-            for result in scorer.score_window(texts, first=corpus.texts):
-                if isinstance(result, XLMError):
-                    raise result
-                nats.append(0.0 - result.logprob)
-                tokens.append(len(result.logprobs))
-                unknown += result.unknown
+        for result in scorer.score_windows(bar.groups(corpus.windows())):
+            nats.append(0.0 - result.logprob)
+            tokens.append(len(result.logprobs))
+            unknown += result.unknown
     by_text = {"nats": nats, "tokens": tokens, **corpus.counts}
     return LanguagePerplexity(
         lang=corpus.lang,

@@ -203,14 +203,8 @@ def _name_of_sentence(first: int, document: int, sentence: int) -> str:
 
 
 def _results(scorer: Scorer, windows: Iterable[list[Text]], bar: ProgressBar) -> Iterator[SentenceScore]:
-    first = 0
     with bar:
-        for window in bar.groups(windows):
-            for result in scorer.score_window(window, first=first):
-                if isinstance(result, XLMError):
-                    raise result
-                yield result
-            first += len(window)
+        yield from scorer.score_windows(bar.groups(windows))
 
 
 def _check_alone(**arguments: object) -> None:

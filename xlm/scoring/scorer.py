@@ -6,7 +6,7 @@ import dataclasses
 import math
 import unicodedata
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from itertools import accumulate
@@ -209,6 +209,8 @@ class Scorer:
         lang: Name of the language of texts that are a str; ``()`` if there are none, since each names its own.
         options: The options; ``None`` for the defaults.
         on_batch: Called after each batch with the share of the current texts or documents that is scored.
+        warns_of_sentences: Whether to warn once of a text that holds several sentences, which should be scored as a
+            document.
 
     Attributes:
         language: Id of the language; ``None`` for a model without language embeddings.
@@ -228,6 +230,7 @@ class Scorer:
         lang: str | tuple[()],
         options: ScoringOptions | None = None,
         on_batch: Callable[[float], None] | None = None,
+        warns_of_sentences: bool = True,
     ) -> None:
         check_pair(model, tokenizer)
         if not model.config.causal:
@@ -249,7 +252,7 @@ class Scorer:
         self.language = None if per_text else language_id(model, tokenizer, lang)
         self.options = dataclasses.replace(options, stride=stride)
         self._ids: dict[Any, int | None] = {lang: self.language}
-        self._warned = False
+        self._warns = warns_of_sentences
         self._on_batch = on_batch
 
     @property
@@ -261,6 +264,20 @@ class Scorer:
     def long_texts(self) -> str:
         """How texts longer than the model's positions are scored, as in ``Signature.long``."""
         return "refuse" if self.options.too_long == "refuse" else f"stride {self.options.stride}"
+
+    def score_windows(self, windows: Iterable[Sequence[str | Text]]) -> Iterator[SentenceScore]:
+        """Yield the result of each text, in order; arguments and errors are as for ``score_window``.
+
+        Raises:
+            XLMError: A text cannot be scored; this is raised after the results before it.
+        """
+        first = 0
+        for window in windows:
+            for result in self.score_window(window, first=first):
+                if isinstance(result, XLMError):
+                    raise result
+                yield result
+            first += len(window)
 
     def score_window(self, texts: Sequence[str | Text], *, first: int = 0) -> list[SentenceScore | XLMError]:
         """Return one result per text, in order: its scores, or the error that prevents scoring.
@@ -389,9 +406,9 @@ class Scorer:
 
     def _warn_about_sentences(self, text: Text) -> None:
         lang = text.lang if isinstance(text.lang, str) else DEFAULT_LANGUAGE
-        if self._warned or not holds_sentences(text.text, moses(self.tokenizer.pipeline.preset.dialect, lang)):
+        if not self._warns or not holds_sentences(text.text, moses(self.tokenizer.pipeline.preset.dialect, lang)):
             return
-        self._warned = True
+        self._warns = False
         warn_caller(
             f"a text seems to hold several sentences: {text.text[:60]!r}; the model was trained with </s> between "
             "sentences, and the first words of each score worse without it. Pass the sentences of a document to "

@@ -327,6 +327,8 @@ def cells_of(result: SentenceScore, unit: str) -> list[dict[str, Any]]:
             }
             for number, word in enumerate(result.words, start=1)
         ]
+        if not result.closing:
+            return words
         end = len(result.text)
         closing = {
             "word": len(words) + 1,
@@ -337,7 +339,7 @@ def cells_of(result: SentenceScore, unit: str) -> list[dict[str, Any]]:
             "unknown": result.unknowns[-1],
             "text": result.tokens[-1],
         }
-        return [*words, closing] if result.closing else words
+        return [*words, closing]
     return token_cells(result)
 
 

@@ -14,7 +14,7 @@ const ENDED_AT_ONCE = "the model takes the text for finished and adds nothing: d
 const $ = (id) => document.getElementById(id);
 
 export class Continuing {
-  // page: { text(), unit(), reading(), takeOver(text) }
+  // page: { text(), prefix(), unit(), reading(), takeOver(text) }
   constructor(model, page) {
     this.page = page;
     this.running = null;
@@ -43,7 +43,8 @@ export class Continuing {
     const number = (id) => ($(id).value === "" ? null : Number($(id).value));
     const { lang, preset } = this.page.reading();
     const language = $("continuation-lang").selectedIndex === 0 ? null : $("continuation-lang").value;
-    const request = { text, lang, preset, continuation_lang: language, max_new_tokens: number("max-new-tokens") };
+    const prefix = this.page.prefix();
+    const request = { text, prefix, lang, preset, continuation_lang: language, max_new_tokens: number("max-new-tokens") };
     if (!this.isSampling) return { ...request, do_sample: false };
     const knobs = { temperature: number("temperature"), top_k: number("top-k"), top_p: number("top-p"), seed: number("seed") };
     return { ...request, do_sample: true, ...knobs };

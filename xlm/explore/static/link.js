@@ -8,7 +8,7 @@ const method = (name) => document.querySelector(`input[name=method][value=${name
 
 // Returns the state as the text of a fragment.
 export function stateOf(text, readings) {
-  const state = new URLSearchParams({ text });
+  const state = new URLSearchParams({ text, prefix: $("prefix").value, documents: $("documents").checked });
   for (const { lang, preset } of readings) {
     state.append("lang", lang.value);
     state.append("preset", preset.value);
@@ -34,6 +34,8 @@ export function restored(model) {
 }
 
 function restoreControls(state) {
+  $("prefix").value = state.get("prefix") ?? "";
+  $("documents").checked = state.get("documents") === "true";
   for (const id of CONTROLS.filter((name) => state.has(name))) {
     const value = $(id).value;
     $(id).value = state.get(id);

@@ -31,6 +31,7 @@ class Page {
     this.add(first ?? { lang, preset: model.preset });
     this.continuing = new Continuing(model, {
       text: () => this.text(),
+      prefix: () => this.prefix(),
       unit: () => this.unit(),
       reading: () => ({ lang: this.readings[0].lang.value, preset: this.readings[0].preset.value }),
       takeOver: (text) => this.takeOver(text),
@@ -44,10 +45,13 @@ class Page {
 
   listen() {
     let timer;
-    $("text").addEventListener("input", () => {
+    const onTyping = () => {
       clearTimeout(timer);
       timer = setTimeout(() => this.refresh(), WAIT_FOR_TYPING);
-    });
+    };
+    $("text").addEventListener("input", onTyping);
+    $("prefix").addEventListener("input", onTyping);
+    $("documents").addEventListener("change", () => this.refresh());
     $("text").addEventListener("keydown", (event) => {
       if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;
       event.preventDefault();
@@ -118,7 +122,7 @@ class Page {
   }
 
   nameWhatContinues() {
-    $("continues").textContent = `of the text above, as ${this.readings[0].title}; Ctrl+Enter in the text does the same`;
+    $("continues").textContent = `of context and text above, as ${this.readings[0].title}; Ctrl+Enter in the text does the same`;
   }
 
   unit() {
@@ -141,6 +145,15 @@ class Page {
       return null;
     }
     return text;
+  }
+
+  prefix() {
+    return $("prefix").value.trim();
+  }
+
+  // Returns the part of a request that says how the lines of the text are scored.
+  given() {
+    return { prefix: this.prefix(), documents: $("documents").checked };
   }
 
   takeOver(text) {

@@ -4,7 +4,7 @@ import { exported, score } from "./api.js";
 import { count, element, inUnit, level, markInsides, options, shown, surprisal } from "./display.js";
 
 export class Reading {
-  // page: { text(), unit(), look(index), pointAt(index), pin(index), changed(reading), drawn(), told(message, isWrong) }
+  // page: { text(), given(), unit(), look(index), pointAt(index), pin(index), changed(reading), drawn(), told(message, isWrong) }
   constructor(model, page, { lang, preset }) {
     this.page = page;
     this.box = document.getElementById("reading").content.firstElementChild.cloneNode(true);
@@ -52,7 +52,7 @@ export class Reading {
       return;
     }
     try {
-      const found = await score({ text, lang: this.lang.value, preset: this.preset.value });
+      const found = await score({ text, lang: this.lang.value, preset: this.preset.value, ...this.page.given() });
       if (this.stale) return;
       const sentences = found.lines.filter(({ end }) => end);
       for (const { words, end } of sentences) markInsides([...words.flatMap((word) => word.tokens), end]);
@@ -81,7 +81,8 @@ export class Reading {
     const text = this.page.text();
     if (text === null) return;
     try {
-      const request = { text, lang: this.lang.value, preset: this.preset.value, unit: this.page.unit() };
+      const reading = { lang: this.lang.value, preset: this.preset.value };
+      const request = { text, ...reading, ...this.page.given(), unit: this.page.unit() };
       const address = URL.createObjectURL(await exported(kind, request));
       element("a", { href: address, download: file }).click();
       URL.revokeObjectURL(address);

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 
 from xlm._io.arguments import check_count, check_flags
+from xlm.corpus.read_ahead import length_of, read_ahead
 from xlm.errors import DependencyError, warn_caller
 from xlm.inference.loading import load_for_inference
-from xlm.scoring.score import score
+from xlm.scoring.options import ScoringOptions
 from xlm.scoring.scorer import Scorer, SentenceScore
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
@@ -150,7 +151,10 @@ class XLMForHarness(LM):  # type: ignore[misc]
         return self._cached("generate_until", requests, answers)
 
     def _scores(self, texts: list[str], *, ranks: bool = False) -> list[SentenceScore]:
-        return score(self.model, self.tokenizer, texts, lang=self.lang, ranks=ranks, batch_size=self._batch_size)
+        options = ScoringOptions(ranks=ranks, batch_size=self._batch_size)
+        # The harness joins the texts, so the warning would reach nobody who can divide them.
+        scorer = Scorer(self.model, self.tokenizer, lang=self.lang, options=options, warns_of_sentences=False)
+        return list(scorer.score_windows(read_ahead(texts, length_of)))
 
     def _cached(self, name: str, requests: Sequence[Any], answers: list[Any]) -> list[Any]:
         for request, answer in zip(requests, answers, strict=True):
