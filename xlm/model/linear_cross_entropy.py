@@ -19,9 +19,11 @@ from xlm.model.inputs import check_shape, check_tensor, check_whole
 from xlm.model.linear import linear
 
 _SCORES_CPU = 1 << 24
+"""Number of scores in a chunk on a CPU, 64 MB. In larger chunks, the gradient of the weights is read and written less
+often."""
+
 _SCORES_GPU = 1 << 26
-"""Number of scores in a chunk. With more, the gradient of the weights is read and written less often; a chunk of
-``_SCORES_CPU`` takes 64 MB."""
+"""Number of scores in a chunk on a GPU: enough to keep it busy."""
 
 _BLOCK_CPU = 4096
 """Number of words whose scores are computed at once on a CPU. The result of each product then stays in its caches."""
