@@ -119,7 +119,8 @@ def test_a_run_killed_at_drawn_moments_is_the_run_that_was_not(pairs: Path, tran
 
 
 @needs_fork
-@pytest.mark.parametrize("every", [29, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("every", [29, 1])
 def test_a_run_killed_before_a_change_of_a_file_is_the_run_that_was_not(
     pairs: Path, translator: Path, tmp_path: Path, every: int
 ) -> None:

@@ -423,7 +423,7 @@ def changed_keys(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[dict
             older one did not have counts as set to its default.
         now: Nested keys and values, from ``TrainConfig.to_dict``.
     """
-    first, second = {**_flat(default_tables()), **_flat(before)}, _flat(now)
+    first, second = {**flat(default_tables()), **flat(before)}, flat(now)
     return [
         {"key": key, "before": first.get(key), "now": second.get(key)}
         for key in dict.fromkeys([*second, *first])
@@ -431,12 +431,12 @@ def changed_keys(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[dict
     ]
 
 
-def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
+def flat(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return nested keys and values with dotted keys."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):
-            flat |= {f"{name}.{key}": inner for key, inner in _flat(value).items()}
+            flat |= {f"{name}.{key}": inner for key, inner in flat(value).items()}
         else:
             flat[name] = value
     return flat

@@ -27,7 +27,7 @@ from xlm.training.checkpoints import (
     read_adapters,
     save_checkpoint,
 )
-from xlm.training.config import TrainConfig, changed_keys, default_tables, with_new_names
+from xlm.training.config import TrainConfig, changed_keys, default_tables, flat, with_new_names
 from xlm.training.log import Event, LogFile, Observer, TensorBoard, WeightsAndBiases, flat_metrics
 from xlm.training.lora import adapter_weights, add_adapters, load_adapters, without_adapters
 from xlm.training.objectives import Batch, Objective
@@ -435,27 +435,13 @@ def _check_identity(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     defaults = default_tables()
     for name in ("model", "lora", "batch", "coefficients"):
         before[name] = {key: defaults[name].get(key) for key in now.get(name, ())} | before.get(name, {})
-    differing = {
-        name: values
-        for table in now
-        if table in before
-        for name, values in _differences(table, now[table], before[table]).items()
-    }
+    first, second = (flat({name: values[name] for name in now if name in before}) for values in (before, now))
+    differing = [key for key in dict.fromkeys([*second, *first]) if first.get(key) != second.get(key)]
     if differing:
         raise ConfigError(
             "the run to resume began with different settings",
             where="; ".join(differing),
-            found="; ".join(f"{name} = {value!r}" for name, (value, _) in differing.items()),
-            expected="; ".join(f"{name} = {value!r}" for name, (_, value) in differing.items()),
+            found="; ".join(f"{key} = {second.get(key)!r}" for key in differing),
+            expected="; ".join(f"{key} = {first.get(key)!r}" for key in differing),
             remedy="use the settings it began with; only optimiser and run may change",
         )
-
-
-def _differences(name: str, now: Any, before: Any) -> dict[str, tuple[Any, Any]]:
-    """Return the two values of a setting if they differ; of a table, those of each key that differs."""
-    if isinstance(now, Mapping) and isinstance(before, Mapping):
-        keys = [*now, *(key for key in before if key not in now)]
-        pairs = {f"{name}.{key}": (now.get(key), before.get(key)) for key in keys}
-    else:
-        pairs = {name: (now, before)}
-    return {key: values for key, values in pairs.items() if values[0] != values[1]}
