@@ -14,8 +14,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call, grad, vmap
 
 from tests.model.small_models import random_ids, relative_error, small_config, small_model
+from xlm import XLMModel, XLMOutput, XLMWithLMHeadModel
 from xlm.errors import InputError
-from xlm.model.lm import XLMModel, XLMOutput, XLMWithLMHeadModel
 
 pytestmark = [
     # In a compiled model this warning does not exist, so the model is called without langs too.
