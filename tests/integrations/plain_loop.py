@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from tests.model.small_models import random_ids, small_model
+from tests.model.small_models import random_ids, requested, small_model
 from xlm import XLMWithLMHeadModel
 
 LR = 0.1
@@ -49,8 +49,8 @@ def train(model: XLMWithLMHeadModel, batches: Sequence[dict[str, Tensor]], *, cl
     optimiser = new_optimiser(model)
     losses = []
     for batch in batches:
-        loss = model(**batch).loss
-        loss.backward()
+        loss = requested(model(**batch).loss)
+        torch.autograd.backward(loss)
         if clip:
             torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_NORM)
         optimiser.step()
