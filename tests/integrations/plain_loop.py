@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from tests.model.small_models import random_ids, small_model
+from tests.model.small_models import random_ids, requested, small_model
 from xlm import XLMWithLMHeadModel
 
 LR = 0.1
@@ -49,8 +49,8 @@ def train(model: Any, batches: Sequence[dict[str, Any]], *, clip: bool = False) 
     optimiser = new_optimiser(model)
     losses = []
     for batch in batches:
-        loss = model(**batch).loss
-        loss.backward()
+        loss = requested(model(**batch).loss)
+        torch.autograd.backward(loss)
         if clip:
             torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_NORM)
         optimiser.step()

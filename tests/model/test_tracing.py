@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call, grad, vmap
 
-from tests.model.small_models import random_ids, relative_error, small_config, small_model
+from tests.model.small_models import random_ids, relative_error, requested, small_config, small_model
 from xlm import XLMModel, XLMOutput, XLMWithLMHeadModel
 from xlm.errors import InputError
 
@@ -81,7 +81,7 @@ def test_compiled_it_trains() -> None:
         inputs = _inputs("ids labels lengths", *shape)
         _check(compiled(**inputs), model(**inputs))
         for each in (model, compiled):
-            each(**inputs).loss.backward()
+            torch.autograd.backward(requested(each(**inputs).loss))
     for name, parameter in other.named_parameters():
         expected = model.get_parameter(name).grad
         torch.testing.assert_close(parameter.grad, expected, rtol=1e-4, atol=1e-6)
@@ -139,7 +139,8 @@ def test_gradients_of_each_row_by_vmap(case: str) -> None:
     found = vmap(grad(loss), in_dims=(None, 0))(weights, rows)
     for i in range(len(inputs["input_ids"])):
         model.zero_grad()
-        model(**{name: value[i : i + 1] for name, value in rows.items()}, **rest).loss.backward()
+        row = {name: value[i : i + 1] for name, value in rows.items()}
+        torch.autograd.backward(requested(model(**row, **rest).loss))
         for name, parameter in model.named_parameters():
             assert parameter.grad is not None
             torch.testing.assert_close(found[name][i], parameter.grad, rtol=1e-4, atol=1e-6)
@@ -162,8 +163,8 @@ def test_fake_tensors_give_shapes(case: str) -> None:
         output = model(**inputs)
         assert output.logits.shape == (3, 7, 61)
         if "labels" in case:
-            output.loss.backward()
-            assert model.transformer.embeddings.word.weight.grad.shape == (61, 24)
+            torch.autograd.backward(requested(output.loss))
+            assert requested(model.transformer.embeddings.word.weight.grad).shape == (61, 24)
 
 
 @pytest.mark.filterwarnings("ignore:.*is deprecated:DeprecationWarning")

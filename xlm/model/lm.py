@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from os import PathLike
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, get_args, overload
 
 import torch
 from torch import Tensor, nn
@@ -348,9 +348,13 @@ class XLMModel(nn.Module):
 
     if TYPE_CHECKING:
 
+        @overload
         @takes_arguments_of(forward)
+        def __call__(self, *args: Any, **kwargs: Any) -> XLMModelOutput: ...
+        @overload
+        def __call__(self, **batch: Any) -> XLMModelOutput: ...
         def __call__(self, *args: Any, **kwargs: Any) -> XLMModelOutput:
-            """Call ``forward`` and the hooks of the module."""
+            """Call ``forward`` and the hooks of the module. A batch that is a dict of tensors fits too."""
 
     def _run(
         self,
@@ -544,9 +548,13 @@ class XLMWithLMHeadModel(XLMModel):
 
     if TYPE_CHECKING:
 
+        @overload  # type: ignore[override]  # as forward
         @takes_arguments_of(forward)
-        def __call__(self, *args: Any, **kwargs: Any) -> XLMOutput:  # type: ignore[override]
-            """Call ``forward`` and the hooks of the module."""
+        def __call__(self, *args: Any, **kwargs: Any) -> XLMOutput: ...
+        @overload
+        def __call__(self, **batch: Any) -> XLMOutput: ...
+        def __call__(self, *args: Any, **kwargs: Any) -> XLMOutput:
+            """Call ``forward`` and the hooks of the module. A batch that is a dict of tensors fits too."""
 
     def hidden(
         self,

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args, overload
 
 import torch
 from torch import Tensor, nn
@@ -392,9 +392,13 @@ class XLMEncoderDecoderModel(nn.Module):
 
     if TYPE_CHECKING:
 
+        @overload
         @takes_arguments_of(forward)
+        def __call__(self, *args: Any, **kwargs: Any) -> XLMEncoderDecoderOutput: ...
+        @overload
+        def __call__(self, **batch: Any) -> XLMEncoderDecoderOutput: ...
         def __call__(self, *args: Any, **kwargs: Any) -> XLMEncoderDecoderOutput:
-            """Call ``forward`` and the hooks of the module."""
+            """Call ``forward`` and the hooks of the module. A batch that is a dict of tensors fits too."""
 
     @lists_decoding_options
     def generate(
