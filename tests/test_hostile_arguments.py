@@ -154,6 +154,7 @@ def good_arguments(world: World) -> Functions:
         ),
         "XLMTokenizer.from_pretrained": (XLMTokenizer.from_pretrained, {"name_or_path": world.directory}),
         "XLMTokenizer.save_pretrained": (tokenizer.save_pretrained, {"directory": "saved"}),
+        "XLMTokenizer.spans": (tokenizer.spans, {"text": "The dog", "lang": "en"}),
         "XLMTokenizer.tokenize": (tokenizer.tokenize, {"text": "The dog", "lang": "en"}),
         "XLMTokenizer.tokenize_batch": (tokenizer.tokenize_batch, {"texts": ["The dog"], "lang": "en"}),
         "XLMWithLMHeadModel": (XLMWithLMHeadModel, {"config": XLMConfig(**small)}),

@@ -698,8 +698,22 @@ class XLMTokenizer:
             f"languages: {languages}, {self.bos_token} … {self.sep_token})"
         )
 
+    def spans(self, text: str, *, lang: str | None = None) -> list[Span]:
+        """Return the characters of each token of a text: the ``offsets`` of ``__call__``, without special tokens.
+
+        Args:
+            text: Any text.
+            lang: As for ``tokenize``.
+
+        Raises:
+            InputError: The text is not a str.
+            LanguageError: As for ``__call__`` with ``return_offsets``.
+            DependencyError: The word segmenter of the language is not installed.
+        """
+        return self._pipeline_for(text, lang).spans(text, lang)
+
     def _offsets(self, text: str, lang: str | None, add_special_tokens: bool) -> tuple[list[Span], list[int | None]]:
-        spans = self._pipeline_for(text, lang).spans(text, lang)
+        spans = self.spans(text, lang=lang)
         numbers: list[int | None] = [*word_numbers(text, spans)]
         return ([(0, 0), *spans, (0, 0)], [None, *numbers, None]) if add_special_tokens else (spans, numbers)
 
