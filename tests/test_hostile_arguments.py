@@ -137,6 +137,7 @@ def good_arguments(world: World) -> Functions:
         "XLMModel": (xlm.XLMModel, {"config": XLMConfig(**small)}),
         "XLMModel.forward": (torch.no_grad()(body.forward), {"input_ids": ids, "langs": "en"}),
         "XLMModel.from_pretrained": (xlm.XLMModel.from_pretrained, {"name_or_path": world.directory}),
+        "XLMModel.save_pretrained": (body.save_pretrained, {"directory": "saved"}),
         "XLMModel.new_cache": (body.new_cache, {"batch_size": 1}),
         "XLMTokenizer": (XLMTokenizer, {"vocabulary": tokenizer.vocabulary, "merges": tokenizer.merges}),
         "XLMTokenizer.__call__": (tokenizer, {"text": "The dog", "lang": "en"}),
@@ -169,6 +170,15 @@ def good_arguments(world: World) -> Functions:
         "XLMWithLMHeadModel.stream": (model.stream, prompt),
         "convert": (convert, {"source": world.directory, "target": "converted"}),
         "evaluate": (xlm.evaluate, {**scored, "tasks": world.files / "pairs.txt"}),
+        "linear_cross_entropy": (
+            xlm.linear_cross_entropy,
+            {
+                "hidden": hidden[0],
+                "weight": torch.ones(5, config.emb_dim),
+                "bias": torch.ones(5),
+                "targets": torch.tensor([0, 4]),
+            },
+        ),
         "perplexity": (xlm.perplexity, {**scored, "texts": ["The dog"]}),
         "plot": (xlm.plot, {"results": score(model, tokenizer, ["The dog"], lang="en")}),
         "score": (score, {**scored, "texts": ["The dog"]}),
