@@ -433,13 +433,13 @@ def changed_keys(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[dict
 
 def flat(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return nested keys and values with dotted keys."""
-    flat: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):
-            flat |= {f"{name}.{key}": inner for key, inner in flat(value).items()}
+            result |= {f"{name}.{key}": inner for key, inner in flat(value).items()}
         else:
-            flat[name] = value
-    return flat
+            result[name] = value
+    return result
 
 
 def _warn_of_old_names(old_names: Sequence[str]) -> None:
