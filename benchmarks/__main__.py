@@ -316,6 +316,18 @@ def translate(
     )
 
 
+@main.command(short_help="Matrix products by each library that torch includes.")
+@click.option(
+    "--rows", type=click.IntRange(1), multiple=True, help="Rows to multiply; may be repeated.  [default: 1, 8, 32, 128]"
+)
+@_benchmark(5)
+def products(rows: tuple[int, ...], rounds: int) -> Benchmark:
+    """Multiply rows by matrices of the published size, with weights in float32, float16 and int8."""
+    from benchmarks.products import bench_products
+
+    return lambda folder: bench_products(rows=rows or (1, 8, 32, 128), rounds=rounds)
+
+
 @main.command(short_help="Training steps, beside a plain loop; the losses must be the same.")
 @size_option
 @click.option("--precision", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True)

@@ -6,13 +6,15 @@ of sums differs. The error of int8 is bounded by its steps.
 
 from __future__ import annotations
 
+import copy
+import pickle
 from types import SimpleNamespace
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 
 from tests.model.operations import Operations
 from tests.model.small_models import relative_error
@@ -118,28 +120,39 @@ def test_products_of_float32_are_exact(
     monkeypatch.setattr(packed_linear, "_has_onednn", lambda: onednn)
     linear, x = nn.Linear(16, width), torch.randn(rows, 2 * 16)[:, ::2]
     packed = Float32Linear(linear.weight, linear.bias)
-    assert (packed.few_rows is not None) == onednn
+    assert packed.by_onednn == onednn
+    assert torch.equal(packed.plain_weight(), linear.weight)
     torch.set_num_threads(threads)  # conftest.py sets it back
     # The order of the sixteen products changes the last digits of a float32 sum.
     torch.testing.assert_close(packed(x), linear(x), rtol=0, atol=1e-5)
 
 
 @needs_onednn
-@pytest.mark.parametrize(
-    ("threads", "rows", "by_onednn"), [(1, 1, False), (2, 1, True), (1, 2, True), (1, 127, True), (2, 128, False)]
-)
+@pytest.mark.parametrize("rows", [1, 128])
 @torch.no_grad()
-def test_the_faster_way_is_taken(threads: int, rows: int, by_onednn: bool) -> None:
+def test_float32_weights_are_held_once(rows: int) -> None:
     packed = Float32Linear(torch.ones(3, 4), torch.zeros(3))
-    torch.set_num_threads(threads)
+    assert [tensor.shape for tensor in vars(packed).values() if isinstance(tensor, Tensor)] == [(3,), (3, 4)]
     with Operations() as operations:
         packed(torch.ones(rows, 4))
-    assert ("mkldnn._linear_pointwise.default" in [name for name, *_ in operations.made]) == by_onednn
+    assert "mkldnn._linear_pointwise.default" in [name for name, *_ in operations.made]
+
+
+@pytest.mark.parametrize("onednn", [pytest.param(True, marks=needs_onednn), False], ids=["oneDNN", "without"])
+def test_float32_layers_can_be_pickled(onednn: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also to a machine that has oneDNN when this one does not, or the other way round."""
+    linear, x = nn.Linear(16, 61).requires_grad_(False), torch.randn(3, 16)
+    data = pickle.dumps(Float32Linear(linear.weight, linear.bias))
+    monkeypatch.setattr(packed_linear, "_has_onednn", lambda: onednn)
+    there = pickle.loads(data)
+    assert there.by_onednn == onednn
+    torch.testing.assert_close(there(x), linear(x), rtol=0, atol=1e-5)
+    torch.testing.assert_close(copy.deepcopy(there)(x), linear(x), rtol=0, atol=1e-5)
 
 
 def test_private_operations_that_are_gone_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.ops, "mkldnn", SimpleNamespace(_linear_pointwise=None))
-    assert Float32Linear(torch.ones(3, 4), torch.zeros(3)).few_rows is None
+    assert not Float32Linear(torch.ones(3, 4), torch.zeros(3)).by_onednn
 
 
 @needs_fbgemm
@@ -167,7 +180,7 @@ def test_weights_beyond_float16_are_kept(weights: str, largest: float) -> None:
     packed = packed_linear.packed_linear(weights, linear.weight, linear.bias)
     assert isinstance(packed, Float32Linear)
     kept = linear.weight.bfloat16().float() if weights == "bfloat16" else linear.weight
-    torch.testing.assert_close(packed.weight_MK, kept, rtol=0, atol=0)
+    torch.testing.assert_close(packed.plain_weight(), kept, rtol=0, atol=0)
     torch.testing.assert_close(packed(torch.eye(8)), (kept + linear.bias[:, None]).T, rtol=1e-6, atol=1e-6)
 
 

@@ -14,7 +14,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.inference.test_packed_linear import needs_onednn
 from tests.inference.test_packed_model import ONE_STEP, ORDER_OF_SUMS, REFUSED, _round
 from tests.inference.test_plain_layers import Lora, OtherAttention, _of, _patch, _replace, doubled_output
 from tests.model.small_models import random_ids, relative_error, requested
@@ -22,7 +21,7 @@ from tests.model.test_seq2seq import KINDS, languages, small_translator, sources
 from xlm.errors import InputError
 from xlm.inference import packed_linear, packed_model
 from xlm.inference.loading import pack_where_faster
-from xlm.inference.packed_linear import ROUNDINGS, Float32Linear
+from xlm.inference.packed_linear import ROUNDINGS
 from xlm.model.attention import CrossAttention
 from xlm.model.seq2seq import XLMEncoderDecoderModel
 
@@ -117,23 +116,6 @@ def test_decoding_step_by_step_gives_the_log_probabilities_of_one_pass(weights: 
         expected = logits_TV.log_softmax(-1).gather(1, targets[0, 1:, None])[:, 0]
         bound = {"int8": ONE_STEP, "bfloat16": 0.02}.get(weights, ORDER_OF_SUMS) * float(logits_TV.abs().max())
         assert best.logprobs == pytest.approx(expected.tolist(), abs=2 * bound)
-
-
-@needs_onednn
-@pytest.mark.parametrize("capability", ["AVX512", "AVX2"])
-def test_only_translation_on_avx512_multiplies_all_rows_by_onednn(
-    capability: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-    model = small_translator(seed=1)
-    for fast, expected in (
-        (model.for_inference("float32"), capability == "AVX512"),
-        (model.encoder.for_inference("float32"), False),
-    ):
-        layers = [module for module in fast.modules() if isinstance(module, Float32Linear)]
-        assert layers
-        assert {layer.onednn_for_all for layer in layers} == {expected}
-    assert relative_error(_logits(model.for_inference("float32")), _logits(model)) < ORDER_OF_SUMS
 
 
 @pytest.mark.parametrize("weights", ROUNDINGS)

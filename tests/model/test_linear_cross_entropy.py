@@ -24,12 +24,13 @@ B, T = 3, 7
 
 
 @pytest.mark.parametrize("small", [0.0, 1e9])  # each column's maximum is taken off its scores, or never
-@pytest.mark.parametrize("rows", [1, 5, 100])
+@pytest.mark.parametrize(("rows", "width"), [(1, 61), (5, 9), (100, 60)])
 @pytest.mark.parametrize("head", HEADS)
 def test_the_model_s_own_loss_and_gradients(
-    head: str, rows: int, small: float, monkeypatch: pytest.MonkeyPatch
+    head: str, rows: int, width: int, small: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_SCORES_CPU", 61 * rows)  # 61 words
+    monkeypatch.setattr(module, "_BLOCK_CPU", width)
     monkeypatch.setattr(module, "_SMALL_SCORE", small)
     ids = random_ids(B, T)
     dtype = torch.float32 if head == "adaptive" else torch.float64
@@ -59,8 +60,10 @@ def test_without_gradients_the_loss_is_the_same() -> None:
     assert float(with_gradients.detach()) == float(without)
 
 
+@pytest.mark.parametrize("width", [9, 61])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_autocast(dtype: torch.dtype) -> None:
+def test_autocast(dtype: torch.dtype, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_BLOCK_CPU", width)
     model, ids = small_model(emb_dim=48), random_ids(B, T)
     expected = stream_loss(model, ids, 0)
     (expected_grad,) = torch.autograd.grad(expected, [model.transformer.embeddings.word.weight])

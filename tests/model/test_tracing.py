@@ -74,7 +74,8 @@ def test_compiled_it_is_one_graph_for_all_shapes(case: str) -> None:
 @pytest.mark.slow
 def test_compiled_it_trains() -> None:
     """By the default backend, which builds machine code."""
-    model, other = small_model(seed=1), small_model(seed=1)
+    model: Any = small_model(seed=1)
+    other = small_model(seed=1)
     torch.compiler.reset()
     compiled: Any = torch.compile(other, fullgraph=True)
     for shape in SHAPES[:2]:
@@ -125,7 +126,8 @@ def test_the_headless_model_is_exported_with_its_output() -> None:
 
 @pytest.mark.parametrize("case", ["name labels", "ids labels lengths", "name right labels", "name left labels"])
 def test_gradients_of_each_row_by_vmap(case: str) -> None:
-    model, inputs = small_model(seed=1), _inputs(case)
+    model: Any = small_model(seed=1)
+    inputs = _inputs(case)
     weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
     rows = {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
     rest = {name: value for name, value in inputs.items() if name not in rows}
@@ -157,7 +159,7 @@ def test_vmap_over_masks_alone() -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_fake_tensors_give_shapes(case: str) -> None:
     with FakeTensorMode() as mode:
-        model = XLMWithLMHeadModel(small_config())
+        model: Any = XLMWithLMHeadModel(small_config())
         inputs = {name: mode.from_tensor(v) if isinstance(v, Tensor) else v for name, v in _inputs(case).items()}
         output = model(**inputs)
         assert output.logits.shape == (3, 7, 61)

@@ -49,7 +49,8 @@ def stream_by_hand(
 def test_the_stream_is_that_of_the_original(tokenizer: XLMTokenizer, texts: list[str], window: int) -> None:
     model = make_model(tokenizer.vocab_size)
     nats, predicted = stream_by_hand(model, tokenizer, texts, "en", window)
-    for batching in ({}, {"batch_size": 1}, {"batch_tokens": 100}):
+    batchings: list[dict[str, Any]] = [{}, {"batch_size": 1}, {"batch_tokens": 100}]
+    for batching in batchings:
         found = perplexity(model, tokenizer, iter(texts), lang="en", protocol="stream", window=window, **batching)
         (english,) = found.languages
         assert (english.lang, english.texts, english.tokens) == ("en", len(texts), predicted)

@@ -56,6 +56,17 @@ def show_stops(stops: Mapping[str, int], *, inputs: str) -> None:
     click.echo(f"stopped: {counts}" if counts else f"there are no {inputs}", err=True)
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number and what it counts, such as ``1 row`` or ``2,000 rows``.
+
+    Args:
+        number: The number.
+        noun: What it counts, in the singular. The plural adds ``s``, or ``es`` after ``s``.
+    """
+    plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
+    return f"{number:,} {noun if number == 1 else plural}"
+
+
 class TableWriter:
     """Table on standard output: TSV, JSON lines, plain lines or, by default on a terminal, aligned columns.
 

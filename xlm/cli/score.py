@@ -28,7 +28,7 @@ from xlm.cli._options import (
     text_options,
     wrong_usage,
 )
-from xlm.cli._output import TableWriter, show_signature
+from xlm.cli._output import TableWriter, counted, show_signature
 from xlm.cli._run import CorpusRun, bar_of_rows, check_output, raise_if_damaged
 
 if TYPE_CHECKING:
@@ -270,8 +270,7 @@ def command(model: str, files: tuple[Any, ...], by: str | None, table_format: st
             )
     show_signature(signature, unknown=run.counts["unknown"])
     if run.problems:
-        rows = "1 row" if run.problems == 1 else f"{run.problems:,} rows"
-        click.echo(f"{rows} could not be scored; the column status gives the reasons", err=True)
+        click.echo(f"{counted(run.problems, 'row')} could not be scored; the column status gives the reasons", err=True)
     raise_if_damaged(corpus)
 
 

@@ -9,6 +9,7 @@ import torch
 from xlm._io.arguments import shown
 from xlm.errors import InputError
 from xlm.inference.packed_linear import multiplies_bfloat16, multiplies_int8
+from xlm.model.linear import onednn_is_faster
 from xlm.model.lm import XLMWithLMHeadModel
 from xlm.model.seq2seq import XLMEncoderDecoderModel
 
@@ -90,4 +91,5 @@ def processor_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     int8, bfloat16 = " int8" * multiplies_int8(), " bfloat16" * multiplies_bfloat16()
-    return f"{torch.backends.cpu.get_cpu_capability()}{int8}{bfloat16}"
+    onednn = " oneDNN" * onednn_is_faster()
+    return f"{torch.backends.cpu.get_cpu_capability()}{int8}{bfloat16}{onednn}"

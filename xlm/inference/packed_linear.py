@@ -82,48 +82,49 @@ class PackedLinear(nn.Module):
 
 
 class Float32Linear(PackedLinear):
-    """Float32 layer: for few rows, oneDNN with a copy of the weights in its layout; for many rows, torch.
+    """Float32 layer: by oneDNN with the weights in its own layout, or by torch with the weights as they are.
 
     Attributes:
-        onednn_for_all: Whether oneDNN also computes many rows, and a single one.
+        weight: The weights, in one of these layouts.
+        by_onednn: Whether the layout is that of oneDNN.
     """
 
-    onednn_for_all = False
-
     def pack(self, weight_MK: Tensor, bias_M: Tensor) -> None:  # noqa: D102 (as the base class)
-        self.weight_MK = weight_MK.float().contiguous()
         self.bias_M = bias_M
-        self._pack_for_few_rows()
+        self._pack_weight(weight_MK.detach().float().contiguous())
 
-    def _pack_for_few_rows(self) -> None:
-        self.few_rows = None
-        if _has_onednn():
-            self.few_rows = torch.ops.mkldnn._reorder_linear_weight(self.weight_MK, TYPICAL_ROWS)
+    def _pack_weight(self, weight_MK: Tensor) -> None:
+        self.by_onednn = _has_onednn()
+        self.weight = weight_MK
+        if self.by_onednn:
+            self.weight = torch.ops.mkldnn._reorder_linear_weight(weight_MK, TYPICAL_ROWS)
+
+    def plain_weight(self) -> Tensor:
+        """Return the weights (M, K) as an ordinary tensor."""
+        return self.weight.to_dense() if self.by_onednn else self.weight
 
     def __getstate__(self) -> dict[str, Any]:
         # A tensor in oneDNN's layout cannot be copied or pickled.
-        return {**self.__dict__, "few_rows": None}
+        return {**self.__dict__, "weight": self.plain_weight()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
-        self._pack_for_few_rows()
+        self._pack_weight(self.weight)
 
     @property
     def width(self) -> int:  # noqa: D102
-        return min(self.outputs, _WIDTH)
+        return self.outputs if self.by_onednn else min(self.outputs, _WIDTH)
 
     def pieces(self, x_NK: Tensor) -> Iterator[tuple[int, Tensor]]:  # noqa: D102
-        N, many = len(x_NK), len(x_NK) >= _MANY_ROWS
-        # With one row and one thread, the product with the plain weights is faster than oneDNN's.
-        faster = self.onednn_for_all or (not many and (N > 1 or torch.get_num_threads() > 1))
-        if self.few_rows is not None and faster:
-            yield 0, torch.ops.mkldnn._linear_pointwise(x_NK, self.few_rows, self.bias_M, "none", [], "")
+        if self.by_onednn:
+            yield 0, torch.ops.mkldnn._linear_pointwise(x_NK, self.weight, self.bias_M, "none", [], "")
             return
-        width = self.width if many else self.outputs
+        N = len(x_NK)
+        width = self.width if N >= _MANY_ROWS else self.outputs
         # One buffer serves all pieces, so that the system clears its pages only once.
         memory = x_NK.new_empty(N * width)
         for first in range(0, self.outputs, width):
-            bias_m, weight_mK = self.bias_M[first : first + width], self.weight_MK[first : first + width]
+            bias_m, weight_mK = self.bias_M[first : first + width], self.weight[first : first + width]
             out_Nm = memory[: N * len(bias_m)].view(N, len(bias_m))
             yield first, torch.addmm(bias_m, x_NK, weight_mK.T, out=out_Nm)
 

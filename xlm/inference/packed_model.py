@@ -32,7 +32,7 @@ from torch.nn.modules import module as torch_module
 
 from xlm._io.arguments import check_choice
 from xlm.errors import InputError
-from xlm.inference.packed_linear import ROUNDINGS, Float32Linear, packed_linear
+from xlm.inference.packed_linear import ROUNDINGS, packed_linear
 from xlm.model.attention import Attention, CrossAttention
 from xlm.model.head import LinearHead, LogitBlock, row_blocks
 from xlm.model.initialisation import plain_class
@@ -199,11 +199,6 @@ class InferenceEncoderDecoderModel(_InferenceOnly, XLMEncoderDecoderModel):
         self.encoder = InferenceModel(model.encoder, weights, has_head=False)
         self.decoder = InferenceModel(model.decoder, weights)
         self.provenance = model.provenance
-        if torch.backends.cpu.get_cpu_capability() == "AVX512":
-            # On an EPYC with AVX-512, oneDNN takes at most half the time of torch itself, with any number of rows.
-            for module in self.modules():
-                if isinstance(module, Float32Linear):
-                    module.onednn_for_all = True
         self.eval()
 
 

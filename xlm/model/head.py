@@ -333,7 +333,7 @@ def chunked_logprobs(
             best = logits_RS.topk(min(K, logits_RS.shape[1]))
             top_NK[rows], chosen_RK = torch.cat([top_NK[rows], best.values], 1).topk(K)
             top_ids_NK[rows] = torch.cat([top_ids_NK[rows], best.indices + first], 1).gather(1, chosen_RK)
-        inside_R, of_target_R = _at_targets(logits_RS, targets_N[rows] - first)
+        inside_R, of_target_R = at_targets(logits_RS, targets_N[rows] - first)
         target_N[rows] = torch.where(inside_R, of_target_R, target_N[rows])
         highest_R = torch.maximum(highest_N[rows], logits_RS.amax(1))
         step_R = highest_N[rows] - highest_R
@@ -353,7 +353,7 @@ def chunked_logprobs(
             above_RS = logits_RS > target_N[rows, None]
             # The second computation of the target's score may differ in the last digits. The target must not count as
             # ranking above itself.
-            inside_R, itself_R = _at_targets(above_RS, targets_N[rows] - first)
+            inside_R, itself_R = at_targets(above_RS, targets_N[rows] - first)
             ranks_N[rows] += above_RS.sum(1) - (inside_R & itself_R).long()
     return TargetScores(
         logprobs=(target_N - highest_N) - sum_N.log(),
@@ -364,7 +364,7 @@ def chunked_logprobs(
     )
 
 
-def _at_targets(block_RS: Tensor, columns_R: Tensor) -> tuple[Tensor, Tensor]:
+def at_targets(block_RS: Tensor, columns_R: Tensor) -> tuple[Tensor, Tensor]:
     """Return whether each row's target is in the block, and the block's value for it (arbitrary if it is not)."""
     S = block_RS.shape[1]
     return (columns_R >= 0) & (columns_R < S), block_RS.gather(1, columns_R.clamp(0, S - 1)[:, None])[:, 0]

@@ -1,6 +1,6 @@
 """Cross-entropy after a linear layer, with only one chunk of the logits in memory at a time.
 
-Shapes: N predicted tokens, D model width, V vocabulary size, C tokens of a chunk.
+Shapes: N predicted tokens, D model width, V vocabulary size, C tokens of a chunk, S words of a block.
 """
 
 from __future__ import annotations
@@ -14,11 +14,17 @@ from torch.nn import functional as F
 
 from xlm._io.arguments import check_choice, check_share
 from xlm.errors import InputError
+from xlm.model.head import at_targets
 from xlm.model.inputs import check_shape, check_tensor, check_whole
+from xlm.model.linear import linear
 
-_SCORES_CPU = 1 << 22
+_SCORES_CPU = 1 << 24
 _SCORES_GPU = 1 << 26
-"""Number of scores in a chunk: on a CPU as many as fit its caches, on a GPU enough to keep it busy."""
+"""Number of scores in a chunk. With more, the gradient of the weights is read and written less often; a chunk of
+``_SCORES_CPU`` takes 64 MB."""
+
+_BLOCK_CPU = 4096
+"""Number of words whose scores are computed at once on a CPU. The result of each product then stays in its caches."""
 
 _IGNORED = -100
 
@@ -113,8 +119,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
             weight, hidden, bias = weight_VD.detach().to(low), hidden_ND.detach().to(low), bias_V.detach().to(low)
             N, V = hidden.shape[0], weight.shape[0]
             shares_N = counted_N.to(high)
-            rows = max(1, min(N, (_SCORES_CPU if kind == "cpu" else _SCORES_GPU) // V))
-            grad_hidden = torch.empty_like(hidden) if needs_grad else None
+            on_cpu = kind == "cpu"
+            rows = max(1, min(N, (_SCORES_CPU if on_cpu else _SCORES_GPU) // V))
+            width = _BLOCK_CPU if on_cpu else V
+            grad_hidden = torch.zeros_like(hidden, dtype=high) if needs_grad else None
             grad_weight = torch.zeros_like(weight, dtype=high) if needs_grad else None
             grad_bias = torch.zeros_like(bias, dtype=high) if needs_grad else None
             total = torch.zeros((), dtype=high, device=hidden.device)
@@ -122,41 +130,47 @@ class _LinearCrossEntropy(torch.autograd.Function):
             # that turn exponentials into probabilities and subtract the targets: divide the hidden states and the
             # products by the sums instead, and subtract the targets at the end. With a lower-precision type, compute
             # the probabilities.
-            unnormalised = kind == "cpu" and low == high
+            unnormalised = on_cpu and low == high
             small = unnormalised and N > 0 and _largest_score(hidden, weight, bias) <= _SMALL_SCORE
-            # All chunks share this memory for their scores.
-            memory = torch.empty(V * rows, dtype=low, device=hidden.device)
             for begin in range(0, N, rows):
                 chunk = slice(begin, begin + rows)
-                targets_1C = targets_N[None, chunk]
-                scores_VC = memory[: V * targets_1C.shape[1]].view(V, -1)
-                # The shape is (V, C), not (C, V): in a narrow model, the products are then up to twice as fast.
-                torch.addmm(bias[:, None], weight, hidden[chunk].t(), out=scores_VC)
-                scores_VC = scores_VC.to(high)
+                hidden_CD, targets_C, counted_C = hidden[chunk], targets_N[chunk], shares_N[chunk]
+                blocks = [
+                    (words, linear(hidden_CD, weight[words], bias[words]).to(high))
+                    for words in (slice(first, first + width) for first in range(0, V, width))
+                ]
+                highest_C = counted_C.new_zeros(())
                 if not small:
-                    scores_VC -= scores_VC.amax(0)
+                    highest_C = torch.stack([scores_CS.amax(1) for _, scores_CS in blocks]).amax(0)
                 # Do not use log_softmax: its float32 sum over a large vocabulary is inexact (see
                 # xlm.model.head.target_logprobs).
-                total -= (scores_VC.gather(0, targets_1C) * shares_N[chunk]).sum()
-                sums_1C = scores_VC.exp_().sum(0, keepdim=True)
-                total += (sums_1C.log() * shares_N[chunk]).sum()
+                target_C, sums_C = torch.zeros_like(counted_C), torch.zeros_like(counted_C)
+                for words, scores_CS in blocks:
+                    if not small:
+                        scores_CS -= highest_C[:, None]
+                    inside_C, of_target_C = at_targets(scores_CS, targets_C - words.start)
+                    target_C = torch.where(inside_C, of_target_C, target_C)
+                    sums_C += scores_CS.exp_().sum(1)
+                total += ((sums_C.log() - target_C) * counted_C).sum()
                 if grad_hidden is None or grad_weight is None or grad_bias is None:
                     continue
+                shares_C = counted_C / sums_C
                 if unnormalised:
-                    shares_C = sums_1C[0].reciprocal() * shares_N[chunk]
-                    torch.mm(scores_VC.t(), weight, out=grad_hidden[chunk]).mul_(shares_C[:, None])
-                    grad_weight.addmm_(scores_VC, hidden[chunk] * shares_C[:, None])
-                    grad_bias.addmv_(scores_VC, shares_C)
-                else:
-                    scores_VC.scatter_add_(0, targets_1C, -sums_1C)
-                    scores_VC /= sums_1C / shares_N[chunk]  # by infinity for an ignored target
-                    grad_bias += scores_VC.sum(1)
-                    scores_low = scores_VC.to(low)
-                    torch.mm(scores_low.t(), weight, out=grad_hidden[chunk])
-                    if low == high:
-                        grad_weight.addmm_(scores_low, hidden[chunk])
+                    hidden_CD = hidden_CD * shares_C[:, None]
+                for words, scores_CS in blocks:
+                    if unnormalised:
+                        grad_bias[words].addmv_(scores_CS.t(), shares_C)
                     else:
-                        grad_weight += scores_low @ hidden[chunk]
+                        inside_C, _ = at_targets(scores_CS, targets_C - words.start)
+                        columns_C1 = (targets_C - words.start).clamp(0, scores_CS.shape[1] - 1)[:, None]
+                        scores_CS.scatter_add_(1, columns_C1, torch.where(inside_C, -sums_C, 0)[:, None])
+                        scores_CS *= shares_C[:, None]
+                        grad_bias[words] += scores_CS.sum(0)
+                    scores_low = scores_CS.to(low)
+                    _add_product(grad_hidden[chunk], scores_low, weight[words].t())
+                    _add_product(grad_weight[words], scores_low.t(), hidden_CD.t())
+                if unnormalised:
+                    grad_hidden[chunk].mul_(shares_C[:, None])
             if unnormalised and grad_hidden is not None and grad_weight is not None and grad_bias is not None:
                 grad_hidden -= weight[targets_N] * shares_N[:, None]
                 grad_weight.index_add_(0, targets_N, hidden * shares_N[:, None], alpha=-1)
@@ -177,6 +191,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
             for gradient, kind in zip(gradients, ctx.types, strict=True)
         )
         return hidden, weight, bias, None, None, None
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """Add ``left @ right.T`` to ``total`` in place."""
+    if total.device.type == "cpu" or total.dtype != left.dtype:
+        total += linear(left, right)
+    else:
+        total.addmm_(left, right.t())
 
 
 def _largest_score(hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor) -> float:

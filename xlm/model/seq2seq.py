@@ -5,7 +5,7 @@ Shapes: B batch, S source positions, T target positions, N heads, D model width,
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike
@@ -220,6 +220,32 @@ class XLMEncoderDecoderModel(nn.Module):
         from xlm.checkpoint.save import save_model
 
         save_model(self, directory)
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        """Return the table of the encoder's word embeddings, (V, D)."""
+        return self.encoder.get_input_embeddings()
+
+    def resize_token_embeddings(
+        self,
+        new_num_tokens: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        mean_resizing: bool = True,
+    ) -> nn.Embedding:
+        """Change the number of words of both halves; see ``XLMModel.resize_token_embeddings``."""
+        for half in (self.encoder, self.decoder):
+            half.resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
+        return self.get_input_embeddings()
+
+    def resize_position_embeddings(self, new_num_position_embeddings: int) -> None:
+        """Change the length of the longest input of both halves; see ``XLMModel.resize_position_embeddings``."""
+        for half in (self.encoder, self.decoder):
+            half.resize_position_embeddings(new_num_position_embeddings)
+
+    def add_languages(self, names: Iterable[str], *, like: str | None = None) -> dict[str, int]:
+        """Add languages to both halves, and return their ids; see ``XLMModel.add_languages``."""
+        new = [names] if isinstance(names, str) else list(names)
+        self.encoder.add_languages(new, like=like)
+        return self.decoder.add_languages(new, like=like)
 
     @property
     def config(self) -> XLMConfig:

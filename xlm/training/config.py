@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, TypeAlias, get_type_hints
 
 from xlm.errors import ConfigError, Problem, warn_caller
 
@@ -155,6 +155,10 @@ class NoiseSettings:
     word_blank: float = 0.1
 
 
+CoefficientText: TypeAlias = str
+"""A coefficient as text; a configuration may also give a number."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CoefficientSettings:
     """Coefficients of losses in a mixture: each a number, or ``ITERATION:NUMBER`` pairs such as ``0:1,100000:0.1``.
@@ -166,10 +170,10 @@ class CoefficientSettings:
         mt: Coefficient of the loss of supervised translation.
     """
 
-    clm: str = "1"
-    ae: str = "1"
-    bt: str = "1"
-    mt: str = "1"
+    clm: CoefficientText = "1"
+    ae: CoefficientText = "1"
+    bt: CoefficientText = "1"
+    mt: CoefficientText = "1"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -471,6 +475,11 @@ _TYPES: dict[str, tuple[Callable[[Any], bool], Callable[[Any], Any], str]] = {
     "bool": (lambda value: isinstance(value, bool), bool, "true or false"),
     "int": (lambda value: isinstance(value, int) and not isinstance(value, bool), int, "a whole number"),
     "float": (lambda value: isinstance(value, int | float) and not isinstance(value, bool), float, "a number"),
+    "CoefficientText": (
+        lambda value: isinstance(value, str | int | float) and not isinstance(value, bool),
+        str,
+        "a number, or text such as '0:1,1000:0.1'",
+    ),
     "tuple[str, ...]": (
         lambda value: isinstance(value, list | tuple) and all(isinstance(item, str) for item in value),
         tuple,
