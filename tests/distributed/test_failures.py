@@ -69,7 +69,7 @@ def flaky(monkeypatch: pytest.MonkeyPatch) -> Flaky:
     found = Flaky()
 
     class Read(Corpus):
-        def _parse(self, *arguments: Any) -> Iterator[tuple[str | None, str | None]]:
+        def _parse(self, *arguments: Any) -> Iterator[Any]:
             found.readings += 1
             reading = found.readings
             for row, text in enumerate(super()._parse(*arguments), start=1):

@@ -10,6 +10,7 @@ import transformers
 from safetensors.torch import load_file
 
 from tests.integrations.plain_loop import (
+from tests.model.small_models import requested
     BOUND,
     LR,
     MAX_NORM,
@@ -20,7 +21,6 @@ from tests.integrations.plain_loop import (
     train,
     weights_differ,
 )
-from tests.model.small_models import requested
 
 pytest.importorskip("accelerate")
 # The library and what it imports warn of their own affairs.

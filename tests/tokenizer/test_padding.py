@@ -45,7 +45,7 @@ def test_equal_to_transformers(both: tuple[XLMTokenizer, Any], data: st.DataObje
         if data.draw(st.booleans()):
             columns[name] = as_kind([[1] * len(row) for row in rows], kind)
     padding = data.draw(st.sampled_from([True, "longest", "max_length", False, "do_not_pad"]))
-    arguments = {
+    arguments: dict[str, Any] = {
         "padding": padding,
         "max_length": data.draw(st.sampled_from([None, 2, 12])) if padding == "max_length" else None,
         "pad_to_multiple_of": data.draw(st.sampled_from([None, 1, 4])),
