@@ -278,6 +278,18 @@ def score(
     )
 
 
+@main.command(short_help="A table with one word a row, beside the same tokens as plain lines.")
+@click.option("--model", default="xlm-clm-ende-small", show_default=True, help="Model to score with.")
+@click.option("--lang", default="en", show_default=True, help="Language of the words.")
+@click.option("--words", type=click.IntRange(500), default=10_000, show_default=True, help="Number of words.")
+@_benchmark(5)
+def tables(model: str, lang: str, words: int, rounds: int) -> Benchmark:
+    """Score a table of words in sentences and documents, in turn with the same tokens as plain lines."""
+    from benchmarks.tables import bench_tables
+
+    return lambda folder: bench_tables(folder, model=model, lang=lang, words=words, rounds=rounds)
+
+
 @main.command(short_help="Continuations of one prompt or of many, which must be the same.")
 @peer_option
 @size_option

@@ -22,7 +22,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from xlm._io.atomic import replacing
+from xlm._io.atomic import replacing, write_text
 from xlm.corpus.tables import tsv_line
 from xlm.training.log import Event, read_log
 from xlm.translation.bleu import corpus_bleu
@@ -78,11 +78,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             samples.append({"direction": direction, "source": source[row], "reference": reference[row], **found})
     updates = {run: max(event["updates"] for event in events[run] if "updates" in event) for run in RUNS}
     result = {"signature": bleu.signature, "updates": updates, "test": scores}
-    with replacing(parsed.output / "scores.json") as temporary:
-        temporary.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
-    with replacing(parsed.output / "samples.tsv") as temporary:
-        rows = [tsv_line(samples[0]), *(tsv_line(sample.values()) for sample in samples)]
-        temporary.write_text("".join(rows), "utf-8")
+    write_text(parsed.output / "scores.json", json.dumps(result, indent=1) + "\n")
+    rows = [tsv_line(samples[0]), *(tsv_line(sample.values()) for sample in samples)]
+    write_text(parsed.output / "samples.tsv", "".join(rows))
 
     print("| BLEU on test |", *(f"{direction} |" for direction in DIRECTIONS))
     print("| --- |", *("--- |" for _ in DIRECTIONS))

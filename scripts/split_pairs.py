@@ -17,9 +17,9 @@ from pathlib import Path
 
 from deduplicate_text import key  # in the same directory
 
-from xlm._io.atomic import replacing
+from xlm._io.atomic import write_text
 from xlm.corpus.rows import Corpus
-from xlm.errors import XLMError
+from xlm.errors import InputError, XLMError
 
 
 def split(pairs: Iterable[tuple[str, str]]) -> tuple[list[str], list[str]]:
@@ -40,11 +40,14 @@ def main() -> int:
     try:
         sides = [list(Corpus([path]).texts()) for path in arguments.texts]
         if len(sides[0]) != len(sides[1]):
-            print(f"the texts have {len(sides[0]):,} and {len(sides[1]):,} rows", file=sys.stderr)
-            return 1
+            raise InputError(
+                "the texts are not parallel",
+                where=", ".join(map(str, arguments.texts)),
+                found=f"{len(sides[0]):,} and {len(sides[1]):,} rows",
+                expected="as many rows in both",
+            )
         for path, lines in zip(arguments.outputs, split(zip(*sides, strict=True)), strict=True):
-            with replacing(path) as temporary:
-                temporary.write_text("".join(f"{line}\n" for line in lines), "utf-8", newline="\n")
+            write_text(path, "".join(f"{line}\n" for line in lines))
             print(f"{path}: {len(lines):,} rows")
     except XLMError as error:
         print(error, file=sys.stderr)

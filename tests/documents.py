@@ -1,8 +1,9 @@
 """Run the code blocks of the project's pages in order, and collect their output.
 
 A page's ``bash`` and ``python`` blocks run in one directory of small files. xlm commands run in this process, because
-importing torch takes longer than most of them. ``<!-- not run: WHY -->`` marks a block that does not run. A ``text``
-block under ``<!-- output -->`` holds the output of the block above it; ``scripts/docs --outputs`` writes it.
+importing torch takes longer than most of them. ``<!-- not run: WHY -->`` marks a block that does not run, and
+``<!-- runs with: A, B -->`` one that runs if these libraries are installed. A ``text`` block under ``<!-- output -->``
+holds the output of the block above it; ``scripts/docs --outputs`` writes it.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import gzip
+import importlib.util
 import io
 import os
 import pty
@@ -80,7 +82,9 @@ class Block:
     @property
     def runs(self) -> bool:
         """Whether the block runs."""
-        return self.language in RUN and not self.note.startswith("not run: ")
+        kind, _, rest = self.note.partition(": ")
+        missing = kind == "runs with" and None in map(importlib.util.find_spec, rest.split(", "))
+        return self.language in RUN and kind != "not run" and not missing
 
 
 def blocks_of(text: str) -> list[Block]:

@@ -54,7 +54,7 @@ def test_each_block_is_run_or_says_why_not(name: str) -> None:
         assert block.language in (*RUN, *NOT_CODE, "toml", "yaml", "r"), f"{block.code[:60]}: no language that is known"
         if block.language in ("toml", "yaml", "r"):
             assert block.note.startswith("not run: ")
-        assert block.note in ("", "output") or re.match(r"(not run|needs): \w", block.note), block.note
+        assert block.note in ("", "output") or re.match(r"(not run|needs|runs with): \w", block.note), block.note
         if block.note == "output":
             assert block.language == "text"
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
+import json
+import os
+import random
 import re
 import subprocess
 import sys
@@ -20,10 +24,16 @@ SCRIPTS = (
     "scripts/docs",
     "scripts/test",
     "scripts/train_small_model",
+    "scripts/train_small_unmt",
     "scripts/bundle_small_model",
     "scripts/_setup.sh",
     ".ci/run",
 )
+TEXTS = {
+    "de": "Der alte Mann öffnete die Tür und sah den Hund im Garten, der leise nach einem Stein suchte",
+    "en": "The old man opened the door and saw the dog in the garden, which was quietly looking for a stone",
+}
+"""Words for random sentences."""
 
 
 @pytest.fixture(scope="module")
@@ -124,3 +134,39 @@ def test_the_seed_decides_the_weights(checkpoint: dict[str, Any], tmp_path: Path
     (same, other) = (maker.write_files(tmp_path, seed) for seed in (0, 1))
     assert all(torch.equal(same["model"][name], tensor) for name, tensor in checkpoint["model"].items())
     assert not torch.equal(other["model"]["embeddings.weight"], checkpoint["model"]["embeddings.weight"])
+
+
+@pytest.mark.slow
+def test_the_small_run_of_translation(tmp_path: Path) -> None:
+    """From raw text to scores, with two updates a stage; once more, after which nothing has changed."""
+    if not (REPOSITORY / ".venv/installed[test]").exists():
+        pytest.skip("the script would first make .venv")
+    words = {lang: re.findall(r"\w+", TEXTS[lang]) for lang in ("de", "en")}
+    for lang, vocabulary in words.items():
+        choose = random.Random(lang)
+        for name, count in (("eltec", 200), ("tatoeba-train", 400), ("tatoeba-valid", 20)):
+            text = "".join(f"{' '.join(choose.choices(vocabulary, k=8))}.\n" for _ in range(count))
+            if name == "tatoeba-valid":
+                (tmp_path / f"{name}.{lang}.txt").write_text(text, "utf-8")
+            else:
+                (tmp_path / f"{name}.{lang}.txt.gz").write_bytes(gzip.compress(text.encode()))
+    results = tmp_path / "results"
+    options = "--set run.max_steps=2 --set run.evaluate_every=1 --set batch.batch_size=4"
+    environment = {"XLM_TEXT": str(tmp_path), "XLM_RESULTS": str(results), "XLM_TRAIN_OPTIONS": options}
+    contents = []
+    for _ in range(2):
+        run = subprocess.run(
+            [REPOSITORY / "scripts/train_small_unmt", tmp_path / "work"],
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+        )
+        assert run.returncode == 0, run.stdout + run.stderr
+        assert run.stderr.count("done after 2 updates") == 5  # each translation stage trains twice
+        assert re.search(r"^\| from random weights \| \d+\.\d \| \d+\.\d \|$", run.stdout, flags=re.MULTILINE)
+        contents.append({path.name: path.read_bytes() for path in results.iterdir()})
+    assert contents[0].keys() == {"bleu.png", "scores.json", "samples.tsv"}
+    assert contents[0] == contents[1]
+    scores = json.loads(contents[0]["scores.json"])
+    assert scores["updates"] == {"from-clm": 2, "from-random": 2}
+    assert scores["test"].keys() == {"copying the source", "from-clm", "from-random"}

@@ -94,16 +94,24 @@ def test_other_values_are_refused(progress: object) -> None:
 TEXTS = ["the dog", "", "a cat is sleeping"]
 PAIR = '{"sentence_good": "the dog", "sentence_bad": "the cat"}\n'
 CALLS: dict[str, tuple[int, Callable[..., Any]]] = {
-    "score": (3, lambda *pair, **options: score(*pair, TEXTS, **options)),
-    "score_stream": (3, lambda *pair, **options: list(score_stream(*pair, iter(TEXTS), **options))),
-    "score_documents": (3, lambda *pair, **options: score_documents(*pair, [TEXTS[:2], TEXTS[2:]], **options)),
-    "perplexity": (3, lambda *pair, **options: perplexity(*pair, TEXTS, **options)),
+    "score": (3, lambda model, tokenizer, **options: score(model, tokenizer, TEXTS, **options)),
+    "score_stream": (
+        3,
+        lambda model, tokenizer, **options: list(score_stream(model, tokenizer, iter(TEXTS), **options)),
+    ),
+    "score_documents": (
+        3,
+        lambda model, tokenizer, **options: score_documents(model, tokenizer, [TEXTS[:2], TEXTS[2:]], **options),
+    ),
+    "perplexity": (3, lambda model, tokenizer, **options: perplexity(model, tokenizer, TEXTS, **options)),
     "perplexity of a stream": (
         3,  # 10 tokens and the opening one, in windows of 4
-        lambda *pair, **options: perplexity(*pair, ["the dog"] * 3, protocol="stream", window=4, **options),
+        lambda model, tokenizer, **options: perplexity(
+            model, tokenizer, ["the dog"] * 3, protocol="stream", window=4, **options
+        ),
     ),
-    "word_vectors": (3, lambda *pair, **options: word_vectors(*pair, TEXTS, **options)),
-    "evaluate": (2, lambda *pair, tasks, **options: evaluate(*pair, [tasks, tasks], **options)),
+    "word_vectors": (3, lambda model, tokenizer, **options: word_vectors(model, tokenizer, TEXTS, **options)),
+    "evaluate": (2, lambda model, tokenizer, tasks, **options: evaluate(model, tokenizer, [tasks, tasks], **options)),
 }
 
 

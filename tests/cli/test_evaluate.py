@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Invoke
-from xlm import XLMTokenizer, XLMWithLMHeadModel
+from xlm import XLMTokenizer, XLMWithLMHeadModel, score
 from xlm.evaluation.evaluate import ITEM_COLUMNS, Evaluation, evaluate
 
 COLUMNS = ["by", "name", "items", "correct", "accuracy", "low", "high", "ties", "unknown"]
@@ -139,3 +139,24 @@ def test_failures(
     assert (result.exit_code, result.stdout) == (1, "")
     assert message in result.stderr
     assert not items.exists()
+
+
+def test_standard_input_and_no_closing(
+    invoke: Invoke, model: tuple[str, ...], tasks: list[Path], demo_files: Path, tmp_path: Path
+) -> None:
+    items = tmp_path / "items.jsonl"
+    piped = invoke(
+        *("evaluate", *model, "-", "--task-format", "blimp", "--lang", "en", "--no-closing", "--items", items),
+        input=tasks[0].read_bytes(),
+    )
+    tokenizer = XLMTokenizer.from_pretrained(demo_files / "demo.pth", codes=demo_files / "codes")
+    network = XLMWithLMHeadModel.from_pretrained(demo_files / "demo.pth")
+    expected = evaluate(network, tokenizer, tasks[0], lang="en", closing=False)
+    assert piped.exit_code == 0, piped.stderr
+    rows = [json.loads(line) for line in items.read_text(encoding="utf-8").splitlines()]
+    assert [row["surprisal"] for row in rows] == [pytest.approx(row["surprisal"], abs=1e-6) for row in expected.rows()]
+    for row in rows:
+        (whole,) = score(network, tokenizer, [row["text"]], lang="en")
+        assert row["surprisal"] == pytest.approx(-sum(whole.logprobs[:-1]), abs=1e-5)
+    assert "protocol:sentence without </s>|" in piped.stderr
+    assert invoke("evaluate", *model, tasks[0], "--lang", "en", "--no-closing").stdout == piped.stdout

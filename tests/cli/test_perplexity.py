@@ -156,7 +156,8 @@ def test_one_language_has_no_mean_and_reads_standard_input(
         ("--lang", "en", "--protocol", "stream", "--window", "9999", "FILE"),
         ("--lang", "en", "--stride", "9999", "FILE"),
         ("--lang", "en", "--column", "text", "FILE"),
-        ("--lang", "en", "--protocol", "document"),
+        ("--lang", "en", "--protocol", "paragraph"),
+        ("--lang", "en", "--documents", "--protocol", "stream"),
         ("--lang", "en", "--bootstrap", "0", "FILE"),
         ("--lang", "en", "--bootstrap", "9", "--protocol", "stream", "FILE"),
         ("--lang", "en", "--compare", "xlm-clm-ende-small"),
@@ -208,3 +209,21 @@ def test_equals_what_the_original_reported(invoke: Invoke, reference: Path) -> N
     for lang in ("de", "en"):
         assert found[lang] == pytest.approx(reported[f"valid_{lang}_clm_ppl"], rel=1e-5)
     assert found["mean"] == pytest.approx((found["de"] + found["en"]) / 2, rel=1e-6)
+
+
+def test_documents_are_what_stands_between_blank_rows(
+    invoke: Invoke, model: tuple[str, ...], demo_files: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "documents"
+    file.write_text("\nthe dog\nA cat\n \n\nthe grass\n", encoding="utf-8")
+    pair = (
+        XLMWithLMHeadModel.from_pretrained(demo_files / "demo.pth"),
+        XLMTokenizer.from_pretrained(demo_files / "demo.pth", codes=demo_files / "codes"),
+    )
+    (expected,) = perplexity(*pair, [["the dog", "A cat"], ["the grass"]], lang="en", protocol="document").languages
+    for option in (("--documents",), ("--protocol", "document")):
+        result = invoke("perplexity", *model, "--lang", "en", file, *option, "--format", "jsonl", "--bootstrap", "9")
+        row = json.loads(result.stdout)
+        assert (row["texts"], row["documents"], row["perplexity"]) == (3, 2, expected.perplexity)
+        assert row["perplexity_low"] == expected.interval("perplexity", resamples=9)[0]
+        assert "|protocol:document|" in result.stderr

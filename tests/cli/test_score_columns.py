@@ -11,6 +11,7 @@ import io
 import json
 import math
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -283,10 +284,14 @@ def test_a_key_that_the_first_row_lacks_is_named(
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
-def test_a_pipe_cannot_be_read_twice(invoke: Invoke, arguments: tuple[Path | str, ...], tmp_path: Path) -> None:
+def test_a_pipe_is_read_once(invoke: Invoke, arguments: tuple[Path | str, ...], tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.csv")
-    output = invoke(*arguments, tmp_path / "pipe.csv", "--keep-columns")
-    assert (output.exit_code, "can be read only once" in output.stderr) == (2, True)
+    text = "n,text\n" + "".join(f"{number},the dog\n" for number in range(9))
+    writer = threading.Thread(target=(tmp_path / "pipe.csv").write_text, args=[text])
+    writer.start()
+    rows = rows_of(invoke(*arguments, tmp_path / "pipe.csv", "--keep-columns").stdout)
+    writer.join()
+    assert [row["n"] for row in rows] == list(map(str, range(9)))
 
 
 def test_top_and_no_closing_without_columns(
@@ -319,9 +324,10 @@ def test_top_and_no_closing_without_columns(
         (["--by", "region"], "Regions need their column"),
         (["--by", "region"], "--region-column NAME"),
         (["--region-column", "n"], "Regions need their column"),
-        (["--top", "2"], "--top requires --by token"),
-        (["--keep-columns", "-"], "standard input can be read only once"),
-        (["--group-by", "n", "--engine", "ray", "--output-dir", "out"], "only with --engine local"),
+        (["--top", "2"], "--top requires --by token, word or region"),
+        (["--keep-columns", "-"], "Plain text has no columns"),
+        (["--split-sentences", "--word-column", "text", "--group-by", "n"], "Only texts without words"),
+        (["--split-sentences", "--prefix-column", "n"], "Only texts without words"),
     ],
 )
 def test_wrong_usage(
@@ -344,3 +350,110 @@ def test_wrong_columns(invoke: Invoke, arguments: tuple[Path | str, ...], tmp_pa
     plain.write_text("the dog\n", encoding="utf-8")
     output = invoke(*arguments, plain, "--keep-columns")
     assert (output.exit_code, "Plain text has no columns" in output.stderr) == (2, True)
+
+
+def test_numbers_stay_numbers_in_formats_with_types(
+    invoke: Invoke, arguments: tuple[Path | str, ...], tmp_path: Path
+) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    rows: list[dict[str, Any]] = [
+        {"n": 1, "x": 0.12345678912, "b": True, "s": "1", "m": 1, "o": None, "l": [1, "\ud800"], "text": "the"},
+        {"n": None, "x": 2, "b": None, "s": "2", "m": "two", "o": None, "l": {"a": 2}, "text": "dog"},
+        {"n": 3, "x": math.nan, "b": False, "s": None, "m": 2**70, "o": None, "l": None, "text": "A"},
+    ]
+    file = table_file(tmp_path / "table.jsonl", rows)
+    (tmp_path / "table.jsonl").write_text(file.read_text(encoding="utf-8") + "broken\n", encoding="utf-8")
+    lines = invoke(*arguments, file, "--keep-columns", "--format", "jsonl").stdout.splitlines()
+    found = [json.loads(line) for line in lines]
+    for row, cells in zip(rows, found, strict=False):
+        row = {**row, "l": [1, "?"] if row["n"] == 1 else row["l"], "x": None if row["n"] == 3 else row["x"]}
+        assert {name: cells[name] for name in row} == row
+    assert found[3]["status"].startswith("error")
+    for name, data in (("out", file), ("again", tmp_path / "out.parquet")):
+        output = tmp_path / f"{name}.parquet"
+        if name == "again":  # a table of results can be scored again, without its scores
+            table = parquet.read_table(data).select(list(rows[0])).slice(0, 3)
+            parquet.write_table(table, tmp_path / "kept.parquet")
+            data = tmp_path / "kept.parquet"
+        invoke(*arguments, data, "--keep-columns", "--format", "parquet", "--output", output)
+        cells = parquet.read_table(output).to_pydict()
+        assert cells["n"][:3] == [1, None, 3]
+        assert cells["x"][:3] == [0.12345678912, 2.0, None]
+        assert cells["b"][:3] == [True, None, False]
+        assert cells["s"][:3] == ["1", "2", None]
+        assert cells["m"][:3] == ["1", "two", str(2**70)]
+        assert cells["l"][1:3] == ['{"a": 2}', None]
+    shown = rows_of(invoke(*arguments, file, "--keep-columns").stdout)
+    assert [row["x"] for row in shown] == ["0.12345678912", "2", "NaN", ""]
+
+
+def word_rows(*labels: str) -> list[dict[str, Any]]:
+    texts = [("the", "dog"), ("A", "cat"), ("the", "dog")]
+    return [
+        {"item": label[0], "part": label[1:], "word": word}
+        for label, words in zip(labels, texts, strict=False)
+        for word in words
+    ]
+
+
+@pytest.mark.parametrize(
+    ("labels", "groups", "message"),
+    [
+        (("a1", "b1", "a1"), ["item"], "row 5: 'a' in column 'item' occurs again"),
+        (("a1", "a2", "a1"), ["item", "part"], "row 5: '1' in column 'part' occurs twice in one document"),
+        (("a1", "b1", "c1"), ["item"], None),
+        (("a1", "a2", "b1"), ["item", "part"], None),
+    ],
+)
+def test_labels_that_occur_again_warn(
+    invoke: Invoke,
+    arguments: tuple[Path | str, ...],
+    tmp_path: Path,
+    labels: tuple[str, ...],
+    groups: list[str],
+    message: str | None,
+) -> None:
+    file = table_file(tmp_path / "table.csv", word_rows(*labels))
+    options = [option for group in groups for option in ("--group-by", group)]
+    output = invoke(*arguments, file, "--word-column", "word", *options)
+    assert len(rows_of(output.stdout)) == 6
+    text = " ".join(output.stderr.split())
+    assert message in text if message else "occurs" not in text
+
+
+def test_two_readers_of_one_text_warn(invoke: Invoke, arguments: tuple[Path | str, ...], tmp_path: Path) -> None:
+    file = table_file(tmp_path / "table.csv", word_rows("a1", "b1")[:2] * 2)
+    output = invoke(*arguments, file, "--word-column", "word", "--group-by", "item")
+    assert "row 1: the words of 'a' in column 'item' are repeated" in " ".join(output.stderr.split())
+
+
+PROSE = ["  The small dog is. A cat (the dog). ", "", "on the grass?\tthe\u2028 dog!  A", "xx", "\u00a0", "is"]
+
+
+@pytest.mark.parametrize("by", ["sentence", "word", "token"])
+def test_prose_is_split_into_sentences_whose_spans_are_in_the_row(
+    invoke: Invoke, arguments: tuple[Path | str, ...], scored: Callable[..., Any], tmp_path: Path, by: str
+) -> None:
+    pytest.importorskip("sentencex")
+    file = table_file(tmp_path / "table.jsonl", [{"text": text} for text in PROSE])
+    split = [["The small dog is.", "A cat (the dog)."], ["on the grass?", "the\u2028 dog!", "A"], ["xx"], ["is"]]
+    documents = [split[0], [each for sentences in split[1:3] for each in sentences], split[3]]
+    for options, expected in (((), [split[0], [""], *split[1:3], ["\u00a0"], split[3]]), (("--documents",), documents)):
+        output = invoke(*arguments, file, "--split-sentences", "--input-format", "jsonl", "--by", by, *options)
+        assert output.exit_code == 0, output.stderr
+        rows = rows_of(output.stdout)
+        results = [result for each in scored(score_documents, expected) for result in each]
+        if by == "sentence":
+            assert [float(row["logprob"]) for row in rows] == pytest.approx([r.logprob for r in results], abs=2e-6)
+        elif by == "word":
+            surprisals = [word.surprisal for result in results for word in result.words]
+            words = [row for row in rows if row["text"] != "</s>"]
+            assert [-float(row["logprob"]) for row in words] == pytest.approx(surprisals, abs=2e-6)
+        else:
+            assert [row["token"] for row in rows] == [token for result in results for token in result.tokens]
+        for row in rows if by != "token" else ():
+            text = PROSE[int(row["line"]) - 1]
+            if row["text"] != "</s>":
+                assert text[int(row["start"]) : int(row["end"])] == row["text"]
+        assert [row["sentence"] for row in rows][-1] == "1"
+        assert "of split sentences|" in output.stderr

@@ -19,6 +19,7 @@ import pytest
 from tests.cli.conftest import Invoke
 from tests.cli.test_score_resume import run_until
 from tests.cli.test_terminal import on_terminal
+from tests.killed import needs_fork, run_killed
 from tests.tokenizer.small import TEXT
 from xlm.model.seq2seq import XLMEncoderDecoderModel
 from xlm.tokenizer.tokenizer import XLMTokenizer
@@ -103,7 +104,12 @@ def test_text_has_a_line_for_each_row(invoke: Invoke, translator: Path) -> None:
     assert "standard input, line 3: " in result.stderr
     assert "more than the model's 32 positions" in result.stderr
     assert "standard input, line 5: not UTF-8" in result.stderr
-    assert "Error: 3 rows have no translation" in result.stderr
+    assert "Error: 3 rows without a translation" in result.stderr
+    one = invoke(*command(translator), input=f"{texts[0]}\n\n")
+    assert "Error: 1 row without a translation\n" in one.stderr
+    none = invoke(*command(translator), input="")
+    assert (none.exit_code, none.stdout) == (0, "")
+    assert "there are no texts to translate\n" in none.stderr
     clean = invoke(*command(translator), input=texts[0])
     assert (clean.exit_code, clean.stdout) == (0, f"{expected[0]}\n")
 
@@ -124,7 +130,7 @@ def test_a_row_without_a_translation_keeps_its_place(invoke: Invoke, translator:
     assert rows[1]["status"] == "error: the text is empty"
     assert rows[2]["status"].startswith("error: ")
     assert rows[2]["text"] == " ".join(WORDS * 2)
-    assert "2 rows have no translation; their column status" in result.stderr
+    assert "2 rows without a translation; the column status" in result.stderr
 
 
 def test_several_files_have_a_column(invoke: Invoke, translator: Path, tmp_path: Path) -> None:
@@ -175,6 +181,25 @@ def test_killed_and_resumed_is_byte_for_byte_the_same(
     assert (again.exit_code, "already complete" in again.stderr) == (status, True)
     for continued in (result, again):
         assert stopped in continued.stderr.splitlines()
+
+
+@needs_fork
+@pytest.mark.parametrize("every", [10, pytest.param(1, marks=pytest.mark.slow)])
+def test_killed_before_a_change_of_a_file(translator: Path, tmp_path: Path, every: int) -> None:
+    """At any such moment, with compressed input and several translations of each row."""
+    lines = sentences(40, seed=7)
+    lines[20] = ""
+    texts = tmp_path / "in.gz"
+    texts.write_bytes(gzip.compress("\n".join(lines).encode()))
+    options = ["--batch-size", "1", "--max-length", "5", "--num-beams", "2", "--n-best", "2", "--format", "jsonl"]
+    runs = run_killed(tmp_path / "runs", every, *command(translator, texts, *options, "--output", "OUTPUT", "--resume"))
+    assert len(runs) > 1
+    whole, *others = runs
+    assert {json.loads(row)["line"] for row in whole.read_text("utf-8").splitlines()} == set(range(1, 41))
+    for output in others:
+        assert output.read_bytes() == whole.read_bytes()
+        assert Path(f"{output}.meta.json").read_bytes() == Path(f"{whole}.meta.json").read_bytes()
+    assert len(list((tmp_path / "runs").iterdir())) == 2 * len(runs)  # nothing unfinished is left
 
 
 def test_a_terminal_shows_aligned_columns(translator: Path, tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ def test_translations_are_those_of_the_local_command(
         line = next(line for line in local.stderr.splitlines() if line.startswith(start))
         assert line in remote.stderr.splitlines()
     problems = json.loads((tmp_path / "out" / "_SUCCESS").read_text())["problems"]
-    assert f"{problems} rows have no translation" in local.stderr
+    assert f"{problems} rows without a translation" in local.stderr
     assert f"{problems} rows could not be processed" in remote.stderr
     # Tables state the reasons; of text, standard error has the first ones.
     assert (remote.stderr.count("a.txt, line ") == 5) == (not options)
@@ -195,7 +195,7 @@ def test_a_prompt_whose_scores_are_not_finite_is_a_row_too(
     for before, after in ((whole[0], found[0]), (whole[2], found[2])):
         close = {name: pytest.approx(before[name], abs=1e-4) for name in ("logprobs", "logprob")}  # in another batch
         assert after == {**before, **close}
-    assert "1 rows could not be processed" in result.stderr
+    assert "1 row could not be processed" in result.stderr
     assert "prompts.txt, line 2: the model's scores" in result.stderr
     assert invoke(*command, "--output-dir", tmp_path / "text").exit_code == 0
     assert joined(tmp_path / "text", header=False).decode() == f"{whole[0]['text']}\n\n{whole[2]['text']}\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,7 @@ import torch
 from xlm.errors import InputError, LanguageError
 from xlm.evaluation.evaluate import ITEM_COLUMNS, Accuracy, evaluate
 from xlm.model.lm import XLMWithLMHeadModel
-from xlm.scoring.score import score
-from xlm.scoring.scorer import SentenceScore
+from xlm.scoring.scorer import Scorer, SentenceScore
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
 PAIRS = [
@@ -66,14 +66,13 @@ def test_pairs(model: XLMWithLMHeadModel, tokenizer: XLMTokenizer, tmp_path: Pat
 def test_equal_tokens_tie_although_rounding_differs(
     model: XLMWithLMHeadModel, tokenizer: XLMTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def score_with_noise(*arguments: Any, **options: Any) -> list[SentenceScore]:
-        results = score(*arguments, **options)
-        return [
-            dataclasses.replace(result, logprobs=(*result.logprobs[:-1], result.logprobs[-1] + i * 1e-6))
-            for i, result in enumerate(results)
-        ]
+    exact = Scorer.score_windows
 
-    monkeypatch.setattr("xlm.evaluation.evaluate.score", score_with_noise)
+    def score_with_noise(*arguments: Any) -> Iterator[SentenceScore]:
+        for i, result in enumerate(exact(*arguments)):
+            yield dataclasses.replace(result, logprobs=(*result.logprobs[:-1], result.logprobs[-1] + i * 1e-6))
+
+    monkeypatch.setattr(Scorer, "score_windows", score_with_noise)
     pairs = [("the dog " * n, " the  dog " * n) for n in range(1, 6)]
     pairs += [(bad, good) for good, bad in pairs]
     result = evaluate(model, tokenizer, write_pairs(tmp_path / "pairs.jsonl", pairs), lang="en")

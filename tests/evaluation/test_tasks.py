@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import time
 from pathlib import Path
@@ -206,3 +207,50 @@ def test_a_condition_may_have_very_many_regions(tmp_path: Path) -> None:
     (item,) = read_items(file)
     assert len(item.conditions[0].regions) == 60_000
     assert time.process_time() - start < 10
+
+
+def test_files_with_all_fields_of_the_data_sets(tmp_path: Path) -> None:
+    """Files made for this test, with every key that the files of BLiMP and SyntaxGym have; CLAMS has no others."""
+    blimp = {
+        "sentence_good": "Who had they seen?",
+        "sentence_bad": "Who had they seen who?",
+        "one_prefix_prefix": "Who had they seen",
+        "one_prefix_word_good": "?",
+        "one_prefix_word_bad": "who",
+        "two_prefix_prefix_good": "Who had",
+        "two_prefix_prefix_bad": "Who have",
+        "two_prefix_word": "they",
+        "field": "syntax",
+        "linguistics_term": "island_effects",
+        "UID": "wh_island",
+        "simple_LM_method": True,
+        "one_prefix_method": True,
+        "two_prefix_method": False,
+        "lexically_identical": False,
+        "pairID": "0",
+    }
+    regions = [{"region_number": i, "content": c, "metric_value": {"sum": 1.5}} for i, c in ((1, "No one"), (2, "ran"))]
+    syntaxgym = {
+        "meta": {"name": "npi", "metric": "sum", "author": "", "reference": "", "comments": ""},
+        "predictions": [{"type": "formula", "formula": "(2;%a%) < (2;%b%)", "comment": ""}],
+        "region_meta": {"1": "subject", "2": "verb"},
+        "items": [{"item_number": 1, "conditions": [{"condition_name": name, "regions": regions} for name in "ab"]}],
+    }
+    files = {
+        "wh_island.jsonl": json.dumps(blimp) + "\n",
+        "simple_agrmt.txt": "True\tder Berater lacht\nFalse\tder Berater lachen\n",
+        "npi.json": json.dumps(syntaxgym, indent=4),
+    }
+    for name, text in files.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        (tmp_path / f"{name}.gz").write_bytes(gzip.compress(text.encode()))
+        (item,) = read_items(tmp_path / name)
+        assert item.task == name.split(".")[0]
+        (zipped,) = read_items(tmp_path / f"{name}.gz")
+        assert (zipped.task, zipped.conditions, zipped.groups) == (item.task, item.conditions, item.groups)
+    (tmp_path / "cut.txt.gz").write_bytes(gzip.compress(files["simple_agrmt.txt"].encode())[:-9])
+    (tmp_path / "plain.txt.gz").write_text(files["simple_agrmt.txt"], encoding="utf-8")
+    for name in ("cut.txt.gz", "plain.txt.gz"):
+        with pytest.raises(InputError, match="cannot be read"):
+            read_items(tmp_path / name)
+    assert read_items(tmp_path / "simple_agrmt.txt", format="clams")

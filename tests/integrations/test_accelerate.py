@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -26,11 +27,12 @@ pytestmark = pytest.mark.filterwarnings("default")
 
 
 def test_a_loop_equals_a_plain_one(tmp_path: Path) -> None:
-    data, ours, expected = examples(4 * STEPS), new_model(), new_model()
+    ours, expected = new_model(), new_model()
+    data: Any = examples(4 * STEPS)
     batches = [collate(data[i : i + 4]) for i in range(0, len(data), 4)]
     losses = train(expected, batches)
     accelerator = accelerate.Accelerator(cpu=True)
-    loader = torch.utils.data.DataLoader(data, batch_size=4, collate_fn=collate)
+    loader: Any = torch.utils.data.DataLoader(data, batch_size=4, collate_fn=collate)
     model, optimiser, loader = accelerator.prepare(ours, new_optimiser(ours), loader)
     found = []
     for batch in loader:

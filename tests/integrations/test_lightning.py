@@ -25,10 +25,10 @@ pytestmark = pytest.mark.filterwarnings("default")
 
 
 def test_three_steps_equal_a_plain_loop(tmp_path: Path) -> None:
-    class Module(lightning.LightningModule):  # type: ignore[misc]
+    class Module(lightning.LightningModule):  # type: ignore[misc,name-defined]
         def __init__(self) -> None:
             super().__init__()
-            self.model = new_model()
+            self.model: Any = new_model()
 
         def training_step(self, batch: Any, _: int) -> torch.Tensor:
             loss: torch.Tensor = self.model(**batch).loss
@@ -37,7 +37,8 @@ def test_three_steps_equal_a_plain_loop(tmp_path: Path) -> None:
         def configure_optimizers(self) -> torch.optim.Optimizer:
             return new_optimiser(self.model)
 
-    data, module, expected = examples(4 * STEPS), Module(), new_model()
+    module, expected = Module(), new_model()
+    data: Any = examples(4 * STEPS)
     train(expected, [collate(data[i : i + 4]) for i in range(0, len(data), 4)])
     trainer = lightning.Trainer(
         max_epochs=1,

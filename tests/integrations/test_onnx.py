@@ -19,7 +19,7 @@ BOUND = 5e-6  # float32 roundings by other kernels
 LENGTHS = (2, 11, 16)
 
 
-def inputs_of(rows: int, tokens: int, padding: str) -> dict[str, torch.Tensor]:
+def inputs_of(rows: int, tokens: int, padding: str) -> dict[str, Any]:
     """Return ids, languages and a mask or lengths; the first row has padding."""
     ids = random_ids(rows, tokens, seed=tokens)
     lengths = torch.tensor([tokens // 2, *([tokens] * (rows - 1))])

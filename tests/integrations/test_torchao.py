@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -23,9 +25,9 @@ def test_int8_weights() -> None:
     layers = {name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     assert len(layers) == 6 * plain.config.n_layers
     for name in layers:
-        rounded = model.get_submodule(name).weight
+        rounded: Any = model.get_submodule(name).weight
         assert type(rounded) is not nn.Parameter
-        plain.get_submodule(name).weight.copy_(rounded.dequantize())
+        plain.get_parameter(f"{name}.weight").copy_(rounded.dequantize())
     logits = model(ids, langs="en", labels=ids).logits
     assert relative_error(logits, plain(ids, langs="en").logits) < 1e-5
     assert 1e-4 < relative_error(logits, exact) < 0.05

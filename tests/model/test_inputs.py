@@ -123,7 +123,7 @@ def test_wrong_inputs_are_named(case: str) -> None:
 def test_the_remedy_for_a_cache_makes_one() -> None:
     model, ids = small_model(), random_ids(B, T)
     with pytest.raises(InputError, match=r"cache = model\.new_cache\(batch_size\)"):
-        model(ids, langs="en", cache=True)  # type: ignore[arg-type]
+        model(ids, langs="en", cache=True)  # type: ignore[call-overload]
     assert requested(model(ids, langs="en", cache=model.new_cache(B)).cache).lengths.tolist() == [T] * B
 
 

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call, grad, vmap
 
-from tests.model.small_models import random_ids, relative_error, small_config, small_model
+from tests.model.small_models import random_ids, relative_error, requested, small_config, small_model
+from xlm import XLMModel, XLMOutput, XLMWithLMHeadModel
 from xlm.errors import InputError
-from xlm.model.lm import XLMModel, XLMOutput, XLMWithLMHeadModel
 
 pytestmark = [
     # In a compiled model this warning does not exist, so the model is called without langs too.
@@ -73,14 +73,15 @@ def test_compiled_it_is_one_graph_for_all_shapes(case: str) -> None:
 @pytest.mark.slow
 def test_compiled_it_trains() -> None:
     """By the default backend, which builds machine code."""
-    model, other = small_model(seed=1), small_model(seed=1)
+    model: Any = small_model(seed=1)
+    other = small_model(seed=1)
     torch.compiler.reset()
     compiled: Any = torch.compile(other, fullgraph=True)
     for shape in SHAPES[:2]:
         inputs = _inputs("ids labels lengths", *shape)
         _check(compiled(**inputs), model(**inputs))
         for each in (model, compiled):
-            each(**inputs).loss.backward()
+            torch.autograd.backward(requested(each(**inputs).loss))
     for name, parameter in other.named_parameters():
         expected = model.get_parameter(name).grad
         torch.testing.assert_close(parameter.grad, expected, rtol=1e-4, atol=1e-6)
@@ -124,7 +125,8 @@ def test_the_headless_model_is_exported_with_its_output() -> None:
 
 @pytest.mark.parametrize("case", ["name labels", "ids labels lengths", "name right labels", "name left labels"])
 def test_gradients_of_each_row_by_vmap(case: str) -> None:
-    model, inputs = small_model(seed=1), _inputs(case)
+    model: Any = small_model(seed=1)
+    inputs = _inputs(case)
     weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
     rows = {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
     rest = {name: value for name, value in inputs.items() if name not in rows}
@@ -137,7 +139,8 @@ def test_gradients_of_each_row_by_vmap(case: str) -> None:
     found = vmap(grad(loss), in_dims=(None, 0))(weights, rows)
     for i in range(len(inputs["input_ids"])):
         model.zero_grad()
-        model(**{name: value[i : i + 1] for name, value in rows.items()}, **rest).loss.backward()
+        row = {name: value[i : i + 1] for name, value in rows.items()}
+        torch.autograd.backward(requested(model(**row, **rest).loss))
         for name, parameter in model.named_parameters():
             assert parameter.grad is not None
             torch.testing.assert_close(found[name][i], parameter.grad, rtol=1e-4, atol=1e-6)
@@ -155,13 +158,13 @@ def test_vmap_over_masks_alone() -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_fake_tensors_give_shapes(case: str) -> None:
     with FakeTensorMode() as mode:
-        model = XLMWithLMHeadModel(small_config())
+        model: Any = XLMWithLMHeadModel(small_config())
         inputs = {name: mode.from_tensor(v) if isinstance(v, Tensor) else v for name, v in _inputs(case).items()}
         output = model(**inputs)
         assert output.logits.shape == (3, 7, 61)
         if "labels" in case:
-            output.loss.backward()
-            assert model.transformer.embeddings.word.weight.grad.shape == (61, 24)
+            torch.autograd.backward(requested(output.loss))
+            assert requested(model.transformer.embeddings.word.weight.grad).shape == (61, 24)
 
 
 @pytest.mark.filterwarnings("ignore:.*is deprecated:DeprecationWarning")
@@ -169,7 +172,7 @@ def test_the_old_tracer_is_refused() -> None:
     """It would record that the example has no padding, and compute other rows as if they had none either."""
     model, ids = small_model(seed=1), random_ids(2, 5)
     with pytest.raises(InputError, match=r"torch\.export\.export") as caught:
-        torch.jit.trace(model, (ids,))
+        torch.jit.trace(model, (ids,))  # type: ignore[no-untyped-call]
     assert "dynamo=True" in str(caught.value)
 
 

@@ -125,7 +125,7 @@ def test_wrong_inputs_and_a_missing_language() -> None:
     with pytest.raises(InputError, match="out of range"):
         body(torch.tensor([[61]]), langs="en")
     with pytest.raises(InputError, match="output_attentions"):
-        body(random_ids(2, 5), langs="en", output_attentions="yes")  # type: ignore[arg-type]
+        body(random_ids(2, 5), langs="en", output_attentions="yes")  # type: ignore[call-overload]
     with pytest.warns(XLMWarning, match="called without langs") as caught:
         body(random_ids(2, 5))
     assert caught[0].filename == __file__

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 from html.parser import HTMLParser
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from tests.scoring.small import make_model
 from tests.scoring.test_words import one
 from xlm.model.lm import XLMWithLMHeadModel
-from xlm.scoring.score import score
+from xlm.scoring.score import score, score_documents
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
 HOSTILE = [
@@ -81,3 +82,16 @@ def test_no_text_is_markup(tokenizer: XLMTokenizer, text: str) -> None:
     assert all(set(attributes) == {"style", "title"} for _, attributes in page.spans)
     printed = "".join(c if c.isprintable() or c.isspace() else "\ufffd" for c in text)
     assert page.text.startswith(f"{printed} </s>")
+
+
+def test_lists_show_their_first_results(model: XLMWithLMHeadModel, tokenizer: XLMTokenizer) -> None:
+    texts = ["the dog", "<b>"] * 12
+    results = score(model, tokenizer, texts, lang="en")
+    assert isinstance(results, list)
+    page = Reader(results._repr_html_())  # type: ignore[attr-defined]
+    assert page.text.count("</s>") == 20
+    assert page.text.endswith("… and 4 more")
+    assert set(page.elements) == {"div", "span"}
+    documents = score_documents(model, tokenizer, [texts[:2], texts[:1]], lang="en")
+    assert Reader(documents._repr_html_()).text.count("</s>") == 3  # type: ignore[attr-defined]
+    assert pickle.loads(pickle.dumps(results)) == results

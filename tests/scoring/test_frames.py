@@ -138,13 +138,13 @@ def test_what_is_asked_for_has_a_column_or_is_refused(
     tokens = score_frame(model, tokenizer, items(), lang="en", by="token", **asked)
     results = score(model, tokenizer, TEXTS, lang="en", **asked)
     assert tokens[column].tolist() == [value for result in results for value in getattr(result, name)]
-    for by in ("sentence", "word"):
-        with pytest.raises(InputError, match=f"Only tokens have {name}"):
-            score_frame(model, tokenizer, items(), lang="en", by=by, **asked)
-    with pytest.raises(InputError, match=f"Only tokens have {name}"):
+    words = score_frame(model, tokenizer, items().iloc[[0, 2]], lang="en", by="word", **asked)
+    expected = [getattr(result, name)[word.first] for result in results for word in result.words]
+    assert words[column].tolist() == expected
+    with pytest.raises(InputError, match=f"A sentence has no {name}"):
+        score_frame(model, tokenizer, items(), lang="en", **asked)
+    with pytest.raises(InputError, match=f"A sentence has no {name}"):
         score(model, tokenizer, items(), lang="en", **asked)
-    with pytest.raises(InputError, match="found: 'word'"):
-        score_frame(model, tokenizer, items(), lang="en", word_column="text", group_by="text", **asked)
 
 
 @pytest.mark.parametrize(

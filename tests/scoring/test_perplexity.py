@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from tests.scoring.small import POSITIONS, make_model, open_tokenizer
+from tests.scoring.test_conditions import loop
 from xlm.errors import InputError, LanguageError
 from xlm.model.lm import XLMWithLMHeadModel
 from xlm.scoring.perplexity import LanguagePerplexity, perplexity
@@ -49,7 +50,8 @@ def stream_by_hand(
 def test_the_stream_is_that_of_the_original(tokenizer: XLMTokenizer, texts: list[str], window: int) -> None:
     model = make_model(tokenizer.vocab_size)
     nats, predicted = stream_by_hand(model, tokenizer, texts, "en", window)
-    for batching in ({}, {"batch_size": 1}, {"batch_tokens": 100}):
+    batchings: list[dict[str, Any]] = [{}, {"batch_size": 1}, {"batch_tokens": 100}]
+    for batching in batchings:
         found = perplexity(model, tokenizer, iter(texts), lang="en", protocol="stream", window=window, **batching)
         (english,) = found.languages
         assert (english.lang, english.texts, english.tokens) == ("en", len(texts), predicted)
@@ -133,7 +135,11 @@ def test_several_languages_and_the_mean_of_their_perplexities(tokenizer: XLMToke
         ({"en": {"text": ["the dog"]}}, {}, "texts"),
         (["the", 3], {"lang": "en"}, "texts[1]"),
         (["the", 3], {"lang": "en", "protocol": "stream"}, "texts[1]"),
-        (TEXTS, {"lang": "en", "protocol": "document"}, "protocol"),
+        (TEXTS, {"lang": "en", "protocol": "paragraph"}, "protocol"),
+        (TEXTS, {"lang": "en", "protocol": "document"}, "texts[0]"),
+        ([["the"], ["the", 3]], {"lang": "en", "protocol": "document"}, "texts[1][1]"),
+        ([[], []], {"lang": "en", "protocol": "document"}, "texts"),
+        ([["the"]], {"lang": "en", "protocol": "document", "window": 5}, "window"),
         (TEXTS, {"lang": "en", "window": 5}, "window"),
         (TEXTS, {"lang": "en", "protocol": "stream", "window": 1}, "window"),
         (TEXTS, {"lang": "en", "protocol": "stream", "window": POSITIONS + 1}, "window"),
@@ -262,3 +268,31 @@ def test_equals_what_the_original_reported(reference: Path, split: str, lang: st
     found = perplexity(model, tokenizer, texts, lang=lang, protocol="stream", window=reported["bptt"])
     # Measured: 2e-6, the error of torch's float32 log_softmax over 64,699 words, which the original uses.
     assert found.perplexity == pytest.approx(reported[f"{split}_{lang}_clm_ppl"], rel=1e-5)
+
+
+DOCUMENTS = [["the small dog.", "", "A cat!"], [], ["\u6f22"], ["the grass is small"] * 6]
+
+
+def test_documents_equal_the_loop(tokenizer: XLMTokenizer) -> None:
+    model = make_model(tokenizer.vocab_size)
+    nats, tokens, unknown = [], [], 0
+    for sentences in filter(None, DOCUMENTS):
+        ids = [1, *(index for text in sentences for index in tokenizer.encode(text, lang="en")[1:])]
+        nats.append(-sum(loop(model, ids, [1] * len(ids))))
+        tokens.append(len(ids) - 1)
+        unknown += ids.count(tokenizer.unk_token_id)
+    result = perplexity(model, tokenizer, iter(DOCUMENTS), lang="en", protocol="document")
+    (found,) = result.languages
+    assert (result.protocol, result.window, result.stride) == ("document", None, POSITIONS // 2)
+    assert found.nats == pytest.approx(sum(nats), rel=1e-6)
+    assert (found.tokens, found.text_tokens, found.documents, found.texts) == (sum(tokens), sum(tokens), 3, 10)
+    assert (found.words, found.unknown) == (3 + 2 + 1 + 6 * 4 + 10, unknown)
+    draws = np.random.default_rng(7)
+    rates = []
+    for _ in range(50):  # whole documents are drawn
+        drawn = draws.integers(3, size=3)
+        rates.append(sum(nats[i] for i in drawn) / sum(tokens[i] for i in drawn))
+    low, high = found.interval("nats_per_token", resamples=50, seed=7)
+    assert (low, high) == pytest.approx(tuple(np.quantile(rates, (0.025, 0.975))), rel=1e-6)
+    alone = perplexity(model, tokenizer, [[text] for text in TEXTS], lang="en", protocol="document").languages[0]
+    assert alone.nats == perplexity(model, tokenizer, TEXTS, lang="en").languages[0].nats

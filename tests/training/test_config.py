@@ -50,6 +50,14 @@ def test_file_and_changes(file: Path) -> None:
     assert TrainConfig.from_dict(config.to_dict()) == config
 
 
+def test_a_coefficient_may_be_a_number(file: Path) -> None:
+    changes = ["objectives=['ae:de', 'bt:de-en-de', 'mt:de-en']", "coefficients.bt=1", "coefficients.mt='0:1,9:0'"]
+    config = load_config(str(file), [*changes, "coefficients.ae=0.5"])
+    assert (config.coefficients.ae, config.coefficients.bt, config.coefficients.mt) == ("0.5", "1", "0:1,9:0")
+    with pytest.raises(ConfigError, match=r"coefficients.ae: a number, or text such as"):
+        load_config(str(file), [*changes, "coefficients.ae=true"])
+
+
 def test_all_mistakes_at_once(file: Path) -> None:
     changes = ["run.max_step=7", "batch.batch_size=many", "optimiser.lr=true", "nothing=1", "model=3"]
     with pytest.raises(ConfigError) as caught:

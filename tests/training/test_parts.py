@@ -77,7 +77,7 @@ def test_a_frozen_run_equals_a_plain_loop(data: Path, whole_run: Path, tmp_path:
         logits = plain(ids, langs=language).logits
         loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
         optimiser.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(trained, settings.clip_norm)
         optimiser.param_groups[0]["lr"] = learning_rate(
             update, schedule="inverse_sqrt", lr=settings.lr, warmup_steps=settings.warmup_steps, max_steps=5

@@ -106,7 +106,8 @@ def test_the_precision_may_change(data: Path, tmp_path: Path, before: str, after
 
 
 @pytest.mark.parametrize(
-    ("key", "changes"), [("seed", {"seed": 5}), ("batch", {"batch_size": 2}), ("batch", {"shuffle": False})]
+    ("key", "changes"),
+    [("seed", {"seed": 5}), ("batch.batch_size", {"batch_size": 2}), ("batch.shuffle", {"shuffle": False})],
 )
 def test_other_settings_are_refused(data: Path, tmp_path: Path, key: str, changes: dict[str, Any]) -> None:
     train(small_run(data, tmp_path / "run", max_steps=1))
@@ -128,7 +129,7 @@ def test_a_run_of_an_older_release_goes_on(data: Path, whole_run: Path, tmp_path
     for name in ("tokenizer", "valid"):  # which older releases did not save
         contents["state"]["run"].pop(name)
     file.write_text(json.dumps({**contents, "sha256": checkpoints._checksum(contents)}), "utf-8")
-    with pytest.raises(ConfigError, match="where: batch"):
+    with pytest.raises(ConfigError, match=r"where: batch.batch_size\n"):
         train(small_run(data, tmp_path / "run", batch_size=2), resume=True)
     train(small_run(data, tmp_path / "run"), resume=True)
     assert events(tmp_path / "run", "start")[-1]["updates"] == 6
@@ -148,7 +149,7 @@ def test_a_key_that_an_older_release_did_not_have_was_at_its_default(data: Path,
     for name in ("best_metric", "without_best"):
         progress.pop(name)
     file.write_text(json.dumps({**contents, "sha256": checkpoints._checksum(contents)}), "utf-8")
-    with pytest.raises(ConfigError, match=r"where: batch\n"):
+    with pytest.raises(ConfigError, match=r"where: batch.shuffle\n"):
         train(small_run(data, tmp_path / "run", shuffle=False), resume=True)
     assert train(small_run(data, tmp_path / "run", max_steps=4), resume=True).updates == 4
 
@@ -179,7 +180,7 @@ def test_another_text_to_evaluate_on_is_refused(tmp_path: Path) -> None:
     (other.parent / "en").write_text("The dog.\n" * 20, "utf-8")
     texts = {language: tmp_path / language for language in ("de", "en")}
     prepare(small_tokenizer(), {"train": texts, "valid": {**texts, "en": other.parent / "en"}}, other)
-    with pytest.raises(ConfigError, match="where: valid\n"):
+    with pytest.raises(ConfigError, match=r"where: valid.en\n"):
         train(small_run(other, tmp_path / "run", max_steps=6), resume=True)
     train(small_run(data, tmp_path / "run", max_steps=6), resume=True)
 

@@ -6,6 +6,7 @@ Oracles: the sentences of the text, a plain loss of each sentence alone, and run
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import math
 import shutil
@@ -42,6 +43,8 @@ from xlm.errors import (
     VocabularyError,
     WriteError,
 )
+from xlm.model.config import XLMConfig
+from xlm.model.lm import XLMWithLMHeadModel
 from xlm.model.seq2seq import XLMEncoderDecoderModel
 from xlm.training.config import CoefficientSettings, EvaluationSettings, ModelSettings, TrainConfig
 from xlm.training.log import flat_metrics, results_of
@@ -558,8 +561,22 @@ def test_pairs_that_are_not_parallel_are_refused(tmp_path: Path) -> None:
 def test_a_model_with_another_vocabulary_is_refused(reference: Path, data: Path, tmp_path: Path) -> None:
     config = translation_run(data, tmp_path, model=ModelSettings(start_from=str(reference / "unmt/encdec_plain.pth")))
     _, tokenizer = open_data(data)
-    with pytest.raises(VocabularyError, match="differs from that of the data"):
+    with pytest.raises(VocabularyError, match=r"differs from that of the data(.|\n)*found: \d+ tokens"):
         build_model(config, tokenizer, ["de", "en"])
+
+
+def test_a_model_with_as_many_other_tokens_is_refused(data: Path, tmp_path: Path) -> None:
+    _, tokenizer = open_data(data)
+    config = XLMConfig(vocab_size=tokenizer.vocab_size, emb_dim=8, n_layers=1, n_heads=2, n_langs=2)
+    XLMWithLMHeadModel(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    ids = json.loads((tmp_path / "vocab.json").read_text("utf-8"))
+    (one, number), (other, next_number) = list(ids.items())[-2:]
+    (tmp_path / "vocab.json").write_text(json.dumps({**ids, one: next_number, other: number}), "utf-8")
+    run = translation_run(data, tmp_path / "run", model=ModelSettings(start_from=str(tmp_path)))
+    with pytest.raises(VocabularyError) as caught:
+        build_model(run, tokenizer, ["de", "en"])
+    assert (caught.value.found, caught.value.expected) == (f"id {number} is {other!r}", f"{one!r}, as in {data}")
 
 
 def test_data_without_a_text_is_refused(tmp_path: Path) -> None:

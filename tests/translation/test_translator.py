@@ -121,7 +121,8 @@ def test_a_stream_is_read_in_bounded_pieces() -> None:
     ("changes", "error", "message"),
     [
         ({"source": "en"}, InputError, "the same language"),
-        ({"source": "fr"}, LanguageError, "language"),
+        ({"source": "fr"}, LanguageError, "where: source"),
+        ({"target": "fr"}, LanguageError, "where: target"),
         ({"num_beams": 0}, InputError, "num_beams"),
         ({"n_best": 3, "num_beams": 2}, InputError, "n_best = 3, num_beams = 2"),
         ({"length_penalty": "much"}, InputError, "length_penalty"),

@@ -33,6 +33,9 @@ if output.loss is not None:
     torch.autograd.backward(output.loss)
 assert_type(model(inputs_embeds=torch.zeros(1, 3, 24), reduction="none", return_logits=False).loss, Tensor | None)
 
+batch: dict[str, Tensor] = {"input_ids": ids, "labels": ids}
+assert_type(model(**batch), XLMOutput)
+
 for layer in model.transformer.layers:
     assert_type(layer, Layer)
 assert_type(model.transformer.layers[0].attention, Attention)

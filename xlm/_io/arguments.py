@@ -52,6 +52,13 @@ def check_count(*, least: int = 1, most: int = _LARGEST, **counts: object) -> No
             raise InputError("not a count", where=name, found=shown(value), expected=f"an int from {least} to {most:,}")
 
 
+def check_share(**shares: object) -> None:
+    """Raise ``InputError`` unless each argument is a number from 0 to 1."""
+    for name, value in shares.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+            raise InputError("not a share", where=name, found=shown(value), expected="a number from 0 to 1")
+
+
 def lists_options(options: type[Any]) -> Callable[[_Function], _Function]:
     """Return a decorator for functions that take the fields of a dataclass as keyword arguments ``**options``.
 

@@ -12,7 +12,7 @@ from click.core import ParameterSource
 
 from xlm.cli._inputs import damaged_inputs
 from xlm.cli._options import Decorator, option, section
-from xlm.cli._output import show_signature
+from xlm.cli._output import counted, show_signature
 from xlm.errors import InputError
 
 if TYPE_CHECKING:
@@ -236,9 +236,9 @@ def run_on_ray(
         processors = ", ".join(total["processors"])
         click.echo(f"warning: last digits may differ between these kinds of processors: {processors}", err=True)
     resumed = f", {run.resumed:,} of them from before" if run.resumed else ""
-    click.echo(f"{total['rows']:,} rows in {len(records):,} files{resumed}", err=True)
+    click.echo(f"{counted(total['rows'], 'row')} in {counted(len(records), 'file')}{resumed}", err=True)
     if total["problems"]:
-        click.echo(f"{total['problems']:,} rows could not be processed", err=True)
+        click.echo(f"{counted(total['problems'], 'row')} could not be processed", err=True)
         for reason in [reason for record in records for reason in record.reasons][:_SHOWN_REASONS]:
             click.echo(f"  {reason}", err=True)
     damaged = [files[record.file].name for record in records if record.damaged]

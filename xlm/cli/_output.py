@@ -8,7 +8,7 @@ import shutil
 import sys
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -54,6 +54,17 @@ def show_stops(stops: Mapping[str, int], *, inputs: str) -> None:
     """
     counts = ", ".join(f"{count} at {stop}" for stop, count in sorted(stops.items(), key=lambda item: -item[1]))
     click.echo(f"stopped: {counts}" if counts else f"there are no {inputs}", err=True)
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number and what it counts, such as ``1 row`` or ``2,000 rows``.
+
+    Args:
+        number: The number.
+        noun: What it counts, in the singular. The plural adds ``s``, or ``es`` after ``s``.
+    """
+    plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
+    return f"{number:,} {noun if number == 1 else plural}"
 
 
 class TableWriter:
@@ -112,24 +123,31 @@ class TableWriter:
 
     def _align(self, rows: Iterable[Sequence[Cell]]) -> None:
         terminal = shutil.get_terminal_size().columns
-        lines = [[_cut(_shown(cell), terminal) for cell in row] for row in rows]
+        is_text = [kind is str for kind in self._columns.values()]
+        lines = [[_cut(_shown(*each), terminal) for each in zip(row, is_text, strict=True)] for row in rows]
         if not lines:
             return
         if not self._widths:
             lines.insert(0, list(self._columns))
         block = [max(map(_width, cells)) for cells in zip(*lines, strict=True)]
         self._widths = list(map(max, block, self._widths or block))
-        is_text = [kind is str for kind in self._columns.values()]
         widths = _fit(self._widths, is_text, terminal)
         for line in lines:
             cells = map(_aligned, line, widths, is_text)
             write_text(_GAP.join(cells).rstrip() + "\n")
 
 
-def _shown(cell: Cell) -> str:
-    """Return a cell as a terminal can show it, with escapes for control characters."""
+def _shown(cell: Any, is_text: bool) -> str:
+    """Return a cell as a terminal can show it, with escapes for control characters.
+
+    Args:
+        cell: The cell.
+        is_text: Whether it is of a column of texts; it may still be another value, from a column that is kept.
+    """
     if cell is None:
         return ""
+    if is_text and not isinstance(cell, str):
+        cell = json.dumps(cell, ensure_ascii=False)
     if isinstance(cell, float):
         return f"{cell:.6f}"
     text = cell if isinstance(cell, str) else str(int(cell))

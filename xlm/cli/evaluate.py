@@ -44,14 +44,24 @@ _COLUMNS = {
 @model_argument
 @argument(
     "tasks",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    type=click.Path(path_type=Path, exists=True, dir_okay=False, allow_dash=True),
     nargs=-1,
     required=True,
     metavar="TASK...",
-    help="Minimal pairs in the format of BLiMP (.jsonl) or CLAMS (.txt or .tsv), or a suite of SyntaxGym (.json)",
+    help="Minimal pairs in the format of BLiMP (.jsonl) or CLAMS (.txt or .tsv), or a suite of SyntaxGym (.json); also "
+    "gzipped (.gz), and - for standard input with --task-format",
 )
 @lang_option
 @tokenizer_options
+@section(
+    "Input",
+    option(
+        "--task-format",
+        "Format of the tasks",
+        type=click.Choice(["blimp", "clams", "syntaxgym"]),
+        show_default="by file name",
+    ),
+)
 @section(
     "Output",
     option(
@@ -63,6 +73,10 @@ _COLUMNS = {
     ),
     option("--items", "Table of all sentences and regions to write, .tsv or .jsonl", dest="output", type=OUTPUT_PATH),
 )
+@section(
+    "Scoring",
+    option("--no-closing", "Leave the closing </s> out, for sentences that may go on", is_flag=True),
+)
 @stride_option
 @compute_options
 @batch_options
@@ -72,7 +86,8 @@ def command(
     r"""Write how many items of each TASK are correct.
 
     A minimal pair is correct if MODEL finds the good sentence more probable than the bad one, both with their closing
-    </s>. An item of a suite is correct if all predictions hold. Equal numbers count as wrong.
+    </s>, or both without it (--no-closing). An item of a suite is correct if all predictions hold. Equal numbers count
+    as wrong.
 
     \b
     Lines of a TASK:
@@ -91,7 +106,8 @@ def command(
 
     \b
     Columns of --items:
-        task, item, condition, region (* for the whole sentence with </s>),
+        task, item, condition, region (* for the whole sentence with </s>,
+        unless --no-closing),
         text, surprisal (nats), unknown, correct, tie
 
     In a formula of a suite, (2;%match%) is the surprisal of region 2 of the condition "match"; a word belongs to the
@@ -102,6 +118,9 @@ def command(
         xlm evaluate MODEL blimp/data/*.jsonl --lang en --items items.tsv
         xlm evaluate MODEL de_evalset/simple_agrmt.txt --lang de
     """
+    task_format, options["closing"] = options.pop("task_format"), not options.pop("no_closing")
+    if task_format is None and Path("-") in tasks:
+        raise click.UsageError("standard input requires --task-format blimp, clams or syntaxgym")
     form = "" if output is None else output.suffix.lower().removeprefix(".")
     if output is not None:
         if form not in ("tsv", "jsonl"):
@@ -115,7 +134,7 @@ def command(
 
     if output is not None:
         check_target(output)
-    files = [read_items(task) for task in tasks]
+    files = [read_items(task, format=task_format) for task in tasks]
     regions = any(condition.regions for items in files for item in items for condition in item.conditions)
     opened = model_source(model, options, lang=lang).open(offsets=regions, signed=True)
     with wrong_usage("stride"):
@@ -133,4 +152,5 @@ def command(
             for each in evaluation.accuracies
         ]
     )
-    show_signature(opened.signature(lang=lang, long=f"stride {stride}"))
+    protocol = "sentence" if options["closing"] else "sentence without </s>"
+    show_signature(opened.signature(lang=lang, long=f"stride {stride}", protocol=protocol))

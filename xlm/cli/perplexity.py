@@ -78,16 +78,20 @@ _RESAMPLES = 1000
     "Scoring",
     option(
         "--protocol",
-        "sentence: score each row by itself, every token predicted; stream: evaluate as the original does, "
-        "all rows as one sequence in windows, every token but the first of a window predicted",
-        type=click.Choice(["sentence", "stream"]),
-        default="sentence",
+        "sentence: score each row by itself, every token predicted; document: score each row given those before it in "
+        "its document, every token predicted; stream: evaluate as the original does, all rows as one sequence in "
+        "windows, every token but the first of a window predicted",
+        type=click.Choice(["sentence", "document", "stream"]),
+        show_default="sentence, or document with --documents",
+    ),
+    option(
+        "--documents", "Score documents, between which stand blank rows; the same as --protocol document", is_flag=True
     ),
     option("--window", "Tokens in a window of the stream", type=click.IntRange(2), show_default="256"),
     option("--compare", "Another model to measure on the same files", metavar="OTHER"),
     option(
         "--bootstrap",
-        "Add 95% confidence intervals from this number of resamples of the rows",
+        "Add 95% confidence intervals from this number of resamples of the rows or documents",
         type=click.IntRange(1, 1_000_000),
         show_default=f"none, or {_RESAMPLES} with --compare",
     ),
@@ -115,16 +119,21 @@ def command(
         bits_per_character, bits_per_byte (of the raw text, counting each row
         end as one), texts, unknown (predicted tokens that are <unk>, which
         replaces pieces outside the vocabulary), perplexity_per_word, words
-        (between spaces, counting each row end as one)
+        (between spaces, counting each row end as one); with --documents also
+        documents
 
     The measures per word, character and byte can be compared between models with different vocabularies. The stream
     does not predict every token; for these measures, each token of the text counts like the average of those predicted.
 
+    With --documents, each row is a sentence. Blank rows separate documents and are not scored; "texts" are the other
+    rows. Each token, the </s> behind each row included, is predicted once, given as much of its document as the model's
+    positions and --stride allow.
+
     With --bootstrap, the columns perplexity_low, perplexity_high, bits_per_character_low and bits_per_character_high
-    follow. It requires --protocol sentence, as the rows of a stream are not independent.
+    follow. It is not for --protocol stream, whose rows are not independent.
 
     With --compare, the first column is "model", and each language has three rows: MODEL, OTHER and "difference",
-    which is MODEL minus OTHER. The resamples are paired: each draws the same rows for both models.
+    which is MODEL minus OTHER. The resamples are paired: each draws the same rows, or documents, for both models.
 
     \b
     Examples:
@@ -139,18 +148,24 @@ def command(
         raise click.UsageError(f"--lang: give one language for each file; found {found}")
     if len(set(langs)) != len(langs):
         raise click.UsageError("two files have the same language: join them into one, which has one perplexity")
+    documents = options.pop("documents")
+    if documents and options["protocol"] not in (None, "document"):
+        raise click.UsageError(f"--documents and --protocol {options['protocol']} exclude each other")
+    options["protocol"] = options["protocol"] or ("document" if documents else "sentence")
+    documents = options["protocol"] == "document"
     if options["stride"] is not None and options["protocol"] == "stream":
-        raise click.UsageError("--stride requires --protocol sentence; the windows of a stream do not overlap")
+        raise click.UsageError("--stride is not for --protocol stream: the windows of a stream do not overlap")
     if options["window"] is not None and options["protocol"] != "stream":
         raise click.UsageError("--window requires --protocol stream")
     if options["bootstrap"] is not None and options["protocol"] == "stream":
-        raise click.UsageError("--bootstrap requires --protocol sentence; the rows of a stream are not independent")
+        raise click.UsageError("--bootstrap is not for --protocol stream: the rows of a stream are not independent")
     if compare is not None and Path("-") in paths:
         raise click.UsageError("--compare reads the rows twice, so it requires FILES instead of standard input")
     corpora = {
         lang: open_corpus([path], format=options["input_format"], column=options["column"])
         for lang, path in zip(langs, paths, strict=True)
     }
+    from xlm.corpus.read_ahead import split_at_blank
     from xlm.scoring.perplexity import perplexity
 
     models = [model] if compare is None else [model, compare]
@@ -162,7 +177,10 @@ def command(
             perplexity(
                 each.model,
                 each.tokenizer,
-                {lang: corpus.texts() for lang, corpus in corpora.items()},
+                {
+                    lang: split_at_blank(corpus.texts()) if documents else corpus.texts()
+                    for lang, corpus in corpora.items()
+                },
                 progress=None,
                 **{name: options[name] for name in ("protocol", "window", "stride", "batch_size", "batch_tokens")},
             )
@@ -170,7 +188,7 @@ def command(
         ]
     by_default = None if compare is None or options["protocol"] == "stream" else _RESAMPLES
     resamples = options["bootstrap"] or by_default
-    columns = dict(_COLUMNS) if compare is None else {"model": str, **_COLUMNS}
+    columns = {**({} if compare is None else {"model": str}), **_COLUMNS, **({"documents": int} if documents else {})}
     if resamples is not None:
         columns |= {f"{name}_{end}": float for name in _WITH_INTERVAL for end in ("low", "high")}
     table = TableWriter(format=table_format)
@@ -180,7 +198,7 @@ def command(
     for each, result in zip(opened, results, strict=True):
         signature = each.signature(
             lang="+".join(langs),
-            protocol="sentence" if result.window is None else f"stream {result.window}",
+            protocol=result.protocol if result.window is None else f"stream {result.window}",
             long="none" if result.stride is None else f"stride {result.stride}",
         )
         show_signature(signature, unknown=sum(language.unknown for language in result.languages))
@@ -200,7 +218,8 @@ def _rows(
 
     for languages in zip(*(result.languages for result in results), strict=True):
         for model, each in zip(models, languages, strict=True):
-            yield {"model": model, **{name: getattr(each, name) for name in _COLUMNS}, **bounds(each.interval)}
+            numbers = {name: getattr(each, name) for name in (*_COLUMNS, "documents")}
+            yield {"model": model, **numbers, **bounds(each.interval)}
         if len(languages) == 2:
             first, second = languages
             differences = {name: getattr(first, name) - getattr(second, name) for name in _MEASURES}

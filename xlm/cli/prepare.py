@@ -10,7 +10,7 @@ import click
 from xlm._io.progress import ProgressBar
 from xlm.cli._inputs import files_by_text, open_corpus
 from xlm.cli._options import PRESETS, Command, argument, input_options, option, section, workers_option
-from xlm.cli._output import printable
+from xlm.cli._output import counted, printable
 
 _INPUT_FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 
@@ -107,5 +107,5 @@ def command(
     for split, by_name in index.splits.items():
         for name, text in by_name.items():
             unknown = sum(shard.unknown for shard in text.shards)
-            counts = f"{text.lines:,} lines, {text.tokens:,} tokens, {unknown:,} unknown, {text.empty:,} empty"
-            click.echo(printable(f"{split} {name}: {counts}"))
+            size = f"{counted(text.lines, 'line')}, {counted(text.tokens, 'token')}"
+            click.echo(printable(f"{split} {name}: {size}, {unknown:,} unknown, {text.empty:,} empty"))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from contextlib import closing
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +27,7 @@ from xlm.cli._options import (
     text_options,
     wrong_usage,
 )
-from xlm.cli._output import TableWriter, show_signature
+from xlm.cli._output import TableWriter, counted, show_signature
 from xlm.cli._run import CorpusRun, bar_of_rows, check_output, raise_if_damaged
 
 if TYPE_CHECKING:
@@ -40,11 +39,10 @@ if TYPE_CHECKING:
 
 _RECORDED = ("column", "input_format", "batch_size", "batch_tokens", "read_ahead")
 """Options that identify a run to resume, besides those in the signature and the table."""
-_LAID_OUT = (
-    *("documents", "group_by", "word_column", "prefix_column", "lang_column", "region_column"),
-    "keep_columns",
-)
-"""Options for documents and columns; any but the first keeps all columns."""
+_OF_COLUMNS = ("group_by", "word_column", "prefix_column", "lang_column", "region_column", "keep_columns")
+"""Options that keep all columns."""
+_LAID_OUT = ("documents", "split_sentences", *_OF_COLUMNS)
+"""Options for documents and columns."""
 
 
 @click.command(cls=Command, short_help="Compute the log-probability of each sentence, word or token")
@@ -70,13 +68,18 @@ _LAID_OUT = (
         show_default="aligned columns on a terminal, else tsv",
     ),
     option("--bits", "Add the surprisal in bits, -logprob / log 2", is_flag=True),
-    option("--ranks", "Add the rank of each token, 1 for the most likely; requires --by token", is_flag=True),
+    option("--ranks", "Add the rank of each token, or of the first one of each word; 1 is the best", is_flag=True),
     option(
-        "--entropy", "Add the entropy of each prediction in nats; requires --by token", dest="entropies", is_flag=True
+        "--entropy",
+        "Add the entropy in nats of the prediction of each token, or of the first one of each word; for words, also by "
+        "how much it is higher than that behind the word",
+        dest="entropies",
+        is_flag=True,
     ),
     option(
         "--top",
-        "Add the N most likely tokens at each place, with their log-probabilities, as JSON; requires --by token",
+        "Add the N most likely tokens in place of each token, or of the first one of each word, with their "
+        "log-probabilities, as JSON",
         type=click.IntRange(1),
         metavar="N",
     ),
@@ -99,6 +102,12 @@ _LAID_OUT = (
         "--documents",
         "Score each row given those before it in its document, with </s> between them; blank rows separate documents "
         "and have no row of output",
+        is_flag=True,
+    ),
+    option(
+        "--split-sentences",
+        "Split each row into sentences, which are those of a document (pip install 'xlm[sentences]'); with "
+        "--documents, the rows between blank rows are its paragraphs",
         is_flag=True,
     ),
     option(
@@ -157,9 +166,10 @@ def command(model: str, files: tuple[Any, ...], by: str | None, table_format: st
     sentence that are <unk>, which replaces pieces outside the vocabulary. For a token, or a word with any such token,
     it is 1, else 0 (true or false with --format jsonl).
 
-    With --documents or --group-by, each sentence is scored given the sentences before it. With any option of "Documents
-    and columns" but --documents, the input must be files with columns. All of them are kept (for JSON lines, the keys
-    of the first row of each file), and these follow:
+    With --documents or --group-by, each sentence is scored given the sentences before it. With --split-sentences,
+    "sentence" follows "line": the number of the sentence in its row, and "start" and "end" are characters of the row.
+    With any further option of "Documents and columns", the input must have columns. All of them are kept (for JSON
+    lines, the keys of the first row of each file), and these follow:
 
     \b
         --by sentence: tokens, surprisal, unknown
@@ -167,6 +177,9 @@ def command(model: str, files: tuple[Any, ...], by: str | None, table_format: st
                        surprisal_without_punctuation, unknown
         --by token:    position, id, token, surprisal, unknown
         --by region:   region_number, start, end, tokens, surprisal, unknown
+
+    After logprob or surprisal come, if requested, bits, rank, entropy, entropy_reduction (not by token) and top. Those
+    of a word or region are about its first token.
 
     With --word-column, there is one row for each row of the input, without the closing </s>. The column "word" is then
     that of the input. "surprisal" is in nats, and "surprisal_without_punctuation" leaves out the punctuation at both
@@ -189,17 +202,19 @@ def command(model: str, files: tuple[Any, ...], by: str | None, table_format: st
     by = by or ("sentence" if options["word_column"] is None else "word")
     options["top"], options["closing"] = options["top"] or 0, not options.pop("no_closing")
     for flag, given in (("--ranks", options["ranks"]), ("--entropy", options["entropies"]), ("--top", options["top"])):
-        if given and by != "token":
-            raise click.UsageError(f"{flag} requires --by token; found --by {by}")
+        if given and by == "sentence":
+            raise click.UsageError(f"{flag} requires --by token, word or region; found --by {by}")
     if options["read_ahead"] is None:
         from xlm.corpus.read_ahead import READ_AHEAD
 
         typed = files in ((), (Path("-"),)) and options["output"] is None and sys.stdin.isatty()
         options["read_ahead"] = 1 if typed else READ_AHEAD
-    if uses_ray(only_local=("output", "device", *_LAID_OUT)):
-        _on_ray(model, files, by=by, form=table_format or "tsv", options=options)
+    ray = uses_ray(only_local=("output", "device"))
+    layout = _layout(by, options)
+    keeps = any(options[name] for name in _OF_COLUMNS)
+    if ray:
+        _on_ray(model, files, layout, by=by, form=table_format or "tsv", keeps=keeps, options=options)
         return
-    layout, keeps = _layout(by, options)
     output: Path | None = options["output"]
     for flag, given in (("--resume", options["resume"]), ("--format parquet", table_format == "parquet")):
         if given and output is None:
@@ -207,22 +222,15 @@ def command(model: str, files: tuple[Any, ...], by: str | None, table_format: st
     if output is not None:
         check_output(output, files)
     files = files or (Path("-"),)
-    if keeps and any(file == Path("-") or (file.exists() and not file.is_file()) for file in files):
-        raise click.UsageError("kept columns require files: a pipe or standard input can be read only once")
-    corpus = open_corpus(
-        files,
-        format=options["input_format"],
-        column=options["word_column"] or options["column"],
-        whole=keeps,
-    )
+    column = options["word_column"] or options["column"]
+    corpus = open_corpus(files, format=options["input_format"], column=column, whole=keeps)
     kept = tuple(corpus.columns(required=layout.columns)) if keeps else None
     writer = TableWriter(format=table_format) if output is None else None
     table_format = writer.format if writer else table_format or "tsv"
-    unit = "given word" if options["word_column"] is not None and by == "word" else by
-    table = _table(unit, table_format, files=len(files) > 1, options=options, kept=kept)
+    table = _table(by, table_format, files=len(files) > 1, options=options, kept=kept)
     opened = model_source(model, options, lang=options["lang"]).open(offsets=by in ("word", "region"), signed=True)
     from xlm.scoring.scorer import Scorer
-    from xlm.scoring.table import json_cells, laid_out_lines, plain_cells, scored_lines
+    from xlm.scoring.table import laid_out_lines, scored_lines
 
     bar = bar_of_rows(options["progress"], output=output)
     with wrong_usage("stride"):
@@ -233,10 +241,8 @@ def command(model: str, files: tuple[Any, ...], by: str | None, table_format: st
             options=scoring_options(options),
             on_batch=bar.show_share,
         )
-    protocol = scorer.protocol.replace("sentence", "document") if layout.has_documents else scorer.protocol
-    languages = f"{scorer.lang} or column {layout.languages}" if layout.languages else scorer.lang
-    signature = opened.signature(lang=languages, long=scorer.long_texts, protocol=protocol)
-    is_plain = not (keeps or layout.documents)
+    signature = opened.signature(**layout.signature_fields(scorer))
+    is_plain = layout.is_plain and not keeps
     run = CorpusRun(
         corpus,
         table,
@@ -245,7 +251,7 @@ def command(model: str, files: tuple[Any, ...], by: str | None, table_format: st
         else (lambda window: laid_out_lines(scorer, window, table, layout)),
         read_at_once=options["read_ahead"],
         bar=bar,
-        groups=None if is_plain else partial(layout.groups, cells_of=json_cells if keeps else plain_cells),
+        groups=None if is_plain else layout.groups_of_file,
     )
     with closing(corpus):
         if writer is not None:
@@ -270,28 +276,36 @@ def command(model: str, files: tuple[Any, ...], by: str | None, table_format: st
             )
     show_signature(signature, unknown=run.counts["unknown"])
     if run.problems:
-        rows = "1 row" if run.problems == 1 else f"{run.problems:,} rows"
-        click.echo(f"{rows} could not be scored; the column status gives the reasons", err=True)
+        click.echo(f"{counted(run.problems, 'row')} could not be scored; the column status gives the reasons", err=True)
     raise_if_damaged(corpus)
 
 
-def _on_ray(model: str, names: tuple[str, ...], *, by: str, form: str, options: dict[str, Any]) -> None:
-    files = inputs(names, form=options["input_format"], column=options["column"])
+def _on_ray(
+    model: str, names: tuple[str, ...], layout: Layout, *, by: str, form: str, keeps: bool, options: dict[str, Any]
+) -> None:
+    column = options["word_column"] or options["column"]
+    files = inputs(names, form=options["input_format"], column=column)
+    from xlm.corpus.rows import Corpus
     from xlm.distributed.tasks import ScoreTask
 
+    kept = None
+    if keeps:
+        corpus = Corpus(files, format=options["input_format"], column=column, whole=True)
+        kept = tuple(corpus.columns(required=layout.columns))
     task = ScoreTask(
         model=worker_model(model, lang=options["lang"], options=options),
-        table=_table(by, form, files=len(files) > 1, options=options),
+        table=_table(by, form, files=len(files) > 1, options=options, kept=kept),
         options=scoring_options(options),
+        layout=layout,
         read_at_once=options["read_ahead"],
     )
     with wrong_usage("stride"):
         identity = task.identity()
-    run_on_ray(task, files, identity, form=options["input_format"], column=options["column"], options=options)
+    run_on_ray(task, files, identity, form=options["input_format"], column=column, options=options)
 
 
-def _layout(by: str, options: dict[str, Any]) -> tuple[Layout, bool]:
-    """Return what the rows and columns of the input stand for, and whether all columns are kept."""
+def _layout(by: str, options: dict[str, Any]) -> Layout:
+    """Return what the rows and columns of the input stand for."""
     from xlm.scoring.layout import Layout
 
     words = options["word_column"]
@@ -303,13 +317,14 @@ def _layout(by: str, options: dict[str, Any]) -> tuple[Layout, bool]:
         words=words is not None,
         documents=options["documents"],
         group_by=options["group_by"],
+        split_sentences=options["split_sentences"],
         prefix=options["prefix_column"],
         languages=options["lang_column"],
         regions=options["region_column"],
     )
-    with wrong_usage("by", "group_by"):
+    with wrong_usage("by", "group_by", "split_sentences"):
         layout.check(by)
-    return layout, any(options[name] for name in _LAID_OUT if name != "documents")
+    return layout
 
 
 def _table(
@@ -317,8 +332,15 @@ def _table(
 ) -> ScoreTable:
     from xlm.scoring.table import ScoreTable
 
-    shown = {name: options[name] for name in ("bits", "ranks", "entropies")}
-    return ScoreTable(unit=by, format=form, files=files, top=options["top"] > 0, kept=kept, **shown)
+    return ScoreTable(
+        unit="given word" if options["word_column"] is not None and by == "word" else by,
+        format=form,
+        files=files,
+        sentences=options["split_sentences"],
+        top=options["top"] > 0,
+        kept=kept,
+        **{name: options[name] for name in ("bits", "ranks", "entropies")},
+    )
 
 
 def _to_parquet(table: ScoreTable, signature: Signature) -> Callable[[Path, Path], None] | None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from xlm.cli._options import OUTPUT_PATH, Command, argument, option, section
-from xlm.cli._output import clock, printable
+from xlm.cli._output import clock, counted, printable
 
 if TYPE_CHECKING:
     from xlm.training.log import Event
@@ -170,14 +170,10 @@ def _by_layer(names: Sequence[str]) -> list[str]:
     return [f"{name} ({count} layers)" if ".layers." in name else name for name, count in counts.items()]
 
 
-def _processes(number: int) -> str:
-    return "1 process" if number == 1 else f"{number:,} processes"
-
-
 _TEXTS: dict[str, Callable[[dict[str, Any], int], str]] = {
     "start": lambda event, _: (
-        f"{event['parameters']:,} parameters{_trained(event)}, {_processes(event['processes'])}, {event['device']}, "
-        f"from update {event['updates']:,}"
+        f"{event['parameters']:,} parameters{_trained(event)}, {counted(event['processes'], 'process')}, "
+        f"{event['device']}, from update {event['updates']:,}"
     ),
     "changed": lambda event, _: f"{event['key']}: {_setting(event['before'])} → {_setting(event['now'])}",
     "parts": _parts,
@@ -186,5 +182,5 @@ _TEXTS: dict[str, Callable[[dict[str, Any], int], str]] = {
     "skipped": lambda event, _: (
         f"step {event['step']:,} skipped: its gradient is not finite ({event['in_a_row']} in a row)"
     ),
-    "end": lambda event, _: f"{event['reason']} after {event['updates']:,} updates",
+    "end": lambda event, _: f"{event['reason']} after {counted(event['updates'], 'update')}",
 }

@@ -24,7 +24,7 @@ from xlm.cli._options import (
     section,
     tokenizer_options,
 )
-from xlm.cli._output import TableWriter, show_signature, show_stops
+from xlm.cli._output import TableWriter, counted, show_signature, show_stops
 from xlm.cli._run import CorpusRun, bar_of_rows, check_output, raise_if_damaged
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ def command(
             }
             run.to_file(output, identity=identity, device=opened.model.device, resume=options["resume"])
     show_signature(signature)
-    if run.counts:
+    if run.counts or not run.problems:
         show_stops(run.counts, inputs="texts to translate")
     raise_if_damaged(corpus)
     _report_problems(run.problems, table.format)
@@ -226,13 +226,15 @@ def _on_ray(
     )
     form, column = options["input_format"], options["column"]
     total = run_on_ray(task, files, task.identity(), form=form, column=column, options=options)
-    if total["counts"]:
+    if total["counts"] or not total["problems"]:
         show_stops(total["counts"], inputs="texts to translate")
     _report_problems(total["problems"], table_format)
 
 
 def _report_problems(problems: int, format: str) -> None:
-    if problems and format == "text":
-        raise click.ClickException(f"{problems:,} rows have no translation")
-    if problems:
-        click.echo(f"{problems:,} rows have no translation; their column status gives the reasons", err=True)
+    if not problems:
+        return
+    message = f"{counted(problems, 'row')} without a translation"
+    if format == "text":
+        raise click.ClickException(message)
+    click.echo(f"{message}; the column status gives the reasons", err=True)

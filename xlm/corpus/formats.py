@@ -1,4 +1,4 @@
-"""Parsers of the input formats. A parser yields, for each row of a file, its text or a description of its problem.
+"""Parsers of the input formats. A parser yields a ``Record`` for each row of a file.
 
 A stray quote or a byte that is not UTF-8 affects only the row that contains it.
 
@@ -25,7 +25,12 @@ from xlm.errors import DependencyError, InputError
 FORMATS = ("text", "jsonl", "csv", "tsv", "parquet")
 
 Parsed = tuple[str | None, str | None]
-"""The text of a row and ``None``, or ``None`` and a description of the row's problem."""
+"""The text of a cell and ``None``, or ``None`` and a description of its problem."""
+
+Record = tuple[str | None, str | None, dict[str, Any] | None]
+"""A row: its text or ``None``, its problem or ``None``, and its cells by column if all of them are read.
+
+The cells are JSON values: those of CSV and TSV are texts."""
 
 _SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
 _LONGEST_ROW = 1 << 26
@@ -34,7 +39,7 @@ _LONGEST_QUOTE = 1 << 20
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 _UTF_16 = re.compile(rb"([^\0]\0){2}|(\0[^\0]){2}")
-_NO_ROWS: Parsed = (None, "the table has no rows")
+_NO_ROWS: Record = (None, "the table has no rows", None)
 _TOO_LONG = "the row is longer than {:,} bytes"
 
 
@@ -51,13 +56,13 @@ def format_of(path: PurePath) -> str:
 
 def parse_lines(
     file: BinaryIO, key: str | None, name: str, *, whole: bool = False, warn: Callable[[str], None]
-) -> Iterator[Parsed]:
-    """Yield the text of each line: the line itself, or the value of a key of the JSON object in the line.
+) -> Iterator[Record]:
+    """Yield the record of each line. Its text is the line itself, or the value of a key of the JSON object in the line.
 
     Args:
         file: A binary file.
         key: The key; ``None`` for plain text.
-        whole: Whether to yield the whole object as JSON, if the value of the key is a text.
+        whole: Whether records have all cells, which are the values of the object.
         name: Name of the file in errors and warnings.
         warn: Called at the end with a warning if the file is a single line that was probably meant to be many.
 
@@ -68,15 +73,15 @@ def parse_lines(
     for line in _without_mark(_lines(file), name):
         count += 1
         text, problem = _decode(line)
-        yield (text, problem) if text is None or key is None else _parse_json(text, key, whole=whole)
+        yield (text, problem, None) if text is None or key is None else _parse_json(text, key, whole=whole)
     if count == 1 and b"\r" in line.rstrip(b"\r"):
         warn(f"{name}: the whole file is one row, because its lines end in carriage returns without line feeds")
 
 
 def parse_table(
     file: BinaryIO, format: str, column: str, name: str, open_files: ExitStack, *, whole: bool = False
-) -> Iterator[Parsed]:
-    """Yield the cells of one column of CSV or TSV.
+) -> Iterator[Record]:
+    """Yield the record of each row of CSV or TSV.
 
     Args:
         file: A binary file.
@@ -84,7 +89,7 @@ def parse_table(
         column: The column that holds the text.
         name: Name of the file in errors.
         open_files: Collects what must be closed; the caller closes it after the last row.
-        whole: Whether to yield the cells of all columns as a JSON object, if the row has a text.
+        whole: Whether records have all cells.
 
     Raises:
         InputError: The header cannot be read or lacks the column, or the file is in UTF-16.
@@ -113,18 +118,18 @@ def parse_table(
     for record in records:
         empty = False
         if isinstance(record, str):
-            yield None, record
-        else:
-            parsed = _cell(record, index, header)
-            yield _all_cells(record, header) if whole and parsed[0] is not None else parsed
+            yield None, record, None
+            continue
+        text, problem = _cell(record, index, header)
+        yield _all_cells(text, record, header) if whole and text is not None else (text, problem, None)
     if empty:
         yield _NO_ROWS
 
 
 def parse_parquet(
     source: InputFile, column: str, open_files: ExitStack, *, whole: bool = False
-) -> Iterator[tuple[int, Parsed]]:
-    """Yield each row with the total number of rows; arguments and errors are as for ``parse_table``.
+) -> Iterator[tuple[int, Record]]:
+    """Yield each record with the total number of rows; arguments and errors are as for ``parse_table``.
 
     Raises:
         OSError: The file cannot be read.
@@ -139,11 +144,12 @@ def parse_parquet(
             yield 1, _NO_ROWS
         for batch in file.iter_batches(batch_size=1024, columns=None if whole else [column]):
             for place, value in enumerate(batch.column(column)):
-                parsed = arrow_text(value, column)
-                if whole and parsed[0] is not None:
-                    (cells,) = batch.slice(place, 1).to_pylist()
-                    parsed = json.dumps(cells, ensure_ascii=False, default=str), None
-                yield total, parsed
+                text, problem = arrow_text(value, column)
+                cells = None
+                if whole and text is not None:
+                    (values,) = batch.slice(place, 1).to_pylist()
+                    cells = json.loads(json.dumps(values, default=str))  # dates and decimals become texts
+                yield total, (text, problem, cells)
     except pyarrow.ArrowException as error:
         raise OSError(str(error)) from error
 
@@ -238,21 +244,21 @@ def _decode(data: bytes, *, name: str = "the line") -> Parsed:
         return None, f"not UTF-8: byte 0x{data[error.start]:02x} at byte {error.start + 1} of {name}"
 
 
-def _parse_json(line: str, column: str, *, whole: bool) -> Parsed:
+def _parse_json(line: str, column: str, *, whole: bool) -> Record:
     if not line.strip():
-        return None, "the line is empty, not a JSON object"
+        return None, "the line is empty, not a JSON object", None
     try:
         values = json.loads(line)
     except json.JSONDecodeError as error:
-        return None, f"not JSON: {error.msg} at character {error.pos + 1}"
+        return None, f"not JSON: {error.msg} at character {error.pos + 1}", None
     except (ValueError, RecursionError) as error:
-        return None, f"not JSON: {error}"
+        return None, f"not JSON: {error}", None
     if not isinstance(values, dict):
-        return None, f"not a JSON object: {type(values).__name__}"
+        return None, f"not a JSON object: {type(values).__name__}", None
     if column not in values:
-        return None, f"there is no {column!r}; the row has {_listed(values)}"
-    parsed = checked_text(values[column], column)
-    return (line, None) if whole and parsed[0] is not None else parsed
+        return None, f"there is no {column!r}; the row has {_listed(values)}", None
+    text, problem = checked_text(values[column], column)
+    return text, problem, values if whole and text is not None else None
 
 
 def _table_lines(file: TextIO) -> Iterator[bytes]:
@@ -275,12 +281,16 @@ def _table_lines(file: TextIO) -> Iterator[bytes]:
 
 
 def _table_line(file: TextIO, ends: tuple[str, ...]) -> str | None:
+    part = file.readline(_LONGEST_ROW + len("x\r\n"))
+    if part.endswith(ends) and len(part) < _LONGEST_ROW:
+        return part
     buffer = io.StringIO()  # readline returns a line in parts, each ending at a carriage return
-    while part := file.readline(_LONGEST_ROW + len("x\r\n")):
+    while part:
         if buffer.tell() <= _LONGEST_ROW:
             buffer.write(part)
         if part.endswith(ends):
             break
+        part = file.readline(_LONGEST_ROW + len("x\r\n"))
     line = buffer.getvalue()
     if not line:
         return None
@@ -434,17 +444,24 @@ def _cell(row: list[str], index: int, header: Sequence[str]) -> Parsed:
         return None, f"{len(row)} cells for {len(header)} columns: a cell that holds a delimiter needs quotes"
     if index >= len(row):
         return None, f"the row ends before the column {column!r}: {len(row)} of {len(header)} columns"
-    return _decode(row[index].encode("utf-8", "surrogateescape"), name=f"the column {column!r}")
+    return _text_of_cell(row[index], column)
 
 
-def _all_cells(row: list[str], header: Sequence[str]) -> Parsed:
-    cells = {}
+def _text_of_cell(cell: str, column: str) -> Parsed:
+    if cell.isascii() and len(cell) <= _LONGEST_ROW:
+        return cell, None
+    return _decode(cell.encode("utf-8", "surrogateescape"), name=f"the column {column!r}")
+
+
+def _all_cells(text: str, row: list[str], header: Sequence[str]) -> Record:
+    if len(row) == len(header) and (joined := "".join(row)).isascii() and len(joined) <= _LONGEST_ROW:
+        return text, None, dict(zip(header, row, strict=True))
+    cells: dict[str, Any] = {}
     for name, cell in itertools.zip_longest(header, row[: len(header)], fillvalue=""):
-        text, problem = _decode(cell.encode("utf-8", "surrogateescape"), name=f"the column {name!r}")
+        cells[name], problem = _text_of_cell(cell, name)
         if problem is not None:
-            return None, problem
-        cells[name] = text
-    return json.dumps(cells, ensure_ascii=False), None
+            return None, problem, None
+    return text, None, cells
 
 
 def _listed(names: Iterable[str]) -> str:

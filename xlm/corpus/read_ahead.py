@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -89,6 +90,13 @@ def checked_texts(texts: Any) -> Iterable[str]:
     return result
 
 
+def split_at_blank(texts: Iterable[str]) -> Iterator[list[str]]:
+    """Yield the documents that texts make up: those between blank ones."""
+    for is_blank, document in itertools.groupby(texts, lambda text: not text.strip()):
+        if not is_blank:
+            yield list(document)
+
+
 def length_of(text: object) -> int:
     """Return the number of characters of a text, or 0 if it is not a str, which a later check reports by its index."""
     return len(text) if isinstance(text, str) else 0
@@ -130,7 +138,9 @@ def _length_of_group(rows: Sequence[Row]) -> int:
 
 def row_identity(row: Row) -> bytes:
     """Return bytes that identify a row: different rows have different bytes."""
-    return line_of([row.file, row.number, row.text, row.problem])
+    fields = [row.file, row.number, row.text, row.problem]
+    # A cell may be NaN, which line_of refuses.
+    return line_of(fields if row.cells is None else [*fields, json.dumps(row.cells)])
 
 
 class RowsDigest:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import io
-import json
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from xlm.corpus.files import STDIN, GzipReader, InputFile, LocalFile
 from xlm.corpus.formats import (
-    Parsed,
+    Record,
     format_of,
     import_pyarrow,
     is_gzip,
@@ -39,12 +38,14 @@ class Row:
         number: Number of the row in its file, from 1, not counting a header. In CSV a row can span several lines.
         text: The text of the row; ``None`` if it cannot be read.
         problem: The reason why the text cannot be read, or ``None``.
+        cells: All cells of the row by column, if they are read and the row has a text.
     """
 
     file: str
     number: int
     text: str | None = None
     problem: str | None = None
+    cells: Mapping[str, Any] | None = None
 
 
 class Corpus:
@@ -69,7 +70,7 @@ class Corpus:
         files: Paths (``-`` is standard input) or ``InputFile`` objects.
         format: One of ``FORMATS``; ``None`` to detect it from each file's name, plain text by default.
         column: The column (or key) that holds the text; ``None`` for ``text``.
-        whole: Whether the text of a row is all of its cells as a JSON object; the column must still hold a text.
+        whole: Whether rows have ``cells``.
 
     Raises:
         InputError: A column is given for plain text, or a Parquet file is compressed or on standard input. During
@@ -96,6 +97,7 @@ class Corpus:
         self._done = 0  # total bytes of the files before the open file
         self._position: Any = None  # a function that returns the position in the open file
         self._open = ExitStack()
+        self._begun: dict[int, Iterator[Record]] = {}  # the records of pipes that ``columns`` has begun to read
         for file, file_format in zip(self._files, self._formats, strict=True):
             if file_format == "text" and (whole or column is not None):
                 raise InputError(
@@ -150,7 +152,7 @@ class Corpus:
                 self._position = None
 
     def columns(self, *, required: Sequence[str]) -> list[str]:
-        """Return the columns of all files, in order, by the first row of each that can be read; for ``whole`` rows.
+        """Return the columns of all files, in order, by the first row of each that has a text; for ``whole`` rows.
 
         Args:
             required: The columns that each file must have.
@@ -159,17 +161,28 @@ class Corpus:
             InputError: A file lacks one of them.
         """
         names: dict[str, None] = {}
-        for file, format in zip(self._files, self._formats, strict=True):
-            text = next((text for text, _ in self._parse(file, format) if text is not None), None)
-            self.close()
+        for index, (file, format) in enumerate(zip(self._files, self._formats, strict=True)):
+            records = self._parse(file, format)
+            read: list[Record] = []
+            try:
+                for record in records:
+                    read.append(record)
+                    if record[2] is not None:
+                        break
+            except _DAMAGE as error:  # iteration will report the damage as the problem of a row
+                records = _raising(error)
+            if file.size():
+                self.close()
+            else:  # a pipe can be read only once
+                self._begun[index] = chain(read, records)
             self._position = None
-            if text is None:
+            if not read or read[-1][2] is None:
                 continue
-            own = dict.fromkeys(json.loads(text))
+            own = dict.fromkeys(read[-1][2])
             for name in required:
                 if name not in own:
                     found = ", ".join(map(ascii, own))
-                    raise InputError("no such column", where=file.name, found=found, expected=repr(name))
+                    raise InputError("no such column", where=_shown(file.name), found=found, expected=repr(name))
             names |= own
         return list(names)
 
@@ -182,7 +195,7 @@ class Corpus:
         Raises:
             InputError: A row has no text, or a file cannot be read to its end. The error comes after all earlier texts.
         """
-        for name, number, text, problem in islice(self._records(), skip, None):
+        for name, number, (text, problem, _) in islice(self._records(), skip, None):
             if text is not None:
                 yield text
             else:
@@ -207,19 +220,20 @@ class Corpus:
         self._open.close()
 
     def __iter__(self) -> Iterator[Row]:
-        for name, number, text, problem in self._records():
-            yield Row(file=name, number=number, text=text, problem=problem)
+        for name, number, (text, problem, cells) in self._records():
+            yield Row(file=name, number=number, text=text, problem=problem, cells=cells)
 
-    def _records(self) -> Iterator[tuple[str, int, str | None, str | None]]:
-        """Yield the fields of each row as a tuple, because building each ``Row`` would double the time of ``texts``."""
+    def _records(self) -> Iterator[tuple[str, int, Record]]:
+        """Yield the fields of each row as tuples, because building each ``Row`` would double the time of ``texts``."""
         self.damaged.clear()
         self.warnings.clear()
         self._done, self._position = 0, None
-        for file, format in zip(self._files, self._formats, strict=True):
+        for index, (file, format) in enumerate(zip(self._files, self._formats, strict=True)):
             name, number, damage = file.name, 0, None
+            records = self._begun.pop(index, None) or self._parse(file, format)
             try:
-                for number, (text, problem) in enumerate(self._parse(file, format), start=1):
-                    yield name, number, text, problem
+                for number, record in enumerate(records, start=1):
+                    yield name, number, record
             except FileNotFoundError:
                 damage = "the file is gone"
             except _DAMAGE as error:
@@ -228,9 +242,9 @@ class Corpus:
             self._done += file.size()
             if damage is not None:
                 self.damaged.append(name)
-                yield name, number + 1, None, damage
+                yield name, number + 1, (None, damage, None)
 
-    def _parse(self, file: InputFile, format: str) -> Iterator[Parsed]:
+    def _parse(self, file: InputFile, format: str) -> Iterator[Record]:
         with ExitStack() as self._open:
             if format == "parquet":
                 yield from self._parse_parquet(file)
@@ -240,7 +254,7 @@ class Corpus:
             if is_gzip(file.path):
                 unzipped = GzipReader(
                     cast("io.BufferedIOBase", stream),
-                    on_trailing=lambda count, offset: self._warn(
+                    on_trailing=lambda count, offset: self.warn(
                         f"{file.name}: {count:,} bytes at byte {offset:,}, after the gzip data, are ignored"
                     ),
                 )
@@ -250,18 +264,24 @@ class Corpus:
                 yield from parse_table(stream, format, self._column, name, self._open, whole=self._whole)
             else:
                 key = None if format == "text" else self._column
-                yield from parse_lines(stream, key, name, whole=self._whole, warn=self._warn)
+                yield from parse_lines(stream, key, name, whole=self._whole, warn=self.warn)
 
-    def _parse_parquet(self, file: InputFile) -> Iterator[Parsed]:
+    def _parse_parquet(self, file: InputFile) -> Iterator[Record]:
         size, share = file.size(), 0.0  # the share of the rows that has been read
         self._position = lambda: int(size * share)
-        for done, (total, row) in enumerate(parse_parquet(file, self._column, self._open, whole=self._whole), 1):
+        for done, (total, record) in enumerate(parse_parquet(file, self._column, self._open, whole=self._whole), 1):
             share = done / total
-            yield row
+            yield record
 
-    def _warn(self, message: str) -> None:
+    def warn(self, message: str) -> None:
+        """Warn about a file, and add the warning to ``warnings``."""
         self.warnings.append(message)
         warn_caller(message)
+
+
+def _raising(error: Exception) -> Iterator[Record]:
+    yield from ()
+    raise error
 
 
 def _shown(name: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from xlm.corpus.rows import Row
@@ -31,20 +31,23 @@ class OutputLines(NamedTuple):
     reasons: Sequence[tuple[Row, str]] = ()
 
 
-def table_line(columns: Iterable[str], cells: Mapping[str, Cell], *, format: str) -> str:
+def table_line(columns: Iterable[str], cells: Mapping[str, Cell], *, format: str, exact: Collection[str] = ()) -> str:
     """Return one line of a table, with its end.
 
     Args:
         columns: Names of the columns, in order.
         cells: Cells by column; a missing one is ``None``.
         format: ``"tsv"``, ``"jsonl"`` with floats of six decimals, or another name for JSON with all digits.
+        exact: Columns whose floats have all digits.
     """
-    values = [cells.get(name) for name in columns]
     if format == "tsv":
-        return tsv_line(values)
+        return tsv_line(map(cells.get, columns))
+    row = {name: cells.get(name) for name in columns}
     if format == "jsonl":
-        values = [round(value, 6) if isinstance(value, float) else value for value in values]
-    return json.dumps(dict(zip(columns, values, strict=True)), ensure_ascii=False, allow_nan=False) + "\n"
+        for name, value in row.items():
+            if type(value) is float and name not in exact:
+                row[name] = round(value, 6)
+    return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def tsv_line(cells: Iterable[Cell]) -> str:
@@ -53,13 +56,18 @@ def tsv_line(cells: Iterable[Cell]) -> str:
     A cell that holds a quote, a tab or a line end is quoted, with its own quotes doubled (RFC 4180, with tabs). Floats
     have six decimals, a bool is 0 or 1, and ``None`` is empty.
     """
-    return "\t".join(map(_tsv_cell, cells)) + "\n"
+    texts = [cell if type(cell) is str else f"{cell:.6f}" if type(cell) is float else _shown(cell) for cell in cells]
+    line = "\t".join(texts)
+    if line.count("\t") >= len(texts) or '"' in line or "\n" in line or "\r" in line:
+        line = "\t".join(map(_quoted, texts))
+    return line + "\n"
 
 
-def _tsv_cell(cell: Cell) -> str:
+def _shown(cell: Cell) -> str:
     if cell is None:
         return ""
-    if isinstance(cell, float):
-        return f"{cell:.6f}"
-    text = cell if isinstance(cell, str) else str(int(cell))
+    return cell if isinstance(cell, str) else f"{cell:.6f}" if isinstance(cell, float) else str(int(cell))
+
+
+def _quoted(text: str) -> str:
     return text if _QUOTED.isdisjoint(text) else '"' + text.replace('"', '""') + '"'

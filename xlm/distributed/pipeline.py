@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,7 @@ from xlm.distributed.shards import Shard, shards_of
 from xlm.errors import InputError, WriteError, XLMError, XLMWarning
 
 if TYPE_CHECKING:
-    from xlm.distributed.tasks import Compute, Task
+    from xlm.distributed.tasks import Compute, Groups, Task
 
 _COLUMN = "data"
 _MAX_READ_TASKS = 1000
@@ -127,6 +128,8 @@ def read_shards(
     files: Sequence[InputFile],
     format: str | None,
     column: str | None,
+    whole: bool,
+    groups: Groups | None,
     read_at_once: int,
     windows_per_shard: int,
 ) -> Iterator[Any]:
@@ -137,18 +140,24 @@ def read_shards(
         files: All input files of the run.
         format: As for ``Corpus``.
         column: As for ``Corpus``.
+        whole: As for ``Corpus``.
+        groups: As for ``Task``.
         read_at_once: As for ``shards_of``.
         windows_per_shard: As for ``shards_of``.
     """
     for data in _cells(pending):
         file, done = json.loads(data)
         name = files[file].name
-        corpus = Corpus([files[file]], format=format, column=column)
+        corpus = Corpus([files[file]], format=format, column=column, whole=whole)
         try:
             with closing(corpus), warnings.catch_warnings():
                 warnings.simplefilter("ignore", XLMWarning)  # the shards carry these warnings to the driver
                 for shard in shards_of(
-                    corpus, file=file, read_at_once=read_at_once, windows_per_shard=windows_per_shard
+                    corpus,
+                    file=file,
+                    read_at_once=read_at_once,
+                    windows_per_shard=windows_per_shard,
+                    groups=None if groups is None else partial(groups, warn=corpus.warn),
                 ):
                     if shard.damaged and any(int(index) >= shard.index for index in done):
                         # An earlier pass could read the file further, so a later pass may be able to do so again.

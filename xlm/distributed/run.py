@@ -95,6 +95,8 @@ class Run:
                     "files": list(self.files),
                     "format": self.format,
                     "column": self.column,
+                    "whole": self.task.whole,
+                    "groups": self.task.groups,
                     "read_at_once": self.task.read_at_once,
                     "windows_per_shard": windows,
                 },

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from xlm.corpus.read_ahead import read_ahead, row_identity, windows
@@ -52,7 +52,7 @@ class Shard:
     def to_bytes(self) -> bytes:
         """Return the shard in the form that is sent to workers."""
         name = next((window[0].file for window in self.windows), "")
-        rows = [[[row.number, row.text, row.problem] for row in window] for window in self.windows]
+        rows = [[[row.number, row.text, row.problem, row.cells] for row in window] for window in self.windows]
         fields = [self.file, self.index, self.last, self.damaged, self.warnings, name, rows]
         # ASCII escapes could more than double the size of a text, and readers can run on machines with little memory.
         return json.dumps(fields, ensure_ascii=False).encode("utf-8", "surrogatepass")
@@ -62,13 +62,23 @@ class Shard:
         """Return the shard that ``to_bytes`` encoded."""
         file, index, last, damaged, warnings, name, rows = json.loads(data)
         decoded = tuple(
-            tuple(Row(file=name, number=number, text=text, problem=problem) for number, text, problem in window)
+            tuple(
+                Row(file=name, number=number, text=text, problem=problem, cells=cells)
+                for number, text, problem, cells in window
+            )
             for window in rows
         )
         return cls(file=file, index=index, windows=decoded, last=last, damaged=damaged, warnings=tuple(warnings))
 
 
-def shards_of(corpus: Corpus, *, file: int, read_at_once: int, windows_per_shard: int) -> Iterator[Shard]:
+def shards_of(
+    corpus: Corpus,
+    *,
+    file: int,
+    read_at_once: int,
+    windows_per_shard: int,
+    groups: Callable[[Iterable[Row]], Iterable[list[Row]]] | None = None,
+) -> Iterator[Shard]:
     """Yield the shards of a file in order, at least one. The file is read while shards are taken.
 
     Args:
@@ -76,12 +86,13 @@ def shards_of(corpus: Corpus, *, file: int, read_at_once: int, windows_per_shard
         file: Index of the file.
         read_at_once: Maximum number of rows in a window.
         windows_per_shard: Maximum number of windows in a shard; about 30 million characters also fill a shard.
+        groups: As for ``windows``.
     """
     index = 0
     # The last shard is marked, so each shard is held back until the next one begins or the file ends.
     waiting: Windows = ()
     for group in read_ahead(
-        map(tuple, windows(corpus, read_at_once=read_at_once)),
+        map(tuple, windows(corpus, read_at_once=read_at_once, groups=groups)),
         lambda window: sum(len(row.text or "") for row in window),
         most=windows_per_shard,
         characters=_MAX_CHARACTERS,

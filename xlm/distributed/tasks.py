@@ -6,7 +6,7 @@ import dataclasses
 import json
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -23,10 +23,11 @@ from xlm.generation.text_generator import GeneratedText, Prompt, TextGenerator, 
 from xlm.inference.loading import Network
 from xlm.model.decoding.options import derived_seed
 from xlm.model.seq2seq import XLMEncoderDecoderModel
+from xlm.scoring.layout import Layout
 from xlm.scoring.options import ScoringOptions
 from xlm.scoring.scorer import Scorer
 from xlm.scoring.signature import ModelSource, Signature
-from xlm.scoring.table import ScoreTable, scored_lines
+from xlm.scoring.table import ScoreTable, laid_out_lines, scored_lines
 from xlm.tokenizer.batches import written_lines
 from xlm.tokenizer.tokenizer import XLMTokenizer, tokenizer_digest
 from xlm.translation.table import TranslationTable, translated_lines
@@ -87,6 +88,9 @@ class WindowOutput:
 Compute = Callable[[Sequence[Row], int], WindowOutput]
 """Function that computes a window, given its rows and the index of their input file."""
 
+Groups = Callable[..., Iterator[list[Row]]]
+"""Function that divides the rows of a file into groups; its argument ``warn`` takes warnings."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Task(ABC):
@@ -109,6 +113,16 @@ class Task(ABC):
     def header(self) -> bytes:
         """The first line of each part, with its line end; empty if parts have none."""
         return b""
+
+    @property
+    def whole(self) -> bool:
+        """Whether rows must have all of their cells, as for ``Corpus``."""
+        return False
+
+    @property
+    def groups(self) -> Groups | None:
+        """Divides the rows of a file into groups that a window must not split; ``None`` for no groups."""
+        return None
 
     @abstractmethod
     def identity(self) -> dict[str, Any]:
@@ -141,10 +155,12 @@ class ScoreTask(Task):
     Attributes:
         table: The output table.
         options: Options of scoring.
+        layout: How rows make up texts and documents; ``None`` if each is a text by itself.
     """
 
     table: ScoreTable
     options: ScoringOptions
+    layout: Layout | None = None
 
     @property
     def suffix(self) -> str:
@@ -166,6 +182,8 @@ class ScoreTask(Task):
             "columns": list(self.table.columns),
             "batch_size": self.options.batch_size,
             "batch_tokens": self.options.batch_tokens,
+            **({"top": self.options.top} if self.options.top else {}),
+            **({} if self._is_plain else {"layout": {**asdict(self._layout), "group_by": [*self._layout.group_by]}}),
         }
 
     def start(self, identity: Mapping[str, Any]) -> Compute:
@@ -180,13 +198,34 @@ class ScoreTask(Task):
             return super().finish(lines, target, identity)
         return self.table.write_parquet(lines, target, metadata={"xlm.signature": identity["signature"]})
 
+    @property
+    def whole(self) -> bool:
+        """See ``Task``."""
+        return self.table.kept is not None
+
+    @property
+    def groups(self) -> Groups | None:
+        """See ``Task``."""
+        return None if self._is_plain else self._layout.groups_of_file
+
+    @property
+    def _layout(self) -> Layout:
+        return self.layout or Layout(lang=self.model.lang)
+
+    @property
+    def _is_plain(self) -> bool:
+        return self._layout.is_plain and not self.whole
+
     def _load(self, model: WorkerModel) -> tuple[Signature, Scorer]:
-        pair = model.open(offsets=self.table.unit == "word", signed=True)
+        pair = model.open(offsets=self.table.unit not in ("sentence", "token"), signed=True)
         scorer = Scorer(pair.model, pair.tokenizer, lang=model.lang, options=self.options)
-        return pair.signature(lang=model.lang, long=scorer.long_texts, protocol=scorer.protocol), scorer
+        return pair.signature(**self._layout.signature_fields(scorer)), scorer
 
     def _compute(self, scorer: Scorer, window: Sequence[Row], file: int) -> WindowOutput:
-        lines = scored_lines(scorer, window, self.table)
+        if self._is_plain:
+            lines = scored_lines(scorer, window, self.table)
+        else:
+            lines = laid_out_lines(scorer, window, self.table, self._layout)
         # The table has the reasons for problems in its column status.
         counts = Counter(tokens=lines.tokens, **lines.counts)
         return WindowOutput(data=lines.data, problems=lines.problems, counts=counts)

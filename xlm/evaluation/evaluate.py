@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xlm._io.arguments import as_path
+from xlm._io.arguments import as_path, check_choice
 from xlm._io.progress import ProgressBar
 from xlm.corpus.read_ahead import length_of, read_ahead
 from xlm.errors import InputError
 from xlm.evaluation.formula import Region
-from xlm.evaluation.tasks import GROUPS, Item, read_items
+from xlm.evaluation.tasks import GROUPS, TASK_FORMATS, Item, read_items
 from xlm.model.lm import XLMWithLMHeadModel
 from xlm.scoring.options import ScoringKeywords, ScoringOptions, shows_scoring_options
 from xlm.scoring.scorer import Scorer, SentenceScore
@@ -85,7 +85,7 @@ class ItemResult:
     Attributes:
         item: The item.
         surprisals: Surprisal in nats, by condition and region. The region ``*`` is the whole sentence with the closing
-            ``</s>``, which belongs to no other region.
+            ``</s>``, which belongs to no other region; without it if ``closing`` is false.
         unknown: Whether a token of the condition and region is ``<unk>``.
     """
 
@@ -179,21 +179,23 @@ def evaluate(
     tasks: str | Path | Iterable[str | Path],
     *,
     lang: str,
+    task_format: str | None = None,
     progress: bool | None = False,
     **options: Unpack[ScoringKeywords],
 ) -> Evaluation:
     """Return which minimal pairs, and which items of suites, a model judges correctly.
 
-    A minimal pair is correct if the good sentence is more probable than the bad one, both with their closing ``</s>``.
-    An item of a suite is correct if all formulas of the suite hold. Equal numbers count as wrong; the numbers of two
-    sentences with the same tokens are equal.
+    A minimal pair is correct if the good sentence is more probable than the bad one, both with their closing ``</s>``
+    unless ``closing`` is false. An item of a suite is correct if all formulas of the suite hold. Equal numbers count as
+    wrong; the numbers of two sentences with the same tokens are equal.
 
     Args:
         model: A causal model.
         tokenizer: Its tokenizer.
         tasks: One or more files: minimal pairs in the format of BLiMP (``.jsonl``) or CLAMS (``.txt`` or ``.tsv``), or
-            suites of SyntaxGym (``.json``).
+            suites of SyntaxGym (``.json``); all of them may be gzipped (``.gz``).
         lang: The language of all sentences.
+        task_format: ``"blimp"``, ``"clams"`` or ``"syntaxgym"`` for files whose names do not tell it.
         progress: As for ``score``; the bar counts items.
         **options: Attributes of ``ScoringOptions``, by name.
 
@@ -202,9 +204,10 @@ def evaluate(
             ``score`` refuses an argument.
         LanguageError: The model does not have the language, or the tokenizer cannot report where its words begin.
     """
-    return evaluate_tasks(
-        model, tokenizer, [read_items(path) for path in _paths(tasks)], lang=lang, progress=progress, **options
-    )
+    if task_format is not None:
+        check_choice("format of tasks", TASK_FORMATS, task_format=task_format)
+    files = [read_items(path, format=task_format) for path in _paths(tasks)]
+    return evaluate_tasks(model, tokenizer, files, lang=lang, progress=progress, **options)
 
 
 def evaluate_tasks(
@@ -235,7 +238,7 @@ def _evaluate(scorer: Scorer, items: Sequence[Item]) -> list[ItemResult]:
         for condition in item.conditions:
             result = results[condition.text]
             whole = condition.name, "*"
-            surprisals[whole] = -by_ids.setdefault(result.ids, result).logprob
+            surprisals[whole] = 0.0 - by_ids.setdefault(result.ids, result).logprob
             unknown[whole] = any(result.unknowns)
             starts = [word.start for word in result.words] if condition.regions else []
             for number, (start, end) in condition.regions.items():

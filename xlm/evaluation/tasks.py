@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import json
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from xlm.corpus.files import LocalFile
-from xlm.corpus.formats import checked_text
+from xlm.corpus.files import STDIN, GzipReader, LocalFile
+from xlm.corpus.formats import checked_text, is_gzip
 from xlm.errors import InputError
 from xlm.evaluation.formula import Formula
+
+TASK_FORMATS = ("blimp", "clams", "syntaxgym")
 
 GROUPS = ("linguistics_term", "field")
 """Keys of BLiMP that join several tasks to a group."""
@@ -56,23 +60,27 @@ class Item:
     groups: Mapping[str, str] = field(default_factory=dict)
 
 
-def read_items(path: Path) -> list[Item]:
-    """Return the items of a file, whose format its name tells.
+def read_items(path: Path, *, format: str | None = None) -> list[Item]:
+    """Return the items of a file.
 
     Args:
         path: ``.jsonl`` is BLiMP's format: objects with ``sentence_good`` and ``sentence_bad``. ``.json`` is a suite
             of SyntaxGym. ``.txt`` and ``.tsv`` are the format of CLAMS: lines with ``True``, a tab and the good
-            sentence, each followed by a line with ``False``, a tab and the bad sentence.
+            sentence, each followed by a line with ``False``, a tab and the bad sentence. Each of them may be gzipped
+            (``.gz``). ``-`` is standard input, which needs a format.
+        format: One of ``TASK_FORMATS``; ``None`` if the name of the file tells it.
 
     Raises:
         InputError: The file cannot be read, has another format, or has no items.
     """
-    reader = _READERS.get(path.suffix.lower())
+    suffix = path.with_suffix("").suffix if is_gzip(path) else path.suffix
+    reader = _READERS.get(suffix.lower() if format is None else format)
     if reader is None:
         raise InputError(
             "the name of the file tells no format of a task",
             where=path,
             expected=".jsonl (BLiMP), .txt or .tsv (CLAMS), or .json (SyntaxGym)",
+            remedy="name the format: --task-format blimp, clams or syntaxgym",
         )
     items = list(reader(path, _read_text(path)))
     if not items:
@@ -82,8 +90,14 @@ def read_items(path: Path) -> list[Item]:
 
 def _read_text(path: Path) -> str:
     try:
-        data = path.read_bytes()
-    except (OSError, ValueError) as error:  # ValueError: the name holds a null byte or half a surrogate pair
+        with LocalFile(path).open() as file:
+            if is_gzip(path):
+                unzipped = GzipReader(cast("io.BufferedIOBase", file), on_trailing=lambda *_: None)
+                data = io.BufferedReader(unzipped).read()
+            else:
+                data = file.read()
+    except (OSError, ValueError, EOFError, zlib.error) as error:
+        # ValueError: the name holds a null byte or half a surrogate pair
         raise InputError(
             "the file cannot be read", where=path, found=getattr(error, "strerror", None) or error
         ) from error
@@ -235,7 +249,9 @@ def _label(values: Mapping[str, Any], key: str, default: str | int, where: str) 
 
 
 def _stem(path: Path) -> str:
-    return LocalFile(Path(path.stem)).name
+    if path == STDIN:
+        return "standard input"
+    return LocalFile(Path(path.with_suffix("").stem if is_gzip(path) else path.stem)).name
 
 
 def _text(values: Mapping[str, Any], key: str, where: str) -> str:
@@ -254,4 +270,7 @@ _READERS: dict[str, Callable[[Path, str], Iterator[Item]]] = {
     ".json": _suite,
     ".txt": _pairs_of_labelled_lines,
     ".tsv": _pairs_of_labelled_lines,
+    "blimp": _pairs_of_json_lines,
+    "syntaxgym": _suite,
+    "clams": _pairs_of_labelled_lines,
 }

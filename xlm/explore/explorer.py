@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import secrets
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -245,13 +246,11 @@ class Explorer:
                 "the text is too long", where="text", found=f"{count:,} tokens", limit=self.limits.tokens
             )
 
-        def cells_of(row: Row) -> Json:
-            return {"text": row.text, "prefix": prefixes[row.number]}
-
+        rows = [replace(row, cells={"prefix": prefixes[row.number]}) for row in rows]
         layout = Layout(lang=request.lang, documents=request.documents, prefix="prefix")
-        groups = list(layout.groups(rows, cells_of))
+        groups = list(layout.groups(rows))
         results: dict[int, SentenceScore | None] = {}
-        for row, _, result, _ in layout.scores(scorer, groups, cells_of, lambda result: [{}]):
+        for row, _, result, _ in layout.scores(scorer, groups, lambda result: [{}]):
             if isinstance(result, XLMError):
                 raise result
             results[row.number] = result

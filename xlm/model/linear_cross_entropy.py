@@ -12,13 +12,18 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from xlm._io.arguments import check_choice, check_share
+from xlm.errors import InputError
 from xlm.model.head import at_targets
+from xlm.model.inputs import check_shape, check_tensor, check_whole
 from xlm.model.linear import linear
 
 _SCORES_CPU = 1 << 24
+"""Number of scores in a chunk on a CPU, 64 MB. In larger chunks, the gradient of the weights is read and written less
+often."""
+
 _SCORES_GPU = 1 << 26
-"""Number of scores in a chunk. With more, the gradient of the weights is read and written less often; a chunk of
-``_SCORES_CPU`` takes 64 MB."""
+"""Number of scores in a chunk on a GPU: enough to keep it busy."""
 
 _BLOCK_CPU = 4096
 """Number of words whose scores are computed at once on a CPU. The result of each product then stays in its caches."""
@@ -52,7 +57,13 @@ def linear_cross_entropy(
 
     Returns:
         Nats, a scalar in float32 or wider, which can be differentiated once.
+
+    Raises:
+        InputError: An argument has a wrong type or shape.
     """
+    _check_shapes(hidden, weight, bias, targets)
+    check_choice("reduction", ("mean", "sum"), reduction=reduction)
+    check_share(label_smoothing=label_smoothing)
     inputs = (hidden, weight, bias)
     needs_grad = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
     counted_N = targets != _IGNORED
@@ -67,6 +78,21 @@ def linear_cross_entropy(
         gains_N = (hidden.to(high) * (target_ND - mean_word_D)).sum(-1) + target_bias_N - mean_bias
         loss = loss + label_smoothing * torch.where(counted_N, gains_N, 0).sum()
     return loss if reduction == "sum" else loss / counted_N.sum()
+
+
+def _check_shapes(hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> None:
+    fault = "is not a matrix of numbers"
+    for name, matrix in (("hidden", hidden), ("weight", weight)):
+        check_tensor(name, matrix, fault, expected="a floating-point tensor with 2 dimensions")
+        if matrix.dim() != 2 or not matrix.is_floating_point() or (not matrix.numel() and name == "weight"):
+            found = f"{matrix.dtype} of shape {tuple(matrix.shape)}"
+            raise InputError(f"{name} {fault}", where=name, found=found, expected="a floating-point matrix")
+    check_shape("weight", weight, (weight.shape[0], hidden.shape[1]))
+    check_shape("bias", bias, (weight.shape[0],))
+    check_shape("targets", targets, (hidden.shape[0],))
+    check_whole("targets", targets)
+    if not bias.is_floating_point():
+        raise InputError("bias is not a vector of numbers", where="bias", found=bias.dtype, expected="floating point")
 
 
 class _LinearCrossEntropy(torch.autograd.Function):

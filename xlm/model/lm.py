@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from os import PathLike
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, get_args, overload
 
 import torch
 from torch import Tensor, nn
 
-from xlm._io.arguments import check_choice, check_flags
+from xlm._io.arguments import check_choice, check_flags, check_share
 from xlm.errors import ConfigError, InputError, XLMWarning
 from xlm.model.attention import Source
 from xlm.model.cache import XLMCache
@@ -28,6 +28,7 @@ from xlm.model.decoding.result import Continuation
 from xlm.model.decoding.sampling import collect, generate_tokens
 from xlm.model.decoding.state import CausalState
 from xlm.model.decoding.streaming import TokenStream, check_streamable
+from xlm.model.growing import add_languages, resize_positions, resize_words
 from xlm.model.head import IGNORED_LABEL, AdaptiveHead, LinearHead
 from xlm.model.initialisation import reset_modules
 from xlm.model.inputs import (
@@ -82,7 +83,8 @@ class XLMModel(nn.Module):
     """The network without a head: token ids to hidden states.
 
     Attributes:
-        config: The architecture; it cannot be changed or replaced.
+        config: The architecture; only ``resize_token_embeddings``, ``resize_position_embeddings`` and ``add_languages``
+            change it.
         check_inputs: Whether to check the *values* of inputs: ids, languages, positions, lengths, masks and labels. On
             a GPU, this check waits for earlier work. Set it to ``False`` in loops whose inputs are known to be valid;
             results are then the same up to the order of sums. Types and shapes are always checked. Without the check,
@@ -207,6 +209,74 @@ class XLMModel(nn.Module):
             hub=hub,
         )
 
+    def get_input_embeddings(self) -> nn.Embedding:
+        """Return the table of the word embeddings, (V, D)."""
+        return self.transformer.embeddings.word
+
+    def resize_token_embeddings(
+        self,
+        new_num_tokens: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        mean_resizing: bool = True,
+    ) -> nn.Embedding:
+        """Change the number of words, for example after ``tokenizer.add_tokens``.
+
+        New words follow the others. Make the optimiser afterwards: one that exists holds the parameters from before.
+
+        Args:
+            new_num_tokens: Number of words V, special tokens included; the last words are removed if it is smaller.
+                ``None`` means as many as now.
+            pad_to_multiple_of: The number is rounded up to a multiple of this number.
+            mean_resizing: Whether new words get the mean of all embeddings. Otherwise, they are drawn as in a new
+                model. A head with a weight of its own is treated alike, and its new biases are the mean bias or 0. In a
+                tied head, new biases are 0.
+
+        Returns:
+            The table of the word embeddings.
+
+        Raises:
+            ConfigError: The head is an adaptive softmax or has been replaced, the tables are sharded or packed, or a
+                special token would be removed.
+            InputError: A number is not a count.
+
+        Source: ``PreTrainedModel.resize_token_embeddings`` of ``transformers``, which adds a little noise to the mean.
+        """
+        resize_words(self, new_num_tokens, pad_to_multiple_of=pad_to_multiple_of, mean_resizing=mean_resizing)
+        return self.get_input_embeddings()
+
+    def resize_position_embeddings(self, new_num_position_embeddings: int) -> None:
+        """Change the length of the longest input.
+
+        New learned positions are drawn as in a new model, so they must be trained; fixed ones are computed. The
+        tokenizer has its own limit, ``model_max_length``. Make the optimiser afterwards.
+
+        Args:
+            new_num_position_embeddings: Number of positions; the last ones are removed if it is smaller.
+
+        Raises:
+            ConfigError: The table is sharded or packed.
+            InputError: The number is not a count.
+        """
+        resize_positions(self, new_num_position_embeddings)
+
+    def add_languages(self, names: Iterable[str], *, like: str | None = None) -> dict[str, int]:
+        """Add languages, and return their ids, which follow those of the others.
+
+        ``tokenizer.add_languages`` does the same for a tokenizer. A model with one language has no language embeddings:
+        it gets a table of zeros, which changes no result until it is trained. Make the optimiser afterwards.
+
+        Args:
+            names: Names of the new languages.
+            like: Language whose embedding the new ones start from; ``None`` means the mean of all languages.
+
+        Raises:
+            LanguageError: The model has the language already, lacks ``like``, or does not know the names of its
+                languages.
+            ConfigError: The table is sharded or packed.
+            InputError: ``names`` are not names.
+        """
+        return add_languages(self, names, like=like)
+
     def save_pretrained(self, directory: str | PathLike[str]) -> None:
         """Write ``config.json`` and ``model.safetensors`` in the ``transformers`` layout of the same class.
 
@@ -278,9 +348,13 @@ class XLMModel(nn.Module):
 
     if TYPE_CHECKING:
 
+        @overload
         @takes_arguments_of(forward)
+        def __call__(self, *args: Any, **kwargs: Any) -> XLMModelOutput: ...
+        @overload
+        def __call__(self, **batch: Any) -> XLMModelOutput: ...
         def __call__(self, *args: Any, **kwargs: Any) -> XLMModelOutput:
-            """Call ``forward`` and the hooks of the module."""
+            """Call ``forward`` and the hooks of the module. A batch that is a dict of tensors fits too."""
 
     def _run(
         self,
@@ -336,7 +410,7 @@ class XLMWithLMHeadModel(XLMModel):
     put hooks on the transformer or the head.
 
     Attributes:
-        config: The architecture; it cannot be changed or replaced.
+        config: As for ``XLMModel``.
         check_inputs: As for ``XLMModel``.
         transformer: Embeddings and layers.
         head: Any module that maps hidden states (…, D) to logits.
@@ -474,9 +548,13 @@ class XLMWithLMHeadModel(XLMModel):
 
     if TYPE_CHECKING:
 
+        @overload  # type: ignore[override]  # as forward
         @takes_arguments_of(forward)
-        def __call__(self, *args: Any, **kwargs: Any) -> XLMOutput:  # type: ignore[override]
-            """Call ``forward`` and the hooks of the module."""
+        def __call__(self, *args: Any, **kwargs: Any) -> XLMOutput: ...
+        @overload
+        def __call__(self, **batch: Any) -> XLMOutput: ...
+        def __call__(self, *args: Any, **kwargs: Any) -> XLMOutput:
+            """Call ``forward`` and the hooks of the module. A batch that is a dict of tensors fits too."""
 
     def hidden(
         self,
@@ -534,18 +612,13 @@ class XLMWithLMHeadModel(XLMModel):
         return_logits: bool,
     ) -> tuple[Tensor | None, Tensor | None]:
         """Return the loss and the logits, each if requested; ``forward`` describes the arguments."""
-        check_flags(allow_empty_labels=allow_empty_labels, return_logits=return_logits)
-        check_choice("reduction", get_args(Reduction), reduction=reduction)
-        if isinstance(label_smoothing, bool) or not 0 <= label_smoothing <= 1:
-            raise InputError(
-                "label_smoothing is out of range",
-                where="label_smoothing",
-                found=label_smoothing,
-                expected="from 0 to 1",
-            )
+        check_flags(return_logits=return_logits)
         logits_BTV = self.logits(hidden_BTD) if return_logits else None
         if labels_BT is None:
             return None, logits_BTV
+        check_flags(allow_empty_labels=allow_empty_labels)
+        check_choice("reduction", get_args(Reduction), reduction=reduction)
+        check_share(label_smoothing=label_smoothing)
         labels_BT = onto("labels", labels_BT, hidden_BTD.device).long()
         labels_BT = counted_labels(labels_BT, valid_BT, causal=self.config.causal)
         looks = looks_at_values(labels_BT, self.check_inputs)

@@ -5,11 +5,11 @@ Shapes: B batch, S source positions, T target positions, N heads, D model width,
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args, overload
 
 import torch
 from torch import Tensor, nn
@@ -221,6 +221,32 @@ class XLMEncoderDecoderModel(nn.Module):
 
         save_model(self, directory)
 
+    def get_input_embeddings(self) -> nn.Embedding:
+        """Return the table of the encoder's word embeddings, (V, D)."""
+        return self.encoder.get_input_embeddings()
+
+    def resize_token_embeddings(
+        self,
+        new_num_tokens: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        mean_resizing: bool = True,
+    ) -> nn.Embedding:
+        """Change the number of words of both halves; see ``XLMModel.resize_token_embeddings``."""
+        for half in (self.encoder, self.decoder):
+            half.resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
+        return self.get_input_embeddings()
+
+    def resize_position_embeddings(self, new_num_position_embeddings: int) -> None:
+        """Change the length of the longest input of both halves; see ``XLMModel.resize_position_embeddings``."""
+        for half in (self.encoder, self.decoder):
+            half.resize_position_embeddings(new_num_position_embeddings)
+
+    def add_languages(self, names: Iterable[str], *, like: str | None = None) -> dict[str, int]:
+        """Add languages to both halves, and return their ids; see ``XLMModel.add_languages``."""
+        new = [names] if isinstance(names, str) else list(names)
+        self.encoder.add_languages(new, like=like)
+        return self.decoder.add_languages(new, like=like)
+
     @property
     def config(self) -> XLMConfig:
         """The architecture of the decoder. The encoder has the same, except for ``causal``."""
@@ -366,9 +392,13 @@ class XLMEncoderDecoderModel(nn.Module):
 
     if TYPE_CHECKING:
 
+        @overload
         @takes_arguments_of(forward)
+        def __call__(self, *args: Any, **kwargs: Any) -> XLMEncoderDecoderOutput: ...
+        @overload
+        def __call__(self, **batch: Any) -> XLMEncoderDecoderOutput: ...
         def __call__(self, *args: Any, **kwargs: Any) -> XLMEncoderDecoderOutput:
-            """Call ``forward`` and the hooks of the module."""
+            """Call ``forward`` and the hooks of the module. A batch that is a dict of tensors fits too."""
 
     @lists_decoding_options
     def generate(

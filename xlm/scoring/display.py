@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import html
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from xlm.scoring.scorer import SentenceScore
 
+_MOST_SHOWN = 20  # results of a list
 _STRONGEST = 20 * math.log(2)  # surprisal of the strongest colour, in nats: as in xlm explore
 _HIGHEST_ALPHA = 0.55  # on a page of #111 with text of #ddd, the contrast is above 4.5
+
+
+class ResultList(list[Any]):
+    """List of results, or of lists of them, which notebooks show with coloured words."""
+
+    def _repr_html_(self) -> str:
+        shown = "".join(f'<div style="margin-bottom: 0.8em">{each._repr_html_()}</div>' for each in self[:_MOST_SHOWN])
+        more = len(self) - _MOST_SHOWN
+        return shown + (f"<div>… and {more:,} more</div>" if more > 0 else "")
 
 
 def words_as_html(result: SentenceScore) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -32,7 +33,8 @@ if TYPE_CHECKING:
     from xlm.model.lm import XLMWithLMHeadModel
     from xlm.tokenizer.tokenizer import XLMTokenizer
 
-_TOKEN_OPTIONS = ("ranks", "entropies", "top")
+_PLACE_OPTIONS = ("ranks", "entropies", "top")
+"""Options that say something about one place in a text."""
 
 _Scores = Iterator[tuple[int, Mapping[str, Any]]]
 """The index of a row of the frame, and the scores in a row of output, by column."""
@@ -84,8 +86,9 @@ def score_frame(
             ``end``, ``tokens``, ``surprisal``, ``surprisal_without_punctuation`` and ``unknown`` (whether any token of
             the word is ``<unk>``). The closing ``</s>`` then has no row, and a text without words has one row without a
             word. ``"token"`` repeats each row for each token, including the closing one, and adds ``position``,
-            ``id``, ``token``, ``logprob``, if requested ``rank``, ``entropy`` and ``top``, and ``unknown``.
-            ``"region"`` repeats each row for each region. ``None`` means ``"sentence"``, or ``"word"`` with
+            ``id``, ``token``, ``logprob`` and ``unknown``. ``"region"`` repeats each row for each region. ``rank``,
+            ``entropy`` and ``top`` follow if requested; those of a word or region are about its first token, and
+            ``entropy_reduction`` is as in ``WordScore``. ``None`` means ``"sentence"``, or ``"word"`` with
             ``word_column``. With any of the following arguments, the new columns are those of ``xlm score`` with the
             option of the same name.
         group_by: A column whose equal values, in consecutive rows, mark the sentences of one document, which are scored
@@ -98,7 +101,8 @@ def score_frame(
         region_column: The column of spans of characters, such as ``"0-7 8-12"`` or a list of pairs. With
             ``word_column``, the column of labels: consecutive words with the same label are one region.
         progress: As for ``score``; the bar counts rows.
-        **options: As for ``score``; ``ranks``, ``entropies`` and ``top`` need ``by="token"``.
+        **options: As for ``score``; ``ranks``, ``entropies`` and ``top`` need another ``by`` than
+            ``"sentence"``.
 
     Raises:
         InputError: There is no such column or unit, the frame already has a column with the name of a new one, or an
@@ -116,8 +120,8 @@ def score_frame(
     bar = ProgressBar.of(frame, progress, unit="rows")
     scorer = Scorer(model, tokenizer, lang=lang, options=ScoringOptions(**options), on_batch=bar.show_share)
     by = ("sentence" if word_column is None else "word") if by is None else by
-    token_options = [name for name in _TOKEN_OPTIONS if getattr(scorer.options, name)]
-    check_unit(by, token_options, units=(*UNITS, "region"))
+    place_options = [name for name in _PLACE_OPTIONS if getattr(scorer.options, name)]
+    check_unit(by, place_options, units=(*UNITS, "region"))
     groups: Any = group_by
     layout = Layout(
         lang=lang,
@@ -136,7 +140,7 @@ def score_frame(
     unit = "given word" if layout.words and by == "word" else by
     # A row of output has the names of tables that keep the columns of the input, except in plain tables of old.
     kept = None if is_plain and by != "word" else () if is_plain else tuple(set(source.columns) - {"line"})
-    table = ScoreTable(unit=unit, format="jsonl", kept=kept, **dict.fromkeys(token_options, True))
+    table = ScoreTable(unit=unit, format="jsonl", kept=kept, **dict.fromkeys(place_options, True))
     new = [name for name in table.columns if name not in ("line", "text" if is_plain else None, *(kept or ()))]
     if is_plain and (taken := [name for name in new if name in source.columns]):
         raise InputError(
@@ -167,13 +171,13 @@ def _plain(scorer: Scorer, source: _Source, layout: Layout, by: str, bar: Progre
 def _laid_out(scorer: Scorer, source: _Source, layout: Layout, table: ScoreTable, bar: ProgressBar) -> _Scores:
     """Yield the scores of rows that make up texts or documents."""
     values = {name: source.values(name) for name in layout.columns}
-
-    def cells_of_row(row: Row) -> dict[str, Any]:
-        return {name: of_rows[row.number - 1] for name, of_rows in values.items()}
-
-    groups, output = partial(layout.groups, cells_of=cells_of_row), partial(cells_of_unit, table)
-    for window in bar.groups(windows(_rows(source, layout.text), groups=groups)):
-        for row, cells, result, _ in layout.scores(scorer, list(groups(window)), cells_of_row, output):
+    rows = [
+        replace(row, cells={name: of_rows[row.number - 1] for name, of_rows in values.items()})
+        for row in _rows(source, layout.text)
+    ]
+    output = partial(cells_of_unit, table)
+    for window in bar.groups(windows(rows, groups=layout.groups_of_file)):
+        for row, cells, result, _ in layout.scores(scorer, list(layout.groups(window)), output):
             yield row.number - 1, table.further(row, cells, result)
 
 

@@ -5,21 +5,23 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 from xlm.corpus.rows import Row
-from xlm.errors import InputError, XLMError
+from xlm.errors import InputError, XLMError, warn_caller
 from xlm.scoring.scorer import Scorer, SentenceScore, WordScore, finite
+from xlm.scoring.sentence_ends import sentence_spans
 from xlm.scoring.text import Text
 
 _SPANS = re.compile(r"\s*(\d+\s*[-–:]\s*\d+([\s,;]+|$))*")
 _SPAN = re.compile(r"(\d+)\s*[-–:]\s*(\d+)")
+_MOST_LABELS = 1 << 20
+"""Number of different labels after which no more are remembered, so that memory stays bounded."""
 
 Cells = dict[str, Any]
-CellsOf = Callable[[Row], Mapping[str, Any]]
-"""Returns the cells of a row that can be read, by column."""
 
 
 class RowScore(NamedTuple):
@@ -39,6 +41,22 @@ class RowScore(NamedTuple):
     first: bool
 
 
+class _Placed(NamedTuple):
+    """A text and where it comes from.
+
+    Attributes:
+        text: The text.
+        rows: Its rows: one, or one for each word.
+        sentence: If it is a sentence of a row, its number there, from 1.
+        start: Index of its first character in the text of the row.
+    """
+
+    text: Text
+    rows: Sequence[Row]
+    sentence: int | None = None
+    start: int = 0
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Layout:
     """What the rows and columns of a table stand for.
@@ -51,6 +69,7 @@ class Layout:
             is given.
         group_by: Columns. Consecutive rows with the same values in them are the sentences of one document, or the words
             of one text. With words and several columns, the last one tells the sentences of a document apart.
+        split_sentences: Whether a row holds several sentences, which are those of a document.
         prefix: Column of what a text is conditioned on; for words, the cell of the first one counts.
         languages: Column of the language of a text or word, or of the languages of the words of a text, with blanks
             between them. An empty cell stands for ``lang``.
@@ -63,6 +82,7 @@ class Layout:
     words: bool = False
     documents: bool = False
     group_by: tuple[str, ...] = ()
+    split_sentences: bool = False
     prefix: str | None = None
     languages: str | None = None
     regions: str | None = None
@@ -72,6 +92,11 @@ class Layout:
         """The columns that a table must have."""
         optional = (self.prefix, self.languages, self.regions)
         return [self.text, *self.group_by, *(name for name in optional if name is not None)]
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether each row is a text by itself, without anything from other columns."""
+        return len(self.columns) == 1 and not (self.documents or self.split_sentences)
 
     def check(self, by: object) -> None:
         """Raise ``InputError`` if the columns and the unit of one row of output do not fit together."""
@@ -106,6 +131,12 @@ class Layout:
                 "by",
                 "by='region' together with region_column=NAME, or --by region with --region-column NAME",
             ),
+            (
+                self.split_sentences and (self.words or self.prefix is not None or self.regions is not None),
+                "only texts without words, prefixes and regions of their own can be split into sentences",
+                "split_sentences",
+                "--split-sentences without --word-column, --prefix-column and --region-column",
+            ),
         ]
         for is_wrong, what, where, remedy in wrong:
             if is_wrong:
@@ -114,42 +145,119 @@ class Layout:
     @property
     def has_documents(self) -> bool:
         """Whether sentences are scored given the sentences before them."""
-        return self.documents or bool(self._document_columns)
+        return self.documents or self.split_sentences or bool(self._document_columns)
 
     @property
     def _document_columns(self) -> tuple[str, ...]:
         return self.group_by[:-1] if self.words else self.group_by
 
-    def groups(self, rows: Iterable[Row], cells_of: CellsOf) -> Iterator[list[Row]]:
+    def signature_fields(self, scorer: Scorer) -> dict[str, str]:
+        """Return the arguments of ``OpenedModel.signature`` for these scores."""
+        protocol = scorer.protocol.replace("sentence", "document") if self.has_documents else scorer.protocol
+        if self.split_sentences:
+            protocol += " of split sentences"
+        lang = f"{scorer.lang} or column {self.languages}" if self.languages else scorer.lang
+        return {"lang": lang, "long": scorer.long_texts, "protocol": protocol}
+
+    def groups(self, rows: Iterable[Row]) -> Iterator[list[Row]]:
         """Yield the rows of each document or, outside documents, of each text.
 
         A row that cannot be read belongs to the rows before it, or at the start of a document to those behind it.
 
         Args:
             rows: Rows of one file, in order.
-            cells_of: As ``CellsOf``.
         """
         columns = self._document_columns or self.group_by
+        alone = not (columns or self.documents)
         group: list[Row] = []
-        last: list[Any] = []
+        last: object = []
+        label_of = _labels_in(columns)
         for row in rows:
-            key = last if row.text is None else [cells_of(row).get(name) for name in columns]
-            if group and (key != last or not (columns or self.documents)):
+            if columns:
+                key = last if row.text is None else label_of(row)
+                if group and key != last:
+                    yield group
+                    group = []
+                last = key
+            elif alone and group:
                 yield group
                 group = []
             group.append(row)
-            last = key
-            if self._is_separator(row, cells_of):
+            if self.documents and self._is_separator(row):
                 yield group
                 group = []
         if group:
             yield group
 
+    def groups_of_file(self, rows: Iterable[Row], *, warn: Callable[[str], None] = warn_caller) -> Iterator[list[Row]]:
+        """Yield ``groups``, and warn if labels suggest that the rows of a text or document are not consecutive.
+
+        Args:
+            rows: All rows of one file, in order.
+            warn: Called with a warning, at most once for each kind.
+        """
+        if not self.group_by:
+            yield from self.groups(rows)
+            return
+        columns = self._document_columns or self.group_by
+        label_of = _labels_in(columns)
+        seen: set[int] = set()
+        warned: set[str] = set()
+
+        def warn_once(kind: str, row: Row, column: str, what: str) -> None:
+            if kind not in warned:
+                warned.add(kind)
+                label = row.cells.get(column) if row.cells else None
+                warn(f"row {row.number}: {what.format(f'{label!r} in column {column!r}')}")
+
+        for group in self.groups(rows):
+            first = group[0]
+            if first.text is not None:
+                label = hash(str(label_of(first)))
+                if label in seen:
+                    warn_once(
+                        "group",
+                        first,
+                        columns[0],
+                        "{} occurs again, behind other labels, and begins another text. The rows of a text must be "
+                        "consecutive: sort the table, or keep the rows of one reader",
+                    )
+                elif len(seen) < _MOST_LABELS:
+                    seen.add(label)
+            if self.words:
+                self._check_texts(group, warn_once)
+            yield group
+
+    def _check_texts(self, group: Sequence[Row], warn_once: Callable[[str, Row, str, str], None]) -> None:
+        """Warn if a text occurs twice in a document, or if the words of a text are repeated."""
+        column = self.group_by[-1]
+        label_of = _labels_in(self.group_by)
+        labels: set[str] = set()
+        for rows in self._rows_by_text(group):
+            label = str(label_of(rows[0]))
+            if label in labels:
+                warn_once(
+                    "text",
+                    rows[0],
+                    column,
+                    "{} occurs twice in one document, which is read as one text after the other. The rows of a text "
+                    "must be consecutive: sort the table, or keep the rows of one reader",
+                )
+            labels.add(label)
+            words = [row.text for row in rows]
+            if _is_repeated(words):
+                warn_once(
+                    "words",
+                    rows[0],
+                    column,
+                    "the words of {} are repeated in one text. If they are those of several readers, keep the rows of "
+                    "one reader",
+                )
+
     def scores(
         self,
         scorer: Scorer,
         groups: Sequence[Sequence[Row]],
-        cells_of: CellsOf,
         output: Callable[[SentenceScore], Sequence[Cells]],
     ) -> Iterator[RowScore]:
         """Yield the rows of output in order: at least one for each row, except for those that separate documents.
@@ -157,79 +265,105 @@ class Layout:
         Args:
             scorer: Model, tokenizer and options.
             groups: Rows as ``groups`` divides them, which are scored together.
-            cells_of: As ``CellsOf``.
             output: Returns the cells of each row of output of a text, unless each row is a word.
         """
-        texts = [None if any(row.text is None for row in group) else self._texts(group, cells_of) for group in groups]
-        documents = [[text for text, _ in each] for each in texts if each is not None]
+        texts = [None if any(row.text is None for row in group) else self._texts(group) for group in groups]
+        documents = [[placed.text for placed in each] for each in texts if each is not None]
         results = iter(scorer.score_documents(documents, name=lambda *_: "text"))
+        rows_of = self._rows_of_words if self.words else partial(self._rows_of_text, output)
         for group, its_texts in zip(groups, texts, strict=True):
             if its_texts is None:
                 number = next(row.number for row in group if row.text is None)
                 error = InputError(f"row {number}, which belongs to the same group, cannot be read")
                 for row in group:
-                    if not self._is_separator(row, cells_of):
+                    if not self._is_separator(row):
                         yield RowScore(row, {}, None if row.text is None else error, True)
                 continue
             result = next(results)
-            for place, (_, rows) in enumerate(its_texts):
+            for place, placed in enumerate(its_texts):
                 sentence = result if isinstance(result, XLMError) else finite(result[place])
-                for number, (row, cells) in enumerate(self._rows_of(rows, sentence, cells_of, output)):
-                    yield RowScore(row, cells, sentence, number == 0)
+                first = True
+                for row, cells in rows_of(placed, sentence):
+                    yield RowScore(row, cells, sentence, first)
+                    first = False
 
-    def _is_separator(self, row: Row, cells_of: CellsOf) -> bool:
-        return self.documents and row.text is not None and not cells_of(row)[self.text].strip()
+    def _is_separator(self, row: Row) -> bool:
+        return self.documents and row.text is not None and not row.text.strip()
 
-    def _texts(self, group: Sequence[Row], cells_of: CellsOf) -> list[tuple[Text, list[Row]]]:
-        """Return the texts of a group, each with its rows."""
-        if not self.words:
-            return [(self._text(cells_of(row)), [row]) for row in group if not self._is_separator(row, cells_of)]
-        by_text = itertools.groupby(group, lambda row: [cells_of(row).get(name) for name in self.group_by])
-        return [self._text_of_words(list(rows), cells_of) for _, rows in by_text]
+    def _rows_by_text(self, group: Sequence[Row]) -> Iterator[list[Row]]:
+        for _, rows in itertools.groupby(group, _labels_in(self.group_by)):
+            yield list(rows)
 
-    def _text(self, cells: Mapping[str, Any]) -> Text:
-        regions = None if self.regions is None else cells.get(self.regions)
-        languages = self._languages(cells)
+    def _texts(self, group: Sequence[Row]) -> list[_Placed]:
+        """Return the texts of a group."""
+        if self.words:
+            return [self._text_of_words(rows) for rows in self._rows_by_text(group)]
+        rows = [row for row in group if not self._is_separator(row)]
+        if not self.split_sentences:
+            return [_Placed(self._text(row), [row]) for row in rows]
+        return [placed for row in rows for placed in self._sentences(row)]
+
+    def _text(self, row: Row) -> Text:
+        assert row.text is not None
+        if row.cells is None:
+            return Text(row.text, self.lang)
+        regions = None if self.regions is None else row.cells.get(self.regions)
+        languages = self._languages(row)
         return Text(
-            cells[self.text],
+            row.text,
             languages[0] if len(languages) == 1 else languages,
-            prefix=_string(cells, self.prefix),
+            prefix=_string(row, self.prefix),
             regions=_spans(regions) if isinstance(regions, str) else () if regions is None else regions,
         )
 
-    def _text_of_words(self, rows: list[Row], cells_of: CellsOf) -> tuple[Text, list[Row]]:
-        cells = [cells_of(row) for row in rows]
-        words, prefix = [each[self.text] for each in cells], _string(cells[0], self.prefix)
+    def _sentences(self, row: Row) -> Iterator[_Placed]:
+        whole = self._text(row)
+        lang = whole.lang if isinstance(whole.lang, str) else whole.lang[0]
+        spans = sentence_spans(whole.text, lang=lang) or [(0, len(whole.text))]
+        for number, (start, end) in enumerate(spans, start=1):
+            yield _Placed(Text(whole.text[start:end], whole.lang), [row], number, start)
+
+    def _text_of_words(self, rows: Sequence[Row]) -> _Placed:
+        words = [row.text or "" for row in rows]
+        prefix = _string(rows[0], self.prefix)
         lang: str | list[str] = self.lang
         if self.languages is not None:
-            of_words = [" ".join(self._languages(each)) for each in cells]
+            of_words = [" ".join(self._languages(row)) for row in rows]
             lang = [*[of_words[0]] * len(prefix.split()), *of_words]
-        return Text(" ".join(words), lang, prefix=prefix, given_words=words), rows
+        return _Placed(Text(" ".join(words), lang, prefix=prefix, given_words=words), rows)
 
-    def _languages(self, cells: Mapping[str, Any]) -> list[str]:
-        return _string(cells, self.languages).split() or [self.lang]
+    def _languages(self, row: Row) -> list[str]:
+        return _string(row, self.languages).split() or [self.lang]
 
-    def _rows_of(
+    def _rows_of_text(
         self,
-        rows: Sequence[Row],
-        result: SentenceScore | XLMError,
-        cells_of: CellsOf,
         output: Callable[[SentenceScore], Sequence[Cells]],
+        placed: _Placed,
+        result: SentenceScore | XLMError,
     ) -> Iterator[tuple[Row, Cells]]:
+        (row,) = placed.rows
+        for cells in [{}] if isinstance(result, XLMError) else output(result) or [{}]:
+            if placed.sentence is not None:
+                span = {"start": 0, "end": len(placed.text.text), **cells}
+                moved = {name: span[name] + placed.start for name in ("start", "end")}
+                cells = {**cells, **moved, "sentence": placed.sentence}
+            yield row, cells
+
+    def _rows_of_words(self, placed: _Placed, result: SentenceScore | XLMError) -> Iterator[tuple[Row, Cells]]:
         if isinstance(result, XLMError):
-            yield from ((row, {}) for row in rows)
-        elif not self.words:
-            yield from ((rows[0], cells) for cells in output(result) or [{}])
+            yield from ((row, {}) for row in placed.rows)
         elif self.regions is None:
-            for number, (row, word) in enumerate(zip(rows, result.words, strict=True), start=1):
-                yield row, {"word_number": number, **span_cells(word)}
+            for number, (row, word) in enumerate(zip(placed.rows, result.words, strict=True), start=1):
+                cells = span_cells(word)
+                cells["word_number"] = number
+                yield row, cells
         else:
-            labels = [cells_of(row).get(self.regions) for row in rows]
-            triples = zip(labels, rows, result.words, strict=True)
+            labels = [None if row.cells is None else row.cells.get(self.regions) for row in placed.rows]
+            triples = zip(labels, placed.rows, result.words, strict=True)
             by_region = itertools.groupby(triples, lambda triple: triple[0])
             for number, (_, region) in enumerate(by_region, start=1):
                 _, own_rows, words = zip(*region, strict=True)
-                yield own_rows[0], {"region_number": number, **_sum(words)}
+                yield own_rows[0], {"region_number": number, **_sum(list(map(span_cells, words)))}
 
 
 def span_cells(word: WordScore) -> Cells:
@@ -241,22 +375,58 @@ def span_cells(word: WordScore) -> Cells:
         "surprisal": word.surprisal,
         "surprisal_without_punctuation": word.surprisal_without_punctuation,
         "unknown": word.unknown,
+        **cells_of_place(word),
     }
 
 
-def _sum(words: Sequence[WordScore]) -> Cells:
+def cells_of_place(word: WordScore) -> Cells:
+    """Return the cells of a word or region that are about its first token."""
     return {
-        "start": words[0].start,
-        "end": words[-1].end,
-        "tokens": sum(word.tokens for word in words),
-        "surprisal": sum(word.surprisal for word in words),
-        "unknown": any(word.unknown for word in words),
+        "rank": word.rank,
+        "entropy": word.entropy,
+        "entropy_reduction": word.entropy_reduction,
+        "top": word.top,
     }
 
 
-def _string(cells: Mapping[str, Any], column: str | None) -> str:
+def _sum(words: Sequence[Cells]) -> Cells:
+    """Return the cells of the region that words make up, from their cells."""
+    with_tokens = [word for word in words if word["tokens"]] or words[:1]
+    first, last = with_tokens[0], with_tokens[-1]
+    cells = {
+        **first,
+        "start": words[0]["start"],
+        "end": words[-1]["end"],
+        "tokens": sum(word["tokens"] for word in words),
+        "surprisal": sum(word["surprisal"] for word in words),
+        "unknown": any(word["unknown"] for word in words),
+    }
+    if first["entropy"] is not None and last["entropy_reduction"] is not None:
+        cells["entropy_reduction"] = first["entropy"] - (last["entropy"] - last["entropy_reduction"])
+    else:
+        cells["entropy_reduction"] = None
+    return cells
+
+
+def _is_repeated(words: Sequence[str | None]) -> bool:
+    """Return whether words consist of two or more copies of the same two or more words."""
+    count = len(words)
+    return any(
+        count % period == 0 and list(words[period:]) == list(words[:-period]) for period in range(2, count // 2 + 1)
+    )
+
+
+def _labels_in(columns: Sequence[str]) -> Callable[[Row], object]:
+    """Return a function from a row to its cell in one column, or to its cells in several."""
+    if len(columns) == 1:
+        (name,) = columns
+        return lambda row: None if row.cells is None else row.cells.get(name)
+    return lambda row: [] if row.cells is None else [row.cells.get(name) for name in columns]
+
+
+def _string(row: Row, column: str | None) -> str:
     """Return the cell of a column as text; empty if there is no column, or the cell is missing or NaN."""
-    cell = None if column is None else cells.get(column)
+    cell = None if column is None or row.cells is None else row.cells.get(column)
     return "" if cell is None or (isinstance(cell, float) and math.isnan(cell)) else str(cell)
 
 

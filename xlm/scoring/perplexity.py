@@ -1,10 +1,10 @@
-"""Perplexity of a corpus, sentence by sentence or in the original's stream of all sentences."""
+"""Perplexity of a corpus: sentence by sentence, by document, or in the original's stream of all sentences."""
 
 from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from xlm._io.arguments import check_choice, check_count
 from xlm._io.progress import ProgressBar
 from xlm.corpus.read_ahead import checked_texts, length_of, read_ahead
-from xlm.errors import InputError
+from xlm.errors import InputError, XLMError
 from xlm.model.lm import XLMWithLMHeadModel, eval_mode
 from xlm.scoring.logprobs import checked_stride, score_sequences
 from xlm.scoring.options import ScoringOptions
@@ -22,7 +22,7 @@ from xlm.scoring.scorer import Scorer, check_language_name, check_pair
 from xlm.scoring.stream import ArraySequence, Stream
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
-PROTOCOLS = ("sentence", "stream")
+PROTOCOLS = ("sentence", "document", "stream")
 _STREAM_WINDOW = 256  # the published models were trained with windows of this length
 _WINDOWS_AT_ONCE = 1024
 
@@ -45,7 +45,7 @@ class LanguagePerplexity:
 
     Attributes:
         lang: The language.
-        texts: Number of texts.
+        texts: Number of texts; for documents, that of their sentences.
         tokens: Number of predicted tokens.
         unknown: Number of predicted tokens that are ``<unk>``, which replaces pieces outside the vocabulary.
         nats: Total negative log-probability of the predicted tokens in nats.
@@ -56,6 +56,7 @@ class LanguagePerplexity:
         whole: Whether every token was predicted. In the stream, the first token of each window is not predicted, and
             the padding in front of the texts is. Measures per word, character and byte then count each of the
             ``text_tokens`` with the average of the predicted tokens.
+        documents: Number of documents that have sentences; ``None`` unless the protocol is ``"document"``.
     """
 
     lang: str
@@ -68,6 +69,7 @@ class LanguagePerplexity:
     utf8_bytes: int
     text_tokens: int
     whole: bool
+    documents: int | None = None
     _by_text: Mapping[str, _Array] | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -103,10 +105,10 @@ class LanguagePerplexity:
         return self.nats if self.whole else self.nats_per_token * self.text_tokens
 
     def interval(self, measure: str, *, resamples: int = 1000, seed: int = 0) -> tuple[float, float]:
-        """Return the 95 % confidence interval of a measure, from a bootstrap over the texts.
+        """Return the 95 % confidence interval of a measure, from a bootstrap over the texts or documents.
 
-        Each resample draws as many texts as there are, with replacement. The interval goes from the 2.5th to the 97.5th
-        percentile of the measure in the resamples.
+        Each resample draws as many of them as there are, with replacement. The interval goes from the 2.5th to the
+        97.5th percentile of the measure in the resamples.
 
         Args:
             measure: ``"perplexity"``, ``"nats_per_token"``, ``"perplexity_per_word"``, ``"bits_per_character"`` or
@@ -159,7 +161,7 @@ class LanguagePerplexity:
         draws = np.random.default_rng(seed)
         rates = np.empty(resamples)
         for i in range(resamples):
-            drawn = draws.integers(self.texts, size=self.texts)
+            drawn = draws.integers(len(nats), size=len(nats))
             rates[i] = nats[drawn].sum() / units[drawn].sum()
         return np.array([_measure(measure, rate) for rate in rates.tolist()])
 
@@ -191,9 +193,9 @@ class Perplexity:
     """The perplexities of one or several languages.
 
     Attributes:
-        protocol: ``"sentence"`` or ``"stream"``.
-        window: Number of tokens in a window of the stream; ``None`` for sentences.
-        stride: Number of tokens by which the windows of a long sentence advance; ``None`` for the stream.
+        protocol: ``"sentence"``, ``"document"`` or ``"stream"``.
+        window: Number of tokens in a window of the stream; else ``None``.
+        stride: Number of tokens by which the windows of a long sentence or document advance; ``None`` for the stream.
         languages: One result per language, in the order of the arguments.
     """
 
@@ -211,7 +213,10 @@ class Perplexity:
 def perplexity(
     model: XLMWithLMHeadModel,
     tokenizer: XLMTokenizer,
-    texts: Iterable[str] | Mapping[str, Iterable[str]],
+    texts: Iterable[str]
+    | Iterable[Iterable[str]]
+    | Mapping[str, Iterable[str]]
+    | Mapping[str, Iterable[Iterable[str]]],
     *,
     lang: str | None = None,
     protocol: str = "sentence",
@@ -226,15 +231,18 @@ def perplexity(
     Args:
         model: A causal model.
         tokenizer: Its tokenizer.
-        texts: Raw texts, read as they are needed; or a mapping from language to texts.
+        texts: Raw texts, or for ``"document"`` documents, each a list of its sentences; they are read as needed. Or a
+            mapping from language to these.
         lang: The language of ``texts``; ``None`` with a mapping.
         protocol: ``"sentence"`` scores each text by itself, as ``score`` does, and predicts every token, including the
-            closing one. ``"stream"`` is exactly the original's ``evaluate_clm``: all texts, each followed by ``</s>``
-            (an empty text is only ``</s>``), form one sequence, which is padded in front with ``</s>`` and cut into
-            windows of equal length. Each window starts at position 0; its first token is given and the others are
-            predicted. The result depends on ``window``, so do not compare results with different windows.
+            closing one. ``"document"`` scores each sentence given the ones before it, as ``score_documents`` does, and
+            predicts every token, including the ``</s>`` behind each sentence. ``"stream"`` is exactly the original's
+            ``evaluate_clm``: all texts, each followed by ``</s>`` (an empty text is only ``</s>``), form one sequence,
+            which is padded in front with ``</s>`` and cut into windows of equal length. Each window starts at position
+            0; its first token is given and the others are predicted. The result depends on ``window``, so do not
+            compare results with different windows.
         window: Number of tokens in a window of the stream, from 2 to the model's positions; ``None`` for 256.
-        stride: As for ``score``; with ``"sentence"`` only.
+        stride: As for ``score``; not with ``"stream"``.
         batch_size: Maximum number of texts or windows in a batch; ``None`` for as many as ``batch_tokens`` allows.
         batch_tokens: As for ``score``.
         progress: As for ``score``; there is one bar for each language, and for the stream it counts windows.
@@ -263,7 +271,7 @@ def perplexity(
                 "the windows of the stream do not overlap, so it has no stride",
                 where="stride",
                 found=stride,
-                expected="no stride, or protocol='sentence'",
+                expected="no stride, or another protocol",
             )
     elif window is not None:
         raise InputError(
@@ -291,45 +299,81 @@ def perplexity(
     results = []
     for language, corpus in corpora.items():
         scorer, bar = scorers[language], bars[language]
-        counted = _Counted(corpus, lang=language)
+        counted = _Counted(corpus, lang=language, documents=protocol == "document")
         if window is None:
-            results.append(_of_sentences(scorer, counted, bar))
+            results.append(_of_documents(scorer, counted, bar))
         else:
             results.append(_of_stream(scorer, counted, window, bar))
     stride = checked_stride(stride, model.config.max_position_embeddings) if window is None else None
     return Perplexity(protocol=protocol, window=window, stride=stride, languages=tuple(results))
 
 
-class _Counted:
-    """Yields texts in groups, and counts the words, characters and bytes of each, with one more for its end."""
+_COUNTS: dict[str, Callable[[str], int]] = {
+    "words": lambda text: len(text.split()),
+    "characters": len,
+    "utf8_bytes": lambda text: len(text.encode("utf-8", "surrogatepass")),
+}
+"""Functions that count units of a text."""
 
-    def __init__(self, texts: Iterable[str], *, lang: str) -> None:
-        self._texts = texts
+
+class _Counted:
+    """Yields documents in groups, and counts the words, characters and bytes of each, and the end of each text as one.
+
+    Args:
+        texts: Texts, each of which is a document of one sentence; or documents.
+        lang: Their language.
+        documents: Whether they are documents. Those without sentences are left out.
+    """
+
+    def __init__(self, texts: Iterable[Any], *, lang: str, documents: bool) -> None:
+        self._items = texts
         self.lang = lang
+        self.has_documents = documents
+        self.read = 0  # texts or documents in the groups so far
         self.texts = 0
         self.counts = {name: array("q") for name in ("words", "characters", "utf8_bytes")}
 
-    def windows(self) -> Iterable[list[str]]:
-        for texts in read_ahead(self._texts, length_of):
-            yield texts
-            self.texts += len(texts)
-            self.counts["words"].extend(len(text.split()) + 1 for text in texts)
-            self.counts["characters"].extend(len(text) + 1 for text in texts)
-            self.counts["utf8_bytes"].extend(len(text.encode("utf-8", "surrogatepass")) + 1 for text in texts)
+    def windows(self) -> Iterable[list[list[str]]]:
+        for documents in read_ahead(self._documents(), lambda texts: sum(map(length_of, texts))):
+            yield documents
+            self.read += len(documents)
+            self.texts += sum(map(len, documents))
+            for name, count in _COUNTS.items():
+                self.counts[name].extend(sum(count(text) + 1 for text in texts) for texts in documents)
         if not self.texts:
             raise InputError(
                 "there are no texts", where="texts", found=f"none of language {self.lang!r}", expected="at least one"
             )
 
+    def _documents(self) -> Iterator[list[str]]:
+        if not self.has_documents:
+            yield from ([text] for text in self._items)
+            return
+        for number, sentences in enumerate(self._items):
+            try:
+                document = list(checked_texts(sentences))
+            except InputError as error:
+                error.where = f"texts[{number}]"
+                raise
+            if document:
+                yield document
 
-def _of_sentences(scorer: Scorer, corpus: _Counted, bar: ProgressBar) -> LanguagePerplexity:
-    nats, tokens = array("d"), array("q")
+    def name(self, document: int, sentence: int) -> str:
+        """Return the name of a text of the current group in error messages."""
+        return f"texts[{self.read + document}]" + (f"[{sentence}]" if self.has_documents else "")
+
+
+def _of_documents(scorer: Scorer, corpus: _Counted, bar: ProgressBar) -> LanguagePerplexity:
+    nats, tokens = array("d"), array("q")  # of each document, or text
     unknown = 0
     with bar:
-        for result in scorer.score_windows(bar.groups(corpus.windows())):
-            nats.append(0.0 - result.logprob)
-            tokens.append(len(result.logprobs))
-            unknown += result.unknown
+        for documents in bar.groups(corpus.windows()):
+            for results in scorer.score_documents(documents, name=corpus.name):
+                if isinstance(results, XLMError):
+                    raise results
+                nats.append(0.0 - math.fsum(logprob for result in results for logprob in result.logprobs))
+                tokens.append(sum(len(result.logprobs) for result in results))
+                unknown += sum(result.unknown for result in results)
     by_text = {"nats": nats, "tokens": tokens, **corpus.counts}
     return LanguagePerplexity(
         lang=corpus.lang,
@@ -342,6 +386,7 @@ def _of_sentences(scorer: Scorer, corpus: _Counted, bar: ProgressBar) -> Languag
         utf8_bytes=sum(corpus.counts["utf8_bytes"]),
         text_tokens=sum(tokens),
         whole=True,
+        documents=corpus.read if corpus.has_documents else None,
         _by_text={name: np.asarray(numbers) for name, numbers in by_text.items()},
     )
 
@@ -349,10 +394,10 @@ def _of_sentences(scorer: Scorer, corpus: _Counted, bar: ProgressBar) -> Languag
 def _of_stream(scorer: Scorer, corpus: _Counted, window: int, bar: ProgressBar) -> LanguagePerplexity:
     unk, end = scorer.tokenizer.unk_token_id, scorer.model.config.eos_token_id
     ids = array("i")  # all ids at once, four bytes each, because the windows depend on their number
-    for texts in corpus.windows():
-        for i, text in enumerate(texts):
+    for documents in corpus.windows():
+        for i, (text,) in enumerate(documents):
             # Drop the special tokens at both ends of a sentence.
-            ids.extend(scorer.encode(text, where=f"texts[{corpus.texts + i}]")[1:-1])
+            ids.extend(scorer.encode(text, where=corpus.name(i, 0))[1:-1])
             ids.append(end)
     stream = Stream(sequence=ArraySequence(np.frombuffer(ids, np.int32)), rows=1, width=window, eos_id=end)
     count = len(stream)

@@ -10,6 +10,7 @@ from xlm._io.progress import ProgressBar
 from xlm.corpus.read_ahead import checked_texts, growing_windows, read_ahead
 from xlm.errors import InputError, XLMError
 from xlm.model.lm import XLMWithLMHeadModel
+from xlm.scoring.display import ResultList
 from xlm.scoring.frames import is_frame, score_frame
 from xlm.scoring.options import ScoringKeywords, ScoringOptions, shows_scoring_options
 from xlm.scoring.scorer import Scorer, SentenceScore
@@ -76,7 +77,7 @@ def score(
     bar = ProgressBar.of(texts, progress, unit="texts")
     scorer = _scorer(model, tokenizer, lang, bar, options)
     items = texts_with(checked_texts(texts), lang=lang, words=words, regions=regions, prefixes=prefixes)
-    return list(_results(scorer, read_ahead(items, length_with_prefix), bar))
+    return ResultList(_results(scorer, read_ahead(items, length_with_prefix), bar))
 
 
 @shows_scoring_options
@@ -164,7 +165,9 @@ def score_documents(
         _sentences(sentences, where=f"documents[{i}]", **{"lang": lang, **arguments})
         for i, (sentences, arguments) in enumerate(with_entries(checked_texts(documents), what="documents", **own))
     )
-    return list(_documents(scorer, read_ahead(items, lambda sentences: sum(map(length_with_prefix, sentences))), bar))
+    return ResultList(
+        _documents(scorer, read_ahead(items, lambda sentences: sum(map(length_with_prefix, sentences))), bar)
+    )
 
 
 def _scorer(model: Any, tokenizer: Any, lang: Any, bar: ProgressBar, options: ScoringKeywords) -> Scorer:
@@ -194,7 +197,7 @@ def _documents(scorer: Scorer, windows: Iterable[list[list[Text]]], bar: Progres
             for result in scorer.score_documents(window, name=partial(_name_of_sentence, first)):
                 if isinstance(result, XLMError):
                     raise result
-                yield result
+                yield ResultList(result)
             first += len(window)
 
 

@@ -45,6 +45,10 @@ class WordScore:
         entropy: Entropy of the prediction of its first token in nats, if requested; ``None`` without tokens.
         entropy_reduction: ``entropy`` minus the entropy of the prediction behind its last token, in nats, if requested;
             ``None`` if nothing is scored there.
+        rank: Rank of its first token, if requested; ``None`` without tokens. For a word of several tokens, it is the
+            rank of its beginning.
+        top: The most likely tokens in place of its first token with their log-probabilities in nats, best first, if
+            requested; ``None`` without tokens.
     """
 
     text: str
@@ -57,6 +61,8 @@ class WordScore:
     surprisal_without_punctuation: float
     entropy: float | None = None
     entropy_reduction: float | None = None
+    rank: int | None = None
+    top: tuple[tuple[str, float], ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,21 +163,29 @@ class SentenceScore:
             inner_first += 1
         while inner_first < inner_last and self._is_punctuation(inner_last - 1):
             inner_last -= 1
-        entropy = reduction = None
-        if self.entropies is not None and first < last:
-            entropy = self.entropies[first]
-            reduction = entropy - self.entropies[last] if last < len(self.entropies) else None
+        surprisal = bare = self._surprisal(first, last)
+        if (inner_first, inner_last) != (first, last):
+            bare = self._surprisal(inner_first, inner_last)
+        entropy = reduction = rank = top = None
+        if first < last:
+            if self.entropies is not None:
+                entropy = self.entropies[first]
+                reduction = entropy - self.entropies[last] if last < len(self.entropies) else None
+            rank = None if self.ranks is None else self.ranks[first]
+            top = None if self.top is None else self.top[first]
         return WordScore(
             text=self.text[slice(*span)],
             start=span[0],
             end=span[1],
             tokens=last - first,
-            surprisal=self._surprisal(first, last),
+            surprisal=surprisal,
             unknown=self.unk_token in self.tokens[first:last],
             first=first,
-            surprisal_without_punctuation=self._surprisal(inner_first, inner_last),
+            surprisal_without_punctuation=bare,
             entropy=entropy,
             entropy_reduction=reduction,
+            rank=rank,
+            top=top,
         )
 
     def _repr_html_(self) -> str:
@@ -186,6 +200,8 @@ class SentenceScore:
 
     def _is_punctuation(self, token: int) -> bool:
         start, end = self._spans[token]
+        if self.text[start : start + 1].isalnum():
+            return False
         characters = "".join(self.text[start:end].split())
         return all(unicodedata.category(character)[0] == "P" for character in characters)
 

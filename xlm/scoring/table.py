@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +15,7 @@ from xlm.corpus.formats import import_pyarrow
 from xlm.corpus.rows import Row
 from xlm.corpus.tables import Cell, OutputLines, table_line, tsv_line
 from xlm.errors import InputError, XLMError, warn_caller
-from xlm.scoring.layout import Layout, span_cells
+from xlm.scoring.layout import Layout, cells_of_place, span_cells
 from xlm.scoring.scorer import Scorer, SentenceScore, finite
 
 UNITS = ("sentence", "word", "token")
@@ -38,6 +37,13 @@ _FURTHER_COLUMNS: dict[str, dict[str, type]] = {
     "token": {"position": int, "id": int, "token": str, "surprisal": float, "unknown": bool},
 }
 """Columns of tables that keep the columns of the input."""
+_OPTIONAL: dict[str, dict[str, type]] = {
+    "bits": {"bits": float},
+    "ranks": {"rank": int},
+    "entropies": {"entropy": float, "entropy_reduction": float},
+    "top": {"top": str},
+}
+"""Columns of each option, which follow ``logprob`` or ``surprisal``. A token has no ``entropy_reduction``."""
 _CONVERTED_BYTES = 8_000_000  # bytes of lines that are converted at once; they take several times as much memory
 
 
@@ -46,27 +52,32 @@ class ScoreTable:
     """The table that ``xlm score`` writes.
 
     Attributes:
-        unit: One of ``UNITS``.
+        unit: One of ``UNITS``; with kept columns also ``given word`` or ``region``.
         format: One of ``TABLE_FORMATS``. Floats have six decimals in TSV and JSON lines, and all digits in Parquet. TSV
             is quoted as in ``tsv_line``.
         files: Whether the first column names the file.
+        sentences: Whether there is a column with the number of the sentence in its row; a sentence then also has
+            ``start`` and ``end``.
         bits: Whether a column ``bits`` follows ``logprob``: the surprisal, ``-logprob / log 2``.
-        ranks: Whether there is a column with the rank of each token.
-        entropies: Whether there is a column with the entropy of each token's prediction.
-        top: Whether there is a column with the most likely tokens at the place of each token.
+        ranks: Whether there is a column with the rank of each token, or of the first one of each word.
+        entropies: Whether there is a column with the entropy of each token's prediction; for words, that of the first
+            token, and a column ``entropy_reduction``.
+        top: Whether there is a column with the most likely tokens at the place of each token, or of the first one of
+            each word.
         kept: Columns of the input that the table repeats; the others then have the names of ``further_cells``. ``None``
-            for a table of texts without further columns.
-        columns: Types of the cells by column, in order; ``status`` is the last.
+            for a table of texts without further columns. In JSON lines and Parquet, numbers of the input stay numbers.
+        columns: Types of the cells by column, in order; ``status`` is the last. Kept columns have the type str.
 
     Raises:
         InputError: There is no such unit, a kept column has the name of another one, or ranks, entropies or the most
-            likely tokens are requested without the unit ``token``.
+            likely tokens are requested for sentences.
         DependencyError: The format is Parquet, and pyarrow is not installed.
     """
 
     unit: str
     format: str
     files: bool = False
+    sentences: bool = False
     bits: bool = False
     ranks: bool = False
     entropies: bool = False
@@ -79,30 +90,27 @@ class ScoreTable:
         check_unit(self.unit, [name for name in ("ranks", "entropies", "top") if getattr(self, name)], units=units)
         if self.format == "parquet":
             import_pyarrow()
-        columns: dict[str, type] = {"file": str} if self.files else {}
-        columns["line"] = int
+        columns: dict[str, type] = {"sentence": int} if self.sentences else {}
+        if self.sentences and self.unit == "sentence":
+            columns |= {"start": int, "end": int}
         for name, cell_type in (_COLUMNS if self.kept is None else _FURTHER_COLUMNS)[self.unit].items():
             columns[name] = cell_type
             if name == ("logprob" if self.kept is None else "surprisal"):
-                optional = (
-                    ("bits", float, self.bits),
-                    ("rank", int, self.ranks),
-                    ("entropy", float, self.entropies),
-                    ("top", str, self.top),
-                )
-                columns.update((column, column_type) for column, column_type, requested in optional if requested)
+                for option, further in _OPTIONAL.items():
+                    if getattr(self, option):
+                        columns |= further
+        if self.unit == "token":
+            columns.pop("entropy_reduction", None)
         columns["status"] = str
-        if self.kept is not None:
-            if taken := [name for name in self.kept if name in columns]:
-                raise InputError(
-                    "the input has columns with the names of new ones",
-                    where="the columns of the input",
-                    found=", ".join(taken),
-                    remedy="rename them",
-                )
-            before: dict[str, type] = {name: columns.pop(name) for name in ("file", "line") if name in columns}
-            columns = {**before, **dict.fromkeys(self.kept, str), **columns}
-        object.__setattr__(self, "columns", columns)
+        before: dict[str, type] = {"file": str, "line": int} if self.files else {"line": int}
+        if taken := [name for name in self.kept or () if name in before or name in columns]:
+            raise InputError(
+                "the input has columns with the names of new ones",
+                where="the columns of the input",
+                found=", ".join(taken),
+                remedy="rename them",
+            )
+        object.__setattr__(self, "columns", {**before, **dict.fromkeys(self.kept or (), str), **columns})
 
     @property
     def header(self) -> str:
@@ -119,10 +127,10 @@ class ScoreTable:
 
     def line(self, cells: Mapping[str, Any]) -> str:
         """Return one line of output, with its end; a missing cell is empty."""
-        if cells.get("top") is not None:
+        if cells.get("top") is not None and self.top:
             top = [[token, round(logprob, 6)] for token, logprob in cells["top"]]
             cells = {**cells, "top": top if self.format == "jsonl" else json.dumps(top, ensure_ascii=False)}
-        return table_line(self.columns, cells, format=self.format)
+        return table_line(self.columns, cells, format=self.format, exact=self.kept or ())
 
     def cells(self, row: Row, result: SentenceScore | XLMError | None) -> Iterator[dict[str, Cell]]:
         """Yield the output rows of one input row, each as cells by column; with the unit ``sentence``, there is one.
@@ -136,32 +144,51 @@ class ScoreTable:
         for cells in result_cells:
             yield {**cells, **self._bits(cells), **shared}
 
-    def further(self, row: Row, cells: Mapping[str, Any], result: SentenceScore | XLMError | None) -> dict[str, Any]:
-        """Return the cells of one row of output without the kept ones.
+    def further(self, row: Row, cells: dict[str, Any], result: SentenceScore | XLMError | None) -> dict[str, Any]:
+        """Complete and return the cells of one row of output, but for the kept ones.
 
         Args:
             row: The input row.
             cells: Its scores, as ``Layout.scores`` yields them.
             result: As for ``cells``.
         """
-        return {"file": row.file, "line": row.number, **cells, **self._bits(cells), "status": status_of(row, result)}
+        if self.bits:
+            cells.update(self._bits(cells))
+        cells["file"], cells["line"], cells["status"] = row.file, row.number, status_of(row, result)
+        return cells
+
+    def kept_cells(self, row: Row) -> dict[str, Any]:
+        """Return the kept cells of a row of the input as they are written."""
+        if not self.kept or row.cells is None:
+            return {}
+        kept = {name: row.cells.get(name) for name in self.kept}
+        written = _as_text if self.format == "tsv" else _as_json if self.format == "jsonl" else _as_scalar
+        for name, cell in kept.items():
+            if type(cell) is not str and cell is not None:
+                kept[name] = written(cell)
+        return kept
 
     def _bits(self, cells: Mapping[str, Any]) -> dict[str, float]:
         logprob = -cells["surprisal"] if "surprisal" in cells else cells.get("logprob")
         return {"bits": (0.0 - logprob) / math.log(2)} if self.bits and isinstance(logprob, float) else {}
 
-    def arrow_fields(self) -> list[tuple[str, Any]]:
+    def arrow_fields(self, kept: Mapping[str, type] | None = None) -> list[tuple[str, Any]]:
         """Return each column with its Arrow type.
+
+        Args:
+            kept: Types of the kept columns; str if they are not given.
 
         Raises:
             DependencyError: pyarrow is not installed.
         """
         pyarrow, _ = import_pyarrow()
         types = {str: pyarrow.string(), int: pyarrow.int64(), float: pyarrow.float64(), bool: pyarrow.bool_()}
-        return [(name, types[cell_type]) for name, cell_type in self.columns.items()]
+        return [(name, types[cell_type]) for name, cell_type in {**self.columns, **(kept or {})}.items()]
 
     def write_parquet(self, lines: Path, target: Path, *, metadata: Mapping[str, str]) -> None:
         """Write lines as a Parquet file, a few megabytes at a time.
+
+        A kept column holds ints, floats or bools if all of its cells are such, else text.
 
         Args:
             lines: A file with the lines that the method ``lines`` yields.
@@ -172,25 +199,67 @@ class ScoreTable:
             DependencyError: pyarrow is not installed.
         """
         pyarrow, parquet = import_pyarrow()
-        schema = pyarrow.schema(self.arrow_fields(), metadata=dict(metadata))
-        with lines.open("rb") as source, parquet.ParquetWriter(target, schema) as writer:
-            while chunk := source.readlines(_CONVERTED_BYTES):
-                cells = [json.loads(line) for line in chunk]
-                writer.write_batch(pyarrow.RecordBatch.from_pylist(cells, schema=schema))
+        types: dict[str, type] = {}
+        for rows in _read_lines(lines) if self.kept else ():
+            for name in self.kept or ():
+                for kind in {_arrow_type(cells[name]) for cells in rows if cells[name] is not None}:
+                    types[name] = _common_type(types.get(name, kind), kind)
+        schema = pyarrow.schema(self.arrow_fields(types), metadata=dict(metadata))
+        as_text = [name for name in self.kept or () if types.get(name) is str]
+        with parquet.ParquetWriter(target, schema) as writer:
+            for rows in _read_lines(lines):
+                for cells in rows if as_text else ():
+                    cells.update((name, _as_text(cells[name])) for name in as_text if cells[name] is not None)
+                writer.write_batch(pyarrow.RecordBatch.from_pylist(rows, schema=schema))
 
 
-def check_unit(unit: object, token_options: Sequence[str] = (), *, units: Sequence[str] = UNITS) -> None:
-    """Raise ``InputError`` for an unknown unit, or for options that need the unit ``token``.
+def _read_lines(lines: Path) -> Iterator[list[dict[str, Any]]]:
+    """Yield the cells of the rows in a file of JSON lines, a few megabytes at a time."""
+    with lines.open("rb") as source:
+        while chunk := source.readlines(_CONVERTED_BYTES):
+            yield [json.loads(line) for line in chunk]
+
+
+def _arrow_type(cell: object) -> type:
+    return str if type(cell) is int and not -(1 << 63) <= cell < 1 << 63 else type(cell)
+
+
+def _common_type(first: type, second: type) -> type:
+    """Return the type of a column with cells of two types: float for ints and floats, else str."""
+    return first if first is second else float if {first, second} == {int, float} else str
+
+
+def _as_text(cell: object) -> str:
+    """Return a kept cell as text."""
+    return cell if isinstance(cell, str) else json.dumps(cell, ensure_ascii=False)
+
+
+def _as_json(cell: Any) -> Any:
+    """Return a kept cell as a JSON value. NaN and infinity, which JSON lacks, become ``None``."""
+    try:
+        json.dumps(cell, allow_nan=False)
+    except ValueError:
+        return json.loads(json.dumps(cell), parse_constant=lambda _: None)
+    return cell
+
+
+def _as_scalar(cell: Any) -> Any:
+    """Return a kept cell as a number, bool or text."""
+    return _as_json(cell) if isinstance(cell, float | int) else _as_text(cell)
+
+
+def check_unit(unit: object, options: Sequence[str] = (), *, units: Sequence[str] = UNITS) -> None:
+    """Raise ``InputError`` for an unknown unit, or for options that need tokens, words or regions.
 
     Args:
         unit: The unit of one row of output.
-        token_options: Names of the set options that need the unit ``token``.
+        options: Names of the set options that say something about one place in a text.
         units: The units that there are.
     """
     check_choice("unit", units, by=unit)
-    if token_options and unit != "token":
+    if options and unit == "sentence":
         raise InputError(
-            f"only tokens have {', '.join(token_options)}", where="by", found=repr(unit), expected="'token'"
+            f"a sentence has no {', '.join(options)}", where="by", found="'sentence'", expected="'token' or 'word'"
         )
 
 
@@ -229,54 +298,29 @@ def laid_out_lines(scorer: Scorer, window: Sequence[Row], table: ScoreTable, lay
     Raises:
         LanguageError: As for ``scored_lines``.
     """
-    kept = table.kept
-    parse = plain_cells if kept is None else json_cells
-    parsed = {row.number: {} if row.text is None else parse(row) for row in window}  # a window is of one file
-    if kept is not None and (dropped := sorted(set().union(*parsed.values()).difference(kept))):
-        warn_caller(f"keys that the first row of the file lacks are dropped: {', '.join(map(ascii, dropped))[:200]}")
+    if table.kept is not None:
+        keys = set().union(*(row.cells for row in window if row.cells is not None))
+        if dropped := sorted(keys.difference(table.kept)):
+            names = ", ".join(map(ascii, dropped))[:200]
+            warn_caller(f"keys that the first row of the file lacks are dropped: {names}")
     lines: list[str] = []
     problems = tokens = unknown = 0
-
-    def cells_of(row: Row) -> Mapping[str, Any]:
-        return parsed[row.number]
-
-    groups = list(layout.groups(window, cells_of))
-    for row, cells, result, first in layout.scores(scorer, groups, cells_of, partial(cells_of_unit, table)):
-        given = {name: _kept(cells_of(row).get(name)) for name in kept or ()}
-        if kept is None and not cells:
-            cells = {"text": row.text}
-        lines.append(table.line({**given, **table.further(row, cells, result)}))
+    for row, cells, result, first in layout.scores(scorer, list(layout.groups(window)), partial(cells_of_unit, table)):
+        cells.update(table.kept_cells(row) if table.kept is not None else {} if cells else {"text": row.text})
+        lines.append(table.line(table.further(row, cells, result)))
         if isinstance(result, SentenceScore):
-            tokens += first * len(result.tokens)
-            unknown += first * result.unknown
+            if first:
+                tokens += len(result.tokens)
+                unknown += result.unknown
         else:
             problems += 1
-    return OutputLines("".join(lines).encode("utf-8"), problems, tokens, {"unknown": unknown})
+    # Half surrogate pairs, which UTF-8 cannot hold, become question marks; only kept cells can have them.
+    return OutputLines("".join(lines).encode("utf-8", "replace"), problems, tokens, {"unknown": unknown})
 
 
 def cells_of_unit(table: ScoreTable, result: SentenceScore) -> list[dict[str, Any]]:
     """Return the cells of each row of output of a text, by the names of a table's columns."""
     return cells_of(result, table.unit) if table.kept is None else further_cells(result, table.unit)
-
-
-def plain_cells(row: Row) -> dict[str, Any]:
-    """Return the cells of a row of plain text: the text alone."""
-    return {"text": row.text}
-
-
-def json_cells(row: Row) -> dict[str, Any]:
-    """Return the cells of a row whose text is a JSON object of its cells, as in ``Corpus`` with ``whole``."""
-    assert row.text is not None
-    cells: dict[str, Any] = json.loads(row.text)
-    return cells
-
-
-def _kept(value: object) -> str | None:
-    """Return a cell of the input as text; half surrogate pairs, which UTF-8 cannot hold, become question marks."""
-    if value is None:
-        return None
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def results_of(scorer: Scorer, window: Sequence[Row]) -> list[SentenceScore | XLMError | None]:
@@ -324,22 +368,11 @@ def cells_of(result: SentenceScore, unit: str) -> list[dict[str, Any]]:
                 "logprob": 0.0 - word.surprisal,
                 "unknown": word.unknown,
                 "text": word.text,
+                **cells_of_place(word),
             }
             for number, word in enumerate(result.words, start=1)
         ]
-        if not result.closing:
-            return words
-        end = len(result.text)
-        closing = {
-            "word": len(words) + 1,
-            "start": end,
-            "end": end,
-            "tokens": 1,
-            "logprob": result.logprobs[-1],
-            "unknown": result.unknowns[-1],
-            "text": result.tokens[-1],
-        }
-        return [*words, closing]
+        return [*words, {"word": len(words) + 1, **_closing_cells(result)}] if result.closing else words
     return token_cells(result)
 
 
@@ -352,17 +385,33 @@ def further_cells(result: SentenceScore, unit: str) -> list[dict[str, Any]]:
     """
     if unit == "region":
         return [{"region_number": number, **span_cells(each)} for number, each in enumerate(result.regions, start=1)]
-    cells = cells_of(result, unit)
-    renamed = {"word": "word_number", "text": "word"} if unit == "word" else {}
-    punctuation = [word.surprisal_without_punctuation for word in result.words] if unit == "word" else []
-    return [
-        {
-            **{renamed.get(name, name): value for name, value in each.items()},
-            "surprisal": 0.0 - each["logprob"],
-            "surprisal_without_punctuation": without,
-        }
-        for each, without in itertools.zip_longest(cells, punctuation)
+    if unit != "word":
+        return [{**cells, "surprisal": 0.0 - cells["logprob"]} for cells in cells_of(result, unit)]
+    words: list[dict[str, Any]] = [
+        {"word_number": number, "word": word.text, **span_cells(word)}
+        for number, word in enumerate(result.words, start=1)
     ]
+    if result.closing:
+        closing = _closing_cells(result)
+        closing |= {"word_number": len(words) + 1, "word": closing.pop("text"), "surprisal": 0.0 - closing["logprob"]}
+        words.append(closing)
+    return words
+
+
+def _closing_cells(result: SentenceScore) -> dict[str, Any]:
+    """Return the cells of the closing ``</s>`` as a word."""
+    end = len(result.text)
+    return {
+        "start": end,
+        "end": end,
+        "tokens": 1,
+        "logprob": result.logprobs[-1],
+        "unknown": result.unknowns[-1],
+        "text": result.tokens[-1],
+        "rank": result.ranks and result.ranks[-1],
+        "entropy": result.entropies and result.entropies[-1],
+        "top": result.top and result.top[-1],
+    }
 
 
 def token_cells(result: SentenceScore) -> list[dict[str, Any]]:

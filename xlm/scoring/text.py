@@ -140,12 +140,14 @@ class Text(NamedTuple):
         whole = self.with_prefix
         spans: list[Span] = []
         for lang, first, last in self.runs():
-            encoding = tokenizer(whole[first:last], lang=lang, add_special_tokens=False, return_offsets=True)
-            own = [(first + start, first + end) for start, end in encoding["offsets"]]
+            own = tokenizer.spans(whole[first:last], lang=lang)
+            if first:
+                own = [(first + start, first + end) for start, end in own]
             if own:
                 own[0] = _behind_dropped_words(whole, *own[0], tokenizer, lang)
             spans += own
-        return [(_without_space(whole, start, end) - self.start, end - self.start) for start, end in spans]
+        spans = [(_without_space(whole, *span), span[1]) if whole[span[0]].isspace() else span for span in spans]
+        return [(start - self.start, end - self.start) for start, end in spans] if self.start else spans
 
 
 def _behind_dropped_words(text: str, start: int, end: int, tokenizer: XLMTokenizer, lang: str) -> Span:

@@ -11,13 +11,13 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from xlm._io.arguments import check_choice, check_count, check_flags, shown
+from xlm._io.arguments import check_choice, check_count, check_flags, lists_options, shown
 from xlm._io.progress import ProgressBar
 from xlm.corpus.read_ahead import checked_texts, length_of, read_ahead
 from xlm.errors import InputError
@@ -25,6 +25,9 @@ from xlm.model.lm import XLMModel, XLMWithLMHeadModel, eval_mode
 from xlm.scoring.scorer import check_language_name, check_pair, language_id
 from xlm.scoring.text import Text
 from xlm.tokenizer.tokenizer import XLMTokenizer
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 Array = np.ndarray[Any, np.dtype[np.floating[Any]]]
 
@@ -75,17 +78,51 @@ class WordVectors:
     attentions: Array | None = None
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VectorOptions:
+    """Options of ``word_vectors`` and ``word_vectors_stream``, as keyword arguments.
+
+    Attributes:
+        layers: The layers to return, from 0, the embeddings, to the number of the model's layers; negative numbers
+            count from the last layer, -1. ``None`` for all.
+        pool: How to make one vector from those of the tokens that begin in a word: ``"mean"``, or that of the
+            ``"first"`` or ``"last"`` token. Attention is always pooled as ``WordVectors`` describes.
+        attentions: Whether to return attention weights too.
+        batch_size: Number of consecutive texts that the model sees at once.
+
+    Raises:
+        InputError: An option has a value that is not allowed. Layers are checked once the model is known.
+    """
+
+    layers: Sequence[int] | None = None
+    pool: str = "mean"
+    attentions: bool = False
+    batch_size: int = 16
+
+    def __post_init__(self) -> None:
+        check_choice("pooling", POOLS, pool=self.pool)
+        check_flags(attentions=self.attentions)
+        check_count(batch_size=self.batch_size)
+
+
+class VectorKeywords(TypedDict, total=False):
+    """``VectorOptions`` as keyword arguments, for type checkers."""
+
+    layers: Sequence[int] | None
+    pool: str
+    attentions: bool
+    batch_size: int
+
+
+@lists_options(VectorOptions)
 def word_vectors(
     model: XLMWithLMHeadModel,
     tokenizer: XLMTokenizer,
     texts: Iterable[str],
     *,
     lang: str,
-    layers: Sequence[int] | None = None,
-    pool: str = "mean",
-    attentions: bool = False,
-    batch_size: int = 16,
     progress: bool | None = False,
+    **options: Unpack[VectorKeywords],
 ) -> list[WordVectors]:
     """Return the hidden states of the words of each text, one result per text, in order.
 
@@ -99,13 +136,8 @@ def word_vectors(
         tokenizer: Its tokenizer.
         texts: Raw texts.
         lang: Name of the language of all texts.
-        layers: The layers to return, from 0, the embeddings, to the number of the model's layers; negative numbers
-            count from the last layer, -1. ``None`` for all.
-        pool: How to make one vector from those of the tokens that begin in a word: ``"mean"``, or that of the
-            ``"first"`` or ``"last"`` token. Attention is always pooled as ``WordVectors`` describes.
-        attentions: Whether to return attention weights too.
-        batch_size: Number of consecutive texts that the model sees at once.
         progress: As for ``score``.
+        **options: Attributes of ``VectorOptions``, by name.
 
     Raises:
         InputError: ``texts`` is a single str; a text is not a str or is longer than the model's positions (the message
@@ -116,32 +148,18 @@ def word_vectors(
 
     Source for the pooling of attention: Clark et al. (2019), "What does BERT look at?", section 4.1.
     """
-    return list(
-        word_vectors_stream(
-            model,
-            tokenizer,
-            texts,
-            lang=lang,
-            layers=layers,
-            pool=pool,
-            attentions=attentions,
-            batch_size=batch_size,
-            progress=progress,
-        )
-    )
+    return list(word_vectors_stream(model, tokenizer, texts, lang=lang, progress=progress, **options))
 
 
+@lists_options(VectorOptions)
 def word_vectors_stream(
     model: XLMWithLMHeadModel,
     tokenizer: XLMTokenizer,
     texts: Iterable[str],
     *,
     lang: str,
-    layers: Sequence[int] | None = None,
-    pool: str = "mean",
-    attentions: bool = False,
-    batch_size: int = 16,
     progress: bool | None = False,
+    **options: Unpack[VectorKeywords],
 ) -> Iterator[WordVectors]:
     """Yield the results of ``word_vectors`` while texts are still being read, in order and in bounded memory.
 
@@ -150,24 +168,23 @@ def word_vectors_stream(
     """
     check_pair(model, tokenizer)
     check_language_name(lang)
-    check_choice("pooling", POOLS, pool=pool)
-    check_flags(attentions=attentions)
-    check_count(batch_size=batch_size)
+    chosen = VectorOptions(**options)
     bar = ProgressBar.of(texts, progress, unit="texts")
     texts = checked_texts(texts)
-    chosen = _checked_layers(layers, model.config.n_layers)
+    layers = _checked_layers(chosen.layers, model.config.n_layers)
     language = language_id(model, tokenizer, lang)
 
     def results() -> Iterator[WordVectors]:
         first = 0
         with bar:
-            for batch in bar.groups(read_ahead(texts, length_of, most=batch_size)):
+            for batch in bar.groups(read_ahead(texts, length_of, most=chosen.batch_size)):
                 encodings = [
                     _encode(model, tokenizer, text, lang=lang, where=f"texts[{first + number}]")
                     for number, text in enumerate(batch)
                 ]
-                own: dict[str, Any] = {"lang": lang, "language": language, "layers": chosen, "pool": pool}
-                yield from _batch_vectors(model, batch, encodings, **own, attentions=attentions)
+                yield from _batch_vectors(
+                    model, batch, encodings, lang=lang, language=language, layers=layers, options=chosen
+                )
                 first += len(batch)
 
     return results()
@@ -216,8 +233,7 @@ def _batch_vectors(
     lang: str,
     language: int | None,
     layers: tuple[int, ...],
-    pool: str,
-    attentions: bool,
+    options: VectorOptions,
 ) -> list[WordVectors]:
     lengths = [len(ids) for ids, _ in encodings]
     padded = [ids + [model.config.pad_token_id] * (max(lengths) - len(ids)) for ids, _ in encodings]
@@ -230,7 +246,7 @@ def _batch_vectors(
             langs=language,
             lengths=torch.tensor(lengths),
             output_hidden_states=True,
-            output_attentions=attentions,
+            output_attentions=options.attentions,
         )
         assert output.hidden_states is not None
         dtype = torch.promote_types(model.dtype, torch.float32)
@@ -238,7 +254,7 @@ def _batch_vectors(
             matches = list(re.finditer(r"\S+", text))
             is_in_WT = _membership(word_ids, len(matches)).to(model.device, dtype)
             hidden_LTD = torch.stack([output.hidden_states[layer][row, :T] for layer in layers]).to(dtype)
-            vectors_WLD = (_pooling(is_in_WT, pool) @ hidden_LTD).transpose(0, 1)
+            vectors_WLD = (_pooling(is_in_WT, options.pool) @ hidden_LTD).transpose(0, 1)
             by_word_ANWW = None
             if output.attentions is not None:
                 weights_NTT = [weights_BNTT[row, :, :T, :T] for weights_BNTT in output.attentions]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import KW_ONLY, asdict, dataclass, field, fields
+from dataclasses import KW_ONLY, asdict, dataclass, field, fields, replace
 from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any, SupportsIndex, cast, overload
@@ -443,6 +443,78 @@ class XLMTokenizer:
         ids = _checked_ids(token_ids, vocab_size=len(self.vocabulary))
         return [int(index in special) for index in ([ids] if isinstance(ids, int) else ids)]
 
+    def add_tokens(
+        self, new_tokens: str | AddedToken | Sequence[str | AddedToken], *, special_tokens: bool = False
+    ) -> int:
+        """Add tokens, at which texts are split, and return how many of them were not in the vocabulary.
+
+        ``model.resize_token_embeddings(len(tokenizer))`` gives them embeddings. As in transformers, a text that is
+        encoded with a language is not split at tokens. This changes the tokenizer in place, so do not call it while
+        other threads use the tokenizer.
+
+        Args:
+            new_tokens: The tokens: a str or an ``AddedToken``, or several of them.
+            special_tokens: Whether these are special tokens, which ``skip_special_tokens`` omits.
+
+        Raises:
+            InputError: These are not tokens.
+            VocabularyError: A token cannot be written as UTF-8.
+        """
+        check_flags(special_tokens=special_tokens)
+        given = [new_tokens] if isinstance(new_tokens, (str, AddedToken)) else list(new_tokens)
+        if not all(isinstance(token, (str, AddedToken)) for token in given):
+            raise InputError("not tokens", where="new_tokens", found=shown(new_tokens), expected="str or AddedToken")
+        tokens = {}
+        for token in given:
+            added = AddedToken(content=token, normalized=not special_tokens) if isinstance(token, str) else token
+            tokens[added.content] = replace(added, special=added.special or special_tokens)
+        tokens.pop("", None)  # transformers skips it too
+        new = [content for content in tokens if content not in self.vocabulary.ids]
+        counts = None if self.vocabulary.counts is None else (*self.vocabulary.counts, *[0] * len(new))
+        special = [content for content, token in tokens.items() if token.special]
+        self._become(
+            replace(
+                self,
+                vocabulary=Vocabulary(tokens=(*self.vocabulary.tokens, *new), counts=counts),
+                added_tokens=tuple(({token.content: token for token in self.added_tokens} | tokens).values()),
+                additional_special_tokens=(
+                    *self.additional_special_tokens,
+                    *(content for content in special if content not in self.all_special_tokens),
+                ),
+            )
+        )
+        return len(new)
+
+    def add_languages(self, names: Iterable[str]) -> dict[str, int]:
+        """Add languages, and return their ids, which follow those of the others; as ``add_languages`` of a model.
+
+        This changes the tokenizer in place, so do not call it while other threads use the tokenizer.
+
+        Raises:
+            LanguageError: The tokenizer has the language already, or does not know the names of its languages.
+            InputError: ``names`` are not names.
+        """
+        new = [names] if isinstance(names, str) else list(names)
+        ids = self.lang2id
+        if ids is None:
+            raise LanguageError(
+                "the languages of the tokenizer have no names",
+                where="lang2id",
+                found="None",
+                remedy="pass lang2id= to from_pretrained",
+            )
+        if again := [name for position, name in enumerate(new) if name in ids or name in new[:position]]:
+            raise LanguageError("the tokenizer has this language already", where="names", found=", ".join(again))
+        first = max(ids.values(), default=-1) + 1
+        added = {name: first + number for number, name in enumerate(new)}
+        self._become(replace(self, lang2id={**ids, **added}))
+        return added
+
+    def _become(self, other: XLMTokenizer) -> None:
+        """Take over all fields of another tokenizer, which has been checked."""
+        for each in fields(self):
+            object.__setattr__(self, each.name, getattr(other, each.name))
+
     def encode_batch(
         self, texts: Iterable[str], *, lang: str | None = None, workers: int = 1, add_special_tokens: bool = True
     ) -> list[list[int]]:
@@ -626,8 +698,22 @@ class XLMTokenizer:
             f"languages: {languages}, {self.bos_token} … {self.sep_token})"
         )
 
+    def spans(self, text: str, *, lang: str | None = None) -> list[Span]:
+        """Return the characters of each token of a text: the ``offsets`` of ``__call__``, without special tokens.
+
+        Args:
+            text: Any text.
+            lang: As for ``tokenize``.
+
+        Raises:
+            InputError: The text is not a str.
+            LanguageError: As for ``__call__`` with ``return_offsets``.
+            DependencyError: The word segmenter of the language is not installed.
+        """
+        return self._pipeline_for(text, lang).spans(text, lang)
+
     def _offsets(self, text: str, lang: str | None, add_special_tokens: bool) -> tuple[list[Span], list[int | None]]:
-        spans = self._pipeline_for(text, lang).spans(text, lang)
+        spans = self.spans(text, lang=lang)
         numbers: list[int | None] = [*word_numbers(text, spans)]
         return ([(0, 0), *spans, (0, 0)], [None, *numbers, None]) if add_special_tokens else (spans, numbers)
 
@@ -775,7 +861,8 @@ class XLMTokenizer:
                 "the special token is not in the vocabulary",
                 where=where,
                 found=shown(token),
-                expected="a token of the vocabulary; adding tokens to a model is not supported",
+                expected="a token of the vocabulary",
+                remedy="add the token first: add_tokens",
             )
         return index
 

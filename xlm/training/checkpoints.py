@@ -93,12 +93,11 @@ def save_checkpoint(
         make_directory(target.parent)
         with replacing_directory(target) as directory:
             model.save_pretrained(directory)
-            for name, tensors in ((_OPTIMISER, moments), (_ADAPTERS, adapters)):
-                if name == _OPTIMISER or tensors:
-                    try:
-                        write_safetensors(directory / name, tensors)
-                    except OSError as error:
-                        raise write_error(directory / name, error) from error
+            for name, tensors in {_OPTIMISER: moments, **({_ADAPTERS: adapters} if adapters else {})}.items():
+                try:
+                    write_safetensors(directory / name, tensors)
+                except OSError as error:
+                    raise write_error(directory / name, error) from error
             files = {path.name: file_sha256(path) for path in sorted(directory.iterdir())}
             contents = {"format": _FORMAT, "step": step, "ages": dict(ages), "files": files, "state": dict(state)}
             write_text(directory / _STATE, json.dumps({**contents, "sha256": _checksum(contents)}, indent=1) + "\n")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, TypeAlias, get_type_hints
 
 from xlm.errors import ConfigError, Problem, warn_caller
 
@@ -155,6 +155,10 @@ class NoiseSettings:
     word_blank: float = 0.1
 
 
+CoefficientText: TypeAlias = str
+"""A coefficient as text; a configuration may also give a number."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CoefficientSettings:
     """Coefficients of losses in a mixture: each a number, or ``ITERATION:NUMBER`` pairs such as ``0:1,100000:0.1``.
@@ -166,10 +170,10 @@ class CoefficientSettings:
         mt: Coefficient of the loss of supervised translation.
     """
 
-    clm: str = "1"
-    ae: str = "1"
-    bt: str = "1"
-    mt: str = "1"
+    clm: CoefficientText = "1"
+    ae: CoefficientText = "1"
+    bt: CoefficientText = "1"
+    mt: CoefficientText = "1"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -419,7 +423,7 @@ def changed_keys(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[dict
             older one did not have counts as set to its default.
         now: Nested keys and values, from ``TrainConfig.to_dict``.
     """
-    first, second = {**_flat(default_tables()), **_flat(before)}, _flat(now)
+    first, second = {**flat(default_tables()), **flat(before)}, flat(now)
     return [
         {"key": key, "before": first.get(key), "now": second.get(key)}
         for key in dict.fromkeys([*second, *first])
@@ -427,12 +431,12 @@ def changed_keys(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[dict
     ]
 
 
-def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
+def flat(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return nested keys and values with dotted keys."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):
-            flat |= {f"{name}.{key}": inner for key, inner in _flat(value).items()}
+            flat |= {f"{name}.{key}": inner for key, inner in flat(value).items()}
         else:
             flat[name] = value
     return flat
@@ -471,6 +475,11 @@ _TYPES: dict[str, tuple[Callable[[Any], bool], Callable[[Any], Any], str]] = {
     "bool": (lambda value: isinstance(value, bool), bool, "true or false"),
     "int": (lambda value: isinstance(value, int) and not isinstance(value, bool), int, "a whole number"),
     "float": (lambda value: isinstance(value, int | float) and not isinstance(value, bool), float, "a number"),
+    "CoefficientText": (
+        lambda value: isinstance(value, str | int | float) and not isinstance(value, bool),
+        str,
+        "a number, or text such as '0:1,1000:0.1'",
+    ),
     "tuple[str, ...]": (
         lambda value: isinstance(value, list | tuple) and all(isinstance(item, str) for item in value),
         tuple,

@@ -27,7 +27,7 @@ from xlm.training.checkpoints import (
     read_adapters,
     save_checkpoint,
 )
-from xlm.training.config import TrainConfig, changed_keys, default_tables, with_new_names
+from xlm.training.config import TrainConfig, changed_keys, default_tables, flat, with_new_names
 from xlm.training.log import Event, LogFile, Observer, TensorBoard, WeightsAndBiases, flat_metrics
 from xlm.training.lora import adapter_weights, add_adapters, load_adapters, without_adapters
 from xlm.training.objectives import Batch, Objective
@@ -156,28 +156,8 @@ class Trainer:
         self.output = Path(config.output)
         self._check_metrics()
         checkpoint = newest_checkpoint(self.output) if resume else None
-        self._notes: list[tuple[str, dict[str, Any]]] = []  # kinds and values of events that follow the first one
-        if checkpoint is None:
-            self.progress = Progress()
-            self.model = build_model(config, tokenizer, objective.languages)
-            if config.model.start_parts:
-                self._notes.append(("parts", copy_parts(self.model, config, tokenizer)))
-        else:
-            path, contents = checkpoint
-            state = contents["state"]
-            _check_identity(state["run"], self._identity())
-            if "config" in state:  # earlier releases did not save it
-                changes = changed_keys(state["config"], config.to_dict())
-                self._notes += [("changed", change) for change in changes]
-            self.progress = Progress.from_json(state["progress"])
-            self.model = reload_model(config, path)
-        objective.check(self.model)
-        if config.model.freeze:
-            freeze_parameters(self.model, config.model.freeze)
-        if config.lora.rank:
-            add_adapters(self.model, config.lora)
-            if checkpoint is not None:
-                load_adapters(self.model, read_adapters(path))
+        self._notes: list[tuple[str, dict[str, Any]]] = []  # kinds and values of the events that follow the first one
+        self.progress, self.model = self._start() if checkpoint is None else self._continue(*checkpoint)
         self.caller = ModelCaller(self.model).train()
         # Causal language modelling trains only the decoder of a translation model.
         module = wrap_model(
@@ -191,19 +171,48 @@ class Trainer:
         )
         self.take_step = TrainingStep(module, objective.loss, self.optimiser, config, processes=processes)
         if checkpoint is not None:
+            path, contents = checkpoint
             load_optimiser(path, contents, self.model, self.optimiser)
-            if self.take_step.scaler.is_enabled() and (scaler := state["scaler"]):
+            if self.take_step.scaler.is_enabled() and (scaler := contents["state"]["scaler"]):
                 self.take_step.scaler.load_state_dict(scaler)
         processes.wait()  # all processes have read the files that the first one is about to change
         self.observers: list[Observer] = []
         if processes.is_first:
             make_directory(self.output)
-            clean_up(self.output, None if checkpoint is None else path)
+            clean_up(self.output, None if checkpoint is None else checkpoint[0])
             self.observers = [LogFile(self.output, step=self.progress.step), *observers]
             if config.run.tensorboard:
                 self.observers.append(TensorBoard(self.output))
             if config.run.wandb:
                 self.observers.append(WeightsAndBiases(self.output, config.run.wandb))
+
+    def _start(self) -> tuple[Progress, TrainableModel]:
+        """Return the progress and the model of a run that begins."""
+        model = build_model(self.config, self.tokenizer, self.objective.languages)
+        if self.config.model.start_parts:
+            self._notes.append(("parts", copy_parts(model, self.config, self.tokenizer)))
+        self._choose_parameters(model)
+        return Progress(), model
+
+    def _continue(self, path: Path, contents: Mapping[str, Any]) -> tuple[Progress, TrainableModel]:
+        """Return the progress and the model of a checkpoint, whose run must have the same settings and data."""
+        state = contents["state"]
+        _check_identity(state["run"], self._identity())
+        if "config" in state:  # earlier releases did not save it
+            self._notes += [("changed", change) for change in changed_keys(state["config"], self.config.to_dict())]
+        model = reload_model(self.config, path)
+        self._choose_parameters(model)
+        if self.config.lora.rank:
+            load_adapters(model, read_adapters(path))
+        return Progress.from_json(state["progress"]), model
+
+    def _choose_parameters(self, model: TrainableModel) -> None:
+        """Check a model, and freeze the parameters that are not trained; with LoRA, add those that are."""
+        self.objective.check(model)
+        if self.config.model.freeze:
+            freeze_parameters(model, self.config.model.freeze)
+        if self.config.lora.rank:
+            add_adapters(model, self.config.lora)
 
     def _identity(self) -> dict[str, Any]:
         """Return the settings and data that a resumed run must share with the run that it continues."""
@@ -426,12 +435,13 @@ def _check_identity(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     defaults = default_tables()
     for name in ("model", "lora", "batch", "coefficients"):
         before[name] = {key: defaults[name].get(key) for key in now.get(name, ())} | before.get(name, {})
-    differing = [name for name in now if name in before and before[name] != now[name]]
+    first, second = (flat({name: values[name] for name in now if name in before}) for values in (before, now))
+    differing = [key for key in dict.fromkeys([*second, *first]) if first.get(key) != second.get(key)]
     if differing:
         raise ConfigError(
             "the run to resume began with different settings",
             where="; ".join(differing),
-            found="; ".join(f"{name} = {now[name]!r}" for name in differing),
-            expected="; ".join(f"{name} = {before[name]!r}" for name in differing),
+            found="; ".join(f"{key} = {second.get(key)!r}" for key in differing),
+            expected="; ".join(f"{key} = {first.get(key)!r}" for key in differing),
             remedy="use the settings it began with; only optimiser and run may change",
         )

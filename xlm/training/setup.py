@@ -186,13 +186,19 @@ def _load_start_model(config: TrainConfig, tokenizer: XLMTokenizer) -> Trainable
     if not model.config.lang2id and len(tokenizer.lang2id or {}) == model.config.n_langs:
         changes["lang2id"] = tokenizer.lang2id  # the model's file does not name its languages
     for start in starts:
-        tokens = _vocabulary(find_model(start))
-        if model.config.vocab_size != tokenizer.vocab_size or (tokens and tokens != tokenizer.vocabulary.tokens):
+        tokens, expected = _vocabulary(find_model(start)), tokenizer.vocabulary.tokens
+        difference = None
+        if model.config.vocab_size != tokenizer.vocab_size:
+            difference = f"{model.config.vocab_size} tokens", f"the {tokenizer.vocab_size} of {config.data}"
+        elif tokens and tokens != expected:
+            index = next(index for index, token in enumerate(expected) if token != tokens[index])
+            difference = f"id {index} is {tokens[index]!r}", f"{expected[index]!r}, as in {config.data}"
+        if difference:
             raise VocabularyError(
                 "the vocabulary of the model differs from that of the data",
                 where=start,
-                found=f"{model.config.vocab_size} tokens",
-                expected=f"the {tokenizer.vocab_size} of {config.data}",
+                found=difference[0],
+                expected=difference[1],
                 remedy=f"prepare the text with the model's own tokenizer: xlm prepare … --model {start}",
             )
     return _copy(model, model.config.replace(**changes))

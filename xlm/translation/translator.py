@@ -191,8 +191,6 @@ class Translator:
                 raise LanguageError("not a language", where=name, found=shown(lang), expected="a str")
         if source == target:
             raise InputError("source and target are the same language", where="source, target", found=source)
-        for lang in (source, target):
-            tokenizer.encode("", lang=lang)
         # The options are checked for the model before the first text is read.
         DecodingOptions.checked(
             model.config,
@@ -203,14 +201,23 @@ class Translator:
         self._model, self._tokenizer, self._options = model, tokenizer, options
         self._source, self._target = source, target
         self._on_batch = on_batch
-        self._langs: dict[str, Any] = {"langs": self._language(source), "decoder_langs": self._language(target)}
+        self._langs: dict[str, Any] = {
+            "langs": self._language(source, where="source"),
+            "decoder_langs": self._language(target, where="target"),
+        }
 
-    def _language(self, lang: str) -> str | int | None:
+    def _language(self, lang: str, *, where: str) -> int | None:
+        """Return the id of a language in the model; ``None`` for a model without language embeddings."""
         config = self._model.config
-        if not config.has_language_embeddings:
-            return None
-        # The model's file may lack the names of languages that the tokenizer's file has.
-        return config.language_id(lang if config.lang2id else (self._tokenizer.lang2id or {}).get(lang, lang))
+        try:
+            self._tokenizer.encode("", lang=lang)
+            if not config.has_language_embeddings:
+                return None
+            # The model's file may lack the names of languages that the tokenizer's file has.
+            return config.language_id(lang if config.lang2id else (self._tokenizer.lang2id or {}).get(lang, lang))
+        except LanguageError as error:
+            error.where = where
+            raise
 
     def translate_window(self, texts: Sequence[str]) -> list[TranslatedText]:
         """Return the translations of some texts, in order; texts of similar length share a batch."""

@@ -4,8 +4,8 @@ export class Refusal extends Error {}
 
 function sentence({ what, where, found, expected, remedy }) {
   const details = [where && `in ${where}`, found && `found ${found}`, expected && `expected ${expected}`];
-  const told = details.filter(Boolean).join(", ");
-  return `${what}${told ? ` (${told})` : ""}.${remedy ? ` What helps: ${remedy}.` : ""}`;
+  const given = details.filter(Boolean).join(", ");
+  return `${what}${given ? ` (${given})` : ""}.${remedy ? ` What helps: ${remedy}.` : ""}`;
 }
 
 async function ask(path, options) {

@@ -64,15 +64,15 @@ export class Continuing {
     this.tell("");
     let tokens = 0;
     let hasAdded = false;
-    let told = "the program ended it";
+    let ending = "the program ended it";
     try {
       for await (const step of continuation(this.request(text), own.signal)) {
         $("continuation").append(step.text);
         hasAdded ||= step.text !== "";
-        if (step.stop) told = this.ended(step, hasAdded);
+        if (step.stop) ending = this.ended(step, hasAdded);
         else $("counter").textContent = `${count(++tokens, "token")} …`;
       }
-      this.tell(told);
+      this.tell(ending);
     } catch (error) {
       if (error.name === "AbortError") {
         if (this.running === own) this.tell(`stopped after ${count(tokens, "token")}`);

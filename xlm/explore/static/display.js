@@ -33,7 +33,7 @@ const endsWord = (token) => token.endsWith("</w>");
 // their names.
 export function piece(token, insideWord) {
   if (token === "</s>") return "end of sentence";
-  if (/^<[^<>]+>$/.test(token)) return token;
+  if (isSpecial(token)) return token;
   const form = endsWord(token) ? token.slice(0, -"</w>".length) : `${token}…`;
   return insideWord ? `…${form}` : form;
 }
@@ -50,13 +50,13 @@ export function markInsides(tokens) {
 }
 
 export function element(name, properties = {}, ...children) {
-  const made = document.createElement(name);
+  const node = document.createElement(name);
   for (const [key, value] of Object.entries(properties)) {
-    if (key in made) made[key] = value;
-    else made.setAttribute(key, value);
+    if (key in node) node[key] = value;
+    else node.setAttribute(key, value);
   }
-  made.append(...children);
-  return made;
+  node.append(...children);
+  return node;
 }
 
 export const options = (values, chosen) =>

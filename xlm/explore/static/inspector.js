@@ -89,10 +89,10 @@ function row(name, logprob, token) {
   const form = element("span", { className: "form", textContent: piece(name, token.inside), dir: "auto" });
   form.classList.toggle("special", isSpecial(name));
   const amount = element("span", { className: "amount", textContent: percent(logprob) });
-  const made = element("li", {}, form, element("div", { className: "track" }, share), amount);
+  const item = element("li", {}, form, element("div", { className: "track" }, share), amount);
   if (name === token.token) {
-    made.className = "own";
-    made.setAttribute("aria-current", "true");
+    item.className = "own";
+    item.setAttribute("aria-current", "true");
   }
-  return made;
+  return item;
 }

@@ -82,9 +82,9 @@ class Page {
     history.replaceState(null, "", `#${stateOf($("text").value, this.readings)}`);
     try {
       await navigator.clipboard.writeText(location.href);
-      this.told("The link is copied, and stands in the address bar. It holds the text and all settings.");
+      this.showStatus("The link is copied, and stands in the address bar. It holds the text and all settings.");
     } catch {
-      this.told("The link stands in the address bar. It holds the text and all settings.");
+      this.showStatus("The link stands in the address bar. It holds the text and all settings.");
     }
   }
 
@@ -97,7 +97,7 @@ class Page {
     if (isOn) {
       this.readings.pop().box.remove();
       this.inspector.forgetHeight();
-      this.drawn();
+      this.showInspected();
       return;
     }
     const { lang, preset } = this.readings[0];
@@ -136,12 +136,12 @@ class Page {
     const length = text.length > most / 2 ? [...text].length : text.length;
     $("characters").textContent = length > most / 2 ? `${length.toLocaleString("en")} of ${most.toLocaleString("en")} characters` : "";
     if (!text.trim()) {
-      this.told("Type a text to see how surprising each word is.");
+      this.showStatus("Type a text to see how surprising each word is.");
       return null;
     }
     if (length > most) {
       const [has, may] = [length, most].map((number) => number.toLocaleString("en"));
-      this.told(`The text is too long for this page: ${has} characters, and the limit is ${may}. xlm score reads texts of any length.`, true);
+      this.showStatus(`The text is too long for this page: ${has} characters, and the limit is ${may}. xlm score reads texts of any length.`, true);
       return null;
     }
     return text;
@@ -162,14 +162,14 @@ class Page {
     this.refresh();
   }
 
-  told(message, isWrong = false) {
+  showStatus(message, isWrong = false) {
     $("status").textContent = message;
     $("status").classList.toggle("wrong", isWrong);
   }
 
   look(index) {
     this.looked = index;
-    this.drawn();
+    this.showInspected();
   }
 
   // The inspected word stays when the pointer leaves it, because the pointer crosses other elements to the inspector.
@@ -189,7 +189,7 @@ class Page {
     this.look(null);
   }
 
-  drawn() {
+  showInspected() {
     for (const reading of this.readings) reading.mark(this.looked, this.pinned);
     this.inspector.show(
       this.readings.map((reading) => ({ title: reading.title, word: reading.wordAt(this.looked) })),

@@ -4,7 +4,7 @@ import { exported, score } from "./api.js";
 import { count, element, inUnit, level, markInsides, options, shown, surprisal } from "./display.js";
 
 export class Reading {
-  // page: { text(), given(), unit(), look(index), pointAt(index), pin(index), changed(reading), drawn(), told(message, isWrong) }
+  // page: { text(), given(), unit(), look(index), pointAt(index), pin(index), changed(reading), showInspected(), showStatus(message, isWrong) }
   constructor(model, page, { lang, preset }) {
     this.page = page;
     this.box = document.getElementById("reading").content.firstElementChild.cloneNode(true);
@@ -60,10 +60,10 @@ export class Reading {
       this.items = sentences.flatMap(({ words, end }) => [...words, { text: "end of sentence", tokens: [end] }]);
       this.draw();
       const parts = [count(this.items.length - sentences.length, "word"), count(found.tokens, "token")];
-      this.page.told(parts.join(" in ") + (sentences.length > 1 ? ` and ${sentences.length} sentences` : ""));
+      this.page.showStatus(parts.join(" in ") + (sentences.length > 1 ? ` and ${sentences.length} sentences` : ""));
     } catch (error) {
       this.clear();
-      this.page.told(error.message, true);
+      this.page.showStatus(error.message, true);
     }
   }
 
@@ -73,7 +73,7 @@ export class Reading {
     this.buttons = [];
     this.words.replaceChildren();
     this.summary.textContent = "";
-    this.page.drawn();
+    this.page.showInspected();
   }
 
   // Saves the table or the picture of the text, as the server makes it, in the unit of the page.
@@ -87,7 +87,7 @@ export class Reading {
       element("a", { href: address, download: file }).click();
       URL.revokeObjectURL(address);
     } catch (error) {
-      this.page.told(error.message, true);
+      this.page.showStatus(error.message, true);
     }
   }
 
@@ -133,7 +133,7 @@ export class Reading {
     this.current = Math.min(this.current, this.buttons.length - 1);
     this.buttons[this.current].tabIndex = 0;
     this.summarise();
-    this.page.drawn();
+    this.page.showInspected();
   }
 
   summarise() {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from xlm.tokenizer.fast.bpe import FastBPE
 from xlm.tokenizer.fast.segmenter import Cache, CacheBudget, Segmenter
 from xlm.tokenizer.moses.tokenise import moses
 from xlm.tokenizer.pipeline import DEFAULT_LANGUAGE, Pipeline
+from xlm.tokenizer.vocabulary import END_OF_WORD
 from xlm.tokenizer.word_segmenters import LANGUAGES, WordSegmenter
 
 if TYPE_CHECKING:
@@ -26,6 +28,11 @@ _MAX_SEGMENTERS = 256
 This is enough for the pieces and ids of a hundred languages. A segmenter takes 300 KB for its rules and tables, so all
 segmenters take at most 80 MB. ``segmenter.MAX_CACHED`` bounds the cached results of all segmenters together.
 """
+
+_WORD = "A-Za-z0-9À-ÖØ-öø-ÿ"
+_SIMPLE = re.compile(rf"""(?: *["(']?[{_WORD}]+(?:[-'.,:/][{_WORD}]+)*[,;:?!.]?[")]?(?= |$))* *""").fullmatch
+"""Matches texts in which no rule rewrites characters that a blank or another sign separates: if the pieces hold the
+characters of the text in order, each piece comes from its own characters alone."""
 
 _FEW = 1 << 12  # for texts with at most this many characters in total, processing one text at a time is faster
 
@@ -85,7 +92,27 @@ class FastPipeline:
             LanguageError: The preset cannot divide text of this language into words.
             DependencyError: The word segmenter of the language is not installed, or returns a word not in the text.
         """
+        if lang is not None and lang not in LANGUAGES and _SIMPLE(text):
+            spans = self._spans_in_order(text, lang)
+            if spans is not None:
+                return spans
         return [token.span for token in self._with_cached_words(text, lang)]
+
+    def _spans_in_order(self, text: str, lang: str) -> list[Span] | None:
+        """Return the span of each piece of a simple text, or ``None`` if the pieces are not its characters."""
+        shown = text.lower() if self.plain.casefolds and text.isascii() else text
+        spans: list[Span] = []
+        end = 0
+        for piece in self.pieces(text, lang):
+            start = end
+            while shown.startswith(" ", start):
+                start += 1
+            own = piece.removesuffix(END_OF_WORD)
+            if not own or not shown.startswith(own, start):
+                return None
+            end = start + len(own)
+            spans.append((start, end))
+        return None if text[end:].strip(" ") else spans
 
     def pieces_of_each(self, texts: Sequence[str], lang: str | None) -> list[list[str]]:
         """Return the pieces of each text, as ``pieces`` does for one text."""
