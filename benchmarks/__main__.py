@@ -11,11 +11,14 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from benchmarks.report import Report
+
+if TYPE_CHECKING:
+    from benchmarks.ctranslate2_peer import Work
 from xlm._io.atomic import check_target
 from xlm.errors import DependencyError, XLMError
 
@@ -29,6 +32,11 @@ Benchmark = Callable[[Path], Report]
 
 against_option = click.option(
     "--against", type=click.Choice(["transformers"]), help="Measure this library too, in turn with xlm."
+)
+peer_option = click.option(
+    "--against",
+    type=click.Choice(["transformers", "ctranslate2"]),
+    help="Measure this library too, in turn with xlm; ctranslate2 on the CPU, in float32 and int8.",
 )
 size_option = click.option(
     "--size",
@@ -110,6 +118,14 @@ def _reference(name: str) -> Path:
     if not path.exists():
         raise click.UsageError(f"{path} is missing: give --model and --text, or set XLM_REFERENCE")
     return path
+
+
+def _beside_ctranslate2(work: Work, *, device: str, **options: Any) -> Benchmark:
+    from benchmarks.ctranslate2_peer import bench_beside_ctranslate2
+
+    if device != "cpu":
+        raise click.UsageError("--against ctranslate2 measures the CPU only")
+    return lambda folder: bench_beside_ctranslate2(folder, work=work, **options)
 
 
 def _tokenizer_model(model: str | None) -> str:
@@ -205,12 +221,14 @@ def tokenizer(
 
 
 @main.command(short_help="A forward with all logits.")
-@against_option
+@peer_option
 @size_option
 @device_option
 @_benchmark(5)
 def forward(against: str | None, size: str, device: str, rounds: int) -> Benchmark:
     """Run 8 x 128 tokens to all logits, beside the machine's highest speed of multiplying matrices."""
+    if against == "ctranslate2":
+        return _beside_ctranslate2("forward", size=size, rounds=rounds, device=device)
     from benchmarks.forward import bench_forward
     from benchmarks.hardware import device_setup
 
@@ -219,7 +237,7 @@ def forward(against: str | None, size: str, device: str, rounds: int) -> Benchma
 
 
 @main.command(short_help="Log-probabilities of lines of text, which must be the same.")
-@against_option
+@peer_option
 @size_option
 @device_option
 @model_option
@@ -238,6 +256,10 @@ def score(
     rounds: int,
 ) -> Benchmark:
     """Score lines of text, each time in a fresh process; the other library scores padded batches of 16, in order."""
+    if against == "ctranslate2":
+        if model or codes or texts:
+            raise click.UsageError("--against ctranslate2 scores random sentences: leave out --model, --codes, --text")
+        return _beside_ctranslate2("score", size=size, rounds=rounds, device=device, lines=lines)
     from benchmarks.hardware import device_setup
     from benchmarks.scoring import bench_score
     from benchmarks.tokenizers import tokenizer_directory
@@ -268,15 +290,19 @@ def tables(model: str, lang: str, words: int, rounds: int) -> Benchmark:
     return lambda folder: bench_tables(folder, model=model, lang=lang, words=words, rounds=rounds)
 
 
-@main.command(short_help="Continuations of one prompt or of 32, which must be the same.")
-@against_option
+@main.command(short_help="Continuations of one prompt or of many, which must be the same.")
+@peer_option
 @size_option
 @device_option
-@click.option("--rows", type=click.Choice(["1", "32"]), default="1", show_default=True, help="Prompts in a batch.")
+@click.option("--rows", type=click.Choice(["1", "8", "32"]), default="1", show_default=True, help="Prompts in a batch.")
 @click.option("--new-tokens", type=click.IntRange(1), default=64, show_default=True, help="New tokens a prompt.")
 @_benchmark(3)
 def generate(against: str | None, size: str, device: str, rows: str, new_tokens: int, rounds: int) -> Benchmark:
     """Continue random prompts greedily, beside the speed of reading the weights from memory."""
+    if against == "ctranslate2":
+        return _beside_ctranslate2(
+            "generate", size=size, rounds=rounds, device=device, rows=int(rows), new_tokens=new_tokens
+        )
     from benchmarks.generation import bench_generate
     from benchmarks.hardware import device_setup
 

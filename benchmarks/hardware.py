@@ -12,6 +12,7 @@ import torch
 from xlm.inference.loading import check_device
 from xlm.inference.packed_linear import multiplies_bfloat16
 from xlm.model.inputs import check_device_exists
+from xlm.model.linear import linear
 
 _MATRIX_SIZE, _ARRAY_SIZE = 2048, 1 << 26
 _GPU_MATRIX_SIZE, _GPU_ARRAY_SIZE = 8192, 1 << 28
@@ -65,14 +66,17 @@ def has_matrix_units(dtype: torch.dtype, device: torch.device = CPU.device) -> b
 
 
 def matrix_peak(dtype: torch.dtype, device: torch.device = CPU.device) -> float:
-    """Return the highest speed, in GFLOP/s, of a few products of square matrices of a type."""
+    """Return the highest speed, in GFLOP/s, of a few products of square matrices of a type, by the fastest library."""
     size = _MATRIX_SIZE if device.type == "cpu" else _GPU_MATRIX_SIZE
     # Without hardware for a type, products take a hundred times as long, so they have fewer rows. With it, only many
     # rows reach the peak.
     rows = size if has_matrix_units(dtype, device) else size // 8
     # Random numbers, because a GPU that multiplies ones draws less power and runs faster than on real data.
     left, right = (torch.randn(height, size, dtype=dtype, device=device) for height in (rows, size))
-    return 2 * rows * size * size / fastest(lambda: left @ right, device) / 1e9
+    seconds = fastest(lambda: left @ right, device)
+    if device.type == "cpu":
+        seconds = min(seconds, fastest(lambda: linear(left, right)))
+    return 2 * rows * size * size / seconds / 1e9
 
 
 def memory_bandwidth(device: torch.device = CPU.device) -> float:

@@ -253,12 +253,9 @@ def write_ctranslate2(model: XLMEncoderDecoderModel, directory: Path) -> None:
         activation=Activation.GELU if config.gelu_activation else Activation.RELU,
         layernorm_embedding=True,
     )
-    _copy_half(spec.encoder, spec.encoder.embeddings[0], model.encoder, _SOURCE_LANGUAGE)
-    _copy_half(spec.decoder, spec.decoder.embeddings, model.decoder, _TARGET_LANGUAGE)
-    head = model.decoder.head
-    assert isinstance(head, LinearHead)
-    spec.decoder.projection.weight = head.projection.detach().numpy()
-    spec.decoder.projection.bias = head.bias.detach().numpy()
+    copy_half(spec.encoder, spec.encoder.embeddings[0], model.encoder, _SOURCE_LANGUAGE)
+    copy_half(spec.decoder, spec.decoder.embeddings, model.decoder, _TARGET_LANGUAGE)
+    copy_head(spec.decoder, model.decoder)
     end = config.eos_token_id
     words = [str(index) for index in range(config.vocab_size)]
     spec.register_source_vocabulary(words)
@@ -270,7 +267,16 @@ def write_ctranslate2(model: XLMEncoderDecoderModel, directory: Path) -> None:
     spec.save(str(directory))
 
 
-def _copy_half(spec: Any, embeddings_spec: Any, half: XLMWithLMHeadModel, language: int) -> None:
+def copy_head(spec: Any, half: XLMWithLMHeadModel) -> None:
+    """Copy a linear head to the specification of a decoder."""
+    head = half.head
+    assert isinstance(head, LinearHead)
+    spec.projection.weight = head.projection.detach().numpy()
+    spec.projection.bias = head.bias.detach().numpy()
+
+
+def copy_half(spec: Any, embeddings_spec: Any, half: XLMWithLMHeadModel, language: int) -> None:
+    """Copy embeddings and layers to the specification of an encoder or a decoder, for one language."""
     transformer = half.transformer
     embeddings = transformer.embeddings
     spec.scale_embeddings = 1.0
