@@ -10,7 +10,6 @@ import transformers
 from safetensors.torch import load_file
 
 from tests.integrations.plain_loop import (
-from tests.model.small_models import requested
     BOUND,
     LR,
     MAX_NORM,
@@ -21,6 +20,7 @@ from tests.model.small_models import requested
     train,
     weights_differ,
 )
+from tests.model.small_models import requested
 
 pytest.importorskip("accelerate")
 # The library and what it imports warn of their own affairs.
