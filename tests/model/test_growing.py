@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.model.small_models import requested
 from tests.tokenizer.small import MERGES, VOCABULARY
 from xlm import XLMConfig, XLMEncoderDecoderModel, XLMModel, XLMTokenizer, XLMWithLMHeadModel
 from xlm.checkpoint.convert import convert
