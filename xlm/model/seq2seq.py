@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, overload
 import torch
 from torch import Tensor, nn
 
-from xlm._io.arguments import check_choice
+from xlm._io.arguments import check_choice, language_names
 from xlm.errors import InputError, LanguageError
 from xlm.model.attention import Source
 from xlm.model.config import AttnImplementation, XLMConfig, check_config
@@ -243,7 +243,7 @@ class XLMEncoderDecoderModel(nn.Module):
 
     def add_languages(self, names: Iterable[str], *, like: str | None = None) -> dict[str, int]:
         """Add languages to both halves, and return their ids; see ``XLMModel.add_languages``."""
-        new = [names] if isinstance(names, str) else list(names)
+        new = language_names(names)
         self.encoder.add_languages(new, like=like)
         return self.decoder.add_languages(new, like=like)
 
