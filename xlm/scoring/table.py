@@ -154,7 +154,9 @@ class ScoreTable:
         """
         if self.bits:
             cells.update(self._bits(cells))
-        cells["file"], cells["line"], cells["status"] = row.file, row.number, status_of(row, result)
+        if self.files:
+            cells["file"] = row.file
+        cells["line"], cells["status"] = row.number, status_of(row, result)
         return cells
 
     def kept_cells(self, row: Row) -> dict[str, Any]:
@@ -306,8 +308,10 @@ def laid_out_lines(scorer: Scorer, window: Sequence[Row], table: ScoreTable, lay
     lines: list[str] = []
     problems = tokens = unknown = 0
     for row, cells, result, first in layout.scores(scorer, list(layout.groups(window)), partial(cells_of_unit, table)):
-        cells.update(table.kept_cells(row) if table.kept is not None else {} if cells else {"text": row.text})
-        lines.append(table.line(table.further(row, cells, result)))
+        of_input = table.kept_cells(row) if table.kept is not None else {} if cells else {"text": row.text}
+        cells = table.further(row, cells, result)
+        cells.update(of_input)  # last, as the input may have columns of names that this table does not use, such as file
+        lines.append(table.line(cells))
         if isinstance(result, SentenceScore):
             if first:
                 tokens += len(result.tokens)
