@@ -58,11 +58,11 @@ def tsv_line(cells: Iterable[Cell]) -> str:
     """
     texts = [
         cell
-        if (kind := type(cell)) is str
+        if type(cell) is str
         else f"{cell:.6f}"
-        if kind is float
+        if type(cell) is float
         else str(cell)
-        if kind is int
+        if type(cell) is int
         else _shown(cell)
         for cell in cells
     ]

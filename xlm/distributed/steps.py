@@ -214,8 +214,14 @@ class Scorer(_Step):
             raise InputError(
                 "the table has no column for the most likely tokens", where="top", found=chosen.top, expected="0"
             )
-        places = {"ranks": chosen.ranks, "entropies": chosen.entropies}
-        self._table = ScoreTable(unit=by, format="parquet", log_unit=unit, bits=bits, **places)
+        self._table = ScoreTable(
+            unit=by,
+            format="parquet",
+            log_unit=unit,
+            bits=bits,
+            ranks=chosen.ranks,
+            entropies=chosen.entropies,
+        )
         super().__init__(column, [field for field in self._table.arrow_fields() if field[0] not in ("line", "text")])
         source = WorkerModel(
             model=model, lang=lang, preset=preset, codes=codes, dtype=dtype, device=device, threads=threads
