@@ -154,7 +154,7 @@ def test_a_dataset_of_another_form_is_refused(opened: dict[str, Any], batch: Any
 
 
 def test_wrong_options_are_said_at_once(opened: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match="Only tokens"):
+    with pytest.raises(InputError, match="A sentence has no ranks"):
         Scorer(**opened, ranks=True)
     with pytest.raises(InputError, match="No such unit"):
         Scorer(**opened, by="letter")

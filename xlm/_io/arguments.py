@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -79,6 +79,18 @@ def lists_options(options: type[Any]) -> Callable[[_Function], _Function]:
         return function
 
     return decorate
+
+
+def as_names(names: object) -> list[str]:
+    """Return the argument ``names``, one name or a sequence of them, as a list of names of languages.
+
+    Raises:
+        InputError: These are not names.
+    """
+    listed = [names] if isinstance(names, str) else list(names) if isinstance(names, Sequence) else []
+    if not listed or not all(isinstance(name, str) and name and name.isprintable() for name in listed):
+        raise InputError("not names of languages", where="names", found=shown(names), expected="a list of names")
+    return listed
 
 
 def as_path(name: str, value: object) -> Path:
