@@ -81,18 +81,6 @@ def lists_options(options: type[Any]) -> Callable[[_Function], _Function]:
     return decorate
 
 
-def as_names(names: object) -> list[str]:
-    """Return the argument ``names``, one name or a sequence of them, as a list of names of languages.
-
-    Raises:
-        InputError: These are not names.
-    """
-    listed = [names] if isinstance(names, str) else list(names) if isinstance(names, Sequence) else []
-    if not listed or not all(isinstance(name, str) and name and name.isprintable() for name in listed):
-        raise InputError("not names of languages", where="names", found=shown(names), expected="a list of names")
-    return listed
-
-
 def as_path(name: str, value: object) -> Path:
     """Return an argument as a path.
 
@@ -113,6 +101,18 @@ def as_path(name: str, value: object) -> Path:
             expected="a str or path",
             remedy="to use a model or tokenizer that is in memory, save it first, and pass the directory",
         ) from error
+
+
+def language_names(names: object) -> list[str]:
+    """Return names of languages, given as a sequence or as a single name, as a list.
+
+    Raises:
+        InputError: These are not names.
+    """
+    new = [names] if isinstance(names, str) else list(names) if isinstance(names, Sequence) else []
+    if not new or not all(isinstance(name, str) and name and name.isprintable() for name in new):
+        raise InputError("not names of languages", where="names", found=shown(names), expected="a list of names")
+    return new
 
 
 def shown(value: object) -> str:

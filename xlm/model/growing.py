@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from xlm._io.arguments import as_names, check_count, check_flags
+from xlm._io.arguments import check_count, check_flags, language_names
 from xlm.errors import ConfigError, LanguageError
 from xlm.model.head import LinearHead
 from xlm.model.initialisation import LearnedEmbedding, sinusoidal_positions
@@ -85,7 +85,7 @@ def resize_positions(model: XLMModel, positions: int) -> None:
 def add_languages(model: XLMModel, names: str | Sequence[str], *, like: str | None) -> dict[str, int]:
     """Add languages; see ``XLMModel.add_languages``."""
     config = model.config
-    new = as_names(names)
+    new = language_names(names)
     if again := [name for position, name in enumerate(new) if name in config.lang2id or name in new[:position]]:
         raise LanguageError("the model has this language already", where="names", found=", ".join(again))
     if len(config.lang2id) != config.n_langs:

@@ -33,7 +33,7 @@ from xlm.model.head import IGNORED_LABEL, AdaptiveHead, LinearHead
 from xlm.model.initialisation import reset_modules
 from xlm.model.inputs import (
     Languages,
-    check_device,
+    check_placement,
     check_shape,
     check_tensor,
     check_whole,
@@ -383,7 +383,7 @@ class XLMModel(nn.Module):
             check_values=self.check_inputs,
             **keywords,
         )
-        check_device(inputs, self.device)
+        check_placement(inputs, self.device, self.dtype)
         if labels is not None:
             check_shape("labels", labels, inputs.shape)
             check_whole("labels", labels)
@@ -780,7 +780,7 @@ class XLMWithLMHeadModel(XLMModel):
             continuation_langs=continuation_langs,
             options=checked,
         )
-        check_device(prompts.inputs, self.device)
+        check_placement(prompts.inputs, self.device, self.dtype)
         return prompts, checked
 
     def _continue(self, prompts: Prompts, options: DecodingOptions, *, with_logprobs: bool) -> list[Continuation]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, overload
 import torch
 from torch import Tensor, nn
 
-from xlm._io.arguments import check_choice
+from xlm._io.arguments import check_choice, language_names
 from xlm.errors import InputError, LanguageError
 from xlm.model.attention import Source
 from xlm.model.config import AttnImplementation, XLMConfig, check_config
@@ -243,8 +243,9 @@ class XLMEncoderDecoderModel(nn.Module):
 
     def add_languages(self, names: str | Sequence[str], *, like: str | None = None) -> dict[str, int]:
         """Add languages to both halves, and return their ids; see ``XLMModel.add_languages``."""
-        self.encoder.add_languages(names, like=like)
-        return self.decoder.add_languages(names, like=like)
+        new = language_names(names)
+        self.encoder.add_languages(new, like=like)
+        return self.decoder.add_languages(new, like=like)
 
     @property
     def config(self) -> XLMConfig:

@@ -13,7 +13,7 @@ from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any, SupportsIndex, cast, overload
 
-from xlm._io.arguments import as_names, as_path, check_choice, check_flags, listed_choices, shown
+from xlm._io.arguments import as_path, check_choice, check_flags, language_names, listed_choices, shown
 from xlm._io.fingerprints import fingerprint
 from xlm.errors import InputError, LanguageError, VocabularyError
 from xlm.tokenizer.added_tokens import AddedToken, AddedTokens
@@ -494,7 +494,7 @@ class XLMTokenizer:
             LanguageError: The tokenizer has the language already, or does not know the names of its languages.
             InputError: ``names`` are not names.
         """
-        new = as_names(names)
+        new = language_names(names)
         ids = self.lang2id
         if ids is None:
             raise LanguageError(
