@@ -5,6 +5,7 @@ Oracle: ``xlm.score``, the tokenizer and ``generate`` on the same texts.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +152,16 @@ def test_a_name_that_is_taken_is_said_before_anything_is_computed(
 def test_a_dataset_of_another_form_is_refused(opened: dict[str, Any], batch: Any, said: str) -> None:
     with pytest.raises(InputError, match=said):
         Tokenizer(**opened)(batch)
+
+
+def test_scores_in_bits(opened: dict[str, Any]) -> None:
+    given = pyarrow.table({"text": ["the dog"]})
+    nats, bits = (
+        Scorer(**opened, by="word", entropies=True, unit=unit)(given).to_pydict() for unit in ("nats", "bits")
+    )
+    for name in ("logprob", "entropy"):
+        assert bits[name] == pytest.approx([cell / math.log(2) for cell in nats[name]])
+    assert bits["tokens"] == nats["tokens"]
 
 
 def test_wrong_options_are_said_at_once(opened: dict[str, Any]) -> None:
