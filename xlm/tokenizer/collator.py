@@ -80,8 +80,6 @@ class DataCollatorForLanguageModeling:
             LanguageError: The tokenizer does not have a language.
         """
         if not _are_encodings(examples):
-            isinstance(one, str) or not hasattr(one, "__len__") for one in examples
-        ):
             raise InputError(
                 "not encodings", where="examples", found=shown(examples), expected="a list with one for each text"
             )
