@@ -214,7 +214,7 @@ class Scorer(_Step):
             raise InputError(
                 "the table has no column for the most likely tokens", where="top", found=chosen.top, expected="0"
             )
-        places = {"ranks": chosen.ranks, "entropies": chosen.entropies}
+        places: dict[str, Any] = {"ranks": chosen.ranks, "entropies": chosen.entropies}
         self._table = ScoreTable(unit=by, format="parquet", log_unit=unit, bits=bits, **places)
         super().__init__(column, [field for field in self._table.arrow_fields() if field[0] not in ("line", "text")])
         source = WorkerModel(
