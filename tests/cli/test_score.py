@@ -344,7 +344,7 @@ def test_each_line_that_is_typed_at_a_terminal_is_answered_at_once(demo_files: P
     "options",
     [
         ("--ranks",),
-        ("--entropy", "--by", "word"),
+        ("--entropy", "--by", "sentence"),
         ("--resume",),
         ("--format", "parquet"),
         ("no-such-file",),

@@ -226,7 +226,7 @@ def test_what_cannot_grow_is_refused() -> None:
         model.add_languages(["fr", "en"])
     with pytest.raises(LanguageError, match="xx"):
         model.add_languages(["fr"], like="xx")
-    names: tuple[Any, ...] = ([], [5], [""], ["a\n"])
+    names: tuple[Any, ...] = ([], [5], [""], ["a\n"], 5, None)
     for name in names:
         with pytest.raises(InputError, match="names"):
             model.add_languages(name)
@@ -243,8 +243,10 @@ def test_what_a_tokenizer_refuses() -> None:
         tokenizer.add_tokens(["fine", "\ud800"])
     with pytest.raises(LanguageError, match="already"):
         tokenizer.add_languages(["fr", "en"])
-    with pytest.raises(InputError, match="lang2id"):
-        tokenizer.add_languages([""])
+    names: tuple[Any, ...] = ([""], 5)
+    for name in names:
+        with pytest.raises(InputError, match="names"):
+            tokenizer.add_languages(name)
     assert (len(tokenizer), tokenizer.lang2id, tokenizer.added_tokens) == (V, {"en": 0}, ())
 
 

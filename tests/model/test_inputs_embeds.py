@@ -134,6 +134,7 @@ def test_a_soft_prompt_learns() -> None:
         (torch.zeros(2, 5, 23), "torch.float32 of shape (2, 5, 23)"),
         (torch.zeros(2, 5, 24).long(), "torch.int64 of shape (2, 5, 24)"),
         (torch.zeros(2, 0, 24), "(2, 0, 24)"),
+        (torch.zeros(2, 5, 24).double(), "torch.float64"),
         ([[1.0]], "list"),
     ],
 )

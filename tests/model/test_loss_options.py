@@ -53,8 +53,7 @@ def test_torch_s_loss_and_gradients(
 ) -> None:
     monkeypatch.setattr(fused_module, "_SCORES_CPU", V * 4)  # a few positions in a chunk
     monkeypatch.setattr(head_module, "_WIDE_BLOCK_ELEMENTS", V * 4)
-    dtype = torch.float32 if head == "adaptive" else torch.float64
-    tolerance = 2e-5 if head == "adaptive" else 1e-11
+    dtype, tolerance = torch.float64, 1e-11
     ids = random_ids(B, T)
     labels = labels_of(ids)
     results = []
@@ -88,6 +87,17 @@ def test_torch_s_loss_and_gradients(
         torch.testing.assert_close(found[0], results[0][0], rtol=tolerance, atol=tolerance)
         for gradient, expected in zip(found[1:], results[0][1:], strict=True):
             assert float((gradient - expected).abs().max()) < 10 * tolerance * largest
+
+
+@each_head
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_low_precision_without_logits(dtype: torch.dtype, head: str) -> None:
+    ids, model = random_ids(B, T), small_model(dtype=dtype, **HEADS[head])
+    expected, found = (model(ids, langs="en", labels=ids, return_logits=given).loss for given in (True, False))
+    assert expected is not None
+    assert found is not None
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected, rtol=2 * torch.finfo(dtype).eps, atol=0)
 
 
 class Doubled(XLMWithLMHeadModel):

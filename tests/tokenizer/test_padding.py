@@ -136,7 +136,7 @@ def test_what_cannot_be_padded_is_refused(
 
 
 @pytest.mark.parametrize("multiple", [None, 4])
-@pytest.mark.parametrize("examples", ["ids", "encodings", "tensors"])
+@pytest.mark.parametrize("examples", ["ids", "encodings", "tensors", "padded"])
 def test_labels_equal_those_of_transformers(
     both: tuple[XLMTokenizer, Any],
     multiple: int | None,
@@ -149,10 +149,13 @@ def test_labels_equal_those_of_transformers(
         "ids": ROWS,
         "encodings": [{"input_ids": row, "attention_mask": [1] * len(row)} for row in ROWS],
         "tensors": [{"input_ids": torch.tensor(row)} for row in ROWS],
+        "padded": [[*row, 2, 2] for row in ROWS],
     }[examples]
     expected = Peer(peer, mlm=False, pad_to_multiple_of=multiple)(rows)
     batch = DataCollatorForLanguageModeling(ours, mlm=False, pad_to_multiple_of=multiple)(rows)
-    assert plain(batch) == {"attention_mask": (expected["input_ids"] != 2).long().tolist(), **plain(expected)}
+    lengths = torch.tensor([len(row if isinstance(row, list) else row["input_ids"]) for row in rows])
+    mask = torch.arange(expected["input_ids"].shape[1]) < lengths[:, None]
+    assert plain(batch) == {"attention_mask": mask.long().tolist(), **plain(expected)}
     assert plain(Peer(ours, mlm=False, pad_to_multiple_of=multiple)(rows)) == plain(expected)
 
 
@@ -182,6 +185,10 @@ def test_own_labels_and_languages_are_kept(tokenizer: XLMTokenizer) -> None:
         [{"input_ids": [0, 7, 1], "langs": [1, 1, 1]}, {"input_ids": [0, 1], "langs": torch.tensor([1, 1])}]
     )
     assert by_token["langs"] == [[1, 1, 1], [1, 1, 0]]
+    ragged = DataCollatorForLanguageModeling(tokenizer, padding="do_not_pad", return_tensors=None)(
+        [{"input_ids": [0, 7, 1], "labels": [-100, 7, 1]}, {"input_ids": [0, 1], "labels": [-100, 1]}]
+    )
+    assert ragged["labels"] == [[-100, 7, 1], [-100, 1]]
 
 
 def test_what_the_collator_refuses(tokenizer: XLMTokenizer) -> None:
@@ -205,7 +212,7 @@ from tests.tokenizer.small import MERGES, VOCABULARY
 from xlm import DataCollatorForLanguageModeling, XLMTokenizer
 tokenizer = XLMTokenizer(VOCABULARY, MERGES)
 assert tokenizer.pad([tokenizer("the"), tokenizer("the dog")], return_tensors="np").input_ids.shape == (2, 4)
-assert DataCollatorForLanguageModeling(tokenizer, return_tensors=None)([[1], [2, 3]])["labels"] == [[1, -100], [2, 3]]
+assert DataCollatorForLanguageModeling(tokenizer, return_tensors=None)([[1], [4, 3]])["labels"] == [[1, -100], [4, 3]]
 assert "torch" not in sys.modules
 """
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

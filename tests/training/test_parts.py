@@ -16,13 +16,27 @@ from typing import Any
 import pytest
 import torch
 
-from tests.training.runs import equal, events, small_run, small_tokenizer, start_from, train_with_cuts, updates, weights
+from tests.training.runs import (
+    equal,
+    events,
+    small_run,
+    small_tokenizer,
+    start_from,
+    train_with_cuts,
+    translation_run,
+    translation_weights,
+    updates,
+    weights,
+)
 from tests.waiting import at_most
 from xlm.cli.train import command
 from xlm.errors import ConfigError
+from xlm.model.config import XLMConfig
+from xlm.model.initialisation import sinusoidal_positions
 from xlm.model.lm import XLMWithLMHeadModel
 from xlm.training.config import LoraSettings, ModelSettings, TrainConfig
 from xlm.training.loop import train
+from xlm.training.lora import add_adapters
 
 EMBEDDINGS = ("transformer.embeddings.*",)
 
@@ -180,6 +194,30 @@ def test_parts_that_do_not_fit_are_refused(
         train(small_run(data, tmp_path / "run", model=model))
 
 
+def test_clm_needs_a_part_of_the_decoder(pairs: Path, translator: Path, tmp_path: Path) -> None:
+    """Of a mixture, clm trains the decoder only."""
+    model = start_from(translator, freeze=("decoder.*",))
+    settings: dict[str, Any] = {"model": model, "max_steps": 2, "evaluate_every": 0}
+    train(translation_run(pairs, tmp_path / "run", objectives=("ae:de", "mt:de-en"), **settings))
+    before, after = translation_weights(translator.parent), translation_weights(tmp_path / "run")
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed
+    assert all(name.startswith("encoder.transformer.") for name in changed)
+    with pytest.raises(ConfigError, match=r"(?s)clm.*model\.freeze"):
+        train(translation_run(pairs, tmp_path / "mixed", objectives=("ae:de", "clm"), **settings))
+
+
+def test_fixed_positions_are_not_copied(data: Path, whole_run: Path, tmp_path: Path) -> None:
+    model = small_model(
+        sinusoidal_embeddings=True, start_from=str(whole_run / "last"), start_parts=("transformer.embeddings.*",)
+    )
+    train(small_run(data, tmp_path / "run", model=model, max_steps=1, evaluate_every=0))
+    (event,) = events(tmp_path / "run", "parts")
+    assert list(event["unfit"]) == ["transformer.embeddings.position.weight"]
+    expected = sinusoidal_positions(16, 16)
+    assert torch.equal(weights(tmp_path / "run")["transformer.embeddings.position.weight"], expected)
+
+
 @pytest.mark.parametrize(
     ("lora", "where"),
     [({"rank": 0}, "lora.targets"), ({"alpha": 0.0}, "lora.alpha"), ({"targets": ()}, "lora.targets")],
@@ -191,6 +229,15 @@ def test_settings_of_adapters_that_are_refused(tmp_path: Path, lora: dict[str, A
         with_lora(small_run(tmp_path, tmp_path / "run"))
     with pytest.raises(ConfigError, match="adapters cannot be sharded"):
         with_lora(small_run(tmp_path, tmp_path / "run", model=start_from("start"), sharding="full"))
+
+
+def test_adapters_are_for_layers_of_the_transformer() -> None:
+    """An adaptive head has linear layers too, which get none."""
+    pytest.importorskip("peft")
+    sizes: dict[str, Any] = {"vocab_size": 40, "emb_dim": 16, "n_layers": 1, "n_heads": 2}
+    model = XLMWithLMHeadModel(XLMConfig(**sizes, asm=True, asm_cutoffs=(10,), share_inout_emb=False))
+    with pytest.raises(ConfigError, match=r"(?s)lora\.targets.*head"):
+        add_adapters(model, LoraSettings(rank=2, targets=("query", "head")))
 
 
 def test_targets_of_adapters_are_layers_of_the_model(data: Path, whole_run: Path, tmp_path: Path) -> None:

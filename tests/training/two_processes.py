@@ -8,6 +8,7 @@ then cannot translate one of its batches.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -76,7 +77,8 @@ def main(data: Path, output: Path, runs: str, start: str = "") -> None:
             train(translation_run(data, output / name, model=start_from(start), **changes), resume=True)
             continue
         setup._OBJECTIVES["clm"] = EvaluatingCausalLM if name.startswith("eval-") else CausalLM
-        train(small_run(data, output / name, model=without_dropout(), **changes), resume=True)
+        model = dataclasses.replace(without_dropout(), freeze=tuple(changes.pop("freeze", ())))
+        train(small_run(data, output / name, model=model, **changes), resume=True)
     finish_collectives()
     dist.destroy_process_group()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -101,6 +101,18 @@ def as_path(name: str, value: object) -> Path:
             expected="a str or path",
             remedy="to use a model or tokenizer that is in memory, save it first, and pass the directory",
         ) from error
+
+
+def language_names(names: object) -> list[str]:
+    """Return names of languages, given as a sequence or as a single name, as a list.
+
+    Raises:
+        InputError: These are not names.
+    """
+    new = [names] if isinstance(names, str) else list(names) if isinstance(names, Sequence) else []
+    if not new or not all(isinstance(name, str) and name and name.isprintable() for name in new):
+        raise InputError("not names of languages", where="names", found=shown(names), expected="a list of names")
+    return new
 
 
 def shown(value: object) -> str:

@@ -8,15 +8,15 @@ Shapes: D model width, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from xlm._io.arguments import check_count, check_flags, shown
-from xlm.errors import ConfigError, InputError, LanguageError
+from xlm._io.arguments import check_count, check_flags, language_names
+from xlm.errors import ConfigError, LanguageError
 from xlm.model.head import LinearHead
 from xlm.model.initialisation import LearnedEmbedding, sinusoidal_positions
 from xlm.model.sharded import is_sharded
@@ -82,12 +82,10 @@ def resize_positions(model: XLMModel, positions: int) -> None:
 
 
 @torch.no_grad()
-def add_languages(model: XLMModel, names: Iterable[str], *, like: str | None) -> dict[str, int]:
+def add_languages(model: XLMModel, names: str | Sequence[str], *, like: str | None) -> dict[str, int]:
     """Add languages; see ``XLMModel.add_languages``."""
     config = model.config
-    new = [names] if isinstance(names, str) else list(names)
-    if not new or not all(isinstance(name, str) and name and name.isprintable() for name in new):
-        raise InputError("not names of languages", where="names", found=shown(names), expected="a list of names")
+    new = language_names(names)
     if again := [name for position, name in enumerate(new) if name in config.lang2id or name in new[:position]]:
         raise LanguageError("the model has this language already", where="names", found=", ".join(again))
     if len(config.lang2id) != config.n_langs:

@@ -177,14 +177,22 @@ def check_shape(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
         raise _invalid(name, fault, found=tuple(tensor.shape), expected=expected)
 
 
-def check_device(inputs: TransformerInputs, device: torch.device) -> None:
-    """Raise ``InputError`` unless the ids or embeddings are on the same device as the model."""
+def check_placement(inputs: TransformerInputs, device: torch.device, dtype: torch.dtype) -> None:
+    """Raise ``InputError`` unless the ids or embeddings have the device of the model, and embeddings fit its type."""
     # Libraries that load weights on demand keep them on the meta device between uses. The ids may then be on any
     # device.
     if device.type != "meta" and inputs.tokens.device != device:
         name = "input_ids" if inputs.inputs_embeds is None else "inputs_embeds"
         fault = "is on another device than the model"
         raise _invalid(name, fault, found=inputs.tokens.device, expected=device, remedy=f"{name}.to(model.device)")
+    if (embeds := inputs.inputs_embeds) is not None and torch.promote_types(embeds.dtype, dtype) != dtype:
+        raise _invalid(
+            "inputs_embeds",
+            "is of another type than the model",
+            found=embeds.dtype,
+            expected=dtype,
+            remedy="inputs_embeds.to(model.dtype)",
+        )
 
 
 def check_device_exists(device: torch.device | str) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from os import PathLike
@@ -33,7 +33,7 @@ from xlm.model.head import IGNORED_LABEL, AdaptiveHead, LinearHead
 from xlm.model.initialisation import reset_modules
 from xlm.model.inputs import (
     Languages,
-    check_device,
+    check_placement,
     check_shape,
     check_tensor,
     check_whole,
@@ -259,7 +259,7 @@ class XLMModel(nn.Module):
         """
         resize_positions(self, new_num_position_embeddings)
 
-    def add_languages(self, names: Iterable[str], *, like: str | None = None) -> dict[str, int]:
+    def add_languages(self, names: str | Sequence[str], *, like: str | None = None) -> dict[str, int]:
         """Add languages, and return their ids, which follow those of the others.
 
         ``tokenizer.add_languages`` does the same for a tokenizer. A model with one language has no language embeddings:
@@ -383,7 +383,7 @@ class XLMModel(nn.Module):
             check_values=self.check_inputs,
             **keywords,
         )
-        check_device(inputs, self.device)
+        check_placement(inputs, self.device, self.dtype)
         if labels is not None:
             check_shape("labels", labels, inputs.shape)
             check_whole("labels", labels)
@@ -780,7 +780,7 @@ class XLMWithLMHeadModel(XLMModel):
             continuation_langs=continuation_langs,
             options=checked,
         )
-        check_device(prompts.inputs, self.device)
+        check_placement(prompts.inputs, self.device, self.dtype)
         return prompts, checked
 
     def _continue(self, prompts: Prompts, options: DecodingOptions, *, with_logprobs: bool) -> list[Continuation]:

@@ -110,7 +110,8 @@ def head_loss(
         assert not label_smoothing
         # An adaptive softmax has few scores, since most clusters score only their own words.
         with torch.autocast(hidden_ND.device.type, enabled=False):
-            losses_N: Tensor = -head.adaptive(hidden_ND.float(), labels_N).output
+            # Under autocast, hidden states may be in a lower precision than the weights.
+            losses_N = -at_least_float32(head.adaptive(hidden_ND.to(head.adaptive.head.weight.dtype), labels_N).output)
         return losses_N.mean() if reduction == "mean" else losses_N.sum()
     return linear_cross_entropy(
         hidden_ND, head.projection, head.bias, labels_N, reduction=reduction, label_smoothing=label_smoothing

@@ -5,7 +5,7 @@ Shapes: B batch, S source positions, T target positions, N heads, D model width,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, overload
 import torch
 from torch import Tensor, nn
 
-from xlm._io.arguments import check_choice
+from xlm._io.arguments import check_choice, language_names
 from xlm.errors import InputError, LanguageError
 from xlm.model.attention import Source
 from xlm.model.config import AttnImplementation, XLMConfig, check_config
@@ -241,9 +241,9 @@ class XLMEncoderDecoderModel(nn.Module):
         for half in (self.encoder, self.decoder):
             half.resize_position_embeddings(new_num_position_embeddings)
 
-    def add_languages(self, names: Iterable[str], *, like: str | None = None) -> dict[str, int]:
+    def add_languages(self, names: str | Sequence[str], *, like: str | None = None) -> dict[str, int]:
         """Add languages to both halves, and return their ids; see ``XLMModel.add_languages``."""
-        new = [names] if isinstance(names, str) else list(names)
+        new = language_names(names)
         self.encoder.add_languages(new, like=like)
         return self.decoder.add_languages(new, like=like)
 

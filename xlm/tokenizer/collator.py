@@ -22,9 +22,9 @@ _FILLS = {"labels": IGNORED_LABEL, "langs": 0}
 class DataCollatorForLanguageModeling:
     """Makes the batch of a ``DataLoader`` or a ``Trainer`` from encodings: padded tensors with ``labels``.
 
-    Labels equal ``input_ids``, with -100 at padding, since models shift labels themselves. Encodings that have labels
-    keep them, padded with -100. An entry ``langs`` holds the language of a text, as a name or an id, or an id for each
-    token; the latter are padded with the id 0. Other entries become tensors as they are.
+    Labels equal ``input_ids``, with -100 at padding and ``<pad>``, since models shift labels themselves. Encodings that
+    have labels keep them, padded with -100. An entry ``langs`` holds the language of a text, as a name or an id, or an
+    id for each token; the latter are padded with the id 0. Other entries become tensors as they are.
 
     Args:
         tokenizer: The tokenizer.
@@ -47,6 +47,14 @@ class DataCollatorForLanguageModeling:
     return_tensors: str | None = "pt"
 
     def __post_init__(self) -> None:
+        if not isinstance(self.tokenizer, XLMTokenizer):
+            raise InputError(
+                "not a tokenizer of this library",
+                where="tokenizer",
+                found=shown(self.tokenizer),
+                expected="an XLMTokenizer",
+                remedy="the collator of transformers takes its tokenizers, and XLMTokenizer too",
+            )
         check_flags(mlm=self.mlm)
         check_padding(self.padding, self.return_tensors, pad_to_multiple_of=self.pad_to_multiple_of)
         if self.mlm:
@@ -71,6 +79,10 @@ class DataCollatorForLanguageModeling:
             InputError: The examples are not encodings, or have different entries.
             LanguageError: The tokenizer does not have a language.
         """
+        if not _are_encodings(examples):
+            raise InputError(
+                "not encodings", where="examples", found=shown(examples), expected="a list with one for each text"
+            )
         columns, _ = as_columns([one if isinstance(one, Mapping) else {"input_ids": one} for one in examples])
         if "langs" in columns:
             columns["langs"] = [self._language(value) for value in columns["langs"]]
@@ -83,16 +95,18 @@ class DataCollatorForLanguageModeling:
             max_length=self.max_length,
             pad_to_multiple_of=self.pad_to_multiple_of,
         )
-        batch |= pad_columns(
-            own,
-            fills=_FILLS,
-            padding="max_length" if self.padding else False,
-            longest=max(map(len, batch["input_ids"])),
-            padding_side=self.tokenizer.padding_side,
-        )
+        if self.padding not in (False, "do_not_pad"):
+            longest = max(map(len, batch["input_ids"]))
+            side = self.tokenizer.padding_side
+            own = pad_columns(own, fills=_FILLS, padding="max_length", longest=longest, padding_side=side)
+        batch |= own
         if "labels" not in batch:
+            # Texts may have been padded before, without a mask.
             batch["labels"] = [
-                [index if real else IGNORED_LABEL for index, real in zip(ids, mask, strict=True)]
+                [
+                    index if real and index != self.tokenizer.pad_token_id else IGNORED_LABEL
+                    for index, real in zip(ids, mask, strict=True)
+                ]
                 for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)
             ]
         return with_tensors(batch, self.return_tensors, remedy="pass padding=True, or remove the entry from the texts")
@@ -120,6 +134,12 @@ class DataCollatorForLanguageModeling:
                     found=f"{len(row)} {name}",
                     expected=f"{len(others)}, one for each id",
                 )
+
+
+def _are_encodings(examples: object) -> bool:
+    return isinstance(examples, Sequence) and all(
+        hasattr(one, "__len__") and not isinstance(one, str) for one in examples
+    )
 
 
 def _are_rows(values: Sequence[object]) -> bool:

@@ -210,7 +210,7 @@ class Trainer:
         """Check a model, and freeze the parameters that are not trained; with LoRA, add those that are."""
         self.objective.check(model)
         if self.config.model.freeze:
-            freeze_parameters(model, self.config.model.freeze)
+            freeze_parameters(model, self.config)
         if self.config.lora.rank:
             add_adapters(model, self.config.lora)
 

@@ -32,7 +32,13 @@ def add_adapters(model: TrainableModel, settings: LoraSettings) -> None:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
         raise DependencyError("peft is not installed", where="lora.rank", remedy="pip install 'xlm[lora]'") from error
-    linear = {name.rpartition(".")[2] for name, layer in model.named_modules() if isinstance(layer, nn.Linear)}
+    transformers = [module for module in model.modules() if isinstance(module, Transformer)]
+    linear = {
+        name.rpartition(".")[2]
+        for transformer in transformers
+        for name, layer in transformer.named_modules()
+        if isinstance(layer, nn.Linear)
+    }
     if unknown := [name for name in settings.targets if name not in linear]:
         raise ConfigError(
             "the model has no linear layer of this name",
@@ -47,7 +53,7 @@ def add_adapters(model: TrainableModel, settings: LoraSettings) -> None:
         target_modules=list(settings.targets),
     )
     model.requires_grad_(False)
-    for transformer in [module for module in model.modules() if isinstance(module, Transformer)]:
+    for transformer in transformers:
         inject_adapter_in_model(adapters, transformer, adapter_name=_ADAPTER)
 
 

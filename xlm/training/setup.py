@@ -125,6 +125,8 @@ def copy_parts(model: TrainableModel, config: TrainConfig, tokenizer: XLMTokeniz
             unfit[name] = "it belongs to another vocabulary"
         elif name == "transformer.embeddings.language.weight" and theirs.lang2id and theirs.lang2id != ours.lang2id:
             unfit[name] = "it belongs to other languages"
+        elif name == "transformer.embeddings.position.weight" and ours.sinusoidal_embeddings:
+            unfit[name] = "the new model computes it: sinusoidal_embeddings = true"
         elif name.startswith("transformer.layers.") and theirs.n_heads != ours.n_heads:
             unfit[name] = f"it belongs to {theirs.n_heads} heads, and the new model has {ours.n_heads}"
         elif name.startswith("transformer.layers.") and theirs.gelu_activation != ours.gelu_activation:
@@ -143,17 +145,27 @@ def copy_parts(model: TrainableModel, config: TrainConfig, tokenizer: XLMTokeniz
     return {"source": source, "copied": copied, "unfit": unfit, "new": [name for name in state if name not in copied]}
 
 
-def freeze_parameters(model: TrainableModel, patterns: Sequence[str]) -> None:
-    """Make the optimiser leave out the parameters whose names match a pattern.
+def freeze_parameters(model: TrainableModel, config: TrainConfig) -> None:
+    """Make the optimiser leave out the parameters whose names match a pattern of ``model.freeze``.
 
     Raises:
-        ConfigError: A pattern matches no parameter, or nothing is left to train.
+        ConfigError: A pattern matches no parameter, or an objective has nothing left to train.
     """
+    patterns = config.model.freeze
     parameters = dict(model.named_parameters())
     for name in _matching(patterns, list(parameters), where="model.freeze"):
         parameters[name].requires_grad_(False)
     if not any(parameter.requires_grad for parameter in parameters.values()):
         raise ConfigError("every parameter is frozen", where="model.freeze", found=", ".join(patterns))
+    # Of a translation model, causal language modelling trains only the decoder.
+    decoder = getattr(model, "decoder", model)
+    if "clm" in config.kinds and not any(parameter.requires_grad for parameter in decoder.parameters()):
+        raise ConfigError(
+            "every parameter that clm trains is frozen",
+            where="model.freeze",
+            found=", ".join(patterns),
+            expected="patterns that leave something of the decoder, or objectives without clm",
+        )
 
 
 def _matching(patterns: Sequence[str], names: Sequence[str], *, where: str) -> list[str]:
