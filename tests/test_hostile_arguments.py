@@ -6,6 +6,7 @@ The result must be a value or an ``XLMError``, never another exception and never
 
 from __future__ import annotations
 
+import copy
 import importlib
 import inspect
 import itertools
@@ -21,7 +22,9 @@ import pytest
 import torch
 
 import xlm
+import xlm.scoring.sentence_ends
 import xlm.scoring.signature
+import xlm.scoring.vectors
 import xlm.translation.translator
 from tests.conftest import REPOSITORY
 from tests.demo_files import write_demo_files
@@ -107,7 +110,22 @@ def good_arguments(world: World) -> Functions:
     start = {"encoder": world.directory, "decoder": world.directory}
     kind = xlm.XLMEncoderDecoderModel
     (world.files / "pairs.txt").write_text("True\tThe dog\nFalse\tThe dogs\n", encoding="utf-8")
+    collator = xlm.DataCollatorForLanguageModeling
+    encoded = [tokenizer("The dog", lang="en")]
+    growing: Functions = {}
+    for owner in (model, body, translator, tokenizer):
+        name = type(owner).__name__
+        growing[f"{name}.add_languages"] = (_of_a_copy(owner, "add_languages"), {"names": ["fr"]})
+        if owner is tokenizer:
+            growing[f"{name}.add_tokens"] = (_of_a_copy(owner, "add_tokens"), {"new_tokens": ["[new]"]})
+            continue
+        growing[f"{name}.resize_token_embeddings"] = (_of_a_copy(owner, "resize_token_embeddings"), {})
+        positions = {"new_num_position_embeddings": 8}
+        growing[f"{name}.resize_position_embeddings"] = (_of_a_copy(owner, "resize_position_embeddings"), positions)
     return {
+        **growing,
+        "DataCollatorForLanguageModeling": (lambda **options: collator(**options)(encoded), {"tokenizer": tokenizer}),
+        "DataCollatorForLanguageModeling.__call__": (collator(tokenizer), {"examples": encoded}),
         "TranslationOptions": (xlm.translation.translator.TranslationOptions, {}),
         "XLMEncoderDecoderModel": (kind, {"config": XLMConfig(**small)}),
         "XLMEncoderDecoderModel.continuations": (translator.continuations, {**pair, "max_length": 4}),
@@ -153,6 +171,8 @@ def good_arguments(world: World) -> Functions:
             {"codes": world.files / "codes", "vocab": world.files / "vocab"},
         ),
         "XLMTokenizer.from_pretrained": (XLMTokenizer.from_pretrained, {"name_or_path": world.directory}),
+        "XLMTokenizer.get_special_tokens_mask": (tokenizer.get_special_tokens_mask, {"token_ids": [1, 14]}),
+        "XLMTokenizer.pad": (tokenizer.pad, {"encoded_inputs": encoded}),
         "XLMTokenizer.save_pretrained": (tokenizer.save_pretrained, {"directory": "saved"}),
         "XLMTokenizer.spans": (tokenizer.spans, {"text": "The dog", "lang": "en"}),
         "XLMTokenizer.tokenize": (tokenizer.tokenize, {"text": "The dog", "lang": "en"}),
@@ -168,6 +188,7 @@ def good_arguments(world: World) -> Functions:
         "XLMWithLMHeadModel.new_cache": (model.new_cache, {"batch_size": 1}),
         "XLMWithLMHeadModel.save_pretrained": (model.save_pretrained, {"directory": "saved"}),
         "XLMWithLMHeadModel.stream": (model.stream, prompt),
+        "VectorOptions": (xlm.scoring.vectors.VectorOptions, {}),
         "convert": (convert, {"source": world.directory, "target": "converted"}),
         "evaluate": (xlm.evaluate, {**scored, "tasks": world.files / "pairs.txt"}),
         "linear_cross_entropy": (
@@ -185,10 +206,16 @@ def good_arguments(world: World) -> Functions:
         "score_documents": (xlm.score_documents, {**scored, "documents": [["The dog"]]}),
         "score_frame": (xlm.score_frame, {**scored, "frame": frame}),
         "score_stream": (xlm.score_stream, {**scored, "texts": ["The dog"]}),
+        "sentence_spans": (xlm.scoring.sentence_ends.sentence_spans, {"text": "The dog. A dog.", "lang": "en"}),
         "signature": (xlm.scoring.signature.signature, scored),
         "word_vectors": (xlm.word_vectors, {**scored, "texts": ["The dog"], "attentions": True}),
         "word_vectors_stream": (xlm.word_vectors_stream, {**scored, "texts": ["The dog"]}),
     }
+
+
+def _of_a_copy(owner: Any, method: str) -> Callable[..., Any]:
+    """Return a method that changes its object, called on a new copy each time."""
+    return lambda **arguments: getattr(copy.deepcopy(owner), method)(**arguments)
 
 
 def hostile_values(world: World) -> dict[str, Any]:

@@ -174,7 +174,7 @@ def test_the_signature_is_on_standard_error(invoke: Invoke, model: tuple[str, ..
     result = invoke("score", *model, input="the dog\n")
     assert re.fullmatch(
         r"signature: model:\w+\|tokenizer:\w+\|preset:original\|lang:en\|protocol:sentence\|long:stride \d+\|"
-        r"dtype:float32\|device:cpu\|torch:[^|]+\|xlm:[^|]+\|unknown:0\n",
+        r"dtype:float32\|device:cpu\|torch:[^|]+\|xlm:[^|]+\|unit:nats\|unknown:0\n",
         result.stderr,
     )
     other = invoke("score", *model, "--dtype", "bfloat16", "--too-long", "refuse", input="the dog\n").stderr
@@ -344,7 +344,7 @@ def test_each_line_that_is_typed_at_a_terminal_is_answered_at_once(demo_files: P
     "options",
     [
         ("--ranks",),
-        ("--entropy", "--by", "word"),
+        ("--entropy", "--by", "sentence"),
         ("--resume",),
         ("--format", "parquet"),
         ("no-such-file",),

@@ -387,6 +387,59 @@ def test_numbers_stay_numbers_in_formats_with_types(
     assert [row["x"] for row in shown] == ["0.12345678912", "2", "NaN", ""]
 
 
+@pytest.mark.parametrize("options", [("--by", "token"), ("--by", "word"), ("--keep-columns",), ("--by", "sentence")])
+def test_a_table_in_bits(invoke: Invoke, arguments: tuple[Any, ...], tmp_path: Path, options: tuple[str, ...]) -> None:
+    file = table_file(tmp_path / "table.jsonl", [{"entropy_reduction": 1.0, "text": 'the "dog"'}])
+    places = ("--ranks", "--entropy", "--top", "2") if options[-1] in ("token", "word") else ()
+    command = [*arguments, file, *options, *places, "--format", "jsonl"]
+    nats, bits = (invoke(*command, "--unit", unit) for unit in ("nats", "bits"))
+    assert [result.stderr.rstrip().rsplit("|", 2)[1] for result in (nats, bits)] == ["unit:nats", "unit:bits"]
+    for line, other in zip(nats.stdout.splitlines(), bits.stdout.splitlines(), strict=True):
+        row, found = json.loads(line), json.loads(other)
+        assert list(row) == list(found)
+        changed = {"logprob", "surprisal", "entropy"} | (
+            {"entropy_reduction"} if "--keep-columns" not in options else set()
+        )
+        for name, cell in row.items():
+            if name == "top":
+                assert found[name] == [[token, pytest.approx(each / math.log(2), abs=2e-6)] for token, each in cell]
+            elif name in changed and cell is not None:
+                assert found[name] == pytest.approx(cell / math.log(2), abs=2e-6)
+            else:
+                assert found[name] == cell
+    assert invoke(*command, "--unit", "bits", "--bits").exit_code == 2
+
+
+def test_rows_without_text_keep_their_columns(invoke: Invoke, arguments: tuple[Any, ...], tmp_path: Path) -> None:
+    rows = [{"file": "a", "text": "the"}, {"file": "b", "text": None}, {"file": "c"}]
+    for name in ("table.jsonl", "table.parquet"):
+        file = tmp_path / name
+        if name.endswith("jsonl"):
+            file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        else:
+            parquet = pytest.importorskip("pyarrow.parquet")
+            parquet.write_table(pytest.importorskip("pyarrow").Table.from_pylist(rows), file)
+        found = rows_of(invoke(*arguments, file, "--keep-columns").stdout)
+        assert [(row["file"], row["status"][:5]) for row in found] == [("a", "ok"), ("b", "error"), ("c", "error")]
+    file = tmp_path / "table.csv"
+    file.write_bytes(b"text,file\nthe,a\n\xff,b\nthe,\xff\nthe,a,b\n\n")
+    found = rows_of(invoke(*arguments, file, "--keep-columns").stdout)
+    kept = [("the", "a"), ("", "b"), ("the", ""), ("", ""), ("", "")]
+    assert [(row["text"], row["file"]) for row in found] == kept
+    assert [row["status"][:5] for row in found] == ["ok", *["error"] * 4]
+
+
+def test_a_row_without_a_word_belongs_to_its_own_text(
+    invoke: Invoke, arguments: tuple[Any, ...], tmp_path: Path
+) -> None:
+    rows = [{"item": item, "word": word} for item, word in ((1, "the"), (2, None), (2, "dog"), (3, "A"))]
+    lines = ["broken", *map(json.dumps, rows)]
+    (tmp_path / "table.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    output = invoke(*arguments, tmp_path / "table.jsonl", "--word-column", "word", "--group-by", "item").stdout
+    # The line that cannot be read may be a word of the first text, but not of the others.
+    assert [row["status"][:5] for row in rows_of(output)] == [*["error"] * 4, "ok"]
+
+
 def word_rows(*labels: str) -> list[dict[str, Any]]:
     texts = [("the", "dog"), ("A", "cat"), ("the", "dog")]
     return [

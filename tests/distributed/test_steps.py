@@ -5,6 +5,7 @@ Oracle: ``xlm.score``, the tokenizer and ``generate`` on the same texts.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -153,8 +154,18 @@ def test_a_dataset_of_another_form_is_refused(opened: dict[str, Any], batch: Any
         Tokenizer(**opened)(batch)
 
 
+def test_scores_in_bits(opened: dict[str, Any]) -> None:
+    given = pyarrow.table({"text": ["the dog"]})
+    nats, bits = (
+        Scorer(**opened, by="word", entropies=True, unit=unit)(given).to_pydict() for unit in ("nats", "bits")
+    )
+    for name in ("logprob", "entropy"):
+        assert bits[name] == pytest.approx([cell / math.log(2) for cell in nats[name]])
+    assert bits["tokens"] == nats["tokens"]
+
+
 def test_wrong_options_are_said_at_once(opened: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match="Only tokens"):
+    with pytest.raises(InputError, match="A sentence has no ranks"):
         Scorer(**opened, ranks=True)
     with pytest.raises(InputError, match="No such unit"):
         Scorer(**opened, by="letter")

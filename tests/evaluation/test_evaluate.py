@@ -228,7 +228,14 @@ def test_what_cannot_be_is_refused(model: XLMWithLMHeadModel, tokenizer: XLMToke
         evaluate(model, tokenizer, [], lang="en")
     with pytest.raises(InputError, match="Tasks are not files"):
         evaluate(model, tokenizer, 3, lang="en")  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="Not a path"):
+    with pytest.raises(InputError, match="Tasks are not files"):
         evaluate(model, tokenizer, [3], lang="en")  # type: ignore[list-item]
     with pytest.raises(LanguageError):
         evaluate(model, tokenizer, good, lang="fr")
+
+
+def test_a_result_prints_its_accuracies(model: XLMWithLMHeadModel, tokenizer: XLMTokenizer, tmp_path: Path) -> None:
+    result = evaluate(model, tokenizer, write_pairs(tmp_path / "good.jsonl", PAIRS), lang="en")
+    first = result.accuracies[0]
+    assert f"task {first.name}: {first.correct}/{first.items}" in repr(result)
+    assert "surprisals" not in repr(result)

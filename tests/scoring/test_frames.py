@@ -53,6 +53,26 @@ def test_a_frame_and_a_series_by_sentence(model: XLMWithLMHeadModel, tokenizer: 
     assert list(of_series.index) == ["b", "a", "b"]
 
 
+@pytest.mark.parametrize("options", [{}, {"by": "token"}, {"by": "word"}, {"group_by": "n"}], ids=str)
+def test_a_frame_in_bits(model: XLMWithLMHeadModel, tokenizer: XLMTokenizer, options: dict[str, Any]) -> None:
+    places: dict[str, Any] = {"entropies": True, "top": 2} if "by" in options else {}
+    nats, bits = (
+        score_frame(model, tokenizer, items(), lang="en", unit=unit, **options, **places) for unit in ("nats", "bits")
+    )
+    logarithms = {"logprob", "surprisal", "surprisal_without_punctuation", "entropy", "entropy_reduction"}
+    assert list(nats) == list(bits)
+    assert logarithms & set(nats)
+    for name in nats:
+        if name == "top":
+            for cell, found in zip(nats[name].dropna(), bits[name].dropna(), strict=True):
+                assert found == tuple((token, pytest.approx(each / np.log(2))) for token, each in cell)
+        else:
+            expected = nats[name] / np.log(2) if name in logarithms else nats[name]
+            pd.testing.assert_series_equal(bits[name], expected)
+    with pytest.raises(InputError, match="No such unit"):
+        score_frame(model, tokenizer, items(), lang="en", unit="hartleys")
+
+
 def test_by_word_and_token(model: XLMWithLMHeadModel, tokenizer: XLMTokenizer) -> None:
     expected = score(model, tokenizer, TEXTS, lang="en", ranks=True, entropies=True)
     words = score_frame(model, tokenizer, items(), lang="en", by="word")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -104,12 +104,12 @@ def as_path(name: str, value: object) -> Path:
 
 
 def language_names(names: object) -> list[str]:
-    """Return names of languages, given as an iterable or as a single name, as a list.
+    """Return names of languages, given as a sequence or as a single name, as a list.
 
     Raises:
         InputError: These are not names.
     """
-    new = [names] if isinstance(names, str) else list(names) if isinstance(names, Iterable) else []
+    new = [names] if isinstance(names, str) else list(names) if isinstance(names, Sequence) else []
     if not new or not all(isinstance(name, str) and name and name.isprintable() for name in new):
         raise InputError("not names of languages", where="names", found=shown(names), expected="a list of names")
     return new

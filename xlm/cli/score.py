@@ -67,11 +67,17 @@ _LAID_OUT = ("documents", "split_sentences", *_OF_COLUMNS)
         type=click.Choice(["tsv", "jsonl", "parquet"]),
         show_default="aligned columns on a terminal, else tsv",
     ),
-    option("--bits", "Add the surprisal in bits, -logprob / log 2", is_flag=True),
+    option(
+        "--unit",
+        "Unit of all log-probabilities, surprisals and entropies",
+        type=click.Choice(["nats", "bits"]),
+        default="nats",
+    ),
+    option("--bits", "Add the surprisal in bits, -logprob / log 2, beside the other columns in nats", is_flag=True),
     option("--ranks", "Add the rank of each token, or of the first one of each word; 1 is the best", is_flag=True),
     option(
         "--entropy",
-        "Add the entropy in nats of the prediction of each token, or of the first one of each word; for words, also by "
+        "Add the entropy of the prediction of each token, or of the first one of each word; for words, also by "
         "how much it is higher than that behind the word",
         dest="entropies",
         is_flag=True,
@@ -147,7 +153,7 @@ _LAID_OUT = ("documents", "split_sentences", *_OF_COLUMNS)
 )
 @engines()
 def command(model: str, files: tuple[Any, ...], by: str | None, table_format: str | None, **options: Any) -> None:
-    r"""Write the log-probability of each row of FILES, or of standard input, in nats (natural logarithms).
+    r"""Write the log-probability of each row of FILES, or of standard input, in nats (natural logarithms) or bits.
 
     Each row is scored by itself, and each has at least one row of output, in order. The opening token is given. The
     model predicts, and "tokens" counts, every other token and the closing </s>, so an empty row counts 1. The last
@@ -182,8 +188,7 @@ def command(model: str, files: tuple[Any, ...], by: str | None, table_format: st
     of a word or region are about its first token.
 
     With --word-column, there is one row for each row of the input, without the closing </s>. The column "word" is then
-    that of the input. "surprisal" is in nats, and "surprisal_without_punctuation" leaves out the punctuation at both
-    ends of a word.
+    that of the input. "surprisal_without_punctuation" leaves out the punctuation at both ends of a word.
 
     With --output, the results are in FILE.part until all are complete. An interrupted run, even a killed one, continues
     with --resume on the same kind of processor and writes the same bytes as an uninterrupted one. If FILE is complete,
@@ -204,6 +209,8 @@ def command(model: str, files: tuple[Any, ...], by: str | None, table_format: st
     for flag, given in (("--ranks", options["ranks"]), ("--entropy", options["entropies"]), ("--top", options["top"])):
         if given and by == "sentence":
             raise click.UsageError(f"{flag} requires --by token, word or region; found --by {by}")
+    if options["bits"] and options["unit"] == "bits":
+        raise click.UsageError("--bits and --unit bits exclude each other: with the second, all columns are in bits")
     if options["read_ahead"] is None:
         from xlm.corpus.read_ahead import READ_AHEAD
 
@@ -241,7 +248,7 @@ def command(model: str, files: tuple[Any, ...], by: str | None, table_format: st
             options=scoring_options(options),
             on_batch=bar.show_share,
         )
-    signature = opened.signature(**layout.signature_fields(scorer))
+    signature = opened.signature(**layout.signature_fields(scorer), unit=table.log_unit)
     is_plain = layout.is_plain and not keeps
     run = CorpusRun(
         corpus,
@@ -337,6 +344,7 @@ def _table(
         format=form,
         files=files,
         sentences=options["split_sentences"],
+        log_unit=options["unit"],
         top=options["top"] > 0,
         kept=kept,
         **{name: options[name] for name in ("bits", "ranks", "entropies")},

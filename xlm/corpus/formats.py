@@ -28,7 +28,7 @@ Parsed = tuple[str | None, str | None]
 """The text of a cell and ``None``, or ``None`` and a description of its problem."""
 
 Record = tuple[str | None, str | None, dict[str, Any] | None]
-"""A row: its text or ``None``, its problem or ``None``, and its cells by column if all of them are read.
+"""A row: its text or ``None``, its problem or ``None``, and its cells by column if all of them are read and known.
 
 The cells are JSON values: those of CSV and TSV are texts."""
 
@@ -120,8 +120,8 @@ def parse_table(
         if isinstance(record, str):
             yield None, record, None
             continue
-        text, problem = _cell(record, index, header)
-        yield _all_cells(text, record, header) if whole and text is not None else (text, problem, None)
+        parsed = _cell(record, index, header)
+        yield _all_cells(parsed, record, header) if whole else (*parsed, None)
     if empty:
         yield _NO_ROWS
 
@@ -146,9 +146,12 @@ def parse_parquet(
             for place, value in enumerate(batch.column(column)):
                 text, problem = arrow_text(value, column)
                 cells = None
-                if whole and text is not None:
-                    (values,) = batch.slice(place, 1).to_pylist()
-                    cells = json.loads(json.dumps(values, default=str))  # dates and decimals become texts
+                if whole:
+                    try:
+                        (values,) = batch.slice(place, 1).to_pylist()
+                        cells = json.loads(json.dumps(values, default=str))  # dates and decimals become texts
+                    except UnicodeDecodeError:
+                        text, problem = None, problem or "a cell is not UTF-8"
                 yield total, (text, problem, cells)
     except pyarrow.ArrowException as error:
         raise OSError(str(error)) from error
@@ -256,9 +259,8 @@ def _parse_json(line: str, column: str, *, whole: bool) -> Record:
     if not isinstance(values, dict):
         return None, f"not a JSON object: {type(values).__name__}", None
     if column not in values:
-        return None, f"there is no {column!r}; the row has {_listed(values)}", None
-    text, problem = checked_text(values[column], column)
-    return text, problem, values if whole and text is not None else None
+        return None, f"there is no {column!r}; the row has {_listed(values)}", values if whole else None
+    return (*checked_text(values[column], column), values if whole else None)
 
 
 def _table_lines(file: TextIO) -> Iterator[bytes]:
@@ -453,15 +455,18 @@ def _text_of_cell(cell: str, column: str) -> Parsed:
     return _decode(cell.encode("utf-8", "surrogateescape"), name=f"the column {column!r}")
 
 
-def _all_cells(text: str, row: list[str], header: Sequence[str]) -> Record:
+def _all_cells(parsed: Parsed, row: list[str], header: Sequence[str]) -> Record:
+    """Return the record of a row with its text or problem; a further cell that cannot be read is a problem, too."""
+    text, problem = parsed
     if len(row) == len(header) and (joined := "".join(row)).isascii() and len(joined) <= _LONGEST_ROW:
-        return text, None, dict(zip(header, row, strict=True))
+        return text, problem, dict(zip(header, row, strict=True))
+    if not any(row) or any(row[len(header) :]):  # it is unknown which cell belongs to which column
+        return text, problem, None
     cells: dict[str, Any] = {}
     for name, cell in itertools.zip_longest(header, row[: len(header)], fillvalue=""):
-        cells[name], problem = _text_of_cell(cell, name)
-        if problem is not None:
-            return None, problem, None
-    return text, None, cells
+        cells[name], of_cell = _text_of_cell(cell, name)
+        problem = problem or of_cell
+    return (text if problem is None else None), problem, cells
 
 
 def _listed(names: Iterable[str]) -> str:

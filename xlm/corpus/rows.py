@@ -38,7 +38,8 @@ class Row:
         number: Number of the row in its file, from 1, not counting a header. In CSV a row can span several lines.
         text: The text of the row; ``None`` if it cannot be read.
         problem: The reason why the text cannot be read, or ``None``.
-        cells: All cells of the row by column, if they are read and the row has a text.
+        cells: All cells of the row by column, if they are read and it is known which cell belongs to which column. A
+            row without text may have them, too.
     """
 
     file: str
@@ -167,7 +168,7 @@ class Corpus:
             try:
                 for record in records:
                     read.append(record)
-                    if record[2] is not None:
+                    if record[0] is not None:
                         break
             except _DAMAGE as error:  # iteration will report the damage as the problem of a row
                 records = _raising(error)
@@ -176,10 +177,8 @@ class Corpus:
             else:  # a pipe can be read only once
                 self._begun[index] = chain(read, records)
             self._position = None
-            if not read or read[-1][2] is None:
-                continue
-            own = dict.fromkeys(read[-1][2])
-            for name in required:
+            own = dict.fromkeys(next((cells for _, _, cells in reversed(read) if cells is not None), ()))
+            for name in required if read and read[-1][0] is not None else ():
                 if name not in own:
                     found = ", ".join(map(ascii, own))
                     raise InputError("no such column", where=_shown(file.name), found=found, expected=repr(name))

@@ -56,7 +56,16 @@ def tsv_line(cells: Iterable[Cell]) -> str:
     A cell that holds a quote, a tab or a line end is quoted, with its own quotes doubled (RFC 4180, with tabs). Floats
     have six decimals, a bool is 0 or 1, and ``None`` is empty.
     """
-    texts = [cell if type(cell) is str else f"{cell:.6f}" if type(cell) is float else _shown(cell) for cell in cells]
+    texts = [
+        cell
+        if type(cell) is str
+        else f"{cell:.6f}"
+        if type(cell) is float
+        else str(cell)
+        if type(cell) is int
+        else _shown(cell)
+        for cell in cells
+    ]
     line = "\t".join(texts)
     if line.count("\t") >= len(texts) or '"' in line or "\n" in line or "\r" in line:
         line = "\t".join(map(_quoted, texts))

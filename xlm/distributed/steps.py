@@ -155,12 +155,13 @@ class Scorer(_Step):
 
     - ``by="sentence"``: ``tokens``, ``logprob``, ``unknown`` (number of tokens that are ``<unk>``), ``status``;
     - ``by="word"``: each row once for each word, ``word`` (from 1), ``start`` and ``end`` (in characters of the
-      text; for the closing ``</s>``, both are the length of the text), ``tokens``, ``logprob``, ``unknown`` (whether
-      any token of the word is ``<unk>``), ``status``;
+      text; for the closing ``</s>``, both are the length of the text), ``tokens``, ``logprob``, ``rank``, ``entropy``
+      and ``entropy_reduction`` of its first token if requested, ``unknown`` (whether any token of the word is
+      ``<unk>``), ``status``;
     - ``by="token"``: each row once for each token, ``position`` (from 1), ``id``, ``token``, ``logprob``, ``rank`` and
       ``entropy`` if requested, ``unknown``, ``status``.
 
-    ``logprob`` and ``entropy`` are in nats; ``bits``, if requested, is the surprisal ``-logprob / log 2``.
+    ``bits``, if requested, is the surprisal ``-logprob / log 2``, beside numbers in nats.
 
     Args:
         model: A model directory or a checkpoint of the original, under a path that every worker sees; the bundled
@@ -168,13 +169,15 @@ class Scorer(_Step):
         lang: Name of the language of the texts.
         column: Column that holds the texts.
         by: ``"sentence"``, ``"word"`` or ``"token"``.
+        unit: Unit of all log-probabilities and entropies, ``"nats"`` or ``"bits"``.
         bits: Whether to add a column with the surprisal in bits.
         preset: Text pipeline; ``None`` for the model's own.
         codes: BPE codes, for a checkpoint of the original.
         dtype: ``float32``, ``bfloat16``, ``float16``, ``int8`` (CPU only), or ``auto`` for the type in the file.
         device: Where to compute; ``None`` means the worker's GPU if it has one, else the CPU.
         threads: Number of torch threads; ``None`` for as many as the worker has CPUs.
-        **options: As for ``xlm.score``, without ``top``; ``ranks`` and ``entropies`` require ``by="token"``.
+        **options: As for ``xlm.score``, without ``top``; ``ranks`` and ``entropies`` require another ``by`` than
+            ``"sentence"``.
 
     Raises:
         XLMError: There is no such model, language, device or option.
@@ -192,6 +195,7 @@ class Scorer(_Step):
         lang: str,
         column: str = "text",
         by: str = "sentence",
+        unit: str = "nats",
         bits: bool = False,
         preset: str | None = None,
         codes: str | None = None,
@@ -210,7 +214,14 @@ class Scorer(_Step):
             raise InputError(
                 "the table has no column for the most likely tokens", where="top", found=chosen.top, expected="0"
             )
-        self._table = ScoreTable(unit=by, format="parquet", bits=bits, ranks=chosen.ranks, entropies=chosen.entropies)
+        self._table = ScoreTable(
+            unit=by,
+            format="parquet",
+            log_unit=unit,
+            bits=bits,
+            ranks=chosen.ranks,
+            entropies=chosen.entropies,
+        )
         super().__init__(column, [field for field in self._table.arrow_fields() if field[0] not in ("line", "text")])
         source = WorkerModel(
             model=model, lang=lang, preset=preset, codes=codes, dtype=dtype, device=device, threads=threads

@@ -219,7 +219,7 @@ class ScoreTask(Task):
     def _load(self, model: WorkerModel) -> tuple[Signature, Scorer]:
         pair = model.open(offsets=self.table.unit not in ("sentence", "token"), signed=True)
         scorer = Scorer(pair.model, pair.tokenizer, lang=model.lang, options=self.options)
-        return pair.signature(**self._layout.signature_fields(scorer)), scorer
+        return pair.signature(**self._layout.signature_fields(scorer), unit=self.table.log_unit), scorer
 
     def _compute(self, scorer: Scorer, window: Sequence[Row], file: int) -> WindowOutput:
         if self._is_plain:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xlm._io.arguments import as_path, check_choice
+from xlm._io.arguments import check_choice, shown
 from xlm._io.progress import ProgressBar
 from xlm.corpus.read_ahead import length_of, read_ahead
 from xlm.errors import InputError
@@ -123,6 +123,10 @@ class Evaluation:
     """
 
     items: tuple[ItemResult, ...]
+
+    def __repr__(self) -> str:
+        of_each = (f"{each.by} {each.name}".rstrip() + f": {each.correct}/{each.items}" for each in self.accuracies)
+        return f"<Evaluation, correct by {', '.join(of_each)}>"
 
     @property
     def accuracies(self) -> tuple[Accuracy, ...]:
@@ -265,9 +269,15 @@ def _paths(tasks: str | Path | Iterable[str | Path]) -> list[Path]:
     if isinstance(tasks, str | os.PathLike):
         tasks = [tasks]
     try:
-        paths = [as_path("tasks", task) for task in tasks]
+        paths = [Path(task) for task in tasks]
     except TypeError as error:
-        raise InputError("tasks are not files", where="tasks", found=type(tasks).__name__) from error
+        raise InputError(
+            "tasks are not files",
+            where="tasks",
+            found=shown(tasks),
+            expected="a path, or a list of them",
+            remedy='write pairs to a file with one {"sentence_good": …, "sentence_bad": …} a line',
+        ) from error
     if not paths:
         raise InputError("there is no task", where="tasks", found="no file", expected="at least one")
     return paths

@@ -8,7 +8,7 @@ Shapes: D model width, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -82,7 +82,7 @@ def resize_positions(model: XLMModel, positions: int) -> None:
 
 
 @torch.no_grad()
-def add_languages(model: XLMModel, names: Iterable[str], *, like: str | None) -> dict[str, int]:
+def add_languages(model: XLMModel, names: str | Sequence[str], *, like: str | None) -> dict[str, int]:
     """Add languages; see ``XLMModel.add_languages``."""
     config = model.config
     new = language_names(names)

@@ -85,7 +85,16 @@ def apply_linear(module: nn.Module, x: Tensor) -> Tensor:
 
     A module with hooks, parametrizations or its own ``forward``, or of any other class, is called as it is.
     """
-    if _ONEDNN is None or _is_recorded() or type(module) is not nn.Linear or _has_own_forward(module):
+    # The cheap checks come first: in a small model, the others would take longer than the product.
+    if (
+        _ONEDNN is None
+        or type(module) is not nn.Linear
+        or type(x) is not Tensor
+        or torch.compiler.is_compiling()
+        or x.numel() * module.out_features < _FEW_MULTIPLICATIONS
+        or _is_recorded()
+        or _has_own_forward(module)
+    ):
         out: Tensor = module(x)
         return out
     return linear(x, module.weight, module.bias)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from os import PathLike
@@ -259,7 +259,7 @@ class XLMModel(nn.Module):
         """
         resize_positions(self, new_num_position_embeddings)
 
-    def add_languages(self, names: Iterable[str], *, like: str | None = None) -> dict[str, int]:
+    def add_languages(self, names: str | Sequence[str], *, like: str | None = None) -> dict[str, int]:
         """Add languages, and return their ids, which follow those of the others.
 
         ``tokenizer.add_languages`` does the same for a tokenizer. A model with one language has no language embeddings:

@@ -5,7 +5,7 @@ Shapes: B batch, S source positions, T target positions, N heads, D model width,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike
@@ -241,7 +241,7 @@ class XLMEncoderDecoderModel(nn.Module):
         for half in (self.encoder, self.decoder):
             half.resize_position_embeddings(new_num_position_embeddings)
 
-    def add_languages(self, names: Iterable[str], *, like: str | None = None) -> dict[str, int]:
+    def add_languages(self, names: str | Sequence[str], *, like: str | None = None) -> dict[str, int]:
         """Add languages to both halves, and return their ids; see ``XLMModel.add_languages``."""
         new = language_names(names)
         self.encoder.add_languages(new, like=like)

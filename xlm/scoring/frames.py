@@ -63,10 +63,11 @@ def score_frame(
     prefix_column: str | None = None,
     lang_column: str | None = None,
     region_column: str | None = None,
+    unit: str = "nats",
     progress: bool | None = False,
     **options: Unpack[ScoringKeywords],
 ) -> Any:
-    """Return a ``DataFrame`` with the scores of texts; log-probabilities, surprisals and entropies are in nats.
+    """Return a ``DataFrame`` with the scores of texts.
 
     The result is of the library of ``frame``; in pandas, it has the index of the texts. All columns stay, and the new
     ones are those of ``xlm score``, with the same numbers.
@@ -100,6 +101,7 @@ def score_frame(
             blanks between them. A missing or empty cell stands for ``lang``.
         region_column: The column of spans of characters, such as ``"0-7 8-12"`` or a list of pairs. With
             ``word_column``, the column of labels: consecutive words with the same label are one region.
+        unit: Unit of all log-probabilities, surprisals and entropies, ``"nats"`` or ``"bits"``.
         progress: As for ``score``; the bar counts rows.
         **options: As for ``score``; ``ranks``, ``entropies`` and ``top`` need another ``by`` than
             ``"sentence"``.
@@ -137,10 +139,11 @@ def score_frame(
     source = _source(frame, layout.text)
     for name in layout.columns:
         _check_column(name, source.columns)
-    unit = "given word" if layout.words and by == "word" else by
+    row_unit = "given word" if layout.words and by == "word" else by
     # A row of output has the names of tables that keep the columns of the input, except in plain tables of old.
     kept = None if is_plain and by != "word" else () if is_plain else tuple(set(source.columns) - {"line"})
-    table = ScoreTable(unit=unit, format="jsonl", kept=kept, **dict.fromkeys(place_options, True))
+    further = dict.fromkeys(place_options, True)
+    table = ScoreTable(unit=row_unit, format="jsonl", log_unit=unit, kept=kept, **further)
     new = [name for name in table.columns if name not in ("line", "text" if is_plain else None, *(kept or ()))]
     if is_plain and (taken := [name for name in new if name in source.columns]):
         raise InputError(
@@ -150,22 +153,22 @@ def score_frame(
             remedy="rename it, or score the column alone: score_frame(..., frame[column])",
         )
     with bar:
-        rows = list(
-            _plain(scorer, source, layout, by, bar) if is_plain else _laid_out(scorer, source, layout, table, bar)
-        )
+        scored = _plain if is_plain else _laid_out
+        rows = list(scored(scorer, source, layout, table, bar))
     columns = {name: [scores.get(name) for _, scores in rows] for name in new}
     return source.scored([place for place, _ in rows], columns, table.columns)
 
 
-def _plain(scorer: Scorer, source: _Source, layout: Layout, by: str, bar: ProgressBar) -> _Scores:
+def _plain(scorer: Scorer, source: _Source, layout: Layout, table: ScoreTable, bar: ProgressBar) -> _Scores:
     """Yield the scores of rows that are texts by themselves."""
     for window in bar.groups(windows(_rows(source, layout.text))):
         for row, result in zip(window, results_of(scorer, window), strict=True):
-            cells: Sequence[Mapping[str, Any]] = ()
+            cells: Sequence[dict[str, Any]] = ()
             if isinstance(result, SentenceScore):
-                cells = further_cells(result, by)[: len(result.words)] if by == "word" else cells_of(result, by)
+                by_word = table.unit == "word"
+                cells = further_cells(result, "word")[: len(result.words)] if by_word else cells_of(result, table.unit)
             for each in cells or [{}]:
-                yield row.number - 1, {**each, "status": status_of(row, result)}
+                yield row.number - 1, {**table.in_unit(each), "status": status_of(row, result)}
 
 
 def _laid_out(scorer: Scorer, source: _Source, layout: Layout, table: ScoreTable, bar: ProgressBar) -> _Scores:

@@ -162,7 +162,7 @@ class Layout:
     def groups(self, rows: Iterable[Row]) -> Iterator[list[Row]]:
         """Yield the rows of each document or, outside documents, of each text.
 
-        A row that cannot be read belongs to the rows before it, or at the start of a document to those behind it.
+        A row whose cells cannot be read belongs to the rows before it, or at the start of a file to those behind it.
 
         Args:
             rows: Rows of one file, in order.
@@ -170,12 +170,12 @@ class Layout:
         columns = self._document_columns or self.group_by
         alone = not (columns or self.documents)
         group: list[Row] = []
-        last: object = []
+        unknown = last = object()
         label_of = _labels_in(columns)
         for row in rows:
             if columns:
-                key = last if row.text is None else label_of(row)
-                if group and key != last:
+                key = last if row.cells is None else label_of(row)
+                if group and key != last and last is not unknown:
                     yield group
                     group = []
                 last = key
@@ -212,7 +212,7 @@ class Layout:
 
         for group in self.groups(rows):
             first = group[0]
-            if first.text is not None:
+            if first.cells is not None:
                 label = hash(str(label_of(first)))
                 if label in seen:
                     warn_once(

@@ -428,7 +428,8 @@ class Scorer:
         warn_caller(
             f"a text seems to hold several sentences: {text.text[:60]!r}; the model was trained with </s> between "
             "sentences, and the first words of each score worse without it. Pass the sentences of a document to "
-            "score_documents, or on the command line one sentence a line with --documents"
+            "score_documents. In the command, give one sentence a line with --documents, raw prose with "
+            "--split-sentences, or for one word a row a second --group-by that tells the sentences apart"
         )
 
     def encode(self, text: str, *, where: str) -> list[int]:

@@ -42,6 +42,7 @@ class Signature:
         device: Type of the device.
         torch: Version of torch.
         xlm: Version of this library.
+        unit: Unit of the logarithms of a table of scores; ``None`` for other results, whose units are fixed.
     """
 
     model: str
@@ -54,10 +55,11 @@ class Signature:
     device: str
     torch: str
     xlm: str
+    unit: str | None = None
 
     def __str__(self) -> str:
         shown = {**asdict(self), "model": self.model[:_SHOWN_DIGITS], "tokenizer": self.tokenizer[:_SHOWN_DIGITS]}
-        return "|".join(f"{name}:{value}" for name, value in shown.items())
+        return "|".join(f"{name}:{value}" for name, value in shown.items() if value is not None)
 
 
 def signature(
@@ -67,6 +69,7 @@ def signature(
     lang: str,
     protocol: str = "sentence",
     long: str = "none",
+    unit: str | None = None,
     digest: str | None = None,
 ) -> Signature:
     """Return the signature of results of a model and a tokenizer.
@@ -77,6 +80,7 @@ def signature(
         lang: As in ``Signature``.
         protocol: As in ``Signature``.
         long: As in ``Signature``.
+        unit: As in ``Signature``.
         digest: ``model_digest`` of the model; for a packed model, ``model_digest`` of the model before
             ``for_inference``.
 
@@ -96,6 +100,7 @@ def signature(
         device=model.device.type,
         torch=torch.__version__,
         xlm=__version__,
+        unit=unit,
     )
 
 
@@ -212,6 +217,8 @@ class OpenedModel(Generic[Network]):
     tokenizer: XLMTokenizer
     digest: str | None
 
-    def signature(self, *, lang: str, long: str, protocol: str = "sentence") -> Signature:
+    def signature(self, *, lang: str, long: str, protocol: str = "sentence", unit: str | None = None) -> Signature:
         """Return the signature of this model's results; arguments as for the function ``signature``."""
-        return signature(self.model, self.tokenizer, lang=lang, protocol=protocol, long=long, digest=self.digest)
+        return signature(
+            self.model, self.tokenizer, lang=lang, protocol=protocol, long=long, unit=unit, digest=self.digest
+        )

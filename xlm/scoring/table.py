@@ -44,6 +44,10 @@ _OPTIONAL: dict[str, dict[str, type]] = {
     "top": {"top": str},
 }
 """Columns of each option, which follow ``logprob`` or ``surprisal``. A token has no ``entropy_reduction``."""
+NATS = {"nats": 1.0, "bits": math.log(2)}
+"""The units of log-probabilities, surprisals and entropies, in nats."""
+_LOGARITHMS = ("logprob", "surprisal", "surprisal_without_punctuation", "entropy", "entropy_reduction")
+"""Columns with numbers in these units; ``top`` holds some, too."""
 _CONVERTED_BYTES = 8_000_000  # bytes of lines that are converted at once; they take several times as much memory
 
 
@@ -58,6 +62,7 @@ class ScoreTable:
         files: Whether the first column names the file.
         sentences: Whether there is a column with the number of the sentence in its row; a sentence then also has
             ``start`` and ``end``.
+        log_unit: Unit of all log-probabilities, surprisals and entropies, one of ``NATS``.
         bits: Whether a column ``bits`` follows ``logprob``: the surprisal, ``-logprob / log 2``.
         ranks: Whether there is a column with the rank of each token, or of the first one of each word.
         entropies: Whether there is a column with the entropy of each token's prediction; for words, that of the first
@@ -69,8 +74,8 @@ class ScoreTable:
         columns: Types of the cells by column, in order; ``status`` is the last. Kept columns have the type str.
 
     Raises:
-        InputError: There is no such unit, a kept column has the name of another one, or ranks, entropies or the most
-            likely tokens are requested for sentences.
+        InputError: There is no such unit, a kept column has the name of another one, ranks, entropies or the most
+            likely tokens are requested for sentences, or a column ``bits`` for a table in bits.
         DependencyError: The format is Parquet, and pyarrow is not installed.
     """
 
@@ -78,6 +83,7 @@ class ScoreTable:
     format: str
     files: bool = False
     sentences: bool = False
+    log_unit: str = "nats"
     bits: bool = False
     ranks: bool = False
     entropies: bool = False
@@ -88,6 +94,9 @@ class ScoreTable:
     def __post_init__(self) -> None:
         units = UNITS if self.kept is None else tuple(_FURTHER_COLUMNS)
         check_unit(self.unit, [name for name in ("ranks", "entropies", "top") if getattr(self, name)], units=units)
+        check_choice("unit", tuple(NATS), unit=self.log_unit)
+        if self.bits and self.log_unit == "bits":
+            raise InputError("all numbers are in bits", where="bits", remedy="leave out the column bits")
         if self.format == "parquet":
             import_pyarrow()
         columns: dict[str, type] = {"sentence": int} if self.sentences else {}
@@ -142,7 +151,7 @@ class ScoreTable:
         shared: dict[str, Cell] = {"file": row.file, "line": row.number, "status": status_of(row, result)}
         result_cells = cells_of(result, self.unit) if isinstance(result, SentenceScore) else [{"text": row.text}]
         for cells in result_cells:
-            yield {**cells, **self._bits(cells), **shared}
+            yield {**self.in_unit(cells), **self._bits(cells), **shared}
 
     def further(self, row: Row, cells: dict[str, Any], result: SentenceScore | XLMError | None) -> dict[str, Any]:
         """Complete and return the cells of one row of output, but for the kept ones.
@@ -152,9 +161,12 @@ class ScoreTable:
             cells: Its scores, as ``Layout.scores`` yields them.
             result: As for ``cells``.
         """
+        cells = self.in_unit(cells)
         if self.bits:
             cells.update(self._bits(cells))
-        cells["file"], cells["line"], cells["status"] = row.file, row.number, status_of(row, result)
+        if self.files:
+            cells["file"] = row.file
+        cells["line"], cells["status"] = row.number, status_of(row, result)
         return cells
 
     def kept_cells(self, row: Row) -> dict[str, Any]:
@@ -167,6 +179,16 @@ class ScoreTable:
             if type(cell) is not str and cell is not None:
                 kept[name] = written(cell)
         return kept
+
+    def in_unit(self, cells: dict[str, Any]) -> dict[str, Any]:
+        """Return scores in the table's unit, from those in nats."""
+        if self.log_unit == "nats":
+            return cells
+        nats = NATS[self.log_unit]
+        converted = {name: cells[name] / nats for name in _LOGARITHMS if cells.get(name) is not None}
+        if cells.get("top") is not None:
+            converted["top"] = tuple((token, logprob / nats) for token, logprob in cells["top"])
+        return {**cells, **converted}
 
     def _bits(self, cells: Mapping[str, Any]) -> dict[str, float]:
         logprob = -cells["surprisal"] if "surprisal" in cells else cells.get("logprob")
@@ -306,8 +328,11 @@ def laid_out_lines(scorer: Scorer, window: Sequence[Row], table: ScoreTable, lay
     lines: list[str] = []
     problems = tokens = unknown = 0
     for row, cells, result, first in layout.scores(scorer, list(layout.groups(window)), partial(cells_of_unit, table)):
-        cells.update(table.kept_cells(row) if table.kept is not None else {} if cells else {"text": row.text})
-        lines.append(table.line(table.further(row, cells, result)))
+        of_input = table.kept_cells(row) if table.kept is not None else {} if cells else {"text": row.text}
+        cells = table.further(row, cells, result)
+        # Kept cells come last, as a kept column may have a name that this table does not use, such as file.
+        cells.update(of_input)
+        lines.append(table.line(cells))
         if isinstance(result, SentenceScore):
             if first:
                 tokens += len(result.tokens)

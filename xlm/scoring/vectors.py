@@ -77,6 +77,12 @@ class WordVectors:
     vectors: Array
     attentions: Array | None = None
 
+    def __repr__(self) -> str:
+        shapes = f"vectors {self.vectors.shape}"
+        if self.attentions is not None:
+            shapes += f", attentions {self.attentions.shape}"
+        return f"<WordVectors of {self.text!r}, lang {self.lang!r}, layers {self.layers}: {shapes}>"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VectorOptions:

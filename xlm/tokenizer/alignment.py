@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 
 from xlm.tokenizer.vocabulary import END_OF_WORD
 
@@ -18,6 +19,8 @@ Span = tuple[int, int]
 
 Piece = tuple[str, int, int]
 """Text that a rule writes, and the start and end of the input that it comes from."""
+
+_end_of = itemgetter(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +66,7 @@ class AlignedText:
             start = max(start - 1, 0)
             end = min(start + 1, len(self.spans))
         spans = self.spans[start:end]
-        return (min(first for first, _ in spans), max(last for _, last in spans)) if spans else (0, 0)
+        return (min(spans)[0], max(map(_end_of, spans))) if spans else (0, 0)
 
     def slice(self, start: int, end: int) -> AlignedText:
         """Return a range of this text, with its spans."""

@@ -47,6 +47,14 @@ class DataCollatorForLanguageModeling:
     return_tensors: str | None = "pt"
 
     def __post_init__(self) -> None:
+        if not isinstance(self.tokenizer, XLMTokenizer):
+            raise InputError(
+                "not a tokenizer of this library",
+                where="tokenizer",
+                found=shown(self.tokenizer),
+                expected="an XLMTokenizer",
+                remedy="the collator of transformers takes its tokenizers, and XLMTokenizer too",
+            )
         check_flags(mlm=self.mlm)
         check_padding(self.padding, self.return_tensors, pad_to_multiple_of=self.pad_to_multiple_of)
         if self.mlm:
@@ -71,6 +79,10 @@ class DataCollatorForLanguageModeling:
             InputError: The examples are not encodings, or have different entries.
             LanguageError: The tokenizer does not have a language.
         """
+        if not _are_encodings(examples):
+            raise InputError(
+                "not encodings", where="examples", found=shown(examples), expected="a list with one for each text"
+            )
         columns, _ = as_columns([one if isinstance(one, Mapping) else {"input_ids": one} for one in examples])
         if "langs" in columns:
             columns["langs"] = [self._language(value) for value in columns["langs"]]
@@ -122,6 +134,12 @@ class DataCollatorForLanguageModeling:
                     found=f"{len(row)} {name}",
                     expected=f"{len(others)}, one for each id",
                 )
+
+
+def _are_encodings(examples: object) -> bool:
+    return isinstance(examples, Sequence) and all(
+        hasattr(one, "__len__") and not isinstance(one, str) for one in examples
+    )
 
 
 def _are_rows(values: Sequence[object]) -> bool:

@@ -400,8 +400,8 @@ class XLMTokenizer:
             InputError: These are not encodings, an argument is invalid, or entries cannot form a tensor.
         """
         columns, kind = as_columns(encoded_inputs)
-        return_tensors = return_tensors or kind
         padding, side, longest = self._padding(padding, max_length, pad_to_multiple_of, padding_side, return_tensors)
+        return_tensors = return_tensors or kind
         check_flags(return_attention_mask=return_attention_mask is None or return_attention_mask)
         rows = columns["input_ids"]
         if is_single := not (rows and isinstance(rows[0], list)):
@@ -461,8 +461,8 @@ class XLMTokenizer:
             VocabularyError: A token cannot be written as UTF-8.
         """
         check_flags(special_tokens=special_tokens)
-        given = [new_tokens] if isinstance(new_tokens, (str, AddedToken)) else list(new_tokens)
-        if not all(isinstance(token, (str, AddedToken)) for token in given):
+        given = [new_tokens] if isinstance(new_tokens, (str, AddedToken)) else new_tokens
+        if not isinstance(given, Sequence) or not all(isinstance(token, (str, AddedToken)) for token in given):
             raise InputError("not tokens", where="new_tokens", found=shown(new_tokens), expected="str or AddedToken")
         tokens = {}
         for token in given:
@@ -485,7 +485,7 @@ class XLMTokenizer:
         )
         return len(new)
 
-    def add_languages(self, names: Iterable[str]) -> dict[str, int]:
+    def add_languages(self, names: str | Sequence[str]) -> dict[str, int]:
         """Add languages, and return their ids, which follow those of the others; as ``add_languages`` of a model.
 
         This changes the tokenizer in place, so do not call it while other threads use the tokenizer.
@@ -844,7 +844,7 @@ class XLMTokenizer:
         check("do_lowercase_and_remove_accent", isinstance(self.do_lowercase_and_remove_accent, bool), "true or false")
         length = self.model_max_length
         check("model_max_length", type(length) is int and length > 0, "an int above 0")
-        check("padding_side", self.padding_side in SIDES, listed_choices(SIDES))
+        check("padding_side", isinstance(self.padding_side, str) and self.padding_side in SIDES, listed_choices(SIDES))
         for name in ("additional_special_tokens", "added_tokens"):
             check(name, isinstance(getattr(self, name), (list, tuple)), "a list")
         ids = self.lang2id
