@@ -5,6 +5,7 @@ Oracle: ``torch.nn.functional.cross_entropy`` on the model's logits, with labels
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -73,7 +74,7 @@ def test_torch_s_loss_and_gradients(
                 **inputs,
                 labels=labels,
                 reduction=reduction,
-                label_smoothing=smoothing,
+                smoothing=smoothing,
                 return_logits=way == "logits",
             )
             assert ("logits" in output) == (way == "logits")
@@ -162,7 +163,7 @@ def test_no_tensor_is_as_large_as_the_logits(monkeypatch: pytest.MonkeyPatch) ->
                 largest[0] = max(largest[0], result.numel())
             return result
 
-    for options in ({}, {"label_smoothing": 0.1}, {"reduction": "none"}):
+    for options in ({}, {"smoothing": 0.1}, {"reduction": "none"}):
         for return_logits in (False, True):
             largest[0] = 0
             with Watch():
@@ -180,7 +181,7 @@ def test_a_batch_without_labels_that_count(checked: bool, return_logits: bool, h
     nothing = torch.full_like(ids, -100)
     with pytest.raises(InputError, match="nvalid labels") as caught:
         model(ids, langs="en", labels=nothing, return_logits=return_logits)
-    assert "allow_empty_labels=True" in str(caught.value.remedy)
+    assert "allow_empty=True" in str(caught.value.remedy)
     model.check_inputs = checked
     reductions: tuple[Reduction, ...] = ("mean", "sum")
     for reduction in reductions:
@@ -188,7 +189,7 @@ def test_a_batch_without_labels_that_count(checked: bool, return_logits: bool, h
             ids,
             langs="en",
             labels=nothing,
-            allow_empty_labels=True,
+            allow_empty=True,
             return_logits=return_logits,
             reduction=reduction,
         ).loss
@@ -205,9 +206,7 @@ def test_labels_out_of_range(return_logits: bool) -> None:
     labels[0, 1] = V
     for allow in (True, False):
         with pytest.raises(InputError, match="1 labels that are not ignored, 1 of them out of range"):
-            small_model()(
-                random_ids(1, T), langs="en", labels=labels, allow_empty_labels=allow, return_logits=return_logits
-            )
+            small_model()(random_ids(1, T), langs="en", labels=labels, allow_empty=allow, return_logits=return_logits)
 
 
 def test_hidden_states_without_logits() -> None:
@@ -219,17 +218,17 @@ def test_hidden_states_without_logits() -> None:
 def test_translation_has_the_same_options() -> None:
     model, ids = XLMEncoderDecoderModel(small_config()).eval(), random_ids(B, T)
     inputs: dict[str, Any] = {"langs": "en", "decoder_langs": "de", "labels": ids}
-    whole = model(ids, ids, **inputs, reduction="none", label_smoothing=0.1)
+    whole = model(ids, ids, **inputs, reduction="none", smoothing=0.1)
     expected = by_torch(model.decoder, whole.logits, ids, reduction="none", label_smoothing=0.1)
     torch.testing.assert_close(whole.loss, expected.view(B, T))
-    chunked = model(ids, ids, **inputs, reduction="sum", label_smoothing=0.1, return_logits=False)
+    chunked = model(ids, ids, **inputs, reduction="sum", smoothing=0.1, return_logits=False)
     assert "logits" not in chunked
     torch.testing.assert_close(chunked.loss, expected.sum())
 
 
 @pytest.mark.parametrize(
     "options",
-    [{"reduction": "batchmean"}, {"label_smoothing": 1.5}, {"label_smoothing": -0.1}, {"return_logits": "no"}],
+    [{"reduction": "batchmean"}, {"smoothing": 1.5}, {"smoothing": -0.1}, {"return_logits": "no"}],
 )
 def test_wrong_options(options: dict[str, Any]) -> None:
     with pytest.raises((InputError, ConfigError)) as caught:
@@ -247,7 +246,7 @@ def test_the_public_function(dtype: torch.dtype) -> None:
     wide = [leaf.detach().double().requires_grad_() for leaf in leaves]
     bound = 1e-6 if dtype == torch.float32 else 2e-2
     for reduction in ("mean", "sum"):
-        found = linear_cross_entropy(*leaves, targets, reduction=reduction, label_smoothing=0.2)  # type: ignore[arg-type, misc]
+        found = linear_cross_entropy(*leaves, targets, reduction=reduction, smoothing=0.2)  # type: ignore[arg-type, misc]
         expected = F.cross_entropy(wide[0] @ wide[1].t() + wide[2], targets, reduction=reduction, label_smoothing=0.2)
         assert found.dtype == torch.float32
         assert float(found.detach()) == pytest.approx(float(expected.detach()), rel=bound)
@@ -255,3 +254,9 @@ def test_the_public_function(dtype: torch.dtype) -> None:
             assert relative_error(one, other) < bound
     assert linear_cross_entropy(hidden, weight, bias, torch.full((9,), -100), reduction="sum") == 0
     assert linear_cross_entropy(hidden[:0], weight, bias, targets[:0], reduction="sum") == 0
+
+
+def test_only_the_labels_are_labels_to_the_trainer_of_transformers() -> None:
+    """The ``Trainer`` computes no loss of an evaluation whose batches lack a parameter with "label" in its name."""
+    for kind in (XLMWithLMHeadModel, XLMEncoderDecoderModel):
+        assert [name for name in inspect.signature(kind.forward).parameters if "label" in name] == ["labels"]

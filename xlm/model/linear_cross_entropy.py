@@ -41,7 +41,7 @@ def linear_cross_entropy(
     targets: Tensor,
     *,
     reduction: Literal["mean", "sum"] = "mean",
-    label_smoothing: float = 0.0,
+    smoothing: float = 0.0,
 ) -> Tensor:
     """Return the negative log-probability of targets under ``softmax(hidden @ weight.T + bias)``.
 
@@ -53,7 +53,7 @@ def linear_cross_entropy(
         bias: (V,) bias of the head.
         targets: (N,) int64 ids of the tokens to predict; those of -100 are ignored.
         reduction: ``"mean"`` or ``"sum"`` over the targets that are not ignored. The mean over no target is NaN.
-        label_smoothing: Share of the target distribution that is spread evenly over all words, from 0 to 1.
+        smoothing: Share of the target distribution that is spread evenly over all words, from 0 to 1.
 
     Returns:
         Nats, a scalar in float32 or wider, which can be differentiated once.
@@ -63,20 +63,20 @@ def linear_cross_entropy(
     """
     _check_shapes(hidden, weight, bias, targets)
     check_choice("reduction", ("mean", "sum"), reduction=reduction)
-    check_share(label_smoothing=label_smoothing)
+    check_share(smoothing=smoothing)
     inputs = (hidden, weight, bias)
     needs_grad = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
     counted_N = targets != _IGNORED
     targets_N = targets.masked_fill(~counted_N, 0)
     loss: Tensor = _LinearCrossEntropy.apply(*inputs, targets_N, counted_N, needs_grad)  # type: ignore[no-untyped-call]
-    if label_smoothing:
+    if smoothing:
         # The smoothed loss is the plain one plus this share of the target's score minus the mean score. The mean score
         # is that of the mean word, so it needs no other score.
         high = loss.dtype
         mean_word_D, mean_bias = weight.mean(0, dtype=high), bias.mean(dtype=high)
         target_ND, target_bias_N = F.embedding(targets_N, weight).to(high), bias[targets_N].to(high)
         gains_N = (hidden.to(high) * (target_ND - mean_word_D)).sum(-1) + target_bias_N - mean_bias
-        loss = loss + label_smoothing * torch.where(counted_N, gains_N, 0).sum()
+        loss = loss + smoothing * torch.where(counted_N, gains_N, 0).sum()
     return loss if reduction == "sum" else loss / counted_N.sum()
 
 

@@ -476,8 +476,8 @@ class XLMWithLMHeadModel(XLMModel):
         position_ids: Tensor | None = None,
         labels: Tensor | None = None,
         reduction: Reduction = "mean",
-        label_smoothing: float = 0.0,
-        allow_empty_labels: bool = False,
+        smoothing: float = 0.0,
+        allow_empty: bool = False,
         return_logits: bool = True,
         cache: XLMCache | None = None,
         output_hidden_states: bool = False,
@@ -502,8 +502,8 @@ class XLMWithLMHeadModel(XLMModel):
                 predictions made at padding are ignored.
             reduction: ``"mean"`` or ``"sum"`` of the losses of the labels that count, or ``"none"``: (B, T) losses,
                 each at the position that predicts the label, and 0 at positions that predict none.
-            label_smoothing: Share of the target distribution that is spread evenly over all words, from 0 to 1.
-            allow_empty_labels: Whether the loss is 0, with a gradient of 0, if no label counts. Otherwise such a batch
+            smoothing: Share of the target distribution that is spread evenly over all words, from 0 to 1.
+            allow_empty: Whether the loss is 0, with a gradient of 0, if no label counts. Otherwise such a batch
                 is refused.
             return_logits: Whether to return the logits. Without them, the loss needs much less memory, because only a
                 chunk of the logits exists at a time.
@@ -534,8 +534,8 @@ class XLMWithLMHeadModel(XLMModel):
             inputs.valid,
             labels,
             reduction=reduction,
-            label_smoothing=label_smoothing,
-            allow_empty_labels=allow_empty_labels,
+            smoothing=smoothing,
+            allow_empty=allow_empty,
             return_logits=return_logits,
         )
         return XLMOutput(
@@ -607,8 +607,8 @@ class XLMWithLMHeadModel(XLMModel):
         labels_BT: Tensor | None,
         *,
         reduction: Reduction,
-        label_smoothing: float,
-        allow_empty_labels: bool,
+        smoothing: float,
+        allow_empty: bool,
         return_logits: bool,
     ) -> tuple[Tensor | None, Tensor | None]:
         """Return the loss and the logits, each if requested; ``forward`` describes the arguments."""
@@ -616,23 +616,23 @@ class XLMWithLMHeadModel(XLMModel):
         logits_BTV = self.logits(hidden_BTD) if return_logits else None
         if labels_BT is None:
             return None, logits_BTV
-        check_flags(allow_empty_labels=allow_empty_labels)
+        check_flags(allow_empty=allow_empty)
         check_choice("reduction", get_args(Reduction), reduction=reduction)
-        check_share(label_smoothing=label_smoothing)
+        check_share(smoothing=smoothing)
         labels_BT = onto("labels", labels_BT, hidden_BTD.device).long()
         labels_BT = counted_labels(labels_BT, valid_BT, causal=self.config.causal)
         looks = looks_at_values(labels_BT, self.check_inputs)
         if looks:
             words = len(self.transformer.embeddings.word.weight) if logits_BTV is None else logits_BTV.shape[-1]
-            self._check_labels(labels_BT, words, allow_empty=allow_empty_labels)
+            self._check_labels(labels_BT, words, allow_empty=allow_empty)
         if logits_BTV is None:
-            losses = self._chunked_losses(hidden_BTD, labels_BT, reduction, label_smoothing, selects=looks)
+            losses = self._chunked_losses(hidden_BTD, labels_BT, reduction, smoothing, selects=looks)
         else:
-            losses = logits_loss(logits_BTV, labels_BT, label_smoothing=label_smoothing)
-        return reduce_losses(losses, labels_BT, reduction, allow_empty=allow_empty_labels), logits_BTV
+            losses = logits_loss(logits_BTV, labels_BT, smoothing=smoothing)
+        return reduce_losses(losses, labels_BT, reduction, allow_empty=allow_empty), logits_BTV
 
     def _chunked_losses(
-        self, hidden_BTD: Tensor, labels_BT: Tensor, reduction: Reduction, label_smoothing: float, *, selects: bool
+        self, hidden_BTD: Tensor, labels_BT: Tensor, reduction: Reduction, smoothing: float, *, selects: bool
     ) -> Tensor:
         """Return the losses (B, T) of the positions, or their sum, without the logits of all positions.
 
@@ -646,12 +646,10 @@ class XLMWithLMHeadModel(XLMModel):
         is_plain = is_plain_head(head) and type(self).logits is XLMWithLMHeadModel.logits and "logits" not in vars(self)
         # An adaptive softmax takes no labels of -100; torch.compile and torch.func cannot trace the function of a
         # linear head.
-        is_simple = looks_at_values(labels_BT, True) and (
-            isinstance(head, LinearHead) or (selects and not label_smoothing)
-        )
+        is_simple = looks_at_values(labels_BT, True) and (isinstance(head, LinearHead) or (selects and not smoothing))
         if reduction != "none" and is_plain and is_simple:
-            return head_loss(head, hidden_ND, labels_N, reduction="sum", label_smoothing=label_smoothing)
-        losses_N = chunked_losses(self.logits, hidden_ND, labels_N, vocab_size=words, label_smoothing=label_smoothing)
+            return head_loss(head, hidden_ND, labels_N, reduction="sum", smoothing=smoothing)
+        losses_N = chunked_losses(self.logits, hidden_ND, labels_N, vocab_size=words, smoothing=smoothing)
         return losses_N.view(labels_BT.shape) if reduction == "none" else losses_N.sum()
 
     def _check_labels(self, labels_BT: Tensor, vocab_size: int, *, allow_empty: bool) -> None:
@@ -664,7 +662,7 @@ class XLMWithLMHeadModel(XLMModel):
                 where="labels",
                 found=f"{counted} labels that are not ignored, {wrong} of them out of range",
                 expected=f"at least one label that is not ignored, each from 0 to {vocab_size - 1} or {IGNORED_LABEL}",
-                remedy=None if counted else "allow_empty_labels=True makes the loss of such a batch 0",
+                remedy=None if counted else "allow_empty=True makes the loss of such a batch 0",
             )
 
     @lists_decoding_options

@@ -42,13 +42,13 @@ def counted_labels(labels_BT: Tensor, valid_BT: Tensor | None, *, causal: bool) 
     return labels_BT
 
 
-def logits_loss(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
+def logits_loss(logits: Tensor, labels: Tensor, *, smoothing: float = 0.0) -> Tensor:
     """Return the loss of each position.
 
     Args:
         logits: (…, V) scores or log-probabilities.
         labels: (…) int64 ids from 0 to V - 1, or -100.
-        label_smoothing: Share of the target distribution that is spread evenly over all words.
+        smoothing: Share of the target distribution that is spread evenly over all words.
 
     Returns:
         (…) nats, in float32 or wider; 0 where the label is -100.
@@ -57,9 +57,9 @@ def logits_loss(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0)
     counted = labels != IGNORED_LABEL
     targets = labels.masked_fill(~counted, 0)
     losses = -target_logprobs(logits, targets)
-    if label_smoothing:
+    if smoothing:
         logits = at_least_float32(logits)
-        losses = losses + label_smoothing * (logits.gather(-1, targets[..., None])[..., 0] - logits.mean(-1))
+        losses = losses + smoothing * (logits.gather(-1, targets[..., None])[..., 0] - logits.mean(-1))
     return torch.where(counted, losses, 0)
 
 
@@ -92,7 +92,7 @@ def head_loss(
     labels_N: Tensor,
     *,
     reduction: Literal["mean", "sum"] = "mean",
-    label_smoothing: float = 0.0,
+    smoothing: float = 0.0,
 ) -> Tensor:
     """Return the loss of a plain head, with only one chunk of the scores in memory at a time.
 
@@ -101,20 +101,20 @@ def head_loss(
         hidden_ND: (N, D) hidden states.
         labels_N: (N,) int64 ids from 0 to V - 1, or for a linear head -100, which is ignored.
         reduction: Whether to return the mean or the sum over the labels.
-        label_smoothing: As for ``logits_loss``; only for a linear head.
+        smoothing: As for ``logits_loss``; only for a linear head.
 
     Returns:
         Nats, a scalar in float32 or wider. With a linear head, it can be differentiated once.
     """
     if isinstance(head, AdaptiveHead):
-        assert not label_smoothing
+        assert not smoothing
         # An adaptive softmax has few scores, since most clusters score only their own words.
         with torch.autocast(hidden_ND.device.type, enabled=False):
             # Under autocast, hidden states may be in a lower precision than the weights.
             losses_N = -at_least_float32(head.adaptive(hidden_ND.to(head.adaptive.head.weight.dtype), labels_N).output)
         return losses_N.mean() if reduction == "mean" else losses_N.sum()
     return linear_cross_entropy(
-        hidden_ND, head.projection, head.bias, labels_N, reduction=reduction, label_smoothing=label_smoothing
+        hidden_ND, head.projection, head.bias, labels_N, reduction=reduction, smoothing=smoothing
     )
 
 
@@ -124,7 +124,7 @@ def chunked_losses(
     labels_N: Tensor,
     *,
     vocab_size: int,
-    label_smoothing: float = 0.0,
+    smoothing: float = 0.0,
 ) -> Tensor:
     """Return the loss of each position for any head, chunk by chunk. The backward pass computes the scores again.
 
@@ -133,14 +133,14 @@ def chunked_losses(
         hidden_ND: (N, D) hidden states.
         labels_N: (N,) int64 ids from 0 to V - 1, or -100.
         vocab_size: V, for the size of a chunk.
-        label_smoothing: As for ``logits_loss``.
+        smoothing: As for ``logits_loss``.
 
     Returns:
         (N,) nats, in float32 or wider.
     """
 
     def losses(hidden_CD: Tensor, labels_C: Tensor) -> Tensor:
-        return logits_loss(logits_of(hidden_CD), labels_C, label_smoothing=label_smoothing)
+        return logits_loss(logits_of(hidden_CD), labels_C, smoothing=smoothing)
 
     blocks = [*row_blocks(len(hidden_ND), vocab_size, None)] or [slice(0, 0)]
     return torch.cat([checkpoint(losses, hidden_ND[rows], labels_N[rows], use_reentrant=False) for rows in blocks])

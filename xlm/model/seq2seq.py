@@ -310,8 +310,8 @@ class XLMEncoderDecoderModel(nn.Module):
         decoder_attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
         reduction: Reduction = "mean",
-        label_smoothing: float = 0.0,
-        allow_empty_labels: bool = False,
+        smoothing: float = 0.0,
+        allow_empty: bool = False,
         return_logits: bool = True,
         output_hidden_states: bool = False,
         output_attentions: bool = False,
@@ -331,8 +331,8 @@ class XLMEncoderDecoderModel(nn.Module):
             labels: (B, T) int64, the same tokens as ``decoder_input_ids``. The model shifts them: position t predicts
                 label t + 1. Labels of -100 and labels at padding are ignored.
             reduction: As for ``XLMWithLMHeadModel.forward``, like the next three.
-            label_smoothing: Share of the target distribution that is spread evenly over all words.
-            allow_empty_labels: Whether a batch without a label that counts has a loss of 0.
+            smoothing: Share of the target distribution that is spread evenly over all words.
+            allow_empty: Whether a batch without a label that counts has a loss of 0.
             return_logits: Whether to return the logits.
             output_hidden_states: Whether to return the embeddings and every layer's output of both halves.
             output_attentions: Whether to return the attention weights of both halves.
@@ -374,8 +374,8 @@ class XLMEncoderDecoderModel(nn.Module):
             target_inputs.valid,
             labels,
             reduction=reduction,
-            label_smoothing=label_smoothing,
-            allow_empty_labels=allow_empty_labels,
+            smoothing=smoothing,
+            allow_empty=allow_empty,
             return_logits=return_logits,
         )
         return XLMEncoderDecoderOutput(
