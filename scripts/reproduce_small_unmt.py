@@ -109,6 +109,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=3, help="seed of the run (default: 3)")
     parser.add_argument("--set", dest="changes", action="append", default=[], metavar="KEY=VALUE", help="as xlm train")
     arguments = parser.parse_args()
+    if not (arguments.reference / "clm.pth").is_file():
+        parser.error(f"{arguments.reference} has no clm.pth")
     data, run = arguments.output / "data", arguments.output / ("random" if arguments.random else "clm")
     if not data.exists():
         prepare(arguments.reference, data)
