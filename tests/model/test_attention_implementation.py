@@ -106,7 +106,7 @@ def test_from_pretrained_and_what_is_saved(tmp_path: Path) -> None:
     for cls in (XLMModel, XLMWithLMHeadModel):
         assert cls.from_pretrained(tmp_path / "a").config.attn_implementation == "sdpa"
         model = cls.from_pretrained(tmp_path / "a", attn_implementation="eager")
-        assert model.transformer.layers[0].attention.is_eager
+        assert model.transformer.layers[0].attention.implementation == "eager"
     model.save_pretrained(tmp_path / "b")
     for name in ("config.json", "model.safetensors"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()

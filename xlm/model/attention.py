@@ -129,15 +129,9 @@ class Attention(nn.Module):
         if cache is not None:
             key_BNSH, value_BNSH = cache.write(layer, key_BNSH, value_BNSH)
         dropout = self.dropout if self.training else 0.0
-        context_BTD, weights_BNTS = _attend(
-            query_BNTH, key_BNSH, value_BNSH, mask, dropout=dropout, eager=output_attentions or self.is_eager
-        )
+        eager = output_attentions or self.implementation == "eager"
+        context_BTD, weights_BNTS = _attend(query_BNTH, key_BNSH, value_BNSH, mask, dropout=dropout, eager=eager)
         return apply_linear(self.output, context_BTD), weights_BNTS if output_attentions else None
-
-    @property
-    def is_eager(self) -> bool:
-        """Whether attention is computed step by step, not by a fused kernel."""
-        return self.implementation == "eager"
 
     def project(self, x_BTD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return queries, keys and values with all heads side by side, each (B, T, D)."""
@@ -232,21 +226,13 @@ class CrossAttention(nn.Module):
         # The target rows of one source row become further query positions.
         query_GNQH = _heads(apply_linear(self.query, x_BTD).view(G, -1, D), self.n_heads)
         dropout = self.dropout if self.training else 0.0
-        context_GQD, weights_GNQS = _attend(
-            query_GNQH, key_GNSH, value_GNSH, source.mask, dropout=dropout, eager=output_attentions or self.is_eager
-        )
-        if not output_attentions:
-            weights_GNQS = None
-        if weights_GNQS is not None:
-            weights_GNQS = (
-                weights_GNQS.view(G, self.n_heads, -1, T, weights_GNQS.shape[-1]).transpose(1, 2).flatten(0, 1)
-            )
-        return apply_linear(self.output, context_GQD.view(B, T, D)), weights_GNQS
-
-    @property
-    def is_eager(self) -> bool:
-        """Whether attention is computed step by step, not by a fused kernel."""
-        return self.implementation == "eager"
+        eager = output_attentions or self.implementation == "eager"
+        context_GQD, weights_GNQS = _attend(query_GNQH, key_GNSH, value_GNSH, source.mask, dropout=dropout, eager=eager)
+        out_BTD = apply_linear(self.output, context_GQD.view(B, T, D))
+        if weights_GNQS is None or not output_attentions:
+            return out_BTD, None
+        S = weights_GNQS.shape[-1]
+        return out_BTD, weights_GNQS.view(G, self.n_heads, -1, T, S).transpose(1, 2).flatten(0, 1)
 
     def project_source(self, hidden_GSD: Tensor) -> tuple[Tensor, Tensor]:
         """Return keys and values with all heads side by side, each (G, S, D)."""
