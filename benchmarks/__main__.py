@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from benchmarks.report import Report
+from xlm._io.atomic import check_target
+from xlm.errors import DependencyError, XLMError
 
 if TYPE_CHECKING:
     from benchmarks.ctranslate2_peer import Work
-from xlm._io.atomic import check_target
-from xlm.errors import DependencyError, XLMError
 
 _NEWSTEST = [f"tokenizer/text/newstest{year}.{lang}.txt" for year in (2012, 2013, 2014) for lang in ("de", "en")]
 _NEWS = ["text/newstest2016.en.txt", "text/newstest2016.de.txt"]
@@ -243,7 +243,11 @@ def forward(against: str | None, size: str, device: str, rounds: int) -> Benchma
 @model_option
 @codes_option
 @text_option
-@click.option("--lines", type=click.IntRange(1), default=2000, show_default=True, help="Number of lines to score.")
+@click.option(
+    "--lines",
+    type=click.IntRange(1),
+    help="Number of lines to score.  [default: 2000, or 200 random sentences beside ctranslate2]",
+)
 @_benchmark(1)
 def score(
     against: str | None,
@@ -252,14 +256,14 @@ def score(
     model: str | None,
     codes: Path | None,
     texts: tuple[Path, ...],
-    lines: int,
+    lines: int | None,
     rounds: int,
 ) -> Benchmark:
     """Score lines of text, each time in a fresh process; the other library scores padded batches of 16, in order."""
     if against == "ctranslate2":
         if model or codes or texts:
             raise click.UsageError("--against ctranslate2 scores random sentences: leave out --model, --codes, --text")
-        return _beside_ctranslate2("score", size=size, rounds=rounds, device=device, lines=lines)
+        return _beside_ctranslate2("score", size=size, rounds=rounds, device=device, lines=lines or 200)
     from benchmarks.hardware import device_setup
     from benchmarks.scoring import bench_score
     from benchmarks.tokenizers import tokenizer_directory
@@ -273,7 +277,7 @@ def score(
         against=against,
         model=tokenizer_directory(name, codes, folder),
         texts=texts,
-        lines=lines,
+        lines=lines or 2000,
         setup=setup,
     )
 

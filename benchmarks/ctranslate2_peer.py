@@ -5,31 +5,41 @@ Shapes: B rows, T tokens, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
-from benchmarks.hardware import timed
+from benchmarks.ctranslate2_models import write_language_model
+from benchmarks.engine import Engine, in_turn
+from benchmarks.forward import forward_operations
+from benchmarks.hardware import matrix_peak, memory_bandwidth
 from benchmarks.models import SIZES, scale_embeddings
-from benchmarks.report import Measurement, Report, Target, machine_facts, ratio_of_rounds
-from benchmarks.translation import copy_half, copy_head
+from benchmarks.report import Measurement, Report, Target, machine_facts, quotients, ratio_of_rounds
 from xlm.model.config import XLMConfig
 from xlm.model.lm import XLMWithLMHeadModel
-from xlm.scoring.logprobs import score_sequences
 
 Work = Literal["forward", "score", "generate"]
 
 WEIGHTS = ("float32", "int8")
+
+_TARGETS: dict[tuple[Work, int], dict[str, float]] = {
+    ("forward", 1): {"float32": 1.0, "int8": 1.0},
+    ("score", 1): {"float32": 1.1, "int8": 1.5},
+    ("generate", 1): {"float32": 1.3, "int8": 2.0},
+    ("generate", 8): {"float32": 1.5, "int8": 1.5},
+    ("generate", 32): {"float32": 1.4, "int8": 1.4},
+}
+"""Smallest speed as a multiple of CTranslate2's, by the work and the rows of a batch, at the published size."""
 
 _LANGUAGE = 1
 _FIRST_WORD = 14
 _B, _T = 8, 128
 _LONGEST = 70
 _BATCH_TOKENS = 1024
+_BYTES = {"float32": 4, "int8": 1}
 _LOGIT_TOLERANCE = 1e-3
 """Largest difference of float32 logits, relative to the largest. CTranslate2 approximates functions such as GELU."""
 _LOGPROB_TOLERANCE = 1e-2
@@ -46,7 +56,10 @@ def bench_beside_ctranslate2(
     lines: int = 64,
     weights: tuple[str, ...] = WEIGHTS,
 ) -> Report:
-    """Time a random model in turn with CTranslate2, and compare what they compute in float32.
+    """Time a random model in turn with CTranslate2, each in its own process, and compare what they compute in float32.
+
+    Speeds stand beside the limit of the machine in the same round: for one prompt, reading the weights; for forward
+    passes and scoring in float32, multiplying matrices.
 
     Args:
         scratch: A directory for temporary files.
@@ -59,117 +72,160 @@ def bench_beside_ctranslate2(
         lines: Number of sentences to score.
         weights: Types of the weights.
     """
-    import ctranslate2
-
     torch.manual_seed(0)
     model = XLMWithLMHeadModel(SIZES[size]).eval()
     scale_embeddings(model)
-    write_language_model(model, scratch / "ctranslate2")
+    directories = {"xlm": scratch / "xlm", "ctranslate2": scratch / "ctranslate2"}
+    model.save_pretrained(directories["xlm"])
+    write_language_model(model, _LANGUAGE, directories["ctranslate2"])
+    config = model.config
+    del model
+    sentences = _sentences(work, config, rows=rows, lines=lines)
+    counted = {"score": sum(map(len, sentences)) - len(sentences), "generate": rows * new_tokens}
+    tokens = counted.get(work, sum(map(len, sentences)))
+    threads = torch.get_num_threads()
     measurements: list[Measurement] = []
     targets: list[Target] = []
     for each in weights:
-        # As the commands do: few rows at a time are packed, and many in float32 are not.
-        ours = model if each == "float32" and work != "generate" else model.for_inference(each)
-        theirs = ctranslate2.Generator(
-            str(scratch / "ctranslate2"), compute_type=each, inter_threads=1, intra_threads=torch.get_num_threads()
-        )
-        works, tokens = _works(work, ours, theirs, rows=rows, new_tokens=new_tokens, lines=lines)
-        speeds: dict[str, list[float]] = {name: [] for name in works}
-        results: dict[str, Any] = {}
-        for round_ in range(rounds + 1):  # the first round is a warm-up
-            for name, run in works.items():
-                seconds, results[name] = timed(run)
-                if round_ > 0:
-                    speeds[name].append(tokens / seconds)
-        by_name = {
-            name: Measurement(name=f"{name} {each}", unit="tokens/s", values=tuple(values))
-            for name, values in speeds.items()
+        with ExitStack() as stack:
+            engines = {
+                name: stack.enter_context(Engine(library, opener, str(directories[name]), work, each, threads))
+                for name, library, opener in (
+                    ("xlm", "xlm.model.lm", open_xlm),
+                    ("ctranslate2", "ctranslate2", open_ctranslate2),
+                )
+            }
+            works = {name: partial(engine.run, sentences, new_tokens) for name, engine in engines.items()}
+            limit = _limit(work, each, rows, config, tokens)
+            if limit is not None:
+                works["limit"] = partial(_measure_limit, *limit)
+            figures, results = in_turn(works, rounds)
+            memory = {name: engine.memory() for name, engine in engines.items()}
+        speeds = {
+            name: Measurement(
+                name=f"{name} {each}", unit="tokens/s", values=tuple(tokens / seconds for seconds in figures[name])
+            )
+            for name in engines
         }
-        measurements += by_name.values()
+        measurements += speeds.values()
+        if limit is not None:
+            (what, unit, per_token) = limit
+            reached = Measurement(name=f"{what}, {each}", unit=unit, values=figures["limit"])
+            measurements.append(reached)
+            for name, speed in speeds.items():
+                values = tuple(share * per_token for share in quotients(speed, reached))
+                measurements.append(Measurement(name=f"{name} {each}, share of it", unit="", values=values))
+        measurements += [
+            Measurement(name=f"{name} {each}, memory", unit="MB", values=(megabytes,))
+            for name, megabytes in memory.items()
+        ]
         if size == "published":
-            ratio = ratio_of_rounds(by_name["xlm"], by_name["ctranslate2"])
-            targets.append(Target(name=f"xlm {each} / ctranslate2, speed", value=ratio, limit=1.0, at_least=True))
-        name, difference, limit = _difference(work, results["xlm"], results["ctranslate2"])
-        if each == "float32" and limit is not None:
-            targets.append(Target(name=name, value=difference, limit=limit))
+            ratio = ratio_of_rounds(speeds["xlm"], speeds["ctranslate2"])
+            at_least = _TARGETS.get((work, rows), {}).get(each, 1.0)
+            targets.append(Target(name=f"xlm {each} / ctranslate2, speed", value=ratio, limit=at_least, at_least=True))
+        name, difference, tolerance = _difference(work, results["xlm"], results["ctranslate2"])
+        if each == "float32" and tolerance is not None:
+            targets.append(Target(name=name, value=difference, limit=tolerance))
         else:
             measurements.append(Measurement(name=f"{each}: {name}", unit="", values=(difference,)))
     return Report(
         title=f"{work} beside CTranslate2, {size} size, {rounds} rounds"
         + (f", {rows} rows, {new_tokens} new tokens" if work == "generate" else ""),
-        machine={**machine_facts(("torch", "ctranslate2")), "threads": str(torch.get_num_threads())},
+        machine={**machine_facts(("torch", "ctranslate2")), "threads": str(threads)},
         measurements=tuple(measurements),
         targets=tuple(targets),
     )
 
 
-def _works(
-    work: Work, ours: XLMWithLMHeadModel, theirs: Any, *, rows: int, new_tokens: int, lines: int
-) -> tuple[dict[str, Callable[[], Any]], int]:
-    """Return the work of each library, and the number of tokens that it counts."""
-    config = ours.config
+def _sentences(work: Work, config: XLMConfig, *, rows: int, lines: int) -> list[list[int]]:
+    """Return the random ids that each library takes."""
     generator = torch.Generator().manual_seed(0)
     draw = partial(torch.randint, _FIRST_WORD, config.vocab_size, generator=generator)
     if work == "forward":
-        ids_BT = draw((_B, _T))
-        return {
-            "xlm": partial(_forward, ours, ids_BT),
-            "ctranslate2": lambda: theirs.forward_batch(ids_BT.tolist()),
-        }, ids_BT.numel()
+        return draw((_B, _T)).tolist()
     if work == "score":
         lengths = torch.randint(5, _LONGEST + 1, (lines,), generator=generator).tolist()
         end = config.eos_token_id
-        sentences = [[end, *draw((length,)).tolist(), end] for length in lengths]
-        texts = [_names(sentence) for sentence in sentences]
-        return {
-            "xlm": partial(_score, ours, sentences),
-            "ctranslate2": lambda: [
-                result.log_probs
-                for result in theirs.score_batch(texts, max_batch_size=_BATCH_TOKENS, batch_type="tokens")
-            ],
-        }, sum(map(len, sentences)) - len(sentences)
-    lengths_B = torch.tensor([16] if rows == 1 else [8 + row % 16 for row in range(rows)])
-    ids_BT = draw((rows, int(lengths_B.max())))
-    ids_BT[torch.arange(ids_BT.shape[1]) >= lengths_B[:, None]] = config.pad_token_id
-    prompts = [_names(row[:length]) for row, length in zip(ids_BT.tolist(), lengths_B.tolist(), strict=True)]
-    return {
-        "xlm": lambda: [
-            list(each.tokens)
-            for each in ours.continuations(
-                ids_BT, lengths=lengths_B, langs=_LANGUAGE, max_new_tokens=new_tokens, min_new_tokens=new_tokens
-            )
-        ],
-        "ctranslate2": lambda: [
-            list(map(int, result.sequences[0]))
-            for result in theirs.generate_batch(
-                prompts,
-                max_length=new_tokens,
-                min_length=new_tokens,
-                include_prompt_in_result=False,
-                sampling_topk=1,
-                suppress_sequences=[[str(special)] for special in range(_FIRST_WORD)],
-            )
-        ],
-    }, rows * new_tokens
+        return [[end, *draw((length,)).tolist(), end] for length in lengths]
+    lengths = [16] if rows == 1 else [8 + row % 16 for row in range(rows)]
+    return [draw((length,)).tolist() for length in lengths]
 
 
-@torch.inference_mode()
-def _forward(model: XLMWithLMHeadModel, ids_BT: Tensor) -> Tensor:
-    return model(ids_BT, langs=_LANGUAGE).logits
+def _limit(work: Work, weights: str, rows: int, config: XLMConfig, tokens: int) -> tuple[str, str, float] | None:
+    """Return the name and unit of a limit of the machine, and how much of it one token takes; ``None`` if unknown."""
+    L, D, V = config.n_layers, config.emb_dim, config.vocab_size
+    if work == "generate" and rows == 1:
+        return "reading memory", "GB/s", (12 * L * D * D + V * D) * _BYTES[weights] / 1e9
+    if work != "generate" and weights == "float32":
+        row_tokens = _T if work == "forward" else _LONGEST // 2
+        return "matrix product", "GFLOP/s", forward_operations(config, 1, row_tokens) / row_tokens / 1e9
+    return None
 
 
-@torch.inference_mode()
-def _score(model: XLMWithLMHeadModel, sentences: list[list[int]]) -> list[tuple[float, ...]]:
-    return [scores.logprobs for scores in score_sequences(model, sentences, _LANGUAGE)]
+def _measure_limit(name: str, *_: object) -> tuple[float, None]:
+    return (memory_bandwidth() if name == "reading memory" else matrix_peak(torch.float32)), None
+
+
+def open_xlm(directory: str, work: Work, weights: str, threads: int) -> Any:
+    """Open a model with this library and return the work, which takes sentences and the number of new tokens."""
+    from xlm.scoring.logprobs import score_sequences
+
+    torch.set_num_threads(threads)
+    model = XLMWithLMHeadModel.from_pretrained(directory)
+    # As the commands do: few rows at a time are packed, and many in float32 are not.
+    if weights != "float32" or work == "generate":
+        model = model.for_inference(weights)
+
+    @torch.inference_mode()
+    def run(sentences: list[list[int]], new_tokens: int) -> Any:
+        if work == "forward":
+            return model(torch.tensor(sentences), langs=_LANGUAGE).logits.numpy()
+        if work == "score":
+            return [scores.logprobs for scores in score_sequences(model, sentences, _LANGUAGE)]
+        longest, pad = max(map(len, sentences)), model.config.pad_token_id
+        continuations = model.continuations(
+            torch.tensor([[*sentence, *[pad] * (longest - len(sentence))] for sentence in sentences]),
+            lengths=torch.tensor([*map(len, sentences)]),
+            langs=_LANGUAGE,
+            max_new_tokens=new_tokens,
+            min_new_tokens=new_tokens,
+        )
+        return [list(continuation.tokens) for continuation in continuations]
+
+    return run
+
+
+def open_ctranslate2(directory: str, work: Work, weights: str, threads: int) -> Any:
+    """Do the same with CTranslate2."""
+    import ctranslate2
+    import numpy
+
+    model = ctranslate2.Generator(directory, compute_type=weights, inter_threads=1, intra_threads=threads)
+
+    def run(sentences: list[list[int]], new_tokens: int) -> Any:
+        if work == "forward":
+            return numpy.array(model.forward_batch(sentences))
+        words = [[str(id_) for id_ in sentence] for sentence in sentences]
+        if work == "score":
+            results = model.score_batch(words, max_batch_size=_BATCH_TOKENS, batch_type="tokens")
+            return [result.log_probs for result in results]
+        results = model.generate_batch(
+            words,
+            max_length=new_tokens,
+            min_length=new_tokens,
+            include_prompt_in_result=False,
+            sampling_topk=1,
+            suppress_sequences=[[str(special)] for special in range(_FIRST_WORD)],
+        )
+        return [[int(token) for token in result.sequences[0]] for result in results]
+
+    return run
 
 
 def _difference(work: Work, ours: Any, theirs: Any) -> tuple[str, float, float | None]:
     """Return what differs, by how much, and how much it may in float32."""
     if work == "forward":
-        import numpy
-
-        theirs_BTV = torch.from_numpy(numpy.array(theirs))
-        error = float((ours - theirs_BTV).abs().max() / ours.abs().max())
+        error = float(abs(ours - theirs).max() / abs(ours).max())
         return "largest difference of logits, relative to the largest", error, _LOGIT_TOLERANCE
     if work == "score":
         pairs = zip(ours, theirs, strict=True)
@@ -178,36 +234,3 @@ def _difference(work: Work, ours: Any, theirs: Any) -> tuple[str, float, float |
     differing = float(sum(row != other for row, other in zip(ours, theirs, strict=True)))
     # A near tie that either library decides otherwise changes all later tokens of its row.
     return f"continuations that differ, of {len(ours)}", differing, None
-
-
-def _names(ids: list[int]) -> list[str]:
-    return [str(id_) for id_ in ids]
-
-
-def write_language_model(model: XLMWithLMHeadModel, directory: Path) -> None:
-    """Write a language model in the format of CTranslate2, for one language.
-
-    The format has no languages: the embedding of the language is added to the positions.
-
-    Args:
-        model: The model, in float32.
-        directory: A new directory.
-    """
-    from ctranslate2.specs import Activation, TransformerDecoderModelSpec
-
-    config: XLMConfig = model.config
-    spec = TransformerDecoderModelSpec.from_config(
-        config.n_layers,
-        config.n_heads,
-        pre_norm=False,
-        activation=Activation.GELU if config.gelu_activation else Activation.RELU,
-        layernorm_embedding=True,
-    )
-    copy_half(spec.decoder, spec.decoder.embeddings, model, _LANGUAGE)
-    copy_head(spec.decoder, model)
-    spec.register_vocabulary([str(index) for index in range(config.vocab_size)])
-    for token in ("unk_token", "bos_token", "eos_token"):
-        setattr(spec.config, token, str(config.unk_token_id if token == "unk_token" else config.eos_token_id))
-    spec.validate()
-    directory.mkdir()
-    spec.save(str(directory))

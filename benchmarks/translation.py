@@ -5,7 +5,7 @@ Shapes: B sentences, S source tokens, T target tokens, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,14 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.hardware import timed
+from benchmarks.ctranslate2_models import write_translation_model
+from benchmarks.engine import Engine, in_turn
 from benchmarks.models import SIZES, scale_embeddings
 from benchmarks.report import Measurement, Report, Target, machine_facts, ratio_of_rounds
 from xlm.model.config import XLMConfig
-from xlm.model.head import LinearHead, target_logprobs
-from xlm.model.lm import XLMWithLMHeadModel
+from xlm.model.head import target_logprobs
 from xlm.model.seq2seq import XLMEncoderDecoderModel
-from xlm.model.transformer import Layer
 
 ROWS, BEAMS, WEIGHTS = (1, 8, 32), (1, 4), ("float32", "int8")
 
@@ -79,47 +78,40 @@ def bench_translate(
         weights: Types of the weights.
     """
     model = random_translator(SIZES[size])
-    ours = {each: model.for_inference(each) for each in weights}
-    judge = ours.get("float32") or model.for_inference("float32")
-    theirs = {}
+    judge = model.for_inference("float32")
+    directories = {"xlm": scratch / "xlm"}
+    model.save_pretrained(directories["xlm"])
     if against:
-        write_ctranslate2(model, scratch / against)
-        theirs = {each: _open_ctranslate2(scratch / against, each) for each in weights}
+        directories[against] = scratch / against
+        write_translation_model(model, _SOURCE_LANGUAGE, _TARGET_LANGUAGE, directories[against])
     del model
+    openers = {"xlm": ("xlm.model.seq2seq", open_xlm), "ctranslate2": ("ctranslate2", open_ctranslate2)}
+    threads = torch.get_num_threads()
     measurements: list[Measurement] = []
     targets: list[Target] = []
-    for case in (_Case(weights=w, beams=b, rows=n) for w in weights for b in beams for n in rows):
-        ids_BS, lengths_B = _sources(judge.config, case.rows)
-        works: dict[str, Callable[[], _Sentences]] = {
-            "xlm": partial(_translate, ours[case.weights], ids_BS, lengths_B, case)
-        }
-        if against:
-            works[against] = partial(_translate_by_ctranslate2, theirs[case.weights], _words(ids_BS, lengths_B), case)
-        speeds, results = _measure(works, case, rounds)
-        measurements += speeds.values()
-        if not against:
-            continue
-        if size == "published":
-            targets.append(
-                Target(
-                    name=f"xlm {case}: speed / {against}",
-                    value=ratio_of_rounds(speeds["xlm"], speeds[against]),
-                    limit=1.0,
-                    at_least=True,
-                )
-            )
-        if case.weights == "float32" and case.beams == 1:
-            name = f"xlm {case}: of {case.rows} translations, those unlike {against}'s"
-            differing = _count_differing(judge, ids_BS, lengths_B, results["xlm"], results[against])
-            targets.append(Target(name=name, value=differing, limit=0.0))
-            continue
-        name = f"xlm {case}: score above that of {against}, by xlm float32, nats a token"
-        ours_B, theirs_B = (_scores(judge, ids_BS, lengths_B, results[each]) for each in ("xlm", against))
-        better = float((ours_B - theirs_B).mean())
-        if case.weights == "float32":
-            targets.append(Target(name=name, value=better, limit=-_SCORE_TOLERANCE, at_least=True))
-        else:
-            measurements.append(Measurement(name=name, unit="nats", values=(better,)))
+    for each in weights:
+        with ExitStack() as stack:
+            engines = {
+                name: stack.enter_context(Engine(*openers[name], str(directory), each, threads))
+                for name, directory in directories.items()
+            }
+            for case in (_Case(weights=each, beams=b, rows=n) for b in beams for n in rows):
+                ids_BS, lengths_B = _sources(judge.config, case.rows)
+                words = [row[:length] for row, length in zip(ids_BS.tolist(), lengths_B.tolist(), strict=True)]
+                works = {name: partial(_speed, engine, words, case) for name, engine in engines.items()}
+                figures, results = in_turn(works, rounds)
+                speeds = {
+                    name: Measurement(name=f"{name} {case}", unit="tokens/s", values=values)
+                    for name, values in figures.items()
+                }
+                measurements += speeds.values()
+                if against:
+                    compared = _compare(judge, case, results["xlm"], results[against], against)
+                    (targets if isinstance(compared, Target) else measurements).append(compared)
+                if against and size == "published":
+                    ratio = ratio_of_rounds(speeds["xlm"], speeds[against])
+                    name = f"xlm {case}: speed / {against}"
+                    targets.append(Target(name=name, value=ratio, limit=1.0, at_least=True))
     return Report(
         title=f"translation, {size} size, at most {_MAX_NEW_TOKENS} new tokens, {rounds} rounds",
         machine=machine_facts(("torch", *((against,) if against else ()))),
@@ -128,21 +120,26 @@ def bench_translate(
     )
 
 
-def _measure(
-    works: dict[str, Callable[[], _Sentences]], case: _Case, rounds: int
-) -> tuple[dict[str, Measurement], dict[str, _Sentences]]:
-    """Run each library in turn; return its speed and its last translations."""
-    speeds: dict[str, list[float]] = {name: [] for name in works}
-    results: dict[str, _Sentences] = {}
-    for round_ in range(rounds + 1):  # the first round is a warm-up
-        for name, work in works.items():
-            seconds, results[name] = timed(work)
-            if round_ > 0:
-                speeds[name].append(sum(map(len, results[name])) / seconds)
-    return {
-        name: Measurement(name=f"{name} {case}", unit="tokens/s", values=tuple(values))
-        for name, values in speeds.items()
-    }, results
+def _speed(engine: Engine, sentences: list[list[int]], case: _Case) -> tuple[float, _Sentences]:
+    """Translate, and return the translated tokens a second and the translations."""
+    seconds, translations = engine.run(sentences, case.beams)
+    return sum(map(len, translations)) / seconds, translations
+
+
+def _compare(
+    judge: XLMEncoderDecoderModel, case: _Case, ours: _Sentences, theirs: _Sentences, against: str
+) -> Target | Measurement:
+    """Compare the translations of two libraries by a model in float32."""
+    ids_BS, lengths_B = _sources(judge.config, case.rows)
+    if case.weights == "float32" and case.beams == 1:
+        name = f"xlm {case}: of {case.rows} translations, those unlike {against}'s"
+        return Target(name=name, value=_count_differing(judge, ids_BS, lengths_B, ours, theirs), limit=0.0)
+    name = f"xlm {case}: score above that of {against}, by xlm float32, nats a token"
+    ours_B, theirs_B = (_scores(judge, ids_BS, lengths_B, each) for each in (ours, theirs))
+    better = float((ours_B - theirs_B).mean())
+    if case.weights == "float32":
+        return Target(name=name, value=better, limit=-_SCORE_TOLERANCE, at_least=True)
+    return Measurement(name=name, unit="nats", values=(better,))
 
 
 @torch.no_grad()
@@ -183,17 +180,18 @@ def _sources(config: XLMConfig, rows: int) -> tuple[Tensor, Tensor]:
     return ids_BS, lengths_B
 
 
-def _translate(model: XLMEncoderDecoderModel, ids_BS: Tensor, lengths_B: Tensor, case: _Case) -> _Sentences:
-    beams: dict[str, Any] = {"num_beams": case.beams, "early_stopping": True} if case.beams > 1 else {}
+def translate(model: XLMEncoderDecoderModel, sentences: list[list[int]], beams: int) -> _Sentences:
+    """Translate sentences, and return the ids of the translations with their ``</s>``."""
+    options: dict[str, Any] = {"num_beams": beams, "early_stopping": True} if beams > 1 else {}
+    pad, longest = model.config.pad_token_id, max(map(len, sentences))
     ids_BT = model.generate(
-        ids_BS,
-        lengths=lengths_B,
+        torch.tensor([[*sentence, *[pad] * (longest - len(sentence))] for sentence in sentences]),
+        lengths=torch.tensor([*map(len, sentences)]),
         langs=_SOURCE_LANGUAGE,
         decoder_langs=_TARGET_LANGUAGE,
         max_new_tokens=_MAX_NEW_TOKENS,
-        **beams,
+        **options,
     )
-    pad = model.config.pad_token_id
     return [tuple(id_ for id_ in row[1:] if id_ != pad) for row in ids_BT.tolist()]
 
 
@@ -233,103 +231,27 @@ def _count_differing(
     return float(differing)
 
 
-def write_ctranslate2(model: XLMEncoderDecoderModel, directory: Path) -> None:
-    """Write a translation model in the format of CTranslate2, for one pair of languages.
-
-    The format has no languages: the embedding of the source language is added to the encoder's positions, and that of
-    the target language to the decoder's.
-
-    Args:
-        model: The model, in float32.
-        directory: A new directory.
-    """
-    from ctranslate2.specs import Activation, TransformerSpec
-
-    config = model.config
-    spec = TransformerSpec.from_config(
-        (config.n_layers, config.n_layers),
-        config.n_heads,
-        pre_norm=False,
-        activation=Activation.GELU if config.gelu_activation else Activation.RELU,
-        layernorm_embedding=True,
-    )
-    copy_half(spec.encoder, spec.encoder.embeddings[0], model.encoder, _SOURCE_LANGUAGE)
-    copy_half(spec.decoder, spec.decoder.embeddings, model.decoder, _TARGET_LANGUAGE)
-    copy_head(spec.decoder, model.decoder)
-    end = config.eos_token_id
-    words = [str(index) for index in range(config.vocab_size)]
-    spec.register_source_vocabulary(words)
-    spec.register_target_vocabulary(words)
-    for token in ("unk_token", "bos_token", "eos_token", "decoder_start_token"):
-        setattr(spec.config, token, str(config.unk_token_id if token == "unk_token" else end))
-    spec.validate()
-    directory.mkdir()
-    spec.save(str(directory))
+def open_xlm(directory: str, weights: str, threads: int) -> Any:
+    """Open a model with this library and return the work, which takes sentences and the number of beams."""
+    torch.set_num_threads(threads)
+    return partial(translate, XLMEncoderDecoderModel.from_pretrained(directory).for_inference(weights))
 
 
-def copy_head(spec: Any, half: XLMWithLMHeadModel) -> None:
-    """Copy a linear head to the specification of a decoder."""
-    head = half.head
-    assert isinstance(head, LinearHead)
-    spec.projection.weight = head.projection.detach().numpy()
-    spec.projection.bias = head.bias.detach().numpy()
-
-
-def copy_half(spec: Any, embeddings_spec: Any, half: XLMWithLMHeadModel, language: int) -> None:
-    """Copy embeddings and layers to the specification of an encoder or a decoder, for one language."""
-    transformer = half.transformer
-    embeddings = transformer.embeddings
-    spec.scale_embeddings = 1.0
-    embeddings_spec.weight = embeddings.word.weight.detach().numpy()
-    positions = embeddings.position.weight.detach()
-    if embeddings.language is not None:
-        positions = positions + embeddings.language.weight.detach()[language]
-    spec.position_encodings.encodings = positions.numpy()
-    _copy_norm(spec.layernorm_embedding, embeddings.norm)
-    for target, layer in zip(spec.layer, transformer.layers, strict=True):
-        assert isinstance(layer, Layer)
-        attention, cross = layer.attention, layer.cross_attention
-        _copy_linear(target.self_attention.linear[0], attention.query, attention.key, attention.value)
-        _copy_linear(target.self_attention.linear[1], attention.output)
-        _copy_norm(target.self_attention.layer_norm, layer.attention_norm)
-        if cross is not None:
-            _copy_linear(target.attention.linear[0], cross.query)
-            _copy_linear(target.attention.linear[1], cross.key, cross.value)
-            _copy_linear(target.attention.linear[2], cross.output)
-            _copy_norm(target.attention.layer_norm, layer.cross_attention_norm)
-        _copy_linear(target.ffn.linear_0, layer.ffn.up)
-        _copy_linear(target.ffn.linear_1, layer.ffn.down)
-        _copy_norm(target.ffn.layer_norm, layer.ffn_norm)
-
-
-def _copy_linear(spec: Any, *linears: Any) -> None:
-    spec.weight = torch.cat([linear.weight.detach() for linear in linears]).numpy()
-    spec.bias = torch.cat([linear.bias.detach() for linear in linears]).numpy()
-
-
-def _copy_norm(spec: Any, norm: Any) -> None:
-    spec.gamma, spec.beta = norm.weight.detach().numpy(), norm.bias.detach().numpy()
-
-
-def _open_ctranslate2(directory: Path, weights: str) -> Any:
+def open_ctranslate2(directory: str, weights: str, threads: int) -> Any:
+    """Do the same with CTranslate2."""
     import ctranslate2
 
-    return ctranslate2.Translator(
-        str(directory), device="cpu", compute_type=weights, inter_threads=1, intra_threads=torch.get_num_threads()
-    )
+    model = ctranslate2.Translator(directory, compute_type=weights, inter_threads=1, intra_threads=threads)
 
+    def run(sentences: list[list[int]], beams: int) -> _Sentences:
+        results = model.translate_batch(
+            [[str(id_) for id_ in sentence] for sentence in sentences],
+            beam_size=beams,
+            min_decoding_length=0,
+            max_decoding_length=_MAX_NEW_TOKENS,
+            length_penalty=1.0,
+            return_end_token=True,
+        )
+        return [tuple(map(int, result.hypotheses[0])) for result in results]
 
-def _words(ids_BS: Tensor, lengths_B: Tensor) -> list[list[str]]:
-    return [[str(id_) for id_ in row[:length]] for row, length in zip(ids_BS.tolist(), lengths_B.tolist(), strict=True)]
-
-
-def _translate_by_ctranslate2(translator: Any, sentences: list[list[str]], case: _Case) -> _Sentences:
-    results = translator.translate_batch(
-        sentences,
-        beam_size=case.beams,
-        min_decoding_length=0,
-        max_decoding_length=_MAX_NEW_TOKENS,
-        length_penalty=1.0,
-        return_end_token=True,
-    )
-    return [tuple(map(int, result.hypotheses[0])) for result in results]
+    return run

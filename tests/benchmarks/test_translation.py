@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from torch import Tensor
 
 from benchmarks.__main__ import main
 from benchmarks.models import SIZES
-from benchmarks.translation import _Case, _count_differing, _sources, _translate, bench_translate, random_translator
+from benchmarks.translation import _count_differing, _sources, bench_translate, random_translator, translate
 
 
 def test_translate(tmp_path: Path) -> None:
@@ -39,15 +40,19 @@ def test_without_the_peer(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_random_sentences_end_at_several_lengths_and_depend_on_their_source() -> None:
     model = random_translator(SIZES["small"])
     ids_BS, lengths_B = _sources(model.config, 16)
-    words = _translate(model, ids_BS, lengths_B, _Case(weights="float32", beams=1, rows=16))
+    words = translate(model, _rows(ids_BS, lengths_B), 1)
     assert len(set(words)) > 4
     assert len(set(map(len, words))) > 1
+
+
+def _rows(ids_BS: Tensor, lengths_B: Tensor) -> list[list[int]]:
+    return [row[:length] for row, length in zip(ids_BS.tolist(), lengths_B.tolist(), strict=True)]
 
 
 def test_a_translation_with_another_word_counts() -> None:
     model = random_translator(SIZES["small"])
     ids_BS, lengths_B = _sources(model.config, 2)
-    words = _translate(model, ids_BS, lengths_B, _Case(weights="float32", beams=1, rows=2))
+    words = translate(model, _rows(ids_BS, lengths_B), 1)
     other = [words[0], (*words[1][:-1], 100)]
     assert _count_differing(model, ids_BS, lengths_B, words, words) == 0
     assert _count_differing(model, ids_BS, lengths_B, words, other) == 1
