@@ -50,7 +50,7 @@ class Engine:
         return seconds, result
 
     def memory(self) -> float:
-        """Return the resident memory in MB, beyond that of the process with its imports."""
+        """Return the memory in MB beyond that of the process with its imports, without pages of mapped files."""
         self._connection.send(None)
         megabytes: float = self._receive()
         return megabytes
@@ -78,12 +78,12 @@ def _serve(connection: Connection, library: str, opener: Callable[..., Work], ar
 
     try:
         importlib.import_module(library)
-        before = _resident_mb()
+        before = _anonymous_mb()
         work = opener(*arguments)
         connection.send(None)
         while True:
             request = connection.recv()
-            connection.send(_resident_mb() - before if request is None else timed(lambda: work(*request)))  # noqa: B023
+            connection.send(_anonymous_mb() - before if request is None else timed(lambda: work(*request)))  # noqa: B023
     except EOFError:  # the parent ended
         return
     except Exception as error:  # noqa: BLE001 (the parent raises it)
@@ -92,10 +92,10 @@ def _serve(connection: Connection, library: str, opener: Callable[..., Work], ar
         )
 
 
-def _resident_mb() -> float:
+def _anonymous_mb() -> float:
     try:
         for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
-            if line.startswith("VmRSS"):
+            if line.startswith("RssAnon"):
                 return int(line.split()[1]) / 1e3
     except OSError:
         pass
