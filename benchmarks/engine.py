@@ -86,7 +86,7 @@ def _serve(connection: Connection, library: str, opener: Callable[..., Work], ar
             connection.send(_anonymous_mb() - before if request is None else timed(lambda: work(*request)))  # noqa: B023
     except EOFError:  # the parent ended
         return
-    except Exception as error:  # noqa: BLE001 (the parent raises it)
+    except Exception as error:
         connection.send(
             XLMError("a measurement failed", where=opener.__name__, found=f"{type(error).__name__}: {error}")
         )

@@ -34,8 +34,8 @@ TYPICAL_ROWS = 32
 layout for 1 row was slower."""
 
 _PACKED_WIDTH = 8192
-"""Number of outputs that FBGEMM computes at a time, for any number of rows. A wider product is slower, because its rows
-are far apart in memory."""
+"""Number of outputs that are computed at a time with float16 weights, and with int8 weights for several rows. A wider
+product is slower, because its rows are far apart in memory."""
 
 _FINEST_STEP = 6.1e-5
 """Smallest step between two int8 levels that FBGEMM accepts."""
@@ -203,8 +203,10 @@ class VnniInt8Linear(PackedLinear):
         quantized_MK, _ = torch.ops.quantized.linear_unpack(self.one_row.packed)
         self.scale_M = quantized_MK.q_per_channel_scales().float()
         self.zeros_M = torch.zeros(self.outputs, dtype=torch.int32)
-        shape = [TYPICAL_ROWS, quantized_MK.shape[1]]
-        self.several_rows = torch.ops.onednn.qlinear_prepack(quantized_MK.int_repr(), shape)
+        self.several_rows = [
+            torch.ops.onednn.qlinear_prepack(levels_mK, [TYPICAL_ROWS, levels_mK.shape[1]])
+            for levels_mK in torch.split(quantized_MK.int_repr(), _PACKED_WIDTH)
+        ]
 
     def __getstate__(self) -> dict[str, Any]:
         # A tensor in oneDNN's layout cannot be copied or pickled.
@@ -214,18 +216,43 @@ class VnniInt8Linear(PackedLinear):
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._pack_for_several_rows()
 
+    @property
+    def width(self) -> int:  # noqa: D102
+        return min(self.outputs, _PACKED_WIDTH)
+
     def pieces(self, x_NK: Tensor) -> Iterator[tuple[int, Tensor]]:  # noqa: D102
         if len(x_NK) == 1:
             yield from self.one_row.pieces(x_NK)
-            return
+        else:
+            yield from self._several(x_NK, None)
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+        x_NK = x.reshape(-1, x.shape[-1])
+        if len(x_NK) == 1:
+            return super().forward(x)
+        out_NM = x.new_empty(len(x_NK), self.outputs)
+        for _ in self._several(x_NK, out_NM):
+            pass
+        return out_NM.view(*x.shape[:-1], self.outputs)
+
+    def _several(self, x_NK: Tensor, into_NM: Tensor | None) -> Iterator[tuple[int, Tensor]]:
+        """Yield the outputs in pieces, which are views of ``into_NM`` unless that is ``None``."""
         step_N1, zero_N1 = _row_levels(x_NK, 255)
         _check_finite(step_N1)  # NaN or infinity in a row makes its step so too
         levels_NK = (x_NK / step_N1).add_(zero_N1 + 0.5).clamp_(0, 255).to(torch.uint8)  # rounds down
-        # Step 1 and zero 0 for the inputs, no bias, step 1 and zero 0 for the outputs, no activation.
-        weights, outputs = (self.several_rows, self.scale_M, self.zeros_M), (1.0, 0, torch.float32)
-        out_NM = torch.ops.onednn.qlinear_pointwise(levels_NK, 1.0, 0, *weights, None, *outputs, "none", [], "")
-        torch.addcmul(self.one_row.bias_M, out_NM, step_N1, out=out_NM)
-        yield 0, out_NM.addcmul_(zero_N1.mul_(step_N1), self.one_row.sum_M, value=-1)
+        zero_N1.mul_(step_N1)
+        for number, weights in enumerate(self.several_rows):
+            first = number * _PACKED_WIDTH
+            part = slice(first, first + _PACKED_WIDTH)
+            scale_m = self.scale_M[part]
+            # Step 1 and zero 0 for the inputs, no bias, step 1 and zero 0 for the outputs, no activation.
+            scales, outputs = (scale_m, torch.zeros_like(scale_m, dtype=torch.int32)), (1.0, 0, torch.float32)
+            out_Nm = torch.ops.onednn.qlinear_pointwise(
+                levels_NK, 1.0, 0, weights, *scales, None, *outputs, "none", [], ""
+            )
+            target_Nm = out_Nm if into_NM is None else into_NM[:, part]
+            torch.addcmul(self.one_row.bias_M[part], out_Nm, step_N1, out=target_Nm)
+            yield first, target_Nm.addcmul_(zero_N1, self.one_row.sum_M[part], value=-1)
 
 
 class Bfloat16Linear(PackedLinear):
