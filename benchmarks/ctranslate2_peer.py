@@ -182,15 +182,15 @@ def open_xlm(directory: str, work: Work, weights: str, threads: int) -> Any:
             return model(torch.tensor(sentences), langs=_LANGUAGE).logits.numpy()
         if work == "score":
             return [scores.logprobs for scores in score_sequences(model, sentences, _LANGUAGE)]
-        longest, pad = max(map(len, sentences)), model.config.pad_token_id
-        continuations = model.continuations(
-            torch.tensor([[*sentence, *[pad] * (longest - len(sentence))] for sentence in sentences]),
-            lengths=torch.tensor([*map(len, sentences)]),
+        lengths, pad = [*map(len, sentences)], model.config.pad_token_id
+        ids_BT = model.generate(
+            torch.tensor([[*sentence, *[pad] * (max(lengths) - len(sentence))] for sentence in sentences]),
+            lengths=torch.tensor(lengths),
             langs=_LANGUAGE,
             max_new_tokens=new_tokens,
             min_new_tokens=new_tokens,
         )
-        return [list(continuation.tokens) for continuation in continuations]
+        return [row[length : length + new_tokens] for row, length in zip(ids_BT.tolist(), lengths, strict=True)]
 
     return run
 
