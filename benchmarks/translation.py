@@ -107,7 +107,10 @@ def bench_translate(
                 measurements += speeds.values()
                 if against:
                     compared = _compare(judge, case, results["xlm"], results[against], against)
-                    (targets if isinstance(compared, Target) else measurements).append(compared)
+                    if isinstance(compared, Target):
+                        targets.append(compared)
+                    else:
+                        measurements.append(compared)
                 if against and size == "published":
                     ratio = ratio_of_rounds(speeds["xlm"], speeds[against])
                     name = f"xlm {case}: speed / {against}"

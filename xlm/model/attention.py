@@ -17,6 +17,9 @@ from xlm.model.config import XLMConfig
 from xlm.model.initialisation import reset_modules
 from xlm.model.linear import apply_linear
 
+_MANY_HEADS = 64
+"""Heads of all rows from which plain operations are faster for one position of each row."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AttentionMask:
@@ -126,10 +129,11 @@ class Attention(nn.Module):
             (B, T, D), and the attention weights (B, N, T, S) or ``None``.
         """
         query_BNTH, key_BNSH, value_BNSH = (_heads(part_BTD, self.n_heads) for part_BTD in self.project(x_BTD))
+        eager = output_attentions or self.implementation == "eager"
         if cache is not None:
             key_BNSH, value_BNSH = cache.write(layer, key_BNSH, value_BNSH)
+            eager = eager or _plain_is_faster(query_BNTH)
         dropout = self.dropout if self.training else 0.0
-        eager = output_attentions or self.implementation == "eager"
         context_BTD, weights_BNTS = _attend(query_BNTH, key_BNSH, value_BNSH, mask, dropout=dropout, eager=eager)
         return apply_linear(self.output, context_BTD), weights_BNTS if output_attentions else None
 
@@ -267,6 +271,12 @@ def _attend(
             is_causal=mask.is_causal,
         )
     return context_BNTH.transpose(1, 2).flatten(2), weights_BNTS
+
+
+def _plain_is_faster(query_BNTH: Tensor) -> bool:
+    """Return whether plain operations are faster than torch's fused kernel, which is made for many positions."""
+    B, N, T, _ = query_BNTH.shape
+    return query_BNTH.device.type == "cpu" and T == 1 and B * N >= _MANY_HEADS
 
 
 def _attention_weights(query_BNTH: Tensor, key_BNSH: Tensor, mask: AttentionMask) -> Tensor:

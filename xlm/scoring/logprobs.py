@@ -25,7 +25,7 @@ from xlm.model.lm import XLMWithLMHeadModel
 Languages = str | int | None | Sequence[int | Sequence[int]]
 """The language of all sequences; or for each sequence an id, or the ids of its tokens."""
 
-_BATCH_TOKENS_CPU = 1024
+_BATCH_TOKENS_CPU = 512
 _BATCH_TOKENS_GPU = 32_768
 _STATM = Path("/proc/self/statm")
 _TRIM_BYTES = 64 * 1024 * 1024

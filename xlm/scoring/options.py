@@ -17,7 +17,7 @@ class ScoringOptions:
 
     Attributes:
         batch_size: Maximum number of texts in a batch; ``None`` for as many as ``batch_tokens`` allows.
-        batch_tokens: Maximum number of tokens in a batch; ``None`` for 1,024 on a CPU and 32,768 elsewhere.
+        batch_tokens: Maximum number of tokens in a batch; ``None`` for 512 on a CPU and 32,768 elsewhere.
         ranks: Whether to return the rank of each token.
         entropies: Whether to return the entropy of each prediction.
         top: Number of most likely tokens to return at each position, with their log-probabilities.
