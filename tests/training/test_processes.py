@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -68,9 +69,10 @@ def _ended(*processes: subprocess.Popen[bytes]) -> Iterator[None]:
 
 
 def _finish(*processes: subprocess.Popen[bytes]) -> None:
-    with _ended(*processes):
-        for process in processes:
-            output, _ = process.communicate(timeout=600)
+    with _ended(*processes), ThreadPoolExecutor() as threads:
+        # Read all pipes at once: a process whose pipe is full waits, and the others wait for it.
+        outputs = list(threads.map(lambda process: process.communicate(timeout=600)[0], processes))
+        for process, output in zip(processes, outputs, strict=True):
             assert process.returncode == 0, output.decode()
 
 

@@ -241,7 +241,7 @@ class XLMModel(nn.Module):
 
         Source: ``PreTrainedModel.resize_token_embeddings`` of ``transformers``, which adds a little noise to the mean.
         """
-        resize_words(self, new_num_tokens, pad_to_multiple_of=pad_to_multiple_of, mean_resizing=mean_resizing)
+        resize_words([self], new_num_tokens, pad_to_multiple_of=pad_to_multiple_of, mean_resizing=mean_resizing)
         return self.get_input_embeddings()
 
     def resize_position_embeddings(self, new_num_position_embeddings: int) -> None:
@@ -257,7 +257,7 @@ class XLMModel(nn.Module):
             ConfigError: The table is sharded or packed.
             InputError: The number is not a count.
         """
-        resize_positions(self, new_num_position_embeddings)
+        resize_positions([self], new_num_position_embeddings)
 
     @property
     def is_gradient_checkpointing(self) -> bool:
@@ -319,7 +319,7 @@ class XLMModel(nn.Module):
             ConfigError: The table is sharded or packed.
             InputError: ``names`` are not names.
         """
-        return add_languages(self, names, like=like)
+        return add_languages([self], names, like=like)
 
     def save_pretrained(self, directory: str | PathLike[str]) -> None:
         """Write ``config.json`` and ``model.safetensors`` in the ``transformers`` layout of the same class.

@@ -12,14 +12,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.checkpoint import checkpoint
 
 from xlm.checkpoint.tensors import empty_model
 from xlm.errors import ConfigError, TrainingError
@@ -175,9 +173,8 @@ def wrap_model(
     layers = _modules(model, Layer)
     skips_words = bool(_modules(model, AdaptiveHead))  # it skips word clusters without a target
     if run.activation_checkpointing:
-        for layer in layers:
-            forward: Any = partial(checkpoint, layer.forward, use_reentrant=False)
-            object.__setattr__(layer, "forward", forward)
+        for transformer in _modules(model, Transformer):
+            transformer.recomputed = 1
     if processes.count > 1 and run.sharding == "full":
         # If one process skipped a cluster of words, the others would wait for it forever.
         if skips_words:
