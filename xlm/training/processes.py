@@ -240,7 +240,9 @@ def decoding_mode(model: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def gather_model(model: TrainableModel, *, keep: bool) -> TrainableModel | None:
+def gather_model(
+    model: TrainableModel, *, keep: bool, adapt: Callable[[TrainableModel], object] | None = None
+) -> TrainableModel | None:
     """Return a model with unsharded weights: the model itself, or a copy on the CPU if it is sharded.
 
     All processes must call this. One tensor is gathered at a time.
@@ -248,6 +250,7 @@ def gather_model(model: TrainableModel, *, keep: bool) -> TrainableModel | None:
     Args:
         model: The model.
         keep: Whether this process needs the model; the others get None.
+        adapt: Inserts the adapters that the model has into a new model.
     """
     weights, is_sharded = {}, False
     for name, tensor in model.state_dict().items():
@@ -258,5 +261,7 @@ def gather_model(model: TrainableModel, *, keep: bool) -> TrainableModel | None:
     if not keep or not is_sharded:
         return model if keep else None
     copy = empty_model(model.config, type(model))
+    if adapt is not None:
+        adapt(copy)
     copy.load_state_dict(weights, assign=True)
     return copy
