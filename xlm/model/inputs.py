@@ -112,7 +112,12 @@ def looks_at_values(tensor: Tensor, wanted: bool) -> bool:
     """
     if not wanted or torch.compiler.is_compiling() or tensor.is_meta or type(tensor) not in _WITH_VALUES:
         return False
-    return not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+    return not is_transformed(tensor)
+
+
+def is_transformed(tensor: Tensor) -> bool:
+    """Return whether a tensor is the argument or a result of a function inside a transform of ``torch.func``."""
+    return not torch.compiler.is_compiling() and torch._C._functorch.is_functorch_wrapped_tensor(tensor)
 
 
 def _refuse_tracing() -> None:
