@@ -72,7 +72,13 @@ def linear(x: Tensor, weight_MK: Tensor, bias_M: Tensor | None = None) -> Tensor
         (…, M), which can be differentiated any number of times.
     """
     tensors = (x, weight_MK) if bias_M is None else (x, weight_MK, bias_M)
-    if _ONEDNN is None or _is_recorded() or not _suits_onednn(*tensors):
+    if (
+        _ONEDNN is None
+        or torch.compiler.is_compiling()
+        or x.numel() * len(weight_MK) < _FEW_MULTIPLICATIONS
+        or _is_recorded()
+        or not _suits_onednn(*tensors)
+    ):
         return F.linear(x, weight_MK, bias_M)
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
         out: Tensor = _OneDNNLinear.apply(x, weight_MK, bias_M)  # type: ignore[no-untyped-call]
@@ -121,7 +127,6 @@ def _suits_onednn(x: Tensor, weight_MK: Tensor, *bias: Tensor) -> bool:
         and weight_MK.dim() == 2
         and x.shape[-1] == weight_MK.shape[1]
         and all(tensor.shape == weight_MK.shape[:1] for tensor in bias)
-        and x.numel() * len(weight_MK) >= _FEW_MULTIPLICATIONS
         and (weight_MK.is_contiguous() or weight_MK.t().is_contiguous())
     )
 

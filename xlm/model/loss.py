@@ -145,6 +145,7 @@ def chunked_losses(
         return logits_loss(logits_of(hidden_CD), labels_C, smoothing=smoothing)
 
     # torch.func differentiates no checkpoints, so there all scores are kept.
-    run = losses if is_transformed(hidden_ND) else partial(checkpoint, losses, use_reentrant=False)
+    keeps = not torch.compiler.is_compiling() and is_transformed(hidden_ND)
+    run = losses if keeps else partial(checkpoint, losses, use_reentrant=False)
     blocks = [*row_blocks(len(hidden_ND), vocab_size, None)] or [slice(0, 0)]
     return torch.cat([run(hidden_ND[rows], labels_N[rows]) for rows in blocks])
