@@ -72,13 +72,7 @@ def linear(x: Tensor, weight_MK: Tensor, bias_M: Tensor | None = None) -> Tensor
         (…, M), which can be differentiated any number of times.
     """
     tensors = (x, weight_MK) if bias_M is None else (x, weight_MK, bias_M)
-    if (
-        _ONEDNN is None
-        or torch.compiler.is_compiling()
-        or x.numel() * len(weight_MK) < _FEW_MULTIPLICATIONS
-        or _is_recorded()
-        or not _suits_onednn(*tensors)
-    ):
+    if _ONEDNN is None or _is_recorded() or not _suits_onednn(*tensors):
         return F.linear(x, weight_MK, bias_M)
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
         out: Tensor = _OneDNNLinear.apply(x, weight_MK, bias_M)  # type: ignore[no-untyped-call]
@@ -114,7 +108,9 @@ def _has_own_forward(module: nn.Module) -> bool:
 def _suits_onednn(x: Tensor, weight_MK: Tensor, *bias: Tensor) -> bool:
     """Return whether oneDNN takes these tensors, and is faster."""
     return (
-        all(
+        # First, because in a small model the other checks would take longer than the product.
+        x.numel() * len(weight_MK) >= _FEW_MULTIPLICATIONS
+        and all(
             type(tensor) in _PLAIN_TYPES
             and tensor.dtype == torch.float32
             and tensor.device.type == "cpu"
