@@ -80,6 +80,24 @@ def test_it_generates_with_the_adapter(adapted: Any) -> None:
     assert torch.equal(adapted.generate(ids, langs="en", max_new_tokens=5), expected)
 
 
+def test_the_wrapper_for_causal_models_changes_nothing(adapted: Any, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    settings = {"r": RANK, "target_modules": ["query", "value"], "init_lora_weights": False}
+    plain = peft.get_peft_model(new_model(), peft.LoraConfig(**settings))
+    torch.manual_seed(0)
+    model = peft.get_peft_model(new_model(), peft.LoraConfig(**settings, task_type="CAUSAL_LM"))
+    assert type(model) is peft.PeftModelForCausalLM
+    model(**collate(examples(2))).loss.backward()
+    assert torch.equal(logits(model), logits(plain))
+    ids = examples(2)[1]["input_ids"][None]
+    expected = plain.generate(ids, langs="en", max_new_tokens=5)
+    assert torch.equal(model.generate(input_ids=ids, langs="en", max_new_tokens=5), expected)
+    model.save_pretrained(tmp_path)
+    again = peft.PeftModel.from_pretrained(new_model(), tmp_path)
+    assert type(again) is peft.PeftModelForCausalLM
+    assert torch.equal(logits(again.merge_and_unload()), logits(model.merge_and_unload()))
+
+
 def test_what_would_lose_the_adapter_is_refused(adapted: Any) -> None:
     with pytest.raises(InputError, match="merge"):
         adapted.get_base_model().for_inference()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,19 @@ def test_it_resumes(tmp_path: Path) -> None:
     transformers.Trainer(new_model(), arguments(tmp_path, max_steps=1, **saving), train_dataset=data).train()
     transformers.Trainer(resumed, arguments(tmp_path, **saving), train_dataset=data).train(resume_from_checkpoint=True)
     assert weights_differ(resumed, whole) < BOUND
+
+
+def test_activation_checkpointing_changes_nothing(tmp_path: Path) -> None:
+    data, plain, model = examples(4), new_model(), new_model()
+    names = {field.name for field in dataclasses.fields(transformers.TrainingArguments)}
+    option = "activation_checkpointing" if "activation_checkpointing" in names else "gradient_checkpointing"
+    runs = []
+    hook = model.transformer.layers[0].register_forward_pre_hook(lambda *_: runs.append(1))
+    transformers.Trainer(plain, arguments(tmp_path / "plain"), train_dataset=data).train()
+    transformers.Trainer(model, arguments(tmp_path, **{option: True}), train_dataset=data).train()
+    hook.remove()
+    assert len(runs) == 2 * STEPS  # forward, and again in the backward pass
+    assert weights_differ(model, plain) == 0
 
 
 def test_tensorboard_gets_the_configuration(tmp_path: Path) -> None:

@@ -235,6 +235,24 @@ def test_what_cannot_grow_is_refused() -> None:
     assert model.config == small().config
 
 
+def test_both_halves_of_a_translation_model_grow_or_neither() -> None:
+    translator = XLMEncoderDecoderModel(small().config)
+    translator.decoder.head = torch.nn.Linear(16, V)  # type: ignore[assignment]
+    for name in ("position", "language"):
+        setattr(translator.decoder.transformer.embeddings, name, torch.nn.Identity())
+    before = {name: tensor.shape for name, tensor in translator.state_dict().items()}
+    calls: tuple[Any, ...] = (
+        lambda: translator.resize_token_embeddings(V + 1),
+        lambda: translator.resize_position_embeddings(520),
+        lambda: translator.add_languages("fr"),
+    )
+    for call in calls:
+        with pytest.raises(ConfigError, match="cannot be resized"):
+            call()
+    assert {name: tensor.shape for name, tensor in translator.state_dict().items()} == before
+    assert translator.encoder.config.replace(causal=True) == translator.config == small().config
+
+
 def test_what_a_tokenizer_refuses() -> None:
     tokenizer = XLMTokenizer(VOCABULARY, MERGES, lang2id={"en": 0})
     with pytest.raises(InputError, match="new_tokens"):

@@ -6,6 +6,7 @@ Oracle: the model's own loss, and its gradients by torch's autograd, in float64.
 from __future__ import annotations
 
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -49,6 +50,30 @@ def test_the_model_s_own_loss_and_gradients(
         if parameter.grad is not None and expected_grad is not None:
             # Against the largest gradient: a key bias's is zero but for rounding.
             assert float((parameter.grad - expected_grad).abs().max()) < 10 * tolerance * largest, name
+
+
+@pytest.mark.parametrize("small", [0.0, 1e9])
+@pytest.mark.parametrize("needed", [("hidden",), ("weight",), ("bias",), ("hidden", "bias")])
+def test_gradients_that_nobody_needs_are_not_computed(
+    needed: tuple[str, ...], small: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_SMALL_SCORE", small)
+    torch.manual_seed(0)
+    tensors = {"hidden": torch.randn(5, 3), "weight": torch.randn(7, 3), "bias": torch.randn(7)}
+    tensors = {name: tensor.double().requires_grad_(name in needed) for name, tensor in tensors.items()}
+    targets = torch.randint(7, (5,))
+    add = Mock(side_effect=module._add_product)
+    monkeypatch.setattr(module, "_add_product", add)
+    loss = module.linear_cross_entropy(tensors["hidden"], tensors["weight"], tensors["bias"], targets)
+    logits = tensors["hidden"] @ tensors["weight"].T + tensors["bias"]
+    expected = torch.autograd.grad(torch.nn.functional.cross_entropy(logits, targets), [tensors[n] for n in needed])
+    torch.autograd.backward(loss)
+    for name, gradient in zip(needed, expected, strict=True):
+        found = tensors[name].grad
+        assert found is not None
+        assert float((found - gradient).abs().max()) < 1e-12, name
+    assert [name for name, tensor in tensors.items() if tensor.grad is not None] == list(needed)
+    assert add.call_count == len({"hidden", "weight"} & {*needed})
 
 
 def test_without_gradients_the_loss_is_the_same() -> None:

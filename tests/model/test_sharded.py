@@ -74,5 +74,12 @@ def test_both_processes_raise_what_the_writing_one_raises(run: Path, results: Ma
     assert results["errors"] == [str(run / "file")] * 2
 
 
+def test_no_process_waits_for_one_that_fails(results: Mapping[str, Any]) -> None:
+    first, second = results["other errors"]
+    assert first == "MemoryError: none left"
+    assert second.startswith("WriteError: The first process could not save the model")
+    assert "MemoryError: none left" in second
+
+
 def test_no_parameter_is_unused(results: Mapping[str, Any]) -> None:
     assert results["ddp"]

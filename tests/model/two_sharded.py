@@ -9,6 +9,7 @@ import json
 import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
@@ -36,6 +37,13 @@ def sharded(model: Any) -> Any:
 def on_meta(cls: Any, **changes: Any) -> Any:
     with torch.device("meta"):
         return cls(small_config(**changes))
+
+
+def seen_by_both(value: object) -> list[object]:
+    """Return what the first and the second process pass."""
+    values: list[object] = [None, None]
+    dist.all_gather_object(values, value)
+    return values
 
 
 class Classifier(nn.Module):
@@ -85,9 +93,13 @@ def main(directory: Path) -> None:
                 model.save_pretrained(directory / "file")
             except WriteError as error:
                 results["error"] = str(error.where)
-            seen: list[Any] = [None, None]
-            dist.all_gather_object(seen, results.get("error"))
-            results["errors"] = seen
+            results["errors"] = seen_by_both(results.get("error"))
+            try:
+                with patch("xlm.checkpoint.save.write_layout", side_effect=MemoryError("none left")):
+                    model.save_pretrained(directory / "memory")
+            except (MemoryError, WriteError) as error:
+                results["error"] = f"{type(error).__name__}: {error}"
+            results["other errors"] = seen_by_both(results["error"])
     torch.manual_seed(0)
     network = DistributedDataParallel(Classifier())
     for _ in range(2):  # the second step would refuse parameters unused in the first

@@ -227,8 +227,6 @@ def test_settings_of_adapters_that_are_refused(tmp_path: Path, lora: dict[str, A
         with_lora(small_run(tmp_path, tmp_path / "run", model=start_from("start")), **lora)
     with pytest.raises(ConfigError, match="adapters need a model"):
         with_lora(small_run(tmp_path, tmp_path / "run"))
-    with pytest.raises(ConfigError, match="adapters cannot be sharded"):
-        with_lora(small_run(tmp_path, tmp_path / "run", model=start_from("start"), sharding="full"))
 
 
 def test_adapters_are_for_layers_of_the_transformer() -> None:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -21,9 +22,10 @@ from typing import Any
 import pytest
 
 from tests.conftest import REPOSITORY
-from tests.training.runs import events, small_run, updates, weights, without_dropout, write_config
+from tests.training.runs import events, small_run, start_from, updates, weights, without_dropout, write_config
 from xlm.errors import ConfigError
 from xlm.training.checkpoints import newest_checkpoint
+from xlm.training.config import LoraSettings
 from xlm.training.loop import train
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -68,9 +70,10 @@ def _ended(*processes: subprocess.Popen[bytes]) -> Iterator[None]:
 
 
 def _finish(*processes: subprocess.Popen[bytes]) -> None:
-    with _ended(*processes):
-        for process in processes:
-            output, _ = process.communicate(timeout=600)
+    with _ended(*processes), ThreadPoolExecutor() as threads:
+        # Read all pipes at once: a process whose pipe is full waits, and the others wait for it.
+        outputs = list(threads.map(lambda process: process.communicate(timeout=600)[0], processes))
+        for process, output in zip(processes, outputs, strict=True):
             assert process.returncode == 0, output.decode()
 
 
@@ -158,6 +161,29 @@ def test_weights_that_are_shared_out(data: Path, tmp_path: Path) -> None:
         (start, *_) = events(tmp_path / name, "start")
         # Odd numbers of rows are not halved evenly.
         assert start["kept"] / start["parameters"] == pytest.approx(share, rel=0.02), name
+
+
+def test_adapters_that_are_shared_out(data: Path, whole_run: Path, tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    start, lora = str(whole_run / "last"), {"rank": 2, "alpha": 8.0, "targets": ["query", "up"]}
+    settings = {"start_from": start, "lora": lora, "lr": 2e-2}
+    _run_two(
+        str(data),
+        str(tmp_path),
+        json.dumps(
+            [
+                ("shared", {**settings, "sharding": "full", "activation_checkpointing": True}),
+                ("to-whole", {**settings, "sharding": "full", "max_steps": 7}),
+                ("to-whole", settings),
+            ]
+        ),
+    )
+    one = small_run(data, tmp_path / "one", model=start_from(start), lr=2e-2)
+    train(replace(one, lora=LoraSettings(rank=2, alpha=8.0, targets=("query", "up"))))
+    for name in ("shared", "to-whole"):
+        _same_run(tmp_path / "one", tmp_path / name)
+        changed = {key for key, tensor in weights(tmp_path / name).items() if not tensor.equal(weights(whole_run)[key])}
+        assert changed == {f"transformer.layers.0.{part}.weight" for part in ("attention.query", "ffn.up")}
 
 
 def _long_run(data: Path, tmp_path: Path) -> Path:

@@ -23,6 +23,7 @@ from xlm.errors import NonFiniteError
 from xlm.model.lm import eval_mode
 from xlm.model.seq2seq import XLMEncoderDecoderModel
 from xlm.training import setup
+from xlm.training.config import LoraSettings
 from xlm.training.loop import train
 from xlm.training.objectives import translation
 from xlm.training.objectives.clm import CausalLM, stream_loss
@@ -78,7 +79,10 @@ def main(data: Path, output: Path, runs: str, start: str = "") -> None:
             continue
         setup._OBJECTIVES["clm"] = EvaluatingCausalLM if name.startswith("eval-") else CausalLM
         model = dataclasses.replace(without_dropout(), freeze=tuple(changes.pop("freeze", ())))
-        train(small_run(data, output / name, model=model, **changes), resume=True)
+        if start_of_adapters := changes.pop("start_from", None):
+            model = start_from(start_of_adapters)
+        lora = LoraSettings(**changes.pop("lora", {}))
+        train(dataclasses.replace(small_run(data, output / name, model=model, **changes), lora=lora), resume=True)
     finish_collectives()
     dist.destroy_process_group()
 

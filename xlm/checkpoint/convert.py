@@ -26,7 +26,6 @@ from xlm.checkpoint.resolve import find_model
 from xlm.checkpoint.save import write_layout
 from xlm.checkpoint.state_dict_map import TRANSFORMERS
 from xlm.checkpoint.tokenizer_files import (
-    VOCABULARY_FILE,
     has_tokenizer,
     load_tokenizer,
     original_tokenizer,
@@ -36,7 +35,7 @@ from xlm.errors import CheckpointError, ConfigError, WriteError, XLMError
 from xlm.model.config import XLMConfig
 from xlm.tokenizer.bpe import write_codes
 from xlm.tokenizer.tokenizer import XLMTokenizer
-from xlm.tokenizer.vocabulary import Vocabulary
+from xlm.tokenizer.vocabulary import VOCABULARY_FILE, Vocabulary
 
 CODES_SUFFIX = ".codes"
 """Suffix of the file of BPE codes written beside a ``.pth``, because a ``.pth`` does not contain the codes."""

@@ -21,13 +21,12 @@ from xlm.checkpoint.original import read_original
 from xlm.checkpoint.resolve import find_model
 from xlm.checkpoint.state_dict_map import HALVES, HEADLESS, TRANSFORMERS
 from xlm.checkpoint.tensors import empty_model, match_tensors
-from xlm.checkpoint.tokenizer_files import VOCABULARY_FILE
 from xlm.errors import CheckpointError, ConfigError, InputError, warn_caller
 from xlm.model.config import XLMConfig
 from xlm.model.inputs import check_device_exists
 from xlm.model.lm import XLMModel, XLMWithLMHeadModel
 from xlm.model.seq2seq import XLMEncoderDecoderModel
-from xlm.tokenizer.vocabulary import Vocabulary
+from xlm.tokenizer.vocabulary import VOCABULARY_FILE, Vocabulary
 
 _Model = TypeVar("_Model", bound=XLMModel)
 _Translator = TypeVar("_Translator", bound=XLMEncoderDecoderModel)

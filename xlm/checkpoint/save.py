@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -40,21 +41,30 @@ def save_model(model: XLMModel | XLMEncoderDecoderModel, directory: str | PathLi
         _save(model, state, target)
         return
     is_first = dist.get_rank() == 0
-    whole = {}
+    whole, failures = {}, list[Exception]()
     for name, tensor in state.items():
         gathered = gather(tensor)
-        if is_first:
-            whole[name] = gathered.cpu()
-    # The others wait until the files exist, and raise the error of the first process if there is one.
-    outcome: list[WriteError | None] = [None]
-    if is_first:
-        try:
+        if is_first and not failures:
+            with _keeping_errors(failures):
+                whole[name] = gathered.cpu()
+    if is_first and not failures:
+        with _keeping_errors(failures):
             _save(model, whole, target)
-        except WriteError as error:
-            outcome = [error]
+    # The others wait until the files exist, or until they know that the first process has failed.
+    outcome: list[str | None] = [f"{type(error).__name__}: {error}" for error in failures] or [None]
     dist.broadcast_object_list(outcome, src=0)
+    if failures:
+        raise failures[0]
     if outcome[0] is not None:
-        raise outcome[0]
+        raise WriteError("the first process could not save the model", where=target, found=outcome[0])
+
+
+@contextmanager
+def _keeping_errors(errors: list[Exception]) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        errors.append(error)
 
 
 def _save(model: XLMModel | XLMEncoderDecoderModel, state: Mapping[str, Tensor], target: Path) -> None:

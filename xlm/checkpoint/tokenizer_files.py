@@ -22,9 +22,8 @@ from xlm.tokenizer.bpe import check_merges, read_codes, read_merges, write_merge
 from xlm.tokenizer.pipeline import PRESETS
 from xlm.tokenizer.text_files import place_of_key, read_json_object, shortened
 from xlm.tokenizer.tokenizer import SPECIAL_TOKEN_NAMES, XLMTokenizer, check_names
-from xlm.tokenizer.vocabulary import Vocabulary
+from xlm.tokenizer.vocabulary import VOCABULARY_FILE, Vocabulary
 
-VOCABULARY_FILE = "vocab.json"
 _MERGES = "merges.txt"
 _CONFIG = "tokenizer_config.json"
 _SPECIAL_TOKENS_MAP = "special_tokens_map.json"

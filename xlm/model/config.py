@@ -166,6 +166,11 @@ class XLMConfig:
         return published.replace(**changes)
 
     @property
+    def model_type(self) -> str:
+        """The ``model_type`` of the configuration file, which libraries for ``transformers`` ask for."""
+        return "xlm"
+
+    @property
     def head_dim(self) -> int:
         """Width H of one attention head."""
         return self.emb_dim // self.n_heads

@@ -110,9 +110,16 @@ def looks_at_values(tensor: Tensor, wanted: bool) -> bool:
     They cannot be read during compilation and export, on the meta device, from a fake tensor (a subclass of
     ``Tensor``), and inside the transforms of ``torch.func``.
     """
-    if not wanted or torch.compiler.is_compiling() or tensor.is_meta or type(tensor) not in _WITH_VALUES:
-        return False
-    return not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+    return (
+        wanted
+        and type(tensor) in _WITH_VALUES
+        and not (torch.compiler.is_compiling() or tensor.is_meta or is_transformed(tensor))
+    )
+
+
+def is_transformed(tensor: Tensor) -> bool:
+    """Return whether a tensor is the argument or a result of a function inside a transform of ``torch.func``."""
+    return torch._C._functorch.is_functorch_wrapped_tensor(tensor)
 
 
 def _refuse_tracing() -> None:

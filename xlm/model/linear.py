@@ -108,7 +108,9 @@ def _has_own_forward(module: nn.Module) -> bool:
 def _suits_onednn(x: Tensor, weight_MK: Tensor, *bias: Tensor) -> bool:
     """Return whether oneDNN takes these tensors, and is faster."""
     return (
-        all(
+        # First, because in a small model the other checks would take longer than the product.
+        x.numel() * len(weight_MK) >= _FEW_MULTIPLICATIONS
+        and all(
             type(tensor) in _PLAIN_TYPES
             and tensor.dtype == torch.float32
             and tensor.device.type == "cpu"
@@ -121,7 +123,6 @@ def _suits_onednn(x: Tensor, weight_MK: Tensor, *bias: Tensor) -> bool:
         and weight_MK.dim() == 2
         and x.shape[-1] == weight_MK.shape[1]
         and all(tensor.shape == weight_MK.shape[:1] for tensor in bias)
-        and x.numel() * len(weight_MK) >= _FEW_MULTIPLICATIONS
         and (weight_MK.is_contiguous() or weight_MK.t().is_contiguous())
     )
 

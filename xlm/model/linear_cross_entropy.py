@@ -64,11 +64,10 @@ def linear_cross_entropy(
     _check_shapes(hidden, weight, bias, targets)
     check_choice("reduction", ("mean", "sum"), reduction=reduction)
     check_share(smoothing=smoothing)
-    inputs = (hidden, weight, bias)
-    needs_grad = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
     counted_N = targets != _IGNORED
     targets_N = targets.masked_fill(~counted_N, 0)
-    loss: Tensor = _LinearCrossEntropy.apply(*inputs, targets_N, counted_N, needs_grad)  # type: ignore[no-untyped-call]
+    inputs = (hidden, weight, bias, targets_N, counted_N, torch.is_grad_enabled())
+    loss: Tensor = _LinearCrossEntropy.apply(*inputs)  # type: ignore[no-untyped-call]
     if smoothing:
         # The smoothed loss is the plain one plus this share of the target's score minus the mean score. The mean score
         # is that of the mean word, so it needs no other score.
@@ -110,9 +109,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
         bias_V: Tensor,
         targets_N: Tensor,
         counted_N: Tensor,
-        needs_grad: bool,
+        grad_enabled: bool,
     ) -> Tensor:
-        """Return the sum of the losses, and keep its gradients for the backward pass."""
+        """Return the sum of the losses, and keep the gradients that are needed for the backward pass."""
         kind = hidden_ND.device.type
         # Under autocast, products are in the lower-precision type, as in a linear layer; sums stay in float32.
         low = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight_VD.dtype
@@ -124,9 +123,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
             on_cpu = kind == "cpu"
             rows = max(1, min(N, (_SCORES_CPU if on_cpu else _SCORES_GPU) // V))
             width = _BLOCK_CPU if on_cpu else V
-            grad_hidden = torch.zeros_like(hidden, dtype=high) if needs_grad else None
-            grad_weight = torch.zeros_like(weight, dtype=high) if needs_grad else None
-            grad_bias = torch.zeros_like(bias, dtype=high) if needs_grad else None
+            grad_hidden, grad_weight, grad_bias = (
+                torch.zeros_like(tensor, dtype=high) if grad_enabled and needs_grad else None
+                for tensor, needs_grad in zip((hidden, weight, bias), ctx.needs_input_grad[:3], strict=True)
+            )
             total = torch.zeros((), dtype=high, device=hidden.device)
             # On a CPU, one pass over the scores of a narrow model takes as long as a matrix product. Save the passes
             # that turn exponentials into probabilities and subtract the targets: divide the hidden states and the
@@ -154,28 +154,33 @@ class _LinearCrossEntropy(torch.autograd.Function):
                     target_C = torch.where(inside_C, of_target_C, target_C)
                     sums_C += scores_CS.exp_().sum(1)
                 total += ((sums_C.log() - target_C) * counted_C).sum()
-                if grad_hidden is None or grad_weight is None or grad_bias is None:
+                if grad_hidden is None and grad_weight is None and grad_bias is None:
                     continue
                 shares_C = counted_C / sums_C
                 if unnormalised:
                     hidden_CD = hidden_CD * shares_C[:, None]
                 for words, scores_CS in blocks:
-                    if unnormalised:
-                        grad_bias[words].addmv_(scores_CS.t(), shares_C)
-                    else:
+                    if not unnormalised:
                         inside_C, _ = at_targets(scores_CS, targets_C - words.start)
                         columns_C1 = (targets_C - words.start).clamp(0, scores_CS.shape[1] - 1)[:, None]
                         scores_CS.scatter_add_(1, columns_C1, torch.where(inside_C, -sums_C, 0)[:, None])
                         scores_CS *= shares_C[:, None]
+                    if grad_bias is not None and unnormalised:
+                        grad_bias[words].addmv_(scores_CS.t(), shares_C)
+                    elif grad_bias is not None:
                         grad_bias[words] += scores_CS.sum(0)
                     scores_low = scores_CS.to(low)
-                    _add_product(grad_hidden[chunk], scores_low, weight[words].t())
-                    _add_product(grad_weight[words], scores_low.t(), hidden_CD.t())
-                if unnormalised:
+                    if grad_hidden is not None:
+                        _add_product(grad_hidden[chunk], scores_low, weight[words].t())
+                    if grad_weight is not None:
+                        _add_product(grad_weight[words], scores_low.t(), hidden_CD.t())
+                if unnormalised and grad_hidden is not None:
                     grad_hidden[chunk].mul_(shares_C[:, None])
-            if unnormalised and grad_hidden is not None and grad_weight is not None and grad_bias is not None:
+            if unnormalised and grad_hidden is not None:
                 grad_hidden -= weight[targets_N] * shares_N[:, None]
+            if unnormalised and grad_weight is not None:
                 grad_weight.index_add_(0, targets_N, hidden * shares_N[:, None], alpha=-1)
+            if unnormalised and grad_bias is not None:
                 grad_bias.index_add_(0, targets_N, shares_N, alpha=-1)
         ctx.gradients = (grad_hidden, grad_weight, grad_bias)
         ctx.types = (hidden_ND.dtype, weight_VD.dtype, bias_V.dtype)
@@ -183,16 +188,16 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
+    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients from the forward pass, multiplied by the gradient of the loss."""
         # The gradients are scaled in place, then released, so that a second backward pass cannot scale them again.
         gradients, ctx.gradients = ctx.gradients, None
         assert gradients is not None, "the loss can be differentiated only once"
-        hidden, weight, bias = (
-            gradient.mul_(grad_loss).to(kind) if gradient.dtype == kind else gradient.to(kind).mul_(grad_loss)
+        scaled = (
+            None if gradient is None else gradient.to(kind).mul_(grad_loss)
             for gradient, kind in zip(gradients, ctx.types, strict=True)
         )
-        return hidden, weight, bias, None, None, None
+        return *scaled, None, None, None
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:

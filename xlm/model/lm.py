@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from os import PathLike
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, get_args, overload
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar, get_args, overload
 
 import torch
 from torch import Tensor, nn
 
-from xlm._io.arguments import check_choice, check_flags, check_share
+from xlm._io.arguments import check_choice, check_count, check_flags, check_share
 from xlm.errors import ConfigError, InputError, XLMWarning
 from xlm.model.attention import Source
 from xlm.model.cache import XLMCache
@@ -241,7 +241,7 @@ class XLMModel(nn.Module):
 
         Source: ``PreTrainedModel.resize_token_embeddings`` of ``transformers``, which adds a little noise to the mean.
         """
-        resize_words(self, new_num_tokens, pad_to_multiple_of=pad_to_multiple_of, mean_resizing=mean_resizing)
+        resize_words([self], new_num_tokens, pad_to_multiple_of=pad_to_multiple_of, mean_resizing=mean_resizing)
         return self.get_input_embeddings()
 
     def resize_position_embeddings(self, new_num_position_embeddings: int) -> None:
@@ -257,7 +257,51 @@ class XLMModel(nn.Module):
             ConfigError: The table is sharded or packed.
             InputError: The number is not a count.
         """
-        resize_positions(self, new_num_position_embeddings)
+        resize_positions([self], new_num_position_embeddings)
+
+    @property
+    def is_gradient_checkpointing(self) -> bool:
+        """Whether ``activation_checkpointing_enable`` is in force."""
+        return self.transformer.recomputed > 0
+
+    def activation_checkpointing_enable(
+        self,
+        activation_checkpointing_kwargs: Mapping[str, Any] | None = None,
+        every_n_layers: int = 1,
+        offload: bool = False,
+    ) -> None:
+        """Train with less memory: layers keep only their input, and the backward pass computes them again.
+
+        The option ``activation_checkpointing`` of the ``Trainer`` of ``transformers`` calls this method.
+
+        Args:
+            activation_checkpointing_kwargs: Nothing, or ``{"use_reentrant": False}``: torch's other way is not offered.
+            every_n_layers: Every how many layers one is computed again.
+            offload: Not offered.
+
+        Raises:
+            InputError: The number is not a count, or an option is not offered.
+
+        Source: ``PreTrainedModel.activation_checkpointing_enable`` of ``transformers``.
+        """
+        check_count(every_n_layers=every_n_layers)
+        others = {**(activation_checkpointing_kwargs or {}), "offload": offload}
+        if others := {name: value for name, value in others.items() if value}:
+            raise InputError(
+                "no such option of activation checkpointing",
+                where="activation_checkpointing_kwargs, offload",
+                found=", ".join(f"{name} = {value!r}" for name, value in others.items()),
+                expected="{'use_reentrant': False}, or nothing",
+            )
+        self.transformer.recomputed = every_n_layers
+
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: Mapping[str, Any] | None = None) -> None:
+        """Call ``activation_checkpointing_enable``; older versions of ``transformers`` use this name."""
+        self.activation_checkpointing_enable(gradient_checkpointing_kwargs)
+
+    def activation_checkpointing_disable(self) -> None:
+        """Undo ``activation_checkpointing_enable``."""
+        self.transformer.recomputed = 0
 
     def add_languages(self, names: str | Sequence[str], *, like: str | None = None) -> dict[str, int]:
         """Add languages, and return their ids, which follow those of the others.
@@ -275,7 +319,7 @@ class XLMModel(nn.Module):
             ConfigError: The table is sharded or packed.
             InputError: ``names`` are not names.
         """
-        return add_languages(self, names, like=like)
+        return add_languages([self], names, like=like)
 
     def save_pretrained(self, directory: str | PathLike[str]) -> None:
         """Write ``config.json`` and ``model.safetensors`` in the ``transformers`` layout of the same class.
@@ -325,6 +369,7 @@ class XLMModel(nn.Module):
         cache: XLMCache | None = None,
         output_hidden_states: bool = False,
         output_attentions: bool = False,
+        return_dict: bool | None = None,
     ) -> XLMModelOutput:
         """Return the hidden states of all positions; arguments as for ``XLMWithLMHeadModel.forward``."""
         _, states = self._run(
@@ -333,6 +378,7 @@ class XLMModel(nn.Module):
             cache=cache,
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
+            return_dict=return_dict,
             stacklevel=_CALLER_OF_FORWARD,
             langs=langs,
             lengths=lengths,
@@ -366,6 +412,7 @@ class XLMModel(nn.Module):
         source: Source | None = None,
         output_hidden_states: bool = False,
         output_attentions: bool = False,
+        return_dict: bool | None = None,
         stacklevel: int,
         **keywords: Unpack[InputKeywords],
     ) -> tuple[TransformerInputs, TransformerOutput]:
@@ -373,6 +420,14 @@ class XLMModel(nn.Module):
         flags = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
         # As in transformers, None means the default.
         check_flags(**{name: flag for name, flag in flags.items() if flag is not None})
+        if return_dict is not None and return_dict is not True:
+            raise InputError(
+                "the output is always an object",
+                where="return_dict",
+                found=repr(return_dict),
+                expected="None or True",
+                remedy="leave it out; output.to_tuple() is the tuple",
+            )
         if keywords["langs"] is None:
             self._warn_about_langs(stacklevel=stacklevel)
         inputs = prepare_inputs(
@@ -412,6 +467,7 @@ class XLMWithLMHeadModel(XLMModel):
     Attributes:
         config: As for ``XLMModel``.
         check_inputs: As for ``XLMModel``.
+        generation_config: Nothing; the wrapper of peft for ``task_type="CAUSAL_LM"`` copies it.
         transformer: Embeddings and layers.
         head: Any module that maps hidden states (…, D) to logits.
 
@@ -422,6 +478,7 @@ class XLMWithLMHeadModel(XLMModel):
     """
 
     head: LinearHead | AdaptiveHead
+    generation_config: None = None
 
     def _build(self) -> None:
         super()._build()
@@ -482,6 +539,7 @@ class XLMWithLMHeadModel(XLMModel):
         cache: XLMCache | None = None,
         output_hidden_states: bool = False,
         output_attentions: bool = False,
+        return_dict: bool | None = None,
     ) -> XLMOutput:
         """Return the scores of the next token at every position.
 
@@ -511,6 +569,7 @@ class XLMWithLMHeadModel(XLMModel):
                 and padding on the right.
             output_hidden_states: Whether to return the embeddings and every layer's output.
             output_attentions: Whether to return the attention weights.
+            return_dict: ``None`` or true, for libraries that pass it to models of ``transformers``.
 
         Raises:
             InputError: An input has a wrong shape, type or value.
@@ -523,6 +582,7 @@ class XLMWithLMHeadModel(XLMModel):
             cache=cache,
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
+            return_dict=return_dict,
             stacklevel=_CALLER_OF_FORWARD,
             langs=langs,
             lengths=lengths,
@@ -749,6 +809,15 @@ class XLMWithLMHeadModel(XLMModel):
         with torch.inference_mode():
             state = self._decoder_state(prompts, options)
         return TokenStream(state, prompts, options, eval_mode=partial(eval_mode, self))
+
+    def prepare_inputs_for_generation(self, *_: object, **__: object) -> NoReturn:
+        """Refuse to be called. The wrapper of peft for ``task_type="CAUSAL_LM"`` needs the name, not the method."""
+        raise InputError(
+            "transformers cannot generate with this model",
+            where="prepare_inputs_for_generation",
+            found="a call",
+            expected="the model's own generate",
+        )
 
     def _prompts(
         self,

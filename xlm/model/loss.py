@@ -8,6 +8,7 @@ Shapes: B batch, T positions, N positions of all rows, D model width, V vocabula
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Literal, TypeGuard
 
 import torch
@@ -16,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from xlm.model.attention import at_least_float32
 from xlm.model.head import IGNORED_LABEL, AdaptiveHead, LinearHead, has_hooks, row_blocks, target_logprobs
+from xlm.model.inputs import is_transformed
 from xlm.model.linear_cross_entropy import linear_cross_entropy
 
 Reduction = Literal["mean", "sum", "none"]
@@ -142,5 +144,8 @@ def chunked_losses(
     def losses(hidden_CD: Tensor, labels_C: Tensor) -> Tensor:
         return logits_loss(logits_of(hidden_CD), labels_C, smoothing=smoothing)
 
+    # torch.func differentiates no checkpoints, so there all scores are kept.
+    keeps = not torch.compiler.is_compiling() and is_transformed(hidden_ND)
+    run = losses if keeps else partial(checkpoint, losses, use_reentrant=False)
     blocks = [*row_blocks(len(hidden_ND), vocab_size, None)] or [slice(0, 0)]
-    return torch.cat([checkpoint(losses, hidden_ND[rows], labels_N[rows], use_reentrant=False) for rows in blocks])
+    return torch.cat([run(hidden_ND[rows], labels_N[rows]) for rows in blocks])

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, overload
 import torch
 from torch import Tensor, nn
 
-from xlm._io.arguments import check_choice, language_names
+from xlm._io.arguments import check_choice
 from xlm.errors import InputError, LanguageError
 from xlm.model.attention import Source
 from xlm.model.config import AttnImplementation, XLMConfig, check_config
@@ -24,6 +24,7 @@ from xlm.model.decoding.prompts import Prompts, check_device_can_decode, with_pr
 from xlm.model.decoding.result import Continuation, Limit
 from xlm.model.decoding.sampling import collect, generate_tokens
 from xlm.model.decoding.state import CausalState
+from xlm.model.growing import add_languages, resize_positions, resize_words
 from xlm.model.initialisation import reset_modules
 from xlm.model.inputs import Languages, language_ids
 from xlm.model.lm import XLMWithLMHeadModel, check_forward, eval_mode, takes_arguments_of
@@ -232,20 +233,20 @@ class XLMEncoderDecoderModel(nn.Module):
         mean_resizing: bool = True,
     ) -> nn.Embedding:
         """Change the number of words of both halves; see ``XLMModel.resize_token_embeddings``."""
-        for half in (self.encoder, self.decoder):
-            half.resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
+        resize_words(self._halves, new_num_tokens, pad_to_multiple_of=pad_to_multiple_of, mean_resizing=mean_resizing)
         return self.get_input_embeddings()
 
     def resize_position_embeddings(self, new_num_position_embeddings: int) -> None:
         """Change the length of the longest input of both halves; see ``XLMModel.resize_position_embeddings``."""
-        for half in (self.encoder, self.decoder):
-            half.resize_position_embeddings(new_num_position_embeddings)
+        resize_positions(self._halves, new_num_position_embeddings)
 
     def add_languages(self, names: str | Sequence[str], *, like: str | None = None) -> dict[str, int]:
         """Add languages to both halves, and return their ids; see ``XLMModel.add_languages``."""
-        new = language_names(names)
-        self.encoder.add_languages(new, like=like)
-        return self.decoder.add_languages(new, like=like)
+        return add_languages(self._halves, names, like=like)
+
+    @property
+    def _halves(self) -> tuple[XLMWithLMHeadModel, XLMWithLMHeadModel]:
+        return self.encoder, self.decoder
 
     @property
     def config(self) -> XLMConfig:
@@ -484,7 +485,7 @@ class XLMEncoderDecoderModel(nn.Module):
     ) -> tuple[Source, Prompts, DecodingOptions]:
         """Return encoded source, prompts and checked options from the arguments of ``generate``."""
         check_forward(self, "generate", kind=XLMEncoderDecoderModel)
-        for half in (self.encoder, self.decoder):
+        for half in self._halves:
             check_forward(half, "generate")
         check_choice("at_limit", get_args(AtLimit), at_limit=at_limit)
         with eval_mode(self.encoder), torch.inference_mode():

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, overload
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from xlm.model.attention import Attention, AttentionMask, CrossAttention, Source
 from xlm.model.cache import XLMCache
@@ -188,12 +191,18 @@ class LayerList(nn.ModuleList):
 class Transformer(nn.Module):
     """Embeddings and layers, without a head.
 
+    Attributes:
+        recomputed: Every how many layers one keeps only its input for the backward pass, which computes it again; 0
+            means that no layer does.
+
     Args:
         config: The architecture.
         has_source: Whether the layers can attend to a source, as those of the decoder of an encoder-decoder do.
 
     Source: paper section 3.1; the original's ``TransformerModel``.
     """
+
+    recomputed: int = 0
 
     def __init__(self, config: XLMConfig, *, has_source: bool = False) -> None:
         super().__init__()
@@ -232,8 +241,10 @@ class Transformer(nn.Module):
         padding_BT1 = None if inputs.valid is None else ~inputs.valid[:, :, None]
         x_BTD = _zero_padding(self.embeddings(inputs), padding_BT1)
         states, attentions, cross_attentions = [x_BTD], [], []
+        recomputed = self.recomputed if torch.is_grad_enabled() else 0
         for index, layer in enumerate(self.layers):
-            x_BTD, weights_BNTS, cross_weights_BNTS = layer(
+            run = partial(checkpoint, layer, use_reentrant=False) if recomputed and index % recomputed == 0 else layer
+            x_BTD, weights_BNTS, cross_weights_BNTS = run(
                 x_BTD, mask, layer=index, cache=cache, source=source, output_attentions=output_attentions
             )
             x_BTD = _zero_padding(x_BTD, padding_BT1)

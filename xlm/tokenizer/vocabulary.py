@@ -21,6 +21,9 @@ from xlm.tokenizer.text_files import AGAIN, at_line, count_of, place_of_key, rea
 SPECIAL_TOKENS = ("<s>", "</s>", "<pad>", "<unk>", *(f"<special{i}>" for i in range(10)))
 """The tokens with the first ids of every XLM vocabulary. Source: ``xlm/data/dictionary.py`` of the original XLM."""
 
+VOCABULARY_FILE = "vocab.json"
+"""Name of the file of a vocabulary in a model directory."""
+
 END_OF_WORD = "</w>"
 _CONTINUES = "@@"
 _PADDING = 128

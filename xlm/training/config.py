@@ -617,7 +617,6 @@ def _invalid_values(c: TrainConfig) -> list[Problem]:
             if key.name != "rank"
         ),
         ("lora.rank", c.lora.rank == 0 or has_start, "0: adapters need a model to start from"),
-        ("lora.rank", c.lora.rank == 0 or c.run.sharding == "none", "0: adapters cannot be sharded"),
         ("lora.alpha", 0 < c.lora.alpha < math.inf, "above 0"),
         ("lora.dropout", 0 <= c.lora.dropout < 1, "from 0 to below 1"),
         ("lora.targets", len(c.lora.targets) > 0, "at least one name"),

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -333,7 +334,7 @@ class Trainer:
         if is_best:
             progress.best = value
         progress.without_best = 0 if is_best else progress.without_best + 1
-        model = gather_model(self.model, keep=self.processes.is_first) if is_best else None
+        model = self._gathered() if is_best else None
         if model is not None:
             try:
                 self._write_model(BEST_DIRECTORY, model)
@@ -356,7 +357,7 @@ class Trainer:
 
     def _save(self) -> TrainableModel | None:
         """Save the state, and return the model with unsharded weights, or None in all processes but the first."""
-        model = gather_model(self.model, keep=self.processes.is_first)
+        model = self._gathered()
         moments, ages = gather_moments(self.model, self.optimiser, keep=self.processes.is_first)
         if model is None:
             return None
@@ -379,6 +380,10 @@ class Trainer:
         )
         self._emit("saved", path=str(path))
         return model
+
+    def _gathered(self) -> TrainableModel | None:
+        adapt = partial(add_adapters, settings=self.config.lora) if self.config.lora.rank else None
+        return gather_model(self.model, keep=self.processes.is_first, adapt=adapt)
 
     def _write_model(self, name: str, model: TrainableModel) -> None:
         if self.config.lora.rank:

@@ -12,14 +12,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.checkpoint import checkpoint
 
 from xlm.checkpoint.tensors import empty_model
 from xlm.errors import ConfigError, TrainingError
@@ -175,9 +173,8 @@ def wrap_model(
     layers = _modules(model, Layer)
     skips_words = bool(_modules(model, AdaptiveHead))  # it skips word clusters without a target
     if run.activation_checkpointing:
-        for layer in layers:
-            forward: Any = partial(checkpoint, layer.forward, use_reentrant=False)
-            object.__setattr__(layer, "forward", forward)
+        for transformer in _modules(model, Transformer):
+            transformer.recomputed = 1
     if processes.count > 1 and run.sharding == "full":
         # If one process skipped a cluster of words, the others would wait for it forever.
         if skips_words:
@@ -243,7 +240,9 @@ def decoding_mode(model: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def gather_model(model: TrainableModel, *, keep: bool) -> TrainableModel | None:
+def gather_model(
+    model: TrainableModel, *, keep: bool, adapt: Callable[[TrainableModel], object] | None = None
+) -> TrainableModel | None:
     """Return a model with unsharded weights: the model itself, or a copy on the CPU if it is sharded.
 
     All processes must call this. One tensor is gathered at a time.
@@ -251,6 +250,7 @@ def gather_model(model: TrainableModel, *, keep: bool) -> TrainableModel | None:
     Args:
         model: The model.
         keep: Whether this process needs the model; the others get None.
+        adapt: Inserts the adapters that the model has into a new model.
     """
     weights, is_sharded = {}, False
     for name, tensor in model.state_dict().items():
@@ -261,5 +261,7 @@ def gather_model(model: TrainableModel, *, keep: bool) -> TrainableModel | None:
     if not keep or not is_sharded:
         return model if keep else None
     copy = empty_model(model.config, type(model))
+    if adapt is not None:
+        adapt(copy)
     copy.load_state_dict(weights, assign=True)
     return copy

@@ -14,14 +14,14 @@ from xlm.checkpoint.load import open_checkpoint
 from xlm.checkpoint.original import read_dictionary
 from xlm.checkpoint.resolve import find_model
 from xlm.checkpoint.tensors import empty_model
-from xlm.checkpoint.tokenizer_files import VOCABULARY_FILE, has_tokenizer, load_tokenizer
+from xlm.checkpoint.tokenizer_files import has_tokenizer, load_tokenizer
 from xlm.data.shards import TOKENIZER_DIRECTORY, Index
 from xlm.errors import ConfigError, InputError, VocabularyError
 from xlm.model.config import XLMConfig
 from xlm.model.lm import XLMWithLMHeadModel
 from xlm.model.seq2seq import XLMEncoderDecoderModel
 from xlm.tokenizer.tokenizer import XLMTokenizer, tokenizer_digest
-from xlm.tokenizer.vocabulary import Vocabulary
+from xlm.tokenizer.vocabulary import VOCABULARY_FILE, Vocabulary
 from xlm.training.config import TrainConfig
 from xlm.training.objectives import Objective
 from xlm.training.objectives.clm import CausalLM
