@@ -123,10 +123,12 @@ class _LinearCrossEntropy(torch.autograd.Function):
             on_cpu = kind == "cpu"
             rows = max(1, min(N, (_SCORES_CPU if on_cpu else _SCORES_GPU) // V))
             width = _BLOCK_CPU if on_cpu else V
-            grad_hidden, grad_weight, grad_bias = (
-                torch.zeros_like(tensor, dtype=high) if grad_enabled and needs_grad else None
-                for tensor, needs_grad in zip((hidden, weight, bias), ctx.needs_input_grad[:3], strict=True)
-            )
+            needs_hidden, needs_weight, needs_bias = (grad_enabled and needs for needs in ctx.needs_input_grad[:3])
+            grad_hidden = torch.zeros_like(hidden, dtype=high) if needs_hidden else None
+            # The transposed gradient of the weight, and the gradient of the bias as its last row. In this layout, no
+            # operand of a product is copied.
+            D = hidden.shape[1] if needs_weight else 0
+            grad_head = weight.new_zeros((D + 1, V), dtype=high) if needs_weight or needs_bias else None
             total = torch.zeros((), dtype=high, device=hidden.device)
             # On a CPU, one pass over the scores of a narrow model takes as long as a matrix product. Save the passes
             # that turn exponentials into probabilities and subtract the targets: divide the hidden states and the
@@ -154,30 +156,32 @@ class _LinearCrossEntropy(torch.autograd.Function):
                     target_C = torch.where(inside_C, of_target_C, target_C)
                     sums_C += scores_CS.exp_().sum(1)
                 total += ((sums_C.log() - target_C) * counted_C).sum()
-                if grad_hidden is None and grad_weight is None and grad_bias is None:
+                if grad_hidden is None and grad_head is None:
                     continue
                 shares_C = counted_C / sums_C
                 if unnormalised:
                     hidden_CD = hidden_CD * shares_C[:, None]
+                left = hidden_CD.t()[:D]
+                left = torch.cat([left, shares_C[None]]) if unnormalised else left.contiguous()
                 for words, scores_CS in blocks:
                     if not unnormalised:
                         inside_C, _ = at_targets(scores_CS, targets_C - words.start)
                         columns_C1 = (targets_C - words.start).clamp(0, scores_CS.shape[1] - 1)[:, None]
                         scores_CS.scatter_add_(1, columns_C1, torch.where(inside_C, -sums_C, 0)[:, None])
                         scores_CS *= shares_C[:, None]
-                    if grad_bias is not None and unnormalised:
-                        grad_bias[words].addmv_(scores_CS.t(), shares_C)
-                    elif grad_bias is not None:
-                        grad_bias[words] += scores_CS.sum(0)
                     scores_low = scores_CS.to(low)
                     if grad_hidden is not None:
                         _add_product(grad_hidden[chunk], scores_low, weight[words].t())
-                    if grad_weight is not None:
-                        _add_product(grad_weight[words], scores_low.t(), hidden_CD.t())
+                    if grad_head is not None:
+                        _add_product(grad_head[: len(left), words], left, scores_low.t())
+                        if not unnormalised:
+                            grad_head[-1, words] += scores_CS.sum(0)
                 if unnormalised and grad_hidden is not None:
                     grad_hidden[chunk].mul_(shares_C[:, None])
             if unnormalised and grad_hidden is not None:
                 grad_hidden -= weight[targets_N] * shares_N[:, None]
+            grad_weight = grad_head[:D].t().contiguous() if grad_head is not None and needs_weight else None
+            grad_bias = grad_head[-1] if grad_head is not None and needs_bias else None
             if unnormalised and grad_weight is not None:
                 grad_weight.index_add_(0, targets_N, hidden * shares_N[:, None], alpha=-1)
             if unnormalised and grad_bias is not None:
