@@ -370,6 +370,30 @@ def products(rows: tuple[int, ...], rounds: int) -> Benchmark:
     return lambda folder: bench_products(rows=rows or (1, 8, 32, 128), rounds=rounds)
 
 
+@main.command(short_help="Where the time goes, by operation.")
+@click.argument("work", type=click.Choice(["forward", "score", "generate", "train"]))
+@size_option
+@click.option(
+    "--weights",
+    "form",
+    type=click.Choice(["float32", "packed float32", "bfloat16", "int8"]),
+    default="float32",
+    show_default=True,
+    help="Form of the weights.",
+)
+@click.option("--rows", type=click.IntRange(1), default=1, show_default=True, help="Prompts in a batch.")
+@click.option("--new-tokens", type=click.IntRange(1), default=64, show_default=True, help="New tokens a prompt.")
+@click.option("--lines", type=click.IntRange(1), default=100, show_default=True, help="Number of sentences to score.")
+@_benchmark(3)
+def profile(work: str, size: str, form: str, rows: int, new_tokens: int, lines: int, rounds: int) -> Benchmark:
+    """Run a work of the other benchmarks under torch's profiler, beside the limits of the machine."""
+    from benchmarks.profile import bench_profile
+
+    return lambda folder: bench_profile(
+        folder, work=work, form=form, size=size, rows=rows, new_tokens=new_tokens, lines=lines, rounds=rounds
+    )
+
+
 @main.command(short_help="Training steps, beside a plain loop; the losses must be the same.")
 @size_option
 @click.option("--precision", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True)

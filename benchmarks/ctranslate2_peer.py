@@ -83,7 +83,7 @@ def bench_beside_ctranslate2(
     write_language_model(model, _LANGUAGE, directories["ctranslate2"])
     config = model.config
     del model
-    sentences = _sentences(work, config, rows=rows, lines=lines)
+    sentences = sentences_of(work, config, rows=rows, lines=lines)
     counted = {"score": sum(map(len, sentences)) - len(sentences), "generate": rows * new_tokens}
     tokens = counted.get(work, sum(map(len, sentences)))
     threads = torch.get_num_threads()
@@ -140,7 +140,7 @@ def bench_beside_ctranslate2(
     )
 
 
-def _sentences(work: Work, config: XLMConfig, *, rows: int, lines: int) -> list[list[int]]:
+def sentences_of(work: Work, config: XLMConfig, *, rows: int, lines: int) -> list[list[int]]:
     """Return the random ids that each library takes."""
     generator = torch.Generator().manual_seed(0)
     draw = partial(torch.randint, _FIRST_WORD, config.vocab_size, generator=generator)

@@ -110,7 +110,7 @@ def take_steps(way: str, size: str, precision: str, rows: int, steps: int) -> di
     torch.manual_seed(0)
     model = XLMWithLMHeadModel(config.replace(dropout=0.0, attention_dropout=0.0)).train()
     ids_BT = torch.randint(14, config.vocab_size, (rows, T))
-    step = _our_step(model, ids_BT, precision) if way == "xlm" else _plain_step(model, ids_BT, precision)
+    step = our_step(model, ids_BT, precision) if way == "xlm" else _plain_step(model, ids_BT, precision)
     losses, times = [], []
     for number in range(steps + 1):
         start = time.perf_counter()
@@ -119,7 +119,8 @@ def take_steps(way: str, size: str, precision: str, rows: int, steps: int) -> di
     return {"step_seconds": min(times[1:]), "loss": losses[0]}
 
 
-def _our_step(model: XLMWithLMHeadModel, ids_BT: Tensor, precision: str) -> Callable[[int], float]:
+def our_step(model: XLMWithLMHeadModel, ids_BT: Tensor, precision: str) -> Callable[[int], float]:
+    """Return a function that takes a training step of this library and returns the loss."""
     sizes = ModelSettings(emb_dim=model.config.emb_dim, n_layers=model.config.n_layers, n_heads=model.config.n_heads)
     settings = TrainConfig(
         data="none",

@@ -170,14 +170,17 @@ class Int8Linear(PackedLinear):
         self.seven_bits = not multiplies_int8()
 
     def pieces(self, x_NK: Tensor) -> Iterator[tuple[int, Tensor]]:  # noqa: D102
-        _check_finite(x_NK)
-        if len(x_NK) > 1:
-            yield 0, self._several(x_NK)
-        else:
-            yield 0, torch.ops.quantized.linear_dynamic(x_NK, self.packed, self.seven_bits)
+        yield 0, self.one_row(x_NK) if x_NK.shape[0] == 1 else self._several(x_NK)
+
+    def one_row(self, x: Tensor) -> Tensor:
+        """Map one row, (…, K), to (…, M)."""
+        _check_finite(x)
+        out: Tensor = torch.ops.quantized.linear_dynamic.default(x, self.packed, self.seven_bits)
+        return out
 
     def _several(self, x_NK: Tensor) -> Tensor:
         most = 127 if self.seven_bits else 255
+        _check_finite(x_NK)
         step_N1, zero_N1 = _row_levels(x_NK, most)
         # An additional row with the highest level makes the kernel's own levels equal to these, so it rounds nothing.
         levels_LK = x_NK.new_empty(len(x_NK) + 1, x_NK.shape[1])
@@ -196,11 +199,11 @@ class VnniInt8Linear(PackedLinear):
     """
 
     def pack(self, weight_MK: Tensor, bias_M: Tensor) -> None:  # noqa: D102 (as the base class)
-        self.one_row = Int8Linear(weight_MK, bias_M)
+        self.fbgemm = Int8Linear(weight_MK, bias_M)
         self._pack_for_several_rows()
 
     def _pack_for_several_rows(self) -> None:
-        quantized_MK, _ = torch.ops.quantized.linear_unpack(self.one_row.packed)
+        quantized_MK, _ = torch.ops.quantized.linear_unpack(self.fbgemm.packed)
         self.scale_M = quantized_MK.q_per_channel_scales().float()
         self.zeros_M = torch.zeros(self.outputs, dtype=torch.int32)
         self.several_rows = [
@@ -221,15 +224,15 @@ class VnniInt8Linear(PackedLinear):
         return min(self.outputs, _PACKED_WIDTH)
 
     def pieces(self, x_NK: Tensor) -> Iterator[tuple[int, Tensor]]:  # noqa: D102
-        if len(x_NK) == 1:
-            yield from self.one_row.pieces(x_NK)
+        if x_NK.shape[0] == 1:
+            yield 0, self.fbgemm.one_row(x_NK)
         else:
             yield from self._several(x_NK, None)
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+        if x.numel() == x.shape[-1]:
+            return self.fbgemm.one_row(x)
         x_NK = x.reshape(-1, x.shape[-1])
-        if len(x_NK) == 1:
-            return super().forward(x)
         out_NM = x.new_empty(len(x_NK), self.outputs)
         for _ in self._several(x_NK, out_NM):
             pass
@@ -251,8 +254,8 @@ class VnniInt8Linear(PackedLinear):
                 levels_NK, 1.0, 0, weights, *scales, None, *outputs, "none", [], ""
             )
             target_Nm = out_Nm if into_NM is None else into_NM[:, part]
-            torch.addcmul(self.one_row.bias_M[part], out_Nm, step_N1, out=target_Nm)
-            yield first, target_Nm.addcmul_(zero_N1, self.one_row.sum_M[part], value=-1)
+            torch.addcmul(self.fbgemm.bias_M[part], out_Nm, step_N1, out=target_Nm)
+            yield first, target_Nm.addcmul_(zero_N1, self.fbgemm.sum_M[part], value=-1)
 
 
 class Bfloat16Linear(PackedLinear):
