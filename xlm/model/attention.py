@@ -111,7 +111,7 @@ class Attention(nn.Module):
         layer: int,
         cache: XLMCache | None = None,
         output_attentions: bool = False,
-    ) -> tuple[Tensor, Tensor | None]:
+    ) -> tuple[Tensor, ...]:
         """Return the attention output, and the attention weights if requested.
 
         Args:
@@ -123,7 +123,7 @@ class Attention(nn.Module):
                 them.
 
         Returns:
-            (B, T, D), and the attention weights (B, N, T, S) or ``None``.
+            (B, T, D), and the attention weights (B, N, T, S) if requested.
         """
         query_BNTH, key_BNSH, value_BNSH = (_heads(part_BTD, self.n_heads) for part_BTD in self.project(x_BTD))
         if cache is not None:
@@ -131,7 +131,8 @@ class Attention(nn.Module):
         dropout = self.dropout if self.training else 0.0
         eager = output_attentions or self.implementation == "eager"
         context_BTD, weights_BNTS = _attend(query_BNTH, key_BNSH, value_BNSH, mask, dropout=dropout, eager=eager)
-        return apply_linear(self.output, context_BTD), weights_BNTS if output_attentions else None
+        out_BTD = apply_linear(self.output, context_BTD)
+        return (out_BTD,) if weights_BNTS is None or not output_attentions else (out_BTD, weights_BNTS)
 
     def project(self, x_BTD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return queries, keys and values with all heads side by side, each (B, T, D)."""
@@ -208,7 +209,7 @@ class CrossAttention(nn.Module):
 
     def forward(
         self, x_BTD: Tensor, source: Source, *, layer: int, output_attentions: bool = False
-    ) -> tuple[Tensor, Tensor | None]:
+    ) -> tuple[Tensor, ...]:
         """Return the attention output, and the attention weights when asked for.
 
         Args:
@@ -218,7 +219,7 @@ class CrossAttention(nn.Module):
             output_attentions: Whether to return the weights.
 
         Returns:
-            (B, T, D), and the attention weights (B, N, T, S) or ``None``.
+            (B, T, D), and the attention weights (B, N, T, S) when asked for.
         """
         B, T, D = x_BTD.shape
         G = B // source.target_rows
@@ -230,7 +231,7 @@ class CrossAttention(nn.Module):
         context_GQD, weights_GNQS = _attend(query_GNQH, key_GNSH, value_GNSH, source.mask, dropout=dropout, eager=eager)
         out_BTD = apply_linear(self.output, context_GQD.view(B, T, D))
         if weights_GNQS is None or not output_attentions:
-            return out_BTD, None
+            return (out_BTD,)
         S = weights_GNQS.shape[-1]
         return out_BTD, weights_GNQS.view(G, self.n_heads, -1, T, S).transpose(1, 2).flatten(0, 1)
 

@@ -159,20 +159,20 @@ class Layer(nn.Module):
         cache: XLMCache | None = None,
         source: Source | None = None,
         output_attentions: bool = False,
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    ) -> tuple[Tensor, ...]:
         """Map (B, T, D) to (B, T, D); also return the weights of both kinds of attention if requested."""
-        attended_BTD, weights_BNTS = self.attention(
-            x_BTD, mask, layer=layer, cache=cache, output_attentions=output_attentions
+        attended_BTD, *weights = _as_tuple(
+            self.attention(x_BTD, mask, layer=layer, cache=cache, output_attentions=output_attentions)
         )
         x_BTD = self.attention_norm(x_BTD + F.dropout(attended_BTD, p=self.dropout, training=self.training))
-        cross_weights_BNTS: Tensor | None = None
         if source is not None and self.cross_attention is not None and self.cross_attention_norm is not None:
-            attended_BTD, cross_weights_BNTS = self.cross_attention(
-                x_BTD, source, layer=layer, output_attentions=output_attentions
+            attended_BTD, *cross_weights = _as_tuple(
+                self.cross_attention(x_BTD, source, layer=layer, output_attentions=output_attentions)
             )
+            weights += cross_weights
             x_BTD = self.cross_attention_norm(x_BTD + F.dropout(attended_BTD, p=self.dropout, training=self.training))
         x_BTD = self.ffn_norm(x_BTD + F.dropout(self.ffn(x_BTD), p=self.dropout, training=self.training))
-        return x_BTD, weights_BNTS, cross_weights_BNTS
+        return x_BTD, *weights
 
 
 class LayerList(nn.ModuleList):
@@ -244,16 +244,14 @@ class Transformer(nn.Module):
         recomputed = self.recomputed if torch.is_grad_enabled() else 0
         for index, layer in enumerate(self.layers):
             run = partial(checkpoint, layer, use_reentrant=False) if recomputed and index % recomputed == 0 else layer
-            x_BTD, weights_BNTS, cross_weights_BNTS = run(
-                x_BTD, mask, layer=index, cache=cache, source=source, output_attentions=output_attentions
+            x_BTD, *weights = _as_tuple(
+                run(x_BTD, mask, layer=index, cache=cache, source=source, output_attentions=output_attentions)
             )
             x_BTD = _zero_padding(x_BTD, padding_BT1)
             if output_hidden_states:
                 states.append(x_BTD)
-            if weights_BNTS is not None:
-                attentions.append(weights_BNTS)
-            if cross_weights_BNTS is not None:
-                cross_attentions.append(cross_weights_BNTS)
+            attentions += weights[:1]
+            cross_attentions += weights[1:]
         if cache is not None:
             cache.advance(inputs.shape[1], None if inputs.valid is None else inputs.valid.sum(1))
         return TransformerOutput(
@@ -262,6 +260,11 @@ class Transformer(nn.Module):
             attentions=tuple(attentions) if output_attentions else None,
             cross_attentions=tuple(cross_attentions) if cross_attentions else None,
         )
+
+
+def _as_tuple(output: tuple[Tensor, ...] | Tensor) -> tuple[Tensor, ...]:
+    """Return the output of a module as a tuple, although a hook may have returned its first item alone."""
+    return (output,) if isinstance(output, Tensor) else output
 
 
 def _zero_padding(x_BTD: Tensor, padding_BT1: Tensor | None) -> Tensor:
