@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from xlm.model.cache import XLMCache
 from xlm.model.config import XLMConfig
-from xlm.model.initialisation import reset_modules
+from xlm.model.initialisation import ResettableModule
 from xlm.model.linear import apply_linear
 
 
@@ -76,18 +76,8 @@ class AttentionMask:
         return self.allowed
 
 
-class Attention(nn.Module):
-    """Multi-head self-attention; all projections have biases.
-
-    The input of ``output`` is the results of all heads side by side: head n has the columns n * H to n * H + H - 1. A
-    forward pre-hook on ``output`` can therefore remove heads, or put other values in their place.
-
-    Attributes:
-        implementation: ``"sdpa"``, torch's fused kernels, or ``"eager"``, plain operations, which can be differentiated
-            twice and in forward mode. Attention weights are always computed by plain operations.
-
-    Source: paper section 3.1 through Vaswani et al. 2017; the original's ``MultiHeadAttention``.
-    """
+class _Projections(ResettableModule):
+    """The linear layers of attention, all with biases, and its settings."""
 
     def __init__(self, config: XLMConfig) -> None:
         super().__init__()
@@ -99,9 +89,19 @@ class Attention(nn.Module):
         self.value = nn.Linear(config.emb_dim, config.emb_dim)
         self.output = nn.Linear(config.emb_dim, config.emb_dim)
 
-    def reset_parameters(self) -> None:
-        """Draw new weights."""
-        reset_modules(self.children())
+
+class Attention(_Projections):
+    """Multi-head self-attention; all projections have biases.
+
+    The input of ``output`` is the results of all heads side by side: head n has the columns n * H to n * H + H - 1. A
+    forward pre-hook on ``output`` can therefore remove heads, or put other values in their place.
+
+    Attributes:
+        implementation: ``"sdpa"``, torch's fused kernels, or ``"eager"``, plain operations, which can be differentiated
+            twice and in forward mode. Attention weights are always computed by plain operations.
+
+    Source: paper section 3.1 through Vaswani et al. 2017; the original's ``MultiHeadAttention``.
+    """
 
     def forward(
         self,
@@ -187,25 +187,11 @@ class Source:
                 self._kept = {layer: (key[rows_R], value[rows_R]) for layer, (key, value) in self._kept.items()}
 
 
-class CrossAttention(nn.Module):
+class CrossAttention(_Projections):
     """Multi-head attention of a decoder to its source; all projections have biases.
 
     Source: the original's ``MultiHeadAttention`` as ``encoder_attn``.
     """
-
-    def __init__(self, config: XLMConfig) -> None:
-        super().__init__()
-        self.n_heads = config.n_heads
-        self.dropout = config.attention_dropout
-        self.implementation = config.attn_implementation
-        self.query = nn.Linear(config.emb_dim, config.emb_dim)
-        self.key = nn.Linear(config.emb_dim, config.emb_dim)
-        self.value = nn.Linear(config.emb_dim, config.emb_dim)
-        self.output = nn.Linear(config.emb_dim, config.emb_dim)
-
-    def reset_parameters(self) -> None:
-        """Draw new weights."""
-        reset_modules(self.children())
 
     def forward(
         self, x_BTD: Tensor, source: Source, *, layer: int, output_attentions: bool = False

@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from xlm.model.attention import Attention, AttentionMask, CrossAttention, Source
 from xlm.model.cache import XLMCache
 from xlm.model.config import XLMConfig
-from xlm.model.initialisation import LearnedEmbedding, SinusoidalEmbedding, reset_modules
+from xlm.model.initialisation import LearnedEmbedding, ResettableModule, SinusoidalEmbedding, reset_modules
 from xlm.model.linear import apply_linear
 from xlm.model.pytrees import register_pytree
 
@@ -76,7 +76,7 @@ class TransformerOutput:
     cross_attentions: tuple[Tensor, ...] | None = None
 
 
-class Embeddings(nn.Module):
+class Embeddings(ResettableModule):
     """Normalised sum of word, position and language embeddings.
 
     Source: paper section 3.1 and figure 1; the original's ``TransformerModel.fwd``.
@@ -96,10 +96,6 @@ class Embeddings(nn.Module):
         self.norm = nn.LayerNorm(config.emb_dim, eps=config.layer_norm_eps)
         self.dropout = config.dropout
 
-    def reset_parameters(self) -> None:
-        """Draw new weights."""
-        reset_modules(self.children())
-
     def forward(self, inputs: TransformerInputs) -> Tensor:
         """Return the embedded tokens, (B, T, D)."""
         words_BTD = self.word(inputs.input_ids) if inputs.inputs_embeds is None else inputs.inputs_embeds
@@ -109,7 +105,7 @@ class Embeddings(nn.Module):
         return F.dropout(self.norm(x_BTD), p=self.dropout, training=self.training)
 
 
-class FeedForward(nn.Module):
+class FeedForward(ResettableModule):
     """Two linear layers with an activation between them; the inner width is 4 D.
 
     Source: the original's ``TransformerFFN``.
@@ -121,16 +117,12 @@ class FeedForward(nn.Module):
         self.down = nn.Linear(4 * config.emb_dim, config.emb_dim)
         self.activation = F.gelu if config.gelu_activation else F.relu
 
-    def reset_parameters(self) -> None:
-        """Draw new weights."""
-        reset_modules(self.children())
-
     def forward(self, x_BTD: Tensor) -> Tensor:
         """Map (B, T, D) to (B, T, D)."""
         return apply_linear(self.down, self.activation(apply_linear(self.up, x_BTD)))
 
 
-class Layer(nn.Module):
+class Layer(ResettableModule):
     """Attention, then feed-forward, each with a residual connection and a layer norm after it (post-norm).
 
     In a decoder that has a source, a layer attends to this source between its self-attention and its feed-forward part.
@@ -145,10 +137,6 @@ class Layer(nn.Module):
         self.ffn = FeedForward(config)
         self.ffn_norm = nn.LayerNorm(config.emb_dim, eps=config.layer_norm_eps)
         self.dropout = config.dropout
-
-    def reset_parameters(self) -> None:
-        """Draw new weights."""
-        reset_modules(self.children())
 
     def forward(
         self,
@@ -188,7 +176,7 @@ class LayerList(nn.ModuleList):
         def __iter__(self) -> Iterator[Layer]: ...
 
 
-class Transformer(nn.Module):
+class Transformer(ResettableModule):
     """Embeddings and layers, without a head.
 
     Attributes:
