@@ -62,7 +62,7 @@ if TYPE_CHECKING:
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
-_CALLER_OF_FORWARD = 6
+CALLER_OF_FORWARD = 6
 """``stacklevel`` of a warning about the code that called a model: above ``_run``, ``forward`` and two frames of
 torch."""
 
@@ -77,6 +77,11 @@ def takes_arguments_of(source: Callable[_P, object]) -> Callable[[Callable[..., 
         return method
 
     return decorate
+
+
+def without_none(**values: Any) -> dict[str, Any]:
+    """Return the arguments that are not ``None``."""
+    return {name: value for name, value in values.items() if value is not None}
 
 
 class XLMModel(nn.Module):
@@ -194,18 +199,15 @@ class XLMModel(nn.Module):
         from xlm.checkpoint.load import load_model
 
         hub = HubOptions(revision=revision, cache_dir=cache_dir, local_files_only=local_files_only, token=token)
-        changes = {
-            "dropout": dropout,
-            "attention_dropout": attention_dropout,
-            "attn_implementation": attn_implementation,
-        }
         return load_model(
             name_or_path,
             kind=cls,
             dtype=dtype,
             device=device,
             causal=causal,
-            changes={name: value for name, value in changes.items() if value is not None},
+            changes=without_none(
+                dropout=dropout, attention_dropout=attention_dropout, attn_implementation=attn_implementation
+            ),
             hub=hub,
         )
 
@@ -379,7 +381,7 @@ class XLMModel(nn.Module):
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
             return_dict=return_dict,
-            stacklevel=_CALLER_OF_FORWARD,
+            stacklevel=CALLER_OF_FORWARD,
             langs=langs,
             lengths=lengths,
             attention_mask=attention_mask,
@@ -583,7 +585,7 @@ class XLMWithLMHeadModel(XLMModel):
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
             return_dict=return_dict,
-            stacklevel=_CALLER_OF_FORWARD,
+            stacklevel=CALLER_OF_FORWARD,
             langs=langs,
             lengths=lengths,
             attention_mask=attention_mask,
