@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from os import PathLike
-from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar, get_args, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, get_args, overload
 
 import torch
 from torch import Tensor, nn
 
-from xlm._io.arguments import check_choice, check_count, check_flags, check_share
+from xlm._io.arguments import check_choice, check_count, check_flags, check_share, shown
 from xlm.errors import ConfigError, InputError, XLMWarning
 from xlm.model.attention import Source
 from xlm.model.cache import XLMCache
@@ -287,13 +287,16 @@ class XLMModel(nn.Module):
         Source: ``PreTrainedModel.activation_checkpointing_enable`` of ``transformers``.
         """
         check_count(every_n_layers=every_n_layers)
-        others = {**(activation_checkpointing_kwargs or {}), "offload": offload}
-        if others := {name: value for name, value in others.items() if value}:
+        options = {} if activation_checkpointing_kwargs is None else activation_checkpointing_kwargs
+        is_plain = isinstance(options, Mapping) and all(
+            name == "use_reentrant" and value is False for name, value in options.items()
+        )
+        if not is_plain or offload is not False:
             raise InputError(
                 "no such option of activation checkpointing",
                 where="activation_checkpointing_kwargs, offload",
-                found=", ".join(f"{name} = {value!r}" for name, value in others.items()),
-                expected="{'use_reentrant': False}, or nothing",
+                found=f"{shown(options)}, {shown(offload)}",
+                expected="{'use_reentrant': False} or nothing, and False",
             )
         self.transformer.recomputed = every_n_layers
 
@@ -426,7 +429,7 @@ class XLMModel(nn.Module):
             raise InputError(
                 "the output is always an object",
                 where="return_dict",
-                found=repr(return_dict),
+                found=shown(return_dict),
                 expected="None or True",
                 remedy="leave it out; output.to_tuple() is the tuple",
             )
@@ -469,7 +472,6 @@ class XLMWithLMHeadModel(XLMModel):
     Attributes:
         config: As for ``XLMModel``.
         check_inputs: As for ``XLMModel``.
-        generation_config: Nothing; the wrapper of peft for ``task_type="CAUSAL_LM"`` copies it.
         transformer: Embeddings and layers.
         head: Any module that maps hidden states (…, D) to logits.
 
@@ -480,7 +482,9 @@ class XLMWithLMHeadModel(XLMModel):
     """
 
     head: LinearHead | AdaptiveHead
+    # The wrapper of peft for task_type="CAUSAL_LM" copies these, and does not use them.
     generation_config: None = None
+    prepare_inputs_for_generation: None = None
 
     def _build(self) -> None:
         super()._build()
@@ -811,15 +815,6 @@ class XLMWithLMHeadModel(XLMModel):
         with torch.inference_mode():
             state = self._decoder_state(prompts, options)
         return TokenStream(state, prompts, options, eval_mode=partial(eval_mode, self))
-
-    def prepare_inputs_for_generation(self, *_: object, **__: object) -> NoReturn:
-        """Refuse to be called. The wrapper of peft for ``task_type="CAUSAL_LM"`` needs the name, not the method."""
-        raise InputError(
-            "transformers cannot generate with this model",
-            where="prepare_inputs_for_generation",
-            found="a call",
-            expected="the model's own generate",
-        )
 
     def _prompts(
         self,
