@@ -119,6 +119,10 @@ def good_arguments(world: World) -> Functions:
         if owner is tokenizer:
             growing[f"{name}.add_tokens"] = (_of_a_copy(owner, "add_tokens"), {"new_tokens": ["[new]"]})
             continue
+        if owner is not translator:
+            for kind_of in ("activation", "gradient"):
+                method = f"{kind_of}_checkpointing_enable"
+                growing[f"{name}.{method}"] = (_of_a_copy(owner, method), {})
         growing[f"{name}.resize_token_embeddings"] = (_of_a_copy(owner, "resize_token_embeddings"), {})
         positions = {"new_num_position_embeddings": 8}
         growing[f"{name}.resize_position_embeddings"] = (_of_a_copy(owner, "resize_position_embeddings"), positions)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -39,12 +39,18 @@ def collate(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
 
 
+def new_loader() -> Any:
+    """Return a loader of ``STEPS`` batches of four examples."""
+    data: Any = examples(4 * STEPS)
+    return torch.utils.data.DataLoader(data, batch_size=4, collate_fn=collate)
+
+
 def new_optimiser(model: torch.nn.Module) -> torch.optim.SGD:
     """Return plain gradient descent. Adam would amplify the rounding of gradients that are zero, as of key biases."""
     return torch.optim.SGD(model.parameters(), lr=LR)
 
 
-def train(model: Any, batches: Sequence[dict[str, Any]], *, clip: bool = False) -> list[float]:
+def train(model: Any, batches: Iterable[dict[str, Any]], *, clip: bool = False) -> list[float]:
     """Take one step a batch, and return the losses."""
     optimiser = new_optimiser(model)
     losses = []

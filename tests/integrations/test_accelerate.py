@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -11,9 +10,9 @@ from safetensors.torch import load_file
 
 from tests.integrations.plain_loop import (
     BOUND,
-    STEPS,
     collate,
     examples,
+    new_loader,
     new_model,
     new_optimiser,
     train,
@@ -28,12 +27,9 @@ pytestmark = pytest.mark.filterwarnings("default")
 
 def test_a_loop_equals_a_plain_one(tmp_path: Path) -> None:
     ours, expected = new_model(), new_model()
-    data: Any = examples(4 * STEPS)
-    batches = [collate(data[i : i + 4]) for i in range(0, len(data), 4)]
-    losses = train(expected, batches)
+    losses = train(expected, new_loader())
     accelerator = accelerate.Accelerator(cpu=True)
-    loader: Any = torch.utils.data.DataLoader(data, batch_size=4, collate_fn=collate)
-    model, optimiser, loader = accelerator.prepare(ours, new_optimiser(ours), loader)
+    model, optimiser, loader = accelerator.prepare(ours, new_optimiser(ours), new_loader())
     found = []
     for batch in loader:
         loss = model(**batch).loss

@@ -45,3 +45,21 @@ def test_integrated_gradients_of_inputs_embeds() -> None:
     attributions = captum.IntegratedGradients(score).attribute(embeddings_BTD, baseline_BTD, n_steps=STEPS)
     difference = (score(embeddings_BTD) - score(baseline_BTD)).detach()
     assert float((attributions.sum((1, 2)) - difference).abs().max()) < COMPLETENESS
+
+
+def test_activations_and_gradients_of_a_layer() -> None:
+    """Completeness holds for the output of a layer as well."""
+    model, ids = small_model(seed=1), random_ids(ROWS, TOKENS)
+    layer, baseline = model.transformer.layers[0], torch.full_like(ids, model.config.unk_token_id)
+
+    def score(input_ids: Tensor) -> Tensor:
+        logits: Tensor = model(input_ids, langs="en").logits
+        return logits[:, -1, TARGET]
+
+    activations = captum.LayerActivation(score, layer).attribute(ids)
+    states = model(ids, langs="en", output_hidden_states=True).hidden_states
+    assert states is not None
+    assert torch.equal(activations, states[1])
+    attributions = captum.LayerIntegratedGradients(score, layer).attribute(ids, baseline, n_steps=4 * STEPS)
+    difference = (score(ids) - score(baseline)).detach()
+    assert float((attributions.sum((1, 2)) - difference).abs().max()) < 10 * COMPLETENESS

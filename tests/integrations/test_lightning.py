@@ -8,16 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.integrations.plain_loop import (
-    BOUND,
-    STEPS,
-    collate,
-    examples,
-    new_model,
-    new_optimiser,
-    train,
-    weights_differ,
-)
+from tests.integrations.plain_loop import BOUND, STEPS, new_loader, new_model, new_optimiser, train, weights_differ
 
 lightning = pytest.importorskip("lightning")
 # The library and what it imports warn of their own affairs.
@@ -38,8 +29,7 @@ def test_three_steps_equal_a_plain_loop(tmp_path: Path) -> None:
             return new_optimiser(self.model)
 
     module, expected = Module(), new_model()
-    data: Any = examples(4 * STEPS)
-    train(expected, [collate(data[i : i + 4]) for i in range(0, len(data), 4)])
+    train(expected, new_loader())
     trainer = lightning.Trainer(
         max_epochs=1,
         accelerator="cpu",
@@ -48,7 +38,7 @@ def test_three_steps_equal_a_plain_loop(tmp_path: Path) -> None:
         enable_checkpointing=False,
         default_root_dir=tmp_path,
     )
-    trainer.fit(module, torch.utils.data.DataLoader(data, batch_size=4, collate_fn=collate))
+    trainer.fit(module, new_loader())
     assert trainer.global_step == STEPS
     assert weights_differ(module.model, expected) < BOUND
     trainer.save_checkpoint(tmp_path / "module.ckpt")

@@ -98,6 +98,20 @@ def test_only_sinusoidal_positions_are_not_trained() -> None:
     assert all(p.requires_grad for p in small_model().parameters())
 
 
+@pytest.mark.parametrize("part", ["", ".attention"])
+@torch.no_grad()
+def test_a_hook_returns_the_whole_output_or_its_first_item(part: str) -> None:
+    model, ids = small_model(), random_ids(3, 5)  # three rows, which are not the three items of an output
+    module = model.get_submodule(f"transformer.layers.0{part}")
+    plain = model(ids, langs="en").logits
+    with module.register_forward_hook(lambda module, inputs, output: (output[0] * 2, *output[1:])):
+        expected = model(ids, langs="en")
+        assert len(requested(model(ids, langs="en", output_attentions=True).attentions)) == 2
+    with module.register_forward_hook(lambda module, inputs, output: output[0] * 2):
+        assert torch.equal(model(ids, langs="en").logits, expected.logits)
+    assert not torch.equal(expected.logits, plain)
+
+
 @torch.no_grad()
 def test_compiled_equals_eager_at_changing_lengths() -> None:
     """The backend only traces, which is enough to find mistakes in this library, and builds nothing."""

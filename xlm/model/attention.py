@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from xlm.model.cache import XLMCache
 from xlm.model.config import XLMConfig
-from xlm.model.initialisation import reset_modules
+from xlm.model.initialisation import ResettableModule
 from xlm.model.linear import apply_linear
 
 _MANY_HEADS = 64
@@ -79,7 +79,21 @@ class AttentionMask:
         return self.allowed
 
 
-class Attention(nn.Module):
+class _Projections(ResettableModule):
+    """The linear layers of attention, all with biases, and its settings."""
+
+    def __init__(self, config: XLMConfig) -> None:
+        super().__init__()
+        self.n_heads = config.n_heads
+        self.dropout = config.attention_dropout
+        self.implementation = config.attn_implementation
+        self.query = nn.Linear(config.emb_dim, config.emb_dim)
+        self.key = nn.Linear(config.emb_dim, config.emb_dim)
+        self.value = nn.Linear(config.emb_dim, config.emb_dim)
+        self.output = nn.Linear(config.emb_dim, config.emb_dim)
+
+
+class Attention(_Projections):
     """Multi-head self-attention; all projections have biases.
 
     The input of ``output`` is the results of all heads side by side: head n has the columns n * H to n * H + H - 1. A
@@ -92,20 +106,6 @@ class Attention(nn.Module):
     Source: paper section 3.1 through Vaswani et al. 2017; the original's ``MultiHeadAttention``.
     """
 
-    def __init__(self, config: XLMConfig) -> None:
-        super().__init__()
-        self.n_heads = config.n_heads
-        self.dropout = config.attention_dropout
-        self.implementation = config.attn_implementation
-        self.query = nn.Linear(config.emb_dim, config.emb_dim)
-        self.key = nn.Linear(config.emb_dim, config.emb_dim)
-        self.value = nn.Linear(config.emb_dim, config.emb_dim)
-        self.output = nn.Linear(config.emb_dim, config.emb_dim)
-
-    def reset_parameters(self) -> None:
-        """Draw new weights."""
-        reset_modules(self.children())
-
     def forward(
         self,
         x_BTD: Tensor,
@@ -114,7 +114,7 @@ class Attention(nn.Module):
         layer: int,
         cache: XLMCache | None = None,
         output_attentions: bool = False,
-    ) -> tuple[Tensor, Tensor | None]:
+    ) -> tuple[Tensor, ...]:
         """Return the attention output, and the attention weights if requested.
 
         Args:
@@ -126,7 +126,7 @@ class Attention(nn.Module):
                 them.
 
         Returns:
-            (B, T, D), and the attention weights (B, N, T, S) or ``None``.
+            (B, T, D), and the attention weights (B, N, T, S) if requested.
         """
         query_BNTH, key_BNSH, value_BNSH = (_heads(part_BTD, self.n_heads) for part_BTD in self.project(x_BTD))
         eager = output_attentions or self.implementation == "eager"
@@ -135,7 +135,8 @@ class Attention(nn.Module):
             eager = eager or _plain_is_faster(query_BNTH)
         dropout = self.dropout if self.training else 0.0
         context_BTD, weights_BNTS = _attend(query_BNTH, key_BNSH, value_BNSH, mask, dropout=dropout, eager=eager)
-        return apply_linear(self.output, context_BTD), weights_BNTS if output_attentions else None
+        out_BTD = apply_linear(self.output, context_BTD)
+        return (out_BTD,) if weights_BNTS is None or not output_attentions else (out_BTD, weights_BNTS)
 
     def project(self, x_BTD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return queries, keys and values with all heads side by side, each (B, T, D)."""
@@ -190,29 +191,15 @@ class Source:
                 self._kept = {layer: (key[rows_R], value[rows_R]) for layer, (key, value) in self._kept.items()}
 
 
-class CrossAttention(nn.Module):
+class CrossAttention(_Projections):
     """Multi-head attention of a decoder to its source; all projections have biases.
 
     Source: the original's ``MultiHeadAttention`` as ``encoder_attn``.
     """
 
-    def __init__(self, config: XLMConfig) -> None:
-        super().__init__()
-        self.n_heads = config.n_heads
-        self.dropout = config.attention_dropout
-        self.implementation = config.attn_implementation
-        self.query = nn.Linear(config.emb_dim, config.emb_dim)
-        self.key = nn.Linear(config.emb_dim, config.emb_dim)
-        self.value = nn.Linear(config.emb_dim, config.emb_dim)
-        self.output = nn.Linear(config.emb_dim, config.emb_dim)
-
-    def reset_parameters(self) -> None:
-        """Draw new weights."""
-        reset_modules(self.children())
-
     def forward(
         self, x_BTD: Tensor, source: Source, *, layer: int, output_attentions: bool = False
-    ) -> tuple[Tensor, Tensor | None]:
+    ) -> tuple[Tensor, ...]:
         """Return the attention output, and the attention weights when asked for.
 
         Args:
@@ -222,7 +209,7 @@ class CrossAttention(nn.Module):
             output_attentions: Whether to return the weights.
 
         Returns:
-            (B, T, D), and the attention weights (B, N, T, S) or ``None``.
+            (B, T, D), and the attention weights (B, N, T, S) when asked for.
         """
         B, T, D = x_BTD.shape
         G = B // source.target_rows
@@ -234,7 +221,7 @@ class CrossAttention(nn.Module):
         context_GQD, weights_GNQS = _attend(query_GNQH, key_GNSH, value_GNSH, source.mask, dropout=dropout, eager=eager)
         out_BTD = apply_linear(self.output, context_GQD.view(B, T, D))
         if weights_GNQS is None or not output_attentions:
-            return out_BTD, None
+            return (out_BTD,)
         S = weights_GNQS.shape[-1]
         return out_BTD, weights_GNQS.view(G, self.n_heads, -1, T, S).transpose(1, 2).flatten(0, 1)
 

@@ -25,6 +25,14 @@ def reset_modules(modules: Iterable[nn.Module]) -> None:
             reset_modules(module.children())
 
 
+class ResettableModule(nn.Module):
+    """A module whose ``reset_parameters`` draws new weights for the modules inside it."""
+
+    def reset_parameters(self) -> None:
+        """Draw new weights."""
+        reset_modules(self.children())
+
+
 def sinusoidal_positions(positions: int, width: int) -> Tensor:
     """Return fixed position embeddings: sine in even columns, cosine in odd ones.
 

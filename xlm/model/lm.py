@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from os import PathLike
-from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar, get_args, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, get_args, overload
 
 import torch
 from torch import Tensor, nn
 
-from xlm._io.arguments import check_choice, check_count, check_flags, check_share
+from xlm._io.arguments import check_choice, check_count, check_flags, check_share, shown
 from xlm.errors import ConfigError, InputError, XLMWarning
 from xlm.model.attention import Source
 from xlm.model.cache import XLMCache
@@ -62,7 +62,7 @@ if TYPE_CHECKING:
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
-_CALLER_OF_FORWARD = 6
+CALLER_OF_FORWARD = 6
 """``stacklevel`` of a warning about the code that called a model: above ``_run``, ``forward`` and two frames of
 torch."""
 
@@ -77,6 +77,11 @@ def takes_arguments_of(source: Callable[_P, object]) -> Callable[[Callable[..., 
         return method
 
     return decorate
+
+
+def without_none(**values: Any) -> dict[str, Any]:
+    """Return the arguments that are not ``None``."""
+    return {name: value for name, value in values.items() if value is not None}
 
 
 class XLMModel(nn.Module):
@@ -194,18 +199,15 @@ class XLMModel(nn.Module):
         from xlm.checkpoint.load import load_model
 
         hub = HubOptions(revision=revision, cache_dir=cache_dir, local_files_only=local_files_only, token=token)
-        changes = {
-            "dropout": dropout,
-            "attention_dropout": attention_dropout,
-            "attn_implementation": attn_implementation,
-        }
         return load_model(
             name_or_path,
             kind=cls,
             dtype=dtype,
             device=device,
             causal=causal,
-            changes={name: value for name, value in changes.items() if value is not None},
+            changes=without_none(
+                dropout=dropout, attention_dropout=attention_dropout, attn_implementation=attn_implementation
+            ),
             hub=hub,
         )
 
@@ -285,13 +287,16 @@ class XLMModel(nn.Module):
         Source: ``PreTrainedModel.activation_checkpointing_enable`` of ``transformers``.
         """
         check_count(every_n_layers=every_n_layers)
-        others = {**(activation_checkpointing_kwargs or {}), "offload": offload}
-        if others := {name: value for name, value in others.items() if value}:
+        options = {} if activation_checkpointing_kwargs is None else activation_checkpointing_kwargs
+        is_plain = isinstance(options, Mapping) and all(
+            name == "use_reentrant" and value is False for name, value in options.items()
+        )
+        if not is_plain or offload is not False:
             raise InputError(
                 "no such option of activation checkpointing",
                 where="activation_checkpointing_kwargs, offload",
-                found=", ".join(f"{name} = {value!r}" for name, value in others.items()),
-                expected="{'use_reentrant': False}, or nothing",
+                found=f"{shown(options)}, {shown(offload)}",
+                expected="{'use_reentrant': False} or nothing, and False",
             )
         self.transformer.recomputed = every_n_layers
 
@@ -379,7 +384,7 @@ class XLMModel(nn.Module):
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
             return_dict=return_dict,
-            stacklevel=_CALLER_OF_FORWARD,
+            stacklevel=CALLER_OF_FORWARD,
             langs=langs,
             lengths=lengths,
             attention_mask=attention_mask,
@@ -424,7 +429,7 @@ class XLMModel(nn.Module):
             raise InputError(
                 "the output is always an object",
                 where="return_dict",
-                found=repr(return_dict),
+                found=shown(return_dict),
                 expected="None or True",
                 remedy="leave it out; output.to_tuple() is the tuple",
             )
@@ -467,7 +472,6 @@ class XLMWithLMHeadModel(XLMModel):
     Attributes:
         config: As for ``XLMModel``.
         check_inputs: As for ``XLMModel``.
-        generation_config: Nothing; the wrapper of peft for ``task_type="CAUSAL_LM"`` copies it.
         transformer: Embeddings and layers.
         head: Any module that maps hidden states (…, D) to logits.
 
@@ -478,7 +482,9 @@ class XLMWithLMHeadModel(XLMModel):
     """
 
     head: LinearHead | AdaptiveHead
+    # The wrapper of peft for task_type="CAUSAL_LM" copies these, and does not use them.
     generation_config: None = None
+    prepare_inputs_for_generation: None = None
 
     def _build(self) -> None:
         super()._build()
@@ -583,7 +589,7 @@ class XLMWithLMHeadModel(XLMModel):
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
             return_dict=return_dict,
-            stacklevel=_CALLER_OF_FORWARD,
+            stacklevel=CALLER_OF_FORWARD,
             langs=langs,
             lengths=lengths,
             attention_mask=attention_mask,
@@ -809,15 +815,6 @@ class XLMWithLMHeadModel(XLMModel):
         with torch.inference_mode():
             state = self._decoder_state(prompts, options)
         return TokenStream(state, prompts, options, eval_mode=partial(eval_mode, self))
-
-    def prepare_inputs_for_generation(self, *_: object, **__: object) -> NoReturn:
-        """Refuse to be called. The wrapper of peft for ``task_type="CAUSAL_LM"`` needs the name, not the method."""
-        raise InputError(
-            "transformers cannot generate with this model",
-            where="prepare_inputs_for_generation",
-            found="a call",
-            expected="the model's own generate",
-        )
 
     def _prompts(
         self,

@@ -25,9 +25,16 @@ from xlm.model.decoding.result import Continuation, Limit
 from xlm.model.decoding.sampling import collect, generate_tokens
 from xlm.model.decoding.state import CausalState
 from xlm.model.growing import add_languages, resize_positions, resize_words
-from xlm.model.initialisation import reset_modules
+from xlm.model.initialisation import ResettableModule
 from xlm.model.inputs import Languages, language_ids
-from xlm.model.lm import XLMWithLMHeadModel, check_forward, eval_mode, takes_arguments_of
+from xlm.model.lm import (
+    CALLER_OF_FORWARD,
+    XLMWithLMHeadModel,
+    check_forward,
+    eval_mode,
+    takes_arguments_of,
+    without_none,
+)
 from xlm.model.loss import Reduction
 from xlm.model.outputs import Output
 from xlm.model.pytrees import register_pytree
@@ -35,9 +42,6 @@ from xlm.model.transformer import Transformer, TransformerInputs
 
 if TYPE_CHECKING:
     from typing_extensions import Self
-
-_CALLER_OF_FORWARD = 6
-"""Stack level of the caller of a model, for warnings."""
 
 AtLimit = Literal["keep", "original"]
 """How a translation that reaches its limit ends: its last token is kept, or ``</s>`` replaces it."""
@@ -83,7 +87,7 @@ class XLMDecoder(XLMWithLMHeadModel):
         self.transformer = Transformer(self.config, has_source=True)
 
 
-class XLMEncoderDecoderModel(nn.Module):
+class XLMEncoderDecoderModel(ResettableModule):
     """An encoder and a decoder that attends to its output, for translation.
 
     Attributes:
@@ -105,10 +109,6 @@ class XLMEncoderDecoderModel(nn.Module):
         self.encoder = XLMWithLMHeadModel(config.replace(causal=False))
         self.decoder: XLMWithLMHeadModel = XLMDecoder(config.replace(causal=True))
         self.provenance: object = None
-
-    def reset_parameters(self) -> None:
-        """Draw new weights; as for ``XLMModel``."""
-        reset_modules(self.children())
 
     @classmethod
     def from_pretrained(
@@ -155,7 +155,7 @@ class XLMEncoderDecoderModel(nn.Module):
             kind=cls,
             dtype=dtype,
             device=device,
-            changes=_without_none(
+            changes=without_none(
                 dropout=dropout, attention_dropout=attention_dropout, attn_implementation=attn_implementation
             ),
             hub=HubOptions(revision=revision, cache_dir=cache_dir, local_files_only=local_files_only, token=token),
@@ -201,7 +201,7 @@ class XLMEncoderDecoderModel(nn.Module):
             encoder,
             decoder,
             kind=cls,
-            changes=_without_none(dropout=dropout, attention_dropout=attention_dropout),
+            changes=without_none(dropout=dropout, attention_dropout=attention_dropout),
             hub=HubOptions(local_files_only=local_files_only, token=token),
         )
 
@@ -346,7 +346,7 @@ class XLMEncoderDecoderModel(nn.Module):
             "output_hidden_states": output_hidden_states,
             "output_attentions": output_attentions,
             "position_ids": None,
-            "stacklevel": _CALLER_OF_FORWARD,
+            "stacklevel": CALLER_OF_FORWARD,
         }
         source_inputs, encoded = self.encoder._run(
             input_ids, langs=langs, lengths=lengths, attention_mask=attention_mask, **options
@@ -359,7 +359,7 @@ class XLMEncoderDecoderModel(nn.Module):
                 expected=f"{len(input_ids)} rows, as many as input_ids has",
             )
         if decoder_langs is None:
-            self.decoder._warn_about_langs(stacklevel=_CALLER_OF_FORWARD - 1, argument="decoder_langs")
+            self.decoder._warn_about_langs(stacklevel=CALLER_OF_FORWARD - 1, argument="decoder_langs")
         with _naming_the_decoder():
             target_inputs, states = self.decoder._run(
                 decoder_input_ids,
@@ -585,10 +585,6 @@ class XLMEncoderDecoderModel(nn.Module):
         if at_limit == "original":
             return [cut_like_the_original(continuation, options) for continuation in continuations]
         return continuations
-
-
-def _without_none(**values: Any) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if value is not None}
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from xlm.model.attention import Attention, AttentionMask, CrossAttention, Source
 from xlm.model.cache import XLMCache
 from xlm.model.config import XLMConfig
-from xlm.model.initialisation import LearnedEmbedding, SinusoidalEmbedding, reset_modules
+from xlm.model.initialisation import LearnedEmbedding, ResettableModule, SinusoidalEmbedding, reset_modules
 from xlm.model.linear import apply_linear
 from xlm.model.pytrees import register_pytree
 
@@ -76,7 +76,7 @@ class TransformerOutput:
     cross_attentions: tuple[Tensor, ...] | None = None
 
 
-class Embeddings(nn.Module):
+class Embeddings(ResettableModule):
     """Normalised sum of word, position and language embeddings.
 
     Source: paper section 3.1 and figure 1; the original's ``TransformerModel.fwd``.
@@ -96,10 +96,6 @@ class Embeddings(nn.Module):
         self.norm = nn.LayerNorm(config.emb_dim, eps=config.layer_norm_eps)
         self.dropout = config.dropout
 
-    def reset_parameters(self) -> None:
-        """Draw new weights."""
-        reset_modules(self.children())
-
     def forward(self, inputs: TransformerInputs) -> Tensor:
         """Return the embedded tokens, (B, T, D)."""
         words_BTD = self.word(inputs.input_ids) if inputs.inputs_embeds is None else inputs.inputs_embeds
@@ -109,7 +105,7 @@ class Embeddings(nn.Module):
         return F.dropout(self.norm(x_BTD), p=self.dropout, training=self.training)
 
 
-class FeedForward(nn.Module):
+class FeedForward(ResettableModule):
     """Two linear layers with an activation between them; the inner width is 4 D.
 
     Source: the original's ``TransformerFFN``.
@@ -121,16 +117,12 @@ class FeedForward(nn.Module):
         self.down = nn.Linear(4 * config.emb_dim, config.emb_dim)
         self.activation = F.gelu if config.gelu_activation else F.relu
 
-    def reset_parameters(self) -> None:
-        """Draw new weights."""
-        reset_modules(self.children())
-
     def forward(self, x_BTD: Tensor) -> Tensor:
         """Map (B, T, D) to (B, T, D)."""
         return apply_linear(self.down, self.activation(apply_linear(self.up, x_BTD)))
 
 
-class Layer(nn.Module):
+class Layer(ResettableModule):
     """Attention, then feed-forward, each with a residual connection and a layer norm after it (post-norm).
 
     In a decoder that has a source, a layer attends to this source between its self-attention and its feed-forward part.
@@ -146,10 +138,6 @@ class Layer(nn.Module):
         self.ffn_norm = nn.LayerNorm(config.emb_dim, eps=config.layer_norm_eps)
         self.dropout = config.dropout
 
-    def reset_parameters(self) -> None:
-        """Draw new weights."""
-        reset_modules(self.children())
-
     def forward(
         self,
         x_BTD: Tensor,
@@ -159,20 +147,20 @@ class Layer(nn.Module):
         cache: XLMCache | None = None,
         source: Source | None = None,
         output_attentions: bool = False,
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    ) -> tuple[Tensor, ...]:
         """Map (B, T, D) to (B, T, D); also return the weights of both kinds of attention if requested."""
-        attended_BTD, weights_BNTS = self.attention(
-            x_BTD, mask, layer=layer, cache=cache, output_attentions=output_attentions
+        attended_BTD, *weights = _as_tuple(
+            self.attention(x_BTD, mask, layer=layer, cache=cache, output_attentions=output_attentions)
         )
         x_BTD = self.attention_norm(x_BTD + F.dropout(attended_BTD, p=self.dropout, training=self.training))
-        cross_weights_BNTS: Tensor | None = None
         if source is not None and self.cross_attention is not None and self.cross_attention_norm is not None:
-            attended_BTD, cross_weights_BNTS = self.cross_attention(
-                x_BTD, source, layer=layer, output_attentions=output_attentions
+            attended_BTD, *cross_weights = _as_tuple(
+                self.cross_attention(x_BTD, source, layer=layer, output_attentions=output_attentions)
             )
+            weights += cross_weights
             x_BTD = self.cross_attention_norm(x_BTD + F.dropout(attended_BTD, p=self.dropout, training=self.training))
         x_BTD = self.ffn_norm(x_BTD + F.dropout(self.ffn(x_BTD), p=self.dropout, training=self.training))
-        return x_BTD, weights_BNTS, cross_weights_BNTS
+        return x_BTD, *weights
 
 
 class LayerList(nn.ModuleList):
@@ -188,7 +176,7 @@ class LayerList(nn.ModuleList):
         def __iter__(self) -> Iterator[Layer]: ...
 
 
-class Transformer(nn.Module):
+class Transformer(ResettableModule):
     """Embeddings and layers, without a head.
 
     Attributes:
@@ -244,16 +232,14 @@ class Transformer(nn.Module):
         recomputed = self.recomputed if torch.is_grad_enabled() else 0
         for index, layer in enumerate(self.layers):
             run = partial(checkpoint, layer, use_reentrant=False) if recomputed and index % recomputed == 0 else layer
-            x_BTD, weights_BNTS, cross_weights_BNTS = run(
-                x_BTD, mask, layer=index, cache=cache, source=source, output_attentions=output_attentions
+            x_BTD, *weights = _as_tuple(
+                run(x_BTD, mask, layer=index, cache=cache, source=source, output_attentions=output_attentions)
             )
             x_BTD = _zero_padding(x_BTD, padding_BT1)
             if output_hidden_states:
                 states.append(x_BTD)
-            if weights_BNTS is not None:
-                attentions.append(weights_BNTS)
-            if cross_weights_BNTS is not None:
-                cross_attentions.append(cross_weights_BNTS)
+            attentions += weights[:1]
+            cross_attentions += weights[1:]
         if cache is not None:
             cache.advance(inputs.shape[1], None if inputs.valid is None else inputs.valid.sum(1))
         return TransformerOutput(
@@ -262,6 +248,11 @@ class Transformer(nn.Module):
             attentions=tuple(attentions) if output_attentions else None,
             cross_attentions=tuple(cross_attentions) if cross_attentions else None,
         )
+
+
+def _as_tuple(output: tuple[Tensor, ...] | Tensor) -> tuple[Tensor, ...]:
+    """Return the output of a module as a tuple, although a hook may have returned its first item alone."""
+    return (output,) if isinstance(output, Tensor) else output
 
 
 def _zero_padding(x_BTD: Tensor, padding_BT1: Tensor | None) -> Tensor:
