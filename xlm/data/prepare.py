@@ -177,13 +177,8 @@ def _encoded(
     tokenizer: XLMTokenizer, lines: list[str], *, lang: str, dtype: np.dtype[Any]
 ) -> tuple[int, int, np.ndarray[Any, Any]]:
     """Return the number of lines, how many of them are empty, and the ids of all lines, each ended by ``</s>``."""
-    ids: list[int] = []
-    empty = 0
-    for row in tokenizer.encode_batch(lines, lang=lang, add_special_tokens=False):
-        empty += not len(row)
-        ids += row
-        ids.append(tokenizer.sep_token_id)
-    return len(lines), empty, np.array(ids, dtype)
+    rows = tokenizer.encode_array(lines, lang=lang).ended(tokenizer.sep_token_id)
+    return len(lines), int((rows.lengths == 1).sum()), rows.values.astype(dtype)
 
 
 def _write_shards(

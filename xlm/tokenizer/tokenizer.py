@@ -718,8 +718,17 @@ class XLMTokenizer:
         return ([(0, 0), *spans, (0, 0)], [None, *numbers, None]) if add_special_tokens else (spans, numbers)
 
     def _encode_each(self, texts: Sequence[str], *, lang: str | None, add_special_tokens: bool) -> RaggedArray:
-        rows = self._pipeline_for("", lang).ids_of_each(texts, lang)
+        rows = self.encode_array(texts, lang=lang)
         return rows.between(self.bos_token_id, self.sep_token_id) if add_special_tokens else rows
+
+    def encode_array(self, texts: Sequence[str], *, lang: str | None) -> RaggedArray:
+        """Return the ids of each text, without special tokens, as one array: the fast path below ``encode_batch``.
+
+        Args:
+            texts: The texts. This does not check that each one is a str.
+            lang: As for ``encode_batch``.
+        """
+        return self._pipeline_for("", lang).ids_of_each(texts, lang)
 
     def _longest(self, max_length: int | None) -> int:
         if max_length is None:

@@ -113,11 +113,9 @@ class RaggedArray:
 
     def between(self, first: int, last: int) -> RaggedArray:
         """Return the rows with ``first`` added before each row and ``last`` after each row."""
-        ends = np.cumsum(self.lengths + 2)
-        values = np.empty(len(self.values) + 2 * len(ends), self.values.dtype)
-        is_inside = np.ones(len(values), bool)
-        is_inside[ends - 1] = is_inside[ends - self.lengths - 2] = False
-        values[is_inside] = self.values
-        values[ends - self.lengths - 2] = first
-        values[ends - 1] = last
-        return RaggedArray(values, self.lengths + 2)
+        starts = starts_of(self.lengths)
+        return RaggedArray(np.insert(self.values, starts, first), self.lengths + 1).ended(last)
+
+    def ended(self, last: int) -> RaggedArray:
+        """Return the rows with ``last`` added after each row."""
+        return RaggedArray(np.insert(self.values, np.cumsum(self.lengths), last), self.lengths + 1)

@@ -108,9 +108,11 @@ class Table:
         return numbers, new
 
     def drop(self, texts: Sequence[str]) -> None:
-        """Forget the numbers of texts; a forgotten text that occurs again gets a new number."""
-        for text in texts:
-            del self._numbers[text]
+        """Forget the numbers of long texts; a forgotten text that occurs again gets a new number."""
+        if max(map(len, texts), default=0) > MAX_CACHED_LENGTH:
+            for text in texts:
+                if len(text) > MAX_CACHED_LENGTH:
+                    del self._numbers[text]
 
 
 class BatchTables:
@@ -192,7 +194,7 @@ class BatchTables:
         lengths_U = self._units.lengths.values[numbers_U]
         values = self._values.values[expand_slices(self._units.starts.values[numbers_U], lengths_U)]
         lengths = np.add.reduceat(lengths_U, np.flatnonzero(begins_U))
-        self._units.drop([key for key in new if len(key) > MAX_CACHED_LENGTH])
+        self._units.drop(new)
         return values, lengths
 
     def _learn(self, keys: Sequence[str], *, are_keys: bool = False) -> None:
@@ -226,7 +228,7 @@ class BatchTables:
     def _of_characters(self, codes: Array) -> Array:
         known = self._known_of_characters[codes]
         if not known.all():
-            for code in np.unique(codes[known == 0]).tolist():
+            for code in {*codes[known == 0].tolist()}:
                 self._known_of_characters[code] = self._of_character(chr(code))
             known = self._known_of_characters[codes]
         return known
@@ -276,7 +278,7 @@ class BatchTables:
             values, lengths = self._of_words(new)
             self._words.starts.append(starts_of(lengths) + self._values.append(values))
             self._words.lengths.append(lengths)
-            self._words.drop([word for word in new if len(word) > MAX_CACHED_LENGTH])
+            self._words.drop(new)
         return numbers_W
 
 
