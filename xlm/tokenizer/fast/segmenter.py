@@ -26,7 +26,7 @@ from xlm.tokenizer.moses.tokenise import DIGITS, Moses
 
 T = TypeVar("T")
 
-MAX_CACHED = 1 << 17
+MAX_CACHED = 1 << 18
 """The largest number of cached results. A result takes up to 800 bytes, 300 in real text."""
 MAX_CACHED_LENGTH = 48
 """Length of the longest unit or word whose result is cached, in characters."""
