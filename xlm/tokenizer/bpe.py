@@ -23,6 +23,7 @@ from xlm.tokenizer.vocabulary import END_OF_WORD, SPECIAL_TOKENS, Vocabulary
 Merges = tuple[tuple[str, str], ...]
 """Pairs of pieces, best first, in ``</w>`` notation."""
 
+
 class BPE:
     """Splits words into pieces. Each step merges the best pair wherever it occurs, from left to right.
 

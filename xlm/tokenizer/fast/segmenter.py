@@ -124,7 +124,7 @@ class Segmenter(Generic[T]):
         self.budget = budget = budget or CacheBudget()
         self.rules = rules
         self.casefolds = casefolds
-        self._is_lower, self._is_alnum = lru_cache(_MAX_CHARACTERS)(rules.is_lower), lru_cache(_MAX_CHARACTERS)(rules.is_alnum)
+        self._is_lower, self._is_alnum = map(lru_cache(_MAX_CHARACTERS), (rules.is_lower, rules.is_alnum))
         # Letters beyond ASCII that the short cut covers, because all rules treat them alike. For Romanian there are
         # none, because one of its rules rewrites some of these letters.
         self.letters = "" if rules.language == "ro" else _latin_letters(rules.is_alnum)
