@@ -28,7 +28,7 @@ from xlm.tokenizer.fast.arrays import Array, GrowableArray, codes_of, expand_sli
 from xlm.tokenizer.fast.segmenter import DIGIT, END, LOWER, MARK, OTHER, Segmenter
 from xlm.tokenizer.moses.data import FIRST_BEYOND
 
-_MAX_PATTERNS = 1 << 13
+_MAX_PATTERNS = 1 << 14
 _MAX_LENGTH = 48  # the longest unit, in characters, that is divided into words with the help of its pattern
 _NOT_IN_PATTERNS = ("DOT", "MULTI", "\u00a0")  # units with such text have no pattern: dot markers, no-break spaces
 _FULL_STOP = re.compile("[.。．…]")  # a full stop, or a character that the rules turn into one

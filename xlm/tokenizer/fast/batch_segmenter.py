@@ -149,10 +149,9 @@ class BatchTables:
         numbers_N, new = self._units.numbers(chunks)
         self._learn(new)
         known_N = self._known_of_units.values[numbers_N]
-        if (known_N & _EMPTY).any():  # several spaces count as one
-            is_chunk_N = known_N & _EMPTY == 0
-            numbers_N, known_N = numbers_N[is_chunk_N], known_N[is_chunk_N]
-            chunks = [chunk for chunk in chunks if chunk]
+        places_N = np.flatnonzero(known_N & _EMPTY == 0)  # several spaces count as one
+        if len(places_N) < len(chunks):
+            numbers_N, known_N = numbers_N[places_N], known_N[places_N]
         # A unit begins where a text begins, and where one chunk ends freely and the next one starts freely.
         begins_N = np.ones(len(numbers_N), bool)
         begins_N[1:] = known_N[:-1] & _LAST != 0
@@ -174,10 +173,14 @@ class BatchTables:
             begins_odd = begins_U[odd] & ((at_start_U[odd] & _STARTS == 0) | (at_end_U[odd] & _HARD != 0))
             following = np.append(at_start_U[1:], 0)[odd]
             keys = [
-                key_of(" ".join(chunks[first : last + 1]).removesuffix(MARK), _following(end, start), begins=begins)
+                key_of(
+                    " ".join(filter(None, chunks[first : last + 1])).removesuffix(MARK),
+                    _following(end, start),
+                    begins=begins,
+                )
                 for first, last, end, start, begins in zip(
-                    first_U[odd].tolist(),
-                    last_U[odd].tolist(),
+                    places_N[first_U[odd]].tolist(),
+                    places_N[last_U[odd]].tolist(),
                     at_end_U[odd].tolist(),
                     following.tolist(),
                     begins_odd.tolist(),
