@@ -19,7 +19,7 @@ from xlm.corpus.rows import Corpus
 from xlm.data.shards import INDEX_FILE, TOKENIZER_DIRECTORY, Index, Shard, Source, Text, id_dtype
 from xlm.errors import InputError
 from xlm.tokenizer.batches import in_order
-from xlm.tokenizer.tokenizer import XLMTokenizer, tokenizer_digest
+from xlm.tokenizer.tokenizer import XLMTokenizer, ids_of_texts, tokenizer_digest
 
 SHARD_TOKENS = 1 << 26
 """Number of ids at which a shard is full. The batch of lines that reaches this number is the last in the shard."""
@@ -177,7 +177,7 @@ def _encoded(
     tokenizer: XLMTokenizer, lines: list[str], *, lang: str, dtype: np.dtype[Any]
 ) -> tuple[int, int, np.ndarray[Any, Any]]:
     """Return the number of lines, how many of them are empty, and the ids of all lines, each ended by ``</s>``."""
-    rows = tokenizer.encode_array(lines, lang=lang).ended(tokenizer.sep_token_id)
+    rows = ids_of_texts(tokenizer, lines, lang=lang).ended(tokenizer.sep_token_id)
     return len(lines), int((rows.lengths == 1).sum()), rows.values.astype(dtype)
 
 
