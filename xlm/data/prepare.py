@@ -177,7 +177,7 @@ def _encoded(
     tokenizer: XLMTokenizer, lines: list[str], *, lang: str, dtype: np.dtype[Any]
 ) -> tuple[int, int, np.ndarray[Any, Any]]:
     """Return the number of lines, how many of them are empty, and the ids of all lines, each ended by ``</s>``."""
-    rows = ids_of_texts(tokenizer, lines, lang=lang).ended(tokenizer.sep_token_id)
+    rows = ids_of_texts(tokenizer, lines, lang=lang).between(None, tokenizer.sep_token_id)
     return len(lines), int((rows.lengths == 1).sum()), rows.values.astype(dtype)
 
 

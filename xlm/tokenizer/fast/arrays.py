@@ -111,11 +111,15 @@ class RaggedArray:
             if collects:
                 gc.enable()
 
-    def between(self, first: int, last: int) -> RaggedArray:
-        """Return the rows with ``first`` added before each row and ``last`` after each row."""
-        starts = starts_of(self.lengths)
-        return RaggedArray(np.insert(self.values, starts, first), self.lengths + 1).ended(last)
-
-    def ended(self, last: int) -> RaggedArray:
-        """Return the rows with ``last`` added after each row."""
-        return RaggedArray(np.insert(self.values, np.cumsum(self.lengths), last), self.lengths + 1)
+    def between(self, first: int | None, last: int) -> RaggedArray:
+        """Return the rows with ``first`` added before each row, unless it is None, and ``last`` after each row."""
+        lengths = self.lengths + (1 if first is None else 2)
+        ends = np.cumsum(lengths)
+        added = [(ends - 1, last), *([] if first is None else [(ends - lengths, first)])]
+        values = np.empty(int(lengths.sum()), self.values.dtype)
+        is_inside = np.ones(len(values), bool)
+        for places, value in added:
+            is_inside[places] = False
+            values[places] = value
+        values[is_inside] = self.values
+        return RaggedArray(values, lengths)

@@ -109,10 +109,8 @@ class Table:
 
     def drop(self, texts: Sequence[str]) -> None:
         """Forget the numbers of long texts; a forgotten text that occurs again gets a new number."""
-        if max(map(len, texts), default=0) > MAX_CACHED_LENGTH:
-            for text in texts:
-                if len(text) > MAX_CACHED_LENGTH:
-                    del self._numbers[text]
+        for text in [text for text in texts if len(text) > MAX_CACHED_LENGTH]:
+            del self._numbers[text]
 
 
 class BatchTables:
