@@ -220,6 +220,42 @@ def tokenizer(
     return benchmark
 
 
+@main.command(short_help="Raw text to token ids for training.")
+@model_option
+@codes_option
+@click.option(
+    "--text",
+    "texts",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    multiple=True,
+    help="File, one English text a line; may be repeated.  [default: novels among the recorded references]",
+)
+@click.option("--workers", type=click.IntRange(1), default=2, show_default=True, help="Number of processes.")
+@click.option(
+    "--megabytes",
+    type=click.FloatRange(min=0, min_open=True),
+    default=50.0,
+    show_default=True,
+    help="Size of the text, which is repeated if it is shorter.",
+)
+@_benchmark(3)
+def prepare(
+    model: str | None, codes: Path | None, texts: tuple[Path, ...], workers: int, megabytes: float, rounds: int
+) -> Benchmark:
+    """Run xlm prepare on a long text."""
+    from benchmarks.tokenizers import bench_prepare, tokenizer_directory
+
+    name, texts = _tokenizer_model(model), texts or (_reference("text/eltec.en.txt.gz"),)
+    return lambda folder: bench_prepare(
+        folder,
+        model=tokenizer_directory(name, codes, folder),
+        texts=texts,
+        rounds=rounds,
+        workers=workers,
+        megabytes=megabytes,
+    )
+
+
 @main.command(short_help="A forward with all logits.")
 @peer_option
 @size_option

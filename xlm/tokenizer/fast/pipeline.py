@@ -199,10 +199,8 @@ class FastPipeline:
         if output not in self._batch_words:  # one table for all languages, because it is large
             of_pieces = iter if output == "pieces" else self._bpe.ids_of_pieces
             of_word = self._bpe.split if output == "pieces" else self._bpe.ids
-            unknown = None if output == "pieces" else self.plain.unk_id
-            self._batch_words[output] = BatchWords(
-                self._plain_bpe, self.plain.ids, of_word=of_word, of_pieces=of_pieces, unknown=unknown
-            )
+            dtype = "object" if output == "pieces" else "int32"
+            self._batch_words[output] = BatchWords(self._plain_bpe, of_word=of_word, of_pieces=of_pieces, dtype=dtype)
         if (output, language) not in self._batch_segmenters:
             self._batch_segmenters[output, language] = BatchSegmenter(segmenter, self._batch_words[output])
         return self._batch_segmenters[output, language]
