@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from xlm._io.arguments import check_choice, check_count, check_flags, shown
@@ -346,8 +345,8 @@ class Generator(_Step):
         if row.text is None:
             return row
         if not isinstance(number, int) or number < 1:
-            return replace(row, text=None, problem=f"{self._line_column!r} is not an integer from 1 up: {number!r}")
-        return replace(row, number=number)
+            return row._replace(text=None, problem=f"{self._line_column!r} is not an integer from 1 up: {number!r}")
+        return row._replace(number=number)
 
 
 def _generated(text: GeneratedText) -> Cells:

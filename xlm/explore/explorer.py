@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import secrets
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -246,7 +245,7 @@ class Explorer:
                 "the text is too long", where="text", found=f"{count:,} tokens", limit=self.limits.tokens
             )
 
-        rows = [replace(row, cells={"prefix": prefixes[row.number]}) for row in rows]
+        rows = [row._replace(cells={"prefix": prefixes[row.number]}) for row in rows]
         layout = Layout(lang=request.lang, documents=request.documents, prefix="prefix")
         groups = list(layout.groups(rows))
         results: dict[int, SentenceScore | None] = {}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -175,7 +174,7 @@ def _laid_out(scorer: Scorer, source: _Source, layout: Layout, table: ScoreTable
     """Yield the scores of rows that make up texts or documents."""
     values = {name: source.values(name) for name in layout.columns}
     rows = [
-        replace(row, cells={name: of_rows[row.number - 1] for name, of_rows in values.items()})
+        row._replace(cells={name: of_rows[row.number - 1] for name, of_rows in values.items()})
         for row in _rows(source, layout.text)
     ]
     output = partial(cells_of_unit, table)
