@@ -14,7 +14,7 @@ from xlm.corpus.rows import Corpus
 from xlm.scoring.layout import Layout
 from xlm.scoring.scorer import Scorer
 from xlm.scoring.signature import ModelSource
-from xlm.scoring.table import ScoreTable, laid_out_lines, scored_lines
+from xlm.scoring.table import ScoreTable, scored_lines
 from xlm.tokenizer.vocabulary import END_OF_WORD
 
 TIME_LIMIT = 1.1
@@ -90,7 +90,7 @@ def bench_tables(scratch: Path, *, model: str, lang: str, words: int, rounds: in
 def _score_lines(scorer: Scorer, file: Path) -> None:
     table = ScoreTable(unit="sentence", format="tsv")
     for window in windows(Corpus([file])):
-        scored_lines(scorer, window, table)
+        scored_lines(scorer, window, table, Layout(lang=scorer.lang))
 
 
 def _score_table(scorer: Scorer, file: Path, groups: tuple[str, ...]) -> None:
@@ -98,4 +98,4 @@ def _score_table(scorer: Scorer, file: Path, groups: tuple[str, ...]) -> None:
     corpus = Corpus([file], column="word", whole=True)
     table = ScoreTable(unit="given word", format="tsv", kept=tuple(corpus.columns(required=layout.columns)))
     for window in windows(corpus, groups=layout.groups_of_file):
-        laid_out_lines(scorer, window, table, layout)
+        scored_lines(scorer, window, table, layout)

@@ -115,7 +115,7 @@ def test_context_and_lines_before_are_given(small: Small, documents: bool) -> No
     assert [token["logprob"] for token in tokens] == pytest.approx(expected, abs=1e-4)
     assert answer["logprob"] == pytest.approx(sum(expected), abs=1e-3)
     assert whole(answer) == text
-    rows = [row.split("\t") for row in asked(small, "/api/table", **request).text.splitlines()[1:]]
+    rows = [row.split("\t") for row in asked(small, "/api/table", **request, unit="nats").text.splitlines()[1:]]
     assert sorted({int(row[0]) for row in rows}) == ([1, 2, 4, 7] if documents else [1, 2, 3, 4, 5, 6, 7])
     of_lines = [float(row[5]) for row in rows if row[0] in "1247"]
     assert sum(of_lines) == pytest.approx(sum(expected), abs=1e-3)

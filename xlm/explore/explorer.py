@@ -25,7 +25,7 @@ from xlm.explore.requests import (
 )
 from xlm.model.lm import XLMWithLMHeadModel
 from xlm.scoring.figure import picture_of
-from xlm.scoring.layout import Layout
+from xlm.scoring.layout import Layout, Output, TextScore
 from xlm.scoring.options import ScoringOptions
 from xlm.scoring.scorer import Scorer, SentenceScore
 from xlm.scoring.table import ScoreTable, token_cells
@@ -138,9 +138,9 @@ class Explorer:
         rows = [
             Row(file="", number=n, text=text, problem=problem) for n, (text, problem) in enumerate(checked, start=1)
         ]
-        results = self._scored(request, rows, ScoringOptions())
-        table = ScoreTable(unit="word", format="tsv", bits=request.unit == "bits")
-        lines = [line for row in rows if row.number in results for line in table.lines(row, results[row.number])]
+        table = ScoreTable(unit="word", format="tsv", log_unit=request.unit)
+        texts = self._scored(request, rows, ScoringOptions(), table.cells_of)
+        lines = [table.line(cells) for text in texts for _, cells in table.rows(text)]
         return (table.header + "".join(lines)).encode()
 
     def picture(self, request: ExportRequest) -> bytes:
@@ -214,17 +214,19 @@ class Explorer:
         rows = [
             Row(file="", number=n, text=line, problem=None) for n, line in lines if request.documents or line.strip()
         ]
-        return {n: result for n, result in self._scored(request, rows, options).items() if result is not None}
+        texts = self._scored(request, rows, options, lambda result: [{}])
+        return {text.rows[0][0].number: text.result for text in texts if isinstance(text.result, SentenceScore)}
 
     def _scored(
-        self, request: LinesRequest, rows: Sequence[Row], options: ScoringOptions
-    ) -> dict[int, SentenceScore | None]:
-        """Return the scores of lines, by their numbers from 1, except for the lines between documents.
+        self, request: LinesRequest, rows: Sequence[Row], options: ScoringOptions, output: Output
+    ) -> list[TextScore]:
+        """Return the scores of lines, except for the lines between documents.
 
         Args:
             request: The request.
             rows: Lines of its text. One with a problem has no scores.
             options: The options.
+            output: As for ``Layout.scores``.
 
         Raises:
             TooLargeError: There are too many tokens.
@@ -237,8 +239,8 @@ class Explorer:
             row.number: request.prefix if not (request.documents and before[row.number - 1].strip()) else ""
             for row in rows
         }
-        texts = [request.prefix, *(row.text or "" for row in rows)]
-        of_prefix, *of_lines = [len(scorer.encode(text, where="text")) - 2 for text in texts]
+        encoded = [scorer.encode(text, where="text") for text in (request.prefix, *(row.text or "" for row in rows))]
+        of_prefix, *of_lines = [len(ids) - 2 for ids in encoded]
         count = sum(of_lines) + of_prefix * sum(map(bool, prefixes.values()))
         if count > self.limits.tokens:
             raise TooLargeError(
@@ -247,13 +249,11 @@ class Explorer:
 
         rows = [row._replace(cells={"prefix": prefixes[row.number]}) for row in rows]
         layout = Layout(lang=request.lang, documents=request.documents, prefix="prefix")
-        groups = list(layout.groups(rows))
-        results: dict[int, SentenceScore | None] = {}
-        for row, _, result, _ in layout.scores(scorer, groups, lambda result: [{}]):
-            if isinstance(result, XLMError):
-                raise result
-            results[row.number] = result
-        return results
+        texts = list(layout.scores(scorer, list(layout.groups(rows)), output))
+        for text in texts:
+            if isinstance(text.result, XLMError):
+                raise text.result
+        return texts
 
     def _tokenizer(self, request: TextRequest) -> XLMTokenizer:
         self._check_language(request.lang)
