@@ -29,6 +29,7 @@ from xlm.scoring.layout import Layout, Output, TextScore
 from xlm.scoring.options import ScoringOptions
 from xlm.scoring.scorer import Scorer, SentenceScore
 from xlm.scoring.table import ScoreTable, token_cells
+from xlm.scoring.text import Text
 from xlm.tokenizer.incremental_detokenizer import IncrementalDetokenizer, prompt_ids
 from xlm.tokenizer.pipeline import PRESETS
 from xlm.tokenizer.tokenizer import XLMTokenizer
@@ -106,7 +107,8 @@ class Explorer:
         Returns:
             ``lines``, each with its ``words``, the space ``after`` the last word, and ``end``, the closing token, which
             is ``None`` for a line without words; the total ``logprob`` in nats; the total number of ``tokens``; the
-            largest number of ``windows`` of a line. A word has the space ``before`` it, its ``text`` and its
+            largest number of ``windows`` of a line; the numbers of the lines that plainly hold ``several`` sentences. A
+            word has the space ``before`` it, its ``text`` and its
             ``tokens``. A token has ``token``, ``logprob`` (nats), ``rank`` (from 1), ``entropy`` (nats), ``top`` (pairs
             of a token and its log-probability, best first) and ``unknown`` (whether it is ``<unk>``).
 
@@ -115,6 +117,7 @@ class Explorer:
             LanguageError: The model lacks the language.
             TooLargeError: The text has too many tokens.
         """
+        scorer = self._scorer(request)
         scored = self._with_words(request, ScoringOptions(ranks=True, entropies=True, top=request.top))
         return {
             "lang": request.lang,
@@ -126,6 +129,7 @@ class Explorer:
             "logprob": math.fsum(result.logprob for result in scored.values()),
             "tokens": sum(len(result.tokens) for result in scored.values()),
             "windows": max((result.windows for result in scored.values()), default=1),
+            "several": [n for n, result in scored.items() if scorer.holds_sentences(Text(result.text, result.lang))],
         }
 
     def table(self, request: ExportRequest) -> bytes:
@@ -232,7 +236,7 @@ class Explorer:
             TooLargeError: There are too many tokens.
             XLMError: A line cannot be scored.
         """
-        scorer = Scorer(self._model, self._tokenizer(request), lang=request.lang, options=options)
+        scorer = self._scorer(request, options)
         # The first line of a document is the first of all, or stands behind a blank one.
         before = ["", *request.text.split("\n")]
         prefixes = {
@@ -247,13 +251,21 @@ class Explorer:
                 "the text is too long", where="text", found=f"{count:,} tokens", limit=self.limits.tokens
             )
 
-        rows = [row._replace(cells={"prefix": prefixes[row.number]}) for row in rows]
-        layout = Layout(lang=request.lang, documents=request.documents, prefix="prefix")
+        languages = dict(enumerate(request.languages.split("\n"), start=1))
+        rows = [
+            row._replace(cells={"prefix": prefixes[row.number], "languages": languages.get(row.number)}) for row in rows
+        ]
+        layout = Layout(lang=request.lang, documents=request.documents, prefix="prefix", languages="languages")
         texts = list(layout.scores(scorer, list(layout.groups(rows)), output))
         for text in texts:
             if isinstance(text.result, XLMError):
+                text.result.where = f"line {text.rows[0][0].number}"
                 raise text.result
         return texts
+
+    def _scorer(self, request: TextRequest, options: ScoringOptions | None = None) -> Scorer:
+        tokenizer = self._tokenizer(request)
+        return Scorer(self._model, tokenizer, lang=request.lang, options=options, warns_of_sentences=False)
 
     def _tokenizer(self, request: TextRequest) -> XLMTokenizer:
         self._check_language(request.lang)

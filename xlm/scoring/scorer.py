@@ -410,9 +410,13 @@ class Scorer:
                 raise
         return self._ids[lang]
 
-    def _warn_about_sentences(self, text: Text) -> None:
+    def holds_sentences(self, text: Text) -> bool:
+        """Return whether a text plainly holds several sentences."""
         lang = text.lang if isinstance(text.lang, str) else DEFAULT_LANGUAGE
-        if not self._warns or not holds_sentences(text.text, moses(self.tokenizer.pipeline.preset.dialect, lang)):
+        return holds_sentences(text.text, moses(self.tokenizer.pipeline.preset.dialect, lang))
+
+    def _warn_about_sentences(self, text: Text) -> None:
+        if not self._warns or not self.holds_sentences(text):
             return
         self._warns = False
         warn_caller(
