@@ -423,7 +423,7 @@ def _index_of(column: str, header: Sequence[str], name: str) -> int:
             expected=repr(column),
             remedy="rename all of them but one"
             if column in header
-            else "name the column that holds the text: --column NAME",
+            else "name the column that holds the text: --column NAME, or for one word a row --word-column NAME",
         )
     return header.index(column)
 
