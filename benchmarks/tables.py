@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gc
 import random
 import time
 from collections.abc import Callable, Iterable
@@ -62,6 +63,7 @@ def bench_tables(scratch: Path, *, model: str, lang: str, words: int, published_
         scorer = Scorer(network, tokenizer, lang=lang)
         documents = _documents(known, count)
         ways = _ways(scorer, scratch, documents)
+        gc.freeze()  # as the commands do
         times: dict[str, list[float]] = {way: [] for way in ways}
         for number in range(rounds + 1):
             for way, run in ways.items():
