@@ -321,13 +321,25 @@ def score(
 @main.command(short_help="A table with one word a row, beside the same tokens as plain lines.")
 @click.option("--model", default="xlm-clm-ende-small", show_default=True, help="Model to score with.")
 @click.option("--lang", default="en", show_default=True, help="Language of the words.")
-@click.option("--words", type=click.IntRange(500), default=10_000, show_default=True, help="Number of words.")
+@click.option("--words", type=click.IntRange(20), default=10_000, show_default=True, help="Number of words.")
+@click.option(
+    "--published-words",
+    type=click.IntRange(20),
+    default=1000,
+    show_default=True,
+    help="Number of words for a random model of the published size.",
+)
 @_benchmark(5)
-def tables(model: str, lang: str, words: int, rounds: int) -> Benchmark:
-    """Score a table of words in sentences and documents, in turn with the same tokens as plain lines."""
+def tables(model: str, lang: str, words: int, published_words: int, rounds: int) -> Benchmark:
+    """Score a table of words in sentences and documents, in turn with the same tokens as plain lines.
+
+    Both are measured with the model and with a random one of the published size.
+    """
     from benchmarks.tables import bench_tables
 
-    return lambda folder: bench_tables(folder, model=model, lang=lang, words=words, rounds=rounds)
+    return lambda folder: bench_tables(
+        folder, model=model, lang=lang, words=words, published_words=published_words, rounds=rounds
+    )
 
 
 @main.command(short_help="Continuations of one prompt or of many, which must be the same.")
