@@ -63,7 +63,7 @@ def tsv_line(cells: Iterable[Cell]) -> str:
     A cell that holds a quote, a tab or a line end is quoted, with its own quotes doubled (RFC 4180, with tabs). Floats
     have six decimals, a bool is 0 or 1, and ``None`` is empty.
     """
-    texts = [_TEXT_OF[type(cell)](cell) for cell in cells]
+    texts = [_TEXT_OF.get(type(cell), str)(cell) for cell in cells]
     line = "\t".join(texts)
     if line.count("\t") >= len(texts) or '"' in line or "\n" in line or "\r" in line:
         line = "\t".join(map(_quoted, texts))

@@ -37,7 +37,7 @@ class BPE:
         merges: The argument ``merges``.
         vocabulary: The argument ``vocabulary``.
         ranks: The rank of each merge, from 0 for the best.
-        piece_ranks: For each merged piece, the rank of the merge that produces it; in the order of the ranks.
+        piece_ranks: For each merged piece, the rank of the last merge that produces it; in the order of the ranks.
         part_ranks: For each merge, the ranks of the merges that produce its left and its right part. For a part that is
             a character, ``-1 - 2 * ord(character)``, and one less at the end of a word.
         learnt: Whether BPE learning could have produced the merges: each part of a pair is a single character or the
@@ -63,8 +63,8 @@ class BPE:
                 self.learnt &= len(right) == 1 or _is_last_character(right)
             left_ranks.append(left_rank)
             right_ranks.append(right_rank)
-            if self.piece_ranks.setdefault(piece, rank) != rank or _is_last_character(piece):
-                self.learnt = False
+            self.learnt &= piece not in self.piece_ranks and not _is_last_character(piece)
+            self.piece_ranks[piece] = rank
 
     def split(self, word: str) -> list[str]:
         """Return the pieces of a word, the last one ending in ``</w>``.
