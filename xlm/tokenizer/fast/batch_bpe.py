@@ -11,7 +11,6 @@ from __future__ import annotations
 import secrets
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from functools import cached_property
 from itertools import chain
 from typing import Generic, TypeVar
 
@@ -43,8 +42,8 @@ _GONE = -1  # marks a position without a symbol: it was merged into the symbol b
 class BatchBPE:
     """Splits words into symbols. A symbol is the number of a piece.
 
-    The symbol of a merged piece is the rank of its merge. Characters get numbers when they first occur, in a merge or
-    in a word, and two symbols each: inside a word and at its end.
+    The symbol of a merged piece is the rank of its merge. Behind them, each code point has two symbols: inside a word and
+    at its end. Nothing changes after the start, so threads can share it.
 
     Args:
         bpe: Merges for which ``BPE.learnt`` is true: with such merges, the leftmost of the best pairs is always the
@@ -53,40 +52,21 @@ class BatchBPE:
 
     def __init__(self, bpe: BPE) -> None:
         self._merged = [*bpe.piece_ranks]  # the piece of each merge
-        self._characters: list[str] = []
-        self._numbers = np.zeros(sys.maxunicode + 1, np.int32)  # of each code point, from 1; 0 if it has no number yet
+        self.symbols = len(self._merged) + 2 * (sys.maxunicode + 1)  # the number of symbols
         lefts_P, rights_P = (np.array(ranks, np.int32) for ranks in bpe.part_ranks)
         for symbols_P in (lefts_P, rights_P):
             characters = np.flatnonzero(symbols_P < 0)
-            codes, is_last = np.divmod(~symbols_P[characters], 2)
-            symbols_P[characters] = self._symbols(codes) + is_last
+            symbols_P[characters] = len(self._merged) + ~symbols_P[characters]
         self._pairs = _PairRanks(lefts_P, rights_P)
-
-    @property
-    def symbols(self) -> int:
-        """The number of symbols, which grows with the characters that occur."""
-        return len(self._merged) + 2 * len(self._characters)
 
     def pieces(self, symbols: Array) -> list[str]:
         """Return the pieces of symbols in ascending order."""
         merged = int(np.searchsorted(symbols, len(self._merged)))
         pieces = [*map(self._merged.__getitem__, symbols[:merged].tolist())]
         for symbol in symbols[merged:].tolist():
-            number, is_last = divmod(symbol - len(self._merged), 2)
-            pieces.append(self._characters[number] + (END_OF_WORD if is_last else ""))
+            code, is_last = divmod(symbol - len(self._merged), 2)
+            pieces.append(chr(code) + (END_OF_WORD if is_last else ""))
         return pieces
-
-    def _symbols(self, codes: Array) -> Array:
-        """Return the symbol of each character inside a word, to which 1 is added at the end of a word."""
-        numbers = self._numbers[codes]
-        if not numbers.all():
-            new = [*{*codes[numbers == 0].tolist()}]
-            self._numbers[new] = np.arange(len(new)) + len(self._characters) + 1
-            self._characters += map(chr, new)
-            numbers = self._numbers[codes]
-        numbers += numbers
-        numbers += len(self._merged) - 2
-        return numbers
 
     def split(self, words: Sequence[str]) -> tuple[Array, Array]:
         """Return the symbols of all words, word by word, and the number of symbols of each word.
@@ -101,7 +81,9 @@ class BatchBPE:
         ends_W = np.cumsum(lengths_W)
         starts_W = ends_W - lengths_W
         codes = codes_of("".join(words))
-        symbols = self._symbols(codes)
+        symbols = codes.astype(np.int32)
+        symbols += symbols
+        symbols += len(self._merged)
         symbols[ends_W - 1] += 1
         shorter = 1  # a word of one character needs no merge
         for longest in _LENGTHS:
@@ -244,13 +226,7 @@ class BatchWords(Generic[T]):
         self._bpe = bpe
         self._of_word = of_word
         self._of_pieces = of_pieces
-        # The value and the state of each symbol: not computed yet, or computed; _HARD if the words with the symbol must
-        # be split one at a time.
-        self._value_S, self._state_S = np.zeros(0, dtype), np.zeros(0, np.uint8)
-
-    @cached_property
-    def _batch_bpe(self) -> BatchBPE:
-        return BatchBPE(self._bpe)
+        self._tables: tuple[BatchBPE, Array, Array] | None = None
 
     def __call__(self, words: Sequence[str]) -> tuple[Array, Array]:
         """Return the values of words, word by word, and the number of values of each word.
@@ -276,7 +252,7 @@ class BatchWords(Generic[T]):
         parts = [*words]
         for index in long:
             parts[index] = words[index][:MAX_WORD_LENGTH]
-        symbols, counts_W = self._batch_bpe.split(parts)
+        symbols, counts_W = self._known()[0].split(parts)
         values, is_hard = self._values_of(symbols)
         if not long and not is_hard.any():
             return values, counts_W
@@ -301,20 +277,32 @@ class BatchWords(Generic[T]):
 
     def _values_of(self, symbols: Array) -> tuple[Array, Array]:
         """Return the value of each symbol, and whether ``of_word`` must split the words with this symbol."""
-        bpe, vocabulary = self._batch_bpe, self._bpe.vocabulary
-        if bpe.symbols > len(self._state_S):
-            self._value_S = np.append(self._value_S, np.zeros(bpe.symbols - len(self._state_S), self.dtype))
-            self._state_S = np.append(self._state_S, np.zeros(bpe.symbols - len(self._state_S), np.uint8))
-        states = self._state_S[symbols]
+        vocabulary = self._bpe.vocabulary
+        bpe, value_S, state_S = self._known()
+        states = state_S[symbols]
         if not states.all():
-            is_new_S = np.zeros(bpe.symbols, bool)
-            is_new_S[symbols[states == _NEW]] = True
-            new = np.flatnonzero(is_new_S)
+            new = np.unique(symbols[states == _NEW])
             pieces = bpe.pieces(new)
-            self._value_S[new] = np.fromiter(self._of_pieces(pieces), self.dtype, len(pieces))
-            self._state_S[new] = _EASY
+            new_states = np.full(len(new), _EASY, np.uint8)
             if vocabulary is not None:  # merged pieces that are not in the vocabulary are split again
                 is_missing = np.fromiter((piece not in vocabulary for piece in pieces), bool, len(pieces))
-                self._state_S[new[is_missing & (new < len(self._bpe.merges))]] = _HARD
-            states = self._state_S[symbols]
-        return self._value_S[symbols], states == _HARD
+                new_states[is_missing & (new < len(self._bpe.merges))] = _HARD
+            # Another thread may use what this one writes: first the values, then the states that vouch for them.
+            value_S[new] = np.fromiter(self._of_pieces(pieces), self.dtype, len(pieces))
+            state_S[new] = new_states
+            states = state_S[symbols]
+        return value_S[symbols], states == _HARD
+
+    def _known(self) -> tuple[BatchBPE, Array, Array]:
+        """Return what splits words, and the value and the state of each symbol, computed or not.
+
+        The state is _HARD if the words with the symbol must be split one at a time. All three are made together: two
+        threads may make them at the same time, and either's are complete.
+        """
+        tables = self._tables
+        if tables is None:
+            bpe = BatchBPE(self._bpe)
+            # Both start as pages that take no memory until they are written: most code points never occur.
+            tables = bpe, np.empty(bpe.symbols, self.dtype), np.zeros(bpe.symbols, np.uint8)
+            self._tables = tables
+        return tables
