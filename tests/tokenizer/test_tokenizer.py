@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
 import pickle
+import random
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Barrier
+from threading import Barrier, Event
 from typing import Any
 
 import numpy as np
@@ -24,6 +27,10 @@ from hypothesis import strategies as st
 from tests.tokenizer.small import MERGES, VOCABULARY
 from xlm.errors import InputError, LanguageError, VocabularyError, XLMError
 from xlm.tokenizer.bpe import BPE, write_codes
+from xlm.tokenizer.fast.batch_bpe import BatchWords
+from xlm.tokenizer.moses.data import CharacterClasses
+from xlm.tokenizer.moses.normalise import Rule
+from xlm.tokenizer.moses.tokenise import Moses
 from xlm.tokenizer.tokenizer import XLMTokenizer
 from xlm.tokenizer.vocabulary import Vocabulary
 
@@ -253,6 +260,59 @@ def test_threads_share_it(preset: str) -> None:
 
         with ThreadPoolExecutor(8) as pool:
             assert list(pool.map(work, range(8))) == [expected] * 8
+
+
+@pytest.fixture
+def quick_switches() -> Iterator[None]:
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval)
+
+
+def test_threads_with_different_languages_and_letters_share_it(quick_switches: None) -> None:
+    rng = random.Random(5)
+    letters = [*map(chr, range(0x4E00, 0x4E00 + 3000))]
+    # Each thread has letters of its own, more of them with each call.
+    words = [
+        ["".join(rng.choices(letters[number : i + 9 : 6], k=rng.randint(1, 6))) for i in range(2900)]
+        for number in range(6)
+    ]
+    bpe = BPE([*itertools.pairwise(letters)])
+    expected = [[piece for word in some for piece in bpe.split(word)] for some in words]
+    for _ in range(40):
+        shared = BatchWords(bpe, of_word=bpe.split, of_pieces=iter, dtype="object")
+        cold = Barrier(6)
+
+        def work(number: int, shared: BatchWords[str] = shared, start: Barrier = cold) -> list[str]:
+            start.wait(60)
+            parts = (words[number][i : i + 290] for i in range(0, 2900, 290))
+            return [*itertools.chain.from_iterable(shared(part)[0] for part in parts)]
+
+        with ThreadPoolExecutor(6) as pool:
+            assert list(pool.map(work, range(6))) == expected
+
+
+def test_no_thread_waits_while_another_makes_rules(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A worker process that is forked then would wait forever.
+    makes, goes_on, make = Event(), Event(), Moses._tokenizer_rules
+
+    def slow(self: Moses, classes: CharacterClasses) -> Sequence[Rule]:
+        if self.language == "slow":
+            makes.set()
+            goes_on.wait(60)
+        return make(self, classes)
+
+    monkeypatch.setattr(Moses, "_tokenizer_rules", slow)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(Moses("perl", "slow").words, "a.")
+        assert makes.wait(60)
+        second = pool.submit(Moses("perl", "quick").words, "a.")
+        try:
+            assert second.result(20) == ["a", "."]
+        finally:
+            goes_on.set()
+        assert first.result(60) == ["a", "."]
 
 
 def test_copies_are_equal_and_work(tokenizer: XLMTokenizer) -> None:

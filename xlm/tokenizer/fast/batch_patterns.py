@@ -201,10 +201,15 @@ class BatchPatterns:
     def _learn(self, patterns: Sequence[str]) -> None:
         """Divide new patterns into words by the rules, and store these words as elements."""
         units = [*map(_unit_of, patterns)]
+        # A rule can join a unit that does not start freely to the word before it: "X :n" in Finnish.
         inside = [
             (pattern, unit, following)
             for pattern, (unit, following, begins) in zip(patterns, units, strict=True)
-            if unit and following != END and not begins and unit.isprintable()
+            if unit
+            and following != END
+            and not begins
+            and unit.isprintable()
+            and self._segmenter.starts_freely(unit)
         ]
         known = self._words_inside(inside)
         parts_of: list[list[str] | None] = []

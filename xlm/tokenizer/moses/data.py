@@ -11,11 +11,12 @@ import importlib.util
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from importlib.machinery import PathFinder
 from types import ModuleType
 
 from xlm.errors import DependencyError
+from xlm.tokenizer.lazy import lazy
 
 
 @lru_cache(maxsize=8)
@@ -81,17 +82,17 @@ class CharacterClasses:
     number: str
     lower: str
 
-    @cached_property
+    @lazy
     def is_alnum(self) -> re.Pattern[str]:
         """Matches a text that begins with a character of ``alnum``."""
         return re.compile(f"[{self.alnum}]")
 
-    @cached_property
+    @lazy
     def has_alpha(self) -> re.Pattern[str]:
         """Finds a character of ``alpha``."""
         return re.compile(f"[{self.alpha}]")
 
-    @cached_property
+    @lazy
     def lower_first(self) -> re.Pattern[str]:
         """Matches a text that begins with a character of ``lower``."""
         return re.compile(f"[{self.lower}]")

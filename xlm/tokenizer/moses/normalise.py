@@ -14,9 +14,9 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
-from functools import cached_property
 
 from xlm.tokenizer.alignment import AlignedText, Piece
+from xlm.tokenizer.lazy import lazy
 
 Part = str | int
 """A part of a replacement: literal text, or the number of a group in the pattern."""
@@ -54,12 +54,12 @@ class Rule:
     def __reduce__(self) -> tuple[object, ...]:
         raise TypeError("rules cannot be pickled: each process makes its own, from the preset and the language")
 
-    @cached_property
+    @lazy
     def pattern(self) -> re.Pattern[str]:
         """The compiled pattern."""
         return re.compile(self._pattern, self._flags)
 
-    @cached_property
+    @lazy
     def sub(self) -> Callable[[str], str]:
         """Returns a text with this rule applied."""
         parts = self._parts

@@ -10,9 +10,10 @@ import re
 import sys
 import unicodedata
 from collections.abc import Callable, Sequence
-from functools import cached_property, lru_cache
+from functools import lru_cache
 
 from xlm.tokenizer.alignment import AlignedText, Piece
+from xlm.tokenizer.lazy import lazy
 from xlm.tokenizer.moses.data import CharacterClasses, classes_of, is_latin, prefixes_of
 from xlm.tokenizer.moses.normalise import (
     Rule,
@@ -71,15 +72,15 @@ class Moses:
         """Return the rules that divide a normalised text into words."""
         return self._latin_rules if is_latin(text) else self._all_rules
 
-    @cached_property
+    @lazy
     def _all_classes(self) -> CharacterClasses:
         return classes_of(self.dialect, self.language)
 
-    @cached_property
+    @lazy
     def _latin_rules(self) -> Sequence[Rule]:
         return self._tokenizer_rules(self._latin_classes)
 
-    @cached_property
+    @lazy
     def _all_rules(self) -> Sequence[Rule]:
         return self._tokenizer_rules(self._all_classes)
 
