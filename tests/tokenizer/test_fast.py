@@ -292,3 +292,13 @@ def test_fast_is_plain_on_the_recorded_texts(reference: Path, preset: str, lower
         check_fast_is_plain(tokenizer, some, lang if divides else "en")
         if preset != "original":
             check_fast_is_plain(tokenizer, some, None)
+
+
+@pytest.mark.parametrize("lang", ["fi", "sv"])
+def test_chunks_that_the_rules_join_to_the_word_before_them(lang: str) -> None:
+    # In Finnish and Swedish, a colon is part of the word, and the rules remove the space before it.
+    texts = [f"the dog{number} :n is" for number in range(300)]
+    tokenizer = XLMTokenizer(VOCABULARY, MERGES, preset="original")
+    assert tokenizer.tokenize_batch(texts, lang) == [
+        [token.piece for token in tokenizer.pipeline(text, lang)] for text in texts
+    ]
