@@ -42,8 +42,8 @@ _GONE = -1  # marks a position without a symbol: it was merged into the symbol b
 class BatchBPE:
     """Splits words into symbols. A symbol is the number of a piece.
 
-    The symbol of a merged piece is the rank of its merge. Behind them, each code point has two symbols: inside a word and
-    at its end. Nothing changes after the start, so threads can share it.
+    The symbol of a merged piece is the rank of its merge. After these symbols, each code point has two: inside a word
+    and at its end. Nothing changes later, so threads can share it.
 
     Args:
         bpe: Merges for which ``BPE.learnt`` is true: with such merges, the leftmost of the best pairs is always the

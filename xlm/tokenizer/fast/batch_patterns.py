@@ -205,11 +205,7 @@ class BatchPatterns:
         inside = [
             (pattern, unit, following)
             for pattern, (unit, following, begins) in zip(patterns, units, strict=True)
-            if unit
-            and following != END
-            and not begins
-            and unit.isprintable()
-            and self._segmenter.starts_freely(unit)
+            if unit and following != END and not begins and unit.isprintable() and self._segmenter.starts_freely(unit)
         ]
         known = self._words_inside(inside)
         parts_of: list[list[str] | None] = []
