@@ -281,7 +281,9 @@ class BatchWords(Generic[T]):
         bpe, value_S, state_S = self._known()
         states = state_S[symbols]
         if not states.all():
-            new = np.unique(symbols[states == _NEW])
+            is_new_S = np.zeros(bpe.symbols, bool)
+            is_new_S[symbols[states == _NEW]] = True
+            new = np.flatnonzero(is_new_S)
             pieces = bpe.pieces(new)
             new_states = np.full(len(new), _EASY, np.uint8)
             if vocabulary is not None:  # merged pieces that are not in the vocabulary are split again
