@@ -26,7 +26,8 @@ Merge = tuple[str, str]
 def pieces_at_once(bpe: BPE, words: list[str]) -> list[list[str]]:
     batch = BatchBPE(bpe)
     symbols, counts = batch.split(words)
-    all_pieces = batch.pieces(np.arange(batch.symbols))
+    distinct = np.unique(symbols)
+    all_pieces = dict(zip(distinct.tolist(), batch.pieces(distinct), strict=True))
     pieces = [all_pieces[symbol] for symbol in symbols.tolist()]
     return [pieces[start:end] for start, end in pairwise([0, *counts.cumsum().tolist()])]
 
