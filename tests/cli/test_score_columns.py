@@ -479,6 +479,17 @@ def test_two_readers_of_one_text_warn(invoke: Invoke, arguments: tuple[Path | st
     assert "row 1: the words of 'a' in column 'item' are repeated" in " ".join(output.stderr.split())
 
 
+def test_an_unreadable_row_does_not_make_its_text_occur_twice(
+    invoke: Invoke, arguments: tuple[Path | str, ...], tmp_path: Path
+) -> None:
+    file = tmp_path / "table.jsonl"
+    rows = [json.dumps({"item": 1, "word": word}) for word in ("the", "dog")]
+    file.write_text("\n".join([rows[0], "no JSON", rows[1]]), encoding="utf-8")
+    output = invoke(*arguments, file, "--word-column", "word", "--group-by", "item")
+    assert [row["status"][:5] for row in rows_of(output.stdout)] == ["error"] * 3
+    assert "occurs twice" not in " ".join(output.stderr.split())
+
+
 PROSE = ["  The small dog is. A cat (the dog). ", "", "on the grass?\tthe\u2028 dog!  A", "xx", "\u00a0", "is"]
 
 
