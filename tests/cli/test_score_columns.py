@@ -490,6 +490,14 @@ def test_an_unreadable_row_does_not_make_its_text_occur_twice(
     assert "occurs twice" not in " ".join(output.stderr.split())
 
 
+def test_every_word_of_a_text_with_an_error_is_counted(
+    invoke: Invoke, arguments: tuple[Path | str, ...], tmp_path: Path
+) -> None:
+    file = table_file(tmp_path / "table.csv", [{"item": 1, "word": word, "in": "xx"} for word in ("the", "dog")])
+    output = invoke(*arguments, file, "--word-column", "word", "--group-by", "item", "--lang-column", "in")
+    assert "2 rows could not be scored" in output.stderr
+
+
 PROSE = ["  The small dog is. A cat (the dog). ", "", "on the grass?\tthe\u2028 dog!  A", "xx", "\u00a0", "is"]
 
 

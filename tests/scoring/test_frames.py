@@ -259,6 +259,21 @@ def test_one_word_a_row(model: XLMWithLMHeadModel, tokenizer: XLMTokenizer) -> N
     )
 
 
+def test_a_region_of_words_is_about_its_first_token(model: XLMWithLMHeadModel, tokenizer: XLMTokenizer) -> None:
+    words = ["", "the", "\u6f22", "dog"]
+    frame = pd.DataFrame({"item": 1, "word": words, "part": list("aaab")})
+    options: dict[str, Any] = {"word_column": "word", "group_by": "item", "by": "region", "region_column": "part"}
+    found = score_frame(model, tokenizer, frame, lang="en", entropies=True, ranks=True, **options)
+    (result,) = score(model, tokenizer, [" ".join(words)], lang="en", entropies=True, ranks=True)
+    assert result.entropies is not None
+    assert result.ranks is not None
+    place = found["tokens"][0]
+    assert found["rank"].tolist() == [result.ranks[0], result.ranks[place]]
+    assert found["entropy"].tolist() == pytest.approx([result.entropies[0], result.entropies[place]])
+    assert found["entropy_reduction"][0] == pytest.approx(result.entropies[0] - result.entropies[place])
+    assert found["unknown"].tolist() == [True, False]
+
+
 def test_documents_prefixes_and_regions(model: XLMWithLMHeadModel, tokenizer: XLMTokenizer) -> None:
     columns: dict[str, Any] = {
         "line": [1, 1, 2],
