@@ -79,6 +79,16 @@ def test_gradients_that_nobody_needs_are_not_computed(
     assert [len(call.args[0]) for call in add.call_args_list] == rows
 
 
+@pytest.mark.parametrize("small", [0.0, 1e9])
+def test_a_gradient_keeps_no_other_memory(small: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gradients of weight and bias are computed in one tensor, which neither keeps alive."""
+    monkeypatch.setattr(module, "_SMALL_SCORE", small)
+    leaves = [torch.randn(shape).requires_grad_() for shape in ((5, 3), (7, 3), (7,))]
+    loss = module.linear_cross_entropy(leaves[0], leaves[1], leaves[2], torch.randint(7, (5,)))
+    for gradient in torch.autograd.grad(loss, leaves):
+        assert gradient.untyped_storage().nbytes() == gradient.numel() * gradient.element_size()
+
+
 def test_without_gradients_the_loss_is_the_same() -> None:
     model, ids = small_model(), random_ids(B, T)
     with_gradients = stream_loss(model, ids, 0)
