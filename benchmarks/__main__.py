@@ -220,6 +220,42 @@ def tokenizer(
     return benchmark
 
 
+@main.command(short_help="Raw text to token ids for training.")
+@model_option
+@codes_option
+@click.option(
+    "--text",
+    "texts",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    multiple=True,
+    help="File, one English text a line; may be repeated.  [default: novels among the recorded references]",
+)
+@click.option("--workers", type=click.IntRange(1), default=2, show_default=True, help="Number of processes.")
+@click.option(
+    "--megabytes",
+    type=click.FloatRange(min=0, min_open=True),
+    default=50.0,
+    show_default=True,
+    help="Size of the text, which is repeated if it is shorter.",
+)
+@_benchmark(3)
+def prepare(
+    model: str | None, codes: Path | None, texts: tuple[Path, ...], workers: int, megabytes: float, rounds: int
+) -> Benchmark:
+    """Run xlm prepare on a long text."""
+    from benchmarks.tokenizers import bench_prepare, tokenizer_directory
+
+    name, texts = _tokenizer_model(model), texts or (_reference("text/eltec.en.txt.gz"),)
+    return lambda folder: bench_prepare(
+        folder,
+        model=tokenizer_directory(name, codes, folder),
+        texts=texts,
+        rounds=rounds,
+        workers=workers,
+        megabytes=megabytes,
+    )
+
+
 @main.command(short_help="A forward with all logits.")
 @peer_option
 @size_option
@@ -285,13 +321,25 @@ def score(
 @main.command(short_help="A table with one word a row, beside the same tokens as plain lines.")
 @click.option("--model", default="xlm-clm-ende-small", show_default=True, help="Model to score with.")
 @click.option("--lang", default="en", show_default=True, help="Language of the words.")
-@click.option("--words", type=click.IntRange(500), default=10_000, show_default=True, help="Number of words.")
+@click.option("--words", type=click.IntRange(20), default=10_000, show_default=True, help="Number of words.")
+@click.option(
+    "--published-words",
+    type=click.IntRange(20),
+    default=1000,
+    show_default=True,
+    help="Number of words for a random model of the published size.",
+)
 @_benchmark(5)
-def tables(model: str, lang: str, words: int, rounds: int) -> Benchmark:
-    """Score a table of words in sentences and documents, in turn with the same tokens as plain lines."""
+def tables(model: str, lang: str, words: int, published_words: int, rounds: int) -> Benchmark:
+    """Score a table of words in sentences and documents, in turn with the same tokens as plain lines.
+
+    Both are measured with the model and with a random one of the published size.
+    """
     from benchmarks.tables import bench_tables
 
-    return lambda folder: bench_tables(folder, model=model, lang=lang, words=words, rounds=rounds)
+    return lambda folder: bench_tables(
+        folder, model=model, lang=lang, words=words, published_words=published_words, rounds=rounds
+    )
 
 
 @main.command(short_help="Continuations of one prompt or of many, which must be the same.")

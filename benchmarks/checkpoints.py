@@ -15,7 +15,7 @@ from benchmarks.worker import measure
 
 CONVERT_MEMORY_LIMIT = 1.3
 """Largest peak memory of a conversion, as a multiple of the source file's size."""
-CONVERT_TIME_LIMIT = 3.0
+CONVERT_TIME_LIMIT = 2.5
 """Largest time of a conversion, as a multiple of copying and hashing the source file."""
 
 

@@ -1,8 +1,9 @@
-"""Time and memory of tokenizing, with a comparison of the ids; and the speed-up with several processes."""
+"""Time and memory of tokenizing, with a comparison of the ids; the speed-up with several processes; xlm prepare."""
 
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
 import sys
 import time
@@ -24,10 +25,14 @@ MEMORY_LIMIT = 300.0
 WORKER_EFFICIENCY = 0.9
 """Smallest speed-up with N processes, divided by N."""
 
+FIRST_LINES = 4600
+"""Number of lines that are tokenized in a process that has tokenized nothing before."""
+
 _KINDS = {
     "seconds": ("all lines, caches empty at the start", "s"),
     "cpu_seconds": ("the same, processor time", "s"),
     "warm_seconds": ("once more, caches filled", "s"),
+    "first_cpu_seconds": ("the first lines of a process, with all tables, processor time", "s"),
     "peak_mb": ("memory that the first pass added", "MB"),
 }
 _WAYS = {
@@ -84,7 +89,8 @@ def bench_tokenizer(scratch: Path, *, model: Path, texts: Sequence[Path], rounds
     rows: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
     for _ in range(rounds):
         for way in ways:
-            rows[way].append(measure("tokenize", str(model), way, str(joined), str(scratch / way)))
+            row = measure("tokenize", str(model), way, str(joined), str(scratch / way))
+            rows[way].append(row | measure("tokenize-first", str(model), way, str(joined), str(FIRST_LINES)))
     measurements = {
         (way, kind): Measurement(name=f"{_WAYS[way]}, {label}", unit=unit, values=tuple(row[kind] for row in rows[way]))
         for kind, (label, unit) in _KINDS.items()
@@ -103,7 +109,7 @@ def bench_tokenizer(scratch: Path, *, model: Path, texts: Sequence[Path], rounds
         differing = sum(ours != theirs for ours, theirs in zip(ids["xlm"], ids[way], strict=True))
         targets.append(Target(name=f"lines whose ids differ from those of {_WAYS[way]}", value=differing, limit=0))
     if against:
-        for kind in ("seconds", "cpu_seconds"):
+        for kind in ("seconds", "cpu_seconds", "first_cpu_seconds"):
             ratio = ratio_of_rounds(measurements["xlm", kind], measurements[against, kind])
             targets.append(Target(name=f"{_WAYS['xlm']} / {against}, {_KINDS[kind][0]}", value=ratio, limit=TIME_LIMIT))
     size = joined.stat().st_size / 1e6
@@ -112,6 +118,38 @@ def bench_tokenizer(scratch: Path, *, model: Path, texts: Sequence[Path], rounds
         machine=machine_facts(("sacremoses", *((against,) if against else ()))),
         measurements=tuple(measurements.values()),
         targets=tuple(targets),
+    )
+
+
+def bench_prepare(
+    scratch: Path, *, model: Path, texts: Sequence[Path], rounds: int, workers: int, megabytes: float
+) -> Report:
+    """Measure how fast ``xlm prepare`` writes the ids of a long text in several processes.
+
+    Args:
+        scratch: A directory for temporary files.
+        model: A directory with a tokenizer, used with the preset ``original``.
+        texts: Files with one text in each line, all of one language; they are repeated if they are too short.
+        rounds: The number of rounds.
+        workers: The number of processes.
+        megabytes: The size of the text.
+    """
+    joined = _join(scratch, texts, at_least=int(megabytes * 1e6))
+    data = joined.read_bytes()[: int(megabytes * 1e6)]
+    joined.write_bytes(data[: data.rfind(b"\n") + 1])
+    rows = []
+    for number in range(rounds):
+        command = ["prepare", str(scratch / f"ids{number}"), "--model", str(model), "--preset", "original"]
+        rows.append(_run([*command, "--train", f"en={joined}", "--workers", str(workers)], scratch / "output"))
+    seconds, cpu_seconds = zip(*rows, strict=True)
+    return Report(
+        title=f"xlm prepare of {joined.stat().st_size / 1e6:.1f} MB, {workers} processes, {rounds} rounds",
+        machine=machine_facts(("sacremoses",)),
+        measurements=(
+            Measurement(name="time, with the start", unit="s", values=seconds),
+            Measurement(name="processor time of all processes", unit="s", values=cpu_seconds),
+        ),
+        targets=(),
     )
 
 
@@ -162,19 +200,26 @@ def bench_workers(
 def _run_tokenize(model: Path, text: Path, workers: int, output: Path) -> tuple[float, str]:
     """Return the seconds that the command takes, including its start, and the digest of its output."""
     command = ["tokenize", str(model), "--lang", "en", "--output", "ids", "--workers", str(workers), str(text)]
-    with output.open("wb") as file:
-        start = time.perf_counter()
-        done = subprocess.run(
-            [sys.executable, "-m", "xlm", *command], stdout=file, stderr=subprocess.PIPE, text=True, check=False
-        )
-        taken = time.perf_counter() - start
-    if done.returncode != 0:
-        raise XLMError("a measurement failed", where="xlm tokenize", found=done.stderr[-2000:].strip())
+    taken, _ = _run(command, output)
     with output.open("rb") as file:
         digest = hashlib.new("sha256")
         while block := file.read(1 << 20):
             digest.update(block)
     return taken, digest.hexdigest()
+
+
+def _run(command: Sequence[str], output: Path) -> tuple[float, float]:
+    """Run a command of xlm, and return its time and its processor time in seconds, those of its processes included."""
+    with output.open("wb") as file:
+        start, before = time.perf_counter(), os.times()
+        done = subprocess.run(
+            [sys.executable, "-m", "xlm", *command], stdout=file, stderr=subprocess.PIPE, text=True, check=False
+        )
+        taken, after = time.perf_counter() - start, os.times()
+    if done.returncode != 0:
+        raise XLMError("a measurement failed", where=f"xlm {command[0]}", found=done.stderr[-2000:].strip())
+    cpu = after.children_user + after.children_system - before.children_user - before.children_system
+    return taken, cpu
 
 
 def _join(scratch: Path, texts: Sequence[Path], *, at_least: int = 0) -> Path:

@@ -120,25 +120,38 @@ def _load(directory: str, library: str) -> dict[str, float]:
 
 def _tokenize(directory: str, library: str, texts: str, ids_file: str) -> dict[str, float]:
     lines = Path(texts).read_text(encoding="utf-8").split("\n")[:-1]
-    if library == "transformers":
-        import transformers
-
-        encode = transformers.XLMTokenizer.from_pretrained(directory).encode
-        work: Callable[[list[str]], Any] = lambda texts: [encode(text) for text in texts]  # noqa: E731
-    else:
-        from xlm.tokenizer.tokenizer import XLMTokenizer
-
-        ours = XLMTokenizer.from_pretrained(directory, preset="transformers")
-        in_a_loop = library == "xlm-encode"
-        work = (lambda texts: [ours.encode(text) for text in texts]) if in_a_loop else ours.encode_batch
-    # Warm up what the first few thousand texts import, compile and tabulate. All caches but for this text stay empty.
-    work(["x"] * 5000)
+    work = _encoding(directory, library)
+    # Warm up what the first few thousand texts import, compile and tabulate. Caches hold hardly any other word.
+    work([f"x{number}, 'y'." for number in range(5000)])
     start = time.process_time()
     cold, results = _measure(lambda: work(lines))
     results["cpu_seconds"] = time.process_time() - start
     results["warm_seconds"] = _measure(lambda: work(lines))[1]["seconds"]
     Path(ids_file).write_text("".join(" ".join(map(str, ids)) + "\n" for ids in cold), encoding="utf-8")
     return results
+
+
+def _tokenize_first(directory: str, library: str, texts: str, number: str) -> dict[str, float]:
+    """Measure the first texts of a process, with all that is compiled and tabulated for them."""
+    import numpy  # noqa: F401 (imports of other libraries are not measured)
+
+    lines = Path(texts).read_text(encoding="utf-8").split("\n")[: int(number)]
+    work = _encoding(directory, library)
+    start = time.process_time()
+    work(lines)
+    return {"first_cpu_seconds": time.process_time() - start}
+
+
+def _encoding(directory: str, library: str) -> Callable[[list[str]], Any]:
+    if library == "transformers":
+        import transformers
+
+        encode = transformers.XLMTokenizer.from_pretrained(directory).encode
+        return lambda texts: [encode(text) for text in texts]
+    from xlm.tokenizer.tokenizer import XLMTokenizer
+
+    ours = XLMTokenizer.from_pretrained(directory, preset="transformers")
+    return (lambda texts: [ours.encode(text) for text in texts]) if library == "xlm-encode" else ours.encode_batch
 
 
 def _score(
@@ -225,6 +238,7 @@ if __name__ == "__main__":
         "load": _load,
         "score": _score,
         "tokenize": _tokenize,
+        "tokenize-first": _tokenize_first,
         "train": _train,
     }
     work = kinds[sys.argv[1]]

@@ -28,6 +28,7 @@ import xlm
 import xlm.cli
 from xlm.corpus.read_ahead import windows
 from xlm.corpus.rows import Row
+from xlm.scoring.layout import Layout
 from xlm.scoring.scorer import Scorer
 from xlm.scoring.table import ScoreTable, scored_lines
 
@@ -100,11 +101,12 @@ def main_calls(directory: Path) -> dict[str, Callable[[], Any]]:
             if end.code:
                 raise
 
-    scorer, table = Scorer(model, tokenizer, lang="en"), ScoreTable(unit="sentence", format="tsv")
+    scorer, layout = Scorer(model, tokenizer, lang="en"), Layout(lang="en")
+    table = ScoreTable(unit="sentence", format="tsv")
 
     def score_row() -> None:
         for window in windows([Row(file="text", number=1, text=FOURTH_TEXT)]):
-            scored_lines(scorer, window, table)
+            scored_lines(scorer, window, table, layout)
 
     return {
         "encode, first text": lambda: tokenizer.encode(TEXT, lang="en"),

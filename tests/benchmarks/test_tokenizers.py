@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from benchmarks.__main__ import main
-from benchmarks.tokenizers import bench_tokenizer, bench_workers, tokenizer_directory
+from benchmarks.tokenizers import bench_prepare, bench_tokenizer, bench_workers, tokenizer_directory
 from tests.demo_files import write_demo_files
 from tests.tokenizer.small import MERGES, TEXT, VOCABULARY
 from xlm import XLMTokenizer
@@ -36,7 +37,7 @@ def test_against_transformers(files: tuple[Path, Path, Path]) -> None:
     assert f"tokenizing {2 * len(text.read_text().splitlines())} lines" in report.title
     values = {figure.name: figure.median for figure in report.measurements}
     assert all(value > 0 for name, value in values.items() if "memory" not in name)
-    assert sum("transformers" in name for name in values) == sum("encode_batch" in name for name in values) == 4
+    assert sum("transformers" in name for name in values) == sum("encode_batch" in name for name in values) == 5
     differing = [target for target in report.targets if "differ" in target.name]
     assert len(differing) == 2
     assert all(target.value == 0 and target.holds for target in differing)
@@ -48,6 +49,16 @@ def test_against_transformers(files: tuple[Path, Path, Path]) -> None:
     )
     assert ratio.value == pytest.approx(ours / theirs)
     assert ratio.limit == 1 / 20
+
+
+def test_prepare(files: tuple[Path, Path, Path]) -> None:
+    model, text, scratch = files
+    report = bench_prepare(scratch, model=model, texts=[text], rounds=2, workers=2, megabytes=0.05)
+    assert 40_000 < (scratch / "text").stat().st_size <= 50_000
+    index = json.loads((scratch / "ids1/index.json").read_text(encoding="utf-8"))
+    lines = index["splits"]["train"]["en"]["shards"][0]["lines"]
+    assert lines == len((scratch / "text").read_text(encoding="utf-8").splitlines())
+    assert all(figure.median > 0 and len(figure.values) == 2 for figure in report.measurements)
 
 
 def test_several_processes(files: tuple[Path, Path, Path]) -> None:

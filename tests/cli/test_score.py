@@ -181,15 +181,15 @@ def test_the_signature_is_on_standard_error(invoke: Invoke, model: tuple[str, ..
     assert "|long:refuse|dtype:bfloat16|" in other
 
 
-def test_bits_ranks_and_entropies(invoke: Invoke, model: tuple[str, ...], demo_files: Path) -> None:
-    options = ("--by", "token", "--bits", "--ranks", "--entropy", "--format", "jsonl")
+def test_ranks_and_entropies(invoke: Invoke, model: tuple[str, ...], demo_files: Path) -> None:
+    options = ("--by", "token", "--ranks", "--entropy", "--format", "jsonl")
     rows = rows_of(invoke("score", *model, *options, input="the dog\n").stdout, "jsonl")
-    names = ["line", "position", "id", "token", "logprob", "bits", "rank", "entropy", "unknown", "status"]
+    names = ["line", "position", "id", "token", "logprob", "rank", "entropy", "unknown", "status"]
     assert list(rows[0]) == names
     tokenizer = XLMTokenizer.from_pretrained(demo_files / "demo.pth", codes=demo_files / "codes")
     network = XLMWithLMHeadModel.from_pretrained(demo_files / "demo.pth")
     (expected,) = score(network, tokenizer, ["the dog"], lang="en", ranks=True, entropies=True)
-    assert [row["bits"] for row in rows] == pytest.approx([-x / math.log(2) for x in expected.logprobs], abs=3e-6)
+    assert [row["logprob"] for row in rows] == pytest.approx(expected.logprobs, abs=3e-6)
     assert tuple(row["rank"] for row in rows) == expected.ranks
     assert [row["entropy"] for row in rows] == pytest.approx(list(expected.entropies or ()), abs=3e-6)
 

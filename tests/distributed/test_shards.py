@@ -17,7 +17,14 @@ from xlm.corpus.rows import Corpus, Row
 from xlm.distributed.shards import Shard, shards_of
 
 _TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
-_ROWS = st.builds(Row, file=st.just("ä"), number=st.integers(1), text=st.none() | _TEXTS, problem=st.none() | st.text())
+_ROWS = st.builds(
+    Row,
+    file=st.just("ä"),
+    number=st.integers(1),
+    text=st.none() | _TEXTS,
+    problem=st.none() | st.text(),
+    cells=st.none() | st.dictionaries(st.text(max_size=3), st.text() | st.integers()),
+)
 
 
 @given(

@@ -5,19 +5,23 @@ Oracle: ``xlm.score``, the tokenizer and ``generate`` on the same texts.
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 import xlm
 from tests.distributed.conftest import poison
+from xlm.cli import xlm as cli
 from xlm.distributed import Generator, Scorer, Tokenizer
 from xlm.errors import InputError, LanguageError
 from xlm.generation.text_generator import TextGenerator, decoding_options
 
 pyarrow = pytest.importorskip("pyarrow")
+pytest.importorskip("pyarrow.parquet")
 
 TEXTS = ["the dog is sleeping", None, "", "a cat on grass", "the " * 200]
 
@@ -44,14 +48,14 @@ def table(**columns: Any) -> Any:
 
 def test_scores_stand_beside_all_other_columns(opened: dict[str, Any], model: Any, tokenizer: Any) -> None:
     given = table()
-    found = Scorer(**opened, bits=True)(given)
-    assert found.column_names == ["key", "text", "tokens", "logprob", "bits", "unknown", "status"]
+    found = Scorer(**opened)(given)
+    assert found.column_names == ["key", "text", "tokens", "logprob", "unknown", "status"]
     assert found.select(given.column_names).equals(given)
     expected = iter(xlm.score(model, tokenizer, [text for text in TEXTS if text is not None], lang="en"))
     for row in found.to_pylist():
         if row["text"] is None:
             assert row["status"] == "error: 'text' is not text: NoneType"
-            assert row["tokens"] is row["logprob"] is row["bits"] is row["unknown"] is None
+            assert row["tokens"] is row["logprob"] is row["unknown"] is None
         else:
             result = next(expected)
             assert (row["tokens"], row["logprob"], row["unknown"]) == (
@@ -152,6 +156,24 @@ def test_a_name_that_is_taken_is_said_before_anything_is_computed(
 def test_a_dataset_of_another_form_is_refused(opened: dict[str, Any], batch: Any, said: str) -> None:
     with pytest.raises(InputError, match=said):
         Tokenizer(**opened)(batch)
+
+
+@pytest.mark.parametrize("by", ["token", "word"])
+def test_alternatives_are_those_of_the_command(opened: dict[str, Any], tmp_path: Path, by: str) -> None:
+    """Against the file that ``xlm score --format parquet`` writes."""
+    texts = [text for text in TEXTS if text]
+    pyarrow.parquet.write_table(pyarrow.table({"text": texts}), tmp_path / "in.parquet")
+    arguments = ["score", opened["model"], "--codes", opened["codes"], "--lang", "en", tmp_path / "in.parquet"]
+    options = ["--by", by, "--top", "2", "--entropy", "--unit", "bits", "--output", tmp_path / "out.parquet"]
+    written = CliRunner().invoke(cli, [str(each) for each in (*arguments, *options, "--format", "parquet")])
+    assert written.exit_code == 0, written.output
+    expected = pyarrow.parquet.read_table(tmp_path / "out.parquet")
+    found = Scorer(**opened, by=by, top=2, entropies=True, unit="bits")(pyarrow.table({"text": texts}))
+    names = [name for name in expected.column_names if name not in ("line", "text")]
+    assert found.drop_columns(["text"]).column_names == names
+    for name in names:
+        assert found[name].to_pylist() == expected[name].to_pylist(), name
+    assert len(json.loads(found["top"][0].as_py())) == 2
 
 
 def test_scores_in_bits(opened: dict[str, Any]) -> None:

@@ -115,10 +115,33 @@ def test_context_and_lines_before_are_given(small: Small, documents: bool) -> No
     assert [token["logprob"] for token in tokens] == pytest.approx(expected, abs=1e-4)
     assert answer["logprob"] == pytest.approx(sum(expected), abs=1e-3)
     assert whole(answer) == text
-    rows = [row.split("\t") for row in asked(small, "/api/table", **request).text.splitlines()[1:]]
+    rows = [row.split("\t") for row in asked(small, "/api/table", **request, unit="nats").text.splitlines()[1:]]
     assert sorted({int(row[0]) for row in rows}) == ([1, 2, 4, 7] if documents else [1, 2, 3, 4, 5, 6, 7])
     of_lines = [float(row[5]) for row in rows if row[0] in "1247"]
     assert sum(of_lines) == pytest.approx(sum(expected), abs=1e-3)
+
+
+def test_languages_by_line_and_by_word(small: Small) -> None:
+    request = {"text": "The dog\n\nder dog is", "lang": "en", "languages": "de\n\nde en en"}
+    texts: list[str] = ["The dog", "der dog is"]
+    expected = score(small.model, small.tokenizers["original"], texts, lang=["de", ["de", "en", "en"]])
+    answer = asked(small, "/api/score", **request).json()
+    of_lines = [line for line in answer["lines"] if line["end"]]
+    found = [[token for word in line["words"] for token in word["tokens"]] + [line["end"]] for line in of_lines]
+    assert [[token["logprob"] for token in of_line] for of_line in found] == [
+        pytest.approx(result.logprobs, abs=1e-5) for result in expected
+    ]
+    rows = [row.split("\t") for row in asked(small, "/api/table", **request, unit="nats").text.splitlines()[1:]]
+    assert [float(row[5]) for row in rows if row[0] == "3"] == pytest.approx(
+        [*(-word.surprisal for word in expected[1].words), expected[1].logprobs[-1]], abs=2e-6
+    )
+    refused = small.client().post("/api/score", json={**request, "languages": "de\n\nde en"})
+    assert (refused.status_code, refused.json()["error"]["where"]) == (400, "line 3")
+
+
+def test_lines_with_several_sentences_are_named(small: Small) -> None:
+    answer = asked(small, "/api/score", text="The dog.\nThe dog is old. A cat.\nMr. Dog", lang="en").json()
+    assert answer["several"] == [2]
 
 
 def test_a_table_of_documents_is_that_of_the_command(small: Small, tmp_path: Path) -> None:

@@ -339,11 +339,44 @@ def test_lines_are_given_the_lines_and_the_context_before_them(opened: Opened, s
     pair = small.model, small.tokenizers["original"]
     asked = {"text": "dog\nis old", "lang": "en", "prefix": "A small", "documents": True, "unit": "bits"}
     rows = [row.split("\t") for row in small.client().post("/api/table", json=asked).text.splitlines()[1:]]
-    expected = [("end" if row[8] == "</s>" else row[8], round(float(row[6]), 1)) for row in rows]
+    expected = [("end" if row[7] == "</s>" else row[7], round(-float(row[5]), 1)) for row in rows]
     (first,) = score(*pair, ["dog"], lang="en", prefixes=["A small"])
     assert expected[0][1] == round(first.words[0].surprisal / math.log(2), 1)
     opened.expect(opened.page.locator(".words:not(.old) .number").nth(2)).to_have_text(str(expected[2][1]))
     assert close(opened.words(), expected)
+
+
+def test_lines_and_words_have_their_own_languages(opened: Opened, small: Small) -> None:
+    opened.write("The dog\nder dog is\nThe dog")
+    opened.page.fill("#languages", "de\nde en en")
+    texts, languages = ["The dog", "der dog is", "The dog"], ["de", ["de", "en", "en"], "en"]
+    results = score(small.model, small.tokenizers["original"], texts, lang=languages)
+    expected = []
+    for result in results:
+        expected += [(word.text, round(word.surprisal / math.log(2), 1)) for word in result.words]
+        expected.append(("end", round(-result.logprobs[-1] / math.log(2), 1)))
+    opened.expect(opened.page.locator(".words:not(.old) .number").nth(0)).to_have_text(str(expected[0][1]))
+    assert close(opened.words(), expected)
+
+
+def test_a_line_with_too_few_languages_is_named(browser: Browser, address: str) -> None:
+    context = browser.new_context()
+    page = Opened(context, address)
+    page.write("The dog\nder dog is")
+    page.page.fill("#languages", "de\nde en")
+    page.expect(page.page.locator("#status")).to_contain_text("2 languages for 3 words")
+    page.expect(page.page.locator("#status")).to_contain_text("line 2")
+    context.close()
+
+
+def test_a_line_of_several_sentences_is_told_the_remedy(opened: Opened) -> None:
+    status = opened.page.locator("#status")
+    opened.write("The dog is old. The cat is small.")
+    opened.expect(status).to_contain_text("The text seems to hold several sentences: put each on a line of its own")
+    opened.write("The dog.\nThe dog is old. The cat is small.")
+    opened.expect(status).to_contain_text("Line 2 seems to hold several sentences")
+    opened.write("The dog is old.\nThe cat is small.")
+    opened.expect(status).not_to_contain_text("several sentences")
 
 
 def test_unknown_words_are_marked(opened: Opened) -> None:

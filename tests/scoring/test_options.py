@@ -55,9 +55,3 @@ def test_a_value_that_is_not_allowed_is_refused_by_its_name(name: str, value: An
 def test_an_option_that_there_is_not_is_a_type_error() -> None:
     with pytest.raises(TypeError, match="strides"):
         ScoringOptions(**{"strides": 1})  # type: ignore[arg-type]
-
-
-def test_ray_refuses_alternatives_which_its_tables_have_no_column_for() -> None:
-    with pytest.raises(InputError) as caught:
-        RayScorer("nowhere", lang="en", top=3)
-    assert caught.value.where == "top"

@@ -24,11 +24,12 @@ from xlm.corpus.rows import Corpus, Row
 from xlm.corpus.tables import Cell, tsv_line
 from xlm.errors import InputError
 from xlm.model.head import LinearHead
+from xlm.scoring.layout import Layout, TextScore
 from xlm.scoring.scorer import Scorer, SentenceScore
 from xlm.scoring.table import TABLE_FORMATS, UNITS, ScoreTable, scored_lines
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
-ROW = Row(file="a", number=1, text="the dog")
+ROW, LAYOUT = Row(file="a", number=1, text="the dog"), Layout(lang="en")
 
 
 def scored(*logprobs: float) -> SentenceScore:
@@ -43,7 +44,7 @@ def test_scores_that_are_no_numbers_are_an_error(tokenizer: XLMTokenizer, unit: 
     with torch.no_grad():
         cast(LinearHead, model.head).bias[5] = math.nan
     rows = [ROW, Row(file="a", number=2, text="")]
-    lines = scored_lines(Scorer(model, tokenizer, lang="en"), rows, ScoreTable(unit=unit, format=form, bits=True))
+    lines = scored_lines(Scorer(model, tokenizer, lang="en"), rows, ScoreTable(unit=unit, format=form), LAYOUT)
     assert (lines.problems, lines.tokens) == (2, 0)
     texts = lines.data.decode().splitlines()
     assert len(texts) == 2
@@ -59,16 +60,20 @@ def test_one_word_that_is_impossible_is_an_error_of_its_row_only(tokenizer: XLMT
     with torch.no_grad():
         cast(LinearHead, model.head).bias[tokenizer.encode("dog", lang="en")[1]] = -math.inf
     rows = [ROW, Row(file="a", number=2, text="the cat")]
-    lines = scored_lines(Scorer(model, tokenizer, lang="en"), rows, ScoreTable(unit="sentence", format="jsonl"))
+    lines = scored_lines(Scorer(model, tokenizer, lang="en"), rows, ScoreTable(unit="sentence", format="jsonl"), LAYOUT)
     first, second = map(json.loads, lines.data.decode().splitlines())
     assert (first["status"], first["logprob"]) == ("error: the scores are not finite", None)
     assert second["status"] == "ok"
     assert lines.problems == 1
 
 
-def test_no_bits_are_not_less_than_none() -> None:
-    (line,) = ScoreTable(unit="sentence", format="tsv", bits=True).lines(ROW, scored(0.0))
-    assert line.split("\t")[2:4] == ["0.000000", "0.000000"]
+def lines_of(table: ScoreTable, row: Row, result: SentenceScore) -> list[str]:
+    return [table.line(cells) for _, cells in table.rows(TextScore(result, [(row, table.cells_of(result)[0])]))]
+
+
+def test_no_surprisal_is_not_less_than_none() -> None:
+    (line,) = lines_of(ScoreTable(unit="sentence", format="tsv", kept=()), ROW, scored(0.0))
+    assert line.split("\t")[1:3] == ["1", "0.000000"]
 
 
 def test_the_sum_of_a_long_text_is_exact() -> None:
@@ -87,7 +92,7 @@ def table_of(texts: list[str]) -> str:
     rows = [Row(file="a", number=number, text=text) for number, text in enumerate(texts, start=1)]
     results = [replace(scored(-1.0), text=text) for text in texts]
     pairs = zip(rows, results, strict=True)
-    return table.header + "".join(line for row, result in pairs for line in table.lines(row, result))
+    return table.header + "".join(line for row, result in pairs for line in lines_of(table, row, result))
 
 
 @settings(deadline=None, max_examples=300)
@@ -147,7 +152,7 @@ def test_unknown_tokens_have_a_column(demo_files: Path, unit: str, preset: str) 
     counts = [each.count(tokenizer.unk_token_id) for each in ids]
     assert [count > 0 for count in counts] == [True, False, True, False]
     table = ScoreTable(unit=unit, format="jsonl")
-    lines = scored_lines(Scorer(make_model(tokenizer.vocab_size), tokenizer, lang="en"), rows, table)
+    lines = scored_lines(Scorer(make_model(tokenizer.vocab_size), tokenizer, lang="en"), rows, table, LAYOUT)
     assert lines.counts == {"unknown": sum(counts)}
     found = [json.loads(line) for line in lines.data.splitlines()]
     of_line = [[each["unknown"] for each in found if each["line"] == number] for number in (1, 2, 3, 4)]
@@ -170,8 +175,8 @@ def test_a_unit_that_there_is_not_is_refused(unit: Any) -> None:
 def test_columns_are_made_once(form: str) -> None:
     if form == "parquet":
         pytest.importorskip("pyarrow")
-    table = ScoreTable(unit="token", format=form, files=True, bits=True, ranks=True, entropies=True)
-    expected = ("file", "line", "position", "id", "token", "logprob", "bits", "rank", "entropy", "unknown", "status")
+    table = ScoreTable(unit="token", format=form, files=True, ranks=True, entropies=True)
+    expected = ("file", "line", "position", "id", "token", "logprob", "rank", "entropy", "unknown", "status")
     assert tuple(table.columns) == expected
     assert table.columns is table.columns
 

@@ -129,6 +129,35 @@ def test_pieces_outside_the_vocabulary_are_split_again_as_fastbpe_does(tmp_path:
         assert in_fastbpe_notation(BPE(MERGES, frozenset(known)), words) == peer.apply([" ".join(words)])
 
 
+# What fastBPE makes of it: the last merge that produces a piece splits it, even if its parts are made later.
+def test_pieces_of_merges_that_bpe_did_not_learn_are_split_by_the_last_merge() -> None:
+    merges = (("b", "b"), ("bb", "b"), ("b", "bb"))
+    bpe = BPE(merges, frozenset({"b", "bb", "x</w>"}))
+    assert bpe.limit(bpe.split("bbbx")) == ["b", "bb", "x</w>"]
+
+
+def test_merges_that_bpe_did_not_learn_equal_fastbpe(tmp_path: Path) -> None:
+    fast_bpe = pytest.importorskip("fastBPE")
+    for seed in range(100):
+        generator = random.Random(seed)
+        pieces = [*"abc", *(f"{letter}</w>" for letter in "abc")]
+        merges: list[tuple[str, str]] = []
+        for _ in range(12):
+            left = generator.choice([piece for piece in pieces if not piece.endswith("</w>")])
+            right = generator.choice(pieces)
+            merges += [(left, right)] * ((left, right) not in merges)
+            pieces.append(left + right)
+        if seed % 2:
+            generator.shuffle(merges)
+        write_codes(tmp_path / "codes", tuple(merges))
+        known = frozenset(piece for piece in pieces if generator.random() < 0.5) | {"a"}
+        text = "".join(f"{token[:-4] if token.endswith('</w>') else token + '@@'} 1\n" for token in sorted(known))
+        (tmp_path / "vocab").write_text(text, encoding="utf-8")
+        peer = fast_bpe.fastBPE(str(tmp_path / "codes"), str(tmp_path / "vocab"))
+        words = ["".join(generator.choices("abc", k=generator.randint(1, 8))) for _ in range(30)]
+        assert in_fastbpe_notation(BPE(tuple(merges), known), words) == peer.apply([" ".join(words)]), seed
+
+
 @pytest.mark.parametrize("limited", [False, True])
 def test_all_words_of_the_reference_texts_equal_fastbpe(reference: Path, limited: bool) -> None:
     fast_bpe = pytest.importorskip("fastBPE")

@@ -19,21 +19,16 @@ from xlm.tokenizer.bpe import BPE, read_codes
 from xlm.tokenizer.fast import batch_bpe as batch_words_module
 from xlm.tokenizer.fast.arrays import RaggedArray
 from xlm.tokenizer.fast.batch_bpe import MAX_WORD_LENGTH, BatchBPE, BatchWords
-from xlm.tokenizer.vocabulary import Vocabulary
 
 Merge = tuple[str, str]
 
 
 def pieces_at_once(bpe: BPE, words: list[str]) -> list[list[str]]:
-    batch = BatchBPE(bpe.merges, bpe.piece_ranks, VOCABULARY.tokens)
+    batch = BatchBPE(bpe)
     symbols, counts = batch.split(words)
-    ends = counts.cumsum().tolist()
-    pieces = [batch.pieces[symbol] for symbol in symbols.tolist()]
-    return [pieces[start:end] for start, end in pairwise([0, *ends])]
-
-
-def without_unknown(pieces: list[str], known: BatchBPE) -> list[str]:
-    return [piece if piece in known.pieces else "" for piece in pieces]
+    all_pieces = batch.pieces(np.arange(batch.symbols))
+    pieces = [all_pieces[symbol] for symbol in symbols.tolist()]
+    return [pieces[start:end] for start, end in pairwise([0, *counts.cumsum().tolist()])]
 
 
 @settings(max_examples=500, deadline=None)
@@ -44,18 +39,17 @@ def without_unknown(pieces: list[str], known: BatchBPE) -> list[str]:
 def test_equals_one_after_the_other(choices: list[tuple[int, int]], words: list[str]) -> None:
     bpe = BPE(merges_of_choices(choices))
     assert bpe.learnt
-    known = BatchBPE(bpe.merges, bpe.piece_ranks, VOCABULARY.tokens)
-    assert pieces_at_once(bpe, words) == [without_unknown(list(bpe.split(word)), known) for word in words]
+    assert pieces_at_once(bpe, words) == [bpe.split(word) for word in words]
 
 
-def test_a_piece_that_looks_like_the_end_of_a_word_is_one() -> None:
+def test_merges_of_a_piece_that_looks_like_the_end_of_a_word_are_not_learnt() -> None:
     # "a</w>" written out is the same piece as an a that ends a word: as text, pieces know no difference.
-    merges = (("<", "/"), ("</", "w"), ("</w", ">"), ("a", "</w>"), ("b", "a</w>"))
-    bpe = BPE(merges)
-    assert bpe.learnt
-    known = BatchBPE(merges, bpe.piece_ranks, VOCABULARY.tokens)
-    for words in (["ba</w>x", "ba", "a", "a</w>"], ["ba"]):
-        assert pieces_at_once(bpe, words) == [without_unknown(list(bpe.split(word)), known) for word in words]
+    assert BPE((("<", "/"), ("</", "w"), ("</w", ">"))).learnt
+    bpe = BPE((("<", "/"), ("</", "w"), ("</w", ">"), ("a", "</w>"), ("b", "a</w>")))
+    assert not bpe.learnt
+    batch: BatchWords[str] = BatchWords(bpe, of_word=bpe.split, of_pieces=iter, dtype="object")
+    words = ["ba</w>x", "ba", "a", "a</w>"] * 100
+    assert RaggedArray(*batch(words)).lists() == [bpe.split(word) for word in words]
 
 
 @pytest.mark.parametrize("share", [None, 0.3, 0.9])
@@ -72,7 +66,8 @@ def test_values_of_words(share: float | None, unknown: int | None, monkeypatch: 
     def of_word(word: str) -> tuple[Any, ...]:
         return tuple(of_pieces(bpe.split(word)))
 
-    batch: BatchWords[Any] = BatchWords(bpe, VOCABULARY.tokens, of_word=of_word, of_pieces=of_pieces, unknown=unknown)
+    dtype = "object" if unknown is None else "int32"
+    batch: BatchWords[Any] = BatchWords(bpe, of_word=of_word, of_pieces=of_pieces, dtype=dtype)
     words = ["".join(generator.choices("thedogrunißuläsz中", k=generator.randint(1, 60))) for _ in range(3000)]
     assert RaggedArray(*batch(words)).lists() == [list(of_word(word)) for word in words]
     assert RaggedArray(*batch([])).lists() == []
@@ -80,19 +75,12 @@ def test_values_of_words(share: float | None, unknown: int | None, monkeypatch: 
 
 def test_equals_one_after_the_other_on_all_words_of_the_reference_texts(reference: Path) -> None:
     bpe = BPE(read_codes(reference / "published/codes_ende"))
-    tokens = Vocabulary.from_words(reference / "published/vocab_ende").tokens
     words: set[str] = set()
     for path in (reference / "tokenizer/text").glob("*.txt"):
         words.update(word for word in path.read_bytes().decode("utf-8").split() if len(word) <= MAX_WORD_LENGTH)
     ordered = sorted(words)
-    batch = BatchBPE(bpe.merges, bpe.piece_ranks, tokens)
-    symbols, counts = batch.split(ordered)
-    pieces = [batch.pieces[symbol] for symbol in symbols.tolist()]
-    ends = counts.cumsum().tolist()
-    known = set(batch.pieces)
     assert len(ordered) > 100_000
-    for word, (start, end) in zip(ordered, pairwise([0, *ends]), strict=True):
-        assert pieces[start:end] == [piece if piece in known else "" for piece in bpe.split(word)]
+    assert pieces_at_once(bpe, ordered) == [bpe.split(word) for word in ordered]
 
 
 def test_pairs_that_share_a_bucket_are_spread_by_another_hash(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,10 +22,10 @@ from hypothesis import strategies as st
 from tests.tokenizer.texts import TEXTS
 from xlm.tokenizer import casefold
 from xlm.tokenizer.alignment import AlignedText
-from xlm.tokenizer.moses import normalise
-from xlm.tokenizer.moses.data import LANGUAGE_NAMES, classes_of, prefixes_of
+from xlm.tokenizer.moses import normalise, tokenise
+from xlm.tokenizer.moses.data import LANGUAGE_NAMES, classes_of, is_latin, prefixes_of
 from xlm.tokenizer.moses.normalise import Rule, apply, apply_aligned
-from xlm.tokenizer.moses.tokenise import Moses, moses
+from xlm.tokenizer.moses.tokenise import DIALECTS, Moses, moses
 
 CHARACTERS = [chr(code) for code in range(sys.maxunicode + 1)]
 LANGUAGES = ["en", "de", "fr", "it", "ro", "fi", "ko", "cs", "es", "ru", "hi", "xx"]
@@ -111,6 +111,26 @@ def test_lowercase_and_remove_accent_on_sequences(peer: Any, words: list[str]) -
 @given(text=TEXTS, language=st.sampled_from(LANGUAGES))
 def test_words_equal_those_of_transformers(peer: Any, peer_tokenizer: Any, text: str, language: str) -> None:
     assert moses("sacremoses", language).words(text) == peer_words(peer, peer_tokenizer, text, language)
+
+
+@pytest.mark.parametrize("dialect", ["sacremoses", "perl"])
+@pytest.mark.parametrize("language", ["en", "ko", "zh", "ja"])
+def test_classes_of_latin_text_are_those_of_all_text(dialect: str, language: str) -> None:
+    everything, latin = "".join(CHARACTERS), "".join(filter(is_latin, CHARACTERS))
+    assert len(latin) > 600
+    for name in ("alnum", "alpha", "number", "lower"):
+        of_all, of_latin = (getattr(classes_of(dialect, language, latin=only), name) for only in (False, True))
+        assert re.findall(f"[{of_latin}]", everything) == re.findall(f"[{of_all}]", latin) != []
+
+
+@settings(max_examples=500, deadline=None)
+@given(text=st.text("aZß1é '’.,-€„\"½ª:\n"), language=st.sampled_from(LANGUAGES), dialect=st.sampled_from(DIALECTS))
+def test_rules_of_latin_text_are_those_of_all_text(text: str, language: str, dialect: str) -> None:
+    rules = moses(dialect, language)
+    words = rules.words(text)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tokenise, "is_latin", lambda text: False)
+        assert rules.words(text) == words
 
 
 def test_words_of_every_character_equal_those_of_transformers(peer: Any, peer_tokenizer: Any) -> None:

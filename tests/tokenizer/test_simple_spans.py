@@ -48,7 +48,8 @@ def test_spans_are_those_of_the_specification(lang: str, preset: str, casefolds:
             + choose.choice(WORDS)
             + choose.choice(SIGNS[: choose.choice([7, 9])])
             + choose.choice(ENDS)
-            + choose.choice(["", " "])
+            + choose.choice(["", "", ".", ","])
+            + choose.choice(["", " ", " -"])
             for _ in range(choose.randint(0, 5))
         ]
         text = " ".join(chosen)

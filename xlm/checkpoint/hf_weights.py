@@ -18,6 +18,7 @@ from io import RawIOBase
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -274,4 +275,5 @@ def _next_bytes_are(file: RawIOBase, piece: Tensor, buffer: Tensor) -> bool:
         if not count:
             return False
         filled += count
-    return torch.equal(data.view(_BITS[piece.element_size()]), bits(piece))
+    # numpy compares in this thread. torch would use several, which wait for each other after each piece.
+    return bool(np.array_equal(data.view(_BITS[piece.element_size()]).numpy(), bits(piece).numpy()))

@@ -95,22 +95,23 @@ def _read_zip(memory: mmap.mmap) -> Any:
     entries = read_directory(memory)
     # torch can be configured to write no checksums; each checksum field is then 0.
     summed = list(entries.values()) if any(entry.checksum for entry in entries.values()) else []
+    # The checksums are not computed while the pickle is read: on a busy machine, the threads would wait for each other.
     with ThreadPoolExecutor(max_workers=2) as pool:
         sums = pool.map(checksum, [memory] * len(summed), summed)
-        pickles = [name for name in entries if name.partition("/")[2] == "data.pkl"]
-        if len(pickles) != 1:
-            raise ValueError(f"{len(pickles)} entries named data.pkl instead of one")
-        folder = pickles[0].removesuffix("data.pkl")
-        order = entries.get(f"{folder}byteorder")
-        if order is not None and memory[order.begin : order.end] != b"little":
-            raise ValueError("a byte order other than little-endian")
-        entry = entries[pickles[0]]
-        if entry.end - entry.begin > LARGEST_PICKLE:
-            raise ValueError(f"a pickle of {entry.end - entry.begin:,} bytes; at most {LARGEST_PICKLE:,} are read")
-        pickled = read_pickle(memory[entry.begin : entry.end])
         damaged = [entry.name for entry, actual in zip(summed, sums, strict=True) if actual != entry.checksum]
     if damaged:
         raise ValueError(f"damaged: the checksum of {', '.join(damaged[:4])} is wrong")
+    pickles = [name for name in entries if name.partition("/")[2] == "data.pkl"]
+    if len(pickles) != 1:
+        raise ValueError(f"{len(pickles)} entries named data.pkl instead of one")
+    folder = pickles[0].removesuffix("data.pkl")
+    order = entries.get(f"{folder}byteorder")
+    if order is not None and memory[order.begin : order.end] != b"little":
+        raise ValueError("a byte order other than little-endian")
+    entry = entries[pickles[0]]
+    if entry.end - entry.begin > LARGEST_PICKLE:
+        raise ValueError(f"a pickle of {entry.end - entry.begin:,} bytes; at most {LARGEST_PICKLE:,} are read")
+    pickled = read_pickle(memory[entry.begin : entry.end])
     begins = {}
     for key, claim in pickled.storages.items():
         record = entries.get(f"{folder}data/{key}")

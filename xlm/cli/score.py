@@ -73,7 +73,7 @@ _LAID_OUT = ("documents", "split_sentences", *_OF_COLUMNS)
         type=click.Choice(["nats", "bits"]),
         default="nats",
     ),
-    option("--bits", "Add the surprisal in bits, -logprob / log 2, beside the other columns in nats", is_flag=True),
+    option("--bits", "The same as --unit bits", is_flag=True),
     option("--ranks", "Add the rank of each token, or of the first one of each word; 1 is the best", is_flag=True),
     option(
         "--entropy",
@@ -184,7 +184,7 @@ def command(model: str, files: tuple[Any, ...], by: str | None, table_format: st
         --by token:    position, id, token, surprisal, unknown
         --by region:   region_number, start, end, tokens, surprisal, unknown
 
-    After logprob or surprisal come, if requested, bits, rank, entropy, entropy_reduction (not by token) and top. Those
+    After logprob or surprisal come, if requested, rank, entropy, entropy_reduction (not by token) and top. Those
     of a word or region are about its first token.
 
     With --word-column, there is one row for each row of the input, without the closing </s>. The column "word" is then
@@ -209,8 +209,8 @@ def command(model: str, files: tuple[Any, ...], by: str | None, table_format: st
     for flag, given in (("--ranks", options["ranks"]), ("--entropy", options["entropies"]), ("--top", options["top"])):
         if given and by == "sentence":
             raise click.UsageError(f"{flag} requires --by token, word or region; found --by {by}")
-    if options["bits"] and options["unit"] == "bits":
-        raise click.UsageError("--bits and --unit bits exclude each other: with the second, all columns are in bits")
+    if options.pop("bits"):
+        options["unit"] = "bits"
     if options["read_ahead"] is None:
         from xlm.corpus.read_ahead import READ_AHEAD
 
@@ -237,7 +237,7 @@ def command(model: str, files: tuple[Any, ...], by: str | None, table_format: st
     table = _table(by, table_format, files=len(files) > 1, options=options, kept=kept)
     opened = model_source(model, options, lang=options["lang"]).open(offsets=by in ("word", "region"), signed=True)
     from xlm.scoring.scorer import Scorer
-    from xlm.scoring.table import laid_out_lines, scored_lines
+    from xlm.scoring.table import scored_lines
 
     bar = bar_of_rows(options["progress"], output=output)
     with wrong_usage("stride"):
@@ -249,16 +249,13 @@ def command(model: str, files: tuple[Any, ...], by: str | None, table_format: st
             on_batch=bar.show_share,
         )
     signature = opened.signature(**layout.signature_fields(scorer), unit=table.log_unit)
-    is_plain = layout.is_plain and not keeps
     run = CorpusRun(
         corpus,
         table,
-        (lambda window: scored_lines(scorer, window, table))
-        if is_plain
-        else (lambda window: laid_out_lines(scorer, window, table, layout)),
+        lambda window: scored_lines(scorer, window, table, layout),
         read_at_once=options["read_ahead"],
         bar=bar,
-        groups=None if is_plain else layout.groups_of_file,
+        groups=layout.groups_of_file,
     )
     with closing(corpus):
         if writer is not None:
@@ -347,7 +344,7 @@ def _table(
         log_unit=options["unit"],
         top=options["top"] > 0,
         kept=kept,
-        **{name: options[name] for name in ("bits", "ranks", "entropies")},
+        **{name: options[name] for name in ("ranks", "entropies")},
     )
 
 

@@ -94,10 +94,10 @@ def parse_table(
     Raises:
         InputError: The header cannot be read or lacks the column, or the file is in UTF-16.
     """
-    # In Latin-1 each byte is a character, so a byte that is not UTF-8 affects one row only.
-    characters = io.TextIOWrapper(file, "latin-1", newline="")
+    # Bytes that are not UTF-8 become lone surrogates, so they affect one row only.
+    characters = io.TextIOWrapper(file, "utf-8", "surrogateescape", newline="")
     open_files.callback(characters.detach)  # otherwise, deleting the wrapper would close standard input
-    lines = _without_mark(_table_lines(characters), name, blank=b"\n")
+    lines = _table_lines(characters, name)
     records = (_csv_records if format == "csv" else _tsv_records)(lines)
     header = next(records, None)
     if header is None:
@@ -119,9 +119,10 @@ def parse_table(
         empty = False
         if isinstance(record, str):
             yield None, record, None
-            continue
-        parsed = _cell(record, index, header)
-        yield _all_cells(parsed, record, header) if whole else (*parsed, None)
+        elif len(record) == len(header) and _is_readable("".join(record)):
+            yield record[index], None, dict(zip(header, record, strict=True)) if whole else None
+        else:
+            yield _partial_record(record, index, header, whole=whole)
     if empty:
         yield _NO_ROWS
 
@@ -213,29 +214,33 @@ def _lines(file: BinaryIO) -> Iterator[bytes]:
         yield line
 
 
-def _without_mark(lines: Iterator[bytes], name: str, *, blank: bytes = b"") -> Iterator[bytes]:
+def _without_mark(lines: Iterator[bytes], name: str) -> Iterator[bytes]:
     """Yield the lines of a file, dropping a byte order mark at its start.
 
     Args:
         lines: The lines of the file.
         name: Name of the file in errors.
-        blank: What to yield for a first line that is only a byte order mark.
 
     Raises:
         InputError: The file is in UTF-16, with or without a byte order mark.
     """
     for first in lines:
-        marked = first.startswith(_UTF_16_MARKS)
-        if marked or _UTF_16.match(first):
-            raise InputError(
-                "not UTF-8 text",
-                where=name,
-                found="the byte order mark of UTF-16" if marked else "a NUL beside each letter, as in UTF-16",
-                expected="UTF-8",
-                remedy="convert the file, for example: iconv -f UTF-16 -t UTF-8",
-            )
-        yield blank if first == _BYTE_ORDER_MARK else first.removeprefix(_BYTE_ORDER_MARK)
+        _check_encoding(first, name)
+        yield first.removeprefix(_BYTE_ORDER_MARK)
         yield from lines
+
+
+def _check_encoding(line: bytes, name: str) -> None:
+    """Raise ``InputError`` if the first line of a file is in UTF-16."""
+    marked = line.startswith(_UTF_16_MARKS)
+    if marked or _UTF_16.match(line):
+        raise InputError(
+            "not UTF-8 text",
+            where=name,
+            found="the byte order mark of UTF-16" if marked else "a NUL beside each letter, as in UTF-16",
+            expected="UTF-8",
+            remedy="convert the file, for example: iconv -f UTF-16 -t UTF-8",
+        )
 
 
 def _decode(data: bytes, *, name: str = "the line") -> Parsed:
@@ -263,23 +268,28 @@ def _parse_json(line: str, column: str, *, whole: bool) -> Record:
     return (*checked_text(values[column], column), values if whole else None)
 
 
-def _table_lines(file: TextIO) -> Iterator[bytes]:
-    r"""Yield the lines of a table, each with its line end. A line that is too long is yielded as empty bytes.
+def _table_lines(file: TextIO, name: str) -> Iterator[str]:
+    r"""Yield the lines of a table, each with its line end. A line that is too long is yielded as an empty text.
 
     The first line ends at a line feed or a carriage return, whichever comes first. If the first line ends at a carriage
     return without a line feed, both characters end lines in this file. Otherwise only line feeds end lines, because a
     carriage return inside a line is then most often part of a text.
 
     Args:
-        file: A text file in Latin-1, opened with ``newline=""``.
+        file: A text file, opened with ``newline=""``.
+        name: Name of the file in errors.
+
+    Raises:
+        InputError: The file is in UTF-16.
     """
-    ends: tuple[str, ...] = ("\n", "\r")
-    first = True
+    first = _table_line(file, ("\n", "\r"))
+    if first is None:
+        return
+    _check_encoding(first.encode("utf-8", "surrogateescape"), name)
+    yield first.removeprefix("\ufeff") or "\n"  # a mark alone is a line without text
+    ends = ("\n", "\r") if first.endswith("\r") else ("\n",)
     while (line := _table_line(file, ends)) is not None:
-        if first and not line.endswith("\r"):
-            ends = ("\n",)
-        first = False
-        yield line.encode("latin-1")
+        yield line
 
 
 def _table_line(file: TextIO, ends: tuple[str, ...]) -> str | None:
@@ -299,13 +309,12 @@ def _table_line(file: TextIO, ends: tuple[str, ...]) -> str | None:
     return line if len(line.rstrip("\r\n")) <= _LONGEST_ROW else ""
 
 
-def _csv_records(lines: Iterator[bytes]) -> Iterator[list[str] | str]:
+def _csv_records(lines: Iterator[str]) -> Iterator[list[str] | str]:
     r"""Yield the cells of each record; for a line that is not a record, yield a description of its problem.
 
     A quoted cell may contain line ends, and up to about a megabyte after its first line. If the quote is not closed by
     then, or if anything but a comma or a line end follows the closing quote, the first line of the record is yielded as
-    a problem and the lines after it are read again as separate records. Bytes that are not UTF-8 become lone
-    surrogates.
+    a problem and the lines after it are read again as separate records.
 
     Args:
         lines: The lines from ``_table_lines``. A problem is yielded for a line that was too long.
@@ -315,20 +324,17 @@ def _csv_records(lines: Iterator[bytes]) -> Iterator[list[str] | str]:
     csv.field_size_limit(max(csv.field_size_limit(), _LONGEST_ROW))
     source = _RecordLines(lines)
     reader = csv.reader(source, strict=True)
-    while (line := source.next_line()) is not None:
-        if not line:
-            source.drop()
-            yield _TOO_LONG.format(_LONGEST_ROW)
-            continue
+    while True:
         try:
-            record = next(reader)
+            for record in reader:
+                source.taken.clear()
+                yield record
+            return
         except csv.Error as error:
+            problem = _TOO_LONG.format(_LONGEST_ROW) if source.taken == [""] else _csv_problem(str(error))
             source.take_back()
             reader = csv.reader(source, strict=True)
-            yield _csv_problem(str(error))
-        else:
-            source.taken.clear()
-            yield record
+            yield problem
 
 
 def _csv_problem(error: str) -> str:
@@ -341,30 +347,17 @@ def _csv_problem(error: str) -> str:
 
 
 class _RecordLines:
-    """Iterates over the lines of one record at a time, and can put them back.
+    """Iterates over lines, and can put back those of the current record.
 
     Attributes:
         taken: The lines of the current record that have been read so far.
     """
 
-    def __init__(self, lines: Iterator[bytes]) -> None:
+    def __init__(self, lines: Iterator[str]) -> None:
         self._lines = lines
-        self._waiting: deque[bytes] = deque()
-        self.taken: list[bytes] = []
-        self._further = 0  # bytes of the record after its first line
-
-    def next_line(self) -> bytes | None:
-        """Return the next line without taking it; ``None`` at the end."""
-        if not self._waiting:
-            line = next(self._lines, None)
-            if line is None:
-                return None
-            self._waiting.append(line)
-        return self._waiting[0]
-
-    def drop(self) -> None:
-        """Skip the next line."""
-        self._waiting.popleft()
+        self._waiting: deque[str] = deque()
+        self.taken: list[str] = []
+        self._further = 0  # characters of the record after its first line
 
     def take_back(self) -> None:
         """Put back all lines of the record except the first."""
@@ -375,27 +368,24 @@ class _RecordLines:
         return self
 
     def __next__(self) -> str:
-        line = self.next_line()
-        if line is None:
-            raise StopIteration
-        if not self.taken:
-            self._further = 0
-        else:
+        line = self._waiting.popleft() if self._waiting else next(self._lines)
+        if self.taken:
             self._further += len(line)
-            if self._further > _LONGEST_QUOTE or not line:
-                raise StopIteration  # the csv reader then reports an unclosed quote
-        self.taken.append(self._waiting.popleft())
-        return line.decode("utf-8", "surrogateescape")
+        else:
+            self._further = 0
+        self.taken.append(line)
+        if not line:
+            raise csv.Error("the line is too long")
+        if self._further > _LONGEST_QUOTE:
+            raise csv.Error("unexpected end of the lines in which a quote may end")
+        return line
 
 
-def _tsv_records(lines: Iterator[bytes]) -> Iterator[list[str] | str]:
-    """Yield the cells of each line, or a description of the line's problem.
-
-    Bytes that are not UTF-8 become lone surrogates. ``lines`` comes from ``_table_lines``.
-    """
+def _tsv_records(lines: Iterator[str]) -> Iterator[list[str] | str]:
+    """Yield the cells of each line from ``_table_lines``, or a description of the line's problem."""
     columns = 0
     for line in lines:
-        text = line.decode("utf-8", "surrogateescape").rstrip("\r\n")
+        text = line.rstrip("\r\n")
         quoted = _quoted_cells(text)
         cells = quoted or text.split("\t")
         if not line:
@@ -433,40 +423,42 @@ def _index_of(column: str, header: Sequence[str], name: str) -> int:
             expected=repr(column),
             remedy="rename all of them but one"
             if column in header
-            else "name the column that holds the text: --column NAME",
+            else "name the column that holds the text: --column NAME, or for one word a row --word-column NAME",
         )
     return header.index(column)
 
 
-def _cell(row: list[str], index: int, header: Sequence[str]) -> Parsed:
+def _partial_record(row: list[str], index: int, header: Sequence[str], *, whole: bool) -> Record:
+    """Return the record of a row that has too few or too many cells, or a cell that cannot be read."""
     column = header[index]
     if not any(row) and len(row) < len(header):
-        return None, "the line is empty"
-    if any(row[len(header) :]):  # with too many cells that are not empty, it is unclear which is the text
-        return None, f"{len(row)} cells for {len(header)} columns: a cell that holds a delimiter needs quotes"
-    if index >= len(row):
-        return None, f"the row ends before the column {column!r}: {len(row)} of {len(header)} columns"
-    return _text_of_cell(row[index], column)
+        return None, "the line is empty", None
+    if any(row[len(header) :]):  # with too many cells that are not empty, it is unclear which belongs to which column
+        return None, f"{len(row)} cells for {len(header)} columns: a cell that holds a delimiter needs quotes", None
+    problem = (
+        None if index < len(row) else f"the row ends before the column {column!r}: {len(row)} of {len(header)} columns"
+    )
+    cells: dict[str, Any] = {}
+    for name, cell in itertools.zip_longest(header, row[: len(header)], fillvalue=""):
+        if whole or name == column:
+            cells[name], of_cell = _text_of_cell(cell, name)
+            problem = problem or of_cell
+    return (cells[column] if problem is None else None), problem, cells if whole else None
 
 
 def _text_of_cell(cell: str, column: str) -> Parsed:
-    if cell.isascii() and len(cell) <= _LONGEST_ROW:
-        return cell, None
     return _decode(cell.encode("utf-8", "surrogateescape"), name=f"the column {column!r}")
 
 
-def _all_cells(parsed: Parsed, row: list[str], header: Sequence[str]) -> Record:
-    """Return the record of a row with its text or problem; a further cell that cannot be read is a problem, too."""
-    text, problem = parsed
-    if len(row) == len(header) and (joined := "".join(row)).isascii() and len(joined) <= _LONGEST_ROW:
-        return text, problem, dict(zip(header, row, strict=True))
-    if not any(row) or any(row[len(header) :]):  # it is unknown which cell belongs to which column
-        return text, problem, None
-    cells: dict[str, Any] = {}
-    for name, cell in itertools.zip_longest(header, row[: len(header)], fillvalue=""):
-        cells[name], of_cell = _text_of_cell(cell, name)
-        problem = problem or of_cell
-    return (text if problem is None else None), problem, cells
+def _is_readable(joined: str) -> bool:
+    """Return whether the cells of a row have no bytes that are not UTF-8, and are not too long."""
+    if len(joined) > _LONGEST_ROW // 4:  # a character has at most four bytes
+        return False
+    try:
+        joined.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -6,10 +6,9 @@ import io
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, NamedTuple, cast
 
 from xlm.corpus.files import STDIN, GzipReader, InputFile, LocalFile
 from xlm.corpus.formats import (
@@ -29,8 +28,7 @@ _DAMAGE = (EOFError, zlib.error, OSError)
 """Errors of a truncated or damaged file, or of a failing disk."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """One row of an input file: its text, or the problem that made it unreadable.
 
     Attributes:
@@ -194,22 +192,24 @@ class Corpus:
         Raises:
             InputError: A row has no text, or a file cannot be read to its end. The error comes after all earlier texts.
         """
-        for name, number, (text, problem, _) in islice(self._records(), skip, None):
-            if text is not None:
-                yield text
-            else:
-                raise self._error(number, problem or "", name)
+        for row in islice(self, skip, None):
+            if row.text is None:
+                raise self._error(row)
+            yield row.text
 
-    def _error(self, number: int, problem: str, name: str) -> InputError:
+    def _error(self, row: Row) -> InputError:
+        problem = row.problem or ""
         if self.damaged:
             return InputError(
-                "the file cannot be read" if number == 1 else f"the file cannot be read after row {number - 1:,}",
-                where=_shown(name),
+                "the file cannot be read"
+                if row.number == 1
+                else f"the file cannot be read after row {row.number - 1:,}",
+                where=_shown(row.file),
                 found=problem.removeprefix(_DAMAGED),
             )
         return InputError(
             "a row cannot be read",
-            where=self.place(number, file=name),
+            where=self.place(row.number, file=row.file),
             found=problem,
             remedy="convert the text, for example: iconv -f LATIN1 -t UTF-8" if "UTF-8" in problem else None,
         )
@@ -219,11 +219,6 @@ class Corpus:
         self._open.close()
 
     def __iter__(self) -> Iterator[Row]:
-        for name, number, (text, problem, cells) in self._records():
-            yield Row(file=name, number=number, text=text, problem=problem, cells=cells)
-
-    def _records(self) -> Iterator[tuple[str, int, Record]]:
-        """Yield the fields of each row as tuples, because building each ``Row`` would double the time of ``texts``."""
         self.damaged.clear()
         self.warnings.clear()
         self._done, self._position = 0, None
@@ -231,8 +226,8 @@ class Corpus:
             name, number, damage = file.name, 0, None
             records = self._begun.pop(index, None) or self._parse(file, format)
             try:
-                for number, record in enumerate(records, start=1):
-                    yield name, number, record
+                for number, (text, problem, cells) in enumerate(records, start=1):
+                    yield Row(name, number, text, problem, cells)
             except FileNotFoundError:
                 damage = "the file is gone"
             except _DAMAGE as error:
@@ -241,7 +236,7 @@ class Corpus:
             self._done += file.size()
             if damage is not None:
                 self.damaged.append(name)
-                yield name, number + 1, (None, damage, None)
+                yield Row(name, number + 1, problem=damage)
 
     def _parse(self, file: InputFile, format: str) -> Iterator[Record]:
         with ExitStack() as self._open:

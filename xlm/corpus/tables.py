@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from xlm.corpus.rows import Row
 
 Cell = bool | int | float | str | None
 
+_TEXT_OF: dict[type, Callable[[Any], str]] = {
+    str: str,
+    int: str,
+    float: "{:.6f}".format,
+    bool: lambda cell: str(int(cell)),
+    type(None): lambda _: "",
+}
 _QUOTED = frozenset('"\t\n\r')  # characters that need quotes around a cell of TSV
 
 
@@ -56,26 +63,11 @@ def tsv_line(cells: Iterable[Cell]) -> str:
     A cell that holds a quote, a tab or a line end is quoted, with its own quotes doubled (RFC 4180, with tabs). Floats
     have six decimals, a bool is 0 or 1, and ``None`` is empty.
     """
-    texts = [
-        cell
-        if type(cell) is str
-        else f"{cell:.6f}"
-        if type(cell) is float
-        else str(cell)
-        if type(cell) is int
-        else _shown(cell)
-        for cell in cells
-    ]
+    texts = [_TEXT_OF.get(type(cell), str)(cell) for cell in cells]
     line = "\t".join(texts)
     if line.count("\t") >= len(texts) or '"' in line or "\n" in line or "\r" in line:
         line = "\t".join(map(_quoted, texts))
     return line + "\n"
-
-
-def _shown(cell: Cell) -> str:
-    if cell is None:
-        return ""
-    return cell if isinstance(cell, str) else f"{cell:.6f}" if isinstance(cell, float) else str(int(cell))
 
 
 def _quoted(text: str) -> str:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from xlm._io.arguments import check_choice, check_count, check_flags, shown
@@ -155,13 +154,13 @@ class Scorer(_Step):
 
     - ``by="sentence"``: ``tokens``, ``logprob``, ``unknown`` (number of tokens that are ``<unk>``), ``status``;
     - ``by="word"``: each row once for each word, ``word`` (from 1), ``start`` and ``end`` (in characters of the
-      text; for the closing ``</s>``, both are the length of the text), ``tokens``, ``logprob``, ``rank``, ``entropy``
-      and ``entropy_reduction`` of its first token if requested, ``unknown`` (whether any token of the word is
+      text; for the closing ``</s>``, both are the length of the text), ``tokens``, ``logprob``, ``rank``, ``entropy``,
+      ``entropy_reduction`` and ``top`` of its first token if requested, ``unknown`` (whether any token of the word is
       ``<unk>``), ``status``;
-    - ``by="token"``: each row once for each token, ``position`` (from 1), ``id``, ``token``, ``logprob``, ``rank`` and
-      ``entropy`` if requested, ``unknown``, ``status``.
+    - ``by="token"``: each row once for each token, ``position`` (from 1), ``id``, ``token``, ``logprob``, ``rank``,
+      ``entropy`` and ``top`` if requested, ``unknown``, ``status``.
 
-    ``bits``, if requested, is the surprisal ``-logprob / log 2``, beside numbers in nats.
+    ``top`` is JSON, as in Parquet files of ``xlm score``.
 
     Args:
         model: A model directory or a checkpoint of the original, under a path that every worker sees; the bundled
@@ -170,13 +169,12 @@ class Scorer(_Step):
         column: Column that holds the texts.
         by: ``"sentence"``, ``"word"`` or ``"token"``.
         unit: Unit of all log-probabilities and entropies, ``"nats"`` or ``"bits"``.
-        bits: Whether to add a column with the surprisal in bits.
         preset: Text pipeline; ``None`` for the model's own.
         codes: BPE codes, for a checkpoint of the original.
         dtype: ``float32``, ``bfloat16``, ``float16``, ``int8`` (CPU only), or ``auto`` for the type in the file.
         device: Where to compute; ``None`` means the worker's GPU if it has one, else the CPU.
         threads: Number of torch threads; ``None`` for as many as the worker has CPUs.
-        **options: As for ``xlm.score``, without ``top``; ``ranks`` and ``entropies`` require another ``by`` than
+        **options: As for ``xlm.score``; ``ranks``, ``entropies`` and ``top`` require another ``by`` than
             ``"sentence"``.
 
     Raises:
@@ -196,7 +194,6 @@ class Scorer(_Step):
         column: str = "text",
         by: str = "sentence",
         unit: str = "nats",
-        bits: bool = False,
         preset: str | None = None,
         codes: str | None = None,
         dtype: str = "float32",
@@ -205,38 +202,37 @@ class Scorer(_Step):
         **options: Unpack[ScoringKeywords],
     ) -> None:
         from xlm.distributed.tasks import WorkerModel
+        from xlm.scoring.layout import Layout
         from xlm.scoring.scorer import Scorer as TextScorer
         from xlm.scoring.table import ScoreTable
 
-        check_flags(bits=bits)
         chosen = ScoringOptions(**options)
-        if chosen.top:
-            raise InputError(
-                "the table has no column for the most likely tokens", where="top", found=chosen.top, expected="0"
-            )
         self._table = ScoreTable(
             unit=by,
             format="parquet",
             log_unit=unit,
-            bits=bits,
             ranks=chosen.ranks,
             entropies=chosen.entropies,
+            top=chosen.top > 0,
         )
         super().__init__(column, [field for field in self._table.arrow_fields() if field[0] not in ("line", "text")])
         source = WorkerModel(
             model=model, lang=lang, preset=preset, codes=codes, dtype=dtype, device=device, threads=threads
         )
         pair = source.open(offsets=by == "word")
+        self._layout = Layout(lang=lang)
         self._scorer = TextScorer(pair.model, pair.tokenizer, lang=lang, options=chosen)
 
     def _results(self, batch: Any, rows: list[Row]) -> Sequence[Sequence[Cells]]:
-        from xlm.scoring.table import results_of
-
-        return [
-            list(self._table.cells(row, result))
-            for window in windows(rows)
-            for row, result in zip(window, results_of(self._scorer, window), strict=True)
-        ]
+        results: list[list[Cells]] = [[] for _ in rows]
+        for window in windows(rows):
+            groups = list(self._layout.groups(window))
+            for text in self._layout.scores(self._scorer, groups, self._table.cells_of):
+                for row, cells in self._table.rows(text):
+                    if cells.get("top") is not None:
+                        cells["top"] = self._table.top_cell(cells["top"])
+                    results[row.number - 1].append(cells)
+        return results
 
 
 class Generator(_Step):
@@ -346,8 +342,8 @@ class Generator(_Step):
         if row.text is None:
             return row
         if not isinstance(number, int) or number < 1:
-            return replace(row, text=None, problem=f"{self._line_column!r} is not an integer from 1 up: {number!r}")
-        return replace(row, number=number)
+            return row._replace(text=None, problem=f"{self._line_column!r} is not an integer from 1 up: {number!r}")
+        return row._replace(number=number)
 
 
 def _generated(text: GeneratedText) -> Cells:

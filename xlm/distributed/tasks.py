@@ -27,7 +27,7 @@ from xlm.scoring.layout import Layout
 from xlm.scoring.options import ScoringOptions
 from xlm.scoring.scorer import Scorer
 from xlm.scoring.signature import ModelSource, Signature
-from xlm.scoring.table import ScoreTable, laid_out_lines, scored_lines
+from xlm.scoring.table import ScoreTable, scored_lines
 from xlm.tokenizer.batches import written_lines
 from xlm.tokenizer.tokenizer import XLMTokenizer, tokenizer_digest
 from xlm.translation.table import TranslationTable, translated_lines
@@ -175,6 +175,7 @@ class ScoreTask(Task):
     def identity(self) -> dict[str, Any]:
         """See ``Task``."""
         signature, _ = self._load(self.model.here())
+        layout = {**asdict(self._layout), "group_by": [*self._layout.group_by]}
         return {
             **self.model.identity(signature),
             "by": self.table.unit,
@@ -183,7 +184,7 @@ class ScoreTask(Task):
             "batch_size": self.options.batch_size,
             "batch_tokens": self.options.batch_tokens,
             **({"top": self.options.top} if self.options.top else {}),
-            **({} if self._is_plain else {"layout": {**asdict(self._layout), "group_by": [*self._layout.group_by]}}),
+            **({} if self._layout.is_plain and not self.whole else {"layout": layout}),
         }
 
     def start(self, identity: Mapping[str, Any]) -> Compute:
@@ -206,15 +207,11 @@ class ScoreTask(Task):
     @property
     def groups(self) -> Groups | None:
         """See ``Task``."""
-        return None if self._is_plain else self._layout.groups_of_file
+        return self._layout.groups_of_file
 
     @property
     def _layout(self) -> Layout:
         return self.layout or Layout(lang=self.model.lang)
-
-    @property
-    def _is_plain(self) -> bool:
-        return self._layout.is_plain and not self.whole
 
     def _load(self, model: WorkerModel) -> tuple[Signature, Scorer]:
         pair = model.open(offsets=self.table.unit not in ("sentence", "token"), signed=True)
@@ -222,10 +219,7 @@ class ScoreTask(Task):
         return pair.signature(**self._layout.signature_fields(scorer), unit=self.table.log_unit), scorer
 
     def _compute(self, scorer: Scorer, window: Sequence[Row], file: int) -> WindowOutput:
-        if self._is_plain:
-            lines = scored_lines(scorer, window, self.table)
-        else:
-            lines = laid_out_lines(scorer, window, self.table, self._layout)
+        lines = scored_lines(scorer, window, self.table, self._layout)
         # The table has the reasons for problems in its column status.
         counts = Counter(tokens=lines.tokens, **lines.counts)
         return WindowOutput(data=lines.data, problems=lines.problems, counts=counts)

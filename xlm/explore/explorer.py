@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import secrets
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -26,10 +25,11 @@ from xlm.explore.requests import (
 )
 from xlm.model.lm import XLMWithLMHeadModel
 from xlm.scoring.figure import picture_of
-from xlm.scoring.layout import Layout
+from xlm.scoring.layout import Layout, Output, TextScore
 from xlm.scoring.options import ScoringOptions
 from xlm.scoring.scorer import Scorer, SentenceScore
 from xlm.scoring.table import ScoreTable, token_cells
+from xlm.scoring.text import Text
 from xlm.tokenizer.incremental_detokenizer import IncrementalDetokenizer, prompt_ids
 from xlm.tokenizer.pipeline import PRESETS
 from xlm.tokenizer.tokenizer import XLMTokenizer
@@ -107,7 +107,8 @@ class Explorer:
         Returns:
             ``lines``, each with its ``words``, the space ``after`` the last word, and ``end``, the closing token, which
             is ``None`` for a line without words; the total ``logprob`` in nats; the total number of ``tokens``; the
-            largest number of ``windows`` of a line. A word has the space ``before`` it, its ``text`` and its
+            largest number of ``windows`` of a line; the numbers of the lines that plainly hold ``several`` sentences. A
+            word has the space ``before`` it, its ``text`` and its
             ``tokens``. A token has ``token``, ``logprob`` (nats), ``rank`` (from 1), ``entropy`` (nats), ``top`` (pairs
             of a token and its log-probability, best first) and ``unknown`` (whether it is ``<unk>``).
 
@@ -116,6 +117,7 @@ class Explorer:
             LanguageError: The model lacks the language.
             TooLargeError: The text has too many tokens.
         """
+        scorer = self._scorer(request)
         scored = self._with_words(request, ScoringOptions(ranks=True, entropies=True, top=request.top))
         return {
             "lang": request.lang,
@@ -127,6 +129,7 @@ class Explorer:
             "logprob": math.fsum(result.logprob for result in scored.values()),
             "tokens": sum(len(result.tokens) for result in scored.values()),
             "windows": max((result.windows for result in scored.values()), default=1),
+            "several": [n for n, result in scored.items() if scorer.holds_sentences(Text(result.text, result.lang))],
         }
 
     def table(self, request: ExportRequest) -> bytes:
@@ -139,9 +142,9 @@ class Explorer:
         rows = [
             Row(file="", number=n, text=text, problem=problem) for n, (text, problem) in enumerate(checked, start=1)
         ]
-        results = self._scored(request, rows, ScoringOptions())
-        table = ScoreTable(unit="word", format="tsv", bits=request.unit == "bits")
-        lines = [line for row in rows if row.number in results for line in table.lines(row, results[row.number])]
+        table = ScoreTable(unit="word", format="tsv", log_unit=request.unit)
+        texts = self._scored(request, rows, ScoringOptions(), table.cells_of)
+        lines = [table.line(cells) for text in texts for _, cells in table.rows(text)]
         return (table.header + "".join(lines)).encode()
 
     def picture(self, request: ExportRequest) -> bytes:
@@ -215,46 +218,54 @@ class Explorer:
         rows = [
             Row(file="", number=n, text=line, problem=None) for n, line in lines if request.documents or line.strip()
         ]
-        return {n: result for n, result in self._scored(request, rows, options).items() if result is not None}
+        texts = self._scored(request, rows, options, lambda result: [{}])
+        return {text.rows[0][0].number: text.result for text in texts if isinstance(text.result, SentenceScore)}
 
     def _scored(
-        self, request: LinesRequest, rows: Sequence[Row], options: ScoringOptions
-    ) -> dict[int, SentenceScore | None]:
-        """Return the scores of lines, by their numbers from 1, except for the lines between documents.
+        self, request: LinesRequest, rows: Sequence[Row], options: ScoringOptions, output: Output
+    ) -> list[TextScore]:
+        """Return the scores of lines, except for the lines between documents.
 
         Args:
             request: The request.
             rows: Lines of its text. One with a problem has no scores.
             options: The options.
+            output: As for ``Layout.scores``.
 
         Raises:
             TooLargeError: There are too many tokens.
             XLMError: A line cannot be scored.
         """
-        scorer = Scorer(self._model, self._tokenizer(request), lang=request.lang, options=options)
+        scorer = self._scorer(request, options)
         # The first line of a document is the first of all, or stands behind a blank one.
         before = ["", *request.text.split("\n")]
         prefixes = {
             row.number: request.prefix if not (request.documents and before[row.number - 1].strip()) else ""
             for row in rows
         }
-        texts = [request.prefix, *(row.text or "" for row in rows)]
-        of_prefix, *of_lines = [len(scorer.encode(text, where="text")) - 2 for text in texts]
+        encoded = [scorer.encode(text, where="text") for text in (request.prefix, *(row.text or "" for row in rows))]
+        of_prefix, *of_lines = [len(ids) - 2 for ids in encoded]
         count = sum(of_lines) + of_prefix * sum(map(bool, prefixes.values()))
         if count > self.limits.tokens:
             raise TooLargeError(
                 "the text is too long", where="text", found=f"{count:,} tokens", limit=self.limits.tokens
             )
 
-        rows = [replace(row, cells={"prefix": prefixes[row.number]}) for row in rows]
-        layout = Layout(lang=request.lang, documents=request.documents, prefix="prefix")
-        groups = list(layout.groups(rows))
-        results: dict[int, SentenceScore | None] = {}
-        for row, _, result, _ in layout.scores(scorer, groups, lambda result: [{}]):
-            if isinstance(result, XLMError):
-                raise result
-            results[row.number] = result
-        return results
+        languages = dict(enumerate(request.languages.split("\n"), start=1))
+        rows = [
+            row._replace(cells={"prefix": prefixes[row.number], "languages": languages.get(row.number)}) for row in rows
+        ]
+        layout = Layout(lang=request.lang, documents=request.documents, prefix="prefix", languages="languages")
+        texts = list(layout.scores(scorer, list(layout.groups(rows)), output))
+        for text in texts:
+            if isinstance(text.result, XLMError):
+                text.result.where = f"line {text.rows[0][0].number}"
+                raise text.result
+        return texts
+
+    def _scorer(self, request: TextRequest, options: ScoringOptions | None = None) -> Scorer:
+        tokenizer = self._tokenizer(request)
+        return Scorer(self._model, tokenizer, lang=request.lang, options=options, warns_of_sentences=False)
 
     def _tokenizer(self, request: TextRequest) -> XLMTokenizer:
         self._check_language(request.lang)

@@ -85,14 +85,18 @@ class LinesRequest(TextRequest):
 
     Attributes:
         documents: Whether each line is scored given the lines before it, up to a blank one.
+        languages: For each line of the text, a line with its language, or with the languages of its words, those of the
+            prefix first, with blanks between them. An empty or missing one stands for ``lang``.
     """
 
     CHECKS: ClassVar = {
         **TextRequest.CHECKS,
         "documents": ("true or false", lambda value: isinstance(value, bool)),
+        "languages": ("a string", lambda value: isinstance(value, str)),
     }
 
     documents: bool = False
+    languages: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,10 +195,10 @@ def read_request(cls: type[_Request], body: bytes, limits: Limits) -> _Request:
             expected="; ".join(f"{key[:40]}: {expected}" for key, expected in list(wrong.items())[:_MOST_NAMED]),
         )
     request = cls(**values)
-    for name in ("text", "prefix"):
-        if (length := len(getattr(request, name))) > limits.characters:
+    for name, are in (("text", "is"), ("prefix", "is"), ("languages", "are")):
+        if (length := len(getattr(request, name, ""))) > limits.characters:
             found = f"{length:,} characters"
-            raise TooLargeError(f"the {name} is too long", where=name, found=found, limit=limits.characters)
+            raise TooLargeError(f"the {name} {are} too long", where=name, found=found, limit=limits.characters)
     bounds = {"top": (0, limits.alternatives), "max_new_tokens": (1, limits.new_tokens), "seed": (0, 2**53 - 1)}
     for name, (low, high) in bounds.items():
         value = getattr(request, name, None)

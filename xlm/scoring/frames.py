@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -13,19 +12,10 @@ from xlm.corpus.formats import checked_text
 from xlm.corpus.read_ahead import windows
 from xlm.corpus.rows import Row
 from xlm.errors import InputError
-from xlm.scoring.layout import Layout
+from xlm.scoring.layout import Cells, Layout, Output
 from xlm.scoring.options import ScoringKeywords, ScoringOptions, shows_scoring_options
 from xlm.scoring.scorer import Scorer, SentenceScore
-from xlm.scoring.table import (
-    UNITS,
-    ScoreTable,
-    cells_of,
-    cells_of_unit,
-    check_unit,
-    further_cells,
-    results_of,
-    status_of,
-)
+from xlm.scoring.table import UNITS, ScoreTable, check_unit
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -35,9 +25,6 @@ if TYPE_CHECKING:
 
 _PLACE_OPTIONS = ("ranks", "entropies", "top")
 """Options that say something about one place in a text."""
-
-_Scores = Iterator[tuple[int, Mapping[str, Any]]]
-"""The index of a row of the frame, and the scores in a row of output, by column."""
 
 
 def is_frame(texts: object) -> bool:
@@ -152,36 +139,30 @@ def score_frame(
             found=", ".join(map(repr, taken)),
             remedy="rename it, or score the column alone: score_frame(..., frame[column])",
         )
+    output = partial(_words_of, table) if is_plain and by == "word" else table.cells_of
     with bar:
-        scored = _plain if is_plain else _laid_out
-        rows = list(scored(scorer, source, layout, table, bar))
+        rows = list(_scores(scorer, source, layout, table, output, bar))
     columns = {name: [scores.get(name) for _, scores in rows] for name in new}
     return source.scored([place for place, _ in rows], columns, table.columns)
 
 
-def _plain(scorer: Scorer, source: _Source, layout: Layout, table: ScoreTable, bar: ProgressBar) -> _Scores:
-    """Yield the scores of rows that are texts by themselves."""
-    for window in bar.groups(windows(_rows(source, layout.text))):
-        for row, result in zip(window, results_of(scorer, window), strict=True):
-            cells: Sequence[dict[str, Any]] = ()
-            if isinstance(result, SentenceScore):
-                by_word = table.unit == "word"
-                cells = further_cells(result, "word")[: len(result.words)] if by_word else cells_of(result, table.unit)
-            for each in cells or [{}]:
-                yield row.number - 1, {**table.in_unit(each), "status": status_of(row, result)}
-
-
-def _laid_out(scorer: Scorer, source: _Source, layout: Layout, table: ScoreTable, bar: ProgressBar) -> _Scores:
-    """Yield the scores of rows that make up texts or documents."""
+def _scores(
+    scorer: Scorer, source: _Source, layout: Layout, table: ScoreTable, output: Output, bar: ProgressBar
+) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """Yield the scores in each row of output, by column, with the index of the row of the frame."""
     values = {name: source.values(name) for name in layout.columns}
     rows = [
-        replace(row, cells={name: of_rows[row.number - 1] for name, of_rows in values.items()})
+        row._replace(cells={name: of_rows[row.number - 1] for name, of_rows in values.items()})
         for row in _rows(source, layout.text)
     ]
-    output = partial(cells_of_unit, table)
     for window in bar.groups(windows(rows, groups=layout.groups_of_file)):
-        for row, cells, result, _ in layout.scores(scorer, list(layout.groups(window)), output):
-            yield row.number - 1, table.further(row, cells, result)
+        for text in layout.scores(scorer, list(layout.groups(window)), output):
+            for row, cells in table.rows(text):
+                yield row.number - 1, cells
+
+
+def _words_of(table: ScoreTable, result: SentenceScore) -> Sequence[Cells]:
+    return table.cells_of(result)[: len(result.words)]
 
 
 def _check_column(column: object, columns: Sequence[object]) -> None:

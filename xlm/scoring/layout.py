@@ -22,23 +22,21 @@ _MOST_LABELS = 1 << 20
 """Number of different labels after which no more are remembered, so that memory stays bounded."""
 
 Cells = dict[str, Any]
+Output = Callable[[SentenceScore], Sequence[Cells]]
+"""Returns the cells of each row of output of a text."""
 
 
-class RowScore(NamedTuple):
-    """A row of output.
+class TextScore(NamedTuple):
+    """The scores of a text.
 
     Attributes:
-        row: The input row that it belongs to.
-        cells: Its scores by column; empty if there are none.
-        result: The scores of the whole text, or the error that prevents scoring; ``None`` if the input row has a
-            problem.
-        first: Whether it is the first row of output of its text.
+        result: The scores of the whole text, or the error that prevents scoring; ``None`` if its row has a problem.
+        rows: Each row of output: the input row that it belongs to, and its scores by column, which are empty if there
+            are none.
     """
 
-    row: Row
-    cells: Cells
     result: SentenceScore | XLMError | None
-    first: bool
+    rows: list[tuple[Row, Cells]]
 
 
 class _Placed(NamedTuple):
@@ -168,7 +166,9 @@ class Layout:
             rows: Rows of one file, in order.
         """
         columns = self._document_columns or self.group_by
-        alone = not (columns or self.documents)
+        if not columns and not self.documents:
+            yield from ([row] for row in rows)  # at once: the next row may not be typed yet
+            return
         group: list[Row] = []
         unknown = last = object()
         label_of = _labels_in(columns)
@@ -179,9 +179,6 @@ class Layout:
                     yield group
                     group = []
                 last = key
-            elif alone and group:
-                yield group
-                group = []
             group.append(row)
             if self.documents and self._is_separator(row):
                 yield group
@@ -258,14 +255,14 @@ class Layout:
         self,
         scorer: Scorer,
         groups: Sequence[Sequence[Row]],
-        output: Callable[[SentenceScore], Sequence[Cells]],
-    ) -> Iterator[RowScore]:
-        """Yield the rows of output in order: at least one for each row, except for those that separate documents.
+        output: Output,
+    ) -> Iterator[TextScore]:
+        """Yield the scores of each text in order. Each row has at least one row of output, except between documents.
 
         Args:
             scorer: Model, tokenizer and options.
             groups: Rows as ``groups`` divides them, which are scored together.
-            output: Returns the cells of each row of output of a text, unless each row is a word.
+            output: Not used if each row is a word.
         """
         texts = [None if any(row.text is None for row in group) else self._texts(group) for group in groups]
         documents = [[placed.text for placed in each] for each in texts if each is not None]
@@ -277,15 +274,12 @@ class Layout:
                 error = InputError(f"row {number}, which belongs to the same group, cannot be read")
                 for row in group:
                     if not self._is_separator(row):
-                        yield RowScore(row, {}, None if row.text is None else error, True)
+                        yield TextScore(None if row.text is None else error, [(row, {})])
                 continue
             result = next(results)
             for place, placed in enumerate(its_texts):
                 sentence = result if isinstance(result, XLMError) else finite(result[place])
-                first = True
-                for row, cells in rows_of(placed, sentence):
-                    yield RowScore(row, cells, sentence, first)
-                    first = False
+                yield TextScore(sentence, list(rows_of(placed, sentence)))
 
     def _is_separator(self, row: Row) -> bool:
         return self.documents and row.text is not None and not row.text.strip()
@@ -337,7 +331,7 @@ class Layout:
 
     def _rows_of_text(
         self,
-        output: Callable[[SentenceScore], Sequence[Cells]],
+        output: Output,
         placed: _Placed,
         result: SentenceScore | XLMError,
     ) -> Iterator[tuple[Row, Cells]]:
@@ -354,7 +348,7 @@ class Layout:
             yield from ((row, {}) for row in placed.rows)
         elif self.regions is None:
             for number, (row, word) in enumerate(zip(placed.rows, result.words, strict=True), start=1):
-                cells = span_cells(word)
+                cells = word._asdict()
                 cells["word_number"] = number
                 yield row, cells
         else:
@@ -363,49 +357,24 @@ class Layout:
             by_region = itertools.groupby(triples, lambda triple: triple[0])
             for number, (_, region) in enumerate(by_region, start=1):
                 _, own_rows, words = zip(*region, strict=True)
-                yield own_rows[0], {"region_number": number, **_sum(list(map(span_cells, words)))}
+                yield own_rows[0], {"region_number": number, **_sum(words)}
 
 
-def span_cells(word: WordScore) -> Cells:
-    """Return the cells of a word or region."""
-    return {
-        "start": word.start,
-        "end": word.end,
-        "tokens": word.tokens,
-        "surprisal": word.surprisal,
-        "surprisal_without_punctuation": word.surprisal_without_punctuation,
-        "unknown": word.unknown,
-        **cells_of_place(word),
-    }
-
-
-def cells_of_place(word: WordScore) -> Cells:
-    """Return the cells of a word or region that are about its first token."""
-    return {
-        "rank": word.rank,
-        "entropy": word.entropy,
-        "entropy_reduction": word.entropy_reduction,
-        "top": word.top,
-    }
-
-
-def _sum(words: Sequence[Cells]) -> Cells:
-    """Return the cells of the region that words make up, from their cells."""
-    with_tokens = [word for word in words if word["tokens"]] or words[:1]
+def _sum(words: Sequence[WordScore]) -> Cells:
+    """Return the cells of the region that words make up."""
+    with_tokens = [word for word in words if word.tokens] or words[:1]
     first, last = with_tokens[0], with_tokens[-1]
-    cells = {
-        **first,
-        "start": words[0]["start"],
-        "end": words[-1]["end"],
-        "tokens": sum(word["tokens"] for word in words),
-        "surprisal": sum(word["surprisal"] for word in words),
-        "unknown": any(word["unknown"] for word in words),
+    reduction = None
+    if first.entropy is not None and last.entropy is not None and last.entropy_reduction is not None:
+        reduction = first.entropy - (last.entropy - last.entropy_reduction)
+    return first._asdict() | {
+        "start": words[0].start,
+        "end": words[-1].end,
+        "tokens": sum(word.tokens for word in words),
+        "surprisal": sum(word.surprisal for word in words),
+        "unknown": any(word.unknown for word in words),
+        "entropy_reduction": reduction,
     }
-    if first["entropy"] is not None and last["entropy_reduction"] is not None:
-        cells["entropy_reduction"] = first["entropy"] - (last["entropy"] - last["entropy_reduction"])
-    else:
-        cells["entropy_reduction"] = None
-    return cells
 
 
 def _is_repeated(words: Sequence[str | None]) -> bool:

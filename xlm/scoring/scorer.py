@@ -28,8 +28,7 @@ from xlm.tokenizer.tokenizer import XLMTokenizer
 from xlm.tokenizer.vocabulary import check_vocabulary_size
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class WordScore:
+class WordScore(NamedTuple):
     """A word of the raw text, or a region of it. Unless words are given, a word is what stands between whitespace.
 
     Attributes:
@@ -130,9 +129,8 @@ class SentenceScore:
         assert self._source is not None
         spans = self._source.words
         # A token belongs to the last word that begins before it, even if it begins behind the end of that word.
-        starts = [0, *(start for start, _ in spans[1:])]
-        ends = [*starts[1:], math.inf]
-        return tuple(map(self._sum, spans, starts, ends))
+        bounds = [bisect_left(self._starts, start) for start, _ in spans[1:]]
+        return tuple(map(self._sum, spans, [0, *bounds], [*bounds, len(self._starts)]))
 
     @cached_property
     def regions(self) -> tuple[WordScore, ...]:
@@ -142,7 +140,10 @@ class SentenceScore:
             LanguageError: As for ``words``.
         """
         assert self._source is not None
-        return tuple(self._sum((start, end), start, end) for start, end in self._source.regions)
+        return tuple(
+            self._sum((start, end), bisect_left(self._starts, start), bisect_left(self._starts, end))
+            for start, end in self._source.regions
+        )
 
     @cached_property
     def _spans(self) -> list[Span]:
@@ -155,16 +156,17 @@ class SentenceScore:
     def _starts(self) -> list[int]:
         return list(accumulate((start for start, _ in self._spans), max))
 
-    def _sum(self, span: Span, start: float, end: float) -> WordScore:
-        """Return the scores of the tokens that begin from ``start`` to before ``end``."""
-        first, last = bisect_left(self._starts, start), bisect_left(self._starts, end)
-        inner_first, inner_last = first, last
-        while inner_first < inner_last and self._is_punctuation(inner_first):
-            inner_first += 1
-        while inner_first < inner_last and self._is_punctuation(inner_last - 1):
-            inner_last -= 1
+    def _sum(self, span: Span, first: int, last: int) -> WordScore:
+        """Return the scores of the tokens from ``first`` to before ``last``, which belong to a span of the text."""
+        start, end = span
+        text = self.text[start:end]
         surprisal = bare = self._surprisal(first, last)
-        if (inner_first, inner_last) != (first, last):
+        if not text.isalnum():
+            inner_first, inner_last = first, last
+            while inner_first < inner_last and self._is_punctuation(inner_first):
+                inner_first += 1
+            while inner_first < inner_last and self._is_punctuation(inner_last - 1):
+                inner_last -= 1
             bare = self._surprisal(inner_first, inner_last)
         entropy = reduction = rank = top = None
         if first < last:
@@ -173,20 +175,8 @@ class SentenceScore:
                 reduction = entropy - self.entropies[last] if last < len(self.entropies) else None
             rank = None if self.ranks is None else self.ranks[first]
             top = None if self.top is None else self.top[first]
-        return WordScore(
-            text=self.text[slice(*span)],
-            start=span[0],
-            end=span[1],
-            tokens=last - first,
-            surprisal=surprisal,
-            unknown=self.unk_token in self.tokens[first:last],
-            first=first,
-            surprisal_without_punctuation=bare,
-            entropy=entropy,
-            entropy_reduction=reduction,
-            rank=rank,
-            top=top,
-        )
+        unknown = self.unk_token in self.tokens[first:last]
+        return WordScore(text, start, end, last - first, surprisal, unknown, first, bare, entropy, reduction, rank, top)
 
     def _repr_html_(self) -> str:
         """Return the text with coloured words, which notebooks show."""
@@ -420,9 +410,13 @@ class Scorer:
                 raise
         return self._ids[lang]
 
-    def _warn_about_sentences(self, text: Text) -> None:
+    def holds_sentences(self, text: Text) -> bool:
+        """Return whether a text plainly holds several sentences."""
         lang = text.lang if isinstance(text.lang, str) else DEFAULT_LANGUAGE
-        if not self._warns or not holds_sentences(text.text, moses(self.tokenizer.pipeline.preset.dialect, lang)):
+        return holds_sentences(text.text, moses(self.tokenizer.pipeline.preset.dialect, lang))
+
+    def _warn_about_sentences(self, text: Text) -> None:
+        if not self._warns or not self.holds_sentences(text):
             return
         self._warns = False
         warn_caller(

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from xlm._io.arguments import check_choice
 from xlm.corpus.formats import import_pyarrow
 from xlm.corpus.rows import Row
-from xlm.corpus.tables import Cell, OutputLines, table_line, tsv_line
+from xlm.corpus.tables import OutputLines, table_line, tsv_line
 from xlm.errors import InputError, XLMError, warn_caller
-from xlm.scoring.layout import Layout, cells_of_place, span_cells
-from xlm.scoring.scorer import Scorer, SentenceScore, finite
+from xlm.scoring.layout import Cells, Layout, TextScore
+from xlm.scoring.scorer import Scorer, SentenceScore
 
 UNITS = ("sentence", "word", "token")
 """The units that one row of output can stand for."""
@@ -38,7 +37,6 @@ _FURTHER_COLUMNS: dict[str, dict[str, type]] = {
 }
 """Columns of tables that keep the columns of the input."""
 _OPTIONAL: dict[str, dict[str, type]] = {
-    "bits": {"bits": float},
     "ranks": {"rank": int},
     "entropies": {"entropy": float, "entropy_reduction": float},
     "top": {"top": str},
@@ -63,7 +61,6 @@ class ScoreTable:
         sentences: Whether there is a column with the number of the sentence in its row; a sentence then also has
             ``start`` and ``end``.
         log_unit: Unit of all log-probabilities, surprisals and entropies, one of ``NATS``.
-        bits: Whether a column ``bits`` follows ``logprob``: the surprisal, ``-logprob / log 2``.
         ranks: Whether there is a column with the rank of each token, or of the first one of each word.
         entropies: Whether there is a column with the entropy of each token's prediction; for words, that of the first
             token, and a column ``entropy_reduction``.
@@ -74,8 +71,8 @@ class ScoreTable:
         columns: Types of the cells by column, in order; ``status`` is the last. Kept columns have the type str.
 
     Raises:
-        InputError: There is no such unit, a kept column has the name of another one, ranks, entropies or the most
-            likely tokens are requested for sentences, or a column ``bits`` for a table in bits.
+        InputError: There is no such unit, a kept column has the name of another one, or ranks, entropies or the most
+            likely tokens are requested for sentences.
         DependencyError: The format is Parquet, and pyarrow is not installed.
     """
 
@@ -84,7 +81,6 @@ class ScoreTable:
     files: bool = False
     sentences: bool = False
     log_unit: str = "nats"
-    bits: bool = False
     ranks: bool = False
     entropies: bool = False
     top: bool = False
@@ -95,8 +91,6 @@ class ScoreTable:
         units = UNITS if self.kept is None else tuple(_FURTHER_COLUMNS)
         check_unit(self.unit, [name for name in ("ranks", "entropies", "top") if getattr(self, name)], units=units)
         check_choice("unit", tuple(NATS), unit=self.log_unit)
-        if self.bits and self.log_unit == "bits":
-            raise InputError("all numbers are in bits", where="bits", remedy="leave out the column bits")
         if self.format == "parquet":
             import_pyarrow()
         columns: dict[str, type] = {"sentence": int} if self.sentences else {}
@@ -126,48 +120,34 @@ class ScoreTable:
         """The header line, with its line end; empty for formats without a header."""
         return tsv_line(self.columns) if self.format == "tsv" else ""
 
-    def lines(self, row: Row, result: SentenceScore | XLMError | None) -> Iterator[str]:
-        """Yield the output lines of one input row, with line ends; arguments as for ``cells``.
-
-        For Parquet, they are lines that ``write_parquet`` reads.
-        """
-        for cells in self.cells(row, result):
-            yield self.line(cells)
-
     def line(self, cells: Mapping[str, Any]) -> str:
-        """Return one line of output, with its end; a missing cell is empty."""
+        """Return one line of output, with its end; a missing cell is empty. For Parquet, ``write_parquet`` reads it."""
         if cells.get("top") is not None and self.top:
-            top = [[token, round(logprob, 6)] for token, logprob in cells["top"]]
-            cells = {**cells, "top": top if self.format == "jsonl" else json.dumps(top, ensure_ascii=False)}
+            cells = {**cells, "top": self.top_cell(cells["top"])}
         return table_line(self.columns, cells, format=self.format, exact=self.kept or ())
 
-    def cells(self, row: Row, result: SentenceScore | XLMError | None) -> Iterator[dict[str, Cell]]:
-        """Yield the output rows of one input row, each as cells by column; with the unit ``sentence``, there is one.
+    def top_cell(self, top: Iterable[tuple[str, float]]) -> Any:
+        """Return the most likely tokens and their log-probabilities as they are written: as JSON, with six decimals."""
+        pairs = [[token, round(logprob, 6)] for token, logprob in top]
+        return pairs if self.format == "jsonl" else json.dumps(pairs, ensure_ascii=False)
 
-        Args:
-            row: The input row.
-            result: The row's scores or the error that prevents scoring; ``None`` if the row itself has a problem.
-        """
-        shared: dict[str, Cell] = {"file": row.file, "line": row.number, "status": status_of(row, result)}
-        result_cells = cells_of(result, self.unit) if isinstance(result, SentenceScore) else [{"text": row.text}]
-        for cells in result_cells:
-            yield {**self.in_unit(cells), **self._bits(cells), **shared}
+    def cells_of(self, result: SentenceScore) -> list[Cells]:
+        """Return the scores in each row of output of a text, by the names of the table's columns."""
+        return cells_of(result, self.unit) if self.kept is None else further_cells(result, self.unit)
 
-    def further(self, row: Row, cells: dict[str, Any], result: SentenceScore | XLMError | None) -> dict[str, Any]:
-        """Complete and return the cells of one row of output, but for the kept ones.
-
-        Args:
-            row: The input row.
-            cells: Its scores, as ``Layout.scores`` yields them.
-            result: As for ``cells``.
-        """
-        cells = self.in_unit(cells)
-        if self.bits:
-            cells.update(self._bits(cells))
-        if self.files:
-            cells["file"] = row.file
-        cells["line"], cells["status"] = row.number, status_of(row, result)
-        return cells
+    def rows(self, text: TextScore) -> Iterator[tuple[Row, Cells]]:
+        """Yield each row of output of a text, with all of its cells but the kept ones, and its input row."""
+        status = status_of(text.result)
+        for row, cells in text.rows:
+            if not cells and self.kept is None:
+                cells["text"] = row.text
+            if self.log_unit != "nats":
+                self._convert(cells)
+            if self.files:
+                cells["file"] = row.file
+            cells["line"] = row.number
+            cells["status"] = status if row.problem is None else f"error: {row.problem}"
+            yield row, cells
 
     def kept_cells(self, row: Row) -> dict[str, Any]:
         """Return the kept cells of a row of the input as they are written."""
@@ -180,19 +160,12 @@ class ScoreTable:
                 kept[name] = written(cell)
         return kept
 
-    def in_unit(self, cells: dict[str, Any]) -> dict[str, Any]:
-        """Return scores in the table's unit, from those in nats."""
-        if self.log_unit == "nats":
-            return cells
+    def _convert(self, cells: Cells) -> None:
+        """Convert scores from nats to the table's unit."""
         nats = NATS[self.log_unit]
-        converted = {name: cells[name] / nats for name in _LOGARITHMS if cells.get(name) is not None}
+        cells |= {name: cells[name] / nats for name in _LOGARITHMS if cells.get(name) is not None}
         if cells.get("top") is not None:
-            converted["top"] = tuple((token, logprob / nats) for token, logprob in cells["top"])
-        return {**cells, **converted}
-
-    def _bits(self, cells: Mapping[str, Any]) -> dict[str, float]:
-        logprob = -cells["surprisal"] if "surprisal" in cells else cells.get("logprob")
-        return {"bits": (0.0 - logprob) / math.log(2)} if self.bits and isinstance(logprob, float) else {}
+            cells["top"] = tuple((token, logprob / nats) for token, logprob in cells["top"])
 
     def arrow_fields(self, kept: Mapping[str, type] | None = None) -> list[tuple[str, Any]]:
         """Return each column with its Arrow type.
@@ -213,7 +186,7 @@ class ScoreTable:
         A kept column holds ints, floats or bools if all of its cells are such, else text.
 
         Args:
-            lines: A file with the lines that the method ``lines`` yields.
+            lines: A file with the lines that the method ``line`` returns.
             target: The file to write.
             metadata: Written to the file's schema.
 
@@ -285,31 +258,8 @@ def check_unit(unit: object, options: Sequence[str] = (), *, units: Sequence[str
         )
 
 
-def scored_lines(scorer: Scorer, window: Sequence[Row], table: ScoreTable) -> OutputLines:
+def scored_lines(scorer: Scorer, window: Sequence[Row], table: ScoreTable, layout: Layout) -> OutputLines:
     """Return the output lines of some rows. Every row has lines, in order, even a row that cannot be scored.
-
-    Args:
-        scorer: Model, tokenizer and options.
-        window: Rows, which are scored together.
-        table: The table to write.
-
-    Raises:
-        LanguageError: The tokenizer does not have the language, or cannot split it into words.
-    """
-    lines: list[str] = []
-    problems = tokens = unknown = 0
-    for row, result in zip(window, results_of(scorer, window), strict=True):
-        lines += table.lines(row, result)
-        if isinstance(result, SentenceScore):
-            tokens += len(result.tokens)
-            unknown += result.unknown
-        else:
-            problems += 1
-    return OutputLines("".join(lines).encode("utf-8"), problems, tokens, {"unknown": unknown})
-
-
-def laid_out_lines(scorer: Scorer, window: Sequence[Row], table: ScoreTable, layout: Layout) -> OutputLines:
-    """Return the output lines of rows that make up documents, or whose columns are kept.
 
     Args:
         scorer: Model, tokenizer and options.
@@ -318,7 +268,7 @@ def laid_out_lines(scorer: Scorer, window: Sequence[Row], table: ScoreTable, lay
         layout: How the rows make up texts.
 
     Raises:
-        LanguageError: As for ``scored_lines``.
+        LanguageError: The tokenizer does not have the language, or cannot split it into words.
     """
     if table.kept is not None:
         keys = set().union(*(row.cells for row in window if row.cells is not None))
@@ -327,47 +277,27 @@ def laid_out_lines(scorer: Scorer, window: Sequence[Row], table: ScoreTable, lay
             warn_caller(f"keys that the first row of the file lacks are dropped: {names}")
     lines: list[str] = []
     problems = tokens = unknown = 0
-    for row, cells, result, first in layout.scores(scorer, list(layout.groups(window)), partial(cells_of_unit, table)):
-        of_input = table.kept_cells(row) if table.kept is not None else {} if cells else {"text": row.text}
-        cells = table.further(row, cells, result)
-        # Kept cells come last, as a kept column may have a name that this table does not use, such as file.
-        cells.update(of_input)
-        lines.append(table.line(cells))
-        if isinstance(result, SentenceScore):
-            if first:
-                tokens += len(result.tokens)
-                unknown += result.unknown
+    for text in layout.scores(scorer, list(layout.groups(window)), table.cells_of):
+        for row, cells in table.rows(text):
+            # Kept cells come last, as a kept column may have a name that this table does not use, such as file.
+            cells.update(table.kept_cells(row))
+            lines.append(table.line(cells))
+        if isinstance(text.result, SentenceScore):
+            tokens += len(text.result.tokens)
+            unknown += text.result.unknown
         else:
-            problems += 1
+            problems += len(text.rows)
     # Half surrogate pairs, which UTF-8 cannot hold, become question marks; only kept cells can have them.
     return OutputLines("".join(lines).encode("utf-8", "replace"), problems, tokens, {"unknown": unknown})
 
 
-def cells_of_unit(table: ScoreTable, result: SentenceScore) -> list[dict[str, Any]]:
-    """Return the cells of each row of output of a text, by the names of a table's columns."""
-    return cells_of(result, table.unit) if table.kept is None else further_cells(result, table.unit)
-
-
-def results_of(scorer: Scorer, window: Sequence[Row]) -> list[SentenceScore | XLMError | None]:
-    """Return the scores of each row, or the error that prevents scoring; ``None`` if the row itself has a problem.
-
-    Arguments and errors are those of ``scored_lines``.
-    """
-    results = iter(scorer.score_window([row.text for row in window if row.text is not None]))
-    scores = (finite(result) if isinstance(result, SentenceScore) else result for result in results)
-    return [None if row.text is None else next(scores) for row in window]
-
-
-def status_of(row: Row, result: SentenceScore | XLMError | None) -> str:
-    """Return the cell ``status`` of one input row; arguments as for ``ScoreTable.cells``."""
-    if row.problem is not None:
-        return f"error: {row.problem}"
+def status_of(result: SentenceScore | XLMError | None) -> str:
+    """Return the cell ``status`` of the rows of a text, as far as the rows themselves have no problem."""
     if isinstance(result, XLMError):
         return f"error: {result.in_short}"
-    assert result is not None
-    if result.windows > 1:
+    if result is not None and result.windows > 1:
         return f"long: {result.windows} windows"
-    return "ok" if result.text.strip() else "empty"
+    return "ok" if result is None or result.text.strip() else "empty"
 
 
 def cells_of(result: SentenceScore, unit: str) -> list[dict[str, Any]]:
@@ -385,16 +315,7 @@ def cells_of(result: SentenceScore, unit: str) -> list[dict[str, Any]]:
         return [{"tokens": tokens, "logprob": result.logprob, "unknown": result.unknown, "text": text}]
     if unit == "word":
         words = [
-            {
-                "word": number,
-                "start": word.start,
-                "end": word.end,
-                "tokens": word.tokens,
-                "logprob": 0.0 - word.surprisal,
-                "unknown": word.unknown,
-                "text": word.text,
-                **cells_of_place(word),
-            }
+            {"word": number, "logprob": 0.0 - word.surprisal, **word._asdict()}
             for number, word in enumerate(result.words, start=1)
         ]
         return [*words, {"word": len(words) + 1, **_closing_cells(result)}] if result.closing else words
@@ -409,11 +330,11 @@ def further_cells(result: SentenceScore, unit: str) -> list[dict[str, Any]]:
         unit: One of ``UNITS``, or ``region``.
     """
     if unit == "region":
-        return [{"region_number": number, **span_cells(each)} for number, each in enumerate(result.regions, start=1)]
+        return [{"region_number": number, **each._asdict()} for number, each in enumerate(result.regions, start=1)]
     if unit != "word":
         return [{**cells, "surprisal": 0.0 - cells["logprob"]} for cells in cells_of(result, unit)]
     words: list[dict[str, Any]] = [
-        {"word_number": number, "word": word.text, **span_cells(word)}
+        {"word_number": number, "word": word.text, **word._asdict()}
         for number, word in enumerate(result.words, start=1)
     ]
     if result.closing:

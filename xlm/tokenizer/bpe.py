@@ -10,6 +10,7 @@ Source: Sennrich, Haddow and Birch (2016), "Neural Machine Translation of Rare W
 from __future__ import annotations
 
 import heapq
+from array import array
 from collections.abc import Container, Sequence
 from pathlib import Path
 
@@ -21,8 +22,6 @@ from xlm.tokenizer.vocabulary import END_OF_WORD, SPECIAL_TOKENS, Vocabulary
 
 Merges = tuple[tuple[str, str], ...]
 """Pairs of pieces, best first, in ``</w>`` notation."""
-
-_LAST = 1 + len(END_OF_WORD)  # length of a piece that is one character followed by END_OF_WORD
 
 
 class BPE:
@@ -38,9 +37,12 @@ class BPE:
         merges: The argument ``merges``.
         vocabulary: The argument ``vocabulary``.
         ranks: The rank of each merge, from 0 for the best.
-        piece_ranks: For each merged piece, the rank of the merge that produces it; in the order of the ranks.
+        piece_ranks: For each merged piece, the rank of the last merge that produces it; in the order of the ranks.
+        part_ranks: For each merge, the ranks of the merges that produce its left and its right part. For a part that is
+            a character, ``-1 - 2 * ord(character)``, and one less at the end of a word.
         learnt: Whether BPE learning could have produced the merges: each part of a pair is a single character or the
-            result of an earlier merge, and no two merges produce the same piece.
+            result of an earlier merge, no two merges produce the same piece, and none produces a piece that looks like
+            a single character at the end of a word.
     """
 
     def __init__(self, merges: Sequence[tuple[str, str]], vocabulary: Container[str] | None = None) -> None:
@@ -48,13 +50,21 @@ class BPE:
         self.vocabulary = vocabulary
         self.ranks = {merge: rank for rank, merge in enumerate(merges)}
         self.piece_ranks: dict[str, int] = {}
+        self.part_ranks = array("i"), array("i")
         self.learnt = True
+        rank_of, (left_ranks, right_ranks) = self.piece_ranks.get, self.part_ranks
         for rank, (left, right) in enumerate(merges):
-            is_made_before = (len(left) == 1 or left in self.piece_ranks) and (
-                len(right) == 1 or right in self.piece_ranks or (len(right) == _LAST and right.endswith(END_OF_WORD))
-            )
-            if not is_made_before or self.piece_ranks.setdefault(left + right, rank) != rank:
-                self.learnt = False
+            piece = left + right
+            if (left_rank := rank_of(left)) is None:
+                left_rank = ~(2 * ord(left[:1] or "\0"))
+                self.learnt &= len(left) == 1
+            if (right_rank := rank_of(right)) is None:
+                right_rank = ~(2 * ord(right[:1] or "\0") + (len(right) > 1))
+                self.learnt &= len(right) == 1 or _is_last_character(right)
+            left_ranks.append(left_rank)
+            right_ranks.append(right_rank)
+            self.learnt &= piece not in self.piece_ranks and not _is_last_character(piece)
+            self.piece_ranks[piece] = rank
 
     def split(self, word: str) -> list[str]:
         """Return the pieces of a word, the last one ending in ``</w>``.
@@ -123,6 +133,10 @@ class BPE:
             else:
                 waiting += reversed(self.merges[rank])
         return parts
+
+
+def _is_last_character(piece: str) -> bool:
+    return len(piece) == 1 + len(END_OF_WORD) and piece.endswith(END_OF_WORD)
 
 
 def characters_of(word: str) -> list[str]:

@@ -718,7 +718,7 @@ class XLMTokenizer:
         return ([(0, 0), *spans, (0, 0)], [None, *numbers, None]) if add_special_tokens else (spans, numbers)
 
     def _encode_each(self, texts: Sequence[str], *, lang: str | None, add_special_tokens: bool) -> RaggedArray:
-        rows = self._pipeline_for("", lang).ids_of_each(texts, lang)
+        rows = ids_of_texts(self, texts, lang=lang)
         return rows.between(self.bos_token_id, self.sep_token_id) if add_special_tokens else rows
 
     def _longest(self, max_length: int | None) -> int:
@@ -865,6 +865,17 @@ class XLMTokenizer:
                 remedy="add the token first: add_tokens",
             )
         return index
+
+
+def ids_of_texts(tokenizer: XLMTokenizer, texts: Sequence[str], *, lang: str | None) -> RaggedArray:
+    """Return the ids of texts, without special tokens, as one array, in which ``encode_batch`` computes them.
+
+    Args:
+        tokenizer: The tokenizer.
+        texts: Texts that were checked to be str, at most some ten thousand.
+        lang: As for ``encode_batch``.
+    """
+    return tokenizer._pipeline_for("", lang).ids_of_each(texts, lang)
 
 
 def tokenizer_digest(tokenizer: XLMTokenizer) -> str:

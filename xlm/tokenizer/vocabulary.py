@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from json.encoder import encode_basestring
@@ -29,6 +30,7 @@ _CONTINUES = "@@"
 _PADDING = 128
 """Vocabularies are usually padded to a multiple of at most this number. If model and tokenizer differ by less in size,
 there is no warning."""
+_SURROGATE = re.compile("[\ud800-\udfff]").search
 _SKIPPED_SHOWN = 5  # maximum number of skipped lines that the warning names
 
 
@@ -270,11 +272,13 @@ def _check_tokens(tokens: Sequence[str], name_id: Callable[[int], str]) -> None:
                 expected=f"id {index} is {expected!r}",
                 remedy="use the vocabulary of an XLM model",
             )
+    if {*map(type, tokens)} == {str} and not _SURROGATE("".join(tokens)):
+        return
     for index, token in enumerate(tokens):
         if not isinstance(token, str):
             raise VocabularyError("a token is not a str", where=name_id(index), found=shown(token), expected="str")
         # JSON can hold lone surrogates, but UTF-8 cannot.
-        if not token.isascii() and any("\ud800" <= character <= "\udfff" for character in token):
+        if _SURROGATE(token):
             raise VocabularyError(
                 "a token cannot be written as UTF-8",
                 where=name_id(index),

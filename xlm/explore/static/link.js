@@ -9,6 +9,7 @@ const method = (name) => document.querySelector(`input[name=method][value=${name
 // Returns the state as the text of a fragment.
 export function stateOf(text, readings) {
   const state = new URLSearchParams({ text, prefix: $("prefix").value, documents: $("documents").checked });
+  state.set("languages", $("languages").value);
   for (const { lang, preset } of readings) {
     state.append("lang", lang.value);
     state.append("preset", preset.value);
@@ -36,6 +37,7 @@ export function restored(model) {
 function restoreControls(state) {
   $("prefix").value = state.get("prefix") ?? "";
   $("documents").checked = state.get("documents") === "true";
+  $("languages").value = state.get("languages") ?? "";
   for (const id of CONTROLS.filter((name) => state.has(name))) {
     const value = $(id).value;
     $(id).value = state.get(id);

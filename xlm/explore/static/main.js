@@ -51,6 +51,7 @@ class Page {
     };
     $("text").addEventListener("input", onTyping);
     $("prefix").addEventListener("input", onTyping);
+    $("languages").addEventListener("input", onTyping);
     $("documents").addEventListener("change", () => this.refresh());
     $("text").addEventListener("keydown", (event) => {
       if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;
@@ -153,7 +154,7 @@ class Page {
 
   // Returns the part of a request that says how the lines of the text are scored.
   given() {
-    return { prefix: this.prefix(), documents: $("documents").checked };
+    return { prefix: this.prefix(), documents: $("documents").checked, languages: $("languages").value };
   }
 
   takeOver(text) {

@@ -3,6 +3,13 @@
 import { exported, score } from "./api.js";
 import { count, element, inUnit, level, markInsides, options, shown, surprisal } from "./display.js";
 
+// Returns the remedy for a line that plainly holds several sentences; empty if there is none.
+function severalSentences([line], lines) {
+  if (line === undefined) return "";
+  const which = lines > 1 ? `Line ${line}` : "The text";
+  return `. ${which} seems to hold several sentences: put each on a line of its own, since a newline ends a sentence`;
+}
+
 export class Reading {
   // page: { text(), given(), unit(), look(index), pointAt(index), pin(index), changed(reading), showInspected(), showStatus(message, isWrong) }
   constructor(model, page, { lang, preset }) {
@@ -60,7 +67,8 @@ export class Reading {
       this.items = sentences.flatMap(({ words, end }) => [...words, { text: "end of sentence", tokens: [end] }]);
       this.draw();
       const parts = [count(this.items.length - sentences.length, "word"), count(found.tokens, "token")];
-      this.page.showStatus(parts.join(" in ") + (sentences.length > 1 ? ` and ${sentences.length} sentences` : ""));
+      const counts = parts.join(" in ") + (sentences.length > 1 ? ` and ${sentences.length} sentences` : "");
+      this.page.showStatus(counts + severalSentences(found.several, found.lines.length));
     } catch (error) {
       this.clear();
       this.page.showStatus(error.message, true);

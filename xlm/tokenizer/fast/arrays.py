@@ -111,13 +111,15 @@ class RaggedArray:
             if collects:
                 gc.enable()
 
-    def between(self, first: int, last: int) -> RaggedArray:
-        """Return the rows with ``first`` added before each row and ``last`` after each row."""
-        ends = np.cumsum(self.lengths + 2)
-        values = np.empty(len(self.values) + 2 * len(ends), self.values.dtype)
+    def between(self, first: int | None, last: int) -> RaggedArray:
+        """Return the rows with ``first`` added before each row, unless it is None, and ``last`` after each row."""
+        lengths = self.lengths + (1 if first is None else 2)
+        ends = np.cumsum(lengths)
+        added = [(ends - 1, last), *([] if first is None else [(ends - lengths, first)])]
+        values = np.empty(int(lengths.sum()), self.values.dtype)
         is_inside = np.ones(len(values), bool)
-        is_inside[ends - 1] = is_inside[ends - self.lengths - 2] = False
+        for places, value in added:
+            is_inside[places] = False
+            values[places] = value
         values[is_inside] = self.values
-        values[ends - self.lengths - 2] = first
-        values[ends - 1] = last
-        return RaggedArray(values, self.lengths + 2)
+        return RaggedArray(values, lengths)

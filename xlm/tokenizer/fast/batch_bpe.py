@@ -9,9 +9,11 @@ Array dimensions: W words, L positions (the first character of a word is at posi
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 from itertools import chain
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 
@@ -33,47 +35,58 @@ _FEW = 256  # up to this many words, splitting them one at a time is faster
 _MAX_WORDS = 1 << 16  # maximum number of words that are split at once, so that the arrays stay small
 _MAX_ROUNDS = 256  # rounds after which the search for multipliers starts again; published merges need about 30 rounds
 _NO_PAIR = np.uint64((1 << 64) - 1)  # marks a free entry of the hash table
+_NO_SYMBOL = np.int32(np.iinfo(np.int32).max)  # is in no pair that is a merge
+_NEW, _EASY, _HARD = 0, 1, 2  # states of a symbol
 _GONE = -1  # marks a position without a symbol: it was merged into the symbol before it, or is past the end of the word
 
 
 class BatchBPE:
     """Splits words into symbols. A symbol is the number of a piece.
 
-    Args:
-        merges: Pairs of pieces, best first, for which ``BPE.learnt`` is true: with such merges, the leftmost of the
-            best pairs is always the next to merge.
-        piece_ranks: For each merged piece, the rank of the merge that produces it.
-        tokens: The vocabulary. Its tokens of a single character get symbols even if they occur in no merge.
+    The symbol of a merged piece is the rank of its merge. Characters get numbers when they first occur, in a merge or
+    in a word, and two symbols each: inside a word and at its end.
 
-    Attributes:
-        pieces: The piece of each symbol. The last one is empty and stands for every character without a symbol.
+    Args:
+        bpe: Merges for which ``BPE.learnt`` is true: with such merges, the leftmost of the best pairs is always the
+            next to merge.
     """
 
-    def __init__(
-        self, merges: Sequence[tuple[str, str]], piece_ranks: Mapping[str, int], tokens: Iterable[str]
-    ) -> None:
-        lefts, rights = [left for left, _ in merges], [right for _, right in merges]
-        others = {*lefts, *rights, *tokens}.difference(piece_ranks)
-        characters = [piece for piece in others if len(piece) == 1 or piece[1:] == END_OF_WORD]
-        # The symbol of a merged piece is the rank of its merge.
-        self.pieces = [*piece_ranks, *characters, ""]
-        symbols = {**piece_ranks, **{piece: symbol for symbol, piece in enumerate(characters, start=len(piece_ranks))}}
-        self._unknown = len(symbols)
-        single = {piece[0] for piece in characters}
-        self._inside = self._table({ord(piece): symbols[piece] for piece in single & symbols.keys()})
-        at_end = {ord(piece): symbols.get(piece + END_OF_WORD) for piece in single}
-        self._at_end = self._table({code: symbol for code, symbol in at_end.items() if symbol is not None})
-        number = symbols.__getitem__
-        self._pairs = _PairRanks(
-            np.fromiter(map(number, lefts), np.int64, len(lefts)),
-            np.fromiter(map(number, rights), np.int64, len(rights)),
-        )
+    def __init__(self, bpe: BPE) -> None:
+        self._merged = [*bpe.piece_ranks]  # the piece of each merge
+        self._characters: list[str] = []
+        self._numbers = np.zeros(sys.maxunicode + 1, np.int32)  # of each code point, from 1; 0 if it has no number yet
+        lefts_P, rights_P = (np.array(ranks, np.int32) for ranks in bpe.part_ranks)
+        for symbols_P in (lefts_P, rights_P):
+            characters = np.flatnonzero(symbols_P < 0)
+            codes, is_last = np.divmod(~symbols_P[characters], 2)
+            symbols_P[characters] = self._symbols(codes) + is_last
+        self._pairs = _PairRanks(lefts_P, rights_P)
 
-    def _table(self, symbol_of: Mapping[int, int]) -> Array:
-        """Return a table from code points to symbols; its last entry is for all larger code points."""
-        table = np.full(max(symbol_of, default=0) + 2, self._unknown, np.int32)
-        table[list(symbol_of)] = list(symbol_of.values())
-        return table
+    @property
+    def symbols(self) -> int:
+        """The number of symbols, which grows with the characters that occur."""
+        return len(self._merged) + 2 * len(self._characters)
+
+    def pieces(self, symbols: Array) -> list[str]:
+        """Return the pieces of symbols in ascending order."""
+        merged = int(np.searchsorted(symbols, len(self._merged)))
+        pieces = [*map(self._merged.__getitem__, symbols[:merged].tolist())]
+        for symbol in symbols[merged:].tolist():
+            number, is_last = divmod(symbol - len(self._merged), 2)
+            pieces.append(self._characters[number] + (END_OF_WORD if is_last else ""))
+        return pieces
+
+    def _symbols(self, codes: Array) -> Array:
+        """Return the symbol of each character inside a word, to which 1 is added at the end of a word."""
+        numbers = self._numbers[codes]
+        if not numbers.all():
+            new = [*{*codes[numbers == 0].tolist()}]
+            self._numbers[new] = np.arange(len(new)) + len(self._characters) + 1
+            self._characters += map(chr, new)
+            numbers = self._numbers[codes]
+        numbers += numbers
+        numbers += len(self._merged) - 2
+        return numbers
 
     def split(self, words: Sequence[str]) -> tuple[Array, Array]:
         """Return the symbols of all words, word by word, and the number of symbols of each word.
@@ -88,8 +101,8 @@ class BatchBPE:
         ends_W = np.cumsum(lengths_W)
         starts_W = ends_W - lengths_W
         codes = codes_of("".join(words))
-        symbols = self._inside[np.minimum(codes, len(self._inside) - 1)]
-        symbols[ends_W - 1] = self._at_end[np.minimum(codes[ends_W - 1], len(self._at_end) - 1)]
+        symbols = self._symbols(codes)
+        symbols[ends_W - 1] += 1
         shorter = 1  # a word of one character needs no merge
         for longest in _LENGTHS:
             similar = np.flatnonzero((lengths_W > shorter) & (lengths_W <= longest))
@@ -108,7 +121,7 @@ class BatchBPE:
         symbols_LW = np.full((L + 1, W), _GONE, np.int32)
         inside_LW = positions_L1 < lengths_W
         symbols_LW[:L][inside_LW] = symbols[(starts_W + positions_L1)[inside_LW]]
-        symbols_LW[L] = self._unknown
+        symbols_LW[L] = _NO_SYMBOL
         following_LW = np.repeat(np.arange(1, L + 2, dtype=np.int32)[:, None], W, axis=1)
         following_LW[lengths_W - 1, np.arange(W)] = L
         preceding_LW = np.repeat(np.arange(-1, L, dtype=np.int32)[:, None], W, axis=1)
@@ -169,13 +182,16 @@ class _PairRanks:
         self._pairs = np.full(1 << bits, _NO_PAIR, np.uint64)
         self._ranks = np.full(1 << bits, _NO_RANK, np.int32)
         ranks_P = np.arange(len(pairs_P), dtype=np.int32)
+        last_in_entry = np.empty(1 << bits, np.int32)
         for _ in range(_MAX_ROUNDS):
             if not len(pairs_P):
                 return True
             buckets_P = self._buckets(pairs_P)
             self._multipliers[buckets_P] = secrets.randbits(64) | 1
             entries_P = self._entries(pairs_P)
-            is_taken_P = (self._pairs[entries_P] != _NO_PAIR) | (np.bincount(entries_P)[entries_P] > 1)
+            numbers_P = np.arange(len(pairs_P), dtype=np.int32)
+            last_in_entry[entries_P] = numbers_P
+            is_taken_P = (self._pairs[entries_P] != _NO_PAIR) | (last_in_entry[entries_P] != numbers_P)
             is_bad_bucket = np.zeros(len(self._multipliers), bool)
             is_bad_bucket[buckets_P[is_taken_P]] = True
             is_bad_P = is_bad_bucket[buckets_P]
@@ -211,33 +227,30 @@ class BatchWords(Generic[T]):
 
     Args:
         bpe: Splits words into pieces.
-        tokens: The vocabulary.
         of_word: Returns the values of one word.
         of_pieces: Returns the value of each piece.
-        unknown: The value of every character that is in no merge and not in the vocabulary; None if the value depends
-            on the character.
+        dtype: The numpy type of the values: ``"int32"`` for ids, ``"object"`` for pieces.
     """
 
     def __init__(
         self,
         bpe: BPE,
-        tokens: Collection[str],
         *,
         of_word: Callable[[str], Sequence[T]],
         of_pieces: Callable[[Iterable[str]], Iterable[T]],
-        unknown: T | None,
+        dtype: str,
     ) -> None:
+        self.dtype = dtype
         self._bpe = bpe
-        self._tokens = tokens
         self._of_word = of_word
         self._of_pieces = of_pieces
-        self._unknown = unknown
-        self._tables: tuple[BatchBPE, Array, Array] | None = None
+        # The value and the state of each symbol: not computed yet, or computed; _HARD if the words with the symbol must
+        # be split one at a time.
+        self._value_S, self._state_S = np.zeros(0, dtype), np.zeros(0, np.uint8)
 
-    @property
-    def dtype(self) -> str:
-        """The numpy type of the values: int32 for ids, object for pieces."""
-        return "object" if self._unknown is None else "int32"
+    @cached_property
+    def _batch_bpe(self) -> BatchBPE:
+        return BatchBPE(self._bpe)
 
     def __call__(self, words: Sequence[str]) -> tuple[Array, Array]:
         """Return the values of words, word by word, and the number of values of each word.
@@ -248,8 +261,6 @@ class BatchWords(Generic[T]):
         Returns:
             The values, (S,), and the numbers of values, int64 (W,).
         """
-        if self._bpe.learnt:  # make the tables even for a few words, since more batches will follow
-            self._tables = self._tables or self._make_tables()
         if self._bpe.learnt and len(words) > _FEW:
             values, counts = zip(
                 *(self._of_some(words[i : i + _MAX_WORDS]) for i in range(0, len(words), _MAX_WORDS)), strict=True
@@ -260,11 +271,13 @@ class BatchWords(Generic[T]):
         return np.fromiter(chain.from_iterable(rows), self.dtype, int(counts_W.sum())), counts_W
 
     def _of_some(self, words: Sequence[str]) -> tuple[Array, Array]:
-        bpe, value_S, is_hard_S = self._tables = self._tables or self._make_tables()
-        long = [index for index, word in enumerate(words) if len(word) > MAX_WORD_LENGTH]
-        symbols, counts_W = bpe.split([word[:MAX_WORD_LENGTH] for word in words] if long else words)
-        values = value_S[symbols]
-        is_hard = is_hard_S[symbols]
+        lengths_W = np.fromiter(map(len, words), np.int64, len(words))
+        long = np.flatnonzero(lengths_W > MAX_WORD_LENGTH).tolist()
+        parts = [*words]
+        for index in long:
+            parts[index] = words[index][:MAX_WORD_LENGTH]
+        symbols, counts_W = self._batch_bpe.split(parts)
+        values, is_hard = self._values_of(symbols)
         if not long and not is_hard.any():
             return values, counts_W
         starts_W = starts_of(counts_W)
@@ -286,12 +299,22 @@ class BatchWords(Generic[T]):
         )
         return result, all_counts_W
 
-    def _make_tables(self) -> tuple[BatchBPE, Array, Array]:
-        """Return the BPE, the value of each symbol, and whether ``of_word`` must split the words with a symbol."""
-        bpe = BatchBPE(self._bpe.merges, self._bpe.piece_ranks, self._tokens)
-        values: list[Any] = [*self._of_pieces(bpe.pieces[:-1]), self._unknown]
-        is_hard_S = np.zeros(len(values), bool)
-        is_hard_S[-1] = self._unknown is None
-        if (vocabulary := self._bpe.vocabulary) is not None:  # merged pieces not in the vocabulary are split again
-            is_hard_S[: len(self._bpe.merges)] = [piece not in vocabulary for piece in self._bpe.piece_ranks]
-        return bpe, np.fromiter(values, self.dtype, len(values)), is_hard_S
+    def _values_of(self, symbols: Array) -> tuple[Array, Array]:
+        """Return the value of each symbol, and whether ``of_word`` must split the words with this symbol."""
+        bpe, vocabulary = self._batch_bpe, self._bpe.vocabulary
+        if bpe.symbols > len(self._state_S):
+            self._value_S = np.append(self._value_S, np.zeros(bpe.symbols - len(self._state_S), self.dtype))
+            self._state_S = np.append(self._state_S, np.zeros(bpe.symbols - len(self._state_S), np.uint8))
+        states = self._state_S[symbols]
+        if not states.all():
+            is_new_S = np.zeros(bpe.symbols, bool)
+            is_new_S[symbols[states == _NEW]] = True
+            new = np.flatnonzero(is_new_S)
+            pieces = bpe.pieces(new)
+            self._value_S[new] = np.fromiter(self._of_pieces(pieces), self.dtype, len(pieces))
+            self._state_S[new] = _EASY
+            if vocabulary is not None:  # merged pieces that are not in the vocabulary are split again
+                is_missing = np.fromiter((piece not in vocabulary for piece in pieces), bool, len(pieces))
+                self._state_S[new[is_missing & (new < len(self._bpe.merges))]] = _HARD
+            states = self._state_S[symbols]
+        return self._value_S[symbols], states == _HARD

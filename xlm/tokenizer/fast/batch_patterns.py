@@ -25,9 +25,10 @@ from typing import Any
 import numpy as np
 
 from xlm.tokenizer.fast.arrays import Array, GrowableArray, codes_of, expand_slices, starts_of, text_of
-from xlm.tokenizer.fast.segmenter import DIGIT, END, FIRST_BEYOND, LOWER, MARK, OTHER, Segmenter
+from xlm.tokenizer.fast.segmenter import DIGIT, END, LOWER, MARK, OTHER, Segmenter
+from xlm.tokenizer.moses.data import FIRST_BEYOND
 
-_MAX_PATTERNS = 1 << 13
+_MAX_PATTERNS = 1 << 14
 _MAX_LENGTH = 48  # the longest unit, in characters, that is divided into words with the help of its pattern
 _NOT_IN_PATTERNS = ("DOT", "MULTI", "\u00a0")  # units with such text have no pattern: dot markers, no-break spaces
 _FULL_STOP = re.compile("[.。．…]")  # a full stop, or a character that the rules turn into one
@@ -199,11 +200,15 @@ class BatchPatterns:
 
     def _learn(self, patterns: Sequence[str]) -> None:
         """Divide new patterns into words by the rules, and store these words as elements."""
-        ordinary = [pattern for pattern in patterns if pattern and MARK not in pattern and pattern.isprintable()]
-        known = dict(zip(ordinary, self._words_of_ordinary(ordinary), strict=True))
+        units = [*map(_unit_of, patterns)]
+        inside = [
+            (pattern, unit, following)
+            for pattern, (unit, following, begins) in zip(patterns, units, strict=True)
+            if unit and following != END and not begins and unit.isprintable()
+        ]
+        known = self._words_inside(inside)
         parts_of: list[list[str] | None] = []
-        for pattern in patterns:
-            unit, following, begins = _unit_of(pattern)
+        for pattern, (unit, following, begins) in zip(patterns, units, strict=True):
             words = known.get(pattern)
             if words is None:
                 words = self._segmenter.unit_words(unit, following, begins=begins) if unit else ()
@@ -236,14 +241,32 @@ class BatchPatterns:
         runs = self._runs(pattern)
         if _FULL_STOP.search(pattern) and any(map(self._rules.is_abbreviation, runs)):
             return None
-        parts = self._parts(" ".join(words))
-        return parts if parts[1::2] == runs else None
+        first, *others = self._parts(" ".join(words))
+        parts = [first]
+        for run, literal in zip(others[::2], others[1::2], strict=True):
+            if len(parts) // 2 < len(runs) and run == runs[len(parts) // 2]:
+                parts += (run, literal)
+            elif run == "-":  # literal text: the rules replace a dash by a hyphen
+                parts[-1] += run + literal
+            else:
+                return None
+        return parts if len(parts) // 2 == len(runs) else None
 
-    def _words_of_ordinary(self, units: Sequence[str]) -> list[Sequence[str]]:
-        """Return the words of units that can stand alone; they are divided as one text, with neutral words between."""
-        if not units:
-            return []
-        words = self._rules.words(f"{OTHER} {f' {OTHER} '.join(units)} {OTHER}")
+    def _words_inside(self, units: Sequence[tuple[str, str, str]]) -> dict[str, Sequence[str]]:
+        """Return the words of units inside a text; they are divided as one text, with neutral words between.
+
+        Args:
+            units: The pattern of each unit, its text, and what follows it.
+
+        Returns:
+            The words by pattern.
+        """
+        # The neutral word also stands for what follows, if that is anything but a lower-case letter or a digit.
+        texts = [unit if following == OTHER else f"{unit} {following}" for _, unit, following in units]
+        words = self._rules.words(f" {OTHER} ".join(["", *texts, ""]))
         neutral = [index for index, word in enumerate(words) if word == OTHER]
         assert len(neutral) == len(units) + 1  # no pattern can contain the neutral word
-        return [words[start + 1 : end] for start, end in zip(neutral, neutral[1:])]  # noqa: B905, RUF007
+        return {
+            pattern: words[start + 1 : end - (following != OTHER)]
+            for (pattern, _, following), start, end in zip(units, neutral, neutral[1:])  # noqa: B905
+        }

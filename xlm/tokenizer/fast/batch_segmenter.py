@@ -108,8 +108,8 @@ class Table:
         return numbers, new
 
     def drop(self, texts: Sequence[str]) -> None:
-        """Forget the numbers of texts; a forgotten text that occurs again gets a new number."""
-        for text in texts:
+        """Forget the numbers of long texts; a forgotten text that occurs again gets a new number."""
+        for text in [text for text in texts if len(text) > MAX_CACHED_LENGTH]:
             del self._numbers[text]
 
 
@@ -147,10 +147,9 @@ class BatchTables:
         numbers_N, new = self._units.numbers(chunks)
         self._learn(new)
         known_N = self._known_of_units.values[numbers_N]
-        if (known_N & _EMPTY).any():  # several spaces count as one
-            is_chunk_N = known_N & _EMPTY == 0
-            numbers_N, known_N = numbers_N[is_chunk_N], known_N[is_chunk_N]
-            chunks = [chunk for chunk in chunks if chunk]
+        places_N = np.flatnonzero(known_N & _EMPTY == 0)  # several spaces count as one
+        if len(places_N) < len(chunks):
+            numbers_N, known_N = numbers_N[places_N], known_N[places_N]
         # A unit begins where a text begins, and where one chunk ends freely and the next one starts freely.
         begins_N = np.ones(len(numbers_N), bool)
         begins_N[1:] = known_N[:-1] & _LAST != 0
@@ -172,10 +171,14 @@ class BatchTables:
             begins_odd = begins_U[odd] & ((at_start_U[odd] & _STARTS == 0) | (at_end_U[odd] & _HARD != 0))
             following = np.append(at_start_U[1:], 0)[odd]
             keys = [
-                key_of(" ".join(chunks[first : last + 1]).removesuffix(MARK), _following(end, start), begins=begins)
+                key_of(
+                    " ".join(filter(None, chunks[first : last + 1])).removesuffix(MARK),
+                    _following(end, start),
+                    begins=begins,
+                )
                 for first, last, end, start, begins in zip(
-                    first_U[odd].tolist(),
-                    last_U[odd].tolist(),
+                    places_N[first_U[odd]].tolist(),
+                    places_N[last_U[odd]].tolist(),
                     at_end_U[odd].tolist(),
                     following.tolist(),
                     begins_odd.tolist(),
@@ -192,7 +195,7 @@ class BatchTables:
         lengths_U = self._units.lengths.values[numbers_U]
         values = self._values.values[expand_slices(self._units.starts.values[numbers_U], lengths_U)]
         lengths = np.add.reduceat(lengths_U, np.flatnonzero(begins_U))
-        self._units.drop([key for key in new if len(key) > MAX_CACHED_LENGTH])
+        self._units.drop(new)
         return values, lengths
 
     def _learn(self, keys: Sequence[str], *, are_keys: bool = False) -> None:
@@ -226,7 +229,7 @@ class BatchTables:
     def _of_characters(self, codes: Array) -> Array:
         known = self._known_of_characters[codes]
         if not known.all():
-            for code in np.unique(codes[known == 0]).tolist():
+            for code in {*codes[known == 0].tolist()}:
                 self._known_of_characters[code] = self._of_character(chr(code))
             known = self._known_of_characters[codes]
         return known
@@ -276,7 +279,7 @@ class BatchTables:
             values, lengths = self._of_words(new)
             self._words.starts.append(starts_of(lengths) + self._values.append(values))
             self._words.lengths.append(lengths)
-            self._words.drop([word for word in new if len(word) > MAX_CACHED_LENGTH])
+            self._words.drop(new)
         return numbers_W
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from xlm.tokenizer.alignment import Span
 from xlm.tokenizer.bpe import BPE
-from xlm.tokenizer.casefold import lowercase_and_remove_accent
+from xlm.tokenizer.casefold import casefold, lowercase_and_remove_accent
 from xlm.tokenizer.fast.bpe import FastBPE
 from xlm.tokenizer.fast.segmenter import Cache, CacheBudget, Segmenter
 from xlm.tokenizer.moses.tokenise import moses
@@ -30,7 +30,9 @@ segmenters take at most 80 MB. ``segmenter.MAX_CACHED`` bounds the cached result
 """
 
 _WORD = "A-Za-z0-9À-ÖØ-öø-ÿ"
-_SIMPLE = re.compile(rf"""(?: *["(']?[{_WORD}]+(?:[-'.,:/][{_WORD}]+)*[,;:?!.]?[")]?(?= |$))* *""").fullmatch
+_SIMPLE = re.compile(
+    rf"""(?: *(?:["(']?[{_WORD}]+(?:[-'.,:/][{_WORD}]+)*(?:[,;:?!.][")]?|[")'][,;:?!.]?)?|-)(?= |$))* *"""
+).fullmatch
 """Matches texts in which no rule rewrites characters that a blank or another sign separates: if the pieces hold the
 characters of the text in order, each piece comes from its own characters alone."""
 
@@ -100,19 +102,19 @@ class FastPipeline:
 
     def _spans_in_order(self, text: str, lang: str) -> list[Span] | None:
         """Return the span of each piece of a simple text, or ``None`` if the pieces are not its characters."""
-        shown = text.lower() if self.plain.casefolds and text.isascii() else text
+        shown = casefold(text) if self.plain.casefolds else text
+        own = [piece.removesuffix(END_OF_WORD) for piece in self.pieces(text, lang)]
+        if len(shown) != len(text) or not all(own) or "".join(own) != shown.replace(" ", ""):
+            return None
         spans: list[Span] = []
         end = 0
-        for piece in self.pieces(text, lang):
+        for piece in own:
             start = end
-            while shown.startswith(" ", start):
+            while text[start] == " ":
                 start += 1
-            own = piece.removesuffix(END_OF_WORD)
-            if not own or not shown.startswith(own, start):
-                return None
-            end = start + len(own)
+            end = start + len(piece)
             spans.append((start, end))
-        return None if text[end:].strip(" ") else spans
+        return spans
 
     def pieces_of_each(self, texts: Sequence[str], lang: str | None) -> list[list[str]]:
         """Return the pieces of each text, as ``pieces`` does for one text."""
@@ -199,10 +201,8 @@ class FastPipeline:
         if output not in self._batch_words:  # one table for all languages, because it is large
             of_pieces = iter if output == "pieces" else self._bpe.ids_of_pieces
             of_word = self._bpe.split if output == "pieces" else self._bpe.ids
-            unknown = None if output == "pieces" else self.plain.unk_id
-            self._batch_words[output] = BatchWords(
-                self._plain_bpe, self.plain.ids, of_word=of_word, of_pieces=of_pieces, unknown=unknown
-            )
+            dtype = "object" if output == "pieces" else "int32"
+            self._batch_words[output] = BatchWords(self._plain_bpe, of_word=of_word, of_pieces=of_pieces, dtype=dtype)
         if (output, language) not in self._batch_segmenters:
             self._batch_segmenters[output, language] = BatchSegmenter(segmenter, self._batch_words[output])
         return self._batch_segmenters[output, language]

@@ -16,24 +16,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from itertools import chain
 from typing import Generic, Protocol, TypeVar
 
 from xlm.tokenizer.casefold import casefold
+from xlm.tokenizer.moses.data import FIRST_BEYOND
 from xlm.tokenizer.moses.tokenise import DIGITS, Moses
 
 T = TypeVar("T")
 
-MAX_CACHED = 1 << 17
+MAX_CACHED = 1 << 18
 """The largest number of cached results. A result takes up to 800 bytes, 300 in real text."""
 MAX_CACHED_LENGTH = 48
 """Length of the longest unit or word whose result is cached, in characters."""
 MARK = "\x1f"
 """Separates the parts of cache keys: a control character that is rare in texts."""
 
-FIRST_BEYOND = 0x250
-"""The short cut covers only characters below this code point."""
+_MAX_CHARACTERS = 1 << 12  # the most characters whose classes are cached
 
 WINDOW = 1 << 16
 """The number of characters of a text that are divided into chunks at once, so that a long text needs little memory."""
@@ -124,11 +124,10 @@ class Segmenter(Generic[T]):
         self.budget = budget = budget or CacheBudget()
         self.rules = rules
         self.casefolds = casefolds
-        self._lower_first = rules.classes.lower_first.match
-        self._alnum = re.compile(f"[{rules.classes.alnum}]").match
+        self._is_lower, self._is_alnum = map(lru_cache(_MAX_CHARACTERS), (rules.is_lower, rules.is_alnum))
         # Letters beyond ASCII that the short cut covers, because all rules treat them alike. For Romanian there are
         # none, because one of its rules rewrites some of these letters.
-        self.letters = "" if rules.language == "ro" else _latin_letters(self._alnum)
+        self.letters = "" if rules.language == "ro" else _latin_letters(rules.is_alnum)
         self._inert = re.compile(f"[A-Za-z0-9{self.letters}-]+").fullmatch
         self._words = Cache(of_word, budget)
         # Caches of the values of units. A unit that ends in a full stop, and the last unit of a text, have separate
@@ -205,17 +204,17 @@ class Segmenter(Generic[T]):
     def starts_freely(self, chunk: str) -> bool:
         """Return whether no rule looks across the space before a chunk."""
         first = chunk[0]
-        return first in _FREE_STARTS or first in DIGITS or (first.isalpha() and self._alnum(first) is not None)
+        return first in _FREE_STARTS or first in DIGITS or (first.isalpha() and self._is_alnum(first))
 
     def ends_freely(self, chunk: str) -> bool:
         """Return whether no rule looks across the space after a chunk."""
         last = chunk[-1]
-        return last in _FREE_ENDS or last in DIGITS or (last.isalpha() and self._alnum(last) is not None)
+        return last in _FREE_ENDS or last in DIGITS or (last.isalpha() and self._is_alnum(last))
 
     def as_following(self, chunk: str) -> str:
         """Classify a chunk by how it affects a full stop before it: ``DIGIT``, ``LOWER`` or ``OTHER``."""
         first = chunk[0]
-        return DIGIT if first in DIGITS else LOWER if self._lower_first(first) else OTHER
+        return DIGIT if first in DIGITS else LOWER if self._is_lower(first) else OTHER
 
     def unit_words(self, unit: str, following: str, *, begins: bool = False) -> Sequence[str]:
         """Return the words of a unit, given what follows it and whether it begins the text."""
@@ -239,6 +238,6 @@ class Segmenter(Generic[T]):
         return words[len(before) // 2 : len(words) - len(after) // 2]
 
 
-def _latin_letters(alnum: Callable[[str], object]) -> str:
+def _latin_letters(is_alnum: Callable[[str], bool]) -> str:
     letters = (chr(code) for code in range(0xC0, FIRST_BEYOND))
-    return "".join(letter for letter in letters if letter.isalpha() and alnum(letter))
+    return "".join(letter for letter in letters if letter.isalpha() and is_alnum(letter))

@@ -11,7 +11,7 @@ import importlib.util
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from importlib.machinery import PathFinder
 from types import ModuleType
 
@@ -50,7 +50,22 @@ _NEW_LOWER, _OLD_LOWER = r"\u10fc\ua7f2-\ua7f4\uab69", r"\u0295"
 _SCRIPTS = {"ko": ("Hangul",), "zh": ("Han",), "ja": ("Hiragana", "Katakana", "Han")}
 
 
-@dataclass(frozen=True, slots=True)
+FIRST_BEYOND = 0x250
+"""The first code point after those of Latin text."""
+
+_LATIN = re.compile(r"[\0-\u024f\u2000-\u206f\u20a0-\u20cf]*")
+_LATIN_CHARACTERS = re.compile(r"[\0-\u024f]+")
+
+
+def is_latin(text: str) -> bool:
+    """Return whether a text has only characters below ``FIRST_BEYOND``, punctuation and signs of currencies.
+
+    No other characters of such a text are in any class of characters.
+    """
+    return _LATIN.fullmatch(text) is not None
+
+
+@dataclass(frozen=True)
 class CharacterClasses:
     r"""Character classes for regular expressions. Each str is the text between ``[`` and ``]``.
 
@@ -58,42 +73,58 @@ class CharacterClasses:
         alnum: ``\p{IsAlnum}``: letters, their marks, decimal digits.
         alpha: ``\p{IsAlpha}``: letters and their marks.
         number: ``\p{IsN}``: digits and all other numerals.
-        has_alpha: Finds a character of ``alpha``.
-        lower_first: Matches a text that begins with ``\p{IsLower}``.
+        lower: ``\p{IsLower}``: lower-case letters.
     """
 
     alnum: str
     alpha: str
     number: str
-    has_alpha: re.Pattern[str]
-    lower_first: re.Pattern[str]
+    lower: str
+
+    @cached_property
+    def is_alnum(self) -> re.Pattern[str]:
+        """Matches a text that begins with a character of ``alnum``."""
+        return re.compile(f"[{self.alnum}]")
+
+    @cached_property
+    def has_alpha(self) -> re.Pattern[str]:
+        """Finds a character of ``alpha``."""
+        return re.compile(f"[{self.alpha}]")
+
+    @cached_property
+    def lower_first(self) -> re.Pattern[str]:
+        """Matches a text that begins with a character of ``lower``."""
+        return re.compile(f"[{self.lower}]")
 
 
 @lru_cache(maxsize=8)
-def _sacremoses_classes(scripts: tuple[str, ...]) -> CharacterClasses:
+def _sacremoses_classes(scripts: tuple[str, ...], *, latin: bool) -> CharacterClasses:
     properties = data_module("_data_perluniprops").PERLUNIPROPS
     indic = data_module("indic")  # signs of Indic scripts (viramas and nuktas) that IsAlnum and IsAlpha lack
-    more = [*indic.VIRAMAS, *indic.NUKTAS, *(letter for name in scripts for letter in properties[name])]
-    return _classes(
-        alnum=body_of([*properties["IsAlnum"], *more]),
-        alpha=body_of([*properties["IsAlpha"], *more]),
-        number=body_of(properties["IsN"]),
-        lower=body_of(properties["IsLower"]),
+    more = "".join([*indic.VIRAMAS, *indic.NUKTAS, *(properties[name] for name in scripts)])
+
+    def having(name: str, more: str = "") -> str:
+        characters = properties[name] + more
+        return body_of("".join(_LATIN_CHARACTERS.findall(characters)) if latin else characters)
+
+    return CharacterClasses(
+        alnum=having("IsAlnum", more), alpha=having("IsAlpha", more), number=having("IsN"), lower=having("IsLower")
     )
 
 
-@lru_cache(maxsize=1)
-def _perl_classes() -> CharacterClasses:
+@lru_cache(maxsize=2)
+def _perl_classes(*, latin: bool) -> CharacterClasses:
     import regex  # a dependency of sacremoses; unlike unicodedata, it knows the property Alphabetic
 
     # All other code points are unassigned or for private use, so they are no letters or numerals.
-    everything = "".join(map(chr, (*range(0x40000), *range(0xE0000, 0xF0000))))
+    codes = range(FIRST_BEYOND) if latin else (*range(0x40000), *range(0xE0000, 0xF0000))
+    everything = "".join(map(chr, codes))
 
     def having(properties: str, but: str = _NEW_LETTERS) -> str:
         matches = regex.finditer(f"(?V1)[[{properties}]--[{but}]]+", everything)
         return _ranges((ord(match[0][0]), ord(match[0][-1])) for match in matches)
 
-    return _classes(
+    return CharacterClasses(
         alnum=having(r"\p{Alphabetic}\p{Nd}"),
         alpha=having(r"\p{Alphabetic}"),
         number=having(r"\p{N}"),
@@ -101,24 +132,18 @@ def _perl_classes() -> CharacterClasses:
     )
 
 
-def classes_of(dialect: str, language: str) -> CharacterClasses:
+def classes_of(dialect: str, language: str, *, latin: bool = False) -> CharacterClasses:
     """Return the character classes of a dialect for a language.
 
     Args:
         dialect: ``"sacremoses"`` or ``"perl"``.
         language: The language; for Chinese, Japanese and Korean, sacremoses has additional letters.
+        latin: Whether to return only the characters that a text can have for which ``is_latin`` is true. Patterns with
+            these small classes compile in a tenth of the time.
     """
-    return _perl_classes() if dialect == "perl" else _sacremoses_classes(_SCRIPTS.get(language, ()))
-
-
-def _classes(*, alnum: str, alpha: str, number: str, lower: str) -> CharacterClasses:
-    return CharacterClasses(
-        alnum=alnum,
-        alpha=alpha,
-        number=number,
-        has_alpha=re.compile(f"[{alpha}]"),
-        lower_first=re.compile(f"[{lower}]"),
-    )
+    if dialect == "perl":
+        return _perl_classes(latin=latin)
+    return _sacremoses_classes(_SCRIPTS.get(language, ()), latin=latin)
 
 
 def body_of(characters: Iterable[str]) -> str:
@@ -137,7 +162,8 @@ def body_of(characters: Iterable[str]) -> str:
 
 
 def _ranges(runs: Iterable[tuple[int, int]]) -> str:
-    return "".join(f"\\U{first:08x}-\\U{last:08x}" for first, last in runs)
+    # re parses characters faster than their escapes, which only ASCII signs need.
+    return "".join(f"{re.escape(chr(first))}-{re.escape(chr(last))}" for first, last in runs)
 
 
 LANGUAGE_NAMES = dict(

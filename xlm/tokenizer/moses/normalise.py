@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 
 from xlm.tokenizer.alignment import AlignedText, Piece
 
@@ -21,8 +22,11 @@ Part = str | int
 """A part of a replacement: literal text, or the number of a group in the pattern."""
 
 
+_LITERAL = re.compile(r"(?:[^\\.^$*+?{}\[\]|()]|\\\W)+").fullmatch
+
+
 class Rule:
-    """A substitution of every match of a pattern, from left to right.
+    """A substitution of every match of a pattern, from left to right. The pattern is compiled when it is first needed.
 
     Args:
         pattern: A regular expression.
@@ -33,8 +37,6 @@ class Rule:
         acts_on_ascii: Whether the pattern can match in a text of ASCII characters only.
     """
 
-    __slots__ = ("_parts", "acts_on_ascii", "needs", "pattern", "sub")
-
     def __init__(
         self,
         pattern: str,
@@ -44,23 +46,29 @@ class Rule:
         flags: int = 0,
         acts_on_ascii: bool = True,
     ) -> None:
-        self.pattern = re.compile(pattern, flags)
-        literal = re.sub(r"\\(.)", r"\1", pattern) if _is_literal(self.pattern) else ""
-        self.needs = needs or literal
+        self._pattern, self._flags, self._parts = pattern, flags, parts
+        self._is_literal = _LITERAL(pattern) is not None
+        self.needs = needs or (re.sub(r"\\(.)", r"\1", pattern) if self._is_literal else "")
         self.acts_on_ascii = acts_on_ascii and self.needs.isascii()
-        self._parts = parts
-        self.sub = self._substitution()
 
     def __reduce__(self) -> tuple[object, ...]:
         raise TypeError("rules cannot be pickled: each process makes its own, from the preset and the language")
 
-    def _substitution(self) -> Callable[[str], str]:
-        parts, substitute = self._parts, self.pattern.sub
-        if callable(parts):
-            return lambda text: substitute(lambda match: "".join(piece[0] for piece in parts(match)), text)
-        if len(parts) <= 1 and all(isinstance(part, str) for part in parts) and _is_literal(self.pattern):
+    @cached_property
+    def pattern(self) -> re.Pattern[str]:
+        """The compiled pattern."""
+        return re.compile(self._pattern, self._flags)
+
+    @cached_property
+    def sub(self) -> Callable[[str], str]:
+        """Returns a text with this rule applied."""
+        parts = self._parts
+        if not callable(parts) and self._is_literal and not any(isinstance(part, int) for part in parts):
             old, new = self.needs, "".join(map(str, parts))
             return lambda text: text.replace(old, new)
+        substitute = self.pattern.sub
+        if callable(parts):
+            return lambda text: substitute(lambda match: "".join(piece[0] for piece in parts(match)), text)
         template = "".join(part.replace("\\", r"\\") if isinstance(part, str) else rf"\g<{part}>" for part in parts)
         return lambda text: substitute(template, text)
 
@@ -104,10 +112,6 @@ def replacing_class(category: str, replacement: str, *, within: str) -> Rule:
         ]
 
     return Rule(within, replaced)
-
-
-def _is_literal(pattern: re.Pattern[str]) -> bool:
-    return re.fullmatch(r"(?:[^\\.^$*+?{}\[\]|()]|\\\W)+", pattern.pattern) is not None
 
 
 def _pieces_of(match: re.Match[str], parts: Sequence[Part]) -> list[Piece]:

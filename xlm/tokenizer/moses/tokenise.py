@@ -9,11 +9,11 @@ from __future__ import annotations
 import re
 import sys
 import unicodedata
-from collections.abc import Callable
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from functools import cached_property, lru_cache
 
 from xlm.tokenizer.alignment import AlignedText, Piece
-from xlm.tokenizer.moses.data import CharacterClasses, classes_of, prefixes_of
+from xlm.tokenizer.moses.data import CharacterClasses, classes_of, is_latin, prefixes_of
 from xlm.tokenizer.moses.normalise import (
     Rule,
     apply,
@@ -40,8 +40,6 @@ class Moses:
         assert dialect in DIALECTS
         self.dialect, self.language = dialect, language
         self._perl = perl = dialect == "perl"
-        classes = classes_of(dialect, language)
-        self.classes = classes
         self._normalization_of_punctuation = (
             *replace_unicode_punctuation(perl=perl),
             *normalize_punctuation(language, perl=perl),
@@ -54,17 +52,36 @@ class Moses:
         self._normalization = (*self._normalization_of_punctuation, *self._normalization_of_characters)
         self._normalization_of_ascii = tuple(rule for rule in self._normalization if rule.acts_on_ascii)
         self._prefixes = prefixes_of(language, perl=perl)
-        self._tokenization = tuple(self._tokenizer_rules())
+        self._latin_classes = classes_of(dialect, language, latin=True)
 
     def words(self, text: str) -> list[str]:
         """Return the words of a text, with punctuation as separate words."""
         normalization = self._normalization_of_ascii if text.isascii() else self._normalization
         if not self._perl:
-            return apply(self._tokenization, apply(normalization, text)).split()
+            return self._tokenized(apply(normalization, text))
         words: list[str] = []
         for line in text.split("\n"):  # the scripts read one line at a time, with its newline
-            words += apply(self._tokenization, apply(normalization, f"{line}\n")).split()
+            words += self._tokenized(apply(normalization, f"{line}\n"))
         return words
+
+    def _tokenized(self, text: str) -> list[str]:
+        return apply(self._tokenization(text), text).split()
+
+    def _tokenization(self, text: str) -> Sequence[Rule]:
+        """Return the rules that divide a normalised text into words."""
+        return self._latin_rules if is_latin(text) else self._all_rules
+
+    @cached_property
+    def _all_classes(self) -> CharacterClasses:
+        return classes_of(self.dialect, self.language)
+
+    @cached_property
+    def _latin_rules(self) -> Sequence[Rule]:
+        return self._tokenizer_rules(self._latin_classes)
+
+    @cached_property
+    def _all_rules(self) -> Sequence[Rule]:
+        return self._tokenizer_rules(self._all_classes)
 
     def normalize(self, text: str) -> str:
         """Return a text normalised but not divided into words, as transformers does for Chinese, Japanese and Thai."""
@@ -88,13 +105,25 @@ class Moses:
             part = source.slice(start, end)
             if self._perl:
                 part = AlignedText(f"{line}\n", [*part.spans, source.span(end, end)])
-            words += apply_aligned(self._tokenization, apply_aligned(self._normalization, part)).split()
+            part = apply_aligned(self._normalization, part)
+            words += apply_aligned(self._tokenization(part.text), part).split()
             start = end + 1
         return words
 
     def is_abbreviation(self, word: str) -> bool:
         """Return whether a word is an abbreviation, which keeps its full stop either always or before a number."""
         return word in self._prefixes.always or word in self._prefixes.before_numbers
+
+    def is_alnum(self, character: str) -> bool:
+        """Return whether the rules take a character for a letter or a digit."""
+        return self._classes_for(character).is_alnum.match(character) is not None
+
+    def is_lower(self, character: str) -> bool:
+        """Return whether the rules take a character for a lower-case letter."""
+        return self._classes_for(character).lower_first.match(character) is not None
+
+    def _classes_for(self, text: str) -> CharacterClasses:
+        return self._latin_classes if is_latin(text) else self._all_classes
 
     def full_stop_stays(self, prefix: str, following: str) -> bool:
         """Return whether a word keeps the full stop at its end.
@@ -108,28 +137,28 @@ class Moses:
         return (
             prefix in self._prefixes.always
             or (prefix in self._prefixes.before_numbers and following in DIGITS)
-            or ("." in prefix and self.classes.has_alpha.search(prefix) is not None)
-            or self.classes.lower_first.match(following) is not None
+            or ("." in prefix and self._classes_for(prefix).has_alpha.search(prefix) is not None)
+            or self.is_lower(following)
         )
 
-    def _tokenizer_rules(self) -> list[Rule]:
+    def _tokenizer_rules(self, classes: CharacterClasses) -> Sequence[Rule]:
         """Return the rules of the tokenizer, in order.
 
         Source: Moses, scripts/tokenizer/tokenizer.perl -no-escape.
         """
-        number = self.classes.number
+        number = classes.number
         one_space = Rule(r"\s\s+|[^\S ]", (" ",))
         no_space_at_ends = Rule("^ | $", ())
         return [
             one_space,
             no_space_at_ends,
-            *_other_special_characters(self.language, self.classes, perl=self._perl),
+            *_other_special_characters(self.language, classes, perl=self._perl),
             *_multi_dots(perl=self._perl),
             # Split off ",", except within numbers.
             Rule(f"([^{number}]),", (1, " , "), needs=","),
             Rule(f",([^{number}])", (" , ", 1), needs=","),
             Rule(f"([{number}]),$", (1, " , "), needs=","),
-            *_apostrophes(self.language, self.classes, perl=self._perl),
+            *_apostrophes(self.language, classes, perl=self._perl),
             # Split a full stop off the end of a word, unless the word is an abbreviation or the sentence goes on.
             _full_stop_rule(self.full_stop_stays),
             one_space,
