@@ -197,7 +197,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
         """Return the gradients from the forward pass, multiplied by the gradient of the loss."""
         # The gradients are scaled in place, then released, so that a second backward pass cannot scale them again.
         gradients, ctx.gradients = ctx.gradients, None
-        assert gradients is not None, "the loss can be differentiated only once"
+        if gradients is None:
+            raise InputError(
+                "a loss without logits is differentiated a second time",
+                where="loss.backward",
+                expected="one backward pass, which releases the gradients",
+                remedy="compute the loss again, or from logits (return_logits=True)",
+            )
         scaled = (
             None if gradient is None else gradient.to(kind).mul_(grad_loss)
             for gradient, kind in zip(gradients, ctx.types, strict=True)
