@@ -48,16 +48,14 @@ def bench_profile(
     )
     run()
     walls: list[float] = []
-    by_name: dict[str, list[float]] = {}
-    for _ in range(rounds):
+    times: dict[str, list[float]] = {}
+    for round_ in range(rounds):
         with profile(activities=[ProfilerActivity.CPU]) as profiler:
             start = time.perf_counter()
             run()
             walls.append(time.perf_counter() - start)
         for event in profiler.key_averages():
-            by_name.setdefault(event.key, []).append(event.self_cpu_time_total / 1e6)
-    # An operation may be missing in a round.
-    times = {name: [*values, *[0.0] * (rounds - len(values))] for name, values in by_name.items()}
+            times.setdefault(event.key, [0.0] * rounds)[round_] = event.self_cpu_time_total / 1e6
     largest = sorted(times, key=lambda name: -sum(times[name]))[:_SHOWN]
     shown = {name: times[name] for name in largest}
     total = [sum(each) for each in zip(*times.values(), strict=True)]

@@ -3,6 +3,7 @@ r"""``xlm score``. Oracle: the library's own scores of each line, read back from
 from __future__ import annotations
 
 import csv
+import gc
 import gzip
 import io
 import json
@@ -20,6 +21,7 @@ import pytest
 from tests.cli.conftest import Invoke
 from tests.demo_files import demo_maker
 from xlm.model.lm import XLMWithLMHeadModel
+from xlm.scoring import table
 from xlm.scoring.score import score
 from xlm.scoring.scorer import SentenceScore
 from xlm.tokenizer.tokenizer import XLMTokenizer
@@ -438,3 +440,20 @@ def test_a_file_name_that_is_not_utf8(invoke: Invoke, model: tuple[str, ...], tm
     result = invoke("score", *model, strange, plain)
     assert result.exit_code == 0
     assert [row["file"] for row in rows_of(result.stdout, "tsv")] == [f"{tmp_path}/a\\xff.txt", str(plain)]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_garbage_collector_gets_everything_back(
+    invoke: Invoke, model: tuple[Path | str, ...], monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    frozen: list[int] = []
+    scored_lines = table.scored_lines
+
+    def recording(*arguments: Any) -> Any:
+        frozen.append(gc.get_freeze_count())
+        return None if fails else scored_lines(*arguments)
+
+    monkeypatch.setattr(table, "scored_lines", recording)
+    assert invoke("score", *model, input="the dog\n").exit_code == int(fails)
+    assert frozen[0] > 0
+    assert gc.get_freeze_count() == 0

@@ -479,6 +479,25 @@ def test_two_readers_of_one_text_warn(invoke: Invoke, arguments: tuple[Path | st
     assert "row 1: the words of 'a' in column 'item' are repeated" in " ".join(output.stderr.split())
 
 
+def test_an_unreadable_row_does_not_make_its_text_occur_twice(
+    invoke: Invoke, arguments: tuple[Path | str, ...], tmp_path: Path
+) -> None:
+    file = tmp_path / "table.jsonl"
+    rows = [json.dumps({"item": 1, "word": word}) for word in ("the", "dog")]
+    file.write_text("\n".join([rows[0], "no JSON", rows[1]]), encoding="utf-8")
+    output = invoke(*arguments, file, "--word-column", "word", "--group-by", "item")
+    assert [row["status"][:5] for row in rows_of(output.stdout)] == ["error"] * 3
+    assert "occurs twice" not in " ".join(output.stderr.split())
+
+
+def test_every_word_of_a_text_with_an_error_is_counted(
+    invoke: Invoke, arguments: tuple[Path | str, ...], tmp_path: Path
+) -> None:
+    file = table_file(tmp_path / "table.csv", [{"item": 1, "word": word, "in": "xx"} for word in ("the", "dog")])
+    output = invoke(*arguments, file, "--word-column", "word", "--group-by", "item", "--lang-column", "in")
+    assert "2 rows could not be scored" in output.stderr
+
+
 PROSE = ["  The small dog is. A cat (the dog). ", "", "on the grass?\tthe\u2028 dog!  A", "xx", "\u00a0", "is"]
 
 

@@ -198,6 +198,23 @@ def test_a_row_too_long_to_hold_costs_itself(
     assert rows[1].problem == "the row is longer than 100 bytes"
 
 
+@pytest.mark.parametrize("form", ["csv", "tsv"])
+def test_a_header_too_long_to_hold_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str) -> None:
+    monkeypatch.setattr(formats, "_LONGEST_ROW", 100)
+    path = written(tmp_path / f"a.{form}", b"x" * 300 + b"\ntext\na\n")
+    with pytest.raises(InputError, match=r"(?s)header cannot be read.*the row is longer than 100 bytes"):
+        list(Corpus([path]))
+
+
+@pytest.mark.parametrize(("form", "mark"), [("csv", ";"), ("csv", "\t"), ("tsv", ","), ("tsv", ";")])
+def test_another_mark_between_columns_is_named(tmp_path: Path, form: str, mark: str) -> None:
+    # Excel writes CSV with semicolons where the decimal mark is a comma.
+    path = written(tmp_path / f"a.{form}", f"\ufeffid{mark}text\r\n1{mark}a\r\n".encode())
+    with pytest.raises(InputError, match="between its columns") as caught:
+        list(Corpus([path]))
+    assert str(caught.value).endswith(f"this file has {mark!r}")
+
+
 def test_a_row_too_long_to_hold_ends_a_quote_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(formats, "_LONGEST_ROW", 100)
     data = b'text\n"a\nb\n' + b"x" * 200 + b'\nc\n"d"\n'

@@ -206,6 +206,29 @@ def test_int8_refuses_what_is_not_finite(bad: float, layer: type[PackedLinear]) 
 
 @needs_fbgemm
 @needs_vnni
+@pytest.mark.filterwarnings("ignore:TypedStorage")  # torch pickles packed weights so
+@pytest.mark.parametrize("width", [16, 60, 61, 8192])
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1), (2,), (3, 1), (1, 9)], ids=str)
+def test_int8_rounds_to_the_nearest_level(shape: tuple[int, ...], width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps of one, of weights and inputs, leave only the rounding of the inputs."""
+    monkeypatch.setattr(packed_linear, "_PACKED_WIDTH", width)
+    generator = torch.Generator().manual_seed(0)
+    weight_MK = torch.randint(-126, 127, (61, 24), generator=generator).float()
+    weight_MK[:, 0] = 127
+    bias_M = torch.randint(-99, 99, (61,), generator=generator).float()
+    x = torch.randint(-100, 155, (*shape, 48), generator=generator).float()[..., ::2]
+    x += 0.8 * torch.rand(x.shape, generator=generator) - 0.4
+    x[..., 0], x[..., 1] = -100, 155
+    packed = VnniInt8Linear(weight_MK, bias_M)
+    for layer in (packed, copy.deepcopy(packed), pickle.loads(pickle.dumps(packed))):
+        torch.testing.assert_close(layer(x), nn.functional.linear(x.round(), weight_MK, bias_M), rtol=1e-6, atol=0.01)
+        pieces = dict(layer.pieces(x.reshape(-1, 24)))
+        assert torch.equal(torch.cat([*pieces.values()], 1), layer(x).view(-1, 61))
+        assert x.numel() == 24 or [*pieces] == [*range(0, 61, width)]
+
+
+@needs_fbgemm
+@needs_vnni
 @pytest.mark.parametrize("missing", ["multiplies_int8", "_has_onednn"])
 def test_int8_without_vnni_or_onednn(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(packed_linear.packed_linear("int8", torch.ones(3, 4), torch.zeros(3)), VnniInt8Linear)

@@ -8,12 +8,13 @@ from __future__ import annotations
 import functools
 import itertools
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from tests.model.small_models import random_ids, relative_error, requested, small_config, small_model
 from xlm.errors import InputError
@@ -92,6 +93,24 @@ def test_ragged_rows_then_single_tokens_equal_each_row_alone(
         expected = model(alone, langs=_langs(alone)).logits[0]
         assert relative_error(torch.cat(logits[row]), expected) < BOUND
     assert cache.lengths.tolist() == [sum(len(part) for part in parts) for parts in rows]
+
+
+@pytest.mark.parametrize(("rows", "fused"), [(21, True), (22, False)])  # of three heads: 63 and 66
+@torch.no_grad()
+def test_single_tokens_of_few_and_many_ragged_rows(rows: int, fused: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many rows take plain operations, in which a row must not see the slots of longer rows either."""
+    model, ids = _model(), random_ids(rows, 9)
+    lengths = torch.arange(rows) % 6 + 1
+    cache = model.new_cache(rows)
+    model(ids[:, :6], langs=_langs(ids[:, :6]), lengths=lengths, cache=cache)
+    kernel = Mock(side_effect=nn.functional.scaled_dot_product_attention)
+    monkeypatch.setattr(nn.functional, "scaled_dot_product_attention", kernel)
+    steps = [model(ids[:, [step]], langs=_langs(ids[:, [step]]), cache=cache).logits for step in (6, 7, 8)]
+    assert kernel.called == fused
+    for row, length in enumerate(lengths.tolist()):
+        alone = torch.cat([ids[row, :length], ids[row, 6:]])[None]
+        expected = model(alone, langs=_langs(alone)).logits[0, length:]
+        assert relative_error(torch.cat(steps, 1)[row], expected) < BOUND
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ from torch import Tensor
 
 import xlm.model.linear_cross_entropy as module
 from tests.model.small_models import random_ids, relative_error, requested, small_model
+from xlm.errors import InputError
 from xlm.training.objectives.clm import stream_loss
 
 HEADS: dict[str, dict[str, Any]] = {
@@ -77,6 +78,24 @@ def test_gradients_that_nobody_needs_are_not_computed(
     # bias is one more.
     rows = [5] * ("hidden" in needed) + [3 * ("weight" in needed) + 1] * bool({"weight", "bias"} & {*needed})
     assert [len(call.args[0]) for call in add.call_args_list] == rows
+
+
+@pytest.mark.parametrize("small", [0.0, 1e9])
+def test_a_gradient_keeps_no_other_memory(small: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gradients of weight and bias are computed in one tensor, which neither keeps alive."""
+    monkeypatch.setattr(module, "_SMALL_SCORE", small)
+    leaves = [torch.randn(shape).requires_grad_() for shape in ((5, 3), (7, 3), (7,))]
+    loss = module.linear_cross_entropy(leaves[0], leaves[1], leaves[2], torch.randint(7, (5,)))
+    for gradient in torch.autograd.grad(loss, leaves):
+        assert gradient.untyped_storage().nbytes() == gradient.numel() * gradient.element_size()
+
+
+def test_a_second_backward_pass_is_refused() -> None:
+    hidden = torch.ones(2, 3, requires_grad=True)
+    loss = module.linear_cross_entropy(hidden, torch.ones(4, 3), torch.zeros(4), torch.tensor([0, 1]))
+    torch.autograd.backward(loss, retain_graph=True)
+    with pytest.raises(InputError, match="second time"):
+        torch.autograd.backward(loss)
 
 
 def test_without_gradients_the_loss_is_the_same() -> None:

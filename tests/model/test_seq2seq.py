@@ -301,6 +301,19 @@ def test_a_missing_language_of_the_target_is_warned_of_once(forward: bool) -> No
     assert [warning.filename for warning in caught] == [__file__]
 
 
+@pytest.mark.parametrize("part", ["", ".attention", ".cross_attention"])
+@torch.no_grad()
+def test_a_hook_that_drops_attention_weights_is_refused_if_they_are_requested(part: str) -> None:
+    """Those of the other kind, or of the next layer, would be in their place."""
+    model = small_translator()
+    inputs = {"input_ids": random_ids(2, 5), "decoder_input_ids": random_ids(2, 3), **languages(model)}
+    expected = model(**inputs)
+    with model.get_submodule(f"decoder.transformer.layers.0{part}").register_forward_hook(lambda *call: call[2][0]):
+        assert torch.equal(model(**inputs).logits, expected.logits)
+        with pytest.raises(InputError, match="too few attention weights"):
+            model(**inputs, output_attentions=True)
+
+
 class _Doubling(XLMEncoderDecoderModel):
     def forward(self, *args: Any, **options: Any) -> Any:
         return super().forward(*args, **options)

@@ -259,6 +259,21 @@ def test_one_word_a_row(model: XLMWithLMHeadModel, tokenizer: XLMTokenizer) -> N
     )
 
 
+def test_a_region_of_words_is_about_its_first_token(model: XLMWithLMHeadModel, tokenizer: XLMTokenizer) -> None:
+    words = ["", "the", "\u6f22", "dog"]
+    frame = pd.DataFrame({"item": 1, "word": words, "part": list("aaab")})
+    options: dict[str, Any] = {"word_column": "word", "group_by": "item", "by": "region", "region_column": "part"}
+    found = score_frame(model, tokenizer, frame, lang="en", entropies=True, ranks=True, **options)
+    (result,) = score(model, tokenizer, [" ".join(words)], lang="en", entropies=True, ranks=True)
+    assert result.entropies is not None
+    assert result.ranks is not None
+    place = found["tokens"][0]
+    assert found["rank"].tolist() == [result.ranks[0], result.ranks[place]]
+    assert found["entropy"].tolist() == pytest.approx([result.entropies[0], result.entropies[place]])
+    assert found["entropy_reduction"][0] == pytest.approx(result.entropies[0] - result.entropies[place])
+    assert found["unknown"].tolist() == [True, False]
+
+
 def test_documents_prefixes_and_regions(model: XLMWithLMHeadModel, tokenizer: XLMTokenizer) -> None:
     columns: dict[str, Any] = {
         "line": [1, 1, 2],
@@ -288,10 +303,27 @@ def test_a_series_has_one_column_for_everything(model: XLMWithLMHeadModel, token
     assert found["surprisal"].tolist() == [-result.logprob for results in documents for result in results]
 
 
-def test_spans_in_arrays_are_refused_row_by_row(model: XLMWithLMHeadModel, tokenizer: XLMTokenizer) -> None:
-    frame = pd.DataFrame({"text": ["the dog", "the dog"], "spans": [np.array([[0, 3], [4, 7]]), [(0, 3)]]})
+def test_lists_that_pandas_read_as_arrays_are_spans_and_labels(
+    model: XLMWithLMHeadModel, tokenizer: XLMTokenizer
+) -> None:
+    nested = np.array([np.array([0, 3]), np.array([4, 7])], dtype=object)  # as from Parquet
+    frame = pd.DataFrame({"text": ["the dog"] * 4, "spans": [np.array([[0, 3], [4, 7]]), nested, [(0, 3)], np.ones(2)]})
     found = score_frame(model, tokenizer, frame, lang="en", by="region", region_column="spans")
-    assert [status.split(":")[0] for status in found["status"]] == ["error", "ok"]
+    assert [status.split(":")[0] for status in found["status"]] == ["ok"] * 5 + ["error"]
+    assert found["end"].tolist()[:5] == [3, 7, 3, 7, 3]
+    labels = [np.array([1, 2]), np.array([1, 2]), np.array([1, 3]), np.array([1])]
+    found = score_frame(model, tokenizer, frame.assign(spans=labels), lang="en", group_by="spans")
+    documents = score_documents(model, tokenizer, [["the dog"] * 2, ["the dog"], ["the dog"]], lang="en")
+    assert found["surprisal"].tolist() == [-result.logprob for results in documents for result in results]
+
+
+def test_missing_numbers_are_one_label_in_both_libraries(model: XLMWithLMHeadModel, tokenizer: XLMTokenizer) -> None:
+    polars = pytest.importorskip("polars")
+    columns = {"text": ["the dog", "A cat", "the grass"], "item": [1.0, float("nan"), float("nan")]}
+    documents = score_documents(model, tokenizer, [["the dog"], ["A cat", "the grass"]], lang="en")
+    for frame in (pd.DataFrame(columns), polars.DataFrame(columns)):
+        found = score_frame(model, tokenizer, frame, lang="en", group_by="item")
+        assert list(found["surprisal"]) == [-result.logprob for results in documents for result in results]
 
 
 def test_pandas_is_never_imported_by_us() -> None:

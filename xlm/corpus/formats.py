@@ -286,7 +286,7 @@ def _table_lines(file: TextIO, name: str) -> Iterator[str]:
     if first is None:
         return
     _check_encoding(first.encode("utf-8", "surrogateescape"), name)
-    yield first.removeprefix("\ufeff") or "\n"  # a mark alone is a line without text
+    yield "\n" if first == "\ufeff" else first.removeprefix("\ufeff")  # a mark alone is a line without text
     ends = ("\n", "\r") if first.endswith("\r") else ("\n",)
     while (line := _table_line(file, ends)) is not None:
         yield line
@@ -416,14 +416,17 @@ def _index_of(column: str, header: Sequence[str], name: str) -> int:
         InputError: The header does not have the column, or has it more than once.
     """
     if header.count(column) != 1:
+        remedy = "name the column that holds the text: --column NAME, or for one word a row --word-column NAME"
+        if column in header:
+            remedy = "rename all of them but one"
+        elif len(header) == 1 and (marks := [mark for mark in ";,\t|" if column in header[0].split(mark)]):
+            remedy = f"save the table with commas (CSV) or tabs (TSV) between its columns; this file has {marks[0]!r}"
         raise InputError(
             "no such column" if column not in header else "several columns of that name",
             where=name,
             found=_listed(header),
             expected=repr(column),
-            remedy="rename all of them but one"
-            if column in header
-            else "name the column that holds the text: --column NAME, or for one word a row --word-column NAME",
+            remedy=remedy,
         )
     return header.index(column)
 

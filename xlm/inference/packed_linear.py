@@ -231,7 +231,7 @@ class VnniInt8Linear(PackedLinear):
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
         if x.numel() == x.shape[-1]:
-            return self.fbgemm.one_row(x)
+            return self.fbgemm.one_row(x) if x.dim() > 1 else self.fbgemm.one_row(x[None])[0]
         x_NK = x.reshape(-1, x.shape[-1])
         out_NM = x.new_empty(len(x_NK), self.outputs)
         for _ in self._several(x_NK, out_NM):
@@ -247,9 +247,8 @@ class VnniInt8Linear(PackedLinear):
         for number, weights in enumerate(self.several_rows):
             first = number * _PACKED_WIDTH
             part = slice(first, first + _PACKED_WIDTH)
-            scale_m = self.scale_M[part]
+            scales, outputs = (self.scale_M[part], self.zeros_M[part]), (1.0, 0, torch.float32)
             # Step 1 and zero 0 for the inputs, no bias, step 1 and zero 0 for the outputs, no activation.
-            scales, outputs = (scale_m, torch.zeros_like(scale_m, dtype=torch.int32)), (1.0, 0, torch.float32)
             out_Nm = torch.ops.onednn.qlinear_pointwise(
                 levels_NK, 1.0, 0, weights, *scales, None, *outputs, "none", [], ""
             )

@@ -18,7 +18,7 @@ from xlm.model.initialisation import ResettableModule
 from xlm.model.linear import apply_linear
 
 _MANY_HEADS = 64
-"""Heads of all rows from which plain operations are faster for one position of each row."""
+"""If each row has one position, plain operations are faster from this number of heads of all rows together."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -181,7 +181,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
             if unnormalised and grad_hidden is not None:
                 grad_hidden -= weight[targets_N] * shares_N[:, None]
             grad_weight = grad_head[:D].t().contiguous() if grad_head is not None and needs_weight else None
-            grad_bias = grad_head[-1] if grad_head is not None and needs_bias else None
+            # Copied, because a view would keep all of `grad_head` in memory for as long as the gradient exists.
+            grad_bias = grad_head[-1].clone() if grad_head is not None and needs_bias else None
             if unnormalised and grad_weight is not None:
                 grad_weight.index_add_(0, targets_N, hidden * shares_N[:, None], alpha=-1)
             if unnormalised and grad_bias is not None:
@@ -196,7 +197,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
         """Return the gradients from the forward pass, multiplied by the gradient of the loss."""
         # The gradients are scaled in place, then released, so that a second backward pass cannot scale them again.
         gradients, ctx.gradients = ctx.gradients, None
-        assert gradients is not None, "the loss can be differentiated only once"
+        if gradients is None:
+            raise InputError(
+                "a loss without logits is differentiated a second time",
+                where="loss.backward",
+                expected="one backward pass, which releases the gradients",
+                remedy="compute the loss again, or from logits (return_logits=True)",
+            )
         scaled = (
             None if gradient is None else gradient.to(kind).mul_(grad_loss)
             for gradient, kind in zip(gradients, ctx.types, strict=True)

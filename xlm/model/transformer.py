@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from xlm.errors import InputError
 from xlm.model.attention import Attention, AttentionMask, CrossAttention, Source
 from xlm.model.cache import XLMCache
 from xlm.model.config import XLMConfig
@@ -149,13 +150,15 @@ class Layer(ResettableModule):
         output_attentions: bool = False,
     ) -> tuple[Tensor, ...]:
         """Map (B, T, D) to (B, T, D); also return the weights of both kinds of attention if requested."""
-        attended_BTD, *weights = _as_tuple(
-            self.attention(x_BTD, mask, layer=layer, cache=cache, output_attentions=output_attentions)
+        attended_BTD, *weights = _parts(
+            self.attention(x_BTD, mask, layer=layer, cache=cache, output_attentions=output_attentions),
+            1 if output_attentions else 0,
         )
         x_BTD = self.attention_norm(x_BTD + F.dropout(attended_BTD, p=self.dropout, training=self.training))
         if source is not None and self.cross_attention is not None and self.cross_attention_norm is not None:
-            attended_BTD, *cross_weights = _as_tuple(
-                self.cross_attention(x_BTD, source, layer=layer, output_attentions=output_attentions)
+            attended_BTD, *cross_weights = _parts(
+                self.cross_attention(x_BTD, source, layer=layer, output_attentions=output_attentions),
+                1 if output_attentions else 0,
             )
             weights += cross_weights
             x_BTD = self.cross_attention_norm(x_BTD + F.dropout(attended_BTD, p=self.dropout, training=self.training))
@@ -229,11 +232,13 @@ class Transformer(ResettableModule):
         padding_BT1 = None if inputs.valid is None else ~inputs.valid[:, :, None]
         x_BTD = _zero_padding(self.embeddings(inputs), padding_BT1)
         states, attentions, cross_attentions = [x_BTD], [], []
+        kinds = 1 if source is None else 2  # of attention
         recomputed = self.recomputed if torch.is_grad_enabled() else 0
         for index, layer in enumerate(self.layers):
             run = partial(checkpoint, layer, use_reentrant=False) if recomputed and index % recomputed == 0 else layer
-            x_BTD, *weights = _as_tuple(
-                run(x_BTD, mask, layer=index, cache=cache, source=source, output_attentions=output_attentions)
+            x_BTD, *weights = _parts(
+                run(x_BTD, mask, layer=index, cache=cache, source=source, output_attentions=output_attentions),
+                kinds if output_attentions else 0,
             )
             x_BTD = _zero_padding(x_BTD, padding_BT1)
             if output_hidden_states:
@@ -250,9 +255,22 @@ class Transformer(ResettableModule):
         )
 
 
-def _as_tuple(output: tuple[Tensor, ...] | Tensor) -> tuple[Tensor, ...]:
-    """Return the output of a module as a tuple, although a hook may have returned its first item alone."""
-    return (output,) if isinstance(output, Tensor) else output
+def _parts(output: tuple[Tensor, ...] | Tensor, weights: int) -> tuple[Tensor, ...]:
+    """Return the hidden states and the requested attention weights, which a module or a hook on it returned.
+
+    A hook may return the hidden states alone, unless weights are requested: they would be missing, or be taken for
+    those of the other kind of attention.
+    """
+    parts = (output,) if isinstance(output, Tensor) else tuple(output)
+    if len(parts) <= weights:
+        raise InputError(
+            "a layer or its attention returned too few attention weights",
+            where="output_attentions",
+            found=f"{len(parts)} items",
+            expected=f"{1 + weights} items: hidden states, then weights",
+            remedy="let a hook return all items that it receives, or do not request attentions",
+        )
+    return parts[: 1 + weights]
 
 
 def _zero_padding(x_BTD: Tensor, padding_BT1: Tensor | None) -> Tensor:

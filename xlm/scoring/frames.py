@@ -213,7 +213,8 @@ class _Pandas:
 
     def values(self, column: str) -> list[Any]:
         cells = self._frame[column]
-        return [None if missing else cell for cell, missing in zip(cells.tolist(), cells.isna().tolist(), strict=True)]
+        pairs = zip(cells.tolist(), cells.isna().tolist(), strict=True)
+        return [None if missing else _without_arrays(cell) for cell, missing in pairs]
 
     def scored(self, rows: list[int], columns: Mapping[str, list[Any]], types: Mapping[str, type]) -> Any:
         # Rows are selected by position, not by index: an index may hold a value twice.
@@ -222,13 +223,19 @@ class _Pandas:
         return frame.astype({name: "boolean" for name in columns if types[name] is bool})
 
 
+def _without_arrays(cell: Any) -> Any:
+    """Return a cell whose arrays are lists: pandas reads lists from Parquet as arrays, which cannot be compared."""
+    return [_without_arrays(each) for each in cell.tolist()] if getattr(cell, "ndim", 0) else cell
+
+
 class _Polars:
     def __init__(self, polars: Any, frame: Any) -> None:
         self._polars, self._frame = polars, frame
         self.columns = list(frame.columns)
 
     def values(self, column: str) -> list[Any]:
-        cells: list[Any] = self._frame[column].to_list()
+        series = self._frame[column]
+        cells: list[Any] = (series.fill_nan(None) if series.dtype.is_float() else series).to_list()
         return cells
 
     def scored(self, rows: list[int], columns: Mapping[str, list[Any]], types: Mapping[str, type]) -> Any:

@@ -221,7 +221,7 @@ class Layout:
                     )
                 elif len(seen) < _MOST_LABELS:
                     seen.add(label)
-            if self.words:
+            if self.words and all(row.text is not None for row in group):
                 self._check_texts(group, warn_once)
             yield group
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +12,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from xlm.model.sharded import local_part
+
+_CPU_NUMBERS = 1 << 18
+"""How many numbers of a tensor are updated at once on a CPU: 1 MB each of the weights, the gradient, both moments and
+temporary values, which then stay in its caches."""
 
 START = 1e-7
 """Learning rate at which the warm-up starts. Source: the original's ``warmup_init_lr``."""
@@ -83,8 +88,6 @@ class OriginalAdam(Optimizer):
         return ages
 
     def _update(self, owners: list[nn.Parameter], updates: int, group: dict[str, Any]) -> None:
-        beta1, beta2 = group["betas"]
-        lr: float = group["lr"]
         # The update is element-wise, so each process needs only its own part of the tensors.
         parameters: list[Tensor] = [local_part(parameter) for parameter in owners]
         first: list[Tensor] = [local_part(self.state[parameter]["exp_avg"]) for parameter in owners]
@@ -94,21 +97,47 @@ class OriginalAdam(Optimizer):
             for parameter, moment in zip(owners, first, strict=True)
             if parameter.grad is not None
         ]
-        torch._foreach_mul_(first, beta1)
-        torch._foreach_add_(first, gradients, alpha=1 - beta1)
-        torch._foreach_mul_(second, beta2)
-        torch._foreach_addcmul_(second, gradients, gradients, 1 - beta2)
-        denominators = torch._foreach_sqrt(second)
-        torch._foreach_add_(denominators, group["eps"])
-        if group["weight_decay"]:
-            torch._foreach_mul_(parameters, 1 - group["weight_decay"] * lr)
-        corrected = lr * (1 - beta2**updates) ** 0.5 / (1 - beta1**updates)
-        if all(parameter.dtype == moment.dtype for parameter, moment in zip(parameters, first, strict=True)):
-            torch._foreach_addcdiv_(parameters, first, denominators, -corrected)
+        tensors = parameters, gradients, first, second
+        if all(parameter.device.type == "cpu" for parameter in parameters):
+            for parts in zip(*(itertools.chain.from_iterable(map(_parts, each)) for each in tensors), strict=True):
+                _step(*([part] for part in parts), updates=updates, group=group)
         else:
-            steps = torch._foreach_div(first, denominators)
-            for parameter, step in zip(parameters, steps, strict=True):
-                parameter.add_(step, alpha=-corrected)
+            _step(*tensors, updates=updates, group=group)
+
+
+def _parts(tensor: Tensor) -> Sequence[Tensor]:
+    """Divide a tensor into views of up to ``_CPU_NUMBERS`` numbers."""
+    if tensor.numel() <= _CPU_NUMBERS:
+        return (tensor,)
+    return torch.split(tensor, max(1, _CPU_NUMBERS * len(tensor) // tensor.numel()))
+
+
+def _step(
+    parameters: list[Tensor],
+    gradients: list[Tensor],
+    first: list[Tensor],
+    second: list[Tensor],
+    *,
+    updates: int,
+    group: dict[str, Any],
+) -> None:
+    beta1, beta2 = group["betas"]
+    lr: float = group["lr"]
+    torch._foreach_mul_(first, beta1)
+    torch._foreach_add_(first, gradients, alpha=1 - beta1)
+    torch._foreach_mul_(second, beta2)
+    torch._foreach_addcmul_(second, gradients, gradients, 1 - beta2)
+    denominators = torch._foreach_sqrt(second)
+    torch._foreach_add_(denominators, group["eps"])
+    if group["weight_decay"]:
+        torch._foreach_mul_(parameters, 1 - group["weight_decay"] * lr)
+    corrected = lr * (1 - beta2**updates) ** 0.5 / (1 - beta1**updates)
+    if all(parameter.dtype == moment.dtype for parameter, moment in zip(parameters, first, strict=True)):
+        torch._foreach_addcdiv_(parameters, first, denominators, -corrected)
+    else:
+        steps = torch._foreach_div(first, denominators)
+        for parameter, step in zip(parameters, steps, strict=True):
+            parameter.add_(step, alpha=-corrected)
 
 
 def learning_rate(update: int, *, schedule: str, lr: float, warmup_steps: int, max_steps: int) -> float:
