@@ -14,7 +14,8 @@ import torch
 
 from benchmarks.ctranslate2_models import write_language_model
 from benchmarks.engine import Engine, in_turn
-from benchmarks.forward import forward_operations
+from benchmarks.forward import forward_operations, product_weights
+from benchmarks.generation import BYTES_PER_WEIGHT
 from benchmarks.hardware import matrix_peak, memory_bandwidth
 from benchmarks.models import SIZES, scale_embeddings
 from benchmarks.report import Measurement, Report, Target, machine_facts, quotients, ratio_of_rounds
@@ -44,7 +45,6 @@ _FIRST_WORD = 14
 _B, _T = 8, 128
 _LONGEST = 70
 _BATCH_TOKENS = 1024
-_BYTES = {"float32": 4, "int8": 1}
 _LOGIT_TOLERANCE = 1e-3
 """Largest difference of float32 logits, relative to the largest. CTranslate2 approximates functions such as GELU."""
 _LOGPROB_TOLERANCE = 1e-2
@@ -156,16 +156,16 @@ def sentences_of(work: Work, config: XLMConfig, *, rows: int, lines: int) -> lis
 
 def _limit(work: Work, form: str, rows: int, config: XLMConfig, tokens: int) -> tuple[str, str, float] | None:
     """Return the name and unit of a limit of the machine, and how much of it one token takes; ``None`` if unknown."""
-    L, D, V = config.n_layers, config.emb_dim, config.vocab_size
     if work == "generate" and rows == 1:
-        return "reading memory", "GB/s", (12 * L * D * D + V * D) * _BYTES[_type(form)] / 1e9
+        return "reading memory", "GB/s", product_weights(config) * BYTES_PER_WEIGHT[weight_type(form)] / 1e9
     if work != "generate" and form != "int8":
         row_tokens = _T if work == "forward" else _LONGEST // 2
         return "matrix product", "GFLOP/s", forward_operations(config, 1, row_tokens) / row_tokens / 1e9
     return None
 
 
-def _type(form: str) -> str:
+def weight_type(form: str) -> str:
+    """Return the type of the weights of a form."""
     return form.removeprefix("packed ")
 
 
@@ -180,7 +180,7 @@ def open_xlm(directory: str, work: Work, form: str, threads: int) -> Any:
     torch.set_num_threads(threads)
     model = XLMWithLMHeadModel.from_pretrained(directory)
     if form != "float32":
-        model = model.for_inference(_type(form))
+        model = model.for_inference(weight_type(form))
 
     @torch.inference_mode()
     def run(sentences: list[list[int]], new_tokens: int) -> Any:
@@ -206,7 +206,7 @@ def open_ctranslate2(directory: str, work: Work, form: str, threads: int) -> Any
     import ctranslate2
     import numpy
 
-    model = ctranslate2.Generator(directory, compute_type=_type(form), inter_threads=1, intra_threads=threads)
+    model = ctranslate2.Generator(directory, compute_type=weight_type(form), inter_threads=1, intra_threads=threads)
 
     def run(sentences: list[list[int]], new_tokens: int) -> Any:
         if work == "forward":

@@ -141,5 +141,10 @@ def rounding_limit(config: XLMConfig) -> float:
 
 def forward_operations(config: XLMConfig, rows: int, tokens: int) -> float:
     """Return the number of multiplications and additions of a forward pass; causal attention counts half a square."""
-    D, L, V = config.emb_dim, config.n_layers, config.vocab_size
-    return 2.0 * rows * tokens * (12 * L * D * D + V * D + L * D * tokens)
+    attention = config.n_layers * config.emb_dim * tokens
+    return 2.0 * rows * tokens * (product_weights(config) + attention)
+
+
+def product_weights(config: XLMConfig) -> int:
+    """Return the number of weights that each token is multiplied by: those of the layers and of the head."""
+    return 12 * config.n_layers * config.emb_dim**2 + config.vocab_size * config.emb_dim

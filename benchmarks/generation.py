@@ -25,7 +25,7 @@ _NEAR_TIES = {"float32": 1e-3, "bfloat16": 0.125, "int8": 1e-3}
 
 The best random logits are between 4 and 8, where bfloat16 has steps of 1/32. Their inputs have errors of one percent,
 which change the difference of two logits by as much (see ``rounding_limit``). In int8, swaps are only counted."""
-_BYTES_PER_WEIGHT = {"float32": 4, "bfloat16": 2, "int8": 1}
+BYTES_PER_WEIGHT = {"float32": 4, "bfloat16": 2, "int8": 1}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,7 +118,7 @@ def bench_generate(
     weights = sum(p.numel() for name, p in pair.ours.named_parameters() if "position" not in name)
     for case in cases:
         if rows == 1 or not setup.packed:  # many rows on a CPU are limited by arithmetic, not by memory
-            per_token = weights * _BYTES_PER_WEIGHT[case.weights] / rows / 1e9
+            per_token = weights * BYTES_PER_WEIGHT[case.weights] / rows / 1e9
             share = Measurement(
                 name=f"{case.name}, share of reading its weights",
                 unit="of the limit",

@@ -11,18 +11,17 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.ctranslate2_peer import Work, open_xlm, sentences_of
-from benchmarks.forward import forward_operations
+from benchmarks.ctranslate2_peer import Work, open_xlm, sentences_of, weight_type
+from benchmarks.forward import forward_operations, product_weights
+from benchmarks.generation import BYTES_PER_WEIGHT
 from benchmarks.hardware import matrix_peak, memory_bandwidth
 from benchmarks.models import SIZES, scale_embeddings
 from benchmarks.report import Measurement, Report, machine_facts
 from benchmarks.training import SETTINGS, our_step
-from xlm.model.config import XLMConfig
 from xlm.model.lm import XLMWithLMHeadModel
 
 _PRODUCTS = ("linear_pointwise", "linear_dynamic", "addmm", "aten::mm")
 _SHOWN = 12
-_BYTES = {"float32": 4, "packed float32": 4, "bfloat16": 2, "int8": 1}
 
 
 def bench_profile(
@@ -108,8 +107,8 @@ def _inference(
     sentences = sentences_of(work, config, rows=rows, lines=lines)
     run = open_xlm(str(scratch / "model"), work, form, torch.get_num_threads())
     tokens = rows * new_tokens if work == "generate" else sum(map(len, sentences))
-    weights = _product_weights(config)
-    read = weights * _BYTES[form] * new_tokens / 1e9 if work == "generate" and rows == 1 else 0.0
+    weights = product_weights(config)
+    read = weights * BYTES_PER_WEIGHT[weight_type(form)] * new_tokens / 1e9 if work == "generate" and rows == 1 else 0.0
     return partial(run, sentences, new_tokens), 2 * weights * tokens / 1e9, read
 
 
@@ -118,7 +117,3 @@ def _training(size: str) -> tuple[Callable[[], Any], float, float]:
     model = XLMWithLMHeadModel(config.replace(dropout=0.0, attention_dropout=0.0)).train()
     step = our_step(model, torch.randint(14, config.vocab_size, (B, T)), "float32")
     return partial(step, 0), 3 * forward_operations(config, B, T) / 1e9, 0.0
-
-
-def _product_weights(config: XLMConfig) -> int:
-    return 12 * config.n_layers * config.emb_dim**2 + config.vocab_size * config.emb_dim
