@@ -101,7 +101,7 @@ def bench_beside_ctranslate2(
             works = {name: partial(engine.run, sentences, new_tokens) for name, engine in engines.items()}
             limit = _limit(work, each, rows, config, tokens)
             if limit is not None:
-                works["limit"] = partial(_measure_limit, *limit)
+                works["limit"] = partial(_measure_limit, limit[0])
             figures, results = in_turn(works, rounds)
             memory = {name: engine.memory() for name, engine in engines.items()}
         speeds = {
@@ -112,7 +112,7 @@ def bench_beside_ctranslate2(
         }
         measurements += speeds.values()
         if limit is not None:
-            (what, unit, per_token) = limit
+            what, unit, per_token = limit
             reached = Measurement(name=f"{what}, {each}", unit=unit, values=figures["limit"])
             measurements.append(reached)
             for name, speed in speeds.items():
@@ -169,7 +169,7 @@ def weight_type(form: str) -> str:
     return form.removeprefix("packed ")
 
 
-def _measure_limit(name: str, *_: object) -> tuple[float, None]:
+def _measure_limit(name: str) -> tuple[float, None]:
     return (memory_bandwidth() if name == "reading memory" else matrix_peak(torch.float32)), None
 
 
