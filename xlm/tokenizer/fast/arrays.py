@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -41,6 +42,29 @@ class GrowableArray:
             self._array = larger
         self._array[first : self._length] = values
         return first
+
+
+class CharacterTable:
+    """A number for each character, computed when the character first occurs.
+
+    Args:
+        compute: Returns the number of a character, never 0.
+    """
+
+    def __init__(self, compute: Callable[[str], int]) -> None:
+        self._compute = compute
+        self._values = np.zeros(sys.maxunicode + 1, np.uint32)  # takes no memory until it is written
+
+    def __call__(self, codes: Array) -> Array:
+        """Return the numbers of code points: uint32 (N,)."""
+        values: Array = self._values[codes]
+        if not values.all():
+            is_new = np.zeros(int(codes.max()) + 1, bool)
+            is_new[codes[values == 0]] = True
+            for code in np.flatnonzero(is_new).tolist():
+                self._values[code] = self._compute(chr(code))
+            values = self._values[codes]
+        return values
 
 
 def expand_slices(starts_N: Array, lengths_N: Array) -> Array:

@@ -281,7 +281,7 @@ class BatchWords(Generic[T]):
         bpe, value_S, state_S = self._known()
         states = state_S[symbols]
         if not states.all():
-            is_new_S = np.zeros(bpe.symbols, bool)
+            is_new_S = np.zeros(int(symbols.max()) + 1, bool)
             is_new_S[symbols[states == _NEW]] = True
             new = np.flatnonzero(is_new_S)
             pieces = bpe.pieces(new)

@@ -15,7 +15,7 @@ a run of the unit or literal text.
 from __future__ import annotations
 
 import re
-import string
+import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,21 +24,17 @@ from typing import Any
 
 import numpy as np
 
-from xlm.tokenizer.fast.arrays import Array, GrowableArray, codes_of, expand_slices, starts_of, text_of
+from xlm.tokenizer.fast.arrays import Array, CharacterTable, GrowableArray, codes_of, expand_slices, starts_of, text_of
 from xlm.tokenizer.fast.segmenter import DIGIT, END, LOWER, MARK, OTHER, Segmenter
-from xlm.tokenizer.moses.data import FIRST_BEYOND
 
 _MAX_PATTERNS = 1 << 14
 _MAX_LENGTH = 48  # the longest unit, in characters, that is divided into words with the help of its pattern
 _NOT_IN_PATTERNS = ("DOT", "MULTI", "\u00a0")  # units with such text have no pattern: dot markers, no-break spaces
 _FULL_STOP = re.compile("[.。．…]")  # a full stop, or a character that the rules turn into one
-# In a pattern, q stands for any lower-case letter but s, which an English rule looks for. Q stands for any capital
-# letter, and 1 for any digit.
-_LETTERS = str.maketrans(
-    {letter: "q" for letter in string.ascii_lowercase if letter != "s"}
-    | dict.fromkeys(string.ascii_uppercase, "Q")
-    | dict.fromkeys(string.digits, "1")
-)
+_LOWER_LETTER, _LETTER = "\u00e9\u00c9"  # stand for letters beyond ASCII in a pattern
+# The number of a character in a table: the code point that stands for it in a pattern, and these bits.
+_CODE = (1 << 21) - 1
+_IS_SEEN, _IS_RUN, _IS_LETTER = 1 << 21, 1 << 22, 1 << 23  # the last two: can be in a run; is a letter
 
 _BETWEEN = f"{MARK} "  # separates joined keys; no key contains it, because no key has a space after its mark
 
@@ -98,15 +94,10 @@ class BatchPatterns:
     def __init__(self, segmenter: Segmenter[Any]) -> None:
         self._segmenter = segmenter
         self._rules = segmenter.rules
-        any_of = f"[A-Za-z0-9{segmenter.letters}-]"
+        any_of = f"[A-Za-z0-9{''.join(filter(segmenter.is_plain_letter, (_LOWER_LETTER, _LETTER)))}-]"
         self._runs: Callable[[str], list[str]] = re.compile(f"{any_of}+").findall
         self._parts: Callable[[str], list[str]] = re.compile(f"({any_of}+)").split
-        is_in_run, is_letter = re.compile(any_of).match, re.compile(f"[A-Za-z{segmenter.letters}]").match
-        characters = [chr(code) for code in range(FIRST_BEYOND)]
-        # The last entry of each table stands for all code points from FIRST_BEYOND on.
-        self._is_run = np.array([*(is_in_run(character) is not None for character in characters), False])
-        self._is_letter = np.array([*(is_letter(character) is not None for character in characters), False])
-        self._mapped = codes_of(f"{''.join(characters).translate(_LETTERS)} ")
+        self._characters = CharacterTable(self._of_character)
         self._clear()
 
     def _clear(self) -> None:
@@ -118,14 +109,31 @@ class BatchPatterns:
         self._element_start, self._element_length = GrowableArray(np.int64), GrowableArray(np.int64)
         self._literals = GrowableArray(np.uint32)
 
+    def _of_character(self, character: str) -> int:
+        """Return the number of a character in the table.
+
+        In a pattern, q stands for any lower-case letter but s, which an English rule looks for. Q stands for any
+        capital letter, and 1 for any digit.
+        """
+        if character.isascii() and character.isalnum():
+            stand_in = "1" if character.isdigit() else "Q" if character.isupper() else "s" if character == "s" else "q"
+            return ord(stand_in) | _IS_SEEN | _IS_RUN | (0 if character.isdigit() else _IS_LETTER)
+        if not self._segmenter.is_plain_letter(character):
+            return ord(character) | _IS_SEEN | (_IS_RUN if character == "-" else 0)
+        is_lower, stand_in = self._rules.is_lower(character), character
+        # A Catalan rule looks for the letter A with circumflex; another rule looks for letters of the category Ll.
+        if character != "\u00c2" and is_lower == (unicodedata.category(character) == "Ll"):
+            stand_in = _LOWER_LETTER if is_lower else _LETTER
+        return ord(stand_in) | _IS_SEEN | _IS_RUN | _IS_LETTER
+
     def words(self, joined: JoinedKeys) -> str:
         """Return the words of units as one text: spaces separate the words of a unit, and ``MARK`` ends each unit."""
         if len(self._numbers) > _MAX_PATTERNS:
             self._clear()
         keys, codes, starts_K, lengths_K = joined.keys, joined.codes, joined.starts, joined.lengths
-        small = np.minimum(codes, FIRST_BEYOND)
-        is_run = self._is_run[small]
-        patterns = self._patterns_of(codes, small, is_run)
+        characters = self._characters(codes)
+        is_run = characters & _IS_RUN != 0
+        patterns = self._patterns_of(characters, is_run, starts_K)
 
         has_no_pattern_K = lengths_K > _MAX_LENGTH
         for name in _NOT_IN_PATTERNS:
@@ -145,7 +153,12 @@ class BatchPatterns:
         first_run_K = np.searchsorted(run_starts, starts_K)
         runs_K = np.searchsorted(run_starts, starts_K + lengths_K) - first_run_K
         unlike_K = has_no_pattern_K | self._is_unlike.values[template_K]
-        unlike_K |= self._has_abbreviation(keys, runs_K, self._has_full_stop.values[template_K] & ~unlike_K)
+        has_full_stop_K = self._has_full_stop.values[template_K] & ~unlike_K & (runs_K > 0)
+        with_full_stop = np.flatnonzero(has_full_stop_K)
+        if len(with_full_stop):
+            runs = expand_slices(first_run_K[with_full_stop], runs_K[with_full_stop])
+            is_abbreviation_R = self._are_abbreviations(joined.text, run_starts[runs], run_lengths[runs])
+            unlike_K[with_full_stop] = np.logical_or.reduceat(is_abbreviation_R, starts_of(runs_K[with_full_stop]))
 
         # Each unit is a row of elements, and each element is a slice of ``source``, which holds the text of the keys,
         # then the literal texts of the patterns, then the words of the units that have no pattern.
@@ -166,33 +179,37 @@ class BatchPatterns:
         length_E[first_E[unlike]] = others_lengths
         return text_of(source[expand_slices(start_E, length_E)])
 
-    def _patterns_of(self, codes: Array, small: Array, is_run: Array) -> list[str]:
+    def _patterns_of(self, characters: Array, is_run: Array, starts_K: Array) -> list[str]:
         """Return the pattern of each joined key.
 
         A run is shortened to its first character, one character for its middle, and its last character. The middle
         becomes ``q`` if it holds a letter, and ``1`` otherwise.
+
+        Args:
+            characters: The numbers of the characters in the table; (C,).
+            is_run: Whether each character is in a run; (C,).
+            starts_K: The start of each key.
         """
+        pattern = characters & _CODE
+        # An s matters only after an apostrophe, and the case of a letter only at the start of a run.
+        ends = np.flatnonzero(is_run[:-2] & is_run[1:-1] & ~is_run[2:]) + 1
+        for places, letter in ((ends, "s"), (ends, "Q"), (starts_K, "s")):
+            pattern[places[pattern[places] == ord(letter)]] = ord("q")
         is_middle = is_run.copy()
         is_middle[1:] &= is_run[:-1]
         is_middle[:-1] &= is_run[1:]
-        pattern = np.where(is_run, self._mapped[small], codes)
         middles = np.flatnonzero(is_middle[1:] & ~is_middle[:-1]) + 1
         is_kept = ~is_middle
         if len(middles):
-            has_letter = np.logical_or.reduceat(is_middle & self._is_letter[small], middles)
+            has_letter = np.logical_or.reduceat(is_middle & (characters & _IS_LETTER != 0), middles)
             pattern[middles] = np.where(has_letter, ord("q"), ord("1"))
             is_kept[middles] = True
         return text_of(pattern[is_kept])[len(_BETWEEN) : -len(_BETWEEN)].split(_BETWEEN)
 
-    def _has_abbreviation(self, keys: Sequence[str], runs_K: Array, has_full_stop_K: Array) -> Array:
-        """Return whether each unit with a full stop has an abbreviation among its runs: bool (K,)."""
-        some = np.flatnonzero(has_full_stop_K & (runs_K > 0))
-        result = np.zeros(len(keys), bool)
-        if len(some):
-            runs = self._runs(MARK.join([keys[index] for index in some.tolist()]))
-            is_abbreviation_R = np.fromiter(map(self._rules.is_abbreviation, runs), bool, len(runs))
-            result[some] = np.logical_or.reduceat(is_abbreviation_R, starts_of(runs_K[some]))
-        return result
+    def _are_abbreviations(self, text: str, starts_R: Array, lengths_R: Array) -> Array:
+        """Return whether each run of a text is an abbreviation: bool (R,)."""
+        slices = map(slice, starts_R.tolist(), (starts_R + lengths_R).tolist())
+        return np.fromiter(map(self._rules.is_abbreviation, map(text.__getitem__, slices)), bool, len(starts_R))
 
     def _others_words(self, key: str) -> str:
         unit, following, begins = _unit_of(key)

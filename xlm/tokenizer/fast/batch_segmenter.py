@@ -8,7 +8,6 @@ Array dimensions: N chunks, U units, K new units, W words, S values (ids, or pie
 
 from __future__ import annotations
 
-import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from itertools import count, islice
@@ -17,9 +16,18 @@ from typing import Any
 import numpy as np
 
 from xlm.tokenizer.casefold import casefold_all
-from xlm.tokenizer.fast.arrays import Array, GrowableArray, RaggedArray, codes_of, expand_slices, starts_of
+from xlm.tokenizer.fast.arrays import (
+    Array,
+    CharacterTable,
+    GrowableArray,
+    RaggedArray,
+    codes_of,
+    expand_slices,
+    starts_of,
+)
 from xlm.tokenizer.fast.batch_bpe import BatchWords
 from xlm.tokenizer.fast.batch_patterns import BatchPatterns, JoinedKeys, key_of
+from xlm.tokenizer.fast.chunk_index import ChunkIndex, Chunks
 from xlm.tokenizer.fast.segmenter import DIGIT, END, LOWER, MARK, MAX_CACHED_LENGTH, OTHER, WINDOW, Segmenter
 
 
@@ -77,7 +85,7 @@ class BatchSegmenter:
 
 # Bits that describe a chunk. The comments list what each bit says.
 _STARTS, _ENDS, _STOP = 1, 2, 4  # the chunk starts freely; the chunk ends freely; the chunk ends in a full stop
-_LAST, _EMPTY, _HARD = 8, 16, 32  # the chunk is the last of its text; is empty; is the last and ends in whitespace
+_LAST, _HARD = 8, 32  # the chunk is the last of its text; is the last and ends in whitespace
 _IS_DIGIT, _IS_LOWER = 64, 128  # the chunk starts with a digit; the chunk starts with a lower-case letter
 _SEEN = 256  # marks a character whose bits have been computed
 _AT_START, _AT_END = _STARTS | _IS_DIGIT | _IS_LOWER, _ENDS | _STOP
@@ -92,15 +100,18 @@ class Table:
     """
 
     def __init__(self) -> None:
-        self._count = count()
-        self._numbers: defaultdict[str, int] = defaultdict(self._count.__next__)
+        self._numbers: defaultdict[str, int] = defaultdict()
         self.starts, self.lengths = GrowableArray(np.int64), GrowableArray(np.int64)
 
     def __len__(self) -> int:
         return len(self.starts)
 
     def numbers(self, texts: Sequence[str]) -> tuple[Array, list[str]]:
-        """Return the number of each text, int64 (N,), and the new texts in the order of their numbers."""
+        """Return the number of each text, int64 (N,), and the new texts in the order of their numbers.
+
+        The slices of new texts must be stored before the next call.
+        """
+        self._numbers.default_factory = count(len(self)).__next__
         before = len(self._numbers)
         numbers = np.fromiter(map(self._numbers.__getitem__, texts), np.int64, len(texts))
         new = [*islice(reversed(self._numbers), len(self._numbers) - before)]
@@ -126,8 +137,9 @@ class BatchTables:
         self._patterns = BatchPatterns(segmenter)
         self._of_words = of_words
         self._units, self._words = Table(), Table()
+        self._short_units = ChunkIndex()  # the numbers of short chunks; ``_units`` holds those of all other units
         self._known_of_units = GrowableArray(np.uint8)
-        self._known_of_characters = np.zeros(sys.maxunicode + 1, np.uint16)
+        self._known_of_characters = CharacterTable(self._of_character)
         self._values = GrowableArray(of_words.dtype)
 
     def __len__(self) -> int:
@@ -143,13 +155,9 @@ class BatchTables:
         Returns:
             The values, (S,), and the numbers of values, int64 (number of texts,).
         """
-        chunks = f"{f'{MARK} '.join(texts)}{MARK}".split(" ")
-        numbers_N, new = self._units.numbers(chunks)
-        self._learn(new)
+        chunks = Chunks.of(f"{f'{MARK} '.join(texts)}{MARK}")
+        numbers_N, long = self._numbers_of(chunks)
         known_N = self._known_of_units.values[numbers_N]
-        places_N = np.flatnonzero(known_N & _EMPTY == 0)  # several spaces count as one
-        if len(places_N) < len(chunks):
-            numbers_N, known_N = numbers_N[places_N], known_N[places_N]
         # A unit begins where a text begins, and where one chunk ends freely and the next one starts freely.
         begins_N = np.ones(len(numbers_N), bool)
         begins_N[1:] = known_N[:-1] & _LAST != 0
@@ -172,13 +180,13 @@ class BatchTables:
             following = np.append(at_start_U[1:], 0)[odd]
             keys = [
                 key_of(
-                    " ".join(filter(None, chunks[first : last + 1])).removesuffix(MARK),
+                    chunks.text(first, last).removesuffix(MARK),
                     _following(end, start),
                     begins=begins,
                 )
                 for first, last, end, start, begins in zip(
-                    places_N[first_U[odd]].tolist(),
-                    places_N[last_U[odd]].tolist(),
+                    first_U[odd].tolist(),
+                    last_U[odd].tolist(),
                     at_end_U[odd].tolist(),
                     following.tolist(),
                     begins_odd.tolist(),
@@ -191,12 +199,26 @@ class BatchTables:
                 keys[index] = key_of(texts[text], END, begins=True)
             numbers_U[odd], new_keys = self._units.numbers(keys)
             self._learn(new_keys, are_keys=True)
-            new += new_keys
+            long += new_keys
         lengths_U = self._units.lengths.values[numbers_U]
         values = self._values.values[expand_slices(self._units.starts.values[numbers_U], lengths_U)]
         lengths = np.add.reduceat(lengths_U, np.flatnonzero(begins_U))
-        self._units.drop(new)
+        self._units.drop(long)
         return values, lengths
+
+    def _numbers_of(self, chunks: Chunks) -> tuple[Array, list[str]]:
+        """Return the number of each chunk after learning new chunks, int64 (N,), and the new chunks that are long."""
+        is_short_N = chunks.is_short()
+        numbers_N, new = self._short_units.numbers(chunks.words()[is_short_N], len(self._units))
+        all_short = len(numbers_N) == len(is_short_N)
+        self._learn(chunks.texts(new if all_short else np.flatnonzero(is_short_N)[new]))
+        if all_short:
+            return numbers_N, []
+        all_numbers_N = np.empty(len(is_short_N), np.int64)
+        all_numbers_N[is_short_N] = numbers_N
+        all_numbers_N[~is_short_N], long = self._units.numbers(chunks.texts(np.flatnonzero(~is_short_N)))
+        self._learn(long)
+        return all_numbers_N, long
 
     def _learn(self, keys: Sequence[str], *, are_keys: bool = False) -> None:
         """Compute and store the values of new keys or chunks.
@@ -217,21 +239,12 @@ class BatchTables:
         is_last_K = (chunks.codes[ends_K - 1] == ord(MARK)) & (chunks.lengths > 0)
         first_K = chunks.codes[chunks.starts]
         last_K = chunks.codes[ends_K - 1 - is_last_K]
-        known_K = self._of_characters(first_K) & _AT_START
-        known_K |= self._of_characters(last_K) & (_AT_END | _HARD)
+        known_K = self._known_of_characters(first_K) & _AT_START
+        known_K |= self._known_of_characters(last_K) & (_AT_END | _HARD)
         known_K[chunks.lengths == is_last_K] = 0
-        known_K &= np.where(is_last_K, 0xFF, 0xFF - _HARD).astype(np.uint16)
+        known_K &= np.where(is_last_K, 0xFF, 0xFF - _HARD).astype(np.uint32)
         known_K[is_last_K] |= _LAST
-        known_K[chunks.lengths == 0] = _EMPTY
         known: Array = known_K.astype(np.uint8)
-        return known
-
-    def _of_characters(self, codes: Array) -> Array:
-        known = self._known_of_characters[codes]
-        if not known.all():
-            for code in {*codes[known == 0].tolist()}:
-                self._known_of_characters[code] = self._of_character(chr(code))
-            known = self._known_of_characters[codes]
         return known
 
     def _of_character(self, character: str) -> int:

@@ -129,7 +129,7 @@ class FastPipeline:
         if self._id_objects is None:  # all lists share the ints, which saves memory
             import numpy as np
 
-            self._id_objects = np.fromiter(range(len(self.plain.ids)), object, len(self.plain.ids))
+            self._id_objects = np.fromiter(sorted(self.plain.ids.values()), object, len(self.plain.ids))
         return rows.lists(self._id_objects)
 
     def _values(self, text: str, lang: str | None, output: str) -> list[Any]:

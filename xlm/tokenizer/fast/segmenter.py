@@ -125,10 +125,8 @@ class Segmenter(Generic[T]):
         self.rules = rules
         self.casefolds = casefolds
         self._is_lower, self._is_alnum = map(lru_cache(_MAX_CHARACTERS), (rules.is_lower, rules.is_alnum))
-        # Letters beyond ASCII that the short cut covers, because all rules treat them alike. For Romanian there are
-        # none, because one of its rules rewrites some of these letters.
-        self.letters = "" if rules.language == "ro" else _latin_letters(rules.is_alnum)
-        self._inert = re.compile(f"[A-Za-z0-9{self.letters}-]+").fullmatch
+        letters = "".join(filter(self.is_plain_letter, map(chr, range(FIRST_BEYOND))))
+        self._inert = re.compile(f"[A-Za-z0-9{letters}-]+").fullmatch
         self._words = Cache(of_word, budget)
         # Caches of the values of units. A unit that ends in a full stop, and the last unit of a text, have separate
         # caches by what follows them; for all other units, what follows does not matter.
@@ -201,6 +199,14 @@ class Segmenter(Generic[T]):
             words = filter(None, map(casefold, words))
         return list(chain.from_iterable(map(self._words.__getitem__, words)))
 
+    def is_plain_letter(self, character: str) -> bool:
+        """Return whether a character is a letter beyond ASCII; the rules treat all of them alike.
+
+        For Romanian there are none, because one of its rules rewrites some of these letters.
+        """
+        is_letter = character >= "\u00c0" and character.isalpha() and self._is_alnum(character)
+        return is_letter and self.rules.language != "ro"
+
     def starts_freely(self, chunk: str) -> bool:
         """Return whether no rule looks across the space before a chunk."""
         first = chunk[0]
@@ -236,8 +242,3 @@ class Segmenter(Generic[T]):
         before, after = "" if begins else f"{OTHER} ", "" if following == END else f" {following}"
         words = self.rules.words(f"{before}{unit}{after}")
         return words[len(before) // 2 : len(words) - len(after) // 2]
-
-
-def _latin_letters(is_alnum: Callable[[str], bool]) -> str:
-    letters = (chr(code) for code in range(0xC0, FIRST_BEYOND))
-    return "".join(letter for letter in letters if letter.isalpha() and is_alnum(letter))

@@ -7,9 +7,10 @@ ideographs, and add the signs of Indic scripts that remove a vowel. Both dialect
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.machinery import PathFinder
@@ -83,54 +84,62 @@ class CharacterClasses:
     lower: str
 
     @lazy
-    def is_alnum(self) -> re.Pattern[str]:
-        """Matches a text that begins with a character of ``alnum``."""
-        return re.compile(f"[{self.alnum}]")
-
-    @lazy
     def has_alpha(self) -> re.Pattern[str]:
         """Finds a character of ``alpha``."""
         return re.compile(f"[{self.alpha}]")
 
-    @lazy
-    def lower_first(self) -> re.Pattern[str]:
-        """Matches a text that begins with a character of ``lower``."""
-        return re.compile(f"[{self.lower}]")
-
 
 @lru_cache(maxsize=8)
-def _sacremoses_classes(scripts: tuple[str, ...], *, latin: bool) -> CharacterClasses:
+def _sacremoses_characters(language: str) -> CharacterClasses:
+    """Return all characters of each class, rather than a body for a regular expression."""
     properties = data_module("_data_perluniprops").PERLUNIPROPS
     indic = data_module("indic")  # signs of Indic scripts (viramas and nuktas) that IsAlnum and IsAlpha lack
-    more = "".join([*indic.VIRAMAS, *indic.NUKTAS, *(properties[name] for name in scripts)])
-
-    def having(name: str, more: str = "") -> str:
-        characters = properties[name] + more
-        return body_of("".join(_LATIN_CHARACTERS.findall(characters)) if latin else characters)
-
+    more = "".join([*indic.VIRAMAS, *indic.NUKTAS, *(properties[name] for name in _SCRIPTS.get(language, ()))])
     return CharacterClasses(
-        alnum=having("IsAlnum", more), alpha=having("IsAlpha", more), number=having("IsN"), lower=having("IsLower")
+        alnum=properties["IsAlnum"] + more,
+        alpha=properties["IsAlpha"] + more,
+        number=properties["IsN"],
+        lower=properties["IsLower"],
     )
+
+
+_PERL_CLASSES = CharacterClasses(
+    alnum=rf"(?V1)[[\p{{Alphabetic}}\p{{Nd}}]--[{_NEW_LETTERS}]]",
+    alpha=rf"(?V1)[[\p{{Alphabetic}}]--[{_NEW_LETTERS}]]",
+    number=rf"(?V1)[[\p{{N}}]--[{_NEW_LETTERS}]]",
+    lower=rf"(?V1)[[\p{{Lowercase}}{_OLD_LOWER}]--[{_NEW_LOWER}]]",
+)
+"""Patterns of the library regex for a character of each class. Unlike unicodedata, it knows the property Alphabetic."""
 
 
 @lru_cache(maxsize=2)
 def _perl_classes(*, latin: bool) -> CharacterClasses:
-    import regex  # a dependency of sacremoses; unlike unicodedata, it knows the property Alphabetic
+    import regex  # a dependency of sacremoses
 
     # All other code points are unassigned or for private use, so they are no letters or numerals.
     codes = range(FIRST_BEYOND) if latin else (*range(0x40000), *range(0xE0000, 0xF0000))
     everything = "".join(map(chr, codes))
 
-    def having(properties: str, but: str = _NEW_LETTERS) -> str:
-        matches = regex.finditer(f"(?V1)[[{properties}]--[{but}]]+", everything)
+    def body(pattern: str) -> str:
+        matches = regex.finditer(f"{pattern}+", everything)
         return _ranges((ord(match[0][0]), ord(match[0][-1])) for match in matches)
 
-    return CharacterClasses(
-        alnum=having(r"\p{Alphabetic}\p{Nd}"),
-        alpha=having(r"\p{Alphabetic}"),
-        number=having(r"\p{N}"),
-        lower=having(rf"\p{{Lowercase}}{_OLD_LOWER}", _NEW_LOWER),
-    )
+    return CharacterClasses(*map(body, dataclasses.astuple(_PERL_CLASSES)))
+
+
+def tests_of(dialect: str, language: str) -> tuple[Callable[[str], object], Callable[[str], object]]:
+    """Return functions that tell whether a character is in ``alnum`` and in ``lower``, without making whole classes.
+
+    Args:
+        dialect: As for ``classes_of``.
+        language: As for ``classes_of``.
+    """
+    if dialect == "perl":
+        import regex
+
+        return regex.compile(_PERL_CLASSES.alnum).match, regex.compile(_PERL_CLASSES.lower).match
+    characters = _sacremoses_characters(language)
+    return characters.alnum.__contains__, characters.lower.__contains__
 
 
 def classes_of(dialect: str, language: str, *, latin: bool = False) -> CharacterClasses:
@@ -144,7 +153,15 @@ def classes_of(dialect: str, language: str, *, latin: bool = False) -> Character
     """
     if dialect == "perl":
         return _perl_classes(latin=latin)
-    return _sacremoses_classes(_SCRIPTS.get(language, ()), latin=latin)
+    return _sacremoses_classes(language if language in _SCRIPTS else "", latin=latin)
+
+
+@lru_cache(maxsize=8)
+def _sacremoses_classes(language: str, *, latin: bool) -> CharacterClasses:
+    def body(characters: str) -> str:
+        return body_of("".join(_LATIN_CHARACTERS.findall(characters)) if latin else characters)
+
+    return CharacterClasses(*map(body, dataclasses.astuple(_sacremoses_characters(language))))
 
 
 def body_of(characters: Iterable[str]) -> str:

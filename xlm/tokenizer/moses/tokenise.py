@@ -14,7 +14,7 @@ from functools import lru_cache
 
 from xlm.tokenizer.alignment import AlignedText, Piece
 from xlm.tokenizer.lazy import lazy
-from xlm.tokenizer.moses.data import CharacterClasses, classes_of, is_latin, prefixes_of
+from xlm.tokenizer.moses.data import CharacterClasses, classes_of, is_latin, prefixes_of, tests_of
 from xlm.tokenizer.moses.normalise import (
     Rule,
     apply,
@@ -54,6 +54,7 @@ class Moses:
         self._normalization_of_ascii = tuple(rule for rule in self._normalization if rule.acts_on_ascii)
         self._prefixes = prefixes_of(language, perl=perl)
         self._latin_classes = classes_of(dialect, language, latin=True)
+        self._is_alnum, self._is_lower = tests_of(dialect, language)
 
     def words(self, text: str) -> list[str]:
         """Return the words of a text, with punctuation as separate words."""
@@ -117,14 +118,15 @@ class Moses:
 
     def is_alnum(self, character: str) -> bool:
         """Return whether the rules take a character for a letter or a digit."""
-        return self._classes_for(character).is_alnum.match(character) is not None
+        return bool(self._is_alnum(character))
 
     def is_lower(self, character: str) -> bool:
         """Return whether the rules take a character for a lower-case letter."""
-        return self._classes_for(character).lower_first.match(character) is not None
+        return bool(self._is_lower(character))
 
-    def _classes_for(self, text: str) -> CharacterClasses:
-        return self._latin_classes if is_latin(text) else self._all_classes
+    def _has_alpha(self, text: str) -> bool:
+        classes = self._latin_classes if is_latin(text) else self._all_classes
+        return classes.has_alpha.search(text) is not None
 
     def full_stop_stays(self, prefix: str, following: str) -> bool:
         """Return whether a word keeps the full stop at its end.
@@ -138,8 +140,8 @@ class Moses:
         return (
             prefix in self._prefixes.always
             or (prefix in self._prefixes.before_numbers and following in DIGITS)
-            or ("." in prefix and self._classes_for(prefix).has_alpha.search(prefix) is not None)
-            or self.is_lower(following)
+            or ("." in prefix and self._has_alpha(prefix))
+            or (following != "" and self.is_lower(following))
         )
 
     def _tokenizer_rules(self, classes: CharacterClasses) -> Sequence[Rule]:
