@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import random
 import sys
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -128,6 +129,36 @@ def test_many_texts_at_once_change_nothing(texts: list[str]) -> None:
         expected = [segmenter.by_rules(text) for text in texts]
         assert segmenter.of_texts(texts).lists() == expected, (segmenter.rules.dialect, segmenter.rules.language)
         assert segmenter.of_texts(texts[::-1]).lists() == expected[::-1]  # from what is remembered
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_rules_treat_plain_letters_alike(kind: tuple[str, str]) -> None:
+    segmenter = SEGMENTERS[kind, False]
+    rules = segmenter.rules
+    everything = [*map(chr, range(0x80, sys.maxunicode + 1))]
+    letters = [*filter(segmenter.one.is_plain_letter, everything)]
+    assert (not letters) == (kind[1] == "ro")
+    texts = ["{}", "a{}b {}", "1{}.", "{}. {}", "({}),{} ,", "{}'{}", "5'{}'", "‘{}’ {}’{}", "{}:n {} :{}", "{}·{}", "-{}-.5{}"]
+    for letter in random.Random(kind[1]).sample(letters, min(len(letters), 150)):
+        like = "é" if rules.is_lower(letter) else "É"
+        if rules.is_lower(letter) != (unicodedata.category(letter) == "Ll") or letter in "éÉÂ":
+            continue  # not put into one pattern with others
+        for text in texts:
+            words = rules.words(text.replace("{}", letter))
+            assert words == [word.replace(like, letter) for word in rules.words(text.replace("{}", like))], letter
+
+
+@pytest.mark.parametrize("kind", [("sacremoses", "en"), ("perl", "de"), ("perl", "tdt"), ("perl", "ca")])
+def test_texts_in_all_scripts(kind: tuple[str, str]) -> None:
+    rng = random.Random(kind[1])
+    letters = "aszASZß9ÂÉéªºǅſβΣςжЖдאبकिไ中ーｓＳ０²Ⅷʿʰ̈\U00010400\U0001d400"
+    signs = "''\"‘’“”`´.,:;!?()-—…·。%§\u00a0\u200d"
+    texts = [
+        " ".join("".join(rng.choices(letters, k=rng.randint(1, 4))).join(rng.choices(["", "", *signs], k=3)) for _ in range(9))
+        for _ in range(2000)
+    ]
+    segmenter = SEGMENTERS[kind, kind[1] == "en"]
+    assert segmenter.of_texts(texts).lists() == [segmenter.by_rules(text) for text in texts]
 
 
 def test_casefold_all_is_casefold_of_each_word() -> None:

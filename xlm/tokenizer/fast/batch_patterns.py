@@ -32,6 +32,7 @@ _MAX_LENGTH = 48  # the longest unit, in characters, that is divided into words 
 _NOT_IN_PATTERNS = ("DOT", "MULTI", "\u00a0")  # units with such text have no pattern: dot markers, no-break spaces
 _FULL_STOP = re.compile("[.。．…]")  # a full stop, or a character that the rules turn into one
 _LOWER_LETTER, _LETTER = "\u00e9\u00c9"  # stand for letters beyond ASCII in a pattern
+_CATALAN = "\u00c2"  # the letter beyond ASCII that a Catalan rule looks for
 # The number of a character in a table: the code point that stands for it in a pattern, and these bits.
 _CODE = (1 << 21) - 1
 _IS_SEEN, _IS_RUN, _IS_LETTER = 1 << 21, 1 << 22, 1 << 23  # the last two: can be in a run; is a letter
@@ -94,7 +95,7 @@ class BatchPatterns:
     def __init__(self, segmenter: Segmenter[Any]) -> None:
         self._segmenter = segmenter
         self._rules = segmenter.rules
-        any_of = f"[A-Za-z0-9{''.join(filter(segmenter.is_plain_letter, (_LOWER_LETTER, _LETTER)))}-]"
+        any_of = f"[A-Za-z0-9{''.join(filter(segmenter.is_plain_letter, (_LOWER_LETTER, _LETTER, _CATALAN)))}-]"
         self._runs: Callable[[str], list[str]] = re.compile(f"{any_of}+").findall
         self._parts: Callable[[str], list[str]] = re.compile(f"({any_of}+)").split
         self._characters = CharacterTable(self._of_character)
@@ -118,12 +119,12 @@ class BatchPatterns:
         if character.isascii() and character.isalnum():
             stand_in = "1" if character.isdigit() else "Q" if character.isupper() else "s" if character == "s" else "q"
             return ord(stand_in) | _IS_SEEN | _IS_RUN | (0 if character.isdigit() else _IS_LETTER)
-        if not self._segmenter.is_plain_letter(character):
+        is_lower = self._rules.is_lower(character)
+        # Letters of the category Ll are those of a rule for Tetum; nearly all letters in lower case are.
+        is_plain = is_lower == (unicodedata.category(character) == "Ll") and self._segmenter.is_plain_letter(character)
+        if not is_plain:
             return ord(character) | _IS_SEEN | (_IS_RUN if character == "-" else 0)
-        is_lower, stand_in = self._rules.is_lower(character), character
-        # A Catalan rule looks for the letter A with circumflex; another rule looks for letters of the category Ll.
-        if character != "\u00c2" and is_lower == (unicodedata.category(character) == "Ll"):
-            stand_in = _LOWER_LETTER if is_lower else _LETTER
+        stand_in = _CATALAN if character == _CATALAN else _LOWER_LETTER if is_lower else _LETTER
         return ord(stand_in) | _IS_SEEN | _IS_RUN | _IS_LETTER
 
     def words(self, joined: JoinedKeys) -> str:

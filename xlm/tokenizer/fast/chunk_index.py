@@ -86,7 +86,7 @@ class ChunkIndex:
 
     def __init__(self) -> None:
         self._count = 0
-        self._make(14)
+        self._make(8)
 
     def _make(self, bits: int) -> None:
         self._words = np.zeros((1 << bits, 3), np.uint64)
@@ -105,25 +105,28 @@ class ChunkIndex:
         Returns:
             The numbers, int64 (N,), and the indices, int64 (number of new chunks,).
         """
+        self._reserve(len(words_N3) // 4)  # about as many are new in the first batch of real text
         numbers_N = np.empty(len(words_N3), np.int64)
         new = [np.empty(0, np.int64)]
         for start in range(0, len(words_N3), _BLOCK):
             block = words_N3[start : start + _BLOCK]
-            if 3 * (self._count + len(block)) > 2 * len(self._numbers):
-                self._grow()
+            self._reserve(len(block))
             numbers_N[start : start + _BLOCK], added = self._find_or_add(block, first)
             first += len(added)
             new.append(added + start)
         return numbers_N, np.concatenate(new)
 
-    def _grow(self) -> None:
+    def _reserve(self, more: int) -> None:
+        """Make the table larger if it could not hold this many more chunks."""
+        if 3 * (self._count + more) <= 2 * len(self._numbers):
+            return
         used = self._numbers != _FREE
         words, numbers = self._words[used], self._numbers[used]
-        self._make(len(self._numbers).bit_length())
+        self._make((2 * (self._count + more)).bit_length())
         self._count = 0
-        places, added = self._find_or_add(words, 0)
-        is_used = self._numbers != _FREE
-        self._numbers[is_used] = numbers[added[self._numbers[is_used]]]
+        _, order = self._find_or_add(words, 0)
+        used = self._numbers != _FREE
+        self._numbers[used] = numbers[order[self._numbers[used]]]
 
     def _find_or_add(self, words_N3: Array, first: int) -> tuple[Array, Array]:
         numbers_N = np.empty(len(words_N3), np.int64)
