@@ -138,7 +138,19 @@ def test_the_rules_treat_plain_letters_alike(kind: tuple[str, str]) -> None:
     everything = [*map(chr, range(0x80, sys.maxunicode + 1))]
     letters = [*filter(segmenter.one.is_plain_letter, everything)]
     assert (not letters) == (kind[1] == "ro")
-    texts = ["{}", "a{}b {}", "1{}.", "{}. {}", "({}),{} ,", "{}'{}", "5'{}'", "‘{}’ {}’{}", "{}:n {} :{}", "{}·{}", "-{}-.5{}"]
+    texts = [
+        "{}",
+        "a{}b {}",
+        "1{}.",
+        "{}. {}",
+        "({}),{} ,",
+        "{}'{}",
+        "5'{}'",
+        "‘{}’ {}’{}",
+        "{}:n {} :{}",
+        "{}·{}",
+        "-{}-.5{}",
+    ]
     for letter in random.Random(kind[1]).sample(letters, min(len(letters), 150)):
         like = "é" if rules.is_lower(letter) else "É"
         if rules.is_lower(letter) != (unicodedata.category(letter) == "Ll") or letter in "éÉÂ":
@@ -154,7 +166,10 @@ def test_texts_in_all_scripts(kind: tuple[str, str]) -> None:
     letters = "aszASZß9ÂÉéªºǅſβΣςжЖдאبकिไ中ーｓＳ０²Ⅷʿʰ̈\U00010400\U0001d400"
     signs = "''\"‘’“”`´.,:;!?()-—…·。%§\u00a0\u200d"
     texts = [
-        " ".join("".join(rng.choices(letters, k=rng.randint(1, 4))).join(rng.choices(["", "", *signs], k=3)) for _ in range(9))
+        " ".join(
+            "".join(rng.choices(letters, k=rng.randint(1, 4))).join(rng.choices(["", "", *signs], k=3))
+            for _ in range(9)
+        )
         for _ in range(2000)
     ]
     segmenter = SEGMENTERS[kind, kind[1] == "en"]
