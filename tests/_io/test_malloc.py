@@ -1,0 +1,86 @@
+"""Memory that is given back to the system, or kept.
+
+Oracle: the kernel's own count of the process's resident memory; and a process that pretends to grow.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from xlm._io import malloc
+from xlm._io.malloc import MallocTrim
+
+MB = 1024 * 1024
+HELD = """
+from xlm._io.malloc import MallocTrim, _resident_bytes
+watched = MallocTrim()
+before = _resident_bytes()
+blocks = [bytes([1]) * 1_000_000 for _ in range(100)]
+del blocks
+held = _resident_bytes()
+watched.trim_if_grown()
+print(held - before, _resident_bytes() - before)
+"""
+KEPT = """
+import resource, sys
+from xlm._io.malloc import _resident_bytes, keep_freed_memory
+if sys.argv[1:]:
+    keep_freed_memory()
+before = _resident_bytes()
+block = bytearray(b"x") * 200_000_000
+del block
+kept = _resident_bytes() - before
+faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+block = bytearray(b"x") * 200_000_000
+print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults)
+"""
+
+
+@pytest.mark.skipif(malloc.find_malloc_trim() is None, reason="only glibc has the call")
+def test_what_was_freed_goes_back_to_the_system() -> None:
+    """Told to map nothing by itself and to return nothing by itself, glibc keeps all that is freed."""
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "1000000000", "MALLOC_TRIM_THRESHOLD_": "1000000000"}
+    command = [sys.executable, "-c", HELD]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    held, left = map(int, done.stdout.split())
+    assert held > 90_000_000
+    assert left < 10_000_000
+
+
+def test_only_when_there_is_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    resident = [100 * MB]
+    calls: list[int] = []
+    monkeypatch.setattr(malloc, "find_malloc_trim", lambda: calls.append)
+    monkeypatch.setattr(malloc, "_resident_bytes", lambda: resident[0])
+    watched = MallocTrim()
+    for now, expected in ((100, 0), (164, 0), (165, 1), (229, 1), (230, 2), (10, 2)):
+        resident[0] = now * MB
+        watched.trim_if_grown()
+        assert len(calls) == expected, now
+
+
+def test_without_glibc_nothing_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(malloc, "find_malloc_trim", lambda: None)
+    monkeypatch.delattr(malloc, "_resident_bytes")
+    MallocTrim().trim_if_grown()
+
+
+@pytest.mark.skipif(malloc.find_malloc_trim() is None, reason="only glibc has the call")
+@pytest.mark.parametrize("keep", [True, False])
+def test_memory_is_kept_only_if_asked(keep: bool) -> None:
+    """A block of 200 MB, which glibc by default maps by itself and unmaps when it is freed."""
+    command = [sys.executable, "-c", KEPT, *(["keep"] if keep else [])]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    kept, faults = map(int, done.stdout.split())
+    assert (kept > 190_000_000) == keep
+    assert (faults < 1000) == keep
+
+
+def test_a_system_without_glibc_keeps_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(malloc, "find_malloc_trim", lambda: None)
+    monkeypatch.delattr(malloc, "ctypes")
+    malloc.keep_freed_memory()
