@@ -50,7 +50,7 @@ def command(config: str, changes: tuple[str, ...], resume: bool) -> None:
         xlm train clm_ende_small --set data=data --set output=run
         xlm train clm_ende_small --set data=data --set output=run --resume
     """
-    from xlm._io.malloc import keep_freed_memory
+    from xlm._io.memory import keep_freed_memory
     from xlm.training.config import load_config
     from xlm.training.loop import train
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xlm._io.malloc import MallocTrim
+from xlm._io.memory import MallocTrim
 from xlm.errors import InputError
 from xlm.model.head import TargetScores, chunked_logprobs
 from xlm.model.lm import XLMWithLMHeadModel

@@ -1,12 +1,10 @@
-"""What glibc's allocator does with freed memory: return it to the system, or keep it for the next request.
-
-The system zeroes memory whenever a process gets it, which can take longer than the work that fills it.
-"""
+"""What libraries hold for later: glibc holds freed memory, and oneDNN holds compiled products."""
 
 from __future__ import annotations
 
 import ctypes
 import mmap
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -51,13 +49,23 @@ def find_malloc_trim() -> Callable[[int], int] | None:
 def keep_freed_memory() -> None:
     """Keep all memory that this process frees, of whatever size, for its next requests; do nothing without glibc.
 
-    Training asks for the same sizes in every step. By default, glibc returns blocks of 32 MB and more at once.
+    Training asks for the same sizes in every step. By default, glibc returns blocks of more than 32 MB at once, and the
+    system zeroes them again for the next step.
     """
     if find_malloc_trim() is None:
         return
     libc = ctypes.CDLL(None)
     libc.mallopt(_M_MMAP_MAX, 0)
     libc.mallopt(_M_TRIM_THRESHOLD, -1)  # never: glibc reads it as an unsigned number
+
+
+def limit_onednn_cache() -> None:
+    """Let oneDNN keep 64 compiled products instead of 1,024, unless the user has set another number.
+
+    It compiles a product for each number of rows, and keeps half a megabyte for each. Has no effect after the first
+    product of the process.
+    """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 
 
 def _resident_bytes() -> int:
