@@ -240,8 +240,7 @@ def test_the_classes_are_those_of_perl(tmp_path: Path) -> None:
     differing = []
     for character, row in zip(CHARACTERS, rows, strict=True):
         ours = "".join(
-            "1" if pattern.match(character) else "0"
-            for pattern in (alnum, classes.has_alpha, number, lower)
+            "1" if pattern.match(character) else "0" for pattern in (alnum, classes.has_alpha, number, lower)
         )
         # Perl and Python may know different versions of Unicode; what only one of them has assigned does not count.
         if row[4] == "0" and ours != row[:4]:
