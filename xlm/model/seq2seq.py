@@ -18,24 +18,16 @@ from xlm._io.arguments import check_choice
 from xlm.errors import InputError, LanguageError
 from xlm.model.attention import Source
 from xlm.model.config import AttnImplementation, XLMConfig, check_config
-from xlm.model.decoding.beam_search import OriginalBeams, TranslationBeams, beam_search, cut_like_the_original
+from xlm.model.decoding.beam_search import OriginalBeams, TranslationBeams, cut_like_the_original
 from xlm.model.decoding.options import DecodingOptions, lists_decoding_options
 from xlm.model.decoding.prompts import Prompts, check_device_can_decode, with_prompts
 from xlm.model.decoding.result import Continuation, Limit
-from xlm.model.decoding.sampling import collect, generate_tokens
-from xlm.model.decoding.state import CausalState
 from xlm.model.growing import add_languages, resize_positions, resize_words
 from xlm.model.initialisation import ResettableModule
 from xlm.model.inputs import Languages, language_ids
-from xlm.model.lm import (
-    CALLER_OF_FORWARD,
-    XLMWithLMHeadModel,
-    check_forward,
-    eval_mode,
-    takes_arguments_of,
-    without_none,
-)
+from xlm.model.lm import XLMWithLMHeadModel, check_forward, eval_mode
 from xlm.model.loss import Reduction
+from xlm.model.network import CALLER_OF_FORWARD, takes_arguments_of, without_none
 from xlm.model.outputs import Output
 from xlm.model.pytrees import register_pytree
 from xlm.model.transformer import Transformer, TransformerInputs
@@ -567,22 +559,11 @@ class XLMEncoderDecoderModel(ResettableModule):
         *,
         with_logprobs: bool,
     ) -> list[Continuation]:
-        n = options.num_return_sequences
-        with eval_mode(self.decoder), torch.inference_mode():
-            state = CausalState(
-                self.decoder,
-                rows=len(prompts.lengths),
-                capacity=prompts.capacity,
-                source=source,
-                cuda_graphs=options.cuda_graphs,
-            )
-            if options.num_beams > 1:
-                rules = OriginalBeams if at_limit == "original" else TranslationBeams
-                return [best for beams in beam_search(state, prompts, options, rules=rules) for best in beams[:n]]
-            seeds = options.row_seeds(len(prompts.lengths) * n) if options.do_sample else ()
-            steps = generate_tokens(state, prompts, options, seeds=seeds, with_logprobs=with_logprobs)
-            continuations = collect((token for step in steps for token in step), n, seeds)
-        if at_limit == "original":
+        rules = OriginalBeams if at_limit == "original" else TranslationBeams
+        continuations = self.decoder._continue(
+            prompts, options, with_logprobs=with_logprobs, source=source, rules=rules
+        )
+        if at_limit == "original" and options.num_beams == 1:
             return [cut_like_the_original(continuation, options) for continuation in continuations]
         return continuations
 

@@ -21,7 +21,8 @@ from xlm._io.arguments import check_choice, check_count, check_flags, lists_opti
 from xlm._io.progress import ProgressBar
 from xlm.corpus.read_ahead import checked_texts, length_of, read_ahead
 from xlm.errors import InputError
-from xlm.model.lm import XLMModel, XLMWithLMHeadModel, eval_mode
+from xlm.model.lm import XLMWithLMHeadModel, eval_mode
+from xlm.model.network import XLMModel
 from xlm.scoring.scorer import check_language_name, check_pair, language_id
 from xlm.scoring.text import Text
 from xlm.tokenizer.tokenizer import XLMTokenizer
