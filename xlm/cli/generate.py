@@ -174,22 +174,22 @@ def command(model: str, file: Any, lang: str, **options: Any) -> None:
 
 
 def _on_ray(model: str, name: str, *, lang: str, decoding: dict[str, Any], options: dict[str, Any]) -> None:
-    form, input_format, column, seed = (options[key] for key in ("form", "input_format", "column", "seed"))
-    files = inputs([name], form=input_format, column=column)
+    files = inputs([name], options)
     from xlm.distributed.tasks import GenerateTask
 
+    seed = options["seed"]
     if seed is None:
         seed = earlier_run(options).get("seed", secrets.randbits(63))
     task = GenerateTask(
         model=worker_model(model, lang=lang, options=options),
         seed=seed,
-        format=form,
+        format=options["form"],
         files=len(files) > 1,
         options=decoding,
         continuation_lang=options["continuation_lang"],
         read_at_once=options["batch_size"],
     )
-    total = run_on_ray(task, files, task.identity(), form=input_format, column=column, options=options)
+    total = run_on_ray(task, files, options)
     show_stops(total["counts"], inputs="prompts to continue")
 
 

@@ -287,14 +287,14 @@ def command(model: str, files: tuple[Any, ...], by: str | None, table_format: st
 def _on_ray(
     model: str, names: tuple[str, ...], layout: Layout, *, by: str, form: str, keeps: bool, options: dict[str, Any]
 ) -> None:
-    column = options["word_column"] or options["column"]
-    files = inputs(names, form=options["input_format"], column=column)
+    options = {**options, "column": options["word_column"] or options["column"]}
+    files = inputs(names, options)
     from xlm.corpus.rows import Corpus
     from xlm.distributed.tasks import ScoreTask
 
     kept = None
     if keeps:
-        corpus = Corpus(files, format=options["input_format"], column=column, whole=True)
+        corpus = Corpus(files, format=options["input_format"], column=options["column"], whole=True)
         kept = tuple(corpus.columns(required=layout.columns))
     task = ScoreTask(
         model=worker_model(model, lang=options["lang"], options=options),
@@ -303,9 +303,7 @@ def _on_ray(
         layout=layout,
         read_at_once=options["read_ahead"],
     )
-    with wrong_usage("stride"):
-        identity = task.identity()
-    run_on_ray(task, files, identity, form=options["input_format"], column=column, options=options)
+    run_on_ray(task, files, options)
 
 
 def _layout(by: str, options: dict[str, Any]) -> Layout:

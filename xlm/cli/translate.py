@@ -212,7 +212,7 @@ def _on_ray(
     table_format: str,
     options: dict[str, Any],
 ) -> None:
-    files = inputs(names, form=options["input_format"], column=options["column"])
+    files = inputs(names, options)
     from xlm.distributed.tasks import TranslateTask
     from xlm.translation.table import TranslationTable
 
@@ -224,8 +224,7 @@ def _on_ray(
         options=translation,
         read_at_once=translation.read_at_once,
     )
-    form, column = options["input_format"], options["column"]
-    total = run_on_ray(task, files, task.identity(), form=form, column=column, options=options)
+    total = run_on_ray(task, files, options)
     if total["counts"] or not total["problems"]:
         show_stops(total["counts"], inputs="texts to translate")
     _report_problems(total["problems"], table_format)
