@@ -7,7 +7,8 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from xlm._io.resumable import ResumableFile
     from xlm.corpus.rows import Corpus, Row
     from xlm.corpus.tables import OutputLines
+    from xlm.scoring.signature import Signature
 
 
 class Table(Protocol):
@@ -70,17 +72,22 @@ class CorpusRun:
         self.problems = 0
         self.counts: Counter[str] = Counter()
 
-    def to_stdout(self, writer: TableWriter) -> None:
-        """Write the table to standard output."""
-        writer.start(self._table.columns)
-        for _, lines in self._windows(self._corpus):
-            writer.write_lines(lines.data)
+    def write(self, output: Path | TableWriter, **run: Any) -> None:
+        """Write the table to standard output or to a file, as ``to_file`` does; then close the corpus."""
+        with closing(self._corpus):
+            if isinstance(output, Path):
+                self.to_file(output, **run)
+                return
+            output.start(self._table.columns)
+            for _, lines in self._windows(self._corpus):
+                output.write_lines(lines.data)
 
     def to_file(
         self,
         output: Path,
         *,
-        identity: Mapping[str, Any],
+        signature: Signature,
+        settings: Mapping[str, Any],
         device: torch.device,
         resume: bool,
         convert: Callable[[Path, Path], None] | None = None,
@@ -89,7 +96,8 @@ class CorpusRun:
 
         Args:
             output: The file.
-            identity: Everything that the output depends on, except the input and the processor.
+            signature: The signature of the results.
+            settings: What else the output depends on, except the input and the processor.
             device: Device that computes.
             resume: As for ``ResumableFile``.
             convert: As for ``ResumableFile.finish``.
@@ -104,7 +112,9 @@ class CorpusRun:
         from xlm.inference.loading import processor_name
 
         identity = {
-            **identity,
+            "signature": str(signature),
+            **asdict(signature),
+            **settings,
             "processor": processor_name(device),
             "columns": list(self._table.columns),
             "inputs": self._corpus.sizes,

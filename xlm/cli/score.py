@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sys
-from contextlib import closing
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -232,8 +230,8 @@ def command(model: str, files: tuple[Any, ...], by: str | None, table_format: st
     column = options["word_column"] or options["column"]
     corpus = open_corpus(files, format=options["input_format"], column=column, whole=keeps)
     kept = tuple(corpus.columns(required=layout.columns)) if keeps else None
-    writer = TableWriter(format=table_format) if output is None else None
-    table_format = writer.format if writer else table_format or "tsv"
+    writer = TableWriter(format=table_format)
+    table_format = writer.format if output is None else table_format or "tsv"
     table = _table(by, table_format, files=len(files) > 1, options=options, kept=kept)
     opened = model_source(model, options, lang=options["lang"]).open(offsets=by in ("word", "region"), signed=True)
     from xlm.scoring.scorer import Scorer
@@ -257,27 +255,21 @@ def command(model: str, files: tuple[Any, ...], by: str | None, table_format: st
         bar=bar,
         groups=layout.groups_of_file,
     )
-    with closing(corpus):
-        if writer is not None:
-            run.to_stdout(writer)
-        else:
-            assert output is not None
-            identity = {
-                "signature": str(signature),
-                **asdict(signature),
-                "by": by,
-                "form": table_format,
-                **{name: options[name] for name in _RECORDED},
-                **{name: options[name] for name in _LAID_OUT if options[name]},
-                **({"top": options["top"]} if options["top"] else {}),
-            }
-            run.to_file(
-                output,
-                identity=identity,
-                device=scorer.model.device,
-                resume=options["resume"],
-                convert=_to_parquet(table, signature),
-            )
+    settings = {
+        "by": by,
+        "form": table_format,
+        **{name: options[name] for name in _RECORDED},
+        **{name: options[name] for name in _LAID_OUT if options[name]},
+        **({"top": options["top"]} if options["top"] else {}),
+    }
+    run.write(
+        output or writer,
+        signature=signature,
+        settings=settings,
+        device=scorer.model.device,
+        resume=options["resume"],
+        convert=_to_parquet(table, signature),
+    )
     show_signature(signature, unknown=run.counts["unknown"])
     if run.problems:
         click.echo(f"{counted(run.problems, 'row')} could not be scored; the column status gives the reasons", err=True)

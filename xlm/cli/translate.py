@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from contextlib import closing
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -129,8 +128,8 @@ def command(
     from xlm.translation.translator import Translator
 
     translation = _translation_options(options)
-    writer = TableWriter(format=table_format, default="text") if output is None else None
-    table = TranslationTable(format=writer.format if writer else table_format or "text", files=len(files) > 1)
+    writer = TableWriter(format=table_format, default="text")
+    table = TranslationTable(format=writer.format if output is None else table_format or "text", files=len(files) > 1)
     opened = model_source(model, options, lang=source).open_as(XLMEncoderDecoderModel, few_rows=True, signed=True)
     bar = bar_of_rows(options["progress"], output=output)
     translator = Translator(
@@ -149,22 +148,21 @@ def command(
             click.echo(f"{corpus.place(row.number, file=row.file)}: {reason}", err=True)
         return lines
 
-    typed = writer is not None and files in ((), (Path("-"),)) and sys.stdin.isatty()
+    typed = output is None and files in ((), (Path("-"),)) and sys.stdin.isatty()
     read_at_once = 1 if typed else translation.read_at_once
     run = CorpusRun(corpus, table, compute, read_at_once=read_at_once, bar=bar)
-    with closing(corpus):
-        if writer is not None:
-            run.to_stdout(writer)
-        else:
-            assert output is not None
-            identity = {
-                "signature": str(signature),
-                **asdict(signature),
-                "form": table.format,
-                "options": asdict(translation),
-                **{name: options[name] for name in ("column", "input_format")},
-            }
-            run.to_file(output, identity=identity, device=opened.model.device, resume=options["resume"])
+    settings = {
+        "form": table.format,
+        "options": asdict(translation),
+        **{name: options[name] for name in ("column", "input_format")},
+    }
+    run.write(
+        output or writer,
+        signature=signature,
+        settings=settings,
+        device=opened.model.device,
+        resume=options["resume"],
+    )
     show_signature(signature)
     if run.counts or not run.problems:
         show_stops(run.counts, inputs="texts to translate")

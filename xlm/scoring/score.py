@@ -99,20 +99,8 @@ def score_stream(
     source without ``len`` may be slow: its first text is scored as soon as it is read, then the next two, the next
     four, and so on. To get the result of each text before the next one is read, call ``score`` with one text at a time.
 
-    Args:
-        model: As for ``score``.
-        tokenizer: As for ``score``.
-        texts: As for ``score``, read as results are taken.
-        lang: As for ``score``; anything but a str is read with the texts, as are the following arguments.
-        words: As for ``score``.
-        regions: As for ``score``.
-        prefixes: As for ``score``.
-        progress: As for ``score``.
-        **options: As for ``score``.
-
-    Raises:
-        InputError: As for ``score``; an error in one text is raised after the results before it.
-        LanguageError: The model does not have the language.
+    Arguments and errors are those of ``score``. Texts, and what is given for each of them, are read as results are
+    taken; an error in one text is raised after the results before it.
     """
     bar = ProgressBar.of(texts, progress, unit="texts")
     scorer = _scorer(model, tokenizer, lang, bar, options)
