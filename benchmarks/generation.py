@@ -104,8 +104,8 @@ def bench_generate(
         work = partial(_generate, model, ids_BT, lengths_B, new_tokens, cuda_graphs=case.cuda_graphs)
         works[case.name] = partial(_speed, work, rows * new_tokens, device)
     if peer:
-        work = partial(_generate_with_peer, pair.theirs, ids_BT, lengths_B, new_tokens)
-        works[peer] = partial(_speed, work, rows * new_tokens, device)
+        by_peer = partial(_generate_with_peer, pair.theirs, ids_BT, lengths_B, new_tokens)
+        works[peer] = partial(_speed, by_peer, rows * new_tokens, device)
     figures, by_name = in_turn(works, rounds)
     bandwidths = figures.pop(_LIMIT)
     results = {case: by_name[case.name] for case in cases}

@@ -119,18 +119,9 @@ class XLMEncoderDecoderModel(ResettableModule):
     ) -> Self:
         """Return a translation model with the weights of a file, in evaluation mode.
 
-        Args:
-            name_or_path: A directory that ``save_pretrained`` or ``xlm convert`` wrote, a translation checkpoint of the
-                original (``.pth``), or an id on the Hugging Face hub; looked up in that order.
-            dtype: As for ``XLMModel.from_pretrained``, like all further arguments.
-            device: Device of the weights.
-            dropout: Probability of dropping an activation in training.
-            attention_dropout: Probability of dropping an attention weight in training.
-            attn_implementation: As for ``XLMModel.from_pretrained``.
-            revision: Branch, tag or commit of a model on the hub.
-            cache_dir: Folder of fetched files.
-            local_files_only: Whether to use only cached files.
-            token: Token for a model that is not public.
+        The arguments are those of ``XLMModel.from_pretrained``. ``name_or_path`` is a directory that
+        ``save_pretrained`` or ``xlm convert`` wrote, a translation checkpoint of the original (``.pth``), or an id on
+        the Hugging Face hub; looked up in that order.
 
         Raises:
             CheckpointError: The files are not such a model, for example a language model. Nothing in a file is ever
@@ -263,19 +254,8 @@ class XLMEncoderDecoderModel(ResettableModule):
     def for_inference(self, weights: str | None = None) -> XLMEncoderDecoderModel:
         """Return a packed copy of the model: faster on the CPU, and for inference only.
 
-        The same limits apply as for ``XLMWithLMHeadModel.for_inference``: only plain layers can be packed. The copy
-        shares the memory of both halves' word embeddings, and its encoder has no head.
-
-        Args:
-            weights: Type of the matrices: ``"float32"``, ``"bfloat16"``, ``"float16"`` or ``"int8"``; ``None`` means
-                this model's own. ``xlm.inference.packed_model`` says what each costs in accuracy.
-
-        Returns:
-            A model that cannot be trained, moved, converted or saved. After changes to this model, call
-            ``for_inference`` again.
-
-        Raises:
-            InputError: An unknown type, a model that is not on the CPU, or layers that are not plain.
+        Argument, limits and errors are those of ``XLMWithLMHeadModel.for_inference``. The copy shares the memory of
+        both halves' word embeddings, and its encoder has no head.
         """
         from xlm.inference.packed_model import prepare_encoder_decoder_for_inference
 
