@@ -14,7 +14,7 @@ import torch
 from xlm._io.arguments import check_choice, check_count
 from xlm._io.progress import ProgressBar
 from xlm.corpus.read_ahead import checked_texts, length_of, read_ahead
-from xlm.errors import InputError, XLMError
+from xlm.errors import InputError
 from xlm.model.lm import XLMWithLMHeadModel, eval_mode
 from xlm.scoring.logprobs import checked_stride, score_sequences
 from xlm.scoring.options import ScoringOptions
@@ -358,8 +358,8 @@ class _Counted:
                 yield document
 
     def name(self, document: int, sentence: int) -> str:
-        """Return the name of a text of the current group in error messages."""
-        return f"texts[{self.read + document}]" + (f"[{sentence}]" if self.has_documents else "")
+        """Return the name of a text in error messages."""
+        return f"texts[{document}]" + (f"[{sentence}]" if self.has_documents else "")
 
     def result(self, **numbers: Any) -> LanguagePerplexity:
         """Return the result of all texts, with further numbers by name."""
@@ -371,13 +371,10 @@ def _of_documents(scorer: Scorer, corpus: _Counted, bar: ProgressBar) -> Languag
     nats, tokens = array("d"), array("q")  # of each document, or text
     unknown = 0
     with bar:
-        for documents in bar.groups(corpus.windows()):
-            for results in scorer.score_documents(documents, name=corpus.name):
-                if isinstance(results, XLMError):
-                    raise results
-                nats.append(0.0 - math.fsum(logprob for result in results for logprob in result.logprobs))
-                tokens.append(sum(len(result.logprobs) for result in results))
-                unknown += sum(result.unknown for result in results)
+        for results in scorer.document_windows(bar.groups(corpus.windows()), name=corpus.name):
+            nats.append(0.0 - math.fsum(logprob for result in results for logprob in result.logprobs))
+            tokens.append(sum(len(result.logprobs) for result in results))
+            unknown += sum(result.unknown for result in results)
     by_text = {"nats": nats, "tokens": tokens, **corpus.counts}
     return corpus.result(
         tokens=sum(tokens),
@@ -394,7 +391,7 @@ def _of_stream(scorer: Scorer, corpus: _Counted, window: int, bar: ProgressBar) 
     unk, end = scorer.tokenizer.unk_token_id, scorer.model.config.eos_token_id
     ids = array("i")  # all ids at once, four bytes each, because the windows depend on their number
     for documents in corpus.windows():
-        for i, (text,) in enumerate(documents):
+        for i, (text,) in enumerate(documents, start=corpus.read):
             # Drop the special tokens at both ends of a sentence.
             ids.extend(scorer.encode(text, where=corpus.name(i, 0))[1:-1])
             ids.append(end)

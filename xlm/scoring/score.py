@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence, Sized
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from xlm._io.progress import ProgressBar
 from xlm.corpus.read_ahead import checked_texts, growing_windows, read_ahead
-from xlm.errors import InputError, XLMError
+from xlm.errors import InputError
 from xlm.model.lm import XLMWithLMHeadModel
 from xlm.scoring.display import ResultList
 from xlm.scoring.frames import is_frame, score_frame
@@ -179,18 +178,9 @@ def _sentences(sentences: Any, *, where: str, **arguments: Any) -> list[Text]:
 
 
 def _documents(scorer: Scorer, windows: Iterable[list[list[Text]]], bar: ProgressBar) -> Iterator[list[SentenceScore]]:
-    first = 0
     with bar:
-        for window in bar.groups(windows, lambda documents: sum(map(len, documents))):
-            for result in scorer.score_documents(window, name=partial(_name_of_sentence, first)):
-                if isinstance(result, XLMError):
-                    raise result
-                yield ResultList(result)
-            first += len(window)
-
-
-def _name_of_sentence(first: int, document: int, sentence: int) -> str:
-    return f"documents[{first + document}][{sentence}]"
+        groups = bar.groups(windows, lambda documents: sum(map(len, documents)))
+        yield from map(ResultList, scorer.document_windows(groups, name=lambda i, j: f"documents[{i}][{j}]"))
 
 
 def _results(scorer: Scorer, windows: Iterable[list[Text]], bar: ProgressBar) -> Iterator[SentenceScore]:
