@@ -113,7 +113,7 @@ def command(
         xlm translate MODEL --from de --to en news.de.txt --num-beams 5
         xlm translate MODEL --from de --to en news.de.gz --format tsv --output news.tsv --resume
     """
-    _check_usage(source, target, table_format, **options)
+    _check_usage(source, target, table_format, options)
     if uses_ray(only_local=("output", "device")):
         _on_ray(model, files, source, target, table_format or "text", options)
         return
@@ -170,26 +170,15 @@ def command(
     _report_problems(run.problems, table.format)
 
 
-def _check_usage(
-    source: str,
-    target: str,
-    table_format: str | None,
-    *,
-    num_beams: int,
-    n_best: int,
-    length_penalty: float | None,
-    early_stopping: bool,
-    output: Path | None,
-    output_dir: str | None,
-    **_: Any,
-) -> None:
+def _check_usage(source: str, target: str, table_format: str | None, options: dict[str, Any]) -> None:
+    num_beams, n_best = options["num_beams"], options["n_best"]
     if source == target:
         raise click.UsageError(f"--from and --to are the same language: {source}")
     if n_best > num_beams:
         raise click.UsageError(f"--n-best: expected at most {num_beams}, the number of --num-beams; found {n_best}")
-    if num_beams == 1 and (length_penalty is not None or early_stopping):
+    if num_beams == 1 and (options["length_penalty"] is not None or options["early_stopping"]):
         raise click.UsageError("--length-penalty and --early-stopping require --num-beams above 1")
-    aligned = table_format is None and output is None and output_dir is None and sys.stdout.isatty()
+    aligned = table_format is None and options["output"] is options["output_dir"] is None and sys.stdout.isatty()
     if n_best > 1 and table_format in (None, "text") and not aligned:
         raise click.UsageError("--n-best above 1 requires --format tsv or jsonl; text has one line a row")
 
