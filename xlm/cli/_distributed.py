@@ -11,7 +11,7 @@ import click
 from click.core import ParameterSource
 
 from xlm.cli._inputs import damaged_inputs
-from xlm.cli._options import Decorator, option, section, wrong_usage
+from xlm.cli._options import Decorator, option, picked, section, wrong_usage
 from xlm.cli._output import counted, show_signature
 from xlm.errors import InputError
 
@@ -240,9 +240,6 @@ def run_on_ray(task: Task, files: Sequence[InputFile], options: dict[str, Any]) 
 
 
 def _cluster(options: dict[str, Any]) -> ClusterOptions:
-    from dataclasses import fields
-
     from xlm.distributed.cluster import ClusterOptions
 
-    names = [field.name for field in fields(ClusterOptions)]
-    return ClusterOptions(**{name: options[name] for name in names if options[name] is not None})
+    return picked(ClusterOptions, options)

@@ -19,7 +19,7 @@ from xlm.cli._options import (
     model_argument,
     model_source,
     option,
-    scoring_options,
+    picked,
     section,
     stride_option,
     text_options,
@@ -234,6 +234,7 @@ def command(model: str, files: tuple[Any, ...], by: str | None, table_format: st
     table_format = writer.format if output is None else table_format or "tsv"
     table = _table(by, table_format, files=len(files) > 1, options=options, kept=kept)
     opened = model_source(model, options, lang=options["lang"]).open(offsets=by in ("word", "region"), signed=True)
+    from xlm.scoring.options import ScoringOptions
     from xlm.scoring.scorer import Scorer
     from xlm.scoring.table import scored_lines
 
@@ -243,7 +244,7 @@ def command(model: str, files: tuple[Any, ...], by: str | None, table_format: st
             opened.model,
             opened.tokenizer,
             lang=options["lang"],
-            options=scoring_options(options),
+            options=picked(ScoringOptions, options),
             on_batch=bar.show_share,
         )
     signature = opened.signature(**layout.signature_fields(scorer), unit=table.log_unit)
@@ -283,6 +284,7 @@ def _on_ray(
     files = inputs(names, options)
     from xlm.corpus.rows import Corpus
     from xlm.distributed.tasks import ScoreTask
+    from xlm.scoring.options import ScoringOptions
 
     kept = None
     if keeps:
@@ -291,7 +293,7 @@ def _on_ray(
     task = ScoreTask(
         model=worker_model(model, lang=options["lang"], options=options),
         table=_table(by, form, files=len(files) > 1, options=options, kept=kept),
-        options=scoring_options(options),
+        options=picked(ScoringOptions, options),
         layout=layout,
         read_at_once=options["read_ahead"],
     )

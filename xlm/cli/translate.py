@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from xlm.cli._options import (
     model_argument,
     model_source,
     option,
+    picked,
     section,
     tokenizer_options,
 )
@@ -29,7 +30,6 @@ from xlm.cli._run import CorpusRun, bar_of_rows, check_output, raise_if_damaged
 if TYPE_CHECKING:
     from xlm.corpus.rows import Row
     from xlm.corpus.tables import OutputLines
-    from xlm.translation.translator import TranslationOptions
 
 _COUNT = click.IntRange(1)
 
@@ -125,9 +125,9 @@ def command(
     corpus = open_corpus(files or (Path("-"),), format=options["input_format"], column=options["column"])
     from xlm.model.seq2seq import XLMEncoderDecoderModel
     from xlm.translation.table import TranslationTable, translated_lines
-    from xlm.translation.translator import Translator
+    from xlm.translation.translator import TranslationOptions, Translator
 
-    translation = _translation_options(options)
+    translation = picked(TranslationOptions, options)
     writer = TableWriter(format=table_format, default="text")
     table = TranslationTable(format=writer.format if output is None else table_format or "text", files=len(files) > 1)
     opened = model_source(model, options, lang=source).open_as(XLMEncoderDecoderModel, few_rows=True, signed=True)
@@ -183,14 +183,6 @@ def _check_usage(source: str, target: str, table_format: str | None, options: di
         raise click.UsageError("--n-best above 1 requires --format tsv or jsonl; text has one line a row")
 
 
-def _translation_options(options: dict[str, Any]) -> TranslationOptions:
-    """Return the translation options that the options of the command contain."""
-    from xlm.translation.translator import TranslationOptions
-
-    names = [field.name for field in fields(TranslationOptions)]
-    return TranslationOptions(**{name: options[name] for name in names if options[name] is not None})
-
-
 def _on_ray(
     model: str,
     names: tuple[str, ...],
@@ -202,8 +194,9 @@ def _on_ray(
     files = inputs(names, options)
     from xlm.distributed.tasks import TranslateTask
     from xlm.translation.table import TranslationTable
+    from xlm.translation.translator import TranslationOptions
 
-    translation = _translation_options(options)
+    translation = picked(TranslationOptions, options)
     task = TranslateTask(
         model=worker_model(model, lang=source, options=options),
         target=target,
