@@ -72,19 +72,9 @@ class CorpusRun:
         self.problems = 0
         self.counts: Counter[str] = Counter()
 
-    def write(self, output: Path | TableWriter, **run: Any) -> None:
-        """Write the table to standard output or to a file, as ``to_file`` does; then close the corpus."""
-        with closing(self._corpus):
-            if isinstance(output, Path):
-                self.to_file(output, **run)
-                return
-            output.start(self._table.columns)
-            for _, lines in self._windows(self._corpus):
-                output.write_lines(lines.data)
-
-    def to_file(
+    def write(
         self,
-        output: Path,
+        output: Path | TableWriter,
         *,
         signature: Signature,
         settings: Mapping[str, Any],
@@ -92,10 +82,10 @@ class CorpusRun:
         resume: bool,
         convert: Callable[[Path, Path], None] | None = None,
     ) -> None:
-        """Write the table to a file, or continue the interrupted run that did.
+        """Write the table to standard output or a file, or continue the interrupted run that did; close the corpus.
 
         Args:
-            output: The file.
+            output: The file, or what writes to standard output, which needs none of the following.
             signature: The signature of the results.
             settings: What else the output depends on, except the input and the processor.
             device: Device that computes.
@@ -105,20 +95,32 @@ class CorpusRun:
         Raises:
             XLMError: As for ``ResumableFile``, or the input is not that of the interrupted run.
         """
+        with closing(self._corpus):
+            if isinstance(output, Path):
+                identity = {"signature": str(signature), **asdict(signature), **settings}
+                self._to_file(output, identity, device, resume=resume, convert=convert)
+                return
+            output.start(self._table.columns)
+            for _, lines in self._windows(self._corpus):
+                output.write_lines(lines.data)
+
+    def _to_file(
+        self,
+        output: Path,
+        identity: dict[str, Any],
+        device: torch.device,
+        *,
+        resume: bool,
+        convert: Callable[[Path, Path], None] | None,
+    ) -> None:
         import torch
 
         from xlm._io.resumable import ResumableFile
         from xlm.corpus.read_ahead import check_same_rows
         from xlm.inference.loading import processor_name
 
-        identity = {
-            "signature": str(signature),
-            **asdict(signature),
-            **settings,
-            "processor": processor_name(device),
-            "columns": list(self._table.columns),
-            "inputs": self._corpus.sizes,
-        }
+        columns, sizes = list(self._table.columns), self._corpus.sizes
+        identity |= {"processor": processor_name(device), "columns": columns, "inputs": sizes}
         file = ResumableFile(output, identity=identity, threads=torch.get_num_threads(), resume=resume)
         self.problems, self.counts = file.problems, Counter(file.counts)
         if file.complete:
