@@ -473,6 +473,33 @@ def test_labels_that_occur_again_warn(
     assert message in text if message else "occurs" not in text
 
 
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+@pytest.mark.parametrize("groups", [["item"], ["story", "item"]], ids=["texts", "documents"])
+def test_numbers_that_are_nan_are_one_label(
+    invoke: Invoke, arguments: tuple[Path | str, ...], tmp_path: Path, suffix: str, groups: list[str]
+) -> None:
+    """A table with NaN as a label is scored as one with another number there."""
+    words = ["the", "dog", "is", "small", "a", "cat"]
+    items, parts = [1.0, 1.0, math.nan, math.nan, math.nan, 2.0], [1.0, 2.0, math.nan, math.nan, 3.0, 3.0]
+    options = [option for group in groups for option in ("--group-by", group)]
+    found = []
+    for missing in (math.nan, 9.0):
+        rows = [
+            {"story": 1.0, "word": word, **{n: missing if math.isnan(v) else v for n, v in labels.items()}}
+            for word, *values in zip(words, items, parts, strict=True)
+            for labels in [dict(zip(("item", "part"), values, strict=True))]
+        ]
+        file = table_file(tmp_path / f"{missing}{suffix}", rows)
+        for by in (["--by", "region", "--region-column", "part"], ["--by", "word"]):
+            output = invoke(*arguments, file, "--word-column", "word", *options, *by)
+            assert output.exit_code == 0, output.output
+            assert "Warning" not in output.stderr
+            lines = rows_of(output.stdout)
+            assert len(lines) == (5 if by[1] == "region" else 6)  # the part goes on in another text
+            found.append([{n: row[n] for n in row if n not in ("item", "part")} for row in lines])
+    assert found[:2] == found[2:]
+
+
 def test_two_readers_of_one_text_warn(invoke: Invoke, arguments: tuple[Path | str, ...], tmp_path: Path) -> None:
     file = table_file(tmp_path / "table.csv", word_rows("a1", "b1")[:2] * 2)
     output = invoke(*arguments, file, "--word-column", "word", "--group-by", "item")
