@@ -300,7 +300,7 @@ class Layout:
         assert row.text is not None
         if row.cells is None:
             return Text(row.text, self.lang)
-        regions = None if self.regions is None else row.cells.get(self.regions)
+        regions = _cell(row, self.regions)
         languages = self._languages(row)
         return Text(
             row.text,
