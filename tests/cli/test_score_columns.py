@@ -382,6 +382,12 @@ def test_numbers_stay_numbers_in_formats_with_types(
         assert cells["s"][:3] == ["1", "2", None]
         assert cells["m"][:3] == ["1", "two", str(2**70)]
         assert cells["l"][1:3] == ['{"a": 2}', None]
+    # Whole numbers that a float would round stay as they are, alone and beside floats.
+    long = [{"a": 2**53 + 1, "b": 2**62 + 1, "c": 1, "text": "the"}, {"a": 0.5, "b": 1, "c": 2**53 + 1, "text": "dog"}]
+    data = table_file(tmp_path / "long.jsonl", long)
+    assert invoke(*arguments, data, "--keep-columns", "--format", "parquet", "--output", output).exit_code == 0
+    cells = parquet.read_table(output).to_pydict()
+    assert (cells["a"], cells["b"], cells["c"]) == ([str(2**53 + 1), "0.5"], [2**62 + 1, 1], [1, 2**53 + 1])
     shown = rows_of(invoke(*arguments, file, "--keep-columns").stdout)
     assert [row["x"] for row in shown] == ["0.12345678912", "2", "NaN", ""]
 
