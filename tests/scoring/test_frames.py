@@ -117,10 +117,12 @@ def test_types_of_columns_do_not_depend_on_what_is_missing(
     places: dict[str, Any] = {} if by == "sentence" else {"ranks": True, "entropies": True, "top": 2}
     frame = pd.DataFrame({"text": pd.Series(texts, dtype=object)})
     found = score_frame(model, tokenizer, frame, lang="en", by=by, **places)
-    integers = {"tokens", "unknown"} if by == "sentence" else {"word_number", "position", "id", "start", "end", "tokens"}
+    integers = {"word_number", "position", "id", "start", "end", "tokens", "rank"}
+    if by == "sentence":
+        integers.add("unknown")
     for name in found.columns.drop("text"):
         kind = found[name].dtype
-        if name in integers | {"rank"}:
+        if name in integers:
             assert kind == ("float64" if found[name].isna().any() else "int64"), name
         elif name == "unknown":
             assert kind == "boolean"
