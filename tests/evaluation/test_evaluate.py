@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from xlm.errors import InputError, LanguageError
+from xlm.errors import InputError, LanguageError, XLMWarning
 from xlm.evaluation.evaluate import ITEM_COLUMNS, Accuracy, evaluate
 from xlm.model.lm import XLMWithLMHeadModel
 from xlm.scoring.scorer import Scorer, SentenceScore
@@ -172,6 +172,19 @@ def test_groups_and_all(model: XLMWithLMHeadModel, tokenizer: XLMTokenizer, tmp_
         ("field", "semantics", 2, 0, 2),
         ("all", "", 5, sum(right), 2),
     ]
+
+
+def test_files_of_one_name_are_one_task_and_warn(
+    model: XLMWithLMHeadModel, tokenizer: XLMTokenizer, tmp_path: Path
+) -> None:
+    files = [tmp_path / name for name in ("a/pairs.jsonl", "b/pairs.jsonl", "b/others.jsonl")]
+    for file in files:
+        file.parent.mkdir(exist_ok=True)
+        write_pairs(file, PAIRS[:2])
+    with pytest.warns(XLMWarning, match="count as one task: pairs$") as caught:
+        result = evaluate(model, tokenizer, files, lang="en")
+    assert caught[0].filename == __file__
+    assert [(each.name, each.items) for each in result.accuracies] == [("pairs", 4), ("others", 2), ("", 6)]
 
 
 def test_rows_are_all_regions_and_sentences(model: XLMWithLMHeadModel, tokenizer: XLMTokenizer, tmp_path: Path) -> None:
