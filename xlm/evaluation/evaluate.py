@@ -224,9 +224,9 @@ def evaluate_tasks(
     **options: Unpack[ScoringKeywords],
 ) -> Evaluation:
     """Return the result of ``evaluate`` for the items of each task; the other arguments and errors are as there."""
-    files = Counter(name for items in tasks for name in {item.task for item in items})
-    if repeated := [name for name, count in files.items() if count > 1]:
-        warn_caller(f"files with tasks of the same name count as one task: {', '.join(repeated)[:200]}")
+    files = Counter(key for items in tasks for key in {(item.task, item.number) for item in items})
+    if names := sorted({task for (task, _), count in files.items() if count > 1}):
+        warn_caller(f"several files have the same task, and count as one, with the same items: {', '.join(names)[:200]}")
     bar = ProgressBar(progress, unit="items", total=sum(map(len, tasks)))
     scorer = Scorer(model, tokenizer, lang=lang, options=ScoringOptions(**options), on_batch=bar.show_share)
     with bar:
