@@ -160,7 +160,7 @@ def _score(
     import torch
     from safetensors.torch import save_file
 
-    from xlm.scoring.logprobs import find_malloc_trim
+    from xlm._io.memory import find_malloc_trim
 
     lines, device = Path(texts).read_text(encoding="utf-8").split("\n")[:-1], torch.device(device_name)
     if library == "transformers":
@@ -195,7 +195,10 @@ def _score(
 
 def _train(way: str, size: str, precision: str, rows: str, steps: str) -> dict[str, float]:
     from benchmarks.training import take_steps
+    from xlm._io.memory import keep_freed_memory
 
+    if way == "xlm":
+        keep_freed_memory()  # as the command does
     results, usage = _measure(lambda: take_steps(way, size, precision, int(rows), int(steps)))
     return {**usage, **results}
 

@@ -26,6 +26,7 @@ from tests.scoring.small import POSITIONS, make_model, open_tokenizer
 from xlm.errors import InputError, LanguageError, XLMError, XLMWarning
 from xlm.model.head import LinearHead
 from xlm.model.lm import XLMWithLMHeadModel
+from xlm.scoring import logprobs
 from xlm.scoring.frames import score_frame
 from xlm.scoring.perplexity import perplexity
 from xlm.scoring.score import score, score_stream
@@ -523,6 +524,20 @@ class NumbersTokenizer(XLMTokenizer):
 
     def encode(self, text: str, **_: Any) -> list[int]:  # type: ignore[override]
         return list(map(int, text.split()))
+
+
+def test_free_memory_can_be_returned_after_every_batch(
+    monkeypatch: pytest.MonkeyPatch, tokenizer: XLMTokenizer
+) -> None:
+    asked: list[int] = []
+
+    class Watched:
+        def trim_if_grown(self) -> None:
+            asked.append(1)
+
+    monkeypatch.setattr(logprobs, "MallocTrim", Watched)
+    score(make_model(tokenizer.vocab_size), tokenizer, ["The dog .", "A cat .", "the grass"], lang="en", batch_size=1)
+    assert len(asked) == 3
 
 
 def test_the_sum_over_a_large_vocabulary_is_exact() -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NoReturn, TextIO, cast
 
 import click
 
+from xlm._io.memory import limit_onednn_cache
 from xlm._version import __version__
 from xlm.errors import WriteError, XLMError, XLMWarning
 
@@ -69,6 +70,7 @@ class _XLMGroup(click.Group):
             return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> None:
+        limit_onednn_cache()
         with _ending(ctx), _warnings_as_lines():
             super().invoke(ctx)
             sys.stdout.flush()  # inside the block, which handles a closed pipe

@@ -50,9 +50,11 @@ def command(config: str, changes: tuple[str, ...], resume: bool) -> None:
         xlm train clm_ende_small --set data=data --set output=run
         xlm train clm_ende_small --set data=data --set output=run --resume
     """
+    from xlm._io.memory import keep_freed_memory
     from xlm.training.config import load_config
     from xlm.training.loop import train
 
+    keep_freed_memory()
     settings = load_config(config, changes)
     with _stop_on_signals() as should_stop:
         train(settings, resume=resume, observers=[_Console()], should_stop=should_stop)

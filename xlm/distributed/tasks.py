@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from xlm._io.arguments import check_count
+from xlm._io.memory import limit_onednn_cache
 from xlm._version import __version__
 from xlm.corpus.read_ahead import READ_AHEAD
 from xlm.corpus.rows import Row
@@ -48,6 +49,7 @@ class WorkerModel(ModelSource):
 
     def network(self, kind: type[Network]) -> Network:
         """Set the number of threads, and open the model as stored; errors are as for ``ModelSource``."""
+        limit_onednn_cache()
         if self.threads is not None:
             check_count(threads=self.threads)
             torch.set_num_threads(self.threads)

@@ -18,9 +18,9 @@ from xlm.model.head import at_targets
 from xlm.model.inputs import check_shape, check_tensor, check_whole
 from xlm.model.linear import linear
 
-_SCORES_CPU = 1 << 24
-"""Number of scores in a chunk on a CPU, 64 MB. In larger chunks, the gradient of the weights is read and written less
-often."""
+_SCORES_CPU = 1 << 25
+"""Number of scores in a chunk on a CPU, 128 MB. In larger chunks, the gradient of the weights is read and written less
+often, and products have more rows."""
 
 _SCORES_GPU = 1 << 26
 """Number of scores in a chunk on a GPU: enough to keep it busy."""

@@ -7,17 +7,15 @@ Shapes: B rows of a batch, T fed positions, N scored positions of a batch, D mod
 
 from __future__ import annotations
 
-import ctypes
-import mmap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from itertools import accumulate, pairwise
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from xlm._io.memory import MallocTrim
 from xlm.errors import InputError
 from xlm.model.head import TargetScores, chunked_logprobs
 from xlm.model.lm import XLMWithLMHeadModel
@@ -27,10 +25,6 @@ Languages = str | int | None | Sequence[int | Sequence[int]]
 
 _BATCH_TOKENS_CPU = 512
 _BATCH_TOKENS_GPU = 32_768
-_STATM = Path("/proc/self/statm")
-_TRIM_BYTES = 64 * 1024 * 1024
-"""Growth of the process in bytes after which free memory is returned to the system. Batches of small models never free
-this much."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -285,36 +279,3 @@ def _empty_scores(model: XLMWithLMHeadModel, count: int, *, ranks: bool, entropi
         top_ids=torch.empty(count, K, dtype=torch.int64) if top else None,
         top_logprobs=torch.empty(count, K, dtype=wide) if top else None,
     )
-
-
-class MallocTrim:
-    """Returns free memory to the system when the process has grown since the object was made or last trimmed.
-
-    Batches differ in size, so glibc can seldom reuse the memory of one batch for the next. With the published model, it
-    keeps hundreds of megabytes. ``malloc_trim`` takes milliseconds, so it is called only when there is much to return.
-    """
-
-    def __init__(self) -> None:
-        self._trim = find_malloc_trim()
-        self._bytes = _resident_bytes() if self._trim else 0
-
-    def trim_if_grown(self) -> None:
-        """Return free memory to the system if the process has grown by 64 MB; do nothing without glibc."""
-        if self._trim and _resident_bytes() - self._bytes > _TRIM_BYTES:
-            self._trim(0)
-            self._bytes = _resident_bytes()
-
-
-def find_malloc_trim() -> Callable[[int], int] | None:
-    """Return glibc's ``malloc_trim``, which takes the number of bytes to keep; ``None`` on other systems."""
-    try:
-        _STATM.read_bytes()
-        trim = ctypes.CDLL(None).malloc_trim
-    except (OSError, AttributeError):  # no /proc, or a C library without that function
-        return None
-    trim.argtypes, trim.restype = (ctypes.c_size_t,), ctypes.c_int
-    return trim
-
-
-def _resident_bytes() -> int:
-    return int(_STATM.read_bytes().split()[1]) * mmap.PAGESIZE
