@@ -160,7 +160,7 @@ def test_groups_and_all(model: XLMWithLMHeadModel, tokenizer: XLMTokenizer, tmp_
         write_pairs(tmp_path / "2.jsonl", PAIRS[1:3], UID="b", field="syntax", linguistics_term="binding"),
         write_pairs(tmp_path / "3.jsonl", PAIRS[4:6], UID="a", field="semantics", linguistics_term="islands"),
     ]
-    with pytest.warns(XLMWarning, match="with the same items: a$"):  # the files do not number their pairs
+    with pytest.warns(XLMWarning, match="count as one task: a$"):  # the files do not number their pairs
         result = evaluate(model, tokenizer, files, lang="en")
     right = [item.correct for item in result.items]
     counts = [(each.by, each.name, each.items, each.correct, each.ties) for each in result.accuracies]
@@ -182,7 +182,7 @@ def test_files_of_one_name_are_one_task_and_warn(
     for file in files:
         file.parent.mkdir(exist_ok=True)
         write_pairs(file, PAIRS[:2])
-    with pytest.warns(XLMWarning, match="with the same items: pairs$") as caught:
+    with pytest.warns(XLMWarning, match="count as one task: pairs$") as caught:
         result = evaluate(model, tokenizer, files, lang="en")
     assert caught[0].filename == __file__
     assert [(each.name, each.items) for each in result.accuracies] == [("pairs", 4), ("others", 2), ("", 6)]

@@ -226,7 +226,7 @@ def evaluate_tasks(
     """Return the result of ``evaluate`` for the items of each task; the other arguments and errors are as there."""
     files = Counter(key for items in tasks for key in {(item.task, item.number) for item in items})
     if names := sorted({task for (task, _), count in files.items() if count > 1}):
-        warn_caller(f"several files have the same task, and count as one, with the same items: {', '.join(names)[:200]}")
+        warn_caller(f"several files have the same task and items, and count as one task: {', '.join(names)[:200]}")
     bar = ProgressBar(progress, unit="items", total=sum(map(len, tasks)))
     scorer = Scorer(model, tokenizer, lang=lang, options=ScoringOptions(**options), on_batch=bar.show_share)
     with bar:
