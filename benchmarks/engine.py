@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import multiprocessing
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,12 +79,13 @@ def _serve(connection: Connection, library: str, opener: Callable[..., Work], ar
 
     try:
         importlib.import_module(library)
-        before = _anonymous_mb()
+        before = process_mb("RssAnon")
         work = opener(*arguments)
         connection.send(None)
         while True:
             request = connection.recv()
-            connection.send(_anonymous_mb() - before if request is None else timed(lambda: work(*request)))  # noqa: B023
+            answer = process_mb("RssAnon") - before if request is None else timed(partial(work, *request))
+            connection.send(answer)
     except EOFError:  # the parent ended
         return
     except Exception as error:
@@ -92,14 +94,13 @@ def _serve(connection: Connection, library: str, opener: Callable[..., Work], ar
         )
 
 
-def _anonymous_mb() -> float:
+def process_mb(kind: str) -> float:
+    """Return the memory of this process in MB, of a kind in Linux's ``/proc/self/status``; NaN on other systems."""
     try:
-        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
-            if line.startswith("RssAnon"):
-                return int(line.split()[1]) / 1e3
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     except OSError:
-        pass
-    return float("nan")
+        return float("nan")
+    return next((int(line.split()[1]) / 1e3 for line in lines if line.startswith(kind)), float("nan"))
 
 
 def in_turn(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.engine import in_turn
 from benchmarks.hardware import CPU, DeviceSetup, memory_bandwidth, timed
 from benchmarks.models import SIZES, load_pair, write_random_model
 from benchmarks.report import Measurement, Report, Target, machine_facts, ratio_of_rounds
@@ -20,6 +22,7 @@ from xlm.model.lm import XLMWithLMHeadModel
 
 _PROMPT_LENGTH = 16
 _LANGUAGE = 1
+_LIMIT = "reading memory"
 _NEAR_TIES = {"float32": 1e-3, "bfloat16": 0.125, "int8": 1e-3}
 """Largest difference of two float32 logits whose order a type may swap.
 
@@ -96,24 +99,18 @@ def bench_generate(
     )
     ids_BT[torch.arange(ids_BT.shape[1]) >= lengths_B[:, None]] = config.pad_token_id
     ids_BT = ids_BT.to(device)
-    speeds: dict[str, list[float]] = {name: [] for name in (*(case.name for case in cases), *([peer] if peer else []))}
-    bandwidths, results = [], {}
-    for round_ in range(rounds + 1):  # the first round is a warm-up
-        bandwidth = memory_bandwidth(device)
-        seconds: dict[str, float] = {}
-        for case, model in models.items():
-            work = partial(_generate, model, ids_BT, lengths_B, new_tokens, cuda_graphs=case.cuda_graphs)
-            seconds[case.name], results[case] = timed(work, device)
-        if peer:
-            seconds[peer], _ = timed(partial(_generate_with_peer, pair.theirs, ids_BT, lengths_B, new_tokens), device)
-        if round_ > 0:
-            bandwidths.append(bandwidth)
-            for name, taken in seconds.items():
-                speeds[name].append(rows * new_tokens / taken)
-    measurements = {
-        name: Measurement(name=name, unit="tokens/s", values=tuple(values)) for name, values in speeds.items()
-    }
-    reading = Measurement(name="reading memory", unit="GB/s", values=tuple(bandwidths))
+    works: dict[str, Callable[[], tuple[float, Any]]] = {_LIMIT: lambda: (memory_bandwidth(device), None)}
+    for case, model in models.items():
+        work = partial(_generate, model, ids_BT, lengths_B, new_tokens, cuda_graphs=case.cuda_graphs)
+        works[case.name] = partial(_speed, work, rows * new_tokens, device)
+    if peer:
+        by_peer = partial(_generate_with_peer, pair.theirs, ids_BT, lengths_B, new_tokens)
+        works[peer] = partial(_speed, by_peer, rows * new_tokens, device)
+    figures, by_name = in_turn(works, rounds)
+    bandwidths = figures.pop(_LIMIT)
+    results = {case: by_name[case.name] for case in cases}
+    measurements = {name: Measurement(name=name, unit="tokens/s", values=values) for name, values in figures.items()}
+    reading = Measurement(name=_LIMIT, unit="GB/s", values=bandwidths)
     shares, targets = [], []
     weights = sum(p.numel() for name, p in pair.ours.named_parameters() if "position" not in name)
     for case in cases:
@@ -123,7 +120,7 @@ def bench_generate(
                 name=f"{case.name}, share of reading its weights",
                 unit="of the limit",
                 values=tuple(
-                    speed * per_token / rate for speed, rate in zip(speeds[case.name], bandwidths, strict=True)
+                    speed * per_token / rate for speed, rate in zip(figures[case.name], bandwidths, strict=True)
                 ),
             )
             shares.append(share)
@@ -164,6 +161,12 @@ def bench_generate(
         measurements=(*measurements.values(), reading, *shares),
         targets=tuple(targets),
     )
+
+
+def _speed(work: Callable[[], Any], tokens: int, device: torch.device) -> tuple[float, Any]:
+    """Return the tokens a second of some work, and its result."""
+    seconds, result = timed(work, device)
+    return tokens / seconds, result
 
 
 def _generate(

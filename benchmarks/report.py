@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xlm._io.atomic import replacing, write_text
+from xlm._io.dependencies import needing
 from xlm._version import __version__
-from xlm.errors import DependencyError
 
 if TYPE_CHECKING:
     import torch
@@ -124,12 +124,8 @@ class Report:
             DependencyError: matplotlib is not installed.
             WriteError: The file could not be written.
         """
-        try:
+        with needing("matplotlib is not installed", where="--plot", install="'xlm[plot]'"):
             from matplotlib.figure import Figure
-        except ImportError as error:
-            raise DependencyError(
-                "matplotlib is not installed", where="--plot", remedy="pip install 'xlm[plot]'"
-            ) from error
         groups: dict[str, list[Measurement]] = {}
         for measurement in self.measurements:
             if measurement.median > 0:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.engine import process_mb
 from xlm.errors import XLMError
 
 if TYPE_CHECKING:
@@ -40,12 +42,8 @@ def measure(*arguments: str) -> dict[str, float]:
 
 
 def _resident_peak_mb() -> float:
-    try:
-        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
-            if line.startswith("VmHWM"):
-                return int(line.split()[1]) / 1e3
-    except OSError:
-        pass
+    if not math.isnan(peak := process_mb("VmHWM")):
+        return peak
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

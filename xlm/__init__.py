@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from xlm.model.decoding.result import Continuation
     from xlm.model.decoding.streaming import TokenStream
     from xlm.model.linear_cross_entropy import linear_cross_entropy
-    from xlm.model.lm import XLMModel, XLMWithLMHeadModel
+    from xlm.model.lm import XLMWithLMHeadModel
+    from xlm.model.network import XLMModel
     from xlm.model.outputs import XLMModelOutput, XLMOutput
     from xlm.model.seq2seq import XLMEncoderDecoderModel, XLMEncoderDecoderOutput
     from xlm.scoring.figure import plot
@@ -42,7 +43,7 @@ _LAZY = {
     "XLMConfig": "xlm.model.config",
     "XLMEncoderDecoderModel": "xlm.model.seq2seq",
     "XLMEncoderDecoderOutput": "xlm.model.seq2seq",
-    "XLMModel": "xlm.model.lm",
+    "XLMModel": "xlm.model.network",
     "XLMModelOutput": "xlm.model.outputs",
     "XLMOutput": "xlm.model.outputs",
     "XLMTokenizer": "xlm.tokenizer.tokenizer",

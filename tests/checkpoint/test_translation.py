@@ -17,7 +17,8 @@ from xlm.checkpoint.convert import convert
 from xlm.checkpoint.load import open_checkpoint
 from xlm.errors import CheckpointError, InputError, WriteError, XLMWarning
 from xlm.model.config import XLMConfig
-from xlm.model.lm import XLMModel, XLMWithLMHeadModel
+from xlm.model.lm import XLMWithLMHeadModel
+from xlm.model.network import XLMModel
 from xlm.model.seq2seq import XLMEncoderDecoderModel
 
 RECORDED = ("encdec_plain", "encdec_sinusoidal_untied", "encdec_plain.train_mixed.checkpoint")

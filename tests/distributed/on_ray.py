@@ -16,11 +16,12 @@ from typing import Any
 
 from xlm.cli import xlm
 from xlm.corpus.rows import Row
+from xlm.corpus.tables import OutputLines
 from xlm.distributed.cluster import ClusterOptions, connected, wait_for
 from xlm.distributed.output import Record
 from xlm.distributed.run import Run
 from xlm.distributed.storage import input_files
-from xlm.distributed.tasks import Compute, TokenizeTask, WindowOutput, WorkerModel
+from xlm.distributed.tasks import Compute, TokenizeTask, WorkerModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +39,7 @@ class DyingTask(TokenizeTask):
     def start(self, identity: Mapping[str, Any]) -> Compute:
         compute = super().start(identity)
 
-        def compute_or_die(window: Sequence[Row], file: int) -> WindowOutput:
+        def compute_or_die(window: Sequence[Row], file: int) -> OutputLines:
             if any(row.number == self.row for row in window) and not self.marker.exists():
                 self.marker.touch()
                 os.kill(os.getpid(), signal.SIGKILL)

@@ -197,7 +197,7 @@ def test_what_is_asked_for_has_a_column_or_is_refused(
 def test_a_clash_of_columns_is_found_before_the_work(
     model: XLMWithLMHeadModel, tokenizer: XLMTokenizer, monkeypatch: pytest.MonkeyPatch, by: str, name: str
 ) -> None:
-    monkeypatch.setattr(Scorer, "score_window", lambda *_, **__: pytest.fail("it was scored"))
+    monkeypatch.setattr(Scorer, "score_documents", lambda *_, **__: pytest.fail("it was scored"))
     frame = items().rename(columns={"n": name})
     options: dict[str, Any] = {"ranks": True} if by == "token" else {}
     with pytest.raises(InputError) as found:

@@ -24,7 +24,8 @@ from xlm.checkpoint.tensors import empty_model, match_tensors
 from xlm.errors import CheckpointError, ConfigError, InputError, warn_caller
 from xlm.model.config import XLMConfig
 from xlm.model.inputs import check_device_exists
-from xlm.model.lm import XLMModel, XLMWithLMHeadModel
+from xlm.model.lm import XLMWithLMHeadModel
+from xlm.model.network import XLMModel
 from xlm.model.seq2seq import XLMEncoderDecoderModel
 from xlm.tokenizer.vocabulary import VOCABULARY_FILE, Vocabulary
 

@@ -23,7 +23,8 @@ from xlm.checkpoint.tensors import describe, empty_model, list_problems, sort_ha
 from xlm.errors import WriteError
 from xlm.model.config import XLMConfig
 from xlm.model.initialisation import plain_class
-from xlm.model.lm import XLMModel, XLMWithLMHeadModel
+from xlm.model.lm import XLMWithLMHeadModel
+from xlm.model.network import XLMModel
 from xlm.model.seq2seq import XLMEncoderDecoderModel
 from xlm.model.sharded import gather, is_sharded
 

@@ -15,7 +15,8 @@ from xlm.checkpoint.json_codec import has_own_numbers
 from xlm.checkpoint.state_dict_map import HALVES, KeyTable
 from xlm.errors import CheckpointError, ConfigError
 from xlm.model.config import XLMConfig
-from xlm.model.lm import XLMModel, XLMWithLMHeadModel
+from xlm.model.lm import XLMWithLMHeadModel
+from xlm.model.network import XLMModel
 from xlm.model.seq2seq import XLMDecoder, XLMEncoderDecoderModel
 
 _Model = TypeVar("_Model", bound=XLMModel | XLMEncoderDecoderModel)

@@ -11,7 +11,7 @@ import click
 from click.core import ParameterSource
 
 from xlm.cli._inputs import damaged_inputs
-from xlm.cli._options import Decorator, option, section
+from xlm.cli._options import Decorator, option, picked, section, wrong_usage
 from xlm.cli._output import counted, show_signature
 from xlm.errors import InputError
 
@@ -114,8 +114,8 @@ def uses_ray(*, only_ray: Iterable[str] = (), only_local: Iterable[str] = ()) ->
     return ray
 
 
-def inputs(names: Sequence[str], *, form: str | None, column: str | None) -> list[InputFile]:
-    """Return the input files.
+def inputs(names: Sequence[str], options: dict[str, Any]) -> list[InputFile]:
+    """Return the input files of a command with these options.
 
     Raises:
         UsageError: An input is standard input, a missing file or compressed Parquet, or plain text with ``--column``.
@@ -130,8 +130,9 @@ def inputs(names: Sequence[str], *, form: str | None, column: str | None) -> lis
 
     if not names or "-" in names:
         raise click.UsageError("--engine ray reads files, not standard input")
+    form, column = options["input_format"], options["column"]
     try:
-        files = input_files(names, output=click.get_current_context().params["output_dir"])
+        files = input_files(names, output=options["output_dir"])
         Corpus(files, format=form, column=column)
     except InputError as error:
         raise click.UsageError(str(error)) from error
@@ -186,23 +187,12 @@ def _absolute(name: Any) -> Any:
     return str(Path(name).absolute()) if name is not None and Path(name).exists() else name
 
 
-def run_on_ray(
-    task: Task,
-    files: Sequence[InputFile],
-    identity: dict[str, Any],
-    *,
-    form: str | None,
-    column: str | None,
-    options: dict[str, Any],
-) -> dict[str, Any]:
+def run_on_ray(task: Task, files: Sequence[InputFile], options: dict[str, Any]) -> dict[str, Any]:
     """Run a task over files, print a summary on standard error, and return the ``totals`` of its records.
 
     Args:
         task: The task.
         files: The input.
-        identity: The result of ``task.identity()``.
-        form: Format of the files; see ``Corpus``.
-        column: Column that holds the text; see ``Corpus``.
         options: Options of the command.
 
     Raises:
@@ -213,14 +203,16 @@ def run_on_ray(
     from xlm.distributed.run import Run
     from xlm.distributed.tasks import ScoreTask
 
+    with wrong_usage("stride"):
+        identity = task.identity()
     progress = options["progress"]
     run = Run(
         task=task,
         files=files,
         output=options["output_dir"],
         cluster=_cluster(options),
-        format=form,
-        column=column,
+        format=options["input_format"],
+        column=options["column"],
         windows_per_file=options["windows_per_file"],
         resume=options["resume"],
         progress=sys.stderr.isatty() if progress is None else progress,
@@ -248,9 +240,6 @@ def run_on_ray(
 
 
 def _cluster(options: dict[str, Any]) -> ClusterOptions:
-    from dataclasses import fields
-
     from xlm.distributed.cluster import ClusterOptions
 
-    names = [field.name for field in fields(ClusterOptions)]
-    return ClusterOptions(**{name: options[name] for name in names if options[name] is not None})
+    return picked(ClusterOptions, options)

@@ -104,22 +104,6 @@ def split_language(text: str) -> tuple[str, Path]:
     return language, Path(file)
 
 
-def files_by_language(option: str, texts: Sequence[str]) -> dict[str, Path]:
-    """Return the file of each language.
-
-    Args:
-        option: Name of the option, for errors.
-        texts: Values of the option, each ``LANG=FILE``.
-
-    Raises:
-        UsageError: A value is not ``LANG=FILE``, or a language is repeated.
-    """
-    files: dict[str, Path] = {}
-    for language, file in map(split_language, texts):
-        _add_file(files, language, file, option=option)
-    return files
-
-
 def files_by_text(option: str, texts: Sequence[str]) -> dict[str, Path]:
     """Return the files of training texts by name: a language, such as ``de``, or a side of pairs, such as ``de-en.de``.
 

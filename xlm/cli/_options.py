@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from xlm.errors import InputError
 
 if TYPE_CHECKING:
-    from xlm.scoring.options import ScoringOptions
     from xlm.scoring.signature import ModelSource
 
+_Options = TypeVar("_Options")
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 _METAVARS = ((click.types.IntParamType, "N"), (click.types.FloatParamType, "X"), (click.Path, "FILE"))
 
@@ -240,14 +241,10 @@ def model_source(model: str, options: Mapping[str, Any], *, lang: str | None = N
     )
 
 
-def scoring_options(options: Mapping[str, Any]) -> ScoringOptions:
-    """Pick the scoring options from a command's options."""
-    from dataclasses import fields
-
-    from xlm.scoring.options import ScoringOptions
-
-    names = {field.name for field in fields(ScoringOptions)}
-    return ScoringOptions(**{name: value for name, value in options.items() if name in names})
+def picked(kind: type[_Options], options: Mapping[str, Any]) -> _Options:
+    """Return the options that a dataclass of the library holds, from those of a command; unset ones are left out."""
+    names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
+    return kind(**{name: options[name] for name in names if options.get(name) is not None})
 
 
 @contextmanager

@@ -7,7 +7,8 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from xlm._io.resumable import ResumableFile
     from xlm.corpus.rows import Corpus, Row
     from xlm.corpus.tables import OutputLines
+    from xlm.scoring.signature import Signature
 
 
 class Table(Protocol):
@@ -70,26 +72,22 @@ class CorpusRun:
         self.problems = 0
         self.counts: Counter[str] = Counter()
 
-    def to_stdout(self, writer: TableWriter) -> None:
-        """Write the table to standard output."""
-        writer.start(self._table.columns)
-        for _, lines in self._windows(self._corpus):
-            writer.write_lines(lines.data)
-
-    def to_file(
+    def write(
         self,
-        output: Path,
+        output: Path | TableWriter,
         *,
-        identity: Mapping[str, Any],
+        signature: Signature,
+        settings: Mapping[str, Any],
         device: torch.device,
         resume: bool,
         convert: Callable[[Path, Path], None] | None = None,
     ) -> None:
-        """Write the table to a file, or continue the interrupted run that did.
+        """Write the table to standard output or a file, or continue the interrupted run that did; close the corpus.
 
         Args:
-            output: The file.
-            identity: Everything that the output depends on, except the input and the processor.
+            output: The file, or what writes to standard output, which needs none of the following.
+            signature: The signature of the results.
+            settings: What else the output depends on, except the input and the processor.
             device: Device that computes.
             resume: As for ``ResumableFile``.
             convert: As for ``ResumableFile.finish``.
@@ -97,18 +95,32 @@ class CorpusRun:
         Raises:
             XLMError: As for ``ResumableFile``, or the input is not that of the interrupted run.
         """
+        with closing(self._corpus):
+            if isinstance(output, Path):
+                identity = {"signature": str(signature), **asdict(signature), **settings}
+                self._to_file(output, identity, device, resume=resume, convert=convert)
+                return
+            output.start(self._table.columns)
+            for _, lines in self._windows(self._corpus):
+                output.write_lines(lines.data)
+
+    def _to_file(
+        self,
+        output: Path,
+        identity: dict[str, Any],
+        device: torch.device,
+        *,
+        resume: bool,
+        convert: Callable[[Path, Path], None] | None,
+    ) -> None:
         import torch
 
         from xlm._io.resumable import ResumableFile
         from xlm.corpus.read_ahead import check_same_rows
         from xlm.inference.loading import processor_name
 
-        identity = {
-            **identity,
-            "processor": processor_name(device),
-            "columns": list(self._table.columns),
-            "inputs": self._corpus.sizes,
-        }
+        columns, sizes = list(self._table.columns), self._corpus.sizes
+        identity |= {"processor": processor_name(device), "columns": columns, "inputs": sizes}
         file = ResumableFile(output, identity=identity, threads=torch.get_num_threads(), resume=resume)
         self.problems, self.counts = file.problems, Counter(file.counts)
         if file.complete:

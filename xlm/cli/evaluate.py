@@ -19,7 +19,7 @@ from xlm.cli._options import (
     model_argument,
     model_source,
     option,
-    scoring_options,
+    picked,
     section,
     stride_option,
     tokenizer_options,
@@ -131,6 +131,7 @@ def command(
     from xlm.evaluation.evaluate import ITEM_COLUMNS, evaluate_tasks
     from xlm.evaluation.tasks import read_items
     from xlm.scoring.logprobs import checked_stride
+    from xlm.scoring.options import ScoringOptions
 
     if output is not None:
         check_target(output)
@@ -139,7 +140,7 @@ def command(
     opened = model_source(model, options, lang=lang).open(offsets=regions, signed=True)
     with wrong_usage("stride"):
         stride = checked_stride(options["stride"], opened.model.config.max_position_embeddings)
-        chosen = asdict(scoring_options(options))
+        chosen = asdict(picked(ScoringOptions, options))
         evaluation = evaluate_tasks(opened.model, opened.tokenizer, files, lang=lang, progress=None, **chosen)
     if output is not None:
         lines = [table_line(ITEM_COLUMNS, row, format=form) for row in evaluation.rows()]

@@ -134,7 +134,7 @@ def command(model: str, file: Any, lang: str, **options: Any) -> None:
         xlm generate xlm-clm-ende-small --lang en --prompt "The old man" --seed 1
         xlm generate MODEL --lang en prompts.txt --num-beams 4 --format jsonl
     """
-    _check_usage(file, **options)
+    _check_usage(file, options)
     decoding = {name: options[name] for name in _DECODING}
     if uses_ray(only_ray=("resume", "progress"), only_local=("prompt", "stream", "device", "cuda_graphs")):
         _on_ray(model, file, lang=lang, decoding=decoding, options=options)
@@ -174,36 +174,28 @@ def command(model: str, file: Any, lang: str, **options: Any) -> None:
 
 
 def _on_ray(model: str, name: str, *, lang: str, decoding: dict[str, Any], options: dict[str, Any]) -> None:
-    form, input_format, column, seed = (options[key] for key in ("form", "input_format", "column", "seed"))
-    files = inputs([name], form=input_format, column=column)
+    files = inputs([name], options)
     from xlm.distributed.tasks import GenerateTask
 
+    seed = options["seed"]
     if seed is None:
         seed = earlier_run(options).get("seed", secrets.randbits(63))
     task = GenerateTask(
         model=worker_model(model, lang=lang, options=options),
         seed=seed,
-        format=form,
+        format=options["form"],
         files=len(files) > 1,
         options=decoding,
         continuation_lang=options["continuation_lang"],
         read_at_once=options["batch_size"],
     )
-    total = run_on_ray(task, files, task.identity(), form=input_format, column=column, options=options)
+    total = run_on_ray(task, files, options)
     show_stops(total["counts"], inputs="prompts to continue")
 
 
-def _check_usage(
-    file: Any,
-    *,
-    prompt: str | None,
-    form: str,
-    stream: bool | None,
-    greedy: bool,
-    num_beams: int,
-    num_return_sequences: int,
-    **options: Any,
-) -> None:
+def _check_usage(file: Any, options: dict[str, Any]) -> None:
+    prompt, form, greedy, num_beams = (options[name] for name in ("prompt", "form", "greedy", "num_beams"))
+    sequences = options["num_return_sequences"]
     searching = "--greedy" if greedy else "--num-beams" if num_beams > 1 else None
     flags = [f"--{name.replace('_', '-')}" for name in (*_SAMPLING, "seed") if options[name] is not None]
     if options["cuda_graphs"] and not options["device"].startswith("cuda"):
@@ -216,14 +208,14 @@ def _check_usage(
         raise click.UsageError("--prompt contains a line feed, which only --format jsonl can write")
     if searching and flags:
         raise click.UsageError(f"{', '.join(flags)}: only with sampling; found {searching}")
-    if searching and num_return_sequences > num_beams:
+    if searching and sequences > num_beams:
         raise click.UsageError(
-            f"--num-return-sequences: expected at most {num_beams} with {searching}, found {num_return_sequences}"
+            f"--num-return-sequences: expected at most {num_beams} with {searching}, found {sequences}"
         )
-    if stream:
+    if options["stream"]:
         for flag, given in (
             ("--num-beams", num_beams > 1),
-            ("--num-return-sequences", num_return_sequences > 1),
+            ("--num-return-sequences", sequences > 1),
             ("--format jsonl", form == "jsonl"),
         ):
             if given:

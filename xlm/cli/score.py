@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sys
-from contextlib import closing
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +19,7 @@ from xlm.cli._options import (
     model_argument,
     model_source,
     option,
-    scoring_options,
+    picked,
     section,
     stride_option,
     text_options,
@@ -232,10 +230,11 @@ def command(model: str, files: tuple[Any, ...], by: str | None, table_format: st
     column = options["word_column"] or options["column"]
     corpus = open_corpus(files, format=options["input_format"], column=column, whole=keeps)
     kept = tuple(corpus.columns(required=layout.columns)) if keeps else None
-    writer = TableWriter(format=table_format) if output is None else None
-    table_format = writer.format if writer else table_format or "tsv"
+    writer = TableWriter(format=table_format)
+    table_format = writer.format if output is None else table_format or "tsv"
     table = _table(by, table_format, files=len(files) > 1, options=options, kept=kept)
     opened = model_source(model, options, lang=options["lang"]).open(offsets=by in ("word", "region"), signed=True)
+    from xlm.scoring.options import ScoringOptions
     from xlm.scoring.scorer import Scorer
     from xlm.scoring.table import scored_lines
 
@@ -245,7 +244,7 @@ def command(model: str, files: tuple[Any, ...], by: str | None, table_format: st
             opened.model,
             opened.tokenizer,
             lang=options["lang"],
-            options=scoring_options(options),
+            options=picked(ScoringOptions, options),
             on_batch=bar.show_share,
         )
     signature = opened.signature(**layout.signature_fields(scorer), unit=table.log_unit)
@@ -257,27 +256,21 @@ def command(model: str, files: tuple[Any, ...], by: str | None, table_format: st
         bar=bar,
         groups=layout.groups_of_file,
     )
-    with closing(corpus):
-        if writer is not None:
-            run.to_stdout(writer)
-        else:
-            assert output is not None
-            identity = {
-                "signature": str(signature),
-                **asdict(signature),
-                "by": by,
-                "form": table_format,
-                **{name: options[name] for name in _RECORDED},
-                **{name: options[name] for name in _LAID_OUT if options[name]},
-                **({"top": options["top"]} if options["top"] else {}),
-            }
-            run.to_file(
-                output,
-                identity=identity,
-                device=scorer.model.device,
-                resume=options["resume"],
-                convert=_to_parquet(table, signature),
-            )
+    settings = {
+        "by": by,
+        "form": table_format,
+        **{name: options[name] for name in _RECORDED},
+        **{name: options[name] for name in _LAID_OUT if options[name]},
+        **({"top": options["top"]} if options["top"] else {}),
+    }
+    run.write(
+        output or writer,
+        signature=signature,
+        settings=settings,
+        device=scorer.model.device,
+        resume=options["resume"],
+        convert=_to_parquet(table, signature),
+    )
     show_signature(signature, unknown=run.counts["unknown"])
     if run.problems:
         click.echo(f"{counted(run.problems, 'row')} could not be scored; the column status gives the reasons", err=True)
@@ -287,25 +280,24 @@ def command(model: str, files: tuple[Any, ...], by: str | None, table_format: st
 def _on_ray(
     model: str, names: tuple[str, ...], layout: Layout, *, by: str, form: str, keeps: bool, options: dict[str, Any]
 ) -> None:
-    column = options["word_column"] or options["column"]
-    files = inputs(names, form=options["input_format"], column=column)
+    options = {**options, "column": options["word_column"] or options["column"]}
+    files = inputs(names, options)
     from xlm.corpus.rows import Corpus
     from xlm.distributed.tasks import ScoreTask
+    from xlm.scoring.options import ScoringOptions
 
     kept = None
     if keeps:
-        corpus = Corpus(files, format=options["input_format"], column=column, whole=True)
+        corpus = Corpus(files, format=options["input_format"], column=options["column"], whole=True)
         kept = tuple(corpus.columns(required=layout.columns))
     task = ScoreTask(
         model=worker_model(model, lang=options["lang"], options=options),
         table=_table(by, form, files=len(files) > 1, options=options, kept=kept),
-        options=scoring_options(options),
+        options=picked(ScoringOptions, options),
         layout=layout,
         read_at_once=options["read_ahead"],
     )
-    with wrong_usage("stride"):
-        identity = task.identity()
-    run_on_ray(task, files, identity, form=options["input_format"], column=column, options=options)
+    run_on_ray(task, files, options)
 
 
 def _layout(by: str, options: dict[str, Any]) -> Layout:

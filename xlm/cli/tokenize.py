@@ -75,12 +75,11 @@ def command(
 
 
 def _on_ray(model: str, name: str, *, lang: str, output: str, options: dict[str, Any]) -> None:
-    form, column = options["input_format"], options["column"]
-    files = inputs([name], form=form, column=column)
+    files = inputs([name], options)
     from xlm.distributed.tasks import TokenizeTask
 
     task = TokenizeTask(model=worker_model(model, lang=lang, options=options), output=output)
-    run_on_ray(task, files, task.identity(), form=form, column=column, options=options)
+    run_on_ray(task, files, options)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-from contextlib import closing
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +20,7 @@ from xlm.cli._options import (
     model_argument,
     model_source,
     option,
+    picked,
     section,
     tokenizer_options,
 )
@@ -30,7 +30,6 @@ from xlm.cli._run import CorpusRun, bar_of_rows, check_output, raise_if_damaged
 if TYPE_CHECKING:
     from xlm.corpus.rows import Row
     from xlm.corpus.tables import OutputLines
-    from xlm.translation.translator import TranslationOptions
 
 _COUNT = click.IntRange(1)
 
@@ -114,7 +113,7 @@ def command(
         xlm translate MODEL --from de --to en news.de.txt --num-beams 5
         xlm translate MODEL --from de --to en news.de.gz --format tsv --output news.tsv --resume
     """
-    _check_usage(source, target, table_format, **options)
+    _check_usage(source, target, table_format, options)
     if uses_ray(only_local=("output", "device")):
         _on_ray(model, files, source, target, table_format or "text", options)
         return
@@ -126,11 +125,11 @@ def command(
     corpus = open_corpus(files or (Path("-"),), format=options["input_format"], column=options["column"])
     from xlm.model.seq2seq import XLMEncoderDecoderModel
     from xlm.translation.table import TranslationTable, translated_lines
-    from xlm.translation.translator import Translator
+    from xlm.translation.translator import TranslationOptions, Translator
 
-    translation = _translation_options(options)
-    writer = TableWriter(format=table_format, default="text") if output is None else None
-    table = TranslationTable(format=writer.format if writer else table_format or "text", files=len(files) > 1)
+    translation = picked(TranslationOptions, options)
+    writer = TableWriter(format=table_format, default="text")
+    table = TranslationTable(format=writer.format if output is None else table_format or "text", files=len(files) > 1)
     opened = model_source(model, options, lang=source).open_as(XLMEncoderDecoderModel, few_rows=True, signed=True)
     bar = bar_of_rows(options["progress"], output=output)
     translator = Translator(
@@ -149,22 +148,21 @@ def command(
             click.echo(f"{corpus.place(row.number, file=row.file)}: {reason}", err=True)
         return lines
 
-    typed = writer is not None and files in ((), (Path("-"),)) and sys.stdin.isatty()
+    typed = output is None and files in ((), (Path("-"),)) and sys.stdin.isatty()
     read_at_once = 1 if typed else translation.read_at_once
     run = CorpusRun(corpus, table, compute, read_at_once=read_at_once, bar=bar)
-    with closing(corpus):
-        if writer is not None:
-            run.to_stdout(writer)
-        else:
-            assert output is not None
-            identity = {
-                "signature": str(signature),
-                **asdict(signature),
-                "form": table.format,
-                "options": asdict(translation),
-                **{name: options[name] for name in ("column", "input_format")},
-            }
-            run.to_file(output, identity=identity, device=opened.model.device, resume=options["resume"])
+    settings = {
+        "form": table.format,
+        "options": asdict(translation),
+        **{name: options[name] for name in ("column", "input_format")},
+    }
+    run.write(
+        output or writer,
+        signature=signature,
+        settings=settings,
+        device=opened.model.device,
+        resume=options["resume"],
+    )
     show_signature(signature)
     if run.counts or not run.problems:
         show_stops(run.counts, inputs="texts to translate")
@@ -172,36 +170,17 @@ def command(
     _report_problems(run.problems, table.format)
 
 
-def _check_usage(
-    source: str,
-    target: str,
-    table_format: str | None,
-    *,
-    num_beams: int,
-    n_best: int,
-    length_penalty: float | None,
-    early_stopping: bool,
-    output: Path | None,
-    output_dir: str | None,
-    **_: Any,
-) -> None:
+def _check_usage(source: str, target: str, table_format: str | None, options: dict[str, Any]) -> None:
+    num_beams, n_best = options["num_beams"], options["n_best"]
     if source == target:
         raise click.UsageError(f"--from and --to are the same language: {source}")
     if n_best > num_beams:
         raise click.UsageError(f"--n-best: expected at most {num_beams}, the number of --num-beams; found {n_best}")
-    if num_beams == 1 and (length_penalty is not None or early_stopping):
+    if num_beams == 1 and (options["length_penalty"] is not None or options["early_stopping"]):
         raise click.UsageError("--length-penalty and --early-stopping require --num-beams above 1")
-    aligned = table_format is None and output is None and output_dir is None and sys.stdout.isatty()
+    aligned = table_format is None and options["output"] is options["output_dir"] is None and sys.stdout.isatty()
     if n_best > 1 and table_format in (None, "text") and not aligned:
         raise click.UsageError("--n-best above 1 requires --format tsv or jsonl; text has one line a row")
-
-
-def _translation_options(options: dict[str, Any]) -> TranslationOptions:
-    """Return the translation options that the options of the command contain."""
-    from xlm.translation.translator import TranslationOptions
-
-    names = [field.name for field in fields(TranslationOptions)]
-    return TranslationOptions(**{name: options[name] for name in names if options[name] is not None})
 
 
 def _on_ray(
@@ -212,11 +191,12 @@ def _on_ray(
     table_format: str,
     options: dict[str, Any],
 ) -> None:
-    files = inputs(names, form=options["input_format"], column=options["column"])
+    files = inputs(names, options)
     from xlm.distributed.tasks import TranslateTask
     from xlm.translation.table import TranslationTable
+    from xlm.translation.translator import TranslationOptions
 
-    translation = _translation_options(options)
+    translation = picked(TranslationOptions, options)
     task = TranslateTask(
         model=worker_model(model, lang=source, options=options),
         target=target,
@@ -224,8 +204,7 @@ def _on_ray(
         options=translation,
         read_at_once=translation.read_at_once,
     )
-    form, column = options["input_format"], options["column"]
-    total = run_on_ray(task, files, task.identity(), form=form, column=column, options=options)
+    total = run_on_ray(task, files, options)
     if total["counts"] or not total["problems"]:
         show_stops(total["counts"], inputs="texts to translate")
     _report_problems(total["problems"], table_format)

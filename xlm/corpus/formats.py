@@ -19,8 +19,9 @@ from contextlib import ExitStack, suppress
 from pathlib import PurePath
 from typing import Any, BinaryIO, TextIO
 
+from xlm._io.dependencies import needing
 from xlm.corpus.files import InputFile
-from xlm.errors import DependencyError, InputError
+from xlm.errors import InputError
 
 FORMATS = ("text", "jsonl", "csv", "tsv", "parquet")
 
@@ -164,16 +165,9 @@ def import_pyarrow() -> tuple[Any, Any]:
     Raises:
         DependencyError: pyarrow is not installed.
     """
-    try:
+    with needing("Parquet needs pyarrow", where="pyarrow", install="'xlm[parquet]'"):
         import pyarrow
         import pyarrow.parquet
-    except ImportError as error:
-        raise DependencyError(
-            "Parquet needs pyarrow",
-            where="pyarrow",
-            found="not installed",
-            remedy="pip install 'xlm[parquet]'",
-        ) from error
     return pyarrow, pyarrow.parquet
 
 

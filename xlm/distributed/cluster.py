@@ -14,7 +14,8 @@ from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from typing import Any
 
-from xlm.errors import DependencyError, InputError, XLMError, XLMWarning
+from xlm._io.dependencies import needing
+from xlm.errors import InputError, XLMError, XLMWarning
 
 _RAY_DEFAULTS = {
     "RAY_USAGE_STATS_ENABLED": "0",  # Ray sends no usage statistics
@@ -85,13 +86,9 @@ def import_ray() -> Any:
     """
     for name, value in _RAY_DEFAULTS.items():
         os.environ.setdefault(name, value)
-    try:
+    with needing("Ray Data is not installed", where="--engine ray", install="'xlm[ray]'"):
         import ray
         import ray.data
-    except ImportError as error:
-        raise DependencyError(
-            "Ray Data is not installed", where="--engine ray", found=str(error), remedy="pip install 'xlm[ray]'"
-        ) from error
     return ray
 
 

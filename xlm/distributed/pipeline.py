@@ -230,7 +230,7 @@ class PartWriter:
                     file.write(output.data)
                     counts.update(output.counts)
                     problems += output.problems
-                    reasons += output.reasons
+                    reasons += [f"{row.file}, line {row.number}: {reason}" for row, reason in output.reasons]
             self._task.finish(lines, finished, self._identity)
             size = self._output.add_part((shard.file, shard.index), finished)
         warned = {str(message.message) for message in caught if issubclass(message.category, XLMWarning)}

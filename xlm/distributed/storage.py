@@ -25,8 +25,9 @@ from typing import Any, BinaryIO
 from pyarrow import fs
 
 from xlm._io.atomic import flush_to_disk
+from xlm._io.dependencies import needing
 from xlm.corpus.files import InputFile, LocalFile
-from xlm.errors import DependencyError, InputError, WriteError
+from xlm.errors import InputError, WriteError
 
 _WILDCARDS = frozenset("*?[")
 _HIDDEN = (".", "_")
@@ -69,12 +70,8 @@ def file_system(name: str) -> tuple[Any, str]:
         return system, _join(root, path.rstrip("/")) or root
     except (OSError, ValueError) as error:
         reason = error
-    try:
+    with needing("fsspec, which could open this address, is not installed", where=name, install="fsspec"):
         import fsspec
-    except ImportError as error:
-        raise DependencyError(
-            "fsspec, which could open this address, is not installed", where=name, remedy="pip install fsspec"
-        ) from error
     try:
         # Turn caches off, because other processes write to the same directories at the same time.
         system, path = fsspec.core.url_to_fs(name, use_listings_cache=False, skip_instance_cache=True)

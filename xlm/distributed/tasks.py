@@ -7,7 +7,7 @@ import json
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from xlm._io.memory import limit_onednn_cache
 from xlm._version import __version__
 from xlm.corpus.read_ahead import READ_AHEAD
 from xlm.corpus.rows import Row
+from xlm.corpus.tables import OutputLines
 from xlm.errors import InputError, XLMError
 from xlm.generation.text_generator import GeneratedText, Prompt, TextGenerator, check_one_line, decoding_options
 from xlm.inference.loading import Network
@@ -60,35 +61,13 @@ class WorkerModel(ModelSource):
         return dataclasses.replace(self, device="cpu", threads=None)
 
     def identity(self, signature: Signature) -> dict[str, Any]:
-        """Return the signature that the workers will have, as text and as fields, from the driver's signature."""
+        """Return the signature of the workers as text and as fields, from that of the driver or of a worker."""
         signature = dataclasses.replace(signature, device=self.device or signature.device)
         return {"signature": str(signature), **asdict(signature)}
 
 
-@dataclass(kw_only=True, slots=True)
-class WindowOutput:
-    """The output of one window.
-
-    Attributes:
-        data: Output lines in UTF-8.
-        problems: Number of rows without a result.
-        reasons: Reasons for the problems, unless the lines state them.
-        counts: Token counts; or, for generation and translation, how many outputs ended for each reason.
-    """
-
-    data: bytes = b""
-    problems: int = 0
-    reasons: list[str] = field(default_factory=list)
-    counts: Counter[str] = field(default_factory=Counter)
-
-    def add_problem(self, row: Row, reason: str) -> None:
-        """Count a row without a result."""
-        self.problems += 1
-        self.reasons.append(f"{row.file}, line {row.number}: {reason}")
-
-
-Compute = Callable[[Sequence[Row], int], WindowOutput]
-"""Function that computes a window, given its rows and the index of their input file."""
+Compute = Callable[[Sequence[Row], int], OutputLines]
+"""Function that returns the lines of a window, given its rows and the index of their input file."""
 
 Groups = Callable[..., Iterator[list[Row]]]
 """Function that divides the rows of a file into groups; its argument ``warn`` takes warnings."""
@@ -126,15 +105,14 @@ class Task(ABC):
         """Divides the rows of a file into groups that a window must not split; ``None`` for no groups."""
         return None
 
-    @abstractmethod
     def identity(self) -> dict[str, Any]:
         """Return everything that the output depends on besides the input, and check the options on the driver.
 
         Raises:
             XLMError: There is no such model, language or option.
         """
+        return {**self._load(self.model.here())[0], **self._settings()}
 
-    @abstractmethod
     def start(self, identity: Mapping[str, Any]) -> Compute:
         """Load everything, once in each worker, and return the function that computes windows.
 
@@ -144,6 +122,21 @@ class Task(ABC):
         Raises:
             XLMError: The worker lacks something, such as the model, or has another model or version than the driver.
         """
+        own, loaded = self._load(self.model)
+        _check_equal(own, identity)
+        return partial(self._compute, loaded)
+
+    @abstractmethod
+    def _load(self, model: WorkerModel) -> tuple[dict[str, Any], Any]:
+        """Load a model; return what identifies it and the versions of libraries, and what computes with it."""
+
+    @abstractmethod
+    def _settings(self) -> dict[str, Any]:
+        """Return the other values that the output depends on."""
+
+    @abstractmethod
+    def _compute(self, loaded: Any, window: Sequence[Row], file: int) -> OutputLines:
+        """Compute a window with what ``_load`` returned; arguments as for ``Compute``."""
 
     def finish(self, lines: Path, target: Path, identity: Mapping[str, Any]) -> None:
         """Turn a file with the output lines of a shard into a part."""
@@ -157,12 +150,12 @@ class ScoreTask(Task):
     Attributes:
         table: The output table.
         options: Options of scoring.
-        layout: How rows make up texts and documents; ``None`` if each is a text by itself.
+        layout: How rows make up texts and documents.
     """
 
     table: ScoreTable
     options: ScoringOptions
-    layout: Layout | None = None
+    layout: Layout
 
     @property
     def suffix(self) -> str:
@@ -174,26 +167,17 @@ class ScoreTask(Task):
         """See ``Task``."""
         return self.table.header.encode()
 
-    def identity(self) -> dict[str, Any]:
-        """See ``Task``."""
-        signature, _ = self._load(self.model.here())
-        layout = {**asdict(self._layout), "group_by": [*self._layout.group_by]}
+    def _settings(self) -> dict[str, Any]:
+        layout = {**asdict(self.layout), "group_by": [*self.layout.group_by]}
         return {
-            **self.model.identity(signature),
             "by": self.table.unit,
             "form": self.table.format,
             "columns": list(self.table.columns),
             "batch_size": self.options.batch_size,
             "batch_tokens": self.options.batch_tokens,
             **({"top": self.options.top} if self.options.top else {}),
-            **({} if self._layout.is_plain and not self.whole else {"layout": layout}),
+            **({} if self.layout.is_plain and not self.whole else {"layout": layout}),
         }
-
-    def start(self, identity: Mapping[str, Any]) -> Compute:
-        """See ``Task``."""
-        signature, scorer = self._load(self.model)
-        _check_equal(asdict(signature), identity)
-        return partial(self._compute, scorer)
 
     def finish(self, lines: Path, target: Path, identity: Mapping[str, Any]) -> None:
         """See ``Task``."""
@@ -209,22 +193,17 @@ class ScoreTask(Task):
     @property
     def groups(self) -> Groups | None:
         """See ``Task``."""
-        return self._layout.groups_of_file
+        return self.layout.groups_of_file
 
-    @property
-    def _layout(self) -> Layout:
-        return self.layout or Layout(lang=self.model.lang)
-
-    def _load(self, model: WorkerModel) -> tuple[Signature, Scorer]:
+    def _load(self, model: WorkerModel) -> tuple[dict[str, Any], Scorer]:
         pair = model.open(offsets=self.table.unit not in ("sentence", "token"), signed=True)
         scorer = Scorer(pair.model, pair.tokenizer, lang=model.lang, options=self.options)
-        return pair.signature(**self._layout.signature_fields(scorer), unit=self.table.log_unit), scorer
+        signature = pair.signature(**self.layout.signature_fields(scorer), unit=self.table.log_unit)
+        return self.model.identity(signature), scorer
 
-    def _compute(self, scorer: Scorer, window: Sequence[Row], file: int) -> WindowOutput:
-        lines = scored_lines(scorer, window, self.table, self._layout)
-        # The table has the reasons for problems in its column status.
-        counts = Counter(tokens=lines.tokens, **lines.counts)
-        return WindowOutput(data=lines.data, problems=lines.problems, counts=counts)
+    def _compute(self, scorer: Scorer, window: Sequence[Row], file: int) -> OutputLines:
+        lines = scored_lines(scorer, window, self.table, self.layout)
+        return lines._replace(counts={"tokens": lines.tokens, **lines.counts})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,33 +218,20 @@ class TokenizeTask(Task):
 
     suffix = ".txt"
 
-    def identity(self) -> dict[str, Any]:
-        """See ``Task``."""
-        return {**self._tokenizer_identity(self.model.tokenizer()), "output": self.output}
+    def _load(self, model: WorkerModel) -> tuple[dict[str, Any], XLMTokenizer]:
+        tokenizer = model.tokenizer()
+        identity = {"tokenizer": tokenizer_digest(tokenizer), "preset": tokenizer.preset, "lang": model.lang}
+        return {**identity, "xlm": __version__}, tokenizer
 
-    def start(self, identity: Mapping[str, Any]) -> Compute:
-        """See ``Task``."""
-        tokenizer = self.model.tokenizer()
-        _check_equal(self._tokenizer_identity(tokenizer), identity)
-        return partial(self._compute, tokenizer)
+    def _settings(self) -> dict[str, Any]:
+        return {"output": self.output}
 
-    def _tokenizer_identity(self, tokenizer: XLMTokenizer) -> dict[str, Any]:
-        return {
-            "tokenizer": tokenizer_digest(tokenizer),
-            "preset": tokenizer.preset,
-            "lang": self.model.lang,
-            "xlm": __version__,
-        }
-
-    def _compute(self, tokenizer: XLMTokenizer, window: Sequence[Row], file: int) -> WindowOutput:
-        output = WindowOutput()
-        for row in window:
-            if row.problem is not None:
-                output.add_problem(row, row.problem)
+    def _compute(self, tokenizer: XLMTokenizer, window: Sequence[Row], file: int) -> OutputLines:
+        reasons = [(row, row.problem) for row in window if row.problem is not None]
         texts = [row.text for row in window if row.text is not None]
         lines = iter(written_lines(tokenizer, texts, lang=self.model.lang, output=self.output))
-        output.data = "".join(f"{'' if row.text is None else next(lines)}\n" for row in window).encode("utf-8")
-        return output
+        data = "".join(f"{'' if row.text is None else next(lines)}\n" for row in window).encode("utf-8")
+        return OutputLines(data, len(reasons), 0, {}, reasons)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -293,24 +259,15 @@ class GenerateTask(Task):
         """See ``Task``."""
         return ".txt" if self.format == "text" else ".jsonl"
 
-    def identity(self) -> dict[str, Any]:
-        """See ``Task``."""
-        signature, _ = self._load(self.model.here())
+    def _settings(self) -> dict[str, Any]:
         return {
-            **self.model.identity(signature),
             "form": self.format,
             "continuation_lang": self.continuation_lang,
             "decoding": dict(self.options),
             "seed": self.seed,
         }
 
-    def start(self, identity: Mapping[str, Any]) -> Compute:
-        """See ``Task``."""
-        signature, generator = self._load(self.model)
-        _check_equal(asdict(signature), identity)
-        return partial(self._compute, generator)
-
-    def _load(self, model: WorkerModel) -> tuple[Signature, TextGenerator]:
+    def _load(self, model: WorkerModel) -> tuple[dict[str, Any], TextGenerator]:
         pair = model.open(few_rows=True, signed=True)
         generator = TextGenerator(
             pair.model,
@@ -319,23 +276,24 @@ class GenerateTask(Task):
             continuation_lang=self.continuation_lang,
             options=decoding_options(**self.options),
         )
-        return pair.signature(lang=model.lang, long="none", protocol="generation"), generator
+        signature = pair.signature(lang=model.lang, long="none", protocol="generation")
+        return self.model.identity(signature), generator
 
-    def _compute(self, generator: TextGenerator, window: Sequence[Row], file: int) -> WindowOutput:
-        output = WindowOutput()
+    def _compute(self, generator: TextGenerator, window: Sequence[Row], file: int) -> OutputLines:
         seed = derived_seed(self.seed, -file) if file else self.seed  # negative, because rows use the indices 0, 1, …
         results = continue_rows(generator, window, seed=seed, batch_size=len(window), format=self.format)
         lines: list[str] = []
+        reasons: list[tuple[Row, str]] = []
+        stops: Counter[str] = Counter()
         for row, result in zip(window, results, strict=True):
             if isinstance(result, XLMError):
-                output.add_problem(row, result.in_short)
+                reasons.append((row, result.in_short))
                 cells = {"line": row.number, "prompt": row.text, "status": f"error: {result.in_short}"}
                 lines.append(self._line(row, "", cells))
             else:
-                output.counts.update(text.continuation.stop for text in result)
+                stops.update(text.continuation.stop for text in result)
                 lines += [self._line(row, text.text, text.cells()) for text in result]
-        output.data = "".join(f"{line}\n" for line in lines).encode("utf-8")
-        return output
+        return OutputLines("".join(f"{line}\n" for line in lines).encode("utf-8"), len(reasons), 0, stops, reasons)
 
     def _line(self, row: Row, text: str, cells: Mapping[str, Any]) -> str:
         if self.format == "text":
@@ -367,34 +325,17 @@ class TranslateTask(Task):
         """See ``Task``."""
         return self.table.header.encode()
 
-    def identity(self) -> dict[str, Any]:
-        """See ``Task``."""
-        signature, _ = self._load(self.model.here())
-        return {
-            **self.model.identity(signature),
-            "form": self.table.format,
-            "columns": list(self.table.columns),
-            "options": asdict(self.options),
-        }
+    def _settings(self) -> dict[str, Any]:
+        return {"form": self.table.format, "columns": list(self.table.columns), "options": asdict(self.options)}
 
-    def start(self, identity: Mapping[str, Any]) -> Compute:
-        """See ``Task``."""
-        signature, translator = self._load(self.model)
-        _check_equal(asdict(signature), identity)
-        return partial(self._compute, translator)
-
-    def _load(self, model: WorkerModel) -> tuple[Signature, Translator]:
+    def _load(self, model: WorkerModel) -> tuple[dict[str, Any], Translator]:
         pair = model.open_as(XLMEncoderDecoderModel, few_rows=True, signed=True)
         translator = Translator(pair.model, pair.tokenizer, source=model.lang, target=self.target, options=self.options)
-        return pair.signature(lang=f"{model.lang}-{self.target}", long="none", protocol="translation"), translator
+        signature = pair.signature(lang=f"{model.lang}-{self.target}", long="none", protocol="translation")
+        return self.model.identity(signature), translator
 
-    def _compute(self, translator: Translator, window: Sequence[Row], file: int) -> WindowOutput:
-        lines = translated_lines(translator, window, self.table)
-        problems, counts = lines.problems - len(lines.reasons), Counter(lines.counts)
-        output = WindowOutput(data=lines.data, problems=problems, counts=counts)
-        for row, reason in lines.reasons:
-            output.add_problem(row, reason)
-        return output
+    def _compute(self, translator: Translator, window: Sequence[Row], file: int) -> OutputLines:
+        return translated_lines(translator, window, self.table)
 
 
 def continue_rows(
@@ -430,7 +371,7 @@ def continue_rows(
 
 
 def _check_equal(worker: Mapping[str, Any], driver: Mapping[str, Any]) -> None:
-    differing = [name for name, value in worker.items() if driver[name] != value]
+    differing = [name for name, value in worker.items() if name != "signature" and driver[name] != value]
     if differing:
         raise InputError(
             "a worker differs from the machine that started the run",

@@ -6,13 +6,23 @@ import dataclasses
 import json
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass
-from typing import Any, ClassVar, NoReturn, TypeVar
+from typing import Any, Literal, NoReturn, TypeVar
 
 from xlm.errors import InputError
 
 _Request = TypeVar("_Request", bound="TextRequest")
+Unit = Literal["bits", "nats"]
 
 _MOST_NAMED = 10  # maximum number of wrong keys that an error names
+
+_KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "str": ("a string", lambda value: isinstance(value, str)),
+    "bool": ("true or false", lambda value: isinstance(value, bool)),
+    "int": ("a whole number", lambda value: type(value) is int),
+    "float": ("a number", lambda value: type(value) in (int, float)),
+    "Unit": ("'bits' or 'nats'", lambda value: value in ("bits", "nats")),
+}
+"""What a key of each type may hold, in words and as a test; JSON has no other numbers than ints and floats."""
 
 
 class TooLargeError(InputError):
@@ -66,13 +76,6 @@ class TextRequest:
         prefix: What the text is conditioned on; not scored itself.
     """
 
-    CHECKS: ClassVar[dict[str, tuple[str, Callable[[Any], bool]]]] = {
-        "text": ("a string", lambda value: isinstance(value, str)),
-        "lang": ("the name of a language", lambda value: isinstance(value, str)),
-        "preset": ("the name of a preset, or null", lambda value: value is None or isinstance(value, str)),
-        "prefix": ("a string", lambda value: isinstance(value, str)),
-    }
-
     text: str
     lang: str
     preset: str | None = None
@@ -89,12 +92,6 @@ class LinesRequest(TextRequest):
             prefix first, with blanks between them. An empty or missing one stands for ``lang``.
     """
 
-    CHECKS: ClassVar = {
-        **TextRequest.CHECKS,
-        "documents": ("true or false", lambda value: isinstance(value, bool)),
-        "languages": ("a string", lambda value: isinstance(value, str)),
-    }
-
     documents: bool = False
     languages: str = ""
 
@@ -107,8 +104,6 @@ class ScoreRequest(LinesRequest):
         top: Number of alternatives to return for each token, the most likely ones.
     """
 
-    CHECKS: ClassVar = {**LinesRequest.CHECKS, "top": ("a whole number", lambda value: _is_int(value))}
-
     top: int = 8
 
 
@@ -120,9 +115,7 @@ class ExportRequest(LinesRequest):
         unit: ``"bits"`` or ``"nats"``.
     """
 
-    CHECKS: ClassVar = {**LinesRequest.CHECKS, "unit": ("'bits' or 'nats'", lambda value: value in ("bits", "nats"))}
-
-    unit: str = "bits"
+    unit: Unit = "bits"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,17 +131,6 @@ class ContinueRequest(TextRequest):
         top_p: Total probability of the most likely tokens, to sample from only these; ``None`` for all tokens.
         seed: Seed of the samples; ``None`` for a new random seed.
     """
-
-    CHECKS: ClassVar = {
-        **TextRequest.CHECKS,
-        "continuation_lang": TextRequest.CHECKS["preset"],
-        "max_new_tokens": ("a whole number", lambda value: _is_int(value)),
-        "do_sample": ("true or false", lambda value: isinstance(value, bool)),
-        "temperature": ("a number", lambda value: _is_int(value) or isinstance(value, float)),
-        "top_k": ("a whole number, or null", lambda value: value is None or _is_int(value)),
-        "top_p": ("a number, or null", lambda value: value is None or _is_int(value) or isinstance(value, float)),
-        "seed": ("a whole number, or null", lambda value: value is None or _is_int(value)),
-    }
 
     continuation_lang: str | None = None
     max_new_tokens: int = 40
@@ -181,13 +163,16 @@ def read_request(cls: type[_Request], body: bytes, limits: Limits) -> _Request:
         raise InputError(
             "the request is not an object", where="body", found=type(values).__name__, expected="a JSON object"
         )
-    fields = dataclasses.fields(cls)
-    required = {field.name for field in fields if field.default is MISSING}
-    wrong = {
-        **{key: "no such key" for key in values if key not in cls.CHECKS},
-        **dict.fromkeys(sorted(required - values.keys()), "missing"),
-        **{key: expected for key, (expected, holds) in cls.CHECKS.items() if key in values and not holds(values[key])},
-    }
+    known = {field.name: field for field in dataclasses.fields(cls)}
+    wrong = {key: "no such key" for key in values if key not in known}
+    for name, field in sorted(known.items()):
+        expected, holds = _KINDS[str(field.type).removesuffix(" | None")]
+        is_optional = str(field.type).endswith(" | None")
+        value = values.get(name, field.default)
+        if value is MISSING:
+            wrong[name] = "missing"
+        elif not (holds(value) or (is_optional and value is None)):
+            wrong[name] = expected + ", or null" * is_optional
     if wrong:
         raise InputError(
             "the request has wrong keys",
@@ -205,10 +190,6 @@ def read_request(cls: type[_Request], body: bytes, limits: Limits) -> _Request:
         if value is not None and not low <= value <= high:
             raise InputError("a number is out of range", where=name, found=value, expected=f"from {low} to {high}")
     return request
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _refuse_constant(name: str) -> NoReturn:

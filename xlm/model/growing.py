@@ -24,7 +24,7 @@ from xlm.model.sharded import is_sharded
 
 if TYPE_CHECKING:
     from xlm.model.config import XLMConfig
-    from xlm.model.lm import XLMModel
+    from xlm.model.network import XLMModel
 
 _AFTER = "grow the model before it is sharded, packed, quantized or given adapters"
 

@@ -18,24 +18,16 @@ from xlm._io.arguments import check_choice
 from xlm.errors import InputError, LanguageError
 from xlm.model.attention import Source
 from xlm.model.config import AttnImplementation, XLMConfig, check_config
-from xlm.model.decoding.beam_search import OriginalBeams, TranslationBeams, beam_search, cut_like_the_original
+from xlm.model.decoding.beam_search import OriginalBeams, TranslationBeams, cut_like_the_original
 from xlm.model.decoding.options import DecodingOptions, lists_decoding_options
 from xlm.model.decoding.prompts import Prompts, check_device_can_decode, with_prompts
 from xlm.model.decoding.result import Continuation, Limit
-from xlm.model.decoding.sampling import collect, generate_tokens
-from xlm.model.decoding.state import CausalState
 from xlm.model.growing import add_languages, resize_positions, resize_words
 from xlm.model.initialisation import ResettableModule
 from xlm.model.inputs import Languages, language_ids
-from xlm.model.lm import (
-    CALLER_OF_FORWARD,
-    XLMWithLMHeadModel,
-    check_forward,
-    eval_mode,
-    takes_arguments_of,
-    without_none,
-)
+from xlm.model.lm import XLMWithLMHeadModel, check_forward, eval_mode
 from xlm.model.loss import Reduction
+from xlm.model.network import CALLER_OF_FORWARD, takes_arguments_of, without_none
 from xlm.model.outputs import Output
 from xlm.model.pytrees import register_pytree
 from xlm.model.transformer import Transformer, TransformerInputs
@@ -127,18 +119,9 @@ class XLMEncoderDecoderModel(ResettableModule):
     ) -> Self:
         """Return a translation model with the weights of a file, in evaluation mode.
 
-        Args:
-            name_or_path: A directory that ``save_pretrained`` or ``xlm convert`` wrote, a translation checkpoint of the
-                original (``.pth``), or an id on the Hugging Face hub; looked up in that order.
-            dtype: As for ``XLMModel.from_pretrained``, like all further arguments.
-            device: Device of the weights.
-            dropout: Probability of dropping an activation in training.
-            attention_dropout: Probability of dropping an attention weight in training.
-            attn_implementation: As for ``XLMModel.from_pretrained``.
-            revision: Branch, tag or commit of a model on the hub.
-            cache_dir: Folder of fetched files.
-            local_files_only: Whether to use only cached files.
-            token: Token for a model that is not public.
+        The arguments are those of ``XLMModel.from_pretrained``. ``name_or_path`` is a directory that
+        ``save_pretrained`` or ``xlm convert`` wrote, a translation checkpoint of the original (``.pth``), or an id on
+        the Hugging Face hub; looked up in that order.
 
         Raises:
             CheckpointError: The files are not such a model, for example a language model. Nothing in a file is ever
@@ -271,19 +254,8 @@ class XLMEncoderDecoderModel(ResettableModule):
     def for_inference(self, weights: str | None = None) -> XLMEncoderDecoderModel:
         """Return a packed copy of the model: faster on the CPU, and for inference only.
 
-        The same limits apply as for ``XLMWithLMHeadModel.for_inference``: only plain layers can be packed. The copy
-        shares the memory of both halves' word embeddings, and its encoder has no head.
-
-        Args:
-            weights: Type of the matrices: ``"float32"``, ``"bfloat16"``, ``"float16"`` or ``"int8"``; ``None`` means
-                this model's own. ``xlm.inference.packed_model`` says what each costs in accuracy.
-
-        Returns:
-            A model that cannot be trained, moved, converted or saved. After changes to this model, call
-            ``for_inference`` again.
-
-        Raises:
-            InputError: An unknown type, a model that is not on the CPU, or layers that are not plain.
+        Argument, limits and errors are those of ``XLMWithLMHeadModel.for_inference``. The copy shares the memory of
+        both halves' word embeddings, and its encoder has no head.
         """
         from xlm.inference.packed_model import prepare_encoder_decoder_for_inference
 
@@ -567,22 +539,11 @@ class XLMEncoderDecoderModel(ResettableModule):
         *,
         with_logprobs: bool,
     ) -> list[Continuation]:
-        n = options.num_return_sequences
-        with eval_mode(self.decoder), torch.inference_mode():
-            state = CausalState(
-                self.decoder,
-                rows=len(prompts.lengths),
-                capacity=prompts.capacity,
-                source=source,
-                cuda_graphs=options.cuda_graphs,
-            )
-            if options.num_beams > 1:
-                rules = OriginalBeams if at_limit == "original" else TranslationBeams
-                return [best for beams in beam_search(state, prompts, options, rules=rules) for best in beams[:n]]
-            seeds = options.row_seeds(len(prompts.lengths) * n) if options.do_sample else ()
-            steps = generate_tokens(state, prompts, options, seeds=seeds, with_logprobs=with_logprobs)
-            continuations = collect((token for step in steps for token in step), n, seeds)
-        if at_limit == "original":
+        rules = OriginalBeams if at_limit == "original" else TranslationBeams
+        continuations = self.decoder._continue(
+            prompts, options, with_logprobs=with_logprobs, source=source, rules=rules
+        )
+        if at_limit == "original" and options.num_beams == 1:
             return [cut_like_the_original(continuation, options) for continuation in continuations]
         return continuations
 

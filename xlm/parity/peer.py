@@ -19,11 +19,12 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from xlm._io.dependencies import needing
 from xlm.checkpoint.convert import convert
 from xlm.checkpoint.load import open_checkpoint
 from xlm.checkpoint.resolve import find_model
 from xlm.checkpoint.tokenizer_files import has_tokenizer, load_tokenizer
-from xlm.errors import DependencyError, InputError
+from xlm.errors import InputError
 from xlm.model.config import XLMConfig
 from xlm.model.lm import XLMWithLMHeadModel
 from xlm.parity import LOGITS_BOUND, ROUNDING_FACTOR, Comparison, ParityReport, compare_count, larger
@@ -96,14 +97,9 @@ def import_transformers() -> Any:
     Raises:
         DependencyError: ``transformers`` is not installed.
     """
-    try:
+    install = "'xlm[transformers]', or give --reference FILE"
+    with needing("transformers is not installed", where="xlm parity without --reference", install=install):
         import transformers
-    except ImportError as error:
-        raise DependencyError(
-            "transformers is not installed",
-            where="xlm parity without --reference",
-            remedy="pip install 'xlm[transformers]', or give --reference FILE",
-        ) from error
     transformers.logging.disable_progress_bar()
     return transformers
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from xlm._io.arguments import check_choice, listed_choices, shown
 from xlm._io.atomic import replacing
-from xlm.errors import DependencyError, InputError, warn_caller
+from xlm._io.dependencies import needing
+from xlm.errors import InputError, warn_caller
 from xlm.scoring.display import printable
 from xlm.scoring.scorer import SentenceScore
 
@@ -47,12 +48,8 @@ _LEGEND_CHARACTER, _LEGEND_GAP = 0.65, 5  # in a legend: a character, and a samp
 
 def check_matplotlib() -> None:
     """Raise ``DependencyError`` unless matplotlib is installed; call this before computing what is to be drawn."""
-    try:
+    with needing("matplotlib is not installed", where="the picture", install="'xlm[plot]'"):
         import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise DependencyError(
-            "matplotlib is not installed", where="the picture", remedy="pip install 'xlm[plot]'"
-        ) from error
 
 
 def plot(
@@ -102,19 +99,16 @@ def plot(
 def draw_surprisals(
     panels: Sequence[Sequence[SentenceScore]], path: Path, *, unit: str = "bits", title: str | None = None
 ) -> None:
-    """Draw the surprisal of each word into a PNG, SVG or PDF file. Equal results give equal files.
+    """Draw ``picture_of`` some panels into a PNG, SVG or PDF file. Equal results give equal files.
 
     Args:
-        panels: As for ``picture_of``.
+        panels: As for ``picture_of``, like ``unit`` and ``title``.
         path: The file; its name ends in ``.png``, ``.svg`` or ``.pdf``, and its directory exists.
         unit: ``"bits"`` or ``"nats"``.
         title: Title above all panels.
 
     Raises:
-        InputError: The file name or the unit is not supported, there are no panels, a panel has results of several
-            texts, or there are too many words.
-        DependencyError: matplotlib is not installed.
-        WriteError: The file could not be written.
+        XLMError: As for ``picture_of``; or the file name is not supported, or the file could not be written.
     """
     format = path.suffix.lower().removeprefix(".")
     if format not in PICTURE_FORMATS:

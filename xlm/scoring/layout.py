@@ -151,11 +151,13 @@ class Layout:
 
     def signature_fields(self, scorer: Scorer) -> dict[str, str]:
         """Return the arguments of ``OpenedModel.signature`` for these scores."""
-        protocol = scorer.protocol.replace("sentence", "document") if self.has_documents else scorer.protocol
-        if self.split_sentences:
-            protocol += " of split sentences"
+        options = scorer.options
+        protocol = "document" if self.has_documents else "sentence"
+        protocol += "" if options.closing else " without </s>"
+        protocol += " of split sentences" if self.split_sentences else ""
         lang = f"{scorer.lang} or column {self.languages}" if self.languages else scorer.lang
-        return {"lang": lang, "long": scorer.long_texts, "protocol": protocol}
+        long = "refuse" if options.too_long == "refuse" else f"stride {options.stride}"
+        return {"lang": lang, "long": long, "protocol": protocol}
 
     def groups(self, rows: Iterable[Row]) -> Iterator[list[Row]]:
         """Yield the rows of each document or, outside documents, of each text.

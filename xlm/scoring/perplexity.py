@@ -14,7 +14,7 @@ import torch
 from xlm._io.arguments import check_choice, check_count
 from xlm._io.progress import ProgressBar
 from xlm.corpus.read_ahead import checked_texts, length_of, read_ahead
-from xlm.errors import InputError, XLMError
+from xlm.errors import InputError
 from xlm.model.lm import XLMWithLMHeadModel, eval_mode
 from xlm.scoring.logprobs import checked_stride, score_sequences
 from xlm.scoring.options import ScoringOptions
@@ -300,10 +300,9 @@ def perplexity(
     for language, corpus in corpora.items():
         scorer, bar = scorers[language], bars[language]
         counted = _Counted(corpus, lang=language, documents=protocol == "document")
-        if window is None:
-            results.append(_of_documents(scorer, counted, bar))
-        else:
-            results.append(_of_stream(scorer, counted, window, bar))
+        results.append(
+            _of_documents(scorer, counted, bar) if window is None else _of_stream(scorer, counted, window, bar)
+        )
     stride = checked_stride(stride, model.config.max_position_embeddings) if window is None else None
     return Perplexity(protocol=protocol, window=window, stride=stride, languages=tuple(results))
 
@@ -331,7 +330,7 @@ class _Counted:
         self.has_documents = documents
         self.read = 0  # texts or documents in the groups so far
         self.texts = 0
-        self.counts = {name: array("q") for name in ("words", "characters", "utf8_bytes")}
+        self.counts = {name: array("q") for name in _COUNTS}
 
     def windows(self) -> Iterable[list[list[str]]]:
         for documents in read_ahead(self._documents(), lambda texts: sum(map(length_of, texts))):
@@ -359,31 +358,28 @@ class _Counted:
                 yield document
 
     def name(self, document: int, sentence: int) -> str:
-        """Return the name of a text of the current group in error messages."""
-        return f"texts[{self.read + document}]" + (f"[{sentence}]" if self.has_documents else "")
+        """Return the name of a text in error messages."""
+        return f"texts[{document}]" + (f"[{sentence}]" if self.has_documents else "")
+
+    def result(self, **numbers: Any) -> LanguagePerplexity:
+        """Return the result of all texts, with further numbers by name."""
+        sums: dict[str, Any] = {name: sum(count) for name, count in self.counts.items()}
+        return LanguagePerplexity(lang=self.lang, texts=self.texts, **sums, **numbers)
 
 
 def _of_documents(scorer: Scorer, corpus: _Counted, bar: ProgressBar) -> LanguagePerplexity:
     nats, tokens = array("d"), array("q")  # of each document, or text
     unknown = 0
     with bar:
-        for documents in bar.groups(corpus.windows()):
-            for results in scorer.score_documents(documents, name=corpus.name):
-                if isinstance(results, XLMError):
-                    raise results
-                nats.append(0.0 - math.fsum(logprob for result in results for logprob in result.logprobs))
-                tokens.append(sum(len(result.logprobs) for result in results))
-                unknown += sum(result.unknown for result in results)
+        for results in scorer.document_windows(bar.groups(corpus.windows()), name=corpus.name):
+            nats.append(0.0 - math.fsum(logprob for result in results for logprob in result.logprobs))
+            tokens.append(sum(len(result.logprobs) for result in results))
+            unknown += sum(result.unknown for result in results)
     by_text = {"nats": nats, "tokens": tokens, **corpus.counts}
-    return LanguagePerplexity(
-        lang=corpus.lang,
-        texts=corpus.texts,
+    return corpus.result(
         tokens=sum(tokens),
         unknown=unknown,
         nats=math.fsum(nats),  # at the end: a running sum of millions of numbers loses digits
-        words=sum(corpus.counts["words"]),
-        characters=sum(corpus.counts["characters"]),
-        utf8_bytes=sum(corpus.counts["utf8_bytes"]),
         text_tokens=sum(tokens),
         whole=True,
         documents=corpus.read if corpus.has_documents else None,
@@ -395,7 +391,7 @@ def _of_stream(scorer: Scorer, corpus: _Counted, window: int, bar: ProgressBar) 
     unk, end = scorer.tokenizer.unk_token_id, scorer.model.config.eos_token_id
     ids = array("i")  # all ids at once, four bytes each, because the windows depend on their number
     for documents in corpus.windows():
-        for i, (text,) in enumerate(documents):
+        for i, (text,) in enumerate(documents, start=corpus.read):
             # Drop the special tokens at both ends of a sentence.
             ids.extend(scorer.encode(text, where=corpus.name(i, 0))[1:-1])
             ids.append(end)
@@ -403,7 +399,6 @@ def _of_stream(scorer: Scorer, corpus: _Counted, window: int, bar: ProgressBar) 
     count = len(stream)
     sums = array("d")
     unknown = 0
-    options = scorer.options
     bar.total = count
     groups = [range(start, min(start + _WINDOWS_AT_ONCE, count)) for start in range(0, count, _WINDOWS_AT_ONCE)]
     with eval_mode(scorer.model), torch.inference_mode(), bar:
@@ -413,21 +408,16 @@ def _of_stream(scorer: Scorer, corpus: _Counted, window: int, bar: ProgressBar) 
                 scorer.model,
                 windows,
                 scorer.language,
-                batch_size=options.batch_size,
-                batch_tokens=options.batch_tokens,
+                batch_size=scorer.options.batch_size,
+                batch_tokens=scorer.options.batch_tokens,
                 on_batch=bar.show_share,
             )
             sums.extend(math.fsum(scored.logprobs) for scored in scores)
             unknown += sum(ids[1:].count(unk) for ids in windows)
-    return LanguagePerplexity(
-        lang=corpus.lang,
-        texts=corpus.texts,
+    return corpus.result(
         tokens=count * (window - 1),
         unknown=unknown,
         nats=0.0 - math.fsum(sums),
-        words=sum(corpus.counts["words"]),
-        characters=sum(corpus.counts["characters"]),
-        utf8_bytes=sum(corpus.counts["utf8_bytes"]),
         text_tokens=len(ids),
         whole=False,
     )

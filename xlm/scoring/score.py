@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence, Sized
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from xlm._io.progress import ProgressBar
 from xlm.corpus.read_ahead import checked_texts, growing_windows, read_ahead
-from xlm.errors import InputError, XLMError
+from xlm.errors import InputError
 from xlm.model.lm import XLMWithLMHeadModel
 from xlm.scoring.display import ResultList
 from xlm.scoring.frames import is_frame, score_frame
@@ -99,20 +98,8 @@ def score_stream(
     source without ``len`` may be slow: its first text is scored as soon as it is read, then the next two, the next
     four, and so on. To get the result of each text before the next one is read, call ``score`` with one text at a time.
 
-    Args:
-        model: As for ``score``.
-        tokenizer: As for ``score``.
-        texts: As for ``score``, read as results are taken.
-        lang: As for ``score``; anything but a str is read with the texts, as are the following arguments.
-        words: As for ``score``.
-        regions: As for ``score``.
-        prefixes: As for ``score``.
-        progress: As for ``score``.
-        **options: As for ``score``.
-
-    Raises:
-        InputError: As for ``score``; an error in one text is raised after the results before it.
-        LanguageError: The model does not have the language.
+    Arguments and errors are those of ``score``. Texts, and what is given for each of them, are read as results are
+    taken; an error in one text is raised after the results before it.
     """
     bar = ProgressBar.of(texts, progress, unit="texts")
     scorer = _scorer(model, tokenizer, lang, bar, options)
@@ -191,18 +178,9 @@ def _sentences(sentences: Any, *, where: str, **arguments: Any) -> list[Text]:
 
 
 def _documents(scorer: Scorer, windows: Iterable[list[list[Text]]], bar: ProgressBar) -> Iterator[list[SentenceScore]]:
-    first = 0
     with bar:
-        for window in bar.groups(windows, lambda documents: sum(map(len, documents))):
-            for result in scorer.score_documents(window, name=partial(_name_of_sentence, first)):
-                if isinstance(result, XLMError):
-                    raise result
-                yield ResultList(result)
-            first += len(window)
-
-
-def _name_of_sentence(first: int, document: int, sentence: int) -> str:
-    return f"documents[{first + document}][{sentence}]"
+        groups = bar.groups(windows, lambda documents: sum(map(len, documents)))
+        yield from map(ResultList, scorer.document_windows(groups, name=lambda i, j: f"documents[{i}][{j}]"))
 
 
 def _results(scorer: Scorer, windows: Iterable[list[Text]], bar: ProgressBar) -> Iterator[SentenceScore]:

@@ -261,45 +261,39 @@ class Scorer:
         self._warns = warns_of_sentences
         self._on_batch = on_batch
 
-    @property
-    def protocol(self) -> str:
-        """What is scored, as in ``Signature.protocol``."""
-        return "sentence" if self.options.closing else "sentence without </s>"
-
-    @property
-    def long_texts(self) -> str:
-        """How texts longer than the model's positions are scored, as in ``Signature.long``."""
-        return "refuse" if self.options.too_long == "refuse" else f"stride {self.options.stride}"
-
     def score_windows(self, windows: Iterable[Sequence[str | Text]]) -> Iterator[SentenceScore]:
-        """Yield the result of each text, in order; arguments and errors are as for ``score_window``.
+        """Yield the result of each text, in order; a window is a few thousand texts, which are scored together.
 
         Raises:
             XLMError: A text cannot be scored; this is raised after the results before it.
         """
+        documents = ([[text] for text in window] for window in windows)
+        for (result,) in self.document_windows(documents, name=lambda i, _: f"texts[{i}]"):
+            yield result
+
+    def document_windows(
+        self, windows: Iterable[Sequence[Sequence[str | Text]]], *, name: Callable[[int, int], str]
+    ) -> Iterator[list[SentenceScore]]:
+        """Yield the results of the sentences of each document, in order; the documents of a window are scored together.
+
+        Args:
+            windows: For each window its documents, and for each of them its sentences.
+            name: Returns the name of a sentence in error messages, from the indices of its document, counted through
+                all windows, and its own.
+
+        Raises:
+            XLMError: A document cannot be scored; this is raised after the results before it.
+        """
         first = 0
         for window in windows:
-            for result in self.score_window(window, first=first):
+            for result in self.score_documents(window, name=name, first=first):
                 if isinstance(result, XLMError):
                     raise result
                 yield result
             first += len(window)
 
-    def score_window(self, texts: Sequence[str | Text], *, first: int = 0) -> list[SentenceScore | XLMError]:
-        """Return one result per text, in order: its scores, or the error that prevents scoring.
-
-        Args:
-            texts: Up to a few thousand texts, which are encoded and scored together.
-            first: Index of the first text in error messages.
-
-        Raises:
-            LanguageError: The tokenizer does not have the scorer's language.
-        """
-        results = self.score_documents([[text] for text in texts], name=lambda i, _: f"texts[{first + i}]")
-        return [result if isinstance(result, XLMError) else result[0] for result in results]
-
     def score_documents(
-        self, documents: Sequence[Sequence[str | Text]], *, name: Callable[[int, int], str]
+        self, documents: Sequence[Sequence[str | Text]], *, name: Callable[[int, int], str], first: int = 0
     ) -> list[list[SentenceScore] | XLMError]:
         """Return for each document the scores of its sentences, or the error that prevents scoring.
 
@@ -308,16 +302,17 @@ class Scorer:
         Args:
             documents: The sentences of each document.
             name: Returns the name of a sentence in error messages, from the indices of its document and its own.
+            first: Index of the first document.
 
         Raises:
-            LanguageError: As for ``score_window``.
+            LanguageError: The tokenizer does not have the scorer's language.
         """
         results: list[list[SentenceScore] | XLMError | None] = [None] * len(documents)
         encoded: dict[int, _Document] = {}
         for i, document in enumerate(documents):
             sentences = [text if isinstance(text, Text) else Text(text, self.lang) for text in document]
             try:
-                encoded[i] = self._encode(sentences, name=partial(name, i))
+                encoded[i] = self._encode(sentences, name=partial(name, first + i))
             except InputError as error:
                 results[i] = error
             except LanguageError as error:

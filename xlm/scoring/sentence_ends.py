@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-from xlm.errors import DependencyError, InputError, LanguageError
+from xlm._io.dependencies import needing
+from xlm.errors import InputError, LanguageError
 from xlm.tokenizer.alignment import Span
 from xlm.tokenizer.moses.tokenise import Moses
 
@@ -56,15 +57,9 @@ def sentence_spans(text: str, *, lang: str) -> list[Span]:
         raise InputError("a text is not a str", where="text", found=type(text).__name__, expected="str")
     if not isinstance(lang, str) or not lang.isascii():
         raise LanguageError("not a language", where="lang", found=repr(lang), expected="a code such as 'en'")
-    try:
+    what = "splitting a text into sentences needs sentencex"
+    with needing(what, where="sentencex", install="'xlm[sentences]'"):
         from sentencex import segment
-    except ImportError as error:
-        raise DependencyError(
-            "splitting a text into sentences needs sentencex",
-            where="sentencex",
-            found="not installed",
-            remedy="pip install 'xlm[sentences]'",
-        ) from error
     spans: list[Span] = []
     end = 0
     for sentence in segment(lang, _NO_BLANK.sub(" ", text)):

@@ -66,8 +66,9 @@ class ScoreTable:
             token, and a column ``entropy_reduction``.
         top: Whether there is a column with the most likely tokens at the place of each token, or of the first one of
             each word.
-        kept: Columns of the input that the table repeats; the others then have the names of ``further_cells``. ``None``
-            for a table of texts without further columns. In JSON lines and Parquet, numbers of the input stay numbers.
+        kept: Columns of the input that the table repeats; the others then have the names of ``_FURTHER_COLUMNS``.
+            ``None`` for a table of texts without further columns. In JSON lines and Parquet, numbers of the input stay
+            numbers.
         columns: Types of the cells by column, in order; ``status`` is the last. Kept columns have the type str.
 
     Raises:
@@ -132,8 +133,26 @@ class ScoreTable:
         return pairs if self.format == "jsonl" else json.dumps(pairs, ensure_ascii=False)
 
     def cells_of(self, result: SentenceScore) -> list[Cells]:
-        """Return the scores in each row of output of a text, by the names of the table's columns."""
-        return cells_of(result, self.unit) if self.kept is None else further_cells(result, self.unit)
+        """Return the scores in each row of output of a text, by column; the table has some of these columns.
+
+        The unit ``word`` gives a row for each word and one for the closing ``</s>``.
+        """
+        if self.unit == "token":
+            return token_cells(result)
+        if self.unit == "region":
+            return [{"region_number": number, **each._asdict()} for number, each in enumerate(result.regions, start=1)]
+        if self.unit == "sentence":
+            logprob = result.logprob
+            sums = {"tokens": len(result.tokens), "logprob": logprob, "surprisal": 0.0 - logprob}
+            return [{**sums, "unknown": result.unknown, "text": result.text}]
+        words = [word._asdict() for word in result.words]
+        if result.closing:
+            words.append(_closing_cells(result))
+        for number, cells in enumerate(words, start=1):
+            cells["word_number"] = number
+            cells["word"] = number if self.kept is None else cells["text"]
+            cells["logprob"] = 0.0 - cells["surprisal"]
+        return words
 
     def rows(self, text: TextScore) -> Iterator[tuple[Row, Cells]]:
         """Yield each row of output of a text, with all of its cells but the kept ones, and its input row."""
@@ -310,50 +329,6 @@ def status_of(result: SentenceScore | XLMError | None) -> str:
     return "ok" if result is None or result.text.strip() else "empty"
 
 
-def cells_of(result: SentenceScore, unit: str) -> list[dict[str, Any]]:
-    """Return the output rows of a text, each as cells by column.
-
-    The unit ``sentence`` gives one row, ``word`` one for each word and one for the closing ``</s>``, and ``token`` one
-    for each token.
-
-    Args:
-        result: Scores of the text.
-        unit: One of ``UNITS``.
-    """
-    if unit == "sentence":
-        tokens, text = len(result.tokens), result.text
-        return [{"tokens": tokens, "logprob": result.logprob, "unknown": result.unknown, "text": text}]
-    if unit == "word":
-        words = [
-            {"word": number, "logprob": 0.0 - word.surprisal, **word._asdict()}
-            for number, word in enumerate(result.words, start=1)
-        ]
-        return [*words, {"word": len(words) + 1, **_closing_cells(result)}] if result.closing else words
-    return token_cells(result)
-
-
-def further_cells(result: SentenceScore, unit: str) -> list[dict[str, Any]]:
-    """Return the rows of output of a text by the names of columns that tables with kept columns have.
-
-    Args:
-        result: Scores of the text.
-        unit: One of ``UNITS``, or ``region``.
-    """
-    if unit == "region":
-        return [{"region_number": number, **each._asdict()} for number, each in enumerate(result.regions, start=1)]
-    if unit != "word":
-        return [{**cells, "surprisal": 0.0 - cells["logprob"]} for cells in cells_of(result, unit)]
-    words: list[dict[str, Any]] = [
-        {"word_number": number, "word": word.text, **word._asdict()}
-        for number, word in enumerate(result.words, start=1)
-    ]
-    if result.closing:
-        closing = _closing_cells(result)
-        closing |= {"word_number": len(words) + 1, "word": closing.pop("text"), "surprisal": 0.0 - closing["logprob"]}
-        words.append(closing)
-    return words
-
-
 def _closing_cells(result: SentenceScore) -> dict[str, Any]:
     """Return the cells of the closing ``</s>`` as a word."""
     end = len(result.text)
@@ -361,7 +336,7 @@ def _closing_cells(result: SentenceScore) -> dict[str, Any]:
         "start": end,
         "end": end,
         "tokens": 1,
-        "logprob": result.logprobs[-1],
+        "surprisal": 0.0 - result.logprobs[-1],
         "unknown": result.unknowns[-1],
         "text": result.tokens[-1],
         "rank": result.ranks and result.ranks[-1],
@@ -377,6 +352,7 @@ def token_cells(result: SentenceScore) -> list[dict[str, Any]]:
         "id": result.ids,
         "token": result.tokens,
         "logprob": result.logprobs,
+        "surprisal": [0.0 - logprob for logprob in result.logprobs],
         "rank": result.ranks,
         "entropy": result.entropies,
         "top": result.top,

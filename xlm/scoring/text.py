@@ -17,20 +17,6 @@ _WORD = re.compile(r"\S+")
 _ABSENT = object()
 
 
-class Run(NamedTuple):
-    """A stretch of text in one language, which is tokenised by itself.
-
-    Attributes:
-        lang: Name of the language.
-        start: Index of the first character.
-        end: One past the last character.
-    """
-
-    lang: str
-    start: int
-    end: int
-
-
 class Text(NamedTuple):
     """A text to score.
 
@@ -103,8 +89,10 @@ class Text(NamedTuple):
             return False
         return bool(0 <= region[0] <= region[1] <= len(self.text))
 
-    def runs(self, where: str = "text") -> list[Run]:
+    def runs(self, where: str = "text") -> list[tuple[str, int, int]]:
         """Return the maximal stretches of words of one language that make up the prefix and the text.
+
+        Each is tokenised by itself: its language, its first character and one past its last.
 
         Args:
             where: Name of the text in error messages.
@@ -113,7 +101,7 @@ class Text(NamedTuple):
             LanguageError: The number of languages is not that of the words.
         """
         if isinstance(self.lang, str | None):
-            return [Run(self.lang, 0, len(self.with_prefix))]
+            return [(self.lang, 0, len(self.with_prefix))]
         words = [match.start() for match in _WORD.finditer(self.prefix)]
         words += [self.start + start for start, _ in self.words]
         if not words or len(self.lang) != len(words):
@@ -126,7 +114,7 @@ class Text(NamedTuple):
         changes = [i for i, lang in enumerate(self.lang) if i and lang != self.lang[i - 1]]
         starts = [0, *(words[i] for i in changes)]
         langs = [self.lang[i] for i in (0, *changes)]
-        return list(map(Run, langs, starts, [*starts[1:], len(self.with_prefix)]))
+        return list(zip(langs, starts, [*starts[1:], len(self.with_prefix)], strict=True))
 
     def token_spans(self, tokenizer: XLMTokenizer) -> list[Span]:
         """Return the span of each token in the text; tokens of the prefix have a negative start.

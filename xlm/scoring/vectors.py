@@ -6,7 +6,6 @@ returned attentions, N heads, D model width.
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,8 @@ from xlm._io.arguments import check_choice, check_count, check_flags, lists_opti
 from xlm._io.progress import ProgressBar
 from xlm.corpus.read_ahead import checked_texts, length_of, read_ahead
 from xlm.errors import InputError
-from xlm.model.lm import XLMModel, XLMWithLMHeadModel, eval_mode
+from xlm.model.lm import XLMWithLMHeadModel, eval_mode
+from xlm.model.network import XLMModel
 from xlm.scoring.scorer import check_language_name, check_pair, language_id
 from xlm.scoring.text import Text
 from xlm.tokenizer.tokenizer import XLMTokenizer
@@ -257,8 +257,8 @@ def _batch_vectors(
         assert output.hidden_states is not None
         dtype = torch.promote_types(model.dtype, torch.float32)
         for row, (text, (_, word_ids), T) in enumerate(zip(texts, encodings, lengths, strict=True)):
-            matches = list(re.finditer(r"\S+", text))
-            is_in_WT = _membership(word_ids, len(matches)).to(model.device, dtype)
+            spans = Text(text, lang).words
+            is_in_WT = _membership(word_ids, len(spans)).to(model.device, dtype)
             hidden_LTD = torch.stack([output.hidden_states[layer][row, :T] for layer in layers]).to(dtype)
             vectors_WLD = (_pooling(is_in_WT, options.pool) @ hidden_LTD).transpose(0, 1)
             by_word_ANWW = None
@@ -267,8 +267,8 @@ def _batch_vectors(
                 weights_ANTT = torch.stack(weights_NTT)[[layer - 1 for layer in layers if layer > 0]].to(dtype)
                 by_word_ANWW = _pooling(is_in_WT, "mean") @ weights_ANTT @ is_in_WT.T
             words = [
-                Word(text=match.group(), start=match.start(), end=match.end(), tokens=int(count))
-                for match, count in zip(matches, is_in_WT.sum(1).tolist(), strict=True)
+                Word(text=text[start:end], start=start, end=end, tokens=int(count))
+                for (start, end), count in zip(spans, is_in_WT.sum(1).tolist(), strict=True)
             ]
             results.append(
                 WordVectors(

@@ -30,7 +30,8 @@ from pathlib import Path
 from typing import Any
 
 from xlm._io.atomic import replacing, write_text
-from xlm.errors import DependencyError, InputError
+from xlm._io.dependencies import needing
+from xlm.errors import InputError
 
 LOG_FILE = "log.jsonl"
 _SPLITS = {"": "-", "test_": "--"}
@@ -105,12 +106,8 @@ class TensorBoard:
     """
 
     def __init__(self, run: Path) -> None:
-        try:
+        with needing("TensorBoard is not installed", where="run.tensorboard", install="'xlm[plot]'"):
             from torch.utils.tensorboard.writer import SummaryWriter
-        except ImportError as error:
-            raise DependencyError(
-                "TensorBoard is not installed", where="run.tensorboard", remedy="pip install 'xlm[plot]'"
-            ) from error
         self._writer: Any = SummaryWriter(str(run / "tensorboard"))
 
     def __call__(self, event: Event) -> None:
@@ -135,12 +132,8 @@ class WeightsAndBiases:
     """
 
     def __init__(self, run: Path, project: str) -> None:
-        try:
+        with needing("Weights & Biases is not installed", where="run.wandb", install="'xlm[wandb]'"):
             import wandb
-        except ImportError as error:
-            raise DependencyError(
-                "Weights & Biases is not installed", where="run.wandb", remedy="pip install 'xlm[wandb]'"
-            ) from error
         id_file = run / "wandb-id.txt"
         if not id_file.exists():
             write_text(id_file, secrets.token_hex(4))
@@ -195,12 +188,8 @@ def draw_report(run: Path, path: Path) -> dict[str, Any]:
             found="no updates in its log",
             expected="the output directory of xlm train",
         )
-    try:
+    with needing("matplotlib is not installed", where="the report", install="'xlm[plot]'"):
         from matplotlib.figure import Figure
-    except ImportError as error:
-        raise DependencyError(
-            "matplotlib is not installed", where="the report", remedy="pip install 'xlm[plot]'"
-        ) from error
     translates = any(f"{prefix}bleu" in event for event in evaluations for prefix in _SPLITS)
     figure = Figure(figsize=(16.5 if translates else 11, 7.5), layout="constrained")
     axes_by_row: Any = figure.subplots(2, 3 if translates else 2)

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from xlm._io.dependencies import needing
 from xlm.checkpoint.tensors import empty_model
-from xlm.errors import CheckpointError, ConfigError, DependencyError
+from xlm.errors import CheckpointError, ConfigError
 from xlm.model.transformer import Transformer
 from xlm.training.config import LoraSettings
 from xlm.training.processes import TrainableModel
@@ -28,10 +29,8 @@ def add_adapters(model: TrainableModel, settings: LoraSettings) -> None:
         ConfigError: The model has no layer of these names.
         DependencyError: peft is not installed.
     """
-    try:
+    with needing("peft is not installed", where="lora.rank", install="'xlm[lora]'"):
         from peft import LoraConfig, inject_adapter_in_model
-    except ImportError as error:
-        raise DependencyError("peft is not installed", where="lora.rank", remedy="pip install 'xlm[lora]'") from error
     transformers = [module for module in model.modules() if isinstance(module, Transformer)]
     linear = {
         name.rpartition(".")[2]

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from xlm._io.arguments import check_flags, shown
-from xlm.errors import DependencyError, InputError
+from xlm._io.dependencies import needing
+from xlm.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,10 +69,6 @@ def import_bleu() -> Any:
     Raises:
         DependencyError: ``sacrebleu`` is not installed.
     """
-    try:
+    with needing("BLEU needs sacrebleu", where="sacrebleu", install="'xlm[translation]'"):
         from sacrebleu.metrics.bleu import BLEU
-    except ImportError as error:
-        raise DependencyError(
-            "BLEU needs sacrebleu", where="sacrebleu", found="not installed", remedy="pip install 'xlm[translation]'"
-        ) from error
     return BLEU

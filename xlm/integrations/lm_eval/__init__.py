@@ -13,23 +13,18 @@ from typing import Any
 import torch
 
 from xlm._io.arguments import check_count, check_flags
+from xlm._io.dependencies import needing
 from xlm.corpus.read_ahead import length_of, read_ahead
-from xlm.errors import DependencyError, warn_caller
+from xlm.errors import warn_caller
 from xlm.inference.loading import load_for_inference
 from xlm.scoring.options import ScoringOptions
 from xlm.scoring.scorer import Scorer, SentenceScore
 from xlm.tokenizer.tokenizer import XLMTokenizer
 
-try:
+_MISSING = "lm-evaluation-harness is not installed"
+with needing(_MISSING, where="xlm.integrations.lm_eval", install="'xlm[lm-eval]'"):
     from lm_eval.api.model import LM
     from lm_eval.api.registry import register_model
-except ImportError as error:
-    raise DependencyError(
-        "lm-evaluation-harness is not installed",
-        where="xlm.integrations.lm_eval",
-        found=str(error),
-        remedy="pip install 'xlm[lm-eval]'",
-    ) from error
 
 # The harness's command passes this device if the user names none, even on a machine without a GPU.
 _DEFAULT_DEVICE = "cuda:0"
