@@ -233,15 +233,15 @@ class _PackedTransformer(Transformer):
     def forward(self, inputs: TransformerInputs, **options: Any) -> TransformerOutput:
         word = self.embeddings.word
         # With max_norm, reading the table changes it.
-        if not torch.compiler.is_compiling() and word.max_norm is None:
-            if _version(word.weight) != self._table_version:
-                raise InputError(
-                    "the model that was packed has changed since",
-                    where="for_inference",
-                    found="word embeddings with new values, and layers packed with the old ones",
-                    expected="the weights that were packed",
-                    remedy="call for_inference again after each change, or pack a copy of the model",
-                )
+        counted = word.max_norm is None and not torch.compiler.is_compiling()
+        if counted and _version(word.weight) != self._table_version:
+            raise InputError(
+                "the model that was packed has changed since",
+                where="for_inference",
+                found="word embeddings with new values, and layers packed with the old ones",
+                expected="the weights that were packed",
+                remedy="call for_inference again after each change, or pack a copy of the model",
+            )
         with _in_float32():
             return super().forward(inputs, **options)
 
