@@ -226,15 +226,24 @@ class _PackedTransformer(Transformer):
         """Remember in which state the word embeddings are now."""
         self._table_version = _version(self.embeddings.word.weight)
 
+    def __getstate__(self) -> dict[str, Any]:
+        self._check_table()  # a copy could no longer tell
+        return self.__dict__
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         self.remember_table()  # a copy has a table of its own, whose changes are counted from 0
 
     def forward(self, inputs: TransformerInputs, **options: Any) -> TransformerOutput:
+        if not torch.compiler.is_compiling():
+            self._check_table()
+        with _in_float32():
+            return super().forward(inputs, **options)
+
+    def _check_table(self) -> None:
         word = self.embeddings.word
         # With max_norm, reading the table changes it.
-        counted = word.max_norm is None and not torch.compiler.is_compiling()
-        if counted and _version(word.weight) != self._table_version:
+        if word.max_norm is None and _version(word.weight) != self._table_version:
             raise InputError(
                 "the model that was packed has changed since",
                 where="for_inference",
@@ -242,8 +251,6 @@ class _PackedTransformer(Transformer):
                 expected="the weights that were packed",
                 remedy="call for_inference again after each change, or pack a copy of the model",
             )
-        with _in_float32():
-            return super().forward(inputs, **options)
 
 
 def _version(weight: Tensor) -> int:
