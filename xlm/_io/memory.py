@@ -65,7 +65,8 @@ def limit_onednn_cache() -> None:
     It compiles a product for each number of rows, and keeps half a megabyte for each. Has no effect after the first
     product of the process.
     """
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
+    if "DNNL_PRIMITIVE_CACHE_CAPACITY" not in os.environ:  # the older name, over which the newer one wins
+        os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 
 
 def _resident_bytes() -> int:
