@@ -92,8 +92,7 @@ class ChunkIndex:
         self._words = np.zeros((1 << bits, 3), np.uint64)
         self._numbers = np.full(1 << bits, _FREE, np.int64)
         self._shift = np.uint64(64 - bits)
-        # Random multipliers: if they were known, a malicious text could hold chunks that all share an entry.
-        self._multipliers = [np.uint64(secrets.randbits(64) | 1) for _ in range(3)]
+        self._multipliers = np.array([secrets.randbits(64) for _ in range(_BYTES // 4)], np.uint64)
 
     def numbers(self, words_N3: Array, first: int) -> tuple[Array, Array]:
         """Return the number of each chunk, and the indices of chunks that are new, in the order of their numbers.
@@ -132,10 +131,8 @@ class ChunkIndex:
         numbers_N = np.empty(len(words_N3), np.int64)
         added = [np.empty(0, np.int64)]
         left = np.arange(len(words_N3))  # the chunks that are not yet found
-        entries = np.zeros(len(words_N3), np.uint64)
-        for words_N, multiplier in zip(words_N3.T, self._multipliers, strict=True):
-            entries += words_N * multiplier
-        entries = (entries >> self._shift).view(np.int64)
+        # A universal hash function: for 32-bit parts and random multipliers, no text makes many chunks share an entry.
+        entries = (words_N3.view(np.uint32).astype(np.uint64) @ self._multipliers >> self._shift).view(np.int64)
         while len(left):
             numbers = self._numbers[entries]
             free = np.flatnonzero(numbers == _FREE)
