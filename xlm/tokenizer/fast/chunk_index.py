@@ -20,13 +20,8 @@ _BLOCK = 1 << 13  # number of chunks that are looked up together, so that the ar
 _FREE = -1  # the number in a free entry of the table
 
 
-def _fillings() -> Array:
-    """Return, for each length of a chunk, the words to combine with it: uint64 (25, 3)."""
-    lengths = np.arange(_BYTES + 1)
-    return np.where(np.arange(_BYTES) < lengths[:, None], 0, 0xFF).astype(np.uint8).view(np.uint64)
-
-
-_FILLINGS = _fillings()
+_FILLINGS = np.triu(np.full((_BYTES + 1, _BYTES), 0xFF, np.uint8)).view(np.uint64)
+"""For each length of a chunk, the words to combine with its own: 0xFF in each byte after the chunk; (25, 3)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +58,7 @@ class Chunks:
         """Return the words of each chunk, which are meaningful for short chunks only: uint64 (N, 3)."""
         every = np.ndarray(len(self.data) - _BYTES + 1, f"V{_BYTES}", self.data, strides=(1,))
         words: Array = every[self.starts].view(np.uint64).reshape(-1, 3)
-        words |= _FILLINGS.take(np.minimum(self.lengths, _BYTES), axis=0)
+        words |= _FILLINGS.take(self.lengths, axis=0, mode="clip")
         return words
 
     def texts(self, some: Array) -> list[str]:
@@ -148,13 +143,8 @@ class ChunkIndex:
                 first += len(free)
                 self._count += len(free)
                 numbers = self._numbers[entries]
-            stored, words = (
-                self._words.take(entries, axis=0),
-                words_N3 if len(left) == len(words_N3) else words_N3[left],
-            )
-            is_found = stored[:, 0] == words[:, 0]
-            for word in (1, 2):
-                is_found &= stored[:, word] == words[:, word]
+            is_equal = self._words.take(entries, axis=0) == (words_N3 if len(left) == len(words_N3) else words_N3[left])
+            is_found = is_equal[:, 0] & is_equal[:, 1] & is_equal[:, 2]
             numbers_N[left[is_found]] = numbers[is_found]
             left, entries = left[~is_found], (entries[~is_found] + 1) & (len(self._numbers) - 1)
         return numbers_N, np.concatenate(added)
