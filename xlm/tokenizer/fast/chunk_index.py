@@ -123,6 +123,7 @@ class ChunkIndex:
         self._numbers[used] = numbers[order[self._numbers[used]]]
 
     def _find_or_add(self, words_N3: Array, first: int) -> tuple[Array, Array]:
+        """Do what ``numbers`` does, if the table has room for all chunks."""
         numbers_N = np.empty(len(words_N3), np.int64)
         added = [np.empty(0, np.int64)]
         left = np.arange(len(words_N3))  # the chunks that are not yet found
@@ -136,8 +137,7 @@ class ChunkIndex:
                 # equal ones there.
                 self._numbers[entries[free]] = free
                 free = free[self._numbers[entries[free]] == free]
-                numbers[free] = np.arange(len(free)) + first
-                self._numbers[entries[free]] = numbers[free]
+                self._numbers[entries[free]] = np.arange(first, first + len(free))
                 self._words[entries[free]] = words_N3[left[free]]
                 added.append(left[free])
                 first += len(free)
