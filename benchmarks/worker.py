@@ -158,7 +158,7 @@ def _score(
     import torch
     from safetensors.torch import save_file
 
-    from xlm._io.memory import find_malloc_trim
+    from xlm._io.memory import find_malloc_trim, limit_onednn_cache
 
     lines, device = Path(texts).read_text(encoding="utf-8").split("\n")[:-1], torch.device(device_name)
     if library == "transformers":
@@ -174,6 +174,7 @@ def _score(
             model = model.for_inference(dtype)
         tokenizer = XLMTokenizer.from_pretrained(directory)
         work = lambda lines: [list(result.logprobs) for result in score(model, tokenizer, lines, lang="en")]  # noqa: E731
+    limit_onednn_cache()  # as the commands do
     warnings.simplefilter("ignore")
     # Warm up: read the weights and load libraries. On a GPU, what is loaded also depends on the sizes of the batches.
     work(lines if device.type == "cuda" else lines[:1])

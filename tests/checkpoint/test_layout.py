@@ -107,6 +107,17 @@ def test_published_causal_false_does_not_count(directory: Path) -> None:
     assert not XLMWithLMHeadModel.from_pretrained(directory, causal=False).config.causal
 
 
+@pytest.mark.parametrize("causal", [True, False])
+def test_a_causal_that_was_changed_in_the_file_counts(causal: bool, tmp_path: Path) -> None:
+    """By hand, or by ``transformers``, which keeps our key as it was: it computes what the plain key says."""
+    transformers = pytest.importorskip("transformers")
+    XLMWithLMHeadModel(SMALL.replace(causal=not causal)).save_pretrained(tmp_path)
+    theirs = transformers.XLMWithLMHeadModel.from_pretrained(tmp_path)
+    theirs.config.causal = causal
+    theirs.save_pretrained(tmp_path / "changed")
+    assert XLMWithLMHeadModel.from_pretrained(tmp_path / "changed").config.causal == causal
+
+
 def test_our_own_word_on_causal_counts(tmp_path: Path) -> None:
     XLMWithLMHeadModel(SMALL.replace(causal=False)).save_pretrained(tmp_path)
     assert not XLMWithLMHeadModel.from_pretrained(tmp_path).config.causal

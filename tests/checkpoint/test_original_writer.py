@@ -168,7 +168,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "activation": {"gelu_activation": False},
     "language for generate": {"lang_id": 0},
     "languages": {"lang2id": {"de": 0, "fr": 1}},
-    "direction": {"xlm": False},
+    "direction": {"causal": False},
 }
 
 
@@ -179,8 +179,7 @@ def test_the_configuration_wins_over_the_recorded_parameters(changes: dict[str, 
     convert(tmp_path / "demo.pth", tmp_path / "there")
 
     def change(values: dict[str, Any]) -> None:
-        values |= {name: value for name, value in changes.items() if name != "xlm"}
-        values["xlm"]["causal"] = changes.get("xlm", True)
+        values |= changes
 
     edit(tmp_path / "there", change)
     edited = XLMWithLMHeadModel.from_pretrained(tmp_path / "there").config

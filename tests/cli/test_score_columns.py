@@ -382,6 +382,12 @@ def test_numbers_stay_numbers_in_formats_with_types(
         assert cells["s"][:3] == ["1", "2", None]
         assert cells["m"][:3] == ["1", "two", str(2**70)]
         assert cells["l"][1:3] == ['{"a": 2}', None]
+    # Whole numbers that a float would round stay as they are, alone and beside floats.
+    long = [{"a": 2**53 + 1, "b": 2**62 + 1, "c": 1, "text": "the"}, {"a": 0.5, "b": 1, "c": 2**53 + 1, "text": "dog"}]
+    data = table_file(tmp_path / "long.jsonl", long)
+    assert invoke(*arguments, data, "--keep-columns", "--format", "parquet", "--output", output).exit_code == 0
+    cells = parquet.read_table(output).to_pydict()
+    assert (cells["a"], cells["b"], cells["c"]) == ([str(2**53 + 1), "0.5"], [2**62 + 1, 1], [1, 2**53 + 1])
     shown = rows_of(invoke(*arguments, file, "--keep-columns").stdout)
     assert [row["x"] for row in shown] == ["0.12345678912", "2", "NaN", ""]
 
@@ -471,6 +477,33 @@ def test_labels_that_occur_again_warn(
     assert len(rows_of(output.stdout)) == 6
     text = " ".join(output.stderr.split())
     assert message in text if message else "occurs" not in text
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+@pytest.mark.parametrize("groups", [["item"], ["story", "item"]], ids=["texts", "documents"])
+def test_numbers_that_are_nan_are_one_label(
+    invoke: Invoke, arguments: tuple[Path | str, ...], tmp_path: Path, suffix: str, groups: list[str]
+) -> None:
+    """A table with NaN as a label is scored as one with another number there."""
+    words = ["the", "dog", "is", "small", "a", "cat"]
+    items, parts = [1.0, 1.0, math.nan, math.nan, math.nan, 2.0], [1.0, 2.0, math.nan, math.nan, 3.0, 3.0]
+    options = [option for group in groups for option in ("--group-by", group)]
+    found = []
+    for missing in (math.nan, 9.0):
+        rows = [
+            {"story": 1.0, "word": word, **{n: missing if math.isnan(v) else v for n, v in labels.items()}}
+            for word, *values in zip(words, items, parts, strict=True)
+            for labels in [dict(zip(("item", "part"), values, strict=True))]
+        ]
+        file = table_file(tmp_path / f"{missing}{suffix}", rows)
+        for by in (["--by", "region", "--region-column", "part"], ["--by", "word"]):
+            output = invoke(*arguments, file, "--word-column", "word", *options, *by)
+            assert output.exit_code == 0, output.output
+            assert "Warning" not in output.stderr
+            lines = rows_of(output.stdout)
+            assert len(lines) == (5 if by[1] == "region" else 6)  # the part goes on in another text
+            found.append([{n: row[n] for n in row if n not in ("item", "part")} for row in lines])
+    assert found[:2] == found[2:]
 
 
 def test_two_readers_of_one_text_warn(invoke: Invoke, arguments: tuple[Path | str, ...], tmp_path: Path) -> None:

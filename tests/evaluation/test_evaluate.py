@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from xlm.errors import InputError, LanguageError
+from xlm.errors import InputError, LanguageError, XLMWarning
 from xlm.evaluation.evaluate import ITEM_COLUMNS, Accuracy, evaluate
 from xlm.model.lm import XLMWithLMHeadModel
 from xlm.scoring.scorer import Scorer, SentenceScore
@@ -160,7 +160,8 @@ def test_groups_and_all(model: XLMWithLMHeadModel, tokenizer: XLMTokenizer, tmp_
         write_pairs(tmp_path / "2.jsonl", PAIRS[1:3], UID="b", field="syntax", linguistics_term="binding"),
         write_pairs(tmp_path / "3.jsonl", PAIRS[4:6], UID="a", field="semantics", linguistics_term="islands"),
     ]
-    result = evaluate(model, tokenizer, files, lang="en")
+    with pytest.warns(XLMWarning, match="count as one task: a$"):  # the files do not number their pairs
+        result = evaluate(model, tokenizer, files, lang="en")
     right = [item.correct for item in result.items]
     counts = [(each.by, each.name, each.items, each.correct, each.ties) for each in result.accuracies]
     assert counts == [
@@ -172,6 +173,19 @@ def test_groups_and_all(model: XLMWithLMHeadModel, tokenizer: XLMTokenizer, tmp_
         ("field", "semantics", 2, 0, 2),
         ("all", "", 5, sum(right), 2),
     ]
+
+
+def test_files_of_one_name_are_one_task_and_warn(
+    model: XLMWithLMHeadModel, tokenizer: XLMTokenizer, tmp_path: Path
+) -> None:
+    files = [tmp_path / name for name in ("a/pairs.jsonl", "b/pairs.jsonl", "b/others.jsonl")]
+    for file in files:
+        file.parent.mkdir(exist_ok=True)
+        write_pairs(file, PAIRS[:2])
+    with pytest.warns(XLMWarning, match="count as one task: pairs$") as caught:
+        result = evaluate(model, tokenizer, files, lang="en")
+    assert caught[0].filename == __file__
+    assert [(each.name, each.items) for each in result.accuracies] == [("pairs", 4), ("others", 2), ("", 6)]
 
 
 def test_rows_are_all_regions_and_sentences(model: XLMWithLMHeadModel, tokenizer: XLMTokenizer, tmp_path: Path) -> None:

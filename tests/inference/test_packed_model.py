@@ -229,6 +229,34 @@ def test_later_changes_reach_only_what_is_shared(weights: str) -> None:
     assert torch.equal(fast(ids, langs="en").logits, before)
 
 
+def test_old_layers_never_run_on_new_embeddings() -> None:
+    model, ids = small_model(seed=6), random_ids(2, 5)
+    fast = model.for_inference("int8")
+    before = fast(ids, langs="en").logits
+    copies = [copy.deepcopy(fast), pickle.loads(pickle.dumps(fast))]
+    optimiser = torch.optim.SGD(model.parameters(), 0.1)
+    loss = model(ids, langs="en", labels=ids).loss
+    assert loss is not None
+    torch.autograd.backward(loss)
+    assert torch.equal(fast(ids, langs="en").logits, before)
+    optimiser.step()
+    with pytest.raises(InputError, match="changed since"):
+        fast(ids, langs="en")
+    for own in copies:  # with embeddings of their own
+        assert torch.equal(own(ids, langs="en").logits, before)
+    again = model.for_inference("int8")(ids, langs="en").logits
+    assert relative_error(again, model(ids, langs="en").logits.detach()) < 0.05
+
+
+def test_embeddings_that_do_not_count_their_changes_can_be_packed() -> None:
+    ids = random_ids(2, 5)
+    with torch.inference_mode():
+        model = small_model(seed=6)
+        model = copy.deepcopy(model)
+        fast = model.for_inference("float32")
+        assert relative_error(fast(ids, langs="en").logits, model(ids, langs="en").logits) < ORDER_OF_SUMS
+
+
 REFUSED: list[tuple[str, tuple[Any, ...]]] = [
     ("train", ()),
     ("requires_grad_", ()),

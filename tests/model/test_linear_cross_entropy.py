@@ -176,3 +176,25 @@ def test_scores_of_any_size(size: float) -> None:
 def test_scores_that_are_no_numbers_give_a_loss_that_is_none() -> None:
     hidden, weight = torch.full((2, 4), float("nan")), torch.ones(5, 4)
     assert module.linear_cross_entropy(hidden, weight, torch.zeros(5), torch.tensor([0, 1])).isnan()
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1e30])
+@pytest.mark.parametrize("small", [0.0, 40.0])
+def test_an_ignored_row_changes_nothing_whatever_is_in_it(
+    small: float, value: float, smoothing: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loss is that of torch on the rows that count, and so are all gradients; the ignored row's own is 0."""
+    monkeypatch.setattr(module, "_SMALL_SCORE", small)
+    generator = torch.Generator().manual_seed(4)
+    hidden, weight, bias = (torch.randn(*shape, generator=generator).double() for shape in ((4, 3), (7, 3), (7,)))
+    hidden[1] = value
+    targets, counted = torch.tensor([1, -100, 3, 2]), torch.tensor([0, 2, 3])
+    leaves = [tensor.clone().requires_grad_() for tensor in (hidden, weight, bias)]
+    found = module.linear_cross_entropy(leaves[0], leaves[1], leaves[2], targets, smoothing=smoothing)
+    others = [tensor.clone().requires_grad_() for tensor in (hidden, weight, bias)]
+    logits = others[0][counted] @ others[1].t() + others[2]
+    expected = torch.nn.functional.cross_entropy(logits, targets[counted], label_smoothing=smoothing)
+    assert float(found.detach()) == pytest.approx(float(expected.detach()), rel=1e-12)
+    for one, other in zip(torch.autograd.grad(found, leaves), torch.autograd.grad(expected, others), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)

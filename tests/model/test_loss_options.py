@@ -177,7 +177,8 @@ def test_no_tensor_is_as_large_as_the_logits(monkeypatch: pytest.MonkeyPatch) ->
 @each_head
 @pytest.mark.parametrize("return_logits", [True, False])
 @pytest.mark.parametrize("checked", [True, False])
-def test_a_batch_without_labels_that_count(checked: bool, return_logits: bool, head: str) -> None:
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_a_batch_without_labels_that_count(smoothing: float, checked: bool, return_logits: bool, head: str) -> None:
     model, ids = small_model(**HEADS[head]), random_ids(B, T)
     nothing = torch.full_like(ids, -100)
     with pytest.raises(InputError, match="nvalid labels") as caught:
@@ -193,6 +194,7 @@ def test_a_batch_without_labels_that_count(checked: bool, return_logits: bool, h
             allow_empty=True,
             return_logits=return_logits,
             reduction=reduction,
+            smoothing=smoothing,
         ).loss
         assert loss is not None
         assert float(loss.detach()) == 0

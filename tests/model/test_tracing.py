@@ -101,7 +101,7 @@ def exported(model: nn.Module, case: str) -> torch.export.ExportedProgram:
     return torch.export.export(model, (), inputs, dynamic_shapes=shapes)
 
 
-@pytest.mark.parametrize("case", [CASES[0], *SLOW_CASES])
+@pytest.mark.parametrize("case", [CASES[0], LOSS_ALONE, *SLOW_CASES])
 @torch.no_grad()
 def test_exported_it_takes_other_shapes(case: str) -> None:
     model = small_model(seed=1)

@@ -109,6 +109,30 @@ def test_no_rows_have_the_columns_of_some(model: XLMWithLMHeadModel, tokenizer: 
 
 
 @pytest.mark.parametrize("by", ["sentence", "word", "token"])
+@pytest.mark.parametrize("texts", [[], ["", None], ["the dog", None], ["the dog"]], ids=str)
+def test_types_of_columns_do_not_depend_on_what_is_missing(
+    model: XLMWithLMHeadModel, tokenizer: XLMTokenizer, texts: list[str | None], by: str
+) -> None:
+    """Numbers are numbers, and integers unless one is missing, for which pandas has no integer."""
+    places: dict[str, Any] = {} if by == "sentence" else {"ranks": True, "entropies": True, "top": 2}
+    frame = pd.DataFrame({"text": pd.Series(texts, dtype=object)})
+    found = score_frame(model, tokenizer, frame, lang="en", by=by, **places)
+    integers = {"word_number", "position", "id", "start", "end", "tokens", "rank"}
+    if by == "sentence":
+        integers.add("unknown")
+    for name in found.columns.drop("text"):
+        kind = found[name].dtype
+        if name in integers:
+            assert kind == ("float64" if found[name].isna().any() else "int64"), name
+        elif name == "unknown":
+            assert kind == "boolean"
+        elif name in ("word", "token", "top", "status"):
+            assert not pd.api.types.is_numeric_dtype(kind), name
+        else:
+            assert kind == "float64", name
+
+
+@pytest.mark.parametrize("by", ["sentence", "word", "token"])
 @pytest.mark.parametrize("missing", [None, float("nan"), pd.NA], ids=str)
 def test_a_missing_text_is_a_row_that_says_so(
     model: XLMWithLMHeadModel, tokenizer: XLMTokenizer, missing: Any, by: str

@@ -74,8 +74,8 @@ def read_config(directory: Path, *, causal: bool | None = None) -> tuple[XLMConf
     ours = data.get(OUR_KEY, {})
     if not isinstance(ours, dict):
         raise CheckpointError("the key xlm is not an object", where=path, found=type(ours).__name__)
-    flags = {name: data.get(name, True) for name in ("share_inout_emb", "tie_word_embeddings", "asm")}
-    flags["causal"] = ours.get("causal", True)
+    flags = {name: data.get(name, True) for name in ("share_inout_emb", "tie_word_embeddings", "asm", "causal")}
+    flags[f"{OUR_KEY}.causal"] = ours.get("causal", True)
     if wrong := [f"{name}: {value!r}" for name, value in flags.items() if not isinstance(value, bool)]:
         raise CheckpointError(
             "values in the configuration are neither true nor false",
@@ -144,8 +144,9 @@ def _values(data: Mapping[str, Any]) -> dict[str, Any]:
 def _causal(data: Mapping[str, Any], ours: Mapping[str, Any], override: bool | None, path: Path) -> bool:
     if override is not None:
         return override
-    if isinstance(ours.get("causal"), bool):
-        return bool(ours["causal"])
+    if "causal" in ours:
+        # We wrote both keys, so a plain one of another value was set later, by hand or by transformers.
+        return bool(data.get("causal", ours["causal"]))
     if data.get("model_type") == _FLAUBERT:
         return bool(data.get("causal", False))
     if not data.get("causal", False):

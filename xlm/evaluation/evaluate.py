@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from bisect import bisect_left
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from xlm._io.arguments import check_choice, shown
 from xlm._io.progress import ProgressBar
 from xlm.corpus.read_ahead import length_of, read_ahead
-from xlm.errors import InputError
+from xlm.errors import InputError, warn_caller
 from xlm.evaluation.formula import Region
 from xlm.evaluation.tasks import GROUPS, TASK_FORMATS, Item, read_items
 from xlm.model.lm import XLMWithLMHeadModel
@@ -224,6 +224,9 @@ def evaluate_tasks(
     **options: Unpack[ScoringKeywords],
 ) -> Evaluation:
     """Return the result of ``evaluate`` for the items of each task; the other arguments and errors are as there."""
+    files = Counter(key for items in tasks for key in {(item.task, item.number) for item in items})
+    if names := sorted({task for (task, _), count in files.items() if count > 1}):
+        warn_caller(f"several files have the same task and items, and count as one task: {', '.join(names)[:200]}")
     bar = ProgressBar(progress, unit="items", total=sum(map(len, tasks)))
     scorer = Scorer(model, tokenizer, lang=lang, options=ScoringOptions(**options), on_batch=bar.show_share)
     with bar:

@@ -152,6 +152,7 @@ class InferenceModel(_InferenceOnly, XLMWithLMHeadModel):
             max_norm=transformer.embeddings.word.max_norm,
             norm_type=transformer.embeddings.word.norm_type,
         )
+        self.transformer.remember_table()
         embeddings.position = _float32(transformer.embeddings.position)
         embeddings.norm = _float32(transformer.embeddings.norm)
         language = transformer.embeddings.language
@@ -219,9 +220,35 @@ def _in_float32() -> Iterator[None]:
 
 
 class _PackedTransformer(Transformer):
+    """Packed layers beside word embeddings that belong to the model that was packed."""
+
+    def remember_table(self) -> None:
+        """Remember in which state the word embeddings are now."""
+        self._table_version = _version(self.embeddings.word.weight)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self.remember_table()  # a copy has a table of its own, whose changes are counted from 0
+
     def forward(self, inputs: TransformerInputs, **options: Any) -> TransformerOutput:
+        word = self.embeddings.word
+        # With max_norm, reading the table changes it.
+        counted = word.max_norm is None and not torch.compiler.is_compiling()
+        if counted and _version(word.weight) != self._table_version:
+            raise InputError(
+                "the model that was packed has changed since",
+                where="for_inference",
+                found="word embeddings with new values, and layers packed with the old ones",
+                expected="the weights that were packed",
+                remedy="call for_inference again after each change, or pack a copy of the model",
+            )
         with _in_float32():
             return super().forward(inputs, **options)
+
+
+def _version(weight: Tensor) -> int:
+    """Return how often a tensor has been changed in place; 0 for tensors of inference mode, which do not count it."""
+    return 0 if weight.is_inference() else weight._version
 
 
 class _PackedAttention(Attention):

@@ -190,7 +190,7 @@ class AdaptiveHead(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         """Return log-probabilities, (…, V), of hidden states (…, D). This head has no unnormalised scores."""
         logits: Tensor = self.adaptive.log_prob(hidden.reshape(-1, hidden.shape[-1]))
-        return logits.view(*hidden.shape[:-1], -1)
+        return logits.view(*hidden.shape[:-1], self.adaptive.n_classes)
 
     if TYPE_CHECKING:
 

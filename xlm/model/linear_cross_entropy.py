@@ -51,7 +51,7 @@ def linear_cross_entropy(
         hidden: (N, D) hidden states.
         weight: (V, D) weight of the head.
         bias: (V,) bias of the head.
-        targets: (N,) int64 ids of the tokens to predict; those of -100 are ignored.
+        targets: (N,) int64 ids of the tokens to predict. Rows whose target is -100 are ignored, even if they are NaN.
         reduction: ``"mean"`` or ``"sum"`` over the targets that are not ignored. The mean over no target is NaN.
         smoothing: Share of the target distribution that is spread evenly over all words, from 0 to 1.
 
@@ -66,6 +66,8 @@ def linear_cross_entropy(
     check_share(smoothing=smoothing)
     counted_N = targets != _IGNORED
     targets_N = targets.masked_fill(~counted_N, 0)
+    # An ignored row that is not finite must reach neither the sums nor the gradients, where 0 * NaN is NaN.
+    hidden = hidden.masked_fill(~counted_N[:, None], 0)
     inputs = (hidden, weight, bias, targets_N, counted_N, torch.is_grad_enabled())
     loss: Tensor = _LinearCrossEntropy.apply(*inputs)  # type: ignore[no-untyped-call]
     if smoothing:

@@ -95,8 +95,8 @@ class XLMWithLMHeadModel(XLMModel):
 
         Returns:
             A model that cannot be trained, moved, converted or saved. The packed model shares the memory of this
-            model's word embeddings. Everything else is copied, so call ``for_inference`` again after changes to this
-            model.
+            model's word embeddings, and copies everything else. Call ``for_inference`` again after changes to this
+            model: the packed model refuses to run once the word embeddings have changed.
 
         Raises:
             InputError: The type is unknown, the model is not on the CPU, or some layers are not plain.

@@ -130,6 +130,8 @@ def chunked_losses(
 ) -> Tensor:
     """Return the loss of each position for any head, chunk by chunk. The backward pass computes the scores again.
 
+    In an exported model there is one chunk, for any number of positions.
+
     Args:
         logits_of: Maps (C, D) hidden states to (C, V) scores.
         hidden_ND: (N, D) hidden states.
@@ -147,5 +149,7 @@ def chunked_losses(
     # torch.func differentiates no checkpoints, so there all scores are kept.
     keeps = not torch.compiler.is_compiling() and is_transformed(hidden_ND)
     run = losses if keeps else partial(checkpoint, losses, use_reentrant=False)
-    blocks = [*row_blocks(len(hidden_ND), vocab_size, None)] or [slice(0, 0)]
+    # The number of chunks would fix the shapes of an exported model. In torch 2.6, there is no is_exporting.
+    exports = getattr(torch.compiler, "is_exporting", bool)()
+    blocks = [slice(None)] if exports else [*row_blocks(len(hidden_ND), vocab_size, None)] or [slice(0, 0)]
     return torch.cat([run(hidden_ND[rows], labels_N[rows]) for rows in blocks])

@@ -219,8 +219,19 @@ class _Pandas:
     def scored(self, rows: list[int], columns: Mapping[str, list[Any]], types: Mapping[str, type]) -> Any:
         # Rows are selected by position, not by index: an index may hold a value twice.
         frame = self._frame.iloc[rows].assign(**columns)
-        # With a missing value, a bool column would have the type object, and could not be used as a mask of rows.
-        return frame.astype({name: "boolean" for name in columns if types[name] is bool})
+        kinds = {name: _pandas_type(types[name], cells) for name, cells in columns.items()}
+        return frame.astype({name: kind for name, kind in kinds.items() if kind is not None})
+
+
+def _pandas_type(kind: type, cells: list[Any]) -> str | None:
+    """Return the type of a column; ``None`` for the one that pandas infers from its cells.
+
+    From no cells, or missing ones only, pandas would infer another type. A bool column with a missing cell would have
+    the type object, and could not be used as a mask of rows.
+    """
+    if kind is str:
+        return None if any(cell is not None for cell in cells) else "object"
+    return {bool: "boolean", float: "float64", int: "float64" if None in cells else "int64"}[kind]
 
 
 def _without_arrays(cell: Any) -> Any:

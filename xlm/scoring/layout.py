@@ -206,8 +206,7 @@ class Layout:
         def warn_once(kind: str, row: Row, column: str, what: str) -> None:
             if kind not in warned:
                 warned.add(kind)
-                label = row.cells.get(column) if row.cells else None
-                warn(f"row {row.number}: {what.format(f'{label!r} in column {column!r}')}")
+                warn(f"row {row.number}: {what.format(f'{_cell(row, column)!r} in column {column!r}')}")
 
         for group in self.groups(rows):
             first = group[0]
@@ -303,7 +302,7 @@ class Layout:
         assert row.text is not None
         if row.cells is None:
             return Text(row.text, self.lang)
-        regions = None if self.regions is None else row.cells.get(self.regions)
+        regions = _cell(row, self.regions)
         languages = self._languages(row)
         return Text(
             row.text,
@@ -354,7 +353,7 @@ class Layout:
                 cells["word_number"] = number
                 yield row, cells
         else:
-            labels = [None if row.cells is None else row.cells.get(self.regions) for row in placed.rows]
+            labels = [_cell(row, self.regions) for row in placed.rows]
             triples = zip(labels, placed.rows, result.words, strict=True)
             by_region = itertools.groupby(triples, lambda triple: triple[0])
             for number, (_, region) in enumerate(by_region, start=1):
@@ -391,14 +390,23 @@ def _labels_in(columns: Sequence[str]) -> Callable[[Row], object]:
     """Return a function from a row to its cell in one column, or to its cells in several."""
     if len(columns) == 1:
         (name,) = columns
-        return lambda row: None if row.cells is None else row.cells.get(name)
-    return lambda row: [] if row.cells is None else [row.cells.get(name) for name in columns]
+        return lambda row: _cell(row, name)
+    return lambda row: [_cell(row, name) for name in columns]
+
+
+def _cell(row: Row, column: str | None) -> Any:
+    """Return the cell of a column; ``None`` if there is no column, or the cell is missing or NaN.
+
+    NaN is not equal to itself, so consecutive rows would not have the same label.
+    """
+    cell = None if column is None or row.cells is None else row.cells.get(column)
+    return None if isinstance(cell, float) and math.isnan(cell) else cell
 
 
 def _string(row: Row, column: str | None) -> str:
     """Return the cell of a column as text; empty if there is no column, or the cell is missing or NaN."""
-    cell = None if column is None or row.cells is None else row.cells.get(column)
-    return "" if cell is None or (isinstance(cell, float) and math.isnan(cell)) else str(cell)
+    cell = _cell(row, column)
+    return "" if cell is None else str(cell)
 
 
 def _spans(cell: str) -> Any:

@@ -218,6 +218,7 @@ class ScoreTable:
             for name in self.kept or ():
                 for kind in {_arrow_type(cells[name]) for cells in rows if cells[name] is not None}:
                     types[name] = _common_type(types.get(name, kind), kind)
+        types = {name: int if kind is _LongInt else kind for name, kind in types.items()}
         schema = pyarrow.schema(self.arrow_fields(types), metadata=dict(metadata))
         as_text = [name for name in self.kept or () if types.get(name) is str]
         with parquet.ParquetWriter(target, schema) as writer:
@@ -234,13 +235,22 @@ def _read_lines(lines: Path) -> Iterator[list[dict[str, Any]]]:
             yield [json.loads(line) for line in chunk]
 
 
+class _LongInt(int):
+    """Type of a whole number that int64 holds, and float64 does not."""
+
+
 def _arrow_type(cell: object) -> type:
-    return str if type(cell) is int and not -(1 << 63) <= cell < 1 << 63 else type(cell)
+    if type(cell) is not int or -(1 << 53) <= cell <= 1 << 53:
+        return type(cell)
+    return _LongInt if -(1 << 63) <= cell < 1 << 63 else str
 
 
 def _common_type(first: type, second: type) -> type:
-    """Return the type of a column with cells of two types: float for ints and floats, else str."""
-    return first if first is second else float if {first, second} == {int, float} else str
+    """Return the type of a column with cells of two types, which holds both without rounding; str at the worst."""
+    both = {first, second}
+    if len(both) == 1:
+        return first
+    return float if both == {int, float} else _LongInt if both == {int, _LongInt} else str
 
 
 def _as_text(cell: object) -> str:
