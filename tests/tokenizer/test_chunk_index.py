@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import random
+import time
 
 import numpy as np
 import pytest
@@ -53,3 +55,17 @@ def test_no_chunks() -> None:
     numbers, new = ChunkIndex().numbers(chunks.words(), 0)
     assert len(numbers) == len(new) == 0
     assert chunks.texts(new) == []
+
+
+def test_chunks_that_differ_in_few_bytes_take_no_longer() -> None:
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789"
+    alike = ["".join(f"{7 * '-'}{letter}" for letter in some) for some in itertools.product(letters, repeat=3)]
+    unlike = [f"{number:024b}" for number in random.Random(1).sample(range(1 << 24), len(alike))]
+
+    def seconds(chunks: list[str]) -> float:
+        words, index = Chunks.of(" ".join(chunks)).words(), ChunkIndex()
+        start = time.thread_time()
+        index.numbers(words, 0)
+        return time.thread_time() - start
+
+    assert min(seconds(alike) for _ in range(3)) < 5 * min(seconds(unlike) for _ in range(3))

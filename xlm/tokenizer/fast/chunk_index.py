@@ -20,13 +20,8 @@ _BLOCK = 1 << 13  # number of chunks that are looked up together, so that the ar
 _FREE = -1  # the number in a free entry of the table
 
 
-def _fillings() -> Array:
-    """Return, for each length of a chunk, the words to combine with it: uint64 (25, 3)."""
-    lengths = np.arange(_BYTES + 1)
-    return np.where(np.arange(_BYTES) < lengths[:, None], 0, 0xFF).astype(np.uint8).view(np.uint64)
-
-
-_FILLINGS = _fillings()
+_FILLINGS = np.triu(np.full((_BYTES + 1, _BYTES), 0xFF, np.uint8)).view(np.uint64)
+"""For each length of a chunk, the words to combine with its own: 0xFF in each byte after the chunk; (25, 3)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +58,7 @@ class Chunks:
         """Return the words of each chunk, which are meaningful for short chunks only: uint64 (N, 3)."""
         every = np.ndarray(len(self.data) - _BYTES + 1, f"V{_BYTES}", self.data, strides=(1,))
         words: Array = every[self.starts].view(np.uint64).reshape(-1, 3)
-        words |= _FILLINGS.take(np.minimum(self.lengths, _BYTES), axis=0)
+        words |= _FILLINGS.take(self.lengths, axis=0, mode="clip")
         return words
 
     def texts(self, some: Array) -> list[str]:
@@ -92,8 +87,7 @@ class ChunkIndex:
         self._words = np.zeros((1 << bits, 3), np.uint64)
         self._numbers = np.full(1 << bits, _FREE, np.int64)
         self._shift = np.uint64(64 - bits)
-        # Random multipliers: if they were known, a malicious text could hold chunks that all share an entry.
-        self._multipliers = [np.uint64(secrets.randbits(64) | 1) for _ in range(3)]
+        self._multipliers = np.array([secrets.randbits(64) for _ in range(_BYTES // 4)], np.uint64)
 
     def numbers(self, words_N3: Array, first: int) -> tuple[Array, Array]:
         """Return the number of each chunk, and the indices of chunks that are new, in the order of their numbers.
@@ -129,13 +123,12 @@ class ChunkIndex:
         self._numbers[used] = numbers[order[self._numbers[used]]]
 
     def _find_or_add(self, words_N3: Array, first: int) -> tuple[Array, Array]:
+        """Do what ``numbers`` does, if the table has room for all chunks."""
         numbers_N = np.empty(len(words_N3), np.int64)
         added = [np.empty(0, np.int64)]
         left = np.arange(len(words_N3))  # the chunks that are not yet found
-        entries = np.zeros(len(words_N3), np.uint64)
-        for words_N, multiplier in zip(words_N3.T, self._multipliers, strict=True):
-            entries += words_N * multiplier
-        entries = (entries >> self._shift).view(np.int64)
+        # A universal hash function: for 32-bit parts and random multipliers, no text makes many chunks share an entry.
+        entries = (words_N3.view(np.uint32).astype(np.uint64) @ self._multipliers >> self._shift).view(np.int64)
         while len(left):
             numbers = self._numbers[entries]
             free = np.flatnonzero(numbers == _FREE)
@@ -144,20 +137,14 @@ class ChunkIndex:
                 # equal ones there.
                 self._numbers[entries[free]] = free
                 free = free[self._numbers[entries[free]] == free]
-                numbers[free] = np.arange(len(free)) + first
-                self._numbers[entries[free]] = numbers[free]
+                self._numbers[entries[free]] = np.arange(first, first + len(free))
                 self._words[entries[free]] = words_N3[left[free]]
                 added.append(left[free])
                 first += len(free)
                 self._count += len(free)
                 numbers = self._numbers[entries]
-            stored, words = (
-                self._words.take(entries, axis=0),
-                words_N3 if len(left) == len(words_N3) else words_N3[left],
-            )
-            is_found = stored[:, 0] == words[:, 0]
-            for word in (1, 2):
-                is_found &= stored[:, word] == words[:, word]
+            is_equal = self._words.take(entries, axis=0) == (words_N3 if len(left) == len(words_N3) else words_N3[left])
+            is_found = is_equal[:, 0] & is_equal[:, 1] & is_equal[:, 2]
             numbers_N[left[is_found]] = numbers[is_found]
             left, entries = left[~is_found], (entries[~is_found] + 1) & (len(self._numbers) - 1)
         return numbers_N, np.concatenate(added)
